@@ -1,0 +1,5 @@
+"""`python -m localinfra`."""
+
+from localinfra.cli.main import main
+
+main()

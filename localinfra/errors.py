@@ -1,0 +1,100 @@
+"""Every error a client can be told, with its status, code and param. Renders nothing, logs nothing.
+
+Raised where the fact is known; one handler in `api/` turns them into responses, `cli/` into one line.
+"""
+
+
+class ApiError(Exception):
+    """An error with an HTTP status. `message` tells the reader what to do next."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, param: str | None = None, retry_after_s: int | None = None):
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s  # sent as the Retry-After header
+
+
+class InvalidRequest(ApiError):
+    """The request can't be understood, or a value is out of its range."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_value"
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A parameter this API knows, but that this model or release can't honour."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Clients parse this wording (litellm reads the text, not the code): keep it."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, num_tokens: int, limit: int, param: str = "messages"):
+        super().__init__(
+            f"This model's maximum context length is {limit} tokens, however your request has "
+            f"{num_tokens} prompt tokens. Shorten the prompt, or raise context_length for this "
+            "model in models.toml.",
+            param,
+        )
+
+
+class Unauthorized(ApiError):
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    """Host or origin refused."""
+
+    status, type, code = 403, "permission_error", "forbidden"
+
+
+class NotFound(ApiError):
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class MethodNotAllowed(ApiError):
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class RequestTimeout(ApiError):
+    """The body came too slowly."""
+
+    status, type, code = 408, "invalid_request_error", "request_timeout"
+
+
+class BodyTooLarge(ApiError):
+    status, type, code = 413, "invalid_request_error", "body_too_large"
+
+
+class UnsupportedMediaType(ApiError):
+    status, type, code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class QueueFull(ApiError):
+    status, type, code = 429, "rate_limit_error", "queue_full"
+
+
+class ModelUnavailable(ApiError):
+    """The model's files are absent or it failed to load. The message names the remedy."""
+
+    status, type, code = 503, "server_error", "model_unavailable"
+
+
+class EngineFailed(ApiError):
+    """The engine could not go on with this request; its details are in the server's log."""
+
+    code = "engine_failed"
+
+
+class ConfigError(Exception):
+    """models.toml or the command line can't be used. The message names file, table and key."""
