@@ -1,0 +1,1 @@
+"""Text generation over a `Backend`: no pointers, no HTTP, no chat."""

@@ -1,0 +1,88 @@
+"""What the engine drives: llama.cpp in `llama/context.py`, a scripted model in the tests.
+
+A slot is the backend's sequence id: the name under which KV cells are kept. Only the engine's
+thread calls a backend.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localinfra.engine.request import SamplingParams
+
+
+class DecodeFailed(Exception):
+    """The batch could not be computed; what its slots hold is no longer known."""
+
+
+class Batch:
+    """The tokens of one step, as parallel lists; each token extends one slot at one position."""
+
+    __slots__ = ("output_rows", "positions", "slots", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.positions: list[int] = []
+        self.slots: list[int] = []
+        self.output_rows: list[int] = []  # indices of the tokens whose logits are wanted
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def extend(self, slot: int, position: int, tokens: list[int], num_outputs: int) -> None:
+        """Appends `tokens` of one slot from `position` on; the last `num_outputs` give logits."""
+        self.tokens += tokens
+        self.positions += range(position, position + len(tokens))
+        self.slots += [slot] * len(tokens)
+        self.output_rows += range(len(self.tokens) - num_outputs, len(self.tokens))
+
+
+class Sampler(Protocol):
+    """One choice's way of drawing, with its own random stream and penalty counts."""
+
+    def sample(self, row: int) -> int:
+        """Draws from the logits of batch index `row`; may edit that row.
+
+        Raises DecodeFailed where the logits are not finite.
+        """
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """A model with its KV cache.
+
+    `can_share_prefixes` says whether a part of a slot can be copied and removed; recurrent,
+    hybrid and sliding-window memories can't.
+    """
+
+    context_length: int  # tokens a single sequence may hold
+    num_cells: int  # tokens that all slots together may hold
+    num_slots: int  # slots that may hold something at once
+    num_sequences: int  # slots that may take part in one batch
+    batch_size: int  # tokens a batch may have
+    max_output_rows: int  # logits rows a batch may ask for
+    can_share_prefixes: bool
+
+    def decode(self, batch: Batch) -> None:
+        """Computes the batch; blocks without holding the interpreter. Raises DecodeFailed."""
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """The raw logits [num_vocab] of batch index `row`; a view, gone at the next decode."""
+
+    def sampler(self, params: SamplingParams, choice: int, prompt: list[int]) -> Sampler: ...
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Shares the cells of positions [start, stop) of `source` with `target`."""
+
+    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
+        """Removes positions [start, stop) (to the end where None) from the slot."""
+
+    def clear(self) -> None:
+        """Empties every slot."""
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,314 @@
+"""The engine's thread: submit, step, cancel, close; the one place where threads meet asyncio.
+
+A step is: take commands, cut the next batch, decode it, draw. What was drawn is handed to the
+event loop once per step, so detokenising, stop strings and JSON happen there while llama.cpp,
+which does not hold the interpreter, computes the next step.
+"""
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TypeVar
+
+import msgspec
+
+from localinfra.engine.backend import Backend, DecodeFailed
+from localinfra.engine.logprobs import token_logprob
+from localinfra.engine.request import FinishReason, GenerationRequest, TokenEvent, TokenLogprob
+from localinfra.engine.scheduler import Chunk, Scheduler
+from localinfra.engine.sequence import Sequence
+from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
+
+logger = logging.getLogger(__name__)
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """A snapshot for `/health` and the metrics; taken without asking the engine's thread."""
+
+    num_running: int
+    num_waiting: int
+    num_steps: int
+    kv_used: int  # cells, those that only keep prefixes for later requests included
+    kv_total: int
+
+
+class Generation:
+    """A submitted request as the event loop sees it: an async iterator of what each step gave.
+
+    Must be closed (`async with`), which frees the places of its choices at the next step.
+    """
+
+    def __init__(self, engine: "Engine", request: GenerationRequest):
+        self.request = request
+        self.sequences: list[Sequence] = []  # touched by the engine's thread alone
+        self._engine = engine
+        self.loop = asyncio.get_running_loop()
+        self._events: deque[TokenEvent] = deque()
+        self._arrived = asyncio.Event()
+        self._open = set(range(request.num_choices))
+        self._error: Exception | None = None
+
+    async def __aenter__(self) -> "Generation":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for choice in list(self._open):
+            self.stop(choice)
+
+    async def __aiter__(self) -> AsyncIterator[list[TokenEvent]]:
+        """All events that are there, as soon as there are any. Raises a failed request's error."""
+        while self._open:
+            await self._arrived.wait()
+            self._arrived.clear()
+            events = [event for event in self._events if event.choice in self._open]
+            self._events.clear()
+            if self._error is not None:
+                raise self._error
+            self._open -= {event.choice for event in events if event.finish_reason is not None}
+            if events:
+                yield events
+
+    def stop(self, choice: int) -> None:
+        """The choice is complete (a stop string) or unwanted; nothing more comes of it."""
+        if choice in self._open:
+            self._open.discard(choice)
+            self._engine.tell(lambda: self._engine.retire(self.sequences[choice]))
+
+    def deliver(self, events: list[TokenEvent]) -> None:
+        """Called on the event loop, once per step."""
+        self._events.extend(events)
+        self._arrived.set()
+
+    def fail(self, error: Exception) -> None:
+        """Called on the event loop: the request ends with an error."""
+        self._error = error
+        self._arrived.set()
+
+
+T = TypeVar("T")
+
+
+def call(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> None:
+    """Runs `function` on the event loop, from any thread; a closed loop has no one to tell."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, argument)
+
+
+def deliver_all(parcels: list[tuple[Generation, list[TokenEvent]]]) -> None:
+    for generation, events in parcels:
+        generation.deliver(events)
+
+
+class Engine:
+    """Runs one backend on a thread of its own until `close`."""
+
+    def __init__(self, backend: Backend, *, name: str = "engine", max_waiting: int = 256):
+        self._backend = backend
+        self._scheduler = Scheduler(backend)
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._owners: dict[Sequence, Generation] = {}
+        self._max_waiting = max_waiting
+        self._num_submitted = 0  # choices, counted on the event loop
+        self._num_added = 0  # of these, known to the scheduler; counted on the engine's thread
+        self._num_steps = 0
+        self._closed = False
+        self._stats = EngineStats(0, 0, 0, 0, backend.num_cells)
+        self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def context_length(self) -> int:
+        return self._backend.context_length
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    @property
+    def num_waiting(self) -> int:
+        """Choices that have no slot yet."""
+        return self._num_submitted - self._num_added + len(self._scheduler.waiting)
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        """Queues a request. Event loop only.
+
+        The prompt must have between 1 and `context_length` tokens.
+        Raises QueueFull where too many choices wait already, ModelUnavailable after `close`.
+        """
+        assert 0 < len(request.prompt) <= self.context_length
+        if self._closed:
+            raise ModelUnavailable("The server is shutting down; send the request again later.")
+        if self.num_waiting >= self._max_waiting:
+            raise QueueFull(
+                f"{self._max_waiting} choices are waiting for this model already; try again "
+                "later, or raise max_queue in models.toml.",
+                retry_after_s=5,
+            )
+        generation = Generation(self, request)
+        self._num_submitted += request.num_choices
+        self.tell(lambda: self._add(generation))
+        return generation
+
+    def tell(self, command: Callable[[], None]) -> None:
+        """Has the engine's thread run `command` before its next step. Any thread."""
+        self._commands.put(command)
+
+    def close(self) -> None:
+        """Fails what is running, ends the thread and frees the backend. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self.tell(lambda: None)
+        self._thread.join()
+
+    # The engine's thread from here on.
+
+    def retire(self, sequence: Sequence) -> None:
+        """Takes a sequence out, whatever its state; its slot is free at once."""
+        if not sequence.finished:
+            sequence.finished = True
+            self._scheduler.remove(sequence)
+            sequence.sampler.close()
+            del self._owners[sequence]
+
+    def _run(self) -> None:
+        reason: Exception = ModelUnavailable("The server is shutting down.")
+        try:
+            while not self._closed:
+                self._take_commands()
+                if not self._scheduler.is_idle:
+                    self._step()
+                self._publish()
+        except BaseException as error:
+            logger.exception("the engine's thread died")
+            reason = EngineFailed(f"The engine stopped: {error!r}. Restart the server.")
+        finally:
+            self._closed = True
+            self._take_commands()  # those who came last want an answer too
+            self._fail(list(self._owners), reason)
+            self._backend.close()
+
+    def _take_commands(self) -> None:
+        """Runs what was asked for since the last step; sleeps while there is nothing to do."""
+        if self._scheduler.is_idle and not self._closed:
+            self._commands.get()()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._commands.get_nowait()()
+
+    def _add(self, generation: Generation) -> None:
+        request = generation.request
+        self._num_added += request.num_choices
+        for choice in range(request.num_choices):
+            sampler = self._backend.sampler(request.sampling, choice, request.prompt)
+            sequence = Sequence(request, choice, sampler)
+            generation.sequences.append(sequence)
+            self._owners[sequence] = generation
+            self._scheduler.add(sequence)
+
+    def _step(self) -> None:
+        """Decodes one batch and hands out one event per drawn token."""
+        batch, chunks = self._scheduler.next_batch()
+        self._num_steps += 1
+        try:
+            if chunks:
+                self._backend.decode(batch)
+        except DecodeFailed as error:
+            logger.error("a batch of %d tokens failed: %s", len(batch), error)
+            self._fail(self._scheduler.running, EngineFailed(f"Decoding failed: {error}"))
+            self._scheduler.cache.clear()  # what the slots hold is not known any more
+            return
+        outbox: dict[Generation, list[TokenEvent]] = {}
+        for chunk in chunks:
+            self._scheduler.computed(chunk)
+        for chunk in chunks:
+            generation = self._owners.get(chunk.sequence)
+            if generation is None:
+                continue  # a choice of the same request failed above
+            try:
+                event = self._draw(chunk)
+            except DecodeFailed as error:
+                self._fail([chunk.sequence], EngineFailed(str(error)))
+                continue
+            if event is not None:
+                outbox.setdefault(generation, []).append(event)
+        self._post(outbox)
+
+    def _draw(self, chunk: Chunk) -> TokenEvent | None:
+        """Scores what the chunk's rows are for, and draws a token if it completes the sequence."""
+        sequence = chunk.sequence
+        if sequence.num_unscored:
+            self._score_prompt(chunk)
+        if sequence.num_pending:
+            return None
+        if not sequence.request.max_tokens:
+            return self._event(sequence, None, None)
+        row = chunk.first_row + chunk.num_tokens - 1
+        num_top = sequence.request.top_logprobs
+        # The sampler edits the row in place, so the raw one is read twice only by who asks.
+        raw = None if num_top is None else self._backend.logits(row).copy()
+        token = sequence.sampler.sample(row)
+        sequence.tokens.append(token)
+        logprob = None if raw is None else token_logprob(raw, token, num_top or 0)
+        return self._event(sequence, token, logprob)
+
+    def _score_prompt(self, chunk: Chunk) -> None:
+        sequence, num_top = chunk.sequence, chunk.sequence.request.top_logprobs or 0
+        last = min(chunk.start + chunk.num_tokens, sequence.num_prompt - 1)
+        for position in range(chunk.start, last):
+            logits = self._backend.logits(chunk.first_row + position - chunk.start)
+            token = sequence.tokens[position + 1]
+            sequence.prompt_logprobs.append(token_logprob(logits, token, num_top))
+
+    def _event(
+        self, sequence: Sequence, token: int | None, logprob: TokenLogprob | None
+    ) -> TokenEvent:
+        request = sequence.request
+        is_end = token is not None and self._backend.is_end(token)
+        is_full = len(sequence.tokens) >= self.context_length
+        reason = None
+        if is_end:
+            reason = FinishReason.STOP
+        elif sequence.num_generated >= request.max_tokens or is_full:
+            reason = FinishReason.LENGTH
+        event = TokenEvent(
+            choice=sequence.choice,
+            token=token,
+            num_generated=sequence.num_generated,
+            num_cached=sequence.num_reused or 0,
+            logprob=logprob,
+            prompt_logprobs=sequence.prompt_logprobs
+            if request.score_prompt and sequence.num_generated <= 1
+            else None,
+            is_end_token=is_end,
+            finish_reason=reason,
+        )
+        if reason is not None:
+            self.retire(sequence)
+        return event
+
+    def _post(self, outbox: dict[Generation, list[TokenEvent]]) -> None:
+        """Wakes the event loop once for all that a step gave."""
+        for loop in {generation.loop for generation in outbox}:
+            parcels = [(owner, events) for owner, events in outbox.items() if owner.loop is loop]
+            call(loop, deliver_all, parcels)
+
+    def _fail(self, sequences: Iterable[Sequence], error: Exception) -> None:
+        """Ends the requests that these sequences belong to with an error."""
+        for generation in {self._owners[sequence] for sequence in sequences}:
+            for sequence in generation.sequences:
+                self.retire(sequence)
+            call(generation.loop, generation.fail, error)
+
+    def _publish(self) -> None:
+        scheduler = self._scheduler
+        self._stats = EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_steps=self._num_steps,
+            kv_used=scheduler.cache.num_used,
+            kv_total=self._backend.num_cells,
+        )

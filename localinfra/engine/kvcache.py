@@ -1,0 +1,130 @@
+"""Who holds which KV cells: slots for sequences, prefixes kept for later requests, room for more.
+
+Owns slot ids and the count of cells. Cells shared by several slots are counted once; what a
+running slot holds beyond its recorded prefix is counted with that slot.
+"""
+
+from localinfra.engine.backend import Backend
+from localinfra.engine.radix import RadixTree
+
+
+class KVCache:
+    """Slots and prefixes over a backend's cells. Engine thread only.
+
+    A slot is free, running (a sequence computes in it) or cached (it keeps a prefix for whoever
+    asks next). `acquire` and `finish` are the only transitions, and eviction frees cached ones.
+    """
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+        self._start()
+
+    def _start(self) -> None:
+        backend = self._backend
+        self._tree = RadixTree()
+        self._free = list(range(backend.num_slots - 1, -1, -1))
+        self._running: dict[int, int] = {}  # slot → tokens it holds
+        self._recorded: dict[int, list[int]] = {}  # slot → its path in the tree, cached ones too
+
+    @property
+    def num_used(self) -> int:
+        """Cells in use: the tree's, and what running slots hold beyond it."""
+        private = sum(
+            held - len(self._recorded.get(slot, ())) for slot, held in self._running.items()
+        )
+        return self._tree.num_tokens + private
+
+    @property
+    def num_free(self) -> int:
+        return self._backend.num_cells - self.num_used
+
+    @property
+    def num_cached(self) -> int:
+        """Cells that hold prefixes of no running sequence, and give way when room is needed."""
+        return self._tree.num_evictable(set(self._running))
+
+    def match(self, tokens: list[int], limit: int) -> int:
+        """How many of the first `limit` tokens need not be computed."""
+        return self._tree.match(tokens, limit)[0]
+
+    def acquire(self, tokens: list[int], limit: int) -> tuple[int, int]:
+        """A slot for a sequence, with the longest cached prefix of `tokens[:limit]` in it.
+
+        Returns (slot, length of that prefix).
+        """
+        length, holder = self._tree.match(tokens, limit)
+        if not self._free:
+            self._free_a_slot(keep=holder)
+        slot = self._free.pop()
+        self._running[slot] = 0
+        if holder is not None and length:
+            self._backend.copy(holder, slot, 0, length)
+            self._running[slot] = length
+            self._recorded[slot] = tokens[:length]
+            self._tree.insert(tokens[:length], slot)
+        return slot, length
+
+    def advance(self, slot: int, num_tokens: int) -> None:
+        """The slot holds `num_tokens` more."""
+        self._running[slot] += num_tokens
+
+    def record(self, slot: int, tokens: list[int]) -> None:
+        """Offers what a running slot holds, `tokens`, to other requests."""
+        if not self._backend.can_share_prefixes:
+            return
+        for holder, start, stop in self._tree.insert(tokens, slot):
+            # Someone computed the same meanwhile: keep one copy of the cells.
+            self._backend.drop(slot, start, stop)
+            self._backend.copy(holder, slot, start, stop)
+        self._recorded[slot] = tokens
+
+    def finish(self, slot: int, tokens: list[int]) -> None:
+        """The sequence leaves; `tokens`, all that the slot holds, stay as a cached prefix."""
+        self.record(slot, tokens)
+        del self._running[slot]
+        if slot not in self._recorded or self._tree.is_redundant(slot, tokens):
+            self._release(slot)
+
+    def make_room(self, num_tokens: int) -> bool:
+        """Evicts least recently used prefixes until `num_tokens` cells are free."""
+        missing = num_tokens - self.num_free
+        while missing > 0:
+            leaf = self._tree.oldest_leaf(set(self._running))
+            if leaf is None:
+                return False
+            cut = min(missing, len(leaf.tokens))
+            start = leaf.end - cut
+            self._tree.trim(leaf, cut)
+            for slot in leaf.holders:
+                self._backend.drop(slot, start)
+                self._recorded[slot] = self._recorded[slot][:start]
+                if not start:
+                    self._forget(slot)
+            missing -= cut
+        return True
+
+    def clear(self) -> None:
+        """Forgets everything, running slots too; the backend's cells are emptied with it."""
+        self._backend.clear()
+        self._start()
+
+    def _free_a_slot(self, keep: int | None) -> None:
+        """Turns a cached slot into a free one: a redundant one if there is, else the oldest."""
+        cached = [slot for slot in self._recorded if slot not in self._running and slot != keep]
+        for slot in cached:
+            if self._tree.is_redundant(slot, self._recorded[slot]):
+                return self._release(slot)
+        while not self._free:
+            leaf = self._tree.oldest_leaf({*self._running, *(() if keep is None else (keep,))})
+            assert leaf is not None, "more running sequences than slots"
+            for slot in list(leaf.holders):
+                self._release(slot)
+
+    def _release(self, slot: int) -> None:
+        self._tree.release(slot, self._recorded.get(slot, []))
+        self._backend.drop(slot, 0)
+        self._forget(slot)
+
+    def _forget(self, slot: int) -> None:
+        self._recorded.pop(slot, None)
+        self._free.append(slot)

@@ -1,0 +1,59 @@
+"""What goes into the engine and what comes out: plain values, shared by every layer above."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+
+class FinishReason(StrEnum):
+    """Why a choice ended; the values are OpenAI's wire names."""
+
+    STOP = "stop"  # the model ended its turn, or a stop string was completed
+    LENGTH = "length"  # max_tokens or the context's end
+
+
+class SamplingParams(msgspec.Struct, frozen=True):
+    """How the next token is drawn. Ranges and order of application: API.md section 4."""
+
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+    min_p: float = 0.0
+    top_k: int = 0  # 0 is off
+    presence_penalty: float = 0.0  # over generated tokens
+    frequency_penalty: float = 0.0  # over generated tokens
+    repetition_penalty: float = 1.0  # over prompt and generated tokens, multiplicative
+    logit_bias: Mapping[int, float] = {}
+    seed: int = 0  # 0 to 2**63 - 1; choice i draws from its own stream of it
+
+
+class GenerationRequest(msgspec.Struct, frozen=True):
+    """One prompt and the choices wanted for it."""
+
+    prompt: list[int]  # token ids, at least one
+    max_tokens: int
+    sampling: SamplingParams = SamplingParams()
+    num_choices: int = 1
+    top_logprobs: int | None = None  # None: no logprobs; 0: those of the chosen tokens alone
+    score_prompt: bool = False  # also the prompt's logprobs; needs top_logprobs
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """Natural log-softmax of the model's raw logits at one position."""
+
+    token: int
+    logprob: float | None  # None: the prompt's first token, which nothing predicts
+    top: tuple[tuple[int, float], ...] = ()  # (token, logprob), best first
+
+
+class TokenEvent(msgspec.Struct, frozen=True):
+    """One step of one choice."""
+
+    choice: int
+    token: int | None  # None: nothing was drawn, the prompt was only scored
+    num_generated: int  # tokens drawn for this choice so far, an end-of-generation token included
+    num_cached: int  # prompt tokens that were not computed again
+    logprob: TokenLogprob | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None  # on the event that follows the last score
+    is_end_token: bool = False  # ends the turn and has no text
+    finish_reason: FinishReason | None = None

@@ -1,0 +1,59 @@
+"""One choice of one request while the engine works on it."""
+
+from localinfra.engine.backend import Sampler
+from localinfra.engine.request import GenerationRequest, TokenLogprob
+
+
+class Sequence:
+    """Token ids, how many of them are computed, and where.
+
+    Waiting and running differ by `slot` alone: a sequence that had to give up its slot goes on
+    later from the same tokens with the same sampler.
+    """
+
+    __slots__ = (
+        "choice", "finished", "num_cached", "num_prompt", "num_reused",
+        "prompt_logprobs", "request", "sampler", "slot", "tokens",
+    )  # fmt: skip
+
+    def __init__(self, request: GenerationRequest, choice: int, sampler: Sampler):
+        self.request = request
+        self.choice = choice
+        self.sampler = sampler
+        self.tokens = list(request.prompt)
+        self.num_prompt = len(request.prompt)
+        self.num_cached = 0  # tokens whose keys and values are in the slot
+        self.num_reused: int | None = None  # of the prompt, at the first admission
+        self.slot: int | None = None
+        self.finished = False
+        self.prompt_logprobs: list[TokenLogprob] = (
+            [TokenLogprob(self.tokens[0], None)] if request.score_prompt else []
+        )
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_target(self) -> int:
+        """Tokens to compute before the next draw; a mere scoring needs no draw after its last."""
+        return len(self.tokens) if self.request.max_tokens else len(self.tokens) - 1
+
+    @property
+    def num_pending(self) -> int:
+        return self.num_target - self.num_cached
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.num_pending == 1 and self.num_generated > 0
+
+    @property
+    def num_unscored(self) -> int:
+        """Prompt tokens whose logprob is still to be computed."""
+        return self.num_prompt - len(self.prompt_logprobs) if self.request.score_prompt else 0
+
+    @property
+    def num_reusable(self) -> int:
+        """How much of a cached prefix would do: the last token's logits are always needed, and
+        every row's from the first unscored one on."""
+        return len(self.prompt_logprobs) - 1 if self.num_unscored else len(self.tokens) - 1

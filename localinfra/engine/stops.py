@@ -1,0 +1,42 @@
+"""Stop strings matched on streamed text, holding back what may yet become one."""
+
+from collections.abc import Sequence
+
+
+class StopMatcher:
+    """Finds the stop string that is completed first, whatever the chunk borders.
+
+    Among several that end at the same character the longest wins, so nothing of it is leaked.
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        # An overlap ends with the text, so only prefixes shorter than the stop are worth trying.
+        self._longest = max((len(stop) for stop in self._stops), default=0)
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Returns the text now safe to send, and whether a stop string was completed."""
+        if not self._stops:
+            return text, False
+        held = self._held + text
+        hits = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
+        if hits:
+            self._held = ""
+            return held[: min(hits)[1]], True
+        safe = len(held) - self._open_match(held)
+        ready, self._held = held[:safe], held[safe:]
+        return ready, False
+
+    def flush(self) -> str:
+        """The text held back, once no more can come."""
+        held, self._held = self._held, ""
+        return held
+
+    def _open_match(self, text: str) -> int:
+        """Length of the longest end of `text` that begins a stop string."""
+        for size in range(min(self._longest - 1, len(text)), 0, -1):
+            end = text[-size:]
+            if any(stop.startswith(end) for stop in self._stops):
+                return size
+        return 0

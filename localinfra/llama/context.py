@@ -1,0 +1,173 @@
+"""A llama context as `engine.Backend`: fill the batch, decode, rows of logits, cells of slots."""
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from llama_cpp import llama_cpp
+from numpy.typing import NDArray
+
+from localinfra.engine.backend import Batch, DecodeFailed
+from localinfra.engine.request import SamplingParams
+from localinfra.llama import log
+from localinfra.llama.model import LoadFailed, Model
+from localinfra.llama.sampler import ChainSampler
+
+# enum ggml_type of the KV cache types llama.cpp has kernels for
+KV_TYPES = {
+    "f32": 0, "f16": 1, "bf16": 30, "q8_0": 8,
+    "q4_0": 2, "q4_1": 3, "iq4_nl": 20, "q5_0": 6, "q5_1": 7,
+}  # fmt: skip
+FLASH_ATTENTION = {None: -1, False: 0, True: 1}  # enum llama_flash_attn_type; None is auto
+
+MAX_SLOTS = 256  # LLAMA_MAX_SEQ: with a unified cache all ids are usable, however few run at once
+MIN_OUTPUT_ROWS = 64  # logits rows per step; what scoring a prompt may ask for at once
+CELL_PADDING = 256  # llama.cpp rounds the cache up to it
+
+
+class ContextSettings(msgspec.Struct, frozen=True):
+    context_length: int  # tokens of one sequence
+    num_cells: int  # tokens of all sequences together
+    num_sequences: int = 8
+    batch_size: int = 512  # tokens per step
+    threads: int | None = None
+    batch_threads: int | None = None
+    flash_attention: bool | None = None  # None: where it is supported
+    kv_type: str = "f16"
+
+
+def usable_cores() -> int:
+    """Physical cores this process may run on: a second thread on a core only adds waiting."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    siblings = {
+        path.read_text().strip()
+        for cpu in allowed
+        if (path := Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).exists()
+    }
+    return len(siblings) or len(allowed) or os.cpu_count() or 1
+
+
+class LlamaContext:
+    """Owns the context and the model it was made of. One thread at a time.
+
+    Raises LoadFailed where the context can't be made, mostly for want of memory.
+    """
+
+    def __init__(self, model: Model, settings: ContextSettings):
+        self._model = model
+        self.can_share_prefixes = model.can_share_prefixes
+        self.context_length = settings.context_length
+        self.num_sequences = settings.num_sequences
+        self.num_slots = MAX_SLOTS if self.can_share_prefixes else settings.num_sequences
+        self.batch_size = settings.batch_size
+        self.max_output_rows = max(settings.num_sequences, MIN_OUTPUT_ROWS)
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = settings.num_cells
+        params.n_batch = params.n_ubatch = settings.batch_size
+        params.n_seq_max = settings.num_sequences
+        params.n_outputs_max = self.max_output_rows
+        params.n_threads = settings.threads or usable_cores()
+        params.n_threads_batch = settings.batch_threads or settings.threads or usable_cores()
+        params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
+        params.type_k = params.type_v = KV_TYPES[settings.kv_type]
+        params.kv_unified = True
+        params.swa_full = False
+        params.no_perf = True
+        log.recent_errors()
+        self._pointer: Any = llama_cpp.llama_init_from_model(model.pointer, params)
+        if not self._pointer:
+            raise LoadFailed(f"{model.path}: {log.recent_errors() or 'no context could be made'}")
+        self._memory = llama_cpp.llama_get_memory(self._pointer)
+        self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer)
+        self._num_vocab = model.num_vocab
+        self._apply_adapters()
+        self._make_batch()
+
+    def _apply_adapters(self) -> None:
+        count = len(self._model.adapters)
+        if count:
+            pointers, scales = zip(*self._model.adapters, strict=True)
+            llama_cpp.llama_set_adapters_lora(
+                self._pointer,
+                (llama_cpp.llama_adapter_lora_p_ctypes * count)(*pointers),
+                count,
+                (ctypes.c_float * count)(*scales),
+            )
+
+    def _make_batch(self) -> None:
+        """A llama_batch over numpy arrays, filled anew each step and never freed by llama.cpp."""
+        size = self.batch_size
+        self._tokens = np.zeros(size, np.int32)
+        self._positions = np.zeros(size, np.int32)
+        self._seq_ids = np.zeros(size, np.int32)
+        self._num_seq_ids = np.ones(size, np.int32)
+        self._wanted = np.zeros(size, np.int8)
+        address = self._seq_ids.ctypes.data
+        pointer = ctypes.POINTER(ctypes.c_int32)
+        self._seq_id_pointers = (pointer * size)(
+            *(ctypes.cast(address + 4 * index, pointer) for index in range(size))
+        )
+        batch = self._batch = llama_cpp.llama_batch()
+        batch.token = self._tokens.ctypes.data_as(pointer)
+        batch.pos = self._positions.ctypes.data_as(pointer)
+        batch.n_seq_id = self._num_seq_ids.ctypes.data_as(pointer)
+        batch.seq_id = self._seq_id_pointers
+        batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        self._output_index: dict[int, int] = {}
+        self._logits: NDArray[np.float32] | None = None
+
+    def decode(self, batch: Batch) -> None:
+        size = len(batch)
+        self._tokens[:size] = batch.tokens
+        self._positions[:size] = batch.positions
+        self._seq_ids[:size] = batch.slots
+        self._wanted[:size] = 0
+        self._wanted[batch.output_rows] = 1
+        self._batch.n_tokens = size
+        self._output_index = {row: index for index, row in enumerate(batch.output_rows)}
+        self._logits = None
+        code = llama_cpp.llama_decode(self._pointer, self._batch)
+        if code:
+            reason = log.recent_errors() or "no further word from llama.cpp"
+            raise DecodeFailed(f"llama_decode gave {code} ({reason})")
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        if self._logits is None:
+            rows = llama_cpp.llama_get_logits(self._pointer)
+            shape = (len(self._output_index), self._num_vocab)
+            self._logits = np.ctypeslib.as_array(rows, shape)
+        view: NDArray[np.float32] = self._logits[self._output_index[row]]
+        return view
+
+    def sampler(self, params: SamplingParams, choice: int, prompt: list[int]) -> ChainSampler:
+        return ChainSampler(self._pointer, self.logits, params, choice, prompt)
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, stop)
+
+    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
+        end = -1 if stop is None else stop
+        removed = llama_cpp.llama_memory_seq_rm(self._memory, slot, start, end)
+        assert removed, "only whole sequences are dropped where parts can't be"
+
+    def clear(self) -> None:
+        llama_cpp.llama_memory_clear(self._memory, False)
+
+    def is_end(self, token: int) -> bool:
+        return self._model.is_end(token)
+
+    def held(self, slot: int) -> int:
+        """Tokens that the slot's cells hold, as llama.cpp sees it; for accounting in tests."""
+        last: int = llama_cpp.llama_memory_seq_pos_max(self._memory, slot)
+        return last + 1
+
+
+    def close(self) -> None:
+        """Frees the context, then the model."""
+        if self._pointer:
+            llama_cpp.llama_free(self._pointer)
+            self._pointer = None
+            self._model.close()

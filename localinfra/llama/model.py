@@ -1,0 +1,198 @@
+"""A GGUF file in memory: its weights, vocabulary and template text.
+
+The file must have passed `models/gguf.py`: llama.cpp ends the process on some damaged ones.
+"""
+
+import ctypes
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from llama_cpp import llama_cpp
+
+from localinfra.errors import InvalidRequest
+from localinfra.llama import log
+
+SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}  # enum llama_split_mode
+LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
+
+
+class LoadFailed(Exception):
+    """llama.cpp could not load the file or make a context; the message carries its own words."""
+
+
+class LoraFile(msgspec.Struct, frozen=True):
+    path: Path
+    scale: float = 1.0
+
+
+class ModelSettings(msgspec.Struct, frozen=True):
+    """How weights are placed. Layers count as llama.cpp does: the output layer is one of them."""
+
+    gpu_layers: int = 0
+    split_mode: str = "layer"
+    main_gpu: int = 0
+    tensor_split: tuple[float, ...] = ()  # proportion of the model per device
+    mmap: bool = True
+    mlock: bool = False
+    lora: tuple[LoraFile, ...] = ()
+
+
+@functools.cache
+def _init_library() -> None:
+    log.install()
+    llama_cpp.llama_backend_init()
+
+
+class Model:
+    """Weights and vocabulary. The vocabulary's methods may be called from any thread.
+
+    Raises LoadFailed. Everything is freed by `close`, after which nothing may be called.
+    """
+
+    def __init__(self, path: Path, settings: ModelSettings):
+        _init_library()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = settings.gpu_layers
+        params.split_mode = SPLIT_MODES[settings.split_mode]
+        params.main_gpu = settings.main_gpu
+        params.load_mode = LOAD_MODES[settings.mmap, settings.mlock]
+        split = (ctypes.c_float * llama_cpp.llama_max_devices())(*settings.tensor_split)
+        if settings.tensor_split:
+            params.tensor_split = split
+        log.recent_errors()
+        self.pointer: Any = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.pointer:
+            raise LoadFailed(f"{path}: {log.recent_errors() or 'llama.cpp could not load it'}")
+        self.path = path
+        self.size_bytes: int = llama_cpp.llama_model_size(self.pointer)
+        self._vocab = llama_cpp.llama_model_get_vocab(self.pointer)
+        self.num_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.trained_context: int = llama_cpp.llama_model_n_ctx_train(self.pointer)
+        self._buffer = ctypes.create_string_buffer(256)
+        self._pieces: dict[int, bytes] = {}
+        self.adapters = [(self._load_adapter(file.path), file.scale) for file in settings.lora]
+
+    def _load_adapter(self, path: Path) -> Any:
+        adapter = llama_cpp.llama_adapter_lora_init(self.pointer, os.fsencode(path))
+        if not adapter:
+            reason = log.recent_errors() or "llama.cpp could not load this LoRA file"
+            self.close()
+            raise LoadFailed(f"{path}: {reason}")
+        return adapter
+
+    def close(self) -> None:
+        if self.pointer:
+            llama_cpp.llama_model_free(self.pointer)  # adapters go with it
+            self.pointer = None
+
+    @functools.cached_property
+    def can_share_prefixes(self) -> bool:
+        """Whether parts of a sequence can be copied: not with recurrent or sliding-window
+        memory, which only knows the state at the sequence's end."""
+        return not (
+            llama_cpp.llama_model_is_recurrent(self.pointer)
+            or llama_cpp.llama_model_is_hybrid(self.pointer)
+            or llama_cpp.llama_model_n_swa(self.pointer) > 0
+        )
+
+    @functools.cached_property
+    def can_generate(self) -> bool:
+        """Encoders and diffusion models have no next token."""
+        return bool(
+            llama_cpp.llama_model_has_decoder(self.pointer)
+            and not llama_cpp.llama_model_has_encoder(self.pointer)
+            and not llama_cpp.llama_model_is_diffusion(self.pointer)
+        )
+
+    @functools.cached_property
+    def description(self) -> str:
+        """Architecture, size and quantisation in llama.cpp's words."""
+        llama_cpp.llama_model_desc(self.pointer, self._buffer, len(self._buffer))
+        return self._buffer.value.decode("utf-8", "replace")
+
+    @functools.cached_property
+    def chat_template(self) -> str | None:
+        """The file's Jinja template, unchecked text from a stranger."""
+        text: bytes | None = llama_cpp.llama_model_chat_template(self.pointer, None)
+        return text.decode("utf-8", "replace") if text else None
+
+    @functools.cached_property
+    def bos_text(self) -> str:
+        return self.token_text(llama_cpp.llama_vocab_bos(self._vocab))
+
+    @functools.cached_property
+    def eos_text(self) -> str:
+        return self.token_text(llama_cpp.llama_vocab_eos(self._vocab))
+
+    @functools.cached_property
+    def adds_bos(self) -> bool:
+        return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
+
+    @functools.cached_property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Text → id of the tokens that the tokenizer reads as marks when asked to."""
+        marks = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        attributes = llama_cpp.llama_vocab_get_attr
+        ids = (token for token in range(self.num_vocab) if attributes(self._vocab, token) & marks)
+        return {text: token for token in ids if (text := self.token_text(token))}
+
+    @functools.cached_property
+    def infill_tokens(self) -> tuple[int, int, int] | None:
+        """The ids that stand before prefix, suffix and middle; None where the model has none."""
+        ids = (
+            llama_cpp.llama_vocab_fim_pre(self._vocab),
+            llama_cpp.llama_vocab_fim_suf(self._vocab),
+            llama_cpp.llama_vocab_fim_mid(self._vocab),
+        )
+        return ids if min(ids) >= 0 else None
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary's own spelling of a token, e.g. `<|im_end|>`; empty for -1."""
+        if not 0 <= token < self.num_vocab:
+            return ""
+        text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
+        return text.decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def tokenize(self, text: str, *, parse_special: bool, add_bos: bool) -> list[int]:
+        """Text → token ids. `parse_special` reads the marks of `special_tokens` as such.
+
+        A BOS token is added where asked for, the model wants one and the text has none yet.
+        Raises InvalidRequest for text that has no UTF-8 form (a lone surrogate).
+        """
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                f"The text has a lone surrogate at character {error.start}; send valid Unicode."
+            ) from None
+        add = add_bos and self.adds_bos and not (self.bos_text and text.startswith(self.bos_text))
+        capacity = len(data) + 2
+        ids = (llama_cpp.llama_token * capacity)()
+        count = llama_cpp.llama_tokenize(
+            self._vocab, data, len(data), ids, capacity, add, parse_special
+        )
+        assert count >= 0, "a token has at least one byte"
+        return list(ids[:count])
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token adds to the text; nothing for control tokens."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._piece(token)
+        return piece
+
+    def _piece(self, token: int) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length: int = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
