@@ -71,7 +71,8 @@ class Backend(Protocol):
     def logits(self, row: int) -> NDArray[np.float32]:
         """The raw logits [num_vocab] of batch index `row`; a view, gone at the next decode."""
 
-    def sampler(self, params: SamplingParams, choice: int, prompt: list[int]) -> Sampler: ...
+    def sampler(self, params: SamplingParams, stream: int, prompt: list[int]) -> Sampler:
+        """Draws from random stream number `stream` of the params' seed."""
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Shares the cells of positions [start, stop) of `source` with `target`."""

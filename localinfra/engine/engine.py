@@ -37,19 +37,21 @@ class EngineStats(msgspec.Struct, frozen=True):
 
 
 class Generation:
-    """A submitted request as the event loop sees it: an async iterator of what each step gave.
+    """Submitted requests as the event loop sees them: an async iterator of what each step gave.
 
-    Must be closed (`async with`), which frees the places of its choices at the next step.
+    Choices are numbered through: those of the first request, then those of the next. Must be
+    closed (`async with`), which frees the places of its choices at the next step.
     """
 
-    def __init__(self, engine: "Engine", request: GenerationRequest):
-        self.request = request
+    def __init__(self, engine: "Engine", requests: list[GenerationRequest]):
+        self.requests = requests
         self.sequences: list[Sequence] = []  # touched by the engine's thread alone
         self._engine = engine
         self.loop = asyncio.get_running_loop()
         self._events: deque[TokenEvent] = deque()
         self._arrived = asyncio.Event()
-        self._open = set(range(request.num_choices))
+        self.num_choices = sum(request.num_choices for request in requests)
+        self._open = set(range(self.num_choices))
         self._error: Exception | None = None
 
     async def __aenter__(self) -> "Generation":
@@ -133,23 +135,26 @@ class Engine:
         """Choices that have no slot yet."""
         return self._num_submitted - self._num_added + len(self._scheduler.waiting)
 
-    def generate(self, request: GenerationRequest) -> Generation:
-        """Queues a request. Event loop only.
-
-        The prompt must have between 1 and `context_length` tokens.
-        Raises QueueFull where too many choices wait already, ModelUnavailable after `close`.
-        """
-        assert 0 < len(request.prompt) <= self.context_length
+    def check_queue(self) -> None:
+        """Raises QueueFull where too many choices wait already, ModelUnavailable after `close`."""
         if self._closed:
-            raise ModelUnavailable("The server is shutting down; send the request again later.")
+            raise ModelUnavailable("This model is being unloaded; send the request again later.")
         if self.num_waiting >= self._max_waiting:
             raise QueueFull(
-                f"{self._max_waiting} choices are waiting for this model already; try again "
+                f"{self.num_waiting} choices are waiting for this model already; try again "
                 "later, or raise max_queue in models.toml.",
                 retry_after_s=5,
             )
-        generation = Generation(self, request)
-        self._num_submitted += request.num_choices
+
+    def generate(self, requests: list[GenerationRequest]) -> Generation:
+        """Queues requests that are answered together. Event loop only.
+
+        Each prompt must have between 1 and `context_length` tokens. Raises as `check_queue`.
+        """
+        assert all(0 < len(request.prompt) <= self.context_length for request in requests)
+        self.check_queue()
+        generation = Generation(self, requests)
+        self._num_submitted += generation.num_choices
         self.tell(lambda: self._add(generation))
         return generation
 
@@ -200,21 +205,21 @@ class Engine:
                 self._commands.get_nowait()()
 
     def _add(self, generation: Generation) -> None:
-        request = generation.request
-        self._num_added += request.num_choices
-        for choice in range(request.num_choices):
-            sampler = self._backend.sampler(request.sampling, choice, request.prompt)
-            sequence = Sequence(request, choice, sampler)
-            generation.sequences.append(sequence)
-            self._owners[sequence] = generation
-            self._scheduler.add(sequence)
+        self._num_added += generation.num_choices
+        for request in generation.requests:
+            for stream in range(request.num_choices):
+                sampler = self._backend.sampler(request.sampling, stream, request.prompt)
+                sequence = Sequence(request, len(generation.sequences), sampler)
+                generation.sequences.append(sequence)
+                self._owners[sequence] = generation
+                self._scheduler.add(sequence)
 
     def _step(self) -> None:
         """Decodes one batch and hands out one event per drawn token."""
         batch, chunks = self._scheduler.next_batch()
         self._num_steps += 1
         try:
-            if chunks:
+            if len(batch):
                 self._backend.decode(batch)
         except DecodeFailed as error:
             logger.error("a batch of %d tokens failed: %s", len(batch), error)

@@ -12,8 +12,8 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str]):
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
-        # An overlap ends with the text, so only prefixes shorter than the stop are worth trying.
-        self._longest = max((len(stop) for stop in self._stops), default=0)
+        self._beginnings = {stop[:size] for stop in self._stops for size in range(1, len(stop))}
+        self._longest = max((len(start) for start in self._beginnings), default=0)
 
     def push(self, text: str) -> tuple[str, bool]:
         """Returns the text now safe to send, and whether a stop string was completed."""
@@ -35,8 +35,7 @@ class StopMatcher:
 
     def _open_match(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop string."""
-        for size in range(min(self._longest - 1, len(text)), 0, -1):
-            end = text[-size:]
-            if any(stop.startswith(end) for stop in self._stops):
+        for size in range(min(self._longest, len(text)), 0, -1):
+            if text[-size:] in self._beginnings:
                 return size
         return 0

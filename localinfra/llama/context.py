@@ -142,8 +142,8 @@ class LlamaContext:
         view: NDArray[np.float32] = self._logits[self._output_index[row]]
         return view
 
-    def sampler(self, params: SamplingParams, choice: int, prompt: list[int]) -> ChainSampler:
-        return ChainSampler(self._pointer, self.logits, params, choice, prompt)
+    def sampler(self, params: SamplingParams, stream: int, prompt: list[int]) -> ChainSampler:
+        return ChainSampler(self._pointer, self.logits, params, stream, prompt)
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, stop)

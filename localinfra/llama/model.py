@@ -141,6 +141,12 @@ class Model:
         return {text: token for token in ids if (text := self.token_text(token))}
 
     @functools.cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest token: no text of more than n times that has n tokens or fewer."""
+        text = llama_cpp.llama_vocab_get_text
+        return max(len(text(self._vocab, token)) for token in range(self.num_vocab))
+
+    @functools.cached_property
     def infill_tokens(self) -> tuple[int, int, int] | None:
         """The ids that stand before prefix, suffix and middle; None where the model has none."""
         ids = (

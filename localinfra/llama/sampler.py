@@ -22,9 +22,9 @@ GREEDY_BELOW = 1e-4
 NEVER = -100.0  # a logit_bias of this much forbids the token
 
 
-def stream_seed(seed: int, choice: int) -> int:
-    """The 32-bit seed of one choice's random stream; independent between choices."""
-    digest = hashlib.blake2b(f"{seed}/{choice}".encode(), digest_size=4).digest()
+def stream_seed(seed: int, stream: int) -> int:
+    """The 32-bit seed of one random stream; independent between streams."""
+    digest = hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little") % 0xFFFF_FFFF  # that value itself asks for a random one
 
 
@@ -81,12 +81,12 @@ class ChainSampler:
         context: Any,
         logits: Callable[[int], NDArray[np.float32]],
         params: SamplingParams,
-        choice: int,
+        stream: int,
         prompt: list[int],
     ):
         self._context = context
         self._logits = logits
-        self._chain = make_chain(params, stream_seed(params.seed, choice))
+        self._chain = make_chain(params, stream_seed(params.seed, stream))
         penalised = (
             params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty
         )

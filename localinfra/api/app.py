@@ -1,0 +1,80 @@
+"""The ASGI application: routes, middleware and error handlers as three lists."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from localinfra import __version__
+from localinfra.api.chat import create_chat_completion
+from localinfra.api.completions import create_completion, create_engine_completion
+from localinfra.api.guard import Guard
+from localinfra.api.models import get_model, list_models
+from localinfra.api.render import EXCEPTION_HANDLERS, json_response
+from localinfra.api.state import runtime as runtime_of
+from localinfra.runtime import Runtime
+
+# The base URLs in use: ours and OpenAI's, then those of the hosted services whose clients we serve.
+PREFIXES = ("/v1", "/v1/openai", "/inference-api/openai/v1")
+
+OPENAI_ROUTES = [
+    ("/chat/completions", create_chat_completion, "POST"),
+    ("/completions", create_completion, "POST"),
+    ("/engines/{id:path}/completions", create_engine_completion, "POST"),
+    ("/models", list_models, "GET"),
+    ("/models/{id:path}", get_model, "GET"),
+]
+
+
+async def health(request: Request) -> Response:
+    """Answers from what is known on the event loop, so in milliseconds under any load."""
+    models = runtime_of(request).loaded_text_models().values()
+    stats = [model.stats for model in models]
+    return json_response(
+        {
+            "status": "ok",
+            "version": __version__,
+            "models_loaded": len(stats),
+            "sequences_running": sum(stat.num_running for stat in stats),
+            "sequences_waiting": sum(stat.num_waiting for stat in stats),
+        }
+    )
+
+
+def create_app(runtime: Runtime) -> Starlette:
+    """The application over a runtime, which its lifespan starts loading and closes."""
+    settings = runtime.settings
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        runtime.preload()
+        yield
+        await runtime.close()
+
+    app = Starlette(
+        routes=[
+            Route("/health", health),
+            *(
+                Route(prefix + path, handler, methods=[method])
+                for prefix in PREFIXES
+                for path, handler, method in OPENAI_ROUTES
+            ),
+        ],
+        middleware=[
+            Middleware(
+                Guard,
+                allowed_hosts=(settings.host, *settings.allowed_hosts),
+                allowed_origins=settings.allowed_origins,
+                api_keys=settings.api_keys,
+            )
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.runtime = runtime
+    return app

@@ -1,0 +1,297 @@
+"""POST /v1/completions, and /v1/engines/{id}/completions for the oldest clients."""
+
+import codecs
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.body import Decoded, read_body
+from localinfra.api.params import GenerationFields, TopLogprobs
+from localinfra.api.render import json_response
+from localinfra.api.sse import EventStream, until_disconnect
+from localinfra.api.state import limits, runtime
+from localinfra.api.usage import Usage, UsageMeter
+from localinfra.engine.output import OutputDelta, ScoredToken
+from localinfra.engine.request import TokenLogprob
+from localinfra.errors import InvalidRequest
+from localinfra.text import TextModel, TextRequest
+
+ROUTE = "/v1/completions"
+MAX_PROMPTS = 128
+MAX_CHOICES = 1024  # prompts × best_of; more is a batch job in one request
+
+encode = msgspec.json.Encoder().encode
+
+
+class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
+    # A list holds texts, or the ids of one prompt, or lists of ids: never a mixture.
+    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
+    logprobs: TopLogprobs | None = None
+    echo: bool = False
+    best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
+    suffix: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        if self.best_of is not None and self.best_of < self.n:
+            raise InvalidRequest(f"best_of must be at least n, which is {self.n}.", "best_of")
+        if self.num_candidates > self.n and self.stream:
+            raise InvalidRequest(
+                "best_of can't be streamed: the best are known at the end. Leave out one of them.",
+                "best_of",
+            )
+        prompts = self.prompts
+        if len(prompts) > MAX_PROMPTS:
+            raise InvalidRequest(f"At most {MAX_PROMPTS} prompts fit one request.", "prompt")
+        if len(prompts) * self.num_candidates > MAX_CHOICES:
+            raise InvalidRequest(
+                f"The prompts with their choices make {len(prompts) * self.num_candidates} "
+                f"generations; at most {MAX_CHOICES} fit one request.",
+                "n",
+            )
+        if self.suffix is not None and not all(isinstance(prompt, str) for prompt in prompts):
+            raise InvalidRequest("suffix needs prompts of text, not of token ids.", "suffix")
+
+    @property
+    def num_candidates(self) -> int:
+        """Choices to generate for each prompt, of which the best n are returned."""
+        return max(self.n, self.best_of or 1)
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One entry a prompt. Raises InvalidRequest for a mixture."""
+        items = self.prompt
+        if isinstance(items, str):
+            return [items]
+        if all(isinstance(item, int) for item in items):
+            return [[item for item in items if isinstance(item, int)]]
+        for kind in (str, list):
+            if all(isinstance(item, kind) for item in items):
+                return [item for item in items if not isinstance(item, int)]
+        raise InvalidRequest(
+            "prompt must be a string, a list of strings, a list of token ids or a list of such "
+            "lists, not a mixture.",
+            "prompt",
+        )
+
+
+class Logprobs(msgspec.Struct, frozen=True):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class Choice(msgspec.Struct, frozen=True):
+    index: int
+    text: str
+    logprobs: Logprobs | None = None
+    finish_reason: str | None = None
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A whole answer, or one chunk of it: the same object in OpenAI's API."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage | UnsetType = UNSET
+    object: str = "text_completion"
+
+
+async def create_completion(request: Request) -> Response:
+    return await answer(request, await read_body(request, CompletionRequest, limits(request)))
+
+
+class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
+    model: str = ""  # the path has it
+
+
+async def create_engine_completion(request: Request) -> Response:
+    decoded = await read_body(request, EngineCompletionRequest, limits(request))
+    body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
+    return await answer(request, Decoded(body, decoded.ignored))
+
+
+async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Response:
+    body = decoded.value
+    body.check()
+    model = await runtime(request).text_model(body.model, ROUTE)
+    prompts = [
+        await model.text_prompt(prompt, body.suffix)
+        if isinstance(prompt, str)
+        else model.token_prompt(prompt, "prompt")
+        for prompt in body.prompts
+    ]
+    # Ranking candidates needs the logprobs of what was drawn, if nothing else.
+    ranks = body.num_candidates > body.n
+    deltas = model.generate(
+        TextRequest(
+            prompts=prompts,
+            max_tokens=body.max_tokens,
+            sampling=body.sampling_params(),
+            num_choices=body.num_candidates,
+            stops=body.stops,
+            top_logprobs=0 if ranks and body.logprobs is None else body.logprobs,
+            score_prompt=body.echo and body.logprobs is not None,
+            prompt_param="prompt",
+        )
+    )
+    result = CompletionAnswer(model, body, prompts)
+    if body.stream:
+        keepalive_s = runtime(request).settings.keepalive_s
+        return EventStream(result.chunks(deltas), decoded.headers, keepalive_s)
+    completion = await until_disconnect(request.receive, result.completion(deltas))
+    return json_response(completion, headers=decoded.headers)
+
+
+class CompletionAnswer:
+    """Deltas of one request → a completion or its chunks."""
+
+    def __init__(self, model: TextModel, body: CompletionRequest, prompts: list[list[int]]):
+        self._model = model
+        self._body = body
+        self._prompt_ids = prompts
+        lengths = [len(prompt) for prompt in prompts]
+        self._meter = UsageMeter(model.entry.price, lengths, body.num_candidates)
+        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._echoes = [
+            (prompt if isinstance(prompt, str) else self._detokenize(prompt)) if body.echo else ""
+            for prompt in body.prompts
+        ]
+
+    async def completion(self, deltas: AsyncGenerator[list[OutputDelta], None]) -> Completion:
+        candidates = [Candidate() for _ in range(len(self._echoes) * self._body.num_candidates)]
+        async with contextlib.aclosing(deltas):
+            async for step in deltas:
+                for delta in step:
+                    self._meter.add(delta)
+                    candidates[delta.choice].add(delta)
+        choices = []
+        for prompt in range(len(self._echoes)):
+            start = prompt * self._body.num_candidates
+            for best in self._best(candidates[start : start + self._body.num_candidates]):
+                logprobs = self._logprobs(prompt, best.scored, best.prompt_logprobs)
+                text = self._echoes[prompt] + best.text
+                choices.append(Choice(len(choices), text, logprobs, best.finish_reason))
+        return self._completion(choices, self._meter.usage())
+
+    def _best(self, candidates: "list[Candidate]") -> "list[Candidate]":
+        if self._body.num_candidates == self._body.n:
+            return candidates
+        ranked = sorted(candidates, key=lambda candidate: -candidate.mean_logprob)
+        return ranked[: self._body.n]
+
+    async def chunks(
+        self, deltas: AsyncGenerator[list[OutputDelta], None]
+    ) -> AsyncGenerator[list[bytes], None]:
+        """Encoded chunks, those of one step together; an echo is the first of its choice."""
+        begun: set[int] = set()
+        async with contextlib.aclosing(deltas):
+            async for step in deltas:
+                events = []
+                for delta in step:
+                    events += self._events(delta, is_first=delta.choice not in begun)
+                    begun.add(delta.choice)
+                if events:
+                    yield events
+        if self._body.includes_usage:
+            yield [encode(self._completion([], self._meter.usage()))]
+
+    def _events(self, delta: OutputDelta, is_first: bool) -> list[bytes]:
+        """The chunk with what was added, and the one that ends the choice."""
+        self._meter.add(delta)
+        prompt = delta.choice // self._body.num_candidates
+        text = (self._echoes[prompt] if is_first else "") + delta.text
+        events = []
+        if text or delta.scored or delta.prompt_logprobs:
+            logprobs = self._logprobs(prompt, delta.scored, delta.prompt_logprobs)
+            events.append(encode(self._completion([Choice(delta.choice, text, logprobs)])))
+        if delta.finish_reason is not None:
+            last = Choice(delta.choice, "", None, delta.finish_reason)
+            events.append(encode(self._completion([last], self._meter.usage())))
+        return events
+
+    def _completion(self, choices: list[Choice], usage: Usage | UnsetType = UNSET) -> Completion:
+        return Completion(self._id, self._created, self._model.name, choices, usage)
+
+    def _logprobs(
+        self,
+        prompt: int,
+        scored: Sequence[ScoredToken],
+        prompt_logprobs: list[TokenLogprob] | None,
+    ) -> Logprobs | None:
+        if self._body.logprobs is None:
+            return None
+        logprobs = Logprobs([], [], [], [])
+        for logprob, offset in zip(
+            prompt_logprobs or (), self._prompt_offsets(prompt), strict=False
+        ):
+            self._append(logprobs, logprob, offset)
+        for token in scored:
+            self._append(logprobs, token.logprob, len(self._echoes[prompt]) + token.offset)
+        return logprobs
+
+    def _append(self, logprobs: Logprobs, token: TokenLogprob, offset: int) -> None:
+        logprobs.tokens.append(self._text(token.token))
+        logprobs.token_logprobs.append(token.logprob)
+        logprobs.top_logprobs.append(self._top(token))
+        logprobs.text_offset.append(offset)
+
+    def _top(self, token: TokenLogprob) -> dict[str, float] | None:
+        """By text, as OpenAI has it; of several tokens with one text the likeliest counts."""
+        if token.logprob is None:
+            return None
+        top: dict[str, float] = {}
+        for alternative, logprob in (*token.top, (token.token, token.logprob)):
+            text = self._text(alternative)
+            top[text] = max(logprob, top.get(text, logprob))
+        return top
+
+    def _text(self, token: int) -> str:
+        return self._model.token_bytes(token).decode("utf-8", "replace")
+
+    def _detokenize(self, ids: list[int]) -> str:
+        return b"".join(map(self._model.token_bytes, ids)).decode("utf-8", "replace")
+
+    def _prompt_offsets(self, prompt: int) -> list[int]:
+        """Where each prompt token's text starts in the echo, in characters."""
+        ids, echo = self._prompt_ids[prompt], self._echoes[prompt]
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        offsets, length = [], 0
+        for index, token in enumerate(ids):
+            offsets.append(min(length, len(echo)))
+            text = self._model.token_bytes(token)
+            is_added = index == 0 and not echo.encode(errors="replace").startswith(text)
+            length += 0 if is_added else len(decoder.decode(text))
+        return offsets
+
+
+class Candidate:
+    """One choice as it grows."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.scored: list[ScoredToken] = []
+        self.prompt_logprobs: list[TokenLogprob] | None = None
+        self.finish_reason: str | None = None
+
+    def add(self, delta: OutputDelta) -> None:
+        self.text += delta.text
+        self.scored += delta.scored
+        self.prompt_logprobs = delta.prompt_logprobs or self.prompt_logprobs
+        self.finish_reason = delta.finish_reason or self.finish_reason
+
+    @property
+    def mean_logprob(self) -> float:
+        logprobs = [item.logprob.logprob or 0.0 for item in self.scored]
+        return sum(logprobs) / len(logprobs) if logprobs else 0.0

@@ -1,0 +1,98 @@
+"""Which Host and Origin headers belong to this machine's own users: plain text in, a verdict out.
+
+A page on the web can't forge these two headers, so they tell a visitor's script (DNS rebinding, a
+form posted from elsewhere) from a local client. Knows no settings file, no key, no ASGI.
+"""
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
+
+IpAddress = IPv4Address | IPv6Address
+
+# Strict, so that user@, paths, spaces and commas are refused rather than interpreted.
+AUTHORITY = re.compile(
+    r"(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(?::(?P<port>\d{0,5}))?",
+    re.IGNORECASE | re.ASCII,
+)
+DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+class Authority(NamedTuple):
+    """A host from a header: lower case, no brackets, no closing dot; port "" if not given."""
+
+    name: str
+    port: str
+
+
+def parse_authority(text: str) -> Authority | None:
+    """Reads `host[:port]`; None for anything else."""
+    match = AUTHORITY.fullmatch(text)
+    if match is None:
+        return None
+    name = match["name"].lower().removesuffix(".").strip("[]")
+    if text.startswith("[") and (":" not in name or parse_ip(name) is None):
+        return None
+    return Authority(name, match["port"] or "")
+
+
+def parse_ip(text: str) -> IpAddress | None:
+    """Reads an IP literal; `::ffff:127.0.0.1` is 127.0.0.1, as the socket layer sees it."""
+    try:
+        address = ip_address(
+            text.partition("%")[0]
+        )  # fe80::1%eth0: the zone is ours, not the client's
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def is_loopback(name: str) -> bool:
+    """True for names that no DNS server can point elsewhere: localhost, *.localhost, 127/8, ::1."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    address = parse_ip(name)
+    return address is not None and address.is_loopback
+
+
+class HostRules:
+    """The names this server answers to."""
+
+    def __init__(self, allowed_hosts: Iterable[str] = ()):
+        """`allowed_hosts`: exact names or IP literals; `*.lan` allows every name below `lan`."""
+        names = [name.lower().strip("[]").removesuffix(".") for name in allowed_hosts]
+        self.names = frozenset(name for name in names if not name.startswith("*."))
+        self.suffixes = tuple(name[1:] for name in names if name.startswith("*."))
+
+    def allows(self, host: Authority, arrived_at: str | None) -> bool:
+        """`arrived_at` is the local address of the connection: who typed it can't have been
+        rebound to it. The port is not looked at, so tunnels and containers work."""
+        if is_loopback(host.name) or host.name in self.names or host.name.endswith(self.suffixes):
+            return True
+        address = parse_ip(host.name)
+        return address is not None and address == parse_ip(arrived_at or "")
+
+
+class OriginRules:
+    """The web pages whose scripts may use this server."""
+
+    def __init__(self, allowed_origins: Iterable[str] = ()):
+        """`allowed_origins`: `scheme://host[:port]` as browsers send it, or `*` for every page."""
+        self.origins = frozenset(origin.lower().removesuffix("/") for origin in allowed_origins)
+
+    @property
+    def allows_all(self) -> bool:
+        return "*" in self.origins
+
+    def allows(self, origin: str, host: Authority) -> bool:
+        """True for configured, loopback and same-origin pages; `null` is none of these."""
+        if self.allows_all or origin.lower() in self.origins:
+            return True
+        scheme, _, rest = origin.lower().partition("://")
+        page = parse_authority(rest)
+        if page is None or scheme not in DEFAULT_PORTS:
+            return False
+        default = DEFAULT_PORTS[scheme]
+        same = page.name == host.name and (page.port or default) == (host.port or default)
+        return same or is_loopback(page.name)

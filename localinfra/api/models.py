@@ -1,0 +1,69 @@
+"""GET /v1/models and /v1/models/{id}: the catalogue as OpenAI's clients list it, and more."""
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.render import json_response
+from localinfra.api.state import runtime
+from localinfra.models.catalog import ImageModelEntry, ModelEntry, Price, TextModelEntry
+from localinfra.models.sources import state as file_state
+from localinfra.runtime import Runtime
+
+
+class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """OpenAI's four fields first, then what a client can plan with."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    kind: str
+    aliases: tuple[str, ...]
+    price: Price
+    state: str  # "loaded", "loading", "failed"; else that of its files
+    description: str | None = None
+    context_length: int | None = None  # tokens
+    default_max_tokens: int | None = None
+    max_output_tokens: int | None = None
+    dimensions: int | None = None
+
+
+def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
+    details: dict[str, Any] = {}
+    state = runtime.state(name).value
+    if isinstance(entry, TextModelEntry):
+        loaded = runtime.loaded_text_models().get(name)
+        details = {
+            "context_length": loaded.context_length if loaded else entry.context_length,
+            "default_max_tokens": entry.default_max_tokens,
+            "max_output_tokens": entry.max_output_tokens,
+        }
+    elif not isinstance(entry, ImageModelEntry):
+        details = {"context_length": entry.context_length, "dimensions": entry.dimensions}
+    return ModelCard(
+        id=name,
+        object="model",
+        created=runtime.started_at,
+        owned_by=name.split("/")[0] if "/" in name else "localinfra",
+        kind=entry.kind,
+        aliases=entry.aliases,
+        price=entry.price,
+        state=file_state(entry.source) if state == "not loaded" else state,
+        description=entry.description,
+        **details,
+    )
+
+
+async def list_models(request: Request) -> Response:
+    found = runtime(request)
+    cards = [model_card(found, name, entry) for name, entry in found.catalog.entries.items()]
+    return json_response({"object": "list", "data": cards})
+
+
+async def get_model(request: Request) -> Response:
+    found = runtime(request)
+    name, entry = found.catalog.resolve(request.path_params["id"])
+    return json_response(model_card(found, name, entry))

@@ -1,0 +1,88 @@
+"""What chat and text completions have in common in a request: sampling, length, stops."""
+
+import secrets
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from localinfra.engine.request import SamplingParams
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+MAX_STOPS = 64
+MAX_STOP_CHARACTERS = 256
+MAX_SEED = 2**63 - 1
+
+MaxTokens = Annotated[int, Meta(ge=0, le=1_000_000)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    type: str
+
+
+class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields of both routes, with API.md's ranges and defaults. A null is as good as nothing."""
+
+    model: str
+    max_tokens: MaxTokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    top_k: Annotated[int, Meta(ge=0, lt=1000)] = 0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=5)] = 1.0
+    logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = {}
+    stop: str | list[str] = []
+    n: Annotated[int, Meta(ge=1, le=128)] = 1
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings; empty ones stop nothing."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        return [stop for stop in stops if stop]
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether OpenAI's extra usage chunk is wanted at the end of a stream."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def check(self) -> None:
+        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        if len(self.stops) > MAX_STOPS:
+            raise InvalidRequest(f"At most {MAX_STOPS} stop strings can be given.", "stop")
+        if any(len(stop) > MAX_STOP_CHARACTERS for stop in self.stops):
+            raise InvalidRequest(
+                f"A stop string can have at most {MAX_STOP_CHARACTERS} characters.", "stop"
+            )
+        if self.response_format is not None and self.response_format.type != "text":
+            raise UnsupportedParameter(
+                f"response_format {self.response_format.type!r} is not supported by this release "
+                'of localinfra; use {"type": "text"} and ask for the format in the prompt.',
+                "response_format",
+            )
+
+    def sampling_params(self) -> SamplingParams:
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            top_k=self.top_k,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias,
+            seed=secrets.randbits(63) if self.seed is None else self.seed,
+        )

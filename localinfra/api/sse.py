@@ -1,0 +1,137 @@
+"""Server-sent events: payloads → framed bytes, and what happens when either side ends early.
+
+Knows no payload's meaning. The client's leaving closes the source, so whatever it holds is freed.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from localinfra.api.render import as_api_error, error_body
+
+T = TypeVar("T")
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class EventStream(Response):
+    """Sends each payload as `data: PAYLOAD`, then `data: [DONE]`.
+
+    `events` yields one JSON payload or a list of them (single-line, as msgspec encodes); a list is
+    one write to the socket, so yield together what is ready together. Headers go out at once:
+    raise what should become an HTTP status before making the response. An error afterwards is an
+    event `data: {"error": ...}`, and no [DONE] follows it: that stands for a whole answer.
+
+    `events` is owned by the response: `aclose()` is awaited however it ends, also when the client
+    left before the first step. A slow reader only holds up its own `events`.
+    """
+
+    media_type = "text/event-stream"
+    end = DONE
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes | list[bytes], None],
+        headers: Mapping[str, str] | None = None,
+        keepalive_s: float = 15.0,
+    ):
+        self.events = events
+        self.keepalive_s = keepalive_s
+        self.status_code = 200
+        self.background = None
+        # Proxies (nginx) would otherwise hold events back to fill a buffer.
+        own = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        self.init_headers({**own, **(headers or {})})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await until_disconnect(receive, self.stream(scope, send))
+        finally:
+            await self.events.aclose()  # usually closed already; a task cancelled at birth is not
+
+    async def stream(self, scope: Scope, send: Send) -> None:
+        wire = Wire(send)
+        await wire.start(self.status_code, self.raw_headers)
+        heartbeat = asyncio.create_task(wire.keep_alive(self.keepalive_s))
+        try:
+            await wire.write(await self.relay(scope, wire), last=True)
+        finally:
+            heartbeat.cancel()
+
+    async def relay(self, scope: Scope, wire: "Wire") -> bytes:
+        """Sends all events and returns what closes the stream: its end mark, or an error event."""
+        try:
+            async for payload in self.events:
+                await wire.write(frame(payload))
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            return frame(error_body(as_api_error(error, scope), scope))
+        return self.end
+
+
+def frame(payload: bytes | list[bytes]) -> bytes:
+    if isinstance(payload, bytes):
+        return b"data: %b\n\n" % payload
+    return b"".join([b"data: %b\n\n" % part for part in payload])
+
+
+class Wire:
+    """The sending end of one response, and when it was last used."""
+
+    def __init__(self, send: Send):
+        self.send = send
+        self.clock = asyncio.get_running_loop().time
+        self.last_sent_s = self.clock()
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        self.last_sent_s = self.clock()
+
+    async def write(self, data: bytes, last: bool = False) -> None:
+        try:
+            await self.send({"type": "http.response.body", "body": data, "more_body": not last})
+        except OSError:  # how some servers say that the client is gone
+            raise ClientDisconnect from None
+        self.last_sent_s = self.clock()
+
+    async def keep_alive(self, interval_s: float) -> None:
+        """Writes a comment whenever nothing else was sent for `interval_s`, until cancelled."""
+        with contextlib.suppress(ClientDisconnect):  # the writer of events meets it too
+            while True:
+                wait_s = self.last_sent_s + interval_s - self.clock()
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
+                else:
+                    await self.write(KEEP_ALIVE)
+
+
+async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work`, cancelling it when the client leaves; its cleanup is over when this returns.
+
+    Call it when the body has been read. `work` has taken its first step before it can be cancelled
+    by the client. Raises ClientDisconnect, for which nothing is to be sent.
+    """
+    task = asyncio.create_task(work)  # before the watch: tasks start in this order
+    watch = asyncio.create_task(disconnected(receive))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        watch.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+async def disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

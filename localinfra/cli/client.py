@@ -1,0 +1,153 @@
+"""A small HTTP client for a running server: JSON in, structs out, events as they come.
+
+One connection per request; leaving a stream closes its connection, which is how a server learns
+that nobody listens any more. Proxies of the environment are not used: the server is near.
+"""
+
+import http.client
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from localinfra.errors import ApiError
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+T = TypeVar("T")
+
+
+class ServerUnreachable(ApiError):
+    """Nothing answers at the URL, or what answers doesn't speak HTTP."""
+
+
+class ServerRefused(ApiError):
+    """The server answered with an error; `status` is its HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ErrorDetail(msgspec.Struct):
+    message: str
+
+
+class ErrorBody(msgspec.Struct):
+    error: ErrorDetail
+
+
+class Client:
+    """Raises ServerUnreachable or ServerRefused, both saying what to do next."""
+
+    def __init__(
+        self, url: str | None = None, key: str | None = None, timeout_s: float = 600
+    ) -> None:
+        """`url` and `key` default to $LOCALINFRA_URL and $LOCALINFRA_API_KEY.
+
+        Raises ApiError for a URL that is not http(s). `timeout_s` limits each silence, not the
+        whole answer; a request may wait long while its model loads.
+        """
+        self.url = (url or os.environ.get("LOCALINFRA_URL") or DEFAULT_URL).rstrip("/")
+        self.url = self.url.removesuffix("/v1")  # as OpenAI's clients write their base URL
+        self.key = key or os.environ.get("LOCALINFRA_API_KEY")
+        self.timeout_s = timeout_s
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ApiError(f"{self.url} is not a server's URL: expected one like {DEFAULT_URL}")
+        self.prefix = parts.path
+
+    def get(self, path: str, into: type[T]) -> T:
+        with closing(self.connect()) as connection:
+            return self.decode(self.send(connection, "GET", path).read(), into)
+
+    def post(self, path: str, body: object, into: type[T]) -> T:
+        with closing(self.connect()) as connection:
+            return self.decode(self.send(connection, "POST", path, body).read(), into)
+
+    def stream(self, path: str, body: object, into: type[T]) -> Generator[T, None, None]:
+        """Yields the events of an answer up to [DONE]. Close the generator to stop the answer."""
+        with closing(self.connect()) as connection:
+            response = self.send(connection, "POST", path, body)
+            try:
+                for data in events(response):
+                    if data == b"[DONE]":
+                        return
+                    if message := error_message(data):
+                        raise ServerRefused(message, response.status)
+                    yield self.decode(data, into)
+            except (OSError, http.client.HTTPException) as error:
+                raise ServerUnreachable(f"The answer broke off: {error}") from None
+        raise ServerUnreachable("The answer broke off before its end: see the server's log.")
+
+    def connect(self) -> http.client.HTTPConnection:
+        parts = urlsplit(self.url)
+        https = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
+        return kind(parts.hostname or "", parts.port, timeout=self.timeout_s)
+
+    def send(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: object = None
+    ) -> http.client.HTTPResponse:
+        headers = {"Accept": "application/json, text/event-stream"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        payload = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            payload = msgspec.json.encode(body)
+        try:
+            connection.request(method, self.prefix + path, payload, headers)
+            response = connection.getresponse()
+            if response.status < 400:
+                return response
+            text = response.read(100_000)
+        except TimeoutError:
+            raise ServerUnreachable(
+                f"{self.url} has not answered for {self.timeout_s:g} s: see the server's log."
+            ) from None
+        except OSError as error:
+            raise ServerUnreachable(
+                f"No server answers at {self.url} ({error.strerror or error}): start one with "
+                "`localinfra serve`, or give another address with --url or LOCALINFRA_URL."
+            ) from None
+        except http.client.HTTPException:
+            raise ServerUnreachable(f"What answers at {self.url} does not speak HTTP.") from None
+        raise ServerRefused(self.refusal(response.status, text), response.status)
+
+    def refusal(self, status: int, text: bytes) -> str:
+        message = error_message(text) or f"{self.url} answered with HTTP status {status}."
+        hint = " Give the key with --key or LOCALINFRA_API_KEY." if status == 401 else ""
+        return message + hint
+
+    def decode(self, text: bytes, into: type[T]) -> T:
+        try:
+            return msgspec.json.decode(text, type=into)
+        except msgspec.MsgspecError as error:
+            raise ServerUnreachable(
+                f"What answers at {self.url} is no localinfra server ({error})."
+            ) from None
+
+
+def events(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the data of each server-sent event; comments and other fields are skipped.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html
+    """
+    data: list[bytes] = []
+    for line in lines:
+        line = line.rstrip(b"\r\n")
+        if not line and data:
+            yield b"\n".join(data)
+            data = []
+        elif line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+
+
+def error_message(text: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(text, type=ErrorBody).error.message
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,78 @@
+"""`localinfra list`: the catalogue as a table or as JSON."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+from localinfra import config
+from localinfra.models import catalog, sources
+from localinfra.models.catalog import ImageModelEntry, ModelEntry, Price
+
+HEADER = ("MODEL", "KIND", "FILES", "CONTEXT", "PRICE", "ALIASES")
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One model as `--json` prints it."""
+
+    name: str
+    kind: str
+    files: str  # present, or how they are absent
+    path: str | None
+    remedy: str | None  # what to do when they are absent
+    context_length: int | None  # tokens; None: decided when it loads
+    price: Price
+    aliases: tuple[str, ...]
+    description: str | None
+
+
+@click.command("list")
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Another models.toml.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with paths and remedies.")
+def list_models(path: Path | None, as_json: bool) -> None:
+    """List the models and whether their files are here."""
+    settings = config.load(path)
+    rows = [row(name, entry) for name, entry in catalog.load(settings).entries.items()]
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        return
+    for line in table([HEADER, *map(cells, rows)]):
+        click.echo(line)
+    click.echo(f"\nfrom {settings.path}; prices in USD per million tokens: input/output")
+    if any(row.remedy for row in rows):
+        click.echo("`localinfra list --json` says how to get the absent files")
+
+
+def row(name: str, entry: ModelEntry) -> Row:
+    path = entry.source.find()
+    return Row(
+        name=name,
+        kind=entry.kind,
+        files=sources.state(entry.source),
+        path=str(path) if path else None,
+        remedy=None if path else entry.source.remedy(name),
+        context_length=None if isinstance(entry, ImageModelEntry) else entry.context_length,
+        price=entry.price,
+        aliases=entry.aliases,
+        description=entry.description,
+    )
+
+
+def cells(row: Row) -> Sequence[str]:
+    automatic = "-" if row.kind == "image" else "auto"
+    context = str(row.context_length or automatic)
+    return row.name, row.kind, row.files, context, price_cell(row.price), ", ".join(row.aliases)
+
+
+def price_cell(price: Price) -> str:
+    if price.image:
+        return f"{price.image:g}/image"
+    return f"{price.input:g}/{price.output:g}" if price.input or price.output else "-"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Pads every column to its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
+    return [line.rstrip() for line in lines]

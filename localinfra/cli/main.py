@@ -1,0 +1,55 @@
+"""The `localinfra` command: which subcommands there are, and how their errors look.
+
+A subcommand's module is imported when it is called, so that starting one never pays for the others.
+"""
+
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from localinfra import __version__
+from localinfra.errors import ApiError, ConfigError
+
+COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
+    "serve": ("serve", "Serve the models of models.toml over HTTP."),
+    "chat": ("chat", "Talk with a model in the terminal."),
+    "list": ("list_models", "List the models and whether their files are here."),
+    "doctor": ("doctor", "Check this installation and say what to mend."),
+}
+
+
+class Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"localinfra.cli.{cmd_name}"), COMMANDS[cmd_name][0])
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            fail(str(error), 2)
+        except ApiError as error:
+            fail(error.message, 1)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        click.echo(f"error: {line}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="localinfra")
+def main() -> None:
+    """Serve GGUF chat models from this machine to any OpenAI client."""

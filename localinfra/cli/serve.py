@@ -1,0 +1,136 @@
+"""`localinfra serve`: uvicorn with the settings; says where it answers, and ends when asked to."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+import uvicorn
+
+from localinfra import config as config_file
+from localinfra.api.app import create_app
+from localinfra.errors import ConfigError
+from localinfra.models import catalog as catalog_file
+from localinfra.models.catalog import Catalog, TextModelEntry
+from localinfra.models.sources import state as file_state
+from localinfra.runtime import Runtime
+
+
+class Server(uvicorn.Server):
+    """A first SIGINT or SIGTERM lets running answers end within the deadline, and then the exit
+    code is 0; a second one ends the process at once."""
+
+    def __init__(self, config: uvicorn.Config, catalog: Catalog, has_keys: bool):
+        super().__init__(config)
+        self._catalog = catalog
+        self._has_keys = has_keys
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            click.echo(banner(url(host, port), self._catalog, self._has_keys))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        yield
+
+    def _on_signal(self) -> None:
+        if self.should_exit:
+            os._exit(130)
+        self.should_exit = True
+        if running := len(self.server_state.tasks):
+            deadline_s = self.config.timeout_graceful_shutdown
+            click.echo(
+                f"Finishing {running} running answers, for {deadline_s} s at most. "
+                "Press Ctrl-C again to stop at once."
+            )
+
+
+def url(host: str, port: int) -> str:
+    """A URL that works in this machine's clients: a wildcard address is reached on loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def banner(base: str, catalog: Catalog, has_keys: bool) -> str:
+    """The URL, the models, and a curl line that works."""
+    ready = [name for name, entry in catalog.entries.items() if file_state(entry.source) == "present"]
+    absent = len(catalog.entries) - len(ready)
+    chat = [name for name in ready if isinstance(catalog.entries[name], TextModelEntry)]
+    lines = [f"localinfra answers at {base}/v1", ""]
+    lines += [f"  {name}" for name in ready]
+    if absent:
+        lines.append(f"  and {absent} more whose files are not here yet: localinfra list")
+    if chat:
+        key = ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"' if has_keys else ""
+        lines += [
+            "",
+            "Try it:",
+            f"  curl {base}/v1/chat/completions -H 'Content-Type: application/json'{key} \\",
+            f'    -d \'{{"model": "{chat[0]}", '
+            '"messages": [{"role": "user", "content": "Hello!"}]}\'',
+        ]
+    return "\n".join([*lines, "", "Press Ctrl-C to stop."])
+
+
+@click.command()
+@click.option("--host", help="Address to listen on. Default: that of the settings, 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), help="0 takes any free port. Default: 8000.")
+@click.option(
+    "--config", "path", type=click.Path(path_type=Path), help="Settings instead of models.toml."
+)
+@click.option("--verbose", "-v", is_flag=True, help="Log what the server and llama.cpp do.")
+def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) -> None:
+    """Serve the models of models.toml until Ctrl-C."""
+    config = config_file.load(path)
+    catalog = catalog_file.load(config)
+    flags = {"host": host, "port": port}
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = msgspec.structs.replace(config.server, **given)
+    settings.check_exposure()
+    logging.basicConfig(
+        level="DEBUG" if verbose else settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+    async def run() -> bool:
+        runtime = Runtime(settings, catalog)
+        server = Server(
+            uvicorn.Config(
+                create_app(runtime),
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                log_level="debug" if verbose else "warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=round(settings.shutdown_timeout_s),
+                lifespan="on",
+            ),
+            catalog,
+            bool(settings.api_keys),
+        )
+        await server.serve()
+        return server.started
+
+    import uvloop  # of uvicorn[standard]; not on Windows
+
+    try:
+        started = uvloop.run(run())
+    except SystemExit:  # uvicorn's way of saying that it could not listen; it logged why
+        started = False
+    if not started:
+        raise ConfigError(
+            f"can't listen on {settings.host}:{settings.port}; is another server running there? "
+            "Choose another with --port."
+        )

@@ -1,0 +1,161 @@
+"""The settings file: found, read once, and its `[server]` table decoded.
+
+The `[model."NAME"]` tables pass through raw: `models/catalog.py` gives them their meaning.
+Secrets live here; nothing here prints or logs them.
+"""
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from localinfra.errors import ConfigError
+from localinfra.tables import decode, suggestion
+
+PACKAGE = Path(__file__).parent
+MIB = 1024 * 1024
+TABLES = ("server", "model")
+
+# Visible ASCII, since it has to travel in an HTTP header.
+ApiKey = Annotated[
+    str,
+    Meta(
+        pattern=r"^[\x21-\x7e]+$",
+        description="a key of visible ASCII characters, without spaces",
+        extra={"secret": True},
+    ),
+]
+Host = Annotated[
+    str, Meta(pattern=r"^[^\s/]+$", description='a host name or address such as "192.168.1.20"')
+]
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z][a-z0-9+.-]*://[^\s/]+$",
+        description='an origin such as "https://app.example.org", without a path',
+    ),
+]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[server]` table."""
+
+    host: Host = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  # 0 = any free port
+    api_keys: tuple[ApiKey, ...] = ()
+    allow_unauthenticated: bool = False  # beyond loopback without a key
+    allowed_hosts: tuple[Host, ...] = ()  # Host headers taken besides loopback's and `host`
+    allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB
+    body_timeout_s: Seconds = 30.0  # for a whole request body to arrive
+    max_queue: Annotated[int, Meta(ge=1)] = 256  # waiting requests per model; more are 429
+    shutdown_timeout_s: Seconds = 30.0  # for running answers to end
+    keepalive_s: Seconds = 15.0  # silence in a stream before a comment line is sent
+    fallback_model: str | None = None  # answers for unknown model names
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __repr__(self) -> str:
+        hidden = f"<{len(self.api_keys)} hidden>"
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown = ", ".join(f"{k}={v!r}" for k, v in (values | {"api_keys": hidden}).items())
+        return f"ServerSettings({shown})"
+
+    def check_exposure(self) -> None:
+        """Raises ConfigError if other machines could use the server without a key."""
+        if not (self.api_keys or self.allow_unauthenticated or is_loopback(self.host)):
+            raise ConfigError(
+                f"serving on {self.host} without an API key would let anyone who reaches this "
+                "machine use its models: set api_keys in [server] or LOCALINFRA_API_KEYS, or "
+                "allow_unauthenticated = true in [server] if something else guards the address"
+            )
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A settings file after reading. Relative paths in it start at `folder`."""
+
+    path: Path
+    server: ServerSettings
+    models: Mapping[str, object]  # the raw [model."NAME"] tables, for catalog.load
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+
+def load(path: Path | None = None) -> Config:
+    """Reads the settings from `path`, else from $LOCALINFRA_CONFIG, else the shipped ones.
+
+    $LOCALINFRA_API_KEYS (comma separated) takes the place of the file's api_keys.
+    Raises ConfigError for an absent or unreadable file, bad TOML, and wrong keys or values.
+    """
+    path = find_file(path)
+    tables = read_toml(path)
+    for name in tables:
+        if name not in TABLES:
+            raise ConfigError(f"{path}: {name}: unknown table; {suggestion(name, TABLES)}")
+    return Config(
+        path=path,
+        server=server_settings(subtable(tables, "server", path), path),
+        models=subtable(tables, "model", path),
+    )
+
+
+def server_settings(table: Mapping[str, object], path: Path) -> ServerSettings:
+    settings = decode(table, ServerSettings, f"{path}: [server]")
+    keys = [key.strip() for key in os.environ.get("LOCALINFRA_API_KEYS", "").split(",")]
+    if not any(keys):  # empty means unset: a lost variable must not open the server
+        return settings
+    from_env = {"api_keys": [key for key in keys if key]}
+    api_keys = decode(from_env, ServerSettings, "environment LOCALINFRA_API_KEYS:").api_keys
+    return msgspec.structs.replace(settings, api_keys=api_keys)
+
+
+def find_file(path: Path | None) -> Path:
+    """Returns the settings file to read; raises ConfigError naming the one that isn't there."""
+    if path is None and (named := os.environ.get("LOCALINFRA_CONFIG")):
+        path = Path(named)
+    if path is not None:
+        path = path.expanduser()
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such settings file; the one shipped is {shipped_file()}")
+        return path
+    return shipped_file()
+
+
+def shipped_file() -> Path:
+    """The default models.toml: inside an installed package, beside the package in a checkout."""
+    inside = PACKAGE / "models.toml"
+    return inside if inside.is_file() else PACKAGE.parent / "models.toml"
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:  # its text ends with the line and column
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def subtable(tables: Mapping[str, object], name: str, path: Path) -> dict[str, object]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        example = '[model."NAME"]' if name == "model" else f"[{name}]"
+        raise ConfigError(f"{path}: {name}: expected a table, written {example}")
+    return table
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`. A name other than localhost may mean anything."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.casefold() == "localhost"

@@ -1,0 +1,83 @@
+"""One choice's token events → the text and logprobs that may be sent, as they become certain."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from localinfra.engine.detokenizer import Detokenizer
+from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
+from localinfra.engine.stops import StopMatcher
+
+
+class ScoredToken(msgspec.Struct, frozen=True):
+    """A token's logprob and where its text starts in the choice's text, in characters."""
+
+    logprob: TokenLogprob
+    offset: int
+
+
+class OutputDelta(msgspec.Struct, frozen=True):
+    """What a step added to a choice. The concatenation of all is the choice, however it is cut."""
+
+    choice: int
+    text: str = ""
+    scored: tuple[ScoredToken, ...] = ()  # of tokens whose text begins in what was sent so far
+    finish_reason: FinishReason | None = None
+    num_generated: int = 0  # tokens drawn so far
+    num_cached: int = 0  # prompt tokens that were not computed again
+    prompt_logprobs: list[TokenLogprob] | None = None
+
+
+class ChoiceOutput:
+    """Detokenises one choice, ends it at a stop string, and keeps its logprobs beside the text.
+
+    `score_end` also reports the end-of-generation token, which has no text: a scoring client
+    counts on one entry for each drawn token.
+    """
+
+    def __init__(
+        self,
+        choice: int,
+        token_bytes: Callable[[int], bytes],
+        stops: Sequence[str] = (),
+        *,
+        score_end: bool = False,
+    ):
+        self._choice = choice
+        self._detokenizer = Detokenizer(token_bytes)
+        self._stops = StopMatcher(stops)
+        self._score_end = score_end
+        self._held: list[ScoredToken] = []
+        self._num_decoded = 0  # characters detokenised
+        self._num_sent = 0  # characters sent
+
+    def push(self, event: TokenEvent) -> OutputDelta:
+        """The next event of this choice; nothing may follow one whose delta has a finish reason."""
+        reason = event.finish_reason
+        self._hold_logprob(event)
+        text = ""
+        if event.token is not None and not event.is_end_token:
+            text = self._detokenizer.push(event.token)
+        if reason is not None:
+            text += self._detokenizer.flush()
+        self._num_decoded += len(text)
+        ready, stopped = self._stops.push(text)
+        if stopped:
+            reason = FinishReason.STOP
+        elif reason is not None:
+            ready += self._stops.flush()
+        self._num_sent += len(ready)
+        scored = self._release(everything=reason is not None and not stopped)
+        return OutputDelta(
+            self._choice, ready, scored, reason,
+            event.num_generated, event.num_cached, event.prompt_logprobs,
+        )  # fmt: skip
+
+    def _hold_logprob(self, event: TokenEvent) -> None:
+        if event.logprob is not None and (self._score_end or not event.is_end_token):
+            self._held.append(ScoredToken(event.logprob, self._num_decoded))
+
+    def _release(self, everything: bool) -> tuple[ScoredToken, ...]:
+        ready = [item for item in self._held if everything or item.offset < self._num_sent]
+        self._held = self._held[len(ready) :]
+        return tuple(ready)

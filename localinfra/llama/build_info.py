@@ -1,0 +1,122 @@
+"""What the installed llama.cpp was compiled for and which devices it sees.
+
+Run as a child process, `python -m localinfra.llama.build_info [MODEL]`: a build made for another
+CPU dies of an illegal instruction, and its caller (doctor, setup) should live to tell. Prints
+`BuildInfo` as JSON on standard output, after one decoded token when a MODEL is given; llama.cpp's
+own log goes to standard error. Serving code has no use for this module.
+"""
+
+import ctypes
+import json
+import sys
+from dataclasses import asdict, dataclass
+
+import llama_cpp
+from llama_cpp import _ggml
+
+# enum ggml_backend_dev_type of ggml-backend.h, in its order
+DEVICE_KINDS = ("cpu", "gpu", "integrated gpu", "accelerator", "meta")
+
+
+@dataclass(frozen=True)
+class Device:
+    name: str
+    description: str
+    kind: str  # one of DEVICE_KINDS
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    version: str  # of llama-cpp-python
+    backends: tuple[str, ...]  # ggml's names: CPU, CUDA, MTL, Vulkan
+    cpu_features: tuple[str, ...]  # compiled in: AVX2, FMA, NEON, ...
+    gpu_offload: bool  # a GPU can be used now
+    devices: tuple[Device, ...]
+
+
+def build_info() -> BuildInfo:
+    llama_cpp.llama_backend_init()
+    system_info = llama_cpp.llama_print_system_info().decode()
+    return BuildInfo(
+        version=llama_cpp.__version__,
+        backends=backends(),
+        cpu_features=compiled_features(system_info),
+        gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
+        devices=devices(),
+    )
+
+
+def compiled_features(system_info: str) -> tuple[str, ...]:
+    """`CPU : SSE3 = 1 | AVX2 = 1 | ` → the names whose value is 1, of the CPU backend only."""
+    pairs = [pair.split("=") for pair in system_info.partition("CPU :")[2].split("|")]
+    return tuple(p[0].strip() for p in pairs if len(p) == 2 and p[1].strip() == "1")
+
+
+def backends() -> tuple[str, ...]:
+    count = ggml("ggml_backend_reg_count", ctypes.c_size_t)
+    get = ggml("ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
+    name = ggml("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
+    return tuple(name(get(i)).decode() for i in range(count()))
+
+
+def devices() -> tuple[Device, ...]:
+    count = ggml("ggml_backend_dev_count", ctypes.c_size_t)
+    get = ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    name = ggml("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+    description = ggml("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
+    kind = ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    size_pointer = ctypes.POINTER(ctypes.c_size_t)
+    memory = ggml("ggml_backend_dev_memory", None, ctypes.c_void_p, size_pointer, size_pointer)
+
+    def describe(device: int) -> Device:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        memory(device, ctypes.byref(free), ctypes.byref(total))
+        return Device(
+            name(device).decode(),
+            description(device).decode().strip(),
+            DEVICE_KINDS[kind(device)],
+            free.value,
+            total.value,
+        )
+
+    return tuple(describe(get(i)) for i in range(count()))
+
+
+def ggml(name: str, returns: type | None, *takes: type) -> "ctypes._NamedFuncPointer":
+    """A function of ggml-backend.h, which llama-cpp-python loads but doesn't declare."""
+    function: ctypes._NamedFuncPointer = getattr(_ggml.libggml, name)
+    function.restype, function.argtypes = returns, takes
+    return function
+
+
+def decode_one_token(model_path: str) -> None:
+    """Runs the kernels once, on the GPU where there is one. Raises RuntimeError if that fails."""
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.n_gpu_layers = 999
+    model = llama_cpp.llama_model_load_from_file(model_path.encode(), parameters)
+    if not model:
+        raise RuntimeError(f"llama.cpp can't load {model_path}")
+    context_parameters = llama_cpp.llama_context_default_params()
+    context_parameters.n_ctx = context_parameters.n_batch = 256
+    context_parameters.n_threads = context_parameters.n_threads_batch = 1
+    context = llama_cpp.llama_init_from_model(model, context_parameters)
+    if not context:
+        raise RuntimeError("llama.cpp can't make a context")
+    # 32 rows take the matrix kernels, one row after them the vector kernels.
+    tokens = (llama_cpp.llama_token * 32)(*[1] * 32)
+    for num_tokens in (32, 1):
+        if status := llama_cpp.llama_decode(
+            context, llama_cpp.llama_batch_get_one(tokens, num_tokens)
+        ):
+            raise RuntimeError(f"llama_decode answered {status}")
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+
+
+if __name__ == "__main__":
+    info = build_info()
+    for path in sys.argv[1:]:
+        decode_one_token(path)
+    print(json.dumps(asdict(info)))

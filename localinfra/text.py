@@ -1,0 +1,215 @@
+"""TextModel: a loaded GGUF model as the API sees it. Messages or prompt → deltas of text.
+
+Tokenising and rendering may take long for long prompts, so both run in a thread; the rest is
+cheap and stays on the event loop, while the engine computes the next step.
+"""
+
+import asyncio
+import datetime
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+import msgspec
+
+from localinfra.chat.messages import Message
+from localinfra.chat.template import ChatTemplate
+from localinfra.engine.engine import Engine, EngineStats
+from localinfra.engine.output import ChoiceOutput, OutputDelta
+from localinfra.engine.request import GenerationRequest, SamplingParams
+from localinfra.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    UnsupportedParameter,
+)
+from localinfra.llama.model import Model
+from localinfra.models.catalog import TextModelEntry
+
+
+class TextRequest(msgspec.Struct, frozen=True):
+    """Prompts that are answered together, each with `num_choices` choices."""
+
+    prompts: list[list[int]]
+    max_tokens: int | None = None  # None: the entry's default
+    sampling: SamplingParams = SamplingParams()
+    num_choices: int = 1
+    stops: Sequence[str] = ()
+    top_logprobs: int | None = None
+    score_prompt: bool = False
+    prompt_param: str = "messages"  # named in the error for a prompt that is too long
+
+
+class TextModel:
+    """Owns the engine and with it the model. Made by `loading.py`, closed by the pool."""
+
+    def __init__(
+        self,
+        name: str,
+        entry: TextModelEntry,
+        model: Model,
+        engine: Engine,
+        template: ChatTemplate | None,
+        template_error: str | None = None,
+    ):
+        self.name = name
+        self.entry = entry
+        self._model = model
+        self._engine = engine
+        self._template = template
+        self._template_error = template_error
+
+    @property
+    def context_length(self) -> int:
+        return self._engine.context_length
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._engine.stats
+
+    @property
+    def num_vocab(self) -> int:
+        return self._model.num_vocab
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def token_bytes(self, token: int) -> bytes:
+        """What the token adds to a text; a control token's spelling, which never reaches one."""
+        return self._model.token_bytes(token) or self._model.token_text(token).encode()
+
+    async def chat_prompt(
+        self, messages: Sequence[Message], template_kwargs: Mapping[str, object]
+    ) -> list[int]:
+        """Messages → token ids, by the model's template.
+
+        Control tokens come from the template alone: the same words inside a message stay text.
+        Raises InvalidRequest where the template refuses the messages or there is none.
+        """
+        if self._template is None:
+            raise InvalidRequest(
+                f"{self.name} has no usable chat template"
+                f"{f' ({self._template_error})' if self._template_error else ''}: set "
+                "chat_template for it in models.toml, or use /v1/completions with a prompt in "
+                "the model's own format.",
+                "model",
+            )
+        return await asyncio.to_thread(self._render, self._template, messages, template_kwargs)
+
+    def _render(
+        self, template: ChatTemplate, messages: Sequence[Message], kwargs: Mapping[str, object]
+    ) -> list[int]:
+        rendered = template.render(messages, extra=kwargs, now=datetime.datetime.now())
+        self._refuse_endless(rendered.text, "messages")
+        ids: list[int] = []
+        for segment in rendered.segments:
+            ids += self._model.tokenize(
+                segment.text, parse_special=segment.is_template, add_bos=not ids
+            )
+        return ids
+
+    async def text_prompt(self, text: str, suffix: str | None = None) -> list[int]:
+        """A completions prompt → token ids; control tokens in it are read as such.
+
+        With `suffix`, the model fills what is missing between the two.
+        Raises UnsupportedParameter where the model has no tokens for that.
+        """
+        return await asyncio.to_thread(self._tokenize_prompt, text, suffix)
+
+    def _tokenize_prompt(self, text: str, suffix: str | None) -> list[int]:
+        self._refuse_endless(text + (suffix or ""), "prompt")
+        if suffix is None:
+            return self._model.tokenize(text, parse_special=True, add_bos=True)
+        if self._model.infill_tokens is None:
+            raise UnsupportedParameter(
+                f"{self.name} has no fill-in-the-middle tokens; leave suffix out, or use a code "
+                "model that was trained for it.",
+                "suffix",
+            )
+        before, after, middle = self._model.infill_tokens
+        prefix_ids = self._model.tokenize(text, parse_special=False, add_bos=False)
+        suffix_ids = self._model.tokenize(suffix, parse_special=False, add_bos=False)
+        bos = self._model.tokenize("", parse_special=False, add_bos=True)
+        return [*bos, before, *prefix_ids, after, *suffix_ids, middle]
+
+    def token_prompt(self, ids: Sequence[int], param: str) -> list[int]:
+        """Checks ids that a client sent. Raises InvalidRequest for one beyond the vocabulary."""
+        for index, token in enumerate(ids):
+            if not 0 <= token < self.num_vocab:
+                raise InvalidRequest(
+                    f"Token id {token} at position {index} is not in the vocabulary of "
+                    f"{self.name}, which ends at {self.num_vocab - 1}.",
+                    param,
+                )
+        return list(ids)
+
+    def _refuse_endless(self, text: str, param: str) -> None:
+        """Refuses a text that can't fit before spending seconds on tokenising it."""
+        at_least = len(text) // self._model.longest_token
+        if at_least > self.context_length:
+            raise ContextLengthExceeded(at_least, self.context_length, param)
+
+    def generate(self, request: TextRequest) -> AsyncGenerator[list[OutputDelta], None]:
+        """Gives what became certain since the last time, for whichever choices it did.
+
+        Choices are numbered prompt by prompt. Closing the generator frees their places at the
+        engine's next step. Raises ContextLengthExceeded, QueueFull and InvalidRequest at once,
+        EngineFailed while it runs.
+        """
+        requests = self._engine_requests(request)
+        self._engine.check_queue()
+        return self._deltas(requests, request)
+
+    async def _deltas(
+        self, requests: list[GenerationRequest], request: TextRequest
+    ) -> AsyncGenerator[list[OutputDelta], None]:
+        outputs = [
+            ChoiceOutput(
+                choice, self._model.token_bytes, request.stops, score_end=request.score_prompt
+            )
+            for choice in range(len(requests) * request.num_choices)
+        ]
+        async with self._engine.generate(requests) as generation:
+            async for events in generation:
+                deltas = []
+                for event in events:
+                    delta = outputs[event.choice].push(event)
+                    deltas.append(delta)
+                    if delta.finish_reason is not None:
+                        generation.stop(event.choice)
+                yield deltas
+
+    def _engine_requests(self, request: TextRequest) -> list[GenerationRequest]:
+        for token in request.sampling.logit_bias:
+            if not 0 <= token < self.num_vocab:
+                raise InvalidRequest(
+                    f"Token id {token} is not in the vocabulary of {self.name}, which ends at "
+                    f"{self.num_vocab - 1}.",
+                    "logit_bias",
+                )
+        return [
+            GenerationRequest(
+                prompt=prompt,
+                max_tokens=self._max_tokens(request, len(prompt)),
+                sampling=request.sampling,
+                num_choices=request.num_choices,
+                top_logprobs=request.top_logprobs,
+                score_prompt=request.score_prompt,
+            )
+            for prompt in request.prompts
+        ]
+
+    def _max_tokens(self, request: TextRequest, num_prompt: int) -> int:
+        """Tokens to generate: what was asked for, within the entry's cap and the context."""
+        if not num_prompt:
+            raise InvalidRequest(
+                "The prompt is empty and this model has no token that begins a text; send at "
+                "least one character.",
+                request.prompt_param,
+            )
+        wanted = request.max_tokens
+        if wanted is None:
+            wanted = self.entry.default_max_tokens
+        if self.entry.max_output_tokens is not None:
+            wanted = min(wanted, self.entry.max_output_tokens)
+        room = self.context_length - num_prompt
+        if room < min(wanted, 1):
+            raise ContextLengthExceeded(num_prompt, self.context_length, request.prompt_param)
+        return min(wanted, room)
