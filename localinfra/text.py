@@ -168,12 +168,10 @@ class TextModel:
         ]
         async with self._engine.generate(requests) as generation:
             async for events in generation:
-                deltas = []
-                for event in events:
-                    delta = outputs[event.choice].push(event)
-                    deltas.append(delta)
+                deltas = [delta for event in events if (delta := outputs[event.choice].push(event))]
+                for delta in deltas:
                     if delta.finish_reason is not None:
-                        generation.stop(event.choice)
+                        generation.stop(delta.choice)
                 yield deltas
 
     def _engine_requests(self, request: TextRequest) -> list[GenerationRequest]:

@@ -75,7 +75,10 @@ class Generation:
                 yield events
 
     def stop(self, choice: int) -> None:
-        """The choice is complete (a stop string) or unwanted; nothing more comes of it."""
+        """The choice is complete (a stop string) or unwanted: it leaves at the next step.
+
+        Events of it that were drawn before may still be in the list at hand.
+        """
         if choice in self._open:
             self._open.discard(choice)
             self._engine.tell(lambda: self._engine.retire(self.sequences[choice]))

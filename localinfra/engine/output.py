@@ -50,9 +50,12 @@ class ChoiceOutput:
         self._held: list[ScoredToken] = []
         self._num_decoded = 0  # characters detokenised
         self._num_sent = 0  # characters sent
+        self._has_ended = False
 
-    def push(self, event: TokenEvent) -> OutputDelta:
-        """The next event of this choice; nothing may follow one whose delta has a finish reason."""
+    def push(self, event: TokenEvent) -> OutputDelta | None:
+        """The choice's next event; None once it has ended, for tokens drawn beyond a stop."""
+        if self._has_ended:
+            return None
         reason = event.finish_reason
         self._hold_logprob(event)
         text = ""
@@ -67,6 +70,7 @@ class ChoiceOutput:
         elif reason is not None:
             ready += self._stops.flush()
         self._num_sent += len(ready)
+        self._has_ended = reason is not None
         scored = self._release(everything=reason is not None and not stopped)
         return OutputDelta(
             self._choice, ready, scored, reason,

@@ -19,7 +19,8 @@ GROWTH_RESERVE = 64
 STREAMING_CHUNK = 128
 
 # A sequence waits for another that is just computing its prefix, if that saves this many tokens.
-WORTH_WAITING = 32
+# Computing them itself would take as long, so waiting costs a step at most.
+WORTH_WAITING = 8
 
 
 class Chunk:

@@ -36,8 +36,8 @@ class Sequence:
 
     @property
     def num_target(self) -> int:
-        """Tokens to compute before the next draw; a mere scoring needs no draw after its last."""
-        return len(self.tokens) if self.request.max_tokens else len(self.tokens) - 1
+        """Tokens to compute before the next event; a mere scoring needs none of its last one."""
+        return len(self.tokens) if self.request.max_tokens else max(1, len(self.tokens) - 1)
 
     @property
     def num_pending(self) -> int:

@@ -1,0 +1,137 @@
+"""A scripted model: fast, and strict about how the engine uses its cells."""
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localinfra.engine.backend import Batch, DecodeFailed
+from localinfra.engine.request import SamplingParams
+
+NUM_VOCAB = 50
+END = 49  # drawn about once in 50 tokens
+
+
+def next_token(history: list[int], stream: int = 0) -> int:
+    """What the fake model says after `history`: a hash, so any wrong cell changes the answer."""
+    return zlib.crc32(bytes(history) + stream.to_bytes(2, "little")) % NUM_VOCAB
+
+
+def reference(prompt: list[int], max_tokens: int, context: int, stream: int = 0) -> list[int]:
+    """The tokens a request gives when it runs alone."""
+    tokens = list(prompt)
+    while len(tokens) - len(prompt) < max_tokens and len(tokens) < context:
+        tokens.append(next_token(tokens, stream))
+        if tokens[-1] == END:
+            break
+    return tokens[len(prompt) :]
+
+
+class FakeSampler:
+    def __init__(self, backend: "FakeBackend", stream: int):
+        self._backend = backend
+        self._stream = stream
+        self.closed = False
+
+    def sample(self, row: int) -> int:
+        assert not self.closed
+        history = self._backend.histories[row]
+        if self._backend.fails_after is not None and len(history) > self._backend.fails_after:
+            raise DecodeFailed("scripted")
+        return next_token(history, self._stream)
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+class FakeBackend:
+    """Cells as llama.cpp keeps them: a position, a token, and the set of slots that share it."""
+
+    def __init__(
+        self,
+        *,
+        num_cells: int = 256,
+        num_sequences: int = 4,
+        num_slots: int = 16,
+        batch_size: int = 32,
+        context_length: int = 128,
+        max_output_rows: int = 8,
+        can_share_prefixes: bool = True,
+        fails_after: int | None = None,
+    ):
+        self.num_cells = num_cells
+        self.num_sequences = num_sequences
+        self.num_slots = num_slots if can_share_prefixes else num_sequences
+        self.batch_size = batch_size
+        self.context_length = context_length
+        self.max_output_rows = max_output_rows
+        self.can_share_prefixes = can_share_prefixes
+        self.fails_after = fails_after  # a history longer than this has no finite logits
+        self.broken = False  # the next decode fails
+        self.cells: list[tuple[int, int, set[int]]] = []
+        self.histories: dict[int, list[int]] = {}
+        self.batch_sizes: list[int] = []
+        self.samplers: list[FakeSampler] = []
+        self.closed = False
+
+    @property
+    def num_used(self) -> int:
+        return len(self.cells)
+
+    def history(self, slot: int) -> list[int]:
+        held = sorted((position, token) for position, token, slots in self.cells if slot in slots)
+        assert [position for position, _ in held] == list(range(len(held))), "a gap, or twice"
+        return [token for _, token in held]
+
+    def decode(self, batch: Batch) -> None:
+        assert 0 < len(batch) <= self.batch_size
+        assert len(batch.output_rows) <= self.max_output_rows
+        assert len(set(batch.slots)) <= self.num_sequences
+        self.batch_sizes.append(len(batch))
+        if self.broken:
+            self.broken = False
+            raise DecodeFailed("scripted")
+        assert self.num_used + len(batch) <= self.num_cells, "the cache is full"
+        self.histories = {}
+        for row, (token, position, slot) in enumerate(
+            zip(batch.tokens, batch.positions, batch.slots, strict=True)
+        ):
+            assert 0 <= slot < self.num_slots
+            held = self.history(slot)
+            assert position == len(held), "positions must be consecutive"
+            self.cells.append((position, token, {slot}))
+            if row in batch.output_rows:
+                self.histories[row] = [*held, token]
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        logits = np.zeros(NUM_VOCAB, np.float32)
+        logits[next_token(self.histories[row])] = 5
+        return logits
+
+    def sampler(self, params: SamplingParams, stream: int, prompt: list[int]) -> FakeSampler:
+        sampler = FakeSampler(self, stream)
+        self.samplers.append(sampler)
+        return sampler
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        assert self.can_share_prefixes and source != target
+        for position, _, slots in self.cells:
+            if start <= position < stop and source in slots:
+                slots.add(target)
+
+    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
+        assert self.can_share_prefixes or (start, stop) == (0, None)
+        for position, _, slots in self.cells:
+            if position >= start and (stop is None or position < stop):
+                slots.discard(slot)
+        self.cells = [cell for cell in self.cells if cell[2]]
+
+    def clear(self) -> None:
+        self.cells = []
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def close(self) -> None:
+        self.closed = True
