@@ -121,7 +121,6 @@ def find_file(path: Path | None) -> Path:
     if path is None and (named := os.environ.get("LOCALINFRA_CONFIG")):
         path = Path(named)
     if path is not None:
-        path = path.expanduser()
         if not path.is_file():
             raise ConfigError(f"{path}: no such settings file; the one shipped is {shipped_file()}")
         return path

@@ -101,13 +101,13 @@ class Choice(msgspec.Struct, frozen=True):
     finish_reason: str
 
 
-class ChatCompletion(msgspec.Struct, frozen=True):
+class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     id: str
+    object: str = "chat.completion"
     created: int
     model: str
     choices: list[Choice]
     usage: Usage
-    object: str = "chat.completion"
 
 
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -122,13 +122,13 @@ class ChunkChoice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class ChatCompletionChunk(msgspec.Struct, frozen=True):
+class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     id: str
+    object: str = "chat.completion.chunk"
     created: int
     model: str
     choices: list[ChunkChoice]
     usage: Usage | UnsetType = UNSET
-    object: str = "chat.completion.chunk"
 
 
 async def create_chat_completion(request: Request) -> Response:
@@ -184,7 +184,11 @@ class ChatAnswer:
             for index, (text, tokens, reason) in enumerate(zip(texts, scored, reasons, strict=True))
         ]
         return ChatCompletion(
-            self._id, self._created, self._model.name, choices, self._meter.usage()
+            id=self._id,
+            created=self._created,
+            model=self._model.name,
+            choices=choices,
+            usage=self._meter.usage(),
         )
 
     async def chunks(
@@ -218,7 +222,11 @@ class ChatAnswer:
 
     def _chunk(self, *choices: ChunkChoice, usage: Usage | UnsetType = UNSET) -> bytes:
         chunk = ChatCompletionChunk(
-            self._id, self._created, self._model.name, list(choices), usage
+            id=self._id,
+            created=self._created,
+            model=self._model.name,
+            choices=list(choices),
+            usage=usage,
         )
         return encode(chunk)
 

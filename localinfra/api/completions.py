@@ -96,15 +96,15 @@ class Choice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class Completion(msgspec.Struct, frozen=True):
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer, or one chunk of it: the same object in OpenAI's API."""
 
     id: str
+    object: str = "text_completion"
     created: int
     model: str
     choices: list[Choice]
     usage: Usage | UnsetType = UNSET
-    object: str = "text_completion"
 
 
 async def create_completion(request: Request) -> Response:
@@ -222,7 +222,13 @@ class CompletionAnswer:
         return events
 
     def _completion(self, choices: list[Choice], usage: Usage | UnsetType = UNSET) -> Completion:
-        return Completion(self._id, self._created, self._model.name, choices, usage)
+        return Completion(
+            id=self._id,
+            created=self._created,
+            model=self._model.name,
+            choices=choices,
+            usage=usage,
+        )
 
     def _logprobs(
         self,

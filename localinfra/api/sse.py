@@ -28,8 +28,9 @@ class EventStream(Response):
     raise what should become an HTTP status before making the response. An error afterwards is an
     event `data: {"error": ...}`, and no [DONE] follows it: that stands for a whole answer.
 
-    `events` is owned by the response: `aclose()` is awaited however it ends, also when the client
-    left before the first step. A slow reader only holds up its own `events`.
+    `events` is owned by the response: it is closed however that ends, and has taken its first step
+    even if the client had left before (Python skips the `finally` of a generator never started).
+    A slow reader only holds up its own `events`.
     """
 
     media_type = "text/event-stream"
@@ -50,10 +51,7 @@ class EventStream(Response):
         self.init_headers({**own, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await until_disconnect(receive, self.stream(scope, send))
-        finally:
-            await self.events.aclose()  # usually closed already; a task cancelled at birth is not
+        await until_disconnect(receive, self.stream(scope, send))
 
     async def stream(self, scope: Scope, send: Send) -> None:
         wire = Wire(send)
@@ -67,8 +65,9 @@ class EventStream(Response):
     async def relay(self, scope: Scope, wire: "Wire") -> bytes:
         """Sends all events and returns what closes the stream: its end mark, or an error event."""
         try:
-            async for payload in self.events:
-                await wire.write(frame(payload))
+            async with contextlib.aclosing(self.events):
+                async for payload in self.events:
+                    await wire.write(frame(payload))
         except ClientDisconnect:
             raise
         except Exception as error:

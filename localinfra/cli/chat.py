@@ -64,6 +64,11 @@ class Chunk(msgspec.Struct):
 class Card(msgspec.Struct):
     id: str
     kind: str = "text"
+    state: str = "present"  # loaded, loading, failed, or that of its files
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state in ("loaded", "loading", "present")
 
 
 class Cards(msgspec.Struct):
@@ -191,7 +196,7 @@ def chat(
     key: str | None,
     config: Path | None,
 ) -> None:
-    """Talk with MODEL, by default the first one served.
+    """Talk with MODEL, by default the first one served whose files are here.
 
     Uses the server at --url, or starts one for as long as the chat lasts. In a pipe, every line is
     a message and only the answers are printed.
@@ -201,7 +206,7 @@ def chat(
         sys.stdin.reconfigure(errors="replace")  # a stray byte is no reason to stop
     with ExitStack() as stack:
         client = connect(stack, url, key, config)
-        name = model or text_models(client)[0]
+        name = model or text_models(client)[0].id
         conversation = Conversation(
             client, name, interactive, system, temperature=temperature, max_tokens=max_tokens
         )
@@ -234,12 +239,12 @@ def show_waiting(waited_s: float) -> None:
         click.echo(f"\rstarting a server: {waited_s:.0f} s", nl=False, err=True)
 
 
-def text_models(client: Client) -> list[str]:
-    """Returns the names of the chat models served; raises ApiError if there are none."""
-    names = [card.id for card in client.get("/v1/models", Cards).data if card.kind == "text"]
-    if not names:
+def text_models(client: Client) -> list[Card]:
+    """Returns the chat models served, the ready ones first; raises ApiError if there are none."""
+    cards = [card for card in client.get("/v1/models", Cards).data if card.kind == "text"]
+    if not cards:
         raise ApiError(f"{client.url} serves no text model: add one to models.toml")
-    return names
+    return sorted(cards, key=lambda card: not card.is_ready)
 
 
 def answer_lines(conversation: Conversation, lines: Iterable[str]) -> None:
@@ -294,8 +299,9 @@ def obey(conversation: Conversation, line: str) -> bool:
         case "/system", text:
             conversation.system = text
         case "/model", "":
-            for name in text_models(conversation.client):
-                click.echo(f"{'*' if name == conversation.model else ' '} {name}")
+            for card in text_models(conversation.client):
+                state = "" if card.is_ready else f" ({card.state})"
+                click.echo(f"{'*' if card.id == conversation.model else ' '} {card.id}{state}")
         case "/model", name:
             conversation.model = name
         case "/retry", _:

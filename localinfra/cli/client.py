@@ -54,10 +54,18 @@ class Client:
         self.url = self.url.removesuffix("/v1")  # as OpenAI's clients write their base URL
         self.key = key or os.environ.get("LOCALINFRA_API_KEY")
         self.timeout_s = timeout_s
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ApiError(f"{self.url} is not a server's URL: expected one like {DEFAULT_URL}")
+        try:
+            parts = urlsplit(self.url)
+            self.host, self.port = parts.hostname or "", parts.port
+        except ValueError:  # a port that is no number, brackets that don't close
+            raise ApiError(self.bad_url()) from None
+        if parts.scheme not in ("http", "https") or not self.host:
+            raise ApiError(self.bad_url())
+        self.secure = parts.scheme == "https"
         self.prefix = parts.path
+
+    def bad_url(self) -> str:
+        return f"{self.url} is not a server's URL: expected one like {DEFAULT_URL}"
 
     def get(self, path: str, into: type[T]) -> T:
         with closing(self.connect()) as connection:
@@ -83,10 +91,8 @@ class Client:
         raise ServerUnreachable("The answer broke off before its end: see the server's log.")
 
     def connect(self) -> http.client.HTTPConnection:
-        parts = urlsplit(self.url)
-        https = parts.scheme == "https"
-        kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
-        return kind(parts.hostname or "", parts.port, timeout=self.timeout_s)
+        kind = http.client.HTTPSConnection if self.secure else http.client.HTTPConnection
+        return kind(self.host, self.port, timeout=self.timeout_s)
 
     def send(
         self, connection: http.client.HTTPConnection, method: str, path: str, body: object = None

@@ -64,20 +64,18 @@ def url(host: str, port: int) -> str:
 
 def banner(base: str, catalog: Catalog, has_keys: bool) -> str:
     """The URL, the models, and a curl line that works."""
-    ready = [name for name, entry in catalog.entries.items() if file_state(entry.source) == "present"]
-    absent = len(catalog.entries) - len(ready)
-    chat = [name for name in ready if isinstance(catalog.entries[name], TextModelEntry)]
-    lines = [f"localinfra answers at {base}/v1", ""]
-    lines += [f"  {name}" for name in ready]
-    if absent:
+    text = {name: e for name, e in catalog.entries.items() if isinstance(e, TextModelEntry)}
+    ready = [name for name, entry in text.items() if file_state(entry.source) == "present"]
+    lines = [f"localinfra answers at {base}/v1", "", *(f"  {name}" for name in ready)]
+    if absent := len(text) - len(ready):
         lines.append(f"  and {absent} more whose files are not here yet: localinfra list")
-    if chat:
+    if ready:
         key = ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"' if has_keys else ""
         lines += [
             "",
             "Try it:",
             f"  curl {base}/v1/chat/completions -H 'Content-Type: application/json'{key} \\",
-            f'    -d \'{{"model": "{chat[0]}", '
+            f'    -d \'{{"model": "{ready[0]}", '
             '"messages": [{"role": "user", "content": "Hello!"}]}\'',
         ]
     return "\n".join([*lines, "", "Press Ctrl-C to stop."])
@@ -123,10 +121,10 @@ def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) 
         await server.serve()
         return server.started
 
-    import uvloop  # of uvicorn[standard]; not on Windows
-
+    loop_factory = uvicorn.Config("").get_loop_factory()  # uvloop where there is one
     try:
-        started = uvloop.run(run())
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            started = runner.run(run())
     except SystemExit:  # uvicorn's way of saying that it could not listen; it logged why
         started = False
     if not started:

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from localinfra.config import Config
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
-from localinfra.models.sources import HubSource, Source, parse_source
+from localinfra.models.sources import HubSource, Source, absolute, parse_source
 from localinfra.tables import close_matches, decode, either, suggestion, toml
 
 Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
@@ -209,7 +209,7 @@ def decode_entry(name: str, table: object, folder: Path, where: str) -> ModelEnt
             raise ValueError(f"expected a string, got {toml(value)}")
         if type is Source:
             return parse_source(value, folder)
-        return (folder / Path(value).expanduser()).absolute()
+        return absolute(value, folder)
 
     entry: ModelEntry = decode(table, KINDS[kind], where, hook)
     return with_template(entry, where) if isinstance(entry, TextModelEntry) else entry
@@ -227,6 +227,6 @@ def with_template(entry: TextModelEntry, where: str) -> TextModelEntry:
         return entry
     try:
         template = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or NUL in the path
         raise ConfigError(f"{where} chat_template_file: can't read {path}: {error}") from None
     return msgspec.structs.replace(entry, chat_template=template, chat_template_file=None)

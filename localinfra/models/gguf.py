@@ -1,8 +1,8 @@
 """Reads the header of a GGUF file, and refuses what would crash llama.cpp.
 
-Owns the file format: bytes → `GgufHeader`, or `BadGguf` with the remedy; what llama.cpp asserts of the
-contents is in `gguf_check.py`. Reads the start of the file, never weights, and maps nothing: a file
-cut short meanwhile must not become a SIGBUS. Format: ggml/docs/gguf.md, with the limits of
+Owns the file format: bytes → `GgufHeader`, or `BadGguf` with the remedy; what llama.cpp asserts of
+the contents is in `gguf_check.py`. Reads the start of a file, never weights, and maps nothing: a
+file cut short meanwhile must not become a SIGBUS. Format: ggml/docs/gguf.md, with the limits of
 ggml/src/gguf.cpp in the pinned revision.
 """
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from localinfra.models import gguf_check
 from localinfra.models.gguf_header import Array, BadGguf, GgufHeader, Tensor, Tokenizer
@@ -174,7 +173,7 @@ class _Parser:
     def u64(self) -> int:
         return int.from_bytes(self.data[self.take(8) : self.at], "little")
 
-    def text(self, limit: int | None = None) -> str:
+    def text(self, limit: int | None = None, strict: bool = True) -> str:
         """A string. NUL is refused: C would see a shorter one than Python does."""
         length = self.u64()
         if limit is not None and length > limit:
@@ -183,14 +182,14 @@ class _Parser:
         if b"\0" in raw:
             self.fail(f"is damaged: {self.what} contains a NUL byte; fetch it again")
         try:
-            return raw.decode()
+            return raw.decode(errors="strict" if strict else "replace")
         except UnicodeDecodeError:
             self.fail(f"is damaged: {self.what} is not UTF-8; fetch it again")
 
     def value(self, key: str) -> int | float | bool | str | Array:
         kind = self.u32()
-        if kind == STRING:
-            return self.text()
+        if kind == STRING:  # names and licences are for people: a Latin-1 one is no damage
+            return self.text(strict=key.partition(".")[0] != "general" or "architecture" in key)
         if kind == ARRAY:
             return self.array(key)
         number = self.scalars(kind, 1)[0]

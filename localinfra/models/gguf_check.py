@@ -1,4 +1,4 @@
-"""What llama.cpp asserts of a GGUF's contents, asked beforehand: its answer to a false one is abort().
+"""What llama.cpp asserts of a GGUF's contents, asked beforehand: its own answer is abort().
 
 Owns the list of such facts for the pinned revision, found in its source and by mutating headers
 (tests/models/test_gguf_fuzz.py). What llama.cpp itself refuses with an error (a missing tensor, a
@@ -12,28 +12,32 @@ from localinfra.models.gguf_header import Array, GgufHeader, Tokenizer
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
-MAX_WINDOW = 1 << 23  # × 256 sequences still fits llama_kv_cache_iswa's 32-bit size
+MAX_WINDOW = 1 << 23  # of 256 sequences: still fits llama_kv_cache_iswa's 32-bit size
 MAX_HEAD_LENGTH = 1 << 14  # numbers in one head; the longest known are 576
 
 AGAIN = "convert the model again, or fetch another copy"
 
 # general.type of files that are only part of a model.
-PARTS = {"adapter": "a LoRA adapter", "mmproj": "a vision projector", "imatrix": "a matrix of weights"}
+PARTS = {
+    "adapter": "a LoRA adapter",
+    "mmproj": "a vision projector",
+    "imatrix": "a matrix of weights",
+}
 
-# Architectures that assert on an ordinary llama_decode: no text generator, or one that needs another.
+# Architectures that assert on an ordinary llama_decode, or answer it with something else than text.
 NO_GENERATORS = {
     **dict.fromkeys(("clip", "wavtokenizer-dec", "qwen3tts", "pockettts"), "is not a text model"),
     **dict.fromkeys(("eagle3", "dflash", "gemma4-assistant"), "only drafts for another model"),
     **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), "generates by diffusion"),
     **dict.fromkeys(("t5", "t5encoder"), "needs an encoder's pass before each answer"),
     **dict.fromkeys(
-        ("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2")
-        + ("jina-bert-v3", "eurobert", "gemma-embedding", "llama-embed"),
+        """bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert
+        gemma-embedding llama-embed""".split(),
         "makes embeddings and generates no text",
     ),
 }
 
-# Tokenizers of generators. The others (bert, t5, hybriddna, ...) throw on some texts, uncaught in C.
+# Tokenizers of generators. Others (bert, t5, hybriddna, ...) throw on some texts, uncaught in C.
 TOKENIZERS = ("llama", "gpt2", "gemma4", "rwkv", "plamo2")
 # Bytes found in UTF-8: a tokenizer that falls back to bytes must have a token for each.
 UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
@@ -52,21 +56,22 @@ POSITIVE = (
 
 # Architectures whose graph asserts equal lengths of a head's key and value, ...
 EQUAL_HEADS = frozenset(
-    """afmoe apertus arcee arctic baichuan bailingmoe2 bitnet bloom chameleon chatglm codeshell cogvlm
-    cohere2 cohere2moe command-r dbrx deci deepseek dots1 ernie4_5 ernie4_5-moe exaone exaone-moe
-    exaone4 falcon glm4 glm4moe gpt2 gptneox granite granite_swa granitehybrid graniteswitch grok
-    grovemoe hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 internlm2 jais jais2 laguna llama llama4
-    maincoder maple mellum minimax-01 minimax-m2 minimax-m3 mistral3 mpt muse-glimmer nanbeige nemotron
-    nemotron_h nemotron_h_moe olmo olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phi3 plamo
-    qwen qwen2 qwen2moe qwen2vl qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe refact
-    seed_oss smallthinker smollm3 spark2_5 stablelm starcoder starcoder2 talkie xverse""".split()
+    """afmoe apertus arcee arctic baichuan bailingmoe2 bitnet bloom chameleon chatglm codeshell
+    cogvlm cohere2 cohere2moe command-r dbrx deci deepseek dots1 ernie4_5 ernie4_5-moe
+    exaone exaone-moe exaone4 falcon glm4 glm4moe gpt2 gptneox granite granite_swa
+    granitehybrid graniteswitch grok grovemoe hunyuan-dense hunyuan-moe hunyuan_vl hy_v3
+    internlm2 jais jais2 laguna llama llama4 maincoder maple mellum minimax-01 minimax-m2
+    minimax-m3 mistral3 mpt muse-glimmer nanbeige nemotron nemotron_h nemotron_h_moe olmo
+    olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phi3 plamo qwen qwen2 qwen2moe
+    qwen2vl qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe refact seed_oss
+    smallthinker smollm3 spark2_5 stablelm starcoder starcoder2 talkie xverse""".split()
 )
 # ... and of these, the ones that don't also assert that rope turns the whole head.
 PARTIAL_ROPE = frozenset(
-    """afmoe bailingmoe2 bitnet bloom chatglm cohere2 command-r glm4 glm4moe gpt2 gptneox granitehybrid
-    jais laguna maple minimax-01 minimax-m2 minimax-m3 mpt muse-glimmer nanbeige nemotron nemotron_h
-    nemotron_h_moe openelm phi2 phi3 qwen qwen35 qwen35moe qwen3next refact spark2_5 stablelm
-    starcoder""".split()
+    """afmoe bailingmoe2 bitnet bloom chatglm cohere2 command-r glm4 glm4moe gpt2 gptneox
+    granitehybrid jais laguna maple minimax-01 minimax-m2 minimax-m3 mpt muse-glimmer
+    nanbeige nemotron nemotron_h nemotron_h_moe openelm phi2 phi3 qwen qwen35 qwen35moe
+    qwen3next refact spark2_5 stablelm starcoder""".split()
 )
 
 RECURRENT = ("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7")  # no attention at all
@@ -83,7 +88,7 @@ INTEGERS = {26: "i32", 27: "i64"}
 
 
 def problems(header: GgufHeader, tokenizer: Tokenizer) -> Iterator[str]:
-    """Sentences that follow the file's name. Each check trusts what those before it found in order."""
+    """Sentences that follow the file's name. A check trusts what those before it found in order."""
     yield from _kind(header)
     yield from _numbers(header)
     yield from _layers(header)
@@ -148,7 +153,7 @@ def _layers(header: GgufHeader) -> Iterator[str]:
         if type(header.metadata.get(key)) is not int:
             yield f"does not say its {key}; {AGAIN}"
     if header.block_count > MAX_LAYERS:
-        yield f"claims {header.block_count} layers, more than the {MAX_LAYERS} llama.cpp has; {AGAIN}"
+        yield f"claims {header.block_count} layers, and llama.cpp ends at {MAX_LAYERS}; {AGAIN}"
     layers = {tensor.layer for tensor in header.tensors if tensor.layer is not None}
     if max(layers, default=-1) + 1 != header.block_count:
         yield f"claims {header.block_count} layers and holds {max(layers, default=-1) + 1}; {AGAIN}"
@@ -159,7 +164,10 @@ def _layers(header: GgufHeader) -> Iterator[str]:
 def _experts(header: GgufHeader) -> Iterator[str]:
     """The assertions of llama_model_base::load_hparams."""
     experts, used = header.number("expert_count"), header.number("expert_used_count")
-    groups, groups_used = header.number("expert_group_count"), header.number("expert_group_used_count")
+    groups, groups_used = (
+        header.number("expert_group_count"),
+        header.number("expert_group_used_count"),
+    )
     if experts <= 1 and header.architecture in ("hunyuan_vl", "hunyuan-dense"):
         experts = used = 0
     bad = experts > MAX_EXPERTS or used > experts or (experts > 0 and used <= 0) or used < 0
@@ -182,11 +190,13 @@ def _heads(header: GgufHeader) -> Iterator[str]:
     heads, heads_kv = header.head_counts, header.head_counts_kv
     if len(heads) != header.block_count or len(heads_kv) != header.block_count:
         yield f"has attention heads for {len(heads)} of {header.block_count} layers; {AGAIN}"
-    for layer, (q, kv) in enumerate(zip(heads, heads_kv, strict=True)):
+    for q, kv in zip(heads, heads_kv, strict=True):
         if q < 0 or kv < 0 or (kv and q % kv):
-            yield f"has {q} attention heads in layer {layer}, no multiple of its {kv} for keys; {AGAIN}"
+            yield f"has {q} attention heads, no multiple of its {kv} for keys; {AGAIN}"
     attends = header.architecture not in RECURRENT
-    everywhere = header.architecture in EQUAL_HEADS and header.architecture not in SOME_LAYERS_ATTEND
+    everywhere = (
+        header.architecture in EQUAL_HEADS and header.architecture not in SOME_LAYERS_ATTEND
+    )
     if attends and (not any(heads) or (everywhere and not all(heads))):
         yield f"has layers without attention heads; {AGAIN}"
     key, value = header.key_length, header.value_length
@@ -231,8 +241,8 @@ def _tokenizer(header: GgufHeader, tokenizer: Tokenizer) -> Iterator[str]:
     model = header.metadata.get("tokenizer.ggml.model")
     if model not in TOKENIZERS:
         yield (
-            f"has the tokenizer {model!r}, and only {', '.join(TOKENIZERS)} are known to take every "
-            "text; choose another model"
+            f"has the tokenizer {model!r}, and only {', '.join(TOKENIZERS)} are known to take "
+            "every text; choose another model"
         )
     if header.metadata.get("tokenizer.ggml.pre") == "whitespace":
         yield "has the pre-tokenizer 'whitespace', which aborts on some texts; choose another model"
@@ -264,7 +274,7 @@ def _as_c_reads_them(tokens: list[bytes]) -> list[bytes]:
 
 
 def _bytes(model: str, known: set[bytes]) -> Iterator[str]:
-    """A byte without a token is an exception through C (SentencePiece) or an endless loop (RWKV)."""
+    """A byte without a token: an exception through C (SentencePiece), an endless loop (RWKV)."""
     for byte in UTF8_BYTES:
         if model == "gpt2" or model == "gemma4":
             return
@@ -285,7 +295,16 @@ def _adds(header: GgufHeader, name: str) -> bool:
     key = f"tokenizer.ggml.add_{name}_token"
     if name == "bos" and (model == "gemma4" or pre in ("gemma4", "granite-embed-multi-311m")):
         return True  # whatever the file says
-    llama3 = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2")
+    llama3 = (
+        "llama3",
+        "llama-v3",
+        "llama-bpe",
+        "falcon3",
+        "falcon-h1",
+        "pixtral",
+        "midm-2.0",
+        "lfm2",
+    )
     default = name == "bos" and (model == "llama" or (model == "gpt2" and pre in llama3))
     return bool(header.metadata.get(key, default))
 
@@ -293,6 +312,8 @@ def _adds(header: GgufHeader, name: str) -> bool:
 def _special(header: GgufHeader, name: str, vocab_size: int) -> int:
     """The id of bos or eos; one out of range falls back to the default, as in llama_vocab."""
     defaults = {"llama": (1, 2), "gpt2": (11, 11), "plamo2": (1, 2)}
-    default = defaults.get(str(header.metadata.get("tokenizer.ggml.model")), (-1, -1))[name == "eos"]
+    default = defaults.get(str(header.metadata.get("tokenizer.ggml.model")), (-1, -1))[
+        name == "eos"
+    ]
     stored = header.metadata.get(f"tokenizer.ggml.{name}_token_id", default)
     return stored if isinstance(stored, int) and 0 <= stored < vocab_size else default

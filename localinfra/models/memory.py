@@ -1,10 +1,10 @@
 """How many bytes a model needs where, and how many of its layers a device can hold.
 
-Arithmetic on a header's numbers: asks no device, allocates nothing. The answers are estimates to begin
-with; a load that fails all the same is repeated with `fewer_layers`.
+Arithmetic on a header's numbers: asks no device, allocates nothing. The answers are estimates to
+begin with; a load that fails all the same is repeated with `fewer_layers`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from localinfra.models.gguf_header import GgufHeader
 
@@ -14,17 +14,18 @@ KV_TYPES = {
     **{"q4_1": 20 / 32, "q4_0": 18 / 32, "iq4_nl": 18 / 32},
 }
 
-# What one device needs beside weights and KV cache: the backend's own context and the compute buffer of
-# a batch. An estimate, not a measurement: a CUDA context takes about 0.3 to 0.5 GiB, the buffer of a
-# 512-token batch another 0.3 GiB for a 128k vocabulary. Callers with better numbers pass their own.
+# What a device needs beside weights and KV cache: the backend's context and a batch's compute
+# buffer. An estimate, not a measurement: 0.3 to 0.5 GiB for a CUDA context, and 4 bytes for each
+# of 512 rows of logits, 0.25 GiB at 128k tokens, with as much for activations. Who knows better
+# passes a number.
 DEVICE_RESERVE_BYTES = 1 << 30
 
 
 def kv_bytes_per_layer(header: GgufHeader, type_k: str = "f16", type_v: str = "f16") -> list[int]:
     """Bytes one token adds to the KV cache of each block, rounded up.
 
-    A sliding window is ignored, so windowed layers are counted as if they kept every token. Blocks with
-    a recurrent state have no key heads and count 0; their state's size does not grow with the text.
+    A sliding window is ignored: its layers count as if they kept every token. Blocks with a
+    recurrent state and no key heads count 0, since a state does not grow with the text.
 
     Raises:
         KeyError: a type that is not in KV_TYPES.
@@ -49,19 +50,34 @@ def fit_gpu_layers(
 ) -> int:
     """The largest `n_gpu_layers` whose weights and KV cache fit into the devices' free memory.
 
-    Counts as llama.cpp does: the last blocks go first, and the output layer is one more, the first to
-    go (llama_model_base::load_tensors). So 0 is none and block_count + 1 is all. Layers are laid onto
-    the devices in order and never split; llama.cpp divides them by free memory, which comes out the same
-    or more even. `n_ctx` is the whole cache in tokens, all sequences together.
+    Counts as llama.cpp does (llama_model_base::load_tensors): the output layer leaves the CPU
+    first, then the last blocks, so 0 is none and block_count + 1 is all. `n_ctx` is the whole
+    cache in tokens, all sequences together. Never less for more free memory.
     """
-    sizes = _layer_sizes(header, n_ctx, kv_type)
+    return sum(layers_per_device(header, free_bytes, n_ctx, kv_type, reserve_bytes))
+
+
+def layers_per_device(
+    header: GgufHeader,
+    free_bytes: Sequence[int],
+    n_ctx: int,
+    kv_type: str = "f16",
+    reserve_bytes: int = DEVICE_RESERVE_BYTES,
+) -> list[int]:
+    """The layers of `fit_gpu_layers` on each device, filled in order.
+
+    Pass it as `tensor_split`: llama.cpp's own split goes by free memory alone, and may give a
+    device one layer more than it has room for.
+    """
     rooms = [max(free - reserve_bytes, 0) for free in free_bytes]
-    best = 0
+    sizes = _layer_sizes(header, n_ctx, kv_type)
+    fitting = [0] * len(rooms)
     for count in range(1, len(sizes) + 1):
-        if not _fits(sizes[len(sizes) - count :], rooms):
+        counts = _fill(sizes[-count:], rooms)
+        if sum(counts) < count:
             break
-        best = count
-    return best
+        fitting = counts
+    return fitting
 
 
 def fewer_layers(n: int) -> int:
@@ -72,14 +88,22 @@ def fewer_layers(n: int) -> int:
 def _layer_sizes(header: GgufHeader, n_ctx: int, kv_type: str) -> list[int]:
     """Bytes of each block with its cache, then of the output layer.
 
-    The output layer counts all weights outside of blocks: a model without an output matrix uses its
-    token embedding for it, and then holds it twice.
+    The input embedding stays on the CPU; a model without an output matrix copies it for its output.
     """
     cache = kv_bytes_per_layer(header, kv_type, kv_type)
     blocks = [size + n_ctx * kv for size, kv in zip(header.layer_bytes, cache, strict=True)]
-    return [*blocks, header.other_bytes]
+    outside = {tensor.name: tensor.size_bytes for tensor in header.tensors if tensor.layer is None}
+    if "output.weight" in outside:
+        outside.pop("token_embd.weight", 0)
+    return [*blocks, sum(outside.values())]
 
 
-def _fits(sizes: Iterable[int], rooms: Sequence[int]) -> bool:
-    """Whether the layers, in this order, fit into the rooms, in this order."""
-    ...
+def _fill(sizes: Sequence[int], rooms: Sequence[int]) -> list[int]:
+    """How many of the layers, in this order, go into each room, in this order."""
+    counts, place = [0] * len(rooms), 0
+    for device, room in enumerate(rooms):
+        while place < len(sizes) and sizes[place] <= room:
+            room -= sizes[place]
+            counts[device] += 1
+            place += 1
+    return counts

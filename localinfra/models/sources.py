@@ -102,7 +102,15 @@ def parse_source(text: str, folder: Path) -> Source:
             'expected a path, "package:NAME/FILE" or "hf:OWNER/REPO/FILE" '
             f'("hf:OWNER/REPO" for a folder), got "{text}"'
         )
-    return PathSource((folder / Path(text).expanduser()).absolute())
+    return PathSource(absolute(text, folder))
+
+
+def absolute(text: str, folder: Path) -> Path:
+    """Returns an absolute path, `~` expanded; raises ValueError for the home of a stranger."""
+    try:
+        return (folder / Path(text).expanduser()).absolute()
+    except RuntimeError:
+        raise ValueError(f'no user of this machine has the home "{text}"') from None
 
 
 def locate(name: str, source: Source) -> Path:

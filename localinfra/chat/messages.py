@@ -1,0 +1,132 @@
+"""Chat messages as clients send them, and the plain values that templates read.
+
+Decodes and validates; renders nothing and knows no model.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class ContentPart(msgspec.Struct, frozen=True):
+    """One part of a content list. Only `text` and an assistant's `refusal` can be honoured."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    name: str
+    arguments: str = ""  # JSON, as the model wrote it; not always valid
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    function: FunctionCall
+    id: str | None = None
+    type: Literal["function"] = "function"
+
+
+class Message(msgspec.Struct, frozen=True):
+    """https://platform.openai.com/docs/api-reference/chat/create; other fields are tolerated."""
+
+    role: Role
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+
+
+def normalize(messages: Sequence[Message]) -> list[dict[str, Json]]:
+    """Messages → what a chat template reads: plain values, absent fields left out.
+
+    Text parts are joined by a newline, as vLLM and llama.cpp's server do for text-only models.
+    `content` is always there: None on an assistant message that has only tool calls. Arguments
+    of tool calls become an object where they are valid JSON of one (`""` is an empty one), since
+    most templates expect a mapping; otherwise they stay the string that they were.
+
+    Raises InvalidRequest naming the path of what is wrong, UnsupportedParameter for a part that
+    isn't text.
+    """
+    if not messages:
+        raise InvalidRequest("messages is empty; send at least one message.", "messages")
+    return [_plain(message, f"messages[{at}]") for at, message in enumerate(messages)]
+
+
+def _plain(message: Message, path: str) -> dict[str, Json]:
+    plain: dict[str, Json] = {"role": message.role, "content": _content(message, path)}
+    if message.tool_calls:
+        if message.role != "assistant":
+            raise InvalidRequest(
+                "Only assistant messages have tool_calls.", f"{path}.tool_calls"
+            )
+        plain["tool_calls"] = [_plain_call(call) for call in message.tool_calls]
+    optional = {
+        "name": message.name,
+        "tool_call_id": message.tool_call_id,
+        "reasoning_content": message.reasoning_content,
+    }
+    return plain | {key: value for key, value in optional.items() if value is not None}
+
+
+def _content(message: Message, path: str) -> str | None:
+    if isinstance(message.content, str):
+        return message.content
+    if message.content is not None:
+        return _joined(message.content, message.role, f"{path}.content")
+    if message.role != "assistant":
+        raise InvalidRequest(f"A {message.role} message needs content.", f"{path}.content")
+    if message.refusal is not None:
+        return message.refusal
+    if message.tool_calls:
+        return None
+    if message.reasoning_content is not None:
+        return ""
+    raise InvalidRequest(
+        "An assistant message needs content or tool_calls.", f"{path}.content"
+    )
+
+
+def _joined(parts: Sequence[ContentPart], role: Role, path: str) -> str:
+    if not parts:
+        raise InvalidRequest("A list of content parts needs at least one.", path)
+    texts = []
+    for at, part in enumerate(parts):
+        is_refusal = part.type == "refusal" and role == "assistant"
+        if part.type != "text" and not is_refusal:
+            raise UnsupportedParameter(
+                f"This model takes text only; a content part of type {part.type!r} can't be "
+                "read. Send the message as text.",
+                f"{path}[{at}]",
+            )
+        text = part.refusal if is_refusal else part.text
+        if text is None:
+            raise InvalidRequest(
+                f"A {part.type} part needs the field {part.type}.", f"{path}[{at}].{part.type}"
+            )
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _plain_call(call: ToolCall) -> dict[str, Json]:
+    arguments: Json = call.function.arguments
+    try:
+        parsed: Json = msgspec.json.decode(call.function.arguments or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        parsed = None
+    if isinstance(parsed, dict):
+        arguments = parsed
+    plain: dict[str, Json] = {
+        "type": "function",
+        "function": {"name": call.function.name, "arguments": arguments},
+    }
+    return plain if call.id is None else {"id": call.id} | plain

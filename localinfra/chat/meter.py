@@ -1,0 +1,101 @@
+"""What a template may still use while it runs: time and bytes. Knows no Jinja.
+
+Every operation of a sandboxed template comes by here, and none of them is long by itself, so
+the limits hold on the calling thread without a subprocess, a signal or a trace function.
+"""
+
+import time
+from collections.abc import Iterator, MappingView
+from itertools import chain
+from sys import getsizeof
+
+# A 100-message conversation takes about 2 ms and produces a few 100 kB.
+DEADLINE_S = 2.0
+MAX_VALUE_BYTES = 4 << 20  # one value written out in full, plus 8 times the input
+MAX_TOTAL_BYTES = 32 << 20  # all values made while rendering, plus 32 times the input
+
+CONTAINERS = (list, tuple, dict)
+SCALARS = frozenset([bool, int, float, type(None)])
+
+
+class LimitExceeded(BaseException):
+    """Not an Exception: nothing inside a template or a filter may catch it."""
+
+
+class Meter:
+    """The allowance of one rendering. Used by the thread that renders."""
+
+    def __init__(self, inputs: object = None, marks: str = ""):
+        self.marks = marks  # private-use characters that must survive escaping
+        self._sizes: dict[int, int] = {}  # id of a container → bytes of it written out
+        self._kept: list[object] = []  # keeps those ids from being given to another object
+        input_bytes = self.size(inputs)
+        self._max_value = MAX_VALUE_BYTES + 8 * input_bytes
+        self._left = MAX_TOTAL_BYTES + 32 * input_bytes
+        self._wall_end = time.monotonic() + DEADLINE_S
+        self._cpu_end = time.thread_time() + DEADLINE_S
+
+    def tick(self) -> bool:
+        """Raises LimitExceeded when time is up; True, so that expressions can begin with it.
+
+        The clock on the wall is the cheap one. The thread's own decides, so that a machine
+        busy with other work refuses nobody.
+        """
+        if time.monotonic() > self._wall_end and time.thread_time() > self._cpu_end:
+            raise LimitExceeded(f"it ran for more than {DEADLINE_S:g} s")
+        return True
+
+    def spend(self, size_bytes: int) -> None:
+        """Takes the bytes of a value that was made or is about to be."""
+        self._left -= size_bytes
+        if size_bytes > self._max_value or self._left < 0:
+            raise LimitExceeded("it produced too much text")
+
+    def made(self, value: object) -> object:
+        """The value, paid for. An iterator comes back as a list, so that its size is known."""
+        kind = type(value)
+        if kind is str:
+            self.spend(getsizeof(value))
+        elif kind in SCALARS:
+            pass
+        elif isinstance(value, CONTAINERS):
+            self.spend(getsizeof(value))
+            if self.size(value) > self._max_value:
+                raise LimitExceeded("it built too large a value")
+        elif isinstance(value, Iterator | MappingView):
+            return self.made(list(value))
+        return value
+
+    def size(self, value: object) -> int:
+        """Bytes of the value written out in full, however often its parts are shared.
+
+        `[x, x]` nested 40 deep is small in memory, but its text, its hash and a comparison
+        with a twin take forever. Containers never change, so each is summed once.
+        """
+        if isinstance(value, str):
+            return getsizeof(value)
+        if not isinstance(value, CONTAINERS):
+            return 32
+        known = self._sizes.get(id(value))
+        if known is None:
+            parts = chain.from_iterable(value.items()) if isinstance(value, dict) else value
+            known = getsizeof(value) + sum(map(self.size, parts))
+            self._sizes[id(value)] = known
+            self._kept.append(value)
+        return known
+
+
+class Buffer(list[str]):
+    """Collects the output of a macro or a set block, paying for each piece."""
+
+    def __init__(self, meter: Meter):
+        super().__init__()
+        self._meter = meter
+
+    def append(self, piece: str) -> None:
+        self._meter.spend(getsizeof(piece))
+        super().append(piece)
+
+    def extend(self, pieces: "tuple[str, ...]") -> None:  # type: ignore[override]  # what jinja passes
+        self._meter.spend(sum(map(getsizeof, pieces)))
+        super().extend(pieces)

@@ -1,0 +1,78 @@
+import hmac
+from collections.abc import Callable
+
+import pytest
+
+from localinfra.api import auth
+from localinfra.api.auth import ApiKeys
+
+KEYS = ApiKeys(["sk-first", "sk-second", "schlüssel"])
+
+ACCEPTED = [
+    ("Bearer sk-first", ""),
+    ("Bearer sk-second", ""),
+    ("bearer sk-first", ""),
+    ("BEARER   sk-first  ", ""),
+    ("  Bearer sk-first", ""),
+    ("", "sk-second"),
+    ("Bearer wrong", "sk-second"),
+    ("Basic dXNlcg==", "sk-first"),
+    ("Bearer schlüssel".encode().decode("latin-1"), ""),  # as a header's bytes arrive
+]
+
+REFUSED = [
+    ("", ""),
+    ("Bearer", ""),
+    ("Bearer ", ""),
+    ("Bearer wrong", ""),
+    ("Bearer sk-firs", ""),
+    ("Bearer sk-firstx", ""),
+    ("Bearer SK-FIRST", ""),
+    ("Bearer sk-first sk-second", ""),
+    ("Bearer sk-first,", ""),
+    ("Basic sk-first", ""),
+    ("sk-first", ""),
+    ("Bearersk-first", ""),
+    ("", "Bearer sk-first"),
+    ("", "wrong"),
+    ("Bearer ÿþ\x80", ""),
+]
+
+
+@pytest.mark.parametrize(("authorization", "x_api_key"), ACCEPTED)
+def test_a_configured_key_is_accepted(authorization: str, x_api_key: str) -> None:
+    assert KEYS.accept(authorization, x_api_key)
+
+
+@pytest.mark.parametrize(("authorization", "x_api_key"), REFUSED)
+def test_anything_else_is_refused(authorization: str, x_api_key: str) -> None:
+    assert not KEYS.accept(authorization, x_api_key)
+
+
+@pytest.mark.parametrize(("authorization", "x_api_key"), ACCEPTED + REFUSED)
+def test_without_keys_the_server_is_open(authorization: str, x_api_key: str) -> None:
+    assert ApiKeys().accept(authorization, x_api_key)
+
+
+def test_an_empty_configured_key_opens_nothing() -> None:
+    for authorization in ("", "Bearer", "Bearer "):
+        assert not ApiKeys([""]).accept(authorization, "")
+
+
+def test_every_key_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+
+    def counting(ours: bytes, theirs: bytes) -> bool:
+        compared.append(ours)
+        return compare(ours, theirs)
+
+    compare: Callable[[bytes, bytes], bool] = hmac.compare_digest
+    monkeypatch.setattr(auth.hmac, "compare_digest", counting)
+    for key in ("sk-first", "sk-second", "wrong"):
+        compared.clear()
+        KEYS.accept(f"Bearer {key}", "")
+        assert compared == KEYS.digests
+
+
+def test_keys_are_kept_as_hashes_only() -> None:
+    assert "sk-first" not in repr(vars(KEYS))

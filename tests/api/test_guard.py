@@ -1,0 +1,214 @@
+"""What Guard lets through to the app, and what it adds to every answer."""
+
+import logging
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from localinfra.api.guard import Guard
+from localinfra.errors import QueueFull
+from tests.api.asgi import Header, Reply, call, scope_of
+
+HOST = ("host", "localhost:8000")
+HTTP_METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"]
+PATHS = ["/", "/health", "/health/", "/metrics", "/v1/models", "/nowhere", "//health", "/HEALTH"]
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("inside")(scope, receive, send)
+
+
+async def unreachable(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("the app was reached")
+
+
+def get(guard: Guard, *headers: Header, method: str = "GET", path: str = "/v1/models") -> Reply:
+    return call(guard, scope_of(method, path, headers))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "hosts",
+    [[], [("host", "evil.com")], [("host", "")], [HOST, HOST], [HOST, ("host", "evil.com")]],
+    ids=["missing", "foreign", "empty", "twice", "ambiguous"],
+)
+def test_a_request_without_exactly_one_known_host_is_refused_on_every_path(
+    hosts: list[Header], path: str
+) -> None:
+    reply = get(Guard(unreachable), *hosts, path=path)
+    assert reply.status == 403
+    assert reply.error["code"] == "forbidden" and "allowed_hosts" in reply.error["message"]
+
+
+def test_hosts_come_from_the_settings_and_the_connection() -> None:
+    guard = Guard(app, allowed_hosts=["box", "*.lan"])
+    for host in ("box:8000", "a.lan", "127.0.0.1:8000"):
+        assert get(guard, ("host", host)).status == 200
+    scope = scope_of(headers=[("host", "10.0.0.7:8000")], server=("10.0.0.7", 8000))
+    assert call(guard, scope).status == 200
+
+
+def test_the_host_is_never_taken_from_a_proxy_header() -> None:
+    foreign = [
+        ("host", "evil.com"),
+        ("x-forwarded-host", "localhost"),
+        ("forwarded", "host=localhost"),
+    ]
+    assert get(Guard(unreachable), *foreign).status == 403
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_foreign_page_is_refused_before_any_work(path: str) -> None:
+    for origin in ("https://evil.com", "null"):
+        reply = get(Guard(unreachable), HOST, ("origin", origin), method="POST", path=path)
+        assert reply.status == 403 and "allowed_origins" in reply.error["message"]
+        assert reply.header("access-control-allow-origin") is None
+
+
+def test_two_origins_are_refused() -> None:
+    local = ("origin", "http://localhost:3000")
+    assert get(Guard(unreachable), HOST, local, local).status == 403
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "https://app.example.org"])
+def test_an_allowed_page_can_read_the_answer(origin: str) -> None:
+    reply = get(Guard(app, allowed_origins=["https://app.example.org"]), HOST, ("origin", origin))
+    assert (reply.status, reply.body) == (200, b"inside")
+    assert reply.header("access-control-allow-origin") == origin
+    assert reply.header("vary") == "Origin"
+    assert "x-request-id" in (reply.header("access-control-expose-headers") or "")
+    assert reply.header("access-control-allow-credentials") is None
+
+
+def test_an_allowed_page_can_read_why_it_was_refused() -> None:
+    reply = get(Guard(unreachable, api_keys=["k"]), HOST, ("origin", "http://localhost:3000"))
+    assert reply.status == 401
+    assert reply.header("access-control-allow-origin") == "http://localhost:3000"
+
+
+def test_without_an_origin_nothing_is_said_about_cors() -> None:
+    reply = get(Guard(app), HOST)
+    assert not [name for name, _ in reply.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        ("cross-site", "no-cors", 403),  # <img src="http://localhost:8000/...">
+        ("cross-site", "", 403),
+        ("cross-site", "navigate", 200),  # a link to the web page
+        ("same-site", "no-cors", 200),
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),  # typed into the address bar
+    ],
+)
+def test_browsers_say_what_a_request_without_origin_is(site: str, mode: str, status: int) -> None:
+    fetch = [("sec-fetch-site", site), ("sec-fetch-mode", mode)]
+    assert get(Guard(app), HOST, *fetch).status == status
+    assert get(Guard(app, allowed_origins=["*"]), HOST, *fetch).status == 200
+
+
+def preflight(guard: Guard, origin: str, asked: str = "authorization, content-type") -> Reply:
+    ask = [("access-control-request-method", "POST"), ("access-control-request-headers", asked)]
+    return get(guard, HOST, ("origin", origin), *ask, method="OPTIONS", path="/v1/chat/completions")
+
+
+def test_a_preflight_of_an_allowed_page_needs_no_key() -> None:
+    reply = preflight(Guard(unreachable, api_keys=["k"]), "http://localhost:3000")
+    assert (reply.status, reply.body) == (204, b"")
+    assert reply.header("access-control-allow-origin") == "http://localhost:3000"
+    assert "POST" in (reply.header("access-control-allow-methods") or "")
+    assert reply.header("access-control-allow-headers") == "authorization, content-type"
+    assert reply.header("access-control-max-age") == "600"
+
+
+def test_a_preflight_of_a_foreign_page_is_refused() -> None:
+    assert preflight(Guard(unreachable), "https://evil.com").status == 403
+
+
+@pytest.mark.parametrize("asked", ["a" * 1001, "x: y", "x\ty", "ä", "a;b"])
+def test_a_preflight_echoes_only_plain_header_names(asked: str) -> None:
+    reply = preflight(Guard(unreachable), "http://localhost:3000", asked)
+    assert reply.header("access-control-allow-headers") == "authorization, content-type"
+
+
+def test_other_options_requests_are_no_preflight() -> None:
+    assert get(Guard(unreachable, api_keys=["k"]), HOST, method="OPTIONS").status == 401
+
+
+@pytest.mark.parametrize("method", HTTP_METHODS)
+@pytest.mark.parametrize("path", PATHS)
+def test_only_reading_health_needs_no_key(method: str, path: str) -> None:
+    guard = Guard(app, api_keys=["secret"])
+    is_open = path == "/health" and method in ("GET", "HEAD")
+    for headers in ([], [("authorization", "Bearer wrong")], [("authorization", "Bearer ")]):
+        reply = get(guard, HOST, *headers, method=method, path=path)
+        assert reply.status == (200 if is_open else 401)
+        if not is_open:
+            assert reply.header("www-authenticate") == "Bearer"
+            assert reply.error["code"] == "invalid_api_key"
+    for key in (("authorization", "bearer secret"), ("x-api-key", "secret")):
+        assert get(guard, HOST, key, method=method, path=path).status == 200
+
+
+def test_with_no_keys_an_empty_bearer_is_fine() -> None:
+    assert get(Guard(app), HOST, ("authorization", "Bearer ")).status == 200
+
+
+def test_keys_are_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    get(Guard(unreachable, api_keys=["secret"]), HOST, ("authorization", "Bearer guess-123"))
+    get(Guard(unreachable, api_keys=["secret"]), HOST, ("authorization", "Bearer secret"))
+    assert "secret" not in caplog.text and "guess-123" not in caplog.text
+
+
+@pytest.mark.parametrize("given", ["a", "A-z_09", "x" * 64])
+def test_a_clients_request_id_is_kept(given: str) -> None:
+    reply = get(Guard(app), HOST, ("x-request-id", given))
+    assert reply.header("x-request-id") == given == reply.scope["state"]["request_id"]
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a\n", "<script>", "ä", "a,b"])
+def test_any_other_request_id_is_replaced(given: str) -> None:
+    reply = get(Guard(app), HOST, ("x-request-id", given))
+    assert reply.header("x-request-id") == reply.scope["state"]["request_id"] != given
+    assert len(reply.header("x-request-id") or "") == 32
+
+
+def test_every_answer_has_its_own_request_id() -> None:
+    guard = Guard(app, api_keys=["k"])
+    replies = [get(guard, HOST, path="/health"), get(guard, HOST), get(guard)]
+    assert [reply.status for reply in replies] == [200, 401, 403]
+    assert len({reply.header("x-request-id") for reply in replies}) == 3
+
+
+def test_an_unexpected_failure_is_logged_and_told_without_details(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError("private detail")
+
+    local = ("origin", "http://localhost:3000")
+    reply = get(Guard(failing), HOST, local, ("x-request-id", "id-7"))
+    assert reply.status == 500 and reply.error["request_id"] == "id-7"
+    assert b"private detail" not in reply.body and b"Traceback" not in reply.body
+    assert reply.header("x-request-id") == "id-7" and reply.header("vary") == "Origin"
+    assert "id-7" in caplog.text and "private detail" in caplog.text
+
+
+def test_an_api_error_that_nobody_rendered_keeps_its_status() -> None:
+    async def full(scope: Scope, receive: Receive, send: Send) -> None:
+        raise QueueFull("later", retry_after_s=3)
+
+    reply = get(Guard(full), HOST)
+    assert (reply.status, reply.header("retry-after")) == (429, "3")
+
+
+def test_a_failure_after_the_first_byte_is_left_to_the_server() -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        get(Guard(broken), HOST)

@@ -1,0 +1,182 @@
+"""Which Host and Origin headers are let in, as tables."""
+
+import pytest
+
+from localinfra.api.hosts import HostRules, OriginRules, is_loopback, parse_authority
+
+CONFIGURED = HostRules(["box", "Models.Example.org", "*.lan", "10.1.2.3"])
+
+ALLOWED_HOSTS = [
+    "localhost",
+    "localhost:8000",
+    "LOCALHOST:8000",
+    "localhost.",
+    "api.localhost",
+    "a.b.localhost:1",
+    "127.0.0.1",
+    "127.0.0.1:8000",
+    "127.255.3.4",
+    "[::1]",
+    "[::1]:8000",
+    "[0:0:0:0:0:0:0:1]",
+    "[::ffff:127.0.0.1]:8000",
+    "192.168.1.5",  # where this connection arrived
+    "192.168.1.5:80",
+    "[::ffff:192.168.1.5]",
+    "box:8000",
+    "models.example.org",
+    "MODELS.example.ORG.:443",
+    "printer.lan",
+    "a.b.lan:8000",
+    "10.1.2.3",
+]
+
+REFUSED_HOSTS = [
+    "",
+    " ",
+    "evil.com",
+    "evil.com:8000",
+    "localhost.evil.com",
+    "localhost-evil.com",
+    "notlocalhost",
+    ".localhost",
+    "127.0.0.1.evil.com",
+    "127.0.0.1.nip.io",
+    "127.1",  # browsers spell these out before they send them
+    "2130706433",
+    "0x7f.0.0.1",
+    "0177.0.0.1",
+    "128.0.0.1",
+    "192.168.1.6",
+    "0.0.0.0",
+    "[::]",
+    "[::2]",
+    "[127.0.0.1]",
+    "[localhost]",
+    "[::1",
+    "::1",
+    "[::1]evil.com",
+    "[:::1]",
+    "localhost@evil.com",
+    "evil.com@localhost",
+    "localhost/evil",
+    "localhost#",
+    "localhost?",
+    "localhost\\",
+    "localhost:8000:80",
+    "localhost:80a",
+    "localhost:123456",
+    "localhost,evil.com",
+    "localhost evil.com",
+    "localhost\n",
+    "localhost..",
+    "lan",
+    "evillan",
+    "evil.lan.com",
+    "xmodels.example.org",
+    "locälhost",
+    "127.0.0.\u0661",  # an Arabic digit one
+]
+
+
+@pytest.mark.parametrize("host", ALLOWED_HOSTS)
+def test_a_local_or_configured_host_is_answered(host: str) -> None:
+    authority = parse_authority(host)
+    assert authority is not None and CONFIGURED.allows(authority, "192.168.1.5")
+
+
+@pytest.mark.parametrize("host", REFUSED_HOSTS)
+def test_any_other_host_is_refused(host: str) -> None:
+    authority = parse_authority(host)
+    assert authority is None or not CONFIGURED.allows(authority, "192.168.1.5")
+
+
+@pytest.mark.parametrize("arrived_at", [None, "/run/localinfra.sock", "", "127.0.0.1"])
+def test_without_an_address_of_its_own_only_names_count(arrived_at: str | None) -> None:
+    assert not HostRules().allows(parse_authority("192.168.1.5"), arrived_at)
+    assert HostRules().allows(parse_authority("localhost"), arrived_at)
+
+
+def test_the_arriving_address_may_be_written_by_the_socket_layer() -> None:
+    """A dual-stack socket reports IPv4 peers as ::ffff:a.b.c.d, a link-local one with its zone."""
+    assert HostRules().allows(parse_authority("192.168.1.5"), "::ffff:192.168.1.5")
+    assert HostRules().allows(parse_authority("[fe80::1]"), "fe80::1%eth0")
+
+
+ALLOWED_ORIGINS = [
+    "http://localhost",
+    "http://localhost:3000",
+    "https://localhost:8443",
+    "HTTP://LocalHost:3000",
+    "http://app.localhost:5173",
+    "http://127.0.0.1:5500",
+    "http://127.9.9.9",
+    "http://[::1]:3000",
+    "https://[::1]",
+    "http://server.test:8000",  # the same origin as the Host below
+    "https://app.example.org",  # configured
+    "https://APP.example.org",
+    "chrome-extension://abcdef",
+]
+
+REFUSED_ORIGINS = [
+    "",
+    "null",
+    "*",
+    "http://evil.com",
+    "https://evil.com",
+    "http://localhost.evil.com",
+    "http://evil.com/localhost",
+    "http://localhost/",
+    "http://localhost@evil.com",
+    "http://evil.com@localhost",
+    "http://evil.com#localhost",
+    "http://127.0.0.1.evil.com",
+    "http://0.0.0.0:8000",
+    "http://192.168.1.5",
+    "http://[::2]",
+    "http://",
+    "localhost",
+    "//localhost",
+    "ftp://localhost",
+    "file://",
+    "file://localhost",
+    "chrome-extension://other",
+    "moz-extension://localhost",
+    "http:localhost",
+    "http://server.test",  # another port is another origin
+    "http://server.test:8001",
+    "http://app.example.org",  # configured for https only
+    "https://app.example.org:8443",
+    "https://x.app.example.org",
+    "http://localhost http://localhost",
+]
+
+
+@pytest.mark.parametrize("origin", ALLOWED_ORIGINS)
+def test_a_local_same_or_configured_origin_may_call(origin: str) -> None:
+    rules = OriginRules(["https://app.example.org/", "chrome-extension://abcdef"])
+    assert rules.allows(origin, parse_authority("server.test:8000"))
+
+
+@pytest.mark.parametrize("origin", REFUSED_ORIGINS)
+def test_any_other_origin_may_not(origin: str) -> None:
+    rules = OriginRules(["https://app.example.org/", "chrome-extension://abcdef"])
+    assert not rules.allows(origin, parse_authority("server.test:8000"))
+
+
+@pytest.mark.parametrize("origin", ["null", "http://evil.com", "file://"])
+def test_a_star_lets_every_page_in(origin: str) -> None:
+    assert OriginRules(["*"]).allows(origin, parse_authority("localhost"))
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("http", "80"), ("https", "443")])
+def test_a_port_left_out_is_the_schemes_own(scheme: str, port: str) -> None:
+    rules = OriginRules()
+    assert rules.allows(f"{scheme}://server.test", parse_authority(f"server.test:{port}"))
+    assert rules.allows(f"{scheme}://server.test:{port}", parse_authority("server.test"))
+
+
+def test_names_that_dns_could_point_elsewhere_are_not_loopback() -> None:
+    assert is_loopback("x.localhost") and is_loopback("127.0.0.2") and is_loopback("::1")
+    assert not is_loopback("localhost.com") and not is_loopback("::") and not is_loopback("")

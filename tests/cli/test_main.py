@@ -1,0 +1,77 @@
+"""`localinfra`: its help, its errors, its speed to start."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from localinfra import __version__
+from localinfra.cli.main import main
+
+
+def test_help_and_version_import_no_command() -> None:
+    program = (
+        "import sys; from localinfra.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = ('msgspec', 'numpy', 'starlette', 'llama_cpp', 'http.client')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "chat    Talk with a model in the terminal." in shown.stdout
+    assert shown.stdout.endswith("[]\n")
+    assert __version__ in CliRunner().invoke(main, ["--version"]).output
+
+
+def test_a_wrong_settings_file_is_told_in_one_line_with_status_2(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text("[server]\nprot = 1")
+    result = CliRunner().invoke(main, ["list", "--config", str(path)])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr == f"error: {path}: [server] prot: unknown key; did you mean port?\n"
+
+
+def test_a_server_that_is_not_there_is_told_with_status_1() -> None:
+    result = CliRunner().invoke(main, ["chat", "--url", "http://127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: No server answers at http://127.0.0.1:1")
+    assert "Traceback" not in result.output
+
+
+def test_list_prints_a_row_for_each_model(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(
+        '[model."a/b"]\nkind = "text"\nsource = "b.gguf"\naliases = ["x", "y"]\n'
+        "context_length = 512\nprice = {input = 0.5, output = 1}\n"
+        '[model.c]\nkind = "image"\nsource = "hf:o/c"\nprice = {image = 0.002}\n'
+        '[model.d]\nkind = "embedding"\nsource = "package:no-such-package/d"\n'
+    )
+    (tmp_path / "b.gguf").touch()
+    lines = CliRunner().invoke(main, ["list", "--config", str(path)]).stdout.splitlines()
+    assert lines[:4] == [
+        "MODEL  KIND       FILES            CONTEXT  PRICE        ALIASES",
+        "a/b    text       present          512      0.5/1        x, y",
+        "c      image      fetch needed     -        0.002/image",
+        "d      embedding  package missing  auto     -",
+    ]
+    assert str(path) in lines[5]
+
+
+def test_list_as_json_has_paths_and_remedies(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text('[model.c]\nkind = "image"\nsource = "hf:o/c"\n')
+    (row,) = json.loads(CliRunner().invoke(main, ["list", "--json", "--config", str(path)]).stdout)
+    assert row["name"] == "c"
+    assert row["path"] is None
+    assert "https://huggingface.co/o/c" in row["remedy"]
+
+
+@pytest.mark.parametrize("command", ["chat", "list"])
+def test_every_command_explains_itself(command: str) -> None:
+    result = CliRunner().invoke(main, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Options:" in result.output

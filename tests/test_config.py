@@ -1,0 +1,138 @@
+"""The settings file: where it is found, what it may say, and how mistakes in it are told."""
+
+from pathlib import Path
+
+import pytest
+
+from localinfra import config
+from localinfra.config import ServerSettings
+from localinfra.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCALINFRA_CONFIG", raising=False)
+    monkeypatch.delenv("LOCALINFRA_API_KEYS", raising=False)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "models.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.load(written(folder, text))
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    loaded = config.load(written(tmp_path, ""))
+    assert loaded.server == ServerSettings()
+    assert loaded.models == {}
+    assert loaded.folder == tmp_path
+
+
+def test_the_file_is_the_one_given_else_the_environments_else_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert config.load().path == config.shipped_file()
+    here = written(tmp_path, "[server]\nport = 1\n")
+    monkeypatch.setenv("LOCALINFRA_CONFIG", str(here))
+    assert config.load().server.port == 1
+    (tmp_path / "other").mkdir()
+    other = written(tmp_path / "other", "[server]\nport = 2\n")
+    assert config.load(other).server.port == 2
+
+
+def test_an_installed_package_has_the_shipped_file_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "PACKAGE", tmp_path / "localinfra")
+    assert config.shipped_file() == tmp_path / "models.toml"
+    (tmp_path / "localinfra").mkdir()
+    inside = written(tmp_path / "localinfra", "")
+    assert config.shipped_file() == inside
+
+
+def test_an_absent_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in (tmp_path / "no.toml", None):
+        monkeypatch.setenv("LOCALINFRA_CONFIG", str(tmp_path / "no.toml"))
+        with pytest.raises(ConfigError, match=r"no\.toml: no such settings file"):
+            config.load(given)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[server]\nhst = 'x'", "models.toml: [server] hst: unknown key; did you mean host?"),
+        ("[server]\nport = 70000", "[server] port: expected an integer from 0 to 65535, got 70000"),
+        ("[server]\nport = true", "[server] port: expected an integer from 0 to 65535, got true"),
+        ("[server]\nkeepalive_s = 0", "[server] keepalive_s: expected a number above 0, got 0"),
+        ("[server]\nbody_timeout_s = nan", "[server] body_timeout_s: expected a number"),
+        ("[server]\nlog_level = 'loud'", '"debug", "error", "info" or "warning", got "loud"'),
+        ("[server]\nallowed_origins = ['https://a.b/']", "allowed_origins[0]: expected an origin"),
+        ("[server]\nhost = ''", "[server] host: expected a host name or address"),
+        ("[servr]\nport = 1", "models.toml: servr: unknown table; did you mean server?"),
+        ("server = 3", "models.toml: server: expected a table, written [server]"),
+        ("[server\nport = 1", "models.toml: not valid TOML: "),
+    ],
+)
+def test_a_mistake_is_named_with_file_table_and_key(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    assert message in refusal(tmp_path, text)
+
+
+def test_a_syntax_error_names_its_line(tmp_path: Path) -> None:
+    assert "line 2" in refusal(tmp_path, "[server]\nport 1\n")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_bytes(b"\xff\xfe[server]")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        config.load(tmp_path / "models.toml")
+
+
+def test_all_mistakes_of_a_table_are_told_at_once(tmp_path: Path) -> None:
+    text = "[server]\nhst = 'x'\nport = -1\nmax_queue = 0"
+    assert len(refusal(tmp_path, text).splitlines()) == 3
+
+
+def test_keys_of_the_environment_take_the_place_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, "[server]\napi_keys = ['of-the-file']")
+    monkeypatch.setenv("LOCALINFRA_API_KEYS", " , ")
+    assert config.load(path).server.api_keys == ("of-the-file",)
+    monkeypatch.setenv("LOCALINFRA_API_KEYS", "one, two")
+    assert config.load(path).server.api_keys == ("one", "two")
+
+
+def test_keys_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "[server]\napi_keys = ['s3cret']")
+    assert "s3cret" not in repr(config.load(path))
+    for mistake in ("'s3cret'", "['s3cret key']", "[['s3cret']]", "['s3cret', 3]"):
+        message = refusal(tmp_path, f"[server]\napi_keys = {mistake}")
+        assert "[server] api_keys" in message
+        assert "s3cret" not in message
+    monkeypatch.setenv("LOCALINFRA_API_KEYS", "s3crét")
+    with pytest.raises(ConfigError, match="environment LOCALINFRA_API_KEYS") as caught:
+        config.load(written(tmp_path, ""))
+    assert "s3cr" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]"])
+def test_loopback_needs_no_key(host: str) -> None:
+    ServerSettings(host=host).check_exposure()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "my-laptop", "localhost.evil"])
+def test_other_addresses_need_a_key_or_an_explicit_word(host: str) -> None:
+    with pytest.raises(ConfigError, match="api_keys") as caught:
+        ServerSettings(host=host).check_exposure()
+    assert host in str(caught.value)
+    assert "allow_unauthenticated" in str(caught.value)
+    ServerSettings(host=host, api_keys=("k",)).check_exposure()
+    ServerSettings(host=host, allow_unauthenticated=True).check_exposure()

