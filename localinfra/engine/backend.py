@@ -59,8 +59,8 @@ class Backend(Protocol):
 
     context_length: int  # tokens a single sequence may hold
     num_cells: int  # tokens that all slots together may hold
-    num_slots: int  # slots that may hold something at once
-    num_sequences: int  # slots that may take part in one batch
+    num_sequences: int  # slots 0 to this may take part in batches
+    num_slots: int  # slots from there to this only hold cells shared with others
     batch_size: int  # tokens a batch may have
     max_output_rows: int  # logits rows a batch may ask for
     can_share_prefixes: bool

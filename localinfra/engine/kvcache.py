@@ -11,8 +11,8 @@ from localinfra.engine.radix import RadixTree
 class KVCache:
     """Slots and prefixes over a backend's cells. Engine thread only.
 
-    A slot is free, running (a sequence computes in it) or cached (it keeps a prefix for whoever
-    asks next). `acquire` and `finish` are the only transitions, and eviction frees cached ones.
+    Slots below `num_sequences` take part in batches: each is free or running. Those above only
+    keep the prefixes of finished sequences, sharing their cells, until room is needed.
     """
 
     def __init__(self, backend: Backend):
@@ -22,9 +22,10 @@ class KVCache:
     def _start(self) -> None:
         backend = self._backend
         self._tree = RadixTree()
-        self._free = list(range(backend.num_slots - 1, -1, -1))
+        self._free = list(reversed(range(backend.num_sequences)))
+        self._free_keepers = list(range(backend.num_sequences, backend.num_slots))
         self._running: dict[int, int] = {}  # slot → tokens it holds
-        self._recorded: dict[int, list[int]] = {}  # slot → its path in the tree, cached ones too
+        self._recorded: dict[int, list[int]] = {}  # slot or keeper → its path in the tree
 
     @property
     def num_used(self) -> int:
@@ -53,8 +54,6 @@ class KVCache:
         Returns (slot, length of that prefix).
         """
         length, holder = self._tree.match(tokens, limit)
-        if not self._free:
-            self._free_a_slot(keep=holder)
         slot = self._free.pop()
         self._running[slot] = 0
         if holder is not None and length:
@@ -81,9 +80,13 @@ class KVCache:
     def finish(self, slot: int, tokens: list[int]) -> None:
         """The sequence leaves; `tokens`, all that the slot holds, stay as a cached prefix."""
         self.record(slot, tokens)
+        if slot in self._recorded and not self._tree.is_redundant(slot, tokens):
+            keeper = self._take_keeper()
+            self._backend.copy(slot, keeper, 0, len(tokens))
+            self._tree.insert(tokens, keeper)
+            self._recorded[keeper] = tokens
         del self._running[slot]
-        if slot not in self._recorded or self._tree.is_redundant(slot, tokens):
-            self._release(slot)
+        self._release(slot)
 
     def make_room(self, num_tokens: int) -> bool:
         """Evicts least recently used prefixes until `num_tokens` cells are free."""
@@ -108,17 +111,18 @@ class KVCache:
         self._backend.clear()
         self._start()
 
-    def _free_a_slot(self, keep: int | None) -> None:
-        """Turns a cached slot into a free one: a redundant one if there is, else the oldest."""
-        cached = [slot for slot in self._recorded if slot not in self._running and slot != keep]
-        for slot in cached:
-            if self._tree.is_redundant(slot, self._recorded[slot]):
-                return self._release(slot)
-        while not self._free:
-            leaf = self._tree.oldest_leaf({*self._running, *(() if keep is None else (keep,))})
-            assert leaf is not None, "more running sequences than slots"
-            for slot in list(leaf.holders):
-                self._release(slot)
+    def _take_keeper(self) -> int:
+        """A free keeper; where there is none, the most useless one gives up its prefix."""
+        if not self._free_keepers:
+            keepers = [slot for slot in self._recorded if slot not in self._running]
+            redundant = (k for k in keepers if self._tree.is_redundant(k, self._recorded[k]))
+            victim = next(redundant, None)
+            if victim is None:
+                leaf = self._tree.oldest_leaf(set(self._running))
+                assert leaf is not None, "every keeper ends in a leaf of its own"
+                victim = next(iter(leaf.holders))
+            self._release(victim)
+        return self._free_keepers.pop()
 
     def _release(self, slot: int) -> None:
         self._tree.release(slot, self._recorded.get(slot, []))
@@ -127,4 +131,5 @@ class KVCache:
 
     def _forget(self, slot: int) -> None:
         self._recorded.pop(slot, None)
-        self._free.append(slot)
+        pool = self._free if slot < self._backend.num_sequences else self._free_keepers
+        pool.append(slot)

@@ -23,7 +23,7 @@ KV_TYPES = {
 }  # fmt: skip
 FLASH_ATTENTION = {None: -1, False: 0, True: 1}  # enum llama_flash_attn_type; None is auto
 
-MAX_SLOTS = 256  # LLAMA_MAX_SEQ: with a unified cache all ids are usable, however few run at once
+MAX_SLOTS = 256  # LLAMA_MAX_SEQ: a unified cache has room for all ids, however few may be decoded
 MIN_OUTPUT_ROWS = 64  # logits rows per step; what scoring a prompt may ask for at once
 CELL_PADDING = 256  # llama.cpp rounds the cache up to it
 

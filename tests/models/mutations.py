@@ -204,7 +204,7 @@ def _vocabulary(model: TinyModel) -> Iterator[Mutation]:
     yield "a token more", _changed(model, _set_items, "tokens", [*words, "more"])
     if "tokenizer.ggml.merges" in model.metadata:
         for merge in STRANGE_MERGES:
-            for place in (0, 5):
+            for place in (0, len(_items(model, "merges")) - 1):
                 yield (
                     f"merge {place} = {merge!r}",
                     _changed(model, _set_item, "merges", place, merge),

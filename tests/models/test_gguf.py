@@ -151,6 +151,7 @@ def set_key(key: str, value: Value) -> Callable[[TinyModel], object]:
         ("llama.expert_used_count", Value(U32, 4), "0 experts of which 4"),
         ("llama.nextn_predict_layers", Value(U32, 2), "prediction layers"),
         ("tokenizer.ggml.model", Value(STRING, "none"), "tokenizer 'none'"),
+        ("tokenizer.ggml.model", Value(STRING, "rwkv"), "no token for the byte 0x00"),
         ("tokenizer.ggml.tokens", Value(ARRAY, [], STRING), "no vocabulary"),
         ("tokenizer.ggml.tokens", Value(ARRAY, ["a", "b", "a"], STRING), "'a' twice"),
         ("tokenizer.ggml.token_type", Value(ARRAY, [1], I32), "1 token_type for 269"),
