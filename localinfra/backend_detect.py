@@ -14,7 +14,7 @@ from pathlib import Path
 
 BACKENDS = ("cpu", "cuda", "metal", "vulkan")
 
-# CUDA versions that llama-cpp-python's authors publish wheels for, in indexes named cu118, cu121 ...
+# CUDA versions that llama-cpp-python's authors publish wheels for, in indexes named cu118 and so on
 CUDA_WHEELS = ((11, 8), (12, 1), (12, 2), (12, 3), (12, 4), (12, 5), (13, 0), (13, 2))
 
 PCI_GPU_VENDORS = {"0x1002": "AMD", "0x10de": "NVIDIA", "0x8086": "Intel"}

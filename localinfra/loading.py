@@ -118,9 +118,7 @@ def load_with_layers(
         raise
 
 
-def compile_template(
-    entry: TextModelEntry, model: Model
-) -> tuple[ChatTemplate | None, str | None]:
+def compile_template(entry: TextModelEntry, model: Model) -> tuple[ChatTemplate | None, str | None]:
     """The template of models.toml or else of the file, and why there is none."""
     source = entry.chat_template or model.chat_template
     if source is None:

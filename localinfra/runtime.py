@@ -1,4 +1,4 @@
-"""The one file that knows all parts: settings → catalogue, pool and loaders; closes them in order."""
+"""The one file that knows all parts: settings → catalogue, pool, loaders; closes them in order."""
 
 import asyncio
 import contextlib
@@ -31,6 +31,7 @@ class Runtime:
         self.started_at = int(time.time())
         self._text_models: Pool[TextModel] = Pool(self._load_text, lambda model: model.close())
         self._preloads: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _load_text(self, name: str) -> "TextModel":
@@ -65,5 +66,7 @@ class Runtime:
             await self._text_models.get(name)
 
     async def close(self) -> None:
-        """Ends what is running and frees all models."""
-        await self._text_models.close()
+        """Ends what is running, with an error to whoever waits for it, and frees all models."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._text_models.close())
+        await self._closing

@@ -34,13 +34,13 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     logprobs: bool = False
     top_logprobs: TopLogprobs | None = None
     reasoning_effort: str | None = None
-    chat_template_kwargs: dict[str, Any] = {}  # checked by `check_kwargs`
-    tools: list[msgspec.Raw] = []
+    chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    tools: list[msgspec.Raw] = msgspec.field(default_factory=list)
     tool_choice: str | dict[str, Any] = "none"
     parallel_tool_calls: bool = True
-    functions: list[msgspec.Raw] = []
+    functions: list[msgspec.Raw] = msgspec.field(default_factory=list)
     function_call: str | dict[str, Any] = "none"
-    modalities: list[str] = []
+    modalities: list[str] = msgspec.field(default_factory=list)
 
     def check(self) -> None:
         super().check()

@@ -25,7 +25,7 @@ from localinfra.text import TextModel, TextRequest
 
 ROUTE = "/v1/completions"
 MAX_PROMPTS = 128
-MAX_CHOICES = 1024  # prompts × best_of; more is a batch job in one request
+MAX_CHOICES = 1024  # prompts times best_of; more is a batch job in one request
 
 encode = msgspec.json.Encoder().encode
 
@@ -176,7 +176,7 @@ class CompletionAnswer:
                 for delta in step:
                     self._meter.add(delta)
                     candidates[delta.choice].add(delta)
-        choices = []
+        choices: list[Choice] = []
         for prompt in range(len(self._echoes)):
             start = prompt * self._body.num_candidates
             for best in self._best(candidates[start : start + self._body.num_candidates]):

@@ -12,6 +12,8 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
+Plain: TypeAlias = dict[str, Json]  # a message as templates read it
+
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -46,30 +48,30 @@ class Message(msgspec.Struct, frozen=True):
     refusal: str | None = None
 
 
-def normalize(messages: Sequence[Message]) -> list[dict[str, Json]]:
+def normalize(messages: Sequence[Message], *, parse_arguments: bool = True) -> list[Plain]:
     """Messages → what a chat template reads: plain values, absent fields left out.
 
     Text parts are joined by a newline, as vLLM and llama.cpp's server do for text-only models.
     `content` is always there: None on an assistant message that has only tool calls. Arguments
     of tool calls become an object where they are valid JSON of one (`""` is an empty one), since
-    most templates expect a mapping; otherwise they stay the string that they were.
+    most templates expect a mapping; otherwise, and without `parse_arguments`, they stay text.
 
     Raises InvalidRequest naming the path of what is wrong, UnsupportedParameter for a part that
     isn't text.
     """
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message.", "messages")
-    return [_plain(message, f"messages[{at}]") for at, message in enumerate(messages)]
+    return [
+        _plain(message, f"messages[{at}]", parse_arguments) for at, message in enumerate(messages)
+    ]
 
 
-def _plain(message: Message, path: str) -> dict[str, Json]:
-    plain: dict[str, Json] = {"role": message.role, "content": _content(message, path)}
+def _plain(message: Message, path: str, parse_arguments: bool) -> Plain:
+    plain: Plain = {"role": message.role, "content": _content(message, path)}
     if message.tool_calls:
         if message.role != "assistant":
-            raise InvalidRequest(
-                "Only assistant messages have tool_calls.", f"{path}.tool_calls"
-            )
-        plain["tool_calls"] = [_plain_call(call) for call in message.tool_calls]
+            raise InvalidRequest("Only assistant messages have tool_calls.", f"{path}.tool_calls")
+        plain["tool_calls"] = [_plain_call(call, parse_arguments) for call in message.tool_calls]
     optional = {
         "name": message.name,
         "tool_call_id": message.tool_call_id,
@@ -91,9 +93,7 @@ def _content(message: Message, path: str) -> str | None:
         return None
     if message.reasoning_content is not None:
         return ""
-    raise InvalidRequest(
-        "An assistant message needs content or tool_calls.", f"{path}.content"
-    )
+    raise InvalidRequest("An assistant message needs content or tool_calls.", f"{path}.content")
 
 
 def _joined(parts: Sequence[ContentPart], role: Role, path: str) -> str:
@@ -117,16 +117,18 @@ def _joined(parts: Sequence[ContentPart], role: Role, path: str) -> str:
     return "\n".join(texts)
 
 
-def _plain_call(call: ToolCall) -> dict[str, Json]:
-    arguments: Json = call.function.arguments
-    try:
-        parsed: Json = msgspec.json.decode(call.function.arguments or "{}")
-    except (msgspec.DecodeError, RecursionError):
-        parsed = None
-    if isinstance(parsed, dict):
-        arguments = parsed
-    plain: dict[str, Json] = {
+def _plain_call(call: ToolCall, parse_arguments: bool) -> Plain:
+    arguments = _parsed(call.function.arguments) if parse_arguments else call.function.arguments
+    plain: Plain = {
         "type": "function",
         "function": {"name": call.function.name, "arguments": arguments},
     }
-    return plain if call.id is None else {"id": call.id} | plain
+    return plain if call.id is None else {"id": call.id, **plain}
+
+
+def _parsed(arguments: str) -> Json:
+    try:
+        parsed: Json = msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        return arguments
+    return parsed if isinstance(parsed, dict) else arguments

@@ -5,7 +5,7 @@ the limits hold on the calling thread without a subprocess, a signal or a trace 
 """
 
 import time
-from collections.abc import Iterator, MappingView
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from itertools import chain
 from sys import getsizeof
 
@@ -23,10 +23,9 @@ class LimitExceeded(BaseException):
 
 
 class Meter:
-    """The allowance of one rendering. Used by the thread that renders."""
+    """The allowance for one prompt. Used by the thread that renders."""
 
-    def __init__(self, inputs: object = None, marks: str = ""):
-        self.marks = marks  # private-use characters that must survive escaping
+    def __init__(self, inputs: object):
         self._sizes: dict[int, int] = {}  # id of a container → bytes of it written out
         self._kept: list[object] = []  # keeps those ids from being given to another object
         input_bytes = self.size(inputs)
@@ -62,9 +61,17 @@ class Meter:
             self.spend(getsizeof(value))
             if self.size(value) > self._max_value:
                 raise LimitExceeded("it built too large a value")
-        elif isinstance(value, Iterator | MappingView):
+        elif isinstance(value, (Iterator, KeysView, ItemsView, ValuesView)):
             return self.made(list(value))
         return value
+
+    def text(self, value: object) -> str:
+        """str(value), paid for where that makes a new string."""
+        if type(value) is str:
+            return value
+        text = str(value)
+        self.spend(getsizeof(text))
+        return text
 
     def size(self, value: object) -> int:
         """Bytes of the value written out in full, however often its parts are shared.

@@ -17,7 +17,7 @@ from localinfra import config as config_file
 from localinfra.api.app import create_app
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
-from localinfra.models.catalog import Catalog, TextModelEntry
+from localinfra.models.catalog import TextModelEntry
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 
@@ -26,16 +26,25 @@ class Server(uvicorn.Server):
     """A first SIGINT or SIGTERM lets running answers end within the deadline, and then the exit
     code is 0; a second one ends the process at once."""
 
-    def __init__(self, config: uvicorn.Config, catalog: Catalog, has_keys: bool):
+    def __init__(self, config: uvicorn.Config, runtime: Runtime):
         super().__init__(config)
-        self._catalog = catalog
-        self._has_keys = has_keys
+        self._runtime = runtime
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            click.echo(banner(url(host, port), self._catalog, self._has_keys))
+            click.echo(banner(url(host, port), self._runtime))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answers that outlast the deadline end with an error their clients can read."""
+        timer = asyncio.create_task(self._close_at_deadline())
+        await super().shutdown(sockets)
+        timer.cancel()
+
+    async def _close_at_deadline(self) -> None:
+        await asyncio.sleep(self._runtime.settings.shutdown_timeout_s)
+        await self._runtime.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -49,9 +58,9 @@ class Server(uvicorn.Server):
             os._exit(130)
         self.should_exit = True
         if running := len(self.server_state.tasks):
-            deadline_s = self.config.timeout_graceful_shutdown
+            deadline_s = self._runtime.settings.shutdown_timeout_s
             click.echo(
-                f"Finishing {running} running answers, for {deadline_s} s at most. "
+                f"Finishing {running} running answers, for {deadline_s:g} s at most. "
                 "Press Ctrl-C again to stop at once."
             )
 
@@ -62,15 +71,20 @@ def url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def banner(base: str, catalog: Catalog, has_keys: bool) -> str:
+def banner(base: str, runtime: Runtime) -> str:
     """The URL, the models, and a curl line that works."""
-    text = {name: e for name, e in catalog.entries.items() if isinstance(e, TextModelEntry)}
+    entries = runtime.catalog.entries
+    text = {name: e for name, e in entries.items() if isinstance(e, TextModelEntry)}
     ready = [name for name, entry in text.items() if file_state(entry.source) == "present"]
     lines = [f"localinfra answers at {base}/v1", "", *(f"  {name}" for name in ready)]
     if absent := len(text) - len(ready):
         lines.append(f"  and {absent} more whose files are not here yet: localinfra list")
     if ready:
-        key = ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"' if has_keys else ""
+        key = (
+            ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"'
+            if runtime.settings.api_keys
+            else ""
+        )
         lines += [
             "",
             "Try it:",
@@ -112,11 +126,12 @@ def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) 
                 log_level="debug" if verbose else "warning",
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=round(settings.shutdown_timeout_s),
+                ws="none",
+                # The runtime ends answers before that; this is for clients that do not read them.
+                timeout_graceful_shutdown=round(settings.shutdown_timeout_s) + 5,
                 lifespan="on",
             ),
-            catalog,
-            bool(settings.api_keys),
+            runtime,
         )
         await server.serve()
         return server.started

@@ -116,9 +116,7 @@ class RadixTree:
 
     def num_evictable(self, running: set[int]) -> int:
         """Tokens in runs that no running slot holds."""
-        return sum(
-            len(node.tokens) for node in self.nodes() if running.isdisjoint(node.holders)
-        )
+        return sum(len(node.tokens) for node in self.nodes() if running.isdisjoint(node.holders))
 
     def trim(self, leaf: Node, num_tokens: int) -> None:
         """Cuts the last `num_tokens` off a leaf; a leaf without tokens leaves the tree."""

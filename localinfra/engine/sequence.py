@@ -54,6 +54,6 @@ class Sequence:
 
     @property
     def num_reusable(self) -> int:
-        """How much of a cached prefix would do: the last token's logits are always needed, and
-        every row's from the first unscored one on."""
-        return len(self.prompt_logprobs) - 1 if self.num_unscored else len(self.tokens) - 1
+        """How much of a cached prefix would do: the last row is always needed, and every row from
+        the first unscored token's on."""
+        return (len(self.prompt_logprobs) if self.num_unscored else self.num_target) - 1

@@ -45,7 +45,9 @@ def usable_cores() -> int:
     siblings = {
         path.read_text().strip()
         for cpu in allowed
-        if (path := Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).exists()
+        if (
+            path := Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        ).exists()
     }
     return len(siblings) or len(allowed) or os.cpu_count() or 1
 
@@ -163,7 +165,6 @@ class LlamaContext:
         """Tokens that the slot's cells hold, as llama.cpp sees it; for accounting in tests."""
         last: int = llama_cpp.llama_memory_seq_pos_max(self._memory, slot)
         return last + 1
-
 
     def close(self) -> None:
         """Frees the context, then the model."""

@@ -13,6 +13,7 @@ from localinfra.models.gguf_header import Array, GgufHeader, Tokenizer
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 MAX_WINDOW = 1 << 23  # of 256 sequences: still fits llama_kv_cache_iswa's 32-bit size
+MAX_TOKEN_BYTES = 4096  # of tokenizers that recurse into a token, or try all its suffixes
 MAX_HEAD_LENGTH = 1 << 14  # numbers in one head; the longest known are 576
 
 AGAIN = "convert the model again, or fetch another copy"
@@ -214,7 +215,7 @@ def _heads(header: GgufHeader) -> Iterator[str]:
         pattern == 1 or (isinstance(pattern, Array) and not any(pattern.values or ()))
     ):
         yield f"has a sliding window and no layer that uses it; {AGAIN}"
-    if not any("_mla" in k or "_swa" in k for k in header.metadata):
+    if heads[0] and not any("_mla" in k or "_swa" in k for k in header.metadata):
         if header.architecture in EQUAL_HEADS and key != value:
             yield f"has keys of {key} numbers and values of {value}; {AGAIN}"
         if header.architecture in EQUAL_HEADS - PARTIAL_ROPE and rope != key:
@@ -249,6 +250,9 @@ def _tokenizer(header: GgufHeader, tokenizer: Tokenizer) -> Iterator[str]:
     tokens = _as_c_reads_them(tokenizer.tokens)
     if not tokens:
         yield f"has no vocabulary (tokenizer.ggml.tokens); {AGAIN}"
+    longest = max(map(len, tokens))
+    if model in ("rwkv", "plamo2") and longest > MAX_TOKEN_BYTES:
+        yield f"has a token of {longest:,} bytes; {AGAIN}"
     known = set(tokens)
     if len(known) != len(tokens):
         seen: set[bytes] = set()

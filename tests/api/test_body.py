@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 import pytest
+from asgi import scope_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
@@ -22,7 +23,6 @@ from localinfra.errors import (
     UnsupportedMediaType,
     UnsupportedParameter,
 )
-from tests.api.asgi import scope_of
 
 
 class Text(msgspec.Struct, tag="text", tag_field="type"):

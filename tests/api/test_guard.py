@@ -3,12 +3,12 @@
 import logging
 
 import pytest
+from asgi import Header, Reply, call, scope_of
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from localinfra.api.guard import Guard
 from localinfra.errors import QueueFull
-from tests.api.asgi import Header, Reply, call, scope_of
 
 HOST = ("host", "localhost:8000")
 HTTP_METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from asgi import Reply, call, scope_of
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -15,7 +16,6 @@ from localinfra import errors
 from localinfra.api.guard import Guard
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
 from localinfra.errors import ApiError
-from tests.api.asgi import Reply, call, scope_of
 
 
 def app(failure: Exception | None = None) -> Starlette:

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import uvicorn
+from asgi import Reply, call, scope_of
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -20,7 +21,6 @@ from localinfra.api.guard import Guard
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.errors import EngineFailed
-from tests.api.asgi import Reply, call, scope_of
 
 Events = AsyncGenerator[bytes | list[bytes], None]
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from tests.models.tiny_gguf import ARRAY, BOOL, F32, I32, STRING, U32, U64, TinyModel, Value
+from models.tiny_gguf import ARRAY, BOOL, F32, I32, STRING, U32, U64, TinyModel, Value
 
 Mutation = tuple[str, Callable[[], bytes]]  # a file's bytes are made when they are wanted
 

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from localinfra.models.gguf import Array, BadGguf, read_header
-from tests.models.tiny_gguf import (
+from models.tiny_gguf import (
     ARRAY,
     BOOL,
     F32,
@@ -22,6 +20,8 @@ from tests.models.tiny_gguf import (
     tiny_llama,
     tiny_mamba,
 )
+
+from localinfra.models.gguf import Array, BadGguf, read_header
 
 
 def problem(path: Path) -> str:

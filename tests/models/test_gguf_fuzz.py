@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from localinfra.models.gguf import BadGguf, read_header
-from tests.models.mutations import Mutation, mutations
-from tests.models.tiny_gguf import (
+from models.mutations import Mutation, mutations
+from models.tiny_gguf import (
     TinyModel,
     spm_vocabulary,
     tiny_gemma3,
     tiny_llama,
     tiny_mamba,
 )
+
+from localinfra.models.gguf import BadGguf, read_header
 
 ANSWER_S = 30  # a file takes milliseconds; one this slow hangs
 LOADER = Path(__file__).parent / "load_gguf.py"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models.tiny_gguf import tiny_gemma3, tiny_llama, tiny_mamba
 
 from localinfra.models.gguf import read_header
 from localinfra.models.gguf_header import Array, GgufHeader, Tensor
@@ -16,7 +17,6 @@ from localinfra.models.memory import (
     kv_bytes_per_token,
     layers_per_device,
 )
-from tests.models.tiny_gguf import tiny_gemma3, tiny_llama, tiny_mamba
 
 
 def header(layer_bytes: list[int], output_bytes: int = 50, heads_kv: object = 2) -> GgufHeader:

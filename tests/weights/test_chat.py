@@ -4,9 +4,9 @@ from typing import Any
 
 import openai
 import pytest
-from live import SMOLLM2, LiveServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live import SMOLLM2, LiveServer
 
 COUNT: list[Any] = [{"role": "user", "content": "Repeat the letters: a b c d e f g h i j k l m"}]
 
@@ -125,7 +125,7 @@ def test_logit_bias_forbids_and_forces(client: openai.OpenAI) -> None:
 
 
 def test_frequency_penalty_counts_generated_tokens_alone(client: openai.OpenAI) -> None:
-    """A token forced by bias gives way once the penalty has added up; one in the prompt does not."""
+    """A token forced by bias gives way once the penalty has added up; the prompt's do not count."""
     messages: list[Any] = [{"role": "user", "content": ", , , , , , , , , ,"}]
     answer = client.chat.completions.create(
         model="smollm2", messages=messages, max_tokens=20, temperature=0,

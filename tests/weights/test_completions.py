@@ -74,10 +74,11 @@ def test_echo_with_logprobs_scores_prompt_and_output(client: openai.OpenAI) -> N
     assert len(scores.tokens) == answer.usage.prompt_tokens + 1
     assert scores.token_logprobs[0] is None and scores.top_logprobs[0] is None
     assert "".join(scores.tokens) == choice.text
-    assert [choice.text[at : at + len(t)] for at, t in zip(scores.text_offset, scores.tokens)] == (
-        scores.tokens
-    )
-    for logprob, top in zip(scores.token_logprobs[1:], scores.top_logprobs[1:]):
+    assert [
+        choice.text[at : at + len(t)]
+        for at, t in zip(scores.text_offset, scores.tokens, strict=True)
+    ] == (scores.tokens)
+    for logprob, top in zip(scores.token_logprobs[1:], scores.top_logprobs[1:], strict=True):
         assert max(top.values()) >= logprob
     # lm-eval decides whether a token is the greedy one by comparing the two as floats
     assert scores.token_logprobs[-1] == max(scores.top_logprobs[-1].values())

@@ -87,9 +87,7 @@ async def enumerate_async(stream: Any) -> Any:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_a_client_that_leaves_frees_its_place(
-    server: LiveServer, stream: bool, phase: str
-) -> None:
+def test_a_client_that_leaves_frees_its_place(server: LiveServer, stream: bool, phase: str) -> None:
     server.wait_until_idle()
     text = f"{phase} {stream} " + "word " * (1500 if phase == "prefill" else 1)
     body = json.dumps(
@@ -111,9 +109,7 @@ def test_a_client_that_leaves_frees_its_place(
     assert server.stats.num_steps - steps < 20  # of hundreds: the cancel came at the next step
 
 
-def test_health_answers_at_once_under_full_load(
-    server: LiveServer, client: openai.OpenAI
-) -> None:
+def test_health_answers_at_once_under_full_load(server: LiveServer, client: openai.OpenAI) -> None:
     import httpx2
 
     stop = threading.Event()

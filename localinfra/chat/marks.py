@@ -1,0 +1,153 @@
+"""Tells the template's control tokens from the same words typed into a message.
+
+Text only: finds control tokens in strings, wraps them in private-use characters before a
+template runs, and reads those marks back from what it wrote.
+"""
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+import msgspec
+
+from localinfra.chat.messages import Json
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A stretch of a prompt. Only with `is_template` may control tokens be read in it."""
+
+    text: str
+    is_template: bool
+
+
+class Span(NamedTuple):
+    start: int
+    end: int
+
+
+class Marks(NamedTuple):
+    """Three characters that are in no input, neither plain nor as a JSON escape."""
+
+    opening: str
+    closing: str
+    end: str  # where the message that is to be continued ends
+
+    @classmethod
+    def absent_from(cls, texts: Iterable[str]) -> "Marks":
+        known = "".join(texts).lower()
+        codes = (code for code in range(0xE000, 0xF900) if chr(code) not in known)
+        absent = (chr(code) for code in codes if f"\\u{code:04x}" not in known)
+        return cls(next(absent), next(absent), next(absent))
+
+
+class ControlTokens:
+    """Finds a vocabulary's control tokens in text, the longest where several begin."""
+
+    def __init__(self, tokens: Collection[str]):
+        spellings = sorted({token for token in tokens if token})
+        self._pattern = _alternation(spellings) if spellings else "(?!)"
+        self._regex = re.compile(self._pattern)
+
+    def occur_in(self, texts: Iterable[str]) -> bool:
+        return any(map(self._regex.search, texts))
+
+    def wrap(self, text: str, marks: Marks) -> str:
+        return self._regex.sub(lambda match: f"{marks.opening}{match[0]}{marks.closing}", text)
+
+    def segments(self, marked: str, plain: str, marks: Marks) -> tuple[Segment, ...]:
+        """What came from messages and what from the template.
+
+        `marked` was rendered from wrapped inputs, `plain` from the inputs themselves. They
+        differ in more than marks where the template cuts or trims right beside a control token;
+        `plain` is the text then, if both contain the same tokens in the same order.
+        """
+        text, typed = self._unwrap(marked, marks)
+        if text == plain:
+            return _cut(text, typed)
+        in_text, in_plain = self._spans(text), self._spans(plain)
+        if [text[a:b] for a, b in in_text] != [plain[a:b] for a, b in in_plain]:
+            return _cut(text, typed)
+        pairs = zip(in_text, in_plain, strict=True)
+        return _cut(plain, [there for here, there in pairs if _overlaps(here, typed)])
+
+    def _spans(self, text: str) -> list[Span]:
+        return [Span(*match.span()) for match in self._regex.finditer(text)]
+
+    def _unwrap(self, marked: str, marks: Marks) -> tuple[str, list[Span]]:
+        """The text without marks, and the spans that messages brought.
+
+        A template that cuts its input may leave one mark of a pair: a token beside it is still
+        the message's. A lone mark beside anything else says nothing and is dropped.
+        """
+        opening, closing, token = marks.opening, marks.closing, self._pattern
+        regex = re.compile(
+            f"{opening}(?P<pair>[^{opening}{closing}]*){closing}"
+            f"|{opening}(?P<opened>{token})|(?P<closed>{token}){closing}|[{opening}{closing}]"
+        )
+        pieces: list[str] = []
+        typed: list[Span] = []
+        length = at = 0
+        for match in regex.finditer(marked):
+            inside = match[match.lastgroup] if match.lastgroup else ""
+            start = length + match.start() - at
+            length = start + len(inside)
+            pieces += marked[at : match.start()], inside
+            typed.append(Span(start, length))
+            at = match.end()
+        pieces.append(marked[at:])
+        return "".join(pieces), typed
+
+
+def strings(value: Json) -> Iterator[str]:
+    """Every string inside, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+    elif isinstance(value, dict):
+        yield from value
+        for item in value.values():
+            yield from strings(item)
+
+
+def mapped(value: Json, change: Callable[[str], str]) -> Json:
+    """A copy with every string changed, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [mapped(item, change) for item in value]
+    if isinstance(value, dict):
+        return {change(key): mapped(item, change) for key, item in value.items()}
+    return value
+
+
+def _alternation(spellings: list[str]) -> str:
+    """Sorted spellings → a regex that shares their beginnings, and prefers longer ones.
+
+    Thousands of `<unused…>` tokens side by side would be tried one by one at every `<`.
+    """
+    beginning = os.path.commonprefix(spellings)  # noqa: RUF071  # characters are meant
+    rests = [spelling[len(beginning) :] for spelling in spellings]
+    groups = [list(group) for _, group in groupby(filter(None, rests), lambda rest: rest[0])]
+    branches = "|".join(map(_alternation, groups))
+    optional = "?" if "" in rests else ""
+    return re.escape(beginning) + (f"(?:{branches}){optional}" if branches else "")
+
+
+def _overlaps(span: Span, others: Iterable[Span]) -> bool:
+    return any(span.start < other.end and other.start < span.end for other in others)
+
+
+def _cut(text: str, typed: Iterable[Span]) -> tuple[Segment, ...]:
+    """Segments of the text, neighbours of one kind merged, empty ones left out."""
+    pieces: list[Segment] = []
+    at = 0
+    for span in typed:
+        pieces += Segment(text[at : span.start], True), Segment(text[span.start : span.end], False)
+        at = span.end
+    pieces.append(Segment(text[at:], True))
+    kinds = groupby((piece for piece in pieces if piece.text), lambda piece: piece.is_template)
+    return tuple(Segment("".join(piece.text for piece in group), kind) for kind, group in kinds)

