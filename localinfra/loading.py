@@ -13,8 +13,8 @@ from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.devices import free_memory
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
 from localinfra.models.catalog import TextModelEntry
-from localinfra.models.gguf import BadGguf, GgufHeader, read_header
-from localinfra.models.memory import fewer_layers, fit_gpu_layers
+from localinfra.models.gguf import BadGguf, GgufHeader, read_adapter, read_header
+from localinfra.models.memory import fewer_layers, layers_per_device
 from localinfra.models.sources import locate
 from localinfra.text import TextModel
 
@@ -30,7 +30,7 @@ def load_text_model(name: str, entry: TextModelEntry, max_waiting: int) -> TextM
     try:
         header = read_header(path)
         for adapter in entry.lora:
-            read_header(adapter.path)
+            read_adapter(adapter.path)
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None
     settings = context_settings(entry, header)
@@ -70,16 +70,17 @@ def place(
 
     With `gpu_layers = "auto"` a load that fails is tried again with fewer layers, and says so.
     """
-    layers = entry.gpu_layers
+    layers, split = entry.gpu_layers, entry.tensor_split
     if layers == "auto":
         devices = free_memory()
-        layers = fit_gpu_layers(header, devices, settings.num_cells, settings.kv_type)
+        fitting = layers_per_device(header, devices, settings.num_cells, settings.kv_type)
+        layers, split = sum(fitting), split or tuple(map(float, fitting))
         if devices:
             total = sum(devices) / 2**30
-            logger.info("%s: %d layers fit the device's %.1f GiB", name, layers, total)
+            logger.info("%s: %d layers fit the %.1f GiB free on the GPU", name, layers, total)
     while True:
         try:
-            return load_with_layers(entry, path, settings, layers)
+            return load_with_layers(entry, path, settings, layers, split)
         except LoadFailed as error:
             if entry.gpu_layers != "auto" or layers == 0:
                 raise ModelUnavailable(
@@ -96,7 +97,11 @@ def place(
 
 
 def load_with_layers(
-    entry: TextModelEntry, path: Path, settings: ContextSettings, layers: int
+    entry: TextModelEntry,
+    path: Path,
+    settings: ContextSettings,
+    layers: int,
+    tensor_split: tuple[float, ...],
 ) -> tuple[LlamaContext, Model]:
     """Raises LoadFailed, holding nothing."""
     model = Model(
@@ -105,7 +110,7 @@ def load_with_layers(
             gpu_layers=layers,
             split_mode=entry.split_mode,
             main_gpu=entry.main_gpu,
-            tensor_split=entry.tensor_split,
+            tensor_split=tensor_split if layers else (),
             mmap=entry.mmap,
             mlock=entry.mlock,
             lora=tuple(LoraFile(adapter.path, adapter.scale) for adapter in entry.lora),

@@ -162,6 +162,15 @@ REMEDIES = (  # (what the log says, what to do); the first match counts
         "`pip config set global.cert FILE`.",
     ),
     (
+        r"CUDA::cublas|cublas_v2.h",
+        "The CUDA toolkit lacks cuBLAS: install its package, libcublas-dev-MAJOR-MINOR.",
+    ),
+    (
+        r"CUDA_ARCHITECTURES is set to .native., but no GPU",
+        "No NVIDIA GPU is visible here. To compile for one elsewhere, name its architecture: "
+        "CMAKE_ARGS=-DCMAKE_CUDA_ARCHITECTURES=89",
+    ),
+    (
         r"CMAKE_C(XX)?_COMPILER|No C(XX)? compiler|unable to find .*compiler",
         "The C++ compiler doesn't work.",
     ),
@@ -180,6 +189,18 @@ REMEDIES = (  # (what the log says, what to do); the first match counts
 
 def remedy(log: str) -> str:
     return next((advice for pattern, advice in REMEDIES if re.search(pattern, log)), "")
+
+
+def telling_lines(log: str, limit: int = 12) -> list[str]:
+    """The lines that speak of errors, each with its next, else the last ones. pip ends a failed
+    build with much about itself, and ninja lets other compilers finish: the end says little.
+    """
+    of_pip = re.compile(r"ERROR: |error: subprocess|note: |Building wheel|full command")
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line for line in lines if not of_pip.match(line)]
+    hits = [i for i, line in enumerate(lines) if re.search(r"\b[Ee]rror\b|FAILED", line)]
+    shown = sorted({i for hit in hits for i in (hit, hit + 1) if i < len(lines)})
+    return [lines[i] for i in shown][:limit] or lines[-limit:]
 
 
 def build_progress(log: str) -> str:
@@ -279,10 +300,10 @@ class Shell:
 
     def must(self, is_done: bool, what: str) -> None:
         if not is_done:
-            log = self.tail()
-            last = "\n".join(f"    {line[:160]}" for line in log.rstrip().splitlines()[-12:])
-            advice = remedy(log) or "Run again; if it stays, the log tells more."
-            raise SetupError(f"{what} failed. {advice}\n  {self.log_path} ends with:\n{last}")
+            log = self.tail(200_000)
+            lines = "\n".join(f"    {line[:160]}" for line in telling_lines(log))
+            advice = remedy(log) or "The log tells more."
+            raise SetupError(f"{what} failed. {advice}\n  In {self.log_path}:\n{lines}")
 
 
 def poll(process: subprocess.Popen[bytes]) -> int | None:

@@ -180,6 +180,7 @@ def test_progress_is_ninjas_last_step() -> None:
     [
         ("OSError: [Errno 28] No space left on device", "disk is full"),
         ("g++: fatal error: Killed signal terminated program cc1plus", "Memory ran out"),
+        ('Target "ggml-cuda" links to: CUDA::cublas', "cuBLAS"),
         ("NewConnectionError: Name or service not known", "network"),
         ("SSLError(SSLCertVerificationError(CERTIFICATE_VERIFY_FAILED", "pip config"),
         ("Something else", ""),
@@ -187,6 +188,14 @@ def test_progress_is_ninjas_last_step() -> None:
 )
 def test_a_known_failure_comes_with_its_remedy(log: str, advice: str) -> None:
     assert advice in setup.remedy(log)
+
+
+def test_a_failed_build_shows_its_errors_rather_than_pips_end() -> None:
+    log = "[1/2] g++ a.cpp\nFAILED: a.o\na.cpp:1: error: no such thing\n  int a;\n[2/2] g++ b.cpp\n"
+    log += "note: not a problem with pip\nERROR: Failed building wheel\n"
+    lines = ["FAILED: a.o", "a.cpp:1: error: no such thing", "int a;"]
+    assert setup.telling_lines(log) == lines
+    assert setup.telling_lines("one\ntwo\n") == ["one", "two"]
 
 
 def test_durations_read_well() -> None:

@@ -13,6 +13,7 @@ from sys import getsizeof
 from typing import Any, Protocol
 
 from jinja2.filters import FILTERS
+from jinja2.tests import TESTS
 
 from localinfra.chat.meter import LimitExceeded, Meter
 
@@ -123,6 +124,12 @@ def table(owner: Metered) -> dict[str, Callable[..., Any]]:
     }
     chosen = {name: FILTERS[name] for name in PLAIN} | own
     return {name: metered(owner, function) for name, function in chosen.items()}
+
+
+def tests(owner: Metered) -> dict[str, Any]:
+    """All of Jinja's tests, such as `is mapping`: one may compare large values."""
+    functions: dict[str, Any] = {**TESTS}
+    return {name: metered(owner, function) for name, function in functions.items()}
 
 
 def percent_bytes(meter: Meter, text: str, values: object) -> int:

@@ -36,7 +36,7 @@ class Marks(NamedTuple):
 
     @classmethod
     def absent_from(cls, texts: Iterable[str]) -> "Marks":
-        known = "".join(texts).lower()
+        known = "".join(texts)
         codes = (code for code in range(0xE000, 0xF900) if chr(code) not in known)
         absent = (chr(code) for code in codes if f"\\u{code:04x}" not in known)
         return cls(next(absent), next(absent), next(absent))

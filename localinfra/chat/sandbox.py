@@ -29,7 +29,8 @@ from localinfra.chat.meter import Buffer, LimitExceeded, Meter
 MAX_SOURCE_CHARS = 128 << 10  # the longest of 70 published templates has 17,000
 MAX_NODES = 40_000  # of the syntax tree; the largest of those has 3,000
 COMPILE_DEADLINE_S = 5.0
-MAX_INT_BITS = 4096
+MAX_INT_BITS = 16_384  # of a product; Python reads literals of up to 4300 digits
+GROWING = frozenset(["*", "**", "%"])  # the others give no more than they take
 
 METHODS: dict[type, frozenset[str]] = {
     str: frozenset(
@@ -182,8 +183,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "raise_exception": _raise_exception,
         }
         self.filters = filters.table(self)
-        for name in self.tests:
-            self.tests[name] = filters.metered(self, self.tests[name])
+        self.tests = filters.tests(self)
 
     @property
     def meter(self) -> Meter:
@@ -222,13 +222,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
     # What generated code calls.
 
     def tick(self) -> bool:
-        return self.meter.tick()
+        meter: Meter = self._running.meter
+        return meter.tick()
 
     def made(self, value: object) -> object:
-        return self.meter.made(value)
+        meter: Meter = self._running.meter
+        return meter.made(value)
 
     def text(self, value: object) -> str:
-        return self.meter.text(value)
+        meter: Meter = self._running.meter
+        return meter.text(value)
 
     def buffer(self) -> Buffer:
         return Buffer(self.meter)
@@ -244,13 +247,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        meter = self.meter
+        meter: Meter = self._running.meter
         meter.tick()
-        meter.spend(_binop_bytes(meter, operator, left, right))
+        if operator in GROWING:
+            meter.spend(_grown_bytes(meter, operator, left, right))
         return meter.made(self.binop_table[operator](left, right))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        meter = self.meter
+        meter: Meter = self._running.meter
         meter.tick()
         if isinstance(obj, BuiltinMethodType) and isinstance(obj.__self__, str):
             cost = filters.METHOD_BYTES.get(obj.__name__)
@@ -276,8 +280,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return lambda *args, **kwargs: _Formatter(self).vformat(template, args, kwargs)
 
 
-def _binop_bytes(meter: Meter, operator: str, left: object, right: object) -> int:
-    """Bytes an operation may make beyond the size of its operands, before it is computed."""
+def _grown_bytes(meter: Meter, operator: str, left: object, right: object) -> int:
+    """Bytes that one of the growing operations may make, before it is computed."""
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length()
         bits = bits * max(right, 0) if operator == "**" else bits + right.bit_length()

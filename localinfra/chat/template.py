@@ -4,10 +4,9 @@ Owns how a conversation is put to a template: roles, system messages that stand 
 first, an answer to be continued, control tokens typed by users. `sandbox.py` runs the template.
 """
 
-import contextlib
 import datetime
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import jinja2
 import msgspec
@@ -88,8 +87,8 @@ class ChatTemplate:
         2 ms for an ordinary conversation and never much more than `meter.DEADLINE_S`.
         """
         _refuse_reserved(extra or {})
-        conversation = self._with_known_roles(normalize(messages))
-        as_text = self._with_known_roles(normalize(messages, parse_arguments=False))
+        variants = self._variants(messages)
+        conversation = next(variants)
         variables: dict[str, Json] = msgspec.to_builtins(
             {"tools": [dict(tool) for tool in tools or ()] or None, **(extra or {})}
         )
@@ -111,19 +110,37 @@ class ChatTemplate:
             marks=Marks.absent_from(texts),
             meter=Meter([variables, conversation]),
         )
-        *variants, last_variant = _variants(conversation, as_text)
-        for variant in variants:
-            with contextlib.suppress(_TemplateFailed):
+        failure = None
+        for variant in itertools.chain([conversation], variants):
+            try:
                 return rendering.prompt(variant)
-        return rendering.prompt(last_variant)  # what still fails here, the client has to answer
+            except _TemplateFailed as error:
+                failure = error  # the last one is what no other form answers: the client's to fix
+        assert failure is not None
+        raise failure
 
-    def _with_known_roles(self, messages: list[Plain]) -> list[Plain]:
-        if "developer" in self._source:
-            return messages
-        return [
-            {**message, "role": "system"} if message["role"] == "developer" else message
-            for message in messages
-        ]
+    def _variants(self, messages: Sequence[Message]) -> Iterator[list[Plain]]:
+        """The conversation as given, then in the other forms that templates of some models need.
+
+        Some write arguments of tool calls as they are and need the text (DeepSeek R1), some
+        search the content that stands beside tool calls (Qwen 3, gpt-oss), many take a system
+        message first or not at all.
+        """
+        knows_developer = "developer" in self._source
+        seen: list[list[Plain]] = []
+        for is_system_first, is_content_text, parse_arguments in itertools.product(
+            (False, True), (False, True), (True, False)
+        ):
+            variant = normalize(messages, parse_arguments=parse_arguments)
+            if not knows_developer:
+                variant = _developer_as_system(variant)
+            if is_content_text:
+                variant = _content_as_text(variant)
+            if is_system_first:
+                variant = _system_first(variant)
+            if variant not in seen:
+                seen.append(variant)
+                yield variant
 
 
 class _TemplateFailed(InvalidRequest):
@@ -225,20 +242,11 @@ def _refuse_reserved(names: Collection[str]) -> None:
         )
 
 
-def _variants(parsed: list[Plain], as_text: list[Plain]) -> list[list[Plain]]:
-    """The conversation as given, then in the other forms that templates of some models need.
-
-    Some write arguments of tool calls as they are and need the text (DeepSeek R1), some search
-    the content that stands beside tool calls (Qwen 3, gpt-oss), many take a system message
-    first or not at all.
-    """
-    variants: list[list[Plain]] = []
-    forms = itertools.product((list, _system_first), (list, _content_as_text), (parsed, as_text))
-    for arrange, fill, messages in forms:
-        variant = arrange(fill(messages))
-        if variant not in variants:
-            variants.append(variant)
-    return variants
+def _developer_as_system(messages: list[Plain]) -> list[Plain]:
+    return [
+        {**message, "role": "system"} if message["role"] == "developer" else message
+        for message in messages
+    ]
 
 
 def _system_first(messages: list[Plain]) -> list[Plain]:

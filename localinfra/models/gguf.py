@@ -66,12 +66,30 @@ _U64 = struct.Struct("<Q")
 
 
 def read_header(path: str | os.PathLike[str]) -> GgufHeader:
-    """The header of a file that passed every check.
+    """The header of a model file that passed every check.
 
     Raises:
         BadGguf: the file is absent, no GGUF, damaged, or would abort the process inside llama.cpp.
     """
-    path = Path(path)
+    header, tokenizer = _read(Path(path))
+    for problem in gguf_check.problems(header, tokenizer):
+        raise BadGguf(path, problem)
+    return header
+
+
+def read_adapter(path: str | os.PathLike[str]) -> GgufHeader:
+    """The header of a LoRA file. Its tensors' fit to a model is for llama.cpp, which says so.
+
+    Raises BadGguf as `read_header`, and for a file that is no LoRA adapter.
+    """
+    header, _ = _read(Path(path))
+    kind = header.metadata.get("general.type"), header.metadata.get("adapter.type")
+    if kind != ("adapter", "lora"):
+        raise BadGguf(path, "is no LoRA adapter; make one with llama.cpp's convert_lora_to_gguf.py")
+    return header
+
+
+def _read(path: Path) -> tuple[GgufHeader, Tokenizer]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -81,8 +99,7 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
             while True:
                 parser = _Parser(path, data, status.st_size)
                 try:
-                    header = parser.parse()
-                    break
+                    return parser.parse(), parser.tokenizer
                 except _NeedsMore:
                     more = file.read(3 * len(data))  # the file may have shrunk since
                     if not more or len(data) > MAX_HEADER_BYTES:
@@ -90,9 +107,6 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
                     data += more
     except OSError as error:
         raise BadGguf(path, f"can't be read: {error.strerror or error}") from error
-    for problem in gguf_check.problems(header, parser.tokenizer):
-        raise BadGguf(path, problem)
-    return header
 
 
 class _NeedsMore(Exception):

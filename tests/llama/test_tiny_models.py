@@ -1,0 +1,166 @@
+"""Tiny random-weight models of other kinds: real ones to llama.cpp."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models.tiny_gguf import (
+    EMBD,
+    F32,
+    STRING,
+    TinyModel,
+    TinyTensor,
+    Value,
+    tiny_gemma3,
+    tiny_llama,
+    tiny_mamba,
+)
+
+from localinfra.engine.engine import Engine
+from localinfra.engine.request import GenerationRequest, SamplingParams
+from localinfra.errors import ModelUnavailable
+from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
+from localinfra.loading import load_text_model
+from localinfra.models.catalog import LoraAdapter, TextModelEntry
+from localinfra.models.sources import PathSource
+
+SETTINGS = ContextSettings(
+    context_length=64, num_cells=256, num_sequences=3, batch_size=16, threads=1
+)
+GREEDY = SamplingParams(temperature=0)
+
+
+def open_context(path: Path, lora: tuple[LoraFile, ...] = ()) -> LlamaContext:
+    return LlamaContext(Model(path, ModelSettings(lora=lora)), SETTINGS)
+
+
+def answer_all(context: LlamaContext, prompts: list[list[int]], together: bool) -> list[list[int]]:
+    """The tokens of each prompt's three choices, in turn or all at once."""
+
+    async def run() -> list[list[int]]:
+        engine = Engine(context)
+        answers: list[list[int]] = []
+        requests = [GenerationRequest(prompt, 12, GREEDY, num_choices=3) for prompt in prompts]
+        for group in [requests] if together else [[request] for request in requests]:
+            async with engine.generate(group) as generation:
+                got: list[list[int]] = [[] for _ in range(generation.num_choices)]
+                async for events in generation:
+                    for event in events:
+                        got[event.choice].append(event.token or 0)
+            answers += got
+        await asyncio.to_thread(engine.close)
+        return answers
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("make", "can_share"), [(tiny_llama, True), (tiny_gemma3, False), (tiny_mamba, False)]
+)
+def test_models_are_served_alike_whether_or_not_prefixes_can_be_shared(
+    tmp_path: Path, make: Callable[[], TinyModel], can_share: bool
+) -> None:
+    path = make().write(tmp_path / "tiny.gguf")
+    prompts = [list(range(40, 40 + size)) for size in (3, 17, 30, 45, 17)]
+    context = open_context(path)
+    assert context.can_share_prefixes is can_share
+    alone = answer_all(context, prompts, together=False)
+    together = answer_all(open_context(path), prompts, together=True)
+    assert alone[0] == alone[1] == alone[2] and alone[3:6] == alone[12:15]
+    same = sum(a == b for a, b in zip(alone, together, strict=True))
+    assert same >= len(alone) - 3  # random weights have near-ties, which a batch's shape may flip
+
+
+def lora_for(model: TinyModel, strength: float) -> TinyModel:
+    """A rank-1 adapter of the first layer's down projection."""
+    [target] = [tensor for tensor in model.tensors if tensor.name == "blk.0.ffn_down.weight"]
+    wide, narrow = target.shape
+    rng = np.random.default_rng(1)
+
+    def tensor(name: str, *shape: int) -> TinyTensor:
+        data = rng.normal(size=int(np.prod(shape))).astype(np.float32) * strength
+        return TinyTensor(name, shape, data.tobytes())
+
+    assert narrow == EMBD
+    return TinyModel(
+        metadata={
+            "general.architecture": Value(STRING, "llama"),
+            "general.type": Value(STRING, "adapter"),
+            "adapter.type": Value(STRING, "lora"),
+            "adapter.lora.alpha": Value(F32, 1.0),
+        },
+        tensors=[
+            tensor("blk.0.ffn_down.weight.lora_a", wide, 1),
+            tensor("blk.0.ffn_down.weight.lora_b", 1, narrow),
+        ],
+    )
+
+
+def test_lora_files_change_what_the_model_says(tmp_path: Path) -> None:
+    path = tiny_llama().write(tmp_path / "tiny.gguf")
+    adapter = lora_for(tiny_llama(), 3.0).write(tmp_path / "lora.gguf")
+    prompts = [[50, 60, 70]]
+    plain = answer_all(open_context(path), prompts, together=True)
+    adapted = answer_all(open_context(path, (LoraFile(adapter),)), prompts, together=True)
+    off = answer_all(open_context(path, (LoraFile(adapter, 0.0),)), prompts, together=True)
+    assert adapted != plain == off
+
+
+def entry(path: Path, **options: object) -> TextModelEntry:
+    return TextModelEntry(source=PathSource(path), context_length=64, **options)  # type: ignore[arg-type]
+
+
+def test_a_damaged_lora_file_is_refused(tmp_path: Path) -> None:
+    path = tiny_llama().write(tmp_path / "tiny.gguf")
+    (tmp_path / "lora.gguf").write_bytes(path.read_bytes())
+    for words, data in [("no LoRA adapter", path.read_bytes()), ("not", b"zip" * 100)]:
+        (tmp_path / "lora.gguf").write_bytes(data)
+        adapters = (LoraAdapter(tmp_path / "lora.gguf"),)
+        with pytest.raises(ModelUnavailable, match=words):
+            load_text_model("tiny", entry(path, lora=adapters), 8)
+
+
+def test_files_that_llama_cpp_refuses_say_why(tmp_path: Path) -> None:
+    model = tiny_llama()
+    model.tensors.pop()
+    path = model.write(tmp_path / "tiny.gguf")
+    with pytest.raises(LoadFailed, match="not found"):
+        Model(path, ModelSettings())
+    with pytest.raises(ModelUnavailable, match="not found"):
+        load_text_model("tiny", entry(path), 8)
+
+
+def test_a_load_that_fails_for_memory_is_tried_with_fewer_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from localinfra import loading
+
+    path = tiny_llama().write(tmp_path / "tiny.gguf")
+    tried: list[int] = []
+
+    def refuse(entry: object, path: Path, settings: object, layers: int, split: object) -> object:
+        tried.append(layers)
+        if layers > 1:
+            raise LoadFailed("unable to allocate")
+        return real(entry, path, settings, layers, split)  # type: ignore[arg-type]
+
+    real = loading.load_with_layers
+    monkeypatch.setattr(loading, "load_with_layers", refuse)
+    monkeypatch.setattr(loading, "free_memory", lambda: [2 << 40])
+    model = load_text_model("tiny", entry(path), 8)
+    model.close()
+    assert tried[0] == 3 and tried == sorted(tried, reverse=True) and tried[-1] <= 1
+    assert "trying" in caplog.text
+
+
+def test_a_template_may_come_from_settings_and_a_missing_one_is_explained(tmp_path: Path) -> None:
+    path = tiny_llama().write(tmp_path / "tiny.gguf")
+    model = load_text_model("tiny", entry(path, chat_template="{{ messages[0].content }}"), 8)
+    assert model._template is not None
+    model.close()
+    model = load_text_model("tiny", entry(path, chat_template="{% for %}"), 8)
+    assert model._template is None and model._template_error
+    model.close()
