@@ -5,7 +5,9 @@ The file must have passed `models/gguf.py`: llama.cpp ends the process on some d
 
 import ctypes
 import functools
+import itertools
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from localinfra.llama import log
 
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}  # enum llama_split_mode
 LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
+
+
+MARKS_AT_ONCE = 512  # special tokens in one call of llama_tokenize
 
 
 class LoadFailed(Exception):
@@ -173,19 +178,39 @@ class Model:
         Raises InvalidRequest for text that has no UTF-8 form (a lone surrogate).
         """
         try:
-            data = text.encode()
+            text.encode()
         except UnicodeEncodeError as error:
             raise InvalidRequest(
                 f"The text has a lone surrogate at character {error.start}; send valid Unicode."
             ) from None
         add = add_bos and self.adds_bos and not (self.bos_text and text.startswith(self.bos_text))
+        ids: list[int] = []
+        for part in self._parts(text):
+            ids += self._tokenize(part.encode(), add and not ids, parse_special)
+        return ids
+
+    def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
         capacity = len(data) + 2
         ids = (llama_cpp.llama_token * capacity)()
         count = llama_cpp.llama_tokenize(
-            self._vocab, data, len(data), ids, capacity, add, parse_special
+            self._vocab, data, len(data), ids, capacity, add_special, parse_special
         )
         assert count >= 0, "a token has at least one byte"
         return list(ids[:count])
+
+    def _parts(self, text: str) -> list[str]:
+        """The text cut before some of its marks: llama.cpp's search for them takes time quadratic
+        in their number (7 s for 60,000), and what stands between two is tokenised by itself."""
+        if len(text) < MARKS_AT_ONCE or not self.special_tokens:
+            return [text]
+        starts = (found.start() for found in self._marks.finditer(text))
+        cuts = list(itertools.islice(starts, MARKS_AT_ONCE, None, MARKS_AT_ONCE))
+        return [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
+
+    @functools.cached_property
+    def _marks(self) -> re.Pattern[str]:
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)))
 
     def token_bytes(self, token: int) -> bytes:
         """What a token adds to the text; nothing for control tokens."""
