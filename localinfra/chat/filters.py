@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from jinja2.filters import FILTERS
 from jinja2.tests import TESTS
 
-from localinfra.chat.meter import LimitExceeded, Meter
+from localinfra.chat.meter import LimitExceeded, Meter, written
 
 # Jinja's own. Not in this list: what only HTML pages use, and what is slow by design.
 PLAIN = (
@@ -33,7 +33,7 @@ class Metered(Protocol):
     @property
     def meter(self) -> Meter: ...
     @property
-    def marks(self) -> Iterable[str]: ...
+    def marks(self) -> str: ...
 
 
 def metered(owner: Metered, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +92,7 @@ def table(owner: Metered) -> dict[str, Callable[..., Any]]:
             owner.meter.spend(getsizeof(piece))
             pieces.append(piece)
         text = "".join(pieces)
-        for mark in owner.marks if ensure_ascii else ():
+        for mark in owner.marks if ensure_ascii else "":
             text = text.replace(f"\\u{ord(mark):04x}", mark)
         return text
 
@@ -165,12 +165,12 @@ def _sum(values: Iterable[Any], attribute: str | None = None, start: float = 0) 
 
 
 def _join_bytes(separator: str, items: Iterable[Any], **_: object) -> int:
-    sizes = [getsizeof(item) for item in items]
-    return sum(sizes) + getsizeof(separator) * len(sizes)
+    sizes = [written(item) for item in items if isinstance(item, str)]
+    return sum(sizes) + written(separator) * len(sizes)
 
 
 def _replace_bytes(text: str, old: str, new: str, *_: object, **__: object) -> int:
-    return getsizeof(text) + text.count(old) * getsizeof(new)
+    return getsizeof(text) + text.count(old) * written(new)
 
 
 def _split_bytes(text: str, sep: str | None = None, *_: object, **__: object) -> int:

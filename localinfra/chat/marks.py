@@ -1,11 +1,12 @@
 """Tells the template's control tokens from the same words typed into a message.
 
-Text only: finds control tokens in strings, wraps them in private-use characters before a
-template runs, and reads those marks back from what it wrote.
+Text only: finds control tokens in strings, wraps them in characters that occur nowhere else
+before a template runs, and reads those marks back from what it wrote.
 """
 
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from localinfra.chat.messages import Json
+from localinfra.errors import InvalidRequest
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -28,7 +30,11 @@ class Span(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """Three characters that are in no input, neither plain nor as a JSON escape."""
+    """Three characters that are in no input, neither plain nor as a JSON escape.
+
+    Printable ones of large scripts: `{{ tools }}` writes Python's repr, which would escape
+    those for private use.
+    """
 
     opening: str
     closing: str
@@ -36,10 +42,16 @@ class Marks(NamedTuple):
 
     @classmethod
     def absent_from(cls, texts: Iterable[str]) -> "Marks":
+        """Raises InvalidRequest for texts that leave none: they list Unicode."""
         known = "".join(texts)
-        codes = (code for code in range(0xE000, 0xF900) if chr(code) not in known)
+        codes = (code for code in range(0xA000, 0xD7A0) if chr(code) not in known)
         absent = (chr(code) for code in codes if f"\\u{code:04x}" not in known)
-        return cls(next(absent), next(absent), next(absent))
+        try:
+            return cls(next(absent), next(absent), next(absent))
+        except StopIteration:
+            raise InvalidRequest(
+                "The messages use too many different characters; send a part of them.", "messages"
+            ) from None
 
 
 class ControlTokens:
@@ -69,8 +81,14 @@ class ControlTokens:
         in_text, in_plain = self._spans(text), self._spans(plain)
         if [text[a:b] for a, b in in_text] != [plain[a:b] for a, b in in_plain]:
             return _cut(text, typed)
+        starts = [span.start for span in typed]
+
+        def is_typed(span: Span) -> bool:
+            before = bisect_left(starts, span.end)  # spans are in order and don't overlap
+            return before > 0 and typed[before - 1].end > span.start
+
         pairs = zip(in_text, in_plain, strict=True)
-        return _cut(plain, [there for here, there in pairs if _overlaps(here, typed)])
+        return _cut(plain, [there for here, there in pairs if is_typed(here)])
 
     def _spans(self, text: str) -> list[Span]:
         return [Span(*match.span()) for match in self._regex.finditer(text)]
@@ -135,10 +153,6 @@ def _alternation(spellings: list[str]) -> str:
     branches = "|".join(map(_alternation, groups))
     optional = "?" if "" in rests else ""
     return re.escape(beginning) + (f"(?:{branches}){optional}" if branches else "")
-
-
-def _overlaps(span: Span, others: Iterable[Span]) -> bool:
-    return any(span.start < other.end and other.start < span.end for other in others)
 
 
 def _cut(text: str, typed: Iterable[Span]) -> tuple[Segment, ...]:

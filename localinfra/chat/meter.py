@@ -92,6 +92,11 @@ class Meter:
         return known
 
 
+def written(text: str) -> int:
+    """Bytes that its characters take in a longer text, at most."""
+    return len(text) if text.isascii() else 4 * len(text)
+
+
 class Buffer(list[str]):
     """Collects the output of a macro or a set block, paying for each piece."""
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from sys import getsizeof
 from types import BuiltinMethodType, FrameType
 from typing import Any, NoReturn
@@ -19,15 +20,15 @@ from jinja2 import Template, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, Macro
+from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 
 from localinfra.chat import filters
-from localinfra.chat.meter import Buffer, LimitExceeded, Meter
+from localinfra.chat.meter import Buffer, LimitExceeded, Meter, written
 
 MAX_SOURCE_CHARS = 128 << 10  # the longest of 70 published templates has 17,000
-MAX_NODES = 40_000  # of the syntax tree; the largest of those has 3,000
+MAX_PARTS = 20_000  # names, operators, spaces …; the largest of those has 3,800
 COMPILE_DEADLINE_S = 5.0
 MAX_INT_BITS = 16_384  # of a product; Python reads literals of up to 4300 digits
 GROWING = frozenset(["*", "**", "%"])  # the others give no more than they take
@@ -191,22 +192,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return meter
 
     @property
-    def marks(self) -> Iterable[str]:
-        marks: Iterable[str] = self._running.marks
+    def marks(self) -> str:
+        marks: str = self._running.marks
         return marks
 
     def run(
-        self, template: Template, values: Mapping[str, object], meter: Meter, marks: Iterable[str]
+        self, template: Template, values: Mapping[str, object], meter: Meter, marks: str
     ) -> str:
         """Renders on this thread. `marks` are characters that pass `tojson` as they are.
 
         Raises LimitExceeded, Refusal, or whatever the template does.
         """
         self._running.meter, self._running.marks = meter, marks
-        pieces = []
-        for piece in template.root_render_func(template.new_context(dict(values))):
-            meter.spend(getsizeof(piece))
-            pieces.append(piece)
+        pieces = Buffer(meter)
+        try:
+            for piece in template.root_render_func(template.new_context(dict(values))):
+                pieces.append(piece)
+        finally:  # the meter holds the conversation, and this thread may wait long for its next
+            del self._running.meter, self._running.marks
         return "".join(pieces)
 
     def compile_bounded(self, source: str) -> Template:
@@ -214,10 +217,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if len(source) > MAX_SOURCE_CHARS:
             raise LimitExceeded(f"it is longer than {MAX_SOURCE_CHARS} characters")
         with _deadline(COMPILE_DEADLINE_S):
-            tree = self.parse(source)
-            if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
+            if any(True for _ in islice(self.lex(source), MAX_PARTS, None)):
                 raise LimitExceeded("it has too many parts")
-            return self.template_class.from_code(self, self.compile(tree), self.make_globals(None))
+            return self.from_string(source)
 
     # What generated code calls.
 
@@ -238,7 +240,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def concat(self, pieces: Iterable[str]) -> str:
         pieces = list(pieces)
-        self.meter.spend(sum(map(getsizeof, pieces)))
+        self.meter.spend(sum(map(written, pieces)))
         return "".join(pieces)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -260,8 +262,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             cost = filters.METHOD_BYTES.get(obj.__name__)
             if cost is not None:
                 meter.spend(cost(obj.__self__, *args, **kwargs))
-        elif isinstance(obj, Macro):
-            meter.made(args)  # a macro can read them as `varargs` and `kwargs`
+        else:  # macros can read all of them as `varargs` and `kwargs`, a namespace keeps them
+            meter.made(args)
             meter.made(kwargs)
         return meter.made(super().call(context, obj, *args, **kwargs))
 
@@ -293,7 +295,8 @@ def _grown_bytes(meter: Meter, operator: str, left: object, right: object) -> in
         if isinstance(left, int):
             left, right = right, left
         if isinstance(right, int):
-            return getsizeof(left) * max(right, 0)
+            once = written(left) if isinstance(left, str) else getsizeof(left)
+            return once * max(right, 0)
     return 0
 
 

@@ -93,8 +93,13 @@ class ChatTemplate:
             {"tools": [dict(tool) for tool in tools or ()] or None, **(extra or {})}
         )
         texts = [self._source, *strings(variables), *strings([*conversation])]
+        # Arguments may be rendered as text, which can hold what the object doesn't: a key twice.
+        calls = [call for message in messages for call in message.tool_calls or ()]
+        texts += [call.function.arguments for call in calls]
         last = conversation[-1]
         is_continued = last["role"] == "assistant" and "tool_calls" not in last
+        has_control_tokens = self._tokens.occur_in(texts[1:])
+        needs_marks = is_continued or has_control_tokens
         rendering = _Rendering(
             template=self._compiled,
             tokens=self._tokens,
@@ -106,8 +111,8 @@ class ChatTemplate:
             },
             variables=variables,
             is_continued=is_continued,
-            has_control_tokens=self._tokens.occur_in(texts[1:]),
-            marks=Marks.absent_from(texts),
+            has_control_tokens=has_control_tokens,
+            marks=Marks.absent_from(texts) if needs_marks else Marks("", "", ""),
             meter=Meter([variables, conversation]),
         )
         failure = None
@@ -201,7 +206,7 @@ class _Rendering(msgspec.Struct, frozen=True):
     def _run(self, messages: list[Plain], variables: dict[str, Json]) -> str:
         values = {**self.given, **variables, "messages": messages}
         try:
-            return SANDBOX.run(self.template, values, self.meter, self.marks)
+            return SANDBOX.run(self.template, values, self.meter, "".join(self.marks))
         except LimitExceeded as error:
             raise InvalidRequest(
                 f"The model's chat template was stopped: {error}. {REMEDY}", "messages"

@@ -1,0 +1,123 @@
+"""Messages as clients send them → plain values for templates."""
+
+import msgspec
+import pytest
+
+from localinfra.chat.messages import Message, normalize
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+
+def plain(*messages: object) -> list[dict[str, object]]:
+    """From JSON, as the endpoint decodes it."""
+    return [*normalize(msgspec.json.decode(msgspec.json.encode(messages), type=list[Message]))]
+
+
+def test_a_string_is_passed_as_it_is():
+    assert plain({"role": "user", "content": " Hi\n"}) == [{"role": "user", "content": " Hi\n"}]
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
+def test_every_role_may_send_text_parts_which_are_joined_by_a_newline(role: str):
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert plain({"role": role, "content": parts})[0]["content"] == "one\ntwo"
+
+
+def test_empty_text_is_content():
+    assert plain({"role": "user", "content": ""})[0]["content"] == ""
+
+
+def test_fields_that_this_api_does_not_know_are_tolerated():
+    message = {"role": "user", "content": "Hi", "cache_control": {"type": "ephemeral"}}
+    assert plain(message) == [{"role": "user", "content": "Hi"}]
+
+
+def test_known_fields_are_kept_and_null_ones_left_out():
+    message = {"role": "tool", "content": "4", "tool_call_id": "call_1", "name": "add"}
+    assert plain({**message, "refusal": None, "tool_calls": None}) == [message]
+
+
+def test_reasoning_reaches_the_template():
+    message = {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}
+    assert plain(message) == [message]
+
+
+def test_a_refusal_is_what_the_assistant_said():
+    refused = {"role": "assistant", "content": None, "refusal": "No."}
+    in_parts = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+    expected = {"role": "assistant", "content": "No."}
+    assert plain(refused, in_parts) == [expected, expected]
+
+
+def call(arguments: str) -> dict[str, object]:
+    function = {"name": "add", "arguments": arguments}
+    call = {"id": "call_1", "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        ('{"a": [1, null]}', {"a": [1, None]}),
+        ("", {}),
+        ('{"a": ', '{"a": '),
+        ("[1]", "[1]"),
+        ("3", "3"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_arguments_of_tool_calls_are_an_object_where_they_are_one(arguments: str, read: object):
+    message = plain(call(arguments))[0]
+    assert message["content"] is None
+    assert message["tool_calls"] == [
+        {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": read}}
+    ]
+
+
+def test_arguments_may_be_kept_as_text():
+    messages = msgspec.convert([call('{"a": 1}')], list[Message])
+    (kept,) = normalize(messages, parse_arguments=False)
+    assert kept["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
+
+
+@pytest.mark.parametrize("type", ["image_url", "input_audio", "file", "video_url", "refusal"])
+def test_a_part_that_is_not_text_is_refused_by_its_path(type: str):
+    parts = [{"type": "text", "text": "Look:"}, {"type": type, type: {}}]
+    if type == "refusal":  # only an assistant refuses
+        parts[1] = {"type": type, type: "No."}
+    with pytest.raises(UnsupportedParameter, match="text only") as error:
+        plain({"role": "user", "content": "Hi"}, {"role": "user", "content": parts})
+    assert error.value.param == "messages[1].content[1]"
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "system", "content": None}, "messages[0].content"),
+        ({"role": "tool", "tool_call_id": "call_1"}, "messages[0].content"),
+        ({"role": "assistant"}, "messages[0].content"),
+        ({"role": "assistant", "tool_calls": []}, "messages[0].content"),
+        ({"role": "user", "content": []}, "messages[0].content"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
+        ({**call("{}"), "role": "user", "content": ""}, "messages[0].tool_calls"),
+    ],
+)
+def test_what_is_missing_or_out_of_place_is_named(message: dict[str, object], param: str):
+    with pytest.raises(InvalidRequest) as error:
+        plain(message)
+    assert error.value.param == param
+
+
+def test_a_conversation_has_at_least_one_message():
+    with pytest.raises(InvalidRequest, match="at least one") as error:
+        plain()
+    assert error.value.param == "messages"
+
+
+def test_an_unknown_role_or_kind_of_tool_call_is_not_decoded():
+    for message in (
+        {"role": "robot", "content": "Hi"},
+        {**call("{}"), "tool_calls": [{"type": "custom", "function": {"name": "add"}}]},
+    ):
+        with pytest.raises(msgspec.ValidationError):
+            plain(message)

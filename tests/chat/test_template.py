@@ -1,0 +1,271 @@
+"""Messages → prompt text: roles, system messages, continued answers, what a template may use."""
+
+import datetime
+import threading
+
+import pytest
+from chat_templates import CHATML, GEMMA, LLAMA, MISTRAL, QWEN, TRIMMING, template
+
+from localinfra.chat.messages import FunctionCall, Message, ToolCall
+from localinfra.chat.template import ALLOWED_KWARGS, ChatTemplate, TemplateError, check_kwargs
+from localinfra.errors import InvalidRequest
+
+SYSTEM = Message("system", "Be brief.")
+HI = Message("user", "Hi")
+HELLO = Message("assistant", "Hello!")
+BYE = Message("user", "Bye")
+
+
+def text(source: str, *messages: Message, **options: object) -> str:
+    return template(source).render(messages, **options).text
+
+
+def test_a_conversation_is_rendered_up_to_where_the_answer_begins():
+    assert text(CHATML, SYSTEM, HI) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_without_a_generation_prompt_it_ends_with_the_last_message():
+    assert text(CHATML, HI, add_generation_prompt=False) == "<|im_start|>user\nHi<|im_end|>\n"
+
+
+def test_templates_of_llama_use_macros_slices_and_todays_date():
+    now = datetime.datetime(2025, 7, 4)
+    assert text(LLAMA, HI, HELLO, BYE, now=now) == (
+        "<s><|start|>system<|end|>\n\nToday is 04 Jul 2025<|eot_id|>"
+        "<|start|>user<|end|>\n\nHi<|eot_id|>"
+        "<|start|>assistant<|end|>\n\nHello!<|eot_id|>"
+        "<|start|>user<|end|>\n\nBye<|eot_id|>"
+        "<|start|>assistant<|end|>\n\n"
+    )
+
+
+def test_templates_of_mistral_use_loop_controls_and_earlier_items():
+    expected = "<s>[INST] Hi[/INST] Hello!</s>[INST] Be brief.\n\nBye[/INST]"
+    assert text(MISTRAL, SYSTEM, HI, HELLO, BYE) == expected
+
+
+def test_templates_of_qwen_write_tools_and_calls_as_json_and_drop_old_reasoning():
+    tool = {"type": "function", "function": {"name": "añadir", "parameters": {"z": 1, "a": 2}}}
+    asked = Message("assistant", "", tool_calls=[ToolCall(FunctionCall("add", '{"x": "<"}'))])
+    thought = Message("assistant", "<think>\nHm.\n</think>\n\nHello!")
+    assert text(QWEN, HI, thought, BYE, asked, tools=[tool], extra={"enable_thinking": False}) == (
+        "<|im_start|>system\n# Tools\n"
+        '{"type": "function", "function": {"name": "añadir", "parameters": {"z": 1, "a": 2}}}'
+        "<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nHello!<|im_end|>\n"
+        "<|im_start|>user\nBye<|im_end|>\n"
+        '<|im_start|>assistant\n<tool_call>\n{"name": "add", "arguments": {"x": "<"}}\n'
+        "</tool_call><|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+
+
+# Developer and system messages
+
+
+def test_a_developer_message_is_a_system_message():
+    assert text(CHATML, Message("developer", "Be brief."), HI) == text(CHATML, SYSTEM, HI)
+
+
+def test_unless_the_template_knows_developers():
+    source = "{# developer #}{% for message in messages %}{{ message.role }} {% endfor %}"
+    assert text(source, Message("developer", ""), HI) == "developer user "
+
+
+def test_a_system_message_may_stand_anywhere_where_the_template_takes_it():
+    assert text(CHATML, HI, SYSTEM) == (
+        "<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_where_it_does_not_system_messages_move_to_the_front(role: str):
+    second = Message(role, "Be kind.")
+    expected = "<s>[INST] Hi[/INST] Hello!</s>[INST] Be brief.\n\nBe kind.\n\nBye[/INST]"
+    assert text(MISTRAL, SYSTEM, HI, HELLO, second, BYE) == expected
+    assert text(MISTRAL, HI, HELLO, SYSTEM, second, BYE) == expected
+
+
+def test_what_the_template_still_refuses_then_is_the_error():
+    with pytest.raises(InvalidRequest, match="After a user message another role must") as error:
+        text(MISTRAL, HI, SYSTEM, BYE)
+    assert error.value.param == "messages"
+
+
+def test_a_template_without_system_messages_says_so():
+    with pytest.raises(InvalidRequest, match="refuses these messages: System role not supported"):
+        text(GEMMA, SYSTEM, HI)
+    assert text(GEMMA, HI).endswith("<start_of_turn>model\n")
+
+
+# Tool calls, in the forms that templates of different models need
+
+CALL = Message("assistant", None, tool_calls=[ToolCall(FunctionCall("add", '{"a":1}'))])
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("message.content is none", "True"),
+        ("message.content + '|'", "|"),
+        ("message.tool_calls[0].function.arguments | tojson", '{"a": 1}'),
+        ("message.tool_calls[0].function.arguments.a + 1", "2"),
+        ("'args: ' + message.tool_calls[0].function.arguments", 'args: {"a":1}'),
+        ("message.content + message.tool_calls[0].function.arguments", '{"a":1}'),
+    ],
+)
+def test_null_content_and_arguments_are_adapted_to_what_the_template_can_use(
+    expression: str, expected: str
+):
+    assert text(f"{{% for message in messages %}}{{{{ {expression} }}}}{{% endfor %}}", CALL) == (
+        expected
+    )
+
+
+# A last assistant message is continued
+
+
+@pytest.mark.parametrize("source", [CHATML, TRIMMING, QWEN])
+def test_a_last_assistant_message_is_left_open(source: str):
+    assert text(source, HI, HELLO).endswith("<|im_start|>assistant\nHello!")
+
+
+@pytest.mark.parametrize("space", [" ", "\n", " \n\n", "\t"])
+def test_its_trailing_space_is_kept_unless_the_template_trims(space: str):
+    half = Message("assistant", "  Hello" + space)
+    assert text(CHATML, HI, half).endswith("assistant\n  Hello" + space)
+    assert text(TRIMMING, HI, half).endswith("assistant\nHello")
+
+
+def test_a_template_that_trims_some_space_keeps_the_rest():
+    source = "{{ messages[-1].content.rstrip('\\n') }}\n[end]"
+    assert text(source, Message("assistant", "Hello \n")) == "Hello "
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_empty_answer_is_continued_from_its_beginning(content: str):
+    assert text(TRIMMING, HI, Message("assistant", content)).endswith("<|im_start|>assistant\n")
+
+
+def test_a_message_that_repeats_itself_is_cut_at_its_own_end():
+    again = Message("assistant", "Hello!<|im_end|>\nHello!")
+    assert text(CHATML, HI, again).endswith("assistant\nHello!<|im_end|>\nHello!")
+
+
+def test_reasoning_of_a_continued_message_is_kept_as_the_template_writes_it():
+    half = Message("assistant", "<think>\nHm.\n</think>\n\nHel")
+    assert text(QWEN, HI, half).endswith("assistant\n<think>\nHm.\n</think>\n\nHel")
+
+
+def test_a_tool_call_is_not_continued():
+    assert text(QWEN, HI, CALL).endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_that_drops_the_message_can_not_continue_it():
+    source = "{% for message in messages if message.role == 'user' %}{{ message.content }}"
+    with pytest.raises(InvalidRequest, match="send a user message last"):
+        text(source + "{% endfor %}", HI, HELLO)
+
+
+# Variables of the request
+
+
+def test_extra_variables_reach_the_template():
+    assert text("{{ reasoning_effort }} {{ other }}", HI, extra={"reasoning_effort": "low"}) == (
+        "low "
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["messages", "tools", "add_generation_prompt", "bos_token", "range", "strftime_now"]
+)
+def test_what_the_server_gives_can_not_be_replaced(name: str):
+    for give in (check_kwargs, lambda extra: text(CHATML, HI, extra=extra)):
+        with pytest.raises(InvalidRequest, match=name) as error:
+            give({name: 1})
+        assert error.value.param == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize("name", sorted(ALLOWED_KWARGS))
+def test_allowed_arguments_take_any_scalar(name: str):
+    for value in (True, None, "high", 3, 0.5):
+        check_kwargs({name: value})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "reason"),
+    [
+        ({"tokenize": True}, "Allowed: .*enable_thinking.*reasoning_effort"),
+        ({"chat_template": "x"}, "Allowed"),
+        ({"enable_thinking": [True]}, "must be a string, a number"),
+        ({"date_string": {"a": 1}}, "must be a string, a number"),
+    ],
+)
+def test_other_arguments_are_refused_naming_the_allowed_ones(kwargs: dict, reason: str):
+    with pytest.raises(InvalidRequest, match=reason) as error:
+        check_kwargs(kwargs)
+    assert error.value.param == "chat_template_kwargs"
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ nothing.at.all }}", "'nothing' is undefined"),
+        ("{{ messages[0].role / 0 }}", "TypeError"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("{{ messages | tojson(indent=10**6) }}", "too long"),
+        ("{{ raise_exception('a' * 100000) }}", "a{500}$"),
+    ],
+)
+def test_a_failing_template_is_an_error_of_the_request(source: str, reason: str):
+    with pytest.raises(InvalidRequest, match=reason) as error:
+        text(source, HI)
+    assert error.value.param == "messages"
+
+
+def test_such_an_error_names_the_remedy():
+    with pytest.raises(InvalidRequest, match=r"chat_template in models\.toml"):
+        text("{{ nothing.at.all }}", HI)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{% if %}", "{{ 'a' | nonsense }}", "{% include 'x' %}", "{% block a %}{% endblock %}", "{{"],
+)
+def test_what_is_no_template_is_refused_when_the_model_is_loaded(source: str):
+    with pytest.raises(TemplateError, match="the chat template can't be used: "):
+        template(source)
+
+
+def test_threads_render_side_by_side():
+    shared = template(QWEN)
+    expected = {name: shared.render([Message("user", name * 50)]).text for name in "abcd"}
+    wrong: list[str] = []
+
+    def render(name: str) -> None:
+        for _ in range(50):
+            if shared.render([Message("user", name * 50)]).text != expected[name]:
+                wrong.append(name)
+
+    threads = [threading.Thread(target=render, args=(name,)) for name in expected]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_prompt_may_be_empty():
+    empty = ChatTemplate("", bos_token="", eos_token="", special_tokens=[])
+    assert empty.render([HI]).segments == ()
