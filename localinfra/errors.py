@@ -1,6 +1,6 @@
 """Every error a client can be told, with its status, code and param. Renders and logs nothing.
 
-Raised where the fact is known; one handler in `api/` turns them into responses, `cli/` into one line.
+Raised where the fact is known; one handler in `api/` makes them responses, `cli/` one line.
 """
 
 
