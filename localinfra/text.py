@@ -8,13 +8,11 @@ import asyncio
 import datetime
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
-import msgspec
-
 from localinfra.chat.messages import Message
 from localinfra.chat.template import ChatTemplate
 from localinfra.engine.engine import Engine, EngineStats
 from localinfra.engine.output import ChoiceOutput, OutputDelta
-from localinfra.engine.request import GenerationRequest, SamplingParams
+from localinfra.engine.request import GenerationRequest, TextRequest
 from localinfra.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -22,19 +20,6 @@ from localinfra.errors import (
 )
 from localinfra.llama.model import Model
 from localinfra.models.catalog import TextModelEntry
-
-
-class TextRequest(msgspec.Struct, frozen=True):
-    """Prompts that are answered together, each with `num_choices` choices."""
-
-    prompts: list[list[int]]
-    max_tokens: int | None = None  # None: the entry's default
-    sampling: SamplingParams = SamplingParams()
-    num_choices: int = 1
-    stops: Sequence[str] = ()
-    top_logprobs: int | None = None
-    score_prompt: bool = False
-    prompt_param: str = "messages"  # named in the error for a prompt that is too long
 
 
 class TextModel:

@@ -402,14 +402,13 @@ def runs_pip(requested_python: str) -> bool:
     try:
         done = subprocess.run([str(PYTHON), "-c", program], capture_output=True, text=True)
         prefix, base = done.stdout.splitlines()
-        shebang = (VENV / "bin" / "pip").read_text().splitlines()[0]
+        # On the first line, or behind /bin/sh on the second if the path has a space or is long.
+        start = (VENV / "bin" / "pip").read_text().splitlines()[:2]
     except (OSError, ValueError, UnicodeDecodeError):
         return False
     own_base: str = getattr(sys, "_base_executable", sys.executable)
     is_asked_for = not requested_python or os.path.realpath(base) == os.path.realpath(own_base)
-    # A path with a space is started through /bin/sh, on the second line: then the prefix must do.
-    stands = shebang == f"#!{PYTHON}" or shebang == "#!/bin/sh"
-    return is_asked_for and stands and Path(prefix) == VENV
+    return is_asked_for and Path(prefix) == VENV and any(f"{PYTHON}" in line for line in start)
 
 
 @dataclass(frozen=True)
@@ -586,7 +585,8 @@ def main(part: str) -> None:
         try:
             build = set_up(Shell(log, lock), part)
         except SetupError:
-            write(VENV / "setup.state", "made")  # pip ended by itself and left nothing half done
+            if read(VENV / "setup.state"):  # not in an environment of somebody else
+                write(VENV / "setup.state", "made")  # pip ended by itself, nothing is half done
             raise
         python = os.environ.get("LOCALINFRA_PYTHON", "")
         text = stamp_text(python, build.backend, build.cmake_args, installed_from)

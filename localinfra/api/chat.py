@@ -4,7 +4,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -20,8 +20,11 @@ from localinfra.api.usage import Usage, UsageMeter
 from localinfra.chat.messages import Message
 from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
+from localinfra.engine.request import TextRequest
 from localinfra.errors import InvalidRequest, UnsupportedParameter
-from localinfra.text import TextModel, TextRequest
+
+if TYPE_CHECKING:
+    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/chat/completions"
 
@@ -160,7 +163,7 @@ async def create_chat_completion(request: Request) -> Response:
 class ChatAnswer:
     """Deltas of one request → a completion or its chunks."""
 
-    def __init__(self, model: TextModel, body: ChatCompletionRequest, num_prompt: int):
+    def __init__(self, model: "TextModel", body: ChatCompletionRequest, num_prompt: int):
         self._model = model
         self._body = body
         self._meter = UsageMeter(model.entry.price, [num_prompt], body.n)

@@ -5,7 +5,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -19,9 +19,11 @@ from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import Usage, UsageMeter
 from localinfra.engine.output import OutputDelta, ScoredToken
-from localinfra.engine.request import TokenLogprob
+from localinfra.engine.request import TextRequest, TokenLogprob
 from localinfra.errors import InvalidRequest
-from localinfra.text import TextModel, TextRequest
+
+if TYPE_CHECKING:
+    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/completions"
 MAX_PROMPTS = 128
@@ -156,7 +158,7 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
 class CompletionAnswer:
     """Deltas of one request → a completion or its chunks."""
 
-    def __init__(self, model: TextModel, body: CompletionRequest, prompts: list[list[int]]):
+    def __init__(self, model: "TextModel", body: CompletionRequest, prompts: list[list[int]]):
         self._model = model
         self._body = body
         self._prompt_ids = prompts

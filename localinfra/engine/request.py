@@ -1,6 +1,6 @@
 """What goes into the engine and what comes out: plain values, shared by every layer above."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -36,6 +36,20 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     num_choices: int = 1
     top_logprobs: int | None = None  # None: no logprobs; 0: those of the chosen tokens alone
     score_prompt: bool = False  # also the prompt's logprobs; needs top_logprobs
+
+
+class TextRequest(msgspec.Struct, frozen=True):
+    """What a client asks of a text model: prompts that are answered together, with
+    `num_choices` choices each."""
+
+    prompts: list[list[int]]
+    max_tokens: int | None = None  # None: the entry's default
+    sampling: SamplingParams = SamplingParams()
+    num_choices: int = 1
+    stops: Sequence[str] = ()
+    top_logprobs: int | None = None
+    score_prompt: bool = False
+    prompt_param: str = "messages"  # named in the error for a prompt that is too long
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

@@ -139,8 +139,10 @@ class LlamaContext:
     def logits(self, row: int) -> NDArray[np.float32]:
         if self._logits is None:
             rows = llama_cpp.llama_get_logits(self._pointer)
-            shape = (len(self._output_index), self._num_vocab)
-            self._logits = np.ctypeslib.as_array(rows, shape)
+            size = len(self._output_index) * self._num_vocab
+            # as_array would do, but takes 60 us, a hundredth of a small model's step
+            buffer = (ctypes.c_float * size).from_address(ctypes.addressof(rows.contents))
+            self._logits = np.frombuffer(buffer, np.float32).reshape(-1, self._num_vocab)
         view: NDArray[np.float32] = self._logits[self._output_index[row]]
         return view
 
