@@ -1,0 +1,141 @@
+"""What the documents of hosted services tell their users to run, with clients of several years.
+
+Each client lives in an environment of its own; only base URL and key are ours. The server knows
+the model names that such examples use as aliases.
+"""
+
+import json
+import subprocess
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live import CATALOGUE, LiveServer
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
+
+CLIENTS = {"0.28": ["openai==0.28.1"], "1.12": ["openai==1.12.0", "httpx<0.28"], "new": ["openai"]}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    path = tmp_path_factory.mktemp("models") / "models.toml"
+    (path.parent / "damaged.gguf").write_bytes(b"")
+    path.write_text(CATALOGUE)
+    server = LiveServer(path)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def pythons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    found = {}
+    for name, requirements in CLIENTS.items():
+        folder = tmp_path_factory.mktemp(f"openai-{name}")
+        venv.create(folder, with_pip=True)
+        found[name] = folder / "bin" / "python"
+        subprocess.run([found[name], "-m", "pip", "install", "-q", *requirements], check=True)
+    return found
+
+
+def run(python: Path, program: str) -> str:
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+MODERN = """
+import openai
+client = openai.OpenAI(api_key="any", base_url={base!r})
+answer = client.chat.completions.create(
+    model={model!r},
+    messages=[
+        dict(role="system", content="You are a terse guide."),
+        dict(role="user", content="Where is the river?"),
+        dict(role="assistant", content="Behind the hill."),
+        dict(role="user", content="And the bridge?"),
+    ],
+    stream={stream}, max_tokens=20,
+)
+if {stream}:
+    for event in answer:
+        choice = event.choices[0]
+        if choice.finish_reason:
+            usage = event.usage if isinstance(event.usage, dict) else event.usage.model_dump()
+            print(choice.finish_reason, usage["prompt_tokens"], usage["completion_tokens"])
+        else:
+            print(choice.delta.content or "")
+else:
+    print(answer.choices[0].finish_reason, answer.usage.prompt_tokens, answer.usage.completion_tokens)
+    print(answer.choices[0].message.content)
+text = client.completions.create(
+    model={model!r}, prompt="<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n",
+    stop=["<|im_end|>"], stream={stream}, max_tokens=20,
+)
+for event in text if {stream} else [text]:
+    print(event.choices[0].text, event.choices[0].finish_reason or "")
+assert "<|im_end|>" not in str(text)
+"""
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("name", ["1.12", "new"])
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        ("/v1/openai", "meta-llama/Meta-Llama-3-8B-Instruct"),
+        ("/inference-api/openai/v1", "meta-llama/Meta-Llama-3.1-8B-Instruct"),
+        ("/v1", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    ],
+)
+def test_clients_since_version_1(
+    server: LiveServer, pythons: dict[str, Path], name: str, path: str, model: str, stream: bool
+) -> None:
+    out = run(pythons[name], MODERN.format(base=server.url + path, model=model, stream=stream))
+    assert "stop" in out or "length" in out
+
+
+LEGACY = """
+import openai
+openai.api_key = "any"
+openai.api_base = {base!r}
+answer = openai.ChatCompletion.create(
+    model="meta-llama/Llama-2-70b-chat-hf",
+    messages=[dict(role="user", content="Good morning")], stream={stream}, max_tokens=20,
+)
+for event in answer if {stream} else [answer]:
+    print(event.choices)
+print(openai.Completion.create(engine={model!r}, prompt="One, two,", max_tokens=3).choices[0].text)
+print(openai.Model.retrieve({model!r})["id"])
+try:
+    openai.ChatCompletion.create(model="nothing", messages=[dict(role="user", content="x")])
+except openai.error.InvalidRequestError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_clients_before_version_1(
+    server: LiveServer, pythons: dict[str, Path], stream: bool
+) -> None:
+    program = LEGACY.format(
+        base=server.url + "/v1/openai", model="HuggingFaceTB/SmolLM2-135M-Instruct", stream=stream
+    )
+    out = run(pythons["0.28"], program)
+    assert "three" in out and "refused: The model 'nothing'" in out
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_curl(server: LiveServer, stream: bool) -> None:
+    body = {
+        "model": "codellama/CodeLlama-70b-Instruct-hf", "stream": stream, "max_tokens": 10,
+        "messages": [{"role": "user", "content": "Good morning!"}],
+    }  # fmt: skip
+    out = subprocess.run(
+        ["curl", "-sN", f"{server.url}/v1/openai/chat/completions", "-H",
+         "Content-Type: application/json", "-H", "Authorization: Bearer any", "-d",
+         json.dumps(body)],
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    assert out.endswith("data: [DONE]\n\n") if stream else json.loads(out)["usage"]
