@@ -67,7 +67,7 @@ if {stream}:
         else:
             print(choice.delta.content or "")
 else:
-    print(answer.choices[0].finish_reason, answer.usage.prompt_tokens, answer.usage.completion_tokens)
+    print(answer.choices[0].finish_reason, answer.usage.total_tokens)
     print(answer.choices[0].message.content)
 text = client.completions.create(
     model={model!r}, prompt="<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n",
