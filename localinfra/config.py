@@ -54,7 +54,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB
     body_timeout_s: Seconds = 30.0  # for a whole request body to arrive
-    max_queue: Annotated[int, Meta(ge=1)] = 256  # waiting requests per model; more are 429
+    max_queue: Annotated[int, Meta(ge=1)] = 256  # waiting choices per model; more are 429
     shutdown_timeout_s: Seconds = 30.0  # for running answers to end
     keepalive_s: Seconds = 15.0  # silence in a stream before a comment line is sent
     fallback_model: str | None = None  # answers for unknown model names

@@ -38,8 +38,8 @@ class ContextLengthExceeded(InvalidRequest):
     def __init__(self, num_tokens: int, limit: int, param: str = "messages"):
         super().__init__(
             f"This model's maximum context length is {limit} tokens, however your request has "
-            f"{num_tokens} prompt tokens. Shorten the prompt, or raise context_length for this "
-            "model in models.toml.",
+            f"{num_tokens} prompt tokens and the answer needs room for one more. Shorten the "
+            "prompt, or raise context_length for this model in models.toml.",
             param,
         )
 

@@ -73,6 +73,8 @@ def place(
     layers, split = entry.gpu_layers, entry.tensor_split
     if layers == "auto":
         devices = free_memory()
+        if entry.split_mode == "none":
+            devices = devices[entry.main_gpu : entry.main_gpu + 1]
         fitting = layers_per_device(header, devices, settings.num_cells, settings.kv_type)
         layers, split = sum(fitting), split or tuple(map(float, fitting))
         if devices:

@@ -13,6 +13,7 @@ from localinfra.chat.template import ChatTemplate
 from localinfra.engine.engine import Engine, EngineStats
 from localinfra.engine.output import ChoiceOutput, OutputDelta
 from localinfra.engine.request import GenerationRequest, TextRequest
+from localinfra.engine.stops import Stops
 from localinfra.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -57,7 +58,7 @@ class TextModel:
         self._engine.close()
 
     def token_bytes(self, token: int) -> bytes:
-        """What the token adds to a text; a control token's spelling, which never reaches one."""
+        """What the token adds to a text; for a control token, which adds nothing, its spelling."""
         return self._model.token_bytes(token) or self._model.token_text(token).encode()
 
     async def chat_prompt(
@@ -145,10 +146,9 @@ class TextModel:
     async def _deltas(
         self, requests: list[GenerationRequest], request: TextRequest
     ) -> AsyncGenerator[list[OutputDelta], None]:
+        stops = Stops(request.stops)
         outputs = [
-            ChoiceOutput(
-                choice, self._model.token_bytes, request.stops, score_end=request.score_prompt
-            )
+            ChoiceOutput(choice, self._model.token_bytes, stops, score_end=request.score_prompt)
             for choice in range(len(requests) * request.num_choices)
         ]
         async with self._engine.generate(requests) as generation:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import read_body
-from localinfra.api.params import GenerationFields, MaxTokens, TopLogprobs
+from localinfra.api.params import GenerationFields, MaxTokens, TopLogprobs, log_user
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
@@ -38,11 +38,6 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     top_logprobs: TopLogprobs | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
-    tools: list[msgspec.Raw] = msgspec.field(default_factory=list)
-    tool_choice: str | dict[str, Any] = "none"
-    parallel_tool_calls: bool = True
-    functions: list[msgspec.Raw] = msgspec.field(default_factory=list)
-    function_call: str | dict[str, Any] = "none"
     modalities: list[str] = msgspec.field(default_factory=list)
 
     def check(self) -> None:
@@ -50,18 +45,8 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
         check_kwargs(self.chat_template_kwargs)
-        unsupported = {
-            "tools": bool(self.tools),
-            "functions": bool(self.functions),
-            "tool_choice": self.tool_choice not in ("none", "auto"),
-            "function_call": self.function_call not in ("none", "auto"),
-            "modalities": any(modality != "text" for modality in self.modalities),
-        }
-        for param, is_wanted in unsupported.items():
-            if is_wanted:
-                raise UnsupportedParameter(
-                    f"{param} is not supported by this release of localinfra; leave it out.", param
-                )
+        if any(modality != "text" for modality in self.modalities):
+            raise UnsupportedParameter("Only text can be generated; leave it out.", "modalities")
 
     @property
     def num_logprobs(self) -> int | None:
@@ -138,6 +123,7 @@ async def create_chat_completion(request: Request) -> Response:
     decoded = await read_body(request, ChatCompletionRequest, limits(request))
     body = decoded.value
     body.check()
+    log_user(request, body)
     model = await runtime(request).text_model(body.model, ROUTE)
     prompt = await model.chat_prompt(body.messages, body.template_kwargs)
     deltas = model.generate(

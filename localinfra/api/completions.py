@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import Decoded, read_body
-from localinfra.api.params import GenerationFields, TopLogprobs
+from localinfra.api.params import GenerationFields, TopLogprobs, log_user
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
@@ -126,6 +126,7 @@ async def create_engine_completion(request: Request) -> Response:
 async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Response:
     body = decoded.value
     body.check()
+    log_user(request, body)
     model = await runtime(request).text_model(body.model, ROUTE)
     prompts = [
         await model.text_prompt(prompt, body.suffix)
@@ -292,14 +293,11 @@ class Candidate:
         self.scored: list[ScoredToken] = []
         self.prompt_logprobs: list[TokenLogprob] | None = None
         self.finish_reason: str | None = None
+        self.mean_logprob = 0.0  # over all drawn tokens, the one that ended it included
 
     def add(self, delta: OutputDelta) -> None:
         self.text += delta.text
         self.scored += delta.scored
         self.prompt_logprobs = delta.prompt_logprobs or self.prompt_logprobs
         self.finish_reason = delta.finish_reason or self.finish_reason
-
-    @property
-    def mean_logprob(self) -> float:
-        logprobs = [item.logprob.logprob or 0.0 for item in self.scored]
-        return sum(logprobs) / len(logprobs) if logprobs else 0.0
+        self.mean_logprob = delta.sum_logprob / max(delta.num_generated, 1)

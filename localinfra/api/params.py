@@ -1,13 +1,18 @@
 """What chat and text completions have in common in a request: sampling, length, stops."""
 
+import logging
 import secrets
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+from starlette.requests import Request
 
+from localinfra.api.render import request_id
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+logger = logging.getLogger(__name__)
 
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
@@ -46,7 +51,12 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    user: str | None = None
+    user: str | None = None  # logged as given, nothing else
+    tools: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    tool_choice: str | dict[str, Any] = "none"
+    parallel_tool_calls: bool = True
+    functions: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    function_call: str | dict[str, Any] = "none"
 
     @property
     def stops(self) -> list[str]:
@@ -74,6 +84,18 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
                 "response_format",
             )
 
+        unsupported = {
+            "tools": bool(self.tools),
+            "functions": bool(self.functions),
+            "tool_choice": self.tool_choice not in ("none", "auto"),
+            "function_call": self.function_call not in ("none", "auto"),
+        }
+        for param, is_wanted in unsupported.items():
+            if is_wanted:
+                raise UnsupportedParameter(
+                    f"{param} is not supported by this release of localinfra; leave it out.", param
+                )
+
     def sampling_params(self) -> SamplingParams:
         return SamplingParams(
             temperature=self.temperature,
@@ -86,3 +108,8 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
             logit_bias=self.logit_bias,
             seed=secrets.randbits(63) if self.seed is None else self.seed,
         )
+
+
+def log_user(request: Request, body: GenerationFields) -> None:
+    if body.user is not None:
+        logger.info("request %s is for user %r", request_id(request.scope), body.user)

@@ -72,7 +72,7 @@ class Backend(Protocol):
         """The raw logits [num_vocab] of batch index `row`; a view, gone at the next decode."""
 
     def sampler(self, params: SamplingParams, stream: int, prompt: list[int]) -> Sampler:
-        """Draws from random stream number `stream` of the params' seed."""
+        """Draws from random stream number `stream` of the params' seed: the choice's index."""
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Shares the cells of positions [start, stop) of `source` with `target`."""

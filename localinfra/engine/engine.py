@@ -21,7 +21,7 @@ from localinfra.engine.logprobs import token_logprob
 from localinfra.engine.request import FinishReason, GenerationRequest, TokenEvent, TokenLogprob
 from localinfra.engine.scheduler import Chunk, Scheduler
 from localinfra.engine.sequence import Sequence
-from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
+from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,9 @@ class Engine:
         self._num_submitted = 0  # choices, counted on the event loop
         self._num_added = 0  # of these, known to the scheduler; counted on the engine's thread
         self._num_steps = 0
-        self._closed = False
+        self._closed = False  # the thread is to end
+        self._ended: ApiError | None = None  # why it has; no command is heard any more
+        self._ending = threading.Lock()  # a request is either heard or refused, never lost
         self._stats = EngineStats(0, 0, 0, 0, backend.num_cells)
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
         self._thread.start()
@@ -140,8 +142,8 @@ class Engine:
 
     def check_queue(self) -> None:
         """Raises QueueFull where too many choices wait already, ModelUnavailable after `close`."""
-        if self._closed:
-            raise ModelUnavailable("This model is being unloaded; send the request again later.")
+        if self._ended is not None:
+            raise self._ended
         if self.num_waiting >= self._max_waiting:
             raise QueueFull(
                 f"{self.num_waiting} choices are waiting for this model already; try again "
@@ -155,10 +157,11 @@ class Engine:
         Each prompt must have between 1 and `context_length` tokens. Raises as `check_queue`.
         """
         assert all(0 < len(request.prompt) <= self.context_length for request in requests)
-        self.check_queue()
         generation = Generation(self, requests)
-        self._num_submitted += generation.num_choices
-        self.tell(lambda: self._add(generation))
+        with self._ending:
+            self.check_queue()
+            self._num_submitted += generation.num_choices
+            self.tell(lambda: self._add(generation))
         return generation
 
     def tell(self, command: Callable[[], None]) -> None:
@@ -179,11 +182,12 @@ class Engine:
         if not sequence.finished:
             sequence.finished = True
             self._scheduler.remove(sequence)
-            sequence.sampler.close()
+            if sequence.sampler is not None:
+                sequence.sampler.close()
             del self._owners[sequence]
 
     def _run(self) -> None:
-        reason: Exception = ModelUnavailable("The server is shutting down.")
+        reason: ApiError = ModelUnavailable("The server is shutting down.")
         try:
             while not self._closed:
                 self._take_commands()
@@ -194,8 +198,10 @@ class Engine:
             logger.exception("the engine's thread died")
             reason = EngineFailed(f"The engine stopped: {error!r}. Restart the server.")
         finally:
-            self._closed = True
-            self._take_commands()  # those who came last want an answer too
+            with self._ending:
+                self._closed = True
+                self._ended = reason
+                self._take_commands()  # those who came last want an answer too
             self._fail(list(self._owners), reason)
             self._backend.close()
 
@@ -210,9 +216,10 @@ class Engine:
     def _add(self, generation: Generation) -> None:
         self._num_added += generation.num_choices
         for request in generation.requests:
-            for stream in range(request.num_choices):
-                sampler = self._backend.sampler(request.sampling, stream, request.prompt)
-                sequence = Sequence(request, len(generation.sequences), sampler)
+            first: Sequence | None = None
+            for _ in range(request.num_choices):
+                sequence = Sequence(request, len(generation.sequences), first)
+                first = first or sequence
                 generation.sequences.append(sequence)
                 self._owners[sequence] = generation
                 self._scheduler.add(sequence)
@@ -256,8 +263,13 @@ class Engine:
             return self._event(sequence, None, None)
         row = chunk.first_row + chunk.num_tokens - 1
         num_top = sequence.request.top_logprobs
-        # The sampler edits the row in place, so the raw one is read twice only by who asks.
+        # The sampler edits the row in place, so whoever wants the raw one has it copied.
         raw = None if num_top is None else self._backend.logits(row).copy()
+        if sequence.sampler is None:
+            request = sequence.request
+            sequence.sampler = self._backend.sampler(
+                request.sampling, sequence.choice, request.prompt
+            )
         token = sequence.sampler.sample(row)
         sequence.tokens.append(token)
         logprob = None if raw is None else token_logprob(raw, token, num_top or 0)
@@ -266,7 +278,8 @@ class Engine:
     def _score_prompt(self, chunk: Chunk) -> None:
         sequence, num_top = chunk.sequence, chunk.sequence.request.top_logprobs or 0
         last = min(chunk.start + chunk.num_tokens, sequence.num_prompt - 1)
-        for position in range(chunk.start, last):
+        # Rows before the first unscored token are computed again after a sequence was sent back.
+        for position in range(max(chunk.start, len(sequence.prompt_logprobs) - 1), last):
             logits = self._backend.logits(chunk.first_row + position - chunk.start)
             token = sequence.tokens[position + 1]
             sequence.prompt_logprobs.append(token_logprob(logits, token, num_top))

@@ -48,6 +48,10 @@ class KVCache:
         """How many of the first `limit` tokens need not be computed."""
         return self._tree.match(tokens, limit)[0]
 
+    def num_idle(self, tokens: list[int], length: int) -> int:
+        """Of `length` matched tokens, those that only a finished sequence holds."""
+        return self._tree.num_idle(tokens, length, set(self._running))
+
     def acquire(self, tokens: list[int], limit: int) -> tuple[int, int]:
         """A slot for a sequence, with the longest cached prefix of `tokens[:limit]` in it.
 

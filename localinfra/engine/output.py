@@ -1,12 +1,12 @@
 """One choice's token events → the text and logprobs that may be sent, as they become certain."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
 from localinfra.engine.detokenizer import Detokenizer
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
-from localinfra.engine.stops import StopMatcher
+from localinfra.engine.stops import StopMatcher, Stops
 
 
 class ScoredToken(msgspec.Struct, frozen=True):
@@ -25,6 +25,7 @@ class OutputDelta(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None = None
     num_generated: int = 0  # tokens drawn so far
     num_cached: int = 0  # prompt tokens that were not computed again
+    sum_logprob: float = 0.0  # of all tokens drawn so far, whether or not they became text
     prompt_logprobs: list[TokenLogprob] | None = None
 
 
@@ -39,7 +40,7 @@ class ChoiceOutput:
         self,
         choice: int,
         token_bytes: Callable[[int], bytes],
-        stops: Sequence[str] = (),
+        stops: Stops,
         *,
         score_end: bool = False,
     ):
@@ -50,6 +51,7 @@ class ChoiceOutput:
         self._held: list[ScoredToken] = []
         self._num_decoded = 0  # characters detokenised
         self._num_sent = 0  # characters sent
+        self._sum_logprob = 0.0
         self._has_ended = False
 
     def push(self, event: TokenEvent) -> OutputDelta | None:
@@ -74,11 +76,14 @@ class ChoiceOutput:
         scored = self._release(everything=reason is not None and not stopped)
         return OutputDelta(
             self._choice, ready, scored, reason,
-            event.num_generated, event.num_cached, event.prompt_logprobs,
+            event.num_generated, event.num_cached, self._sum_logprob, event.prompt_logprobs,
         )  # fmt: skip
 
     def _hold_logprob(self, event: TokenEvent) -> None:
-        if event.logprob is not None and (self._score_end or not event.is_end_token):
+        if event.logprob is None:
+            return
+        self._sum_logprob += event.logprob.logprob or 0.0
+        if self._score_end or not event.is_end_token:
             self._held.append(ScoredToken(event.logprob, self._num_decoded))
 
     def _release(self, everything: bool) -> tuple[ScoredToken, ...]:

@@ -118,6 +118,16 @@ class RadixTree:
         """Tokens in runs that no running slot holds."""
         return sum(len(node.tokens) for node in self.nodes() if running.isdisjoint(node.holders))
 
+    def num_idle(self, tokens: Sequence[int], length: int, running: set[int]) -> int:
+        """Of the first `length` tokens, all of them cached, those that no running slot holds."""
+        node, held = self.root, 0
+        while held < length:
+            node = node.children[tokens[held]]
+            if running.isdisjoint(node.holders):
+                break
+            held = min(node.end, length)
+        return length - held
+
     def trim(self, leaf: Node, num_tokens: int) -> None:
         """Cuts the last `num_tokens` off a leaf; a leaf without tokens leaves the tree."""
         if num_tokens >= len(leaf.tokens):

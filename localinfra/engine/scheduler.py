@@ -19,7 +19,7 @@ GROWTH_RESERVE = 64
 STREAMING_CHUNK = 128
 
 # A sequence waits for another that is just computing its prefix, if that saves this many tokens.
-# Computing them itself would take as long, so waiting costs a step at most.
+# Computing them itself would take about as long.
 WORTH_WAITING = 8
 
 
@@ -85,15 +85,17 @@ class Scheduler:
             budget = min(budget, len(decoding) + STREAMING_CHUNK)
         rows_left = self._backend.max_output_rows - len(decoding)
         for sequence in self.running:
-            if sequence.is_decoding or rows_left <= 0:
+            if sequence.is_decoding:
                 continue
             size = min(sequence.num_pending, budget - len(batch))
             if sequence.num_unscored:
                 size = min(size, rows_left)
+            elif not rows_left and size == sequence.num_pending:
+                size -= 1  # its last token wants a row, which the next step has
             if not self.cache.make_room(len(batch) + size):
                 size = min(size, self.cache.num_free - len(batch))
             if size <= 0:
-                break
+                continue
             num_outputs = size if sequence.num_unscored else int(size == sequence.num_pending)
             rows_left -= num_outputs
             chunks.append(self._add_chunk(batch, sequence, size, num_outputs))
@@ -120,7 +122,7 @@ class Scheduler:
         while self.waiting and len(self.running) < self._backend.num_sequences:
             sequence = self.waiting.popleft()
             reusable = self.cache.match(sequence.tokens, sequence.num_reusable)
-            if self._prefix_is_coming(sequence, reusable):
+            if sequence.waits_for_scores or self._prefix_is_coming(sequence, reusable):
                 passed_over.append(sequence)
             elif self._fits(sequence, reusable):
                 self._start(sequence)
@@ -154,7 +156,8 @@ class Scheduler:
             return True
         owed = sum(other.num_pending + self._growth(other) for other in self.running)
         needed = sequence.num_target - reusable + self._growth(sequence)
-        return self.cache.num_free + self.cache.num_cached - reusable >= owed + needed
+        taken = self.cache.num_idle(sequence.tokens, reusable)  # it will hold these itself
+        return self.cache.num_free + self.cache.num_cached - taken >= owed + needed
 
     def _growth(self, sequence: Sequence) -> int:
         return min(GROWTH_RESERVE, sequence.request.max_tokens - sequence.num_generated)

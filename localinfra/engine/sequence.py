@@ -12,23 +12,25 @@ class Sequence:
     """
 
     __slots__ = (
-        "choice", "finished", "num_cached", "num_prompt", "num_reused",
+        "choice", "finished", "first", "num_cached", "num_prompt", "num_reused",
         "prompt_logprobs", "request", "sampler", "slot", "tokens",
     )  # fmt: skip
 
-    def __init__(self, request: GenerationRequest, choice: int, sampler: Sampler):
+    def __init__(self, request: GenerationRequest, choice: int, first: "Sequence | None" = None):
+        """`first` is the request's first choice, which scores for all; None for itself."""
         self.request = request
         self.choice = choice
-        self.sampler = sampler
+        self.first = first
+        self.sampler: Sampler | None = None  # made for the first draw
         self.tokens = list(request.prompt)
         self.num_prompt = len(request.prompt)
         self.num_cached = 0  # tokens whose keys and values are in the slot
         self.num_reused: int | None = None  # of the prompt, at the first admission
         self.slot: int | None = None
         self.finished = False
-        self.prompt_logprobs: list[TokenLogprob] = (
-            [TokenLogprob(self.tokens[0], None)] if request.score_prompt else []
-        )
+        self.prompt_logprobs: list[TokenLogprob] = [TokenLogprob(self.tokens[0], None)]
+        if first is not None:
+            self.prompt_logprobs = first.prompt_logprobs
 
     @property
     def num_generated(self) -> int:
@@ -49,8 +51,14 @@ class Sequence:
 
     @property
     def num_unscored(self) -> int:
-        """Prompt tokens whose logprob is still to be computed."""
-        return self.num_prompt - len(self.prompt_logprobs) if self.request.score_prompt else 0
+        """Prompt tokens whose logprob this sequence still has to compute."""
+        if self.first is not None or not self.request.score_prompt:
+            return 0
+        return self.num_prompt - len(self.prompt_logprobs)
+
+    @property
+    def waits_for_scores(self) -> bool:
+        return self.first is not None and self.first.num_unscored > 0
 
     @property
     def num_reusable(self) -> int:

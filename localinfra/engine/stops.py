@@ -1,6 +1,17 @@
 """Stop strings matched on streamed text, holding back what may yet become one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+
+
+class Stops:
+    """A request's stop strings, prepared once for all of its choices."""
+
+    def __init__(self, strings: Iterable[str]):
+        self.strings = tuple(string for string in strings if string)
+        self.beginnings = {
+            string[:size] for string in self.strings for size in range(1, len(string))
+        }
+        self.longest = max((len(beginning) for beginning in self.beginnings), default=0)
 
 
 class StopMatcher:
@@ -9,18 +20,18 @@ class StopMatcher:
     Among several that end at the same character the longest wins, so nothing of it is leaked.
     """
 
-    def __init__(self, stops: Sequence[str]):
-        self._stops = tuple(stop for stop in stops if stop)
+    def __init__(self, stops: Stops):
+        self._stops = stops
         self._held = ""
-        self._beginnings = {stop[:size] for stop in self._stops for size in range(1, len(stop))}
-        self._longest = max((len(start) for start in self._beginnings), default=0)
 
     def push(self, text: str) -> tuple[str, bool]:
         """Returns the text now safe to send, and whether a stop string was completed."""
-        if not self._stops:
+        if not self._stops.strings:
             return text, False
         held = self._held + text
-        hits = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
+        hits = [
+            (at + len(stop), at) for stop in self._stops.strings if (at := held.find(stop)) >= 0
+        ]
         if hits:
             self._held = ""
             return held[: min(hits)[1]], True
@@ -35,7 +46,7 @@ class StopMatcher:
 
     def _open_match(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop string."""
-        for size in range(min(self._longest, len(text)), 0, -1):
-            if text[-size:] in self._beginnings:
+        for size in range(min(self._stops.longest, len(text)), 0, -1):
+            if text[-size:] in self._stops.beginnings:
                 return size
         return 0

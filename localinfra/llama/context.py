@@ -53,7 +53,7 @@ def usable_cores() -> int:
 
 
 class LlamaContext:
-    """Owns the context and the model it was made of. One thread at a time.
+    """Owns the context, and keeps the model it was made of alive. One thread at a time.
 
     Raises LoadFailed where the context can't be made, mostly for want of memory.
     """
@@ -92,12 +92,15 @@ class LlamaContext:
         count = len(self._model.adapters)
         if count:
             pointers, scales = zip(*self._model.adapters, strict=True)
-            llama_cpp.llama_set_adapters_lora(
+            code = llama_cpp.llama_set_adapters_lora(
                 self._pointer,
                 (llama_cpp.llama_adapter_lora_p_ctypes * count)(*pointers),
                 count,
                 (ctypes.c_float * count)(*scales),
             )
+            if code:
+                self.close()
+                raise LoadFailed(f"{self._model.path}: the LoRA files could not be applied")
 
     def _make_batch(self) -> None:
         """A llama_batch over numpy arrays, filled anew each step and never freed by llama.cpp."""
@@ -142,7 +145,9 @@ class LlamaContext:
             size = len(self._output_index) * self._num_vocab
             # as_array would do, but takes 60 us, a hundredth of a small model's step
             buffer = (ctypes.c_float * size).from_address(ctypes.addressof(rows.contents))
-            self._logits = np.frombuffer(buffer, np.float32).reshape(-1, self._num_vocab)
+            self._logits = np.frombuffer(memoryview(buffer), np.float32).reshape(
+                -1, self._num_vocab
+            )
         view: NDArray[np.float32] = self._logits[self._output_index[row]]
         return view
 
@@ -169,8 +174,7 @@ class LlamaContext:
         return last + 1
 
     def close(self) -> None:
-        """Frees the context, then the model."""
+        """Frees the context; the model stays for whoever still detokenises."""
         if self._pointer:
             llama_cpp.llama_free(self._pointer)
             self._pointer = None
-            self._model.close()

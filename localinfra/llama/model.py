@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 import re
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def _init_library() -> None:
 class Model:
     """Weights and vocabulary. The vocabulary's methods may be called from any thread.
 
-    Raises LoadFailed. Everything is freed by `close`, after which nothing may be called.
+    Raises LoadFailed. Everything is freed with the last reference.
     """
 
     def __init__(self, path: Path, settings: ModelSettings):
@@ -72,6 +73,10 @@ class Model:
         self.pointer: Any = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
             raise LoadFailed(f"{path}: {log.recent_errors() or 'llama.cpp could not load it'}")
+        # Renderings and detokenisers may outlive the engine by a moment: the weights go with the
+        # last reference to this object, not when somebody closes it.
+        self._free = weakref.finalize(self, llama_cpp.llama_model_free, self.pointer)
+        self._free.atexit = False
         self.path = path
         self.size_bytes: int = llama_cpp.llama_model_size(self.pointer)
         self._vocab = llama_cpp.llama_model_get_vocab(self.pointer)
@@ -90,9 +95,8 @@ class Model:
         return adapter
 
     def close(self) -> None:
-        if self.pointer:
-            llama_cpp.llama_model_free(self.pointer)  # adapters go with it
-            self.pointer = None
+        """Frees the weights now, adapters with them; only for who holds the sole reference."""
+        self._free()
 
     @functools.cached_property
     def can_share_prefixes(self) -> bool:
@@ -183,7 +187,8 @@ class Model:
             raise InvalidRequest(
                 f"The text has a lone surrogate at character {error.start}; send valid Unicode."
             ) from None
-        add = add_bos and self.adds_bos and not (self.bos_text and text.startswith(self.bos_text))
+        has_bos = parse_special and bool(self.bos_text) and text.startswith(self.bos_text)
+        add = add_bos and self.adds_bos and not has_bos
         ids: list[int] = []
         for part in self._parts(text):
             ids += self._tokenize(part.encode(), add and not ids, parse_special)

@@ -38,6 +38,7 @@ class Pool(Generic[T]):
         self._unload = unload
         self._loads: dict[str, asyncio.Future[T]] = {}
         self._failed_at: dict[str, float] = {}
+        self._is_closed = False
 
     def state(self, name: str) -> LoadState:
         load = self._loads.get(name)
@@ -60,6 +61,8 @@ class Pool(Generic[T]):
 
         Raises ModelUnavailable where it can't be loaded.
         """
+        if self._is_closed:
+            raise ModelUnavailable("The server is shutting down.")
         failed_at = self._failed_at.get(name)
         if failed_at is not None and time.monotonic() - failed_at > RETRY_AFTER_S:
             del self._failed_at[name], self._loads[name]
@@ -70,6 +73,7 @@ class Pool(Generic[T]):
 
     async def close(self) -> None:
         """Unloads everything; loads under way are finished first, since they can't be stopped."""
+        self._is_closed = True
         loads = list(self._loads.values())
         self._loads.clear()
         for outcome in await asyncio.gather(*loads, return_exceptions=True):

@@ -106,7 +106,7 @@ answer = openai.ChatCompletion.create(
 )
 for event in answer if {stream} else [answer]:
     print(event.choices)
-print(openai.Completion.create(engine={model!r}, prompt="One, two,", max_tokens=3).choices[0].text)
+print(openai.Completion.create(engine={model!r}, prompt="1, 2, 3, 4, 5, 6, 7,", max_tokens=3, temperature=0).choices[0].text)
 print(openai.Model.retrieve({model!r})["id"])
 try:
     openai.ChatCompletion.create(model="nothing", messages=[dict(role="user", content="x")])
@@ -123,7 +123,7 @@ def test_clients_before_version_1(
         base=server.url + "/v1/openai", model="HuggingFaceTB/SmolLM2-135M-Instruct", stream=stream
     )
     out = run(pythons["0.28"], program)
-    assert "three" in out and "refused: The model 'nothing'" in out
+    assert " 8," in out and "refused: The model 'nothing'" in out
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -261,6 +261,54 @@ def test_closing_answers_those_who_still_wait() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("can_share", [True, False])
+def test_scores_survive_being_sent_back(can_share: bool) -> None:
+    """Decoding sequences outgrow the cells while a long prompt is scored a few rows at a time."""
+    backend = FakeBackend(
+        num_cells=200, num_sequences=3, batch_size=8, max_output_rows=4, context_length=190,
+        can_share_prefixes=can_share,
+    )  # fmt: skip
+    prompt = [i % 49 for i in range(120)]
+    starts = [[i, j] for i in range(40) for j in (1, 2) if len(reference([i, j], 70, 190)) > 60]
+
+    async def test() -> None:
+        async with running(backend) as engine:
+            growing = [GenerationRequest(start, 70) for start in starts[:2]]
+            scored = GenerationRequest(prompt, 1, num_choices=2, top_logprobs=1, score_prompt=True)
+            choices = await collect(engine, *growing, scored)
+        for events in choices[2:]:
+            scores = events[0].prompt_logprobs or []
+            assert [score.token for score in scores] == prompt
+            assert [score.top[0][0] for score in scores[1:]] == [
+                next_token(prompt[:size]) for size in range(1, len(prompt))
+            ]
+
+    run(test)
+
+
+def test_every_choice_of_a_request_draws_from_its_own_stream() -> None:
+    async def test() -> None:
+        async with running(FakeBackend()) as engine:
+            same = [GenerationRequest(PROMPT, 6, num_choices=2) for _ in range(2)]
+            choices = await collect(engine, *same)
+        expected = [reference(PROMPT, 6, 128, stream) for stream in range(4)]
+        assert [tokens(events) for events in choices] == expected
+
+    run(test)
+
+
+def test_choices_run_together_though_their_prompt_fills_most_of_the_cells() -> None:
+    backend = FakeBackend(num_cells=256, num_sequences=4, context_length=256)
+    prompt = [i % 49 for i in range(150)]
+
+    async def test() -> None:
+        async with running(backend) as engine:
+            await collect(engine, GenerationRequest(prompt, 5, num_choices=4))
+        assert 4 in backend.batch_sizes  # one token of each
+
+    run(test)
+
+
 requests = st.lists(
     st.tuples(
         st.integers(0, 2),  # which family of prompts
@@ -315,6 +363,9 @@ def test_any_load_gives_each_request_what_it_gives_alone(
                     if score and event.num_generated == 1:
                         assert event.prompt_logprobs is not None
                         assert [s.token for s in event.prompt_logprobs] == prompt
+                        assert [s.top[0][0] for s in event.prompt_logprobs[1:]] == [
+                            next_token(prompt[:size]) for size in range(1, len(prompt))
+                        ]
                 count += 1
                 if count == leaves_after:
                     return

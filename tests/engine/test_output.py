@@ -12,7 +12,7 @@ from localinfra.engine.logprobs import token_logprob
 from localinfra.engine.output import ChoiceOutput, OutputDelta
 from localinfra.engine.radix import RadixTree, common_prefix
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
-from localinfra.engine.stops import StopMatcher
+from localinfra.engine.stops import StopMatcher, Stops
 
 TEXT = "aé🦜b"
 END = 9999
@@ -43,7 +43,7 @@ def test_bytes_that_are_no_text_become_replacement_characters() -> None:
 
 
 def matched(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
-    matcher = StopMatcher(stops)
+    matcher = StopMatcher(Stops(stops))
     sent = ""
     for piece in pieces:
         ready, stopped = matcher.push(piece)
@@ -69,7 +69,7 @@ def test_stop_strings_do_not_depend_on_where_text_is_cut(
 
 @given(st.text("ab#", min_size=1, max_size=12), STOPS)
 def test_nothing_that_may_become_a_stop_string_is_sent(text: str, stops: list[str]) -> None:
-    matcher = StopMatcher(stops)
+    matcher = StopMatcher(Stops(stops))
     sent = ""
     for character in text:
         ready, stopped = matcher.push(character)
@@ -96,7 +96,7 @@ def events(pieces: list[bytes], reason: FinishReason, has_end_token: bool) -> li
 def play(
     pieces: list[bytes], stops: list[str], has_end_token: bool = False, score_end: bool = False
 ) -> list[OutputDelta]:
-    output = ChoiceOutput(0, pieces.__getitem__, stops, score_end=score_end)
+    output = ChoiceOutput(0, pieces.__getitem__, Stops(stops), score_end=score_end)
     deltas = [output.push(event) for event in events(pieces, FinishReason.LENGTH, has_end_token)]
     return [delta for delta in deltas if delta is not None]
 

@@ -164,3 +164,12 @@ def test_a_template_may_come_from_settings_and_a_missing_one_is_explained(tmp_pa
     model = load_text_model("tiny", entry(path, chat_template="{% for %}"), 8)
     assert model._template is None and model._template_error
     model.close()
+
+
+def test_a_model_may_be_asked_for_text_after_its_engine_has_ended(tmp_path: Path) -> None:
+    """A rendering in another thread can't be cancelled; it must not meet freed memory."""
+    path = tiny_llama().write(tmp_path / "tiny.gguf")
+    model = load_text_model("tiny", entry(path), 8)
+    model.close()
+    ids = model._model.tokenize("hello", parse_special=True, add_bos=True)
+    assert b"".join(map(model.token_bytes, ids))
