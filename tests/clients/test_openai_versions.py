@@ -106,7 +106,10 @@ answer = openai.ChatCompletion.create(
 )
 for event in answer if {stream} else [answer]:
     print(event.choices)
-print(openai.Completion.create(engine={model!r}, prompt="1, 2, 3, 4, 5, 6, 7,", max_tokens=3, temperature=0).choices[0].text)
+text = openai.Completion.create(
+    engine={model!r}, prompt="1, 2, 3, 4, 5, 6, 7,", max_tokens=3, temperature=0
+)
+print(text.choices[0].text)
 print(openai.Model.retrieve({model!r})["id"])
 try:
     openai.ChatCompletion.create(model="nothing", messages=[dict(role="user", content="x")])
