@@ -202,7 +202,7 @@ def check_part(extra: str, package: str, packages: frozenset[str]) -> Finding:
     if package in packages:
         return Finding("ok", f"Optional: {extra} installed")
     target = f"-e '{ROOT}[{extra}]'" if (ROOT / "pyproject.toml").exists() else None
-    text = f"Optional: {extra} not installed (brings torch: on Linux several GB)"
+    text = f"Optional: {extra} not installed (brings torch; this release does not serve them yet)"
     return Finding("ok", text, pip(target or f"'localinfra[{extra}]'"))
 
 
