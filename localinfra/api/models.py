@@ -9,6 +9,7 @@ from starlette.responses import Response
 from localinfra.api.render import json_response
 from localinfra.api.state import runtime
 from localinfra.models.catalog import ImageModelEntry, ModelEntry, Price, TextModelEntry
+from localinfra.models.pool import LoadState
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 
@@ -23,7 +24,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str
     aliases: tuple[str, ...]
     price: Price
-    state: str  # "loaded", "loading", "failed"; else that of its files
+    state: str  # "loaded", "loading", "failed"; else, and where they are absent, that of its files
     description: str | None = None
     context_length: int | None = None  # tokens
     default_max_tokens: int | None = None
@@ -33,7 +34,8 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
     details: dict[str, Any] = {}
-    state = runtime.state(name).value
+    load, files = runtime.state(name), file_state(entry.source)
+    is_failed_for_files = load is LoadState.FAILED and files != "present"
     if isinstance(entry, TextModelEntry):
         loaded = runtime.loaded_text_models().get(name)
         details = {
@@ -51,7 +53,7 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
         kind=entry.kind,
         aliases=entry.aliases,
         price=entry.price,
-        state=file_state(entry.source) if state == "not loaded" else state,
+        state=files if load is LoadState.ABSENT or is_failed_for_files else load.value,
         description=entry.description,
         **details,
     )

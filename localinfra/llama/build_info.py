@@ -3,7 +3,7 @@
 Run as a child process, `python -m localinfra.llama.build_info [MODEL]`: a build made for another
 CPU dies of an illegal instruction, and its caller (doctor, setup) should live to tell. Prints
 `BuildInfo` as JSON on standard output, after one decoded token when a MODEL is given; llama.cpp's
-own log goes to standard error. Serving code has no use for this module.
+own log goes to standard error. Serving code uses `devices` alone.
 """
 
 import ctypes

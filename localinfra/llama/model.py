@@ -81,7 +81,6 @@ class Model:
         self.size_bytes: int = llama_cpp.llama_model_size(self.pointer)
         self._vocab = llama_cpp.llama_model_get_vocab(self.pointer)
         self.num_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self.trained_context: int = llama_cpp.llama_model_n_ctx_train(self.pointer)
         self._buffer = ctypes.create_string_buffer(256)
         self._pieces: dict[int, bytes] = {}
         self.adapters = [(self._load_adapter(file.path), file.scale) for file in settings.lora]

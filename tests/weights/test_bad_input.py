@@ -131,6 +131,7 @@ def test_a_missing_model_names_those_that_are_served(server: LiveServer) -> None
 def test_an_absent_model_says_how_to_get_it(server: LiveServer) -> None:
     reply = server.post(CHAT, {"model": "absent", "messages": HELLO})
     assert "file.gguf" in reply.json()["error"]["message"]
+    assert httpx2.get(server.url + "/v1/models/absent").json()["state"] == "fetch needed"
 
 
 @pytest.mark.parametrize(
