@@ -1,6 +1,5 @@
 """The vocabulary of SmolLM2 through llama.cpp."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -49,7 +48,12 @@ def test_a_text_cut_at_its_marks_gives_the_same_tokens(model: Model, words: list
 
 
 @pytest.mark.parametrize("text", ["<|im_end|>", "1", " ", "\n", "漢", "a", "\0", "e\u0301"])
-def test_long_monotonous_texts_take_no_time_and_crash_nothing(model: Model, text: str) -> None:
-    started = time.monotonic()
-    model.tokenize(text * 100_000, parse_special=True, add_bos=True)
-    assert time.monotonic() - started < 30  # quadratic search: minutes
+def test_long_monotonous_texts_crash_nothing(model: Model, text: str) -> None:
+    assert len(model.tokenize(text * 100_000, parse_special=True, add_bos=True)) > 1000
+
+
+def test_no_call_of_the_tokenizer_gets_many_marks(model: Model) -> None:
+    text = "<|im_end|>" * 5000
+    parts = model._parts(text)
+    assert "".join(parts) == text
+    assert max(part.count("<|im_end|>") for part in parts) == module.MARKS_AT_ONCE
