@@ -26,14 +26,12 @@ class KVCache:
         self._free_keepers = list(range(backend.num_sequences, backend.num_slots))
         self._running: dict[int, int] = {}  # slot → tokens it holds
         self._recorded: dict[int, list[int]] = {}  # slot or keeper → its path in the tree
+        self._num_private = 0  # cells that running slots hold beyond what is recorded
 
     @property
     def num_used(self) -> int:
         """Cells in use: the tree's, and what running slots hold beyond it."""
-        private = sum(
-            held - len(self._recorded.get(slot, ())) for slot, held in self._running.items()
-        )
-        return self._tree.num_tokens + private
+        return self._tree.num_tokens + self._num_private
 
     @property
     def num_free(self) -> int:
@@ -70,6 +68,7 @@ class KVCache:
     def advance(self, slot: int, num_tokens: int) -> None:
         """The slot holds `num_tokens` more."""
         self._running[slot] += num_tokens
+        self._num_private += num_tokens
 
     def record(self, slot: int, tokens: list[int]) -> None:
         """Offers what a running slot holds, `tokens`, to other requests."""
@@ -79,6 +78,7 @@ class KVCache:
             # Someone computed the same meanwhile: keep one copy of the cells.
             self._backend.drop(slot, start, stop)
             self._backend.copy(holder, slot, start, stop)
+        self._num_private -= len(tokens) - len(self._recorded.get(slot, ()))
         self._recorded[slot] = tokens
 
     def finish(self, slot: int, tokens: list[int]) -> None:
@@ -89,7 +89,7 @@ class KVCache:
             self._backend.copy(slot, keeper, 0, len(tokens))
             self._tree.insert(tokens, keeper)
             self._recorded[keeper] = tokens
-        del self._running[slot]
+        self._num_private -= self._running.pop(slot) - len(self._recorded.get(slot, ()))
         self._release(slot)
 
     def make_room(self, num_tokens: int) -> bool:

@@ -27,6 +27,10 @@ MAX_SLOTS = 256  # LLAMA_MAX_SEQ: a unified cache has room for all ids, however 
 MIN_OUTPUT_ROWS = 64  # logits rows per step; what scoring a prompt may ask for at once
 CELL_PADDING = 256  # llama.cpp rounds the cache up to it
 
+# llama_cpp's own declaration makes a pointer object of each answer, which takes 10 us.
+_get_logits = ctypes.cast(llama_cpp.llama_get_logits, ctypes.c_void_p).value or 0
+get_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_get_logits)
+
 
 class ContextSettings(msgspec.Struct, frozen=True):
     context_length: int  # tokens of one sequence
@@ -122,7 +126,8 @@ class LlamaContext:
         batch.seq_id = self._seq_id_pointers
         batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         self._output_index: dict[int, int] = {}
-        self._logits: NDArray[np.float32] | None = None
+        self._logits = np.zeros((0, self._num_vocab), np.float32)
+        self._logits_address = 0
 
     def decode(self, batch: Batch) -> None:
         size = len(batch)
@@ -133,23 +138,27 @@ class LlamaContext:
         self._wanted[batch.output_rows] = 1
         self._batch.n_tokens = size
         self._output_index = {row: index for index, row in enumerate(batch.output_rows)}
-        self._logits = None
         code = llama_cpp.llama_decode(self._pointer, self._batch)
         if code:
             reason = log.recent_errors() or "no further word from llama.cpp"
             raise DecodeFailed(f"llama_decode gave {code} ({reason})")
 
     def logits(self, row: int) -> NDArray[np.float32]:
-        if self._logits is None:
-            rows = llama_cpp.llama_get_logits(self._pointer)
-            size = len(self._output_index) * self._num_vocab
-            # as_array would do, but takes 60 us, a hundredth of a small model's step
-            buffer = (ctypes.c_float * size).from_address(ctypes.addressof(rows.contents))
-            self._logits = np.frombuffer(memoryview(buffer), np.float32).reshape(
-                -1, self._num_vocab
-            )
-        view: NDArray[np.float32] = self._logits[self._output_index[row]]
+        view: NDArray[np.float32] = self._output_rows()[self._output_index[row]]
         return view
+
+    def _output_rows(self) -> NDArray[np.float32]:
+        """All rows that llama.cpp has room for, made anew only when that room moves or grows:
+        numpy takes 40 us over it, which is half a per cent of a small model's step."""
+        address = get_logits_address(self._pointer)
+        num_rows = max(len(self._output_index), len(self._logits))
+        if address != self._logits_address or num_rows > len(self._logits):
+            buffer = (ctypes.c_float * (num_rows * self._num_vocab)).from_address(address)
+            self._logits = np.frombuffer(memoryview(buffer), np.float32).reshape(
+                num_rows, self._num_vocab
+            )
+            self._logits_address = address
+        return self._logits
 
     def sampler(self, params: SamplingParams, stream: int, prompt: list[int]) -> ChainSampler:
         return ChainSampler(self._pointer, self.logits, params, stream, prompt)
