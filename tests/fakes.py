@@ -7,42 +7,37 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch, DecodeFailed
 from localinfra.engine.request import SamplingParams
+from localinfra.engine.sampling import Sampler
 
 NUM_VOCAB = 50
 END = 49  # drawn about once in 50 tokens
 
 
-def next_token(history: list[int], stream: int = 0) -> int:
-    """What the fake model says after `history`: a hash, so any wrong cell changes the answer."""
-    return zlib.crc32(bytes(history) + stream.to_bytes(2, "little")) % NUM_VOCAB
+def logits_after(history: list[int]) -> NDArray[np.float32]:
+    """What the fake model says after `history`: from a hash, so any wrong cell changes it."""
+    random = np.random.default_rng(zlib.crc32(bytes(history)))
+    return 3 * random.standard_normal(NUM_VOCAB, np.float32)
 
 
-def reference(prompt: list[int], max_tokens: int, context: int, stream: int = 0) -> list[int]:
+def next_token(history: list[int]) -> int:
+    """Its most likely token."""
+    return int(logits_after(history).argmax())
+
+
+def reference(
+    prompt: list[int],
+    max_tokens: int,
+    context: int,
+    stream: int = 0,
+) -> list[int]:
     """The tokens a request gives when it runs alone."""
     tokens = list(prompt)
+    sampler = Sampler(SamplingParams(), stream, prompt)
     while len(tokens) - len(prompt) < max_tokens and len(tokens) < context:
-        tokens.append(next_token(tokens, stream))
+        tokens.append(sampler.sample(logits_after(tokens)))
         if tokens[-1] == END:
             break
     return tokens[len(prompt) :]
-
-
-class FakeSampler:
-    def __init__(self, backend: "FakeBackend", stream: int):
-        self._backend = backend
-        self._stream = stream
-        self.closed = False
-
-    def sample(self, row: int) -> int:
-        assert not self.closed
-        history = self._backend.histories[row]
-        if self._backend.fails_after is not None and len(history) > self._backend.fails_after:
-            raise DecodeFailed("scripted")
-        return next_token(history, self._stream)
-
-    def close(self) -> None:
-        assert not self.closed
-        self.closed = True
 
 
 class FakeBackend:
@@ -72,7 +67,6 @@ class FakeBackend:
         self.cells: list[tuple[int, int, set[int]]] = []
         self.histories: dict[int, list[int]] = {}
         self.batch_sizes: list[int] = []
-        self.samplers: list[FakeSampler] = []
         self.closed = False
 
     @property
@@ -104,14 +98,10 @@ class FakeBackend:
                 self.histories[row] = [*held, token]
 
     def logits(self, row: int) -> NDArray[np.float32]:
-        logits = np.zeros(NUM_VOCAB, np.float32)
-        logits[next_token(self.histories[row])] = 5
-        return logits
-
-    def sampler(self, params: SamplingParams, stream: int, prompt: list[int]) -> FakeSampler:
-        sampler = FakeSampler(self, stream)
-        self.samplers.append(sampler)
-        return sampler
+        history = self.histories[row]
+        if self.fails_after is not None and len(history) > self.fails_after:
+            return np.full(NUM_VOCAB, np.nan, np.float32)
+        return logits_after(history)
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         assert self.can_share_prefixes and source != target

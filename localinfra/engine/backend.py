@@ -9,8 +9,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from localinfra.engine.request import SamplingParams
-
 
 class DecodeFailed(Exception):
     """The batch could not be computed; what its slots hold is no longer known."""
@@ -38,18 +36,6 @@ class Batch:
         self.output_rows += range(len(self.tokens) - num_outputs, len(self.tokens))
 
 
-class Sampler(Protocol):
-    """One choice's way of drawing, with its own random stream and penalty counts."""
-
-    def sample(self, row: int) -> int:
-        """Draws from the logits of batch index `row`; may edit that row.
-
-        Raises DecodeFailed where the logits are not finite.
-        """
-
-    def close(self) -> None: ...
-
-
 class Backend(Protocol):
     """A model with its KV cache.
 
@@ -69,10 +55,8 @@ class Backend(Protocol):
         """Computes the batch; blocks without holding the interpreter. Raises DecodeFailed."""
 
     def logits(self, row: int) -> NDArray[np.float32]:
-        """The raw logits [num_vocab] of batch index `row`; a view, gone at the next decode."""
-
-    def sampler(self, params: SamplingParams, stream: int, prompt: list[int]) -> Sampler:
-        """Draws from random stream number `stream` of the params' seed: the choice's index."""
+        """The logits [num_vocab] of batch index `row`: a view that may be edited, and is gone at
+        the next decode."""
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Shares the cells of positions [start, stop) of `source` with `target`."""

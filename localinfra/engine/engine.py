@@ -20,6 +20,7 @@ import msgspec
 from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.logprobs import token_logprob
 from localinfra.engine.request import FinishReason, GenerationRequest, TokenEvent, TokenLogprob
+from localinfra.engine.sampling import Sampler
 from localinfra.engine.scheduler import Chunk, Scheduler
 from localinfra.engine.sequence import Sequence
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
@@ -190,8 +191,6 @@ class Engine:
         if not sequence.finished:
             sequence.finished = True
             self._scheduler.remove(sequence)
-            if sequence.sampler is not None:
-                sequence.sampler.close()
             del self._owners[sequence]
 
     def _run(self) -> None:
@@ -278,10 +277,8 @@ class Engine:
         raw = None if num_top is None else self._backend.logits(row).copy()
         if sequence.sampler is None:
             request = sequence.request
-            sequence.sampler = self._backend.sampler(
-                request.sampling, sequence.choice, request.prompt
-            )
-        token = sequence.sampler.sample(row)
+            sequence.sampler = Sampler(request.sampling, sequence.choice, request.prompt)
+        token = sequence.sampler.sample(self._backend.logits(row))
         sequence.tokens.append(token)
         logprob = None if raw is None else token_logprob(raw, token, num_top or 0)
         return self._event(sequence, token, logprob)

@@ -1,7 +1,7 @@
 """One choice of one request while the engine works on it."""
 
-from localinfra.engine.backend import Sampler
 from localinfra.engine.request import GenerationRequest, TokenLogprob
+from localinfra.engine.sampling import Sampler
 
 
 class Sequence:

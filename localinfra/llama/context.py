@@ -11,10 +11,8 @@ from llama_cpp import llama_cpp
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch, DecodeFailed
-from localinfra.engine.request import SamplingParams
 from localinfra.llama import log
 from localinfra.llama.model import LoadFailed, Model
-from localinfra.llama.sampler import ChainSampler
 
 # enum ggml_type of the KV cache types llama.cpp has kernels for
 KV_TYPES = {
@@ -159,9 +157,6 @@ class LlamaContext:
             )
             self._logits_address = address
         return self._logits
-
-    def sampler(self, params: SamplingParams, stream: int, prompt: list[int]) -> ChainSampler:
-        return ChainSampler(self._pointer, self.logits, params, stream, prompt)
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, stop)

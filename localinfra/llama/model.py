@@ -48,7 +48,7 @@ class ModelSettings(msgspec.Struct, frozen=True):
 
 
 @functools.cache
-def _init_library() -> None:
+def init_library() -> None:
     log.install()
     llama_cpp.llama_backend_init()
 
@@ -60,7 +60,7 @@ class Model:
     """
 
     def __init__(self, path: Path, settings: ModelSettings):
-        _init_library()
+        init_library()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
         params.split_mode = SPLIT_MODES[settings.split_mode]

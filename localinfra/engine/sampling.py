@@ -1,0 +1,203 @@
+"""Logits of one row → the next token: penalties, bias, top_k, top_p, min_p, temperature, draw.
+
+All in numpy: llama.cpp's own chain copies the vocabulary into 12 bytes per token first, and takes
+three times as long where nothing cuts it short. The result is exactly the distribution that the
+contract describes; nothing is left out for being unlikely.
+
+Tokens are drawn by a race: each has a random time that depends on the seed, the draw and its id,
+divided by its probability, and the earliest wins. Where the same request is computed in a batch of
+another shape, its logits differ in the last digits; then a race changes its winner far more rarely
+than a walk along cumulated probabilities, all of which have moved.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localinfra.engine.backend import DecodeFailed
+from localinfra.engine.request import SamplingParams
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.intp]
+
+# Below this temperature logits / temperature overflows float32 and the draw is greedy anyway.
+GREEDY_BELOW = 1e-4
+
+NEVER = -100.0  # a logit_bias of this much forbids the token
+
+# The vocabulary is looked at in this many interleaved groups: few enough to sort, and more than
+# any top_k, so that the k best groups bound the k best tokens from below.
+NUM_GROUPS = 1024
+USUAL_NUCLEUS = 512  # tokens that top_p hardly ever exceeds; if it does, all are sorted
+
+
+class Penalties:
+    """Repetition over prompt and output; presence and frequency over the output alone."""
+
+    def __init__(self, params: SamplingParams, prompt: list[int]):
+        self._params = params
+        self._seen = set(prompt) if params.repetition_penalty != 1 else set()
+        self._counts: dict[int, int] = {}
+
+    def accept(self, token: int) -> None:
+        self._seen.add(token)
+        self._counts[token] = self._counts.get(token, 0) + 1
+
+    def apply(self, row: Floats) -> None:
+        """Edits logits [num_vocab] in place."""
+        params = self._params
+        if params.repetition_penalty != 1 and self._seen:
+            ids = np.fromiter(self._seen, np.int64, len(self._seen))
+            seen = row[ids]
+            penalty = params.repetition_penalty
+            row[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
+        if self._counts and (params.presence_penalty or params.frequency_penalty):
+            ids = np.fromiter(self._counts, np.int64, len(self._counts))
+            counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
+            row[ids] -= params.presence_penalty + params.frequency_penalty * counts
+
+
+class Sampler:
+    """One choice's way of drawing: its settings, its counts and its own random stream.
+
+    Each drawn token takes two numbers of that stream, whatever the settings, so a choice's text
+    depends on nothing but its logits, its seed and its index.
+    """
+
+    def __init__(self, params: SamplingParams, stream: int, prompt: list[int]):
+        self._params = params
+        self._random = None
+        if params.temperature >= GREEDY_BELOW:
+            self._random = np.random.Generator(np.random.PCG64([params.seed, stream]))
+        penalised = (
+            params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty
+        )
+        self._penalties = Penalties(params, prompt) if penalised else None
+        self._bias_ids = np.fromiter(params.logit_bias, np.int64, len(params.logit_bias))
+        bias = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
+        self._bias = np.where(bias <= NEVER, -np.inf, bias)
+
+    def sample(self, row: Floats) -> int:
+        """Draws from logits [num_vocab], which it edits.
+
+        Raises DecodeFailed where they are not finite.
+        """
+        if self._penalties:
+            self._penalties.apply(row)
+        if len(self._bias_ids):
+            row[self._bias_ids] += self._bias
+        best = int(row.argmax())  # a NaN counts as the largest
+        if not math.isfinite(row[best]):
+            raise DecodeFailed("the model's logits are not finite; its file may be damaged")
+        token = best
+        if self._random is not None:
+            token = draw(
+                row,
+                row[best],
+                self._params,
+                *self._random.integers(1 << 64, size=2, dtype=np.uint64),
+            )
+        if self._penalties:
+            self._penalties.accept(token)
+        return token
+
+
+def draw(
+    row: Floats, top: np.float32, params: SamplingParams, key: np.uint64, spare: np.uint64
+) -> int:
+    """One of the tokens that the settings leave; `top` is the largest logit.
+
+    `key` and `spare` are random: the draw is a function of them.
+    """
+    if params.top_k or params.top_p < 1:
+        ids = candidates(row, top, params)
+        return race(ids, weights_of(row[ids], top, params.temperature), key)
+    weights = weights_of(row, top, params.temperature)
+    if params.min_p > 0:
+        weights[row < top + math.log(params.min_p)] = 0
+    if len(row) < 4 * NUM_GROUPS:
+        return race(np.arange(len(row)), weights, key)
+    # First the groups race, then the members of the winner.
+    table = np.pad(weights, (0, -len(weights) % NUM_GROUPS)).reshape(-1, NUM_GROUPS)
+    group = race(np.arange(NUM_GROUPS), table.sum(axis=0), spare)
+    return race(np.arange(len(table)), table[:, group], key) * NUM_GROUPS + group
+
+
+def candidates(row: Floats, top: np.float32, params: SamplingParams) -> Ids:
+    """What top_k or top_p leaves, and min_p of that."""
+    if params.top_k:
+        ids = top_ids(row, params.top_k)
+        if params.top_p < 1:
+            weights = weights_of(row[ids], top)
+            ids = ids[: nucleus_size(weights, params.top_p * float(weights.sum()))]
+    else:
+        ids = nucleus(row, top, params.top_p)
+    if params.min_p > 0:
+        ids = ids[row[ids] >= top + math.log(params.min_p)]
+    return ids
+
+
+def nucleus(row: Floats, top: np.float32, top_p: float) -> Ids:
+    """The fewest of the best tokens whose probabilities reach `top_p`; at least one."""
+    weights = weights_of(row, top)
+    total = float(weights.sum())
+    ids = top_ids(row, USUAL_NUCLEUS)
+    if float(weights[ids].sum()) < top_p * total:
+        # Tokens below this can't make up 1 - top_p even all together, so none of them is needed.
+        ids = descending(row, np.flatnonzero(weights > total * (1 - top_p) / len(row)))
+    return ids[: nucleus_size(weights[ids], top_p * total)]
+
+
+def nucleus_size(weights: Floats, wanted: float) -> int:
+    """How many of the falling weights reach `wanted` together."""
+    return int(np.searchsorted(np.cumsum(weights, dtype=np.float64), wanted)) + 1
+
+
+def weights_of(row: Floats, top: np.float32, temperature: float = 1.0) -> Floats:
+    """Probabilities up to a common factor; the largest is 1."""
+    weights: Floats = row - top
+    if temperature != 1:
+        weights *= np.float32(1 / temperature)
+    np.exp(weights, out=weights)
+    return weights
+
+
+def top_ids(row: Floats, k: int) -> Ids:
+    """The ids of the k largest logits, best first, equal ones by id."""
+    return descending(row, top_set(row, k))[:k]
+
+
+def top_set(row: Floats, k: int) -> Ids:
+    """Ascending ids of at least the k largest logits, and of few more."""
+    if len(row) < 4 * NUM_GROUPS or k >= NUM_GROUPS:
+        return np.arange(len(row))
+    whole = len(row) - len(row) % NUM_GROUPS
+    bests = row[:whole].reshape(-1, NUM_GROUPS).max(axis=0)
+    return np.flatnonzero(row >= np.partition(bests, NUM_GROUPS - k)[NUM_GROUPS - k])
+
+
+def descending(row: Floats, ids: Ids) -> Ids:
+    """Ascending ids → the same by falling logit, equal ones by id."""
+    return ids[np.argsort(-row[ids], kind="stable")]
+
+
+def race(ids: Ids, weights: Floats, key: np.uint64) -> int:
+    """One of the ids, with probability in proportion to its weight."""
+    times = -np.log(to_unit(scramble(ids.astype(np.uint64), key)))
+    with np.errstate(divide="ignore"):  # a weight of 0 never arrives
+        return int(ids[np.argmin(times / weights)])
+
+
+def scramble(ids: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+    """Independent random 64-bit numbers, a function of key and id: splitmix64 (Steele 2014)."""
+    mixed = key + (ids + np.uint64(1)) * np.uint64(0x9E37_79B9_7F4A_7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def to_unit(bits: Any) -> Any:
+    """Random 64 bits → (0, 1), as float64; arrays too."""
+    return ((bits >> np.uint64(11)) + 0.5) * 2.0**-53
