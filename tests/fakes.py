@@ -53,11 +53,13 @@ class FakeBackend:
         context_length: int = 128,
         max_output_rows: int = 8,
         can_share_prefixes: bool = True,
+        idle_cells_slow_steps: bool = False,
         fails_after: int | None = None,
     ):
         self.num_cells = num_cells
         self.num_sequences = num_sequences
-        self.num_slots = num_slots if can_share_prefixes else num_sequences
+        self.num_slots = num_slots if can_share_prefixes else num_sequences + 1
+        self.idle_cells_slow_steps = idle_cells_slow_steps
         self.batch_size = batch_size
         self.context_length = context_length
         self.max_output_rows = max_output_rows
@@ -115,6 +117,18 @@ class FakeBackend:
             if position >= start and (stop is None or position < stop):
                 slots.discard(slot)
         self.cells = [cell for cell in self.cells if cell[2]]
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        assert slot <= self.num_sequences
+        held = [(position, token) for position, token, slots in self.cells if slot in slots]
+        return np.array(held, np.int32).view(np.uint8)
+
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+        assert slot <= self.num_sequences and not any(slot in slots for _, _, slots in self.cells)
+        held = data.view(np.int32).reshape(-1, 2).tolist()
+        assert self.num_used + len(held) <= self.num_cells, "the cache is full"
+        self.cells += [(position, token, {slot}) for position, token in held]
+        return True
 
     def clear(self) -> None:
         self.cells = []

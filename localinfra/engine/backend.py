@@ -45,11 +45,12 @@ class Backend(Protocol):
 
     context_length: int  # tokens a single sequence may hold
     num_cells: int  # tokens that all slots together may hold
-    num_sequences: int  # slots 0 to this may take part in batches
+    num_sequences: int  # slots 0 to this may take part in batches; the next one saves and restores
     num_slots: int  # slots from there to this only hold cells shared with others
     batch_size: int  # tokens a batch may have
     max_output_rows: int  # logits rows a batch may ask for
     can_share_prefixes: bool
+    idle_cells_slow_steps: bool  # every step looks at all cells up to the last used one
 
     def decode(self, batch: Batch) -> None:
         """Computes the batch; blocks without holding the interpreter. Raises DecodeFailed."""
@@ -63,6 +64,12 @@ class Backend(Protocol):
 
     def drop(self, slot: int, start: int, stop: int | None = None) -> None:
         """Removes positions [start, stop) (to the end where None) from the slot."""
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """A copy of what the slot holds, for `restore`; the slot is at most `num_sequences`."""
+
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+        """Puts into an empty slot, at most `num_sequences`, what `save` gave; False if it can't."""
 
     def clear(self) -> None:
         """Empties every slot."""

@@ -117,9 +117,17 @@ def deliver_all(parcels: list[tuple[Generation, list[TokenEvent]]]) -> None:
 class Engine:
     """Runs one backend on a thread of its own until `close`."""
 
-    def __init__(self, backend: Backend, *, name: str = "engine", max_waiting: int = 256):
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        name: str = "engine",
+        max_waiting: int = 256,
+        max_parked: int = 0,
+    ):
+        """`max_parked`: bytes of host memory for prefixes that leave the cells."""
         self._backend = backend
-        self._scheduler = Scheduler(backend)
+        self._scheduler = Scheduler(backend, max_parked)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._owners: dict[Sequence, Generation] = {}
         self._max_waiting = max_waiting

@@ -2,16 +2,21 @@
 
 Every node is a run of tokens; the path from the root to a node's end is a prefix, and `holders`
 are the slots that hold all of it. Slots of running sequences count as references: a node with one
-is never given up.
+is never given up. A node without holders is parked: its cells are gone, a copy of them is kept in
+host memory. What is held or parked has ancestors that are.
 """
 
 from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from localinfra.engine.parking import ParkedCells
 
 
 class Node:
     """A run of tokens after its parent's path; `depth` is where the run starts."""
 
-    __slots__ = ("children", "depth", "holders", "last_used", "parent", "tokens")
+    __slots__ = ("children", "depth", "holders", "last_used", "parent", "parked", "tokens")
 
     def __init__(self, tokens: Sequence[int], parent: "Node | None", depth: int, last_used: int):
         self.tokens = tokens
@@ -20,10 +25,27 @@ class Node:
         self.last_used = last_used
         self.children: dict[int, Node] = {}
         self.holders: set[int] = set()
+        self.parked: ParkedCells | None = None  # covers the run, and maybe more
 
     @property
     def end(self) -> int:
         return self.depth + len(self.tokens)
+
+    def is_idle(self, running: set[int]) -> bool:
+        """Whether it occupies cells that no running slot holds."""
+        return bool(self.holders) and running.isdisjoint(self.holders)
+
+
+class Match(msgspec.Struct):
+    """The longest known prefix of some tokens: what is in cells, and what is parked after it."""
+
+    num_held: int = 0
+    holder: int | None = None  # a slot that holds these
+    parked: list[tuple[ParkedCells, int, int]] = []  # and the span of each that is wanted
+
+    @property
+    def num_known(self) -> int:
+        return self.parked[-1][2] if self.parked else self.num_held
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int], start: int = 0) -> int:
@@ -42,39 +64,43 @@ def common_prefix(left: Sequence[int], right: Sequence[int], start: int = 0) -> 
 
 
 class RadixTree:
-    """Prefixes and their holders. `num_tokens` is the sum of all runs: the cells they occupy."""
+    """Prefixes and their holders. `num_tokens` is the sum of all held runs: the cells they
+    occupy."""
 
     def __init__(self) -> None:
         self.root = Node((), None, 0, 0)
         self.num_tokens = 0
         self._clock = 0
 
-    def match(self, tokens: Sequence[int], limit: int) -> tuple[int, int | None]:
-        """Longest cached prefix of `tokens[:limit]`: its length and a slot that holds it.
-
-        Marks the path as used now.
-        """
+    def match(self, tokens: Sequence[int], limit: int) -> Match:
+        """Longest known prefix of `tokens[:limit]`. Marks the path as used now."""
         self._clock += 1
-        node, length, holder = self.root, 0, None
+        match = Match()
+        node, length = self.root, 0
         while length < limit:
             child = node.children.get(tokens[length])
             if child is None:
                 break
             child.last_used = self._clock
             run = child.tokens
+            start = length
             shared = common_prefix(run, tokens[length : min(limit, child.end)])
             length += shared
-            holder = next(iter(child.holders))
+            if child.holders:
+                match.num_held, match.holder = length, next(iter(child.holders))
+            else:
+                assert child.parked is not None
+                match.parked.append((child.parked, start, length))
             node = child
             if shared < len(run):
                 break
-        return length, holder
+        return match
 
     def insert(self, tokens: Sequence[int], slot: int) -> list[tuple[int, int, int]]:
         """Records that `slot` holds all of `tokens`.
 
-        Returns the spans (holder, start, stop) that were there already without this slot: the
-        caller holds them twice and should share the holder's cells instead.
+        Returns the spans (holder, start, stop) that others held already: the caller holds them
+        twice and should share the holder's cells instead.
         """
         self._clock += 1
         node, length = self.root, 0
@@ -84,13 +110,14 @@ class RadixTree:
             if child is None:
                 child = Node(list(tokens[length:]), node, length, self._clock)
                 node.children[tokens[length]] = child
-                self.num_tokens += len(child.tokens)
             else:
                 shared = common_prefix(child.tokens, tokens[length : child.end])
                 if shared < len(child.tokens):
-                    child = self._split(child, shared)
-                if slot not in child.holders:
+                    child = self.split(child, shared)
+                if child.holders and slot not in child.holders:
                     doubles.append((next(iter(child.holders)), child.depth, child.end))
+            if not child.holders:
+                self.num_tokens += len(child.tokens)
             child.holders.add(slot)
             child.last_used = self._clock
             node, length = child, child.end
@@ -98,28 +125,35 @@ class RadixTree:
         return doubles
 
     def release(self, slot: int, tokens: Sequence[int]) -> None:
-        """Forgets that `slot` holds `tokens`; runs without another holder leave the tree."""
+        """Forgets that `slot` holds `tokens`; runs that no one holds or parks leave the tree."""
         for node in reversed(list(self._path(tokens))):
-            node.holders.discard(slot)
-            if not node.holders:
-                self._remove(node)
+            if slot in node.holders:
+                node.holders.discard(slot)
+                if not node.holders:
+                    self._vacate(node)
 
     def is_redundant(self, slot: int, tokens: Sequence[int]) -> bool:
         """Whether other slots hold all that this one does."""
         return all(len(node.holders) > 1 for node in self._path(tokens) if slot in node.holders)
 
-    def oldest_leaf(self, running: set[int]) -> Node | None:
-        """The least recently used leaf that no running slot holds."""
-        leaves = [node for node in self.nodes() if not node.children]
-        idle = [leaf for leaf in leaves if running.isdisjoint(leaf.holders)]
-        return min(idle, key=lambda leaf: leaf.last_used, default=None)
+    def idle_leaves(self, running: set[int]) -> list[Node]:
+        """Held nodes that no running slot holds, and below which no one holds anything."""
+        return [
+            node
+            for node in self.nodes()
+            if node.is_idle(running) and not any(c.holders for c in node.children.values())
+        ]
+
+    def parked_leaves(self) -> list[Node]:
+        """Parked nodes below which nothing is known."""
+        return [node for node in self.nodes() if not node.holders and not node.children]
 
     def num_evictable(self, running: set[int]) -> int:
-        """Tokens in runs that no running slot holds."""
-        return sum(len(node.tokens) for node in self.nodes() if running.isdisjoint(node.holders))
+        """Tokens in runs that occupy cells and that no running slot holds."""
+        return sum(len(node.tokens) for node in self.nodes() if node.is_idle(running))
 
     def num_idle(self, tokens: Sequence[int], length: int, running: set[int]) -> int:
-        """Of the first `length` tokens, all of them cached, those that no running slot holds."""
+        """Of the first `length` tokens, all of them in cells, those that no running slot holds."""
         node, held = self.root, 0
         while held < length:
             node = node.children[tokens[held]]
@@ -128,13 +162,26 @@ class RadixTree:
             held = min(node.end, length)
         return length - held
 
-    def trim(self, leaf: Node, num_tokens: int) -> None:
-        """Cuts the last `num_tokens` off a leaf; a leaf without tokens leaves the tree."""
-        if num_tokens >= len(leaf.tokens):
-            self._remove(leaf)
-        else:
-            leaf.tokens = leaf.tokens[:-num_tokens]
-            self.num_tokens -= num_tokens
+    def age(self, node: Node) -> int:
+        """How many lookups and insertions ago the node was last on a path; at least 1."""
+        return self._clock - node.last_used + 1
+
+    def cut(self, node: Node, num_tokens: int) -> None:
+        """Leaves only the last `num_tokens` in the node; a new parent has those before."""
+        if num_tokens < len(node.tokens):
+            self.split(node, len(node.tokens) - num_tokens)
+
+    def give_up(self, leaf: Node, num_tokens: int) -> None:
+        """No one holds the last `num_tokens` of the leaf any more."""
+        self.cut(leaf, num_tokens)
+        leaf.holders.clear()
+        self._vacate(leaf)
+
+    def forget(self, node: Node) -> None:
+        """Drops the node's parked copy, and the node if no one holds it."""
+        node.parked = None
+        if not node.holders:
+            self._remove(node)
 
     def nodes(self) -> Iterator[Node]:
         stack = list(self.root.children.values())
@@ -153,16 +200,24 @@ class RadixTree:
             yield child
             node, length = child, child.end
 
-    def _remove(self, node: Node) -> None:
-        assert node.parent is not None and not node.children
-        del node.parent.children[node.tokens[0]]
+    def _vacate(self, node: Node) -> None:
+        """No one holds the node any more."""
         self.num_tokens -= len(node.tokens)
+        if node.parked is None:
+            self._remove(node)
 
-    def _split(self, node: Node, at: int) -> Node:
+    def _remove(self, node: Node) -> None:
+        """Takes the node out, with what is parked below it: that can't be reached without it."""
+        assert node.parent is not None and not node.holders
+        del node.parent.children[node.tokens[0]]
+        node.parent = None
+
+    def split(self, node: Node, at: int) -> Node:
         """Cuts a run in two; returns the upper part, held by the same slots."""
         assert node.parent is not None
         upper = Node(node.tokens[:at], node.parent, node.depth, node.last_used)
         upper.holders = set(node.holders)
+        upper.parked = node.parked
         node.parent.children[upper.tokens[0]] = upper
         upper.children[node.tokens[at]] = node
         node.tokens, node.parent, node.depth = node.tokens[at:], upper, node.depth + at
@@ -173,6 +228,6 @@ class RadixTree:
         parent = node.parent
         if parent is None or parent is self.root or len(parent.children) > 1:
             return
-        if parent.holders == node.holders and not node.children:
+        if parent.holders == node.holders and not node.children and not parent.parked:
             parent.tokens = [*parent.tokens, *node.tokens]
             parent.children = {}

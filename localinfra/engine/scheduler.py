@@ -43,9 +43,9 @@ class Scheduler:
     beyond the cache, the youngest goes back to the head of the queue and later goes on.
     """
 
-    def __init__(self, backend: Backend):
+    def __init__(self, backend: Backend, max_parked: int = 0):
         self._backend = backend
-        self.cache = KVCache(backend)
+        self.cache = KVCache(backend, max_parked)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission
 
@@ -77,6 +77,8 @@ class Scheduler:
 
     def _cut_step(self) -> tuple[Batch, list[Chunk]]:
         decoding = [sequence for sequence in self.running if sequence.is_decoding]
+        if decoding:
+            self.cache.tidy()
         batch, chunks = Batch(), []
         for sequence in decoding:
             chunks.append(self._add_chunk(batch, sequence, 1, 1))
@@ -121,10 +123,10 @@ class Scheduler:
         passed_over: list[Sequence] = []
         while self.waiting and len(self.running) < self._backend.num_sequences:
             sequence = self.waiting.popleft()
-            reusable = self.cache.match(sequence.tokens, sequence.num_reusable)
-            if sequence.waits_for_scores or self._prefix_is_coming(sequence, reusable):
+            match = self.cache.match(sequence.tokens, sequence.num_reusable)
+            if sequence.waits_for_scores or self._prefix_is_coming(sequence, match.num_known):
                 passed_over.append(sequence)
-            elif self._fits(sequence, reusable):
+            elif self._fits(sequence, match.num_held):
                 self._start(sequence)
             else:
                 self.waiting.appendleft(sequence)
@@ -149,14 +151,14 @@ class Scheduler:
             if not other.is_decoding
         )
 
-    def _fits(self, sequence: Sequence, reusable: int) -> bool:
+    def _fits(self, sequence: Sequence, held: int) -> bool:
         """Whether what it needs soon is free, or held by prefixes that can go, besides what the
         running ones need soon. A sequence alone always fits: no prompt exceeds the cells."""
         if not self.running:
             return True
         owed = sum(other.num_pending + self._growth(other) for other in self.running)
-        needed = sequence.num_target - reusable + self._growth(sequence)
-        taken = self.cache.num_idle(sequence.tokens, reusable)  # it will hold these itself
+        needed = sequence.num_target - held + self._growth(sequence)
+        taken = self.cache.num_idle(sequence.tokens, held)  # it will hold these itself
         return self.cache.num_free + self.cache.num_cached - taken >= owed + needed
 
     def _growth(self, sequence: Sequence) -> int:

@@ -30,6 +30,10 @@ _get_logits = ctypes.cast(llama_cpp.llama_get_logits, ctypes.c_void_p).value or 
 get_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_get_logits)
 
 
+def pointer_to(data: NDArray[np.uint8]) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+
+
 class ContextSettings(msgspec.Struct, frozen=True):
     context_length: int  # tokens of one sequence
     num_cells: int  # tokens of all sequences together
@@ -65,13 +69,14 @@ class LlamaContext:
         self.can_share_prefixes = model.can_share_prefixes
         self.context_length = settings.context_length
         self.num_sequences = settings.num_sequences
-        self.num_slots = MAX_SLOTS if self.can_share_prefixes else settings.num_sequences
+        self.idle_cells_slow_steps = not model.is_offloaded  # kernels of GPUs skip them in blocks
+        self.num_slots = MAX_SLOTS if self.can_share_prefixes else settings.num_sequences + 1
         self.batch_size = settings.batch_size
         self.max_output_rows = max(settings.num_sequences, MIN_OUTPUT_ROWS)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = settings.num_cells
         params.n_batch = params.n_ubatch = settings.batch_size
-        params.n_seq_max = settings.num_sequences
+        params.n_seq_max = settings.num_sequences + 1  # one more to save and restore through
         params.n_outputs_max = self.max_output_rows
         params.n_threads = settings.threads or usable_cores()
         params.n_threads_batch = settings.batch_threads or settings.threads or usable_cores()
@@ -165,6 +170,18 @@ class LlamaContext:
         end = -1 if stop is None else stop
         removed = llama_cpp.llama_memory_seq_rm(self._memory, slot, start, end)
         assert removed, "only whole sequences are dropped where parts can't be"
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        size = llama_cpp.llama_state_seq_get_size(self._pointer, slot)
+        data = np.empty(size, np.uint8)
+        written = llama_cpp.llama_state_seq_get_data(self._pointer, pointer_to(data), size, slot)
+        assert written == size, "the state's size is what was promised"
+        return data
+
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+        return bool(
+            llama_cpp.llama_state_seq_set_data(self._pointer, pointer_to(data), data.nbytes, slot)
+        )
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)

@@ -78,6 +78,7 @@ class Model:
         self._free = weakref.finalize(self, llama_cpp.llama_model_free, self.pointer)
         self._free.atexit = False
         self.path = path
+        self.is_offloaded = bool(settings.gpu_layers and llama_cpp.llama_supports_gpu_offload())
         self.size_bytes: int = llama_cpp.llama_model_size(self.pointer)
         self._vocab = llama_cpp.llama_model_get_vocab(self.pointer)
         self.num_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)

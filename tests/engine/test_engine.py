@@ -94,7 +94,8 @@ def test_choices_share_one_computed_prompt_and_draw_from_their_own_streams() -> 
             ]
             assert [events[0].num_cached for events in choices] == [0, 79, 79, 79, 79]
         # the prompt once, its last token again for each other choice, and what was drawn
-        assert sum(backend.batch_sizes) == 80 + 4 + 5 * 3
+        drawn = [len(tokens(events)) - 1 for events in choices]
+        assert sum(backend.batch_sizes) == 80 + 4 + sum(drawn)
 
     run(test)
 
@@ -112,6 +113,62 @@ def test_a_later_request_reuses_the_longest_cached_prefix() -> None:
         assert partial[0].num_cached == 3
         assert other[0].num_cached == 0
         assert tokens(partial) == reference([1, 2, 3, 9], 3, 128)
+
+    run(test)
+
+
+def test_what_leaves_the_cells_is_parked_and_comes_back() -> None:
+    """Conversations that together need three times the cells, each with two turns."""
+    backend = FakeBackend(num_cells=120, num_sequences=2, context_length=110)
+    system = [i % 49 for i in range(40)]
+    first = [system + [i] * 20 for i in range(10)]
+
+    async def test() -> None:
+        async with running(backend, max_parked=1 << 20) as engine:
+            answers = [
+                tokens((await collect(engine, GenerationRequest(prompt, 4)))[0]) for prompt in first
+            ]
+            assert [answer == reference(p, 4, 110) for p, answer in zip(first, answers)] == [
+                True
+            ] * 10
+            for prompt, answer in zip(first, answers, strict=True):
+                second = [*prompt, *answer, 7, 7]
+                [events] = await collect(engine, GenerationRequest(second, 3))
+                assert events[0].num_cached >= len(prompt) + len(answer) - 1
+                assert tokens(events) == reference(second, 3, 110)
+        assert sum(backend.batch_sizes) < 60 + 9 * 20 + 10 * 20
+
+    run(test)
+
+
+def test_parked_prefixes_keep_to_their_room() -> None:
+    backend = FakeBackend(num_cells=100, num_sequences=1, context_length=90)
+
+    async def test() -> None:
+        async with running(backend, max_parked=40 * 8) as engine:  # 8 bytes for one fake cell
+            for start in (1, 2, 3, 4):
+                await collect(engine, GenerationRequest([start] * 60, 1))
+            hits = [
+                (await collect(engine, GenerationRequest([start] * 60, 1)))[0][0].num_cached
+                for start in (4, 3, 2, 1)
+            ]
+        assert hits[0] >= 59 and hits[-1] == 0
+
+    run(test)
+
+
+def test_idle_cells_are_parked_while_others_run() -> None:
+    backend = FakeBackend(num_cells=200, idle_cells_slow_steps=True)
+
+    async def test() -> None:
+        async with running(backend, max_parked=1 << 20) as engine:
+            await collect(engine, GenerationRequest([1] * 60, 2))
+            assert backend.num_used > 60
+            prompt = next([i, 3] for i in range(99) if len(reference([i, 3], 40, 128)) == 40)
+            await collect(engine, GenerationRequest(prompt, 40))
+            assert backend.num_used < 60
+            [events] = await collect(engine, GenerationRequest([1] * 60 + [2], 2))
+            assert events[0].num_cached >= 60
 
     run(test)
 
@@ -331,6 +388,8 @@ FAMILIES = [list(range(40)), [*range(20), *range(30, 48)], [5] * 40]
     st.integers(1, 5),
     st.sampled_from([5, 8, 32]),
     st.booleans(),
+    st.sampled_from([0, 400, 100_000]),
+    st.booleans(),
 )
 def test_any_load_gives_each_request_what_it_gives_alone(
     load: list[tuple[int, int, list[int], int, int, bool, int]],
@@ -338,11 +397,15 @@ def test_any_load_gives_each_request_what_it_gives_alone(
     num_sequences: int,
     batch_size: int,
     can_share: bool,
+    max_parked: int,
+    tidies: bool,
 ) -> None:
-    """Whatever is shared, evicted, sent back or abandoned, and the cells are accounted for."""
+    """Whatever is shared, parked, evicted, sent back or abandoned; and the cells are accounted
+    for."""
     backend = FakeBackend(
         num_cells=num_cells, num_sequences=num_sequences, batch_size=batch_size,
-        num_slots=num_sequences + 3, context_length=70, can_share_prefixes=can_share,
+        num_slots=num_sequences + 4, context_length=70, can_share_prefixes=can_share,
+        idle_cells_slow_steps=tidies,
     )  # fmt: skip
 
     async def one(engine: Engine, spec: tuple[int, int, list[int], int, int, bool, int]) -> None:
@@ -371,7 +434,7 @@ def test_any_load_gives_each_request_what_it_gives_alone(
         assert got == [reference(prompt, max_tokens, 70, i) for i in range(num_choices)]
 
     async def test() -> None:
-        async with running(backend) as engine:
+        async with running(backend, max_parked=max_parked) as engine:
             await asyncio.gather(*(one(engine, spec) for spec in load))
             await settle(engine)
             await asyncio.sleep(0.002)

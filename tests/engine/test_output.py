@@ -170,7 +170,9 @@ def test_the_tree_finds_the_longest_prefix_of_any_path_in_it(
     assert tree.num_tokens == len(prefixes)
     for tokens in asked:
         expected = max((common_prefix(tokens, path) for path in held.values()), default=0)
-        length, holder = tree.match(tokens, len(tokens))
+        match = tree.match(tokens, len(tokens))
+        length, holder = match.num_held, match.holder
+        assert match.num_known == length
         assert length == expected
         if length:
             assert holder is not None and held[holder][:length] == tokens[:length]

@@ -74,6 +74,29 @@ def test_models_are_served_alike_whether_or_not_prefixes_can_be_shared(
     assert same >= len(alone) - 3  # random weights have near-ties, which a batch's shape may flip
 
 
+def test_parked_cells_come_back_as_they_were(tmp_path: Path) -> None:
+    """More prompts than cells, asked twice: the second time each is parked, and answers alike."""
+    context = open_context(tiny_llama().write(tmp_path / "tiny.gguf"))
+    prompts = [list(range(start, start + 50)) for start in range(40, 120, 10)]
+
+    async def run() -> None:
+        engine = Engine(context, max_parked=1 << 20)
+        seen: list[list[tuple[int | None, int]]] = []
+        for prompt in prompts + prompts:
+            async with engine.generate([GenerationRequest(prompt, 10, GREEDY)]) as generation:
+                seen.append([(e.token, e.num_cached) async for es in generation for e in es])
+        await asyncio.to_thread(engine.close)
+        first, second = seen[: len(prompts)], seen[len(prompts) :]
+        assert all(cached == 0 for events in first for _, cached in events)
+        assert all(cached == 49 for events in second for _, cached in events)
+        same = sum(
+            [t for t, _ in a] == [t for t, _ in b] for a, b in zip(first, second, strict=True)
+        )
+        assert same >= len(prompts) - 2  # near-ties of random weights
+
+    asyncio.run(run())
+
+
 def lora_for(model: TinyModel, strength: float) -> TinyModel:
     """A rank-1 adapter of the first layer's down projection."""
     [target] = [tensor for tensor in model.tensors if tensor.name == "blk.0.ffn_down.weight"]
