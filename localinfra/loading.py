@@ -4,10 +4,12 @@ Blocking; the pool calls it in a thread. Nothing that has not been checked reach
 """
 
 import logging
+import os
 from pathlib import Path
 
 from localinfra.chat.template import ChatTemplate, TemplateError
 from localinfra.engine.engine import Engine
+from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.devices import free_memory
@@ -16,6 +18,8 @@ from localinfra.models.catalog import TextModelEntry
 from localinfra.models.gguf import BadGguf, GgufHeader, read_adapter, read_header
 from localinfra.models.memory import fewer_layers, layers_per_device
 from localinfra.models.sources import locate
+from localinfra.optimize import store
+from localinfra.optimize.job import Job
 from localinfra.text import TextModel
 
 logger = logging.getLogger(__name__)
@@ -23,12 +27,13 @@ logger = logging.getLogger(__name__)
 # A context of more than this is asked for, not assumed: its KV cache is reserved at load.
 DEFAULT_CONTEXT = 8192
 
+DEFAULT_MAX_PARKED = 2 << 30  # bytes
+
 
 def load_text_model(name: str, entry: TextModelEntry, max_waiting: int) -> TextModel:
     """Raises ModelUnavailable with what to do: file absent, damaged, or too large for memory."""
-    path = locate(name, entry.source)
     try:
-        header = read_header(path)
+        path, header = weights(name, entry)
         for adapter in entry.lora:
             read_adapter(adapter.path)
     except BadGguf as error:
@@ -45,8 +50,56 @@ def load_text_model(name: str, entry: TextModelEntry, max_waiting: int) -> TextM
     template, template_error = compile_template(entry, model)
     if template_error:
         logger.warning("%s: chat template: %s", name, template_error)
-    engine = Engine(context, name=name, max_waiting=max_waiting)
+    engine_settings = EngineSettings(
+        max_waiting=max_waiting,
+        max_parked=max_parked_bytes(entry),
+        prompt_lookup=entry.prompt_lookup,
+        max_gap_ratio=entry.max_gap_ratio,
+        adapts_threads=entry.threads is None and entry.batch_threads is None,
+    )
+    engine = Engine(context, engine_settings, name=name)
     return TextModel(name, entry, model, engine, template, template_error)
+
+
+def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:
+    """The file to serve: the one made for this machine where there is one, or the source itself.
+
+    Raises ModelUnavailable and BadGguf.
+    """
+    source = locate(name, entry.source)
+    if entry.optimize == "off" or computes_on_gpu(entry):
+        return source, read_header(source)
+    known = store.find(source)
+    if known and known.path:
+        try:
+            header = read_header(known.path)
+        except BadGguf as error:
+            logger.warning("%s: the original is served, since %s", name, error)
+        else:
+            logger.info("%s: %s", name, known.reason)
+            return known.path, header
+    return source, read_header(source)
+
+
+def computes_on_gpu(entry: TextModelEntry) -> bool:
+    return entry.gpu_layers != 0 and bool(free_memory())
+
+
+def optimize_job(name: str, entry: TextModelEntry, *, lossless_only: bool, keep: bool) -> Job:
+    """What is to be measured for an entry. Raises ModelUnavailable, also for a model whose weights
+    llama.cpp would place on a GPU: these speeds are a CPU's."""
+    source = locate(name, entry.source)
+    if computes_on_gpu(entry):
+        raise ModelUnavailable(
+            f"{name} runs on the GPU, where the type of its weights matters little: only what the "
+            "CPU computes can be optimized (gpu_layers = 0 in models.toml).",
+            "model",
+        )
+    try:
+        settings = context_settings(entry, read_header(source))
+    except BadGguf as error:
+        raise ModelUnavailable(str(error), "model") from None
+    return Job(source=str(source), settings=settings, lossless_only=lossless_only, keep=keep)
 
 
 def context_settings(entry: TextModelEntry, header: GgufHeader) -> ContextSettings:
@@ -61,6 +114,20 @@ def context_settings(entry: TextModelEntry, header: GgufHeader) -> ContextSettin
         flash_attention=None if entry.flash_attention == "auto" else entry.flash_attention,
         kv_type=entry.kv_type,
     )
+
+
+def max_parked_bytes(entry: TextModelEntry) -> int:
+    if entry.parked_prefixes_mib is not None:
+        return entry.parked_prefixes_mib << 20
+    return min(DEFAULT_MAX_PARKED, host_memory() // 8)
+
+
+def host_memory() -> int:
+    """Bytes of main memory of this machine; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def place(

@@ -10,13 +10,19 @@ from localinfra.engine.request import SamplingParams
 from localinfra.engine.sampling import Sampler
 
 NUM_VOCAB = 50
+SALT = 1  # of the hash; chosen so that the tests' usual prompt has no short answer
 END = 49  # drawn about once in 50 tokens
 
 
 def logits_after(history: list[int]) -> NDArray[np.float32]:
-    """What the fake model says after `history`: from a hash, so any wrong cell changes it."""
-    random = np.random.default_rng(zlib.crc32(bytes(history)))
-    return 3 * random.standard_normal(NUM_VOCAB, np.float32)
+    """What the fake model says after `history`: mostly what it said after the same token
+    before, so that guesses are often right; but any wrong cell changes it."""
+    return 3 * hashed(history[-1:]) + hashed(history)
+
+
+def hashed(tokens: list[int]) -> NDArray[np.float32]:
+    random = np.random.default_rng(zlib.crc32(bytes(tokens), SALT))
+    return random.standard_normal(NUM_VOCAB, np.float32)
 
 
 def next_token(history: list[int]) -> int:
@@ -59,6 +65,7 @@ class FakeBackend:
         self.num_cells = num_cells
         self.num_sequences = num_sequences
         self.num_slots = num_slots if can_share_prefixes else num_sequences + 1
+        self.max_threads = 2
         self.idle_cells_slow_steps = idle_cells_slow_steps
         self.batch_size = batch_size
         self.context_length = context_length
@@ -69,6 +76,7 @@ class FakeBackend:
         self.cells: list[tuple[int, int, set[int]]] = []
         self.histories: dict[int, list[int]] = {}
         self.batch_sizes: list[int] = []
+        self.most_together = 0  # slots in one batch
         self.closed = False
 
     @property
@@ -80,10 +88,14 @@ class FakeBackend:
         assert [position for position, _ in held] == list(range(len(held))), "a gap, or twice"
         return [token for _, token in held]
 
+    def set_threads(self, num_threads: int) -> None:
+        assert 1 <= num_threads <= self.max_threads
+
     def decode(self, batch: Batch) -> None:
         assert 0 < len(batch) <= self.batch_size
         assert len(batch.output_rows) <= self.max_output_rows
         self.batch_sizes.append(len(batch))
+        self.most_together = max(self.most_together, len(set(batch.slots)))
         if self.broken:
             self.broken = False
             raise DecodeFailed("scripted")

@@ -17,7 +17,7 @@ LAYERS = [
     {"tables"},
     {"config", "chat", "engine"},
     {"models", "llama"},
-    {"text", "embed", "image"},
+    {"text", "embed", "image", "optimize"},
     {"loading"},
     {"runtime"},
     {"api"},
@@ -84,6 +84,7 @@ def test_libraries_stay_with_their_owners(file: Path) -> None:
         ("localinfra.api.app", "torch transformers sentence_transformers diffusers uvicorn ray"),
         ("localinfra.cli.main", "torch llama_cpp numpy starlette uvicorn"),
         ("localinfra.engine.engine", "llama_cpp starlette torch"),
+        ("localinfra.optimize.store", "llama_cpp numpy"),
         ("localinfra.backend_detect", "llama_cpp numpy msgspec"),
     ],
 )

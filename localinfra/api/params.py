@@ -107,6 +107,7 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
             repetition_penalty=self.repetition_penalty,
             logit_bias=self.logit_bias,
             seed=secrets.randbits(63) if self.seed is None else self.seed,
+            is_reproducible=self.seed is not None,
         )
 
 

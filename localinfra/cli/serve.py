@@ -15,6 +15,7 @@ import uvicorn
 
 from localinfra import config as config_file
 from localinfra.api.app import create_app
+from localinfra.cli import first_start
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
 from localinfra.models.catalog import TextModelEntry
@@ -115,6 +116,11 @@ def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) 
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
 
+    if undecided := first_start.undecided(catalog):
+        check_address(settings.host, settings.port)
+        for name, entry in undecided.items():
+            first_start.fit_weights(name, entry)
+
     async def run() -> bool:
         runtime = Runtime(settings, catalog)
         server = Server(
@@ -143,7 +149,25 @@ def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) 
     except SystemExit:  # uvicorn's way of saying that it could not listen; it logged why
         started = False
     if not started:
-        raise ConfigError(
-            f"can't listen on {settings.host}:{settings.port}; is another server running there? "
-            "Choose another with --port."
-        )
+        raise cannot_listen(settings.host, settings.port)
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises ConfigError where it can't be listened on, before a long piece of work is begun."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix":  # as asyncio does: a port just left may be taken
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError:
+        raise cannot_listen(host, port) from None
+
+
+def cannot_listen(host: str, port: int) -> ConfigError:
+    return ConfigError(
+        f"can't listen on {host}:{port}; is another server running there? "
+        "Choose another with --port."
+    )

@@ -49,11 +49,18 @@ class Backend(Protocol):
     num_slots: int  # slots from there to this only hold cells shared with others
     batch_size: int  # tokens a batch may have
     max_output_rows: int  # logits rows a batch may ask for
+    max_threads: int
     can_share_prefixes: bool
     idle_cells_slow_steps: bool  # every step looks at all cells up to the last used one
 
+    def set_threads(self, num_threads: int) -> None:
+        """How many threads, 1 to `max_threads`, compute the next steps."""
+
     def decode(self, batch: Batch) -> None:
-        """Computes the batch; blocks without holding the interpreter. Raises DecodeFailed."""
+        """Computes the batch; blocks without holding the interpreter until its logits are there.
+
+        Raises DecodeFailed.
+        """
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """The logits [num_vocab] of batch index `row`: a view that may be edited, and is gone at

@@ -19,10 +19,17 @@ import msgspec
 
 from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.logprobs import token_logprob
-from localinfra.engine.request import FinishReason, GenerationRequest, TokenEvent, TokenLogprob
+from localinfra.engine.request import (
+    EngineSettings,
+    FinishReason,
+    GenerationRequest,
+    TokenEvent,
+    TokenLogprob,
+)
 from localinfra.engine.sampling import Sampler
 from localinfra.engine.scheduler import Chunk, Scheduler
 from localinfra.engine.sequence import Sequence
+from localinfra.engine.threads import IdleCores, ThreadController
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 
 logger = logging.getLogger(__name__)
@@ -120,17 +127,19 @@ class Engine:
     def __init__(
         self,
         backend: Backend,
+        settings: EngineSettings | None = None,
         *,
         name: str = "engine",
-        max_waiting: int = 256,
-        max_parked: int = 0,
     ):
-        """`max_parked`: bytes of host memory for prefixes that leave the cells."""
+        settings = settings or EngineSettings()
         self._backend = backend
-        self._scheduler = Scheduler(backend, max_parked)
+        self._scheduler = Scheduler(backend, settings)
+        self._threads: ThreadController | None = None
+        if settings.adapts_threads and backend.max_threads > 1:
+            self._threads = ThreadController(backend.max_threads, IdleCores())
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._owners: dict[Sequence, Generation] = {}
-        self._max_waiting = max_waiting
+        self._max_waiting = settings.max_waiting
         self._num_submitted = 0  # choices, counted on the event loop
         self._num_added = 0  # of these, known to the scheduler; counted on the engine's thread
         self._num_steps = 0
@@ -242,53 +251,74 @@ class Engine:
 
     def _step(self) -> None:
         """Decodes one batch and puts one event per drawn token into the outbox."""
-        batch, chunks = self._scheduler.next_batch()
+        step = self._scheduler.next_step()
         self._num_steps += 1
-        is_long = len(batch) > len(chunks)  # prompts are read
-        waited_s = time.perf_counter() - self._handed_over_s
-        if is_long or self._is_urgent or waited_s >= HAND_OVER_INTERVAL_S:
+        started_s = time.perf_counter()
+        is_due = started_s - self._handed_over_s >= HAND_OVER_INTERVAL_S
+        if is_due or self._is_urgent or step.num_prompt_tokens:
             self._hand_over()
+        is_prefill = step.num_prompt_tokens > 0
+        if self._threads:
+            threads = self._threads.threads(is_prefill)
+            self._backend.set_threads(threads)
         try:
-            if len(batch):
-                self._backend.decode(batch)
+            if step.chunks:
+                self._backend.decode(step.batch)
         except DecodeFailed as error:
-            logger.error("a batch of %d tokens failed: %s", len(batch), error)
+            logger.error("a batch of %d tokens failed: %s", len(step.batch), error)
             self._fail(self._scheduler.running, EngineFailed(f"Decoding failed: {error}"))
             self._scheduler.cache.clear()  # what the slots hold is not known any more
             return
-        for chunk in chunks:
-            self._scheduler.computed(chunk)
-        for chunk in chunks:
+        seconds = time.perf_counter() - started_s
+        self._scheduler.computed(step, seconds)
+        if self._threads:
+            self._threads.observe(is_prefill, len(step.batch), seconds, threads)
+        for chunk in step.chunks:
             generation = self._owners.get(chunk.sequence)
             if generation is None:
                 continue  # a choice of the same request failed above
             try:
-                event = self._draw(chunk)
+                if events := self._draw(chunk):
+                    self._outbox.setdefault(generation, []).extend(events)
             except DecodeFailed as error:
                 self._fail([chunk.sequence], EngineFailed(str(error)))
-                continue
-            if event is not None:
-                self._outbox.setdefault(generation, []).append(event)
 
-    def _draw(self, chunk: Chunk) -> TokenEvent | None:
-        """Scores what the chunk's rows are for, and draws a token if it completes the sequence."""
+    def _draw(self, chunk: Chunk) -> list[TokenEvent]:
+        """Scores what the chunk's rows are for; draws a token if it completes the sequence, and
+        one more for each guess that the one before it turned out to be right."""
         sequence = chunk.sequence
         if sequence.num_unscored:
             self._score_prompt(chunk)
-        if sequence.num_pending:
-            return None
+        if sequence.num_pending > 0:
+            return []
+        events: list[TokenEvent] = []
         if not sequence.request.max_tokens:
-            return self._event(sequence, None, None)
-        row = chunk.first_row + chunk.num_tokens - 1
-        num_top = sequence.request.top_logprobs
+            events.append(self._event(sequence, None, None))
+        else:
+            row = chunk.first_row + chunk.num_tokens - 1
+            try:
+                for guess in [*chunk.draft, None]:
+                    events.append(self._draw_token(sequence, row + len(events)))
+                    if events[-1].finish_reason is not None or events[-1].token != guess:
+                        break
+            finally:
+                self._scheduler.judged(chunk, max(0, len(events) - 1))
+        is_finished = events[-1].finish_reason is not None
+        self._is_urgent |= is_finished or events[0].num_generated == 1
+        if is_finished:
+            self.retire(sequence)
+        return events
+
+    def _draw_token(self, sequence: Sequence, row: int) -> TokenEvent:
+        request = sequence.request
+        logits = self._backend.logits(row)
         # The sampler edits the row in place, so whoever wants the raw one has it copied.
-        raw = None if num_top is None else self._backend.logits(row).copy()
+        raw = None if request.top_logprobs is None else logits.copy()
         if sequence.sampler is None:
-            request = sequence.request
             sequence.sampler = Sampler(request.sampling, sequence.choice, request.prompt)
-        token = sequence.sampler.sample(self._backend.logits(row))
+        token = sequence.sampler.sample(logits)
         sequence.tokens.append(token)
-        logprob = None if raw is None else token_logprob(raw, token, num_top or 0)
+        logprob = None if raw is None else token_logprob(raw, token, request.top_logprobs or 0)
         return self._event(sequence, token, logprob)
 
     def _score_prompt(self, chunk: Chunk) -> None:
@@ -311,7 +341,7 @@ class Engine:
             reason = FinishReason.STOP
         elif sequence.num_generated >= request.max_tokens or is_full:
             reason = FinishReason.LENGTH
-        event = TokenEvent(
+        return TokenEvent(
             choice=sequence.choice,
             token=token,
             num_generated=sequence.num_generated,
@@ -323,10 +353,6 @@ class Engine:
             is_end_token=is_end,
             finish_reason=reason,
         )
-        if reason is not None:
-            self.retire(sequence)
-        self._is_urgent |= reason is not None or sequence.num_generated == 1
-        return event
 
     def _hand_over(self) -> None:
         """Wakes the event loop once for all that was drawn, and brings `stats` up to date."""

@@ -12,9 +12,10 @@ from localinfra.engine.radix import Match, Node, RadixTree
 # (measured: 26 % more at a mean depth of 950).
 DOUBLE_COST_DEPTH = 3600
 
-# Idle cells are parked when their sequence ended this many steps ago: a conversation that goes on
-# at once finds them where they were.
+# Idle cells are parked when so many steps have passed since a sequence ended: a conversation that
+# goes on at once finds them where they were.
 TIDY_DELAY = 8
+MANY_IDLE = 512  # cells, which slow a step of one row by about 1 %
 
 
 class KVCache:
@@ -29,6 +30,7 @@ class KVCache:
     def __init__(self, backend: Backend, max_parked: int = 0):
         self._backend = backend
         self._max_parked = max_parked if backend.can_share_prefixes else 0
+        self._bytes_per_cell = 0.0  # of a parked copy, as soon as there was one
         self._porter = backend.num_sequences  # the slot that cells are saved from and restored to
         self._start()
 
@@ -40,7 +42,8 @@ class KVCache:
         self._running: dict[int, int] = {}  # slot → tokens it holds
         self._recorded: dict[int, list[int]] = {}  # slot or keeper → its path in the tree
         self._num_private = 0  # cells that running slots hold beyond what is recorded
-        self._steps_to_tidying: int | None = None  # None: no idle cells but such as can't leave
+        self._steps_to_tidying = TIDY_DELAY
+        self._has_holes = False  # cells were freed below others since all were free
 
     @property
     def num_used(self) -> int:
@@ -70,6 +73,9 @@ class KVCache:
         Returns (slot, length of that prefix).
         """
         match = self._tree.match(tokens, limit)
+        if not self._running and self._is_scattered(match):
+            self._park_all()
+            match = self._tree.match(tokens, limit)
         slot = self._free.pop()
         length = self._running[slot] = match.num_held
         if match.holder is not None:
@@ -90,12 +96,18 @@ class KVCache:
         self._running[slot] += num_tokens
         self._num_private += num_tokens
 
+    def retract(self, slot: int, num_tokens: int) -> None:
+        """The slot's last tokens were wrong guesses."""
+        self.advance(slot, -num_tokens)
+        self._backend.drop(slot, self._running[slot])
+
     def record(self, slot: int, tokens: list[int]) -> None:
         """Offers what a running slot holds, `tokens`, to other requests."""
         if not self._backend.can_share_prefixes:
             return
         for holder, start, stop in self._tree.insert(tokens, slot):
             # Someone computed the same meanwhile: keep one copy of the cells.
+            self._has_holes = True
             self._backend.drop(slot, start, stop)
             self._backend.copy(holder, slot, start, stop)
         self._num_private -= len(tokens) - len(self._recorded.get(slot, ()))
@@ -123,24 +135,41 @@ class KVCache:
         return True
 
     def tidy(self) -> None:
-        """Parks a piece of an idle prefix where idle cells slow down every step.
+        """Parks a piece of an idle prefix where many idle cells slow down every step.
 
         Called once per step, so that no step waits for more than one piece.
         """
-        if self._steps_to_tidying is None or not self._backend.idle_cells_slow_steps:
-            return
         self._steps_to_tidying -= 1
-        if self._steps_to_tidying < 0 and self._max_parked:
+        if not self._max_parked or self._steps_to_tidying > 0:
+            return
+        if self._backend.idle_cells_slow_steps and self.num_cached >= MANY_IDLE:
             leaf = self._least_useful_leaf()
-            if leaf is None:
-                self._steps_to_tidying = None
-            else:
+            if leaf is not None:
                 self._evict(leaf, len(leaf.tokens))
+                return
+        self._steps_to_tidying = TIDY_DELAY
 
     def clear(self) -> None:
         """Forgets everything, running slots too; the backend's cells are emptied with it."""
         self._backend.clear()
         self._start()
+
+    def _is_scattered(self, match: Match) -> bool:
+        """Whether a sequence that runs alone would be slower or its cells out of order. Attention
+        adds up in the order of cells: the same text in another order is rounded otherwise."""
+        is_slow = (
+            self._backend.idle_cells_slow_steps
+            and self._tree.num_tokens - match.num_held >= MANY_IDLE
+        )
+        has_room = self._tree.num_tokens * self._bytes_per_cell < self._max_parked
+        return has_room and (is_slow or self._has_holes)
+
+    def _park_all(self) -> None:
+        """While nothing runs, all leaves the cells; what is asked for comes back in order."""
+        while (leaf := self._least_useful_leaf()) is not None:
+            self._evict(leaf, len(leaf.tokens))
+        self._backend.clear()
+        self._has_holes = False
 
     def _least_useful_leaf(self) -> Node | None:
         leaves = self._tree.idle_leaves(set(self._running))
@@ -153,6 +182,7 @@ class KVCache:
 
     def _evict(self, leaf: Node, num_tokens: int) -> None:
         """Gives up the leaf's last cells: `num_tokens` of them, or a piece if they are parked."""
+        self._has_holes = True
         holders = list(leaf.holders)
         is_worth_parking = leaf.children or len(leaf.tokens) >= MIN_PARKED
         if self._max_parked and is_worth_parking:
@@ -174,6 +204,7 @@ class KVCache:
             data = self._backend.save(self._porter)
             self._backend.drop(self._porter, 0)
             node.parked = ParkedCells(node.depth, node.end, data)
+            self._bytes_per_cell = data.nbytes / len(node.tokens)
 
     def _bring_back(self, copy: ParkedCells, slot: int, start: int, stop: int) -> bool:
         """Restores positions [start, stop) to `slot`; False where the cells don't suffice."""

@@ -25,6 +25,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     repetition_penalty: float = 1.0  # over prompt and generated tokens, multiplicative
     logit_bias: Mapping[int, float] = {}
     seed: int = 0  # 0 to 2**63 - 1; choice i draws from its own stream of it
+    # The client named the seed and expects the same text again. Guesses change the shape of a
+    # batch, with it the kernels' rounding and now and then a token, so such a text goes without.
+    is_reproducible: bool = False
 
 
 class GenerationRequest(msgspec.Struct, frozen=True):
@@ -50,6 +53,16 @@ class TextRequest(msgspec.Struct, frozen=True):
     top_logprobs: int | None = None
     score_prompt: bool = False
     prompt_param: str = "messages"  # named in the error for a prompt that is too long
+
+
+class EngineSettings(msgspec.Struct, frozen=True):
+    """How one engine schedules."""
+
+    max_waiting: int = 256  # choices without a slot; more are refused
+    max_parked: int = 0  # bytes of host memory for prefixes that leave the cells
+    prompt_lookup: bool = True  # verify guesses from the text so far, where that is faster
+    max_gap_ratio: float = 4.0  # how much longer than usual a step may take to read prompts
+    adapts_threads: bool = True  # fewer compute threads while others keep the cores busy
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

@@ -6,17 +6,16 @@ Policy only: it decides who computes what next; `engine.py` computes it, `kvcach
 from collections import deque
 
 from localinfra.engine.backend import Backend, Batch
+from localinfra.engine.drafts import StepCosts, draft_sizes
 from localinfra.engine.kvcache import KVCache
+from localinfra.engine.pacing import StepPacer
 from localinfra.engine.radix import common_prefix
+from localinfra.engine.request import EngineSettings
 from localinfra.engine.sequence import Sequence
 
 # Cells kept free for a new sequence's first tokens. More would leave room unused, less would let
 # sequences that all grow push each other out; none is lost either way, only computed again.
 GROWTH_RESERVE = 64
-
-# While others stream, a prompt is read in chunks of this many tokens: their next token waits for
-# the chunk. 128 costs about 12 % of prefill speed against 512 with the embedded model.
-STREAMING_CHUNK = 128
 
 # A sequence waits for another that is just computing its prefix, if that saves this many tokens.
 # Computing them itself would take about as long.
@@ -24,15 +23,43 @@ WORTH_WAITING = 8
 
 
 class Chunk:
-    """The next tokens of one sequence in a batch, and the batch index of its first one."""
+    """The next tokens of one sequence in a batch, and the batch index of its first one.
 
-    __slots__ = ("first_row", "num_tokens", "sequence", "start")
+    While its tokens are drawn, they are followed by guesses at those that come next.
+    """
 
-    def __init__(self, sequence: Sequence, num_tokens: int, first_row: int):
+    __slots__ = ("draft", "first_row", "is_prompt", "num_tokens", "sequence", "start")
+
+    def __init__(self, sequence: Sequence, num_tokens: int, draft: list[int], first_row: int):
         self.sequence = sequence
         self.start = sequence.num_cached
-        self.num_tokens = num_tokens
+        self.num_tokens = num_tokens  # without the guesses
+        self.draft = draft
         self.first_row = first_row
+        self.is_prompt = not sequence.is_decoding
+
+
+class Step:
+    """One batch, and whose tokens are in it."""
+
+    __slots__ = ("batch", "chunks")
+
+    def __init__(self) -> None:
+        self.batch = Batch()
+        self.chunks: list[Chunk] = []
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(chunk.num_tokens for chunk in self.chunks if chunk.is_prompt)
+
+    def add(self, sequence: Sequence, num_tokens: int, num_outputs: int, draft: list[int]) -> None:
+        """Appends the sequence's next tokens; the last `num_outputs` of them, and the draft's,
+        give logits."""
+        assert sequence.slot is not None
+        chunk = Chunk(sequence, num_tokens, draft, len(self.batch))
+        tokens = sequence.tokens[chunk.start : chunk.start + num_tokens] + draft
+        self.batch.extend(sequence.slot, chunk.start, tokens, num_outputs + len(draft))
+        self.chunks.append(chunk)
 
 
 class Scheduler:
@@ -43,9 +70,12 @@ class Scheduler:
     beyond the cache, the youngest goes back to the head of the queue and later goes on.
     """
 
-    def __init__(self, backend: Backend, max_parked: int = 0):
+    def __init__(self, backend: Backend, settings: EngineSettings):
         self._backend = backend
-        self.cache = KVCache(backend, max_parked)
+        self._drafts = settings.prompt_lookup and backend.can_share_prefixes
+        self._costs = StepCosts()
+        self._pacer = StepPacer(settings.max_gap_ratio, backend.batch_size)
+        self.cache = KVCache(backend, settings.max_parked)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission
 
@@ -64,60 +94,92 @@ class Scheduler:
             self._give_up_slot(sequence)
             self.running.remove(sequence)
 
-    def next_batch(self) -> tuple[Batch, list[Chunk]]:
+    def next_step(self) -> Step:
         """Admits who fits, and cuts the step: one token for each decoding sequence, and prompt
-        chunks in order of admission with what is left of the budget."""
+        chunks in order of admission with what is left of the budget; guesses where all decode."""
         self._admit()
         while True:
             self._make_room_for_decoding()
-            batch, chunks = self._cut_step()
-            if chunks or len(self.running) < 2:
-                return batch, chunks
+            step = self._cut_step()
+            if step.chunks or len(self.running) < 2:
+                return step
             self._send_back_youngest()  # prompts that fill the cells between them, none complete
 
-    def _cut_step(self) -> tuple[Batch, list[Chunk]]:
+    def _cut_step(self) -> Step:
         decoding = [sequence for sequence in self.running if sequence.is_decoding]
-        if decoding:
-            self.cache.tidy()
-        batch, chunks = Batch(), []
-        for sequence in decoding:
-            chunks.append(self._add_chunk(batch, sequence, 1, 1))
-        budget = self._backend.batch_size
-        if decoding:
-            budget = min(budget, len(decoding) + STREAMING_CHUNK)
-        rows_left = self._backend.max_output_rows - len(decoding)
+        if not any(sequence.request.sampling.is_reproducible for sequence in self.running):
+            self.cache.tidy()  # what moves cells changes rounding
+        drafts = self._draft(decoding)
+        step = Step()
+        for sequence, draft in zip(decoding, drafts, strict=True):
+            step.add(sequence, 1, 1, draft)
+        if len(decoding) < len(self.running):
+            self._add_prompts(step, len(decoding))
+        return step
+
+    def _draft(self, decoding: list[Sequence]) -> list[list[int]]:
+        """Guesses for each sequence, as many as pay."""
+        none: list[list[int]] = [[] for _ in decoding]
+        if not self._drafts or len(decoding) < len(self.running):
+            return none
+        limit = min(self._backend.max_output_rows, self._backend.batch_size) - len(decoding)
+        chances = [sequence.drafter.chances(self._num_wanted(sequence)) for sequence in decoding]
+        sizes = draft_sizes(chances, len(decoding), limit, self._costs)
+        if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
+            return none
+        return [s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True)]
+
+    def _num_wanted(self, sequence: Sequence) -> int:
+        """Guesses of which each could become part of the answer."""
+        if sequence.request.sampling.is_reproducible:
+            return 0
+        room = self._backend.context_length - len(sequence.tokens)
+        return max(0, min(sequence.request.max_tokens - sequence.num_generated, room) - 1)
+
+    def _add_prompts(self, step: Step, num_decoding: int) -> None:
+        budget = num_decoding + self._pacer.chunk_budget(num_decoding)
+        rows_left = self._backend.max_output_rows - num_decoding
         for sequence in self.running:
             if sequence.is_decoding:
                 continue
-            size = min(sequence.num_pending, budget - len(batch))
+            size = min(sequence.num_pending, budget - len(step.batch))
             if sequence.num_unscored:
                 size = min(size, rows_left)
             elif not rows_left and size == sequence.num_pending:
                 size -= 1  # its last token wants a row, which the next step has
-            if not self.cache.make_room(len(batch) + size):
-                size = min(size, self.cache.num_free - len(batch))
+            if not self.cache.make_room(len(step.batch) + size):
+                size = min(size, self.cache.num_free - len(step.batch))
             if size <= 0:
                 continue
             num_outputs = size if sequence.num_unscored else int(size == sequence.num_pending)
             rows_left -= num_outputs
-            chunks.append(self._add_chunk(batch, sequence, size, num_outputs))
-        return batch, chunks
+            step.add(sequence, size, num_outputs, [])
 
-    def computed(self, chunk: Chunk) -> None:
-        """The chunk is in the cache now; prompts are offered to others as they grow."""
-        sequence = chunk.sequence
-        assert sequence.slot is not None
-        self.cache.advance(sequence.slot, chunk.num_tokens)
-        sequence.num_cached += chunk.num_tokens
-        if sequence.num_cached <= sequence.num_prompt:
-            self.cache.record(sequence.slot, sequence.tokens[: sequence.num_cached])
+    def computed(self, step: Step, seconds: float) -> None:
+        """The step's tokens are in the cache now; prompts are offered to others as they grow."""
+        self._learn(step, seconds)
+        for chunk in step.chunks:
+            sequence = chunk.sequence
+            assert sequence.slot is not None
+            self.cache.advance(sequence.slot, chunk.num_tokens + len(chunk.draft))
+            sequence.num_cached += chunk.num_tokens
+            if sequence.num_cached <= sequence.num_prompt:
+                self.cache.record(sequence.slot, sequence.tokens[: sequence.num_cached])
 
-    def _add_chunk(self, batch: Batch, sequence: Sequence, size: int, num_outputs: int) -> Chunk:
-        assert sequence.slot is not None
-        chunk = Chunk(sequence, size, len(batch))
-        tokens = sequence.tokens[chunk.start : chunk.start + size]
-        batch.extend(sequence.slot, chunk.start, tokens, num_outputs)
-        return chunk
+    def _learn(self, step: Step, seconds: float) -> None:
+        num_prompt_tokens = step.num_prompt_tokens
+        num_decoding = sum(not chunk.is_prompt for chunk in step.chunks)
+        if not num_prompt_tokens:
+            self._costs.observe(len(step.batch), seconds)
+        if len(step.batch) == num_decoding + num_prompt_tokens:
+            self._pacer.observe(num_decoding, num_prompt_tokens, seconds)
+
+    def judged(self, chunk: Chunk, num_right: int) -> None:
+        """So many of the chunk's guesses agreed with what was drawn; the others leave the cache."""
+        chunk.sequence.num_cached += num_right
+        if num_right < len(chunk.draft):
+            assert chunk.sequence.slot is not None
+            self.cache.retract(chunk.sequence.slot, len(chunk.draft) - num_right)
 
     def _admit(self) -> None:
         passed_over: list[Sequence] = []

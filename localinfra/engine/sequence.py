@@ -1,5 +1,6 @@
 """One choice of one request while the engine works on it."""
 
+from localinfra.engine.drafts import Drafter
 from localinfra.engine.request import GenerationRequest, TokenLogprob
 from localinfra.engine.sampling import Sampler
 
@@ -12,7 +13,7 @@ class Sequence:
     """
 
     __slots__ = (
-        "choice", "finished", "first", "num_cached", "num_prompt", "num_reused",
+        "_drafter", "choice", "finished", "first", "num_cached", "num_prompt", "num_reused",
         "prompt_logprobs", "request", "sampler", "slot", "tokens",
     )  # fmt: skip
 
@@ -23,6 +24,7 @@ class Sequence:
         self.first = first
         self.sampler: Sampler | None = None  # made for the first draw
         self.tokens = list(request.prompt)
+        self._drafter: Drafter | None = None
         self.num_prompt = len(request.prompt)
         self.num_cached = 0  # tokens whose keys and values are in the slot
         self.num_reused: int | None = None  # of the prompt, at the first admission
@@ -31,6 +33,13 @@ class Sequence:
         self.prompt_logprobs: list[TokenLogprob] = [TokenLogprob(self.tokens[0], None)]
         if first is not None:
             self.prompt_logprobs = first.prompt_logprobs
+
+    @property
+    def drafter(self) -> Drafter:
+        """Made when first asked for: it starts from the tokens that are there then."""
+        if self._drafter is None:
+            self._drafter = Drafter(self.tokens)
+        return self._drafter
 
     @property
     def num_generated(self) -> int:

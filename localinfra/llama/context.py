@@ -78,7 +78,8 @@ class LlamaContext:
         params.n_batch = params.n_ubatch = settings.batch_size
         params.n_seq_max = settings.num_sequences + 1  # one more to save and restore through
         params.n_outputs_max = self.max_output_rows
-        params.n_threads = settings.threads or usable_cores()
+        self.max_threads = settings.threads or usable_cores()
+        params.n_threads = self._num_threads = self.max_threads
         params.n_threads_batch = settings.batch_threads or settings.threads or usable_cores()
         params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
@@ -132,6 +133,12 @@ class LlamaContext:
         self._logits = np.zeros((0, self._num_vocab), np.float32)
         self._logits_address = 0
 
+    def set_threads(self, num_threads: int) -> None:
+        # Both: llama.cpp counts by tokens, and calls several decoding sequences a batch.
+        if num_threads != self._num_threads:
+            self._num_threads = num_threads
+            llama_cpp.llama_set_n_threads(self._pointer, num_threads, num_threads)
+
     def decode(self, batch: Batch) -> None:
         size = len(batch)
         self._tokens[:size] = batch.tokens
@@ -145,6 +152,7 @@ class LlamaContext:
         if code:
             reason = log.recent_errors() or "no further word from llama.cpp"
             raise DecodeFailed(f"llama_decode gave {code} ({reason})")
+        llama_cpp.llama_synchronize(self._pointer)  # GPUs compute on: the step ends here
 
     def logits(self, row: int) -> NDArray[np.float32]:
         view: NDArray[np.float32] = self._output_rows()[self._output_index[row]]

@@ -70,9 +70,16 @@ class TextModelEntry(BaseEntry, tag_field="kind", tag="text", frozen=True, kw_on
     split_mode: Literal["none", "layer", "row"] = "layer"  # over several GPUs
     main_gpu: Annotated[int, Meta(ge=0)] = 0
     tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] = ()  # share of each GPU
+    # host memory for prefixes that leave the KV cache; default: an eighth of it, 2 GiB at most
+    parked_prefixes_mib: Annotated[int, Meta(ge=0)] | None = None
+    prompt_lookup: bool = True  # verify guesses from the text so far, where that is faster
+    # running streams wait at most this many times their usual step while a prompt is read
+    max_gap_ratio: Annotated[float, Meta(ge=1.5, le=1000)] = 4.0
     mmap: bool = True
     mlock: bool = False
     lora: tuple[LoraAdapter, ...] = ()
+    # lossless: serve the weights in a type that is faster on this machine's CPU, if there is one
+    optimize: Literal["off", "lossless"] = "off"
     chat_template: str | None = None  # Jinja text instead of the file's own
     chat_template_file: Path | None = None  # read by `load` into chat_template
     default_max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 2048

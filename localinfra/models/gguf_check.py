@@ -228,9 +228,8 @@ def _tensors(header: GgufHeader) -> Iterator[str]:
         if tensor.type in STORED_ONLY_BY_ACCIDENT:
             kind = STORED_ONLY_BY_ACCIDENT[tensor.type]
             yield f"stores tensor {tensor.name} as {kind}, which nothing computes with; {AGAIN}"
-        plain = len(tensor.shape) == 1 or any(
-            part in tensor.name for part in ("_norm.", ".ssm_a", ".ssm_d", ".ssm_conv1d")
-        )
+        plain = len(tensor.shape) == 1 or tensor.name.endswith(".ssm_d")
+        plain = plain or any(part in tensor.name for part in ("_norm.", ".ssm_a", ".ssm_conv1d"))
         if tensor.type in INTEGERS:
             if "tid2eid" not in tensor.name:  # deepseek4's table of experts
                 yield f"stores tensor {tensor.name} as {INTEGERS[tensor.type]}; {AGAIN}"

@@ -21,7 +21,7 @@ def test_help_and_version_import_no_command() -> None:
         "print([name for name in heavy if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "chat    Talk with a model in the terminal." in shown.stdout
+    assert "chat      Talk with a model in the terminal." in shown.stdout
     assert shown.stdout.endswith("[]\n")
     assert __version__ in CliRunner().invoke(main, ["--version"]).output
 
@@ -70,7 +70,7 @@ def test_list_as_json_has_paths_and_remedies(tmp_path: Path) -> None:
     assert "https://huggingface.co/o/c" in row["remedy"]
 
 
-@pytest.mark.parametrize("command", ["chat", "list"])
+@pytest.mark.parametrize("command", ["chat", "list", "optimize"])
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--help"])
     assert result.exit_code == 0

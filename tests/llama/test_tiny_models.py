@@ -19,7 +19,7 @@ from models.tiny_gguf import (
 )
 
 from localinfra.engine.engine import Engine
-from localinfra.engine.request import GenerationRequest, SamplingParams
+from localinfra.engine.request import EngineSettings, GenerationRequest, SamplingParams
 from localinfra.errors import ModelUnavailable
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
@@ -80,7 +80,7 @@ def test_parked_cells_come_back_as_they_were(tmp_path: Path) -> None:
     prompts = [list(range(start, start + 50)) for start in range(40, 120, 10)]
 
     async def run() -> None:
-        engine = Engine(context, max_parked=1 << 20)
+        engine = Engine(context, EngineSettings(max_parked=1 << 20))
         seen: list[list[tuple[int | None, int]]] = []
         for prompt in prompts + prompts:
             async with engine.generate([GenerationRequest(prompt, 10, GREEDY)]) as generation:

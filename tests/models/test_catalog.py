@@ -47,7 +47,7 @@ def test_the_shipped_file_is_valid_and_its_first_model_comes_in_a_package() -> N
     shipped = catalog.load(config.load(config.shipped_file()))
     name, entry = shipped.resolve_text("default", "/v1/chat/completions")
     assert name == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert entry.preload
+    assert entry.preload and entry.optimize == "lossless"
     assert {entry.kind for entry in shipped.entries.values()} == {"text", "embedding", "image"}
     assert "black-forest-labs/FLUX.1-schnell" in shipped.names
 
@@ -121,6 +121,8 @@ def test_a_name_can_belong_to_one_model_only(tmp_path: Path, second: str) -> Non
         ("sequences = 65", "sequences: expected an integer from 1 to 64, got 65"),
         ("gpu_layers = -1", 'gpu_layers: expected "auto" or an integer of at least 0, got -1'),
         ("flash_attention = 'on'", 'expected "auto" or true or false, got "on"'),
+        ("optimize = true", 'optimize: expected "lossless" or "off", got true'),
+        ("optimize = 'fast'", 'optimize: expected "lossless" or "off", got "fast"'),
         ("kv_type = 'q9'", '"q8_0", got "q9"'),
         ("price = {inptu = 1}", "price.inptu: unknown key; did you mean input?"),
         ("price = {input = nan}", "price.input: expected a number"),
@@ -215,6 +217,7 @@ def test_every_setting_of_a_text_model_is_taken(tmp_path: Path) -> None:
         tensor_split = [1, 0.5]
         mmap = false
         mlock = true
+        optimize = "lossless"
         chat_template = "{{ messages }}"
         default_max_tokens = 100
         max_output_tokens = 200
@@ -225,3 +228,4 @@ def test_every_setting_of_a_text_model_is_taken(tmp_path: Path) -> None:
     assert (entry.context_length, entry.kv_cache_tokens, entry.kv_type) == (4096, 8192, "q8_0")
     assert (entry.flash_attention, entry.gpu_layers, entry.tensor_split) == (True, 10, (1.0, 0.5))
     assert (entry.price.input, entry.price.output) == (1.0, 2.5)
+    assert entry.optimize == "lossless"

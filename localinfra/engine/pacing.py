@@ -1,0 +1,164 @@
+"""How many prompt tokens may join a step while others stream, from how long steps took.
+
+Arithmetic on observed seconds: no clock, no sequences. The scheduler asks before each step and
+reports after it.
+
+Two aims, and where they part. A running stream should wait at most `max_gap_ratio` times its usual
+step, and prompts should be read at 85 % of the speed that larger chunks would give them in the time
+the streams leave. (At four usual steps the decoding rows themselves take a quarter of that time; it
+is theirs and counts as no loss.) Where such a gap only has room for chunks too small to be
+efficient, chunks grow until they are, or until the gap is twice the target. Measured with the
+embedded model on a CPU that hardly happens: beside decoding rows a token costs the same in chunks
+of 8 and of 128, within 10 %, with Q4_1 and Q8_0 weights; GPUs want hundreds.
+"""
+
+import statistics
+
+FIRST_CHUNK = 128  # tokens, when nothing is known at all
+FIRST_BLIND_CHUNK = 8  # when only the usual step is: a token costs up to 0.7 of a row's step
+MIN_CHUNK = 2  # prefill always moves
+MULTIPLES = {64: 16, 16: 4, 0: 1}  # from so many tokens on, sizes are multiples of this
+
+AIM = 0.85  # of the allowed gap: steps scatter by 10 to 15 % on a quiet machine
+EFFICIENCY = 0.85
+MAX_EXCESS = 2.0  # times the target, where efficiency asks for it
+
+NOISE = 1.33  # a time off by no more than this factor is no news; beyond, the first two are chance
+NUM_SURPRISES = 3
+USUAL_RATE = 0.3  # weight of the newest usual step
+CHUNK_MEMORY = 0.9  # weight of a chunk's cost after each later one: ten count
+RIDGE = 0.5  # chunk sizes must vary by this much before they tell fixed from per-token costs
+MAX_GROWTH = 1.5  # of a chunk from step to step: costs at other sizes are extrapolated
+
+REFRESH_STEPS = 32  # a usual step is measured again after this many, by leaving prompts out of one
+
+
+class ChunkCost:
+    """Seconds that n prompt tokens add to a step, fitted as `fixed + per_token * n`.
+
+    A linear regression of seconds per token on 1 / n (relative errors are alike at all sizes) with
+    exponential forgetting. While sizes do not vary all cost is taken to be per token.
+    """
+
+    def __init__(self) -> None:
+        self._weight = 0.0
+        self._x = self._y = self._xx = self._xy = 0.0  # means of 1 / n, seconds / n and products
+
+    @property
+    def is_known(self) -> bool:
+        return self._weight > 0
+
+    @property
+    def fit(self) -> tuple[float, float]:
+        """Seconds: fixed, and per token. Neither is negative."""
+        spread = self._xx - self._x**2
+        slope = (self._xy - self._x * self._y) / (spread + (RIDGE * self._x) ** 2)
+        fixed = min(max(slope, 0.0), 0.9 * self._y / self._x)
+        return fixed, self._y - fixed * self._x
+
+    def expected(self, num_tokens: int) -> float:
+        fixed, per_token = self.fit
+        return fixed + per_token * num_tokens
+
+    def forget(self) -> None:
+        """The next chunk counts as much as all that were seen."""
+        self._weight = min(self._weight, 1.0)
+
+    def learn(self, num_tokens: int, seconds: float) -> None:
+        if self.is_known:
+            expected = self.expected(num_tokens)
+            seconds = min(max(seconds, expected / NOISE), expected * NOISE)
+        self._weight = self._weight * CHUNK_MEMORY + 1
+        share, x, y = 1 / self._weight, 1 / num_tokens, max(seconds, 1e-6) / num_tokens
+        self._x += share * (x - self._x)
+        self._y += share * (y - self._y)
+        self._xx += share * (x * x - self._xx)
+        self._xy += share * (x * y - self._xy)
+
+
+class StepPacer:
+    """Sizes prompt chunks by measured step times. The engine's thread only."""
+
+    def __init__(self, max_gap_ratio: float = 4.0, batch_size: int = 512):
+        self._max_gap_ratio = max_gap_ratio
+        self._batch_size = batch_size  # tokens of a step, decoding rows included
+        self._usual_s: dict[int, float] = {}  # of a step of so many decoding rows and no prompts
+        self._measured: dict[int, int] = {}  # the step at which that was confirmed
+        self._surprises: dict[int, list[float]] = {}  # usual steps that were not, in a row
+        self._num_odd_chunks = 0  # in a row
+        self._num_steps = 0
+        self._chunk_cost = ChunkCost()
+        self._last_budget = FIRST_BLIND_CHUNK
+
+    def chunk_budget(self, num_decoding: int) -> int:
+        """Prompt tokens that may join the next step, for all prompts together.
+
+        0 at times, thrice in a row at most: a step without prompts shows what is usual.
+        """
+        room = max(self._batch_size - num_decoding, 0)
+        if not num_decoding:
+            return room
+        if not self._usual_s and not self._chunk_cost.is_known:
+            return min(FIRST_CHUNK, room)
+        if self._needs_usual(num_decoding):
+            return 0
+        size = self._size(self._usual_s[num_decoding])
+        size = max(int(min(size, MAX_GROWTH * self._last_budget)), MIN_CHUNK)
+        multiple = next(multiple for start, multiple in MULTIPLES.items() if size >= start)
+        self._last_budget = size // multiple * multiple
+        return min(self._last_budget, room)
+
+    def observe(self, num_decoding: int, num_prompt_tokens: int, seconds: float) -> None:
+        """A step took `seconds`. Chunks below MIN_CHUNK, a prompt's last tokens, tell nothing."""
+        self._num_steps += 1
+        if not num_prompt_tokens:
+            self._learn_usual(num_decoding, seconds)
+        elif num_prompt_tokens >= MIN_CHUNK and (not num_decoding or num_decoding in self._usual_s):
+            self._learn_chunk(num_decoding, num_prompt_tokens, seconds)
+
+    def _size(self, usual_s: float) -> float:
+        if not self._chunk_cost.is_known:
+            return FIRST_BLIND_CHUNK
+        fixed, per_token = self._chunk_cost.fit
+        efficient = fixed / per_token * EFFICIENCY / (1 - EFFICIENCY)
+
+        def fitting(ratio: float) -> float:
+            return ((AIM * ratio - 1) * usual_s - fixed) / per_token
+
+        most = fitting(self._max_gap_ratio * MAX_EXCESS)
+        return max(fitting(self._max_gap_ratio), min(efficient, most))
+
+    def _needs_usual(self, num_decoding: int) -> bool:
+        if num_decoding not in self._usual_s:
+            return True
+        age = self._num_steps - self._measured.get(num_decoding, -REFRESH_STEPS)
+        return age >= REFRESH_STEPS
+
+    def _learn_usual(self, num_decoding: int, seconds: float) -> None:
+        known_s = self._usual_s.get(num_decoding)
+        if known_s is None:
+            self._usual_s[num_decoding] = seconds  # may be an outlier, so it stays unconfirmed
+            return
+        surprises = self._surprises.setdefault(num_decoding, [])
+        if known_s / NOISE < seconds < known_s * NOISE:
+            self._usual_s[num_decoding] += USUAL_RATE * (seconds - known_s)
+        elif len(surprises) + 1 < NUM_SURPRISES:
+            surprises.append(seconds)
+            return
+        else:
+            self._usual_s[num_decoding] = statistics.median([*surprises, seconds])
+        surprises.clear()
+        self._measured[num_decoding] = self._num_steps
+
+    def _learn_chunk(self, num_decoding: int, num_tokens: int, seconds: float) -> None:
+        usual_s = self._usual_s.get(num_decoding, 0.0)
+        cost = self._chunk_cost
+        if cost.is_known:
+            expected = usual_s + cost.expected(num_tokens)
+            is_odd = not expected / NOISE < seconds < expected * NOISE
+            self._num_odd_chunks = self._num_odd_chunks + 1 if is_odd else 0
+            if self._num_odd_chunks >= NUM_SURPRISES:  # the machine has changed
+                cost.forget()
+                self._measured.clear()
+                self._num_odd_chunks = 0
+        cost.learn(num_tokens, seconds - usual_s)

@@ -1,0 +1,123 @@
+"""One file of weights and others made of it, opened side by side and measured.
+
+Knows llama.cpp's side of a measurement: contexts as they are served, files in a scratch folder that
+belongs to the caller. What is made of the figures is for `choose`.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+from localinfra.llama.context import ContextSettings, LlamaContext, usable_cores
+from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.quantize import QuantizeFailed, quantize
+from localinfra.models.gguf import BadGguf, GgufHeader, read_header
+from localinfra.optimize import choose, exact, loss, speed
+from localinfra.optimize.choose import Loss, Measured, Speed
+
+# Tokens of the contexts here: the passage, or eight streams. How many a served one has room for
+# changes no speed, only memory. A model that was trained for less gets less.
+NUM_CELLS, MIN_CELLS = 1536, 64
+
+Progress = Callable[[float], None]  # the part that is done
+
+
+class CannotMeasure(Exception):
+    """This file or machine is not for it; the message says why."""
+
+
+class Bench:
+    """Use it in a `with` statement: its contexts are closed at the end. The files stay."""
+
+    def __init__(self, header: GgufHeader, settings: ContextSettings, folder: Path):
+        """Raises CannotMeasure, LoadFailed."""
+        room = min(NUM_CELLS, header.context_length or NUM_CELLS)
+        if room < MIN_CELLS:
+            raise CannotMeasure(f"{header.path} reads {room} tokens: too few to measure")
+        self.original = choose.main_type(header)
+        self.files: dict[str, Path] = {}  # by type
+        self._header = header
+        self._folder = folder
+        self._room = room  # tokens of a sequence
+        self._settings = msgspec.structs.replace(settings, num_cells=room, context_length=room)
+        self._threads = settings.threads or usable_cores()
+        self._models: dict[str, Model] = {}
+        self._contexts: dict[str, LlamaContext] = {}
+        self._open = ExitStack()
+        self._load(self.original, Path(header.path))
+        text = loss.PASSAGE.read_text(encoding="utf-8")
+        model = self._models[self.original]
+        self._tokens = model.tokenize(text, parse_special=False, add_bos=True)
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def make(self, type: str) -> None:
+        """Writes the weights in another type and opens them; nothing to do if they are open.
+
+        Raises QuantizeFailed, LoadFailed.
+        """
+        if type in self.files:
+            return
+        path = self._folder / f"{type}.gguf"
+        quantize(Path(self._header.path), path, type, self._threads)
+        try:
+            header = read_header(path)
+        except BadGguf as error:  # a disk that filled up leaves a part of it
+            raise QuantizeFailed(str(error)) from None
+        if type == "q8_0":
+            exact.mend(self._header, header)
+        self._load(type, path)
+
+    def speeds(self, progress: Progress) -> tuple[dict[str, Speed], bool]:
+        """By type, and whether they are to be believed."""
+        threads = self._threads, self._settings.batch_threads or self._threads
+        return speed.speeds(
+            self._contexts, self.original, self._tokens, self._room, threads, progress
+        )
+
+    def losses(self, progress: Progress) -> dict[str, Loss]:
+        """By type; the reference is to be made before."""
+        tokens = self._tokens[: min(self._room, loss.MAX_TOKENS)]
+        return loss.losses(self._contexts, choose.REFERENCE, self.original, tokens, progress)
+
+    def use_one_thread(self) -> None:
+        """Opens the contexts anew, for a machine on which threads would wait for each other."""
+        self._settings = msgspec.structs.replace(self._settings, threads=1, batch_threads=1)
+        for type in self.files:
+            self._contexts[type].close()
+            self._open_context(type)
+
+    def measured(
+        self,
+        types: Sequence[str],
+        speeds: dict[str, Speed],
+        losses: dict[str, Loss] | None = None,
+    ) -> list[Measured]:
+        return [
+            Measured(
+                type,
+                self.files[type].stat().st_size,
+                speeds.get(type),
+                losses[type] if losses else None,
+            )
+            for type in types
+        ]
+
+    def _load(self, type: str, path: Path) -> None:
+        model = self._models[type] = Model(path, ModelSettings())
+        self._open.callback(model.close)
+        if not model.can_generate:
+            self._open.close()
+            raise CannotMeasure(f"{path} is a {model.description} model: it generates no text")
+        self._open_context(type)
+        self.files[type] = path
+
+    def _open_context(self, type: str) -> None:
+        context = self._contexts[type] = LlamaContext(self._models[type], self._settings)
+        self._open.callback(context.close)

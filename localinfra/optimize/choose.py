@@ -1,0 +1,145 @@
+"""Which types are worth measuring, and which of the measured ones is served. Values only."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from localinfra.models.gguf import BLOCKS
+from localinfra.models.gguf_header import GgufHeader
+
+# What is worth writing a file for: below it, noise and habit win.
+MIN_GAIN = 1.10
+# No kind of work may become slower than this, however much the others gain.
+MIN_OF_EACH = 0.95
+# Half of it is one stream: that is what a person on this machine waits for.
+WEIGHTS = {"prompt": 0.25, "one_stream": 0.5, "streams": 0.25}
+
+# Lossless: within what the original's own kernel loses by rounding activations to 8 bits ...
+MAX_KL_RATIO = 1.5
+MAX_PERPLEXITY_CHANGE = 0.001  # ... and as good at guessing what comes next
+# A thousand tokens tell a perplexity's change to 0.3 % (measured: changes of -0.4 to 0.6 % between
+# files whose divergence is the same), so it must be this many standard errors away to count.
+MIN_ERRORS = 3
+KL_NOISE = 1e-5  # the order of additions alone moves F16 by that
+
+REFERENCE = "f16"
+CODES = {name: code for code, (name, _, _) in BLOCKS.items()}
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """Tokens per second."""
+
+    prompt: float  # read
+    one_stream: float
+    streams: float  # of all streams together
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """Against the same weights in F16, on the bundled passage."""
+
+    mean_kl: float  # nats per token, of the next token's whole distribution
+    perplexity: float
+    perplexity_error: float  # standard error of its distance from the original's
+
+
+class Measured(msgspec.Struct, frozen=True):
+    type: str  # ggml's name in small letters
+    size_bytes: int
+    speed: Speed | None = None
+    loss: Loss | None = None
+
+
+def main_type(header: GgufHeader) -> str:
+    """The type that holds most of the file's bytes."""
+    sizes: Counter[int] = Counter()
+    for tensor in header.tensors:
+        sizes[tensor.type] += tensor.size_bytes
+    return BLOCKS[sizes.most_common(1)[0][0]][0]
+
+
+def bytes_per_weight(type: str) -> float:
+    _, weights, block_bytes = BLOCKS[CODES[type]]
+    return block_bytes / weights
+
+
+def candidates(header: GgufHeader, lossless_only: bool) -> tuple[str, ...]:
+    """Types to measure. Lossless can only be one with more bits than the original has."""
+    original = main_type(header)
+    if lossless_only:
+        return ("q8_0",) if bytes_per_weight(original) < 1 else ()
+    return tuple(type for type in ("q8_0", "q4_0", "f16") if type != original)
+
+
+def size_as(header: GgufHeader, type: str) -> int:
+    """Bytes of the model in another type, about: vectors stay as they are."""
+    sizes = (
+        math.prod(tensor.shape) * bytes_per_weight(type)
+        if len(tensor.shape) > 1
+        else tensor.size_bytes
+        for tensor in header.tensors
+    )
+    return header.data_offset + round(sum(sizes))
+
+
+def gain(candidate: Measured, original: Measured) -> float:
+    """How many times as fast, over all kinds of work: a weighted geometric mean."""
+    return math.exp(
+        sum(
+            weight * math.log(_ratio(candidate, original, work)) for work, weight in WEIGHTS.items()
+        )
+    )
+
+
+def is_faster(candidate: Measured, original: Measured) -> bool:
+    worst = min(_ratio(candidate, original, work) for work in WEIGHTS)
+    return gain(candidate, original) >= MIN_GAIN and worst >= MIN_OF_EACH
+
+
+def _ratio(candidate: Measured, original: Measured, work: str) -> float:
+    assert candidate.speed and original.speed, "judged after measuring"
+    faster: float = getattr(candidate.speed, work) / getattr(original.speed, work)
+    return faster
+
+
+def is_lossless(candidate: Measured, original: Measured) -> bool:
+    """Whether nobody could tell it from the original by what the model says."""
+    assert candidate.loss and original.loss, "judged after measuring"
+    own = original.loss.mean_kl
+    if candidate.loss.mean_kl > MAX_KL_RATIO * own + KL_NOISE:
+        return False
+    # On text that F16 would write, a perplexity is exp(entropy + KL): its change is known sharply.
+    if math.expm1(candidate.loss.mean_kl - own) >= MAX_PERPLEXITY_CHANGE:
+        return False
+    change = abs(candidate.loss.perplexity - original.loss.perplexity)
+    sure = change - MIN_ERRORS * candidate.loss.perplexity_error
+    return sure < MAX_PERPLEXITY_CHANGE * original.loss.perplexity
+
+
+def winner(measured: Sequence[Measured], original: Measured) -> Measured | None:
+    """The fastest candidate that is lossless and worth it; None: the original stays."""
+    good = [
+        candidate
+        for candidate in measured
+        if candidate.speed
+        and candidate.loss
+        and is_faster(candidate, original)
+        and is_lossless(candidate, original)
+    ]
+    return max(good, key=lambda candidate: gain(candidate, original), default=None)
+
+
+def reason(measured: Sequence[Measured], original: Measured) -> str:
+    """One sentence for the log and for whoever asks later."""
+    best = winner(measured, original)
+    if best:
+        assert best.loss and original.loss
+        return (
+            f"{best.type.upper()} is {gain(best, original):.2f} times as fast as "
+            f"{original.type.upper()} and lossless (KL {best.loss.mean_kl:.4f}, the original's own "
+            f"{original.loss.mean_kl:.4f})"
+        )
+    if any(is_faster(candidate, original) for candidate in measured if candidate.speed):
+        return f"what is faster than {original.type.upper()} here is not lossless"
+    return f"nothing measured is worth leaving {original.type.upper()} for"

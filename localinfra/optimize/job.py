@@ -1,0 +1,38 @@
+"""What `run` and `worker` say to each other, as JSON: a Job in, Events out."""
+
+import msgspec
+
+from localinfra.llama.context import ContextSettings
+from localinfra.optimize.choose import Measured
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    source: str  # path of a GGUF file
+    settings: ContextSettings  # as it is served
+    lossless_only: bool  # measure what might be served in its place, and stop where nothing can
+    keep: bool  # the decision, and the weights if any are better
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    original: Measured
+    candidates: tuple[Measured, ...] = ()
+    reason: str
+    winner: str | None = None  # the type of the best candidate; None: the original stays
+    is_steady: bool = True  # False: other programs disturbed the measurement
+    kept: str | None = None  # path of the weights kept for serving
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    fraction: float  # of all the work
+    text: str  # what comes next
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    report: Report
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    message: str
+
+
+Event = Progress | Done | Failed

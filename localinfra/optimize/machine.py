@@ -1,0 +1,65 @@
+"""What a measurement of speed holds for: this CPU with this build of llama.cpp.
+
+Reads a few small files and imports no library, since every start of the server asks.
+"""
+
+import hashlib
+import importlib.util
+import platform
+import re
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def cpu() -> str:
+    """The processor's name, and a digest of everything it says it can do."""
+    if platform.system() == "Darwin":
+        told = _output_of(["sysctl", "-n", "machdep.cpu.brand_string"])
+    else:
+        told = _read(Path("/proc/cpuinfo"))
+    # ARM writes "Features", and numbers in place of a name.
+    lines = re.findall(
+        r"^(?:model name|flags|Features|CPU implementer|CPU part)\s*:.*$", told, re.M
+    )
+    facts = [platform.machine(), *sorted(set(lines or [told.strip() or platform.processor()]))]
+    name = re.search(r"^model name\s*:\s*(.+)$", told, re.M)
+    shown = name[1] if name else told.strip() if not lines else platform.machine()
+    return f"{shown or platform.machine()} {_digest(*facts)}"
+
+
+def llama_build() -> str:
+    """llama-cpp-python's version, and a digest of its libraries' names and sizes: builds for
+    other instructions differ there, and none has to be loaded to see it."""
+    try:
+        number = version("llama-cpp-python")
+    except PackageNotFoundError:
+        number = "unknown"
+    spec = importlib.util.find_spec("llama_cpp")
+    folders = map(Path, (spec and spec.submodule_search_locations) or ())
+    files = sorted(file for folder in folders for file in (folder / "lib").glob("*"))
+    return f"{number} {_digest(*(f'{file.name} {file.stat().st_size}' for file in files))}"
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping; None where nobody says."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(Path("/proc/meminfo")), re.M)
+    return int(found[1]) * 1024 if found else None
+
+
+def _digest(*facts: str) -> str:
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _output_of(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

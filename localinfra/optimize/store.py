@@ -1,0 +1,264 @@
+"""What was decided for a file of weights on this machine, and the weights made for it.
+
+One folder in the cache holds a JSON record for each decision, the weights that won, a lock that
+whoever measures holds, and scratch folders that vanish with the next measurement if a crash left
+one. A record is written last and replaced whole, so what it names is complete.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from localinfra.optimize import machine
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may do the same work twice, each for itself
+    fcntl = None  # type: ignore[assignment]
+
+SCRATCH = ".scratch-"
+RETRY_AFTER_S = 3600  # when the machine was busy or had no room, which may be over by then
+
+
+class CacheUnusable(Exception):
+    """Nothing can be written to the cache; the message names folder, cause and remedy."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a file is known by without reading it."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    source: Identity
+    digest: str  # SHA-256 of the source: the same file elsewhere needs no new measurement
+    cpu: str
+    llama_build: str
+    file: str | None  # of the weights to serve, in this folder; None: the source itself
+    file_bytes: int = 0
+    type: str | None = None  # of those weights
+    reason: str = ""
+    retry_at: float | None = None  # Unix time at which this decision ends
+
+    @property
+    def path(self) -> Path | None:
+        """The weights made for this machine, where there are any."""
+        return folder() / self.file if self.file else None
+
+
+def folder() -> Path:
+    """$LOCALINFRA_CACHE, else the platform's cache for this user. It need not exist."""
+    if named := os.environ.get("LOCALINFRA_CACHE"):
+        return Path(named).absolute() / "optimized"
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(named):  # the XDG standard says that a relative path is to be ignored
+        named = os.path.join(os.sep, os.path.expanduser("~"), ".cache")  # / where nobody has a home
+    return Path(named, "localinfra", "optimized")
+
+
+def identify(source: Path) -> Identity:
+    status = source.stat()
+    return Identity(os.path.abspath(source), status.st_size, status.st_mtime_ns)
+
+
+def digest_of(source: Path) -> str:
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find(source: Path) -> Decision | None:
+    """The decision for the file at `source` on this machine, if one holds. Reads no weights."""
+    try:
+        identity = identify(source)
+    except OSError:
+        return None
+    return next((known for known in decisions() if known.source == identity), None)
+
+
+def find_digest(digest: str) -> Decision | None:
+    return next((known for known in decisions() if known.digest == digest), None)
+
+
+def decisions() -> Iterator[Decision]:
+    """Those for this machine that hold; what can't be read counts as absent."""
+    records = _records()
+    here = (machine.cpu(), machine.llama_build()) if records else None
+    for _, known in records:
+        has_ended = known.retry_at is not None and time.time() > known.retry_at
+        if (known.cpu, known.llama_build) == here and not has_ended and _is_complete(known):
+            yield known
+
+
+def _records() -> list[tuple[Path, Decision]]:
+    found = []
+    for path in sorted(folder().glob("*.json")):
+        try:
+            found.append((path, msgspec.json.decode(path.read_bytes(), type=Decision)))
+        except (OSError, msgspec.MsgspecError):
+            continue
+    return found
+
+
+def _is_complete(known: Decision) -> bool:
+    try:
+        return known.path is None or known.path.stat().st_size == known.file_bytes
+    except OSError:
+        return False
+
+
+def decide(
+    source: Identity, digest: str, reason: str, weights: tuple[str, Path] | None = None
+) -> Decision:
+    """A decision for this machine: for the type and file of `weights`, or for the source itself."""
+    type, path = weights or (None, None)
+    cpu, build = machine.cpu(), machine.llama_build()
+    return Decision(
+        source=source,
+        digest=digest,
+        cpu=cpu,
+        llama_build=build,
+        file=f"{_stem(source)}.{type}-{_short(digest, cpu, build)}.gguf" if type else None,
+        file_bytes=path.stat().st_size if path else 0,
+        type=type,
+        reason=reason,
+    )
+
+
+def put_off(source: Path, reason: str, is_final: bool) -> None:
+    """Records that nothing could be measured, so that not every start tries again; an hour
+    later one does, unless it is final. Leaves it to another process that is measuring just now.
+
+    Raises CacheUnusable and OSError.
+    """
+    retry_at = None if is_final else time.time() + RETRY_AFTER_S
+    with _lock_file() as lock:
+        if _try_lock(lock):
+            known = decide(identify(source), "", reason)
+            keep(msgspec.structs.replace(known, retry_at=retry_at))
+
+
+def keep(decision: Decision, weights: Path | None = None) -> None:
+    """Moves `weights`, a file in scratch, to its place and then records the decision.
+
+    Call it with the lock held. Raises OSError, and then what was decided before still holds.
+    """
+    if weights:
+        assert decision.path, "weights belong to a decision for them"
+        with weights.open("rb") as file:
+            os.fsync(file.fileno())  # a crash of the machine must not leave the name without data
+        weights.replace(decision.path)
+    source = decision.source
+    name = f"{_stem(source)}-{_short(source.path, decision.cpu, decision.llama_build)}"
+    record = folder() / f"{name}.json"
+    part = record.with_suffix(".part")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(decision)))
+    part.replace(record)
+    _drop_outdated(record, decision)
+
+
+def _drop_outdated(record: Path, newest: Decision) -> None:
+    """Removes what this CPU will not serve again: of another build, or of a file that is gone."""
+    for path, known in _records():
+        is_old = known.llama_build != newest.llama_build or not os.path.exists(known.source.path)
+        if path != record and known.cpu == newest.cpu and is_old:
+            path.unlink(missing_ok=True)
+    used = {known.file for _, known in _records()}
+    for file in folder().glob("*.gguf"):
+        if file.name not in used:
+            file.unlink(missing_ok=True)
+
+
+def _stem(source: Identity) -> str:
+    return re.sub(r"[^\w.-]", "_", Path(source.path).stem)[:80]
+
+
+def _short(*facts: str) -> str:
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def locked(waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds the folder for one process at a time; calls `waiting` if another one has it.
+
+    Two at once would spoil each other's measurements. Scratch that dead ones left is removed.
+    Raises CacheUnusable.
+    """
+    with _lock_file() as lock:
+        if not _try_lock(lock):
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _sweep()
+        yield
+
+
+def _lock_file() -> IO[bytes]:
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        return (folder() / ".lock").open("wb")
+    except OSError as error:
+        raise _unusable(error) from None
+
+
+def _try_lock(lock: IO[bytes]) -> bool:
+    """Held until the file is closed, by the end of the process if need be."""
+    try:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def scratch(needed_bytes: int) -> Iterator[Path]:
+    """A folder in the cache for files being made, gone afterwards. Call it with the lock held.
+
+    Raises CacheUnusable if it can't be made or would not hold `needed_bytes`.
+    """
+    path = folder() / f"{SCRATCH}{os.getpid()}"
+    try:
+        path.mkdir()
+        free = shutil.disk_usage(path).free
+    except OSError as error:
+        raise _unusable(error) from None
+    try:
+        if free < needed_bytes:
+            raise CacheUnusable(
+                f"{folder()} has {free / 1e6:,.0f} MB free and {needed_bytes / 1e6:,.0f} MB are "
+                "needed for a while; make room, or set LOCALINFRA_CACHE to another folder"
+            )
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep_if_free() -> None:
+    """Removes the scratch of a worker that was ended, unless another is at work."""
+    if any(folder().glob(f"{SCRATCH}*")):
+        with _lock_file() as lock:
+            if _try_lock(lock):
+                _sweep()
+
+
+def _sweep() -> None:
+    """Call it with the lock held: nobody is at work then."""
+    for path in folder().glob(f"{SCRATCH}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _unusable(error: OSError) -> CacheUnusable:
+    return CacheUnusable(
+        f"{folder()} can't be written to ({error.strerror or error}); make it writable, or set "
+        "LOCALINFRA_CACHE to a folder that is"
+    )

@@ -1,0 +1,131 @@
+"""Makes, measures and keeps weights, in a process of its own.
+
+`python -m localinfra.optimize.worker`: llama.cpp ends its process on some files, a quantizer can't
+be stopped, and what was allocated to measure is to be given back; so none of it happens inside a
+server. A Job comes as JSON on standard input; Events go out as lines of JSON, the last one a Done
+or a Failed. `run` is the other side.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from localinfra.engine.backend import DecodeFailed
+from localinfra.llama.model import LoadFailed
+from localinfra.llama.quantize import QuantizeFailed
+from localinfra.models.gguf import BadGguf, read_header
+from localinfra.optimize import choose, machine, store
+from localinfra.optimize.bench import Bench, CannotMeasure
+from localinfra.optimize.choose import Measured
+from localinfra.optimize.job import Done, Event, Failed, Job, Progress, Report
+from localinfra.optimize.store import CacheUnusable, Identity
+
+Show = Callable[[float, str], None]  # the part of all the work that is done, and what comes next
+FAILURES = (BadGguf, QuantizeFailed, LoadFailed, DecodeFailed, CannotMeasure, CacheUnusable)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C needs no traceback from here
+
+    def emit(event: Event) -> None:
+        sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
+        sys.stdout.buffer.flush()
+
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    try:
+        emit(Done(work(job, lambda fraction, text: emit(Progress(fraction, text)))))
+    except BrokenPipeError:  # nobody waits any more; scratch is gone by now
+        os._exit(1)  # and not by way of flushing what nobody reads
+    except (*FAILURES, OSError) as error:
+        emit(Failed(str(error)))
+
+
+def work(job: Job, show: Show) -> Report:
+    """Raises one of FAILURES, or OSError."""
+    source = Path(job.source)
+    header = read_header(source)
+    identity = store.identify(source)
+    original = Measured(choose.main_type(header), header.size_bytes)
+    types = choose.candidates(header, job.lossless_only)
+    if not types:
+        reason = f"no type is both lossless and smaller than {original.type.upper()}"
+        if job.keep:
+            store.put_off(source, reason, is_final=True)
+        return Report(original=original, reason=reason)
+    with store.locked(lambda: show(0, "waiting for another process that is measuring")):
+        digest = store.digest_of(source) if job.keep else ""
+        known = store.find_digest(digest) if job.keep and job.lossless_only else None
+        if known:
+            store.keep(msgspec.structs.replace(known, source=identity))
+            return Report(original=original, reason=known.reason, kept=as_text(known.path))
+        made = dict.fromkeys((*types, choose.REFERENCE))
+        sizes = [choose.size_as(header, type) for type in made]
+        check_memory(header.size_bytes + sum(sizes))
+        with store.scratch(sum(sizes) * 21 // 20) as folder:
+            with Bench(header, job.settings, folder) as bench:
+                report = measure(bench, types, job.lossless_only, show)
+            return keep(job, report, bench.files, identity, digest) if job.keep else report
+
+
+def check_memory(needed: int) -> None:
+    """All files are read side by side; reading one from disk again and again would take hours."""
+    available = machine.available_memory()
+    if available is not None and needed > available:
+        raise CannotMeasure(
+            f"comparing takes {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
+            "available; close other programs"
+        )
+
+
+def measure(bench: Bench, types: Sequence[str], lossless_only: bool, show: Show) -> Report:
+    """Speed first: where nothing is faster, the loss need not be known."""
+    for number, type in enumerate(types):
+        show(0.2 * number / len(types), f"writing {type.upper()}")
+        bench.make(type)
+    show(0.2, "measuring speed")
+    speeds, is_steady = bench.speeds(lambda part: show(0.2 + 0.4 * part, "measuring speed"))
+    original, *candidates = bench.measured([bench.original, *types], speeds)
+    is_any_faster = any(choose.is_faster(one, original) for one in candidates)
+    if not lossless_only or (is_any_faster and is_steady):
+        show(0.6, f"writing {choose.REFERENCE.upper()} to compare with")
+        bench.make(choose.REFERENCE)
+        if not is_steady:
+            bench.use_one_thread()
+        show(0.65, "measuring loss")
+        losses = bench.losses(lambda part: show(0.65 + 0.35 * part, "measuring loss"))
+        original, *candidates = bench.measured([bench.original, *types], speeds, losses)
+    best = choose.winner(candidates, original)
+    return Report(
+        original=original,
+        candidates=tuple(candidates),
+        reason=choose.reason(candidates, original),
+        winner=best.type if best else None,
+        is_steady=is_steady,
+    )
+
+
+def keep(
+    job: Job, report: Report, files: Mapping[str, Path], identity: Identity, digest: str
+) -> Report:
+    """Records what was found, with the weights if any won. Nothing that other programs disturbed,
+    or a busy moment would decide for ever, unless somebody asked for it who saw the figures."""
+    if not report.is_steady and (job.lossless_only or not report.winner):
+        return report
+    if store.identify(Path(job.source)) != identity:
+        raise CannotMeasure(f"{job.source} was changed meanwhile; start again")
+    weights = (report.winner, files[report.winner]) if report.winner else None
+    decision = store.decide(identity, digest, report.reason, weights)
+    store.keep(decision, weights[1] if weights else None)
+    return msgspec.structs.replace(report, kept=as_text(decision.path))
+
+
+def as_text(path: Path | None) -> str | None:
+    return str(path) if path else None
+
+
+if __name__ == "__main__":
+    main()

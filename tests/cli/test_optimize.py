@@ -1,0 +1,276 @@
+"""`localinfra optimize`, and what `serve` does about weights before it listens."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from models.tiny_gguf import tiny_llama
+
+from localinfra import config, loading
+from localinfra.cli import first_start, serve
+from localinfra.cli import optimize as command
+from localinfra.cli.main import main
+from localinfra.errors import ConfigError
+from localinfra.llama.quantize import quantize
+from localinfra.models import catalog
+from localinfra.models.catalog import TextModelEntry
+from localinfra.optimize import run, store
+from localinfra.optimize.choose import Loss, Measured, Speed
+from localinfra.optimize.job import Job, Progress, Report
+from localinfra.optimize.run import OptimizeFailed
+
+REPORT = Report(
+    original=Measured("q4_1", 98_362_432, Speed(306, 127, 200), Loss(0.0026, 19.593, 0.0)),
+    candidates=(
+        Measured("q4_0", 91_726_912, Speed(900, 230, 340), Loss(0.2512, 23.03, 0.53)),
+        Measured("q8_0", 144_811_072, Speed(642, 150, 272), Loss(0.0029, 19.71, 0.05)),
+    ),
+    reason="Q8_0 is 1.41 times as fast",
+    winner="q8_0",
+)
+Show = Callable[[Progress], None]
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A settings file with a model that asks for it, one that does not, and one that is absent."""
+    monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path / "cache"))
+    quantize(tiny_llama().write(tmp_path / "f32.gguf"), tmp_path / "tiny.gguf", "q4_0", 1)
+    (tmp_path / "models.toml").write_text(
+        '[model.fast]\nkind = "text"\nsource = "tiny.gguf"\naliases = ["f"]\n'
+        'optimize = "lossless"\ngpu_layers = 0\n'
+        '[model.plain]\nkind = "text"\nsource = "f32.gguf"\n'
+        '[model.absent]\nkind = "text"\nsource = "absent.gguf"\noptimize = "lossless"\n'
+        '[model.vectors]\nkind = "embedding"\nsource = "hf:a/b"\n'
+    )
+    return tmp_path / "models.toml"
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The jobs that would have been run; each is answered with REPORT."""
+    jobs: list[Job] = []
+
+    def answer(job: Job, show: Show, limit_s: float | None = None) -> Report:
+        jobs.append(job)
+        show(Progress(0.5, "measuring speed"))
+        return REPORT
+
+    monkeypatch.setattr(command, "run", answer)
+    monkeypatch.setattr(run, "run", answer)
+    return jobs
+
+
+def optimize(models: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["optimize", *arguments, "--config", str(models)])
+
+
+def entry(models: Path, name: str) -> TextModelEntry:
+    found = catalog.load(config.load(models)).entries[name]
+    assert isinstance(found, TextModelEntry)
+    return found
+
+
+def test_the_table_says_what_each_number_means_and_what_to_do_next(
+    models: Path, jobs: list[Job]
+) -> None:
+    result = optimize(models, "f")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split() for line in lines[:4]] == [
+        ["TYPE", "SIZE", "PROMPT", "1", "STREAM", "8", "STREAMS", "SPEED", "KL", "PERPLEXITY"],
+        ["Q4_1", "98", "MB", "306", "127", "200", "1.00", "0.0026", "19.59", "now"],
+        ["Q4_0", "92", "MB", "900", "230", "340", "2.01", "0.2512", "23.03", "±", "1.06"],
+        ["Q8_0", "145", "MB", "642", "150", "272", "1.41", "0.0029", "19.71", "±", "0.10",
+         "lossless"],
+    ]  # fmt: skip
+    assert "tokens per second" in result.stdout and "lossless  " in result.stdout
+    assert lines[-2:] == [
+        "Q8_0 is 1.41 times as fast.",
+        "Keep it: localinfra optimize fast --apply",
+    ]
+    assert "measuring speed" in result.stderr
+    assert not jobs[0].keep and not jobs[0].lossless_only
+
+
+def test_apply_keeps_the_winner_and_says_how_it_is_served(
+    models: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Report(
+        original=REPORT.original, candidates=(), reason="q", winner="q8_0", kept="/x.gguf"
+    )
+    monkeypatch.setattr(command, "run", lambda job, show: jobs.append(job) or kept)
+    assert "Kept as /x.gguf" in optimize(models, "fast", "--apply").stdout
+    told = optimize(models, "plain", "--apply").stdout
+    assert 'with optimize = "lossless" in [model."plain"]' in told
+    assert all(job.keep for job in jobs)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nobody", "does not exist"),
+        ("vectors", "vectors is an embedding model"),
+        ("absent", "there is nothing at"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_one_line(models: Path, name: str, words: str) -> None:
+    result = optimize(models, name)
+    assert result.exit_code == 1 and words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_damaged_file_is_refused_before_anything_is_started(
+    models: Path, jobs: list[Job]
+) -> None:
+    (models.parent / "tiny.gguf").write_bytes(b"GGUF" + bytes(100))
+    result = optimize(models, "fast")
+    assert result.exit_code == 1 and "tiny.gguf" in result.stderr and not jobs
+
+
+def test_a_model_on_the_gpu_is_not_measured(
+    models: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "free_memory", lambda: [8 << 30])
+    assert "runs on the GPU" in optimize(models, "plain").stderr and not jobs
+    assert optimize(models, "fast").exit_code == 0 and jobs  # gpu_layers = 0
+
+
+def test_a_failure_is_one_line(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(job: Job, show: Show) -> Report:
+        raise OptimizeFailed("it ended with SIGABRT")
+
+    monkeypatch.setattr(command, "run", fail)
+    result = optimize(models, "fast")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "error: fast could not be measured: it ended with SIGABRT"
+    )
+
+
+# --- Before serving -------------------------------------------------------------------------------
+
+
+def undecided(models: Path) -> list[str]:
+    return list(first_start.undecided(catalog.load(config.load(models))))
+
+
+def test_only_models_that_are_here_and_ask_for_it_are_measured_and_only_once(models: Path) -> None:
+    assert undecided(models) == ["fast"]
+    store.put_off(models.parent / "tiny.gguf", "nothing better", is_final=True)
+    assert undecided(models) == []
+
+
+def test_serve_measures_what_may_be_served_within_a_limit(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits: list[float | None] = []
+
+    def answer(job: Job, show: Show, limit_s: float | None = None) -> Report:
+        assert job.keep and job.lossless_only
+        limits.append(limit_s)
+        return Report(original=REPORT.original, reason="Q8_0 is faster", kept="/cache/x.gguf")
+
+    monkeypatch.setattr(run, "run", answer)
+    first_start.fit_weights("fast", entry(models, "fast"))
+    assert limits[0] and 60 <= limits[0] < 61
+    told = capsys.readouterr().err
+    assert 'optimize = "off"' in told and "kept as /cache/x.gguf" in told
+
+
+@pytest.mark.parametrize("is_final", [True, False])
+def test_a_failure_is_told_and_remembered_and_the_original_served(
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_final: bool,
+) -> None:
+    def fail(job: Job, show: Show, limit_s: float | None = None) -> Report:
+        raise OptimizeFailed("it ended with SIGABRT", is_final)
+
+    monkeypatch.setattr(run, "run", fail)
+    first_start.fit_weights("fast", entry(models, "fast"))
+    told = capsys.readouterr().err
+    assert "The original is served: it ended with SIGABRT" in told
+    assert ("--apply" in told) is not is_final
+    assert undecided(models) == []
+    path, _ = loading.weights("fast", entry(models, "fast"))
+    assert path == models.parent / "tiny.gguf"
+
+
+def test_a_busy_machine_is_asked_again_later(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    busy = Report(original=REPORT.original, reason="", is_steady=False)
+    monkeypatch.setattr(run, "run", lambda *_: busy)
+    first_start.fit_weights("fast", entry(models, "fast"))
+    assert "too busy to measure" in capsys.readouterr().err
+    known = store.find(models.parent / "tiny.gguf")
+    assert known and known.retry_at
+
+
+def test_an_unwritable_cache_is_a_warning(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (models.parent / "cache").write_text("")
+    first_start.fit_weights("fast", entry(models, "fast"))
+    assert "LOCALINFRA_CACHE" in capsys.readouterr().err
+
+
+def test_files_that_cannot_be_loaded_are_left_to_loading(
+    models: Path, jobs: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (models.parent / "tiny.gguf").write_bytes(b"")
+    first_start.fit_weights("fast", entry(models, "fast"))
+    assert "is empty" in capsys.readouterr().err and not jobs
+
+
+def test_an_address_in_use_is_found_before_measuring() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match="--port"):
+            serve.check_address("127.0.0.1", port)
+    serve.check_address("127.0.0.1", port)
+    serve.check_address("localhost", 0)
+
+
+# --- Serving what was kept ------------------------------------------------------------------------
+
+
+def kept(models: Path, data: bytes) -> Path:
+    """Decides for other weights of the model called fast."""
+    source = models.parent / "tiny.gguf"
+    with store.locked(lambda: None), store.scratch(0) as scratch:
+        made = scratch / "made.gguf"
+        made.write_bytes(data)
+        decision = store.decide(
+            store.identify(source), store.digest_of(source), "better", ("q8_0", made)
+        )
+        store.keep(decision, made)
+    assert decision.path
+    return decision.path
+
+
+def test_the_kept_weights_are_served_where_the_settings_ask_for_it(models: Path) -> None:
+    path = kept(models, (models.parent / "f32.gguf").read_bytes())
+    found, header = loading.weights("fast", entry(models, "fast"))
+    assert found == path and header.path == str(path)
+    model = loading.load_text_model("fast", entry(models, "fast"), 8)
+    assert model._model.path == path
+    model.close()
+    plain = entry(models, "plain")
+    assert loading.weights("plain", plain)[0] == models.parent / "f32.gguf"
+
+
+def test_on_a_gpu_the_original_is_served(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(models, (models.parent / "f32.gguf").read_bytes())
+    monkeypatch.setattr(loading, "computes_on_gpu", lambda entry: True)
+    assert loading.weights("fast", entry(models, "fast"))[0] == models.parent / "tiny.gguf"
+
+
+def test_damaged_kept_weights_are_not_served(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept(models, b"GGUF" + bytes(500))
+    assert loading.weights("fast", entry(models, "fast"))[0] == models.parent / "tiny.gguf"
+    assert "the original is served" in caplog.text

