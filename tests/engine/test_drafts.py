@@ -1,4 +1,4 @@
-"""Prompt lookup on plain lists: what is guessed, and whether guessing pays on simulated machines."""
+"""Prompt lookup on plain lists: what is guessed, and whether it pays on simulated machines."""
 
 import random
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def test_a_match_that_reaches_the_end_goes_on_periodically() -> None:
         ([1, 2, 3, 1, 2, 3, 1, 2], [3, 1, 2, 3, 1]),
     ):
         drafter = Drafter(tokens)
-        assert len(drafter.chances(5)) == 5
+        assert drafter.chances(5)
         assert drafter.draft(5) == expected
         assert drafter.draft(2) == expected[:2]
 
@@ -96,7 +96,7 @@ def test_a_long_prompt_is_indexed_over_several_lookups(monkeypatch: pytest.Monke
     lookups = 1
     while not drafter.chances(3):
         lookups += 1
-    assert lookups == 9
+    assert lookups == 10
     assert drafter.draft(3) == [92, 93, 94]
 
 
@@ -112,13 +112,13 @@ class CountingList(list[int]):
 def test_a_step_reads_few_tokens_of_a_long_text(num_words: int) -> None:
     source = random.Random(1)
     tokens = CountingList(source.randrange(num_words) for _ in range(20_000))
-    drafter = Drafter(tokens)
-    for _ in range(10):
-        drafter.chances(16)
+    index = PastIndex(tokens)
+    for _ in range(5):
+        index.find()
     for _ in range(100):
         tokens.append(source.randrange(num_words))
         tokens.num_reads = 0
-        drafter.chances(16)
+        index.find()
         assert tokens.num_reads < 300  # 32 candidates that end alike, and some that are compared
 
 
@@ -132,29 +132,32 @@ def test_chances_fall_and_longer_matches_are_surer() -> None:
     assert short.chances(1) < long.chances(1)
 
 
-def test_a_sequence_that_proves_its_matches_wrong_is_believed_less_and_again_when_they_hold() -> (
-    None
-):
+def test_rates_are_learned_from_the_tokens_that_come_drafted_or_not() -> None:
     source = random.Random(2)
-    tokens = [source.randrange(4) for _ in range(300)]
+    tokens = [*range(100)]
     drafter = Drafter(tokens)
-    trusting = drafter.chances(1)
-    for _ in range(200):
-        drafter.chances(1)
-        tokens.append(4 + source.randrange(10**6) if drafter.draft(1) else source.randrange(4))
-    tokens += [1, 2, 3, 900, 901, 902, 1, 2]  # a match of two, nothing verified in between
-    doubting = drafter.chances(1)
-    assert doubting < trusting and doubting[0] < 0.1
+    new_words = iter(range(1000, 10_000))
+
+    def chance_after_two_words_of_the_prompt() -> float:
+        start = source.randrange(90)
+        tokens.extend([next(new_words), start, start + 1])
+        return sum(drafter.chances(1))
+
+    unproven = chance_after_two_words_of_the_prompt()
     for _ in range(60):
-        tokens += drafter.draft(1)
-        drafter.chances(1)
-    tokens += [10**7]
-    for _ in range(10):
-        for token in (1, 2, 3):
-            drafter.chances(1)
-            tokens.append(token)
-    drafter.chances(1)
-    assert drafter.draft(2) == [1, 2]
+        tokens.append(next(new_words))  # nothing goes on as it did in the prompt
+        refuted = chance_after_two_words_of_the_prompt()
+    for _ in range(60):
+        tokens.append(drafter.draft(1)[0])
+        confirmed = chance_after_two_words_of_the_prompt()
+    assert refuted < unproven / 2
+    assert confirmed > unproven
+
+
+def test_a_step_takes_a_bounded_number_of_guesses() -> None:
+    drafter = Drafter([7] * 1000)
+    for _ in range(3):
+        assert len(drafter.chances(10**6)) <= drafts.MAX_GUESSES
 
 
 # What a step costs.
@@ -162,8 +165,9 @@ def test_a_sequence_that_proves_its_matches_wrong_is_believed_less_and_again_whe
 
 def measured(machine: Machine, counts: tuple[int, ...] = (1, 2, 4, 8, 16)) -> StepCosts:
     costs = StepCosts()
-    for _ in range(4):
-        for num_rows in counts:
+    for num_rows in counts[1:]:
+        for _ in range(4):
+            costs.observe(counts[0], machine(counts[0]))
             costs.observe(num_rows, machine(num_rows))
     return costs
 
@@ -304,6 +308,14 @@ MACHINES: dict[str, Machine] = {
 SEEDS = range(4)
 
 
+def total_speedup(texts: list[list[tuple[list[int], list[int]]]], name: str) -> float:
+    """Over texts of equal length, one after the other, on a server that has just started: what
+    its steps cost is found out on the way."""
+    costs = StepCosts()
+    factors = [speedup(text, MACHINES[name], costs, seed) for seed, text in enumerate(texts)]
+    return len(factors) / sum(1 / factor for factor in factors)
+
+
 @pytest.mark.parametrize(
     ("name", "factor"),
     [
@@ -314,25 +326,41 @@ SEEDS = range(4)
         ("free to 8 rows, then dear", 2.0),
     ],
 )
-def test_text_that_repeats_its_prompt_is_faster(name: str, factor: float) -> None:
-    costs = StepCosts()  # of a server that starts: what steps cost is found out on the way
-    print(name, [speedup([repeating(seed)], MACHINES[name], costs, seed) for seed in SEEDS])
-    for seed in SEEDS:
-        assert speedup([repeating(seed)], MACHINES[name], costs, seed) >= factor
+def test_text_that_repeats_its_prompt_is_faster_where_rows_are_cheap(
+    name: str, factor: float
+) -> None:
+    assert total_speedup([[repeating(seed)] for seed in SEEDS], name) >= factor
 
 
 @pytest.mark.parametrize("num_words", [2, 8, 300, 50_000])
 @pytest.mark.parametrize("name", MACHINES)
 def test_random_text_is_never_slower_by_more_than_two_percent(name: str, num_words: int) -> None:
-    costs = StepCosts()
-    for seed in SEEDS:
-        print(name, num_words, speedup([unrelated(seed, num_words)], MACHINES[name], costs, seed))
-        # assert speedup([unrelated(seed, num_words)], MACHINES[name], costs, seed) >= 0.98
+    assert total_speedup([[unrelated(seed, num_words)] for seed in SEEDS], name) >= 0.98
 
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_sequences_that_are_decoded_together_are_not_slower(name: str) -> None:
-    costs = StepCosts()
-    texts = [repeating(1), unrelated(2, 300), unrelated(3, 8, 700), repeating(4, 500)]
-    print(name, speedup(texts, MACHINES[name], costs), speedup(texts, MACHINES[name], costs))
-    print(name, speedup(texts[1:3], MACHINES[name], costs))
+    mixed = [[repeating(1), unrelated(2, 300), unrelated(3, 8), repeating(4)] for _ in SEEDS]
+    assert total_speedup(mixed, name) >= 0.98
+    alone = [[unrelated(2, 300), unrelated(3, 8), unrelated(4, 2)] for _ in SEEDS]
+    assert total_speedup(alone, name) >= 0.98
+
+
+def test_a_text_that_begins_to_repeat_late_is_faster_from_there_on() -> None:
+    costs = measured(MACHINES["a batch of 4 costs 2.5 steps"])
+    prompt, answer = repeating(1)
+    late = (prompt, unrelated(2, 50_000, 600)[1] + answer)
+    without_repeats = speedup(
+        [(prompt, late[1][:600])], MACHINES["a batch of 4 costs 2.5 steps"], costs
+    )
+    assert without_repeats > 0.98
+    assert speedup([late], MACHINES["a batch of 4 costs 2.5 steps"], costs) > 1.2
+
+
+def test_a_machine_whose_rows_become_dear_stops_guessing() -> None:
+    costs = measured(MACHINES["rows are free"])
+    text = repeating(1)
+    assert speedup([text], MACHINES["rows are free"], costs) > 2
+    dear = MACHINES["rows cost in proportion"]
+    speedup([text], dear, costs)  # learns
+    assert speedup([text], dear, costs) > 0.97
