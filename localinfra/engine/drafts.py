@@ -9,6 +9,7 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from itertools import accumulate
+from math import expm1, log, log1p
 
 INDEXED_PER_LOOKUP = 4096  # tokens, about a millisecond; longer prompts take several lookups
 MAX_CANDIDATES = 32  # earlier occurrences of a pair that are compared, the most recent ones
@@ -150,9 +151,9 @@ class StepCosts:
 
     def __init__(self) -> None:
         self._last = (0, 0.0)  # rows and seconds of the step before
-        self._unit = 0  # rows of the first step seen: its cost is 1
+        self._anchor = 0  # rows of the first step seen, whose cost stays as it was assumed
         self._samples: dict[int, deque[float]] = {}  # costs, by rows
-        self._known: dict[int, float] = {}  # their medians
+        self._known: dict[int, float] = {}  # their medians; assumed costs of usual counts
         self._seen: dict[int, int] = {}  # by rows: the number of the last such step
         self._patience: dict[int, int] = {}  # by rows: steps until the next trial
         self._num_steps = 0
@@ -164,12 +165,13 @@ class StepCosts:
         self._num_steps += 1
         self._allowance = min(self._allowance + TRIAL_SHARE, TRIAL_TOKENS)
         (before, seconds_before), self._last = self._last, (num_rows, seconds)
-        if max(num_rows, before) > MAX_ROWS:
+        if num_rows > MAX_ROWS:
             return
         self._seen[num_rows] = self._num_steps
-        if not self._unit:
-            self._unit, self._known = num_rows, {num_rows: 1.0}
-        elif before not in (0, num_rows):
+        self._anchor = self._anchor or num_rows
+        if num_rows not in self._known and num_rows in (before, self._anchor):
+            self._known[num_rows] = self.cost(num_rows)  # others can be compared with it now
+        if 0 < before <= MAX_ROWS and before != num_rows:
             self._compare(num_rows, before, seconds / seconds_before)
             self._compare(before, num_rows, seconds_before / seconds)
             self._draw_curve()
@@ -188,7 +190,9 @@ class StepCosts:
         powers of two are tried; what lies between is close to the line."""
         if num_rows & (num_rows - 1) or num_rows > MAX_ROWS or loss > self._allowance:
             return False
-        if num_rows in self._known:
+        if self._last[0] not in self._known:
+            return False  # there would be nothing to compare it with
+        if len(self._samples.get(num_rows, ())) >= ENOUGH or num_rows == self._anchor:
             patience = self._patience.get(num_rows, STALE_STEPS)
             if self._num_steps - self._seen[num_rows] < patience:
                 return False
@@ -198,7 +202,7 @@ class StepCosts:
 
     def _compare(self, num_rows: int, other: int, ratio: float) -> None:
         """A step of `num_rows` took `ratio` times one of `other` rows beside it."""
-        if num_rows == self._unit or other not in self._known:
+        if num_rows == self._anchor or other not in self._known:
             return
         samples = self._samples.setdefault(num_rows, deque(maxlen=REMEMBERED))
         samples.append(self._known[other] * ratio)
@@ -219,27 +223,35 @@ def draft_sizes(
     chances: list[list[float]], num_rows: int, max_drafted: int, costs: StepCosts
 ) -> list[int]:
     """How many guesses of each sequence to add to a step of `num_rows` rows, which draw a token
-    each: those that make the most tokens for their time, at most `max_drafted` in all.
+    each; at most `max_drafted` in all. `chances` is what each sequence's Drafter gave.
 
-    `chances` has what each sequence's Drafter gave, falling; so the likeliest guesses of all are
-    the first ones of each.
+    Makes the geometric mean of the sequences' speeds as large as it can be: alone, that is tokens
+    per second; together, one that repeats itself may not slow the others for more than it gains.
     """
+    ranked: list[tuple[float, int, float]] = []  # gain in log speed, sequence, chance
+    for index, falling in enumerate(chances):
+        made = 1.0
+        for chance in falling:
+            ranked.append((log1p(chance / made), index, chance))
+            made += chance
+    ranked.sort(reverse=True)  # in a sequence gains fall, so its first guesses come first
+    del ranked[max_drafted:]
     sizes = [0] * len(chances)
-    ranked = sorted(((p, i) for i, falling in enumerate(chances) for p in falling), reverse=True)
-    ranked = ranked[:max_drafted]
     if not ranked:
         return sizes
-    tokens = list(accumulate((chance for chance, _ in ranked), initial=float(num_rows)))
-    step_costs = [costs.cost(num_rows + count) for count in range(len(tokens))]
-    rates = [made / cost for made, cost in zip(tokens, step_costs, strict=True)]
-    best = max(range(len(rates)), key=rates.__getitem__)
-    if rates[best] < MIN_GAIN * rates[0]:
+    gains = accumulate((gain for gain, _, _ in ranked), initial=0.0)
+    made_by = list(accumulate((chance for _, _, chance in ranked), initial=float(num_rows)))
+    speeds = [
+        gain / num_rows - log(costs.cost(num_rows + count)) for count, gain in enumerate(gains)
+    ]
+    best = max(range(len(speeds)), key=speeds.__getitem__)
+    if speeds[best] < speeds[0] + log(MIN_GAIN):
         best = 0
-    for count in reversed(range(len(rates))):
-        loss = step_costs[count] * rates[best] - tokens[count]
+    for count in reversed(range(len(speeds))):
+        loss = made_by[count] * expm1(speeds[best] - speeds[count])
         if count != best and costs.take_trial(num_rows + count, loss):
             best = count
             break
-    for _, index in ranked[:best]:
+    for _, index, _ in ranked[:best]:
         sizes[index] += 1
     return sizes

@@ -90,8 +90,11 @@ class StepPacer:
         self._chunk_cost = ChunkCost()
         self._last_budget = FIRST_BLIND_CHUNK
 
-    def chunk_budget(self, num_decoding: int) -> int:
-        """Prompt tokens that may join the next step, for all prompts together.
+    def chunk_budget(self, num_decoding: int, num_prompts: int = 1) -> int:
+        """Prompt tokens that may join the next step, for all of `num_prompts` together.
+
+        Where more prompts are read than sequences stream, the gap grows with their share: it would
+        be few that are served smoothly, and many that wait.
 
         0 at times, thrice in a row at most: a step without prompts shows what is usual.
         """
@@ -102,7 +105,7 @@ class StepPacer:
             return min(FIRST_CHUNK, room)
         if self._needs_usual(num_decoding):
             return 0
-        size = self._size(self._usual_s[num_decoding])
+        size = self._size(self._usual_s[num_decoding], max(1.0, num_prompts / num_decoding))
         size = max(int(min(size, MAX_GROWTH * self._last_budget)), MIN_CHUNK)
         multiple = next(multiple for start, multiple in MULTIPLES.items() if size >= start)
         self._last_budget = size // multiple * multiple
@@ -116,7 +119,7 @@ class StepPacer:
         elif num_prompt_tokens >= MIN_CHUNK and (not num_decoding or num_decoding in self._usual_s):
             self._learn_chunk(num_decoding, num_prompt_tokens, seconds)
 
-    def _size(self, usual_s: float) -> float:
+    def _size(self, usual_s: float, excess: float) -> float:
         if not self._chunk_cost.is_known:
             return FIRST_BLIND_CHUNK
         fixed, per_token = self._chunk_cost.fit
@@ -125,8 +128,8 @@ class StepPacer:
         def fitting(ratio: float) -> float:
             return ((AIM * ratio - 1) * usual_s - fixed) / per_token
 
-        most = fitting(self._max_gap_ratio * MAX_EXCESS)
-        return max(fitting(self._max_gap_ratio), min(efficient, most))
+        gap_ratio = self._max_gap_ratio * excess
+        return max(fitting(gap_ratio), min(efficient, fitting(gap_ratio * MAX_EXCESS)))
 
     def _needs_usual(self, num_decoding: int) -> bool:
         if num_decoding not in self._usual_s:

@@ -137,7 +137,8 @@ class Scheduler:
         return max(0, min(sequence.request.max_tokens - sequence.num_generated, room) - 1)
 
     def _add_prompts(self, step: Step, num_decoding: int) -> None:
-        budget = num_decoding + self._pacer.chunk_budget(num_decoding)
+        num_prompts = len(self.running) - num_decoding
+        budget = num_decoding + self._pacer.chunk_budget(num_decoding, num_prompts)
         rows_left = self._backend.max_output_rows - num_decoding
         for sequence in self.running:
             if sequence.is_decoding:

@@ -177,3 +177,16 @@ def test_whatever_is_observed_batches_are_not_exceeded_and_prompts_move(
         pacer.observe(3, 0, 0.01)
         num_empty += 1
     assert num_empty <= 3
+
+
+def test_many_prompts_beside_one_stream_are_read_in_larger_chunks() -> None:
+    pacer = StepPacer(max_gap_ratio=4.0, batch_size=512)
+    for _ in range(40):
+        pacer.observe(1, 0, 0.010)
+        budget = pacer.chunk_budget(1)
+        if budget:
+            pacer.observe(1, budget, 0.010 + 0.003 * budget)
+    alone = pacer.chunk_budget(1)
+    sizes = [pacer.chunk_budget(1, 7) for _ in range(10)]
+    assert sizes[-1] > 6 * alone
+    assert pacer.chunk_budget(1) <= alone
