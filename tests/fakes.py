@@ -77,6 +77,8 @@ class FakeBackend:
         self.histories: dict[int, list[int]] = {}
         self.batch_sizes: list[int] = []
         self.most_together = 0  # slots in one batch
+        self.num_rests = 0
+        self.has_host_memory = True
         self.closed = False
 
     @property
@@ -87,6 +89,9 @@ class FakeBackend:
         held = sorted((position, token) for position, token, slots in self.cells if slot in slots)
         assert [position for position, _ in held] == list(range(len(held))), "a gap, or twice"
         return [token for _, token in held]
+
+    def rest(self) -> None:
+        self.num_rests += 1
 
     def set_threads(self, num_threads: int) -> None:
         assert 1 <= num_threads <= self.max_threads
@@ -132,6 +137,8 @@ class FakeBackend:
 
     def save(self, slot: int) -> NDArray[np.uint8]:
         assert slot <= self.num_sequences
+        if not self.has_host_memory:
+            raise MemoryError
         held = [(position, token) for position, token, slots in self.cells if slot in slots]
         return np.array(held, np.int32).view(np.uint8)
 

@@ -56,6 +56,9 @@ class Backend(Protocol):
     def set_threads(self, num_threads: int) -> None:
         """How many threads, 1 to `max_threads`, compute the next steps."""
 
+    def rest(self) -> None:
+        """Nothing is to be computed for a while: gives back threads that others could use."""
+
     def decode(self, batch: Batch) -> None:
         """Computes the batch; blocks without holding the interpreter until its logits are there.
 

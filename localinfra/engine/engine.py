@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 # this, the tokens of several are handed over together: a screen shows no more pictures a second.
 HAND_OVER_INTERVAL_S = 0.012
 
+REST_AFTER_S = 0.05  # without requests; compute threads that rest take 0.1 ms to come back
+
 
 class EngineStats(msgspec.Struct, frozen=True):
     """A snapshot for `/health` and the metrics; taken without asking the engine's thread."""
@@ -136,7 +138,8 @@ class Engine:
         self._scheduler = Scheduler(backend, settings)
         self._threads: ThreadController | None = None
         if settings.adapts_threads and backend.max_threads > 1:
-            self._threads = ThreadController(backend.max_threads, IdleCores())
+            idle_cores = IdleCores()
+            self._threads = ThreadController(backend.max_threads, idle_cores, idle_cores.at_once)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._owners: dict[Sequence, Generation] = {}
         self._max_waiting = settings.max_waiting
@@ -234,9 +237,16 @@ class Engine:
     def _take_commands(self) -> None:
         """Runs what was asked for since the last step; sleeps while there is nothing to do."""
         if self._scheduler.is_idle and not self._closed:
-            self._commands.get()()
+            self._next_command()()
         while not self._commands.empty():
             self._commands.get()()
+
+    def _next_command(self) -> Callable[[], None]:
+        try:
+            return self._commands.get(timeout=REST_AFTER_S)
+        except queue.Empty:
+            self._backend.rest()
+            return self._commands.get()
 
     def _add(self, generation: Generation) -> None:
         self._num_added += generation.num_choices
@@ -253,17 +263,18 @@ class Engine:
         """Decodes one batch and puts one event per drawn token into the outbox."""
         step = self._scheduler.next_step()
         self._num_steps += 1
-        started_s = time.perf_counter()
-        is_due = started_s - self._handed_over_s >= HAND_OVER_INTERVAL_S
-        if is_due or self._is_urgent or step.num_prompt_tokens:
-            self._hand_over()
         is_prefill = step.num_prompt_tokens > 0
+        is_due = time.perf_counter() - self._handed_over_s >= HAND_OVER_INTERVAL_S
+        if is_due or self._is_urgent or is_prefill:
+            self._hand_over()
+        if not step.chunks:
+            return  # all that runs was sent back or has nothing to compute
         if self._threads:
             threads = self._threads.threads(is_prefill)
             self._backend.set_threads(threads)
+        started_s = time.perf_counter()
         try:
-            if step.chunks:
-                self._backend.decode(step.batch)
+            self._backend.decode(step.batch)
         except DecodeFailed as error:
             logger.error("a batch of %d tokens failed: %s", len(step.batch), error)
             self._fail(self._scheduler.running, EngineFailed(f"Decoding failed: {error}"))

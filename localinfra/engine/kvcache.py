@@ -4,6 +4,8 @@ Owns slot ids and the count of cells. Cells shared by several slots are counted 
 running slot holds beyond its recorded prefix is counted with that slot.
 """
 
+import contextlib
+
 from localinfra.engine.backend import Backend
 from localinfra.engine.parking import MAX_PARKED, MIN_PARKED, ParkedCells, parked_bytes
 from localinfra.engine.radix import Match, Node, RadixTree
@@ -188,7 +190,8 @@ class KVCache:
         if self._max_parked and is_worth_parking:
             num_tokens = min(len(leaf.tokens), MAX_PARKED)
             self._tree.cut(leaf, num_tokens)
-            self._park(leaf)
+            with contextlib.suppress(MemoryError):  # then it is computed again when asked for
+                self._park(leaf)
         start = max(leaf.depth, leaf.end - num_tokens)
         self._tree.give_up(leaf, num_tokens)
         for slot in holders:
@@ -201,8 +204,10 @@ class KVCache:
     def _park(self, node: Node) -> None:
         if node.parked is None:
             self._backend.copy(next(iter(node.holders)), self._porter, node.depth, node.end)
-            data = self._backend.save(self._porter)
-            self._backend.drop(self._porter, 0)
+            try:
+                data = self._backend.save(self._porter)
+            finally:
+                self._backend.drop(self._porter, 0)
             node.parked = ParkedCells(node.depth, node.end, data)
             self._bytes_per_cell = data.nbytes / len(node.tokens)
 

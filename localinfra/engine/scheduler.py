@@ -42,21 +42,20 @@ class Chunk:
 class Step:
     """One batch, and whose tokens are in it."""
 
-    __slots__ = ("batch", "chunks")
+    __slots__ = ("batch", "chunks", "num_prompt_tokens")
 
     def __init__(self) -> None:
         self.batch = Batch()
         self.chunks: list[Chunk] = []
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        return sum(chunk.num_tokens for chunk in self.chunks if chunk.is_prompt)
+        self.num_prompt_tokens = 0
 
     def add(self, sequence: Sequence, num_tokens: int, num_outputs: int, draft: list[int]) -> None:
         """Appends the sequence's next tokens; the last `num_outputs` of them, and the draft's,
         give logits."""
         assert sequence.slot is not None
         chunk = Chunk(sequence, num_tokens, draft, len(self.batch))
+        if chunk.is_prompt:
+            self.num_prompt_tokens += num_tokens
         tokens = sequence.tokens[chunk.start : chunk.start + num_tokens] + draft
         self.batch.extend(sequence.slot, chunk.start, tokens, num_outputs + len(draft))
         self.chunks.append(chunk)
@@ -98,6 +97,8 @@ class Scheduler:
         """Admits who fits, and cuts the step: one token for each decoding sequence, and prompt
         chunks in order of admission with what is left of the budget; guesses where all decode."""
         self._admit()
+        if not any(sequence.request.sampling.is_reproducible for sequence in self.running):
+            self.cache.tidy()  # what moves cells changes rounding
         while True:
             self._make_room_for_decoding()
             step = self._cut_step()
@@ -107,8 +108,6 @@ class Scheduler:
 
     def _cut_step(self) -> Step:
         decoding = [sequence for sequence in self.running if sequence.is_decoding]
-        if not any(sequence.request.sampling.is_reproducible for sequence in self.running):
-            self.cache.tidy()  # what moves cells changes rounding
         drafts = self._draft(decoding)
         step = Step()
         for sequence, draft in zip(decoding, drafts, strict=True):
@@ -123,18 +122,19 @@ class Scheduler:
         if not self._drafts or len(decoding) < len(self.running):
             return none
         limit = min(self._backend.max_output_rows, self._backend.batch_size) - len(decoding)
-        chances = [sequence.drafter.chances(self._num_wanted(sequence)) for sequence in decoding]
+        chances = [self._chances(sequence) for sequence in decoding]
         sizes = draft_sizes(chances, len(decoding), limit, self._costs)
         if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
             return none
         return [s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True)]
 
-    def _num_wanted(self, sequence: Sequence) -> int:
-        """Guesses of which each could become part of the answer."""
+    def _chances(self, sequence: Sequence) -> list[float]:
+        """Of guesses that could all become part of the answer."""
         if sequence.request.sampling.is_reproducible:
-            return 0
+            return []
         room = self._backend.context_length - len(sequence.tokens)
-        return max(0, min(sequence.request.max_tokens - sequence.num_generated, room) - 1)
+        num_wanted = min(sequence.request.max_tokens - sequence.num_generated, room) - 1
+        return sequence.drafter.chances(max(0, num_wanted))
 
     def _add_prompts(self, step: Step, num_decoding: int) -> None:
         num_prompts = len(self.running) - num_decoding
@@ -169,9 +169,9 @@ class Scheduler:
 
     def _learn(self, step: Step, seconds: float) -> None:
         num_prompt_tokens = step.num_prompt_tokens
-        num_decoding = sum(not chunk.is_prompt for chunk in step.chunks)
         if not num_prompt_tokens:
             self._costs.observe(len(step.batch), seconds)
+        num_decoding = sum(not chunk.is_prompt for chunk in step.chunks)
         if len(step.batch) == num_decoding + num_prompt_tokens:
             self._pacer.observe(num_decoding, num_prompt_tokens, seconds)
 

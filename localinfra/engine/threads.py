@@ -41,6 +41,7 @@ REACH = 3  # rungs down in sight: the next one may collapse as well
 ROOM_PAUSE_S = 1.0  # with idle cores in sight, the same; holds two windows of IdleCores
 NO_ROOM_PAUSE_S = 30.0  # with none: they may still be busy with work of low priority
 IDLE_WINDOW_S = 0.5
+NUM_LOOKS, LOOK_INTERVAL_S = 4, 0.0012  # OpenMP's threads spin for 3 ms after their work
 REST_S = 1.0  # after this long without a step, the idle cores say where to begin
 
 
@@ -274,21 +275,23 @@ class _Lane:
 class ThreadController:
     """Chooses the thread count of each step. The engine's thread only.
 
-    `idle_cores` tells how many cores had nothing to do just now (None: not known), as `IdleCores`
-    does. It only says when to look, and where to begin: what is kept is what made steps faster.
-    Without it, going back up after other work has ended takes MAX_PAUSE_S or, where the last
-    attempt was dear, up to MAX_BUDGET_PAUSE_S.
+    `idle_cores` tells how many cores had nothing to do of late (None: not known), and `idle_now`
+    at this moment, as `IdleCores` and its `at_once` do. They only say when to look, and where to
+    begin: what is kept is what made steps faster. Without them, going back up after other work has
+    ended takes MAX_PAUSE_S or, where the last attempt was dear, up to MAX_BUDGET_PAUSE_S.
     """
 
     def __init__(
         self,
         max_threads: int,
         idle_cores: Callable[[], float | None] | None = None,
+        idle_now: Callable[[], float | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._rungs = rungs(max_threads)
         self._decode, self._prefill = _Lane(self._rungs), _Lane(self._rungs)
         self._idle_cores = idle_cores
+        self._idle_now = idle_now
         self._clock = clock
         self._last_step_s = -math.inf
 
@@ -320,8 +323,10 @@ class ThreadController:
             other.retry_now()
 
     def _begin(self, now: float) -> None:
-        """Nothing of ours ran, so cores that were not idle belong to others."""
+        """Nothing of ours ran, so cores that were not idle, and still are not, belong to others."""
         idle = self._idle_cores() if self._idle_cores else None
+        if idle is not None and idle < self._rungs[-1] - 0.5 and self._idle_now:
+            idle = max(idle, self._idle_now() or 0.0)
         if idle is not None:
             room = max(count for count in self._rungs if count <= max(1.0, idle + 0.5))
             self._decode.yield_to(room, now)
@@ -333,9 +338,13 @@ class IdleCores:
     since the last call but one; None where the system does not tell (only Linux does)."""
 
     def __init__(
-        self, stat: Path = Path("/proc/stat"), clock: Callable[[], float] = time.monotonic
+        self,
+        stat: Path = Path("/proc/stat"),
+        loadavg: Path = Path("/proc/loadavg"),
+        clock: Callable[[], float] = time.monotonic,
     ):
         self._stat = stat
+        self._loadavg = loadavg
         self._clock = clock
         allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         self._names = {f"cpu{core}" for core in allowed}
@@ -351,6 +360,23 @@ class IdleCores:
                 self._cores = (idle_s - self._idle_s) / (now - self._read_s)
             self._idle_s, self._read_s = idle_s, now
         return self._cores
+
+    def at_once(self) -> float | None:
+        """Cores that no other thread of the machine wants at this moment; takes up to 4 ms.
+
+        The best of several looks counts: the event loop, which has just submitted a request, and
+        threads of another model that has just stopped may run for another moment.
+        """
+        best = 0
+        for look in range(NUM_LOOKS):
+            if look:
+                time.sleep(LOOK_INTERVAL_S)
+            try:
+                runnable = int(self._loadavg.read_text().split()[3].partition("/")[0])
+            except (OSError, ValueError, IndexError):
+                return None
+            best = max(best, len(self._names) - (runnable - 1))  # one of them reads this file
+        return float(best)
 
     def _read(self) -> float | None:
         """Seconds since boot, of all cores together."""

@@ -9,7 +9,7 @@ from fakes import END, FakeBackend, next_token, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localinfra.engine.engine import Engine
+from localinfra.engine.engine import REST_AFTER_S, Engine
 from localinfra.engine.request import (
     EngineSettings,
     FinishReason,
@@ -161,6 +161,36 @@ def test_parked_prefixes_keep_to_their_room() -> None:
                 for start in (4, 3, 2, 1)
             ]
         assert hits[0] >= 59 and hits[-1] == 0
+
+    run(test)
+
+
+def test_prefixes_that_cannot_be_parked_are_computed_again() -> None:
+    backend = FakeBackend(num_cells=100, num_sequences=1, context_length=90)
+    backend.has_host_memory = False
+
+    async def test() -> None:
+        async with running(backend, max_parked=1 << 20) as engine:
+            for start in (1, 2, 1):
+                prompt = [start] * 60
+                [events] = await collect(engine, GenerationRequest(prompt, 3))
+                assert tokens(events) == reference(prompt, 3, 90)
+
+    run(test)
+
+
+def test_an_engine_without_requests_gives_its_threads_back_once() -> None:
+    backend = FakeBackend()
+
+    async def test() -> None:
+        async with running(backend) as engine:
+            await collect(engine, GenerationRequest(PROMPT, 3))
+            while not backend.num_rests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(3 * REST_AFTER_S)
+            assert backend.num_rests == 1
+            [events] = await collect(engine, GenerationRequest(PROMPT, 3))
+            assert tokens(events) == reference(PROMPT, 3, 128)
 
     run(test)
 

@@ -205,6 +205,14 @@ def test_after_a_rest_it_begins_with_as_many_threads_as_cores_are_idle() -> None
     assert simulation.controller.threads(is_prefill=False) == 8
 
 
+def test_after_a_rest_other_work_that_has_just_ended_does_not_count() -> None:
+    now, idle_now = 0.0, 16.0
+    controller = ThreadController(16, lambda: 3.0, lambda: idle_now, clock=lambda: now)
+    assert controller.threads(is_prefill=True) == 16
+    now, idle_now = 5.0, 7.0
+    assert controller.threads(is_prefill=True) == 6
+
+
 def test_one_core_leaves_nothing_to_choose() -> None:
     simulation = Simulation(1)
     simulation.run(lambda rng, threads, rows: 10 * rng.random(), 100)
@@ -257,3 +265,14 @@ def test_idle_cores_are_read_from_the_system(tmp_path: Path) -> None:
     now = 4.0
     idle_cores()
     assert IdleCores(stat)() is None
+
+
+def test_idle_cores_at_once_are_those_that_no_other_thread_wants(tmp_path: Path) -> None:
+    loadavg = tmp_path / "loadavg"
+    num_cores = len(os.sched_getaffinity(0))
+    idle_cores = IdleCores(loadavg=loadavg)
+    assert idle_cores.at_once() is None
+    loadavg.write_text("0.52 0.58 0.59 1/467 12345\n")
+    assert idle_cores.at_once() == num_cores
+    loadavg.write_text(f"9.52 8.58 7.59 {num_cores + 1}/467 12345\n")
+    assert idle_cores.at_once() == 0
