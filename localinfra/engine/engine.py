@@ -344,22 +344,22 @@ class Engine:
     def _event(
         self, sequence: Sequence, token: int | None, logprob: TokenLogprob | None
     ) -> TokenEvent:
-        request = sequence.request
+        request, num_generated = sequence.request, sequence.num_generated
         is_end = token is not None and self._backend.is_end(token)
         is_full = len(sequence.tokens) >= self.context_length
         reason = None
         if is_end:
             reason = FinishReason.STOP
-        elif sequence.num_generated >= request.max_tokens or is_full:
+        elif num_generated >= request.max_tokens or is_full:
             reason = FinishReason.LENGTH
         return TokenEvent(
             choice=sequence.choice,
             token=token,
-            num_generated=sequence.num_generated,
+            num_generated=num_generated,
             num_cached=sequence.num_reused or 0,
             logprob=logprob,
             prompt_logprobs=sequence.prompt_logprobs
-            if request.score_prompt and sequence.num_generated <= 1
+            if request.score_prompt and num_generated <= 1
             else None,
             is_end_token=is_end,
             finish_reason=reason,

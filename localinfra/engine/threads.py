@@ -41,7 +41,8 @@ REACH = 3  # rungs down in sight: the next one may collapse as well
 ROOM_PAUSE_S = 1.0  # with idle cores in sight, the same; holds two windows of IdleCores
 NO_ROOM_PAUSE_S = 30.0  # with none: they may still be busy with work of low priority
 IDLE_WINDOW_S = 0.5
-NUM_LOOKS, LOOK_INTERVAL_S = 4, 0.0012  # OpenMP's threads spin for 3 ms after their work
+LOOK_INTERVAL_S = 0.02  # then it is looked again, whether what had just run has ended
+NUM_LOOKS = 25
 REST_S = 1.0  # after this long without a step, the idle cores say where to begin
 
 
@@ -294,6 +295,8 @@ class ThreadController:
         self._idle_now = idle_now
         self._clock = clock
         self._last_step_s = -math.inf
+        self._num_looks = 0  # left, since it began with fewer threads than there are
+        self._next_look_s = 0.0
 
     def threads(self, is_prefill: bool) -> int:
         """The count for the next step of this kind.
@@ -304,6 +307,8 @@ class ThreadController:
         now = self._clock()
         if len(self._rungs) > 1 and now > self._last_step_s + REST_S:
             self._begin(now)
+        elif self._num_looks and now >= self._next_look_s:
+            self._look_again(now)
         self._last_step_s = now
         return (self._prefill if is_prefill else self._decode).threads
 
@@ -325,12 +330,28 @@ class ThreadController:
     def _begin(self, now: float) -> None:
         """Nothing of ours ran, so cores that were not idle, and still are not, belong to others."""
         idle = self._idle_cores() if self._idle_cores else None
+        self._num_looks = 0
         if idle is not None and idle < self._rungs[-1] - 0.5 and self._idle_now:
             idle = max(idle, self._idle_now() or 0.0)
+            self._num_looks, self._next_look_s = NUM_LOOKS, now + LOOK_INTERVAL_S
         if idle is not None:
-            room = max(count for count in self._rungs if count <= max(1.0, idle + 0.5))
+            room = self._room(idle)
             self._decode.yield_to(room, now)
             self._prefill.yield_to(room, now)
+
+    def _look_again(self, now: float) -> None:
+        """Threads spin for a while after their work has ended, and an event loop runs for another
+        moment after it has submitted a request: that was no reason to hold back."""
+        self._num_looks -= 1
+        self._next_look_s = now + LOOK_INTERVAL_S
+        idle = self._idle_now() if self._idle_now else None
+        if idle is not None and self._room(idle) > max(self._decode.threads, self._prefill.threads):
+            self._num_looks = 0
+            self._decode.retry_now()
+            self._prefill.retry_now()
+
+    def _room(self, idle: float) -> int:
+        return max(count for count in self._rungs if count <= max(1.0, idle + 0.5))
 
 
 class IdleCores:
@@ -362,21 +383,12 @@ class IdleCores:
         return self._cores
 
     def at_once(self) -> float | None:
-        """Cores that no other thread of the machine wants at this moment; takes up to 4 ms.
-
-        The best of several looks counts: the event loop, which has just submitted a request, and
-        threads of another model that has just stopped may run for another moment.
-        """
-        best = 0
-        for look in range(NUM_LOOKS):
-            if look:
-                time.sleep(LOOK_INTERVAL_S)
-            try:
-                runnable = int(self._loadavg.read_text().split()[3].partition("/")[0])
-            except (OSError, ValueError, IndexError):
-                return None
-            best = max(best, len(self._names) - (runnable - 1))  # one of them reads this file
-        return float(best)
+        """Cores that no other thread of the machine wants at this moment."""
+        try:
+            runnable = int(self._loadavg.read_text().split()[3].partition("/")[0])
+        except (OSError, ValueError, IndexError):
+            return None
+        return float(max(0, len(self._names) - (runnable - 1)))  # one of them reads this file
 
     def _read(self) -> float | None:
         """Seconds since boot, of all cores together."""

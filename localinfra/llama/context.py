@@ -76,7 +76,7 @@ class LlamaContext:
         self.can_share_prefixes = model.can_share_prefixes
         self.context_length = settings.context_length
         self.num_sequences = settings.num_sequences
-        self.idle_cells_slow_steps = not model.is_offloaded  # kernels of GPUs skip them in blocks
+        self.idle_cells_slow_steps = not model.is_offloaded  # not measured on GPUs
         self.num_slots = MAX_SLOTS if self.can_share_prefixes else settings.num_sequences + 1
         self.batch_size = settings.batch_size
         self.max_output_rows = max(settings.num_sequences, MIN_OUTPUT_ROWS)
