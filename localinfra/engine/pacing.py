@@ -4,12 +4,13 @@ Arithmetic on observed seconds: no clock, no sequences. The scheduler asks befor
 reports after it.
 
 Two aims, and where they part. A running stream should wait at most `max_gap_ratio` times its usual
-step, and prompts should be read at 85 % of the speed that larger chunks would give them in the time
-the streams leave. (At four usual steps the decoding rows themselves take a quarter of that time; it
-is theirs and counts as no loss.) Where such a gap only has room for chunks too small to be
-efficient, chunks grow until they are, or until the gap is twice the target. Measured with the
-embedded model on a CPU that hardly happens: beside decoding rows a token costs the same in chunks
-of 8 and of 128, within 10 %, with Q4_1 and Q8_0 weights; GPUs want hundreds.
+step, and prompts should be read nearly as fast as alone in the time that the streams leave. (At
+four usual steps the decoding rows themselves take a quarter of it.) Where such a gap only has room
+for chunks too small to be efficient, chunks grow: to those with 85 % of the speed of endless ones,
+up to twice the target; or to whole tiles, up to three quarters of a second. llama.cpp's attention
+on CPUs works on tiles of 64 rows, and row by row in smaller steps. Near a prompt's beginning that
+makes no difference; 2,000 tokens deep a token costs twice as much in a chunk of 16 (12.5 ms, in
+steps of 64 rows 6.5; SmolLM2-135M on two cores), and small chunks would make all wait longer.
 """
 
 import statistics
@@ -29,6 +30,11 @@ USUAL_RATE = 0.3  # weight of the newest usual step
 CHUNK_MEMORY = 0.9  # weight of a chunk's cost after each later one: ten count
 RIDGE = 0.5  # chunk sizes must vary by this much before they tell fixed from per-token costs
 MAX_GROWTH = 1.5  # of a chunk from step to step: costs at other sizes are extrapolated
+
+TILE_ROWS = 64  # of a step, decoding ones included
+TILE_DEPTH = 384  # tokens; before, a prompt's chunks are small and show what that costs
+TILE_GAIN = 1.2  # from this on a cheaper token is worth a longer gap
+MAX_STALL_S = 0.75
 
 REFRESH_STEPS = 32  # a usual step is measured again after this many, by leaving prompts out of one
 
@@ -88,10 +94,13 @@ class StepPacer:
         self._num_odd_chunks = 0  # in a row
         self._num_steps = 0
         self._chunk_cost = ChunkCost()
+        self._tile_cost = ChunkCost()  # of chunks that were cut for whole tiles, or read alone
+        self._is_tile = False  # the present step has one
         self._last_budget = FIRST_BLIND_CHUNK
 
-    def chunk_budget(self, num_decoding: int, num_prompts: int = 1) -> int:
-        """Prompt tokens that may join the next step, for all of `num_prompts` together.
+    def chunk_budget(self, num_decoding: int, num_prompts: int = 1, depth: int = 0) -> int:
+        """Prompt tokens that may join the next step, for all of `num_prompts` together; the first
+        of them comes after `depth` others of its prompt.
 
         Where more prompts are read than sequences stream, the gap grows with their share: it would
         be few that are served smoothly, and many that wait.
@@ -105,7 +114,11 @@ class StepPacer:
             return min(FIRST_CHUNK, room)
         if self._needs_usual(num_decoding):
             return 0
-        size = self._size(self._usual_s[num_decoding], max(1.0, num_prompts / num_decoding))
+        usual_s = self._usual_s[num_decoding]
+        self._is_tile = depth >= TILE_DEPTH and self._pays_whole_tile(num_decoding, usual_s)
+        if self._is_tile:
+            return min(TILE_ROWS - num_decoding, room)
+        size = self._size(usual_s, max(1.0, num_prompts / num_decoding))
         size = max(int(min(size, MAX_GROWTH * self._last_budget)), MIN_CHUNK)
         multiple = next(multiple for start, multiple in MULTIPLES.items() if size >= start)
         self._last_budget = size // multiple * multiple
@@ -131,6 +144,14 @@ class StepPacer:
         gap_ratio = self._max_gap_ratio * excess
         return max(fitting(gap_ratio), min(efficient, fitting(gap_ratio * MAX_EXCESS)))
 
+    def _pays_whole_tile(self, num_decoding: int, usual_s: float) -> bool:
+        num_tokens = TILE_ROWS - num_decoding
+        if num_tokens < MIN_CHUNK or not (self._chunk_cost.is_known and self._tile_cost.is_known):
+            return False
+        tile_s = self._tile_cost.expected(num_tokens)
+        small_s = self._chunk_cost.fit[1] * num_tokens
+        return small_s > TILE_GAIN * tile_s and usual_s + tile_s <= MAX_STALL_S
+
     def _needs_usual(self, num_decoding: int) -> bool:
         if num_decoding not in self._usual_s:
             return True
@@ -155,7 +176,10 @@ class StepPacer:
 
     def _learn_chunk(self, num_decoding: int, num_tokens: int, seconds: float) -> None:
         usual_s = self._usual_s.get(num_decoding, 0.0)
-        cost = self._chunk_cost
+        if not num_decoding and num_tokens >= TILE_ROWS:
+            self._tile_cost.learn(num_tokens, seconds)
+        is_tile, self._is_tile = self._is_tile and num_decoding > 0, False
+        cost = self._tile_cost if is_tile else self._chunk_cost
         if cost.is_known:
             expected = usual_s + cost.expected(num_tokens)
             is_odd = not expected / NOISE < seconds < expected * NOISE

@@ -137,12 +137,12 @@ class Scheduler:
         return sequence.drafter.chances(max(0, num_wanted))
 
     def _add_prompts(self, step: Step, num_decoding: int) -> None:
-        num_prompts = len(self.running) - num_decoding
-        budget = num_decoding + self._pacer.chunk_budget(num_decoding, num_prompts)
+        prompts = [sequence for sequence in self.running if not sequence.is_decoding]
+        budget = num_decoding + self._pacer.chunk_budget(
+            num_decoding, len(prompts), prompts[0].num_cached
+        )
         rows_left = self._backend.max_output_rows - num_decoding
-        for sequence in self.running:
-            if sequence.is_decoding:
-                continue
+        for sequence in prompts:
             size = min(sequence.num_pending, budget - len(step.batch))
             if sequence.num_unscored:
                 size = min(size, rows_left)
