@@ -62,6 +62,12 @@ class ChunkCost:
         fixed = min(max(slope, 0.0), 0.9 * self._y / self._x)
         return fixed, self._y - fixed * self._x
 
+    @property
+    def efficient(self) -> float:
+        """Tokens of a chunk that is read with EFFICIENCY of the speed of endless ones."""
+        fixed, per_token = self.fit
+        return fixed / per_token * EFFICIENCY / (1 - EFFICIENCY)
+
     def expected(self, num_tokens: int) -> float:
         fixed, per_token = self.fit
         return fixed + per_token * num_tokens
@@ -97,6 +103,23 @@ class StepPacer:
         self._tile_cost = ChunkCost()  # of chunks that were cut for whole tiles, or read alone
         self._is_tile = False  # the present step has one
         self._last_budget = FIRST_BLIND_CHUNK
+
+    @property
+    def enough(self) -> int:
+        """Tokens of a step from which on larger ones read prompts no faster: where nobody waits
+        for anything else, the next prompt can have a step of its own, after the first's answer has
+        begun."""
+        return max(TILE_ROWS, round(self._tile_cost.efficient)) if self._tile_cost.is_known else 0
+
+    def burst_budget(self, num_decoding: int) -> int:
+        """Prompt tokens for a step whose streams have only just begun, of requests that came
+        together: they let the others catch up, which is shared out in pauses of MAX_STALL_S."""
+        cost = self._tile_cost if self._tile_cost.is_known else self._chunk_cost
+        num_tokens = FIRST_CHUNK
+        if cost.is_known:
+            fixed, per_token = cost.fit
+            num_tokens = int((MAX_STALL_S - fixed) / per_token)
+        return min(max(num_tokens, MIN_CHUNK), max(self._batch_size - num_decoding, 0))
 
     def chunk_budget(self, num_decoding: int, num_prompts: int = 1, depth: int = 0) -> int:
         """Prompt tokens that may join the next step, for all of `num_prompts` together; the first
@@ -136,13 +159,14 @@ class StepPacer:
         if not self._chunk_cost.is_known:
             return FIRST_BLIND_CHUNK
         fixed, per_token = self._chunk_cost.fit
-        efficient = fixed / per_token * EFFICIENCY / (1 - EFFICIENCY)
 
         def fitting(ratio: float) -> float:
             return ((AIM * ratio - 1) * usual_s - fixed) / per_token
 
         gap_ratio = self._max_gap_ratio * excess
-        return max(fitting(gap_ratio), min(efficient, fitting(gap_ratio * MAX_EXCESS)))
+        return max(
+            fitting(gap_ratio), min(self._chunk_cost.efficient, fitting(gap_ratio * MAX_EXCESS))
+        )
 
     def _pays_whole_tile(self, num_decoding: int, usual_s: float) -> bool:
         num_tokens = TILE_ROWS - num_decoding

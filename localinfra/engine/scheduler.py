@@ -77,6 +77,7 @@ class Scheduler:
         self.cache = KVCache(backend, settings.max_parked)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission
+        self._num_steps = 0
 
     @property
     def is_idle(self) -> bool:
@@ -96,6 +97,7 @@ class Scheduler:
     def next_step(self) -> Step:
         """Admits who fits, and cuts the step: one token for each decoding sequence, and prompt
         chunks in order of admission with what is left of the budget; guesses where all decode."""
+        self._num_steps += 1
         self._admit()
         if not any(sequence.request.sampling.is_reproducible for sequence in self.running):
             self.cache.tidy()  # what moves cells changes rounding
@@ -113,7 +115,7 @@ class Scheduler:
         for sequence, draft in zip(decoding, drafts, strict=True):
             step.add(sequence, 1, 1, draft)
         if len(decoding) < len(self.running):
-            self._add_prompts(step, len(decoding))
+            self._add_prompts(step, decoding)
         return step
 
     def _draft(self, decoding: list[Sequence]) -> list[list[int]]:
@@ -136,13 +138,19 @@ class Scheduler:
         num_wanted = min(sequence.request.max_tokens - sequence.num_generated, room) - 1
         return sequence.drafter.chances(max(0, num_wanted))
 
-    def _add_prompts(self, step: Step, num_decoding: int) -> None:
+    def _add_prompts(self, step: Step, decoding: list[Sequence]) -> None:
         prompts = [sequence for sequence in self.running if not sequence.is_decoding]
-        budget = num_decoding + self._pacer.chunk_budget(
-            num_decoding, len(prompts), prompts[0].num_cached
-        )
-        rows_left = self._backend.max_output_rows - num_decoding
+        is_burst = self._are_together(decoding, prompts[0])
+        budget = len(decoding)
+        if is_burst:
+            budget += self._pacer.burst_budget(len(decoding))
+        else:
+            budget += self._pacer.chunk_budget(len(decoding), len(prompts), prompts[0].num_cached)
+        enough = self._pacer.enough if is_burst or not decoding else 0
+        rows_left = self._backend.max_output_rows - len(decoding)
         for sequence in prompts:
+            if enough and step.num_prompt_tokens >= enough:
+                break
             size = min(sequence.num_pending, budget - len(step.batch))
             if sequence.num_unscored:
                 size = min(size, rows_left)
@@ -156,6 +164,11 @@ class Scheduler:
             rows_left -= num_outputs
             step.add(sequence, size, num_outputs, [])
 
+    def _are_together(self, decoding: list[Sequence], prompt: Sequence) -> bool:
+        """Whether all streams have begun after the prompt was admitted: each waited for those
+        before it, and now waits for those behind. Not so streams that flowed when it came."""
+        return bool(decoding) and all(s.decoding_since >= prompt.admitted_at for s in decoding)
+
     def computed(self, step: Step, seconds: float) -> None:
         """The step's tokens are in the cache now; prompts are offered to others as they grow."""
         self._learn(step, seconds)
@@ -164,6 +177,8 @@ class Scheduler:
             assert sequence.slot is not None
             self.cache.advance(sequence.slot, chunk.num_tokens + len(chunk.draft))
             sequence.num_cached += chunk.num_tokens
+            if chunk.is_prompt:
+                sequence.decoding_since = self._num_steps
             if sequence.num_cached <= sequence.num_prompt:
                 self.cache.record(sequence.slot, sequence.tokens[: sequence.num_cached])
 
@@ -199,6 +214,7 @@ class Scheduler:
     def _start(self, sequence: Sequence) -> None:
         slot, length = self.cache.acquire(sequence.tokens, sequence.num_reusable)
         sequence.slot, sequence.num_cached = slot, length
+        sequence.admitted_at = self._num_steps
         if sequence.num_reused is None:
             sequence.num_reused = length
         self.running.append(sequence)

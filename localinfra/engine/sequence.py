@@ -13,8 +13,8 @@ class Sequence:
     """
 
     __slots__ = (
-        "_drafter", "choice", "finished", "first", "num_cached", "num_prompt", "num_reused",
-        "prompt_logprobs", "request", "sampler", "slot", "tokens",
+        "_drafter", "admitted_at", "choice", "decoding_since", "finished", "first", "num_cached",
+        "num_prompt", "num_reused", "prompt_logprobs", "request", "sampler", "slot", "tokens",
     )  # fmt: skip
 
     def __init__(self, request: GenerationRequest, choice: int, first: "Sequence | None" = None):
@@ -29,6 +29,7 @@ class Sequence:
         self.num_cached = 0  # tokens whose keys and values are in the slot
         self.num_reused: int | None = None  # of the prompt, at the first admission
         self.slot: int | None = None
+        self.admitted_at = self.decoding_since = 0  # the numbers of these steps
         self.finished = False
         self.prompt_logprobs: list[TokenLogprob] = [TokenLogprob(self.tokens[0], None)]
         if first is not None:
