@@ -138,8 +138,10 @@ class Engine:
         self._scheduler = Scheduler(backend, settings)
         self._threads: ThreadController | None = None
         if settings.adapts_threads and backend.max_threads > 1:
-            idle_cores = IdleCores()
-            self._threads = ThreadController(backend.max_threads, idle_cores, idle_cores.at_once)
+            cores = IdleCores()
+            self._threads = ThreadController(
+                backend.max_threads, cores, cores.at_once, cores.others
+            )
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._owners: dict[Sequence, Generation] = {}
         self._max_waiting = settings.max_waiting

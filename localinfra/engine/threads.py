@@ -41,6 +41,8 @@ REACH = 3  # rungs down in sight: the next one may collapse as well
 ROOM_PAUSE_S = 1.0  # with idle cores in sight, the same; holds two windows of IdleCores
 NO_ROOM_PAUSE_S = 30.0  # with none: they may still be busy with work of low priority
 IDLE_WINDOW_S = 0.5
+QUIET_DOWN_PAUSE_S = 20.0  # between trials of fewer threads while others use hardly anything
+QUIET_CORES = 0.2  # that is, less than this
 LOOK_INTERVAL_S = 0.02  # then it is looked again, whether what had just run has ended
 NUM_LOOKS = 25
 REST_S = 1.0  # after this long without a step, the idle cores say where to begin
@@ -137,7 +139,7 @@ class _Trial:
 class _Lane:
     """The thread count of one kind of step: where it is, and when it tries another."""
 
-    def __init__(self, counts: list[int]):
+    def __init__(self, counts: list[int], now: float):
         self._rungs = counts
         self._settled = counts[-1]
         self._trial: _Trial | None = None
@@ -149,7 +151,7 @@ class _Lane:
         self._begin_pause(0.0, 0.0)
         self._is_crowded = False  # no core was idle, after what we left had had time to show
         # Downwards:
-        self._down_at_s = 0.0
+        self._down_at_s = now
         self._down_reach = 1
 
     @property
@@ -157,7 +159,13 @@ class _Lane:
         return self._trial.threads if self._trial else self._settled
 
     def observe(
-        self, num_tokens: int, seconds: float, threads: int, now: float, idle: float | None
+        self,
+        num_tokens: int,
+        seconds: float,
+        threads: int,
+        now: float,
+        idle: float | None,
+        is_quiet: bool,
     ) -> Move | None:
         move = None
         if self._trial and threads == self._trial.threads:
@@ -166,7 +174,7 @@ class _Lane:
             move = self._judge_step(num_tokens, seconds, now)
         self._costs.learn(num_tokens, threads, seconds)
         if self._trial is None:
-            self._plan(now, idle)
+            self._plan(now, idle, is_quiet)
         return move
 
     def yield_to(self, threads: int, now: float) -> None:
@@ -248,7 +256,7 @@ class _Lane:
             self._down_pause_s = min(2 * self._down_pause_s, MAX_DOWN_PAUSE_S)
         return Move.RAISED if is_up and is_better else None
 
-    def _plan(self, now: float, idle: float | None) -> None:
+    def _plan(self, now: float, idle: float | None, is_quiet: bool) -> None:
         """Begins a trial if one is due."""
         at = self._rungs.index(self._settled)
         if at + 1 < len(self._rungs):
@@ -268,7 +276,8 @@ class _Lane:
             if now >= self._since_s + pause_s:
                 self._trial = _Trial(target)
                 return
-        if at and self._num_steps >= TRIAL_STEPS and now >= self._down_at_s:
+        down_at_s = self._down_at_s + (QUIET_DOWN_PAUSE_S if is_quiet else 0.0)
+        if at and self._num_steps >= TRIAL_STEPS and now >= down_at_s:
             self._trial = _Trial(self._rungs[max(0, at - self._down_reach)])
             self._down_reach = self._down_reach % min(REACH, at) + 1
 
@@ -276,10 +285,11 @@ class _Lane:
 class ThreadController:
     """Chooses the thread count of each step. The engine's thread only.
 
-    `idle_cores` tells how many cores had nothing to do of late (None: not known), and `idle_now`
-    at this moment, as `IdleCores` and its `at_once` do. They only say when to look, and where to
-    begin: what is kept is what made steps faster. Without them, going back up after other work has
-    ended takes MAX_PAUSE_S or, where the last attempt was dear, up to MAX_BUDGET_PAUSE_S.
+    `idle_cores` tells how many cores had nothing to do of late (None: not known), `idle_now` at
+    this moment, and `others` how many other processes kept busy, as `IdleCores` does. They only
+    say when to look, and where to begin: what is kept is what made steps faster. Without them,
+    going back up after other work has ended takes MAX_PAUSE_S or, where the last attempt was dear,
+    up to MAX_BUDGET_PAUSE_S.
     """
 
     def __init__(
@@ -287,12 +297,14 @@ class ThreadController:
         max_threads: int,
         idle_cores: Callable[[], float | None] | None = None,
         idle_now: Callable[[], float | None] | None = None,
+        others: Callable[[], float | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._rungs = rungs(max_threads)
-        self._decode, self._prefill = _Lane(self._rungs), _Lane(self._rungs)
+        self._decode, self._prefill = _Lane(self._rungs, clock()), _Lane(self._rungs, clock())
         self._idle_cores = idle_cores
         self._idle_now = idle_now
+        self._others = others
         self._clock = clock
         self._last_step_s = -math.inf
         self._num_looks = 0  # left, since it began with fewer threads than there are
@@ -318,10 +330,12 @@ class ThreadController:
             return
         now = self._last_step_s = self._clock()
         idle = self._idle_cores() if self._idle_cores else None
+        others = self._others() if self._others else None
+        is_quiet = others is not None and others < QUIET_CORES
         lane, other = self._decode, self._prefill
         if is_prefill:
             lane, other = other, lane
-        move = lane.observe(num_tokens, seconds, threads, now, idle)
+        move = lane.observe(num_tokens, seconds, threads, now, idle, is_quiet)
         if move is Move.COLLAPSED:
             other.yield_to(lane.threads, now)
         elif move is Move.RAISED:
@@ -371,16 +385,24 @@ class IdleCores:
         self._names = {f"cpu{core}" for core in allowed}
         self._read_s = clock()
         self._idle_s = self._read()
+        self._own_s = time.process_time()
         self._cores: float | None = None
+        self._others: float | None = None
 
     def __call__(self) -> float | None:
         now = self._clock()
         if self._idle_s is not None and now >= self._read_s + IDLE_WINDOW_S:
-            idle_s = self._read()
+            idle_s, own_s, passed_s = self._read(), time.process_time(), now - self._read_s
             if idle_s is not None:
-                self._cores = (idle_s - self._idle_s) / (now - self._read_s)
-            self._idle_s, self._read_s = idle_s, now
+                self._cores = (idle_s - self._idle_s) / passed_s
+                own = (own_s - self._own_s) / passed_s
+                self._others = max(0.0, len(self._names) - self._cores - own)
+            self._idle_s, self._own_s, self._read_s = idle_s, own_s, now
         return self._cores
+
+    def others(self) -> float | None:
+        """Cores' worth of time that other processes took, of the same span as the last call's."""
+        return self._others
 
     def at_once(self) -> float | None:
         """Cores that no other thread of the machine wants at this moment."""

@@ -213,6 +213,22 @@ def test_after_a_rest_other_work_that_has_just_ended_does_not_count() -> None:
     assert controller.threads(is_prefill=True) == 6
 
 
+def test_while_others_use_nothing_fewer_threads_are_hardly_ever_tried() -> None:
+    def num_tried(others: float) -> int:
+        now, counts, rng = 0.0, [], random.Random(1)
+        controller = ThreadController(2, others=lambda: others, clock=lambda: now)
+        while now < 15:
+            threads = controller.threads(is_prefill=False)
+            seconds = quiet(rng, threads, 1) / 1e3
+            now += seconds
+            controller.observe(False, 1, seconds, threads)
+            counts.append(threads)
+        return counts.count(1)
+
+    assert num_tried(0.1) == 0
+    assert num_tried(0.5) > 3
+
+
 def test_one_core_leaves_nothing_to_choose() -> None:
     simulation = Simulation(1)
     simulation.run(lambda rng, threads, rows: 10 * rng.random(), 100)
