@@ -267,13 +267,13 @@ class Engine:
         self._num_steps += 1
         is_prefill = step.num_prompt_tokens > 0
         is_due = time.perf_counter() - self._handed_over_s >= HAND_OVER_INTERVAL_S
+        if self._threads:  # looks who else runs, so it comes before the loop is woken
+            threads = self._threads.threads(is_prefill)
+            self._backend.set_threads(threads)
         if is_due or self._is_urgent or is_prefill:
             self._hand_over()
         if not step.chunks:
             return  # all that runs was sent back or has nothing to compute
-        if self._threads:
-            threads = self._threads.threads(is_prefill)
-            self._backend.set_threads(threads)
         started_s = time.perf_counter()
         try:
             self._backend.decode(step.batch)

@@ -43,8 +43,10 @@ NO_ROOM_PAUSE_S = 30.0  # with none: they may still be busy with work of low pri
 IDLE_WINDOW_S = 0.5
 QUIET_DOWN_PAUSE_S = 20.0  # between trials of fewer threads while others use hardly anything
 QUIET_CORES = 0.2  # that is, less than this
-LOOK_INTERVAL_S = 0.02  # then it is looked again, whether what had just run has ended
-NUM_LOOKS = 25
+# Whether other work goes on is looked at a few times at once, for the event loop has just submitted
+# a request and may run for another moment; and later, for threads spin on after their work.
+NUM_FIRST_LOOKS, FIRST_LOOK_INTERVAL_S = 4, 0.001
+NUM_LOOKS, LOOK_INTERVAL_S = 25, 0.02
 REST_S = 1.0  # after this long without a step, the idle cores say where to begin
 
 
@@ -346,7 +348,11 @@ class ThreadController:
         idle = self._idle_cores() if self._idle_cores else None
         self._num_looks = 0
         if idle is not None and idle < self._rungs[-1] - 0.5 and self._idle_now:
-            idle = max(idle, self._idle_now() or 0.0)
+            for _ in range(NUM_FIRST_LOOKS):
+                idle = max(idle, self._idle_now() or 0.0)
+                if self._room(idle) == self._rungs[-1]:
+                    break
+                time.sleep(FIRST_LOOK_INTERVAL_S)
             self._num_looks, self._next_look_s = NUM_LOOKS, now + LOOK_INTERVAL_S
         if idle is not None:
             room = self._room(idle)
@@ -354,8 +360,7 @@ class ThreadController:
             self._prefill.yield_to(room, now)
 
     def _look_again(self, now: float) -> None:
-        """Threads spin for a while after their work has ended, and an event loop runs for another
-        moment after it has submitted a request: that was no reason to hold back."""
+        """Work that has just ended was no reason to hold back."""
         self._num_looks -= 1
         self._next_look_s = now + LOOK_INTERVAL_S
         idle = self._idle_now() if self._idle_now else None

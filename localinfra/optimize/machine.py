@@ -7,15 +7,16 @@ import hashlib
 import importlib.util
 import platform
 import re
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from localinfra.backend_detect import output_of
 
 
 def cpu() -> str:
     """The processor's name, and a digest of everything it says it can do."""
     if platform.system() == "Darwin":
-        told = _output_of(["sysctl", "-n", "machdep.cpu.brand_string"])
+        told = output_of(["sysctl", "-n", "machdep.cpu.brand_string"])
     else:
         told = _read(Path("/proc/cpuinfo"))
     # ARM writes "Features", and numbers in place of a name.
@@ -55,11 +56,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(errors="replace")
     except OSError:
-        return ""
-
-
-def _output_of(command: list[str]) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
         return ""

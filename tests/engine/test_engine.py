@@ -108,6 +108,23 @@ def test_choices_share_one_computed_prompt_and_draw_from_their_own_streams() -> 
     run(test)
 
 
+def test_requests_that_come_together_are_read_one_after_the_other() -> None:
+    """And whoever comes later, beside streams that flow, is read in small chunks."""
+    backend = FakeBackend(num_cells=4000, context_length=600, batch_size=512)
+
+    def prompt(start: int) -> list[int]:
+        return [(start + 7 * i) % 49 for i in range(150)]
+
+    async def test() -> None:
+        async with running(backend) as engine:
+            await collect(engine, GenerationRequest(prompt(1), 1))  # shows what a token costs
+            backend.batch_sizes.clear()
+            await collect(engine, *(GenerationRequest(prompt(start), 9) for start in (2, 3, 4)))
+            assert backend.batch_sizes[:3] == [150, 151, 152]
+
+    run(test)
+
+
 def test_a_later_request_reuses_the_longest_cached_prefix() -> None:
     async def test() -> None:
         async with running(FakeBackend()) as engine:
