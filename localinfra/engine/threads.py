@@ -332,8 +332,8 @@ class ThreadController:
             return
         now = self._last_step_s = self._clock()
         idle = self._idle_cores() if self._idle_cores else None
-        others = self._others() if self._others else None
-        is_quiet = others is not None and others < QUIET_CORES
+        # Not known yet is as good as quiet: a collapse shows without trials.
+        is_quiet = self._others is not None and (self._others() or 0.0) < QUIET_CORES
         lane, other = self._decode, self._prefill
         if is_prefill:
             lane, other = other, lane
