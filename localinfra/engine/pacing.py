@@ -109,7 +109,9 @@ class StepPacer:
         """Tokens of a step from which on larger ones read prompts no faster: where nobody waits
         for anything else, the next prompt can have a step of its own, after the first's answer has
         begun."""
-        return max(TILE_ROWS, round(self._tile_cost.efficient)) if self._tile_cost.is_known else 0
+        if not self._tile_cost.is_known:
+            return 0
+        return max(2 * TILE_ROWS, round(self._tile_cost.efficient))
 
     def burst_budget(self, num_decoding: int) -> int:
         """Prompt tokens for a step whose streams have only just begun, of requests that came
