@@ -5,6 +5,7 @@ running slot holds beyond its recorded prefix is counted with that slot.
 """
 
 import contextlib
+from collections.abc import Iterable
 
 from localinfra.engine.backend import Backend
 from localinfra.engine.parking import MAX_PARKED, MIN_PARKED, ParkedCells, parked_bytes
@@ -14,9 +15,10 @@ from localinfra.engine.radix import Match, Node, RadixTree
 # (measured: 26 % more at a mean depth of 950).
 DOUBLE_COST_DEPTH = 3600
 
-# Idle cells are parked when so many steps have passed since a sequence ended: a conversation that
-# goes on at once finds them where they were.
-TIDY_DELAY = 8
+# Idle cells are counted every so many steps: a conversation that goes on at once finds them where
+# they were, unless many others have ended since.
+TIDY_INTERVAL = 8
+FULL_SHARE = 15 / 16  # of `max_parked` is kept when parked copies have exceeded it
 MANY_IDLE = 512  # cells; 1,700 slowed a step of one row by 5 to 9 %
 
 
@@ -44,8 +46,9 @@ class KVCache:
         self._running: dict[int, int] = {}  # slot → tokens it holds
         self._recorded: dict[int, list[int]] = {}  # slot or keeper → its path in the tree
         self._num_private = 0  # cells that running slots hold beyond what is recorded
-        self._steps_to_tidying = TIDY_DELAY
+        self._steps_to_tidying = TIDY_INTERVAL
         self._has_holes = False  # cells were freed below others since all were free
+        self._parked_bound = 0  # bytes; parked copies take no more
 
     @property
     def num_used(self) -> int:
@@ -59,7 +62,7 @@ class KVCache:
     @property
     def num_cached(self) -> int:
         """Cells that hold prefixes of no running sequence, and give way when room is needed."""
-        return self._tree.num_evictable(set(self._running))
+        return self._tree.num_tokens - self._tree.num_held_by(self._running_paths())
 
     def match(self, tokens: list[int], limit: int) -> Match:
         """How many of the first `limit` tokens need not be computed, and where they are."""
@@ -125,7 +128,6 @@ class KVCache:
             self._recorded[keeper] = tokens
         self._num_private -= self._running.pop(slot) - len(self._recorded.get(slot, ()))
         self._release(slot)
-        self._steps_to_tidying = TIDY_DELAY
 
     def make_room(self, num_tokens: int) -> bool:
         """Evicts the least useful prefixes until `num_tokens` cells are free."""
@@ -136,25 +138,34 @@ class KVCache:
             self._evict(leaf, missing)
         return True
 
-    def tidy(self) -> None:
-        """Parks a piece of an idle prefix where many idle cells slow down every step.
+    def tidy(self, num_computed: int) -> None:
+        """Parks idle prefixes where many idle cells slow down every step.
 
-        Called once per step, so that no step waits for more than one piece.
+        Called once per step with the tokens it computed: about as many are parked, which takes a
+        hundredth of the step's time and keeps up with any load.
         """
         self._steps_to_tidying -= 1
         if not self._max_parked or self._steps_to_tidying > 0:
             return
-        if self._backend.idle_cells_slow_steps and self.num_cached >= MANY_IDLE:
+        num_parked = 0
+        while self._backend.idle_cells_slow_steps and self.num_cached >= MANY_IDLE:
             leaf = self._least_useful_leaf()
-            if leaf is not None:
-                self._evict(leaf, len(leaf.tokens))
-                return
-        self._steps_to_tidying = TIDY_DELAY
+            if leaf is None:
+                break
+            if num_parked >= num_computed:
+                return  # the next step goes on
+            num_parked += min(len(leaf.tokens), MAX_PARKED)
+            self._evict(leaf, len(leaf.tokens))
+        self._steps_to_tidying = TIDY_INTERVAL
 
     def clear(self) -> None:
         """Forgets everything, running slots too; the backend's cells are emptied with it."""
         self._backend.clear()
         self._start()
+
+    def _running_paths(self) -> Iterable[list[int]]:
+        """What the running slots hold of the tree."""
+        return (self._recorded[slot] for slot in self._running if slot in self._recorded)
 
     def _is_scattered(self, match: Match) -> bool:
         """Whether a sequence that runs alone would be slower or its cells out of order. Attention
@@ -210,6 +221,7 @@ class KVCache:
                 self._backend.drop(self._porter, 0)
             node.parked = ParkedCells(node.depth, node.end, data)
             self._bytes_per_cell = data.nbytes / len(node.tokens)
+            self._parked_bound += data.nbytes
 
     def _bring_back(self, copy: ParkedCells, slot: int, start: int, stop: int) -> bool:
         """Restores positions [start, stop) to `slot`; False where the cells don't suffice."""
@@ -221,11 +233,17 @@ class KVCache:
         return is_restored
 
     def _fit_parked(self) -> None:
-        """Forgets parked copies until the rest fits: first of what is in cells too, then leaves."""
-        while parked_bytes(node.parked for node in self._tree.nodes()) > self._max_parked:
+        """Forgets parked copies until the rest fits: first of what is in cells too, then leaves.
+        Some more than need be, so that not every eviction has to look through all of them."""
+        if self._parked_bound <= self._max_parked:
+            return
+        target: float = self._max_parked
+        while (size := parked_bytes(node.parked for node in self._tree.nodes())) > target:
+            target = self._max_parked * FULL_SHARE
             doubles = [node for node in self._tree.nodes() if node.holders and node.parked]
             victims = doubles or self._tree.parked_leaves()
             self._tree.forget(min(victims, key=self._usefulness))
+        self._parked_bound = size
 
     def _take_keeper(self) -> int:
         """A free keeper; where there is none, the most useless one gives up its prefix."""

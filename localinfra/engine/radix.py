@@ -6,7 +6,7 @@ is never given up. A node without holders is parked: its cells are gone, a copy 
 host memory. What is held or parked has ancestors that are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -140,7 +140,7 @@ class RadixTree:
         """Held nodes that no running slot holds, and below which no one holds anything."""
         return [
             node
-            for node in self.nodes()
+            for node in self.nodes(only_held=True)
             if node.is_idle(running) and not any(c.holders for c in node.children.values())
         ]
 
@@ -148,9 +148,9 @@ class RadixTree:
         """Parked nodes below which nothing is known."""
         return [node for node in self.nodes() if not node.holders and not node.children]
 
-    def num_evictable(self, running: set[int]) -> int:
-        """Tokens in runs that occupy cells and that no running slot holds."""
-        return sum(len(node.tokens) for node in self.nodes() if node.is_idle(running))
+    def num_held_by(self, paths: Iterable[Sequence[int]]) -> int:
+        """Tokens in the runs along these paths, each run counted once."""
+        return sum(len(node.tokens) for node in {node for p in paths for node in self._path(p)})
 
     def num_idle(self, tokens: Sequence[int], length: int, running: set[int]) -> int:
         """Of the first `length` tokens, all of them in cells, those that no running slot holds."""
@@ -183,12 +183,13 @@ class RadixTree:
         if not node.holders:
             self._remove(node)
 
-    def nodes(self) -> Iterator[Node]:
+    def nodes(self, only_held: bool = False) -> Iterator[Node]:
         stack = list(self.root.children.values())
         while stack:
             node = stack.pop()
-            stack.extend(node.children.values())
-            yield node
+            if node.holders or not only_held:  # below what no one holds no one holds anything
+                stack.extend(node.children.values())
+                yield node
 
     def _path(self, tokens: Sequence[int]) -> Iterator[Node]:
         """The nodes along `tokens`, as far as they go."""

@@ -78,6 +78,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission
         self._num_steps = 0
+        self._num_computed = 0  # tokens, by the last step
 
     @property
     def is_idle(self) -> bool:
@@ -100,7 +101,7 @@ class Scheduler:
         self._num_steps += 1
         self._admit()
         if not any(sequence.request.sampling.is_reproducible for sequence in self.running):
-            self.cache.tidy()  # what moves cells changes rounding
+            self.cache.tidy(self._num_computed)  # what moves cells changes rounding
         while True:
             self._make_room_for_decoding()
             step = self._cut_step()
@@ -181,6 +182,7 @@ class Scheduler:
                 sequence.decoding_since = self._num_steps
             if sequence.num_cached <= sequence.num_prompt:
                 self.cache.record(sequence.slot, sequence.tokens[: sequence.num_cached])
+        self._num_computed = len(step.batch)
 
     def _learn(self, step: Step, seconds: float) -> None:
         num_prompt_tokens = step.num_prompt_tokens

@@ -39,13 +39,14 @@ FIRST_DOWN_PAUSE_S, MAX_DOWN_PAUSE_S = 1.0, 60.0  # between trials of fewer thre
 REACH = 3  # rungs down in sight: the next one may collapse as well
 
 ROOM_PAUSE_S = 1.0  # with idle cores in sight, the same; holds two windows of IdleCores
-NO_ROOM_PAUSE_S = 30.0  # with none: they may still be busy with work of low priority
+NO_ROOM_PAUSE_S = 120.0  # with none: they may still be busy with work of low priority
 IDLE_WINDOW_S = 0.5
 QUIET_DOWN_PAUSE_S = 20.0  # between trials of fewer threads while others use hardly anything
 QUIET_CORES = 0.2  # that is, less than this
 # Whether other work goes on is looked at a few times at once, for the event loop has just submitted
 # a request and may run for another moment; and later, for threads spin on after their work.
 NUM_FIRST_LOOKS, FIRST_LOOK_INTERVAL_S = 4, 0.001
+NUM_DOUBTFUL_LOOKS = 12  # at first, where cores that are busy now were idle a moment before
 NUM_LOOKS, LOOK_INTERVAL_S = 25, 0.02
 REST_S = 1.0  # after this long without a step, the idle cores say where to begin
 
@@ -344,16 +345,22 @@ class ThreadController:
             other.retry_now()
 
     def _begin(self, now: float) -> None:
-        """Nothing of ours ran, so cores that were not idle, and still are not, belong to others."""
+        """Nothing of ours ran, so cores that are busy, look after look, belong to others. Those of
+        a moment ago may have ended, and others may have begun only now."""
         idle = self._idle_cores() if self._idle_cores else None
         self._num_looks = 0
-        if idle is not None and idle < self._rungs[-1] - 0.5 and self._idle_now:
-            for _ in range(NUM_FIRST_LOOKS):
-                idle = max(idle, self._idle_now() or 0.0)
-                if self._room(idle) == self._rungs[-1]:
+        if idle is not None and self._idle_now:
+            was_busy = self._room(idle) < self._rungs[-1]
+            most = idle if was_busy else 0.0
+            for _ in range(NUM_FIRST_LOOKS if was_busy else NUM_DOUBTFUL_LOOKS):
+                idle_now = self._idle_now()
+                most = max(most, idle if idle_now is None else idle_now)
+                if self._room(most) == self._rungs[-1]:
                     break
                 time.sleep(FIRST_LOOK_INTERVAL_S)
-            self._num_looks, self._next_look_s = NUM_LOOKS, now + LOOK_INTERVAL_S
+            else:
+                self._num_looks, self._next_look_s = NUM_LOOKS, now + LOOK_INTERVAL_S
+            idle = most
         if idle is not None:
             room = self._room(idle)
             self._decode.yield_to(room, now)

@@ -213,6 +213,14 @@ def test_after_a_rest_other_work_that_has_just_ended_does_not_count() -> None:
     assert controller.threads(is_prefill=True) == 6
 
 
+def test_after_a_rest_other_work_that_has_only_just_begun_counts() -> None:
+    now, looks = 5.0, [16.0, 3.0, 8.0, *[4.0] * 20]  # some of it is over in a moment
+    controller = ThreadController(16, lambda: 15.8, lambda: looks.pop(0), clock=lambda: now)
+    assert controller.threads(is_prefill=True) == 16
+    now = 10.0
+    assert controller.threads(is_prefill=True) == 8
+
+
 def test_while_others_use_nothing_fewer_threads_are_hardly_ever_tried() -> None:
     def num_tried(others: float) -> int:
         now, counts, rng = 0.0, [], random.Random(1)

@@ -1,0 +1,31 @@
+"""Which prefixes stay in the cells, over cells that a fake backend counts."""
+
+from fakes import FakeBackend
+
+from localinfra.engine.backend import Batch
+from localinfra.engine.kvcache import MANY_IDLE, KVCache
+
+
+def test_idle_cells_are_parked_though_a_sequence_ends_with_every_step() -> None:
+    backend = FakeBackend(
+        num_cells=8000, num_slots=80, batch_size=100, context_length=900, idle_cells_slow_steps=True
+    )
+    cache = KVCache(backend, max_parked=1 << 22)
+    most = 0
+    slots: list[tuple[int, list[int]]] = []
+    for first in range(70):
+        tokens = [first, *range(99)]
+        slot, length = cache.acquire(tokens, len(tokens) - 1)
+        assert length == 0
+        cache.tidy(len(tokens))
+        batch = Batch()
+        batch.extend(slot, 0, tokens, 0)
+        backend.decode(batch)
+        cache.advance(slot, len(tokens))
+        slots.append((slot, tokens))
+        if len(slots) == 2:  # there is always one that runs
+            cache.finish(*slots.pop(0))
+        most = max(most, backend.num_used)
+        assert cache.num_used == backend.num_used
+    assert most <= MANY_IDLE + 10 * 100
+    assert cache.match([0, *range(99)], 99).num_known == 99
