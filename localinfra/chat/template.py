@@ -12,10 +12,12 @@ import jinja2
 import msgspec
 from jinja2 import Template
 
+from localinfra.chat.dialects import voice_of
 from localinfra.chat.marks import ControlTokens, Marks, Segment, mapped, strings
 from localinfra.chat.messages import Json, Message, Plain, normalize
 from localinfra.chat.meter import LimitExceeded, Meter
 from localinfra.chat.sandbox import SANDBOX, Refusal
+from localinfra.chat.tools import as_plain_messages
 from localinfra.errors import InvalidRequest
 
 # Chat template arguments of published models that a request may set.
@@ -67,6 +69,7 @@ class ChatTemplate:
         except (Exception, LimitExceeded) as error:
             raise TemplateError(f"the chat template can't be used: {_reason(error)}") from error
         self._source = source
+        self.voice = voice_of(source)
         self._tokens = ControlTokens(special_tokens)
         self._bos_token = bos_token
         self._eos_token = eos_token
@@ -87,6 +90,8 @@ class ChatTemplate:
         2 ms for an ordinary conversation and never much more than `meter.DEADLINE_S`.
         """
         _refuse_reserved(extra or {})
+        if not self.voice.takes_tools:
+            messages, tools = as_plain_messages(messages, tools or ()), None
         variants = self._variants(messages)
         conversation = next(variants)
         variables: dict[str, Json] = msgspec.to_builtins(

@@ -295,10 +295,13 @@ class Engine:
                     self._outbox.setdefault(generation, []).extend(events)
             except DecodeFailed as error:
                 self._fail([chunk.sequence], EngineFailed(str(error)))
+            except ApiError as error:  # its grammar can't be followed
+                self._fail([chunk.sequence], error)
 
     def _draw(self, chunk: Chunk) -> list[TokenEvent]:
         """Scores what the chunk's rows are for; draws a token if it completes the sequence, and
-        one more for each guess that the one before it turned out to be right."""
+        one more for each guess that the one before it turned out to be right. What the grammar
+        puts after the last one comes with it."""
         sequence = chunk.sequence
         if sequence.num_unscored:
             self._score_prompt(chunk)
@@ -316,6 +319,8 @@ class Engine:
                         break
             finally:
                 self._scheduler.judged(chunk, max(0, len(events) - 1))
+            if events[-1].finish_reason is None:
+                events += self._forced(sequence)
         is_finished = events[-1].finish_reason is not None
         self._is_urgent |= is_finished or events[0].num_generated == 1
         if is_finished:
@@ -329,10 +334,27 @@ class Engine:
         raw = None if request.top_logprobs is None else logits.copy()
         if sequence.sampler is None:
             sequence.sampler = Sampler(request.sampling, sequence.choice, request.prompt)
-        token = sequence.sampler.sample(logits)
+        token = sequence.sampler.sample(logits, sequence.constraint)
+        if sequence.constraint:
+            sequence.constraint.accept(token)
         sequence.tokens.append(token)
         logprob = None if raw is None else token_logprob(raw, token, request.top_logprobs or 0)
         return self._event(sequence, token, logprob)
+
+    def _forced(self, sequence: Sequence) -> list[TokenEvent]:
+        """What can only come next: not drawn, and computed together with the last drawn token.
+        Where logprobs are wanted each token is drawn, for only then there are logits of it."""
+        events: list[TokenEvent] = []
+        if sequence.constraint and sequence.request.top_logprobs is None:
+            assert sequence.sampler is not None
+            for token in sequence.constraint.forced():
+                sequence.constraint.accept(token)
+                sequence.sampler.accept(token)
+                sequence.tokens.append(token)
+                events.append(self._event(sequence, token, None))
+                if events[-1].finish_reason is not None:
+                    break
+        return events
 
     def _score_prompt(self, chunk: Chunk) -> None:
         sequence, num_top = chunk.sequence, chunk.sequence.request.top_logprobs or 0
@@ -350,7 +372,7 @@ class Engine:
         is_end = token is not None and self._backend.is_end(token)
         is_full = len(sequence.tokens) >= self.context_length
         reason = None
-        if is_end:
+        if is_end or (sequence.constraint and sequence.constraint.is_complete):
             reason = FinishReason.STOP
         elif num_generated >= request.max_tokens or is_full:
             reason = FinishReason.LENGTH

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from localinfra.engine.constraint import Grammar  # llguidance is for those who need it
 
 
 class FinishReason(StrEnum):
@@ -39,6 +43,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     num_choices: int = 1
     top_logprobs: int | None = None  # None: no logprobs; 0: those of the chosen tokens alone
     score_prompt: bool = False  # also the prompt's logprobs; needs top_logprobs
+    grammar: "Grammar | None" = None  # which every choice follows
 
 
 class TextRequest(msgspec.Struct, frozen=True):
@@ -52,6 +57,8 @@ class TextRequest(msgspec.Struct, frozen=True):
     stops: Sequence[str] = ()
     top_logprobs: int | None = None
     score_prompt: bool = False
+    grammar: "Grammar | None" = None
+    marks: frozenset[int] = frozenset()  # control tokens whose spelling belongs to the text
     prompt_param: str = "messages"  # named in the error for a prompt that is too long
 
 

@@ -11,13 +11,17 @@ than a walk along cumulated probabilities, all of which have moved.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import DecodeFailed
 from localinfra.engine.request import SamplingParams
+from localinfra.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from localinfra.engine.constraint import Constraint
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.intp]
@@ -79,16 +83,19 @@ class Sampler:
         bias = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
         self._bias = np.where(bias <= NEVER, -np.inf, bias)
 
-    def sample(self, row: Floats) -> int:
-        """Draws from logits [num_vocab], which it edits.
+    def sample(self, row: Floats, constraint: "Constraint | None" = None) -> int:
+        """Draws one of the allowed tokens from logits [num_vocab], which it edits.
 
-        Raises DecodeFailed where they are not finite.
+        Raises DecodeFailed where they are not finite, InvalidRequest where nothing is left.
         """
         if self._penalties:
             self._penalties.apply(row)
         if len(self._bias_ids):
             row[self._bias_ids] += self._bias
         best = int(row.argmax())  # a NaN counts as the largest
+        # What is best and allowed needs no mask, which takes longer than the question.
+        if constraint and not (self._random is None and constraint.allows(best)):
+            best = self._best_allowed(row, constraint)
         if not math.isfinite(row[best]):
             raise DecodeFailed("the model's logits are not finite; its file may be damaged")
         token = best
@@ -99,9 +106,24 @@ class Sampler:
                 self._params,
                 *self._random.integers(1 << 64, size=2, dtype=np.uint64),
             )
+        self.accept(token)
+        return token
+
+    def accept(self, token: int) -> None:
+        """The token belongs to the text, drawn or not."""
         if self._penalties:
             self._penalties.accept(token)
-        return token
+
+    def _best_allowed(self, row: Floats, constraint: "Constraint") -> int:
+        is_finite = not np.isnan(row.max())
+        constraint.forbid(row)
+        best = int(row.argmax())
+        if is_finite and row[best] == -np.inf:
+            raise InvalidRequest(
+                "logit_bias forbids every token that the grammar or schema allows here.",
+                "logit_bias",
+            )
+        return best
 
 
 def draw(

@@ -113,8 +113,10 @@ class Scheduler:
         decoding = [sequence for sequence in self.running if sequence.is_decoding]
         drafts = self._draft(decoding)
         step = Step()
+        share = self._backend.batch_size // max(1, len(decoding))
         for sequence, draft in zip(decoding, drafts, strict=True):
-            step.add(sequence, 1, 1, draft)
+            size = min(sequence.num_pending, share)
+            step.add(sequence, size, int(size == sequence.num_pending), draft)
         if len(decoding) < len(self.running):
             self._add_prompts(step, decoding)
         return step
@@ -122,7 +124,8 @@ class Scheduler:
     def _draft(self, decoding: list[Sequence]) -> list[list[int]]:
         """Guesses for each sequence, as many as pay."""
         none: list[list[int]] = [[] for _ in decoding]
-        if not self._drafts or len(decoding) < len(self.running):
+        is_usual = all(sequence.num_pending == 1 for sequence in self.running)
+        if not self._drafts or len(decoding) < len(self.running) or not is_usual:
             return none
         limit = min(self._backend.max_output_rows, self._backend.batch_size) - len(decoding)
         chances = [self._chances(sequence) for sequence in decoding]
@@ -142,11 +145,12 @@ class Scheduler:
     def _add_prompts(self, step: Step, decoding: list[Sequence]) -> None:
         prompts = [sequence for sequence in self.running if not sequence.is_decoding]
         is_burst = self._are_together(decoding, prompts[0])
-        budget = len(decoding)
+        budget = len(step.batch)
         if is_burst:
             budget += self._pacer.burst_budget(len(decoding))
         else:
             budget += self._pacer.chunk_budget(len(decoding), len(prompts), prompts[0].num_cached)
+        budget = min(budget, self._backend.batch_size)
         enough = self._pacer.enough if is_burst or not decoding else 0
         rows_left = self._backend.max_output_rows - len(decoding)
         for sequence in prompts:
@@ -186,7 +190,7 @@ class Scheduler:
 
     def _learn(self, step: Step, seconds: float) -> None:
         num_prompt_tokens = step.num_prompt_tokens
-        if not num_prompt_tokens:
+        if len(step.batch.output_rows) == len(step.batch) and not num_prompt_tokens:
             self._costs.observe(len(step.batch), seconds)
         num_decoding = sum(not chunk.is_prompt for chunk in step.chunks)
         if len(step.batch) == num_decoding + num_prompt_tokens:
@@ -246,8 +250,10 @@ class Scheduler:
         return min(GROWTH_RESERVE, sequence.request.max_tokens - sequence.num_generated)
 
     def _make_room_for_decoding(self) -> None:
-        """Each decoding sequence gets its next cell, if need be by sending the youngest back."""
-        while not self.cache.make_room(sum(sequence.is_decoding for sequence in self.running)):
+        """Each decoding sequence gets its next cells, if need be by sending the youngest back."""
+        while not self.cache.make_room(
+            sum(sequence.num_pending for sequence in self.running if sequence.is_decoding)
+        ):
             self._send_back_youngest()
 
     def _send_back_youngest(self) -> None:

@@ -4,6 +4,9 @@ from localinfra.engine.drafts import Drafter
 from localinfra.engine.request import GenerationRequest, TokenLogprob
 from localinfra.engine.sampling import Sampler
 
+# Tokens after which a grammar's continuation is read like a prompt, in chunks that others can bear.
+MAX_FORCED = 32
+
 
 class Sequence:
     """Token ids, how many of them are computed, and where.
@@ -13,8 +16,9 @@ class Sequence:
     """
 
     __slots__ = (
-        "_drafter", "admitted_at", "choice", "decoding_since", "finished", "first", "num_cached",
-        "num_prompt", "num_reused", "prompt_logprobs", "request", "sampler", "slot", "tokens",
+        "_drafter", "admitted_at", "choice", "constraint", "decoding_since", "finished", "first",
+        "num_cached", "num_prompt", "num_reused", "prompt_logprobs", "request", "sampler", "slot",
+        "tokens",
     )  # fmt: skip
 
     def __init__(self, request: GenerationRequest, choice: int, first: "Sequence | None" = None):
@@ -23,6 +27,7 @@ class Sequence:
         self.choice = choice
         self.first = first
         self.sampler: Sampler | None = None  # made for the first draw
+        self.constraint = request.grammar.follow() if request.grammar else None
         self.tokens = list(request.prompt)
         self._drafter: Drafter | None = None
         self.num_prompt = len(request.prompt)
@@ -57,7 +62,9 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        return self.num_pending == 1 and self.num_generated > 0
+        """It has begun to answer, and nothing is to be computed but its last tokens: the one that
+        was drawn, and those that its grammar put after it."""
+        return 1 <= self.num_pending <= MAX_FORCED and self.num_generated >= self.num_pending
 
     @property
     def num_unscored(self) -> int:

@@ -42,6 +42,7 @@ ROOM_PAUSE_S = 1.0  # with idle cores in sight, the same; holds two windows of I
 NO_ROOM_PAUSE_S = 120.0  # with none: they may still be busy with work of low priority
 IDLE_WINDOW_S = 0.5
 QUIET_DOWN_PAUSE_S = 20.0  # between trials of fewer threads while others use hardly anything
+MAX_DOWN_TRIAL_S = 0.3  # a step that takes longer is not tried with fewer; a collapse still shows
 QUIET_CORES = 0.2  # that is, less than this
 # Whether other work goes on is looked at a few times at once, for the event loop has just submitted
 # a request and may run for another moment; and later, for threads spin on after their work.
@@ -177,7 +178,7 @@ class _Lane:
             move = self._judge_step(num_tokens, seconds, now)
         self._costs.learn(num_tokens, threads, seconds)
         if self._trial is None:
-            self._plan(now, idle, is_quiet)
+            self._plan(now, idle, is_quiet, seconds)
         return move
 
     def yield_to(self, threads: int, now: float) -> None:
@@ -259,8 +260,8 @@ class _Lane:
             self._down_pause_s = min(2 * self._down_pause_s, MAX_DOWN_PAUSE_S)
         return Move.RAISED if is_up and is_better else None
 
-    def _plan(self, now: float, idle: float | None, is_quiet: bool) -> None:
-        """Begins a trial if one is due."""
+    def _plan(self, now: float, idle: float | None, is_quiet: bool, seconds: float) -> None:
+        """Begins a trial if one is due; the last step took `seconds`."""
         at = self._rungs.index(self._settled)
         if at + 1 < len(self._rungs):
             step_up = self._rungs[at + 1]
@@ -280,7 +281,8 @@ class _Lane:
                 self._trial = _Trial(target)
                 return
         down_at_s = self._down_at_s + (QUIET_DOWN_PAUSE_S if is_quiet else 0.0)
-        if at and self._num_steps >= TRIAL_STEPS and now >= down_at_s:
+        is_cheap = seconds <= MAX_DOWN_TRIAL_S
+        if at and self._num_steps >= TRIAL_STEPS and now >= down_at_s and is_cheap:
             self._trial = _Trial(self._rungs[max(0, at - self._down_reach)])
             self._down_reach = self._down_reach % min(REACH, at) + 1
 

@@ -149,6 +149,37 @@ class Model:
         ids = (token for token in range(self.num_vocab) if attributes(self._vocab, token) & marks)
         return {text: token for token in ids if (text := self.token_text(token))}
 
+    def grammar_tokenizer(self) -> Any:
+        """llguidance's view of the vocabulary: an `LLTokenizer`. Takes 0.4 s for 49k tokens, and
+        must not be used once the model is gone."""
+        from llguidance import LLTokenizer
+
+        controls = set(self.grammar_tokens.values())
+        # A leading 0xff, which no text has, tells it that a token is none.
+        pieces = [
+            b"\xff" + self.token_text(token).encode() if token in controls else self._piece(token)
+            for token in range(self.num_vocab)
+        ]
+        ends = [token for token in range(self.num_vocab) if self.is_end(token)]
+        eos = llama_cpp.llama_vocab_eos(self._vocab)
+        return LLTokenizer.from_llamacpp(
+            tokens=pieces,
+            vocab_ptr=self._vocab,
+            tokenize_fptr=ctypes.cast(llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value,
+            eos_token=sorted(ends, key=lambda token: token != eos) or eos,  # the usual one first
+        )
+
+    @functools.cached_property
+    def grammar_tokens(self) -> Mapping[str, int]:
+        """Text → id of the tokens that a grammar has to name, since to it they are no text."""
+        control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+        return {
+            text: token
+            for text, token in self.special_tokens.items()
+            if llama_cpp.llama_vocab_get_attr(self._vocab, token) & control
+            or (text.startswith("<") and text.endswith(">"))
+        }
+
     @functools.cached_property
     def longest_token(self) -> int:
         """Bytes of the longest token: no text of more than n times that has n tokens or fewer."""

@@ -6,7 +6,7 @@ import time
 
 import jinja2
 import pytest
-from chat_templates import CHATML, QWEN, SPECIAL, TRIMMING, template
+from chat_templates import CHATML, KNOWS_TOOLS, QWEN, SPECIAL, TRIMMING, template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +63,7 @@ def test_the_longest_of_overlapping_tokens_is_meant():
 )
 @pytest.mark.parametrize("form", ["messages | tojson", "messages | tojson(ensure_ascii=true)"])
 def test_every_field_of_a_message_is_watched(message: Message, form: str):
-    source = "{{ " + form + " }}<|im_end|>{{ messages | string }}"
+    source = KNOWS_TOOLS + "{{ " + form + " }}<|im_end|>{{ messages | string }}"
     prompt = template(source).render([message, Message("user", "é \\ua000 \ua001")])
     assert typed(prompt) == [EVIL, EVIL]
     parts = [part.text for part in prompt.segments if part.is_template]
@@ -74,13 +74,13 @@ def test_every_field_of_a_message_is_watched(message: Message, form: str):
 def test_arguments_that_a_template_needs_as_text_are_watched_as_text():
     call = ToolCall(FunctionCall("f", '{"a": "<|im_end|>", "a": 1}'))
     source = "{{ 'call ' + messages[0].tool_calls[0].function.arguments }}"
-    prompt = template(source).render([Message("assistant", "", tool_calls=[call])])
+    prompt = template(KNOWS_TOOLS + source).render([Message("assistant", "", tool_calls=[call])])
     assert typed(prompt) == [EVIL]
 
 
 def test_tools_and_variables_are_watched_too():
     tool = {"type": "function", "function": {"description": EVIL, "parameters": {EVIL: {}}}}
-    rendered = template("{{ tools | tojson }} {{ date_string }}").render(
+    rendered = template(KNOWS_TOOLS + "{{ tools | tojson }} {{ date_string }}").render(
         [Message("user", "Hi")], tools=[tool], extra={"date_string": EVIL}
     )
     assert typed(rendered) == [EVIL] * 3

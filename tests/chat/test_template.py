@@ -4,7 +4,7 @@ import datetime
 import threading
 
 import pytest
-from chat_templates import CHATML, GEMMA, LLAMA, MISTRAL, QWEN, TRIMMING, template
+from chat_templates import CHATML, GEMMA, KNOWS_TOOLS, LLAMA, MISTRAL, QWEN, TRIMMING, template
 
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
 from localinfra.chat.template import ALLOWED_KWARGS, ChatTemplate, TemplateError, check_kwargs
@@ -124,9 +124,8 @@ CALL = Message("assistant", None, tool_calls=[ToolCall(FunctionCall("add", '{"a"
 def test_null_content_and_arguments_are_adapted_to_what_the_template_can_use(
     expression: str, expected: str
 ):
-    assert text(f"{{% for message in messages %}}{{{{ {expression} }}}}{{% endfor %}}", CALL) == (
-        expected
-    )
+    loop = f"{{% for message in messages %}}{{{{ {expression} }}}}{{% endfor %}}"
+    assert text(KNOWS_TOOLS + loop, CALL) == expected
 
 
 # A last assistant message is continued

@@ -1,0 +1,98 @@
+"""What a client wants an answer to be, as plain values, and the grammar that makes it so.
+
+Shared by the routes; pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from localinfra.chat import grammar
+from localinfra.chat.dialects import HARMONY, Voice
+from localinfra.chat.messages import Json
+from localinfra.chat.parser import HarmonyParser, MarkedParser, Parser
+from localinfra.chat.schema import json_rule
+
+ANY_OBJECT: dict[str, Json] = {"type": "object"}
+
+
+class AnswerFormat(msgspec.Struct, frozen=True):
+    """Text that conforms to a schema, a regex or a grammar."""
+
+    kind: Literal["json", "regex", "lark"]
+    param: str  # named in errors
+    schema: dict[str, Json] = {}
+    text: str = ""  # of the regex or grammar
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function that the model may call."""
+
+    name: str
+    definition: Mapping[str, Json]  # as the client sent it, for the template
+    parameters: dict[str, Json] | None
+    param: str  # path of the parameters, for errors
+
+
+class ToolUse(msgspec.Struct, frozen=True):
+    """The tools of a request, and whether they must be used. With `is_named` there is one."""
+
+    tools: Sequence[Tool] = ()
+    is_required: bool = False
+    is_named: bool = False
+    is_parallel: bool = True
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """All that is asked of an answer's form."""
+
+    format: AnswerFormat | None = None
+    use: ToolUse = ToolUse()
+
+
+def grammar_of(
+    answer: Answer, voice: Voice | None, tokens: Mapping[str, int], is_thinking: bool
+) -> str | None:
+    """The source of its grammar; None where any text will do.
+
+    `tokens` are the spellings that are no text to a grammar; `voice` is None where a text is
+    continued that is no chat. Raises InvalidRequest and UnsupportedParameter for what can't be
+    enforced.
+    """
+    marks = grammar.Marks(tokens)
+    reasoning = voice.reasoning if voice else None
+    content = marks.literal(voice.content) if voice else ""
+    others: list[dict[str, str]] = []
+    if answer.use.tools and voice:
+        calls = grammar.Calls(
+            [grammar.function(tool.name, tool.parameters, tool.param) for tool in answer.use.tools],
+            voice.calls,
+            answer.use.is_required,
+            answer.use.is_parallel,
+        )
+        body = grammar.calls_body(calls, marks, content)
+    elif answer.format is None:
+        return None
+    elif answer.format.kind == "json":
+        rule = json_rule(answer.format.schema, answer.format.param)
+        body = f"body: {content} {rule}"
+    elif answer.format.kind == "regex":
+        body = f"body: {content} {grammar.regex_rule(answer.format.text)}"
+    else:
+        body = f"body: {content} @output"
+        others.append({"name": "output", "lark_grammar": answer.format.text})
+    source = grammar.answer_grammar(body, marks, reasoning, is_thinking=is_thinking)
+    if not others:
+        return source
+    return msgspec.json.encode({"grammars": [{"lark_grammar": source}, *others]}).decode()
+
+
+def parser_of(voice: Voice, *, has_tools: bool, is_thinking: bool) -> Parser | None:
+    """None where there is nothing to tell apart: the text is the content."""
+    if voice is HARMONY:
+        return HarmonyParser()
+    if not has_tools and voice.reasoning is None:
+        return None
+    calls = voice.calls if has_tools else None
+    return MarkedParser(calls, voice.reasoning, starts_thinking=is_thinking)

@@ -1,0 +1,149 @@
+"""What an answer must look like → a grammar in llguidance's Lark, around a family's marks.
+
+Pure text. Compiling it is `engine/constraint.py`'s, reading the answer `parser.py`'s.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from localinfra.chat.dialects import CallForm, Reasoning
+from localinfra.chat.messages import Json
+from localinfra.chat.schema import json_rule
+
+NO_ARGUMENTS: dict[str, Json] = {"type": "object", "properties": {}, "additionalProperties": False}
+MAX_CALLS = 16  # in one answer: some small models never stop calling
+ANY_TEXT = r"/(?s:.)*/"
+
+
+class Function(msgspec.Struct, frozen=True):
+    """A tool that may be called, and the rule of its arguments."""
+
+    name: str
+    arguments: str
+
+
+class Calls(msgspec.Struct, frozen=True):
+    """Which calls an answer may or must have."""
+
+    functions: Sequence[Function]
+    form: CallForm
+    are_required: bool
+    are_many: bool  # more than one
+
+
+def function(name: str, parameters: dict[str, Json] | None, path: str) -> Function:
+    """Raises as `schema.json_rule`."""
+    schema = parameters or NO_ARGUMENTS
+    return Function(name, json_rule({"type": "object", **schema}, path))
+
+
+class Marks:
+    """Writes marks for a grammar: those that are control tokens by their ids, others as text."""
+
+    def __init__(self, tokens: Mapping[str, int]):
+        """`tokens` are the spellings that are no text to a grammar."""
+        self._tokens = tokens
+        spellings = sorted(tokens, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
+
+    def begins_with_token(self, mark: str) -> bool:
+        """Whether text, which is free of control tokens, can't begin it."""
+        return self._pattern.match(mark) is not None
+
+    def literal(self, text: str) -> str:
+        """The elements of a rule that stand for exactly this text; empty for none."""
+        items, at = [], 0
+        for found in self._pattern.finditer(text):
+            items += [quoted(text[at : found.start()]), f"<[{self._tokens[found[0]]}]>"]
+            at = found.end()
+        items.append(quoted(text[at:]))
+        return " ".join(item for item in items if item)
+
+
+def quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+def answer_grammar(
+    body: str,
+    marks: Marks,
+    reasoning: Reasoning | None,
+    *,
+    is_thinking: bool,
+) -> str:
+    """A grammar of `body`, which defines the rule `body`, after what reasoning there is.
+
+    `is_thinking`: the prompt has opened it, so that it has to be closed.
+    """
+    lines = ["%llguidance {}"]
+    if reasoning is None:
+        lines.append("start: body")
+    else:
+        if marks.begins_with_token(reasoning.end):
+            lines.append(f"thought: {ANY_TEXT} {marks.literal(reasoning.end)}")
+        else:
+            lines.append(f"thought[lazy]: {lazily(reasoning.end)}")
+        blanks = r"/\s*/"
+        if is_thinking:
+            lines.append(f"start: thought {blanks} body")
+        else:
+            lines.append(f"start: ({marks.literal(reasoning.begin)} thought {blanks})? body")
+    return "\n".join([*lines, body]) + "\n"
+
+
+def lazily(end: str) -> str:
+    """A terminal of any text up to the end mark."""
+    return f"{ANY_TEXT} {quoted(end)}"
+
+
+def calls_body(calls: Calls, marks: Marks, content: str) -> str:
+    """Calls of the declared functions and nothing else, or any text that may end in such calls.
+    `content` are the elements that stand before text, where a family marks it."""
+    form = calls.form
+    rules = []
+    for index, declared in enumerate(calls.functions):
+        before = marks.literal(form.before + declared.name + form.between)
+        rules.append(f"call_{index}: {before} args_{index} {marks.literal(form.after)}")
+        rules.append(f"args_{index}: {declared.arguments}")
+    rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(calls.functions))))
+    more = f" ({marks.literal(form.separator)} call){{0,{MAX_CALLS - 1}}}" if calls.are_many else ""
+    closing = marks.literal(form.closing)
+    if calls.are_required:
+        rules.append(f"body: {marks.literal(form.opening)} call{more} {closing}")
+    elif content:
+        rules.append(f"body: call | {content} {ANY_TEXT}")
+    elif form.only_at_start:
+        first = re.escape(form.trigger[0])
+        opening = marks.literal(form.prefix)
+        prefix = f"({opening})? " if marks.begins_with_token(form.prefix) else ""
+        rules.append(f'body: {prefix}call{more} | OTHER | ""')
+        rules.append(rf"OTHER: /[^\s{first}](?s:.)*/ | /\s+[^\s{first}](?s:.)*/")
+    else:
+        rules += optional_calls(calls, marks, more, closing)
+    return "\n".join(rules)
+
+
+def optional_calls(calls: Calls, marks: Marks, more: str, closing: str) -> list[str]:
+    """Text, and after a trigger a call's remainder and more calls; then the answer ends."""
+    form = calls.form
+    if marks.begins_with_token(form.trigger):
+        opening = marks.literal(form.opening)
+        return [f"body: text ({opening} call{more} {closing})?", f"text: {ANY_TEXT}"]
+    # The first call's beginning is cut where the trigger ends, which a lazy lexeme finds.
+    first = (form.opening + form.before).removeprefix(form.trigger)
+    rules = [f"text: {ANY_TEXT}", f"trigger[lazy]: {lazily(form.trigger)}"]
+    starts = []
+    for index, declared in enumerate(calls.functions):
+        rest = marks.literal(first + declared.name + form.between)
+        rules.append(f"first_{index}: {rest} args_{index} {marks.literal(form.after)}")
+        starts.append(f"first_{index}")
+    rules.append(f"body: text | trigger ({' | '.join(starts)}){more} {closing}")
+    return rules
+
+
+def regex_rule(pattern: str) -> str:
+    """`pattern` in the syntax of Rust's regex crate; checked when it is compiled."""
+    return "/" + re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern).replace("\n", "\\n") + "/"

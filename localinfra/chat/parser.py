@@ -1,0 +1,420 @@
+"""An answer's text, piece by piece → content, reasoning and tool calls, as they become certain.
+
+Pure text in, pieces out. However the text is cut, the pieces add up to the same: what may yet turn
+out to be a mark is held back. What only looks like a call stays content.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from enum import Enum, auto
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from localinfra.chat.dialects import CallForm, Reasoning
+
+MAX_HEADER_CHARS = 512  # of a call before its arguments; what is longer is no call
+
+
+class Content(msgspec.Struct, frozen=True):
+    text: str
+
+
+class Thought(msgspec.Struct, frozen=True):
+    text: str
+
+
+class CallStart(msgspec.Struct, frozen=True):
+    name: str
+
+
+class CallArguments(msgspec.Struct, frozen=True):
+    """A part of the last call's arguments; all parts together are its JSON."""
+
+    text: str
+
+
+class CallEnd(msgspec.Struct, frozen=True):
+    """The last call's arguments are complete."""
+
+
+Piece: TypeAlias = Content | Thought | CallStart | CallArguments | CallEnd
+
+
+class Parser(Protocol):
+    """One choice's text on its way."""
+
+    def push(self, text: str) -> list[Piece]: ...
+
+    def finish(self) -> list[Piece]:
+        """What was held back, once no more can come."""
+
+
+# --- patterns that know whether a text may still become a match -----------------------------------
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What came of matching a pattern from a text's start. `end` is None where it does not match;
+    where it might if more came, `is_open` says so."""
+
+    end: int | None = None
+    is_open: bool = False
+    name: str = ""
+
+
+NAME = "\0"  # stands for a function's name in a pattern's text
+
+
+class Pattern:
+    """Literal text in which blanks may be more, fewer or none, as around JSON's punctuation; and a
+    name, which reaches to the literal that follows it."""
+
+    def __init__(self, text: str):
+        self._parts: list[str] = []  # literals, "" for any blanks, NAME
+        for literal in re.findall(r"\s+|\0|[{}\[\],:;]|[^\s\0{}\[\],:;]+", text):
+            if literal.isspace():
+                self._parts.append("")
+            elif literal in "{}[],:;":
+                self._parts += ["", literal, ""]
+            else:
+                self._parts.append(literal)
+
+    def match(self, text: str, is_all: bool = False) -> Found:
+        """`is_all` says that no more text will come."""
+        at, name = 0, ""
+        for index, part in enumerate(self._parts):
+            if part == "":
+                at = skip_blanks(text, at)
+            elif part == NAME:
+                following = next((p for p in self._parts[index + 1 :] if p), "")
+                end = text.find(following, at)
+                if end < 0:
+                    return Found(is_open=len(text) <= MAX_HEADER_CHARS and not is_all)
+                name, at = text[at:end].strip(), end
+            elif text.startswith(part, at):
+                at += len(part)
+            else:
+                is_beginning = part.startswith(text[at:]) and not is_all
+                return Found(is_open=is_beginning)
+        return Found(end=at, name=name)
+
+
+def skip_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def find_or_hold(text: str, mark: str) -> tuple[int, bool]:
+    """Where the mark is, or where what may become it begins, or the text's end; and whether it is
+    all there."""
+    if (at := text.find(mark)) >= 0:
+        return at, True
+    for size in range(min(len(mark) - 1, len(text)), 0, -1):
+        if text.endswith(mark[:size]):
+            return len(text) - size, False
+    return len(text), False
+
+
+class JsonScanner:
+    """Finds the end of one JSON value in text that comes in parts."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._is_escaped = False
+        self._has_begun = False
+
+    def scan(self, text: str) -> int | None:
+        """How much of `text` belongs to the value; None if all of it does and more will come."""
+        for at, character in enumerate(text):
+            if self._in_string:
+                if self._is_escaped:
+                    self._is_escaped = False
+                elif character == "\\":
+                    self._is_escaped = True
+                elif character == '"':
+                    self._in_string = False
+                    if not self._depth:
+                        return at + 1
+            elif character == '"':
+                self._in_string = self._has_begun = True
+            elif character in "{[":
+                self._depth += 1
+                self._has_begun = True
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth <= 0:
+                    return at + 1 if not self._depth else at
+            elif not self._depth and (character in ",\n" or character.isspace()):
+                if self._has_begun:
+                    return at  # a number or a word
+            else:
+                self._has_begun = True
+        return None
+
+
+# --- the parser of most families ------------------------------------------------------------------
+
+
+class State(Enum):
+    """START → THINKING → START of the content → TEXT → HEADER → ARGUMENTS → AFTER → HEADER … or
+    TEXT again."""
+
+    START = auto()  # nothing but blanks has come, of the answer or after its reasoning
+    THINKING = auto()
+    TEXT = auto()
+    HEADER = auto()  # a trigger has been seen; a call's name is on its way
+    ARGUMENTS = auto()
+    AFTER = auto()  # a call is complete; another, or the end of all of them, may follow
+
+
+class MarkedParser:
+    """Reads what a `Dialect` describes. Both marks are optional: without them all is content."""
+
+    def __init__(
+        self,
+        calls: CallForm | None,
+        reasoning: Reasoning | None = None,
+        *,
+        starts_thinking: bool = False,
+    ):
+        """`starts_thinking`: the prompt has opened the reasoning already."""
+        self._calls = calls
+        self._reasoning = reasoning
+        self._state = State.THINKING if starts_thinking and reasoning else State.START
+        self._may_think = reasoning is not None and not starts_thinking
+        self._held = ""
+        self._is_blank = True  # the reasoning so far
+        self._has_thought = False
+        self._has_called = False  # and has said nothing since
+        self._scanner = JsonScanner()
+        if calls:
+            first = calls.opening + calls.before + NAME + calls.between
+            self._first = Pattern(first)
+            self._next = Pattern(calls.separator + calls.before + NAME + calls.between)
+            self._after = Pattern(calls.after)
+            self._closing = Pattern(calls.closing)
+
+    def push(self, text: str) -> list[Piece]:
+        self._held += text
+        return joined(self._read(is_all=False))
+
+    def finish(self) -> list[Piece]:
+        return joined(self._read(is_all=True))
+
+    def _read(self, is_all: bool) -> Iterator[Piece]:
+        """Goes on until what is held says no more."""
+        readers = {
+            State.START: self._read_start,
+            State.THINKING: self._read_thought,
+            State.TEXT: self._read_text,
+            State.HEADER: self._read_header,
+            State.ARGUMENTS: self._read_arguments,
+            State.AFTER: self._read_after,
+        }
+        before = None
+        while before != (before := (self._state, len(self._held))):
+            yield from readers[self._state](is_all)
+
+    def _take(self, count: int) -> str:
+        taken, self._held = self._held[:count], self._held[count:]
+        return taken
+
+    def _read_start(self, is_all: bool) -> Iterator[Piece]:
+        """Which marks does it begin with? Blanks before a mark or after reasoning are dropped."""
+        blanks = skip_blanks(self._held, 0)
+        if self._has_thought:
+            self._take(blanks)
+            blanks = 0
+        rest = self._held[blanks:]
+        if not rest:
+            if is_all:
+                yield from self._say(self._take(blanks))
+            return
+        calls, reasoning = self._calls, self._reasoning
+        marks = []
+        if self._may_think and reasoning:
+            marks.append((reasoning.begin, State.THINKING))
+        if calls and calls.prefix:
+            marks.append((calls.prefix, State.START))
+        if calls:
+            marks.append((calls.trigger, State.HEADER))
+        for mark, state in marks:
+            if rest.startswith(mark):
+                self._may_think &= state is not State.THINKING
+                self._take(blanks + (0 if state is State.HEADER else len(mark)))
+                self._state = state
+                return
+        if is_all or not any(mark.startswith(rest) for mark, _ in marks):
+            self._state = State.TEXT
+
+    def _read_thought(self, is_all: bool) -> Iterator[Piece]:
+        assert self._reasoning
+        at, is_there = find_or_hold(self._held, self._reasoning.end)
+        thought = self._take(len(self._held) if is_all and not is_there else at)
+        if self._is_blank:
+            thought = thought.lstrip()
+        if thought:
+            self._is_blank = False
+            yield Thought(thought)
+        if is_there:
+            self._take(len(self._reasoning.end))
+            self._state, self._has_thought = State.START, True
+
+    def _read_text(self, is_all: bool) -> Iterator[Piece]:
+        """Content, up to a trigger."""
+        if not self._calls or self._calls.only_at_start:
+            yield from self._say(self._take(len(self._held)))
+            return
+        at, is_there = find_or_hold(self._held, self._calls.trigger)
+        # Blanks between content and calls belong to the calls.
+        content = len(self._held) if is_all and not is_there else len(self._held[:at].rstrip())
+        yield from self._say(self._take(content))
+        if is_there:
+            self._held = self._held.lstrip()
+            self._state = State.HEADER
+
+    def _read_header(self, is_all: bool) -> Iterator[Piece]:
+        assert self._calls
+        found = self._first.match(self._held, is_all)
+        if found.end is not None:
+            yield from self._start_call(found)
+        elif not found.is_open:
+            self._state = State.TEXT  # it is none; whatever follows its trigger may be
+            yield from self._say(self._take(len(self._calls.trigger)))
+
+    def _start_call(self, found: Found) -> Iterator[Piece]:
+        assert found.end is not None
+        self._take(found.end)
+        self._has_called = True
+        self._scanner = JsonScanner()
+        self._state = State.ARGUMENTS
+        yield CallStart(found.name)
+
+    def _read_arguments(self, is_all: bool) -> Iterator[Piece]:
+        end = self._scanner.scan(self._held)
+        if part := self._take(len(self._held) if end is None else end):
+            yield CallArguments(part)
+        if end is not None:
+            self._state = State.AFTER
+            yield CallEnd()
+
+    def _read_after(self, is_all: bool) -> Iterator[Piece]:
+        """`after`, then another call or the closing mark or neither. Marks that are missing at the
+        end are no content either."""
+        assert self._calls
+        found = self._after.match(self._held, is_all)
+        if found.end is None:
+            if found.is_open:
+                return
+            after = 0  # not what was promised: the call stands, and the rest is text
+        else:
+            after = found.end
+        rest = self._held[after:]
+        again = self._first.match(rest.lstrip(), is_all)
+        another = self._next.match(rest, is_all)
+        closing = self._closing.match(rest, is_all)
+        if again.end is not None:
+            self._take(after + len(rest) - len(rest.lstrip()))
+            yield from self._start_call(again)
+        elif another.end is not None:
+            self._take(after)
+            yield from self._start_call(another)
+        elif self._calls.closing and closing.end is not None:
+            self._take(after + closing.end)
+            self._state = State.TEXT
+        elif rest.strip() and not (again.is_open or another.is_open or closing.is_open):
+            self._take(after)
+            self._state = State.TEXT
+        elif is_all:
+            self._take(len(self._held) if not rest.strip() else after)
+            self._state = State.TEXT
+
+    def _say(self, text: str) -> Iterator[Piece]:
+        self._has_called &= not text.strip()
+        if text and not self._has_called:  # blanks after calls are no content
+            yield Content(text)
+
+
+# --- gpt-oss --------------------------------------------------------------------------------------
+
+
+class HarmonyParser:
+    """The channels of gpt-oss: `<|channel|>NAME to=functions.F …<|message|>TEXT<|end|>`; analysis
+    is reasoning, what is addressed to a function calls it, everything else is content."""
+
+    MARKS = re.compile(r"<\|(start|channel|constrain|message|end|call|return)\|>")
+    LONGEST = len("<|constrain|>")
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._header = ""  # of the message, up to <|message|>
+        self._in_body = False
+        self._is_call = False
+
+    def push(self, text: str) -> list[Piece]:
+        self._held += text
+        return joined(self._read(is_all=False))
+
+    def finish(self) -> list[Piece]:
+        return joined([*self._read(is_all=True), *self._end_body()])
+
+    def _read(self, is_all: bool) -> Iterator[Piece]:
+        while mark := self.MARKS.search(self._held):
+            yield from self._part(self._held[: mark.start()])
+            self._held = self._held[mark.end() :]
+            if mark[1] == "message":
+                self._in_body = True
+                name = re.search(r"to=(?:functions\.)?([^\s<]+)", self._header)
+                self._is_call = name is not None
+                if name:
+                    yield CallStart(name[1])
+            elif mark[1] in ("channel", "constrain") and not self._in_body:
+                self._header += f" {mark[1]}:"
+            else:
+                yield from self._end_body()
+                self._header = ""
+        keep = 0
+        if not is_all and (at := self._held.rfind("<", -self.LONGEST)) >= 0:
+            keep = len(self._held) - at  # it may become a mark
+        yield from self._part(self._held[: len(self._held) - keep])
+        self._held = self._held[len(self._held) - keep :]
+
+    def _part(self, text: str) -> Iterator[Piece]:
+        if not text:
+            return
+        if not self._in_body:
+            self._header += text
+        elif self._is_call:
+            yield CallArguments(text)
+        elif "channel:analysis" in self._header:
+            yield Thought(text)
+        else:
+            yield Content(text)
+
+    def _end_body(self) -> Iterator[Piece]:
+        if self._in_body and self._is_call:
+            yield CallEnd()
+        self._in_body = self._is_call = False
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Neighbours of a kind as one."""
+    result: list[Piece] = []
+    for piece in pieces:
+        last = result[-1] if result else None
+        if isinstance(piece, CallStart | CallEnd) or type(piece) is not type(last):
+            result.append(piece)
+        else:
+            assert isinstance(last, Content | Thought | CallArguments)
+            result[-1] = type(last)(last.text + piece.text)
+    return result
+
+
+def is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,72 @@
+"""Which schemas are taken, and what is said about the others."""
+
+import pytest
+
+from localinfra.chat.messages import Json
+from localinfra.chat.schema import check, closed, json_rule
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"properties": {"a": {"not": {}}}}, "s.properties.a.not"),
+        ({"anyOf": [{}, {"uniqueItems": True}]}, "s.anyOf[1].uniqueItems"),
+        ({"$defs": {"x": {"if": {}}}}, "s.$defs.x.if"),
+        ({"items": {"type": "string", "format": "iban"}}, "s.items.format"),
+        ({"$ref": "https://example.com/schema"}, "s.$ref"),
+        ({"enum": [{"a": [2**60]}]}, "s.enum"),
+        ({"dependentRequired": {"a": ["b"]}}, "s.dependentRequired"),
+    ],
+)
+def test_what_can_not_be_enforced_is_named_by_its_path(schema: Json, path: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        check(schema, "s")
+    assert caught.value.param == path
+
+
+@pytest.mark.parametrize("schema", [7, {"properties": []}, {"anyOf": {}}, {"items": 1}])
+def test_what_is_no_schema_is_refused(schema: Json) -> None:
+    with pytest.raises(InvalidRequest):
+        check(schema, "s")
+
+
+def test_deep_and_large_schemas_are_refused() -> None:
+    deep: Json = {}
+    for _ in range(200):
+        deep = {"items": deep}
+    assert isinstance(deep, dict)
+    with pytest.raises(InvalidRequest, match="100 deep"):
+        json_rule(deep, "s")
+    with pytest.raises(InvalidRequest, match="bytes"):
+        json_rule({"enum": ["x" * 1_000_000]}, "s")
+
+
+def test_property_names_are_no_keywords() -> None:
+    check({"properties": {"not": {"type": "string"}, "if": True}, "enum": [{"not": 1}]}, "s")
+
+
+def test_objects_that_name_their_properties_have_no_others() -> None:
+    assert closed({"properties": {"a": {}}}) == {
+        "properties": {"a": {}},
+        "additionalProperties": False,
+    }
+    for schema in (
+        {"type": "object"},
+        {"properties": {"a": {}}, "additionalProperties": {"type": "string"}},
+        {"properties": {"a": {}}, "patternProperties": {"^x": {}}},
+        {"properties": {"a": {}}, "required": ["b"]},
+        {"properties": {"a": {}}, "minProperties": 2},
+    ):
+        assert closed(schema) == schema
+
+
+def test_objects_that_are_combined_with_others_stay_open() -> None:
+    part: Json = {"properties": {"a": {}}}
+    for schema in (
+        {"allOf": [part, {"properties": {"b": {}}}]},
+        {"properties": {"b": {}}, "anyOf": [part]},
+        {"$ref": "#/$defs/part", "properties": {"b": {}}, "$defs": {"part": part}},
+    ):
+        assert "additionalProperties" not in json_rule(schema, "s")
+    assert "additionalProperties" in json_rule({"$ref": "#/$defs/p", "$defs": {"p": part}}, "s")

@@ -1,0 +1,338 @@
+"""Grammars over the real vocabulary, followed by a writer that has no idea what it writes.
+
+Random logits reach every corner of a grammar that a model would avoid, thousands of tokens a
+second; `test_structured.py` has the model.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from live import SMOLLM2, LiveServer
+
+from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse, grammar_of, parser_of
+from localinfra.chat.dialects import DIALECTS, GENERIC, HARMONY, REASONING, Voice
+from localinfra.chat.parser import CallEnd, CallStart, Content, Thought
+from localinfra.engine.constraint import GrammarCompiler
+from localinfra.engine.request import SamplingParams
+from localinfra.engine.sampling import Sampler
+from localinfra.errors import InvalidRequest
+from localinfra.llama.model import Model, ModelSettings
+from localinfra.models.sources import locate
+
+MAX_TOKENS = 3000
+
+
+class Writer:
+    """Writes texts that follow grammars, at temperature 2 over random logits. Tokens that close
+    something are likelier, or it would hardly ever end."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.compiler = GrammarCompiler(model.grammar_tokenizer)
+        self._bytes = [model.token_bytes(token) for token in range(model.num_vocab)]
+        self._bonus = np.array(
+            [12.0 * (text[:1] in (b'"', b"}", b"]", b"<")) for text in self._bytes], np.float32
+        )
+        self._ends = [token for token in range(model.num_vocab) if model.is_end(token)]
+        self._bonus[self._ends] = 14
+
+    def write(self, source: str, seed: int, start: str = "") -> str | None:
+        """None where it found no end."""
+        constraint = self.compiler.compile(source, "test").follow()
+        rng = np.random.default_rng(seed)
+        sampler = Sampler(SamplingParams(temperature=2, seed=seed), 0, [1])
+        written = b""
+        for token in self.model.tokenize(start, parse_special=True, add_bos=False):
+            assert constraint.allows(token), (start, written)
+            constraint.accept(token)
+            written += self.spelled(token)
+        for _ in range(MAX_TOKENS):
+            if constraint.is_complete:
+                return written.decode()
+            row = rng.normal(0, 3, len(self._bytes)).astype(np.float32) + self._bonus
+            token = sampler.sample(row, constraint)
+            constraint.accept(token)
+            if token in self._ends:
+                return written.decode()
+            written += self.spelled(token)
+            for token in constraint.forced():
+                assert constraint.allows(token)
+                constraint.accept(token)
+                if token in self._ends:
+                    return written.decode()
+                written += self.spelled(token)
+        return None
+
+    def spelled(self, token: int) -> bytes:
+        return self._bytes[token] or self.model.token_text(token).encode()
+
+    def json(self, schema: Any, seed: int) -> Any:
+        source = grammar_of(Answer(AnswerFormat("json", "s", schema)), None, {}, False)
+        assert source
+        return self.write(source, seed)
+
+
+@pytest.fixture(scope="module")
+def writer(server: LiveServer) -> Iterator[Writer]:
+    entry = server.runtime.catalog.entries[SMOLLM2]
+    model = Model(locate(SMOLLM2, entry.source), ModelSettings())
+    yield Writer(model)
+
+
+INTEGERS = st.integers(-(2**53), 2**53)
+NAMES = st.sampled_from(["a", "b", "c d", 'q"x', "é", "not"])
+STRINGS = st.one_of(
+    st.fixed_dictionaries(
+        {"type": st.just("string")},
+        optional={"minLength": st.integers(0, 3), "maxLength": st.integers(3, 12)},
+    ),
+    st.builds(
+        lambda pattern: {"type": "string", "pattern": pattern},
+        st.sampled_from(["^[a-z]{2,4}$", r"^\d+$", "x|yz", r"^\w+@\w+\.com$", "^(é|漢){1,3}$"]),
+    ),
+    st.builds(
+        lambda name: {"type": "string", "format": name},
+        st.sampled_from(["date", "time", "date-time", "uuid", "ipv4", "email", "hostname"]),
+    ),
+)
+NUMBERS = st.one_of(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["integer", "number"])},
+        optional={"minimum": st.integers(-100, 5), "maximum": st.integers(5, 2000)},
+    ),
+    st.builds(lambda n: {"type": "integer", "multipleOf": n}, st.integers(1, 12)),
+    st.just({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+)
+VALUES = st.one_of(
+    st.builds(
+        lambda values: {"enum": values},
+        st.lists(st.one_of(NAMES, INTEGERS, st.none()), min_size=1, max_size=4, unique=True),
+    ),
+    st.builds(
+        lambda value: {"const": value},
+        st.one_of(NAMES, INTEGERS, st.booleans(), st.just([1, {"x": "y"}])),
+    ),
+    st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"type": ["integer", "null"]}]),
+)
+
+
+def containers(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    def as_object(properties: dict[str, Any], num_required: int, others: Any) -> dict[str, Any]:
+        required = list(properties)[:num_required]
+        return {"type": "object", "properties": properties, "required": required, **others}
+
+    return st.one_of(
+        st.builds(
+            as_object,
+            st.dictionaries(NAMES, parts, max_size=4),
+            st.integers(0, 4),
+            st.sampled_from([{}, {"additionalProperties": False}]),
+        ),
+        st.fixed_dictionaries(
+            {"type": st.just("array"), "items": parts},
+            optional={"minItems": st.integers(0, 2), "maxItems": st.integers(2, 4)},
+        ),
+        st.builds(
+            lambda items: {
+                "type": "array",
+                "prefixItems": items,
+                "items": False,
+                "minItems": len(items),
+            },
+            st.lists(parts, min_size=1, max_size=3),
+        ),
+        st.builds(lambda schemas: {"anyOf": schemas}, st.lists(parts, min_size=1, max_size=3)),
+        st.just(
+            {"type": "object", "additionalProperties": {"type": "integer"}, "maxProperties": 2}
+        ),
+        st.just(
+            {
+                "type": "object",
+                "patternProperties": {"^x": {"type": "null"}},
+                "additionalProperties": False,
+            }
+        ),
+    )
+
+
+def references(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(
+        st.builds(lambda part: {"$ref": "#/$defs/part", "$defs": {"part": part}}, parts),
+        st.builds(
+            lambda part: {
+                "type": "object",
+                "properties": {"value": part, "next": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}},
+                "required": ["value", "next"],
+            },
+            parts,
+        ),
+    )
+
+
+LEAVES = st.one_of(STRINGS, NUMBERS, VALUES)
+NESTED = st.one_of(LEAVES, containers(LEAVES), containers(containers(LEAVES)))
+SCHEMAS = st.one_of(NESTED, NESTED, references(NESTED))
+
+
+def conforms(writer: Writer, schema: Any, seed: int) -> bool:
+    """False where it found no end."""
+    try:
+        text = writer.json(schema, seed)
+    except InvalidRequest as error:
+        assert "nsatisfiable" in error.message, (schema, error.message)
+        return False
+    if text is None:
+        return False
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    jsonschema.validate(
+        json.loads(text), schema, jsonschema.Draft202012Validator, format_checker=checker
+    )
+    return True
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(SCHEMAS, st.integers(0, 2**32))
+def test_what_is_written_by_a_schema_conforms_to_it(writer: Writer, schema: Any, seed: int) -> None:
+    conforms(writer, schema, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(SCHEMAS, st.integers(0, 2**32))
+def test_a_thousand_schemas(writer: Writer, schema: Any, seed: int) -> None:
+    conforms(writer, schema, seed)
+
+
+RECORD = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "tags": {"type": "array", "items": {"enum": ["x", "y"]}, "maxItems": 3},
+        "n": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["name", "tags", "n"],
+}
+
+
+def test_hundreds_of_runs_of_one_schema_all_conform(writer: Writer) -> None:
+    assert all(conforms(writer, RECORD, seed) for seed in range(300))
+
+
+# --- tool calls of every family, with marks that this vocabulary writes as text -------------------
+
+FORMS = [*{d.name: d.calls for d in DIALECTS}.items(), ("generic", GENERIC)]
+VOICES = [(name, Voice(form, takes_tools=True)) for name, form in FORMS]
+TOOLS = [
+    Tool("lookup", {}, RECORD, "tools[0]"),
+    Tool("stop", {}, None, "tools[1]"),
+]
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+@pytest.mark.parametrize(
+    ("name", "voice"), [*VOICES, ("harmony", HARMONY)], ids=lambda v: str(v)[:12]
+)
+def test_required_calls_of_each_family_parse_into_valid_calls(
+    writer: Writer, name: str, voice: Voice, thinks: bool
+) -> None:
+    if thinks and name != "harmony":
+        voice = Voice(voice.calls, True, REASONING[0])
+    use = ToolUse(TOOLS, is_required=True)
+    source = grammar_of(Answer(use=use), voice, {}, False)
+    assert source
+    num_ended = 0
+    for seed in range(12):
+        start = ""
+        if thinks and voice.reasoning:
+            start = f"{voice.reasoning.begin}hm{voice.reasoning.end}"
+        text = writer.write(source, seed, start)
+        if text is None:
+            continue
+        num_ended += 1
+        parser = parser_of(voice, has_tools=True, is_thinking=False)
+        assert parser
+        pieces = [*parser.push(text), *parser.finish()]
+        calls = [piece.name for piece in pieces if isinstance(piece, CallStart)]
+        assert calls and set(calls) <= {"lookup", "stop"}, text
+        assert sum(isinstance(piece, CallEnd) for piece in pieces) == len(calls)
+        assert not any(isinstance(piece, Content) for piece in pieces), (text, pieces)
+        assert any(isinstance(piece, Thought) for piece in pieces) <= (voice.reasoning is not None)
+        for piece, arguments in collected(pieces):
+            if piece == "lookup":
+                jsonschema.validate(arguments, RECORD)
+            else:
+                assert arguments == {}
+    assert num_ended > 6
+
+
+def collected(pieces: list[Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, str]] = []
+    for piece in pieces:
+        if isinstance(piece, CallStart):
+            found.append((piece.name, ""))
+        elif hasattr(piece, "text") and found and type(piece).__name__ == "CallArguments":
+            found[-1] = (found[-1][0], found[-1][1] + piece.text)
+    return [(name, json.loads(text)) for name, text in found]
+
+
+@pytest.mark.parametrize(("name", "voice"), VOICES, ids=lambda v: str(v)[:12])
+def test_under_auto_a_call_once_begun_is_of_a_declared_tool(
+    writer: Writer, name: str, voice: Voice
+) -> None:
+    form = voice.calls
+    source = grammar_of(Answer(use=ToolUse(TOOLS)), voice, {}, False)
+    assert source
+    text = "" if form.only_at_start else "Let me see. "
+    # Any text is allowed, and as a text it may end.
+    constraint = writer.compiler.compile(source, "t").follow()
+    for token in writer.model.tokenize("It is 4 < 5.\n", parse_special=False, add_bos=False):
+        assert constraint.allows(token)
+        constraint.accept(token)
+    assert constraint.allows(2)  # <|im_end|>
+    for seed in range(6):
+        written = writer.write(source, seed, text + form.trigger)
+        if written is None:
+            continue
+        parser = parser_of(voice, has_tools=True, is_thinking=False)
+        assert parser
+        pieces = [*parser.push(written), *parser.finish()]
+        for called, arguments in collected(pieces):
+            assert called in ("lookup", "stop")
+            jsonschema.validate(arguments, RECORD if called == "lookup" else {"maxProperties": 0})
+        assert any(isinstance(piece, CallStart) for piece in pieces), written
+    constraint = writer.compiler.compile(source, "t").follow()
+    begun = (
+        text
+        + (form.opening + form.before).split("{")[0]
+        + ("{" if "{" in form.opening + form.before else "")
+    )
+    for token in writer.model.tokenize(begun, parse_special=False, add_bos=False):
+        assert constraint.allows(token)
+        constraint.accept(token)
+    assert not constraint.allows(2), "a call that has begun can't just end"
+
+
+def test_the_same_grammar_is_compiled_once(writer: Writer) -> None:
+    source = "%llguidance {}\nstart: /[0-9]+/"
+    assert writer.compiler.compile(source, "x") is writer.compiler.compile(source, "x")
+
+
+def test_choices_of_one_grammar_go_their_own_ways(writer: Writer) -> None:
+    grammar = writer.compiler.compile('%llguidance {}\nstart: "yes" | "no"', "x")
+    first, second = grammar.follow(), grammar.follow()
+    [yes] = writer.model.tokenize("yes", parse_special=False, add_bos=False)
+    first.accept(yes)
+    assert first.is_complete and not second.is_complete
+    assert second.allows(yes)
+
+
+def test_random_is_reproducible(writer: Writer) -> None:
+    seed = random.randrange(2**32)
+    assert writer.json(RECORD, seed) == writer.json(RECORD, seed)

@@ -1,0 +1,192 @@
+"""Tool calls on the real model, through openai's client; the template knows no tools."""
+
+import json
+from typing import Any
+
+import jsonschema
+import openai
+import pytest
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 16},
+                "unit": {"enum": ["celsius", "fahrenheit"]},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
+            "required": ["city", "unit"],
+        },
+    },
+}
+TIME: Any = {"type": "function", "function": {"name": "now", "description": None}}
+TOOLS: Any = [WEATHER, TIME]
+MESSAGES: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
+
+
+def check(call: Any) -> None:
+    arguments = json.loads(call.function.arguments)
+    if call.function.name == "get_weather":
+        jsonschema.validate(arguments, WEATHER["function"]["parameters"])
+        assert set(arguments) <= {"city", "unit", "days"}
+    else:
+        assert (call.function.name, arguments) == ("now", {})
+
+
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_required_calls_are_valid(client: openai.OpenAI, temperature: float) -> None:
+    reply = client.chat.completions.create(
+        model="smollm2", messages=MESSAGES, tools=TOOLS, tool_choice="required",
+        temperature=temperature, parallel_tool_calls=False, max_tokens=200, n=3,
+    )  # fmt: skip
+    ids = set()
+    for choice in reply.choices:
+        assert choice.finish_reason == "tool_calls" and choice.message.content is None
+        assert choice.message.tool_calls
+        [call] = choice.message.tool_calls
+        check(call)
+        ids.add(call.id)
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize("name", ["get_weather", "now"])
+def test_a_named_function_is_called(client: openai.OpenAI, name: str) -> None:
+    reply = client.chat.completions.create(
+        model="smollm2", messages=MESSAGES, tools=TOOLS, max_tokens=200,
+        tool_choice={"type": "function", "function": {"name": name}},
+    )  # fmt: skip
+    assert reply.choices[0].finish_reason == "stop"  # as OpenAI's, who knew it would be called
+    assert reply.choices[0].message.tool_calls
+    [call] = reply.choices[0].message.tool_calls
+    assert call.type == "function" and call.function.name == name
+    check(call)
+
+
+def test_streamed_calls_are_the_same_after_reassembly(client: openai.OpenAI) -> None:
+    fields: Any = {"model": "smollm2", "messages": MESSAGES, "tools": TOOLS, "max_tokens": 400}
+    fields |= {"tool_choice": "required", "seed": 3, "temperature": 1}
+    whole = client.chat.completions.create(**fields).choices[0]
+    chunks = list(client.chat.completions.create(**fields, stream=True))
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    calls: list[dict[str, str]] = []
+    for delta in (part for each in deltas for part in each.tool_calls or ()):
+        if delta.index == len(calls):
+            assert delta.id and delta.type == "function" and delta.function.name
+            assert delta.function.arguments == ""
+            calls.append({"name": delta.function.name, "arguments": ""})
+        else:
+            assert delta.id is None and delta.function.name is None
+            calls[delta.index]["arguments"] += delta.function.arguments
+    assert whole.message.tool_calls
+    assert calls == [
+        {"name": call.function.name, "arguments": call.function.arguments}  # type: ignore[union-attr]
+        for call in whole.message.tool_calls
+    ]
+    [reason] = [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason]
+    assert reason == whole.finish_reason
+
+
+def test_the_clients_own_accumulator_reads_the_stream(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(
+        model="smollm2", messages=MESSAGES, tools=[WEATHER], tool_choice="required",
+        parallel_tool_calls=False, max_tokens=200,
+    ) as stream:  # fmt: skip
+        done = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
+    assert len(done) == 1 and done[0].name == "get_weather"
+    check(stream.get_final_completion().choices[0].message.tool_calls[0])  # type: ignore[index]
+
+
+def test_none_ignores_the_tools_and_auto_may_answer(client: openai.OpenAI) -> None:
+    for choice in ("none", "auto"):
+        reply = client.chat.completions.create(
+            model="smollm2", messages=[{"role": "user", "content": "Say hello."}], tools=TOOLS,
+            tool_choice=choice, temperature=0, max_tokens=100,
+        )  # fmt: skip
+        message = reply.choices[0].message
+        if choice == "none" or not message.tool_calls:
+            assert message.content and not message.tool_calls
+            assert reply.choices[0].finish_reason in ("stop", "length")
+        else:
+            for call in message.tool_calls:
+                check(call)
+
+
+def test_calls_and_results_go_back_through_the_template(client: openai.OpenAI) -> None:
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": '{"city": "Paris", "unit": "celsius"}'},
+    }
+    history: Any = [
+        *MESSAGES,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "21 degrees, sunny"},
+    ]
+    reply = client.chat.completions.create(
+        model="smollm2", messages=history, tools=TOOLS, tool_choice="none", temperature=0,
+        max_tokens=60,
+    )  # fmt: skip
+    assert "21" in (reply.choices[0].message.content or "")
+
+
+def test_a_call_that_is_cut_off_is_left_out(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model="smollm2", messages=MESSAGES, tools=[WEATHER], tool_choice="required", max_tokens=22
+    )
+    assert reply.choices[0].finish_reason == "length"
+    assert not reply.choices[0].message.tool_calls
+
+
+def with_parameters(parameters: object) -> Any:
+    return {"type": "function", "function": {"name": "odd", "parameters": parameters}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": "sometimes"}, "tool_choice"),
+        (
+            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}},
+            "tool_choice",
+        ),
+        ({"tools": [WEATHER, WEATHER]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        (
+            {"tools": [TIME, with_parameters({"properties": {"a": {"not": {}}}})]},
+            "tools[1].function.parameters.properties.a.not",
+        ),
+        (
+            {"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}},
+            "tool_choice",
+        ),
+    ],
+)
+def test_odd_tools_fail_their_own_request(client: openai.OpenAI, fields: Any, param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="smollm2", messages=MESSAGES, **fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"type": "object"},
+        {"type": "object", "properties": {}},
+        {"type": "object", "properties": {"s": {"type": "string", "maxLength": 65536}}},
+        {"type": "object", "properties": {"s": {"type": "string", "pattern": r"^\d{1,3}$"}}},
+        {"type": "object", "properties": {"s": {"type": ["string", "null"], "default": None}}},
+    ],
+)
+def test_unusual_but_sound_tools_work(client: openai.OpenAI, parameters: object) -> None:
+    reply = client.chat.completions.create(
+        model="smollm2", messages=MESSAGES, tools=[with_parameters(parameters)],
+        tool_choice="auto", max_tokens=4,
+    )  # fmt: skip
+    assert reply.choices[0].finish_reason
