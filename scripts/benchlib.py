@@ -190,9 +190,7 @@ class Server:
     def _wait_until_ready(self) -> None:
         while True:
             try:
-                self.model = self.model or self._first_model()
-                [stream] = self.ask([[user("Hello")]], 1)
-                self.first_answer_s = stream.first_at - self.exec_at
+                self.first_answer_s = self.say_hello().first_at - self.exec_at
                 return
             except (OSError, Unmeasurable) as error:
                 if self.process.poll() is not None:
@@ -201,8 +199,14 @@ class Server:
                     raise Unmeasurable(f"{error}; {self._last_words()}") from None
                 time.sleep(0.005)
 
+    def say_hello(self) -> Stream:
+        """The request whose answer shows that it serves. Raises OSError and Unmeasurable."""
+        self.model = self.model or self._first_model()
+        [stream] = self.ask([[user("Hello")]], 1)
+        return stream
+
     def _first_model(self) -> str:
-        stream = self._request("GET", "/v1/models", b"", None)
+        stream = self.request("GET", "/v1/models", b"", None)
         self.wait(lambda: bool(stream.ended_at))
         body = b"".join(stream.received).partition(b"\r\n\r\n")[2]
         try:
@@ -230,9 +234,10 @@ class Server:
         if body["stream"]:
             body["stream_options"] = {"include_usage": True}
         given = {name: value for name, value in body.items() if value is not None}
-        return self._request("POST", "/v1/chat/completions", json.dumps(given).encode(), num_tokens)
+        return self.request("POST", "/v1/chat/completions", json.dumps(given).encode(), num_tokens)
 
-    def _request(self, method: str, path: str, body: bytes, num_tokens: int | None) -> Stream:
+    def request(self, method: str, path: str, body: bytes, num_tokens: int | None = None) -> Stream:
+        """Sends it and does not wait."""
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -326,3 +331,47 @@ def busy_cores() -> Iterator[None]:
         for process in processes:
             process.kill()
             process.wait()
+
+
+# --- answers by a JSON schema ---------------------------------------------------------------------
+
+
+def record(properties: dict[str, object]) -> dict[str, object]:
+    """The JSON schema of an object that has all of these and nothing else."""
+    required = list(properties)
+    fixed = {"type": "object", "additionalProperties": False}
+    return {**fixed, "properties": properties, "required": required}
+
+
+TEXT = {"type": "string", "minLength": 3, "maxLength": 16}  # bounded: some models never end one
+REVIEW = {
+    "title": TEXT,
+    "author": record({"name": TEXT, "country": {"enum": ["France", "Japan", "Kenya", "Peru"]}}),
+    "tags": {"type": "array", "items": TEXT, "minItems": 6, "maxItems": 6},
+    "rating": {"enum": [1, 2, 3, 4, 5]},
+    "recommended": {"type": "boolean"},
+}
+
+
+def ask_review(server: Server, seed: str) -> tuple[int, float]:
+    """The tokens of an answer that follows REVIEW, and the seconds until all of it was there."""
+    schema = {"name": "review", "schema": record(REVIEW), "strict": True}
+    text = f"Write a review, as JSON, of a book about a {words(seed, 3)}."
+    stream = server.send(
+        [user(text)], None, max_tokens=600, logit_bias=None, stream=None,
+        response_format={"type": "json_schema", "json_schema": schema},
+    )  # fmt: skip
+    server.wait(lambda: bool(stream.ended_at))
+    answer = stream.answer()
+    check_review(answer.texts[0])
+    return answer.usage["completion_tokens"], stream.duration_s
+
+
+def check_review(text: str) -> None:
+    """A part of what the schema says, enough to see that it was obeyed."""
+    try:
+        review = json.loads(text)
+    except ValueError:
+        raise Unmeasurable(f"not JSON: {text[:80]}") from None
+    if set(review) != set(REVIEW) or len(review["tags"]) != 6:
+        raise Unmeasurable(f"not what the schema says: {text[:80]}")

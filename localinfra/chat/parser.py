@@ -4,7 +4,6 @@ Pure text in, pieces out. However the text is cut, the pieces add up to the same
 out to be a mark is held back. What only looks like a call stays content.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from enum import Enum, auto
@@ -411,10 +410,3 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
             assert isinstance(last, Content | Thought | CallArguments)
             result[-1] = type(last)(last.text + piece.text)
     return result
-
-
-def is_json_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -204,6 +204,7 @@ def test_what_is_written_by_a_schema_conforms_to_it(writer: Writer, schema: Any,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(SCHEMAS, st.integers(0, 2**32))
 def test_a_thousand_schemas(writer: Writer, schema: Any, seed: int) -> None:

@@ -53,6 +53,15 @@ def test_required_calls_are_valid(client: openai.OpenAI, temperature: float) -> 
     assert len(ids) == 3
 
 
+def test_a_required_call_is_not_cut_by_a_stop_string(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model="smollm2", messages=MESSAGES, tools=[WEATHER], tool_choice="required",
+        parallel_tool_calls=False, stop=["\n", "{"], max_tokens=200,
+    )  # fmt: skip
+    assert reply.choices[0].message.tool_calls
+    check(reply.choices[0].message.tool_calls[0])
+
+
 @pytest.mark.parametrize("name", ["get_weather", "now"])
 def test_a_named_function_is_called(client: openai.OpenAI, name: str) -> None:
     reply = client.chat.completions.create(
