@@ -6,14 +6,22 @@ import gc
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from localinfra.config import ServerSettings
 from localinfra.errors import ApiError
-from localinfra.models.catalog import Catalog, TextModelEntry
+from localinfra.models.catalog import (
+    Catalog,
+    EmbeddingModelEntry,
+    ImageModelEntry,
+    ModelEntry,
+    RerankModelEntry,
+    TextModelEntry,
+)
 from localinfra.models.pool import LoadState, Pool
 
 if TYPE_CHECKING:
+    from localinfra.embed.model import EmbeddingModel, RerankModel
     from localinfra.text import TextModel
 
 logger = logging.getLogger(__name__)
@@ -23,6 +31,12 @@ logger = logging.getLogger(__name__)
 SWITCH_INTERVAL_S = 0.0005
 
 
+class LoadedModel(Protocol):
+    """A TextModel, EmbeddingModel or RerankModel."""
+
+    def close(self) -> None: ...
+
+
 class Runtime:
     """Everything one server process holds. Event loop only; make it there and `close` it."""
 
@@ -30,48 +44,80 @@ class Runtime:
         self.settings = settings
         self.catalog = catalog
         self.started_at = int(time.time())
-        self._text_models: Pool[TextModel] = Pool(self._load_text, lambda model: model.close())
+        self._models: Pool[LoadedModel] = Pool(self._load, lambda model: model.close())
         self._preloads: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
-    def _load_text(self, name: str) -> "TextModel":
-        from localinfra.loading import load_text_model  # llama.cpp is loaded with the first model
-
-        entry = self.catalog.entries[name]
-        assert isinstance(entry, TextModelEntry)
-        model = load_text_model(name, entry, self.settings.max_queue)
+    def _load(self, name: str) -> LoadedModel:
+        """Brings the libraries that a kind needs with its first model."""
+        model = self._load_kind(name, self.catalog.entries[name])
         # Modules and vocabularies live on. Looking through them again with each full collection
         # stops all threads for 10 to 15 ms.
         gc.freeze()
         return model
 
+    def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
+        max_queue = self.settings.max_queue
+        if isinstance(entry, TextModelEntry):
+            from localinfra.loading import load_text_model
+
+            return load_text_model(name, entry, max_queue)
+        if isinstance(entry, EmbeddingModelEntry):
+            from localinfra.loading_encoders import load_embedding_model
+
+            return load_embedding_model(name, entry, max_queue)
+        assert isinstance(entry, RerankModelEntry)
+        from localinfra.loading_encoders import load_rerank_model
+
+        return load_rerank_model(name, entry, max_queue)
+
     async def text_model(self, name: str, route: str) -> "TextModel":
         """The model a request asks for, loaded. Raises ModelNotFound, InvalidRequest for a model
-        of another kind, and ModelUnavailable."""
-        found, _ = self.catalog.resolve_text(name, route)
-        return await self._text_models.get(found)
+        of another kind, and ModelUnavailable. So do the others."""
+        found, _ = self.catalog.resolve_as(TextModelEntry, name, route)
+        return cast("TextModel", await self._models.get(found))
+
+    async def embedding_model(self, name: str, route: str) -> "EmbeddingModel":
+        found, _ = self.catalog.resolve_as(EmbeddingModelEntry, name, route)
+        return cast("EmbeddingModel", await self._models.get(found))
+
+    async def rerank_model(self, name: str, route: str) -> "RerankModel":
+        found, _ = self.catalog.resolve_as(RerankModelEntry, name, route)
+        return cast("RerankModel", await self._models.get(found))
 
     def state(self, name: str) -> LoadState:
-        return self._text_models.state(name)
+        return self._models.state(name)
+
+    def loaded(self) -> dict[str, LoadedModel]:
+        return self._models.loaded()
 
     def loaded_text_models(self) -> "dict[str, TextModel]":
-        return self._text_models.loaded()
+        return cast("dict[str, TextModel]", self._loaded_of(TextModelEntry))
+
+    def loaded_encoders(self) -> "dict[str, EmbeddingModel | RerankModel]":
+        kinds = (EmbeddingModelEntry, RerankModelEntry)
+        return cast("dict[str, EmbeddingModel | RerankModel]", self._loaded_of(*kinds))
+
+    def _loaded_of(self, *kinds: type[ModelEntry]) -> dict[str, LoadedModel]:
+        entries = self.catalog.entries
+        loaded = self._models.loaded().items()
+        return {name: model for name, model in loaded if isinstance(entries[name], kinds)}
 
     def preload(self) -> None:
         """Starts loading the entries that ask for it; requests meanwhile wait for them."""
         for name, entry in self.catalog.entries.items():
-            if entry.preload and isinstance(entry, TextModelEntry):
+            if entry.preload and not isinstance(entry, ImageModelEntry):
                 task = asyncio.create_task(self._preload(name))
                 self._preloads.add(task)
                 task.add_done_callback(self._preloads.discard)
 
     async def _preload(self, name: str) -> None:
         with contextlib.suppress(ApiError):  # logged by the pool; whoever asks is told again
-            await self._text_models.get(name)
+            await self._models.get(name)
 
     async def close(self) -> None:
         """Ends what is running, with an error to whoever waits for it, and frees all models."""
         if self._closing is None:
-            self._closing = asyncio.create_task(self._text_models.close())
+            self._closing = asyncio.create_task(self._models.close())
         await self._closing

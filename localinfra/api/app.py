@@ -12,9 +12,12 @@ from starlette.routing import Route
 from localinfra import __version__
 from localinfra.api.chat import create_chat_completion
 from localinfra.api.completions import create_completion, create_engine_completion
+from localinfra.api.embeddings import create_embeddings, create_engine_embeddings
 from localinfra.api.guard import Guard
+from localinfra.api.inference import infer
 from localinfra.api.models import get_model, list_models
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
+from localinfra.api.rerank import create_ranking
 from localinfra.api.state import runtime as runtime_of
 from localinfra.runtime import Runtime
 
@@ -25,6 +28,9 @@ OPENAI_ROUTES = [
     ("/chat/completions", create_chat_completion, "POST"),
     ("/completions", create_completion, "POST"),
     ("/engines/{id:path}/completions", create_engine_completion, "POST"),
+    ("/embeddings", create_embeddings, "POST"),
+    ("/engines/{id:path}/embeddings", create_engine_embeddings, "POST"),
+    ("/rerank", create_ranking, "POST"),
     ("/models", list_models, "GET"),
     ("/models/{id:path}", get_model, "GET"),
 ]
@@ -32,15 +38,17 @@ OPENAI_ROUTES = [
 
 async def health(request: Request) -> Response:
     """Answers from what is known on the event loop, so in milliseconds under any load."""
-    models = runtime_of(request).loaded_text_models().values()
-    stats = [model.stats for model in models]
+    found = runtime_of(request)
+    stats = [model.stats for model in found.loaded_text_models().values()]
+    encoders = found.loaded_encoders().values()
     return json_response(
         {
             "status": "ok",
             "version": __version__,
-            "models_loaded": len(stats),
+            "models_loaded": len(found.loaded()),
             "sequences_running": sum(stat.num_running for stat in stats),
             "sequences_waiting": sum(stat.num_waiting for stat in stats),
+            "encodings_waiting": sum(model.num_waiting for model in encoders),
         }
     )
 
@@ -58,6 +66,7 @@ def create_app(runtime: Runtime) -> Starlette:
     app = Starlette(
         routes=[
             Route("/health", health),
+            Route("/v1/inference/{id:path}", infer, methods=["POST"]),
             *(
                 Route(prefix + path, handler, methods=[method])
                 for prefix in PREFIXES

@@ -175,7 +175,7 @@ async def create_chat_completion(request: Request) -> Response:
     body = decoded.value
     body.check()
     wanted = body.answer()
-    log_user(request, body)
+    log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
     prompt = await model.chat_prompt(body.messages, body.template_kwargs, wanted.use.tools)
     grammar = await model.compile(wanted, prompt)
@@ -191,7 +191,7 @@ async def create_chat_completion(request: Request) -> Response:
             else body.max_completion_tokens,
             sampling=body.sampling_params(),
             num_choices=body.n,
-            stops=body.stops,
+            stops=() if wanted.use.is_required else body.stops,  # a call can't end within
             top_logprobs=body.num_logprobs,
             grammar=grammar,
             marks=model.marks_of(prompt.voice) if parsers[0] else frozenset(),

@@ -127,7 +127,7 @@ async def create_engine_completion(request: Request) -> Response:
 async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Response:
     body = decoded.value
     body.check()
-    log_user(request, body)
+    log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
     prompts = [
         await model.text_prompt(prompt, body.suffix)

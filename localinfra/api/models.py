@@ -44,7 +44,11 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
             "max_output_tokens": entry.max_output_tokens,
         }
     elif not isinstance(entry, ImageModelEntry):
-        details = {"context_length": entry.context_length, "dimensions": entry.dimensions}
+        encoder = runtime.loaded_encoders().get(name, entry)
+        details = {
+            "context_length": encoder.context_length,
+            "dimensions": getattr(encoder, "dimensions", None),
+        }
     return ModelCard(
         id=name,
         object="model",

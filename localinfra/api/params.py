@@ -103,6 +103,6 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def log_user(request: Request, body: GenerationFields) -> None:
-    if body.user is not None:
-        logger.info("request %s is for user %r", request_id(request.scope), body.user)
+def log_user(request: Request, user: str | None) -> None:
+    if user is not None:
+        logger.info("request %s is for user %r", request_id(request.scope), user)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from localinfra import config
+from localinfra import config, machine
 from localinfra.cli.list import table
 from localinfra.cli.progress import ProgressLine
 from localinfra.errors import ApiError
 from localinfra.loading import optimize_job
 from localinfra.models import catalog
 from localinfra.models.catalog import TextModelEntry
-from localinfra.optimize import choose, machine
+from localinfra.optimize import choose
 from localinfra.optimize.choose import Measured
 from localinfra.optimize.job import Report
 from localinfra.optimize.run import OptimizeFailed, run

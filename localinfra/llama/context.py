@@ -1,8 +1,6 @@
 """A llama context as `engine.Backend`: fill the batch, decode, rows of logits, cells of slots."""
 
 import ctypes
-import os
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from localinfra.engine.backend import Batch, DecodeFailed
 from localinfra.llama import log
 from localinfra.llama.model import LoadFailed, Model
+from localinfra.machine import usable_cores
 
 # enum ggml_type of the KV cache types llama.cpp has kernels for
 KV_TYPES = {
@@ -50,19 +49,6 @@ class ContextSettings(msgspec.Struct, frozen=True):
     batch_threads: int | None = None
     flash_attention: bool | None = None  # None: where it is supported
     kv_type: str = "f16"
-
-
-def usable_cores() -> int:
-    """Physical cores this process may run on: a second thread on a core only adds waiting."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    siblings = {
-        path.read_text().strip()
-        for cpu in allowed
-        if (
-            path := Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        ).exists()
-    }
-    return len(siblings) or len(allowed) or os.cpu_count() or 1
 
 
 class LlamaContext:

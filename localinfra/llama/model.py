@@ -181,6 +181,14 @@ class Model:
         }
 
     @functools.cached_property
+    def tokens_around(self) -> tuple[list[int], list[int]]:
+        """What the model puts before and after a whole text, such as [CLS] and [SEP]."""
+        around = self._tokenize(b"", True, False)
+        ends = llama_cpp.llama_vocab_get_add_eos, llama_cpp.llama_vocab_get_add_sep
+        num_after = int(bool(around) and any(asked(self._vocab) for asked in ends))
+        return around[: len(around) - num_after], around[len(around) - num_after :]
+
+    @functools.cached_property
     def longest_token(self) -> int:
         """Bytes of the longest token: no text of more than n times that has n tokens or fewer."""
         text = llama_cpp.llama_vocab_get_text

@@ -5,7 +5,7 @@ Resolves names and finds files. Loads nothing, fetches nothing and imports no mo
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -34,6 +34,10 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input: Usd = 0.0  # USD per million tokens
     output: Usd = 0.0  # USD per million tokens
     image: Usd = 0.0  # USD per image
+
+    def of_input(self, num_tokens: int) -> float:
+        """What texts cost that are only read, in USD."""
+        return round(num_tokens * self.input / 1e6, 12)
 
 
 class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,15 +96,42 @@ class TextModelEntry(BaseEntry, tag_field="kind", tag="text", frozen=True, kw_on
             raise ValueError("chat_template: give either it or chat_template_file, not both")
 
 
-class EmbeddingModelEntry(BaseEntry, tag_field="kind", tag="embedding", frozen=True, kw_only=True):
-    """A sentence-transformers folder. None: as the folder says."""
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class EncoderEntry(BaseEntry, frozen=True, kw_only=True):
+    """What embedders and cross-encoders have in common. None: as the model's files say."""
+
+    context_length: Tokens | None = None  # of a text
+    device: Device = "auto"
+    dtype: Dtype = "auto"  # auto: float32 on CPUs
+    # auto: the fastest of those installed whose numbers are the same as torch's in float32
+    backend: Literal["auto", "torch", "onnx", "openvino"] = "auto"
+    threads: Count | None = None
+    batch_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None  # padded, in one batch
+
+
+class EmbeddingModelEntry(EncoderEntry, tag_field="kind", tag="embedding", frozen=True):
+    """A sentence-transformers folder, or a GGUF file of an embedder."""
 
     kind: ClassVar[str] = "embedding"
     article: ClassVar[str] = "an embedding model"
     routes: ClassVar[str] = "/v1/embeddings"
 
-    context_length: Tokens | None = None
     dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    prompts: dict[str, str] = {}  # what texts begin with, by name, such as query and document
+    truncate: bool = False  # cut texts that are too long, instead of refusing them
+    token_ids: Literal["cl100k", "model"] = "cl100k"  # what ids in requests mean
+    pooling: Literal["mean", "cls", "last"] | None = None  # of a GGUF file that does not say
+
+
+class RerankModelEntry(EncoderEntry, tag_field="kind", tag="rerank", frozen=True):
+    """A folder of a cross-encoder."""
+
+    kind: ClassVar[str] = "rerank"
+    article: ClassVar[str] = "a reranker"
+    routes: ClassVar[str] = "/v1/rerank"
 
 
 class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_only=True):
@@ -111,10 +142,11 @@ class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_
     routes: ClassVar[str] = "/v1/images/generations"
 
 
-ModelEntry = TextModelEntry | EmbeddingModelEntry | ImageModelEntry
-KINDS: dict[object, type[ModelEntry]] = {
-    entry.kind: entry for entry in (TextModelEntry, EmbeddingModelEntry, ImageModelEntry)
-}
+ModelEntry = TextModelEntry | EmbeddingModelEntry | RerankModelEntry | ImageModelEntry
+ENTRIES = (TextModelEntry, EmbeddingModelEntry, RerankModelEntry, ImageModelEntry)
+KINDS: dict[object, type[ModelEntry]] = {entry.kind: entry for entry in ENTRIES}
+
+E = TypeVar("E", bound=ModelEntry)
 
 
 class Catalog:
@@ -151,10 +183,10 @@ class Catalog:
             )
         return found, self.entries[found]
 
-    def resolve_text(self, name: str, route: str) -> tuple[str, TextModelEntry]:
+    def resolve_as(self, kind: type[E], name: str, route: str) -> tuple[str, E]:
         """Like `resolve`, and raises InvalidRequest naming the right route for other kinds."""
         found, entry = self.resolve(name)
-        if not isinstance(entry, TextModelEntry):
+        if not isinstance(entry, kind):
             raise InvalidRequest(
                 f"{found} is {entry.article}: it answers at {entry.routes}, not at {route}.",
                 "model",

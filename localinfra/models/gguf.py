@@ -65,14 +65,14 @@ IMPOSTORS = (
 _U64 = struct.Struct("<Q")
 
 
-def read_header(path: str | os.PathLike[str]) -> GgufHeader:
-    """The header of a model file that passed every check.
+def read_header(path: str | os.PathLike[str], *, embeds: bool = False) -> GgufHeader:
+    """The header of a model file that passed every check for what it is to make: text, or vectors.
 
     Raises:
         BadGguf: the file is absent, no GGUF, damaged, or would abort the process inside llama.cpp.
     """
     header, tokenizer = _read(Path(path))
-    for problem in gguf_check.problems(header, tokenizer):
+    for problem in gguf_check.problems(header, tokenizer, embeds=embeds):
         raise BadGguf(path, problem)
     return header
 

@@ -31,15 +31,15 @@ NO_GENERATORS = {
     **dict.fromkeys(("eagle3", "dflash", "gemma4-assistant"), "only drafts for another model"),
     **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), "generates by diffusion"),
     **dict.fromkeys(("t5", "t5encoder"), "needs an encoder's pass before each answer"),
-    **dict.fromkeys(
-        """bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert
-        gemma-embedding llama-embed""".split(),
-        "makes embeddings and generates no text",
-    ),
 }
+EMBEDDERS = frozenset(
+    """bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert
+    gemma-embedding llama-embed""".split()
+)
 
-# Tokenizers of generators. Others (bert, t5, hybriddna, ...) throw on some texts, uncaught in C.
+# Others (t5, hybriddna, ...) throw on some texts, uncaught in C.
 TOKENIZERS = ("llama", "gpt2", "gemma4", "rwkv", "plamo2")
+BERT_MARKS = {"bos": 101, "unknown": 100, "seperator": 102}  # llama.cpp's defaults, its spelling
 # Bytes found in UTF-8: a tokenizer that falls back to bytes must have a token for each.
 UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
 
@@ -88,15 +88,23 @@ STORED_ONLY_BY_ACCIDENT = {9: "q8_1", 15: "q8_K", 24: "i8", 25: "i16", 28: "f64"
 INTEGERS = {26: "i32", 27: "i64"}
 
 
-def problems(header: GgufHeader, tokenizer: Tokenizer) -> Iterator[str]:
-    """Sentences that follow the file's name. A check trusts what those before it found in order."""
+def problems(header: GgufHeader, tokenizer: Tokenizer, *, embeds: bool) -> Iterator[str]:
+    """Sentences that follow the file's name. A check trusts what those before it found in order.
+
+    `embeds` says that it is to make vectors instead of text.
+    """
     yield from _kind(header)
+    if not embeds:
+        yield from _generates(header)
     yield from _numbers(header)
     yield from _layers(header)
     yield from _experts(header)
     yield from _heads(header)
     yield from _tensors(header)
-    yield from _tokenizer(header, tokenizer)
+    if embeds and header.metadata.get("tokenizer.ggml.model") == "bert":
+        yield from _bert_tokenizer(header, tokenizer)
+    else:
+        yield from _tokenizer(header, tokenizer)
 
 
 def _kind(header: GgufHeader) -> Iterator[str]:
@@ -115,6 +123,16 @@ def _kind(header: GgufHeader) -> Iterator[str]:
             f"…-{splits:05}-of-{splits:05}.gguf); merge them with llama-gguf-split --merge, "
             "or fetch a file in one piece"
         )
+
+
+def _generates(header: GgufHeader) -> Iterator[str]:
+    if header.architecture in EMBEDDERS:
+        yield (
+            f"holds a model of architecture {header.architecture}, which makes embeddings and "
+            'generates no text; give it kind = "embedding" in models.toml'
+        )
+    if header.metadata.get(f"{header.architecture}.attention.causal") is False:
+        yield "has attention in both directions, so it generates no text; choose another model"
 
 
 def _numbers(header: GgufHeader) -> Iterator[str]:
@@ -144,8 +162,6 @@ def _numbers(header: GgufHeader) -> Iterator[str]:
         yield f"has {prefix}rope.scaling.type = {scaling!r}, unknown to this llama.cpp; {AGAIN}"
     if header.number("attention.sliding_window") > MAX_WINDOW:
         yield f"has a sliding window of {header.number('attention.sliding_window')} tokens; {AGAIN}"
-    if header.metadata.get(prefix + "attention.causal") is False:
-        yield "has attention in both directions, so it generates no text; choose another model"
 
 
 def _layers(header: GgufHeader) -> Iterator[str]:
@@ -266,6 +282,19 @@ def _tokenizer(header: GgufHeader, tokenizer: Tokenizer) -> Iterator[str]:
     for name in ("bos", "eos"):
         if _adds(header, name) and not 0 <= _special(header, name, len(tokens)) < len(tokens):
             yield f"adds a {name} token to every prompt and has none; {AGAIN}"
+
+
+def _bert_tokenizer(header: GgufHeader, tokenizer: Tokenizer) -> Iterator[str]:
+    """It gives [UNK] for what it does not know, and looks up three marks by their ids."""
+    tokens = _as_c_reads_them(tokenizer.tokens)
+    if len(set(tokens)) != len(tokens):
+        yield f"has a token twice in its vocabulary; {AGAIN}"
+    if tokenizer.token_types is not None and len(tokenizer.token_types) < len(tokens):
+        yield f"has {len(tokenizer.token_types)} token_type for {len(tokens)} tokens; {AGAIN}"
+    for name, default in BERT_MARKS.items():
+        stored = header.metadata.get(f"tokenizer.ggml.{name}_token_id", default)
+        if not isinstance(stored, int) or not 0 <= stored < len(tokens):
+            yield f"has no {name} token; {AGAIN}"
 
 
 def _as_c_reads_them(tokens: list[bytes]) -> list[bytes]:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from localinfra.llama.context import ContextSettings, LlamaContext, usable_cores
+from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.quantize import QuantizeFailed, quantize
+from localinfra.machine import usable_cores
 from localinfra.models.gguf import BadGguf, GgufHeader, read_header
 from localinfra.optimize import choose, exact, loss, speed
 from localinfra.optimize.choose import Loss, Measured, Speed

@@ -17,7 +17,7 @@ from typing import IO
 
 import msgspec
 
-from localinfra.optimize import machine
+from localinfra import machine
 
 try:
     import fcntl
@@ -58,13 +58,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def folder() -> Path:
-    """$LOCALINFRA_CACHE, else the platform's cache for this user. It need not exist."""
-    if named := os.environ.get("LOCALINFRA_CACHE"):
-        return Path(named).absolute() / "optimized"
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(named):  # the XDG standard says that a relative path is to be ignored
-        named = os.path.join(os.sep, os.path.expanduser("~"), ".cache")  # / where nobody has a home
-    return Path(named, "localinfra", "optimized")
+    """It need not exist."""
+    return machine.cache_folder("optimized")
 
 
 def identify(source: Path) -> Identity:

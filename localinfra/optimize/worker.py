@@ -14,11 +14,12 @@ from pathlib import Path
 
 import msgspec
 
+from localinfra import machine
 from localinfra.engine.backend import DecodeFailed
 from localinfra.llama.model import LoadFailed
 from localinfra.llama.quantize import QuantizeFailed
 from localinfra.models.gguf import BadGguf, read_header
-from localinfra.optimize import choose, machine, store
+from localinfra.optimize import choose, store
 from localinfra.optimize.bench import Bench, CannotMeasure
 from localinfra.optimize.choose import Measured
 from localinfra.optimize.job import Done, Event, Failed, Job, Progress, Report

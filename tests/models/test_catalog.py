@@ -34,7 +34,7 @@ def loaded(folder: Path, text: str) -> Catalog:
 
 def text_entry(folder: Path, lines: str) -> TextModelEntry:
     text = f'[model.x]\nkind = "text"\nsource = "x.gguf"\n{lines}'
-    return loaded(folder, text).resolve_text("x", "/v1/completions")[1]
+    return loaded(folder, text).resolve_as(TextModelEntry, "x", "/v1/completions")[1]
 
 
 def refusal(folder: Path, text: str) -> str:
@@ -45,7 +45,7 @@ def refusal(folder: Path, text: str) -> str:
 
 def test_the_shipped_file_is_valid_and_its_first_model_comes_in_a_package() -> None:
     shipped = catalog.load(config.load(config.shipped_file()))
-    name, entry = shipped.resolve_text("default", "/v1/chat/completions")
+    name, entry = shipped.resolve_as(TextModelEntry, "default", "/v1/chat/completions")
     assert name == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert entry.preload and entry.optimize == "lossless"
     assert {entry.kind for entry in shipped.entries.values()} == {"text", "embedding", "image"}
@@ -96,7 +96,7 @@ def test_a_model_of_another_kind_names_its_own_route(tmp_path: Path) -> None:
     served = loaded(tmp_path, TWO_MODELS)
     for name, route in (("vectors", "/v1/embeddings"), ("pictures", "/v1/images/generations")):
         with pytest.raises(InvalidRequest, match=route) as caught:
-            served.resolve_text(f"org/{name}", "/v1/chat/completions")
+            served.resolve_as(TextModelEntry, f"org/{name}", "/v1/chat/completions")
         assert caught.value.param == "model"
 
 
@@ -151,7 +151,7 @@ def test_a_mistake_is_named_with_file_table_and_key(
     ("table", "message"),
     [
         ('[model.x]\nkind = "text"', "source: missing; expected"),
-        ('[model.x]\nsource = "x"', 'kind: expected "text", "embedding" or "image"'),
+        ('[model.x]\nsource = "x"', 'kind: expected "text", "embedding", "rerank" or "image"'),
         ('[model.x]\nkind = "txt"\nsource = "x"', 'got "txt"'),
         ('[model.x]\nkind = []\nsource = "x"', "got []"),
         ('[model.x]\nkind = "text"\nsource = "hf:a/b"', "a text model is one file"),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from localinfra.optimize import machine, store
+from localinfra import machine
+from localinfra.optimize import store
 from localinfra.optimize.store import CacheUnusable, Decision
 
 

@@ -11,8 +11,9 @@ from llama_cpp import llama_cpp as lib
 
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import GenerationRequest
-from localinfra.llama.context import ContextSettings, LlamaContext, usable_cores
+from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.machine import usable_cores
 from localinfra.models.sources import locate
 
 SENTENCE = "The capital of France is Paris, and the capital of Italy is"

@@ -1,16 +1,41 @@
-"""What a measurement of speed holds for: this CPU with this build of llama.cpp.
+"""This machine: its cores and memory, what a measurement of speed holds for, where results go.
 
 Reads a few small files and imports no library, since every start of the server asks.
 """
 
 import hashlib
 import importlib.util
+import os
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from localinfra.backend_detect import output_of
+
+
+def usable_cores() -> int:
+    """Physical cores this process may run on: a second thread on a core only adds waiting."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    siblings = {
+        path.read_text().strip()
+        for cpu in allowed
+        if (
+            path := Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        ).exists()
+    }
+    return len(siblings) or len(allowed) or os.cpu_count() or 1
+
+
+def cache_folder(name: str) -> Path:
+    """A folder in $LOCALINFRA_CACHE, else in the platform's cache for this user. It need not
+    exist."""
+    if named := os.environ.get("LOCALINFRA_CACHE"):
+        return Path(named).absolute() / name
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(named):  # the XDG standard says that a relative path is to be ignored
+        named = os.path.join(os.sep, os.path.expanduser("~"), ".cache")  # / where nobody has a home
+    return Path(named, "localinfra", name)
 
 
 def cpu() -> str:

@@ -1,0 +1,115 @@
+"""POST /v1/embeddings."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.body import Decoded, read_body
+from localinfra.api.params import log_user
+from localinfra.api.sse import until_disconnect
+from localinfra.api.state import limits, runtime
+from localinfra.api.vectors import PiecesResponse, as_base64, as_floats, pieces, truncated_header
+from localinfra.errors import InvalidRequest
+
+ROUTE = "/v1/embeddings"
+MAX_INPUTS = 2048
+
+InputType = Literal["query", "document"]
+
+
+class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    input_type: InputType | None = None
+    prompt_name: str | None = None
+    truncate: bool | None = None
+    user: str | None = None
+
+    def inputs(self) -> list[str | list[int]]:
+        """A text, or its token ids, for each vector. Raises InvalidRequest."""
+        given = [self.input] if isinstance(self.input, str) else self.input
+        if given and all(isinstance(item, int) for item in given):
+            return [given]  # type: ignore[list-item]  # one text as token ids
+        return checked_inputs(given, "input")
+
+
+class EmbeddingsUsage(msgspec.Struct, frozen=True):
+    prompt_tokens: int
+    total_tokens: int
+    estimated_cost: float  # USD
+
+
+def checked_inputs(given: Sequence[str | int | list[int]], param: str) -> list[str | list[int]]:
+    """Raises InvalidRequest with the index of the first that is no text."""
+    if not given:
+        raise InvalidRequest(f"{param} is empty: send at least one text.", param)
+    if len(given) > MAX_INPUTS:
+        raise InvalidRequest(
+            f"{param} has {len(given)} texts; at most {MAX_INPUTS} can be sent at once.", param
+        )
+    inputs: list[str | list[int]] = []
+    for index, item in enumerate(given):
+        if isinstance(item, int) or type(item) is not type(given[0]):
+            raise InvalidRequest(
+                f"{param} mixes texts and token ids: send strings, or lists of ids.", param
+            )
+        if not item:
+            raise InvalidRequest(f"{param}[{index}] is empty: every text needs a token.", param)
+        inputs.append(item)
+    return inputs
+
+
+class EngineEmbeddingsRequest(EmbeddingsRequest, frozen=True, kw_only=True):
+    """As `openai` before 1.0 sends it: the model is in the path."""
+
+    model: str = ""
+
+
+async def create_embeddings(request: Request) -> Response:
+    return await answer(request, await read_body(request, EmbeddingsRequest, limits(request)))
+
+
+async def create_engine_embeddings(request: Request) -> Response:
+    decoded = await read_body(request, EngineEmbeddingsRequest, limits(request))
+    body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
+    return await answer(request, Decoded(body, decoded.ignored))
+
+
+async def answer(request: Request, decoded: Decoded[EmbeddingsRequest]) -> Response:
+    body = decoded.value
+    inputs = body.inputs()
+    log_user(request, body.user)
+    model = await runtime(request).embedding_model(body.model, ROUTE)
+    found = await until_disconnect(
+        request.receive,
+        model.embed(
+            inputs,
+            prompt=model.prompt(body.input_type, body.prompt_name),
+            truncate=body.truncate,
+            dimensions=body.dimensions,
+        ),
+    )
+    usage = EmbeddingsUsage(
+        prompt_tokens=found.num_tokens,
+        total_tokens=found.num_tokens,
+        estimated_cost=model.entry.price.of_input(found.num_tokens),
+    )
+    form = as_base64 if body.encoding_format == "base64" else as_floats
+    rows = await pieces(found.rows, form, framed)
+    head = b'{"object":"list","data":['
+    tail = b'],"model":%b,"usage":%b}' % (
+        msgspec.json.encode(model.name),
+        msgspec.json.encode(usage),
+    )
+    headers = {**decoded.headers, **truncated_header(found.truncated)}
+    return PiecesResponse([head, *rows, tail], headers)
+
+
+def framed(index: int, row: bytes) -> bytes:
+    return b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row)

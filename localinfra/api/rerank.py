@@ -1,0 +1,96 @@
+"""POST /v1/rerank: how well documents answer a query, in the shape of Cohere's and Jina's APIs."""
+
+import uuid
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.body import read_body
+from localinfra.api.render import json_response
+from localinfra.api.sse import until_disconnect
+from localinfra.api.state import limits, runtime
+from localinfra.api.vectors import truncated_header
+from localinfra.errors import InvalidRequest
+
+ROUTE = "/v1/rerank"
+MAX_DOCUMENTS = 2048
+
+
+class Document(msgspec.Struct, frozen=True):
+    text: str
+
+
+class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    query: str
+    documents: list[str | Document]
+    top_n: Annotated[int, Meta(ge=1)] | None = None
+    return_documents: bool = False
+    truncate: bool = True  # where a document is too long, as other rerankers do
+
+    def texts(self) -> list[str]:
+        """The documents' texts. Raises InvalidRequest."""
+        return checked_documents(self.query, self.documents)
+
+
+class RankedDocument(msgspec.Struct, frozen=True):
+    index: int
+    relevance_score: float
+    document: Document | UnsetType = UNSET
+
+
+class RerankUsage(msgspec.Struct, frozen=True):
+    prompt_tokens: int
+    total_tokens: int
+    estimated_cost: float  # USD
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    id: str
+    model: str
+    results: list[RankedDocument]
+    usage: RerankUsage
+
+
+def checked_documents(query: str, documents: list[str | Document]) -> list[str]:
+    if not query:
+        raise InvalidRequest("query is empty.", "query")
+    if not documents:
+        raise InvalidRequest("documents is empty: send at least one.", "documents")
+    if len(documents) > MAX_DOCUMENTS:
+        raise InvalidRequest(
+            f"{len(documents)} documents were sent; at most {MAX_DOCUMENTS} can be ranked at once.",
+            "documents",
+        )
+    texts = [item if isinstance(item, str) else item.text for item in documents]
+    if "" in texts:
+        raise InvalidRequest(f"documents[{texts.index('')}] is empty.", "documents")
+    return texts
+
+
+async def create_ranking(request: Request) -> Response:
+    decoded = await read_body(request, RerankRequest, limits(request))
+    body = decoded.value
+    texts = body.texts()
+    model = await runtime(request).rerank_model(body.model, ROUTE)
+    scores = await until_disconnect(
+        request.receive, model.score(body.query, texts, truncate=body.truncate)
+    )
+    order = sorted(range(len(texts)), key=lambda index: -scores.values[index])
+    results = [
+        RankedDocument(
+            index,
+            scores.values[index],
+            Document(texts[index]) if body.return_documents else UNSET,
+        )
+        for index in order[: body.top_n]
+    ]
+    cost = model.entry.price.of_input(scores.num_tokens)
+    usage = RerankUsage(scores.num_tokens, scores.num_tokens, cost)
+    headers = {**decoded.headers, **truncated_header(scores.truncated)}
+    return json_response(
+        Ranking(f"rerank-{uuid.uuid4().hex}", model.name, results, usage), headers=headers
+    )

@@ -1,0 +1,111 @@
+"""Which texts of which requests are computed next. Plain values, no thread.
+
+A batch is as large as its padding to the longest text allows (`batch_tokens`), since what a batch
+costs grows with the padded tokens, and large ones of long texts leave the processor's caches.
+Requests take turns. One that fits a batch takes other small ones of similar lengths along, so that
+many clients with a text each go as fast as one with all of them; one with more than a batch of
+texts computes one batch at its turn, and whoever came meanwhile waits for no more than that.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from localinfra.embed.encoder import Rows, Tokens
+
+MAX_LOOKED_AT = 2048  # texts of other requests, for those of similar length
+
+
+class Job:
+    """One request's texts, and its rows as they are computed."""
+
+    def __init__(self, texts: Sequence[Tokens], width: int):
+        self.texts = texts
+        self.rows: Rows = np.empty((len(texts), width), np.float32)
+        self.num_missing = len(texts)
+        # Shortest first; taken from the end, so that the longest, which cost most, come first.
+        self.waiting = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        self.num_waiting_tokens = sum(map(len, texts))
+
+    def put(self, index: int, row: Rows) -> None:
+        self.rows[index] = row
+        self.num_missing -= 1
+
+    def take(self, index: int) -> "Part":
+        self.waiting.remove(index)
+        self.num_waiting_tokens -= len(self.texts[index])
+        return Part(self, index)
+
+    def take_longest(self, batch_tokens: int) -> "list[Part]":
+        """A batch of its own: at least one text."""
+        longest = len(self.texts[self.waiting[-1]])
+        count = min(max(1, batch_tokens // max(longest, 1)), len(self.waiting))
+        taken = self.waiting[-count:]
+        del self.waiting[-count:]
+        self.num_waiting_tokens -= sum(len(self.texts[index]) for index in taken)
+        return [Part(self, index) for index in taken]
+
+
+class Part(NamedTuple):
+    """A text of a request."""
+
+    job: Job
+    at: int  # its index there
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.job.texts[self.at]
+
+
+class Batcher:
+    def __init__(self, batch_tokens: int):
+        self._batch_tokens = batch_tokens
+        self._turns: deque[Job] = deque()  # all have texts waiting
+
+    def __bool__(self) -> bool:
+        return bool(self._turns)
+
+    def add(self, job: Job) -> None:
+        self._turns.append(job)
+
+    def drop(self, job: Job) -> None:
+        """Nobody wants the rest of it."""
+        if job in self._turns:
+            self._turns.remove(job)
+
+    def next(self) -> list[Part]:
+        """The next batch; there must be a job."""
+        job = self._turns.popleft()
+        parts = (
+            job.take_longest(self._batch_tokens) if self._is_large(job) else self._take_similar(job)
+        )
+        if job.waiting:
+            self._turns.append(job)
+        return parts
+
+    def _is_large(self, job: Job) -> bool:
+        return job.num_waiting_tokens > self._batch_tokens
+
+    def _take_similar(self, job: Job) -> list[Part]:
+        """The job's longest text and, from small jobs, the nearest in length that fit with it."""
+        parts = [Part(job, index) for index in job.waiting]
+        anchor = len(parts[-1].tokens)
+        for other in self._turns:
+            if len(parts) >= MAX_LOOKED_AT:
+                break
+            if not self._is_large(other):
+                parts += [Part(other, index) for index in other.waiting]
+        parts.sort(key=lambda part: (part.job is not job, abs(len(part.tokens) - anchor)))
+        chosen: list[Part] = []
+        longest = anchor
+        for part in parts:
+            new_longest = max(longest, len(part.tokens))
+            if chosen and (len(chosen) + 1) * new_longest > self._batch_tokens:
+                continue
+            longest = new_longest
+            chosen.append(part.job.take(part.at))
+        emptied = {id(part.job) for part in chosen if not part.job.waiting}
+        self._turns = deque(other for other in self._turns if id(other) not in emptied)
+        return chosen

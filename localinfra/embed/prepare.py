@@ -1,0 +1,176 @@
+"""Finds the fastest way of computing an encoder on this machine, in a process of its own.
+
+    python -m localinfra.embed.prepare REQUEST    # JSON of a Request
+
+Loads the folder with torch in float32, the reference; exports it for onnxruntime and OpenVINO, as
+far as they are installed; measures each on texts of mixed lengths, and writes into the request's
+folder the graph, the tokenizer and `plan.json`: what is fastest of those that give the same rows.
+"""
+
+import importlib.util
+import logging
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from localinfra.embed.encoder import Encoder, Rows, Tokens, arrays_of, unit_length
+from localinfra.embed.graph_encoders import OnnxEncoder, OpenVinoEncoder
+from localinfra.embed.plan import GRAPH, MIN_COSINE, PLAN, TOKENIZER, Measured, Plan, Request
+from localinfra.embed.tokenizer import FastTokenizer
+from localinfra.embed.torch_encoder import TorchEncoder
+
+WORDS = (
+    "the river carries stones from far away mountains to a garden where music was playing in winter"
+).split()
+LENGTHS = (1, 3, 8, 9, 10, 20, 21, 40, 90, 150)  # of texts, in words
+ROUNDS = 5
+MAX_DIFFERENCE = 1e-3  # of a cross-encoder's score
+
+
+def samples(tokenizer: FastTokenizer, kind: str) -> list[Tokens]:
+    texts = [" ".join(WORDS[(at * 5) % len(WORDS)] for at in range(count)) for count in LENGTHS]
+    if kind == "rerank":
+        found = tokenizer.tokenize_pairs(texts[3], texts)
+    else:
+        found = tokenizer.tokenize(texts)
+    return [tokenizer.cut(tokens) for tokens in found]
+
+
+def export(reference: TorchEncoder, example: list[Tokens], path: Path) -> None:
+    """Writes the whole network, pooling and all, as an ONNX graph with free batch and length."""
+    import torch
+
+    from localinfra.embed.torch_encoder import rows_of
+
+    names = ["input_ids", "attention_mask"]
+    if reference.description.takes_types:
+        names.append("token_type_ids")
+
+    class Graph(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = reference.network
+
+        def forward(self, *inputs: Any) -> Any:
+            return rows_of(self.network, dict(zip(names, inputs, strict=True)))
+
+    arrays = arrays_of(example, reference.description)
+    batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=2)
+    with torch.inference_mode():
+        torch.onnx.export(
+            Graph().eval(),
+            tuple(torch.from_numpy(arrays[name]) for name in names),
+            str(path),
+            input_names=names,
+            output_names=["rows"],
+            dynamo=True,  # the other exporter gives other vectors, without an error
+            dynamic_shapes=(tuple({0: batch, 1: length} for _ in names),),
+            external_data=False,
+            verbose=False,
+        )
+
+
+def nearness(rows: Rows, expected: Rows, kind: str) -> float:
+    """The least cosine between rows; for scores 1 less their largest difference."""
+    if kind == "rerank":
+        return 1.0 - float(np.abs(rows - expected).max())
+    return float((unit_length(rows) * unit_length(expected)).sum(axis=1).min())
+
+
+def measure(encoder: Encoder, texts: list[Tokens], expected: Rows, kind: str) -> Measured:
+    rows = encoder.encode(texts)
+    short, mixed = [texts[3]], [*texts, *texts]
+    short_s = [timed(lambda: encoder.encode(short)) for _ in range(4 * ROUNDS)]
+    mixed_s = [timed(lambda: encoder.encode(mixed)) for _ in range(ROUNDS)]
+    return Measured(
+        nearness=nearness(rows, expected, kind),
+        short_s=statistics.median(short_s),
+        mixed_s=statistics.median(mixed_s),
+    )
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def is_near(measured: Measured, kind: str) -> bool:
+    return measured.nearness >= (1 - MAX_DIFFERENCE if kind == "rerank" else MIN_COSINE)
+
+
+def prepare(request: Request) -> Plan:
+    folder = Path(request.folder)
+    out = Path(request.out)
+    reference = TorchEncoder(
+        folder, request.kind, threads=request.threads, max_tokens=request.max_tokens
+    )
+    (out / TOKENIZER).write_text(reference.tokenizer_json)
+    description = reference.description
+    tokenizer = FastTokenizer(reference.tokenizer_json, description.max_tokens)
+    texts = samples(tokenizer, request.kind)
+    expected = reference.encode(texts)
+    threads = request.threads
+    makers: dict[str, Callable[[], Encoder]] = {}
+    wants_graph = any(found(name) for name in ("onnxruntime", "openvino"))
+    if wants_graph and found("onnxscript") and not description.needs_prompt_length:
+        try:
+            export(reference, texts, out / GRAPH)
+        except Exception as error:  # of the exporter; torch computes it anyway
+            print(f"the export failed: {type(error).__name__}: {error}", file=sys.stderr)
+        else:
+            graph = out / GRAPH
+            if found("onnxruntime"):
+                makers["onnx"] = lambda: OnnxEncoder(graph, description, threads=threads)
+            if found("openvino"):
+                makers["openvino"] = lambda: OpenVinoEncoder(graph, description, threads=threads)
+                if computes_bf16():
+                    makers["openvino-bf16"] = lambda: OpenVinoEncoder(
+                        graph, description, threads=threads, precision="bf16"
+                    )
+    if computes_bf16():
+        makers["torch-bf16"] = lambda: TorchEncoder(
+            folder, request.kind, dtype="bfloat16", threads=threads
+        )
+    results = {"torch": measure(reference, texts, expected, request.kind)}
+    for name, make in makers.items():
+        try:
+            encoder = make()
+            results[name] = measure(encoder, texts, expected, request.kind)
+            encoder.close()
+        except Exception as error:  # a library that does not know an operation of the graph
+            print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
+    near = {name: result for name, result in results.items() if is_near(result, request.kind)}
+    fastest = min(near, key=lambda name: near[name].short_s * near[name].mixed_s)
+    return Plan(fastest, description, results)
+
+
+def found(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
+
+
+def computes_bf16() -> bool:
+    """Whether the CPU multiplies in bfloat16; elsewhere it is slower than float32."""
+    import torch
+
+    capabilities = torch.backends.cpu.get_cpu_capability(), torch.cpu._is_avx512_bf16_supported()
+    return bool(capabilities[1])
+
+
+def main(text: str) -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    request = msgspec.json.decode(text, type=Request)
+    plan = prepare(request)
+    (Path(request.out) / PLAN).write_bytes(msgspec.json.format(msgspec.json.encode(plan)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

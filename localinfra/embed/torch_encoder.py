@@ -1,0 +1,169 @@
+"""sentence-transformers and torch: the reference that all other ways of computing must equal.
+
+The only importer of both, besides `prepare.py`, which runs in a process of its own.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from localinfra.embed.encoder import Description, Rows, Tokens, arrays_of
+from localinfra.errors import ModelUnavailable
+
+CPU_BATCH_TOKENS = 1024  # beyond it a batch no longer fits a core's caches
+GPU_BATCH_TOKENS = 16_384
+
+OWN_MODULES = "sentence_transformers."
+
+Kind = Literal["embedding", "rerank"]
+
+
+class TorchEncoder:
+    def __init__(
+        self,
+        folder: Path,
+        kind: Kind,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int | None = None,
+        batch_tokens: int | None = None,
+        max_tokens: int | None = None,
+    ):
+        """Raises ModelUnavailable for a folder that can't be used."""
+        check_folder(folder)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would fight the others
+        import torch
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+        self._torch = torch
+        if threads:
+            torch.set_num_threads(threads)
+        options: dict[str, Any] = {
+            "device": device,
+            "trust_remote_code": False,
+            "local_files_only": True,
+            "model_kwargs": {"use_safetensors": True, "dtype": getattr(torch, dtype)},
+        }
+        self.network = load_network(folder, kind, options)
+        self.tokenizer_json = tokenizer_of(self.network, folder)
+        self.name = f"torch {dtype} on {device}"
+        self._device = device
+        self.batch_tokens = batch_tokens or (
+            CPU_BATCH_TOKENS if device == "cpu" else GPU_BATCH_TOKENS
+        )
+        self.description = describe(self.network, kind, max_tokens)
+        self.width = self.description.width
+
+    def encode(self, batch: Sequence[Tokens]) -> Rows:
+        if not self.description.needs_prompt_length:
+            return self._encode(batch)
+        # The network is told of one length for all.
+        rows: Rows = np.empty((len(batch), self.width), np.float32)
+        for length in {tokens.num_prompt for tokens in batch}:
+            at = [row for row, tokens in enumerate(batch) if tokens.num_prompt == length]
+            rows[at] = self._encode([batch[row] for row in at], prompt_length=length)
+        return rows
+
+    def _encode(self, batch: Sequence[Tokens], **told: int) -> Rows:
+        tensors: dict[str, Any] = {
+            name: self._torch.from_numpy(array).to(self._device)
+            for name, array in arrays_of(batch, self.description).items()
+        }
+        with self._torch.inference_mode():
+            rows: Rows = rows_of(self.network, {**tensors, **told}).float().cpu().numpy()
+        return rows
+
+    def close(self) -> None:
+        del self.network
+
+
+def check_folder(folder: Path) -> None:
+    """That nothing in it is a pickle that would be read, or code of others."""
+    if not folder.is_dir():
+        raise ModelUnavailable(f"{folder} is no folder; an embedder is a folder of files.", "model")
+    for weights in [*folder.glob("*.bin"), *folder.glob("*/*.bin")]:
+        if not list(weights.parent.glob("*.safetensors")):
+            raise ModelUnavailable(
+                f"{weights} is a Python pickle, which can run code; only safetensors are read. "
+                "Fetch the model's safetensors files, or convert it.",
+                "model",
+            )
+    modules = folder / "modules.json"
+    if modules.exists():
+        try:
+            types = [str(module["type"]) for module in json.loads(modules.read_text())]
+        except (ValueError, KeyError, TypeError):
+            raise ModelUnavailable(f"{modules} can't be read.", "model") from None
+        if foreign := [kind for kind in types if not kind.startswith(OWN_MODULES)]:
+            raise ModelUnavailable(
+                f"{folder} needs code of its own ({foreign[0]}), which is not run here.", "model"
+            )
+
+
+def load_network(folder: Path, kind: str, options: dict[str, Any]) -> Any:
+    import sentence_transformers
+
+    loader = (
+        sentence_transformers.SentenceTransformer
+        if kind == "embedding"
+        else sentence_transformers.CrossEncoder
+    )
+    try:
+        network = loader(str(folder), **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelUnavailable(f"{folder} can't be loaded: {str(error)[:500]}", "model") from None
+    network.eval()
+    return network
+
+
+def usable_gpu() -> str | None:
+    """The name that torch has for the GPU it can use, if any."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else None
+
+
+def tokenizer_of(network: Any, folder: Path) -> str:
+    """The tokenizer as the text of a tokenizer.json."""
+    backend = getattr(network.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelUnavailable(
+            f"{folder} has no tokenizer that `tokenizers` can run; a tokenizer.json is needed.",
+            "model",
+        )
+    return str(backend.to_str())
+
+
+def describe(network: Any, kind: Kind, max_tokens: int | None) -> Description:
+    tokenizer = network.tokenizer
+    limits = [max_tokens, network.max_seq_length, tokenizer.model_max_length]
+    pooling = [module for module in network.modules() if hasattr(module, "include_prompt")]
+    return Description(
+        kind=kind,
+        width=network.get_embedding_dimension() if kind == "embedding" else network.num_labels,
+        max_tokens=min(limit for limit in limits if limit),
+        pad_id=tokenizer.pad_token_id or 0,
+        takes_types=kind == "rerank" and "token_type_ids" in tokenizer.model_input_names,
+        is_left_padded=tokenizer.padding_side == "left",
+        prompts={name: text for name, text in network.prompts.items() if text},
+        needs_prompt_length=any(not module.include_prompt for module in pooling),
+    )
+
+
+def rows_of(network: Any, features: dict[str, Any]) -> Any:
+    """The network's rows [num_texts, width] for features [num_texts, longest], as a tensor."""
+    outputs = network(features)
+    if "sentence_embedding" in outputs:
+        return outputs["sentence_embedding"]
+    scores = network.activation_fn(outputs["scores"])
+    return scores if scores.ndim == 2 else scores.unsqueeze(-1)  # of one label or of several

