@@ -25,14 +25,16 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class Encoder(Protocol):
-    """Its methods are called from one thread."""
+    """`encode` may be called by as many threads at once as there are lanes."""
 
     name: str  # of the way it computes, for logs
     width: int  # of a row
     batch_tokens: int  # padded tokens that are computed fastest in one batch
+    num_lanes: int  # batches that are computed fastest at the same time
 
-    def encode(self, batch: Sequence[Tokens]) -> Rows:
-        """The rows in the order of the batch, as the model gives them."""
+    def encode(self, batch: Sequence[Tokens], *, is_alone: bool) -> Rows:
+        """The rows in the order of the batch, as the model gives them. `is_alone`: no other batch
+        is being computed, so that it may use all threads."""
 
     def close(self) -> None: ...
 

@@ -5,14 +5,17 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import msgspec
+import numpy as np
 
 from localinfra.embed.encoder import Rows, Tokens, unit_length
 from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
 from localinfra.embed.worker import Worker
-from localinfra.errors import ApiError, InvalidRequest, ModelUnavailable
+from localinfra.errors import ApiError, InvalidRequest
 from localinfra.models.catalog import EmbeddingModelEntry, RerankModelEntry
 
-INLINE_CHARACTERS = 4000  # are tokenised in half a millisecond, so without another thread
+# What takes half a millisecond is done without another thread: to tokenise, and to normalise.
+INLINE_CHARACTERS = 4000
+INLINE_NUMBERS = 100_000
 
 Input = str | list[int]  # a text, or its token ids
 
@@ -103,12 +106,15 @@ class EmbeddingModel:
         is_small = sum(map(len, inputs)) <= INLINE_CHARACTERS
         texts, truncated = work() if is_small else await asyncio.to_thread(work)
         rows = await self._worker.rows(texts)
-        if not all_finite(rows):
-            raise ApiError(f"{self.name} gave vectors that are no numbers; try dtype = 'float32'.")
-        if dimensions is not None:
-            rows = rows[:, :dimensions]
-        rows = unit_length(rows) if normalize else rows
+        finish = functools.partial(self._finished, rows, dimensions, normalize)
+        rows = finish() if rows.size <= INLINE_NUMBERS else await asyncio.to_thread(finish)
         return Embeddings(rows, sum(map(len, texts)), truncated)
+
+    def _finished(self, rows: Rows, dimensions: int | None, normalize: bool) -> Rows:
+        if not np.isfinite(rows).all():
+            raise ApiError(f"{self.name} gave vectors that are no numbers; try dtype = 'float32'.")
+        rows = rows[:, :dimensions]
+        return unit_length(rows) if normalize else np.ascontiguousarray(rows)
 
     def _tokens(
         self, inputs: Sequence[Input], prompt: str, truncate: bool, param: str
@@ -197,17 +203,3 @@ class RerankModel:
                 pairs[index] = self._tokenizer.cut(pair)
         rows = await self._worker.rows(pairs)
         return Scores(rows[:, 0].tolist(), sum(map(len, pairs)), truncated)
-
-
-def all_finite(rows: Rows) -> bool:
-    import numpy as np
-
-    return bool(np.isfinite(rows).all())
-
-
-def unavailable(name: str, what: str) -> ModelUnavailable:
-    return ModelUnavailable(
-        f"{name} needs {what}, which is not installed: pip install 'localinfra[embeddings]' "
-        "(scripts/serve does it).",
-        "model",
-    )

@@ -32,7 +32,7 @@ class Request(msgspec.Struct, frozen=True):
 class Measured(msgspec.Struct, frozen=True):
     nearness: float  # to torch in float32: the least cosine, or 1 less the largest difference
     short_s: float  # one short text
-    mixed_s: float  # a batch of mixed lengths
+    mixed_s: float  # eighty texts of mixed lengths
 
 
 class Plan(msgspec.Struct, frozen=True):

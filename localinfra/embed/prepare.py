@@ -7,6 +7,7 @@ far as they are installed; measures each on texts of mixed lengths, and writes i
 folder the graph, the tokenizer and `plan.json`: what is fastest of those that give the same rows.
 """
 
+import asyncio
 import importlib.util
 import logging
 import statistics
@@ -25,12 +26,13 @@ from localinfra.embed.graph_encoders import OnnxEncoder, OpenVinoEncoder
 from localinfra.embed.plan import GRAPH, MIN_COSINE, PLAN, TOKENIZER, Measured, Plan, Request
 from localinfra.embed.tokenizer import FastTokenizer
 from localinfra.embed.torch_encoder import TorchEncoder
+from localinfra.embed.worker import Worker
 
 WORDS = (
     "the river carries stones from far away mountains to a garden where music was playing in winter"
 ).split()
 LENGTHS = (1, 3, 8, 9, 10, 20, 21, 40, 90, 150)  # of texts, in words
-ROUNDS = 5
+ROUNDS = 3
 MAX_DIFFERENCE = 1e-3  # of a cross-encoder's score
 
 
@@ -85,10 +87,14 @@ def nearness(rows: Rows, expected: Rows, kind: str) -> float:
 
 
 def measure(encoder: Encoder, texts: list[Tokens], expected: Rows, kind: str) -> Measured:
-    rows = encoder.encode(texts)
-    short, mixed = [texts[3]], [*texts, *texts]
-    short_s = [timed(lambda: encoder.encode(short)) for _ in range(4 * ROUNDS)]
-    mixed_s = [timed(lambda: encoder.encode(mixed)) for _ in range(ROUNDS)]
+    """As it is served, by a worker, which is closed then and the encoder with it."""
+    worker = Worker(encoder, name=encoder.name, max_waiting=1)
+    short, mixed = [texts[3]], texts * 8
+    with asyncio.Runner() as loop:
+        rows = loop.run(worker.rows(texts))
+        short_s = [timed(lambda: loop.run(worker.rows(short))) for _ in range(4 * ROUNDS)]
+        mixed_s = [timed(lambda: loop.run(worker.rows(mixed))) for _ in range(ROUNDS)]
+    worker.close()
     return Measured(
         nearness=nearness(rows, expected, kind),
         short_s=statistics.median(short_s),
@@ -139,14 +145,13 @@ def prepare(request: Request) -> Plan:
         makers["torch-bf16"] = lambda: TorchEncoder(
             folder, request.kind, dtype="bfloat16", threads=threads
         )
-    results = {"torch": measure(reference, texts, expected, request.kind)}
+    results: dict[str, Measured] = {}
     for name, make in makers.items():
         try:
-            encoder = make()
-            results[name] = measure(encoder, texts, expected, request.kind)
-            encoder.close()
+            results[name] = measure(make(), texts, expected, request.kind)
         except Exception as error:  # a library that does not know an operation of the graph
             print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
+    results["torch"] = measure(reference, texts, expected, request.kind)  # which closes it: last
     near = {name: result for name, result in results.items() if is_near(result, request.kind)}
     fastest = min(near, key=lambda name: near[name].short_s * near[name].mixed_s)
     return Plan(fastest, description, results)

@@ -24,6 +24,8 @@ Kind = Literal["embedding", "rerank"]
 
 
 class TorchEncoder:
+    num_lanes = 1
+
     def __init__(
         self,
         folder: Path,
@@ -62,7 +64,7 @@ class TorchEncoder:
         self.description = describe(self.network, kind, max_tokens)
         self.width = self.description.width
 
-    def encode(self, batch: Sequence[Tokens]) -> Rows:
+    def encode(self, batch: Sequence[Tokens], *, is_alone: bool = True) -> Rows:
         if not self.description.needs_prompt_length:
             return self._encode(batch)
         # The network is told of one length for all.

@@ -1,10 +1,10 @@
-"""The thread that computes: requests in, rows out; the one place where it meets asyncio."""
+"""The threads that compute: requests in, rows out; the one place where they meet asyncio."""
 
 import asyncio
 import contextlib
 import logging
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -23,20 +23,28 @@ class Waiting(NamedTuple):
 
 
 class Worker:
-    """Runs one encoder on a thread of its own until `close`."""
+    """Runs one encoder, a thread for each of its lanes, until `close`."""
 
     def __init__(self, encoder: Encoder, *, name: str, max_waiting: int):
         """`max_waiting` requests may wait or be computed at once."""
         self.encoder = encoder
         self._name = name
         self._max_waiting = max_waiting
-        self._batcher = Batcher(encoder.batch_tokens)
-        self._waiting: dict[Job, Waiting] = {}  # the thread's
         self._num_waiting = 0  # the event loop's
         self._is_closed = False
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=f"embed {name}", daemon=True)
-        self._thread.start()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._work = threading.Semaphore(0)  # wakes a thread for each command, and for each batch
+        # What the threads share.
+        self._lock = threading.Lock()
+        self._batcher = Batcher(encoder.batch_tokens)
+        self._waiting: dict[Job, Waiting] = {}
+        self._num_computing = 0
+        self._threads = [
+            threading.Thread(target=self._run, name=f"embed {name}", daemon=True)
+            for _ in range(encoder.num_lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def num_waiting(self) -> int:
@@ -47,8 +55,6 @@ class Worker:
 
         Raises QueueFull, EngineFailed where computing failed, ModelUnavailable while closing.
         """
-        if self._is_closed:
-            raise ModelUnavailable("The server is shutting down.")
         if self._num_waiting >= self._max_waiting:
             raise QueueFull(
                 f"{self._name} has {self._num_waiting} requests waiting; try again in a moment.",
@@ -56,44 +62,56 @@ class Worker:
             )
         loop = asyncio.get_running_loop()
         job, future = Job(texts, self.encoder.width), loop.create_future()
-        self._commands.put(lambda: self._add(job, Waiting(future, loop)))
-        if self._is_closed:  # meanwhile; the thread may have looked for the last time
+        self._tell(lambda: self._add(job, Waiting(future, loop)))
+        if self._is_closed:  # asked last: the threads may have looked at commands for the last time
             raise ModelUnavailable("The server is shutting down.")
         self._num_waiting += 1
         try:
             rows: Rows = await future
             return rows
         except asyncio.CancelledError:
-            self._commands.put(lambda: self._forget(job))
+            self._tell(lambda: self._forget(job))
             raise
         finally:
             self._num_waiting -= 1
 
     def close(self) -> None:
-        """Ends after the batch under way; whoever still waits is told."""
+        """Ends after the batches under way; whoever still waits is told."""
         self._is_closed = True
-        self._commands.put(lambda: None)  # wakes it
-        self._thread.join()
-        self.encoder.close()
-
-    # --- the thread ---
-
-    def _run(self) -> None:
-        while not self._is_closed:
-            self._take_commands()
-            if self._batcher and not self._is_closed:
-                self._compute(self._batcher.next())
-        self._take_commands(may_wait=False)
+        self._work.release(len(self._threads))
+        for thread in self._threads:
+            thread.join()
+        self._take_commands()
         for job in list(self._waiting):
             self._fail(job, ModelUnavailable("The server is shutting down."))
+        self.encoder.close()
 
-    def _take_commands(self, may_wait: bool = True) -> None:
-        """All that are there; waits for one where there is nothing else to do."""
-        if not self._batcher and may_wait:
-            self._commands.get()()
-        with contextlib.suppress(queue.Empty):
+    def _tell(self, command: Callable[[], None]) -> None:
+        """Never waits: the event loop takes no lock that a thread holds."""
+        self._commands.append(command)
+        self._work.release()
+
+    # --- the threads ---
+
+    def _run(self) -> None:
+        while True:
+            self._work.acquire()
+            if self._is_closed:
+                return
+            with self._lock:
+                self._take_commands()
+                batch = self._batcher.next() if self._batcher else []
+                if self._batcher:
+                    self._work.release()  # another batch, for this thread or another one
+                is_alone = not self._num_computing and not self._batcher
+                self._num_computing += bool(batch)
+            if batch:
+                self._compute(batch, is_alone)
+
+    def _take_commands(self) -> None:
+        with contextlib.suppress(IndexError):
             while True:
-                self._commands.get_nowait()()
+                self._commands.popleft()()
 
     def _add(self, job: Job, waiting: Waiting) -> None:
         self._waiting[job] = waiting
@@ -103,18 +121,22 @@ class Worker:
         self._batcher.drop(job)
         self._waiting.pop(job, None)
 
-    def _compute(self, batch: list[Part]) -> None:
+    def _compute(self, batch: list[Part], is_alone: bool) -> None:
         try:
-            rows = self.encoder.encode([part.tokens for part in batch])
+            rows = self.encoder.encode([part.tokens for part in batch], is_alone=is_alone)
         except Exception:
             logger.exception("%s: a batch of %d texts failed", self._name, len(batch))
-            for job in {id(part.job): part.job for part in batch}.values():
-                self._fail(job, EngineFailed(f"{self._name} could not compute these texts."))
-            return
-        for part, row in zip(batch, rows, strict=True):
-            part.job.put(part.at, row)
-            if not part.job.num_missing:
-                self._finish(part.job)
+            rows = None
+        with self._lock:
+            self._num_computing -= 1
+            if rows is None:
+                for job in {id(part.job): part.job for part in batch}.values():
+                    self._fail(job, EngineFailed(f"{self._name} could not compute these texts."))
+                return
+            for part, row in zip(batch, rows, strict=True):
+                part.job.put(part.at, row)
+                if not part.job.num_missing:
+                    self._finish(part.job)
 
     def _finish(self, job: Job) -> None:
         if waiting := self._waiting.pop(job, None):

@@ -32,6 +32,8 @@ class LlamaEmbedder:
     Raises LoadFailed for a file that makes no vectors.
     """
 
+    num_lanes = 1
+
     def __init__(self, model: Model, settings: EmbedderSettings):
         self._model = model
         params = llama_cpp.llama_context_default_params()
@@ -59,7 +61,7 @@ class LlamaEmbedder:
         self.batch_tokens = settings.context_length
         self._batch = llama_cpp.llama_batch_init(settings.context_length, 0, 1)
 
-    def encode(self, batch: Sequence[Any]) -> NDArray[np.float32]:
+    def encode(self, batch: Sequence[Any], *, is_alone: bool) -> NDArray[np.float32]:
         return np.stack([self._encode(tokens.ids) for tokens in batch])
 
     def _encode(self, ids: list[int]) -> NDArray[np.float32]:

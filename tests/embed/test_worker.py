@@ -15,7 +15,7 @@ from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 class Echo:
     """A row is the text's first id and the size of its batch. Waits for `gate`, if closed."""
 
-    name, width, batch_tokens = "echo", 2, 100
+    name, width, batch_tokens, num_lanes = "echo", 2, 100, 1
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -23,7 +23,7 @@ class Echo:
         self.batches: list[int] = []
         self.is_closed = False
 
-    def encode(self, batch: Sequence[Tokens]) -> Rows:
+    def encode(self, batch: Sequence[Tokens], *, is_alone: bool) -> Rows:
         self.gate.wait(10)
         self.batches.append(len(batch))
         if any(tokens.ids[0] == 666 for tokens in batch):
@@ -71,6 +71,34 @@ def test_requests_that_wait_together_are_computed_together() -> None:
         assert encoder.batches == [1, 8]
         worker.close()
         assert encoder.is_closed
+
+    asyncio.run(main())
+
+
+def test_each_lane_computes_a_batch_and_a_lone_one_is_told_so() -> None:
+    class Lanes(Echo):
+        num_lanes = 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.meeting = threading.Barrier(3)
+            self.alone: list[bool] = []
+
+        def encode(self, batch: Sequence[Tokens], *, is_alone: bool) -> Rows:
+            self.alone.append(is_alone)
+            if not is_alone:
+                self.meeting.wait(10)  # until all three are here
+            return super().encode(batch, is_alone=is_alone)
+
+    async def main() -> None:
+        encoder = Lanes()
+        worker = Worker(encoder, name="echo", max_waiting=4)
+        rows = await worker.rows(texts(*range(30)))  # three batches
+        assert rows[:, 0].tolist() == list(range(30))
+        assert encoder.alone == [False] * 3
+        await worker.rows(texts(1))
+        assert encoder.alone[3:] == [True]
+        worker.close()
 
     asyncio.run(main())
 
