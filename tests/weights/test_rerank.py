@@ -126,3 +126,12 @@ def test_bad_input(server: LiveServer, fields: dict[str, Any], param: str) -> No
 def test_a_reranker_makes_no_embeddings(server: LiveServer) -> None:
     answer = server.post("/v1/embeddings", {"model": "cross", "input": "a"})
     assert answer.status_code == 400 and "/v1/rerank" in answer.json()["error"]["message"]
+
+
+def test_the_native_route_gives_scores_in_the_documents_order(
+    server: LiveServer, expected: Any
+) -> None:
+    body = {"queries": [QUERY], "documents": DOCUMENTS}
+    found = server.post("/v1/inference/cross", body).json()
+    assert np.allclose(found["scores"], expected, atol=1e-4)
+    assert found["inference_status"]["status"] == "succeeded" and found["input_tokens"] > 200
