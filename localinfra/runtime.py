@@ -22,6 +22,7 @@ from localinfra.models.pool import LoadState, Pool
 
 if TYPE_CHECKING:
     from localinfra.embed.model import EmbeddingModel, RerankModel
+    from localinfra.image.model import ImageModel
     from localinfra.text import TextModel
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ SWITCH_INTERVAL_S = 0.0005
 
 
 class LoadedModel(Protocol):
-    """A TextModel, EmbeddingModel or RerankModel."""
+    """A TextModel, EmbeddingModel, RerankModel or ImageModel."""
 
     def close(self) -> None: ...
 
@@ -67,10 +68,13 @@ class Runtime:
             from localinfra.loading_encoders import load_embedding_model
 
             return load_embedding_model(name, entry, max_queue)
-        assert isinstance(entry, RerankModelEntry)
-        from localinfra.loading_encoders import load_rerank_model
+        if isinstance(entry, RerankModelEntry):
+            from localinfra.loading_encoders import load_rerank_model
 
-        return load_rerank_model(name, entry, max_queue)
+            return load_rerank_model(name, entry, max_queue)
+        from localinfra.loading_images import load_image_model
+
+        return load_image_model(name, entry, max_queue)
 
     async def text_model(self, name: str, route: str) -> "TextModel":
         """The model a request asks for, loaded. Raises ModelNotFound, InvalidRequest for a model
@@ -85,6 +89,14 @@ class Runtime:
     async def rerank_model(self, name: str, route: str) -> "RerankModel":
         found, _ = self.catalog.resolve_as(RerankModelEntry, name, route)
         return cast("RerankModel", await self._models.get(found))
+
+    async def image_model(self, name: str | None, default: str, route: str) -> "ImageModel":
+        """Without a name the default, or where that is not served the first image model."""
+        if name is None:
+            known = (key for key, entry in self.catalog.entries.items() if entry.kind == "image")
+            name = default if default in self.catalog.names_by_id else next(known, default)
+        found, _ = self.catalog.resolve_as(ImageModelEntry, name, route)
+        return cast("ImageModel", await self._models.get(found))
 
     def state(self, name: str) -> LoadState:
         return self._models.state(name)
@@ -107,7 +119,7 @@ class Runtime:
     def preload(self) -> None:
         """Starts loading the entries that ask for it; requests meanwhile wait for them."""
         for name, entry in self.catalog.entries.items():
-            if entry.preload and not isinstance(entry, ImageModelEntry):
+            if entry.preload:
                 task = asyncio.create_task(self._preload(name))
                 self._preloads.add(task)
                 task.add_done_callback(self._preloads.discard)

@@ -480,7 +480,7 @@ def trial(shell: Shell, backend: str) -> str:
 
 
 def install_package(shell: Shell, part: str, weights: Sequence[str]) -> None:
-    extras = "dev,embeddings" if part == "test" else "embeddings"
+    extras = "dev,embeddings,images" if part == "test" else "embeddings,images"
     done = shell.pip(
         "localinfra and the packages it uses, PyTorch among them", ["-e", f"{ROOT}[{extras}]"]
     )

@@ -18,7 +18,7 @@ LAYERS = [
     {"config", "chat", "engine"},
     {"models", "llama"},
     {"text", "embed", "image", "optimize"},
-    {"loading", "loading_encoders"},
+    {"loading", "loading_encoders", "loading_images"},
     {"runtime"},
     {"api"},
     {"cli", "ray_serve"},
@@ -27,16 +27,16 @@ LAYERS = [
 LAYER_OF = {room: at for at, rooms in enumerate(LAYERS) for room in rooms}
 
 # A library → the only paths (under localinfra/) that may import it.
-OWNERS = {
+OWNERS: dict[str, str | tuple[str, ...]] = {
     "llama_cpp": "llama/",
     "starlette": "api/",
     "uvicorn": "cli/serve.py",
     "sentence_transformers": "embed/",
-    "torch": "embed/",
+    "torch": ("embed/", "image/"),
     "onnxruntime": "embed/",
     "openvino": "embed/",
     "tokenizers": "embed/",
-    "diffusers": "image.py",
+    "diffusers": "image/",
     "ray": "ray_serve.py",
 }
 

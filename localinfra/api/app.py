@@ -14,6 +14,9 @@ from localinfra.api.chat import create_chat_completion
 from localinfra.api.completions import create_completion, create_engine_completion
 from localinfra.api.embeddings import create_embeddings, create_engine_embeddings
 from localinfra.api.guard import Guard
+from localinfra.api.image_files import PATH as IMAGE_FILES
+from localinfra.api.image_files import ImageFiles, get_image_file
+from localinfra.api.images import create_images
 from localinfra.api.inference import infer
 from localinfra.api.models import get_model, list_models
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
@@ -31,6 +34,7 @@ OPENAI_ROUTES = [
     ("/embeddings", create_embeddings, "POST"),
     ("/engines/{id:path}/embeddings", create_engine_embeddings, "POST"),
     ("/rerank", create_ranking, "POST"),
+    ("/images/generations", create_images, "POST"),
     ("/models", list_models, "GET"),
     ("/models/{id:path}", get_model, "GET"),
 ]
@@ -67,6 +71,7 @@ def create_app(runtime: Runtime) -> Starlette:
         routes=[
             Route("/health", health),
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),
+            Route(IMAGE_FILES + "/{name}", get_image_file),
             *(
                 Route(prefix + path, handler, methods=[method])
                 for prefix in PREFIXES
@@ -86,4 +91,5 @@ def create_app(runtime: Runtime) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.runtime = runtime
+    app.state.image_files = ImageFiles(settings.image_urls_s)
     return app

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra.api.auth import ApiKeys
 from localinfra.api.hosts import Authority, HostRules, OriginRules, parse_authority
+from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.render import as_api_error, error_response
 from localinfra.errors import Forbidden, Unauthorized
 
@@ -72,7 +73,7 @@ class Guard:
             app = self.app
             if is_preflight(headers, scope):
                 app = preflight(headers)
-            elif scope["path"] not in OPEN_PATHS or scope["method"] not in ("GET", "HEAD"):
+            elif not is_open(scope["path"]) or scope["method"] not in ("GET", "HEAD"):
                 self.check_key(headers)
             await app(scope, receive, reply)
         except ClientDisconnect:
@@ -122,6 +123,11 @@ class Guard:
                 "The API key is missing or unknown. Send 'Authorization: Bearer KEY' with one of "
                 "the keys this server was started with."
             )
+
+
+def is_open(path: str) -> bool:
+    """An image's address is as good as a key for it, and browsers fetch it without one."""
+    return path in OPEN_PATHS or path.startswith(IMAGE_FILES + "/")
 
 
 def request_id_of(headers: Headers) -> str:

@@ -141,6 +141,15 @@ class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_
     article: ClassVar[str] = "an image model"
     routes: ClassVar[str] = "/v1/images/generations"
 
+    transformer: Source | None = None  # a GGUF file in place of the folder's own
+    device: Device = "auto"
+    dtype: Dtype = "auto"  # auto: bfloat16, float32 on CPUs
+    # what waits in main memory: nothing, whole parts, or layers; auto: by the GPU's free memory
+    offload: Literal["auto", "none", "model", "group"] = "auto"
+    vae_tiling: Literal["auto"] | bool = "auto"  # auto: on GPUs with little free memory
+    steps: Annotated[int, Meta(ge=1, le=50)] = 4  # of an image for which no number is asked
+    default_size: Annotated[int, Meta(ge=64, le=2048, multiple_of=16)] = 1024  # pixels a side
+
 
 ModelEntry = TextModelEntry | EmbeddingModelEntry | RerankModelEntry | ImageModelEntry
 ENTRIES = (TextModelEntry, EmbeddingModelEntry, RerankModelEntry, ImageModelEntry)

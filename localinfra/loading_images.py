@@ -1,0 +1,42 @@
+"""Catalogue entries of image pipelines → models in memory.
+
+Blocking; the pool calls it in a thread.
+"""
+
+import importlib.util
+import logging
+
+from localinfra.errors import ModelUnavailable
+from localinfra.image.model import ImageModel
+from localinfra.image.pipeline import FluxPainter, PlacementWishes
+from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.sources import locate
+
+logger = logging.getLogger(__name__)
+
+
+def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> ImageModel:
+    """Raises ModelUnavailable with what to do."""
+    folder = locate(name, entry.source)
+    if importlib.util.find_spec("diffusers") is None:
+        raise ModelUnavailable(
+            f"{name} needs diffusers, which is not installed: pip install 'localinfra[images]'.",
+            "model",
+        )
+    transformer = locate(name, entry.transformer) if entry.transformer else None
+    wishes = PlacementWishes(
+        device=None if entry.device == "auto" else entry.device,
+        dtype=None if entry.dtype == "auto" else entry.dtype,
+        offload=None if entry.offload == "auto" else entry.offload,
+        tiles_vae=None if entry.vae_tiling == "auto" else entry.vae_tiling,
+        transformer=transformer,
+    )
+    painter = FluxPainter(folder, wishes)
+    placed = painter.placement
+    logger.info(
+        "%s is computed on %s in %s, offload: %s%s",
+        name, placed.device, placed.dtype, placed.offload, ", tiled" * placed.tiles_vae,
+    )  # fmt: skip
+    if placed.device == "cpu":
+        logger.warning("%s has no GPU here: an image of a full-size model takes minutes", name)
+    return ImageModel(name, entry, painter, max_waiting)

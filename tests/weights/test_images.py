@@ -1,0 +1,202 @@
+"""/v1/images/generations over a real FLUX pipeline with small random weights."""
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+from image_pipeline import make_tiny_flux
+from live import LiveServer
+from numpy.typing import NDArray
+from PIL import Image
+
+pytestmark = pytest.mark.timeout(300)
+
+PATH = "/v1/images/generations"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("images")
+    make_tiny_flux(folder / "flux")
+    (folder / "models.toml").write_text(
+        '[server]\nmax_queue = 3\n[model."black-forest-labs/FLUX.1-schnell"]\nkind = "image"\n'
+        'source = "flux"\nprice = { image = 0.002 }\ndefault_size = 128\n'
+        '[model."absent"]\nkind = "image"\nsource = "hf:owner/repo"\n'
+    )
+    server = LiveServer(folder / "models.toml")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(server: LiveServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def opened(data: str | bytes) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(data) if isinstance(data, str) else data))
+
+
+def pixels(image: Image.Image) -> NDArray[np.int64]:
+    return np.asarray(image.convert("RGB")).astype(np.int64)
+
+
+def made(server: LiveServer, **fields: Any) -> list[Image.Image]:
+    answer = server.post(PATH, {"prompt": "a lighthouse", "size": "64x64", **fields})
+    assert answer.status_code == 200, answer.text
+    return [opened(item["b64_json"]) for item in answer.json()["data"]]
+
+
+def test_as_the_documents_of_hosted_services_ask(client: openai.OpenAI) -> None:
+    reply = client.images.generate(prompt="A photo of an astronaut", size="1024x1024", n=1)
+    assert reply.data and reply.data[0].b64_json
+    image = opened(reply.data[0].b64_json)
+    assert (image.format, image.size) == ("PNG", (1024, 1024))
+    assert pixels(image).std() > 5  # noise, and no black square
+    assert abs(reply.created - time.time()) < 60
+
+
+@pytest.mark.parametrize(("size", "expected"), [("64x128", (64, 128)), ("auto", (128, 128))])
+def test_sizes(server: LiveServer, size: str, expected: tuple[int, int]) -> None:
+    assert made(server, size=size)[0].size == expected
+
+
+def test_a_seed_makes_the_same_image_alone_and_as_one_of_several(server: LiveServer) -> None:
+    several = made(server, seed=40, n=3)
+    for offset, image in enumerate(several):
+        [alone] = made(server, seed=40 + offset)
+        assert np.array_equal(pixels(alone), pixels(image))
+    assert not np.array_equal(pixels(several[0]), pixels(several[1]))
+    [other] = made(server, seed=40, prompt="a river")
+    assert not np.array_equal(pixels(other), pixels(several[0]))
+
+
+def test_an_image_says_what_made_it_and_can_be_made_again(server: LiveServer) -> None:
+    [image] = made(server, num_inference_steps=2)
+    told = image.info
+    assert told["prompt"] == "a lighthouse" and told["steps"] == "2"
+    assert told["model"] == "black-forest-labs/FLUX.1-schnell"
+    [again] = made(server, seed=int(told["seed"]), num_inference_steps=int(told["steps"]))
+    assert np.array_equal(pixels(again), pixels(image))
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+def test_formats(server: LiveServer, form: str) -> None:
+    [image] = made(server, output_format=form)
+    assert image.format == form.upper()
+
+
+def test_compression(server: LiveServer) -> None:
+    def size(compression: int) -> int:
+        body = {"prompt": "x", "size": "128x128", "seed": 1, "output_format": "jpeg"}
+        answer = server.post(PATH, {**body, "output_compression": compression})
+        return len(answer.json()["data"][0]["b64_json"])
+
+    assert size(5) < size(90) / 2
+
+
+def test_urls_are_served_to_anybody_who_knows_them(server: LiveServer) -> None:
+    body = {"prompt": "x", "size": "64x64", "response_format": "url", "output_format": "webp"}
+    url = server.post(PATH, body).json()["data"][0]["url"]
+    answer = httpx2.get(url)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
+    assert opened(answer.content).size == (64, 64)
+    missing = httpx2.get(url[:-10] + "xxxxx.webp")
+    assert missing.status_code == 404 and "expired" in missing.json()["error"]["message"]
+
+
+def test_usage_and_price(server: LiveServer) -> None:
+    body = server.post(PATH, {"prompt": "a b", "size": "64x64", "n": 2}).json()
+    assert body["usage"]["estimated_cost"] == 0.004
+    assert body["usage"]["total_tokens"] == body["usage"]["input_tokens"] > 2
+    assert body["size"] == "64x64" and len({item["seed"] for item in body["data"]}) == 2
+
+
+def test_a_stream_shows_previews_then_the_image(client: openai.OpenAI) -> None:
+    stream: Any = client.images.generate(
+        prompt="x", size="128x64", stream=True, partial_images=2, extra_body={"seed": 3}
+    )
+    events = list(stream)
+    assert [event.type for event in events] == [
+        "image_generation.partial_image",
+        "image_generation.partial_image",
+        "image_generation.completed",
+    ]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]
+    assert opened(events[0].b64_json).size == (32, 16)
+    assert opened(events[2].b64_json).size == (128, 64)
+    assert events[2].usage.total_tokens > 0
+
+
+def test_long_prompts_are_cut_visibly_or_refused(server: LiveServer) -> None:
+    body = {"prompt": "w" * 400, "size": "64x64"}
+    answer = server.post(PATH, body)
+    assert answer.status_code == 200
+    assert answer.headers["x-localinfra-truncated"].startswith("clip=77/402, t5=256/")
+    refused = server.post(PATH, {**body, "strict": True})
+    assert refused.status_code == 400 and "256 are read" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": " "}, "prompt"),
+        ({"prompt": "w" * 40_000}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"n": 0}, "n"),
+        ({"n": 11}, "n"),
+        ({"size": "100x64"}, "size"),
+        ({"size": "48x64"}, "size"),
+        ({"size": "4096x64"}, "size"),
+        ({"size": "big"}, "size"),
+        ({"response_format": "file"}, "response_format"),
+        ({"output_format": "gif"}, "output_format"),
+        ({"num_inference_steps": 51}, "num_inference_steps"),
+        ({"seed": -1}, "seed"),
+        ({"background": "transparent"}, "background"),
+        ({"partial_images": 4}, "partial_images"),
+    ],
+)
+def test_bad_input_is_a_clear_400(server: LiveServer, fields: dict[str, Any], param: str) -> None:
+    answer = server.post(PATH, {"prompt": "x", "size": "64x64", **fields})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+def test_absent_weights_and_other_kinds(server: LiveServer) -> None:
+    answer = server.post(PATH, {"prompt": "x", "model": "absent"})
+    assert answer.status_code == 503 and "owner/repo" in answer.json()["error"]["message"]
+    body = {"model": "black-forest-labs/FLUX.1-schnell", "messages": [{"role": "user"}]}
+    refused = server.post("/v1/chat/completions", {**body, "messages": []})
+    assert refused.status_code == 400
+    card = httpx2.get(f"{server.url}/v1/models/black-forest-labs/FLUX.1-schnell").json()
+    assert (card["kind"], card["price"]["image"]) == ("image", 0.002)
+
+
+def test_a_full_queue_is_429_and_leaving_frees_it(server: LiveServer) -> None:
+    """Three clients fill it with long runs and go; the next one is served at once."""
+    body = {"prompt": "x", "size": "1024x1024", "num_inference_steps": 50, "n": 10}
+
+    def run() -> None:
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(server.url + PATH, json=body, timeout=3)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    refused = server.post(PATH, {"prompt": "x", "size": "64x64"})
+    assert refused.status_code == 429 and refused.headers["retry-after"]
+    for thread in threads:
+        thread.join()
+    deadline = time.monotonic() + 30
+    while server.post(PATH, {"prompt": "x", "size": "64x64"}).status_code == 429:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
