@@ -4,9 +4,10 @@ Blocking; the pool calls it in a thread. On CPUs what is fastest is found once, 
 own (`embed/prepare.py`), so that this one needs no torch where another library gives the same.
 """
 
+import contextlib
 import importlib.util
 import logging
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
+import localinfra
 from localinfra import machine
 from localinfra.backend_detect import look
 from localinfra.embed import plan as plans
@@ -23,7 +25,7 @@ from localinfra.embed.encoder import Description, Encoder, Tokens
 from localinfra.embed.graph_encoders import OnnxEncoder, OpenVinoEncoder
 from localinfra.embed.model import EmbeddingModel, RerankModel
 from localinfra.embed.plan import Plan
-from localinfra.embed.tokenizer import FastTokenizer
+from localinfra.embed.tokenizer import MAX_BLANKS, FastTokenizer
 from localinfra.embed.worker import Worker
 from localinfra.errors import ModelUnavailable
 from localinfra.models.catalog import EmbeddingModelEntry, EncoderEntry, RerankModelEntry
@@ -57,9 +59,10 @@ def load_embedding_model(name: str, entry: EmbeddingModelEntry, max_waiting: int
             "%s has %d dimensions, not %d as models.toml says",
             name, loaded.description.width, entry.dimensions,
         )  # fmt: skip
-    prompts = {**loaded.description.prompts, **entry.prompts}
+    described = loaded.description
+    prompts = {**described.prompts, **entry.prompts}
     worker = Worker(loaded.encoder, name=name, max_waiting=max_waiting)
-    return EmbeddingModel(name, entry, worker, loaded.tokenizer, prompts)
+    return EmbeddingModel(name, entry, worker, loaded.tokenizer, prompts, described.default_prompt)
 
 
 def load_rerank_model(name: str, entry: RerankModelEntry, max_waiting: int) -> RerankModel:
@@ -76,21 +79,28 @@ def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Lo
             "'localinfra[embeddings]'. A GGUF file of an embedder works without it.",
             "model",
         )
-    device = device_of(entry)
-    if entry.backend == "torch" or device != "cpu" or entry.dtype not in ("auto", "float32"):
-        return load_torch(name, entry, folder, kind, device, entry.dtype)
-    cache, plan = planned(name, entry, folder, kind)
-    if plan is None:
-        return load_torch(name, entry, folder, kind, device, "float32")
-    chosen = plan.fastest if entry.backend == "auto" else entry.backend
-    if chosen not in plan.measured:
+    device, is_float32 = device_of(entry), entry.dtype in ("auto", "float32")
+    if entry.backend in ("onnx", "openvino") and (device != "cpu" or not is_float32):
         raise ModelUnavailable(
-            f"{name} can't be computed by {chosen}: it is not installed, or does not know this "
-            'model\'s operations. Set backend = "auto" for it in models.toml.',
+            f'{name}: backend = "{entry.backend}" computes on the CPU and in float32 or what is as '
+            'exact. Set device = "cpu" and leave dtype out, or backend = "torch".',
             "model",
         )
-    logger.info("%s is computed by %s: %s", name, chosen, told(plan))
-    if chosen.startswith("torch"):
+    if entry.backend == "torch" or device != "cpu" or not is_float32:
+        return load_torch(name, entry, folder, kind, device, entry.dtype)
+    cache, plan = planned(name, entry, folder, kind)
+    chosen = "torch" if plan is None else plan.fastest(exact=entry.dtype == "float32")
+    if entry.backend != "auto":
+        chosen = entry.backend
+        if plan is None or chosen not in plan.measured:
+            raise ModelUnavailable(
+                f"{name} can't be computed by {chosen}: it is not installed, or does not know this "
+                'model\'s operations. Set backend = "auto" for it in models.toml.',
+                "model",
+            )
+    if plan is not None:
+        logger.info("%s is computed by %s: %s", name, chosen, told(plan))
+    if plan is None or chosen.startswith("torch"):
         dtype = "bfloat16" if chosen == "torch-bf16" else "float32"
         return load_torch(name, entry, folder, kind, device, dtype)
     encoder = graph_encoder(chosen, cache / plans.GRAPH, plan.description, entry)
@@ -144,7 +154,7 @@ def told(plan: Plan) -> str:
     """Each way's milliseconds for a short text and for a batch."""
     parts = [
         f"{name} {1000 * result.short_s:.1f} / {1000 * result.mixed_s:.0f} ms"
-        f"{'' if result.nearness > plans.MIN_COSINE else ' (other vectors)'}"
+        f"{'' if result.is_near else ' (other vectors)'}"
         for name, result in plan.measured.items()
     ]
     return ", ".join(parts)
@@ -166,9 +176,9 @@ def planned(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> tuple[P
             out.mkdir()
             request = plans.Request(str(folder), kind, str(out), threads, entry.context_length)
             run_prepare(request)
-            shutil.rmtree(cache, ignore_errors=True)
-            out.rename(cache)
-            plans.drop_older(cache)
+            with contextlib.suppress(OSError):  # another process was sooner with the same
+                out.rename(cache)
+        plans.drop_unused(cache.parent)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         logger.warning("%s is computed by torch, since measuring failed: %s", name, reason)
@@ -178,13 +188,16 @@ def planned(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> tuple[P
 
 def run_prepare(request: plans.Request) -> None:
     """Raises SubprocessError with what the process said last."""
-    command = [sys.executable, "-m", "localinfra.embed.prepare"]
+    # -P: what lies in the working directory is nobody's module.
+    command = [sys.executable, "-P", "-m", "localinfra.embed.prepare"]
+    package = str(Path(localinfra.__file__).parent.parent)
     subprocess.run(
         [*command, msgspec.json.encode(request).decode()],
         check=True,
         capture_output=True,
         text=True,
         timeout=PREPARE_LIMIT_S,
+        env={**os.environ, "PYTHONPATH": package},
         stdin=subprocess.DEVNULL,
     )
 
@@ -222,6 +235,7 @@ class GgufTokenizer:
         self.max_tokens = max_tokens
         self.num_vocab = model.num_vocab
         self._before, self._after = model.tokens_around
+        self.max_characters = max_tokens * max(model.longest_token, MAX_BLANKS)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         return [
@@ -233,5 +247,7 @@ class GgufTokenizer:
         return Tokens([*self._before, *ids, *self._after])
 
     def cut(self, tokens: Tokens) -> Tokens:
+        if len(tokens) <= self.max_tokens:
+            return tokens
         kept = self.max_tokens - len(self._after)
         return Tokens(tokens.ids[:kept] + self._after, None, tokens.num_prompt)

@@ -99,6 +99,8 @@ def expected(kind: inspect.Type) -> str:
             return "a string"
         case inspect.VarTupleType():
             return f"a list, each {expected(kind.item_type)}"
+        case inspect.DictType():
+            return f"a table, each value {expected(kind.value_type)}"
         case inspect.StructType():
             return f"a table with the keys {', '.join(field.encode_name for field in kind.fields)}"
         case inspect.CustomType():

@@ -7,6 +7,7 @@ cheap and stays on the event loop, while the engine computes the next step.
 import asyncio
 import datetime
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -27,6 +28,8 @@ from localinfra.errors import (
 from localinfra.llama.model import Model
 from localinfra.models.catalog import TextModelEntry
 
+MAX_COMPILING = 2  # grammars at a time
+
 
 class ChatPrompt(msgspec.Struct, frozen=True):
     """A rendered conversation, and how its answer will be written."""
@@ -34,6 +37,7 @@ class ChatPrompt(msgspec.Struct, frozen=True):
     ids: list[int]
     voice: Voice
     is_thinking: bool  # the template has opened the reasoning already
+    is_continued: bool  # the answer is the rest of a message
 
 
 class TextModel:
@@ -55,6 +59,9 @@ class TextModel:
         self._template = template
         self._template_error = template_error
         self._compiler = GrammarCompiler(model.grammar_tokenizer)
+        # Threads of their own: a grammar that takes too long can't be stopped, and must not take
+        # those that render and tokenise.
+        self._compiling = ThreadPoolExecutor(MAX_COMPILING, "grammar")
 
     @property
     def context_length(self) -> int:
@@ -69,6 +76,7 @@ class TextModel:
         return self._model.num_vocab
 
     def close(self) -> None:
+        self._compiling.shutdown(wait=False, cancel_futures=True)
         self._engine.close()
 
     def token_bytes(self, token: int) -> bytes:
@@ -116,7 +124,7 @@ class TextModel:
             )
         reasoning = template.voice.reasoning
         is_thinking = reasoning is not None and reasoning.is_open_at_end_of(rendered.text)
-        return ChatPrompt(ids, template.voice, is_thinking)
+        return ChatPrompt(ids, template.voice, is_thinking, rendered.is_continued)
 
     async def compile(self, answer: Answer, prompt: ChatPrompt | None = None) -> Grammar | None:
         """The grammar that makes an answer what was asked for; None where any text will do.
@@ -126,7 +134,8 @@ class TextModel:
         """
         if answer.format is None and not answer.use.tools:
             return None
-        return await asyncio.to_thread(self._compile, answer, prompt)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._compiling, self._compile, answer, prompt)
 
     def _compile(self, answer: Answer, prompt: ChatPrompt | None) -> Grammar:
         if answer.format and answer.format.kind != "json":
@@ -137,7 +146,13 @@ class TextModel:
             )
         voice = prompt.voice if prompt else None
         is_thinking = prompt is not None and prompt.is_thinking
-        source = grammar_of(answer, voice, self._model.grammar_tokens, is_thinking)
+        source = grammar_of(
+            answer,
+            voice,
+            self._model.grammar_tokens,
+            is_thinking,
+            is_continued=prompt is not None and prompt.is_continued,
+        )
         assert source is not None
         param = answer.format.param if answer.format else "tools"
         return self._compiler.compile(source, param)

@@ -70,6 +70,7 @@ def create_app(runtime: Runtime) -> Starlette:
     app = Starlette(
         routes=[
             Route("/health", health),
+            Route("/v2/rerank", create_ranking, methods=["POST"]),  # Cohere's newer client
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),
             Route(IMAGE_FILES + "/{name}", get_image_file),
             *(

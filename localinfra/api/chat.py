@@ -180,7 +180,12 @@ async def create_chat_completion(request: Request) -> Response:
     prompt = await model.chat_prompt(body.messages, body.template_kwargs, wanted.use.tools)
     grammar = await model.compile(wanted, prompt)
     parsers = [
-        parser_of(prompt.voice, has_tools=bool(wanted.use.tools), is_thinking=prompt.is_thinking)
+        parser_of(
+            prompt.voice,
+            has_tools=bool(wanted.use.tools),
+            is_thinking=prompt.is_thinking,
+            is_continued=prompt.is_continued,
+        )
         for _ in range(body.n)
     ]
     deltas = model.generate(

@@ -52,17 +52,22 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def grammar_of(
-    answer: Answer, voice: Voice | None, tokens: Mapping[str, int], is_thinking: bool
+    answer: Answer,
+    voice: Voice | None,
+    tokens: Mapping[str, int],
+    is_thinking: bool,
+    *,
+    is_continued: bool = False,
 ) -> str | None:
     """The source of its grammar; None where any text will do.
 
     `tokens` are the spellings that are no text to a grammar; `voice` is None where a text is
-    continued that is no chat. Raises InvalidRequest and UnsupportedParameter for what can't be
-    enforced.
+    continued that is no chat; `is_continued`: the prompt has opened the content. Raises
+    InvalidRequest and UnsupportedParameter for what can't be enforced.
     """
     marks = grammar.Marks(tokens)
-    reasoning = voice.reasoning if voice else None
-    content = marks.literal(voice.content) if voice else ""
+    reasoning = voice.reasoning if voice and not is_continued else None
+    content = marks.literal(voice.content) if voice and not is_continued else ""
     others: list[dict[str, str]] = []
     if answer.use.tools and voice:
         calls = grammar.Calls(
@@ -88,10 +93,12 @@ def grammar_of(
     return msgspec.json.encode({"grammars": [{"lark_grammar": source}, *others]}).decode()
 
 
-def parser_of(voice: Voice, *, has_tools: bool, is_thinking: bool) -> Parser | None:
+def parser_of(
+    voice: Voice, *, has_tools: bool, is_thinking: bool, is_continued: bool = False
+) -> Parser | None:
     """None where there is nothing to tell apart: the text is the content."""
     if voice is HARMONY:
-        return HarmonyParser()
+        return HarmonyParser(in_body=is_continued)
     if not has_tools and voice.reasoning is None:
         return None
     calls = voice.calls if has_tools else None

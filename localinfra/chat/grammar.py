@@ -14,6 +14,7 @@ from localinfra.chat.messages import Json
 from localinfra.chat.schema import json_rule
 
 NO_ARGUMENTS: dict[str, Json] = {"type": "object", "properties": {}, "additionalProperties": False}
+OTHERS = ("additionalProperties", "allOf", "anyOf", "oneOf", "$ref")
 MAX_CALLS = 16  # in one answer: some small models never stop calling
 ANY_TEXT = r"/(?s:.)*/"
 
@@ -37,6 +38,8 @@ class Calls(msgspec.Struct, frozen=True):
 def function(name: str, parameters: dict[str, Json] | None, path: str) -> Function:
     """Raises as `schema.json_rule`."""
     schema = parameters or NO_ARGUMENTS
+    if schema.get("properties") == {} and not schema.keys() & {"patternProperties", *OTHERS}:
+        schema = {**schema, "additionalProperties": False}  # MCP's way to say: no arguments
     return Function(name, json_rule({"type": "object", **schema}, path))
 
 
@@ -146,4 +149,5 @@ def optional_calls(calls: Calls, marks: Marks, more: str, closing: str) -> list[
 
 def regex_rule(pattern: str) -> str:
     """`pattern` in the syntax of Rust's regex crate; checked when it is compiled."""
-    return "/" + re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern).replace("\n", "\\n") + "/"
+    escaped = re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern)
+    return "/" + re.sub(r"(?<!\\)((?:\\\\)*)\\?\n", r"\1\\n", escaped) + "/"

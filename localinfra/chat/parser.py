@@ -59,6 +59,7 @@ class Found(msgspec.Struct, frozen=True):
 
     end: int | None = None
     is_open: bool = False
+    is_cut: bool = False  # it is the beginning of a match, and no more will come
     name: str = ""
 
 
@@ -89,13 +90,14 @@ class Pattern:
                 following = next((p for p in self._parts[index + 1 :] if p), "")
                 end = text.find(following, at)
                 if end < 0:
-                    return Found(is_open=len(text) <= MAX_HEADER_CHARS and not is_all)
+                    may_be = len(text) <= MAX_HEADER_CHARS
+                    return Found(is_open=may_be and not is_all, is_cut=may_be and is_all)
                 name, at = text[at:end].strip(), end
             elif text.startswith(part, at):
                 at += len(part)
             else:
-                is_beginning = part.startswith(text[at:]) and not is_all
-                return Found(is_open=is_beginning)
+                is_beginning = part.startswith(text[at:])
+                return Found(is_open=is_beginning and not is_all, is_cut=is_beginning and is_all)
         return Found(end=at, name=name)
 
 
@@ -123,7 +125,7 @@ class JsonScanner:
         self._depth = 0
         self._in_string = False
         self._is_escaped = False
-        self._has_begun = False
+        self.has_begun = False
 
     def scan(self, text: str) -> int | None:
         """How much of `text` belongs to the value; None if all of it does and more will come."""
@@ -138,19 +140,19 @@ class JsonScanner:
                     if not self._depth:
                         return at + 1
             elif character == '"':
-                self._in_string = self._has_begun = True
+                self._in_string = self.has_begun = True
             elif character in "{[":
                 self._depth += 1
-                self._has_begun = True
+                self.has_begun = True
             elif character in "}]":
                 self._depth -= 1
                 if self._depth <= 0:
                     return at + 1 if not self._depth else at
             elif not self._depth and (character in ",\n" or character.isspace()):
-                if self._has_begun:
+                if self.has_begun:
                     return at  # a number or a word
             else:
-                self._has_begun = True
+                self.has_begun = True
         return None
 
 
@@ -280,6 +282,9 @@ class MarkedParser:
         found = self._first.match(self._held, is_all)
         if found.end is not None:
             yield from self._start_call(found)
+        elif found.is_cut and not self._calls.only_at_start:
+            self._take(len(self._held))  # a call that was cut off before its arguments
+            self._state = State.TEXT
         elif not found.is_open:
             self._state = State.TEXT  # it is none; whatever follows its trigger may be
             yield from self._say(self._take(len(self._calls.trigger)))
@@ -293,6 +298,8 @@ class MarkedParser:
         yield CallStart(found.name)
 
     def _read_arguments(self, is_all: bool) -> Iterator[Piece]:
+        if not self._scanner.has_begun:  # as JSON: however the text is cut, no blanks before it
+            self._take(skip_blanks(self._held, 0))
         end = self._scanner.scan(self._held)
         if part := self._take(len(self._held) if end is None else end):
             yield CallArguments(part)
@@ -308,6 +315,10 @@ class MarkedParser:
         if found.end is None:
             if found.is_open:
                 return
+            if found.is_cut:
+                self._take(len(self._held))
+                self._state = State.TEXT
+                return
             after = 0  # not what was promised: the call stands, and the rest is text
         else:
             after = found.end
@@ -315,7 +326,10 @@ class MarkedParser:
         again = self._first.match(rest.lstrip(), is_all)
         another = self._next.match(rest, is_all)
         closing = self._closing.match(rest, is_all)
-        if again.end is not None:
+        if any(match.is_cut for match in (again, another, closing)) and rest.strip():
+            self._take(len(self._held))  # another call or the closing mark, cut off
+            self._state = State.TEXT
+        elif again.end is not None:
             self._take(after + len(rest) - len(rest.lstrip()))
             yield from self._start_call(again)
         elif another.end is not None:
@@ -347,18 +361,24 @@ class HarmonyParser:
     MARKS = re.compile(r"<\|(start|channel|constrain|message|end|call|return)\|>")
     LONGEST = len("<|constrain|>")
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_body: bool = False):
+        """`in_body`: the prompt has opened a message for the user already."""
         self._held = ""
         self._header = ""  # of the message, up to <|message|>
-        self._in_body = False
+        self._in_body = in_body
         self._is_call = False
+        self._scanner = JsonScanner()
+        self._is_complete = False  # the call's arguments
 
     def push(self, text: str) -> list[Piece]:
         self._held += text
         return joined(self._read(is_all=False))
 
     def finish(self) -> list[Piece]:
-        return joined([*self._read(is_all=True), *self._end_body()])
+        pieces = [*self._read(is_all=True)]
+        if self._is_complete:  # else the call was cut off
+            pieces += self._end_body()
+        return joined(pieces)
 
     def _read(self, is_all: bool) -> Iterator[Piece]:
         while mark := self.MARKS.search(self._held):
@@ -366,8 +386,9 @@ class HarmonyParser:
             self._held = self._held[mark.end() :]
             if mark[1] == "message":
                 self._in_body = True
-                name = re.search(r"to=(?:functions\.)?([^\s<]+)", self._header)
+                name = re.search(r"to=functions\.([^\s<]+)", self._header)
                 self._is_call = name is not None
+                self._scanner, self._is_complete = JsonScanner(), False
                 if name:
                     yield CallStart(name[1])
             elif mark[1] in ("channel", "constrain") and not self._in_body:
@@ -387,6 +408,7 @@ class HarmonyParser:
         if not self._in_body:
             self._header += text
         elif self._is_call:
+            self._is_complete |= self._scanner.scan(text) is not None
             yield CallArguments(text)
         elif "channel:analysis" in self._header:
             yield Thought(text)

@@ -17,6 +17,9 @@ MAX_SCHEMA_BYTES = 512 * 1024
 MAX_SCHEMA_DEPTH = 100
 MAX_CHAIN = 200  # levels, with those behind references
 MAX_PARTS = 4000  # schemas in a schema
+MAX_VALUES = 3000  # names in `required`, and what stands inside `const` and `enum`
+MAX_CHOICES = 20_000  # plain values in `enum`
+MAX_COMBINED = 8  # patterns and formats that one value may have to satisfy: it tries all subsets
 MAX_PATTERN_CHARS = 2000
 MAX_PATTERNS_CHARS = 20_000  # together
 MAX_EXACT = 2**53  # llguidance's numbers are doubles
@@ -52,6 +55,8 @@ WRITING: dict[str, Json] = {
     "item_separator": ", ",
     "key_separator": ": ",
     "whitespace_flexible": False,
+    # No \\u: a name could be written so that it escapes what is said of it.
+    "json_allowed_escapes": 'nrbtf\\"',
 }
 
 
@@ -94,6 +99,14 @@ def check(schema: Json, path: str, depth: int = 0) -> None:
         for place, part in parts(key, value, at):
             check(part, place, depth + 1)
         check_value(key, value, at)
+    properties, least = schema.get("properties"), schema.get("minProperties", 0)
+    num_named = len(properties) if isinstance(properties, dict) else 0
+    if isinstance(least, int | float) and least > max(num_named, 1):
+        raise UnsupportedParameter(
+            "More minProperties than named properties can't be enforced: the same name could come "
+            "twice.",
+            f"{path}.minProperties",
+        )
 
 
 def check_size(schema: dict[str, Json], path: str) -> None:
@@ -112,16 +125,89 @@ def check_size(schema: dict[str, Json], path: str) -> None:
         )
     if len(known) > MAX_PARTS:
         raise InvalidRequest(f"The schema has more than {MAX_PARTS} parts.", path)
+    check_values(known, path)
+    check_references(schema, known, path)
     try:
         levels = longest_chain(schema)
     except RecursionError:
-        levels = len(known)
+        levels = MAX_CHAIN + 1
     if levels > MAX_CHAIN:
         raise InvalidRequest(
-            f"The schema has {levels} levels, with those behind references; at most {MAX_CHAIN} "
-            "can be enforced.",
+            f"The schema has more than {MAX_CHAIN} levels, with those behind references.", path
+        )
+    for part in known:
+        if intersects(part) and num_patterns(schema, part) > MAX_COMBINED:
+            raise InvalidRequest(
+                f"A value would have to satisfy more than {MAX_COMBINED} patterns and formats at "
+                "once (allOf, or others beside $ref); join them into fewer.",
+                path,
+            )
+
+
+def check_values(known: list[dict[str, Json]], path: str) -> None:
+    num_values = num_choices = 0
+    for part in known:
+        required = part.get("required")
+        num_values += len(required) if isinstance(required, list) else 0
+        num_values += count(part.get("const"))
+        choices = part.get("enum")
+        for choice in choices if isinstance(choices, list) else ():
+            num_choices += 1
+            num_values += count(choice) if isinstance(choice, dict | list) else 0
+    if num_values > MAX_VALUES or num_choices > MAX_CHOICES:
+        raise InvalidRequest(
+            f"The schema has {num_values} names in required and values inside const and enum, of "
+            f"which {MAX_VALUES} can be enforced, and {num_choices} choices, of {MAX_CHOICES}.",
             path,
         )
+
+
+def count(value: Json) -> int:
+    """Values and names inside."""
+    found = list(inside(value))
+    return len(found) + sum(len(item) for item in found if isinstance(item, dict))
+
+
+def check_references(schema: dict[str, Json], known: list[dict[str, Json]], path: str) -> None:
+    """Each must point at a schema that was checked, not into values or annotations."""
+    checked = {id(part) for part in known}
+    for part in known:
+        reference = part.get("$ref")
+        if isinstance(reference, str):
+            target = referred(schema, reference)
+            if not isinstance(target, bool) and id(target) not in checked:
+                raise InvalidRequest(
+                    f"The reference {reference[:200]!r} points at no schema; put what it refers to "
+                    "under $defs.",
+                    path,
+                )
+
+
+def intersects(schema: dict[str, Json]) -> bool:
+    """Whether a value has to satisfy two schemas at once."""
+    together = schema.get("allOf")
+    count = len(together) if isinstance(together, list) else 0
+    others = schema.keys() - ANNOTATIONS - {"$defs", "definitions", "allOf"}
+    return count + len(others) > 1 and (count > 0 or bool(others & {"anyOf", "oneOf", "$ref"}))
+
+
+def num_patterns(root: dict[str, Json], schema: Json) -> int:
+    """Patterns and formats in a schema and behind its references, each as often as it is said."""
+    seen: set[int] = set()
+
+    def below(part: Json) -> int:
+        if not isinstance(part, dict) or id(part) in seen:
+            return 0
+        seen.add(id(part))
+        named = part.get("patternProperties")
+        own = ("pattern" in part) + ("format" in part)
+        own += len(named) if isinstance(named, dict) else 0
+        inner = [each for key, value in part.items() for _, each in parts(key, value, "")]
+        if isinstance(reference := part.get("$ref"), str):
+            inner.append(referred(root, reference))
+        return own + sum(map(below, inner))
+
+    return below(schema)
 
 
 def longest_chain(root: dict[str, Json]) -> int:
@@ -145,9 +231,16 @@ def longest_chain(root: dict[str, Json]) -> int:
 def referred(root: dict[str, Json], reference: str) -> Json:
     """What a JSON pointer points at; None where it is nothing, which llguidance will say."""
     value: Json = root
-    for step in reference.removeprefix("#").split("/")[1:]:
+    if not reference.startswith("#/"):
+        return root if reference == "#" else None
+    for step in reference.removeprefix("#/").split("/"):
         step = unquote(step).replace("~1", "/").replace("~0", "~")
-        value = value.get(step) if isinstance(value, dict) else None
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isascii() and step.isdecimal():
+            value = value[int(step)] if len(step) < 6 and int(step) < len(value) else None
+        else:
+            value = None
     return value
 
 
@@ -161,7 +254,9 @@ def check_value(key: str, value: Json, path: str) -> None:
             "$defs.",
             path,
         )
-    if key in VALUES and any(abs(number) > MAX_EXACT for number in numbers(value)):
+    if key in VALUES and any(
+        abs(item) > MAX_EXACT for item in inside(value) if isinstance(item, int | float)
+    ):
         raise UnsupportedParameter(
             f"Numbers beyond ±{MAX_EXACT} (2^53) can't be compared exactly; write them as strings.",
             path,
@@ -170,13 +265,14 @@ def check_value(key: str, value: Json, path: str) -> None:
         raise UnsupportedParameter('Use "type": [..., "null"] instead of nullable.', path)
 
 
-def numbers(value: Json) -> Iterator[int | float]:
-    """All in a JSON value."""
-    if isinstance(value, int | float):
-        yield value
-    elif isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from numbers(item)
+def inside(value: Json) -> Iterator[Json]:
+    """A JSON value and all in it, however deep."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        yield item
+        if isinstance(item, list | dict):
+            waiting += item.values() if isinstance(item, dict) else item
 
 
 def parts(key: str, value: Json, path: str) -> Iterator[tuple[str, Json]]:

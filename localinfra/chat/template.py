@@ -51,6 +51,7 @@ class RenderedPrompt(msgspec.Struct, frozen=True):
     """Tokenize each segment by itself, with control tokens only where `is_template`."""
 
     segments: tuple[Segment, ...]
+    is_continued: bool = False  # it ends inside a message of the assistant
 
     @property
     def text(self) -> str:
@@ -90,9 +91,17 @@ class ChatTemplate:
         2 ms for an ordinary conversation and never much more than `meter.DEADLINE_S`.
         """
         _refuse_reserved(extra or {})
-        if not self.voice.takes_tools:
-            messages, tools = as_plain_messages(messages, tools or ()), None
-        variants = self._variants(messages)
+        is_continued = messages[-1].role == "assistant" and not messages[-1].tool_calls
+        if self.voice.takes_tools:
+            variants = self._variants(messages)
+        else:
+            normalize(messages)  # for what it refuses, which plain messages would hide
+            plain = [
+                as_plain_messages(messages, tools or (), in_system=in_system)
+                for in_system in (True, False)
+            ]
+            variants = itertools.chain.from_iterable(map(self._variants, plain))
+            tools = None
         conversation = next(variants)
         variables: dict[str, Json] = msgspec.to_builtins(
             {"tools": [dict(tool) for tool in tools or ()] or None, **(extra or {})}
@@ -101,8 +110,6 @@ class ChatTemplate:
         # Arguments may be rendered as text, which can hold what the object doesn't: a key twice.
         calls = [call for message in messages for call in message.tool_calls or ()]
         texts += [call.function.arguments for call in calls]
-        last = conversation[-1]
-        is_continued = last["role"] == "assistant" and "tool_calls" not in last
         has_control_tokens = self._tokens.occur_in(texts[1:])
         needs_marks = is_continued or has_control_tokens
         rendering = _Rendering(
@@ -172,12 +179,12 @@ class _Rendering(msgspec.Struct, frozen=True):
     def prompt(self, messages: list[Plain]) -> RenderedPrompt:
         plain = self._text(messages, self.variables)
         if not self.has_control_tokens:
-            return RenderedPrompt((Segment(plain, True),) if plain else ())
+            return RenderedPrompt((Segment(plain, True),) if plain else (), self.is_continued)
         marked = self._text(
             [{key: self._wrap(value) for key, value in message.items()} for message in messages],
             {name: self._wrap(value) for name, value in self.variables.items()},
         )
-        return RenderedPrompt(self.tokens.segments(marked, plain, self.marks))
+        return RenderedPrompt(self.tokens.segments(marked, plain, self.marks), self.is_continued)
 
     def _wrap(self, value: Json) -> Json:
         return mapped(value, lambda text: self.tokens.wrap(text, self.marks))

@@ -30,18 +30,30 @@ To call a function, answer with its name and arguments as JSON within <tool_call
 
 
 def as_plain_messages(
-    messages: Sequence[Message], tools: Sequence[Mapping[str, Json]]
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Json]], *, in_system: bool = True
 ) -> list[Message]:
-    """The same conversation in roles and texts that every template knows."""
-    plain = [_plain(message) for message in messages]
+    """The same conversation in roles and texts that every template knows. With `in_system` the
+    instruction is a system message, else the beginning of the first message."""
+    plain: list[Message] = []
+    last_result: Message | None = None
+    for message in messages:
+        told = _plain(message)
+        if message.role == "tool" and plain and plain[-1] is last_result:
+            # Many templates want users and assistants to alternate.
+            told = msgspec.structs.replace(told, content=f"{_text(plain.pop())}\n{_text(told)}")
+        last_result = told if message.role == "tool" else None
+        plain.append(told)
     if tools:
         lines = "\n".join(msgspec.json.encode(tool).decode() for tool in tools)
-        plain = _instructed(plain, INSTRUCTION.format(tools=lines))
+        plain = _instructed(plain, INSTRUCTION.format(tools=lines), in_system)
     return plain
 
 
-def _instructed(messages: list[Message], instruction: str) -> list[Message]:
+def _instructed(messages: list[Message], instruction: str, in_system: bool) -> list[Message]:
     first, *others = messages
+    if not in_system and first.role == "user":
+        content = f"{instruction}\n\n{_text(first)}"
+        return [msgspec.structs.replace(first, content=content), *others]
     if first.role in ("system", "developer") and isinstance(first.content, str):
         content = f"{first.content}\n\n{instruction}"
         return [msgspec.structs.replace(first, content=content), *others]

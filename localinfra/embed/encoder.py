@@ -49,6 +49,7 @@ class Description(msgspec.Struct, frozen=True):
     takes_types: bool  # token types, which tell a pair's texts apart
     is_left_padded: bool = False
     prompts: dict[str, str] = {}  # what texts begin with, by name
+    default_prompt: str = ""  # for those of which nothing is said
     needs_prompt_length: bool = False  # its vectors leave the prompt's tokens out
 
 

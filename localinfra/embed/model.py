@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
+from localinfra.embed.cl100k import decode
 from localinfra.embed.encoder import Rows, Tokens, unit_length
 from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
 from localinfra.embed.worker import Worker
@@ -16,6 +17,14 @@ from localinfra.models.catalog import EmbeddingModelEntry, RerankModelEntry
 # What takes half a millisecond is done without another thread: to tokenise, and to normalise.
 INLINE_CHARACTERS = 4000
 INLINE_NUMBERS = 100_000
+
+CHARACTERS_AT_ONCE = 200_000
+PAIRS_AT_ONCE = 32
+MAX_QUERY_SHARE = 0.75  # of what a reranker reads
+
+# The names that models give to the prompts of the two kinds of text, as sentence-transformers
+# looks for them.
+PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 Input = str | list[int]  # a text, or its token ids
 
@@ -47,11 +56,14 @@ class EmbeddingModel:
         worker: Worker,
         tokenizer: Tokenizer,
         prompts: Mapping[str, str],
+        default_prompt: str = "",
     ):
-        """`prompts` are what texts begin with, by its name: query, document, and the model's."""
+        """`prompts` are what texts begin with, by its name: query, document, and the model's;
+        `default_prompt` is for requests that name none."""
         self.name = name
         self.entry = entry
         self.prompts = prompts
+        self._default_prompt = default_prompt
         self._worker = worker
         self._tokenizer = tokenizer
 
@@ -72,17 +84,18 @@ class EmbeddingModel:
 
     def prompt(self, input_type: str | None, prompt_name: str | None) -> str:
         """What texts begin with. Raises InvalidRequest for a name the model does not have."""
-        name = prompt_name or input_type
-        if name is None or (prompt_name is None and name not in self.prompts):
-            return ""
-        if name not in self.prompts:
-            known = ", ".join(sorted(self.prompts)) or "none"
+        if prompt_name is None:
+            names = PROMPT_NAMES.get(input_type or "", ())
+            known = (self.prompts[name] for name in names if name in self.prompts)
+            return next(known, self._default_prompt)
+        if prompt_name not in self.prompts:
+            listed = ", ".join(sorted(self.prompts)) or "none"
             raise InvalidRequest(
-                f"{self.name} has no prompt called {name[:100]!r}; it has {known}. More can be set "
-                "as prompts in models.toml.",
+                f"{self.name} has no prompt called {prompt_name[:100]!r}; it has {listed}. More "
+                "can be set as prompts in models.toml.",
                 "prompt_name",
             )
-        return self.prompts[name]
+        return self.prompts[prompt_name]
 
     async def embed(
         self,
@@ -101,9 +114,11 @@ class EmbeddingModel:
                 f"dimensions must be from 1 to {self.dimensions}, which {self.name} has.",
                 "dimensions",
             )
+        self._worker.check_room()
         truncate = self.entry.truncate if truncate is None else truncate
         work = functools.partial(self._tokens, inputs, prompt, truncate, param)
-        is_small = sum(map(len, inputs)) <= INLINE_CHARACTERS
+        num_characters = sum(len(text) + len(prompt) + 20 for text in inputs)
+        is_small = num_characters <= INLINE_CHARACTERS and isinstance(inputs[0], str)
         texts, truncated = work() if is_small else await asyncio.to_thread(work)
         rows = await self._worker.rows(texts)
         finish = functools.partial(self._finished, rows, dimensions, normalize)
@@ -119,36 +134,22 @@ class EmbeddingModel:
     def _tokens(
         self, inputs: Sequence[Input], prompt: str, truncate: bool, param: str
     ) -> tuple[list[Tokens], list[int]]:
-        own = self.entry.token_ids == "model"
-        texts = self._read(inputs, prompt, own, param)
-        truncated = []
-        limit = self._tokenizer.max_tokens
-        for index, tokens in enumerate(texts):
-            if len(tokens) > limit:
-                if not truncate:
-                    raise InputTooLong(index, len(tokens), limit, param)
-                truncated.append(index)
-                texts[index] = self._tokenizer.cut(tokens)
-        return texts, truncated
-
-    def _read(self, inputs: Sequence[Input], prompt: str, own: bool, param: str) -> list[Tokens]:
-        from localinfra.embed.cl100k import decode
-
-        num_prompt = len(self._tokenizer.tokenize([prompt])[0]) - 1 if prompt else 0
-        if own and inputs and isinstance(inputs[0], list):
+        if self.entry.token_ids == "model" and isinstance(inputs[0], list):
             if prompt:
                 raise InvalidRequest(
                     "Token ids can't follow a prompt; send texts, or leave the prompt out.", param
                 )
-            return [self._own(ids, index, param) for index, ids in enumerate(inputs)]  # type: ignore[arg-type]
+            found = [self._own(ids, index, param) for index, ids in enumerate(inputs)]  # type: ignore[arg-type]
+            return bounded(self._tokenizer, found, truncate, param)
         texts = [
             prompt + (text if isinstance(text, str) else decode(text, f"{param}[{index}]"))
             for index, text in enumerate(inputs)
         ]
-        found = self._tokenizer.tokenize(texts)
+        num_prompt = len(self._tokenizer.tokenize([prompt])[0]) - 1 if prompt else 0
+        found, truncated = tokenized(self._tokenizer, texts, truncate, param)
         if num_prompt:
             found = [Tokens(tokens.ids, tokens.types, num_prompt) for tokens in found]
-        return found
+        return found, truncated
 
     def _own(self, ids: list[int], index: int, param: str) -> Tokens:
         num_vocab = self._tokenizer.num_vocab
@@ -191,15 +192,90 @@ class RerankModel:
         self._worker.close()
 
     async def score(self, query: str, documents: Sequence[str], *, truncate: bool) -> Scores:
-        """Raises InvalidRequest for a pair that is too long unless `truncate`, QueueFull,
-        EngineFailed."""
-        pairs = await asyncio.to_thread(self._tokenizer.tokenize_pairs, query, documents)
-        limit, truncated = self._tokenizer.max_tokens, []
-        for index, pair in enumerate(pairs):
-            if len(pair) > limit:
-                if not truncate:
-                    raise InputTooLong(index, len(pair), limit, "documents")
-                truncated.append(index)
-                pairs[index] = self._tokenizer.cut(pair)
+        """Raises InvalidRequest for a query that leaves documents no room, and for a pair that is
+        too long unless `truncate`; QueueFull, EngineFailed."""
+        self._worker.check_room()
+        pairs, truncated = await asyncio.to_thread(self._pairs, query, documents, truncate)
         rows = await self._worker.rows(pairs)
+        if not np.isfinite(rows).all():
+            raise ApiError(f"{self.name} gave scores that are no numbers; try dtype = 'float32'.")
         return Scores(rows[:, 0].tolist(), sum(map(len, pairs)), truncated)
+
+    def _pairs(
+        self, query: str, documents: Sequence[str], truncate: bool
+    ) -> tuple[list[Tokens], list[int]]:
+        tokenizer = self._tokenizer
+        limit = int(tokenizer.max_tokens * MAX_QUERY_SHARE)
+        [read] = tokenizer.tokenize([query[: tokenizer.max_characters]])
+        if len(read) > limit or len(query) > tokenizer.max_characters:
+            raise InvalidRequest(
+                f"The query has {len(read)} tokens{' or more' * (len(read) <= limit)}; at most "
+                f"{limit} leave the documents room. Shorten it.",
+                "query",
+            )
+        pairs: list[Tokens] = []
+        truncated: list[int] = []
+        for start in range(0, len(documents), PAIRS_AT_ONCE):
+            part = documents[start : start + PAIRS_AT_ONCE]
+            found = tokenizer.tokenize_pairs(
+                query, [text[: tokenizer.max_characters] for text in part]
+            )
+            cut, at = bounded(tokenizer, found, truncate, "documents", start, part)
+            pairs += cut
+            truncated += at
+        return pairs, truncated
+
+
+def tokenized(
+    tokenizer: Tokenizer, texts: Sequence[str], truncate: bool, param: str
+) -> tuple[list[Tokens], list[int]]:
+    """Tokens of texts, cut to what the model reads, and the indices of those that were. A few at a
+    time and no more of a text than could fit: ids take a hundred times its memory. Raises
+    InputTooLong unless `truncate`."""
+    found: list[Tokens] = []
+    truncated: list[int] = []
+    start = 0
+    while start < len(texts):
+        stop, num_characters = start, 0
+        while stop < len(texts) and num_characters < CHARACTERS_AT_ONCE:
+            num_characters += len(texts[stop])
+            stop += 1
+        part = texts[start:stop]
+        read = tokenizer.tokenize([text[: readable(tokenizer)] for text in part])
+        cut, at = bounded(tokenizer, read, truncate, param, start, part)
+        found += cut
+        truncated += at
+        start = stop
+    return found, truncated
+
+
+def readable(tokenizer: Tokenizer) -> int:
+    """Characters of a text that are looked at: more can't fit, and some thousands more make the
+    number of tokens exact that an error tells."""
+    return max(tokenizer.max_characters, CHARACTERS_AT_ONCE)
+
+
+def bounded(
+    tokenizer: Tokenizer,
+    texts: list[Tokens],
+    truncate: bool,
+    param: str,
+    start: int = 0,
+    sources: Sequence[str] = (),
+) -> tuple[list[Tokens], list[int]]:
+    """The texts, whose indices begin at `start`, cut to what fits; and the indices of those that
+    were. `sources` are what they were tokenised from, perhaps in part. Raises InputTooLong unless
+    `truncate`."""
+    limit = tokenizer.max_tokens
+    cut: list[Tokens] = []
+    truncated: list[int] = []
+    for at, tokens in enumerate(texts):
+        is_whole = not sources or len(sources[at]) <= tokenizer.max_characters
+        if len(tokens) <= limit and is_whole:
+            cut.append(tokens)
+            continue
+        if not truncate:
+            raise InputTooLong(start + at, max(len(tokens), limit + 1), limit, param)
+        truncated.append(start + at)
+        cut.append(tokenizer.cut(tokens))
+    return cut, truncated

@@ -4,9 +4,12 @@ Pure but for the files in the cache. A plan belongs to the folder's files, the m
 installed versions; when one of them changes, it is made again.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +19,12 @@ from localinfra.embed.encoder import Description
 
 PLAN, GRAPH, TOKENIZER = "plan.json", "model.onnx", "tokenizer.json"
 MIN_COSINE = 0.9999  # between the rows of two ways of computing that count as the same
-LIBRARIES = ("torch", "sentence-transformers", "onnxruntime", "openvino", "onnxscript")
+MAX_DIFFERENCE = 1e-3  # the same for a cross-encoder's score
+KEPT_UNUSED_S = 30 * 86_400
+LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "sentence-transformers"),
+    *("onnxruntime", "openvino", "onnxscript"),
+)
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -31,22 +39,34 @@ class Request(msgspec.Struct, frozen=True):
 
 class Measured(msgspec.Struct, frozen=True):
     nearness: float  # to torch in float32: the least cosine, or 1 less the largest difference
+    is_near: bool  # the same vectors or scores, for all that they are used for
     short_s: float  # one short text
     mixed_s: float  # eighty texts of mixed lengths
 
 
 class Plan(msgspec.Struct, frozen=True):
-    fastest: str  # a key of `measured`
     description: Description
-    measured: dict[str, Measured]
+    measured: dict[str, Measured]  # by the name of the way
+
+    def fastest(self, *, exact: bool) -> str:
+        """Of those that give the same; with `exact`, of those that compute in float32."""
+        near = {
+            name: result.short_s * result.mixed_s
+            for name, result in self.measured.items()
+            if result.is_near and not (exact and name.endswith("-bf16"))
+        }
+        return min(near, key=near.__getitem__)
 
 
 def load(folder: Path) -> Plan | None:
     """The plan that is kept there; None where there is none that can be read."""
+    path = folder / PLAN
     try:
-        return msgspec.json.decode((folder / PLAN).read_bytes(), type=Plan)
+        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
+        os.utime(path)  # it is used
     except (OSError, msgspec.MsgspecError):
         return None
+    return plan
 
 
 def place(cache: Path, folder: Path, identity: str) -> Path:
@@ -55,11 +75,12 @@ def place(cache: Path, folder: Path, identity: str) -> Path:
     return cache / f"{folder.name}-{path}-{identity}"
 
 
-def drop_older(place: Path) -> None:
-    """Removes the plans that this one takes the place of: of other versions or other files."""
-    for older in place.parent.glob(f"{place.name.rpartition('-')[0]}-*"):
-        if older != place:
-            shutil.rmtree(older, ignore_errors=True)
+def drop_unused(cache: Path) -> None:
+    """Removes plans that nobody has loaded for a month: of files or versions that are gone."""
+    for path in cache.glob(f"*/{PLAN}"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > KEPT_UNUSED_S:
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def fingerprint(folder: Path, kind: str, cpu: str, threads: int, max_tokens: int | None) -> str:
@@ -70,6 +91,8 @@ def fingerprint(folder: Path, kind: str, cpu: str, threads: int, max_tokens: int
         stat = path.stat()
         parts.append(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}")
     parts += [f"{name} {version(name)}" for name in LIBRARIES]
+    # What makes plans and computes by them: where it changes, they are made again.
+    parts += [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

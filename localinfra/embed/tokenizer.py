@@ -5,12 +5,15 @@ from typing import Protocol
 
 from localinfra.embed.encoder import Tokens
 
+MAX_BLANKS = 64  # characters that a token may stand for though none in the vocabulary is as long
+
 
 class Tokenizer(Protocol):
     """Safe to share between threads."""
 
     max_tokens: int  # of a text, special tokens included
     num_vocab: int
+    max_characters: int  # a text of more is too long whatever it says
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """With special tokens, however long."""
@@ -35,6 +38,8 @@ class FastTokenizer:
         self._tokenizer.no_truncation()
         self.max_tokens = max_tokens
         self.num_vocab: int = self._tokenizer.get_vocab_size()
+        longest_token = max(map(len, self._tokenizer.get_vocab()))
+        self.max_characters = max_tokens * max(longest_token, MAX_BLANKS)
         marked = self._tokenizer.encode("a").ids
         plain = self._tokenizer.encode("a", add_special_tokens=False).ids
         at = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
@@ -44,7 +49,8 @@ class FastTokenizer:
         return [Tokens(found.ids) for found in self._tokenizer.encode_batch(list(texts))]
 
     def tokenize_pairs(self, first: str, others: Sequence[str]) -> list[Tokens]:
-        """A text together with each of the others."""
+        """A text together with each of the others; for few and short ones, since it reads the
+        first again with each."""
         pairs = self._tokenizer.encode_batch([(first, other) for other in others])
         return [Tokens(found.ids, found.type_ids) for found in pairs]
 
@@ -54,8 +60,7 @@ class FastTokenizer:
     def cut(self, tokens: Tokens) -> Tokens:
         if len(tokens) <= self.max_tokens:
             return tokens
-        kept = self.max_tokens - len(self._suffix)
-        types = (
-            tokens.types and tokens.types[:kept] + tokens.types[len(tokens) - len(self._suffix) :]
-        )
+        ends = len(self._suffix)
+        kept = self.max_tokens - ends
+        types = tokens.types and tokens.types[:kept] + tokens.types[len(tokens) - ends :]
         return Tokens(tokens.ids[:kept] + self._suffix, types, tokens.num_prompt)

@@ -13,12 +13,15 @@ from typing import Any, Literal
 import numpy as np
 
 from localinfra.embed.encoder import Description, Rows, Tokens, arrays_of
+from localinfra.embed.tokenizer import FastTokenizer
 from localinfra.errors import ModelUnavailable
 
 CPU_BATCH_TOKENS = 1024  # beyond it a batch no longer fits a core's caches
 GPU_BATCH_TOKENS = 16_384
 
 OWN_MODULES = "sentence_transformers."
+
+SAMPLES = ["the end", "Two rivers, 3 stones."]
 
 Kind = Literal["embedding", "rerank"]
 
@@ -62,6 +65,7 @@ class TorchEncoder:
             CPU_BATCH_TOKENS if device == "cpu" else GPU_BATCH_TOKENS
         )
         self.description = describe(self.network, kind, max_tokens)
+        check_reading(self.network, folder, self.description, self.tokenizer_json)
         self.width = self.description.width
 
     def encode(self, batch: Sequence[Tokens], *, is_alone: bool = True) -> Rows:
@@ -157,9 +161,34 @@ def describe(network: Any, kind: Kind, max_tokens: int | None) -> Description:
         pad_id=tokenizer.pad_token_id or 0,
         takes_types=kind == "rerank" and "token_type_ids" in tokenizer.model_input_names,
         is_left_padded=tokenizer.padding_side == "left",
-        prompts={name: text for name, text in network.prompts.items() if text},
+        prompts=dict(network.prompts),
+        default_prompt=network.prompts.get(network.default_prompt_name or "", ""),
         needs_prompt_length=any(not module.include_prompt for module in pooling),
     )
+
+
+def check_reading(network: Any, folder: Path, described: Description, json: str) -> None:
+    """That texts are read here as the library reads them: no template around them, one score of a
+    pair."""
+    tokenizer = FastTokenizer(json, described.max_tokens)
+    if described.kind == "rerank":
+        if described.width != 1 or described.default_prompt:
+            raise ModelUnavailable(
+                f"{folder} gives {described.width} scores of a pair, or wants a prompt before it; "
+                "cross-encoders with one score and without a prompt can rank.",
+                "model",
+            )
+        read = tokenizer.tokenize_pairs("A river", SAMPLES)
+        expected = [network.preprocess([("A river", text)]) for text in SAMPLES]
+    else:
+        read = tokenizer.tokenize(SAMPLES)
+        expected = [network.preprocess([text]) for text in SAMPLES]
+    if [tokens.ids for tokens in read] != [one["input_ids"][0].tolist() for one in expected]:
+        raise ModelUnavailable(
+            f"{folder} reads texts in a way of its own (a chat template, perhaps), which is not "
+            "known here; choose another model.",
+            "model",
+        )
 
 
 def rows_of(network: Any, features: dict[str, Any]) -> Any:

@@ -50,16 +50,20 @@ class Worker:
     def num_waiting(self) -> int:
         return self._num_waiting
 
-    async def rows(self, texts: Sequence[Tokens]) -> Rows:
-        """The rows of these texts, in their order. Leaving frees the place at the next batch.
-
-        Raises QueueFull, EngineFailed where computing failed, ModelUnavailable while closing.
-        """
+    def check_room(self) -> None:
+        """Raises QueueFull: for who has work to do before it can ask for rows."""
         if self._num_waiting >= self._max_waiting:
             raise QueueFull(
                 f"{self._name} has {self._num_waiting} requests waiting; try again in a moment.",
                 retry_after_s=1,
             )
+
+    async def rows(self, texts: Sequence[Tokens]) -> Rows:
+        """The rows of these texts, in their order. Leaving frees the place at the next batch.
+
+        Raises QueueFull, EngineFailed where computing failed, ModelUnavailable while closing.
+        """
+        self.check_room()
         loop = asyncio.get_running_loop()
         job, future = Job(texts, self.encoder.width), loop.create_future()
         self._tell(lambda: self._add(job, Waiting(future, loop)))
@@ -124,6 +128,8 @@ class Worker:
     def _compute(self, batch: list[Part], is_alone: bool) -> None:
         try:
             rows = self.encoder.encode([part.tokens for part in batch], is_alone=is_alone)
+            if rows.shape != (len(batch), self.encoder.width):
+                raise ValueError(f"rows of the shape {rows.shape}")
         except Exception:
             logger.exception("%s: a batch of %d texts failed", self._name, len(batch))
             rows = None

@@ -29,6 +29,7 @@ LIMITS = LLParserLimits(
 # of 30,000 characters takes it seconds.
 MAX_GRAMMAR_CHARS = 32 * 1024
 MAX_COLONS = 1000  # at least one a rule
+MAX_INTERSECTIONS = 8  # it tries all subsets of what a text has to match at once
 MAX_REGEX_CHARS = 4000
 MAX_CACHED = 64  # compiled grammars; one of a usual schema takes some 100 kB
 MAX_CACHED_CHARS = 4_000_000  # of their sources together, a measure of their size
@@ -146,6 +147,15 @@ def as_lark(text: str, param: str) -> str:
         raise InvalidRequest("The grammar is nested too deeply.", param) from None
     except Exception as error:  # the converter's own, and what a damaged grammar makes of it
         raise InvalidRequest(f"The grammar can't be read as GBNF: {error}", param) from None
+    if "%json" in converted:
+        raise InvalidRequest(
+            "A grammar can't contain %json here: send the schema as json_schema.", param
+        )
+    if converted.count("&") > MAX_INTERSECTIONS:
+        raise InvalidRequest(
+            f"A grammar can contain & at most {MAX_INTERSECTIONS} times; join what it combines.",
+            param,
+        )
     if converted.count(":") > MAX_COLONS:
         raise InvalidRequest(f"The grammar has more than {MAX_COLONS} rules or colons.", param)
     return converted

@@ -183,10 +183,12 @@ class Model:
     @functools.cached_property
     def tokens_around(self) -> tuple[list[int], list[int]]:
         """What the model puts before and after a whole text, such as [CLS] and [SEP]."""
-        around = self._tokenize(b"", True, False)
-        ends = llama_cpp.llama_vocab_get_add_eos, llama_cpp.llama_vocab_get_add_sep
-        num_after = int(bool(around) and any(asked(self._vocab) for asked in ends))
-        return around[: len(around) - num_after], around[len(around) - num_after :]
+        whole, text = self._tokenize(b"a", True, False), self._tokenize(b"a", False, False)
+        # Some tokenizers put an end mark whether asked for or not.
+        text = [token for token in text if token not in self.special_tokens.values()] or text
+        starts = range(len(whole) - len(text) + 1)
+        at = next((i for i in starts if whole[i : i + len(text)] == text), 0)
+        return whole[:at], whole[at + len(text) :]
 
     @functools.cached_property
     def longest_token(self) -> int:

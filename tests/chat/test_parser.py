@@ -207,9 +207,43 @@ def test_arguments_come_as_they_are_written() -> None:
 def test_a_call_that_is_cut_off_has_no_end() -> None:
     pieces = read(['<tool_call>\n{"name": "f", "arguments": {"a": "x'], voice("hermes"))
     assert pieces == [CallStart("f"), CallArguments('{"a": "x')]
-    assert read(['<tool_call>\n{"name": "f'], voice("hermes")) == [
-        Content('<tool_call>\n{"name": "f')
-    ]
+    assert read(['<tool_call>\n{"name": "f'], voice("hermes")) == []
+
+
+@pytest.mark.parametrize("family", [*FORMS, "harmony"])
+def test_a_cut_anywhere_after_a_call_leaves_no_mark_in_the_content(family: str) -> None:
+    form = voice(family).calls
+    call = form.before + "f" + form.between + '{"a": 1}' + form.after
+    text = form.opening + call + form.separator + call + form.closing
+    if family == "harmony":
+        text = call + "<|call|>"
+    first = text.index('{"a": 1}') + len('{"a": 1}')
+    for end in range(first, len(text) + 1):
+        pieces = read([text[:end]], voice(family))
+        assert not any(isinstance(piece, Content) for piece in pieces), text[:end]
+        calls = sum(isinstance(piece, CallEnd) for piece in pieces)
+        assert calls == text[:end].count('{"a": 1}')
+
+
+def test_a_harmony_call_that_is_cut_off_has_no_end() -> None:
+    begun = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
+    assert read([begun + '{"a": 1'], HARMONY) == [CallStart("f"), CallArguments('{"a": 1')]
+
+
+def test_the_rest_of_a_harmony_message_is_its_content() -> None:
+    parser = parser_of(HARMONY, has_tools=False, is_thinking=False, is_continued=True)
+    assert parser
+    assert [*parser.push(" 42."), *parser.finish()] == [Content(" 42.")]
+
+
+def test_only_functions_are_called() -> None:
+    text = "<|channel|>commentary to=python<|message|>print()<|end|>"
+    assert not any(isinstance(piece, CallStart) for piece in read([text], HARMONY))
+
+
+def test_blanks_before_arguments_are_left_out_however_they_come() -> None:
+    parts = ['<tool_call>\n{"name": "f", "arguments":', ' {"a": 1}}\n</tool_call>']
+    assert read(parts, voice("hermes"))[1] == CallArguments('{"a": 1}')
 
 
 def test_where_nothing_is_marked_there_is_nothing_to_parse() -> None:

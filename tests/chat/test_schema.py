@@ -70,3 +70,55 @@ def test_objects_that_are_combined_with_others_stay_open() -> None:
     ):
         assert "additionalProperties" not in json_rule(schema, "s")
     assert "additionalProperties" in json_rule({"$ref": "#/$defs/p", "$defs": {"p": part}}, "s")
+
+
+def chained(size: int, key: str) -> dict[str, Json]:
+    links: list[Json] = [{"$ref": f"#/{key}/{at + 1}"} for at in range(size)]
+    return {key: [*links, {"type": "integer"}]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/examples/0", **chained(3000, "examples")},
+        chained(3000, "anyOf"),
+        {
+            "$ref": "#/default/a0",
+            "default": {f"a{n}": {"$ref": f"#/default/a{n + 1}"} for n in range(3000)},
+        },
+        {"$ref": "#/const/a", "const": {"a": {}}},
+        {"$ref": "#nowhere"},
+        {"type": "object", "required": [f"p{n}" for n in range(30_000)]},
+        {"const": {f"p{n}": 1 for n in range(30_000)}},
+        {"const": list(range(60_000))},
+        {"enum": list(range(30_000))},
+        {"allOf": [{"type": "string", "pattern": f"a{n}"} for n in range(25)]},
+        {
+            "allOf": [
+                {"properties": {"x": {"type": "string", "pattern": f"a{n}"}}} for n in range(25)
+            ]
+        },
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_what_would_end_or_stall_the_compiler_is_refused(schema: dict[str, Json]) -> None:
+    with pytest.raises(InvalidRequest):
+        json_rule(schema, "s")
+
+
+def test_what_looks_like_it_is_taken() -> None:
+    many: list[Json] = [f"word {n}" for n in range(5000)]
+    text: dict[str, Json] = {"type": "string", "pattern": "^a"}
+    for schema in (
+        {"enum": many},
+        {"properties": {f"p{n}": text for n in range(50)}},
+        {"allOf": [{"$ref": "#/$defs/a"}], "description": "one", "$defs": {"a": text}},
+        {"properties": {"a": {"anyOf": [text] * 20}}},
+    ):
+        assert json_rule(schema, "s").startswith("%json")
+
+
+def test_more_names_than_are_known_can_not_be_promised() -> None:
+    with pytest.raises(UnsupportedParameter, match="minProperties"):
+        check({"type": "object", "minProperties": 2}, "s")
+    check({"properties": {"a": {}, "b": {}}, "minProperties": 2}, "s")

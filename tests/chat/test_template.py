@@ -128,6 +128,33 @@ def test_null_content_and_arguments_are_adapted_to_what_the_template_can_use(
     assert text(KNOWS_TOOLS + loop, CALL) == expected
 
 
+# Tools for templates that know none
+
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {}}}
+RESULTS = [Message("tool", "1", tool_call_id="a"), Message("tool", "2", tool_call_id="b")]
+
+
+def test_results_of_parallel_calls_are_one_message() -> None:
+    prompt = text(CHATML, HI, CALL, *RESULTS, tools=[TOOL])
+    assert prompt.count("<|im_start|>user") == 2
+    assert "<tool_response>\n1\n</tool_response>\n<tool_response>\n2" in prompt
+    assert prompt.endswith("<|im_start|>assistant\n")
+
+
+def test_where_there_is_no_system_message_the_first_one_tells_of_tools() -> None:
+    prompt = text(GEMMA, HI, tools=[TOOL])
+    assert '"name":"add"' in prompt and prompt.index("<tools>") < prompt.index("Hi")
+
+
+def test_a_last_message_with_calls_is_not_continued() -> None:
+    assert text(CHATML, HI, CALL).endswith("<|im_start|>assistant\n")
+
+
+def test_results_without_text_are_refused_whatever_the_template() -> None:
+    with pytest.raises(InvalidRequest):
+        text(CHATML, HI, CALL, Message("tool", None, tool_call_id="a"))
+
+
 # A last assistant message is continued
 
 

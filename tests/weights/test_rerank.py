@@ -135,3 +135,30 @@ def test_the_native_route_gives_scores_in_the_documents_order(
     found = server.post("/v1/inference/cross", body).json()
     assert np.allclose(found["scores"], expected, atol=1e-4)
     assert found["inference_status"]["status"] == "succeeded" and found["input_tokens"] > 200
+
+
+def test_a_query_that_leaves_no_room_is_refused_before_it_is_read_with_each_document(
+    server: LiveServer,
+) -> None:
+    body = {"model": "cross", "query": "a " * 200_000, "documents": ["b"] * 2000}
+    answer = server.post("/v1/rerank", body)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "query"
+
+
+def test_cohere_s_newer_path(server: LiveServer) -> None:
+    body = {"model": "cross", "query": QUERY, "documents": DOCUMENTS}
+    assert server.post("/v2/rerank", body).json()["results"] == ranked(server)["results"]
+
+
+def test_a_classifier_of_several_labels_is_no_reranker(folder: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from localinfra.embed.torch_encoder import TorchEncoder
+    from localinfra.errors import ModelUnavailable
+
+    several = folder.parent / "several"
+    shutil.copytree(folder, several)
+    config = BertConfig.from_pretrained(several, num_labels=3)
+    BertForSequenceClassification(config).save_pretrained(several)
+    with pytest.raises(ModelUnavailable, match="3 scores"):
+        TorchEncoder(several, "rerank")
