@@ -41,7 +41,7 @@ class Measured(msgspec.Struct, frozen=True):
     nearness: float  # to torch in float32: the least cosine, or 1 less the largest difference
     is_near: bool  # the same vectors or scores, for all that they are used for
     short_s: float  # one short text
-    mixed_s: float  # eighty texts of mixed lengths
+    mixed_s: float  # thirty texts of mixed lengths
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -100,7 +100,7 @@ def nearness(rows: Rows, expected: Rows, kind: str) -> float:
 def measure(encoder: Encoder, texts: list[Tokens], expected: Rows, kind: str) -> Measured:
     """As it is served, by a worker, which is closed then and the encoder with it."""
     worker = Worker(encoder, name=encoder.name, max_waiting=1)
-    short, mixed = [texts[3]], texts[: len(LENGTHS)] * 8
+    short, mixed = [texts[3]], texts[: len(LENGTHS)] * 3
     with asyncio.Runner() as loop:
         rows = loop.run(worker.rows(texts))
         short_s = [timed(lambda: loop.run(worker.rows(short))) for _ in range(4 * ROUNDS)]
