@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -21,7 +21,7 @@ import localinfra
 from localinfra import machine
 from localinfra.backend_detect import look
 from localinfra.embed import plan as plans
-from localinfra.embed.encoder import Description, Encoder, Tokens
+from localinfra.embed.encoder import Description, Encoder, Kind, Tokens
 from localinfra.embed.graph_encoders import OnnxEncoder, OpenVinoEncoder
 from localinfra.embed.model import EmbeddingModel, RerankModel
 from localinfra.embed.plan import Plan
@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 PREPARE_LIMIT_S = 900
 GGUF_CONTEXT = 4096  # more is asked for, not assumed: an encoder reserves memory for all of it
-
-Kind = Literal["embedding", "rerank"]
 
 
 class Loaded(NamedTuple):

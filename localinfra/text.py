@@ -6,6 +6,7 @@ cheap and stays on the event loop, while the engine computes the next step.
 
 import asyncio
 import datetime
+import functools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -157,9 +158,10 @@ class TextModel:
         param = answer.format.param if answer.format else "tools"
         return self._compiler.compile(source, param)
 
-    def marks_of(self, voice: Voice) -> frozenset[int]:
-        """The control tokens among a family's marks."""
-        marks = voice.marks
+    @functools.cached_property
+    def marks(self) -> frozenset[int]:
+        """The control tokens among the marks of the template's family."""
+        marks = self._template.voice.marks if self._template else ""
         tokens = self._model.special_tokens.items()
         return frozenset(token for text, token in tokens if text in marks)
 

@@ -199,7 +199,7 @@ async def create_chat_completion(request: Request) -> Response:
             stops=() if wanted.use.is_required else body.stops,  # a call can't end within
             top_logprobs=body.num_logprobs,
             grammar=grammar,
-            marks=model.marks_of(prompt.voice) if parsers[0] else frozenset(),
+            marks=model.marks if parsers[0] else frozenset(),
         )
     )
     answer = ChatAnswer(model, body, len(prompt.ids), parsers, wanted.use)

@@ -162,7 +162,8 @@ class ImageAnswer:
         for event in sorted(finished, key=lambda event: event.image):
             data = await self._file(event.picture, event.image)
             parts.append((b"," if event.image else b"") + await self._datum(data, event.image))
-        parts.append(b"],%b}" % self._common().removeprefix(b"{").removesuffix(b"}"))
+        common = encode({**self._common(), "usage": self._usage()})
+        parts.append(b"],%b" % common.removeprefix(b"{"))
         return PiecesResponse(parts, headers)
 
     async def events(self) -> AsyncGenerator[bytes | list[bytes], None]:
@@ -186,10 +187,14 @@ class ImageAnswer:
                     )
 
     async def _event(self, kind: str, data: bytes, image: int, **more: Any) -> bytes:
-        common = msgspec.json.decode(self._common())
-        common.pop("usage")
         encoded = await asyncio.to_thread(base64.b64encode, data)
-        about = {"type": kind, "created_at": self._created, "index": image, **common, **more}
+        about = {
+            **self._common(),
+            "type": kind,
+            "created_at": self._created,
+            "index": image,
+            **more,
+        }
         return encode({**about, "b64_json": encoded.decode()})
 
     async def _file(self, picture: Any, image: int) -> bytes:
@@ -215,18 +220,15 @@ class ImageAnswer:
         encoded = await asyncio.to_thread(base64.b64encode, data)
         return b'{"b64_json":"%b","seed":%d}' % (encoded, seed)
 
-    def _common(self) -> bytes:
-        """What OpenAI's answers say of all images, as a JSON object."""
+    def _common(self) -> dict[str, str]:
+        """What OpenAI's answers say of all images."""
         request = self._request
-        return encode(
-            {
-                "size": f"{request.width}x{request.height}",
-                "quality": self._body.quality or "auto",
-                "background": "opaque",
-                "output_format": self._body.output_format,
-                "usage": self._usage(),
-            }
-        )
+        return {
+            "size": f"{request.width}x{request.height}",
+            "quality": self._body.quality or "auto",
+            "background": "opaque",
+            "output_format": self._body.output_format,
+        }
 
     def _usage(self) -> ImagesUsage:
         num_tokens = min(self._tokens.t5, self._tokens.t5_limit)

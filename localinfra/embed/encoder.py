@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float32]  # [num_texts, width]
+Kind = Literal["embedding", "rerank"]
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ class Encoder(Protocol):
 class Description(msgspec.Struct, frozen=True):
     """What an encoder's files say of it."""
 
-    kind: Literal["embedding", "rerank"]
+    kind: Kind
     width: int  # of a row
     max_tokens: int  # of a text, special tokens included
     pad_id: int

@@ -1,6 +1,6 @@
 """An exported graph (ONNX) run by onnxruntime or by OpenVINO: the same vectors as torch, sooner.
 
-Neither needs torch in the process: it is 0.2 s from a start to the first vector. A batch that is
+Neither needs torch in the process. A batch that is
 alone is computed by all threads together. Several at a time get a thread each: threads that don't
 wait for each other at every operation are a sixth faster (two cores, MiniLM).
 """

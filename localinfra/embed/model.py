@@ -32,9 +32,11 @@ Input = str | list[int]  # a text, or its token ids
 class InputTooLong(InvalidRequest):
     code = "context_length_exceeded"
 
-    def __init__(self, index: int, num_tokens: int, limit: int, param: str):
+    def __init__(self, index: int, num_tokens: int, limit: int, param: str, *, is_whole: bool):
+        """`is_whole`: all of the text was counted."""
+        counted = f"{num_tokens} tokens" if is_whole else f"more than {num_tokens} tokens or blanks"
         super().__init__(
-            f"{param}[{index}] has {num_tokens} tokens, but this model's maximum context length is "
+            f"{param}[{index}] has {counted}, but this model's maximum context length is "
             f"{limit} tokens. Split it, or send truncate: true to have its end cut off.",
             param,
         )
@@ -46,8 +48,26 @@ class Embeddings(msgspec.Struct, frozen=True):
     truncated: list[int]  # indices of texts whose end was not
 
 
-class EmbeddingModel:
-    """Owns its worker. Made by `embed/loading.py`, closed by the pool."""
+class EncoderModel:
+    """Owns its worker. Made by `loading_encoders.py`, closed by the pool."""
+
+    _worker: Worker
+    _tokenizer: Tokenizer
+
+    @property
+    def context_length(self) -> int:
+        return self._tokenizer.max_tokens
+
+    @property
+    def num_waiting(self) -> int:
+        return self._worker.num_waiting
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class EmbeddingModel(EncoderModel):
+    """Texts → vectors."""
 
     def __init__(
         self,
@@ -70,17 +90,6 @@ class EmbeddingModel:
     @property
     def dimensions(self) -> int:
         return self._worker.encoder.width
-
-    @property
-    def context_length(self) -> int:
-        return self._tokenizer.max_tokens
-
-    @property
-    def num_waiting(self) -> int:
-        return self._worker.num_waiting
-
-    def close(self) -> None:
-        self._worker.close()
 
     def prompt(self, input_type: str | None, prompt_name: str | None) -> str:
         """What texts begin with. Raises InvalidRequest for a name the model does not have."""
@@ -169,7 +178,7 @@ class Scores(msgspec.Struct, frozen=True):
     truncated: list[int]  # indices of documents whose end was not read
 
 
-class RerankModel:
+class RerankModel(EncoderModel):
     """A cross-encoder: reads a query together with each document."""
 
     def __init__(
@@ -178,18 +187,7 @@ class RerankModel:
         self.name = name
         self.entry = entry
         self._worker = worker
-        self._tokenizer = tokenizer
-
-    @property
-    def context_length(self) -> int:
-        return self._tokenizer.max_tokens
-
-    @property
-    def num_waiting(self) -> int:
-        return self._worker.num_waiting
-
-    def close(self) -> None:
-        self._worker.close()
+        self._tokenizer: FastTokenizer = tokenizer
 
     async def score(self, query: str, documents: Sequence[str], *, truncate: bool) -> Scores:
         """Raises InvalidRequest for a query that leaves documents no room, and for a pair that is
@@ -220,7 +218,9 @@ class RerankModel:
             found = tokenizer.tokenize_pairs(
                 query, [text[: tokenizer.max_characters] for text in part]
             )
-            cut, at = bounded(tokenizer, found, truncate, "documents", start, part)
+            cut, at = bounded(
+                tokenizer, found, truncate, "documents", start, part, tokenizer.max_characters
+            )
             pairs += cut
             truncated += at
         return pairs, truncated
@@ -241,8 +241,9 @@ def tokenized(
             num_characters += len(texts[stop])
             stop += 1
         part = texts[start:stop]
-        read = tokenizer.tokenize([text[: readable(tokenizer)] for text in part])
-        cut, at = bounded(tokenizer, read, truncate, param, start, part)
+        num_read = readable(tokenizer)
+        read = tokenizer.tokenize([text[:num_read] for text in part])
+        cut, at = bounded(tokenizer, read, truncate, param, start, part, num_read)
         found += cut
         truncated += at
         start = stop
@@ -262,20 +263,22 @@ def bounded(
     param: str,
     start: int = 0,
     sources: Sequence[str] = (),
+    num_read: int = 0,
 ) -> tuple[list[Tokens], list[int]]:
     """The texts, whose indices begin at `start`, cut to what fits; and the indices of those that
-    were. `sources` are what they were tokenised from, perhaps in part. Raises InputTooLong unless
-    `truncate`."""
+    were. `sources` are what they were tokenised from, the first `num_read` characters of each.
+    Raises InputTooLong unless `truncate`."""
     limit = tokenizer.max_tokens
     cut: list[Tokens] = []
     truncated: list[int] = []
     for at, tokens in enumerate(texts):
         is_whole = not sources or len(sources[at]) <= tokenizer.max_characters
+        is_counted = not sources or len(sources[at]) <= num_read
         if len(tokens) <= limit and is_whole:
             cut.append(tokens)
             continue
         if not truncate:
-            raise InputTooLong(start + at, max(len(tokens), limit + 1), limit, param)
+            raise InputTooLong(start + at, len(tokens), limit, param, is_whole=is_counted)
         truncated.append(start + at)
         cut.append(tokenizer.cut(tokens))
     return cut, truncated

@@ -11,11 +11,10 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from localinfra.embed.encoder import Description
+from localinfra.embed.encoder import Description, Kind
 
 PLAN, GRAPH, TOKENIZER = "plan.json", "model.onnx", "tokenizer.json"
 MIN_COSINE = 0.9999  # between the rows of two ways of computing that count as the same
@@ -31,7 +30,7 @@ class Request(msgspec.Struct, frozen=True):
     """What `prepare.py` is to do."""
 
     folder: str
-    kind: Literal["embedding", "rerank"]
+    kind: Kind
     out: str
     threads: int
     max_tokens: int | None = None

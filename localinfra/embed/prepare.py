@@ -172,8 +172,7 @@ def computes_bf16() -> bool:
     """Whether the CPU multiplies in bfloat16; elsewhere it is slower than float32."""
     import torch
 
-    capabilities = torch.backends.cpu.get_cpu_capability(), torch.cpu._is_avx512_bf16_supported()
-    return bool(capabilities[1])
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def main(text: str) -> None:

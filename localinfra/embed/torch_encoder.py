@@ -8,11 +8,11 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from localinfra.embed.encoder import Description, Rows, Tokens, arrays_of
+from localinfra.embed.encoder import Description, Kind, Rows, Tokens, arrays_of
 from localinfra.embed.tokenizer import FastTokenizer
 from localinfra.errors import ModelUnavailable
 
@@ -22,8 +22,6 @@ GPU_BATCH_TOKENS = 16_384
 OWN_MODULES = "sentence_transformers."
 
 SAMPLES = ["the end", "Two rivers, 3 stones."]
-
-Kind = Literal["embedding", "rerank"]
 
 
 class TorchEncoder:

@@ -25,8 +25,8 @@ LIMITS = LLParserLimits(
     max_lexer_states=50_000,
     verbose_errors=False,
 )
-# llguidance ends the process on a chain of 4,000 rules; a regex
-# of 30,000 characters takes it seconds.
+# llguidance ends the process on a chain of 4,000 rules; a regex of 30,000 characters takes it
+# seconds.
 MAX_GRAMMAR_CHARS = 32 * 1024
 MAX_COLONS = 1000  # at least one a rule
 MAX_INTERSECTIONS = 8  # it tries all subsets of what a text has to match at once

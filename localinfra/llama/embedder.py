@@ -1,7 +1,6 @@
 """A GGUF embedder as `embed.Encoder` and `embed.Tokenizer`: texts → vectors, without torch.
 
-One text at a time: packed together they would attend over the whole batch, which on CPUs takes
-twice as long (IMAGES_EMBEDDINGS.md §4).
+One text at a time: packed together they would attend over the whole batch, which is slower on CPUs.
 """
 
 from collections.abc import Sequence
