@@ -12,26 +12,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import read_body
+from localinfra.api.chat_turn import (
+    Said,
+    SaidBuilder,
+    Turn,
+    TurnRequest,
+    begin,
+    call_id,
+    pieces_of,
+)
 from localinfra.api.params import GenerationFields, MaxTokens, TopLogprobs, log_user
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.structured import NamedTool, ToolDefinition, tool_use
 from localinfra.api.usage import Usage, UsageMeter
-from localinfra.chat.answer import Answer, ToolUse, parser_of
+from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
-from localinfra.chat.parser import (
-    CallArguments,
-    CallEnd,
-    CallStart,
-    Content,
-    Parser,
-    Piece,
-    Thought,
-)
+from localinfra.chat.parser import CallArguments, CallStart, Content, Piece, Thought
 from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
-from localinfra.engine.request import FinishReason, TextRequest
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 if TYPE_CHECKING:
@@ -177,93 +177,36 @@ async def create_chat_completion(request: Request) -> Response:
     wanted = body.answer()
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
-    prompt = await model.chat_prompt(body.messages, body.template_kwargs, wanted.use.tools)
-    grammar = await model.compile(wanted, prompt)
-    parsers = [
-        parser_of(
-            prompt.voice,
-            has_tools=bool(wanted.use.tools),
-            is_thinking=prompt.is_thinking,
-            is_continued=prompt.is_continued,
-        )
-        for _ in range(body.n)
-    ]
-    deltas = model.generate(
-        TextRequest(
-            prompts=[prompt.ids],
+    turn = await begin(
+        model,
+        TurnRequest(
+            messages=body.messages,
+            answer=wanted,
+            template_kwargs=body.template_kwargs,
+            sampling=body.sampling_params(),
             max_tokens=body.max_tokens
             if body.max_completion_tokens is None
             else body.max_completion_tokens,
-            sampling=body.sampling_params(),
             num_choices=body.n,
-            stops=() if wanted.use.is_required else body.stops,  # a call can't end within
+            stops=body.stops,
             top_logprobs=body.num_logprobs,
-            grammar=grammar,
-            marks=model.marks if parsers[0] else frozenset(),
-        )
+        ),
     )
-    answer = ChatAnswer(model, body, len(prompt.ids), parsers, wanted.use)
+    answer = ChatAnswer(model, body, turn)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
-        return EventStream(answer.chunks(deltas), decoded.headers, keepalive_s)
-    completion = await until_disconnect(request.receive, answer.completion(deltas))
+        return EventStream(answer.chunks(), decoded.headers, keepalive_s)
+    completion = await until_disconnect(request.receive, answer.completion())
     return json_response(completion, headers=decoded.headers)
 
 
-class ChoiceReader:
-    """One choice's deltas → the parts of its message."""
-
-    def __init__(self, parser: Parser | None, use: ToolUse):
-        self._parser = parser
-        self._use = use
-        self._num_calls = 0
-
-    def read(self, delta: OutputDelta) -> list[Piece]:
-        if self._parser is None:
-            return [Content(delta.text)] if delta.text else []
-        pieces = self._parser.push(delta.text) if delta.text else []
-        if delta.finish_reason is not None:
-            pieces += self._parser.finish()
-        self._num_calls += sum(isinstance(piece, CallEnd) for piece in pieces)
-        return pieces
-
-    def finish_reason(self, reason: FinishReason) -> str:
-        """OpenAI's: `stop` also where the client itself has named the function."""
-        is_call = self._num_calls and reason is FinishReason.STOP and not self._use.is_named
-        return "tool_calls" if is_call else reason
-
-
-class MessageBuilder:
-    """The parts of a message → the message."""
-
-    def __init__(self) -> None:
-        self._texts: dict[type, list[str]] = {Content: [], Thought: []}
-        self._calls: list[tuple[str, list[str]]] = []
-        self._num_complete = 0
-
-    def add(self, pieces: list[Piece]) -> None:
-        for piece in pieces:
-            if isinstance(piece, CallStart):
-                self._calls.append((piece.name, []))
-            elif isinstance(piece, CallArguments):
-                self._calls[-1][1].append(piece.text)
-            elif isinstance(piece, CallEnd):
-                self._num_complete += 1
-            else:
-                self._texts[type(piece)].append(piece.text)
-
-    def message(self) -> AssistantMessage:
-        """A call that was cut off by max_tokens is left out: no one could parse it."""
-        content, thought = "".join(self._texts[Content]), "".join(self._texts[Thought])
-        calls = [
-            ToolCall(call_id(), FunctionCall(name, "".join(arguments)))
-            for name, arguments in self._calls[: self._num_complete]
-        ]
-        return AssistantMessage(
-            content=None if calls and not content else content,
-            reasoning_content=thought or UNSET,
-            tool_calls=calls or UNSET,
-        )
+def assistant_message(said: Said) -> AssistantMessage:
+    calls = [ToolCall(call.id, FunctionCall(call.name, call.arguments)) for call in said.calls]
+    return AssistantMessage(
+        content=None if calls and not said.content else said.content,
+        reasoning_content=said.thought or UNSET,
+        tool_calls=calls or UNSET,
+    )
 
 
 class DeltaWriter:
@@ -289,43 +232,31 @@ class DeltaWriter:
         return ToolCallDelta(self._num_calls - 1, function, **first)
 
 
-def call_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
-
-
 class ChatAnswer:
     """Deltas of one request → a completion or its chunks."""
 
-    def __init__(
-        self,
-        model: "TextModel",
-        body: ChatCompletionRequest,
-        num_prompt: int,
-        parsers: list[Parser | None],
-        use: ToolUse,
-    ):
+    def __init__(self, model: "TextModel", body: ChatCompletionRequest, turn: Turn):
         self._model = model
         self._body = body
-        self._readers = [ChoiceReader(parser, use) for parser in parsers]
-        self._meter = UsageMeter(model.entry.price, [num_prompt], body.n)
+        self._turn = turn
+        self._meter = UsageMeter(model.entry.price, [turn.num_prompt], body.n)
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
-    async def completion(self, deltas: AsyncGenerator[list[OutputDelta], None]) -> ChatCompletion:
-        builders = [MessageBuilder() for _ in self._readers]
+    async def completion(self) -> ChatCompletion:
+        builders = [SaidBuilder() for _ in self._turn.readers]
         scored: list[list[ScoredToken]] = [[] for _ in builders]
         reasons = ["" for _ in builders]
-        async with contextlib.aclosing(deltas):
-            async for step in deltas:
-                for delta in step:
-                    at = delta.choice
-                    self._meter.add(delta)
-                    builders[at].add(self._readers[at].read(delta))
-                    scored[at] += delta.scored
-                    if delta.finish_reason is not None:
-                        reasons[at] = self._readers[at].finish_reason(delta.finish_reason)
+        async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
+            async for delta, pieces in deltas:
+                at = delta.choice
+                self._meter.add(delta)
+                builders[at].add(pieces)
+                scored[at] += delta.scored
+                if delta.finish_reason is not None:
+                    reasons[at] = self._turn.readers[at].finish_reason(delta.finish_reason)
         choices = [
-            Choice(index, builder.message(), self._logprobs(tokens), reason)
+            Choice(index, assistant_message(builder.said()), self._logprobs(tokens), reason)
             for index, (builder, tokens, reason) in enumerate(
                 zip(builders, scored, reasons, strict=True)
             )
@@ -338,12 +269,10 @@ class ChatAnswer:
             usage=self._meter.usage(),
         )
 
-    async def chunks(
-        self, deltas: AsyncGenerator[list[OutputDelta], None]
-    ) -> AsyncGenerator[list[bytes], None]:
+    async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """Encoded chunks, those of one step together."""
-        writers = [DeltaWriter() for _ in self._readers]
-        async with contextlib.aclosing(deltas):
+        writers = [DeltaWriter() for _ in self._turn.readers]
+        async with contextlib.aclosing(self._turn.deltas) as deltas:
             yield [
                 self._chunk(ChunkChoice(index, Delta(role="assistant", content="")))
                 for index in range(self._body.n)
@@ -359,7 +288,7 @@ class ChatAnswer:
     def _events(self, delta: OutputDelta, writer: DeltaWriter) -> list[bytes]:
         """The chunks with what was added, and the one that ends the choice."""
         self._meter.add(delta)
-        reader = self._readers[delta.choice]
+        reader = self._turn.readers[delta.choice]
         parts = [part for piece in reader.read(delta) if (part := writer.delta(piece))]
         if delta.scored and not parts:
             parts = [Delta(content="")]  # tokens whose text is still held back
