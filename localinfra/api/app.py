@@ -21,6 +21,13 @@ from localinfra.api.inference import infer
 from localinfra.api.models import get_model, list_models
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
 from localinfra.api.rerank import create_ranking
+from localinfra.api.responses import count_input_tokens, create_response
+from localinfra.api.responses_store import (
+    ResponseStore,
+    delete_response,
+    get_response,
+    list_input_items,
+)
 from localinfra.api.state import runtime as runtime_of
 from localinfra.runtime import Runtime
 
@@ -34,6 +41,11 @@ OPENAI_ROUTES = [
     ("/embeddings", create_embeddings, "POST"),
     ("/engines/{id:path}/embeddings", create_engine_embeddings, "POST"),
     ("/rerank", create_ranking, "POST"),
+    ("/responses", create_response, "POST"),
+    ("/responses/input_tokens", count_input_tokens, "POST"),
+    ("/responses/{id}", get_response, "GET"),
+    ("/responses/{id}", delete_response, "DELETE"),
+    ("/responses/{id}/input_items", list_input_items, "GET"),
     ("/images/generations", create_images, "POST"),
     ("/models", list_models, "GET"),
     ("/models/{id:path}", get_model, "GET"),
@@ -93,4 +105,5 @@ def create_app(runtime: Runtime) -> Starlette:
     app.router.redirect_slashes = False
     app.state.runtime = runtime
     app.state.image_files = ImageFiles(settings.image_urls_s)
+    app.state.responses = ResponseStore()
     return app

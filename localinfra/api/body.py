@@ -131,10 +131,13 @@ MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 LOCATION = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 
 
-def invalid_value(problem: str) -> InvalidRequest:
-    """msgspec's "Expected `int`, got `str` - at `$.messages[0].content`", as message and param."""
+def invalid_value(problem: str, within: str = "") -> InvalidRequest:
+    """msgspec's "Expected `int`, got `str` - at `$.messages[0].content`", as message and param.
+
+    `within` is the path of a value that was decoded by itself.
+    """
     location = LOCATION.search(problem)
-    path = location["path"] if location else ""
+    path = ".".join(part for part in (within, location["path"] if location else "") if part)
     what = LOCATION.sub("", problem)[:500]
     if missing := MISSING.fullmatch(what):
         path = f"{path}.{missing['name']}".lstrip(".")

@@ -21,6 +21,7 @@ from localinfra.api.chat_turn import (
     call_id,
     pieces_of,
 )
+from localinfra.api.logprobs import TokenLogprobEntry, token_logprob
 from localinfra.api.params import GenerationFields, MaxTokens, TopLogprobs, log_user
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
@@ -80,19 +81,6 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     def template_kwargs(self) -> dict[str, object]:
         effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
         return {**effort, **self.chat_template_kwargs}
-
-
-class TopLogprob(msgspec.Struct, frozen=True):
-    token: str
-    logprob: float | None
-    bytes: list[int]
-
-
-class TokenLogprobEntry(msgspec.Struct, frozen=True):
-    token: str
-    logprob: float | None
-    bytes: list[int]
-    top_logprobs: list[TopLogprob]
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -315,18 +303,4 @@ class ChatAnswer:
     def _logprobs(self, scored: list[ScoredToken] | tuple[ScoredToken, ...]) -> Logprobs | None:
         if not self._body.logprobs:
             return None
-        return Logprobs([self._entry(token) for token in scored])
-
-    def _entry(self, scored: ScoredToken) -> TokenLogprobEntry:
-        logprob = scored.logprob
-        data = self._model.token_bytes(logprob.token)
-        return TokenLogprobEntry(
-            token=data.decode("utf-8", "replace"),
-            logprob=logprob.logprob,
-            bytes=list(data),
-            top_logprobs=[self._alternative(*pair) for pair in logprob.top],
-        )
-
-    def _alternative(self, token: int, logprob: float) -> TopLogprob:
-        data = self._model.token_bytes(token)
-        return TopLogprob(data.decode("utf-8", "replace"), logprob, list(data))
+        return Logprobs([token_logprob(self._model, token) for token in scored])

@@ -74,7 +74,7 @@ class Guard:
             if is_preflight(headers, scope):
                 app = preflight(headers)
             elif not is_open(scope["path"]) or scope["method"] not in ("GET", "HEAD"):
-                self.check_key(headers)
+                scope["state"]["caller"] = self.check_key(headers)
             await app(scope, receive, reply)
         except ClientDisconnect:
             return  # ordinary: nobody is left to answer
@@ -117,12 +117,15 @@ class Guard:
             "vary": "Origin",
         }
 
-    def check_key(self, headers: Headers) -> None:
-        if not self.keys.accept(headers.get("authorization", ""), headers.get("x-api-key", "")):
+    def check_key(self, headers: Headers) -> bytes:
+        """Returns the caller."""
+        caller = self.keys.caller(headers.get("authorization", ""), headers.get("x-api-key", ""))
+        if caller is None:
             raise Unauthorized(
                 "The API key is missing or unknown. Send 'Authorization: Bearer KEY' with one of "
                 "the keys this server was started with."
             )
+        return caller
 
 
 def is_open(path: str) -> bool:
@@ -153,7 +156,7 @@ def preflight(headers: Headers) -> Response:
     return Response(
         status_code=204,
         headers={
-            "access-control-allow-methods": "GET, POST, OPTIONS",
+            "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
             "access-control-allow-headers": allow_headers,
             "access-control-max-age": "600",  # seconds
         },

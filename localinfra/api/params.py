@@ -1,4 +1,4 @@
-"""What chat and text completions have in common in a request: sampling, length, stops."""
+"""What routes of text models have in common in a request: sampling, length, stops."""
 
 import logging
 import secrets
@@ -30,11 +30,9 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
-class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields of both routes, with API.md's ranges and defaults. A null is as good as nothing."""
+class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are drawn, with API.md's ranges and defaults. A null is as good as nothing."""
 
-    model: str
-    max_tokens: MaxTokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
@@ -43,9 +41,30 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=5)] = 1.0
     logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = {}
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
+
+    def sampling_params(self) -> SamplingParams:
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            top_k=self.top_k,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias,
+            seed=secrets.randbits(63) if self.seed is None else self.seed,
+            is_reproducible=self.seed is not None,
+        )
+
+
+class GenerationFields(SamplingFields, frozen=True, kw_only=True):
+    """Fields of chat and text completions."""
+
+    model: str
+    max_tokens: MaxTokens | None = None
     stop: str | list[str] = []
     n: Annotated[int, Meta(ge=1, le=128)] = 1
-    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -87,20 +106,6 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def answer_format(self) -> AnswerFormat | None:
         return self.response_format.answer_format() if self.response_format else None
-
-    def sampling_params(self) -> SamplingParams:
-        return SamplingParams(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            top_k=self.top_k,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            logit_bias=self.logit_bias,
-            seed=secrets.randbits(63) if self.seed is None else self.seed,
-            is_reproducible=self.seed is not None,
-        )
 
 
 def log_user(request: Request, user: str | None) -> None:

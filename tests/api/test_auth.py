@@ -41,22 +41,28 @@ REFUSED = [
 
 @pytest.mark.parametrize(("authorization", "x_api_key"), ACCEPTED)
 def test_a_configured_key_is_accepted(authorization: str, x_api_key: str) -> None:
-    assert KEYS.accept(authorization, x_api_key)
+    assert KEYS.caller(authorization, x_api_key) in KEYS.digests
 
 
 @pytest.mark.parametrize(("authorization", "x_api_key"), REFUSED)
 def test_anything_else_is_refused(authorization: str, x_api_key: str) -> None:
-    assert not KEYS.accept(authorization, x_api_key)
+    assert KEYS.caller(authorization, x_api_key) is None
 
 
 @pytest.mark.parametrize(("authorization", "x_api_key"), ACCEPTED + REFUSED)
 def test_without_keys_the_server_is_open(authorization: str, x_api_key: str) -> None:
-    assert ApiKeys().accept(authorization, x_api_key)
+    assert ApiKeys().caller(authorization, x_api_key) == b""
 
 
 def test_an_empty_configured_key_opens_nothing() -> None:
     for authorization in ("", "Bearer", "Bearer "):
-        assert not ApiKeys([""]).accept(authorization, "")
+        assert ApiKeys([""]).caller(authorization, "") is None
+
+
+def test_each_key_is_another_caller_in_whichever_header() -> None:
+    first, second = KEYS.caller("Bearer sk-first", ""), KEYS.caller("", "sk-second")
+    assert first != second
+    assert KEYS.caller("bearer wrong", "sk-first") == first
 
 
 def test_every_key_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +76,7 @@ def test_every_key_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(auth.hmac, "compare_digest", counting)
     for key in ("sk-first", "sk-second", "wrong"):
         compared.clear()
-        KEYS.accept(f"Bearer {key}", "")
+        KEYS.caller(f"Bearer {key}", "")
         assert compared == KEYS.digests
 
 

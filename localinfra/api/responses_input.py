@@ -1,0 +1,270 @@
+"""`input` of a Responses request → items → chat messages."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from localinfra.api.body import invalid_value
+from localinfra.api.responses_items import (
+    AnyItem,
+    FunctionCallItem,
+    FunctionCallOutputItem,
+    InputText,
+    MessageItem,
+    OutputText,
+    ReasoningItem,
+    ReasoningText,
+    Role,
+    Status,
+    SummaryText,
+    new_id,
+)
+from localinfra.chat.messages import FunctionCall, Message, ToolCall
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+T = TypeVar("T")
+
+Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where it stands
+
+# --- items as clients send them: fields left out, nulls, text in place of parts -------------------
+
+
+class Part(msgspec.Struct, frozen=True):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """What says which kind of item it is."""
+
+    type: str | None = None
+    role: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.type or ("message" if self.role else "item_reference")
+
+
+class SentItem(msgspec.Struct, frozen=True, kw_only=True):
+    id: str | None = None
+    status: Status | None = None
+
+
+class SentMessage(SentItem, frozen=True, kw_only=True):
+    role: Role
+    content: str | list[Part]
+
+
+class SentReasoning(SentItem, frozen=True, kw_only=True):
+    """`encrypted_content`, with which other services hide theirs, can't be read."""
+
+    summary: list[Part] | None = None
+    content: list[Part] | None = None
+
+
+class SentCall(SentItem, frozen=True, kw_only=True):
+    call_id: str
+    name: str
+    arguments: str
+
+
+class SentOutput(SentItem, frozen=True, kw_only=True):
+    call_id: str
+    output: str | list[Part]
+
+
+class Reference(msgspec.Struct, frozen=True):
+    id: str
+
+
+# --- input → items --------------------------------------------------------------------------------
+
+
+def items_of(given: str | Sequence[msgspec.Raw], find: Find) -> list[AnyItem]:
+    """Checks a request's `input`. `find` looks up what an item_reference names.
+
+    Raises InvalidRequest naming the path, UnsupportedParameter for an item or a part that no text
+    model can read, and what `find` raises.
+    """
+    if isinstance(given, str):
+        return [MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))]
+    items = [_item(raw, f"input[{at}]", find) for at, raw in enumerate(given)]
+    if items and isinstance(last := items[-1], MessageItem) and last.role == "assistant":
+        items[-1] = msgspec.structs.replace(last, status="incomplete")  # it will be continued
+    return items
+
+
+def _item(raw: msgspec.Raw, path: str, find: Find) -> AnyItem:
+    kind = _decoded(raw, Sent, path).kind
+    if kind == "message":
+        return _message(_decoded(raw, SentMessage, path), path)
+    if kind == "reasoning":
+        return _reasoning(_decoded(raw, SentReasoning, path), path)
+    if kind == "function_call":
+        call = _decoded(raw, SentCall, path)
+        return FunctionCallItem(
+            id=call.id or new_id("fc"),
+            status=call.status or "completed",
+            call_id=call.call_id,
+            name=call.name,
+            arguments=call.arguments,
+        )
+    if kind == "function_call_output":
+        return _output(_decoded(raw, SentOutput, path), path)
+    if kind == "item_reference":
+        return find(_decoded(raw, Reference, path).id, path)
+    raise UnsupportedParameter(
+        f"An item of type {kind[:100]!r} can't be read here: send message, reasoning, "
+        "function_call, function_call_output and item_reference items.",
+        f"{path}.type",
+    )
+
+
+def _message(sent: SentMessage, path: str) -> MessageItem:
+    if isinstance(sent.content, str):
+        texts = [sent.content]
+    elif sent.content:
+        texts = _texts(sent.content, f"{path}.content")
+    else:
+        raise InvalidRequest("A list of content parts needs at least one.", f"{path}.content")
+    part = OutputText if sent.role == "assistant" else InputText
+    return MessageItem(
+        id=sent.id or new_id("msg"),
+        status=sent.status or "completed",
+        role=sent.role,
+        content=tuple(part(text) for text in texts),
+    )
+
+
+def _reasoning(sent: SentReasoning, path: str) -> ReasoningItem:
+    return ReasoningItem(
+        id=sent.id or new_id("rs"),
+        status=sent.status or "completed",
+        summary=tuple(map(SummaryText, _texts(sent.summary or (), f"{path}.summary"))),
+        content=tuple(map(ReasoningText, _texts(sent.content or (), f"{path}.content"))),
+    )
+
+
+def _output(sent: SentOutput, path: str) -> FunctionCallOutputItem:
+    output: str | tuple[InputText, ...]
+    if isinstance(sent.output, str):
+        output = sent.output
+    else:
+        output = tuple(map(InputText, _texts(sent.output, f"{path}.output")))
+    return FunctionCallOutputItem(
+        id=sent.id or new_id("fco"),
+        status=sent.status or "completed",
+        call_id=sent.call_id,
+        output=output,
+    )
+
+
+TEXT_PARTS = {"input_text", "output_text", "reasoning_text", "summary_text", "refusal"}
+
+
+def _texts(parts: Sequence[Part], path: str) -> list[str]:
+    texts = []
+    for at, part in enumerate(parts):
+        if part.type not in TEXT_PARTS:
+            raise UnsupportedParameter(
+                f"This model takes text only; a content part of type {part.type[:100]!r} can't be "
+                "read. Send input_text parts.",
+                f"{path}[{at}]",
+            )
+        field = "refusal" if part.type == "refusal" else "text"
+        text = part.refusal if field == "refusal" else part.text
+        if text is None:
+            raise InvalidRequest(
+                f"A part of type {part.type} needs the field {field}.", f"{path}[{at}].{field}"
+            )
+        texts.append(text)
+    return texts
+
+
+def _decoded(raw: msgspec.Raw, kind: type[T], path: str) -> T:
+    try:
+        return _decoder(kind).decode(raw)
+    except msgspec.ValidationError as error:
+        raise invalid_value(str(error), path) from None
+
+
+@functools.cache
+def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    return msgspec.json.Decoder(kind)
+
+
+def check_outputs(earlier: Iterable[AnyItem], items: Sequence[AnyItem]) -> None:
+    """Raises InvalidRequest for the output of a call that nobody has made before it."""
+    called = {item.call_id for item in earlier if isinstance(item, FunctionCallItem)}
+    for at, item in enumerate(items):
+        if isinstance(item, FunctionCallItem):
+            called.add(item.call_id)
+        elif isinstance(item, FunctionCallOutputItem) and item.call_id not in called:
+            raise InvalidRequest(
+                f"No tool call found for function call output with call_id {item.call_id[:100]}. "
+                "Send the function_call item before it, or the previous_response_id of the "
+                "response that made the call.",
+                f"input[{at}].call_id",
+            )
+
+
+# --- items → messages -----------------------------------------------------------------------------
+
+
+def messages_of(items: Iterable[AnyItem]) -> list[Message]:
+    """The conversation as chat templates know it.
+
+    What the assistant reasoned, said and called in a row is one message.
+    """
+    messages = []
+    for is_said, together in itertools.groupby(items, _is_said):
+        if not is_said:
+            messages += map(_heard, together)
+        elif said := _said(list(together)):
+            messages.append(said)
+    return messages
+
+
+def _is_said(item: AnyItem) -> bool:
+    if isinstance(item, MessageItem):
+        return item.role == "assistant"
+    return isinstance(item, ReasoningItem | FunctionCallItem)
+
+
+def _heard(item: AnyItem) -> Message:
+    if isinstance(item, FunctionCallOutputItem):
+        return Message(role="tool", content=item.text, tool_call_id=item.call_id)
+    assert isinstance(item, MessageItem)
+    return Message(role=item.role, content=item.text)
+
+
+def _said(items: Sequence[AnyItem]) -> Message | None:
+    """None where nothing is left: a call that was cut off is no call, and nobody answers it."""
+    thoughts = [item.text for item in items if isinstance(item, ReasoningItem) and item.text]
+    calls = [
+        ToolCall(FunctionCall(item.name, item.arguments), item.call_id)
+        for item in items
+        if isinstance(item, FunctionCallItem) and item.status != "incomplete"
+    ]
+    content = _content([item for item in items if isinstance(item, MessageItem)])
+    if content is None and not calls and not thoughts:
+        return None
+    return Message(
+        role="assistant",
+        content=content,
+        tool_calls=calls or None,
+        reasoning_content="\n".join(thoughts) or None,
+    )
+
+
+def _content(messages: Sequence[MessageItem]) -> str | None:
+    if not messages:
+        return None
+    *earlier, last = messages
+    ends = ["" if message.status == "incomplete" else "\n" for message in earlier]
+    texts = [message.text + end for message, end in zip(earlier, ends, strict=True)]
+    return "".join([*texts, last.text])

@@ -1,0 +1,192 @@
+"""What a Responses request may say, and what of it reaches the model.
+
+https://platform.openai.com/docs/api-reference/responses/create
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from localinfra.api.params import MaxTokens, SamplingFields, TopLogprobs
+from localinfra.api.structured import NamedFunction, NamedTool, declared_tool, use_of
+from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat, Tool
+from localinfra.chat.template import check_kwargs
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+LOGPROBS = "message.output_text.logprobs"
+INCLUDABLE = {
+    LOGPROBS,
+    "reasoning.encrypted_content",  # it comes in the clear, which serves the same purpose
+}
+
+
+class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = True  # always
+
+    def tool(self, path: str) -> Tool:
+        """Raises InvalidRequest and UnsupportedParameter."""
+        if self.type != "function":
+            raise UnsupportedParameter(
+                f"A tool of type {self.type[:100]!r} can't run here: declare functions, "
+                '{"type": "function", "name": ..., "parameters": ...}, and run them yourself.',
+                f"{path}.type",
+            )
+        if self.name is None:
+            raise InvalidRequest(f"`{path}.name` is required.", f"{path}.name")
+        return declared_tool(
+            self.name,
+            self.description,
+            self.parameters,
+            name_param=f"{path}.name",
+            param=f"{path}.parameters",
+        )
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    type: str
+    name: str | None = None
+
+
+class TextFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
+    type: str = "text"
+    name: str | UnsetType | None = UNSET
+    description: str | UnsetType | None = UNSET
+    schema_: dict[str, Any] | UnsetType | None = UNSET
+    strict: bool | UnsetType | None = UNSET  # always
+
+    def answer_format(self) -> AnswerFormat | None:
+        """None where any text will do. Raises InvalidRequest and UnsupportedParameter."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return AnswerFormat("json", "text.format", ANY_OBJECT)
+        if self.type != "json_schema":
+            raise UnsupportedParameter(
+                f"text.format can't be {self.type[:100]!r}: use text, json_object or json_schema.",
+                "text.format.type",
+            )
+        if not isinstance(self.schema_, dict):
+            raise InvalidRequest(
+                "text.format.schema is missing: put the JSON Schema there.", "text.format.schema"
+            )
+        return AnswerFormat("json", "text.format.schema", self.schema_)
+
+
+class TextOptions(msgspec.Struct, frozen=True):
+    format: TextFormat | None = TextFormat()
+    verbosity: Literal["low", "medium", "high"] | None = "medium"  # without effect
+
+
+class Reasoning(msgspec.Struct, frozen=True):
+    effort: str | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None  # none is made
+
+
+MetadataKey = Annotated[str, Meta(max_length=64)]
+MetadataValue = Annotated[str, Meta(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=16)]
+Items = Annotated[list[msgspec.Raw], Meta(max_length=10_000)]  # read on the event loop in 0.1 s
+
+
+class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
+    model: str
+    input: str | Items = msgspec.field(default_factory=list)
+    instructions: str | None = None  # not carried on to the next response
+    previous_response_id: str | None = None
+    max_output_tokens: MaxTokens | None = None
+    stream: bool = False
+    store: bool = True
+    tools: list[FunctionTool] = msgspec.field(default_factory=list)
+    tool_choice: str | ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    text: TextOptions = TextOptions()
+    reasoning: Reasoning = Reasoning()
+    chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    include: list[str] = msgspec.field(default_factory=list)
+    top_logprobs: TopLogprobs | None = None
+    metadata: Metadata = msgspec.field(default_factory=dict)
+    user: str | None = None
+
+    # Without effect, and some of them told again in the response.
+    max_tool_calls: int | None = None  # of tools that the server runs, of which there are none
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    stream_options: dict[str, Any] | None = None
+
+    # Refused.
+    background: bool = False
+    truncation: Literal["auto", "disabled"] = "disabled"
+    conversation: str | dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    context_management: list[Any] | None = None
+    moderation: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        check_kwargs(self.chat_template_kwargs)
+        for at, name in enumerate(self.include):
+            if name not in INCLUDABLE:
+                raise UnsupportedParameter(
+                    f"{name[:100]!r} can't be included; there is {' and '.join(INCLUDABLE)}.",
+                    f"include[{at}]",
+                )
+        refused = {
+            "background": (self.background, "Wait for the answer, or stream it."),
+            "truncation": (self.truncation == "auto", "Nothing is cut: send fewer items."),
+            "conversation": (self.conversation, "Use previous_response_id."),
+            "prompt": (self.prompt, "Send its text as instructions and input."),
+            "context_management": (self.context_management, "Send fewer items."),
+            "moderation": (self.moderation, "Leave it out."),
+        }
+        for param, (is_wanted, remedy) in refused.items():
+            if is_wanted:
+                raise UnsupportedParameter(f"{param} is not supported here. {remedy}", param)
+
+    def answer(self) -> Answer:
+        """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
+        tools = [tool.tool(f"tools[{at}]") for at, tool in enumerate(self.tools)]
+        use = use_of(tools, self._choice(), self.parallel_tool_calls)
+        answer_format = self.text.format.answer_format() if self.text.format else None
+        if use.is_required and answer_format:
+            raise InvalidRequest(
+                "An answer can't be a tool call and have a text.format; leave one of them out.",
+                "tool_choice",
+            )
+        return Answer(answer_format, use)
+
+    def _choice(self) -> str | NamedTool | None:
+        choice = self.tool_choice
+        if isinstance(choice, str):
+            if choice == "auto":
+                return None  # which is none where there are no tools
+            if choice in ("none", "required"):
+                return choice
+        elif choice.type == "function" and choice.name is not None:
+            return NamedTool(NamedFunction(choice.name))
+        elif choice.type != "function":
+            raise UnsupportedParameter(
+                f"tool_choice can't be of type {choice.type[:100]!r}: name a function.",
+                "tool_choice.type",
+            )
+        raise InvalidRequest(
+            'tool_choice must be none, auto, required or {"type": "function", "name": ...}.',
+            "tool_choice",
+        )
+
+    @property
+    def num_logprobs(self) -> int | None:
+        wanted = LOGPROBS in self.include or self.top_logprobs
+        return (self.top_logprobs or 0) if wanted else None
+
+    @property
+    def template_kwargs(self) -> dict[str, object]:
+        effort = self.reasoning.effort
+        return {**({"reasoning_effort": effort} if effort else {}), **self.chat_template_kwargs}

@@ -1,0 +1,204 @@
+"""Items of a Responses request → chat messages, item by item."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from localinfra.api.responses_input import check_outputs, items_of, messages_of
+from localinfra.api.responses_items import AnyItem, FunctionCallItem, InputText, MessageItem
+from localinfra.chat.messages import normalize
+from localinfra.errors import InvalidRequest, NotFound, UnsupportedParameter
+
+CALL = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{"a": 1}'}
+OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "2"}
+PLAIN_CALL = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "add", "arguments": {"a": 1}},
+}
+
+
+def find_nothing(id: str, path: str) -> AnyItem:
+    raise NotFound(f"no {id}", f"{path}.id")
+
+
+def read(given: Any) -> list[AnyItem]:
+    raw = given if isinstance(given, str) else [msgspec.Raw(msgspec.json.encode(i)) for i in given]
+    return items_of(raw, find_nothing)
+
+
+def messages(*items: Any) -> list[dict[str, Any]]:
+    """As a template gets them."""
+    return normalize(messages_of(read(items)))
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def said(text: str, **fields: Any) -> dict[str, Any]:
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "message", "role": "assistant", "content": [part], **fields}
+
+
+def thought(text: str) -> dict[str, Any]:
+    part = {"type": "reasoning_text", "text": text}
+    return {"type": "reasoning", "id": "rs_1", "summary": [], "content": [part], "status": None}
+
+
+def test_a_text_is_a_users_message() -> None:
+    assert normalize(messages_of(read("Hi"))) == [user("Hi")]
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer", "assistant"])
+def test_a_message_keeps_its_role_and_text(role: str) -> None:
+    plain = [{"role": role, "content": "Hi"}]
+    assert messages({"role": role, "content": "Hi"}) == plain
+    assert messages({"type": "message", "role": role, "content": "Hi"}) == plain
+    assert messages({"type": None, "role": role, "content": "Hi", "status": None}) == plain
+
+
+def test_text_parts_are_joined_by_newlines() -> None:
+    parts = [{"type": "input_text", "text": "one"}, {"type": "input_text", "text": "two"}]
+    assert messages({"role": "user", "content": parts}) == [user("one\ntwo")]
+
+
+def test_a_refusal_is_what_the_assistant_said() -> None:
+    part = {"type": "refusal", "refusal": "I won't."}
+    [message] = messages({"role": "assistant", "content": [part]})
+    assert message == {"role": "assistant", "content": "I won't."}
+
+
+def test_a_call_is_an_assistants_message_and_its_output_a_tools() -> None:
+    assert messages(user("1+1?"), CALL, OUTPUT) == [
+        user("1+1?"),
+        {"role": "assistant", "content": None, "tool_calls": [PLAIN_CALL]},
+        {"role": "tool", "content": "2", "tool_call_id": "c1"},
+    ]
+
+
+def test_an_output_may_be_text_parts() -> None:
+    parts = [{"type": "input_text", "text": "2"}, {"type": "input_text", "text": "or so"}]
+    tool = messages(CALL, {**OUTPUT, "output": parts})[1]
+    assert tool == {"role": "tool", "content": "2\nor so", "tool_call_id": "c1"}
+    assert messages(CALL, {**OUTPUT, "output": []})[1]["content"] == ""
+
+
+def test_reasoning_belongs_to_the_message_that_follows() -> None:
+    assert messages(user("Hi"), thought("Be kind."), said("Hello!")) == [
+        user("Hi"),
+        {"role": "assistant", "content": "Hello!", "reasoning_content": "Be kind."},
+    ]
+
+
+def test_a_summary_stands_in_for_hidden_reasoning() -> None:
+    summary = [{"type": "summary_text", "text": "Kindness."}]
+    hidden = {"type": "reasoning", "id": "r", "summary": summary, "encrypted_content": "gAAA"}
+    [message] = messages(hidden, said("Hello!"))
+    assert message["reasoning_content"] == "Kindness."
+
+
+def test_reasoning_that_can_not_be_read_is_left_out() -> None:
+    hidden = {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "gAAA"}
+    assert messages(hidden, user("Hi")) == [user("Hi")]
+    assert messages_of(read([hidden])) == []
+
+
+def test_what_the_assistant_does_in_a_row_is_one_message() -> None:
+    second = {**CALL, "call_id": "c2", "name": "sub", "arguments": "{}"}
+    [message, *_] = messages(thought("Hm."), said("Let me see."), CALL, second, OUTPUT)
+    assert message["content"] == "Let me see." and message["reasoning_content"] == "Hm."
+    assert [call["id"] for call in message["tool_calls"]] == ["c1", "c2"]
+
+
+def test_two_messages_in_a_row_are_two_lines_unless_the_first_was_cut() -> None:
+    assert messages(said("One."), said("Two."))[0]["content"] == "One.\nTwo."
+    cut = said("One", status="incomplete")
+    assert messages(cut, said(" and a half."))[0]["content"] == "One and a half."
+
+
+def test_a_last_message_of_the_assistant_will_be_continued() -> None:
+    items = read([user("Count."), said("1, 2,")])
+    rest = MessageItem(id="msg_2", role="assistant", content=(InputText(" 3"),))
+    assert messages_of([*items, rest])[1].content == "1, 2, 3"
+
+
+def test_a_call_that_was_cut_off_is_no_call() -> None:
+    cut = {**CALL, "arguments": '{"a', "status": "incomplete"}
+    assert messages(user("1+1?"), cut, user("Well?")) == [user("1+1?"), user("Well?")]
+
+
+def test_arguments_that_are_no_json_stay_text() -> None:
+    [message] = messages({**CALL, "arguments": "a=1"})
+    assert message["tool_calls"][0]["function"]["arguments"] == "a=1"
+
+
+def test_ids_are_kept_and_given_where_there_are_none() -> None:
+    given = read([{**user("Hi"), "id": "msg_mine"}, thought(""), CALL, OUTPUT, said("x")])
+    assert [item.id for item in given[:2]] == ["msg_mine", "rs_1"]
+    assert [item.id.partition("_")[0] for item in given[2:]] == ["fc", "fco", "msg"]
+    assert len({item.id for item in given}) == 5
+
+
+@pytest.mark.parametrize("reference", [{"type": "item_reference", "id": "fc_1"}, {"id": "fc_1"}])
+def test_a_reference_stands_for_a_stored_item(reference: dict[str, str]) -> None:
+    stored = FunctionCallItem(id="fc_1", call_id="c1", name="add", arguments="{}")
+    raw = msgspec.Raw(msgspec.json.encode(reference))
+    assert items_of([raw], lambda id, path: {("fc_1", "input[0]"): stored}[id, path]) == [stored]
+    with pytest.raises(NotFound) as caught:
+        read([reference])
+    assert caught.value.param == "input[0].id"
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ("Hi", "input[1]"),
+        ({"role": "user"}, "input[1].content"),
+        ({"role": "robot", "content": "x"}, "input[1].role"),
+        ({"role": "user", "content": 5}, "input[1].content"),
+        ({"role": "user", "content": []}, "input[1].content"),
+        ({"role": "user", "content": ["x"]}, "input[1].content[0]"),
+        ({"role": "user", "content": [{"type": "input_text"}]}, "input[1].content[0].text"),
+        ({"role": "assistant", "content": [{"type": "refusal"}]}, "input[1].content[0].refusal"),
+        ({"type": "function_call", "name": "f", "arguments": ""}, "input[1].call_id"),
+        ({"type": "function_call", "call_id": "c", "arguments": ""}, "input[1].name"),
+        ({"type": "function_call_output", "call_id": "c"}, "input[1].output"),
+        ({"type": "function_call_output", "call_id": "c", "output": {}}, "input[1].output"),
+        ({"type": "reasoning", "content": "x"}, "input[1].content"),
+        ({"type": "item_reference"}, "input[1].id"),
+        ({}, "input[1].id"),
+    ],
+)
+def test_a_wrong_item_is_told_by_its_path(item: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read([user("Hi"), item])
+    assert (caught.value.param, caught.value.code) == (param, "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({"role": "user", "content": [{"type": "input_image"}]}, "input[0].content[0]"),
+        ({"role": "user", "content": [{"type": "input_file"}]}, "input[0].content[0]"),
+        ({"role": "user", "content": [{"type": "input_audio"}]}, "input[0].content[0]"),
+        ({**OUTPUT, "output": [{"type": "input_image"}]}, "input[0].output[0]"),
+        ({"type": "web_search_call", "id": "ws_1", "status": "completed"}, "input[0].type"),
+        ({"type": "computer_call_output", "call_id": "c", "output": {}}, "input[0].type"),
+    ],
+)
+def test_what_no_text_model_reads_is_refused(item: Any, param: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        read([item])
+    assert caught.value.param == param
+
+
+def test_an_output_needs_the_call_that_it_answers() -> None:
+    call, output = read([CALL, OUTPUT])
+    check_outputs([], [call, output])
+    check_outputs([call], [output])
+    for items in ([output], [output, call]):
+        with pytest.raises(InvalidRequest, match="call_id c1") as caught:
+            check_outputs([], items)
+        assert caught.value.param == "input[0].call_id"

@@ -1,0 +1,140 @@
+"""Parts of an answer → output items and their events."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from localinfra.api.logprobs import TokenLogprobEntry
+from localinfra.api.responses_output import Event, OutputWriter, TokenKinds
+from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
+from localinfra.engine.output import OutputDelta, ScoredToken
+from localinfra.engine.request import TokenLogprob
+
+CALL = [CallStart("add"), CallArguments('{"a"'), CallArguments(": 1}"), CallEnd()]
+ANSWER = [Thought("Hm"), Thought("."), Content("Let"), Content(" me."), *CALL, *CALL]
+
+
+def write(pieces: Sequence[Piece], is_cut: bool = False) -> tuple[list[Event], list[Any]]:
+    writer = OutputWriter()
+    events = [event for piece in pieces for event in writer.write([piece])]
+    events += writer.finish(is_cut=is_cut)
+    return events, msgspec.to_builtins(writer.items)
+
+
+def names(events: list[Event]) -> list[str]:
+    return [event.name.removeprefix("response.") for event in events]
+
+
+def test_a_message_is_begun_said_and_ended() -> None:
+    events, [message] = write([Content("Hel"), Content("lo")])
+    assert names(events) == [
+        "output_item.added", "content_part.added", "output_text.delta", "output_text.delta",
+        "output_text.done", "content_part.done", "output_item.done",
+    ]  # fmt: skip
+    part = {"type": "output_text", "text": "Hello", "annotations": [], "logprobs": []}
+    assert message == {
+        "type": "message", "id": message["id"], "status": "completed", "role": "assistant",
+        "content": [part],
+    }  # fmt: skip
+    told = msgspec.to_builtins(events)
+    assert told[0]["item"] == {**message, "status": "in_progress", "content": []}
+    assert told[1]["part"] == {**part, "text": ""}
+    assert told[4]["text"] == "Hello" and told[5]["part"] == part and told[6]["item"] == message
+    assert {event["item_id"] for event in told[1:6]} == {message["id"]}
+
+
+def test_reasoning_is_an_item_of_its_own() -> None:
+    events, [reasoning, message] = write([Thought("Hm."), Content("Hi")])
+    assert names(events)[:5] == [
+        "output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.done",
+        "content_part.done",
+    ]  # fmt: skip
+    assert reasoning == {
+        "type": "reasoning", "id": reasoning["id"], "status": "completed", "summary": [],
+        "content": [{"type": "reasoning_text", "text": "Hm."}], "encrypted_content": None,
+    }  # fmt: skip
+    assert message["content"][0]["text"] == "Hi"
+
+
+def test_a_call_is_an_item_with_its_arguments() -> None:
+    events, [call] = write(CALL)
+    assert names(events) == [
+        "output_item.added", "function_call_arguments.delta", "function_call_arguments.delta",
+        "function_call_arguments.done", "output_item.done",
+    ]  # fmt: skip
+    assert (call["type"], call["name"], call["arguments"]) == ("function_call", "add", '{"a": 1}')
+    assert call["id"].startswith("fc_") and call["call_id"].startswith("call_")
+    first = msgspec.to_builtins(events[0])["item"]
+    assert first == {**call, "status": "in_progress", "arguments": ""}
+
+
+@pytest.mark.parametrize("end", range(1, len(ANSWER) + 1))
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_wherever_it_ends_the_events_tell_of_what_the_items_hold(end: int, is_cut: bool) -> None:
+    events, items = write(ANSWER[:end], is_cut)
+    told: dict[int, str] = {}
+    done: dict[int, Any] = {}
+    for event in msgspec.to_builtins(events):
+        at = event["output_index"]
+        if event["type"] == "response.output_item.added":
+            assert at == len(told) == len(done)  # one after the other
+            told[at] = ""
+        elif event["type"].endswith(".delta"):
+            told[at] += event["delta"]
+        elif event["type"] == "response.output_item.done":
+            done[at] = event["item"]
+    assert [done[at] for at in sorted(done)] == items
+    texts = [item["arguments"] if "arguments" in item else item["content"][0]["text"]
+             for item in items]  # fmt: skip
+    assert [told[at] for at in sorted(told)] == texts
+    assert len({item["id"] for item in items}) == len(items)
+
+
+def test_what_was_cut_is_incomplete_and_all_before_it_complete() -> None:
+    _, items = write(ANSWER[:6], is_cut=True)
+    assert [item["status"] for item in items] == ["completed", "completed", "incomplete"]
+    assert items[2]["arguments"] == '{"a"'
+    _, items = write(ANSWER[:1], is_cut=True)
+    assert [(item["type"], item["status"]) for item in items] == [("reasoning", "incomplete")]
+
+
+@pytest.mark.parametrize("pieces", [[], [Thought("Hm.")]])
+def test_a_finished_answer_has_a_message_even_if_nothing_was_said(pieces: list[Piece]) -> None:
+    _, items = write(pieces)
+    assert items[-1]["type"] == "message" and items[-1]["content"][0]["text"] == ""
+    assert write([], is_cut=True) == ([], [])
+
+
+def test_logprobs_are_of_the_content() -> None:
+    first, second = (TokenLogprobEntry(token, -1.0, [], []) for token in "ab")
+    writer = OutputWriter()
+    events = writer.write([Thought("Hm."), Content("a")], [first])
+    events += writer.write([Content("b")], [second])
+    events += writer.finish(is_cut=False)
+    told = msgspec.to_builtins(events)
+    deltas = [event["logprobs"] for event in told if event["type"].endswith("text.delta")
+              and "logprobs" in event]  # fmt: skip
+    assert [[entry["token"] for entry in each] for each in deltas] == [["a"], ["b"]]
+    [done] = [event for event in told if event["type"].endswith("output_text.done")]
+    assert [entry["token"] for entry in done["logprobs"]] == ["a", "b"]
+    [part] = msgspec.to_builtins(writer.items[1])["content"]
+    assert part["logprobs"] == done["logprobs"]
+
+
+def step(num_generated: int) -> OutputDelta:
+    scored = ScoredToken(TokenLogprob(num_generated, -1.0), 0)
+    return OutputDelta(0, scored=(scored,), num_generated=num_generated)
+
+
+def test_tokens_belong_to_the_piece_that_is_said_next() -> None:
+    kinds = TokenKinds()
+    assert kinds.content_of(step(1), []) == []  # the mark that begins the reasoning
+    assert kinds.content_of(step(2), [Thought("Hm")]) == []
+    assert kinds.content_of(step(3), [Thought(".")]) == []
+    assert kinds.content_of(step(4), []) == []  # the mark that ends it, with what it held back
+    said = kinds.content_of(step(5), [Content("Hi")])
+    assert kinds.num_reasoning == 3
+    assert [token.logprob.token for token in said] == [4, 5]
+    assert kinds.content_of(step(6), [CallStart("add")]) == []

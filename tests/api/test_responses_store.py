@@ -1,0 +1,152 @@
+"""Kept responses: who finds them, and which go when there are too many."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+import pytest
+from asgi import Reply, call, scope_of
+
+from localinfra.api.app import create_app
+from localinfra.api.responses_items import InputText, MessageItem, OutputText
+from localinfra.api.responses_store import KeptResponse, ResponseStore
+from localinfra.config import ServerSettings
+from localinfra.models.catalog import Catalog
+from localinfra.runtime import Runtime
+
+ME, OTHER = b"me", b"other"
+
+
+def heard(id: str) -> MessageItem:
+    return MessageItem(id=id, role="user", content=(InputText("Hi"),))
+
+
+def said(id: str, text: str = "Hello") -> MessageItem:
+    return MessageItem(id=id, role="assistant", content=(OutputText(text),))
+
+
+def put(store: ResponseStore, id: str, text: str = "Hello", caller: bytes = ME) -> None:
+    store.put(id, caller, b'{"id":"%b"}' % id.encode(), [heard("msg_in")], [said(f"{id}_m", text)])
+
+
+def kept(store: ResponseStore, *ids: str) -> list[str]:
+    """Without touching them."""
+    return [id for id in ids if id in vars(store)["_kept"]]
+
+
+def test_a_response_is_found_with_its_conversation() -> None:
+    store = ResponseStore()
+    put(store, "r1")
+    found = store.find("r1", ME)
+    assert isinstance(found, KeptResponse) and found.body == b'{"id":"r1"}'
+    assert [item.id for item in found.conversation] == ["msg_in", "r1_m"]
+    assert store.find_item("r1_m", ME) == said("r1_m")
+    assert store.find("r2", ME) is None and store.find_item("msg_in", ME) is None
+
+
+def test_nobody_finds_or_drops_what_is_somebody_elses() -> None:
+    store = ResponseStore()
+    put(store, "r1")
+    assert store.find("r1", OTHER) is None
+    assert store.find_item("r1_m", OTHER) is None
+    assert not store.drop("r1", OTHER)
+    assert store.drop("r1", ME) and store.find("r1", ME) is None
+
+
+def test_the_one_not_used_for_longest_makes_room() -> None:
+    store = ResponseStore(max_responses=2)
+    put(store, "r1")
+    put(store, "r2")
+    assert store.find("r1", ME)
+    put(store, "r3")
+    assert kept(store, "r1", "r2", "r3") == ["r1", "r3"]
+    assert store.find_item("r2_m", ME) is None
+
+
+def test_bytes_are_bounded_too() -> None:
+    store = ResponseStore(max_bytes=3000)
+    for at in range(9):
+        put(store, f"r{at}", "x" * 1000)
+    assert kept(store, *(f"r{at}" for at in range(9))) == ["r7", "r8"]
+    for id in ("r7", "r8"):
+        assert store.drop(id, ME)
+    put(store, "small")
+    assert vars(store)["_num_bytes"] < 1000 and kept(store, "small")
+
+
+def test_the_latest_stays_however_large_it_is() -> None:
+    store = ResponseStore(max_bytes=100)
+    put(store, "r1", "x" * 1000)
+    assert kept(store, "r1")
+
+
+# Over HTTP, with keys.
+
+KEYS = ("sk-first", "sk-second")
+
+
+class Server:
+    def __init__(self) -> None:
+        runtime = Runtime(ServerSettings(api_keys=KEYS), Catalog({}))
+        self.app = create_app(runtime)
+        caller = hashlib.sha256(KEYS[0].encode()).digest()
+        inputs = [heard(f"msg_{at}") for at in range(5)]
+        self.app.state.responses.put("resp_1", caller, b'{"id":"resp_1"}', inputs, [said("m")])
+
+    def ask(self, path: str, method: str = "GET", key: str = KEYS[0]) -> Reply:
+        path, _, query = path.partition("?")
+        headers = [("host", "localhost"), ("authorization", f"Bearer {key}")]
+        scope = scope_of(method, f"/v1/responses{path}", headers)
+        return call(self.app, {**scope, "query_string": query.encode()})
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+def test_a_response_is_read_and_deleted_with_the_key_that_made_it(server: Server) -> None:
+    assert server.ask("/resp_1").body == b'{"id":"resp_1"}'
+    reply = server.ask("/resp_1", "DELETE")
+    assert reply.status == 200
+    assert msgspec.json.decode(reply.body) == {
+        "id": "resp_1", "object": "response", "deleted": True,
+    }  # fmt: skip
+    assert server.ask("/resp_1").status == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_another_key_is_told_the_same_as_for_what_never_was(server: Server, method: str) -> None:
+    answers = [server.ask("/resp_1", method, KEYS[1]), server.ask("/resp_2", method)]
+    for reply in answers:
+        assert (reply.status, reply.error["code"]) == (404, "response_not_found")
+        assert "restart" in (reply.error["message"] or "")
+    assert server.ask("/resp_1").status == 200
+
+
+def ids(reply: Reply) -> list[str]:
+    return [item["id"] for item in msgspec.json.decode(reply.body)["data"]]
+
+
+def test_input_items_come_in_pages_the_last_one_first(server: Server) -> None:
+    assert ids(server.ask("/resp_1/input_items")) == [f"msg_{at}" for at in (4, 3, 2, 1, 0)]
+    assert ids(server.ask("/resp_1/input_items?order=asc&limit=2")) == ["msg_0", "msg_1"]
+    page: dict[str, Any] = msgspec.json.decode(
+        server.ask("/resp_1/input_items?order=asc&limit=2&after=msg_1").body
+    )
+    assert [item["id"] for item in page["data"]] == ["msg_2", "msg_3"]
+    assert (page["first_id"], page["last_id"], page["has_more"]) == ("msg_2", "msg_3", True)
+    assert page["data"][0]["content"] == [{"type": "input_text", "text": "Hi"}]
+    assert ids(server.ask("/resp_1/input_items?after=msg_0")) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"), ("limit=-1", "limit"),
+     ("order=up", "order"), ("after=msg_9", "after")],
+)  # fmt: skip
+def test_wrong_queries_are_refused(server: Server, query: str, param: str) -> None:
+    reply = server.ask(f"/resp_1/input_items?{query}")
+    assert (reply.status, reply.error["param"]) == (400, param)
+    reply = server.ask("/resp_1?stream=true")
+    assert (reply.status, reply.error["param"]) == (400, "stream")
