@@ -325,4 +325,4 @@ class ResponseAnswer:
         numbered = [
             msgspec.structs.replace(event, sequence_number=next(self._numbers)) for event in events
         ]
-        return [(event.name, encode(event)) for event in numbered]
+        return [(event.kind, encode(event)) for event in numbered]

@@ -1,6 +1,5 @@
 """`input` of a Responses request → items → chat messages."""
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -25,7 +24,7 @@ from localinfra.api.responses_items import (
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where it stands
 
@@ -187,14 +186,9 @@ def _texts(parts: Sequence[Part], path: str) -> list[str]:
 
 def _decoded(raw: msgspec.Raw, kind: type[T], path: str) -> T:
     try:
-        return _decoder(kind).decode(raw)
+        return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
         raise invalid_value(str(error), path) from None
-
-
-@functools.cache
-def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
-    return msgspec.json.Decoder(kind)
 
 
 def check_outputs(earlier: Iterable[AnyItem], items: Sequence[AnyItem]) -> None:
@@ -220,7 +214,7 @@ def messages_of(items: Iterable[AnyItem]) -> list[Message]:
 
     What the assistant reasoned, said and called in a row is one message.
     """
-    messages = []
+    messages: list[Message] = []
     for is_said, together in itertools.groupby(items, _is_said):
         if not is_said:
             messages += map(_heard, together)

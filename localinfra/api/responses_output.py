@@ -28,7 +28,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     sequence_number: int = 0  # given when it is sent
 
     @property
-    def name(self) -> str:
+    def kind(self) -> str:
         return str(self.__struct_config__.tag)
 
 

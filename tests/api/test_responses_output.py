@@ -16,15 +16,20 @@ CALL = [CallStart("add"), CallArguments('{"a"'), CallArguments(": 1}"), CallEnd(
 ANSWER = [Thought("Hm"), Thought("."), Content("Let"), Content(" me."), *CALL, *CALL]
 
 
+def plain(value: Any) -> Any:
+    """As a client reads it."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
 def write(pieces: Sequence[Piece], is_cut: bool = False) -> tuple[list[Event], list[Any]]:
     writer = OutputWriter()
     events = [event for piece in pieces for event in writer.write([piece])]
     events += writer.finish(is_cut=is_cut)
-    return events, msgspec.to_builtins(writer.items)
+    return events, plain(writer.items)
 
 
 def names(events: list[Event]) -> list[str]:
-    return [event.name.removeprefix("response.") for event in events]
+    return [event.kind.removeprefix("response.") for event in events]
 
 
 def test_a_message_is_begun_said_and_ended() -> None:
@@ -38,7 +43,7 @@ def test_a_message_is_begun_said_and_ended() -> None:
         "type": "message", "id": message["id"], "status": "completed", "role": "assistant",
         "content": [part],
     }  # fmt: skip
-    told = msgspec.to_builtins(events)
+    told = plain(events)
     assert told[0]["item"] == {**message, "status": "in_progress", "content": []}
     assert told[1]["part"] == {**part, "text": ""}
     assert told[4]["text"] == "Hello" and told[5]["part"] == part and told[6]["item"] == message
@@ -66,7 +71,7 @@ def test_a_call_is_an_item_with_its_arguments() -> None:
     ]  # fmt: skip
     assert (call["type"], call["name"], call["arguments"]) == ("function_call", "add", '{"a": 1}')
     assert call["id"].startswith("fc_") and call["call_id"].startswith("call_")
-    first = msgspec.to_builtins(events[0])["item"]
+    first = plain(events[0])["item"]
     assert first == {**call, "status": "in_progress", "arguments": ""}
 
 
@@ -76,7 +81,7 @@ def test_wherever_it_ends_the_events_tell_of_what_the_items_hold(end: int, is_cu
     events, items = write(ANSWER[:end], is_cut)
     told: dict[int, str] = {}
     done: dict[int, Any] = {}
-    for event in msgspec.to_builtins(events):
+    for event in plain(events):
         at = event["output_index"]
         if event["type"] == "response.output_item.added":
             assert at == len(told) == len(done)  # one after the other
@@ -113,13 +118,13 @@ def test_logprobs_are_of_the_content() -> None:
     events = writer.write([Thought("Hm."), Content("a")], [first])
     events += writer.write([Content("b")], [second])
     events += writer.finish(is_cut=False)
-    told = msgspec.to_builtins(events)
+    told = plain(events)
     deltas = [event["logprobs"] for event in told if event["type"].endswith("text.delta")
               and "logprobs" in event]  # fmt: skip
     assert [[entry["token"] for entry in each] for each in deltas] == [["a"], ["b"]]
     [done] = [event for event in told if event["type"].endswith("output_text.done")]
     assert [entry["token"] for entry in done["logprobs"]] == ["a", "b"]
-    [part] = msgspec.to_builtins(writer.items[1])["content"]
+    [part] = plain(writer.items[1])["content"]
     assert part["logprobs"] == done["logprobs"]
 
 
