@@ -90,7 +90,7 @@ class Reasoning(msgspec.Struct, frozen=True):
 MetadataKey = Annotated[str, Meta(max_length=64)]
 MetadataValue = Annotated[str, Meta(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=16)]
-Items = Annotated[list[msgspec.Raw], Meta(max_length=10_000)]  # read on the event loop in 0.1 s
+Items = Annotated[list[msgspec.Raw], Meta(max_length=10_000)]  # read on the event loop in 0.2 s
 
 
 class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
