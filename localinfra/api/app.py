@@ -14,6 +14,7 @@ from localinfra.api.chat import create_chat_completion
 from localinfra.api.completions import create_completion, create_engine_completion
 from localinfra.api.embeddings import create_embeddings, create_engine_embeddings
 from localinfra.api.guard import Guard
+from localinfra.api.image_edits import create_edits
 from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.image_files import ImageFiles, get_image_file
 from localinfra.api.images import create_images
@@ -35,6 +36,7 @@ OPENAI_ROUTES = [
     ("/engines/{id:path}/embeddings", create_engine_embeddings, "POST"),
     ("/rerank", create_ranking, "POST"),
     ("/images/generations", create_images, "POST"),
+    ("/images/edits", create_edits, "POST"),
     ("/models", list_models, "GET"),
     ("/models/{id:path}", get_model, "GET"),
 ]
@@ -63,7 +65,7 @@ def create_app(runtime: Runtime) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        runtime.preload()
+        runtime.start()
         yield
         await runtime.close()
 

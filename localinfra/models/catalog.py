@@ -4,6 +4,7 @@ Resolves names and finds files. Loads nothing, fetches nothing and imports no mo
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -48,11 +49,14 @@ class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class BaseEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every kind of model has."""
 
+    hub_patterns: ClassVar[tuple[str, ...]] = ()  # the files of a hub's repository it needs
+
     source: Source
     aliases: tuple[Name, ...] = ()
     description: str | None = None
     price: Price = Price()
     preload: bool = False  # load when the server starts, not at the first request
+    download_gb: Annotated[float, Meta(gt=0)] | None = None  # told where the files are not here
 
 
 class TextModelEntry(BaseEntry, tag_field="kind", tag="text", frozen=True, kw_only=True):
@@ -103,6 +107,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class EncoderEntry(BaseEntry, frozen=True, kw_only=True):
     """What embedders and cross-encoders have in common. None: as the model's files say."""
 
+    hub_patterns: ClassVar[tuple[str, ...]] = ("*.json", "*.txt", "*.model", "*.safetensors")
+
     context_length: Tokens | None = None  # of a text
     device: Device = "auto"
     dtype: Dtype = "auto"  # auto: float32 on CPUs
@@ -135,9 +141,11 @@ class RerankModelEntry(EncoderEntry, tag_field="kind", tag="rerank", frozen=True
 
 
 class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_only=True):
-    """A diffusers folder."""
+    """A diffusers folder. auto: decided when it is loaded, by device and free memory."""
 
     kind: ClassVar[str] = "image"
+    # The parts' folders; beside them FLUX's repositories have all weights in one file once more.
+    hub_patterns: ClassVar[tuple[str, ...]] = ("model_index.json", "*/*")
     article: ClassVar[str] = "an image model"
     routes: ClassVar[str] = "/v1/images/generations"
 
@@ -146,8 +154,17 @@ class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_
     dtype: Dtype = "auto"  # auto: bfloat16, float32 on CPUs
     # what waits in main memory: nothing, whole parts, or layers; auto: by the GPU's free memory
     offload: Literal["auto", "none", "model", "group"] = "auto"
+    # float8: the transformer's weights in eight bits; auto: on GPUs where it fits only so
+    quantize: Literal["auto", "none", "float8"] = "auto"
     vae_tiling: Literal["auto"] | bool = "auto"  # auto: on GPUs with little free memory
+    vae_slicing: bool = True  # decode the images of a batch one by one
+    attention: Literal["auto", "native", "cudnn", "flash", "sage", "xformers", "flex"] = "auto"
+    compile: bool = False  # faster, after minutes of compiling at the first image of each size
+    # images of a request computed together; auto: as many as fit a large GPU, else one
+    images_at_once: Literal["auto"] | Annotated[int, Meta(ge=1, le=10)] = "auto"
+    unload_after_s: Annotated[float, Meta(ge=0)] | None = None  # without use; None: stays
     steps: Annotated[int, Meta(ge=1, le=50)] = 4  # of an image for which no number is asked
+    guidance_scale: Annotated[float, Meta(ge=0, le=30)] = 0.0  # schnell does not use it
     default_size: Annotated[int, Meta(ge=64, le=2048, multiple_of=16)] = 1024  # pixels a side
 
 
@@ -260,6 +277,13 @@ def decode_entry(name: str, table: object, folder: Path, where: str) -> ModelEnt
         return absolute(value, folder)
 
     entry: ModelEntry = decode(table, KINDS[kind], where, hook)
+    if isinstance(entry.source, HubSource):
+        source = replace(
+            entry.source,
+            patterns=() if entry.source.file else entry.hub_patterns,
+            size_gb=entry.download_gb,
+        )
+        entry = msgspec.structs.replace(entry, source=source)
     return with_template(entry, where) if isinstance(entry, TextModelEntry) else entry
 
 
