@@ -35,7 +35,6 @@ T = TypeVar("T", bound=msgspec.Struct)
 MAX_PARTS = 128
 MAX_HEADERS = 8  # of a part
 MAX_HEADER_BYTES = 4096  # of one header
-FORM_TYPE = b"multipart/form-data"
 
 encode = msgspec.json.Encoder().encode
 
@@ -98,7 +97,7 @@ async def read_body_or_form(
 
 
 def is_form(request: Request) -> bool:
-    return parse_options_header(request.headers.get("content-type"))[0] == FORM_TYPE
+    return header(request.headers.get("content-type"))[0] == "multipart/form-data"
 
 
 async def read_form(request: Request, limits: BodyLimits = DEFAULT_LIMITS) -> list[Part]:
@@ -114,12 +113,11 @@ async def read_form(request: Request, limits: BodyLimits = DEFAULT_LIMITS) -> li
 
 def boundary_of(request: Request) -> bytes:
     given = request.headers.get("content-type", "")
-    content_type, options = parse_options_header(given)
-    if content_type != FORM_TYPE:
+    if not is_form(request):
         raise UnsupportedMediaType(
             f"Send the body as 'Content-Type: multipart/form-data', not {given[:100]!r}."
         )
-    boundary = options.get(b"boundary", b"")
+    boundary = header(given)[1].get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:  # RFC 2046, section 5.1.1
         raise InvalidRequest(
             "The Content-Type multipart/form-data needs a boundary of 1 to 70 characters: let your "
@@ -194,24 +192,25 @@ class PartCollector:
 
 
 def part_of(headers: dict[bytes, bytes], data: bytes) -> Part:
-    disposition, options = parse_options_header(headers.get(b"content-disposition"))
+    disposition, options = header(headers.get(b"content-disposition"))
     name = options.get(b"name", b"").decode("utf-8", "replace")
-    if disposition != b"form-data" or not name:
+    if disposition != "form-data" or not name:
         raise InvalidRequest(
             "A part of the form has no name: each begins with 'Content-Disposition: form-data; "
             'name="..."\'.'
         )
-    encoding = headers.get(b"content-transfer-encoding", b"binary").decode("latin-1").lower()
-    if encoding not in ("7bit", "8bit", "binary"):
+    encoding, _ = header(headers.get(b"content-transfer-encoding"))
+    if encoding not in ("", "7bit", "8bit", "binary"):
         raise InvalidRequest(f"{name} is sent in {encoding[:50]!r}: send its bytes as they are.")
-    content_type, _ = parse_options_header(headers.get(b"content-type"))
-    filename = options.get(b"filename")
-    return Part(
-        name,
-        data,
-        content_type.decode("latin-1"),
-        None if filename is None else filename.decode("utf-8", "replace"),
-    )
+    content_type, _ = header(headers.get(b"content-type"))
+    filename = options[b"filename"].decode("utf-8", "replace") if b"filename" in options else None
+    return Part(name, data, content_type, filename)
+
+
+def header(value: str | bytes | None) -> tuple[str, dict[bytes, bytes]]:
+    """A header's value in lower case, and its parameters."""
+    main, options = parse_options_header(value)
+    return main.decode("latin-1").lower(), options
 
 
 def as_json(parts: Sequence[Part], kind: type[msgspec.Struct], files: Collection[str]) -> bytes:
