@@ -125,7 +125,7 @@ def test_multipart_of_curl(server: LiveServer, greedy_text: str) -> None:
 
 AI_SDK = """
 import { createDeepInfra } from "@ai-sdk/deepinfra";
-import { embedMany, experimental_generateImage as generateImage, generateText, streamText } from "ai";
+import { embedMany, generateImage, generateText, streamText } from "ai";
 const { base, llama } = JSON.parse(process.env.GIVEN);
 const deepinfra = createDeepInfra({ baseURL: base, apiKey: "any" });
 const model = deepinfra(llama);
