@@ -69,7 +69,7 @@ class Guard:
 
         try:
             host = self.check_host(headers, scope)
-            own_headers |= self.check_origin(headers, host)
+            own_headers |= self.check_origin(headers, host, scope["method"])
             app = self.app
             if is_preflight(headers, scope):
                 app = preflight(headers)
@@ -95,13 +95,13 @@ class Guard:
             )
         return host
 
-    def check_origin(self, headers: Headers, host: Authority) -> dict[str, str]:
+    def check_origin(self, headers: Headers, host: Authority, method: str) -> dict[str, str]:
         """Returns the CORS headers for an allowed page, none where no page is involved.
 
         CORS alone only hides the answer: the work a foreign page asks for has to be refused here.
         """
         given = headers.getlist("origin")
-        if not given and not is_foreign_fetch(headers):
+        if not given and not is_foreign_fetch(headers, method):
             return {}
         if not self.origins.allows_all and not (
             len(given) == 1 and self.origins.allows(given[0], host)
@@ -135,10 +135,11 @@ def request_id_of(headers: Headers) -> str:
     return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
-def is_foreign_fetch(headers: Headers) -> bool:
-    """A page's <img>, <script> or no-cors fetch, which has no Origin; following a link is fine."""
-    cross_site = headers.get("sec-fetch-site") == "cross-site"
-    return cross_site and headers.get("sec-fetch-mode") != "navigate"
+def is_foreign_fetch(headers: Headers, method: str) -> bool:
+    """A page's <img>, <script> or no-cors fetch, which has no Origin, or its form, should a browser
+    send that without; following a link is fine."""
+    follows_link = headers.get("sec-fetch-mode") == "navigate" and method in ("GET", "HEAD")
+    return headers.get("sec-fetch-site") == "cross-site" and not follows_link
 
 
 def is_preflight(headers: Headers, scope: Scope) -> bool:
