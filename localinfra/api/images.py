@@ -31,6 +31,7 @@ from localinfra.image.request import (
     Finished,
     ImageRequest,
     Original,
+    Preview,
     Step,
 )
 from localinfra.models.catalog import ImageModelEntry
@@ -72,14 +73,7 @@ class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
-        if not self.prompt.strip():
-            raise InvalidRequest("The prompt is empty: say what the image shall show.", "prompt")
-        if len(self.prompt) > MAX_PROMPT_CHARS:
-            raise InvalidRequest(
-                f"The prompt has {len(self.prompt)} characters; at most {MAX_PROMPT_CHARS} are "
-                "taken, and the model reads some hundred words.",
-                "prompt",
-            )
+        check_prompt(self.prompt)
         if self.background == "transparent":
             raise UnsupportedParameter(
                 "Images here have no transparent background; leave it out.", "background"
@@ -104,6 +98,18 @@ class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
                 "size",
             )
         return sides
+
+
+def check_prompt(prompt: str) -> None:
+    """Raises InvalidRequest."""
+    if not prompt.strip():
+        raise InvalidRequest("The prompt is empty: say what the image shall show.", "prompt")
+    if len(prompt) > MAX_PROMPT_CHARS:
+        raise InvalidRequest(
+            f"The prompt has {len(prompt)} characters; at most {MAX_PROMPT_CHARS} are taken, and "
+            "the model reads some hundred words.",
+            "prompt",
+        )
 
 
 class ImageDatum(msgspec.Struct, frozen=True):
@@ -167,6 +173,27 @@ def image_request(
     )
 
 
+async def image_file(
+    model: "ImageModel",
+    request: ImageRequest,
+    event: Finished | Preview,
+    form: OutputFormat = "png",
+    compression: int | None = None,
+) -> bytes:
+    """The bytes of a picture's file, with what makes it again written into it."""
+    made_from: dict[str, object] = {
+        "prompt": request.prompt,
+        "seed": request.seeds[event.image],
+        "steps": request.num_steps,
+        "guidance_scale": request.guidance_scale,
+        "model": model.name,
+        "software": "localinfra",
+    }
+    if request.original is not None:
+        made_from["strength"] = request.original.strength
+    return await asyncio.to_thread(encode_file, event.picture, form, compression, made_from)
+
+
 class ImageAnswer:
     """The events of one request → a response, or the events of OpenAI's image streams."""
 
@@ -191,8 +218,7 @@ class ImageAnswer:
         async with aclosing(self._model.events(self._request)) as events:
             async for event in events:
                 if isinstance(event, Finished):  # encoded while the next one is painted
-                    file = await self._file(event.picture, event.image)
-                    data[event.image] = await self._datum(file, event.image)
+                    data[event.image] = await self._datum(await self._file(event), event.image)
         parts = [b'{"created":%d,"data":[' % self._created]
         parts += [(b"," if image else b"") + data[image] for image in sorted(data)]
         common = encode({**self._common(), "usage": self._usage(len(data))})
@@ -213,7 +239,7 @@ class ImageAnswer:
                 return None
             steps = {"step": event.number, "steps": self._request.num_steps_taken}
             return encode({"type": f"{kind}.progress", **about, **steps})
-        data = await self._file(event.picture, event.image)
+        data = await self._file(event)
         about |= {"b64_json": (await asyncio.to_thread(base64.b64encode, data)).decode()}
         about |= self._common()
         if isinstance(event, Finished):
@@ -225,20 +251,9 @@ class ImageAnswer:
             {"type": f"{kind}.partial_image", **about, "partial_image_index": event.number}
         )
 
-    async def _file(self, picture: Any, image: int) -> bytes:
-        request = self._request
-        made_from: dict[str, object] = {
-            "prompt": request.prompt,
-            "seed": request.seeds[image],
-            "steps": request.num_steps,
-            "guidance_scale": request.guidance_scale,
-            "model": self._model.name,
-            "software": "localinfra",
-        }
-        if request.original is not None:
-            made_from["strength"] = request.original.strength
+    async def _file(self, event: Finished | Preview) -> bytes:
         form, compression = self._body.output_format, self._body.output_compression
-        return await asyncio.to_thread(encode_file, picture, form, compression, made_from)
+        return await image_file(self._model, self._request, event, form, compression)
 
     async def _datum(self, data: bytes, image: int) -> bytes:
         seed = self._request.seeds[image]

@@ -119,13 +119,14 @@ def test_what_of_a_prompt_was_not_read_is_named(server: LiveServer) -> None:
         ({"num_inference_steps": 51}, "num_inference_steps", "invalid_value"),
         ({"seed": -1}, "seed", "invalid_value"),
         ({"negative_prompt": "rain"}, "negative_prompt", "unsupported_parameter"),
-        ({"image": "data:image/png;base64,AA=="}, "image", "unsupported_parameter"),
-        ({"strength": 0.5}, "strength", "unsupported_parameter"),
+        ({"image": "data:image/png;base64,AA=="}, "image", "invalid_value"),
+        ({"image": "https://a.example/a.png"}, "image", "invalid_value"),
+        ({"strength": 0.5}, "image", "invalid_value"),
         ({"webhook": "http://a.example"}, "webhook", "unsupported_parameter"),
         ({"input": "a lighthouse"}, None, "invalid_value"),
         ({"input": {}}, "prompt", "invalid_value"),
         ({"input": {"prompt": "x", "width": 100}}, "width", "invalid_value"),
-        ({"input": {"prompt": "x", "mask": "y"}}, "mask", "unsupported_parameter"),
+        ({"input": {"prompt": "x", "mask": "y"}}, "mask", "invalid_value"),
     ],
 )
 def test_bad_input_is_a_clear_400(
@@ -136,7 +137,19 @@ def test_bad_input_is_a_clear_400(
     assert (answer.status_code, error["param"], error["code"]) == (400, param, code), answer.text
 
 
-def test_a_file_is_refused_as_an_image(server: LiveServer) -> None:
-    parts = {"prompt": (None, "x"), "image": ("a.png", b"\x89PNG", "image/png")}
-    answer = httpx2.post(server.url + PATH, files=parts)
-    assert answer.json()["error"]["code"] == "unsupported_parameter", answer.text
+def test_an_image_to_begin_with_comes_as_a_data_url_or_as_a_file(server: LiveServer) -> None:
+    """npm deepinfra sends its files without a name."""
+    [start] = infer(server, seed=1)["images"]
+    fields = {"prompt": "a lighthouse at night", "seed": 2, "strength": 0.5}
+    answer = server.post(PATH, {**fields, "image": start})
+    [url] = answer.json()["images"]
+    assert opened(url).size == (64, 128) and not np.array_equal(pixels(url), pixels(start))
+    assert opened(url).info["strength"] == "0.5"
+    parts: dict[str, Any] = {name: (None, json.dumps(value)) for name, value in fields.items()}
+    file = base64.b64decode(start.partition(",")[2])
+    parts["image"] = (None, file, "application/octet-stream")
+    [same] = httpx2.post(server.url + PATH, files=parts, timeout=60).json()["images"]
+    assert np.array_equal(pixels(same), pixels(url))
+    cog = {"input": {**fields, "image": start, "prompt_strength": 0.5}}
+    [again] = server.post(PATH, cog).json()["output"]
+    assert np.array_equal(pixels(again), pixels(url))
