@@ -17,7 +17,7 @@ WHITE = (255, 255, 255, 255)
 
 def opened(data: bytes, param: str) -> Any:
     """The picture of a file, upright, in RGBA. Raises InvalidRequest."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -31,9 +31,11 @@ def opened(data: bytes, param: str) -> Any:
     except InvalidRequest:
         raise
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "unknown or broken" if is_unknown else str(error)[:200] or type(error).__name__
         raise InvalidRequest(
-            f"{param} can't be read as an image ({str(error)[:200] or type(error).__name__}): send "
-            f"a whole file in {', '.join(FORMATS)}.",
+            f"{param} can't be read as an image ({reason}): send a whole file in "
+            f"{', '.join(FORMATS)}.",
             param,
         ) from None
 
@@ -82,7 +84,7 @@ def original(
             )
     if not has_holes:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, WHITE), picture)
-    size = size or proportional(*picture.size, default_side)
+    size = size or proportional(picture.width, picture.height, default_side)
     fitted = ImageOps.fit(picture.convert("RGB"), size)
     is_masked = mask is not None or has_holes
     opening = ImageOps.fit(ImageOps.invert(alpha), size) if is_masked else None

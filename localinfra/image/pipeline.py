@@ -73,10 +73,7 @@ class FluxPainter:
         self.placement = decide(wishes, part_elements(folder), free)
         self._pipe = self._load(diffusers, folder, wishes.transformer)
         self._settle()
-        # The same weights, begun from a picture. Not `from_pipe`, which casts them to float32.
-        parts = self._pipe.components
-        self._from_picture = diffusers.FluxImg2ImgPipeline(**parts)
-        self._from_mask = diffusers.FluxInpaintPipeline(**parts)
+        self._from_picture, self._from_mask = beginning_with_a_picture(diffusers, self._pipe)
         for pipe in (self._pipe, self._from_picture, self._from_mask):
             pipe.set_progress_bar_config(disable=True)
         self._prompts: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
@@ -245,6 +242,13 @@ class FluxPainter:
         del self._pipe, self._from_picture, self._from_mask
         if self.placement.device == "cuda":
             self._torch.cuda.empty_cache()
+
+
+def beginning_with_a_picture(diffusers: Any, pipe: Any) -> tuple[Any, Any]:
+    """Pipelines of the same weights that start from a picture, and from one with a mask. Not by
+    `from_pipe`, which casts the weights to float32."""
+    parts = pipe.components
+    return diffusers.FluxImg2ImgPipeline(**parts), diffusers.FluxInpaintPipeline(**parts)
 
 
 def preview_steps(num_steps: int, num_previews: int) -> list[int]:

@@ -95,15 +95,21 @@ class HubSource(Source):
 
     def remedy(self, name: str) -> str:
         size = f" ({self.size_gb:g} GB)" if self.size_gb else ""
-        tool = Path(sys.executable).with_name("hf")
-        hint = "" if tool.exists() else " (`pip install huggingface_hub` brings hf)"
-        command = shlex.quote(str(tool)) if tool.exists() else "hf"
+        tool = hub_tool()
+        hint = "" if tool else " (`pip install huggingface_hub` brings hf)"
+        command = shlex.quote(str(tool or "hf"))
         which = f" {self.file}" if self.file else ""
         which += "".join(f" --include {shlex.quote(pattern)}" for pattern in self.patterns)
         return (
             f"fetch them{size} with `{command} download {self.repo}{which}`{hint}, then ask again; "
             f"or set {source_key(name)} to their path on this machine."
         )
+
+
+def hub_tool() -> Path | None:
+    """The hub's command, where it is installed beside this Python."""
+    tool = Path(sys.executable).with_name("hf")
+    return tool if tool.exists() else None
 
 
 def hub_cache() -> Path:

@@ -85,16 +85,20 @@ def test_a_photograph_is_turned_upright() -> None:
 
 def png_header(width: int, height: int) -> bytes:
     """A file that says how large it is, and has nothing more."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"x")
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    checksum = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
 
 
 def text_bomb() -> bytes:
     """64 MB of zeros in a text chunk of 64 kB."""
-    body = b"zTXtnote\0\0" + zlib.compress(bytes(64 << 20), 9)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    bomb = chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(64 << 20), 9))
     whole = file(plain())
-    return whole[:33] + chunk + whole[33:]
+    return whole[:33] + bomb + whole[33:]
 
 
 @pytest.mark.parametrize(
@@ -103,12 +107,22 @@ def text_bomb() -> bytes:
         (b"", "can't be read as an image"),
         (b"not an image", "send a whole file in PNG, JPEG, WEBP"),
         (b"GIF89a" + bytes(100), "can't be read"),
-        (png_header(60_000, 60_000), "at most 16777216"),
+        (png_header(60_000, 60_000), "exceeds limit"),
+        (png_header(5_000, 5_000), "at most 16777216"),
         (png_header(64, 64), "can't be read"),
         (file(plain(500, 500, (1, 2, 3)), "JPEG")[:300], "can't be read"),
         (text_bomb(), "can't be read"),
     ],
-    ids=["empty", "text", "gif", "pixel bomb", "no pixels", "half a file", "text bomb"],
+    ids=[
+        "empty",
+        "text",
+        "gif",
+        "pixel bomb",
+        "too large",
+        "no pixels",
+        "half a file",
+        "text bomb",
+    ],
 )
 def test_bad_files_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message) as caught:
