@@ -226,7 +226,7 @@ def check_part(extra: str, package: str, packages: frozenset[str]) -> Finding:
 
 
 def describe_images(name: str, outlook: ImageOutlook) -> Finding:
-    return Finding("ok" if outlook.is_ready else "hint", f"{name}: {outlook.text}")
+    return Finding("ok" if outlook.is_fine else "hint", f"{name}: {outlook.text}")
 
 
 def rebuild(backend: str, has_scripts: bool, native: bool = False) -> str:

@@ -20,9 +20,10 @@ from localinfra.models.sources import locate
 
 @dataclass(frozen=True)
 class ImageOutlook:
-    """Of one image model: how it would be computed, or what is in the way."""
+    """Of one image model: how it would be computed, or what is in the way. That its files are not
+    here is no flaw of the installation."""
 
-    is_ready: bool
+    is_fine: bool
     text: str
 
 
@@ -38,6 +39,8 @@ def look_at_images() -> dict[str, ImageOutlook]:
 
 def outlook(name: str, entry: ImageModelEntry, free: dict[str, int]) -> ImageOutlook:
     """`free` bytes of each device, as torch tells; empty where it can't be asked."""
+    if entry.source.find() is None:
+        return ImageOutlook(True, entry.source.remedy(name))
     try:
         folder = locate(name, entry.source)
         if not free:

@@ -3,14 +3,12 @@ and for Node, and curl. Only base URL and key are ours; the pipeline paints nois
 
 import base64
 import json
-import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
-from io import BytesIO
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from client_env import Environment
 from image_pipeline import make_tiny_flux
 from live import LiveServer
 from PIL import Image
@@ -62,42 +60,37 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.close()
 
 
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def size(file: Path) -> tuple[int, int]:
     return Image.open(file).size
 
 
-def test_openai_for_python(url: str, tmp_path: Path) -> None:
-    run(tmp_path, sys.executable, "-c", PYTHON.format(url=url))
-    assert size(tmp_path / "output.png") == (1024, 1024)
+def test_openai_for_python(url: str, python: Callable[..., Environment]) -> None:
+    openai = python("openai", "pillow")
+    openai.run(PYTHON.format(url=url))
+    assert size(openai.folder / "output.png") == (1024, 1024)
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js")
-def test_openai_for_node(url: str, tmp_path: Path) -> None:
-    subprocess.run(["npm", "install", "--silent", "openai"], cwd=tmp_path, check=True)
-    (tmp_path / "images.mjs").write_text(NODE.format(url=json.dumps(url)))
-    types = json.loads(run(tmp_path, "node", "images.mjs"))
-    assert size(tmp_path / "output.png") == (1024, 1024)
-    assert size(tmp_path / "edited.png") == (256, 256)
+def test_openai_for_node(url: str, node: Callable[..., Environment]) -> None:
+    openai = node("openai")
+    types = json.loads(openai.run(NODE.format(url=json.dumps(url))))
+    assert size(openai.folder / "output.png") == (1024, 1024)
+    assert size(openai.folder / "edited.png") == (256, 256)
     assert types == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
 
 
+def curl(url: str, *options: str) -> list[dict[str, str]]:
+    command = ["curl", "-sS", url, "-H", "Authorization: Bearer any", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    data: list[dict[str, str]] = json.loads(done.stdout)["data"]
+    return data
+
+
 def test_curl(url: str, tmp_path: Path) -> None:
-    body = {"prompt": "A red bicycle by the sea.", "size": "1024x1024", "n": 1}
-    output = run(
-        tmp_path, "curl", "-sS", f"{url}/images/generations", "-d", json.dumps(body),
-        "-H", "Content-Type: application/json", "-H", "Authorization: Bearer any",
-    )  # fmt: skip
-    file = base64.b64decode(json.loads(output)["data"][0]["b64_json"])
-    assert Image.open(BytesIO(file)).size == (1024, 1024)
-    (tmp_path / "a.png").write_bytes(file)
-    form = run(
-        tmp_path, "curl", "-sS", f"{url}/images/edits", "-F", "image=@a.png", "-F", "prompt=2024",
-        "-F", "size=64x64", "-F", "n=2", "-H", "Authorization: Bearer any",
-    )  # fmt: skip
-    assert len(json.loads(form)["data"]) == 2
+    body = json.dumps({"prompt": "A red bicycle by the sea.", "size": "1024x1024", "n": 1})
+    headers = ("-H", "Content-Type: application/json")
+    [made] = curl(f"{url}/images/generations", *headers, "-d", body)
+    file = tmp_path / "a.png"
+    file.write_bytes(base64.b64decode(made["b64_json"]))
+    assert size(file) == (1024, 1024)
+    fields = ("-F", f"image=@{file}", "-F", "prompt=2024", "-F", "size=64x64", "-F", "n=2")
+    assert len(curl(f"{url}/images/edits", *fields)) == 2
