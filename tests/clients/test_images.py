@@ -61,7 +61,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def size(file: Path) -> tuple[int, int]:
-    return Image.open(file).size
+    with Image.open(file) as picture:
+        return picture.size
 
 
 def test_openai_for_python(url: str, python: Callable[..., Environment]) -> None:
