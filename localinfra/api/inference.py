@@ -18,7 +18,12 @@ from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.vectors import PiecesResponse, as_floats, pieces, truncated_header
 from localinfra.errors import InvalidRequest
-from localinfra.models.catalog import EmbeddingModelEntry, ModelEntry, RerankModelEntry
+from localinfra.models.catalog import (
+    DEPLOY_ID,
+    EmbeddingModelEntry,
+    ModelEntry,
+    RerankModelEntry,
+)
 
 ROUTE = "/v1/inference"
 
@@ -67,14 +72,21 @@ class RerankScores(msgspec.Struct, frozen=True):
 
 async def infer(request: Request) -> Response:
     """Raises ModelNotFound, and InvalidRequest for a kind that does not answer here."""
-    _, entry = runtime(request).catalog.resolve(request.path_params["id"])
+    name = asked_for(request.path_params["id"])
+    _, entry = runtime(request).catalog.resolve(name)
     handler = HANDLERS.get(type(entry))
     if handler is None:
         raise InvalidRequest(
             f"{entry.article.capitalize()} does not answer at {ROUTE} yet: use {entry.routes}.",
             "model",
         )
-    return await handler(request, request.path_params["id"])
+    return await handler(request, name)
+
+
+def asked_for(path: str) -> str:
+    """A model's name from the path, which for a deployment is `deploy/ID`."""
+    first, _, deploy_id = path.partition("/")
+    return f"{DEPLOY_ID}{deploy_id}" if first == "deploy" else path
 
 
 async def infer_embeddings(request: Request, name: str) -> Response:

@@ -97,7 +97,7 @@ def test_a_package_whose_folder_has_another_name_is_found_by_its_record(
         (
             HubSource("org/repo", "a.gguf"),
             "fetch needed",
-            'https://huggingface.co/org/repo/resolve/main/a.gguf and set source in [model."m"]',
+            'https://huggingface.co/org/repo/resolve/main/a.gguf and set the source of "m"',
         ),
         (HubSource("org/repo"), "fetch needed", "https://huggingface.co/org/repo and"),
     ],
