@@ -19,6 +19,7 @@ from localinfra.api.image_files import ImageFiles
 from localinfra.api.params import MAX_SEED, log_user
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
+from localinfra.api.usage import Charge, charge_of, dollars
 from localinfra.api.vectors import PiecesResponse
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -107,8 +108,10 @@ async def create_images(request: Request) -> Response:
     body.check()
     log_user(request, body.user)
     model = await runtime(request).image_model(body.model, DEFAULT_MODEL, ROUTE)
+    charge = charge_of(request, model)
     tokens = await model.count(body.prompt, strict=body.strict)
-    answer = ImageAnswer(model, body, tokens, request.app.state.image_files, str(request.base_url))
+    files, base_url = request.app.state.image_files, str(request.base_url)
+    answer = ImageAnswer(model, body, tokens, charge, files, base_url)
     cut = {"x-localinfra-truncated": header_list(tokens.cuts)} if tokens.cuts else {}
     headers = {**decoded.headers, **cut}
     if body.stream:
@@ -125,12 +128,14 @@ class ImageAnswer:
         model: "ImageModel",
         body: ImagesRequest,
         tokens: "PromptTokens",
+        charge: Charge,
         files: ImageFiles,
         base_url: str,
     ):
         self._model = model
         self._body = body
         self._tokens = tokens
+        self._charge = charge
         self._files = files
         self._base_url = base_url.rstrip("/")
         self._created = int(time.time())
@@ -158,7 +163,11 @@ class ImageAnswer:
 
         parts = [b'{"created":%d,"data":[' % self._created]
         async with aclosing(self._model.events(self._request)) as events:
-            finished = [event async for event in events if isinstance(event, Finished)]
+            finished = []
+            async for event in events:
+                if isinstance(event, Finished):
+                    self._charge.add(images=1)
+                    finished.append(event)
         for event in sorted(finished, key=lambda event: event.image):
             data = await self._file(event.picture, event.image)
             parts.append((b"," if event.image else b"") + await self._datum(data, event.image))
@@ -180,6 +189,7 @@ class ImageAnswer:
                         partial_image_index=event.number,
                     )
                 elif isinstance(event, Finished):
+                    self._charge.add(images=1)
                     data = await self._file(event.picture, event.image)
                     usage = {"usage": self._usage()}
                     yield await self._event(
@@ -232,6 +242,6 @@ class ImageAnswer:
 
     def _usage(self) -> ImagesUsage:
         num_tokens = min(self._tokens.t5, self._tokens.t5_limit)
-        cost = round(len(self._request.seeds) * self._model.entry.price.image, 12)
+        cost = dollars(self._charge.price.of(0, num_images=len(self._request.seeds)))
         details = {"text_tokens": num_tokens, "image_tokens": 0}
         return ImagesUsage(num_tokens, details, 0, num_tokens, cost)

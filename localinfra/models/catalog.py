@@ -44,9 +44,9 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: Usd = 0.0  # USD per million tokens
     image: Usd = 0.0  # USD per image
 
-    def of_input(self, num_tokens: int) -> float:
-        """What texts cost that are only read, in USD."""
-        return round(num_tokens * self.input / 1e6, 12)
+    def of(self, num_input: int, num_output: int = 0, num_images: int = 0) -> float:
+        """What tokens read, tokens generated and images cost, in USD."""
+        return (num_input * self.input + num_output * self.output) / 1e6 + num_images * self.image
 
 
 class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
