@@ -113,6 +113,9 @@ class Runtime:
         kinds = (EmbeddingModelEntry, RerankModelEntry)
         return cast("dict[str, EmbeddingModel | RerankModel]", self._loaded_of(*kinds))
 
+    def loaded_image_models(self) -> "dict[str, ImageModel]":
+        return cast("dict[str, ImageModel]", self._loaded_of(ImageModelEntry))
+
     def _loaded_of(self, *kinds: type[ModelEntry]) -> dict[str, LoadedModel]:
         entries = self.catalog.entries
         loaded = self._models.loaded().items()

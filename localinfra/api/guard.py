@@ -26,11 +26,12 @@ OPEN_PATHS = frozenset({"/health"})  # to be read without a key
 
 
 class Guard:
-    """Outermost ASGI middleware.
+    """ASGI middleware around all that judges or works.
 
     Every response gets `x-request-id` (the client's own, if it is a plain word of up to 64
-    characters), also found in the scope's state. Only reading an open path and CORS preflights
-    need no key: a path that doesn't exist needs one too, so nothing about the routes leaks.
+    characters), also found in the scope's state, where `key` is the caller's label. Only reading
+    an open path and CORS preflights need no key: a path that doesn't exist needs one too, so
+    nothing about the routes leaks.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Guard:
             if is_preflight(headers, scope):
                 app = preflight(headers)
             elif not is_open(scope["path"]) or scope["method"] not in ("GET", "HEAD"):
-                self.check_key(headers)
+                scope["state"]["key"] = self.check_key(headers)
             await app(scope, receive, reply)
         except ClientDisconnect:
             return  # ordinary: nobody is left to answer
@@ -117,12 +118,16 @@ class Guard:
             "vary": "Origin",
         }
 
-    def check_key(self, headers: Headers) -> None:
-        if not self.keys.accept(headers.get("authorization", ""), headers.get("x-api-key", "")):
+    def check_key(self, headers: Headers) -> str:
+        """Returns what the key's holder is called."""
+        given = headers.get("authorization", ""), headers.get("x-api-key", "")
+        caller = self.keys.caller(*given)
+        if caller is None:
             raise Unauthorized(
                 "The API key is missing or unknown. Send 'Authorization: Bearer KEY' with one of "
                 "the keys this server was started with."
             )
+        return caller
 
 
 def is_open(path: str) -> bool:

@@ -19,6 +19,7 @@ from localinfra.api.image_files import ImageFiles
 from localinfra.api.params import MAX_SEED, log_user
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
+from localinfra.api.usage import charge_of, dollars
 from localinfra.api.vectors import PiecesResponse
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.image.files import MEDIA_TYPES, OutputFormat
@@ -209,6 +210,7 @@ class ImageAnswer:
         self._body = body
         self._request = wanted
         self._tokens = tokens
+        self._charge = charge_of(request, model)
         self._files: ImageFiles = request.app.state.image_files
         self._base_url = str(request.base_url).rstrip("/")
         self._created = int(time.time())
@@ -218,6 +220,7 @@ class ImageAnswer:
         async with aclosing(self._model.events(self._request)) as events:
             async for event in events:
                 if isinstance(event, Finished):  # encoded while the next one is painted
+                    self._charge.add(images=1)
                     data[event.image] = await self._datum(await self._file(event), event.image)
         parts = [b'{"created":%d,"data":[' % self._created]
         parts += [(b"," if image else b"") + data[image] for image in sorted(data)]
@@ -228,6 +231,8 @@ class ImageAnswer:
     async def events(self) -> AsyncGenerator[bytes | list[bytes], None]:
         async with aclosing(self._model.events(self._request)) as events:
             async for event in events:
+                if isinstance(event, Finished):
+                    self._charge.add(images=1)
                 if shown := await self._event(event):
                     yield shown
 
@@ -275,6 +280,6 @@ class ImageAnswer:
 
     def _usage(self, num_images: int) -> ImagesUsage:
         num_tokens = min(self._tokens.t5, self._tokens.t5_limit)
-        cost = round(num_images * self._model.entry.price.image, 12)
+        cost = dollars(self._charge.price.of(0, num_images=num_images))
         details = {"text_tokens": num_tokens, "image_tokens": 0}
         return ImagesUsage(num_tokens, details, 0, num_tokens, cost)

@@ -10,6 +10,7 @@ from localinfra.api.inference_images import infer_images
 from localinfra.api.inference_text import infer_text
 from localinfra.api.state import runtime
 from localinfra.models.catalog import (
+    DEPLOY_ID,
     EmbeddingModelEntry,
     ImageModelEntry,
     ModelEntry,
@@ -27,6 +28,12 @@ HANDLERS: dict[type[ModelEntry], Callable[[Request, str], Awaitable[Response]]] 
 
 async def infer(request: Request) -> Response:
     """Raises ModelNotFound."""
-    name = request.path_params["id"]
+    name = asked_for(request.path_params["id"])
     _, entry = runtime(request).catalog.resolve(name)
     return await HANDLERS[type(entry)](request, name)
+
+
+def asked_for(path: str) -> str:
+    """A model's name from the path, which for a deployment is `deploy/ID`."""
+    first, _, deploy_id = path.partition("/")
+    return f"{DEPLOY_ID}{deploy_id}" if first == "deploy" else path

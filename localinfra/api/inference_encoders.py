@@ -14,6 +14,7 @@ from localinfra.api.render import json_response
 from localinfra.api.rerank import Document, checked_documents
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
+from localinfra.api.usage import charge_of
 from localinfra.api.vectors import PiecesResponse, as_floats, pieces, truncated_header
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -57,6 +58,7 @@ async def infer_embeddings(request: Request, name: str) -> Response:
     given = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     inputs = checked_inputs(given, "inputs")
     model = await runtime(request).embedding_model(name, ROUTE)
+    charge = charge_of(request, model)
     found = await until_disconnect(
         request.receive,
         model.embed(
@@ -69,7 +71,8 @@ async def infer_embeddings(request: Request, name: str) -> Response:
         ),
     )
     rows = await pieces(found.rows, as_floats, lambda index, row: row)
-    status = timer.status(model.entry.price.of_input(found.num_tokens), found.num_tokens)
+    charge.add(prompt_tokens=found.num_tokens)
+    status = timer.status(charge.cost, found.num_tokens)
     tail = b'],"input_tokens":%d,"request_id":%b,"inference_status":%b}' % (
         found.num_tokens,
         msgspec.json.encode(timer.request_id),
@@ -89,10 +92,12 @@ async def infer_ranking(request: Request, name: str) -> Response:
         raise InvalidRequest("Send one query; each document is ranked by it.", "queries")
     texts = checked_documents(query, body.documents)
     model = await runtime(request).rerank_model(name, ROUTE)
+    charge = charge_of(request, model)
     found = await until_disconnect(
         request.receive, model.score(query, texts, truncate=body.truncate)
     )
-    status = timer.status(model.entry.price.of_input(found.num_tokens), found.num_tokens)
+    charge.add(prompt_tokens=found.num_tokens)
+    status = timer.status(charge.cost, found.num_tokens)
     return json_response(
         RerankScores(found.values, found.num_tokens, timer.request_id, status),
         headers={**decoded.headers, **truncated_header(found.truncated)},

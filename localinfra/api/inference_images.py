@@ -23,6 +23,7 @@ from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refus
 from localinfra.api.params import MAX_SEED
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
+from localinfra.api.usage import Charge, charge_of
 from localinfra.api.vectors import PiecesResponse
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.image.pictures import original
@@ -172,13 +173,13 @@ async def make_images(
     if strength is not None and not fields.image:
         raise InvalidRequest("strength says how much of an image may change: send one.", "image")
     model = await runtime(request).image_model(name, name, ROUTE)
+    charge = charge_of(request, model)
     model.check_queue()
     tokens = await model.count(fields.prompt, strict=False)
     start = await asyncio.to_thread(fields.original, strength, model.entry.default_size)
     wanted = image_request(fields, num_images, model.entry, start)
-    urls = await until_disconnect(request.receive, data_urls(model, wanted))
-    cost = round(num_images * model.entry.price.image, 12)
-    status = timer.status(cost, min(tokens.t5, tokens.t5_limit))
+    urls = await until_disconnect(request.receive, data_urls(model, wanted, charge))
+    status = timer.status(charge.cost, min(tokens.t5, tokens.t5_limit))
     cut = {"x-localinfra-truncated": header_list(tokens.cuts)} if tokens.cuts else {}
     return Made(urls, wanted.seeds, timer.request_id, status, cut)
 
@@ -200,12 +201,13 @@ def image_request(
     )
 
 
-async def data_urls(model: "ImageModel", wanted: ImageRequest) -> list[bytes]:
+async def data_urls(model: "ImageModel", wanted: ImageRequest, charge: Charge) -> list[bytes]:
     """Each image as a JSON string, with commas between them."""
     urls: dict[int, bytes] = {}
     async with aclosing(model.events(wanted)) as events:
         async for event in events:
             if isinstance(event, Finished):  # encoded while the next one is painted
+                charge.add(images=1)
                 file = await image_file(model, wanted, event)
                 encoded = await asyncio.to_thread(base64.b64encode, file)
                 urls[event.image] = b'"data:image/png;base64,%b"' % encoded

@@ -16,7 +16,7 @@ from localinfra.api.params import SamplingFields, log_user
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
-from localinfra.api.usage import UsageMeter
+from localinfra.api.usage import UsageMeter, charge_of
 from localinfra.chat.answer import Answer
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import TextRequest
@@ -85,6 +85,7 @@ async def infer_text(request: Request, name: str) -> Response:
     body.check()
     log_user(request, body.user)
     model = await runtime(request).text_model(name, ROUTE)
+    charge = charge_of(request, model)
     prompt = await model.text_prompt(body.input, param="input")
     deltas = model.generate(
         TextRequest(
@@ -98,10 +99,10 @@ async def infer_text(request: Request, name: str) -> Response:
             prompt_param="input",
         )
     )
+    meter = UsageMeter(charge, [len(prompt)], body.num_responses)
     if body.stream:
-        events = token_events(model, len(prompt), deltas)
+        events = token_events(model, len(prompt), deltas, meter)
         return EventStream(events, decoded.headers, runtime(request).settings.keepalive_s)
-    meter = UsageMeter(model.entry.price, [len(prompt)], body.num_responses)
     texts = await until_disconnect(request.receive, whole_texts(deltas, meter))
     usage = meter.usage()
     num_input, num_generated = usage.prompt_tokens, usage.completion_tokens
@@ -125,7 +126,7 @@ async def whole_texts(deltas: Deltas, meter: UsageMeter) -> list[str]:
 
 
 async def token_events(
-    model: "TextModel", num_input: int, deltas: Deltas
+    model: "TextModel", num_input: int, deltas: Deltas, meter: UsageMeter
 ) -> AsyncGenerator[list[bytes], None]:
     """An event for each token drawn, those of one step together."""
     text = ""
@@ -133,6 +134,7 @@ async def token_events(
         async for step in deltas:
             events: list[bytes] = []
             for delta in step:
+                meter.add(delta)
                 text += delta.text
                 events.append(encoded(token_event(model, num_input, delta, text)))
             if events:

@@ -181,4 +181,4 @@ def package_folders(package: str) -> Iterator[Path]:
 
 
 def source_key(name: str) -> str:
-    return f'source in [model."{name}"] of models.toml'
+    return f'the source of "{name}" in models.toml'

@@ -189,6 +189,21 @@ def test_usage_and_price(server: LiveServer) -> None:
     assert body["size"] == "64x64" and len({item["seed"] for item in body["data"]}) == 2
 
 
+def test_images_are_counted_as_they_are_made(server: LiveServer) -> None:
+    def images() -> tuple[float, float]:
+        lines = httpx2.get(f"{server.url}/metrics").text.splitlines()
+        labels = ("images_total{", 'cost_usd_total{key="none"')
+        found = [[float(line.split()[-1]) for line in lines if at in line] for at in labels]
+        return sum(found[0]), sum(found[1])
+
+    num_before, usd_before = images()
+    server.post(PATH, {"prompt": "x", "size": "64x64", "n": 3})
+    server.post(PATH, {"prompt": "x", "size": "64x64", "stream": True})
+    num_after, usd_after = images()
+    assert num_after - num_before == 4
+    assert usd_after - usd_before == pytest.approx(4 * 0.002)
+
+
 def test_a_stream_shows_previews_then_the_image(client: openai.OpenAI) -> None:
     stream: Any = client.images.generate(
         prompt="x", size="128x64", stream=True, partial_images=2, extra_body={"seed": 3}
