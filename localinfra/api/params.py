@@ -1,7 +1,8 @@
-"""What routes of text models have in common in a request: sampling, length, stops."""
+"""What requests for text have in common: sampling, length, stops."""
 
 import logging
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -31,9 +32,9 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
-    """How tokens are drawn, with API.md's ranges and defaults. A null is as good as nothing."""
+    """Fields of every route, with API.md's ranges and defaults. A null is as good as nothing."""
 
-    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0  # 0: always the likeliest token
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     top_k: Annotated[int, Meta(ge=0, lt=1000)] = 0
@@ -41,7 +42,25 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=5)] = 1.0
     logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = {}
+    stop: str | list[str] = []
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
+    stream: bool = False
+    response_format: ResponseFormat | None = None
+    user: str | None = None  # logged as given, nothing else
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings; empty ones stop nothing."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        return [stop for stop in stops if stop]
+
+    def check(self) -> None:
+        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        check_stops(self.stops, "stop")
+
+    @property
+    def answer_format(self) -> AnswerFormat | None:
+        return self.response_format.answer_format() if self.response_format else None
 
     def sampling_params(self) -> SamplingParams:
         return SamplingParams(
@@ -59,24 +78,14 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GenerationFields(SamplingFields, frozen=True, kw_only=True):
-    """Fields of chat and text completions."""
+    """Fields of OpenAI's routes: chat and text completions."""
 
     model: str
     max_tokens: MaxTokens | None = None
-    stop: str | list[str] = []
     n: Annotated[int, Meta(ge=1, le=128)] = 1
-    stream: bool = False
     stream_options: StreamOptions | None = None
-    response_format: ResponseFormat | None = None
-    user: str | None = None  # logged as given, nothing else
     functions: list[msgspec.Raw] = msgspec.field(default_factory=list)
     function_call: str | dict[str, Any] = "none"
-
-    @property
-    def stops(self) -> list[str]:
-        """The stop strings; empty ones stop nothing."""
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop
-        return [stop for stop in stops if stop]
 
     @property
     def includes_usage(self) -> bool:
@@ -84,13 +93,7 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check(self) -> None:
-        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
-        if len(self.stops) > MAX_STOPS:
-            raise InvalidRequest(f"At most {MAX_STOPS} stop strings can be given.", "stop")
-        if any(len(stop) > MAX_STOP_CHARACTERS for stop in self.stops):
-            raise InvalidRequest(
-                f"A stop string can have at most {MAX_STOP_CHARACTERS} characters.", "stop"
-            )
+        super().check()
         unsupported = {
             "functions": bool(self.functions),
             "function_call": self.function_call not in ("none", "auto"),
@@ -103,9 +106,15 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
                     param,
                 )
 
-    @property
-    def answer_format(self) -> AnswerFormat | None:
-        return self.response_format.answer_format() if self.response_format else None
+
+def check_stops(stops: Sequence[str], param: str) -> None:
+    """Raises InvalidRequest for more or longer ones than are matched."""
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequest(f"At most {MAX_STOPS} stop strings can be given.", param)
+    if any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
+        raise InvalidRequest(
+            f"A stop string can have at most {MAX_STOP_CHARACTERS} characters.", param
+        )
 
 
 def log_user(request: Request, user: str | None) -> None:

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 from starlette.types import Scope
 
-from localinfra.api.auth import caller_of
 from localinfra.api.body import Decoded, read_body
 from localinfra.api.chat_turn import Turn, TurnRequest, begin, pieces_of
 from localinfra.api.logprobs import token_logprob
@@ -28,10 +27,15 @@ from localinfra.api.responses_request import (
     TextOptions,
     ToolChoice,
 )
-from localinfra.api.responses_store import previous_conversation, referenced_item, store_of
+from localinfra.api.responses_store import (
+    caller_of,
+    previous_conversation,
+    referenced_item,
+    store_of,
+)
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
 from localinfra.api.state import limits, runtime
-from localinfra.api.usage import UsageMeter
+from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError, InvalidRequest
@@ -149,14 +153,16 @@ async def create_response(request: Request) -> HttpResponse:
         answer=body.answer(),
         template_kwargs=body.template_kwargs,
         sampling=body.sampling_params(),
+        stops=body.stops,
         max_tokens=body.max_output_tokens,
         top_logprobs=body.num_logprobs,
     )
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
+    charge = charge_of(request, model)
     with naming_input():
         turn = await begin(model, wanted)
-    answer = ResponseAnswer(model, body, turn, keeping(request, asked))
+    answer = ResponseAnswer(model, body, turn, charge, keeping(request, asked))
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
         return NamedEventStream(answer.events(), answer.failure, decoded.headers, keepalive_s)
@@ -204,7 +210,7 @@ def naming_input() -> Iterator[None]:
 def keeping(request: Request, asked: Asked) -> Callable[[Response], None]:
     def keep(response: Response) -> None:
         if asked.body.store:
-            caller = caller_of(request.scope)
+            caller = caller_of(request)
             store_of(request).put(
                 response.id, caller, encode(response), asked.items, response.output
             )
@@ -246,13 +252,14 @@ class ResponseAnswer:
         model: "TextModel",
         body: ResponsesRequest,
         turn: Turn,
+        charge: Charge,
         keep: Callable[[Response], None],
     ):
         self._model = model
         self._turn = turn
         self._keep = keep
         self._response = response_to(body, model.name)
-        self._meter = UsageMeter(model.entry.price, [turn.num_prompt], 1)
+        self._meter = UsageMeter(charge, [turn.num_prompt], 1)
         self._writer = OutputWriter()
         self._kinds = TokenKinds()
         self._numbers = itertools.count()

@@ -99,7 +99,6 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     instructions: str | None = None  # not carried on to the next response
     previous_response_id: str | None = None
     max_output_tokens: MaxTokens | None = None
-    stream: bool = False
     store: bool = True
     tools: list[FunctionTool] = msgspec.field(default_factory=list)
     tool_choice: str | ToolChoice = "auto"
@@ -110,7 +109,6 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     include: list[str] = msgspec.field(default_factory=list)
     top_logprobs: TopLogprobs | None = None
     metadata: Metadata = msgspec.field(default_factory=dict)
-    user: str | None = None
 
     # Without effect, and some of them told again in the response.
     max_tool_calls: int | None = None  # of tools that the server runs, of which there are none
@@ -131,6 +129,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        super().check()
         check_kwargs(self.chat_template_kwargs)
         for at, name in enumerate(self.include):
             if name not in INCLUDABLE:
@@ -145,6 +144,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
             "prompt": (self.prompt, "Send its text as instructions and input."),
             "context_management": (self.context_management, "Send fewer items."),
             "moderation": (self.moderation, "Leave it out."),
+            "response_format": (self.response_format, "It is text.format in this API."),
         }
         for param, (is_wanted, remedy) in refused.items():
             if is_wanted:

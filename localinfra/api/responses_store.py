@@ -8,7 +8,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
-from localinfra.api.auth import caller_of
 from localinfra.api.render import json_response
 from localinfra.api.responses_items import AnyItem
 from localinfra.errors import InvalidRequest, NotFound, UnsupportedParameter
@@ -33,7 +32,7 @@ class PreviousResponseNotFound(NotFound):
 
 class KeptResponse(msgspec.Struct, frozen=True, kw_only=True):
     id: str
-    caller: bytes  # as `Guard` knows him
+    caller: str  # as `Guard` knows him
     body: bytes  # the response as JSON
     input: Sequence[AnyItem]  # all that it was made from, earlier responses included
     output: Sequence[AnyItem]
@@ -57,7 +56,7 @@ class ResponseStore:
     def put(
         self,
         id: str,
-        caller: bytes,
+        caller: str,
         body: bytes,
         input: Sequence[AnyItem],
         output: Sequence[AnyItem],
@@ -80,7 +79,7 @@ class ResponseStore:
     def _is_full(self) -> bool:
         return len(self._kept) > self._max_responses or self._num_bytes > self._max_bytes
 
-    def find(self, id: str, caller: bytes) -> KeptResponse | None:
+    def find(self, id: str, caller: str) -> KeptResponse | None:
         """None also for the response of somebody else, of whom nothing is told."""
         kept = self._kept.get(id)
         if kept is None or kept.caller != caller:
@@ -88,12 +87,12 @@ class ResponseStore:
         self._kept.move_to_end(id)
         return kept
 
-    def find_item(self, id: str, caller: bytes) -> AnyItem | None:
+    def find_item(self, id: str, caller: str) -> AnyItem | None:
         """An item that a kept response has put out."""
         kept = self.find(self._of_item.get(id, ""), caller)
         return next((item for item in kept.output if item.id == id), None) if kept else None
 
-    def drop(self, id: str, caller: bytes) -> bool:
+    def drop(self, id: str, caller: str) -> bool:
         """Whether it was there."""
         is_there = self.find(id, caller) is not None
         if is_there:
@@ -116,7 +115,7 @@ WHY = (
 def kept_response(request: Request) -> KeptResponse:
     """Raises NotFound for what is not or no longer there."""
     id = request.path_params["id"]
-    kept = store_of(request).find(id, caller_of(request.scope))
+    kept = store_of(request).find(id, caller_of(request))
     if kept is None:
         raise ResponseNotFound(f"There is no response {id[:100]!r}. {WHY}.", "response_id")
     return kept
@@ -126,7 +125,7 @@ def previous_conversation(request: Request, id: str | None) -> list[AnyItem]:
     """What a `previous_response_id` stands for. Raises NotFound."""
     if id is None:
         return []
-    kept = store_of(request).find(id, caller_of(request.scope))
+    kept = store_of(request).find(id, caller_of(request))
     if kept is None:
         raise PreviousResponseNotFound(
             f"Previous response with id {id[:100]!r} not found. {WHY}: send the whole conversation "
@@ -138,7 +137,7 @@ def previous_conversation(request: Request, id: str | None) -> list[AnyItem]:
 
 def referenced_item(request: Request, id: str, path: str) -> AnyItem:
     """What an item_reference stands for. Raises NotFound."""
-    item = store_of(request).find_item(id, caller_of(request.scope))
+    item = store_of(request).find_item(id, caller_of(request))
     if item is None:
         raise NotFound(
             f"Item with id {id[:100]!r} not found in the output of a kept response. {WHY}: send "
@@ -150,6 +149,11 @@ def referenced_item(request: Request, id: str, path: str) -> AnyItem:
 
 def store_of(request: Request) -> ResponseStore:
     return cast(ResponseStore, request.app.state.responses)
+
+
+def caller_of(request: Request) -> str:
+    """What `Guard` calls the holder of the request's key; on an open server all are one."""
+    return str(request.scope["state"]["key"])
 
 
 async def get_response(request: Request) -> HttpResponse:

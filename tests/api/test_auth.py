@@ -1,5 +1,6 @@
 import hmac
 from collections.abc import Callable
+from hashlib import sha256
 
 import pytest
 
@@ -41,7 +42,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("authorization", "x_api_key"), ACCEPTED)
 def test_a_configured_key_is_accepted(authorization: str, x_api_key: str) -> None:
-    assert KEYS.caller(authorization, x_api_key) in KEYS.digests
+    assert KEYS.caller(authorization, x_api_key)
 
 
 @pytest.mark.parametrize(("authorization", "x_api_key"), REFUSED)
@@ -51,7 +52,7 @@ def test_anything_else_is_refused(authorization: str, x_api_key: str) -> None:
 
 @pytest.mark.parametrize(("authorization", "x_api_key"), ACCEPTED + REFUSED)
 def test_without_keys_the_server_is_open(authorization: str, x_api_key: str) -> None:
-    assert ApiKeys().caller(authorization, x_api_key) == b""
+    assert ApiKeys().caller(authorization, x_api_key) == "none"
 
 
 def test_an_empty_configured_key_opens_nothing() -> None:
@@ -59,10 +60,9 @@ def test_an_empty_configured_key_opens_nothing() -> None:
         assert ApiKeys([""]).caller(authorization, "") is None
 
 
-def test_each_key_is_another_caller_in_whichever_header() -> None:
-    first, second = KEYS.caller("Bearer sk-first", ""), KEYS.caller("", "sk-second")
-    assert first != second
-    assert KEYS.caller("bearer wrong", "sk-first") == first
+def test_a_caller_goes_by_the_start_of_the_keys_hash() -> None:
+    assert KEYS.caller("Bearer sk-second", "") == sha256(b"sk-second").hexdigest()[:8]
+    assert KEYS.caller("Bearer wrong", "sk-first") == sha256(b"sk-first").hexdigest()[:8]
 
 
 def test_every_key_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Kept responses: who finds them, and which go when there are too many."""
 
-import hashlib
 from typing import Any
 
 import msgspec
@@ -8,13 +7,14 @@ import pytest
 from asgi import Reply, call, scope_of
 
 from localinfra.api.app import create_app
+from localinfra.api.auth import ApiKeys
 from localinfra.api.responses_items import InputText, MessageItem, OutputText
 from localinfra.api.responses_store import KeptResponse, ResponseStore
 from localinfra.config import ServerSettings
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
 
-ME, OTHER = b"me", b"other"
+ME, OTHER = "me", "other"
 
 
 def heard(id: str) -> MessageItem:
@@ -25,7 +25,7 @@ def said(id: str, text: str = "Hello") -> MessageItem:
     return MessageItem(id=id, role="assistant", content=(OutputText(text),))
 
 
-def put(store: ResponseStore, id: str, text: str = "Hello", caller: bytes = ME) -> None:
+def put(store: ResponseStore, id: str, text: str = "Hello", caller: str = ME) -> None:
     store.put(id, caller, b'{"id":"%b"}' % id.encode(), [heard("msg_in")], [said(f"{id}_m", text)])
 
 
@@ -89,7 +89,7 @@ class Server:
     def __init__(self) -> None:
         runtime = Runtime(ServerSettings(api_keys=KEYS), Catalog({}))
         self.app = create_app(runtime)
-        caller = hashlib.sha256(KEYS[0].encode()).digest()
+        caller = ApiKeys(KEYS).caller("", KEYS[0])
         inputs = [heard(f"msg_{at}") for at in range(5)]
         self.app.state.responses.put("resp_1", caller, b'{"id":"resp_1"}', inputs, [said("m")])
 

@@ -81,6 +81,8 @@ ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"background": True}, 400, "background", "unsupported_parameter"),
     ({"truncation": "auto"}, 400, "truncation", "unsupported_parameter"),
     ({"conversation": "conv_1"}, 400, "conversation", "unsupported_parameter"),
+    ({"stop": ["a"] * 65}, 400, "stop", "invalid_value"),
+    ({"response_format": {"type": "text"}}, 400, "response_format", "unsupported_parameter"),
     ({"prompt": {"id": "pmpt_1"}}, 400, "prompt", "unsupported_parameter"),
     ({"moderation": {"model": "x"}}, 400, "moderation", "unsupported_parameter"),
 ]  # fmt: skip
