@@ -216,6 +216,21 @@ def test_completions(server: LiveServer, watch: Watch) -> None:
     assert kept.usd == pytest.approx(usage["estimated_cost"])
 
 
+def test_a_response_belongs_to_the_key_that_pays_for_it(server: LiveServer, watch: Watch) -> None:
+    body = {"model": "smol", "input": "Count.", "max_output_tokens": 5, "logit_bias": {"2": -100}}
+    answer = post(server, ALICE, "/v1/responses", body)
+    assert watch.grown("requests_total", "/v1/responses", SMOL, "2xx") == 1
+    kept = watch.kept(ALICE, SMOL)
+    assert (kept.requests, kept.generated_tokens) == (1, 5)
+    assert kept.usd == pytest.approx(answer["usage"]["estimated_cost"])
+    url = f"{server.url}/v1/responses/{answer['id']}"
+    assert httpx2.get(url, headers=bearer(ALICE)).json() == answer
+    assert httpx2.get(url, headers=bearer(BOB)).status_code == 404
+    going_on = {**body, "previous_response_id": answer["id"]}
+    assert server.post("/v1/responses", going_on, headers=bearer(BOB)).status_code == 404
+    post(server, ALICE, "/v1/responses", going_on)
+
+
 @pytest.mark.parametrize(
     ("path", "texts"), [("/v1/embeddings", "input"), ("/v1/inference/mini", "inputs")]
 )
