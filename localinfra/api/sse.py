@@ -5,28 +5,31 @@ Knows no payload's meaning. The client's leaving closes the source, so whatever 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from localinfra.api.render import as_api_error, error_body
+from localinfra.errors import ApiError
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+NamedEvent: TypeAlias = tuple[str, bytes]  # its name and its JSON
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
-class EventStream(Response):
-    """Sends each payload as `data: PAYLOAD`, then `data: [DONE]`.
+class Stream(Response, Generic[Item]):
+    """Sends items as events. How one looks, an error and the end, is up to the subclass.
 
-    `events` yields one JSON payload or a list of them (single-line, as msgspec encodes); a list is
-    one write to the socket, so yield together what is ready together. Headers go out at once:
-    raise what should become an HTTP status before making the response. An error afterwards is an
-    event `data: {"error": ...}`, and no [DONE] follows it: that stands for a whole answer.
+    `events` yields one item or a list of them (JSON in a single line, as msgspec encodes); a list
+    is one write to the socket, so yield together what is ready together. Headers go out at once:
+    raise what should become an HTTP status before making the response. An error afterwards is the
+    last event, and the end mark stays away: that stands for a whole answer.
 
     `events` is owned by the response: it is closed however that ends, and has taken its first step
     even if the client had left before (Python skips the `finally` of a generator never started).
@@ -34,11 +37,11 @@ class EventStream(Response):
     """
 
     media_type = "text/event-stream"
-    end = DONE
+    end = b""
 
     def __init__(
         self,
-        events: AsyncGenerator[bytes | list[bytes], None],
+        events: AsyncGenerator[Item | list[Item], None],
         headers: Mapping[str, str] | None = None,
         keepalive_s: float = 15.0,
     ):
@@ -66,19 +69,54 @@ class EventStream(Response):
         """Sends all events and returns what closes the stream: its end mark, or an error event."""
         try:
             async with contextlib.aclosing(self.events):
-                async for payload in self.events:
-                    await wire.write(frame(payload))
+                async for ready in self.events:
+                    items = ready if isinstance(ready, list) else [ready]
+                    await wire.write(b"".join([self.frame(item) for item in items]))
         except ClientDisconnect:
             raise
         except Exception as error:
-            return frame(error_body(as_api_error(error, scope), scope))
+            return self.frame(self.failure(as_api_error(error, scope), scope))
         return self.end
 
+    def frame(self, item: Item) -> bytes:
+        raise NotImplementedError
 
-def frame(payload: bytes | list[bytes]) -> bytes:
-    if isinstance(payload, bytes):
-        return b"data: %b\n\n" % payload
-    return b"".join([b"data: %b\n\n" % part for part in payload])
+    def failure(self, error: ApiError, scope: Scope) -> Item:
+        """The event that tells of an error."""
+        raise NotImplementedError
+
+
+class EventStream(Stream[bytes]):
+    """Each payload as `data: PAYLOAD`, then `data: [DONE]`; an error as `data: {"error": ...}`."""
+
+    end = DONE
+
+    def frame(self, item: bytes) -> bytes:
+        return b"data: %b\n\n" % item
+
+    def failure(self, error: ApiError, scope: Scope) -> bytes:
+        return error_body(error, scope)
+
+
+class NamedEventStream(Stream[NamedEvent]):
+    """Events with names. The last of a whole answer says so itself: there is no end mark."""
+
+    def __init__(
+        self,
+        events: AsyncGenerator[NamedEvent | list[NamedEvent], None],
+        error_event: Callable[[ApiError, Scope], NamedEvent],
+        headers: Mapping[str, str] | None = None,
+        keepalive_s: float = 15.0,
+    ):
+        super().__init__(events, headers, keepalive_s)
+        self.error_event = error_event
+
+    def frame(self, item: NamedEvent) -> bytes:
+        name, payload = item
+        return b"event: %b\ndata: %b\n\n" % (name.encode(), payload)
+
+    def failure(self, error: ApiError, scope: Scope) -> NamedEvent:
+        return self.error_event(error, scope)
 
 
 class Wire:
