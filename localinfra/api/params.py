@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -66,12 +67,7 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
-        if len(self.stops) > MAX_STOPS:
-            raise InvalidRequest(f"At most {MAX_STOPS} stop strings can be given.", "stop")
-        if any(len(stop) > MAX_STOP_CHARACTERS for stop in self.stops):
-            raise InvalidRequest(
-                f"A stop string can have at most {MAX_STOP_CHARACTERS} characters.", "stop"
-            )
+        check_stops(self.stops, "stop")
         unsupported = {
             "functions": bool(self.functions),
             "function_call": self.function_call not in ("none", "auto"),
@@ -100,6 +96,16 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
             logit_bias=self.logit_bias,
             seed=secrets.randbits(63) if self.seed is None else self.seed,
             is_reproducible=self.seed is not None,
+        )
+
+
+def check_stops(stops: Sequence[str], param: str) -> None:
+    """Raises InvalidRequest for more or longer ones than are matched."""
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequest(f"At most {MAX_STOPS} stop strings can be given.", param)
+    if any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
+        raise InvalidRequest(
+            f"A stop string can have at most {MAX_STOP_CHARACTERS} characters.", param
         )
 
 

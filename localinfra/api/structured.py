@@ -76,21 +76,39 @@ class ToolDefinition(msgspec.Struct, frozen=True):
 
     def tool(self, path: str) -> Tool:
         function = self.function
-        if not NAME.fullmatch(function.name):
-            raise InvalidRequest(
-                f"{function.name[:200]!r} can't be a function's name: use 1 to 128 letters, "
-                "digits, and the characters _ - . : /",
-                f"{path}.function.name",
-            )
-        definition: dict[str, Json] = {
-            "type": "function",
-            "function": {
-                "name": function.name,
-                "description": function.description or "",
-                "parameters": function.parameters or {"type": "object", "properties": {}},
-            },
-        }
-        return Tool(function.name, definition, function.parameters, f"{path}.function.parameters")
+        return declared_tool(
+            function.name,
+            function.description,
+            function.parameters,
+            name_param=f"{path}.function.name",
+            param=f"{path}.function.parameters",
+        )
+
+
+def declared_tool(
+    name: str,
+    description: str | None,
+    parameters: dict[str, Json] | None,
+    *,
+    name_param: str,
+    param: str,
+) -> Tool:
+    """A function as templates know it, which is OpenAI's form. Raises InvalidRequest."""
+    if not NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name[:200]!r} can't be a function's name: use 1 to 128 letters, digits, and the "
+            "characters _ - . : /",
+            name_param,
+        )
+    definition: dict[str, Json] = {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": description or "",
+            "parameters": parameters or {"type": "object", "properties": {}},
+        },
+    }
+    return Tool(name, definition, parameters, param)
 
 
 class NamedFunction(msgspec.Struct, frozen=True):
@@ -106,9 +124,14 @@ def tool_use(
     tools: list[ToolDefinition], choice: str | NamedTool | None, is_parallel: bool
 ) -> ToolUse:
     """Raises InvalidRequest and UnsupportedParameter."""
-    if len(tools) > MAX_TOOLS:
-        raise InvalidRequest(f"At most {MAX_TOOLS} tools can be given.", "tools")
     declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools)]
+    return use_of(declared, choice, is_parallel)
+
+
+def use_of(declared: list[Tool], choice: str | NamedTool | None, is_parallel: bool) -> ToolUse:
+    """Raises InvalidRequest."""
+    if len(declared) > MAX_TOOLS:
+        raise InvalidRequest(f"At most {MAX_TOOLS} tools can be given.", "tools")
     names = [tool.name for tool in declared]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidRequest(f"Two tools are called {twice}.", "tools")
@@ -122,7 +145,7 @@ def tool_use(
             )
         return ToolUse(named, is_required=True, is_named=True, is_parallel=False)
     if choice is None:
-        choice = "auto" if tools else "none"
+        choice = "auto" if declared else "none"
     if choice not in ("none", "auto", "required", "any"):  # "any" is what LangChain says
         raise InvalidRequest(
             f"tool_choice can't be {choice[:100]!r}: use none, auto, required or "
@@ -130,7 +153,7 @@ def tool_use(
             "tool_choice",
         )
     is_required = choice in ("required", "any")
-    if is_required and not tools:
+    if is_required and not declared:
         raise InvalidRequest("tool_choice requires a call, but there are no tools.", "tool_choice")
     if choice == "none":
         return ToolUse()
