@@ -22,6 +22,7 @@ from localinfra.api.models import get_model, list_models
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
 from localinfra.api.rerank import create_ranking
 from localinfra.api.state import runtime as runtime_of
+from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
 from localinfra.runtime import Runtime
 
 # The base URLs in use: ours and OpenAI's, then those of the hosted services whose clients we serve.
@@ -35,6 +36,8 @@ OPENAI_ROUTES = [
     ("/engines/{id:path}/embeddings", create_engine_embeddings, "POST"),
     ("/rerank", create_ranking, "POST"),
     ("/images/generations", create_images, "POST"),
+    ("/tokenize", create_tokens, "POST"),
+    ("/detokenize", join_tokens, "POST"),
     ("/models", list_models, "GET"),
     ("/models/{id:path}", get_model, "GET"),
 ]
@@ -72,6 +75,9 @@ def create_app(runtime: Runtime) -> Starlette:
             Route("/health", health),
             Route("/v2/rerank", create_ranking, methods=["POST"]),  # Cohere's newer client
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),
+            Route("/tokenize", create_tokens, methods=["POST"]),  # vLLM has these at the root
+            Route("/detokenize", join_tokens, methods=["POST"]),
+            Route("/tokenizer_info", describe_tokenizer),
             Route(IMAGE_FILES + "/{name}", get_image_file),
             *(
                 Route(prefix + path, handler, methods=[method])
