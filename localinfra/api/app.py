@@ -18,6 +18,7 @@ from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.image_files import ImageFiles, get_image_file
 from localinfra.api.images import create_images
 from localinfra.api.inference import infer
+from localinfra.api.messages import count_message_tokens, create_message
 from localinfra.api.models import get_model, list_models
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
 from localinfra.api.rerank import create_ranking
@@ -40,6 +41,14 @@ OPENAI_ROUTES = [
     ("/detokenize", join_tokens, "POST"),
     ("/models", list_models, "GET"),
     ("/models/{id:path}", get_model, "GET"),
+]
+
+# Anthropic's clients, and those of a hosted service that has its API below a path of its own.
+ANTHROPIC_PREFIXES = ("/v1", "/anthropic/v1")
+
+ANTHROPIC_ROUTES = [
+    ("/messages", create_message),
+    ("/messages/count_tokens", count_message_tokens),
 ]
 
 
@@ -83,6 +92,11 @@ def create_app(runtime: Runtime) -> Starlette:
                 Route(prefix + path, handler, methods=[method])
                 for prefix in PREFIXES
                 for path, handler, method in OPENAI_ROUTES
+            ),
+            *(
+                Route(prefix + path, handler, methods=["POST"])
+                for prefix in ANTHROPIC_PREFIXES
+                for path, handler in ANTHROPIC_ROUTES
             ),
         ],
         middleware=[
