@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import httpx2
@@ -319,6 +319,13 @@ class River(pydantic.BaseModel):
     km: int = pydantic.Field(ge=0, le=9999)
 
 
+class Bank(pydantic.BaseModel):
+    """The client leaves limits of numbers and strings out of the schema it makes."""
+
+    side: Literal["left", "right"]
+    is_steep: bool
+
+
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_an_answer_can_be_held_to_a_schema(claude: anthropic.Anthropic, temperature: float) -> None:
     message = claude.messages.create(
@@ -329,8 +336,8 @@ def test_an_answer_can_be_held_to_a_schema(claude: anthropic.Anthropic, temperat
 
 
 def test_the_clients_own_parser_reads_it(claude: anthropic.Anthropic) -> None:
-    message = claude.messages.parse(**greedy(max_tokens=200), output_format=River)
-    assert isinstance(message.parsed_output, River)
+    message = claude.messages.parse(**greedy(max_tokens=200), output_format=Bank)
+    assert isinstance(message.parsed_output, Bank)
 
 
 # Counting
