@@ -59,6 +59,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     keepalive_s: Seconds = 15.0  # silence in a stream before a comment line is sent
     image_urls_s: Seconds = 3600.0  # for which images asked for by URL are kept
     fallback_model: str | None = None  # answers for unknown model names
+    keep_costs: bool = True  # in the cache, for `localinfra costs`
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __repr__(self) -> str:

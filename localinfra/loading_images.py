@@ -8,7 +8,8 @@ import logging
 
 from localinfra.errors import ModelUnavailable
 from localinfra.image.model import ImageModel
-from localinfra.image.pipeline import FluxPainter, PlacementWishes
+from localinfra.image.pipeline import FluxPainter
+from localinfra.image.placement import Wishes
 from localinfra.models.catalog import ImageModelEntry
 from localinfra.models.sources import locate
 
@@ -23,20 +24,25 @@ def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> Ima
             f"{name} needs diffusers, which is not installed: pip install 'localinfra[images]'.",
             "model",
         )
-    transformer = locate(name, entry.transformer) if entry.transformer else None
-    wishes = PlacementWishes(
-        device=None if entry.device == "auto" else entry.device,
-        dtype=None if entry.dtype == "auto" else entry.dtype,
-        offload=None if entry.offload == "auto" else entry.offload,
-        tiles_vae=None if entry.vae_tiling == "auto" else entry.vae_tiling,
-        transformer=transformer,
-    )
-    painter = FluxPainter(folder, wishes)
+    painter = FluxPainter(folder, wishes_of(name, entry))
     placed = painter.placement
-    logger.info(
-        "%s is computed on %s in %s, offload: %s%s",
-        name, placed.device, placed.dtype, placed.offload, ", tiled" * placed.tiles_vae,
-    )  # fmt: skip
+    logger.info("%s is computed on %s", name, placed)
     if placed.device == "cpu":
         logger.warning("%s has no GPU here: an image of a full-size model takes minutes", name)
     return ImageModel(name, entry, painter, max_waiting)
+
+
+def wishes_of(name: str, entry: ImageModelEntry) -> Wishes:
+    """Raises ModelUnavailable where the transformer's own file is not here."""
+    return Wishes(
+        device=None if entry.device == "auto" else entry.device,
+        dtype=None if entry.dtype == "auto" else entry.dtype,
+        offload=None if entry.offload == "auto" else entry.offload,
+        quantize=None if entry.quantize == "auto" else entry.quantize,
+        vae_tiling=None if entry.vae_tiling == "auto" else entry.vae_tiling,
+        vae_slicing=entry.vae_slicing,
+        attention=entry.attention,
+        compile=entry.compile,
+        batch_size=None if entry.images_at_once == "auto" else entry.images_at_once,
+        transformer=locate(name, entry.transformer) if entry.transformer else None,
+    )

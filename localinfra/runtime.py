@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 # Between two steps the engine's thread needs the interpreter back. By default whoever computes may
 # keep it for 5 ms, a whole step of a small model.
 SWITCH_INTERVAL_S = 0.0005
+IDLE_CHECK_S = 1.0
 
 
 class LoadedModel(Protocol):
@@ -47,6 +48,7 @@ class Runtime:
         self.started_at = int(time.time())
         self._models: Pool[LoadedModel] = Pool(self._load, lambda model: model.close())
         self._preloads: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
@@ -111,25 +113,41 @@ class Runtime:
         kinds = (EmbeddingModelEntry, RerankModelEntry)
         return cast("dict[str, EmbeddingModel | RerankModel]", self._loaded_of(*kinds))
 
+    def loaded_image_models(self) -> "dict[str, ImageModel]":
+        return cast("dict[str, ImageModel]", self._loaded_of(ImageModelEntry))
+
     def _loaded_of(self, *kinds: type[ModelEntry]) -> dict[str, LoadedModel]:
         entries = self.catalog.entries
         loaded = self._models.loaded().items()
         return {name: model for name, model in loaded if isinstance(entries[name], kinds)}
 
-    def preload(self) -> None:
+    def start(self) -> None:
         """Starts loading the entries that ask for it; requests meanwhile wait for them."""
         for name, entry in self.catalog.entries.items():
             if entry.preload:
                 task = asyncio.create_task(self._preload(name))
                 self._preloads.add(task)
                 task.add_done_callback(self._preloads.discard)
+        self._watch = asyncio.create_task(self._unload_idle())
 
     async def _preload(self, name: str) -> None:
         with contextlib.suppress(ApiError):  # logged by the pool; whoever asks is told again
             await self._models.get(name)
 
+    async def _unload_idle(self) -> None:
+        """Image weights that nobody uses give way. A budget of memory shared with the text models
+        would decide here, by the same means."""
+        while True:
+            await asyncio.sleep(IDLE_CHECK_S)
+            for name, model in self._loaded_of(ImageModelEntry).items():
+                limit_s = cast("ImageModelEntry", self.catalog.entries[name]).unload_after_s
+                if limit_s is not None and cast("ImageModel", model).idle_s > limit_s:
+                    await self._models.unload(name)
+
     async def close(self) -> None:
         """Ends what is running, with an error to whoever waits for it, and frees all models."""
+        if self._watch:
+            self._watch.cancel()
         if self._closing is None:
             self._closing = asyncio.create_task(self._models.close())
         await self._closing

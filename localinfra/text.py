@@ -111,6 +111,10 @@ class TextModel:
             chat_template=self._template.source if self._template else None,
         )
 
+    def is_special(self, token: int) -> bool:
+        """Whether the token adds nothing to a text."""
+        return not self._model.token_bytes(token)
+
     async def chat_prompt(
         self,
         messages: Sequence[Message],
@@ -198,16 +202,18 @@ class TextModel:
         tokens = self._model.special_tokens.items()
         return frozenset(token for text, token in tokens if text in marks)
 
-    async def text_prompt(self, text: str, suffix: str | None = None) -> list[int]:
+    async def text_prompt(
+        self, text: str, suffix: str | None = None, param: str = "prompt"
+    ) -> list[int]:
         """A completions prompt → token ids; control tokens in it are read as such.
 
-        With `suffix`, the model fills what is missing between the two.
-        Raises UnsupportedParameter where the model has no tokens for that.
+        With `suffix`, the model fills what is missing between the two. Raises UnsupportedParameter
+        where the model has no tokens for that, and ContextLengthExceeded, which names `param`.
         """
-        return await asyncio.to_thread(self._tokenize_prompt, text, suffix)
+        return await asyncio.to_thread(self._tokenize_prompt, text, suffix, param)
 
-    def _tokenize_prompt(self, text: str, suffix: str | None) -> list[int]:
-        self._refuse_endless(text + (suffix or ""), "prompt")
+    def _tokenize_prompt(self, text: str, suffix: str | None, param: str) -> list[int]:
+        self._refuse_endless(text + (suffix or ""), param)
         if suffix is None:
             return self._model.tokenize(text, parse_special=True, add_bos=True)
         if self._model.infill_tokens is None:

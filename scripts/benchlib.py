@@ -131,6 +131,11 @@ def error_message(body: bytes) -> str:
         return body.decode(errors="replace").strip()[:300]
 
 
+def uncounted(settings: str) -> str:
+    """models.toml's text, but that costs are not kept: those of benchmarks are nobody's."""
+    return settings.replace("[server]\n", "[server]\nkeep_costs = false\n", 1)
+
+
 class Server:
     """A server's process, and all its clients in one thread over bare sockets: on two cores, what
     the client spends is missing from the server."""

@@ -12,6 +12,7 @@ import uvicorn
 
 from localinfra import config as config_file
 from localinfra.api.app import create_app
+from localinfra.costs import Ledger
 from localinfra.engine.engine import EngineStats
 from localinfra.models import catalog as catalog_file
 from localinfra.models.sources import parse_source
@@ -89,11 +90,13 @@ def package_folder(package: str) -> Path:
 class LiveServer:
     """uvicorn in a thread. `stats` is what the engine says of itself."""
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self, models: Path, ledger: Ledger | None = None) -> None:
         config = config_file.load(models)
         self.runtime = Runtime(config.server, catalog_file.load(config))
         self._server = uvicorn.Server(
-            uvicorn.Config(create_app(self.runtime), port=0, log_level="warning", lifespan="on")
+            uvicorn.Config(
+                create_app(self.runtime, ledger), port=0, log_level="warning", lifespan="on"
+            )
         )
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
         self._thread.start()

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors", "metrics", "backend_detect"},
     {"tables", "machine"},
-    {"config", "chat", "engine"},
+    {"config", "chat", "engine", "costs"},
     {"models", "llama"},
     {"text", "embed", "image", "optimize"},
     {"loading", "loading_encoders", "loading_images"},

@@ -14,16 +14,20 @@ from localinfra.api.chat import create_chat_completion
 from localinfra.api.completions import create_completion, create_engine_completion
 from localinfra.api.embeddings import create_embeddings, create_engine_embeddings
 from localinfra.api.guard import Guard
+from localinfra.api.image_edits import create_edits
 from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.image_files import ImageFiles, get_image_file
 from localinfra.api.images import create_images
 from localinfra.api.inference import infer
 from localinfra.api.messages import count_message_tokens, create_message
+from localinfra.api.metrics import RequestMetrics, get_metrics
 from localinfra.api.models import get_model, list_models
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
 from localinfra.api.rerank import create_ranking
 from localinfra.api.state import runtime as runtime_of
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
+from localinfra.costs import Ledger
+from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
 
 # The base URLs in use: ours and OpenAI's, then those of the hosted services whose clients we serve.
@@ -37,6 +41,7 @@ OPENAI_ROUTES = [
     ("/engines/{id:path}/embeddings", create_engine_embeddings, "POST"),
     ("/rerank", create_ranking, "POST"),
     ("/images/generations", create_images, "POST"),
+    ("/images/edits", create_edits, "POST"),
     ("/tokenize", create_tokens, "POST"),
     ("/detokenize", join_tokens, "POST"),
     ("/models", list_models, "GET"),
@@ -69,20 +74,25 @@ async def health(request: Request) -> Response:
     )
 
 
-def create_app(runtime: Runtime) -> Starlette:
-    """The application over a runtime, which its lifespan starts loading and closes."""
+def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
+    """The application over a runtime, which its lifespan starts loading and closes.
+
+    What is used it writes into the ledger; without one, the metrics alone tell."""
     settings = runtime.settings
+    ledger = ledger or Ledger()
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        runtime.preload()
-        yield
-        await runtime.close()
+        runtime.start()
+        async with ledger.kept():
+            yield
+            await runtime.close()
 
     app = Starlette(
         routes=[
             Route("/health", health),
-            Route("/v2/rerank", create_ranking, methods=["POST"]),  # Cohere's newer client
+            Route("/metrics", get_metrics),
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),
             Route("/tokenize", create_tokens, methods=["POST"]),  # vLLM has these at the root
             Route("/detokenize", join_tokens, methods=["POST"]),
@@ -93,6 +103,7 @@ def create_app(runtime: Runtime) -> Starlette:
                 for prefix in PREFIXES
                 for path, handler, method in OPENAI_ROUTES
             ),
+            Route("/v2/rerank", create_ranking, methods=["POST"]),  # Cohere's newer client
             *(
                 Route(prefix + path, handler, methods=["POST"])
                 for prefix in ANTHROPIC_PREFIXES
@@ -100,17 +111,20 @@ def create_app(runtime: Runtime) -> Starlette:
             ),
         ],
         middleware=[
+            Middleware(RequestMetrics, metrics=metrics),
             Middleware(
                 Guard,
                 allowed_hosts=(settings.host, *settings.allowed_hosts),
                 allowed_origins=settings.allowed_origins,
                 api_keys=settings.api_keys,
-            )
+            ),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.state.runtime = runtime
+    app.state.metrics = metrics
+    app.state.ledger = ledger
     app.state.image_files = ImageFiles(settings.image_urls_s)
     return app

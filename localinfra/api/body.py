@@ -1,4 +1,5 @@
-"""Request bytes → a validated struct and the names it does not know. The one door for JSON bodies.
+"""Request bytes → a validated struct and the names it does not know. The one door for JSON bodies;
+form.py brings forms to it.
 
 Judges size, pace, content type, JSON and the struct's annotations; past it values are trusted.
 """
@@ -67,6 +68,10 @@ def check_content_type(request: Request) -> None:
         raise UnsupportedMediaType(
             f"Send the body as 'Content-Type: application/json' in UTF-8, not {given[:100]!r}."
         )
+    check_content_encoding(request)
+
+
+def check_content_encoding(request: Request) -> None:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Send the body uncompressed: this server decodes none.")
 

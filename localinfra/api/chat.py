@@ -26,7 +26,7 @@ from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.structured import NamedTool, ToolDefinition, tool_use
-from localinfra.api.usage import Usage, UsageMeter
+from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
 from localinfra.chat.parser import CallArguments, CallStart, Content, Piece, Thought
@@ -177,6 +177,7 @@ async def create_chat_completion(request: Request) -> Response:
     wanted = body.answer()
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
+    charge = charge_of(request, model)
     turn = await begin(
         model,
         TurnRequest(
@@ -192,7 +193,7 @@ async def create_chat_completion(request: Request) -> Response:
             top_logprobs=body.num_logprobs,
         ),
     )
-    answer = ChatAnswer(model, body, turn)
+    answer = ChatAnswer(model, body, turn, charge)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
         return EventStream(answer.chunks(), decoded.headers, keepalive_s)
@@ -235,11 +236,11 @@ class DeltaWriter:
 class ChatAnswer:
     """Deltas of one request → a completion or its chunks."""
 
-    def __init__(self, model: "TextModel", body: ChatCompletionRequest, turn: Turn):
+    def __init__(self, model: "TextModel", body: ChatCompletionRequest, turn: Turn, charge: Charge):
         self._model = model
         self._body = body
         self._turn = turn
-        self._meter = UsageMeter(model.entry.price, [turn.num_prompt], body.n)
+        self._meter = UsageMeter(charge, [turn.num_prompt], body.n)
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 

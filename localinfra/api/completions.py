@@ -17,7 +17,7 @@ from localinfra.api.params import GenerationFields, TopLogprobs, log_user
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
-from localinfra.api.usage import Usage, UsageMeter
+from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.engine.request import TextRequest, TokenLogprob
@@ -129,6 +129,7 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
     body.check()
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
+    charge = charge_of(request, model)
     prompts = [
         await model.text_prompt(prompt, body.suffix)
         if isinstance(prompt, str)
@@ -151,7 +152,7 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
             prompt_param="prompt",
         )
     )
-    result = CompletionAnswer(model, body, prompts)
+    result = CompletionAnswer(model, body, prompts, charge)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
         return EventStream(result.chunks(deltas), decoded.headers, keepalive_s)
@@ -162,12 +163,18 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
 class CompletionAnswer:
     """Deltas of one request → a completion or its chunks."""
 
-    def __init__(self, model: "TextModel", body: CompletionRequest, prompts: list[list[int]]):
+    def __init__(
+        self,
+        model: "TextModel",
+        body: CompletionRequest,
+        prompts: list[list[int]],
+        charge: Charge,
+    ):
         self._model = model
         self._body = body
         self._prompt_ids = prompts
         lengths = [len(prompt) for prompt in prompts]
-        self._meter = UsageMeter(model.entry.price, lengths, body.num_candidates)
+        self._meter = UsageMeter(charge, lengths, body.num_candidates)
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._echoes = [

@@ -12,6 +12,7 @@ from localinfra.api.body import Decoded, read_body
 from localinfra.api.params import log_user
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
+from localinfra.api.usage import charge_of
 from localinfra.api.vectors import PiecesResponse, as_base64, as_floats, pieces, truncated_header
 from localinfra.errors import InvalidRequest
 
@@ -86,6 +87,7 @@ async def answer(request: Request, decoded: Decoded[EmbeddingsRequest]) -> Respo
     inputs = body.inputs()
     log_user(request, body.user)
     model = await runtime(request).embedding_model(body.model, ROUTE)
+    charge = charge_of(request, model)
     found = await until_disconnect(
         request.receive,
         model.embed(
@@ -95,10 +97,11 @@ async def answer(request: Request, decoded: Decoded[EmbeddingsRequest]) -> Respo
             dimensions=body.dimensions,
         ),
     )
+    charge.add(prompt_tokens=found.num_tokens)
     usage = EmbeddingsUsage(
         prompt_tokens=found.num_tokens,
         total_tokens=found.num_tokens,
-        estimated_cost=model.entry.price.of_input(found.num_tokens),
+        estimated_cost=charge.cost,
     )
     form = as_base64 if body.encoding_format == "base64" else as_floats
     rows = await pieces(found.rows, form, framed)

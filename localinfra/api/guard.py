@@ -26,11 +26,12 @@ OPEN_PATHS = frozenset({"/health"})  # to be read without a key
 
 
 class Guard:
-    """Outermost ASGI middleware.
+    """ASGI middleware around all that judges or works.
 
     Every response gets `x-request-id` (the client's own, if it is a plain word of up to 64
-    characters), also found in the scope's state. Only reading an open path and CORS preflights
-    need no key: a path that doesn't exist needs one too, so nothing about the routes leaks.
+    characters), also found in the scope's state, where `key` is the caller's label. Only reading
+    an open path and CORS preflights need no key: a path that doesn't exist needs one too, so
+    nothing about the routes leaks.
     """
 
     def __init__(
@@ -71,12 +72,12 @@ class Guard:
 
         try:
             host = self.check_host(headers, scope)
-            own_headers |= self.check_origin(headers, host)
+            own_headers |= self.check_origin(headers, host, scope["method"])
             app = self.app
             if is_preflight(headers, scope):
                 app = preflight(headers)
             elif not is_open(scope["path"]) or scope["method"] not in ("GET", "HEAD"):
-                self.check_key(headers)
+                scope["state"]["key"] = self.check_key(headers)
             await app(scope, receive, reply)
         except ClientDisconnect:
             return  # ordinary: nobody is left to answer
@@ -97,13 +98,13 @@ class Guard:
             )
         return host
 
-    def check_origin(self, headers: Headers, host: Authority) -> dict[str, str]:
+    def check_origin(self, headers: Headers, host: Authority, method: str) -> dict[str, str]:
         """Returns the CORS headers for an allowed page, none where no page is involved.
 
         CORS alone only hides the answer: the work a foreign page asks for has to be refused here.
         """
         given = headers.getlist("origin")
-        if not given and not is_foreign_fetch(headers):
+        if not given and not is_foreign_fetch(headers, method):
             return {}
         if not self.origins.allows_all and not (
             len(given) == 1 and self.origins.allows(given[0], host)
@@ -119,12 +120,16 @@ class Guard:
             "vary": "Origin",
         }
 
-    def check_key(self, headers: Headers) -> None:
-        if not self.keys.accept(headers.get("authorization", ""), headers.get("x-api-key", "")):
+    def check_key(self, headers: Headers) -> str:
+        """Returns what the key's holder is called."""
+        given = headers.get("authorization", ""), headers.get("x-api-key", "")
+        caller = self.keys.caller(*given)
+        if caller is None:
             raise Unauthorized(
                 "The API key is missing or unknown. Send 'Authorization: Bearer KEY' with one of "
                 "the keys this server was started with."
             )
+        return caller
 
 
 def is_open(path: str) -> bool:
@@ -137,10 +142,11 @@ def request_id_of(headers: Headers) -> str:
     return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
-def is_foreign_fetch(headers: Headers) -> bool:
-    """A page's <img>, <script> or no-cors fetch, which has no Origin; following a link is fine."""
-    cross_site = headers.get("sec-fetch-site") == "cross-site"
-    return cross_site and headers.get("sec-fetch-mode") != "navigate"
+def is_foreign_fetch(headers: Headers, method: str) -> bool:
+    """A page's <img>, <script> or no-cors fetch, which has no Origin, or its form, should a browser
+    send that without; following a link is fine."""
+    follows_link = headers.get("sec-fetch-mode") == "navigate" and method in ("GET", "HEAD")
+    return headers.get("sec-fetch-site") == "cross-site" and not follows_link
 
 
 def is_preflight(headers: Headers, scope: Scope) -> bool:

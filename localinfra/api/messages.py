@@ -30,6 +30,7 @@ from localinfra.api.params import MaxTokens, check_stops, log_user
 from localinfra.api.render import error_body, json_response
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
 from localinfra.api.state import limits, runtime
+from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.parser import Piece
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason, SamplingParams
@@ -88,8 +89,9 @@ async def create_message(request: Request) -> Response:
     wanted = body.turn()
     log_user(request, body.metadata.user_id)
     model = await runtime(request).text_model(body.model, ROUTE)
+    charge = charge_of(request, model)
     turn = await begin(model, wanted)
-    answer = MessageAnswer(model, turn, body.hides_thinking)
+    answer = MessageAnswer(model, turn, charge, body.hides_thinking)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
         return NamedEventStream(answer.events(), error_event, decoded.headers, keepalive_s)
@@ -114,62 +116,66 @@ def error_event(error: ApiError, scope: Scope) -> NamedEvent:
 class MessageAnswer:
     """One request's turn → a message or its events."""
 
-    def __init__(self, model: "TextModel", turn: Turn, hides_thinking: bool):
+    def __init__(self, model: "TextModel", turn: Turn, charge: Charge, hides_thinking: bool):
         self._model = model
         self._turn = turn
+        self._meter = UsageMeter(charge, [turn.num_prompt], 1)
         self._hides_thinking = hides_thinking
         self._id = f"msg_{uuid.uuid4().hex[:24]}"
 
     async def message(self) -> Message:
         said: list[Piece] = []
-        last = OutputDelta(0)
+        stop = Stop(None)
         async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
             async for delta, pieces in deltas:
+                self._meter.add(delta)
                 said += pieces
-                last = delta
-        stop = self._stop(last)
-        return self._message(last, content_blocks(said, self._hides_thinking), stop)
+                if delta.finish_reason is not None:
+                    stop = self._stop(delta, delta.finish_reason)
+        return self._message(content_blocks(said, self._hides_thinking), stop)
 
     async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
         """The events of one step together."""
         writer = BlockWriter(self._hides_thinking)
         async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
-            nothing = self._message(OutputDelta(0), [], Stop(None))
-            yield [MessageStart(nothing).named()]
+            yield [MessageStart(self._message([], Stop(None))).named()]
             async for delta, pieces in deltas:
+                self._meter.add(delta)
                 events = [event for piece in pieces for event in writer.events(piece)]
                 if delta.finish_reason is not None:
-                    ending = MessageDelta(self._stop(delta), self._usage(delta))
-                    events += [*writer.close(), ending, MessageStop()]
+                    stop = self._stop(delta, delta.finish_reason)
+                    events += [*writer.close(), MessageDelta(stop, self._usage()), MessageStop()]
                 if events:
                     yield [event.named() for event in events]
 
-    def _message(self, last: OutputDelta, content: list[ContentBlock], stop: Stop) -> Message:
+    def _message(self, content: list[ContentBlock], stop: Stop) -> Message:
         return Message(
             id=self._id,
             model=self._model.name,
             content=content,
             stop_reason=stop.stop_reason,
             stop_sequence=stop.stop_sequence,
-            usage=self._usage(last),
+            usage=self._usage(),
         )
 
-    def _stop(self, last: OutputDelta) -> Stop:
-        assert last.finish_reason is not None
-        if self._turn.readers[0].has_called(last.finish_reason):
+    def _stop(self, last: OutputDelta, reason: FinishReason) -> Stop:
+        if self._turn.readers[0].has_called(reason):
             return Stop("tool_use")
         if last.stop is not None:
             return Stop("stop_sequence", last.stop)
-        if last.finish_reason is FinishReason.STOP:
+        if reason is FinishReason.STOP:
             return Stop("end_turn")
         if self._turn.num_prompt + last.num_generated >= self._model.context_length:
             return Stop("model_context_window_exceeded")
         return Stop("max_tokens")
 
-    def _usage(self, last: OutputDelta) -> Usage:
+    def _usage(self) -> Usage:
+        """So far; what of the prompt was cached shows with the first token."""
+        used = self._meter.usage()
+        cached = used.prompt_tokens_details.cached_tokens
         return Usage(
-            input_tokens=self._turn.num_prompt - last.num_cached,
+            input_tokens=used.prompt_tokens - cached,
             cache_creation_input_tokens=0,  # keeping a prefix costs nothing extra here
-            cache_read_input_tokens=last.num_cached,
-            output_tokens=last.num_generated,
+            cache_read_input_tokens=cached,
+            output_tokens=used.completion_tokens,
         )

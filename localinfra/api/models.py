@@ -25,6 +25,9 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     aliases: tuple[str, ...]
     price: Price
     state: str  # "loaded", "loading", "failed"; else, and where they are absent, that of its files
+    version: str | None = None
+    versions: tuple[str, ...] = ()  # of the model, each to be had as NAME:VERSION
+    deploy_id: str | None = None
     description: str | None = None
     context_length: int | None = None  # tokens
     default_max_tokens: int | None = None
@@ -58,6 +61,9 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
         aliases=entry.aliases,
         price=entry.price,
         state=files if load is LoadState.ABSENT or is_failed_for_files else load.value,
+        version=entry.version,
+        versions=runtime.catalog.versions(name),
+        deploy_id=entry.deploy_id,
         description=entry.description,
         **details,
     )

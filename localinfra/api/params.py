@@ -1,4 +1,4 @@
-"""What chat and text completions have in common in a request: sampling, length, stops."""
+"""What requests for text have in common: sampling, length, stops."""
 
 import logging
 import secrets
@@ -31,12 +31,10 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
-class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields of both routes, with API.md's ranges and defaults. A null is as good as nothing."""
+class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields of every route, with API.md's ranges and defaults. A null is as good as nothing."""
 
-    model: str
-    max_tokens: MaxTokens | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0  # 0: always the likeliest token
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     top_k: Annotated[int, Meta(ge=0, lt=1000)] = 0
@@ -45,14 +43,10 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=5)] = 1.0
     logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = {}
     stop: str | list[str] = []
-    n: Annotated[int, Meta(ge=1, le=128)] = 1
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
     stream: bool = False
-    stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None  # logged as given, nothing else
-    functions: list[msgspec.Raw] = msgspec.field(default_factory=list)
-    function_call: str | dict[str, Any] = "none"
 
     @property
     def stops(self) -> list[str]:
@@ -60,25 +54,9 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
         stops = [self.stop] if isinstance(self.stop, str) else self.stop
         return [stop for stop in stops if stop]
 
-    @property
-    def includes_usage(self) -> bool:
-        """Whether OpenAI's extra usage chunk is wanted at the end of a stream."""
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
-
     def check(self) -> None:
         """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
         check_stops(self.stops, "stop")
-        unsupported = {
-            "functions": bool(self.functions),
-            "function_call": self.function_call not in ("none", "auto"),
-        }
-        for param, is_wanted in unsupported.items():
-            if is_wanted:
-                raise UnsupportedParameter(
-                    f"{param} is not supported; send tools and tool_choice instead, which replaced "
-                    "it in OpenAI's API.",
-                    param,
-                )
 
     @property
     def answer_format(self) -> AnswerFormat | None:
@@ -97,6 +75,36 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
             seed=secrets.randbits(63) if self.seed is None else self.seed,
             is_reproducible=self.seed is not None,
         )
+
+
+class GenerationFields(SamplingFields, frozen=True, kw_only=True):
+    """Fields of OpenAI's routes: chat and text completions."""
+
+    model: str
+    max_tokens: MaxTokens | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] = 1
+    stream_options: StreamOptions | None = None
+    functions: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    function_call: str | dict[str, Any] = "none"
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether OpenAI's extra usage chunk is wanted at the end of a stream."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def check(self) -> None:
+        super().check()
+        unsupported = {
+            "functions": bool(self.functions),
+            "function_call": self.function_call not in ("none", "auto"),
+        }
+        for param, is_wanted in unsupported.items():
+            if is_wanted:
+                raise UnsupportedParameter(
+                    f"{param} is not supported; send tools and tool_choice instead, which replaced "
+                    "it in OpenAI's API.",
+                    param,
+                )
 
 
 def check_stops(stops: Sequence[str], param: str) -> None:

@@ -12,6 +12,7 @@ from localinfra.api.body import read_body
 from localinfra.api.render import json_response
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
+from localinfra.api.usage import charge_of
 from localinfra.api.vectors import truncated_header
 from localinfra.errors import InvalidRequest
 
@@ -76,6 +77,7 @@ async def create_ranking(request: Request) -> Response:
     body = decoded.value
     texts = body.texts()
     model = await runtime(request).rerank_model(body.model, ROUTE)
+    charge = charge_of(request, model)
     scores = await until_disconnect(
         request.receive, model.score(body.query, texts, truncate=body.truncate)
     )
@@ -88,8 +90,8 @@ async def create_ranking(request: Request) -> Response:
         )
         for index in order[: body.top_n]
     ]
-    cost = model.entry.price.of_input(scores.num_tokens)
-    usage = RerankUsage(scores.num_tokens, scores.num_tokens, cost)
+    charge.add(prompt_tokens=scores.num_tokens)
+    usage = RerankUsage(scores.num_tokens, scores.num_tokens, charge.cost)
     headers = {**decoded.headers, **truncated_header(scores.truncated)}
     return json_response(
         Ranking(f"rerank-{uuid.uuid4().hex}", model.name, results, usage), headers=headers

@@ -1,9 +1,18 @@
-"""Token counts → the usage object, with what the request would have cost at a hosted service."""
+"""What requests use → charges of their key and model, and usage objects with what that costs.
+
+The one place that counts: whatever a route uses goes through its `Charge`.
+"""
+
+import time
+from typing import Protocol
 
 import msgspec
+from starlette.requests import Request
 
+from localinfra.costs import Ledger, Used
 from localinfra.engine.output import OutputDelta
-from localinfra.models.catalog import Price
+from localinfra.metrics import Metrics
+from localinfra.models.catalog import BaseEntry, Price
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -18,30 +27,126 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokensDetails
 
 
-class UsageMeter:
-    """Counts along while deltas arrive. A prompt counts once, however many choices it has."""
+class ChargedModel(Protocol):
+    """A loaded model of any kind."""
 
-    def __init__(self, price: Price, prompt_lengths: list[int], num_choices: int):
-        self._price = price
-        self._num_prompt = sum(prompt_lengths)
+    @property
+    def name(self) -> str: ...
+    @property
+    def entry(self) -> BaseEntry: ...
+
+
+class Charge:
+    """What one request has used so far.
+
+    Every use counts at once for the request's key and model, in the metrics and in the ledger: a
+    client that leaves is charged up to there, and one that was refused is not. Event loop only.
+    """
+
+    def __init__(
+        self,
+        price: Price,
+        model: str,
+        key: str,
+        started_s: float,
+        metrics: Metrics,
+        ledger: Ledger,
+    ):
+        """`started_s` of time.perf_counter(): when the request came."""
+        self.price = price
+        self._model = model
+        self._key = key
+        self._started_s = started_s
+        self._metrics = metrics
+        self._ledger = ledger
+        self._usd = 0.0
+        self._is_first = True  # nothing was used yet
+        self._has_generated = False
+
+    @property
+    def cost(self) -> float:
+        """So far, in USD."""
+        return dollars(self._usd)
+
+    def add(
+        self,
+        *,
+        prompt_tokens: int = 0,
+        cached_tokens: int = 0,
+        generated_tokens: int = 0,
+        images: int = 0,
+    ) -> None:
+        used = Used(
+            requests=1 if self._is_first else 0,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached_tokens,
+            generated_tokens=generated_tokens,
+            images=images,
+            usd=self.price.of(prompt_tokens, generated_tokens, images),
+        )
+        self._is_first = False
+        self._usd += used.usd
+        self._ledger.add(self._key, self._model, used)
+        metrics, model = self._metrics, self._model
+        metrics.prompt_tokens.add(prompt_tokens, model)
+        metrics.cached_tokens.add(cached_tokens, model)
+        metrics.generated_tokens.add(generated_tokens, model)
+        metrics.images.add(images, model)
+        metrics.cost.add(used.usd, self._key, model)
+        if generated_tokens and not self._has_generated:
+            self._has_generated = True
+            metrics.first_token_seconds.observe(time.perf_counter() - self._started_s, model)
+
+
+def dollars(amount: float) -> float:
+    """As usage objects show it: sums of binary fractions have long tails."""
+    return round(amount, 12)
+
+
+def charge_of(request: Request, model: ChargedModel) -> Charge:
+    """The request's charge. Call it once, as soon as the model is there: from then on the
+    request's metrics name the model."""
+    state, app = request.scope["state"], request.app.state
+    state["model"] = model.name
+    return Charge(
+        model.entry.price, model.name, state["key"], state["started_s"], app.metrics, app.ledger
+    )
+
+
+class UsageMeter:
+    """Counts along while deltas arrive, and charges them. A prompt counts once, however many
+    choices it has."""
+
+    def __init__(self, charge: Charge, prompt_lengths: list[int], num_choices: int):
+        self._charge = charge
+        self._prompt_lengths = prompt_lengths
         self._num_choices = num_choices
         self._generated: dict[int, int] = {}
         self._cached: dict[int, int] = {}
+        self._begun: set[int] = set()  # prompts that were computed
 
     def add(self, delta: OutputDelta) -> None:
-        self._generated[delta.choice] = delta.num_generated
         prompt, choice = divmod(delta.choice, self._num_choices)
-        if choice == 0:  # the others share what the first one computed
+        # Of the choices the first one says it: the others share what it computed.
+        says_cached = choice == 0 and prompt not in self._cached
+        self._charge.add(
+            prompt_tokens=0 if prompt in self._begun else self._prompt_lengths[prompt],
+            cached_tokens=delta.num_cached if says_cached else 0,
+            generated_tokens=delta.num_generated - self._generated.get(delta.choice, 0),
+        )
+        self._begun.add(prompt)
+        self._generated[delta.choice] = delta.num_generated
+        if says_cached:
             self._cached[prompt] = delta.num_cached
 
     def usage(self) -> Usage:
-        """The counts so far."""
+        """The counts so far, of all prompts."""
+        num_prompt = sum(self._prompt_lengths)
         completion = sum(self._generated.values())
-        cost = (self._num_prompt * self._price.input + completion * self._price.output) / 1e6
         return Usage(
-            prompt_tokens=self._num_prompt,
+            prompt_tokens=num_prompt,
             completion_tokens=completion,
-            total_tokens=self._num_prompt + completion,
-            estimated_cost=round(cost, 12),
+            total_tokens=num_prompt + completion,
+            estimated_cost=dollars(self._charge.price.of(num_prompt, completion)),
             prompt_tokens_details=PromptTokensDetails(sum(self._cached.values())),
         )

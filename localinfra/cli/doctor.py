@@ -25,6 +25,7 @@ import msgspec
 import localinfra
 from localinfra import config
 from localinfra.backend_detect import Machine, best_backend, look, output_of
+from localinfra.cli.image_settings import ImageOutlook, look_at_images
 from localinfra.errors import ConfigError
 from localinfra.models import catalog
 from localinfra.models.catalog import TextModelEntry
@@ -101,6 +102,7 @@ class Surroundings:
     has_scripts: bool = True  # a checkout, where scripts/serve can rebuild llama.cpp
     # Models whose weights are to suit this CPU → what was decided; None: not measured yet.
     decided: Mapping[str, str | None] = field(default_factory=dict)
+    images: Mapping[str, ImageOutlook] = field(default_factory=dict)
 
 
 def findings(seen: Surroundings) -> list[Finding]:
@@ -121,6 +123,7 @@ def findings(seen: Surroundings) -> list[Finding]:
     found.append(check_weights(seen.packages))
     found.append(check_part("embeddings", "sentence_transformers", seen.packages))
     found.append(check_part("images", "diffusers", seen.packages))
+    found += [describe_images(name, outlook) for name, outlook in seen.images.items()]
     return found
 
 
@@ -218,8 +221,12 @@ def check_part(extra: str, package: str, packages: frozenset[str]) -> Finding:
     if package in packages:
         return Finding("ok", f"Optional: {extra} installed")
     target = f"-e '{ROOT}[{extra}]'" if (ROOT / "pyproject.toml").exists() else None
-    text = f"Optional: {extra} not installed (brings torch; this release does not serve them yet)"
+    text = f"Optional: {extra} not installed (brings torch)"
     return Finding("ok", text, pip(target or f"'localinfra[{extra}]'"))
+
+
+def describe_images(name: str, outlook: ImageOutlook) -> Finding:
+    return Finding("ok" if outlook.is_fine else "hint", f"{name}: {outlook.text}")
 
 
 def rebuild(backend: str, has_scripts: bool, native: bool = False) -> str:
@@ -266,6 +273,7 @@ def look_around() -> Surroundings:
         packages=frozenset(name for name in optional if importlib.util.find_spec(name)),
         has_scripts=(ROOT / "scripts" / "serve").exists(),
         decided=look_at_weights(),
+        images=look_at_images() if importlib.util.find_spec("diffusers") else {},
     )
 
 

@@ -24,6 +24,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int | None  # tokens; None: decided when it loads
     price: Price
     aliases: tuple[str, ...]
+    version: str | None
+    deploy_id: str | None
     description: str | None
 
 
@@ -55,6 +57,8 @@ def row(name: str, entry: ModelEntry) -> Row:
         context_length=None if isinstance(entry, ImageModelEntry) else entry.context_length,
         price=entry.price,
         aliases=entry.aliases,
+        version=entry.version,
+        deploy_id=entry.deploy_id,
         description=entry.description,
     )
 

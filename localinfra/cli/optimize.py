@@ -11,7 +11,7 @@ from localinfra.cli.progress import ProgressLine
 from localinfra.errors import ApiError
 from localinfra.loading import optimize_job
 from localinfra.models import catalog
-from localinfra.models.catalog import TextModelEntry
+from localinfra.models.catalog import TextModelEntry, table_of
 from localinfra.optimize import choose
 from localinfra.optimize.choose import Measured
 from localinfra.optimize.job import Report
@@ -97,6 +97,6 @@ def next_steps(name: str, entry: TextModelEntry, report: Report, applied: bool) 
         steps.append(f"Kept as {report.kept}; the original stays where it is.")
         serves = "The next start of the server serves it"
         if entry.optimize == "off":
-            serves += f' with optimize = "lossless" in [model."{name}"] of models.toml'
+            serves += f' with optimize = "lossless" in {table_of(name, entry)} of models.toml'
         steps.append(f"{serves}.")
     return steps

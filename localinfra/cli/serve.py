@@ -17,6 +17,7 @@ import uvicorn
 from localinfra import config as config_file
 from localinfra.api.app import create_app
 from localinfra.cli import first_start
+from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
 from localinfra.models.catalog import TextModelEntry
@@ -124,9 +125,10 @@ def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) 
 
     async def run() -> bool:
         runtime = Runtime(settings, catalog)
+        ledger = Ledger(default_path() if settings.keep_costs else None)
         server = Server(
             uvicorn.Config(
-                create_app(runtime),
+                create_app(runtime, ledger),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,

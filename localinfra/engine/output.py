@@ -28,6 +28,7 @@ class OutputDelta(msgspec.Struct, frozen=True):
     num_cached: int = 0  # prompt tokens that were not computed again
     sum_logprob: float = 0.0  # of all tokens drawn so far, whether or not they became text
     prompt_logprobs: list[TokenLogprob] | None = None
+    drawn: TokenLogprob | None = None  # this step's token, whether or not its text is sent yet
 
 
 class ChoiceOutput:
@@ -78,6 +79,7 @@ class ChoiceOutput:
         return OutputDelta(
             self._choice, ready, scored, reason, stop,
             event.num_generated, event.num_cached, self._sum_logprob, event.prompt_logprobs,
+            event.logprob,
         )  # fmt: skip
 
     def _hold_logprob(self, event: TokenEvent) -> None:

@@ -45,6 +45,12 @@ class ImageModel:
     def num_waiting(self) -> int:
         return self._worker.num_waiting
 
+    @property
+    def idle_s(self) -> float:
+        """For how long nobody has wanted an image. Weights that are idle can give way to others:
+        closing the model frees them, and the next request loads it again."""
+        return self._worker.idle_s
+
     async def count(self, prompt: str, *, strict: bool) -> PromptTokens:
         """With `strict`, raises InvalidRequest where a part would not be read."""
         clip, t5 = await asyncio.to_thread(self._painter.prompt_tokens, prompt)
@@ -57,6 +63,10 @@ class ImageModel:
                 "prompt",
             )
         return tokens
+
+    def check_queue(self) -> None:
+        """See `Worker.check_queue`: before headers are sent, when it can still be a 429."""
+        self._worker.check_queue()
 
     def events(self, request: ImageRequest) -> AsyncGenerator[Event, None]:
         """See `Worker.events`."""

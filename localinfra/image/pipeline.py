@@ -1,7 +1,6 @@
 """FLUX through diffusers: the only importer of it. A folder → a painter.
 
-Settings follow the device and its free memory; each can be set in models.toml. What this version
-of diffusers does wrong is worked around here: see the comments.
+What this version of diffusers does wrong is worked around here: see the comments.
 """
 
 import contextlib
@@ -9,14 +8,19 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from localinfra.errors import ModelUnavailable
+from localinfra.image.placement import (
+    Wishes,
+    decide,
+    free_memory,
+    part_elements,
+)
 from localinfra.image.request import Event, ImageRequest, Preview, Step
+from localinfra.machine import available_memory
 
 logger = logging.getLogger(__name__)
 
@@ -24,47 +28,7 @@ PIPELINES = ("FluxPipeline",)
 MAX_PROMPT_TOKENS = 256  # that T5 reads for schnell; CLIP reads 77
 KEPT_PROMPTS = 8  # encoded: the same prompt with another seed needs no T5
 PREVIEW_SCALE = 4  # previews have a fourth of the size, so a sixteenth of the work
-GIB = 2**30
-
-Offload = Literal["none", "model", "group"]
-
-
-class Placement(msgspec.Struct, frozen=True):
-    """Where and how the weights are computed."""
-
-    device: str  # cuda, mps or cpu
-    dtype: str
-    offload: Offload  # model: parts move to the GPU when needed; group: layers do
-    tiles_vae: bool  # decodes in tiles, for large images in little memory
-
-
-class PlacementWishes(msgspec.Struct, frozen=True):
-    """What models.toml says; None is for the machine to decide."""
-
-    device: str | None = None
-    dtype: str | None = None
-    offload: Offload | None = None
-    tiles_vae: bool | None = None
-    transformer: Path | None = None  # a GGUF file in place of the folder's own
-
-
-def decide(wishes: PlacementWishes, part_bytes: dict[str, int], free: dict[str, int]) -> Placement:
-    """`part_bytes` are the sizes of the pipeline's parts; `free` the free bytes of each device that
-    torch can use, in order of preference, the CPU last with 0."""
-    device = wishes.device or next(iter(free))
-    dtype = wishes.dtype or ("float32" if device == "cpu" else "bfloat16")
-    offload: Offload = "none"
-    if device == "cuda":
-        room = free.get("cuda", 0) / 1.3  # activations take some
-        if sum(part_bytes.values()) > room:
-            offload = "model" if max(part_bytes.values()) <= room else "group"
-    tiles = device != "cpu" and free.get(device, 0) < 8 * GIB
-    return Placement(
-        device,
-        dtype,
-        wishes.offload or offload,
-        tiles if wishes.tiles_vae is None else wishes.tiles_vae,
-    )
+ATTENTION = {"cudnn": "_native_cudnn"}  # models.toml's name → diffusers', where they differ
 
 
 def check_folder(folder: Path) -> None:
@@ -89,20 +53,10 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def part_sizes(folder: Path, transformer: Path | None) -> dict[str, int]:
-    """Bytes of the weights of each part, as they are stored."""
-    sizes: dict[str, int] = {}
-    for file in folder.glob("*/*.safetensors"):
-        sizes[file.parent.name] = sizes.get(file.parent.name, 0) + file.stat().st_size
-    if transformer:
-        sizes["transformer"] = transformer.stat().st_size
-    return sizes
-
-
 class FluxPainter:
     """Owns the pipeline. One thread at a time. Raises ModelUnavailable with what to do."""
 
-    def __init__(self, folder: Path, wishes: PlacementWishes):
+    def __init__(self, folder: Path, wishes: Wishes):
         check_folder(folder)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         import diffusers
@@ -115,11 +69,13 @@ class FluxPainter:
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
         self._torch = torch
-        sizes = part_sizes(folder, wishes.transformer)
-        self.placement = decide(wishes, sizes, free_memory(torch))
+        free = free_memory(torch, available_memory())
+        self.placement = decide(wishes, part_elements(folder), free)
         self._pipe = self._load(diffusers, folder, wishes.transformer)
-        self._pipe.set_progress_bar_config(disable=True)
-        self._place()
+        self._settle()
+        self._from_picture, self._from_mask = beginning_with_a_picture(diffusers, self._pipe)
+        for pipe in (self._pipe, self._from_picture, self._from_mask):
+            pipe.set_progress_bar_config(disable=True)
         self._prompts: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
 
     def _load(self, diffusers: Any, folder: Path, transformer: Path | None) -> Any:
@@ -141,16 +97,20 @@ class FluxPainter:
             return diffusers.FluxPipeline.from_pretrained(
                 str(folder), use_safetensors=True, **options
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             raise ModelUnavailable(
                 f"{folder} can't be loaded: {str(error)[:500]}", "model"
             ) from None
 
-    def _place(self) -> None:
-        """Moves the weights, or arranges that they move when needed."""
-        placement, pipe = self.placement, self._pipe
-        pipe.vae.enable_slicing()
-        if placement.tiles_vae:
+    def _settle(self) -> None:
+        """Brings the weights where the placement says, or arranges that they go when needed."""
+        torch, placement, pipe = self._torch, self.placement, self._pipe
+        if placement.quantize == "float8":
+            compute_dtype = getattr(torch, placement.dtype)
+            pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype)
+        if placement.vae_slicing:
+            pipe.vae.enable_slicing()
+        if placement.vae_tiling:
             pipe.vae.enable_tiling()
         if placement.offload == "none":
             pipe.to(placement.device)
@@ -159,10 +119,22 @@ class FluxPainter:
         else:
             # Not sequential offload, which fails with GGUF weights.
             pipe.enable_group_offload(
-                onload_device=self._torch.device(placement.device),
+                onload_device=torch.device(placement.device),
+                offload_device=torch.device("cpu"),
                 offload_type="leaf_level",
                 use_stream=placement.device == "cuda",
             )
+        try:
+            if placement.attention != "auto":
+                name = ATTENTION.get(placement.attention, placement.attention)
+                pipe.transformer.set_attention_backend(name)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ModelUnavailable(
+                f"attention = {placement.attention!r} can't be had here: {str(error)[:300]}",
+                "model",
+            ) from None
+        if placement.compile:
+            pipe.transformer.compile_repeated_blocks(fullgraph=True)
 
     def prompt_tokens(self, prompt: str) -> tuple[int, int]:
         """How many tokens CLIP and T5 make of it, special ones included."""
@@ -174,38 +146,72 @@ class FluxPainter:
         """How many tokens of a prompt CLIP and T5 read."""
         return self._pipe.tokenizer.model_max_length, MAX_PROMPT_TOKENS
 
-    def paint(self, request: ImageRequest, image: int, tell: Callable[[Event], None]) -> Any:
-        torch, pipe = self._torch, self._pipe
-        previews = preview_steps(request.num_steps, request.num_previews)
+    def images_at_once(self, request: ImageRequest) -> int:
+        """How many images of a request are best made together."""
+        if request.original is not None:  # its pipelines start from one picture
+            return 1
+        return self.placement.images_at_once(request.width, request.height)
+
+    def paint(
+        self, request: ImageRequest, images: Sequence[int], tell: Callable[[Event], None]
+    ) -> list[Any]:
+        torch = self._torch
+        previews = preview_steps(request.num_steps_taken, request.num_previews)
 
         def on_step(_pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            tell(Step(image, step + 1))
-            if step in previews:
-                picture = self._preview(tensors["latents"], request)
-                tell(Preview(image, previews.index(step), picture))
+            for at, image in enumerate(images):
+                tell(Step(image, step + 1))
+                if step in previews:
+                    picture = self._preview(tensors["latents"][at : at + 1], request)
+                    tell(Preview(image, previews.index(step), picture))
             return tensors
 
         try:
             with torch.inference_mode():
                 embeds, pooled = self._encoded(request.prompt)
+                pipe, options = self._beginning(request)
                 made = pipe(
                     prompt_embeds=embeds,
                     pooled_prompt_embeds=pooled,
+                    num_images_per_prompt=len(images),
                     width=request.width,
                     height=request.height,
                     num_inference_steps=request.num_steps,
                     guidance_scale=request.guidance_scale,
                     max_sequence_length=MAX_PROMPT_TOKENS,
-                    # On the CPU: the same numbers on every device.
-                    generator=torch.Generator("cpu").manual_seed(request.seeds[image]),
+                    # Of each image its own, so that it does not depend on the others; on the CPU,
+                    # which draws the same numbers for every device.
+                    generator=[
+                        torch.Generator("cpu").manual_seed(request.seeds[image]) for image in images
+                    ],
                     callback_on_step_end=on_step,
                     callback_on_step_end_tensor_inputs=["latents"],
+                    **options,
                 )
-            return made.images[0]
+            return [self._finished(picture, request) for picture in made.images]
         finally:
             # Left out by diffusers where a callback raises: the transformer would stay on the GPU.
             with contextlib.suppress(Exception):
-                pipe.maybe_free_model_hooks()
+                self._pipe.maybe_free_model_hooks()
+
+    def _beginning(self, request: ImageRequest) -> tuple[Any, dict[str, Any]]:
+        """The pipeline that begins with noise, a picture, or a part of one; and its arguments."""
+        original = request.original
+        if original is None:
+            return self._pipe, {}
+        options = {"image": original.picture, "strength": original.strength}
+        if original.mask is None:
+            return self._from_picture, options
+        return self._from_mask, {**options, "mask_image": original.mask}
+
+    def _finished(self, picture: Any, request: ImageRequest) -> Any:
+        """What the mask leaves alone has been through the VAE: the original's pixels are better."""
+        original = request.original
+        if original is None or original.mask is None:
+            return picture
+        kept = original.picture.copy()
+        kept.paste(picture, mask=original.mask)
+        return kept
 
     def _encoded(self, prompt: str) -> tuple[Any, Any]:
         if prompt not in self._prompts:
@@ -233,22 +239,19 @@ class FluxPainter:
 
     def close(self) -> None:
         self._prompts.clear()
-        del self._pipe
+        del self._pipe, self._from_picture, self._from_mask
         if self.placement.device == "cuda":
             self._torch.cuda.empty_cache()
+
+
+def beginning_with_a_picture(diffusers: Any, pipe: Any) -> tuple[Any, Any]:
+    """Pipelines of the same weights that start from a picture, and from one with a mask. Not by
+    `from_pipe`, which casts the weights to float32."""
+    parts = pipe.components
+    return diffusers.FluxImg2ImgPipeline(**parts), diffusers.FluxInpaintPipeline(**parts)
 
 
 def preview_steps(num_steps: int, num_previews: int) -> list[int]:
     """After which steps previews are shown: evenly, and not after the last."""
     wanted = min(num_previews, num_steps - 1)
     return [round((at + 1) * num_steps / (wanted + 1)) - 1 for at in range(wanted)]
-
-
-def free_memory(torch: Any) -> dict[str, int]:
-    """Free bytes of the devices that torch can use, the best first."""
-    found: dict[str, int] = {}
-    if torch.cuda.is_available():
-        found["cuda"] = torch.cuda.mem_get_info()[0]
-    if torch.backends.mps.is_available():
-        found["mps"] = torch.mps.recommended_max_memory()
-    return {**found, "cpu": 0}

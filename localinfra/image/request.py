@@ -4,6 +4,16 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+MIN_SIDE, MAX_SIDE, SIDE_UNIT = 64, 2048, 16  # pixels
+
+
+class Original(msgspec.Struct, frozen=True):
+    """A picture to start from, of the size asked for."""
+
+    picture: Any  # PIL.Image.Image, RGB
+    mask: Any | None  # PIL.Image.Image, L: white is painted anew, black stays; None: all changes
+    strength: float  # 0 to 1: how much of it is noise at first; of that share of steps are taken
+
 
 class ImageRequest(msgspec.Struct, frozen=True):
     """Images of one prompt. Width and height in pixels, multiples of 16."""
@@ -15,6 +25,14 @@ class ImageRequest(msgspec.Struct, frozen=True):
     guidance_scale: float
     seeds: tuple[int, ...]  # of each image
     num_previews: int = 0  # of each image, while it is made
+    original: Original | None = None
+
+    @property
+    def num_steps_taken(self) -> int:
+        """Less than all where the noise of an original begins half-way."""
+        if self.original is None:
+            return self.num_steps
+        return self.num_steps - int(max(self.num_steps * (1 - self.original.strength), 0))
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -1,14 +1,15 @@
-"""The thread that paints, one image at a time; the one place where it meets asyncio.
+"""The thread that paints, one batch of images at a time; the one place where it meets asyncio.
 
-Requests take turns image by image, so that one for ten does not keep the others waiting for all.
+Requests take turns batch by batch, so that one for ten does not keep the others waiting for all.
 """
 
 import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
@@ -24,9 +25,14 @@ class Cancelled(Exception):
 class Painter(Protocol):
     """Makes images. One thread at a time."""
 
-    def paint(self, request: ImageRequest, image: int, tell: Callable[[Event], None]) -> object:
-        """The picture `image` of the request. Calls `tell` at each step, and lets through what it
-        raises, after which it can paint again."""
+    def images_at_once(self, request: ImageRequest) -> int:
+        """How many images of it are best made together."""
+
+    def paint(
+        self, request: ImageRequest, images: Sequence[int], tell: Callable[[Event], None]
+    ) -> Sequence[object]:
+        """The pictures of these numbers. Calls `tell` at each step of each, and lets through what
+        it raises, after which it can paint again."""
 
     def close(self) -> None: ...
 
@@ -56,6 +62,7 @@ class Worker:
         self._name = name
         self._max_waiting = max_waiting
         self._num_waiting = 0  # the event loop's
+        self._idle_since = time.monotonic()
         self._is_closed = False
         self._arrivals: deque[Job] = deque()
         self._work = threading.Semaphore(0)
@@ -67,22 +74,31 @@ class Worker:
     def num_waiting(self) -> int:
         return self._num_waiting
 
-    async def events(self, request: ImageRequest) -> AsyncGenerator[Event, None]:
-        """What happens to the request's images, until all are finished. Closing the generator
-        stops the one under way at its next step.
+    @property
+    def idle_s(self) -> float:
+        """For how long nobody has wanted anything."""
+        return 0.0 if self._num_waiting else time.monotonic() - self._idle_since
 
-        Raises QueueFull, ModelUnavailable while closing, EngineFailed where painting failed.
-        """
+    def check_queue(self) -> None:
+        """Raises QueueFull where too many wait already."""
         if self._num_waiting >= self._max_waiting:
             raise QueueFull(
                 f"{self._name} has {self._num_waiting} requests waiting; try again later.",
                 retry_after_s=10,
             )
+
+    async def events(self, request: ImageRequest) -> AsyncGenerator[Event, None]:
+        """What happens to the request's images, until all are finished. Closing the generator
+        stops the one under way at its next step.
+
+        Raises QueueFull, ModelUnavailable when closed, EngineFailed where painting failed.
+        """
+        self.check_queue()
         job = Job(request, asyncio.get_running_loop())
         self._arrivals.append(job)
         self._work.release()
         if self._is_closed:  # asked last: the thread may have looked for the last time
-            raise ModelUnavailable("The server is shutting down.")
+            raise closed(self._name)
         self._num_waiting += 1
         try:
             missing = len(request.seeds)
@@ -95,6 +111,7 @@ class Worker:
         finally:
             job.is_cancelled = True
             self._num_waiting -= 1
+            self._idle_since = time.monotonic()
 
     def close(self) -> None:
         """Stops at the next step; whoever still waits is told."""
@@ -102,7 +119,7 @@ class Worker:
         self._work.release()
         self._thread.join()
         for job in [*self._turns, *self._arrivals]:
-            job.put(ModelUnavailable("The server is shutting down."))
+            job.put(closed(self._name))
         self._painter.close()
 
     # --- the thread ---
@@ -119,8 +136,8 @@ class Worker:
             self._turns.append(self._arrivals.popleft())
 
     def _paint(self, job: Job) -> None:
-        """The next image of the job, which then goes to the end of the line."""
-        image = job.next_image
+        """The next images of the job, which then goes to the end of the line."""
+        num_images = len(job.request.seeds)
 
         def tell(event: Event) -> None:
             if job.is_cancelled or self._is_closed:
@@ -129,8 +146,12 @@ class Worker:
 
         try:
             if not job.is_cancelled:
-                picture = self._painter.paint(job.request, image, tell)
-                job.put(Finished(image, picture))
+                at_once = self._painter.images_at_once(job.request)
+                images = range(job.next_image, min(job.next_image + at_once, num_images))
+                pictures = self._painter.paint(job.request, images, tell)
+                for image, picture in zip(images, pictures, strict=True):
+                    job.put(Finished(image, picture))
+                job.next_image = images.stop
         except Cancelled:
             if self._is_closed and not job.is_cancelled:
                 return  # `close` tells them
@@ -141,9 +162,8 @@ class Worker:
             logger.exception("%s: an image failed", self._name)
             self._end(job, EngineFailed(f"{self._name} could not make this image."))
             return
-        job.next_image += 1
         self._turns.popleft()
-        if not job.is_cancelled and job.next_image < len(job.request.seeds):
+        if not job.is_cancelled and job.next_image < num_images:
             self._take_arrivals()  # they have waited longer than the job for its next image
             self._turns.append(job)
             self._work.release()
@@ -151,3 +171,7 @@ class Worker:
     def _end(self, job: Job, error: Exception) -> None:
         self._turns.popleft()
         job.put(error)
+
+
+def closed(name: str) -> ModelUnavailable:
+    return ModelUnavailable(f"{name} has just been unloaded; try again.", "model", 1)

@@ -3,7 +3,8 @@
 Resolves names and finds files. Loads nothing, fetches nothing and imports no model package.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -13,6 +14,7 @@ from msgspec import Meta
 from localinfra.config import Config
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models.sources import HubSource, Source, absolute, parse_source
+from localinfra.models.versions import Version, dotted, table_name, write_out
 from localinfra.tables import close_matches, decode, either, suggestion, toml
 
 Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
@@ -21,10 +23,18 @@ Usd = Annotated[float, Meta(ge=0, le=1_000_000)]
 Name = Annotated[
     str,
     Meta(
-        pattern=r"^(?!deploy_id:)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$",
-        description="a name of letters, digits and . _ : / @ + - (not deploy_id:...)",
+        pattern=r"^(?!deploy_id:|deploy/)[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$",
+        description="a name of letters, digits and . _ : / @ + - (not deploy_id:... or deploy/...)",
     ),
 ]
+DeployId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="an id of letters, digits and . _ -",
+    ),
+]
+DEPLOY_ID = "deploy_id:"  # what an id begins with where names are expected
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 
@@ -35,9 +45,9 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: Usd = 0.0  # USD per million tokens
     image: Usd = 0.0  # USD per image
 
-    def of_input(self, num_tokens: int) -> float:
-        """What texts cost that are only read, in USD."""
-        return round(num_tokens * self.input / 1e6, 12)
+    def of(self, num_input: int, num_output: int = 0, num_images: int = 0) -> float:
+        """What tokens read, tokens generated and images cost, in USD."""
+        return (num_input * self.input + num_output * self.output) / 1e6 + num_images * self.image
 
 
 class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,13 +56,18 @@ class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BaseEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every kind of model has."""
+    """What every kind of model has. The file's `versions` are entries of their own."""
+
+    hub_patterns: ClassVar[tuple[str, ...]] = ()  # the files of a hub's repository it needs
 
     source: Source
-    aliases: tuple[Name, ...] = ()
+    aliases: tuple[Name, ...] = ()  # with those that versions make of them
+    version: Version | None = None
+    deploy_id: DeployId | None = None
     description: str | None = None
     price: Price = Price()
     preload: bool = False  # load when the server starts, not at the first request
+    download_gb: Annotated[float, Meta(gt=0)] | None = None  # told where the files are not here
 
 
 class TextModelEntry(BaseEntry, tag_field="kind", tag="text", frozen=True, kw_only=True):
@@ -103,6 +118,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class EncoderEntry(BaseEntry, frozen=True, kw_only=True):
     """What embedders and cross-encoders have in common. None: as the model's files say."""
 
+    hub_patterns: ClassVar[tuple[str, ...]] = ("*.json", "*.txt", "*.model", "*.safetensors")
+
     context_length: Tokens | None = None  # of a text
     device: Device = "auto"
     dtype: Dtype = "auto"  # auto: float32 on CPUs
@@ -135,9 +152,11 @@ class RerankModelEntry(EncoderEntry, tag_field="kind", tag="rerank", frozen=True
 
 
 class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_only=True):
-    """A diffusers folder."""
+    """A diffusers folder. auto: decided when it is loaded, by device and free memory."""
 
     kind: ClassVar[str] = "image"
+    # The parts' folders; beside them FLUX's repositories have all weights in one file once more.
+    hub_patterns: ClassVar[tuple[str, ...]] = ("model_index.json", "*/*")
     article: ClassVar[str] = "an image model"
     routes: ClassVar[str] = "/v1/images/generations"
 
@@ -146,8 +165,17 @@ class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_
     dtype: Dtype = "auto"  # auto: bfloat16, float32 on CPUs
     # what waits in main memory: nothing, whole parts, or layers; auto: by the GPU's free memory
     offload: Literal["auto", "none", "model", "group"] = "auto"
+    # float8: the transformer's weights in eight bits; auto: on GPUs where it fits only so
+    quantize: Literal["auto", "none", "float8"] = "auto"
     vae_tiling: Literal["auto"] | bool = "auto"  # auto: on GPUs with little free memory
+    vae_slicing: bool = True  # decode the images of a batch one by one
+    attention: Literal["auto", "native", "cudnn", "flash", "sage", "xformers", "flex"] = "auto"
+    compile: bool = False  # faster, after minutes of compiling at the first image of each size
+    # images of a request computed together; auto: as many as fit a large GPU, else one
+    images_at_once: Literal["auto"] | Annotated[int, Meta(ge=1, le=10)] = "auto"
+    unload_after_s: Annotated[float, Meta(ge=0)] | None = None  # without use; None: stays
     steps: Annotated[int, Meta(ge=1, le=50)] = 4  # of an image for which no number is asked
+    guidance_scale: Annotated[float, Meta(ge=0, le=30)] = 0.0  # schnell does not use it
     default_size: Annotated[int, Meta(ge=64, le=2048, multiple_of=16)] = 1024  # pixels a side
 
 
@@ -159,7 +187,8 @@ E = TypeVar("E", bound=ModelEntry)
 
 
 class Catalog:
-    """The served models by name and alias, in the file's order."""
+    """The served models by their own names, which of a version is NAME:VERSION, in the file's
+    order."""
 
     def __init__(
         self, entries: Mapping[str, ModelEntry], fallback_model: str | None = None
@@ -179,17 +208,16 @@ class Catalog:
         return tuple(self.entries)
 
     def resolve(self, name: str) -> tuple[str, ModelEntry]:
-        """Returns the name and entry of what a client asks for, by name or alias.
+        """Returns the own name and entry of what a client asks for, by name, alias,
+        NAME:VERSION or deploy_id:ID.
 
         Raises ModelNotFound unless a fallback model answers for foreign names.
         """
         found = self.names_by_id.get(name)
-        if found is None and self.fallback_model is not None:
+        if found is None and self.fallback_model is not None and self._is_foreign(name):
             found = self.names_by_id[self.fallback_model]
         if found is None:
-            raise ModelNotFound(
-                f"The model {name[:200]!r} does not exist. {self.hint(name)}", "model"
-            )
+            raise ModelNotFound(self._why_unknown(name[:200]), "model")
         return found, self.entries[found]
 
     def resolve_as(self, kind: type[E], name: str, route: str) -> tuple[str, E]:
@@ -202,26 +230,71 @@ class Catalog:
             )
         return found, entry
 
-    def hint(self, name: str) -> str:
-        if close := close_matches(name[:200], self.names_by_id):
-            return f"Did you mean {' or '.join(close)}?"
-        if not self.entries:
-            return "models.toml names no models."
-        return f"Served here: {', '.join(self.entries)}."
+    def versions(self, name: str) -> tuple[str, ...]:
+        """The versions of the model that the entry called `name` is one of."""
+        model = model_of(name, self.entries[name])
+        return tuple(
+            entry.version
+            for other, entry in self.entries.items()
+            if entry.version and model_of(other, entry) == model
+        )
+
+    def _is_foreign(self, name: str) -> bool:
+        """Whether nothing here was meant: neither a version of a model nor a deploy_id."""
+        model, _, _ = name.rpartition(":")
+        return model not in self.names_by_id and not name.startswith(DEPLOY_ID)
+
+    def _why_unknown(self, name: str) -> str:
+        model, _, version = name.rpartition(":")
+        if name.startswith(DEPLOY_ID):
+            id = name.removeprefix(DEPLOY_ID)
+            return f"No model has the deploy_id {id!r}. {self._known(id, DEPLOY_ID)}"
+        if model in self.names_by_id:
+            known = self._known(version, f"{model}:")
+            return f"The model {model!r} has no version {version!r}. {known}"
+        close = close_matches(name, self.names_by_id)
+        return f"The model {name!r} does not exist. {hint(close, self.entries)}"
+
+    def _known(self, word: str, prefix: str) -> str:
+        """What there is with the prefix. Compared without it, which would make all look alike."""
+        known = [id.removeprefix(prefix) for id in self.names_by_id if id.startswith(prefix)]
+        close = [prefix + id for id in close_matches(word, known)]
+        return hint(close, [prefix + id for id in known])
+
+
+def hint(close: Sequence[str], known: Collection[str]) -> str:
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"Served here: {', '.join(known)}." if known else "models.toml names none."
+
+
+def model_of(name: str, entry: ModelEntry) -> str:
+    """The name of the model that the entry called `name` is a version of; itself, if of none."""
+    return name.removesuffix(f":{entry.version}")
+
+
+def table_of(name: str, entry: ModelEntry) -> str:
+    """The entry's place in models.toml."""
+    model = model_of(name, entry)
+    return table_name(model, None if model == name else entry.version)
 
 
 def unique_ids(entries: Mapping[str, ModelEntry]) -> dict[str, str]:
-    """Maps every name and alias to the name of its entry; raises ValueError if two claim one."""
+    """Maps all that a client may ask for to the own name of its entry; raises ValueError if two
+    claim one."""
     owners: dict[str, str] = {}
     for name, entry in entries.items():
-        for id in (name, *entry.aliases):
+        deploy_ids = (f"{DEPLOY_ID}{entry.deploy_id}",) if entry.deploy_id else ()
+        for id in (name, *entry.aliases, *deploy_ids):
             if id in owners:
-                raise ValueError(
-                    f"[model.{toml(name)}] the name {toml(id)} is already taken by "
-                    f"[model.{toml(owners[id])}]"
-                )
+                other = table_of(owners[id], entries[owners[id]])
+                raise ValueError(taken(id, other, table_of(name, entry)))
             owners[id] = name
     return owners
+
+
+def taken(id: str, by: str, place: str) -> str:
+    return f"{place} the name {toml(id)} is already taken by {by}"
 
 
 def load(config: Config) -> Catalog:
@@ -229,23 +302,45 @@ def load(config: Config) -> Catalog:
 
     Raises ConfigError naming the file, the table and the key.
     """
-    entries = {
-        name: decode_entry(name, table, config.folder, f"{config.path}: [model.{toml(name)}]")
-        for name, table in config.models.items()
-    }
+    entries: dict[str, ModelEntry] = {}
+    for name, table in config.models.items():
+        for own_name, entry in decode_model(name, table, config.folder, str(config.path)).items():
+            if own_name in entries:
+                other, place = (table_of(own_name, one) for one in (entries[own_name], entry))
+                raise ConfigError(f"{config.path}: {taken(own_name, other, place)}")
+            entries[own_name] = entry
     try:
         return Catalog(entries, config.server.fallback_model)
     except ValueError as error:
         raise ConfigError(f"{config.path}: {error}") from None
 
 
-def decode_entry(name: str, table: object, folder: Path, where: str) -> ModelEntry:
+def decode_model(name: str, table: object, folder: Path, file: str) -> dict[str, ModelEntry]:
+    """What a model's table describes, by own names: the model itself, and each of its versions."""
+    where = f"{file}: {table_name(name)}"
     if not isinstance(table, dict):
         raise ConfigError(f'{where} expected a table of settings, written [model."NAME"]')
-    if table and all(isinstance(value, dict) for value in table.values()):
-        dotted = f"{name}.{next(iter(table))}"
-        raise ConfigError(f'{where} a name with dots needs quotes: [model."{dotted}"]')
+    if inner := dotted(table):
+        raise ConfigError(f"{where} a name with dots needs quotes: {table_name(f'{name}.{inner}')}")
     decode({"name": name}, NameTable, f"{where} the model's")
+    shared, versions = write_out(name, table, file)
+    # With a source in any case, so that a mistake in what versions share is told of this table.
+    model = decode_entry({"source": "-"} | shared if versions else shared, folder, where)
+    names = (name, *model.aliases)
+    found: dict[str, ModelEntry] = {}
+    if "source" in shared:
+        own_version = [f"{id}:{model.version}" for id in names if model.version]
+        found[name] = msgspec.structs.replace(model, aliases=(*model.aliases, *own_version))
+    for version, settings, is_default in versions:
+        entry = decode_entry(settings, folder, f"{file}: {table_name(name, version)}")
+        by_alias = (f"{alias}:{version}" for alias in model.aliases)
+        aliases = (*entry.aliases, *by_alias, *(names if is_default else ()))
+        entry = msgspec.structs.replace(entry, version=version, aliases=aliases)
+        found[f"{name}:{version}"] = entry
+    return found
+
+
+def decode_entry(table: dict[str, object], folder: Path, where: str) -> ModelEntry:
     kind = table.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         expected = either(toml(known) for known in KINDS)
@@ -260,6 +355,13 @@ def decode_entry(name: str, table: object, folder: Path, where: str) -> ModelEnt
         return absolute(value, folder)
 
     entry: ModelEntry = decode(table, KINDS[kind], where, hook)
+    if isinstance(entry.source, HubSource):
+        source = replace(
+            entry.source,
+            patterns=() if entry.source.file else entry.hub_patterns,
+            size_gb=entry.download_gb,
+        )
+        entry = msgspec.structs.replace(entry, source=source)
     return with_template(entry, where) if isinstance(entry, TextModelEntry) else entry
 
 

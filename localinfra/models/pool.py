@@ -38,6 +38,7 @@ class Pool(Generic[T]):
         self._unload = unload
         self._loads: dict[str, asyncio.Future[T]] = {}
         self._failed_at: dict[str, float] = {}
+        self._unloads: dict[str, asyncio.Future[None]] = {}
         self._is_closed = False
 
     def state(self, name: str) -> LoadState:
@@ -71,16 +72,27 @@ class Pool(Generic[T]):
         # Shielded: a client that leaves must not stop the load others wait for.
         return await asyncio.shield(self._loads[name])
 
+    async def unload(self, name: str) -> None:
+        """Frees a loaded model; the next request loads it again, once its memory is free."""
+        if self.state(name) is LoadState.LOADED:
+            model = self._loads.pop(name).result()
+            self._unloads[name] = asyncio.ensure_future(asyncio.to_thread(self._unload, model))
+            await asyncio.shield(self._unloads[name])
+            logger.info("unloaded %s", name)
+
     async def close(self) -> None:
         """Unloads everything; loads under way are finished first, since they can't be stopped."""
         self._is_closed = True
         loads = list(self._loads.values())
         self._loads.clear()
+        await asyncio.gather(*self._unloads.values(), return_exceptions=True)
         for outcome in await asyncio.gather(*loads, return_exceptions=True):
             if not isinstance(outcome, BaseException):
                 await asyncio.to_thread(self._unload, outcome)
 
     async def _load_in_thread(self, name: str) -> T:
+        if leaving := self._unloads.pop(name, None):
+            await asyncio.wait((leaving,))
         started = time.monotonic()
         try:
             model = await asyncio.to_thread(self._load, name)

@@ -6,7 +6,10 @@ since its code may need libraries nobody installed.
 
 import importlib.metadata
 import importlib.util
+import os
 import re
+import shlex
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,22 +73,49 @@ class PackageSource(Source):
 
 @dataclass(frozen=True)
 class HubSource(Source):
-    """A file in a Hugging Face repository, or the whole repository."""
+    """A file in a Hugging Face repository, or the whole repository, in that hub's own cache."""
 
     absent = "fetch needed"
     repo: str
     file: str | None = None
+    patterns: tuple[str, ...] = ()  # the files of a repository that are needed; (): all
+    size_gb: float | None = None  # of them
 
     def find(self) -> Path | None:
-        return None
+        """https://huggingface.co/docs/huggingface_hub/guides/manage-cache has the layout."""
+        folder = hub_cache() / f"models--{self.repo.replace('/', '--')}"
+        try:
+            commit = (folder / "refs" / "main").read_text().strip()
+        except OSError:
+            return None
+        found = folder / "snapshots" / inner_path(commit or "none") / (self.file or "")
+        if self.file is None and any(folder.glob("blobs/*.incomplete")):
+            return None  # being fetched, or broken off
+        return found if found.exists() else None
 
     def remedy(self, name: str) -> str:
-        part = f"/resolve/main/{self.file}" if self.file else ""
+        size = f" ({self.size_gb:g} GB)" if self.size_gb else ""
+        tool = hub_tool()
+        hint = "" if tool else " (`pip install huggingface_hub` brings hf)"
+        command = shlex.quote(str(tool or "hf"))
+        which = f" {self.file}" if self.file else ""
+        which += "".join(f" --include {shlex.quote(pattern)}" for pattern in self.patterns)
         return (
-            "fetching is not part of this release: download "
-            f"https://huggingface.co/{self.repo}{part} and set {source_key(name)} "
-            "to its path on this machine."
+            f"fetch them{size} with `{command} download {self.repo}{which}`{hint}, then ask again; "
+            f"or set {source_key(name)} to their path on this machine."
         )
+
+
+def hub_tool() -> Path | None:
+    """The hub's command, where it is installed beside this Python."""
+    tool = Path(sys.executable).with_name("hf")
+    return tool if tool.exists() else None
+
+
+def hub_cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("HF_HOME") or Path(home, "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
 
 
 def parse_source(text: str, folder: Path) -> Source:
@@ -151,4 +181,4 @@ def package_folders(package: str) -> Iterator[Path]:
 
 
 def source_key(name: str) -> str:
-    return f'source in [model."{name}"] of models.toml'
+    return f'the source of "{name}" in models.toml'

@@ -1,5 +1,6 @@
 import hmac
 from collections.abc import Callable
+from hashlib import sha256
 
 import pytest
 
@@ -41,22 +42,27 @@ REFUSED = [
 
 @pytest.mark.parametrize(("authorization", "x_api_key"), ACCEPTED)
 def test_a_configured_key_is_accepted(authorization: str, x_api_key: str) -> None:
-    assert KEYS.accept(authorization, x_api_key)
+    assert KEYS.caller(authorization, x_api_key)
 
 
 @pytest.mark.parametrize(("authorization", "x_api_key"), REFUSED)
 def test_anything_else_is_refused(authorization: str, x_api_key: str) -> None:
-    assert not KEYS.accept(authorization, x_api_key)
+    assert KEYS.caller(authorization, x_api_key) is None
 
 
 @pytest.mark.parametrize(("authorization", "x_api_key"), ACCEPTED + REFUSED)
 def test_without_keys_the_server_is_open(authorization: str, x_api_key: str) -> None:
-    assert ApiKeys().accept(authorization, x_api_key)
+    assert ApiKeys().caller(authorization, x_api_key) == "none"
 
 
 def test_an_empty_configured_key_opens_nothing() -> None:
     for authorization in ("", "Bearer", "Bearer "):
-        assert not ApiKeys([""]).accept(authorization, "")
+        assert ApiKeys([""]).caller(authorization, "") is None
+
+
+def test_a_caller_goes_by_the_start_of_the_keys_hash() -> None:
+    assert KEYS.caller("Bearer sk-second", "") == sha256(b"sk-second").hexdigest()[:8]
+    assert KEYS.caller("Bearer wrong", "sk-first") == sha256(b"sk-first").hexdigest()[:8]
 
 
 def test_every_key_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +76,7 @@ def test_every_key_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(auth.hmac, "compare_digest", counting)
     for key in ("sk-first", "sk-second", "wrong"):
         compared.clear()
-        KEYS.accept(f"Bearer {key}", "")
+        KEYS.caller(f"Bearer {key}", "")
         assert compared == KEYS.digests
 
 

@@ -109,6 +109,30 @@ def test_browsers_say_what_a_request_without_origin_is(site: str, mode: str, sta
     assert get(Guard(app, allowed_origins=["*"]), HOST, *fetch).status == 200
 
 
+FORM = ("content-type", "multipart/form-data; boundary=x")  # needs no preflight
+
+
+@pytest.mark.parametrize(
+    "sent_by",
+    [
+        [("origin", "https://evil.com")],
+        [("origin", "null")],  # from a sandboxed frame, or with no-referrer
+        [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
+        [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")],
+    ],
+)
+def test_a_form_on_a_foreign_page_is_refused_before_any_work(sent_by: list[Header]) -> None:
+    path = "/v1/inference/model"
+    assert get(Guard(unreachable), HOST, FORM, *sent_by, method="POST", path=path).status == 403
+
+
+def test_a_form_of_an_own_page_or_a_program_is_let_through() -> None:
+    own = [("origin", "http://localhost:8000"), ("sec-fetch-site", "same-origin")]
+    for sent_by in (own, []):
+        reply = get(Guard(app), HOST, FORM, *sent_by, method="POST", path="/v1/inference/model")
+        assert reply.status == 200
+
+
 def preflight(guard: Guard, origin: str, asked: str = "authorization, content-type") -> Reply:
     ask = [("access-control-request-method", "POST"), ("access-control-request-headers", asked)]
     return get(guard, HOST, ("origin", origin), *ask, method="OPTIONS", path="/v1/chat/completions")

@@ -3,6 +3,7 @@
 import json
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -28,6 +29,9 @@ from localinfra.cli.doctor import (
     parse_meminfo,
     rebuild,
 )
+from localinfra.cli.image_settings import ask_torch, outlook
+from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.sources import PathSource
 
 GIB = 2**30
 PLAIN = Machine("Linux", "x86_64")
@@ -145,3 +149,31 @@ def test_this_machine_can_be_examined() -> None:
     result = CliRunner().invoke(doctor, ["--json"])
     levels = {finding["level"] for finding in json.loads(result.stdout)}
     assert levels <= {"ok", "hint", "problem"}
+
+
+FLUX = ImageModelEntry(source=PathSource(Path("/no/flux")))
+
+
+def test_image_models_are_told_how_they_would_be_computed(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    header = b'{"t":{"dtype":"BF16","shape":[1000,1000]}}'
+    file = tmp_path / "transformer" / "a.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    entry = ImageModelEntry(source=PathSource(tmp_path))
+    fine = outlook("flux", entry, {"cuda": 24 * GIB, "cpu": 0})
+    assert fine.is_fine and fine.text.startswith("computed on cuda in bfloat16, all parts stay")
+    small = outlook("flux", entry, {"mps": 1000, "cpu": 0})
+    assert not small.is_fine and "GGUF" in small.text
+    broken = outlook("flux", entry, {})
+    found = findings(replace(SEEN, images={"flux": fine, "other": broken}))
+    assert [finding.level for finding in found[-2:]] == ["ok", "hint"]
+    assert found[-1].text == "other: PyTorch can't be loaded"
+
+
+def test_absent_image_models_are_told_where_they_come_from() -> None:
+    assert outlook("flux", FLUX, {}).is_fine
+    assert "/no/flux" in outlook("flux", FLUX, {}).text
+
+
+def test_torch_is_asked_in_a_process_of_its_own() -> None:
+    assert ask_torch()["cpu"] > 0

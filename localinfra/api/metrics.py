@@ -1,0 +1,79 @@
+"""GET /metrics, and the middleware that counts requests and takes their time."""
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from localinfra.api.state import runtime
+from localinfra.metrics import CONTENT_TYPE, Metrics
+from localinfra.runtime import Runtime
+
+
+class RequestMetrics:
+    """ASGI middleware around `Guard`, so that what it refuses counts too. Judges nothing.
+
+    Leaves `started_s` in the scope's state, and finds there the `model` that `charge_of` named.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status: int | None = None
+
+        async def reply(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        state = scope.setdefault("state", {})
+        state["started_s"] = time.perf_counter()
+        try:
+            await self.app(scope, receive, reply)
+        finally:
+            self.count(scope, status, time.perf_counter() - state["started_s"])
+
+    def count(self, scope: Scope, status: int | None, seconds: float) -> None:
+        route = route_of(scope)
+        model = scope["state"].get("model", "")
+        status_class = "none" if status is None else f"{status // 100}xx"
+        self.metrics.requests.add(1, route, model, status_class)
+        self.metrics.request_seconds.observe(seconds, route, model)
+
+
+def route_of(scope: Scope) -> str:
+    """The first path of the handler that answered, whichever prefix was used. Empty where none
+    did, for clients may think of any number of paths."""
+    for route in scope["app"].routes if "endpoint" in scope else ():
+        if isinstance(route, Route) and route.endpoint is scope["endpoint"]:
+            return route.path
+    return ""
+
+
+async def get_metrics(request: Request) -> Response:
+    metrics: Metrics = request.app.state.metrics
+    look_around(metrics, runtime(request))
+    return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+
+def look_around(metrics: Metrics, runtime: Runtime) -> None:
+    """Brings the gauges up to date."""
+    stats = {name: model.stats for name, model in runtime.loaded_text_models().items()}
+    metrics.sequences_running.show({(name,): stat.num_running for name, stat in stats.items()})
+    metrics.sequences_waiting.show({(name,): stat.num_waiting for name, stat in stats.items()})
+    metrics.kv_cells_used.show({(name,): stat.kv_used for name, stat in stats.items()})
+    metrics.kv_cells.show({(name,): stat.kv_total for name, stat in stats.items()})
+    others = runtime.loaded_encoders() | runtime.loaded_image_models()
+    metrics.requests_pending.show({(name,): model.num_waiting for name, model in others.items()})
+    loaded = runtime.loaded()
+    metrics.models_loaded.show(
+        {(name, entry.kind): int(name in loaded) for name, entry in runtime.catalog.entries.items()}
+    )

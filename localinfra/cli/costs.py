@@ -1,0 +1,60 @@
+"""`localinfra costs`: what each key has used of each model, as a table or as JSON."""
+
+from collections.abc import Sequence
+
+import click
+import msgspec
+
+from localinfra.cli.list import table
+from localinfra.costs import Book, CostsUnreadable, Row, default_path, read, reset
+from localinfra.errors import ApiError
+
+HEADER = ("KEY", "MODEL", "REQUESTS", "TOKENS IN", "CACHED", "TOKENS OUT", "IMAGES", "USD", "SINCE")
+
+
+@click.command("costs")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the times of last use.")
+@click.option("--reset", "is_reset", is_flag=True, help="Show it, and begin to count anew.")
+def show_costs(as_json: bool, is_reset: bool) -> None:
+    """Show what each key has used of each model, and its price.
+
+    Running servers bring it up to date every few seconds. Prices are those of models.toml at the
+    time of each request. A key is shown as the first 8 digits of its SHA-256.
+    """
+    path = default_path()
+    try:
+        book = read(path)
+        if as_json:
+            click.echo(msgspec.json.format(msgspec.json.encode(book)).decode())
+        else:
+            show(book)
+    except CostsUnreadable as error:
+        if not is_reset:
+            raise ApiError(str(error)) from None
+    if is_reset:
+        try:
+            reset(path)
+        except OSError as error:
+            raise ApiError(f"{path} can't be written: {error.strerror or error}") from None
+        click.echo(f"counting begins anew in {path}", err=True)
+
+
+def show(book: Book) -> None:
+    if not book.rows:
+        click.echo("Nothing has been used yet.")
+        return
+    rows = sorted(book.rows, key=lambda row: (row.key, row.model))
+    if len(rows) > 1:
+        total = Row(key="all", model="", first_at=book.since, last_at=book.since)
+        for row in rows:
+            total.add(row)
+        rows.append(total)
+    for line in table([HEADER, *map(cells, rows)]):
+        click.echo(line)
+
+
+def cells(row: Row) -> Sequence[str]:
+    tokens = (row.prompt_tokens, row.cached_tokens, row.generated_tokens)
+    counts = (f"{count:,}" for count in (row.requests, *tokens, row.images))
+    since = row.first_at.astimezone().strftime("%Y-%m-%d %H:%M")
+    return row.key, row.model, *counts, f"{row.usd:.6f}", since

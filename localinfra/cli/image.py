@@ -1,0 +1,141 @@
+"""`localinfra image`: pictures from a prompt, by a running server or one started for it.
+
+Knows the API, not the pipeline: it asks for a stream, draws its progress and writes the files.
+"""
+
+import base64
+import mimetypes
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from localinfra.cli.chat import connect
+from localinfra.cli.client import Client
+from localinfra.cli.progress import ProgressLine
+from localinfra.errors import ApiError
+
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+
+
+class Event(msgspec.Struct):
+    """Of an image stream, as OpenAI's with our progress."""
+
+    type: str
+    index: int = 0
+    step: int = 0
+    steps: int = 1
+    b64_json: str = ""
+    seed: int = 0
+
+
+@click.command("image")
+@click.argument("prompt")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=Path("image.png"),
+    show_default=True, help="A .png, .jpg or .webp file; several get numbers.",
+)  # fmt: skip
+@click.option("--model", help="The image model; default: FLUX.1 Schnell, or the first one served.")
+@click.option("--size", default="auto", show_default=True, help="Such as 1024x768.")
+@click.option("-n", "--number", type=click.IntRange(1, 10), default=1, help="How many images.")
+@click.option("--seed", type=click.IntRange(0), help="Makes the same image again.")
+@click.option("--steps", type=click.IntRange(1, 50), help="More are slower and finer.")
+@click.option(
+    "--from", "picture", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A picture to begin with.",
+)  # fmt: skip
+@click.option(
+    "--mask", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="An image whose transparent part is what changes.",
+)  # fmt: skip
+@click.option(
+    "--strength", type=click.FloatRange(0, 1, min_open=True), help="How much of it may change."
+)
+@click.option("--url", envvar="LOCALINFRA_URL", help="The server to ask.")
+@click.option("--key", envvar="LOCALINFRA_API_KEY", help="Its API key.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Start a server with this models.toml."
+)
+def image(
+    prompt: str,
+    output: Path,
+    model: str | None,
+    size: str,
+    number: int,
+    seed: int | None,
+    steps: int | None,
+    picture: Path | None,
+    mask: Path | None,
+    strength: float | None,
+    url: str | None,
+    key: str | None,
+    config: Path | None,
+) -> None:
+    """Make an image of PROMPT.
+
+    Uses the server at --url, or starts one for as long as it takes. The same --seed, size and steps
+    make the same image again; a PNG has them written into it.
+    """
+    if output.suffix.lower() not in FORMATS:
+        raise ApiError(f"{output}: the name must end in {', '.join(FORMATS)}.")
+    if not output.parent.is_dir():
+        raise ApiError(f"{output.parent} is no folder: make it, or choose another --output.")
+    if (mask or strength) and not picture:
+        raise ApiError("--mask and --strength need --from, the picture to begin with.")
+    wanted = {
+        "prompt": prompt,
+        "model": model,
+        "size": size,
+        "n": number,
+        "seed": seed,
+        "num_inference_steps": steps,
+        "output_format": FORMATS[output.suffix.lower()],
+        "stream": True,
+        "progress": True,
+        "image": data_url(picture),
+        "mask": data_url(mask),
+        "strength": strength,
+    }
+    body = {name: value for name, value in wanted.items() if value is not None}
+    path = f"/v1/images/{'edits' if picture else 'generations'}"
+    with ExitStack() as stack:
+        client = connect(stack, url, key, config)
+        paint(client, path, body, output, number)
+
+
+def paint(client: Client, path: str, body: dict[str, Any], output: Path, number: int) -> None:
+    """Writes each image when it is finished."""
+    line = ProgressLine()
+    started = time.monotonic()
+    line.show(0, "loading the model")
+    try:
+        with closing(client.stream(path, body, Event)) as events:
+            for event in events:
+                if event.type.endswith(".progress"):
+                    done = (event.index + event.step / event.steps) / number
+                    which = f", image {event.index + 1} of {number}" if number > 1 else ""
+                    line.show(done, f"step {event.step} of {event.steps}{which}")
+                elif event.type.endswith(".completed"):
+                    line.end()
+                    file = numbered(output, event.index, number)
+                    file.write_bytes(base64.b64decode(event.b64_json))
+                    passed = time.monotonic() - started
+                    click.echo(f"{file} (seed {event.seed}, after {passed:.1f} s)")
+    except OSError as error:
+        raise ApiError(f"{output} can't be written: {error.strerror}") from None
+    finally:
+        line.end()
+
+
+def numbered(output: Path, index: int, number: int) -> Path:
+    return output if number == 1 else output.with_stem(f"{output.stem}-{index + 1}")
+
+
+def data_url(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    media_type = mimetypes.guess_type(file.name)[0] or "image/png"
+    return f"data:{media_type};base64,{base64.b64encode(file.read_bytes()).decode()}"

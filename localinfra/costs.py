@@ -1,0 +1,195 @@
+"""What each key has used of each model, kept in one file of the cache for `localinfra costs`.
+
+Owns that file. Several servers may add to it: each writes what is new since its last time, under
+a lock. It has a row for each key and model that were ever used together, so settings bound it.
+"""
+
+import asyncio
+import contextlib
+import copy
+import datetime
+import logging
+import os
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from localinfra import machine
+
+try:
+    import fcntl
+except ImportError:  # Windows: of two servers that save in the same millisecond one may lose
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+SAVE_INTERVAL_S = 3.0
+
+
+class Used(msgspec.Struct, kw_only=True):
+    """What one step of a request used, or the sum of many."""
+
+    requests: int = 0
+    prompt_tokens: int = 0  # of texts that were only read, too
+    cached_tokens: int = 0  # of the prompts', those not computed again
+    generated_tokens: int = 0
+    images: int = 0
+    usd: float = 0.0  # by the prices at that time
+
+    def add(self, used: "Used") -> None:
+        self.requests += used.requests
+        self.prompt_tokens += used.prompt_tokens
+        self.cached_tokens += used.cached_tokens
+        self.generated_tokens += used.generated_tokens
+        self.images += used.images
+        self.usd += used.usd
+
+
+class Row(Used, kw_only=True):
+    """What a key used of a model so far, the times in UTC."""
+
+    key: str  # its label, never the key
+    model: str
+    first_at: datetime.datetime
+    last_at: datetime.datetime
+
+    def merge(self, other: "Row") -> None:
+        """Takes in another of the same key and model."""
+        self.add(other)
+        self.first_at = min(self.first_at, other.first_at)
+        self.last_at = max(self.last_at, other.last_at)
+
+
+class Book(msgspec.Struct, frozen=True):
+    """The whole file."""
+
+    since: datetime.datetime  # when counting began
+    rows: list[Row] = []
+
+    def with_rows(self, rows: Collection[Row]) -> "Book":
+        since = min([self.since, *(row.first_at for row in rows)])
+        return Book(since, merged([*self.rows, *rows]))
+
+
+def merged(rows: Iterable[Row]) -> list[Row]:
+    """One row for each key and model, the given ones untouched."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if known := found.get((row.key, row.model)):
+            known.merge(row)
+        else:
+            found[row.key, row.model] = copy.copy(row)
+    return list(found.values())
+
+
+class CostsUnreadable(Exception):
+    """The file can't be read; the message names it and what to do."""
+
+
+def default_path() -> Path:
+    return machine.cache_folder("costs") / "costs.json"
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def read(path: Path) -> Book:
+    """What the file says; an empty book where there is none. Raises CostsUnreadable."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Book)
+    except FileNotFoundError:
+        return Book(now())
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CostsUnreadable(
+            f"{path} can't be read ({error}); `localinfra costs --reset` begins anew"
+        ) from None
+
+
+def add(path: Path, rows: Collection[Row]) -> None:
+    """Adds to what the file says. A damaged one is put aside. Raises OSError."""
+    with locked(path):
+        try:
+            book = read(path)
+        except CostsUnreadable as error:
+            aside = path.with_suffix(".damaged")
+            logger.warning("%s; counting anew, what it held is in %s", error, aside)
+            path.replace(aside)
+            book = Book(now())
+        write(path, book.with_rows(rows))
+
+
+def reset(path: Path) -> None:
+    """Begins anew; servers that run go on adding. Raises OSError."""
+    with locked(path):
+        write(path, Book(now()))
+
+
+def write(path: Path, book: Book) -> None:
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(book)))
+    part.replace(path)  # whoever reads sees the old file or the new one
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("wb") as lock:  # its end lets go
+        if fcntl:
+            with contextlib.suppress(OSError):  # a file system without locks; see Windows above
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Ledger:
+    """Takes down what is used. Event loop only; the file is written in a thread."""
+
+    def __init__(self, path: Path | None = None):
+        """Without a path nothing is kept."""
+        self._path = path
+        self._unsaved: dict[tuple[str, str], Row] = {}
+        self._ending = asyncio.Event()
+        self._is_failing = False
+
+    def add(self, key: str, model: str, used: Used) -> None:
+        if self._path is None:
+            return
+        time = now()
+        row = self._unsaved.get((key, model))
+        if row is None:
+            row = Row(key=key, model=model, first_at=time, last_at=time)
+            self._unsaved[key, model] = row
+        row.add(used)
+        row.last_at = time
+
+    @contextlib.asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Meanwhile the file is brought up to date every SAVE_INTERVAL_S, and at the end."""
+        saving = asyncio.create_task(self._save_regularly())
+        try:
+            yield
+        finally:
+            self._ending.set()
+            await saving
+            await self._save()
+
+    async def _save_regularly(self) -> None:
+        while not self._ending.is_set():
+            await self._save()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), SAVE_INTERVAL_S)
+
+    async def _save(self) -> None:
+        rows, self._unsaved = list(self._unsaved.values()), {}
+        if self._path is None or not rows:
+            return
+        try:
+            await asyncio.to_thread(add, self._path, rows)
+            self._is_failing = False
+        except OSError as error:
+            if not self._is_failing:  # said once, not every few seconds
+                logger.warning("costs can't be kept in %s: %s", self._path, error)
+            self._is_failing = True
+            again = merged([*rows, *self._unsaved.values()])
+            self._unsaved = {(row.key, row.model): row for row in again}

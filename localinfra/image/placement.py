@@ -1,0 +1,184 @@
+"""Where and how an image pipeline is computed, from the sizes of its parts and the free memory.
+
+Rules over plain numbers; `free_memory` asks torch, `part_elements` reads the heads of weight files.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from localinfra.errors import ModelUnavailable
+from localinfra.machine import available_memory
+
+GIB = 2**30
+WORKING_BYTES = int(2.5 * GIB)  # activations of one image of a megapixel, and the VAE's
+BATCH_BYTES = 2 * GIB  # of each further megapixel in a batch
+MAX_BATCH = 4  # beyond, a large GPU is busy anyway, and others wait longer for their turn
+SMALL_BYTES = 8 * GIB
+MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+Offload = Literal["none", "model", "group"]
+Quantize = Literal["none", "float8"]
+Attention = Literal["auto", "native", "cudnn", "flash", "sage", "xformers", "flex"]
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    """What models.toml says; None is for the machine to decide."""
+
+    device: str | None = None
+    dtype: str | None = None
+    offload: Offload | None = None
+    quantize: Quantize | None = None
+    vae_tiling: bool | None = None
+    vae_slicing: bool = True
+    attention: Attention = "auto"
+    compile: bool = False
+    batch_size: int | None = None
+    transformer: Path | None = None  # a file in place of the folder's own
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where and how the weights are computed."""
+
+    device: str  # cuda, mps or cpu
+    dtype: str
+    offload: Offload  # model: parts move to the GPU when needed; group: layers do
+    quantize: Quantize  # float8: how the transformer's weights are kept
+    vae_tiling: bool  # decodes in tiles, for large images in little memory
+    vae_slicing: bool  # decodes the images of a batch one by one
+    attention: Attention  # auto: the library's own choice
+    compile: bool  # of the transformer's blocks: faster, after minutes of compiling each size
+    batch_size: int | None  # images of a request computed together; None: by the free memory
+    spare_bytes: int  # of the device, beside the weights and one image
+
+    def images_at_once(self, width: int, height: int) -> int:
+        if self.batch_size is not None:
+            return self.batch_size
+        further = self.spare_bytes / (BATCH_BYTES * width * height / 2**20)
+        return max(1, min(MAX_BATCH, 1 + int(further)))
+
+    def __str__(self) -> str:
+        words = [f"{self.device} in {self.dtype}"]
+        if self.quantize != "none":
+            words.append(f"transformer kept in {self.quantize}")
+        words.append(OFFLOADS[self.offload])
+        words += ["VAE in tiles"] * self.vae_tiling + ["VAE image by image"] * self.vae_slicing
+        words += [f"{self.attention} attention"] * (self.attention != "auto")
+        words += ["compiled"] * self.compile
+        return ", ".join(words)
+
+
+OFFLOADS = {
+    "none": "all parts stay there",
+    "model": "parts move there when needed",
+    "group": "layers move there when needed",
+}
+
+
+def decide(wishes: Wishes, elements: Mapping[str, int], free: Mapping[str, int]) -> Placement:
+    """`elements` are the numbers of weights of each part, `free` the free bytes of each device that
+    torch can use, the best first and the CPU last.
+
+    Raises ModelUnavailable where a device without anything to offload to is too small.
+    """
+    device = wishes.device or next(iter(free))
+    dtype = wishes.dtype or ("float32" if device == "cpu" else "bfloat16")
+    room = free.get(device, 0)
+    sizes = {part: count * ITEM_BYTES[dtype] for part, count in elements.items()}
+    if wishes.transformer:
+        sizes["transformer"] = wishes.transformer.stat().st_size
+    quantize = wishes.quantize or _quantize(device, sizes, room, bool(wishes.transformer))
+    if quantize == "float8":
+        sizes["transformer"] //= ITEM_BYTES[dtype]
+    offload = wishes.offload or (_offload(sizes, room) if device == "cuda" else "none")
+    if device != "cuda" and room and sum(sizes.values()) > room:
+        raise ModelUnavailable(
+            f"Its weights take {sum(sizes.values()) / GIB:.1f} GiB in {dtype}, and "
+            f"{room / GIB:.1f} GiB are free on {device}. Set `transformer` to a GGUF file for it "
+            "in models.toml, or free memory.",
+            "model",
+        )
+    is_small = device != "cpu" and room < SMALL_BYTES
+    spare = room - sum(sizes.values()) - WORKING_BYTES
+    return Placement(
+        device=device,
+        dtype=dtype,
+        offload=offload,
+        quantize=quantize,
+        vae_tiling=is_small if wishes.vae_tiling is None else wishes.vae_tiling,
+        vae_slicing=wishes.vae_slicing,
+        attention=wishes.attention,
+        compile=wishes.compile,
+        batch_size=wishes.batch_size,
+        # Only a large GPU gains by batches: elsewhere one image keeps the device busy.
+        spare_bytes=max(0, spare) if device == "cuda" and offload == "none" else 0,
+    )
+
+
+def _quantize(device: str, sizes: Mapping[str, int], room: int, is_file: bool) -> Quantize:
+    """Eight bits where the transformer alone does not fit otherwise, and then does."""
+    if device != "cuda" or is_file or max(sizes.values()) + WORKING_BYTES <= room:
+        return "none"
+    return "float8" if sizes["transformer"] // 2 + WORKING_BYTES <= room else "none"
+
+
+def _offload(sizes: Mapping[str, int], room: int) -> Offload:
+    if sum(sizes.values()) + WORKING_BYTES <= room:
+        return "none"
+    # Encoders read 256 tokens at most: their activations are small.
+    needs = (
+        size + (WORKING_BYTES if part in ("transformer", "vae") else GIB // 2)
+        for part, size in sizes.items()
+    )
+    return "model" if max(needs) <= room else "group"
+
+
+def part_elements(folder: Path) -> dict[str, int]:
+    """How many weights each part of a pipeline has, from the heads of its safetensors files
+    (https://huggingface.co/docs/safetensors). Raises ModelUnavailable for a damaged one."""
+    counts: dict[str, int] = {}
+    for file in sorted(folder.glob("*/*.safetensors")):
+        counts[file.parent.name] = counts.get(file.parent.name, 0) + _elements(file)
+    if not counts:
+        raise ModelUnavailable(f"{folder} has no safetensors files in its parts.", "model")
+    return counts
+
+
+def _elements(file: Path) -> int:
+    try:
+        with file.open("rb") as stream:
+            [size] = struct.unpack("<Q", stream.read(8))
+            if size > MAX_HEADER_BYTES:
+                raise ValueError("its header is too long")
+            header = json.loads(stream.read(size))
+        total = 0
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                count = 1
+                for side in tensor["shape"]:
+                    count *= int(side)
+                total += count
+        return total
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+        raise ModelUnavailable(f"{file} is no safetensors file: {error}", "model") from None
+
+
+def free_memory(torch: Any, host_bytes: int | None) -> dict[str, int]:
+    """Free bytes of the devices that torch can use, the best first; 0 where unknown."""
+    found: dict[str, int] = {}
+    if torch.cuda.is_available():
+        found["cuda"] = torch.cuda.mem_get_info()[0]
+    if torch.backends.mps.is_available():
+        found["mps"] = torch.mps.recommended_max_memory()
+    return {**found, "cpu": host_bytes or 0}
+
+
+if __name__ == "__main__":  # for `localinfra doctor`
+    import torch
+
+    print(json.dumps(free_memory(torch, available_memory())))

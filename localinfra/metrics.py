@@ -1,0 +1,158 @@
+"""Every exported metric with its unit, in one list; parts add to them, this file prints them.
+
+In Prometheus' text format 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/).
+All numbers live on the event loop, so the locks, registries and other formats of
+prometheus_client would only be imported, with an HTTP server of its own, at every start.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# Upper bounds of a histogram's buckets, in seconds.
+FIRST_TOKEN_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+DURATION_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+Labels = tuple[str, ...]  # the values of a metric's labels, in its order
+
+
+class Metric:
+    """A number for each combination of label values that has occurred."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str, help: str, *labels: str):
+        self.name = name
+        self.help = help
+        self.labels = labels
+        self._values: dict[Labels, float] = {}
+
+    def lines(self) -> Iterator[str]:
+        yield f"# HELP {self.name} {self.help}"
+        yield f"# TYPE {self.name} {self.kind}"
+        yield from self.samples()
+
+    def samples(self) -> Iterator[str]:
+        for values, number in self._values.items():
+            yield sample(self.name, self.labels, values, number)
+
+
+class Counter(Metric):
+    """Only grows."""
+
+    kind = "counter"
+
+    def add(self, number: float, *values: str) -> None:
+        if number:
+            self._values[values] = self._values.get(values, 0) + number
+
+
+class Gauge(Metric):
+    """How things stand when somebody looks."""
+
+    kind = "gauge"
+
+    def show(self, numbers: Mapping[Labels, float]) -> None:
+        """In place of all that was shown before."""
+        self._values = dict(numbers)
+
+
+class Histogram(Metric):
+    """How many observations were at most as large as each bound, and the sum of all."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, help: str, bounds: tuple[float, ...], *labels: str):
+        super().__init__(name, help, *labels)
+        self._bounds = bounds
+        self._counts: dict[Labels, list[int]] = {}  # of each bucket alone, the last without bound
+
+    def observe(self, number: float, *values: str) -> None:
+        counts = self._counts.setdefault(values, [0] * (len(self._bounds) + 1))
+        counts[bisect_left(self._bounds, number)] += 1
+        self._values[values] = self._values.get(values, 0) + number
+
+    def samples(self) -> Iterator[str]:
+        names = (*self.labels, "le")
+        for values, counts in self._counts.items():
+            total = 0
+            for bound, count in zip((*self._bounds, "+Inf"), counts, strict=True):
+                total += count
+                yield sample(f"{self.name}_bucket", names, (*values, str(bound)), total)
+            yield sample(f"{self.name}_sum", self.labels, values, self._values[values])
+            yield sample(f"{self.name}_count", self.labels, values, total)
+
+
+def sample(name: str, labels: Labels, values: Labels, number: float) -> str:
+    pairs = [f'{label}="{escaped(value)}"' for label, value in zip(labels, values, strict=True)]
+    return f"{name}{{{','.join(pairs)}}} {number!r}" if pairs else f"{name} {number!r}"
+
+
+def escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+class Metrics:
+    """The list. Models are called by their own names in models.toml, and keys by their callers'
+    (`api/auth.py`), so that there are never more lines than models, keys and routes allow."""
+
+    def __init__(self) -> None:
+        self.requests = Counter(
+            "localinfra_requests_total",
+            "HTTP requests that have ended, by the class of their status: none where the client "
+            "left before it.",
+            "route", "model", "status",
+        )  # fmt: skip
+        self.request_seconds = Histogram(
+            "localinfra_request_duration_seconds",
+            "From a request's arrival to the end of its answer.",
+            DURATION_S, "route", "model",
+        )  # fmt: skip
+        self.first_token_seconds = Histogram(
+            "localinfra_time_to_first_token_seconds",
+            "From a request's arrival to its first generated token.",
+            FIRST_TOKEN_S, "model",
+        )  # fmt: skip
+        self.prompt_tokens = Counter(
+            "localinfra_prompt_tokens_total", "Tokens of prompts and of texts read.", "model"
+        )
+        self.cached_tokens = Counter(
+            "localinfra_cached_prompt_tokens_total",
+            "Those of the prompt tokens that were not computed again.",
+            "model",
+        )
+        self.generated_tokens = Counter(
+            "localinfra_generated_tokens_total", "Tokens generated.", "model"
+        )
+        self.images = Counter("localinfra_images_total", "Images made.", "model")
+        self.cost = Counter(
+            "localinfra_cost_usd_total",
+            "What requests would have cost by the prices of models.toml, in US dollars.",
+            "key", "model",
+        )  # fmt: skip
+        self.sequences_running = Gauge(
+            "localinfra_sequences_running", "Choices being generated.", "model"
+        )
+        self.sequences_waiting = Gauge(
+            "localinfra_sequences_waiting", "Choices that wait for a place.", "model"
+        )
+        self.kv_cells_used = Gauge(
+            "localinfra_kv_cells_used",
+            "Tokens in the KV cache, those kept for later requests included.",
+            "model",
+        )
+        self.kv_cells = Gauge("localinfra_kv_cells", "Tokens the KV cache has room for.", "model")
+        self.requests_pending = Gauge(
+            "localinfra_requests_pending",
+            "Requests for vectors, scores and images that wait or are being computed.",
+            "model",
+        )
+        self.models_loaded = Gauge(
+            "localinfra_model_loaded", "1 for a model in memory, else 0.", "model", "kind"
+        )
+
+    def text(self) -> str:
+        metrics = (value for value in vars(self).values() if isinstance(value, Metric))
+        return "".join(f"{line}\n" for metric in metrics for line in metric.lines())

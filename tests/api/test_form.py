@@ -1,0 +1,294 @@
+"""Multipart bodies: which parts they have, what a field's text means, and how they are refused."""
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from asgi import scope_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.types import Message
+
+from localinfra.api.body import BodyLimits, Decoded, decode
+from localinfra.api.form import MAX_PARTS, Part, as_json, parse_form, read_body_or_form, read_form
+from localinfra.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+
+BOUNDARY = b"xYzZY"
+FORM = ("content-type", "multipart/form-data; boundary=xYzZY")
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True):
+    prompt: str
+    n: int = 1
+    scale: float = 1.0
+    stream: bool = False
+    stop: str | list[str] = []
+    inputs: list[str | int] = []
+    image: str | list[str] | None = None
+    options: dict[str, Any] = {}
+
+
+def form(*parts: tuple[str, str | bytes]) -> bytes:
+    """Each part as its headers (a bare word is its name) and its data."""
+    written = b""
+    for headers, data in parts:
+        if ":" not in headers:
+            headers = f'Content-Disposition: form-data; name="{headers}"'
+        data = data.encode() if isinstance(data, str) else data
+        written += b"--%b\r\n%b\r\n\r\n%b\r\n" % (BOUNDARY, headers.encode(), data)
+    return written + b"--%b--\r\n" % BOUNDARY
+
+
+def named(name: str, *more: str, filename: str | None = None) -> str:
+    """A part's headers."""
+    file = "" if filename is None else f'; filename="{filename}"'
+    return "\r\n".join([f'Content-Disposition: form-data; name="{name}"{file}', *more])
+
+
+def read(*parts: tuple[str, str | bytes]) -> Body:
+    return decode(as_json(parse_form(form(*parts), BOUNDARY), Body, ("image",)), Body).value
+
+
+def refused(body: bytes) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(as_json(parse_form(body, BOUNDARY), Body, ("image",)), Body)
+    return caught.value
+
+
+# What a field's text means.
+
+
+def test_text_is_taken_as_it_stands_as_curl_sends_it() -> None:
+    body = read(("prompt", "Hello, \r\n--world"), ("n", "4"), ("stream", "true"), ("stop", "END"))
+    assert body == Body(prompt="Hello, \r\n--world", n=4, stream=True, stop="END")
+
+
+def test_json_is_read_as_the_client_of_deepinfra_writes_each_field() -> None:
+    sent = {
+        "prompt": 'Hi "there"\nx',
+        "n": 4,
+        "scale": 0.5,
+        "stream": True,
+        "stop": ["a", "b"],
+        "options": {"a": [1, None]},
+    }
+    body = read(*((name, json.dumps(value)) for name, value in sent.items()))
+    assert msgspec.to_builtins(body) == {"inputs": [], "image": None, **sent}
+
+
+@pytest.mark.parametrize("text", ["4", "[1] Hi", '["a"]', "null", "true", "{}", "", '"a" or "b"'])
+def test_what_is_no_json_of_the_fields_type_is_text(text: str) -> None:
+    assert read(("prompt", text)).prompt == text
+
+
+def test_a_field_sent_more_than_once_is_a_list() -> None:
+    assert read(("prompt", "x"), ("stop", "a"), ("stop", '"b"'), ("stop", "5")).stop == [
+        "a",
+        "b",
+        "5",
+    ]
+    assert read(("prompt", "x"), ("inputs[]", "a")).inputs == ["a"]
+
+
+def test_null_is_not_given_and_unknown_fields_are_named() -> None:
+    body = form(("prompt", "x"), ("n", "null"), ("size", "1"), (named("f", filename="a"), b"\xff"))
+    decoded = decode(as_json(parse_form(body, BOUNDARY), Body, ()), Body)
+    assert decoded.value == Body(prompt="x")
+    assert decoded.headers == {"x-localinfra-ignored": "size, f"}
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "says"),
+    [
+        ("n", "four", "expected `int`, got `str`"),
+        ("n", "4.5", "expected `int`, got `float`"),
+        ("n", "4 apples", "expected `int`, got `str`"),
+        ("stream", "yes", "expected `bool`, got `str`"),
+        ("options", "[" * 100_000, "expected `object`, got `str`"),
+        ("inputs", "a", "expected `array`, got `str`"),
+        ("prompt", b"\xff\xfe", "not text in UTF-8"),
+    ],
+)
+def test_a_wrong_value_is_named(field: str, text: str | bytes, says: str) -> None:
+    error = refused(form(("prompt", "x"), (field, text)))
+    assert error.param == field and says in error.message
+
+
+# Files.
+
+
+@pytest.mark.parametrize(
+    ("headers", "url"),
+    [
+        (named("image", filename="cat.png"), "data:application/octet-stream;base64,AP8="),
+        (
+            named("image", "Content-Type: image/png", filename="cat.png"),
+            "data:image/png;base64,AP8=",
+        ),
+        (
+            named("image", "Content-Type: application/octet-stream"),  # DeepInfra's client
+            "data:application/octet-stream;base64,AP8=",
+        ),
+    ],
+)
+def test_a_file_becomes_the_data_url_that_json_would_carry(headers: str, url: str) -> None:
+    assert read(("prompt", "x"), (headers, b"\0\xff")).image == url
+    assert read(("prompt", "x"), (headers, b"\0\xff"), (headers, b"")).image == [
+        url,
+        url.replace("AP8=", ""),
+    ]
+
+
+def test_an_image_may_be_a_data_url_already() -> None:
+    assert read(("prompt", "x"), ("image", "data:image/png;base64,AP8=")).image == (
+        "data:image/png;base64,AP8="
+    )
+
+
+def test_a_text_may_come_in_a_file_and_bytes_may_not_be_a_text() -> None:
+    text = named("prompt", "Content-Type: text/plain; charset=utf-8", filename="prompt.txt")
+    assert read((text, "Grüße")).prompt == "Grüße"
+    error = refused(form((named("prompt", filename="prompt"), "Hello")))
+    assert error.param == "prompt" and "takes text" in error.message
+
+
+def test_parts_as_they_came() -> None:
+    """For routes that want the bytes: /v1/images/edits."""
+    png = named("image[]", "content-type: Image/PNG; x=y", filename='a \\"b\\" ü.png')
+    parts = parse_form(form((png, b"\r\n\r\n\0--"), ("prompt", "x")), BOUNDARY)
+    assert parts == [
+        Part("image[]", b"\r\n\r\n\0--", "image/png", 'a "b" ü.png'),
+        Part("prompt", b"x"),
+    ]
+    assert parts[0].is_file and not parts[1].is_file and parts[1].text == "x"
+
+
+def test_data_may_hold_whatever_is_not_quite_the_boundary() -> None:
+    for data in (b"\r\n--xYzZ", b"\r\n--xYzZYx", b"--xYzZY\r\n", b"\r\n\r\n--xYzZY-x", b"\r\r\n\n"):
+        assert parse_form(form(("a", data)), BOUNDARY) == [Part("a", data)]
+
+
+# What is refused, and how much is read.
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "no closing boundary"),
+        (form(("prompt", "x"))[:-6], "no closing boundary"),
+        (b"--xYzZY\r\n", "no closing boundary"),
+        (form(("prompt", "x")).replace(BOUNDARY, b"other"), "Expected boundary"),
+        (b'{"prompt": "x"}', "Expected boundary"),
+        (form(("X-Header: a", "x")), "has no name"),
+        (form(("Content-Disposition: form-data", "x")), "has no name"),
+        (form(('Content-Disposition: attachment; name="a"', "x")), "has no name"),
+        (form(("Bad Header: a", "x")), "invalid character"),
+        (form((named("a", "X: " + "y" * 5000), "x")), "Maximum header size"),
+        (form((named("a", *["X: y"] * 8), "x")), "Maximum header count"),
+        (form((named("a", "Content-Transfer-Encoding: base64"), "eA==")), "as they are"),
+        (form(*[("a", "x")] * (MAX_PARTS + 1)), f"at most {MAX_PARTS} parts"),
+        (form(("a", b"\r\n--xYzZY." * 10_000)), f"at most {MAX_PARTS} parts"),
+        (form(), "`prompt` is required"),
+    ],
+)
+def test_a_broken_form_says_what_is_wrong(body: bytes, says: str) -> None:
+    assert says in refused(body).message
+
+
+def test_as_many_parts_as_allowed_are_read() -> None:
+    assert len(parse_form(form(*[("a", "x")] * MAX_PARTS), BOUNDARY)) == MAX_PARTS
+
+
+def receive(
+    chunks: list[bytes], headers: list[tuple[str, str]], limits: BodyLimits, *, pause_s: float = 0
+) -> Decoded[Body]:
+    queue = list(chunks)
+
+    async def next_chunk() -> Message:
+        await asyncio.sleep(pause_s)
+        return {"type": "http.request", "body": queue.pop(0), "more_body": bool(queue)}
+
+    async def run() -> Decoded[Body]:
+        request = Request(scope_of("POST", headers=headers), next_chunk)
+        return await read_body_or_form(request, Body, limits)
+
+    return asyncio.run(run())
+
+
+SMALL = BodyLimits(max_bytes=200, timeout_s=0.2)
+HELLO = form(("prompt", "Hello"))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; boundary=xYzZY",
+        'Multipart/Form-Data;charset=utf-8;boundary="xYzZY"',
+    ],
+)
+def test_a_form_may_come_in_pieces_of_any_size(size: int, content_type: str) -> None:
+    pieces = [HELLO[at : at + size] for at in range(0, len(HELLO), size)]
+    read = receive(pieces, [("content-type", content_type)], SMALL)
+    assert read.value == Body(prompt="Hello")
+
+
+def test_json_is_read_by_the_same_door() -> None:
+    json_type = ("content-type", "application/json")
+    assert receive([b'{"prompt": "x"}'], [json_type], SMALL).value == Body(prompt="x")
+    with pytest.raises(UnsupportedMediaType, match="application/json"):
+        receive([], [("content-type", "application/x-www-form-urlencoded")], SMALL)
+
+
+def test_a_form_is_bound_like_any_body() -> None:
+    with pytest.raises(BodyTooLarge):
+        receive([form(("prompt", "x" * 200))], [FORM], SMALL)
+    with pytest.raises(RequestTimeout):
+        receive([bytes([byte]) for byte in HELLO], [FORM], SMALL, pause_s=0.05)
+    with pytest.raises(UnsupportedMediaType, match="uncompressed"):
+        receive([], [FORM, ("content-encoding", "gzip")], SMALL)
+
+
+@pytest.mark.parametrize("boundary", ["", "; boundary=", "; boundary=" + "x" * 71])
+def test_a_form_needs_a_boundary(boundary: str) -> None:
+    with pytest.raises(InvalidRequest, match="boundary of 1 to 70"):
+        receive([], [("content-type", "multipart/form-data" + boundary)], SMALL)
+
+
+def test_a_route_for_forms_alone_refuses_json() -> None:
+    async def run() -> None:
+        scope = scope_of("POST", headers=[("content-type", "application/json")])
+        await read_form(Request(scope))
+
+    with pytest.raises(UnsupportedMediaType, match="multipart/form-data"):
+        asyncio.run(run())
+
+
+SAMPLE = form(
+    ("prompt", '"a"'),
+    ("n", "2"),
+    ("stop", "x"),
+    ("stop", "y"),
+    (named("image", "Content-Type: image/png", filename="a"), b"\0\xff"),
+)
+MUTATION = st.tuples(st.integers(0, len(SAMPLE)), st.integers(0, 6), st.binary(max_size=6))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(MUTATION, max_size=5))
+def test_any_damage_to_a_form_is_answered(mutations: list[tuple[int, int, bytes]]) -> None:
+    body = SAMPLE
+    for at, length, new in mutations:
+        body = body[:at] + new + body[at + length :]
+    try:
+        decode(as_json(parse_form(body, BOUNDARY), Body, ("image",)), Body)
+    except InvalidRequest as error:
+        error.message.encode()

@@ -1,0 +1,137 @@
+"""What a request is charged as its deltas come, and what its usage object says."""
+
+import time
+
+import pytest
+
+from localinfra.api.usage import Charge, UsageMeter
+from localinfra.costs import Ledger, Used
+from localinfra.engine.output import OutputDelta
+from localinfra.metrics import Metrics
+from localinfra.models.catalog import Price
+
+PRICE = Price(input=1.0, output=2.0, image=0.5)
+
+
+class Account(Ledger):
+    """Sums up what is added for `key` and `model`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = Used()
+
+    def add(self, key: str, model: str, used: Used) -> None:
+        assert (key, model) == ("key", "model")
+        self.used.add(used)
+
+
+@pytest.fixture
+def account() -> Account:
+    return Account()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def charge(account: Account, metrics: Metrics) -> Charge:
+    return Charge(PRICE, "model", "key", time.perf_counter(), metrics, account)
+
+
+def test_uses_of_one_request_sum_up(charge: Charge, account: Account, metrics: Metrics) -> None:
+    assert charge.cost == 0 and account.used == Used()
+    charge.add(prompt_tokens=1000, cached_tokens=600)
+    charge.add(generated_tokens=100)
+    charge.add(images=2)
+    assert charge.cost == 1.0012
+    assert account.used == Used(
+        requests=1,
+        prompt_tokens=1000,
+        cached_tokens=600,
+        generated_tokens=100,
+        images=2,
+        usd=pytest.approx(1.0012),
+    )
+    text = metrics.text()
+    for line in (
+        'localinfra_prompt_tokens_total{model="model"} 1000',
+        'localinfra_cached_prompt_tokens_total{model="model"} 600',
+        'localinfra_generated_tokens_total{model="model"} 100',
+        'localinfra_images_total{model="model"} 2',
+        'localinfra_cost_usd_total{key="key",model="model"} 1.0012',
+        'localinfra_time_to_first_token_seconds_count{model="model"} 1',
+    ):
+        assert line in text
+
+
+def test_only_the_first_token_is_timed(charge: Charge, metrics: Metrics) -> None:
+    charge.add(prompt_tokens=3)
+    assert "first_token_seconds_count" not in metrics.text()
+    for _ in range(3):
+        charge.add(generated_tokens=1)
+    assert 'first_token_seconds_count{model="model"} 1' in metrics.text()
+
+
+def test_a_prompt_is_charged_when_it_was_read_and_tokens_as_they_come(
+    charge: Charge, account: Account
+) -> None:
+    meter = UsageMeter(charge, [7], 1)
+    assert account.used.requests == 0
+    meter.add(OutputDelta(0, num_generated=1, num_cached=5))
+    assert account.used == Used(
+        requests=1,
+        prompt_tokens=7,
+        cached_tokens=5,
+        generated_tokens=1,
+        usd=pytest.approx(9e-6),
+    )
+    meter.add(OutputDelta(0, num_generated=4, num_cached=5))
+    assert (account.used.prompt_tokens, account.used.cached_tokens) == (7, 5)
+    assert account.used.generated_tokens == 4
+
+
+def test_choices_share_their_prompt_and_prompts_are_charged_one_by_one(
+    charge: Charge, account: Account
+) -> None:
+    meter = UsageMeter(charge, [10, 20], 2)  # choices 0 and 1 are of the first prompt
+    meter.add(OutputDelta(1, num_generated=2, num_cached=9))  # shared with choice 0, not reused
+    assert (account.used.prompt_tokens, account.used.cached_tokens) == (10, 0)
+    meter.add(OutputDelta(0, num_generated=3, num_cached=4))
+    assert (account.used.prompt_tokens, account.used.cached_tokens) == (10, 4)
+    meter.add(OutputDelta(2, num_generated=1, num_cached=8))
+    meter.add(OutputDelta(3, num_generated=1, num_cached=19))
+    assert (account.used.prompt_tokens, account.used.cached_tokens) == (30, 12)
+    assert (account.used.requests, account.used.generated_tokens) == (1, 7)
+
+
+def test_at_the_end_the_usage_object_is_what_was_charged(charge: Charge, account: Account) -> None:
+    meter = UsageMeter(charge, [10, 20], 2)
+    for choice in range(4):
+        for num_generated in (1, 5, 9):
+            meter.add(OutputDelta(choice, num_generated=num_generated, num_cached=3))
+    usage = meter.usage()
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (30, 36, 66)
+    assert usage.prompt_tokens_details.cached_tokens == 6
+    assert usage.estimated_cost == charge.cost == 0.000102
+    assert account.used == Used(
+        requests=1,
+        prompt_tokens=30,
+        cached_tokens=6,
+        generated_tokens=36,
+        usd=pytest.approx(0.000102),
+    )
+
+
+def test_scoring_a_prompt_costs_the_prompt(charge: Charge, account: Account) -> None:
+    UsageMeter(charge, [12], 1).add(OutputDelta(0))
+    assert (account.used.prompt_tokens, account.used.generated_tokens) == (12, 0)
+
+
+def test_the_smallest_prices_are_not_rounded_away(account: Account, metrics: Metrics) -> None:
+    cheap = Price(input=1e-9)
+    charge = Charge(cheap, "model", "key", 0.0, metrics, account)
+    for _ in range(1000):
+        charge.add(prompt_tokens=1)
+    assert account.used.usd == pytest.approx(1e-12)

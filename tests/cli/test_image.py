@@ -1,0 +1,87 @@
+"""`localinfra image`: files written, progress shown, mistakes told. The server is made up."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from localinfra.cli.main import main
+
+FILE = b"\x89PNG what the server sent"
+
+
+def sent(**event: Any) -> bytes:
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
+
+
+def images(body: dict[str, Any]) -> Iterator[bytes]:
+    for index in range(body["n"]):
+        for step in (1, 2):
+            yield sent(type="image_generation.progress", index=index, step=step, steps=2)
+        encoded = base64.b64encode(FILE + bytes([index])).decode()
+        seed = body.get("seed", 77) + index
+        yield sent(type="image_generation.completed", index=index, b64_json=encoded, seed=seed)
+    yield b"data: [DONE]\n\n"
+
+
+def run(stub: Any, *options: object) -> Result:
+    stub.stream = images
+    return CliRunner().invoke(main, ["image", "a boat", "--url", stub.url, *map(str, options)])
+
+
+def test_an_image_is_written_and_its_seed_told(stub: Any, tmp_path: Path) -> None:
+    target = tmp_path / "boat.png"
+    result = run(stub, "-o", target, "--size", "64x64", "--seed", 5, "--steps", 2)
+    assert result.exit_code == 0, result.output
+    assert target.read_bytes() == FILE + b"\0"
+    assert result.stdout.startswith(f"{target} (seed 5, after ")
+    assert "50%  step 1 of 2" in result.stderr and "100%  step 2 of 2" in result.stderr
+    assert stub.bodies[-1] == {
+        "prompt": "a boat", "size": "64x64", "n": 1, "seed": 5, "num_inference_steps": 2,
+        "output_format": "png", "stream": True, "progress": True,
+    }  # fmt: skip
+
+
+def test_several_images_get_numbers(stub: Any, tmp_path: Path) -> None:
+    result = run(stub, "-o", tmp_path / "boat.jpg", "-n", 2)
+    assert result.exit_code == 0
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["boat-1.jpg", "boat-2.jpg"]
+    assert stub.bodies[-1]["output_format"] == "jpeg"
+    assert "75%  step 1 of 2, image 2 of 2" in result.stderr
+
+
+def test_a_picture_to_begin_with_goes_to_edits(stub: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.webp").write_bytes(b"picture")
+    options = ("--from", tmp_path / "a.webp", "--mask", tmp_path / "a.webp", "--strength", 0.5)
+    assert run(stub, "-o", tmp_path / "b.png", *options).exit_code == 0
+    body = stub.bodies[-1]
+    assert body["image"] == "data:image/webp;base64,cGljdHVyZQ==" == body["mask"]
+    assert body["strength"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "boat.gif"], "must end in .png"),
+        (["-o", "nowhere/boat.png"], "nowhere is no folder"),
+        (["--strength", "0.5"], "need --from"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_asked(
+    stub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(stub, *options)
+    assert result.exit_code == 1 and message in result.stderr
+    assert not stub.bodies
+
+
+def test_what_the_server_refuses_is_told(stub: Any, tmp_path: Path) -> None:
+    stub.key = "secret"
+    result = run(stub, "-o", tmp_path / "boat.png")
+    assert result.exit_code == 1 and "Wrong key" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,152 @@
+"""Image files of clients: what an edit starts from, and what is refused."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from localinfra.errors import InvalidRequest
+from localinfra.image.pictures import original, proportional
+
+
+def file(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def plain(width: int = 128, height: int = 64, color: Any = (200, 30, 60)) -> Image.Image:
+    return Image.new("RGB", (width, height), color)
+
+
+def with_hole(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    holed = picture.convert("RGBA")
+    holed.paste((0, 0, 0, 0), box)
+    return holed
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_formats(form: str) -> None:
+    start = original(file(plain(), form), None, None, 1024, None)
+    assert start.picture.size == (128, 64) and start.picture.mode == "RGB"
+    assert start.mask is None and start.strength == 0.75
+    assert np.abs(np.asarray(start.picture).astype(int) - (200, 30, 60)).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1024, 1024), (1024, 1024)), ((4000, 3000), (1184, 880)), ((100, 70), (96, 64)),
+     ((3000, 40), (2048, 64)), ((500, 501), (496, 496))],
+)  # fmt: skip
+def test_without_a_size_the_proportions_stay(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert proportional(*size, 1024) == expected
+
+
+def test_with_another_size_the_middle_is_taken() -> None:
+    picture = plain(300, 100)
+    picture.paste((0, 0, 255), (100, 0, 200, 100))
+    start = original(file(picture), None, (64, 64), 1024, 0.5)
+    assert start.picture.size == (64, 64) and start.strength == 0.5
+    assert np.asarray(start.picture)[32, 32].tolist() == [0, 0, 255]
+    assert np.asarray(start.picture)[32, 3, 0] < 40  # the red sides are out of the picture
+
+
+def test_what_is_transparent_in_the_mask_is_opened() -> None:
+    mask = with_hole(plain(), (0, 0, 64, 64))
+    start = original(file(plain()), file(mask), None, 1024, None)
+    assert start.strength == 1.0
+    opened = np.asarray(start.mask)
+    assert opened[:, :60].min() == 255 and opened[:, 68:].max() == 0
+
+
+def test_an_image_with_holes_is_its_own_mask() -> None:
+    start = original(file(with_hole(plain(), (64, 0, 128, 64))), None, (64, 64), 1024, None)
+    assert start.mask is not None and start.strength == 1.0
+    assert np.asarray(start.mask)[:, :20].max() == 0
+
+
+def test_half_transparent_images_stand_on_white() -> None:
+    start = original(file(Image.new("RGBA", (64, 64), (0, 0, 0, 128))), None, None, 1024, None)
+    assert start.mask is None and 120 < np.asarray(start.picture).mean() < 135
+
+
+def test_a_photograph_is_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn it clockwise
+    start = original(file(plain(128, 64), "JPEG", exif=exif), None, None, 1024, None)
+    assert start.picture.size == (64, 128)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A file that says how large it is, and has nothing more."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"x")
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    checksum = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+def text_bomb() -> bytes:
+    """64 MB of zeros in a text chunk of 64 kB."""
+    bomb = chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(64 << 20), 9))
+    whole = file(plain())
+    return whole[:33] + bomb + whole[33:]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "can't be read as an image"),
+        (b"not an image", "send a whole file in PNG, JPEG, WEBP"),
+        (b"GIF89a" + bytes(100), "can't be read"),
+        (png_header(60_000, 60_000), "exceeds limit"),
+        (png_header(5_000, 5_000), "at most 16777216"),
+        (png_header(64, 64), "can't be read"),
+        (file(plain(500, 500, (1, 2, 3)), "JPEG")[:300], "can't be read"),
+        (text_bomb(), "can't be read"),
+    ],
+    ids=[
+        "empty",
+        "text",
+        "gif",
+        "pixel bomb",
+        "too large",
+        "no pixels",
+        "half a file",
+        "text bomb",
+    ],
+)
+def test_bad_files_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        original(data, None, None, 1024, None)
+    assert caught.value.param == "image"
+    with pytest.raises(InvalidRequest) as caught:
+        original(file(plain()), data, None, 1024, None)
+    assert caught.value.param == "mask"
+
+
+def test_every_cut_of_a_file_is_refused_or_read() -> None:
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    for form in ("PNG", "JPEG", "WEBP"):
+        whole = file(noise, form)
+        for end in range(0, len(whole), 97):
+            try:
+                original(whole[:end], None, None, 1024, None)
+            except InvalidRequest:
+                continue
+
+
+def test_masks_that_open_nothing_or_have_another_size_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no transparent pixels"):
+        original(file(plain()), file(plain()), None, 1024, None)
+    with pytest.raises(InvalidRequest, match="of one size"):
+        original(file(plain()), file(plain(64, 64)), None, 1024, None)

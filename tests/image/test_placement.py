@@ -1,0 +1,115 @@
+"""How a pipeline is placed, as rules over sizes and free memory."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localinfra.errors import ModelUnavailable
+from localinfra.image.placement import GIB, Placement, Wishes, decide, part_elements
+
+# FLUX.1 Schnell's weights, in numbers
+FLUX = {
+    "transformer": 11_900_000_000,
+    "text_encoder_2": 4_760_000_000,
+    "text_encoder": 123_000_000,
+    "vae": 84_000_000,
+}
+
+
+def placed(gib: float, device: str = "cuda", **wishes: Any) -> Placement:
+    return decide(Wishes(**wishes), FLUX, {device: int(gib * GIB), "cpu": 64 * GIB})
+
+
+@pytest.fixture
+def q4(tmp_path: Path) -> Path:
+    """A GGUF transformer of the size of a Q4_K_S, 6.8 GB, of which the disk holds nothing."""
+    path = tmp_path / "flux1-schnell-Q4_K_S.gguf"
+    with path.open("wb") as file:
+        file.truncate(6_800_000_000)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("gib", "offload", "quantize"),
+    [(79, "none", "none"), (47, "none", "none"), (31, "model", "none"), (23.2, "none", "float8"),
+     (15.5, "model", "float8"), (11.5, "group", "none"), (7.5, "group", "none")],
+)  # fmt: skip
+def test_the_folder_on_a_gpu(gib: float, offload: str, quantize: str) -> None:
+    found = placed(gib)
+    assert (found.device, found.dtype) == ("cuda", "bfloat16")
+    assert (found.offload, found.quantize) == (offload, quantize)
+    assert found.vae_tiling == (gib < 8) and found.vae_slicing
+
+
+@pytest.mark.parametrize(
+    ("gib", "offload"), [(23.2, "none"), (15.5, "model"), (11.5, "model"), (7.5, "group")]
+)
+def test_a_gguf_transformer_on_a_gpu(gib: float, offload: str, q4: Path) -> None:
+    found = placed(gib, transformer=q4)
+    assert (found.offload, found.quantize) == (offload, "none")
+
+
+def test_a_mac_holds_everything_or_says_what_would_fit(q4: Path) -> None:
+    found = placed(48, "mps")
+    assert (found.dtype, found.offload, found.quantize) == ("bfloat16", "none", "none")
+    assert placed(21, "mps", transformer=q4).offload == "none"
+    with pytest.raises(ModelUnavailable, match="GGUF"):
+        placed(21, "mps")
+
+
+def test_a_machine_without_a_gpu_computes_in_float32_if_it_has_the_memory() -> None:
+    found = decide(Wishes(), FLUX, {"cpu": 96 * GIB})
+    assert (found.device, found.dtype, found.offload) == ("cpu", "float32", "none")
+    with pytest.raises(ModelUnavailable, match=r"62\.8 GiB in float32, and 24\.0 GiB are free"):
+        decide(Wishes(), FLUX, {"cpu": 24 * GIB})
+    assert decide(Wishes(), FLUX, {"cpu": 0}).device == "cpu"  # nobody knows how much is free
+
+
+def test_images_of_a_request_are_made_together_where_a_large_gpu_has_room() -> None:
+    large = placed(79)
+    assert large.images_at_once(1024, 1024) == 4
+    assert placed(38).images_at_once(1024, 1024) == 3
+    assert placed(38).images_at_once(512, 512) == 4
+    assert placed(31).images_at_once(64, 64) == 1  # parts come and go
+    assert placed(31, batch_size=3).images_at_once(1024, 1024) == 3
+
+
+def test_models_toml_overrides_all_of_it() -> None:
+    found = placed(
+        7.5, device="cpu", dtype="float16", offload="group", quantize="float8", vae_tiling=False,
+        vae_slicing=False, attention="native", compile=True,
+    )  # fmt: skip
+    assert found == Placement(
+        "cpu", "float16", "group", "float8", False, False, "native", True, None, 0
+    )
+    assert str(found) == (
+        "cpu in float16, transformer kept in float8, layers move there when needed, native "
+        "attention, compiled"
+    )
+
+
+def write_safetensors(file: Path, shapes: list[list[int]]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    header = {f"t{at}": {"dtype": "F32", "shape": shape} for at, shape in enumerate(shapes)}
+    encoded = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    file.write_bytes(struct.pack("<Q", len(encoded)) + encoded)
+
+
+def test_weights_are_counted_in_the_heads_of_their_files(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "vae" / "a.safetensors", [[2, 3], [4]])
+    write_safetensors(tmp_path / "vae" / "b.safetensors", [[5], []])
+    write_safetensors(tmp_path / "transformer" / "a.safetensors", [[7, 7]])
+    assert part_elements(tmp_path) == {"transformer": 49, "vae": 16}
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 9, struct.pack("<Q", 5) + b"[1,2]"])
+def test_a_damaged_file_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "a.safetensors").write_bytes(data)
+    with pytest.raises(ModelUnavailable, match=r"a\.safetensors is no safetensors file"):
+        part_elements(tmp_path)
+    with pytest.raises(ModelUnavailable, match="no safetensors files"):
+        part_elements(tmp_path / "vae")

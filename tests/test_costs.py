@@ -1,0 +1,139 @@
+"""The file of what keys have used: added to by several servers, read without one."""
+
+import asyncio
+import datetime
+import threading
+from pathlib import Path
+
+import pytest
+
+from localinfra import costs
+from localinfra.costs import Book, CostsUnreadable, Ledger, Row, Used
+
+TIME = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
+ONE = Used(requests=1, prompt_tokens=10, cached_tokens=4, generated_tokens=5, usd=0.25)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "costs.json"
+
+
+def row(key: str = "k", model: str = "m", minutes: int = 0) -> Row:
+    time = TIME + datetime.timedelta(minutes=minutes)
+    found = Row(key=key, model=model, first_at=time, last_at=time)
+    found.add(ONE)
+    return found
+
+
+def used(book: Book) -> dict[tuple[str, str], tuple[int, int, float]]:
+    return {(row.key, row.model): (row.requests, row.prompt_tokens, row.usd) for row in book.rows}
+
+
+def serve(ledger: Ledger, num_requests: int) -> None:
+    """Keeps the ledger as a server does from its start to its end."""
+
+    async def run() -> None:
+        async with ledger.kept():
+            for _ in range(num_requests):
+                ledger.add("k", "m", ONE)
+
+    asyncio.run(run())
+
+
+def test_no_file_is_an_empty_book(path: Path) -> None:
+    assert costs.read(path).rows == []
+
+
+def test_rows_of_one_key_and_model_become_one(path: Path) -> None:
+    costs.add(path, [row(minutes=5), row("other")])
+    costs.add(path, [row(minutes=9), row(model="second")])
+    book = costs.read(path)
+    assert used(book) == {
+        ("k", "m"): (2, 20, 0.5),
+        ("other", "m"): (1, 10, 0.25),
+        ("k", "second"): (1, 10, 0.25),
+    }
+    assert book.since == TIME
+    first = book.rows[0]
+    assert (first.first_at, first.last_at) == (row(minutes=5).first_at, row(minutes=9).last_at)
+
+
+def test_a_ledger_adds_to_the_file_what_came_since(path: Path) -> None:
+    serve(Ledger(path), 3)
+    assert used(costs.read(path)) == {("k", "m"): (3, 30, 0.75)}
+    serve(Ledger(path), 1)
+    assert used(costs.read(path)) == {("k", "m"): (4, 40, 1.0)}
+
+
+def test_it_is_in_the_file_long_before_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "SAVE_INTERVAL_S", 0.01)
+
+    async def run() -> None:
+        ledger = Ledger(path)
+        async with ledger.kept():
+            ledger.add("k", "m", ONE)
+            while not costs.read(path).rows:
+                await asyncio.sleep(0.01)
+            ledger.add("k", "m", ONE)
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert used(costs.read(path)) == {("k", "m"): (2, 20, 0.5)}
+
+
+def test_servers_that_save_at_once_lose_nothing(path: Path) -> None:
+    def server() -> None:
+        for _ in range(20):
+            costs.add(path, [row()])
+
+    threads = [threading.Thread(target=server) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert used(costs.read(path)) == {("k", "m"): (80, 800, 20.0)}
+
+
+def test_a_reset_begins_anew_and_what_comes_after_counts(path: Path) -> None:
+    costs.add(path, [row()])
+    costs.reset(path)
+    assert costs.read(path).rows == []
+    costs.add(path, [row("later")])
+    assert used(costs.read(path)) == {("later", "m"): (1, 10, 0.25)}
+
+
+def test_a_damaged_file_is_put_aside_and_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b'{"since": ')
+    with pytest.raises(CostsUnreadable, match="--reset"):
+        costs.read(path)
+    costs.add(path, [row()])
+    assert used(costs.read(path)) == {("k", "m"): (1, 10, 0.25)}
+    assert path.with_suffix(".damaged").read_bytes() == b'{"since": '
+    assert "costs.damaged" in caplog.text
+
+
+def test_what_cannot_be_written_is_told_once_and_kept_for_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(costs, "SAVE_INTERVAL_S", 0.01)
+
+    async def run() -> None:
+        path.parent.write_bytes(b"a file where the folder would be")
+        ledger = Ledger(path)
+        async with ledger.kept():
+            ledger.add("k", "m", ONE)
+            await asyncio.sleep(0.2)
+            ledger.add("k", "m", ONE)
+            path.parent.unlink()
+
+    asyncio.run(run())
+    assert used(costs.read(path)) == {("k", "m"): (2, 20, 0.5)}
+    assert caplog.text.count("can't be kept") == 1
+
+
+def test_without_a_path_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path))
+    serve(Ledger(), 1)
+    assert list(tmp_path.iterdir()) == []
+    assert costs.default_path() == tmp_path / "costs" / "costs.json"
