@@ -21,7 +21,9 @@ from localinfra.errors import Forbidden, Unauthorized
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 HEADER_NAMES = re.compile(r"[A-Za-z0-9_, -]{0,1000}")  # what a preflight may have echoed
-EXPOSED_HEADERS = "x-request-id, x-localinfra-ignored, x-localinfra-truncated, retry-after"
+EXPOSED_HEADERS = (
+    "x-request-id, request-id, x-localinfra-ignored, x-localinfra-truncated, retry-after"
+)
 OPEN_PATHS = frozenset({"/health"})  # to be read without a key
 
 
