@@ -41,6 +41,14 @@ class ChatPrompt(msgspec.Struct, frozen=True):
     is_continued: bool  # the answer is the rest of a message
 
 
+class TokenizerInfo(msgspec.Struct, frozen=True):
+    kind: str  # GGUF's name of it: gpt2, llama, ...
+    bos: str  # "" if the model has none, as with the next
+    eos: str
+    adds_bos: bool  # to a text that has none yet
+    chat_template: str | None  # Jinja
+
+
 class TextModel:
     """Owns the engine and with it the model. Made by `loading.py`, closed by the pool."""
 
@@ -84,6 +92,25 @@ class TextModel:
         """What the token adds to a text; for a control token, which adds nothing, its spelling."""
         return self._model.token_bytes(token) or self._model.token_text(token).encode()
 
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """The vocabulary's own spellings, in which a space may be `Ġ` or `▁`. Long ones are for a
+        thread, as with the next."""
+        return [self._model.token_text(token) for token in ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What the tokens spell, control tokens too."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    @property
+    def tokenizer(self) -> TokenizerInfo:
+        return TokenizerInfo(
+            kind=self._model.tokenizer_kind,
+            bos=self._model.bos_text,
+            eos=self._model.eos_text,
+            adds_bos=self._model.adds_bos,
+            chat_template=self._template.source if self._template else None,
+        )
+
     def is_special(self, token: int) -> bool:
         """Whether the token adds nothing to a text."""
         return not self._model.token_bytes(token)
@@ -93,8 +120,11 @@ class TextModel:
         messages: Sequence[Message],
         template_kwargs: Mapping[str, object],
         tools: Sequence[Tool] = (),
+        *,
+        asks: bool = True,
     ) -> ChatPrompt:
-        """Messages and tools → a prompt, by the model's template.
+        """Messages and tools → a prompt, by the model's template; unless it `asks` for an answer,
+        the conversation alone.
 
         Control tokens come from the template alone: the same words inside a message stay text.
         Raises InvalidRequest where the template refuses the messages or there is none.
@@ -108,7 +138,7 @@ class TextModel:
                 "model",
             )
         return await asyncio.to_thread(
-            self._render, self._template, messages, template_kwargs, tools
+            self._render, self._template, messages, template_kwargs, tools, asks
         )
 
     def _render(
@@ -117,10 +147,13 @@ class TextModel:
         messages: Sequence[Message],
         kwargs: Mapping[str, object],
         tools: Sequence[Tool],
+        asks: bool,
     ) -> ChatPrompt:
         definitions = [tool.definition for tool in tools]
         now = datetime.datetime.now()
-        rendered = template.render(messages, tools=definitions, extra=kwargs, now=now)
+        rendered = template.render(
+            messages, tools=definitions, add_generation_prompt=asks, extra=kwargs, now=now
+        )
         self._refuse_endless(rendered.text, "messages")
         ids: list[int] = []
         for segment in rendered.segments:
@@ -194,6 +227,12 @@ class TextModel:
         suffix_ids = self._model.tokenize(suffix, parse_special=False, add_bos=False)
         bos = self._model.tokenize("", parse_special=False, add_bos=True)
         return [*bos, before, *prefix_ids, after, *suffix_ids, middle]
+
+    async def tokenize(self, text: str, *, add_bos: bool) -> list[int]:
+        """The same ids for a text of any length, to be looked at; with `add_bos` as a prompt."""
+        return await asyncio.to_thread(
+            self._model.tokenize, text, parse_special=True, add_bos=add_bos
+        )
 
     def token_prompt(self, ids: Sequence[int], param: str) -> list[int]:
         """Checks ids that a client sent. Raises InvalidRequest for one beyond the vocabulary."""

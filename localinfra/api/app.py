@@ -19,6 +19,7 @@ from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.image_files import ImageFiles, get_image_file
 from localinfra.api.images import create_images
 from localinfra.api.inference import infer
+from localinfra.api.messages import count_message_tokens, create_message
 from localinfra.api.metrics import RequestMetrics, get_metrics
 from localinfra.api.models import get_model, list_models
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
@@ -31,6 +32,7 @@ from localinfra.api.responses_store import (
     list_input_items,
 )
 from localinfra.api.state import runtime as runtime_of
+from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
 from localinfra.costs import Ledger
 from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
@@ -52,8 +54,18 @@ OPENAI_ROUTES = [
     ("/responses/{id}/input_items", list_input_items, "GET"),
     ("/images/generations", create_images, "POST"),
     ("/images/edits", create_edits, "POST"),
+    ("/tokenize", create_tokens, "POST"),
+    ("/detokenize", join_tokens, "POST"),
     ("/models", list_models, "GET"),
     ("/models/{id:path}", get_model, "GET"),
+]
+
+# Anthropic's clients, and those of a hosted service that has its API below a path of its own.
+ANTHROPIC_PREFIXES = ("/v1", "/anthropic/v1")
+
+ANTHROPIC_ROUTES = [
+    ("/messages", create_message),
+    ("/messages/count_tokens", count_message_tokens),
 ]
 
 
@@ -94,6 +106,9 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
             Route("/health", health),
             Route("/metrics", get_metrics),
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),
+            Route("/tokenize", create_tokens, methods=["POST"]),  # vLLM has these at the root
+            Route("/detokenize", join_tokens, methods=["POST"]),
+            Route("/tokenizer_info", describe_tokenizer),
             Route(IMAGE_FILES + "/{name}", get_image_file),
             *(
                 Route(prefix + path, handler, methods=[method])
@@ -101,6 +116,11 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
                 for path, handler, method in OPENAI_ROUTES
             ),
             Route("/v2/rerank", create_ranking, methods=["POST"]),  # Cohere's newer client
+            *(
+                Route(prefix + path, handler, methods=["POST"])
+                for prefix in ANTHROPIC_PREFIXES
+                for path, handler in ANTHROPIC_ROUTES
+            ),
         ],
         middleware=[
             Middleware(RequestMetrics, metrics=metrics),

@@ -178,7 +178,7 @@ class CompletionAnswer:
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._echoes = [
-            (prompt if isinstance(prompt, str) else self._detokenize(prompt)) if body.echo else ""
+            (prompt if isinstance(prompt, str) else model.text(prompt)) if body.echo else ""
             for prompt in body.prompts
         ]
 
@@ -278,9 +278,6 @@ class CompletionAnswer:
 
     def _text(self, token: int) -> str:
         return self._model.token_bytes(token).decode("utf-8", "replace")
-
-    def _detokenize(self, ids: list[int]) -> str:
-        return b"".join(map(self._model.token_bytes, ids)).decode("utf-8", "replace")
 
     def _prompt_offsets(self, prompt: int) -> list[int]:
         """Where each prompt token's text starts in the echo, in characters."""

@@ -16,12 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from localinfra.api.auth import ApiKeys
 from localinfra.api.hosts import Authority, HostRules, OriginRules, parse_authority
 from localinfra.api.image_files import PATH as IMAGE_FILES
-from localinfra.api.render import as_api_error, error_response
+from localinfra.api.render import as_api_error, error_response, speaks_anthropic
 from localinfra.errors import Forbidden, Unauthorized
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 HEADER_NAMES = re.compile(r"[A-Za-z0-9_, -]{0,1000}")  # what a preflight may have echoed
-EXPOSED_HEADERS = "x-request-id, x-localinfra-ignored, x-localinfra-truncated, retry-after"
+EXPOSED_HEADERS = (
+    "x-request-id, request-id, x-localinfra-ignored, x-localinfra-truncated, retry-after"
+)
 OPEN_PATHS = frozenset({"/health"})  # to be read without a key
 
 
@@ -59,6 +61,8 @@ class Guard:
         headers = Headers(scope=scope)
         own_headers = {"x-request-id": request_id_of(headers)}
         scope.setdefault("state", {})["request_id"] = own_headers["x-request-id"]
+        if speaks_anthropic(scope):
+            own_headers["request-id"] = own_headers["x-request-id"]  # where its SDKs look
         started = False
 
         async def reply(message: Message) -> None:

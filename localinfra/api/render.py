@@ -1,7 +1,8 @@
-"""Values and errors → JSON responses. The one place that knows the error body's shape."""
+"""Values and errors → JSON responses. The one place that knows the error bodies' shapes."""
 
 import difflib
 import logging
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -25,6 +26,19 @@ STATUS_ERRORS: dict[int, type[ApiError]] = {
 }
 
 
+# Where Anthropic's clients ask, who read another error body.
+ANTHROPIC_PATHS = re.compile(r"(/anthropic)?/v1/messages(/.*)?")
+
+# https://platform.claude.com/docs/en/api/errors; other 4xx are invalid_request_error.
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
+
+
 class ErrorDetail(msgspec.Struct, frozen=True):
     message: str
     type: str
@@ -37,9 +51,20 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorDetail
 
 
+class AnthropicErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    type: str = "error"
+    error: ErrorDetail
+    request_id: str
+
+
 def request_id(scope: Scope) -> str:
     """The id that `Guard` gave this request."""
     return str(scope.get("state", {}).get("request_id", ""))
+
+
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether the path is one of Anthropic's API, or would be if it existed."""
+    return ANTHROPIC_PATHS.fullmatch(scope["path"]) is not None
 
 
 def json_response(
@@ -50,11 +75,20 @@ def json_response(
 
 
 def error_body(error: ApiError, scope: Scope) -> bytes:
-    """`{"error": {message, type, param, code}}`, with `request_id` where the server is at fault."""
+    """`{"error": {message, type, param, code}}`, with `request_id` where the server is at fault;
+    Anthropic's around the same facts where its clients ask."""
     detail = ErrorDetail(error.message, error.type, error.param, error.code)
+    if speaks_anthropic(scope):
+        detail = msgspec.structs.replace(detail, type=anthropic_type(error.status))
+        return msgspec.json.encode(AnthropicErrorBody(error=detail, request_id=request_id(scope)))
     if error.status >= 500:
         detail = msgspec.structs.replace(detail, request_id=request_id(scope))
     return msgspec.json.encode(ErrorBody(detail))
+
+
+def anthropic_type(status: int) -> str:
+    default = "api_error" if status >= 500 else "invalid_request_error"
+    return ANTHROPIC_TYPES.get(status, default)
 
 
 def error_response(

@@ -69,7 +69,7 @@ class ChatTemplate:
             self._compiled = SANDBOX.compile_bounded(source)
         except (Exception, LimitExceeded) as error:
             raise TemplateError(f"the chat template can't be used: {_reason(error)}") from error
-        self._source = source
+        self.source = source
         self.voice = voice_of(source)
         self._tokens = ControlTokens(special_tokens)
         self._bos_token = bos_token
@@ -84,14 +84,15 @@ class ChatTemplate:
         extra: Mapping[str, object] | None = None,
         now: datetime.datetime | None = None,
     ) -> RenderedPrompt:
-        """The prompt that asks for the next message, or for the rest of a last assistant message.
+        """The prompt that asks for the next message, or for the rest of a last assistant message;
+        without `add_generation_prompt` the conversation alone, every message of it complete.
 
         `extra` are more variables for the template, JSON values; `now` is what `strftime_now`
         tells. Raises InvalidRequest where the messages or extra can't be rendered. Takes about
         2 ms for an ordinary conversation and never much more than `meter.DEADLINE_S`.
         """
         _refuse_reserved(extra or {})
-        is_continued = messages[-1].role == "assistant" and not messages[-1].tool_calls
+        is_continued = add_generation_prompt and ends_in_answer(messages)
         if self.voice.takes_tools:
             variants = self._variants(messages)
         else:
@@ -106,7 +107,7 @@ class ChatTemplate:
         variables: dict[str, Json] = msgspec.to_builtins(
             {"tools": [dict(tool) for tool in tools or ()] or None, **(extra or {})}
         )
-        texts = [self._source, *strings(variables), *strings([*conversation])]
+        texts = [self.source, *strings(variables), *strings([*conversation])]
         # Arguments may be rendered as text, which can hold what the object doesn't: a key twice.
         calls = [call for message in messages for call in message.tool_calls or ()]
         texts += [call.function.arguments for call in calls]
@@ -143,7 +144,7 @@ class ChatTemplate:
         search the content that stands beside tool calls (Qwen 3, gpt-oss), many take a system
         message first or not at all.
         """
-        knows_developer = "developer" in self._source
+        knows_developer = "developer" in self.source
         seen: list[list[Plain]] = []
         for is_system_first, is_content_text, parse_arguments in itertools.product(
             (False, True), (False, True), (True, False)
@@ -233,6 +234,11 @@ class _Rendering(msgspec.Struct, frozen=True):
                 f"{REMEDY}",
                 "messages",
             ) from error
+
+
+def ends_in_answer(messages: Sequence[Message]) -> bool:
+    """Whether the last message is an assistant's text, which the next answer continues."""
+    return messages[-1].role == "assistant" and not messages[-1].tool_calls
 
 
 def check_kwargs(kwargs: Mapping[str, object]) -> None:

@@ -23,6 +23,7 @@ class OutputDelta(msgspec.Struct, frozen=True):
     text: str = ""
     scored: tuple[ScoredToken, ...] = ()  # of tokens whose text begins in what was sent so far
     finish_reason: FinishReason | None = None
+    stop: str | None = None  # the stop string that ended it
     num_generated: int = 0  # tokens drawn so far
     num_cached: int = 0  # prompt tokens that were not computed again
     sum_logprob: float = 0.0  # of all tokens drawn so far, whether or not they became text
@@ -67,16 +68,16 @@ class ChoiceOutput:
         if reason is not None:
             text += self._detokenizer.flush()
         self._num_decoded += len(text)
-        ready, stopped = self._stops.push(text)
-        if stopped:
+        ready, stop = self._stops.push(text)
+        if stop is not None:
             reason = FinishReason.STOP
         elif reason is not None:
             ready += self._stops.flush()
         self._num_sent += len(ready)
         self._has_ended = reason is not None
-        scored = self._release(everything=reason is not None and not stopped)
+        scored = self._release(everything=reason is not None and stop is None)
         return OutputDelta(
-            self._choice, ready, scored, reason,
+            self._choice, ready, scored, reason, stop,
             event.num_generated, event.num_cached, self._sum_logprob, event.prompt_logprobs,
             event.logprob,
         )  # fmt: skip

@@ -24,20 +24,23 @@ class StopMatcher:
         self._stops = stops
         self._held = ""
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """Returns the text now safe to send, and whether a stop string was completed."""
+    def push(self, text: str) -> tuple[str, str | None]:
+        """Returns the text now safe to send, and the stop string that was completed."""
         if not self._stops.strings:
-            return text, False
+            return text, None
         held = self._held + text
         hits = [
-            (at + len(stop), at) for stop in self._stops.strings if (at := held.find(stop)) >= 0
+            (at + len(stop), at, stop)
+            for stop in self._stops.strings
+            if (at := held.find(stop)) >= 0
         ]
         if hits:
             self._held = ""
-            return held[: min(hits)[1]], True
+            _, at, stop = min(hits)
+            return held[:at], stop
         safe = len(held) - self._open_match(held)
         ready, self._held = held[:safe], held[safe:]
-        return ready, False
+        return ready, None
 
     def flush(self) -> str:
         """The text held back, once no more can come."""

@@ -138,6 +138,14 @@ class Model:
         return self.token_text(llama_cpp.llama_vocab_eos(self._vocab))
 
     @functools.cached_property
+    def tokenizer_kind(self) -> str:
+        """By its name in the GGUF file: gpt2, llama, bert and so on."""
+        buffer = ctypes.create_string_buffer(64)
+        key = b"tokenizer.ggml.model"
+        llama_cpp.llama_model_meta_val_str(self.pointer, key, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @functools.cached_property
     def adds_bos(self) -> bool:
         return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
 

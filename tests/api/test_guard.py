@@ -176,6 +176,14 @@ def test_only_reading_health_needs_no_key(method: str, path: str) -> None:
         assert get(guard, HOST, key, method=method, path=path).status == 200
 
 
+def test_the_refusals_anthropics_clients_get_have_their_shape() -> None:
+    guard = Guard(unreachable, api_keys=["secret"])
+    reply = get(guard, HOST, ("x-api-key", "wrong"), method="POST", path="/v1/messages")
+    assert reply.status == 401 and reply.error["type"] == "authentication_error"
+    assert reply.body.startswith(b'{"type":"error"')
+    assert reply.header("request-id") == reply.header("x-request-id")
+
+
 def test_with_no_keys_an_empty_bearer_is_fine() -> None:
     assert get(Guard(app), HOST, ("authorization", "Bearer ")).status == 200
 

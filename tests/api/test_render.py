@@ -29,6 +29,8 @@ def app(failure: Exception | None = None) -> Starlette:
             Route("/v1/models", endpoint),
             Route("/v1/completions", endpoint, methods=["POST"]),
             Route("/v1/chat/completions", endpoint, methods=["POST"]),
+            Route("/v1/messages", endpoint, methods=["POST"]),
+            Route("/anthropic/v1/messages/count_tokens", endpoint, methods=["POST"]),
         ],
         middleware=[Middleware(Guard)],
         exception_handlers=EXCEPTION_HANDLERS,
@@ -75,6 +77,48 @@ def test_every_error_class_is_rendered_with_its_status(kind: Callable[[str], Api
     assert reply.status == kind("").status
     assert {"message", "type", "param", "code"} <= error.keys()
     assert ("request_id" in error) == (reply.status >= 500)
+
+
+ANTHROPIC_TYPES = [
+    (errors.InvalidRequest, "invalid_request_error"),
+    (errors.Unauthorized, "authentication_error"),
+    (errors.Forbidden, "permission_error"),
+    (errors.ModelNotFound, "not_found_error"),
+    (errors.MethodNotAllowed, "invalid_request_error"),
+    (errors.RequestTimeout, "invalid_request_error"),
+    (errors.BodyTooLarge, "request_too_large"),
+    (errors.QueueFull, "rate_limit_error"),
+    (errors.EngineFailed, "api_error"),
+    (errors.ModelUnavailable, "api_error"),
+]
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/anthropic/v1/messages/count_tokens"])
+@pytest.mark.parametrize(("kind", "type"), ANTHROPIC_TYPES)
+def test_where_anthropics_clients_ask_an_error_has_their_shape(
+    kind: Callable[[str, str], ApiError], type: str, path: str
+) -> None:
+    failure = kind("what to do", "model")
+    reply = call(app(failure), scope_of("POST", path))
+    assert reply.status == failure.status
+    assert msgspec.json.decode(reply.body) == {
+        "type": "error",
+        "error": {"type": type, "message": "what to do", "param": "model", "code": failure.code},
+        "request_id": reply.header("request-id"),
+    }
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/batches", "/anthropic/v1/messages/batches"])
+def test_a_path_missing_from_anthropics_api_is_told_in_their_shape(path: str) -> None:
+    body = msgspec.json.decode(call(app(), scope_of("POST", path)).body)
+    assert (body["type"], body["error"]["type"]) == ("error", "not_found_error")
+
+
+def test_other_paths_keep_openais_shape_and_header() -> None:
+    for path in ("/v1/message", "/v1/messagesx", "/v1/chat/messages", "/anthropic"):
+        reply = call(app(), scope_of("POST", path))
+        assert reply.error["type"] == "invalid_request_error" and b'"error"' in reply.body[:9]
+        assert reply.header("request-id") is None
 
 
 def test_headers_follow_the_status() -> None:

@@ -14,13 +14,13 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message
+from starlette.types import Message, Scope
 
 from localinfra.api.body import BodyLimits, receive_body
 from localinfra.api.guard import Guard
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
-from localinfra.api.sse import EventStream, until_disconnect
-from localinfra.errors import EngineFailed
+from localinfra.api.sse import EventStream, NamedEvent, NamedEventStream, until_disconnect
+from localinfra.errors import ApiError, EngineFailed
 
 Events = AsyncGenerator[bytes | list[bytes], None]
 
@@ -80,6 +80,35 @@ def test_silence_is_filled_with_comments() -> None:
 
 def test_frequent_events_need_no_comments() -> None:
     assert b"keep-alive" not in stream(*([b"1", 0.02] * 10), keepalive_s=0.1).body
+
+
+def named_stream(*items: NamedEvent | list[NamedEvent] | Exception) -> Reply:
+    async def events() -> AsyncGenerator[NamedEvent | list[NamedEvent], None]:
+        for item in items:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def error_event(error: ApiError, scope: Scope) -> NamedEvent:
+        return "oh", f'"{error.message}"'.encode()
+
+    async def app(scope, receive, send):  # type: ignore[no-untyped-def]
+        await NamedEventStream(events(), error_event)(scope, receive, send)
+
+    return call(app, scope_of())
+
+
+def test_events_with_names_end_without_a_mark() -> None:
+    body = named_stream(("start", b"1"), [("part", b"2"), ("part", b"3")], [("stop", b"4")]).body
+    assert body == (
+        b"event: start\ndata: 1\n\nevent: part\ndata: 2\n\nevent: part\ndata: 3\n\n"
+        b"event: stop\ndata: 4\n\n"
+    )
+
+
+def test_an_error_among_events_with_names_has_the_name_its_api_gives_it() -> None:
+    body = named_stream(("start", b"1"), EngineFailed("out of memory")).body
+    assert body == b'event: start\ndata: 1\n\nevent: oh\ndata: "out of memory"\n\n'
 
 
 class Client:

@@ -30,6 +30,7 @@ def test_a_conversation_is_rendered_up_to_where_the_answer_begins():
 
 def test_without_a_generation_prompt_it_ends_with_the_last_message():
     assert text(CHATML, HI, add_generation_prompt=False) == "<|im_start|>user\nHi<|im_end|>\n"
+    assert text(CHATML, HI, HELLO, add_generation_prompt=False).endswith("Hello!<|im_end|>\n")
 
 
 def test_templates_of_llama_use_macros_slices_and_todays_date():

@@ -42,15 +42,15 @@ def test_bytes_that_are_no_text_become_replacement_characters() -> None:
     assert text == "a\ufffdb\ufffd"
 
 
-def matched(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
+def matched(pieces: list[str], stops: list[str]) -> tuple[str, str | None]:
     matcher = StopMatcher(Stops(stops))
     sent = ""
     for piece in pieces:
-        ready, stopped = matcher.push(piece)
+        ready, stop = matcher.push(piece)
         sent += ready
-        if stopped:
-            return sent, True
-    return sent + matcher.flush(), False
+        if stop:
+            return sent, stop
+    return sent + matcher.flush(), None
 
 
 STOPS = st.lists(st.text("ab#", min_size=1, max_size=4), max_size=4)
@@ -62,8 +62,8 @@ def test_stop_strings_do_not_depend_on_where_text_is_cut(
 ) -> None:
     edges = [0, *sorted(min(b, len(text)) for b in borders), len(text)]
     pieces = [text[a:b] for a, b in itertools.pairwise(edges)]
-    hits = [(text.find(s) + len(s), text.find(s)) for s in stops if s in text]
-    expected = (text[: min(hits)[1]], True) if hits else (text, False)
+    hits = [(text.find(s) + len(s), text.find(s), s) for s in stops if s in text]
+    expected = (text[: min(hits)[1]], min(hits)[2]) if hits else (text, None)
     assert matched(pieces, stops) == expected
 
 
@@ -72,9 +72,9 @@ def test_nothing_that_may_become_a_stop_string_is_sent(text: str, stops: list[st
     matcher = StopMatcher(Stops(stops))
     sent = ""
     for character in text:
-        ready, stopped = matcher.push(character)
+        ready, stop = matcher.push(character)
         sent += ready
-        if stopped:
+        if stop:
             break
         held = text[len(sent) : len(sent) + 5]
         assert sent + held[: len(held)] == text[: len(sent) + len(held)]
@@ -122,9 +122,9 @@ def test_logprobs_arrive_with_the_text_they_begin_in(stops: list[str]) -> None:
 
 def test_nothing_follows_a_stop() -> None:
     deltas = play([b"a", b"#", b"b", b"c"], ["#"])
-    assert [(delta.text, delta.finish_reason) for delta in deltas] == [
-        ("a", None),
-        ("", FinishReason.STOP),
+    assert [(delta.text, delta.finish_reason, delta.stop) for delta in deltas] == [
+        ("a", None, None),
+        ("", FinishReason.STOP, "#"),
     ]
 
 

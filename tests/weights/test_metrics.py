@@ -159,6 +159,19 @@ def test_a_chat(server: LiveServer, watch: Watch) -> None:
     assert kept.usd == pytest.approx(usage["estimated_cost"])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_message_of_anthropics_api(server: LiveServer, watch: Watch, stream: bool) -> None:
+    body = {**CHAT, "model": "any", "stream": stream}
+    del body["logit_bias"]
+    answer = server.post("/v1/messages", body, headers={"x-api-key": ALICE})
+    assert answer.status_code == 200
+    kept = watch.kept(ALICE, SMOL)
+    assert kept.requests == 1 and kept.prompt_tokens > kept.cached_tokens
+    assert 0 < kept.generated_tokens <= 7
+    assert kept.usd == pytest.approx((kept.prompt_tokens + 3 * kept.generated_tokens) / 1e6)
+    assert watch.grown("requests_total", "/v1/messages", SMOL, "2xx") == 1
+
+
 def test_a_streamed_chat_of_two_choices_by_another_key_finds_its_prompt_cached(
     server: LiveServer, watch: Watch
 ) -> None:

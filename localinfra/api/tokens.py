@@ -1,0 +1,167 @@
+"""POST /tokenize and /detokenize, also below /v1, and GET /tokenizer_info, in vLLM's shapes.
+
+Only text models: the ids are those of their prompts.
+https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.body import read_body
+from localinfra.api.render import json_response
+from localinfra.api.state import limits, runtime
+from localinfra.api.structured import ToolDefinition, tool_use
+from localinfra.chat.messages import Message
+from localinfra.chat.template import check_kwargs, ends_in_answer
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.models.catalog import Catalog, TextModelEntry
+
+if TYPE_CHECKING:
+    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
+
+# What a thread has done in 2 s, even for the least favourable text (a million spaces).
+MAX_CHARACTERS = 1_000_000
+MAX_TOKENS = 1_000_000
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Of `prompt` and `messages` one is given."""
+
+    model: str | None = None
+    prompt: Annotated[str, Meta(max_length=MAX_CHARACTERS)] | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    # A prompt's BOS. That of messages is the template's: there it has no effect.
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+    add_generation_prompt: bool | None = None  # this and all below are for messages
+    continue_final_message: bool = False
+    tools: list[ToolDefinition] = []
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+
+    def check(self) -> None:
+        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        if (self.prompt is None) is (self.messages is None):
+            raise InvalidRequest("Send either prompt or messages.", "prompt")
+        if self.chat_template is not None:
+            raise UnsupportedParameter(
+                "The model's own chat_template is used; models.toml can replace it.",
+                "chat_template",
+            )
+        check_kwargs(self.chat_template_kwargs)
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequest(
+                "A message is either continued or followed by another; leave out "
+                "add_generation_prompt or continue_final_message.",
+                "continue_final_message",
+            )
+        if self.continue_final_message and not ends_in_answer(self.messages or []):
+            raise InvalidRequest(
+                "Only a last assistant message without tool calls can be continued.",
+                "continue_final_message",
+            )
+
+    @property
+    def asks(self) -> bool:
+        """Whether the conversation is put as a prompt: by default, as in chat completions."""
+        return self.continue_final_message or self.add_generation_prompt is not False
+
+
+class Tokenized(msgspec.Struct, frozen=True):
+    count: int
+    max_model_len: int  # tokens
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: str | None = None
+    tokens: Annotated[list[int], Meta(max_length=MAX_TOKENS)]
+
+
+class Detokenized(msgspec.Struct, frozen=True):
+    prompt: str
+
+
+class TokenizerDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """What clients look for in a tokenizer_config.json. None: the model has no such token."""
+
+    tokenizer_class: str
+    bos_token: str | None
+    eos_token: str | None
+    add_bos_token: bool
+    model_max_length: int  # tokens
+    chat_template: str | None
+    model: str
+
+
+async def create_tokens(request: Request) -> Response:
+    decoded = await read_body(request, TokenizeRequest, limits(request))
+    body = decoded.value
+    body.check()
+    model = await named_model(request, body.model)
+    if body.prompt is not None:
+        ids = await model.tokenize(body.prompt, add_bos=body.add_special_tokens)
+    else:
+        ids = await chat_tokens(model, body)
+    strings = None
+    if body.return_token_strs:
+        strings = await asyncio.to_thread(model.token_texts, ids)
+    found = Tokenized(len(ids), model.context_length, ids, strings)
+    return json_response(found, headers=decoded.headers)
+
+
+async def chat_tokens(model: "TextModel", body: TokenizeRequest) -> list[int]:
+    use = tool_use(body.tools, None, is_parallel=True)
+    prompt = await model.chat_prompt(
+        body.messages or [], body.chat_template_kwargs, use.tools, asks=body.asks
+    )
+    return prompt.ids
+
+
+async def join_tokens(request: Request) -> Response:
+    decoded = await read_body(request, DetokenizeRequest, limits(request))
+    model = await named_model(request, decoded.value.model)
+    ids = await asyncio.to_thread(model.token_prompt, decoded.value.tokens, "tokens")
+    text = await asyncio.to_thread(model.text, ids)
+    return json_response(Detokenized(text), headers=decoded.headers)
+
+
+async def describe_tokenizer(request: Request) -> Response:
+    model = await named_model(request, request.query_params.get("model"))
+    tokenizer = model.tokenizer
+    return json_response(
+        TokenizerDescription(
+            tokenizer_class=tokenizer.kind,
+            bos_token=tokenizer.bos or None,
+            eos_token=tokenizer.eos or None,
+            add_bos_token=tokenizer.adds_bos,
+            model_max_length=model.context_length,
+            chat_template=tokenizer.chat_template,
+            model=model.name,
+        )
+    )
+
+
+async def named_model(request: Request, name: str | None) -> "TextModel":
+    if name is None:
+        name = only_text_model(runtime(request).catalog)
+    return await runtime(request).text_model(name, request.scope["path"])
+
+
+def only_text_model(catalog: Catalog) -> str:
+    """Whom a client means that names no model, as lm-eval doesn't. Raises InvalidRequest where
+    that isn't clear: ids of another model would be wrong without anybody noticing."""
+    names = [name for name, e in catalog.entries.items() if isinstance(e, TextModelEntry)]
+    if len(names) != 1:
+        raise InvalidRequest(
+            f"`model` is required, since {len(names)} text models are served here. A client that "
+            "can't name one needs a server whose models.toml has no other.",
+            "model",
+        )
+    return names[0]

@@ -1,0 +1,263 @@
+"""Anthropic's conversations in chat's words: each kind of block, tool and wish."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from localinfra.api.messages_input import PromptFields
+from localinfra.chat.messages import Message
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+WEATHER: Any = {
+    "name": "get_weather",
+    "description": "The weather of a city.",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+TIME: Any = {"name": "now", "input_schema": {"type": "object"}, "type": "custom"}
+
+
+def request(**fields: Any) -> PromptFields:
+    return msgspec.convert({"model": "m", "messages": HELLO, **fields}, PromptFields)
+
+
+def told(*messages: Any, **fields: Any) -> list[dict[str, Any]]:
+    """The chat messages, absent fields left out."""
+    found: list[Message] = request(messages=list(messages), **fields).conversation()
+    return [
+        {key: value for key, value in msgspec.to_builtins(message).items() if value is not None}
+        for message in found
+    ]
+
+
+def user(*content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(content)}
+
+
+def assistant(*content: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": list(content)}
+
+
+def text(words: str, **more: Any) -> dict[str, Any]:
+    return {"type": "text", "text": words, **more}
+
+
+def use(id: str, **input: Any) -> dict[str, Any]:
+    return {"type": "tool_use", "id": id, "name": "get_weather", "input": input}
+
+
+def result(id: str, content: Any = None, **more: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": id, "content": content, **more}
+
+
+def test_strings_and_text_blocks_say_the_same() -> None:
+    plain = told({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"})
+    assert plain == [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    assert told(user(text("Hello")), assistant(text("Hi"))) == plain
+
+
+def test_a_system_prompt_comes_first_whatever_its_form() -> None:
+    cached = text("Be kind.", cache_control={"type": "ephemeral"})
+    for system in ("Be brief.\nBe kind.", [text("Be brief."), cached]):
+        assert told(*HELLO, system=system) == [
+            {"role": "system", "content": "Be brief.\nBe kind."},
+            {"role": "user", "content": "Hello"},
+        ]
+    for nothing in ("", []):
+        assert told(*HELLO, system=nothing) == [{"role": "user", "content": "Hello"}]
+
+
+def test_consecutive_messages_of_a_role_are_one_turn() -> None:
+    assert told(user(text("a"), text("b")), user(text("c")), assistant(), assistant(text("d"))) == [
+        {"role": "user", "content": "a\nb\nc"},
+        {"role": "assistant", "content": "d"},
+    ]
+
+
+def test_a_system_message_may_stand_within_the_conversation() -> None:
+    assert told(*HELLO, {"role": "system", "content": "Be brief."}, *HELLO)[1] == {
+        "role": "system",
+        "content": "Be brief.",
+    }
+
+
+def test_calls_and_thinking_belong_to_the_assistants_message() -> None:
+    thinking = {"type": "thinking", "thinking": "Paris, then.", "signature": "x"}
+    redacted = {"type": "redacted_thinking", "data": "xyz"}
+    turn = assistant(thinking, redacted, text("I look."), use("toolu_1", city="Paris", days=[1.5]))
+    assert told(*HELLO, turn)[1] == {
+        "role": "assistant",
+        "content": "I look.",
+        "reasoning_content": "Paris, then.",
+        "tool_calls": [
+            {
+                "type": "function",
+                "id": "toolu_1",
+                "function": {"name": "get_weather", "arguments": '{"city":"Paris","days":[1.5]}'},
+            }
+        ],
+    }
+
+
+def test_a_message_of_calls_alone_has_no_content_and_one_of_nothing_is_empty() -> None:
+    assert "content" not in told(*HELLO, assistant(use("a")))[1]
+    assert told(*HELLO, assistant())[1] == {"role": "assistant", "content": ""}
+
+
+def test_results_are_messages_of_their_own_before_what_the_user_says() -> None:
+    turn = user(
+        result("a", "21 degrees"),
+        result("b", [text("one"), text("two")]),
+        result("c"),
+        result("d", "no such city", is_error=True),
+        text("And tomorrow?"),
+    )
+    assert told(*HELLO, assistant(use("a")), turn)[2:] == [
+        {"role": "tool", "content": "21 degrees", "tool_call_id": "a"},
+        {"role": "tool", "content": "one\ntwo", "tool_call_id": "b"},
+        {"role": "tool", "content": "", "tool_call_id": "c"},
+        {"role": "tool", "content": "Error: no such city", "tool_call_id": "d"},
+        {"role": "user", "content": "And tomorrow?"},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["image", "document", "search_result", "server_tool_use", "new"])
+def test_what_is_no_text_is_refused_by_name(kind: str) -> None:
+    for turn, path in [
+        (user(text("x"), {"type": kind, "source": {}}), "messages[0].content[1]"),
+        (user(result("a", [{"type": kind}])), "messages[0].content[0].content[0]"),
+        (assistant({"type": kind}), "messages[0].content[0]"),
+    ]:
+        with pytest.raises(UnsupportedParameter) as caught:
+            told(turn)
+        assert kind in caught.value.message and caught.value.param == path
+
+
+@pytest.mark.parametrize(
+    ("turn", "param"),
+    [
+        (user(), "messages[0].content"),
+        ({"role": "user", "content": ""}, "messages[0].content"),
+        (user({"type": "text"}), "messages[0].content[0].text"),
+        (user(use("a")), "messages[0].content[0]"),
+        (user({"type": "thinking", "thinking": "x"}), "messages[0].content[0]"),
+        (user({"type": "tool_result"}), "messages[0].content[0].tool_use_id"),
+        (assistant(result("a")), "messages[0].content[0]"),
+        (assistant({"type": "thinking"}), "messages[0].content[0].thinking"),
+        (assistant({"type": "tool_use"}), "messages[0].content[0].input"),
+        (assistant({"type": "tool_use", "input": {}}), "messages[0].content[0].name"),
+        (assistant({"type": "tool_use", "input": {}, "name": "f"}), "messages[0].content[0].id"),
+    ],
+)
+def test_a_block_that_lacks_something_or_stands_elsewhere_is_named(turn: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        told(turn)
+    assert caught.value.param == param
+
+
+def test_a_system_prompt_is_text_alone() -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        told(*HELLO, system=[{"type": "image"}])
+    assert caught.value.param == "system[0]"
+
+
+def test_tools_are_declared_in_the_form_that_templates_know() -> None:
+    [weather, now] = request(tools=[WEATHER, TIME]).answer().use.tools
+    assert weather.definition == {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather of a city.",
+            "parameters": WEATHER["input_schema"],
+        },
+    }
+    assert (weather.name, weather.parameters) == ("get_weather", WEATHER["input_schema"])
+    assert (weather.param, now.param) == ("tools[0].input_schema", "tools[1].input_schema")
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "is_required", "is_named", "is_parallel"),
+    [
+        (None, ["get_weather", "now"], False, False, True),
+        ({"type": "auto"}, ["get_weather", "now"], False, False, True),
+        ({"type": "any"}, ["get_weather", "now"], True, False, True),
+        (
+            {"type": "any", "disable_parallel_tool_use": True},
+            ["get_weather", "now"], True, False, False,
+        ),
+        ({"type": "tool", "name": "now"}, ["now"], True, True, False),
+        ({"type": "none"}, [], False, False, True),
+    ],
+)  # fmt: skip
+def test_a_tool_choice_says_which_calls_may_or_must_come(
+    choice: Any, names: list[str], is_required: bool, is_named: bool, is_parallel: bool
+) -> None:
+    use = request(tools=[WEATHER, TIME], tool_choice=choice).answer().use
+    assert [tool.name for tool in use.tools] == names
+    assert (use.is_required, use.is_named, use.is_parallel) == (is_required, is_named, is_parallel)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
+        ({"tools": [WEATHER, {"input_schema": {}}]}, "tools[1].name"),
+        ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0].name"),
+        ({"tools": [WEATHER, WEATHER]}, "tools"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "now"}}, "tool_choice"),
+    ],
+)
+def test_odd_tools_are_named(fields: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        request(**fields).answer()
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("kind", ["web_search_20250305", "bash_20250124", "mcp_toolset"])
+def test_tools_that_anthropic_brings_are_refused_by_name(kind: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        request(tools=[TIME, {"type": kind, "name": "web_search"}]).answer()
+    assert kind in caught.value.message and caught.value.param == "tools[1].type"
+
+
+def test_thinking_and_effort_reach_the_template() -> None:
+    kwargs = [
+        request(thinking=thinking).template_kwargs
+        for thinking in (
+            None,
+            {"type": "enabled", "budget_tokens": 2048},
+            {"type": "adaptive"},
+            {"type": "disabled"},
+        )
+    ]
+    assert kwargs == [
+        {},
+        {"enable_thinking": True, "thinking": True, "thinking_budget": 2048},
+        {"enable_thinking": True, "thinking": True},
+        {"enable_thinking": False, "thinking": False},
+    ]
+    for effort, told in {"low": "low", "high": "high", "xhigh": "high", "max": "high"}.items():
+        found = request(output_config={"effort": effort}).template_kwargs
+        assert found == {"reasoning_effort": told}
+
+
+def test_a_format_is_a_schema_under_its_new_or_its_old_name() -> None:
+    wanted = {"type": "json_schema", "schema": {"type": "object"}}
+    for fields, param in (
+        ({"output_config": {"format": wanted}}, "output_config.format.schema"),
+        ({"output_format": wanted}, "output_format.schema"),
+    ):
+        form = request(**fields).answer().format
+        assert form and (form.kind, form.schema, form.param) == ("json", {"type": "object"}, param)
+    assert request(output_config={"effort": "low", "format": None}).answer().format is None
+
+
+def test_a_format_and_tools_exclude_each_other() -> None:
+    fields: Any = {"output_config": {"format": {"type": "json_schema", "schema": {}}}}
+    with pytest.raises(UnsupportedParameter) as caught:
+        request(tools=[WEATHER], **fields).answer()
+    assert caught.value.param == "output_config"
+    assert request(tools=[WEATHER], tool_choice={"type": "none"}, **fields).answer().format

@@ -1,0 +1,119 @@
+"""The parts of an answer as content blocks, and as the events that add up to them."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from localinfra.api.messages_output import BlockWriter, content_blocks
+from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
+
+CALL: list[Piece] = [CallStart("f"), CallArguments('{"a": '), CallArguments("1}"), CallEnd()]
+
+ANSWERS: list[tuple[list[Piece], list[dict[str, Any]]]] = [
+    ([], []),
+    ([Content("Hel"), Content("lo")], [{"type": "text", "text": "Hello"}]),
+    (
+        [Thought("Hm"), Thought("m."), Content("Yes.")],
+        [
+            {"type": "thinking", "thinking": "Hmm.", "signature": ""},
+            {"type": "text", "text": "Yes."},
+        ],
+    ),
+    (
+        [Content("I look."), *CALL, *CALL, Content("Done.")],
+        [
+            {"type": "text", "text": "I look."},
+            {"type": "tool_use", "name": "f", "input": {"a": 1}},
+            {"type": "tool_use", "name": "f", "input": {"a": 1}},
+            {"type": "text", "text": "Done."},
+        ],
+    ),
+    ([CallStart("now"), CallEnd()], [{"type": "tool_use", "name": "now", "input": {}}]),
+]
+
+
+def without_ids(blocks: Any) -> list[dict[str, Any]]:
+    plain = msgspec.json.decode(msgspec.json.encode(blocks))
+    for block in plain:
+        assert block.pop("id", "toolu_").startswith("toolu_")
+    return plain
+
+
+def events_of(pieces: list[Piece], hides_thinking: bool = False) -> list[dict[str, Any]]:
+    writer = BlockWriter(hides_thinking)
+    events = [event for piece in pieces for event in writer.events(piece)] + writer.close()
+    named = [event.named() for event in events]
+    decoded = [msgspec.json.decode(data) for _, data in named]
+    assert [event["type"] for event in decoded] == [name for name, _ in named]
+    return decoded
+
+
+def added_up(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As a client reads them: one block is open at a time, and they are numbered through."""
+    blocks: list[dict[str, Any]] = []
+    arguments = ""
+    is_open = False
+    for event in events:
+        if event["type"] == "content_block_start":
+            assert not is_open and event["index"] == len(blocks)
+            blocks.append(event["content_block"])
+            arguments, is_open = "", True
+            continue
+        assert is_open and event["index"] == len(blocks) - 1
+        if event["type"] == "content_block_stop":
+            is_open = False
+            if arguments:
+                blocks[-1]["input"] = msgspec.json.decode(arguments)
+            continue
+        delta = event["delta"]
+        kind = delta.pop("type")
+        if kind == "input_json_delta":
+            arguments += delta["partial_json"]
+        else:
+            [(field, added)] = delta.items()
+            assert kind == f"{field}_delta"
+            blocks[-1][field] += added
+    assert not is_open
+    return blocks
+
+
+@pytest.mark.parametrize(("pieces", "blocks"), ANSWERS)
+def test_blocks_stand_in_the_order_in_which_their_parts_came(
+    pieces: list[Piece], blocks: list[dict[str, Any]]
+) -> None:
+    assert without_ids(content_blocks(pieces, hides_thinking=False)) == blocks
+
+
+@pytest.mark.parametrize("hides_thinking", [False, True])
+@pytest.mark.parametrize("pieces", [pieces for pieces, _ in ANSWERS])
+def test_the_events_add_up_to_the_blocks(pieces: list[Piece], hides_thinking: bool) -> None:
+    whole = without_ids(content_blocks(pieces, hides_thinking))
+    assert without_ids(added_up(events_of(pieces, hides_thinking))) == whole
+
+
+def test_each_call_has_an_id_of_its_own() -> None:
+    starts = [event for event in events_of([*CALL, *CALL]) if "content_block" in event]
+    assert len({event["content_block"]["id"] for event in starts}) == 2
+
+
+def test_a_thinking_block_ends_with_its_signature() -> None:
+    types = [event.get("delta", event)["type"] for event in events_of([Thought("a"), Content("b")])]
+    assert types == [
+        *("content_block_start", "thinking_delta", "signature_delta", "content_block_stop"),
+        *("content_block_start", "text_delta", "content_block_stop"),
+    ]
+
+
+def test_omitted_thinking_leaves_an_empty_block() -> None:
+    [block, _] = content_blocks([Thought("secret"), Content("b")], hides_thinking=True)
+    assert without_ids([block]) == [{"type": "thinking", "thinking": "", "signature": ""}]
+    assert "secret" not in str(events_of([Thought("secret"), Content("b")], hides_thinking=True))
+
+
+def test_a_call_that_was_cut_off_is_in_the_stream_alone() -> None:
+    """Its beginning has been sent when the end comes; whole answers leave out what no one could
+    parse."""
+    cut = [Content("I look."), CallStart("f"), CallArguments('{"a": ')]
+    assert without_ids(content_blocks(cut, False)) == [{"type": "text", "text": "I look."}]
+    assert events_of(cut)[-1] == {"type": "content_block_stop", "index": 1}
