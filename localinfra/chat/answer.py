@@ -14,6 +14,7 @@ from localinfra.chat.messages import Json
 from localinfra.chat.parser import HarmonyParser, MarkedParser, Parser
 from localinfra.chat.schema import json_rule
 
+OUTPUT = "output"  # what a client's own grammar is called within ours
 ANY_OBJECT: dict[str, Json] = {"type": "object"}
 
 
@@ -68,7 +69,7 @@ def grammar_of(
     marks = grammar.Marks(tokens)
     reasoning = voice.reasoning if voice and not is_continued else None
     content = marks.literal(voice.content) if voice and not is_continued else ""
-    others: list[dict[str, str]] = []
+    formatted = f"{content} {format_elements(answer.format)}" if answer.format else None
     if answer.use.tools and voice:
         calls = grammar.Calls(
             [grammar.function(tool.name, tool.parameters, tool.param) for tool in answer.use.tools],
@@ -76,21 +77,25 @@ def grammar_of(
             answer.use.is_required,
             answer.use.is_parallel,
         )
-        body = grammar.calls_body(calls, marks, content)
-    elif answer.format is None:
+        body = grammar.calls_body(calls, marks, content, formatted)
+    elif formatted is None:
         return None
-    elif answer.format.kind == "json":
-        rule = json_rule(answer.format.schema, answer.format.param)
-        body = f"body: {content} {rule}"
-    elif answer.format.kind == "regex":
-        body = f"body: {content} {grammar.regex_rule(answer.format.text)}"
     else:
-        body = f"body: {content} @output"
-        others.append({"name": "output", "lark_grammar": answer.format.text})
+        body = f"body: {formatted}"
     source = grammar.answer_grammar(body, marks, reasoning, is_thinking=is_thinking)
-    if not others:
+    if answer.format is None or answer.format.kind != "lark":
         return source
-    return msgspec.json.encode({"grammars": [{"lark_grammar": source}, *others]}).decode()
+    parts = [{"lark_grammar": source}, {"name": OUTPUT, "lark_grammar": answer.format.text}]
+    return msgspec.json.encode({"grammars": parts}).decode()
+
+
+def format_elements(wanted: AnswerFormat) -> str:
+    """The elements of a rule that stand for text of this form. Raises as `grammar_of`."""
+    if wanted.kind == "json":
+        return json_rule(wanted.schema, wanted.param)
+    if wanted.kind == "regex":
+        return grammar.regex_rule(wanted.text)
+    return f"@{OUTPUT}"
 
 
 def parser_of(

@@ -102,9 +102,10 @@ def lazily(end: str) -> str:
     return f"{ANY_TEXT} {quoted(end)}"
 
 
-def calls_body(calls: Calls, marks: Marks, content: str) -> str:
+def calls_body(calls: Calls, marks: Marks, content: str, formatted: str | None = None) -> str:
     """Calls of the declared functions and nothing else, or any text that may end in such calls.
-    `content` are the elements that stand before text, where a family marks it."""
+    `content` are the elements that stand before text, where a family marks it; `formatted` those
+    of an answer of a given form, which then is the only one that may be given in place of calls."""
     form = calls.form
     rules = []
     for index, declared in enumerate(calls.functions):
@@ -114,8 +115,11 @@ def calls_body(calls: Calls, marks: Marks, content: str) -> str:
     rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(calls.functions))))
     more = f" ({marks.literal(form.separator)} call){{0,{MAX_CALLS - 1}}}" if calls.are_many else ""
     closing = marks.literal(form.closing)
+    only_calls = f"{marks.literal(form.opening)} call{more} {closing}"
     if calls.are_required:
-        rules.append(f"body: {marks.literal(form.opening)} call{more} {closing}")
+        rules.append(f"body: {only_calls}")
+    elif formatted is not None:
+        rules.append(f"body: {only_calls} | {formatted}")
     elif content:
         rules.append(f"body: call | {content} {ANY_TEXT}")
     elif form.only_at_start:

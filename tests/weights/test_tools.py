@@ -1,6 +1,8 @@
 """Tool calls on the real model, through openai's client; the template knows no tools."""
 
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
@@ -122,6 +124,39 @@ def test_none_ignores_the_tools_and_auto_may_answer(client: openai.OpenAI) -> No
         else:
             for call in message.tool_calls:
                 check(call)
+
+
+@pytest.mark.parametrize(
+    ("form", "fits"),
+    [
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": {
+                "type": "object", "properties": {"mood": {"enum": ["good", "bad"]}},
+                "required": ["mood"], "additionalProperties": False,
+            }}},
+            lambda text: json.loads(text)["mood"] in ("good", "bad"),
+        ),
+        ({"type": "regex", "regex": "[0-9]{3}"}, lambda text: re.fullmatch("[0-9]{3}", text)),
+        (
+            {"type": "grammar", "grammar": 'start: "yes" | "no"'},
+            lambda text: text in ("yes", "no"),
+        ),
+    ],
+    ids=["json", "regex", "grammar"],
+)  # fmt: skip
+def test_under_auto_an_answer_that_is_no_call_has_the_form_asked_for(
+    client: openai.OpenAI, form: Any, fits: Callable[[str], object]
+) -> None:
+    answer = client.chat.completions.create(
+        model="smollm2", messages=MESSAGES, tools=TOOLS, tool_choice="auto", n=8,  # type: ignore[arg-type]
+        response_format=form, temperature=2, seed=1, max_tokens=300,
+    )  # fmt: skip
+    for choice in answer.choices:
+        if choice.finish_reason == "tool_calls":
+            for call in choice.message.tool_calls or []:
+                json.loads(call.function.arguments)  # type: ignore[union-attr]
+        elif choice.finish_reason == "stop":
+            assert fits(choice.message.content or ""), choice
 
 
 def test_calls_and_results_go_back_through_the_template(client: openai.OpenAI) -> None:
