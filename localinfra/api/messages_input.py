@@ -125,11 +125,10 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
     def answer(self) -> Answer:
         """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
         use = tool_use(self.tools, self.tool_choice)
-        if use.tools and self.answer_format:
-            raise UnsupportedParameter(
-                "An answer can't be held to a format while it may call tools; leave one of them "
-                'out, or set tool_choice to {"type": "none"}.',
-                self.answer_format.param.partition(".")[0],
+        if use.is_required and self.answer_format:
+            raise InvalidRequest(
+                "An answer can't be a tool call and have a format; leave one of them out.",
+                "tool_choice",
             )
         return Answer(self.answer_format, use)
 

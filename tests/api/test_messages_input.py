@@ -255,9 +255,10 @@ def test_a_format_is_a_schema_under_its_new_or_its_old_name() -> None:
     assert request(output_config={"effort": "low", "format": None}).answer().format is None
 
 
-def test_a_format_and_tools_exclude_each_other() -> None:
+def test_a_format_is_for_answers_that_need_not_be_calls() -> None:
     fields: Any = {"output_config": {"format": {"type": "json_schema", "schema": {}}}}
-    with pytest.raises(UnsupportedParameter) as caught:
-        request(tools=[WEATHER], **fields).answer()
-    assert caught.value.param == "output_config"
-    assert request(tools=[WEATHER], tool_choice={"type": "none"}, **fields).answer().format
+    for choice in (None, {"type": "auto"}, {"type": "none"}):
+        assert request(tools=[WEATHER], tool_choice=choice, **fields).answer().format
+    with pytest.raises(InvalidRequest) as caught:
+        request(tools=[WEATHER], tool_choice={"type": "any"}, **fields).answer()
+    assert caught.value.param == "tool_choice"

@@ -335,6 +335,16 @@ def test_an_answer_can_be_held_to_a_schema(claude: anthropic.Anthropic, temperat
     River.model_validate_json(message.content[0].text)  # type: ignore[union-attr]
 
 
+def test_an_answer_that_is_no_call_has_the_format_beside_tools(
+    claude: anthropic.Anthropic,
+) -> None:
+    message = claude.messages.parse(**greedy(max_tokens=200, tools=[WEATHER]), output_format=Bank)
+    if message.stop_reason == "tool_use":
+        check(message.content[-1])
+    else:
+        assert isinstance(message.parsed_output, Bank)
+
+
 def test_the_clients_own_parser_reads_it(claude: anthropic.Anthropic) -> None:
     message = claude.messages.parse(**greedy(max_tokens=200), output_format=Bank)
     assert isinstance(message.parsed_output, Bank)
