@@ -93,7 +93,7 @@ async def read_body_or_form(
     """
     if not is_form(request):
         return await read_body(request, kind, limits)
-    return decode(as_json(await read_form(request, limits), kind, files), kind)
+    return decode(json_of(await read_form(request, limits), kind, files), kind)
 
 
 def is_form(request: Request) -> bool:
@@ -213,7 +213,7 @@ def header(value: str | bytes | None) -> tuple[str, dict[bytes, bytes]]:
     return main.decode("latin-1").lower(), options
 
 
-def as_json(parts: Sequence[Part], kind: type[msgspec.Struct], files: Collection[str]) -> bytes:
+def json_of(parts: Sequence[Part], kind: type[msgspec.Struct], files: Collection[str]) -> bytes:
     """The JSON object that would have said the same. Raises InvalidRequest."""
     groups: dict[str, list[Part]] = {}
     for part in parts:
@@ -244,26 +244,26 @@ def field_json(part: Part, decoder: msgspec.json.Decoder[Any], may_be_file: bool
     makes the clearer error."""
     if may_be_file and part.is_file:
         return encode(part.data_url)
-    text = part.text
-    if not is_json(text, JSON):
-        return encode(text)
-    candidates = (text.encode(), encode(text))
-    return next((json for json in candidates if is_json(json, decoder)), candidates[0])
+    as_json, as_text = part.data, encode(part.text)
+    for candidate in (as_json, as_text):
+        if is_json(candidate, decoder):
+            return candidate
+    return as_json if is_json(as_json, JSON) else as_text
 
 
 def item_json(part: Part, may_be_file: bool) -> bytes:
     """One of a list: a JSON string is read as such, anything else is a text."""
     if may_be_file and part.is_file:
         return encode(part.data_url)
-    text = part.text
-    return text.encode() if is_json(text, STRING) else encode(text)
+    as_text = encode(part.text)
+    return part.data if is_json(part.data, STRING) else as_text
 
 
 JSON = msgspec.json.Decoder(object)
 STRING = msgspec.json.Decoder(str)
 
 
-def is_json(text: str | bytes, decoder: msgspec.json.Decoder[Any]) -> bool:
+def is_json(text: bytes, decoder: msgspec.json.Decoder[Any]) -> bool:
     try:
         decoder.decode(text)
     except (ValueError, RecursionError):

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from localinfra.api.body import BodyLimits, Decoded, decode
-from localinfra.api.form import MAX_PARTS, Part, as_json, parse_form, read_body_or_form, read_form
+from localinfra.api.form import MAX_PARTS, Part, json_of, parse_form, read_body_or_form, read_form
 from localinfra.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -54,12 +54,12 @@ def named(name: str, *more: str, filename: str | None = None) -> str:
 
 
 def read(*parts: tuple[str, str | bytes]) -> Body:
-    return decode(as_json(parse_form(form(*parts), BOUNDARY), Body, ("image",)), Body).value
+    return decode(json_of(parse_form(form(*parts), BOUNDARY), Body, ("image",)), Body).value
 
 
 def refused(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        decode(as_json(parse_form(body, BOUNDARY), Body, ("image",)), Body)
+        decode(json_of(parse_form(body, BOUNDARY), Body, ("image",)), Body)
     return caught.value
 
 
@@ -100,7 +100,7 @@ def test_a_field_sent_more_than_once_is_a_list() -> None:
 
 def test_null_is_not_given_and_unknown_fields_are_named() -> None:
     body = form(("prompt", "x"), ("n", "null"), ("size", "1"), (named("f", filename="a"), b"\xff"))
-    decoded = decode(as_json(parse_form(body, BOUNDARY), Body, ()), Body)
+    decoded = decode(json_of(parse_form(body, BOUNDARY), Body, ()), Body)
     assert decoded.value == Body(prompt="x")
     assert decoded.headers == {"x-localinfra-ignored": "size, f"}
 
@@ -289,6 +289,6 @@ def test_any_damage_to_a_form_is_answered(mutations: list[tuple[int, int, bytes]
     for at, length, new in mutations:
         body = body[:at] + new + body[at + length :]
     try:
-        decode(as_json(parse_form(body, BOUNDARY), Body, ("image",)), Body)
+        decode(json_of(parse_form(body, BOUNDARY), Body, ("image",)), Body)
     except InvalidRequest as error:
         error.message.encode()
