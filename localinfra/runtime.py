@@ -46,7 +46,7 @@ class Runtime:
         self.settings = settings
         self.catalog = catalog
         self.started_at = int(time.time())
-        self._models: Pool[LoadedModel] = Pool(self._load, lambda model: model.close())
+        self._models: Pool[LoadedModel] = Pool(self._load, self._release)
         self._preloads: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -59,6 +59,12 @@ class Runtime:
         # stops all threads for 10 to 15 ms.
         gc.freeze()
         return model
+
+    def _release(self, model: LoadedModel) -> None:
+        """What is frozen is never collected, and libraries' cycles would keep weights alive."""
+        gc.unfreeze()
+        model.close()
+        gc.freeze()
 
     def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
         max_queue = self.settings.max_queue
@@ -98,7 +104,9 @@ class Runtime:
             known = (key for key, entry in self.catalog.entries.items() if entry.kind == "image")
             name = default if default in self.catalog.names_by_id else next(known, default)
         found, _ = self.catalog.resolve_as(ImageModelEntry, name, route)
-        return cast("ImageModel", await self._models.get(found))
+        model = cast("ImageModel", await self._models.get(found))
+        model.touch()
+        return model
 
     def state(self, name: str) -> LoadState:
         return self._models.state(name)
@@ -141,8 +149,12 @@ class Runtime:
             await asyncio.sleep(IDLE_CHECK_S)
             for name, model in self._loaded_of(ImageModelEntry).items():
                 limit_s = cast("ImageModelEntry", self.catalog.entries[name]).unload_after_s
-                if limit_s is not None and cast("ImageModel", model).idle_s > limit_s:
+                if limit_s is None or cast("ImageModel", model).idle_s <= limit_s:
+                    continue
+                try:
                     await self._models.unload(name)
+                except Exception:  # the device's; other models are to leave all the same
+                    logger.exception("%s could not be unloaded", name)
 
     async def close(self) -> None:
         """Ends what is running, with an error to whoever waits for it, and frees all models."""

@@ -4,6 +4,7 @@ The one door for forms, beside body.py and within its bounds of size and time. A
 site can send such a body unasked, unlike JSON: `Guard` refuses it by its origin, before any body.
 """
 
+import asyncio
 import base64
 import functools
 import logging
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+INLINE_BYTES = 64 * 1024  # take a millisecond: not worth another thread
 MAX_PARTS = 128
 MAX_HEADERS = 8  # of a part
 MAX_HEADER_BYTES = 4096  # of one header
@@ -93,7 +95,10 @@ async def read_body_or_form(
     """
     if not is_form(request):
         return await read_body(request, kind, limits)
-    return decode(json_of(await read_form(request, limits), kind, files), kind)
+    parts = await read_form(request, limits)
+    if sum(len(part.data) for part in parts) <= INLINE_BYTES:
+        return decode(json_of(parts, kind, files), kind)
+    return decode(await asyncio.to_thread(json_of, parts, kind, files), kind)
 
 
 def is_form(request: Request) -> bool:

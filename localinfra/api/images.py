@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 ROUTE = "/v1/images/generations"
 DEFAULT_MODEL = "black-forest-labs/FLUX.1-schnell"
 MAX_PROMPT_CHARS = 32_000
-SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 QUALITY_STEPS = {"low": 2}  # of the others, the model's usual number
 
 encode = msgspec.json.Encoder().encode
@@ -82,6 +82,15 @@ class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
         if self.response_format == "url" and self.stream:
             raise UnsupportedParameter(
                 "Streams carry images themselves; leave response_format out.", "response_format"
+            )
+        if not self.stream and (self.partial_images or self.progress):
+            raise InvalidRequest(
+                "partial_images and progress are events of a stream: set stream to true.", "stream"
+            )
+        if self.output_compression is not None and self.output_format == "png":
+            raise UnsupportedParameter(
+                "png is always lossless: leave output_compression out, or ask for jpeg or webp.",
+                "output_compression",
             )
         _ = self.dimensions
 
@@ -246,7 +255,7 @@ class ImageAnswer:
             return encode({"type": f"{kind}.progress", **about, **steps})
         data = await self._file(event)
         about |= {"b64_json": (await asyncio.to_thread(base64.b64encode, data)).decode()}
-        about |= self._common()
+        about |= {**self._common(), "size": f"{event.picture.width}x{event.picture.height}"}
         if isinstance(event, Finished):
             seed = self._request.seeds[event.image]
             return encode(

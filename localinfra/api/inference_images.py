@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from localinfra.api.body import Decoded, decode, header_list
 from localinfra.api.form import read_body_or_form
-from localinfra.api.image_edits import from_data_url
+from localinfra.api.image_edits import Strength, decoding, from_data_url
 from localinfra.api.images import check_prompt, image_file
 from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.params import MAX_SEED
@@ -42,14 +42,13 @@ if TYPE_CHECKING:
 
 NO_INPUT = msgspec.Raw()
 
-Strength = Annotated[float, Meta(gt=0, le=1)]
 NumImages = Annotated[int, Meta(ge=1, le=10)]
 Side = int | Annotated[str, Meta(pattern=r"^[0-9]{1,5}$")]  # Vercel's AI SDK sends strings
 
 encode = msgspec.json.Encoder().encode
 
 
-class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
+class NativeImageFields(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of both forms."""
 
     prompt: str = ""
@@ -103,7 +102,7 @@ def side(name: str, given: Side | None, default: int) -> int:
     return length
 
 
-class ImageBody(ImageFields, frozen=True, kw_only=True):
+class ImageBody(NativeImageFields, frozen=True, kw_only=True):
     num_images: NumImages = 1
     strength: Strength | None = None
     use_compel: bool | None = None  # without effect: FLUX knows no weights of words
@@ -111,7 +110,7 @@ class ImageBody(ImageFields, frozen=True, kw_only=True):
     input: msgspec.Raw = NO_INPUT  # a CogInput, and the rest is not given
 
 
-class CogInput(ImageFields, frozen=True, kw_only=True):
+class CogInput(NativeImageFields, frozen=True, kw_only=True):
     num_outputs: NumImages = 1
     prompt_strength: Strength | None = None
 
@@ -166,7 +165,7 @@ async def infer_images(request: Request, name: str) -> Response:
 
 
 async def make_images(
-    request: Request, name: str, fields: ImageFields, num_images: int, strength: float | None
+    request: Request, name: str, fields: NativeImageFields, num_images: int, strength: float | None
 ) -> Made:
     timer = Timer()
     fields.check()
@@ -176,16 +175,16 @@ async def make_images(
     charge = charge_of(request, model)
     model.check_queue()
     tokens = await model.count(fields.prompt, strict=False)
-    start = await asyncio.to_thread(fields.original, strength, model.entry.default_size)
-    wanted = image_request(fields, num_images, model.entry, start)
+    start = await decoding(lambda: fields.original(strength, model.entry.default_size))
+    wanted = native_image_request(fields, num_images, model.entry, start)
     urls = await until_disconnect(request.receive, data_urls(model, wanted, charge))
     status = timer.status(charge.cost, min(tokens.t5, tokens.t5_limit))
     cut = {"x-localinfra-truncated": header_list(tokens.cuts)} if tokens.cuts else {}
     return Made(urls, wanted.seeds, timer.request_id, status, cut)
 
 
-def image_request(
-    fields: ImageFields, num_images: int, entry: ImageModelEntry, start: Original | None
+def native_image_request(
+    fields: NativeImageFields, num_images: int, entry: ImageModelEntry, start: Original | None
 ) -> ImageRequest:
     width, height = start.picture.size if start else fields.dimensions(entry.default_size)
     seed = secrets.randbits(32) if fields.seed is None else fields.seed

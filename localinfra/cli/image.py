@@ -111,13 +111,14 @@ def paint(client: Client, path: str, body: dict[str, Any], output: Path, number:
     line = ProgressLine()
     started = time.monotonic()
     line.show(0, "loading the model")
+    done = [0.0] * number  # of each image
     try:
         with closing(client.stream(path, body, Event)) as events:
             for event in events:
                 if event.type.endswith(".progress"):
-                    done = (event.index + event.step / event.steps) / number
+                    done[event.index] = event.step / event.steps
                     which = f", image {event.index + 1} of {number}" if number > 1 else ""
-                    line.show(done, f"step {event.step} of {event.steps}{which}")
+                    line.show(sum(done) / number, f"step {event.step} of {event.steps}{which}")
                 elif event.type.endswith(".completed"):
                     line.end()
                     file = numbered(output, event.index, number)

@@ -51,6 +51,10 @@ class ImageModel:
         closing the model frees them, and the next request loads it again."""
         return self._worker.idle_s
 
+    def touch(self) -> None:
+        """A request has got hold of it: it is not idle, though nothing is queued yet."""
+        self._worker.touch()
+
     async def count(self, prompt: str, *, strict: bool) -> PromptTokens:
         """With `strict`, raises InvalidRequest where a part would not be read."""
         clip, t5 = await asyncio.to_thread(self._painter.prompt_tokens, prompt)

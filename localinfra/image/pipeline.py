@@ -4,9 +4,12 @@ What this version of diffusers does wrong is worked around here: see the comment
 """
 
 import contextlib
+import copy
+import gc
 import json
 import logging
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +31,7 @@ PIPELINES = ("FluxPipeline",)
 MAX_PROMPT_TOKENS = 256  # that T5 reads for schnell; CLIP reads 77
 KEPT_PROMPTS = 8  # encoded: the same prompt with another seed needs no T5
 PREVIEW_SCALE = 4  # previews have a fourth of the size, so a sixteenth of the work
+OFFLOADED_IN_TURN = "text_encoder->text_encoder_2->transformer"
 ATTENTION = {"cudnn": "_native_cudnn"}  # models.toml's name → diffusers', where they differ
 
 
@@ -77,6 +81,10 @@ class FluxPainter:
         for pipe in (self._pipe, self._from_picture, self._from_mask):
             pipe.set_progress_bar_config(disable=True)
         self._prompts: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
+        # Tokenizers keep how they cut and pad as state: those that only count are others, and are
+        # used by one thread at a time.
+        self._counters = copy.deepcopy((self._pipe.tokenizer, self._pipe.tokenizer_2))
+        self._counting = threading.Lock()
 
     def _load(self, diffusers: Any, folder: Path, transformer: Path | None) -> Any:
         dtype = getattr(self._torch, self.placement.dtype)
@@ -115,6 +123,9 @@ class FluxPainter:
         if placement.offload == "none":
             pipe.to(placement.device)
         elif placement.offload == "model":
+            # The small VAE stays: else each preview would move it and the transformer.
+            pipe.model_cpu_offload_seq = OFFLOADED_IN_TURN
+            pipe._exclude_from_cpu_offload = ["vae"]
             pipe.enable_model_cpu_offload(device=placement.device)
         else:
             # Not sequential offload, which fails with GGUF weights.
@@ -124,33 +135,30 @@ class FluxPainter:
                 offload_type="leaf_level",
                 use_stream=placement.device == "cuda",
             )
-        try:
-            if placement.attention != "auto":
-                name = ATTENTION.get(placement.attention, placement.attention)
-                pipe.transformer.set_attention_backend(name)
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise ModelUnavailable(
-                f"attention = {placement.attention!r} can't be had here: {str(error)[:300]}",
-                "model",
-            ) from None
+        if placement.attention != "auto":
+            set_attention(pipe.transformer, placement.attention)
         if placement.compile:
-            pipe.transformer.compile_repeated_blocks(fullgraph=True)
+            # Casting from eight bits between the layers can't be part of one graph.
+            pipe.transformer.compile_repeated_blocks(fullgraph=placement.quantize == "none")
 
     def prompt_tokens(self, prompt: str) -> tuple[int, int]:
         """How many tokens CLIP and T5 make of it, special ones included."""
-        clip, t5 = self._pipe.tokenizer, self._pipe.tokenizer_2
-        return len(clip(prompt)["input_ids"]), len(t5(prompt)["input_ids"])
+        with self._counting:
+            clip, t5 = (len(count(prompt)["input_ids"]) for count in self._counters)
+        return clip, t5
 
     @property
     def prompt_limits(self) -> tuple[int, int]:
         """How many tokens of a prompt CLIP and T5 read."""
-        return self._pipe.tokenizer.model_max_length, MAX_PROMPT_TOKENS
+        return self._counters[0].model_max_length, MAX_PROMPT_TOKENS
 
     def images_at_once(self, request: ImageRequest) -> int:
         """How many images of a request are best made together."""
         if request.original is not None:  # its pipelines start from one picture
             return 1
-        return self.placement.images_at_once(request.width, request.height)
+        is_cuda = self.placement.device == "cuda"
+        free_bytes = self._torch.cuda.mem_get_info()[0] if is_cuda else 0
+        return self.placement.images_at_once(request.width, request.height, free_bytes)
 
     def paint(
         self, request: ImageRequest, images: Sequence[int], tell: Callable[[Event], None]
@@ -166,6 +174,9 @@ class FluxPainter:
                     tell(Preview(image, previews.index(step), picture))
             return tensors
 
+        vae = self._pipe.vae
+        is_tiled = self.placement.tiles(request.width, request.height)
+        (vae.enable_tiling if is_tiled else vae.disable_tiling)()
         try:
             with torch.inference_mode():
                 embeds, pooled = self._encoded(request.prompt)
@@ -189,6 +200,13 @@ class FluxPainter:
                     **options,
                 )
             return [self._finished(picture, request) for picture in made.images]
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            raise ModelUnavailable(
+                f"There is too little free memory for an image of {request.width} x "
+                f"{request.height} now: ask for a smaller one, or try again later.",
+                "size",
+            ) from None
         finally:
             # Left out by diffusers where a callback raises: the transformer would stay on the GPU.
             with contextlib.suppress(Exception):
@@ -234,12 +252,13 @@ class FluxPainter:
         )
         config = pipe.vae.config
         small = (small / config.scaling_factor + config.shift_factor).to(pipe.vae.dtype)
-        decoded = pipe.vae.decode(small.to(pipe.vae.device), return_dict=False)[0]
+        decoded = pipe.vae.decode(small.to(pipe._execution_device), return_dict=False)[0]
         return pipe.image_processor.postprocess(decoded, output_type="pil")[0]
 
     def close(self) -> None:
         self._prompts.clear()
         del self._pipe, self._from_picture, self._from_mask
+        gc.collect()  # diffusers' hooks and the modules they are on know each other
         if self.placement.device == "cuda":
             self._torch.cuda.empty_cache()
 
@@ -248,7 +267,29 @@ def beginning_with_a_picture(diffusers: Any, pipe: Any) -> tuple[Any, Any]:
     """Pipelines of the same weights that start from a picture, and from one with a mask. Not by
     `from_pipe`, which casts the weights to float32."""
     parts = pipe.components
-    return diffusers.FluxImg2ImgPipeline(**parts), diffusers.FluxInpaintPipeline(**parts)
+    found = diffusers.FluxImg2ImgPipeline(**parts), diffusers.FluxInpaintPipeline(**parts)
+    for other in found:  # where they compute depends on what is left out
+        other._exclude_from_cpu_offload = pipe._exclude_from_cpu_offload
+    return found
+
+
+def set_attention(transformer: Any, attention: str) -> None:
+    """Sets it for this transformer alone: diffusers would also make it the process's default.
+
+    Raises ModelUnavailable.
+    """
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    Registry: Any = _AttentionBackendRegistry
+    before, _ = Registry.get_active_backend()
+    try:
+        transformer.set_attention_backend(ATTENTION.get(attention, attention))
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ModelUnavailable(
+            f"attention = {attention!r} can't be had here: {str(error)[:300]}", "model"
+        ) from None
+    finally:
+        Registry.set_active_backend(before)
 
 
 def preview_steps(num_steps: int, num_previews: int) -> list[int]:

@@ -54,13 +54,21 @@ class Placement(msgspec.Struct, frozen=True):
     attention: Attention  # auto: the library's own choice
     compile: bool  # of the transformer's blocks: faster, after minutes of compiling each size
     batch_size: int | None  # images of a request computed together; None: by the free memory
-    spare_bytes: int  # of the device, beside the weights and one image
 
-    def images_at_once(self, width: int, height: int) -> int:
+    def images_at_once(self, width: int, height: int, free_bytes: int) -> int:
+        """`free_bytes` of the device, the weights being there."""
         if self.batch_size is not None:
             return self.batch_size
-        further = self.spare_bytes / (BATCH_BYTES * width * height / 2**20)
+        # Only a large GPU gains by batches: elsewhere one image keeps the device busy.
+        if self.device != "cuda" or self.offload != "none":
+            return 1
+        further = (free_bytes - WORKING_BYTES) / (BATCH_BYTES * width * height / 2**20)
         return max(1, min(MAX_BATCH, 1 + int(further)))
+
+    def tiles(self, width: int, height: int) -> bool:
+        """Whether the VAE decodes an image of this size in tiles: one of four megapixels would take
+        several times what one of one does."""
+        return self.vae_tiling or (self.device != "cpu" and width * height > 2**20)
 
     def __str__(self) -> str:
         words = [f"{self.device} in {self.dtype}"]
@@ -84,27 +92,31 @@ def decide(wishes: Wishes, elements: Mapping[str, int], free: Mapping[str, int])
     """`elements` are the numbers of weights of each part, `free` the free bytes of each device that
     torch can use, the best first and the CPU last.
 
-    Raises ModelUnavailable where a device without anything to offload to is too small.
+    Raises ModelUnavailable where that can't be: a device that is not there, too little memory, a
+    part that is missing.
     """
     device = wishes.device or next(iter(free))
+    if device not in free:
+        raise ModelUnavailable(
+            f"device = {device!r} is not to be had: PyTorch sees {' and '.join(free)} here.",
+            "model",
+        )
+    if "transformer" not in elements and not wishes.transformer:
+        raise ModelUnavailable("Its folder has no transformer with safetensors files.", "model")
     dtype = wishes.dtype or ("float32" if device == "cpu" else "bfloat16")
     room = free.get(device, 0)
     sizes = {part: count * ITEM_BYTES[dtype] for part, count in elements.items()}
     if wishes.transformer:
-        sizes["transformer"] = wishes.transformer.stat().st_size
+        sizes["transformer"] = file_bytes(wishes.transformer, dtype)
     quantize = wishes.quantize or _quantize(device, sizes, room, bool(wishes.transformer))
     if quantize == "float8":
         sizes["transformer"] //= ITEM_BYTES[dtype]
     offload = wishes.offload or (_offload(sizes, room) if device == "cuda" else "none")
-    if device != "cuda" and room and sum(sizes.values()) > room:
-        raise ModelUnavailable(
-            f"Its weights take {sum(sizes.values()) / GIB:.1f} GiB in {dtype}, and "
-            f"{room / GIB:.1f} GiB are free on {device}. Set `transformer` to a GGUF file for it "
-            "in models.toml, or free memory.",
-            "model",
-        )
+    if device != "cuda" and room:
+        check_room(sizes, room - WORKING_BYTES, device, dtype, bool(wishes.transformer))
+    elif offload != "none" and free.get("cpu"):  # where they wait for their turn
+        check_room(sizes, free["cpu"], "the CPU's side", dtype, bool(wishes.transformer))
     is_small = device != "cpu" and room < SMALL_BYTES
-    spare = room - sum(sizes.values()) - WORKING_BYTES
     return Placement(
         device=device,
         dtype=dtype,
@@ -115,16 +127,31 @@ def decide(wishes: Wishes, elements: Mapping[str, int], free: Mapping[str, int])
         attention=wishes.attention,
         compile=wishes.compile,
         batch_size=wishes.batch_size,
-        # Only a large GPU gains by batches: elsewhere one image keeps the device busy.
-        spare_bytes=max(0, spare) if device == "cuda" and offload == "none" else 0,
     )
 
 
+def check_room(sizes: Mapping[str, int], room: int, where: str, dtype: str, has_file: bool) -> None:
+    """Raises ModelUnavailable where the weights don't fit."""
+    if sum(sizes.values()) > room:
+        smaller = "a smaller GGUF file" if has_file else "a GGUF file"
+        raise ModelUnavailable(
+            f"Its weights take {sum(sizes.values()) / GIB:.1f} GiB in {dtype}, and "
+            f"{max(0, room) / GIB:.1f} GiB are free for them on {where}. Set `transformer` to "
+            f"{smaller} in models.toml, or free memory.",
+            "model",
+        )
+
+
 def _quantize(device: str, sizes: Mapping[str, int], room: int, is_file: bool) -> Quantize:
-    """Eight bits where the transformer alone does not fit otherwise, and then does."""
-    if device != "cuda" or is_file or max(sizes.values()) + WORKING_BYTES <= room:
+    """Eight bits where everything fits the GPU only so, or else the transformer alone does: moving
+    bf16 weights there for each image takes longer than computing it."""
+    if device != "cuda" or is_file or sum(sizes.values()) + WORKING_BYTES <= room:
         return "none"
-    return "float8" if sizes["transformer"] // 2 + WORKING_BYTES <= room else "none"
+    halved = {**sizes, "transformer": sizes["transformer"] // 2}
+    if sum(halved.values()) + WORKING_BYTES <= room:
+        return "float8"
+    is_needed = max(sizes.values()) + WORKING_BYTES > room
+    return "float8" if is_needed and max(halved.values()) + WORKING_BYTES <= room else "none"
 
 
 def _offload(sizes: Mapping[str, int], room: int) -> Offload:
@@ -136,6 +163,15 @@ def _offload(sizes: Mapping[str, int], room: int) -> Offload:
         for part, size in sizes.items()
     )
     return "model" if max(needs) <= room else "group"
+
+
+def file_bytes(file: Path, dtype: str) -> int:
+    """What a transformer's own file takes in memory. Raises ModelUnavailable."""
+    if file.suffix == ".gguf":
+        return file.stat().st_size
+    if file.suffix == ".safetensors":
+        return _elements(file) * ITEM_BYTES[dtype]
+    raise ModelUnavailable(f"transformer: {file} is no .gguf or .safetensors file.", "model")
 
 
 def part_elements(folder: Path) -> dict[str, int]:
@@ -174,7 +210,8 @@ def free_memory(torch: Any, host_bytes: int | None) -> dict[str, int]:
     if torch.cuda.is_available():
         found["cuda"] = torch.cuda.mem_get_info()[0]
     if torch.backends.mps.is_available():
-        found["mps"] = torch.mps.recommended_max_memory()
+        used = torch.mps.driver_allocated_memory()
+        found["mps"] = torch.mps.recommended_max_memory() - used
     return {**found, "cpu": host_bytes or 0}
 
 

@@ -32,7 +32,8 @@ class ImageRequest(msgspec.Struct, frozen=True):
         """Less than all where the noise of an original begins half-way."""
         if self.original is None:
             return self.num_steps
-        return self.num_steps - int(max(self.num_steps * (1 - self.original.strength), 0))
+        noisy = min(self.num_steps * self.original.strength, self.num_steps)
+        return self.num_steps - int(max(self.num_steps - noisy, 0))  # as diffusers counts
 
 
 class Step(msgspec.Struct, frozen=True):

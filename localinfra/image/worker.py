@@ -79,6 +79,10 @@ class Worker:
         """For how long nobody has wanted anything."""
         return 0.0 if self._num_waiting else time.monotonic() - self._idle_since
 
+    def touch(self) -> None:
+        """Somebody is about to want something."""
+        self._idle_since = time.monotonic()
+
     def check_queue(self) -> None:
         """Raises QueueFull where too many wait already."""
         if self._num_waiting >= self._max_waiting:
@@ -158,7 +162,7 @@ class Worker:
         except ApiError as error:
             self._end(job, error)
             return
-        except Exception:
+        except BaseException:  # panics of tokenizers' Rust are no Exception
             logger.exception("%s: an image failed", self._name)
             self._end(job, EngineFailed(f"{self._name} could not make this image."))
             return

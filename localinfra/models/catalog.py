@@ -69,6 +69,11 @@ class BaseEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     preload: bool = False  # load when the server starts, not at the first request
     download_gb: Annotated[float, Meta(gt=0)] | None = None  # told where the files are not here
 
+    @property
+    def unneeded_files(self) -> str | None:
+        """A pattern of those among `hub_patterns` that this entry does without."""
+        return None
+
 
 class TextModelEntry(BaseEntry, tag_field="kind", tag="text", frozen=True, kw_only=True):
     """A GGUF file for chat and completions. None: the loader decides by file and machine."""
@@ -173,10 +178,14 @@ class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_
     compile: bool = False  # faster, after minutes of compiling at the first image of each size
     # images of a request computed together; auto: as many as fit a large GPU, else one
     images_at_once: Literal["auto"] | Annotated[int, Meta(ge=1, le=10)] = "auto"
-    unload_after_s: Annotated[float, Meta(ge=0)] | None = None  # without use; None: stays
+    unload_after_s: Annotated[float, Meta(ge=1)] | None = None  # without use; None: stays
     steps: Annotated[int, Meta(ge=1, le=50)] = 4  # of an image for which no number is asked
     guidance_scale: Annotated[float, Meta(ge=0, le=30)] = 0.0  # schnell does not use it
     default_size: Annotated[int, Meta(ge=64, le=2048, multiple_of=16)] = 1024  # pixels a side
+
+    @property
+    def unneeded_files(self) -> str | None:
+        return "transformer/*.safetensors" if self.transformer else None
 
 
 ModelEntry = TextModelEntry | EmbeddingModelEntry | RerankModelEntry | ImageModelEntry
@@ -359,6 +368,7 @@ def decode_entry(table: dict[str, object], folder: Path, where: str) -> ModelEnt
         source = replace(
             entry.source,
             patterns=() if entry.source.file else entry.hub_patterns,
+            without=entry.unneeded_files,
             size_gb=entry.download_gb,
         )
         entry = msgspec.structs.replace(entry, source=source)

@@ -79,6 +79,7 @@ class HubSource(Source):
     repo: str
     file: str | None = None
     patterns: tuple[str, ...] = ()  # the files of a repository that are needed; (): all
+    without: str | None = None  # the files among them that are not
     size_gb: float | None = None  # of them
 
     def find(self) -> Path | None:
@@ -100,8 +101,10 @@ class HubSource(Source):
         command = shlex.quote(str(tool or "hf"))
         which = f" {self.file}" if self.file else ""
         which += "".join(f" --include {shlex.quote(pattern)}" for pattern in self.patterns)
+        which += f" --exclude {shlex.quote(self.without)}" if self.without else ""
         return (
-            f"fetch them{size} with `{command} download {self.repo}{which}`{hint}, then ask again; "
+            f"fetch them{size} with `{command} download {self.repo}{which}`{hint}, after `hf auth "
+            f"login` if the repository asks who you are, then ask again; "
             f"or set {source_key(name)} to their path on this machine."
         )
 

@@ -54,6 +54,20 @@ def test_several_images_get_numbers(stub: Any, tmp_path: Path) -> None:
     assert "75%  step 1 of 2, image 2 of 2" in result.stderr
 
 
+def test_the_bar_only_grows_where_images_are_made_together(stub: Any, tmp_path: Path) -> None:
+    def together(body: dict[str, Any]) -> Iterator[bytes]:
+        for step in (1, 2):
+            for index in range(2):
+                yield sent(type="image_generation.progress", index=index, step=step, steps=2)
+        yield b"data: [DONE]\n\n"
+
+    stub.stream = together
+    target = str(tmp_path / "a.png")
+    result = CliRunner().invoke(main, ["image", "x", "--url", stub.url, "-n", "2", "-o", target])
+    shares = [int(line.split("%")[0]) for line in result.stderr.splitlines() if "step" in line]
+    assert shares == [25, 50, 75, 100]
+
+
 def test_a_picture_to_begin_with_goes_to_edits(stub: Any, tmp_path: Path) -> None:
     (tmp_path / "a.webp").write_bytes(b"picture")
     options = ("--from", tmp_path / "a.webp", "--mask", tmp_path / "a.webp", "--strength", 0.5)

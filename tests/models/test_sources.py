@@ -98,12 +98,13 @@ def test_a_package_whose_folder_has_another_name_is_found_by_its_record(
         (
             HubSource("org/repo", "a.gguf"),
             "fetch needed",
-            "hf download org/repo a.gguf`, then ask again",
+            "hf download org/repo a.gguf`, after `hf auth login`",
         ),
         (
-            HubSource("org/repo", None, ("*.json", "*/*"), 1.5),
+            HubSource("org/repo", None, ("*.json", "*/*"), "big/*", 1.5),
             "fetch needed",
-            "(1.5 GB) with `/env/bin/hf download org/repo --include '*.json' --include '*/*'`",
+            "(1.5 GB) with `/env/bin/hf download org/repo --include '*.json' --include '*/*' "
+            "--exclude 'big/*'`",
         ),
     ],
 )

