@@ -44,5 +44,5 @@ def wishes_of(name: str, entry: ImageModelEntry) -> Wishes:
         attention=entry.attention,
         compile=entry.compile,
         batch_size=None if entry.images_at_once == "auto" else entry.images_at_once,
-        transformer=locate(name, entry.transformer) if entry.transformer else None,
+        transformer=locate(name, entry.transformer, "transformer") if entry.transformer else None,
     )

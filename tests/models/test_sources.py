@@ -166,3 +166,8 @@ def test_the_hubs_cache_is_where_its_own_library_has_it(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert sources.hub_cache() == Path(expected)
+
+
+def test_the_remedy_names_the_key_of_the_entry() -> None:
+    with pytest.raises(ModelUnavailable, match=r'the transformer of "flux" in models\.toml'):
+        locate("flux", PathSource(Path("/no/q4.gguf")), "transformer")

@@ -80,6 +80,8 @@ def test_the_answer_is_the_chat_routes(server: LiveServer, claude: anthropic.Ant
     assert message.content[0].text == chat["choices"][0]["message"]["content"]  # type: ignore[union-attr]
     assert num_input(message) == chat["usage"]["prompt_tokens"]
     assert message.usage.output_tokens == chat["usage"]["completion_tokens"]
+    cost = message.usage.to_dict()["estimated_cost"]
+    assert cost == chat["usage"]["estimated_cost"]
 
 
 def test_what_is_cached_is_counted_apart(claude: anthropic.Anthropic) -> None:
