@@ -67,7 +67,7 @@ def test_list_as_json_has_paths_and_remedies(tmp_path: Path) -> None:
     (row,) = json.loads(CliRunner().invoke(main, ["list", "--json", "--config", str(path)]).stdout)
     assert row["name"] == "c"
     assert row["path"] is None
-    assert "hf download o/c" in row["remedy"]
+    assert "download o/c --include" in row["remedy"]
 
 
 @pytest.mark.parametrize("command", ["chat", "list", "optimize"])

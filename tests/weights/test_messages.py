@@ -230,12 +230,15 @@ def test_without_a_choice_the_model_decides_and_none_forbids(claude: anthropic.A
 
 
 def test_a_streamed_call_adds_up_to_the_whole_one(claude: anthropic.Anthropic) -> None:
-    fields = greedy(messages=QUESTION, tools=[WEATHER], max_tokens=200, tool_choice={"type": "any"})
+    choice = {"type": "any", "disable_parallel_tool_use": True}
+    fields = greedy(messages=QUESTION, tools=[WEATHER], max_tokens=200, tool_choice=choice)
     with claude.messages.stream(**fields) as stream:
         pieces = [event.partial_json for event in stream if event.type == "input_json"]
-    final = stream.get_final_message()
-    assert len(pieces) > 1
-    assert content(final) == content(claude.messages.create(**fields))
+    [call] = stream.get_final_message().content
+    assert call.type == "tool_use" and call.name == "get_weather"
+    assert len(pieces) > 1 and json.loads("".join(pieces)) == call.input
+    [whole] = claude.messages.create(**fields).content
+    assert whole.type == "tool_use" and whole.name == call.name
     for block in final.content:
         check(block)
     assert final.stop_reason == "tool_use"
