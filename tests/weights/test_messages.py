@@ -234,7 +234,8 @@ def test_a_streamed_call_adds_up_to_the_whole_one(claude: anthropic.Anthropic) -
     fields = greedy(messages=QUESTION, tools=[WEATHER], max_tokens=200, tool_choice=choice)
     with claude.messages.stream(**fields) as stream:
         pieces = [event.partial_json for event in stream if event.type == "input_json"]
-    [call] = stream.get_final_message().content
+    final = stream.get_final_message()
+    [call] = final.content
     assert call.type == "tool_use" and call.name == "get_weather"
     assert len(pieces) > 1 and json.loads("".join(pieces)) == call.input
     [whole] = claude.messages.create(**fields).content
