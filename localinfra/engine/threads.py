@@ -111,10 +111,15 @@ def _size_class(num_tokens: int) -> int:
     return round(8 * 1.2 ** round(math.log(num_tokens / 8, 1.2)))
 
 
+def is_collapse(seconds: float, expected: float) -> bool:
+    """Whether a step's threads waited for each other, rather than being a little too many."""
+    return seconds > 2 * expected + HICCUP_S
+
+
 class Move(enum.Enum):
     """What a step made of a lane; the other one wants to know."""
 
-    COLLAPSED = enum.auto()  # fewer threads, after a step that took several times too long
+    COLLAPSED = enum.auto()  # fewer threads again, as a step took several times too long
     RAISED = enum.auto()  # more threads, after a trial
 
 
@@ -217,12 +222,13 @@ class _Lane:
         self._credit_s = min(self._credit_s, expected + HICCUP_S) + expected - seconds
         if self._credit_s >= 0:
             return None
-        # After a time that paid, whatever happened may be over at once. After one that did not,
-        # going up was a mistake.
+        # After a time that paid, whatever happened may be over at once, unless it was a collapse:
+        # then idle cores have to be seen. After one that did not, going up was a mistake.
         loss_s = -self._gain_s
-        self._num_failures = self._num_failures + 1 if loss_s > 0 else 0
+        has_collapsed = is_collapse(seconds, expected)
+        self._num_failures = self._num_failures + 1 if loss_s > 0 else int(has_collapsed)
         self._fall(rung, now, self._pause_after(loss_s))
-        return Move.COLLAPSED if seconds > 2 * expected + HICCUP_S else None
+        return Move.COLLAPSED if has_collapsed else None
 
     def _fall(self, threads: int, now: float, pause_s: float) -> None:
         came_from = self._settled
@@ -242,8 +248,7 @@ class _Lane:
         self, trial: _Trial, num_tokens: int, seconds: float, now: float
     ) -> Move | None:
         expected = self._costs.expected(num_tokens, self._settled)
-        is_better = None if expected is None else trial.add(expected, seconds)
-        if is_better is None:
+        if expected is None or (is_better := trial.add(expected, seconds)) is None:
             return None
         self._trial = None
         is_up = trial.threads > self._settled
@@ -258,7 +263,10 @@ class _Lane:
         else:
             self._down_at_s = now + max(self._down_pause_s, -trial.gain_s / LOSS_BUDGET)
             self._down_pause_s = min(2 * self._down_pause_s, MAX_DOWN_PAUSE_S)
-        return Move.RAISED if is_up and is_better else None
+        if is_up and is_better:
+            return Move.RAISED
+        # The other lane would meet the same: its steps are longer, and cost more.
+        return Move.COLLAPSED if is_up and is_collapse(seconds, expected) else None
 
     def _plan(self, now: float, idle: float | None, is_quiet: bool, seconds: float) -> None:
         """Begins a trial if one is due; the last step took `seconds`."""
