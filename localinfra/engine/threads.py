@@ -49,7 +49,7 @@ QUIET_CORES = 0.2  # that is, less than this
 NUM_FIRST_LOOKS, FIRST_LOOK_INTERVAL_S = 4, 0.001
 NUM_DOUBTFUL_LOOKS = 12  # at first, where cores that are busy now were idle a moment before
 NUM_LOOKS, LOOK_INTERVAL_S = 25, 0.02
-REST_S = 1.0  # after this long without a step, the idle cores say where to begin
+REST_S = 0.25  # after this long without a step, the idle cores say where to begin
 
 
 def rungs(max_threads: int) -> list[int]:
@@ -360,7 +360,9 @@ class ThreadController:
         idle = self._idle_cores() if self._idle_cores else None
         self._num_looks = 0
         if idle is not None and self._idle_now:
-            was_busy = self._room(idle) < self._rungs[-1]
+            # Unless it was this process itself, which computed until REST_S ago.
+            others = self._others() if self._others else None
+            was_busy = self._room(idle) < self._rungs[-1] and (others is None or others >= 0.5)
             most = idle if was_busy else 0.0
             for _ in range(NUM_FIRST_LOOKS if was_busy else NUM_DOUBTFUL_LOOKS):
                 idle_now = self._idle_now()

@@ -221,6 +221,16 @@ def test_after_a_rest_other_work_that_has_only_just_begun_counts() -> None:
     assert controller.threads(is_prefill=True) == 8
 
 
+def test_after_a_short_rest_its_own_work_of_a_moment_ago_does_not_count() -> None:
+    now, looks = 5.0, [1.0] * 6 + [2.0]  # the event loop runs for another moment
+    controller = ThreadController(
+        2, lambda: 0.1, lambda: looks.pop(0), others=lambda: 0.0, clock=lambda: now
+    )
+    assert controller.threads(is_prefill=True) == 2
+    now, looks = 5.5, [0.0] * 20  # others have begun since
+    assert controller.threads(is_prefill=True) == 1
+
+
 def test_while_others_use_nothing_fewer_threads_are_hardly_ever_tried() -> None:
     def num_tried(others: float) -> int:
         now, counts, rng = 0.0, [], random.Random(1)
