@@ -24,6 +24,8 @@ MIN_CHANCE = 0.05  # guesses less likely than this pay nowhere
 MAX_GUESSES = 16  # per step; more pay only where rows are free, and there little
 
 ENOUGH = 5  # samples before a cost is believed; a step gives two, one for each change of rows
+WARNING = 3  # these are enough if all are dearer than hoped
+REACH = 2  # so many times the rows whose cost is known can be estimated
 REMEMBERED = 15  # the median of the last samples counts
 STALE_STEPS = 300  # since a count was last seen; it may be tried again, later each time
 MAX_STALE_STEPS = 20_000
@@ -142,11 +144,12 @@ def length_class(length: int) -> int:
 
 
 class StepCosts:
-    """What a step costs by its number of rows, learned from the steps of all sequences.
+    """What a step costs by its number of rows, learned while the same sequences are decoded.
 
     Only ratios matter, so only steps that follow each other are compared: longer contexts and
     other programs slow both alike. A count that was not measured is assumed to cost in proportion,
-    so that no guess pays; a small allowance of lost tokens buys the trials that find out.
+    so that no guess pays. Trials find out: those that may well pay, by what the last rows cost,
+    and others as far as a small allowance of lost tokens goes.
     """
 
     def __init__(self) -> None:
@@ -176,6 +179,10 @@ class StepCosts:
             self._compare(before, num_rows, seconds_before / seconds)
             self._draw_curve()
 
+    def interrupt(self) -> None:
+        """The next step follows others than those that were observed."""
+        self._last = (0, 0.0)
+
     def cost(self, num_rows: int) -> float:
         """Between known counts linear, beyond them in proportion; in an arbitrary unit."""
         rows, costs = self._rows, self._costs
@@ -184,6 +191,15 @@ class StepCosts:
         above = bisect_left(rows, num_rows, 1)
         share = (rows[above] - num_rows) / (rows[above] - rows[above - 1])
         return costs[above] - share * (costs[above] - costs[above - 1])
+
+    def estimate(self, num_rows: int) -> float:
+        """The same, but a bit beyond known counts a row more costs what the last ones did."""
+        rows, costs = self._rows, self._costs
+        if num_rows <= rows[-1]:
+            return self.cost(num_rows)
+        per_row = (costs[-1] - costs[-2]) / (rows[-1] - rows[-2])
+        reach = min(num_rows, REACH * rows[-1])
+        return (costs[-1] + per_row * (reach - rows[-1])) * num_rows / reach
 
     def take_trial(self, num_rows: int, loss: float) -> bool:
         """Whether to try a step of so many rows though it may lose the time of `loss` tokens. Only
@@ -206,7 +222,8 @@ class StepCosts:
             return
         samples = self._samples.setdefault(num_rows, deque(maxlen=REMEMBERED))
         samples.append(self._known[other] * ratio)
-        if len(samples) >= ENOUGH:
+        least = ENOUGH if min(samples) < self.estimate(num_rows) else WARNING
+        if len(samples) >= least:
             self._known[num_rows] = sorted(samples)[len(samples) // 2]
 
     def _draw_curve(self) -> None:
@@ -239,7 +256,7 @@ def draft_sizes(
     sizes = [0] * len(chances)
     if not ranked:
         return sizes
-    gains = accumulate((gain for gain, _, _ in ranked), initial=0.0)
+    gains = list(accumulate((gain for gain, _, _ in ranked), initial=0.0))
     made_by = list(accumulate((chance for _, _, chance in ranked), initial=float(num_rows)))
     speeds = [
         gain / num_rows - log(costs.cost(num_rows + count)) for count, gain in enumerate(gains)
@@ -247,8 +264,9 @@ def draft_sizes(
     best = max(range(len(speeds)), key=speeds.__getitem__)
     if speeds[best] < speeds[0] + log(MIN_GAIN):
         best = 0
-    for count in reversed(range(len(speeds))):
-        loss = made_by[count] * expm1(speeds[best] - speeds[count])
+    for count, gain in enumerate(gains):
+        hoped = gain / num_rows - log(costs.estimate(num_rows + count))
+        loss = made_by[count] * expm1(speeds[best] - hoped)
         if count != best and costs.take_trial(num_rows + count, loss):
             best = count
             break

@@ -72,7 +72,8 @@ class Scheduler:
     def __init__(self, backend: Backend, settings: EngineSettings):
         self._backend = backend
         self._drafts = settings.prompt_lookup and backend.can_share_prefixes
-        self._costs = StepCosts()
+        self._costs: dict[int, StepCosts] = {}  # by how many sequences decode
+        self._num_decoded = 0  # so many in the last step that only decoded
         self._pacer = StepPacer(settings.max_gap_ratio, backend.batch_size)
         self.cache = KVCache(backend, settings.max_parked)
         self.waiting: deque[Sequence] = deque()
@@ -129,7 +130,8 @@ class Scheduler:
             return none
         limit = min(self._backend.max_output_rows, self._backend.batch_size) - len(decoding)
         chances = [self._chances(sequence) for sequence in decoding]
-        sizes = draft_sizes(chances, len(decoding), limit, self._costs)
+        costs = self._costs.setdefault(len(decoding), StepCosts())
+        sizes = draft_sizes(chances, len(decoding), limit, costs)
         if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
             return none
         return [s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True)]
@@ -190,9 +192,13 @@ class Scheduler:
 
     def _learn(self, step: Step, seconds: float) -> None:
         num_prompt_tokens = step.num_prompt_tokens
-        if len(step.batch.output_rows) == len(step.batch) and not num_prompt_tokens:
-            self._costs.observe(len(step.batch), seconds)
         num_decoding = sum(not chunk.is_prompt for chunk in step.chunks)
+        if len(step.batch.output_rows) == len(step.batch) and not num_prompt_tokens:
+            costs = self._costs.setdefault(num_decoding, StepCosts())
+            if num_decoding != self._num_decoded:
+                costs.interrupt()
+            costs.observe(len(step.batch), seconds)
+            self._num_decoded = num_decoding
         if len(step.batch) == num_decoding + num_prompt_tokens:
             self._pacer.observe(num_decoding, num_prompt_tokens, seconds)
 
