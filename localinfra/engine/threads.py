@@ -14,8 +14,9 @@ gained, up by short trials whose losses are budgeted.
 import enum
 import math
 import os
+import statistics
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pathlib import Path
 # all of them, since depth and clock rate slow all thread counts alike.
 LEARNING_RATE = 0.1
 MAX_SURPRISE = 2.0  # an outlier counts as this many times the estimate, either way
+NUM_SURPRISES = 3  # the median of so many steps tells by how much estimates are off now
 NUM_FIRST = 3  # of a shape's first steps the fastest counts: the others hold page faults
 
 HICCUP_S = 0.1  # one preemption of this length is no reason to move; a collapse is longer
@@ -124,10 +126,12 @@ class Move(enum.Enum):
 
 
 class _Trial:
-    """Some steps with another thread count, against what they would have cost with the present."""
+    """Some steps with another thread count, against what they would have cost with the present;
+    every second step, which has the present count, tells how that has changed."""
 
     def __init__(self, threads: int):
         self.threads = threads
+        self.is_next = True
         self._num_steps = 0
         self._gain = 0.0  # in steps
         self.gain_s = 0.0
@@ -153,6 +157,7 @@ class _Lane:
         self._settled = counts[-1]
         self._trial: _Trial | None = None
         self._costs = StepCosts()
+        self._surprises: deque[float] = deque([1.0], NUM_SURPRISES)  # settled steps, per expected
         self._arrive(counts[-1])
         self._num_steps = TRIAL_STEPS - 1  # the first step may be a collapse already: compare
         # Upwards:
@@ -165,7 +170,7 @@ class _Lane:
 
     @property
     def threads(self) -> int:
-        return self._trial.threads if self._trial else self._settled
+        return self._trial.threads if self._trial and self._trial.is_next else self._settled
 
     def observe(
         self,
@@ -178,9 +183,15 @@ class _Lane:
     ) -> Move | None:
         move = None
         if self._trial and threads == self._trial.threads:
+            self._trial.is_next = False
             move = self._judge_trial(self._trial, num_tokens, seconds, now)
-        elif not self._trial and threads == self._settled:
-            move = self._judge_step(num_tokens, seconds, now)
+        elif threads == self._settled:
+            if expected := self._costs.expected(num_tokens, threads):
+                self._surprises.append(seconds / expected)
+            if self._trial:
+                self._trial.is_next = True
+            else:
+                move = self._judge_step(num_tokens, seconds, now)
         self._costs.learn(num_tokens, threads, seconds)
         if self._trial is None:
             self._plan(now, idle, is_quiet, seconds)
@@ -248,6 +259,10 @@ class _Lane:
         self, trial: _Trial, num_tokens: int, seconds: float, now: float
     ) -> Move | None:
         expected = self._costs.expected(num_tokens, self._settled)
+        if expected is not None:
+            # Steps take longer the deeper a prompt is, which the costs follow slowly.
+            surprise = statistics.median(self._surprises)
+            expected *= min(max(surprise, 1 / MAX_SURPRISE), MAX_SURPRISE)
         if expected is None or (is_better := trial.add(expected, seconds)) is None:
             return None
         self._trial = None

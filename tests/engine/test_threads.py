@@ -38,6 +38,17 @@ def by_rows(rng: random.Random, threads: int, rows: int) -> float:
     return (3.5 + 7.2 * rows, 2.7 + 4.8 * rows)[threads - 1] * rng.uniform(0.9, 1.1)
 
 
+class DeeperAndDeeper:
+    """Chunks of one prompt after the other; the deepest take three times as long."""
+
+    def __init__(self) -> None:
+        self._num_steps = 0
+
+    def __call__(self, rng: random.Random, threads: int, rows: int) -> float:
+        self._num_steps += 1
+        return quiet(rng, threads, rows) * (1 + self._num_steps % 30 / 15)
+
+
 def sixteen_cores(num_taken: int) -> Machine:
     def seconds(rng: random.Random, threads: int, _rows: int) -> float:
         too_many = max(0, threads - (16 - num_taken))
@@ -116,6 +127,15 @@ def test_a_quiet_machine_loses_nothing_worth_mentioning(
 ) -> None:
     simulation = Simulation(has_hint=has_hint, seed=seed)
     assert simulation.run(machine, 2000) <= 1.05 * best_fixed(machine, 2000)
+
+
+@each_seed
+@with_and_without_hint
+def test_steps_that_grow_with_a_prompts_depth_do_not_mislead_it(has_hint: bool, seed: int) -> None:
+    simulation = Simulation(has_hint=has_hint, seed=seed)
+    total = simulation.run(DeeperAndDeeper(), 6000)
+    assert total <= 1.01 * best_fixed(DeeperAndDeeper(), 6000)
+    assert simulation.counts.count(1) < 60
 
 
 @each_seed
