@@ -186,12 +186,15 @@ class _Lane:
             self._trial.is_next = False
             move = self._judge_trial(self._trial, num_tokens, seconds, now)
         elif threads == self._settled:
-            if expected := self._costs.expected(num_tokens, threads):
-                self._surprises.append(seconds / expected)
-            if self._trial:
-                self._trial.is_next = True
-            else:
+            expected = self._costs.expected(num_tokens, threads) or seconds
+            self._surprises.append(seconds / expected)
+            if not self._trial:
                 move = self._judge_step(num_tokens, seconds, now)
+            elif self._trial.threads < threads and is_collapse(seconds, expected):
+                self._accept(self._trial, now)
+                move = Move.COLLAPSED
+            else:
+                self._trial.is_next = True
         self._costs.learn(num_tokens, threads, seconds)
         if self._trial is None:
             self._plan(now, idle, is_quiet, seconds)
@@ -268,10 +271,8 @@ class _Lane:
         self._trial = None
         is_up = trial.threads > self._settled
         if is_better:
-            self._arrive(trial.threads)
+            self._accept(trial, now)
             self._gain_s = trial.gain_s if is_up else 0.0
-            self._num_failures = max(1, self._num_failures)
-            self._begin_pause(now, FIRST_PAUSE_S)
         elif is_up:
             self._num_failures += 1
             self._begin_pause(now, self._pause_after(-trial.gain_s))
@@ -282,6 +283,12 @@ class _Lane:
             return Move.RAISED
         # The other lane would meet the same: its steps are longer, and cost more.
         return Move.COLLAPSED if is_up and is_collapse(seconds, expected) else None
+
+    def _accept(self, trial: _Trial, now: float) -> None:
+        self._trial = None
+        self._arrive(trial.threads)
+        self._num_failures = max(1, self._num_failures)
+        self._begin_pause(now, FIRST_PAUSE_S)
 
     def _plan(self, now: float, idle: float | None, is_quiet: bool, seconds: float) -> None:
         """Begins a trial if one is due; the last step took `seconds`."""
