@@ -32,7 +32,7 @@ MAX_STALE_STEPS = 20_000
 MAX_ROWS = 64  # larger steps are not measured
 TRIAL_TOKENS = 2.0  # what trials of unknown steps may lose at once
 TRIAL_SHARE = 0.005  # tokens per step by which that is refilled
-MIN_GAIN = 1.05  # costs are off by some percent, and the best of several is the luckiest
+MIN_GAIN = 1.1  # costs are off by some percent, and the best of several is the luckiest
 
 
 class PastIndex:
@@ -98,13 +98,16 @@ class Drafter:
         self._length = 0  # of that match
         self._hits = [PRIOR_WEIGHT * chance for chance in PRIOR_CHANCES]
         self._trials = [PRIOR_WEIGHT for _ in PRIOR_CHANCES]
+        self._promise = 0.0  # how many of this step's guesses should be right
+        self._promised = self._kept = PRIOR_WEIGHT  # the same of those before, and how many were
 
     def chances(self, max_tokens: int) -> list[float]:
         """For 1, 2, ... guesses the chance that all of them are right; [] where there are none."""
         self._follow()
         max_guesses = min(max_tokens, MAX_GUESSES) if self._distance else 0
         chances: list[float] = []
-        chance = 1.0
+        # Guesses are made where rates are high, some of them by luck: those disappoint.
+        chance = min(1.0, self._kept / self._promised)
         for length in range(self._length, self._length + max_guesses):
             kind = length_class(length)
             chance *= self._hits[kind] / self._trials[kind]
@@ -116,6 +119,7 @@ class Drafter:
     def draft(self, num_tokens: int) -> list[int]:
         """The guesses that `chances`, called since the last token came, is about. A match that
         reaches the end of the list goes on periodically."""
+        self._promise = sum(self.chances(num_tokens))
         start = len(self._tokens) - self._distance
         guesses = self._tokens[start : start + num_tokens]
         while guesses and len(guesses) < num_tokens:
@@ -125,6 +129,8 @@ class Drafter:
     def _follow(self) -> None:
         """Goes along the match while it holds, which keeps it the longest; else finds another."""
         tokens = self._tokens
+        if len(tokens) > self._num_seen:
+            self._settle(len(tokens) - self._num_seen - 1)
         for position in range(self._num_seen, len(tokens)):
             if not self._distance:
                 break
@@ -136,6 +142,13 @@ class Drafter:
         self._num_seen = len(tokens)
         if not self._distance:
             self._distance, self._length = self._past.find()
+
+    def _settle(self, num_right: int) -> None:
+        """So many of the last step's guesses were right, if there were any."""
+        fading = (1 - MEMORY) * PRIOR_WEIGHT
+        self._promised = MEMORY * self._promised + fading + self._promise
+        self._kept = MEMORY * self._kept + fading + (num_right if self._promise else 0)
+        self._promise = 0.0
 
 
 def length_class(length: int) -> int:

@@ -154,6 +154,24 @@ def test_rates_are_learned_from_the_tokens_that_come_drafted_or_not() -> None:
     assert confirmed > unproven
 
 
+def test_guesses_that_disappoint_are_trusted_less_for_a_while() -> None:
+    tokens = [*range(100, 200), *range(100, 110)]
+    drafter = Drafter(tokens)
+    hoped = drafter.chances(8)
+    guesses = drafter.draft(8)
+    tokens.append(7)  # not the first of them
+    drafter.chances(8)
+    tokens += range(150, 160)  # as long a match elsewhere
+    disappointed = drafter.chances(8)
+    assert guesses == list(range(110, 118))
+    assert disappointed[0] < hoped[0] - 0.2
+    for _ in range(150):
+        tokens.append(tokens[-50] + 1000)
+        drafter.chances(8)
+    tokens += range(120, 130)
+    assert drafter.chances(8)[0] > disappointed[0] + 0.1
+
+
 def test_a_step_takes_a_bounded_number_of_guesses() -> None:
     drafter = Drafter([7] * 1000)
     for _ in range(3):
@@ -256,7 +274,7 @@ def test_guesses_go_as_far_as_they_pay_for_their_rows() -> None:
 
 def test_a_sequence_that_repeats_itself_may_not_slow_many_others() -> None:
     costs = measured(lambda rows: 0.5 + 0.5 * rows)
-    likely = [0.95, 0.9, 0.85]
+    likely = [0.98, 0.95, 0.93]
     assert draft_sizes([likely], 1, 16, costs) == [3]
     assert draft_sizes([likely, [], [], []], 4, 16, costs) == [0, 0, 0, 0]
     assert all(draft_sizes([likely] * 4, 4, 16, costs))
