@@ -131,7 +131,7 @@ class _Trial:
 
     def __init__(self, threads: int):
         self.threads = threads
-        self.is_next = True
+        self.is_next = True  # the next step is one of them
         self._num_steps = 0
         self._gain = 0.0  # in steps
         self.gain_s = 0.0
