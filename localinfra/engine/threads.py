@@ -382,7 +382,7 @@ class ThreadController:
         idle = self._idle_cores() if self._idle_cores else None
         self._num_looks = 0
         if idle is not None and self._idle_now:
-            # Unless it was this process itself, which computed until REST_S ago.
+            # By half a core of others' work, as `_room` rounds; this process computed a moment ago.
             others = self._others() if self._others else None
             was_busy = self._room(idle) < self._rungs[-1] and (others is None or others >= 0.5)
             most = idle if was_busy else 0.0
