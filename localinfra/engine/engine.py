@@ -18,6 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from localinfra.engine.backend import Backend, DecodeFailed
+from localinfra.engine.idle_cores import IdleCores
 from localinfra.engine.logprobs import token_logprob
 from localinfra.engine.request import (
     EngineSettings,
@@ -29,7 +30,7 @@ from localinfra.engine.request import (
 from localinfra.engine.sampling import Sampler
 from localinfra.engine.scheduler import Chunk, Scheduler
 from localinfra.engine.sequence import Sequence
-from localinfra.engine.threads import IdleCores, ThreadController
+from localinfra.engine.threads import ThreadController
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 
 logger = logging.getLogger(__name__)

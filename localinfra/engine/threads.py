@@ -1,8 +1,8 @@
 """How many compute threads a step gets, from how long steps took: one count for prefill, one for
 decode, between 1 and the core count.
 
-Arithmetic on observed seconds; `IdleCores` alone reads the system. Who steps calls `threads`
-before and `observe` after each step.
+Arithmetic on observed seconds; what else the machine does it is told (`IdleCores`). Who steps
+calls `threads` before and `observe` after each step.
 
 Compute threads spin at barriers. With other work on the cores a step waits until all of them
 happen to run together: one thread too many makes 0.2 to 3 s of 10 ms, and 8 s of the 0.5 s of a
@@ -13,12 +13,10 @@ gained, up by short trials whose losses are budgeted.
 
 import enum
 import math
-import os
 import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from pathlib import Path
 
 # Of an estimate's error this much is taken over per step: half of it by the shape observed, half by
 # all of them, since depth and clock rate slow all thread counts alike.
@@ -42,7 +40,6 @@ REACH = 3  # rungs down in sight: the next one may collapse as well
 
 ROOM_PAUSE_S = 1.0  # with idle cores in sight, the same; holds two windows of IdleCores
 NO_ROOM_PAUSE_S = 120.0  # with none: they may still be busy with work of low priority
-IDLE_WINDOW_S = 0.5
 QUIET_DOWN_PAUSE_S = 20.0  # between trials of fewer threads while others use hardly anything
 MAX_DOWN_TRIAL_S = 0.3  # a step that takes longer is not tried with fewer; a collapse still shows
 QUIET_CORES = 0.2  # that is, less than this
@@ -412,61 +409,3 @@ class ThreadController:
 
     def _room(self, idle: float) -> int:
         return max(count for count in self._rungs if count <= max(1.0, idle + 0.5))
-
-
-class IdleCores:
-    """Cores' worth of idle time among those this process may use, over the last half second or
-    since the last call but one; None where the system does not tell (only Linux does)."""
-
-    def __init__(
-        self,
-        stat: Path = Path("/proc/stat"),
-        loadavg: Path = Path("/proc/loadavg"),
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._stat = stat
-        self._loadavg = loadavg
-        self._clock = clock
-        allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-        self._names = {f"cpu{core}" for core in allowed}
-        self._read_s = clock()
-        self._idle_s = self._read()
-        self._own_s = time.process_time()
-        self._cores: float | None = None
-        self._others: float | None = None
-
-    def __call__(self) -> float | None:
-        now = self._clock()
-        if self._idle_s is not None and now >= self._read_s + IDLE_WINDOW_S:
-            idle_s, own_s, passed_s = self._read(), time.process_time(), now - self._read_s
-            if idle_s is not None:
-                self._cores = (idle_s - self._idle_s) / passed_s
-                own = (own_s - self._own_s) / passed_s
-                self._others = max(0.0, len(self._names) - self._cores - own)
-            self._idle_s, self._own_s, self._read_s = idle_s, own_s, now
-        return self._cores
-
-    def others(self) -> float | None:
-        """Cores' worth of time that other processes took, of the same span as the last call's."""
-        return self._others
-
-    def at_once(self) -> float | None:
-        """Cores that no other thread of the machine wants at this moment."""
-        try:
-            runnable = int(self._loadavg.read_text().split()[3].partition("/")[0])
-        except (OSError, ValueError, IndexError):
-            return None
-        return float(max(0, len(self._names) - (runnable - 1)))  # one of them reads this file
-
-    def _read(self) -> float | None:
-        """Seconds since boot, of all cores together."""
-        try:
-            with self._stat.open() as lines:
-                ticks = sum(
-                    int(fields[4]) + int(fields[5])  # idle, waiting for a disk
-                    for line in lines
-                    if (fields := line.split(maxsplit=6))[0] in self._names
-                )
-                return ticks / os.sysconf("SC_CLK_TCK")
-        except (OSError, ValueError, IndexError):
-            return None

@@ -333,12 +333,10 @@ def test_a_bomb_fails_alone_and_soon_or_works(
 
 
 def test_reasoning_is_apart_from_content(client: openai.OpenAI) -> None:
-    reply = client.chat.completions.create(model="thinker", messages=MESSAGES, max_tokens=12)
-    message = reply.choices[0].message
-    assert message.content == "" and message.reasoning_content  # type: ignore[attr-defined]
-    chunks = client.chat.completions.create(
-        model="thinker", messages=MESSAGES, max_tokens=12, stream=True
-    )
+    request: Any = {"model": "thinker", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
+    message = client.chat.completions.create(**request).choices[0].message
+    assert message.content == "" and message.reasoning_content
+    chunks = client.chat.completions.create(**request, stream=True)
     deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
     assert not any(delta.content for delta in deltas)
     assert any(getattr(delta, "reasoning_content", None) for delta in deltas)

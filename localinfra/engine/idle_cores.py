@@ -1,0 +1,66 @@
+"""How busy the cores of this machine are, and how much of that is others' work, read from /proc."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+IDLE_WINDOW_S = 0.5
+
+
+class IdleCores:
+    """Cores' worth of idle time among those this process may use, over the last half second or
+    since the last call but one; None where the system does not tell (only Linux does)."""
+
+    def __init__(
+        self,
+        stat: Path = Path("/proc/stat"),
+        loadavg: Path = Path("/proc/loadavg"),
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._stat = stat
+        self._loadavg = loadavg
+        self._clock = clock
+        allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        self._names = {f"cpu{core}" for core in allowed}
+        self._read_s = clock()
+        self._idle_s = self._read()
+        self._own_s = time.process_time()
+        self._cores: float | None = None
+        self._others: float | None = None
+
+    def __call__(self) -> float | None:
+        now = self._clock()
+        if self._idle_s is not None and now >= self._read_s + IDLE_WINDOW_S:
+            idle_s, own_s, passed_s = self._read(), time.process_time(), now - self._read_s
+            if idle_s is not None:
+                self._cores = (idle_s - self._idle_s) / passed_s
+                own = (own_s - self._own_s) / passed_s
+                self._others = max(0.0, len(self._names) - self._cores - own)
+            self._idle_s, self._own_s, self._read_s = idle_s, own_s, now
+        return self._cores
+
+    def others(self) -> float | None:
+        """Cores' worth of time that other processes took, of the same span as the last call's."""
+        return self._others
+
+    def at_once(self) -> float | None:
+        """Cores that no other thread of the machine wants at this moment."""
+        try:
+            runnable = int(self._loadavg.read_text().split()[3].partition("/")[0])
+        except (OSError, ValueError, IndexError):
+            return None
+        return float(max(0, len(self._names) - (runnable - 1)))  # one of them reads this file
+
+    def _read(self) -> float | None:
+        """Seconds since boot, of all cores together."""
+        try:
+            with self._stat.open() as lines:
+                ticks = sum(
+                    int(fields[4]) + int(fields[5])  # idle, waiting for a disk
+                    for line in lines
+                    if (fields := line.split(maxsplit=6))[0] in self._names
+                )
+                return ticks / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError, IndexError):
+            return None
