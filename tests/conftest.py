@@ -1,6 +1,16 @@
-"""Makes `fakes` importable: the tests are no package."""
+"""Makes `fakes` importable: the tests are no package. And the pipeline that several modules use."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real FLUX pipeline with small random weights, which takes 8 s to make."""
+    from image_pipeline import make_tiny_flux
+
+    return make_tiny_flux(tmp_path_factory.mktemp("pipeline") / "flux")

@@ -6,11 +6,11 @@ The server knows the model names that their documents use as aliases.
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from client_env import Environment
-from image_pipeline import make_tiny_flux
 from live import CATALOGUE, LiveServer
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
@@ -28,9 +28,9 @@ aliases = ["black-forest-labs/FLUX-1-schnell", "stability-ai/sdxl"]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("models")
-    make_tiny_flux(folder / "flux")
+    (folder / "flux").symlink_to(tiny_flux)
     (folder / "models.toml").write_text(CATALOGUE + FLUX)
     server = LiveServer(folder / "models.toml")
     yield server

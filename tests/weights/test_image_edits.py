@@ -3,13 +3,13 @@
 import base64
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 import openai
 import pytest
-from image_pipeline import make_tiny_flux
 from live import LiveServer
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,9 +20,9 @@ PATH = "/v1/images/edits"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("edits")
-    make_tiny_flux(folder / "flux")
+    (folder / "flux").symlink_to(tiny_flux)
     (folder / "models.toml").write_text(
         '[model."flux"]\nkind = "image"\nsource = "flux"\ndefault_size = 128\n'
     )

@@ -6,13 +6,14 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 import openai
 import pytest
-from image_pipeline import make_tiny_flux, write_gguf_transformer
+from image_pipeline import write_gguf_transformer
 from live import SMOLLM2, LiveServer
 from numpy.typing import NDArray
 from PIL import Image
@@ -23,10 +24,10 @@ PATH = "/v1/images/generations"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("images")
-    make_tiny_flux(folder / "flux")
-    write_gguf_transformer(folder / "flux", folder / "q8.gguf")
+    (folder / "flux").symlink_to(tiny_flux)
+    write_gguf_transformer(tiny_flux, folder / "q8.gguf")
     (folder / "models.toml").write_text(
         '[server]\nmax_queue = 3\n[model."black-forest-labs/FLUX.1-schnell"]\nkind = "image"\n'
         'source = "flux"\nprice = { image = 0.002 }\ndefault_size = 128\n'

@@ -4,12 +4,12 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
-from image_pipeline import make_tiny_flux
 from live import LiveServer
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,9 +21,9 @@ SMALL = {"prompt": "a lighthouse", "width": 64, "height": 128}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("images")
-    make_tiny_flux(folder / "flux")
+    (folder / "flux").symlink_to(tiny_flux)
     (folder / "models.toml").write_text(
         '[model."black-forest-labs/FLUX.1-schnell"]\nkind = "image"\nsource = "flux"\n'
         "price = { image = 0.002 }\ndefault_size = 128\n"
