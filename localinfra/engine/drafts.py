@@ -98,6 +98,7 @@ class Drafter:
         self._length = 0  # of that match
         self._hits = [PRIOR_WEIGHT * chance for chance in PRIOR_CHANCES]
         self._trials = [PRIOR_WEIGHT for _ in PRIOR_CHANCES]
+        self._chances: list[float] = []  # of the present guesses
         self._promise = 0.0  # how many of this step's guesses should be right
         self._promised = self._kept = PRIOR_WEIGHT  # the same of those before, and how many were
 
@@ -114,12 +115,13 @@ class Drafter:
             if chance < MIN_CHANCE:
                 break
             chances.append(chance)
+        self._chances = chances
         return chances
 
     def draft(self, num_tokens: int) -> list[int]:
         """The guesses that `chances`, called since the last token came, is about. A match that
         reaches the end of the list goes on periodically."""
-        self._promise = sum(self.chances(num_tokens))
+        self._promise = sum(self._chances[:num_tokens])
         start = len(self._tokens) - self._distance
         guesses = self._tokens[start : start + num_tokens]
         while guesses and len(guesses) < num_tokens:
