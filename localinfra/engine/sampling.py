@@ -95,7 +95,14 @@ class Sampler:
         best = int(row.argmax())  # a NaN counts as the largest
         # What is best and allowed needs no mask, which takes longer than the question.
         if constraint and not (self._random is None and constraint.allows(best)):
-            best = self._best_allowed(row, constraint)
+            constraint.forbid(row)
+            best = int(row.argmax())
+        if row[best] == -np.inf and len(self._bias_ids):
+            raise InvalidRequest(
+                "logit_bias forbids every token"
+                + (" that the grammar or schema allows here." if constraint else " of the model."),
+                "logit_bias",
+            )
         if not math.isfinite(row[best]):
             raise DecodeFailed("the model's logits are not finite; its file may be damaged")
         token = best
@@ -113,17 +120,6 @@ class Sampler:
         """The token belongs to the text, drawn or not."""
         if self._penalties:
             self._penalties.accept(token)
-
-    def _best_allowed(self, row: Floats, constraint: "Constraint") -> int:
-        is_finite = not np.isnan(row.max())
-        constraint.forbid(row)
-        best = int(row.argmax())
-        if is_finite and row[best] == -np.inf:
-            raise InvalidRequest(
-                "logit_bias forbids every token that the grammar or schema allows here.",
-                "logit_bias",
-            )
-        return best
 
 
 def draw(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from localinfra.engine.backend import DecodeFailed
 from localinfra.engine.request import SamplingParams
 from localinfra.engine.sampling import NUM_GROUPS, Sampler, candidates, draw
+from localinfra.errors import InvalidRequest
 
 SIZES = [1, 2, 50, NUM_GROUPS, 5 * NUM_GROUPS, 5 * NUM_GROUPS + 77]
 
@@ -127,9 +128,16 @@ def test_a_bias_of_minus_100_forbids_and_others_are_added() -> None:
     assert forbid.sample(row.copy()) == 2
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_bias_that_forbids_every_token_is_the_requests_fault(temperature: float) -> None:
+    params = SamplingParams(temperature=temperature, logit_bias=dict.fromkeys(range(3), -100.0))
+    with pytest.raises(InvalidRequest, match="forbids every token of the model"):
+        Sampler(params, 0, []).sample(np.array([5.0, 3.0, 2.0], np.float32))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
     row = logits(100)
-    row[50] = bad
+    row[50 if bad != -np.inf else slice(None)] = bad
     with pytest.raises(DecodeFailed, match="not finite"):
         Sampler(SamplingParams(), 0, []).sample(row)
