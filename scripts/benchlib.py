@@ -71,6 +71,12 @@ class Stream:
     def answer(self) -> "Answer":
         """Raises Unmeasurable unless it is a 200 with as many tokens as it must have."""
         head, _, body = b"".join(self.received).partition(b"\r\n\r\n")
+        try:
+            return self._parsed(head, body)
+        except ValueError:  # of JSON, or a chunk's size
+            raise Unmeasurable("an answer broke off") from None
+
+    def _parsed(self, head: bytes, body: bytes) -> "Answer":
         if b"transfer-encoding: chunked" in head.lower():
             body = join_chunks(body)
         if not head.startswith(b"HTTP/1.1 200"):
@@ -321,6 +327,8 @@ class Server:
                     status = (folder / "status").read_text()
                     for name, kib in re.findall(r"^(VmRSS|RssAnon):\s*(\d+)", status, re.MULTILINE):
                         sums[name] += int(kib) / 1024
+        if not sums["VmRSS"]:
+            raise Unmeasurable("its processes have ended")
         return sums
 
 

@@ -99,7 +99,7 @@ class Drafter:
         self._hits = [PRIOR_WEIGHT * chance for chance in PRIOR_CHANCES]
         self._trials = [PRIOR_WEIGHT for _ in PRIOR_CHANCES]
         self._chances: list[float] = []  # of the present guesses
-        self._promise = 0.0  # how many of this step's guesses should be right
+        self._promise = 0.0  # how many of the last guesses should be right
         self._promised = self._kept = PRIOR_WEIGHT  # the same of those before, and how many were
 
     def chances(self, max_tokens: int) -> list[float]:
@@ -128,11 +128,18 @@ class Drafter:
             guesses += guesses[: num_tokens - len(guesses)]
         return guesses
 
+    def judged(self, num_right: int) -> None:
+        """So many of the last draft's guesses were right."""
+        self._promised += self._promise
+        self._kept += num_right
+
     def _follow(self) -> None:
         """Goes along the match while it holds, which keeps it the longest; else finds another."""
         tokens = self._tokens
-        if len(tokens) > self._num_seen:
-            self._settle(len(tokens) - self._num_seen - 1)
+        if len(tokens) > self._num_seen:  # what was kept of guesses fades into a fresh start
+            fading = (1 - MEMORY) * PRIOR_WEIGHT
+            self._promised = MEMORY * self._promised + fading
+            self._kept = MEMORY * self._kept + fading
         for position in range(self._num_seen, len(tokens)):
             if not self._distance:
                 break
@@ -145,20 +152,13 @@ class Drafter:
         if not self._distance:
             self._distance, self._length = self._past.find()
 
-    def _settle(self, num_right: int) -> None:
-        """So many of the last step's guesses were right, if there were any."""
-        fading = (1 - MEMORY) * PRIOR_WEIGHT
-        self._promised = MEMORY * self._promised + fading + self._promise
-        self._kept = MEMORY * self._kept + fading + (num_right if self._promise else 0)
-        self._promise = 0.0
-
 
 def length_class(length: int) -> int:
     """Index into PRIOR_CHANCES of a match of `length` tokens, two at least."""
     return min(length.bit_length() - 2, len(PRIOR_CHANCES) - 1)
 
 
-class StepCosts:
+class RowCosts:
     """What a step costs by its number of rows, learned while the same sequences are decoded.
 
     Only ratios matter, so only steps that follow each other are compared: longer contexts and
@@ -179,7 +179,7 @@ class StepCosts:
         self._rows, self._costs = [0, 1], [0.0, 1.0]  # the curve, both rising
 
     def observe(self, num_rows: int, seconds: float) -> None:
-        """A step that only decoded, its draws included; each row had its logits computed."""
+        """A step that only decoded, without its draws; each row had its logits computed."""
         self._num_steps += 1
         self._allowance = min(self._allowance + TRIAL_SHARE, TRIAL_TOKENS)
         (before, seconds_before), self._last = self._last, (num_rows, seconds)
@@ -252,7 +252,7 @@ class StepCosts:
 
 
 def draft_sizes(
-    chances: list[list[float]], num_rows: int, max_drafted: int, costs: StepCosts
+    chances: list[list[float]], num_rows: int, max_drafted: int, costs: RowCosts
 ) -> list[int]:
     """How many guesses of each sequence to add to a step of `num_rows` rows, which draw a token
     each; at most `max_drafted` in all. `chances` is what each sequence's Drafter gave.

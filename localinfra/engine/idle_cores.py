@@ -23,6 +23,7 @@ class IdleCores:
         self._clock = clock
         allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         self._names = {f"cpu{core}" for core in allowed}
+        self._has_all_cores = len(allowed) == os.cpu_count()
         self._read_s = clock()
         self._idle_s = self._read()
         self._own_s = time.process_time()
@@ -37,7 +38,7 @@ class IdleCores:
                 self._cores = (idle_s - self._idle_s) / passed_s
                 own = (own_s - self._own_s) / passed_s
                 self._others = max(0.0, len(self._names) - self._cores - own)
-            self._idle_s, self._own_s, self._read_s = idle_s, own_s, now
+                self._idle_s, self._own_s, self._read_s = idle_s, own_s, now
         return self._cores
 
     def others(self) -> float | None:
@@ -45,7 +46,10 @@ class IdleCores:
         return self._others
 
     def at_once(self) -> float | None:
-        """Cores that no other thread of the machine wants at this moment."""
+        """Cores that no other thread of the machine wants at this moment; None also where this
+        process may use only some cores, for nobody tells where those threads run."""
+        if not self._has_all_cores:
+            return None
         try:
             runnable = int(self._loadavg.read_text().split()[3].partition("/")[0])
         except (OSError, ValueError, IndexError):
@@ -53,7 +57,7 @@ class IdleCores:
         return float(max(0, len(self._names) - (runnable - 1)))  # one of them reads this file
 
     def _read(self) -> float | None:
-        """Seconds since boot, of all cores together."""
+        """Idle seconds since boot, of all cores that this process may use."""
         try:
             with self._stat.open() as lines:
                 ticks = sum(

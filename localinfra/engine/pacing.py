@@ -37,6 +37,7 @@ TILE_GAIN = 1.2  # from this on a cheaper token is worth a longer gap
 MAX_STALL_S = 0.75
 
 REFRESH_STEPS = 32  # a usual step is measured again after this many, by leaving prompts out of one
+MAX_PAUSES = 4  # of prompts in a row for that: two steps agree, or the median of three counts
 
 
 class ChunkCost:
@@ -99,6 +100,7 @@ class StepPacer:
         self._surprises: dict[int, list[float]] = {}  # usual steps that were not, in a row
         self._num_odd_chunks = 0  # in a row
         self._num_steps = 0
+        self._num_pauses = 0  # of prompts, in a row
         self._chunk_cost = ChunkCost()
         self._tile_cost = ChunkCost()  # of chunks that were cut for whole tiles, or read alone
         self._is_tile = False  # the present step has one
@@ -116,6 +118,7 @@ class StepPacer:
     def burst_budget(self, num_decoding: int) -> int:
         """Prompt tokens for a step whose streams have only just begun, of requests that came
         together: they let the others catch up, which is shared out in pauses of MAX_STALL_S."""
+        self._is_tile = False
         cost = self._tile_cost if self._tile_cost.is_known else self._chunk_cost
         num_tokens = FIRST_CHUNK
         if cost.is_known:
@@ -130,15 +133,23 @@ class StepPacer:
         Where more prompts are read than sequences stream, the gap grows with their share: it would
         be few that are served smoothly, and many that wait.
 
-        0 at times, thrice in a row at most: a step without prompts shows what is usual.
+        0 at times, MAX_PAUSES times in a row at most: a step without prompts shows what is usual.
         """
+        self._is_tile = False
         room = max(self._batch_size - num_decoding, 0)
         if not num_decoding:
             return room
         if not self._usual_s and not self._chunk_cost.is_known:
             return min(FIRST_CHUNK, room)
         if self._needs_usual(num_decoding):
-            return 0
+            if self._num_pauses < MAX_PAUSES:
+                self._num_pauses += 1
+                return 0
+            # No step told: each held what a grammar forces. It may be some time before one does.
+            self._measured[num_decoding] = self._num_steps
+        self._num_pauses = 0
+        if num_decoding not in self._usual_s:
+            return min(FIRST_BLIND_CHUNK, room)
         usual_s = self._usual_s[num_decoding]
         self._is_tile = depth >= TILE_DEPTH and self._pays_whole_tile(num_decoding, usual_s)
         if self._is_tile:
@@ -179,8 +190,6 @@ class StepPacer:
         return small_s > TILE_GAIN * tile_s and usual_s + tile_s <= MAX_STALL_S
 
     def _needs_usual(self, num_decoding: int) -> bool:
-        if num_decoding not in self._usual_s:
-            return True
         age = self._num_steps - self._measured.get(num_decoding, -REFRESH_STEPS)
         return age >= REFRESH_STEPS
 

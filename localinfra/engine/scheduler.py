@@ -6,7 +6,7 @@ Policy only: it decides who computes what next; `engine.py` computes it, `kvcach
 from collections import deque
 
 from localinfra.engine.backend import Backend, Batch
-from localinfra.engine.drafts import StepCosts, draft_sizes
+from localinfra.engine.drafts import RowCosts, draft_sizes
 from localinfra.engine.kvcache import KVCache
 from localinfra.engine.pacing import StepPacer
 from localinfra.engine.radix import common_prefix
@@ -71,8 +71,8 @@ class Scheduler:
 
     def __init__(self, backend: Backend, settings: EngineSettings):
         self._backend = backend
-        self._drafts = settings.prompt_lookup and backend.can_share_prefixes
-        self._costs: dict[int, StepCosts] = {}  # by how many sequences decode
+        self._is_guessing = settings.prompt_lookup and backend.can_share_prefixes
+        self._row_costs: dict[int, RowCosts] = {}  # by how many sequences decode
         self._num_decoded = 0  # so many in the last step that only decoded
         self._pacer = StepPacer(settings.max_gap_ratio, backend.batch_size)
         self.cache = KVCache(backend, settings.max_parked)
@@ -126,11 +126,11 @@ class Scheduler:
         """Guesses for each sequence, as many as pay."""
         none: list[list[int]] = [[] for _ in decoding]
         is_usual = all(sequence.num_pending == 1 for sequence in self.running)
-        if not self._drafts or len(decoding) < len(self.running) or not is_usual:
+        if not self._is_guessing or len(decoding) < len(self.running) or not is_usual:
             return none
         limit = min(self._backend.max_output_rows, self._backend.batch_size) - len(decoding)
         chances = [self._chances(sequence) for sequence in decoding]
-        costs = self._costs.setdefault(len(decoding), StepCosts())
+        costs = self._row_costs.setdefault(len(decoding), RowCosts())
         sizes = draft_sizes(chances, len(decoding), limit, costs)
         if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
             return none
@@ -194,17 +194,21 @@ class Scheduler:
         num_prompt_tokens = step.num_prompt_tokens
         num_decoding = sum(not chunk.is_prompt for chunk in step.chunks)
         if len(step.batch.output_rows) == len(step.batch) and not num_prompt_tokens:
-            costs = self._costs.setdefault(num_decoding, StepCosts())
+            costs = self._row_costs.setdefault(num_decoding, RowCosts())
             if num_decoding != self._num_decoded:
                 costs.interrupt()
             costs.observe(len(step.batch), seconds)
             self._num_decoded = num_decoding
+        else:
+            self._num_decoded = 0  # the next such step does not follow the last one
         if len(step.batch) == num_decoding + num_prompt_tokens:
             self._pacer.observe(num_decoding, num_prompt_tokens, seconds)
 
     def judged(self, chunk: Chunk, num_right: int) -> None:
         """So many of the chunk's guesses agreed with what was drawn; the others leave the cache."""
         chunk.sequence.num_cached += num_right
+        if chunk.draft:
+            chunk.sequence.drafter.judged(num_right)
         if num_right < len(chunk.draft):
             assert chunk.sequence.slot is not None
             self.cache.retract(chunk.sequence.slot, len(chunk.draft) - num_right)

@@ -91,13 +91,14 @@ class StepCosts:
         expected = self.expected(num_tokens, threads)
         if expected is None:
             expected = seconds
-        seconds = min(max(seconds, expected / MAX_SURPRISE), expected * MAX_SURPRISE)
+        seconds = min(seconds, expected * MAX_SURPRISE)
         size = _size_class(num_tokens)
         shapes = self._shapes.setdefault(size, {})
         self._num_seen[size, threads] += 1
-        if self._num_seen[size, threads] <= NUM_FIRST:
+        if self._num_seen[size, threads] <= NUM_FIRST:  # what was expected was an upper bound
             shapes[threads] = min(shapes.get(threads, math.inf), seconds / self._scale)
         else:
+            seconds = max(seconds, expected / MAX_SURPRISE)
             step = 1 + LEARNING_RATE / 2 * (seconds / expected - 1)
             shapes[threads] *= step
             self._scale *= step
@@ -202,12 +203,14 @@ class _Lane:
         if threads < self._settled:
             self._num_failures = 1
             self._fall(threads, now, MAX_PAUSE_S)
+        elif self._trial and self._trial.threads > threads:
+            self._begin_pause(now, MAX_PAUSE_S)
         self._trial = None
 
     def retry_now(self) -> None:
         """Others can go up again, or cores have become idle."""
         self._num_failures = min(self._num_failures, 1)
-        self._pause_s = 0.0
+        self._since_s = -math.inf
 
     def _arrive(self, threads: int) -> None:
         self._settled = threads
@@ -374,28 +377,33 @@ class ThreadController:
             other.retry_now()
 
     def _begin(self, now: float) -> None:
-        """Nothing of ours ran, so cores that are busy, look after look, belong to others. Those of
-        a moment ago may have ended, and others may have begun only now."""
-        idle = self._idle_cores() if self._idle_cores else None
+        """Nothing of ours ran, so cores that are busy, look after look, belong to others."""
         self._num_looks = 0
-        if idle is not None and self._idle_now:
-            # By half a core of others' work, as `_room` rounds; this process computed a moment ago.
-            others = self._others() if self._others else None
-            was_busy = self._room(idle) < self._rungs[-1] and (others is None or others >= 0.5)
-            most = idle if was_busy else 0.0
-            for _ in range(NUM_FIRST_LOOKS if was_busy else NUM_DOUBTFUL_LOOKS):
-                idle_now = self._idle_now()
-                most = max(most, idle if idle_now is None else idle_now)
-                if self._room(most) == self._rungs[-1]:
-                    break
-                time.sleep(FIRST_LOOK_INTERVAL_S)
-            else:
+        idle = self._idle_cores() if self._idle_cores else None
+        if idle is None:
+            return
+        if self._idle_now:
+            idle = self._most_idle(idle, self._idle_now)
+            if self._room(idle) < self._rungs[-1]:
                 self._num_looks, self._next_look_s = NUM_LOOKS, now + LOOK_INTERVAL_S
-            idle = most
-        if idle is not None:
-            room = self._room(idle)
-            self._decode.yield_to(room, now)
-            self._prefill.yield_to(room, now)
+        room = self._room(idle)
+        self._decode.yield_to(room, now)
+        self._prefill.yield_to(room, now)
+
+    def _most_idle(self, idle: float, idle_now: Callable[[], float | None]) -> float:
+        """The most cores that some looks find idle, within milliseconds. Work of a moment ago may
+        have ended, and some may have begun only now: then what was `idle` of late tells nothing."""
+        # By half a core of others' work, as `_room` rounds; this process computed a moment ago.
+        others = self._others() if self._others else None
+        was_busy = self._room(idle) < self._rungs[-1] and (others is None or others >= 0.5)
+        most = idle if was_busy else 0.0
+        for _ in range(NUM_FIRST_LOOKS if was_busy else NUM_DOUBTFUL_LOOKS):
+            seen = idle_now()
+            most = max(most, idle if seen is None else seen)
+            if self._room(most) == self._rungs[-1]:
+                break
+            time.sleep(FIRST_LOOK_INTERVAL_S)
+        return most
 
     def _look_again(self, now: float) -> None:
         """Work that has just ended was no reason to hold back."""

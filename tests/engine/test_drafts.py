@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localinfra.engine import drafts
-from localinfra.engine.drafts import Drafter, PastIndex, StepCosts, draft_sizes
+from localinfra.engine.drafts import Drafter, PastIndex, RowCosts, draft_sizes
 
 Machine = Callable[[int], float]  # rows → seconds of a step
 
@@ -154,12 +154,24 @@ def test_rates_are_learned_from_the_tokens_that_come_drafted_or_not() -> None:
     assert confirmed > unproven
 
 
+def test_tokens_of_steps_without_guesses_are_no_credit() -> None:
+    tokens = [*range(100, 200), *range(100, 110)]
+    drafter = Drafter(tokens)
+    hoped = drafter.chances(8)
+    drafter.draft(8)
+    drafter.judged(0)
+    tokens += [7, *range(300, 330)]  # while a prompt was read, say
+    tokens += range(150, 160)
+    assert drafter.chances(8)[0] < hoped[0] / 2
+
+
 def test_guesses_that_disappoint_are_trusted_less_for_a_while() -> None:
     tokens = [*range(100, 200), *range(100, 110)]
     drafter = Drafter(tokens)
     hoped = drafter.chances(8)
     guesses = drafter.draft(8)
-    tokens.append(7)  # not the first of them
+    drafter.judged(0)
+    tokens.append(7)
     drafter.chances(8)
     tokens += range(150, 160)  # as long a match elsewhere
     disappointed = drafter.chances(8)
@@ -181,8 +193,8 @@ def test_a_step_takes_a_bounded_number_of_guesses() -> None:
 # What a step costs.
 
 
-def measured(machine: Machine, counts: tuple[int, ...] = (1, 2, 4, 8, 16)) -> StepCosts:
-    costs = StepCosts()
+def measured(machine: Machine, counts: tuple[int, ...] = (1, 2, 4, 8, 16)) -> RowCosts:
+    costs = RowCosts()
     for num_rows in counts[1:]:
         for _ in range(4):
             costs.observe(counts[0], machine(counts[0]))
@@ -191,7 +203,7 @@ def measured(machine: Machine, counts: tuple[int, ...] = (1, 2, 4, 8, 16)) -> St
 
 
 def test_an_unknown_machine_is_taken_for_one_where_rows_cost_in_proportion() -> None:
-    costs = StepCosts()
+    costs = RowCosts()
     assert costs.cost(8) == 8 * costs.cost(1)
     costs.observe(1, 0.01)
     assert costs.cost(8) == 8 * costs.cost(1)
@@ -210,7 +222,7 @@ def test_a_bit_beyond_known_counts_a_row_may_cost_what_the_last_ones_did() -> No
 
 
 def test_a_step_is_not_compared_with_one_before_an_interruption() -> None:
-    costs = StepCosts()
+    costs = RowCosts()
     for _ in range(10):
         costs.observe(1, 1.0)
         costs.observe(4, 2.5)
@@ -221,7 +233,7 @@ def test_a_step_is_not_compared_with_one_before_an_interruption() -> None:
 
 
 def test_slow_steps_now_and_then_change_nothing() -> None:
-    costs = StepCosts()
+    costs = RowCosts()
     for turn in range(60):
         for num_rows in (1, 4):
             disturbed = turn % 7 == 3
@@ -240,7 +252,7 @@ def test_a_machine_that_is_slower_for_a_while_costs_the_same_in_proportion() -> 
 def test_the_curve_never_falls_and_is_never_above_proportion(
     steps: list[tuple[int, float]],
 ) -> None:
-    costs = StepCosts()
+    costs = RowCosts()
     for num_rows, seconds in steps:
         costs.observe(num_rows, seconds)
         draft_sizes([[0.99] * 16], num_rows, 16, costs)
@@ -253,8 +265,8 @@ def test_the_curve_never_falls_and_is_never_above_proportion(
 
 
 def test_no_guesses_no_rows() -> None:
-    assert draft_sizes([], 3, 8, StepCosts()) == []
-    assert draft_sizes([[], []], 2, 8, StepCosts()) == [0, 0]
+    assert draft_sizes([], 3, 8, RowCosts()) == []
+    assert draft_sizes([[], []], 2, 8, RowCosts()) == [0, 0]
 
 
 def test_what_speeds_its_sequence_up_most_comes_first() -> None:
@@ -309,14 +321,14 @@ def unrelated(seed: int, num_words: int, length: int = 1200) -> tuple[list[int],
 def speedup(
     texts: list[tuple[list[int], list[int]]],
     machine: Machine,
-    costs: StepCosts | None = None,
+    costs: RowCosts | None = None,
     seed: int = 0,
 ) -> float:
     """How many times faster than without drafts the texts, decoded together, are done.
 
     The times that are observed are noisy; those that count are not.
     """
-    costs = costs or StepCosts()
+    costs = costs or RowCosts()
     noise = random.Random(seed)
     sequences = [(list(prompt), prompt + answer) for prompt, answer in texts]
     drafters = [Drafter(tokens) for tokens, _ in sequences]
@@ -332,6 +344,7 @@ def speedup(
             right = next(
                 (n for n, (a, b) in enumerate(zip(draft, expected, strict=False)) if a != b), size
             )
+            drafters[i].judged(right)
             tokens += expected[: right + 1]
         num_rows = len(running) + sum(sizes)
         with_drafts += machine(num_rows)
@@ -364,7 +377,7 @@ SEEDS = range(4)
 def total_speedup(texts: list[list[tuple[list[int], list[int]]]], name: str) -> float:
     """Over texts of equal length, one after the other, on a server that has just started: what
     its steps cost is found out on the way."""
-    costs = StepCosts()
+    costs = RowCosts()
     factors = [speedup(text, MACHINES[name], costs, seed) for seed, text in enumerate(texts)]
     return len(factors) / sum(1 / factor for factor in factors)
 
@@ -408,7 +421,7 @@ def test_sequences_that_are_decoded_together_are_not_slower(name: str) -> None:
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 100])
 def test_a_server_that_began_with_many_sequences_learns_what_one_costs(num_rows: int) -> None:
     machine = MACHINES["a batch of 4 costs 2.5 steps"]
-    costs = StepCosts()
+    costs = RowCosts()
     for _ in range(50):
         costs.observe(num_rows, machine(num_rows))
     speedup([repeating(1)], machine, costs)

@@ -28,16 +28,23 @@ def test_idle_cores_are_read_from_the_system(tmp_path: Path) -> None:
     assert idle_cores() == pytest.approx(0.75)  # the window is not over
     stat.unlink()
     now = 4.0
-    idle_cores()
+    assert idle_cores() == pytest.approx(0.75)  # a read that fails, for want of descriptors say
     assert IdleCores(stat)() is None
+    write(13.5)
+    assert idle_cores() == pytest.approx(1.0)
 
 
-def test_idle_cores_at_once_are_those_that_no_other_thread_wants(tmp_path: Path) -> None:
+def test_idle_cores_at_once_are_those_that_no_other_thread_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loadavg = tmp_path / "loadavg"
     num_cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
     idle_cores = IdleCores(loadavg=loadavg)
     assert idle_cores.at_once() is None
     loadavg.write_text("0.52 0.58 0.59 1/467 12345\n")
     assert idle_cores.at_once() == num_cores
     loadavg.write_text(f"9.52 8.58 7.59 {num_cores + 1}/467 12345\n")
     assert idle_cores.at_once() == 0
+    monkeypatch.setattr(os, "cpu_count", lambda: num_cores + 1)  # others may run on the other one
+    assert IdleCores(loadavg=loadavg).at_once() is None

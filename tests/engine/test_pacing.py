@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localinfra.engine.pacing import FIRST_CHUNK, StepPacer
+from localinfra.engine.pacing import FIRST_CHUNK, MAX_PAUSES, StepPacer
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -149,6 +149,15 @@ def test_chunk_sizes_do_not_oscillate(machine: Machine) -> None:
     steps = list(simulate(StepPacer(), machine, 400, num_rows=lambda _: 8))[100:]
     sizes = [step.num_tokens for step in steps if step.num_tokens]
     assert max(sizes) <= 1.3 * min(sizes)
+
+
+def test_prompts_move_though_no_step_tells_what_is_usual() -> None:
+    """Where streams follow a grammar, each step may hold what it forces, and is not reported."""
+    pacer = StepPacer()
+    pacer.observe(0, 30, 0.2)
+    budgets = [pacer.chunk_budget(8) for _ in range(60)]
+    assert budgets.count(0) <= MAX_PAUSES
+    assert sum(budgets) > 400
 
 
 def test_the_target_can_be_chosen() -> None:

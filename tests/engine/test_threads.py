@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localinfra.engine.threads import MAX_PAUSE_S, ThreadController, rungs
+from localinfra.engine.threads import MAX_PAUSE_S, StepCosts, ThreadController, rungs
 
 # Milliseconds of a step, by threads and rows or prompt tokens. The two-core machines are
 # SmolLM2-135M on two cores of an EPYC, quiet and with a busy process per core.
@@ -223,6 +223,33 @@ def test_prefill_need_not_collapse_where_decode_did() -> None:
     assert simulation.controller.threads(is_prefill=True) == 1
 
 
+def test_when_decode_has_gone_up_again_prefill_follows_though_no_core_is_idle_then() -> None:
+    simulation = Simulation(has_hint=True)
+    simulation.run(quiet, 100)
+    simulation.step(lambda *_: 5000.0)
+    assert simulation.controller.threads(True) == 1
+    simulation.run_for(quiet, 20)
+    assert simulation.counts[-1] == 2
+    for _ in range(3):
+        simulation.step(quiet, 1, is_prefill=True)
+    assert simulation.counts[-3:] == [1, 2, 1]  # every second step of a trial has the old count
+
+
+def test_a_collapse_of_one_kind_of_step_puts_off_trials_of_the_other() -> None:
+    simulation = Simulation()
+    for step in range(40):
+        simulation.step(quiet, 1, is_prefill=step % 2 > 0)
+    simulation.step(lambda *_: 5000.0)
+    simulation.rest(130)
+    simulation.step(quiet, 1, is_prefill=True)  # after it, both are due to try two threads
+    simulation.step(quiet)
+    simulation.step(lambda *_: 5000.0)
+    assert simulation.counts[-3:] == [1, 1, 2]
+    for _ in range(10):
+        simulation.step(quiet, 1, is_prefill=True)
+    assert set(simulation.counts[-10:]) == {1}
+
+
 def test_after_a_rest_it_begins_with_as_many_threads_as_cores_are_idle() -> None:
     simulation = Simulation(16, has_hint=True)
     simulation.rest(1)
@@ -273,6 +300,15 @@ def test_while_others_use_nothing_fewer_threads_are_hardly_ever_tried() -> None:
 
     assert num_tried(0.1) == 0
     assert num_tried(0.5) > 3
+
+
+def test_small_steps_after_large_ones_are_learnt_at_their_own_cost() -> None:
+    costs = StepCosts()
+    for size, seconds in ((512, 3.5), (8, 0.09)):
+        for _ in range(5):
+            costs.learn(size, 2, seconds)
+    assert costs.expected(8, 2) == pytest.approx(0.09, rel=0.05)
+    assert costs.expected(512, 2) == pytest.approx(3.5, rel=0.05)
 
 
 def test_one_core_leaves_nothing_to_choose() -> None:
