@@ -467,7 +467,7 @@ requests = st.lists(
 FAMILIES = [list(range(40)), [*range(20), *range(30, 48)], [5] * 40]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     requests,
     st.sampled_from([70, 90, 140, 400]),

@@ -41,7 +41,7 @@ params = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(params, st.sampled_from(SIZES), st.integers(0, 5), st.sampled_from([0.3, 3.0]))
 def test_draws_follow_the_distribution_of_the_contract(
     params: SamplingParams, size: int, seed: int, spread: float

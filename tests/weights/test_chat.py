@@ -163,11 +163,11 @@ def test_zero_tokens_generate_nothing(client: openai.OpenAI) -> None:
     assert answer.usage is not None and answer.usage.completion_tokens == 0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.text(alphabet="abeinorst ,.é\n", min_size=1, max_size=3), max_size=4),
     st.integers(0, 5),
-    st.integers(1, 30),
+    st.integers(1, 40),
 )
 def test_a_stream_gives_the_text_of_the_whole_answer(
     client: openai.OpenAI, stops: list[str], seed: int, max_tokens: int
