@@ -35,9 +35,12 @@ DEFAULT_LIMITS = BodyLimits()
 
 class Decoded(msgspec.Struct, Generic[T], frozen=True):
     value: T
-    ignored: tuple[
-        str, ...
-    ]  # top-level fields that the struct does not have, as the client wrote them
+    # Top-level fields that the struct does not have, as the client wrote them.
+    ignored: tuple[str, ...]
+
+    def ignoring(self, names: Iterable[str]) -> "Decoded[T]":
+        """The same, where these were left out as well: paths into the body, as errors name them."""
+        return Decoded(self.value, (*self.ignored, *names))
 
     @property
     def headers(self) -> dict[str, str]:

@@ -1,0 +1,87 @@
+"""Places in the threads: who waits, who goes first, who is refused."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from localinfra.errors import QueueFull
+from localinfra.executor import BoundedExecutor
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 60))
+
+
+def test_one_more_than_may_wait_is_refused_and_others_go_on() -> None:
+    async def test() -> None:
+        executor, gate = BoundedExecutor("tests", 1, 2), threading.Event()
+        jobs = [asyncio.create_task(executor.run(gate.wait)) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await executor.run(gate.wait)
+        gate.set()
+        assert await asyncio.gather(*jobs) == [True] * 3
+        assert await executor.run(lambda: "free again") == "free again"
+
+    run(test())
+
+
+def test_the_smallest_goes_first() -> None:
+    async def test() -> None:
+        executor, gate = BoundedExecutor("tests", 1, 10), threading.Event()
+        order: list[int] = []
+        jobs = [asyncio.create_task(executor.run(gate.wait))]
+        for size in (3, 1, 2):
+            jobs.append(asyncio.create_task(executor.run(order.append, size, size=size)))
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*jobs)
+        assert order == [1, 2, 3]
+
+    run(test())
+
+
+@pytest.mark.parametrize("victim", [1, 2])
+def test_a_caller_that_leaves_gives_its_place_back(victim: int) -> None:
+    async def test() -> None:
+        executor, gate = BoundedExecutor("tests", 1, 2), threading.Event()
+        done: list[int] = []
+        jobs = [asyncio.create_task(executor.run(gate.wait))]
+        jobs += [asyncio.create_task(executor.run(done.append, number)) for number in (1, 2)]
+        await asyncio.sleep(0)
+        jobs[victim].cancel()
+        await asyncio.sleep(0)
+        jobs.append(asyncio.create_task(executor.run(done.append, 3)))
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        assert done == [number for number in (1, 2, 3) if number != victim]
+
+    run(test())
+
+
+def test_a_place_that_was_handed_over_to_a_caller_that_leaves_is_not_lost() -> None:
+    async def test() -> None:
+        executor = BoundedExecutor("tests", 1, 2)
+        await executor._take_place(0)
+        waiting = asyncio.create_task(executor.run(lambda: None))
+        await asyncio.sleep(0)
+        executor._give_place_back()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert await executor.run(lambda: "free") == "free"
+
+    run(test())
+
+
+def test_an_error_reaches_the_caller_and_frees_the_place() -> None:
+    async def test() -> None:
+        executor = BoundedExecutor("tests", 1, 0)
+        with pytest.raises(ZeroDivisionError):
+            await executor.run(lambda: 1 / 0)
+        assert await executor.run(lambda: 1) == 1
+
+    run(test())
