@@ -51,10 +51,21 @@ class Backend(Protocol):
     max_output_rows: int  # logits rows a batch may ask for
     max_threads: int
     can_share_prefixes: bool
+    # A step of 2 to this many rows gives each row the same bits, whoever is beside it and however
+    # many threads compute; 0 where no such thing is known.
+    canonical_rows: int
     idle_cells_slow_steps: bool  # every step looks at all cells up to the last used one
 
     def set_threads(self, num_threads: int) -> None:
         """How many threads, 1 to `max_threads`, compute the next steps."""
+
+    def canonical_threads(self) -> int:
+        """How many threads at most may compute a step of one row, for it to get the bits that it
+        gets beside others: 0 where it never does."""
+
+    def stays_ordered(self, batch: Batch, slots: set[int]) -> bool:
+        """Whether the cells of each of these slots will lie in the order of its positions, once
+        the batch is decoded: sums over cells in another order are rounded otherwise."""
 
     def rest(self) -> None:
         """Nothing is to be computed for a while: gives back threads that others could use."""

@@ -268,9 +268,10 @@ class Engine:
         self._num_steps += 1
         is_prefill = step.num_prompt_tokens > 0
         is_due = time.perf_counter() - self._handed_over_s >= HAND_OVER_INTERVAL_S
+        threads = self._backend.max_threads
         if self._threads:  # looks who else runs, so it comes before the loop is woken
             threads = self._threads.threads(is_prefill)
-            self._backend.set_threads(threads)
+        self._backend.set_threads(min(threads, step.max_threads or threads))
         if is_due or self._is_urgent or is_prefill:
             self._hand_over()
         if not step.chunks:
@@ -285,7 +286,7 @@ class Engine:
             return
         seconds = time.perf_counter() - started_s
         self._scheduler.computed(step, seconds)
-        if self._threads:
+        if self._threads and step.max_threads is None:
             self._threads.observe(is_prefill, len(step.batch), seconds, threads)
         for chunk in step.chunks:
             generation = self._owners.get(chunk.sequence)

@@ -7,9 +7,12 @@ running slot holds beyond its recorded prefix is counted with that slot.
 import contextlib
 from collections.abc import Iterable
 
-from localinfra.engine.backend import Backend
+import numpy as np
+from numpy.typing import NDArray
+
+from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.parking import MAX_PARKED, MIN_PARKED, ParkedCells, parked_bytes
-from localinfra.engine.radix import Match, Node, RadixTree
+from localinfra.engine.radix import Match, Node, Prefix, RadixTree
 
 # A token this deep costs twice what one at the start does, since it attends to all before it
 # (measured: 26 % more at a mean depth of 950).
@@ -44,7 +47,8 @@ class KVCache:
         self._free = list(reversed(range(backend.num_sequences)))
         self._free_keepers = list(range(backend.num_sequences + 1, backend.num_slots))
         self._running: dict[int, int] = {}  # slot → tokens it holds
-        self._recorded: dict[int, list[int]] = {}  # slot or keeper → its path in the tree
+        self._canonical: set[int] = set()  # of the running slots
+        self._recorded: dict[int, Prefix] = {}  # slot or keeper → its path in the tree
         self._num_private = 0  # cells that running slots hold beyond what is recorded
         self._steps_to_tidying = TIDY_INTERVAL
         self._has_holes = False  # cells were freed below others since all were free
@@ -64,36 +68,43 @@ class KVCache:
         """Cells that hold prefixes of no running sequence, and give way when room is needed."""
         return self._tree.num_tokens - self._tree.num_held_by(self._running_paths())
 
-    def match(self, tokens: list[int], limit: int) -> Match:
-        """How many of the first `limit` tokens need not be computed, and where they are."""
-        return self._tree.match(tokens, limit)
+    def match(self, prefix: Prefix, limit: int, *, is_canonical: bool = False) -> Match:
+        """How many of the first `limit` tokens need not be computed, and where they are; of those
+        computed in canonical shapes alone, if that is asked for."""
+        return self._tree.match(prefix, limit, canonical_only=is_canonical)
 
-    def num_idle(self, tokens: list[int], length: int) -> int:
+    def num_idle(self, prefix: Prefix, length: int) -> int:
         """Of `length` matched tokens in cells, those that only a finished sequence holds."""
-        return self._tree.num_idle(tokens, length, set(self._running))
+        return self._tree.num_idle(prefix, length, set(self._running))
 
-    def acquire(self, tokens: list[int], limit: int) -> tuple[int, int]:
-        """A slot for a sequence, with the longest known prefix of `tokens[:limit]` in it.
+    def acquire(self, prefix: Prefix, limit: int, *, is_canonical: bool = False) -> tuple[int, int]:
+        """A slot for a sequence, with the longest known prefix of the first `limit` tokens in it.
+        `is_canonical` promises that the sequence is only ever computed in canonical shapes.
 
         Returns (slot, length of that prefix).
         """
-        match = self._tree.match(tokens, limit)
+        match = self.match(prefix, limit, is_canonical=is_canonical)
         if not self._running and self._is_scattered(match):
             self._park_all()
-            match = self._tree.match(tokens, limit)
+            match = self.match(prefix, limit, is_canonical=is_canonical)
+        tokens = list(prefix.tokens)
         slot = self._free.pop()
         length = self._running[slot] = match.num_held
+        if is_canonical:
+            self._canonical.add(slot)
+        self._recorded[slot] = Prefix(tokens[:length], prefix.salt)
         if match.holder is not None:
             self._backend.copy(match.holder, slot, 0, length)
-            self._recorded[slot] = tokens[:length]
-            self._tree.insert(tokens[:length], slot)
+            self._tree.insert(self._recorded[slot], slot)
         if match.num_known - length >= MIN_PARKED:
             for copy, start, stop in match.parked:
                 if not self._bring_back(copy, slot, start, stop):
                     break
                 self.advance(slot, stop - start)
                 length = stop
-            self.record(slot, tokens[:length])
+            self._recorded[slot] = Prefix(tokens[:length], prefix.salt)
+            self._tree.insert(self._recorded[slot], slot)
+            self._num_private -= length - match.num_held
         return slot, length
 
     def advance(self, slot: int, num_tokens: int) -> None:
@@ -110,23 +121,35 @@ class KVCache:
         """Offers what a running slot holds, `tokens`, to other requests."""
         if not self._backend.can_share_prefixes:
             return
-        for holder, start, stop in self._tree.insert(tokens, slot):
-            # Someone computed the same meanwhile: keep one copy of the cells.
-            self._has_holes = True
-            self._backend.drop(slot, start, stop)
-            self._backend.copy(holder, slot, start, stop)
-        self._num_private -= len(tokens) - len(self._recorded.get(slot, ()))
-        self._recorded[slot] = tokens
+        known = self._recorded[slot]
+        prefix = Prefix(tokens, known.salt)
+        doubles = self._tree.insert(prefix, slot, is_canonical=slot in self._canonical)
+        # Someone computed the same meanwhile: keep one copy of the cells.
+        for holder, start, stop in doubles.theirs:
+            self._share(holder, slot, start, stop)
+        for holders, start, stop in doubles.ours:
+            for holder in holders:
+                self._share(slot, holder, start, stop)
+        self._num_private -= len(tokens) - len(known.tokens)
+        self._recorded[slot] = prefix
+
+    def _share(self, source: int, target: int, start: int, stop: int) -> None:
+        """Of a span that both hold, `target` gets the cells of `source` for its own."""
+        self._has_holes = True
+        self._backend.drop(target, start, stop)
+        self._backend.copy(source, target, start, stop)
 
     def finish(self, slot: int, tokens: list[int]) -> None:
         """The sequence leaves; `tokens`, all that the slot holds, stay as a cached prefix."""
         self.record(slot, tokens)
-        if slot in self._recorded and not self._tree.is_redundant(slot, tokens):
+        prefix = self._recorded[slot]
+        if not self._tree.is_redundant(slot, prefix):
             keeper = self._take_keeper()
             self._backend.copy(slot, keeper, 0, len(tokens))
-            self._tree.insert(tokens, keeper)
-            self._recorded[keeper] = tokens
-        self._num_private -= self._running.pop(slot) - len(self._recorded.get(slot, ()))
+            self._tree.insert(prefix, keeper)
+            self._recorded[keeper] = prefix
+        self._num_private -= self._running.pop(slot) - len(prefix.tokens)
+        self._canonical.discard(slot)
         self._release(slot)
 
     def make_room(self, num_tokens: int) -> bool:
@@ -163,9 +186,48 @@ class KVCache:
         self._backend.clear()
         self._start()
 
-    def _running_paths(self) -> Iterable[list[int]]:
+    def relay(self) -> None:
+        """Lays the cells of all running slots anew, each in the order of its positions; what is
+        idle is parked.
+
+        Raises MemoryError with nothing changed, and DecodeFailed where nothing is known any more.
+        """
+        backend = self._backend
+        if backend.can_share_prefixes:
+            self._evict_idle()
+            saved = [
+                (
+                    node.holders,
+                    node.depth,
+                    node.end,
+                    self._copied(node.holders, node.depth, node.end),
+                )
+                for node in self._tree.nodes(only_held=True)
+            ] + [
+                ({slot}, start, stop, self._copied({slot}, start, stop))
+                for slot, stop in self._running.items()
+                if (start := len(self._recorded[slot].tokens)) < stop
+            ]
+        else:
+            saved = [({s}, 0, n, backend.save(s)) for s, n in self._running.items() if n]
+        backend.clear()
+        self._has_holes = False
+        for holders, start, stop, data in saved:
+            target = self._porter if backend.can_share_prefixes else min(holders)
+            if not backend.restore(target, data):
+                raise DecodeFailed("the cells could not be laid anew")
+            if target == self._porter:
+                for holder in holders:
+                    backend.copy(target, holder, start, stop)
+                backend.drop(target, 0)
+
+    def drop_padding(self) -> None:
+        """The row that only filled a step leaves the cells."""
+        self._backend.drop(self._porter, 0)
+
+    def _running_paths(self) -> Iterable[Prefix]:
         """What the running slots hold of the tree."""
-        return (self._recorded[slot] for slot in self._running if slot in self._recorded)
+        return (self._recorded[slot] for slot in self._running)
 
     def _is_scattered(self, match: Match) -> bool:
         """Whether a sequence that runs alone would be slower or its cells out of order. Attention
@@ -179,10 +241,13 @@ class KVCache:
 
     def _park_all(self) -> None:
         """While nothing runs, all leaves the cells; what is asked for comes back in order."""
-        while (leaf := self._least_useful_leaf()) is not None:
-            self._evict(leaf, len(leaf.tokens))
+        self._evict_idle()
         self._backend.clear()
         self._has_holes = False
+
+    def _evict_idle(self) -> None:
+        while (leaf := self._least_useful_leaf()) is not None:
+            self._evict(leaf, len(leaf.tokens))
 
     def _least_useful_leaf(self) -> Node | None:
         leaves = self._tree.idle_leaves(set(self._running))
@@ -207,21 +272,26 @@ class KVCache:
         self._tree.give_up(leaf, num_tokens)
         for slot in holders:
             self._backend.drop(slot, start)
-            self._recorded[slot] = self._recorded[slot][:start]
+            tokens, salt = self._recorded[slot]
+            self._recorded[slot] = Prefix(tokens[:start], salt)
             if not start:
                 self._forget(slot)
         self._fit_parked()
 
     def _park(self, node: Node) -> None:
         if node.parked is None:
-            self._backend.copy(next(iter(node.holders)), self._porter, node.depth, node.end)
-            try:
-                data = self._backend.save(self._porter)
-            finally:
-                self._backend.drop(self._porter, 0)
+            data = self._copied(node.holders, node.depth, node.end)
             node.parked = ParkedCells(node.depth, node.end, data)
             self._bytes_per_cell = data.nbytes / len(node.tokens)
             self._parked_bound += data.nbytes
+
+    def _copied(self, holders: set[int], start: int, stop: int) -> NDArray[np.uint8]:
+        """What these slots share at positions [start, stop), for `restore`. Raises MemoryError."""
+        self._backend.copy(min(holders), self._porter, start, stop)
+        try:
+            return self._backend.save(self._porter)
+        finally:
+            self._backend.drop(self._porter, 0)
 
     def _bring_back(self, copy: ParkedCells, slot: int, start: int, stop: int) -> bool:
         """Restores positions [start, stop) to `slot`; False where the cells don't suffice."""
@@ -259,7 +329,7 @@ class KVCache:
         return self._free_keepers.pop()
 
     def _release(self, slot: int) -> None:
-        self._tree.release(slot, self._recorded.get(slot, []))
+        self._tree.release(slot, self._recorded[slot])
         self._backend.drop(slot, 0)
         self._forget(slot)
 

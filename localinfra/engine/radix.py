@@ -7,16 +7,29 @@ host memory. What is held or parked has ancestors that are.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from localinfra.engine.parking import ParkedCells
 
 
-class Node:
-    """A run of tokens after its parent's path; `depth` is where the run starts."""
+class Prefix(NamedTuple):
+    """Tokens, and who may know that they are cached: those of another salt never match."""
 
-    __slots__ = ("children", "depth", "holders", "last_used", "parent", "parked", "tokens")
+    tokens: Sequence[int]
+    salt: str = ""
+
+
+class Node:
+    """A run of tokens after its parent's path; `depth` is where the run starts.
+
+    `is_canonical`: its cells were computed in shapes that give the same bits every time.
+    """
+
+    __slots__ = (
+        "children", "depth", "holders", "is_canonical", "last_used", "parent", "parked", "tokens",
+    )  # fmt: skip
 
     def __init__(self, tokens: Sequence[int], parent: "Node | None", depth: int, last_used: int):
         self.tokens = tokens
@@ -25,6 +38,7 @@ class Node:
         self.last_used = last_used
         self.children: dict[int, Node] = {}
         self.holders: set[int] = set()
+        self.is_canonical = False
         self.parked: ParkedCells | None = None  # covers the run, and maybe more
 
     @property
@@ -63,23 +77,31 @@ def common_prefix(left: Sequence[int], right: Sequence[int], start: int = 0) -> 
     return low
 
 
+class Doubles(NamedTuple):
+    """What a slot and others turned out to hold twice: of each span one copy should be shared."""
+
+    theirs: list[tuple[int, int, int]]  # (holder, start, stop) whose cells stay
+    ours: list[tuple[list[int], int, int]]  # (holders, start, stop) who get the slot's cells
+
+
 class RadixTree:
     """Prefixes and their holders. `num_tokens` is the sum of all held runs: the cells they
     occupy."""
 
     def __init__(self) -> None:
-        self.root = Node((), None, 0, 0)
+        self._roots: dict[str, Node] = {}  # by salt
         self.num_tokens = 0
         self._clock = 0
 
-    def match(self, tokens: Sequence[int], limit: int) -> Match:
-        """Longest known prefix of `tokens[:limit]`. Marks the path as used now."""
+    def match(self, prefix: Prefix, limit: int, *, canonical_only: bool = False) -> Match:
+        """Longest known prefix of the first `limit` tokens. Marks the path as used now."""
         self._clock += 1
         match = Match()
-        node, length = self.root, 0
+        tokens = prefix.tokens
+        node, length = self._root(prefix), 0
         while length < limit:
             child = node.children.get(tokens[length])
-            if child is None:
+            if child is None or (canonical_only and not child.is_canonical):
                 break
             child.last_used = self._clock
             run = child.tokens
@@ -96,26 +118,28 @@ class RadixTree:
                 break
         return match
 
-    def insert(self, tokens: Sequence[int], slot: int) -> list[tuple[int, int, int]]:
-        """Records that `slot` holds all of `tokens`.
+    def insert(self, prefix: Prefix, slot: int, *, is_canonical: bool | None = None) -> Doubles:
+        """Records that `slot` holds all of it, in cells of its own that are canonical or not; None
+        where it has those that the tree knew.
 
-        Returns the spans (holder, start, stop) that others held already: the caller holds them
-        twice and should share the holder's cells instead.
-        """
+        What others hold already is held twice then: their cells stay, unless the slot's alone are
+        canonical."""
         self._clock += 1
-        node, length = self.root, 0
-        doubles: list[tuple[int, int, int]] = []
+        tokens = prefix.tokens
+        node, length = self._root(prefix), 0
+        doubles = Doubles([], [])
         while length < len(tokens):
             child = node.children.get(tokens[length])
             if child is None:
                 child = Node(list(tokens[length:]), node, length, self._clock)
+                child.is_canonical = bool(is_canonical)
                 node.children[tokens[length]] = child
             else:
                 shared = common_prefix(child.tokens, tokens[length : child.end])
                 if shared < len(child.tokens):
                     child = self.split(child, shared)
-                if child.holders and slot not in child.holders:
-                    doubles.append((next(iter(child.holders)), child.depth, child.end))
+                if is_canonical is not None and slot not in child.holders:
+                    self._merge(child, is_canonical, doubles)
             if not child.holders:
                 self.num_tokens += len(child.tokens)
             child.holders.add(slot)
@@ -124,17 +148,29 @@ class RadixTree:
         self._join(node)
         return doubles
 
-    def release(self, slot: int, tokens: Sequence[int]) -> None:
-        """Forgets that `slot` holds `tokens`; runs that no one holds or parks leave the tree."""
-        for node in reversed(list(self._path(tokens))):
+    @staticmethod
+    def _merge(node: Node, is_canonical: bool, doubles: Doubles) -> None:
+        """Another slot holds the node's tokens too; `is_canonical` are the cells it has."""
+        if node.holders and (node.is_canonical or not is_canonical):
+            doubles.theirs.append((next(iter(node.holders)), node.depth, node.end))
+            return
+        if node.holders:
+            doubles.ours.append((list(node.holders), node.depth, node.end))
+        if node.is_canonical != is_canonical:
+            node.parked = None  # a copy of the other kind
+            node.is_canonical = is_canonical
+
+    def release(self, slot: int, prefix: Prefix) -> None:
+        """Forgets that `slot` holds this; runs that no one holds or parks leave the tree."""
+        for node in reversed(list(self._path(prefix))):
             if slot in node.holders:
                 node.holders.discard(slot)
                 if not node.holders:
                     self._vacate(node)
 
-    def is_redundant(self, slot: int, tokens: Sequence[int]) -> bool:
+    def is_redundant(self, slot: int, prefix: Prefix) -> bool:
         """Whether other slots hold all that this one does."""
-        return all(len(node.holders) > 1 for node in self._path(tokens) if slot in node.holders)
+        return all(len(node.holders) > 1 for node in self._path(prefix) if slot in node.holders)
 
     def idle_leaves(self, running: set[int]) -> list[Node]:
         """Held nodes that no running slot holds, and below which no one holds anything."""
@@ -148,15 +184,15 @@ class RadixTree:
         """Parked nodes below which nothing is known."""
         return [node for node in self.nodes() if not node.holders and not node.children]
 
-    def num_held_by(self, paths: Iterable[Sequence[int]]) -> int:
+    def num_held_by(self, paths: Iterable[Prefix]) -> int:
         """Tokens in the runs along these paths, each run counted once."""
         return sum(len(node.tokens) for node in {node for p in paths for node in self._path(p)})
 
-    def num_idle(self, tokens: Sequence[int], length: int, running: set[int]) -> int:
+    def num_idle(self, prefix: Prefix, length: int, running: set[int]) -> int:
         """Of the first `length` tokens, all of them in cells, those that no running slot holds."""
-        node, held = self.root, 0
+        node, held = self._root(prefix), 0
         while held < length:
-            node = node.children[tokens[held]]
+            node = node.children[prefix.tokens[held]]
             if running.isdisjoint(node.holders):
                 break
             held = min(node.end, length)
@@ -184,16 +220,21 @@ class RadixTree:
             self._remove(node)
 
     def nodes(self, only_held: bool = False) -> Iterator[Node]:
-        stack = list(self.root.children.values())
+        """Those above before those below."""
+        stack = [node for root in self._roots.values() for node in root.children.values()]
         while stack:
             node = stack.pop()
             if node.holders or not only_held:  # below what no one holds no one holds anything
                 stack.extend(node.children.values())
                 yield node
 
-    def _path(self, tokens: Sequence[int]) -> Iterator[Node]:
-        """The nodes along `tokens`, as far as they go."""
-        node, length = self.root, 0
+    def _root(self, prefix: Prefix) -> Node:
+        return self._roots.setdefault(prefix.salt, Node((), None, 0, 0))
+
+    def _path(self, prefix: Prefix) -> Iterator[Node]:
+        """The nodes along it, as far as they go."""
+        tokens = prefix.tokens
+        node, length = self._root(prefix), 0
         while length < len(tokens):
             child = node.children.get(tokens[length])
             if child is None or child.end > len(tokens):
@@ -218,6 +259,7 @@ class RadixTree:
         assert node.parent is not None
         upper = Node(node.tokens[:at], node.parent, node.depth, node.last_used)
         upper.holders = set(node.holders)
+        upper.is_canonical = node.is_canonical
         upper.parked = node.parked
         node.parent.children[upper.tokens[0]] = upper
         upper.children[node.tokens[at]] = node
@@ -227,8 +269,9 @@ class RadixTree:
     def _join(self, node: Node) -> None:
         """Merges a node that only continues its parent, so that chunks do not become chains."""
         parent = node.parent
-        if parent is None or parent is self.root or len(parent.children) > 1:
+        if parent is None or parent.parent is None or len(parent.children) > 1:
             return
-        if parent.holders == node.holders and not node.children and not parent.parked:
+        is_alike = (parent.holders, parent.is_canonical) == (node.holders, node.is_canonical)
+        if is_alike and not node.children and not parent.parked:
             parent.tokens = [*parent.tokens, *node.tokens]
             parent.children = {}

@@ -29,9 +29,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     repetition_penalty: float = 1.0  # over prompt and generated tokens, multiplicative
     logit_bias: Mapping[int, float] = {}
     seed: int = 0  # 0 to 2**63 - 1; choice i draws from its own stream of it
-    # The client named the seed and expects the same text again. Guesses change the shape of a
-    # batch, with it the kernels' rounding and now and then a token, so such a text goes without.
-    is_reproducible: bool = False
+    is_reproducible: bool = False  # the client named the seed and expects the same text again
 
 
 class GenerationRequest(msgspec.Struct, frozen=True):
@@ -44,6 +42,13 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     top_logprobs: int | None = None  # None: no logprobs; 0: those of the chosen tokens alone
     score_prompt: bool = False  # also the prompt's logprobs; needs top_logprobs
     grammar: "Grammar | None" = None  # which every choice follows
+    cache_salt: str = ""  # prefixes are shared among requests of one salt alone
+
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether every row must get the bits that it gets each time: a named seed promises the
+        same text, and a prompt's scores are compared with others."""
+        return self.sampling.is_reproducible or self.score_prompt
 
 
 class TextRequest(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 Policy only: it decides who computes what next; `engine.py` computes it, `kvcache.py` knows where.
 """
 
+import logging
 from collections import deque
 
 from localinfra.engine.backend import Backend, Batch
@@ -12,6 +13,8 @@ from localinfra.engine.pacing import StepPacer
 from localinfra.engine.radix import common_prefix
 from localinfra.engine.request import EngineSettings
 from localinfra.engine.sequence import Sequence
+
+logger = logging.getLogger(__name__)
 
 # Cells kept free for a new sequence's first tokens. More would leave room unused, less would let
 # sequences that all grow push each other out; none is lost either way, only computed again.
@@ -42,12 +45,14 @@ class Chunk:
 class Step:
     """One batch, and whose tokens are in it."""
 
-    __slots__ = ("batch", "chunks", "num_prompt_tokens")
+    __slots__ = ("batch", "chunks", "is_padded", "max_threads", "num_prompt_tokens")
 
     def __init__(self) -> None:
         self.batch = Batch()
         self.chunks: list[Chunk] = []
         self.num_prompt_tokens = 0
+        self.max_threads: int | None = None  # None: as many as are best
+        self.is_padded = False  # its last row is nobody's
 
     def add(self, sequence: Sequence, num_tokens: int, num_outputs: int, draft: list[int]) -> None:
         """Appends the sequence's next tokens; the last `num_outputs` of them, and the draft's,
@@ -59,6 +64,11 @@ class Step:
         tokens = sequence.tokens[chunk.start : chunk.start + num_tokens] + draft
         self.batch.extend(sequence.slot, chunk.start, tokens, num_outputs + len(draft))
         self.chunks.append(chunk)
+
+    def pad(self, slot: int) -> None:
+        """Appends a row of any token in an empty slot, for the batch's shape alone."""
+        self.batch.extend(slot, 0, [0], 0)
+        self.is_padded = True
 
 
 class Scheduler:
@@ -98,53 +108,101 @@ class Scheduler:
 
     def next_step(self) -> Step:
         """Admits who fits, and cuts the step: one token for each decoding sequence, and prompt
-        chunks in order of admission with what is left of the budget; guesses where all decode."""
+        chunks in order of admission with what is left of the budget; guesses where all decode.
+
+        Raises DecodeFailed as `KVCache.relay`."""
         self._num_steps += 1
         self._admit()
-        if not any(sequence.request.sampling.is_reproducible for sequence in self.running):
-            self.cache.tidy(self._num_computed)  # what moves cells changes rounding
+        self.cache.tidy(self._num_computed)
         while True:
             self._make_room_for_decoding()
             step = self._cut_step()
             if step.chunks or len(self.running) < 2:
-                return step
+                break
             self._send_back_youngest()  # prompts that fill the cells between them, none complete
+        self._make_canonical(step)
+        return step
 
     def _cut_step(self) -> Step:
-        decoding = [sequence for sequence in self.running if sequence.is_decoding]
-        drafts = self._draft(decoding)
+        canonical = [sequence for sequence in self.running if self._is_canonical(sequence)]
+        max_rows = self._backend.canonical_rows if canonical else self._backend.batch_size
+        decoding = self._decoding(max_rows)
+        drafts = self._draft(decoding, max_rows, len(canonical))
         step = Step()
-        share = self._backend.batch_size // max(1, len(decoding))
+        share = max_rows // max(1, len(decoding))
         for sequence, draft in zip(decoding, drafts, strict=True):
             size = min(sequence.num_pending, share)
             step.add(sequence, size, int(size == sequence.num_pending), draft)
-        if len(decoding) < len(self.running):
-            self._add_prompts(step, decoding)
+        if any(not sequence.is_decoding for sequence in self.running):
+            self._add_prompts(step, decoding, max_rows)
         return step
 
-    def _draft(self, decoding: list[Sequence]) -> list[list[int]]:
+    def _decoding(self, max_rows: int) -> list[Sequence]:
+        """Those that decode in the next step: all, or as many as it may have rows, in turns.
+
+        Canonical ones come first: when wrong guesses of others leave the cells above, theirs still
+        lie in order."""
+        decoding = [sequence for sequence in self.running if sequence.is_decoding]
+        if len(decoding) > max_rows:
+            decoding = sorted(decoding, key=lambda sequence: sequence.stepped_at)[:max_rows]
+        return sorted(decoding, key=lambda sequence: not self._is_canonical(sequence))
+
+    def _is_canonical(self, sequence: Sequence) -> bool:
+        """Whether its rows get the same bits every time: it is computed in shapes that grant that
+        and reuses only what was."""
+        return sequence.request.is_reproducible and self._backend.canonical_rows > 0
+
+    def _make_canonical(self, step: Step) -> None:
+        """Sees to what a step's size does not grant: the order of cells, and single rows."""
+        slots = {
+            chunk.sequence.slot
+            for chunk in step.chunks
+            if chunk.sequence.slot is not None and self._is_canonical(chunk.sequence)
+        }
+        if not slots:
+            return
+        if len(step.batch) == 1:
+            threads = self._backend.canonical_threads()
+            # With two threads a second row takes as long as one thread does over the first.
+            if threads == 1 and self._backend.max_threads <= 2:
+                step.max_threads = 1
+            elif threads < self._backend.max_threads and self.cache.make_room(2):
+                step.pad(self._backend.num_sequences)
+        if not self._backend.stays_ordered(step.batch, slots):
+            try:
+                self.cache.relay()
+            except MemoryError:
+                logger.warning(
+                    "no memory to keep a seeded text reproducible: %d sequences run",
+                    len(self.running),
+                )
+
+    def _draft(
+        self, decoding: list[Sequence], max_rows: int, num_canonical: int
+    ) -> list[list[int]]:
         """Guesses for each sequence, as many as pay."""
         none: list[list[int]] = [[] for _ in decoding]
         is_usual = all(sequence.num_pending == 1 for sequence in self.running)
         if not self._is_guessing or len(decoding) < len(self.running) or not is_usual:
             return none
-        limit = min(self._backend.max_output_rows, self._backend.batch_size) - len(decoding)
-        chances = [self._chances(sequence) for sequence in decoding]
+        limit = min(self._backend.max_output_rows, max_rows) - len(decoding)
+        chances = [self._chances(sequence, num_canonical) for sequence in decoding]
         costs = self._row_costs.setdefault(len(decoding), RowCosts())
         sizes = draft_sizes(chances, len(decoding), limit, costs)
         if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
             return none
         return [s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True)]
 
-    def _chances(self, sequence: Sequence) -> list[float]:
+    def _chances(self, sequence: Sequence, num_canonical: int) -> list[float]:
         """Of guesses that could all become part of the answer."""
-        if sequence.request.sampling.is_reproducible:
+        # Wrong guesses of one canonical sequence would put the cells of the next out of order.
+        if sequence.request.is_reproducible and num_canonical != 1:
             return []
         room = self._backend.context_length - len(sequence.tokens)
         num_wanted = min(sequence.request.max_tokens - sequence.num_generated, room) - 1
         return sequence.drafter.chances(max(0, num_wanted))
 
-    def _add_prompts(self, step: Step, decoding: list[Sequence]) -> None:
+    def _add_prompts(self, step: Step, decoding: list[Sequence], max_rows: int) -> None:
         prompts = [sequence for sequence in self.running if not sequence.is_decoding]
         is_burst = self._are_together(decoding, prompts[0])
         budget = len(step.batch)
@@ -152,7 +210,7 @@ class Scheduler:
             budget += self._pacer.burst_budget(len(decoding))
         else:
             budget += self._pacer.chunk_budget(len(decoding), len(prompts), prompts[0].num_cached)
-        budget = min(budget, self._backend.batch_size)
+        budget = min(budget, max_rows)
         enough = self._pacer.enough if is_burst or not decoding else 0
         rows_left = self._backend.max_output_rows - len(decoding)
         for sequence in prompts:
@@ -165,6 +223,8 @@ class Scheduler:
                 size -= 1  # its last token wants a row, which the next step has
             if not self.cache.make_room(len(step.batch) + size):
                 size = min(size, self.cache.num_free - len(step.batch))
+            if size > 2 and size == sequence.num_pending - 1:
+                size -= 1  # a single row is left to nobody: it may need a second one for its bits
             if size <= 0:
                 continue
             num_outputs = size if sequence.num_unscored else int(size == sequence.num_pending)
@@ -184,10 +244,13 @@ class Scheduler:
             assert sequence.slot is not None
             self.cache.advance(sequence.slot, chunk.num_tokens + len(chunk.draft))
             sequence.num_cached += chunk.num_tokens
+            sequence.stepped_at = self._num_steps
             if chunk.is_prompt:
                 sequence.decoding_since = self._num_steps
             if sequence.num_cached <= sequence.num_prompt:
                 self.cache.record(sequence.slot, sequence.tokens[: sequence.num_cached])
+        if step.is_padded:
+            self.cache.drop_padding()
         self._num_computed = len(step.batch)
 
     def _learn(self, step: Step, seconds: float) -> None:
@@ -217,7 +280,11 @@ class Scheduler:
         passed_over: list[Sequence] = []
         while self.waiting and len(self.running) < self._backend.num_sequences:
             sequence = self.waiting.popleft()
-            match = self.cache.match(sequence.tokens, sequence.num_reusable)
+            match = self.cache.match(
+                sequence.prefix,
+                sequence.num_reusable,
+                is_canonical=self._is_canonical(sequence),
+            )
             if sequence.waits_for_scores or self._prefix_is_coming(sequence, match.num_known):
                 passed_over.append(sequence)
             elif self._fits(sequence, match.num_held):
@@ -228,7 +295,9 @@ class Scheduler:
         self.waiting.extendleft(reversed(passed_over))
 
     def _start(self, sequence: Sequence) -> None:
-        slot, length = self.cache.acquire(sequence.tokens, sequence.num_reusable)
+        slot, length = self.cache.acquire(
+            sequence.prefix, sequence.num_reusable, is_canonical=self._is_canonical(sequence)
+        )
         sequence.slot, sequence.num_cached = slot, length
         sequence.admitted_at = self._num_steps
         if sequence.num_reused is None:
@@ -243,8 +312,13 @@ class Scheduler:
             other.num_cached < (shared := common_prefix(other.tokens, sequence.tokens))
             and min(shared, limit) >= reusable + WORTH_WAITING
             for other in self.running
-            if not other.is_decoding
+            if not other.is_decoding and self._could_share(sequence, other)
         )
+
+    def _could_share(self, sequence: Sequence, other: Sequence) -> bool:
+        """Whether the first may use what the other computes."""
+        is_same_salt = sequence.request.cache_salt == other.request.cache_salt
+        return is_same_salt and (self._is_canonical(other) or not self._is_canonical(sequence))
 
     def _fits(self, sequence: Sequence, held: int) -> bool:
         """Whether what it needs soon is free, or held by prefixes that can go, besides what the
@@ -253,7 +327,7 @@ class Scheduler:
             return True
         owed = sum(other.num_pending + self._growth(other) for other in self.running)
         needed = sequence.num_target - held + self._growth(sequence)
-        taken = self.cache.num_idle(sequence.tokens, held)  # it will hold these itself
+        taken = self.cache.num_idle(sequence.prefix, held)  # it will hold these itself
         return self.cache.num_free + self.cache.num_cached - taken >= owed + needed
 
     def _growth(self, sequence: Sequence) -> int:

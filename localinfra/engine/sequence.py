@@ -1,6 +1,7 @@
 """One choice of one request while the engine works on it."""
 
 from localinfra.engine.drafts import Drafter
+from localinfra.engine.radix import Prefix
 from localinfra.engine.request import GenerationRequest, TokenLogprob
 from localinfra.engine.sampling import Sampler
 
@@ -18,7 +19,7 @@ class Sequence:
     __slots__ = (
         "_drafter", "admitted_at", "choice", "constraint", "decoding_since", "finished", "first",
         "num_cached", "num_prompt", "num_reused", "prompt_logprobs", "request", "sampler", "slot",
-        "tokens",
+        "stepped_at", "tokens",
     )  # fmt: skip
 
     def __init__(self, request: GenerationRequest, choice: int, first: "Sequence | None" = None):
@@ -34,7 +35,8 @@ class Sequence:
         self.num_cached = 0  # tokens whose keys and values are in the slot
         self.num_reused: int | None = None  # of the prompt, at the first admission
         self.slot: int | None = None
-        self.admitted_at = self.decoding_since = 0  # the numbers of these steps
+        # The numbers of these steps.
+        self.admitted_at = self.decoding_since = self.stepped_at = 0
         self.finished = False
         self.prompt_logprobs: list[TokenLogprob] = [TokenLogprob(self.tokens[0], None)]
         if first is not None:
@@ -46,6 +48,10 @@ class Sequence:
         if self._drafter is None:
             self._drafter = Drafter(self.tokens)
         return self._drafter
+
+    @property
+    def prefix(self) -> Prefix:
+        return Prefix(self.tokens, self.request.cache_salt)
 
     @property
     def num_generated(self) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch, DecodeFailed
 from localinfra.llama import log
+from localinfra.llama.cells import CellMap
 from localinfra.llama.model import LoadFailed, Model
 from localinfra.machine import usable_cores
 
@@ -20,8 +21,16 @@ KV_TYPES = {
 }  # fmt: skip
 FLASH_ATTENTION = {None: -1, False: 0, True: 1}  # enum llama_flash_attn_type; None is auto
 
+# Attention on CPUs (ggml-cpu/ops.cpp): steps of this many rows on are computed in tiles, whose sums
+# depend on which cells share a tile; one row over as many cells as MIN_SPLIT is split among the
+# threads. All between gives each row the same bits, whoever is beside it.
+TILE_ROWS = 64
+MIN_SPLIT = 512
+TILED_TYPES = ("f16", "f32")  # of the KV cache; others know neither
+
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ: a unified cache has room for all ids, however few may be decoded
 MIN_OUTPUT_ROWS = 64  # logits rows per step; what scoring a prompt may ask for at once
+PROBE_TOKEN = 0  # any
 CELL_PADDING = 256  # llama.cpp rounds the cache up to it
 
 # llama_cpp's own declaration makes a pointer object of each answer, which takes 10 us.
@@ -73,7 +82,8 @@ class LlamaContext:
         params.n_outputs_max = self.max_output_rows
         self.max_threads = settings.threads or usable_cores()
         params.n_threads = self._num_threads = self.max_threads
-        params.n_threads_batch = settings.batch_threads or settings.threads or usable_cores()
+        self._batch_threads = settings.batch_threads or self.max_threads
+        params.n_threads_batch = self._batch_threads
         params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
         params.kv_unified = True
@@ -86,6 +96,13 @@ class LlamaContext:
         self._memory = llama_cpp.llama_get_memory(self._pointer)
         self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer)
         self._num_vocab = model.num_vocab
+        self._is_tiled = settings.kv_type in TILED_TYPES
+        # GPUs have other kernels, and without flash attention sums depend on what else is cached.
+        is_canonical = not model.is_offloaded and settings.flash_attention is not False
+        most_rows = TILE_ROWS - 1 if self._is_tiled else self.batch_size
+        self.canonical_rows = min(most_rows, self.batch_size) if is_canonical else 0
+        self._single_row_is_canonical: bool | None = None
+        self._cells = CellMap(self.num_cells) if self.can_share_prefixes else None
         self._apply_adapters()
         self._make_batch()
 
@@ -127,10 +144,12 @@ class LlamaContext:
         self._logits_address = 0
 
     def set_threads(self, num_threads: int) -> None:
-        # Both: llama.cpp counts by tokens, and calls several decoding sequences a batch.
         if num_threads != self._num_threads:
             self._num_threads = num_threads
-            llama_cpp.llama_set_n_threads(self._pointer, num_threads, num_threads)
+            # Both: llama.cpp counts by tokens, and calls several decoding sequences a batch.
+            is_most = num_threads == self.max_threads
+            batch_threads = self._batch_threads if is_most else num_threads
+            llama_cpp.llama_set_n_threads(self._pointer, num_threads, batch_threads)
 
     def rest(self) -> None:
         if self._num_threads > 1 and pause_openmp is not None:
@@ -149,6 +168,8 @@ class LlamaContext:
         if code:
             reason = log.recent_errors() or "no further word from llama.cpp"
             raise DecodeFailed(f"llama_decode gave {code} ({reason})")
+        if self._cells:
+            self._cells.add(batch.slots, batch.positions)
         llama_cpp.llama_synchronize(self._pointer)  # GPUs compute on: the step ends here
 
     def logits(self, row: int) -> NDArray[np.float32]:
@@ -168,28 +189,69 @@ class LlamaContext:
             self._logits_address = address
         return self._logits
 
+    def stays_ordered(self, batch: Batch, slots: set[int]) -> bool:
+        return self._cells is None or self._cells.stays_ordered(slots, batch.slots)
+
+    def canonical_threads(self) -> int:
+        if not self._rounds_single_rows_alike():
+            return 0
+        is_split = self._is_tiled and (self._cells is None or self._cells.num_seen >= MIN_SPLIT)
+        return 1 if is_split else self.max_threads
+
+    def _rounds_single_rows_alike(self) -> bool:
+        """Whether a row alone gets the bits that it gets beside others, found out by trying: some
+        kernels of matrices in F16, BF16 and F32 round a single row otherwise."""
+        if self._single_row_is_canonical is None:
+            slot, threads = self.num_sequences, self._num_threads
+            self.set_threads(1)
+            rows = []
+            for size in (1, 2):
+                batch = Batch()
+                batch.extend(slot, 0, [PROBE_TOKEN] * size, size)
+                self.decode(batch)
+                rows.append(self.logits(0).tobytes())
+                self.drop(slot, 0)
+            self.set_threads(threads)
+            self._single_row_is_canonical = rows[0] == rows[1]
+        return self._single_row_is_canonical
+
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, stop)
+        if self._cells:
+            self._cells.copy(source, target, start, stop)
 
     def drop(self, slot: int, start: int, stop: int | None = None) -> None:
         end = -1 if stop is None else stop
         removed = llama_cpp.llama_memory_seq_rm(self._memory, slot, start, end)
         assert removed, "only whole sequences are dropped where parts can't be"
+        if self._cells:
+            self._cells.drop(slot, start, stop)
 
     def save(self, slot: int) -> NDArray[np.uint8]:
+        """llama.cpp's state of the slot, and after it the positions in it and their number."""
+        positions = np.array(self._cells.positions(slot) if self._cells else [], np.int32)
         size = llama_cpp.llama_state_seq_get_size(self._pointer, slot)
-        data = np.empty(size, np.uint8)
+        tail = np.append(positions, np.int32(len(positions))).view(np.uint8)
+        data = np.empty(size + tail.size, np.uint8)
         written = llama_cpp.llama_state_seq_get_data(self._pointer, pointer_to(data), size, slot)
         assert written == size, "the state's size is what was promised"
+        data[size:] = tail
         return data
 
     def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
-        return bool(
-            llama_cpp.llama_state_seq_set_data(self._pointer, pointer_to(data), data.nbytes, slot)
+        num_positions = int(data[-4:].view(np.int32)[0])
+        size = data.nbytes - 4 * (num_positions + 1)
+        is_restored = bool(
+            llama_cpp.llama_state_seq_set_data(self._pointer, pointer_to(data), size, slot)
         )
+        if is_restored and self._cells:
+            self._cells.restore(slot, data[size:-4].view(np.int32).tolist())
+        return is_restored
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)
+        if self._cells:
+            self._cells.clear()
 
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)

@@ -4,6 +4,7 @@ from fakes import FakeBackend
 
 from localinfra.engine.backend import Batch
 from localinfra.engine.kvcache import MANY_IDLE, KVCache
+from localinfra.engine.radix import Prefix
 
 
 def test_idle_cells_are_parked_though_a_sequence_ends_with_every_step() -> None:
@@ -15,7 +16,7 @@ def test_idle_cells_are_parked_though_a_sequence_ends_with_every_step() -> None:
     slots: list[tuple[int, list[int]]] = []
     for first in range(70):
         tokens = [first, *range(99)]
-        slot, length = cache.acquire(tokens, len(tokens) - 1)
+        slot, length = cache.acquire(Prefix(tokens), len(tokens) - 1)
         assert length == 0
         cache.tidy(len(tokens))
         batch = Batch()
@@ -28,4 +29,4 @@ def test_idle_cells_are_parked_though_a_sequence_ends_with_every_step() -> None:
         most = max(most, backend.num_used)
         assert cache.num_used == backend.num_used
     assert most <= MANY_IDLE + 10 * 100
-    assert cache.match([0, *range(99)], 99).num_known == 99
+    assert cache.match(Prefix([0, *range(99)]), 99).num_known == 99

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from localinfra.engine.detokenizer import Detokenizer
 from localinfra.engine.logprobs import token_logprob
 from localinfra.engine.output import ChoiceOutput, OutputDelta
-from localinfra.engine.radix import RadixTree, common_prefix
+from localinfra.engine.radix import Prefix, RadixTree, common_prefix
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
 from localinfra.engine.stops import StopMatcher, Stops
 
@@ -161,16 +161,16 @@ def test_the_tree_finds_the_longest_prefix_of_any_path_in_it(
 ) -> None:
     tree = RadixTree()
     for slot, path in enumerate(inserted):
-        tree.insert(path, slot)
+        tree.insert(Prefix(path), slot)
     held = dict(enumerate(inserted))
     for slot in released:
         if slot in held:
-            tree.release(slot, held.pop(slot))
+            tree.release(slot, Prefix(held.pop(slot)))
     prefixes = {tuple(path[:size]) for path in held.values() for size in range(1, len(path) + 1)}
     assert tree.num_tokens == len(prefixes)
     for tokens in asked:
         expected = max((common_prefix(tokens, path) for path in held.values()), default=0)
-        match = tree.match(tokens, len(tokens))
+        match = tree.match(Prefix(tokens), len(tokens))
         length, holder = match.num_held, match.holder
         assert match.num_known == length
         assert length == expected

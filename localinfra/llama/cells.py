@@ -1,0 +1,136 @@
+"""Where llama.cpp puts tokens in a unified KV cache, followed along by its own rule
+(`llama_kv_cache::find_slot`), since no function of its API tells.
+
+Attention adds up in the order of cells, so a text is rounded alike each time only where its cells
+lie in the order of its positions. Pure: no pointers.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+PADDING = 256  # cells; attention looks at a multiple of this
+
+
+class CellMap:
+    """The cells of each slot, by position. Mirrors what is done to the cache; llama.cpp's order of
+    search: upwards from where the last token went, or from the lowest cell freed since."""
+
+    def __init__(self, num_cells: int):
+        self._num_cells = num_cells
+        self.clear()
+
+    def clear(self) -> None:
+        self._num_holders = np.zeros(self._num_cells, np.int16)  # slots, of each cell
+        self._cells: dict[int, list[int]] = {}  # by position; -1 where the slot holds none
+        self._is_ordered: dict[int, bool] = {}  # as far as that is known
+        self._num_used = 0
+        self._head = 0
+
+    @property
+    def num_seen(self) -> int:
+        """Cells that attention looks at in the next step, if that is of one row."""
+        used = np.flatnonzero(self._num_holders)
+        end = max([*used[-1:].tolist(), *self._find(1), 0]) + 1
+        return min(-(-end // PADDING) * PADDING, self._num_cells)
+
+    def add(self, slots: Sequence[int], positions: Sequence[int]) -> None:
+        """A batch was decoded: each token has a cell now."""
+        for cell, slot, position in zip(self._find(len(slots)), slots, positions, strict=True):
+            self._put(slot, position, cell)
+
+    def restore(self, slot: int, positions: Iterable[int]) -> None:
+        """What the slot held was replaced by tokens at these positions, in their cells' order."""
+        self.drop(slot, 0)
+        places = list(positions)
+        self.add([slot] * len(places), places)
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        held = self._cells.get(source, [])[start:stop]
+        if not held:
+            return
+        cells = self._cells.setdefault(target, [])
+        cells += [-1] * (start + len(held) - len(cells))
+        cells[start : start + len(held)] = held
+        self._num_holders[_cells_in(held)] += 1
+        self._is_ordered.pop(target, None)
+
+    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
+        cells = self._cells.get(slot, [])
+        left = _cells_in(cells[start:stop])
+        self._num_holders[left] -= 1
+        freed = left[self._num_holders[left] == 0]
+        if freed.size:
+            self._num_used -= freed.size
+            self._head = min(self._head, int(freed.min()))
+        if stop is None or stop >= len(cells):
+            del cells[start:]
+            while cells and cells[-1] < 0:
+                cells.pop()
+        else:
+            cells[start:stop] = [-1] * (stop - start)
+            self._is_ordered.pop(slot, None)
+        if not cells:
+            self._cells.pop(slot, None)
+            self._is_ordered.pop(slot, None)
+
+    def stays_ordered(self, wanted: set[int], slots: Sequence[int]) -> bool:
+        """Whether, once a batch of these slots' tokens is decoded, the cells of each `wanted` slot
+        lie in the order of its positions."""
+        last = {slot: self._last(slot) for slot in wanted}
+        if None in last.values():
+            return False
+        for cell, slot in zip(self._find(len(slots)), slots, strict=True):
+            if slot in wanted:
+                if cell < (last[slot] or 0):
+                    return False
+                last[slot] = cell
+        return True
+
+    def positions(self, slot: int) -> list[int]:
+        """What the slot holds, in the order of its cells: the order in which they are saved."""
+        held = [(cell, at) for at, cell in enumerate(self._cells.get(slot, [])) if cell >= 0]
+        return [at for _, at in sorted(held)]
+
+    def _last(self, slot: int) -> int | None:
+        """The slot's last cell, -1 if it has none; None where its cells are out of order."""
+        cells = self._cells.get(slot)
+        if not cells:
+            return -1
+        if slot not in self._is_ordered:
+            self._is_ordered[slot] = bool((np.diff(np.array(cells)) > 0).all())
+        return cells[-1] if self._is_ordered[slot] else None
+
+    def _put(self, slot: int, position: int, cell: int) -> None:
+        cells = self._cells.setdefault(slot, [])
+        if position == len(cells):
+            if cells and cell < cells[-1]:
+                self._is_ordered[slot] = False
+            cells.append(cell)
+        else:  # a slot that cells are restored to, whose first position is not 0
+            cells += [-1] * (position + 1 - len(cells))
+            cells[position] = cell
+            self._is_ordered.pop(slot, None)
+        self._num_holders[cell] += 1
+        self._num_used += 1
+        self._head = cell + 1
+
+    def _find(self, num_tokens: int) -> list[int]:
+        """The cells that the next tokens get; fewer where the cache is full."""
+        head = 0 if self._head > self._num_used + 2 * num_tokens else self._head
+        near = self._empty(head, min(head + num_tokens, self._num_cells))
+        if len(near) < num_tokens:
+            above = self._empty(head, self._num_cells)
+            near = [*above, *self._empty(0, head)][:num_tokens]
+        return near
+
+    def _empty(self, start: int, stop: int) -> list[int]:
+        empty: NDArray[np.intp] = np.flatnonzero(self._num_holders[start:stop] == 0)
+        return [start + int(cell) for cell in empty]
+
+
+def _cells_in(places: list[int]) -> NDArray[np.intp]:
+    """Those that are held."""
+    cells = np.array(places, np.intp)
+    return cells[cells >= 0]

@@ -1,0 +1,219 @@
+"""What names a seed, or is scored, gets the same bits whatever runs beside it and is cached: over a
+fake that rounds as kernels do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from fakes import FakeBackend, next_token, reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localinfra.engine.engine import Engine
+from localinfra.engine.request import EngineSettings, GenerationRequest, SamplingParams, TokenEvent
+
+SEEDED = SamplingParams(is_reproducible=True)
+CONTEXT = 100
+
+
+@asynccontextmanager
+async def running(backend: FakeBackend, max_parked: int = 0) -> AsyncIterator[Engine]:
+    engine = Engine(backend, EngineSettings(max_parked=max_parked))
+    try:
+        yield engine
+    finally:
+        await asyncio.to_thread(engine.close)
+
+
+async def events_of(engine: Engine, request: GenerationRequest) -> list[list[TokenEvent]]:
+    choices: list[list[TokenEvent]] = [[] for _ in range(request.num_choices)]
+    async with engine.generate([request]) as generation:
+        async for events in generation:
+            for event in events:
+                choices[event.choice].append(event)
+    return choices
+
+
+def texts(choices: list[list[TokenEvent]]) -> list[list[int | None]]:
+    return [[event.token for event in events] for events in choices]
+
+
+def expected(prompt: list[int], max_tokens: int, num_choices: int = 1) -> list[list[int]]:
+    return [reference(prompt, max_tokens, CONTEXT, stream) for stream in range(num_choices)]
+
+
+@pytest.mark.parametrize("single_row_threads", [0, 1, 2])
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 15, 40])
+def test_alone_a_seeded_text_is_the_canonical_one(size: int, single_row_threads: int) -> None:
+    prompt = [(7 * i) % 48 for i in range(size)]
+    backend = FakeBackend(canonical_rows=7, single_row_threads=single_row_threads)
+
+    async def test() -> None:
+        async with running(backend) as engine:
+            got = await events_of(engine, GenerationRequest(prompt, 30, SEEDED))
+            assert texts(got) == expected(prompt, 30)
+        assert max(backend.batch_sizes) <= 7
+        assert (min(backend.batch_sizes) == 1) == (single_row_threads > 0)
+
+    asyncio.run(test())
+
+
+def test_an_unseeded_text_is_computed_as_fast_as_can_be_and_its_prefix_is_not_reused() -> None:
+    prompt = [(7 * i) % 48 for i in range(30)]
+    backend = FakeBackend(canonical_rows=7)
+
+    async def test() -> None:
+        async with running(backend) as engine:
+            await events_of(engine, GenerationRequest(prompt, 1))
+            assert backend.batch_sizes == [30]
+            [first] = await events_of(engine, GenerationRequest(prompt, 5, SEEDED))
+            [again] = await events_of(engine, GenerationRequest(prompt, 5, SEEDED))
+            [plain] = await events_of(engine, GenerationRequest(prompt, 5))
+            assert [first[0].num_cached, again[0].num_cached] == [0, 29]
+            assert plain[0].num_cached == 29  # what is canonical is good enough for everyone
+            assert texts([first, again]) == expected(prompt, 5) * 2
+
+    asyncio.run(test())
+
+
+def test_prefixes_are_shared_among_requests_of_one_salt_alone() -> None:
+    prompt = list(range(30))
+
+    async def test() -> None:
+        async with running(FakeBackend(num_cells=400)) as engine:
+            seen = []
+            for salt in ("a", "b", "a", "", "b"):
+                request = GenerationRequest(prompt, 2, cache_salt=salt)
+                [events] = await events_of(engine, request)
+                seen.append(events[0].num_cached)
+            assert seen == [0, 0, 29, 0, 29]
+
+    asyncio.run(test())
+
+
+def test_nobody_waits_for_a_prefix_that_another_salt_computes() -> None:
+    backend = FakeBackend(num_cells=400, batch_size=8)
+
+    async def test() -> None:
+        async with running(backend) as engine:
+            requests = [GenerationRequest(list(range(40)), 2, cache_salt=salt) for salt in "ab"]
+            got = await asyncio.gather(*(events_of(engine, request) for request in requests))
+            assert [choices[0][0].num_cached for choices in got] == [0, 0]
+
+    asyncio.run(test())
+
+
+class Load(msgspec.Struct):
+    """One request, and how it behaves."""
+
+    family: int
+    size: int
+    ending: list[int]
+    max_tokens: int
+    num_choices: int
+    is_seeded: bool
+    is_scored: bool
+    salt: str
+    starts_after: int  # turns of the event loop
+    leaves_after: int  # events; 0 never
+
+
+FAMILIES = [list(range(40)), [*range(20), *range(30, 48)], [5] * 40, [3, 4] * 20]
+
+loads = st.builds(
+    Load,
+    st.integers(0, 3),
+    st.integers(1, 40),
+    st.lists(st.integers(0, 48), max_size=3),
+    st.integers(1, 30),
+    st.integers(1, 3),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["", "", "a"]),
+    st.integers(0, 20),
+    st.integers(0, 12),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(loads, min_size=1, max_size=12),
+    st.sampled_from([104, 140, 400]),
+    st.integers(1, 5),
+    st.sampled_from([3, 7, 20]),
+    st.sampled_from([0, 1, 2]),
+    st.sampled_from([0, 400, 100_000]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_seeded_texts_are_the_same_in_any_company(
+    load: list[Load],
+    num_cells: int,
+    num_sequences: int,
+    canonical_rows: int,
+    single_row_threads: int,
+    max_parked: int,
+    can_share: bool,
+    tidies: bool,
+) -> None:
+    backend = FakeBackend(
+        num_cells=num_cells, num_sequences=num_sequences, num_slots=num_sequences + 4,
+        batch_size=32, context_length=CONTEXT, can_share_prefixes=can_share,
+        canonical_rows=canonical_rows, single_row_threads=single_row_threads,
+        idle_cells_slow_steps=tidies,
+    )  # fmt: skip
+
+    async def one(engine: Engine, spec: Load) -> None:
+        for _ in range(spec.starts_after):
+            await asyncio.sleep(0)
+        prompt = FAMILIES[spec.family][: spec.size] + spec.ending
+        request = GenerationRequest(
+            prompt, spec.max_tokens, SEEDED if spec.is_seeded else SamplingParams(),
+            num_choices=spec.num_choices, top_logprobs=1 if spec.is_scored else None,
+            score_prompt=spec.is_scored, cache_salt=spec.salt,
+        )  # fmt: skip
+        choices: list[list[TokenEvent]] = [[] for _ in range(spec.num_choices)]
+        async with engine.generate([request]) as generation:
+            count = 0
+            async for events in generation:
+                for event in events:
+                    choices[event.choice].append(event)
+                count += 1
+                if count == spec.leaves_after:
+                    return
+        if spec.is_seeded or spec.is_scored:
+            assert texts(choices) == expected(prompt, spec.max_tokens, spec.num_choices)
+        if spec.is_scored:
+            for events in choices:
+                scores = events[0].prompt_logprobs
+                assert scores is not None
+                assert [score.top[0][0] for score in scores[1:]] == [
+                    next_token(prompt[:size]) for size in range(1, len(prompt))
+                ]
+
+    async def test() -> None:
+        async with running(backend, max_parked) as engine:
+            await asyncio.gather(*(one(engine, spec) for spec in load))
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_a_broken_order_of_cells_is_mended_and_what_was_idle_comes_back() -> None:
+    """Cells freed below a seeded text that runs would hold its next tokens."""
+    backend = FakeBackend(num_cells=130, canonical_rows=20, num_sequences=2, context_length=CONTEXT)
+    first, second = list(range(40)), list(range(1, 41))
+
+    async def test() -> None:
+        async with running(backend, max_parked=100_000) as engine:
+            await events_of(engine, GenerationRequest(first, 2))
+            request = GenerationRequest(second, 40, SEEDED)
+            others = [GenerationRequest([i, *range(20)], 4) for i in range(8)]
+            got, *_ = await asyncio.gather(*(events_of(engine, r) for r in [request, *others]))
+            assert texts(got) == expected(second, 40)
+            assert backend.num_relaid > 0
+            [events] = await events_of(engine, GenerationRequest(first, 2))
+            assert events[0].num_cached == 39
+
+    asyncio.run(test())
