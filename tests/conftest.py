@@ -1,4 +1,5 @@
-"""Makes `fakes` importable: the tests are no package. And the pipeline that several modules use."""
+"""Makes `fakes` importable: the tests are no package. Children get the signals of a terminal. And
+the pipeline that several modules use."""
 
 import sys
 from pathlib import Path
@@ -6,6 +7,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from children import give_children_default_signals  # noqa: E402 - needs the line above
+
+give_children_default_signals()
 
 
 @pytest.fixture(scope="session")

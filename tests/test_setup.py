@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from children import started
 
 from localinfra.backend_detect import (
     Machine,
@@ -219,11 +220,11 @@ def test_a_second_setup_waits_for_the_first(
     lock = tmp_path / "setup.lock"
     hold = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX)"
     program = f"{hold}; print(flush=True); time.sleep(0.5)"
-    with subprocess.Popen([sys.executable, "-c", program, lock], stdout=subprocess.PIPE) as other:
+    with started([sys.executable, "-c", program, lock], stdout=subprocess.PIPE) as other:
         assert other.stdout and other.stdout.readline()
-        started = time.monotonic()
+        began = time.monotonic()
         with setup.only_setup(lock):
-            assert time.monotonic() - started > 0.3
+            assert time.monotonic() - began > 0.3
     assert "Another setup is running" in capsys.readouterr().err
 
 
