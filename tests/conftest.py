@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from children import give_children_default_signals  # noqa: E402 - needs the line above
+from children import give_children_default_signals
 
 give_children_default_signals()
 

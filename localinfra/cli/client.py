@@ -137,6 +137,12 @@ class Client:
             ) from None
 
 
+def local_url(host: str, port: int) -> str:
+    """A URL that works in this machine's clients: a wildcard address is reached on loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def events(lines: Iterable[bytes]) -> Iterator[bytes]:
     """Yields the data of each server-sent event; comments and other fields are skipped.
 

@@ -13,8 +13,8 @@ from typing import Any
 import click
 import msgspec
 
-from localinfra.cli.chat import connect
 from localinfra.cli.client import Client
+from localinfra.cli.connect import connect
 from localinfra.cli.progress import ProgressLine
 from localinfra.errors import ApiError
 

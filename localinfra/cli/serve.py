@@ -17,6 +17,7 @@ import uvicorn
 from localinfra import config as config_file
 from localinfra.api.app import create_app
 from localinfra.cli import first_start
+from localinfra.cli.client import local_url
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
@@ -37,7 +38,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            click.echo(banner(url(host, port), self._runtime))
+            click.echo(banner(local_url(host, port), self._runtime))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answers that outlast the deadline end with an error their clients can read."""
@@ -66,12 +67,6 @@ class Server(uvicorn.Server):
                 f"Finishing {running} running answers, for {deadline_s:g} s at most. "
                 "Press Ctrl-C again to stop at once."
             )
-
-
-def url(host: str, port: int) -> str:
-    """A URL that works in this machine's clients: a wildcard address is reached on loopback."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def banner(base: str, runtime: Runtime) -> str:
