@@ -240,22 +240,21 @@ def chat(
         if question is None:
             click.secho(f"{card.id} at {client.url}; /help lists the commands", dim=True)
             converse(conversation)
+        elif not question:
+            raise ApiError(
+                "There is nothing to answer: give a prompt after the model's name, or text on "
+                "standard input."
+            )
         elif not conversation.say(question):
             raise click.exceptions.Exit(130)
 
 
 def read_question(prompt: str | None) -> str | None:
-    """What is to be answered once; None: a person at a terminal will say. Raises ApiError."""
+    """What is to be answered once; None: a person at a terminal will say."""
     if prompt is None and is_typed():
         return None
     text = "" if is_typed() or sys.stdin is None else read_all(sys.stdin)
-    question = "\n\n".join(part for part in (prompt, text) if part and part.strip())
-    if not question:
-        raise ApiError(
-            "There is nothing to answer: give a prompt after the model's name, or text on "
-            "standard input."
-        )
-    return question
+    return "\n\n".join(part for part in (prompt, text) if part and part.strip())
 
 
 def read_all(stream: TextIO) -> str:
