@@ -75,8 +75,11 @@ def banner(base: str, runtime: Runtime) -> str:
     text = {name: e for name, e in entries.items() if isinstance(e, TextModelEntry)}
     ready = [name for name, entry in text.items() if file_state(entry.source) == "present"]
     lines = [f"localinfra answers at {base}/v1", "", *(f"  {name}" for name in ready)]
+    if not entries:
+        lines.append("  no model yet: the settings file names none")
     if absent := len(text) - len(ready):
-        lines.append(f"  and {absent} more whose files are not here yet: localinfra list")
+        count = f"and {absent} more" if ready else f"none yet: {absent} chat models"
+        lines.append(f"  {count} whose files are not here: localinfra list")
     if ready:
         key = (
             ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"'
@@ -104,6 +107,7 @@ def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) 
     """Serve the models of models.toml until Ctrl-C."""
     config = config_file.load(path)
     catalog = catalog_file.load(config)
+    first_start.check_files(catalog, config.path)
     flags = {"host": host, "port": port}
     given = {name: value for name, value in flags.items() if value is not None}
     settings = msgspec.structs.replace(config.server, **given)

@@ -1,6 +1,7 @@
 """`localinfra`: its help, its errors, its speed to start."""
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from click.testing import CliRunner
 
 from localinfra import __version__
 from localinfra.cli.main import main
+
+GGUF = struct.pack("<4sIQQ", b"GGUF", 3, 1, 1)  # how a file begins
 
 
 def test_help_and_version_import_no_command() -> None:
@@ -50,7 +53,7 @@ def test_list_prints_a_row_for_each_model(tmp_path: Path) -> None:
         '[model.c]\nkind = "image"\nsource = "hf:o/c"\nprice = {image = 0.002}\n'
         '[model.d]\nkind = "embedding"\nsource = "package:no-such-package/d"\n'
     )
-    (tmp_path / "b.gguf").touch()
+    (tmp_path / "b.gguf").write_bytes(GGUF)
     lines = CliRunner().invoke(main, ["list", "--config", str(path)]).stdout.splitlines()
     assert lines[:4] == [
         "MODEL  KIND       FILES            CONTEXT  PRICE        ALIASES",
