@@ -228,6 +228,18 @@ def test_a_second_setup_waits_for_the_first(
     assert "Another setup is running" in capsys.readouterr().err
 
 
+def test_what_the_system_refuses_is_told_in_a_line(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "scripts/setup.py", "localinfra/backend_detect.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "localinfra" / "__init__.py").touch()
+    (tmp_path / ".venv").write_text("in the way")
+    script = tmp_path / "scripts" / "setup.py"
+    ended = subprocess.run([sys.executable, script, "serve"], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == f"\nSetup failed. {tmp_path}/.venv: File exists\n"
+
+
 @pytest.mark.parametrize(
     ("environment", "is_ready"),
     [

@@ -33,7 +33,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     state: str  # "loaded", "loading", "failed"; else, and where they are absent, that of its files
     remedy: str | None = None  # what to do where its files are absent
     version: str | None = None
-    versions: tuple[str, ...] = ()  # of the model, each to be had as NAME:VERSION
+    versions: tuple[str, ...] = ()  # of the model, each asked for as NAME:VERSION
     deploy_id: str | None = None
     description: str | None = None
     context_length: int | None = None  # tokens

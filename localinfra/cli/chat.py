@@ -27,11 +27,11 @@ from localinfra.tables import close_matches
 
 HELP = """\
 /system TEXT  give the model a system message (without TEXT: show it)
-/model NAME   go on with another model (without NAME: list them)
+/model NAME   switch to another model (without NAME: list them)
 /retry        answer the last message again
 /clear        forget the conversation, keep the system message
 /quit         leave, as does Ctrl-D; Ctrl-C stops an answer
-A paste is one message. A line ending in \\ goes on in the next line."""
+A paste is one message. End a line with \\ to continue on the next."""
 
 NO_TEXT_MODEL = (
     "no chat model is ready: `localinfra list` shows those of models.toml, and how to get their "
@@ -301,7 +301,7 @@ def find_model(client: Client, name: str) -> Card:
 
 def refuse_other_kinds(name: str, kind: str) -> None:
     if kind != "text":
-        raise ApiError(f"{name} is no chat model (its kind is {kind}).")
+        raise ApiError(f"{name} is not a chat model (its kind is {kind}).")
 
 
 def text_models(client: Client) -> list[Card]:

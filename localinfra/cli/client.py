@@ -133,7 +133,7 @@ class Client:
             return msgspec.json.decode(text, type=into)
         except msgspec.MsgspecError as error:
             raise ServerUnreachable(
-                f"What answers at {self.url} is no localinfra server ({error})."
+                f"There is no localinfra server at {self.url}, but something else ({error})."
             ) from None
 
 

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from localinfra import config as config_file
-from localinfra.cli import child
+from localinfra.cli import child, first_start
 from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, local_url
 from localinfra.cli.progress import ProgressLine
 from localinfra.config import ServerSettings
@@ -39,11 +39,13 @@ def connect(
     if running and (config is None or serves_all(running, catalog)):
         return running
     check(catalog)
+    first_start.check_files(catalog, settings.path)
+    why = ", which looks for faster weights first, once" if first_start.undecided(catalog) else ""
     line = ProgressLine()
     try:
         server = child.server(
             settings.path if config else None,
-            lambda waited_s: line.wait(f"starting a server: {waited_s:.0f} s"),
+            lambda waited_s: line.wait(f"starting a server{why}: {waited_s:.0f} s"),
         )
         return stack.enter_context(server)
     finally:

@@ -358,7 +358,7 @@ def parse_meminfo(text: str) -> tuple[int, int]:
 @click.option("--json", "as_json", is_flag=True, help="Print a list of findings as JSON.")
 @click.option("--config", "path", type=click.Path(path_type=Path), help="Another models.toml.")
 def doctor(as_json: bool, path: Path | None) -> None:
-    """Check this installation and its models, and say what would mend or speed them up.
+    """Check this installation and its models, and say how to fix them or speed them up.
 
     Exits with 1 if something that serving needs fails.
     """

@@ -34,7 +34,7 @@ def check_files(catalog: Catalog, path: Path) -> None:
         for problem in files.problems(entry):
             told = f"{path}: {table_of(name, entry)} {problem}"
             if isinstance(entry.source, HubSource) and entry.source.file is None:
-                click.echo(f"{told}. {name} can't be used until then.", err=True)
+                click.echo(f"{told}. {name} can't be used until that is fixed.", err=True)
             else:
                 refused.append(told)
     if refused:
@@ -72,14 +72,14 @@ def fit_weights(name: str, entry: TextModelEntry) -> None:
     try:
         job = optimize_job(name, entry, lossless_only=True, keep=True)
     except ApiError as error:  # absent, damaged, or on a GPU: loading it says the same, louder
-        click.echo(f"No weights are made for this machine: {error}", err=True)
+        click.echo(f"No faster weights are looked for: {error}", err=True)
         return
     path = entry.source.find()
     assert path, "a job has a file"
     limit_s = LIMIT_S + LIMIT_S_PER_GB * path.stat().st_size / 1e9
     click.echo(
         f"Looking for faster weights of {name} for this CPU. This happens once and takes "
-        f'{limit_s:.0f} s at most; optimize = "off" in models.toml does without.',
+        f'{limit_s:.0f} s at most; optimize = "off" in models.toml skips it.',
         err=True,
     )
     line = ProgressLine()

@@ -19,7 +19,7 @@ COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "list": ("list_models", "List the models and whether their files are here."),
     "costs": ("show_costs", "Show what each key has used of each model, and its price."),
     "optimize": ("optimize", "Measure faster types of a model's weights on this CPU."),
-    "doctor": ("doctor", "Check this installation and say what to mend."),
+    "doctor": ("doctor", "Check this installation and its models, and say what to fix."),
 }
 
 

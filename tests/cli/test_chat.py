@@ -88,7 +88,7 @@ def test_the_model_is_the_one_named_else_the_first_text_model_that_is_here(stub:
         ("tow", "The model 'tow' does not exist. Did you mean two?"),
         ("gpt-4o", "The model 'gpt-4o' does not exist. Served here: far, one, two."),
         ("what is it?", 'To ask once: localinfra chat MODEL "PROMPT".'),
-        ("vectors", "vectors is no chat model (its kind is embedding)."),
+        ("vectors", "vectors is not a chat model (its kind is embedding)."),
         ("absent", "The files of absent are not here: fetch them"),
     ],
 )

@@ -146,6 +146,26 @@ def test_a_second_signal_ends_it_at_once(process: Process) -> None:
     assert process.popen.wait(30) == 130
 
 
+@pytest.mark.parametrize("source", [".", "models.toml"])
+def test_a_source_that_is_no_model_is_refused_at_start(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(f'[model.x]\nkind = "text"\nsource = "{source}"\n')
+    command = [sys.executable, "-m", "localinfra", "serve", "--port", "0", "--config", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f'error: {path}: [model."x"] source: {tmp_path}')
+
+
+def test_a_settings_file_with_a_mark_and_without_models_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text("[server]\nkeep_costs = false\n", encoding="utf-8-sig")
+    with serving("--config", str(path)) as process:
+        assert "no model yet" in process.banner
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(60) == 0
+        assert process.popen.stderr and f"{path} names no model" in process.popen.stderr.read()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
