@@ -245,8 +245,11 @@ def chat(
                 "There is nothing to answer: give a prompt after the model's name, or text on "
                 "standard input."
             )
-        elif not conversation.say(question):
-            raise click.exceptions.Exit(130)
+        else:
+            with silent():
+                finished = conversation.say(question)
+            if not finished:
+                raise click.exceptions.Exit(130)
 
 
 def read_question(prompt: str | None) -> str | None:
