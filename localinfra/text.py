@@ -225,8 +225,8 @@ class TextModel:
             levels[tool.name] = Leniency.ALL
             for level in (Leniency.UNKNOWN, Leniency.ONE_OF, Leniency.HARD):
                 source = arguments_source(tool, level)
-                if time.monotonic() > deadline_s:
-                    break
+                if not source.is_plain and time.monotonic() > deadline_s:
+                    continue
                 if self._compiler.can_compile(source.text, is_plain=source.is_plain):
                     levels[tool.name] = level
                     break
@@ -316,6 +316,8 @@ class TextModel:
                     if delta.finish_reason is not None:
                         generation.stop(delta.choice)
                 yield deltas
+                for choice in request.completed:
+                    generation.stop(choice)
 
     def _spelled(self, marks: frozenset[int]) -> Callable[[int], bytes]:
         """What tokens add to a text in which these control tokens are spelled out."""

@@ -96,7 +96,10 @@ def grammar_of(
     if answer.use.callable and voice:
         functions = [
             grammar.function(
-                tool.name, tool.parameters, tool.param, leniency.get(tool.name, usual_leniency(tool))
+                tool.name,
+                tool.parameters,
+                tool.param,
+                leniency.get(tool.name, usual_leniency(tool)),
             )
             for tool in answer.use.callable
         ]

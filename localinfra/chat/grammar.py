@@ -13,12 +13,13 @@ from localinfra.chat.dialects import CallForm, Reasoning
 from localinfra.chat.keywords import Leniency
 from localinfra.chat.messages import Json
 from localinfra.chat.schema import Rule, json_rule
+from localinfra.errors import InvalidRequest
 
 NO_ARGUMENTS: dict[str, Json] = {"type": "object", "properties": {}, "additionalProperties": False}
 OTHERS = ("additionalProperties", "allOf", "anyOf", "oneOf", "$ref")
 MAX_CALLS = 16  # in one answer: some small models never stop calling
 ANY_TEXT = r"/(?s:.)*/"
-# llguidance would compute forced text to its end, however long; `Constraint.forced` does it in steps.
+# llguidance would compute forced text to its end, however long; `Constraint` does it in steps.
 HEADER = '%llguidance {"no_forcing": true}'
 
 
@@ -46,8 +47,16 @@ def function(
     if schema.get("properties") == {} and not schema.keys() & {"patternProperties", *OTHERS}:
         schema = {**schema, "additionalProperties": False}  # MCP's way to say: no arguments
     kind = schema.get("type")
-    if kind is None or isinstance(kind, list):  # some leave it to be understood
+    kinds = kind if isinstance(kind, list) else [kind]
+    if any(isinstance(name, str) and name.lower() == "object" for name in kinds):
         schema = {**schema, "type": "object"}
+    elif kind is None and not schema.keys() & {"$ref"}:  # some leave it to be understood
+        schema = {**schema, "type": "object"}
+    elif kind is not None and all(isinstance(name, str) for name in kinds):
+        raise InvalidRequest(
+            'A function\'s arguments are an object: its parameters need "type": "object".',
+            f"{path}.type",
+        )
     return Function(name, json_rule(schema, path, leniency))
 
 

@@ -36,11 +36,11 @@ MAX_CACHED = 64  # compiled grammars; one of a usual schema takes some 100 kB
 MAX_CACHED_S = 2.0
 
 MAX_FORCED_BYTES = 160  # looked for at a time: some 32 tokens, at 10 µs a byte
-MAX_FORCING_S = 0.01
+MAX_FORCING_S = 0.005
 MAX_BEGINNINGS = 64  # words of a mask with several tokens in it; more begin with several bytes
 # Processor time that a choice's calls may take beyond what is usual, all together.
-USUAL_CALL_S = 0.025
-MAX_EXTRA_S = 0.25
+USUAL_CALL_S = 0.005
+MAX_EXTRA_S = 0.5
 MAX_RENEWAL_S = 0.1  # a grammar that compiled in this time is compiled again on the engine's thread
 
 
@@ -111,7 +111,7 @@ class Constraint:
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
     def allows(self, token: int) -> bool:
-        return self._call(lambda: self._matcher.validate_tokens([token])) == 1
+        return bool(self._call(lambda: self._matcher.validate_tokens([token])) == 1)
 
     def forbid(self, row: NDArray[np.float32]) -> None:
         """Sets the logits [num_vocab] of all tokens that can't come next to -inf.
@@ -214,7 +214,7 @@ class Constraint:
 
 
 def compiled(vocabulary: Vocabulary, source: str) -> LLMatcher:
-    limits = LLParserLimits(**LIMITS)  # type: ignore[arg-type]
+    limits = LLParserLimits(**LIMITS)
     return LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=limits)
 
 
@@ -231,8 +231,8 @@ class GrammarCompiler:
         self._making = threading.Lock()
 
     def compile(self, source: str, param: str, *, is_plain: bool = False) -> Grammar:
-        """`source` is a Lark grammar in llguidance's syntax, or its JSON form. Unless it `is_plain`,
-        of a kind that compiles in milliseconds, it is tried out in a child process first.
+        """`source` is a Lark grammar in llguidance's syntax, or its JSON form. Unless `is_plain`
+        says that it compiles in milliseconds, it is tried out in a child process first.
 
         Raises InvalidRequest, about `param`, with what llguidance has against it.
         """

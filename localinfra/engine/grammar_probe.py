@@ -48,7 +48,7 @@ def main() -> None:
 
 def probe(tokenizer: LLTokenizer, source: str) -> str:
     """Follows two random texts for a while. Returns what is wrong, or nothing."""
-    matcher = LLMatcher(tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))  # type: ignore[arg-type]
+    matcher = LLMatcher(tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))
     if matcher.is_error():
         return matcher.get_error() or "no reason was given"
     for seed in range(2):

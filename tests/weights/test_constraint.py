@@ -76,7 +76,7 @@ class Writer:
     def json(self, schema: Any, seed: int) -> Any:
         source = grammar_of(Answer(AnswerFormat("json", "s", schema)), None, {}, False)
         assert source
-        return self.write(source, seed)
+        return self.write(source.text, seed)
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def test_required_calls_of_each_family_parse_into_valid_calls(
         start = ""
         if thinks and voice.reasoning:
             start = f"{voice.reasoning.begin}hm{voice.reasoning.end}"
-        text = writer.write(source, seed, start)
+        text = writer.write(source.text, seed, start)
         if text is None:
             continue
         num_ended += 1
@@ -292,13 +292,13 @@ def test_under_auto_a_call_once_begun_is_of_a_declared_tool(
     assert source
     text = "" if form.only_at_start else "Let me see. "
     # Any text is allowed, and as a text it may end.
-    constraint = writer.compiler.compile(source, "t").follow()
+    constraint = writer.compiler.compile(source.text, "t").follow()
     for token in writer.model.tokenize("It is 4 < 5.\n", parse_special=False, add_bos=False):
         assert constraint.allows(token)
         constraint.accept(token)
     assert constraint.allows(2)  # <|im_end|>
     for seed in range(6):
-        written = writer.write(source, seed, text + form.trigger)
+        written = writer.write(source.text, seed, text + form.trigger)
         if written is None:
             continue
         parser = parser_of(voice, has_tools=True, is_thinking=False)
@@ -308,7 +308,7 @@ def test_under_auto_a_call_once_begun_is_of_a_declared_tool(
             assert called in ("lookup", "stop")
             jsonschema.validate(arguments, RECORD if called == "lookup" else {"maxProperties": 0})
         assert any(isinstance(piece, CallStart) for piece in pieces), written
-    constraint = writer.compiler.compile(source, "t").follow()
+    constraint = writer.compiler.compile(source.text, "t").follow()
     begun = (
         text
         + (form.opening + form.before).split("{")[0]
