@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import msgspec
 
-from localinfra.chat.answer import Answer, Tool, arguments_source, grammar_of
+from localinfra.chat.answer import Answer, Source, Tool, arguments_source, grammar_of
 from localinfra.chat.dialects import Voice
 from localinfra.chat.keywords import Leniency
 from localinfra.chat.messages import Message
@@ -32,6 +32,7 @@ from localinfra.llama.model import Model
 from localinfra.models.catalog import TextModelEntry
 
 MAX_COMPILING = 2  # grammars at a time
+MAX_TRYING = 2  # of those that may take a second, which have threads of their own
 MAX_WAITING_GRAMMARS = 64
 MAX_RELAXING_S = 5.0  # looking for what in a request's tools can be enforced
 
@@ -80,6 +81,7 @@ class TextModel:
         self._template_error = template_error
         self._compiler = GrammarCompiler(model.grammar_tokenizer)
         self._compiling = BoundedExecutor("grammars", MAX_COMPILING, MAX_WAITING_GRAMMARS)
+        self._trying = BoundedExecutor("large grammars", MAX_TRYING, MAX_WAITING_GRAMMARS // 4)
 
     @property
     def context_length(self) -> int:
@@ -95,6 +97,7 @@ class TextModel:
 
     def close(self) -> None:
         self._compiling.close()
+        self._trying.close()
         self._compiler.close()  # what it works on ends too
         self._engine.close()
 
@@ -182,7 +185,24 @@ class TextModel:
         """
         if answer.format is None and not answer.use.callable:
             return Compiled()
-        return await self._compiling.run(self._compile, answer, prompt)
+        compiled = await self._compiling.run(self._compile_soon, answer, prompt)
+        if compiled is None:
+            compiled = await self._trying.run(self._compile, answer, prompt)
+        return compiled
+
+    def _compile_soon(self, answer: Answer, prompt: ChatPrompt | None) -> Compiled | None:
+        """None where that may take long."""
+        if answer.format and answer.format.kind != "json":
+            return None
+        source = self._source(answer, prompt)
+        if not source.is_plain and not self._compiler.knows(source.text):
+            return None
+        try:
+            return self._compiled(source, answer)
+        except InvalidRequest:
+            if answer.use.callable:
+                return None  # which may need leniency
+            raise
 
     def _compile(self, answer: Answer, prompt: ChatPrompt | None) -> Compiled:
         if answer.format and answer.format.kind != "json":
@@ -192,17 +212,20 @@ class TextModel:
                 answer, format=msgspec.structs.replace(answer.format, text=text)
             )
         try:
-            return self._compile_leniently(answer, prompt, {})
+            return self._compiled(self._source(answer, prompt), answer)
         except InvalidRequest:
             lenient = [tool for tool in answer.use.callable if not tool.is_strict]
             leniency = self._leniency(lenient)
             if all(level is Leniency.UNKNOWN for level in leniency.values()):
                 raise  # they are not to blame
-        return self._compile_leniently(answer, prompt, leniency)
+        return self._compiled(self._source(answer, prompt, leniency), answer)
 
-    def _compile_leniently(
-        self, answer: Answer, prompt: ChatPrompt | None, leniency: Mapping[str, Leniency]
-    ) -> Compiled:
+    def _source(
+        self,
+        answer: Answer,
+        prompt: ChatPrompt | None,
+        leniency: Mapping[str, Leniency] = {},
+    ) -> Source:
         source = grammar_of(
             answer,
             prompt.voice if prompt else None,
@@ -212,8 +235,13 @@ class TextModel:
             leniency=leniency,
         )
         assert source is not None
+        return source
+
+    def _compiled(self, source: Source, answer: Answer) -> Compiled:
         param = answer.format.param if answer.format else "tools"
-        grammar = self._compiler.compile(source.text, param, is_plain=source.is_plain)
+        grammar = self._compiler.compile(
+            source.text, param, is_plain=source.is_plain, free_json=source.free_json
+        )
         return Compiled(grammar, source.left_out)
 
     def _leniency(self, tools: Sequence[Tool]) -> dict[str, Leniency]:

@@ -67,6 +67,8 @@ class Source(msgspec.Struct, frozen=True):
     text: str
     left_out: Sequence[str] = ()  # paths of what it does not enforce
     is_plain: bool = False  # of a kind that compiles in milliseconds
+    # The text is any JSON object, where there is no reasoning up to this mark before it.
+    free_json: bytes | None = None
 
 
 def grammar_of(
@@ -117,7 +119,10 @@ def grammar_of(
         parts = [{"lark_grammar": text}, {"name": OUTPUT, "lark_grammar": answer.format.text}]
         text = msgspec.json.encode({"grammars": parts}).decode()
     left_out = [path for rule in rules for path in rule.left_out]
-    return Source(text, left_out, all(rule.is_plain for rule in rules))
+    free_json = None
+    if answer.format and answer.format.schema == ANY_OBJECT and not answer.use.callable:
+        free_json = reasoning.end.encode() if reasoning else b""
+    return Source(text, left_out, all(rule.is_plain for rule in rules), free_json)
 
 
 def usual_leniency(tool: Tool) -> Leniency:

@@ -439,7 +439,8 @@ def num_states(multiple: Json) -> int:
     """Of an automaton that knows the multiples: the number without its decimal point."""
     digits = Decimal(str(multiple)).as_tuple()
     exponent = digits.exponent if isinstance(digits.exponent, int) else 0
-    return int("".join(map(str, digits.digits))) * 10 ** min(max(exponent, 0), 9)
+    shift: int = 10 ** min(max(exponent, 0), 9)
+    return int("".join(map(str, digits.digits))) * shift
 
 
 def clamped(key: str, value: Json) -> Json:

@@ -7,6 +7,7 @@ bounded: grammars are compiled with `no_forcing`, since llguidance would compute
 end, and some has none.
 """
 
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -19,10 +20,13 @@ from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
 from localinfra.engine.grammar_probe import LIMITS
+from localinfra.engine.json_loops import JsonLoops, closing_quote
 from localinfra.engine.prober import Prober, first_line
 from localinfra.errors import InvalidRequest
 
 T = TypeVar("T")
+
+JSON_MARK = re.compile(rb'[",{}\[\]]')
 
 # llguidance ends the process on a chain of 4,000 rules; a regex of 30,000 characters takes it
 # seconds.
@@ -35,7 +39,7 @@ MAX_CACHED = 64  # compiled grammars; one of a usual schema takes some 100 kB
 # what llguidance computes it keeps, 50 MB a second at most (and far less where it only looks up).
 MAX_CACHED_S = 2.0
 
-MAX_FORCED_BYTES = 160  # looked for at a time: some 32 tokens, at 10 µs a byte
+MAX_FORCED_BYTES = 120  # looked for at a time: some 30 tokens, at 25 µs a byte
 MAX_FORCING_S = 0.005
 MAX_BEGINNINGS = 64  # words of a mask with several tokens in it; more begin with several bytes
 # Processor time that a choice's calls may take beyond what is usual, all together.
@@ -53,11 +57,17 @@ class Vocabulary:
         # [vocab] the first byte of a token's text; -1 of those that have none.
         self.first = np.full(self.size, -1, np.int16)
         self.of_byte: dict[int, int] = {}  # a byte → the token of it alone
+        self.marked: dict[int, bytes] = {}  # tokens with a character that is JSON's in them
+        self.closing: dict[bytes, list[int]] = {}  # those with a quote, by what is before it
         for token in range(self.size):
             if not tokenizer.is_special_token(token):
                 text = tokenizer.decode_bytes([token])
                 if text and text[0] != 0xFF:
                     self.first[token] = text[0]
+                    if JSON_MARK.search(text):
+                        self.marked[token] = text
+                    if (end := closing_quote(text, False)) >= 0:
+                        self.closing.setdefault(text[:end], []).append(token)
                     if len(text) == 1:
                         self.of_byte.setdefault(text[0], token)
 
@@ -69,7 +79,16 @@ class Grammar:
     `Constraint`.
     """
 
-    def __init__(self, source: str, matcher: LLMatcher, vocabulary: Vocabulary, seconds: float):
+    def __init__(
+        self,
+        source: str,
+        matcher: LLMatcher,
+        vocabulary: Vocabulary,
+        seconds: float,
+        free_json: bytes | None = None,
+    ):
+        """`free_json`: the text is any JSON, where there is no reasoning up to this mark before."""
+        self.free_json = free_json
         self.vocabulary = vocabulary
         self.work_s = seconds  # of processor time, in it and in what follows it
         self.is_broken = False  # one of its followers failed; no new one should share that
@@ -104,6 +123,7 @@ class Constraint:
         self._tokens: list[int] = []
         self._is_alone = False
         self._extra_s = 0.0
+        self._loops = None if grammar.free_json is None else JsonLoops(grammar.free_json)
 
     @property
     def is_complete(self) -> bool:
@@ -111,6 +131,8 @@ class Constraint:
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
     def allows(self, token: int) -> bool:
+        if token in self._looping():
+            return False
         return bool(self._call(lambda: self._matcher.validate_tokens([token])) == 1)
 
     def forbid(self, row: NDArray[np.float32]) -> None:
@@ -120,12 +142,31 @@ class Constraint:
         """
         self._call(lambda: self._compute_mask(self._matcher))
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=len(row))
+        if looping := self._looping():
+            others = bits.copy()
+            others[looping] = 0
+            bits = others if others.any() else bits
         np.copyto(row, -np.inf, where=bits == 0)
+
+    def _looping(self) -> list[int]:
+        """Tokens that would go on with a loop."""
+        loops, vocabulary = self._loops, self._vocabulary
+        if loops is None:
+            return []
+        if loops.has_phrase:
+            return np.flatnonzero(vocabulary.first != ord('"')).tolist()
+        if endings := loops.name_endings:
+            return [token for end in endings for token in vocabulary.closing.get(end, ())]
+        if loops.is_filled:
+            return [token for token, text in vocabulary.marked.items() if loops.goes_on(text)]
+        return []
 
     def accept(self, token: int) -> None:
         """The token, one of those allowed, is the next. Raises as `forbid`."""
         self._call(lambda: self._matcher.consume_token(token))
         self._tokens.append(token)
+        if self._loops and self._vocabulary.first[token] >= 0:
+            self._loops.push(self._vocabulary.tokenizer.decode_bytes([token]))
 
     def forced(self) -> list[int]:
         """Tokens that come next in any case, as the tokenizer itself would cut their text; they
@@ -230,9 +271,12 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._making = threading.Lock()
 
-    def compile(self, source: str, param: str, *, is_plain: bool = False) -> Grammar:
+    def compile(
+        self, source: str, param: str, *, is_plain: bool = False, free_json: bytes | None = None
+    ) -> Grammar:
         """`source` is a Lark grammar in llguidance's syntax, or its JSON form. Unless `is_plain`
         says that it compiles in milliseconds, it is tried out in a child process first.
+        `free_json` as with `Grammar`.
 
         Raises InvalidRequest, about `param`, with what llguidance has against it.
         """
@@ -244,12 +288,18 @@ class GrammarCompiler:
         vocabulary = self._get_vocabulary()
         started_s = time.thread_time()
         matcher = self._matcher(source, param, is_plain)
-        grammar = Grammar(source, matcher, vocabulary, time.thread_time() - started_s)
+        grammar = Grammar(source, matcher, vocabulary, time.thread_time() - started_s, free_json)
         with self._lock:
             self._grammars[source] = grammar
             self._grammars.move_to_end(source)
             self._forget()
         return grammar
+
+    def knows(self, source: str) -> bool:
+        """Whether it is compiled already."""
+        with self._lock:
+            grammar = self._grammars.get(source)
+            return grammar is not None and not grammar.is_broken
 
     def can_compile(self, source: str, *, is_plain: bool) -> bool:
         """Whether `compile` would succeed."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from localinfra.errors import InvalidRequest
 
-BUDGET_S = 1  # and up to one more, seconds of processor time, for a source
+BUDGET_S = 1.0  # of processor time, for a source
 MAX_WAIT_S = 60.0  # where the child gets no processor
 MAX_JOBS = 500  # of one child: what it has learnt by heart is freed
 SCRIPT = Path(__file__).with_name("grammar_probe.py")
