@@ -220,6 +220,8 @@ class Constraint:
 
     def _call(self, function: Callable[[], T]) -> T:
         """The function's result. Raises InvalidRequest where it takes too long or fails."""
+        if self._grammar.is_broken:
+            self._goes_on_alone()  # what is shared may say no where it should say yes
         started_s = time.thread_time()
         try:
             result, problem = function(), ""
@@ -247,10 +249,11 @@ class Constraint:
         """Whether there is a matcher now at the same place that shares nothing."""
         if self._is_alone or self._grammar.num_followers < 2:
             return False
+        self._is_alone = True  # or would be tried again and again
         matcher = self._grammar.renewed()
         if matcher is None or matcher.is_error() or not matcher.consume_tokens(self._tokens):
             return False
-        self._matcher, self._is_alone = matcher, True
+        self._matcher = matcher
         return True
 
 
