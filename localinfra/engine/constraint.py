@@ -48,6 +48,9 @@ MAX_EXTRA_S = 0.5
 MAX_RENEWAL_S = 0.1  # a grammar that compiled in this time is compiled again on the engine's thread
 
 
+NOTHING = np.zeros(0, np.intp)
+
+
 class Vocabulary:
     """llguidance's view of a model's tokens, and the bytes they begin with."""
 
@@ -56,6 +59,7 @@ class Vocabulary:
         self.size: int = tokenizer.vocab_size
         # [vocab] the first byte of a token's text; -1 of those that have none.
         self.first = np.full(self.size, -1, np.int16)
+        self.lengths = np.zeros(self.size, np.int16)  # [vocab] bytes of these texts
         self.of_byte: dict[int, int] = {}  # a byte → the token of it alone
         self.marked: dict[int, bytes] = {}  # tokens with a character that is JSON's in them
         self.closing: dict[bytes, list[int]] = {}  # those with a quote, by what is before it
@@ -63,7 +67,7 @@ class Vocabulary:
             if not tokenizer.is_special_token(token):
                 text = tokenizer.decode_bytes([token])
                 if text and text[0] != 0xFF:
-                    self.first[token] = text[0]
+                    self.first[token], self.lengths[token] = text[0], len(text)
                     if JSON_MARK.search(text):
                         self.marked[token] = text
                     if (end := closing_quote(text, False)) >= 0:
@@ -176,44 +180,57 @@ class Constraint:
     def _forced(self) -> list[int]:
         if self._matcher.is_stopped():
             return []
-        tokenizer, walker, text = self._vocabulary.tokenizer, self._matcher, bytearray()
+        walker, text = self._matcher, bytearray()
+        longest: list[int] = []  # bytes of the longest token that may begin at each of the text's
         deadline_s = time.thread_time() + MAX_FORCING_S
         while len(text) < MAX_FORCED_BYTES and time.thread_time() < deadline_s:
-            token, byte = self._only_choice(walker)
-            if token is not None and not text:
-                return [token]
-            if byte is None:
+            allowed = self._beginning_alike(walker)
+            if not len(allowed):
+                break
+            byte = int(self._vocabulary.first[allowed[0]])
+            if byte < 0 and not text and len(allowed) == 1:
+                return [int(allowed[0])]  # a control token
+            if byte not in self._vocabulary.of_byte:
                 break
             if not text:
                 walker = walker.deep_copy()
             text.append(byte)
+            longest.append(int(self._vocabulary.lengths[allowed].max()))
             walker.consume_token(self._vocabulary.of_byte[byte])
             if walker.is_stopped():
                 break
-        if len(text) < 2:
-            return []
-        # What may be one token with what follows is not certain yet.
-        tokens, rest = tokenizer.tokenize_partial(bytes(text), recent_tokens=self._tokens[-1:])
-        if tokenizer.decode_bytes(tokens) + rest != bytes(text):
-            return []
-        return list(tokens[: self._matcher.validate_tokens(tokens)])
+        tokens = self._tokens_of(bytes(text), longest) if text else []
+        return tokens[: self._matcher.validate_tokens(tokens)] if tokens else []
 
-    def _only_choice(self, walker: LLMatcher) -> tuple[int | None, int | None]:
-        """The only token that can follow, if it has no text, and the only byte."""
+    def _tokens_of(self, text: bytes, longest: list[int]) -> list[int]:
+        """The text's tokens after those so far, without the last ones where what follows the text
+        may be in one token with its end."""
+        tokenizer, last = self._vocabulary.tokenizer, self._tokens[-1:]
+        before = (
+            tokenizer.decode_bytes(last) if last and self._vocabulary.first[last[0]] >= 0 else b""
+        )
+        tokens = tokenizer.tokenize_bytes(before + text)
+        tokens = tokens[1:] if before and tokens[:1] == last else tokenizer.tokenize_bytes(text)
+        if tokenizer.decode_bytes(tokens) != text:
+            return []
+        at = 0
+        for index, token in enumerate(tokens):
+            if longest[at] > len(text) - at:
+                return list(tokens[:index])
+            at += int(self._vocabulary.lengths[token])
+        return list(tokens)
+
+    def _beginning_alike(self, walker: LLMatcher) -> NDArray[np.intp]:
+        """The tokens that can follow if all begin with the same byte or have no text, else none."""
         self._compute_mask(walker)
         words = np.flatnonzero(self._mask)
         if walker.is_error() or not 0 < len(words) <= MAX_BEGINNINGS:
-            return None, None
+            return NOTHING
         bits = np.unpackbits(self._mask[words].view(np.uint8), bitorder="little")
         places = np.flatnonzero(bits)
         allowed = words[places >> 5] * 32 + (places & 31)
         bytes_ = self._vocabulary.first[allowed]
-        if (bytes_ != bytes_[0]).any():
-            return None, None
-        if bytes_[0] < 0:
-            return (int(allowed[0]) if len(allowed) == 1 else None), None
-        byte = int(bytes_[0])
-        return None, byte if byte in self._vocabulary.of_byte else None
+        return NOTHING if (bytes_ != bytes_[0]).any() else allowed
 
     def _compute_mask(self, matcher: LLMatcher) -> None:
         matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
