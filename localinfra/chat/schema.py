@@ -21,7 +21,8 @@ MAX_COMBINED = 8  # patterns and formats that one value may have to satisfy: it 
 MAX_PATTERN_CHARS = 2000
 MAX_PATTERNS_CHARS = 20_000  # together
 MAX_VISITS = 200_000  # of parts, while patterns are counted: 0.2 s
-MAX_PLAIN_CHARS = 32 * 1024  # of a schema without patterns: they compile in 20 ms
+MAX_PLAIN_CHARS = 32 * 1024  # of a schema without patterns: they compile in 0.2 s at most
+MAX_PLAIN_ITEMS = 10_000
 
 SCHEMA_MAPS = frozenset(["properties", "patternProperties", "$defs"])
 SCHEMA_LISTS = frozenset(["anyOf", "allOf", "oneOf", "prefixItems"])
@@ -72,8 +73,11 @@ def json_rule(schema: Json, path: str, leniency: Leniency = Leniency.NOTHING) ->
 def is_hard(schema: dict[str, Json]) -> bool:
     """Whether llguidance may take longer over it than its size tells."""
     numbers = [schema[key] for key in BOUNDS if key in schema]
-    return bool(schema.keys() & {"pattern", "patternProperties", "multipleOf"}) or any(
-        isinstance(number, float) and number and abs(number) < 1e-9 for number in numbers
+    counts = [schema[key] for key in ("minItems", "maxItems") if key in schema]
+    return (
+        bool(schema.keys() & {"pattern", "patternProperties", "multipleOf"})
+        or any(isinstance(each, float) and each and abs(each) < 1e-9 for each in numbers)
+        or any(isinstance(each, int | float) and each > MAX_PLAIN_ITEMS for each in counts)
     )
 
 

@@ -43,7 +43,7 @@ MAX_FORCED_BYTES = 120  # looked for at a time: some 30 tokens, at 25 µs a byte
 MAX_FORCING_S = 0.005
 MAX_BEGINNINGS = 64  # words of a mask with several tokens in it; more begin with several bytes
 # Processor time that a choice's calls may take beyond what is usual, all together.
-USUAL_CALL_S = 0.005
+USUAL_CALL_S = 0.02
 MAX_EXTRA_S = 0.5
 MAX_RENEWAL_S = 0.1  # a grammar that compiled in this time is compiled again on the engine's thread
 
