@@ -14,8 +14,8 @@ import msgspec
 
 from localinfra.chat.answer import Answer, Source, Tool, arguments_source, grammar_of
 from localinfra.chat.dialects import Voice
-from localinfra.chat.keywords import Leniency
 from localinfra.chat.messages import Message
+from localinfra.chat.prepared import Leniency
 from localinfra.chat.template import ChatTemplate
 from localinfra.engine.constraint import Grammar, GrammarCompiler, as_lark, as_regex
 from localinfra.engine.engine import Engine, EngineStats

@@ -10,9 +10,9 @@ import msgspec
 
 from localinfra.chat import grammar
 from localinfra.chat.dialects import HARMONY, Voice
-from localinfra.chat.keywords import Leniency
 from localinfra.chat.messages import Json
 from localinfra.chat.parser import HarmonyParser, MarkedParser, Parser
+from localinfra.chat.prepared import Leniency
 from localinfra.chat.schema import Rule, json_rule
 
 OUTPUT = "output"  # what a client's own grammar is called within ours

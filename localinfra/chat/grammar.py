@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from localinfra.chat.dialects import CallForm, Reasoning
-from localinfra.chat.keywords import Leniency
 from localinfra.chat.messages import Json
+from localinfra.chat.prepared import Leniency
 from localinfra.chat.schema import Rule, json_rule
 from localinfra.errors import InvalidRequest
 

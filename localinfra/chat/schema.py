@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from localinfra.chat.keywords import BOUNDS, Leniency, inside, prepared, referred
+from localinfra.chat.keywords import BOUNDS, inside
 from localinfra.chat.messages import Json
+from localinfra.chat.prepared import Leniency, prepared, referred
 from localinfra.errors import InvalidRequest
 
 # llguidance ends the process on a chain of 2,000 references.

@@ -36,7 +36,7 @@ MAX_INTERSECTIONS = 8  # it tries all subsets of what a text has to match at onc
 MAX_REGEX_CHARS = 4000
 MAX_CACHED = 64  # compiled grammars; one of a usual schema takes some 100 kB
 # What the cached ones have taken to compile and to follow, together: a measure of their size, since
-# what llguidance computes it keeps, 50 MB a second at most (and far less where it only looks up).
+# what llguidance computes it keeps, 80 MB a second at most (and far less where it only looks up).
 MAX_CACHED_S = 2.0
 
 MAX_FORCED_BYTES = 120  # looked for at a time: some 30 tokens, at 25 µs a byte

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from localinfra.chat.keywords import KEYWORDS, Leniency, prepared
+from localinfra.chat.keywords import KEYWORDS
 from localinfra.chat.messages import Json
+from localinfra.chat.prepared import Leniency, prepared
 from localinfra.chat.schema import json_rule
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 

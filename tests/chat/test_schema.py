@@ -2,8 +2,8 @@
 
 import pytest
 
-from localinfra.chat.keywords import Leniency
 from localinfra.chat.messages import Json
+from localinfra.chat.prepared import Leniency
 from localinfra.chat.schema import closed, json_rule
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
