@@ -161,7 +161,10 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
             )
         name = self.function.name if self.function else self.name
         if name is None:
-            raise missing(f"{path}.function.name", "the function's name")
+            raise InvalidRequest(
+                f'{path} names no function: use {{"type": "function", "function": {{"name": ...}}}}.',
+                path,
+            )
         return NamedTool(NamedFunction(name))
 
     def _allowed(self, path: str) -> AllowedTools:

@@ -162,12 +162,13 @@ BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 IN_PLACE = ("anyOf", "allOf", "oneOf", "$ref")
 
 
-def check_type(key: str, value: Json, path: str) -> None:
-    """Raises InvalidRequest."""
+def check_type(key: str, value: Json, path: str, schema: str) -> None:
+    """Raises InvalidRequest about `path`; about the schema's own where a type has no such name."""
     if key in KEYWORDS:
         is_right, what = KEYWORDS[key]
         if not is_right(value):
-            raise InvalidRequest(f"{path[:200]} must be {what}.", path)
+            is_name = key == "type" and isinstance(value, str)
+            raise InvalidRequest(f"{path[:200]} must be {what}.", schema if is_name else path)
 
 
 def as_map(value: Json) -> dict[str, Json]:

@@ -3,6 +3,7 @@
 Pure. Follows references, says the same in other words where it can, and names what it leaves out.
 """
 
+import functools
 from collections import deque
 from decimal import Decimal
 from enum import IntEnum
@@ -119,7 +120,7 @@ class Reader:
             if key.startswith("x-") or ":" in key:
                 self._left_out.append(at)  # extensions: everyone's own
                 continue
-            check_type(key, value, at)
+            check_type(key, value, at, self._path)
             if key in HARD and self._leniency >= Leniency.HARD:
                 self._left_out.append(at)
             elif key in ENFORCED:
@@ -216,6 +217,12 @@ class Reader:
 
     # References.
 
+    @functools.cached_property
+    def _anchors(self) -> dict[str, Json]:
+        """What they name."""
+        anchored = [part for part in inside(self._root) if isinstance(part, dict)]
+        return {str(part["$anchor"]): part for part in anchored if "$anchor" in part}
+
     def _reference(self, reference: str, at: str) -> str | None:
         """Where it leads in the result; None where it is left out."""
         own = self._root.get("$id") if isinstance(self._root, dict) else None
@@ -228,13 +235,13 @@ class Reader:
                 "under $defs.",
             )
             return None
-        target = referred(self._root, reference)
+        target = self._anchors.get(reference[1:]) or referred(self._root, reference)
         if not is_schema(target):
             if self._is_strict:
                 raise InvalidRequest(
                     f"The reference {reference[:200]!r} points at no schema; put what it refers to "
                     "under $defs.",
-                    at,
+                    self._path,
                 )
             self._left_out.append(at)
             return None
@@ -306,16 +313,11 @@ def or_null(schema: dict[str, Json]) -> dict[str, Json]:
 
 
 def referred(root: Json, reference: str) -> Json:
-    """What a JSON pointer or an anchor points at; None where that is nothing, or a mere value."""
+    """What a JSON pointer points at; None where that is nothing, or a mere value."""
     if reference in ("#", "#/"):
         return root
     if not reference.startswith("#/"):
-        found = (
-            part
-            for part in inside(root)
-            if isinstance(part, dict) and part.get("$anchor") == reference[1:]
-        )
-        return next(found, None)
+        return None
     value = root
     is_keyword = True  # a step into a schema is; one into its properties is a name
     for step in reference.removeprefix("#/").split("/"):

@@ -10,10 +10,11 @@ MAX_DEPTH = 24
 MAX_MEMBERS = 512  # of an object, or items of an array
 MAX_PERIOD = 6  # items that come again and again, in their order
 MIN_REPEATED = 24  # items in a row, until they are a loop
+MIN_VALUE = 16  # bytes of an object's values that count as items
 MAX_PHRASE = 80  # bytes
 MIN_PHRASES = 320  # bytes of one phrase again and again, at least four times
 
-QUOTE, BACKSLASH, COMMA = b'"\\,'
+QUOTE, BACKSLASH, COMMA, COLON = b'"\\,:'
 OPENING, CLOSED = b"{[", b"}]"
 
 
@@ -23,7 +24,7 @@ class Container(msgspec.Struct):
     is_object: bool
     start: int = 0  # of the item under way, in the text
     names: set[bytes] = msgspec.field(default_factory=set)
-    items: list[bytes] = msgspec.field(default_factory=list)  # an array's last ones
+    items: list[bytes] = msgspec.field(default_factory=list)  # the last ones; an object's values
     num_items: int = 0
 
     @property
@@ -92,11 +93,15 @@ class JsonLoops:
         elif byte == COMMA and self._open:
             container = self._open[-1]
             container.num_items += 1
-            if not container.is_object:
-                container.items.append(bytes(self._text[container.start : at]).strip())
-                del container.items[:-MIN_REPEATED]
+            item = bytes(self._text[container.start : at]).strip()
+            if container.is_object and len(item) < MIN_VALUE:
+                item = b"%d" % container.num_items  # many flags may well be set
+            container.items.append(item)
+            del container.items[:-MIN_REPEATED]
             container.start = at + 1
             self._is_name = container.is_object
+        elif byte == COLON and self._open:
+            self._open[-1].start = at + 1
 
     @property
     def name_endings(self) -> list[bytes]:

@@ -43,6 +43,15 @@ def test_an_array_ends_that_says_the_same_again_and_again(period: int, size: int
     assert not after(other, size).is_filled
 
 
+def test_an_object_ends_that_says_the_same_under_one_name_after_another() -> None:
+    value = '"a creature of the night, with: commas, "'
+    members = [f'"description_{n}": {value}' for n in range(MIN_REPEATED)]
+    assert after("{" + ", ".join(members) + ", ").is_filled
+    assert not after("{" + ", ".join(members)).is_filled
+    flags = [f'"flag_{n}": true' for n in range(100)]
+    assert not after("{" + ", ".join(flags) + ", ").is_filled
+
+
 def test_tokens_that_give_a_looping_array_another_item_are_known() -> None:
     loops = after('{"a": [' + '"x", ' * MIN_REPEATED + '"x')
     for token in (b'",', b'", "', b'y", "z', b'" ,'):

@@ -184,11 +184,11 @@ def test_a_bias_against_all_that_is_allowed_is_the_clients_error(
         ),
         (
             {"type": "json_schema", "json_schema": {"schema": {"type": "strin"}}},
-            "response_format.json_schema.schema.type",
+            "response_format.json_schema.schema",
         ),
         (
             {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/$defs/none"}}},
-            "response_format.json_schema.schema.$ref",
+            "response_format.json_schema.schema",
         ),
         (
             {"type": "json_object", "schema": {"items": {"format": {}}}},

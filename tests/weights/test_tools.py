@@ -373,7 +373,7 @@ def with_parameters(parameters: object) -> Any:
             "tools[0].function.parameters.type",
         ),
         ({"tools": TOOLS, "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
-        ({"tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice.function.name"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice"),
         (
             {"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "mode": "auto"}},
             "tool_choice.tools",
