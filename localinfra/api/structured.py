@@ -162,7 +162,7 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
         name = self.function.name if self.function else self.name
         if name is None:
             raise InvalidRequest(
-                f'{path} names no function: use {{"type": "function", "function": {{"name": ...}}}}.',
+                f'{path} names none: use {{"type": "function", "function": {{"name": ...}}}}.',
                 path,
             )
         return NamedTool(NamedFunction(name))
