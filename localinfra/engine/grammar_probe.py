@@ -5,6 +5,7 @@ there in 0.1 s. It ends with its parent, and by itself once a grammar has taken 
 processor or of memory: llguidance knows grammars for hours, and some that end the process.
 """
 
+import contextlib
 import os
 import random
 import resource
@@ -35,9 +36,9 @@ def main() -> None:
     os.nice(5)  # answers come first
     budget_s = float(sys.argv[1])
     tokenizer = LLTokenizer("byte")
-    with open("/proc/self/statm") as file:
+    with contextlib.suppress(OSError), open("/proc/self/statm") as file:  # on Linux
         used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MAX_MEMORY, used + MAX_MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (used + MAX_MEMORY, used + MAX_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     read, write = sys.stdin.buffer.read, sys.stdout.buffer
     while len(header := read(4)) == 4:

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from localinfra.errors import InvalidRequest
+from localinfra.errors import InvalidRequest, QueueFull
 
 BUDGET_S = 1.0  # of processor time, for a source
 MAX_WAIT_S = 60.0  # where the child gets no processor
@@ -89,7 +89,8 @@ class Prober:
         self._is_closed = False
 
     def check(self, source: str, param: str) -> None:
-        """Raises InvalidRequest, about `param`, where the source is wrong or takes too long."""
+        """Raises InvalidRequest, about `param`, where the source is wrong or takes too long, and
+        QueueFull where no child can be had."""
         child = self._take()
         try:
             problem = child.ask(source)
@@ -111,7 +112,13 @@ class Prober:
 
     def _take(self) -> Child:
         with self._lock:
-            child = self._idle.pop() if self._idle else Child()
+            try:
+                child = self._idle.pop() if self._idle else Child()
+            except OSError as error:  # no more processes or files
+                raise QueueFull(
+                    f"The grammar can't be tried out now ({error}); try again later.",
+                    retry_after_s=5,
+                ) from None
             self._busy.add(child)
             return child
 
