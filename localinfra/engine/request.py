@@ -66,6 +66,8 @@ class TextRequest(msgspec.Struct, frozen=True):
     grammar: "Grammar | None" = None
     marks: frozenset[int] = frozenset()  # control tokens whose spelling belongs to the text
     prompt_param: str = "messages"  # named in the error for a prompt that is too long
+    # Choices that their reader takes for complete, put there while they are generated: they leave.
+    completed: set[int] = msgspec.field(default_factory=set)
 
 
 class EngineSettings(msgspec.Struct, frozen=True):
