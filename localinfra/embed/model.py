@@ -62,6 +62,10 @@ class EncoderModel:
     def num_waiting(self) -> int:
         return self._worker.num_waiting
 
+    @property
+    def fault(self) -> str | None:
+        return self._worker.fault
+
     def close(self) -> None:
         self._worker.close()
 
@@ -89,7 +93,7 @@ class EmbeddingModel(EncoderModel):
 
     @property
     def dimensions(self) -> int:
-        return self._worker.encoder.width
+        return self._worker.width
 
     def prompt(self, input_type: str | None, prompt_name: str | None) -> str:
         """What texts begin with. Raises InvalidRequest for a name the model does not have."""
