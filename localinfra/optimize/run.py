@@ -65,8 +65,9 @@ def converse(
     """Returns the last event, or None for a worker that ended without one."""
     assert process.stdin and process.stdout
     try:
-        with process.stdin as stdin:
-            stdin.write(msgspec.json.encode(job))
+        # It stays open: a worker whose standard input ends has lost its parent, and ends too.
+        process.stdin.write(msgspec.json.encode(job) + b"\n")
+        process.stdin.flush()
         for line in process.stdout:
             try:
                 event: Event = events.decode(line)
