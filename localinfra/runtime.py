@@ -7,13 +7,16 @@ import gc
 import logging
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol, cast
 
+from localinfra.cache import sweep_if_free
 from localinfra.config import ServerSettings
 from localinfra.engine.watchdog import Watchdog
 from localinfra.errors import ApiError
+from localinfra.machine import cache_folder
 from localinfra.models.catalog import (
     Catalog,
     EmbeddingModelEntry,
@@ -40,6 +43,7 @@ PULSE_CHECK_S = 1.0
 # A broken model comes back with the next request. Where its server is watched by `/health` there
 # will be none before it is well again, so after this long it comes back by itself.
 REVIVE_AFTER_S = 10.0
+MEASURED = ("encoders", "optimized")  # folders of the cache
 MAX_HANGS = 3  # of one model; each leaves a thread behind that may keep its memory and a core
 
 
@@ -146,7 +150,12 @@ class Runtime:
         return {name: model for name, model in loaded if isinstance(entries[name], kinds)}
 
     def start(self) -> None:
-        """Starts loading the entries that ask for it; requests meanwhile wait for them."""
+        """Starts loading the entries that ask for it; requests meanwhile wait for them. Sweeps
+        what a measurement left in the cache that was ended with its server."""
+        for folder in MEASURED:
+            threading.Thread(
+                target=sweep_if_free, args=(cache_folder(folder),), daemon=True
+            ).start()
         for name, entry in self.catalog.entries.items():
             if entry.preload:
                 self._start_preload(name)

@@ -45,6 +45,7 @@ REST_AFTER_S = 0.05  # without requests; compute threads that rest take 0.1 ms t
 
 MAX_FAULTS = 3  # steps that fail one after the other; then the backend itself is given up
 CLOSE_LIMIT_S = 10.0  # for the step under way to end
+TELL_AFTER_S = 2.0  # whoever waits for it then is not kept until that
 
 
 class EngineStats(msgspec.Struct, frozen=True):
@@ -246,10 +247,13 @@ class Engine:
         if not self._closed:
             self._closed = True
             self.tell(lambda: None)
-        self._thread.join(0 if self._is_abandoned else limit_s)
+        if not self._is_abandoned:
+            self._thread.join(min(limit_s, TELL_AFTER_S))
+            if self._thread.is_alive():
+                self._refuse(ModelUnavailable("The server is shutting down."))
+                self._thread.join(max(0.0, limit_s - TELL_AFTER_S))
         if self._thread.is_alive():
             logger.error("%s: the engine's thread did not end; it is left behind", self._name)
-            self._refuse(ModelUnavailable("The server is shutting down."))
 
     def abandon(self, reason: str) -> None:
         """Gives up a thread that hangs: whoever waits is told, nobody is served any more. Event
