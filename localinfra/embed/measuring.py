@@ -56,6 +56,10 @@ class Measurement:
     def start(self) -> None:
         self._thread.start()
 
+    def wait(self, limit_s: float) -> None:
+        """Until it has ended, one way or the other."""
+        self._thread.join(limit_s)
+
     def cancel(self) -> None:
         """Ends the child. Idempotent, and for one that never started too."""
         self._is_cancelled.set()
