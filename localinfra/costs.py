@@ -21,8 +21,8 @@ from localinfra.executor import in_daemon_thread
 logger = logging.getLogger(__name__)
 
 SAVE_INTERVAL_S = 3.0
-LOCK_LIMIT_S = 5.0  # others hold it for milliseconds
-LAST_SAVE_LIMIT_S = 10.0  # at the end, also for a disk that hangs
+LOCK_LIMIT_S = 3.0  # others hold it for milliseconds
+LAST_SAVE_LIMIT_S = 5.0  # at the end, also for a disk that hangs
 
 
 class Used(msgspec.Struct, kw_only=True):

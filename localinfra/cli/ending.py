@@ -1,4 +1,4 @@
-"""A deadline for the end of the process, whatever its threads do.
+"""A deadline for the end of the process when all is closed, whatever its threads do.
 
 Python waits for the threads of executors without end, and one in a library's C code can't be
 stopped.
@@ -11,11 +11,10 @@ import threading
 
 logger = logging.getLogger(__name__)
 
-CLOSING_LIMIT_S = 40.0  # beyond the time that answers have: for models, costs and connections
-LEAVING_LIMIT_S = 5.0  # when all that is closed; for what is left nobody waits
+LEAVING_LIMIT_S = 3.0
 
 
-def end_within(limit_s: float, status: int) -> None:
+def end_within(status: int, limit_s: float = LEAVING_LIMIT_S) -> None:
     """Ends the process with this status after so long, unless it has ended by itself."""
     timer = threading.Timer(limit_s, _end, (status,))
     timer.daemon = True

@@ -19,6 +19,7 @@ from localinfra.api.app import create_app
 from localinfra.cli import first_start
 from localinfra.cli.client import local_url
 from localinfra.cli.ending import CLOSING_LIMIT_S, LEAVING_LIMIT_S, end_within
+from localinfra.cli.ending import end_within
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
@@ -62,7 +63,6 @@ class Server(uvicorn.Server):
         if self.should_exit:
             os._exit(130)
         self.should_exit = True
-        end_within(self._runtime.settings.shutdown_timeout_s + CLOSING_LIMIT_S, 1)
         if running := len(self.server_state.tasks):
             deadline_s = self._runtime.settings.shutdown_timeout_s
             click.echo(
@@ -144,7 +144,7 @@ def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) 
             runtime,
         )
         await server.serve()
-        end_within(LEAVING_LIMIT_S, 0 if server.started else 1)
+        end_within(0 if server.started else 1)
         return server.started
 
     loop_factory = uvicorn.Config("").get_loop_factory()  # uvloop where there is one

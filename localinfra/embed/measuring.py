@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # -P: what lies in the working directory is nobody's module.
 COMMAND = [sys.executable, "-P", "-m", "localinfra.embed.prepare"]
 LIMIT_S = 1800.0  # for the child, which others may leave little of the processor
-END_LIMIT_S = 5.0
+END_LIMIT_S = 2.0
 
 # Whoever asks just now comes first: it begins when this process has been quiet for a while.
 QUIET_CHECK_S = 0.5

@@ -15,7 +15,7 @@ from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 
 logger = logging.getLogger(__name__)
 
-CLOSE_LIMIT_S = 10.0  # for the batches under way to end
+CLOSE_LIMIT_S = 6.0  # for the batches under way to end
 
 
 class Waiting(NamedTuple):

@@ -44,7 +44,7 @@ HAND_OVER_INTERVAL_S = 0.012
 REST_AFTER_S = 0.05  # without requests; compute threads that rest take 0.1 ms to come back
 
 MAX_FAULTS = 3  # steps that fail one after the other; then the backend itself is given up
-CLOSE_LIMIT_S = 10.0  # for the step under way to end
+CLOSE_LIMIT_S = 6.0  # for the step under way to end
 TELL_AFTER_S = 2.0  # whoever waits for it then is not kept until that
 
 
@@ -321,9 +321,9 @@ class Engine:
         logger.error("%s: a step failed: %r", self._name, error, exc_info=error)
         waiting = [sequence for sequence in self._scheduler.waiting if not sequence.finished]
         lost = self._owners.keys() - waiting
-        self._fail_all(lost, EngineFailed(f"A step of the engine failed: {error!r:.300}"))
         self._backend.clear()
         self._scheduler = Scheduler(self._backend, self._settings)
+        self._fail_all(lost, EngineFailed(f"A step of the engine failed: {error!r:.300}"))
         for sequence in waiting:
             if not sequence.finished:  # of a request whose other choices had slots
                 sequence.slot, sequence.num_cached = None, 0

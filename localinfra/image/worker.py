@@ -17,7 +17,7 @@ from localinfra.image.request import Event, Finished, ImageRequest
 
 logger = logging.getLogger(__name__)
 
-CLOSE_LIMIT_S = 10.0  # for the step under way to end
+CLOSE_LIMIT_S = 6.0  # for the step under way to end
 
 
 class Cancelled(Exception):

@@ -27,7 +27,7 @@ PAUSE_PER_LOAD = 2.0  # seconds for each that the load took
 MAX_RETRY_AFTER_S = 120.0
 
 UNLOAD_LIMIT_S = 10.0  # for which a load waits for the memory of its predecessor
-CLOSE_LIMIT_S = 15.0
+CLOSE_LIMIT_S = 8.0  # for all of them
 
 
 class LoadState(StrEnum):
