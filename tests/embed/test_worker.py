@@ -44,6 +44,14 @@ async def until(condition) -> None:  # type: ignore[no-untyped-def]
         await asyncio.sleep(0.001)
 
 
+async def under_way(worker: Worker, *ids: int) -> "asyncio.Task[Rows]":
+    """A request whose batch is being computed."""
+    task = asyncio.create_task(worker.rows(texts(*ids)))
+    while worker._batcher or not worker.num_waiting:
+        await asyncio.sleep(0.001)
+    return task
+
+
 def test_rows_come_back_in_the_order_of_the_texts() -> None:
     async def main() -> None:
         worker = Worker(Echo(), name="echo", max_waiting=4)
@@ -146,9 +154,7 @@ def test_a_thread_that_dies_is_told_to_all_and_is_a_fault(monkeypatch: pytest.Mo
         encoder = Echo()
         encoder.gate.clear()
         worker = Worker(encoder, name="echo", max_waiting=4)
-        first = asyncio.create_task(worker.rows(texts(0)))
-        while worker._batcher or not worker.num_waiting:
-            await asyncio.sleep(0.001)
+        first = await under_way(worker, 0)
         monkeypatch.setattr(Batcher, "next", fail)
         others = [asyncio.create_task(worker.rows(texts(at))) for at in (1, 2)]
         await until(lambda: worker.num_waiting == 3)
@@ -182,16 +188,14 @@ def test_another_encoder_takes_over_between_two_batches() -> None:
         old, new = Echo(), Better()
         worker = Worker(old, name="echo", max_waiting=50)
         old.gate.clear()
-        under_way = asyncio.create_task(worker.rows(texts(1, 2)))
-        while worker._batcher or not worker.num_waiting:
-            await asyncio.sleep(0.001)
+        old_batch = await under_way(worker, 1, 2)
         worker.replace(new)
         after = await asyncio.gather(*(worker.rows(texts(at)) for at in range(20)))
         assert [int(rows[0, 0]) for rows in after] == list(range(20))
         assert sum(new.batches) == 20 and max(new.batches) <= 5  # batches of its own size
         assert not old.is_closed and not new.is_closed
         old.gate.set()
-        assert (await under_way)[:, 0].tolist() == [1, 2]
+        assert (await old_batch)[:, 0].tolist() == [1, 2]
         await until(lambda: old.is_closed)
         assert old.batches == [2]
         worker.close()
@@ -218,9 +222,7 @@ def test_the_end_has_a_deadline() -> None:
         encoder = Echo()
         encoder.gate.clear()
         worker = Worker(encoder, name="echo", max_waiting=4)
-        first = asyncio.create_task(worker.rows(texts(0)))
-        while worker._batcher or not worker.num_waiting:
-            await asyncio.sleep(0.001)
+        first = await under_way(worker, 0)
         await asyncio.to_thread(worker.close, 0.05)
         with pytest.raises(ModelUnavailable):
             await first

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from live import LiveServer, package_folder
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 QUERY = "Where does the river end?"
 DOCUMENTS = [
@@ -73,8 +73,7 @@ def check_the_first_answer(server: LiveServer, folder: Path) -> None:
     assert encoder.name == "torch float32 on cpu"
     if model._measurement is None:
         return
-    assert model._measurement._child is None  # it has not even begun
-    model._measurement.wait(240)
+    model._measurement.wait(800)
     assert model._worker._encoder is not encoder and not hasattr(encoder, "network")
     scores = [
         [item["relevance_score"] for item in found] for found in (first, ranked(server)["results"])
