@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import FakeBackend, reference
+from msgspec import structs
 from numpy.typing import NDArray
 
 from localinfra.engine import engine as engine_module
 from localinfra.engine.backend import Batch, DecodeFailed
 from localinfra.engine.engine import CLOSE_LIMIT_S, MAX_FAULTS, Engine
-from localinfra.engine.request import EngineSettings, GenerationRequest
+from localinfra.engine.request import EngineSettings, GenerationRequest, SamplingParams
 from localinfra.engine.watchdog import COMPUTING_FACTOR, Phase, Pulse, Watchdog
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
 
@@ -25,7 +26,10 @@ class Panic(BaseException):
 
 
 ERRORS = [DecodeFailed, RuntimeError, MemoryError, Panic]
-METHODS = ["decode", "logits", "copy", "drop", "save", "restore", "clear", "set_threads", "is_end"]
+METHODS = [
+    *("decode", "logits", "is_end", "set_threads"),
+    *("copy", "drop", "save", "restore", "clear", "stays_ordered", "canonical_threads"),
+]
 
 
 class Faulty(FakeBackend):
@@ -75,6 +79,14 @@ class Faulty(FakeBackend):
         self.called("set_threads")
         super().set_threads(num_threads)
 
+    def stays_ordered(self, batch: Batch, slots: set[int]) -> bool:
+        self.called("stays_ordered")
+        return super().stays_ordered(batch, slots)
+
+    def canonical_threads(self) -> int:
+        self.called("canonical_threads")
+        return super().canonical_threads()
+
     def is_end(self, token: int) -> bool:
         self.called("is_end")
         return super().is_end(token)
@@ -92,17 +104,33 @@ LOAD = [  # prefixes that are shared, parked, brought back and evicted, in turn
     GenerationRequest([*SHARED, 1], 6),
     GenerationRequest([*SHARED, 2], 6, num_choices=2),
     GenerationRequest([7] * 40, 8),
-    GenerationRequest([8] * 40, 3),
+    GenerationRequest([8] * 40, 3, cache_salt="other"),
     GenerationRequest([*SHARED, 3], 5),
 ]
 AFTER = GenerationRequest([*SHARED, 4], 6)
+SEEDED = SamplingParams(seed=7, is_reproducible=True)
 
 
-def expected(request: GenerationRequest) -> list[list[int]]:
-    return [
-        reference(request.prompt, request.max_tokens, 60, stream)
-        for stream in range(request.num_choices)
-    ]
+class Load:
+    """Requests, the backend they are for, and what each gets alone."""
+
+    def __init__(self, is_seeded: bool) -> None:
+        """Where they are seeded, the backend rounds as kernels do."""
+        self.options = {**SMALL, "canonical_rows": 8} if is_seeded else SMALL
+        requests = [*LOAD, AFTER]
+        if is_seeded:
+            requests = [structs.replace(request, sampling=SEEDED) for request in requests]
+        *self.requests, self.after = requests
+        self.expected: dict[int, list[list[int]]] = {}
+        run(self._alone)
+
+    async def _alone(self) -> None:
+        for request in [*self.requests, self.after]:
+            engine = Engine(FakeBackend(**self.options))
+            got = await answer(engine, request)
+            assert not isinstance(got, ApiError)
+            self.expected[id(request)] = got
+            await asyncio.to_thread(engine.close)
 
 
 async def answer(engine: Engine, request: GenerationRequest) -> list[list[int]] | ApiError:
@@ -124,63 +152,66 @@ async def settle(engine: Engine) -> None:
         await asyncio.sleep(0.001)
 
 
-async def serve(backend: Faulty) -> int:
+async def serve(load: Load, backend: Faulty) -> int:
     """Runs the load, some of it at once, then one request more; returns how many failed."""
     engine = Engine(backend, EngineSettings(max_parked=100_000))
-    answers = list(await asyncio.gather(*(answer(engine, request) for request in LOAD[:3])))
-    answers += [await answer(engine, request) for request in LOAD[3:]]
-    answers.append(await answer(engine, AFTER))
-    is_alive = engine.fault is None
-    if is_alive:
+    answers = list(await asyncio.gather(*(answer(engine, each) for each in load.requests[:3])))
+    answers += [await answer(engine, each) for each in load.requests[3:]]
+    answers.append(await answer(engine, load.after))
+    if engine.fault is None:
         await settle(engine)
         await asyncio.sleep(0.002)
         assert engine.stats.kv_used == backend.num_used
         backend.method = ""
-        last = await answer(engine, AFTER)
-        assert last == expected(AFTER)
+        assert await answer(engine, load.after) == load.expected[id(load.after)]
     else:
         assert engine.stats.num_running == engine.stats.kv_used == 0
         assert isinstance(answers[-1], ApiError)
-    for request, got in zip([*LOAD, AFTER], answers, strict=True):
+    for request, got in zip([*load.requests, load.after], answers, strict=True):
         if isinstance(got, ApiError):
             assert got.status in (500, 503)
         else:
-            assert got == expected(request)
+            assert got == load.expected[id(request)]
     await asyncio.to_thread(engine.close)
     assert backend.closed
     return sum(isinstance(got, ApiError) for got in answers)
 
 
-def calls_of(backend: Faulty) -> dict[str, int]:
-    run(lambda: serve(backend))  # type: ignore[arg-type, return-value]
+def failures(load: Load, backend: Faulty) -> int:
+    return asyncio.run(asyncio.wait_for(serve(load, backend), 60))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["", "seeded"])
+def load(request: pytest.FixtureRequest) -> Load:
+    return Load(request.param)
+
+
+@pytest.fixture(scope="module")
+def counts(load: Load) -> dict[str, int]:
+    """How often the load calls each method."""
+    backend = Faulty(**load.options)
+    assert failures(load, backend) == 0
     return backend.calls
 
 
-COUNTS = calls_of(Faulty(**SMALL))
-
-
-def test_the_load_calls_all_there_is() -> None:
-    assert {name for name, count in COUNTS.items() if count} >= set(METHODS) - {"clear"}
+def test_the_load_calls_what_there_is(counts: dict[str, int]) -> None:
+    assert {name for name, count in counts.items() if count} >= {
+        *("decode", "logits", "is_end", "set_threads", "copy", "drop", "save", "restore")
+    }
 
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("method", METHODS)
 def test_an_error_at_any_call_harms_those_it_befell_alone(
-    method: str, error: type[BaseException]
+    load: Load, counts: dict[str, int], method: str, error: type[BaseException]
 ) -> None:
     """Whatever the call, the other requests and the next one get what they get alone, and cells
     and slots are accounted for."""
-    for at in range(1, min(COUNTS[method], 60) + 1):
-        backend = Faulty(method, at, error, **SMALL)
-        failed: list[int] = []
-
-        async def test(backend: Faulty = backend, failed: list[int] = failed) -> None:
-            failed.append(await serve(backend))
-
-        run(test)
-        assert failed[0] < len(LOAD), (method, at)
+    for at in range(1, min(counts[method], 50) + 1):
+        num_failed = failures(load, Faulty(method, at, error, **load.options))
+        assert num_failed < len(LOAD), (method, at)
         if method in ("logits", "is_end"):
-            assert failed[0] <= 1, (method, at)  # the sequence's own
+            assert num_failed <= 1, (method, at)  # the sequence's own
 
 
 @pytest.mark.parametrize("error", ERRORS)
