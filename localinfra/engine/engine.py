@@ -328,6 +328,7 @@ class Engine:
             if not sequence.finished:  # of a request whose other choices had slots
                 sequence.slot, sequence.num_cached = None, 0
                 self._scheduler.add(sequence)
+        self._hand_over()  # the statistics, too
 
     def _take_commands(self) -> None:
         """Runs what was asked for since the last step; sleeps while there is nothing to do."""

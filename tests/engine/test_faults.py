@@ -148,7 +148,8 @@ async def answer(engine: Engine, request: GenerationRequest) -> list[list[int]] 
 
 
 async def settle(engine: Engine) -> None:
-    while engine.stats.num_running or engine.num_waiting:
+    """Until the engine's thread has nothing to do, and has said so."""
+    while engine.num_waiting or engine.pulse.phase is not Phase.IDLE:
         await asyncio.sleep(0.001)
 
 
@@ -160,7 +161,6 @@ async def serve(load: Load, backend: Faulty) -> int:
     answers.append(await answer(engine, load.after))
     if engine.fault is None:
         await settle(engine)
-        await asyncio.sleep(0.002)
         assert engine.stats.kv_used == backend.num_used
         backend.method = ""
         assert await answer(engine, load.after) == load.expected[id(load.after)]
