@@ -18,7 +18,6 @@ from localinfra import config as config_file
 from localinfra.api.app import create_app
 from localinfra.cli import first_start
 from localinfra.cli.client import local_url
-from localinfra.cli.ending import CLOSING_LIMIT_S, LEAVING_LIMIT_S, end_within
 from localinfra.cli.ending import end_within
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
