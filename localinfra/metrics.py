@@ -15,8 +15,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FIRST_TOKEN_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 DURATION_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
-OTHERS = "others"  # all keys but the one that asks
-
 Labels = tuple[str, ...]  # the values of a metric's labels, in its order
 
 
@@ -49,13 +47,6 @@ class Counter(Metric):
     def add(self, number: float, *values: str) -> None:
         if number:
             self._values[values] = self._values.get(values, 0) + number
-
-    def seen_by(self, key: str) -> "Counter":
-        """What the holder of `key`, the first label, may see: of all others the sum."""
-        seen = Counter(self.name, self.help, *self.labels)
-        for (own, *rest), number in self._values.items():
-            seen.add(number, key if own == key else OTHERS, *rest)
-        return seen
 
 
 class Gauge(Metric):
@@ -162,8 +153,6 @@ class Metrics:
             "localinfra_model_loaded", "1 for a model in memory, else 0.", "model", "kind"
         )
 
-    def text(self, key: str | None = None) -> str:
-        """All of it, or what the holder of `key` may see."""
-        seen = vars(self) | ({} if key is None else {"cost": self.cost.seen_by(key)})
-        metrics = (value for value in seen.values() if isinstance(value, Metric))
+    def text(self) -> str:
+        metrics = (value for value in vars(self).values() if isinstance(value, Metric))
         return "".join(f"{line}\n" for metric in metrics for line in metric.lines())

@@ -57,20 +57,6 @@ def test_label_values_are_escaped(value: str, written: str) -> None:
     assert samples(counter) == [f'x_total{{model="{written}"}} 1']
 
 
-def test_who_asks_sees_the_own_costs_and_the_sum_of_all_others() -> None:
-    metrics = Metrics()
-    for key, usd in (("aa", 1), ("bb", 2), ("cc", 4)):
-        metrics.cost.add(usd, key, "m")
-    name = "localinfra_cost_usd_total"
-    seen = metrics.text("bb")
-    assert (
-        f'{name}{{key="bb",model="m"}} 2' in seen and f'{name}{{key="others",model="m"}} 5' in seen
-    )
-    assert '"aa"' not in seen and '"cc"' not in seen
-    assert f'{name}{{key="cc",model="m"}} 4' in metrics.text()
-    assert seen.count(f"# TYPE {name}") == 1
-
-
 def test_a_metric_without_labels_has_a_bare_name() -> None:
     gauge = Gauge("up", "Up.")
     gauge.show({(): 1})

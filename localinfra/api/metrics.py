@@ -61,8 +61,7 @@ def route_of(scope: Scope) -> str:
 async def get_metrics(request: Request) -> Response:
     metrics: Metrics = request.app.state.metrics
     look_around(metrics, runtime(request))
-    key = request.scope["state"]["key"]
-    return Response(metrics.text(key), headers={"content-type": CONTENT_TYPE})
+    return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
 
 def look_around(metrics: Metrics, runtime: Runtime) -> None:
