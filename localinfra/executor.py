@@ -5,8 +5,10 @@ another's.
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -73,3 +75,27 @@ class BoundedExecutor:
                 place.set_result(None)
                 return
         self._num_running -= 1
+
+
+async def in_daemon_thread(function: Callable[..., T], *arguments: Any, name: str) -> T:
+    """The function's result, from a thread of its own that keeps no process from ending: for what
+    may take very long and can't be stopped. Panics of Rust libraries come as RuntimeError."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(outcome: Callable[[Any], None], value: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(lambda: None if future.done() else outcome(value))
+
+    def work() -> None:
+        try:
+            result = function(*arguments)
+        except Exception as error:
+            tell(future.set_exception, error)
+        except BaseException as error:
+            tell(future.set_exception, RuntimeError(f"{error!r:.500}"))
+        else:
+            tell(future.set_result, result)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return await future

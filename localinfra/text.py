@@ -22,6 +22,7 @@ from localinfra.engine.engine import Engine, EngineStats
 from localinfra.engine.output import ChoiceOutput, OutputDelta
 from localinfra.engine.request import GenerationRequest, TextRequest
 from localinfra.engine.stops import Stops
+from localinfra.engine.watchdog import Pulse
 from localinfra.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -90,6 +91,18 @@ class TextModel:
     @property
     def stats(self) -> EngineStats:
         return self._engine.stats
+
+    @property
+    def fault(self) -> str | None:
+        return self._engine.fault
+
+    @property
+    def pulse(self) -> Pulse:
+        return self._engine.pulse
+
+    def abandon(self, reason: str) -> None:
+        """See `Engine.abandon`."""
+        self._engine.abandon(reason)
 
     @property
     def num_vocab(self) -> int:

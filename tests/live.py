@@ -121,6 +121,13 @@ class LiveServer:
             assert time.monotonic() < deadline, self.stats
             time.sleep(0.005)
 
+    def wait_until_measured(self, name: str) -> None:
+        """Loads an encoder, and waits until it is computed as it will be from then on."""
+        found, _ = self.runtime.catalog.resolve(name)
+        assert self.post("/v1/embeddings", {"model": name, "input": "a"}).status_code in (200, 400)
+        if measurement := self.runtime.loaded_encoders()[found]._measurement:
+            measurement.wait(240)
+
     def wait_until_idle(self) -> None:
         self.wait_until(lambda stats: not stats.num_running and not stats.num_waiting)
 

@@ -70,19 +70,23 @@ ANTHROPIC_ROUTES = [
 
 
 async def health(request: Request) -> Response:
-    """Answers from what is known on the event loop, so in milliseconds under any load."""
+    """Answers from what is known on the event loop, so in milliseconds under any load. A model
+    that broke makes it a 503 until it is back."""
     found = runtime_of(request)
+    faults = found.faults()
     stats = [model.stats for model in found.loaded_text_models().values()]
     encoders = found.loaded_encoders().values()
     return json_response(
         {
-            "status": "ok",
+            "status": "degraded" if faults else "ok",
+            **({"reason": "; ".join(f"{n}: {r}" for n, r in faults.items())} if faults else {}),
             "version": __version__,
             "models_loaded": len(found.loaded()),
             "sequences_running": sum(stat.num_running for stat in stats),
             "sequences_waiting": sum(stat.num_waiting for stat in stats),
             "encodings_waiting": sum(model.num_waiting for model in encoders),
-        }
+        },
+        503 if faults else 200,
     )
 
 

@@ -18,6 +18,7 @@ from localinfra import config as config_file
 from localinfra.api.app import create_app
 from localinfra.cli import first_start
 from localinfra.cli.client import local_url
+from localinfra.cli.ending import end_within
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
@@ -142,6 +143,7 @@ def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) 
             runtime,
         )
         await server.serve()
+        end_within(0 if server.started else 1)
         return server.started
 
     loop_factory = uvicorn.Config("").get_loop_factory()  # uvloop where there is one

@@ -9,6 +9,7 @@ import numpy as np
 
 from localinfra.embed.cl100k import decode
 from localinfra.embed.encoder import Rows, Tokens, unit_length
+from localinfra.embed.measuring import Measurement
 from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
 from localinfra.embed.worker import Worker
 from localinfra.errors import ApiError, InvalidRequest
@@ -49,10 +50,12 @@ class Embeddings(msgspec.Struct, frozen=True):
 
 
 class EncoderModel:
-    """Owns its worker. Made by `loading_encoders.py`, closed by the pool."""
+    """Owns its worker, and what looks for a better encoder. Made by `loading_encoders.py`, closed
+    by the pool."""
 
     _worker: Worker
     _tokenizer: Tokenizer
+    _measurement: Measurement | None
 
     @property
     def context_length(self) -> int:
@@ -62,7 +65,13 @@ class EncoderModel:
     def num_waiting(self) -> int:
         return self._worker.num_waiting
 
+    @property
+    def fault(self) -> str | None:
+        return self._worker.fault
+
     def close(self) -> None:
+        if self._measurement:
+            self._measurement.cancel()
         self._worker.close()
 
 
@@ -77,6 +86,7 @@ class EmbeddingModel(EncoderModel):
         tokenizer: Tokenizer,
         prompts: Mapping[str, str],
         default_prompt: str = "",
+        measurement: Measurement | None = None,
     ):
         """`prompts` are what texts begin with, by its name: query, document, and the model's;
         `default_prompt` is for requests that name none."""
@@ -84,12 +94,13 @@ class EmbeddingModel(EncoderModel):
         self.entry = entry
         self.prompts = prompts
         self._default_prompt = default_prompt
+        self._measurement = measurement
         self._worker = worker
         self._tokenizer = tokenizer
 
     @property
     def dimensions(self) -> int:
-        return self._worker.encoder.width
+        return self._worker.width
 
     def prompt(self, input_type: str | None, prompt_name: str | None) -> str:
         """What texts begin with. Raises InvalidRequest for a name the model does not have."""
@@ -182,10 +193,16 @@ class RerankModel(EncoderModel):
     """A cross-encoder: reads a query together with each document."""
 
     def __init__(
-        self, name: str, entry: RerankModelEntry, worker: Worker, tokenizer: FastTokenizer
+        self,
+        name: str,
+        entry: RerankModelEntry,
+        worker: Worker,
+        tokenizer: FastTokenizer,
+        measurement: Measurement | None = None,
     ):
         self.name = name
         self.entry = entry
+        self._measurement = measurement
         self._worker = worker
         self._tokenizer: FastTokenizer = tokenizer
 

@@ -46,6 +46,10 @@ class ImageModel:
         return self._worker.num_waiting
 
     @property
+    def fault(self) -> str | None:
+        return self._worker.fault
+
+    @property
     def idle_s(self) -> float:
         """For how long nobody has wanted an image. Weights that are idle can give way to others:
         closing the model frees them, and the next request loads it again."""

@@ -240,7 +240,7 @@ def test_an_address_in_use_is_found_before_measuring() -> None:
 def kept(models: Path, data: bytes) -> Path:
     """Decides for other weights of the model called fast."""
     source = models.parent / "tiny.gguf"
-    with store.locked(lambda: None), store.scratch(0) as scratch:
+    with store.locked(lambda holder: None), store.scratch(0) as scratch:
         made = scratch / "made.gguf"
         made.write_bytes(data)
         decision = store.decide(
