@@ -109,6 +109,13 @@ class Model:
         )
 
     @functools.cached_property
+    def sliding_window(self) -> int:
+        """Tokens that some layers look back at, in a cache of their own; 0 where none do, or where
+        it is not a window that slides (Llama 4 looks at the present chunk)."""
+        is_other = llama_cpp.llama_model_is_hybrid(self.pointer) or self.architecture == "llama4"
+        return 0 if is_other else int(llama_cpp.llama_model_n_swa(self.pointer))
+
+    @functools.cached_property
     def can_generate(self) -> bool:
         """Encoders and diffusion models have no next token."""
         return bool(
@@ -140,9 +147,16 @@ class Model:
     @functools.cached_property
     def tokenizer_kind(self) -> str:
         """By its name in the GGUF file: gpt2, llama, bert and so on."""
+        return self._metadata("tokenizer.ggml.model")
+
+    @functools.cached_property
+    def architecture(self) -> str:
+        return self._metadata("general.architecture")
+
+    def _metadata(self, key: str) -> str:
+        """A short value of the GGUF file's."""
         buffer = ctypes.create_string_buffer(64)
-        key = b"tokenizer.ggml.model"
-        llama_cpp.llama_model_meta_val_str(self.pointer, key, buffer, len(buffer))
+        llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
 
     @functools.cached_property
