@@ -100,6 +100,10 @@ class Connection(HttpToolsProtocol):
         self.registry.forget(self)
         super().connection_lost(exc)
 
+    def resume_writing(self) -> None:
+        self._progress_s = self.loop.time()  # nearly all was taken since `pause_writing`
+        super().resume_writing()
+
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return

@@ -22,8 +22,8 @@ from localinfra.config import ServerSettings
 CHECK_TICKS = 5  # of uvicorn's main loop, which has ten a second
 SPARE_DESCRIPTORS = 64  # for model files, libraries and connections being closed
 NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # no IPv6 here
-# What the kernel holds of an answer that its client doesn't read; by itself it would take megabytes,
-# and room for more would be seen rarely with a slow reader.
+# What the kernel holds of an answer that its client doesn't read. By itself it would take
+# megabytes, and with a slow reader be seen to move once in minutes.
 SEND_BUFFER_BYTES = 256 * 1024
 ATTEMPTS = 20  # to find one free port on two addresses
 
