@@ -67,13 +67,14 @@ class Connection(HttpToolsProtocol):
         self._num_heads = 0
         self._head_began_s: float | None = None
         self._head_bytes = 0  # of whole reads
-        self._num_headers = 0
-        self._header_bytes = 0  # of whole headers, and trailers
+        self._head_is_split = False  # into several reads
+        self._read_bytes = 0
         # The body being read
         self._in_body = False
         self._body_bytes = 0
         self._framed_bytes = 0  # the same with chunk sizes and trailers
         self._num_chunks = 0
+        self._num_trailers = 0
         # Waiting and writing
         self._waits_since_s = 0.0
         self._unsent_bytes = 0
@@ -107,15 +108,15 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        self._unset_keepalive_if_required()
         was_in_head, was_in_body = self._head_began_s is not None, self._in_body
-        num_heads = self._num_heads
+        num_heads, self._read_bytes = self._num_heads, len(data)
         try:
             self.feed(data)
         except httptools.HttpParserError as error:
             self.refuse(self._refusal or self.malformed(data, error))
             return
         self._is_first_read = False
+        self._head_is_split = self._head_began_s is not None
         if num_heads != self._num_heads:
             return
         # Neither a header nor a trailer without end reaches a callback: their bytes are counted.
@@ -163,7 +164,7 @@ class Connection(HttpToolsProtocol):
         if self._is_resuming:
             return
         self._head_began_s = self.loop.time()
-        self._head_bytes = self._num_headers = self._header_bytes = 0
+        self._head_bytes, self._head_is_split = 0, False
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -174,18 +175,27 @@ class Connection(HttpToolsProtocol):
             self.stop(self.url_too_long())
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_resuming:
+        if self._head_began_s is None:
+            self.pass_over_trailer(name, value)
             return
-        self._num_headers += 1
-        self._header_bytes += len(name) + len(value) + 4
-        if self._num_headers > MAX_HEADERS or self._header_bytes > self.settings.max_header_bytes:
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
             self.stop(self.head_too_large())
-        if self._head_began_s is not None:  # a trailer says nothing that anybody reads
-            super().on_header(name, value)
+
+    def pass_over_trailer(self, name: bytes, value: bytes) -> None:
+        """It says nothing that anybody reads."""
+        if not self._is_resuming:
+            self._num_trailers += 1
+            if self._num_trailers > MAX_HEADERS:
+                self.stop(self.head_too_large())
 
     def on_headers_complete(self) -> None:
         if self._is_resuming:
             return
+        if self._head_is_split or self._read_bytes > self.settings.max_header_bytes:
+            size = sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self.settings.max_header_bytes:
+                self.stop(self.head_too_large())
         if self.parser.should_upgrade():
             self.judge_upgrade()
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -198,7 +208,7 @@ class Connection(HttpToolsProtocol):
         self._num_heads += 1
         self._head_began_s = None
         self._in_body = True
-        self._body_bytes = self._framed_bytes = self._num_chunks = 0
+        self._body_bytes = self._framed_bytes = self._num_chunks = self._num_trailers = 0
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
@@ -241,8 +251,14 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if not self.is_busy:
+        """In place of uvicorn's, whose timer for idle connections any byte would stop."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
             self._waits_since_s = self.loop.time()
             self.registry.wait(self)
 

@@ -81,7 +81,10 @@ class Connections:
 
     def begin(self, connection: Closable) -> None:
         """Its request's head is there."""
-        self._settle(connection)
+        if connection in self._waiting:
+            del self._waiting[connection]
+        else:
+            self._new.pop(connection, None)
         self._receiving[connection] = None
 
     def received(self, connection: Closable) -> None:
@@ -90,7 +93,7 @@ class Connections:
 
     def wait(self, connection: Closable) -> None:
         """Its answer is sent."""
-        self._settle(connection)
+        self._receiving.pop(connection, None)
         if connection in self._all:
             self._waiting[connection] = None
 
