@@ -25,11 +25,15 @@ class Serving:
         self.port = sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.server = Server(app, settings or ServerSettings())
-        self._thread = threading.Thread(target=lambda: asyncio.run(self.server.serve(sockets)))
+        self._thread = threading.Thread(target=self._run, args=(sockets,))
         self._thread.start()
         while not self.server.started:
             assert self._thread.is_alive()
             time.sleep(0.01)
+
+    def _run(self, sockets: list[socket.socket]) -> None:
+        with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
+            runner.run(self.server.serve(sockets))
 
     def close(self) -> None:
         self.server.should_exit = True

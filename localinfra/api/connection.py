@@ -99,6 +99,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.registry.forget(self)
+        if self.running is not None:  # uvicorn tells the newest, which may wait for this one
+            self.running.disconnected = True
+            self.running.message_event.set()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
@@ -265,8 +268,8 @@ class Connection(HttpToolsProtocol):
     # Refusals
 
     def refuse(self, error: ApiError) -> None:
-        """Answers where that is possible, reads no further, and closes. An answer that has begun is
-        sent to its end first."""
+        """Answers where that is possible, reads no further, and closes. An answer that has begun,
+        or is due to a request that came as a whole before, is sent to its end first."""
         self._is_deaf = True
         self.pipeline.clear()
         running = self.running
@@ -275,7 +278,7 @@ class Connection(HttpToolsProtocol):
         log_refusal(error, scope, self.client)
         if running is not None and not running.response_complete:
             running.keep_alive = False
-            if running.response_started:
+            if running.response_started or not running.more_body:
                 return
             running.disconnected = True  # its work is in vain
             running.message_event.set()

@@ -343,9 +343,18 @@ def test_requests_sent_together_are_answered_in_order(server: Serving) -> None:
         assert answered == paths
 
 
-def test_a_heap_of_requests_is_refused(server: Serving) -> None:
+def test_a_heap_of_requests_ends_the_connection(server: Serving) -> None:
     with server.talk() as talk:
-        assert is_refused(talk.ask(GET * 1000), 400)
+        first = talk.ask(GET * 1000)
+        assert (first.status, first.headers["connection"]) == (200, "close")
+        assert talk.is_closed()
+
+
+def test_nonsense_after_a_whole_request_does_not_cost_its_answer(server: Serving) -> None:
+    with server.talk() as talk:
+        reply = talk.ask(GET + b"nonsense\r\n\r\n")
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        assert talk.is_closed()
 
 
 def test_nonsense_after_a_request_lets_its_answer_end(server: Serving) -> None:
