@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from localinfra.logs import shown
 
 SLASHES = re.compile("/{2,}")
-DOUBLED = re.compile("(?:/v1)+(?=/v1/)")
+DOUBLED = re.compile("^(/anthropic|/v1/openai|/inference-api/openai)?(?:/v1)+(?=/v1/)")
 # At the root as below /v1: base URLs without /v1. /tokenize and /detokenize have routes there.
 ROOT_NAMES = (
     "chat/completions",
@@ -29,7 +29,7 @@ ROOT_NAMES = (
     "responses",
 )
 AT_ROOT = re.compile(f"/(?:{'|'.join(ROOT_NAMES)})(?:/.*)?", re.DOTALL)
-OTHER_PREFIXES = re.compile("/(?:openai|api)(?=/v1/)")  # of gateways and hosted services
+OTHER_PREFIXES = re.compile("^/(?:openai|api|v1/openai)(?=/v1/)")  # of gateways, or mixed up
 SYNONYMS = {"/v1/reranking": "/v1/rerank"}
 
 # What other servers have and this one hasn't, by the beginning of its path.
@@ -37,11 +37,12 @@ NOT_SERVED = {
     "/api": "That is Ollama's API. Point an OpenAI client here instead, with the base URL "
     "{base}/v1; chat is at /v1/chat/completions.",
     "/v2/chat": "Cohere's chat is not served: use /v1/chat/completions, OpenAI's.",
-    "/v1/chat": "Chat is at /v1/chat/completions.",
     "/v1/audio": "Speech and transcription are not served.",
     "/v1/moderations": "Moderation is not served.",
     "/v1/realtime": "The realtime API is not served: use /v1/responses or /v1/chat/completions.",
     "/v1/files": "Files are not kept here: send contents with the request.",
+    "/v1/messages/batches": "Batches are not served: send requests side by side, they share the "
+    "model.",
     "/v1/batches": "Batches are not served: send requests side by side, they share the model.",
     "/v1/batch": "Batches are not served: send requests side by side, they share the model.",
     "/v1/assistants": "Assistants are not served: use /v1/responses.",
@@ -69,8 +70,7 @@ def canonical(path: str) -> str:
     """The path without doubled and trailing slashes, with one /v1, by its own name."""
     path = SLASHES.sub("/", path)
     path = path.rstrip("/") or "/"
-    path = OTHER_PREFIXES.sub("", path, count=1) if path.startswith(("/openai", "/api")) else path
-    path = DOUBLED.sub("", path, count=1) if path.startswith("/v1/v1/") else path
+    path = DOUBLED.sub(r"\1", OTHER_PREFIXES.sub("", path))
     if AT_ROOT.fullmatch(path):
         path = "/v1" + path
     return SYNONYMS.get(path, path)
@@ -97,9 +97,9 @@ def advice(path: str, routes: Iterable[str], base: str) -> str:
         if path == begin or path.startswith(begin + "/"):
             return NOT_SERVED[begin].format(base=base)
     for route in known:
-        if route != "/" and path.startswith(route + "/"):
+        if path.startswith(route + "/") and canonical(path.removeprefix(route)) in known:
             return f"Set the base URL to {base}/v1: the client adds the rest, such as {route}."
-    close = difflib.get_close_matches(path[:200], known, n=3)
+    close = difflib.get_close_matches(path[:200].lower(), known, n=3, cutoff=0.55)
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return f"OpenAI's routes are below {base}/v1, such as /v1/chat/completions and /v1/models."
