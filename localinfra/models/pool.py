@@ -101,7 +101,10 @@ class Pool(Generic[T]):
             if isinstance(error, ApiError):
                 logger.warning("%s can't be loaded: %s", name, error)
                 raise
-            logger.exception("loading %s failed", name)
+            # The reason on one line; where it was raised is for who asks for it.
+            traceback = error if logger.isEnabledFor(logging.DEBUG) else None
+            kind = type(error).__name__
+            logger.error("loading %s failed: %s: %s", name, kind, error, exc_info=traceback)
             raise ModelUnavailable(
                 f"The model {name} could not be loaded: {error}", "model", RETRY_AFTER_S
             ) from error
