@@ -121,7 +121,9 @@ async def create_cohere_embeddings(request: Request) -> Response:
         ),
     )
     left_out = [
-        f"embedding_types[{at}]" for at, name in enumerate(body.embedding_types) if name not in FORMS
+        f"embedding_types[{at}]"
+        for at, name in enumerate(body.embedding_types)
+        if name not in FORMS
     ]
     headers = {**decoded.ignoring(left_out).headers, **truncated_header(found.truncated)}
     return PiecesResponse([head, *vectors, tail], headers)

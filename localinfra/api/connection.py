@@ -29,6 +29,8 @@ MAX_HEADERS = 100
 MAX_URL_BYTES = 16 * 1024
 MAX_PIPELINED = 16  # requests sent before the answer to the first
 LINGER_S = 2.0  # for a refusal to be read: closing at once would take it back
+LINGER_BYTES = 4 << 20  # that are read and dropped meanwhile
+MAX_BLANK_BYTES = 1024  # line ends before a request
 # A reader makes progress with this much, so that a byte now and then isn't enough.
 PROGRESS_BYTES = 16 * 1024
 # Chunks cost about a microsecond each, whatever they hold.
@@ -59,6 +61,8 @@ class Connection(HttpToolsProtocol):
         self.running: RequestResponseCycle | None = None  # whose answer is due or being sent
         self._refusal: ApiError | None = None
         self._is_deaf = False  # what still comes is read and dropped
+        self._dropped_bytes = 0
+        self._blank_bytes = 0
         self._is_first_read = True
         self._is_resuming = False
         self._offers_upgrade = False
@@ -110,6 +114,9 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > LINGER_BYTES:
+                self.drop()
             return
         was_in_head, was_in_body = self._head_began_s is not None, self._in_body
         num_heads, self._read_bytes = self._num_heads, len(data)
@@ -133,6 +140,10 @@ class Connection(HttpToolsProtocol):
             allowed = self.settings.max_header_bytes + CHUNK_FRAMING_BYTES * self._num_chunks
             if framing_bytes > allowed:
                 self.refuse(self.odd_chunks())
+        elif not was_in_head and not was_in_body:
+            self._blank_bytes += len(data)
+            if self._blank_bytes > MAX_BLANK_BYTES and self._head_began_s is None:
+                self.refuse(errors.InvalidRequest("The request is not valid HTTP: no request."))
 
     def feed(self, data: bytes) -> None:
         """Raises HttpParserError."""
@@ -209,6 +220,7 @@ class Connection(HttpToolsProtocol):
                 )
             )
         self._num_heads += 1
+        self._blank_bytes = 0
         self._head_began_s = None
         self._in_body = True
         self._body_bytes = self._framed_bytes = self._num_chunks = self._num_trailers = 0
@@ -221,6 +233,9 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        if self.cycle.response_complete and self._body_bytes > self.settings.max_body_bytes:
+            self.drop()  # refused as too large, and it goes on and on
+            return
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -145,6 +145,7 @@ def test_a_head_may_come_in_bytes(server: Serving) -> None:
         (POST + b"content-length: 1\r\ncontent-length: 2\r\n\r\n", "not valid HTTP"),
         (CHUNKED + b"zz\r\n", "not valid HTTP"),
         (b"\x00\x01\x02", "not valid HTTP"),
+        (b"\r\n" * 1000, "not valid HTTP"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "http://"),  # a TLS handshake
     ],
 )
@@ -333,6 +334,16 @@ def test_a_body_that_nobody_reads_ends_its_connection(
         assert talk.ask(declared).status == 200
         talk.send(b"x" * 1000)
         assert talk.is_closed()
+
+
+def test_an_endless_body_that_nobody_reads_is_cut(
+    serve: Callable[[ServerSettings], Serving],
+) -> None:
+    with serve(ServerSettings(max_body_bytes=100_000)).talk() as talk:
+        assert talk.ask(b"POST /refused HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n").status == 200
+        with pytest.raises(OSError):
+            for _ in range(1000):
+                talk.connection.sendall(b"x" * 100_000)
 
 
 def test_requests_sent_together_are_answered_in_order(server: Serving) -> None:
