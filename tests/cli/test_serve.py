@@ -21,7 +21,9 @@ Start = Callable[..., "Process"]
 class Process:
     """Started with signals as a terminal would leave them."""
 
-    def __init__(self, folder: Path, *arguments: str, files: int = 0, server: str = "") -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, files: int = 0, server: str = "", patch: str = ""
+    ) -> None:
         (folder / "models.toml").write_text(
             f"[server]\nkeep_costs = false\n{server}\n"
             '[model."absent"]\nkind = "text"\nsource = "hf:owner/repo/file.gguf"\n'
@@ -31,7 +33,7 @@ class Process:
             program += (
                 f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))\n"
             )
-        program += "from localinfra.cli.main import main; main()"
+        program += f"{patch}\nfrom localinfra.cli.main import main; main()"
         options = ["--config", str(folder / "models.toml"), "--port", "0"]
         self.errors = folder / "stderr"
         with self.errors.open("wb") as errors:
@@ -204,6 +206,19 @@ def test_a_second_signal_ends_it_at_once(start: Start) -> None:
             pass
         process.popen.send_signal(signal.SIGTERM)
         assert process.end(20) == 130
+
+
+def test_what_does_not_end_is_ended(start: Start) -> None:
+    """Models are freed in threads and by C code, which may wait for anything."""
+    process = start(
+        server="shutdown_timeout_s = 0.5",
+        patch="import time; from localinfra import runtime; from localinfra.cli import serve\n"
+        "async def hang(self): time.sleep(3600)\n"
+        "runtime.Runtime.close = hang; serve.CANCEL_S = 1.0",
+    )
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.end() == 1
+    assert "hang" in process.log  # where it stood
 
 
 def test_few_descriptors_and_many_connections_leave_nobody_outside(start: Start) -> None:
