@@ -114,6 +114,11 @@ class Guard:
             len(given) == 1 and self.origins.allows(given[0], host)
         ):
             page = ", ".join(given)[:200] or "other sites"
+            if page == "null":
+                raise Forbidden(
+                    "A page opened from a file or in a sandboxed frame does not say whose it is, "
+                    "so it may not use this server: open it from http://localhost."
+                )
             raise Forbidden(
                 f"Pages of {page!r} may not use this server. If it is yours, list it in "
                 "allowed_origins under [server] of models.toml."

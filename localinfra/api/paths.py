@@ -30,6 +30,7 @@ ROOT_NAMES = (
 )
 AT_ROOT = re.compile(f"/(?:{'|'.join(ROOT_NAMES)})(?:/.*)?", re.DOTALL)
 OTHER_PREFIXES = re.compile("^/(?:openai|api|v1/openai)(?=/v1/)")  # of gateways, or mixed up
+SECOND_NAMES = ("/v1/openai/", "/inference-api/")  # of routes below /v1
 SYNONYMS = {"/v1/reranking": "/v1/rerank"}
 
 # What other servers have and this one hasn't, by the beginning of its path.
@@ -92,7 +93,11 @@ class CanonicalPaths:
 def advice(path: str, routes: Iterable[str], base: str) -> str:
     """What to do about a path that leads nowhere. `routes` may have parameters; `base` is this
     server's own URL."""
-    known = list(dict.fromkeys(example(route) for route in routes))
+    known = [
+        route
+        for route in dict.fromkeys(example(route) for route in routes)
+        if not route.startswith(SECOND_NAMES) or path.startswith(SECOND_NAMES)
+    ]
     for begin in sorted(NOT_SERVED, key=len, reverse=True):
         if path == begin or path.startswith(begin + "/"):
             return NOT_SERVED[begin].format(base=base)
