@@ -22,7 +22,12 @@ class Process:
     """Started with signals as a terminal would leave them."""
 
     def __init__(
-        self, folder: Path, *arguments: str, files: int = 0, server: str = "", patch: str = ""
+        self,
+        folder: Path,
+        *arguments: str,
+        files: tuple[int, int] | None = None,  # the soft and the hard limit of descriptors
+        server: str = "",
+        patch: str = "",
     ) -> None:
         (folder / "models.toml").write_text(
             f"[server]\nkeep_costs = false\n{server}\n"
@@ -30,9 +35,7 @@ class Process:
         )
         program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         if files:
-            program += (
-                f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))\n"
-            )
+            program += f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {files})\n"
         program += f"{patch}\nfrom localinfra.cli.main import main; main()"
         options = ["--config", str(folder / "models.toml"), "--port", "0"]
         self.errors = folder / "stderr"
@@ -222,10 +225,18 @@ def test_what_does_not_end_is_ended(start: Start) -> None:
 
 
 def test_few_descriptors_and_many_connections_leave_nobody_outside(start: Start) -> None:
-    process = start(files=128)
+    process = start(files=(128, 128))
     idle = [socket.create_connection(("127.0.0.1", process.port), 30) for _ in range(200)]
     assert process.get("/health")[0] == 200
     process.wait_for_log("as many as may be")
     assert "Too many open files" not in process.log
     for connection in idle:
         connection.close()
+
+
+def test_as_many_descriptors_as_the_system_grants_are_asked_for(start: Start) -> None:
+    limits = Path("/proc") / str(start(files=(128, 2000)).popen.pid) / "limits"
+    if not limits.exists():
+        pytest.skip("this system does not show a process's limits")
+    [line] = [line for line in limits.read_text().splitlines() if "open files" in line]
+    assert int(line.split()[3]) > 1024  # the default of max_connections
