@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 MAX_SHOWN = 200  # characters of a value from outside
 MAX_LINE = 4000
-# Of records of one kind (logger, level and wording): enough to see what goes on, and at some
-# 300 bytes a line no more than 260 MB a day for who would fill the disk.
+# Of records of one kind (logger, level, wording and what the record says of itself): enough to see
+# what goes on, and at some 300 bytes a line no more than 260 MB a day for who would fill the disk.
 BURST_LINES = 100
 LINES_PER_S = 10.0
+TRACEBACK_LINES = 10  # as so many counts a record that has one
 MAX_KINDS = 256
 
 
@@ -46,6 +47,11 @@ class OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
+def kind(of: object) -> dict[str, object]:
+    """For `extra`: what sets a record apart from others of its wording."""
+    return {"kind": of}
+
+
 class Bucket(NamedTuple):
     lines: float  # that may be written now
     at_s: float  # when that was so
@@ -60,20 +66,24 @@ class Throttle(logging.Filter):
         super().__init__()
         self.burst = burst
         self.lines_per_s = lines_per_s
-        self.buckets: dict[tuple[str, int, str], Bucket] = {}
+        self.buckets: dict[tuple[str, int, str, object], Bucket] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno <= logging.DEBUG:
             return True
-        kind = (record.name, record.levelno, str(record.msg)[:MAX_SHOWN])
+        wording = str(record.msg)[:MAX_SHOWN]
+        key = (record.name, record.levelno, wording, getattr(record, "kind", None))
+        cost = TRACEBACK_LINES if record.exc_info else 1
         now = time.monotonic()
-        lines, at_s, num_left_out = self.buckets.pop(kind, Bucket(self.burst, now, 0))
+        lines, at_s, num_left_out = self.buckets.pop(key, Bucket(self.burst, now, 0))
         lines = min(self.burst, lines + (now - at_s) * self.lines_per_s)
-        passes = lines >= 1
+        passes = lines >= cost
         if passes and num_left_out:
             record.msg = f"{record.getMessage()} (and {num_left_out} more like this)"
             record.args = ()
         if len(self.buckets) >= MAX_KINDS:
             del self.buckets[next(iter(self.buckets))]  # the one not met for longest
-        self.buckets[kind] = Bucket(lines - passes, now, 0 if passes else num_left_out + 1)
+        self.buckets[key] = Bucket(
+            lines - cost if passes else lines, now, 0 if passes else num_left_out + 1
+        )
         return passes

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from localinfra.logs import MAX_KINDS, MAX_LINE, OneLine, Throttle, shown
+from localinfra.logs import MAX_KINDS, MAX_LINE, TRACEBACK_LINES, OneLine, Throttle, kind, shown
 
 HOSTILE = "a\nERROR forged\r\x1b[2J\x00\u202e\ud800é"
 
@@ -20,7 +20,7 @@ def out() -> io.StringIO:
 def log(out: io.StringIO) -> Iterator[logging.Logger]:
     handler = logging.StreamHandler(out)
     handler.setFormatter(OneLine())
-    handler.addFilter(Throttle(burst=3, lines_per_s=0.001))
+    handler.addFilter(Throttle(burst=3 * TRACEBACK_LINES, lines_per_s=0.01))
     logger = logging.Logger("test", logging.DEBUG)
     logger.addHandler(handler)
     yield logger
@@ -58,12 +58,20 @@ def test_records_of_one_kind_are_counted_when_they_are_many(
         log.warning("refused %d", at)
     log.warning("something else")
     log.error("refused %d", 1)
-    assert [line.partition("test: ")[2] for line in out.getvalue().splitlines()] == [
-        "refused 0", "refused 1", "refused 2", "something else", "refused 1",
+    log.warning("refused %d", 2, extra=kind(503))
+    lines = [line.partition("test: ")[2] for line in out.getvalue().splitlines()]
+    assert lines == [
+        *[f"refused {at}" for at in range(30)], "something else", "refused 1", "refused 2",
     ]  # fmt: skip
     now = 2000.0
     log.warning("refused %d", 1000)
-    assert out.getvalue().endswith("refused 1000 (and 997 more like this)\n")
+    assert out.getvalue().endswith("refused 1000 (and 970 more like this)\n")
+
+
+def test_tracebacks_are_fewer(log: logging.Logger, out: io.StringIO) -> None:
+    for _ in range(20):
+        log.error("failed", exc_info=ZeroDivisionError())
+    assert out.getvalue().count("failed") == 3
 
 
 def test_who_asks_for_debug_records_sees_them_all(log: logging.Logger, out: io.StringIO) -> None:

@@ -5,7 +5,7 @@ import logging
 from starlette.types import Scope
 
 from localinfra.errors import ApiError
-from localinfra.logs import shown
+from localinfra.logs import kind, shown
 
 log = logging.getLogger("localinfra.requests")
 
@@ -29,6 +29,7 @@ def log_request(scope: Scope, status: int | None, seconds: float) -> None:
         client_name(scope.get("client")),
         state.get("key", "-"),
         seconds * 1000,
+        extra=kind(status),
     )
 
 
@@ -41,6 +42,7 @@ def log_refusal(error: ApiError, scope: Scope, client: tuple[str, int] | None) -
         reason(error),
         scope["state"]["request_id"],
         client_name(client),
+        extra=kind(error.status),
     )
 
 

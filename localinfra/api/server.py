@@ -132,7 +132,8 @@ def bound(family: socket.AddressFamily, address: str, port: int) -> socket.socke
         if os.name == "posix":  # a port just left may be taken again
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # `::` is every address of this machine, also where the system would leave IPv4 out.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address != "::"))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listener.bind((address, port))
     except OSError:
