@@ -25,6 +25,9 @@ NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # no IPv6 here
 # What the kernel holds of an answer that its client doesn't read. By itself it would take
 # megabytes, and with a slow reader be seen to move once in minutes.
 SEND_BUFFER_BYTES = 256 * 1024
+# After the deadline for answers, at which the runtime ends them with an error: for a busy machine
+# to write it. Clients that do not read it are cut then.
+LAST_WORDS_S = 10.0
 ATTEMPTS = 20  # to find one free port on two addresses
 
 
@@ -43,8 +46,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 ws="none",
                 timeout_keep_alive=cast(int, settings.idle_timeout_s),
-                # The runtime ends answers before that; this is for clients that do not read them.
-                timeout_graceful_shutdown=round(settings.shutdown_timeout_s) + 5,
+                timeout_graceful_shutdown=round(settings.shutdown_timeout_s + LAST_WORDS_S),
                 lifespan="on" if lifespan else "off",
             )
         )

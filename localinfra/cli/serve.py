@@ -30,7 +30,7 @@ from localinfra.models.catalog import TextModelEntry
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 
-CANCEL_S = 15.0  # after the deadline for answers: for threads to end and models to be freed
+CANCEL_S = 25.0  # after the deadline for answers: for threads to end and models to be freed
 
 
 class Foreground(Server):
