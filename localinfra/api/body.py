@@ -14,7 +14,13 @@ from urllib.parse import quote
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from localinfra.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
+from localinfra.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    QueueFull,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -25,9 +31,40 @@ NULL = msgspec.Raw(b"null")
 FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+class UnfinishedBodies:
+    """The bytes held of bodies that are still arriving, all together. Event loop only.
+
+    The first 64 kB of each are free, so that who fills this up keeps out no ordinary request.
+    """
+
+    FREE_BYTES = 64 * 1024
+
+    def __init__(self, max_bytes: int):
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
+
+    def grow(self, from_bytes: int, to_bytes: int) -> None:
+        """One of them now has `to_bytes`. Raises QueueFull if that is too much in all."""
+        more_bytes = self._counted(to_bytes) - self._counted(from_bytes)
+        if more_bytes and self.held_bytes + more_bytes > self.max_bytes:
+            raise QueueFull(
+                "Too many large bodies are arriving at once: send this one again in a moment.",
+                retry_after_s=1,
+            )
+        self.held_bytes += more_bytes
+
+    def done(self, size_bytes: int) -> None:
+        """One of `size_bytes` arrived, or was given up."""
+        self.held_bytes -= self._counted(size_bytes)
+
+    def _counted(self, size_bytes: int) -> int:
+        return max(0, size_bytes - self.FREE_BYTES)
+
+
 class BodyLimits(msgspec.Struct, frozen=True):
     max_bytes: int = 16 * 1024 * 1024
     timeout_s: float = 60.0  # for the whole body, however it arrives
+    unfinished: UnfinishedBodies | None = None  # what it shares with the others
 
 
 DEFAULT_LIMITS = BodyLimits()
@@ -80,28 +117,34 @@ def check_content_encoding(request: Request) -> None:
 
 
 async def receive_body(request: Request, limits: BodyLimits = DEFAULT_LIMITS) -> bytes:
-    """The whole body, at most `max_bytes` of it held. Content-Length only helps to refuse early."""
+    """The whole body, at most `max_bytes` of it held. Content-Length only helps to refuse early.
+
+    Raises BodyTooLarge, RequestTimeout, QueueFull where too much is held for others already, and
+    ClientDisconnect."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limits.max_bytes:
         raise too_large(limits)
-    chunks: list[bytes] = []
-    size_bytes = 0
+    unfinished = limits.unfinished or UnfinishedBodies(limits.max_bytes)
+    body = bytearray()
     try:
         async with asyncio.timeout(limits.timeout_s):
             while True:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnect
-                chunks.append(message.get("body", b""))
-                size_bytes += len(chunks[-1])
-                if size_bytes > limits.max_bytes:
+                chunk = message.get("body", b"")
+                if len(body) + len(chunk) > limits.max_bytes:
                     raise too_large(limits)
+                unfinished.grow(len(body), len(body) + len(chunk))
+                body += chunk
                 if not message.get("more_body", False):
-                    return b"".join(chunks)
+                    return bytes(body)
     except TimeoutError:
         raise RequestTimeout(
             f"The request's body did not arrive within {limits.timeout_s:g} s."
         ) from None
+    finally:
+        unfinished.done(len(body))
 
 
 def too_large(limits: BodyLimits) -> BodyTooLarge:

@@ -14,6 +14,7 @@ from localinfra.api.structured import ResponseFormat
 from localinfra.chat.answer import AnswerFormat
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.logs import shown
 
 logger = logging.getLogger(__name__)
 
@@ -119,4 +120,4 @@ def check_stops(stops: Sequence[str], param: str) -> None:
 
 def log_user(request: Request, user: str | None) -> None:
     if user is not None:
-        logger.info("request %s is for user %r", request_id(request.scope), user)
+        logger.info("request %s is for user '%s'", request_id(request.scope), shown(user))

@@ -4,7 +4,7 @@ from typing import cast
 
 from starlette.requests import Request
 
-from localinfra.api.body import BodyLimits
+from localinfra.api.body import BodyLimits, UnfinishedBodies
 from localinfra.runtime import Runtime
 
 
@@ -14,4 +14,5 @@ def runtime(request: Request) -> Runtime:
 
 def limits(request: Request) -> BodyLimits:
     settings = runtime(request).settings
-    return BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
+    unfinished: UnfinishedBodies = request.app.state.unfinished_bodies
+    return BodyLimits(settings.max_body_bytes, settings.body_timeout_s, unfinished)

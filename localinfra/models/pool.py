@@ -192,7 +192,10 @@ class Pool(Generic[T]):
             # Absent files don't come by waiting; a model that was here may well come back.
             logger.warning("%s can't be loaded: %s", name, error)
             return Failure(error, retry_at, says_when=name in self._faults)
-        logger.error("loading %s failed", name, exc_info=error)
+        # The reason on one line; where it was raised is for who asks for it.
+        traceback = error if logger.isEnabledFor(logging.DEBUG) else None
+        kind = type(error).__name__
+        logger.error("loading %s failed: %s: %s", name, kind, error, exc_info=traceback)
         said = ModelUnavailable(f"The model {name} could not be loaded: {error}", "model")
         return Failure(said, retry_at, says_when=True)
 

@@ -229,9 +229,9 @@ def test_an_address_in_use_is_found_before_measuring() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match="--port"):
-            serve.check_address("127.0.0.1", port)
-    serve.check_address("127.0.0.1", port)
-    serve.check_address("localhost", 0)
+            serve.take_address("127.0.0.1", port)
+    for listener in serve.take_address("127.0.0.1", port):
+        listener.close()
 
 
 # --- Serving what was kept ------------------------------------------------------------------------
