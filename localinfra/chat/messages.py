@@ -59,18 +59,29 @@ def normalize(messages: Sequence[Message], *, parse_arguments: bool = True) -> l
     Raises InvalidRequest naming the path of what is wrong, UnsupportedParameter for a part that
     isn't text.
     """
+    return [_plain(message, parse_arguments) for message in checked(messages)]
+
+
+def checked(messages: Sequence[Message]) -> list[Message]:
+    """The same messages with a text or None for content. Raises as `normalize` does."""
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message.", "messages")
-    return [
-        _plain(message, f"messages[{at}]", parse_arguments) for at, message in enumerate(messages)
-    ]
+    return [_checked(message, f"messages[{at}]") for at, message in enumerate(messages)]
 
 
-def _plain(message: Message, path: str, parse_arguments: bool) -> Plain:
-    plain: Plain = {"role": message.role, "content": _content(message, path)}
+def _checked(message: Message, path: str) -> Message:
+    content = _content(message, path)
+    if message.tool_calls and message.role != "assistant":
+        raise InvalidRequest("Only assistant messages have tool_calls.", f"{path}.tool_calls")
+    if content is message.content:
+        return message
+    return msgspec.structs.replace(message, content=content)
+
+
+def _plain(message: Message, parse_arguments: bool) -> Plain:
+    assert not isinstance(message.content, list)
+    plain: Plain = {"role": message.role, "content": message.content}
     if message.tool_calls:
-        if message.role != "assistant":
-            raise InvalidRequest("Only assistant messages have tool_calls.", f"{path}.tool_calls")
         plain["tool_calls"] = [_plain_call(call, parse_arguments) for call in message.tool_calls]
     optional = {
         "name": message.name,
