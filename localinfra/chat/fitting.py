@@ -111,7 +111,7 @@ class Fitting:
     def _missing(self, asked: Asked, sketch: Sketch, form: Form) -> set[str]:
         """The words that the prompt lacks."""
         text = self._run(asked, form)
-        return {word for word in sketch.needed if word not in text} if self._shows_texts else set()
+        return {word for word in sketch.needed if word not in text} if self.shows_texts else set()
 
     def _run(self, asked: Asked, form: Form) -> str:
         plain = form.messages(asked.messages, asked.told)
@@ -128,7 +128,7 @@ class Fitting:
         return rendering.run(plain, asked.variables)
 
     @functools.cached_property
-    def _shows_texts(self) -> bool:
+    def shows_texts(self) -> bool:
         """Whether the template writes the texts it is given as they are: else nothing can be said
         of what it leaves out."""
         return self._passes(HI, Form(), ["Kw0vj"], self.no_tools)

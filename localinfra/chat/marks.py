@@ -16,7 +16,6 @@ import msgspec
 from localinfra.chat.messages import Json
 from localinfra.errors import InvalidRequest
 
-
 ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
 
 

@@ -68,6 +68,11 @@ class ChatTemplate:
         self._eos_token = eos_token
         self._fitting = Fitting(self._compiled, self._tokens, source, self.voice.takes_tools)
 
+    @property
+    def shows_texts(self) -> bool:
+        """Whether all texts of a conversation are in its prompt, as far as the template says."""
+        return self._fitting.shows_texts
+
     def render(
         self,
         messages: Sequence[Message],

@@ -44,7 +44,7 @@ class Windows:
         """The text in parts of at most WINDOW characters. `has_marks`: marks in it are read."""
         start = 0
         while len(text) - start > WINDOW:
-            stop = start + self._cut(text[start : start + WINDOW + 1], has_marks)
+            stop = start + self._cut(text[start : start + WINDOW + MAX_MARK], has_marks)
             yield text[start:stop]
             start = stop
         yield text[start:]
@@ -53,8 +53,9 @@ class Windows:
         return text.endswith(self._marks)
 
     def _cut(self, text: str, has_marks: bool) -> int:
-        data = np.frombuffer(text.encode(), np.uint8)
-        half = len(text[: len(text) // 2].encode())
+        """At most WINDOW; `text` goes on for some characters, to see what follows."""
+        data = np.frombuffer(text[: WINDOW + 1].encode(), np.uint8)
+        half = len(text[: WINDOW // 2].encode())
         free: NDArray[np.bool_] = ~self._joined[data[half:-1], data[half + 1 :]]
         places = np.flatnonzero(free)[::-1] + half + 1
         # Before a blank is best: punctuation there says nothing of how what follows is split.
@@ -65,13 +66,11 @@ class Windows:
             # How a word is split off depends on whether blanks are followed by more.
             if not text[at - 1].isspace() and not (starts and self._is_beside_mark(text, at)):
                 return at
-        if starts and 0 < starts[-1] and not text[starts[-1] - 1].isspace():
-            return starts[-1]
-        at = len(text) - 1
-        if has_marks:
-            around = self._mark.finditer(text, max(0, at - MAX_MARK))
-            at = next((m.start() for m in around if 0 < m.start() < at < m.end()), at)
-        return at
+        start = max((start for start in starts if start <= WINDOW), default=0)
+        if start and not text[start - 1].isspace():
+            return start
+        around = self._mark.finditer(text, max(0, WINDOW - MAX_MARK)) if has_marks else ()
+        return next((m.start() for m in around if 0 < m.start() < WINDOW < m.end()), WINDOW)
 
     def _is_beside_mark(self, text: str, at: int) -> bool:
         """Marks may strip the blanks around them, and what follows one begins a text anew."""
