@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 # What a job gains on others while they come: so many units of size for each that came after it.
 AGEING = 1000
+LARGE_SHARE = 8  # of the places to wait in one is for large jobs, which take as long as many others
 
 _running = threading.local()  # `.job`: whose work a thread does
 
@@ -44,7 +45,7 @@ class BoundedExecutor:
         self, name: str, num_threads: int, max_waiting: int, large_size: float = float("inf")
     ):
         """`max_waiting` jobs may wait besides those that run; `name` is in the refusal of more.
-        Those of more than `large_size` leave one thread free."""
+        Those of more than `large_size` leave one thread free, and most of the queue."""
         assert num_threads > 1 or large_size == float("inf"), "no thread would run large jobs"
         self._name = name
         self._num_threads = num_threads
@@ -93,7 +94,7 @@ class BoundedExecutor:
         if self._has_room(job.is_large):
             self._start(job)
             return
-        if self.num_waiting >= self._max_waiting:
+        if self._is_full(job.is_large):
             raise QueueFull(
                 f"Too many requests wait for {self._name} already; try again later.",
                 retry_after_s=5,
@@ -108,6 +109,12 @@ class BoundedExecutor:
             if place.done() and not place.cancelled():
                 self._give_place_back(job)  # it was handed over just before
             raise
+
+    def _is_full(self, is_large: bool) -> bool:
+        num_large = sum(not place.done() for _, _, place, _ in self._waiting[True])
+        if is_large and num_large >= max(1, self._max_waiting // LARGE_SHARE):
+            return True
+        return self.num_waiting >= self._max_waiting
 
     def _has_room(self, is_large: bool) -> bool:
         if is_large and self._num_large >= self._num_threads - 1:

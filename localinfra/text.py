@@ -37,7 +37,7 @@ MAX_COMPILING = 2  # grammars at a time
 # Prompts at a time: they need the interpreter, as the event loop does. Characters of one that
 # leaves a thread to the others.
 MAX_PROMPTING, MAX_COUNTING, LARGE_PROMPT = 3, 2, 100_000
-MAX_WAITING_COUNTS = 32  # texts that are only to be looked at
+MAX_WAITING_COUNTS = 128  # texts that are only to be looked at
 PARTS_LOOKED_AT = 10_000  # to tell how large a conversation is
 
 # CPU time for each token that the context has room for, besides what a template may take. Ten
@@ -177,10 +177,10 @@ class TextModel:
         tools: Sequence[Tool],
         asks: bool,
     ) -> ChatPrompt:
-        deadline = self._deadline()
+        characters = sum(len(text.strip()) for text in texts_of(messages))
         if template.shows_texts:
-            characters = sum(len(text.strip()) for text in texts_of(messages))
             self._refuse_endless(characters, "messages")
+        deadline = self._deadline(characters)
         definitions = [tool.definition for tool in tools]
         rendered = template.render(
             messages,
@@ -250,8 +250,9 @@ class TextModel:
         return await self._prompting.run(self._tokenize_prompt, text, suffix, param, size=size)
 
     def _tokenize_prompt(self, text: str, suffix: str | None, param: str) -> list[int]:
-        deadline = self._deadline()
-        self._refuse_endless(len(text) + len(suffix or ""), param)
+        characters = len(text) + len(suffix or "")
+        self._refuse_endless(characters, param)
+        deadline = self._deadline(characters)
         if suffix is None:
             return self._ids(text, deadline, param)
         if self._model.infill_tokens is None:
@@ -271,8 +272,7 @@ class TextModel:
         Raises QueueFull."""
 
         def work() -> list[int]:
-            more_s = SECONDS_PER_TOKEN * len(text)
-            deadline = Deadline(more_s, is_abandoned)
+            deadline = self._deadline(len(text), SECONDS_PER_TOKEN * len(text))
             return self._ids(text, deadline, "prompt", add_bos=add_bos)
 
         return await self._counting.run(work, size=len(text))
@@ -331,8 +331,11 @@ class TextModel:
             ) from None
         return ids
 
-    def _deadline(self) -> Deadline:
-        return Deadline(SECONDS_PER_TOKEN * self.context_length, is_abandoned)
+    def _deadline(self, num_characters: int, more_s: float | None = None) -> Deadline:
+        self._model.prepare_for(num_characters)  # once, at nobody's expense
+        if more_s is None:
+            more_s = SECONDS_PER_TOKEN * self.context_length
+        return Deadline(more_s, is_abandoned)
 
     def _refuse_endless(self, num_characters: int, param: str) -> None:
         """Refuses a text that can't fit before spending seconds on tokenising it."""

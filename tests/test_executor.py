@@ -103,11 +103,13 @@ def test_work_that_nobody_waits_for_can_tell() -> None:
 
 def test_large_jobs_leave_a_thread_to_the_small_ones() -> None:
     async def test() -> None:
-        executor, gate = BoundedExecutor("tests", 2, 4, large_size=10), threading.Event()
+        executor, gate = BoundedExecutor("tests", 2, 16, large_size=10), threading.Event()
         large = [asyncio.create_task(executor.run(gate.wait, size=11)) for _ in range(3)]
         await asyncio.sleep(0)
         assert await executor.run(lambda: "small", size=10) == "small"
         assert not any(job.done() for job in large)
+        with pytest.raises(QueueFull):  # they have an eighth of the queue
+            await executor.run(gate.wait, size=11)
         gate.set()
         assert await asyncio.gather(*large) == [True] * 3
 

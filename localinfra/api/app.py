@@ -19,6 +19,7 @@ from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.image_files import ImageFiles, get_image_file
 from localinfra.api.images import create_images
 from localinfra.api.inference import infer
+from localinfra.api.leaving import Leaving
 from localinfra.api.messages import count_message_tokens, create_message
 from localinfra.api.metrics import RequestMetrics, get_metrics
 from localinfra.api.models import get_model, list_models
@@ -130,6 +131,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
                 allowed_origins=settings.allowed_origins,
                 api_keys=settings.api_keys,
             ),
+            Middleware(Leaving),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,

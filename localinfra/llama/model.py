@@ -7,6 +7,7 @@ import ctypes
 import functools
 import itertools
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,6 +82,7 @@ class Model:
         self.num_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._buffer = ctypes.create_string_buffer(256)
         self._pieces: dict[int, bytes] = {}
+        self._preparing = threading.Lock()
         self.adapters = [(self._load_adapter(file.path), file.scale) for file in settings.lora]
 
     def _load_adapter(self, path: Path) -> Any:
@@ -240,6 +242,7 @@ class Model:
             ) from None
         has_bos = parse_special and bool(self.bos_text) and text.startswith(self.bos_text)
         add = add_bos and self.adds_bos and not has_bos
+        self.prepare_for(len(text))
         if len(text) <= WINDOW or not self._is_cut:
             yield self._tokenize(text.encode(), add, parse_special)
             return
@@ -251,6 +254,12 @@ class Model:
                 opened = self._tokenize((self._opening + part).encode(), False, parse_special)
                 yield opened[len(self._opening_ids) :]
             before = part
+
+    def prepare_for(self, num_characters: int) -> None:
+        """Looks at the whole vocabulary before the first long text, which may take a second."""
+        if num_characters > WINDOW and self._is_cut:
+            with self._preparing:
+                assert self._windows
 
     @functools.cached_property
     def _windows(self) -> Windows:
