@@ -37,6 +37,16 @@ def is_abandoned() -> bool:
     return job is not None and job.is_abandoned
 
 
+class Abandoned(Exception):
+    """Ends a job whose caller has left; nobody is there to read it."""
+
+
+def stop_if_abandoned() -> None:
+    """Raises Abandoned."""
+    if is_abandoned():
+        raise Abandoned
+
+
 class BoundedExecutor:
     """Runs functions in threads, the smaller first, and keeps a thread for the small ones.
     Event loop only."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from jinja2 import Template
 
-from localinfra.chat.forms import SPELLINGS, Form, Sketch, Spelling, forms, sketched
+from localinfra.chat.forms import SPELLINGS, WORD, Form, Sketch, Spelling, forms, sketched
 from localinfra.chat.marks import ControlTokens, Marks
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.meter import Deadline, LimitExceeded, Meter
@@ -57,7 +57,7 @@ class Fitting:
     def forms(self, asked: Asked, failures: list[InvalidRequest]) -> Iterator[Form]:
         """The forms that fit, the nearest to what was sent first. Why others don't is added to
         `failures`; without any that fits, that is the answer."""
-        sketch = sketched(asked.messages)
+        sketch = sketched(asked.messages, is_continued=asked.is_continued)
         asked.deadline.check()
         has_tools = bool(asked.told or asked.variables["tools"])
         variables = asked.variables
@@ -111,7 +111,7 @@ class Fitting:
     def _missing(self, asked: Asked, sketch: Sketch, form: Form) -> set[str]:
         """The words that the prompt lacks."""
         text = self._run(asked, form)
-        return {word for word in sketch.needed if word not in text} if self.shows_texts else set()
+        return sketch.needed.keys() - WORD.findall(text) if self.shows_texts else set()
 
     def _run(self, asked: Asked, form: Form) -> str:
         plain = form.messages(asked.messages, asked.told)

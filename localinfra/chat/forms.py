@@ -18,6 +18,7 @@ from localinfra.chat.tools import as_plain_messages
 
 SHORT_ID = re.compile("[A-Za-z0-9]{9}")
 ID_CHARACTERS = string.digits + string.ascii_letters
+WORD = re.compile(r"Kw\d+vj")  # of a sketch
 SHORT_ARGUMENTS = 200  # characters
 ROLES_OF_SYSTEM = ("system", "developer")
 
@@ -339,8 +340,9 @@ class Sketch(msgspec.Struct, frozen=True):
     beside_calls: frozenset[str]  # those an assistant said while calling
 
 
-def sketched(messages: Sequence[Message]) -> Sketch:
-    """`messages` have texts for content."""
+def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sketch:
+    """`messages` have texts for content. One that is to be continued has one in any case: where
+    it ends will be marked."""
     ids: dict[str, str] = {}
     needed: dict[str, int] = {}
     beside: list[str] = []
@@ -348,6 +350,8 @@ def sketched(messages: Sequence[Message]) -> Sketch:
     for at, message in enumerate(messages):
         assert not isinstance(message.content, list)
         content = message.content
+        if is_continued and at == len(messages) - 1:
+            content = _word(at)
         if content:
             content = _word(at) if not content.isspace() else " "
         if content and content != " ":
