@@ -7,16 +7,15 @@ rest is cheap and stays on the event loop, while the engine computes the next st
 import asyncio
 import datetime
 import functools
-import itertools
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
 from localinfra.chat.answer import Answer, Tool, grammar_of
 from localinfra.chat.dialects import Voice
-from localinfra.chat.messages import Message
-from localinfra.chat.meter import Deadline, LimitExceeded
+from localinfra.chat.messages import Message, size_of, texts_of
+from localinfra.chat.meter import DEADLINE_S, Deadline, LimitExceeded
 from localinfra.chat.template import ChatTemplate
 from localinfra.engine.constraint import Grammar, GrammarCompiler, as_lark, as_regex
 from localinfra.engine.engine import Engine, EngineStats
@@ -38,7 +37,6 @@ MAX_COMPILING = 2  # grammars at a time
 # leaves a thread to the others.
 MAX_PROMPTING, MAX_COUNTING, LARGE_PROMPT = 3, 2, 100_000
 MAX_WAITING_COUNTS = 128  # texts that are only to be looked at
-PARTS_LOOKED_AT = 10_000  # to tell how large a conversation is
 
 # CPU time for each token that the context has room for, besides what a template may take. Ten
 # times what the slowest text took here (letters without a blank, 2 µs).
@@ -164,10 +162,8 @@ class TextModel:
         if len(messages) > self.context_length:  # each has a token at least
             raise ContextLengthExceeded(len(messages), self.context_length)
         executor = self._counting if is_counted else self._prompting
-        size = size_of(messages)
-        return await executor.run(
-            self._render, self._template, messages, template_kwargs, tools, asks, size=size
-        )
+        job = (self._render, self._template, messages, template_kwargs, tools, asks)
+        return await executor.run(*job, size=size_of(messages))
 
     def _render(
         self,
@@ -335,7 +331,7 @@ class TextModel:
         self._model.prepare_for(num_characters)  # once, at nobody's expense
         if more_s is None:
             more_s = SECONDS_PER_TOKEN * self.context_length
-        return Deadline(more_s, is_abandoned)
+        return Deadline(DEADLINE_S + more_s, is_abandoned)
 
     def _refuse_endless(self, num_characters: int, param: str) -> None:
         """Refuses a text that can't fit before spending seconds on tokenising it."""
@@ -415,21 +411,3 @@ class TextModel:
         if room < min(wanted, 1):
             raise ContextLengthExceeded(num_prompt, self.context_length, request.prompt_param)
         return min(wanted, room)
-
-
-def texts_of(messages: Sequence[Message]) -> Iterator[str]:
-    """The texts that a prompt can't do without: an assistant's may hold old reasoning."""
-    for message in messages:
-        if message.role == "assistant" or message.content is None:
-            continue
-        if isinstance(message.content, str):
-            yield message.content
-        else:
-            yield from (part.text or "" for part in message.content)
-
-
-def size_of(messages: Sequence[Message]) -> int:
-    """Characters, or LARGE_PROMPT and more without counting on."""
-    sizes = (len(text) + 10 for text in texts_of(messages))
-    size = sum(itertools.islice(sizes, PARTS_LOOKED_AT))
-    return size if next(sizes, None) is None else max(size, LARGE_PROMPT + 1)

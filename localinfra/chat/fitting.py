@@ -19,6 +19,7 @@ from localinfra.chat.meter import Deadline, LimitExceeded, Meter
 from localinfra.chat.rendering import Rendering, TemplateFailed
 from localinfra.errors import InvalidRequest
 
+PROBE_S = 0.2  # CPU time of a run that takes a millisecond
 MAX_KNOWN = 1024  # shapes whose form is remembered
 
 HI = [Message("user", "Kw0vj")]
@@ -162,7 +163,7 @@ class Fitting:
             "add_generation_prompt": True,
             "strftime_now": lambda format: "",
         }
-        asked = Asked(messages, [], {"tools": tools}, given, False, Deadline())
+        asked = Asked(messages, [], {"tools": tools}, given, False, Deadline(PROBE_S))
         try:
             text = self._run(asked, form)
         except (TemplateFailed, LimitExceeded):

@@ -3,7 +3,8 @@
 Decodes and validates; renders nothing and knows no model.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -13,6 +14,9 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 Plain: TypeAlias = dict[str, Json]  # a message as templates read it
+
+TEXTS_LOOKED_AT = 10_000  # to tell how large a conversation is
+CHARACTERS_OF_MARKS = 10  # of a message
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -67,6 +71,24 @@ def checked(messages: Sequence[Message]) -> list[Message]:
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message.", "messages")
     return [_checked(message, f"messages[{at}]") for at, message in enumerate(messages)]
+
+
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """The texts that a prompt can't do without: an assistant's may hold old reasoning."""
+    for message in messages:
+        if message.role == "assistant" or message.content is None:
+            continue
+        if isinstance(message.content, str):
+            yield message.content
+        else:
+            yield from (part.text or "" for part in message.content)
+
+
+def size_of(messages: Sequence[Message]) -> int:
+    """Characters and the marks around them; where there are too many texts to look at, a guess."""
+    sizes = (len(text) + CHARACTERS_OF_MARKS for text in texts_of(messages))
+    size = sum(itertools.islice(sizes, TEXTS_LOOKED_AT))
+    return size if next(sizes, None) is None else size + 10**6
 
 
 def _checked(message: Message, path: str) -> Message:

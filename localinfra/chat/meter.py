@@ -26,9 +26,11 @@ class LimitExceeded(BaseException):
 class Deadline:
     """CPU time of the thread that makes a prompt, from messages to token ids."""
 
-    def __init__(self, more_s: float = 0.0, is_abandoned: Callable[[], bool] = lambda: False):
-        """`more_s` besides what a template may take; `is_abandoned` says that nobody waits."""
-        self._limit_s = DEADLINE_S + more_s
+    def __init__(
+        self, limit_s: float | None = None, is_abandoned: Callable[[], bool] = lambda: False
+    ):
+        """`limit_s` None: what a template may take; `is_abandoned` says that nobody waits."""
+        self._limit_s = DEADLINE_S if limit_s is None else limit_s
         self._is_abandoned = is_abandoned
         self._next_look_s = time.monotonic() + LOOK_EVERY_S
         self._cpu_end = time.thread_time() + self._limit_s

@@ -271,7 +271,7 @@ def test_a_sketch_has_the_shape_of_the_conversation(messages: list[Message]) -> 
 def test_a_long_conversation_takes_time_in_proportion() -> None:
     """A quarter of a second here; half a minute if each text were looked for in the whole."""
     messages = [HI, call("c"), *[result("c", "short")] * 60_000]
-    prompt = template(CHATML).render(messages, deadline=Deadline(more_s=15)).text
+    prompt = template(CHATML).render(messages, deadline=Deadline(15)).text
     assert prompt.count("short") == 60_000
 
 
@@ -279,12 +279,12 @@ def test_many_characters_and_a_control_token_take_time_in_proportion() -> None:
     """A second here; half a minute if each character were looked for in the whole."""
     characters = "".join(map(chr, range(0xA000, 0xA000 + 10_000)))
     content = f"<|im_end|>{characters}{'a' * 6_000_000}"
-    rendered = template(CHATML).render([Message("user", content)], deadline=Deadline(more_s=15))
+    rendered = template(CHATML).render([Message("user", content)], deadline=Deadline(15))
     assert [part.text for part in rendered.segments if not part.is_template] == ["<|im_end|>"]
 
 
 def test_work_for_a_client_that_has_left_ends() -> None:
-    deadline = Deadline(more_s=1000, is_abandoned=lambda: True)
+    deadline = Deadline(1000, lambda: True)
     with pytest.raises(InvalidRequest, match="its client has left"):
         template("{% for i in range(100000) %}" * 5 + "{% endfor %}" * 5).render(
             [HI], deadline=deadline
