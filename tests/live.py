@@ -114,4 +114,4 @@ class LiveServer(Serving):
         self.wait_until(lambda stats: not stats.num_running and not stats.num_waiting)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx2.Response:
-        return httpx2.post(self.url + path, json=body, timeout=60, **options)
+        return httpx2.post(self.url + path, json=body, **{"timeout": 60, **options})

@@ -21,6 +21,7 @@ from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.image_files import ImageFiles, get_image_file
 from localinfra.api.images import create_images
 from localinfra.api.inference import infer
+from localinfra.api.leaving import Leaving
 from localinfra.api.messages import count_message_tokens, create_message
 from localinfra.api.metrics import RequestMetrics, get_metrics
 from localinfra.api.models import get_model, list_models
@@ -154,6 +155,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
                 on_loopback=is_loopback(settings.host),
                 api_keys=settings.api_keys,
             ),
+            Middleware(Leaving),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,

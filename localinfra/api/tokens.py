@@ -4,7 +4,6 @@ Only text models: the ids are those of their prompts.
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -24,7 +23,7 @@ from localinfra.models.catalog import Catalog, TextModelEntry
 if TYPE_CHECKING:
     from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
 
-# What a thread has done in 2 s, even for the least favourable text (a million spaces).
+# What a thread has done in 2 s, even for the least favourable text (a million letters).
 MAX_CHARACTERS = 1_000_000
 MAX_TOKENS = 1_000_000
 
@@ -111,7 +110,7 @@ async def create_tokens(request: Request) -> Response:
         ids = await chat_tokens(model, body)
     strings = None
     if body.return_token_strs:
-        strings = await asyncio.to_thread(model.token_texts, ids)
+        strings = await model.spellings(ids)
     found = Tokenized(len(ids), model.context_length, ids, strings)
     return json_response(found, headers=decoded.headers)
 
@@ -119,7 +118,11 @@ async def create_tokens(request: Request) -> Response:
 async def chat_tokens(model: "TextModel", body: TokenizeRequest) -> list[int]:
     use = tool_use(body.tools, None, is_parallel=True)
     prompt = await model.chat_prompt(
-        body.messages or [], body.chat_template_kwargs, use.tools, asks=body.asks
+        body.messages or [],
+        body.chat_template_kwargs,
+        use.tools,
+        asks=body.asks,
+        is_counted=True,
     )
     return prompt.ids
 
@@ -127,8 +130,7 @@ async def chat_tokens(model: "TextModel", body: TokenizeRequest) -> list[int]:
 async def join_tokens(request: Request) -> Response:
     decoded = await read_body(request, DetokenizeRequest, limits(request))
     model = await named_model(request, decoded.value.model)
-    ids = await asyncio.to_thread(model.token_prompt, decoded.value.tokens, "tokens")
-    text = await asyncio.to_thread(model.text, ids)
+    text = await model.detokenize(decoded.value.tokens, "tokens")
     return json_response(Detokenized(text), headers=decoded.headers)
 
 
