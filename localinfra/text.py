@@ -268,7 +268,11 @@ class TextModel:
         stops = Stops(request.stops)
         outputs = [
             ChoiceOutput(
-                choice, self._spelled(request.marks), stops, score_end=request.score_prompt
+                choice,
+                self._spelled(request.marks),
+                stops,
+                score_end=request.score_prompt,
+                reader=request.readers[choice] if request.readers else None,
             )
             for choice in range(len(requests) * request.num_choices)
         ]
@@ -314,12 +318,11 @@ class TextModel:
                 "least one character.",
                 request.prompt_param,
             )
-        wanted = request.max_tokens
-        if wanted is None:
-            wanted = self.entry.default_max_tokens
+        room = self.context_length - num_prompt
+        choices = (request.max_tokens, self.entry.default_max_tokens, request.default_max_tokens)
+        wanted = next((limit for limit in choices if limit is not None), max(room, 1))
         if self.entry.max_output_tokens is not None:
             wanted = min(wanted, self.entry.max_output_tokens)
-        room = self.context_length - num_prompt
         if room < min(wanted, 1):
             raise ContextLengthExceeded(num_prompt, self.context_length, request.prompt_param)
         return min(wanted, room)

@@ -22,7 +22,7 @@ from localinfra.api.chat_turn import (
     pieces_of,
 )
 from localinfra.api.logprobs import TokenLogprobEntry, token_logprob
-from localinfra.api.params import GenerationFields, MaxTokens, TopLogprobs, log_user
+from localinfra.api.params import GenerationFields, MaxTokens, TopLogprobs, given, log_user
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
@@ -57,7 +57,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
 
     def check(self) -> None:
         super().check()
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
         check_kwargs(self.chat_template_kwargs)
         if any(modality != "text" for modality in self.modalities):
@@ -65,13 +65,19 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
 
     def answer(self) -> Answer:
         """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
-        use = tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
+        use = tool_use(self.tools, self.tool_choice or None, self.parallel_tool_calls)
         if use.is_required and self.answer_format:
             raise InvalidRequest(
                 "An answer can't be a tool call and have a response_format; leave one of them out.",
                 "tool_choice",
             )
         return Answer(self.answer_format, use)
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens to generate at most; of both names the newer one counts."""
+        newer = given(self.max_completion_tokens)
+        return given(self.max_tokens) if newer is None else newer
 
     @property
     def num_logprobs(self) -> int | None:
@@ -173,9 +179,7 @@ async def create_chat_completion(request: Request) -> Response:
             answer=wanted,
             template_kwargs=body.template_kwargs,
             sampling=body.sampling_params(),
-            max_tokens=body.max_tokens
-            if body.max_completion_tokens is None
-            else body.max_completion_tokens,
+            max_tokens=body.limit,
             num_choices=body.n,
             stops=body.stops,
             top_logprobs=body.num_logprobs,
@@ -288,7 +292,8 @@ class ChatAnswer:
         if delta.finish_reason is not None:
             reason = reader.finish_reason(delta.finish_reason)
             last = ChunkChoice(delta.choice, Delta(), finish_reason=reason)
-            events.append(self._chunk(last, usage=self._meter.usage()))
+            usage = UNSET if self._body.includes_usage else self._meter.usage()
+            events.append(self._chunk(last, usage=usage))
         return events
 
     def _chunk(self, *choices: ChunkChoice, usage: Usage | UnsetType = UNSET) -> bytes:

@@ -7,7 +7,7 @@ Knows no API's shapes.
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -21,16 +21,19 @@ from localinfra.chat.parser import (
     Parser,
     Piece,
     Thought,
+    joined,
 )
-from localinfra.engine.output import OutputDelta
+from localinfra.engine.output import OutputDelta, Reading
 from localinfra.engine.request import FinishReason, SamplingParams, TextRequest
+from localinfra.engine.stops import StopMatcher, Stops
 
 if TYPE_CHECKING:
     from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
 
 
 class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants said. `max_tokens` None: as the model's entry says."""
+    """What a client wants said. `max_tokens` None: as the model's entry
+    says, or what the context leaves."""
 
     messages: Sequence[Message]
     answer: Answer = Answer()
@@ -43,21 +46,48 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChoiceReader:
-    """One choice's deltas → the parts of its message."""
+    """One choice's text → the parts of its message, up to a stop string in its content.
 
-    def __init__(self, parser: Parser | None, use: ToolUse):
+    In what is thought or called no stop string counts: a model that thinks about it has not said
+    it, and half a call helps nobody. None spans two parts.
+    """
+
+    def __init__(self, parser: Parser | None, use: ToolUse, stops: Stops):
         self._parser = parser
         self._use = use
+        self._stops = StopMatcher(stops)
         self._num_calls = 0
 
-    def read(self, delta: OutputDelta) -> list[Piece]:
+    def push(self, text: str, *, is_last: bool) -> Reading:
+        pieces: list[Piece] = []
+        for piece in self._parsed(text, is_last):
+            if not isinstance(piece, Content):
+                self._num_calls += isinstance(piece, CallEnd)
+                pieces += [*content(self._stops.flush()), piece]
+                continue
+            num_content = self._stops.num_held + len(piece.text)
+            ready, stop = self._stops.push(piece.text)
+            pieces += content(ready)
+            if stop is not None:
+                return Reading(pieces, stop, num_content - len(ready) + self._num_unparsed)
+        if is_last:
+            pieces += content(self._stops.flush())
+        num_held = self._stops.num_held
+        return Reading(pieces, num_held=num_held + self._num_unparsed if num_held else 0)
+
+    def _parsed(self, text: str, is_last: bool) -> list[Piece]:
         if self._parser is None:
-            return [Content(delta.text)] if delta.text else []
-        pieces = self._parser.push(delta.text) if delta.text else []
-        if delta.finish_reason is not None:
-            pieces += self._parser.finish()
-        self._num_calls += sum(isinstance(piece, CallEnd) for piece in pieces)
-        return pieces
+            return content(text)
+        pieces = self._parser.push(text) if text else []
+        return joined(pieces + self._parser.finish()) if is_last else pieces
+
+    @property
+    def _num_unparsed(self) -> int:
+        return self._parser.num_held if self._parser else 0
+
+    def read(self, delta: OutputDelta) -> list[Piece]:
+        """What `push` made of the delta's text."""
+        return cast(list[Piece], delta.pieces)
 
     def has_called(self, reason: FinishReason) -> bool:
         """Whether the message ended with calls, whole ones."""
@@ -66,6 +96,10 @@ class ChoiceReader:
     def finish_reason(self, reason: FinishReason) -> str:
         """OpenAI's: `stop` also where the client itself has named the function."""
         return "tool_calls" if self.has_called(reason) and not self._use.is_named else reason
+
+
+def content(text: str) -> list[Piece]:
+    return [Content(text)] if text else []
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -91,19 +125,21 @@ async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:
         )
         for _ in range(wanted.num_choices)
     ]
+    stops = Stops(() if use.is_required else wanted.stops)  # a call can't end within
+    readers = [ChoiceReader(parser, use, stops) for parser in parsers]
     deltas = model.generate(
         TextRequest(
             prompts=[prompt.ids],
             max_tokens=wanted.max_tokens,
             sampling=wanted.sampling,
             num_choices=wanted.num_choices,
-            stops=() if use.is_required else wanted.stops,  # a call can't end within
+            readers=readers,
             top_logprobs=wanted.top_logprobs,
             grammar=grammar,
             marks=model.marks if parsers[0] else frozenset(),
         )
     )
-    return Turn(len(prompt.ids), [ChoiceReader(parser, use) for parser in parsers], deltas)
+    return Turn(len(prompt.ids), readers, deltas)
 
 
 class Call(msgspec.Struct, frozen=True):
