@@ -111,6 +111,12 @@ class TextModel:
             chat_template=self._template.source if self._template else None,
         )
 
+    def unread(self, paths: Mapping[str, str]) -> list[str]:
+        """Of variables for the template, by their names the places where a request sets them: the
+        places of those that it does not read."""
+        variables = self._template.variables if self._template else frozenset()
+        return [path for name, path in paths.items() if name not in variables]
+
     def is_special(self, token: int) -> bool:
         """Whether the token adds nothing to a text."""
         return not self._model.token_bytes(token)

@@ -169,6 +169,14 @@ def invalid_value(problem: str, within: str = "") -> InvalidRequest:
     )
 
 
+def decode_within(path: str, raw: msgspec.Raw, kind: type[T]) -> T:
+    """A value that the body's struct left undecoded. Raises InvalidRequest naming its path."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        raise invalid_value(str(error), path) from None
+
+
 def header_list(names: Iterable[str], max_names: int = 20, max_chars: int = 64) -> str:
     """Names as one header value: percent-encoded where not plain ASCII, cut where too many."""
     listed = [quote(name[:max_chars], safe="$[]{}()<>!?@*+=:;/#&|~^")[:max_chars] for name in names]

@@ -22,11 +22,18 @@ from localinfra.api.chat_turn import (
     pieces_of,
 )
 from localinfra.api.logprobs import TokenLogprobEntry, token_logprob
-from localinfra.api.params import GenerationFields, MaxTokens, TopLogprobs, given, log_user
+from localinfra.api.params import (
+    GenerationFields,
+    MaxTokens,
+    TopLogprobs,
+    given,
+    kwarg_paths,
+    log_user,
+)
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
-from localinfra.api.structured import NamedTool, ToolDefinition, tool_use
+from localinfra.api.structured import NamedTool, ToolDefinition, left_out, tool_use
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
@@ -87,6 +94,11 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     def template_kwargs(self) -> dict[str, object]:
         effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
         return {**effort, **self.chat_template_kwargs}
+
+    @property
+    def kwarg_paths(self) -> dict[str, str]:
+        effort = {"reasoning_effort": "reasoning_effort"} if self.reasoning_effort else {}
+        return {**effort, **kwarg_paths(self.chat_template_kwargs)}
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -171,6 +183,7 @@ async def create_chat_completion(request: Request) -> Response:
     wanted = body.answer()
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
+    decoded = decoded.ignoring([*left_out(body.tools), *model.unread(body.kwarg_paths)])
     charge = charge_of(request, model)
     turn = await begin(
         model,

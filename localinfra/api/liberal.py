@@ -14,9 +14,7 @@ TOP_LEVEL = re.compile(r" - at (?:`key` in )?`\$\.(?P<name>[^`.\[]+)[^`]*`$")
 WRONG_TYPE = re.compile(r"Expected `[^`]*`, got |Object missing |Invalid enum value ")
 FLOAT_FOR_INT = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`")
 # A JSON string, to be passed over, or a number with a point or an exponent.
-FLOATS = re.compile(
-    rb'"(?:[^"\\]|\\.)*+"|-?\d+(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)', re.DOTALL
-)
+FLOATS = re.compile(rb'"(?:[^"\\]|\\.)*+"|-?\d+(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)', re.DOTALL)
 FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -85,4 +83,3 @@ def whole_number(text: bytes) -> bytes:
     if text.startswith(b'"') or not (number := float(text)).is_integer():
         return text
     return str(int(number)).encode()
-

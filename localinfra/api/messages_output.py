@@ -109,6 +109,10 @@ class MessageStop(Event, frozen=True, tag="message_stop"):
     pass
 
 
+class Ping(Event, frozen=True, tag="ping"):
+    """Says nothing, at any time."""
+
+
 def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[ContentBlock]:
     """The parts of an answer in their order. A call that max_tokens cut off is left out."""
     blocks: list[ContentBlock] = []

@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -138,6 +138,11 @@ def check_stops(stops: Sequence[str], param: str) -> None:
         raise InvalidRequest(
             f"A stop string can have at most {MAX_STOP_CHARACTERS} characters.", param
         )
+
+
+def kwarg_paths(kwargs: Iterable[str]) -> dict[str, str]:
+    """Where a request sets these variables of the template."""
+    return {name: f"chat_template_kwargs.{name}" for name in kwargs}
 
 
 def log_user(request: Request, user: str | None) -> None:

@@ -71,11 +71,20 @@ class FunctionDefinition(msgspec.Struct, frozen=True):
 
 
 class ToolDefinition(msgspec.Struct, frozen=True):
-    function: FunctionDefinition
-    type: Literal["function"] = "function"
+    """Of other types than functions nothing can be offered here: those are left out."""
+
+    function: FunctionDefinition | None = None
+    type: str = "function"
+
+    @property
+    def is_function(self) -> bool:
+        return self.type == "function"
 
     def tool(self, path: str) -> Tool:
+        """Raises InvalidRequest."""
         function = self.function
+        if function is None:
+            raise missing(f"{path}.function", "the function's name and parameters")
         return declared_tool(
             function.name,
             function.description,
@@ -124,8 +133,23 @@ def tool_use(
     tools: list[ToolDefinition], choice: str | NamedTool | None, is_parallel: bool
 ) -> ToolUse:
     """Raises InvalidRequest and UnsupportedParameter."""
-    declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools)]
+    declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools) if tool.is_function]
+    if tools and not declared and choice in ("required", "any"):
+        raise no_function_to_call()
     return use_of(declared, choice, is_parallel)
+
+
+def left_out(tools: list[ToolDefinition]) -> list[str]:
+    """Paths of the tools that can't be offered."""
+    return [f"tools[{at}]" for at, tool in enumerate(tools) if not tool.is_function]
+
+
+def no_function_to_call() -> UnsupportedParameter:
+    return UnsupportedParameter(
+        "tool_choice requires a call, but none of these tools can run here: declare functions, "
+        "and run them yourself.",
+        "tool_choice",
+    )
 
 
 def use_of(declared: list[Tool], choice: str | NamedTool | None, is_parallel: bool) -> ToolUse:

@@ -19,8 +19,7 @@ USE = ToolUse([Tool("note", {}, None, "tools[0].function.parameters")])
 BEGIN, END = REASONING[0].begin, REASONING[0].end
 CALL = '<tool_call>\n{"name": "note", "arguments": {"text": "END"}}\n</tool_call>'
 HARMONY_CALL = (
-    "<|channel|>commentary to=functions.note <|constrain|>json<|message|>"
-    '{"text": "END"}<|call|>'
+    '<|channel|>commentary to=functions.note <|constrain|>json<|message|>{"text": "END"}<|call|>'
 )
 
 
@@ -36,7 +35,9 @@ def play(voice: Voice, parts: list[str], stops: list[str]) -> list[OutputDelta]:
     """The deltas of an answer whose tokens are these parts, cut by max_tokens at their end."""
     parser = parser_of(voice, has_tools=True, is_thinking=False)
     reader = ChoiceReader(parser, USE, Stops(stops))
-    output = ChoiceOutput(0, [part.encode() for part in parts].__getitem__, Stops(()), reader=reader)
+    output = ChoiceOutput(
+        0, [part.encode() for part in parts].__getitem__, Stops(()), reader=reader
+    )
     deltas = [
         output.push(
             TokenEvent(

@@ -10,7 +10,7 @@ from localinfra.api.body import decode
 from localinfra.api.chat import ChatCompletionRequest
 from localinfra.api.completions import CompletionRequest
 from localinfra.api.embeddings import EmbeddingsRequest
-from localinfra.api.images import ImageRequest
+from localinfra.api.images import ImageFields
 from localinfra.api.inference_text import TextBody
 from localinfra.api.messages import MessageRequest
 from localinfra.api.rerank import RerankRequest
@@ -53,8 +53,8 @@ def read(kind: type[Any], body: dict[str, Any] | str) -> Any:
         (TextBody, NATIVE, "num_responses"),
         (EmbeddingsRequest, EMBEDDINGS, "dimensions"),
         (RerankRequest, RERANK, "top_n"),
-        (ImageRequest, IMAGES, "n"),
-        (ImageRequest, IMAGES, "num_inference_steps"),
+        (ImageFields, IMAGES, "n"),
+        (ImageFields, IMAGES, "num_inference_steps"),
     ],
 )
 def test_a_float_without_a_fraction_is_an_integer(
