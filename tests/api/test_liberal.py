@@ -99,7 +99,7 @@ def test_a_range_holds_for_whole_floats_too() -> None:
         assert caught.value.param == "n"
 
 
-EMPTIES: tuple[Any, ...] = ("", [], {})
+EMPTIES: tuple[Any, ...] = ("", [], {}, False)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,11 @@ EMPTIES: tuple[Any, ...] = ("", [], {})
             "stream_options user reasoning_effort chat_template_kwargs modalities seed "
             "temperature max_tokens top_logprobs",
         ),
-        (CompletionRequest, COMPLETION, "suffix stop logit_bias stream_options user best_of"),
+        (
+            CompletionRequest,
+            COMPLETION,
+            "suffix stop logprobs logit_bias stream_options user best_of",
+        ),
         (
             ResponsesRequest,
             RESPONSES,
