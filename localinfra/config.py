@@ -56,7 +56,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     body_timeout_s: Seconds = 30.0  # for a whole request body to arrive
     max_queue: Annotated[int, Meta(ge=1)] = 256  # waiting choices per model; more are 429
     shutdown_timeout_s: Seconds = 30.0  # for running answers to end
-    keepalive_s: Seconds = 15.0  # silence in a stream before a comment line is sent
+    keepalive_s: Seconds = 15.0  # silence in a stream before a sign of life is sent
     image_urls_s: Seconds = 3600.0  # for which images asked for by URL are kept
     fallback_model: str | None = None  # answers for unknown model names
     keep_costs: bool = True  # in the cache, for `localinfra costs`
