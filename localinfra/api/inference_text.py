@@ -94,8 +94,7 @@ async def infer_text(request: Request, name: str) -> Response:
     deltas = model.generate(
         TextRequest(
             prompts=[prompt],
-            max_tokens=given(body.max_new_tokens),
-            default_max_tokens=DEFAULT_NEW_TOKENS,
+            max_tokens=given(body.max_new_tokens) or DEFAULT_NEW_TOKENS,
             sampling=body.sampling_params(),
             num_choices=body.num_responses,
             stops=body.stops,
