@@ -9,6 +9,7 @@ import msgspec
 T = TypeVar("T", bound=msgspec.Struct)
 
 MAX_MENDED_BYTES = 64 * 1024  # of one field: 1 ms
+MAX_LOCATION = 1000  # characters, at the end of a problem, which may quote a long value
 
 TOP_LEVEL = re.compile(r" - at (?:`key` in )?`\$\.(?P<name>[^`.\[]+)[^`]*`$")
 WRONG_TYPE = re.compile(r"Expected `[^`]*`, got |Object missing |Invalid enum value ")
@@ -33,7 +34,7 @@ def decode_liberally(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             return decoder.decode(body)
         except msgspec.ValidationError as error:
             problem = str(error)
-            location = TOP_LEVEL.search(problem)
+            location = TOP_LEVEL.search(problem, max(0, len(problem) - MAX_LOCATION))
             if location is None or location["name"] in mended or not WRONG_TYPE.match(problem):
                 raise
             mended.add(location["name"])
@@ -49,7 +50,7 @@ def mended_fields(
     """The object's fields where the wrong one is read liberally; None where that is no help."""
     if wrong in optional_names(kind) and is_empty(fields[wrong]):
         return {name: raw for name, raw in fields.items() if name != wrong}
-    if not FLOAT_FOR_INT.match(problem):
+    if not FLOAT_FOR_INT.match(problem) or memoryview(fields[wrong]).nbytes > MAX_MENDED_BYTES:
         return None
     return {
         name: with_whole_numbers(raw) if name == wrong or is_number(raw) else raw
@@ -75,10 +76,7 @@ def is_number(raw: msgspec.Raw) -> bool:
 
 def with_whole_numbers(raw: msgspec.Raw) -> msgspec.Raw:
     """The JSON with integers for its floats without a fraction."""
-    text = bytes(raw)
-    if len(text) > MAX_MENDED_BYTES:
-        return raw
-    return msgspec.Raw(FLOATS.sub(lambda match: whole_number(match[0]), text))
+    return msgspec.Raw(FLOATS.sub(lambda match: whole_number(match[0]), bytes(raw)))
 
 
 def whole_number(text: bytes) -> bytes:

@@ -168,3 +168,7 @@ def test_a_large_wrong_body_is_read_a_few_times_at_most(monkeypatch: pytest.Monk
     with pytest.raises(InvalidRequest) as caught:
         read(CompletionRequest, {**COMPLETION, "prompt": [1.0] * 50 + [1.5] * 50, "n": 1.0})
     assert caught.value.param == "prompt[50]" and len(reads) <= 2
+    reads.clear()
+    with pytest.raises(InvalidRequest) as caught:
+        read(CompletionRequest, {**COMPLETION, "prompt": [1.0] * 50_000})
+    assert caught.value.param == "prompt[0]" and not reads
