@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from localinfra.api.body import decode_within
 from localinfra.api.responses_items import flat_name
@@ -34,7 +33,7 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = True  # always
+    strict: bool | None = None  # always
 
     def tool(self, path: str, namespace: str | None) -> Tool:
         """Raises InvalidRequest."""
@@ -119,10 +118,10 @@ def offered(sent: Sequence[msgspec.Raw]) -> Offered:
 
 class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
     type: str
-    name: str | UnsetType = UNSET  # of a function
-    namespace: str | UnsetType = UNSET
-    mode: Literal["auto", "required"] | UnsetType = UNSET  # of allowed_tools, as is the next
-    tools: list[dict[str, Any]] | UnsetType = UNSET
+    name: str | None = None  # of a function
+    namespace: str | None = None
+    mode: Literal["auto", "required"] | None = None  # of allowed_tools, as is the next
+    tools: list[dict[str, Any]] | None = None
 
 
 def tool_use(found: Offered, choice: str | ToolChoice, is_parallel: bool) -> ToolUse:
@@ -144,7 +143,7 @@ def tool_use(found: Offered, choice: str | ToolChoice, is_parallel: bool) -> Too
             "tool_choice.type",
         )
     elif choice.name:
-        wanted = ToolName(choice.name, choice.namespace or None)
+        wanted = ToolName(choice.name, choice.namespace)
         tool = found.find(wanted)
         named = tool.name if tool else flat_name(wanted.name, wanted.namespace)
         return use_of(found.tools, NamedTool(NamedFunction(named)), is_parallel)

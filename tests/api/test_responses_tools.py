@@ -104,8 +104,19 @@ def test_a_call_comes_back_by_its_own_name_and_namespace() -> None:
         ({"type": "function", "name": "spawn", "namespace": "agents"}, ["agents__spawn"], True),
         ({"type": "function", "name": "agents__spawn"}, ["agents__spawn"], True),
         ({"type": "function", "name": "spawn"}, ["agents__spawn"], True),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [
+                {"type": "function", "name": "add"}, {"type": "web_search"}]},
+            ["add"], False,
+        ),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [
+                {"type": "function", "name": "spawn", "namespace": "agents"}]},
+            ["agents__spawn"], True,
+        ),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}, [], False),
     ],
-)
+)  # fmt: skip
 def test_a_choice_names_functions_by_either_name(
     choice: Any, names: list[str], is_required: bool
 ) -> None:
@@ -119,7 +130,12 @@ def test_a_choice_names_functions_by_either_name(
         (HOSTED, "required", "tool_choice"),
         ([ADD, *HOSTED], {"type": "web_search"}, "tool_choice.type"),
         ([ADD, *HOSTED], {"type": "custom", "name": "apply_patch"}, "tool_choice.type"),
-        ([ADD, *HOSTED], {"type": "mcp", "server_label": "x"}, "tool_choice.type"),
+        ([ADD, *HOSTED], {"type": "mcp", "server_label": "x", "name": None}, "tool_choice.type"),
+        (
+            [ADD, *HOSTED],
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "web_search"}]},
+            "tool_choice",
+        ),
     ],
 )
 def test_a_choice_that_only_such_a_tool_can_meet_is_refused(
@@ -128,6 +144,22 @@ def test_a_choice_that_only_such_a_tool_can_meet_is_refused(
     with pytest.raises(UnsupportedParameter) as caught:
         request(tools=tools, tool_choice=choice).answer()
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "function", "name": "no"},
+        {"type": "function", "name": "add", "namespace": "agents"},
+        {"type": "function"},
+        {"type": "allowed_tools", "tools": [{"type": "function", "name": "no"}]},
+        "sometimes",
+    ],
+)
+def test_a_choice_of_what_is_not_there_is_named(choice: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        request(tools=[ADD, AGENTS], tool_choice=choice).answer()
+    assert (caught.value.param or "").startswith("tool_choice")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import codex
 import httpx2
-import openai
+import msgspec
 import pytest
 from live import LiveServer
 
@@ -33,6 +33,8 @@ CALLED = {
                     "function": {"name": "get_weather", "arguments": "{}"}}],
 }  # fmt: skip
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def post(server: LiveServer, path: str, **fields: Any) -> httpx2.Response:
     return server.post(path, {**BODIES[path], **fields})
@@ -44,9 +46,13 @@ def ignored(reply: httpx2.Response) -> list[str]:
 
 
 def events(server: LiveServer, path: str, **fields: Any) -> Iterator[Any]:
-    for line in post(server, path, stream=True, **fields).text.splitlines():
-        if line.startswith("data: {"):
-            yield json.loads(line.removeprefix("data: "))
+    return parsed(post(server, path, stream=True, **fields).content)
+
+
+def parsed(body: bytes) -> Iterator[Any]:
+    for line in body.splitlines():
+        if line.startswith(b"data: {"):
+            yield json.loads(line.removeprefix(b"data: "))
 
 
 @pytest.mark.parametrize(
@@ -182,34 +188,47 @@ def test_without_a_limit_an_answer_may_fill_the_context(server: LiveServer) -> N
         assert said["stop_reason"] in ("model_context_window_exceeded", "end_turn")
 
 
-def test_both_turns_of_codex_are_answered(server: LiveServer, client: openai.OpenAI) -> None:
-    """At a tenth of their size: the model's context is small."""
-    asked: dict[str, Any] = {"temperature": 0, "max_output_tokens": 160}
-    items = codex.opening(0.08)
+def test_both_turns_of_codex_are_answered(server: LiveServer) -> None:
+    """At a small scale: the model's context is."""
+    items = codex.opening(0.02)
     named = {"type": "function", "name": "spawn_agent", "namespace": "multi_agent_v1"}
-    first = [
-        json.loads(line.removeprefix("data: "))
-        for line in server.post(
-            RESPONSES, codex.request(items, 0.08, tool_choice=named, **asked)
-        ).text.splitlines()
-        if line.startswith("data: {")
-    ]
+    opening = codex.request(items, 0.02, tool_choice=named, temperature=0, max_output_tokens=160)
+    first = list(parsed(server.post(RESPONSES, opening).content))
     last = first[-1]
     assert last["type"] == "response.completed", last
     assert [event["sequence_number"] for event in first] == list(range(len(first)))
     [call] = last["response"]["output"]
     assert (call["name"], call["namespace"]) == ("spawn_agent", "multi_agent_v1")
     assert [tool["type"] for tool in last["response"]["tools"]] == ["function"] * 7 + ["namespace"]
-    body = codex.request(codex.answered(items, [call]), 0.08, **{**asked, "max_output_tokens": 8})
-    reply = server.post(RESPONSES, body)
+    following = codex.request(codex.answered(items, [call]), 0.02, max_output_tokens=4)
+    reply = server.post(RESPONSES, following)
     assert ignored(reply) == ["client_metadata", "tools[8]"]
-    second: list[Any] = list(client.responses.create(**_known(body)))
-    assert second[0].type == "response.created"
-    assert second[-1].response.usage.output_tokens <= 8
+    second = list(parsed(reply.content))
+    assert second[0]["type"] == "response.created"
+    assert second[-1]["response"]["usage"]["output_tokens"] <= 4
 
 
-def _known(body: dict[str, Any]) -> dict[str, Any]:
-    """Fields that openai's client has no argument for go beside them."""
-    own = {"client_metadata"}
-    extra = {key: value for key, value in body.items() if key in own}
-    return {key: value for key, value in body.items() if key not in own} | {"extra_body": extra}
+@pytest.mark.parametrize(
+    ("path", "beat"),
+    [
+        (CHAT, b"\n: keep-alive\n"),
+        (MESSAGES, b'\nevent: ping\ndata: {"type":"ping"}\n'),
+        (RESPONSES, b"\nevent: response.in_progress\ndata: "),
+    ],
+)
+def test_while_a_prompt_is_read_each_api_has_its_sign_of_life(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, path: str, beat: bytes
+) -> None:
+    """Codex and others wait for events: to them a comment is silence."""
+    hurried = msgspec.structs.replace(server.runtime.settings, keepalive_s=0.01)
+    monkeypatch.setattr(server.runtime, "settings", hurried)
+    prompt = f"{path} " * 60  # that no other test has left in the cache
+    asked = {"input": prompt} if path == RESPONSES else {
+        "messages": [{"role": "user", "content": prompt}]
+    }  # fmt: skip
+    body = post(server, path, stream=True, **asked).content
+    num_own = path == RESPONSES  # the one that follows response.created
+    assert body.count(beat) > num_own
+    if path == RESPONSES:
+        numbers = [event["sequence_number"] for event in parsed(body)]
+        assert numbers == list(range(len(numbers)))
