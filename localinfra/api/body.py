@@ -177,7 +177,18 @@ def decode_within(path: str, raw: msgspec.Raw, kind: type[T]) -> T:
         raise invalid_value(str(error), path) from None
 
 
-def header_list(names: Iterable[str], max_names: int = 20, max_chars: int = 64) -> str:
+MAX_LISTED = 20
+MAX_LISTED_CHARS = 1800
+
+
+def header_list(names: Iterable[str], max_chars: int = 200) -> str:
     """Names as one header value: percent-encoded where not plain ASCII, cut where too many."""
-    listed = [quote(name[:max_chars], safe="$[]{}()<>!?@*+=:;/#&|~^")[:max_chars] for name in names]
-    return ", ".join(listed[:max_names] + ["..."] * (len(listed) > max_names))
+    listed: list[str] = []
+    num_chars = 0
+    for name in names:
+        name = quote(name[:max_chars], safe="$[]{}()<>!?@*+=:;/#&|~^")[:max_chars]
+        num_chars += len(name) + 2
+        if len(listed) == MAX_LISTED or num_chars > MAX_LISTED_CHARS:
+            return ", ".join([*listed, "..."])
+        listed.append(name)
+    return ", ".join(listed)

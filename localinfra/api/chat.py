@@ -33,7 +33,7 @@ from localinfra.api.params import (
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
-from localinfra.api.structured import NamedTool, ToolDefinition, left_out, tool_use
+from localinfra.api.structured import ToolChoice, ToolDefinition, left_out, tool_use
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
@@ -58,7 +58,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
     tools: list[ToolDefinition] = msgspec.field(default_factory=list)
-    tool_choice: str | NamedTool | None = None
+    tool_choice: str | ToolChoice | None = None
     parallel_tool_calls: bool = True
     modalities: list[str] = msgspec.field(default_factory=list)
 
@@ -198,6 +198,7 @@ async def create_chat_completion(request: Request) -> Response:
             top_logprobs=body.num_logprobs,
         ),
     )
+    decoded = decoded.ignoring(turn.left_out)
     answer = ChatAnswer(model, body, turn, charge)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from localinfra.chat.answer import Answer, ToolUse, parser_of
+from localinfra.chat.calls import CallFilter
 from localinfra.chat.messages import Message
 from localinfra.chat.parser import (
     CallArguments,
@@ -56,6 +57,7 @@ class ChoiceReader:
         self._parser = parser
         self._use = use
         self._stops = StopMatcher(stops)
+        self._calls = CallFilter()
         self._num_calls = 0
 
     def push(self, text: str, *, is_last: bool) -> Reading:
@@ -73,13 +75,21 @@ class ChoiceReader:
         if is_last:
             pieces += content(self._stops.flush())
         num_held = self._stops.num_held
-        return Reading(pieces, num_held=num_held + self._num_unparsed if num_held else 0)
+        return Reading(
+            pieces,
+            num_held=num_held + self._num_unparsed if num_held else 0,
+            # It repeats a call: what has been read is the message, and no more of it is wanted.
+            is_complete=self._calls.is_repeating,
+        )
 
     def _parsed(self, text: str, is_last: bool) -> list[Piece]:
         if self._parser is None:
             return content(text)
         pieces = self._parser.push(text) if text else []
-        return joined(pieces + self._parser.finish()) if is_last else pieces
+        if not is_last:
+            return self._calls.passed(pieces)
+        pieces = self._calls.passed(joined(pieces + self._parser.finish()))
+        return pieces + self._calls.held()
 
     @property
     def _num_unparsed(self) -> int:
@@ -108,6 +118,7 @@ class Turn(msgspec.Struct, frozen=True):
     num_prompt: int  # tokens
     readers: list[ChoiceReader]  # of each choice
     deltas: AsyncGenerator[list[OutputDelta], None]
+    left_out: Sequence[str] = ()  # paths of what was asked of its form and is not enforced
 
 
 async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:
@@ -115,7 +126,7 @@ async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:
     UnsupportedParameter, ContextLengthExceeded, QueueFull."""
     use = wanted.answer.use
     prompt = await model.chat_prompt(wanted.messages, wanted.template_kwargs, use.tools)
-    grammar = await model.compile(wanted.answer, prompt)
+    compiled = await model.compile(wanted.answer, prompt)
     parsers = [
         parser_of(
             prompt.voice,
@@ -135,11 +146,11 @@ async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:
             num_choices=wanted.num_choices,
             readers=readers,
             top_logprobs=wanted.top_logprobs,
-            grammar=grammar,
+            grammar=compiled.grammar,
             marks=model.marks if parsers[0] else frozenset(),
         )
     )
-    return Turn(len(prompt.ids), readers, deltas)
+    return Turn(len(prompt.ids), readers, deltas, compiled.left_out)
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -149,7 +160,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """A whole message. Calls that max_tokens cut off are left out: no one could parse them."""
+    """A whole message. Its last call may have been cut off by max_tokens."""
 
     content: str
     thought: str
@@ -162,7 +173,6 @@ class SaidBuilder:
     def __init__(self) -> None:
         self._texts: dict[type, list[str]] = {Content: [], Thought: []}
         self._calls: list[tuple[str, list[str]]] = []
-        self._num_complete = 0
 
     def add(self, pieces: list[Piece]) -> None:
         for piece in pieces:
@@ -170,16 +180,11 @@ class SaidBuilder:
                 self._calls.append((piece.name, []))
             elif isinstance(piece, CallArguments):
                 self._calls[-1][1].append(piece.text)
-            elif isinstance(piece, CallEnd):
-                self._num_complete += 1
-            else:
+            elif not isinstance(piece, CallEnd):
                 self._texts[type(piece)].append(piece.text)
 
     def said(self) -> Said:
-        calls = [
-            Call(call_id(), name, "".join(arguments))
-            for name, arguments in self._calls[: self._num_complete]
-        ]
+        calls = [Call(call_id(), name, "".join(arguments)) for name, arguments in self._calls]
         return Said("".join(self._texts[Content]), "".join(self._texts[Thought]), calls)
 
 

@@ -93,6 +93,7 @@ async def create_message(request: Request) -> Response:
     decoded = decoded.ignoring([*body.left_out, *model.unread(body.kwarg_paths)])
     charge = charge_of(request, model)
     turn = await begin(model, wanted)
+    decoded = decoded.ignoring(turn.left_out)
     answer = MessageAnswer(model, turn, charge, body.hides_thinking)
     if body.stream:
         return NamedEventStream(

@@ -72,6 +72,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     type: str | None = None
+    strict: bool | None = None  # true: all of the schema, or an error
 
     @property
     def is_own(self) -> bool:
@@ -88,6 +89,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
             needed(self.input_schema, param),
             name_param=f"{path}.name",
             param=param,
+            is_strict=bool(self.strict),
         )
 
 

@@ -26,9 +26,10 @@ from localinfra.api.responses_store import (
     referenced_item,
     store_of,
 )
-from localinfra.api.responses_tools import FunctionTool, Namespace, Offered, ToolChoice
+from localinfra.api.responses_tools import FunctionTool, Namespace, Offered
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
 from localinfra.api.state import limits, runtime
+from localinfra.api.structured import ToolChoice
 from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
@@ -155,10 +156,11 @@ async def create_response(request: Request) -> HttpResponse:
     )
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
-    headers = decoded.ignoring([*asked.left_out, *model.unread(body.kwarg_paths)]).headers
+    decoded = decoded.ignoring([*asked.left_out, *model.unread(body.kwarg_paths)])
     charge = charge_of(request, model)
     with naming_input():
         turn = await begin(model, wanted)
+    headers = decoded.ignoring(turn.left_out).headers
     answer = ResponseAnswer(model, asked, turn, charge, keeping(request, asked))
     if body.stream:
         return NamedEventStream(

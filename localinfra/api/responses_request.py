@@ -9,7 +9,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from localinfra.api.params import MaxTokens, SamplingFields, TopLogprobs, kwarg_paths
-from localinfra.api.responses_tools import Offered, ToolChoice, offered, tool_use
+from localinfra.api.responses_tools import Offered, offered, tool_use
+from localinfra.api.structured import ToolChoice
 from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat
 from localinfra.chat.template import check_kwargs
 from localinfra.errors import InvalidRequest, UnsupportedParameter

@@ -14,14 +14,15 @@ import msgspec
 from localinfra.api.body import decode_within
 from localinfra.api.responses_items import flat_name
 from localinfra.api.structured import (
+    AllowedTools,
     NamedFunction,
     NamedTool,
+    ToolChoice,
     declared_tool,
     no_function_to_call,
     use_of,
 )
 from localinfra.chat.answer import Tool, ToolUse
-from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 
 class Typed(msgspec.Struct, frozen=True):
@@ -33,7 +34,7 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None  # always
+    strict: bool | None = None  # true: all of the parameters' schema, or an error
 
     def tool(self, path: str, namespace: str | None) -> Tool:
         """Raises InvalidRequest."""
@@ -43,6 +44,7 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
             self.parameters,
             name_param=f"{path}.name",
             param=f"{path}.parameters",
+            is_strict=bool(self.strict),
         )
 
 
@@ -76,14 +78,11 @@ class Offered(msgspec.Struct, frozen=True):
     shown: list[FunctionTool | Namespace]  # for the response
     left_out: list[str]  # paths
 
-    def find(self, wanted: ToolName) -> Tool | None:
-        """The tool of that name; where it says no namespace, of whichever has it alone."""
-        flat = [
-            tool for tool in self.tools if tool.name == flat_name(wanted.name, wanted.namespace)
-        ]
-        own = [tool for tool in self.tools if self.names[tool.name].name == wanted.name]
-        found = flat or ([] if wanted.namespace else own)
-        return found[0] if len(found) == 1 else None
+    def known_as(self, name: str, namespace: str | None) -> str:
+        """What the model knows the tool as. Where no namespace is said, whichever has it alone."""
+        flat = flat_name(name, namespace)
+        own = [known for known, told in self.names.items() if told.name == name]
+        return own[0] if flat not in self.names and not namespace and len(own) == 1 else flat
 
 
 def offered(sent: Sequence[msgspec.Raw]) -> Offered:
@@ -116,58 +115,36 @@ def offered(sent: Sequence[msgspec.Raw]) -> Offered:
     return found
 
 
-class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
-    type: str
-    name: str | None = None  # of a function
-    namespace: str | None = None
-    mode: Literal["auto", "required"] | None = None  # of allowed_tools, as is the next
-    tools: list[dict[str, Any]] | None = None
-
-
 def tool_use(found: Offered, choice: str | ToolChoice, is_parallel: bool) -> ToolUse:
     """Raises InvalidRequest, and UnsupportedParameter for a choice that only a tool which was left
     out can meet."""
-    if isinstance(choice, str):
-        if choice in ("auto", ""):
-            return use_of(found.tools, None, is_parallel)  # none where there are no tools
-        if choice == "required" and not found.tools and found.left_out:
-            raise no_function_to_call()
-        if choice in ("none", "required"):
-            return use_of(found.tools, choice, is_parallel)
-    elif choice.type == "allowed_tools":
-        return allowed(found, choice, is_parallel)
-    elif choice.type != "function":
-        raise UnsupportedParameter(
-            f"tool_choice can't be of type {choice.type[:100]!r}: such a tool can't run here. Name "
-            "a function.",
-            "tool_choice.type",
-        )
-    elif choice.name:
-        wanted = ToolName(choice.name, choice.namespace)
-        tool = found.find(wanted)
-        named = tool.name if tool else flat_name(wanted.name, wanted.namespace)
-        return use_of(found.tools, NamedTool(NamedFunction(named)), is_parallel)
-    raise InvalidRequest(
-        'tool_choice must be none, auto, required or {"type": "function", "name": ...}.',
-        "tool_choice",
-    )
-
-
-def allowed(found: Offered, choice: ToolChoice, is_parallel: bool) -> ToolUse:
-    """The functions among the allowed tools; those that were left out can't be called anyway."""
-    tools: list[Tool] = []
-    for at, sent in enumerate(choice.tools or ()):
-        if sent.get("type") != "function":
-            continue
-        name = ToolName(str(sent.get("name")), str(sent.get("namespace") or "") or None)
-        tool = found.find(name)
-        if tool is None:
-            raise InvalidRequest(
-                f"tool_choice allows {name.name[:100]}, which is not among the tools.",
-                f"tool_choice.tools[{at}]",
-            )
-        if tool not in tools:
-            tools.append(tool)
-    if not tools and choice.mode == "required":
+    wanted = choice_of(found, choice)
+    if wanted == "required" and not found.tools and found.left_out:
         raise no_function_to_call()
-    return use_of(tools, choice.mode if tools and choice.mode else "none", is_parallel)
+    return use_of(found.tools, wanted, is_parallel)
+
+
+def choice_of(found: Offered, choice: str | ToolChoice) -> str | NamedTool | AllowedTools | None:
+    if isinstance(choice, str):
+        return None if choice in ("auto", "") else choice  # none where there are no tools
+    if choice.is_empty:
+        return None
+    if choice.type == "allowed_tools":
+        return allowed(found, choice)
+    wanted = choice.choice()
+    if not isinstance(wanted, NamedTool):
+        return wanted
+    return NamedTool(NamedFunction(found.known_as(wanted.function.name, choice.namespace)))
+
+
+def allowed(found: Offered, choice: ToolChoice) -> str | AllowedTools:
+    """The functions among the allowed tools; those that were left out can't be called anyway."""
+    functions = [tool for tool in choice.tools or () if tool.type in ("", "function")]
+    if choice.tools and not functions:
+        if choice.mode == "required":
+            raise no_function_to_call()
+        return "none"
+    chosen = msgspec.structs.replace(choice, tools=functions or None).choice()
+    assert isinstance(chosen, AllowedTools)
+    names = [found.known_as(tool.name or "", tool.namespace) for tool in functions]
+    return AllowedTools(names, chosen.mode)

@@ -34,11 +34,12 @@ class OutputDelta(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What a reader made of a text, and the stop string that ends it."""
+    """What a reader made of a text, and whether a stop string or else it ends there."""
 
     pieces: Sequence[object]
     stop: str | None = None
     num_held: int = 0  # characters at the text's end that are not said, or not yet
+    is_complete: bool = False  # the choice: no more of it is wanted
 
 
 class Reader(Protocol):
@@ -90,7 +91,7 @@ class ChoiceOutput:
         self._num_decoded += len(text)
         ready, read = self._read(text, is_last=reason is not None)
         stop = read.stop
-        if stop is not None:
+        if stop is not None or read.is_complete:
             reason = FinishReason.STOP
         self._num_sent += len(ready)
         self._has_ended = reason is not None

@@ -43,6 +43,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     top_logprobs: int | None = None  # None: no logprobs; 0: those of the chosen tokens alone
     score_prompt: bool = False  # also the prompt's logprobs; needs top_logprobs
     grammar: "Grammar | None" = None  # which every choice follows
+    client: str = ""  # who asks: clients take turns
     cache_salt: str = ""  # prefixes are shared among requests of one salt alone
 
     @property

@@ -121,7 +121,7 @@ def test_a_choice_names_functions_by_either_name(
     choice: Any, names: list[str], is_required: bool
 ) -> None:
     use = request(tools=[ADD, AGENTS, *HOSTED], tool_choice=choice).answer().use
-    assert ([tool.name for tool in use.tools], use.is_required) == (names, is_required)
+    assert ([tool.name for tool in use.callable], use.is_required) == (names, is_required)
 
 
 @pytest.mark.parametrize(
