@@ -75,7 +75,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_queue: Annotated[int, Meta(ge=1)] = 256  # waiting choices per model; more are 429
     shutdown_timeout_s: Seconds = 30.0  # for running answers to end
     watchdog_s: Seconds = 120.0  # without a step while requests run; then the model is loaded anew
-    keepalive_s: Seconds = 15.0  # silence in a stream before a comment line is sent
+    keepalive_s: Seconds = 15.0  # silence in a stream before a sign of life is sent
     image_urls_s: Seconds = 3600.0  # for which images asked for by URL are kept
     fallback_model: str | None = None  # answers for unknown model names
     keep_costs: bool = True  # in the cache, for `localinfra costs`

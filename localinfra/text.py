@@ -155,6 +155,12 @@ class TextModel:
             chat_template=self._template.source if self._template else None,
         )
 
+    def unread(self, paths: Mapping[str, str]) -> list[str]:
+        """Of variables for the template, by their names the places where a request sets them: the
+        places of those that it does not read."""
+        variables = self._template.variables if self._template else frozenset()
+        return [path for name, path in paths.items() if name not in variables]
+
     def is_special(self, token: int) -> bool:
         """Whether the token adds nothing to a text."""
         return not self._model.token_bytes(token)
@@ -433,7 +439,11 @@ class TextModel:
         stops = Stops(request.stops)
         outputs = [
             ChoiceOutput(
-                choice, self._spelled(request.marks), stops, score_end=request.score_prompt
+                choice,
+                self._spelled(request.marks),
+                stops,
+                score_end=request.score_prompt,
+                reader=request.readers[choice] if request.readers else None,
             )
             for choice in range(len(requests) * request.num_choices)
         ]
@@ -444,8 +454,6 @@ class TextModel:
                     if delta.finish_reason is not None:
                         generation.stop(delta.choice)
                 yield deltas
-                for choice in request.completed:
-                    generation.stop(choice)
 
     def _spelled(self, marks: frozenset[int]) -> Callable[[int], bytes]:
         """What tokens add to a text in which these control tokens are spelled out."""
@@ -481,12 +489,11 @@ class TextModel:
                 "least one character.",
                 request.prompt_param,
             )
-        wanted = request.max_tokens
-        if wanted is None:
-            wanted = self.entry.default_max_tokens
+        room = self.context_length - num_prompt
+        choices = (request.max_tokens, self.entry.default_max_tokens, request.default_max_tokens)
+        wanted = next((limit for limit in choices if limit is not None), max(room, 1))
         if self.entry.max_output_tokens is not None:
             wanted = min(wanted, self.entry.max_output_tokens)
-        room = self.context_length - num_prompt
         if room < min(wanted, 1):
             raise ContextLengthExceeded(num_prompt, self.context_length, request.prompt_param)
         return min(wanted, room)

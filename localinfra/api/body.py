@@ -5,6 +5,7 @@ Judges size, pace, content type, JSON and the struct's annotations; past it valu
 """
 
 import asyncio
+import codecs
 import functools
 import re
 from collections.abc import Iterable
@@ -12,8 +13,10 @@ from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
+from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from localinfra.api.liberal import decode_liberally
 from localinfra.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -24,9 +27,8 @@ from localinfra.errors import (
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-JSON_TYPE = re.compile(
-    r'application/([\w.-]+\+)?json(\s*;\s*charset\s*=\s*"?utf-8"?)?\s*;?', re.IGNORECASE
-)
+JSON_TYPE = re.compile(rb"application/([\w.-]+\+)?json", re.IGNORECASE)
+READABLE_CHARSETS = ("utf-8", "ascii")  # as Python calls them; ASCII is UTF-8 as well
 NULL = msgspec.Raw(b"null")
 FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -103,12 +105,23 @@ async def read_body(
 
 def check_content_type(request: Request) -> None:
     """Insisting on JSON also keeps other sites' forms out: they can't send it unasked."""
-    given = request.headers.get("content-type", "").strip()
-    if JSON_TYPE.fullmatch(given) is None:
+    given = request.headers.get("content-type", "")
+    if not is_json_in_utf_8(given):
         raise UnsupportedMediaType(
             f"Send the body as 'Content-Type: application/json' in UTF-8, not {given[:100]!r}."
         )
     check_content_encoding(request)
+
+
+def is_json_in_utf_8(content_type: str) -> bool:
+    """However the charset is spelled: utf8, UTF_8. Other parameters mean nothing to JSON."""
+    main, options = parse_options_header(content_type)
+    charset = options.get(b"charset", b"").decode("latin-1").strip()
+    try:
+        is_readable = not charset or codecs.lookup(charset).name in READABLE_CHARSETS
+    except (LookupError, ValueError):  # no such charset, or a null character in it
+        return False
+    return is_readable and JSON_TYPE.fullmatch(main.strip()) is not None
 
 
 def check_content_encoding(request: Request) -> None:
@@ -156,12 +169,13 @@ def decode(body: bytes, kind: type[T]) -> Decoded[T]:
     loop no less (measured: 14 ms as one string, 200 ms as 2.7 million token ids, more in a thread).
     """
     decoder, known = decoder_of(kind)
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
         fields = FIELDS.decode(body)
         ignored = tuple(name for name in fields if name not in known)
         if any(raw == NULL for raw in fields.values()):
             body = msgspec.json.encode({k: raw for k, raw in fields.items() if raw != NULL})
-        return Decoded(decoder.decode(body), ignored)
+        return Decoded(decode_liberally(body, decoder), ignored)
     except msgspec.ValidationError as error:
         raise invalid_value(str(error)) from None
     except RecursionError:  # not a DecodeError, and also raised while skipping an unknown field
@@ -196,6 +210,14 @@ def invalid_value(problem: str, within: str = "") -> InvalidRequest:
     return InvalidRequest(
         f"Invalid `{path or 'body'}`: {what[:1].lower()}{what[1:]}.", path or None
     )
+
+
+def decode_within(path: str, raw: msgspec.Raw, kind: type[T]) -> T:
+    """A value that the body's struct left undecoded. Raises InvalidRequest naming its path."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        raise invalid_value(str(error), path) from None
 
 
 MAX_LISTED = 20

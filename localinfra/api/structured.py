@@ -72,11 +72,20 @@ class FunctionDefinition(msgspec.Struct, frozen=True):
 
 
 class ToolDefinition(msgspec.Struct, frozen=True):
-    function: FunctionDefinition
-    type: Literal["function"] = "function"
+    """Of other types than functions nothing can be offered here: those are left out."""
+
+    function: FunctionDefinition | None = None
+    type: str = "function"
+
+    @property
+    def is_function(self) -> bool:
+        return self.type == "function"
 
     def tool(self, path: str) -> Tool:
+        """Raises InvalidRequest."""
         function = self.function
+        if function is None:
+            raise missing(f"{path}.function", "the function's name and parameters")
         return declared_tool(
             function.name,
             function.description,
@@ -142,10 +151,16 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
 
     type: str = ""  # a function's, where it is left out
     function: NamedFunction | None = None  # of chat
-    name: str | None = None  # of the Responses API
+    name: str | None = None  # of the Responses API, as is the next
+    namespace: str | None = None
     allowed_tools: AllowedChoice | None = None  # of chat
     mode: str | None = None  # of the Responses API, as is the next
     tools: Annotated[list["ToolChoice"], Meta(max_length=MAX_TOOLS)] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """As good as none given."""
+        return self == ToolChoice()
 
     def choice(self, path: str = "tool_choice") -> str | NamedTool | AllowedTools:
         """Raises InvalidRequest and UnsupportedParameter."""
@@ -191,9 +206,28 @@ def tool_use(
     tools: list[ToolDefinition], choice: str | ToolChoice | None, is_parallel: bool
 ) -> ToolUse:
     """Raises InvalidRequest and UnsupportedParameter."""
-    declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools)]
-    wanted = choice.choice() if isinstance(choice, ToolChoice) else choice
+    declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools) if tool.is_function]
+    wanted: str | NamedTool | AllowedTools | None = None
+    if isinstance(choice, str):
+        wanted = choice
+    elif choice is not None and not choice.is_empty:
+        wanted = choice.choice()
+    if tools and not declared and wanted in ("required", "any"):
+        raise no_function_to_call()
     return use_of(declared, wanted, is_parallel)
+
+
+def left_out(tools: list[ToolDefinition]) -> list[str]:
+    """Paths of the tools that can't be offered."""
+    return [f"tools[{at}]" for at, tool in enumerate(tools) if not tool.is_function]
+
+
+def no_function_to_call() -> UnsupportedParameter:
+    return UnsupportedParameter(
+        "tool_choice requires a call, but none of these tools can run here: declare functions, "
+        "and run them yourself.",
+        "tool_choice",
+    )
 
 
 def use_of(

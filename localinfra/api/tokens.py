@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import read_body
+from localinfra.api.params import kwarg_paths
 from localinfra.api.render import json_response
 from localinfra.api.state import limits, runtime
-from localinfra.api.structured import ToolDefinition, tool_use
+from localinfra.api.structured import ToolDefinition, left_out, tool_use
 from localinfra.chat.messages import Message
 from localinfra.chat.template import check_kwargs, ends_in_answer
 from localinfra.errors import InvalidRequest, UnsupportedParameter
@@ -104,6 +105,8 @@ async def create_tokens(request: Request) -> Response:
     body = decoded.value
     body.check()
     model = await named_model(request, body.model)
+    unread = model.unread(kwarg_paths(body.chat_template_kwargs))
+    decoded = decoded.ignoring([*left_out(body.tools), *unread])
     if body.prompt is not None:
         ids = await model.tokenize(body.prompt, add_bos=body.add_special_tokens)
     else:

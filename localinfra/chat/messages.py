@@ -116,7 +116,10 @@ def _plain(message: Message, parse_arguments: bool) -> Plain:
 def _content(message: Message, path: str) -> str | None:
     if isinstance(message.content, str):
         return message.content
-    if message.content is not None:
+    if not message.content and message.role in ("assistant", "tool"):
+        if message.content is not None and not message.tool_calls:
+            return ""  # a list of no parts: nothing was said, or a tool has given nothing
+    elif message.content is not None:
         return _joined(message.content, message.role, f"{path}.content")
     if message.role != "assistant":
         raise InvalidRequest(f"A {message.role} message needs content.", f"{path}.content")

@@ -8,6 +8,7 @@ import datetime
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
+from jinja2 import meta
 
 from localinfra.chat.dialects import voice_of
 from localinfra.chat.fitting import Asked, Fitting
@@ -25,21 +26,6 @@ from localinfra.chat.rendering import (
 from localinfra.chat.sandbox import SANDBOX
 from localinfra.errors import InvalidRequest
 
-# Chat template arguments of published models that a request may set.
-ALLOWED_KWARGS = frozenset(
-    [
-        "clear_thinking",  # GLM
-        "date_string",  # Llama 3
-        "enable_thinking",  # Qwen 3, SmolLM 3, GLM, Gemma 4
-        "keep_past_thinking",  # LFM 2
-        "model_identity",  # gpt-oss
-        "preserve_thinking",  # Qwen 3.6
-        "reasoning_effort",  # gpt-oss, Mistral
-        "thinking",  # DeepSeek 3.1, Granite
-        "thinking_budget",  # Seed-OSS
-        "tools_in_user_message",  # Llama 3
-    ]
-)
 RESERVED = frozenset(SANDBOX.globals) | {
     *("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
 }
@@ -51,7 +37,10 @@ class TemplateError(Exception):
 
 
 class ChatTemplate:
-    """A compiled template. Renderings on several threads don't disturb each other."""
+    """A compiled template. Renderings on several threads don't disturb each other.
+
+    `variables` are the names that its source reads, those of the server among them.
+    """
 
     def __init__(
         self, source: str, *, bos_token: str, eos_token: str, special_tokens: Collection[str]
@@ -62,6 +51,7 @@ class ChatTemplate:
         except (Exception, LimitExceeded) as error:
             raise TemplateError(f"the chat template can't be used: {reason_of(error)}") from error
         self.source = source
+        self.variables = frozenset(meta.find_undeclared_variables(SANDBOX.parse(source)))
         self.voice = voice_of(source)
         self._tokens = ControlTokens(special_tokens)
         self._bos_token = bos_token
@@ -157,19 +147,8 @@ def ends_in_answer(messages: Sequence[Message]) -> bool:
 
 
 def check_kwargs(kwargs: Mapping[str, object]) -> None:
-    """For `chat_template_kwargs` of a request. Raises InvalidRequest naming what is allowed."""
-    param = "chat_template_kwargs"
+    """For `chat_template_kwargs` of a request. Raises InvalidRequest for what the server sets."""
     _refuse_reserved(kwargs)
-    for name, value in kwargs.items():
-        if name not in ALLOWED_KWARGS:
-            raise InvalidRequest(
-                f"{name} can't be set in {param}. Allowed: {', '.join(sorted(ALLOWED_KWARGS))}.",
-                param,
-            )
-        if not isinstance(value, str | int | float | bool | None):
-            raise InvalidRequest(
-                f"{name} in {param} must be a string, a number, a boolean or null.", param
-            )
 
 
 def _refuse_reserved(names: Collection[str]) -> None:
