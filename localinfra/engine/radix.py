@@ -112,6 +112,9 @@ class RadixTree:
                 match.num_held, match.holder = length, next(iter(child.holders))
             else:
                 assert child.parked is not None
+                # A run that was split shares one copy, which comes back once and in order.
+                if match.parked and match.parked[-1][0] is child.parked:
+                    start = match.parked.pop()[1]
                 match.parked.append((child.parked, start, length))
             node = child
             if shared < len(run):

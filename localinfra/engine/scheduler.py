@@ -18,9 +18,9 @@ from localinfra.engine.turns import Turns, prompts_in_turn
 # of greedy requests without a seed are read in large chunks, whose sums are rounded otherwise.
 SHORT_PROMPT = 256
 
-# Cells; with no more than this left idle, a short text alone is computed over so few that threads
-# don't split them, which is rounded otherwise.
-FEW_IDLE = 32
+# Cells; attention over no more of them is never split among threads, which is rounded otherwise.
+# With few left idle, short texts that run alone stay below it.
+FEW_CELLS, FEW_IDLE = 256, 32
 
 logger = logging.getLogger(__name__)
 
@@ -173,29 +173,33 @@ class Scheduler:
         return self._is_canonical(sequence) or (is_cheap and self._backend.canonical_rows > 0)
 
     def _make_canonical(self, step: Step) -> None:
-        """Sees to what a step's size does not grant: the order of cells, and single rows."""
-        slots = {
-            chunk.sequence.slot
-            for chunk in step.chunks
-            if chunk.sequence.slot is not None and self._is_canonical(chunk.sequence)
-        }
-        if not slots:
+        """Sees to what a step's size does not grant: single rows, and the order of cells."""
+        shaped = [chunk.sequence for chunk in step.chunks if self._is_shaped(chunk.sequence)]
+        if shaped and len(step.batch) == 1:
+            self._shape_single_row(step, shaped[0])
+        slots = {sequence.slot for sequence in shaped if sequence.slot is not None}
+        if slots and not self._backend.stays_ordered(step.batch, slots):
+            self._relay()
+
+    def _shape_single_row(self, step: Step, sequence: Sequence) -> None:
+        threads = self._backend.canonical_threads()
+        if threads == self._backend.max_threads:
             return
-        if len(step.batch) == 1:
-            threads = self._backend.canonical_threads()
-            # With two threads a second row takes as long as one thread does over the first.
-            if threads == 1 and self._backend.max_threads <= 2:
-                step.max_threads = 1
-            elif threads < self._backend.max_threads and self.cache.make_room(2):
-                step.pad(self._backend.num_sequences)
-        if not self._backend.stays_ordered(step.batch, slots):
-            try:
-                self.cache.relay()
-            except MemoryError:
-                logger.warning(
-                    "no memory to keep a seeded text reproducible: %d sequences run",
-                    len(self.running),
-                )
+        if threads == 1 and len(sequence.tokens) < FEW_CELLS < self.cache.num_used:
+            self._relay()  # what is idle leaves the cells
+        elif not self._is_canonical(sequence):
+            return
+        # With two threads a second row takes as long as one thread does over the first.
+        elif threads == 1 and self._backend.max_threads <= 2:
+            step.max_threads = 1
+        elif self.cache.make_room(2):
+            step.pad(self._backend.num_sequences)
+
+    def _relay(self) -> None:
+        try:
+            self.cache.relay()
+        except MemoryError:
+            logger.warning("no memory to lay cells in order: seeded texts may differ this time")
 
     def _draft(
         self, decoding: list[Sequence], max_rows: int, only_one: bool
