@@ -5,15 +5,18 @@ Judges size, pace, content type, JSON and the struct's annotations; past it valu
 """
 
 import asyncio
+import contextlib
 import functools
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from localinfra.api.weight import MAX_VALUES, Weight
 from localinfra.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -37,10 +40,11 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
     value: T
     # Top-level fields that the struct does not have, as the client wrote them.
     ignored: tuple[str, ...]
+    num_nested: int = 0  # lists, objects and names in objects, where the body was counted
 
     def ignoring(self, names: Iterable[str]) -> "Decoded[T]":
         """The same, where these were left out as well: paths into the body, as errors name them."""
-        return Decoded(self.value, (*self.ignored, *names))
+        return msgspec.structs.replace(self, ignored=(*self.ignored, *names))
 
     @property
     def headers(self) -> dict[str, str]:
@@ -49,7 +53,10 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
 
 
 async def read_body(
-    request: Request, kind: type[T], limits: BodyLimits = DEFAULT_LIMITS
+    request: Request,
+    kind: type[T],
+    limits: BodyLimits = DEFAULT_LIMITS,
+    max_values: int = MAX_VALUES,
 ) -> Decoded[T]:
     """Reads and checks the request's JSON body.
 
@@ -61,7 +68,11 @@ async def read_body(
     as `param`, and ClientDisconnect when the client left.
     """
     check_content_type(request)
-    return decode(await receive_body(request, limits), kind)
+    weight = Weight(max_values)
+    body = await receive_body(request, limits, weight)
+    fields = fields_of(body)
+    await asyncio.sleep(0)  # each half takes its time where the body is large
+    return struct_of(body, fields, kind, weight.num_nested)
 
 
 def check_content_type(request: Request) -> None:
@@ -79,8 +90,11 @@ def check_content_encoding(request: Request) -> None:
         raise UnsupportedMediaType("Send the body uncompressed: this server decodes none.")
 
 
-async def receive_body(request: Request, limits: BodyLimits = DEFAULT_LIMITS) -> bytes:
-    """The whole body, at most `max_bytes` of it held. Content-Length only helps to refuse early."""
+async def receive_body(
+    request: Request, limits: BodyLimits = DEFAULT_LIMITS, weight: Weight | None = None
+) -> bytes:
+    """The whole body, at most `max_bytes` of it held, and its `weight` as JSON counted on the way.
+    Content-Length only helps to refuse early."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limits.max_bytes:
         raise too_large(limits)
@@ -96,6 +110,8 @@ async def receive_body(request: Request, limits: BodyLimits = DEFAULT_LIMITS) ->
                 size_bytes += len(chunks[-1])
                 if size_bytes > limits.max_bytes:
                     raise too_large(limits)
+                if weight is not None:
+                    weight.add(chunks[-1])
                 if not message.get("more_body", False):
                     return b"".join(chunks)
     except TimeoutError:
@@ -109,16 +125,34 @@ def too_large(limits: BodyLimits) -> BodyTooLarge:
 
 
 def decode(body: bytes, kind: type[T]) -> Decoded[T]:
-    """Decodes on the event loop: msgspec holds the GIL, so in a thread a body of 16 MB stalled the
-    loop no less (measured: 14 ms as one string, 200 ms as 2.7 million token ids, more in a thread).
-    """
+    """Of a body whose weight was counted: msgspec holds the GIL, so a thread would stall the event
+    loop no less. What takes longest takes 60 ms."""
+    return struct_of(body, fields_of(body), kind)
+
+
+Fields = dict[str, msgspec.Raw]
+
+
+def fields_of(body: bytes) -> Fields:
+    with refusing(body):
+        return FIELDS.decode(body)
+
+
+def struct_of(body: bytes, fields: Fields, kind: type[T], num_nested: int = 0) -> Decoded[T]:
     decoder, known = decoder_of(kind)
+    ignored = tuple(name for name in fields if name not in known)
+    given = {name: fields[name] for name in known if name in fields}
+    with refusing(body):
+        if NULL in given.values():
+            body = msgspec.json.encode({k: raw for k, raw in given.items() if raw != NULL})
+        return Decoded(decoder.decode(body), ignored, num_nested)
+
+
+@contextlib.contextmanager
+def refusing(body: bytes) -> Iterator[None]:
+    """What a decoder raises → InvalidRequest."""
     try:
-        fields = FIELDS.decode(body)
-        ignored = tuple(name for name in fields if name not in known)
-        if any(raw == NULL for raw in fields.values()):
-            body = msgspec.json.encode({k: raw for k, raw in fields.items() if raw != NULL})
-        return Decoded(decoder.decode(body), ignored)
+        yield
     except msgspec.ValidationError as error:
         raise invalid_value(str(error)) from None
     except RecursionError:  # not a DecodeError, and also raised while skipping an unknown field
@@ -136,6 +170,7 @@ def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], frozenset[str]]:
 
 
 MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+MAX_PROBLEM = 1000  # characters
 LOCATION = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 
 
@@ -144,6 +179,8 @@ def invalid_value(problem: str, within: str = "") -> InvalidRequest:
 
     `within` is the path of a value that was decoded by itself.
     """
+    if len(problem) > MAX_PROBLEM:  # it quotes the value
+        problem = f"{problem[: MAX_PROBLEM // 2]}...{problem[-MAX_PROBLEM // 2 :]}"
     location = LOCATION.search(problem)
     path = ".".join(part for part in (within, location["path"] if location else "") if part)
     what = LOCATION.sub("", problem)[:500]
@@ -157,5 +194,8 @@ def invalid_value(problem: str, within: str = "") -> InvalidRequest:
 
 def header_list(names: Iterable[str], max_names: int = 20, max_chars: int = 64) -> str:
     """Names as one header value: percent-encoded where not plain ASCII, cut where too many."""
-    listed = [quote(name[:max_chars], safe="$[]{}()<>!?@*+=:;/#&|~^")[:max_chars] for name in names]
+    listed = [
+        quote(name[:max_chars], safe="$[]{}()<>!?@*+=:;/#&|~^")[:max_chars]
+        for name in itertools.islice(names, max_names + 1)
+    ]
     return ", ".join(listed[:max_names] + ["..."] * (len(listed) > max_names))

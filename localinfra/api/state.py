@@ -1,11 +1,17 @@
 """What handlers find in the application: the runtime and the limits taken from its settings."""
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from starlette.requests import Request
 
-from localinfra.api.body import BodyLimits
+from localinfra.api.body import BodyLimits, Decoded
+from localinfra.executor import BoundedExecutor
 from localinfra.runtime import Runtime
+
+T = TypeVar("T")
+
+INLINE_NESTED = 2000  # lists, objects and names: what becomes of them takes 2 ms
 
 
 def runtime(request: Request) -> Runtime:
@@ -15,3 +21,16 @@ def runtime(request: Request) -> Runtime:
 def limits(request: Request) -> BodyLimits:
     settings = runtime(request).settings
     return BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
+
+
+def conversions(request: Request) -> BoundedExecutor:
+    """The threads in which large bodies become what models read."""
+    return cast(BoundedExecutor, request.app.state.conversions)
+
+
+async def converted(request: Request, decoded: Decoded[Any], work: Callable[[], T]) -> T:
+    """The result of `work`, which goes through what the body holds: in a thread where that is
+    much. Raises what it does, and QueueFull."""
+    if decoded.num_nested <= INLINE_NESTED:
+        return work()
+    return await conversions(request).run(work, size=decoded.num_nested)
