@@ -4,7 +4,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -22,14 +22,21 @@ from localinfra.api.chat_turn import (
     pieces_of,
 )
 from localinfra.api.logprobs import TokenLogprobEntry, token_logprob
-from localinfra.api.params import GenerationFields, MaxTokens, TopLogprobs, log_user
+from localinfra.api.params import (
+    GenerationFields,
+    MaxTokens,
+    ShortName,
+    TemplateKwargs,
+    TopLogprobs,
+    log_user,
+)
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
-from localinfra.api.structured import NamedTool, ToolDefinition, tool_use
+from localinfra.api.structured import MAX_TOOLS, NamedTool, ToolDefinition, tool_use
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
-from localinfra.chat.messages import Message
+from localinfra.chat.messages import MAX_MESSAGES, Message
 from localinfra.chat.parser import CallArguments, CallStart, Content, Piece, Thought
 from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
@@ -44,16 +51,20 @@ encode = msgspec.json.Encoder().encode
 
 
 class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool = False
     top_logprobs: TopLogprobs | None = None
-    reasoning_effort: str | None = None
-    chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
-    tools: list[ToolDefinition] = msgspec.field(default_factory=list)
+    reasoning_effort: ShortName | None = None
+    chat_template_kwargs: TemplateKwargs = msgspec.field(default_factory=dict)
+    tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] = msgspec.field(
+        default_factory=list
+    )
     tool_choice: str | NamedTool | None = None
     parallel_tool_calls: bool = True
-    modalities: list[str] = msgspec.field(default_factory=list)
+    modalities: Annotated[list[ShortName], Meta(max_length=16)] = msgspec.field(
+        default_factory=list
+    )
 
     def check(self) -> None:
         super().check()

@@ -18,6 +18,7 @@ from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
+from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.chat.answer import Answer
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.engine.request import TextRequest, TokenLogprob
@@ -35,7 +36,13 @@ encode = msgspec.json.Encoder().encode
 
 class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
     # A list holds texts, or the ids of one prompt, or lists of ids: never a mixture.
-    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
+    prompt: (
+        str
+        | Annotated[
+            list[str | int | Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]],
+            Meta(min_length=1, max_length=MAX_TOKEN_IDS),
+        ]
+    )
     logprobs: TopLogprobs | None = None
     echo: bool = False
     best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
@@ -73,11 +80,11 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
         items = self.prompt
         if isinstance(items, str):
             return [items]
-        if all(isinstance(item, int) for item in items):
-            return [[item for item in items if isinstance(item, int)]]
-        for kind in (str, list):
-            if all(isinstance(item, kind) for item in items):
-                return [item for item in items if not isinstance(item, int)]
+        kinds = set(map(type, items))  # there may be a million ids
+        if kinds == {int}:
+            return [items]  # type: ignore[list-item]
+        if kinds in ({str}, {list}):
+            return items  # type: ignore[return-value]
         raise InvalidRequest(
             "prompt must be a string, a list of strings, a list of token ids or a list of such "
             "lists, not a mixture.",
@@ -111,7 +118,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_completion(request: Request) -> Response:
-    return await answer(request, await read_body(request, CompletionRequest, limits(request)))
+    decoded = await read_body(request, CompletionRequest, limits(request), MAX_TOKEN_IDS)
+    return await answer(request, decoded)
 
 
 class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
@@ -119,7 +127,7 @@ class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
 
 
 async def create_engine_completion(request: Request) -> Response:
-    decoded = await read_body(request, EngineCompletionRequest, limits(request))
+    decoded = await read_body(request, EngineCompletionRequest, limits(request), MAX_TOKEN_IDS)
     body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
     return await answer(request, Decoded(body, decoded.ignored))
 

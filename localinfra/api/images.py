@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from localinfra.api.body import header_list, read_body
 from localinfra.api.image_files import ImageFiles
-from localinfra.api.params import MAX_SEED, log_user
+from localinfra.api.params import MAX_SEED, ShortName, log_user
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import charge_of, dollars
@@ -55,7 +55,7 @@ class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str
     model: str | None = None
     n: Annotated[int, Meta(ge=1, le=10)] = 1
-    size: str = "auto"
+    size: ShortName = "auto"
     response_format: Literal["b64_json", "url"] = "b64_json"
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED - 10)] | None = None
     num_inference_steps: Annotated[int, Meta(ge=1, le=50)] | None = None
@@ -66,10 +66,10 @@ class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
     partial_images: Annotated[int, Meta(ge=0, le=3)] = 0
     progress: bool = False  # an event of each step, in a stream
     strict: bool = False  # refuse prompts of which a part would not be read
-    quality: str | None = None  # low: two steps
-    style: str | None = None  # without effect, as is moderation
-    moderation: str | None = None
-    background: str | None = None
+    quality: ShortName | None = None  # low: two steps
+    style: ShortName | None = None  # without effect, as is moderation
+    moderation: ShortName | None = None
+    background: ShortName | None = None
     user: str | None = None
 
     def check(self) -> None:

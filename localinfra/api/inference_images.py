@@ -152,6 +152,7 @@ async def infer_images(request: Request, name: str) -> Response:
     body = decoded.value
     refuse_webhook(body.webhook)
     if body.input != NO_INPUT:
+        await asyncio.sleep(0)  # the body took its time, and so does this
         cog = decode(bytes(body.input), CogInput)
         made = await make_images(
             request, name, cog.value, cog.value.num_outputs, cog.value.prompt_strength

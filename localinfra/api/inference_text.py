@@ -37,7 +37,7 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
     webhook: str | None = None
 
     def check(self) -> None:
-        super().check()
+        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
         refuse_webhook(self.webhook)
         if self.stream and self.num_responses > 1:
             raise InvalidRequest(

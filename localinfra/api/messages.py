@@ -26,10 +26,10 @@ from localinfra.api.messages_output import (
     Usage,
     content_blocks,
 )
-from localinfra.api.params import MaxTokens, check_stops, log_user
+from localinfra.api.params import MAX_STOPS, MaxTokens, StopString, log_user
 from localinfra.api.render import error_body, json_response
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import converted, limits, runtime
 from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.parser import Piece
 from localinfra.engine.output import OutputDelta
@@ -52,14 +52,15 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=1)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Meta(ge=0, lt=1000)] = 0
-    stop_sequences: list[str] = msgspec.field(default_factory=list)
+    stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = msgspec.field(
+        default_factory=list
+    )
     stream: bool = False
     metadata: Metadata = Metadata()
     service_tier: str = "auto"  # without effect: there is one
 
     def turn(self) -> TurnRequest:
         """Raises InvalidRequest and UnsupportedParameter."""
-        check_stops(self.stop_sequences, "stop_sequences")
         return TurnRequest(
             messages=self.conversation(),
             answer=self.answer(),
@@ -86,7 +87,7 @@ class TokenCount(msgspec.Struct, frozen=True):
 async def create_message(request: Request) -> Response:
     decoded = await read_body(request, MessageRequest, limits(request))
     body = decoded.value
-    wanted = body.turn()
+    wanted = await converted(request, decoded, body.turn)
     log_user(request, body.metadata.user_id)
     model = await runtime(request).text_model(body.model, ROUTE)
     charge = charge_of(request, model)
@@ -103,7 +104,8 @@ async def count_message_tokens(request: Request) -> Response:
     """Counts what `create_message` would report: cached or not, all of the rendered prompt."""
     decoded = await read_body(request, PromptFields, limits(request))
     body = decoded.value
-    messages, use = body.conversation(), body.answer().use
+    messages = await converted(request, decoded, body.conversation)
+    use = body.answer().use
     model = await runtime(request).text_model(body.model, COUNT_ROUTE)
     prompt = await model.chat_prompt(messages, body.template_kwargs, use.tools)
     return json_response(TokenCount(len(prompt.ids)), headers=decoded.headers)

@@ -10,33 +10,43 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
-from localinfra.api.structured import NamedFunction, NamedTool, declared_tool, use_of
+from localinfra.api.structured import MAX_TOOLS, NamedFunction, NamedTool, declared_tool, use_of
 from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse
-from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
+from localinfra.chat.messages import (
+    MAX_MESSAGES,
+    FunctionCall,
+    Json,
+    Message,
+    ToolCall,
+    TypeName,
+)
 from localinfra.errors import ApiError, InvalidRequest, UnsupportedParameter
 
 T = TypeVar("T")
+
+
+Name = Annotated[str, Meta(max_length=256)]
 
 
 class Block(msgspec.Struct, frozen=True):
     """One block of content. Its type says which fields it must have; what else a client puts
     there, such as `cache_control`, is tolerated."""
 
-    type: str
+    type: TypeName
     text: str | None = None  # of text
     thinking: str | None = None  # of thinking
     id: str | None = None  # of tool_use, as are the next two
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None  # of tool_result, as are the next two
-    content: "str | list[Block] | None" = None
+    content: "str | Annotated[list[Block], Meta(max_length=MAX_MESSAGES)] | None" = None
     is_error: bool | None = None
 
 
 # Some have no place in the message at hand; all others can't be read.
 READABLE = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
 
-Content: TypeAlias = str | list[Block]
+Content: TypeAlias = str | Annotated[list[Block], Meta(max_length=MAX_MESSAGES)]
 Placed: TypeAlias = tuple[str, Block]  # with its path, for errors
 
 
@@ -46,10 +56,10 @@ class InputMessage(msgspec.Struct, frozen=True):
 
 
 class ToolDefinition(msgspec.Struct, frozen=True):
-    name: str = ""
+    name: Name = ""
     description: str | None = None
     input_schema: dict[str, Any] | None = None
-    type: str | None = None
+    type: TypeName | None = None
 
     def tool(self, path: str) -> Tool:
         """Raises InvalidRequest, and UnsupportedParameter for what Anthropic brings along."""
@@ -72,7 +82,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
 
 class ToolChoice(msgspec.Struct, frozen=True):
     type: Literal["auto", "any", "tool", "none"]
-    name: str | None = None  # of tool
+    name: Name | None = None  # of tool
     disable_parallel_tool_use: bool | None = None
 
 
@@ -109,9 +119,9 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that decide about the prompt, and so about its number of tokens."""
 
     model: str
-    messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=100_000)]
+    messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     system: Content = ""
-    tools: list[ToolDefinition] = []
+    tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] = []
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig = OutputConfig()

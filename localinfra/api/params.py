@@ -2,7 +2,6 @@
 
 import logging
 import secrets
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -13,18 +12,23 @@ from localinfra.api.render import request_id
 from localinfra.api.structured import ResponseFormat
 from localinfra.chat.answer import AnswerFormat
 from localinfra.engine.request import SamplingParams
-from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.errors import UnsupportedParameter
 
 logger = logging.getLogger(__name__)
 
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
 MAX_SEED = 2**63 - 1
+MAX_USER_CHARACTERS = 200  # in the log
 
 MaxTokens = Annotated[int, Meta(ge=0, le=1_000_000)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
+StopString = Annotated[str, Meta(max_length=MAX_STOP_CHARACTERS)]
+ShortName = Annotated[str, Meta(max_length=256)]  # of a setting, or of something declared
+# For the template.
+TemplateKwargs = Annotated[dict[ShortName, Any], Meta(max_length=64)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -42,7 +46,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=5)] = 1.0
     logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = {}
-    stop: str | list[str] = []
+    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = []
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
     stream: bool = False
     response_format: ResponseFormat | None = None
@@ -53,10 +57,6 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
         """The stop strings; empty ones stop nothing."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop
         return [stop for stop in stops if stop]
-
-    def check(self) -> None:
-        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
-        check_stops(self.stops, "stop")
 
     @property
     def answer_format(self) -> AnswerFormat | None:
@@ -84,7 +84,7 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
     max_tokens: MaxTokens | None = None
     n: Annotated[int, Meta(ge=1, le=128)] = 1
     stream_options: StreamOptions | None = None
-    functions: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    functions: list[Any] = msgspec.field(default_factory=list)
     function_call: str | dict[str, Any] = "none"
 
     @property
@@ -93,7 +93,7 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check(self) -> None:
-        super().check()
+        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
         unsupported = {
             "functions": bool(self.functions),
             "function_call": self.function_call not in ("none", "auto"),
@@ -107,16 +107,7 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
                 )
 
 
-def check_stops(stops: Sequence[str], param: str) -> None:
-    """Raises InvalidRequest for more or longer ones than are matched."""
-    if len(stops) > MAX_STOPS:
-        raise InvalidRequest(f"At most {MAX_STOPS} stop strings can be given.", param)
-    if any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
-        raise InvalidRequest(
-            f"A stop string can have at most {MAX_STOP_CHARACTERS} characters.", param
-        )
-
-
 def log_user(request: Request, user: str | None) -> None:
     if user is not None:
-        logger.info("request %s is for user %r", request_id(request.scope), user)
+        shown = user[:MAX_USER_CHARACTERS]
+        logger.info("request %s is for user %r", request_id(request.scope), shown)

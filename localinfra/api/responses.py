@@ -34,7 +34,7 @@ from localinfra.api.responses_store import (
     store_of,
 )
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import converted, limits, runtime
 from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
@@ -146,7 +146,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 async def create_response(request: Request) -> HttpResponse:
     decoded = await read_body(request, ResponsesRequest, limits(request))
-    asked = what_is_asked(request, decoded)
+    asked = await converted(request, decoded, lambda: what_is_asked(request, decoded))
     body = asked.body
     wanted = TurnRequest(
         messages=asked.messages,
@@ -172,7 +172,7 @@ async def create_response(request: Request) -> HttpResponse:
 
 async def count_input_tokens(request: Request) -> HttpResponse:
     decoded = await read_body(request, ResponsesRequest, limits(request))
-    asked = what_is_asked(request, decoded)
+    asked = await converted(request, decoded, lambda: what_is_asked(request, decoded))
     tools = asked.body.answer().use.tools
     model = await runtime(request).text_model(asked.body.model, ROUTE)
     with naming_input():

@@ -2,9 +2,10 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from localinfra.api.body import invalid_value
 from localinfra.api.responses_items import (
@@ -21,7 +22,7 @@ from localinfra.api.responses_items import (
     SummaryText,
     new_id,
 )
-from localinfra.chat.messages import FunctionCall, Message, ToolCall
+from localinfra.chat.messages import MAX_MESSAGES, FunctionCall, Message, ToolCall, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -32,9 +33,12 @@ Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where 
 
 
 class Part(msgspec.Struct, frozen=True):
-    type: str
+    type: TypeName
     text: str | None = None
     refusal: str | None = None
+
+
+Parts: TypeAlias = Annotated[list[Part], Meta(max_length=MAX_MESSAGES)]
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,14 +59,14 @@ class SentItem(msgspec.Struct, frozen=True, kw_only=True):
 
 class SentMessage(SentItem, frozen=True, kw_only=True):
     role: Role
-    content: str | list[Part]
+    content: str | Parts
 
 
 class SentReasoning(SentItem, frozen=True, kw_only=True):
     """`encrypted_content`, with which other services hide theirs, can't be read."""
 
-    summary: list[Part] | None = None
-    content: list[Part] | None = None
+    summary: Parts | None = None
+    content: Parts | None = None
 
 
 class SentCall(SentItem, frozen=True, kw_only=True):
@@ -73,7 +77,7 @@ class SentCall(SentItem, frozen=True, kw_only=True):
 
 class SentOutput(SentItem, frozen=True, kw_only=True):
     call_id: str
-    output: str | list[Part]
+    output: str | Parts
 
 
 class Reference(msgspec.Struct, frozen=True):

@@ -1,12 +1,14 @@
 """`response_format`, `tools` and `tool_choice` as clients send them → `chat.answer`'s values."""
 
 import re
-from typing import Any, Literal
+from collections import Counter
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from localinfra.chat.answer import ANY_OBJECT, AnswerFormat, Tool, ToolUse
-from localinfra.chat.messages import Json
+from localinfra.chat.messages import Json, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 MAX_TOOLS = 128
@@ -23,7 +25,7 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}
 class ResponseFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
     """OpenAI's, and DeepInfra's `regex` and `grammar`."""
 
-    type: str
+    type: TypeName
     json_schema: JsonSchemaFormat | None = None
     schema_: dict[str, Any] | None = None  # beside json_object, as llama.cpp's server takes it
     regex: str | None = None
@@ -112,7 +114,7 @@ def declared_tool(
 
 
 class NamedFunction(msgspec.Struct, frozen=True):
-    name: str
+    name: Annotated[str, Meta(max_length=256)]
 
 
 class NamedTool(msgspec.Struct, frozen=True):
@@ -132,8 +134,8 @@ def use_of(declared: list[Tool], choice: str | NamedTool | None, is_parallel: bo
     """Raises InvalidRequest."""
     if len(declared) > MAX_TOOLS:
         raise InvalidRequest(f"At most {MAX_TOOLS} tools can be given.", "tools")
-    names = [tool.name for tool in declared]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    names = Counter(tool.name for tool in declared)
+    if twice := next((name for name, count in names.items() if count > 1), None):
         raise InvalidRequest(f"Two tools are called {twice}.", "tools")
     if isinstance(choice, NamedTool):
         named = [tool for tool in declared if tool.name == choice.function.name]
