@@ -7,7 +7,7 @@ cheap and stays on the event loop, while the engine computes the next step.
 import asyncio
 import datetime
 import functools
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -17,8 +17,9 @@ from localinfra.chat.dialects import Voice
 from localinfra.chat.messages import Message
 from localinfra.chat.template import ChatTemplate
 from localinfra.engine.constraint import Grammar, GrammarCompiler, as_lark, as_regex
+from localinfra.engine.deltas import Deltas
 from localinfra.engine.engine import Engine, EngineStats
-from localinfra.engine.output import ChoiceOutput, OutputDelta
+from localinfra.engine.output import ChoiceOutput
 from localinfra.engine.request import GenerationRequest, TextRequest
 from localinfra.engine.stops import Stops
 from localinfra.errors import (
@@ -261,20 +262,12 @@ class TextModel:
         if at_least > self.context_length:
             raise ContextLengthExceeded(at_least, self.context_length, param)
 
-    def generate(self, request: TextRequest) -> AsyncGenerator[list[OutputDelta], None]:
-        """Gives what became certain since the last time, for whichever choices it did.
+    def generate(self, request: TextRequest) -> Deltas:
+        """Submits the request. Raises ContextLengthExceeded, QueueFull and InvalidRequest.
 
-        Choices are numbered prompt by prompt. Closing the generator frees their places at the
-        engine's next step. Raises ContextLengthExceeded, QueueFull and InvalidRequest at once,
-        EngineFailed while it runs.
+        Choices are numbered prompt by prompt.
         """
         requests = self._engine_requests(request)
-        self._engine.check_queue()
-        return self._deltas(requests, request)
-
-    async def _deltas(
-        self, requests: list[GenerationRequest], request: TextRequest
-    ) -> AsyncGenerator[list[OutputDelta], None]:
         stops = Stops(request.stops)
         outputs = [
             ChoiceOutput(
@@ -282,13 +275,7 @@ class TextModel:
             )
             for choice in range(len(requests) * request.num_choices)
         ]
-        async with self._engine.generate(requests) as generation:
-            async for events in generation:
-                deltas = [delta for event in events if (delta := outputs[event.choice].push(event))]
-                for delta in deltas:
-                    if delta.finish_reason is not None:
-                        generation.stop(delta.choice)
-                yield deltas
+        return Deltas(self._engine.generate(requests), outputs)
 
     def _spelled(self, marks: frozenset[int]) -> Callable[[int], bytes]:
         """What tokens add to a text in which these control tokens are spelled out."""

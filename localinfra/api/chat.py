@@ -3,7 +3,7 @@
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -21,7 +21,7 @@ from localinfra.api.chat_turn import (
     call_id,
     pieces_of,
 )
-from localinfra.api.logprobs import TokenLogprobEntry, token_logprob
+from localinfra.api.logprobs import token_logprob
 from localinfra.api.params import (
     GenerationFields,
     MaxTokens,
@@ -30,7 +30,7 @@ from localinfra.api.params import (
     TopLogprobs,
     log_user,
 )
-from localinfra.api.render import json_response
+from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.structured import MAX_TOOLS, NamedTool, ToolDefinition, tool_use
@@ -95,7 +95,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
 
 
 class Logprobs(msgspec.Struct, frozen=True):
-    content: list[TokenLogprobEntry]
+    content: list[msgspec.Raw]
     refusal: None = None
 
 
@@ -195,9 +195,9 @@ async def create_chat_completion(request: Request) -> Response:
     answer = ChatAnswer(model, body, turn, charge)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
-        return EventStream(answer.chunks(), decoded.headers, keepalive_s)
-    completion = await until_disconnect(request.receive, answer.completion())
-    return json_response(completion, headers=decoded.headers)
+        return EventStream(answer.chunks(), decoded.headers, keepalive_s, turn.deltas)
+    completion, choices = await until_disconnect(request.receive, answer.completion())
+    return PiecesResponse(await with_list(completion, "choices", choices), decoded.headers)
 
 
 def assistant_message(said: Said) -> AssistantMessage:
@@ -243,16 +243,17 @@ class ChatAnswer:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
-    async def completion(self) -> ChatCompletion:
+    async def completion(self) -> tuple[ChatCompletion, list[Choice]]:
+        """The choices are not in it yet."""
         builders = [SaidBuilder() for _ in self._turn.readers]
-        scored: list[list[ScoredToken]] = [[] for _ in builders]
+        scored: list[list[msgspec.Raw]] = [[] for _ in builders]
         reasons = ["" for _ in builders]
         async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
             async for delta, pieces in deltas:
                 at = delta.choice
                 self._meter.add(delta)
                 builders[at].add(pieces)
-                scored[at] += delta.scored
+                scored[at] += self._scores(delta.scored)
                 if delta.finish_reason is not None:
                     reasons[at] = self._turn.readers[at].finish_reason(delta.finish_reason)
         choices = [
@@ -261,13 +262,14 @@ class ChatAnswer:
                 zip(builders, scored, reasons, strict=True)
             )
         ]
-        return ChatCompletion(
+        completion = ChatCompletion(
             id=self._id,
             created=self._created,
             model=self._model.name,
-            choices=choices,
+            choices=[],
             usage=self._meter.usage(),
         )
+        return completion, choices
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """Encoded chunks, those of one step together."""
@@ -294,7 +296,7 @@ class ChatAnswer:
             parts = [Delta(content="")]  # tokens whose text is still held back
         events = []
         for at, part in enumerate(parts):
-            logprobs = None if at else self._logprobs(delta.scored)
+            logprobs = None if at else self._logprobs(self._scores(delta.scored))
             events.append(self._chunk(ChunkChoice(delta.choice, part, logprobs)))
         if delta.finish_reason is not None:
             reason = reader.finish_reason(delta.finish_reason)
@@ -312,7 +314,8 @@ class ChatAnswer:
         )
         return encode(chunk)
 
-    def _logprobs(self, scored: list[ScoredToken] | tuple[ScoredToken, ...]) -> Logprobs | None:
-        if not self._body.logprobs:
-            return None
-        return Logprobs([token_logprob(self._model, token) for token in scored])
+    def _scores(self, scored: Sequence[ScoredToken]) -> list[msgspec.Raw]:
+        return [token_logprob(self._model, token) for token in scored]
+
+    def _logprobs(self, scores: list[msgspec.Raw]) -> Logprobs | None:
+        return Logprobs(scores) if self._body.logprobs else None

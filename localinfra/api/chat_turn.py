@@ -22,6 +22,7 @@ from localinfra.chat.parser import (
     Piece,
     Thought,
 )
+from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason, SamplingParams, TextRequest
 
@@ -69,11 +70,11 @@ class ChoiceReader:
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """An answer under way. Whoever has it closes `deltas`."""
+    """An answer under way, which has its place in the queue. Whoever has it closes `deltas`."""
 
     num_prompt: int  # tokens
     readers: list[ChoiceReader]  # of each choice
-    deltas: AsyncGenerator[list[OutputDelta], None]
+    deltas: Deltas
 
 
 async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:

@@ -10,10 +10,11 @@ from starlette.responses import Response
 
 from localinfra.api.body import Decoded, read_body
 from localinfra.api.params import log_user
+from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import charge_of
-from localinfra.api.vectors import PiecesResponse, as_base64, as_floats, pieces, truncated_header
+from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
 from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.errors import InvalidRequest
 

@@ -17,10 +17,10 @@ from starlette.responses import Response
 from localinfra.api.body import header_list, read_body
 from localinfra.api.image_files import ImageFiles
 from localinfra.api.params import MAX_SEED, ShortName, log_user
+from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import charge_of, dollars
-from localinfra.api.vectors import PiecesResponse
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.image.files import MEDIA_TYPES, OutputFormat
 from localinfra.image.files import encode as encode_file
@@ -160,7 +160,8 @@ async def answer_images(
     if tokens.cuts:
         headers = {**headers, "x-localinfra-truncated": header_list(tokens.cuts)}
     if body.stream:
-        return EventStream(answer.events(), headers, runtime(request).settings.keepalive_s)
+        keepalive_s = runtime(request).settings.keepalive_s
+        return EventStream(answer.events(), headers, keepalive_s, answer.painting)
     return await until_disconnect(request.receive, answer.whole(headers))
 
 
@@ -205,7 +206,8 @@ async def image_file(
 
 
 class ImageAnswer:
-    """The events of one request → a response, or the events of OpenAI's image streams."""
+    """The events of one request → a response, or the events of OpenAI's image streams. Raises
+    QueueFull when it is made."""
 
     def __init__(
         self,
@@ -223,10 +225,11 @@ class ImageAnswer:
         self._files: ImageFiles = request.app.state.image_files
         self._base_url = str(request.base_url).rstrip("/")
         self._created = int(time.time())
+        self.painting = model.events(wanted)
 
     async def whole(self, headers: Mapping[str, str]) -> Response:
         data: dict[int, bytes] = {}
-        async with aclosing(self._model.events(self._request)) as events:
+        async with aclosing(self.painting) as events:
             async for event in events:
                 if isinstance(event, Finished):  # encoded while the next one is painted
                     self._charge.add(images=1)
@@ -238,7 +241,7 @@ class ImageAnswer:
         return PiecesResponse(parts, headers)
 
     async def events(self) -> AsyncGenerator[bytes | list[bytes], None]:
-        async with aclosing(self._model.events(self._request)) as events:
+        async with aclosing(self.painting) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     self._charge.add(images=1)

@@ -10,12 +10,13 @@ from starlette.responses import Response
 from localinfra.api.embeddings import Inputs, InputType, checked_inputs
 from localinfra.api.form import read_body_or_form
 from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refuse_webhook
+from localinfra.api.pieces import PiecesResponse
 from localinfra.api.render import json_response
 from localinfra.api.rerank import MAX_DOCUMENTS, Documents, checked_documents
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import charge_of
-from localinfra.api.vectors import PiecesResponse, as_floats, pieces, truncated_header
+from localinfra.api.vectors import as_floats, pieces, truncated_header
 from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 

@@ -21,10 +21,10 @@ from localinfra.api.image_edits import Strength, decoding, from_data_url
 from localinfra.api.images import check_prompt, image_file
 from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.params import MAX_SEED
+from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import Charge, charge_of
-from localinfra.api.vectors import PiecesResponse
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.image.pictures import original
 from localinfra.image.request import (

@@ -95,7 +95,9 @@ async def create_message(request: Request) -> Response:
     answer = MessageAnswer(model, turn, charge, body.hides_thinking)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
-        return NamedEventStream(answer.events(), error_event, decoded.headers, keepalive_s)
+        return NamedEventStream(
+            answer.events(), error_event, decoded.headers, keepalive_s, turn.deltas
+        )
     message = await until_disconnect(request.receive, answer.message())
     return json_response(message, headers=decoded.headers)
 

@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
 MAX_SEED = 2**63 - 1
-MAX_USER_CHARACTERS = 200  # in the log
 
 MaxTokens = Annotated[int, Meta(ge=0, le=1_000_000)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -109,5 +108,4 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
 
 def log_user(request: Request, user: str | None) -> None:
     if user is not None:
-        shown = user[:MAX_USER_CHARACTERS]
-        logger.info("request %s is for user %r", request_id(request.scope), shown)
+        logger.info("request %s is for user %r", request_id(request.scope), user)

@@ -165,7 +165,9 @@ async def create_response(request: Request) -> HttpResponse:
     answer = ResponseAnswer(model, body, turn, charge, keeping(request, asked))
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
-        return NamedEventStream(answer.events(), answer.failure, decoded.headers, keepalive_s)
+        return NamedEventStream(
+            answer.events(), answer.failure, decoded.headers, keepalive_s, turn.deltas
+        )
     response = await until_disconnect(request.receive, answer.response())
     return json_response(response, headers=decoded.headers)
 

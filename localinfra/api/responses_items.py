@@ -8,8 +8,6 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from localinfra.api.logprobs import TokenLogprobEntry
-
 Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -21,7 +19,7 @@ class InputText(msgspec.Struct, frozen=True, tag="input_text", tag_field="type")
 class OutputText(msgspec.Struct, frozen=True, tag="output_text", tag_field="type"):
     text: str
     annotations: tuple[()] = ()  # there are no files or pages to cite
-    logprobs: tuple[TokenLogprobEntry, ...] = ()
+    logprobs: tuple[msgspec.Raw, ...] = ()
 
 
 class ReasoningText(msgspec.Struct, frozen=True, tag="reasoning_text", tag_field="type"):

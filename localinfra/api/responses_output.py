@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from localinfra.api.chat_turn import call_id
-from localinfra.api.logprobs import TokenLogprobEntry
 from localinfra.api.responses_items import (
     FunctionCallItem,
     MessageItem,
@@ -62,12 +61,12 @@ class PartDone(PartEvent, frozen=True, kw_only=True, tag="response.content_part.
 
 class TextDelta(PartEvent, frozen=True, kw_only=True, tag="response.output_text.delta"):
     delta: str
-    logprobs: Sequence[TokenLogprobEntry] = ()
+    logprobs: Sequence[msgspec.Raw] = ()
 
 
 class TextDone(PartEvent, frozen=True, kw_only=True, tag="response.output_text.done"):
     text: str
-    logprobs: Sequence[TokenLogprobEntry] = ()
+    logprobs: Sequence[msgspec.Raw] = ()
 
 
 class ReasoningDelta(PartEvent, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):
@@ -111,7 +110,7 @@ class OpenItem:
     def begin(self) -> Iterator[Event]:
         yield ItemAdded(output_index=self._output_index, item=self.item("in_progress"))
 
-    def add(self, text: str, logprobs: Sequence[TokenLogprobEntry] = ()) -> Event:
+    def add(self, text: str, logprobs: Sequence[msgspec.Raw] = ()) -> Event:
         self._texts.append(text)
         return self._delta(text, logprobs)
 
@@ -123,7 +122,7 @@ class OpenItem:
         """As it stands. One in progress is told of before it has any content."""
         raise NotImplementedError
 
-    def _delta(self, text: str, logprobs: Sequence[TokenLogprobEntry]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
         raise NotImplementedError
 
     def _done(self) -> Event:
@@ -152,7 +151,7 @@ class OpenCall(OpenItem):
             arguments=self._text,
         )
 
-    def _delta(self, text: str, logprobs: Sequence[TokenLogprobEntry]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
         return ArgumentsDelta(**self._at, delta=text)
 
     def _done(self) -> Event:
@@ -181,7 +180,7 @@ class OpenMessage(OpenText):
 
     def __init__(self, output_index: int):
         super().__init__(output_index)
-        self._logprobs: list[TokenLogprobEntry] = []
+        self._logprobs: list[msgspec.Raw] = []
 
     def item(self, status: Status) -> MessageItem:
         content = () if status == "in_progress" else (self._part(),)
@@ -190,7 +189,7 @@ class OpenMessage(OpenText):
     def _part(self) -> OutputText:
         return OutputText(self._text, logprobs=tuple(self._logprobs))
 
-    def _delta(self, text: str, logprobs: Sequence[TokenLogprobEntry]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
         self._logprobs += logprobs
         return TextDelta(**self._at, delta=text, logprobs=logprobs)
 
@@ -208,7 +207,7 @@ class OpenReasoning(OpenText):
     def _part(self) -> ReasoningText:
         return ReasoningText(self._text)
 
-    def _delta(self, text: str, logprobs: Sequence[TokenLogprobEntry]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
         return ReasoningDelta(**self._at, delta=text)
 
     def _done(self) -> Event:
@@ -225,9 +224,7 @@ class OutputWriter:
         self.items: list[OutputItem] = []  # that are done
         self._open: OpenItem | None = None
 
-    def write(
-        self, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprobEntry] = ()
-    ) -> list[Event]:
+    def write(self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw] = ()) -> list[Event]:
         """`logprobs` are of the content among the pieces."""
         return list(self._write(pieces, logprobs))
 
@@ -238,9 +235,7 @@ class OutputWriter:
         """
         return list(self._finish(is_cut))
 
-    def _write(
-        self, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprobEntry]
-    ) -> Iterator[Event]:
+    def _write(self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw]) -> Iterator[Event]:
         for piece in pieces:
             if isinstance(piece, Content):
                 yield from self._turn_to(OpenMessage)
@@ -273,7 +268,7 @@ class OutputWriter:
         self._open = item
         yield from item.begin()
 
-    def _add(self, text: str, logprobs: Sequence[TokenLogprobEntry] = ()) -> Event:
+    def _add(self, text: str, logprobs: Sequence[msgspec.Raw] = ()) -> Event:
         assert self._open is not None
         return self._open.add(text, logprobs)
 

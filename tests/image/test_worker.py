@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -49,7 +50,8 @@ def request(*seeds: int) -> ImageRequest:
 
 
 async def all_events(worker: Worker, *seeds: int) -> list[Any]:
-    return [event async for event in worker.events(request(*seeds))]
+    async with aclosing(worker.events(request(*seeds))) as events:
+        return [event async for event in events]
 
 
 async def until(condition: Callable[[], bool]) -> None:
