@@ -16,6 +16,13 @@ from localinfra.errors import QueueFull
 T = TypeVar("T")
 
 
+async def give_way() -> None:
+    """Between two pieces of work on the event loop: what has come meanwhile is seen to. One
+    sleep(0) is not enough, since it goes on before what the loop finds on its sockets then."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
 class BoundedExecutor:
     """Runs functions in threads, the smallest first. Event loop only."""
 

@@ -18,12 +18,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from localinfra.api.weight import MAX_VALUES, Weight
 from localinfra.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
+from localinfra.executor import give_way
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 JSON_TYPE = re.compile(
     r'application/([\w.-]+\+)?json(\s*;\s*charset\s*=\s*"?utf-8"?)?\s*;?', re.IGNORECASE
 )
+NESTED_SIZE = 32  # a list, object or name is as much work as so many characters
 NULL = msgspec.Raw(b"null")
 FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -40,7 +42,7 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
     value: T
     # Top-level fields that the struct does not have, as the client wrote them.
     ignored: tuple[str, ...]
-    num_nested: int = 0  # lists, objects and names in objects, where the body was counted
+    size: int = 0  # of a body that was weighed: what it takes to go through it
 
     def ignoring(self, names: Iterable[str]) -> "Decoded[T]":
         """The same, where these were left out as well: paths into the body, as errors name them."""
@@ -71,8 +73,8 @@ async def read_body(
     weight = Weight(max_values)
     body = await receive_body(request, limits, weight)
     fields = fields_of(body)
-    await asyncio.sleep(0)  # each half takes its time where the body is large
-    return struct_of(body, fields, kind, weight.num_nested)
+    await give_way()  # each half takes its time where the body is large
+    return struct_of(body, fields, kind, max(len(body), weight.num_nested * NESTED_SIZE))
 
 
 def check_content_type(request: Request) -> None:
@@ -138,14 +140,14 @@ def fields_of(body: bytes) -> Fields:
         return FIELDS.decode(body)
 
 
-def struct_of(body: bytes, fields: Fields, kind: type[T], num_nested: int = 0) -> Decoded[T]:
+def struct_of(body: bytes, fields: Fields, kind: type[T], size: int = 0) -> Decoded[T]:
     decoder, known = decoder_of(kind)
     ignored = tuple(name for name in fields if name not in known)
     given = {name: fields[name] for name in known if name in fields}
     with refusing(body):
         if NULL in given.values():
             body = msgspec.json.encode({k: raw for k, raw in given.items() if raw != NULL})
-        return Decoded(decoder.decode(body), ignored, num_nested)
+        return Decoded(decoder.decode(body), ignored, size)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """POST /v1/completions, and /v1/engines/{id}/completions for the oldest clients."""
 
-import asyncio
 import codecs
 import contextlib
 import time
@@ -26,6 +25,7 @@ from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import TextRequest, TokenLogprob
 from localinfra.errors import InvalidRequest
+from localinfra.executor import give_way
 
 if TYPE_CHECKING:
     from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
@@ -283,7 +283,7 @@ class CompletionAnswer:
             for index, (logprob, offset) in enumerate(zip(logprobs, offsets, strict=False)):
                 found.add(logprob, offset)
                 if index % SCORES_AT_ONCE == SCORES_AT_ONCE - 1:
-                    await asyncio.sleep(0)
+                    await give_way()
             self._prompt_scores[prompt] = found
         return found
 

@@ -26,6 +26,7 @@ from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import Charge, charge_of
 from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.executor import give_way
 from localinfra.image.pictures import original
 from localinfra.image.request import (
     MAX_SIDE,
@@ -152,7 +153,7 @@ async def infer_images(request: Request, name: str) -> Response:
     body = decoded.value
     refuse_webhook(body.webhook)
     if body.input != NO_INPUT:
-        await asyncio.sleep(0)  # the body took its time, and so does this
+        await give_way()  # the body took its time, and so does this
         cog = decode(bytes(body.input), CogInput)
         made = await make_images(
             request, name, cog.value, cog.value.num_outputs, cog.value.prompt_strength

@@ -1,11 +1,12 @@
 """Long JSON answers in pieces, of which none keeps the event loop waiting."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from localinfra.executor import give_way
 
 encode = msgspec.json.Encoder().encode
 
@@ -39,5 +40,5 @@ async def with_list(
     parts = [b'%b"%b":[' % (head, name.encode())]
     for index, item in enumerate(items):
         parts += [b"," if index else b"", encode(item)]
-        await asyncio.sleep(0)
+        await give_way()
     return [*parts, b"]" + tail]

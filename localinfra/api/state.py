@@ -11,7 +11,7 @@ from localinfra.runtime import Runtime
 
 T = TypeVar("T")
 
-INLINE_NESTED = 2000  # lists, objects and names: what becomes of them takes 2 ms
+INLINE_SIZE = 64 * 1024  # of a body: what becomes of it takes 2 ms
 
 
 def runtime(request: Request) -> Runtime:
@@ -31,6 +31,6 @@ def conversions(request: Request) -> BoundedExecutor:
 async def converted(request: Request, decoded: Decoded[Any], work: Callable[[], T]) -> T:
     """The result of `work`, which goes through what the body holds: in a thread where that is
     much. Raises what it does, and QueueFull."""
-    if decoded.num_nested <= INLINE_NESTED:
+    if decoded.size <= INLINE_SIZE:
         return work()
-    return await conversions(request).run(work, size=decoded.num_nested)
+    return await conversions(request).run(work, size=decoded.size)

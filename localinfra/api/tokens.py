@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # What a thread has done in 2 s, even for the least favourable text (a million spaces).
 MAX_CHARACTERS = 1_000_000
+MAX_TOKENS = 1_000_000
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +83,7 @@ class Tokenized(msgspec.Struct, frozen=True):
 
 class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
-    tokens: Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]
+    tokens: Annotated[list[int], Meta(max_length=MAX_TOKENS)]
 
 
 class Detokenized(msgspec.Struct, frozen=True):

@@ -1,11 +1,11 @@
 """A submitted request's answer as it becomes certain: token events → deltas. Event loop only."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from localinfra.engine.output import ChoiceOutput, OutputDelta
 from localinfra.engine.request import TokenEvent
+from localinfra.executor import give_way
 
 if TYPE_CHECKING:
     from localinfra.engine.engine import Generation  # brings numpy
@@ -33,7 +33,7 @@ class Deltas:
 
     async def __anext__(self) -> list[OutputDelta]:
         if self._events:
-            await asyncio.sleep(0)  # others get their turn
+            await give_way()
         else:
             self._events = await anext(self._steps)
         events, self._events = self._events[:AT_ONCE], self._events[AT_ONCE:]
