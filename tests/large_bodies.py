@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
     path: str
     owner: str  # the struct that declares it, with the field's name: shared by those that inherit
-    kind: str  # list, map, text or any
+    kind: str  # list, map, text, short text (its annotation has a bound) or any
     item: bytes  # the smallest of a list's or a map's
     wrap: Wrap
 
@@ -47,11 +47,13 @@ def places(
     yield Place(f"{name}.unknown", "unknown", "any", b"", lambda raw: around(one(raw)))
 
 
+TEXT_KINDS = ["letters", "escapes", "coded characters"]
 # What makes the most values that are taken, first.
 FILLINGS: dict[str, list[str]] = {
     "list": ["as many as are taken", "many", "nested lists"],
     "map": ["as many keys as are taken", "many keys", "nested maps"],
-    "text": ["letters", "escapes", "coded characters"],
+    "text": TEXT_KINDS,
+    "short text": TEXT_KINDS,
     "any": [
         *("as many keys as are taken", "as many maps as are taken", "as many floats as are taken"),
         *("many keys", "maps", "floats", "texts", "long numbers", "nested lists", "nested maps"),
@@ -191,7 +193,7 @@ def _of(
                 within,
             )
         case inspect.StrType():
-            yield Place(path, owner, "text", b"", wrap)
+            yield Place(path, owner, "short text" if info.max_length else "text", b"", wrap)
         case inspect.AnyType() | inspect.RawType():
             yield Place(path, owner, "any", b"", wrap)
         case (
@@ -247,7 +249,10 @@ def one_of_each(all_places: Iterator[Place]) -> Iterator[Filled]:
             continue
         seen.add((place.owner, place.kind))
         first, *others = fillings(place)
-        at = next(turns) % 6 if place.kind == "text" else 0
-        yield [first, *others][at] if at <= len(others) else first
+        turn = next(turns) % 6
+        if place.kind == "text":
+            yield [first, *others][turn] if turn <= len(others) else first
+        elif place.kind != "short text" or turn == 0:  # those are all refused by the decoder
+            yield first
         if place.owner.startswith("unknown"):  # no way of decoding knows the field
             yield from others

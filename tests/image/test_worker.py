@@ -156,6 +156,25 @@ def test_a_full_queue_refuses_and_a_failure_ends_one_request() -> None:
     asyncio.run(main())
 
 
+def test_a_place_is_taken_before_anything_is_read_and_given_back_unread() -> None:
+    async def main() -> None:
+        painter = Painter(gated=True)
+        worker = Worker(painter, name="flux", max_waiting=1)
+        assert painter.may_step
+        first = worker.events(request(1, 2, 3))
+        with pytest.raises(QueueFull):
+            worker.events(request(4))
+        await first.aclose()
+        await first.aclose()  # as often as one likes
+        assert worker.num_waiting == 0
+        painter.may_step.release(100)
+        assert (await all_events(worker, 5))[-1] == Finished(0, 5)
+        assert painter.painted == [5]
+        worker.close()
+
+    asyncio.run(main())
+
+
 def test_closing_stops_at_the_next_step_and_tells_everybody() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
