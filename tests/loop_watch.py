@@ -84,7 +84,7 @@ class WatchedServer:
         try:
             port, reference = self._process.stdout.readline().split()
         except ValueError:
-            self._process.kill()
+            self.__exit__(None, None, None)
             raise
         self.port = int(port)
         self.url = f"http://127.0.0.1:{port}"
@@ -102,6 +102,8 @@ class WatchedServer:
         finally:
             self._process.kill()
             self._process.wait()
+            assert self._process.stdout
+            self._process.stdout.close()
 
     def blocked_s(self) -> float:
         """Since it was asked last."""

@@ -32,6 +32,8 @@ from localinfra.api import (
     tokens,
 )
 
+pytestmark = pytest.mark.timeout(600)
+
 # Times what this machine takes to decode a million numbers, 40 ms on the one of the README: what
 # the loop may do at once, with room for other threads of the server that work meanwhile.
 MAX_BLOCKED = 6.0
@@ -111,16 +113,20 @@ def watched_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched
         yield server
 
 
-def post(server: WatchedServer, path: str, body: bytes) -> int:
+def post(
+    server: WatchedServer, path: str, body: bytes, content_type: str = "application/json"
+) -> int:
     """The status. A server that refuses early may not read the rest."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=110)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=590)
     try:
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": content_type}
         try:
             connection.request("POST", path, body, headers)
         except (BrokenPipeError, ConnectionResetError):
             return 413
-        return connection.getresponse().status
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
     finally:
         connection.close()
 
@@ -156,8 +162,55 @@ def test_no_body_stops_the_loop(watched_server: WatchedServer) -> None:
     assert len(wrong) > 100
 
 
+FORMS = {
+    "a file": (b'name="image"; filename="a.png"', b"a"),
+    "a text": (b'name="prompt"', b"a"),
+    "line ends": (b'name="prompt"', b"\r\n"),
+    "quotes": (b'name="prompt"', b'"'),
+    "numbers": (b'name="n"', b"[1],"),
+    "almost boundaries": (b'name="n"', b"\r\n--boundar"),
+    "unknown": (b'name="other"', b'["'),
+}
+
+
+@pytest.mark.parametrize("what", FORMS)
+@pytest.mark.parametrize("path", ["/v1/images/edits", NATIVE + "smollm2", NATIVE + "flux"])
+def test_no_form_stops_the_loop(watched_server: WatchedServer, path: str, what: str) -> None:
+    head, unit = FORMS[what]
+    data = unit * (((16 << 20) - 300) // len(unit))
+    data = b"[" + data if unit.startswith(b"[") else data
+    body = b"--boundary\r\ncontent-disposition: form-data; %b\r\n\r\n%b\r\n--boundary--\r\n" % (
+        head,
+        data,
+    )
+    status = post(watched_server, path, body, "multipart/form-data; boundary=boundary")
+    assert status in EXPECTED
+    assert watched_server.blocked_s() < MAX_BLOCKED * watched_server.reference_s
+
+
+LONG = "river stone cloud paper engine garden window summer bridge letter music winter " * 40
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": [f"{at} {LONG}" for at in range(3)], "echo": True, "max_tokens": 1},
+        {"prompt": LONG, "n": 8, "max_tokens": 8},
+        {"prompt": LONG, "n": 8, "max_tokens": 8, "stream": True},
+        {"prompt": "One,", "n": 64, "max_tokens": 2},
+    ],
+    ids=["echo", "long prompt", "long prompt, streamed", "many choices"],
+)
+def test_logprobs_do_not_stop_the_loop(
+    watched_server: WatchedServer, fields: dict[str, Any]
+) -> None:
+    body = json.dumps({"model": "smollm2", "logprobs": 20, **fields}).encode()
+    assert post(watched_server, "/v1/completions", body) == 200
+    assert watched_server.blocked_s() < MAX_BLOCKED * watched_server.reference_s
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind.__name__)
 def test_no_filling_of_any_field_stops_the_loop(watched_server: WatchedServer, case: Case) -> None:
     wrong = [check(watched_server, case, filled) for filled in bodies(case)]
