@@ -4,6 +4,7 @@ The `[model."NAME"]` tables pass through raw: `models/catalog.py` gives them the
 Secrets live here; nothing here prints or logs them.
 """
 
+import codecs
 import ipaddress
 import os
 import tomllib
@@ -20,6 +21,12 @@ from localinfra.tables import decode, suggestion
 PACKAGE = Path(__file__).parent
 MIB = 1024 * 1024
 TABLES = ("server", "model")
+FOREIGN_MARKS = (  # UTF-16's little-endian mark begins UTF-32's
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 # Visible ASCII, since it has to travel in an HTTP header.
 ApiKey = Annotated[
@@ -121,9 +128,11 @@ def server_settings(table: Mapping[str, object], path: Path) -> ServerSettings:
 def find_file(path: Path | None) -> Path:
     """Returns the settings file to read; raises ConfigError naming the one that isn't there."""
     if path is None and (named := os.environ.get("LOCALINFRA_CONFIG")):
-        path = Path(named)
+        path = Path(named).expanduser()
     if path is not None:
-        if not path.is_file():
+        if path.is_dir():
+            raise ConfigError(f"{path}: a folder; name the settings file in it")
+        if not path.exists():
             raise ConfigError(f"{path}: no such settings file; the one shipped is {shipped_file()}")
         return path
     return shipped_file()
@@ -137,13 +146,35 @@ def shipped_file() -> Path:
 
 def read_toml(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except tomllib.TOMLDecodeError as error:  # its text ends with the line and column
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, whose text ends with the line and column
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
+
+
+def read_text(path: Path) -> str:
+    """A text as editors save it, with a byte order mark or without.
+
+    Raises OSError, and ValueError in words for a reader if it is not UTF-8.
+    """
+    data = path.read_bytes()
+    encoding = next((name for mark, name in FOREIGN_MARKS if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data:
+        encoding = "UTF-16 or no text at all"
+    if encoding:
+        raise ValueError(f"not UTF-8 text but {encoding}: save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"not UTF-8 text (at line {line}): save it as UTF-8") from None
 
 
 def subtable(tables: Mapping[str, object], name: str, path: Path) -> dict[str, object]:

@@ -103,7 +103,7 @@ def read(path: Path) -> Book:
         return Book(now())
     except (OSError, msgspec.MsgspecError) as error:
         raise CostsUnreadable(
-            f"{path} can't be read ({error}); `localinfra costs --reset` begins anew"
+            f"{path} can't be read ({error}); `localinfra costs --reset` starts from zero"
         ) from None
 
 
@@ -114,7 +114,7 @@ def add(path: Path, rows: Collection[Row]) -> None:
             book = read(path)
         except CostsUnreadable as error:
             aside = path.with_suffix(".damaged")
-            logger.warning("%s; counting anew, what it held is in %s", error, aside)
+            logger.warning("%s; counting from zero, what it held is in %s", error, aside)
             path.replace(aside)
             book = Book(now())
         write(path, book.with_rows(rows))

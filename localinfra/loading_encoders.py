@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 import localinfra
-from localinfra import machine
+from localinfra import install, machine
 from localinfra.backend_detect import look
 from localinfra.embed import plan as plans
 from localinfra.embed.encoder import Description, Encoder, Kind, Tokens
@@ -73,8 +73,8 @@ def load_rerank_model(name: str, entry: RerankModelEntry, max_waiting: int) -> R
 def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Loaded:
     if importlib.util.find_spec("sentence_transformers") is None:
         raise ModelUnavailable(
-            f"{name} needs sentence-transformers, which is not installed: pip install "
-            "'localinfra[embeddings]'. A GGUF file of an embedder works without it.",
+            f"{name} needs sentence-transformers, which is not installed: "
+            f"{install.extra('embeddings')}. A GGUF file of an embedder works without it.",
             "model",
         )
     device, is_float32 = device_of(entry), entry.dtype in ("auto", "float32")

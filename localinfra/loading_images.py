@@ -6,6 +6,7 @@ Blocking; the pool calls it in a thread.
 import importlib.util
 import logging
 
+from localinfra import install
 from localinfra.errors import ModelUnavailable
 from localinfra.image.model import ImageModel
 from localinfra.image.pipeline import FluxPainter
@@ -21,7 +22,7 @@ def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> Ima
     folder = locate(name, entry.source)
     if importlib.util.find_spec("diffusers") is None:
         raise ModelUnavailable(
-            f"{name} needs diffusers, which is not installed: pip install 'localinfra[images]'.",
+            f"{name} needs diffusers, which is not installed: {install.extra('images')}",
             "model",
         )
     painter = FluxPainter(folder, wishes_of(name, entry))

@@ -7,14 +7,15 @@ cheap and stays on the event loop, while the engine computes the next step.
 import asyncio
 import datetime
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from localinfra.chat.answer import Answer, Tool, grammar_of
+from localinfra.chat.answer import Answer, Source, Tool, arguments_source, grammar_of
 from localinfra.chat.dialects import Voice
 from localinfra.chat.messages import Message
+from localinfra.chat.prepared import Leniency
 from localinfra.chat.template import ChatTemplate
 from localinfra.engine.constraint import Grammar, GrammarCompiler, as_lark, as_regex
 from localinfra.engine.deltas import Deltas
@@ -27,10 +28,21 @@ from localinfra.errors import (
     InvalidRequest,
     UnsupportedParameter,
 )
+from localinfra.executor import BoundedExecutor
 from localinfra.llama.model import Model
 from localinfra.models.catalog import TextModelEntry
 
 MAX_COMPILING = 2  # grammars at a time
+MAX_TRYING = 2  # of those that may take a second, which have threads of their own
+MAX_WAITING_GRAMMARS = 64
+MAX_RELAXING_S = 5.0  # looking for what in a request's tools can be enforced
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """What makes an answer what was asked for; no grammar where any text will do."""
+
+    grammar: Grammar | None = None
+    left_out: Sequence[str] = ()  # paths of what was asked for and is not enforced
 
 
 class ChatPrompt(msgspec.Struct, frozen=True):
@@ -69,9 +81,8 @@ class TextModel:
         self._template = template
         self._template_error = template_error
         self._compiler = GrammarCompiler(model.grammar_tokenizer)
-        # Threads of their own: a grammar that takes too long can't be stopped, and must not take
-        # those that render and tokenise.
-        self._compiling = ThreadPoolExecutor(MAX_COMPILING, "grammar")
+        self._compiling = BoundedExecutor("grammars", MAX_COMPILING, MAX_WAITING_GRAMMARS)
+        self._trying = BoundedExecutor("large grammars", MAX_TRYING, MAX_WAITING_GRAMMARS // 4)
 
     @property
     def context_length(self) -> int:
@@ -86,7 +97,9 @@ class TextModel:
         return self._model.num_vocab
 
     def close(self) -> None:
-        self._compiling.shutdown(wait=False, cancel_futures=True)
+        self._compiling.close()
+        self._trying.close()
+        self._compiler.close()  # what it works on ends too
         self._engine.close()
 
     def token_bytes(self, token: int) -> bytes:
@@ -165,36 +178,88 @@ class TextModel:
         is_thinking = reasoning is not None and reasoning.is_open_at_end_of(rendered.text)
         return ChatPrompt(ids, template.voice, is_thinking, rendered.is_continued)
 
-    async def compile(self, answer: Answer, prompt: ChatPrompt | None = None) -> Grammar | None:
-        """The grammar that makes an answer what was asked for; None where any text will do.
+    async def compile(self, answer: Answer, prompt: ChatPrompt | None = None) -> Compiled:
+        """The grammar that makes an answer what was asked for.
 
         Takes half a second the first time, and milliseconds for most others; in a thread. Raises
-        InvalidRequest and UnsupportedParameter for what can't be enforced.
+        InvalidRequest and UnsupportedParameter for what can't be enforced, QueueFull.
         """
-        if answer.format is None and not answer.use.tools:
-            return None
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._compiling, self._compile, answer, prompt)
+        if answer.format is None and not answer.use.callable:
+            return Compiled()
+        compiled = await self._compiling.run(self._compile_soon, answer, prompt)
+        if compiled is None:
+            compiled = await self._trying.run(self._compile, answer, prompt)
+        return compiled
 
-    def _compile(self, answer: Answer, prompt: ChatPrompt | None) -> Grammar:
+    def _compile_soon(self, answer: Answer, prompt: ChatPrompt | None) -> Compiled | None:
+        """None where that may take long."""
+        if answer.format and answer.format.kind != "json":
+            return None
+        source = self._source(answer, prompt)
+        if not source.is_plain and not self._compiler.knows(source.text):
+            return None
+        try:
+            return self._compiled(source, answer)
+        except InvalidRequest:
+            if answer.use.callable:
+                return None  # which may need leniency
+            raise
+
+    def _compile(self, answer: Answer, prompt: ChatPrompt | None) -> Compiled:
         if answer.format and answer.format.kind != "json":
             checked = {"lark": as_lark, "regex": as_regex}[answer.format.kind]
             text = checked(answer.format.text, answer.format.param)
             answer = msgspec.structs.replace(
                 answer, format=msgspec.structs.replace(answer.format, text=text)
             )
-        voice = prompt.voice if prompt else None
-        is_thinking = prompt is not None and prompt.is_thinking
+        try:
+            return self._compiled(self._source(answer, prompt), answer)
+        except InvalidRequest:
+            lenient = [tool for tool in answer.use.callable if not tool.is_strict]
+            leniency = self._leniency(lenient)
+            if all(level is Leniency.UNKNOWN for level in leniency.values()):
+                raise  # they are not to blame
+        return self._compiled(self._source(answer, prompt, leniency), answer)
+
+    def _source(
+        self,
+        answer: Answer,
+        prompt: ChatPrompt | None,
+        leniency: Mapping[str, Leniency] = {},
+    ) -> Source:
         source = grammar_of(
             answer,
-            voice,
+            prompt.voice if prompt else None,
             self._model.grammar_tokens,
-            is_thinking,
+            is_thinking=prompt is not None and prompt.is_thinking,
             is_continued=prompt is not None and prompt.is_continued,
+            leniency=leniency,
         )
         assert source is not None
+        return source
+
+    def _compiled(self, source: Source, answer: Answer) -> Compiled:
         param = answer.format.param if answer.format else "tools"
-        return self._compiler.compile(source, param)
+        grammar = self._compiler.compile(
+            source.text, param, is_plain=source.is_plain, free_json=source.free_json
+        )
+        return Compiled(grammar, source.left_out)
+
+    def _leniency(self, tools: Sequence[Tool]) -> dict[str, Leniency]:
+        """Of each tool, the least that has to be left out for its grammar to compile. Raises
+        InvalidRequest where one is no schema at all."""
+        deadline_s = time.monotonic() + MAX_RELAXING_S
+        levels = {}
+        for tool in tools:
+            levels[tool.name] = Leniency.ALL
+            for level in (Leniency.UNKNOWN, Leniency.ONE_OF, Leniency.HARD):
+                source = arguments_source(tool, level)
+                if not source.is_plain and time.monotonic() > deadline_s:
+                    continue
+                if self._compiler.can_compile(source.text, is_plain=source.is_plain):
+                    levels[tool.name] = level
+                    break
+        return levels
 
     @functools.cached_property
     def marks(self) -> frozenset[int]:
@@ -275,7 +340,7 @@ class TextModel:
             )
             for choice in range(len(requests) * request.num_choices)
         ]
-        return Deltas(self._engine.generate(requests), outputs)
+        return Deltas(self._engine.generate(requests), outputs, request.completed)
 
     def _spelled(self, marks: frozenset[int]) -> Callable[[int], bytes]:
         """What tokens add to a text in which these control tokens are spelled out."""

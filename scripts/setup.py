@@ -279,7 +279,7 @@ class Shell:
         try:
             while (code := poll(process)) is None:
                 status.show(build_progress(self.tail()))
-            status.end("done" if code == 0 else "no luck")
+            status.end("done" if code == 0 else "failed")
             return code
         except BaseException:
             status.end("stopped")
@@ -515,7 +515,7 @@ def install(
         if not fault:
             wanted.save(VENV / "setup.llama")
             return
-        say(f"  This build of llama.cpp is no good: {fault}.")
+        say(f"  This build of llama.cpp does not work: {fault}.")
     raise SetupError(
         f"llama.cpp was compiled for {wanted.backend}, but {fault}. See {shell.log_path}."
     )
@@ -610,6 +610,8 @@ if __name__ == "__main__":
         main(sys.argv[1])
     except SetupError as error:
         sys.exit(f"\nSetup failed. {error}")
+    except OSError as error:  # a full disk, a folder that may not be written to
+        sys.exit(f"\nSetup failed. {error.filename or VENV}: {error.strerror or error}")
     except KeyboardInterrupt:
         say("\nSetup was stopped. The next run starts it afresh; what pip has built is kept.")
         sys.exit(130)

@@ -1,5 +1,7 @@
 """The settings file: where it is found, what it may say, and how mistakes in it are told."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,54 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_bytes(b"\xff\xfe[server]")
     with pytest.raises(ConfigError, match="not UTF-8"):
         config.load(tmp_path / "models.toml")
+
+
+TEXT = '[server]\r\nport = 7\r\nhost = "k\u00fcche"\n'
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_bytes(TEXT.encode("utf-8-sig"))
+    assert (config.load(path).server.port, config.load(path).server.host) == (7, "k\u00fcche")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16"),
+        ("utf-16-be", "UTF-16"),
+        ("utf-32", "UTF-32"),
+        ("latin-1", "(at line 3)"),
+        ("cp1252", "(at line 3)"),
+    ],
+)
+def test_another_encoding_is_named_with_what_to_do(
+    tmp_path: Path, encoding: str, told: str
+) -> None:
+    path = tmp_path / "models.toml"
+    path.write_bytes(TEXT.encode(encoding))
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: not UTF-8 text") and told in message
+    assert message.endswith("save it as UTF-8")
+
+
+@pytest.mark.parametrize("text", [f"a = {'[' * 5000}", f"a = {'9' * 5000}"])
+def test_toml_that_python_gives_up_on_is_a_sentence(tmp_path: Path, text: str) -> None:
+    assert refusal(tmp_path, text).startswith("models.toml: not valid TOML: ")
+
+
+def test_a_folder_is_not_a_file_and_a_pipe_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a folder; name the settings file in it"):
+        config.load(tmp_path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # as of `--config <(...)`
+    writer = threading.Thread(target=pipe.write_text, args=("[server]\nport = 7",))
+    writer.start()
+    assert config.load(pipe).server.port == 7
+    writer.join()
 
 
 def test_all_mistakes_of_a_table_are_told_at_once(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A file sees its own room (a folder or a single file here) and the rows above it.
 LAYERS = [
     {"errors", "metrics", "backend_detect"},
-    {"tables", "machine", "executor"},
+    {"tables", "machine", "executor", "install"},
     {"config", "chat", "engine", "costs"},
     {"models", "llama"},
     {"text", "embed", "image", "optimize"},

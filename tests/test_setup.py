@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from children import started
 
 from localinfra.backend_detect import (
     Machine,
@@ -219,12 +220,24 @@ def test_a_second_setup_waits_for_the_first(
     lock = tmp_path / "setup.lock"
     hold = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX)"
     program = f"{hold}; print(flush=True); time.sleep(0.5)"
-    with subprocess.Popen([sys.executable, "-c", program, lock], stdout=subprocess.PIPE) as other:
+    with started([sys.executable, "-c", program, lock], stdout=subprocess.PIPE) as other:
         assert other.stdout and other.stdout.readline()
-        started = time.monotonic()
+        began = time.monotonic()
         with setup.only_setup(lock):
-            assert time.monotonic() - started > 0.3
+            assert time.monotonic() - began > 0.3
     assert "Another setup is running" in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_is_told_in_a_line(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "scripts/setup.py", "localinfra/backend_detect.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "localinfra" / "__init__.py").touch()
+    (tmp_path / ".venv").write_text("in the way")
+    script = tmp_path / "scripts" / "setup.py"
+    ended = subprocess.run([sys.executable, script, "serve"], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == f"\nSetup failed. {tmp_path}/.venv: File exists\n"
 
 
 @pytest.mark.parametrize(

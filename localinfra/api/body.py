@@ -7,7 +7,6 @@ Judges size, pace, content type, JSON and the struct's annotations; past it valu
 import asyncio
 import contextlib
 import functools
-import itertools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
@@ -194,10 +193,18 @@ def invalid_value(problem: str, within: str = "") -> InvalidRequest:
     )
 
 
-def header_list(names: Iterable[str], max_names: int = 20, max_chars: int = 64) -> str:
+MAX_LISTED = 20
+MAX_LISTED_CHARS = 1800
+
+
+def header_list(names: Iterable[str], max_chars: int = 200) -> str:
     """Names as one header value: percent-encoded where not plain ASCII, cut where too many."""
-    listed = [
-        quote(name[:max_chars], safe="$[]{}()<>!?@*+=:;/#&|~^")[:max_chars]
-        for name in itertools.islice(names, max_names + 1)
-    ]
-    return ", ".join(listed[:max_names] + ["..."] * (len(listed) > max_names))
+    listed: list[str] = []
+    num_chars = 0
+    for name in names:
+        name = quote(name[:max_chars], safe="$[]{}()<>!?@*+=:;/#&|~^")[:max_chars]
+        num_chars += len(name) + 2
+        if len(listed) == MAX_LISTED or num_chars > MAX_LISTED_CHARS:
+            return ", ".join([*listed, "..."])
+        listed.append(name)
+    return ", ".join(listed)

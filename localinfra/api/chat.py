@@ -33,7 +33,7 @@ from localinfra.api.params import (
 from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
-from localinfra.api.structured import MAX_TOOLS, NamedTool, ToolDefinition, tool_use
+from localinfra.api.structured import MAX_TOOLS, ToolChoice, ToolDefinition, tool_use
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import MAX_MESSAGES, Message
@@ -60,7 +60,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] = msgspec.field(
         default_factory=list
     )
-    tool_choice: str | NamedTool | None = None
+    tool_choice: ShortName | ToolChoice | None = None
     parallel_tool_calls: bool = True
     modalities: Annotated[list[ShortName], Meta(max_length=16)] = msgspec.field(
         default_factory=list
@@ -192,10 +192,11 @@ async def create_chat_completion(request: Request) -> Response:
             top_logprobs=body.num_logprobs,
         ),
     )
+    decoded = decoded.ignoring(turn.left_out)
     answer = ChatAnswer(model, body, turn, charge)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
-        return EventStream(answer.chunks(), decoded.headers, keepalive_s, turn.deltas)
+        return EventStream(answer.chunks(), decoded.headers, keepalive_s, turn.place)
     completion, choices = await until_disconnect(request.receive, answer.completion())
     return PiecesResponse(await with_list(completion, "choices", choices), decoded.headers)
 
@@ -281,17 +282,19 @@ class ChatAnswer:
             ]
             async for step in deltas:
                 if events := [
-                    event for delta in step for event in self._events(delta, writers[delta.choice])
+                    event
+                    for delta, pieces in step
+                    for event in self._events(delta, pieces, writers[delta.choice])
                 ]:
                     yield events
         if self._body.includes_usage:
             yield [self._chunk(usage=self._meter.usage())]
 
-    def _events(self, delta: OutputDelta, writer: DeltaWriter) -> list[bytes]:
+    def _events(self, delta: OutputDelta, pieces: list[Piece], writer: DeltaWriter) -> list[bytes]:
         """The chunks with what was added, and the one that ends the choice."""
         self._meter.add(delta)
         reader = self._turn.readers[delta.choice]
-        parts = [part for piece in reader.read(delta) if (part := writer.delta(piece))]
+        parts = [part for piece in pieces if (part := writer.delta(piece))]
         if delta.scored and not parts:
             parts = [Delta(content="")]  # tokens whose text is still held back
         events = []

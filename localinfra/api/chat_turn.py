@@ -7,11 +7,12 @@ Knows no API's shapes.
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from localinfra.chat.answer import Answer, ToolUse, parser_of
+from localinfra.chat.calls import CallFilter
 from localinfra.chat.messages import Message
 from localinfra.chat.parser import (
     CallArguments,
@@ -49,7 +50,13 @@ class ChoiceReader:
     def __init__(self, parser: Parser | None, use: ToolUse):
         self._parser = parser
         self._use = use
+        self._calls = CallFilter()
         self._num_calls = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """It repeats a call: what has been read is the message, and no more of it is wanted."""
+        return self._calls.is_repeating
 
     def read(self, delta: OutputDelta) -> list[Piece]:
         if self._parser is None:
@@ -57,6 +64,9 @@ class ChoiceReader:
         pieces = self._parser.push(delta.text) if delta.text else []
         if delta.finish_reason is not None:
             pieces += self._parser.finish()
+        pieces = self._calls.passed(pieces)
+        if delta.finish_reason is not None:
+            pieces += self._calls.held()
         self._num_calls += sum(isinstance(piece, CallEnd) for piece in pieces)
         return pieces
 
@@ -69,12 +79,17 @@ class ChoiceReader:
         return "tool_calls" if self.has_called(reason) and not self._use.is_named else reason
 
 
+ReadDelta: TypeAlias = tuple[OutputDelta, list[Piece]]  # with the parts it completes
+
+
 class Turn(msgspec.Struct, frozen=True):
-    """An answer under way, which has its place in the queue. Whoever has it closes `deltas`."""
+    """An answer under way, which has its place in the queue. Whoever has it closes `place`."""
 
     num_prompt: int  # tokens
     readers: list[ChoiceReader]  # of each choice
-    deltas: Deltas
+    place: Deltas  # in the queue, and where `deltas` come from
+    deltas: AsyncGenerator[list[ReadDelta], None]  # those of a step together
+    left_out: Sequence[str] = ()  # paths of what was asked of its form and is not enforced
 
 
 async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:
@@ -82,7 +97,7 @@ async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:
     UnsupportedParameter, ContextLengthExceeded, QueueFull."""
     use = wanted.answer.use
     prompt = await model.chat_prompt(wanted.messages, wanted.template_kwargs, use.tools)
-    grammar = await model.compile(wanted.answer, prompt)
+    compiled = await model.compile(wanted.answer, prompt)
     parsers = [
         parser_of(
             prompt.voice,
@@ -92,19 +107,44 @@ async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:
         )
         for _ in range(wanted.num_choices)
     ]
-    deltas = model.generate(
-        TextRequest(
-            prompts=[prompt.ids],
-            max_tokens=wanted.max_tokens,
-            sampling=wanted.sampling,
-            num_choices=wanted.num_choices,
-            stops=() if use.is_required else wanted.stops,  # a call can't end within
-            top_logprobs=wanted.top_logprobs,
-            grammar=grammar,
-            marks=model.marks if parsers[0] else frozenset(),
-        )
+    request = TextRequest(
+        prompts=[prompt.ids],
+        max_tokens=wanted.max_tokens,
+        sampling=wanted.sampling,
+        num_choices=wanted.num_choices,
+        stops=() if use.is_required else wanted.stops,  # a call can't end within
+        top_logprobs=wanted.top_logprobs,
+        grammar=compiled.grammar,
+        marks=model.marks if parsers[0] else frozenset(),
     )
-    return Turn(len(prompt.ids), [ChoiceReader(parser, use) for parser in parsers], deltas)
+    readers = [ChoiceReader(parser, use) for parser in parsers]
+    place = model.generate(request)
+    deltas = read_deltas(place, readers, request.completed)
+    return Turn(len(prompt.ids), readers, place, deltas, compiled.left_out)
+
+
+async def read_deltas(
+    steps: Deltas,
+    readers: Sequence[ChoiceReader],
+    completed: set[int],
+) -> AsyncGenerator[list[ReadDelta], None]:
+    """Each step's deltas with what they say. A choice that its reader takes for complete ends
+    there, and is put among `completed`."""
+    async with contextlib.aclosing(steps):
+        async for step in steps:
+            told: list[ReadDelta] = []
+            for delta in step:
+                if delta.choice in completed:
+                    continue
+                reader = readers[delta.choice]
+                pieces = reader.read(delta)
+                if reader.is_complete:
+                    completed.add(delta.choice)
+                    delta = msgspec.structs.replace(delta, finish_reason=FinishReason.STOP)
+                told.append((delta, pieces))
+            yield told
+            if len(completed) == len(readers):
+                return
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -114,7 +154,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """A whole message. Calls that max_tokens cut off are left out: no one could parse them."""
+    """A whole message. Its last call may have been cut off by max_tokens."""
 
     content: str
     thought: str
@@ -127,7 +167,6 @@ class SaidBuilder:
     def __init__(self) -> None:
         self._texts: dict[type, list[str]] = {Content: [], Thought: []}
         self._calls: list[tuple[str, list[str]]] = []
-        self._num_complete = 0
 
     def add(self, pieces: list[Piece]) -> None:
         for piece in pieces:
@@ -135,16 +174,11 @@ class SaidBuilder:
                 self._calls.append((piece.name, []))
             elif isinstance(piece, CallArguments):
                 self._calls[-1][1].append(piece.text)
-            elif isinstance(piece, CallEnd):
-                self._num_complete += 1
-            else:
+            elif not isinstance(piece, CallEnd):
                 self._texts[type(piece)].append(piece.text)
 
     def said(self) -> Said:
-        calls = [
-            Call(call_id(), name, "".join(arguments))
-            for name, arguments in self._calls[: self._num_complete]
-        ]
+        calls = [Call(call_id(), name, "".join(arguments)) for name, arguments in self._calls]
         return Said("".join(self._texts[Content]), "".join(self._texts[Thought]), calls)
 
 
@@ -152,9 +186,9 @@ def call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-async def pieces_of(turn: Turn) -> AsyncGenerator[tuple[OutputDelta, list[Piece]], None]:
+async def pieces_of(turn: Turn) -> AsyncGenerator[ReadDelta, None]:
     """Each delta with the parts it completes; closes the turn's deltas at its end."""
     async with contextlib.aclosing(turn.deltas):
         async for step in turn.deltas:
-            for delta in step:
-                yield delta, turn.readers[delta.choice].read(delta)
+            for read in step:
+                yield read

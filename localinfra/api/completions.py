@@ -142,7 +142,8 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
         else model.token_prompt(prompt, "prompt")
         for prompt in body.prompts
     ]
-    grammar = await model.compile(Answer(body.answer_format))
+    compiled = await model.compile(Answer(body.answer_format))
+    decoded = decoded.ignoring(compiled.left_out)
     echoes = [
         prompt if isinstance(prompt, str) else await spelled(request, model, prompt)
         for prompt in (body.prompts if body.echo else ())
@@ -158,7 +159,7 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
             stops=body.stops,
             top_logprobs=0 if ranks and body.logprobs is None else body.logprobs,
             score_prompt=body.echo and body.logprobs is not None,
-            grammar=grammar,
+            grammar=compiled.grammar,
             prompt_param="prompt",
         )
     )

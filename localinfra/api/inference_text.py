@@ -86,6 +86,8 @@ async def infer_text(request: Request, name: str) -> Response:
     model = await runtime(request).text_model(name, ROUTE)
     charge = charge_of(request, model)
     prompt = await model.text_prompt(body.input, param="input")
+    compiled = await model.compile(Answer(body.answer_format))
+    decoded = decoded.ignoring(compiled.left_out)
     deltas = model.generate(
         TextRequest(
             prompts=[prompt],
@@ -94,7 +96,7 @@ async def infer_text(request: Request, name: str) -> Response:
             num_choices=body.num_responses,
             stops=body.stops,
             top_logprobs=0 if body.stream else None,
-            grammar=await model.compile(Answer(body.answer_format)),
+            grammar=compiled.grammar,
             prompt_param="input",
         )
     )

@@ -92,11 +92,12 @@ async def create_message(request: Request) -> Response:
     model = await runtime(request).text_model(body.model, ROUTE)
     charge = charge_of(request, model)
     turn = await begin(model, wanted)
+    decoded = decoded.ignoring(turn.left_out)
     answer = MessageAnswer(model, turn, charge, body.hides_thinking)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
         return NamedEventStream(
-            answer.events(), error_event, decoded.headers, keepalive_s, turn.deltas
+            answer.events(), error_event, decoded.headers, keepalive_s, turn.place
         )
     message = await until_disconnect(request.receive, answer.message())
     return json_response(message, headers=decoded.headers)

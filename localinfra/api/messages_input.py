@@ -60,6 +60,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     type: TypeName | None = None
+    strict: bool | None = None  # true: all of the schema, or an error
 
     def tool(self, path: str) -> Tool:
         """Raises InvalidRequest, and UnsupportedParameter for what Anthropic brings along."""
@@ -77,6 +78,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
             needed(self.input_schema, param),
             name_param=f"{path}.name",
             param=param,
+            is_strict=bool(self.strict),
         )
 
 

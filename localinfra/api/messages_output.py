@@ -12,6 +12,7 @@ import msgspec
 
 from localinfra.api.sse import NamedEvent
 from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
+from localinfra.chat.partial import completed_object
 
 encode = msgspec.json.Encoder().encode
 
@@ -110,9 +111,11 @@ class MessageStop(Event, frozen=True, tag="message_stop"):
 
 
 def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[ContentBlock]:
-    """The parts of an answer in their order. A call that max_tokens cut off is left out."""
+    """The parts of an answer in their order. Of a call that max_tokens cut off, the input is what
+    was whole of it, as clients read a stream that ends there."""
     blocks: list[ContentBlock] = []
     name = arguments = ""
+    is_open = False
     for _, run in itertools.groupby(pieces, key=type):
         first, *others = run
         if isinstance(first, Content):
@@ -120,12 +123,16 @@ def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[Conten
         elif isinstance(first, Thought):
             blocks.append(ThinkingBlock("" if hides_thinking else text_of([first, *others])))
         elif isinstance(first, CallStart):
-            name, arguments = first.name, "{}"
+            name, arguments, is_open = first.name, "{}", True
         elif isinstance(first, CallArguments):
             arguments = text_of([first, *others])
         else:
             # The grammar has made it an object.
             blocks.append(ToolUseBlock(tool_use_id(), name, msgspec.Raw(arguments.encode())))
+            is_open = False
+    if is_open:
+        cut = msgspec.Raw(completed_object(arguments).encode())
+        blocks.append(ToolUseBlock(tool_use_id(), name, cut))
     return blocks
 
 

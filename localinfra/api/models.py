@@ -1,4 +1,7 @@
-"""GET /v1/models and /v1/models/{id}: the catalogue as OpenAI's clients list it, and more."""
+"""GET /v1/models and /v1/models/{id}: the catalogue as OpenAI's clients list it, and more.
+
+Chat applications offer whatever is listed, so what can't answer is left out unless asked for.
+"""
 
 from typing import Any
 
@@ -8,10 +11,13 @@ from starlette.responses import Response
 
 from localinfra.api.render import json_response
 from localinfra.api.state import runtime
+from localinfra.errors import InvalidRequest
 from localinfra.models.catalog import ImageModelEntry, ModelEntry, Price, TextModelEntry
 from localinfra.models.pool import LoadState
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
+
+BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -21,12 +27,13 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     object: str
     created: int
     owned_by: str
-    kind: str
+    kind: str  # "text", "embedding", "rerank" or "image"
     aliases: tuple[str, ...]
     price: Price
     state: str  # "loaded", "loading", "failed"; else, and where they are absent, that of its files
+    remedy: str | None = None  # what to do where its files are absent
     version: str | None = None
-    versions: tuple[str, ...] = ()  # of the model, each to be had as NAME:VERSION
+    versions: tuple[str, ...] = ()  # of the model, each asked for as NAME:VERSION
     deploy_id: str | None = None
     description: str | None = None
     context_length: int | None = None  # tokens
@@ -61,6 +68,7 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
         aliases=entry.aliases,
         price=entry.price,
         state=files if load is LoadState.ABSENT or is_failed_for_files else load.value,
+        remedy=None if files == "present" else entry.source.remedy(name),
         version=entry.version,
         versions=runtime.catalog.versions(name),
         deploy_id=entry.deploy_id,
@@ -70,9 +78,20 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
 
 
 async def list_models(request: Request) -> Response:
+    """The models that can answer; with ?all=true those too whose files are not here."""
     found = runtime(request)
     cards = [model_card(found, name, entry) for name, entry in found.catalog.entries.items()]
+    if not wants_all(request):
+        cards = [card for card in cards if card.remedy is None]
     return json_response({"object": "list", "data": cards})
+
+
+def wants_all(request: Request) -> bool:
+    """Raises InvalidRequest for what is neither true nor false."""
+    given = request.query_params.get("all", "false")
+    if given.lower() not in BOOLEANS:
+        raise InvalidRequest(f"all is true or false, not {given[:50]!r}.", "all")
+    return BOOLEANS[given.lower()]
 
 
 async def get_model(request: Request) -> Response:

@@ -25,7 +25,6 @@ from localinfra.api.responses_request import (
     Reasoning,
     ResponsesRequest,
     TextOptions,
-    ToolChoice,
 )
 from localinfra.api.responses_store import (
     caller_of,
@@ -35,6 +34,7 @@ from localinfra.api.responses_store import (
 )
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
 from localinfra.api.state import converted, limits, runtime
+from localinfra.api.structured import ToolChoice
 from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
@@ -162,11 +162,12 @@ async def create_response(request: Request) -> HttpResponse:
     charge = charge_of(request, model)
     with naming_input():
         turn = await begin(model, wanted)
+    decoded = decoded.ignoring(turn.left_out)
     answer = ResponseAnswer(model, body, turn, charge, keeping(request, asked))
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
         return NamedEventStream(
-            answer.events(), answer.failure, decoded.headers, keepalive_s, turn.deltas
+            answer.events(), answer.failure, decoded.headers, keepalive_s, turn.place
         )
     response = await until_disconnect(request.receive, answer.response())
     return json_response(response, headers=decoded.headers)

@@ -15,7 +15,14 @@ from localinfra.api.params import (
     TemplateKwargs,
     TopLogprobs,
 )
-from localinfra.api.structured import MAX_TOOLS, NamedFunction, NamedTool, declared_tool, use_of
+from localinfra.api.structured import (
+    MAX_TOOLS,
+    AllowedTools,
+    NamedTool,
+    ToolChoice,
+    declared_tool,
+    use_of,
+)
 from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat, Tool
 from localinfra.chat.messages import MAX_MESSAGES, TypeName
 from localinfra.chat.template import check_kwargs
@@ -33,7 +40,7 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
     name: ShortName | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = True  # always
+    strict: bool | None = None  # true: all of the parameters' schema, or an error
 
     def tool(self, path: str) -> Tool:
         """Raises InvalidRequest and UnsupportedParameter."""
@@ -51,12 +58,8 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
             self.parameters,
             name_param=f"{path}.name",
             param=f"{path}.parameters",
+            is_strict=bool(self.strict),
         )
-
-
-class ToolChoice(msgspec.Struct, frozen=True):
-    type: TypeName
-    name: ShortName | None = None
 
 
 class TextFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
@@ -170,24 +173,10 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
             )
         return Answer(answer_format, use)
 
-    def _choice(self) -> str | NamedTool | None:
-        choice = self.tool_choice
-        if isinstance(choice, str):
-            if choice == "auto":
-                return None  # which is none where there are no tools
-            if choice in ("none", "required"):
-                return choice
-        elif choice.type == "function" and choice.name is not None:
-            return NamedTool(NamedFunction(choice.name))
-        elif choice.type != "function":
-            raise UnsupportedParameter(
-                f"tool_choice can't be of type {choice.type[:100]!r}: name a function.",
-                "tool_choice.type",
-            )
-        raise InvalidRequest(
-            'tool_choice must be none, auto, required or {"type": "function", "name": ...}.',
-            "tool_choice",
-        )
+    def _choice(self) -> str | NamedTool | AllowedTools | None:
+        given = self.tool_choice
+        choice = given.choice() if isinstance(given, ToolChoice) else given
+        return None if choice == "auto" else choice  # which is none where there are no tools
 
     @property
     def num_logprobs(self) -> int | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -69,7 +70,7 @@ class FunctionDefinition(msgspec.Struct, frozen=True):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None  # always
+    strict: bool | None = None  # true: all of the parameters' schema, or an error
 
 
 class ToolDefinition(msgspec.Struct, frozen=True):
@@ -84,6 +85,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
             function.parameters,
             name_param=f"{path}.function.name",
             param=f"{path}.function.parameters",
+            is_strict=bool(function.strict),
         )
 
 
@@ -94,6 +96,7 @@ def declared_tool(
     *,
     name_param: str,
     param: str,
+    is_strict: bool = False,
 ) -> Tool:
     """A function as templates know it, which is OpenAI's form. Raises InvalidRequest."""
     if not NAME.fullmatch(name):
@@ -110,11 +113,14 @@ def declared_tool(
             "parameters": parameters or {"type": "object", "properties": {}},
         },
     }
-    return Tool(name, definition, parameters, param)
+    return Tool(name, definition, parameters, param, is_strict)
+
+
+ToolName = Annotated[str, Meta(max_length=256)]
 
 
 class NamedFunction(msgspec.Struct, frozen=True):
-    name: Annotated[str, Meta(max_length=256)]
+    name: ToolName
 
 
 class NamedTool(msgspec.Struct, frozen=True):
@@ -122,36 +128,103 @@ class NamedTool(msgspec.Struct, frozen=True):
     type: Literal["function"] = "function"
 
 
+class AllowedTools(msgspec.Struct, frozen=True):
+    """The model is told of all tools, and may call these; with `required` it must."""
+
+    names: list[str]
+    mode: str  # auto or required
+
+
+class AllowedChoice(msgspec.Struct, frozen=True):
+    """OpenAI's `allowed_tools`, within a `ToolChoice` or flat as in the Responses API."""
+
+    mode: TypeName = "auto"
+    tools: Annotated[list["ToolChoice"], Meta(max_length=MAX_TOOLS)] = []
+
+
+class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`tool_choice` where it is an object, in all forms that OpenAI's APIs know."""
+
+    type: TypeName = ""  # a function's, where it is left out
+    function: NamedFunction | None = None  # of chat
+    name: ToolName | None = None  # of the Responses API
+    allowed_tools: AllowedChoice | None = None  # of chat
+    mode: TypeName | None = None  # of the Responses API, as is the next
+    tools: Annotated[list["ToolChoice"], Meta(max_length=MAX_TOOLS)] | None = None
+
+    def choice(self, path: str = "tool_choice") -> str | NamedTool | AllowedTools:
+        """Raises InvalidRequest and UnsupportedParameter."""
+        if self.type in ("none", "auto", "required", "any"):
+            return self.type
+        if self.type == "allowed_tools":
+            return self._allowed(path)
+        if self.type not in ("", "function", "tool"):
+            raise UnsupportedParameter(
+                f"tool_choice can't be of type {self.type[:100]!r}: this server runs no tools "
+                "itself. Name a function.",
+                f"{path}.type",
+            )
+        name = self.function.name if self.function else self.name
+        if name is None:
+            raise InvalidRequest(
+                f'{path} names none: use {{"type": "function", "function": {{"name": ...}}}}.',
+                path,
+            )
+        return NamedTool(NamedFunction(name))
+
+    def _allowed(self, path: str) -> AllowedTools:
+        allowed, within = self.allowed_tools, f"{path}.allowed_tools"
+        if allowed is None:
+            allowed, within = AllowedChoice(self.mode or "auto", self.tools or []), path
+        if allowed.mode not in ("auto", "required"):
+            raise InvalidRequest(
+                f"{within}.mode can't be {allowed.mode[:100]!r}: use auto or required.",
+                f"{within}.mode",
+            )
+        if not allowed.tools:
+            raise missing(f"{within}.tools", "at least one function")
+        names = []
+        for at, tool in enumerate(allowed.tools):
+            named = tool.choice(f"{within}.tools[{at}]")
+            if not isinstance(named, NamedTool):
+                raise InvalidRequest("Only functions can be allowed.", f"{within}.tools[{at}].type")
+            names.append(named.function.name)
+        return AllowedTools(names, allowed.mode)
+
+
 def tool_use(
-    tools: list[ToolDefinition], choice: str | NamedTool | None, is_parallel: bool
+    tools: list[ToolDefinition], choice: str | ToolChoice | None, is_parallel: bool
 ) -> ToolUse:
     """Raises InvalidRequest and UnsupportedParameter."""
     declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools)]
-    return use_of(declared, choice, is_parallel)
+    wanted = choice.choice() if isinstance(choice, ToolChoice) else choice
+    return use_of(declared, wanted, is_parallel)
 
 
-def use_of(declared: list[Tool], choice: str | NamedTool | None, is_parallel: bool) -> ToolUse:
+def use_of(
+    declared: list[Tool], choice: str | NamedTool | AllowedTools | None, is_parallel: bool
+) -> ToolUse:
     """Raises InvalidRequest."""
     if len(declared) > MAX_TOOLS:
         raise InvalidRequest(f"At most {MAX_TOOLS} tools can be given.", "tools")
     names = Counter(tool.name for tool in declared)
     if twice := next((name for name, count in names.items() if count > 1), None):
         raise InvalidRequest(f"Two tools are called {twice}.", "tools")
+    if isinstance(choice, AllowedTools):
+        for name in choice.names:
+            check_declared(name, names)
+        allowed, is_required = frozenset(choice.names), choice.mode == "required"
+        return ToolUse(declared, allowed, is_required=is_required, is_parallel=is_parallel)
     if isinstance(choice, NamedTool):
+        check_declared(choice.function.name, names)
         named = [tool for tool in declared if tool.name == choice.function.name]
-        if not named:
-            raise InvalidRequest(
-                f"tool_choice names {choice.function.name}, which is not among the tools"
-                f"{': ' + ', '.join(names) if names else ''}.",
-                "tool_choice",
-            )
         return ToolUse(named, is_required=True, is_named=True, is_parallel=False)
     if choice is None:
         choice = "auto" if declared else "none"
     if choice not in ("none", "auto", "required", "any"):  # "any" is what LangChain says
         raise InvalidRequest(
-            f"tool_choice can't be {choice[:100]!r}: use none, auto, required or "
-            '{"type": "function", "function": {"name": ...}}.',
+            f"tool_choice can't be {choice[:100]!r}: use none, auto, required, "
+            '{"type": "function", "function": {"name": ...}} or {"type": "allowed_tools", ...}.',
             "tool_choice",
         )
     is_required = choice in ("required", "any")
@@ -160,3 +233,13 @@ def use_of(declared: list[Tool], choice: str | NamedTool | None, is_parallel: bo
     if choice == "none":
         return ToolUse()
     return ToolUse(declared, is_required=is_required, is_parallel=is_parallel)
+
+
+def check_declared(name: str, names: Collection[str]) -> None:
+    """Raises InvalidRequest."""
+    if name not in names:
+        raise InvalidRequest(
+            f"tool_choice names {name[:200]}, which is not among the tools"
+            f"{': ' + ', '.join(names)[:1000] if names else ''}.",
+            "tool_choice",
+        )

@@ -12,7 +12,8 @@ from localinfra.chat import grammar
 from localinfra.chat.dialects import HARMONY, Voice
 from localinfra.chat.messages import Json
 from localinfra.chat.parser import HarmonyParser, MarkedParser, Parser
-from localinfra.chat.schema import json_rule
+from localinfra.chat.prepared import Leniency
+from localinfra.chat.schema import Rule, json_rule
 
 OUTPUT = "output"  # what a client's own grammar is called within ours
 ANY_OBJECT: dict[str, Json] = {"type": "object"}
@@ -34,15 +35,23 @@ class Tool(msgspec.Struct, frozen=True):
     definition: Mapping[str, Json]  # as the client sent it, for the template
     parameters: dict[str, Json] | None
     param: str  # path of the parameters, for errors
+    is_strict: bool = False  # the client wants all of the schema enforced, or to be told
 
 
 class ToolUse(msgspec.Struct, frozen=True):
     """The tools of a request, and whether they must be used. With `is_named` there is one."""
 
-    tools: Sequence[Tool] = ()
+    tools: Sequence[Tool] = ()  # which the model is told of
+    allowed: frozenset[str] | None = None  # names of those that may be called; None: all
     is_required: bool = False
     is_named: bool = False
     is_parallel: bool = True
+
+    @property
+    def callable(self) -> Sequence[Tool]:
+        if self.allowed is None:
+            return self.tools
+        return [tool for tool in self.tools if tool.name in self.allowed]
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -52,6 +61,16 @@ class Answer(msgspec.Struct, frozen=True):
     use: ToolUse = ToolUse()
 
 
+class Source(msgspec.Struct, frozen=True):
+    """A grammar to be compiled."""
+
+    text: str
+    left_out: Sequence[str] = ()  # paths of what it does not enforce
+    is_plain: bool = False  # of a kind that compiles in milliseconds
+    # The text is any JSON object, where there is no reasoning up to this mark before it.
+    free_json: bytes | None = None
+
+
 def grammar_of(
     answer: Answer,
     voice: Voice | None,
@@ -59,43 +78,70 @@ def grammar_of(
     is_thinking: bool,
     *,
     is_continued: bool = False,
-) -> str | None:
+    leniency: Mapping[str, Leniency] = {},
+) -> Source | None:
     """The source of its grammar; None where any text will do.
 
     `tokens` are the spellings that are no text to a grammar; `voice` is None where a text is
-    continued that is no chat; `is_continued`: the prompt has opened the content. Raises
-    InvalidRequest and UnsupportedParameter for what can't be enforced.
+    continued that is no chat; `is_continued`: the prompt has opened the content; `leniency` with
+    tools by their names, where more than usual has to be left out. Raises InvalidRequest and
+    UnsupportedParameter for what can't be enforced.
     """
     marks = grammar.Marks(tokens)
     reasoning = voice.reasoning if voice and not is_continued else None
     content = marks.literal(voice.content) if voice and not is_continued else ""
-    formatted = f"{content} {format_elements(answer.format)}" if answer.format else None
-    if answer.use.tools and voice:
+    rules = []
+    formatted = None
+    if answer.format:
+        rules.append(format_rule(answer.format))
+        formatted = f"{content} {rules[-1].text}"
+    if answer.use.callable and voice:
+        functions = [
+            grammar.function(
+                tool.name,
+                tool.parameters,
+                tool.param,
+                leniency.get(tool.name, usual_leniency(tool)),
+            )
+            for tool in answer.use.callable
+        ]
+        rules += [function.arguments for function in functions]
         calls = grammar.Calls(
-            [grammar.function(tool.name, tool.parameters, tool.param) for tool in answer.use.tools],
-            voice.calls,
-            answer.use.is_required,
-            answer.use.is_parallel,
+            functions, voice.calls, answer.use.is_required, answer.use.is_parallel
         )
         body = grammar.calls_body(calls, marks, content, formatted)
     elif formatted is None:
         return None
     else:
         body = f"body: {formatted}"
-    source = grammar.answer_grammar(body, marks, reasoning, is_thinking=is_thinking)
-    if answer.format is None or answer.format.kind != "lark":
-        return source
-    parts = [{"lark_grammar": source}, {"name": OUTPUT, "lark_grammar": answer.format.text}]
-    return msgspec.json.encode({"grammars": parts}).decode()
+    text = grammar.answer_grammar(body, marks, reasoning, is_thinking=is_thinking)
+    if answer.format is not None and answer.format.kind == "lark":
+        parts = [{"lark_grammar": text}, {"name": OUTPUT, "lark_grammar": answer.format.text}]
+        text = msgspec.json.encode({"grammars": parts}).decode()
+    left_out = [path for rule in rules for path in rule.left_out]
+    free_json = None
+    if answer.format and answer.format.schema == ANY_OBJECT and not answer.use.callable:
+        free_json = reasoning.end.encode() if reasoning else b""
+    return Source(text, left_out, all(rule.is_plain for rule in rules), free_json)
 
 
-def format_elements(wanted: AnswerFormat) -> str:
+def usual_leniency(tool: Tool) -> Leniency:
+    return Leniency.NOTHING if tool.is_strict else Leniency.UNKNOWN
+
+
+def arguments_source(tool: Tool, leniency: Leniency) -> Source:
+    """A grammar of this function's arguments alone. Raises as `grammar_of`."""
+    rule = grammar.function(tool.name, tool.parameters, tool.param, leniency).arguments
+    return Source(f"{grammar.HEADER}\nstart: {rule.text}\n", rule.left_out, rule.is_plain)
+
+
+def format_rule(wanted: AnswerFormat) -> Rule:
     """The elements of a rule that stand for text of this form. Raises as `grammar_of`."""
     if wanted.kind == "json":
         return json_rule(wanted.schema, wanted.param)
     if wanted.kind == "regex":
-        return grammar.regex_rule(wanted.text)
-    return f"@{OUTPUT}"
+        return Rule(grammar.regex_rule(wanted.text))
+    return Rule(f"@{OUTPUT}")
 
 
 def parser_of(

@@ -11,19 +11,23 @@ import msgspec
 
 from localinfra.chat.dialects import CallForm, Reasoning
 from localinfra.chat.messages import Json
-from localinfra.chat.schema import json_rule
+from localinfra.chat.prepared import Leniency
+from localinfra.chat.schema import Rule, json_rule
+from localinfra.errors import InvalidRequest
 
 NO_ARGUMENTS: dict[str, Json] = {"type": "object", "properties": {}, "additionalProperties": False}
 OTHERS = ("additionalProperties", "allOf", "anyOf", "oneOf", "$ref")
 MAX_CALLS = 16  # in one answer: some small models never stop calling
 ANY_TEXT = r"/(?s:.)*/"
+# llguidance would compute forced text to its end, however long; `Constraint` does it in steps.
+HEADER = '%llguidance {"no_forcing": true}'
 
 
 class Function(msgspec.Struct, frozen=True):
     """A tool that may be called, and the rule of its arguments."""
 
     name: str
-    arguments: str
+    arguments: Rule
 
 
 class Calls(msgspec.Struct, frozen=True):
@@ -35,12 +39,25 @@ class Calls(msgspec.Struct, frozen=True):
     are_many: bool  # more than one
 
 
-def function(name: str, parameters: dict[str, Json] | None, path: str) -> Function:
+def function(
+    name: str, parameters: dict[str, Json] | None, path: str, leniency: Leniency
+) -> Function:
     """Raises as `schema.json_rule`."""
     schema = parameters or NO_ARGUMENTS
     if schema.get("properties") == {} and not schema.keys() & {"patternProperties", *OTHERS}:
         schema = {**schema, "additionalProperties": False}  # MCP's way to say: no arguments
-    return Function(name, json_rule({"type": "object", **schema}, path))
+    kind = schema.get("type")
+    kinds = kind if isinstance(kind, list) else [kind]
+    if any(isinstance(name, str) and name.lower() == "object" for name in kinds):
+        schema = {**schema, "type": "object"}
+    elif kind is None and not schema.keys() & {"$ref"}:  # some leave it to be understood
+        schema = {**schema, "type": "object"}
+    elif kind is not None and all(isinstance(name, str) for name in kinds):
+        raise InvalidRequest(
+            'A function\'s arguments are an object: its parameters need "type": "object".',
+            f"{path}.type",
+        )
+    return Function(name, json_rule(schema, path, leniency))
 
 
 class Marks:
@@ -81,7 +98,7 @@ def answer_grammar(
 
     `is_thinking`: the prompt has opened it, so that it has to be closed.
     """
-    lines = ["%llguidance {}"]
+    lines = [HEADER]
     if reasoning is None:
         lines.append("start: body")
     else:
@@ -111,7 +128,7 @@ def calls_body(calls: Calls, marks: Marks, content: str, formatted: str | None =
     for index, declared in enumerate(calls.functions):
         before = marks.literal(form.before + declared.name + form.between)
         rules.append(f"call_{index}: {before} args_{index} {marks.literal(form.after)}")
-        rules.append(f"args_{index}: {declared.arguments}")
+        rules.append(f"args_{index}: {declared.arguments.text}")
     rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(calls.functions))))
     more = f" ({marks.literal(form.separator)} call){{0,{MAX_CALLS - 1}}}" if calls.are_many else ""
     closing = marks.literal(form.closing)

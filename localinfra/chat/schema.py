@@ -3,52 +3,31 @@
 Pure. Knows what llguidance does with each keyword; compiles nothing.
 """
 
+import itertools
 from collections.abc import Iterator
-from urllib.parse import unquote
 
 import msgspec
 
+from localinfra.chat.keywords import BOUNDS, inside
 from localinfra.chat.messages import Json
-from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.chat.prepared import Leniency, prepared, referred
+from localinfra.errors import InvalidRequest
 
-# llguidance compiles schemas within these bounds in two seconds, and in a thread's stack: it ends
-# the process on a chain of 2,000 references.
+# llguidance ends the process on a chain of 2,000 references.
 MAX_SCHEMA_BYTES = 512 * 1024
-MAX_SCHEMA_DEPTH = 100
 MAX_CHAIN = 200  # levels, with those behind references
-MAX_PARTS = 4000  # schemas in a schema
 MAX_VALUES = 3000  # names in `required`, and what stands inside `const` and `enum`
 MAX_CHOICES = 20_000  # plain values in `enum`
 MAX_COMBINED = 8  # patterns and formats that one value may have to satisfy: it tries all subsets
 MAX_PATTERN_CHARS = 2000
 MAX_PATTERNS_CHARS = 20_000  # together
-MAX_EXACT = 2**53  # llguidance's numbers are doubles
+MAX_VISITS = 200_000  # of parts, while patterns are counted: 0.2 s
+MAX_PLAIN_CHARS = 32 * 1024  # of a schema without patterns: they compile in 0.2 s at most
+MAX_PLAIN_ITEMS = 10_000
 
-# Keywords that say nothing about which values are valid.
-ANNOTATIONS = frozenset(
-    [
-        *("$schema", "$id", "id", "$comment", "$anchor", "title", "description", "default"),
-        *("example", "examples", "readOnly", "writeOnly", "deprecated", "markdownDescription"),
-        *("contentMediaType", "contentEncoding", "strict", "discriminator", "nullable"),
-    ]
-)
-SCHEMA_MAPS = frozenset(["properties", "patternProperties", "$defs", "definitions"])
+SCHEMA_MAPS = frozenset(["properties", "patternProperties", "$defs"])
 SCHEMA_LISTS = frozenset(["anyOf", "allOf", "oneOf", "prefixItems"])
-SCHEMAS = frozenset(["items", "additionalProperties", "additionalItems"])
-VALUES = frozenset(
-    [
-        *("type", "const", "enum", "$ref", "required", "minItems", "maxItems"),
-        *("minProperties", "maxProperties", "minLength", "maxLength", "pattern", "format"),
-        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-    ]
-)
-FORMATS = frozenset(
-    [
-        *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"),
-        *("uri", "unknown"),
-    ]
-)
-KNOWN = ANNOTATIONS | SCHEMA_MAPS | SCHEMA_LISTS | SCHEMAS | VALUES
+SCHEMAS = frozenset(["items", "additionalProperties"])
 
 # One way to write a value: a small model can't lose itself in blanks, and more tokens are certain.
 WRITING: dict[str, Json] = {
@@ -60,62 +39,57 @@ WRITING: dict[str, Json] = {
 }
 
 
-def json_rule(schema: dict[str, Json], path: str) -> str:
-    """A schema → the right side of a rule in llguidance's Lark.
+class Rule(msgspec.Struct, frozen=True):
+    """The right side of a rule in llguidance's Lark."""
 
-    Raises UnsupportedParameter naming the path of what can't be enforced, InvalidRequest where it
-    is no schema or too large.
+    text: str
+    left_out: tuple[str, ...] = ()  # paths of what it does not say
+    is_plain: bool = False  # of a kind that compiles in milliseconds
+
+
+def json_rule(schema: Json, path: str, leniency: Leniency = Leniency.NOTHING) -> Rule:
+    """Raises UnsupportedParameter naming the path of what can't be enforced, InvalidRequest where
+    it is no schema or too large.
     """
-    text = msgspec.json.encode(schema)
+    try:
+        text = msgspec.json.encode(schema)
+    except RecursionError:
+        raise InvalidRequest("The schema is nested too deeply.", path) from None
     if len(text) > MAX_SCHEMA_BYTES:
         raise InvalidRequest(
             f"The schema has {len(text)} bytes; at most {MAX_SCHEMA_BYTES} can be enforced.", path
         )
-    check(schema, path)
-    check_size(schema, path)
-    is_simple = not any(combines(part) for part in objects(schema))
-    plain = closed(schema) if is_simple else schema
+    found = prepared(schema, path, leniency)
+    check_size(found.schema, path)
+    known = list(objects(found.schema))
+    is_simple = not any(combines(part) for part in known)
+    plain = closed(found.schema) if is_simple else found.schema
     assert isinstance(plain, dict)
-    plain = {**plain, "x-guidance": WRITING}
-    return f"%json {msgspec.json.encode(plain).decode()}"
+    writing = {**WRITING, "coerce_one_of": leniency >= Leniency.ONE_OF}
+    body = msgspec.json.encode({**plain, "x-guidance": writing}).decode()
+    is_plain = is_simple and len(body) <= MAX_PLAIN_CHARS and not any(map(is_hard, known))
+    return Rule(f"%json {body}", found.left_out, is_plain)
 
 
-def check(schema: Json, path: str, depth: int = 0) -> None:
-    """Looks for what would not be enforced. Raises as `json_rule`."""
-    if isinstance(schema, bool):
-        return
-    if not isinstance(schema, dict):
-        raise InvalidRequest(f"{path} must be a schema: an object or a boolean.", path)
-    if depth > MAX_SCHEMA_DEPTH:
-        raise InvalidRequest(f"The schema is nested more than {MAX_SCHEMA_DEPTH} deep.", path)
-    for key, value in schema.items():
-        at = f"{path}.{key}"
-        if key not in KNOWN:
-            raise UnsupportedParameter(
-                f"The schema's keyword {key!r} can't be enforced here; leave it out, or say the "
-                "same with others.",
-                at,
-            )
-        for place, part in parts(key, value, at):
-            check(part, place, depth + 1)
-        check_value(key, value, at)
-    properties, least = schema.get("properties"), schema.get("minProperties", 0)
-    num_named = len(properties) if isinstance(properties, dict) else 0
-    if isinstance(least, int | float) and least > max(num_named, 1):
-        raise UnsupportedParameter(
-            "More minProperties than named properties can't be enforced: the same name could come "
-            "twice.",
-            f"{path}.minProperties",
-        )
+def is_hard(schema: dict[str, Json]) -> bool:
+    """Whether llguidance may take longer over it than its size tells."""
+    numbers = [schema[key] for key in BOUNDS if key in schema]
+    counts = [schema[key] for key in ("minItems", "maxItems") if key in schema]
+    return (
+        bool(schema.keys() & {"pattern", "patternProperties", "multipleOf"})
+        or any(isinstance(each, float) and each and abs(each) < 1e-9 for each in numbers)
+        or any(isinstance(each, int | float) and each > MAX_PLAIN_ITEMS for each in counts)
+    )
 
 
 def check_size(schema: dict[str, Json], path: str) -> None:
-    """Refuses what would take llguidance too long or too deep; after `check`."""
+    """Refuses what would take llguidance too long or too deep."""
     known = list(objects(schema))
     patterns = [part["pattern"] for part in known if isinstance(part.get("pattern"), str)]
     for part in known:
         named = part.get("patternProperties")
         patterns += named if isinstance(named, dict) else ()
+    num_formats = sum("format" in part for part in known)
     lengths = [len(str(pattern)) for pattern in patterns]
     if max(lengths, default=0) > MAX_PATTERN_CHARS or sum(lengths) > MAX_PATTERNS_CHARS:
         raise InvalidRequest(
@@ -123,10 +97,7 @@ def check_size(schema: dict[str, Json], path: str) -> None:
             f"{MAX_PATTERNS_CHARS}.",
             path,
         )
-    if len(known) > MAX_PARTS:
-        raise InvalidRequest(f"The schema has more than {MAX_PARTS} parts.", path)
     check_values(known, path)
-    check_references(schema, known, path)
     try:
         levels = longest_chain(schema)
     except RecursionError:
@@ -135,8 +106,9 @@ def check_size(schema: dict[str, Json], path: str) -> None:
         raise InvalidRequest(
             f"The schema has more than {MAX_CHAIN} levels, with those behind references.", path
         )
-    for part in known:
-        if intersects(part) and num_patterns(schema, part) > MAX_COMBINED:
+    visits = itertools.count()
+    for part in known if len(patterns) + num_formats > MAX_COMBINED else ():
+        if intersects(part) and num_patterns(schema, part, visits) > MAX_COMBINED:
             raise InvalidRequest(
                 f"A value would have to satisfy more than {MAX_COMBINED} patterns and formats at "
                 "once (allOf, or others beside $ref); join them into fewer.",
@@ -168,41 +140,29 @@ def count(value: Json) -> int:
     return len(found) + sum(len(item) for item in found if isinstance(item, dict))
 
 
-def check_references(schema: dict[str, Json], known: list[dict[str, Json]], path: str) -> None:
-    """Each must point at a schema that was checked, not into values or annotations."""
-    checked = {id(part) for part in known}
-    for part in known:
-        reference = part.get("$ref")
-        if isinstance(reference, str):
-            target = referred(schema, reference)
-            if not isinstance(target, bool) and id(target) not in checked:
-                raise InvalidRequest(
-                    f"The reference {reference[:200]!r} points at no schema; put what it refers to "
-                    "under $defs.",
-                    path,
-                )
-
-
 def intersects(schema: dict[str, Json]) -> bool:
     """Whether a value has to satisfy two schemas at once."""
     together = schema.get("allOf")
     count = len(together) if isinstance(together, list) else 0
-    others = schema.keys() - ANNOTATIONS - {"$defs", "definitions", "allOf"}
+    others = schema.keys() - {"$defs", "allOf"}
     return count + len(others) > 1 and (count > 0 or bool(others & {"anyOf", "oneOf", "$ref"}))
 
 
-def num_patterns(root: dict[str, Json], schema: Json) -> int:
-    """Patterns and formats in a schema and behind its references, each as often as it is said."""
+def num_patterns(root: dict[str, Json], schema: Json, visits: Iterator[int]) -> int:
+    """Patterns and formats in a schema and behind its references, each as often as it is said.
+    `visits` counts the parts looked at; with too many of them the count is infinite."""
     seen: set[int] = set()
 
     def below(part: Json) -> int:
         if not isinstance(part, dict) or id(part) in seen:
             return 0
         seen.add(id(part))
+        if next(visits) > MAX_VISITS:
+            return MAX_COMBINED + 1
         named = part.get("patternProperties")
         own = ("pattern" in part) + ("format" in part)
         own += len(named) if isinstance(named, dict) else 0
-        inner = [each for key, value in part.items() for _, each in parts(key, value, "")]
+        inner = list(parts(part))
         if isinstance(reference := part.get("$ref"), str):
             inner.append(referred(root, reference))
         return own + sum(map(below, inner))
@@ -219,7 +179,7 @@ def longest_chain(root: dict[str, Json]) -> int:
             return 0
         if id(schema) not in levels:
             levels[id(schema)] = 0  # for who refers back to it
-            inner = [part for key, value in schema.items() for _, part in parts(key, value, "")]
+            inner = list(parts(schema))
             if isinstance(reference := schema.get("$ref"), str):
                 inner.append(referred(root, reference))
             levels[id(schema)] = 1 + max(map(below, inner), default=0)
@@ -228,70 +188,20 @@ def longest_chain(root: dict[str, Json]) -> int:
     return below(root)
 
 
-def referred(root: dict[str, Json], reference: str) -> Json:
-    """What a JSON pointer points at; None where it is nothing, which llguidance will say."""
-    value: Json = root
-    if not reference.startswith("#/"):
-        return root if reference == "#" else None
-    for step in reference.removeprefix("#/").split("/"):
-        step = unquote(step).replace("~1", "/").replace("~0", "~")
-        if isinstance(value, dict):
-            value = value.get(step)
-        elif isinstance(value, list) and step.isascii() and step.isdecimal():
-            value = value[int(step)] if len(step) < 6 and int(step) < len(value) else None
-        else:
-            value = None
-    return value
-
-
-def check_value(key: str, value: Json, path: str) -> None:
-    if key == "format" and value not in FORMATS:
-        known = ", ".join(sorted(FORMATS))
-        raise UnsupportedParameter(f"The format {value!r} is not among {known}.", path)
-    if key == "$ref" and not (isinstance(value, str) and value.startswith("#")):
-        raise UnsupportedParameter(
-            "Only references inside the schema (#/…) can be followed; put what it refers to under "
-            "$defs.",
-            path,
-        )
-    if key in VALUES and any(
-        abs(item) > MAX_EXACT for item in inside(value) if isinstance(item, int | float)
-    ):
-        raise UnsupportedParameter(
-            f"Numbers beyond ±{MAX_EXACT} (2^53) can't be compared exactly; write them as strings.",
-            path,
-        )
-    if key == "nullable" and value:
-        raise UnsupportedParameter('Use "type": [..., "null"] instead of nullable.', path)
-
-
-def inside(value: Json) -> Iterator[Json]:
-    """A JSON value and all in it, however deep."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        yield item
-        if isinstance(item, list | dict):
-            waiting += item.values() if isinstance(item, dict) else item
-
-
-def parts(key: str, value: Json, path: str) -> Iterator[tuple[str, Json]]:
-    """The schemas in a keyword's value, and where they are. Raises InvalidRequest."""
-    if key in SCHEMA_MAPS:
-        if not isinstance(value, dict):
-            raise InvalidRequest(f"{path} must be an object of schemas.", path)
-        yield from ((f"{path}.{name}", part) for name, part in value.items())
-    elif key in SCHEMA_LISTS:
-        if not isinstance(value, list):
-            raise InvalidRequest(f"{path} must be a list of schemas.", path)
-        yield from ((f"{path}[{at}]", part) for at, part in enumerate(value))
-    elif key in SCHEMAS:
-        yield path, value
+def parts(schema: dict[str, Json]) -> Iterator[Json]:
+    """The schemas in it."""
+    for key, value in schema.items():
+        if key in SCHEMA_MAPS and isinstance(value, dict):
+            yield from value.values()
+        elif key in SCHEMA_LISTS and isinstance(value, list):
+            yield from value
+        elif key in SCHEMAS:
+            yield value
 
 
 def combines(schema: dict[str, Json]) -> bool:
     """Whether a value has to satisfy several schemas at once, each of which says a part."""
-    says = schema.keys() - ANNOTATIONS - {"$defs", "definitions"}
+    says = schema.keys() - {"$defs"}
     return "allOf" in says or (len(says) > 1 and bool(says & {"anyOf", "oneOf", "$ref"}))
 
 
@@ -299,9 +209,8 @@ def objects(schema: Json) -> Iterator[dict[str, Json]]:
     """The schema and all in it that have keywords."""
     if isinstance(schema, dict):
         yield schema
-        for key, value in schema.items():
-            for _, part in parts(key, value, ""):
-                yield from objects(part)
+        for part in parts(schema):
+            yield from objects(part)
 
 
 def closed(schema: Json) -> Json:

@@ -4,29 +4,39 @@ Knows the API, not the engine: it sends chat completions and prints what streams
 """
 
 import re
+import signal
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
+from typing import TextIO
+from urllib.parse import quote
 
 import click
 import msgspec
 
-from localinfra.cli import child
-from localinfra.cli.client import Client, ServerUnreachable
+from localinfra.cli.client import Client, ServerRefused
+from localinfra.cli.connect import connect
+from localinfra.cli.terminal import Prompt, is_typed, silent
 from localinfra.errors import ApiError
+from localinfra.models.catalog import Catalog, hint
+from localinfra.models.sources import locate
+from localinfra.tables import close_matches
 
 HELP = """\
 /system TEXT  give the model a system message (without TEXT: show it)
-/model NAME   go on with another model (without NAME: list them)
+/model NAME   switch to another model (without NAME: list them)
 /retry        answer the last message again
 /clear        forget the conversation, keep the system message
 /quit         leave, as does Ctrl-D; Ctrl-C stops an answer
-A line ending in \\ goes on in the next line."""
+A paste is one message. End a line with \\ to continue on the next."""
 
+NO_TEXT_MODEL = (
+    "no chat model is ready: `localinfra list` shows those of models.toml, and how to get their "
+    "files"
+)
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
@@ -65,6 +75,8 @@ class Card(msgspec.Struct):
     id: str
     kind: str = "text"
     state: str = "present"  # loaded, loading, failed, or that of its files
+    aliases: list[str] = []
+    remedy: str | None = None  # what to do where its files are not here
 
     @property
     def is_ready(self) -> bool:
@@ -168,7 +180,8 @@ class Conversation:
             click.secho(printable(delta.reasoning_content), dim=True, nl=False)
         if delta.content:
             parts.append(delta.content)
-            text = printable(delta.content) if self.interactive else delta.content
+            is_shown = self.interactive or sys.stdout.isatty()
+            text = printable(delta.content) if is_shown else delta.content
             click.echo(text, nl=False)  # which flushes
 
 
@@ -179,16 +192,20 @@ def printable(text: str) -> str:
 
 @click.command("chat")
 @click.argument("model", required=False)
+@click.argument("prompt", required=False)
 @click.option("--system", help="A system message.")
 @click.option("--temperature", type=click.FloatRange(0, 2))
 @click.option("--max-tokens", type=click.IntRange(1), help="The longest answer.")
 @click.option("--url", envvar="LOCALINFRA_URL", help="The server to talk with.")
 @click.option("--key", envvar="LOCALINFRA_API_KEY", help="Its API key.")
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="Start a server with this models.toml."
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Talk with the server of this models.toml, started if need be.",
 )
 def chat(
     model: str | None,
+    prompt: str | None,
     system: str | None,
     temperature: float | None,
     max_tokens: int | None,
@@ -196,75 +213,124 @@ def chat(
     key: str | None,
     config: Path | None,
 ) -> None:
-    """Talk with MODEL, by default the first one served whose files are here.
+    """Talk with MODEL, by default the first one that can answer.
 
-    Uses the server at --url, or starts one for as long as the chat lasts. In a pipe, every line is
-    a message and only the answers are printed.
+    With PROMPT, or text on standard input, or both, it answers once and exits:
+
+    \b
+      localinfra chat smollm2 "Name three rivers."
+      cat notes.txt | localinfra chat smollm2 "Sum this up:"
+
+    Uses the server at --url, or the one that models.toml describes; if none runs there, one is
+    started for as long as the chat lasts.
     """
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # a stray byte is no reason to stop
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer may have what the terminal lacks
+    question = read_question(prompt)
     with ExitStack() as stack:
-        client = connect(stack, url, key, config)
-        name = model or text_models(client)[0].id
+        if question is None:
+            # A script's background job ignores SIGINT; a person at a terminal means Ctrl-C.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        with silent():
+            client = connect(stack, url, key, config, lambda catalog: check(catalog, model))
+            card = find_model(client, model) if model else text_models(client)[0]
         conversation = Conversation(
-            client, name, interactive, system, temperature=temperature, max_tokens=max_tokens
+            client, card.id, question is None, system, temperature, max_tokens
         )
-        if interactive:
-            click.secho(f"{name} at {client.url}; /help lists the commands", dim=True)
-            converse(conversation, stack)
+        if question is None:
+            click.secho(f"{card.id} at {client.url}; /help lists the commands", dim=True)
+            converse(conversation)
+        elif not question:
+            raise ApiError(
+                "There is nothing to answer: give a prompt after the model's name, or text on "
+                "standard input."
+            )
         else:
-            answer_lines(conversation, sys.stdin)
+            with silent():
+                finished = conversation.say(question)
+            if not finished:
+                raise click.exceptions.Exit(130)
 
 
-def connect(stack: ExitStack, url: str | None, key: str | None, config: Path | None) -> Client:
-    """Returns a client of the server asked for, or of one that `stack` stops in the end."""
-    client = Client(url, key)
-    if config is None:
+def read_question(prompt: str | None) -> str | None:
+    """What is to be answered once; None: a person at a terminal will say."""
+    if prompt is None and is_typed():
+        return None
+    text = "" if is_typed() or sys.stdin is None else read_all(sys.stdin)
+    return "\n\n".join(part for part in (prompt, text) if part and part.strip())
+
+
+def read_all(stream: TextIO) -> str:
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(encoding="utf-8-sig", errors="replace")  # a stray byte does no harm
+    return stream.read().rstrip("\n")
+
+
+# --- Which model --------------------------------------------------------------------------------
+
+
+def check(catalog: Catalog, name: str | None) -> None:
+    """Raises ApiError for a chat that could not begin, before a server is started for it."""
+    if name is not None:
+        found, entry = catalog.resolve(name)
+        refuse_other_kinds(found, entry.kind)
+        locate(found, entry.source)
+    elif not any(
+        entry.kind == "text" and entry.source.find() for entry in catalog.entries.values()
+    ):
+        raise ApiError(NO_TEXT_MODEL)
+
+
+def find_model(client: Client, name: str) -> Card:
+    """The card of the model that answers to a name. Raises ApiError with names like it."""
+    cards = client.get("/v1/models", Cards).data
+    card = next((card for card in cards if name in (card.id, *card.aliases)), None)
+    if card is None:  # a deployment, one whose files are absent, or the fallback
         try:
-            child.is_healthy(client)
-            return client
-        except ServerUnreachable:
-            if url is not None:  # a server was named: another one is not what was asked for
+            card = client.get(f"/v1/models/{quote(name, safe='')}", Card)
+        except ServerRefused as error:
+            if error.status != 404:
                 raise
-    try:
-        return stack.enter_context(child.server(config, show_waiting))
-    finally:
-        if sys.stderr.isatty():
-            click.echo("\r\033[K", nl=False, err=True)
+            known = [card.id for card in cards if card.kind == "text"]
+            told = f"The model {name!r} does not exist. {hint(close_matches(name, known), known)}"
+            message = error.message if "model" in error.message else told
+            more = ' To ask once: localinfra chat MODEL "PROMPT".' if " " in name else ""
+            raise ApiError(message + more) from None
+    refuse_other_kinds(card.id, card.kind)
+    if card.remedy:
+        raise ApiError(f"The files of {card.id} are not here: {card.remedy}")
+    return card
 
 
-def show_waiting(waited_s: float) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\rstarting a server: {waited_s:.0f} s", nl=False, err=True)
+def refuse_other_kinds(name: str, kind: str) -> None:
+    if kind != "text":
+        raise ApiError(f"{name} is not a chat model (its kind is {kind}).")
 
 
 def text_models(client: Client) -> list[Card]:
     """Returns the chat models served, the ready ones first; raises ApiError if there are none."""
     cards = [card for card in client.get("/v1/models", Cards).data if card.kind == "text"]
     if not cards:
-        raise ApiError(f"{client.url} serves no text model: add one to models.toml")
+        raise ApiError(f"{client.url}: {NO_TEXT_MODEL}")
     return sorted(cards, key=lambda card: not card.is_ready)
 
 
-def answer_lines(conversation: Conversation, lines: Iterable[str]) -> None:
-    for line in lines:
-        if line.strip() and not conversation.say(line.rstrip("\r\n")):
-            raise click.Abort
+# --- The conversation ---------------------------------------------------------------------------
 
 
-def converse(conversation: Conversation, stack: ExitStack) -> None:
+def converse(conversation: Conversation) -> None:
     """Reads messages and commands until /quit, Ctrl-D, or Ctrl-C twice in a row."""
-    keep_history(stack)
+    prompt = Prompt(Path(click.get_app_dir("localinfra")) / "chat_history")
     interrupted = False
     while True:
         try:
-            text = read_message()
+            text = prompt.read()
             interrupted = False
-            if text.startswith("/"):
-                interrupted = not obey(conversation, text)
-            elif text.strip():
-                interrupted = not conversation.say(text)
+            with silent():
+                if text.startswith("/") and "\n" not in text:
+                    interrupted = not obey(conversation, text)
+                elif text.strip():
+                    interrupted = not conversation.say(text)
         except EOFError:
             return
         except KeyboardInterrupt:
@@ -275,14 +341,6 @@ def converse(conversation: Conversation, stack: ExitStack) -> None:
             click.secho("Ctrl-C again, or Ctrl-D, leaves", dim=True)
         except ApiError as error:
             click.secho(f"error: {error.message}", fg="red", err=True)
-
-
-def read_message() -> str:
-    lines = [input("> ")]
-    while lines[-1].endswith("\\"):
-        lines[-1] = lines[-1][:-1]
-        lines.append(input("… "))
-    return "\n".join(lines)
 
 
 def obey(conversation: Conversation, line: str) -> bool:
@@ -303,28 +361,15 @@ def obey(conversation: Conversation, line: str) -> bool:
                 state = "" if card.is_ready else f" ({card.state})"
                 click.echo(f"{'*' if card.id == conversation.model else ' '} {card.id}{state}")
         case "/model", name:
-            conversation.model = name
+            conversation.model = find_model(conversation.client, name).id
+            click.secho(f"now with {conversation.model}", dim=True)
         case "/retry", _:
             return conversation.retry()
         case "/quit" | "/exit", _:
             raise EOFError
         case _:
-            raise ApiError(f"{command} is no command; /help lists them")
+            raise ApiError(
+                f"{command} is not a command: /help lists them. To send a message that begins "
+                "with a slash, put a space before it."
+            )
     return True
-
-
-def keep_history(stack: ExitStack) -> None:
-    """Gives the prompt line editing and a history, where Python has readline."""
-    try:
-        import readline
-    except ImportError:  # Windows: its console edits lines by itself
-        return
-    path = Path(click.get_app_dir("localinfra")) / "chat_history"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        readline.read_history_file(path)
-    except OSError:
-        return  # no home to write to: a chat works without
-    readline.set_history_length(1000)
-    stack.callback(readline.write_history_file, path)

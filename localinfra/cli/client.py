@@ -133,8 +133,14 @@ class Client:
             return msgspec.json.decode(text, type=into)
         except msgspec.MsgspecError as error:
             raise ServerUnreachable(
-                f"What answers at {self.url} is no localinfra server ({error})."
+                f"There is no localinfra server at {self.url}, but something else ({error})."
             ) from None
+
+
+def local_url(host: str, port: int) -> str:
+    """A URL that works in this machine's clients: a wildcard address is reached on loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def events(lines: Iterable[bytes]) -> Iterator[bytes]:

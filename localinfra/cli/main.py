@@ -3,6 +3,7 @@
 A subcommand's module is imported when it is called, so that starting one never pays for the others.
 """
 
+import os
 from importlib import import_module
 from typing import NoReturn
 
@@ -18,7 +19,7 @@ COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "list": ("list_models", "List the models and whether their files are here."),
     "costs": ("show_costs", "Show what each key has used of each model, and its price."),
     "optimize": ("optimize", "Measure faster types of a model's weights on this CPU."),
-    "doctor": ("doctor", "Check this installation and say what to mend."),
+    "doctor": ("doctor", "Check this installation and its models, and say what to fix."),
 }
 
 
@@ -38,6 +39,8 @@ class Commands(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> object:
+        if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+            ctx.color = False  # https://no-color.org; commands inherit it
         try:
             return super().invoke(ctx)
         except ConfigError as error:

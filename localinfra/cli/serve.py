@@ -17,6 +17,7 @@ import uvicorn
 from localinfra import config as config_file
 from localinfra.api.app import create_app
 from localinfra.cli import first_start
+from localinfra.cli.client import local_url
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
@@ -37,7 +38,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            click.echo(banner(url(host, port), self._runtime))
+            click.echo(banner(local_url(host, port), self._runtime))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answers that outlast the deadline end with an error their clients can read."""
@@ -68,20 +69,17 @@ class Server(uvicorn.Server):
             )
 
 
-def url(host: str, port: int) -> str:
-    """A URL that works in this machine's clients: a wildcard address is reached on loopback."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 def banner(base: str, runtime: Runtime) -> str:
     """The URL, the models, and a curl line that works."""
     entries = runtime.catalog.entries
     text = {name: e for name, e in entries.items() if isinstance(e, TextModelEntry)}
     ready = [name for name, entry in text.items() if file_state(entry.source) == "present"]
     lines = [f"localinfra answers at {base}/v1", "", *(f"  {name}" for name in ready)]
+    if not entries:
+        lines.append("  no model yet: the settings file names none")
     if absent := len(text) - len(ready):
-        lines.append(f"  and {absent} more whose files are not here yet: localinfra list")
+        count = f"and {absent} more" if ready else f"none yet: {absent} chat models"
+        lines.append(f"  {count} whose files are not here: localinfra list")
     if ready:
         key = (
             ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"'
@@ -109,6 +107,7 @@ def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) 
     """Serve the models of models.toml until Ctrl-C."""
     config = config_file.load(path)
     catalog = catalog_file.load(config)
+    first_start.check_files(catalog, config.path)
     flags = {"host": host, "port": port}
     given = {name: value for name, value in flags.items() if value is not None}
     settings = msgspec.structs.replace(config.server, **given)

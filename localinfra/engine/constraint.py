@@ -1,30 +1,33 @@
 """What a choice may say next by its grammar: a mask over the vocabulary, and tokens it forces.
 
-The only importer of llguidance besides `llama/`, which hands it the vocabulary. Compiling takes
-milliseconds to seconds and runs wherever the caller likes; a compiled grammar is never changed, and
-each choice follows it with a state of its own on the engine's thread.
+With `grammar_probe.py` the only importer of llguidance besides `llama/`, which hands it the
+vocabulary. Compiling takes milliseconds to seconds and runs wherever the caller likes; each choice
+follows the compiled grammar with a state of its own on the engine's thread, where every call is
+bounded: grammars are compiled with `no_forcing`, since llguidance would compute forced text to its
+end, and some has none.
 """
 
+import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
+from localinfra.engine.grammar_probe import LIMITS
+from localinfra.engine.json_loops import JsonLoops, closing_quote
+from localinfra.engine.prober import Prober, first_line
 from localinfra.errors import InvalidRequest
 
-# Bounds of llguidance's work: a grammar within them compiles in under two seconds, and a mask that
-# needs more ends its own request. (Default fuel of a step: 200,000, and 50,000 items.)
-LIMITS = LLParserLimits(
-    initial_lexer_fuel=2_000_000,
-    step_lexer_fuel=200_000,
-    step_max_items=50_000,
-    max_lexer_states=50_000,
-    verbose_errors=False,
-)
+T = TypeVar("T")
+
+JSON_MARK = re.compile(rb'[",{}\[\]]')
+
 # llguidance ends the process on a chain of 4,000 rules; a regex of 30,000 characters takes it
 # seconds.
 MAX_GRAMMAR_CHARS = 32 * 1024
@@ -32,62 +35,248 @@ MAX_COLONS = 1000  # at least one a rule
 MAX_INTERSECTIONS = 8  # it tries all subsets of what a text has to match at once
 MAX_REGEX_CHARS = 4000
 MAX_CACHED = 64  # compiled grammars; one of a usual schema takes some 100 kB
-MAX_CACHED_CHARS = 4_000_000  # of their sources together, a measure of their size
+# What the cached ones have taken to compile and to follow, together: a measure of their size, since
+# what llguidance computes it keeps, 80 MB a second at most (and far less where it only looks up).
+MAX_CACHED_S = 2.0
+
+MAX_FORCED_BYTES = 120  # looked for at a time: some 30 tokens, at 25 µs a byte
+MAX_FORCING_S = 0.005
+MAX_BEGINNINGS = 64  # words of a mask with several tokens in it; more begin with several bytes
+# Processor time that a choice's calls may take beyond what is usual, all together.
+USUAL_CALL_S = 0.02
+MAX_EXTRA_S = 0.5
+MAX_RENEWAL_S = 0.1  # a grammar that compiled in this time is compiled again on the engine's thread
+
+
+NOTHING = np.zeros(0, np.intp)
+
+
+class Vocabulary:
+    """llguidance's view of a model's tokens, and the bytes they begin with."""
+
+    def __init__(self, tokenizer: LLTokenizer):
+        self.tokenizer = tokenizer
+        self.size: int = tokenizer.vocab_size
+        # [vocab] the first byte of a token's text; -1 of those that have none.
+        self.first = np.full(self.size, -1, np.int16)
+        self.lengths = np.zeros(self.size, np.int16)  # [vocab] bytes of these texts
+        self.of_byte: dict[int, int] = {}  # a byte → the token of it alone
+        self.marked: dict[int, bytes] = {}  # tokens with a character that is JSON's in them
+        self.closing: dict[bytes, list[int]] = {}  # those with a quote, by what is before it
+        for token in range(self.size):
+            if not tokenizer.is_special_token(token):
+                text = tokenizer.decode_bytes([token])
+                if text and text[0] != 0xFF:
+                    self.first[token], self.lengths[token] = text[0], len(text)
+                    if JSON_MARK.search(text):
+                        self.marked[token] = text
+                    if (end := closing_quote(text, False)) >= 0:
+                        self.closing.setdefault(text[:end], []).append(token)
+                    if len(text) == 1:
+                        self.of_byte.setdefault(text[0], token)
 
 
 class Grammar:
-    """A compiled grammar. Any number of choices may follow it at once."""
+    """A compiled grammar. Any number of choices may follow it at once.
 
-    def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer):
+    Their states share what llguidance has computed, and with it some of its failures: see
+    `Constraint`.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        matcher: LLMatcher,
+        vocabulary: Vocabulary,
+        seconds: float,
+        free_json: bytes | None = None,
+    ):
+        """`free_json`: the text is any JSON, where there is no reasoning up to this mark before."""
+        self.free_json = free_json
+        self.vocabulary = vocabulary
+        self.work_s = seconds  # of processor time, in it and in what follows it
+        self.is_broken = False  # one of its followers failed; no new one should share that
+        self.num_followers = 0
+        self._compile_s = seconds
+        self._source = source
         self._matcher = matcher
-        self._num_vocab: int = tokenizer.vocab_size
 
     def follow(self) -> "Constraint":
-        return Constraint(self._matcher.deep_copy(), self._num_vocab)
+        self.num_followers += 1
+        return Constraint(self, self._matcher.deep_copy())
+
+    def renewed(self) -> LLMatcher | None:
+        """A matcher that shares nothing; None where that takes too long."""
+        if self._compile_s > MAX_RENEWAL_S:
+            return None
+        return compiled(self.vocabulary, self._source)
 
 
 class Constraint:
-    """Where one choice is in its grammar. The engine's thread only."""
+    """Where one choice is in its grammar. The engine's thread only.
 
-    def __init__(self, matcher: LLMatcher, num_vocab: int):
+    A failure, llguidance's limits among them, is this choice's alone: where the cause may lie in
+    what it shares with others, it goes on with a matcher of its own first.
+    """
+
+    def __init__(self, grammar: Grammar, matcher: LLMatcher):
+        self._grammar = grammar
+        self._vocabulary = grammar.vocabulary
         self._matcher = matcher
-        self._mask = np.zeros((num_vocab + 31) // 32, np.uint32)
+        self._mask = np.zeros((self._vocabulary.size + 31) // 32, np.uint32)
+        self._tokens: list[int] = []
+        self._is_alone = False
+        self._extra_s = 0.0
+        self._loops = None if grammar.free_json is None else JsonLoops(grammar.free_json)
 
     @property
     def is_complete(self) -> bool:
         """Nothing but the end can follow."""
-        return bool(self._matcher.is_stopped())
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
     def allows(self, token: int) -> bool:
-        return bool(self._matcher.validate_tokens([token]) == 1)
+        if token in self._looping():
+            return False
+        return bool(self._call(lambda: self._matcher.validate_tokens([token])) == 1)
 
     def forbid(self, row: NDArray[np.float32]) -> None:
         """Sets the logits [num_vocab] of all tokens that can't come next to -inf.
 
         Raises InvalidRequest where the grammar turns out to be too complex.
         """
-        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
-        self._check()
+        self._call(lambda: self._compute_mask(self._matcher))
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=len(row))
+        if looping := self._looping():
+            others = bits.copy()
+            others[looping] = 0
+            bits = others if others.any() else bits
         np.copyto(row, -np.inf, where=bits == 0)
+
+    def _looping(self) -> list[int]:
+        """Tokens that would go on with a loop."""
+        loops, vocabulary = self._loops, self._vocabulary
+        if loops is None:
+            return []
+        if loops.has_phrase:
+            return np.flatnonzero(vocabulary.first != ord('"')).tolist()
+        if endings := loops.name_endings:
+            return [token for end in endings for token in vocabulary.closing.get(end, ())]
+        if loops.is_filled:
+            return [token for token, text in vocabulary.marked.items() if loops.goes_on(text)]
+        return []
 
     def accept(self, token: int) -> None:
         """The token, one of those allowed, is the next. Raises as `forbid`."""
-        self._matcher.consume_token(token)
-        self._check()
+        self._call(lambda: self._matcher.consume_token(token))
+        self._tokens.append(token)
+        if self._loops and self._vocabulary.first[token] >= 0:
+            self._loops.push(self._vocabulary.tokenizer.decode_bytes([token]))
 
     def forced(self) -> list[int]:
-        """The tokens that come next in any case, as the tokenizer itself would cut their text;
-        they still have to be accepted."""
-        return list(self._matcher.compute_ff_tokens())
+        """Tokens that come next in any case, as the tokenizer itself would cut their text; they
+        still have to be accepted. Where much is forced, some of it. Raises as `forbid`."""
+        return self._call(self._forced)
 
-    def _check(self) -> None:
+    def _forced(self) -> list[int]:
+        if self._matcher.is_stopped():
+            return []
+        walker, text = self._matcher, bytearray()
+        longest: list[int] = []  # bytes of the longest token that may begin at each of the text's
+        deadline_s = time.thread_time() + MAX_FORCING_S
+        while len(text) < MAX_FORCED_BYTES and time.thread_time() < deadline_s:
+            allowed = self._beginning_alike(walker)
+            if not len(allowed):
+                break
+            byte = int(self._vocabulary.first[allowed[0]])
+            if byte < 0 and not text and len(allowed) == 1:
+                return [int(allowed[0])]  # a control token
+            if byte not in self._vocabulary.of_byte:
+                break
+            if not text:
+                walker = walker.deep_copy()
+            text.append(byte)
+            longest.append(int(self._vocabulary.lengths[allowed].max()))
+            walker.consume_token(self._vocabulary.of_byte[byte])
+            if walker.is_stopped():
+                break
+        tokens = self._tokens_of(bytes(text), longest) if text else []
+        return tokens[: self._matcher.validate_tokens(tokens)] if tokens else []
+
+    def _tokens_of(self, text: bytes, longest: list[int]) -> list[int]:
+        """The text's tokens after those so far, without the last ones where what follows the text
+        may be in one token with its end."""
+        tokenizer, last = self._vocabulary.tokenizer, self._tokens[-1:]
+        before = (
+            tokenizer.decode_bytes(last) if last and self._vocabulary.first[last[0]] >= 0 else b""
+        )
+        tokens = tokenizer.tokenize_bytes(before + text)
+        tokens = tokens[1:] if before and tokens[:1] == last else tokenizer.tokenize_bytes(text)
+        if tokenizer.decode_bytes(tokens) != text:
+            return []
+        at = 0
+        for index, token in enumerate(tokens):
+            if longest[at] > len(text) - at:
+                return list(tokens[:index])
+            at += int(self._vocabulary.lengths[token])
+        return list(tokens)
+
+    def _beginning_alike(self, walker: LLMatcher) -> NDArray[np.intp]:
+        """The tokens that can follow if all begin with the same byte or have no text, else none."""
+        self._compute_mask(walker)
+        words = np.flatnonzero(self._mask)
+        if walker.is_error() or not 0 < len(words) <= MAX_BEGINNINGS:
+            return NOTHING
+        bits = np.unpackbits(self._mask[words].view(np.uint8), bitorder="little")
+        places = np.flatnonzero(bits)
+        allowed = words[places >> 5] * 32 + (places & 31)
+        bytes_ = self._vocabulary.first[allowed]
+        return NOTHING if (bytes_ != bytes_[0]).any() else allowed
+
+    def _compute_mask(self, matcher: LLMatcher) -> None:
+        matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """The function's result. Raises InvalidRequest where it takes too long or fails."""
+        if self._grammar.is_broken:
+            self._goes_on_alone()  # what is shared may say no where it should say yes
+        started_s = time.thread_time()
+        try:
+            result, problem = function(), ""
+        except BaseException as error:
+            if isinstance(error, Exception) or type(error).__module__ != "pyo3_runtime":
+                raise
+            problem = f"llguidance failed: {error}"  # its panics are no Exceptions
+        took_s = time.thread_time() - started_s
+        self._grammar.work_s += took_s
+        self._extra_s += max(0.0, took_s - USUAL_CALL_S)
         if self._matcher.is_error():
-            raise InvalidRequest(
-                "The answer could not follow its grammar any further: "
-                f"{first_line(self._matcher.get_error())}. Simplify the schema or grammar.",
-                "response_format",
-            )
+            problem = self._matcher.get_error()
+        if not problem and self._extra_s <= MAX_EXTRA_S:
+            return result
+        self._grammar.is_broken = True
+        if problem and self._goes_on_alone():
+            return self._call(function)
+        raise InvalidRequest(
+            "The answer could not follow its grammar any further: "
+            f"{first_line(problem or 'each step takes too long')}. Simplify the schema or grammar.",
+            "response_format",
+        )
+
+    def _goes_on_alone(self) -> bool:
+        """Whether there is a matcher now at the same place that shares nothing."""
+        if self._is_alone or self._grammar.num_followers < 2:
+            return False
+        self._is_alone = True  # or would be tried again and again
+        matcher = self._grammar.renewed()
+        if matcher is None or matcher.is_error() or not matcher.consume_tokens(self._tokens):
+            return False
+        self._matcher = matcher
+        return True
+
+
+def compiled(vocabulary: Vocabulary, source: str) -> LLMatcher:
+    limits = LLParserLimits(**LIMITS)
+    return LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=limits)
 
 
 class GrammarCompiler:
@@ -96,42 +285,76 @@ class GrammarCompiler:
     def __init__(self, make_tokenizer: Callable[[], LLTokenizer]):
         """`make_tokenizer` takes 0.4 s for 49k tokens; it is called for the first grammar."""
         self._make_tokenizer = make_tokenizer
-        self._tokenizer: LLTokenizer | None = None
+        self._vocabulary: Vocabulary | None = None
         self._grammars: OrderedDict[str, Grammar] = OrderedDict()
-        self._num_chars = 0
+        self._prober = Prober()
         self._lock = threading.Lock()
         self._making = threading.Lock()
 
-    def compile(self, source: str, param: str) -> Grammar:
-        """`source` is a Lark grammar in llguidance's syntax, or its JSON form.
+    def compile(
+        self, source: str, param: str, *, is_plain: bool = False, free_json: bytes | None = None
+    ) -> Grammar:
+        """`source` is a Lark grammar in llguidance's syntax, or its JSON form. Unless `is_plain`
+        says that it compiles in milliseconds, it is tried out in a child process first.
+        `free_json` as with `Grammar`.
 
         Raises InvalidRequest, about `param`, with what llguidance has against it.
         """
         with self._lock:
             grammar = self._grammars.get(source)
-            if grammar is not None:
+            if grammar is not None and not grammar.is_broken:
                 self._grammars.move_to_end(source)
                 return grammar
-        tokenizer = self._get_tokenizer()
-        matcher = LLMatcher(tokenizer, source, log_level=0, limits=LIMITS)
+        vocabulary = self._get_vocabulary()
+        started_s = time.thread_time()
+        matcher = self._matcher(source, param, is_plain)
+        grammar = Grammar(source, matcher, vocabulary, time.thread_time() - started_s, free_json)
+        with self._lock:
+            self._grammars[source] = grammar
+            self._grammars.move_to_end(source)
+            self._forget()
+        return grammar
+
+    def knows(self, source: str) -> bool:
+        """Whether it is compiled already."""
+        with self._lock:
+            grammar = self._grammars.get(source)
+            return grammar is not None and not grammar.is_broken
+
+    def can_compile(self, source: str, *, is_plain: bool) -> bool:
+        """Whether `compile` would succeed."""
+        try:
+            self._matcher(source, "", is_plain)
+        except InvalidRequest:
+            return False
+        return True
+
+    def _matcher(self, source: str, param: str, is_plain: bool) -> LLMatcher:
+        if not is_plain:
+            self._prober.check(source, param)
+        matcher = compiled(self._get_vocabulary(), source)
         if matcher.is_error():
             raise InvalidRequest(
                 f"This can't be made a constraint: {first_line(matcher.get_error())}", param
             )
-        grammar = Grammar(matcher, tokenizer)
-        with self._lock:
-            self._grammars[source] = grammar
-            self._num_chars += len(source)
-            while self._num_chars > MAX_CACHED_CHARS or len(self._grammars) > MAX_CACHED:
-                oldest, _ = self._grammars.popitem(last=False)
-                self._num_chars -= len(oldest)
-        return grammar
+        return matcher
 
-    def _get_tokenizer(self) -> LLTokenizer:
+    def close(self) -> None:
+        self._prober.close()
+
+    def _forget(self) -> None:
+        for source in [source for source, kept in self._grammars.items() if kept.is_broken]:
+            del self._grammars[source]
+        work_s = sum(grammar.work_s for grammar in self._grammars.values())
+        while len(self._grammars) > MAX_CACHED or (work_s > MAX_CACHED_S and self._grammars):
+            _, oldest = self._grammars.popitem(last=False)
+            work_s -= oldest.work_s
+
+    def _get_vocabulary(self) -> Vocabulary:
         with self._making:
-            if self._tokenizer is None:
-                self._tokenizer = self._make_tokenizer()
-            return self._tokenizer
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self._make_tokenizer())
+            return self._vocabulary
 
 
 def as_lark(text: str, param: str) -> str:
@@ -168,7 +391,3 @@ def as_regex(text: str, param: str) -> str:
             f"The regex has {len(text)} characters; at most {MAX_REGEX_CHARS} can be used.", param
         )
     return text
-
-
-def first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), "no reason was given")[:500]

@@ -29,7 +29,7 @@ from localinfra.engine.request import (
 )
 from localinfra.engine.sampling import Sampler
 from localinfra.engine.scheduler import Chunk, Scheduler
-from localinfra.engine.sequence import Sequence
+from localinfra.engine.sequence import Group, Sequence
 from localinfra.engine.threads import ThreadController
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 
@@ -257,10 +257,11 @@ class Engine:
 
     def _add(self, generation: Generation) -> None:
         self._num_added += generation.num_choices
+        group = Group(generation.requests[0].client)
         for request in generation.requests:
             first: Sequence | None = None
             for _ in range(request.num_choices):
-                sequence = Sequence(request, len(generation.sequences), first)
+                sequence = Sequence(request, len(generation.sequences), first, group)
                 first = first or sequence
                 generation.sequences.append(sequence)
                 self._owners[sequence] = generation

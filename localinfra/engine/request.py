@@ -42,6 +42,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     top_logprobs: int | None = None  # None: no logprobs; 0: those of the chosen tokens alone
     score_prompt: bool = False  # also the prompt's logprobs; needs top_logprobs
     grammar: "Grammar | None" = None  # which every choice follows
+    client: str = ""  # who asks: clients take turns
     cache_salt: str = ""  # prefixes are shared among requests of one salt alone
 
     @property
@@ -65,6 +66,8 @@ class TextRequest(msgspec.Struct, frozen=True):
     grammar: "Grammar | None" = None
     marks: frozenset[int] = frozenset()  # control tokens whose spelling belongs to the text
     prompt_param: str = "messages"  # named in the error for a prompt that is too long
+    # Choices that their reader takes for complete, put there while they are generated: they leave.
+    completed: set[int] = msgspec.field(default_factory=set)
 
 
 class EngineSettings(msgspec.Struct, frozen=True):

@@ -4,7 +4,6 @@ Policy only: it decides who computes what next; `engine.py` computes it, `kvcach
 """
 
 import logging
-from collections import deque
 
 from localinfra.engine.backend import Backend, Batch
 from localinfra.engine.drafts import RowCosts, draft_sizes
@@ -13,6 +12,11 @@ from localinfra.engine.pacing import StepPacer
 from localinfra.engine.radix import common_prefix
 from localinfra.engine.request import EngineSettings
 from localinfra.engine.sequence import Sequence
+from localinfra.engine.turns import Turns, prompts_in_turn
+
+# Tokens; so deep, chunks of canonical size read a prompt as fast as larger ones do. Longer prompts
+# of greedy requests without a seed are read in large chunks, whose sums are rounded otherwise.
+SHORT_PROMPT = 256
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +78,10 @@ class Step:
 class Scheduler:
     """Owns the queue and the running set. Engine thread only.
 
-    Sequences are admitted in order of arrival; one is passed over only while a running one
+    Sequences are admitted in turns (`turns.py`); one is passed over only while a running one
     computes the prefix it needs. A running sequence never fails for want of cells: if all grow
-    beyond the cache, the youngest goes back to the head of the queue and later goes on.
+    beyond the cache, the youngest goes back to the head of the queue and later goes on. So does
+    one of a client that has more than its share of the slots, when another comes.
     """
 
     def __init__(self, backend: Backend, settings: EngineSettings):
@@ -86,7 +91,9 @@ class Scheduler:
         self._num_decoded = 0  # so many in the last step that only decoded
         self._pacer = StepPacer(settings.max_gap_ratio, backend.batch_size)
         self.cache = KVCache(backend, settings.max_parked)
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: list[Sequence] = []  # in order of arrival, save for those sent back
+        self._turns = Turns()
+        self._has_changed = False  # who waits or runs, since the last look at whose turn it is
         self.running: list[Sequence] = []  # in order of admission
         self._num_steps = 0
         self._num_computed = 0  # tokens, by the last step
@@ -96,10 +103,13 @@ class Scheduler:
         return not self.waiting and not self.running
 
     def add(self, sequence: Sequence) -> None:
+        self._turns.arrived(sequence)
         self.waiting.append(sequence)
+        self._has_changed = True
 
     def remove(self, sequence: Sequence) -> None:
         """The sequence is done or no longer wanted; what it computed stays as a cached prefix."""
+        self._has_changed = True
         if sequence.slot is None:
             self.waiting.remove(sequence)
         else:
@@ -124,33 +134,39 @@ class Scheduler:
         return step
 
     def _cut_step(self) -> Step:
-        canonical = [sequence for sequence in self.running if self._is_canonical(sequence)]
-        max_rows = self._backend.canonical_rows if canonical else self._backend.batch_size
+        is_shaped = any(self._is_shaped(sequence) for sequence in self.running)
+        max_rows = self._backend.canonical_rows if is_shaped else self._backend.batch_size
         decoding = self._decoding(max_rows)
-        drafts = self._draft(decoding, max_rows, len(canonical))
+        drafts = self._draft(decoding, max_rows, only_one=is_shaped)
         step = Step()
         share = max_rows // max(1, len(decoding))
-        for sequence, draft in zip(decoding, drafts, strict=True):
+        # Wrong guesses leave the cells again: of those that come last, nobody's order is broken.
+        for sequence in sorted(decoding, key=lambda sequence: sequence in drafts):
             size = min(sequence.num_pending, share)
-            step.add(sequence, size, int(size == sequence.num_pending), draft)
+            is_whole = size == sequence.num_pending
+            step.add(sequence, size, int(is_whole), drafts.get(sequence, []))
         if any(not sequence.is_decoding for sequence in self.running):
             self._add_prompts(step, decoding, max_rows)
         return step
 
     def _decoding(self, max_rows: int) -> list[Sequence]:
-        """Those that decode in the next step: all, or as many as it may have rows, in turns.
-
-        Canonical ones come first: when wrong guesses of others leave the cells above, theirs still
-        lie in order."""
+        """Those that decode in the next step: all, or as many as it may have rows, in turns."""
         decoding = [sequence for sequence in self.running if sequence.is_decoding]
         if len(decoding) > max_rows:
             decoding = sorted(decoding, key=lambda sequence: sequence.stepped_at)[:max_rows]
-        return sorted(decoding, key=lambda sequence: not self._is_canonical(sequence))
+        return decoding
 
     def _is_canonical(self, sequence: Sequence) -> bool:
         """Whether its rows get the same bits every time: it is computed in shapes that grant that
         and reuses only what was."""
         return sequence.request.is_reproducible and self._backend.canonical_rows > 0
+
+    def _is_shaped(self, sequence: Sequence) -> bool:
+        """Whether its steps have such shapes, at least where that costs nothing: so that greedy
+        answers to short prompts hardly ever differ either."""
+        is_greedy = sequence.request.sampling.temperature == 0
+        is_cheap = is_greedy and sequence.num_prompt <= SHORT_PROMPT
+        return self._is_canonical(sequence) or (is_cheap and self._backend.canonical_rows > 0)
 
     def _make_canonical(self, step: Step) -> None:
         """Sees to what a step's size does not grant: the order of cells, and single rows."""
@@ -178,42 +194,45 @@ class Scheduler:
                 )
 
     def _draft(
-        self, decoding: list[Sequence], max_rows: int, num_canonical: int
-    ) -> list[list[int]]:
-        """Guesses for each sequence, as many as pay."""
-        none: list[list[int]] = [[] for _ in decoding]
+        self, decoding: list[Sequence], max_rows: int, only_one: bool
+    ) -> dict[Sequence, list[int]]:
+        """Guesses, as many as pay; for the most promising sequence alone, if `only_one` may."""
         is_usual = all(sequence.num_pending == 1 for sequence in self.running)
         if not self._is_guessing or len(decoding) < len(self.running) or not is_usual:
-            return none
+            return {}
         limit = min(self._backend.max_output_rows, max_rows) - len(decoding)
-        chances = [self._chances(sequence, num_canonical) for sequence in decoding]
+        chances = [self._chances(sequence) for sequence in decoding]
+        if only_one and chances:
+            best = max(chances, key=sum)
+            chances = [each if each is best else [] for each in chances]
         costs = self._row_costs.setdefault(len(decoding), RowCosts())
         sizes = draft_sizes(chances, len(decoding), limit, costs)
         if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
-            return none
-        return [s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True)]
+            return {}
+        return {s: s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True) if size}
 
-    def _chances(self, sequence: Sequence, num_canonical: int) -> list[float]:
+    def _chances(self, sequence: Sequence) -> list[float]:
         """Of guesses that could all become part of the answer."""
-        # Wrong guesses of one canonical sequence would put the cells of the next out of order.
-        if sequence.request.is_reproducible and num_canonical != 1:
-            return []
+        if sequence.request.is_reproducible and not self._backend.canonical_rows:
+            return []  # another batch shape rounds differently
         room = self._backend.context_length - len(sequence.tokens)
         num_wanted = min(sequence.request.max_tokens - sequence.num_generated, room) - 1
         return sequence.drafter.chances(max(0, num_wanted))
 
     def _add_prompts(self, step: Step, decoding: list[Sequence], max_rows: int) -> None:
         prompts = [sequence for sequence in self.running if not sequence.is_decoding]
+        in_turn = prompts_in_turn(prompts, self._num_steps)
         is_burst = self._are_together(decoding, prompts[0])
         budget = len(step.batch)
         if is_burst:
             budget += self._pacer.burst_budget(len(decoding))
         else:
-            budget += self._pacer.chunk_budget(len(decoding), len(prompts), prompts[0].num_cached)
+            depth = in_turn[0].num_cached
+            budget += self._pacer.chunk_budget(len(decoding), len(prompts), depth)
         budget = min(budget, max_rows)
         enough = self._pacer.enough if is_burst or not decoding else 0
         rows_left = self._backend.max_output_rows - len(decoding)
-        for sequence in prompts:
+        for sequence in in_turn:
             if enough and step.num_prompt_tokens >= enough:
                 break
             size = min(sequence.num_pending, budget - len(step.batch))
@@ -277,22 +296,43 @@ class Scheduler:
             self.cache.retract(chunk.sequence.slot, len(chunk.draft) - num_right)
 
     def _admit(self) -> None:
-        passed_over: list[Sequence] = []
-        while self.waiting and len(self.running) < self._backend.num_sequences:
-            sequence = self.waiting.popleft()
+        """Starts who is next in turn, while there is room."""
+        if len(self.running) == self._backend.num_sequences and not self._has_changed:
+            return  # it is as it was: nobody had to make way
+        self._has_changed = False
+        passed_over: set[Sequence] = set()
+        while self._start_next(passed_over):
+            pass
+
+    def _start_next(self, passed_over: set[Sequence]) -> bool:
+        """Starts the first in turn that can; False where there is none."""
+        eligible = [sequence for sequence in self.waiting if sequence not in passed_over]
+        for sequence in self._turns.order(eligible, self.running):
             match = self.cache.match(
                 sequence.prefix,
                 sequence.num_reusable,
                 is_canonical=self._is_canonical(sequence),
             )
             if sequence.waits_for_scores or self._prefix_is_coming(sequence, match.num_known):
-                passed_over.append(sequence)
-            elif self._fits(sequence, match.num_held):
-                self._start(sequence)
-            else:
-                self.waiting.appendleft(sequence)
-                break
-        self.waiting.extendleft(reversed(passed_over))
+                passed_over.add(sequence)
+                self._has_changed = True  # soon
+                continue
+            if not self._has_place(sequence, match.num_held):
+                return False
+            self.waiting.remove(sequence)
+            self._start(sequence)
+            return True
+        return False
+
+    def _has_place(self, sequence: Sequence, held: int) -> bool:
+        """Whether there is a slot and room for it; if need be, made by those over their share."""
+        while len(self.running) == self._backend.num_sequences or not self._fits(sequence, held):
+            victim = self._turns.over_share(self.running, sequence)
+            # Without shared prefixes all that it has computed would be lost.
+            if victim is None or not self._backend.can_share_prefixes:
+                return False
+            self._send_back(victim)
+        return True
 
     def _start(self, sequence: Sequence) -> None:
         slot, length = self.cache.acquire(
@@ -300,6 +340,8 @@ class Scheduler:
         )
         sequence.slot, sequence.num_cached = slot, length
         sequence.admitted_at = self._num_steps
+        sequence.was_sent_back = False
+        self._turns.started(sequence)
         if sequence.num_reused is None:
             sequence.num_reused = length
         self.running.append(sequence)
@@ -341,9 +383,16 @@ class Scheduler:
             self._send_back_youngest()
 
     def _send_back_youngest(self) -> None:
-        youngest = self.running.pop()
-        self._give_up_slot(youngest)
-        self.waiting.appendleft(youngest)
+        youngest = self.running[-1]
+        self._send_back(youngest)
+        youngest.was_sent_back = True
+
+    def _send_back(self, sequence: Sequence) -> None:
+        """It waits again, and later goes on where it was."""
+        self.running.remove(sequence)
+        self._give_up_slot(sequence)
+        self.waiting.append(sequence)
+        self._has_changed = True
 
     def _give_up_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None

@@ -9,6 +9,16 @@ from localinfra.engine.sampling import Sampler
 MAX_FORCED = 32
 
 
+class Group:
+    """The sequences of requests that were submitted together, and when one of them last started."""
+
+    __slots__ = ("client", "turn")
+
+    def __init__(self, client: str = ""):
+        self.client = client
+        self.turn = 0
+
+
 class Sequence:
     """Token ids, how many of them are computed, and where.
 
@@ -17,14 +27,21 @@ class Sequence:
     """
 
     __slots__ = (
-        "_drafter", "admitted_at", "choice", "constraint", "decoding_since", "finished", "first",
-        "num_cached", "num_prompt", "num_reused", "prompt_logprobs", "request", "sampler", "slot",
-        "stepped_at", "tokens",
+        "_drafter", "admitted_at", "arrived_at", "choice", "constraint", "decoding_since",
+        "finished", "first", "group", "num_cached", "num_prompt", "num_reused", "prompt_logprobs",
+        "request", "sampler", "slot", "stepped_at", "tokens", "was_sent_back",
     )  # fmt: skip
 
-    def __init__(self, request: GenerationRequest, choice: int, first: "Sequence | None" = None):
+    def __init__(
+        self,
+        request: GenerationRequest,
+        choice: int,
+        first: "Sequence | None" = None,
+        group: Group | None = None,
+    ):
         """`first` is the request's first choice, which scores for all; None for itself."""
         self.request = request
+        self.group = group or Group(request.client)
         self.choice = choice
         self.first = first
         self.sampler: Sampler | None = None  # made for the first draw
@@ -37,6 +54,8 @@ class Sequence:
         self.slot: int | None = None
         # The numbers of these steps.
         self.admitted_at = self.decoding_since = self.stepped_at = 0
+        self.arrived_at = 0  # its number in the queue
+        self.was_sent_back = False  # it ran, until room was needed
         self.finished = False
         self.prompt_logprobs: list[TokenLogprob] = [TokenLogprob(self.tokens[0], None)]
         if first is not None:

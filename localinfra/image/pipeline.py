@@ -42,7 +42,7 @@ def check_folder(folder: Path) -> None:
         name = json.loads(index.read_text())["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelUnavailable(
-            f"{folder} is no diffusers pipeline: it has no model_index.json that can be read.",
+            f"{folder} is not a diffusers pipeline: it has no model_index.json that can be read.",
             "model",
         ) from None
     if name not in PIPELINES:
@@ -286,7 +286,7 @@ def set_attention(transformer: Any, attention: str) -> None:
         transformer.set_attention_backend(ATTENTION.get(attention, attention))
     except (ValueError, RuntimeError, ImportError) as error:
         raise ModelUnavailable(
-            f"attention = {attention!r} can't be had here: {str(error)[:300]}", "model"
+            f"attention = {attention!r} is not available here: {str(error)[:300]}", "model"
         ) from None
     finally:
         Registry.set_active_backend(before)

@@ -98,7 +98,7 @@ def decide(wishes: Wishes, elements: Mapping[str, int], free: Mapping[str, int])
     device = wishes.device or next(iter(free))
     if device not in free:
         raise ModelUnavailable(
-            f"device = {device!r} is not to be had: PyTorch sees {' and '.join(free)} here.",
+            f"device = {device!r} is not available: PyTorch sees {' and '.join(free)} here.",
             "model",
         )
     if "transformer" not in elements and not wishes.transformer:

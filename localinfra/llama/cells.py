@@ -32,7 +32,7 @@ class CellMap:
     def num_seen(self) -> int:
         """Cells that attention looks at in the next step, if that is of one row."""
         used = np.flatnonzero(self._num_holders)
-        end = max([*used[-1:].tolist(), *self._find(1), 0]) + 1
+        end: int = max([*used[-1:].tolist(), *self._find(1), 0]) + 1
         return min(-(-end // PADDING) * PADDING, self._num_cells)
 
     def add(self, slots: Sequence[int], positions: Sequence[int]) -> None:

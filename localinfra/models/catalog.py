@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from localinfra.config import Config
+from localinfra.config import Config, read_text
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models.sources import HubSource, Source, absolute, parse_source
 from localinfra.models.versions import Version, dotted, table_name, write_out
@@ -386,7 +386,10 @@ def with_template(entry: TextModelEntry, where: str) -> TextModelEntry:
     if path is None:
         return entry
     try:
-        template = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or NUL in the path
+        template = read_text(path)
+    except OSError as error:
+        told = error.strerror or error
+        raise ConfigError(f"{where} chat_template_file: can't read {path}: {told}") from None
+    except ValueError as error:  # not UTF-8, or NUL in the path
         raise ConfigError(f"{where} chat_template_file: can't read {path}: {error}") from None
     return msgspec.structs.replace(entry, chat_template=template, chat_template_file=None)

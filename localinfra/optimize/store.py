@@ -56,6 +56,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         """The weights made for this machine, where there are any."""
         return folder() / self.file if self.file else None
 
+    @property
+    def is_put_off(self) -> bool:
+        """Nothing could be measured; `reason` says why."""
+        return not self.digest
+
 
 def folder() -> Path:
     """It need not exist."""

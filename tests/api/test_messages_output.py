@@ -1,5 +1,6 @@
 """The parts of an answer as content blocks, and as the events that add up to them."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -7,6 +8,7 @@ import pytest
 
 from localinfra.api.messages_output import BlockWriter, content_blocks
 from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
+from localinfra.chat.partial import completed_object
 
 CALL: list[Piece] = [CallStart("f"), CallArguments('{"a": '), CallArguments("1}"), CallEnd()]
 
@@ -111,9 +113,24 @@ def test_omitted_thinking_leaves_an_empty_block() -> None:
     assert "secret" not in str(events_of([Thought("secret"), Content("b")], hides_thinking=True))
 
 
-def test_a_call_that_was_cut_off_is_in_the_stream_alone() -> None:
-    """Its beginning has been sent when the end comes; whole answers leave out what no one could
-    parse."""
-    cut = [Content("I look."), CallStart("f"), CallArguments('{"a": ')]
-    assert without_ids(content_blocks(cut, False)) == [{"type": "text", "text": "I look."}]
-    assert events_of(cut)[-1] == {"type": "content_block_stop", "index": 1}
+@pytest.mark.parametrize(
+    ("arguments", "input_"),
+    [
+        ([], {}),
+        (['{"a": '], {}),
+        (['{"a": [1, {"b": "c"', ', "d'], {"a": [1, {"b": "c"}]}),
+    ],
+)
+def test_a_call_that_was_cut_off_has_what_was_whole_of_it(
+    arguments: list[str], input_: dict[str, object]
+) -> None:
+    """A stream tells of it too, and clients that read it come to the same."""
+    cut = [Content("I look."), CallStart("f"), *map(CallArguments, arguments)]
+    assert without_ids(content_blocks(cut, False)) == [
+        {"type": "text", "text": "I look."},
+        {"type": "tool_use", "name": "f", "input": input_},
+    ]
+    events = events_of(cut)
+    deltas = [e["delta"]["partial_json"] for e in events if "partial_json" in e.get("delta", {})]
+    assert json.loads(completed_object("".join(deltas))) == input_
+    assert events[-1] == {"type": "content_block_stop", "index": 1}

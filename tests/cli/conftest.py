@@ -46,6 +46,7 @@ class Stub:
     bodies: list[dict[str, list[dict[str, str]]]] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)  # a client left a stream
 
+    cards: dict[str, bytes] = field(default_factory=dict)  # by path, of models not listed
     models: bytes = (
         b'{"object":"list","data":[{"id":"vectors","kind":"embedding"},'
         b'{"id":"far","kind":"text","state":"fetch needed"},'
@@ -71,8 +72,10 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
         def do_GET(self) -> None:
             if self.path == "/health":
                 self.reply(*state.health)
-            elif self.path == "/v1/models":
+            elif self.path in ("/v1/models", "/v1/models?all=true"):
                 self.reply(200, state.models)
+            elif self.path in state.cards:
+                self.reply(200, state.cards[self.path])
             else:
                 self.reply(404, b'{"error":{"message":"no such path"}}')
 

@@ -1,44 +1,71 @@
 """`localinfra chat`: in a pipe, in a terminal, and with a server of its own."""
 
-import os
-import pty
 import re
-import select
 import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import Terminal
 from click.testing import CliRunner, Result
 
 from localinfra.cli import child
 from localinfra.cli.chat import Timing, Usage, printable
 from localinfra.cli.main import main
+from localinfra.cli.terminal import MAX_REMEMBERED, recall, remember
 from localinfra.errors import ApiError
 
 
-def piped(stub: Any, text: str, *options: str) -> Result:
+def piped(stub: Any, text: str | bytes, *options: str) -> Result:
     return CliRunner().invoke(main, ["chat", "--url", stub.url, *options], input=text)
 
 
-def test_in_a_pipe_each_line_gets_one_answer_and_nothing_else(stub: Any) -> None:
-    result = piped(stub, "hello\n\n/etc/passwd is what?\n")
-    assert result.exit_code == 0
-    assert result.stdout == "<hello>\n</etc/passwd is what?>\n"
-    assert result.stderr == ""
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("hello\n", "hello"),
+        ("a\n\nb\n/etc/passwd is what?\n", "a\n\nb\n/etc/passwd is what?"),
+        ("\ufeffwith a mark\r\n", "with a mark"),
+        ("no end of line", "no end of line"),
+    ],
+)
+def test_a_piped_text_is_one_message_and_only_the_answer_is_printed(
+    stub: Any, text: str, question: str
+) -> None:
+    result = piped(stub, text)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"<{question}>\n"
+    [body] = stub.bodies
+    assert body["messages"] == [{"role": "user", "content": question}]
 
 
-def test_the_conversation_so_far_goes_with_each_message(stub: Any) -> None:
-    piped(stub, "a\nb\n", "--system", "be brief", "--temperature", "0", "--max-tokens", "9")
+def test_a_prompt_is_answered_once_and_stands_before_a_piped_text(stub: Any) -> None:
+    assert piped(stub, "", "two", "Why?").stdout == "<Why?>\n"
+    assert piped(stub, "  \n", "two", "Why?").stdout == "<Why?>\n"
+    assert piped(stub, "line 1\nline 2\n", "two", "Explain:").stdout == (
+        "<Explain:\n\nline 1\nline 2>\n"
+    )
+
+
+def test_bytes_that_are_no_text_are_replaced(stub: Any) -> None:
+    assert piped(stub, b"a\xffb").stdout == "<a\ufffdb>\n"
+
+
+def test_without_a_prompt_and_a_text_there_is_nothing_to_answer(stub: Any) -> None:
+    result = piped(stub, "\n")
+    assert (result.exit_code, stub.bodies) == (1, [])
+    assert "give a prompt after the model's name" in result.stderr
+
+
+def test_options_go_with_the_request(stub: Any) -> None:
+    piped(stub, "b\n", "--system", "be brief", "--temperature", "0", "--max-tokens", "9")
     body = stub.bodies[-1]
     assert body["messages"] == [
         {"role": "system", "content": "be brief"},
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "<a>"},
         {"role": "user", "content": "b"},
     ]
     assert (body["temperature"], body["max_tokens"], body["stream"]) == (0, 9, True)
@@ -55,17 +82,83 @@ def test_the_model_is_the_one_named_else_the_first_text_model_that_is_here(stub:
     assert [body["model"] for body in stub.bodies] == ["one", "two"]
 
 
-def test_a_server_without_text_models_is_told(stub: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("tow", "The model 'tow' does not exist. Did you mean two?"),
+        ("gpt-4o", "The model 'gpt-4o' does not exist. Served here: far, one, two."),
+        ("what is it?", 'To ask once: localinfra chat MODEL "PROMPT".'),
+        ("vectors", "vectors is not a chat model (its kind is embedding)."),
+        ("absent", "The files of absent are not here: fetch them"),
+    ],
+)
+def test_a_model_that_can_not_answer_is_refused_before_anything_is_asked(
+    stub: Any, name: str, told: str
+) -> None:
+    stub.cards["/v1/models/absent"] = b'{"id":"absent","state":"file","remedy":"fetch them"}'
+    result = piped(stub, "a\n", name)
+    assert (result.exit_code, result.stdout, stub.bodies) == (1, "", [])
+    assert told in result.stderr
+
+
+def test_aliases_and_deployments_are_known(stub: Any) -> None:
+    stub.models = b'{"data":[{"id":"org/one","aliases":["one"]}]}'
+    stub.cards["/v1/models/deploy_id%3AZx81"] = b'{"id":"org/one:2"}'
+    piped(stub, "a\n", "one")
+    piped(stub, "a\n", "deploy_id:Zx81")
+    assert [body["model"] for body in stub.bodies] == ["org/one", "org/one:2"]
+
+
+def test_a_server_without_a_chat_model_is_told(stub: Any) -> None:
     stub.models = b'{"data":[{"id":"v","kind":"embedding"}]}'
-    assert "serves no text model" in piped(stub, "a\n").stderr
+    assert "no chat model is ready" in piped(stub, "a\n").stderr
 
 
-def test_an_error_ends_a_pipe_with_its_message(stub: Any) -> None:
+def test_an_error_is_told_with_status_1(stub: Any) -> None:
     stub.key = "k"
     result = piped(stub, "a\nb\n")
-    assert (result.exit_code, len(stub.bodies)) == (1, 1)
+    assert (result.exit_code, result.stdout, len(stub.bodies)) == (1, "", 1)
     assert result.stderr.startswith("error: Wrong key.")
     assert piped(stub, "a\n", "--key", "k").stdout == "<a>\n"
+
+
+def settings(folder: Path, stub: Any, text: str = "") -> str:
+    """A settings file whose server the stub plays."""
+    host, port = stub.url.removeprefix("http://").split(":")
+    path = folder / "models.toml"
+    path.write_text(f'[server]\nhost = "{host}"\nport = {port}\n{text}')
+    return str(path)
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_the_server_is_the_one_of_the_settings(
+    stub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    stub.key = "s3cret"
+    path = settings(tmp_path, stub, 'api_keys = ["s3cret"]\n[model.one]\nkind="text"\nsource="x"')
+    options = ["--config", path] if how == "option" else []
+    if how == "environment":
+        monkeypatch.setenv("LOCALINFRA_CONFIG", path)
+    result = CliRunner().invoke(main, ["chat", "one", "Hi", *options])
+    assert result.stdout == "<Hi>\n", result.stderr
+
+
+def test_a_server_with_the_models_of_other_settings_is_not_the_one_meant(
+    stub: Any, tmp_path: Path
+) -> None:
+    path = settings(tmp_path, stub, '[model.mine]\nkind="text"\nsource="x.gguf"')
+    result = CliRunner().invoke(main, ["chat", "mine", "Hi", "--config", path])
+    assert (result.exit_code, stub.bodies) == (1, [])
+    assert "serves other models" in result.stderr
+    assert f"there is nothing at {tmp_path}/x.gguf" in result.stderr  # before a server is started
+
+
+def test_before_a_server_is_started_the_name_is_looked_up(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text('[server]\nport = 0\n[model.mine]\nkind="text"\nsource="x.gguf"')
+    result = CliRunner().invoke(main, ["chat", "mien", "Hi", "--config", str(path)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: The model 'mien' does not exist. Did you mean mine?\n"
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
@@ -82,40 +175,9 @@ def test_the_summary_counts_speed_from_the_first_text(monkeypatch: pytest.Monkey
     assert Timing().summary(usage, "stop") == ""
 
 
-class Terminal:
-    """A chat in a pseudo-terminal, as a person would use it."""
-
+class Chat(Terminal):
     def __init__(self, *arguments: str, **environment: str) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            command = [sys.executable, "-m", "localinfra", "chat", *arguments]
-            os.execve(sys.executable, command, os.environ | environment | {"TERM": "dumb"})
-        self.shown = ""
-
-    def type(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def until(self, pattern: str, limit_s: float = 20) -> str:
-        """Returns what was shown up to the end of the pattern, which must come."""
-        deadline = time.monotonic() + limit_s
-        while not (match := re.search(pattern, self.shown)):
-            ready, _, _ = select.select([self.fd], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"{pattern!r} did not come after {self.shown!r}"
-            try:
-                self.shown += os.read(self.fd, 65536).decode(errors="replace")
-            except OSError:
-                raise AssertionError(f"ended after {self.shown!r}") from None
-        before, self.shown = self.shown[: match.end()], self.shown[match.end() :]
-        return before
-
-    def exit_code(self) -> int:
-        try:
-            while os.read(self.fd, 65536):
-                pass
-        except OSError:  # the other end is closed
-            pass
-        os.close(self.fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        super().__init__("chat", *arguments, **environment)
 
 
 @pytest.fixture
@@ -123,60 +185,173 @@ def home(tmp_path: Path) -> dict[str, str]:
     return {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
 
 
-def test_a_terminal_shows_counts_and_takes_commands(stub: Any, home: dict[str, str]) -> None:
-    terminal = Terminal("--url", stub.url, **home)
-    terminal.until("> ")
-    terminal.type("one \\\ntwo\n")
-    terminal.until(r"<one \r?\ntwo>")
-    terminal.until(r"3 tokens .* 7 read \(5 cached\)")
-    terminal.type("/retry\n")
-    terminal.until(r"<one \r?\ntwo>")
+@pytest.fixture
+def chat(stub: Any, home: dict[str, str]) -> Iterator[Chat]:
+    with Chat("--url", stub.url, **home) as chat:
+        chat.until("> ")
+        yield chat
+
+
+def asked(stub: Any) -> list[str]:
+    return [body["messages"][-1]["content"] for body in stub.bodies]
+
+
+def test_a_terminal_shows_counts_and_takes_commands(stub: Any, chat: Chat) -> None:
+    chat.type("one \\\ntwo\n")
+    chat.until(r"<one \r?\ntwo>")
+    chat.until(r"3 tokens .* 7 read \(5 cached\)")
+    chat.type("/retry\n")
+    chat.until(r"<one \r?\ntwo>")
     assert stub.bodies[0] == stub.bodies[1]
-    terminal.type("/model\n")
-    listed = terminal.until(r"\* one\r?\n  two\r?\n  far \(fetch needed\)")
+    chat.type("/model\n")
+    listed = chat.until(r"\* one\r?\n  two\r?\n  far \(fetch needed\)")
     assert "vectors" not in listed
-    terminal.type("/model two\n/system be kind\n/clear\n/nonsense\nx\n")
-    terminal.until("no command")
-    terminal.until("<x>")
+    chat.type("/model tow\n")
+    chat.until(r"Did you mean two\?")
+    chat.type("/model two\n/system be kind\n/clear\n/nonsense\nx\n")
+    chat.until("not a command")
+    chat.until("<x>")
     assert stub.bodies[-1]["model"] == "two"
     assert stub.bodies[-1]["messages"] == [
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": "x"},
     ]
-    terminal.type("/quit\n")
-    assert terminal.exit_code() == 0
+    chat.type("/quit\n")
+    assert chat.exit_code() == 0
 
 
-def test_ctrl_c_stops_the_answer_and_then_the_chat(stub: Any, home: dict[str, str]) -> None:
+PASTE = "/usr/bin/x: error\r\r\tindented\rlast"
+
+
+def test_a_paste_is_one_message(stub: Any, home: dict[str, str]) -> None:
+    with Chat("--url", stub.url, TERM="xterm", **home) as chat:
+        chat.until(r"\x1b\[\?2004h")  # asks the terminal to mark pastes
+        chat.type(f"\x1b[200~{PASTE}\x1b[201~")
+        chat.until("last")
+        assert not stub.bodies  # it can be looked at before it is sent
+        chat.type("\r")
+        chat.until("3 tokens")
+        assert asked(stub) == ["/usr/bin/x: error\n\n\tindented\nlast"]
+        chat.until("> ")
+        chat.type("\x1b[A\r")  # up: the message before, whole
+        chat.until("3 tokens")
+        assert asked(stub) == ["/usr/bin/x: error\n\n\tindented\nlast"] * 2
+
+
+@pytest.mark.parametrize("text", ["one\n\n  two\nthree\n", "one\n\n  two\nthree"])
+def test_a_burst_of_lines_is_a_paste_where_the_terminal_marks_none(
+    stub: Any, chat: Chat, text: str
+) -> None:
+    chat.type(text)
+    if not text.endswith("\n"):
+        chat.until("three")
+        chat.type("\n")
+    chat.until("3 tokens")
+    assert asked(stub) == ["one\n\n  two\nthree"]
+
+
+def test_what_is_typed_during_an_answer_is_shown_at_the_next_prompt(stub: Any, chat: Chat) -> None:
+    begun, typed = threading.Event(), threading.Event()
+
+    def slow(body: Any) -> Iterator[bytes]:
+        *parts, end, done = stub_echo(body)
+        yield from parts[:-1]
+        begun.set()
+        typed.wait(60)
+        yield from (parts[-1], end, done)
+
+    stub_echo, stub.stream = stub.stream, slow
+    chat.type("question\n")
+    assert begun.wait(60)
+    chat.type("next\nand the one after\n")
+    time.sleep(0.3)  # the terminal has it in microseconds
+    typed.set()
+    shown = chat.until(r"3 tokens[^\n]*\n")
+    assert "next" not in shown and "<question>" in shown
+    chat.until("> next")
+    chat.until("> and the one after")
+    chat.until("3 tokens")
+    assert asked(stub) == ["question", "next", "and the one after"]
+
+
+def test_ctrl_c_stops_the_answer_and_then_the_chat(stub: Any, chat: Chat) -> None:
     def slow(body: object) -> Iterator[bytes]:
         while True:
             yield b'data: {"choices":[{"delta":{"content":"la "}}]}\n\n'
             time.sleep(0.01)
 
     stub.stream = slow
-    terminal = Terminal("--url", stub.url, **home)
-    terminal.until("> ")
-    terminal.type("sing\n")
-    terminal.until("la la la")
-    terminal.type("\x03")
-    terminal.until("stopped")
+    chat.type("sing\n")
+    chat.until("la la la")
+    chat.type("\x03")
+    chat.until("stopped")
     assert stub.gone.wait(10)
-    terminal.until("> ")
-    terminal.type("\x03")
-    assert terminal.exit_code() == 0
+    chat.until("> ")
+    chat.type("\x03")
+    assert chat.exit_code() == 0
 
 
-def test_ctrl_d_leaves_and_the_lines_are_remembered(stub: Any, home: dict[str, str]) -> None:
-    terminal = Terminal("--url", stub.url, **home)
-    terminal.until("> ")
-    terminal.type("remember me\n")
-    terminal.until("3 tokens")
-    terminal.until("> ")
-    terminal.type("\x04")
-    assert terminal.exit_code() == 0
+def test_ctrl_c_ends_a_single_answer_with_status_130(stub: Any, home: dict[str, str]) -> None:
+    def slow(body: object) -> Iterator[bytes]:
+        while True:
+            yield b'data: {"choices":[{"delta":{"content":"la "}}]}\n\n'
+            time.sleep(0.01)
+
+    stub.stream = slow
+    with Chat("one", "sing", "--url", stub.url, **home) as chat:
+        chat.until("la la la")
+        chat.type("\x03")
+        assert chat.exit_code() == 130
+
+
+def test_ctrl_d_leaves_and_the_messages_are_remembered(stub: Any, home: dict[str, str]) -> None:
+    for _ in range(2):
+        with Chat("--url", stub.url, **home) as chat:
+            chat.until("> ")
+            chat.type("remember \\\nme\n")
+            chat.until("3 tokens")
+            chat.until("> ")
+            chat.type("\x04")
+            assert chat.exit_code() == 0
     (history,) = Path(home["HOME"]).rglob("chat_history")
-    assert "remember me" in history.read_text()
+    assert recall(history) == ["remember \nme"] * 2
     assert history.stat().st_mode & 0o077 == 0
+
+
+def test_the_history_keeps_the_last_messages_as_they_were(tmp_path: Path) -> None:
+    messages = [f"{number}\nends in \\\n\n\tb" for number in range(MAX_REMEMBERED + 5)]
+    for message in messages:
+        remember(tmp_path / "history", message)
+    assert recall(tmp_path / "history") == messages[5:]
+
+
+@pytest.mark.parametrize(
+    ("environment", "has_colour"),
+    [
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "xterm", "NO_COLOR": ""}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "dumb"}, False),
+    ],
+)
+def test_colours_are_left_out_where_nobody_wants_them(
+    stub: Any, home: dict[str, str], environment: dict[str, str], has_colour: bool
+) -> None:
+    with Chat("--url", stub.url, **home, **environment) as chat:
+        shown = chat.until("> ")
+        chat.type("/nonsense\r")
+        shown += chat.until(r"not a command[^>]*> ")
+        chat.type("\x04")
+        shown += chat.rest()
+    assert (re.search(r"\x1b\[\d+m", shown) is not None) is has_colour
+    if environment["TERM"] == "dumb":
+        assert "\x1b" not in shown
+
+
+def test_an_unknown_model_is_refused_without_a_greeting(stub: Any, home: dict[str, str]) -> None:
+    with Chat("tow", "--url", stub.url, **home) as chat:
+        assert chat.rest() == "error: The model 'tow' does not exist. Did you mean two?\r\n"
+        assert chat.exit_code() == 1
 
 
 FAKE_SERVER = """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, events
+from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, events, local_url
 from localinfra.errors import ApiError
 
 CHAT = {"model": "one", "messages": [{"role": "user", "content": "hello"}], "stream": True}
@@ -16,6 +16,20 @@ CHAT = {"model": "one", "messages": [{"role": "user", "content": "hello"}], "str
 
 def chunks(client: Client) -> list[dict[str, Any]]:
     return list(client.stream("/v1/chat/completions", CHAT, dict[str, Any]))
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1"),
+        ("0.0.0.0", "http://127.0.0.1:1"),
+        ("::", "http://[::1]:1"),
+        ("localhost", "http://localhost:1"),
+    ],
+)
+def test_where_a_server_listens_is_a_url_for_its_clients(host: str, url: str) -> None:
+    assert local_url(host, 1) == url
+    assert Client(url).url == url
 
 
 def test_json_goes_out_and_comes_back(stub: Any) -> None:

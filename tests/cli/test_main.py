@@ -1,6 +1,7 @@
 """`localinfra`: its help, its errors, its speed to start."""
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from click.testing import CliRunner
 
 from localinfra import __version__
 from localinfra.cli.main import main
+
+GGUF = struct.pack("<4sIQQ", b"GGUF", 3, 1, 1)  # how a file begins
 
 
 def test_help_and_version_import_no_command() -> None:
@@ -50,7 +53,7 @@ def test_list_prints_a_row_for_each_model(tmp_path: Path) -> None:
         '[model.c]\nkind = "image"\nsource = "hf:o/c"\nprice = {image = 0.002}\n'
         '[model.d]\nkind = "embedding"\nsource = "package:no-such-package/d"\n'
     )
-    (tmp_path / "b.gguf").touch()
+    (tmp_path / "b.gguf").write_bytes(GGUF)
     lines = CliRunner().invoke(main, ["list", "--config", str(path)]).stdout.splitlines()
     assert lines[:4] == [
         "MODEL  KIND       FILES            CONTEXT  PRICE        ALIASES",
@@ -70,7 +73,28 @@ def test_list_as_json_has_paths_and_remedies(tmp_path: Path) -> None:
     assert "download o/c --include" in row["remedy"]
 
 
-@pytest.mark.parametrize("command", ["chat", "list", "optimize"])
+def test_list_says_what_to_do_about_each_file(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(
+        '[model.a]\nkind = "text"\nsource = "."\n[model.b]\nkind = "text"\nsource = "b.gguf"\n'
+        '[model.c]\nkind = "text"\nsource = "hf:o/c/c.gguf"\n'
+        '[model.d]\nkind = "text"\nsource = "package:no-such-package/d"\n'
+    )
+    command = ["list", "--config", str(path)]
+    lines = CliRunner().invoke(main, command).stdout.splitlines()
+    assert lines[1].split() == ["a", "text", "unusable", "auto", "-"]
+    assert any(line.startswith(f"a: source: {tmp_path} is a folder") for line in lines)
+    assert any(line.startswith(f"b: there is nothing at {tmp_path}/b.gguf") for line in lines)
+    commands = [line.strip() for line in lines if line.startswith("  ")]
+    assert commands[0].endswith("hf download o/c c.gguf")
+    assert commands[1].endswith("-m pip install --no-deps no-such-package")
+    rows = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
+    states = ["unusable", "file missing", "fetch needed", "package missing"]
+    assert [row["files"] for row in rows] == states
+    assert rows[2]["command"] == commands[0] and "is a folder" in rows[0]["remedy"]
+
+
+@pytest.mark.parametrize("command", ["chat", "doctor", "list", "optimize"])
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--help"])
     assert result.exit_code == 0

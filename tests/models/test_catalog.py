@@ -192,8 +192,9 @@ def test_paths_are_absolute_even_if_the_files_own_path_is_not(
     assert served.entries["org/chatty"].source == PathSource(tmp_path / "chatty.gguf")
 
 
-def test_a_chat_template_file_is_read_with_the_catalogue(tmp_path: Path) -> None:
-    (tmp_path / "my.jinja").write_text("{{ messages }} ü", encoding="utf-8")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_chat_template_file_is_read_with_the_catalogue(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "my.jinja").write_text("{{ messages }} ü", encoding=encoding)
     entry = text_entry(tmp_path, 'chat_template_file = "my.jinja"')
     assert entry.chat_template == "{{ messages }} ü"
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from children import end
 from models.mutations import Mutation, mutations
 from models.tiny_gguf import (
     TinyModel,
@@ -34,6 +35,7 @@ class Child:
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, str(LOADER)],
+                start_new_session=True,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -53,11 +55,11 @@ class Child:
         process, self.process = self.process, None
         try:
             process.communicate(timeout=5)
+            return str(process.returncode)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
             return "hangs"
-        return str(process.returncode)
+        finally:
+            end(process)
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from children import started
 
 from localinfra import machine
 from localinfra.optimize import store
@@ -182,9 +184,9 @@ with store.locked(lambda: print("waits", flush=True)), store.scratch(0) as scrat
 """
 
 
-def holder() -> "subprocess.Popen[str]":
+def holder() -> AbstractContextManager["subprocess.Popen[str]"]:
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", HOLDER], stdin=pipe, stdout=pipe, text=True)
+    return started([sys.executable, "-c", HOLDER], stdin=pipe, stdout=pipe, text=True)
 
 
 def test_one_process_at_a_time_and_the_scratch_of_a_dead_one_is_swept(

@@ -6,6 +6,7 @@ second; `test_structured.py` has the model.
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +17,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from live import SMOLLM2, LiveServer
 
-from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse, grammar_of, parser_of
+from localinfra.chat.answer import (
+    ANY_OBJECT,
+    Answer,
+    AnswerFormat,
+    Tool,
+    ToolUse,
+    grammar_of,
+    parser_of,
+)
 from localinfra.chat.dialects import DIALECTS, GENERIC, HARMONY, REASONING, Voice
 from localinfra.chat.parser import CallEnd, CallStart, Content, Thought
-from localinfra.engine.constraint import GrammarCompiler
+from localinfra.engine.constraint import (
+    MAX_CACHED_S,
+    MAX_FORCED_BYTES,
+    Constraint,
+    GrammarCompiler,
+)
 from localinfra.engine.request import SamplingParams
 from localinfra.engine.sampling import Sampler
 from localinfra.errors import InvalidRequest
@@ -76,14 +90,16 @@ class Writer:
     def json(self, schema: Any, seed: int) -> Any:
         source = grammar_of(Answer(AnswerFormat("json", "s", schema)), None, {}, False)
         assert source
-        return self.write(source, seed)
+        return self.write(source.text, seed)
 
 
 @pytest.fixture(scope="module")
 def writer(server: LiveServer) -> Iterator[Writer]:
     entry = server.runtime.catalog.entries[SMOLLM2]
     model = Model(locate(SMOLLM2, entry.source), ModelSettings())
-    yield Writer(model)
+    writer = Writer(model)
+    yield writer
+    writer.compiler.close()
 
 
 INTEGERS = st.integers(-(2**53), 2**53)
@@ -253,7 +269,7 @@ def test_required_calls_of_each_family_parse_into_valid_calls(
         start = ""
         if thinks and voice.reasoning:
             start = f"{voice.reasoning.begin}hm{voice.reasoning.end}"
-        text = writer.write(source, seed, start)
+        text = writer.write(source.text, seed, start)
         if text is None:
             continue
         num_ended += 1
@@ -292,13 +308,13 @@ def test_under_auto_a_call_once_begun_is_of_a_declared_tool(
     assert source
     text = "" if form.only_at_start else "Let me see. "
     # Any text is allowed, and as a text it may end.
-    constraint = writer.compiler.compile(source, "t").follow()
+    constraint = writer.compiler.compile(source.text, "t").follow()
     for token in writer.model.tokenize("It is 4 < 5.\n", parse_special=False, add_bos=False):
         assert constraint.allows(token)
         constraint.accept(token)
     assert constraint.allows(2)  # <|im_end|>
     for seed in range(6):
-        written = writer.write(source, seed, text + form.trigger)
+        written = writer.write(source.text, seed, text + form.trigger)
         if written is None:
             continue
         parser = parser_of(voice, has_tools=True, is_thinking=False)
@@ -308,7 +324,7 @@ def test_under_auto_a_call_once_begun_is_of_a_declared_tool(
             assert called in ("lookup", "stop")
             jsonschema.validate(arguments, RECORD if called == "lookup" else {"maxProperties": 0})
         assert any(isinstance(piece, CallStart) for piece in pieces), written
-    constraint = writer.compiler.compile(source, "t").follow()
+    constraint = writer.compiler.compile(source.text, "t").follow()
     begun = (
         text
         + (form.opening + form.before).split("{")[0]
@@ -337,3 +353,139 @@ def test_choices_of_one_grammar_go_their_own_ways(writer: Writer) -> None:
 def test_random_is_reproducible(writer: Writer) -> None:
     seed = random.randrange(2**32)
     assert writer.json(RECORD, seed) == writer.json(RECORD, seed)
+
+
+# --- what a step costs, and whose a failure is ----------------------------------------------------
+
+FOLLOWED = '%llguidance {"no_forcing": true}\n'
+
+
+def spelled(writer: Writer, tokens: list[int]) -> str:
+    return b"".join(map(writer.spelled, tokens)).decode()
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'start: x ""+ start\nx: "a"+',  # never ends
+        "start: /a{1000000000}/",
+        f'start: %json {{"const": "{"a" * 400_000}"}}',
+        'start: %json {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "minItems": 1, '
+        '"items": {"$ref": "#/$defs/a"}}}, "x-guidance": {"whitespace_flexible": false}}',
+        'start: %json {"type": "array", "minItems": 1000000, "items": {"const": "aaaa"}}',
+    ],
+)
+def test_text_that_is_forced_without_end_comes_in_steps(writer: Writer, grammar: str) -> None:
+    constraint = writer.compiler.compile(FOLLOWED + grammar, "x").follow()
+    for _ in range(4):
+        row = np.zeros(writer.model.num_vocab, np.float32)
+        constraint.forbid(row)
+        constraint.accept(int(row.argmax()))
+        forced = constraint.forced()
+        assert len(spelled(writer, forced)) <= MAX_FORCED_BYTES
+        for token in forced:
+            assert constraint.allows(token)
+            constraint.accept(token)
+
+
+def test_forced_text_is_cut_as_the_tokenizer_cuts_it(writer: Writer) -> None:
+    sentence = "The quick brown fox jumps over the lazy dog, and nobody asks why."
+    expected = writer.model.tokenize(sentence, parse_special=False, add_bos=False)
+    constraint = writer.compiler.compile(f'{FOLLOWED}start: "{sentence}"', "x").follow()
+    tokens: list[int] = []
+    num_draws = 0
+    while not constraint.is_complete:
+        num_draws += 1
+        tokens.append(expected[len(tokens)])
+        constraint.accept(tokens[-1])
+        for token in constraint.forced():
+            constraint.accept(token)
+            tokens.append(token)
+    assert tokens == expected and num_draws <= 3
+
+
+def test_one_who_fails_leaves_the_others_of_a_grammar_alone(writer: Writer) -> None:
+    source = FOLLOWED + "start: /(?s:.*)a(?s:.{200})b/"
+    grammar = writer.compiler.compile(source, "x")
+    first, second = grammar.follow(), grammar.follow()
+    words = writer.model.tokenize("a tree and a house ", parse_special=False, add_bos=False)
+    for token in words:
+        second.accept(token)
+    rng = np.random.default_rng(0)
+    with pytest.raises(InvalidRequest, match=r"too many states|too long"):
+        for _ in range(1000):
+            row = rng.normal(0, 3, writer.model.num_vocab).astype(np.float32)
+            first.forbid(row)
+            first.accept(int(row.argmax()))
+    for token in words:
+        assert second.allows(token)
+        second.accept(token)
+    again = writer.compiler.compile(source, "x")
+    assert again is not grammar
+    again.follow().accept(words[0])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'start: %json {"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]}',
+        'start: %json {"type": "integer", "multipleOf": 9999991}',
+        "start: /(((a{1,300}b?){1,300}c?){1,300}d?){1,300}/ /x{3000}y?/",
+    ],
+)
+def test_what_takes_too_long_is_ended_in_its_child(writer: Writer, source: str) -> None:
+    begun_s = time.thread_time()
+    try:
+        writer.compiler.compile(FOLLOWED + source, "x")
+    except InvalidRequest as error:
+        assert error.param == "x"
+    assert time.thread_time() - begun_s < 3  # of this thread; the child has a budget of its own
+    assert writer.compiler.can_compile(FOLLOWED + 'start: "a"', is_plain=False)
+
+
+def test_the_cache_is_bounded_by_the_work_in_it(writer: Writer) -> None:
+    compiler = GrammarCompiler(lambda: writer.model.grammar_tokenizer())
+    first = compiler.compile(FOLLOWED + 'start: "first"', "x", is_plain=True)
+    assert compiler.compile(FOLLOWED + 'start: "first"', "x") is first
+    first.work_s += MAX_CACHED_S
+    compiler.compile(FOLLOWED + 'start: "second"', "x", is_plain=True)
+    assert not compiler.knows(FOLLOWED + 'start: "first"')
+    assert compiler.knows(FOLLOWED + 'start: "second"')
+    compiler.close()
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_free_json_has_no_name_twice_in_an_object(writer: Writer, greedy: bool) -> None:
+    source = grammar_of(Answer(AnswerFormat("json", "s", ANY_OBJECT)), None, {}, False)
+    assert source and source.free_json == b""
+    grammar = writer.compiler.compile(source.text, "s", is_plain=True, free_json=source.free_json)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(pairs)) == len(pairs), pairs
+        return dict(pairs)
+
+    constraint = grammar.follow()
+    begun = '{"a": 1, "ab": 2, "'
+    for token in writer.model.tokenize(begun, parse_special=False, add_bos=False):
+        constraint.accept(token)
+    text = begun
+    # A writer who wants nothing but the name again, and then the end.
+    for wish in ("a", '"', "b", '"', "c", '"', " ", "1", "}"):
+        [token] = writer.model.tokenize(wish, parse_special=False, add_bos=False)
+        row = np.zeros(writer.model.num_vocab, np.float32)
+        row[token] = 1
+        if greedy and not constraint.allows(token):
+            continue
+        constraint.forbid(row)
+        if row[token] == 1:
+            text += spelled(writer, [token, *constraint_after(constraint, token)])
+    assert json.loads(text, object_pairs_hook=unique) == {"a": 1, "ab": 2, "abc": 1}
+
+
+def constraint_after(constraint: Constraint, token: int) -> list[int]:
+    """Accepts the token and what it forces, which it returns."""
+    constraint.accept(token)
+    forced = constraint.forced()
+    for each in forced:
+        constraint.accept(each)
+    return forced

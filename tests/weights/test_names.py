@@ -174,9 +174,12 @@ def test_an_unknown_version_or_deploy_id_in_a_path_is_404(server: LiveServer, pa
 
 def test_the_list_names_versions_with_what_is_theirs(client: openai.OpenAI) -> None:
     client.completions.create(model="smol:2024-09", prompt="One", max_tokens=1)
-    cards = {card.id: card.model_extra or {} for card in client.models.list().data}
+    listed = client.models.list(extra_query={"all": "true"}).data
+    cards = {card.id: card.model_extra or {} for card in listed}
     assert list(cards)[:3] == ["org/smol", "org/smol:2024-09", "org/smol:2024-11"]
     assert list(cards)[-2:] == ["org/gone:v1", "org/gone:v2"]
+    assert [card.id for card in client.models.list().data] == list(cards)[:-2]
+    assert {card["kind"] for card in cards.values()} == {"text", "embedding"}
     model, newer = cards["org/smol"], cards["org/smol:2024-09"]
     for card in (model, newer):
         assert card["versions"] == ["2024-07", "2024-09", "2024-11"]
@@ -189,6 +192,26 @@ def test_the_list_names_versions_with_what_is_theirs(client: openai.OpenAI) -> N
     assert cards["org/gone:v2"]["aliases"] == ["org/gone"]
     assert cards["org/gone:v2"]["state"] == "fetch needed"
     assert cards["org/gone:v1"]["state"] == "file missing"
+    assert "no/such.gguf" in cards["org/gone:v1"]["remedy"] and "remedy" not in model
+    gone = client.models.retrieve("org/gone").model_extra or {}
+    assert (gone["state"], gone["remedy"]) == ("fetch needed", cards["org/gone:v2"]["remedy"])
+
+
+@pytest.mark.parametrize(
+    ("query", "is_all"),
+    [("?all=true", True), ("?all=1", True), ("?all", True), ("?all=false", False), ("?x=1", False)],
+)
+def test_absent_models_are_listed_where_all_are_asked_for(
+    server: LiveServer, query: str, is_all: bool
+) -> None:
+    for path in ("/v1/models", "/v1/openai/models"):
+        listed = httpx2.get(f"{server.url}{path}{query}").json()["data"]
+        assert ("org/gone:v1" in {card["id"] for card in listed}) is is_all
+
+
+def test_all_is_true_or_false(server: LiveServer) -> None:
+    answer = httpx2.get(f"{server.url}/v1/models?all=maybe")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "all")
 
 
 def test_a_version_whose_file_is_absent_says_what_to_do(server: LiveServer) -> None:

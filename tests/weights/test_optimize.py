@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from children import started
 
 from localinfra import config, loading
 from localinfra.llama.context import ContextSettings
@@ -78,7 +79,7 @@ def test_the_winner_is_kept_found_and_served(
     assert loading.weights("small", entry)[0] == Path(report.kept)
     command = [sys.executable, "-m", "localinfra", "serve", "--port", "0"]
     command += ["--config", str(tmp_path / "models.toml")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with started(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         banner = ""
         while "Press Ctrl-C" not in banner:
@@ -89,6 +90,7 @@ def test_the_winner_is_kept_found_and_served(
         answer = httpx2.post(found.group() + "/v1/completions", json=body, timeout=60).json()
         assert answer["choices"][0]["text"].startswith(" 7, 8")
         server.terminate()
+        assert server.wait() == 0
 
 
 def test_the_passage_is_a_text_of_about_a_thousand_tokens(path: Path) -> None:

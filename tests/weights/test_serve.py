@@ -1,5 +1,6 @@
 """`localinfra serve` as a process: what it prints, and how it ends."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,17 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import started
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 class Process:
-    def __init__(self, *arguments: str, **environment: str):
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "localinfra", "serve", "--port", "0", *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **environment},
-        )  # fmt: skip
+    def __init__(self, popen: "subprocess.Popen[str]"):
+        self.popen = popen
         self.banner = ""
         assert self.popen.stdout is not None
         for line in self.popen.stdout:
@@ -39,12 +37,13 @@ class Process:
         )  # fmt: skip
         return urllib.request.urlopen(request, timeout=60)
 
-    def end(self, timeout_s: float = 30) -> int:
-        try:
-            return self.popen.wait(timeout_s)
-        finally:
-            self.popen.kill()
-            self.popen.communicate()
+
+@contextlib.contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[Process]:
+    command = [sys.executable, "-m", "localinfra", "serve", "--port", "0", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with started(command, env={**os.environ, **environment}, **pipes) as popen:
+        yield Process(popen)
 
 
 def settings(folder: Path, server: str = "keep_costs = false") -> tuple[str, str]:
@@ -59,10 +58,8 @@ def settings(folder: Path, server: str = "keep_costs = false") -> tuple[str, str
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Process]:
-    process = Process(*settings(tmp_path))
-    yield process
-    process.popen.kill()
-    process.popen.communicate()
+    with serving(*settings(tmp_path)) as process:
+        yield process
 
 
 def long_request(**changes: Any) -> dict[str, Any]:
@@ -87,20 +84,37 @@ def test_a_signal_lets_running_answers_end_and_the_exit_code_is_0(process: Proce
     process.popen.send_signal(signal.SIGINT)
     rest = stream.read().decode()
     assert '"finish_reason":"length"' in rest and rest.endswith("data: [DONE]\n\n")
-    assert process.end() == 0
+    assert process.popen.wait(60) == 0
 
 
 def test_sigterm_while_idle_ends_it_with_0(process: Process) -> None:
     process.popen.send_signal(signal.SIGTERM)
-    assert process.end() == 0
+    assert process.popen.wait(60) == 0
+
+
+def test_started_by_a_script_that_ignores_sigint_and_sighup_it_heeds_sigterm(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "for number in (signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_IGN)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'localinfra', *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", program, "serve", "--port", "0", *settings(tmp_path)]
+    with started(command, stdout=subprocess.PIPE, text=True) as popen:
+        process = Process(popen)
+        popen.send_signal(signal.SIGHUP)  # the terminal is closed
+        assert process.post(long_request(stream=False)).status == 200
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait(60) == 0
 
 
 def test_what_was_used_is_in_the_costs_after_the_end(tmp_path: Path) -> None:
     cache = {"LOCALINFRA_CACHE": str(tmp_path / "cache")}
-    process = Process(*settings(tmp_path, ""), **cache)
-    usage = json.loads(process.post(long_request(stream=False)).read())["usage"]
-    process.popen.send_signal(signal.SIGTERM)
-    assert process.end() == 0
+    with serving(*settings(tmp_path, ""), **cache) as process:
+        usage = json.loads(process.post(long_request(stream=False)).read())["usage"]
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(60) == 0
     command = [sys.executable, "-m", "localinfra", "costs", "--json"]
     shown = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, **cache}
@@ -112,13 +126,13 @@ def test_what_was_used_is_in_the_costs_after_the_end(tmp_path: Path) -> None:
 
 
 def test_answers_that_outlast_the_deadline_are_cancelled(tmp_path: Path) -> None:
-    process = Process(*settings(tmp_path, "keep_costs = false\nshutdown_timeout_s = 1"))
-    stream = process.post(long_request(max_tokens=8000))
-    stream.readline()
-    process.popen.send_signal(signal.SIGINT)
-    rest = stream.read().decode()
-    assert '"error"' in rest and "shutting down" in rest and "[DONE]" not in rest
-    assert process.end(20) == 0
+    with serving(*settings(tmp_path, "keep_costs = false\nshutdown_timeout_s = 1")) as process:
+        stream = process.post(long_request(max_tokens=8000))
+        stream.readline()
+        process.popen.send_signal(signal.SIGINT)
+        rest = stream.read().decode()
+        assert '"error"' in rest and "shutting down" in rest and "[DONE]" not in rest
+        assert process.popen.wait(60) == 0
 
 
 def test_a_second_signal_ends_it_at_once(process: Process) -> None:
@@ -129,7 +143,27 @@ def test_a_second_signal_ends_it_at_once(process: Process) -> None:
     while "Press Ctrl-C again" not in process.popen.stdout.readline():
         pass
     process.popen.send_signal(signal.SIGINT)
-    assert process.end(5) == 130
+    assert process.popen.wait(30) == 130
+
+
+@pytest.mark.parametrize("source", [".", "models.toml"])
+def test_a_source_that_is_no_model_is_refused_at_start(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(f'[model.x]\nkind = "text"\nsource = "{source}"\n')
+    command = [sys.executable, "-m", "localinfra", "serve", "--port", "0", "--config", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f'error: {path}: [model."x"] source: {tmp_path}')
+
+
+def test_a_settings_file_with_a_mark_and_without_models_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text("[server]\nkeep_costs = false\n", encoding="utf-8-sig")
+    with serving("--config", str(path)) as process:
+        assert "no model yet" in process.banner
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(60) == 0
+        assert process.popen.stderr and f"{path} names no model" in process.popen.stderr.read()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ import pydantic
 import pytest
 from live import SMOLLM2, LiveServer
 
+from localinfra.chat.partial import completed_object
+
 MESSAGES: Any = [{"role": "user", "content": "Describe Kermit the frog."}]
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -188,6 +190,18 @@ def test_a_bias_against_all_that_is_allowed_is_the_clients_error(
             {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/$defs/none"}}},
             "response_format.json_schema.schema",
         ),
+        (
+            {"type": "json_object", "schema": {"items": {"format": {}}}},
+            "response_format.schema.items.format",
+        ),
+        (
+            {"type": "json_object", "schema": {"required": [["a"]]}},
+            "response_format.schema.required",
+        ),
+        (
+            {"type": "json_object", "schema": {"multipleOf": 9999991}},
+            "response_format.schema.multipleOf",
+        ),
         ({"type": "regex", "regex": "("}, "response_format.regex"),
         ({"type": "regex"}, "response_format.regex"),
         ({"type": "grammar", "grammar": "start: nothing"}, "response_format.grammar"),
@@ -294,6 +308,21 @@ BOMBS: dict[str, Any] = {
         "type": "grammar",
         "grammar": "start: A\nA: " + " & ".join(f"/(?s:.)*a{n}(?s:.)*/" for n in range(25)),
     },
+    "forced without end": {"type": "grammar", "grammar": 'root ::= x ""+ root\nx ::= "a"{1,}'},
+    "forced for long": {"type": "regex", "regex": "a{1000000000}"},
+    "forced by a pattern": {
+        "type": "json_object",
+        "schema": {"type": "string", "pattern": "^a{1000000000}$"},
+    },
+    "forced by a constant": {"type": "json_object", "schema": {"const": "x" * 500_000}},
+    "forced by a reference": {
+        "type": "json_object",
+        "schema": {"type": "array", "minItems": 1, "items": {"$ref": "#"}},
+    },
+    "multiples": {
+        "type": "json_object",
+        "schema": {"allOf": [{"type": "integer", "multipleOf": n} for n in (9973, 9967, 9949)]},
+    },
     "schema inside a grammar": {
         "type": "grammar",
         "grammar": 'start: %json {"allOf": [{"pattern": "a"}, {"pattern": "b"}]}',
@@ -351,3 +380,45 @@ def test_template_arguments_switch_reasoning_off(client: openai.OpenAI) -> None:
     )
     message = reply.choices[0].message
     assert message.content and not hasattr(message, "reasoning_content")
+
+
+def test_hints_are_left_out_and_named(server: LiveServer) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "format": "int64"}}}
+    reply = server.post(
+        "/v1/chat/completions",
+        {
+            "model": "smollm2",
+            "messages": MESSAGES,
+            "max_tokens": 2,
+            "response_format": {"type": "json_object", "schema": schema},
+        },
+    )
+    assert reply.status_code == 200
+    assert reply.headers["x-localinfra-ignored"] == "response_format.schema.properties.n.format"
+
+
+def test_a_schemas_null_is_as_good_as_nothing(client: openai.OpenAI) -> None:
+    schema = {"type": "integer", "nullable": True, "minimum": 5, "maximum": 6, "format": None}
+    texts = {answer(client, {"type": "json_object", "schema": schema}, seed=n) for n in range(3)}
+    assert texts <= {"5", "6", "null"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_free_json_has_each_name_once_in_its_object(client: openai.OpenAI, seed: int) -> None:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(pairs)) == len(pairs), pairs
+        return dict(pairs)
+
+    reply = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "Write a person record in JSON."}],
+        response_format={"type": "json_object"},
+        temperature=seed / 2,
+        seed=seed,
+        max_tokens=400,
+    )
+    text = reply.choices[0].message.content or ""
+    if reply.choices[0].finish_reason == "stop":
+        json.loads(text, object_pairs_hook=unique)
+    else:
+        json.loads(completed_object(text), object_pairs_hook=unique)

@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
+from live import LiveServer
 
 WEATHER: Any = {
     "type": "function",
@@ -27,6 +28,17 @@ WEATHER: Any = {
 }
 TIME: Any = {"type": "function", "function": {"name": "now", "description": None}}
 TOOLS: Any = [WEATHER, TIME]
+MOOD: Any = {
+    "type": "function",
+    "function": {
+        "name": "set_mood",
+        "parameters": {
+            "type": "object",
+            "properties": {"mood": {"enum": ["good", "bad"]}},
+            "required": ["mood"],
+        },
+    },
+}
 MESSAGES: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 
@@ -177,12 +189,159 @@ def test_calls_and_results_go_back_through_the_template(client: openai.OpenAI) -
     assert "21" in (reply.choices[0].message.content or "")
 
 
-def test_a_call_that_is_cut_off_is_left_out(client: openai.OpenAI) -> None:
+@pytest.mark.parametrize("max_tokens", [4, 16, 19, 22, 27])
+def test_a_call_that_is_cut_off_is_told_as_far_as_it_came(
+    client: openai.OpenAI, max_tokens: int
+) -> None:
+    fields: Any = {"model": "smollm2", "messages": MESSAGES, "tools": [WEATHER], "temperature": 0}
+    fields |= {"tool_choice": "required", "max_tokens": max_tokens, "seed": 1}
+    whole = client.chat.completions.create(**fields).choices[0]
+    assert whole.finish_reason == "length"
+    calls = [
+        (call.function.name, call.function.arguments) for call in whole.message.tool_calls or []
+    ]
+    assert bool(calls) == (max_tokens > 16)
+    assert all(not is_json(arguments) for _, arguments in calls)
+    chunks = list(client.chat.completions.create(**fields, stream=True))
+    assert streamed_calls(chunks) == calls
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def streamed_calls(chunks: Any) -> list[tuple[str, str]]:
+    calls: list[tuple[str, str]] = []
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        for part in choice.delta.tool_calls or ():
+            if part.index == len(calls):
+                calls.append((part.function.name, ""))
+            name, arguments = calls[part.index]
+            calls[part.index] = (name, arguments + (part.function.arguments or ""))
+    return calls
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_call_repeats_another_of_its_answer(client: openai.OpenAI, seed: int) -> None:
+    fields: Any = {"model": "smollm2", "messages": MESSAGES, "tools": [TIME, MOOD], "seed": seed}
+    fields |= {"tool_choice": "required", "max_tokens": 600, "temperature": 1}
+    whole = client.chat.completions.create(**fields).choices[0]
+    assert whole.finish_reason == "tool_calls"
+    calls = [
+        (call.function.name, call.function.arguments) for call in whole.message.tool_calls or []
+    ]
+    assert 1 <= len(calls) == len(set(calls)) <= 3, "there are three that differ"
+    chunks = list(client.chat.completions.create(**fields, stream=True))
+    assert streamed_calls(chunks) == calls
+    assert [c.finish_reason for k in chunks for c in k.choices if c.finish_reason] == ["tool_calls"]
+
+
+def test_a_choice_that_repeats_its_call_ends_alone(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
-        model="smollm2", messages=MESSAGES, tools=[WEATHER], tool_choice="required", max_tokens=22
+        model="smollm2", messages=MESSAGES, tools=[TIME, MOOD], tool_choice="required", n=3,
+        max_tokens=600,
+    )  # fmt: skip
+    for choice in reply.choices:
+        calls = [
+            (call.function.name, call.function.arguments) for call in choice.message.tool_calls
+        ]  # type: ignore[union-attr]
+        assert choice.finish_reason == "tool_calls" and len(calls) == len(set(calls))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [
+            {"type": "function", "function": {"name": "now"}}]}},
+        {"type": "allowed_tools", "mode": "required", "tools": [
+            {"type": "function", "name": "now"}]},
+        {"type": "function", "name": "now"},
+        {"function": {"name": "now"}},
+    ],
+)  # fmt: skip
+def test_only_what_is_allowed_is_called(client: openai.OpenAI, choice: Any) -> None:
+    for seed in range(3):
+        reply = client.chat.completions.create(
+            model="smollm2", messages=MESSAGES, tools=TOOLS, tool_choice=choice, seed=seed,
+            max_tokens=200,
+        )  # fmt: skip
+        [call] = reply.choices[0].message.tool_calls or []
+        assert (call.function.name, call.function.arguments) == ("now", "{}")  # type: ignore[union-attr]
+
+
+def test_the_model_is_told_of_all_tools_whatever_is_allowed(client: openai.OpenAI) -> None:
+    def num_prompt(choice: Any) -> int:
+        reply = client.chat.completions.create(
+            model="smollm2", messages=MESSAGES, tools=TOOLS, tool_choice=choice, max_tokens=1
+        )
+        assert reply.usage
+        return reply.usage.prompt_tokens
+
+    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "now"}}]}
+    assert num_prompt({"type": "allowed_tools", "allowed_tools": allowed}) == num_prompt("auto")
+    assert num_prompt({"type": "auto"}) == num_prompt("auto")
+
+
+UNENFORCEABLE: Any = {
+    "type": "object",
+    "properties": {
+        "a": {"type": "object", "propertyNames": {"pattern": "^x"}},
+        "b": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        "c": {"not": {"type": "string"}},
+        "d": {"type": "integer", "nullable": True},
+        "e": {"type": "integer", "format": "uint32"},
+        "f": {"type": "string", "format": "uri-reference"},
+        "g": {"type": "string", "pattern": "^(?!x)"},
+    },
+}
+LEFT_OUT = ("a.propertyNames", "b.uniqueItems", "c.not", "e.format", "f.format", "g.pattern")
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", "none"])
+def test_what_a_tools_schema_asks_in_vain_is_named(server: LiveServer, choice: str) -> None:
+    body = {"model": "smollm2", "messages": MESSAGES, "max_tokens": 2, "tool_choice": choice}
+    reply = server.post(
+        "/v1/chat/completions", body | {"tools": [TIME, with_parameters(UNENFORCEABLE)]}
     )
-    assert reply.choices[0].finish_reason == "length"
-    assert not reply.choices[0].message.tool_calls
+    assert reply.status_code == 200
+    named = reply.headers.get("x-localinfra-ignored", "").split(", ")
+    expected = [f"tools[1].function.parameters.properties.{path}" for path in LEFT_OUT]
+    assert sorted(named) == (expected if choice != "none" else [""])
+
+
+def test_the_other_routes_name_it_too(server: LiveServer) -> None:
+    for path, body, within in (
+        (
+            "/v1/responses",
+            {"input": "Hi", "max_output_tokens": 2, "tools": [
+                {"type": "function", "name": "odd", "parameters": UNENFORCEABLE}]},
+            "tools[0].parameters",
+        ),
+        (
+            "/v1/messages",
+            {"messages": MESSAGES, "max_tokens": 2, "tools": [
+                {"name": "odd", "input_schema": UNENFORCEABLE}]},
+            "tools[0].input_schema",
+        ),
+    ):  # fmt: skip
+        reply = server.post(path, {"model": "smollm2", **body})
+        assert reply.status_code == 200
+        named = reply.headers["x-localinfra-ignored"].split(", ")
+        assert sorted(named) == [f"{within}.properties.{path}" for path in LEFT_OUT]
+
+
+def test_a_strict_tool_is_enforced_or_refused(client: openai.OpenAI) -> None:
+    strict = with_parameters(UNENFORCEABLE)
+    strict["function"]["strict"] = True
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="smollm2", messages=MESSAGES, tools=[strict])
+    assert caught.value.code == "unsupported_parameter"
+    assert caught.value.param == "tools[0].function.parameters.properties.a.propertyNames"
 
 
 def with_parameters(parameters: object) -> Any:
@@ -202,8 +361,35 @@ def with_parameters(parameters: object) -> Any:
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         (
-            {"tools": [TIME, with_parameters({"properties": {"a": {"not": {}}}})]},
+            {"tools": [TIME, with_parameters({"properties": {"a": {"not": 3}}})]},
             "tools[1].function.parameters.properties.a.not",
+        ),
+        (
+            {"tools": [with_parameters({"required": [["a"]]})]},
+            "tools[0].function.parameters.required",
+        ),
+        (
+            {"tools": [with_parameters({"type": "string"})]},
+            "tools[0].function.parameters.type",
+        ),
+        ({"tools": TOOLS, "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice"),
+        (
+            {"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "mode": "auto"}},
+            "tool_choice.tools",
+        ),
+        (
+            {
+                "tools": TOOLS,
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {
+                        "mode": "sometimes",
+                        "tools": [{"type": "function", "function": {"name": "now"}}],
+                    },
+                },
+            },
+            "tool_choice.allowed_tools.mode",
         ),
         (
             {"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}},

@@ -1,0 +1,82 @@
+"""Which server a command talks with: the one named, the one of the settings, or one of its own."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+import msgspec
+
+from localinfra import config as config_file
+from localinfra.cli import child, first_start
+from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, local_url
+from localinfra.cli.progress import ProgressLine
+from localinfra.config import ServerSettings
+from localinfra.models import catalog as catalog_file
+from localinfra.models.catalog import Catalog
+
+
+def connect(
+    stack: ExitStack,
+    url: str | None,
+    key: str | None,
+    config: Path | None,
+    check: Callable[[Catalog], None] = lambda catalog: None,
+) -> Client:
+    """Returns a client of a server that answers; one started here `stack` stops in the end.
+
+    Without a `url`, the server is looked for where the settings say that `serve` listens, with
+    their first key if none is given. `check` sees the catalogue before a server is started for it.
+    Raises ApiError and ConfigError.
+    """
+    if url is not None:
+        client = Client(url, key)
+        child.is_healthy(client)
+        return client
+    settings = config_file.load(config)
+    catalog = catalog_file.load(settings)
+    running = find_running(settings.server, key)
+    if running and (config is None or serves_all(running, catalog)):
+        return running
+    check(catalog)
+    first_start.check_files(catalog, settings.path)
+    why = ", which looks for faster weights first, once" if first_start.undecided(catalog) else ""
+    line = ProgressLine()
+    try:
+        server = child.server(
+            settings.path if config else None,
+            lambda waited_s: line.wait(f"starting a server{why}: {waited_s:.0f} s"),
+        )
+        return stack.enter_context(server)
+    finally:
+        line.end()
+
+
+def find_running(server: ServerSettings, key: str | None) -> Client | None:
+    if not server.port:
+        return None  # any free one: nobody knows which
+    client = Client(local_url(server.host, server.port), key)
+    if client.key is None and server.api_keys:
+        client.key = server.api_keys[0]
+    try:
+        child.is_healthy(client)
+    except (ServerUnreachable, ServerRefused):  # nothing there, or some other program
+        return None
+    return client
+
+
+class Name(msgspec.Struct):
+    id: str
+
+
+class Names(msgspec.Struct):
+    data: list[Name]
+
+
+def serves_all(client: Client, catalog: Catalog) -> bool:
+    """Whether the server knows the models of a settings file: another file's may listen there."""
+    served = {name.id for name in client.get("/v1/models?all=true", Names).data}
+    if served >= set(catalog.names):
+        return True
+    click.echo(f"{client.url} serves other models: starting a server.", err=True)
+    return False

@@ -1,0 +1,158 @@
+"""What a grammar can't say of free JSON: that names come once in an object, and that it ends.
+
+Small models repeat a name, an item or a phrase until nothing is left to generate. `JsonLoops`
+follows the text of one value and tells which tokens would go on with that. Pure.
+"""
+
+import msgspec
+
+MAX_DEPTH = 24
+MAX_MEMBERS = 512  # of an object, or items of an array
+MAX_PERIOD = 6  # items that come again and again, in their order
+MIN_REPEATED = 24  # items in a row, until they are a loop
+MIN_VALUE = 16  # bytes of an object's values that count as items
+MAX_PHRASE = 80  # bytes
+MIN_PHRASES = 320  # bytes of one phrase again and again, at least four times
+
+QUOTE, BACKSLASH, COMMA, COLON = b'"\\,:'
+OPENING, CLOSED = b"{[", b"}]"
+
+
+class Container(msgspec.Struct):
+    """An object or array that is open."""
+
+    is_object: bool
+    start: int = 0  # of the item under way, in the text
+    names: set[bytes] = msgspec.field(default_factory=set)
+    items: list[bytes] = msgspec.field(default_factory=list)  # the last ones; an object's values
+    num_items: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """No more items should come."""
+        return self.num_items >= MAX_MEMBERS or repeats(self.items)
+
+
+def repeats(items: list[bytes]) -> bool:
+    if len(items) < MIN_REPEATED:
+        return False
+    last = items[-MIN_REPEATED:]
+    return any(last[size:] == last[:-size] for size in range(1, MAX_PERIOD + 1))
+
+
+class JsonLoops:
+    """Where one text is in its JSON value."""
+
+    def __init__(self, after: bytes = b""):
+        """The value begins after this mark, unless the text begins with it."""
+        self._after = after
+        self._before = bytearray()  # text before the value
+        self._has_begun = False
+        self._text = bytearray()
+        self._open: list[Container] = []
+        self._string: int | None = None  # where the string under way begins
+        self._is_escaped = False
+        self._is_name = False  # the next string, or the one under way, is one
+
+    def push(self, data: bytes) -> None:
+        """More of the text."""
+        if not self._has_begun:
+            self._before += data
+            begun = bytes(self._before).lstrip()
+            if self._after and not begun.startswith(b"{"):
+                at = self._before.find(self._after)
+                if at < 0:
+                    return
+                begun = bytes(self._before[at + len(self._after) :])
+            if not begun:
+                return
+            self._has_begun, data = True, begun
+        for byte in data:
+            self._step(byte)
+
+    def _step(self, byte: int) -> None:
+        at = len(self._text)
+        self._text.append(byte)
+        if self._string is not None:
+            if self._is_escaped:
+                self._is_escaped = False
+            elif byte == BACKSLASH:
+                self._is_escaped = True
+            elif byte == QUOTE:
+                if self._is_name and self._open:
+                    self._open[-1].names.add(bytes(self._text[self._string : at]))
+                self._string, self._is_name = None, False
+        elif byte == QUOTE:
+            self._string = at + 1
+        elif byte in OPENING:
+            self._open.append(Container(byte == OPENING[0], at + 1))
+            self._is_name = byte == OPENING[0]
+        elif byte in CLOSED and self._open:
+            self._open.pop()
+            self._is_name = False
+        elif byte == COMMA and self._open:
+            container = self._open[-1]
+            container.num_items += 1
+            item = bytes(self._text[container.start : at]).strip()
+            if container.is_object and len(item) < MIN_VALUE:
+                item = b"%d" % container.num_items  # many flags may well be set
+            container.items.append(item)
+            del container.items[:-MIN_REPEATED]
+            container.start = at + 1
+            self._is_name = container.is_object
+        elif byte == COLON and self._open:
+            self._open[-1].start = at + 1
+
+    @property
+    def name_endings(self) -> list[bytes]:
+        """What would make the name under way one that its object has already."""
+        if self._string is None or not self._is_name or self._is_escaped or not self._open:
+            return []
+        begun = bytes(self._text[self._string :])
+        names = self._open[-1].names
+        return [name[len(begun) :] for name in names if name.startswith(begun)]
+
+    @property
+    def has_phrase(self) -> bool:
+        """The string under way says the same again and again: it should end."""
+        if self._string is None or self._is_escaped or len(self._text) < MIN_PHRASES + self._string:
+            return False
+        last = bytes(self._text[-MIN_PHRASES:])
+        return any(last[size:] == last[:-size] for size in range(1, MAX_PHRASE + 1))
+
+    @property
+    def is_filled(self) -> bool:
+        """Some container should end: see `goes_on`."""
+        is_deep = len(self._open) >= MAX_DEPTH and self._string is None
+        return is_deep or any(one.is_full for one in self._open[-3:])
+
+    def goes_on(self, data: bytes) -> bool:
+        """Whether a token of these bytes would give a container that should end another item, or
+        open one where it is deep enough."""
+        at, level = 0, len(self._open) - 1
+        if self._string is not None:
+            at = closing_quote(data, self._is_escaped) + 1
+            if not at:
+                return False
+        for byte in data[at:]:
+            if byte in CLOSED:
+                level -= 1
+            elif byte == COMMA:
+                return level >= 0 and self._open[level].is_full
+            elif byte in OPENING:
+                return level + 1 >= MAX_DEPTH
+            elif byte == QUOTE:
+                return False
+        return False
+
+
+def closing_quote(data: bytes, is_escaped: bool) -> int:
+    """Where a string ends that is under way; -1 if it does not."""
+    for at, byte in enumerate(data):
+        if is_escaped:
+            is_escaped = False
+        elif byte == BACKSLASH:
+            is_escaped = True
+        elif byte == QUOTE:
+            return at
+    return -1

@@ -1,0 +1,96 @@
+"""Whose turn it is: clients take turns for slots and prompt time, and so do the requests of one,
+however many choices and prompts each has. Pure: it orders sequences and starts none.
+
+Where clients have an equal share of the slots, that of whoever was served longest ago comes first.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from localinfra.engine.sequence import Sequence
+
+# Steps without a token after which a prompt goes before all shorter ones: it gets at least that
+# part of the prompts' time.
+PATIENCE = 8
+
+
+class Turns:
+    """Counts turns as sequences come and start. Engine thread only."""
+
+    def __init__(self) -> None:
+        self._now = 0
+        self._last: dict[str, int] = {}  # by client: when one of its sequences started
+
+    def arrived(self, sequence: Sequence) -> None:
+        self._now += 1
+        sequence.arrived_at = self._now
+        sequence.group.turn = sequence.group.turn or self._now
+        self._last.setdefault(sequence.group.client, 0)
+
+    def started(self, sequence: Sequence) -> None:
+        self._now += 1
+        sequence.group.turn = self._last[sequence.group.client] = self._now
+
+    def order(self, waiting: Iterable[Sequence], running: Iterable[Sequence]) -> list[Sequence]:
+        """Those that wait, whose turn comes first first."""
+        shares = _Shares(running)
+        return sorted(waiting, key=lambda sequence: self._rank(sequence, shares))
+
+    def _rank(self, sequence: Sequence, shares: "_Shares") -> tuple[int | bool, ...]:
+        group = sequence.group
+        return (
+            not sequence.was_sent_back,  # it had its turn
+            shares.of_client[group.client],
+            self._last[group.client],
+            shares.of_group[id(group)],
+            group.turn,
+            sequence.arrived_at,
+        )
+
+    def over_share(self, running: list[Sequence], newcomer: Sequence) -> Sequence | None:
+        """Who of those that run has to make way: the youngest of a client, or of a request of the
+        same client, that has at least two sequences more than the newcomer's."""
+        shares, group = _Shares(running), newcomer.group
+        victim = max(
+            reversed(running),  # of equals the first counts: the youngest
+            key=lambda s: (shares.of_client[s.group.client], shares.of_group[id(s.group)]),
+            default=None,
+        )
+        if victim is None:
+            return None
+        if victim.group.client == group.client:
+            excess = shares.of_group[id(victim.group)] - shares.of_group[id(group)]
+        else:
+            excess = shares.of_client[victim.group.client] - shares.of_client[group.client]
+        return victim if excess > 1 else None
+
+
+def prompts_in_turn(prompts: list[Sequence], step: int) -> list[Sequence]:
+    """In which order running sequences, given as they were admitted, get prompt time: one prompt of
+    each client, the shortest rest first; then the second ones. `step` is the present one's number.
+    """
+    by_client: Counter[str] = Counter()
+    by_group: Counter[int] = Counter()
+    num_clients = len({sequence.group.client for sequence in prompts})
+    ranks: dict[Sequence, tuple[bool | int, ...]] = {}
+    for sequence in prompts:
+        group = sequence.group
+        idle_steps = step - max(sequence.stepped_at, sequence.admitted_at)
+        ranks[sequence] = (
+            idle_steps <= PATIENCE,
+            by_client[group.client] if num_clients > 1 else 0,
+            by_group[id(group)],
+            sequence.num_pending,
+        )
+        by_client[group.client] += 1
+        by_group[id(group)] += 1
+    return sorted(prompts, key=ranks.__getitem__)
+
+
+class _Shares:
+    """How many sequences of each client, and of each request, run."""
+
+    def __init__(self, running: Iterable[Sequence]):
+        groups = [sequence.group for sequence in running]
+        self.of_client = Counter(group.client for group in groups)
+        self.of_group = Counter(id(group) for group in groups)

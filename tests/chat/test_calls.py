@@ -1,0 +1,80 @@
+"""Calls that repeat an earlier one end the answer, and nothing of them is ever sent."""
+
+import random
+
+import pytest
+
+from localinfra.chat.calls import CallFilter
+from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, joined
+
+A = ("get", '{"city": "Paris"}')
+B = ("get", '{"city": "Parma"}')
+C = ("now", '{"city": "Paris"}')
+
+
+def pieces_of(calls: list[tuple[str, str]], size: int) -> list[list[Piece]]:
+    """A step for each `size` characters."""
+    steps: list[list[Piece]] = [[Content("Let me see.")]]
+    for name, arguments in calls:
+        steps.append([CallStart(name)])
+        steps += [[CallArguments(arguments[n : n + size])] for n in range(0, len(arguments), size)]
+        steps[-1].append(CallEnd())
+    return steps
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("calls", "delivered"),
+    [
+        ([A], [A]),
+        ([A, A], [A]),
+        ([A, B, A, C], [A, B]),
+        ([A, B, C], [A, B, C]),
+        ([A, C, C], [A, C]),
+        ([A, A, B], [A]),
+        ([A, ("get", "{}"), ("get", "{}")], [A, ("get", "{}")]),
+    ],
+)
+def test_the_calls_end_where_one_repeats(
+    calls: list[tuple[str, str]], delivered: list[tuple[str, str]], size: int
+) -> None:
+    filtered = CallFilter()
+    told: list[Piece] = []
+    for step in pieces_of(calls, size):
+        told += filtered.passed(step)
+    assert not filtered.held()
+    assert filtered.is_repeating == (calls != delivered)
+    expected = [piece for step in pieces_of(delivered, 1000) for piece in step]
+    assert joined(told) == joined(expected)
+
+
+def test_a_call_is_held_back_only_while_it_may_be_a_repetition() -> None:
+    filtered = CallFilter()
+    for step in pieces_of([A], 1):
+        filtered.passed(step)
+    assert filtered.passed([CallStart("get"), CallArguments('{"city": "Par')]) == []
+    assert filtered.passed([CallArguments("m")]) == [
+        CallStart("get"),
+        CallArguments('{"city": "Parm'),
+    ]
+    assert filtered.passed([CallArguments("a")]) == [CallArguments("a")]
+
+
+def test_a_cut_off_call_is_told_as_far_as_it_came() -> None:
+    filtered = CallFilter()
+    for step in pieces_of([A], 1):
+        filtered.passed(step)
+    assert filtered.passed([CallStart("get"), CallArguments('{"city"')]) == []
+    assert filtered.held() == [CallStart("get"), CallArguments('{"city"')]
+
+
+def test_however_the_text_is_cut_the_same_is_told() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        calls = rng.choices([A, B, C], k=rng.randrange(1, 6))
+        results = []
+        for size in (1, 2, 7, 100):
+            filtered = CallFilter()
+            told = [p for step in pieces_of(calls, size) for p in filtered.passed(step)]
+            results.append(joined([*told, *filtered.held()]))
+        assert all(result == results[0] for result in results)

@@ -1,0 +1,94 @@
+"""What free JSON must not go on with: names that are there, items and phrases again and again."""
+
+import json
+
+import pytest
+
+from localinfra.engine.json_loops import (
+    MAX_DEPTH,
+    MAX_MEMBERS,
+    MIN_REPEATED,
+    JsonLoops,
+    closing_quote,
+)
+
+
+def after(text: str, size: int = 1000, mark: bytes = b"") -> JsonLoops:
+    loops = JsonLoops(mark)
+    data = text.encode()
+    for at in range(0, len(data), size):
+        loops.push(data[at : at + size])
+    return loops
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_a_name_can_not_come_twice_in_its_object(size: int) -> None:
+    loops = after('{"a": 1, "abc": {"b": [{"a": 1}], "x": "a"}, "ab', size)
+    assert loops.name_endings == [b"c"]
+    assert sorted(after('{"a": 1, "abc": 2, "', size).name_endings) == [b"a", b"abc"]
+    assert not after('{"a": 1, "abc": {"', size).name_endings, "another object"
+    assert not after('{"a": 1, "b": "', size).name_endings, "no name but a value"
+    assert not after('{"a": [1, "', size).name_endings
+    assert after(r'{"a\"b": 1, "a\"', size).name_endings == [b"b"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("period", [1, 2, 6])
+def test_an_array_ends_that_says_the_same_again_and_again(period: int, size: int) -> None:
+    items = [json.dumps({"n": f"item, {n % period}"}) for n in range(MIN_REPEATED)]
+    text = '{"a": [' + ", ".join(items) + ", "
+    assert after(text, size).is_filled
+    assert not after(text[: -len(items[0])], size).is_filled
+    other = '{"a": [' + ", ".join([*items[:-3], "7", *items[:3]]) + ", "
+    assert not after(other, size).is_filled
+
+
+def test_an_object_ends_that_says_the_same_under_one_name_after_another() -> None:
+    value = '"a creature of the night, with: commas, "'
+    members = [f'"description_{n}": {value}' for n in range(MIN_REPEATED)]
+    assert after("{" + ", ".join(members) + ", ").is_filled
+    assert not after("{" + ", ".join(members)).is_filled
+    flags = [f'"flag_{n}": true' for n in range(100)]
+    assert not after("{" + ", ".join(flags) + ", ").is_filled
+
+
+def test_tokens_that_give_a_looping_array_another_item_are_known() -> None:
+    loops = after('{"a": [' + '"x", ' * MIN_REPEATED + '"x')
+    for token in (b'",', b'", "', b'y", "z', b'" ,'):
+        assert loops.goes_on(token), token
+    for token in (b'"', b'"]', b"y", b'"], "b": ['):
+        assert not loops.goes_on(token), token
+    nested = after('{"a": [' + '{"x": 1}, ' * MIN_REPEATED + '{"x": 1')
+    assert nested.goes_on(b"},") and not nested.goes_on(b', "y"') and not nested.goes_on(b"}]")
+
+
+def test_arrays_and_objects_are_of_a_size_and_a_depth() -> None:
+    many = '{"a": [' + ", ".join(map(str, range(MAX_MEMBERS + 1))) + ", "
+    assert after(many).is_filled and not after(many[:-8]).is_filled
+    deep = after("[" * MAX_DEPTH)
+    assert deep.is_filled and deep.goes_on(b"[[") and not deep.goes_on(b'"[')
+    assert not after("[" * (MAX_DEPTH - 1)).is_filled
+
+
+def test_a_string_ends_that_says_the_same_again_and_again() -> None:
+    phrase = "a being of the Aethers, "
+    assert after('{"a": "Arachnid, ' + phrase * 20).has_phrase
+    assert not after('{"a": "Arachnid, ' + phrase * 5).has_phrase
+    words = " ".join(f"word {n}" for n in range(200))
+    assert not after('{"a": "' + words).has_phrase
+    assert not after('{"a": "' + phrase * 20 + '"').has_phrase
+    assert not after('{"a": "' + phrase * 20 + "\\").has_phrase, "an escape wants its letter"
+
+
+def test_the_value_begins_after_the_reasoning_if_there_is_any() -> None:
+    thinking = '<think>{"a": 1, "a": 2}</think>\n{"b": 1, "'
+    for size in (1, 4, 1000):
+        assert after(thinking, size, b"</think>").name_endings == [b"b"]
+        assert after('{"b": 1, "', size, b"</think>").name_endings == [b"b"]
+
+
+def test_closing_quotes() -> None:
+    assert closing_quote(b'ab"c', False) == 2
+    assert closing_quote(rb'a\"b"', False) == 4
+    assert closing_quote(b'"', True) == -1
+    assert closing_quote(b"abc", False) == -1

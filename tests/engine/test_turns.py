@@ -1,0 +1,174 @@
+"""Clients and requests take turns, whoever asked for more or came first."""
+
+from collections import Counter
+
+import pytest
+from fakes import FakeBackend
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localinfra.engine.request import EngineSettings, GenerationRequest
+from localinfra.engine.scheduler import Scheduler
+from localinfra.engine.sequence import Group, Sequence
+from localinfra.engine.turns import PATIENCE, prompts_in_turn
+
+
+class Steps:
+    """A scheduler over a fake backend: each step decodes and appends a token, no draws."""
+
+    def __init__(self, num_sequences: int = 4, **options: int):
+        self.backend = FakeBackend(
+            num_cells=4000, num_sequences=num_sequences, num_slots=num_sequences + 40,
+            context_length=1000, batch_size=64, **options,
+        )  # fmt: skip
+        self.scheduler = Scheduler(self.backend, EngineSettings(prompt_lookup=False))
+        self.num_steps = 0
+        self.first_token: dict[Sequence, int] = {}  # the step that gave it
+
+    def submit(
+        self, num_prompts: int, size: int, max_tokens: int, client: str = ""
+    ) -> list[Sequence]:
+        """One request; no two prompts begin alike."""
+        group, start = Group(client), 100 * self.num_steps + len(self.first_token)
+        sequences = []
+        for number in range(num_prompts):
+            prompt = [(start + number * 7 + i * (3 + number)) % 48 for i in range(size)]
+            request = GenerationRequest(
+                prompt, max_tokens, client=client, cache_salt=f"{id(group)}{number}"
+            )
+            sequences.append(Sequence(request, number, group=group))
+            self.scheduler.add(sequences[-1])
+        return sequences
+
+    def step(self) -> None:
+        self.num_steps += 1
+        step = self.scheduler.next_step()
+        self.backend.decode(step.batch)
+        self.scheduler.computed(step, 0.01)
+        for chunk in step.chunks:
+            sequence = chunk.sequence
+            if sequence.num_pending:
+                continue
+            self.first_token.setdefault(sequence, self.num_steps)
+            sequence.tokens.append(1)
+            if sequence.num_generated == sequence.request.max_tokens:
+                sequence.finished = True
+                self.scheduler.remove(sequence)
+
+    def wait_for(self, sequence: Sequence, limit: int = 2000) -> int:
+        """Steps until its first token."""
+        start = self.num_steps
+        while sequence not in self.first_token:
+            self.step()
+            assert self.num_steps - start < limit
+        return self.first_token[sequence] - start
+
+
+@pytest.mark.parametrize("num_prompts", [5, 10, 32])
+def test_a_request_of_many_prompts_makes_way_for_a_short_one(num_prompts: int) -> None:
+    steps = Steps()
+    many = steps.submit(num_prompts, 20, 500)
+    for _ in range(50):
+        steps.step()
+    assert len(steps.scheduler.running) == 4
+    [short] = steps.submit(1, 10, 5)
+    assert steps.wait_for(short) <= 3
+    while not short.finished:
+        steps.step()
+    for _ in range(2100 * num_prompts // 4 + 100):
+        if all(sequence.finished for sequence in many):
+            break
+        steps.step()
+    assert all(sequence.finished for sequence in many)  # those that made way too
+
+
+def test_clients_share_the_slots_alike() -> None:
+    steps = Steps(num_sequences=6)
+    for _ in range(20):
+        steps.submit(1, 10, 300, client="a")
+    for _ in range(30):
+        steps.step()
+    for _ in range(10):
+        steps.submit(1, 10, 300, client="b")
+    for _ in range(3):
+        steps.step()
+    running = Counter(sequence.group.client for sequence in steps.scheduler.running)
+    assert running == {"a": 3, "b": 3}
+
+
+def test_requests_of_one_choice_come_in_order_of_arrival() -> None:
+    steps = Steps(num_sequences=1)
+    sequences = [steps.submit(1, 10, 3)[0] for _ in range(6)]
+    while not all(sequence.finished for sequence in sequences):
+        steps.step()
+    assert list(steps.first_token) == sequences
+
+
+def test_with_one_slot_a_client_of_many_requests_alternates_with_another() -> None:
+    steps = Steps(num_sequences=1)
+    ours = [steps.submit(1, 10, 3, client="a")[0] for _ in range(6)]
+    steps.step()
+    theirs = [steps.submit(1, 10, 3, client="b")[0] for _ in range(2)]
+    while not all(sequence.finished for sequence in ours + theirs):
+        steps.step()
+    order = [sequence.group.client for sequence in steps.first_token]
+    assert order == ["a", "b", "a", "b", "a", "a", "a", "a"]
+
+
+def test_a_short_prompt_is_not_read_after_a_long_one() -> None:
+    steps = Steps()
+    [long] = steps.submit(1, 900, 5)
+    steps.step()
+    [short] = steps.submit(1, 30, 5)
+    assert steps.wait_for(short) <= 3
+    assert long not in steps.first_token
+
+
+def test_a_long_prompt_is_read_though_short_ones_keep_coming() -> None:
+    steps = Steps(num_sequences=8)
+    [long] = steps.submit(1, 600, 5)
+    for _ in range(40 * PATIENCE):
+        for _ in range(2):
+            steps.submit(1, 60, 1)
+        steps.step()
+        if long in steps.first_token:
+            return
+    pytest.fail("it starved")
+
+
+def test_prompts_of_a_client_alone_are_read_shortest_first() -> None:
+    group = Group()
+
+    def prompt(size: int, group: Group) -> Sequence:
+        return Sequence(GenerationRequest([1] * size, 1), 0, group=group)
+
+    a, b, c, d = prompt(30, group), prompt(5, group), prompt(20, Group()), prompt(10, Group())
+    assert prompts_in_turn([a, b, c, d], 0) == [d, c, a, b]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 12), st.integers(1, 80), st.integers(1, 30), st.sampled_from("abc")
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(1, 5),
+    st.booleans(),
+)
+def test_everyone_is_served_in_the_end(
+    load: list[tuple[int, int, int, str]], num_sequences: int, can_share: bool
+) -> None:
+    steps = Steps(num_sequences, can_share_prefixes=can_share)
+    waiting = []
+    for spec in load:
+        waiting += steps.submit(*spec)
+        steps.step()
+    for _ in range(20_000):
+        if all(sequence.finished for sequence in waiting):
+            break
+        steps.step()
+    assert all(sequence.finished for sequence in waiting)
+    assert steps.scheduler.is_idle
