@@ -70,6 +70,7 @@ class CellMap:
                 cells.pop()
         else:
             cells[start:stop] = [-1] * (stop - start)
+        if stop is not None or not self._is_ordered.get(slot, True):
             self._is_ordered.pop(slot, None)
         if not cells:
             self._cells.pop(slot, None)

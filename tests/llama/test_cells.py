@@ -1,0 +1,93 @@
+"""The map of cells against llama.cpp's own, which a saved state shows: it has cells in order."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models.tiny_gguf import tiny_llama
+
+from localinfra.engine.backend import Batch
+from localinfra.llama.cells import CellMap
+from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.model import Model, ModelSettings
+
+SETTINGS = ContextSettings(
+    context_length=64, num_cells=256, num_sequences=3, batch_size=64, threads=2
+)
+
+
+def positions_saved(context: LlamaContext, slot: int) -> list[int]:
+    """Of a slot's cells, in their order, as llama.cpp writes them: a magic number, the slot, how
+    many streams and cells there are, and of each cell its position, 1, and the slot."""
+    words = context.save(slot)
+    _, _, _, count = words[:16].view(np.uint32)
+    cells = words[16 : 16 + 12 * int(count)].view(np.int32).reshape(-1, 3)
+    return [int(position) for position in cells[:, 0]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_use_of_the_cache_is_followed(tmp_path: Path, seed: int) -> None:
+    context = LlamaContext(
+        Model(tiny_llama().write(tmp_path / "tiny.gguf"), ModelSettings()), SETTINGS
+    )
+    assert context._cells
+    chance = random.Random(seed)
+    held = [0, 0, 0]
+    num_broken = 0
+    saved: list[tuple[int, np.ndarray]] = []
+    for _ in range(400):
+        slot = chance.randrange(3)
+        move = chance.random()
+        if move < 0.6:  # several slots grow
+            batch = Batch()
+            for other in range(3):
+                size = chance.choice([0, 1, 1, 2, 9])
+                if held[other] + size > 64:
+                    size = 0
+                batch.extend(other, held[other], [40 + other] * size, 0)
+            ordered = {s for s in range(3) if held[s] and in_order(context, s)}
+            will = {s for s in ordered if context.stays_ordered(batch, {s})}
+            if len(batch):
+                context.decode(batch)
+                for other in range(3):
+                    held[other] += batch.slots.count(other)
+            for other in ordered:
+                assert in_order(context, other) == (other in will)
+                num_broken += other not in will
+        elif move < 0.75:  # the end of one, or all of it, goes
+            start = chance.choice([0, chance.randrange(held[slot] + 1)])
+            context.drop(slot, start)
+            held[slot] = start
+        elif move < 0.85:  # one becomes another's beginning
+            other = (slot + 1) % 3
+            context.drop(other, 0)
+            context.copy(slot, other, 0, held[slot])
+            held[other] = held[slot]
+        elif move < 0.95 and held[slot]:
+            saved.append((held[slot], context.save(slot)))
+        elif saved:
+            size, data = chance.choice(saved)
+            context.drop(slot, 0)
+            assert context.restore(slot, data)
+            held[slot] = size
+        for other in range(3):
+            assert context._cells.positions(other) == positions_saved(context, other)
+    assert num_broken > 10
+    context.close()
+
+
+def in_order(context: LlamaContext, slot: int) -> bool:
+    positions = positions_saved(context, slot)
+    return positions == sorted(positions)
+
+
+def test_attention_looks_at_whole_paddings() -> None:
+    cells = CellMap(1000)
+    assert cells.num_seen == 256
+    cells.add([0] * 255, range(255))
+    assert cells.num_seen == 256
+    cells.add([0], [255])
+    assert cells.num_seen == 512
+    cells.drop(0, 10)
+    assert cells.num_seen == 256
