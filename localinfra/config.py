@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -47,13 +47,15 @@ Origin = Annotated[
         description='an origin such as "https://app.example.org", without a path',
     ),
 ]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_LEVELS = get_args(LogLevel)
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[server]` table."""
 
-    host: Host = "127.0.0.1"
+    host: Host = "localhost"  # 127.0.0.1 and, where there is one, ::1
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  # 0 = any free port
     api_keys: tuple[ApiKey, ...] = ()
     allow_unauthenticated: bool = False  # beyond loopback without a key
@@ -61,13 +63,23 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB
     body_timeout_s: Seconds = 30.0  # for a whole request body to arrive
+    max_unfinished_bytes: Annotated[int, Meta(ge=1024)] = 64 * MIB  # bodies still arriving, in all
+    max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # of one request
+    head_timeout_s: Seconds = 10.0  # for a request's head to arrive
+    idle_timeout_s: Seconds = (
+        120.0  # an unused connection is kept: longer than most clients keep it
+    )
+    write_timeout_s: Seconds = 60.0  # for a client to read some of its answer
+    max_connections: Annotated[int, Meta(ge=1)] = 1024
+    max_connections_per_address: Annotated[int, Meta(ge=1)] = 256  # loopback's are not counted
     max_queue: Annotated[int, Meta(ge=1)] = 256  # waiting choices per model; more are 429
     shutdown_timeout_s: Seconds = 30.0  # for running answers to end
-    keepalive_s: Seconds = 15.0  # silence in a stream before a comment line is sent
+    watchdog_s: Seconds = 120.0  # without a step while requests run; then the model is loaded anew
+    keepalive_s: Seconds = 15.0  # silence in a stream before a sign of life is sent
     image_urls_s: Seconds = 3600.0  # for which images asked for by URL are kept
     fallback_model: str | None = None  # answers for unknown model names
     keep_costs: bool = True  # in the cache, for `localinfra costs`
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
 
     def __repr__(self) -> str:
         hidden = f"<{len(self.api_keys)} hidden>"

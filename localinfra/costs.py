@@ -10,21 +10,19 @@ import copy
 import datetime
 import logging
 import os
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
 
 import msgspec
 
-from localinfra import machine
-
-try:
-    import fcntl
-except ImportError:  # Windows: of two servers that save in the same millisecond one may lose
-    fcntl = None  # type: ignore[assignment]
+from localinfra import cache, machine
+from localinfra.executor import in_daemon_thread
 
 logger = logging.getLogger(__name__)
 
 SAVE_INTERVAL_S = 3.0
+LOCK_LIMIT_S = 3.0  # others hold it for milliseconds
+LAST_SAVE_LIMIT_S = 5.0  # at the end, also for a disk that hangs
 
 
 class Used(msgspec.Struct, kw_only=True):
@@ -109,7 +107,7 @@ def read(path: Path) -> Book:
 
 def add(path: Path, rows: Collection[Row]) -> None:
     """Adds to what the file says. A damaged one is put aside. Raises OSError."""
-    with locked(path):
+    with cache.locked(path.with_suffix(".lock"), LOCK_LIMIT_S):
         try:
             book = read(path)
         except CostsUnreadable as error:
@@ -122,7 +120,7 @@ def add(path: Path, rows: Collection[Row]) -> None:
 
 def reset(path: Path) -> None:
     """Begins anew; servers that run go on adding. Raises OSError."""
-    with locked(path):
+    with cache.locked(path.with_suffix(".lock"), LOCK_LIMIT_S):
         write(path, Book(now()))
 
 
@@ -130,16 +128,6 @@ def write(path: Path, book: Book) -> None:
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_bytes(msgspec.json.format(msgspec.json.encode(book)))
     part.replace(path)  # whoever reads sees the old file or the new one
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("wb") as lock:  # its end lets go
-        if fcntl:
-            with contextlib.suppress(OSError):  # a file system without locks; see Windows above
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 class Ledger:
@@ -165,14 +153,22 @@ class Ledger:
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Meanwhile the file is brought up to date every SAVE_INTERVAL_S, and at the end."""
+        """Meanwhile the file is brought up to date every SAVE_INTERVAL_S, and at the end, which
+        waits for no lock or disk longer than LAST_SAVE_LIMIT_S."""
         saving = asyncio.create_task(self._save_regularly())
         try:
             yield
         finally:
             self._ending.set()
-            await saving
-            await self._save()
+            try:
+                async with asyncio.timeout(LAST_SAVE_LIMIT_S):
+                    await saving
+                    await self._save()
+            except TimeoutError:
+                logger.warning("costs: %s could not be written in time", self._path)
+            if self._unsaved:
+                usd = sum(row.usd for row in self._unsaved.values())
+                logger.warning("costs of %.6f US dollars are not in %s", usd, self._path)
 
     async def _save_regularly(self) -> None:
         while not self._ending.is_set():
@@ -185,7 +181,7 @@ class Ledger:
         if self._path is None or not rows:
             return
         try:
-            await asyncio.to_thread(add, self._path, rows)
+            await in_daemon_thread(add, self._path, rows, name="costs")
             self._is_failing = False
         except OSError as error:
             if not self._is_failing:  # said once, not every few seconds

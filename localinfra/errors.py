@@ -67,7 +67,7 @@ class MethodNotAllowed(ApiError):
 
 
 class RequestTimeout(ApiError):
-    """The body came too slowly."""
+    """The head or the body came too slowly."""
 
     status, type, code = 408, "invalid_request_error", "request_timeout"
 
@@ -76,8 +76,22 @@ class BodyTooLarge(ApiError):
     status, type, code = 413, "invalid_request_error", "body_too_large"
 
 
+class UrlTooLong(ApiError):
+    status, type, code = 414, "invalid_request_error", "url_too_long"
+
+
 class UnsupportedMediaType(ApiError):
     status, type, code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class UpgradeRequired(ApiError):
+    """Asked for in another protocol. Codex goes on over HTTP when it reads this status."""
+
+    status, type, code = 426, "invalid_request_error", "unsupported_protocol"
+
+
+class HeadersTooLarge(ApiError):
+    status, type, code = 431, "invalid_request_error", "headers_too_large"
 
 
 class QueueFull(ApiError):
@@ -88,6 +102,16 @@ class ModelUnavailable(ApiError):
     """The model's files are absent or it failed to load. The message names the remedy."""
 
     status, type, code = 503, "server_error", "model_unavailable"
+
+
+class ServerBusy(ApiError):
+    """As many connections are open as this server takes."""
+
+    status, type, code = 503, "server_error", "too_many_connections"
+
+
+class UnsupportedHttpVersion(ApiError):
+    status, type, code = 505, "invalid_request_error", "unsupported_protocol"
 
 
 class EngineFailed(ApiError):

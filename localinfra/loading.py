@@ -58,7 +58,7 @@ def load_text_model(name: str, entry: TextModelEntry, max_waiting: int) -> TextM
         adapts_threads=entry.threads is None and entry.batch_threads is None,
     )
     engine = Engine(context, engine_settings, name=name)
-    return TextModel(name, entry, model, engine, template, template_error)
+    return TextModel(name, entry, model, engine, template, template_error, max_waiting)
 
 
 def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:

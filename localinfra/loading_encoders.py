@@ -1,28 +1,23 @@
 """Catalogue entries of embedders and rerankers → models in memory.
 
 Blocking; the pool calls it in a thread. On CPUs what is fastest is found once, by a process of its
-own (`embed/prepare.py`), so that this one needs no torch where another library gives the same.
+own (`embed/prepare.py`). Meanwhile torch computes, and then what was found takes its place; from
+the next start on this process needs no torch where another library gives the same.
 """
 
-import contextlib
+import gc
 import importlib.util
 import logging
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
-import localinfra
-from localinfra import install, machine
+from localinfra import cache, install, machine
 from localinfra.backend_detect import look
 from localinfra.embed import plan as plans
 from localinfra.embed.encoder import Description, Encoder, Kind, Tokens
 from localinfra.embed.graph_encoders import OnnxEncoder, OpenVinoEncoder
+from localinfra.embed.measuring import Measurement
 from localinfra.embed.model import EmbeddingModel, RerankModel
 from localinfra.embed.plan import Plan
 from localinfra.embed.tokenizer import MAX_BLANKS, FastTokenizer
@@ -36,14 +31,53 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PREPARE_LIMIT_S = 900
 GGUF_CONTEXT = 4096  # more is asked for, not assumed: an encoder reserves memory for all of it
+
+
+NEEDED = {"onnx": ("onnxruntime", "onnxscript"), "openvino": ("openvino", "onnxscript")}
+
+
+class Wanted(NamedTuple):
+    """An encoder and how models.toml wants it computed, on the CPU."""
+
+    name: str
+    entry: EncoderEntry
+    folder: Path
+    kind: Kind
+
+    @property
+    def threads(self) -> int:
+        return self.entry.threads or machine.usable_cores()
+
+    @property
+    def ways(self) -> tuple[str, ...] | None:
+        """To be tried; None: all."""
+        return None if self.entry.backend == "auto" else (self.entry.backend,)
+
+    def place(self, ways: tuple[str, ...] | None) -> Path:
+        """Of the plan that has tried these."""
+        length = self.entry.context_length
+        identity = plans.fingerprint(
+            self.folder, self.kind, machine.cpu(), self.threads, length, ways
+        )
+        return plans.place(machine.cache_folder("encoders"), self.folder, identity)
 
 
 class Loaded(NamedTuple):
     encoder: Encoder
     description: Description
     tokenizer: FastTokenizer
+    unmeasured: Wanted | None = None  # a better way to compute it may be found
+
+
+def served(name: str, loaded: Loaded, max_waiting: int) -> tuple[Worker, Measurement | None]:
+    """The worker of an encoder, and what looks for a better one beside it."""
+    worker = Worker(loaded.encoder, name=name, max_waiting=max_waiting)
+    if loaded.unmeasured is None:
+        return worker, None
+    measurement = measurement_of(loaded.unmeasured, worker)
+    measurement.start()
+    return worker, measurement
 
 
 def load_embedding_model(name: str, entry: EmbeddingModelEntry, max_waiting: int) -> EmbeddingModel:
@@ -59,15 +93,17 @@ def load_embedding_model(name: str, entry: EmbeddingModelEntry, max_waiting: int
         )  # fmt: skip
     described = loaded.description
     prompts = {**described.prompts, **entry.prompts}
-    worker = Worker(loaded.encoder, name=name, max_waiting=max_waiting)
-    return EmbeddingModel(name, entry, worker, loaded.tokenizer, prompts, described.default_prompt)
+    worker, measurement = served(name, loaded, max_waiting)
+    return EmbeddingModel(
+        name, entry, worker, loaded.tokenizer, prompts, described.default_prompt, measurement
+    )
 
 
 def load_rerank_model(name: str, entry: RerankModelEntry, max_waiting: int) -> RerankModel:
     """Raises ModelUnavailable with what to do."""
     loaded = load_encoder(name, entry, locate(name, entry.source), "rerank")
-    worker = Worker(loaded.encoder, name=name, max_waiting=max_waiting)
-    return RerankModel(name, entry, worker, loaded.tokenizer)
+    worker, measurement = served(name, loaded, max_waiting)
+    return RerankModel(name, entry, worker, loaded.tokenizer, measurement)
 
 
 def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Loaded:
@@ -86,24 +122,78 @@ def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Lo
         )
     if entry.backend == "torch" or device != "cpu" or not is_float32:
         return load_torch(name, entry, folder, kind, device, entry.dtype)
-    cache, plan = planned(name, entry, folder, kind)
-    chosen = "torch" if plan is None else plan.fastest(exact=entry.dtype == "float32")
-    if entry.backend != "auto":
-        chosen = entry.backend
-        if plan is None or chosen not in plan.measured:
-            raise ModelUnavailable(
-                f"{name} can't be computed by {chosen}: it is not installed, or does not know this "
-                'model\'s operations. Set backend = "auto" for it in models.toml.',
-                "model",
-            )
-    if plan is not None:
-        logger.info("%s is computed by %s: %s", name, chosen, told(plan))
-    if plan is None or chosen.startswith("torch"):
+    wanted = Wanted(name, entry, folder, kind)
+    if missing := [lib for lib in NEEDED.get(entry.backend, ()) if not is_installed(lib)]:
+        raise ModelUnavailable(
+            f"{name} can't be computed by {entry.backend}: pip install {' '.join(missing)}, or set "
+            'backend = "auto" for it in models.toml.',
+            "model",
+        )
+    cache.sweep_if_free(machine.cache_folder("encoders"))
+    if found := known_plan(wanted):
+        return load_planned(wanted, *found)
+    logger.info("%s is computed by torch at first", name)
+    loaded = load_torch(name, entry, folder, kind, device, "float32")
+    return loaded._replace(unmeasured=wanted)
+
+
+def is_installed(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
+
+
+def known_plan(wanted: Wanted) -> tuple[Path, Plan] | None:
+    """Where it is kept, and what it says."""
+    for ways in dict.fromkeys((None, wanted.ways)):  # one that has tried all will do for each
+        place = wanted.place(ways)
+        if (plan := plans.load(place)) is not None:
+            return place, plan
+    return None
+
+
+def chosen_way(wanted: Wanted, plan: Plan) -> str:
+    """Raises ModelUnavailable where models.toml wants one that can't be had."""
+    backend = wanted.entry.backend
+    if backend == "auto":
+        return plan.fastest(exact=wanted.entry.dtype == "float32")
+    if backend not in plan.measured:
+        raise ModelUnavailable(
+            f"{wanted.name} can't be computed by {backend}, which does not know this model's "
+            'operations. Set backend = "auto" for it in models.toml.',
+            "model",
+        )
+    return backend
+
+
+def load_planned(wanted: Wanted, place: Path, plan: Plan) -> Loaded:
+    chosen = chosen_way(wanted, plan)
+    logger.info("%s is computed by %s: %s", wanted.name, chosen, told(plan))
+    if chosen.startswith("torch"):
         dtype = "bfloat16" if chosen == "torch-bf16" else "float32"
-        return load_torch(name, entry, folder, kind, device, dtype)
-    encoder = graph_encoder(chosen, cache / plans.GRAPH, plan.description, entry)
-    tokenizer = FastTokenizer((cache / plans.TOKENIZER).read_text(), plan.description.max_tokens)
+        return load_torch(wanted.name, wanted.entry, wanted.folder, wanted.kind, "cpu", dtype)
+    encoder = graph_encoder(chosen, place / plans.GRAPH, plan.description, wanted.entry)
+    tokenizer = FastTokenizer((place / plans.TOKENIZER).read_text(), plan.description.max_tokens)
     return Loaded(encoder, plan.description, tokenizer)
+
+
+def measurement_of(wanted: Wanted, worker: Worker) -> Measurement:
+    """Looks for what computes it fastest, and has the worker use that."""
+    place = wanted.place(wanted.ways)
+    length = wanted.entry.context_length
+    request = plans.Request(
+        str(wanted.folder), wanted.kind, "", wanted.threads, length, wanted.ways
+    )
+
+    def use(plan: Plan) -> None:
+        if chosen_way(wanted, plan) == "torch":
+            logger.info("%s stays with torch: %s", wanted.name, told(plan))
+        else:
+            worker.replace(load_planned(wanted, place, plan).encoder)
+            # What torch held is in cycles, and frozen with the rest when it was loaded.
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
+
+    return Measurement(wanted.name, request, place, use)
 
 
 def graph_encoder(
@@ -156,48 +246,6 @@ def told(plan: Plan) -> str:
         for name, result in plan.measured.items()
     ]
     return ", ".join(parts)
-
-
-def planned(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> tuple[Path, Plan | None]:
-    """The plan for this folder on this machine, made if there is none yet; None where it can't be
-    made, which the log tells."""
-    threads = entry.threads or machine.usable_cores()
-    identity = plans.fingerprint(folder, kind, machine.cpu(), threads, entry.context_length)
-    cache = plans.place(machine.cache_folder("encoders"), folder, identity)
-    if (plan := plans.load(cache)) is not None:
-        return cache, plan
-    logger.info("%s: finding the fastest way to compute it on this machine, once: 20 s", name)
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.parent, prefix=".scratch-") as scratch:
-            out = Path(scratch) / "new"
-            out.mkdir()
-            request = plans.Request(str(folder), kind, str(out), threads, entry.context_length)
-            run_prepare(request)
-            with contextlib.suppress(OSError):  # another process was sooner with the same
-                out.rename(cache)
-        plans.drop_unused(cache.parent)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        logger.warning("%s is computed by torch, since measuring failed: %s", name, reason)
-        return cache, None
-    return cache, plans.load(cache)
-
-
-def run_prepare(request: plans.Request) -> None:
-    """Raises SubprocessError with what the process said last."""
-    # -P: what lies in the working directory is nobody's module.
-    command = [sys.executable, "-P", "-m", "localinfra.embed.prepare"]
-    package = str(Path(localinfra.__file__).parent.parent)
-    subprocess.run(
-        [*command, msgspec.json.encode(request).decode()],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=PREPARE_LIMIT_S,
-        env={**os.environ, "PYTHONPATH": package},
-        stdin=subprocess.DEVNULL,
-    )
 
 
 # --- GGUF files -----------------------------------------------------------------------------------

@@ -2,14 +2,21 @@
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import logging
 import sys
+import tempfile
+import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol, cast
 
+from localinfra.cache import sweep_if_free
 from localinfra.config import ServerSettings
+from localinfra.engine.watchdog import Watchdog
 from localinfra.errors import ApiError
+from localinfra.machine import cache_folder
 from localinfra.models.catalog import (
     Catalog,
     EmbeddingModelEntry,
@@ -31,10 +38,21 @@ logger = logging.getLogger(__name__)
 # keep it for 5 ms, a whole step of a small model.
 SWITCH_INTERVAL_S = 0.0005
 IDLE_CHECK_S = 1.0
+PULSE_CHECK_S = 1.0
+
+# A broken model comes back with the next request. Where its server is watched by `/health` there
+# will be none before it is well again, so after this long it comes back by itself.
+REVIVE_AFTER_S = 10.0
+MEASURED = ("encoders", "optimized")  # folders of the cache
+MAX_HANGS = 3  # of one model; each leaves a thread behind that may keep its memory and a core
 
 
 class LoadedModel(Protocol):
     """A TextModel, EmbeddingModel, RerankModel or ImageModel."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why it can't go on; None while it can."""
 
     def close(self) -> None: ...
 
@@ -46,10 +64,12 @@ class Runtime:
         self.settings = settings
         self.catalog = catalog
         self.started_at = int(time.time())
-        self._models: Pool[LoadedModel] = Pool(self._load, self._release)
+        self._models: Pool[LoadedModel] = Pool(self._load, self._release, lambda model: model.fault)
+        self._watchdogs: dict[str, Watchdog] = {}
+        self._num_hangs: Counter[str] = Counter()
         self._preloads: set[asyncio.Task[None]] = set()
-        self._watch: asyncio.Task[None] | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
+        self._closing: asyncio.Task[bool] | None = None
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _load(self, name: str) -> LoadedModel:
@@ -130,13 +150,23 @@ class Runtime:
         return {name: model for name, model in loaded if isinstance(entries[name], kinds)}
 
     def start(self) -> None:
-        """Starts loading the entries that ask for it; requests meanwhile wait for them."""
+        """Starts loading the entries that ask for it; requests meanwhile wait for them. Sweeps
+        what a measurement left in the cache that was ended with its server."""
+        for folder in MEASURED:
+            threading.Thread(
+                target=sweep_if_free, args=(cache_folder(folder),), daemon=True
+            ).start()
         for name, entry in self.catalog.entries.items():
             if entry.preload:
-                task = asyncio.create_task(self._preload(name))
-                self._preloads.add(task)
-                task.add_done_callback(self._preloads.discard)
-        self._watch = asyncio.create_task(self._unload_idle())
+                self._start_preload(name)
+        self._watches = [
+            asyncio.create_task(watch()) for watch in (self._unload_idle, self._watch_models)
+        ]
+
+    def _start_preload(self, name: str) -> None:
+        task = asyncio.create_task(self._preload(name))
+        self._preloads.add(task)
+        task.add_done_callback(self._preloads.discard)
 
     async def _preload(self, name: str) -> None:
         with contextlib.suppress(ApiError):  # logged by the pool; whoever asks is told again
@@ -156,10 +186,53 @@ class Runtime:
                 except Exception:  # the device's; other models are to leave all the same
                     logger.exception("%s could not be unloaded", name)
 
+    def faults(self) -> dict[str, str]:
+        """The models that broke and are not back yet, and why they broke."""
+        self._models.check()
+        return {name: fault.reason for name, fault in self._models.faults.items()}
+
+    async def _watch_models(self) -> None:
+        while True:
+            await asyncio.sleep(PULSE_CHECK_S)
+            try:
+                self._give_up_hanging()
+                self._models.check()
+                self._revive()
+            except Exception:  # one check that fails must not be the last one
+                logger.exception("the models could not be checked")
+
+    def _give_up_hanging(self) -> None:
+        """A thread can't be stopped. So it is left behind, and the model loaded again."""
+        max_checks = max(1, round(self.settings.watchdog_s / PULSE_CHECK_S))
+        for name, model in self.loaded_text_models().items():
+            dog = self._watchdogs.setdefault(name, Watchdog(max_checks))
+            if not dog.stands_still(model.pulse):
+                continue
+            del self._watchdogs[name]
+            self._num_hangs[name] += 1
+            logger.error("%s: its engine hangs. All threads:\n%s", name, stacks())
+            reason = f"its engine made no step for {self.settings.watchdog_s:g} s"
+            model.abandon(reason)
+            self._models.drop(name, reason, is_final=self._num_hangs[name] >= MAX_HANGS)
+
+    def _revive(self) -> None:
+        for name, fault in self._models.faults.items():
+            if time.monotonic() - fault.since > REVIVE_AFTER_S:
+                self._start_preload(name)
+
     async def close(self) -> None:
-        """Ends what is running, with an error to whoever waits for it, and frees all models."""
-        if self._watch:
-            self._watch.cancel()
+        """Ends what is running, with an error to whoever waits for it, and frees all models. What
+        does not end in time is left behind."""
+        for watch in self._watches:
+            watch.cancel()
         if self._closing is None:
             self._closing = asyncio.create_task(self._models.close())
         await self._closing
+
+
+def stacks() -> str:
+    """Where every thread of this process is."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()

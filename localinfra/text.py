@@ -1,10 +1,9 @@
 """TextModel: a loaded GGUF model as the API sees it. Messages or prompt → deltas of text.
 
-Tokenising and rendering may take long for long prompts, so both run in a thread; the rest is
-cheap and stays on the event loop, while the engine computes the next step.
+Tokenising and rendering may take long for long prompts, so both run in threads of their own; the
+rest is cheap and stays on the event loop, while the engine computes the next step.
 """
 
-import asyncio
 import datetime
 import functools
 import time
@@ -14,7 +13,8 @@ import msgspec
 
 from localinfra.chat.answer import Answer, Source, Tool, arguments_source, grammar_of
 from localinfra.chat.dialects import Voice
-from localinfra.chat.messages import Message
+from localinfra.chat.messages import Message, size_of, texts_of
+from localinfra.chat.meter import DEADLINE_S, Deadline, LimitExceeded
 from localinfra.chat.prepared import Leniency
 from localinfra.chat.template import ChatTemplate
 from localinfra.engine.constraint import Grammar, GrammarCompiler, as_lark, as_regex
@@ -23,12 +23,13 @@ from localinfra.engine.engine import Engine, EngineStats
 from localinfra.engine.output import ChoiceOutput
 from localinfra.engine.request import GenerationRequest, TextRequest
 from localinfra.engine.stops import Stops
+from localinfra.engine.watchdog import Pulse
 from localinfra.errors import (
     ContextLengthExceeded,
     InvalidRequest,
     UnsupportedParameter,
 )
-from localinfra.executor import BoundedExecutor
+from localinfra.executor import BoundedExecutor, is_abandoned
 from localinfra.llama.model import Model
 from localinfra.models.catalog import TextModelEntry
 
@@ -43,6 +44,16 @@ class Compiled(msgspec.Struct, frozen=True):
 
     grammar: Grammar | None = None
     left_out: Sequence[str] = ()  # paths of what was asked for and is not enforced
+
+
+# Prompts at a time: they need the interpreter, as the event loop does. Characters of one that
+# leaves a thread to the others.
+MAX_PROMPTING, MAX_COUNTING, LARGE_PROMPT = 3, 2, 100_000
+MAX_WAITING_COUNTS = 128  # texts that are only to be looked at
+
+# CPU time for each token that the context has room for, besides what a template may take. Ten
+# times what the slowest text took here (letters without a blank, 2 µs).
+SECONDS_PER_TOKEN = 20e-6
 
 
 class ChatPrompt(msgspec.Struct, frozen=True):
@@ -73,7 +84,9 @@ class TextModel:
         engine: Engine,
         template: ChatTemplate | None,
         template_error: str | None = None,
+        max_waiting: int = 256,
     ):
+        """`max_waiting` requests may wait for their prompt to be made."""
         self.name = name
         self.entry = entry
         self._model = model
@@ -83,6 +96,10 @@ class TextModel:
         self._compiler = GrammarCompiler(model.grammar_tokenizer)
         self._compiling = BoundedExecutor("grammars", MAX_COMPILING, MAX_WAITING_GRAMMARS)
         self._trying = BoundedExecutor("large grammars", MAX_TRYING, MAX_WAITING_GRAMMARS // 4)
+        self._prompting = BoundedExecutor("prompts", MAX_PROMPTING, max_waiting, LARGE_PROMPT)
+        self._counting = BoundedExecutor(
+            "tokenizing", MAX_COUNTING, MAX_WAITING_COUNTS, LARGE_PROMPT
+        )
 
     @property
     def context_length(self) -> int:
@@ -93,12 +110,26 @@ class TextModel:
         return self._engine.stats
 
     @property
+    def fault(self) -> str | None:
+        return self._engine.fault
+
+    @property
+    def pulse(self) -> Pulse:
+        return self._engine.pulse
+
+    def abandon(self, reason: str) -> None:
+        """See `Engine.abandon`."""
+        self._engine.abandon(reason)
+
+    @property
     def num_vocab(self) -> int:
         return self._model.num_vocab
 
     def close(self) -> None:
         self._compiling.close()
         self._trying.close()
+        self._prompting.close()
+        self._counting.close()
         self._compiler.close()  # what it works on ends too
         self._engine.close()
 
@@ -125,6 +156,12 @@ class TextModel:
             chat_template=self._template.source if self._template else None,
         )
 
+    def unread(self, paths: Mapping[str, str]) -> list[str]:
+        """Of variables for the template, by their names the places where a request sets them: the
+        places of those that it does not read."""
+        variables = self._template.variables if self._template else frozenset()
+        return [path for name, path in paths.items() if name not in variables]
+
     def is_special(self, token: int) -> bool:
         """Whether the token adds nothing to a text."""
         return not self._model.token_bytes(token)
@@ -136,12 +173,15 @@ class TextModel:
         tools: Sequence[Tool] = (),
         *,
         asks: bool = True,
+        is_counted: bool = False,
     ) -> ChatPrompt:
         """Messages and tools → a prompt, by the model's template; unless it `asks` for an answer,
-        the conversation alone.
+        the conversation alone. With `is_counted` it is only to be looked at, and waits with texts
+        that are.
 
         Control tokens come from the template alone: the same words inside a message stay text.
-        Raises InvalidRequest where the template refuses the messages or there is none.
+        Raises InvalidRequest where the template refuses the messages or there is none,
+        ContextLengthExceeded for what can't fit, QueueFull.
         """
         if self._template is None:
             raise InvalidRequest(
@@ -151,9 +191,11 @@ class TextModel:
                 "the model's own format.",
                 "model",
             )
-        return await asyncio.to_thread(
-            self._render, self._template, messages, template_kwargs, tools, asks
-        )
+        if len(messages) > self.context_length:  # each has a token at least
+            raise ContextLengthExceeded(len(messages), self.context_length)
+        executor = self._counting if is_counted else self._prompting
+        job = (self._render, self._template, messages, template_kwargs, tools, asks)
+        return await executor.run(*job, size=size_of(messages))
 
     def _render(
         self,
@@ -163,16 +205,24 @@ class TextModel:
         tools: Sequence[Tool],
         asks: bool,
     ) -> ChatPrompt:
+        characters = sum(len(text.strip()) for text in texts_of(messages))
+        if template.shows_texts:
+            self._refuse_endless(characters, "messages")
+        deadline = self._deadline(characters)
         definitions = [tool.definition for tool in tools]
-        now = datetime.datetime.now()
         rendered = template.render(
-            messages, tools=definitions, add_generation_prompt=asks, extra=kwargs, now=now
+            messages,
+            tools=definitions,
+            add_generation_prompt=asks,
+            extra=kwargs,
+            now=datetime.datetime.now(),
+            deadline=deadline,
         )
-        self._refuse_endless(rendered.text, "messages")
+        self._refuse_endless(len(rendered.text), "messages")
         ids: list[int] = []
         for segment in rendered.segments:
-            ids += self._model.tokenize(
-                segment.text, parse_special=segment.is_template, add_bos=not ids
+            ids += self._ids(
+                segment.text, deadline, "messages", segment.is_template, add_bos=not ids
             )
         reasoning = template.voice.reasoning
         is_thinking = reasoning is not None and reasoning.is_open_at_end_of(rendered.text)
@@ -276,12 +326,15 @@ class TextModel:
         With `suffix`, the model fills what is missing between the two. Raises UnsupportedParameter
         where the model has no tokens for that, and ContextLengthExceeded, which names `param`.
         """
-        return await asyncio.to_thread(self._tokenize_prompt, text, suffix, param)
+        size = len(text) + len(suffix or "")
+        return await self._prompting.run(self._tokenize_prompt, text, suffix, param, size=size)
 
     def _tokenize_prompt(self, text: str, suffix: str | None, param: str) -> list[int]:
-        self._refuse_endless(text + (suffix or ""), param)
+        characters = len(text) + len(suffix or "")
+        self._refuse_endless(characters, param)
+        deadline = self._deadline(characters)
         if suffix is None:
-            return self._model.tokenize(text, parse_special=True, add_bos=True)
+            return self._ids(text, deadline, param)
         if self._model.infill_tokens is None:
             raise UnsupportedParameter(
                 f"{self.name} has no fill-in-the-middle tokens; leave suffix out, or use a code "
@@ -289,41 +342,84 @@ class TextModel:
                 "suffix",
             )
         before, after, middle = self._model.infill_tokens
-        prefix_ids = self._model.tokenize(text, parse_special=False, add_bos=False)
-        suffix_ids = self._model.tokenize(suffix, parse_special=False, add_bos=False)
+        prefix_ids = self._ids(text, deadline, param, False, add_bos=False)
+        suffix_ids = self._ids(suffix, deadline, param, False, add_bos=False)
         bos = self._model.tokenize("", parse_special=False, add_bos=True)
         return [*bos, before, *prefix_ids, after, *suffix_ids, middle]
 
     async def tokenize(self, text: str, *, add_bos: bool) -> list[int]:
-        """The same ids for a text of any length, to be looked at; with `add_bos` as a prompt."""
-        return await asyncio.to_thread(
-            self._model.tokenize, text, parse_special=True, add_bos=add_bos
-        )
+        """The same ids for a text of any length, to be looked at; with `add_bos` as a prompt.
+        Raises QueueFull."""
+
+        def work() -> list[int]:
+            deadline = self._deadline(len(text), SECONDS_PER_TOKEN * len(text))
+            return self._ids(text, deadline, "prompt", add_bos=add_bos)
+
+        return await self._counting.run(work, size=len(text))
+
+    async def spellings(self, ids: Sequence[int]) -> list[str]:
+        """`token_texts` for any number of them. Raises QueueFull."""
+        return await self._counting.run(self.token_texts, ids, size=len(ids))
+
+    async def detokenize(self, ids: Sequence[int], param: str) -> str:
+        """What ids of any number spell. Raises InvalidRequest, QueueFull."""
+
+        def work() -> str:
+            self._check_ids(ids, param)
+            return self.text(ids)
+
+        return await self._counting.run(work, size=len(ids))
 
     def token_prompt(self, ids: list[int], param: str) -> list[int]:
-        """Checks a prompt that a client sent as ids. Raises ContextLengthExceeded, and
-        InvalidRequest for an id beyond the vocabulary."""
+        """Checks a prompt that a client sent as ids. Raises InvalidRequest for one beyond the
+        vocabulary, and ContextLengthExceeded."""
         if len(ids) > self.context_length:
             raise ContextLengthExceeded(len(ids), self.context_length, param)
-        self.check_ids(ids, param)
+        self._check_ids(ids, param)
         return ids
 
-    def check_ids(self, ids: Sequence[int], param: str) -> None:
-        """Takes 20 ms for a million. Raises InvalidRequest for one beyond the vocabulary."""
+    def _check_ids(self, ids: Sequence[int], param: str) -> None:
         if not ids or (min(ids) >= 0 and max(ids) < self.num_vocab):
             return
-        index, token = next(
-            (index, token) for index, token in enumerate(ids) if not 0 <= token < self.num_vocab
-        )
+        index = next(i for i, token in enumerate(ids) if not 0 <= token < self.num_vocab)
         raise InvalidRequest(
-            f"Token id {token} at position {index} is not in the vocabulary of "
-            f"{self.name}, which ends at {self.num_vocab - 1}.",
+            f"Token id {ids[index]} at position {index} is not in the vocabulary of {self.name}, "
+            f"which ends at {self.num_vocab - 1}.",
             param,
         )
 
-    def _refuse_endless(self, text: str, param: str) -> None:
+    def _ids(
+        self,
+        text: str,
+        deadline: Deadline,
+        param: str,
+        parse_special: bool = True,
+        *,
+        add_bos: bool = True,
+    ) -> list[int]:
+        """Raises ContextLengthExceeded or InvalidRequest where the time is up."""
+        ids: list[int] = []
+        try:
+            for part in self._model.tokens(text, parse_special=parse_special, add_bos=add_bos):
+                ids += part
+                deadline.check()
+        except LimitExceeded as error:
+            if len(ids) > self.context_length:
+                raise ContextLengthExceeded(len(ids), self.context_length, param) from None
+            raise InvalidRequest(
+                f"Splitting the text into tokens was stopped: {error}. Send a shorter one.", param
+            ) from None
+        return ids
+
+    def _deadline(self, num_characters: int, more_s: float | None = None) -> Deadline:
+        self._model.prepare_for(num_characters)  # once, at nobody's expense
+        if more_s is None:
+            more_s = SECONDS_PER_TOKEN * self.context_length
+        return Deadline(DEADLINE_S + more_s, is_abandoned)
+
+    def _refuse_endless(self, num_characters: int, param: str) -> None:
         """Refuses a text that can't fit before spending seconds on tokenising it."""
-        at_least = len(text) // self._model.longest_token
+        at_least = num_characters // self._model.longest_token
         if at_least > self.context_length:
             raise ContextLengthExceeded(at_least, self.context_length, param)
 
@@ -336,11 +432,15 @@ class TextModel:
         stops = Stops(request.stops)
         outputs = [
             ChoiceOutput(
-                choice, self._spelled(request.marks), stops, score_end=request.score_prompt
+                choice,
+                self._spelled(request.marks),
+                stops,
+                score_end=request.score_prompt,
+                reader=request.readers[choice] if request.readers else None,
             )
             for choice in range(len(requests) * request.num_choices)
         ]
-        return Deltas(self._engine.generate(requests), outputs, request.completed)
+        return Deltas(self._engine.generate(requests), outputs)
 
     def _spelled(self, marks: frozenset[int]) -> Callable[[int], bytes]:
         """What tokens add to a text in which these control tokens are spelled out."""
@@ -376,12 +476,11 @@ class TextModel:
                 "least one character.",
                 request.prompt_param,
             )
-        wanted = request.max_tokens
-        if wanted is None:
-            wanted = self.entry.default_max_tokens
+        room = self.context_length - num_prompt
+        choices = (request.max_tokens, self.entry.default_max_tokens, request.default_max_tokens)
+        wanted = next((limit for limit in choices if limit is not None), max(room, 1))
         if self.entry.max_output_tokens is not None:
             wanted = min(wanted, self.entry.max_output_tokens)
-        room = self.context_length - num_prompt
         if room < min(wanted, 1):
             raise ContextLengthExceeded(num_prompt, self.context_length, request.prompt_param)
         return min(wanted, room)

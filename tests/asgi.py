@@ -50,6 +50,11 @@ def scope_of(
 
 def call(app: ASGIApp, scope: Scope, chunks: Sequence[bytes] = (b"",)) -> Reply:
     """Sends the body in `chunks`; the client then stays until the answer is complete."""
+    return asyncio.run(answer(app, scope, chunks))
+
+
+async def answer(app: ASGIApp, scope: Scope, chunks: Sequence[bytes] = (b"",)) -> Reply:
+    """The same on an event loop that runs."""
     incoming: list[Message] = [
         {"type": "http.request", "body": chunk, "more_body": at < len(chunks) - 1}
         for at, chunk in enumerate(chunks)
@@ -62,10 +67,7 @@ def call(app: ASGIApp, scope: Scope, chunks: Sequence[bytes] = (b"",)) -> Reply:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    async def run() -> None:
-        await app(scope, receive, send)
-
-    asyncio.run(run())
+    await app(scope, receive, send)
     body = b"".join(message["body"] for message in sent[1:])
     headers = [(name.decode(), value.decode("latin-1")) for name, value in sent[0]["headers"]]
     return Reply(sent[0]["status"], headers, body, scope)

@@ -105,6 +105,83 @@ QWEN = """
 {%- endif %}
 """
 
+# Takes no notice of system messages.
+DEAF = """
+{%- for message in messages %}
+    {%- if message.role == 'user' %}{{ 'User: ' ~ message.content ~ '\n' }}
+    {%- elif message.role == 'assistant' %}{{ 'Bot: ' ~ message.content ~ '\n' }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ 'Bot: ' }}{% endif %}
+"""
+
+# Turns and ids as strict as Mistral's: users and answers alternate, calls and results beside.
+NEMO = """
+{%- if messages[0].role == 'system' %}
+    {%- set system, loop_messages = messages[0].content, messages[1:] %}
+{%- else %}
+    {%- set system, loop_messages = '', messages %}
+{%- endif %}
+{%- set ns = namespace(index=0) %}
+{%- for message in loop_messages if message.role in ('user', 'assistant') %}
+    {%- if not message.tool_calls %}
+        {%- if (message.role == 'user') != (ns.index % 2 == 0) %}
+            {{- raise_exception('After the optional system message, roles must alternate') }}
+        {%- endif %}
+        {%- set ns.index = ns.index + 1 %}
+    {%- endif %}
+{%- endfor %}
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if message.role == 'user' %}
+        {%- if loop.first and tools %}{{ '[TOOLS]' ~ tools | tojson ~ '[/TOOLS]' }}{% endif %}
+        {{- '[INST]' ~ (system ~ '\n\n' if loop.last and system else '') }}
+        {{- message.content ~ '[/INST]' }}
+    {%- elif message.tool_calls %}
+        {{- '[TOOL_CALLS][' }}
+        {%- for call in message.tool_calls %}
+            {%- if call.id is not defined or call.id | length != 9 %}
+                {{- raise_exception('Tool call IDs should be alphanumeric strings of length 9!') }}
+            {%- endif %}
+            {{- call.function | tojson ~ call.id ~ (']' if loop.last else ', ') }}
+        {%- endfor %}
+        {{- eos_token }}
+    {%- elif message.role == 'assistant' %}{{ ' ' ~ message.content ~ eos_token }}
+    {%- elif message.role == 'tool' %}
+        {%- if message.tool_call_id is not defined or message.tool_call_id | length != 9 %}
+            {{- raise_exception('Tool call IDs should be alphanumeric strings of length 9!') }}
+        {%- endif %}
+        {{- '[TOOL_RESULTS]' ~ message.content ~ message.tool_call_id ~ '[/TOOL_RESULTS]' }}
+    {%- else %}{{ raise_exception('Only user and assistant roles are supported') }}
+    {%- endif %}
+{%- endfor %}
+"""
+
+# One call a message and no answer without one's result, as with Llama 3 and Mistral's later ones.
+ONE_CALL = """{# ipython "parameters" #}
+{%- if tools is not none %}{{ tools | tojson }}{% endif %}
+{%- set ns = namespace(num_open=0) %}
+{%- for message in messages %}
+    {%- if ns.num_open and message.role != 'tool' %}
+        {{- raise_exception('Not the same number of function calls and responses') }}
+    {%- endif %}
+    {{- '<|start|>' ~ message.role ~ '<|end|>' }}
+    {%- if message.role == 'assistant' and 'tool_calls' in message %}
+        {%- if message.tool_calls | length != 1 %}
+            {{- raise_exception('This model only supports single tool-calls at once!') }}
+        {%- endif %}
+        {%- set ns.num_open = 1 %}
+        {{- message.tool_calls[0].function | tojson }}
+    {%- elif message.role == 'tool' %}
+        {%- if not ns.num_open %}{{ raise_exception('Nobody asked for this') }}{% endif %}
+        {%- set ns.num_open = 0 %}
+        {{- message.content }}
+    {%- else %}{{ message.content }}
+    {%- endif %}
+    {{- '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start|>assistant<|end|>' }}{% endif %}
+"""
+
 
 @functools.cache
 def template(source: str) -> ChatTemplate:

@@ -1,14 +1,12 @@
-"""A real server over the real SmolLM2, in a thread of the test process."""
+"""A real server over the real SmolLM2."""
 
-import asyncio
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import uvicorn
+from serving import Serving
 
 from localinfra import config as config_file
 from localinfra.api.app import create_app
@@ -87,29 +85,13 @@ def package_folder(package: str) -> Path:
     return found
 
 
-class LiveServer:
-    """uvicorn in a thread. `stats` is what the engine says of itself."""
+class LiveServer(Serving):
+    """The whole application. `stats` is what the engine says of itself."""
 
     def __init__(self, models: Path, ledger: Ledger | None = None) -> None:
         config = config_file.load(models)
         self.runtime = Runtime(config.server, catalog_file.load(config))
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(self.runtime, ledger), port=0, log_level="warning", lifespan="on"
-            )
-        )
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
-        self._thread.start()
-        while not self._server.started:
-            assert self._thread.is_alive()
-            time.sleep(0.01)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(60)
-        assert not self._thread.is_alive()
+        super().__init__(create_app(self.runtime, ledger), config.server)
 
     @property
     def stats(self) -> EngineStats:
@@ -121,8 +103,15 @@ class LiveServer:
             assert time.monotonic() < deadline, self.stats
             time.sleep(0.005)
 
+    def wait_until_measured(self, name: str) -> None:
+        """Loads an encoder, and waits until it is computed as it will be from then on."""
+        found, _ = self.runtime.catalog.resolve(name)
+        assert self.post("/v1/embeddings", {"model": name, "input": "a"}).status_code in (200, 400)
+        if measurement := self.runtime.loaded_encoders()[found]._measurement:
+            measurement.wait(240)
+
     def wait_until_idle(self) -> None:
         self.wait_until(lambda stats: not stats.num_running and not stats.num_waiting)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx2.Response:
-        return httpx2.post(self.url + path, json=body, timeout=60, **options)
+        return httpx2.post(self.url + path, json=body, **{"timeout": 60, **options})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localinfra import costs
+from localinfra import cache, costs
 from localinfra.costs import Book, CostsUnreadable, Ledger, Row, Used
 
 TIME = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
@@ -130,6 +130,28 @@ def test_what_cannot_be_written_is_told_once_and_kept_for_later(
     asyncio.run(run())
     assert used(costs.read(path)) == {("k", "m"): (2, 20, 0.5)}
     assert caplog.text.count("can't be kept") == 1
+
+
+def test_a_lock_that_somebody_keeps_is_told_and_the_end_waits_for_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(costs, "LOCK_LIMIT_S", 0.05)
+    with cache.locked(path.with_suffix(".lock")):
+        serve(Ledger(path), 3)
+    assert "costs.lock is locked by" in caplog.text
+    assert "costs of 0.750000 US dollars are not in" in caplog.text
+    assert costs.read(path).rows == []
+
+
+def test_a_disk_that_hangs_does_not_hold_up_the_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    may_go = threading.Event()
+    monkeypatch.setattr(costs, "add", lambda path, rows: may_go.wait(60))
+    monkeypatch.setattr(costs, "LAST_SAVE_LIMIT_S", 0.05)
+    serve(Ledger(path), 3)
+    may_go.set()
+    assert "could not be written in time" in caplog.text
 
 
 def test_without_a_path_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from localinfra.errors import QueueFull
-from localinfra.executor import BoundedExecutor
+from localinfra.executor import BoundedExecutor, is_abandoned
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -34,12 +34,12 @@ def test_the_smallest_goes_first() -> None:
         executor, gate = BoundedExecutor("tests", 1, 10), threading.Event()
         order: list[int] = []
         jobs = [asyncio.create_task(executor.run(gate.wait))]
-        for size in (3, 1, 2):
+        for size in (30_000, 10_000, 20_000):
             jobs.append(asyncio.create_task(executor.run(order.append, size, size=size)))
         await asyncio.sleep(0)
         gate.set()
         await asyncio.gather(*jobs)
-        assert order == [1, 2, 3]
+        assert order == [10_000, 20_000, 30_000]
 
     run(test())
 
@@ -65,14 +65,68 @@ def test_a_caller_that_leaves_gives_its_place_back(victim: int) -> None:
 
 def test_a_place_that_was_handed_over_to_a_caller_that_leaves_is_not_lost() -> None:
     async def test() -> None:
-        executor = BoundedExecutor("tests", 1, 2)
-        await executor._take_place(0)
+        executor, gate = BoundedExecutor("tests", 1, 2), threading.Event()
+        first = asyncio.create_task(executor.run(gate.wait))
         waiting = asyncio.create_task(executor.run(lambda: None))
         await asyncio.sleep(0)
-        executor._give_place_back()
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+        [(_, _, place, _)] = executor._waiting[False]
+        place.add_done_callback(lambda _: waiting.cancel())  # after the handing over
+        gate.set()
+        await asyncio.gather(first, waiting, return_exceptions=True)
+        assert waiting.cancelled()
         assert await executor.run(lambda: "free") == "free"
+
+    run(test())
+
+
+def test_work_that_nobody_waits_for_can_tell() -> None:
+    async def test() -> None:
+        executor, begun, told = BoundedExecutor("tests", 1, 0), threading.Event(), []
+
+        def work() -> None:
+            begun.set()
+            while not is_abandoned():
+                pass
+            told.append(True)
+
+        job = asyncio.create_task(executor.run(work))
+        await asyncio.to_thread(begun.wait)
+        job.cancel()
+        await asyncio.gather(job, return_exceptions=True)
+        while executor._num_running:
+            await asyncio.sleep(0.001)
+        assert told == [True]
+        assert await executor.run(is_abandoned) is False
+
+    run(test())
+
+
+def test_large_jobs_leave_a_thread_to_the_small_ones() -> None:
+    async def test() -> None:
+        executor, gate = BoundedExecutor("tests", 2, 16, large_size=10), threading.Event()
+        large = [asyncio.create_task(executor.run(gate.wait, size=11)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert await executor.run(lambda: "small", size=10) == "small"
+        assert not any(job.done() for job in large)
+        with pytest.raises(QueueFull):  # they have an eighth of the queue
+            await executor.run(gate.wait, size=11)
+        gate.set()
+        assert await asyncio.gather(*large) == [True] * 3
+
+    run(test())
+
+
+def test_a_large_job_is_not_put_off_for_ever() -> None:
+    async def test() -> None:
+        executor, gate = BoundedExecutor("tests", 1, 100), threading.Event()
+        order: list[str] = []
+        jobs = [asyncio.create_task(executor.run(gate.wait))]
+        jobs.append(asyncio.create_task(executor.run(order.append, "large", size=5000)))
+        jobs += [asyncio.create_task(executor.run(order.append, "small")) for _ in range(50)]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*jobs)
+        assert 0 < order.index("large") < 10
 
     run(test())
 

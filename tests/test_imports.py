@@ -13,8 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file sees its own room (a folder or a single file here) and the rows above it.
 LAYERS = [
-    {"errors", "metrics", "backend_detect"},
-    {"tables", "machine", "executor", "install"},
+    {"errors", "metrics", "backend_detect", "logs"},
+    {"cache", "children", "executor", "install", "machine", "tables"},
     {"config", "chat", "engine", "costs"},
     {"models", "llama"},
     {"text", "embed", "image", "optimize"},
@@ -30,7 +30,8 @@ LAYER_OF = {room: at for at, rooms in enumerate(LAYERS) for room in rooms}
 OWNERS: dict[str, str | tuple[str, ...]] = {
     "llama_cpp": "llama/",
     "starlette": "api/",
-    "uvicorn": "cli/serve.py",
+    "uvicorn": ("api/connection.py", "api/server.py", "cli/serve.py"),
+    "httptools": "api/connection.py",
     "sentence_transformers": "embed/",
     "torch": ("embed/", "image/"),
     "onnxruntime": "embed/",

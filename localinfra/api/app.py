@@ -10,7 +10,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from localinfra import __version__
+from localinfra.api.body import UnfinishedBodies
 from localinfra.api.chat import create_chat_completion
+from localinfra.api.cohere import create_cohere_embeddings
 from localinfra.api.completions import create_completion, create_engine_completion
 from localinfra.api.embeddings import create_embeddings, create_engine_embeddings
 from localinfra.api.guard import Guard
@@ -19,9 +21,11 @@ from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.image_files import ImageFiles, get_image_file
 from localinfra.api.images import create_images
 from localinfra.api.inference import infer
+from localinfra.api.leaving import Leaving
 from localinfra.api.messages import count_message_tokens, create_message
 from localinfra.api.metrics import RequestMetrics, get_metrics
 from localinfra.api.models import get_model, list_models
+from localinfra.api.paths import CanonicalPaths
 from localinfra.api.render import EXCEPTION_HANDLERS, json_response
 from localinfra.api.rerank import create_ranking
 from localinfra.api.responses import count_input_tokens, create_response
@@ -33,6 +37,7 @@ from localinfra.api.responses_store import (
 )
 from localinfra.api.state import runtime as runtime_of
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
+from localinfra.config import is_loopback
 from localinfra.costs import Ledger
 from localinfra.executor import BoundedExecutor
 from localinfra.metrics import Metrics
@@ -70,20 +75,35 @@ ANTHROPIC_ROUTES = [
 ]
 
 
+async def index(request: Request) -> Response:
+    """What a browser, or a client that tries whether somebody is there, finds at the root."""
+    return json_response(
+        {
+            "name": "localinfra",
+            "version": __version__,
+            "routes": ["/v1/chat/completions", "/v1/models", "/v1/embeddings", "/health"],
+        }
+    )
+
+
 async def health(request: Request) -> Response:
-    """Answers from what is known on the event loop, so in milliseconds under any load."""
+    """Answers from what is known on the event loop, so in milliseconds under any load. A model
+    that broke makes it a 503 until it is back."""
     found = runtime_of(request)
+    faults = found.faults()
     stats = [model.stats for model in found.loaded_text_models().values()]
     encoders = found.loaded_encoders().values()
     return json_response(
         {
-            "status": "ok",
+            "status": "degraded" if faults else "ok",
+            **({"reason": "; ".join(f"{n}: {r}" for n, r in faults.items())} if faults else {}),
             "version": __version__,
             "models_loaded": len(found.loaded()),
             "sequences_running": sum(stat.num_running for stat in stats),
             "sequences_waiting": sum(stat.num_waiting for stat in stats),
             "encodings_waiting": sum(model.num_waiting for model in encoders),
-        }
+        },
+        503 if faults else 200,
     )
 
 
@@ -105,6 +125,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
 
     app = Starlette(
         routes=[
+            Route("/", index),
             Route("/health", health),
             Route("/metrics", get_metrics),
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),
@@ -118,6 +139,8 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
                 for path, handler, method in OPENAI_ROUTES
             ),
             Route("/v2/rerank", create_ranking, methods=["POST"]),  # Cohere's newer client
+            Route("/v1/embed", create_cohere_embeddings, methods=["POST"]),
+            Route("/v2/embed", create_cohere_embeddings, methods=["POST"]),
             *(
                 Route(prefix + path, handler, methods=["POST"])
                 for prefix in ANTHROPIC_PREFIXES
@@ -125,13 +148,16 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
             ),
         ],
         middleware=[
+            Middleware(CanonicalPaths),
             Middleware(RequestMetrics, metrics=metrics),
             Middleware(
                 Guard,
                 allowed_hosts=(settings.host, *settings.allowed_hosts),
                 allowed_origins=settings.allowed_origins,
+                on_loopback=is_loopback(settings.host),
                 api_keys=settings.api_keys,
             ),
+            Middleware(Leaving),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
@@ -140,6 +166,9 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     app.state.runtime = runtime
     app.state.metrics = metrics
     app.state.ledger = ledger
+    app.state.unfinished_bodies = UnfinishedBodies(
+        max(settings.max_unfinished_bytes, settings.max_body_bytes)
+    )
     app.state.image_files = ImageFiles(settings.image_urls_s)
     app.state.responses = ResponseStore()
     app.state.conversions = BoundedExecutor("large requests to be read", 2, 64)

@@ -5,6 +5,7 @@ Judges size, pace, content type, JSON and the struct's annotations; past it valu
 """
 
 import asyncio
+import codecs
 import contextlib
 import functools
 import re
@@ -13,25 +14,63 @@ from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
+from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from localinfra.api.liberal import decode_liberally
 from localinfra.api.weight import MAX_VALUES, Weight
-from localinfra.errors import BodyTooLarge, InvalidRequest, RequestTimeout, UnsupportedMediaType
+from localinfra.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    QueueFull,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
 from localinfra.executor import give_way
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-JSON_TYPE = re.compile(
-    r'application/([\w.-]+\+)?json(\s*;\s*charset\s*=\s*"?utf-8"?)?\s*;?', re.IGNORECASE
-)
+JSON_TYPE = re.compile(rb"application/([\w.-]+\+)?json", re.IGNORECASE)
+READABLE_CHARSETS = ("utf-8", "ascii")  # as Python calls them; ASCII is UTF-8 as well
 NESTED_SIZE = 32  # a list, object or name is as much work as so many characters
 NULL = msgspec.Raw(b"null")
 FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+class UnfinishedBodies:
+    """The bytes held of bodies that are still arriving, all together. Event loop only.
+
+    The first 64 kB of each are free, so that who fills this up keeps out no ordinary request.
+    """
+
+    FREE_BYTES = 64 * 1024
+
+    def __init__(self, max_bytes: int):
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
+
+    def grow(self, from_bytes: int, to_bytes: int) -> None:
+        """One of them now has `to_bytes`. Raises QueueFull if that is too much in all."""
+        more_bytes = self._counted(to_bytes) - self._counted(from_bytes)
+        if more_bytes and self.held_bytes + more_bytes > self.max_bytes:
+            raise QueueFull(
+                "Too many large bodies are arriving at once: send this one again in a moment.",
+                retry_after_s=1,
+            )
+        self.held_bytes += more_bytes
+
+    def done(self, size_bytes: int) -> None:
+        """One of `size_bytes` arrived, or was given up."""
+        self.held_bytes -= self._counted(size_bytes)
+
+    def _counted(self, size_bytes: int) -> int:
+        return max(0, size_bytes - self.FREE_BYTES)
+
+
 class BodyLimits(msgspec.Struct, frozen=True):
     max_bytes: int = 16 * 1024 * 1024
     timeout_s: float = 60.0  # for the whole body, however it arrives
+    unfinished: UnfinishedBodies | None = None  # what it shares with the others
 
 
 DEFAULT_LIMITS = BodyLimits()
@@ -70,7 +109,7 @@ async def read_body(
     """
     check_content_type(request)
     weight = Weight(max_values)
-    body = await receive_body(request, limits, weight)
+    body = without_mark(await receive_body(request, limits, weight))
     fields = fields_of(body)
     await give_way()  # each half takes its time where the body is large
     return struct_of(body, fields, kind, max(len(body), weight.num_nested * NESTED_SIZE))
@@ -78,12 +117,23 @@ async def read_body(
 
 def check_content_type(request: Request) -> None:
     """Insisting on JSON also keeps other sites' forms out: they can't send it unasked."""
-    given = request.headers.get("content-type", "").strip()
-    if JSON_TYPE.fullmatch(given) is None:
+    given = request.headers.get("content-type", "")
+    if not is_json_in_utf_8(given):
         raise UnsupportedMediaType(
             f"Send the body as 'Content-Type: application/json' in UTF-8, not {given[:100]!r}."
         )
     check_content_encoding(request)
+
+
+def is_json_in_utf_8(content_type: str) -> bool:
+    """However the charset is spelled: utf8, UTF_8. Other parameters mean nothing to JSON."""
+    main, options = parse_options_header(content_type)
+    charset = options.get(b"charset", b"").decode("latin-1").strip()
+    try:
+        is_readable = not charset or codecs.lookup(charset).name in READABLE_CHARSETS
+    except (LookupError, ValueError):  # no such charset, or a null character in it
+        return False
+    return is_readable and JSON_TYPE.fullmatch(main.strip()) is not None
 
 
 def check_content_encoding(request: Request) -> None:
@@ -95,30 +145,36 @@ async def receive_body(
     request: Request, limits: BodyLimits = DEFAULT_LIMITS, weight: Weight | None = None
 ) -> bytes:
     """The whole body, at most `max_bytes` of it held, and its `weight` as JSON counted on the way.
-    Content-Length only helps to refuse early."""
+    Content-Length only helps to refuse early.
+
+    Raises BodyTooLarge, RequestTimeout, QueueFull where too much is held for others already, and
+    ClientDisconnect."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limits.max_bytes:
         raise too_large(limits)
-    chunks: list[bytes] = []
-    size_bytes = 0
+    unfinished = limits.unfinished or UnfinishedBodies(limits.max_bytes)
+    body = bytearray()
     try:
         async with asyncio.timeout(limits.timeout_s):
             while True:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnect
-                chunks.append(message.get("body", b""))
-                size_bytes += len(chunks[-1])
-                if size_bytes > limits.max_bytes:
+                chunk = message.get("body", b"")
+                if len(body) + len(chunk) > limits.max_bytes:
                     raise too_large(limits)
                 if weight is not None:
-                    weight.add(chunks[-1])
+                    weight.add(chunk)
+                unfinished.grow(len(body), len(body) + len(chunk))
+                body += chunk
                 if not message.get("more_body", False):
-                    return b"".join(chunks)
+                    return bytes(body)
     except TimeoutError:
         raise RequestTimeout(
             f"The request's body did not arrive within {limits.timeout_s:g} s."
         ) from None
+    finally:
+        unfinished.done(len(body))
 
 
 def too_large(limits: BodyLimits) -> BodyTooLarge:
@@ -128,7 +184,13 @@ def too_large(limits: BodyLimits) -> BodyTooLarge:
 def decode(body: bytes, kind: type[T]) -> Decoded[T]:
     """Of a body whose weight was counted: msgspec holds the GIL, so a thread would stall the event
     loop no less. What takes longest takes 60 ms."""
+    body = without_mark(body)
     return struct_of(body, fields_of(body), kind)
+
+
+def without_mark(body: bytes) -> bytes:
+    """Windows' programs put a byte order mark before UTF-8."""
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 Fields = dict[str, msgspec.Raw]
@@ -142,11 +204,11 @@ def fields_of(body: bytes) -> Fields:
 def struct_of(body: bytes, fields: Fields, kind: type[T], size: int = 0) -> Decoded[T]:
     decoder, known = decoder_of(kind)
     ignored = tuple(name for name in fields if name not in known)
-    given = {name: fields[name] for name in known if name in fields}
+    given = {name: raw for name, raw in fields.items() if name in known and raw != NULL}
     with refusing(body):
-        if NULL in given.values():
-            body = msgspec.json.encode({k: raw for k, raw in given.items() if raw != NULL})
-        return Decoded(decoder.decode(body), ignored, size)
+        if len(given) + len(ignored) < len(fields):  # without the nulls
+            body = msgspec.json.encode(given)
+        return Decoded(decode_liberally(body, given, decoder), ignored, size)
 
 
 @contextlib.contextmanager
@@ -191,6 +253,14 @@ def invalid_value(problem: str, within: str = "") -> InvalidRequest:
     return InvalidRequest(
         f"Invalid `{path or 'body'}`: {what[:1].lower()}{what[1:]}.", path or None
     )
+
+
+def decode_within(path: str, raw: msgspec.Raw, kind: type[T]) -> T:
+    """A value that the body's struct left undecoded. Raises InvalidRequest naming its path."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        raise invalid_value(str(error), path) from None
 
 
 MAX_LISTED = 20

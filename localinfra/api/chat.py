@@ -28,12 +28,14 @@ from localinfra.api.params import (
     ShortName,
     TemplateKwargs,
     TopLogprobs,
+    given,
+    kwarg_paths,
     log_user,
 )
 from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
-from localinfra.api.structured import MAX_TOOLS, ToolChoice, ToolDefinition, tool_use
+from localinfra.api.structured import MAX_TOOLS, ToolChoice, ToolDefinition, left_out, tool_use
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import MAX_MESSAGES, Message
@@ -68,7 +70,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
 
     def check(self) -> None:
         super().check()
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
         check_kwargs(self.chat_template_kwargs)
         if any(modality != "text" for modality in self.modalities):
@@ -76,13 +78,19 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
 
     def answer(self) -> Answer:
         """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
-        use = tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
+        use = tool_use(self.tools, self.tool_choice or None, self.parallel_tool_calls)
         if use.is_required and self.answer_format:
             raise InvalidRequest(
                 "An answer can't be a tool call and have a response_format; leave one of them out.",
                 "tool_choice",
             )
         return Answer(self.answer_format, use)
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens to generate at most; of both names the newer one counts."""
+        newer = given(self.max_completion_tokens)
+        return given(self.max_tokens) if newer is None else newer
 
     @property
     def num_logprobs(self) -> int | None:
@@ -92,6 +100,11 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     def template_kwargs(self) -> dict[str, object]:
         effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
         return {**effort, **self.chat_template_kwargs}
+
+    @property
+    def kwarg_paths(self) -> dict[str, str]:
+        effort = {"reasoning_effort": "reasoning_effort"} if self.reasoning_effort else {}
+        return {**effort, **kwarg_paths(self.chat_template_kwargs)}
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -176,6 +189,7 @@ async def create_chat_completion(request: Request) -> Response:
     wanted = body.answer()
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
+    decoded = decoded.ignoring([*left_out(body.tools), *model.unread(body.kwarg_paths)])
     charge = charge_of(request, model)
     turn = await begin(
         model,
@@ -184,9 +198,7 @@ async def create_chat_completion(request: Request) -> Response:
             answer=wanted,
             template_kwargs=body.template_kwargs,
             sampling=body.sampling_params(),
-            max_tokens=body.max_tokens
-            if body.max_completion_tokens is None
-            else body.max_completion_tokens,
+            max_tokens=body.limit,
             num_choices=body.n,
             stops=body.stops,
             top_logprobs=body.num_logprobs,
@@ -196,7 +208,7 @@ async def create_chat_completion(request: Request) -> Response:
     answer = ChatAnswer(model, body, turn, charge)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
-        return EventStream(answer.chunks(), decoded.headers, keepalive_s, turn.place)
+        return EventStream(answer.chunks(), decoded.headers, keepalive_s, turn.deltas)
     completion, choices = await until_disconnect(request.receive, answer.completion())
     return PiecesResponse(await with_list(completion, "choices", choices), decoded.headers)
 
@@ -282,19 +294,17 @@ class ChatAnswer:
             ]
             async for step in deltas:
                 if events := [
-                    event
-                    for delta, pieces in step
-                    for event in self._events(delta, pieces, writers[delta.choice])
+                    event for delta in step for event in self._events(delta, writers[delta.choice])
                 ]:
                     yield events
         if self._body.includes_usage:
             yield [self._chunk(usage=self._meter.usage())]
 
-    def _events(self, delta: OutputDelta, pieces: list[Piece], writer: DeltaWriter) -> list[bytes]:
+    def _events(self, delta: OutputDelta, writer: DeltaWriter) -> list[bytes]:
         """The chunks with what was added, and the one that ends the choice."""
         self._meter.add(delta)
         reader = self._turn.readers[delta.choice]
-        parts = [part for piece in pieces if (part := writer.delta(piece))]
+        parts = [part for piece in reader.read(delta) if (part := writer.delta(piece))]
         if delta.scored and not parts:
             parts = [Delta(content="")]  # tokens whose text is still held back
         events = []
@@ -304,7 +314,8 @@ class ChatAnswer:
         if delta.finish_reason is not None:
             reason = reader.finish_reason(delta.finish_reason)
             last = ChunkChoice(delta.choice, Delta(), finish_reason=reason)
-            events.append(self._chunk(last, usage=self._meter.usage()))
+            usage = UNSET if self._body.includes_usage else self._meter.usage()
+            events.append(self._chunk(last, usage=usage))
         return events
 
     def _chunk(self, *choices: ChunkChoice, usage: Usage | UnsetType = UNSET) -> bytes:

@@ -7,7 +7,7 @@ Knows no API's shapes.
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -22,17 +22,20 @@ from localinfra.chat.parser import (
     Parser,
     Piece,
     Thought,
+    joined,
 )
 from localinfra.engine.deltas import Deltas
-from localinfra.engine.output import OutputDelta
+from localinfra.engine.output import OutputDelta, Reading
 from localinfra.engine.request import FinishReason, SamplingParams, TextRequest
+from localinfra.engine.stops import StopMatcher, Stops
 
 if TYPE_CHECKING:
     from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
 
 
 class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants said. `max_tokens` None: as the model's entry says."""
+    """What a client wants said. `max_tokens` None: as the model's entry
+    says, or what the context leaves."""
 
     messages: Sequence[Message]
     answer: Answer = Answer()
@@ -45,30 +48,57 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChoiceReader:
-    """One choice's deltas → the parts of its message."""
+    """One choice's text → the parts of its message, up to a stop string in its content.
 
-    def __init__(self, parser: Parser | None, use: ToolUse):
+    In what is thought or called no stop string counts: a model that thinks about it has not said
+    it, and half a call helps nobody. None spans two parts.
+    """
+
+    def __init__(self, parser: Parser | None, use: ToolUse, stops: Stops):
         self._parser = parser
         self._use = use
+        self._stops = StopMatcher(stops)
         self._calls = CallFilter()
         self._num_calls = 0
 
+    def push(self, text: str, *, is_last: bool) -> Reading:
+        pieces: list[Piece] = []
+        for piece in self._parsed(text, is_last):
+            if not isinstance(piece, Content):
+                self._num_calls += isinstance(piece, CallEnd)
+                pieces += [*content(self._stops.flush()), piece]
+                continue
+            num_content = self._stops.num_held + len(piece.text)
+            ready, stop = self._stops.push(piece.text)
+            pieces += content(ready)
+            if stop is not None:
+                return Reading(pieces, stop, num_content - len(ready) + self._num_unparsed)
+        if is_last:
+            pieces += content(self._stops.flush())
+        num_held = self._stops.num_held
+        return Reading(
+            pieces,
+            num_held=num_held + self._num_unparsed if num_held else 0,
+            # It repeats a call: what has been read is the message, and no more of it is wanted.
+            is_complete=self._calls.is_repeating,
+        )
+
+    def _parsed(self, text: str, is_last: bool) -> list[Piece]:
+        if self._parser is None:
+            return content(text)
+        pieces = self._parser.push(text) if text else []
+        if not is_last:
+            return self._calls.passed(pieces)
+        pieces = self._calls.passed(joined(pieces + self._parser.finish()))
+        return pieces + self._calls.held()
+
     @property
-    def is_complete(self) -> bool:
-        """It repeats a call: what has been read is the message, and no more of it is wanted."""
-        return self._calls.is_repeating
+    def _num_unparsed(self) -> int:
+        return self._parser.num_held if self._parser else 0
 
     def read(self, delta: OutputDelta) -> list[Piece]:
-        if self._parser is None:
-            return [Content(delta.text)] if delta.text else []
-        pieces = self._parser.push(delta.text) if delta.text else []
-        if delta.finish_reason is not None:
-            pieces += self._parser.finish()
-        pieces = self._calls.passed(pieces)
-        if delta.finish_reason is not None:
-            pieces += self._calls.held()
-        self._num_calls += sum(isinstance(piece, CallEnd) for piece in pieces)
-        return pieces
+        """What `push` made of the delta's text."""
+        return cast(list[Piece], delta.pieces)
 
     def has_called(self, reason: FinishReason) -> bool:
         """Whether the message ended with calls, whole ones."""
@@ -79,16 +109,17 @@ class ChoiceReader:
         return "tool_calls" if self.has_called(reason) and not self._use.is_named else reason
 
 
-ReadDelta: TypeAlias = tuple[OutputDelta, list[Piece]]  # with the parts it completes
+def content(text: str) -> list[Piece]:
+    return [Content(text)] if text else []
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """An answer under way, which has its place in the queue. Whoever has it closes `place`."""
+    """An answer under way, which has its place in the queue. Whoever has it closes `deltas`, begun
+    or not."""
 
     num_prompt: int  # tokens
     readers: list[ChoiceReader]  # of each choice
-    place: Deltas  # in the queue, and where `deltas` come from
-    deltas: AsyncGenerator[list[ReadDelta], None]  # those of a step together
+    deltas: Deltas
     left_out: Sequence[str] = ()  # paths of what was asked of its form and is not enforced
 
 
@@ -107,44 +138,21 @@ async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:
         )
         for _ in range(wanted.num_choices)
     ]
-    request = TextRequest(
-        prompts=[prompt.ids],
-        max_tokens=wanted.max_tokens,
-        sampling=wanted.sampling,
-        num_choices=wanted.num_choices,
-        stops=() if use.is_required else wanted.stops,  # a call can't end within
-        top_logprobs=wanted.top_logprobs,
-        grammar=compiled.grammar,
-        marks=model.marks if parsers[0] else frozenset(),
+    stops = Stops(() if use.is_required else wanted.stops)  # a call can't end within
+    readers = [ChoiceReader(parser, use, stops) for parser in parsers]
+    deltas = model.generate(
+        TextRequest(
+            prompts=[prompt.ids],
+            max_tokens=wanted.max_tokens,
+            sampling=wanted.sampling,
+            num_choices=wanted.num_choices,
+            readers=readers,
+            top_logprobs=wanted.top_logprobs,
+            grammar=compiled.grammar,
+            marks=model.marks if parsers[0] else frozenset(),
+        )
     )
-    readers = [ChoiceReader(parser, use) for parser in parsers]
-    place = model.generate(request)
-    deltas = read_deltas(place, readers, request.completed)
-    return Turn(len(prompt.ids), readers, place, deltas, compiled.left_out)
-
-
-async def read_deltas(
-    steps: Deltas,
-    readers: Sequence[ChoiceReader],
-    completed: set[int],
-) -> AsyncGenerator[list[ReadDelta], None]:
-    """Each step's deltas with what they say. A choice that its reader takes for complete ends
-    there, and is put among `completed`."""
-    async with contextlib.aclosing(steps):
-        async for step in steps:
-            told: list[ReadDelta] = []
-            for delta in step:
-                if delta.choice in completed:
-                    continue
-                reader = readers[delta.choice]
-                pieces = reader.read(delta)
-                if reader.is_complete:
-                    completed.add(delta.choice)
-                    delta = msgspec.structs.replace(delta, finish_reason=FinishReason.STOP)
-                told.append((delta, pieces))
-            yield told
-            if len(completed) == len(readers):
-                return
+    return Turn(len(prompt.ids), readers, deltas, compiled.left_out)
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -186,9 +194,9 @@ def call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-async def pieces_of(turn: Turn) -> AsyncGenerator[ReadDelta, None]:
+async def pieces_of(turn: Turn) -> AsyncGenerator[tuple[OutputDelta, list[Piece]], None]:
     """Each delta with the parts it completes; closes the turn's deltas at its end."""
     async with contextlib.aclosing(turn.deltas):
         async for step in turn.deltas:
-            for read in step:
-                yield read
+            for delta in step:
+                yield delta, turn.readers[delta.choice].read(delta)

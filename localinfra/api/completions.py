@@ -14,7 +14,13 @@ from starlette.responses import Response
 
 from localinfra.api.body import Decoded, read_body
 from localinfra.api.logprobs import LogprobColumns
-from localinfra.api.params import GenerationFields, TopLogprobs, log_user
+from localinfra.api.params import (
+    DEFAULT_TEXT_TOKENS,
+    GenerationFields,
+    TopLogprobs,
+    given,
+    log_user,
+)
 from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import conversions, limits, runtime
@@ -71,7 +77,7 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
                 f"generations; at most {MAX_CHOICES} fit one request.",
                 "n",
             )
-        if self.suffix is not None and not all(isinstance(prompt, str) for prompt in prompts):
+        if self.suffix and not all(isinstance(prompt, str) for prompt in prompts):
             raise InvalidRequest("suffix needs prompts of text, not of token ids.", "suffix")
 
     @property
@@ -137,7 +143,7 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
     model = await runtime(request).text_model(body.model, ROUTE)
     charge = charge_of(request, model)
     prompts = [
-        await model.text_prompt(prompt, body.suffix)
+        await model.text_prompt(prompt, body.suffix or None)
         if isinstance(prompt, str)
         else model.token_prompt(prompt, "prompt")
         for prompt in body.prompts
@@ -153,7 +159,8 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
     deltas = model.generate(
         TextRequest(
             prompts=prompts,
-            max_tokens=body.max_tokens,
+            max_tokens=given(body.max_tokens),
+            default_max_tokens=DEFAULT_TEXT_TOKENS,
             sampling=body.sampling_params(),
             num_choices=body.num_candidates,
             stops=body.stops,
@@ -251,7 +258,8 @@ class CompletionAnswer:
             events.append(encode(self._completion([Choice(delta.choice, text, logprobs)])))
         if delta.finish_reason is not None:
             last = Choice(delta.choice, "", None, delta.finish_reason)
-            events.append(encode(self._completion([last], self._meter.usage())))
+            usage = UNSET if self._body.includes_usage else self._meter.usage()
+            events.append(encode(self._completion([last], usage)))
         return events
 
     def _completion(self, choices: list[Choice], usage: Usage | UnsetType = UNSET) -> Completion:

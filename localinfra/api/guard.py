@@ -42,11 +42,13 @@ class Guard:
         allowed_hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
         api_keys: Iterable[str] = (),
+        on_loopback: bool = False,
     ):
-        """`allowed_hosts`: names, or `*.lan` for all below; `allowed_origins`: origins, or `*`."""
+        """`allowed_hosts`: names, or `*.lan` for all below; `allowed_origins`: origins, or `*`.
+        `on_loopback`: no other machine reaches the server, so that desktop apps may use it."""
         self.app = app
         self.hosts = HostRules(allowed_hosts)
-        self.origins = OriginRules(allowed_origins)
+        self.origins = OriginRules(allowed_origins, takes_desktop_apps=on_loopback)
         self.keys = ApiKeys(api_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,6 +114,11 @@ class Guard:
             len(given) == 1 and self.origins.allows(given[0], host)
         ):
             page = ", ".join(given)[:200] or "other sites"
+            if page == "null":
+                raise Forbidden(
+                    "A page opened from a file or in a sandboxed frame does not say whose it is, "
+                    "so it may not use this server: open it from http://localhost."
+                )
             raise Forbidden(
                 f"Pages of {page!r} may not use this server. If it is yours, list it in "
                 "allowed_origins under [server] of models.toml."

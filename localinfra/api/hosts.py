@@ -16,7 +16,39 @@ AUTHORITY = re.compile(
     r"(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(?::(?P<port>\d{0,5}))?",
     re.IGNORECASE | re.ASCII,
 )
+DESKTOP_PAGE = re.compile(r"[a-z0-9_.:-]{0,255}/?", re.ASCII)  # file:// has nothing there
 DEFAULT_PORTS = {"http": "80", "https": "443"}
+# What containers and virtual machines call the machine they run on. `.internal` is nobody's on the
+# web; with Docker Desktop such requests arrive on loopback.
+HOST_MACHINE = frozenset(
+    {
+        "host.docker.internal",
+        "gateway.docker.internal",
+        "kubernetes.docker.internal",
+        "host.containers.internal",
+        "host.lima.internal",
+        "host.orb.internal",
+        "host.minikube.internal",
+        "host.k3d.internal",
+        "host.rancher-desktop.internal",
+    }
+)
+# Pages that programs installed here bring with them: no browser loads such a page from the web.
+# A page opened from disk is not among them if it says `null`, as frames of foreign pages do too.
+DESKTOP_SCHEMES = frozenset(
+    {
+        "app",
+        "capacitor",
+        "electron",
+        "file",
+        "ionic",
+        "obsidian",
+        "tauri",
+        "vscode-file",
+        "vscode-webview",
+        "wails",
+    }
+)
 
 
 class Authority(NamedTuple):
@@ -68,7 +100,9 @@ class HostRules:
     def allows(self, host: Authority, arrived_at: str | None) -> bool:
         """`arrived_at` is the local address of the connection: who typed it can't have been
         rebound to it. The port is not looked at, so tunnels and containers work."""
-        if is_loopback(host.name) or host.name in self.names or host.name.endswith(self.suffixes):
+        if is_loopback(host.name) or host.name in HOST_MACHINE:
+            return True
+        if host.name in self.names or host.name.endswith(self.suffixes):
             return True
         address = parse_ip(host.name)
         return address is not None and address == parse_ip(arrived_at or "")
@@ -77,8 +111,10 @@ class HostRules:
 class OriginRules:
     """The web pages whose scripts may use this server."""
 
-    def __init__(self, allowed_origins: Iterable[str] = ()):
-        """`allowed_origins`: `scheme://host[:port]` as browsers send it, or `*` for every page."""
+    def __init__(self, allowed_origins: Iterable[str] = (), takes_desktop_apps: bool = False):
+        """`allowed_origins`: `scheme://host[:port]` as browsers send it, `*` for every page, or
+        `chrome-extension://*` for all of a scheme other than http and https."""
+        self.takes_desktop_apps = takes_desktop_apps
         self.origins = frozenset(origin.lower().removesuffix("/") for origin in allowed_origins)
 
     @property
@@ -86,10 +122,15 @@ class OriginRules:
         return "*" in self.origins
 
     def allows(self, origin: str, host: Authority) -> bool:
-        """True for configured, loopback and same-origin pages; `null` is none of these."""
+        """True for configured, loopback and same-origin pages, and for desktop apps' where they are
+        taken; `null` is none of these."""
         if self.allows_all or origin.lower() in self.origins:
             return True
         scheme, _, rest = origin.lower().partition("://")
+        if f"{scheme}://*" in self.origins and scheme not in DEFAULT_PORTS:
+            return True
+        if scheme in DESKTOP_SCHEMES:
+            return self.takes_desktop_apps and DESKTOP_PAGE.fullmatch(rest) is not None
         page = parse_authority(rest)
         if page is None or scheme not in DEFAULT_PORTS:
             return False

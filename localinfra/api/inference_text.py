@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from localinfra.api.form import read_body_or_form
 from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refuse_webhook
-from localinfra.api.params import SamplingFields, log_user
+from localinfra.api.params import MaxTokens, SamplingFields, given, log_user
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
@@ -26,18 +26,22 @@ from localinfra.errors import InvalidRequest
 if TYPE_CHECKING:
     from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
 
+DEFAULT_NEW_TOKENS = 512  # DeepInfra's
+
 encode = msgspec.json.Encoder().encode
 
 
 class TextBody(SamplingFields, frozen=True, kw_only=True):
     input: str  # control tokens in it are read as such
-    max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 512
+    max_new_tokens: MaxTokens | None = None
     num_responses: Annotated[int, Meta(ge=1, le=128)] = 1
     webhook: str | None = None
 
     def check(self) -> None:
-        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        super().check()
         refuse_webhook(self.webhook)
+        if self.max_new_tokens == 0:
+            raise InvalidRequest("max_new_tokens must be at least 1.", "max_new_tokens")
         if self.stream and self.num_responses > 1:
             raise InvalidRequest(
                 "A stream has one response, since its events do not say which one they belong to. "
@@ -91,7 +95,7 @@ async def infer_text(request: Request, name: str) -> Response:
     deltas = model.generate(
         TextRequest(
             prompts=[prompt],
-            max_tokens=body.max_new_tokens,
+            max_tokens=given(body.max_new_tokens) or DEFAULT_NEW_TOKENS,
             sampling=body.sampling_params(),
             num_choices=body.num_responses,
             stops=body.stops,

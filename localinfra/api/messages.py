@@ -22,11 +22,12 @@ from localinfra.api.messages_output import (
     MessageDelta,
     MessageStart,
     MessageStop,
+    Ping,
     Stop,
     Usage,
     content_blocks,
 )
-from localinfra.api.params import MAX_STOPS, MaxTokens, StopString, log_user
+from localinfra.api.params import MAX_STOPS, MaxTokens, StopString, TopK, given, log_user
 from localinfra.api.render import error_body, json_response
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
 from localinfra.api.state import converted, limits, runtime
@@ -48,10 +49,10 @@ class Metadata(msgspec.Struct, frozen=True):
 
 
 class MessageRequest(PromptFields, frozen=True, kw_only=True):
-    max_tokens: MaxTokens
+    max_tokens: MaxTokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=1)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Meta(ge=0, lt=1000)] = 0
+    top_k: TopK = 0
     stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = msgspec.field(
         default_factory=list
     )
@@ -68,10 +69,10 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
             sampling=SamplingParams(
                 temperature=self.temperature,
                 top_p=self.top_p,
-                top_k=self.top_k,
+                top_k=given(self.top_k) or 0,
                 seed=secrets.randbits(63),
             ),
-            max_tokens=self.max_tokens,
+            max_tokens=given(self.max_tokens),
             stops=self.stop_sequences,
         )
 
@@ -87,17 +88,22 @@ class TokenCount(msgspec.Struct, frozen=True):
 async def create_message(request: Request) -> Response:
     decoded = await read_body(request, MessageRequest, limits(request))
     body = decoded.value
-    wanted = await converted(request, decoded, body.turn)
+    wanted, left_out = await converted(request, decoded, lambda: (body.turn(), body.left_out))
     log_user(request, body.metadata.user_id)
     model = await runtime(request).text_model(body.model, ROUTE)
+    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
     charge = charge_of(request, model)
     turn = await begin(model, wanted)
     decoded = decoded.ignoring(turn.left_out)
     answer = MessageAnswer(model, turn, charge, body.hides_thinking)
     if body.stream:
-        keepalive_s = runtime(request).settings.keepalive_s
         return NamedEventStream(
-            answer.events(), error_event, decoded.headers, keepalive_s, turn.place
+            answer.events(),
+            error_event,
+            decoded.headers,
+            runtime(request).settings.keepalive_s,
+            turn.deltas,
+            sign_of_life=Ping().named,
         )
     message = await until_disconnect(request.receive, answer.message())
     return json_response(message, headers=decoded.headers)
@@ -107,9 +113,12 @@ async def count_message_tokens(request: Request) -> Response:
     """Counts what `create_message` would report: cached or not, all of the rendered prompt."""
     decoded = await read_body(request, PromptFields, limits(request))
     body = decoded.value
-    messages = await converted(request, decoded, body.conversation)
+    messages, left_out = await converted(
+        request, decoded, lambda: (body.conversation(), body.left_out)
+    )
     use = body.answer().use
     model = await runtime(request).text_model(body.model, COUNT_ROUTE)
+    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
     prompt = await model.chat_prompt(messages, body.template_kwargs, use.tools)
     return json_response(TokenCount(len(prompt.ids)), headers=decoded.headers)
 

@@ -10,7 +10,14 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
-from localinfra.api.structured import MAX_TOOLS, NamedFunction, NamedTool, declared_tool, use_of
+from localinfra.api.structured import (
+    MAX_TOOLS,
+    NamedFunction,
+    NamedTool,
+    declared_tool,
+    no_function_to_call,
+    use_of,
+)
 from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse
 from localinfra.chat.messages import (
     MAX_MESSAGES,
@@ -28,6 +35,14 @@ T = TypeVar("T")
 Name = Annotated[str, Meta(max_length=256)]
 
 
+class Source(msgspec.Struct, frozen=True):
+    """Of a document. Those of the types text and content have a text."""
+
+    type: TypeName = ""
+    data: str | None = None
+    content: "Content | None" = None
+
+
 class Block(msgspec.Struct, frozen=True):
     """One block of content. Its type says which fields it must have; what else a client puts
     there, such as `cache_control`, is tolerated."""
@@ -39,8 +54,16 @@ class Block(msgspec.Struct, frozen=True):
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None  # of tool_result, as are the next two
-    content: "str | Annotated[list[Block], Meta(max_length=MAX_MESSAGES)] | None" = None
+    content: "Content | dict[str, Any] | None" = None
     is_error: bool | None = None
+    title: str | None = None  # of document and search_result, as is the next
+    source: str | Source | None = None
+
+    @property
+    def has_text(self) -> bool:
+        if isinstance(self.source, Source) and self.type == "document":
+            return self.source.type in ("text", "content")
+        return self.type in ("text", "search_result", "compaction")
 
 
 # Some have no place in the message at hand; all others can't be read.
@@ -62,15 +85,14 @@ class ToolDefinition(msgspec.Struct, frozen=True):
     type: TypeName | None = None
     strict: bool | None = None  # true: all of the schema, or an error
 
+    @property
+    def is_own(self) -> bool:
+        """Declared by the client in full. Others come with Anthropic's service, or with models that
+        know them: they are left out."""
+        return self.type in (None, "", "custom")
+
     def tool(self, path: str) -> Tool:
-        """Raises InvalidRequest, and UnsupportedParameter for what Anthropic brings along."""
-        if self.type not in (None, "custom"):
-            raise UnsupportedParameter(
-                f"The tool {self.name or self.type} of type {self.type!r} comes with Anthropic's "
-                "own service. Declare a tool of your own instead, with name, description and "
-                "input_schema.",
-                f"{path}.type",
-            )
+        """Raises InvalidRequest."""
         param = f"{path}.input_schema"
         return declared_tool(
             self.name,
@@ -134,6 +156,21 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
         """Raises InvalidRequest and UnsupportedParameter naming the block."""
         return conversation(self.system, self.messages)
 
+    @property
+    def left_out(self) -> list[str]:
+        """Paths of what has no effect: tools that can't be offered, what such tools have left in
+        the conversation, images in results."""
+        tools = [f"tools[{at}]" for at, tool in enumerate(self.tools) if not tool.is_own]
+        return [*tools, *left_out_blocks(self.messages)]
+
+    @property
+    def kwarg_paths(self) -> dict[str, str]:
+        """Where the request sets variables of the template; those of which one is enough, not."""
+        effort, thinking = self.output_config.effort, self.thinking
+        paths = {"reasoning_effort": "output_config.effort"} if effort else {}
+        has_budget = thinking is not None and "thinking_budget" in thinking.template_kwargs
+        return paths | ({"thinking_budget": "thinking.budget_tokens"} if has_budget else {})
+
     def answer(self) -> Answer:
         """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
         use = tool_use(self.tools, self.tool_choice)
@@ -161,12 +198,23 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tool_use(tools: Sequence[ToolDefinition], choice: ToolChoice | None) -> ToolUse:
-    declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools)]
+    """Raises InvalidRequest, and UnsupportedParameter for a choice that only a tool which was left
+    out can meet."""
+    declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools) if tool.is_own]
     if choice is None:
         return use_of(declared, None, is_parallel=True)
     wanted: str | NamedTool = choice.type
+    if choice.type == "any" and tools and not declared:
+        raise no_function_to_call()
     if choice.type == "tool":
-        wanted = NamedTool(NamedFunction(needed(choice.name, "tool_choice.name")))
+        name = needed(choice.name, "tool_choice.name")
+        if any(tool.name == name and not tool.is_own for tool in tools):
+            raise UnsupportedParameter(
+                f"tool_choice names {name[:100]}, a tool that comes with Anthropic's own service. "
+                "Name one of your own, with name, description and input_schema.",
+                "tool_choice",
+            )
+        wanted = NamedTool(NamedFunction(name))
     return use_of(declared, wanted, is_parallel=not choice.disable_parallel_tool_use)
 
 
@@ -189,6 +237,20 @@ def conversation(system: Content, messages: Sequence[InputMessage]) -> list[Mess
     return told
 
 
+def left_out_blocks(messages: Sequence[InputMessage]) -> list[str]:
+    """In what a tool has given, and in what the assistant said, whatever is no text: the model
+    has asked for it, or had it from a tool that is not here, and can go on without."""
+    paths: list[str] = []
+    for at, message in enumerate(messages):
+        for path, block in placed(message.content, f"messages[{at}].content"):
+            if message.role == "assistant":
+                paths += [] if block.has_text or block.type in READABLE else [path]
+            elif block.type == "tool_result" and isinstance(block.content, list):
+                inner = placed(block.content, f"{path}.content")
+                paths += [place for place, part in inner if not part.has_text]
+    return paths
+
+
 def placed(content: Content, path: str) -> list[Placed]:
     if isinstance(content, str):
         return [(path, Block("text", content))]
@@ -207,7 +269,10 @@ def user_messages(blocks: Iterable[Placed]) -> list[Message]:
 
 
 def result_message(path: str, block: Block) -> Message:
-    text = text_of(placed(block.content or "", f"{path}.content"))
+    if isinstance(block.content, dict):
+        raise InvalidRequest("A result's content is a text or blocks.", f"{path}.content")
+    parts = placed(block.content or "", f"{path}.content")
+    text = text_of(place for place in parts if place[1].has_text)
     return Message(
         role="tool",
         # Templates have no other place for it.
@@ -226,7 +291,7 @@ def assistant_message(blocks: Iterable[Placed]) -> Message:
             thoughts.append(needed(block.thinking, f"{path}.thinking"))
         elif block.type == "tool_use":
             calls.append(tool_call(path, block))
-        elif block.type != "redacted_thinking":
+        elif block.has_text or (block.type in READABLE and block.type != "redacted_thinking"):
             texts.append((path, block))
     return Message(
         role="assistant",
@@ -246,10 +311,25 @@ def text_of(blocks: Iterable[Placed]) -> str:
     """Blocks of text, joined as the parts of a chat message are."""
     texts = []
     for path, block in blocks:
-        if block.type != "text":
+        if not block.has_text:
             raise misplaced(path, block)
-        texts.append(needed(block.text, f"{path}.text"))
+        texts.append(block_text(path, block))
     return "\n".join(texts)
+
+
+def block_text(path: str, block: Block) -> str:
+    if block.type == "text":
+        return needed(block.text, f"{path}.text")
+    title, where, content = block.title, f"{path}.content", block.content
+    if isinstance(block.source, Source):
+        where = f"{path}.source"
+        content = block.source.data if block.source.type == "text" else block.source.content
+    elif block.source:  # where a search found it
+        title = f"{title}\n{block.source}" if title else block.source
+    if isinstance(content, dict) or content is None:
+        raise InvalidRequest(f"A {block.type} block needs a text.", where)
+    text = text_of(placed(content, where))
+    return f"{title}\n{text}" if title else text
 
 
 def misplaced(path: str, block: Block) -> ApiError:

@@ -110,6 +110,10 @@ class MessageStop(Event, frozen=True, tag="message_stop"):
     pass
 
 
+class Ping(Event, frozen=True, tag="ping"):
+    """Says nothing, at any time."""
+
+
 def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[ContentBlock]:
     """The parts of an answer in their order. Of a call that max_tokens cut off, the input is what
     was whole of it, as clients read a stream that ends there."""

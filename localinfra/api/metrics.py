@@ -7,13 +7,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from localinfra.api.request_log import log_request
 from localinfra.api.state import runtime
 from localinfra.metrics import CONTENT_TYPE, Metrics
 from localinfra.runtime import Runtime
 
 
 class RequestMetrics:
-    """ASGI middleware around `Guard`, so that what it refuses counts too. Judges nothing.
+    """ASGI middleware around `Guard`, so that what it refuses counts and is logged too. Judges
+    nothing.
 
     Leaves `started_s` in the scope's state, and finds there the `model` that `charge_of` named.
     """
@@ -39,7 +41,9 @@ class RequestMetrics:
         try:
             await self.app(scope, receive, reply)
         finally:
-            self.count(scope, status, time.perf_counter() - state["started_s"])
+            seconds = time.perf_counter() - state["started_s"]
+            self.count(scope, status, seconds)
+            log_request(scope, status, seconds)
 
     def count(self, scope: Scope, status: int | None, seconds: float) -> None:
         route = route_of(scope)

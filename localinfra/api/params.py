@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -12,7 +13,8 @@ from localinfra.api.render import request_id
 from localinfra.api.structured import ResponseFormat
 from localinfra.chat.answer import AnswerFormat
 from localinfra.engine.request import SamplingParams
-from localinfra.errors import UnsupportedParameter
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.logs import shown
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +22,13 @@ MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
 MAX_SEED = 2**63 - 1
 
-MaxTokens = Annotated[int, Meta(ge=0, le=1_000_000)]
+NOT_GIVEN = -1  # what several UIs send for "no limit" or "at random"
+DEFAULT_TEXT_TOKENS = 2048  # of a completion, where neither its request nor the entry says
+
+MaxTokens = Annotated[int, Meta(ge=NOT_GIVEN, le=1_000_000)]
+TopK = Annotated[int, Meta(ge=NOT_GIVEN, lt=1000)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+RepetitionPenalty = Annotated[float, Meta(ge=0.01, le=5)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 StopString = Annotated[str, Meta(max_length=MAX_STOP_CHARACTERS)]
@@ -40,13 +47,14 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0  # 0: always the likeliest token
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    top_k: Annotated[int, Meta(ge=0, lt=1000)] = 0
+    top_k: TopK = 0
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    repetition_penalty: Annotated[float, Meta(ge=0.01, le=5)] = 1.0
+    repetition_penalty: RepetitionPenalty | None = None
+    repeat_penalty: RepetitionPenalty | None = None  # Ollama's and llama.cpp's name of it
     logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = {}
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = []
-    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
+    seed: Annotated[int, Meta(ge=NOT_GIVEN, le=MAX_SEED)] | None = None
     stream: bool = False
     response_format: ResponseFormat | None = None
     user: str | None = None  # logged as given, nothing else
@@ -57,22 +65,37 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
         stops = [self.stop] if isinstance(self.stop, str) else self.stop
         return [stop for stop in stops if stop]
 
+    def check(self) -> None:
+        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        if self._repetition_penalties[1:]:
+            raise InvalidRequest(
+                "repeat_penalty is another name of repetition_penalty: leave one of them out.",
+                "repeat_penalty",
+            )
+
+    @property
+    def _repetition_penalties(self) -> list[float]:
+        """What was asked for under both names."""
+        given = (self.repetition_penalty, self.repeat_penalty)
+        return sorted({penalty for penalty in given if penalty is not None})
+
     @property
     def answer_format(self) -> AnswerFormat | None:
         return self.response_format.answer_format() if self.response_format else None
 
     def sampling_params(self) -> SamplingParams:
+        seed = given(self.seed)
         return SamplingParams(
             temperature=self.temperature,
             top_p=self.top_p,
             min_p=self.min_p,
-            top_k=self.top_k,
+            top_k=given(self.top_k) or 0,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
+            repetition_penalty=next(iter(self._repetition_penalties), 1.0),
             logit_bias=self.logit_bias,
-            seed=secrets.randbits(63) if self.seed is None else self.seed,
-            is_reproducible=self.seed is not None,
+            seed=secrets.randbits(63) if seed is None else seed,
+            is_reproducible=seed is not None,
         )
 
 
@@ -92,10 +115,10 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check(self) -> None:
-        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        super().check()
         unsupported = {
             "functions": bool(self.functions),
-            "function_call": self.function_call not in ("none", "auto"),
+            "function_call": self.function_call not in ("none", "auto", "", {}),
         }
         for param, is_wanted in unsupported.items():
             if is_wanted:
@@ -106,6 +129,16 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
                 )
 
 
+def given(number: int | None) -> int | None:
+    """The number, unless it says that none was given."""
+    return None if number == NOT_GIVEN else number
+
+
+def kwarg_paths(kwargs: Iterable[str]) -> dict[str, str]:
+    """Where a request sets these variables of the template."""
+    return {name: f"chat_template_kwargs.{name}" for name in kwargs}
+
+
 def log_user(request: Request, user: str | None) -> None:
-    if user is not None:
-        logger.info("request %s is for user %r", request_id(request.scope), user)
+    if user:
+        logger.info("request %s is for user '%s'", request_id(request.scope), shown(user))

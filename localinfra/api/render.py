@@ -1,6 +1,5 @@
 """Values and errors → JSON responses. The one place that knows the error bodies' shapes."""
 
-import difflib
 import logging
 import re
 from collections.abc import Mapping
@@ -12,7 +11,10 @@ from starlette.responses import Response
 from starlette.types import ExceptionHandler, Scope
 
 from localinfra import errors
+from localinfra.api.paths import not_found
+from localinfra.api.request_log import remember_error
 from localinfra.errors import ApiError
+from localinfra.logs import shown
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ def error_response(
     error: ApiError, scope: Scope, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Adds what HTTP asks of a status: Retry-After, WWW-Authenticate, and closing after a 408."""
+    remember_error(error, scope)
     own = dict(headers or {})
     if error.retry_after_s is not None:
         own["retry-after"] = str(error.retry_after_s)
@@ -107,12 +110,13 @@ def error_response(
 
 def as_api_error(error: Exception, scope: Scope) -> ApiError:
     """An ApiError as it is; anything else is logged with its traceback, which no client sees."""
-    if isinstance(error, ApiError):
-        return error
-    log.error("request %s failed", request_id(scope), exc_info=error)
-    return errors.EngineFailed(
-        f"The server failed on this request; its log has the details under {request_id(scope)}."
-    )
+    if not isinstance(error, ApiError):
+        log.error("request %s failed", request_id(scope), exc_info=error)
+        error = errors.EngineFailed(
+            f"The server failed on this request; its log has the details under {request_id(scope)}."
+        )
+    remember_error(error, scope)
+    return error
 
 
 async def render_api_error(request: Request, error: Exception) -> Response:
@@ -123,22 +127,27 @@ async def render_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own refusals (no such route, wrong method, broken form) in our shape."""
     assert isinstance(error, HTTPException)
     kind = STATUS_ERRORS.get(error.status_code, ApiError)
-    path, method = request.scope["path"][:200], request.method[:20]
+    path, method = request.scope["path"], shown(request.method, 20)
     message = error.detail
     if kind is errors.NotFound:
-        message = f"There is no {path} here.{suggestion(path, request)}"
+        message = not_found(path, routes_of(request), base_of(request.scope))
     elif kind is errors.MethodNotAllowed:
         allowed = (error.headers or {}).get("Allow", "another method")
-        message = f"{method} is not allowed on {path}: use {allowed}."
+        message = f"{method} is not allowed on {shown(path)}: use {allowed}."
     answer = kind(message)
     answer.status = error.status_code
     return error_response(answer, request.scope, error.headers)
 
 
-def suggestion(path: str, request: Request) -> str:
-    routes = [getattr(route, "path", "") for route in request.app.routes]
-    close = difflib.get_close_matches(path, routes, n=3)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
+def routes_of(request: Request) -> list[str]:
+    return [getattr(route, "path", "") for route in request.app.routes]
+
+
+def base_of(scope: Scope) -> str:
+    """Where this server was reached, from the connection: a header could say anything."""
+    host, port = scope.get("server") or ("localhost", None)
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}" + (f":{port}" if port else "")
 
 
 # For Starlette's `exception_handlers`. What neither of them catches, `Guard` renders.

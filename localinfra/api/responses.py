@@ -14,28 +14,24 @@ from starlette.types import Scope
 from localinfra.api.body import Decoded, read_body
 from localinfra.api.chat_turn import Turn, TurnRequest, begin, pieces_of
 from localinfra.api.logprobs import token_logprob
-from localinfra.api.params import log_user
+from localinfra.api.params import given, log_user
 from localinfra.api.render import json_response
-from localinfra.api.responses_input import check_outputs, items_of, messages_of
+from localinfra.api.responses_input import check_outputs, messages_of, read_input
 from localinfra.api.responses_items import AnyItem, OutputItem, new_id
 from localinfra.api.responses_output import Event, OutputWriter, TokenKinds
-from localinfra.api.responses_request import (
-    FunctionTool,
-    Metadata,
-    Reasoning,
-    ResponsesRequest,
-    TextOptions,
-)
+from localinfra.api.responses_request import Metadata, Reasoning, ResponsesRequest, TextOptions
 from localinfra.api.responses_store import (
     caller_of,
     previous_conversation,
     referenced_item,
     store_of,
 )
+from localinfra.api.responses_tools import FunctionTool, Namespace, Offered
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
 from localinfra.api.state import converted, limits, runtime
 from localinfra.api.structured import ToolChoice
 from localinfra.api.usage import Charge, UsageMeter, charge_of
+from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError, InvalidRequest
@@ -105,7 +101,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     text: TextOptions
     tool_choice: str | ToolChoice
-    tools: list[FunctionTool]
+    tools: list[FunctionTool | Namespace]  # that the model may call
     top_logprobs: int
     top_p: float
     truncation: str = "disabled"
@@ -142,6 +138,9 @@ class Asked(msgspec.Struct, frozen=True):
     body: ResponsesRequest
     items: list[AnyItem]
     messages: list[Message]
+    answer: Answer
+    offered: Offered
+    left_out: list[str]
 
 
 async def create_response(request: Request) -> HttpResponse:
@@ -150,53 +149,62 @@ async def create_response(request: Request) -> HttpResponse:
     body = asked.body
     wanted = TurnRequest(
         messages=asked.messages,
-        answer=body.answer(),
+        answer=asked.answer,
         template_kwargs=body.template_kwargs,
         sampling=body.sampling_params(),
         stops=body.stops,
-        max_tokens=body.max_output_tokens,
+        max_tokens=given(body.max_output_tokens),
         top_logprobs=body.num_logprobs,
     )
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
+    decoded = decoded.ignoring([*asked.left_out, *model.unread(body.kwarg_paths)])
     charge = charge_of(request, model)
     with naming_input():
         turn = await begin(model, wanted)
-    decoded = decoded.ignoring(turn.left_out)
-    answer = ResponseAnswer(model, body, turn, charge, keeping(request, asked))
+    headers = decoded.ignoring(turn.left_out).headers
+    answer = ResponseAnswer(model, asked, turn, charge, keeping(request, asked))
     if body.stream:
-        keepalive_s = runtime(request).settings.keepalive_s
         return NamedEventStream(
-            answer.events(), answer.failure, decoded.headers, keepalive_s, turn.place
+            answer.events(),
+            answer.failure,
+            headers,
+            runtime(request).settings.keepalive_s,
+            turn.deltas,
+            sign_of_life=answer.sign_of_life,
         )
     response = await until_disconnect(request.receive, answer.response())
-    return json_response(response, headers=decoded.headers)
+    return json_response(response, headers=headers)
 
 
 async def count_input_tokens(request: Request) -> HttpResponse:
     decoded = await read_body(request, ResponsesRequest, limits(request))
     asked = await converted(request, decoded, lambda: what_is_asked(request, decoded))
-    tools = asked.body.answer().use.tools
+    tools = asked.answer.use.tools
     model = await runtime(request).text_model(asked.body.model, ROUTE)
     with naming_input():
         prompt = await model.chat_prompt(asked.messages, asked.body.template_kwargs, tools)
+    headers = decoded.ignoring([*asked.left_out, *model.unread(asked.body.kwarg_paths)]).headers
     counted = {"object": "response.input_tokens", "input_tokens": len(prompt.ids)}
-    return json_response(counted, headers=decoded.headers)
+    return json_response(counted, headers=headers)
 
 
 def what_is_asked(request: Request, decoded: Decoded[ResponsesRequest]) -> Asked:
     """Raises InvalidRequest, UnsupportedParameter and NotFound."""
     body = decoded.value
     body.check()
-    earlier = previous_conversation(request, body.previous_response_id)
-    items = items_of(body.input, lambda id, path: referenced_item(request, id, path))
-    check_outputs(earlier, items)
+    earlier = previous_conversation(request, body.previous_response_id or None)
+    sent = read_input(body.input, lambda id, path: referenced_item(request, id, path))
+    check_outputs(earlier, sent.items)
     instructions = body.instructions
     messages = [Message(role="system", content=instructions)] if instructions else []
-    messages += messages_of([*earlier, *items])
+    messages += messages_of([*earlier, *sent.items])
     if not messages:
         raise InvalidRequest("input is empty: send a text, or at least one item.", "input")
-    return Asked(body, [*earlier, *items], messages)
+    offered = body.offered
+    left_out = [*body.left_out, *offered.left_out, *sent.left_out]
+    items = [*earlier, *sent.items]
+    return Asked(body, items, messages, body.answer(), offered, left_out)
 
 
 @contextlib.contextmanager
@@ -221,14 +229,15 @@ def keeping(request: Request, asked: Asked) -> Callable[[Response], None]:
     return keep
 
 
-def response_to(body: ResponsesRequest, model_name: str) -> Response:
+def response_to(asked: Asked, model_name: str) -> Response:
     """A response in progress, with what the request said of it."""
+    body = asked.body
     return Response(
         id=new_id("resp"),
         created_at=int(time.time()),
         model=model_name,
         instructions=body.instructions,
-        max_output_tokens=body.max_output_tokens,
+        max_output_tokens=given(body.max_output_tokens),
         max_tool_calls=body.max_tool_calls,
         metadata=body.metadata,
         parallel_tool_calls=body.parallel_tool_calls,
@@ -240,7 +249,7 @@ def response_to(body: ResponsesRequest, model_name: str) -> Response:
         temperature=body.temperature,
         text=body.text,
         tool_choice=body.tool_choice,
-        tools=body.tools,
+        tools=asked.offered.shown,
         top_logprobs=body.top_logprobs or 0,
         top_p=body.top_p,
         user=body.user,
@@ -253,7 +262,7 @@ class ResponseAnswer:
     def __init__(
         self,
         model: "TextModel",
-        body: ResponsesRequest,
+        asked: Asked,
         turn: Turn,
         charge: Charge,
         keep: Callable[[Response], None],
@@ -261,9 +270,9 @@ class ResponseAnswer:
         self._model = model
         self._turn = turn
         self._keep = keep
-        self._response = response_to(body, model.name)
+        self._response = response_to(asked, model.name)
         self._meter = UsageMeter(charge, [turn.num_prompt], 1)
-        self._writer = OutputWriter()
+        self._writer = OutputWriter(asked.offered.names)
         self._kinds = TokenKinds()
         self._numbers = itertools.count()
 
@@ -283,6 +292,11 @@ class ResponseAnswer:
                     yield self._numbered(events)
         last = Completed if self._response.status == "completed" else Incomplete
         yield self._numbered([last(response=self._response)])
+
+    def sign_of_life(self) -> NamedEvent:
+        """While a long prompt is read: clients that wait for events see no comments (Codex gives
+        up after 300 s)."""
+        return self._numbered([InProgress(response=self._response)])[0]
 
     def failure(self, error: ApiError, scope: Scope) -> NamedEvent:
         """The event that takes the place of all that would have followed."""

@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from localinfra.api.body import invalid_value
+from localinfra.api.body import decode_within
+from localinfra.api.responses_foreign import FOREIGN
 from localinfra.api.responses_items import (
     AnyItem,
     FunctionCallItem,
@@ -24,8 +25,6 @@ from localinfra.api.responses_items import (
 )
 from localinfra.chat.messages import MAX_MESSAGES, FunctionCall, Message, ToolCall, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where it stands
 
@@ -72,6 +71,7 @@ class SentReasoning(SentItem, frozen=True, kw_only=True):
 class SentCall(SentItem, frozen=True, kw_only=True):
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
 
 
@@ -87,50 +87,65 @@ class Reference(msgspec.Struct, frozen=True):
 # --- input → items --------------------------------------------------------------------------------
 
 
-def items_of(given: str | Sequence[msgspec.Raw], find: Find) -> list[AnyItem]:
+class Input(msgspec.Struct, frozen=True):
+    """A request's items, and the paths of what no text model can read in them."""
+
+    items: list[AnyItem]
+    left_out: list[str]
+
+
+def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
     """Checks a request's `input`. `find` looks up what an item_reference names.
 
-    Raises InvalidRequest naming the path, UnsupportedParameter for an item or a part that no text
-    model can read, and what `find` raises.
+    Calls that other kinds of tools have made, and their outputs, become calls of functions. Items
+    without a text, and images among outputs, are left out. Raises InvalidRequest naming the path,
+    UnsupportedParameter for a part of a message that can't be read, and what `find` raises.
     """
     if isinstance(given, str):
-        return [MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))]
-    items = [_item(raw, f"input[{at}]", find) for at, raw in enumerate(given)]
+        return Input([MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))], [])
+    found = Input([], [])
+    for at, raw in enumerate(given):
+        found.items.extend(_items(raw, f"input[{at}]", find, found.left_out))
+    items = found.items
     if items and isinstance(last := items[-1], MessageItem) and last.role == "assistant":
         items[-1] = msgspec.structs.replace(last, status="incomplete")  # it will be continued
-    return items
+    return found
 
 
-def _item(raw: msgspec.Raw, path: str, find: Find) -> AnyItem:
-    kind = _decoded(raw, Sent, path).kind
+def _items(raw: msgspec.Raw, path: str, find: Find, left_out: list[str]) -> list[AnyItem]:
+    kind = decode_within(path, raw, Sent).kind
     if kind == "message":
-        return _message(_decoded(raw, SentMessage, path), path)
+        return [_message(decode_within(path, raw, SentMessage), path)]
     if kind == "reasoning":
-        return _reasoning(_decoded(raw, SentReasoning, path), path)
+        thought = _reasoning(decode_within(path, raw, SentReasoning), path)
+        left_out += [] if thought.text else [path]
+        return [thought]
     if kind == "function_call":
-        call = _decoded(raw, SentCall, path)
-        return FunctionCallItem(
-            id=call.id or new_id("fc"),
-            status=call.status or "completed",
-            call_id=call.call_id,
-            name=call.name,
-            arguments=call.arguments,
-        )
-    if kind == "function_call_output":
-        return _output(_decoded(raw, SentOutput, path), path)
+        call = decode_within(path, raw, SentCall)
+        return [
+            FunctionCallItem(
+                id=call.id or new_id("fc"),
+                status=call.status or "completed",
+                call_id=call.call_id,
+                name=call.name,
+                namespace=call.namespace or msgspec.UNSET,
+                arguments=call.arguments,
+            )
+        ]
+    if kind in ("function_call_output", "custom_tool_call_output"):
+        return [_output(decode_within(path, raw, SentOutput), path, left_out)]
     if kind == "item_reference":
-        return find(_decoded(raw, Reference, path).id, path)
-    raise UnsupportedParameter(
-        f"An item of type {kind[:100]!r} can't be read here: send message, reasoning, "
-        "function_call, function_call_output and item_reference items.",
-        f"{path}.type",
-    )
+        return [find(decode_within(path, raw, Reference).id, path)]
+    if kind in FOREIGN:
+        return decode_within(path, raw, FOREIGN[kind]).items()
+    left_out.append(path)
+    return []
 
 
 def _message(sent: SentMessage, path: str) -> MessageItem:
     if isinstance(sent.content, str):
         texts = [sent.content]
-    elif sent.content:
+    elif sent.content or sent.role == "assistant":
         texts = _texts(sent.content, f"{path}.content")
     else:
         raise InvalidRequest("A list of content parts needs at least one.", f"{path}.content")
@@ -152,12 +167,15 @@ def _reasoning(sent: SentReasoning, path: str) -> ReasoningItem:
     )
 
 
-def _output(sent: SentOutput, path: str) -> FunctionCallOutputItem:
+def _output(sent: SentOutput, path: str, left_out: list[str]) -> FunctionCallOutputItem:
+    """What of it is no text is left out: the model has called for it, and can go on without."""
     output: str | tuple[InputText, ...]
     if isinstance(sent.output, str):
         output = sent.output
     else:
-        output = tuple(map(InputText, _texts(sent.output, f"{path}.output")))
+        placed = [(part, f"{path}.output[{at}]") for at, part in enumerate(sent.output)]
+        output = tuple(InputText(_text(*place)) for place in placed if _is_text(place[0]))
+        left_out += [place for part, place in placed if not _is_text(part)]
     return FunctionCallOutputItem(
         id=sent.id or new_id("fco"),
         status=sent.status or "completed",
@@ -166,41 +184,42 @@ def _output(sent: SentOutput, path: str) -> FunctionCallOutputItem:
     )
 
 
-TEXT_PARTS = {"input_text", "output_text", "reasoning_text", "summary_text", "refusal"}
+TEXT_PARTS = {"input_text", "output_text", "reasoning_text", "summary_text", "text", "refusal"}
+
+
+def _is_text(part: Part) -> bool:
+    return part.type in TEXT_PARTS
 
 
 def _texts(parts: Sequence[Part], path: str) -> list[str]:
-    texts = []
-    for at, part in enumerate(parts):
-        if part.type not in TEXT_PARTS:
-            raise UnsupportedParameter(
-                f"This model takes text only; a content part of type {part.type[:100]!r} can't be "
-                "read. Send input_text parts.",
-                f"{path}[{at}]",
-            )
-        field = "refusal" if part.type == "refusal" else "text"
-        text = part.refusal if field == "refusal" else part.text
-        if text is None:
-            raise InvalidRequest(
-                f"A part of type {part.type} needs the field {field}.", f"{path}[{at}].{field}"
-            )
-        texts.append(text)
-    return texts
+    return [_text(part, f"{path}[{at}]") for at, part in enumerate(parts)]
 
 
-def _decoded(raw: msgspec.Raw, kind: type[T], path: str) -> T:
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.ValidationError as error:
-        raise invalid_value(str(error), path) from None
+def _text(part: Part, path: str) -> str:
+    if not _is_text(part):
+        raise UnsupportedParameter(
+            f"This model takes text only; a content part of type {part.type[:100]!r} can't be "
+            "read. Send input_text parts.",
+            path,
+        )
+    field = "refusal" if part.type == "refusal" else "text"
+    text = part.refusal if field == "refusal" else part.text
+    if text is None:
+        raise InvalidRequest(
+            f"A part of type {part.type} needs the field {field}.", f"{path}.{field}"
+        )
+    return text
 
 
 def check_outputs(earlier: Iterable[AnyItem], items: Sequence[AnyItem]) -> None:
     """Raises InvalidRequest for the output of a call that nobody has made before it."""
-    called = {item.call_id for item in earlier if isinstance(item, FunctionCallItem)}
+    called: set[str] = set()
+    for item in earlier:
+        if isinstance(item, FunctionCallItem):
+            called |= {item.call_id, item.id}
     for at, item in enumerate(items):
         if isinstance(item, FunctionCallItem):
-            called.add(item.call_id)
+            called |= {item.call_id, item.id}
         elif isinstance(item, FunctionCallOutputItem) and item.call_id not in called:
             raise InvalidRequest(
                 f"No tool call found for function call output with call_id {item.call_id[:100]}. "
@@ -244,7 +263,7 @@ def _said(items: Sequence[AnyItem]) -> Message | None:
     """None where nothing is left: a call that was cut off is no call, and nobody answers it."""
     thoughts = [item.text for item in items if isinstance(item, ReasoningItem) and item.text]
     calls = [
-        ToolCall(FunctionCall(item.name, item.arguments), item.call_id)
+        ToolCall(FunctionCall(item.flat_name, item.arguments), item.call_id)
         for item in items
         if isinstance(item, FunctionCallItem) and item.status != "incomplete"
     ]

@@ -7,9 +7,12 @@ import secrets
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
+
+MAX_NAME_CHARS = 128  # of a function
 
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text", tag_field="type"):
@@ -61,7 +64,12 @@ class ReasoningItem(Item, frozen=True, kw_only=True, tag="reasoning"):
 class FunctionCallItem(Item, frozen=True, kw_only=True, tag="function_call"):
     call_id: str  # which its output names
     name: str
+    namespace: str | UnsetType = UNSET  # where the function was declared in one
     arguments: str  # JSON, unless incomplete
+
+    @property
+    def flat_name(self) -> str:
+        return flat_name(self.name, self.namespace or None)
 
 
 class FunctionCallOutputItem(Item, frozen=True, kw_only=True, tag="function_call_output"):
@@ -77,6 +85,14 @@ class FunctionCallOutputItem(Item, frozen=True, kw_only=True, tag="function_call
 
 OutputItem: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem
 AnyItem: TypeAlias = OutputItem | FunctionCallOutputItem
+
+
+def flat_name(name: str, namespace: str | None) -> str:
+    """What a model knows a function as: templates have no namespaces."""
+    if not namespace:
+        return name
+    flat = f"{namespace}{name}" if namespace.endswith("__") else f"{namespace}__{name}"
+    return flat if len(flat) <= MAX_NAME_CHARS else name
 
 
 def new_id(kind: str) -> str:

@@ -3,10 +3,12 @@
 https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from localinfra.api.chat_turn import call_id
 from localinfra.api.responses_items import (
@@ -19,6 +21,7 @@ from localinfra.api.responses_items import (
     Status,
     new_id,
 )
+from localinfra.api.responses_tools import ToolName
 from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
 from localinfra.engine.output import OutputDelta, ScoredToken
 
@@ -137,9 +140,10 @@ class OpenItem:
 class OpenCall(OpenItem):
     kind = "fc"
 
-    def __init__(self, output_index: int, name: str):
+    def __init__(self, output_index: int, name: ToolName):
         super().__init__(output_index)
-        self._name = name
+        self._name = name.name
+        self._namespace = name.namespace or UNSET
         self._call_id = call_id()
 
     def item(self, status: Status) -> FunctionCallItem:
@@ -148,6 +152,7 @@ class OpenCall(OpenItem):
             status=status,
             call_id=self._call_id,
             name=self._name,
+            namespace=self._namespace,
             arguments=self._text,
         )
 
@@ -220,7 +225,9 @@ class OpenReasoning(OpenText):
 class OutputWriter:
     """One after the other, an answer's items. What an item's deltas say is what it holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[str, ToolName] = MappingProxyType({})) -> None:
+        """`names`: what the client calls the functions that the model knows by flat names."""
+        self._names = names
         self.items: list[OutputItem] = []  # that are done
         self._open: OpenItem | None = None
 
@@ -246,7 +253,8 @@ class OutputWriter:
                 yield self._add(piece.text)
             elif isinstance(piece, CallStart):
                 yield from self._end("completed")
-                yield from self._begin(OpenCall(len(self.items), piece.name))
+                name = self._names.get(piece.name, ToolName(piece.name))
+                yield from self._begin(OpenCall(len(self.items), name))
             elif isinstance(piece, CallArguments):
                 yield self._add(piece.text)
             elif isinstance(piece, CallEnd):

@@ -14,16 +14,11 @@ from localinfra.api.params import (
     ShortName,
     TemplateKwargs,
     TopLogprobs,
+    kwarg_paths,
 )
-from localinfra.api.structured import (
-    MAX_TOOLS,
-    AllowedTools,
-    NamedTool,
-    ToolChoice,
-    declared_tool,
-    use_of,
-)
-from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat, Tool
+from localinfra.api.responses_tools import Offered, offered, tool_use
+from localinfra.api.structured import MAX_TOOLS, ToolChoice
+from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat
 from localinfra.chat.messages import MAX_MESSAGES, TypeName
 from localinfra.chat.template import check_kwargs
 from localinfra.errors import InvalidRequest, UnsupportedParameter
@@ -33,33 +28,15 @@ INCLUDABLE = {
     LOGPROBS,
     "reasoning.encrypted_content",  # it comes in the clear, which serves the same purpose
 }
-
-
-class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
-    type: TypeName
-    name: ShortName | None = None
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None  # true: all of the parameters' schema, or an error
-
-    def tool(self, path: str) -> Tool:
-        """Raises InvalidRequest and UnsupportedParameter."""
-        if self.type != "function":
-            raise UnsupportedParameter(
-                f"A tool of type {self.type[:100]!r} can't run here: declare functions, "
-                '{"type": "function", "name": ..., "parameters": ...}, and run them yourself.',
-                f"{path}.type",
-            )
-        if self.name is None:
-            raise InvalidRequest(f"`{path}.name` is required.", f"{path}.name")
-        return declared_tool(
-            self.name,
-            self.description,
-            self.parameters,
-            name_param=f"{path}.name",
-            param=f"{path}.parameters",
-            is_strict=bool(self.strict),
-        )
+# What tools of OpenAI's service and images would add to an answer.
+NEVER_INCLUDED = {
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+}
 
 
 class TextFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
@@ -110,7 +87,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     previous_response_id: str | None = None
     max_output_tokens: MaxTokens | None = None
     store: bool = True
-    tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] = msgspec.field(
+    tools: Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOOLS)] = msgspec.field(
         default_factory=list
     )
     tool_choice: ShortName | ToolChoice = "auto"
@@ -131,29 +108,29 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     prompt_cache_options: dict[str, Any] | None = None
     stream_options: dict[str, Any] | None = None
 
+    # Left out: nothing is cut or summed up, and what does not fit is refused.
+    truncation: Literal["auto", "disabled"] = "disabled"
+    context_management: Annotated[list[msgspec.Raw], Meta(max_length=64)] | None = None
+
     # Refused.
     background: bool = False
-    truncation: Literal["auto", "disabled"] = "disabled"
     conversation: str | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
-    context_management: list[Any] | None = None
     moderation: dict[str, Any] | None = None
 
     def check(self) -> None:
-        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        super().check()
         check_kwargs(self.chat_template_kwargs)
         for at, name in enumerate(self.include):
-            if name not in INCLUDABLE:
+            if name not in INCLUDABLE | NEVER_INCLUDED:
                 raise UnsupportedParameter(
                     f"{name[:100]!r} can't be included; there is {' and '.join(INCLUDABLE)}.",
                     f"include[{at}]",
                 )
         refused = {
             "background": (self.background, "Wait for the answer, or stream it."),
-            "truncation": (self.truncation == "auto", "Nothing is cut: send fewer items."),
             "conversation": (self.conversation, "Use previous_response_id."),
             "prompt": (self.prompt, "Send its text as instructions and input."),
-            "context_management": (self.context_management, "Send fewer items."),
             "moderation": (self.moderation, "Leave it out."),
             "response_format": (self.response_format, "It is text.format in this API."),
         }
@@ -163,8 +140,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
 
     def answer(self) -> Answer:
         """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
-        tools = [tool.tool(f"tools[{at}]") for at, tool in enumerate(self.tools)]
-        use = use_of(tools, self._choice(), self.parallel_tool_calls)
+        use = tool_use(self.offered, self.tool_choice, self.parallel_tool_calls)
         answer_format = self.text.format.answer_format() if self.text.format else None
         if use.is_required and answer_format:
             raise InvalidRequest(
@@ -173,10 +149,17 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
             )
         return Answer(answer_format, use)
 
-    def _choice(self) -> str | NamedTool | AllowedTools | None:
-        given = self.tool_choice
-        choice = given.choice() if isinstance(given, ToolChoice) else given
-        return None if choice == "auto" else choice  # which is none where there are no tools
+    @property
+    def offered(self) -> Offered:
+        """Raises InvalidRequest."""
+        return offered(self.tools)
+
+    @property
+    def left_out(self) -> list[str]:
+        """What of it has no effect, though another service would honour it."""
+        names = [f"include[{at}]" for at, name in enumerate(self.include) if name in NEVER_INCLUDED]
+        names += ["truncation"] * (self.truncation == "auto")
+        return names + ["context_management"] * bool(self.context_management)
 
     @property
     def num_logprobs(self) -> int | None:
@@ -187,3 +170,8 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     def template_kwargs(self) -> dict[str, object]:
         effort = self.reasoning.effort
         return {**({"reasoning_effort": effort} if effort else {}), **self.chat_template_kwargs}
+
+    @property
+    def kwarg_paths(self) -> dict[str, str]:
+        effort = {"reasoning_effort": "reasoning.effort"} if self.reasoning.effort else {}
+        return {**effort, **kwarg_paths(self.chat_template_kwargs)}

@@ -1,7 +1,7 @@
 """Finished responses, kept in memory to be gone on from: GET and DELETE /v1/responses/{id}."""
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -13,7 +13,8 @@ from localinfra.api.render import json_response
 from localinfra.api.responses_items import AnyItem
 from localinfra.errors import InvalidRequest, NotFound, UnsupportedParameter
 
-# Of all callers together; those not used for longest go first.
+# Of all callers together. Who has most makes room, with what he has not used for longest: nobody's
+# responses go because another one has many.
 MAX_RESPONSES = 1000
 # As JSON. A conversation counts in full with each of its responses, though they share its items.
 MAX_BYTES = 64 << 20
@@ -76,7 +77,14 @@ class ResponseStore:
             self._of_item |= {item.id: id for item in output}
             self._num_bytes += kept.num_bytes
             while self._is_full and len(self._kept) > 1:
-                self._drop(next(iter(self._kept)))
+                self._drop(self._least_wanted())
+
+    def _least_wanted(self) -> str:
+        shares: defaultdict[str, float] = defaultdict(float)
+        for kept in self._kept.values():
+            shares[kept.caller] += 1 / self._max_responses + kept.num_bytes / self._max_bytes
+        greediest = max(shares, key=shares.__getitem__)
+        return next(kept.id for kept in self._kept.values() if kept.caller == greediest)
 
     @property
     def _is_full(self) -> bool:

@@ -69,7 +69,7 @@ class Stream(Response, Generic[Item]):
     async def stream(self, scope: Scope, send: Send) -> None:
         wire = Wire(send)
         await wire.start(self.status_code, self.raw_headers)
-        heartbeat = asyncio.create_task(wire.keep_alive(self.keepalive_s))
+        heartbeat = asyncio.create_task(wire.keep_alive(self.keepalive_s, self.heartbeat))
         try:
             await wire.write(await self.relay(scope, wire), last=True)
         finally:
@@ -95,6 +95,10 @@ class Stream(Response, Generic[Item]):
         """The event that tells of an error."""
         raise NotImplementedError
 
+    def heartbeat(self) -> bytes:
+        """What is sent where nothing else was for a while."""
+        return KEEP_ALIVE
+
 
 class EventStream(Stream[bytes]):
     """Each payload as `data: PAYLOAD`, then `data: [DONE]`; an error as `data: {"error": ...}`."""
@@ -118,9 +122,13 @@ class NamedEventStream(Stream[NamedEvent]):
         headers: Mapping[str, str] | None = None,
         keepalive_s: float = 15.0,
         source: Closable | None = None,
+        *,
+        sign_of_life: Callable[[], NamedEvent] | None = None,
     ):
+        """`sign_of_life` makes an event to be sent in place of a comment."""
         super().__init__(events, headers, keepalive_s, source)
         self.error_event = error_event
+        self.sign_of_life = sign_of_life
 
     def frame(self, item: NamedEvent) -> bytes:
         name, payload = item
@@ -128,6 +136,9 @@ class NamedEventStream(Stream[NamedEvent]):
 
     def failure(self, error: ApiError, scope: Scope) -> NamedEvent:
         return self.error_event(error, scope)
+
+    def heartbeat(self) -> bytes:
+        return self.frame(self.sign_of_life()) if self.sign_of_life else super().heartbeat()
 
 
 class Wire:
@@ -149,15 +160,15 @@ class Wire:
             raise ClientDisconnect from None
         self.last_sent_s = self.clock()
 
-    async def keep_alive(self, interval_s: float) -> None:
-        """Writes a comment whenever nothing else was sent for `interval_s`, until cancelled."""
+    async def keep_alive(self, interval_s: float, heartbeat: Callable[[], bytes]) -> None:
+        """Writes a heartbeat whenever nothing else was sent for `interval_s`, until cancelled."""
         with contextlib.suppress(ClientDisconnect):  # the writer of events meets it too
             while True:
                 wait_s = self.last_sent_s + interval_s - self.clock()
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
                 else:
-                    await self.write(KEEP_ALIVE)
+                    await self.write(heartbeat())
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

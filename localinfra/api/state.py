@@ -5,7 +5,7 @@ from typing import Any, TypeVar, cast
 
 from starlette.requests import Request
 
-from localinfra.api.body import BodyLimits, Decoded
+from localinfra.api.body import BodyLimits, Decoded, UnfinishedBodies
 from localinfra.executor import BoundedExecutor
 from localinfra.runtime import Runtime
 
@@ -20,7 +20,8 @@ def runtime(request: Request) -> Runtime:
 
 def limits(request: Request) -> BodyLimits:
     settings = runtime(request).settings
-    return BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
+    unfinished: UnfinishedBodies = request.app.state.unfinished_bodies
+    return BodyLimits(settings.max_body_bytes, settings.body_timeout_s, unfinished)
 
 
 def conversions(request: Request) -> BoundedExecutor:

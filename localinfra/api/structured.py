@@ -74,11 +74,20 @@ class FunctionDefinition(msgspec.Struct, frozen=True):
 
 
 class ToolDefinition(msgspec.Struct, frozen=True):
-    function: FunctionDefinition
-    type: Literal["function"] = "function"
+    """Of other types than functions nothing can be offered here: those are left out."""
+
+    function: FunctionDefinition | None = None
+    type: TypeName = "function"
+
+    @property
+    def is_function(self) -> bool:
+        return self.type == "function"
 
     def tool(self, path: str) -> Tool:
+        """Raises InvalidRequest."""
         function = self.function
+        if function is None:
+            raise missing(f"{path}.function", "the function's name and parameters")
         return declared_tool(
             function.name,
             function.description,
@@ -116,11 +125,11 @@ def declared_tool(
     return Tool(name, definition, parameters, param, is_strict)
 
 
-ToolName = Annotated[str, Meta(max_length=256)]
+FunctionName = Annotated[str, Meta(max_length=256)]
 
 
 class NamedFunction(msgspec.Struct, frozen=True):
-    name: ToolName
+    name: FunctionName
 
 
 class NamedTool(msgspec.Struct, frozen=True):
@@ -147,10 +156,16 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
 
     type: TypeName = ""  # a function's, where it is left out
     function: NamedFunction | None = None  # of chat
-    name: ToolName | None = None  # of the Responses API
+    name: FunctionName | None = None  # of the Responses API, as is the next
+    namespace: FunctionName | None = None
     allowed_tools: AllowedChoice | None = None  # of chat
     mode: TypeName | None = None  # of the Responses API, as is the next
     tools: Annotated[list["ToolChoice"], Meta(max_length=MAX_TOOLS)] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """As good as none given."""
+        return self == ToolChoice()
 
     def choice(self, path: str = "tool_choice") -> str | NamedTool | AllowedTools:
         """Raises InvalidRequest and UnsupportedParameter."""
@@ -196,9 +211,32 @@ def tool_use(
     tools: list[ToolDefinition], choice: str | ToolChoice | None, is_parallel: bool
 ) -> ToolUse:
     """Raises InvalidRequest and UnsupportedParameter."""
-    declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools)]
-    wanted = choice.choice() if isinstance(choice, ToolChoice) else choice
+    declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools) if tool.is_function]
+    wanted: str | NamedTool | AllowedTools | None = None
+    if isinstance(choice, str):
+        wanted = choice
+    elif choice is not None and not choice.is_empty:
+        wanted = choice.choice()
+    if tools and not declared and wanted in ("required", "any"):
+        raise no_function_to_call()
     return use_of(declared, wanted, is_parallel)
+
+
+def left_out(tools: list[ToolDefinition]) -> list[str]:
+    """Paths of the tools that can't be offered."""
+    return [f"tools[{at}]" for at, tool in enumerate(tools) if not tool.is_function]
+
+
+def no_function_to_call() -> UnsupportedParameter:
+    return UnsupportedParameter(
+        "tool_choice requires a call, but none of these tools can run here: declare functions, "
+        "and run them yourself.",
+        "tool_choice",
+    )
+
+
+def too_many_tools() -> InvalidRequest:
+    return InvalidRequest(f"At most {MAX_TOOLS} tools can be given.", "tools")
 
 
 def use_of(
@@ -206,7 +244,7 @@ def use_of(
 ) -> ToolUse:
     """Raises InvalidRequest."""
     if len(declared) > MAX_TOOLS:
-        raise InvalidRequest(f"At most {MAX_TOOLS} tools can be given.", "tools")
+        raise too_many_tools()
     names = Counter(tool.name for tool in declared)
     if twice := next((name for name, count in names.items() if count > 1), None):
         raise InvalidRequest(f"Two tools are called {twice}.", "tools")

@@ -4,7 +4,6 @@ Only text models: the ids are those of their prompts.
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -13,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import read_body
-from localinfra.api.params import TemplateKwargs
+from localinfra.api.params import TemplateKwargs, kwarg_paths
 from localinfra.api.render import json_response
 from localinfra.api.state import limits, runtime
-from localinfra.api.structured import MAX_TOOLS, ToolDefinition, tool_use
+from localinfra.api.structured import MAX_TOOLS, ToolDefinition, left_out, tool_use
 from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.chat.messages import MAX_MESSAGES, Message
 from localinfra.chat.template import check_kwargs, ends_in_answer
@@ -26,7 +25,7 @@ from localinfra.models.catalog import Catalog, TextModelEntry
 if TYPE_CHECKING:
     from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
 
-# What a thread has done in 2 s, even for the least favourable text (a million spaces).
+# What a thread has done in 2 s, even for the least favourable text (a million letters).
 MAX_CHARACTERS = 1_000_000
 MAX_TOKENS = 1_000_000
 
@@ -107,13 +106,15 @@ async def create_tokens(request: Request) -> Response:
     body = decoded.value
     body.check()
     model = await named_model(request, body.model)
+    unread = model.unread(kwarg_paths(body.chat_template_kwargs))
+    decoded = decoded.ignoring([*left_out(body.tools), *unread])
     if body.prompt is not None:
         ids = await model.tokenize(body.prompt, add_bos=body.add_special_tokens)
     else:
         ids = await chat_tokens(model, body)
     strings = None
     if body.return_token_strs:
-        strings = await asyncio.to_thread(model.token_texts, ids)
+        strings = await model.spellings(ids)
     found = Tokenized(len(ids), model.context_length, ids, strings)
     return json_response(found, headers=decoded.headers)
 
@@ -121,7 +122,11 @@ async def create_tokens(request: Request) -> Response:
 async def chat_tokens(model: "TextModel", body: TokenizeRequest) -> list[int]:
     use = tool_use(body.tools, None, is_parallel=True)
     prompt = await model.chat_prompt(
-        body.messages or [], body.chat_template_kwargs, use.tools, asks=body.asks
+        body.messages or [],
+        body.chat_template_kwargs,
+        use.tools,
+        asks=body.asks,
+        is_counted=True,
     )
     return prompt.ids
 
@@ -129,9 +134,7 @@ async def chat_tokens(model: "TextModel", body: TokenizeRequest) -> list[int]:
 async def join_tokens(request: Request) -> Response:
     decoded = await read_body(request, DetokenizeRequest, limits(request), MAX_TOKEN_IDS)
     model = await named_model(request, decoded.value.model)
-    ids = decoded.value.tokens
-    model.check_ids(ids, "tokens")
-    text = await asyncio.to_thread(model.text, ids)
+    text = await model.detokenize(decoded.value.tokens, "tokens")
     return json_response(Detokenized(text), headers=decoded.headers)
 
 

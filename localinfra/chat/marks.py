@@ -16,6 +16,8 @@ import msgspec
 from localinfra.chat.messages import Json
 from localinfra.errors import InvalidRequest
 
+ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
+
 
 class Segment(msgspec.Struct, frozen=True):
     """A stretch of a prompt. Only with `is_template` may control tokens be read in it."""
@@ -43,9 +45,13 @@ class Marks(NamedTuple):
     @classmethod
     def absent_from(cls, texts: Iterable[str]) -> "Marks":
         """Raises InvalidRequest for texts that leave none: they list Unicode."""
-        known = "".join(texts)
-        codes = (code for code in range(0xA000, 0xD7A0) if chr(code) not in known)
-        absent = (chr(code) for code in codes if f"\\u{code:04x}" not in known)
+        known: set[str] = set()
+        for text in texts:
+            if not text.isascii():
+                known.update(text)
+            if "\\u" in text:
+                known.update(chr(int(digits, 16)) for digits in ESCAPE.findall(text))
+        absent = (mark for mark in map(chr, range(0xA000, 0xD7A0)) if mark not in known)
         try:
             return cls(next(absent), next(absent), next(absent))
         except StopIteration:

@@ -3,7 +3,8 @@
 Decodes and validates; renders nothing and knows no model.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -18,6 +19,9 @@ Plain: TypeAlias = dict[str, Json]  # a message as templates read it
 MAX_MESSAGES = 10_000  # of a conversation; as many parts may be in one
 MAX_CALLS = 1024  # of one message
 TypeName = Annotated[str, Meta(max_length=100)]
+
+TEXTS_LOOKED_AT = 10_000  # to tell how large a conversation is
+CHARACTERS_OF_MARKS = 10  # of a message
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -64,18 +68,47 @@ def normalize(messages: Sequence[Message], *, parse_arguments: bool = True) -> l
     Raises InvalidRequest naming the path of what is wrong, UnsupportedParameter for a part that
     isn't text.
     """
+    return [_plain(message, parse_arguments) for message in checked(messages)]
+
+
+def checked(messages: Sequence[Message]) -> list[Message]:
+    """The same messages with a text or None for content. Raises as `normalize` does."""
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message.", "messages")
-    return [
-        _plain(message, f"messages[{at}]", parse_arguments) for at, message in enumerate(messages)
-    ]
+    return [_checked(message, f"messages[{at}]") for at, message in enumerate(messages)]
 
 
-def _plain(message: Message, path: str, parse_arguments: bool) -> Plain:
-    plain: Plain = {"role": message.role, "content": _content(message, path)}
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """The texts that a prompt can't do without: an assistant's may hold old reasoning."""
+    for message in messages:
+        if message.role == "assistant" or message.content is None:
+            continue
+        if isinstance(message.content, str):
+            yield message.content
+        else:
+            yield from (part.text or "" for part in message.content)
+
+
+def size_of(messages: Sequence[Message]) -> int:
+    """Characters and the marks around them; where there are too many texts to look at, a guess."""
+    sizes = (len(text) + CHARACTERS_OF_MARKS for text in texts_of(messages))
+    size = sum(itertools.islice(sizes, TEXTS_LOOKED_AT))
+    return size if next(sizes, None) is None else size + 10**6
+
+
+def _checked(message: Message, path: str) -> Message:
+    content = _content(message, path)
+    if message.tool_calls and message.role != "assistant":
+        raise InvalidRequest("Only assistant messages have tool_calls.", f"{path}.tool_calls")
+    if content is message.content:
+        return message
+    return msgspec.structs.replace(message, content=content)
+
+
+def _plain(message: Message, parse_arguments: bool) -> Plain:
+    assert not isinstance(message.content, list)
+    plain: Plain = {"role": message.role, "content": message.content}
     if message.tool_calls:
-        if message.role != "assistant":
-            raise InvalidRequest("Only assistant messages have tool_calls.", f"{path}.tool_calls")
         plain["tool_calls"] = [_plain_call(call, parse_arguments) for call in message.tool_calls]
     optional = {
         "name": message.name,
@@ -88,7 +121,10 @@ def _plain(message: Message, path: str, parse_arguments: bool) -> Plain:
 def _content(message: Message, path: str) -> str | None:
     if isinstance(message.content, str):
         return message.content
-    if message.content is not None:
+    if not message.content and message.role in ("assistant", "tool"):
+        if message.content is not None and not message.tool_calls:
+            return ""  # a list of no parts: nothing was said, or a tool has given nothing
+    elif message.content is not None:
         return _joined(message.content, message.role, f"{path}.content")
     if message.role != "assistant":
         raise InvalidRequest(f"A {message.role} message needs content.", f"{path}.content")

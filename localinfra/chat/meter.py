@@ -1,16 +1,17 @@
-"""What a template may still use while it runs: time and bytes. Knows no Jinja.
+"""What one prompt may still use while it is made: time and bytes. Knows no Jinja.
 
 Every operation of a sandboxed template comes by here, and none of them is long by itself, so
 the limits hold on the calling thread without a subprocess, a signal or a trace function.
 """
 
 import time
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from itertools import chain
 from sys import getsizeof
 
 # A 100-message conversation takes about 2 ms and produces a few 100 kB.
 DEADLINE_S = 2.0
+LOOK_EVERY_S = 0.02  # at what is slower to ask than the clock on the wall
 MAX_VALUE_BYTES = 4 << 20  # one value written out in full, plus 8 times the input
 MAX_TOTAL_BYTES = 32 << 20  # all values made while rendering, plus 32 times the input
 
@@ -22,27 +23,44 @@ class LimitExceeded(BaseException):
     """Not an Exception: nothing inside a template or a filter may catch it."""
 
 
-class Meter:
-    """The allowance for one prompt. Used by the thread that renders."""
+class Deadline:
+    """CPU time of the thread that makes a prompt, from messages to token ids."""
 
-    def __init__(self, inputs: object):
-        self._sizes: dict[int, int] = {}  # id of a container → bytes of it written out
-        self._kept: list[object] = []  # keeps those ids from being given to another object
-        input_bytes = self.size(inputs)
-        self._max_value = MAX_VALUE_BYTES + 8 * input_bytes
-        self._left = MAX_TOTAL_BYTES + 32 * input_bytes
-        self._wall_end = time.monotonic() + DEADLINE_S
-        self._cpu_end = time.thread_time() + DEADLINE_S
+    def __init__(
+        self, limit_s: float | None = None, is_abandoned: Callable[[], bool] = lambda: False
+    ):
+        """`limit_s` None: what a template may take; `is_abandoned` says that nobody waits."""
+        self._limit_s = DEADLINE_S if limit_s is None else limit_s
+        self._is_abandoned = is_abandoned
+        self._next_look_s = time.monotonic() + LOOK_EVERY_S
+        self._cpu_end = time.thread_time() + self._limit_s
 
-    def tick(self) -> bool:
+    def check(self) -> bool:
         """Raises LimitExceeded when time is up; True, so that expressions can begin with it.
 
         The clock on the wall is the cheap one. The thread's own decides, so that a machine
         busy with other work refuses nobody.
         """
-        if time.monotonic() > self._wall_end and time.thread_time() > self._cpu_end:
-            raise LimitExceeded(f"it ran for more than {DEADLINE_S:g} s")
+        now_s = time.monotonic()
+        if now_s > self._next_look_s:
+            self._next_look_s = now_s + LOOK_EVERY_S
+            if self._is_abandoned():
+                raise LimitExceeded("its client has left")
+            if time.thread_time() > self._cpu_end:
+                raise LimitExceeded(f"it ran for more than {self._limit_s:g} s")
         return True
+
+
+class Meter:
+    """The allowance for one prompt. Used by the thread that renders."""
+
+    def __init__(self, inputs: object, deadline: Deadline | None = None):
+        self._sizes: dict[int, int] = {}  # id of a container → bytes of it written out
+        self._kept: list[object] = []  # keeps those ids from being given to another object
+        input_bytes = self.size(inputs)
+        self._max_value = MAX_VALUE_BYTES + 8 * input_bytes
+        self._left = MAX_TOTAL_BYTES + 32 * input_bytes
+        self.tick = (deadline or Deadline()).check
 
     def spend(self, size_bytes: int) -> None:
         """Takes the bytes of a value that was made or is about to be."""

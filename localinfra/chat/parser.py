@@ -44,6 +44,10 @@ Piece: TypeAlias = Content | Thought | CallStart | CallArguments | CallEnd
 class Parser(Protocol):
     """One choice's text on its way."""
 
+    @property
+    def num_held(self) -> int:
+        """Characters at the end of what came that are no part of a piece yet."""
+
     def push(self, text: str) -> list[Piece]: ...
 
     def finish(self) -> list[Piece]:
@@ -197,6 +201,10 @@ class MarkedParser:
             self._next = Pattern(calls.separator + calls.before + NAME + calls.between)
             self._after = Pattern(calls.after)
             self._closing = Pattern(calls.closing)
+
+    @property
+    def num_held(self) -> int:
+        return len(self._held)
 
     def push(self, text: str) -> list[Piece]:
         self._held += text
@@ -369,6 +377,10 @@ class HarmonyParser:
         self._is_call = False
         self._scanner = JsonScanner()
         self._is_complete = False  # the call's arguments
+
+    @property
+    def num_held(self) -> int:
+        return len(self._held)
 
     def push(self, text: str) -> list[Piece]:
         self._held += text

@@ -302,15 +302,15 @@ def _grown_bytes(meter: Meter, operator: str, left: object, right: object) -> in
 
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Ends Python code that runs for longer, at its next function call.
+    """Ends Python code that takes more CPU time, at its next function call.
 
     For Jinja's compiler, which can't be metered from within. The trace function that was there,
     a debugger's or coverage's, comes back afterwards.
     """
-    end = time.monotonic() + seconds
+    end = time.thread_time() + seconds
 
     def on_call(frame: FrameType, event: str, arg: object) -> None:
-        if time.monotonic() > end:
+        if time.thread_time() > end:
             raise LimitExceeded(f"compiling it takes more than {seconds:g} s")
 
     earlier = sys.gettrace()

@@ -11,7 +11,7 @@ and reads its result in the next user message, between `<tool_response>` and `</
 (The wording that Hermes models were trained with; others have often seen it.)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -30,52 +30,48 @@ To call a function, answer with its name and arguments as JSON within <tool_call
 
 
 def as_plain_messages(
-    messages: Sequence[Message], tools: Sequence[Mapping[str, Json]], *, in_system: bool = True
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Json]],
+    chosen: Collection[int] | None = None,
 ) -> list[Message]:
-    """The same conversation in roles and texts that every template knows. With `in_system` the
-    instruction is a system message, else the beginning of the first message."""
+    """The same conversation in roles and texts that every template knows; with `chosen`, only the
+    messages of these indices. `messages` have texts for content. The instruction stands in the
+    first message if that is a system message, else in one of its own before the others."""
     plain: list[Message] = []
-    last_result: Message | None = None
-    for message in messages:
-        told = _plain(message)
-        if message.role == "tool" and plain and plain[-1] is last_result:
-            # Many templates want users and assistants to alternate.
-            told = msgspec.structs.replace(told, content=f"{_text(plain.pop())}\n{_text(told)}")
-        last_result = told if message.role == "tool" else None
-        plain.append(told)
+    results: list[str] = []  # of calls made together: many templates want roles to alternate
+    for at, message in enumerate(messages):
+        is_chosen = chosen is None or at in chosen
+        if is_chosen and message.role == "tool":
+            results.append(f"<tool_response>\n{message.content}\n</tool_response>")
+            continue
+        if results:
+            plain.append(Message("user", "\n".join(results)))
+            results = []
+        plain.append(_plain(message) if is_chosen else message)
+    if results:
+        plain.append(Message("user", "\n".join(results)))
     if tools:
         lines = "\n".join(msgspec.json.encode(tool).decode() for tool in tools)
-        plain = _instructed(plain, INSTRUCTION.format(tools=lines), in_system)
+        plain = _instructed(plain, INSTRUCTION.format(tools=lines))
     return plain
 
 
-def _instructed(messages: list[Message], instruction: str, in_system: bool) -> list[Message]:
+def _instructed(messages: list[Message], instruction: str) -> list[Message]:
     first, *others = messages
-    if not in_system and first.role == "user":
-        content = f"{instruction}\n\n{_text(first)}"
+    if first.role in ("system", "developer"):
+        content = f"{first.content}\n\n{instruction}" if first.content else instruction
         return [msgspec.structs.replace(first, content=content), *others]
-    if first.role in ("system", "developer") and isinstance(first.content, str):
-        content = f"{first.content}\n\n{instruction}"
-        return [msgspec.structs.replace(first, content=content), *others]
-    return [Message(role="system", content=instruction), *messages]
+    return [Message("system", instruction), *messages]
 
 
 def _plain(message: Message) -> Message:
-    if message.role == "tool":
-        text = f"<tool_response>\n{_text(message)}\n</tool_response>"
-        return Message(role="user", content=text)
-    if message.tool_calls:
-        calls = [
-            f'<tool_call>\n{{"name": "{call.function.name}", '
-            f'"arguments": {call.function.arguments or "{}"}}}\n</tool_call>'
-            for call in message.tool_calls
-        ]
-        text = "\n".join(part for part in (_text(message), *calls) if part)
-        return msgspec.structs.replace(message, content=text, tool_calls=None)
-    return message
-
-
-def _text(message: Message) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    return "\n".join(part.text or part.refusal or "" for part in message.content or ())
+    if not message.tool_calls:
+        return message
+    calls = [
+        f'<tool_call>\n{{"name": "{call.function.name}", '
+        f'"arguments": {call.function.arguments or "{}"}}}\n</tool_call>'
+        for call in message.tool_calls
+    ]
+    parts = [message.content, *calls] if isinstance(message.content, str) else calls
+    text = "\n".join(part for part in parts if part)
+    return msgspec.structs.replace(message, content=text, tool_calls=None)

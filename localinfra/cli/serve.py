@@ -1,23 +1,29 @@
-"""`localinfra serve`: uvicorn with the settings; says where it answers, and ends when asked to."""
+"""`localinfra serve`: the server in the foreground. Says where it answers, ends when asked to."""
 
 import asyncio
 import contextlib
 import errno
-import logging
+import faulthandler
 import os
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import click
 import msgspec
 import uvicorn
 
 from localinfra import config as config_file
+from localinfra import logs
 from localinfra.api.app import create_app
+from localinfra.api.server import Server, bind, raise_descriptor_limit
 from localinfra.cli import first_start
 from localinfra.cli.client import local_url
+from localinfra.cli.ending import end_within
+from localinfra.cli.ports import listener_on
+from localinfra.config import LOG_LEVELS
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
@@ -25,13 +31,16 @@ from localinfra.models.catalog import TextModelEntry
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 
+CANCEL_S = 25.0  # after the deadline for answers: for threads to end and models to be freed
 
-class Server(uvicorn.Server):
+
+class Foreground(Server):
     """A first SIGINT or SIGTERM lets running answers end within the deadline, and then the exit
-    code is 0; a second one ends the process at once."""
+    code is 0; a second one ends the process at once, and so does what can't end within `CANCEL_S`
+    of the deadline."""
 
-    def __init__(self, config: uvicorn.Config, runtime: Runtime):
-        super().__init__(config)
+    def __init__(self, runtime: Runtime, ledger: Ledger):
+        super().__init__(create_app(runtime, ledger), runtime.settings)
         self._runtime = runtime
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -52,15 +61,23 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
+        """By Python's own handlers: they are heard in the middle of a long callback too."""
+        self._loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal)
+            signal.signal(number, self._on_signal)
         yield
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.should_exit:
             os._exit(130)
         self.should_exit = True
+        # Needs neither the loop nor the GIL, so that nothing can keep the process.
+        faulthandler.dump_traceback_later(
+            self._runtime.settings.shutdown_timeout_s + CANCEL_S, exit=True, file=2
+        )
+        self._loop.call_soon_threadsafe(self._tell_what_runs)
+
+    def _tell_what_runs(self) -> None:
         if running := len(self.server_state.tasks):
             deadline_s = self._runtime.settings.shutdown_timeout_s
             click.echo(
@@ -97,84 +114,78 @@ def banner(base: str, runtime: Runtime) -> str:
 
 
 @click.command()
-@click.option("--host", help="Address to listen on. Default: that of the settings, 127.0.0.1.")
+@click.option(
+    "--host", help="Address to listen on. Default: that of the settings, this machine only."
+)
 @click.option("--port", type=click.IntRange(0, 65535), help="0 takes any free port. Default: 8000.")
 @click.option(
     "--config", "path", type=click.Path(path_type=Path), help="Settings instead of models.toml."
 )
-@click.option("--verbose", "-v", is_flag=True, help="Log what the server and llama.cpp do.")
-def serve(host: str | None, port: int | None, path: Path | None, verbose: bool) -> None:
+@click.option(
+    "--log-level", type=click.Choice(LOG_LEVELS), help="Default: that of the settings, info."
+)
+@click.option(
+    "--verbose", "-v", is_flag=True, help="Log every request, and what llama.cpp does: level debug."
+)
+def serve(
+    host: str | None, port: int | None, path: Path | None, log_level: str | None, verbose: bool
+) -> None:
     """Serve the models of models.toml until Ctrl-C."""
     config = config_file.load(path)
     catalog = catalog_file.load(config)
     first_start.check_files(catalog, config.path)
-    flags = {"host": host, "port": port}
+    flags = {"host": host, "port": port, "log_level": "debug" if verbose else log_level}
     given = {name: value for name, value in flags.items() if value is not None}
     settings = msgspec.structs.replace(config.server, **given)
     settings.check_exposure()
-    logging.basicConfig(
-        level="DEBUG" if verbose else settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.configure(settings.log_level)
+    raise_descriptor_limit(settings)
 
-    if undecided := first_start.undecided(catalog):
-        check_address(settings.host, settings.port)
-        for name, entry in undecided.items():
-            first_start.fit_weights(name, entry)
+    sockets = take_address(settings.host, settings.port)  # before anything long
+    for name, entry in first_start.undecided(catalog).items():
+        first_start.fit_weights(name, entry)
 
     async def run() -> bool:
-        runtime = Runtime(settings, catalog)
         ledger = Ledger(default_path() if settings.keep_costs else None)
-        server = Server(
-            uvicorn.Config(
-                create_app(runtime, ledger),
-                host=settings.host,
-                port=settings.port,
-                log_config=None,
-                log_level="debug" if verbose else "warning",
-                access_log=False,
-                server_header=False,
-                ws="none",
-                # The runtime ends answers before that; this is for clients that do not read them.
-                timeout_graceful_shutdown=round(settings.shutdown_timeout_s) + 5,
-                lifespan="on",
-            ),
-            runtime,
-        )
-        await server.serve()
+        server = Foreground(Runtime(settings, catalog), ledger)
+        await server.serve(sockets)
+        end_within(0 if server.started else 1)
         return server.started
 
     loop_factory = uvicorn.Config("").get_loop_factory()  # uvloop where there is one
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             started = runner.run(run())
-    except SystemExit:  # uvicorn's way of saying that it could not listen; it logged why
+    except OSError as error:  # two may take one port at a time, but only one can listen
+        raise cannot_listen(settings.host, settings.port, error) from None
+    except SystemExit:  # uvicorn's way of saying that the application did not start; it logged why
         started = False
     if not started:
-        raise cannot_listen(settings.host, settings.port)
+        raise ConfigError("the server could not start; the lines above say why")
 
 
-def check_address(host: str, port: int) -> None:
-    """Raises ConfigError for an address in use, before a long piece of work is begun; what else
-    may be wrong with it uvicorn will say."""
-    with contextlib.suppress(OSError):
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            with socket.socket(family, kind, protocol) as probe:
-                if os.name == "posix":  # as asyncio does: a port just left may be taken
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                try:
-                    probe.bind(address)
-                except OSError as error:
-                    if error.errno == errno.EADDRINUSE:
-                        raise cannot_listen(host, port) from None
+def take_address(host: str, port: int) -> list[socket.socket]:
+    """Raises ConfigError for an address that can't be had."""
+    try:
+        return bind(host, port)
+    except OSError as error:
+        raise cannot_listen(host, port, error) from None
 
 
-def cannot_listen(host: str, port: int) -> ConfigError:
-    return ConfigError(
-        f"can't listen on {host}:{port}; is another server running there? "
-        "Choose another with --port."
-    )
+def cannot_listen(host: str, port: int, error: OSError) -> ConfigError:
+    where = f"can't listen on {host}:{port}"
+    if isinstance(error, socket.gaierror):
+        return ConfigError(f"{where}: no address is known for this name. Choose another --host.")
+    if error.errno == errno.EADDRINUSE:
+        holder = listener_on(port)
+        who = f"{holder} listens there" if holder else "another server listens there"
+        return ConfigError(f"{where}: {who}. End it, or choose another with --port.")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ConfigError(f"{where}: this machine has no such address. Choose another --host.")
+    if error.errno == errno.EACCES:
+        return ConfigError(
+            f"{where}: it is not permitted. Choose a --port above 1023."
+            if port < 1024
+            else f"{where}: it is not permitted."
+        )
+    return ConfigError(f"{where}: {error.strerror or error}")

@@ -61,7 +61,8 @@ class Part(NamedTuple):
 
 class Batcher:
     def __init__(self, batch_tokens: int):
-        self._batch_tokens = batch_tokens
+        """`batch_tokens` may change between two batches."""
+        self.batch_tokens = batch_tokens
         self._turns: deque[Job] = deque()  # all have texts waiting
 
     def __bool__(self) -> bool:
@@ -79,14 +80,14 @@ class Batcher:
         """The next batch; there must be a job."""
         job = self._turns.popleft()
         parts = (
-            job.take_longest(self._batch_tokens) if self._is_large(job) else self._take_similar(job)
+            job.take_longest(self.batch_tokens) if self._is_large(job) else self._take_similar(job)
         )
         if job.waiting:
             self._turns.append(job)
         return parts
 
     def _is_large(self, job: Job) -> bool:
-        return job.num_waiting_tokens > self._batch_tokens
+        return job.num_waiting_tokens > self.batch_tokens
 
     def _take_similar(self, job: Job) -> list[Part]:
         """The job's longest text and, from small jobs, the nearest in length that fit with it."""
@@ -102,7 +103,7 @@ class Batcher:
         longest = anchor
         for part in parts:
             new_longest = max(longest, len(part.tokens))
-            if chosen and (len(chosen) + 1) * new_longest > self._batch_tokens:
+            if chosen and (len(chosen) + 1) * new_longest > self.batch_tokens:
                 continue
             longest = new_longest
             chosen.append(part.job.take(part.at))

@@ -1,6 +1,5 @@
 """EmbeddingModel and RerankModel: loaded models as the API sees them. Texts → vectors or scores."""
 
-import asyncio
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -9,14 +8,20 @@ import numpy as np
 
 from localinfra.embed.cl100k import decode
 from localinfra.embed.encoder import Rows, Tokens, unit_length
+from localinfra.embed.measuring import Measurement
 from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
 from localinfra.embed.worker import Worker
 from localinfra.errors import ApiError, InvalidRequest
+from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.models.catalog import EmbeddingModelEntry, RerankModelEntry
 
 # What takes half a millisecond is done without another thread: to tokenise, and to normalise.
 INLINE_CHARACTERS = 4000
 INLINE_NUMBERS = 100_000
+
+NUM_READING = 2  # threads that tokenise, one of them for texts of no more than LARGE_INPUT
+MAX_READING = 256  # requests that may wait for them
+LARGE_INPUT = 200_000  # characters
 
 CHARACTERS_AT_ONCE = 200_000
 PAIRS_AT_ONCE = 32
@@ -49,10 +54,12 @@ class Embeddings(msgspec.Struct, frozen=True):
 
 
 class EncoderModel:
-    """Owns its worker. Made by `loading_encoders.py`, closed by the pool."""
+    """Owns its worker, and what looks for a better encoder. Made by `loading_encoders.py`, closed
+    by the pool."""
 
     _worker: Worker
     _tokenizer: Tokenizer
+    _measurement: Measurement | None
 
     @property
     def context_length(self) -> int:
@@ -62,7 +69,19 @@ class EncoderModel:
     def num_waiting(self) -> int:
         return self._worker.num_waiting
 
+    @property
+    def fault(self) -> str | None:
+        return self._worker.fault
+
+    @functools.cached_property
+    def _reading(self) -> BoundedExecutor:
+        """Tokenises texts that would keep the event loop waiting, and finishes their rows."""
+        return BoundedExecutor("texts", NUM_READING, MAX_READING, LARGE_INPUT)
+
     def close(self) -> None:
+        if self._measurement:
+            self._measurement.cancel()
+        self._reading.close()
         self._worker.close()
 
 
@@ -77,6 +96,7 @@ class EmbeddingModel(EncoderModel):
         tokenizer: Tokenizer,
         prompts: Mapping[str, str],
         default_prompt: str = "",
+        measurement: Measurement | None = None,
     ):
         """`prompts` are what texts begin with, by its name: query, document, and the model's;
         `default_prompt` is for requests that name none."""
@@ -84,12 +104,13 @@ class EmbeddingModel(EncoderModel):
         self.entry = entry
         self.prompts = prompts
         self._default_prompt = default_prompt
+        self._measurement = measurement
         self._worker = worker
         self._tokenizer = tokenizer
 
     @property
     def dimensions(self) -> int:
-        return self._worker.encoder.width
+        return self._worker.width
 
     def prompt(self, input_type: str | None, prompt_name: str | None) -> str:
         """What texts begin with. Raises InvalidRequest for a name the model does not have."""
@@ -128,10 +149,11 @@ class EmbeddingModel(EncoderModel):
         work = functools.partial(self._tokens, inputs, prompt, truncate, param)
         num_characters = sum(len(text) + len(prompt) + 20 for text in inputs)
         is_small = num_characters <= INLINE_CHARACTERS and isinstance(inputs[0], str)
-        texts, truncated = work() if is_small else await asyncio.to_thread(work)
+        run = self._reading.run
+        texts, truncated = work() if is_small else await run(work, size=num_characters)
         rows = await self._worker.rows(texts)
         finish = functools.partial(self._finished, rows, dimensions, normalize)
-        rows = finish() if rows.size <= INLINE_NUMBERS else await asyncio.to_thread(finish)
+        rows = finish() if rows.size <= INLINE_NUMBERS else await run(finish)
         return Embeddings(rows, sum(map(len, texts)), truncated)
 
     def _finished(self, rows: Rows, dimensions: int | None, normalize: bool) -> Rows:
@@ -182,10 +204,16 @@ class RerankModel(EncoderModel):
     """A cross-encoder: reads a query together with each document."""
 
     def __init__(
-        self, name: str, entry: RerankModelEntry, worker: Worker, tokenizer: FastTokenizer
+        self,
+        name: str,
+        entry: RerankModelEntry,
+        worker: Worker,
+        tokenizer: FastTokenizer,
+        measurement: Measurement | None = None,
     ):
         self.name = name
         self.entry = entry
+        self._measurement = measurement
         self._worker = worker
         self._tokenizer: FastTokenizer = tokenizer
 
@@ -193,7 +221,10 @@ class RerankModel(EncoderModel):
         """Raises InvalidRequest for a query that leaves documents no room, and for a pair that is
         too long unless `truncate`; QueueFull, EngineFailed."""
         self._worker.check_room()
-        pairs, truncated = await asyncio.to_thread(self._pairs, query, documents, truncate)
+        num_characters = len(query) * len(documents) + sum(map(len, documents))
+        pairs, truncated = await self._reading.run(
+            self._pairs, query, documents, truncate, size=num_characters
+        )
         rows = await self._worker.rows(pairs)
         if not np.isfinite(rows).all():
             raise ApiError(f"{self.name} gave scores that are no numbers; try dtype = 'float32'.")
@@ -214,6 +245,7 @@ class RerankModel(EncoderModel):
         pairs: list[Tokens] = []
         truncated: list[int] = []
         for start in range(0, len(documents), PAIRS_AT_ONCE):
+            stop_if_abandoned()
             part = documents[start : start + PAIRS_AT_ONCE]
             found = tokenizer.tokenize_pairs(
                 query, [text[: tokenizer.max_characters] for text in part]
@@ -236,6 +268,7 @@ def tokenized(
     truncated: list[int] = []
     start = 0
     while start < len(texts):
+        stop_if_abandoned()
         stop, num_characters = start, 0
         while stop < len(texts) and num_characters < CHARACTERS_AT_ONCE:
             num_characters += len(texts[stop])

@@ -1,5 +1,7 @@
 """How an encoder is computed on this machine: measured once by `prepare.py`, kept in the cache.
 
+`measuring.py` runs that beside serving.
+
 Pure but for the files in the cache. A plan belongs to the folder's files, the machine's CPU and the
 installed versions; when one of them changes, it is made again.
 """
@@ -34,6 +36,7 @@ class Request(msgspec.Struct, frozen=True):
     out: str
     threads: int
     max_tokens: int | None = None
+    ways: tuple[str, ...] | None = None  # those to try; None: all that are installed
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -82,10 +85,17 @@ def drop_unused(cache: Path) -> None:
                 shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def fingerprint(folder: Path, kind: str, cpu: str, threads: int, max_tokens: int | None) -> str:
+def fingerprint(
+    folder: Path,
+    kind: str,
+    cpu: str,
+    threads: int,
+    max_tokens: int | None,
+    ways: tuple[str, ...] | None = None,
+) -> str:
     """Names what a plan belongs to, in 16 hexadecimal digits."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    parts = [kind, cpu, str(threads), str(max_tokens)]
+    parts = [kind, cpu, str(threads), str(max_tokens), str(ways)]
     for path in files:
         stat = path.stat()
         parts.append(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}")

@@ -4,13 +4,15 @@
 
 Loads the folder with torch in float32, the reference; exports it for onnxruntime and OpenVINO, as
 far as they are installed; measures each on texts of mixed lengths, and writes into the request's
-folder the graph, the tokenizer and `plan.json`: how fast each is, and how near.
+folder the graph, the tokenizer and `plan.json`: how fast each is, and how near. Says on standard
+output what it is at. A server is at work beside it, so it takes what others leave of the processor,
+and of several times the best counts.
 """
 
 import asyncio
 import importlib.util
 import logging
-import statistics
+import os
 import sys
 import time
 import warnings
@@ -21,6 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from localinfra.children import end_with_parent
 from localinfra.embed.encoder import Encoder, Rows, Tokens, arrays_of, unit_length
 from localinfra.embed.graph_encoders import OnnxEncoder, OpenVinoEncoder
 from localinfra.embed.plan import (
@@ -110,8 +113,8 @@ def measure(encoder: Encoder, texts: list[Tokens], expected: Rows, kind: str) ->
     return Measured(
         nearness=near,
         is_near=near >= (1 - MAX_DIFFERENCE if kind == "rerank" else MIN_COSINE),
-        short_s=statistics.median(short_s),
-        mixed_s=statistics.median(mixed_s),
+        short_s=min(short_s),
+        mixed_s=min(mixed_s),
     )
 
 
@@ -136,6 +139,7 @@ def prepare(request: Request) -> Plan:
     makers: dict[str, Callable[[], Encoder]] = {}
     wants_graph = any(found(name) for name in ("onnxruntime", "openvino"))
     if wants_graph and found("onnxscript") and not description.needs_prompt_length:
+        say("exporting it")
         try:
             export(reference, texts, out / GRAPH)
         except Exception as error:  # of the exporter; torch computes it anyway
@@ -156,12 +160,20 @@ def prepare(request: Request) -> Plan:
         )
     results: dict[str, Measured] = {}
     for name, make in makers.items():
+        if request.ways is not None and name not in request.ways:
+            continue
+        say(f"measuring {name}")
         try:
             results[name] = measure(make(), texts, expected, request.kind)
         except Exception as error:  # a library that does not know an operation of the graph
             print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
+    say("measuring torch")
     results["torch"] = measure(reference, texts, expected, request.kind)  # which closes it: last
     return Plan(description, results)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.__stdout__, flush=True)
 
 
 def found(library: str) -> bool:
@@ -176,6 +188,10 @@ def computes_bf16() -> bool:
 
 
 def main(text: str) -> None:
+    end_with_parent()
+    sys.stdout = sys.stderr  # what libraries print is not what `say` says
+    if hasattr(os, "nice"):
+        os.nice(19)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     request = msgspec.json.decode(text, type=Request)

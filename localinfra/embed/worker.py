@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from localinfra.embed.encoder import Encoder, Rows, Tokens
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 
 logger = logging.getLogger(__name__)
+
+CLOSE_LIMIT_S = 6.0  # for the batches under way to end
 
 
 class Waiting(NamedTuple):
@@ -23,28 +26,45 @@ class Waiting(NamedTuple):
 
 
 class Worker:
-    """Runs one encoder, a thread for each of its lanes, until `close`."""
+    """Runs one encoder, a thread for each of its lanes, until `close`. Another encoder of the same
+    vectors may take its place."""
 
     def __init__(self, encoder: Encoder, *, name: str, max_waiting: int):
         """`max_waiting` requests may wait or be computed at once."""
-        self.encoder = encoder
+        self._encoder = encoder  # only the event loop and `replace` ask without the lock
         self._name = name
         self._max_waiting = max_waiting
         self._num_waiting = 0  # the event loop's
         self._is_closed = False
+        self._fault: str | None = None  # why its threads have ended
         self._commands: deque[Callable[[], None]] = deque()
         self._work = threading.Semaphore(0)  # wakes a thread for each command, and for each batch
         # What the threads share.
         self._lock = threading.Lock()
         self._batcher = Batcher(encoder.batch_tokens)
         self._waiting: dict[Job, Waiting] = {}
-        self._num_computing = 0
-        self._threads = [
-            threading.Thread(target=self._run, name=f"embed {name}", daemon=True)
-            for _ in range(encoder.num_lanes)
-        ]
-        for thread in self._threads:
+        self._num_computing: Counter[int] = Counter()  # batches, by the id of their encoder
+        self._threads: list[threading.Thread] = []
+        self._add_threads(encoder.num_lanes)
+
+    def _add_threads(self, num_lanes: int) -> None:
+        for _ in range(num_lanes - len(self._threads)):
+            thread = threading.Thread(target=self._run, name=f"embed {self._name}", daemon=True)
+            self._threads.append(thread)
             thread.start()
+
+    @property
+    def width(self) -> int:
+        """Of a row; that of every encoder it will ever have."""
+        return self._encoder.width
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing is computed any more though nobody closed it; None while all is well."""
+        if self._fault or self._is_closed:
+            return self._fault
+        is_alive = all(thread.is_alive() for thread in self._threads)
+        return None if is_alive else "a thread that computes has ended"
 
     @property
     def num_waiting(self) -> int:
@@ -65,10 +85,10 @@ class Worker:
         """
         self.check_room()
         loop = asyncio.get_running_loop()
-        job, future = Job(texts, self.encoder.width), loop.create_future()
+        job, future = Job(texts, self.width), loop.create_future()
         self._tell(lambda: self._add(job, Waiting(future, loop)))
         if self._is_closed:  # asked last: the threads may have looked at commands for the last time
-            raise ModelUnavailable("The server is shutting down.")
+            raise closed(self._fault)
         self._num_waiting += 1
         try:
             rows: Rows = await future
@@ -79,16 +99,34 @@ class Worker:
         finally:
             self._num_waiting -= 1
 
-    def close(self) -> None:
-        """Ends after the batches under way; whoever still waits is told."""
+    def replace(self, encoder: Encoder) -> None:
+        """Computes from the next batch on by this one, which gives the same rows from at least as
+        many lanes. The old one is closed when its last batch has ended. Any thread."""
+        assert encoder.width == self.width and encoder.num_lanes >= self._encoder.num_lanes
+        with self._lock:
+            leaving = encoder
+            if not self._is_closed:
+                leaving, self._encoder = self._encoder, encoder
+                self._batcher.batch_tokens = encoder.batch_tokens
+                self._add_threads(encoder.num_lanes)
+            is_used = self._num_computing[id(leaving)] > 0  # who ends its last batch closes it
+        if not is_used:
+            leaving.close()
+
+    def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
+        """Ends after the batches under way; whoever still waits is told. A batch that does not end
+        within the limit is left to itself."""
         self._is_closed = True
         self._work.release(len(self._threads))
+        ends_at = time.monotonic() + limit_s
         for thread in self._threads:
-            thread.join()
-        self._take_commands()
-        for job in list(self._waiting):
-            self._fail(job, ModelUnavailable("The server is shutting down."))
-        self.encoder.close()
+            thread.join(max(0.0, ends_at - time.monotonic()))
+        with self._lock:
+            self._fail_all(closed(self._fault))
+        if any(thread.is_alive() for thread in self._threads):
+            logger.error("%s: a batch did not end; its thread is left behind", self._name)
+        else:
+            self._encoder.close()
 
     def _tell(self, command: Callable[[], None]) -> None:
         """Never waits: the event loop takes no lock that a thread holds."""
@@ -98,19 +136,30 @@ class Worker:
     # --- the threads ---
 
     def _run(self) -> None:
-        while True:
-            self._work.acquire()
-            if self._is_closed:
-                return
+        try:
+            while not self._is_closed:
+                self._work.acquire()
+                if not self._is_closed:
+                    self._round()
+        except BaseException as error:  # not an encoder's, which `_compute` answers
+            logger.exception("%s: a thread died", self._name)
             with self._lock:
-                self._take_commands()
-                batch = self._batcher.next() if self._batcher else []
-                if self._batcher:
-                    self._work.release()  # another batch, for this thread or another one
-                is_alone = not self._num_computing and not self._batcher
-                self._num_computing += bool(batch)
-            if batch:
-                self._compute(batch, is_alone)
+                self._fault = f"a thread that computes ended with {error!r:.300}"
+                self._is_closed = True
+                self._fail_all(EngineFailed(f"{self._name} failed; the server's log says why."))
+            self._work.release(len(self._threads))
+
+    def _round(self) -> None:
+        with self._lock:
+            self._take_commands()
+            batch = self._batcher.next() if self._batcher else []
+            if self._batcher:
+                self._work.release()  # another batch, for this thread or another one
+            is_alone = not self._num_computing.total() and not self._batcher
+            encoder = self._encoder
+            self._num_computing[id(encoder)] += bool(batch)
+        if batch:
+            self._compute(encoder, batch, is_alone)
 
     def _take_commands(self) -> None:
         with contextlib.suppress(IndexError):
@@ -125,33 +174,54 @@ class Worker:
         self._batcher.drop(job)
         self._waiting.pop(job, None)
 
-    def _compute(self, batch: list[Part], is_alone: bool) -> None:
+    def _compute(self, encoder: Encoder, batch: list[Part], is_alone: bool) -> None:
+        rows: Rows | None = None
         try:
-            rows = self.encoder.encode([part.tokens for part in batch], is_alone=is_alone)
-            if rows.shape != (len(batch), self.encoder.width):
+            rows = encoder.encode([part.tokens for part in batch], is_alone=is_alone)
+            if rows.shape != (len(batch), encoder.width):
                 raise ValueError(f"rows of the shape {rows.shape}")
-        except Exception:
+        except BaseException:  # a library's panic is no Exception
             logger.exception("%s: a batch of %d texts failed", self._name, len(batch))
             rows = None
         with self._lock:
-            self._num_computing -= 1
-            if rows is None:
-                for job in {id(part.job): part.job for part in batch}.values():
-                    self._fail(job, EngineFailed(f"{self._name} could not compute these texts."))
-                return
-            for part, row in zip(batch, rows, strict=True):
-                part.job.put(part.at, row)
-                if not part.job.num_missing:
-                    self._finish(part.job)
+            self._num_computing[id(encoder)] -= 1
+            is_left = encoder is not self._encoder and not self._num_computing[id(encoder)]
+            self._deliver(batch, rows)
+        if is_left:
+            encoder.close()
+
+    def _deliver(self, batch: list[Part], rows: Rows | None) -> None:
+        if rows is None:
+            for job in {id(part.job): part.job for part in batch}.values():
+                self._fail(job, EngineFailed(f"{self._name} could not compute these texts."))
+            return
+        for part, row in zip(batch, rows, strict=True):
+            part.job.put(part.at, row)
+            if not part.job.num_missing:
+                self._finish(part.job)
 
     def _finish(self, job: Job) -> None:
         if waiting := self._waiting.pop(job, None):
             tell(waiting, lambda: waiting.future.set_result(job.rows))
 
+    def _fail_all(self, error: Exception) -> None:
+        with contextlib.suppress(Exception):  # the batcher may be in pieces
+            self._take_commands()
+        for job in list(self._waiting):
+            self._fail(job, error)
+
     def _fail(self, job: Job, error: Exception) -> None:
         self._batcher.drop(job)
         if waiting := self._waiting.pop(job, None):
             tell(waiting, lambda: waiting.future.set_exception(error))
+
+
+def closed(fault: str | None) -> ModelUnavailable:
+    if fault:
+        return ModelUnavailable(
+            "The model has just failed; try again, it is loaded anew.", "model", 1
+        )
+    return ModelUnavailable("The server is shutting down.")
 
 
 def tell(waiting: Waiting, outcome: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
 """A submitted request's answer as it becomes certain: token events → deltas. Event loop only."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from localinfra.engine.output import ChoiceOutput, OutputDelta
@@ -25,21 +25,17 @@ class Deltas:
         self,
         generation: "Generation",
         outputs: Sequence[ChoiceOutput],
-        completed: Collection[int] = (),
     ):
-        """`outputs`: one for each choice; `completed`: those whose reader wants no more."""
+        """`outputs`: one for each choice."""
         self._generation = generation
         self._steps = aiter(generation)
         self._outputs = outputs
-        self._completed = completed
         self._events: list[TokenEvent] = []  # of the last step, not read yet
 
     def __aiter__(self) -> "Deltas":
         return self
 
     async def __anext__(self) -> list[OutputDelta]:
-        for choice in self._completed:
-            self._generation.stop(choice)
         if self._events:
             await give_way()
         else:

@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import TypeVar
@@ -31,6 +32,7 @@ from localinfra.engine.sampling import Sampler
 from localinfra.engine.scheduler import Chunk, Scheduler
 from localinfra.engine.sequence import Group, Sequence
 from localinfra.engine.threads import ThreadController
+from localinfra.engine.watchdog import Pulse
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,10 @@ logger = logging.getLogger(__name__)
 HAND_OVER_INTERVAL_S = 0.012
 
 REST_AFTER_S = 0.05  # without requests; compute threads that rest take 0.1 ms to come back
+
+MAX_FAULTS = 3  # steps that fail one after the other; then the backend itself is given up
+CLOSE_LIMIT_S = 6.0  # for the step under way to end
+TELL_AFTER_S = 2.0  # whoever waits for it then is not kept until that
 
 
 class EngineStats(msgspec.Struct, frozen=True):
@@ -101,7 +107,11 @@ class Generation:
         """
         if choice in self._open:
             self._open.discard(choice)
-            self._engine.tell(lambda: self._engine.retire(self.sequences[choice]))
+            self._engine.tell(lambda: self._retire(choice))
+
+    def _retire(self, choice: int) -> None:
+        if choice < len(self.sequences):  # all are there unless the request failed as it was added
+            self._engine.retire(self.sequences[choice])
 
     def deliver(self, events: list[TokenEvent]) -> None:
         """Called on the event loop, once per step."""
@@ -128,6 +138,15 @@ def deliver_all(parcels: list[tuple[Generation, list[TokenEvent]]]) -> None:
         generation.deliver(events)
 
 
+def failure(error: BaseException) -> ApiError:
+    """What its client is told; the log has the rest."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, DecodeFailed):
+        return EngineFailed(str(error))
+    return EngineFailed(f"The engine could not go on with this request: {type(error).__name__}.")
+
+
 class Engine:
     """Runs one backend on a thread of its own until `close`."""
 
@@ -138,7 +157,8 @@ class Engine:
         *,
         name: str = "engine",
     ):
-        settings = settings or EngineSettings()
+        self._settings = settings = settings or EngineSettings()
+        self._name = name
         self._backend = backend
         self._scheduler = Scheduler(backend, settings)
         self._threads: ThreadController | None = None
@@ -158,6 +178,11 @@ class Engine:
         self._handed_over_s = 0.0
         self._closed = False  # the thread is to end
         self._ended: ApiError | None = None  # why it has; no command is heard any more
+        self._fault: str | None = None  # the same, where nobody asked for it
+        self._is_abandoned = False
+        self._num_faults = 0  # steps that failed since the last one that did not
+        self._pulse = Pulse()
+        self._generations: weakref.WeakSet[Generation] = weakref.WeakSet()  # the event loop's
         self._ending = threading.Lock()  # a request is either heard or refused, never lost
         self._stats = EngineStats(0, 0, 0, 0, backend.num_cells)
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
@@ -170,6 +195,18 @@ class Engine:
     @property
     def stats(self) -> EngineStats:
         return self._stats
+
+    @property
+    def fault(self) -> str | None:
+        """Why this engine serves nobody any more though it was not closed; None while it does."""
+        if self._fault is None and not self._closed and not self._thread.is_alive():
+            return "the engine's thread has ended"
+        return self._fault
+
+    @property
+    def pulse(self) -> Pulse:
+        """What the thread is at, for a watchdog."""
+        return self._pulse
 
     @property
     def num_waiting(self) -> int:
@@ -197,6 +234,7 @@ class Engine:
         with self._ending:
             self.check_queue()
             self._num_submitted += generation.num_choices
+            self._generations.add(generation)
             self.tell(lambda: self._add(generation))
         return generation
 
@@ -204,12 +242,35 @@ class Engine:
         """Has the engine's thread run `command` before its next step. Any thread."""
         self._commands.put(command)
 
-    def close(self) -> None:
-        """Fails what is running, ends the thread and frees the backend. Idempotent."""
+    def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
+        """Fails what is running, ends the thread and frees the backend. Idempotent.
+
+        A thread that does not end within the limit is left to itself: it frees the backend when
+        it does.
+        """
         if not self._closed:
             self._closed = True
             self.tell(lambda: None)
-        self._thread.join()
+        if not self._is_abandoned:
+            self._thread.join(min(limit_s, TELL_AFTER_S))
+            if self._thread.is_alive():
+                self._refuse(ModelUnavailable("The server is shutting down."))
+                self._thread.join(max(0.0, limit_s - TELL_AFTER_S))
+        if self._thread.is_alive():
+            logger.error("%s: the engine's thread did not end; it is left behind", self._name)
+
+    def abandon(self, reason: str) -> None:
+        """Gives up a thread that hangs: whoever waits is told, nobody is served any more. Event
+        loop only."""
+        self._fault = reason
+        self._is_abandoned = self._closed = True
+        self._refuse(EngineFailed(f"The engine was given up: {reason}."))
+
+    def _refuse(self, error: ApiError) -> None:
+        """Without the help of the engine's thread."""
+        self._ended = self._ended or error
+        for generation in list(self._generations):
+            call(generation.loop, generation.fail, error)
 
     # The engine's thread from here on.
 
@@ -224,22 +285,54 @@ class Engine:
         reason: ApiError = ModelUnavailable("The server is shutting down.")
         try:
             while not self._closed:
-                self._take_commands()
-                if not self._scheduler.is_idle:
-                    self._step()
-                if self._scheduler.is_idle:
-                    self._hand_over()  # there is no next step to do it
+                try:
+                    self._round()
+                except BaseException as error:  # panics of Rust libraries are no Exception
+                    self._start_over(error)
         except BaseException as error:
-            logger.exception("the engine's thread died")
-            reason = EngineFailed(f"The engine stopped: {error!r}. Restart the server.")
+            logger.exception("%s: the engine's thread died", self._name)
+            self._fault = f"the engine stopped: {error!r:.300}"
+            reason = ModelUnavailable(
+                "The engine has just failed; try again, it is loaded anew.", "model", 1
+            )
+            self._fail_all(self._owners, EngineFailed("The engine failed; the log has details."))
         finally:
             with self._ending:
                 self._closed = True
-                self._ended = reason
-                self._take_commands()  # those who came last want an answer too
-            self._hand_over()
-            self._fail(list(self._owners), reason)
+                self._ended = self._ended or reason
+                self._refuse_commands()
+            with contextlib.suppress(BaseException):  # the scheduler may be in pieces
+                self._hand_over()
+            self._fail_all(self._owners, reason)
+            self._stats = EngineStats(0, 0, self._num_steps, 0, self._backend.num_cells)
             self._backend.close()
+
+    def _round(self) -> None:
+        self._take_commands()
+        if not self._scheduler.is_idle:
+            self._pulse = self._pulse.next()
+            self._step()
+            self._num_faults = 0
+        if self._scheduler.is_idle:
+            self._hand_over()  # there is no next step to do it
+
+    def _start_over(self, error: BaseException) -> None:
+        """A step failed, and with it the requests that had slots: nobody knows what these hold.
+        Those that waited wait on. Raises the error where it comes again and again."""
+        self._num_faults += 1
+        if self._num_faults >= MAX_FAULTS:
+            raise error
+        logger.error("%s: a step failed: %r", self._name, error, exc_info=error)
+        waiting = [sequence for sequence in self._scheduler.waiting if not sequence.finished]
+        lost = self._owners.keys() - waiting
+        self._backend.clear()
+        self._scheduler = Scheduler(self._backend, self._settings)
+        self._fail_all(lost, EngineFailed(f"A step of the engine failed: {error!r:.300}"))
+        for sequence in waiting:
+            if not sequence.finished:  # of a request whose other choices had slots
+                sequence.slot, sequence.num_cached = None, 0
+                self._scheduler.add(sequence)
+        self._hand_over()  # the statistics, too
 
     def _take_commands(self) -> None:
         """Runs what was asked for since the last step; sleeps while there is nothing to do."""
@@ -248,15 +341,35 @@ class Engine:
         while not self._commands.empty():
             self._commands.get()()
 
+    def _refuse_commands(self) -> None:
+        """Those who came last want an answer too."""
+        while not self._commands.empty():
+            with contextlib.suppress(BaseException):  # as above
+                self._commands.get()()
+
     def _next_command(self) -> Callable[[], None]:
+        self._pulse = self._pulse.idle()
         try:
             return self._commands.get(timeout=REST_AFTER_S)
         except queue.Empty:
-            self._backend.rest()
+            try:
+                self._backend.rest()
+            except Exception:  # nothing is lost by it but other programs' time
+                logger.exception("%s: its threads can't rest", self._name)
             return self._commands.get()
+        finally:
+            self._pulse = self._pulse.next()
 
     def _add(self, generation: Generation) -> None:
         self._num_added += generation.num_choices
+        try:
+            self._add_sequences(generation)
+        except BaseException as error:  # of a grammar's, or memory
+            logger.exception("%s: a request could not be added", self._name)
+            self._fail(generation.sequences, failure(error))
+            call(generation.loop, generation.fail, failure(error))  # also one without sequences
+
+    def _add_sequences(self, generation: Generation) -> None:
         group = Group(generation.requests[0].client)
         for request in generation.requests:
             first: Sequence | None = None
@@ -282,13 +395,9 @@ class Engine:
         if not step.chunks:
             return  # all that runs was sent back or has nothing to compute
         started_s = time.perf_counter()
-        try:
-            self._backend.decode(step.batch)
-        except DecodeFailed as error:
-            logger.error("a batch of %d tokens failed: %s", len(step.batch), error)
-            self._fail(self._scheduler.running, EngineFailed(f"Decoding failed: {error}"))
-            self._scheduler.cache.clear()  # what the slots hold is not known any more
-            return
+        self._pulse = self._pulse.computing()
+        self._backend.decode(step.batch)
+        self._pulse = self._pulse.next()
         seconds = time.perf_counter() - started_s
         self._scheduler.computed(step, seconds)
         if self._threads and step.max_threads is None:
@@ -297,42 +406,51 @@ class Engine:
             generation = self._owners.get(chunk.sequence)
             if generation is None:
                 continue  # a choice of the same request failed above
-            try:
-                if events := self._draw(chunk):
-                    self._outbox.setdefault(generation, []).extend(events)
-            except DecodeFailed as error:
-                self._fail([chunk.sequence], EngineFailed(str(error)))
-            except ApiError as error:  # its grammar can't be followed
-                self._fail([chunk.sequence], error)
+            if events := self._events(chunk):
+                self._outbox.setdefault(generation, []).extend(events)
 
-    def _draw(self, chunk: Chunk) -> list[TokenEvent]:
+    def _events(self, chunk: Chunk) -> list[TokenEvent]:
+        """What the step gave the chunk's sequence. An error while drawing is the sequence's own
+        and ends its request alone; one in what moves cells ends the step."""
+        sequence = chunk.sequence
+        drawn: list[TokenEvent] = []
+        forced: list[TokenEvent] = []
+        error: ApiError | None = None
+        try:
+            self._draw(chunk, drawn)
+            if drawn and drawn[-1].token is not None and drawn[-1].finish_reason is None:
+                forced = self._forced(sequence)
+        except BaseException as caught:  # a grammar's Rust may panic, which is no Exception
+            error = failure(caught)
+            if not isinstance(caught, (ApiError, DecodeFailed)):
+                logger.exception("%s: a request failed", self._name)
+        self._scheduler.judged(chunk, max(0, len(drawn) - 1))
+        if error:
+            self._fail([sequence], error)
+            return []
+        events = drawn + forced
+        is_finished = bool(events) and events[-1].finish_reason is not None
+        self._is_urgent |= is_finished or (bool(events) and events[0].num_generated == 1)
+        if is_finished:
+            self.retire(sequence)
+        return events
+
+    def _draw(self, chunk: Chunk, events: list[TokenEvent]) -> None:
         """Scores what the chunk's rows are for; draws a token if it completes the sequence, and
-        one more for each guess that the one before it turned out to be right. What the grammar
-        puts after the last one comes with it."""
+        one more for each guess that the one before it turned out to be right."""
         sequence = chunk.sequence
         if sequence.num_unscored:
             self._score_prompt(chunk)
         if sequence.num_pending > 0:
-            return []
-        events: list[TokenEvent] = []
+            return
         if not sequence.request.max_tokens:
             events.append(self._event(sequence, None, None))
-        else:
-            row = chunk.first_row + chunk.num_tokens - 1
-            try:
-                for guess in [*chunk.draft, None]:
-                    events.append(self._draw_token(sequence, row + len(events)))
-                    if events[-1].finish_reason is not None or events[-1].token != guess:
-                        break
-            finally:
-                self._scheduler.judged(chunk, max(0, len(events) - 1))
-            if events[-1].finish_reason is None:
-                events += self._forced(sequence)
-        is_finished = events[-1].finish_reason is not None
-        self._is_urgent |= is_finished or events[0].num_generated == 1
-        if is_finished:
-            self.retire(sequence)
-        return events
+            return
+        row = chunk.first_row + chunk.num_tokens - 1
+        for guess in [*chunk.draft, None]:
+            events.append(self._draw_token(sequence, row + len(events)))
+            if events[-1].finish_reason is not None or events[-1].token != guess:
+                break
 
     def _draw_token(self, sequence: Sequence, row: int) -> TokenEvent:
         request = sequence.request
@@ -409,9 +527,17 @@ class Engine:
     def _fail(self, sequences: Iterable[Sequence], error: Exception) -> None:
         """Ends the requests that these sequences belong to with an error."""
         for generation in {self._owners[sequence] for sequence in sequences}:
+            call(generation.loop, generation.fail, error)
             for sequence in generation.sequences:
                 self.retire(sequence)
+
+    def _fail_all(self, sequences: Iterable[Sequence], error: Exception) -> None:
+        """The same without the scheduler, which is not to be asked any more."""
+        for generation in {self._owners[sequence] for sequence in sequences}:
             call(generation.loop, generation.fail, error)
+            for sequence in generation.sequences:
+                sequence.finished = True
+                self._owners.pop(sequence, None)
 
     def _publish(self) -> None:
         scheduler = self._scheduler

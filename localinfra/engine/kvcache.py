@@ -77,14 +77,22 @@ class KVCache:
         """Of `length` matched tokens in cells, those that only a finished sequence holds."""
         return self._tree.num_idle(prefix, length, set(self._running))
 
-    def acquire(self, prefix: Prefix, limit: int, *, is_canonical: bool = False) -> tuple[int, int]:
+    def acquire(
+        self,
+        prefix: Prefix,
+        limit: int,
+        *,
+        is_canonical: bool = False,
+        max_idle: int = MANY_IDLE,
+    ) -> tuple[int, int]:
         """A slot for a sequence, with the longest known prefix of the first `limit` tokens in it.
-        `is_canonical` promises that the sequence is only ever computed in canonical shapes.
+        `is_canonical` promises that the sequence is only ever computed in canonical shapes. Where
+        it runs alone, `max_idle` cells at most are left to what is idle.
 
         Returns (slot, length of that prefix).
         """
         match = self.match(prefix, limit, is_canonical=is_canonical)
-        if not self._running and self._is_scattered(match):
+        if not self._running and self._is_scattered(match, max_idle):
             self._park_all()
             match = self.match(prefix, limit, is_canonical=is_canonical)
         tokens = list(prefix.tokens)
@@ -229,12 +237,12 @@ class KVCache:
         """What the running slots hold of the tree."""
         return (self._recorded[slot] for slot in self._running)
 
-    def _is_scattered(self, match: Match) -> bool:
+    def _is_scattered(self, match: Match, max_idle: int) -> bool:
         """Whether a sequence that runs alone would be slower or its cells out of order. Attention
         adds up in the order of cells: the same text in another order is rounded otherwise."""
         is_slow = (
             self._backend.idle_cells_slow_steps
-            and self._tree.num_tokens - match.num_held >= MANY_IDLE
+            and self._tree.num_tokens - match.num_held >= max_idle
         )
         has_room = self._tree.num_tokens * self._bytes_per_cell < self._max_parked
         return has_room and (is_slow or self._has_holes)

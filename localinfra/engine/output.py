@@ -1,6 +1,7 @@
 """One choice's token events → the text and logprobs that may be sent, as they become certain."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -29,6 +30,22 @@ class OutputDelta(msgspec.Struct, frozen=True):
     sum_logprob: float = 0.0  # of all tokens drawn so far, whether or not they became text
     prompt_logprobs: list[TokenLogprob] | None = None
     drawn: TokenLogprob | None = None  # this step's token, whether or not its text is sent yet
+    pieces: Sequence[object] = ()  # what the choice's reader, if it has one, made of the text
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a reader made of a text, and whether a stop string or else it ends there."""
+
+    pieces: Sequence[object]
+    stop: str | None = None
+    num_held: int = 0  # characters at the text's end that are not said, or not yet
+    is_complete: bool = False  # the choice: no more of it is wanted
+
+
+class Reader(Protocol):
+    """Takes a choice's text apart, and knows in which parts of it a stop string counts."""
+
+    def push(self, text: str, *, is_last: bool) -> Reading: ...
 
 
 class ChoiceOutput:
@@ -45,11 +62,15 @@ class ChoiceOutput:
         stops: Stops,
         *,
         score_end: bool = False,
+        reader: Reader | None = None,
     ):
+        """With a `reader`, stop strings are matched by it alone."""
         self._choice = choice
         self._detokenizer = Detokenizer(token_bytes)
         self._stops = StopMatcher(stops)
         self._score_end = score_end
+        self._reader = reader
+        self._unread = ""  # what the reader holds
         self._held: list[ScoredToken] = []
         self._num_decoded = 0  # characters detokenised
         self._num_sent = 0  # characters sent
@@ -68,19 +89,31 @@ class ChoiceOutput:
         if reason is not None:
             text += self._detokenizer.flush()
         self._num_decoded += len(text)
-        ready, stop = self._stops.push(text)
-        if stop is not None:
+        ready, read = self._read(text, is_last=reason is not None)
+        stop = read.stop
+        if stop is not None or read.is_complete:
             reason = FinishReason.STOP
-        elif reason is not None:
-            ready += self._stops.flush()
         self._num_sent += len(ready)
         self._has_ended = reason is not None
         scored = self._release(everything=reason is not None and stop is None)
         return OutputDelta(
             self._choice, ready, scored, reason, stop,
             event.num_generated, event.num_cached, self._sum_logprob, event.prompt_logprobs,
-            event.logprob,
+            event.logprob, read.pieces,
         )  # fmt: skip
+
+    def _read(self, text: str, is_last: bool) -> tuple[str, Reading]:
+        """The text that is certain now, and what it means."""
+        if self._reader is not None:
+            read = self._reader.push(text, is_last=is_last)
+            self._unread += text
+            size = len(self._unread) - read.num_held
+            ready, self._unread = self._unread[:size], self._unread[size:]
+            return ready, read
+        ready, stop = self._stops.push(text)
+        if stop is None and is_last:
+            ready += self._stops.flush()
+        return ready, Reading((), stop)
 
     def _hold_logprob(self, event: TokenEvent) -> None:
         if event.logprob is None:

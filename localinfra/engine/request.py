@@ -8,6 +8,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from localinfra.engine.constraint import Grammar  # llguidance is for those who need it
+    from localinfra.engine.output import Reader
 
 
 class FinishReason(StrEnum):
@@ -58,16 +59,16 @@ class TextRequest(msgspec.Struct, frozen=True):
 
     prompts: list[list[int]]
     max_tokens: int | None = None  # None: the entry's default
+    default_max_tokens: int | None = None  # where that has none; None: what the context leaves
     sampling: SamplingParams = SamplingParams()
     num_choices: int = 1
     stops: Sequence[str] = ()
+    readers: "Sequence[Reader]" = ()  # one for each choice, which match its stops themselves
     top_logprobs: int | None = None
     score_prompt: bool = False
     grammar: "Grammar | None" = None
     marks: frozenset[int] = frozenset()  # control tokens whose spelling belongs to the text
     prompt_param: str = "messages"  # named in the error for a prompt that is too long
-    # Choices that their reader takes for complete, put there while they are generated: they leave.
-    completed: set[int] = msgspec.field(default_factory=set)
 
 
 class EngineSettings(msgspec.Struct, frozen=True):

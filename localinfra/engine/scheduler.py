@@ -7,7 +7,7 @@ import logging
 
 from localinfra.engine.backend import Backend, Batch
 from localinfra.engine.drafts import RowCosts, draft_sizes
-from localinfra.engine.kvcache import KVCache
+from localinfra.engine.kvcache import MANY_IDLE, KVCache
 from localinfra.engine.pacing import StepPacer
 from localinfra.engine.radix import common_prefix
 from localinfra.engine.request import EngineSettings
@@ -17,6 +17,10 @@ from localinfra.engine.turns import Turns, prompts_in_turn
 # Tokens; so deep, chunks of canonical size read a prompt as fast as larger ones do. Longer prompts
 # of greedy requests without a seed are read in large chunks, whose sums are rounded otherwise.
 SHORT_PROMPT = 256
+
+# Cells; with no more than this left idle, a short text alone is computed over so few that threads
+# don't split them, which is rounded otherwise.
+FEW_IDLE = 32
 
 logger = logging.getLogger(__name__)
 
@@ -336,7 +340,10 @@ class Scheduler:
 
     def _start(self, sequence: Sequence) -> None:
         slot, length = self.cache.acquire(
-            sequence.prefix, sequence.num_reusable, is_canonical=self._is_canonical(sequence)
+            sequence.prefix,
+            sequence.num_reusable,
+            is_canonical=self._is_canonical(sequence),
+            max_idle=FEW_IDLE if self._is_shaped(sequence) else MANY_IDLE,
         )
         sequence.slot, sequence.num_cached = slot, length
         sequence.admitted_at = self._num_steps

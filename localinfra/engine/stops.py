@@ -24,6 +24,11 @@ class StopMatcher:
         self._stops = stops
         self._held = ""
 
+    @property
+    def num_held(self) -> int:
+        """Characters that may yet become a stop string."""
+        return len(self._held)
+
     def push(self, text: str) -> tuple[str, str | None]:
         """Returns the text now safe to send, and the stop string that was completed."""
         if not self._stops.strings:

@@ -1,10 +1,9 @@
 """ImageModel: a loaded image pipeline as the API sees it. A request → events and pictures."""
 
-import asyncio
-
 import msgspec
 
 from localinfra.errors import InvalidRequest
+from localinfra.executor import BoundedExecutor
 from localinfra.image.pipeline import FluxPainter
 from localinfra.image.request import ImageRequest
 from localinfra.image.worker import Painting, Worker
@@ -39,10 +38,15 @@ class ImageModel:
         self.entry = entry
         self._painter = painter
         self._worker = Worker(painter, name=name, max_waiting=max_waiting)
+        self._counting = BoundedExecutor("prompts", 1, max_waiting)  # the tokenizers take one
 
     @property
     def num_waiting(self) -> int:
         return self._worker.num_waiting
+
+    @property
+    def fault(self) -> str | None:
+        return self._worker.fault
 
     @property
     def idle_s(self) -> float:
@@ -55,8 +59,8 @@ class ImageModel:
         self._worker.touch()
 
     async def count(self, prompt: str, *, strict: bool) -> PromptTokens:
-        """With `strict`, raises InvalidRequest where a part would not be read."""
-        clip, t5 = await asyncio.to_thread(self._painter.prompt_tokens, prompt)
+        """With `strict`, raises InvalidRequest where a part would not be read; QueueFull."""
+        clip, t5 = await self._counting.run(self._painter.prompt_tokens, prompt, size=len(prompt))
         clip_limit, t5_limit = self._painter.prompt_limits
         tokens = PromptTokens(clip, clip_limit, t5, t5_limit)
         if strict and tokens.is_cut:
@@ -76,4 +80,5 @@ class ImageModel:
         return self._worker.events(request)
 
     def close(self) -> None:
+        self._counting.close()
         self._worker.close()

@@ -17,6 +17,8 @@ from localinfra.image.request import Event, Finished, ImageRequest
 
 logger = logging.getLogger(__name__)
 
+CLOSE_LIMIT_S = 6.0  # for the step under way to end
+
 
 class Cancelled(Exception):
     """Nobody wants the image any more."""
@@ -64,6 +66,7 @@ class Worker:
         self._num_waiting = 0  # the event loop's
         self._idle_since = time.monotonic()
         self._is_closed = False
+        self._fault: str | None = None  # why the thread has ended
         self._arrivals: deque[Job] = deque()
         self._work = threading.Semaphore(0)
         self._turns: deque[Job] = deque()  # the thread's
@@ -73,6 +76,13 @@ class Worker:
     @property
     def num_waiting(self) -> int:
         return self._num_waiting
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing is painted any more though nobody closed it; None while all is well."""
+        if self._fault or self._is_closed or self._thread.is_alive():
+            return self._fault
+        return "the thread that paints has ended"
 
     @property
     def idle_s(self) -> float:
@@ -107,23 +117,36 @@ class Worker:
         self._num_waiting -= 1
         self._idle_since = time.monotonic()
 
-    def close(self) -> None:
-        """Stops at the next step; whoever still waits is told."""
+    def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
+        """Stops at the next step; whoever still waits is told. A step that does not end within the
+        limit is left to itself."""
         self._is_closed = True
         self._work.release()
-        self._thread.join()
+        self._thread.join(limit_s)
+        self._tell_all(closed(self._name))
+        if self._thread.is_alive():
+            logger.error("%s: a step did not end; its thread is left behind", self._name)
+        else:
+            self._painter.close()
+
+    def _tell_all(self, error: ApiError) -> None:
         for job in [*self._turns, *self._arrivals]:
-            job.put(closed(self._name))
-        self._painter.close()
+            job.put(error)
 
     # --- the thread ---
 
     def _run(self) -> None:
-        while not self._is_closed:
-            self._work.acquire()
-            self._take_arrivals()
-            if self._turns and not self._is_closed:
-                self._paint(self._turns[0])
+        try:
+            while not self._is_closed:
+                self._work.acquire()
+                self._take_arrivals()
+                if self._turns and not self._is_closed:
+                    self._paint(self._turns[0])
+        except BaseException as error:  # not a painter's, which `_paint` answers
+            logger.exception("%s: the thread died", self._name)
+            self._fault = f"the thread that paints ended with {error!r:.300}"
+            self._is_closed = True
+            self._tell_all(EngineFailed(f"{self._name} failed; the server's log says why."))
 
     def _take_arrivals(self) -> None:
         while self._arrivals:
@@ -156,11 +179,12 @@ class Worker:
             logger.exception("%s: an image failed", self._name)
             self._end(job, EngineFailed(f"{self._name} could not make this image."))
             return
-        self._turns.popleft()
-        if not job.is_cancelled and job.next_image < num_images:
-            self._take_arrivals()  # they have waited longer than the job for its next image
-            self._turns.append(job)
-            self._work.release()
+        if job.is_cancelled or job.next_image >= num_images:
+            self._turns.popleft()
+            return
+        self._take_arrivals()  # they have waited longer than the job for its next image
+        self._turns.rotate(-1)
+        self._work.release()
 
     def _end(self, job: Job, error: Exception) -> None:
         self._turns.popleft()

@@ -15,14 +15,20 @@ PADDING = 256  # cells; attention looks at a multiple of this
 
 class CellMap:
     """The cells of each slot, by position. Mirrors what is done to the cache; llama.cpp's order of
-    search: upwards from where the last token went, or from the lowest cell freed since."""
+    search: upwards from where the last token went, or from the lowest cell freed since.
 
-    def __init__(self, num_cells: int):
+    With a sliding `window`, in tokens, cells that their slot's next token won't look at are as good
+    as empty."""
+
+    def __init__(self, num_cells: int, window: int = 0):
         self._num_cells = num_cells
+        self._window = window
         self.clear()
 
     def clear(self) -> None:
         self._num_holders = np.zeros(self._num_cells, np.int16)  # slots, of each cell
+        self._owner = np.zeros(self._num_cells, np.int16)  # who put it there, and at which
+        self._position = np.zeros(self._num_cells, np.int32)  # position
         self._cells: dict[int, list[int]] = {}  # by position; -1 where the slot holds none
         self._is_ordered: dict[int, bool] = {}  # as far as that is known
         self._num_used = 0
@@ -36,8 +42,18 @@ class CellMap:
         return min(-(-end // PADDING) * PADDING, self._num_cells)
 
     def add(self, slots: Sequence[int], positions: Sequence[int]) -> None:
-        """A batch was decoded: each token has a cell now."""
-        for cell, slot, position in zip(self._find(len(slots)), slots, positions, strict=True):
+        """A batch was decoded: each token has a cell now. The tokens before one whose cell was
+        taken leave too."""
+        found = self._find(len(slots))
+        taken: dict[int, int] = {}
+        if self._window:
+            for cell in found:
+                if self._num_holders[cell]:
+                    owner = int(self._owner[cell])
+                    taken[owner] = max(taken.get(owner, 0), int(self._position[cell]))
+            for owner, position in taken.items():
+                self.drop(owner, 0, position + 1)
+        for cell, slot, position in zip(found, slots, positions, strict=True):
             self._put(slot, position, cell)
 
     def restore(self, slot: int, positions: Iterable[int]) -> None:
@@ -90,8 +106,10 @@ class CellMap:
         return True
 
     def positions(self, slot: int) -> list[int]:
-        """What the slot holds, in the order of its cells: the order in which they are saved."""
-        held = [(cell, at) for at, cell in enumerate(self._cells.get(slot, [])) if cell >= 0]
+        """What the slot holds within its window, in the order of its cells: that of saving them."""
+        cells = self._cells.get(slot, [])
+        first = max(0, len(cells) - self._window) if self._window else 0
+        held = [(cell, at) for at, cell in enumerate(cells[first:], first) if cell >= 0]
         return [at for _, at in sorted(held)]
 
     def _last(self, slot: int) -> int | None:
@@ -99,8 +117,9 @@ class CellMap:
         cells = self._cells.get(slot)
         if not cells:
             return -1
-        if slot not in self._is_ordered:
-            self._is_ordered[slot] = bool((np.diff(np.array(cells)) > 0).all())
+        if slot not in self._is_ordered or (self._window and not self._is_ordered[slot]):
+            seen = cells[1 - self._window :] if self._window else cells
+            self._is_ordered[slot] = bool((np.diff(np.array(seen)) > 0).all())
         return cells[-1] if self._is_ordered[slot] else None
 
     def _put(self, slot: int, position: int, cell: int) -> None:
@@ -114,6 +133,7 @@ class CellMap:
             cells[position] = cell
             self._is_ordered.pop(slot, None)
         self._num_holders[cell] += 1
+        self._owner[cell], self._position[cell] = slot, position
         self._num_used += 1
         self._head = cell + 1
 
@@ -127,7 +147,15 @@ class CellMap:
         return near
 
     def _empty(self, start: int, stop: int) -> list[int]:
-        empty: NDArray[np.intp] = np.flatnonzero(self._num_holders[start:stop] == 0)
+        is_empty = self._num_holders[start:stop] == 0
+        if self._window:
+            # Of each slot, the last position that its next token won't look at.
+            last = np.full(max(self._cells, default=0) + 1, -1)
+            for slot, cells in self._cells.items():
+                last[slot] = len(cells) - self._window
+            owner = np.minimum(self._owner[start:stop], len(last) - 1)
+            is_empty |= self._position[start:stop] <= last[owner]
+        empty: NDArray[np.intp] = np.flatnonzero(is_empty)
         return [start + int(cell) for cell in empty]
 
 

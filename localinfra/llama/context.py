@@ -102,9 +102,20 @@ class LlamaContext:
         most_rows = TILE_ROWS - 1 if self._is_tiled else self.batch_size
         self.canonical_rows = min(most_rows, self.batch_size) if is_canonical else 0
         self._single_row_is_canonical: bool | None = None
-        self._cells = CellMap(self.num_cells) if self.can_share_prefixes else None
+        self._cells = self._cell_maps(settings.batch_size)
         self._apply_adapters()
         self._make_batch()
+
+    def _cell_maps(self, batch_size: int) -> list[CellMap]:
+        """Of the layers with full attention, and of those with a sliding window, where they have a
+        cache of their own; none where it is not known how cells are used."""
+        window = self._model.sliding_window
+        if self.can_share_prefixes:
+            return [CellMap(self.num_cells)]
+        if not window:
+            return []
+        size = min(self.num_cells, window * (self.num_sequences + 1) + batch_size)
+        return [CellMap(self.num_cells), CellMap(-(-size // CELL_PADDING) * CELL_PADDING, window)]
 
     def _apply_adapters(self) -> None:
         count = len(self._model.adapters)
@@ -168,8 +179,8 @@ class LlamaContext:
         if code:
             reason = log.recent_errors() or "no further word from llama.cpp"
             raise DecodeFailed(f"llama_decode gave {code} ({reason})")
-        if self._cells:
-            self._cells.add(batch.slots, batch.positions)
+        for cells in self._cells:
+            cells.add(batch.slots, batch.positions)
         llama_cpp.llama_synchronize(self._pointer)  # GPUs compute on: the step ends here
 
     def logits(self, row: int) -> NDArray[np.float32]:
@@ -190,13 +201,13 @@ class LlamaContext:
         return self._logits
 
     def stays_ordered(self, batch: Batch, slots: set[int]) -> bool:
-        return self._cells is None or self._cells.stays_ordered(slots, batch.slots)
+        return all(cells.stays_ordered(slots, batch.slots) for cells in self._cells)
 
     def canonical_threads(self) -> int:
         if not self._rounds_single_rows_alike():
             return 0
-        is_split = self._is_tiled and (self._cells is None or self._cells.num_seen >= MIN_SPLIT)
-        return 1 if is_split else self.max_threads
+        most_seen = max((cells.num_seen for cells in self._cells), default=MIN_SPLIT)
+        return 1 if self._is_tiled and most_seen >= MIN_SPLIT else self.max_threads
 
     def _rounds_single_rows_alike(self) -> bool:
         """Whether a row alone gets the bits that it gets beside others, found out by trying: some
@@ -217,41 +228,50 @@ class LlamaContext:
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, stop)
-        if self._cells:
-            self._cells.copy(source, target, start, stop)
+        for cells in self._cells:
+            cells.copy(source, target, start, stop)
 
     def drop(self, slot: int, start: int, stop: int | None = None) -> None:
         end = -1 if stop is None else stop
         removed = llama_cpp.llama_memory_seq_rm(self._memory, slot, start, end)
         assert removed, "only whole sequences are dropped where parts can't be"
-        if self._cells:
-            self._cells.drop(slot, start, stop)
+        for cells in self._cells:
+            cells.drop(slot, start, stop)
 
     def save(self, slot: int) -> NDArray[np.uint8]:
-        """llama.cpp's state of the slot, and after it the positions in it and their number."""
-        positions = np.array(self._cells.positions(slot) if self._cells else [], np.int32)
+        """llama.cpp's state of the slot, and after it what the maps of cells need: of each the
+        positions and their number, the last one first."""
+        tail = np.zeros(0, np.int32)
+        for cells in self._cells:
+            positions = cells.positions(slot)
+            tail = np.concatenate((tail, np.array([*positions, len(positions)], np.int32)))
         size = llama_cpp.llama_state_seq_get_size(self._pointer, slot)
-        tail = np.append(positions, np.int32(len(positions))).view(np.uint8)
-        data = np.empty(size + tail.size, np.uint8)
+        data = np.empty(size + tail.nbytes, np.uint8)
         written = llama_cpp.llama_state_seq_get_data(self._pointer, pointer_to(data), size, slot)
         assert written == size, "the state's size is what was promised"
-        data[size:] = tail
+        data[size:] = tail.view(np.uint8)
         return data
 
     def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
-        num_positions = int(data[-4:].view(np.int32)[0])
-        size = data.nbytes - 4 * (num_positions + 1)
+        size = data.nbytes
+        places = []
+        for cells in reversed(self._cells):
+            count = int(data[size - 4 : size].view(np.int32)[0])
+            positions = data[size - 4 * (count + 1) : size - 4].view(np.int32).tolist()
+            places.append((cells, positions))
+            size -= 4 * (count + 1)
         is_restored = bool(
             llama_cpp.llama_state_seq_set_data(self._pointer, pointer_to(data), size, slot)
         )
-        if is_restored and self._cells:
-            self._cells.restore(slot, data[size:-4].view(np.int32).tolist())
+        if is_restored:
+            for cells, positions in places:
+                cells.restore(slot, positions)
         return is_restored
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)
-        if self._cells:
-            self._cells.clear()
+        for cells in self._cells:
+            cells.clear()
 
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)

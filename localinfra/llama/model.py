@@ -7,9 +7,9 @@ import ctypes
 import functools
 import itertools
 import os
-import re
+import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,10 @@ from llama_cpp import llama_cpp
 
 from localinfra.errors import InvalidRequest
 from localinfra.llama import log
+from localinfra.llama.windows import WINDOW, Windows
 
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}  # enum llama_split_mode
 LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
-
-
-MARKS_AT_ONCE = 512  # special tokens in one call of llama_tokenize
 
 
 class LoadFailed(Exception):
@@ -84,6 +82,7 @@ class Model:
         self.num_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._buffer = ctypes.create_string_buffer(256)
         self._pieces: dict[int, bytes] = {}
+        self._preparing = threading.Lock()
         self.adapters = [(self._load_adapter(file.path), file.scale) for file in settings.lora]
 
     def _load_adapter(self, path: Path) -> Any:
@@ -107,6 +106,13 @@ class Model:
             or llama_cpp.llama_model_is_hybrid(self.pointer)
             or llama_cpp.llama_model_n_swa(self.pointer) > 0
         )
+
+    @functools.cached_property
+    def sliding_window(self) -> int:
+        """Tokens that some layers look back at, in a cache of their own; 0 where none do, or where
+        it is not a window that slides (Llama 4 looks at the present chunk)."""
+        is_other = llama_cpp.llama_model_is_hybrid(self.pointer) or self.architecture == "llama4"
+        return 0 if is_other else int(llama_cpp.llama_model_n_swa(self.pointer))
 
     @functools.cached_property
     def can_generate(self) -> bool:
@@ -140,9 +146,16 @@ class Model:
     @functools.cached_property
     def tokenizer_kind(self) -> str:
         """By its name in the GGUF file: gpt2, llama, bert and so on."""
+        return self._metadata("tokenizer.ggml.model")
+
+    @functools.cached_property
+    def architecture(self) -> str:
+        return self._metadata("general.architecture")
+
+    def _metadata(self, key: str) -> str:
+        """A short value of the GGUF file's."""
         buffer = ctypes.create_string_buffer(64)
-        key = b"tokenizer.ggml.model"
-        llama_cpp.llama_model_meta_val_str(self.pointer, key, buffer, len(buffer))
+        llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
 
     @functools.cached_property
@@ -230,6 +243,11 @@ class Model:
         A BOS token is added where asked for, the model wants one and the text has none yet.
         Raises InvalidRequest for text that has no UTF-8 form (a lone surrogate).
         """
+        parts = self.tokens(text, parse_special=parse_special, add_bos=add_bos)
+        return [*itertools.chain.from_iterable(parts)]
+
+    def tokens(self, text: str, *, parse_special: bool, add_bos: bool) -> Iterator[list[int]]:
+        """The same ids in parts, each of which took milliseconds."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -238,10 +256,47 @@ class Model:
             ) from None
         has_bos = parse_special and bool(self.bos_text) and text.startswith(self.bos_text)
         add = add_bos and self.adds_bos and not has_bos
-        ids: list[int] = []
-        for part in self._parts(text):
-            ids += self._tokenize(part.encode(), add and not ids, parse_special)
-        return ids
+        self.prepare_for(len(text))
+        if len(text) <= WINDOW or not self._is_cut:
+            yield self._tokenize(text.encode(), add, parse_special)
+            return
+        before = ""
+        for part in self._windows.of(text, has_marks=parse_special):
+            if not before or (parse_special and self._windows.ends_in_mark(before)):
+                yield self._tokenize(part.encode(), add and not before, parse_special)
+            else:
+                opened = self._tokenize((self._opening + part).encode(), False, parse_special)
+                yield opened[len(self._opening_ids) :]
+            before = part
+
+    def prepare_for(self, num_characters: int) -> None:
+        """Looks at the whole vocabulary before the first long text, which may take a second."""
+        if num_characters > WINDOW and self._is_cut:
+            with self._preparing:
+                assert self._windows
+
+    @functools.cached_property
+    def _windows(self) -> Windows:
+        pieces = (self._piece(token) for token in range(self.num_vocab))
+        marks = self.special_tokens
+        return Windows(itertools.chain(pieces, map(str.encode, marks)), marks)
+
+    @functools.cached_property
+    def _is_cut(self) -> bool:
+        """The other kinds (WordPiece, Unigram and so on) take long texts well."""
+        kinds = llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE
+        return llama_cpp.llama_vocab_type(self._vocab) in kinds
+
+    @functools.cached_property
+    def _opening(self) -> str:
+        """Stands before what goes on with a text: SentencePiece puts a blank before its beginning.
+        No token has this character beside another."""
+        is_spm = llama_cpp.llama_vocab_type(self._vocab) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
+        return "\x01" if is_spm else ""
+
+    @functools.cached_property
+    def _opening_ids(self) -> list[int]:
+        return self._tokenize(self._opening.encode(), False, False) if self._opening else []
 
     def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
         capacity = len(data) + 2
@@ -251,20 +306,6 @@ class Model:
         )
         assert count >= 0, "a token has at least one byte"
         return list(ids[:count])
-
-    def _parts(self, text: str) -> list[str]:
-        """The text cut before some of its marks: llama.cpp's search for them takes time quadratic
-        in their number (7 s for 60,000), and what stands between two is tokenised by itself."""
-        if len(text) < MARKS_AT_ONCE or not self.special_tokens:
-            return [text]
-        starts = (found.start() for found in self._marks.finditer(text))
-        cuts = list(itertools.islice(starts, MARKS_AT_ONCE, None, MARKS_AT_ONCE))
-        return [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
-
-    @functools.cached_property
-    def _marks(self) -> re.Pattern[str]:
-        longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first)))
 
     def token_bytes(self, token: int) -> bytes:
         """What a token adds to the text; nothing for control tokens."""

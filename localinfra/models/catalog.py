@@ -106,7 +106,8 @@ class TextModelEntry(BaseEntry, tag_field="kind", tag="text", frozen=True, kw_on
     optimize: Literal["off", "lossless"] = "off"
     chat_template: str | None = None  # Jinja text instead of the file's own
     chat_template_file: Path | None = None  # read by `load` into chat_template
-    default_max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 2048
+    # of an answer where the request says nothing; default: what the context leaves
+    default_max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None  # cap on requests
 
     def __post_init__(self) -> None:

@@ -1,28 +1,38 @@
-"""Which models are in memory: loads each once, on demand, off the event loop.
+"""Which models are in memory: loads each once, on demand, off the event loop; drops what broke.
 
 Knows nothing of what a model is. A memory budget, and who leaves when room is needed, belong here.
 """
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+import msgspec
+
 from localinfra.errors import ApiError, ModelUnavailable
+from localinfra.executor import in_daemon_thread
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 # After a failed load, requests get its error at once for this long: a model that can't be loaded
-# must not be read from disk again for every request.
-RETRY_AFTER_S = 10
+# must not be read from disk again for every request. Nor for most of the time, if loading is slow.
+RETRY_AFTER_S = 10.0
+PAUSE_PER_LOAD = 2.0  # seconds for each that the load took
+MAX_RETRY_AFTER_S = 120.0
+
+UNLOAD_LIMIT_S = 10.0  # for which a load waits for the memory of its predecessor
+CLOSE_LIMIT_S = 8.0  # for all of them
 
 
 class LoadState(StrEnum):
-    """absent → loading → loaded | failed; failed → loading once RETRY_AFTER_S have passed."""
+    """absent → loading → loaded | failed; failed → loading once its pause has passed; loaded →
+    absent by `unload` and by `drop`."""
 
     ABSENT = "not loaded"
     LOADING = "loading"
@@ -30,32 +40,64 @@ class LoadState(StrEnum):
     FAILED = "failed"
 
 
-class Pool(Generic[T]):
-    """Loaded models by name. Event loop only; `load` runs in a thread."""
+class Failure(msgspec.Struct, frozen=True):
+    """A load that did not succeed."""
 
-    def __init__(self, load: Callable[[str], T], unload: Callable[[T], None]):
+    error: ApiError
+    retry_at: float  # time.monotonic()
+    says_when: bool  # its answers have a Retry-After
+
+    def again(self) -> ApiError:
+        """What requests get meanwhile."""
+        if self.says_when:
+            self.error.retry_after_s = max(1, math.ceil(self.retry_at - time.monotonic()))
+        return self.error.with_traceback(None)
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why a model that was loaded could not go on."""
+
+    reason: str
+    since: float  # time.monotonic()
+
+
+class Pool(Generic[T]):
+    """Loaded models by name. Event loop only; `load` and `unload` run in threads.
+
+    `fault` says why a loaded model can't go on, and None where it can.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], T],
+        unload: Callable[[T], None],
+        fault: Callable[[T], str | None] = lambda _: None,
+    ):
         self._load = load
         self._unload = unload
-        self._loads: dict[str, asyncio.Future[T]] = {}
-        self._failed_at: dict[str, float] = {}
-        self._unloads: dict[str, asyncio.Future[None]] = {}
+        self._fault = fault
+        self._loads: dict[str, asyncio.Task[T]] = {}
+        self._failures: dict[str, Failure] = {}
+        self._faults: dict[str, Fault] = {}
+        self._unloads: dict[str, asyncio.Task[None]] = {}
         self._is_closed = False
 
     def state(self, name: str) -> LoadState:
+        if name in self._failures:
+            return LoadState.FAILED
         load = self._loads.get(name)
         if load is None:
             return LoadState.ABSENT
-        if not load.done():
-            return LoadState.LOADING
-        return LoadState.FAILED if load.cancelled() or load.exception() else LoadState.LOADED
+        return LoadState.LOADED if is_loaded(load) else LoadState.LOADING
 
     def loaded(self) -> dict[str, T]:
         """The models that are ready."""
-        return {
-            name: load.result()
-            for name, load in self._loads.items()
-            if self.state(name) is LoadState.LOADED
-        }
+        return {name: load.result() for name, load in self._loads.items() if is_loaded(load)}
+
+    @property
+    def faults(self) -> dict[str, Fault]:
+        """The models that broke and are not back yet."""
+        return dict(self._faults)
 
     async def get(self, name: str) -> T:
         """The model, after loading it if need be; all who ask meanwhile wait for one load.
@@ -64,46 +106,104 @@ class Pool(Generic[T]):
         """
         if self._is_closed:
             raise ModelUnavailable("The server is shutting down.")
-        failed_at = self._failed_at.get(name)
-        if failed_at is not None and time.monotonic() - failed_at > RETRY_AFTER_S:
-            del self._failed_at[name], self._loads[name]
+        self.check()
+        if failure := self._failures.get(name):
+            if time.monotonic() < failure.retry_at:
+                raise failure.again()
+            del self._failures[name]
         if name not in self._loads:
-            self._loads[name] = asyncio.ensure_future(self._load_in_thread(name))
+            self._loads[name] = asyncio.create_task(self._load_in_thread(name))
         # Shielded: a client that leaves must not stop the load others wait for.
         return await asyncio.shield(self._loads[name])
 
     async def unload(self, name: str) -> None:
         """Frees a loaded model; the next request loads it again, once its memory is free."""
         if self.state(name) is LoadState.LOADED:
-            model = self._loads.pop(name).result()
-            self._unloads[name] = asyncio.ensure_future(asyncio.to_thread(self._unload, model))
-            await asyncio.shield(self._unloads[name])
+            await asyncio.shield(self._start_unload(name))
             logger.info("unloaded %s", name)
 
-    async def close(self) -> None:
-        """Unloads everything; loads under way are finished first, since they can't be stopped."""
+    def check(self) -> None:
+        """Drops the models that can't go on."""
+        for name, model in self.loaded().items():
+            if reason := self._fault(model):
+                self.drop(name, reason)
+
+    def drop(self, name: str, reason: str, *, is_final: bool = False) -> None:
+        """Gives up a loaded model. The next request loads it again, unless that `is_final`."""
+        logger.error("%s is given up: %s", name, reason)
+        self._faults[name] = Fault(reason, time.monotonic())
+        unloading = self._start_unload(name)
+        unloading.add_done_callback(lambda task: log_failure(name, task))
+        if is_final:
+            error = ModelUnavailable(f"{name}: {reason}. Restart the server.", "model")
+            self._failures[name] = Failure(error, math.inf, says_when=False)
+
+    def _start_unload(self, name: str) -> asyncio.Task[None]:
+        model = self._loads.pop(name).result()
+        unloading = in_daemon_thread(self._unload, model, name=f"unload {name}")
+        task = self._unloads[name] = asyncio.create_task(unloading)
+        return task
+
+    async def close(self, limit_s: float = CLOSE_LIMIT_S) -> bool:
+        """Unloads everything; loads under way are finished first, since they can't be stopped.
+
+        What has not ended within the limit is left to itself; returns whether there was nothing.
+        """
         self._is_closed = True
-        loads = list(self._loads.values())
-        self._loads.clear()
-        await asyncio.gather(*self._unloads.values(), return_exceptions=True)
-        for outcome in await asyncio.gather(*loads, return_exceptions=True):
-            if not isinstance(outcome, BaseException):
-                await asyncio.to_thread(self._unload, outcome)
+        names = self._loads.keys() | self._unloads.keys()
+        closing = [asyncio.create_task(self._close(name), name=name) for name in names]
+        if not closing:
+            return True
+        _, late = await asyncio.wait(closing, timeout=limit_s)
+        for task in late:
+            logger.error("%s did not end within %g s and is left behind", task.get_name(), limit_s)
+            task.cancel()
+        return not late
+
+    async def _close(self, name: str) -> None:
+        if unloading := self._unloads.pop(name, None):
+            await asyncio.wait((unloading,))
+        if load := self._loads.get(name):
+            await asyncio.wait((load,))
+            if is_loaded(load):
+                await asyncio.wait((self._start_unload(name),))
 
     async def _load_in_thread(self, name: str) -> T:
         if leaving := self._unloads.pop(name, None):
-            await asyncio.wait((leaving,))
+            await asyncio.wait((leaving,), timeout=UNLOAD_LIMIT_S)
         started = time.monotonic()
         try:
-            model = await asyncio.to_thread(self._load, name)
+            model = await in_daemon_thread(self._load, name, name=f"load {name}")
         except Exception as error:
-            self._failed_at[name] = time.monotonic()
-            if isinstance(error, ApiError):
-                logger.warning("%s can't be loaded: %s", name, error)
-                raise
-            logger.exception("loading %s failed", name)
-            raise ModelUnavailable(
-                f"The model {name} could not be loaded: {error}", "model", RETRY_AFTER_S
-            ) from error
+            del self._loads[name]
+            failure = self._failure(name, error, time.monotonic() - started)
+            self._failures[name] = failure
+            raise failure.again() from (None if failure.error is error else error)
         logger.info("loaded %s in %.2f s", name, time.monotonic() - started)
+        if self._faults.pop(name, None):
+            logger.info("%s is back", name)
         return model
+
+    def _failure(self, name: str, error: Exception, load_s: float) -> Failure:
+        """How a failed load is answered: until when, and in whose words."""
+        pause_s = min(max(RETRY_AFTER_S, PAUSE_PER_LOAD * load_s), MAX_RETRY_AFTER_S)
+        retry_at = time.monotonic() + pause_s
+        if isinstance(error, ApiError):
+            # Absent files don't come by waiting; a model that was here may well come back.
+            logger.warning("%s can't be loaded: %s", name, error)
+            return Failure(error, retry_at, says_when=name in self._faults)
+        # The reason on one line; where it was raised is for who asks for it.
+        traceback = error if logger.isEnabledFor(logging.DEBUG) else None
+        kind = type(error).__name__
+        logger.error("loading %s failed: %s: %s", name, kind, error, exc_info=traceback)
+        said = ModelUnavailable(f"The model {name} could not be loaded: {error}", "model")
+        return Failure(said, retry_at, says_when=True)
+
+
+def is_loaded(load: "asyncio.Task[T]") -> bool:
+    return load.done() and not load.cancelled() and load.exception() is None
+
+
+def log_failure(name: str, task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("%s could not be freed", name, exc_info=error)

@@ -31,6 +31,12 @@ def run(job: Job, show: Callable[[Progress], None], limit_s: float | None = None
     Whoever leaves early, by Ctrl-C or by an error in `show`, ends the worker.
     """
     ran_out = threading.Event()
+    at = ["starting"]  # what it was at last
+
+    def note(progress: Progress) -> None:
+        at[0] = progress.text
+        show(progress)
+
     with tempfile.TemporaryFile() as log:
         pipe = subprocess.PIPE
         process = subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, stderr=log)
@@ -45,7 +51,7 @@ def run(job: Job, show: Callable[[Progress], None], limit_s: float | None = None
             timer.start()
         try:
             with process:  # which closes its pipes and waits for it
-                last = converse(process, job, show)
+                last = converse(process, job, note)
         finally:
             timer.cancel()
             store.sweep_if_free()
@@ -55,7 +61,7 @@ def run(job: Job, show: Callable[[Progress], None], limit_s: float | None = None
             case Failed():
                 raise OptimizeFailed(last.message)
         if ran_out.is_set():
-            raise OptimizeFailed(f"it was not done after {limit_s:.0f} s")
+            raise OptimizeFailed(f"it was not done after {limit_s:.0f} s ({at[0]})")
         raise epitaph(process.returncode, log)
 
 
@@ -65,8 +71,9 @@ def converse(
     """Returns the last event, or None for a worker that ended without one."""
     assert process.stdin and process.stdout
     try:
-        with process.stdin as stdin:
-            stdin.write(msgspec.json.encode(job))
+        # It stays open: a worker whose standard input ends has lost its parent, and ends too.
+        process.stdin.write(msgspec.json.encode(job) + b"\n")
+        process.stdin.flush()
         for line in process.stdout:
             try:
                 event: Event = events.decode(line)

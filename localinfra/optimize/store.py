@@ -5,6 +5,7 @@ whoever measures holds, and scratch folders that vanish with the next measuremen
 one. A record is written last and replaced whole, so what it names is complete.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -17,14 +18,9 @@ from typing import IO
 
 import msgspec
 
-from localinfra import machine
+from localinfra import cache, machine
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes may do the same work twice, each for itself
-    fcntl = None  # type: ignore[assignment]
-
-SCRATCH = ".scratch-"
+LOCK_LIMIT_S = 3600.0  # for which another process may measure
 RETRY_AFTER_S = 3600  # when the machine was busy or had no room, which may be over by then
 
 
@@ -143,7 +139,7 @@ def put_off(source: Path, reason: str, is_final: bool) -> None:
     """
     retry_at = None if is_final else time.time() + RETRY_AFTER_S
     with _lock_file() as lock:
-        if _try_lock(lock):
+        if cache.try_lock(lock):
             known = decide(identify(source), "", reason)
             keep(msgspec.structs.replace(known, retry_at=retry_at))
 
@@ -190,38 +186,29 @@ def _short(*facts: str) -> str:
 
 
 @contextmanager
-def locked(waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds the folder for one process at a time; calls `waiting` if another one has it.
+def locked(waiting: Callable[[str], None]) -> Iterator[None]:
+    """Holds the folder for one process at a time; tells `waiting` which other one has it.
 
     Two at once would spoil each other's measurements. Scratch that dead ones left is removed.
-    Raises CacheUnusable.
+    Raises CacheUnusable, also where the other one holds it for longer than LOCK_LIMIT_S.
     """
-    with _lock_file() as lock:
-        if not _try_lock(lock):
-            waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        _sweep()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(cache.locked(folder() / cache.LOCK, LOCK_LIMIT_S, waiting))
+        except cache.LockHeld as error:
+            raise CacheUnusable(str(error)) from None
+        except OSError as error:
+            raise _unusable(error) from None
+        cache.sweep(folder())
         yield
 
 
 def _lock_file() -> IO[bytes]:
     try:
         folder().mkdir(parents=True, exist_ok=True)
-        return (folder() / ".lock").open("wb")
+        return (folder() / cache.LOCK).open("ab")
     except OSError as error:
         raise _unusable(error) from None
-
-
-def _try_lock(lock: IO[bytes]) -> bool:
-    """Held until the file is closed, by the end of the process if need be."""
-    try:
-        if fcntl:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks; see Windows above
-        pass
-    return True
 
 
 @contextmanager
@@ -230,7 +217,7 @@ def scratch(needed_bytes: int) -> Iterator[Path]:
 
     Raises CacheUnusable if it can't be made or would not hold `needed_bytes`.
     """
-    path = folder() / f"{SCRATCH}{os.getpid()}"
+    path = cache.scratch_folder(folder())
     try:
         path.mkdir()
         free = shutil.disk_usage(path).free
@@ -249,16 +236,7 @@ def scratch(needed_bytes: int) -> Iterator[Path]:
 
 def sweep_if_free() -> None:
     """Removes the scratch of a worker that was ended, unless another is at work."""
-    if any(folder().glob(f"{SCRATCH}*")):
-        with _lock_file() as lock:
-            if _try_lock(lock):
-                _sweep()
-
-
-def _sweep() -> None:
-    """Call it with the lock held: nobody is at work then."""
-    for path in folder().glob(f"{SCRATCH}*"):
-        shutil.rmtree(path, ignore_errors=True)
+    cache.sweep_if_free(folder())
 
 
 def _unusable(error: OSError) -> CacheUnusable:

@@ -2,7 +2,8 @@
 
 `python -m localinfra.optimize.worker`: llama.cpp ends its process on some files, a quantizer can't
 be stopped, and what was allocated to measure is to be given back; so none of it happens inside a
-server. A Job comes as JSON on standard input; Events go out as lines of JSON, the last one a Done
+server. A Job comes as a line of JSON on standard input, whose end means that nobody waits any more
+and ends this process; Events go out as lines of JSON, the last one a Done
 or a Failed. `run` is the other side.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from localinfra import machine
+from localinfra.children import end_with_parent
 from localinfra.engine.backend import DecodeFailed
 from localinfra.llama.model import LoadFailed
 from localinfra.llama.quantize import QuantizeFailed
@@ -30,14 +32,14 @@ FAILURES = (BadGguf, QuantizeFailed, LoadFailed, DecodeFailed, CannotMeasure, Ca
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C needs no traceback from here
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # removing scratch on the way
 
     def emit(event: Event) -> None:
         sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
         sys.stdout.buffer.flush()
 
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     try:
         emit(Done(work(job, lambda fraction, text: emit(Progress(fraction, text)))))
     except BrokenPipeError:  # nobody waits any more; scratch is gone by now
@@ -58,7 +60,7 @@ def work(job: Job, show: Show) -> Report:
         if job.keep:
             store.put_off(source, reason, is_final=True)
         return Report(original=original, reason=reason)
-    with store.locked(lambda: show(0, "waiting for another process that is measuring")):
+    with store.locked(lambda holder: show(0, f"waiting for {holder}, which is measuring")):
         digest = store.digest_of(source) if job.keep else ""
         known = store.find_digest(digest) if job.keep and job.lossless_only else None
         if known:

@@ -1,6 +1,7 @@
 """JSON bodies: what is accepted, and how a refusal names the field."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -14,11 +15,19 @@ from msgspec import Meta
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from localinfra.api.body import BodyLimits, Decoded, decode, read_body
+from localinfra.api.body import (
+    BodyLimits,
+    Decoded,
+    UnfinishedBodies,
+    decode,
+    read_body,
+    receive_body,
+)
 from localinfra.errors import (
     ApiError,
     BodyTooLarge,
     InvalidRequest,
+    QueueFull,
     RequestTimeout,
     UnsupportedMediaType,
     UnsupportedParameter,
@@ -106,7 +115,7 @@ def refused(body: str | bytes) -> ApiError:
             "streamOptions.includeUsage",
             "bool",
         ),
-        ('{"model": "a", "streamOptions": []}', "streamOptions", "object"),
+        ('{"model": "a", "streamOptions": [1]}', "streamOptions", "object"),
         ('{"model": "a", "n": 98}', None, "n and temperature do not go together"),
         ("[]", None, "expected `object`"),
         ("null", None, "expected `object`"),
@@ -142,7 +151,7 @@ def test_a_wrong_value_is_named_by_its_path(body: str, param: str | None, says: 
         b'{"model": "a", "unknown": "\\ud800"}',
         b'{"model": "a", "\\ud800": 1}',
         b'{"model": "a\n"}',
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
         '{"model": "a"}'.encode("utf-16"),
         b"model=a&prompt=b",
         b"\x00" * 100,
@@ -368,3 +377,50 @@ def test_any_damage_to_a_body_is_answered(mutations: list[tuple[int, int, bytes]
 @given(st.binary(max_size=60))
 def test_any_bytes_are_answered(body: bytes) -> None:
     is_answered(body)
+
+
+# Bodies that are still arriving, all together
+
+
+def test_unfinished_bodies_share_one_bound() -> None:
+    free = UnfinishedBodies.FREE_BYTES
+    bodies = UnfinishedBodies(1000)
+    for size in (1, free // 2, free):  # an ordinary request's is not counted
+        bodies.grow(0, size)
+    bodies.grow(0, free + 600)
+    with pytest.raises(QueueFull):
+        bodies.grow(free, free + 401)
+    bodies.grow(free, free + 400)
+    bodies.grow(0, free)  # there is always room for a small one
+    bodies.done(free + 600)
+    bodies.done(free + 400)
+    assert bodies.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "end", [b"", b"]", None], ids=["cut by its limit", "whole", "the client leaves"]
+)
+def test_a_body_gives_its_place_back_however_it_ends(end: bytes | None) -> None:
+    bodies = UnfinishedBodies(10_000_000)
+    limits = BodyLimits(300_000, 5.0, bodies)
+    chunk = b"[" + b"0," * 50_000
+
+    async def run() -> None:
+        messages: list[Message] = [{"type": "http.request", "body": chunk, "more_body": True}]
+        if end is None:
+            messages += [{"type": "http.disconnect"}]
+        elif end:
+            messages += [{"type": "http.request", "body": end, "more_body": False}]
+        else:
+            messages *= 4  # of which three fit
+
+        async def receive() -> Message:
+            if len(messages) == 1:
+                assert bodies.held_bytes > 0
+            return messages.pop(0)
+
+        with contextlib.suppress(ClientDisconnect, BodyTooLarge):
+            await receive_body(Request(scope_of("POST"), receive), limits)
+
+    asyncio.run(run())
+    assert bodies.held_bytes == 0

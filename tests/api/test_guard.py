@@ -60,10 +60,20 @@ def test_the_host_is_never_taken_from_a_proxy_header() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_foreign_page_is_refused_before_any_work(path: str) -> None:
-    for origin in ("https://evil.com", "null"):
+    advice = {"https://evil.com": "allowed_origins", "null": "http://localhost"}
+    for origin, words in advice.items():
         reply = get(Guard(unreachable), HOST, ("origin", origin), method="POST", path=path)
-        assert reply.status == 403 and "allowed_origins" in reply.error["message"]
+        assert reply.status == 403 and words in (reply.error["message"] or "")
         assert reply.header("access-control-allow-origin") is None
+
+
+def test_desktop_apps_may_call_on_loopback_only() -> None:
+    for origin in ("app://obsidian.md", "tauri://localhost", "vscode-webview://1a2b", "file://"):
+        sent = [HOST, ("origin", origin), ("sec-fetch-site", "cross-site")]
+        reply = get(Guard(app, on_loopback=True), *sent, method="POST")
+        assert reply.status == 200
+        assert reply.header("access-control-allow-origin") == origin
+        assert get(Guard(unreachable, on_loopback=False), *sent, method="POST").status == 403
 
 
 def test_two_origins_are_refused() -> None:

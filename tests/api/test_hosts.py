@@ -29,6 +29,9 @@ ALLOWED_HOSTS = [
     "printer.lan",
     "a.b.lan:8000",
     "10.1.2.3",
+    "host.docker.internal:8000",  # this machine, as its containers call it
+    "gateway.docker.internal",
+    "host.containers.internal:8000",
 ]
 
 REFUSED_HOSTS = [
@@ -70,6 +73,10 @@ REFUSED_HOSTS = [
     "localhost evil.com",
     "localhost\n",
     "localhost..",
+    "docker.internal",
+    "evil.internal",
+    "host.docker.internal.evil.com",
+    "x.host.docker.internal",
     "lan",
     "evillan",
     "evil.lan.com",
@@ -163,6 +170,58 @@ def test_a_local_same_or_configured_origin_may_call(origin: str) -> None:
 def test_any_other_origin_may_not(origin: str) -> None:
     rules = OriginRules(["https://app.example.org/", "chrome-extension://abcdef"])
     assert not rules.allows(origin, parse_authority("server.test:8000"))
+
+
+DESKTOP_ORIGINS = [
+    "app://obsidian.md",
+    "app://-",
+    "app://local.app",
+    "tauri://localhost",
+    "http://tauri.localhost",
+    "https://tauri.localhost",
+    "vscode-webview://0f3qk2v7c1",
+    "vscode-file://vscode-app",
+    "capacitor://localhost",
+    "ionic://localhost",
+    "electron://altair",
+    "file://",
+]
+
+
+@pytest.mark.parametrize("origin", DESKTOP_ORIGINS)
+def test_pages_of_desktop_apps_may_call_where_only_this_machine_can(origin: str) -> None:
+    rules = OriginRules(takes_desktop_apps=True)
+    assert rules.allows(origin, parse_authority("localhost:8000"))
+    is_loopbacks = origin.startswith("http")
+    assert OriginRules().allows(origin, parse_authority("localhost:8000")) == is_loopbacks
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",  # a file's page, but a sandboxed frame of a foreign page too
+        "https://app",
+        "http://obsidian.md",
+        "app://evil.com/path",
+        "app://a b",
+        "file:///home/user/page.html",
+        "ipfs://bafy",  # schemes whose pages come from elsewhere
+        "ftp://localhost",
+        "chrome-extension://abcdef",
+        "moz-extension://abcdef",
+    ],
+)
+def test_what_only_looks_like_a_desktop_app_may_not(origin: str) -> None:
+    rules = OriginRules(takes_desktop_apps=True)
+    assert not rules.allows(origin, parse_authority("localhost:8000"))
+
+
+def test_browser_extensions_may_call_when_listed() -> None:
+    host = parse_authority("localhost:8000")
+    every = OriginRules(["chrome-extension://*"])
+    assert every.allows("chrome-extension://abcdef", host)
+    assert not every.allows("moz-extension://abcdef", host)
+    assert not OriginRules(["https://*"]).allows("https://evil.com", host)
 
 
 @pytest.mark.parametrize("origin", ["null", "http://evil.com", "file://"])

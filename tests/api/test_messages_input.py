@@ -122,16 +122,65 @@ def test_results_are_messages_of_their_own_before_what_the_user_says() -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", ["image", "document", "search_result", "server_tool_use", "new"])
-def test_what_is_no_text_is_refused_by_name(kind: str) -> None:
-    for turn, path in [
-        (user(text("x"), {"type": kind, "source": {}}), "messages[0].content[1]"),
-        (user(result("a", [{"type": kind}])), "messages[0].content[0].content[0]"),
-        (assistant({"type": kind}), "messages[0].content[0]"),
-    ]:
-        with pytest.raises(UnsupportedParameter) as caught:
-            told(turn)
-        assert kind in caught.value.message and caught.value.param == path
+@pytest.mark.parametrize("kind", ["image", "document", "container_upload", "new"])
+def test_what_is_no_text_is_refused_where_a_user_says_it(kind: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        told(user(text("x"), {"type": kind, "source": {"type": "base64", "data": "x"}}))
+    assert kind in caught.value.message and caught.value.param == "messages[0].content[1]"
+
+
+HOSTED: list[dict[str, Any]] = [
+    {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}},
+    {"type": "web_search_tool_result", "tool_use_id": "s", "content": [
+        {"type": "web_search_result", "url": "https://example.org", "encrypted_content": "x"}]},
+    {"type": "web_search_tool_result", "tool_use_id": "s", "content": {"type": "error"}},
+    {"type": "code_execution_tool_result", "tool_use_id": "s", "content": {"stdout": "1"}},
+    {"type": "mcp_tool_use", "id": "m", "name": "f", "server_name": "s", "input": {}},
+    {"type": "mcp_tool_result", "tool_use_id": "m", "content": [text("1")]},
+    {"type": "of_next_year"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("block", HOSTED, ids=lambda block: block["type"])
+def test_what_hosted_tools_have_left_is_left_out_and_named(block: Any) -> None:
+    turn = assistant(text("I look."), block, text("Rain."))
+    assert told(*HELLO, turn)[1] == {"role": "assistant", "content": "I look.\nRain."}
+    asked = request(messages=[*HELLO, turn, *HELLO])
+    assert asked.left_out == ["messages[1].content[1]"]
+
+
+def test_of_a_result_only_what_is_no_text_is_left_out() -> None:
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
+    turns = [*HELLO, assistant(use("a"), use("b")), user(result("a", [image, text("one")]),
+                                                         result("b", [image]))]  # fmt: skip
+    assert [message["content"] for message in told(*turns)[2:]] == ["one", ""]
+    assert request(messages=turns).left_out == [
+        "messages[2].content[0].content[0]", "messages[2].content[1].content[0]",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"type": "document", "source": {"type": "text", "data": "Facts."}}, "Facts."),
+        ({"type": "document", "title": "On rivers",
+          "source": {"type": "text", "media_type": "text/plain", "data": "Facts."}},
+         "On rivers\nFacts."),
+        ({"type": "document", "source": {"type": "content", "content": [text("a"), text("b")]}},
+         "a\nb"),
+        ({"type": "search_result", "source": "https://example.org", "title": "Rivers",
+          "content": [text("Facts.")]}, "Rivers\nhttps://example.org\nFacts."),
+    ],
+)  # fmt: skip
+def test_documents_and_search_results_of_text_are_read(block: Any, words: str) -> None:
+    assert told(user(block, text("Well?")))[0]["content"] == f"{words}\nWell?"
+    assert told(*HELLO, assistant(use("a")), user(result("a", [block])))[2]["content"] == words
+    assert request(messages=[user(block)]).left_out == []
+
+
+def test_a_summary_of_an_earlier_conversation_is_read() -> None:
+    turn = assistant({"type": "compaction", "content": "They spoke of rivers."}, text("So."))
+    assert told(*HELLO, turn)[1]["content"] == "They spoke of rivers.\nSo."
 
 
 @pytest.mark.parametrize(
@@ -216,11 +265,25 @@ def test_odd_tools_are_named(fields: Any, param: str) -> None:
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize("kind", ["web_search_20250305", "bash_20250124", "mcp_toolset"])
-def test_tools_that_anthropic_brings_are_refused_by_name(kind: str) -> None:
-    with pytest.raises(UnsupportedParameter) as caught:
-        request(tools=[TIME, {"type": kind, "name": "web_search"}]).answer()
-    assert kind in caught.value.message and caught.value.param == "tools[1].type"
+@pytest.mark.parametrize(
+    "kind",
+    ["web_search_20250305", "bash_20250124", "text_editor_20250728", "computer_20250124",
+     "code_execution_20250825", "mcp_toolset"],
+)  # fmt: skip
+def test_tools_that_anthropic_brings_are_left_out_unless_one_must_be_called(kind: str) -> None:
+    hosted = {"type": kind, "name": "web_search", "max_uses": 5}
+    asked = request(tools=[TIME, hosted, WEATHER])
+    assert [tool.name for tool in asked.answer().use.tools] == ["now", "get_weather"]
+    assert asked.left_out == ["tools[1]"]
+    assert not request(tools=[hosted]).answer().use.tools
+    for tools, choice in (
+        ([hosted], {"type": "any"}),
+        ([TIME, hosted], {"type": "tool", "name": "web_search"}),
+    ):
+        with pytest.raises(UnsupportedParameter) as caught:
+            request(tools=tools, tool_choice=choice).answer()
+        assert caught.value.param == "tool_choice"
+    assert request(tools=[TIME, hosted], tool_choice={"type": "any"}).answer().use.is_required
 
 
 def test_thinking_and_effort_reach_the_template() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.responses_input import check_outputs, items_of, messages_of
+from localinfra.api.responses_input import Input, check_outputs, messages_of, read_input
 from localinfra.api.responses_items import AnyItem, FunctionCallItem, InputText, MessageItem
 from localinfra.chat.messages import normalize
 from localinfra.errors import InvalidRequest, NotFound, UnsupportedParameter
@@ -23,9 +23,13 @@ def find_nothing(id: str, path: str) -> AnyItem:
     raise NotFound(f"no {id}", f"{path}.id")
 
 
-def read(given: Any) -> list[AnyItem]:
+def read_all(given: Any) -> Input:
     raw = given if isinstance(given, str) else [msgspec.Raw(msgspec.json.encode(i)) for i in given]
-    return items_of(raw, find_nothing)
+    return read_input(raw, find_nothing)
+
+
+def read(given: Any) -> list[AnyItem]:
+    return read_all(given).items
 
 
 def messages(*items: Any) -> list[dict[str, Any]]:
@@ -145,7 +149,8 @@ def test_ids_are_kept_and_given_where_there_are_none() -> None:
 def test_a_reference_stands_for_a_stored_item(reference: dict[str, str]) -> None:
     stored = FunctionCallItem(id="fc_1", call_id="c1", name="add", arguments="{}")
     raw = msgspec.Raw(msgspec.json.encode(reference))
-    assert items_of([raw], lambda id, path: {("fc_1", "input[0]"): stored}[id, path]) == [stored]
+    found = read_input([raw], lambda id, path: {("fc_1", "input[0]"): stored}[id, path])
+    assert found == Input([stored], [])
     with pytest.raises(NotFound) as caught:
         read([reference])
     assert caught.value.param == "input[0].id"
@@ -183,15 +188,140 @@ def test_a_wrong_item_is_told_by_its_path(item: Any, param: str) -> None:
         ({"role": "user", "content": [{"type": "input_image"}]}, "input[0].content[0]"),
         ({"role": "user", "content": [{"type": "input_file"}]}, "input[0].content[0]"),
         ({"role": "user", "content": [{"type": "input_audio"}]}, "input[0].content[0]"),
-        ({**OUTPUT, "output": [{"type": "input_image"}]}, "input[0].output[0]"),
-        ({"type": "web_search_call", "id": "ws_1", "status": "completed"}, "input[0].type"),
-        ({"type": "computer_call_output", "call_id": "c", "output": {}}, "input[0].type"),
+        ({"role": "developer", "content": [{"type": "new"}]}, "input[0].content[0]"),
     ],
 )
 def test_what_no_text_model_reads_is_refused(item: Any, param: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         read([item])
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"query": "x"}},
+        {"type": "file_search_call", "id": "fs_1", "status": "searching", "queries": ["x"]},
+        {"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot"}},
+        {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "iVBOR"},
+        {"type": "mcp_list_tools", "id": "m", "server_label": "s", "tools": []},
+        {"type": "mcp_approval_request", "id": "m", "name": "f", "arguments": "{}"},
+        {"type": "mcp_approval_response", "approval_request_id": "m", "approve": True},
+        {"type": "compaction", "encrypted_content": "gAAA"},
+        {"type": "tool_search_call", "arguments": {}},
+        {"type": "additional_tools", "role": "developer", "tools": []},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"},
+        {"type": "of_next_year", "id": "n_1", "content": 5},
+    ],
+)
+def test_items_without_a_text_are_left_out_and_named(item: dict[str, Any]) -> None:
+    found = read_all([user("Hi"), item, said("Hello!"), user("Well?")])
+    assert found.left_out == ["input[1]"]
+    assert normalize(messages_of(found.items)) == [
+        user("Hi"), {"role": "assistant", "content": "Hello!"}, user("Well?"),
+    ]  # fmt: skip
+
+
+SHELL = {"type": "exec", "command": ["ls", "-l"], "env": {}}
+PATCH = {"type": "update_file", "path": "a.py", "diff": "@@"}
+
+
+@pytest.mark.parametrize(
+    ("items", "name", "arguments", "output"),
+    [
+        (
+            [
+                {"type": "custom_tool_call", "call_id": "c1", "name": "apply_patch", "input": "@@"},
+                {"type": "custom_tool_call_output", "call_id": "c1", "output": "Done."},
+            ],
+            "apply_patch", {"input": "@@"}, "Done.",
+        ),
+        (
+            [
+                {"type": "local_shell_call", "id": "l", "call_id": "c1", "status": "completed",
+                 "action": SHELL},
+                {"type": "function_call_output", "call_id": "c1", "output": "total 0"},
+            ],
+            "local_shell", SHELL, "total 0",
+        ),
+        (
+            [
+                {"type": "local_shell_call", "id": "c1", "action": SHELL},
+                {"type": "local_shell_call_output", "id": "c1", "output": "total 0"},
+            ],
+            "local_shell", SHELL, "total 0",
+        ),
+        (
+            [
+                {"type": "shell_call", "call_id": "c1", "action": {"commands": ["ls"]}},
+                {"type": "shell_call_output", "call_id": "c1", "output": [{"stdout": "a"}]},
+            ],
+            "shell", {"commands": ["ls"]}, '[{"stdout":"a"}]',
+        ),
+        (
+            [
+                {"type": "apply_patch_call", "call_id": "c1", "operation": PATCH,
+                 "status": "completed"},
+                {"type": "apply_patch_call_output", "call_id": "c1", "status": "failed"},
+            ],
+            "apply_patch", PATCH, "failed",
+        ),
+        (
+            [{"type": "mcp_call", "id": "c1", "server_label": "wiki", "name": "ask",
+              "arguments": '{"q": 1}', "output": "42", "error": None, "status": "completed"}],
+            "wiki__ask", {"q": 1}, "42",
+        ),
+        (
+            [{"type": "mcp_call", "id": "c1", "server_label": "wiki", "name": "ask",
+              "arguments": '{"q": 1}', "output": None, "error": "gone"}],
+            "wiki__ask", {"q": 1}, "Error: gone",
+        ),
+        (
+            [{"type": "code_interpreter_call", "id": "c1", "code": "1+1", "container_id": "x",
+              "outputs": [{"type": "logs", "logs": "2"}, {"type": "image", "url": "u"}]}],
+            "code_interpreter", {"code": "1+1"}, "2",
+        ),
+        (
+            [
+                {**CALL, "name": "spawn_agent", "namespace": "multi_agent_v1"},
+                {"type": "function_call_output", "call_id": "c1", "output": "ok"},
+            ],
+            "multi_agent_v1__spawn_agent", {"a": 1}, "ok",
+        ),
+        (
+            [{**CALL, "name": "js", "namespace": "mcp__repl__"}, OUTPUT],
+            "mcp__repl__js", {"a": 1}, "2",
+        ),
+    ],
+)  # fmt: skip
+def test_calls_of_other_kinds_are_calls_too(
+    items: list[Any], name: str, arguments: Any, output: str
+) -> None:
+    found = read_all([user("Hi"), *items, user("Well?")])
+    check_outputs([], found.items)
+    assert found.left_out == []
+    [_, call, result, _] = normalize(messages_of(found.items))
+    assert call["tool_calls"] == [
+        {"id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}}
+    ]
+    assert result == {"role": "tool", "content": output, "tool_call_id": "c1"}
+
+
+@pytest.mark.parametrize("kind", ["function_call_output", "custom_tool_call_output"])
+def test_of_an_output_only_what_is_no_text_is_left_out(kind: str) -> None:
+    parts = [
+        {"type": "input_image", "image_url": "data:image/png;base64,"},
+        {"type": "input_text", "text": "an image"},
+        {"type": "input_file", "file_data": "x"},
+    ]
+    found = read_all([CALL, {"type": kind, "call_id": "c1", "output": parts}])
+    assert found.left_out == ["input[1].output[0]", "input[1].output[2]"]
+    assert normalize(messages_of(found.items))[1]["content"] == "an image"
+
+
+def test_an_assistants_message_of_no_parts_is_empty() -> None:
+    empty = {"type": "message", "role": "assistant", "content": []}
+    assert messages(user("Hi"), empty, CALL)[1]["tool_calls"] == [PLAIN_CALL]
 
 
 def test_an_output_needs_the_call_that_it_answers() -> None:

@@ -5,12 +5,19 @@ from typing import Any
 import msgspec
 import pytest
 from asgi import Reply, call, scope_of
+from starlette.requests import Request
 
 from localinfra.api.app import create_app
 from localinfra.api.auth import ApiKeys
 from localinfra.api.responses_items import InputText, MessageItem, OutputText
-from localinfra.api.responses_store import KeptResponse, ResponseStore
+from localinfra.api.responses_store import (
+    KeptResponse,
+    ResponseStore,
+    previous_conversation,
+    referenced_item,
+)
 from localinfra.config import ServerSettings
+from localinfra.errors import NotFound
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
 
@@ -74,6 +81,21 @@ def test_bytes_are_bounded_too() -> None:
     assert vars(store)["_num_bytes"] < 1000 and kept(store, "small")
 
 
+def test_who_has_many_pushes_out_his_own_alone() -> None:
+    store = ResponseStore(max_responses=10)
+    put(store, "other", caller=OTHER)
+    for at in range(30):
+        put(store, f"r{at}")
+    assert store.find("other", OTHER) and kept(store, *(f"r{at}" for at in range(30))) == [
+        f"r{at}" for at in range(21, 30)
+    ]
+    store = ResponseStore(max_bytes=20_000)
+    put(store, "other", caller=OTHER)
+    for at in range(30):
+        put(store, f"r{at}", "x" * 1000)
+    assert store.find("other", OTHER) and kept(store, "r0", "r29") == ["r29"]
+
+
 def test_the_latest_stays_however_large_it_is() -> None:
     store = ResponseStore(max_bytes=100)
     put(store, "r1", "x" * 1000)
@@ -122,6 +144,28 @@ def test_another_key_is_told_the_same_as_for_what_never_was(server: Server, meth
         assert (reply.status, reply.error["code"]) == (404, "response_not_found")
         assert "restart" in (reply.error["message"] or "")
     assert server.ask("/resp_1").status == 200
+
+
+@pytest.mark.parametrize("path", ["/resp_1", "/resp_1/input_items", "/resp_1?stream=true"])
+def test_another_key_finds_nothing_by_any_path(server: Server, path: str) -> None:
+    reply = server.ask(path, key=KEYS[1])
+    assert (reply.status, reply.error["code"]) == (404, "response_not_found")
+
+
+def request_of(server: Server, key: str) -> Request:
+    caller = ApiKeys(KEYS).caller("", key)
+    return Request({**scope_of(), "app": server.app, "state": {"key": caller}})
+
+
+def test_another_key_can_not_go_on_from_it_nor_refer_to_its_items(server: Server) -> None:
+    own, foreign = (request_of(server, key) for key in KEYS)
+    assert len(previous_conversation(own, "resp_1")) == 6
+    assert referenced_item(own, "m", "input[0]") == said("m")
+    with pytest.raises(NotFound) as caught:
+        previous_conversation(foreign, "resp_1")
+    assert caught.value.code == "previous_response_not_found"
+    with pytest.raises(NotFound):
+        referenced_item(foreign, "m", "input[0]")
 
 
 def ids(reply: Reply) -> list[str]:

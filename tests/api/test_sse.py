@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import pytest
 import uvicorn
@@ -82,20 +83,40 @@ def test_frequent_events_need_no_comments() -> None:
     assert b"keep-alive" not in stream(*([b"1", 0.02] * 10), keepalive_s=0.1).body
 
 
-def named_stream(*items: NamedEvent | list[NamedEvent] | Exception) -> Reply:
+def named_stream(
+    *items: NamedEvent | list[NamedEvent] | Exception | float, **options: Any
+) -> Reply:
     async def events() -> AsyncGenerator[NamedEvent | list[NamedEvent], None]:
         for item in items:
             if isinstance(item, Exception):
                 raise item
-            yield item
+            if isinstance(item, float):
+                await asyncio.sleep(item)
+            else:
+                yield item
 
     def error_event(error: ApiError, scope: Scope) -> NamedEvent:
         return "oh", f'"{error.message}"'.encode()
 
     async def app(scope, receive, send):  # type: ignore[no-untyped-def]
-        await NamedEventStream(events(), error_event)(scope, receive, send)
+        await NamedEventStream(events(), error_event, **options)(scope, receive, send)
 
     return call(app, scope_of())
+
+
+def test_silence_is_filled_with_events_where_clients_wait_for_them() -> None:
+    beats = iter(range(100))
+
+    def sign_of_life() -> NamedEvent:
+        return "ping", b"%d" % next(beats)
+
+    body = named_stream(
+        ("start", b"1"), 0.25, ("stop", b"2"), keepalive_s=0.1, sign_of_life=sign_of_life
+    ).body
+    assert body == (
+        b"event: start\ndata: 1\n\nevent: ping\ndata: 0\n\nevent: ping\ndata: 1\n\n"
+        b"event: stop\ndata: 2\n\n"
+    )
 
 
 def test_events_with_names_end_without_a_mark() -> None:

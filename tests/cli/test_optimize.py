@@ -229,9 +229,9 @@ def test_an_address_in_use_is_found_before_measuring() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match="--port"):
-            serve.check_address("127.0.0.1", port)
-    serve.check_address("127.0.0.1", port)
-    serve.check_address("localhost", 0)
+            serve.take_address("127.0.0.1", port)
+    for listener in serve.take_address("127.0.0.1", port):
+        listener.close()
 
 
 # --- Serving what was kept ------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_an_address_in_use_is_found_before_measuring() -> None:
 def kept(models: Path, data: bytes) -> Path:
     """Decides for other weights of the model called fast."""
     source = models.parent / "tiny.gguf"
-    with store.locked(lambda: None), store.scratch(0) as scratch:
+    with store.locked(lambda holder: None), store.scratch(0) as scratch:
         made = scratch / "made.gguf"
         made.write_bytes(data)
         decision = store.decide(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from localinfra.embed.batcher import Batcher
 from localinfra.embed.encoder import Rows, Tokens
 from localinfra.embed.worker import Worker
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
@@ -41,6 +42,14 @@ def texts(*ids: int) -> list[Tokens]:
 async def until(condition) -> None:  # type: ignore[no-untyped-def]
     while not condition():
         await asyncio.sleep(0.001)
+
+
+async def under_way(worker: Worker, *ids: int) -> "asyncio.Task[Rows]":
+    """A request whose batch is being computed."""
+    task = asyncio.create_task(worker.rows(texts(*ids)))
+    while worker._batcher or not worker.num_waiting:
+        await asyncio.sleep(0.001)
+    return task
 
 
 def test_rows_come_back_in_the_order_of_the_texts() -> None:
@@ -110,6 +119,115 @@ def test_a_batch_that_fails_fails_its_requests_alone() -> None:
             await worker.rows(texts(666))
         assert (await worker.rows(texts(5)))[0, 0] == 5
         worker.close()
+
+    asyncio.run(main())
+
+
+class Panic(BaseException):
+    """As the panics of Rust libraries reach Python."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, Panic])
+def test_whatever_an_encoder_raises_the_next_request_works(error: type[BaseException]) -> None:
+    class Failing(Echo):
+        def encode(self, batch: Sequence[Tokens], *, is_alone: bool) -> Rows:
+            if not self.batches:
+                self.batches.append(0)
+                raise error
+            return super().encode(batch, is_alone=is_alone)
+
+    async def main() -> None:
+        worker = Worker(Failing(), name="echo", max_waiting=4)
+        with pytest.raises(EngineFailed):
+            await worker.rows(texts(5))
+        assert (await worker.rows(texts(5)))[0, 0] == 5 and worker.fault is None
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_dies_is_told_to_all_and_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(batcher: Batcher) -> None:
+        raise MemoryError("no room")
+
+    async def main() -> None:
+        encoder = Echo()
+        encoder.gate.clear()
+        worker = Worker(encoder, name="echo", max_waiting=4)
+        first = await under_way(worker, 0)
+        monkeypatch.setattr(Batcher, "next", fail)
+        others = [asyncio.create_task(worker.rows(texts(at))) for at in (1, 2)]
+        await until(lambda: worker.num_waiting == 3)
+        encoder.gate.set()
+        outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+        assert all(isinstance(each, EngineFailed) for each in outcomes[1:])
+        assert worker.fault and "no room" in worker.fault
+        with pytest.raises(ModelUnavailable, match="loaded anew"):
+            await worker.rows(texts(3))
+        worker.close()
+        assert encoder.is_closed
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_is_gone_without_a_word_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "_run", lambda self: None)
+    worker = Worker(Echo(), name="echo", max_waiting=4)
+    for thread in worker._threads:
+        thread.join()
+    assert worker.fault == "a thread that computes has ended"
+    worker.close()
+    assert worker.fault is None
+
+
+def test_another_encoder_takes_over_between_two_batches() -> None:
+    class Better(Echo):
+        name, num_lanes, batch_tokens = "better", 3, 50
+
+    async def main() -> None:
+        old, new = Echo(), Better()
+        worker = Worker(old, name="echo", max_waiting=50)
+        old.gate.clear()
+        old_batch = await under_way(worker, 1, 2)
+        worker.replace(new)
+        after = await asyncio.gather(*(worker.rows(texts(at)) for at in range(20)))
+        assert [int(rows[0, 0]) for rows in after] == list(range(20))
+        assert sum(new.batches) == 20 and max(new.batches) <= 5  # batches of its own size
+        assert not old.is_closed and not new.is_closed
+        old.gate.set()
+        assert (await old_batch)[:, 0].tolist() == [1, 2]
+        await until(lambda: old.is_closed)
+        assert old.batches == [2]
+        worker.close()
+        assert new.is_closed
+
+    asyncio.run(main())
+
+
+def test_an_idle_encoder_leaves_at_once_and_one_that_comes_too_late_is_closed() -> None:
+    async def main() -> None:
+        first, second, third = Echo(), Echo(), Echo()
+        worker = Worker(first, name="echo", max_waiting=4)
+        worker.replace(second)
+        assert first.is_closed
+        worker.close()
+        worker.replace(third)
+        assert second.is_closed and third.is_closed
+
+    asyncio.run(main())
+
+
+def test_the_end_has_a_deadline() -> None:
+    async def main() -> None:
+        encoder = Echo()
+        encoder.gate.clear()
+        worker = Worker(encoder, name="echo", max_waiting=4)
+        first = await under_way(worker, 0)
+        await asyncio.to_thread(worker.close, 0.05)
+        with pytest.raises(ModelUnavailable):
+            await first
+        assert not encoder.is_closed  # its thread still computes
+        encoder.gate.set()
 
     asyncio.run(main())
 

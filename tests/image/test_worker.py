@@ -204,3 +204,43 @@ def test_previews_are_spread_over_the_steps(
     num_steps: int, num_previews: int, expected: list[int]
 ) -> None:
     assert preview_steps(num_steps, num_previews) == expected
+
+
+def test_a_thread_that_dies_is_told_and_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        painter = Painter(gated=True)
+        worker = Worker(painter, name="flux", max_waiting=4)
+        first = asyncio.create_task(all_events(worker, 1, 2))
+        await until(lambda: bool(worker._turns))
+
+        def fail(self: Worker) -> None:
+            raise MemoryError("no room")
+
+        monkeypatch.setattr(Worker, "_take_arrivals", fail)
+        second = asyncio.create_task(all_events(worker, 3))
+        await until(lambda: worker.num_waiting == 2)
+        assert painter.may_step
+        painter.may_step.release(9)
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+        assert all(isinstance(each, EngineFailed) for each in outcomes)
+        assert worker.fault and "no room" in worker.fault
+        with pytest.raises(ModelUnavailable):
+            await all_events(worker, 4)
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_the_end_has_a_deadline() -> None:
+    async def main() -> None:
+        painter = Painter(gated=True)
+        worker = Worker(painter, name="flux", max_waiting=4)
+        first = asyncio.create_task(all_events(worker, 1))
+        await until(lambda: bool(worker._turns))
+        await asyncio.to_thread(worker.close, 0.05)
+        with pytest.raises(ModelUnavailable):
+            await first
+        assert painter.may_step
+        painter.may_step.release(9)
+
+    asyncio.run(main())

@@ -3,13 +3,15 @@
 import random
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
-from models.tiny_gguf import tiny_llama
+from llama_cpp import llama_cpp
+from models.tiny_gguf import tiny_gemma3, tiny_llama
 
 from localinfra.engine.backend import Batch
 from localinfra.llama.cells import CellMap
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import ContextSettings, LlamaContext, pointer_to
 from localinfra.llama.model import Model, ModelSettings
 
 SETTINGS = ContextSettings(
@@ -17,10 +19,16 @@ SETTINGS = ContextSettings(
 )
 
 
-def positions_saved(context: LlamaContext, slot: int) -> list[int]:
+def positions_saved(context: LlamaContext, slot: int, is_window: bool = False) -> list[int]:
     """Of a slot's cells, in their order, as llama.cpp writes them: a magic number, the slot, how
     many streams and cells there are, and of each cell its position, 1, and the slot."""
-    words = context.save(slot)
+    flags = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if is_window else 0
+    words = np.empty(
+        llama_cpp.llama_state_seq_get_size_ext(context._pointer, slot, flags), np.uint8
+    )
+    llama_cpp.llama_state_seq_get_data_ext(
+        context._pointer, pointer_to(words), words.nbytes, slot, flags
+    )
     _, _, _, count = words[:16].view(np.uint32)
     cells = words[16 : 16 + 12 * int(count)].view(np.int32).reshape(-1, 3)
     return [int(position) for position in cells[:, 0]]
@@ -72,7 +80,7 @@ def test_any_use_of_the_cache_is_followed(tmp_path: Path, seed: int) -> None:
             assert context.restore(slot, data)
             held[slot] = size
         for other in range(3):
-            assert context._cells.positions(other) == positions_saved(context, other)
+            assert context._cells[0].positions(other) == positions_saved(context, other)
     assert num_broken > 10
     context.close()
 
@@ -91,3 +99,44 @@ def test_attention_looks_at_whole_paddings() -> None:
     assert cells.num_seen == 512
     cells.drop(0, 10)
     assert cells.num_seen == 256
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_cells_of_a_sliding_window_are_followed_too(tmp_path: Path, seed: int) -> None:
+    settings = msgspec.structs.replace(SETTINGS, context_length=600, num_cells=2048)
+    model = Model(tiny_gemma3().write(tmp_path / "tiny.gguf"), ModelSettings())
+    context = LlamaContext(model, settings)
+    assert 0 < model.sliding_window < 100 and len(context._cells) == 2
+    window = model.sliding_window
+    chance = random.Random(seed)
+    held = [0, 0, 0]
+    num_broken = 0
+    for _ in range(500):
+        if chance.random() < 0.97:
+            batch = Batch()
+            for slot in range(3):
+                size = chance.choice([0, 1, 1, 2, 9]) if held[slot] < 590 else 0
+                batch.extend(slot, held[slot], [40 + slot] * size, 0)
+            if not len(batch):
+                continue
+            ordered = {s for s in range(3) if context._cells[1].stays_ordered({s}, batch.slots)}
+            context.decode(batch)
+            for slot in range(3):
+                held[slot] += batch.slots.count(slot)
+            num_broken += len(set(batch.slots) - ordered)
+        else:
+            slot = chance.randrange(3)
+            if chance.random() < 0.5:
+                data = context.save(slot)
+                context.drop(slot, 0)
+                assert context.restore(slot, data)
+            else:
+                context.drop(slot, 0)
+                held[slot] = 0
+        for slot in range(3):
+            assert context._cells[0].positions(slot) == positions_saved(context, slot)
+            assert context._cells[1].positions(slot) == positions_saved(context, slot, True)
+            # The oldest is not looked at any more by the next token, so it may be gone.
+            assert len(context._cells[1].positions(slot)) >= min(held[slot], window - 1)
+    assert num_broken > 10
+    context.close()

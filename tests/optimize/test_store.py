@@ -25,7 +25,7 @@ def source(tmp_path: Path) -> Path:
 def keep(source: Path, weights: bytes | None = None) -> Decision:
     """Decides for other weights, or for the source itself."""
     digest = store.digest_of(source)
-    with store.locked(lambda: None), store.scratch(100) as scratch:
+    with store.locked(lambda holder: None), store.scratch(100) as scratch:
         made = None
         if weights is not None:
             made = scratch / "q8_0.gguf"
@@ -159,7 +159,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(source: Path, tmp_path: 
 
 
 def test_too_little_room_is_told_before_anything_is_written(cache: Path) -> None:
-    with store.locked(lambda: None):
+    with store.locked(lambda holder: None):
         with pytest.raises(CacheUnusable, match=r"free and [\d,]+ MB are needed"):
             with store.scratch(1 << 60):
                 raise AssertionError("not entered")
@@ -168,7 +168,7 @@ def test_too_little_room_is_told_before_anything_is_written(cache: Path) -> None
 
 def test_a_failure_leaves_no_scratch(cache: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        with store.locked(lambda: None), store.scratch(0) as scratch:
+        with store.locked(lambda holder: None), store.scratch(0) as scratch:
             (scratch / "half").write_bytes(b"x")
             raise ZeroDivisionError
     assert names(cache) == []
@@ -177,7 +177,7 @@ def test_a_failure_leaves_no_scratch(cache: Path) -> None:
 HOLDER = """
 import sys
 from localinfra.optimize import store
-with store.locked(lambda: print("waits", flush=True)), store.scratch(0) as scratch:
+with store.locked(lambda holder: print("waits", flush=True)), store.scratch(0) as scratch:
     (scratch / "half.gguf").write_bytes(b"x")
     print("holds", flush=True)
     sys.stdin.read()

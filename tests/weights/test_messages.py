@@ -411,8 +411,7 @@ ERRORS: list[tuple[dict[str, Any], int, str, str | None]] = [
         400, INVALID, "messages",
     ),
     ({"system": 5}, 400, INVALID, "system"),
-    ({"max_tokens": None}, 400, INVALID, "max_tokens"),
-    ({"max_tokens": -1}, 400, INVALID, "max_tokens"),
+    ({"max_tokens": -2}, 400, INVALID, "max_tokens"),
     ({"temperature": 1.1}, 400, INVALID, "temperature"),
     ({"top_p": 0}, 400, INVALID, "top_p"),
     ({"top_k": 1000}, 400, INVALID, "top_k"),
@@ -423,7 +422,10 @@ ERRORS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"metadata": {"user_id": 5}}, 400, INVALID, "metadata.user_id"),
     ({"thinking": {"type": "sometimes"}}, 400, INVALID, "thinking.type"),
     ({"thinking": {"type": "enabled", "budget_tokens": 0}}, 400, INVALID, "thinking.budget_tokens"),
-    ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, 400, INVALID, "tools[0].type"),
+    (
+        {"tools": [{"type": "bash_20250124", "name": "bash"}], "tool_choice": {"type": "any"}},
+        400, INVALID, "tool_choice",
+    ),
     ({"tools": [WEATHER], "tool_choice": {"type": "maybe"}}, 400, INVALID, "tool_choice.type"),
     ({"tool_choice": {"type": "any"}}, 400, INVALID, "tool_choice"),
     (

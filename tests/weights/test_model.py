@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import SMOLLM2, LiveServer
 
 from localinfra.errors import InvalidRequest
-from localinfra.llama import model as module
+from localinfra.llama import model as model_module
+from localinfra.llama import windows
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.models.sources import locate
 
@@ -38,22 +39,34 @@ def test_a_lone_surrogate_is_refused(model: Model) -> None:
         model.tokenize("a\ud800", parse_special=True, add_bos=False)
 
 
-@given(st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "a", " b", "\n", "<|im_"])))
-def test_a_text_cut_at_its_marks_gives_the_same_tokens(model: Model, words: list[str]) -> None:
-    text = "".join(words)
-    whole = model.tokenize(text, parse_special=True, add_bos=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MARKS_AT_ONCE", 1)
-        assert model.tokenize(text, parse_special=True, add_bos=True) == whole
+WORDS = [
+    "<|im_end|>",
+    "<|im_start|>",
+    "a",
+    " b",
+    "\n",
+    "  ",
+    "\n\n",
+    "<|im_",
+    "12345",
+    ");",
+    " é漢",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), max_size=60))
+def test_a_text_cut_in_parts_gives_the_same_tokens(model: Model, words: list[str]) -> None:
+    text = "a few words".join(words)
+    for parse_special in (True, False):
+        whole = model.tokenize(text, parse_special=parse_special, add_bos=True)
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (model_module, windows):
+                patch.setattr(module, "WINDOW", 60)
+            cut = model.tokenize(text, parse_special=parse_special, add_bos=True)
+        assert cut == whole
 
 
 @pytest.mark.parametrize("text", ["<|im_end|>", "1", " ", "\n", "漢", "a", "\0", "e\u0301"])
 def test_long_monotonous_texts_crash_nothing(model: Model, text: str) -> None:
     assert len(model.tokenize(text * 100_000, parse_special=True, add_bos=True)) > 1000
-
-
-def test_no_call_of_the_tokenizer_gets_many_marks(model: Model) -> None:
-    text = "<|im_end|>" * 5000
-    parts = model._parts(text)
-    assert "".join(parts) == text
-    assert max(part.count("<|im_end|>") for part in parts) == module.MARKS_AT_ONCE

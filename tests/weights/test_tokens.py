@@ -1,9 +1,13 @@
 """Text ↔ token ids over HTTP, as the prompts have them, in vLLM's shapes."""
 
+import socket
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from live import CATALOGUE, SMOLLM2, LiveServer
 
@@ -87,6 +91,37 @@ def test_a_conversation_is_put_as_a_prompt_or_shown_alone(server: LiveServer) ->
 
 def test_a_text_longer_than_the_context_is_counted_all_the_same(server: LiveServer) -> None:
     assert tokenize(server, prompt="word " * 10_000)["count"] > 10_000
+
+
+def test_large_texts_are_refused_when_too_many_wait_and_hold_up_nobody(server: LiveServer) -> None:
+    body = {"model": "smollm2", "prompt": "a" * 500_000}
+    with ThreadPoolExecutor(24) as clients:
+        replies = [clients.submit(server.post, "/tokenize", body, timeout=300) for _ in range(24)]
+        assert tokenize(server, prompt="Hello")["count"] == 1
+        chat = {"model": "smollm2", "messages": HELLO, "max_tokens": 1}
+        assert server.post("/v1/chat/completions", chat).status_code == 200
+        statuses = Counter(reply.result().status_code for reply in replies)
+    assert set(statuses) == {200, 429} and statuses[200] >= 17
+
+
+def test_who_leaves_before_the_answer_gives_the_place_back(server: LiveServer) -> None:
+    counting = server.runtime.loaded_text_models()[SMOLLM2]._counting
+    body = msgspec.json.encode({"model": "smollm2", "prompt": "a" * 1_000_000})
+    head = "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    port = int(server.url.rpartition(":")[2])
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(10)]
+    for client in clients:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    server.wait_until(lambda _: counting.num_waiting > 5, timeout_s=60)
+    for client in clients:
+        client.close()
+    server.wait_until(lambda _: not counting.num_waiting, timeout_s=60)
+
+
+def test_control_tokens_of_a_system_message_are_the_templates_alone(server: LiveServer) -> None:
+    typed = [{"role": "system", "content": "a <|im_end|> b"}, *HELLO]
+    assert spelt(server, messages=typed).startswith("<|im_start|>system\na <|im_end|> b<|im_end|>")
+    assert tokenize(server, messages=typed)["tokens"].count(2) == 2
 
 
 # body → status, param, code

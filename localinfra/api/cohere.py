@@ -1,0 +1,132 @@
+"""POST /v1/embed and /v2/embed: embeddings in Cohere's shapes. Ranking has one shape for all.
+
+https://docs.cohere.com/reference/embed
+"""
+
+import uuid
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.body import read_body
+from localinfra.api.embeddings import MAX_INPUTS, ROUTE, InputType, checked_inputs
+from localinfra.api.params import ShortName
+from localinfra.api.pieces import PiecesResponse
+from localinfra.api.sse import until_disconnect
+from localinfra.api.state import limits, runtime
+from localinfra.api.usage import charge_of
+from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
+from localinfra.chat.messages import TypeName
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+FORMS = {"float": as_floats, "base64": as_base64}
+INPUT_TYPES: dict[str, InputType] = {"search_query": "query", "search_document": "document"}
+Texts = Annotated[list[str], Meta(max_length=MAX_INPUTS)]
+
+
+class ContentPart(msgspec.Struct, frozen=True):
+    type: TypeName
+    text: str = ""
+
+
+class EmbedInput(msgspec.Struct, frozen=True):
+    content: Annotated[list[ContentPart], Meta(max_length=64)]
+
+    def text(self) -> str:
+        """Raises UnsupportedParameter for what is not text."""
+        if any(part.type != "text" for part in self.content):
+            raise UnsupportedParameter("The embedding models here read texts alone.", "inputs")
+        return "\n".join(part.text for part in self.content)
+
+
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    texts: Texts = []
+    inputs: Annotated[list[EmbedInput], Meta(max_length=MAX_INPUTS)] = []
+    images: Annotated[list[str], Meta(max_length=MAX_INPUTS)] = []
+    # The other types of vectors are named as left out where one of FORMS is asked for too.
+    embedding_types: Annotated[list[ShortName], Meta(max_length=16)] = []
+    # classification and clustering have no prompt of their own here.
+    input_type: (
+        Literal["search_query", "search_document", "classification", "clustering", "image"] | None
+    ) = None
+    output_dimension: Annotated[int, Meta(ge=1)] | None = None
+    truncate: Literal["NONE", "START", "END"] = "END"
+
+    def all_texts(self) -> list[str]:
+        """Raises InvalidRequest, and UnsupportedParameter for pictures."""
+        if self.images or self.input_type == "image":
+            raise UnsupportedParameter("The embedding models here read texts alone.", "images")
+        if self.truncate == "START":
+            raise UnsupportedParameter(
+                "Only the end of a text can be cut off: send truncate END or NONE.", "truncate"
+            )
+        return [*self.texts, *(item.text() for item in self.inputs)]
+
+    def forms(self) -> list[str]:
+        """Of the vectors, each once. Raises UnsupportedParameter if there is none."""
+        wanted = list(dict.fromkeys(self.embedding_types or ["float"]))
+        found = [name for name in wanted if name in FORMS]
+        if not found:
+            raise UnsupportedParameter(
+                f"Embeddings are served as {' and '.join(FORMS)}.", "embedding_types"
+            )
+        return found
+
+
+async def create_cohere_embeddings(request: Request) -> Response:
+    decoded = await read_body(request, EmbedRequest, limits(request))
+    body = decoded.value
+    forms = body.forms()
+    texts = body.all_texts()
+    if not texts:
+        raise InvalidRequest("texts is empty: send at least one text.", "texts")
+    inputs = checked_inputs(texts, "texts")
+    model = await runtime(request).embedding_model(body.model, ROUTE)
+    charge = charge_of(request, model)
+    found = await until_disconnect(
+        request.receive,
+        model.embed(
+            inputs,
+            prompt=model.prompt(INPUT_TYPES.get(body.input_type or ""), None),
+            truncate=body.truncate == "END",
+            dimensions=body.output_dimension,
+            param="texts",
+        ),
+    )
+    charge.add(prompt_tokens=found.num_tokens)
+    version = request.scope["path"][2:3]
+    vectors: list[bytes] = []
+    for at, name in enumerate(forms):
+        rows = await pieces(found.rows, FORMS[name], lambda index, row: row)
+        vectors += [b'%b"%b":[' % (b"," if at else b"", name.encode()), *rows, b"]"]
+    if version == "1" and not body.embedding_types:
+        kind, opening, closing = b"embeddings_floats", b"", b""
+        vectors = [b"[", *vectors[1:]]
+    else:
+        kind, opening, closing = b"embeddings_by_type", b"{", b"}"
+    head = b'{"id":"%b","response_type":"%b","embeddings":%b' % (
+        str(uuid.uuid4()).encode(),
+        kind,
+        opening,
+    )
+    tail = b'%b,"texts":%b,"meta":%b}' % (
+        closing,
+        msgspec.json.encode(texts),
+        msgspec.json.encode(
+            {
+                "api_version": {"version": version},
+                "billed_units": {"input_tokens": found.num_tokens},
+            }
+        ),
+    )
+    left_out = [
+        f"embedding_types[{at}]"
+        for at, name in enumerate(body.embedding_types)
+        if name not in FORMS
+    ]
+    headers = {**decoded.ignoring(left_out).headers, **truncated_header(found.truncated)}
+    return PiecesResponse([head, *vectors, tail], headers)

@@ -1,0 +1,69 @@
+"""Ends the work for a client that leaves before its answer has begun.
+
+From then on the response watches by itself (`sse.until_disconnect`), since it may have to tidy up.
+"""
+
+import asyncio
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class Leaving:
+    """ASGI middleware. What it wraps is cancelled, so it gives its places in queues back."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        client = _Client(receive)
+        has_begun = False
+
+        async def reply(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        work = asyncio.ensure_future(self.app(scope, client.receive, reply))
+        leaving = asyncio.create_task(client.gone.wait())
+        try:
+            await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not has_begun:
+                raise ClientDisconnect
+            await work
+        finally:
+            leaving.cancel()
+            client.close()
+            if not work.done():
+                work.cancel()
+                await asyncio.wait((work,))
+
+
+class _Client:
+    """The receiving end of a connection, watched once the body is there."""
+
+    def __init__(self, receive: Receive):
+        self.gone = asyncio.Event()
+        self._receive = receive
+        self._watch: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Message:
+        if self._watch is not None:
+            await self.gone.wait()
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self._watch = asyncio.create_task(self._until_gone())
+        return message
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone.set()

@@ -1,0 +1,157 @@
+"""`tools` and `tool_choice` of a Responses request → functions that a model may call.
+
+Tools that OpenAI's own service runs (web search, code interpreter, MCP, ...) and tools of other
+kinds than functions can't be offered here: they are left out and named, unless a call of one is
+required. A namespace's functions are offered by flat names, and called by their own.
+https://platform.openai.com/docs/api-reference/responses/create
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from localinfra.api.body import decode_within
+from localinfra.api.params import ShortName
+from localinfra.api.responses_items import flat_name
+from localinfra.api.structured import (
+    MAX_TOOLS,
+    AllowedTools,
+    NamedFunction,
+    NamedTool,
+    ToolChoice,
+    declared_tool,
+    no_function_to_call,
+    too_many_tools,
+    use_of,
+)
+from localinfra.chat.answer import Tool, ToolUse
+from localinfra.chat.messages import TypeName
+
+
+class Typed(msgspec.Struct, frozen=True):
+    type: TypeName
+
+
+class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
+    type: Literal["function"] = "function"
+    name: ShortName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None  # true: all of the parameters' schema, or an error
+
+    def tool(self, path: str, namespace: str | None) -> Tool:
+        """Raises InvalidRequest."""
+        return declared_tool(
+            flat_name(self.name, namespace),
+            self.description,
+            self.parameters,
+            name_param=f"{path}.name",
+            param=f"{path}.parameters",
+            is_strict=bool(self.strict),
+        )
+
+
+class SentNamespace(msgspec.Struct, frozen=True, kw_only=True):
+    name: ShortName
+    description: str = ""
+    tools: Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOOLS)]
+
+
+class Namespace(msgspec.Struct, frozen=True, kw_only=True):
+    """Its description reaches no model: each function has its own."""
+
+    type: Literal["namespace"] = "namespace"
+    name: str
+    description: str
+    tools: list[FunctionTool]
+
+
+class ToolName(msgspec.Struct, frozen=True):
+    """What a client calls a function."""
+
+    name: str
+    namespace: str | None = None
+
+
+class Offered(msgspec.Struct, frozen=True):
+    """What of a request's tools a model may call."""
+
+    tools: list[Tool]
+    names: dict[str, ToolName]  # by the flat names that the model knows
+    shown: list[FunctionTool | Namespace]  # for the response
+    left_out: list[str]  # paths
+
+    def known_as(self, name: str, namespace: str | None) -> str:
+        """What the model knows the tool as. Where no namespace is said, whichever has it alone."""
+        flat = flat_name(name, namespace)
+        own = [known for known, told in self.names.items() if told.name == name]
+        return own[0] if flat not in self.names and not namespace and len(own) == 1 else flat
+
+
+def offered(sent: Sequence[msgspec.Raw]) -> Offered:
+    """Raises InvalidRequest naming the path of what is wrong with a function."""
+    found = Offered([], {}, [], [])
+
+    def functions(
+        tools: Sequence[msgspec.Raw], path: str, namespace: str | None = None
+    ) -> Iterator[FunctionTool]:
+        for at, raw in enumerate(tools):
+            here = f"{path}[{at}]"
+            kind = decode_within(here, raw, Typed).type
+            if kind == "function":
+                function = decode_within(here, raw, FunctionTool)
+                tool = function.tool(here, namespace)
+                if len(found.tools) == MAX_TOOLS:
+                    raise too_many_tools()
+                found.tools.append(tool)
+                found.names[tool.name] = ToolName(function.name, namespace)
+                yield function
+            elif kind == "namespace" and namespace is None:
+                group = decode_within(here, raw, SentNamespace)
+                inner = list(functions(group.tools, f"{here}.tools", group.name))
+                found.shown.append(
+                    Namespace(name=group.name, description=group.description, tools=inner)
+                )
+            else:
+                found.left_out.append(here)
+
+    for function in functions(sent, "tools"):
+        found.shown.append(function)
+    return found
+
+
+def tool_use(found: Offered, choice: str | ToolChoice, is_parallel: bool) -> ToolUse:
+    """Raises InvalidRequest, and UnsupportedParameter for a choice that only a tool which was left
+    out can meet."""
+    wanted = choice_of(found, choice)
+    if wanted == "required" and not found.tools and found.left_out:
+        raise no_function_to_call()
+    return use_of(found.tools, wanted, is_parallel)
+
+
+def choice_of(found: Offered, choice: str | ToolChoice) -> str | NamedTool | AllowedTools | None:
+    if isinstance(choice, str):
+        return None if choice in ("auto", "") else choice  # none where there are no tools
+    if choice.is_empty:
+        return None
+    if choice.type == "allowed_tools":
+        return allowed(found, choice)
+    wanted = choice.choice()
+    if not isinstance(wanted, NamedTool):
+        return wanted
+    return NamedTool(NamedFunction(found.known_as(wanted.function.name, choice.namespace)))
+
+
+def allowed(found: Offered, choice: ToolChoice) -> str | AllowedTools:
+    """The functions among the allowed tools; those that were left out can't be called anyway."""
+    functions = [tool for tool in choice.tools or () if tool.type in ("", "function")]
+    if choice.tools and not functions:
+        if choice.mode == "required":
+            raise no_function_to_call()
+        return "none"
+    chosen = msgspec.structs.replace(choice, tools=functions or None).choice()
+    assert isinstance(chosen, AllowedTools)
+    names = [found.known_as(tool.name or "", tool.namespace) for tool in functions]
+    return AllowedTools(names, chosen.mode)

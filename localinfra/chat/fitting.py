@@ -1,0 +1,186 @@
+"""Which form of a conversation a template takes: the first that it renders leaving nothing out.
+
+Found by trying, in the sandbox, on sketches: conversations of the same shape with short texts. So
+a system role that is missing or silently dropped, turns that must alternate and ids of nine
+letters are noticed whatever the template says of itself.
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+from jinja2 import Template
+
+from localinfra.chat.forms import SPELLINGS, WORD, Form, Sketch, Spelling, forms, sketched
+from localinfra.chat.marks import ControlTokens, Marks
+from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
+from localinfra.chat.meter import Deadline, LimitExceeded, Meter
+from localinfra.chat.rendering import Rendering, TemplateFailed
+from localinfra.errors import InvalidRequest
+
+PROBE_S = 0.2  # CPU time of a run that takes a millisecond
+MAX_KNOWN = 1024  # shapes whose form is remembered
+
+HI = [Message("user", "Kw0vj")]
+CALL = ToolCall(FunctionCall("f", '{"k":"v"}'), "call_1")
+TOOL: dict[str, Json] = {
+    "type": "function",
+    "function": {
+        "name": "f",
+        "description": "d",
+        "parameters": {"type": "object", "properties": {"k": {"type": "string"}}},
+    },
+}
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What is to be rendered."""
+
+    messages: Sequence[Message]  # with texts for content
+    told: Sequence[Mapping[str, Json]]  # tools that the template has no place for
+    variables: dict[str, Json]  # what the client says, besides messages
+    given: dict[str, object]  # what the server says
+    is_continued: bool
+    deadline: Deadline
+
+
+class Fitting:
+    """What is known of one template. Any thread."""
+
+    def __init__(self, template: Template, tokens: ControlTokens, source: str, takes_tools: bool):
+        self._template = template
+        self._tokens = tokens
+        self._takes_tools = takes_tools
+        self._knows_developer = "developer" in source
+        self._known: dict[bytes, Form] = {}
+
+    def forms(self, asked: Asked, failures: list[InvalidRequest]) -> Iterator[Form]:
+        """The forms that fit, the nearest to what was sent first. Why others don't is added to
+        `failures`; without any that fits, that is the answer."""
+        sketch = sketched(asked.messages, is_continued=asked.is_continued)
+        asked.deadline.check()
+        has_tools = bool(asked.told or asked.variables["tools"])
+        variables = asked.variables
+        if variables["tools"]:
+            variables = {**variables, "tools": [TOOL]}
+        asked = msgspec.structs.replace(
+            asked, messages=sketch.messages, told=[TOOL] if asked.told else [], variables=variables
+        )
+        shape = [sketch.messages, has_tools, variables, asked.given["add_generation_prompt"]]
+        key = hashlib.sha256(msgspec.json.encode(shape)).digest()
+        if known := self._known.get(key):
+            yield known
+        for form in self._search(asked, sketch, failures):
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known.setdefault(key, form)
+            yield form
+
+    def _search(
+        self, asked: Asked, sketch: Sketch, failures: list[InvalidRequest]
+    ) -> Iterator[Form]:
+        seen: set[bytes] = set()
+        for form in forms(
+            self._spellings, takes_tools=self._takes_tools, knows_developer=self._knows_developer
+        ):
+            plain = form.messages(asked.messages, asked.told)
+            encoded = msgspec.json.encode(plain)
+            if encoded in seen:
+                continue
+            seen.add(encoded)
+            try:
+                missing = self._missing(asked, sketch, form)
+            except TemplateFailed as error:
+                failures.append(error)
+                continue
+            lost = missing - sketch.beside_calls
+            if lost:
+                failures.append(_left_out(min(sketch.needed[word] for word in lost), asked))
+                continue
+            apart = msgspec.structs.replace(form, calls="apart")
+            if missing and form.calls == "given" and self._fits(asked, sketch, apart):
+                yield apart
+            yield form  # without what was said beside a call, if the model never reads that
+
+    def _fits(self, asked: Asked, sketch: Sketch, form: Form) -> bool:
+        try:
+            return not self._missing(asked, sketch, form)
+        except TemplateFailed:
+            return False
+
+    def _missing(self, asked: Asked, sketch: Sketch, form: Form) -> set[str]:
+        """The words that the prompt lacks."""
+        text = self._run(asked, form)
+        return sketch.needed.keys() - WORD.findall(text) if self.shows_texts else set()
+
+    def _run(self, asked: Asked, form: Form) -> str:
+        plain = form.messages(asked.messages, asked.told)
+        rendering = Rendering(
+            template=self._template,
+            tokens=self._tokens,
+            given=asked.given,
+            variables=asked.variables,
+            is_continued=False,
+            has_control_tokens=False,
+            marks=Marks("", "", ""),
+            meter=Meter([asked.variables, plain], asked.deadline),
+        )
+        return rendering.run(plain, asked.variables)
+
+    @functools.cached_property
+    def shows_texts(self) -> bool:
+        """Whether the template writes the texts it is given as they are: else nothing can be said
+        of what it leaves out."""
+        return self._passes(HI, Form(), ["Kw0vj"], self.no_tools)
+
+    @functools.cached_property
+    def no_tools(self) -> Json:
+        """What says that there are no tools: some templates go through a list in any case."""
+        fails = not self._passes(HI, Form(), [], None) and self._passes(HI, Form(), [], [])
+        return [] if fails else None
+
+    @functools.cached_property
+    def _spellings(self) -> Sequence[Spelling]:
+        """Those to try: the first one in which calls and results can be read, where one can."""
+        call = Message("assistant", None, tool_calls=[CALL])
+        result = Message("tool", "Kw2vj", tool_call_id="call_1")
+        asked = [Message("user", "Kw0vj"), call]
+        told = [*asked, result]
+        for spelling in SPELLINGS if self._takes_tools else ():
+            form = Form(spelling=spelling)
+            words = ["Kw0vj", "Kw2vj"]
+            if self._passes(told, form, words, [TOOL]) and self._passes(asked, form, [], [TOOL]):
+                return [spelling]
+        return SPELLINGS
+
+    def _passes(
+        self, messages: Sequence[Message], form: Form, words: Sequence[str], tools: Json
+    ) -> bool:
+        given: dict[str, object] = {
+            "bos_token": "",
+            "eos_token": "",
+            "add_generation_prompt": True,
+            "strftime_now": lambda format: "",
+        }
+        asked = Asked(messages, [], {"tools": tools}, given, False, Deadline(PROBE_S))
+        try:
+            text = self._run(asked, form)
+        except (TemplateFailed, LimitExceeded):
+            return False
+        return all(word in text for word in words)
+
+
+def _left_out(index: int, asked: Asked) -> InvalidRequest:
+    role = asked.messages[index].role
+    if asked.is_continued and index == len(asked.messages) - 1:
+        return InvalidRequest(
+            "The model's chat template leaves out the last assistant message, so it can't be "
+            "continued; send a user message last.",
+            "messages",
+        )
+    return InvalidRequest(
+        f"The model's chat template leaves out messages[{index}], whose role is {role}; send its "
+        "text in a message of another role, or set another chat_template in models.toml.",
+        "messages",
+    )

@@ -1,0 +1,400 @@
+"""One conversation in the forms that templates of different models need. Text only; runs nothing.
+
+Some templates have no system role, some want users and assistants to take turns, or one call at a
+time, or ids of nine letters. Each form says the same; `template.py` takes the first that fits.
+"""
+
+import hashlib
+import itertools
+import re
+import string
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from localinfra.chat.messages import FunctionCall, Json, Message, Plain, ToolCall, normalize
+from localinfra.chat.tools import as_plain_messages
+
+SHORT_ID = re.compile("[A-Za-z0-9]{9}")
+ID_CHARACTERS = string.digits + string.ascii_letters
+WORD = re.compile(r"Kw\d+vj")  # of a sketch
+SHORT_ARGUMENTS = 200  # characters
+ROLES_OF_SYSTEM = ("system", "developer")
+
+# How calls and their results are told: as they came · what is said beside calls as a message of
+# its own · one call a message · those without a partner as text · all as text.
+Calls = Literal["given", "apart", "single", "orphans_plain", "plain"]
+# Whose turn it is: as it came · neighbours joined · and a user first · and an empty answer between
+# a result and a user · or the user's text at the end of the result.
+Turns = Literal["given", "joined", "led", "bridged", "appended"]
+# System messages: as they came · developers among them · all at the head · in the first user turn.
+System = Literal["given", "renamed", "first", "in_user"]
+
+
+class Spelling(msgspec.Struct, frozen=True):
+    """How the same calls look to the template."""
+
+    has_short_ids: bool = False  # Mistral's nine letters or digits
+    is_content_text: bool = False  # "" beside calls, not None
+    parses_arguments: bool = True  # an object where they are one
+
+
+class Form(msgspec.Struct, frozen=True):
+    calls: Calls = "given"
+    turns: Turns = "given"
+    system: System = "given"
+    spelling: Spelling = Spelling()
+
+    def messages(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Json]] = ()
+    ) -> list[Plain]:
+        """What the template reads. `tools` are those it has to be told of in words."""
+        told = _with_calls(messages, self.calls, tools)
+        system: list[Message] = []
+        if self.system == "renamed":
+            told = [_as_system(message) for message in told]
+        elif self.system != "given":
+            system = [message for message in told if message.role in ROLES_OF_SYSTEM]
+            told = [message for message in told if message.role not in ROLES_OF_SYSTEM]
+        told = _with_turns(told, self.turns)
+        if system:
+            told = _with_system(told, _join(system), self.system == "in_user")
+        if self.spelling.has_short_ids:
+            told = _with_short_ids(told)
+        plain = normalize(told, parse_arguments=self.spelling.parses_arguments)
+        if self.spelling.is_content_text:
+            plain = [{**message, "content": message["content"] or ""} for message in plain]
+        return plain
+
+
+SPELLINGS = [
+    Spelling(short, text, parse)
+    for short, text, parse in itertools.product((False, True), (False, True), (True, False))
+]
+
+
+def forms(
+    spellings: Sequence[Spelling], *, takes_tools: bool, knows_developer: bool
+) -> Iterator[Form]:
+    """From what the client sent to what differs most; the last is turns of a user and an assistant
+    with nothing but texts, which every template takes."""
+    calls: list[Calls] = ["given", "single", "orphans_plain", "plain"] if takes_tools else ["plain"]
+    turns: list[Turns] = ["given", "joined", "led", "bridged", "appended"]
+    system: list[System] = ["given", "renamed", "first", "in_user"]
+    if not knows_developer:
+        system.remove("given")
+    for call, spelling, turn, place in itertools.product(calls, spellings, turns, system):
+        yield Form(call, turn, place, spelling)
+
+
+# Calls and results
+
+
+def _with_calls(
+    messages: Sequence[Message], calls: Calls, tools: Sequence[Mapping[str, Json]]
+) -> list[Message]:
+    if calls == "plain":
+        return as_plain_messages(messages, tools)
+    if calls == "orphans_plain":
+        return as_plain_messages(messages, (), _without_partner(messages))
+    if calls == "single":
+        return [part for run in _rounds(messages) for part in _one_by_one(run)]
+    if calls == "apart":
+        return [part for message in messages for part in _apart(message)]
+    return [*messages]
+
+
+def _apart(message: Message) -> list[Message]:
+    if not message.tool_calls or not message.content:
+        return [message]
+    said = msgspec.structs.replace(message, tool_calls=None)
+    return [said, msgspec.structs.replace(message, content=None, reasoning_content=None)]
+
+
+def _rounds(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """Each message that calls with the results right after it; any other alone."""
+    at = 0
+    while at < len(messages):
+        stop = at + 1
+        if messages[at].tool_calls:
+            while stop < len(messages) and messages[stop].role == "tool":
+                stop += 1
+        yield [*messages[at:stop]]
+        at = stop
+
+
+def _pairs(run: Sequence[Message]) -> dict[int, int]:
+    """Of a round: the index of a call → that of its result in `run`, by id or else in order."""
+    calls = run[0].tool_calls or ()
+    by_id: dict[str | None, list[int]] = {}
+    for at, result in reversed([*enumerate(run)][1:]):
+        by_id.setdefault(result.tool_call_id, []).append(at)
+    found: dict[int, int] = {}
+    for index, call in enumerate(calls):
+        same = by_id.get(call.id) or by_id.get(None)
+        if same:
+            found[index] = same.pop()
+    return found
+
+
+def _one_by_one(run: list[Message]) -> Iterator[Message]:
+    first = run[0]
+    if len(first.tool_calls or ()) < 2:
+        yield from run
+        return
+    pairs = _pairs(run)
+    for index, call in enumerate(first.tool_calls or ()):
+        said = first if index == 0 else Message("assistant", None)
+        yield msgspec.structs.replace(said, tool_calls=[call])
+        if index in pairs:
+            yield run[pairs[index]]
+    answered = set(pairs.values())
+    yield from (run[at] for at in range(1, len(run)) if at not in answered)
+
+
+def _without_partner(messages: Sequence[Message]) -> set[int]:
+    """Indices of results that no call before them asked for, and of messages with calls of which
+    one has no result, together with the results of the others."""
+    alone: set[int] = set()
+    at = 0
+    for run in _rounds(messages):
+        indices = range(at, at + len(run))
+        if run[0].tool_calls:
+            pairs = _pairs(run)
+            if len(pairs) < len(run[0].tool_calls):
+                alone.update(indices)
+            else:
+                answered = {0, *pairs.values()}
+                alone.update(i for i in indices if i - at not in answered)
+        elif run[0].role == "tool":
+            alone.update(indices)
+        at += len(run)
+    return alone
+
+
+def _with_short_ids(messages: Sequence[Message]) -> list[Message]:
+    """Nine letters or digits in place of every id, the same for the same. A result without one is
+    the next call's."""
+    given = [call.id for message in messages for call in message.tool_calls or ()]
+    given += [message.tool_call_id for message in messages if message.role == "tool"]
+    shorts = _shorts(id for id in given if id is not None)
+    changed: list[Message] = []
+    waiting: list[str] = []  # ids of calls whose results haven't come yet, the last one first
+    for at, message in enumerate(messages):
+        if message.tool_calls:
+            calls = [
+                msgspec.structs.replace(
+                    call, id=_digest(f"{at} {i}") if call.id is None else shorts[call.id]
+                )
+                for i, call in enumerate(message.tool_calls)
+            ]
+            waiting = [call.id for call in reversed(calls) if call.id is not None]
+            message = msgspec.structs.replace(message, tool_calls=calls)
+        elif message.role == "tool":
+            if message.tool_call_id is not None:
+                short = shorts[message.tool_call_id]
+            else:
+                short = waiting[-1] if waiting else _digest(f"{at}")
+            if waiting and waiting[-1] == short:
+                waiting.pop()
+            message = msgspec.structs.replace(message, tool_call_id=short)
+        changed.append(message)
+    return changed
+
+
+def _shorts(ids: Iterator[str]) -> dict[str, str]:
+    """An id → its short form, which depends on the id alone unless two would share one."""
+    distinct = [*dict.fromkeys(ids)]
+    shorts = {id: id for id in distinct if SHORT_ID.fullmatch(id)}
+    taken = set(shorts)
+    for id in distinct:
+        if id not in shorts:
+            tries = (_digest(id + "\0" * attempt) for attempt in itertools.count())
+            shorts[id] = next(short for short in tries if short not in taken)
+            taken.add(shorts[id])
+    return shorts
+
+
+def _digest(id: str) -> str:
+    data = hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=9).digest()
+    return "".join(ID_CHARACTERS[byte % len(ID_CHARACTERS)] for byte in data)
+
+
+# Turns
+
+
+def _with_turns(messages: list[Message], turns: Turns) -> list[Message]:
+    if turns == "given":
+        return messages
+    messages = _joined(messages)
+    if turns == "joined":
+        return messages
+    first = next((m for m in messages if m.role not in ROLES_OF_SYSTEM), None)
+    if first is not None and first.role != "user":
+        at = messages.index(first)
+        messages = [*messages[:at], Message("user", ""), *messages[at:]]
+    if turns == "bridged":
+        return [
+            part
+            for before, message in itertools.pairwise([None, *messages])
+            for part in _bridged(before, message)
+        ]
+    if turns == "appended":
+        return _appended(messages)
+    return messages
+
+
+def _bridged(before: Message | None, message: Message | None) -> list[Message]:
+    assert message is not None
+    is_gap = before is not None and (before.role, message.role) == ("tool", "user")
+    return [Message("assistant", ""), message] if is_gap else [message]
+
+
+def _appended(messages: Sequence[Message]) -> list[Message]:
+    changed: list[Message] = []
+    for message in messages:
+        if changed and (changed[-1].role, message.role) == ("tool", "user"):
+            content = _blank_line_between([changed[-1], message])
+            changed[-1] = msgspec.structs.replace(changed[-1], content=content)
+        else:
+            changed.append(message)
+    return changed
+
+
+def _joined(messages: Sequence[Message]) -> list[Message]:
+    """Neighbours of one role as one message, but results of calls, which are told apart. An
+    assistant's message without anything, unless it is to be continued, says nothing."""
+    last = messages[-1] if messages else None
+    telling = [message for message in messages if message is last or not _is_silent(message)]
+    changed: list[Message] = []
+    for role, group in itertools.groupby(telling, lambda message: message.role):
+        together = [*group]
+        changed += together if role == "tool" else _runs(together)
+    return changed
+
+
+def _runs(group: Sequence[Message]) -> Iterator[Message]:
+    """Joins what can be: a message that calls ends a run, since its results come next."""
+    run: list[Message] = []
+    for message in group:
+        run.append(message)
+        if message.tool_calls:
+            yield _join(run)
+            run = []
+    if run:
+        yield _join(run)
+
+
+def _is_silent(message: Message) -> bool:
+    said = message.content, message.tool_calls, message.reasoning_content
+    return message.role == "assistant" and not any(said)
+
+
+def _join(messages: Sequence[Message]) -> Message:
+    if len(messages) == 1:
+        return messages[0]
+    thoughts = [m.reasoning_content for m in messages if m.reasoning_content]
+    calls = [call for message in messages for call in message.tool_calls or ()]
+    return Message(
+        messages[0].role,
+        _blank_line_between(messages) or (None if calls else ""),
+        name=messages[0].name,
+        tool_calls=calls or None,
+        reasoning_content="\n\n".join(thoughts) or None,
+    )
+
+
+def _blank_line_between(messages: Collection[Message]) -> str:
+    return "\n\n".join(str(message.content) for message in messages if message.content)
+
+
+# System messages
+
+
+def _as_system(message: Message) -> Message:
+    if message.role != "developer":
+        return message
+    return msgspec.structs.replace(message, role="system")
+
+
+def _with_system(messages: list[Message], system: Message, in_user: bool) -> list[Message]:
+    if not in_user:
+        return [msgspec.structs.replace(system, role="system"), *messages]
+    at = next((i for i, message in enumerate(messages) if message.role == "user"), None)
+    if at is None:
+        return [Message("user", system.content), *messages]
+    content = _blank_line_between([system, messages[at]])
+    headed = msgspec.structs.replace(messages[at], content=content)
+    return [*messages[:at], headed, *messages[at + 1 :]]
+
+
+# What a template does with a conversation depends on its shape; words stand for its texts.
+
+
+class Sketch(msgspec.Struct, frozen=True):
+    """A conversation of the same shape with short texts."""
+
+    messages: list[Message]
+    needed: dict[str, int]  # words that must be in the prompt → the index of their message
+    beside_calls: frozenset[str]  # those an assistant said while calling
+
+
+def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sketch:
+    """`messages` have texts for content. One that is to be continued has one in any case: where
+    it ends will be marked."""
+    ids: dict[str, str] = {}
+    needed: dict[str, int] = {}
+    beside: list[str] = []
+    sketch: list[Message] = []
+    for at, message in enumerate(messages):
+        assert not isinstance(message.content, list)
+        content = message.content
+        if is_continued and at == len(messages) - 1:
+            content = _word(at)
+        if content:
+            content = _word(at) if not content.isspace() else " "
+        if content and content != " ":
+            needed[content] = at
+            if message.tool_calls:
+                beside.append(content)
+        calls = [
+            ToolCall(FunctionCall("f", _sketched_arguments(call)), _sketched_id(call.id, ids))
+            for call in message.tool_calls or ()
+        ]
+        sketch.append(
+            Message(
+                message.role,
+                content,
+                name="n" if message.name is not None else None,
+                tool_calls=calls or None,
+                tool_call_id=_sketched_id(message.tool_call_id, ids),
+                reasoning_content="r" if message.reasoning_content is not None else None,
+            )
+        )
+    return Sketch(sketch, needed, frozenset(beside))
+
+
+def _word(at: int) -> str:
+    return f"Kw{at}vj"  # in no template, and none is a part of another
+
+
+def _sketched_arguments(call: ToolCall) -> str:
+    if len(call.function.arguments) <= SHORT_ARGUMENTS:
+        return call.function.arguments
+    try:
+        arguments = msgspec.json.decode(call.function.arguments or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        return "x"
+    if not isinstance(arguments, dict):
+        return "x"
+    return '{"k":"v"}'
+
+
+def _sketched_id(id: str | None, known: dict[str, str]) -> str | None:
+    if id is None:
+        return None
+    if id not in known:
+        number = len(known)
+        known[id] = f"a{number:08}" if SHORT_ID.fullmatch(id) else f"call_{number}" if id else ""
+    return known[id]

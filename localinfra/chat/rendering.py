@@ -1,0 +1,107 @@
+"""One request's way through a compiled template: as it is, or with marks around what users typed.
+
+Owns what ends an answer that is to be continued. `sandbox.py` runs the template; `template.py`
+decides what it reads.
+"""
+
+import jinja2
+import msgspec
+from jinja2 import Template
+
+from localinfra.chat.marks import ControlTokens, Marks, Segment, mapped
+from localinfra.chat.messages import Json, Plain
+from localinfra.chat.meter import LimitExceeded, Meter
+from localinfra.chat.sandbox import SANDBOX, Refusal
+from localinfra.errors import InvalidRequest
+
+MAX_REASON_CHARS = 500
+REMEDY = "If they are right, chat_template in models.toml can replace the template."
+
+
+class RenderedPrompt(msgspec.Struct, frozen=True):
+    """Tokenize each segment by itself, with control tokens only where `is_template`."""
+
+    segments: tuple[Segment, ...]
+    is_continued: bool = False  # it ends inside a message of the assistant
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments)
+
+
+class TemplateFailed(InvalidRequest):
+    """The template ran into an error of its own, or raised one."""
+
+
+class Rendering(msgspec.Struct, frozen=True):
+    """A request on its way through the template, which may take several runs."""
+
+    template: Template
+    tokens: ControlTokens
+    given: dict[str, object]  # what the server says
+    variables: dict[str, Json]  # what the client says, besides messages
+    is_continued: bool
+    has_control_tokens: bool  # in messages or variables
+    marks: Marks
+    meter: Meter  # one allowance for all runs
+
+    def prompt(self, messages: list[Plain]) -> RenderedPrompt:
+        plain = self._text(messages, self.variables)
+        if not self.has_control_tokens:
+            return RenderedPrompt((Segment(plain, True),) if plain else (), self.is_continued)
+        marked = self._text(
+            [{key: self._wrap(value) for key, value in message.items()} for message in messages],
+            {name: self._wrap(value) for name, value in self.variables.items()},
+        )
+        return RenderedPrompt(self.tokens.segments(marked, plain, self.marks), self.is_continued)
+
+    def _wrap(self, value: Json) -> Json:
+        return mapped(value, lambda text: self.tokens.wrap(text, self.marks))
+
+    def _text(self, messages: list[Plain], variables: dict[str, Json]) -> str:
+        if not self.is_continued:
+            return self.run(messages, variables)
+        *earlier, last = messages
+        content = str(last["content"])
+        stripped = content.rstrip()
+        space = content[len(stripped) :]
+
+        def split_at_end(space: str) -> tuple[str, str]:
+            ended: Plain = {**last, "content": stripped + self.marks.end + space}
+            before, mark, after = self.run([*earlier, ended], variables).rpartition(self.marks.end)
+            if not mark:
+                raise InvalidRequest(
+                    "The model's chat template leaves out the last assistant message, so it "
+                    "can't be continued; send a user message last.",
+                    "messages",
+                )
+            return before.replace(self.marks.end, ""), after
+
+        before, after = split_at_end("")
+        if not space:
+            return before
+        # What more follows the end now is the space that the template keeps.
+        kept = split_at_end(space)[1].removesuffix(after)
+        return before + kept if space.startswith(kept) else before
+
+    def run(self, messages: list[Plain], variables: dict[str, Json]) -> str:
+        """One run. Raises TemplateFailed, and LimitExceeded where it was stopped."""
+        values = {**self.given, **variables, "messages": messages}
+        try:
+            return SANDBOX.run(self.template, values, self.meter, "".join(self.marks))
+        except Refusal as error:
+            raise TemplateFailed(
+                f"The model's chat template refuses these messages: {reason_of(error)}", "messages"
+            ) from error
+        except Exception as error:
+            raise TemplateFailed(
+                f"The model's chat template could not render these messages: {reason_of(error)}. "
+                f"{REMEDY}",
+                "messages",
+            ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    known = isinstance(error, Refusal | LimitExceeded | jinja2.TemplateError)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    return text[:MAX_REASON_CHARS]

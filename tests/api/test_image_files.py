@@ -1,0 +1,52 @@
+"""Images by URL: an address is as good as a key, so it can't be guessed, and it ends."""
+
+import re
+import time
+
+import pytest
+from asgi import call, scope_of
+
+from localinfra.api import image_files
+from localinfra.api.app import create_app
+from localinfra.api.image_files import ImageFiles
+from localinfra.config import ServerSettings
+from localinfra.errors import NotFound
+from localinfra.models.catalog import Catalog
+from localinfra.runtime import Runtime
+
+
+def test_addresses_have_24_random_bytes_and_lead_to_one_image_each() -> None:
+    files = ImageFiles(60)
+    paths = [files.put(b"%d" % at, "image/png") for at in range(200)]
+    assert len(set(paths)) == 200
+    assert all(re.fullmatch(r"/v1/images/files/[\w-]{32}\.png", path) for path in paths)
+    assert files.get(paths[7].rpartition("/")[2]).data == b"7"
+    for guess in ("", "7.png", paths[7][-10:], paths[7].rpartition("/")[2][:-4]):
+        with pytest.raises(NotFound):
+            files.get(guess)
+
+
+def test_they_end_after_their_time_and_when_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_files, "MAX_BYTES", 10)
+    files = ImageFiles(60)
+    names = [files.put(b"1234", "image/png").rpartition("/")[2] for _ in range(3)]
+    with pytest.raises(NotFound):
+        files.get(names[0])
+    assert files.get(names[2])
+    later = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    with pytest.raises(NotFound):
+        files.get(names[2])
+
+
+@pytest.mark.parametrize("key", ["", "sk-second"])
+def test_who_has_the_address_needs_no_key_and_who_has_a_key_needs_the_address(key: str) -> None:
+    app = create_app(Runtime(ServerSettings(api_keys=("sk-first", "sk-second")), Catalog({})))
+    path = app.state.image_files.put(b"pixels", "image/png")
+    headers = [("host", "localhost"), ("authorization", f"Bearer {key}")]
+    assert call(app, scope_of(path=path, headers=headers)).body == b"pixels"
+    listing = call(app, scope_of(path=image_files.PATH, headers=headers))
+    assert listing.status in (401, 404) and b"pixels" not in listing.body
+    assert call(app, scope_of(path=path[:-5] + "x.png", headers=headers)).status == 404

@@ -1,0 +1,174 @@
+"""Numbers and nothings as languages with fewer types write them, on every route that decodes."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from localinfra.api.body import decode
+from localinfra.api.chat import ChatCompletionRequest
+from localinfra.api.completions import CompletionRequest
+from localinfra.api.embeddings import EmbeddingsRequest
+from localinfra.api.images import ImageFields
+from localinfra.api.inference_text import TextBody
+from localinfra.api.messages import MessageRequest
+from localinfra.api.rerank import RerankRequest
+from localinfra.api.responses_request import ResponsesRequest
+from localinfra.errors import InvalidRequest
+
+HELLO = [{"role": "user", "content": "Hello"}]
+CHAT: dict[str, Any] = {"model": "m", "messages": HELLO}
+COMPLETION: dict[str, Any] = {"model": "m", "prompt": "Hello"}
+RESPONSES: dict[str, Any] = {"model": "m", "input": "Hello"}
+MESSAGES: dict[str, Any] = {"model": "m", "messages": HELLO, "max_tokens": 8}
+NATIVE: dict[str, Any] = {"input": "Hello"}
+EMBEDDINGS: dict[str, Any] = {"model": "m", "input": "Hello"}
+RERANK: dict[str, Any] = {"model": "m", "query": "a", "documents": ["b"]}
+IMAGES: dict[str, Any] = {"prompt": "a cat"}
+
+
+def read(kind: type[Any], body: dict[str, Any] | str) -> Any:
+    text = body if isinstance(body, str) else json.dumps(body)
+    return decode(text.encode(), kind).value
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "field"),
+    [
+        (ChatCompletionRequest, CHAT, "max_tokens"),
+        (ChatCompletionRequest, CHAT, "max_completion_tokens"),
+        (ChatCompletionRequest, CHAT, "n"),
+        (ChatCompletionRequest, CHAT, "top_k"),
+        (ChatCompletionRequest, CHAT, "seed"),
+        (ChatCompletionRequest, CHAT, "top_logprobs"),
+        (CompletionRequest, COMPLETION, "max_tokens"),
+        (CompletionRequest, COMPLETION, "logprobs"),
+        (CompletionRequest, COMPLETION, "best_of"),
+        (ResponsesRequest, RESPONSES, "max_output_tokens"),
+        (ResponsesRequest, RESPONSES, "max_tool_calls"),
+        (MessageRequest, MESSAGES, "max_tokens"),
+        (MessageRequest, MESSAGES, "top_k"),
+        (TextBody, NATIVE, "max_new_tokens"),
+        (TextBody, NATIVE, "num_responses"),
+        (EmbeddingsRequest, EMBEDDINGS, "dimensions"),
+        (RerankRequest, RERANK, "top_n"),
+        (ImageFields, IMAGES, "n"),
+        (ImageFields, IMAGES, "num_inference_steps"),
+    ],
+)
+def test_a_float_without_a_fraction_is_an_integer(
+    kind: type[Any], body: dict[str, Any], field: str
+) -> None:
+    for written in ("4.0", "4.00", "4e0", "0.4e1", "40.0E-1"):
+        text = json.dumps({**body, field: "X"}).replace('"X"', written)
+        found = getattr(read(kind, text), field)
+        assert (found, type(found)) == (4, int), written
+    for wrong in ("4.5", '"4"', "true", '"4.0"', "1e999", "[4.0]"):
+        text = json.dumps({**body, field: "X"}).replace('"X"', wrong)
+        with pytest.raises(InvalidRequest) as caught:
+            read(kind, text)
+        assert caught.value.param == field
+
+
+def test_whole_floats_may_be_many_and_stand_deeper() -> None:
+    body = read(ChatCompletionRequest, {**CHAT, "max_tokens": 4.0, "n": 1.0, "seed": -1.0})
+    assert (body.max_tokens, body.n, body.seed) == (4, 1, -1)
+    thinking = {"type": "enabled", "budget_tokens": 2048.0}
+    asked = read(MessageRequest, {**MESSAGES, "max_tokens": 4096.0, "thinking": thinking})
+    assert asked.thinking.budget_tokens == 2048
+    assert read(CompletionRequest, {**COMPLETION, "prompt": [[1.0, 2.0], [3]]}).prompts[0] == [1, 2]
+
+
+def test_other_values_stay_as_they_were_written() -> None:
+    """Also where they look like whole floats: in texts, and in values that are passed on."""
+    said = [{"role": "user", "content": '4.0 and "5.0" \\ 6.0'}]
+    kwargs = {"scale": 4.0, "text": "4.0"}
+    body = read(
+        ChatCompletionRequest,
+        {"model": "m", "messages": said, "n": 1.0, "chat_template_kwargs": kwargs},
+    )
+    assert body.messages[0].content == said[0]["content"]
+    assert repr(body.chat_template_kwargs) == repr(kwargs)
+
+
+def test_a_range_holds_for_whole_floats_too() -> None:
+    for n in (0.0, 129.0, 1e300, -2.0):
+        with pytest.raises(InvalidRequest, match="int") as caught:
+            read(ChatCompletionRequest, {**CHAT, "n": n})
+        assert caught.value.param == "n"
+
+
+EMPTIES: tuple[Any, ...] = ("", [], {}, False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "fields"),
+    [
+        (
+            ChatCompletionRequest,
+            CHAT,
+            "stop tools tool_choice functions function_call logit_bias response_format "
+            "stream_options user reasoning_effort chat_template_kwargs modalities seed "
+            "temperature max_tokens top_logprobs",
+        ),
+        (
+            CompletionRequest,
+            COMPLETION,
+            "suffix stop logprobs logit_bias stream_options user best_of",
+        ),
+        (
+            ResponsesRequest,
+            RESPONSES,
+            "instructions tools tool_choice text reasoning include metadata stream_options "
+            "conversation prompt context_management moderation service_tier truncation "
+            "prompt_cache_key safety_identifier max_output_tokens stop",
+        ),
+        (
+            MessageRequest,
+            MESSAGES,
+            "system tools tool_choice thinking stop_sequences metadata output_config "
+            "output_format service_tier temperature",
+        ),
+        (TextBody, NATIVE, "stop response_format seed max_new_tokens"),
+    ],
+)
+def test_an_empty_text_list_or_object_is_a_field_not_given(
+    kind: type[Any], body: dict[str, Any], fields: str
+) -> None:
+    for field in fields.split():
+        for empty in EMPTIES:
+            value = read(kind, {**body, field: empty})
+            if hasattr(value, "check"):
+                value.check()
+            if hasattr(value, "answer"):
+                assert value.answer() == read(kind, body).answer()
+
+
+def test_what_must_be_there_must_not_be_empty() -> None:
+    for empty in ("", {}):
+        with pytest.raises(InvalidRequest) as caught:
+            read(ChatCompletionRequest, {"model": "m", "messages": empty})
+        assert caught.value.param == "messages"
+    with pytest.raises(InvalidRequest) as caught:
+        read(ChatCompletionRequest, {"model": "m", "messages": []})
+    assert caught.value.param == "messages"
+
+
+def test_a_large_wrong_body_is_read_a_few_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field is mended once, however many of its values are wrong."""
+    reads: list[int] = []
+    encode = msgspec.json.encode
+
+    def counted(value: Any) -> bytes:
+        reads.append(1)
+        return encode(value)
+
+    monkeypatch.setattr(msgspec.json, "encode", counted)
+    with pytest.raises(InvalidRequest) as caught:
+        read(CompletionRequest, {**COMPLETION, "prompt": [1.0] * 50 + [1.5] * 50, "n": 1.0})
+    assert caught.value.param == "prompt[50]" and len(reads) <= 2
+    reads.clear()
+    with pytest.raises(InvalidRequest) as caught:
+        read(CompletionRequest, {**COMPLETION, "prompt": [1.0] * 50_000})
+    assert caught.value.param == "prompt[0]" and not reads

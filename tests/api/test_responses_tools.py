@@ -1,0 +1,230 @@
+"""Which of a Responses request's tools a model may call, by which names, and which must be."""
+
+from typing import Any
+
+import codex
+import msgspec
+import pytest
+from asgi import scope_of
+from starlette.requests import Request
+
+from localinfra.api.body import decode
+from localinfra.api.responses import what_is_asked
+from localinfra.api.responses_input import messages_of, read_input
+from localinfra.api.responses_output import OutputWriter
+from localinfra.api.responses_request import ResponsesRequest
+from localinfra.api.responses_tools import Offered, ToolName
+from localinfra.chat.messages import normalize
+from localinfra.chat.parser import CallArguments, CallEnd, CallStart
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+ADD: Any = {"type": "function", "name": "add", "parameters": {"type": "object"}, "strict": False}
+SPAWN: Any = {"type": "function", "name": "spawn", "description": "Spawns."}
+AGENTS: Any = {"type": "namespace", "name": "agents", "description": "Of agents.", "tools": [SPAWN]}
+HOSTED: list[Any] = [
+    {"type": "web_search", "external_web_access": True},
+    {"type": "web_search_preview", "search_context_size": "low"},
+    {"type": "custom", "name": "apply_patch", "format": {"type": "grammar", "syntax": "lark"}},
+    {"type": "image_generation", "output_format": "png"},
+    {"type": "local_shell"},
+    {"type": "shell"},
+    {"type": "apply_patch"},
+    {"type": "mcp", "server_label": "x", "server_url": "https://example.org", "tools": 5},
+    {"type": "code_interpreter", "container": {"type": "auto"}},
+    {"type": "file_search", "vector_store_ids": ["vs_1"]},
+    {"type": "computer_use_preview", "display_width": 1, "display_height": 1},
+    {"type": "tool_search"},
+    {"type": "of_next_year", "name": 5, "parameters": "x"},
+]
+
+
+def request(**fields: Any) -> ResponsesRequest:
+    body = msgspec.json.encode({"model": "m", "input": "Hi", **fields})
+    return decode(body, ResponsesRequest).value
+
+
+def offered(*tools: Any) -> Offered:
+    return request(tools=list(tools)).offered
+
+
+@pytest.mark.parametrize("hosted", HOSTED, ids=lambda tool: tool["type"])
+def test_what_can_not_run_here_is_left_out_and_named(hosted: Any) -> None:
+    found = offered(ADD, hosted, AGENTS)
+    assert [tool.name for tool in found.tools] == ["add", "agents__spawn"]
+    assert found.left_out == ["tools[1]"]
+    alone = request(tools=[hosted])
+    assert not alone.answer().use.tools and alone.offered.shown == []
+
+
+def test_a_namespaces_functions_are_offered_by_flat_names_and_shown_as_they_came() -> None:
+    found = offered(AGENTS, {**AGENTS, "name": "mcp__x__", "tools": [*HOSTED[:1], ADD]})
+    assert found.names == {
+        "agents__spawn": ToolName("spawn", "agents"), "mcp__x__add": ToolName("add", "mcp__x__"),
+    }  # fmt: skip
+    assert found.left_out == ["tools[1].tools[0]"]
+    assert [tool.param for tool in found.tools] == [
+        "tools[0].tools[0].parameters", "tools[1].tools[1].parameters",
+    ]  # fmt: skip
+    shown = msgspec.to_builtins(found.shown[0])
+    assert (shown["type"], shown["name"], shown["tools"][0]["name"]) == (
+        "namespace", "agents", "spawn",
+    )  # fmt: skip
+
+
+def test_functions_of_one_name_in_two_namespaces_are_two() -> None:
+    tools = [SPAWN, AGENTS, {**AGENTS, "name": "others"}]
+    use = request(tools=tools).answer().use
+    assert [tool.name for tool in use.tools] == ["spawn", "agents__spawn", "others__spawn"]
+    with pytest.raises(InvalidRequest, match="Two tools"):
+        request(tools=[AGENTS, AGENTS]).answer()
+
+
+def test_a_call_comes_back_by_its_own_name_and_namespace() -> None:
+    writer = OutputWriter(offered(ADD, AGENTS).names)
+    for name in ("agents__spawn", "add"):
+        events = writer.write([CallStart(name), CallArguments("{}"), CallEnd()])
+    calls = msgspec.to_builtins(writer.items)
+    assert [(call["name"], call.get("namespace")) for call in calls] == [
+        ("spawn", "agents"), ("add", None),
+    ]  # fmt: skip
+    assert "namespace" not in calls[1]
+    assert [event.name for event in events if event.kind.endswith("arguments.done")] == ["add"]
+    raw = [msgspec.Raw(msgspec.json.encode(call)) for call in calls]
+    [message] = normalize(messages_of(read_input(raw, lambda id, path: pytest.fail(id)).items))
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["agents__spawn", "add"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "is_required"),
+    [
+        ("auto", ["add", "agents__spawn"], False),
+        ("required", ["add", "agents__spawn"], True),
+        ("none", [], False),
+        ({"type": "function", "name": "add"}, ["add"], True),
+        ({"type": "function", "name": "spawn", "namespace": "agents"}, ["agents__spawn"], True),
+        ({"type": "function", "name": "agents__spawn"}, ["agents__spawn"], True),
+        ({"type": "function", "name": "spawn"}, ["agents__spawn"], True),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [
+                {"type": "function", "name": "add"}, {"type": "web_search"}]},
+            ["add"], False,
+        ),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [
+                {"type": "function", "name": "spawn", "namespace": "agents"}]},
+            ["agents__spawn"], True,
+        ),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}, [], False),
+    ],
+)  # fmt: skip
+def test_a_choice_names_functions_by_either_name(
+    choice: Any, names: list[str], is_required: bool
+) -> None:
+    use = request(tools=[ADD, AGENTS, *HOSTED], tool_choice=choice).answer().use
+    assert ([tool.name for tool in use.callable], use.is_required) == (names, is_required)
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "param"),
+    [
+        (HOSTED, "required", "tool_choice"),
+        ([ADD, *HOSTED], {"type": "web_search"}, "tool_choice.type"),
+        ([ADD, *HOSTED], {"type": "custom", "name": "apply_patch"}, "tool_choice.type"),
+        ([ADD, *HOSTED], {"type": "mcp", "server_label": "x", "name": None}, "tool_choice.type"),
+        (
+            [ADD, *HOSTED],
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "web_search"}]},
+            "tool_choice",
+        ),
+    ],
+)
+def test_a_choice_that_only_such_a_tool_can_meet_is_refused(
+    tools: Any, choice: Any, param: str
+) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        request(tools=tools, tool_choice=choice).answer()
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "function", "name": "no"},
+        {"type": "function", "name": "add", "namespace": "agents"},
+        {"type": "function"},
+        {"type": "allowed_tools", "tools": [{"type": "function", "name": "no"}]},
+        "sometimes",
+    ],
+)
+def test_a_choice_of_what_is_not_there_is_named(choice: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        request(tools=[ADD, AGENTS], tool_choice=choice).answer()
+    assert (caught.value.param or "").startswith("tool_choice")
+
+
+@pytest.mark.parametrize(
+    ("tool", "param"),
+    [
+        ({}, "tools[1].type"),
+        ({"name": "f"}, "tools[1].type"),
+        ("f", "tools[1]"),
+        ({"type": "function"}, "tools[1].name"),
+        ({"type": "function", "name": "a b"}, "tools[1].name"),
+        ({"type": "function", "name": "f", "parameters": []}, "tools[1].parameters"),
+        ({"type": "namespace", "tools": []}, "tools[1].name"),
+        ({"type": "namespace", "name": "n"}, "tools[1].tools"),
+        ({"type": "namespace", "name": "n", "tools": [{"type": "function"}]},
+         "tools[1].tools[0].name"),
+    ],
+)  # fmt: skip
+def test_a_wrong_function_is_named_by_its_path(tool: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        offered(ADD, tool)
+    assert caught.value.param == param
+
+
+def test_what_else_another_service_would_honour_is_named() -> None:
+    asked = request(
+        include=["reasoning.encrypted_content", "web_search_call.action.sources"],
+        truncation="auto", context_management=[{"type": "compaction"}],
+        reasoning={"summary": "auto"}, text={"verbosity": "low"}, service_tier="priority",
+        background=False, metadata={"a": "b"}, max_tool_calls=3, safety_identifier="s",
+        prompt_cache_key="k", store=False, stream_options={"include_obfuscation": False},
+    )  # fmt: skip
+    asked.check()
+    assert asked.left_out == ["include[1]", "truncation", "context_management"]
+
+
+def test_both_turns_of_codex_are_understood() -> None:
+    """A body of 40 kB, and the next one, in which the calls come back with their outputs."""
+    output: list[dict[str, Any]] = [
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None,
+         "content": [{"type": "reasoning_text", "text": "An agent, then."}]},
+        {"type": "function_call", "id": "fc_1", "status": "completed", "call_id": "call_1",
+         "name": "spawn_agent", "namespace": "multi_agent_v1", "arguments": '{"message": "ls"}'},
+        {"type": "function_call", "id": "fc_2", "status": "completed", "call_id": "call_2",
+         "name": "exec_command", "arguments": '{"cmd": "ls"}'},
+        {"type": "web_search_call", "id": "ws_1", "status": "completed",
+         "action": {"type": "search", "query": "ls"}},
+    ]  # fmt: skip
+    items = codex.opening()
+    for turn in (items, codex.answered(items, output)):
+        body = msgspec.json.encode(codex.request(turn))
+        assert len(body) > 40_000
+        decoded = decode(body, ResponsesRequest)
+        asked = what_is_asked(Request(scope_of()), decoded)
+        assert decoded.ignored == ("client_metadata",)
+        left_out = ["tools[8]"] if turn is items else ["tools[8]", "input[7]"]
+        assert asked.left_out == left_out
+        use = asked.body.answer().use
+        assert len(use.tools) == 12 and not use.is_required
+        messages = normalize(asked.messages)
+        assert [message["role"] for message in messages[:5]] == [
+            "system", "developer", "developer", "user", "user",
+        ]  # fmt: skip
+    said = messages[5]
+    assert said["reasoning_content"] == "An agent, then."
+    assert [call["function"]["name"] for call in said["tool_calls"]] == [
+        "multi_agent_v1__spawn_agent", "exec_command",
+    ]  # fmt: skip
+    assert [message["tool_call_id"] for message in messages[6:]] == ["call_1", "call_2"]

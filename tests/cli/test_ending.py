@@ -1,0 +1,28 @@
+"""The process ends though a thread does not, and though Python would wait for it."""
+
+import subprocess
+import sys
+import time
+
+STUCK = """
+import logging, threading
+from concurrent.futures import ThreadPoolExecutor
+from localinfra.cli.ending import end_within
+logging.basicConfig()
+pool = ThreadPoolExecutor(1, "grammar")
+pool.submit(threading.Event().wait)
+end_within(7, {limit_s})
+"""
+
+
+def test_a_thread_that_does_not_end_keeps_no_process() -> None:
+    program = STUCK.format(limit_s=0.2)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert ended.returncode == 7 and b"grammar_0" in ended.stderr
+
+
+def test_who_ends_by_himself_is_not_waited_for() -> None:
+    program = "from localinfra.cli.ending import end_within; end_within(7, 600)"
+    started = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+    assert time.monotonic() - started < 60

@@ -1,0 +1,242 @@
+"""`localinfra serve` as a process without a model: where it listens, what it logs, how it ends."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+Start = Callable[..., "Process"]
+
+
+class Process:
+    """Started with signals as a terminal would leave them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        files: tuple[int, int] | None = None,  # the soft and the hard limit of descriptors
+        server: str = "",
+        patch: str = "",
+    ) -> None:
+        (folder / "models.toml").write_text(
+            f"[server]\nkeep_costs = false\n{server}\n"
+            '[model."absent"]\nkind = "text"\nsource = "hf:owner/repo/file.gguf"\n'
+        )
+        program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        if files:
+            program += f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {files})\n"
+        program += f"{patch}\nfrom localinfra.cli.main import main; main()"
+        options = ["--config", str(folder / "models.toml"), "--port", "0"]
+        self.errors = folder / "stderr"
+        with self.errors.open("wb") as errors:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-c", program, "serve", *options, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self.banner = ""
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self.banner += line
+            if line.startswith("Press Ctrl-C"):
+                break
+        found = re.search(r"http://127.0.0.1:(\d+)", self.banner)
+        self.port = int(found[1]) if found else 0
+
+    @property
+    def log(self) -> str:
+        return self.errors.read_text()
+
+    def get(self, path: str, host: str = "127.0.0.1") -> tuple[int, dict[str, object]]:
+        with contextlib.closing(http.client.HTTPConnection(host, self.port, timeout=30)) as http_:
+            http_.request("GET", path)
+            answer = http_.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    def end(self, timeout_s: float = 60) -> int:
+        try:
+            return self.popen.wait(timeout_s)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        assert self.popen.stdout is not None
+        self.popen.stdout.close()
+
+    def wait_for_log(self, words: str) -> None:
+        deadline = time.monotonic() + 30
+        while words not in self.log:
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    processes: list[Process] = []
+
+    def start_one(*arguments: str, **options: object) -> Process:
+        folder = tmp_path / str(len(processes))
+        folder.mkdir()
+        processes.append(Process(folder, *arguments, **options))  # type: ignore[arg-type]
+        return processes[-1]
+
+    yield start_one
+    for process in processes:
+        process.kill()
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_localhost_is_both_addresses_with_one_port(start: Start) -> None:
+    process = start()
+    assert process.get("/health")[0] == 200
+    if has_ipv6():
+        assert process.get("/health", "::1")[0] == 200
+
+
+def test_one_address_is_one_address(start: Start) -> None:
+    process = start("--host", "127.0.0.1")
+    assert process.get("/health")[0] == 200
+    with pytest.raises(OSError):
+        process.get("/health", "::1")
+
+
+def refused_start(*arguments: str) -> str:
+    command = [sys.executable, "-m", "localinfra", "serve", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1  # so nothing was loaded either
+    return done.stderr
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_port_in_use_is_found_first_and_names_who_has_it(address: str) -> None:
+    if address == "::1" and not has_ipv6():
+        pytest.skip("no IPv6 on this machine")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as taken:
+        said = refused_start("--port", str(taken.getsockname()[1]))
+    assert "--port" in said
+    if Path("/proc").exists():
+        assert f"(process {os.getpid()})" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "nowhere.invalid"], "no address is known"),
+        (["--host", "192.0.2.1"], "API key"),
+    ],
+)
+def test_an_address_that_cannot_be_had_says_why(arguments: list[str], words: str) -> None:
+    os.environ.pop("LOCALINFRA_API_KEYS", None)
+    key = {"LOCALINFRA_API_KEYS": "k"} if "nowhere" in arguments[1] else {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in key.items():
+            patch.setenv(name, value)
+        assert words in refused_start("--port", "0", *arguments)
+
+
+def test_a_refused_request_is_one_line_of_the_log(start: Start) -> None:
+    process = start()
+    assert process.get("/health")[0] == 200
+    assert process.get("/v1/nowhere")[0] == 404
+    with socket.create_connection(("127.0.0.1", process.port), 30) as raw:
+        raw.sendall(b"nonsense\r\n\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
+    process.wait_for_log("not valid HTTP")
+    assert len(process.log.splitlines()) == 2 and "GET /v1/nowhere 404 not_found" in process.log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seen", "unseen"),
+    [
+        (["-v"], ["GET /health 200", "GET /v1/nowhere 404"], []),
+        (["--log-level", "debug"], ["GET /health 200", "GET /v1/nowhere 404"], []),
+        (["--log-level", "error"], [], ["GET"]),
+    ],
+)
+def test_the_log_level_is_the_users(
+    start: Start, arguments: list[str], seen: list[str], unseen: list[str]
+) -> None:
+    process = start(*arguments)
+    process.get("/health")
+    process.get("/v1/nowhere")
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.end() == 0
+    assert all(words in process.log for words in seen)
+    assert not any(words in process.log for words in unseen)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_idle_ends_it_with_0(start: Start, number: int) -> None:
+    process = start()
+    with socket.create_connection(("127.0.0.1", process.port), 30) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\n")  # and no more
+        process.popen.send_signal(number)
+        assert process.end() == 0
+
+
+def test_a_second_signal_ends_it_at_once(start: Start) -> None:
+    process = start()
+    head = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", process.port), 30) as raw:
+        raw.sendall(head + b"content-length: 100\r\nexpect: 100-continue\r\n\r\n")
+        assert b"100 Continue" in raw.recv(100)  # the request is being worked on
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.stdout is not None
+        while "Press Ctrl-C again" not in process.popen.stdout.readline():
+            pass
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.end(20) == 130
+
+
+def test_what_does_not_end_is_ended(start: Start) -> None:
+    """Models are freed in threads and by C code, which may wait for anything."""
+    process = start(
+        server="shutdown_timeout_s = 0.5",
+        patch="import time; from localinfra import runtime; from localinfra.cli import serve\n"
+        "async def hang(self): time.sleep(3600)\n"
+        "runtime.Runtime.close = hang; serve.CANCEL_S = 1.0",
+    )
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.end() == 1
+    assert "hang" in process.log  # where it stood
+
+
+def test_few_descriptors_and_many_connections_leave_nobody_outside(start: Start) -> None:
+    process = start(files=(128, 128))
+    idle = [socket.create_connection(("127.0.0.1", process.port), 30) for _ in range(200)]
+    assert process.get("/health")[0] == 200
+    process.wait_for_log("as many as may be")
+    assert "Too many open files" not in process.log
+    for connection in idle:
+        connection.close()
+
+
+def test_as_many_descriptors_as_the_system_grants_are_asked_for(start: Start) -> None:
+    limits = Path("/proc") / str(start(files=(128, 2000)).popen.pid) / "limits"
+    if not limits.exists():
+        pytest.skip("this system does not show a process's limits")
+    [line] = [line for line in limits.read_text().splitlines() if "open files" in line]
+    assert int(line.split()[3]) > 1024  # the default of max_connections

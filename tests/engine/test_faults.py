@@ -1,0 +1,399 @@
+"""What befalls one sequence ends its request, what befalls a step ends those that run, and the
+engine goes on; tried at every call of the backend."""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FakeBackend, reference
+from msgspec import structs
+from numpy.typing import NDArray
+
+from localinfra.engine import engine as engine_module
+from localinfra.engine.backend import Batch, DecodeFailed
+from localinfra.engine.engine import CLOSE_LIMIT_S, MAX_FAULTS, Engine
+from localinfra.engine.request import EngineSettings, GenerationRequest, SamplingParams
+from localinfra.engine.watchdog import COMPUTING_FACTOR, Phase, Pulse, Watchdog
+from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
+
+
+class Panic(BaseException):
+    """As the panics of Rust libraries reach Python."""
+
+
+ERRORS = [DecodeFailed, RuntimeError, MemoryError, Panic]
+METHODS = [
+    *("decode", "logits", "is_end", "set_threads"),
+    *("copy", "drop", "save", "restore", "clear", "stays_ordered", "canonical_threads"),
+]
+
+
+class Faulty(FakeBackend):
+    """Raises at the given call of one method; counts the calls of all."""
+
+    def __init__(
+        self, method: str = "", at: int = -1, error: type[BaseException] = RuntimeError, **more: Any
+    ):
+        super().__init__(**more)
+        self.method, self.at, self.error = method, at, error
+        self.calls = dict.fromkeys(METHODS, 0)
+
+    def called(self, method: str) -> None:
+        self.calls[method] += 1
+        if method == self.method and self.calls[method] == self.at:
+            raise self.error("scripted")
+
+    def decode(self, batch: Batch) -> None:
+        self.called("decode")
+        super().decode(batch)
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        self.called("logits")
+        return super().logits(row)
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        self.called("copy")
+        super().copy(source, target, start, stop)
+
+    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
+        self.called("drop")
+        super().drop(slot, start, stop)
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        self.called("save")
+        return super().save(slot)
+
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+        self.called("restore")
+        return super().restore(slot, data)
+
+    def clear(self) -> None:
+        self.called("clear")
+        super().clear()
+
+    def set_threads(self, num_threads: int) -> None:
+        self.called("set_threads")
+        super().set_threads(num_threads)
+
+    def stays_ordered(self, batch: Batch, slots: set[int]) -> bool:
+        self.called("stays_ordered")
+        return super().stays_ordered(batch, slots)
+
+    def canonical_threads(self) -> int:
+        self.called("canonical_threads")
+        return super().canonical_threads()
+
+    def is_end(self, token: int) -> bool:
+        self.called("is_end")
+        return super().is_end(token)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+
+
+SMALL: dict[str, Any] = {
+    "num_cells": 90, "num_sequences": 2, "num_slots": 6, "batch_size": 16, "context_length": 60,
+}  # fmt: skip
+SHARED = list(range(24))
+LOAD = [  # prefixes that are shared, parked, brought back and evicted, in turn
+    GenerationRequest([*SHARED, 1], 6),
+    GenerationRequest([*SHARED, 2], 6, num_choices=2),
+    GenerationRequest([7] * 40, 8),
+    GenerationRequest([8] * 40, 3, cache_salt="other"),
+    GenerationRequest([*SHARED, 3], 5),
+]
+AFTER = GenerationRequest([*SHARED, 4], 6)
+SEEDED = SamplingParams(seed=7, is_reproducible=True)
+
+
+class Load:
+    """Requests, the backend they are for, and what each gets alone."""
+
+    def __init__(self, is_seeded: bool) -> None:
+        """Where they are seeded, the backend rounds as kernels do."""
+        self.options = {**SMALL, "canonical_rows": 8} if is_seeded else SMALL
+        requests = [*LOAD, AFTER]
+        if is_seeded:
+            requests = [structs.replace(request, sampling=SEEDED) for request in requests]
+        *self.requests, self.after = requests
+        self.expected: dict[int, list[list[int]]] = {}
+        run(self._alone)
+
+    async def _alone(self) -> None:
+        for request in [*self.requests, self.after]:
+            engine = Engine(FakeBackend(**self.options))
+            got = await answer(engine, request)
+            assert not isinstance(got, ApiError)
+            self.expected[id(request)] = got
+            await asyncio.to_thread(engine.close)
+
+
+async def answer(engine: Engine, request: GenerationRequest) -> list[list[int]] | ApiError:
+    """The tokens of each choice, or why there are none."""
+    try:
+        async with engine.generate([request]) as generation:
+            choices: list[list[int]] = [[] for _ in range(generation.num_choices)]
+            async for events in generation:
+                for event in events:
+                    assert event.token is not None
+                    choices[event.choice].append(event.token)
+        return choices
+    except ApiError as error:
+        return error
+
+
+async def settle(engine: Engine) -> None:
+    """Until the engine's thread has nothing to do, and has said so."""
+    while engine.num_waiting or engine.pulse.phase is not Phase.IDLE:
+        await asyncio.sleep(0.001)
+
+
+async def serve(load: Load, backend: Faulty) -> int:
+    """Runs the load, some of it at once, then one request more; returns how many failed."""
+    engine = Engine(backend, EngineSettings(max_parked=100_000))
+    answers = list(await asyncio.gather(*(answer(engine, each) for each in load.requests[:3])))
+    answers += [await answer(engine, each) for each in load.requests[3:]]
+    answers.append(await answer(engine, load.after))
+    if engine.fault is None:
+        await settle(engine)
+        assert engine.stats.kv_used == backend.num_used
+        backend.method = ""
+        assert await answer(engine, load.after) == load.expected[id(load.after)]
+    else:
+        assert engine.stats.num_running == engine.stats.kv_used == 0
+        assert isinstance(answers[-1], ApiError)
+    for request, got in zip([*load.requests, load.after], answers, strict=True):
+        if isinstance(got, ApiError):
+            assert got.status in (500, 503)
+        else:
+            assert got == load.expected[id(request)]
+    await asyncio.to_thread(engine.close)
+    assert backend.closed
+    return sum(isinstance(got, ApiError) for got in answers)
+
+
+def failures(load: Load, backend: Faulty) -> int:
+    return asyncio.run(asyncio.wait_for(serve(load, backend), 60))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["", "seeded"])
+def load(request: pytest.FixtureRequest) -> Load:
+    return Load(request.param)
+
+
+@pytest.fixture(scope="module")
+def counts(load: Load) -> dict[str, int]:
+    """How often the load calls each method."""
+    backend = Faulty(**load.options)
+    assert failures(load, backend) == 0
+    return backend.calls
+
+
+def test_the_load_calls_what_there_is(counts: dict[str, int]) -> None:
+    assert {name for name, count in counts.items() if count} >= {
+        *("decode", "logits", "is_end", "set_threads", "copy", "drop", "save", "restore")
+    }
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("method", METHODS)
+def test_an_error_at_any_call_harms_those_it_befell_alone(
+    load: Load, counts: dict[str, int], method: str, error: type[BaseException]
+) -> None:
+    """Whatever the call, the other requests and the next one get what they get alone, and cells
+    and slots are accounted for."""
+    for at in range(1, min(counts[method], 50) + 1):
+        num_failed = failures(load, Faulty(method, at, error, **load.options))
+        assert num_failed < len(LOAD), (method, at)
+        if method in ("logits", "is_end"):
+            assert num_failed <= 1, (method, at)  # the sequence's own
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_those_that_wait_outlive_a_step_that_fails(error: type[BaseException]) -> None:
+    async def test() -> None:
+        backend = Faulty("decode", 2, error, num_sequences=1)
+        engine = Engine(backend)
+        prompts = [[1, 2], [3, 4], [5, 6]]
+        requests = [GenerationRequest(prompt, 5) for prompt in prompts]
+        first, *others = await asyncio.gather(*(answer(engine, each) for each in requests))
+        assert isinstance(first, EngineFailed)
+        assert others == [[reference(prompt, 5, 128)] for prompt in prompts[1:]]
+        await asyncio.to_thread(engine.close)
+
+    run(test)
+
+
+def test_a_backend_that_fails_again_and_again_is_given_up_and_says_so() -> None:
+    class Broken(Faulty):
+        def decode(self, batch: Batch) -> None:
+            raise RuntimeError("out of order")
+
+    async def test() -> None:
+        backend = Broken()
+        engine = Engine(backend, name="m")
+        got = [await answer(engine, GenerationRequest([1], 2)) for _ in range(MAX_FAULTS)]
+        assert all(isinstance(each, EngineFailed) for each in got)
+        while not backend.closed:
+            await asyncio.sleep(0.001)
+        assert engine.fault and "out of order" in engine.fault
+        with pytest.raises(ModelUnavailable) as caught:
+            engine.generate([GenerationRequest([1], 2)])
+        assert caught.value.retry_after_s
+        await asyncio.to_thread(engine.close)
+
+    run(test)
+
+
+def test_cells_that_cannot_be_cleared_end_the_engine_and_all_are_told() -> None:
+    class Broken(Faulty):
+        def clear(self) -> None:
+            raise RuntimeError("no")
+
+    async def test() -> None:
+        backend = Broken("decode", 2, num_sequences=1)
+        engine = Engine(backend)
+        requests = [GenerationRequest([at], 9) for at in range(4)]
+        got = await asyncio.gather(*(answer(engine, each) for each in requests))
+        assert all(isinstance(each, ApiError) for each in got)
+        await asyncio.to_thread(engine._thread.join)
+        assert engine.fault and backend.closed
+        await asyncio.to_thread(engine.close)
+
+    run(test)
+
+
+def test_a_thread_that_has_ended_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_run", lambda self: None)
+    engine = Engine(FakeBackend())
+    engine._thread.join()
+    assert engine.fault == "the engine's thread has ended"
+
+
+def test_threads_that_cannot_rest_harm_nobody() -> None:
+    class Restless(FakeBackend):
+        def rest(self) -> None:
+            super().rest()
+            raise RuntimeError
+
+    async def test() -> None:
+        backend = Restless()
+        engine = Engine(backend)
+        while not backend.num_rests:
+            await asyncio.sleep(0.01)
+        assert await answer(engine, GenerationRequest([1, 2], 3)) == [reference([1, 2], 3, 128)]
+        await asyncio.to_thread(engine.close)
+
+    run(test)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_request_whose_grammar_breaks_as_it_is_added_fails_alone(at: int) -> None:
+    calls = itertools.count(1)
+
+    class Grammar:
+        def follow(self) -> None:
+            if next(calls) == at:
+                raise Panic("poisoned")
+
+    async def test() -> None:
+        engine = Engine(FakeBackend())
+        bad = GenerationRequest([1, 2], 30, num_choices=3, grammar=Grammar())  # type: ignore[arg-type]
+        got, other = await asyncio.gather(
+            answer(engine, bad), answer(engine, GenerationRequest([3, 4], 20))
+        )
+        assert isinstance(got, EngineFailed) and other == [reference([3, 4], 20, 128)]
+        await settle(engine)
+        await asyncio.to_thread(engine.close)
+
+    run(test)
+
+
+class Stuck(FakeBackend):
+    """Hangs in a call until let go."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+        self.may_go, self.hangs = threading.Event(), threading.Event()
+
+    def decode(self, batch: Batch) -> None:
+        self._stop("decode")
+        super().decode(batch)
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        self._stop("logits")
+        return super().logits(row)
+
+    def _stop(self, method: str) -> None:
+        if method == self.method:
+            self.hangs.set()
+            assert self.may_go.wait(60)
+
+
+@pytest.mark.parametrize(("method", "phase"), [("decode", "COMPUTING"), ("logits", "WORKING")])
+def test_a_thread_that_hangs_shows_no_pulse_and_can_be_given_up(method: str, phase: str) -> None:
+    async def test() -> None:
+        backend = Stuck(method)
+        engine = Engine(backend)
+        waiting = asyncio.create_task(answer(engine, GenerationRequest([1, 2], 3)))
+        await asyncio.to_thread(backend.hangs.wait, 60)
+        pulse = engine.pulse
+        await asyncio.sleep(0.05)
+        assert engine.pulse == pulse and pulse.phase is Phase[phase]
+        engine.abandon("no step for 1 s")
+        assert isinstance(await waiting, EngineFailed) and engine.fault == "no step for 1 s"
+        with pytest.raises(EngineFailed):
+            engine.generate([GenerationRequest([1], 1)])
+        await asyncio.to_thread(engine.close)  # waits for nothing
+        assert not backend.closed
+        backend.may_go.set()
+        while not backend.closed:  # the thread frees it when it comes back
+            await asyncio.sleep(0.001)
+
+    run(test)
+
+
+def test_the_end_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        backend = Stuck("decode")
+        engine = Engine(backend)
+        waiting = asyncio.create_task(answer(engine, GenerationRequest([1, 2], 3)))
+        await asyncio.to_thread(backend.hangs.wait, 60)
+        await asyncio.to_thread(engine.close, 0.05)
+        assert isinstance(await waiting, ModelUnavailable)
+        backend.may_go.set()
+
+    assert 1 <= CLOSE_LIMIT_S <= 30 and engine_module
+    run(test)
+
+
+def test_idle_and_busy_engines_have_a_pulse() -> None:
+    async def test() -> None:
+        engine = Engine(FakeBackend())
+        await answer(engine, GenerationRequest([1, 2], 3))
+        await settle(engine)
+        while engine.pulse.phase is not Phase.IDLE:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(engine.close)
+
+    run(test)
+
+
+def stands_still(pulses: list[Pulse], max_checks: int = 3) -> list[bool]:
+    dog = Watchdog(max_checks)
+    return [dog.stands_still(pulse) for pulse in pulses]
+
+
+def test_a_watchdog_barks_at_what_stays_where_it_was() -> None:
+    at, on = Pulse(1, Phase.WORKING), Pulse(2, Phase.WORKING)
+    assert stands_still([at] * 4) == [False, False, False, True]
+    assert not any(stands_still([at, at, at, on, on, on, at, at, at]))
+    assert not any(stands_still([Pulse(1, Phase.IDLE)] * 99))
+    computing = [Pulse(1, Phase.COMPUTING)] * 99
+    assert stands_still(computing).index(True) == 3 * COMPUTING_FACTOR

@@ -1,0 +1,194 @@
+"""Loading once, failing for a while, dropping what broke; over models that are plain objects."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from localinfra.errors import ApiError, ModelUnavailable
+from localinfra.models import pool as pool_module
+from localinfra.models.pool import LoadState, Pool
+
+
+class Model:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fault: str | None = None
+        self.is_closed = False
+        self.may_close = threading.Event()
+        self.may_close.set()
+
+    def close(self) -> None:
+        assert self.may_close.wait(60)
+        self.is_closed = True
+
+
+class Shelf:
+    """Makes models, or raises what it was told to."""
+
+    def __init__(self) -> None:
+        self.made: list[Model] = []
+        self.error: BaseException | None = None
+        self.num_loads = 0
+        self.pool: Pool[Model] = Pool(self.load, Model.close, lambda model: model.fault)
+
+    def load(self, name: str) -> Model:
+        self.num_loads += 1
+        if self.error:
+            raise self.error
+        self.made.append(Model(name))
+        return self.made[-1]
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+class Panic(BaseException):
+    pass
+
+
+def test_all_who_ask_get_one_load() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        models = await asyncio.gather(*(shelf.pool.get("a") for _ in range(5)))
+        assert set(models) == {shelf.made[0]} and shelf.pool.state("a") is LoadState.LOADED
+        assert await shelf.pool.close()
+        assert shelf.made[0].is_closed
+        with pytest.raises(ModelUnavailable):
+            await shelf.pool.get("a")
+
+    run(test)
+
+
+def test_a_model_that_broke_is_dropped_and_comes_back_with_the_next_request() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        first = await shelf.pool.get("a")
+        other = await shelf.pool.get("b")
+        first.fault = "its thread ended"
+        shelf.pool.check()
+        assert {name: fault.reason for name, fault in shelf.pool.faults.items()} == {
+            "a": "its thread ended"
+        }
+        assert shelf.pool.loaded() == {"b": other} and shelf.pool.state("a") is LoadState.ABSENT
+        second = await shelf.pool.get("a")
+        assert second is not first and first.is_closed and not shelf.pool.faults
+        second.fault = "again"  # seen by the request itself
+        assert (await shelf.pool.get("a")) is shelf.made[-1] is not second
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_one_that_can_not_be_freed_keeps_nobody_waiting_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "UNLOAD_LIMIT_S", 0.05)
+
+    async def test() -> None:
+        shelf = Shelf()
+        first = await shelf.pool.get("a")
+        first.may_close.clear()
+        first.fault = "it hangs"
+        second = await shelf.pool.get("a")
+        assert second is not first and not first.is_closed
+        first.may_close.set()
+        await until(lambda: first.is_closed)
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_what_is_given_up_for_good_is_not_loaded_again() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        await shelf.pool.get("a")
+        shelf.pool.drop("a", "it hung three times", is_final=True)
+        with pytest.raises(ModelUnavailable, match="hung three times"):
+            await shelf.pool.get("a")
+        assert shelf.num_loads == 1 and shelf.pool.faults
+        await shelf.pool.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("error", [OSError("no such disk"), MemoryError(), Panic("poisoned")])
+def test_a_failed_load_is_remembered_for_some_seconds(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        shelf.error = error
+        for _ in range(3):
+            with pytest.raises(ModelUnavailable) as caught:
+                await shelf.pool.get("a")
+            assert 1 <= (caught.value.retry_after_s or 0) <= pool_module.RETRY_AFTER_S
+        assert shelf.num_loads == 1 and shelf.pool.state("a") is LoadState.FAILED
+        assert not shelf.pool.faults  # it never was there
+        shelf.error = None
+        later = time.monotonic() + pool_module.RETRY_AFTER_S
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        assert (await shelf.pool.get("a")).name == "a"
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_absent_files_are_told_as_they_are_and_promise_no_time() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        shelf.error = ModelUnavailable("Fetch it: localinfra fetch a", "model")
+        with pytest.raises(ApiError, match="Fetch it") as caught:
+            await shelf.pool.get("a")
+        assert caught.value.retry_after_s is None
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_a_broken_model_that_can_not_be_loaded_stays_a_fault_with_a_time() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        (await shelf.pool.get("a")).fault = "its thread ended"
+        shelf.error = ModelUnavailable("no memory", "model")
+        for _ in range(3):
+            with pytest.raises(ModelUnavailable) as caught:
+                await shelf.pool.get("a")
+            assert caught.value.retry_after_s
+        assert shelf.num_loads == 2 and shelf.pool.faults["a"].reason == "its thread ended"
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_the_end_has_a_deadline(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        stuck, fine = await shelf.pool.get("a"), await shelf.pool.get("b")
+        stuck.may_close.clear()
+        assert not await shelf.pool.close(0.2)
+        assert fine.is_closed and "a did not end" in caplog.text
+        stuck.may_close.set()
+
+    run(test)
+
+
+def test_a_load_that_hangs_ends_with_the_deadline_too() -> None:
+    async def test() -> None:
+        may_go = threading.Event()
+        pool: Pool[bool] = Pool(lambda name: may_go.wait(60), lambda model: None)
+        waiting = asyncio.create_task(pool.get("a"))
+        await until(lambda: pool.state("a") is LoadState.LOADING)
+        assert not await pool.close(0.05)
+        waiting.cancel()
+        may_go.set()
+
+    run(test)

@@ -1,0 +1,110 @@
+"""Any ASGI application on the server's own connections, in a thread; and bytes as they are."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import msgspec
+from starlette.types import ASGIApp
+
+from localinfra.api.server import Server, bind
+from localinfra.config import ServerSettings
+
+
+class Serving:
+    """Listens on a free port of `host` from the start on."""
+
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        sockets = bind(host, 0)
+        self.port = sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.server = Server(app, settings or ServerSettings())
+        self._thread = threading.Thread(target=self._run, args=(sockets,))
+        self._thread.start()
+        while not self.server.started:
+            assert self._thread.is_alive()
+            time.sleep(0.01)
+
+    def _run(self, sockets: list[socket.socket]) -> None:
+        with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
+            runner.run(self.server.serve(sockets))
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 30)
+
+    @contextlib.contextmanager
+    def talk(self) -> "Iterator[Talk]":
+        with self.connect() as connection:
+            yield Talk(connection)
+
+
+class RawReply(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, str | None]:
+        return msgspec.json.decode(self.body)["error"]
+
+
+class Talk:
+    """One connection. Reads answers with a Content-Length, or to the connection's end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.held = b""
+
+    def send(self, *parts: bytes) -> None:
+        """Until the server reads no more."""
+        with contextlib.suppress(OSError):
+            for part in parts:
+                self.connection.sendall(part)
+
+    def reply(self) -> RawReply:
+        while b"\r\n\r\n" not in self.held:
+            self._receive()
+        head, self.held = self.held.split(b"\r\n\r\n", 1)
+        lines = head.decode("latin-1").split("\r\n")
+        headers = {
+            name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])
+        }
+        size = int(headers.get("content-length", "0"))
+        while len(self.held) < size:
+            self._receive()
+        body, self.held = self.held[:size], self.held[size:]
+        return RawReply(int(lines[0].split()[1]), headers, body)
+
+    def ask(self, *parts: bytes) -> RawReply:
+        self.send(*parts)
+        return self.reply()
+
+    def is_closed(self) -> bool:
+        """Waits for the server to close it, for half a minute at most."""
+        with contextlib.suppress(ConnectionError):
+            while self.connection.recv(65536):
+                pass
+        return True
+
+    def _receive(self) -> None:
+        data = self.connection.recv(65536)
+        assert data, f"closed after {self.held!r}"
+        self.held += data
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

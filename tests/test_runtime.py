@@ -1,0 +1,173 @@
+"""Parts that break come back, and `/health` tells meanwhile; over models that only play."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from asgi import answer, scope_of
+
+from localinfra import config as config_file
+from localinfra import runtime as runtime_module
+from localinfra.api.app import create_app
+from localinfra.engine.engine import EngineStats
+from localinfra.engine.watchdog import Phase, Pulse
+from localinfra.errors import ModelUnavailable
+from localinfra.models import catalog as catalog_file
+from localinfra.runtime import Runtime
+
+CATALOGUE = """
+[server]
+watchdog_s = 2
+
+[model.text]
+kind = "text"
+source = "a.gguf"
+
+[model.vectors]
+kind = "embedding"
+source = "b.gguf"
+
+[model.flux]
+kind = "image"
+source = "folder"
+"""
+
+
+class Model:
+    stats = EngineStats(0, 0, 0, 0, 0)
+    num_waiting = 0
+    idle_s = 0.0
+
+    def __init__(self) -> None:
+        self.fault: str | None = None
+        self.pulse = Pulse()
+        self.given_up: str | None = None
+        self.is_closed = False
+
+    def abandon(self, reason: str) -> None:
+        self.given_up = reason
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Playing(Runtime):
+    error: Exception | None = None
+
+    def _load_kind(self, name: str, entry: object) -> Any:
+        if self.error:
+            raise self.error
+        return Model()
+
+    async def model(self, name: str) -> Any:
+        return await self._models.get(name)
+
+    async def health(self) -> tuple[int, dict[str, Any]]:
+        reply = await answer(create_app(self), scope_of(path="/health"))
+        return reply.status, msgspec.json.decode(reply.body)
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Playing:
+    (tmp_path / "models.toml").write_text(CATALOGUE)
+    config = config_file.load(tmp_path / "models.toml")
+    return Playing(config.server, catalog_file.load(config))
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["text", "vectors", "flux"])
+def test_a_dead_part_makes_health_degraded_until_it_is_back(runtime: Playing, name: str) -> None:
+    async def test() -> None:
+        model = await runtime.model(name)
+        assert await runtime.health() == (200, {**(await runtime.health())[1], "status": "ok"})
+        model.fault = "its thread ended with MemoryError()"
+        status, told = await runtime.health()
+        assert (status, told["status"]) == (503, "degraded")
+        assert told["reason"] == f"{name}: its thread ended with MemoryError()"
+        assert told["models_loaded"] == 0
+        again = await runtime.model(name)
+        assert again is not model and model.is_closed
+        status, told = await runtime.health()
+        assert (status, told["status"]) == (200, "ok") and "reason" not in told
+        await runtime.close()
+
+    run(test)
+
+
+def test_health_stays_degraded_while_it_can_not_be_loaded(runtime: Playing) -> None:
+    async def test() -> None:
+        (await runtime.model("text")).fault = "gone"
+        runtime.error = RuntimeError("still no memory")
+        with pytest.raises(ModelUnavailable) as caught:
+            await runtime.model("text")
+        assert caught.value.retry_after_s and (await runtime.health())[0] == 503
+        await runtime.close()
+
+    run(test)
+
+
+def test_it_comes_back_by_itself_where_nobody_asks(
+    runtime: Playing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_module, "PULSE_CHECK_S", 0.01)
+    monkeypatch.setattr(runtime_module, "REVIVE_AFTER_S", 0.2)
+
+    async def test() -> None:
+        runtime.start()
+        (await runtime.model("text")).fault = "gone"
+        assert (await runtime.health())[0] == 503
+        while (await runtime.health())[0] == 503:
+            await asyncio.sleep(0.01)
+        assert "text" in runtime.loaded()
+        await runtime.close()
+
+    run(test)
+
+
+def test_an_engine_that_hangs_is_left_behind_and_loaded_anew(
+    runtime: Playing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runtime_module, "PULSE_CHECK_S", 0.5)  # four checks are two seconds
+
+    async def test() -> None:
+        for number in range(runtime_module.MAX_HANGS):
+            model = await runtime.model("text")
+            model.pulse = Pulse(7, Phase.WORKING)
+            for _ in range(5):
+                assert model.given_up is None
+                runtime._give_up_hanging()
+            assert model.given_up == "its engine made no step for 2 s"
+            assert "text: its engine made no step" in (await runtime.health())[1]["reason"]
+            assert caplog.text.count("_give_up_hanging") == number + 1  # every thread's stack
+        with pytest.raises(ModelUnavailable, match="Restart the server"):
+            await runtime.model("text")
+        await runtime.close()
+
+    run(test)
+
+
+def test_a_check_that_fails_is_not_the_last_one(
+    runtime: Playing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_module, "PULSE_CHECK_S", 0.01)
+    seen: list[float] = []
+
+    def fail() -> None:
+        seen.append(time.monotonic())
+        raise ZeroDivisionError
+
+    async def test() -> None:
+        monkeypatch.setattr(runtime, "_revive", fail)
+        runtime.start()
+        while len(seen) < 3:
+            await asyncio.sleep(0.01)
+        await runtime.close()
+
+    run(test)

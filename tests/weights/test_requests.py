@@ -1,0 +1,234 @@
+"""What clients send without meaning much by it, on every route that answers with text."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import codex
+import httpx2
+import msgspec
+import pytest
+from live import LiveServer
+
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+MESSAGES, NATIVE = "/v1/messages", "/v1/inference/smollm2"
+HELLO = [{"role": "user", "content": "Hello"}]
+BODIES: dict[str, dict[str, Any]] = {
+    CHAT: {"model": "smollm2", "messages": HELLO, "max_tokens": 2},
+    COMPLETIONS: {"model": "smollm2", "prompt": "Hello", "max_tokens": 2},
+    RESPONSES: {"model": "smollm2", "input": "Hello", "max_output_tokens": 2},
+    MESSAGES: {"model": "smollm2", "messages": HELLO, "max_tokens": 2},
+    NATIVE: {"input": "Hello", "max_new_tokens": 2},
+}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"enum": ["END", "Paris"]}}},
+    },
+}
+CALLED = {
+    "role": "assistant", "content": [],
+    "tool_calls": [{"id": "call_1", "type": "function",
+                    "function": {"name": "get_weather", "arguments": "{}"}}],
+}  # fmt: skip
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def post(server: LiveServer, path: str, **fields: Any) -> httpx2.Response:
+    return server.post(path, {**BODIES[path], **fields})
+
+
+def ignored(reply: httpx2.Response) -> list[str]:
+    assert reply.status_code == 200, reply.text
+    return reply.headers.get("x-localinfra-ignored", "").split(", ")
+
+
+def events(server: LiveServer, path: str, **fields: Any) -> Iterator[Any]:
+    return parsed(post(server, path, stream=True, **fields).content)
+
+
+def parsed(body: bytes) -> Iterator[Any]:
+    for line in body.splitlines():
+        if line.startswith(b"data: {"):
+            yield json.loads(line.removeprefix(b"data: "))
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"max_tokens": 2.0, "n": 1.0, "seed": -1.0, "top_k": -1}),
+        (CHAT, {"max_tokens": -1, "max_completion_tokens": 2}),
+        (CHAT, {"top_logprobs": 0, "logprobs": False}),
+        (CHAT, {"messages": [*HELLO, CALLED, {"role": "tool", "tool_call_id": "call_1",
+                                              "content": "21 degrees"}]}),
+        (CHAT, {"tools": [], "tool_choice": "none", "functions": [], "stop": [], "user": "",
+                "response_format": {"type": "text"}, "logit_bias": {}, "stream_options": None,
+                "reasoning_effort": "", "modalities": [], "tool_choices": None}),
+        (CHAT, {"response_format": {}, "tool_choice": "", "function_call": {}, "stop": ""}),
+        (COMPLETIONS, {"suffix": "", "max_tokens": 2e0, "logprobs": 1.0, "stop": ""}),
+        (COMPLETIONS, {"max_tokens": 2, "seed": -1, "top_k": -1.0, "best_of": 1.0}),
+        (RESPONSES, {"max_output_tokens": 2.0, "previous_response_id": "", "instructions": "",
+                     "metadata": [], "tool_choice": {}, "text": {}, "reasoning": {}}),
+        (MESSAGES, {"max_tokens": 2.0, "top_k": -1, "thinking": {}, "tool_choice": {}}),
+        (NATIVE, {"max_new_tokens": 2.0, "num_responses": 1.0, "top_k": -1, "seed": -1}),
+    ],
+)  # fmt: skip
+def test_nothings_and_whole_floats_are_as_good_as_left_out(
+    server: LiveServer, path: str, fields: dict[str, Any]
+) -> None:
+    reply = post(server, path, **fields)
+    assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("charset", ["", "; charset=utf8", "; charset=UTF-8", "; Charset=utf_8;"])
+def test_a_byte_order_mark_and_any_spelling_of_utf_8_are_fine(
+    server: LiveServer, path: str, charset: str
+) -> None:
+    body = b"\xef\xbb\xbf" + json.dumps(BODIES[path]).encode()
+    headers = {"content-type": f"application/json{charset}"}
+    reply = httpx2.post(server.url + path, content=body, headers=headers, timeout=60)
+    assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, NATIVE])
+def test_repeat_penalty_is_repetition_penalty(server: LiveServer, path: str) -> None:
+    limit = {NATIVE: {"max_new_tokens": 24}}.get(path, {"max_tokens": 24})
+    fields = {"temperature": 0, "seed": 1, **limit}
+    own, other, neither = (
+        post(server, path, **fields, **penalty).json()
+        for penalty in ({"repetition_penalty": 5}, {"repeat_penalty": 5}, {})
+    )
+
+    def text(reply: Any) -> Any:
+        choice = (reply.get("choices") or reply["results"])[0]
+        return choice.get("text") or choice.get("generated_text") or choice["message"]["content"]
+
+    assert text(own) == text(other) != text(neither)
+    both = post(server, path, repetition_penalty=1.5, repeat_penalty=1.5)
+    assert both.status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_usage_comes_once_in_a_stream(server: LiveServer, path: str) -> None:
+    plain = list(events(server, path))
+    assert [event["usage"]["completion_tokens"] for event in plain if event.get("usage")] == [2]
+    assert plain[-1]["choices"][0]["finish_reason"] and plain[-1]["usage"]
+    asked = list(events(server, path, stream_options={"include_usage": True}))
+    assert [event["usage"]["completion_tokens"] for event in asked if event.get("usage")] == [2]
+    assert asked[-1]["choices"] == [] and asked[-1]["usage"]["completion_tokens"] == 2
+    assert asked[-2]["choices"][0]["finish_reason"]
+
+
+def test_what_a_template_reads_can_be_set_and_the_rest_is_named(server: LiveServer) -> None:
+    kwargs = {"enable_thinking": False, "of_next_year": [1], "documents": [{"title": "a"}]}
+    reply = post(server, CHAT, model="thinker", chat_template_kwargs=kwargs)
+    assert ignored(reply) == [
+        "chat_template_kwargs.of_next_year", "chat_template_kwargs.documents",
+    ]  # fmt: skip
+    assert "reasoning_content" not in reply.json()["choices"][0]["message"]
+    effort = post(server, CHAT, reasoning_effort="low")
+    assert ignored(effort) == ["reasoning_effort"]
+    assert ignored(post(server, RESPONSES, reasoning={"effort": "low"})) == ["reasoning.effort"]
+    for name in ("messages", "tools", "add_generation_prompt", "bos_token", "raise_exception"):
+        refused = post(server, CHAT, chat_template_kwargs={name: 1})
+        assert refused.status_code == 400 and name in refused.json()["error"]["message"]
+
+
+def test_tools_that_can_not_run_here_are_named(server: LiveServer) -> None:
+    custom = {"type": "custom", "custom": {"name": "patch"}}
+    tools = [WEATHER, {"type": "web_search"}, custom]
+    assert ignored(post(server, CHAT, tools=tools)) == ["tools[1]", "tools[2]"]
+    hosted = {"type": "web_search_20250305", "name": "web_search", "max_uses": 5}
+    own = {"name": "now", "input_schema": {"type": "object"}}
+    assert ignored(post(server, MESSAGES, tools=[own, hosted])) == ["tools[1]"]
+    assert ignored(server.post("/v1/messages/count_tokens", {
+        "model": "smollm2", "messages": HELLO, "tools": [own, hosted],
+    })) == ["tools[1]"]  # fmt: skip
+
+
+def test_stop_strings_count_in_the_content_alone(server: LiveServer) -> None:
+    """This model begins to think and never ends it: whatever it says is reasoning."""
+    fields = {"model": "thinker", "temperature": 0, "max_tokens": 24}
+    whole = post(server, CHAT, **fields).json()["choices"][0]
+    thought = whole["message"]["reasoning_content"]
+    stopped = post(server, CHAT, **fields, stop=thought[4:8]).json()["choices"][0]
+    assert stopped["message"] == whole["message"]
+    assert stopped["finish_reason"] == whole["finish_reason"]
+    said = post(server, MESSAGES, **fields, stop_sequences=[thought[4:8]]).json()
+    assert thought[4:8] in said["content"][0]["thinking"] and said["stop_sequence"] is None
+    limit = {"max_output_tokens": 24, "stop": thought[4:8]}
+    response = post(server, RESPONSES, model="thinker", temperature=0, **limit).json()
+    assert thought[4:8] in response["output"][0]["content"][0]["text"]
+    plain = {**fields, "chat_template_kwargs": {"enable_thinking": False}}
+    spoken = post(server, CHAT, **plain).json()["choices"][0]["message"]["content"]
+    cut = post(server, CHAT, **plain, stop=spoken[4:8]).json()["choices"][0]
+    assert cut["message"]["content"] == spoken[: spoken.index(spoken[4:8])]
+    assert cut["finish_reason"] == "stop"
+
+
+def test_a_stop_string_does_not_cut_a_call(server: LiveServer) -> None:
+    fields = {"tools": [WEATHER], "max_tokens": 64, "temperature": 0}
+    reply = post(server, CHAT, messages=HELLO, tool_choice="required", stop=["END", '"', "}"],
+                 **fields).json()["choices"][0]  # fmt: skip
+    assert reply["finish_reason"] == "tool_calls" and reply["message"]["tool_calls"]
+
+
+def test_without_a_limit_an_answer_may_fill_the_context(server: LiveServer) -> None:
+    """The thinker has no default_max_tokens: its context of 1024 is the limit of a conversation."""
+    asked = [{"role": "user", "content": "word " * 960}]
+    fields = {"model": "thinker", "messages": asked, "logit_bias": {"2": -100, "0": -100}}
+    for limit in (None, -1):
+        reply = post(server, CHAT, **fields, max_tokens=limit).json()
+        assert reply["choices"][0]["finish_reason"] == "length"
+        assert reply["usage"]["total_tokens"] == 1024
+        said = post(server, MESSAGES, model="thinker", messages=asked, max_tokens=limit).json()
+        assert said["stop_reason"] in ("model_context_window_exceeded", "end_turn")
+
+
+def test_both_turns_of_codex_are_answered(server: LiveServer) -> None:
+    """At a small scale: the model's context is."""
+    items = codex.opening(0.02)
+    named = {"type": "function", "name": "spawn_agent", "namespace": "multi_agent_v1"}
+    opening = codex.request(items, 0.02, tool_choice=named, temperature=0, max_output_tokens=160)
+    first = list(parsed(server.post(RESPONSES, opening).content))
+    last = first[-1]
+    assert last["type"] == "response.completed", last
+    assert [event["sequence_number"] for event in first] == list(range(len(first)))
+    [call] = last["response"]["output"]
+    assert (call["name"], call["namespace"]) == ("spawn_agent", "multi_agent_v1")
+    assert [tool["type"] for tool in last["response"]["tools"]] == ["function"] * 7 + ["namespace"]
+    following = codex.request(codex.answered(items, [call]), 0.02, max_output_tokens=4)
+    reply = server.post(RESPONSES, following)
+    assert ignored(reply) == ["client_metadata", "tools[8]"]
+    second = list(parsed(reply.content))
+    assert second[0]["type"] == "response.created"
+    assert second[-1]["response"]["usage"]["output_tokens"] <= 4
+
+
+@pytest.mark.parametrize(
+    ("path", "beat"),
+    [
+        (CHAT, b"\n: keep-alive\n"),
+        (MESSAGES, b'\nevent: ping\ndata: {"type":"ping"}\n'),
+        (RESPONSES, b"\nevent: response.in_progress\ndata: "),
+    ],
+)
+def test_while_a_prompt_is_read_each_api_has_its_sign_of_life(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, path: str, beat: bytes
+) -> None:
+    """Codex and others wait for events: to them a comment is silence."""
+    hurried = msgspec.structs.replace(server.runtime.settings, keepalive_s=0.01)
+    monkeypatch.setattr(server.runtime, "settings", hurried)
+    prompt = f"{path} " * 60  # that no other test has left in the cache
+    asked = {"input": prompt} if path == RESPONSES else {
+        "messages": [{"role": "user", "content": prompt}]
+    }  # fmt: skip
+    body = post(server, path, stream=True, **asked).content
+    num_own = path == RESPONSES  # the one that follows response.created
+    assert body.count(beat) > num_own
+    if path == RESPONSES:
+        numbers = [event["sequence_number"] for event in parsed(body)]
+        assert numbers == list(range(len(numbers)))
