@@ -56,11 +56,26 @@ FILLINGS: dict[str, list[str]] = {
     "short text": TEXT_KINDS,
     "any": [
         *("as many keys as are taken", "as many maps as are taken", "as many floats as are taken"),
-        *("many keys", "maps", "floats", "texts", "long numbers", "nested lists", "nested maps"),
+        *(
+            "many keys",
+            "maps",
+            "floats",
+            "far floats",
+            "texts",
+            "long numbers",
+            "nested lists",
+            "nested maps",
+        ),
         *("letters", "escapes"),
     ],
 }
-ITEMS = {"maps": b"{}", "floats": b"1.5", "texts": b'"ab"', "long numbers": b"9" * 4000}
+ITEMS = {
+    "maps": b"{}",
+    "floats": b"1.5",
+    "far floats": b"1e300",
+    "texts": b'"ab"',
+    "long numbers": b"9" * 4000,
+}
 TEXTS = {"escapes": b"\\n", "letters": b"a", "coded characters": b"\\u00e9"}
 DEPTH = 200  # deeper ones may be refused for that
 

@@ -168,6 +168,8 @@ async def receive_body(
                 unfinished.grow(len(body), len(body) + len(chunk))
                 body += chunk
                 if not message.get("more_body", False):
+                    if weight is not None:
+                        weight.finish()
                     return bytes(body)
     except TimeoutError:
         raise RequestTimeout(

@@ -245,6 +245,7 @@ def json_of(
     for text in texts:
         if NESTED.match(text):
             weight.add(text)
+            weight.finish()
     groups: dict[str, list[Part]] = {}
     for part in parts:
         groups.setdefault(part.name, []).append(part)

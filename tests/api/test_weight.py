@@ -37,6 +37,7 @@ def test_what_stands_in_strings_is_not_counted(value: object, size: int, plain: 
     weight = Weight()
     for at in range(0, len(body), size):
         weight.add(body[at : at + size])
+    weight.finish()
     assert (weight.num_values, weight.num_nested) == (1 + commas(value), nested(value))
 
 
@@ -48,6 +49,7 @@ def test_what_stands_in_strings_is_not_counted(value: object, size: int, plain: 
 def test_a_text_of_any_length_is_one_value(text: str) -> None:
     weight = Weight()
     weight.add(b'{"a":"%b"}' % text.encode())
+    weight.finish()
     assert (weight.num_values, weight.num_nested) == (1, 2)
 
 
@@ -62,15 +64,40 @@ def test_a_text_of_any_length_is_one_value(text: str) -> None:
         b'{"a":"\\\\",' + b'"b":1,' * MAX_NESTED,
         b"[" + (b"9" * 4000 + b",") * 1000,
         b"9" * 1_000_000,
+        b"[" + b"1e300," * 1000,
+        b"[" + b"-4.9E-324," * 1000,
     ],
 )
-def test_what_decodes_for_too_long_is_refused(body: bytes) -> None:
+@pytest.mark.parametrize("size", [100, 1 << 20])
+def test_what_decodes_for_too_long_is_refused(body: bytes, size: int) -> None:
+    """However small the parts are in which it comes."""
+    weight = Weight()
     with pytest.raises(BodyTooLarge, match="too many values"):
-        Weight().add(body)
+        for at in range(0, len(body), size):
+            weight.add(body[at : at + size])
+        weight.finish()
 
 
-def test_what_is_usual_is_taken() -> None:
-    Weight(MAX_TOKEN_IDS).add(b"[%b]" % b",".join([b"100000"] * MAX_TOKEN_IDS))
-    Weight().add(b"[%b]" % b",".join([b'{"role":"user","content":"Hi"}'] * 40_000))
-    Weight().add(b"[%b]" % b",".join([b"0.12345678901234567"] * 200_000))
-    Weight().add(b"9" * 5000)
+@pytest.mark.parametrize(
+    ("body", "max_values"),
+    [
+        (b"[%b]" % b",".join([b"100000"] * MAX_TOKEN_IDS), MAX_TOKEN_IDS),
+        (b"[%b]" % b",".join([b'{"role":"user","content":"Hi"}'] * 40_000), MAX_VALUES),
+        (b"[%b]" % b",".join([b"0.12345678901234567"] * 200_000), MAX_VALUES),
+        (b"[%b]" % b",".join([b"1.5e-05,true,false"] * 60_000), MAX_VALUES),
+        (b"9" * 5000, MAX_VALUES),
+    ],
+)
+def test_what_is_usual_is_taken(body: bytes, max_values: int) -> None:
+    weight = Weight(max_values)
+    weight.add(body)
+    weight.finish()
+
+
+def test_a_body_that_ends_within_a_string_hides_nothing_of_the_next() -> None:
+    weight = Weight()
+    weight.add(b'["')
+    weight.finish()
+    with pytest.raises(BodyTooLarge):
+        weight.add(b"[" + b"1," * MAX_VALUES)
+        weight.finish()
