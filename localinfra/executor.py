@@ -48,6 +48,13 @@ def stop_if_abandoned() -> None:
         raise Abandoned
 
 
+async def give_way() -> None:
+    """Between two pieces of work on the event loop: what has come meanwhile is seen to. One
+    sleep(0) is not enough, since it goes on before what the loop finds on its sockets then."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
 class BoundedExecutor:
     """Runs functions in threads, the smaller first, and keeps a thread for the small ones.
     Event loop only."""

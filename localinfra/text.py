@@ -7,7 +7,7 @@ rest is cheap and stays on the event loop, while the engine computes the next st
 import datetime
 import functools
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -18,8 +18,9 @@ from localinfra.chat.meter import DEADLINE_S, Deadline, LimitExceeded
 from localinfra.chat.prepared import Leniency
 from localinfra.chat.template import ChatTemplate
 from localinfra.engine.constraint import Grammar, GrammarCompiler, as_lark, as_regex
+from localinfra.engine.deltas import Deltas
 from localinfra.engine.engine import Engine, EngineStats
-from localinfra.engine.output import ChoiceOutput, OutputDelta
+from localinfra.engine.output import ChoiceOutput
 from localinfra.engine.request import GenerationRequest, TextRequest
 from localinfra.engine.stops import Stops
 from localinfra.engine.watchdog import Pulse
@@ -369,13 +370,13 @@ class TextModel:
 
         return await self._counting.run(work, size=len(ids))
 
-    def token_prompt(self, ids: Sequence[int], param: str) -> list[int]:
-        """Checks ids that a client sent. Raises InvalidRequest for one beyond the vocabulary, and
-        ContextLengthExceeded."""
+    def token_prompt(self, ids: list[int], param: str) -> list[int]:
+        """Checks a prompt that a client sent as ids. Raises InvalidRequest for one beyond the
+        vocabulary, and ContextLengthExceeded."""
         if len(ids) > self.context_length:
             raise ContextLengthExceeded(len(ids), self.context_length, param)
         self._check_ids(ids, param)
-        return list(ids)
+        return ids
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
         if not ids or (min(ids) >= 0 and max(ids) < self.num_vocab):
@@ -422,20 +423,12 @@ class TextModel:
         if at_least > self.context_length:
             raise ContextLengthExceeded(at_least, self.context_length, param)
 
-    def generate(self, request: TextRequest) -> AsyncGenerator[list[OutputDelta], None]:
-        """Gives what became certain since the last time, for whichever choices it did.
+    def generate(self, request: TextRequest) -> Deltas:
+        """Submits the request. Raises ContextLengthExceeded, QueueFull and InvalidRequest.
 
-        Choices are numbered prompt by prompt. Closing the generator frees their places at the
-        engine's next step. Raises ContextLengthExceeded, QueueFull and InvalidRequest at once,
-        EngineFailed while it runs.
+        Choices are numbered prompt by prompt.
         """
         requests = self._engine_requests(request)
-        self._engine.check_queue()
-        return self._deltas(requests, request)
-
-    async def _deltas(
-        self, requests: list[GenerationRequest], request: TextRequest
-    ) -> AsyncGenerator[list[OutputDelta], None]:
         stops = Stops(request.stops)
         outputs = [
             ChoiceOutput(
@@ -447,13 +440,7 @@ class TextModel:
             )
             for choice in range(len(requests) * request.num_choices)
         ]
-        async with self._engine.generate(requests) as generation:
-            async for events in generation:
-                deltas = [delta for event in events if (delta := outputs[event.choice].push(event))]
-                for delta in deltas:
-                    if delta.finish_reason is not None:
-                        generation.stop(delta.choice)
-                yield deltas
+        return Deltas(self._engine.generate(requests), outputs)
 
     def _spelled(self, marks: frozenset[int]) -> Callable[[int], bytes]:
         """What tokens add to a text in which these control tokens are spelled out."""

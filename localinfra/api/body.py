@@ -6,9 +6,10 @@ Judges size, pace, content type, JSON and the struct's annotations; past it valu
 
 import asyncio
 import codecs
+import contextlib
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from localinfra.api.liberal import decode_liberally
+from localinfra.api.weight import MAX_VALUES, Weight
 from localinfra.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -24,11 +26,13 @@ from localinfra.errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
+from localinfra.executor import give_way
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 JSON_TYPE = re.compile(rb"application/([\w.-]+\+)?json", re.IGNORECASE)
 READABLE_CHARSETS = ("utf-8", "ascii")  # as Python calls them; ASCII is UTF-8 as well
+NESTED_SIZE = 32  # a list, object or name is as much work as so many characters
 NULL = msgspec.Raw(b"null")
 FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -76,10 +80,11 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
     value: T
     # Top-level fields that the struct does not have, as the client wrote them.
     ignored: tuple[str, ...]
+    size: int = 0  # of a body that was weighed: what it takes to go through it
 
     def ignoring(self, names: Iterable[str]) -> "Decoded[T]":
         """The same, where these were left out as well: paths into the body, as errors name them."""
-        return Decoded(self.value, (*self.ignored, *names))
+        return msgspec.structs.replace(self, ignored=(*self.ignored, *names))
 
     @property
     def headers(self) -> dict[str, str]:
@@ -88,7 +93,10 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
 
 
 async def read_body(
-    request: Request, kind: type[T], limits: BodyLimits = DEFAULT_LIMITS
+    request: Request,
+    kind: type[T],
+    limits: BodyLimits = DEFAULT_LIMITS,
+    max_values: int = MAX_VALUES,
 ) -> Decoded[T]:
     """Reads and checks the request's JSON body.
 
@@ -100,7 +108,11 @@ async def read_body(
     as `param`, and ClientDisconnect when the client left.
     """
     check_content_type(request)
-    return decode(await receive_body(request, limits), kind)
+    weight = Weight(max_values)
+    body = without_mark(await receive_body(request, limits, weight))
+    fields = fields_of(body)
+    await give_way()  # each half takes its time where the body is large
+    return struct_of(body, fields, kind, max(len(body), weight.num_nested * NESTED_SIZE))
 
 
 def check_content_type(request: Request) -> None:
@@ -129,8 +141,11 @@ def check_content_encoding(request: Request) -> None:
         raise UnsupportedMediaType("Send the body uncompressed: this server decodes none.")
 
 
-async def receive_body(request: Request, limits: BodyLimits = DEFAULT_LIMITS) -> bytes:
-    """The whole body, at most `max_bytes` of it held. Content-Length only helps to refuse early.
+async def receive_body(
+    request: Request, limits: BodyLimits = DEFAULT_LIMITS, weight: Weight | None = None
+) -> bytes:
+    """The whole body, at most `max_bytes` of it held, and its `weight` as JSON counted on the way.
+    Content-Length only helps to refuse early.
 
     Raises BodyTooLarge, RequestTimeout, QueueFull where too much is held for others already, and
     ClientDisconnect."""
@@ -148,9 +163,13 @@ async def receive_body(request: Request, limits: BodyLimits = DEFAULT_LIMITS) ->
                 chunk = message.get("body", b"")
                 if len(body) + len(chunk) > limits.max_bytes:
                     raise too_large(limits)
+                if weight is not None:
+                    weight.add(chunk)
                 unfinished.grow(len(body), len(body) + len(chunk))
                 body += chunk
                 if not message.get("more_body", False):
+                    if weight is not None:
+                        weight.finish()
                     return bytes(body)
     except TimeoutError:
         raise RequestTimeout(
@@ -165,17 +184,40 @@ def too_large(limits: BodyLimits) -> BodyTooLarge:
 
 
 def decode(body: bytes, kind: type[T]) -> Decoded[T]:
-    """Decodes on the event loop: msgspec holds the GIL, so in a thread a body of 16 MB stalled the
-    loop no less (measured: 14 ms as one string, 200 ms as 2.7 million token ids, more in a thread).
-    """
+    """Of a body whose weight was counted: msgspec holds the GIL, so a thread would stall the event
+    loop no less. What takes longest takes 60 ms."""
+    body = without_mark(body)
+    return struct_of(body, fields_of(body), kind)
+
+
+def without_mark(body: bytes) -> bytes:
+    """Windows' programs put a byte order mark before UTF-8."""
+    return body.removeprefix(codecs.BOM_UTF8)
+
+
+Fields = dict[str, msgspec.Raw]
+
+
+def fields_of(body: bytes) -> Fields:
+    with refusing(body):
+        return FIELDS.decode(body)
+
+
+def struct_of(body: bytes, fields: Fields, kind: type[T], size: int = 0) -> Decoded[T]:
     decoder, known = decoder_of(kind)
-    body = body.removeprefix(codecs.BOM_UTF8)
+    ignored = tuple(name for name in fields if name not in known)
+    given = {name: raw for name, raw in fields.items() if name in known and raw != NULL}
+    with refusing(body):
+        if len(given) + len(ignored) < len(fields):  # without the nulls
+            body = msgspec.json.encode(given)
+        return Decoded(decode_liberally(body, given, decoder), ignored, size)
+
+
+@contextlib.contextmanager
+def refusing(body: bytes) -> Iterator[None]:
+    """What a decoder raises → InvalidRequest."""
     try:
-        fields = FIELDS.decode(body)
-        ignored = tuple(name for name in fields if name not in known)
-        if any(raw == NULL for raw in fields.values()):
-            body = msgspec.json.encode({k: raw for k, raw in fields.items() if raw != NULL})
-        return Decoded(decode_liberally(body, decoder), ignored)
+        yield
     except msgspec.ValidationError as error:
         raise invalid_value(str(error)) from None
     except RecursionError:  # not a DecodeError, and also raised while skipping an unknown field
@@ -193,6 +235,7 @@ def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], frozenset[str]]:
 
 
 MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+MAX_PROBLEM = 1000  # characters
 LOCATION = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 
 
@@ -201,6 +244,8 @@ def invalid_value(problem: str, within: str = "") -> InvalidRequest:
 
     `within` is the path of a value that was decoded by itself.
     """
+    if len(problem) > MAX_PROBLEM:  # it quotes the value
+        problem = f"{problem[: MAX_PROBLEM // 2]}...{problem[-MAX_PROBLEM // 2 :]}"
     location = LOCATION.search(problem)
     path = ".".join(part for part in (within, location["path"] if location else "") if part)
     what = LOCATION.sub("", problem)[:500]

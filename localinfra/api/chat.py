@@ -3,8 +3,8 @@
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -21,22 +21,24 @@ from localinfra.api.chat_turn import (
     call_id,
     pieces_of,
 )
-from localinfra.api.logprobs import TokenLogprobEntry, token_logprob
+from localinfra.api.logprobs import token_logprob
 from localinfra.api.params import (
     GenerationFields,
     MaxTokens,
+    ShortName,
+    TemplateKwargs,
     TopLogprobs,
     given,
     kwarg_paths,
     log_user,
 )
-from localinfra.api.render import json_response
+from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
-from localinfra.api.structured import ToolChoice, ToolDefinition, left_out, tool_use
+from localinfra.api.structured import MAX_TOOLS, ToolChoice, ToolDefinition, left_out, tool_use
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
-from localinfra.chat.messages import Message
+from localinfra.chat.messages import MAX_MESSAGES, Message
 from localinfra.chat.parser import CallArguments, CallStart, Content, Piece, Thought
 from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
@@ -51,16 +53,20 @@ encode = msgspec.json.Encoder().encode
 
 
 class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool = False
     top_logprobs: TopLogprobs | None = None
-    reasoning_effort: str | None = None
-    chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
-    tools: list[ToolDefinition] = msgspec.field(default_factory=list)
-    tool_choice: str | ToolChoice | None = None
+    reasoning_effort: ShortName | None = None
+    chat_template_kwargs: TemplateKwargs = msgspec.field(default_factory=dict)
+    tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] = msgspec.field(
+        default_factory=list
+    )
+    tool_choice: ShortName | ToolChoice | None = None
     parallel_tool_calls: bool = True
-    modalities: list[str] = msgspec.field(default_factory=list)
+    modalities: Annotated[list[ShortName], Meta(max_length=16)] = msgspec.field(
+        default_factory=list
+    )
 
     def check(self) -> None:
         super().check()
@@ -102,7 +108,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
 
 
 class Logprobs(msgspec.Struct, frozen=True):
-    content: list[TokenLogprobEntry]
+    content: list[msgspec.Raw]
     refusal: None = None
 
 
@@ -202,9 +208,9 @@ async def create_chat_completion(request: Request) -> Response:
     answer = ChatAnswer(model, body, turn, charge)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
-        return EventStream(answer.chunks(), decoded.headers, keepalive_s)
-    completion = await until_disconnect(request.receive, answer.completion())
-    return json_response(completion, headers=decoded.headers)
+        return EventStream(answer.chunks(), decoded.headers, keepalive_s, turn.deltas)
+    completion, choices = await until_disconnect(request.receive, answer.completion())
+    return PiecesResponse(await with_list(completion, "choices", choices), decoded.headers)
 
 
 def assistant_message(said: Said) -> AssistantMessage:
@@ -250,16 +256,17 @@ class ChatAnswer:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
-    async def completion(self) -> ChatCompletion:
+    async def completion(self) -> tuple[ChatCompletion, list[Choice]]:
+        """The choices are not in it yet."""
         builders = [SaidBuilder() for _ in self._turn.readers]
-        scored: list[list[ScoredToken]] = [[] for _ in builders]
+        scored: list[list[msgspec.Raw]] = [[] for _ in builders]
         reasons = ["" for _ in builders]
         async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
             async for delta, pieces in deltas:
                 at = delta.choice
                 self._meter.add(delta)
                 builders[at].add(pieces)
-                scored[at] += delta.scored
+                scored[at] += self._scores(delta.scored)
                 if delta.finish_reason is not None:
                     reasons[at] = self._turn.readers[at].finish_reason(delta.finish_reason)
         choices = [
@@ -268,13 +275,14 @@ class ChatAnswer:
                 zip(builders, scored, reasons, strict=True)
             )
         ]
-        return ChatCompletion(
+        completion = ChatCompletion(
             id=self._id,
             created=self._created,
             model=self._model.name,
-            choices=choices,
+            choices=[],
             usage=self._meter.usage(),
         )
+        return completion, choices
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         """Encoded chunks, those of one step together."""
@@ -301,7 +309,7 @@ class ChatAnswer:
             parts = [Delta(content="")]  # tokens whose text is still held back
         events = []
         for at, part in enumerate(parts):
-            logprobs = None if at else self._logprobs(delta.scored)
+            logprobs = None if at else self._logprobs(self._scores(delta.scored))
             events.append(self._chunk(ChunkChoice(delta.choice, part, logprobs)))
         if delta.finish_reason is not None:
             reason = reader.finish_reason(delta.finish_reason)
@@ -320,7 +328,8 @@ class ChatAnswer:
         )
         return encode(chunk)
 
-    def _logprobs(self, scored: list[ScoredToken] | tuple[ScoredToken, ...]) -> Logprobs | None:
-        if not self._body.logprobs:
-            return None
-        return Logprobs([token_logprob(self._model, token) for token in scored])
+    def _scores(self, scored: Sequence[ScoredToken]) -> list[msgspec.Raw]:
+        return [token_logprob(self._model, token) for token in scored]
+
+    def _logprobs(self, scores: list[msgspec.Raw]) -> Logprobs | None:
+        return Logprobs(scores) if self._body.logprobs else None

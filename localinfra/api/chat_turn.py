@@ -24,6 +24,7 @@ from localinfra.chat.parser import (
     Thought,
     joined,
 )
+from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta, Reading
 from localinfra.engine.request import FinishReason, SamplingParams, TextRequest
 from localinfra.engine.stops import StopMatcher, Stops
@@ -113,11 +114,12 @@ def content(text: str) -> list[Piece]:
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """An answer under way. Whoever has it closes `deltas`."""
+    """An answer under way, which has its place in the queue. Whoever has it closes `deltas`, begun
+    or not."""
 
     num_prompt: int  # tokens
     readers: list[ChoiceReader]  # of each choice
-    deltas: AsyncGenerator[list[OutputDelta], None]
+    deltas: Deltas
     left_out: Sequence[str] = ()  # paths of what was asked of its form and is not enforced
 
 

@@ -13,10 +13,13 @@ from starlette.responses import Response
 
 from localinfra.api.body import read_body
 from localinfra.api.embeddings import MAX_INPUTS, ROUTE, InputType, checked_inputs
+from localinfra.api.params import ShortName
+from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import charge_of
-from localinfra.api.vectors import PiecesResponse, as_base64, as_floats, pieces, truncated_header
+from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
+from localinfra.chat.messages import TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 FORMS = {"float": as_floats, "base64": as_base64}
@@ -25,7 +28,7 @@ Texts = Annotated[list[str], Meta(max_length=MAX_INPUTS)]
 
 
 class ContentPart(msgspec.Struct, frozen=True):
-    type: str
+    type: TypeName
     text: str = ""
 
 
@@ -45,7 +48,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     inputs: Annotated[list[EmbedInput], Meta(max_length=MAX_INPUTS)] = []
     images: Annotated[list[str], Meta(max_length=MAX_INPUTS)] = []
     # The other types of vectors are named as left out where one of FORMS is asked for too.
-    embedding_types: Annotated[list[str], Meta(max_length=16)] = []
+    embedding_types: Annotated[list[ShortName], Meta(max_length=16)] = []
     # classification and clustering have no prompt of their own here.
     input_type: (
         Literal["search_query", "search_document", "classification", "clustering", "image"] | None

@@ -4,7 +4,7 @@ import codecs
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import Decoded, read_body
+from localinfra.api.logprobs import LogprobColumns
 from localinfra.api.params import (
     DEFAULT_TEXT_TOKENS,
     GenerationFields,
@@ -20,14 +21,17 @@ from localinfra.api.params import (
     given,
     log_user,
 )
-from localinfra.api.render import json_response
+from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import conversions, limits, runtime
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
+from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.chat.answer import Answer
-from localinfra.engine.output import OutputDelta, ScoredToken
+from localinfra.engine.deltas import Deltas
+from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import TextRequest, TokenLogprob
 from localinfra.errors import InvalidRequest
+from localinfra.executor import give_way
 
 if TYPE_CHECKING:
     from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
@@ -35,13 +39,21 @@ if TYPE_CHECKING:
 ROUTE = "/v1/completions"
 MAX_PROMPTS = 128
 MAX_CHOICES = 1024  # prompts times best_of; more is a batch job in one request
+INLINE_TOKENS = 2000  # are spelled in a millisecond
+SCORES_AT_ONCE = 64  # with twenty alternatives each, written in 2 ms
 
 encode = msgspec.json.Encoder().encode
 
 
 class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
     # A list holds texts, or the ids of one prompt, or lists of ids: never a mixture.
-    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
+    prompt: (
+        str
+        | Annotated[
+            list[str | int | Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]],
+            Meta(min_length=1, max_length=MAX_TOKEN_IDS),
+        ]
+    )
     logprobs: TopLogprobs | None = None
     echo: bool = False
     best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
@@ -79,11 +91,11 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
         items = self.prompt
         if isinstance(items, str):
             return [items]
-        if all(isinstance(item, int) for item in items):
-            return [[item for item in items if isinstance(item, int)]]
-        for kind in (str, list):
-            if all(isinstance(item, kind) for item in items):
-                return [item for item in items if not isinstance(item, int)]
+        kinds = set(map(type, items))  # there may be a million ids
+        if kinds == {int}:
+            return [items]  # type: ignore[list-item]
+        if kinds in ({str}, {list}):
+            return items  # type: ignore[return-value]
         raise InvalidRequest(
             "prompt must be a string, a list of strings, a list of token ids or a list of such "
             "lists, not a mixture.",
@@ -91,17 +103,10 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
         )
 
 
-class Logprobs(msgspec.Struct, frozen=True):
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
-
-
 class Choice(msgspec.Struct, frozen=True):
     index: int
     text: str
-    logprobs: Logprobs | None = None
+    logprobs: msgspec.Raw | None = None  # LogprobColumns
     finish_reason: str | None = None
 
 
@@ -117,7 +122,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_completion(request: Request) -> Response:
-    return await answer(request, await read_body(request, CompletionRequest, limits(request)))
+    decoded = await read_body(request, CompletionRequest, limits(request), MAX_TOKEN_IDS)
+    return await answer(request, decoded)
 
 
 class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
@@ -125,7 +131,7 @@ class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
 
 
 async def create_engine_completion(request: Request) -> Response:
-    decoded = await read_body(request, EngineCompletionRequest, limits(request))
+    decoded = await read_body(request, EngineCompletionRequest, limits(request), MAX_TOKEN_IDS)
     body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
     return await answer(request, Decoded(body, decoded.ignored))
 
@@ -144,6 +150,10 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
     ]
     compiled = await model.compile(Answer(body.answer_format))
     decoded = decoded.ignoring(compiled.left_out)
+    echoes = [
+        prompt if isinstance(prompt, str) else await spelled(request, model, prompt)
+        for prompt in (body.prompts if body.echo else ())
+    ]
     # Ranking candidates needs the logprobs of what was drawn, if nothing else.
     ranks = body.num_candidates > body.n
     deltas = model.generate(
@@ -160,12 +170,18 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
             prompt_param="prompt",
         )
     )
-    result = CompletionAnswer(model, body, prompts, charge)
+    result = CompletionAnswer(model, body, prompts, echoes, charge)
     if body.stream:
         keepalive_s = runtime(request).settings.keepalive_s
-        return EventStream(result.chunks(deltas), decoded.headers, keepalive_s)
-    completion = await until_disconnect(request.receive, result.completion(deltas))
-    return json_response(completion, headers=decoded.headers)
+        return EventStream(result.chunks(deltas), decoded.headers, keepalive_s, deltas)
+    completion, choices = await until_disconnect(request.receive, result.completion(deltas))
+    return PiecesResponse(await with_list(completion, "choices", choices), decoded.headers)
+
+
+async def spelled(request: Request, model: "TextModel", ids: list[int]) -> str:
+    if len(ids) <= INLINE_TOKENS:
+        return model.text(ids)
+    return await conversions(request).run(model.text, ids, size=len(ids))
 
 
 class CompletionAnswer:
@@ -176,8 +192,10 @@ class CompletionAnswer:
         model: "TextModel",
         body: CompletionRequest,
         prompts: list[list[int]],
+        echoes: list[str],
         charge: Charge,
     ):
+        """`echoes`: the texts of the prompts, none where they are not wanted."""
         self._model = model
         self._body = body
         self._prompt_ids = prompts
@@ -185,26 +203,28 @@ class CompletionAnswer:
         self._meter = UsageMeter(charge, lengths, body.num_candidates)
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self._echoes = [
-            (prompt if isinstance(prompt, str) else model.text(prompt)) if body.echo else ""
-            for prompt in body.prompts
-        ]
+        self._echoes = echoes or [""] * len(prompts)
+        self._prompt_scores: dict[int, LogprobColumns] = {}
 
-    async def completion(self, deltas: AsyncGenerator[list[OutputDelta], None]) -> Completion:
-        candidates = [Candidate() for _ in range(len(self._echoes) * self._body.num_candidates)]
+    async def completion(self, deltas: Deltas) -> tuple[Completion, list[Choice]]:
+        """The choices are not in it yet."""
+        candidates = [
+            Candidate(self._model) for _ in range(len(self._echoes) * self._body.num_candidates)
+        ]
         async with contextlib.aclosing(deltas):
             async for step in deltas:
                 for delta in step:
                     self._meter.add(delta)
                     candidates[delta.choice].add(delta)
+                    await self._score(delta, candidates[delta.choice].scores)
         choices: list[Choice] = []
         for prompt in range(len(self._echoes)):
             start = prompt * self._body.num_candidates
             for best in self._best(candidates[start : start + self._body.num_candidates]):
-                logprobs = self._logprobs(prompt, best.scored, best.prompt_logprobs)
+                logprobs = None if self._body.logprobs is None else best.scores.json()
                 text = self._echoes[prompt] + best.text
                 choices.append(Choice(len(choices), text, logprobs, best.finish_reason))
-        return self._completion(choices, self._meter.usage())
+        return self._completion([], self._meter.usage()), choices
 
     def _best(self, candidates: "list[Candidate]") -> "list[Candidate]":
         if self._body.num_candidates == self._body.n:
@@ -212,30 +232,29 @@ class CompletionAnswer:
         ranked = sorted(candidates, key=lambda candidate: -candidate.mean_logprob)
         return ranked[: self._body.n]
 
-    async def chunks(
-        self, deltas: AsyncGenerator[list[OutputDelta], None]
-    ) -> AsyncGenerator[list[bytes], None]:
+    async def chunks(self, deltas: Deltas) -> AsyncGenerator[list[bytes], None]:
         """Encoded chunks, those of one step together; an echo is the first of its choice."""
         begun: set[int] = set()
         async with contextlib.aclosing(deltas):
             async for step in deltas:
                 events = []
                 for delta in step:
-                    events += self._events(delta, is_first=delta.choice not in begun)
+                    events += await self._events(delta, is_first=delta.choice not in begun)
                     begun.add(delta.choice)
                 if events:
                     yield events
         if self._body.includes_usage:
             yield [encode(self._completion([], self._meter.usage()))]
 
-    def _events(self, delta: OutputDelta, is_first: bool) -> list[bytes]:
+    async def _events(self, delta: OutputDelta, is_first: bool) -> list[bytes]:
         """The chunk with what was added, and the one that ends the choice."""
         self._meter.add(delta)
-        prompt = delta.choice // self._body.num_candidates
-        text = (self._echoes[prompt] if is_first else "") + delta.text
+        text = (self._echoes[self._prompt_of(delta)] if is_first else "") + delta.text
         events = []
         if text or delta.scored or delta.prompt_logprobs:
-            logprobs = self._logprobs(prompt, delta.scored, delta.prompt_logprobs)
+            scores = LogprobColumns(self._model)
+            await self._score(delta, scores)
+            logprobs = None if self._body.logprobs is None else scores.json()
             events.append(encode(self._completion([Choice(delta.choice, text, logprobs)])))
         if delta.finish_reason is not None:
             last = Choice(delta.choice, "", None, delta.finish_reason)
@@ -252,68 +271,53 @@ class CompletionAnswer:
             usage=usage,
         )
 
-    def _logprobs(
-        self,
-        prompt: int,
-        scored: Sequence[ScoredToken],
-        prompt_logprobs: list[TokenLogprob] | None,
-    ) -> Logprobs | None:
+    def _prompt_of(self, delta: OutputDelta) -> int:
+        return delta.choice // self._body.num_candidates
+
+    async def _score(self, delta: OutputDelta, scores: LogprobColumns) -> None:
+        """Adds the logprobs of a delta, if they are wanted."""
         if self._body.logprobs is None:
-            return None
-        logprobs = Logprobs([], [], [], [])
-        for logprob, offset in zip(
-            prompt_logprobs or (), self._prompt_offsets(prompt), strict=False
-        ):
-            self._append(logprobs, logprob, offset)
-        for token in scored:
-            self._append(logprobs, token.logprob, len(self._echoes[prompt]) + token.offset)
-        return logprobs
+            return
+        prompt = self._prompt_of(delta)
+        if delta.prompt_logprobs:
+            scores.extend(await self._scored_prompt(prompt, delta.prompt_logprobs))
+        for token in delta.scored:
+            scores.add(token.logprob, len(self._echoes[prompt]) + token.offset)
 
-    def _append(self, logprobs: Logprobs, token: TokenLogprob, offset: int) -> None:
-        logprobs.tokens.append(self._text(token.token))
-        logprobs.token_logprobs.append(token.logprob)
-        logprobs.top_logprobs.append(self._top(token))
-        logprobs.text_offset.append(offset)
+    async def _scored_prompt(self, prompt: int, logprobs: list[TokenLogprob]) -> LogprobColumns:
+        """The same for all choices of the prompt. Others have their turn while it is written."""
+        if (found := self._prompt_scores.get(prompt)) is None:
+            found = LogprobColumns(self._model)
+            offsets = self._prompt_offsets(prompt)
+            for index, (logprob, offset) in enumerate(zip(logprobs, offsets, strict=False)):
+                found.add(logprob, offset)
+                if index % SCORES_AT_ONCE == SCORES_AT_ONCE - 1:
+                    await give_way()
+            self._prompt_scores[prompt] = found
+        return found
 
-    def _top(self, token: TokenLogprob) -> dict[str, float] | None:
-        """By text, as OpenAI has it; of several tokens with one text the likeliest counts."""
-        if token.logprob is None:
-            return None
-        top: dict[str, float] = {}
-        for alternative, logprob in (*token.top, (token.token, token.logprob)):
-            text = self._text(alternative)
-            top[text] = max(logprob, top.get(text, logprob))
-        return top
-
-    def _text(self, token: int) -> str:
-        return self._model.token_bytes(token).decode("utf-8", "replace")
-
-    def _prompt_offsets(self, prompt: int) -> list[int]:
+    def _prompt_offsets(self, prompt: int) -> Iterator[int]:
         """Where each prompt token's text starts in the echo, in characters."""
         ids, echo = self._prompt_ids[prompt], self._echoes[prompt]
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        offsets, length = [], 0
+        length = 0
         for index, token in enumerate(ids):
-            offsets.append(min(length, len(echo)))
+            yield min(length, len(echo))
             text = self._model.token_bytes(token)
             is_added = index == 0 and not echo.encode(errors="replace").startswith(text)
             length += 0 if is_added else len(decoder.decode(text))
-        return offsets
 
 
 class Candidate:
     """One choice as it grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: "TextModel") -> None:
         self.text = ""
-        self.scored: list[ScoredToken] = []
-        self.prompt_logprobs: list[TokenLogprob] | None = None
+        self.scores = LogprobColumns(model)
         self.finish_reason: str | None = None
         self.mean_logprob = 0.0  # over all drawn tokens, the one that ended it included
 
     def add(self, delta: OutputDelta) -> None:
         self.text += delta.text
-        self.scored += delta.scored
-        self.prompt_logprobs = delta.prompt_logprobs or self.prompt_logprobs
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.mean_logprob = delta.sum_logprob / max(delta.num_generated, 1)

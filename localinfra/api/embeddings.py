@@ -10,10 +10,12 @@ from starlette.responses import Response
 
 from localinfra.api.body import Decoded, read_body
 from localinfra.api.params import log_user
+from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import charge_of
-from localinfra.api.vectors import PiecesResponse, as_base64, as_floats, pieces, truncated_header
+from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
+from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.errors import InvalidRequest
 
 ROUTE = "/v1/embeddings"
@@ -21,10 +23,14 @@ MAX_INPUTS = 2048
 
 InputType = Literal["query", "document"]
 
+# Texts, the token ids of one text, or lists of these.
+Ids = Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]
+Inputs = Annotated[list[str | int | Ids], Meta(max_length=MAX_TOKEN_IDS)]
+
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
-    input: str | list[str | int | list[int]]
+    input: str | Inputs
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     input_type: InputType | None = None
@@ -35,7 +41,7 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
     def inputs(self) -> list[str | list[int]]:
         """A text, or its token ids, for each vector. Raises InvalidRequest."""
         given = [self.input] if isinstance(self.input, str) else self.input
-        if given and all(isinstance(item, int) for item in given):
+        if set(map(type, given)) == {int}:  # there may be a million
             return [given]  # type: ignore[list-item]  # one text as token ids
         return checked_inputs(given, "input")
 
@@ -73,11 +79,12 @@ class EngineEmbeddingsRequest(EmbeddingsRequest, frozen=True, kw_only=True):
 
 
 async def create_embeddings(request: Request) -> Response:
-    return await answer(request, await read_body(request, EmbeddingsRequest, limits(request)))
+    decoded = await read_body(request, EmbeddingsRequest, limits(request), MAX_TOKEN_IDS)
+    return await answer(request, decoded)
 
 
 async def create_engine_embeddings(request: Request) -> Response:
-    decoded = await read_body(request, EngineEmbeddingsRequest, limits(request))
+    decoded = await read_body(request, EngineEmbeddingsRequest, limits(request), MAX_TOKEN_IDS)
     body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
     return await answer(request, Decoded(body, decoded.ignored))
 

@@ -22,6 +22,7 @@ from localinfra.image.pictures import original
 from localinfra.image.request import Original
 
 ROUTE = "/v1/images/edits"
+MAX_IMAGES = 16  # OpenAI's
 Strength = Annotated[float, Meta(ge=0.01, le=1)]
 
 # A picture of 16 megapixels takes half a second and 200 MB while it is decoded: two at a time, and
@@ -36,7 +37,8 @@ async def decoding(work: Callable[[], T]) -> T:
 
 
 class EditFields(ImageFields, frozen=True, kw_only=True):
-    image: str | list[str]  # a file of the form, or a data URL; one
+    # A file of the form, or a data URL; one.
+    image: str | Annotated[list[str], Meta(max_length=MAX_IMAGES)]
     mask: str | None = None  # likewise
     strength: Strength | None = None  # how much of it may change
 

@@ -16,11 +16,11 @@ from starlette.responses import Response
 
 from localinfra.api.body import header_list, read_body
 from localinfra.api.image_files import ImageFiles
-from localinfra.api.params import MAX_SEED, log_user
+from localinfra.api.params import MAX_SEED, ShortName, log_user
+from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import charge_of, dollars
-from localinfra.api.vectors import PiecesResponse
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.image.files import MEDIA_TYPES, OutputFormat
 from localinfra.image.files import encode as encode_file
@@ -55,7 +55,7 @@ class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str
     model: str | None = None
     n: Annotated[int, Meta(ge=1, le=10)] = 1
-    size: str = "auto"
+    size: ShortName = "auto"
     response_format: Literal["b64_json", "url"] = "b64_json"
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED - 10)] | None = None
     num_inference_steps: Annotated[int, Meta(ge=1, le=50)] | None = None
@@ -66,10 +66,10 @@ class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
     partial_images: Annotated[int, Meta(ge=0, le=3)] = 0
     progress: bool = False  # an event of each step, in a stream
     strict: bool = False  # refuse prompts of which a part would not be read
-    quality: str | None = None  # low: two steps
-    style: str | None = None  # without effect, as is moderation
-    moderation: str | None = None
-    background: str | None = None
+    quality: ShortName | None = None  # low: two steps
+    style: ShortName | None = None  # without effect, as is moderation
+    moderation: ShortName | None = None
+    background: ShortName | None = None
     user: str | None = None
 
     def check(self) -> None:
@@ -160,7 +160,8 @@ async def answer_images(
     if tokens.cuts:
         headers = {**headers, "x-localinfra-truncated": header_list(tokens.cuts)}
     if body.stream:
-        return EventStream(answer.events(), headers, runtime(request).settings.keepalive_s)
+        keepalive_s = runtime(request).settings.keepalive_s
+        return EventStream(answer.events(), headers, keepalive_s, answer.painting)
     return await until_disconnect(request.receive, answer.whole(headers))
 
 
@@ -205,7 +206,8 @@ async def image_file(
 
 
 class ImageAnswer:
-    """The events of one request → a response, or the events of OpenAI's image streams."""
+    """The events of one request → a response, or the events of OpenAI's image streams. Raises
+    QueueFull when it is made."""
 
     def __init__(
         self,
@@ -223,10 +225,11 @@ class ImageAnswer:
         self._files: ImageFiles = request.app.state.image_files
         self._base_url = str(request.base_url).rstrip("/")
         self._created = int(time.time())
+        self.painting = model.events(wanted)
 
     async def whole(self, headers: Mapping[str, str]) -> Response:
         data: dict[int, bytes] = {}
-        async with aclosing(self._model.events(self._request)) as events:
+        async with aclosing(self.painting) as events:
             async for event in events:
                 if isinstance(event, Finished):  # encoded while the next one is painted
                     self._charge.add(images=1)
@@ -238,7 +241,7 @@ class ImageAnswer:
         return PiecesResponse(parts, headers)
 
     async def events(self) -> AsyncGenerator[bytes | list[bytes], None]:
-        async with aclosing(self._model.events(self._request)) as events:
+        async with aclosing(self.painting) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     self._charge.add(images=1)

@@ -7,20 +7,22 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localinfra.api.embeddings import InputType, checked_inputs
+from localinfra.api.embeddings import Inputs, InputType, checked_inputs
 from localinfra.api.form import read_body_or_form
 from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refuse_webhook
+from localinfra.api.pieces import PiecesResponse
 from localinfra.api.render import json_response
-from localinfra.api.rerank import Document, checked_documents
+from localinfra.api.rerank import MAX_DOCUMENTS, Documents, checked_documents
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import charge_of
-from localinfra.api.vectors import PiecesResponse, as_floats, pieces, truncated_header
+from localinfra.api.vectors import as_floats, pieces, truncated_header
+from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 
 class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True):
-    inputs: str | list[str | int | list[int]]
+    inputs: str | Inputs
     normalize: bool = False  # DeepInfra's default: vectors as the model gives them
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     input_type: InputType | None = None
@@ -37,8 +39,9 @@ class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True):
 
 class RerankBody(msgspec.Struct, frozen=True, kw_only=True):
     query: str | None = None
-    documents: list[str | Document] = msgspec.field(default_factory=list)
-    queries: list[str] = msgspec.field(default_factory=list)  # DeepInfra's, one for all
+    documents: Documents = []
+    # DeepInfra's, one for all.
+    queries: Annotated[list[str], Meta(max_length=MAX_DOCUMENTS)] = []
     truncate: bool = True
     webhook: str | None = None
 
@@ -52,7 +55,9 @@ class RerankScores(msgspec.Struct, frozen=True):
 
 async def infer_embeddings(request: Request, name: str) -> Response:
     timer = Timer()
-    decoded = await read_body_or_form(request, EmbeddingBody, limits(request), files=("image",))
+    decoded = await read_body_or_form(
+        request, EmbeddingBody, limits(request), ("image",), MAX_TOKEN_IDS
+    )
     body = decoded.value
     body.check()
     given = [body.inputs] if isinstance(body.inputs, str) else body.inputs

@@ -21,11 +21,12 @@ from localinfra.api.image_edits import Strength, decoding, from_data_url
 from localinfra.api.images import check_prompt, image_file
 from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.params import MAX_SEED
+from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import Charge, charge_of
-from localinfra.api.vectors import PiecesResponse
 from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.executor import give_way
 from localinfra.image.pictures import original
 from localinfra.image.request import (
     MAX_SIDE,
@@ -152,6 +153,7 @@ async def infer_images(request: Request, name: str) -> Response:
     body = decoded.value
     refuse_webhook(body.webhook)
     if body.input != NO_INPUT:
+        await give_way()  # the body took its time, and so does this
         cog = decode(bytes(body.input), CogInput)
         made = await make_images(
             request, name, cog.value, cog.value.num_outputs, cog.value.prompt_strength

@@ -18,14 +18,13 @@ from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime
 from localinfra.api.usage import UsageMeter, charge_of
 from localinfra.chat.answer import Answer
+from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import TextRequest
 from localinfra.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
-
-Deltas = AsyncGenerator[list[OutputDelta], None]
 
 DEFAULT_NEW_TOKENS = 512  # DeepInfra's
 
@@ -108,7 +107,8 @@ async def infer_text(request: Request, name: str) -> Response:
     meter = UsageMeter(charge, [len(prompt)], body.num_responses)
     if body.stream:
         events = token_events(model, len(prompt), deltas, meter)
-        return EventStream(events, decoded.headers, runtime(request).settings.keepalive_s)
+        keepalive_s = runtime(request).settings.keepalive_s
+        return EventStream(events, decoded.headers, keepalive_s, deltas)
     texts = await until_disconnect(request.receive, whole_texts(deltas, meter))
     usage = meter.usage()
     num_input, num_generated = usage.prompt_tokens, usage.completion_tokens

@@ -27,10 +27,10 @@ from localinfra.api.messages_output import (
     Usage,
     content_blocks,
 )
-from localinfra.api.params import MaxTokens, TopK, check_stops, given, log_user
+from localinfra.api.params import MAX_STOPS, MaxTokens, StopString, TopK, given, log_user
 from localinfra.api.render import error_body, json_response
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import converted, limits, runtime
 from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.parser import Piece
 from localinfra.engine.output import OutputDelta
@@ -53,14 +53,15 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=1)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     top_k: TopK = 0
-    stop_sequences: list[str] = msgspec.field(default_factory=list)
+    stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = msgspec.field(
+        default_factory=list
+    )
     stream: bool = False
     metadata: Metadata = Metadata()
     service_tier: str = "auto"  # without effect: there is one
 
     def turn(self) -> TurnRequest:
         """Raises InvalidRequest and UnsupportedParameter."""
-        check_stops(self.stop_sequences, "stop_sequences")
         return TurnRequest(
             messages=self.conversation(),
             answer=self.answer(),
@@ -87,10 +88,10 @@ class TokenCount(msgspec.Struct, frozen=True):
 async def create_message(request: Request) -> Response:
     decoded = await read_body(request, MessageRequest, limits(request))
     body = decoded.value
-    wanted = body.turn()
+    wanted, left_out = await converted(request, decoded, lambda: (body.turn(), body.left_out))
     log_user(request, body.metadata.user_id)
     model = await runtime(request).text_model(body.model, ROUTE)
-    decoded = decoded.ignoring([*body.left_out, *model.unread(body.kwarg_paths)])
+    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
     charge = charge_of(request, model)
     turn = await begin(model, wanted)
     decoded = decoded.ignoring(turn.left_out)
@@ -101,6 +102,7 @@ async def create_message(request: Request) -> Response:
             error_event,
             decoded.headers,
             runtime(request).settings.keepalive_s,
+            turn.deltas,
             sign_of_life=Ping().named,
         )
     message = await until_disconnect(request.receive, answer.message())
@@ -111,9 +113,12 @@ async def count_message_tokens(request: Request) -> Response:
     """Counts what `create_message` would report: cached or not, all of the rendered prompt."""
     decoded = await read_body(request, PromptFields, limits(request))
     body = decoded.value
-    messages, use = body.conversation(), body.answer().use
+    messages, left_out = await converted(
+        request, decoded, lambda: (body.conversation(), body.left_out)
+    )
+    use = body.answer().use
     model = await runtime(request).text_model(body.model, COUNT_ROUTE)
-    decoded = decoded.ignoring([*body.left_out, *model.unread(body.kwarg_paths)])
+    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
     prompt = await model.chat_prompt(messages, body.template_kwargs, use.tools)
     return json_response(TokenCount(len(prompt.ids)), headers=decoded.headers)
 

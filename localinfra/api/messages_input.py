@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from localinfra.api.structured import (
+    MAX_TOOLS,
     NamedFunction,
     NamedTool,
     declared_tool,
@@ -18,32 +19,42 @@ from localinfra.api.structured import (
     use_of,
 )
 from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse
-from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
+from localinfra.chat.messages import (
+    MAX_MESSAGES,
+    FunctionCall,
+    Json,
+    Message,
+    ToolCall,
+    TypeName,
+)
 from localinfra.errors import ApiError, InvalidRequest, UnsupportedParameter
 
 T = TypeVar("T")
 
 
+Name = Annotated[str, Meta(max_length=256)]
+
+
 class Source(msgspec.Struct, frozen=True):
     """Of a document. Those of the types text and content have a text."""
 
-    type: str = ""
+    type: TypeName = ""
     data: str | None = None
-    content: "str | list[Block] | None" = None
+    content: "Content | None" = None
 
 
 class Block(msgspec.Struct, frozen=True):
     """One block of content. Its type says which fields it must have; what else a client puts
     there, such as `cache_control`, is tolerated."""
 
-    type: str
+    type: TypeName
     text: str | None = None  # of text
     thinking: str | None = None  # of thinking
     id: str | None = None  # of tool_use, as are the next two
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None  # of tool_result, as are the next two
-    content: "str | list[Block] | dict[str, Any] | None" = None
+    content: "Content | dict[str, Any] | None" = None
     is_error: bool | None = None
     title: str | None = None  # of document and search_result, as is the next
     source: str | Source | None = None
@@ -58,7 +69,7 @@ class Block(msgspec.Struct, frozen=True):
 # Some have no place in the message at hand; all others can't be read.
 READABLE = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
 
-Content: TypeAlias = str | list[Block]
+Content: TypeAlias = str | Annotated[list[Block], Meta(max_length=MAX_MESSAGES)]
 Placed: TypeAlias = tuple[str, Block]  # with its path, for errors
 
 
@@ -68,10 +79,10 @@ class InputMessage(msgspec.Struct, frozen=True):
 
 
 class ToolDefinition(msgspec.Struct, frozen=True):
-    name: str = ""
+    name: Name = ""
     description: str | None = None
     input_schema: dict[str, Any] | None = None
-    type: str | None = None
+    type: TypeName | None = None
     strict: bool | None = None  # true: all of the schema, or an error
 
     @property
@@ -95,7 +106,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
 
 class ToolChoice(msgspec.Struct, frozen=True):
     type: Literal["auto", "any", "tool", "none"]
-    name: str | None = None  # of tool
+    name: Name | None = None  # of tool
     disable_parallel_tool_use: bool | None = None
 
 
@@ -132,9 +143,9 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that decide about the prompt, and so about its number of tokens."""
 
     model: str
-    messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=100_000)]
+    messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     system: Content = ""
-    tools: list[ToolDefinition] = []
+    tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] = []
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig = OutputConfig()

@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -31,6 +31,10 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 RepetitionPenalty = Annotated[float, Meta(ge=0.01, le=5)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
+StopString = Annotated[str, Meta(max_length=MAX_STOP_CHARACTERS)]
+ShortName = Annotated[str, Meta(max_length=256)]  # of a setting, or of something declared
+# For the template.
+TemplateKwargs = Annotated[dict[ShortName, Any], Meta(max_length=64)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -49,7 +53,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: RepetitionPenalty | None = None
     repeat_penalty: RepetitionPenalty | None = None  # Ollama's and llama.cpp's name of it
     logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = {}
-    stop: str | list[str] = []
+    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = []
     seed: Annotated[int, Meta(ge=NOT_GIVEN, le=MAX_SEED)] | None = None
     stream: bool = False
     response_format: ResponseFormat | None = None
@@ -63,7 +67,6 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
-        check_stops(self.stops, "stop")
         if self._repetition_penalties[1:]:
             raise InvalidRequest(
                 "repeat_penalty is another name of repetition_penalty: leave one of them out.",
@@ -103,7 +106,7 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
     max_tokens: MaxTokens | None = None
     n: Annotated[int, Meta(ge=1, le=128)] = 1
     stream_options: StreamOptions | None = None
-    functions: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    functions: list[Any] = msgspec.field(default_factory=list)
     function_call: str | dict[str, Any] = "none"
 
     @property
@@ -129,16 +132,6 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
 def given(number: int | None) -> int | None:
     """The number, unless it says that none was given."""
     return None if number == NOT_GIVEN else number
-
-
-def check_stops(stops: Sequence[str], param: str) -> None:
-    """Raises InvalidRequest for more or longer ones than are matched."""
-    if len(stops) > MAX_STOPS:
-        raise InvalidRequest(f"At most {MAX_STOPS} stop strings can be given.", param)
-    if any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
-        raise InvalidRequest(
-            f"A stop string can have at most {MAX_STOP_CHARACTERS} characters.", param
-        )
 
 
 def kwarg_paths(kwargs: Iterable[str]) -> dict[str, str]:

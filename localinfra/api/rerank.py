@@ -24,10 +24,13 @@ class Document(msgspec.Struct, frozen=True):
     text: str
 
 
+Documents = Annotated[list[str | Document], Meta(max_length=MAX_DOCUMENTS)]
+
+
 class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     query: str
-    documents: list[str | Document]
+    documents: Documents
     top_n: Annotated[int, Meta(ge=1)] | None = None
     return_documents: bool = False
     truncate: bool = True  # where a document is too long, as other rerankers do
@@ -61,11 +64,6 @@ def checked_documents(query: str, documents: list[str | Document]) -> list[str]:
         raise InvalidRequest("query is empty.", "query")
     if not documents:
         raise InvalidRequest("documents is empty: send at least one.", "documents")
-    if len(documents) > MAX_DOCUMENTS:
-        raise InvalidRequest(
-            f"{len(documents)} documents were sent; at most {MAX_DOCUMENTS} can be ranked at once.",
-            "documents",
-        )
     texts = [item if isinstance(item, str) else item.text for item in documents]
     if "" in texts:
         raise InvalidRequest(f"documents[{texts.index('')}] is empty.", "documents")

@@ -28,9 +28,10 @@ from localinfra.api.responses_store import (
 )
 from localinfra.api.responses_tools import FunctionTool, Namespace, Offered
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import converted, limits, runtime
 from localinfra.api.structured import ToolChoice
 from localinfra.api.usage import Charge, UsageMeter, charge_of
+from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError, InvalidRequest
@@ -137,17 +138,18 @@ class Asked(msgspec.Struct, frozen=True):
     body: ResponsesRequest
     items: list[AnyItem]
     messages: list[Message]
+    answer: Answer
     offered: Offered
     left_out: list[str]
 
 
 async def create_response(request: Request) -> HttpResponse:
     decoded = await read_body(request, ResponsesRequest, limits(request))
-    asked = what_is_asked(request, decoded)
+    asked = await converted(request, decoded, lambda: what_is_asked(request, decoded))
     body = asked.body
     wanted = TurnRequest(
         messages=asked.messages,
-        answer=body.answer(),
+        answer=asked.answer,
         template_kwargs=body.template_kwargs,
         sampling=body.sampling_params(),
         stops=body.stops,
@@ -168,6 +170,7 @@ async def create_response(request: Request) -> HttpResponse:
             answer.failure,
             headers,
             runtime(request).settings.keepalive_s,
+            turn.deltas,
             sign_of_life=answer.sign_of_life,
         )
     response = await until_disconnect(request.receive, answer.response())
@@ -176,8 +179,8 @@ async def create_response(request: Request) -> HttpResponse:
 
 async def count_input_tokens(request: Request) -> HttpResponse:
     decoded = await read_body(request, ResponsesRequest, limits(request))
-    asked = what_is_asked(request, decoded)
-    tools = asked.body.answer().use.tools
+    asked = await converted(request, decoded, lambda: what_is_asked(request, decoded))
+    tools = asked.answer.use.tools
     model = await runtime(request).text_model(asked.body.model, ROUTE)
     with naming_input():
         prompt = await model.chat_prompt(asked.messages, asked.body.template_kwargs, tools)
@@ -200,7 +203,8 @@ def what_is_asked(request: Request, decoded: Decoded[ResponsesRequest]) -> Asked
         raise InvalidRequest("input is empty: send a text, or at least one item.", "input")
     offered = body.offered
     left_out = [*body.left_out, *offered.left_out, *sent.left_out]
-    return Asked(body, [*earlier, *sent.items], messages, offered, left_out)
+    items = [*earlier, *sent.items]
+    return Asked(body, items, messages, body.answer(), offered, left_out)
 
 
 @contextlib.contextmanager

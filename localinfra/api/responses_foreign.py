@@ -4,9 +4,10 @@ Those that tell of a call become the call of a function, and its output where th
 conversation begun elsewhere goes on here. https://platform.openai.com/docs/api-reference/responses
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from localinfra.api.responses_items import (
     AnyItem,
@@ -15,6 +16,7 @@ from localinfra.api.responses_items import (
     Status,
     new_id,
 )
+from localinfra.chat.messages import MAX_MESSAGES
 
 
 class ForeignItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +88,7 @@ class ForeignOutput(ForeignItem, frozen=True, kw_only=True):
     """Of a shell or a patch. One of the two kinds of shell names its call as its own id."""
 
     call_id: str | None = None
-    output: str | list[Any] | None = None
+    output: str | Annotated[list[Any], Meta(max_length=MAX_MESSAGES)] | None = None
 
     def items(self) -> list[AnyItem]:
         output = self.status or "" if self.output is None else self.output
@@ -110,7 +112,7 @@ class McpCall(ForeignItem, frozen=True, kw_only=True):
 class CodeInterpreterCall(ForeignItem, frozen=True, kw_only=True):
     id: str
     code: str | None = None
-    outputs: list[dict[str, Any]] | None = None
+    outputs: Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)] | None = None
 
     def items(self) -> list[AnyItem]:
         logs = [str(output.get("logs", "")) for output in self.outputs or ()]

@@ -2,8 +2,10 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from localinfra.api.body import decode_within
 from localinfra.api.responses_foreign import FOREIGN
@@ -21,7 +23,7 @@ from localinfra.api.responses_items import (
     SummaryText,
     new_id,
 )
-from localinfra.chat.messages import FunctionCall, Message, ToolCall
+from localinfra.chat.messages import MAX_MESSAGES, FunctionCall, Message, ToolCall, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where it stands
@@ -30,9 +32,12 @@ Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where 
 
 
 class Part(msgspec.Struct, frozen=True):
-    type: str
+    type: TypeName
     text: str | None = None
     refusal: str | None = None
+
+
+Parts: TypeAlias = Annotated[list[Part], Meta(max_length=MAX_MESSAGES)]
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,14 +58,14 @@ class SentItem(msgspec.Struct, frozen=True, kw_only=True):
 
 class SentMessage(SentItem, frozen=True, kw_only=True):
     role: Role
-    content: str | list[Part]
+    content: str | Parts
 
 
 class SentReasoning(SentItem, frozen=True, kw_only=True):
     """`encrypted_content`, with which other services hide theirs, can't be read."""
 
-    summary: list[Part] | None = None
-    content: list[Part] | None = None
+    summary: Parts | None = None
+    content: Parts | None = None
 
 
 class SentCall(SentItem, frozen=True, kw_only=True):
@@ -72,7 +77,7 @@ class SentCall(SentItem, frozen=True, kw_only=True):
 
 class SentOutput(SentItem, frozen=True, kw_only=True):
     call_id: str
-    output: str | list[Part]
+    output: str | Parts
 
 
 class Reference(msgspec.Struct, frozen=True):

@@ -9,8 +9,6 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from localinfra.api.logprobs import TokenLogprobEntry
-
 Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -24,7 +22,7 @@ class InputText(msgspec.Struct, frozen=True, tag="input_text", tag_field="type")
 class OutputText(msgspec.Struct, frozen=True, tag="output_text", tag_field="type"):
     text: str
     annotations: tuple[()] = ()  # there are no files or pages to cite
-    logprobs: tuple[TokenLogprobEntry, ...] = ()
+    logprobs: tuple[msgspec.Raw, ...] = ()
 
 
 class ReasoningText(msgspec.Struct, frozen=True, tag="reasoning_text", tag_field="type"):

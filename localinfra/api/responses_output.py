@@ -11,7 +11,6 @@ import msgspec
 from msgspec import UNSET
 
 from localinfra.api.chat_turn import call_id
-from localinfra.api.logprobs import TokenLogprobEntry
 from localinfra.api.responses_items import (
     FunctionCallItem,
     MessageItem,
@@ -65,12 +64,12 @@ class PartDone(PartEvent, frozen=True, kw_only=True, tag="response.content_part.
 
 class TextDelta(PartEvent, frozen=True, kw_only=True, tag="response.output_text.delta"):
     delta: str
-    logprobs: Sequence[TokenLogprobEntry] = ()
+    logprobs: Sequence[msgspec.Raw] = ()
 
 
 class TextDone(PartEvent, frozen=True, kw_only=True, tag="response.output_text.done"):
     text: str
-    logprobs: Sequence[TokenLogprobEntry] = ()
+    logprobs: Sequence[msgspec.Raw] = ()
 
 
 class ReasoningDelta(PartEvent, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):
@@ -114,7 +113,7 @@ class OpenItem:
     def begin(self) -> Iterator[Event]:
         yield ItemAdded(output_index=self._output_index, item=self.item("in_progress"))
 
-    def add(self, text: str, logprobs: Sequence[TokenLogprobEntry] = ()) -> Event:
+    def add(self, text: str, logprobs: Sequence[msgspec.Raw] = ()) -> Event:
         self._texts.append(text)
         return self._delta(text, logprobs)
 
@@ -126,7 +125,7 @@ class OpenItem:
         """As it stands. One in progress is told of before it has any content."""
         raise NotImplementedError
 
-    def _delta(self, text: str, logprobs: Sequence[TokenLogprobEntry]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
         raise NotImplementedError
 
     def _done(self) -> Event:
@@ -157,7 +156,7 @@ class OpenCall(OpenItem):
             arguments=self._text,
         )
 
-    def _delta(self, text: str, logprobs: Sequence[TokenLogprobEntry]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
         return ArgumentsDelta(**self._at, delta=text)
 
     def _done(self) -> Event:
@@ -186,7 +185,7 @@ class OpenMessage(OpenText):
 
     def __init__(self, output_index: int):
         super().__init__(output_index)
-        self._logprobs: list[TokenLogprobEntry] = []
+        self._logprobs: list[msgspec.Raw] = []
 
     def item(self, status: Status) -> MessageItem:
         content = () if status == "in_progress" else (self._part(),)
@@ -195,7 +194,7 @@ class OpenMessage(OpenText):
     def _part(self) -> OutputText:
         return OutputText(self._text, logprobs=tuple(self._logprobs))
 
-    def _delta(self, text: str, logprobs: Sequence[TokenLogprobEntry]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
         self._logprobs += logprobs
         return TextDelta(**self._at, delta=text, logprobs=logprobs)
 
@@ -213,7 +212,7 @@ class OpenReasoning(OpenText):
     def _part(self) -> ReasoningText:
         return ReasoningText(self._text)
 
-    def _delta(self, text: str, logprobs: Sequence[TokenLogprobEntry]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
         return ReasoningDelta(**self._at, delta=text)
 
     def _done(self) -> Event:
@@ -232,9 +231,7 @@ class OutputWriter:
         self.items: list[OutputItem] = []  # that are done
         self._open: OpenItem | None = None
 
-    def write(
-        self, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprobEntry] = ()
-    ) -> list[Event]:
+    def write(self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw] = ()) -> list[Event]:
         """`logprobs` are of the content among the pieces."""
         return list(self._write(pieces, logprobs))
 
@@ -245,9 +242,7 @@ class OutputWriter:
         """
         return list(self._finish(is_cut))
 
-    def _write(
-        self, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprobEntry]
-    ) -> Iterator[Event]:
+    def _write(self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw]) -> Iterator[Event]:
         for piece in pieces:
             if isinstance(piece, Content):
                 yield from self._turn_to(OpenMessage)
@@ -281,7 +276,7 @@ class OutputWriter:
         self._open = item
         yield from item.begin()
 
-    def _add(self, text: str, logprobs: Sequence[TokenLogprobEntry] = ()) -> Event:
+    def _add(self, text: str, logprobs: Sequence[msgspec.Raw] = ()) -> Event:
         assert self._open is not None
         return self._open.add(text, logprobs)
 

@@ -8,10 +8,18 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from localinfra.api.params import MaxTokens, SamplingFields, TopLogprobs, kwarg_paths
+from localinfra.api.params import (
+    MaxTokens,
+    SamplingFields,
+    ShortName,
+    TemplateKwargs,
+    TopLogprobs,
+    kwarg_paths,
+)
 from localinfra.api.responses_tools import Offered, offered, tool_use
-from localinfra.api.structured import ToolChoice
+from localinfra.api.structured import MAX_TOOLS, ToolChoice
 from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat
+from localinfra.chat.messages import MAX_MESSAGES, TypeName
 from localinfra.chat.template import check_kwargs
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -32,8 +40,8 @@ NEVER_INCLUDED = {
 
 
 class TextFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
-    type: str = "text"
-    name: str | UnsetType | None = UNSET
+    type: TypeName = "text"
+    name: ShortName | UnsetType | None = UNSET
     description: str | UnsetType | None = UNSET
     schema_: dict[str, Any] | UnsetType | None = UNSET
     strict: bool | UnsetType | None = UNSET  # always
@@ -62,14 +70,14 @@ class TextOptions(msgspec.Struct, frozen=True):
 
 
 class Reasoning(msgspec.Struct, frozen=True):
-    effort: str | None = None
+    effort: ShortName | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None  # none is made
 
 
 MetadataKey = Annotated[str, Meta(max_length=64)]
 MetadataValue = Annotated[str, Meta(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=16)]
-Items = Annotated[list[msgspec.Raw], Meta(max_length=10_000)]  # read on the event loop in 0.2 s
+Items = Annotated[list[msgspec.Raw], Meta(max_length=MAX_MESSAGES)]
 
 
 class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
@@ -79,28 +87,30 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     previous_response_id: str | None = None
     max_output_tokens: MaxTokens | None = None
     store: bool = True
-    tools: list[msgspec.Raw] = msgspec.field(default_factory=list)
-    tool_choice: str | ToolChoice = "auto"
+    tools: Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOOLS)] = msgspec.field(
+        default_factory=list
+    )
+    tool_choice: ShortName | ToolChoice = "auto"
     parallel_tool_calls: bool = True
     text: TextOptions = TextOptions()
     reasoning: Reasoning = Reasoning()
-    chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
-    include: list[str] = msgspec.field(default_factory=list)
+    chat_template_kwargs: TemplateKwargs = msgspec.field(default_factory=dict)
+    include: Annotated[list[ShortName], Meta(max_length=64)] = msgspec.field(default_factory=list)
     top_logprobs: TopLogprobs | None = None
     metadata: Metadata = msgspec.field(default_factory=dict)
 
     # Without effect, and some of them told again in the response.
     max_tool_calls: int | None = None  # of tools that the server runs, of which there are none
     service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    safety_identifier: ShortName | None = None
+    prompt_cache_key: ShortName | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
     stream_options: dict[str, Any] | None = None
 
     # Left out: nothing is cut or summed up, and what does not fit is refused.
     truncation: Literal["auto", "disabled"] = "disabled"
-    context_management: list[msgspec.Raw] | None = None
+    context_management: Annotated[list[msgspec.Raw], Meta(max_length=64)] | None = None
 
     # Refused.
     background: bool = False
@@ -109,7 +119,6 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     moderation: dict[str, Any] | None = None
 
     def check(self) -> None:
-        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
         super().check()
         check_kwargs(self.chat_template_kwargs)
         for at, name in enumerate(self.include):

@@ -1,5 +1,6 @@
 """Finished responses, kept in memory to be gone on from: GET and DELETE /v1/responses/{id}."""
 
+import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from typing import Literal, cast
@@ -45,7 +46,7 @@ class KeptResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseStore:
-    """Event loop only. A caller finds his own responses alone: those of the same API key."""
+    """Any thread. A caller finds his own responses alone: those of the same API key."""
 
     def __init__(self, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES):
         self._max_responses = max_responses
@@ -53,6 +54,7 @@ class ResponseStore:
         self._kept: OrderedDict[str, KeptResponse] = OrderedDict()  # the latest used is last
         self._of_item: dict[str, str] = {}  # an output item's id → its response's
         self._num_bytes = 0
+        self._lock = threading.RLock()
 
     def put(
         self,
@@ -70,11 +72,12 @@ class ResponseStore:
             output=output,
             num_bytes=len(body) + len(encode(input)) + len(encode(output)),
         )
-        self._kept[id] = kept
-        self._of_item |= {item.id: id for item in output}
-        self._num_bytes += kept.num_bytes
-        while self._is_full and len(self._kept) > 1:
-            self._drop(self._least_wanted())
+        with self._lock:
+            self._kept[id] = kept
+            self._of_item |= {item.id: id for item in output}
+            self._num_bytes += kept.num_bytes
+            while self._is_full and len(self._kept) > 1:
+                self._drop(self._least_wanted())
 
     def _least_wanted(self) -> str:
         shares: defaultdict[str, float] = defaultdict(float)
@@ -89,11 +92,12 @@ class ResponseStore:
 
     def find(self, id: str, caller: str) -> KeptResponse | None:
         """None also for the response of somebody else, of whom nothing is told."""
-        kept = self._kept.get(id)
-        if kept is None or kept.caller != caller:
-            return None
-        self._kept.move_to_end(id)
-        return kept
+        with self._lock:
+            kept = self._kept.get(id)
+            if kept is None or kept.caller != caller:
+                return None
+            self._kept.move_to_end(id)
+            return kept
 
     def find_item(self, id: str, caller: str) -> AnyItem | None:
         """An item that a kept response has put out."""
@@ -102,10 +106,11 @@ class ResponseStore:
 
     def drop(self, id: str, caller: str) -> bool:
         """Whether it was there."""
-        is_there = self.find(id, caller) is not None
-        if is_there:
-            self._drop(id)
-        return is_there
+        with self._lock:
+            is_there = self.find(id, caller) is not None
+            if is_there:
+                self._drop(id)
+            return is_there
 
     def _drop(self, id: str) -> None:
         kept = self._kept.pop(id)

@@ -7,31 +7,36 @@ https://platform.openai.com/docs/api-reference/responses/create
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from localinfra.api.body import decode_within
+from localinfra.api.params import ShortName
 from localinfra.api.responses_items import flat_name
 from localinfra.api.structured import (
+    MAX_TOOLS,
     AllowedTools,
     NamedFunction,
     NamedTool,
     ToolChoice,
     declared_tool,
     no_function_to_call,
+    too_many_tools,
     use_of,
 )
 from localinfra.chat.answer import Tool, ToolUse
+from localinfra.chat.messages import TypeName
 
 
 class Typed(msgspec.Struct, frozen=True):
-    type: str
+    type: TypeName
 
 
 class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["function"] = "function"
-    name: str
+    name: ShortName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None  # true: all of the parameters' schema, or an error
@@ -49,9 +54,9 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SentNamespace(msgspec.Struct, frozen=True, kw_only=True):
-    name: str
+    name: ShortName
     description: str = ""
-    tools: list[msgspec.Raw]
+    tools: Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOOLS)]
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +103,8 @@ def offered(sent: Sequence[msgspec.Raw]) -> Offered:
             if kind == "function":
                 function = decode_within(here, raw, FunctionTool)
                 tool = function.tool(here, namespace)
+                if len(found.tools) == MAX_TOOLS:
+                    raise too_many_tools()
                 found.tools.append(tool)
                 found.names[tool.name] = ToolName(function.name, namespace)
                 yield function

@@ -6,7 +6,7 @@ Knows no payload's meaning. The client's leaving closes the source, so whatever 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -23,6 +23,10 @@ DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
+class Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
 class Stream(Response, Generic[Item]):
     """Sends items as events. How one looks, an error and the end, is up to the subclass.
 
@@ -31,9 +35,9 @@ class Stream(Response, Generic[Item]):
     raise what should become an HTTP status before making the response. An error afterwards is the
     last event, and the end mark stays away: that stands for a whole answer.
 
-    `events` is owned by the response: it is closed however that ends, and has taken its first step
-    even if the client had left before (Python skips the `finally` of a generator never started).
-    A slow reader only holds up its own `events`.
+    `events` and its `source`, a place taken in a queue, are owned by the response: both are closed
+    however that ends. (Python skips the `finally` of a generator never started, so `events` can't
+    be trusted to close what it reads from.) A slow reader only holds up its own `events`.
     """
 
     media_type = "text/event-stream"
@@ -44,8 +48,10 @@ class Stream(Response, Generic[Item]):
         events: AsyncGenerator[Item | list[Item], None],
         headers: Mapping[str, str] | None = None,
         keepalive_s: float = 15.0,
+        source: Closable | None = None,
     ):
         self.events = events
+        self.source = source
         self.keepalive_s = keepalive_s
         self.status_code = 200
         self.background = None
@@ -54,7 +60,11 @@ class Stream(Response, Generic[Item]):
         self.init_headers({**own, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_disconnect(receive, self.stream(scope, send))
+        try:
+            await until_disconnect(receive, self.stream(scope, send))
+        finally:
+            if self.source is not None:
+                await self.source.aclose()
 
     async def stream(self, scope: Scope, send: Send) -> None:
         wire = Wire(send)
@@ -111,11 +121,12 @@ class NamedEventStream(Stream[NamedEvent]):
         error_event: Callable[[ApiError, Scope], NamedEvent],
         headers: Mapping[str, str] | None = None,
         keepalive_s: float = 15.0,
+        source: Closable | None = None,
         *,
         sign_of_life: Callable[[], NamedEvent] | None = None,
     ):
         """`sign_of_life` makes an event to be sent in place of a comment."""
-        super().__init__(events, headers, keepalive_s)
+        super().__init__(events, headers, keepalive_s, source)
         self.error_event = error_event
         self.sign_of_life = sign_of_life
 

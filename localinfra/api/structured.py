@@ -1,13 +1,15 @@
 """`response_format`, `tools` and `tool_choice` as clients send them → `chat.answer`'s values."""
 
 import re
+from collections import Counter
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from localinfra.chat.answer import ANY_OBJECT, AnswerFormat, Tool, ToolUse
-from localinfra.chat.messages import Json
+from localinfra.chat.messages import Json, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 MAX_TOOLS = 128
@@ -24,7 +26,7 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}
 class ResponseFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
     """OpenAI's, and DeepInfra's `regex` and `grammar`."""
 
-    type: str
+    type: TypeName
     json_schema: JsonSchemaFormat | None = None
     schema_: dict[str, Any] | None = None  # beside json_object, as llama.cpp's server takes it
     regex: str | None = None
@@ -75,7 +77,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
     """Of other types than functions nothing can be offered here: those are left out."""
 
     function: FunctionDefinition | None = None
-    type: str = "function"
+    type: TypeName = "function"
 
     @property
     def is_function(self) -> bool:
@@ -123,8 +125,11 @@ def declared_tool(
     return Tool(name, definition, parameters, param, is_strict)
 
 
+FunctionName = Annotated[str, Meta(max_length=256)]
+
+
 class NamedFunction(msgspec.Struct, frozen=True):
-    name: str
+    name: FunctionName
 
 
 class NamedTool(msgspec.Struct, frozen=True):
@@ -142,19 +147,19 @@ class AllowedTools(msgspec.Struct, frozen=True):
 class AllowedChoice(msgspec.Struct, frozen=True):
     """OpenAI's `allowed_tools`, within a `ToolChoice` or flat as in the Responses API."""
 
-    mode: str = "auto"
+    mode: TypeName = "auto"
     tools: Annotated[list["ToolChoice"], Meta(max_length=MAX_TOOLS)] = []
 
 
 class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
     """`tool_choice` where it is an object, in all forms that OpenAI's APIs know."""
 
-    type: str = ""  # a function's, where it is left out
+    type: TypeName = ""  # a function's, where it is left out
     function: NamedFunction | None = None  # of chat
-    name: str | None = None  # of the Responses API, as is the next
-    namespace: str | None = None
+    name: FunctionName | None = None  # of the Responses API, as is the next
+    namespace: FunctionName | None = None
     allowed_tools: AllowedChoice | None = None  # of chat
-    mode: str | None = None  # of the Responses API, as is the next
+    mode: TypeName | None = None  # of the Responses API, as is the next
     tools: Annotated[list["ToolChoice"], Meta(max_length=MAX_TOOLS)] | None = None
 
     @property
@@ -230,14 +235,18 @@ def no_function_to_call() -> UnsupportedParameter:
     )
 
 
+def too_many_tools() -> InvalidRequest:
+    return InvalidRequest(f"At most {MAX_TOOLS} tools can be given.", "tools")
+
+
 def use_of(
     declared: list[Tool], choice: str | NamedTool | AllowedTools | None, is_parallel: bool
 ) -> ToolUse:
     """Raises InvalidRequest."""
     if len(declared) > MAX_TOOLS:
-        raise InvalidRequest(f"At most {MAX_TOOLS} tools can be given.", "tools")
-    names = [tool.name for tool in declared]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise too_many_tools()
+    names = Counter(tool.name for tool in declared)
+    if twice := next((name for name, count in names.items() if count > 1), None):
         raise InvalidRequest(f"Two tools are called {twice}.", "tools")
     if isinstance(choice, AllowedTools):
         for name in choice.names:
@@ -264,7 +273,7 @@ def use_of(
     return ToolUse(declared, is_required=is_required, is_parallel=is_parallel)
 
 
-def check_declared(name: str, names: list[str]) -> None:
+def check_declared(name: str, names: Collection[str]) -> None:
     """Raises InvalidRequest."""
     if name not in names:
         raise InvalidRequest(

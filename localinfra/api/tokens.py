@@ -4,7 +4,7 @@ Only text models: the ids are those of their prompts.
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
@@ -12,11 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import read_body
-from localinfra.api.params import kwarg_paths
+from localinfra.api.params import TemplateKwargs, kwarg_paths
 from localinfra.api.render import json_response
 from localinfra.api.state import limits, runtime
-from localinfra.api.structured import ToolDefinition, left_out, tool_use
-from localinfra.chat.messages import Message
+from localinfra.api.structured import MAX_TOOLS, ToolDefinition, left_out, tool_use
+from localinfra.api.weight import MAX_TOKEN_IDS
+from localinfra.chat.messages import MAX_MESSAGES, Message
 from localinfra.chat.template import check_kwargs, ends_in_answer
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.models.catalog import Catalog, TextModelEntry
@@ -34,15 +35,15 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str | None = None
     prompt: Annotated[str, Meta(max_length=MAX_CHARACTERS)] | None = None
-    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
     # A prompt's BOS. That of messages is the template's: there it has no effect.
     add_special_tokens: bool = True
     return_token_strs: bool = False
     add_generation_prompt: bool | None = None  # this and all below are for messages
     continue_final_message: bool = False
-    tools: list[ToolDefinition] = []
+    tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] = []
     chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: TemplateKwargs = {}
 
     def check(self) -> None:
         """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
@@ -131,7 +132,7 @@ async def chat_tokens(model: "TextModel", body: TokenizeRequest) -> list[int]:
 
 
 async def join_tokens(request: Request) -> Response:
-    decoded = await read_body(request, DetokenizeRequest, limits(request))
+    decoded = await read_body(request, DetokenizeRequest, limits(request), MAX_TOKEN_IDS)
     model = await named_model(request, decoded.value.model)
     text = await model.detokenize(decoded.value.tokens, "tokens")
     return json_response(Detokenized(text), headers=decoded.headers)

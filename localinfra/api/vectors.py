@@ -5,12 +5,10 @@ A vector of 1,024 numbers takes 0.1 ms, and a request may have 2,048 of them.
 
 import asyncio
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 if TYPE_CHECKING:
     from localinfra.embed.encoder import Rows  # brings numpy
@@ -50,26 +48,6 @@ async def pieces(
         return found
 
     return all_pieces() if rows.size <= INLINE_NUMBERS else await asyncio.to_thread(all_pieces)
-
-
-class PiecesResponse(Response):
-    """A JSON body that is sent piece by piece."""
-
-    media_type = "application/json"
-
-    def __init__(self, parts: list[bytes], headers: Mapping[str, str] | None = None):
-        self.parts = parts
-        self.status_code = 200
-        self.background = None
-        size = {"content-length": str(sum(map(len, parts)))}
-        self.init_headers({**size, **(headers or {})})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        for part in self.parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
 
 
 def truncated_header(indices: list[int]) -> dict[str, str]:

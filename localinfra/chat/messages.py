@@ -5,15 +5,20 @@ Decodes and validates; renders nothing and knows no model.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 Plain: TypeAlias = dict[str, Json]  # a message as templates read it
+
+MAX_MESSAGES = 10_000  # of a conversation; as many parts may be in one
+MAX_CALLS = 1024  # of one message
+TypeName = Annotated[str, Meta(max_length=100)]
 
 TEXTS_LOOKED_AT = 10_000  # to tell how large a conversation is
 CHARACTERS_OF_MARKS = 10  # of a message
@@ -24,7 +29,7 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 class ContentPart(msgspec.Struct, frozen=True):
     """One part of a content list. Only `text` and an assistant's `refusal` can be honoured."""
 
-    type: str
+    type: TypeName
     text: str | None = None
     refusal: str | None = None
 
@@ -44,9 +49,9 @@ class Message(msgspec.Struct, frozen=True):
     """https://platform.openai.com/docs/api-reference/chat/create; other fields are tolerated."""
 
     role: Role
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Meta(max_length=MAX_MESSAGES)] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_CALLS)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None

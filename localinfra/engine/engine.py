@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -62,7 +62,7 @@ class Generation:
     """Submitted requests as the event loop sees them: an async iterator of what each step gave.
 
     Choices are numbered through: those of the first request, then those of the next. Must be
-    closed (`async with`), which frees the places of its choices at the next step.
+    closed (`async with`, or `close`), which frees the places of its choices at the next step.
     """
 
     def __init__(self, engine: "Engine", requests: list[GenerationRequest]):
@@ -80,10 +80,14 @@ class Generation:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the places of all choices that are not complete. Idempotent."""
         for choice in list(self._open):
             self.stop(choice)
 
-    async def __aiter__(self) -> AsyncIterator[list[TokenEvent]]:
+    async def __aiter__(self) -> AsyncGenerator[list[TokenEvent], None]:
         """All events that are there, as soon as there are any. Raises a failed request's error."""
         while self._open:
             await self._arrived.wait()

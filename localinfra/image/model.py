@@ -1,14 +1,12 @@
 """ImageModel: a loaded image pipeline as the API sees it. A request → events and pictures."""
 
-from collections.abc import AsyncGenerator
-
 import msgspec
 
 from localinfra.errors import InvalidRequest
 from localinfra.executor import BoundedExecutor
 from localinfra.image.pipeline import FluxPainter
-from localinfra.image.request import Event, ImageRequest
-from localinfra.image.worker import Worker
+from localinfra.image.request import ImageRequest
+from localinfra.image.worker import Painting, Worker
 from localinfra.models.catalog import ImageModelEntry
 
 
@@ -74,10 +72,10 @@ class ImageModel:
         return tokens
 
     def check_queue(self) -> None:
-        """See `Worker.check_queue`: before headers are sent, when it can still be a 429."""
+        """See `Worker.check_queue`: before work that would be in vain."""
         self._worker.check_queue()
 
-    def events(self, request: ImageRequest) -> AsyncGenerator[Event, None]:
+    def events(self, request: ImageRequest) -> Painting:
         """See `Worker.events`."""
         return self._worker.events(request)
 

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
@@ -101,12 +101,8 @@ class Worker:
                 retry_after_s=10,
             )
 
-    async def events(self, request: ImageRequest) -> AsyncGenerator[Event, None]:
-        """What happens to the request's images, until all are finished. Closing the generator
-        stops the one under way at its next step.
-
-        Raises QueueFull, ModelUnavailable when closed, EngineFailed where painting failed.
-        """
+    def events(self, request: ImageRequest) -> "Painting":
+        """Submits the request. Event loop only. Raises QueueFull, ModelUnavailable when closed."""
         self.check_queue()
         job = Job(request, asyncio.get_running_loop())
         self._arrivals.append(job)
@@ -114,18 +110,12 @@ class Worker:
         if self._is_closed:  # asked last: the thread may have looked for the last time
             raise closed(self._name)
         self._num_waiting += 1
-        try:
-            missing = len(request.seeds)
-            while missing:
-                event = await job.events.get()
-                if isinstance(event, Exception):
-                    raise event
-                missing -= isinstance(event, Finished)
-                yield event
-        finally:
-            job.is_cancelled = True
-            self._num_waiting -= 1
-            self._idle_since = time.monotonic()
+        return Painting(job, self._left)
+
+    def _left(self) -> None:
+        """A request is over, however it went."""
+        self._num_waiting -= 1
+        self._idle_since = time.monotonic()
 
     def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
         """Stops at the next step; whoever still waits is told. A step that does not end within the
@@ -199,6 +189,36 @@ class Worker:
     def _end(self, job: Job, error: Exception) -> None:
         self._turns.popleft()
         job.put(error)
+
+
+class Painting:
+    """An async iterator of what happens to a request's images, until all are finished.
+
+    It has its place in the queue already. Whoever has it closes it, begun or not: that stops the
+    image under way at its next step. Raises EngineFailed where painting failed, ModelUnavailable.
+    """
+
+    def __init__(self, job: Job, leave: Callable[[], None]):
+        self._job = job
+        self._leave = leave
+        self._missing = len(job.request.seeds)
+
+    def __aiter__(self) -> "Painting":
+        return self
+
+    async def __anext__(self) -> Event:
+        if not self._missing or self._job.is_cancelled:
+            raise StopAsyncIteration
+        event = await self._job.events.get()
+        if isinstance(event, Exception):
+            raise event
+        self._missing -= isinstance(event, Finished)
+        return event
+
+    async def aclose(self) -> None:
+        if not self._job.is_cancelled:
+            self._job.is_cancelled = True
+            self._leave()
 
 
 def closed(name: str) -> ModelUnavailable:

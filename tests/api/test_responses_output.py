@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.logprobs import TokenLogprobEntry
 from localinfra.api.responses_output import Event, OutputWriter, TokenKinds
 from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
 from localinfra.engine.output import OutputDelta, ScoredToken
@@ -113,7 +112,7 @@ def test_a_finished_answer_has_a_message_even_if_nothing_was_said(pieces: list[P
 
 
 def test_logprobs_are_of_the_content() -> None:
-    first, second = (TokenLogprobEntry(token, -1.0, [], []) for token in "ab")
+    first, second = (msgspec.Raw(b'{"token":"%b"}' % token) for token in (b"a", b"b"))
     writer = OutputWriter()
     events = writer.write([Thought("Hm."), Content("a")], [first])
     events += writer.write([Content("b")], [second])

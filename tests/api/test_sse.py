@@ -206,6 +206,46 @@ def test_a_failing_write_closes_the_source() -> None:
     asyncio.run(run())
 
 
+class Place:
+    """In a queue."""
+
+    def __init__(self) -> None:
+        self.is_taken = True
+
+    async def aclose(self) -> None:
+        self.is_taken = False
+
+
+def test_a_place_is_given_back_though_the_events_never_began() -> None:
+    async def fails(message: Message) -> None:
+        raise BrokenPipeError
+
+    async def run() -> None:
+        source, client, place = Source(), Client(), Place()
+        answer = EventStream(source.events(), source=place)
+        with pytest.raises(OSError):
+            await answer(scope_of(), client.receive, fails)
+        assert not source.started and not place.is_taken
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_shutdown_at_any_step_gives_the_place_back(steps: int) -> None:
+    async def run() -> None:
+        client, place = Client(), Place()
+        answer = EventStream(Source().events(), source=place)
+        task = asyncio.create_task(answer(scope_of(), client.receive, client.send))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not place.is_taken
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("steps", range(12))
 def test_shutdown_at_any_step_closes_the_source(steps: int) -> None:
     async def run() -> None:

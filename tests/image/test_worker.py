@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -49,7 +50,8 @@ def request(*seeds: int) -> ImageRequest:
 
 
 async def all_events(worker: Worker, *seeds: int) -> list[Any]:
-    return [event async for event in worker.events(request(*seeds))]
+    async with aclosing(worker.events(request(*seeds))) as events:
+        return [event async for event in events]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -149,6 +151,25 @@ def test_a_full_queue_refuses_and_a_failure_ends_one_request() -> None:
         with pytest.raises(EngineFailed):
             await bad
         assert (await good)[-1] == Finished(0, 4)
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_a_place_is_taken_before_anything_is_read_and_given_back_unread() -> None:
+    async def main() -> None:
+        painter = Painter(gated=True)
+        worker = Worker(painter, name="flux", max_waiting=1)
+        assert painter.may_step
+        first = worker.events(request(1, 2, 3))
+        with pytest.raises(QueueFull):
+            worker.events(request(4))
+        await first.aclose()
+        await first.aclose()  # as often as one likes
+        assert worker.num_waiting == 0
+        painter.may_step.release(100)
+        assert (await all_events(worker, 5))[-1] == Finished(0, 5)
+        assert painter.painted == [5]
         worker.close()
 
     asyncio.run(main())

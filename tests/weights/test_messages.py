@@ -418,7 +418,7 @@ ERRORS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"stream": "yes"}, 400, INVALID, "stream"),
     ({"stop_sequences": "x"}, 400, INVALID, "stop_sequences"),
     ({"stop_sequences": ["x"] * 65}, 400, INVALID, "stop_sequences"),
-    ({"stop_sequences": ["x" * 257]}, 400, INVALID, "stop_sequences"),
+    ({"stop_sequences": ["x" * 257]}, 400, INVALID, "stop_sequences[0]"),
     ({"metadata": {"user_id": 5}}, 400, INVALID, "metadata.user_id"),
     ({"thinking": {"type": "sometimes"}}, 400, INVALID, "thinking.type"),
     ({"thinking": {"type": "enabled", "budget_tokens": 0}}, 400, INVALID, "thinking.budget_tokens"),

@@ -1,0 +1,74 @@
+"""A request's place in the queue, from its submission to the end of its deltas."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from fakes import FakeBackend
+
+from localinfra.engine.deltas import AT_ONCE, Deltas
+from localinfra.engine.engine import Engine
+from localinfra.engine.output import ChoiceOutput
+from localinfra.engine.request import EngineSettings, GenerationRequest
+from localinfra.engine.stops import Stops
+from localinfra.errors import QueueFull
+
+
+@asynccontextmanager
+async def running(backend: FakeBackend, max_waiting: int = 256) -> AsyncIterator[Engine]:
+    engine = Engine(backend, EngineSettings(max_waiting=max_waiting))
+    try:
+        yield engine
+    finally:
+        await asyncio.to_thread(engine.close)
+
+
+def submitted(engine: Engine, num_choices: int = 1, max_tokens: int = 50) -> Deltas:
+    request = GenerationRequest([1, 2, 3], max_tokens, num_choices=num_choices)
+    outputs = [
+        ChoiceOutput(choice, lambda token: b"%d " % token, Stops(()))
+        for choice in range(num_choices)
+    ]
+    return Deltas(engine.generate([request]), outputs)
+
+
+def test_a_place_is_taken_before_anything_is_read_and_given_back_unread() -> None:
+    async def test() -> None:
+        async with running(FakeBackend(num_sequences=1), max_waiting=2) as engine:
+            first = submitted(engine, num_choices=3, max_tokens=100)
+            with pytest.raises(QueueFull):
+                submitted(engine)
+            await first.aclose()
+            while engine.stats.num_running or engine.num_waiting:
+                await asyncio.sleep(0.001)
+            await first.aclose()  # as often as one likes
+            assert [step async for step in submitted(engine)]
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+def test_many_choices_of_a_step_come_in_several_parts_and_others_have_their_turn() -> None:
+    async def test() -> None:
+        async with running(FakeBackend(num_sequences=16, num_slots=20)) as engine:
+            turns = 0
+
+            async def other() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            task = asyncio.create_task(other())
+            deltas = submitted(engine, num_choices=16, max_tokens=1)
+            await asyncio.sleep(0.2)  # all are drawn
+            turns, sizes, turns_at = 0, [], []
+            async for step in deltas:
+                sizes.append(len(step))
+                turns_at.append(turns)
+            task.cancel()
+            assert sum(sizes) == 16 and max(sizes) <= AT_ONCE
+            assert sorted(set(turns_at)) == turns_at
+            await deltas.aclose()
+
+    asyncio.run(asyncio.wait_for(test(), 20))
