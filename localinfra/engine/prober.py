@@ -54,7 +54,7 @@ class Child:
             deadline_s = time.monotonic() + MAX_WAIT_S
             (size,) = struct.unpack("<I", self._read(4, deadline_s))
             return self._read(size, deadline_s).decode()
-        except (OSError, TooLong, struct.error):
+        except (OSError, ValueError, TooLong, struct.error):  # ValueError: closed meanwhile
             self.close()
             raise TooLong from None
 
