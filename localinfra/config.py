@@ -73,6 +73,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_connections: Annotated[int, Meta(ge=1)] = 1024
     max_connections_per_address: Annotated[int, Meta(ge=1)] = 256  # loopback's are not counted
     max_queue: Annotated[int, Meta(ge=1)] = 256  # waiting choices per model; more are 429
+    # Whether holders of different keys reuse each other's computed prompts. `cached_tokens` and the
+    # time to a first token then tell one what another has asked.
+    share_prefixes: bool = False
     shutdown_timeout_s: Seconds = 30.0  # for running answers to end
     watchdog_s: Seconds = 120.0  # without a step while requests run; then the model is loaded anew
     keepalive_s: Seconds = 15.0  # silence in a stream before a sign of life is sent

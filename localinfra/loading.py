@@ -30,8 +30,12 @@ DEFAULT_CONTEXT = 8192
 DEFAULT_MAX_PARKED = 2 << 30  # bytes
 
 
-def load_text_model(name: str, entry: TextModelEntry, max_waiting: int) -> TextModel:
-    """Raises ModelUnavailable with what to do: file absent, damaged, or too large for memory."""
+def load_text_model(
+    name: str, entry: TextModelEntry, max_waiting: int, *, share_prefixes: bool = False
+) -> TextModel:
+    """`share_prefixes`: among all clients, not each one's alone.
+
+    Raises ModelUnavailable with what to do: file absent, damaged, or too large for memory."""
     try:
         path, header = weights(name, entry)
         for adapter in entry.lora:
@@ -58,7 +62,16 @@ def load_text_model(name: str, entry: TextModelEntry, max_waiting: int) -> TextM
         adapts_threads=entry.threads is None and entry.batch_threads is None,
     )
     engine = Engine(context, engine_settings, name=name)
-    return TextModel(name, entry, model, engine, template, template_error, max_waiting)
+    return TextModel(
+        name,
+        entry,
+        model,
+        engine,
+        template,
+        template_error,
+        max_waiting,
+        share_prefixes=share_prefixes,
+    )
 
 
 def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:

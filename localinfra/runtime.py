@@ -91,7 +91,9 @@ class Runtime:
         if isinstance(entry, TextModelEntry):
             from localinfra.loading import load_text_model
 
-            return load_text_model(name, entry, max_queue)
+            return load_text_model(
+                name, entry, max_queue, share_prefixes=self.settings.share_prefixes
+            )
         if isinstance(entry, EmbeddingModelEntry):
             from localinfra.loading_encoders import load_embedding_model
 

@@ -85,8 +85,12 @@ class TextModel:
         template: ChatTemplate | None,
         template_error: str | None = None,
         max_waiting: int = 256,
+        *,
+        share_prefixes: bool = False,
     ):
-        """`max_waiting` requests may wait for their prompt to be made."""
+        """`max_waiting` requests may wait for their prompt to be made; `share_prefixes`: among all
+        clients, not each one's alone."""
+        self._shares_prefixes = share_prefixes
         self.name = name
         self.entry = entry
         self._model = model
@@ -464,6 +468,8 @@ class TextModel:
                 top_logprobs=request.top_logprobs,
                 score_prompt=request.score_prompt,
                 grammar=request.grammar,
+                client=request.client,
+                cache_salt="" if self._shares_prefixes else request.client,
             )
             for prompt in request.prompts
         ]

@@ -34,7 +34,7 @@ from localinfra.api.params import (
 )
 from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import caller_of, limits, runtime
 from localinfra.api.structured import MAX_TOOLS, ToolChoice, ToolDefinition, left_out, tool_use
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
@@ -203,6 +203,7 @@ async def create_chat_completion(request: Request) -> Response:
             stops=body.stops,
             top_logprobs=body.num_logprobs,
         ),
+        caller_of(request),
     )
     decoded = decoded.ignoring(turn.left_out)
     answer = ChatAnswer(model, body, turn, charge)

@@ -123,7 +123,7 @@ class Turn(msgspec.Struct, frozen=True):
     left_out: Sequence[str] = ()  # paths of what was asked of its form and is not enforced
 
 
-async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:
+async def begin(model: "TextModel", wanted: TurnRequest, client: str) -> Turn:
     """Raises, before anything is generated, what `TextModel`'s methods raise: InvalidRequest,
     UnsupportedParameter, ContextLengthExceeded, QueueFull."""
     use = wanted.answer.use
@@ -150,6 +150,7 @@ async def begin(model: "TextModel", wanted: TurnRequest) -> Turn:
             top_logprobs=wanted.top_logprobs,
             grammar=compiled.grammar,
             marks=model.marks if parsers[0] else frozenset(),
+            client=client,
         )
     )
     return Turn(len(prompt.ids), readers, deltas, compiled.left_out)

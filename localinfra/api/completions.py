@@ -23,7 +23,7 @@ from localinfra.api.params import (
 )
 from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
-from localinfra.api.state import conversions, limits, runtime
+from localinfra.api.state import caller_of, conversions, limits, runtime
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.chat.answer import Answer
@@ -168,6 +168,7 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
             score_prompt=body.echo and body.logprobs is not None,
             grammar=compiled.grammar,
             prompt_param="prompt",
+            client=caller_of(request),
         )
     )
     result = CompletionAnswer(model, body, prompts, echoes, charge)

@@ -15,7 +15,7 @@ from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refus
 from localinfra.api.params import MaxTokens, SamplingFields, given, log_user
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import caller_of, limits, runtime
 from localinfra.api.usage import UsageMeter, charge_of
 from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
@@ -102,6 +102,7 @@ async def infer_text(request: Request, name: str) -> Response:
             top_logprobs=0 if body.stream else None,
             grammar=compiled.grammar,
             prompt_param="input",
+            client=caller_of(request),
         )
     )
     meter = UsageMeter(charge, [len(prompt)], body.num_responses)

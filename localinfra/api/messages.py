@@ -30,7 +30,7 @@ from localinfra.api.messages_output import (
 from localinfra.api.params import MAX_STOPS, MaxTokens, StopString, TopK, given, log_user
 from localinfra.api.render import error_body, json_response
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
-from localinfra.api.state import converted, limits, runtime
+from localinfra.api.state import caller_of, converted, limits, runtime
 from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.parser import Piece
 from localinfra.engine.output import OutputDelta
@@ -93,7 +93,7 @@ async def create_message(request: Request) -> Response:
     model = await runtime(request).text_model(body.model, ROUTE)
     decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
     charge = charge_of(request, model)
-    turn = await begin(model, wanted)
+    turn = await begin(model, wanted, caller_of(request))
     decoded = decoded.ignoring(turn.left_out)
     answer = MessageAnswer(model, turn, charge, body.hides_thinking)
     if body.stream:

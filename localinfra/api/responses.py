@@ -21,14 +21,13 @@ from localinfra.api.responses_items import AnyItem, OutputItem, new_id
 from localinfra.api.responses_output import Event, OutputWriter, TokenKinds
 from localinfra.api.responses_request import Metadata, Reasoning, ResponsesRequest, TextOptions
 from localinfra.api.responses_store import (
-    caller_of,
     previous_conversation,
     referenced_item,
     store_of,
 )
 from localinfra.api.responses_tools import FunctionTool, Namespace, Offered
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
-from localinfra.api.state import converted, limits, runtime
+from localinfra.api.state import caller_of, converted, limits, runtime
 from localinfra.api.structured import ToolChoice
 from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
@@ -161,7 +160,7 @@ async def create_response(request: Request) -> HttpResponse:
     decoded = decoded.ignoring([*asked.left_out, *model.unread(body.kwarg_paths)])
     charge = charge_of(request, model)
     with naming_input():
-        turn = await begin(model, wanted)
+        turn = await begin(model, wanted, caller_of(request))
     headers = decoded.ignoring(turn.left_out).headers
     answer = ResponseAnswer(model, asked, turn, charge, keeping(request, asked))
     if body.stream:

@@ -11,6 +11,7 @@ from starlette.responses import Response as HttpResponse
 
 from localinfra.api.render import json_response
 from localinfra.api.responses_items import AnyItem
+from localinfra.api.state import caller_of
 from localinfra.errors import InvalidRequest, NotFound, UnsupportedParameter
 
 # Of all callers together. Who has most makes room, with what he has not used for longest: nobody's
@@ -162,11 +163,6 @@ def referenced_item(request: Request, id: str, path: str) -> AnyItem:
 
 def store_of(request: Request) -> ResponseStore:
     return cast(ResponseStore, request.app.state.responses)
-
-
-def caller_of(request: Request) -> str:
-    """What `Guard` calls the holder of the request's key; on an open server all are one."""
-    return str(request.scope["state"]["key"])
 
 
 async def get_response(request: Request) -> HttpResponse:

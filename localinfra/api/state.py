@@ -18,6 +18,11 @@ def runtime(request: Request) -> Runtime:
     return cast(Runtime, request.app.state.runtime)
 
 
+def caller_of(request: Request) -> str:
+    """What `Guard` calls the holder of the request's key; on an open server all are one."""
+    return str(request.scope["state"]["key"])
+
+
 def limits(request: Request) -> BodyLimits:
     settings = runtime(request).settings
     unfinished: UnfinishedBodies = request.app.state.unfinished_bodies

@@ -68,6 +68,7 @@ class TextRequest(msgspec.Struct, frozen=True):
     score_prompt: bool = False
     grammar: "Grammar | None" = None
     marks: frozenset[int] = frozenset()  # control tokens whose spelling belongs to the text
+    client: str = ""  # whose prefixes it may reuse, and whose turn it takes
     prompt_param: str = "messages"  # named in the error for a prompt that is too long
 
 
