@@ -140,7 +140,8 @@ class Scheduler:
     def _cut_step(self) -> Step:
         is_shaped = any(self._is_shaped(sequence) for sequence in self.running)
         max_rows = self._backend.canonical_rows if is_shaped else self._backend.batch_size
-        decoding = self._decoding(max_rows)
+        has_prompts = any(not sequence.is_decoding for sequence in self.running)
+        decoding = self._decoding(max(1, max_rows * 3 // 4) if has_prompts else max_rows)
         drafts = self._draft(decoding, max_rows, only_one=is_shaped)
         step = Step()
         share = max_rows // max(1, len(decoding))
@@ -149,7 +150,7 @@ class Scheduler:
             size = min(sequence.num_pending, share)
             is_whole = size == sequence.num_pending
             step.add(sequence, size, int(is_whole), drafts.get(sequence, []))
-        if any(not sequence.is_decoding for sequence in self.running):
+        if has_prompts:
             self._add_prompts(step, decoding, max_rows)
         return step
 
@@ -182,15 +183,15 @@ class Scheduler:
             self._relay()
 
     def _shape_single_row(self, step: Step, sequence: Sequence) -> None:
+        """A row alone gets other bits where threads split its attention, or by other kernels."""
+        if self._backend.canonical_threads() == 1:
+            if len(sequence.tokens) < FEW_CELLS < self.cache.num_used:
+                self._relay()  # what is idle leaves the cells, so that they are too few to split
         threads = self._backend.canonical_threads()
-        if threads == self._backend.max_threads:
-            return
-        if threads == 1 and len(sequence.tokens) < FEW_CELLS < self.cache.num_used:
-            self._relay()  # what is idle leaves the cells
-        elif not self._is_canonical(sequence):
+        if threads == self._backend.max_threads or not self._is_canonical(sequence):
             return
         # With two threads a second row takes as long as one thread does over the first.
-        elif threads == 1 and self._backend.max_threads <= 2:
+        if threads == 1 and self._backend.max_threads <= 2:
             step.max_threads = 1
         elif self.cache.make_room(2):
             step.pad(self._backend.num_sequences)

@@ -101,6 +101,8 @@ class LlamaContext:
         is_canonical = not model.is_offloaded and settings.flash_attention is not False
         most_rows = TILE_ROWS - 1 if self._is_tiled else self.batch_size
         self.canonical_rows = min(most_rows, self.batch_size) if is_canonical else 0
+        if self.canonical_rows < 2:
+            self.canonical_rows = 0
         self._single_row_is_canonical: bool | None = None
         self._cells = self._cell_maps(settings.batch_size)
         self._apply_adapters()
