@@ -27,7 +27,7 @@ from localinfra.api.messages_output import (
     Usage,
     content_blocks,
 )
-from localinfra.api.params import MAX_STOPS, MaxTokens, StopString, TopK, given, log_user
+from localinfra.api.params import MAX_STOPS, MaxTokens, Seed, StopString, TopK, given, log_user
 from localinfra.api.render import error_body, json_response
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
 from localinfra.api.state import caller_of, converted, limits, runtime
@@ -59,9 +59,11 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
     stream: bool = False
     metadata: Metadata = Metadata()
     service_tier: str = "auto"  # without effect: there is one
+    seed: Seed | None = None  # ours: with it the same text comes each time
 
     def turn(self) -> TurnRequest:
         """Raises InvalidRequest and UnsupportedParameter."""
+        seed = given(self.seed)
         return TurnRequest(
             messages=self.conversation(),
             answer=self.answer(),
@@ -70,7 +72,8 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
                 temperature=self.temperature,
                 top_p=self.top_p,
                 top_k=given(self.top_k) or 0,
-                seed=secrets.randbits(63),
+                seed=secrets.randbits(63) if seed is None else seed,
+                is_reproducible=seed is not None,
             ),
             max_tokens=given(self.max_tokens),
             stops=self.stop_sequences,

@@ -35,6 +35,7 @@ StopString = Annotated[str, Meta(max_length=MAX_STOP_CHARACTERS)]
 ShortName = Annotated[str, Meta(max_length=256)]  # of a setting, or of something declared
 # For the template.
 TemplateKwargs = Annotated[dict[ShortName, Any], Meta(max_length=64)]
+Seed = Annotated[int, Meta(ge=NOT_GIVEN, le=MAX_SEED)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -54,7 +55,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     repeat_penalty: RepetitionPenalty | None = None  # Ollama's and llama.cpp's name of it
     logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = {}
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = []
-    seed: Annotated[int, Meta(ge=NOT_GIVEN, le=MAX_SEED)] | None = None
+    seed: Seed | None = None
     stream: bool = False
     response_format: ResponseFormat | None = None
     user: str | None = None  # logged as given, nothing else

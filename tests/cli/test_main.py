@@ -86,7 +86,7 @@ def test_list_says_what_to_do_about_each_file(tmp_path: Path) -> None:
     assert any(line.startswith(f"a: source: {tmp_path} is a folder") for line in lines)
     assert any(line.startswith(f"b: there is nothing at {tmp_path}/b.gguf") for line in lines)
     commands = [line.strip() for line in lines if line.startswith("  ")]
-    assert commands[0].endswith("hf download o/c c.gguf")
+    assert commands[0].endswith(" download o/c c.gguf")
     assert commands[1].endswith("-m pip install --no-deps no-such-package")
     rows = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
     states = ["unusable", "file missing", "fetch needed", "package missing"]

@@ -13,6 +13,7 @@ import pytest
 from live import SMOLLM2, LiveServer
 
 from localinfra.engine.kvcache import KVCache
+from localinfra.engine.radix import Prefix
 from localinfra.llama.context import LlamaContext
 
 # Continuations that leave no doubt: near-ties may flip with the shape of a batch, these may not.
@@ -75,7 +76,7 @@ def test_32_mixed_requests_all_complete_and_the_cells_are_accounted_for(
     cache, context = accounting(server)
     assert cache.num_used == cache.num_cached == server.stats.kv_used
     for slot in range(context.num_slots):  # llama.cpp holds exactly what the prefix tree says
-        assert context.held(slot) == len(cache._recorded.get(slot, ()))
+        assert context.held(slot) == len(cache._recorded.get(slot, Prefix([])).tokens)
 
 
 async def enumerate_async(stream: Any) -> Any:

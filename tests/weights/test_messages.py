@@ -38,13 +38,14 @@ def claude(server: LiveServer) -> Iterator[anthropic.Anthropic]:
 
 def wire(**fields: Any) -> dict[str, Any]:
     """A request as it is sent."""
-    return {"model": "smollm2", "messages": RIVERS, "max_tokens": 40, "temperature": 0, **fields}
+    usual = {"model": "smollm2", "messages": RIVERS, "max_tokens": 40}
+    return {**usual, "temperature": 0, "seed": 1, **fields}
 
 
 def greedy(temperature: float = 0, **fields: Any) -> Any:
-    """The client's arguments for it; since 2.11 it knows no temperature of its own."""
-    body = {**wire(**fields), "extra_body": {"temperature": temperature}}
-    del body["temperature"]
+    """The client's arguments for it; it knows no seed, and since 2.11 no temperature of its own."""
+    body = {**wire(**fields), "extra_body": {"temperature": temperature, "seed": 1}}
+    del body["temperature"], body["seed"]
     return body
 
 
@@ -286,8 +287,9 @@ def test_an_answer_goes_back_as_it_came(claude: anthropic.Anthropic) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_thinking_comes_in_a_block_of_its_own(claude: anthropic.Anthropic, stream: bool) -> None:
-    """The model never ends its reasoning, so that is all there is; it counts as output."""
-    fields = greedy(model="thinker", thinking={"type": "enabled", "budget_tokens": 1024})
+    """The model has not ended its reasoning so soon: that is all there is; it counts as output."""
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    fields = greedy(model="thinker", thinking=thinking, max_tokens=8)
     if stream:
         with claude.messages.stream(**fields) as events:
             thoughts = "".join(event.thinking for event in events if event.type == "thinking")

@@ -264,7 +264,7 @@ def test_embeddings(server: LiveServer, watch: Watch, path: str, texts: str) -> 
     [
         ({**CHAT, "model": "smol:b"}, 404, ""),
         ({**CHAT, "model": "gpt-4o"}, 404, ""),
-        ({**CHAT, "max_tokens": -1}, 400, ""),
+        ({**CHAT, "max_tokens": -2}, 400, ""),
         ({**CHAT, "messages": [{"role": "user", "content": "word " * 3000}]}, 400, SMOL),
     ],
 )
