@@ -48,5 +48,5 @@ class Deltas:
         return deltas
 
     async def aclose(self) -> None:
-        await self._steps.aclose()
         self._generation.close()
+        await self._steps.aclose()

@@ -268,8 +268,10 @@ class Engine:
 
     def _refuse(self, error: ApiError) -> None:
         """Without the help of the engine's thread."""
-        self._ended = self._ended or error
-        for generation in list(self._generations):
+        with self._ending:
+            self._ended = self._ended or error
+            generations = list(self._generations)
+        for generation in generations:
             call(generation.loop, generation.fail, error)
 
     # The engine's thread from here on.
@@ -326,7 +328,7 @@ class Engine:
         waiting = [sequence for sequence in self._scheduler.waiting if not sequence.finished]
         lost = self._owners.keys() - waiting
         self._backend.clear()
-        self._scheduler = Scheduler(self._backend, self._settings)
+        self._scheduler = Scheduler(self._backend, self._settings, self._scheduler.turns)
         self._fail_all(lost, EngineFailed(f"A step of the engine failed: {error!r:.300}"))
         for sequence in waiting:
             if not sequence.finished:  # of a request whose other choices had slots

@@ -51,7 +51,6 @@ class KVCache:
         self._recorded: dict[int, Prefix] = {}  # slot or keeper → its path in the tree
         self._num_private = 0  # cells that running slots hold beyond what is recorded
         self._steps_to_tidying = TIDY_INTERVAL
-        self._has_holes = False  # cells were freed below others since all were free
         self._parked_bound = 0  # bytes; parked copies take no more
 
     @property
@@ -92,7 +91,7 @@ class KVCache:
         Returns (slot, length of that prefix).
         """
         match = self.match(prefix, limit, is_canonical=is_canonical)
-        if not self._running and self._is_scattered(match, max_idle):
+        if not self._running and self._is_slowed(match, max_idle):
             self._park_all()
             match = self.match(prefix, limit, is_canonical=is_canonical)
         tokens = list(prefix.tokens)
@@ -143,7 +142,6 @@ class KVCache:
 
     def _share(self, source: int, target: int, start: int, stop: int) -> None:
         """Of a span that both hold, `target` gets the cells of `source` for its own."""
-        self._has_holes = True
         self._backend.drop(target, start, stop)
         self._backend.copy(source, target, start, stop)
 
@@ -195,10 +193,11 @@ class KVCache:
         self._start()
 
     def relay(self) -> None:
-        """Lays the cells of all running slots anew, each in the order of its positions; what is
-        idle is parked.
+        """Lays the cells of all running slots anew, node by node in the order of their prefixes;
+        what is idle is parked. Within a node cells keep their order.
 
-        Raises MemoryError with nothing changed, and DecodeFailed where nothing is known any more.
+        Raises MemoryError with the running slots as they were, and DecodeFailed where nothing is
+        known any more.
         """
         backend = self._backend
         if backend.can_share_prefixes:
@@ -219,7 +218,6 @@ class KVCache:
         else:
             saved = [({s}, 0, n, backend.save(s)) for s, n in self._running.items() if n]
         backend.clear()
-        self._has_holes = False
         for holders, start, stop, data in saved:
             target = self._porter if backend.can_share_prefixes else min(holders)
             if not backend.restore(target, data):
@@ -229,6 +227,10 @@ class KVCache:
                     backend.copy(target, holder, start, stop)
                 backend.drop(target, 0)
 
+    def distrust(self, slot: int) -> None:
+        """What the slot computes from now on is not canonical, whatever was promised."""
+        self._canonical.discard(slot)
+
     def drop_padding(self) -> None:
         """The row that only filled a step leaves the cells."""
         self._backend.drop(self._porter, 0)
@@ -237,25 +239,28 @@ class KVCache:
         """What the running slots hold of the tree."""
         return (self._recorded[slot] for slot in self._running)
 
-    def _is_scattered(self, match: Match, max_idle: int) -> bool:
-        """Whether a sequence that runs alone would be slower or its cells out of order. Attention
-        adds up in the order of cells: the same text in another order is rounded otherwise."""
-        is_slow = (
-            self._backend.idle_cells_slow_steps
-            and self._tree.num_tokens - match.num_held >= max_idle
-        )
+    def _is_slowed(self, match: Match, max_idle: int) -> bool:
+        """Whether a sequence that runs alone would look at more idle cells than that in every step,
+        and there is room to park them."""
+        num_idle = self._tree.num_tokens - match.num_held
         has_room = self._tree.num_tokens * self._bytes_per_cell < self._max_parked
-        return has_room and (is_slow or self._has_holes)
+        return has_room and self._backend.idle_cells_slow_steps and num_idle >= max_idle
 
     def _park_all(self) -> None:
         """While nothing runs, all leaves the cells; what is asked for comes back in order."""
         self._evict_idle()
         self._backend.clear()
-        self._has_holes = False
 
     def _evict_idle(self) -> None:
-        while (leaf := self._least_useful_leaf()) is not None:
-            self._evict(leaf, len(leaf.tokens))
+        running = set(self._running)
+        for node in reversed(list(self._tree.nodes(only_held=True))):  # those below first
+            start, leaf = node.depth, node
+            while leaf.is_idle(running) and leaf.depth >= start:
+                above = leaf.parent
+                self._evict(leaf, len(leaf.tokens))  # it may leave in pieces, the last one first
+                leaf = leaf.parent or above or leaf
+        while (rest := self._least_useful_leaf()) is not None:  # pieces that found no memory
+            self._evict(rest, len(rest.tokens))
 
     def _least_useful_leaf(self) -> Node | None:
         leaves = self._tree.idle_leaves(set(self._running))
@@ -268,7 +273,6 @@ class KVCache:
 
     def _evict(self, leaf: Node, num_tokens: int) -> None:
         """Gives up the leaf's last cells: `num_tokens` of them, or a piece if they are parked."""
-        self._has_holes = True
         holders = list(leaf.holders)
         is_worth_parking = leaf.children or len(leaf.tokens) >= MIN_PARKED
         if self._max_parked and is_worth_parking:

@@ -126,7 +126,9 @@ class StepPacer:
             num_tokens = int((MAX_STALL_S - fixed) / per_token)
         return min(max(num_tokens, MIN_CHUNK), max(self._batch_size - num_decoding, 0))
 
-    def chunk_budget(self, num_decoding: int, num_prompts: int = 1, depth: int = 0) -> int:
+    def chunk_budget(
+        self, num_decoding: int, num_prompts: int = 1, depth: int = 0, max_rows: int | None = None
+    ) -> int:
         """Prompt tokens that may join the next step, for all of `num_prompts` together; the first
         of them comes after `depth` others of its prompt.
 
@@ -136,7 +138,8 @@ class StepPacer:
         0 at times, MAX_PAUSES times in a row at most: a step without prompts shows what is usual.
         """
         self._is_tile = False
-        room = max(self._batch_size - num_decoding, 0)
+        max_rows = max_rows or self._batch_size
+        room = max(max_rows - num_decoding, 0)
         if not num_decoding:
             return room
         if not self._usual_s and not self._chunk_cost.is_known:
@@ -151,7 +154,10 @@ class StepPacer:
         if num_decoding not in self._usual_s:
             return min(FIRST_BLIND_CHUNK, room)
         usual_s = self._usual_s[num_decoding]
-        self._is_tile = depth >= TILE_DEPTH and self._pays_whole_tile(num_decoding, usual_s)
+        has_room = max_rows >= TILE_ROWS
+        self._is_tile = (
+            has_room and depth >= TILE_DEPTH and self._pays_whole_tile(num_decoding, usual_s)
+        )
         if self._is_tile:
             return min(TILE_ROWS - num_decoding, room)
         size = self._size(usual_s, max(1.0, num_prompts / num_decoding))

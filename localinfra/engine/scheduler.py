@@ -3,7 +3,7 @@
 Policy only: it decides who computes what next; `engine.py` computes it, `kvcache.py` knows where.
 """
 
-import logging
+import contextlib
 
 from localinfra.engine.backend import Backend, Batch
 from localinfra.engine.drafts import RowCosts, draft_sizes
@@ -21,8 +21,6 @@ SHORT_PROMPT = 256
 # Cells; attention over no more of them is never split among threads, which is rounded otherwise.
 # With few left idle, short texts that run alone stay below it.
 FEW_CELLS, FEW_IDLE = 256, 32
-
-logger = logging.getLogger(__name__)
 
 # Cells kept free for a new sequence's first tokens. More would leave room unused, less would let
 # sequences that all grow push each other out; none is lost either way, only computed again.
@@ -88,15 +86,16 @@ class Scheduler:
     one of a client that has more than its share of the slots, when another comes.
     """
 
-    def __init__(self, backend: Backend, settings: EngineSettings):
+    def __init__(self, backend: Backend, settings: EngineSettings, turns: Turns | None = None):
+        """`turns`: of another scheduler, whose waiting sequences are added to this one."""
         self._backend = backend
         self._is_guessing = settings.prompt_lookup and backend.can_share_prefixes
         self._row_costs: dict[int, RowCosts] = {}  # by how many sequences decode
         self._num_decoded = 0  # so many in the last step that only decoded
         self._pacer = StepPacer(settings.max_gap_ratio, backend.batch_size)
         self.cache = KVCache(backend, settings.max_parked)
-        self.waiting: list[Sequence] = []  # in order of arrival, save for those sent back
-        self._turns = Turns()
+        self.waiting: list[Sequence] = []
+        self.turns = turns or Turns()
         self._has_changed = False  # who waits or runs, since the last look at whose turn it is
         self.running: list[Sequence] = []  # in order of admission
         self._num_steps = 0
@@ -107,7 +106,7 @@ class Scheduler:
         return not self.waiting and not self.running
 
     def add(self, sequence: Sequence) -> None:
-        self._turns.arrived(sequence)
+        self.turns.arrived(sequence)
         self.waiting.append(sequence)
         self._has_changed = True
 
@@ -122,9 +121,9 @@ class Scheduler:
 
     def next_step(self) -> Step:
         """Admits who fits, and cuts the step: one token for each decoding sequence, and prompt
-        chunks in order of admission with what is left of the budget; guesses where all decode.
+        chunks in turn with what is left of the budget; guesses where all decode.
 
-        Raises DecodeFailed as `KVCache.relay`."""
+        Raises DecodeFailed and MemoryError as `KVCache.relay`."""
         self._num_steps += 1
         self._admit()
         self.cache.tidy(self._num_computed)
@@ -138,7 +137,7 @@ class Scheduler:
         return step
 
     def _cut_step(self) -> Step:
-        is_shaped = any(self._is_shaped(sequence) for sequence in self.running)
+        is_shaped = self._wants_shape()
         max_rows = self._backend.canonical_rows if is_shaped else self._backend.batch_size
         has_prompts = any(not sequence.is_decoding for sequence in self.running)
         decoding = self._decoding(max(1, max_rows * 3 // 4) if has_prompts else max_rows)
@@ -167,40 +166,69 @@ class Scheduler:
         return sequence.request.is_reproducible and self._backend.canonical_rows > 0
 
     def _is_shaped(self, sequence: Sequence) -> bool:
-        """Whether its steps have such shapes, at least where that costs nothing: so that greedy
+        """Whether its steps have such shapes, at least where that costs little: so that greedy
         answers to short prompts hardly ever differ either."""
         is_greedy = sequence.request.sampling.temperature == 0
         is_cheap = is_greedy and sequence.num_prompt <= SHORT_PROMPT
         return self._is_canonical(sequence) or (is_cheap and self._backend.canonical_rows > 0)
+
+    def _wants_shape(self) -> bool:
+        """Whether the next step has no more than `canonical_rows`: for canonical sequences always,
+        for others while no long prompt would be read in small chunks for their sake."""
+        if any(self._is_canonical(sequence) for sequence in self.running):
+            return True
+        has_long = any(
+            sequence.num_pending > SHORT_PROMPT and not sequence.is_decoding
+            for sequence in self.running
+        )
+        return not has_long and any(self._is_shaped(sequence) for sequence in self.running)
 
     def _make_canonical(self, step: Step) -> None:
         """Sees to what a step's size does not grant: single rows, and the order of cells."""
         shaped = [chunk.sequence for chunk in step.chunks if self._is_shaped(chunk.sequence)]
         if shaped and len(step.batch) == 1:
             self._shape_single_row(step, shaped[0])
-        slots = {sequence.slot for sequence in shaped if sequence.slot is not None}
-        if slots and not self._backend.stays_ordered(step.batch, slots):
-            self._relay()
+        # Without shared prefixes each end leaves a hole, and mending it copies whole sequences.
+        ordered = [
+            sequence
+            for sequence in shaped
+            if not sequence.is_disordered
+            and (self._is_canonical(sequence) or self._backend.can_share_prefixes)
+        ]
+        if self._stay_ordered(step, ordered):
+            return
+        try:
+            self.cache.relay()
+        except MemoryError:
+            if any(map(self._is_canonical, ordered)):
+                raise  # a text that differs without a word would be worse than an error
+        for sequence in ordered:
+            if not self._stay_ordered(step, [sequence]):
+                sequence.is_disordered = True  # a prefix that others computed lies so itself
+                assert sequence.slot is not None
+                self.cache.distrust(sequence.slot)
+
+    def _stay_ordered(self, step: Step, sequences: list[Sequence]) -> bool:
+        slots = {sequence.slot for sequence in sequences if sequence.slot is not None}
+        return not slots or self._backend.stays_ordered(step.batch, slots)
 
     def _shape_single_row(self, step: Step, sequence: Sequence) -> None:
         """A row alone gets other bits where threads split its attention, or by other kernels."""
+        if not self.cache.make_room(2):
+            return  # for a second row, or for the backend to find out
         if self._backend.canonical_threads() == 1:
-            if len(sequence.tokens) < FEW_CELLS < self.cache.num_used:
-                self._relay()  # what is idle leaves the cells, so that they are too few to split
+            num_held = self.cache.num_used - self.cache.num_cached
+            if num_held < FEW_CELLS < self.cache.num_used:
+                with contextlib.suppress(MemoryError):
+                    self.cache.relay()  # what is idle leaves: too few are left to be split
         threads = self._backend.canonical_threads()
         if threads == self._backend.max_threads or not self._is_canonical(sequence):
             return
         # With two threads a second row takes as long as one thread does over the first.
         if threads == 1 and self._backend.max_threads <= 2:
             step.max_threads = 1
-        elif self.cache.make_room(2):
+        else:
             step.pad(self._backend.num_sequences)
-
-    def _relay(self) -> None:
-        try:
-            self.cache.relay()
-        except MemoryError:
-            logger.warning("no memory to lay cells in order: seeded texts may differ this time")
 
     def _draft(
         self, decoding: list[Sequence], max_rows: int, only_one: bool
@@ -237,7 +265,7 @@ class Scheduler:
             budget += self._pacer.burst_budget(len(decoding))
         else:
             depth = in_turn[0].num_cached
-            budget += self._pacer.chunk_budget(len(decoding), len(prompts), depth)
+            budget += self._pacer.chunk_budget(len(decoding), len(prompts), depth, max_rows)
         budget = min(budget, max_rows)
         enough = self._pacer.enough if is_burst or not decoding else 0
         rows_left = self._backend.max_output_rows - len(decoding)
@@ -283,6 +311,7 @@ class Scheduler:
 
     def _learn(self, step: Step, seconds: float) -> None:
         num_prompt_tokens = step.num_prompt_tokens
+        num_rows = len(step.batch) - step.is_padded
         num_decoding = sum(not chunk.is_prompt for chunk in step.chunks)
         if len(step.batch.output_rows) == len(step.batch) and not num_prompt_tokens:
             costs = self._row_costs.setdefault(num_decoding, RowCosts())
@@ -292,7 +321,7 @@ class Scheduler:
             self._num_decoded = num_decoding
         else:
             self._num_decoded = 0  # the next such step does not follow the last one
-        if len(step.batch) == num_decoding + num_prompt_tokens:
+        if num_rows == num_decoding + num_prompt_tokens:
             self._pacer.observe(num_decoding, num_prompt_tokens, seconds)
 
     def judged(self, chunk: Chunk, num_right: int) -> None:
@@ -316,13 +345,17 @@ class Scheduler:
     def _start_next(self, passed_over: set[Sequence]) -> bool:
         """Starts the first in turn that can; False where there is none."""
         eligible = [sequence for sequence in self.waiting if sequence not in passed_over]
-        for sequence in self._turns.order(eligible, self.running):
+        for sequence in self.turns.order(eligible, self.running):
+            if sequence.waits_for_scores:
+                passed_over.add(sequence)
+                self._has_changed = True
+                continue
             match = self.cache.match(
                 sequence.prefix,
                 sequence.num_reusable,
                 is_canonical=self._is_canonical(sequence),
             )
-            if sequence.waits_for_scores or self._prefix_is_coming(sequence, match.num_known):
+            if self._prefix_is_coming(sequence, match.num_known):
                 passed_over.add(sequence)
                 self._has_changed = True  # soon
                 continue
@@ -334,14 +367,22 @@ class Scheduler:
         return False
 
     def _has_place(self, sequence: Sequence, held: int) -> bool:
-        """Whether there is a slot and room for it; if need be, made by those over their share."""
-        while len(self.running) == self._backend.num_sequences or not self._fits(sequence, held):
-            victim = self._turns.over_share(self.running, sequence)
+        """Whether there is a slot and room for it; if need be, made by those over their share, if
+        that is enough."""
+        running = list(self.running)
+        victims: list[Sequence] = []
+        while len(running) == self._backend.num_sequences or not self._fits(
+            sequence, held, running, victims
+        ):
+            victim = self.turns.over_share(running, sequence)
             # Without shared prefixes all that it has computed would be lost.
             if victim is None or not self._backend.can_share_prefixes:
                 return False
+            running.remove(victim)
+            victims.append(victim)
+        for victim in victims:
             self._send_back(victim)
-        return True
+        return self._fits(sequence, held, self.running, [])
 
     def _start(self, sequence: Sequence) -> None:
         slot, length = self.cache.acquire(
@@ -353,7 +394,7 @@ class Scheduler:
         sequence.slot, sequence.num_cached = slot, length
         sequence.admitted_at = self._num_steps
         sequence.was_sent_back = False
-        self._turns.started(sequence)
+        self.turns.started(sequence)
         if sequence.num_reused is None:
             sequence.num_reused = length
         self.running.append(sequence)
@@ -374,15 +415,19 @@ class Scheduler:
         is_same_salt = sequence.request.cache_salt == other.request.cache_salt
         return is_same_salt and (self._is_canonical(other) or not self._is_canonical(sequence))
 
-    def _fits(self, sequence: Sequence, held: int) -> bool:
+    def _fits(
+        self, sequence: Sequence, held: int, running: list[Sequence], victims: list[Sequence]
+    ) -> bool:
         """Whether what it needs soon is free, or held by prefixes that can go, besides what the
-        running ones need soon. A sequence alone always fits: no prompt exceeds the cells."""
-        if not self.running:
+        running ones need soon; at best, if the victims made way. A sequence alone always fits: no
+        prompt exceeds the cells."""
+        if not running:
             return True
-        owed = sum(other.num_pending + self._growth(other) for other in self.running)
+        owed = sum(other.num_pending + self._growth(other) for other in running)
         needed = sequence.num_target - held + self._growth(sequence)
         taken = self.cache.num_idle(sequence.prefix, held)  # it will hold these itself
-        return self.cache.num_free + self.cache.num_cached - taken >= owed + needed
+        left = sum(victim.num_cached for victim in victims)
+        return self.cache.num_free + self.cache.num_cached + left - taken >= owed + needed
 
     def _growth(self, sequence: Sequence) -> int:
         return min(GROWTH_RESERVE, sequence.request.max_tokens - sequence.num_generated)

@@ -28,8 +28,8 @@ class Sequence:
 
     __slots__ = (
         "_drafter", "admitted_at", "arrived_at", "choice", "constraint", "decoding_since",
-        "finished", "first", "group", "num_cached", "num_prompt", "num_reused", "prompt_logprobs",
-        "request", "sampler", "slot", "stepped_at", "tokens", "was_sent_back",
+        "finished", "first", "group", "is_disordered", "num_cached", "num_prompt", "num_reused",
+        "prompt_logprobs", "request", "sampler", "slot", "stepped_at", "tokens", "was_sent_back",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,7 @@ class Sequence:
         # The numbers of these steps.
         self.admitted_at = self.decoding_since = self.stepped_at = 0
         self.arrived_at = 0  # its number in the queue
+        self.is_disordered = False  # its cells can't be laid in the order of its positions
         self.was_sent_back = False  # it ran, until room was needed
         self.finished = False
         self.prompt_logprobs: list[TokenLogprob] = [TokenLogprob(self.tokens[0], None)]

@@ -48,21 +48,19 @@ class Turns:
         )
 
     def over_share(self, running: list[Sequence], newcomer: Sequence) -> Sequence | None:
-        """Who of those that run has to make way: the youngest of a client, or of a request of the
-        same client, that has at least two sequences more than the newcomer's."""
+        """Who of those that run has to make way: the youngest of another client that has at least
+        two sequences more than the newcomer's, or of such a request of its own client."""
         shares, group = _Shares(running), newcomer.group
-        victim = max(
-            reversed(running),  # of equals the first counts: the youngest
-            key=lambda s: (shares.of_client[s.group.client], shares.of_group[id(s.group)]),
-            default=None,
-        )
-        if victim is None:
-            return None
-        if victim.group.client == group.client:
-            excess = shares.of_group[id(victim.group)] - shares.of_group[id(group)]
-        else:
-            excess = shares.of_client[victim.group.client] - shares.of_client[group.client]
-        return victim if excess > 1 else None
+        others = [s for s in reversed(running) if s.group.client != group.client]
+        own = [s for s in reversed(running) if s.group.client == group.client]
+        # Of equals `max` takes the first: the youngest.
+        victim = max(others, key=lambda s: shares.of_client[s.group.client], default=None)
+        if victim and shares.of_client[victim.group.client] > shares.of_client[group.client] + 1:
+            return victim
+        victim = max(own, key=lambda s: shares.of_group[id(s.group)], default=None)
+        if victim and shares.of_group[id(victim.group)] > shares.of_group[id(group)] + 1:
+            return victim
+        return None
 
 
 def prompts_in_turn(prompts: list[Sequence], step: int) -> list[Sequence]:

@@ -140,13 +140,13 @@ class CellMap:
     def _find(self, num_tokens: int) -> list[int]:
         """The cells that the next tokens get; fewer where the cache is full."""
         head = 0 if self._head > self._num_used + 2 * num_tokens else self._head
-        near = self._empty(head, min(head + num_tokens, self._num_cells))
+        near = self._empty(head, min(head + num_tokens, self._num_cells), num_tokens)
         if len(near) < num_tokens:
-            above = self._empty(head, self._num_cells)
-            near = [*above, *self._empty(0, head)][:num_tokens]
+            near = self._empty(head, self._num_cells, num_tokens)
+            near += self._empty(0, head, num_tokens - len(near))
         return near
 
-    def _empty(self, start: int, stop: int) -> list[int]:
+    def _empty(self, start: int, stop: int, limit: int) -> list[int]:
         is_empty = self._num_holders[start:stop] == 0
         if self._window:
             # Of each slot, the last position that its next token won't look at.
@@ -155,7 +155,7 @@ class CellMap:
                 last[slot] = len(cells) - self._window
             owner = np.minimum(self._owner[start:stop], len(last) - 1)
             is_empty |= self._position[start:stop] <= last[owner]
-        empty: NDArray[np.intp] = np.flatnonzero(is_empty)
+        empty: NDArray[np.intp] = np.flatnonzero(is_empty)[:limit]
         return [start + int(cell) for cell in empty]
 
 

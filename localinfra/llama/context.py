@@ -98,7 +98,9 @@ class LlamaContext:
         self._num_vocab = model.num_vocab
         self._is_tiled = settings.kv_type in TILED_TYPES
         # GPUs have other kernels, and without flash attention sums depend on what else is cached.
-        is_canonical = not model.is_offloaded and settings.flash_attention is not False
+        # (llama.cpp never uses it for Grok).
+        has_flash = settings.flash_attention is not False and model.architecture != "grok"
+        is_canonical = has_flash and not model.is_offloaded
         most_rows = TILE_ROWS - 1 if self._is_tiled else self.batch_size
         self.canonical_rows = min(most_rows, self.batch_size) if is_canonical else 0
         if self.canonical_rows < 2:

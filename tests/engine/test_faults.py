@@ -97,7 +97,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 
 SMALL: dict[str, Any] = {
-    "num_cells": 90, "num_sequences": 2, "num_slots": 6, "batch_size": 16, "context_length": 60,
+    "num_cells": 70, "num_sequences": 2, "num_slots": 6, "batch_size": 16, "context_length": 60,
 }  # fmt: skip
 SHARED = list(range(24))
 LOAD = [  # prefixes that are shared, parked, brought back and evicted, in turn

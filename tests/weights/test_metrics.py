@@ -21,6 +21,7 @@ SMOL, MINI = "smol:a", "mini"
 MODELS = f"""
 [server]
 api_keys = ["{ALICE}", "{BOB}"]
+share_prefixes = true
 
 [model."smol"]
 kind = "text"
