@@ -23,7 +23,9 @@ FLASH_ATTENTION = {None: -1, False: 0, True: 1}  # enum llama_flash_attn_type; N
 
 # Attention on CPUs (ggml-cpu/ops.cpp): steps of this many rows on are computed in tiles, whose sums
 # depend on which cells share a tile; one row over as many cells as MIN_SPLIT is split among the
-# threads. All between gives each row the same bits, whoever is beside it.
+# threads. All between gives each row the same bits, whoever is beside it. So do the matrices of
+# most weights, but not of repacked K-quants (ggml-cpu/repack.cpp), which take rows in fours: there
+# texts with a seed may still differ.
 TILE_ROWS = 64
 MIN_SPLIT = 512
 TILED_TYPES = ("f16", "f32")  # of the KV cache; others know neither
