@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from localinfra.engine.backend import Batch, DecodeFailed
+from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
 from localinfra.engine.request import SamplingParams
 from localinfra.engine.sampling import Sampler
 
 NUM_VOCAB = 50
 SALT = 1  # of the hash; chosen so that the tests' usual prompt has no short answer
+SPLIT_CELLS = 40  # from so many on, threads share the attention of a single row
 END = 49  # drawn about once in 50 tokens
 
 
@@ -58,8 +59,10 @@ class Cell(NamedTuple):
 
 class FakeBackend:
     """Cells as llama.cpp keeps them. With `canonical_rows` it rounds as kernels do: what a step
-    gives depends on how many rows it has beyond those, on the threads if it has one row, and on the
-    order of the cells it looks at."""
+    gives depends on how many rows it has beyond those, or besides multiples of `least_rows`, on how
+    many of them have logits, on the threads if it has one row, and on the order of the cells it
+    looks at; with `canonical_decode_rows` also on whether it has no more rows than those. Rows that
+    only fill a step have room of their own."""
 
     def __init__(
         self,
@@ -73,16 +76,20 @@ class FakeBackend:
         can_share_prefixes: bool = True,
         idle_cells_slow_steps: bool = False,
         canonical_rows: int = 0,
+        least_rows: int = 1,
+        canonical_decode_rows: int = 0,
         single_row_threads: int = 2,
+        max_threads: int = 2,
         fails_after: int | None = None,
     ):
         self.num_cells = num_cells
         self.num_sequences = num_sequences
         self.num_slots = num_slots if can_share_prefixes else num_sequences + 1
-        self.max_threads = self.num_threads = 2
+        self.max_threads = self.num_threads = max_threads
         self.canonical_rows = canonical_rows
+        self.least_rows = least_rows
+        self.canonical_decode_rows = canonical_decode_rows
         self.single_row_threads = single_row_threads
-        self.num_relaid = 0
         self.idle_cells_slow_steps = idle_cells_slow_steps
         self.batch_size = batch_size
         self.context_length = context_length
@@ -90,8 +97,9 @@ class FakeBackend:
         self.can_share_prefixes = can_share_prefixes
         self.fails_after = fails_after  # a history longer than this has no finite logits
         self.broken = False  # the next decode fails
-        self.cells: list[Cell | None] = [None] * num_cells
+        self.cells: list[Cell | None] = [None] * (num_cells + MOST_PADDING)
         self.head = 0
+        self.num_relaid = 0
         self.histories: dict[int, tuple[list[int], int]] = {}  # of each row, and its rounding
         self.batch_sizes: list[int] = []
         self.most_together = 0  # slots in one batch
@@ -119,8 +127,12 @@ class FakeBackend:
         assert 1 <= num_threads <= self.max_threads
         self.num_threads = num_threads
 
+    def canonical_size(self, num_rows: int) -> int:
+        least = self.least_rows
+        return -(-num_rows // least) * least if least > 2 else max(num_rows, least)
+
     def canonical_threads(self) -> int:
-        return self.single_row_threads
+        return self.single_row_threads if self.num_used >= SPLIT_CELLS else self.max_threads
 
     def stays_ordered(self, batch: Batch, slots: set[int]) -> bool:
         cells, head = list(self.cells), self.head
@@ -136,15 +148,16 @@ class FakeBackend:
 
     def put(self, cell: Cell) -> None:
         """Into the next free place from the last one on, or from one that was freed below it."""
-        assert self.num_used < self.num_cells, "the cache is full"
-        while self.cells[self.head % self.num_cells] is not None:
+        num_most = self.num_cells + MOST_PADDING * (self.num_sequences in cell.slots)
+        assert self.num_used < num_most, "the cache is full"
+        while self.cells[self.head % len(self.cells)] is not None:
             self.head += 1
-        self.cells[self.head % self.num_cells] = cell
-        self.head = self.head % self.num_cells + 1
+        self.cells[self.head % len(self.cells)] = cell
+        self.head = self.head % len(self.cells) + 1
 
     def decode(self, batch: Batch) -> None:
         assert 0 < len(batch) <= self.batch_size
-        assert len(batch.output_rows) <= self.max_output_rows
+        assert len(batch.output_rows) <= self.max_output_rows + MOST_PADDING
         self.batch_sizes.append(len(batch))
         self.most_together = max(self.most_together, len(set(batch.slots)))
         if self.broken:
@@ -152,30 +165,35 @@ class FakeBackend:
             raise DecodeFailed("scripted")
         self.histories = {}
         shape = self.rounding_of(len(batch))
+        num_outputs = len(batch.output_rows)
+        is_odd = self.canonical_rows and num_outputs != self.canonical_size(num_outputs)
         for row, (token, position, slot) in enumerate(
             zip(batch.tokens, batch.positions, batch.slots, strict=True)
         ):
-            is_padding = (
-                slot == self.num_sequences and not position and row not in batch.output_rows
-            )
-            assert 0 <= slot < self.num_sequences or is_padding
+            assert 0 <= slot <= self.num_sequences  # the last one may fill the step up
             held = self.history(slot)
             assert position == len(held), "positions must be consecutive"
             self.put(Cell(position, token, 0, {slot}))
             rounding = shape
             if self.canonical_rows:
-                past = {cell.rounding for cell in self.held(slot)}
-                rounding = max([shape, *past, 0 if self.is_ordered(slot) else 999])
+                past = next((c.rounding for c in self.held(slot) if c.position == position - 1), 0)
+                parts = (shape, past, self.is_ordered(slot))
+                rounding = zlib.crc32(repr(parts).encode()) >> 1 if parts != (0, 0, True) else 0
                 at = self.cells.index(Cell(position, token, 0, {slot}))
                 self.cells[at] = Cell(position, token, rounding, {slot})
             if row in batch.output_rows:
-                self.histories[row] = [*held, token], rounding
+                self.histories[row] = [*held, token], rounding or 1000 * bool(is_odd)
 
     def rounding_of(self, num_rows: int) -> int:
-        if not self.canonical_rows or 2 <= num_rows <= self.canonical_rows:
+        if num_rows <= self.canonical_decode_rows and (num_rows > 1 or self.has_few_threads()):
+            return 1
+        has_size = num_rows == self.canonical_size(num_rows) <= self.canonical_rows
+        if not self.canonical_rows or (has_size and num_rows > 1):
             return 0
-        is_alike = num_rows == 1 and self.num_threads <= self.single_row_threads
-        return 0 if is_alike else 1000 + num_rows
+        return 0 if has_size and self.has_few_threads() else 1000 + num_rows
+
+    def has_few_threads(self) -> bool:
+        return self.num_threads <= self.canonical_threads()
 
     def logits(self, row: int) -> NDArray[np.float32]:
         history, rounding = self.histories[row]
@@ -212,7 +230,7 @@ class FakeBackend:
 
     def clear(self) -> None:
         self.num_relaid += self.num_used > 0
-        self.cells, self.head = [None] * self.num_cells, 0
+        self.cells, self.head = [None] * len(self.cells), 0
 
     def is_end(self, token: int) -> bool:
         return token == END

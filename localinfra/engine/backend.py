@@ -9,6 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+# Rows that only fill a step up to a `canonical_size`, and of those with logits: there is room for
+# them besides `num_cells` and `max_output_rows`.
+MOST_PADDING = 16
+
 
 class DecodeFailed(Exception):
     """The batch could not be computed; what its slots hold is no longer known."""
@@ -51,17 +55,23 @@ class Backend(Protocol):
     max_output_rows: int  # logits rows a batch may ask for
     max_threads: int
     can_share_prefixes: bool
-    # A step of 2 to this many rows gives each row the same bits, whoever is beside it and however
-    # many threads compute; 0 where no such thing is known.
+    # A step of up to this many rows gives each row the same bits, whoever is beside it, if their
+    # number, and that of its output rows, is a `canonical_size`; 0 where no such thing is known.
     canonical_rows: int
+    # Tokens after the prompt get the same bits in steps of their own of up to this many rows, where
+    # filling steps up would be slow; 0 where they are computed as the prompt is.
+    canonical_decode_rows: int
     idle_cells_slow_steps: bool  # every step looks at all cells up to the last used one
 
     def set_threads(self, num_threads: int) -> None:
         """How many threads, 1 to `max_threads`, compute the next steps."""
 
+    def canonical_size(self, num_rows: int) -> int:
+        """The least number of rows, from `num_rows` on, that gives each of them the bits it gets
+        beside others; at most `canonical_rows` where that is so of `num_rows`."""
+
     def canonical_threads(self) -> int:
-        """How many threads at most may compute a step of one row, for it to get the bits that it
-        gets beside others: 0 where it never does."""
+        """How many threads at most may compute a step of one row, for it to get the same bits."""
 
     def stays_ordered(self, batch: Batch, slots: set[int]) -> bool:
         """Whether the cells of each of these slots will lie in the order of its positions, once

@@ -8,6 +8,7 @@ rows as from any other and keeps what agrees, so nothing here changes a text, on
 from array import array
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Callable
 from itertools import accumulate
 from math import expm1, log, log1p
 
@@ -252,10 +253,15 @@ class RowCosts:
 
 
 def draft_sizes(
-    chances: list[list[float]], num_rows: int, max_drafted: int, costs: RowCosts
+    chances: list[list[float]],
+    num_rows: int,
+    max_drafted: int,
+    costs: RowCosts,
+    size_of: Callable[[int], int] = int,
 ) -> list[int]:
     """How many guesses of each sequence to add to a step of `num_rows` rows, which draw a token
-    each; at most `max_drafted` in all. `chances` is what each sequence's Drafter gave.
+    each; at most `max_drafted` in all. `chances` is what each sequence's Drafter gave, `size_of`
+    tells up to how many rows a step is filled.
 
     Makes the geometric mean of the sequences' speeds as large as it can be: alone, that is tokens
     per second; together, one that repeats itself may not slow the others for more than it gains.
@@ -273,16 +279,17 @@ def draft_sizes(
         return sizes
     gains = list(accumulate((gain for gain, _, _ in ranked), initial=0.0))
     made_by = list(accumulate((chance for _, _, chance in ranked), initial=float(num_rows)))
+    steps = [size_of(num_rows + count) for count in range(len(gains))]  # in rows
     speeds = [
-        gain / num_rows - log(costs.cost(num_rows + count)) for count, gain in enumerate(gains)
+        gain / num_rows - log(costs.cost(size)) for gain, size in zip(gains, steps, strict=True)
     ]
     best = max(range(len(speeds)), key=speeds.__getitem__)
     if speeds[best] < speeds[0] + log(MIN_GAIN):
         best = 0
     for count, gain in enumerate(gains):
-        hoped = gain / num_rows - log(costs.estimate(num_rows + count))
+        hoped = gain / num_rows - log(costs.estimate(steps[count]))
         loss = made_by[count] * expm1(speeds[best] - hoped)
-        if count != best and costs.take_trial(num_rows + count, loss):
+        if steps[count] != steps[best] and costs.take_trial(steps[count], loss):
             best = count
             break
     for _, index, _ in ranked[:best]:

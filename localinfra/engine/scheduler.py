@@ -51,14 +51,14 @@ class Chunk:
 class Step:
     """One batch, and whose tokens are in it."""
 
-    __slots__ = ("batch", "chunks", "is_padded", "max_threads", "num_prompt_tokens")
+    __slots__ = ("batch", "chunks", "max_threads", "num_padding", "num_prompt_tokens")
 
     def __init__(self) -> None:
         self.batch = Batch()
         self.chunks: list[Chunk] = []
         self.num_prompt_tokens = 0
         self.max_threads: int | None = None  # None: as many as are best
-        self.is_padded = False  # its last row is nobody's
+        self.num_padding = 0  # so many of its last rows are nobody's
 
     def add(self, sequence: Sequence, num_tokens: int, num_outputs: int, draft: list[int]) -> None:
         """Appends the sequence's next tokens; the last `num_outputs` of them, and the draft's,
@@ -71,10 +71,21 @@ class Step:
         self.batch.extend(sequence.slot, chunk.start, tokens, num_outputs + len(draft))
         self.chunks.append(chunk)
 
-    def pad(self, slot: int) -> None:
-        """Appends a row of any token in an empty slot, for the batch's shape alone."""
-        self.batch.extend(slot, 0, [0], 0)
-        self.is_padded = True
+    def pad(self, slot: int, num_rows: int, num_outputs: int) -> None:
+        """Fills it up to so many rows with any tokens in an empty slot, and to so many output rows
+        with any rows, for the shape alone."""
+        self.num_padding = num_rows - len(self.batch)
+        self.batch.extend(slot, 0, [0] * self.num_padding, 0)
+        wanted = set(self.batch.output_rows)
+        spare = [row for row in reversed(range(num_rows)) if row not in wanted]
+        self.batch.output_rows = sorted([*wanted, *spare[: num_outputs - len(wanted)]])
+
+
+def least_recent(sequences: list[Sequence], limit: int) -> list[Sequence]:
+    """All, or as many as may be: those whose last step is the longest ago, in turns."""
+    if len(sequences) <= limit:
+        return sequences
+    return sorted(sequences, key=lambda sequence: sequence.stepped_at)[:limit]
 
 
 class Scheduler:
@@ -137,11 +148,24 @@ class Scheduler:
         return step
 
     def _cut_step(self) -> Step:
-        is_shaped = self._wants_shape()
+        for running in self._in_turn():
+            step = self._step_of(running)
+            if step.chunks:
+                break
+        return step
+
+    def _step_of(self, running: list[Sequence]) -> Step:
+        is_apart = any(map(self._decodes_apart, running))  # so do all, then
+        is_shaped = is_apart or self._wants_shape(running)
         max_rows = self._backend.canonical_rows if is_shaped else self._backend.batch_size
-        has_prompts = any(not sequence.is_decoding for sequence in self.running)
-        decoding = self._decoding(max(1, max_rows * 3 // 4) if has_prompts else max_rows)
-        drafts = self._draft(decoding, max_rows, only_one=is_shaped)
+        if is_apart:
+            max_rows = self._backend.canonical_decode_rows
+        has_prompts = not is_apart and any(not sequence.is_decoding for sequence in running)
+        decoding = running if is_apart else [each for each in running if each.is_decoding]
+        decoding = least_recent(decoding, max(1, max_rows * 3 // 4) if has_prompts else max_rows)
+        drafts = {}
+        if len(decoding) == len(running):
+            drafts = self._draft(decoding, max_rows, only_one=is_shaped)
         step = Step()
         share = max_rows // max(1, len(decoding))
         # Wrong guesses leave the cells again: of those that come last, nobody's order is broken.
@@ -150,15 +174,24 @@ class Scheduler:
             is_whole = size == sequence.num_pending
             step.add(sequence, size, int(is_whole), drafts.get(sequence, []))
         if has_prompts:
-            self._add_prompts(step, decoding, max_rows)
+            self._add_prompts(step, running, decoding, max_rows)
         return step
 
-    def _decoding(self, max_rows: int) -> list[Sequence]:
-        """Those that decode in the next step: all, or as many as it may have rows, in turns."""
-        decoding = [sequence for sequence in self.running if sequence.is_decoding]
-        if len(decoding) > max_rows:
-            decoding = sorted(decoding, key=lambda sequence: sequence.stepped_at)[:max_rows]
-        return decoding
+    def _in_turn(self) -> list[list[Sequence]]:
+        """Who may be in the next step: all; or those that decode apart, or else the others, first
+        those whose turn it is."""
+        apart = [sequence for sequence in self.running if self._decodes_apart(sequence)]
+        others = [sequence for sequence in self.running if not self._decodes_apart(sequence)]
+        if not apart or not others:
+            return [apart or others]
+        last_step = max(sequence.stepped_at for sequence in others)
+        is_others_turn = last_step < min(sequence.stepped_at for sequence in apart)
+        return [others, apart] if is_others_turn else [apart, others]
+
+    def _decodes_apart(self, sequence: Sequence) -> bool:
+        """Whether its next tokens have the same bits only in small steps without others."""
+        is_apart = self._backend.canonical_decode_rows > 0 and self._is_canonical(sequence)
+        return is_apart and sequence.num_cached >= sequence.num_prompt
 
     def _is_canonical(self, sequence: Sequence) -> bool:
         """Whether its rows get the same bits every time: it is computed in shapes that grant that
@@ -168,24 +201,28 @@ class Scheduler:
     def _is_shaped(self, sequence: Sequence) -> bool:
         """Whether its steps have such shapes, at least where that costs little: so that greedy
         answers to short prompts hardly ever differ either."""
+        if self._is_canonical(sequence):
+            return True
         is_greedy = sequence.request.sampling.temperature == 0
-        is_cheap = is_greedy and sequence.num_prompt <= SHORT_PROMPT
-        return self._is_canonical(sequence) or (is_cheap and self._backend.canonical_rows > 0)
+        is_short = sequence.num_prompt <= SHORT_PROMPT
+        has_any_size = self._backend.canonical_rows > 0 and self._backend.canonical_size(3) == 3
+        return is_greedy and is_short and has_any_size
 
-    def _wants_shape(self) -> bool:
-        """Whether the next step has no more than `canonical_rows`: for canonical sequences always,
+    def _wants_shape(self, running: list[Sequence]) -> bool:
+        """Whether their step has no more than `canonical_rows`: for canonical sequences always,
         for others while no long prompt would be read in small chunks for their sake."""
-        if any(self._is_canonical(sequence) for sequence in self.running):
+        if any(map(self._is_canonical, running)):
             return True
         has_long = any(
-            sequence.num_pending > SHORT_PROMPT and not sequence.is_decoding
-            for sequence in self.running
+            sequence.num_pending > SHORT_PROMPT and not sequence.is_decoding for sequence in running
         )
-        return not has_long and any(self._is_shaped(sequence) for sequence in self.running)
+        return not has_long and any(map(self._is_shaped, running))
 
     def _make_canonical(self, step: Step) -> None:
-        """Sees to what a step's size does not grant: single rows, and the order of cells."""
+        """Sees to what cutting it did not grant: the number of rows, and the order of cells."""
         shaped = [chunk.sequence for chunk in step.chunks if self._is_shaped(chunk.sequence)]
+        if any(self._is_canonical(each) and not self._decodes_apart(each) for each in shaped):
+            self._fill_up(step)
         if shaped and len(step.batch) == 1:
             self._shape_single_row(step, shaped[0])
         # Without shared prefixes each end leaves a hole, and mending it copies whole sequences.
@@ -212,10 +249,15 @@ class Scheduler:
         slots = {sequence.slot for sequence in sequences if sequence.slot is not None}
         return not slots or self._backend.stays_ordered(step.batch, slots)
 
+    def _fill_up(self, step: Step) -> None:
+        """To numbers of rows, and of those with logits, that kernels round as any other."""
+        size_of, num_outputs = self._backend.canonical_size, len(step.batch.output_rows)
+        num_outputs = size_of(num_outputs) if num_outputs else 0
+        num_rows = size_of(max(len(step.batch), num_outputs))
+        step.pad(self._backend.num_sequences, num_rows, num_outputs)
+
     def _shape_single_row(self, step: Step, sequence: Sequence) -> None:
-        """A row alone gets other bits where threads split its attention, or by other kernels."""
-        if not self.cache.make_room(2):
-            return  # for a second row, or for the backend to find out
+        """A row alone gets other bits where threads split its attention."""
         if self._backend.canonical_threads() == 1:
             num_held = self.cache.num_used - self.cache.num_cached
             if num_held < FEW_CELLS < self.cache.num_used:
@@ -225,17 +267,17 @@ class Scheduler:
         if threads == self._backend.max_threads or not self._is_canonical(sequence):
             return
         # With two threads a second row takes as long as one thread does over the first.
-        if threads == 1 and self._backend.max_threads <= 2:
-            step.max_threads = 1
+        if self._backend.max_threads <= 2 or self._backend.canonical_decode_rows == 1:
+            step.max_threads = threads
         else:
-            step.pad(self._backend.num_sequences)
+            step.pad(self._backend.num_sequences, 2, len(step.batch.output_rows))
 
     def _draft(
         self, decoding: list[Sequence], max_rows: int, only_one: bool
     ) -> dict[Sequence, list[int]]:
         """Guesses, as many as pay; for the most promising sequence alone, if `only_one` may."""
-        is_usual = all(sequence.num_pending == 1 for sequence in self.running)
-        if not self._is_guessing or len(decoding) < len(self.running) or not is_usual:
+        is_usual = all(sequence.num_pending == 1 for sequence in decoding)
+        if not self._is_guessing or not is_usual:
             return {}
         limit = min(self._backend.max_output_rows, max_rows) - len(decoding)
         chances = [self._chances(sequence) for sequence in decoding]
@@ -243,7 +285,8 @@ class Scheduler:
             best = max(chances, key=sum)
             chances = [each if each is best else [] for each in chances]
         costs = self._row_costs.setdefault(len(decoding), RowCosts())
-        sizes = draft_sizes(chances, len(decoding), limit, costs)
+        size_of = self._backend.canonical_size if only_one else int
+        sizes = draft_sizes(chances, len(decoding), limit, costs, size_of)
         if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
             return {}
         return {s: s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True) if size}
@@ -256,8 +299,10 @@ class Scheduler:
         num_wanted = min(sequence.request.max_tokens - sequence.num_generated, room) - 1
         return sequence.drafter.chances(max(0, num_wanted))
 
-    def _add_prompts(self, step: Step, decoding: list[Sequence], max_rows: int) -> None:
-        prompts = [sequence for sequence in self.running if not sequence.is_decoding]
+    def _add_prompts(
+        self, step: Step, running: list[Sequence], decoding: list[Sequence], max_rows: int
+    ) -> None:
+        prompts = [sequence for sequence in running if not sequence.is_decoding]
         in_turn = prompts_in_turn(prompts, self._num_steps)
         is_burst = self._are_together(decoding, prompts[0])
         budget = len(step.batch)
@@ -273,6 +318,8 @@ class Scheduler:
             if enough and step.num_prompt_tokens >= enough:
                 break
             size = min(sequence.num_pending, budget - len(step.batch))
+            if self._backend.canonical_decode_rows and self._is_canonical(sequence):
+                size = min(size, sequence.num_prompt - sequence.num_cached)  # what follows is apart
             if sequence.num_unscored:
                 size = min(size, rows_left)
             elif not rows_left and size == sequence.num_pending:
@@ -301,17 +348,19 @@ class Scheduler:
             self.cache.advance(sequence.slot, chunk.num_tokens + len(chunk.draft))
             sequence.num_cached += chunk.num_tokens
             sequence.stepped_at = self._num_steps
+            if sequence.num_cached > sequence.num_prompt and self._decodes_apart(sequence):
+                self.cache.distrust(sequence.slot)  # a longer prompt would be computed otherwise
             if chunk.is_prompt:
                 sequence.decoding_since = self._num_steps
             if sequence.num_cached <= sequence.num_prompt:
                 self.cache.record(sequence.slot, sequence.tokens[: sequence.num_cached])
-        if step.is_padded:
+        if step.num_padding:
             self.cache.drop_padding()
         self._num_computed = len(step.batch)
 
     def _learn(self, step: Step, seconds: float) -> None:
         num_prompt_tokens = step.num_prompt_tokens
-        num_rows = len(step.batch) - step.is_padded
+        num_rows = len(step.batch) - step.num_padding
         num_decoding = sum(not chunk.is_prompt for chunk in step.chunks)
         if len(step.batch.output_rows) == len(step.batch) and not num_prompt_tokens:
             costs = self._row_costs.setdefault(num_decoding, RowCosts())

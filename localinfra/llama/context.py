@@ -1,6 +1,8 @@
 """A llama context as `engine.Backend`: fill the batch, decode, rows of logits, cells of slots."""
 
 import ctypes
+import functools
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -8,7 +10,7 @@ import numpy as np
 from llama_cpp import llama_cpp
 from numpy.typing import NDArray
 
-from localinfra.engine.backend import Batch, DecodeFailed
+from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
 from localinfra.llama import log
 from localinfra.llama.cells import CellMap
 from localinfra.llama.model import LoadFailed, Model
@@ -23,16 +25,23 @@ FLASH_ATTENTION = {None: -1, False: 0, True: 1}  # enum llama_flash_attn_type; N
 
 # Attention on CPUs (ggml-cpu/ops.cpp): steps of this many rows on are computed in tiles, whose sums
 # depend on which cells share a tile; one row over as many cells as MIN_SPLIT is split among the
-# threads. All between gives each row the same bits, whoever is beside it. So do the matrices of
-# most weights, but not of repacked K-quants (ggml-cpu/repack.cpp), which take rows in fours: there
-# texts with a seed may still differ.
+# threads. All between gives each row the same bits, whoever is beside it.
 TILE_ROWS = 64
 MIN_SPLIT = 512
 TILED_TYPES = ("f16", "f32")  # of the KV cache; others know neither
 
+# The same of matrices, by the type of their weights: some round all rows alike; some a row alone
+# otherwise; repacked K-quants (ggml-cpu/repack.cpp) take rows in fours, the rest one by one, and
+# others steps of less than eight otherwise. Of each kind: the least number of rows, of which they
+# must be a multiple if that is more than two, and steps of how many tell whether it is so.
+ROUNDINGS = ((1, (1, 2, 7, 18)), (2, (2, 7, 18)), (8, (8, 24)), (16, (16, 48)))
+FEW_ROWS = (1, 2, 3)  # where eight are the least, so few mostly are alike too, and cost a third
+
+PROBED_ROWS = 4
+PROBE_STRIDE = 997  # a prime: any tokens, but not the first ones, which stand for no text
+
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ: a unified cache has room for all ids, however few may be decoded
 MIN_OUTPUT_ROWS = 64  # logits rows per step; what scoring a prompt may ask for at once
-PROBE_TOKEN = 0  # any
 CELL_PADDING = 256  # llama.cpp rounds the cache up to it
 
 # llama_cpp's own declaration makes a pointer object of each answer, which takes 10 us.
@@ -45,6 +54,12 @@ get_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_get_log
 # finds what llama.cpp is linked to; builds without OpenMP have none.
 pause_openmp = getattr(llama_cpp._lib, "omp_pause_resource_all", None)
 OMP_PAUSE_SOFT = 1
+
+
+def have_same_bits(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
+    """Whether rows [num_rows, num_vocab] are equal, as far as both go."""
+    num_rows = min(len(first), len(second))
+    return first[:num_rows].tobytes() == second[:num_rows].tobytes()
 
 
 def pointer_to(data: NDArray[np.uint8]) -> Any:
@@ -78,10 +93,10 @@ class LlamaContext:
         self.batch_size = settings.batch_size
         self.max_output_rows = max(settings.num_sequences, MIN_OUTPUT_ROWS)
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = settings.num_cells
+        params.n_ctx = settings.num_cells + MOST_PADDING
         params.n_batch = params.n_ubatch = settings.batch_size
         params.n_seq_max = settings.num_sequences + 1  # one more to save and restore through
-        params.n_outputs_max = self.max_output_rows
+        params.n_outputs_max = self.max_output_rows + MOST_PADDING
         self.max_threads = settings.threads or usable_cores()
         params.n_threads = self._num_threads = self.max_threads
         self._batch_threads = settings.batch_threads or self.max_threads
@@ -96,32 +111,64 @@ class LlamaContext:
         if not self._pointer:
             raise LoadFailed(f"{model.path}: {log.recent_errors() or 'no context could be made'}")
         self._memory = llama_cpp.llama_get_memory(self._pointer)
-        self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer)
+        self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - MOST_PADDING
         self._num_vocab = model.num_vocab
         self._is_tiled = settings.kv_type in TILED_TYPES
-        # GPUs have other kernels, and without flash attention sums depend on what else is cached.
-        # (llama.cpp never uses it for Grok).
-        has_flash = settings.flash_attention is not False and model.architecture != "grok"
-        is_canonical = has_flash and not model.is_offloaded
-        most_rows = TILE_ROWS - 1 if self._is_tiled else self.batch_size
-        self.canonical_rows = min(most_rows, self.batch_size) if is_canonical else 0
-        if self.canonical_rows < 2:
-            self.canonical_rows = 0
-        self._single_row_is_canonical: bool | None = None
         self._cells = self._cell_maps(settings.batch_size)
         self._apply_adapters()
         self._make_batch()
+        self.canonical_rows = self.canonical_decode_rows = 0
+        self._least_rows = 1
+        # GPUs have other kernels, and without flash attention sums depend on what else is cached
+        # (llama.cpp never uses it for Grok).
+        has_flash = settings.flash_attention is not False and model.architecture != "grok"
+        if has_flash and not model.is_offloaded:
+            self._find_canonical_shapes()
+
+    def _find_canonical_shapes(self) -> None:
+        """Tries how the weights' kernels round, which also fetches them from the disk."""
+        most_rows = min(TILE_ROWS - 1 if self._is_tiled else self.batch_size, self.batch_size)
+        logits_of = functools.cache(self._logits_of_steps)
+
+        def are_alike(sizes: tuple[int, ...]) -> bool:
+            pairs = pairwise(min(size, most_rows) for size in sizes)
+            return all(have_same_bits(logits_of(few), logits_of(more)) for few, more in pairs)
+
+        for least, sizes in ROUNDINGS:
+            if least <= most_rows and are_alike(sizes):
+                break
+        else:
+            return
+        if least > 2 and not self._cells:
+            return  # recurrent memories cut steps by sequence: other rows can't fill them up
+        self._least_rows = least
+        self.canonical_rows = most_rows
+        if least > 2:
+            self.canonical_rows -= most_rows % least
+            self.canonical_decode_rows = FEW_ROWS[-1] if are_alike(FEW_ROWS) else 1
+
+    def _logits_of_steps(self, num_rows: int) -> NDArray[np.float32]:
+        """Of some tokens, in steps of so many: of one alone, two kernels may agree by chance."""
+        slot, logits = self.num_sequences, []
+        for start in range(0, max(num_rows, PROBED_ROWS), num_rows):
+            tokens = [(start + row + 1) * PROBE_STRIDE for row in range(num_rows)]
+            batch = Batch()
+            batch.extend(slot, start, [token % self._num_vocab for token in tokens], num_rows)
+            self.decode(batch)
+            logits.append(self._output_rows()[:num_rows].copy())
+        self.drop(slot, 0)
+        return np.concatenate(logits)
 
     def _cell_maps(self, batch_size: int) -> list[CellMap]:
         """Of the layers with full attention, and of those with a sliding window, where they have a
         cache of their own; none where it is not known how cells are used."""
-        window = self._model.sliding_window
+        window, num_cells = self._model.sliding_window, self.num_cells + MOST_PADDING
         if self.can_share_prefixes:
-            return [CellMap(self.num_cells)]
+            return [CellMap(num_cells)]
         if not window:
             return []
-        size = min(self.num_cells, window * (self.num_sequences + 1) + batch_size)
-        return [CellMap(self.num_cells), CellMap(-(-size // CELL_PADDING) * CELL_PADDING, window)]
+        size = min(num_cells, window * (self.num_sequences + 1) + batch_size)
+        return [CellMap(num_cells), CellMap(-(-size // CELL_PADDING) * CELL_PADDING, window)]
 
     def _apply_adapters(self) -> None:
         count = len(self._model.adapters)
@@ -209,28 +256,13 @@ class LlamaContext:
     def stays_ordered(self, batch: Batch, slots: set[int]) -> bool:
         return all(cells.stays_ordered(slots, batch.slots) for cells in self._cells)
 
+    def canonical_size(self, num_rows: int) -> int:
+        least = self._least_rows
+        return -(-num_rows // least) * least if least > 2 else max(num_rows, least)
+
     def canonical_threads(self) -> int:
-        if not self._rounds_single_rows_alike():
-            return 0
         most_seen = max((cells.num_seen for cells in self._cells), default=MIN_SPLIT)
         return 1 if self._is_tiled and most_seen >= MIN_SPLIT else self.max_threads
-
-    def _rounds_single_rows_alike(self) -> bool:
-        """Whether a row alone gets the bits that it gets beside others, found out by trying: some
-        kernels of matrices in F16, BF16 and F32 round a single row otherwise."""
-        if self._single_row_is_canonical is None:
-            slot, threads = self.num_sequences, self._num_threads
-            self.set_threads(1)
-            rows = []
-            for size in (1, 2):
-                batch = Batch()
-                batch.extend(slot, 0, [PROBE_TOKEN] * size, size)
-                self.decode(batch)
-                rows.append(self.logits(0).tobytes())
-                self.drop(slot, 0)
-            self.set_threads(threads)
-            self._single_row_is_canonical = rows[0] == rows[1]
-        return self._single_row_is_canonical
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, stop)

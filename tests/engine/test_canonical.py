@@ -4,6 +4,7 @@ fake that rounds as kernels do."""
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -44,18 +45,30 @@ def expected(prompt: list[int], max_tokens: int, num_choices: int = 1) -> list[l
     return [reference(prompt, max_tokens, CONTEXT, stream) for stream in range(num_choices)]
 
 
-@pytest.mark.parametrize("single_row_threads", [0, 1, 2])
+class Shape(NamedTuple):
+    """Of steps that round alike."""
+
+    canonical_rows: int
+    least_rows: int = 1
+    canonical_decode_rows: int = 0
+
+
+@pytest.mark.parametrize(("least_rows", "single_row_threads"), [(1, 1), (1, 2), (2, 2), (4, 2)])
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 15, 40])
-def test_alone_a_seeded_text_is_the_canonical_one(size: int, single_row_threads: int) -> None:
+def test_alone_a_seeded_text_is_the_canonical_one(
+    size: int, least_rows: int, single_row_threads: int
+) -> None:
     prompt = [(7 * i) % 48 for i in range(size)]
-    backend = FakeBackend(canonical_rows=7, single_row_threads=single_row_threads)
+    backend = FakeBackend(
+        canonical_rows=8, least_rows=least_rows, single_row_threads=single_row_threads
+    )
 
     async def test() -> None:
         async with running(backend) as engine:
             got = await events_of(engine, GenerationRequest(prompt, 30, SEEDED))
             assert texts(got) == expected(prompt, 30)
-        assert max(backend.batch_sizes) <= 7
-        assert (min(backend.batch_sizes) == 1) == (single_row_threads > 0)
+        assert max(backend.batch_sizes) <= 8
+        assert min(backend.batch_sizes) == least_rows
 
     asyncio.run(test())
 
@@ -120,6 +133,16 @@ class Load(msgspec.Struct):
     leaves_after: int  # events; 0 never
 
 
+SHAPES = [
+    *(Shape(3), Shape(7, 2), Shape(20), Shape(4, 4), Shape(16, 16)),
+    *(Shape(24, 8, 3), Shape(16, 8, 1), Shape(16, 8, 2)),
+]
+APART = {
+    "canonical_rows": 24,
+    "least_rows": 8,
+    "canonical_decode_rows": 3,
+    "context_length": CONTEXT,
+}
 FAMILIES = [list(range(40)), [*range(20), *range(30, 48)], [5] * 40, [3, 4] * 20]
 
 loads = st.builds(
@@ -142,8 +165,9 @@ loads = st.builds(
     st.lists(loads, min_size=1, max_size=12),
     st.sampled_from([104, 140, 400]),
     st.integers(1, 5),
-    st.sampled_from([3, 7, 20]),
-    st.sampled_from([0, 1, 2]),
+    st.sampled_from(SHAPES),
+    st.sampled_from([1, 2]),
+    st.sampled_from([2, 4]),
     st.sampled_from([0, 400, 100_000]),
     st.booleans(),
     st.booleans(),
@@ -152,28 +176,40 @@ def test_seeded_texts_are_the_same_in_any_company(
     load: list[Load],
     num_cells: int,
     num_sequences: int,
-    canonical_rows: int,
+    shape: Shape,
     single_row_threads: int,
+    max_threads: int,
     max_parked: int,
     can_share: bool,
     tidies: bool,
 ) -> None:
-    backend = FakeBackend(
-        num_cells=num_cells, num_sequences=num_sequences, num_slots=num_sequences + 4,
-        batch_size=32, context_length=CONTEXT, can_share_prefixes=can_share,
-        canonical_rows=canonical_rows, single_row_threads=single_row_threads,
-        idle_cells_slow_steps=tidies,
-    )  # fmt: skip
+    def backend_of(**options: int) -> FakeBackend:
+        return FakeBackend(
+            batch_size=32, context_length=CONTEXT, can_share_prefixes=can_share,
+            single_row_threads=single_row_threads, max_threads=max_threads,
+            idle_cells_slow_steps=tidies,
+            **shape._asdict(), **options,
+        )  # fmt: skip
+
+    def request_of(spec: Load) -> GenerationRequest:
+        return GenerationRequest(
+            FAMILIES[spec.family][: spec.size] + spec.ending, spec.max_tokens,
+            SEEDED if spec.is_seeded else SamplingParams(),
+            num_choices=spec.num_choices, top_logprobs=1 if spec.is_scored else None,
+            score_prompt=spec.is_scored, cache_salt=spec.salt,
+        )  # fmt: skip
+
+    async def alone(spec: Load) -> list[list[int | None]]:
+        request = request_of(spec)
+        if not shape.canonical_decode_rows:
+            return expected(request.prompt, spec.max_tokens, spec.num_choices)
+        async with running(backend_of()) as engine:
+            return texts(await events_of(engine, request))
 
     async def one(engine: Engine, spec: Load) -> None:
         for _ in range(spec.starts_after):
             await asyncio.sleep(0)
-        prompt = FAMILIES[spec.family][: spec.size] + spec.ending
-        request = GenerationRequest(
-            prompt, spec.max_tokens, SEEDED if spec.is_seeded else SamplingParams(),
-            num_choices=spec.num_choices, top_logprobs=1 if spec.is_scored else None,
-            score_prompt=spec.is_scored, cache_salt=spec.salt,
-        )  # fmt: skip
+        request = request_of(spec)
         choices: list[list[TokenEvent]] = [[] for _ in range(spec.num_choices)]
         async with engine.generate([request]) as generation:
             count = 0
@@ -184,20 +220,71 @@ def test_seeded_texts_are_the_same_in_any_company(
                 if count == spec.leaves_after:
                     return
         if spec.is_seeded or spec.is_scored:
-            assert texts(choices) == expected(prompt, spec.max_tokens, spec.num_choices)
+            assert texts(choices) == await alone(spec)
         if spec.is_scored:
             for events in choices:
                 scores = events[0].prompt_logprobs
                 assert scores is not None
                 assert [score.top[0][0] for score in scores[1:]] == [
-                    next_token(prompt[:size]) for size in range(1, len(prompt))
+                    next_token(request.prompt[:size]) for size in range(1, len(request.prompt))
                 ]
 
     async def test() -> None:
+        backend = backend_of(
+            num_cells=num_cells, num_sequences=num_sequences, num_slots=num_sequences + 4
+        )
         async with running(backend, max_parked) as engine:
             await asyncio.gather(*(one(engine, spec) for spec in load))
 
     asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_an_answer_computed_apart_is_read_anew_by_the_next_turn() -> None:
+    """A prompt's tokens have other shapes, so that its text would depend on what was cached."""
+    prompt = list(range(30))
+
+    async def test() -> None:
+        async with running(FakeBackend(num_cells=400, **APART)) as engine:
+            [answer] = await events_of(engine, GenerationRequest(prompt, 20, SEEDED))
+            longer = prompt + [event.token for event in answer if event.token is not None]
+            [after] = await events_of(engine, GenerationRequest(longer, 20, SEEDED))
+            assert after[0].num_cached == len(prompt)
+        async with running(FakeBackend(num_cells=400, **APART)) as engine:
+            assert texts([after]) == texts(
+                await events_of(engine, GenerationRequest(longer, 20, SEEDED))
+            )
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("can_share", [False, True])
+def test_a_text_computed_apart_is_the_same_after_it_had_to_make_way(can_share: bool) -> None:
+    requests = [GenerationRequest([i, *range(10)], 89, SEEDED) for i in range(8)]
+
+    async def test() -> None:
+        backend = FakeBackend(num_cells=400, can_share_prefixes=can_share, **APART)
+        async with running(backend) as engine:
+            alone = [texts(await events_of(engine, request)) for request in requests]
+        backend = FakeBackend(num_cells=160, can_share_prefixes=can_share, **APART)
+        async with running(backend) as engine:
+            together = await asyncio.gather(*(events_of(engine, request) for request in requests))
+        assert [texts(choices) for choices in together] == alone
+
+    asyncio.run(test())
+
+
+def test_who_decodes_apart_and_who_does_not_take_turns() -> None:
+    """Seven texts with a seed, in threes, and others: nobody waits for more than its turn."""
+
+    async def test() -> None:
+        backend = FakeBackend(num_cells=2000, num_sequences=12, **APART)
+        async with running(backend) as engine:
+            seeded = [GenerationRequest([i], 40, SEEDED) for i in range(7)]
+            plain = [GenerationRequest([10 + i], 40) for i in range(4)]
+            await asyncio.gather(*(events_of(engine, request) for request in seeded + plain))
+        assert backend.batch_sizes[1:21] == [3, 3, 3, 4] * 5
+
+    asyncio.run(test())
 
 
 def test_a_broken_order_of_cells_is_mended_and_what_was_idle_comes_back() -> None:
