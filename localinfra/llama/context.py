@@ -1,5 +1,6 @@
 """A llama context as `engine.Backend`: fill the batch, decode, rows of logits, cells of slots."""
 
+import contextlib
 import ctypes
 import functools
 from itertools import pairwise
@@ -93,7 +94,12 @@ class LlamaContext:
         self.batch_size = settings.batch_size
         self.max_output_rows = max(settings.num_sequences, MIN_OUTPUT_ROWS)
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = settings.num_cells + MOST_PADDING
+        # GPUs have other kernels, and without flash attention sums depend on what else is cached
+        # (llama.cpp never uses it for Grok).
+        has_flash = settings.flash_attention is not False and model.architecture != "grok"
+        may_be_canonical = has_flash and not model.is_offloaded
+        reserve = MOST_PADDING if may_be_canonical else 0
+        params.n_ctx = settings.num_cells + reserve
         params.n_batch = params.n_ubatch = settings.batch_size
         params.n_seq_max = settings.num_sequences + 1  # one more to save and restore through
         params.n_outputs_max = self.max_output_rows + MOST_PADDING
@@ -111,7 +117,7 @@ class LlamaContext:
         if not self._pointer:
             raise LoadFailed(f"{model.path}: {log.recent_errors() or 'no context could be made'}")
         self._memory = llama_cpp.llama_get_memory(self._pointer)
-        self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - MOST_PADDING
+        self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - reserve
         self._num_vocab = model.num_vocab
         self._is_tiled = settings.kv_type in TILED_TYPES
         self._cells = self._cell_maps(settings.batch_size)
@@ -119,11 +125,9 @@ class LlamaContext:
         self._make_batch()
         self.canonical_rows = self.canonical_decode_rows = 0
         self._least_rows = 1
-        # GPUs have other kernels, and without flash attention sums depend on what else is cached
-        # (llama.cpp never uses it for Grok).
-        has_flash = settings.flash_attention is not False and model.architecture != "grok"
-        if has_flash and not model.is_offloaded:
-            self._find_canonical_shapes()
+        if may_be_canonical:
+            with contextlib.suppress(DecodeFailed):  # requests will fail too, and say so
+                self._find_canonical_shapes()
 
     def _find_canonical_shapes(self) -> None:
         """Tries how the weights' kernels round, which also fetches them from the disk."""
@@ -162,7 +166,7 @@ class LlamaContext:
     def _cell_maps(self, batch_size: int) -> list[CellMap]:
         """Of the layers with full attention, and of those with a sliding window, where they have a
         cache of their own; none where it is not known how cells are used."""
-        window, num_cells = self._model.sliding_window, self.num_cells + MOST_PADDING
+        window, num_cells = self._model.sliding_window, llama_cpp.llama_n_ctx(self._pointer)
         if self.can_share_prefixes:
             return [CellMap(num_cells)]
         if not window:
