@@ -6,18 +6,19 @@ rest is cheap and stays on the event loop, while the engine computes the next st
 
 import datetime
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from localinfra.chat.answer import Answer, Source, Tool, arguments_source, grammar_of
+from localinfra.chat.answer import Answer, Source, Tool, grammar_of, usual_waiver
 from localinfra.chat.dialects import Voice
 from localinfra.chat.messages import Message, size_of, texts_of
 from localinfra.chat.meter import DEADLINE_S, Deadline, LimitExceeded
-from localinfra.chat.prepared import Leniency
+from localinfra.chat.prepared import Waiver
+from localinfra.chat.relaxing import Relaxing
 from localinfra.chat.template import ChatTemplate
-from localinfra.engine.constraint import Grammar, GrammarCompiler, as_lark, as_regex
+from localinfra.engine.client_grammar import as_lark, as_regex
+from localinfra.engine.constraint import Grammar, GrammarCompiler
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.engine import Engine, EngineStats
 from localinfra.engine.output import ChoiceOutput
@@ -36,7 +37,6 @@ from localinfra.models.catalog import TextModelEntry
 MAX_COMPILING = 2  # grammars at a time
 MAX_TRYING = 2  # of those that may take a second, which have threads of their own
 MAX_WAITING_GRAMMARS = 64
-MAX_RELAXING_S = 5.0  # looking for what in a request's tools can be enforced
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -249,10 +249,10 @@ class TextModel:
         """None where that may take long."""
         if answer.format and answer.format.kind != "json":
             return None
-        source = self._source(answer, prompt)
-        if not source.is_plain and not self._compiler.knows(source.text):
-            return None
         try:
+            source = self._source(answer, prompt)
+            if not source.is_plain and not self._compiler.knows(source.text):
+                return None
             return self._compiled(source, answer)
         except InvalidRequest:
             if answer.use.callable:
@@ -261,25 +261,35 @@ class TextModel:
 
     def _compile(self, answer: Answer, prompt: ChatPrompt | None) -> Compiled:
         if answer.format and answer.format.kind != "json":
-            checked = {"lark": as_lark, "regex": as_regex}[answer.format.kind]
-            text = checked(answer.format.text, answer.format.param)
+            text, param = answer.format.text, answer.format.param
+            if answer.format.kind == "lark":
+                text = as_lark(text, param, self._model.grammar_tokens)
+            else:
+                text = as_regex(text, param)
             answer = msgspec.structs.replace(
                 answer, format=msgspec.structs.replace(answer.format, text=text)
             )
         try:
             return self._compiled(self._source(answer, prompt), answer)
         except InvalidRequest:
+            relaxing = Relaxing(self._problem)
             lenient = [tool for tool in answer.use.callable if not tool.is_strict]
-            leniency = self._leniency(lenient)
-            if all(level is Leniency.UNKNOWN for level in leniency.values()):
-                raise  # they are not to blame
-        return self._compiled(self._source(answer, prompt, leniency), answer)
+            waivers = {tool.name: relaxing.waiver(tool) for tool in lenient}
+            source = self._source(answer, prompt, waivers)
+            if all(waivers[tool.name] == usual_waiver(tool) for tool in lenient):
+                for path, problem in relaxing.faults(source.hard).items():
+                    raise UnsupportedParameter(problem, path) from None
+                raise  # none of them is to blame
+        return self._compiled(source, answer)
+
+    def _problem(self, source: Source) -> str | None:
+        return self._compiler.problem(source.text, is_plain=source.is_plain)
 
     def _source(
         self,
         answer: Answer,
         prompt: ChatPrompt | None,
-        leniency: Mapping[str, Leniency] = {},
+        waivers: Mapping[str, Waiver] = {},
     ) -> Source:
         source = grammar_of(
             answer,
@@ -287,7 +297,7 @@ class TextModel:
             self._model.grammar_tokens,
             is_thinking=prompt is not None and prompt.is_thinking,
             is_continued=prompt is not None and prompt.is_continued,
-            leniency=leniency,
+            waivers=waivers,
         )
         assert source is not None
         return source
@@ -298,22 +308,6 @@ class TextModel:
             source.text, param, is_plain=source.is_plain, free_json=source.free_json
         )
         return Compiled(grammar, source.left_out)
-
-    def _leniency(self, tools: Sequence[Tool]) -> dict[str, Leniency]:
-        """Of each tool, the least that has to be left out for its grammar to compile. Raises
-        InvalidRequest where one is no schema at all."""
-        deadline_s = time.monotonic() + MAX_RELAXING_S
-        levels = {}
-        for tool in tools:
-            levels[tool.name] = Leniency.ALL
-            for level in (Leniency.UNKNOWN, Leniency.ONE_OF, Leniency.HARD):
-                source = arguments_source(tool, level)
-                if not source.is_plain and time.monotonic() > deadline_s:
-                    continue
-                if self._compiler.can_compile(source.text, is_plain=source.is_plain):
-                    levels[tool.name] = level
-                    break
-        return levels
 
     @functools.cached_property
     def marks(self) -> frozenset[int]:

@@ -14,6 +14,7 @@ from localinfra.api.structured import (
     MAX_TOOLS,
     NamedFunction,
     NamedTool,
+    Parameters,
     declared_tool,
     no_function_to_call,
     use_of,
@@ -81,7 +82,7 @@ class InputMessage(msgspec.Struct, frozen=True):
 class ToolDefinition(msgspec.Struct, frozen=True):
     name: Name = ""
     description: str | None = None
-    input_schema: dict[str, Any] | None = None
+    input_schema: Parameters | None = None
     type: TypeName | None = None
     strict: bool | None = None  # true: all of the schema, or an error
 
@@ -94,10 +95,11 @@ class ToolDefinition(msgspec.Struct, frozen=True):
     def tool(self, path: str) -> Tool:
         """Raises InvalidRequest."""
         param = f"{path}.input_schema"
+        needed(self.input_schema, param)
         return declared_tool(
             self.name,
             self.description,
-            needed(self.input_schema, param),
+            self.input_schema,
             name_param=f"{path}.name",
             param=param,
             is_strict=bool(self.strict),

@@ -7,7 +7,7 @@ https://platform.openai.com/docs/api-reference/responses/create
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,7 @@ from localinfra.api.structured import (
     AllowedTools,
     NamedFunction,
     NamedTool,
+    Parameters,
     ToolChoice,
     declared_tool,
     no_function_to_call,
@@ -38,7 +39,7 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["function"] = "function"
     name: ShortName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Parameters | None = None
     strict: bool | None = None  # true: all of the parameters' schema, or an error
 
     def tool(self, path: str, namespace: str | None) -> Tool:

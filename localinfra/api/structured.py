@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from localinfra.chat.answer import ANY_OBJECT, AnswerFormat, Tool, ToolUse
+from localinfra.chat.keywords import as_map
 from localinfra.chat.messages import Json, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -66,10 +67,14 @@ def missing(path: str, what: str) -> InvalidRequest:
     return InvalidRequest(f"{path} is missing: put {what} there.", path)
 
 
+# A tool's schema; the empty list is how PHP writes an empty object.
+Parameters = dict[str, Any] | Annotated[list[Any], Meta(max_length=0)]
+
+
 class FunctionDefinition(msgspec.Struct, frozen=True):
     name: str
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Parameters | None = None
     strict: bool | None = None  # true: all of the parameters' schema, or an error
 
 
@@ -101,7 +106,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
 def declared_tool(
     name: str,
     description: str | None,
-    parameters: dict[str, Json] | None,
+    parameters: Parameters | None,
     *,
     name_param: str,
     param: str,
@@ -119,10 +124,22 @@ def declared_tool(
         "function": {
             "name": name,
             "description": description or "",
-            "parameters": parameters or {"type": "object", "properties": {}},
+            "parameters": for_templates(parameters) or {"type": "object", "properties": {}},
         },
     }
-    return Tool(name, definition, parameters, param, is_strict)
+    known = parameters if isinstance(parameters, dict) else None
+    return Tool(name, definition, known, param, is_strict)
+
+
+def for_templates(parameters: Parameters | None) -> dict[str, Json]:
+    """The same, where templates that walk through the properties find an object for each."""
+    if not isinstance(parameters, dict):
+        return {}
+    if "properties" not in parameters:
+        return parameters
+    properties = as_map(parameters["properties"]).items()
+    readable = {name: part if isinstance(part, dict | bool) else {} for name, part in properties}
+    return {**parameters, "properties": readable}
 
 
 FunctionName = Annotated[str, Meta(max_length=256)]

@@ -12,7 +12,7 @@ from localinfra.chat import grammar
 from localinfra.chat.dialects import HARMONY, Voice
 from localinfra.chat.messages import Json
 from localinfra.chat.parser import HarmonyParser, MarkedParser, Parser
-from localinfra.chat.prepared import Leniency
+from localinfra.chat.prepared import Hard, Leniency, Waiver
 from localinfra.chat.schema import Rule, json_rule
 
 OUTPUT = "output"  # what a client's own grammar is called within ours
@@ -69,6 +69,7 @@ class Source(msgspec.Struct, frozen=True):
     is_plain: bool = False  # of a kind that compiles in milliseconds
     # The text is any JSON object, where there is no reasoning up to this mark before it.
     free_json: bytes | None = None
+    hard: Sequence[Hard] = ()  # keywords that may be why it can't be compiled
 
 
 def grammar_of(
@@ -78,13 +79,13 @@ def grammar_of(
     is_thinking: bool,
     *,
     is_continued: bool = False,
-    leniency: Mapping[str, Leniency] = {},
+    waivers: Mapping[str, Waiver] = {},
 ) -> Source | None:
     """The source of its grammar; None where any text will do.
 
     `tokens` are the spellings that are no text to a grammar; `voice` is None where a text is
-    continued that is no chat; `is_continued`: the prompt has opened the content; `leniency` with
-    tools by their names, where more than usual has to be left out. Raises InvalidRequest and
+    continued that is no chat; `is_continued`: the prompt has opened the content; `waivers` by names
+    of tools, where more than usual has to be left out. Raises InvalidRequest and
     UnsupportedParameter for what can't be enforced.
     """
     marks = grammar.Marks(tokens)
@@ -101,7 +102,7 @@ def grammar_of(
                 tool.name,
                 tool.parameters,
                 tool.param,
-                leniency.get(tool.name, usual_leniency(tool)),
+                waivers.get(tool.name, usual_waiver(tool)),
             )
             for tool in answer.use.callable
         ]
@@ -122,23 +123,29 @@ def grammar_of(
     free_json = None
     if answer.format and answer.format.schema == ANY_OBJECT and not answer.use.callable:
         free_json = reasoning.end.encode() if reasoning else b""
-    return Source(text, left_out, all(rule.is_plain for rule in rules), free_json)
+    hard = [part for rule in rules for part in rule.hard]
+    return Source(text, left_out, all(rule.is_plain for rule in rules), free_json, hard)
 
 
-def usual_leniency(tool: Tool) -> Leniency:
-    return Leniency.NOTHING if tool.is_strict else Leniency.UNKNOWN
+def usual_waiver(tool: Tool) -> Waiver:
+    return Waiver(Leniency.NOTHING if tool.is_strict else Leniency.UNKNOWN)
 
 
-def arguments_source(tool: Tool, leniency: Leniency) -> Source:
+def arguments_source(tool: Tool, waiver: Waiver) -> Source:
     """A grammar of this function's arguments alone. Raises as `grammar_of`."""
-    rule = grammar.function(tool.name, tool.parameters, tool.param, leniency).arguments
-    return Source(f"{grammar.HEADER}\nstart: {rule.text}\n", rule.left_out, rule.is_plain)
+    rule = grammar.function(tool.name, tool.parameters, tool.param, waiver).arguments
+    return source_of(rule)
+
+
+def source_of(rule: Rule) -> Source:
+    text = f"{grammar.HEADER}\nstart: {rule.text}\n"
+    return Source(text, rule.left_out, rule.is_plain, hard=rule.hard)
 
 
 def format_rule(wanted: AnswerFormat) -> Rule:
     """The elements of a rule that stand for text of this form. Raises as `grammar_of`."""
     if wanted.kind == "json":
-        return json_rule(wanted.schema, wanted.param)
+        return json_rule(wanted.schema, wanted.param, Waiver(Leniency.ONE_OF))
     if wanted.kind == "regex":
         return Rule(grammar.regex_rule(wanted.text))
     return Rule(f"@{OUTPUT}")

@@ -11,7 +11,7 @@ import msgspec
 
 from localinfra.chat.dialects import CallForm, Reasoning
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import Leniency
+from localinfra.chat.prepared import Leniency, Waiver
 from localinfra.chat.schema import Rule, json_rule
 from localinfra.errors import InvalidRequest
 
@@ -39,25 +39,28 @@ class Calls(msgspec.Struct, frozen=True):
     are_many: bool  # more than one
 
 
-def function(
-    name: str, parameters: dict[str, Json] | None, path: str, leniency: Leniency
-) -> Function:
+def function(name: str, parameters: dict[str, Json] | None, path: str, waiver: Waiver) -> Function:
     """Raises as `schema.json_rule`."""
     schema = parameters or NO_ARGUMENTS
-    if schema.get("properties") == {} and not schema.keys() & {"patternProperties", *OTHERS}:
+    if schema.get("properties") in ({}, []) and not schema.keys() & {"patternProperties", *OTHERS}:
         schema = {**schema, "additionalProperties": False}  # MCP's way to say: no arguments
     kind = schema.get("type")
     kinds = kind if isinstance(kind, list) else [kind]
-    if any(isinstance(name, str) and name.lower() == "object" for name in kinds):
-        schema = {**schema, "type": "object"}
-    elif kind is None and not schema.keys() & {"$ref"}:  # some leave it to be understood
-        schema = {**schema, "type": "object"}
-    elif kind is not None and all(isinstance(name, str) for name in kinds):
+    is_object = any(isinstance(name, str) and name.lower() == "object" for name in kinds)
+    is_odd = kind is not None and not is_object
+    if is_odd and waiver.level < Leniency.UNKNOWN and all(isinstance(kind, str) for kind in kinds):
         raise InvalidRequest(
             'A function\'s arguments are an object: its parameters need "type": "object".',
             f"{path}.type",
         )
-    return Function(name, json_rule(schema, path, leniency))
+    if is_object or (is_odd and waiver.level >= Leniency.UNKNOWN):
+        schema = {**schema, "type": "object"}
+    elif kind is None and not schema.keys() & {"$ref"}:  # some leave it to be understood
+        schema = {**schema, "type": "object"}
+    rule = json_rule(schema, path, waiver)
+    if is_odd and waiver.level in (Leniency.UNKNOWN, Leniency.HARD):
+        rule = msgspec.structs.replace(rule, left_out=(f"{path}.type", *rule.left_out))
+    return Function(name, rule)
 
 
 class Marks:

@@ -158,6 +158,8 @@ WITHOUT_EFFECT: dict[str, tuple[Json, ...]] = {
 }
 LIST_KEYS = ("anyOf", "allOf", "oneOf", "prefixItems")
 MAP_KEYS = ("properties", "patternProperties")
+SIZES = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+MOST = ("maxLength", "maxItems", "maxProperties")
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 IN_PLACE = ("anyOf", "allOf", "oneOf", "$ref")
 

@@ -5,7 +5,6 @@ Pure. Follows references, says the same in other words where it can, and names w
 
 import functools
 from collections import deque
-from decimal import Decimal
 from enum import IntEnum
 from urllib.parse import unquote
 
@@ -13,25 +12,28 @@ import msgspec
 
 from localinfra.chat.keywords import (
     ANNOTATIONS,
-    BOUNDS,
     ENFORCED,
     FORMATS,
     HINTS,
     IN_PLACE,
     LIST_KEYS,
     MAP_KEYS,
+    MOST,
+    SIZES,
     WITHOUT_EFFECT,
     as_map,
     check_type,
     inside,
     is_schema,
 )
+from localinfra.chat.mended import is_readable, mended, required_by_themselves
 from localinfra.chat.messages import Json
+from localinfra.chat.one_of import Exclusion, tagged
+from localinfra.chat.rewording import MAX_EXACT, as_draft_2020, clamped, num_states, or_null
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 MAX_SCHEMA_DEPTH = 100
 MAX_PARTS = 4000  # schemas in a schema
-MAX_EXACT = 2**53  # llguidance's numbers are doubles
 MAX_MULTIPLE = 10_000  # it makes an automaton of as many states: 40 ms, and minutes for 10 million
 
 # What makes a schema one that llguidance may refuse or be long about.
@@ -42,10 +44,28 @@ class Leniency(IntEnum):
     """How much of a schema may be left out; each level leaves out what those before it do."""
 
     NOTHING = 0  # that decides about a value
-    UNKNOWN = 1  # what llguidance does not know
-    ONE_OF = 2  # that no two of `oneOf` are valid at once, which it can't always see
+    ONE_OF = 1  # that no two of `oneOf` are valid at once, where that can't be seen
+    UNKNOWN = 2  # what llguidance does not know, and what is no JSON Schema
     HARD = 3  # patterns, formats and multiples
     ALL = 4  # any object will do
+
+
+class Waiver(msgspec.Struct, frozen=True):
+    """What need not be enforced."""
+
+    level: Leniency = Leniency.NOTHING
+    paths: frozenset[str] = frozenset()  # of keywords, and of schemas
+
+
+STRICT = Waiver()
+
+
+class Hard(msgspec.Struct, frozen=True):
+    """A keyword that llguidance may refuse."""
+
+    path: str
+    key: str
+    value: Json
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -53,27 +73,31 @@ class Prepared(msgspec.Struct, frozen=True):
 
     schema: dict[str, Json]
     left_out: tuple[str, ...] = ()
+    hard: tuple[Hard, ...] = ()
 
 
-def prepared(schema: Json, path: str, leniency: Leniency) -> Prepared:
-    """Raises UnsupportedParameter, naming the path, for what would have to be left out beyond
-    `leniency`; hints such as the format of a number always are. Raises InvalidRequest where it is
-    no schema or too large.
+def prepared(schema: Json, path: str, waiver: Waiver) -> Prepared:
+    """Raises UnsupportedParameter, naming the path, for what would have to be left out beyond the
+    waiver; hints such as the format of a number always are. Raises InvalidRequest where it is no
+    schema or too large.
     """
-    found = Reader(schema, path, leniency).read()
-    if leniency is Leniency.ALL:
+    if waiver.level is Leniency.ALL:
         return Prepared({"type": "object"}, (path,))
-    return found
+    return Reader(schema, path, waiver).read()
 
 
 class Reader:
     """One schema on its way. References lead to `$defs` of the result, whatever they pointed at."""
 
-    def __init__(self, root: Json, path: str, leniency: Leniency):
+    def __init__(self, root: Json, path: str, waiver: Waiver):
         self._root = root
         self._path = path
-        self._leniency = leniency
-        self._is_strict = leniency is Leniency.NOTHING
+        self._waiver = waiver
+        self._is_strict = waiver.level < Leniency.UNKNOWN
+        self._targets: dict[str, Json] = {}  # of references that were followed
+        self._tags = tagged(inside(root), self._follow)
+        self._exclusion = Exclusion(self._follow, self._tags)
+        self._hard: list[Hard] = []
         self._num_parts = 0
         self._left_out: list[str] = []
         self._names: dict[int, str] = {}  # of definitions, by the identity of what they define
@@ -91,7 +115,7 @@ class Reader:
         used = {name: part for name, part in definitions.items() if name in self._used}
         if used:
             result = {**result, "$defs": used}
-        return Prepared(result, tuple(dict.fromkeys(self._left_out)))
+        return Prepared(result, tuple(dict.fromkeys(self._left_out)), tuple(self._hard))
 
     def _leave_out(self, path: str, problem: str) -> None:
         if self._is_strict:
@@ -101,6 +125,10 @@ class Reader:
     def _schema(self, schema: Json, path: str, depth: int) -> Json:
         if isinstance(schema, bool):
             return schema
+        is_waived = path in self._waiver.paths
+        if is_waived or (not self._is_strict and not isinstance(schema, dict)):
+            self._left_out.append(path)
+            return True
         if not isinstance(schema, dict):
             raise InvalidRequest(f"{path[:200]} must be a schema: an object or a boolean.", path)
         self._num_parts += 1
@@ -112,28 +140,56 @@ class Reader:
             )
         said: dict[str, Json] = {}
         for key, value in schema.items():
-            at = f"{path}.{key}"
-            if value is None and key != "const":
+            if (value is None and key != "const") or key in ANNOTATIONS:
                 continue  # as good as nothing
-            if key in ANNOTATIONS:
-                continue
-            if key.startswith("x-") or ":" in key:
-                self._left_out.append(at)  # extensions: everyone's own
-                continue
-            check_type(key, value, at, self._path)
-            if key in HARD and self._leniency >= Leniency.HARD:
-                self._left_out.append(at)
-            elif key in ENFORCED:
-                said[key] = value
-                if key == "oneOf" and self._leniency >= Leniency.ONE_OF:
-                    self._left_out.append(at)
-            else:
-                self._other(said, schema, key, at)
+            self._keyword(said, schema, key, value, f"{path}.{key}")
+        more: list[Json] = [*self._tags.get(id(schema), ())]
+        more += [] if self._is_strict else required_by_themselves(said.get("properties"))
+        if more:
+            required = said.get("required")
+            more = [*required, *more] if isinstance(required, list) else more
+            said["required"] = list(dict.fromkeys(map(str, more)))
         return self._rewritten(said, path, depth)
 
-    def _other(self, said: dict[str, Json], schema: dict[str, Json], key: str, at: str) -> None:
+    def _keyword(
+        self, said: dict[str, Json], schema: dict[str, Json], key: str, value: Json, at: str
+    ) -> None:
+        if self._is_strict and not is_extension(key):
+            check_type(key, value, at, self._path)
+        elif key == "required" and isinstance(value, bool):
+            return  # draft 3: for the object around it
+        else:
+            value = mended(key, value)
+        is_hard = key in HARD
+        if (
+            is_extension(key)  # everyone's own
+            or at in self._waiver.paths
+            or (is_hard and self._waiver.level >= Leniency.HARD)
+            or (not self._is_strict and not is_readable(key, value))
+        ):
+            self._left_out.append(at)
+        elif key in ENFORCED:
+            said[key] = value
+            if key == "oneOf" and not self._exclusion.is_seen(value):
+                self._one_of(at)
+            if is_hard:
+                self._hard.append(Hard(at, key, value))
+        else:
+            self._other(said, schema, key, value, at)
+
+    def _one_of(self, at: str) -> None:
+        if self._waiver.level < Leniency.ONE_OF:
+            raise UnsupportedParameter(
+                "That no two of oneOf are valid at once can't be enforced: give each a property of "
+                "its own const, among required, or use anyOf.",
+                at,
+            )
+        self._left_out.append(at)
+
+    def _other(
+        self, said: dict[str, Json], schema: dict[str, Json], key: str, value: Json, at: str
+    ) -> None:
         """A keyword that llguidance does not know."""
-        value = schema[key]
         is_alone = not any(other in schema for other in (*IN_PLACE, "if", "dependentSchemas"))
         if value in WITHOUT_EFFECT.get(key, ()):
             self._left_out += [at] if key == "propertyNames" else []
@@ -177,9 +233,13 @@ class Reader:
                 result[key] = lower if isinstance(value, list) else lower[0]
             elif key == "format" and value not in FORMATS:
                 self._format(value, at)
+            elif key in MOST and isinstance(value, int | float) and value > MAX_EXACT:
+                pass  # nothing is as large
             elif self._is_exact(key, value, at):
+                if key in SIZES and isinstance(value, float):
+                    value = int(value)
                 result[key] = clamped(key, value)
-        self._least(result, path)
+        self._count_properties(result, path)
         return or_null(result) if is_nullable else result
 
     def _format(self, name: Json, at: str) -> None:
@@ -205,15 +265,38 @@ class Reader:
         )
         return False
 
-    def _least(self, result: dict[str, Json], path: str) -> None:
-        least = result.get("minProperties", 0)
-        if isinstance(least, int | float) and least > max(len(as_map(result.get("properties"))), 1):
+    def _count_properties(self, result: dict[str, Json], path: str) -> None:
+        """llguidance counts only those that are not named, where all that are named are required;
+        their names could come twice."""
+        properties, required = as_map(result.get("properties")), result.get("required")
+        needed = {str(name) for name in required} if isinstance(required, list) else set()
+        is_closed = result.get("additionalProperties") is False
+        is_closed = is_closed and not as_map(result.get("patternProperties"))
+        optional = properties.keys() - needed
+        least, most = result.get("minProperties", 0), result.get("maxProperties")
+        assert isinstance(least, int)
+        if least <= len(needed):
+            result.pop("minProperties", None)
+        elif optional and least == len(needed) + len(optional):
+            result["required"] = [*sorted(needed - properties.keys()), *properties]
+            optional = set()
+            del result["minProperties"]
+        elif optional or least > 1:
             self._leave_out(
                 f"{path}.minProperties",
-                "More minProperties than named properties can't be enforced: the same name could "
-                "come twice.",
+                "minProperties can be enforced up to the number of required properties, or if it "
+                "is that of all named ones; list in required what has to be there.",
             )
             del result["minProperties"]
+        if isinstance(most, int) and is_closed and most >= len(properties):
+            del result["maxProperties"]
+        elif most is not None and optional:
+            self._leave_out(
+                f"{path}.maxProperties",
+                "maxProperties can be enforced where all named properties are required; drop it, "
+                "or use anyOf for the objects that you want.",
+            )
+            del result["maxProperties"]
 
     # References.
 
@@ -223,19 +306,30 @@ class Reader:
         anchored = [part for part in inside(self._root) if isinstance(part, dict)]
         return {str(part["$anchor"]): part for part in anchored if "$anchor" in part}
 
-    def _reference(self, reference: str, at: str) -> str | None:
-        """Where it leads in the result; None where it is left out."""
+    def _follow(self, reference: str) -> Json:
+        """What it points at; None for nothing."""
+        if reference not in self._targets:
+            self._targets[reference] = self._target(reference)
+        return self._targets[reference]
+
+    def _target(self, reference: str) -> Json:
         own = self._root.get("$id") if isinstance(self._root, dict) else None
         if isinstance(own, str) and own and reference.startswith(own.rstrip("#")):
             reference = reference.removeprefix(own.rstrip("#")) or "#"
         if not reference.startswith("#"):
+            return None
+        return self._anchors.get(reference[1:]) or referred(self._root, reference)
+
+    def _reference(self, reference: str, at: str) -> str | None:
+        """Where it leads in the result; None where it is left out."""
+        target = self._follow(reference)
+        if target is None and not reference.startswith("#"):
             self._leave_out(
                 at,
                 "Only references inside the schema (#/…) can be followed; put what it refers to "
                 "under $defs.",
             )
             return None
-        target = self._anchors.get(reference[1:]) or referred(self._root, reference)
         if not is_schema(target):
             if self._is_strict:
                 raise InvalidRequest(
@@ -247,7 +341,8 @@ class Reader:
             return None
         if target is self._root:
             return "#"
-        pointed = ".".join(unquote(step) for step in reference.removeprefix("#/").split("/"))
+        _, _, pointer = reference.rpartition("#/")
+        pointed = ".".join(unquote(step) for step in pointer.split("/"))
         name = self._definition(target, f"{self._path}.{pointed}")
         self._used.add(name)
         return f"#/$defs/{name}"
@@ -261,55 +356,8 @@ class Reader:
         return self._names[key]
 
 
-def as_draft_2020(said: dict[str, Json]) -> dict[str, str]:
-    """Earlier drafts' ways, in place: tuples in `items`, and exclusive limits as flags. Returns
-    what new names were written as."""
-    written = {}
-    items, others = said.get("items"), said.pop("additionalItems", None)
-    if isinstance(items, list):
-        del said["items"]
-        if items:
-            said["prefixItems"], written["prefixItems"] = items, "items"
-        if others is not None:
-            said["items"], written["items"] = others, "additionalItems"
-    for flag, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-        is_exclusive = said.get(flag)
-        if isinstance(is_exclusive, bool):
-            del said[flag]
-            if is_exclusive and limit in said:
-                said[flag] = said.pop(limit)
-    return written
-
-
-def num_states(multiple: Json) -> int:
-    """Of an automaton that knows the multiples: the number without its decimal point."""
-    digits = Decimal(str(multiple)).as_tuple()
-    exponent = digits.exponent if isinstance(digits.exponent, int) else 0
-    shift: int = 10 ** min(max(exponent, 0), 9)
-    return int("".join(map(str, digits.digits))) * shift
-
-
-def clamped(key: str, value: Json) -> Json:
-    """A limit beyond what doubles tell apart, as those of 64-bit integers, at their border: what
-    lies within is within the client's too."""
-    if key not in BOUNDS or not isinstance(value, int | float) or isinstance(value, bool):
-        return value
-    if key in ("minimum", "exclusiveMinimum"):
-        return -MAX_EXACT if value < -MAX_EXACT else value
-    return MAX_EXACT if value > MAX_EXACT else value
-
-
-def or_null(schema: dict[str, Json]) -> dict[str, Json]:
-    """OpenAPI's `nullable: true`."""
-    kind = schema.get("type")
-    values = schema.get("enum")
-    if kind is not None and "const" not in schema and not schema.keys() & set(IN_PLACE):
-        kinds = kind if isinstance(kind, list) else [kind]
-        wider = {**schema, "type": [*kinds, *([] if "null" in kinds else ["null"])]}
-        if isinstance(values, list) and None not in values:
-            wider["enum"] = [*values, None]
-        return wider
-    return {"anyOf": [schema, {"type": "null"}]} if schema else schema
+def is_extension(key: str) -> bool:
+    return key.startswith("x-") or ":" in key
 
 
 def referred(root: Json, reference: str) -> Json:

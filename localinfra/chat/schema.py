@@ -10,7 +10,7 @@ import msgspec
 
 from localinfra.chat.keywords import BOUNDS, inside
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import Leniency, prepared, referred
+from localinfra.chat.prepared import STRICT, Hard, Leniency, Waiver, prepared, referred
 from localinfra.errors import InvalidRequest
 
 # llguidance ends the process on a chain of 2,000 references.
@@ -36,6 +36,7 @@ WRITING: dict[str, Json] = {
     "whitespace_flexible": False,
     # No \\u: a name could be written so that it escapes what is said of it.
     "json_allowed_escapes": 'nrbtf\\"',
+    "coerce_one_of": True,  # whether its choices exclude each other has been looked at
 }
 
 
@@ -45,12 +46,15 @@ class Rule(msgspec.Struct, frozen=True):
     text: str
     left_out: tuple[str, ...] = ()  # paths of what it does not say
     is_plain: bool = False  # of a kind that compiles in milliseconds
+    hard: tuple[Hard, ...] = ()  # keywords that may be why it can't be compiled
 
 
-def json_rule(schema: Json, path: str, leniency: Leniency = Leniency.NOTHING) -> Rule:
+def json_rule(schema: Json, path: str, waiver: Waiver = STRICT) -> Rule:
     """Raises UnsupportedParameter naming the path of what can't be enforced, InvalidRequest where
     it is no schema or too large.
     """
+    if waiver.level is Leniency.ALL:
+        schema = {}  # however it is
     try:
         text = msgspec.json.encode(schema)
     except RecursionError:
@@ -59,16 +63,15 @@ def json_rule(schema: Json, path: str, leniency: Leniency = Leniency.NOTHING) ->
         raise InvalidRequest(
             f"The schema has {len(text)} bytes; at most {MAX_SCHEMA_BYTES} can be enforced.", path
         )
-    found = prepared(schema, path, leniency)
+    found = prepared(schema, path, waiver)
     check_size(found.schema, path)
     known = list(objects(found.schema))
     is_simple = not any(combines(part) for part in known)
     plain = closed(found.schema) if is_simple else found.schema
     assert isinstance(plain, dict)
-    writing = {**WRITING, "coerce_one_of": leniency >= Leniency.ONE_OF}
-    body = msgspec.json.encode({**plain, "x-guidance": writing}).decode()
+    body = msgspec.json.encode({**plain, "x-guidance": WRITING}).decode()
     is_plain = is_simple and len(body) <= MAX_PLAIN_CHARS and not any(map(is_hard, known))
-    return Rule(f"%json {body}", found.left_out, is_plain)
+    return Rule(f"%json {body}", found.left_out, is_plain, found.hard)
 
 
 def is_hard(schema: dict[str, Json]) -> bool:

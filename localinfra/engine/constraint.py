@@ -11,29 +11,23 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
+from localinfra.engine.grammar_errors import not_compiled, reason
 from localinfra.engine.grammar_probe import LIMITS
-from localinfra.engine.json_loops import JsonLoops, closing_quote
-from localinfra.engine.prober import Prober, first_line
+from localinfra.engine.json_loops import PLACES, JsonLoops, Place, Turn, closing_quote, turn_of
+from localinfra.engine.prober import Prober
 from localinfra.errors import InvalidRequest
 
 T = TypeVar("T")
 
 JSON_MARK = re.compile(rb'[",{}\[\]]')
 
-# llguidance ends the process on a chain of 4,000 rules; a regex of 30,000 characters takes it
-# seconds.
-MAX_GRAMMAR_CHARS = 32 * 1024
-MAX_COLONS = 1000  # at least one a rule
-MAX_INTERSECTIONS = 8  # it tries all subsets of what a text has to match at once
-MAX_REGEX_CHARS = 4000
 MAX_CACHED = 64  # compiled grammars; one of a usual schema takes some 100 kB
 # What the cached ones have taken to compile and to follow, together: a measure of their size, since
 # what llguidance computes it keeps, 80 MB a second at most (and far less where it only looks up).
@@ -63,6 +57,8 @@ class Vocabulary:
         self.of_byte: dict[int, int] = {}  # a byte → the token of it alone
         self.marked: dict[int, bytes] = {}  # tokens with a character that is JSON's in them
         self.closing: dict[bytes, list[int]] = {}  # those with a quote, by what is before it
+        # Those that open a container or end an item, by where they begin and which one.
+        self.turning: dict[Place, dict[Turn, list[int]]] = {place: {} for place in PLACES}
         for token in range(self.size):
             if not tokenizer.is_special_token(token):
                 text = tokenizer.decode_bytes([token])
@@ -70,10 +66,14 @@ class Vocabulary:
                     self.first[token], self.lengths[token] = text[0], len(text)
                     if JSON_MARK.search(text):
                         self.marked[token] = text
+                        for place, turning in self.turning.items():
+                            if turn := turn_of(text, place):
+                                turning.setdefault(turn, []).append(token)
                     if (end := closing_quote(text, False)) >= 0:
                         self.closing.setdefault(text[:end], []).append(token)
                     if len(text) == 1:
                         self.of_byte.setdefault(text[0], token)
+        self.unquoted = np.flatnonzero(self.first != ord('"'))
 
 
 class Grammar:
@@ -135,7 +135,7 @@ class Constraint:
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
     def allows(self, token: int) -> bool:
-        if token in self._looping():
+        if self._is_loop(token):
             return False
         return bool(self._call(lambda: self._matcher.validate_tokens([token])) == 1)
 
@@ -146,24 +146,37 @@ class Constraint:
         """
         self._call(lambda: self._compute_mask(self._matcher))
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=len(row))
-        if looping := self._looping():
+        if len(looping := self._looping()):
             others = bits.copy()
             others[looping] = 0
             bits = others if others.any() else bits
         np.copyto(row, -np.inf, where=bits == 0)
 
-    def _looping(self) -> list[int]:
+    def _looping(self) -> Sequence[int] | NDArray[np.intp]:
         """Tokens that would go on with a loop."""
         loops, vocabulary = self._loops, self._vocabulary
         if loops is None:
-            return []
+            return ()
         if loops.has_phrase:
-            return np.flatnonzero(vocabulary.first != ord('"')).tolist()
+            return vocabulary.unquoted
         if endings := loops.name_endings:
             return [token for end in endings for token in vocabulary.closing.get(end, ())]
         if loops.is_filled:
-            return [token for token, text in vocabulary.marked.items() if loops.goes_on(text)]
-        return []
+            turning = vocabulary.turning[loops.place].items()
+            return [token for turn, each in turning if loops.is_too_much(turn) for token in each]
+        return ()
+
+    def _is_loop(self, token: int) -> bool:
+        """Whether it is among those."""
+        loops, text = self._loops, self._vocabulary.marked.get(token, b"")
+        if loops is None:
+            return False
+        if loops.has_phrase:
+            return not text.startswith(b'"')
+        if endings := loops.name_endings:
+            end = closing_quote(text, False)
+            return end >= 0 and text[:end] in endings
+        return loops.is_filled and loops.goes_on(text)
 
     def accept(self, token: int) -> None:
         """The token, one of those allowed, is the next. Raises as `forbid`."""
@@ -258,7 +271,7 @@ class Constraint:
             return self._call(function)
         raise InvalidRequest(
             "The answer could not follow its grammar any further: "
-            f"{first_line(problem or 'each step takes too long')}. Simplify the schema or grammar.",
+            f"{reason(problem or 'each step takes too long')}. Simplify the schema or grammar.",
             "response_format",
         )
 
@@ -321,22 +334,20 @@ class GrammarCompiler:
             grammar = self._grammars.get(source)
             return grammar is not None and not grammar.is_broken
 
-    def can_compile(self, source: str, *, is_plain: bool) -> bool:
-        """Whether `compile` would succeed."""
+    def problem(self, source: str, *, is_plain: bool) -> str | None:
+        """Why `compile` would refuse it; None where it would not."""
         try:
             self._matcher(source, "", is_plain)
-        except InvalidRequest:
-            return False
-        return True
+        except InvalidRequest as error:
+            return str(error)
+        return None
 
     def _matcher(self, source: str, param: str, is_plain: bool) -> LLMatcher:
         if not is_plain:
             self._prober.check(source, param)
         matcher = compiled(self._get_vocabulary(), source)
         if matcher.is_error():
-            raise InvalidRequest(
-                f"This can't be made a constraint: {first_line(matcher.get_error())}", param
-            )
+            raise not_compiled(matcher.get_error(), source, param)
         return matcher
 
     def close(self) -> None:
@@ -355,39 +366,3 @@ class GrammarCompiler:
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(self._make_tokenizer())
             return self._vocabulary
-
-
-def as_lark(text: str, param: str) -> str:
-    """A grammar in GBNF or Lark → in Lark. Raises InvalidRequest."""
-    if len(text) > MAX_GRAMMAR_CHARS:
-        raise InvalidRequest(
-            f"The grammar has {len(text)} characters; at most {MAX_GRAMMAR_CHARS} can be used.",
-            param,
-        )
-    try:
-        converted: str = any_to_lark(text)
-    except RecursionError:
-        raise InvalidRequest("The grammar is nested too deeply.", param) from None
-    except Exception as error:  # the converter's own, and what a damaged grammar makes of it
-        raise InvalidRequest(f"The grammar can't be read as GBNF: {error}", param) from None
-    if "%json" in converted:
-        raise InvalidRequest(
-            "A grammar can't contain %json here: send the schema as json_schema.", param
-        )
-    if converted.count("&") > MAX_INTERSECTIONS:
-        raise InvalidRequest(
-            f"A grammar can contain & at most {MAX_INTERSECTIONS} times; join what it combines.",
-            param,
-        )
-    if converted.count(":") > MAX_COLONS:
-        raise InvalidRequest(f"The grammar has more than {MAX_COLONS} rules or colons.", param)
-    return converted
-
-
-def as_regex(text: str, param: str) -> str:
-    """The same, checked for its size. Raises InvalidRequest."""
-    if len(text) > MAX_REGEX_CHARS:
-        raise InvalidRequest(
-            f"The regex has {len(text)} characters; at most {MAX_REGEX_CHARS} can be used.", param
-        )
-    return text

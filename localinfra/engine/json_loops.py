@@ -1,21 +1,40 @@
 """What a grammar can't say of free JSON: that names come once in an object, and that it ends.
 
 Small models repeat a name, an item or a phrase until nothing is left to generate. `JsonLoops`
-follows the text of one value and tells which tokens would go on with that. Pure.
+follows the text of one value and tells which tokens would go on with that. Data may well repeat
+itself (zeros, rows of a table, padding in base64), so it may do so for longer than prose. Pure.
 """
+
+from collections.abc import Sequence
 
 import msgspec
 
-MAX_DEPTH = 24
-MAX_MEMBERS = 512  # of an object, or items of an array
+MAX_DEPTH = 64
+MAX_MEMBERS = 4096  # of an object, or items of an array
 MAX_PERIOD = 6  # items that come again and again, in their order
-MIN_REPEATED = 24  # items in a row, until they are a loop
+MIN_REPEATED = 48  # items in a row, until they are a loop
+MIN_REPEATED_DATA = 1024  # the same of items with fewer letters than a sentence has
+MIN_LETTERS = 16
 MIN_VALUE = 16  # bytes of an object's values that count as items
 MAX_PHRASE = 80  # bytes
-MIN_PHRASES = 320  # bytes of one phrase again and again, at least four times
+MIN_PHRASE = 8  # bytes: what comes again sooner is data, as is what has no blanks
+MIN_PHRASES = 1024  # bytes of one phrase again and again, until it is a loop
+MIN_PHRASES_DATA = 16 * 1024
 
 QUOTE, BACKSLASH, COMMA, COLON = b'"\\,:'
 OPENING, CLOSED = b"{[", b"}]"
+
+
+# Whether a string is under way, and whether a backslash was its last character.
+Place = tuple[bool, bool]
+PLACES: tuple[Place, ...] = ((False, False), (True, False), (True, True))
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """A container is opened, or an item ended, after so many others are closed."""
+
+    num_closed: int
+    opens: bool
 
 
 class Container(msgspec.Struct):
@@ -26,18 +45,32 @@ class Container(msgspec.Struct):
     names: set[bytes] = msgspec.field(default_factory=set)
     items: list[bytes] = msgspec.field(default_factory=list)  # the last ones; an object's values
     num_items: int = 0
+    is_full: bool = False  # no more items should come
 
-    @property
-    def is_full(self) -> bool:
-        """No more items should come."""
-        return self.num_items >= MAX_MEMBERS or repeats(self.items)
+    def end_item(self, item: bytes) -> None:
+        self.num_items += 1
+        if self.is_object and len(item) < MIN_VALUE:
+            item = b"%d" % self.num_items  # many flags may well be set
+        self.items.append(item)
+        del self.items[:-MIN_REPEATED_DATA]
+        self.is_full = self.num_items >= MAX_MEMBERS or repeats(self.items)
 
 
 def repeats(items: list[bytes]) -> bool:
     if len(items) < MIN_REPEATED:
         return False
-    last = items[-MIN_REPEATED:]
-    return any(last[size:] == last[:-size] for size in range(1, MAX_PERIOD + 1))
+    is_prose = any(num_letters(item) >= MIN_LETTERS for item in items[-MAX_PERIOD:])
+    size = MIN_REPEATED if is_prose else MIN_REPEATED_DATA
+    return len(items) >= size and is_periodic(items[-size:], 1, MAX_PERIOD)
+
+
+def num_letters(item: bytes) -> int:
+    text = item.replace(b"true", b"").replace(b"false", b"").replace(b"null", b"")
+    return sum(byte >= 0x80 or chr(byte).isalpha() for byte in text)
+
+
+def is_periodic(items: Sequence[object], shortest: int, longest: int) -> bool:
+    return any(items[size:] == items[:-size] for size in range(shortest, longest + 1))
 
 
 class JsonLoops:
@@ -92,12 +125,7 @@ class JsonLoops:
             self._is_name = False
         elif byte == COMMA and self._open:
             container = self._open[-1]
-            container.num_items += 1
-            item = bytes(self._text[container.start : at]).strip()
-            if container.is_object and len(item) < MIN_VALUE:
-                item = b"%d" % container.num_items  # many flags may well be set
-            container.items.append(item)
-            del container.items[:-MIN_REPEATED]
+            container.end_item(bytes(self._text[container.start : at]).strip())
             container.start = at + 1
             self._is_name = container.is_object
         elif byte == COLON and self._open:
@@ -118,7 +146,13 @@ class JsonLoops:
         if self._string is None or self._is_escaped or len(self._text) < MIN_PHRASES + self._string:
             return False
         last = bytes(self._text[-MIN_PHRASES:])
-        return any(last[size:] == last[:-size] for size in range(1, MAX_PHRASE + 1))
+        if not is_periodic(last, 1, MAX_PHRASE):
+            return False
+        is_word = b" " not in last and last.isascii()
+        if not is_word and not is_periodic(last, 1, MIN_PHRASE - 1):
+            return True
+        last = bytes(self._text[self._string :][-MIN_PHRASES_DATA:])
+        return len(last) == MIN_PHRASES_DATA and is_periodic(last, 1, MAX_PHRASE)
 
     @property
     def is_filled(self) -> bool:
@@ -129,21 +163,35 @@ class JsonLoops:
     def goes_on(self, data: bytes) -> bool:
         """Whether a token of these bytes would give a container that should end another item, or
         open one where it is deep enough."""
-        at, level = 0, len(self._open) - 1
-        if self._string is not None:
-            at = closing_quote(data, self._is_escaped) + 1
-            if not at:
-                return False
-        for byte in data[at:]:
-            if byte in CLOSED:
-                level -= 1
-            elif byte == COMMA:
-                return level >= 0 and self._open[level].is_full
-            elif byte in OPENING:
-                return level + 1 >= MAX_DEPTH
-            elif byte == QUOTE:
-                return False
-        return False
+        turn = turn_of(data, self.place)
+        return turn is not None and self.is_too_much(turn)
+
+    @property
+    def place(self) -> Place:
+        """Where the next token begins."""
+        return (self._string is not None, self._is_escaped)
+
+    def is_too_much(self, turn: Turn) -> bool:
+        """See `goes_on`, for all tokens that take this turn at this place."""
+        level = len(self._open) - 1 - turn.num_closed
+        if turn.opens:
+            return level + 1 >= MAX_DEPTH
+        return level >= 0 and self._open[level].is_full
+
+
+def turn_of(data: bytes, place: Place) -> Turn | None:
+    """What a token of these bytes first does about containers; None for nothing."""
+    is_string, is_escaped = place
+    at = closing_quote(data, is_escaped) + 1 if is_string else 0
+    num_closed = 0
+    for byte in data[at:] if at or not is_string else b"":
+        if byte in CLOSED:
+            num_closed += 1
+        elif byte == COMMA or byte in OPENING:
+            return Turn(num_closed, byte in OPENING)
+        elif byte == QUOTE:
+            break
+    return None
 
 
 def closing_quote(data: bytes, is_escaped: bool) -> int:

@@ -13,7 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from localinfra.errors import InvalidRequest, QueueFull
+from localinfra.engine.grammar_errors import not_compiled
+from localinfra.errors import QueueFull
 
 BUDGET_S = 1.0  # of processor time, for a source
 MAX_WAIT_S = 60.0  # where the child gets no processor
@@ -99,7 +100,7 @@ class Prober:
         finally:
             self._give_back(child)
         if problem:
-            raise InvalidRequest(f"This can't be made a constraint: {first_line(problem)}", param)
+            raise not_compiled(problem, source, param)
 
     def close(self) -> None:
         """Ends the children, those at work too."""
@@ -129,8 +130,3 @@ class Prober:
                 self._idle.append(child)
                 return
         child.close()
-
-
-def first_line(text: str) -> str:
-    """Of what llguidance says."""
-    return next(iter(text.strip().splitlines()), "no reason was given")[:500]

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from localinfra.chat.keywords import KEYWORDS
+from localinfra.chat.keywords import ANNOTATIONS, ENFORCED, KEYWORDS, MOST, OTHERS, SIZES
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import Leniency, prepared
+from localinfra.chat.prepared import Leniency, Waiver, prepared
 from localinfra.chat.schema import json_rule
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 TEXT: Json = {"type": "string"}
+USUAL = Waiver(Leniency.UNKNOWN)
 
 # A schema of one property x, and the path of what can't be enforced of it.
 UNENFORCEABLE: list[tuple[dict[str, Json], str]] = [
@@ -48,7 +49,7 @@ UNENFORCEABLE: list[tuple[dict[str, Json], str]] = [
 @pytest.mark.parametrize(("x", "path"), UNENFORCEABLE, ids=[path for _, path in UNENFORCEABLE])
 def test_what_can_not_be_enforced_is_named_or_refused_by_its_path(x: Json, path: str) -> None:
     schema: Json = {"type": "object", "properties": {"x": x, "y": TEXT}}
-    rule = json_rule(schema, "tools[0].function.parameters", Leniency.UNKNOWN)
+    rule = json_rule(schema, "tools[0].function.parameters", Waiver(Leniency.UNKNOWN))
     where = f"tools[0].function.parameters.properties.x.{path}"
     assert where in rule.left_out
     assert f'"{path.rpartition(".")[2]}"' not in rule.text
@@ -124,7 +125,7 @@ def test_what_can_not_be_enforced_is_named_or_refused_by_its_path(x: Json, path:
     ],
 )
 def test_other_drafts_and_openapi_say_the_same_in_other_words(schema: Json, same: Json) -> None:
-    found = prepared(schema, "s", Leniency.NOTHING)
+    found = prepared(schema, "s", Waiver(Leniency.NOTHING))
     assert found.schema == same and not found.left_out
 
 
@@ -132,38 +133,168 @@ def test_other_drafts_and_openapi_say_the_same_in_other_words(schema: Json, same
     "name", ["int32", "int64", "uint32", "uint64", "double", "float", "decimal", "password"]
 )
 def test_formats_that_are_mere_hints_are_named_and_never_refused(name: str) -> None:
-    for leniency in (Leniency.NOTHING, Leniency.UNKNOWN):
-        found = prepared({"type": "integer", "format": name}, "s", leniency)
+    for level in (Leniency.NOTHING, Leniency.UNKNOWN):
+        found = prepared({"type": "integer", "format": name}, "s", Waiver(level))
         assert found.schema == {"type": "integer"} and found.left_out == ("s.format",)
 
 
 def test_extensions_are_named_and_never_refused() -> None:
-    found = prepared({"type": "string", "x-order": 3}, "s", Leniency.NOTHING)
+    found = prepared({"type": "string", "x-order": 3}, "s", Waiver(Leniency.NOTHING))
     assert found.schema == TEXT and found.left_out == ("s.x-order",)
+
+
+# Of all drafts and of OpenAPI.
+EVERY_KEYWORD = """$anchor $comment $defs $dynamicAnchor $dynamicRef $id $recursiveAnchor
+    $recursiveRef $ref $schema $vocabulary additionalItems additionalProperties allOf anyOf const
+    contains contentEncoding contentMediaType contentSchema default definitions dependencies
+    dependentRequired dependentSchemas deprecated description discriminator else enum example
+    examples exclusiveMaximum exclusiveMinimum externalDocs format id if items maxContains maxItems
+    maxLength maxProperties maximum minContains minItems minLength minProperties minimum multipleOf
+    not nullable oneOf pattern patternProperties prefixItems properties propertyNames readOnly
+    required then title type unevaluatedItems unevaluatedProperties uniqueItems writeOnly xml
+    """.split()
+
+
+def test_it_is_known_of_every_keyword_what_becomes_of_it() -> None:
+    for key in EVERY_KEYWORD:
+        assert (key in ENFORCED) + (key in OTHERS) + (key in ANNOTATIONS) == 1, key
 
 
 WRONG: list[Json] = [3, -1, 1.5, True, "a", "", [], {}, [["a"]], {"a": 3}, [3], {"a": []}]
 
 
-def test_keywords_of_a_wrong_type_are_refused_with_their_path() -> None:
+def test_keywords_of_a_wrong_type_are_refused_with_their_path_where_all_is_promised() -> None:
     num_refused = 0
-    for leniency in Leniency:
+    for level in (Leniency.NOTHING, Leniency.ONE_OF):
         for key, (is_right, _) in KEYWORDS.items():
             for value in WRONG:
                 if is_right(value):
                     continue
                 num_refused += 1
                 with pytest.raises(InvalidRequest) as caught:
-                    json_rule({"properties": {"x": {key: value}}}, "s", leniency)
+                    json_rule({"properties": {"x": {key: value}}}, "s", Waiver(level))
                 is_name = key == "type" and isinstance(value, str)
                 assert caught.value.param == ("s" if is_name else f"s.properties.x.{key}")
-    assert num_refused > 1000
+    assert num_refused > 500
+
+
+def test_keywords_of_a_wrong_type_are_left_out_and_named_or_mended_elsewhere() -> None:
+    for key, (is_right, _) in KEYWORDS.items():
+        for value in WRONG:
+            if not is_right(value):
+                schema: Json = {"properties": {"x": {key: value}, "y": {"type": "integer"}}}
+                rule = json_rule(schema, "s", USUAL)
+                at = f"s.properties.x.{key}"
+                is_mended = key == "required" and value in ("a", "", True)
+                assert is_mended or any(path.startswith(at) for path in rule.left_out), (key, value)
+                assert '"y":{"type":"integer"}' in rule.text
 
 
 @pytest.mark.parametrize("schema", [7, {"properties": []}, {"anyOf": {}}, {"items": 1}, [], "x"])
 def test_what_is_no_schema_is_refused(schema: Json) -> None:
     with pytest.raises(InvalidRequest):
-        prepared(schema, "s", Leniency.UNKNOWN)
+        prepared(schema, "s", Waiver(Leniency.ONE_OF))
+
+
+# What a property of a tool is declared as, what is enforced of it, and what is named.
+ODD: list[tuple[dict[str, Json], Json, tuple[str, ...]]] = [
+    ({"type": "any"}, {}, ("type",)),
+    ({"type": "float"}, {"type": "number"}, ()),
+    ({"type": "Int"}, {"type": "integer"}, ()),
+    ({"type": "str"}, {"type": "string"}, ()),
+    ({"type": ["string", None]}, {"type": ["string", "null"]}, ()),
+    ({"type": ["string", "file"]}, {}, ("type",)),
+    ({"type": {"name": "string"}}, {}, ("type",)),
+    ({"type": []}, {}, ("type",)),
+    ({"type": "string", "enum": []}, TEXT, ("enum",)),
+    ({"type": "string", "enum": "a"}, TEXT, ("enum",)),
+    ({"type": "string", "required": False}, TEXT, ()),
+    ({"type": "integer", "minimum": "0"}, {"type": "integer", "minimum": 0}, ()),
+    ({"type": "integer", "minimum": "low"}, {"type": "integer"}, ("minimum",)),
+    ({"type": "string", "minLength": "3"}, {"type": "string", "minLength": 3}, ()),
+    ({"type": "string", "minLength": -1}, TEXT, ("minLength",)),
+    ({"type": "string", "maxLength": 1.5}, TEXT, ("maxLength",)),
+    ({"type": "number", "multipleOf": 0}, {"type": "number"}, ("multipleOf",)),
+    ({"type": "object", "properties": []}, {"type": "object"}, ("properties",)),
+    ({"type": "object", "required": "a"}, {"type": "object", "required": ["a"]}, ()),
+    ({"type": "object", "required": ["a", 1]}, {"type": "object"}, ("required",)),
+    ({"type": "array", "items": "string"}, {"type": "array"}, ("items",)),
+    ({"type": "array", "items": {"type": "any"}}, {"type": "array", "items": {}}, ("items.type",)),
+    ({"anyOf": []}, {}, ("anyOf",)),
+    ({"anyOf": [TEXT, None]}, {"anyOf": [TEXT, True]}, ("anyOf[1]",)),
+    ({"pattern": ["a"]}, {}, ("pattern",)),
+    ({"$ref": 5}, {}, ("$ref",)),
+    ({"nullable": "yes"}, {}, ("nullable",)),
+    ({"additionalProperties": "no"}, {}, ("additionalProperties",)),
+]
+
+
+@pytest.mark.parametrize(("x", "same", "named"), ODD, ids=range(len(ODD)))
+def test_odd_parts_of_a_tool_are_read_as_meant_or_left_out_and_named(
+    x: Json, same: Json, named: tuple[str, ...]
+) -> None:
+    found = prepared({"properties": {"x": x}}, "s", USUAL)
+    assert found.schema == {"properties": {"x": same}}
+    assert found.left_out == tuple(f"s.properties.x.{path}" for path in named)
+
+
+def test_a_property_without_a_schema_may_be_anything() -> None:
+    found = prepared({"properties": {"a": None, "b": "string", "c": TEXT}}, "s", USUAL)
+    assert found.schema == {"properties": {"a": True, "b": True, "c": TEXT}}
+    assert found.left_out == ("s.properties.a", "s.properties.b")
+
+
+def test_draft_3_requires_a_property_within_it() -> None:
+    x: Json = {"type": "string", "required": True}
+    found = prepared({"properties": {"x": x, "y": TEXT}, "required": ["y"]}, "s", USUAL)
+    assert found.schema == {"properties": {"x": TEXT, "y": TEXT}, "required": ["y", "x"]}
+    assert not found.left_out
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_sizes_may_be_written_as_floats(key: str) -> None:
+    rule = json_rule({"type": "array", "prefixItems": [{key: 3.0, "required": ["a"]}]}, "s", USUAL)
+    assert f'"{key}":3' in rule.text or key == "minProperties"
+    assert "3.0" not in rule.text
+
+
+def test_limits_that_nothing_reaches_are_none() -> None:
+    for key in MOST:
+        found = prepared({key: 2**63 - 1}, "s", Waiver(Leniency.NOTHING))
+        assert found.schema == {} and not found.left_out
+
+
+# Members of an object with properties a and b, what is enforced of them, and what is named.
+COUNTED: list[tuple[dict[str, Json], dict[str, Json], str | None]] = [
+    ({"minProperties": 1, "required": ["a"]}, {"required": ["a"]}, None),
+    ({"minProperties": 0}, {}, None),
+    ({"minProperties": 2}, {"required": ["a", "b"]}, None),
+    ({"minProperties": 1}, {}, "minProperties"),
+    ({"minProperties": 3}, {}, "minProperties"),
+    ({"maxProperties": 1}, {}, "maxProperties"),
+    ({"maxProperties": 1, "required": ["a"]}, {"required": ["a"]}, "maxProperties"),
+    ({"maxProperties": 2, "additionalProperties": False}, {"additionalProperties": False}, None),
+    (
+        {"maxProperties": 3, "required": ["a", "b"]},
+        {"maxProperties": 3, "required": ["a", "b"]},
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("says", "same", "named"), COUNTED, ids=range(len(COUNTED)))
+def test_only_counts_of_properties_that_can_not_be_enforced_are_left_out(
+    says: dict[str, Json], same: dict[str, Json], named: str | None
+) -> None:
+    properties: Json = {"a": {"type": "string", "minLength": 1}, "b": TEXT}
+    schema: Json = {"type": "object", "properties": properties, **says}
+    found = prepared(schema, "s", USUAL)
+    assert found.schema == {"type": "object", "properties": properties, **same}
+    assert found.left_out == ((f"s.{named}",) if named else ())
+    if named:
+        with pytest.raises(UnsupportedParameter) as caught:
+            prepared(schema, "s", Waiver(Leniency.ONE_OF))
+        assert caught.value.param == f"s.{named}"
 
 
 def a_schema(rng: random.Random, depth: int) -> Any:
@@ -180,35 +311,37 @@ def test_any_json_is_taken_or_refused_and_never_fails() -> None:
     num_taken = 0
     for _ in range(6000):
         schema = a_schema(rng, 4)
-        for leniency in (Leniency.NOTHING, Leniency.UNKNOWN, Leniency.HARD):
+        for level in Leniency:
             try:
-                json_rule(schema, "s", leniency)
+                json_rule(schema, "s", Waiver(level))
                 num_taken += 1
             except InvalidRequest as error:
                 assert error.param and error.param.startswith("s")
+                assert level < Leniency.UNKNOWN
     assert num_taken > 500
 
 
 def test_each_level_of_leniency_leaves_out_more() -> None:
-    schema: Json = {
-        "properties": {
-            "a": {"oneOf": [TEXT, {"type": "string", "pattern": "^(?!x)"}]},
-            "b": {"type": "string", "format": "date", "uniqueItems": True},
-        }
-    }
-    left_out = [set(prepared(schema, "s", level).left_out) for level in list(Leniency)[1:]]
-    assert left_out[0] == {"s.properties.b.uniqueItems"}
-    assert left_out[1] - left_out[0] == {"s.properties.a.oneOf"}
-    assert left_out[2] - left_out[1] == {
+    one_of: Json = {"oneOf": [TEXT, {"type": "string", "pattern": "^(?!x)"}]}
+    b: dict[str, Json] = {"type": "string", "format": "date"}
+    with pytest.raises(UnsupportedParameter):
+        prepared(one_of, "s", Waiver(Leniency.NOTHING))
+    assert prepared(one_of, "s", Waiver(Leniency.ONE_OF)).left_out == ("s.oneOf",)
+    schema: Json = {"properties": {"a": one_of, "b": {**b, "uniqueItems": True}}}
+    with pytest.raises(UnsupportedParameter):
+        prepared(schema, "s", Waiver(Leniency.ONE_OF))
+    left_out = [set(prepared(schema, "s", Waiver(level)).left_out) for level in list(Leniency)[2:]]
+    assert left_out[0] == {"s.properties.b.uniqueItems", "s.properties.a.oneOf"}
+    assert left_out[1] - left_out[0] == {
         "s.properties.a.oneOf[1].pattern",
         "s.properties.b.format",
     }
-    assert left_out[3] == {"s"}
-    assert prepared(schema, "s", Leniency.ALL).schema == {"type": "object"}
+    assert left_out[2] == {"s"}
+    assert prepared(schema, "s", Waiver(Leniency.ALL)).schema == {"type": "object"}
 
 
 def test_what_is_in_no_definition_is_no_part_of_the_answer() -> None:
     schema: Json = {"$ref": "#/const/a", "const": {"a": {}}}
     with pytest.raises(InvalidRequest, match="points at no schema"):
-        prepared(schema, "s", Leniency.NOTHING)
-    assert prepared(schema, "s", Leniency.UNKNOWN).left_out == ("s.$ref",)
+        prepared(schema, "s", Waiver(Leniency.NOTHING))
+    assert prepared(schema, "s", Waiver(Leniency.UNKNOWN)).left_out == ("s.$ref",)

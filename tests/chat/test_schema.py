@@ -3,7 +3,7 @@
 import pytest
 
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import Leniency
+from localinfra.chat.prepared import Leniency, Waiver
 from localinfra.chat.schema import closed, json_rule
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -101,7 +101,7 @@ def test_more_names_than_are_known_can_not_be_promised() -> None:
     with pytest.raises(UnsupportedParameter, match="minProperties"):
         json_rule({"type": "object", "minProperties": 2}, "s")
     assert json_rule({"properties": {"a": {}, "b": {}}, "minProperties": 2}, "s").text
-    lenient = json_rule({"type": "object", "minProperties": 2}, "s", Leniency.UNKNOWN)
+    lenient = json_rule({"type": "object", "minProperties": 2}, "s", Waiver(Leniency.UNKNOWN))
     assert lenient.left_out == ("s.minProperties",) and "minProperties" not in lenient.text
 
 

@@ -1,13 +1,17 @@
 """What free JSON must not go on with: names that are there, items and phrases again and again."""
 
+import base64
+import functools
 import json
 
 import pytest
 
+from localinfra.chat.messages import Json
 from localinfra.engine.json_loops import (
     MAX_DEPTH,
     MAX_MEMBERS,
     MIN_REPEATED,
+    MIN_REPEATED_DATA,
     JsonLoops,
     closing_quote,
 )
@@ -35,7 +39,9 @@ def test_a_name_can_not_come_twice_in_its_object(size: int) -> None:
 @pytest.mark.parametrize("size", [1, 3, 1000])
 @pytest.mark.parametrize("period", [1, 2, 6])
 def test_an_array_ends_that_says_the_same_again_and_again(period: int, size: int) -> None:
-    items = [json.dumps({"n": f"item, {n % period}"}) for n in range(MIN_REPEATED)]
+    items = [
+        json.dumps({"n": f"an item among many others, {n % period}"}) for n in range(MIN_REPEATED)
+    ]
     text = '{"a": [' + ", ".join(items) + ", "
     assert after(text, size).is_filled
     assert not after(text[: -len(items[0])], size).is_filled
@@ -53,12 +59,12 @@ def test_an_object_ends_that_says_the_same_under_one_name_after_another() -> Non
 
 
 def test_tokens_that_give_a_looping_array_another_item_are_known() -> None:
-    loops = after('{"a": [' + '"x", ' * MIN_REPEATED + '"x')
+    loops = after('{"a": [' + '"x", ' * MIN_REPEATED_DATA + '"x')
     for token in (b'",', b'", "', b'y", "z', b'" ,'):
         assert loops.goes_on(token), token
     for token in (b'"', b'"]', b"y", b'"], "b": ['):
         assert not loops.goes_on(token), token
-    nested = after('{"a": [' + '{"x": 1}, ' * MIN_REPEATED + '{"x": 1')
+    nested = after('{"a": [' + '{"x": 1}, ' * MIN_REPEATED_DATA + '{"x": 1')
     assert nested.goes_on(b"},") and not nested.goes_on(b', "y"') and not nested.goes_on(b"}]")
 
 
@@ -72,12 +78,49 @@ def test_arrays_and_objects_are_of_a_size_and_a_depth() -> None:
 
 def test_a_string_ends_that_says_the_same_again_and_again() -> None:
     phrase = "a being of the Aethers, "
-    assert after('{"a": "Arachnid, ' + phrase * 20).has_phrase
-    assert not after('{"a": "Arachnid, ' + phrase * 5).has_phrase
+    assert after('{"a": "Arachnid, ' + phrase * 50).has_phrase
+    assert not after('{"a": "Arachnid, ' + phrase * 30).has_phrase
     words = " ".join(f"word {n}" for n in range(200))
     assert not after('{"a": "' + words).has_phrase
-    assert not after('{"a": "' + phrase * 20 + '"').has_phrase
-    assert not after('{"a": "' + phrase * 20 + "\\").has_phrase, "an escape wants its letter"
+    assert not after('{"a": "' + phrase * 50 + '"').has_phrase
+    assert not after('{"a": "' + phrase * 50 + "\\").has_phrase, "an escape wants its letter"
+
+
+def picture(width: int) -> str:
+    return base64.b64encode(bytes(width * width * 4)).decode()
+
+
+HONEST: dict[str, Json] = {
+    "zeros": [0] * 300,
+    "a matrix": [[0.0] * 40] * 40,
+    "flags": [True, False] * 200,
+    "nothing known": [None] * 100,
+    "a board": [["", "", "", ""]] * 30,
+    "a maze": ["#" * 40] * 40,
+    "seats": [{"seat": "free"}] * 100,
+    "the same answer": ["I must not tell lies."] * 40,
+    "base64 of blank pixels": picture(48),
+    "a digest": "0" * 64,
+    "a line": "-=" * 400,
+    "hexadecimal": "deadbeefcafe" * 300,
+    "a refrain": "Row, row, row your boat, gently down the stream. " * 12,
+    "primes and others": list(range(2000)),
+    "columns": {f"c{n}": [0] * 20 for n in range(200)},
+    "the same under many names": {f"host-{n}": "https://localhost:8080/v1" for n in range(45)},
+    "deep": functools.reduce(lambda inner, _: [inner], range(50), [1]),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_data_may_repeat_itself(name: str) -> None:
+    text = json.dumps({"data": HONEST[name]})
+    loops = JsonLoops()
+    for byte in text.encode():
+        data = bytes([byte])
+        assert not loops.has_phrase or byte == ord('"')
+        assert byte != ord('"') or b"" not in loops.name_endings
+        assert not (loops.is_filled and loops.goes_on(data)), len(text)
+        loops.push(data)
 
 
 def test_the_value_begins_after_the_reasoning_if_there_is_any() -> None:

@@ -440,7 +440,7 @@ def test_what_takes_too_long_is_ended_in_its_child(writer: Writer, source: str) 
     except InvalidRequest as error:
         assert error.param == "x"
     assert time.thread_time() - begun_s < 3  # of this thread; the child has a budget of its own
-    assert writer.compiler.can_compile(FOLLOWED + 'start: "a"', is_plain=False)
+    assert writer.compiler.problem(FOLLOWED + 'start: "a"', is_plain=False) is None
 
 
 def test_the_cache_is_bounded_by_the_work_in_it(writer: Writer) -> None:
@@ -480,6 +480,31 @@ def test_free_json_has_no_name_twice_in_an_object(writer: Writer, greedy: bool) 
         if row[token] == 1:
             text += spelled(writer, [token, *constraint_after(constraint, token)])
     assert json.loads(text, object_pairs_hook=unique) == {"a": 1, "ab": 2, "abc": 1}
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        '{"a": 1, "": 2, "',
+        '{"a": ["' + "a creature of the night, " * 50,
+        "[" * 64,
+        '{"a": ' + "[" * 63 + "1, ",
+        '{"a": [' + '"a creature of the night", ' * 50,
+        '{"a": [{"b": ' * 3 + "[" + '"a creature of the night", ' * 50 + '"',
+        '{"a": [' + '"a creature of the night", ' * 50 + '"\\',
+    ],
+)
+def test_a_token_is_kept_from_a_loop_alone_as_among_all(writer: Writer, begun: str) -> None:
+    source = grammar_of(Answer(AnswerFormat("json", "s", ANY_OBJECT)), None, {}, False)
+    assert source
+    grammar = writer.compiler.compile(source.text, "s", is_plain=True, free_json=source.free_json)
+    constraint = grammar.follow()
+    assert constraint._loops
+    constraint._loops.push(begun.encode())
+    looping = set(map(int, constraint._looping()))
+    assert looping
+    alone = {token for token in range(grammar.vocabulary.size) if constraint._is_loop(token)}
+    assert alone == looping
 
 
 def constraint_after(constraint: Constraint, token: int) -> list[int]:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import httpx2
 import jsonschema
@@ -89,6 +89,38 @@ def test_pydantic_models_through_parse(client: openai.OpenAI) -> None:
     assert isinstance(plan, Plan) and 1 <= len(plan.steps) <= 2
 
 
+def test_a_discriminated_union_through_parse(client: openai.OpenAI) -> None:
+    class Leaf(pydantic.BaseModel):
+        kind: Literal["leaf"] = "leaf"
+        value: int = pydantic.Field(ge=0, le=9)
+
+    class Pair(pydantic.BaseModel):
+        kind: Literal["pair"]
+        left: Annotated[Leaf | None, pydantic.Field()]
+
+    class Tree(pydantic.BaseModel):
+        root: Annotated[Leaf | Pair, pydantic.Field(discriminator="kind")]
+
+    assert "oneOf" in str(Tree.model_json_schema())
+    for n in range(3):
+        reply = client.chat.completions.with_raw_response.parse(
+            model="smollm2", messages=MESSAGES, response_format=Tree, seed=n, max_tokens=200
+        )
+        assert "x-localinfra-ignored" not in reply.headers
+        assert isinstance(reply.parse().choices[0].message.parsed, Tree)
+        schema: Any = {"type": "json_object", "schema": Tree.model_json_schema()}
+        Tree.model_validate_json(answer(client, schema, seed=n))
+
+
+def test_choices_that_may_both_be_valid_are_named(server: LiveServer) -> None:
+    schema = {"oneOf": [{"type": "integer"}, {"type": "number"}]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    body = {"model": "smollm2", "messages": MESSAGES, "max_tokens": 2, "response_format": wanted}
+    reply = server.post("/v1/chat/completions", body)
+    assert reply.status_code == 200
+    assert reply.headers["x-localinfra-ignored"] == "response_format.json_schema.schema.oneOf"
+
+
 def test_a_regex(client: openai.OpenAI) -> None:
     text = answer(client, {"type": "regex", "regex": r"(red|green)/[0-9]{3}"}, temperature=2)
     assert re.fullmatch(r"(red|green)/[0-9]{3}", text)
@@ -99,8 +131,9 @@ def test_a_regex(client: openai.OpenAI) -> None:
     [
         'start: WORD ("-" WORD){2}\nWORD: "ab" | "cd"',
         'root ::= word "-" word "-" word\nword ::= "ab" | "cd"',
+        'root ::= start ("-" start){2}\nstart ::= ("a" "b"){1} | # or\n "cd"',
     ],
-    ids=["lark", "gbnf"],
+    ids=["lark", "gbnf", "gbnf with a rule named start"],
 )
 def test_a_grammar(client: openai.OpenAI, grammar: str) -> None:
     text = answer(client, {"type": "grammar", "grammar": grammar}, temperature=1)
@@ -201,6 +234,14 @@ def test_a_bias_against_all_that_is_allowed_is_the_clients_error(
         (
             {"type": "json_object", "schema": {"multipleOf": 9999991}},
             "response_format.schema.multipleOf",
+        ),
+        (
+            {"type": "json_object", "schema": {"items": {"pattern": "^a(?!b)"}}},
+            "response_format.schema.items.pattern",
+        ),
+        (
+            {"type": "json_object", "schema": {"properties": {"a": {}}, "minProperties": 3}},
+            "response_format.schema.minProperties",
         ),
         ({"type": "regex", "regex": "("}, "response_format.regex"),
         ({"type": "regex"}, "response_format.regex"),

@@ -1,0 +1,96 @@
+"""What in schemas keeps a grammar from being compiled, found by compiling part after part.
+
+Compiles nothing itself: `Problem` does, for `engine/`.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from localinfra.chat.answer import Source, Tool, arguments_source, source_of, usual_waiver
+from localinfra.chat.keywords import as_map
+from localinfra.chat.messages import Json
+from localinfra.chat.prepared import Hard, Leniency, Waiver
+from localinfra.chat.schema import json_rule
+from localinfra.errors import InvalidRequest
+
+MAX_RELAXING_S = 5.0  # of a request
+MAX_PARTS = 100  # looked at of one schema
+TEXTS = {"multipleOf": "number", "patternProperties": "object"}  # others are of strings
+
+Problem = Callable[[Source], str | None]  # why it can't be compiled
+
+
+class Relaxing:
+    """The search of one request."""
+
+    def __init__(self, problem: Problem):
+        self._problem = problem
+        self._deadline_s = time.monotonic() + MAX_RELAXING_S
+
+    def faults(self, hard: Sequence[Hard]) -> dict[str, str]:
+        """By their paths, what is wrong with keywords that can't be compiled alone."""
+        found = {}
+        for part in hard[:MAX_PARTS]:
+            if time.monotonic() > self._deadline_s:
+                break
+            try:
+                problem = self._problem(alone(part))
+            except InvalidRequest as error:
+                problem = str(error)
+            if problem is not None:
+                found[part.path] = problem
+        return found
+
+    def waiver(self, tool: Tool) -> Waiver:
+        """The least that has to be left out of a tool's schema for its grammar to compile."""
+        return next((each for each in self._waivers(tool) if self._compiles(tool, each)), ANYTHING)
+
+    def _waivers(self, tool: Tool) -> Iterator[Waiver]:
+        """From the usual one on, each leaves out more."""
+        usual = usual_waiver(tool)
+        yield usual
+        paths: frozenset[str] = frozenset()
+        try:
+            paths = frozenset(self.faults(arguments_source(tool, usual).hard))
+        except InvalidRequest:
+            pass  # too large, or too deep
+        yield Waiver(usual.level, paths)
+        parameters = tool.parameters or {}
+        for name in list(as_map(parameters.get("properties")))[:MAX_PARTS]:
+            if not self._compiles(with_property(tool, name), Waiver(usual.level, paths)):
+                paths |= {f"{tool.param}.properties.{name}"}
+        yield Waiver(usual.level, paths)
+        for key in parameters.keys() - {"type", "properties", "$defs", "definitions"}:
+            yield Waiver(usual.level, paths | {f"{tool.param}.{key}"})
+        yield Waiver(Leniency.HARD)
+
+    def _compiles(self, tool: Tool, waiver: Waiver) -> bool:
+        try:
+            source = arguments_source(tool, waiver)
+        except InvalidRequest:
+            return False
+        is_late = not source.is_plain and time.monotonic() > self._deadline_s
+        return not is_late and self._problem(source) is None
+
+
+ANYTHING = Waiver(Leniency.ALL)
+
+
+def alone(part: Hard) -> Source:
+    """A schema of nothing else. Raises InvalidRequest."""
+    value = part.value
+    if isinstance(value, dict):
+        value = dict.fromkeys(value, True)
+    schema = {"type": TEXTS.get(part.key, "string"), part.key: value}
+    return source_of(json_rule(schema, part.path, Waiver(Leniency.ONE_OF)))
+
+
+def with_property(tool: Tool, name: str) -> Tool:
+    """The same with one property only."""
+    parameters = tool.parameters or {}
+    properties = {name: as_map(parameters.get("properties"))[name]}
+    less: dict[str, Json] = {"type": "object", "properties": properties, "required": [name]}
+    kept = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
+    return msgspec.structs.replace(tool, parameters={**kept, **less})
