@@ -3,6 +3,8 @@
 Where nothing has to be promised, an odd keyword is read as it is meant or left out.
 """
 
+import math
+
 from localinfra.chat.keywords import (
     KEYWORDS,
     LIST_KEYS,
@@ -50,9 +52,10 @@ def synonym(name: Json) -> Json:
 
 def as_number(text: str) -> Json:
     try:
-        return float(text) if len(text) < 40 else text
+        number = float(text) if len(text) < 40 else math.nan
     except ValueError:
         return text
+    return number if math.isfinite(number) else text
 
 
 def is_readable(key: str, value: Json) -> bool:

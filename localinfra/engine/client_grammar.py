@@ -13,8 +13,8 @@ MAX_COLONS = MAX_RULES  # of Lark: at least one a rule
 MAX_INTERSECTIONS = 8  # it tries all subsets of what a text has to match at once
 MAX_REGEX_CHARS = 4000
 
-GBNF_RULE = re.compile(r"(?m)^\s*[A-Za-z0-9_-]+\s*::=")
-LARK_START = re.compile(r"(?m)^\s*(%llguidance\b|\??start\b[^:\n]*:)")
+GBNF_RULE = re.compile(r"(?m)^[ \t]*+[A-Za-z0-9_-]++\s*+::=")
+LARK_START = re.compile(r"(?m)^[ \t]*+(%llguidance\b|\??start\b[^:\n]*:)")
 
 
 def as_lark(text: str, param: str, tokens: Mapping[str, int]) -> str:

@@ -17,8 +17,9 @@ LAST_CHARACTER = 0x10FFFF
 SURROGATES = range(0xD800, 0xE000)
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
-BLANKS = re.compile(r"(?:\s+|#[^\r\n]*)*")
-RULE = re.compile(r"([A-Za-z0-9_-]+)(?:\s+|#[^\r\n]*)*::=")
+# Nothing in these is tried in two ways, or long rows of blanks would take forever.
+BLANKS = re.compile(r"(?:\s|#[^\r\n]*)*+")
+RULE = re.compile(r"([A-Za-z0-9_-]++)(?:\s|#[^\r\n]*)*+::=")
 COUNTS = re.compile(r"\{\s*([0-9]*)\s*(?:(,)\s*([0-9]*)\s*)?\}")
 TOKEN = re.compile(r"(!?)<(?:\[([0-9]{1,9})\]|([^<>\r\n]+))>")
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}

@@ -211,6 +211,7 @@ ODD: list[tuple[dict[str, Json], Json, tuple[str, ...]]] = [
     ({"type": "string", "required": False}, TEXT, ()),
     ({"type": "integer", "minimum": "0"}, {"type": "integer", "minimum": 0}, ()),
     ({"type": "integer", "minimum": "low"}, {"type": "integer"}, ("minimum",)),
+    ({"type": "integer", "minimum": "nan"}, {"type": "integer"}, ("minimum",)),
     ({"type": "string", "minLength": "3"}, {"type": "string", "minLength": 3}, ()),
     ({"type": "string", "minLength": -1}, TEXT, ("minLength",)),
     ({"type": "string", "maxLength": 1.5}, TEXT, ("maxLength",)),

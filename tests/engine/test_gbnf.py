@@ -194,9 +194,12 @@ ODD = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000, 2)))  # no two of them are
         f'root ::= "{"ab" * 15_000}" root?',
         f"root ::= {'.* ' * 8000}root?",
         'root ::= ("a"{1000000000}){1000000000}',
+        "root ::= x" + " " * 30_000 + "x\nx ::= x" + "#" * 1000,
+        "root ::= x" + " \n#" * 10_000 + "x",
+        "root" + " " * 30_000,
         "root ::= " + "(" * 59 + '"a" | "b" root?' + ')* "c"?' * 59,
     ],
-    ids=range(9),
+    ids=range(12),
 )  # fmt: skip
 def test_reading_what_is_made_to_take_long_is_bounded(grammar: str) -> None:
     started_s = time.thread_time()
