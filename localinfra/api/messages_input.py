@@ -14,7 +14,6 @@ from localinfra.api.structured import (
     MAX_TOOLS,
     NamedFunction,
     NamedTool,
-    Parameters,
     declared_tool,
     no_function_to_call,
     use_of,
@@ -82,7 +81,7 @@ class InputMessage(msgspec.Struct, frozen=True):
 class ToolDefinition(msgspec.Struct, frozen=True):
     name: Name = ""
     description: str | None = None
-    input_schema: Parameters | None = None
+    input_schema: Any = None
     type: TypeName | None = None
     strict: bool | None = None  # true: all of the schema, or an error
 
@@ -95,11 +94,10 @@ class ToolDefinition(msgspec.Struct, frozen=True):
     def tool(self, path: str) -> Tool:
         """Raises InvalidRequest."""
         param = f"{path}.input_schema"
-        needed(self.input_schema, param)
         return declared_tool(
             self.name,
             self.description,
-            self.input_schema,
+            needed(self.input_schema, param),
             name_param=f"{path}.name",
             param=param,
             is_strict=bool(self.strict),

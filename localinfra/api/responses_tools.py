@@ -7,7 +7,7 @@ https://platform.openai.com/docs/api-reference/responses/create
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,7 +20,6 @@ from localinfra.api.structured import (
     AllowedTools,
     NamedFunction,
     NamedTool,
-    Parameters,
     ToolChoice,
     declared_tool,
     no_function_to_call,
@@ -39,7 +38,7 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["function"] = "function"
     name: ShortName
     description: str | None = None
-    parameters: Parameters | None = None
+    parameters: Any = None
     strict: bool | None = None  # true: all of the parameters' schema, or an error
 
     def tool(self, path: str, namespace: str | None) -> Tool:

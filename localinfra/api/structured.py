@@ -67,14 +67,10 @@ def missing(path: str, what: str) -> InvalidRequest:
     return InvalidRequest(f"{path} is missing: put {what} there.", path)
 
 
-# A tool's schema; the empty list is how PHP writes an empty object.
-Parameters = dict[str, Any] | Annotated[list[Any], Meta(max_length=0)]
-
-
 class FunctionDefinition(msgspec.Struct, frozen=True):
     name: str
     description: str | None = None
-    parameters: Parameters | None = None
+    parameters: Any = None  # a schema; whatever else it is does not refuse the request
     strict: bool | None = None  # true: all of the parameters' schema, or an error
 
 
@@ -106,7 +102,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
 def declared_tool(
     name: str,
     description: str | None,
-    parameters: Parameters | None,
+    parameters: Json,
     *,
     name_param: str,
     param: str,
@@ -127,18 +123,23 @@ def declared_tool(
             "parameters": for_templates(parameters) or {"type": "object", "properties": {}},
         },
     }
+    is_schema = isinstance(parameters, dict) or parameters in (None, [])  # PHP's empty object
+    if is_strict and not is_schema:
+        raise InvalidRequest(f"{param} must be a JSON Schema: an object.", param)
     known = parameters if isinstance(parameters, dict) else None
-    return Tool(name, definition, known, param, is_strict)
+    return Tool(name, definition, known, param, is_strict, is_schema)
 
 
-def for_templates(parameters: Parameters | None) -> dict[str, Json]:
+def for_templates(parameters: Json) -> dict[str, Json]:
     """The same, where templates that walk through the properties find an object for each."""
     if not isinstance(parameters, dict):
         return {}
     if "properties" not in parameters:
         return parameters
     properties = as_map(parameters["properties"]).items()
-    readable = {name: part if isinstance(part, dict | bool) else {} for name, part in properties}
+    readable: dict[str, Json] = {
+        name: part if isinstance(part, dict | bool) else {} for name, part in properties
+    }
     return {**parameters, "properties": readable}
 
 

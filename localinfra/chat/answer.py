@@ -36,6 +36,7 @@ class Tool(msgspec.Struct, frozen=True):
     parameters: dict[str, Json] | None
     param: str  # path of the parameters, for errors
     is_strict: bool = False  # the client wants all of the schema enforced, or to be told
+    has_schema: bool = True  # or what it sent for parameters is none
 
 
 class ToolUse(msgspec.Struct, frozen=True):
@@ -128,6 +129,8 @@ def grammar_of(
 
 
 def usual_waiver(tool: Tool) -> Waiver:
+    if not tool.has_schema:
+        return Waiver(Leniency.ALL)
     return Waiver(Leniency.NOTHING if tool.is_strict else Leniency.UNKNOWN)
 
 

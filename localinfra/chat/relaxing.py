@@ -45,6 +45,8 @@ class Relaxing:
 
     def waiver(self, tool: Tool) -> Waiver:
         """The least that has to be left out of a tool's schema for its grammar to compile."""
+        if not tool.has_schema:
+            return ANYTHING
         return next((each for each in self._waivers(tool) if self._compiles(tool, each)), ANYTHING)
 
     def _waivers(self, tool: Tool) -> Iterator[Waiver]:
@@ -62,8 +64,9 @@ class Relaxing:
             if not self._compiles(with_property(tool, name), Waiver(usual.level, paths)):
                 paths |= {f"{tool.param}.properties.{name}"}
         yield Waiver(usual.level, paths)
-        for key in parameters.keys() - {"type", "properties", "$defs", "definitions"}:
-            yield Waiver(usual.level, paths | {f"{tool.param}.{key}"})
+        for key in parameters:
+            if key not in ("type", "properties", "$defs", "definitions"):
+                yield Waiver(usual.level, paths | {f"{tool.param}.{key}"})
         yield Waiver(Leniency.HARD)
 
     def _compiles(self, tool: Tool, waiver: Waiver) -> bool:

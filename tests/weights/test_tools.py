@@ -338,6 +338,8 @@ def test_the_other_routes_name_it_too(server: LiveServer) -> None:
 # Parameters as generators write them, and what is named of them.
 ODD: list[tuple[Any, list[str]]] = [
     ([], []),
+    ("object", [""]),
+    ([{"name": "city"}], [""]),
     ({"type": "string"}, ["type"]),
     ({"required": [["a"]]}, ["required"]),
     ({"type": "object", "properties": []}, ["properties"]),
