@@ -11,6 +11,7 @@ from msgspec import Meta
 from localinfra.chat.answer import ANY_OBJECT, AnswerFormat, Tool, ToolUse
 from localinfra.chat.keywords import as_map
 from localinfra.chat.messages import Json, TypeName
+from localinfra.chat.prepared import MAX_PARTS
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 MAX_TOOLS = 128
@@ -136,9 +137,11 @@ def for_templates(parameters: Json) -> dict[str, Json]:
         return {}
     if "properties" not in parameters:
         return parameters
-    properties = as_map(parameters["properties"]).items()
+    properties = as_map(parameters["properties"])
+    if len(properties) > MAX_PARTS:
+        return parameters  # the event loop runs this
     readable: dict[str, Json] = {
-        name: part if isinstance(part, dict | bool) else {} for name, part in properties
+        name: part if isinstance(part, dict | bool) else {} for name, part in properties.items()
     }
     return {**parameters, "properties": readable}
 
