@@ -162,9 +162,10 @@ class TextModel:
 
     def unread(self, paths: Mapping[str, str]) -> list[str]:
         """Of variables for the template, by their names the places where a request sets them: the
-        places of those that it does not read."""
+        places of which it reads none."""
         variables = self._template.variables if self._template else frozenset()
-        return [path for name, path in paths.items() if name not in variables]
+        read = {path for name, path in paths.items() if name in variables}
+        return [path for path in dict.fromkeys(paths.values()) if path not in read]
 
     def is_special(self, token: int) -> bool:
         """Whether the token adds nothing to a text."""

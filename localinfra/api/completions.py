@@ -133,7 +133,7 @@ class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
 async def create_engine_completion(request: Request) -> Response:
     decoded = await read_body(request, EngineCompletionRequest, limits(request), MAX_TOKEN_IDS)
     body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
-    return await answer(request, Decoded(body, decoded.ignored))
+    return await answer(request, decoded.holding(body))
 
 
 async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Response:

@@ -86,7 +86,7 @@ async def create_embeddings(request: Request) -> Response:
 async def create_engine_embeddings(request: Request) -> Response:
     decoded = await read_body(request, EngineEmbeddingsRequest, limits(request), MAX_TOKEN_IDS)
     body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
-    return await answer(request, Decoded(body, decoded.ignored))
+    return await answer(request, decoded.holding(body))
 
 
 async def answer(request: Request, decoded: Decoded[EmbeddingsRequest]) -> Response:
