@@ -197,7 +197,7 @@ class TextModel:
                 "model",
             )
         if len(messages) > self.context_length:  # each has a token at least
-            raise ContextLengthExceeded(len(messages), self.context_length)
+            raise ContextLengthExceeded(len(messages), self.context_length, is_exact=False)
         executor = self._counting if is_counted else self._prompting
         job = (self._render, self._template, messages, template_kwargs, tools, asks)
         return await executor.run(*job, size=size_of(messages))
@@ -410,7 +410,9 @@ class TextModel:
                 deadline.check()
         except LimitExceeded as error:
             if len(ids) > self.context_length:
-                raise ContextLengthExceeded(len(ids), self.context_length, param) from None
+                raise ContextLengthExceeded(
+                    len(ids), self.context_length, param, is_exact=False
+                ) from None
             raise InvalidRequest(
                 f"Splitting the text into tokens was stopped: {error}. Send a shorter one.", param
             ) from None
@@ -426,7 +428,7 @@ class TextModel:
         """Refuses a text that can't fit before spending seconds on tokenising it."""
         at_least = num_characters // self._model.longest_token
         if at_least > self.context_length:
-            raise ContextLengthExceeded(at_least, self.context_length, param)
+            raise ContextLengthExceeded(at_least, self.context_length, param, is_exact=False)
 
     def generate(self, request: TextRequest) -> Deltas:
         """Submits the request. Raises ContextLengthExceeded, QueueFull and InvalidRequest.

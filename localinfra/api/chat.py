@@ -322,7 +322,8 @@ class ChatAnswer:
         if delta.finish_reason is not None:
             reason = reader.finish_reason(delta.finish_reason)
             last = ChunkChoice(delta.choice, Delta(), finish_reason=reason)
-            usage = UNSET if self._body.includes_usage else self._meter.usage()
+            is_told = self._meter.is_complete and not self._body.includes_usage
+            usage = self._meter.usage() if is_told else UNSET
             events.append(self._chunk(last, usage=usage))
         return events
 
