@@ -285,8 +285,9 @@ def invalid_value(problem: str, shape: Shape | None = None, within: str = "") ->
     found = shape.at(place) if shape else None
     if (wrong := WRONG_CHOICE.fullmatch(what)) and found and found.choices:
         what = f"{wrong['value']} is {choices_text(wrong['value'], found.choices)}"
+    what = f"{what[:1].lower()}{what[1:]}"
     return InvalidRequest(
-        f"Invalid `{path or 'body'}`: {what[:1].lower()}{what[1:]}.", path or None
+        f"Invalid `{path or 'body'}`: {what}{'' if what.endswith('?') else '.'}", path or None
     )
 
 

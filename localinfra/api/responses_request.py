@@ -65,8 +65,8 @@ class TextFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
 
 
 class TextOptions(msgspec.Struct, frozen=True):
-    format: TextFormat | None = TextFormat()
-    verbosity: Literal["low", "medium", "high"] | None = "medium"  # left out, as is the next
+    format: TextFormat = TextFormat()
+    verbosity: Literal["low", "medium", "high"] = "medium"  # left out, as is the next
 
 
 class Reasoning(msgspec.Struct, frozen=True):
@@ -139,7 +139,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     def answer(self) -> Answer:
         """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
         use = tool_use(self.offered, self.tool_choice, self.parallel_tool_calls)
-        answer_format = self.text.format.answer_format() if self.text.format else None
+        answer_format = self.text.format.answer_format()
         if use.is_required and answer_format:
             raise InvalidRequest(
                 "An answer can't be a tool call and have a text.format; leave one of them out.",
@@ -159,7 +159,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
         wanted = {
             "truncation": self.truncation == "auto",
             "context_management": self.context_management,
-            "text.verbosity": self.text.verbosity not in (None, "medium"),
+            "text.verbosity": self.text.verbosity != "medium",
             "reasoning.summary": self.reasoning.summary,
         }
         return names + [name for name, is_wanted in wanted.items() if is_wanted]

@@ -202,7 +202,7 @@ def test_both_turns_of_codex_are_answered(server: LiveServer) -> None:
     assert [tool["type"] for tool in last["response"]["tools"]] == ["function"] * 7 + ["namespace"]
     following = codex.request(codex.answered(items, [call]), 0.02, max_output_tokens=4)
     reply = server.post(RESPONSES, following)
-    assert ignored(reply) == ["client_metadata", "tools[8]"]
+    assert ignored(reply) == ["client_metadata", "reasoning.summary", "tools[8]"]
     second = list(parsed(reply.content))
     assert second[0]["type"] == "response.created"
     assert second[-1]["response"]["usage"]["output_tokens"] <= 4
