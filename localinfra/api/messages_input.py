@@ -48,8 +48,8 @@ class Block(msgspec.Struct, frozen=True):
     """One block of content. Its type says which fields it must have."""
 
     type: TypeName
-    text: str | None = None  # of text
-    thinking: str | None = None  # of thinking
+    text: str | UnsetType | None = UNSET  # of text
+    thinking: str | UnsetType | None = UNSET  # of thinking
     id: str | None = None  # of tool_use, as are the next two
     name: str | None = None
     input: dict[str, Any] | UnsetType | None = UNSET
@@ -294,7 +294,7 @@ def assistant_message(blocks: Iterable[Placed]) -> Message:
     calls: list[ToolCall] = []
     for path, block in blocks:
         if block.type == "thinking":
-            thoughts.append(needed(block.thinking, f"{path}.thinking"))
+            thoughts.append(given(block.thinking, f"{path}.thinking") or "")
         elif block.type == "tool_use":
             calls.append(tool_call(path, block))
         elif block.has_text or (block.type in READABLE and block.type != "redacted_thinking"):
@@ -308,9 +308,7 @@ def assistant_message(blocks: Iterable[Placed]) -> Message:
 
 
 def tool_call(path: str, block: Block) -> ToolCall:
-    if block.input is UNSET:
-        raise required(f"{path}.input")
-    arguments = msgspec.json.encode(block.input or {}).decode()
+    arguments = msgspec.json.encode(given(block.input, f"{path}.input") or {}).decode()
     name = needed(block.name, f"{path}.name")
     return ToolCall(FunctionCall(name, arguments), needed(block.id, f"{path}.id"))
 
@@ -327,7 +325,7 @@ def text_of(blocks: Iterable[Placed]) -> str:
 
 def block_text(path: str, block: Block) -> str:
     if block.type == "text":
-        return needed(block.text, f"{path}.text")
+        return given(block.text, f"{path}.text") or ""
     title, where, content = block.title, f"{path}.content", block.content
     if isinstance(block.source, Source):
         where = f"{path}.source"
@@ -350,11 +348,12 @@ def misplaced(path: str, block: Block) -> ApiError:
     )
 
 
-def needed(value: T | None, path: str) -> T:
-    if value is None:
-        raise required(path)
+def given(value: T | UnsetType, path: str) -> T:
+    """Null where the client has written that."""
+    if isinstance(value, UnsetType):
+        raise InvalidRequest(f"`{path}` is required.", path)
     return value
 
 
-def required(path: str) -> InvalidRequest:
-    return InvalidRequest(f"`{path}` is required.", path)
+def needed(value: T | None, path: str) -> T:
+    return given(UNSET if value is None else value, path)

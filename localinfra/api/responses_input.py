@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from localinfra.api.body import decode_within
 from localinfra.api.responses_foreign import FOREIGN
@@ -34,8 +34,8 @@ Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where 
 
 class Part(msgspec.Struct, frozen=True):
     type: TypeName
-    text: str | None = None
-    refusal: str | None = None
+    text: str | UnsetType | None = UNSET
+    refusal: str | UnsetType | None = UNSET
     annotations: Any = None  # without effect, as is the next: what answers have
     logprobs: Any = None
 
@@ -222,11 +222,11 @@ def _text(part: Part, path: str) -> str:
         )
     field = "refusal" if part.type == "refusal" else "text"
     text = part.refusal if field == "refusal" else part.text
-    if text is None:
+    if text is UNSET:
         raise InvalidRequest(
             f"A part of type {part.type} needs the field {field}.", f"{path}.{field}"
         )
-    return text
+    return text or ""
 
 
 def without_orphans(earlier: Iterable[AnyItem], sent: Input) -> Input:

@@ -30,8 +30,8 @@ class ContentPart(msgspec.Struct, frozen=True):
     """One part of a content list. Only `text` and an assistant's `refusal` can be honoured."""
 
     type: TypeName
-    text: str | None = None
-    refusal: str | None = None
+    text: str | UnsetType | None = UNSET
+    refusal: str | UnsetType | None = UNSET
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
@@ -194,11 +194,11 @@ def _joined(parts: Sequence[ContentPart], role: Role, path: str) -> str:
                 f"{path}[{at}]",
             )
         text = part.refusal if is_refusal else part.text
-        if text is None:
+        if text is UNSET:
             raise InvalidRequest(
                 f"A {part.type} part needs the field {part.type}.", f"{path}[{at}].{part.type}"
             )
-        texts.append(text)
+        texts.append(text or "")
     return "\n".join(texts)
 
 

@@ -36,6 +36,7 @@ from localinfra.api import (
 from localinfra.api.body import decode, decode_within
 from localinfra.api.responses import what_is_asked
 from localinfra.api.responses_foreign import FOREIGN
+from localinfra.chat.messages import checked
 from localinfra.errors import InvalidRequest
 
 CHAT = chat.ChatCompletionRequest
@@ -275,6 +276,9 @@ def test_a_null_is_a_field_not_given_wherever_it_may_be_left_out(
             {"type": "tool_use", "id": "t", "name": "f", "input": None}]}]}),
         (MESSAGES, {"messages": user({"type": "tool_result", "tool_use_id": "t",
                                       "content": None, "is_error": None})}),
+        (CHAT, {"messages": user({"type": "text", "text": None})}),
+        (MESSAGES, {"messages": user({"type": "text", "text": None})}),
+        (RESPONSES, {"input": user({"type": "input_text", "text": None})}),
         (MESSAGES, {"metadata": {"user_id": None}, "output_config": {"format": None}}),
         (RESPONSES, {"input": [{"role": "user", "content": None}]}),
         (RESPONSES, {"input": [{**CALL, "arguments": None, "id": None},
@@ -291,6 +295,7 @@ def test_nulls_pass_where_nothing_does(kind: type[Any], fields: dict[str, Any]) 
         decoded.value.conversation()
     else:
         decoded.value.answer()
+        checked(decoded.value.messages)
 
 
 def test_nulls_are_dropped_from_long_conversations_too() -> None:
