@@ -74,8 +74,7 @@ def mended_value(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], shape: Sh
         return raw
     problem = problem_of(decoder, raw)
     if NULL_FOR_OTHER.match(problem):
-        plain = without_nulls(msgspec.json.decode(raw), shape)
-        raw = msgspec.Raw(msgspec.json.encode(plain))
+        raw = without_nulls(raw, shape)
         problem = problem_of(decoder, raw)
     if FLOAT_FOR_INT.match(problem) and num_bytes <= MAX_MENDED_BYTES:
         raw = with_whole_numbers(raw)

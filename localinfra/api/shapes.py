@@ -165,19 +165,27 @@ class Unknown:
         return ways
 
 
-def without_nulls(value: Any, shape: Shape) -> Any:
-    """The same JSON, less the nulls of fields that may be left out and take none. Changes it."""
+def without_nulls(raw: msgspec.Raw, shape: Shape) -> msgspec.Raw:
+    """The same JSON, less the nulls of fields that may be left out and take none."""
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.DecodeError:  # as above
+        return raw
+    _drop_nulls(value, shape)
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _drop_nulls(value: Any, shape: Shape) -> None:
     if type(value) is list and shape.items:
         for item in value:
-            without_nulls(item, shape.items)
+            _drop_nulls(item, shape.items)
     elif type(value) is dict and shape.fields:
         for name in shape.fields.all.keys() & value.keys():
             field = shape.fields.all[name]
             if value[name] is not None:
-                without_nulls(value[name], field)
+                _drop_nulls(value[name], field)
             elif name in shape.fields.optional and not field.takes_null:
                 del value[name]
     elif type(value) is dict and shape.entries:
         for inner in value.values():
-            without_nulls(inner, shape.entries)
-    return value
+            _drop_nulls(inner, shape.entries)

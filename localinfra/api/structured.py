@@ -103,8 +103,10 @@ class SentFunction(msgspec.Struct, frozen=True):
     def declared(self, path: str, usual: str) -> "Declared":
         """Raises InvalidRequest."""
         if self.function is not None:
-            inner = f"{path}.function"
-            return Declared(self.function, f"{inner}.name", f"{inner}.parameters")
+            inner, strict = f"{path}.function", self.function.strict
+            strict = self.strict if strict is None else strict  # some write it beside the function
+            function = msgspec.structs.replace(self.function, strict=strict)
+            return Declared(function, f"{inner}.name", f"{inner}.parameters")
         if self.name is None:
             raise missing(f"{path}.{usual}", "the function's name")
         schema, field = self.parameters, "parameters"

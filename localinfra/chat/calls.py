@@ -4,6 +4,7 @@ same function with the same arguments, in whatever order.
 Pure: pieces in, pieces out.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Piece, joined
@@ -13,7 +14,7 @@ class Arguments:
     """The members of a JSON object as they come, each as it is written, without blanks."""
 
     def __init__(self) -> None:
-        self.members: set[str] = set()
+        self.members: Counter[str] = Counter()
         self.begun = ""  # the one on its way
         self._depth = 0
         self._in_string = False
@@ -32,17 +33,18 @@ class Arguments:
         self._in_string = character == '"'
         self._depth -= character in "}]"
         if (self._depth == 1 and character == ",") or (not self._depth and character in "}]"):
-            self.members |= {self.begun} if self.begun else set()
+            self.members.update([self.begun] if self.begun else ())
             self.begun = ""
         elif self._depth or character not in "{[":
             self.begun += character
         self._depth += character in "{["
 
     def may_become(self, other: "Arguments") -> bool:
+        """Whether more could make it equal to the other, which is complete."""
         if not self.members <= other.members:
             return False
-        left = other.members - self.members
-        return not self.begun or any(member.startswith(self.begun) for member in left)
+        left = [*(other.members - self.members), other.begun]
+        return any(member.startswith(self.begun) for member in left)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Arguments):

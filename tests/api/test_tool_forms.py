@@ -59,6 +59,20 @@ def test_each_form_declares_the_same_function(kind: type[Any], form: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "function", "function": {**FUNCTION, "strict": True}},
+        {"type": "function", "function": FUNCTION, "strict": True},
+        {"type": "function", **FUNCTION, "strict": True},
+        {"name": "get_weather", "input_schema": SCHEMA, "strict": True},
+    ],
+)
+def test_each_form_may_be_strict(kind: type[Any], tool: dict[str, Any]) -> None:
+    assert use(kind, tools=[tool])[0].tools[0].is_strict
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_can_be_required_by_each_form(kind: type[Any], form: str, choice: Any) -> None:

@@ -12,6 +12,9 @@ B = ("get", '{"city": "Parma"}')
 C = ("now", '{"city": "Paris"}')
 TWO = ("get", '{"a": "x, y", "b": [1, {"c": "\\"}"}]}')
 SWAPPED = ("get", '{"b":[1,{"c":"\\"}"}],"a":"x, y"}')
+TWICE = ("get", '{"b": 1, "b": 1}')
+ONCE = ("get", '{"b": 1}')
+TEXT = ("get", '"b"')
 SHORTER = ("get", '{"b": [1, {"c": "\\"}"}]}')
 
 
@@ -38,6 +41,9 @@ def pieces_of(calls: list[tuple[str, str]], size: int) -> list[list[Piece]]:
         ([SWAPPED, TWO], [SWAPPED]),
         ([TWO, SHORTER, TWO], [TWO, SHORTER]),
         ([SHORTER, SWAPPED], [SHORTER, SWAPPED]),
+        ([ONCE, TWICE, ONCE], [ONCE, TWICE]),
+        ([TWICE, ONCE, TWICE], [TWICE, ONCE]),
+        ([TEXT, TEXT], [TEXT]),
         ([A, A, B], [A]),
         ([A, ("get", "{}"), ("get", "{}")], [A, ("get", "{}")]),
     ],
@@ -78,7 +84,9 @@ def test_a_cut_off_call_is_told_as_far_as_it_came() -> None:
 def test_however_the_text_is_cut_the_same_is_told() -> None:
     rng = random.Random(0)
     for _ in range(200):
-        calls = rng.choices([A, B, C, TWO, SWAPPED, SHORTER], k=rng.randrange(1, 6))
+        calls = rng.choices(
+            [A, B, C, TWO, SWAPPED, SHORTER, ONCE, TWICE, TEXT], k=rng.randrange(1, 6)
+        )
         results = []
         for size in (1, 2, 7, 100):
             filtered = CallFilter()
