@@ -68,7 +68,7 @@ def missing(path: str, what: str) -> InvalidRequest:
 
 
 class FunctionDefinition(msgspec.Struct, frozen=True):
-    name: str
+    name: str = ""
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None  # true: all of the parameters' schema, or an error
@@ -102,7 +102,7 @@ class SentFunction(msgspec.Struct, frozen=True):
 
     def declared(self, path: str, usual: str) -> "Declared":
         """Raises InvalidRequest."""
-        if self.function is not None:
+        if self.function is not None and (self.function.name or self.name is None):
             inner, strict = f"{path}.function", self.function.strict
             strict = self.strict if strict is None else strict  # some write it beside the function
             function = msgspec.structs.replace(self.function, strict=strict)
