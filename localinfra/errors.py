@@ -31,15 +31,19 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Clients parse this wording (litellm reads the text, not the code): keep it."""
+    """Clients parse this wording (litellm reads the text, not the code): keep it. `is_exact` is
+    false where counting stopped at `num_tokens`."""
 
     code = "context_length_exceeded"
 
-    def __init__(self, num_tokens: int, limit: int, param: str = "messages"):
+    def __init__(
+        self, num_tokens: int, limit: int, param: str = "messages", *, is_exact: bool = True
+    ):
         super().__init__(
             f"This model's maximum context length is {limit} tokens, however your request has "
-            f"{num_tokens} prompt tokens and the answer needs room for one more. Shorten the "
-            "prompt, or raise context_length for this model in models.toml.",
+            f"{'' if is_exact else 'at least '}{num_tokens} prompt tokens and the answer needs "
+            "room for one more. Shorten the prompt, or raise context_length for this model in "
+            "models.toml.",
             param,
         )
 

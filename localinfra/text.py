@@ -162,9 +162,10 @@ class TextModel:
 
     def unread(self, paths: Mapping[str, str]) -> list[str]:
         """Of variables for the template, by their names the places where a request sets them: the
-        places of those that it does not read."""
+        places of which it reads none."""
         variables = self._template.variables if self._template else frozenset()
-        return [path for name, path in paths.items() if name not in variables]
+        read = {path for name, path in paths.items() if name in variables}
+        return [path for path in dict.fromkeys(paths.values()) if path not in read]
 
     def is_special(self, token: int) -> bool:
         """Whether the token adds nothing to a text."""
@@ -196,7 +197,7 @@ class TextModel:
                 "model",
             )
         if len(messages) > self.context_length:  # each has a token at least
-            raise ContextLengthExceeded(len(messages), self.context_length)
+            raise ContextLengthExceeded(len(messages), self.context_length, is_exact=False)
         executor = self._counting if is_counted else self._prompting
         job = (self._render, self._template, messages, template_kwargs, tools, asks)
         return await executor.run(*job, size=size_of(messages))
@@ -403,7 +404,9 @@ class TextModel:
                 deadline.check()
         except LimitExceeded as error:
             if len(ids) > self.context_length:
-                raise ContextLengthExceeded(len(ids), self.context_length, param) from None
+                raise ContextLengthExceeded(
+                    len(ids), self.context_length, param, is_exact=False
+                ) from None
             raise InvalidRequest(
                 f"Splitting the text into tokens was stopped: {error}. Send a shorter one.", param
             ) from None
@@ -419,7 +422,7 @@ class TextModel:
         """Refuses a text that can't fit before spending seconds on tokenising it."""
         at_least = num_characters // self._model.longest_token
         if at_least > self.context_length:
-            raise ContextLengthExceeded(at_least, self.context_length, param)
+            raise ContextLengthExceeded(at_least, self.context_length, param, is_exact=False)
 
     def generate(self, request: TextRequest) -> Deltas:
         """Submits the request. Raises ContextLengthExceeded, QueueFull and InvalidRequest.

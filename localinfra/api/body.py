@@ -7,6 +7,7 @@ Judges size, pace, content type, JSON and the struct's annotations; past it valu
 import asyncio
 import codecs
 import contextlib
+import difflib
 import functools
 import re
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,8 @@ import msgspec
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from localinfra.api.liberal import decode_liberally
+from localinfra.api.liberal import MAX_READ_AGAIN_BYTES, decode_liberally
+from localinfra.api.shapes import MAX_NAMED, Shape, Unknown, shape_of
 from localinfra.api.weight import MAX_VALUES, Weight
 from localinfra.errors import (
     BodyTooLarge,
@@ -29,6 +31,7 @@ from localinfra.errors import (
 from localinfra.executor import give_way
 
 T = TypeVar("T", bound=msgspec.Struct)
+U = TypeVar("U", bound=msgspec.Struct)
 
 JSON_TYPE = re.compile(rb"application/([\w.-]+\+)?json", re.IGNORECASE)
 READABLE_CHARSETS = ("utf-8", "ascii")  # as Python calls them; ASCII is UTF-8 as well
@@ -81,15 +84,29 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
     # Top-level fields that the struct does not have, as the client wrote them.
     ignored: tuple[str, ...]
     size: int = 0  # of a body that was weighed: what it takes to go through it
+    # The paths of names further down that nobody knows: of each message, where a client is
+    # generous. They come last, so that they crowd out nothing.
+    unknown: tuple[str, ...] = ()
 
-    def ignoring(self, names: Iterable[str]) -> "Decoded[T]":
+    def ignoring(self, names: Iterable[str], unknown: Iterable[str] = ()) -> "Decoded[T]":
         """The same, where these were left out as well: paths into the body, as errors name them."""
-        return msgspec.structs.replace(self, ignored=(*self.ignored, *names))
+        return msgspec.structs.replace(
+            self, ignored=(*self.ignored, *names), unknown=(*self.unknown, *unknown)
+        )
+
+    def holding(self, value: U) -> "Decoded[U]":
+        """The same about a value that was made of it."""
+        return Decoded(value, self.ignored, self.size, self.unknown)
 
     @property
     def headers(self) -> dict[str, str]:
         """`x-localinfra-ignored`, for the response; empty if nothing was ignored."""
-        return {"x-localinfra-ignored": header_list(self.ignored)} if self.ignored else {}
+        if not (self.ignored or self.unknown):
+            return {}
+        # What is left out goes with all that is in it.
+        within = tuple(f"{name}{sign}" for name in self.ignored for sign in ".[")
+        names = [*self.ignored, *(path for path in self.unknown if not path.startswith(within))]
+        return {"x-localinfra-ignored": header_list(names)}
 
 
 async def read_body(
@@ -100,9 +117,9 @@ async def read_body(
 ) -> Decoded[T]:
     """Reads and checks the request's JSON body.
 
-    A top-level `null` counts as not given, so the struct's defaults are written without `| None`;
-    inside nested structs null is a value like any other. An ApiError raised in `__post_init__`
-    goes to the client as it is, a ValueError as InvalidRequest.
+    A `null` counts as not given wherever a field has a default, so that defaults are written
+    without `| None`. An ApiError raised in `__post_init__` goes to the client as it is, a
+    ValueError as InvalidRequest.
 
     Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, InvalidRequest with the field's path
     as `param`, and ClientDisconnect when the client left.
@@ -204,22 +221,34 @@ def fields_of(body: bytes) -> Fields:
 
 
 def struct_of(body: bytes, fields: Fields, kind: type[T], size: int = 0) -> Decoded[T]:
-    decoder, known = decoder_of(kind)
+    decoder, shape = decoder_of(kind)
+    known = shape.fields.all if shape.fields else {}
     ignored = tuple(name for name in fields if name not in known)
     given = {name: raw for name, raw in fields.items() if name in known and raw != NULL}
-    with refusing(body):
+    with refusing(body, shape):
         if len(given) + len(ignored) < len(fields):  # without the nulls
             body = msgspec.json.encode(given)
-        return Decoded(decode_liberally(body, given, decoder), ignored, size)
+        value = decode_liberally(body, given, decoder)
+        return Decoded(value, ignored, size, tuple(unknown_within(given, shape)))
+
+
+def unknown_within(fields: Fields, shape: Shape) -> Iterator[str]:
+    """The paths of names that nobody knows, below the top level of a body."""
+    assert shape.fields is not None
+    unknown = Unknown()
+    for name, inner in shape.fields.nested.items():
+        raw = fields.get(name)
+        if raw is not None and memoryview(raw).nbytes <= MAX_READ_AGAIN_BYTES:
+            yield from unknown.paths(raw, inner, name)
 
 
 @contextlib.contextmanager
-def refusing(body: bytes) -> Iterator[None]:
+def refusing(body: bytes, shape: Shape | None = None, within: str = "") -> Iterator[None]:
     """What a decoder raises → InvalidRequest."""
     try:
         yield
     except msgspec.ValidationError as error:
-        raise invalid_value(str(error)) from None
+        raise invalid_value(str(error), shape, within) from None
     except RecursionError:  # not a DecodeError, and also raised while skipping an unknown field
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError as error:  # DecodeError and UnicodeDecodeError
@@ -228,44 +257,62 @@ def refusing(body: bytes) -> Iterator[None]:
 
 
 @functools.cache
-def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], frozenset[str]]:
-    """A struct's decoder and the names of its fields on the wire."""
-    names = frozenset(field.encode_name for field in msgspec.structs.fields(kind))
-    return msgspec.json.Decoder(kind), names
+def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], Shape]:
+    """A struct's decoder, and what it lets stand where."""
+    return msgspec.json.Decoder(kind), shape_of(kind)
 
 
 MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+WRONG_CHOICE = re.compile(r"Invalid (?:enum )?value (?P<value>.+)", re.DOTALL)
 MAX_PROBLEM = 1000  # characters
 LOCATION = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 
 
-def invalid_value(problem: str, within: str = "") -> InvalidRequest:
+def invalid_value(problem: str, shape: Shape | None = None, within: str = "") -> InvalidRequest:
     """msgspec's "Expected `int`, got `str` - at `$.messages[0].content`", as message and param.
 
-    `within` is the path of a value that was decoded by itself.
+    `within` is the path of a value that was decoded by itself, `shape` that of its struct.
     """
     if len(problem) > MAX_PROBLEM:  # it quotes the value
         problem = f"{problem[: MAX_PROBLEM // 2]}...{problem[-MAX_PROBLEM // 2 :]}"
     location = LOCATION.search(problem)
-    path = ".".join(part for part in (within, location["path"] if location else "") if part)
+    place = location["path"] if location else ""
+    path = ".".join(part for part in (within, place) if part)
     what = LOCATION.sub("", problem)[:500]
     if missing := MISSING.fullmatch(what):
         path = f"{path}.{missing['name']}".lstrip(".")
         return InvalidRequest(f"`{path}` is required.", path)
+    found = shape.at(place) if shape else None
+    if (wrong := WRONG_CHOICE.fullmatch(what)) and found and found.choices:
+        what = f"{wrong['value']} is {choices_text(wrong['value'], found.choices)}"
+    what = f"{what[:1].lower()}{what[1:]}"
     return InvalidRequest(
-        f"Invalid `{path or 'body'}`: {what[:1].lower()}{what[1:]}.", path or None
+        f"Invalid `{path or 'body'}`: {what}{'' if what.endswith('?') else '.'}", path or None
     )
 
 
-def decode_within(path: str, raw: msgspec.Raw, kind: type[T]) -> T:
-    """A value that the body's struct left undecoded. Raises InvalidRequest naming its path."""
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.ValidationError as error:
-        raise invalid_value(str(error), path) from None
+def choices_text(value: str, choices: Iterable[object]) -> str:
+    names = [str(choice) for choice in choices]
+    near = difflib.get_close_matches(value.strip("'\"").lower(), names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"none of {', '.join(names)}{hint}"
 
 
-MAX_LISTED = 20
+def decode_within(path: str, raw: msgspec.Raw, kind: type[T], unknown: list[str]) -> T:
+    """A value that the body's struct left undecoded, as `read_body` reads it. Adds the paths of
+    names that nobody knows. Raises InvalidRequest naming its path."""
+    decoder, shape = decoder_of(kind)
+    with refusing(b"...", shape, path):
+        value: T
+        try:
+            value = decoder.decode(raw)
+        except msgspec.ValidationError:
+            value = decode_liberally(bytes(raw), FIELDS.decode(raw), decoder)
+        if memoryview(raw).nbytes <= MAX_READ_AGAIN_BYTES:
+            unknown += Unknown().paths(raw, shape, path)
+        return value
+
+
 MAX_LISTED_CHARS = 1800
 
 
@@ -276,7 +323,7 @@ def header_list(names: Iterable[str], max_chars: int = 200) -> str:
     for name in names:
         name = quote(name[:max_chars], safe="$[]{}()<>!?@*+=:;/#&|~^")[:max_chars]
         num_chars += len(name) + 2
-        if len(listed) == MAX_LISTED or num_chars > MAX_LISTED_CHARS:
+        if len(listed) == MAX_NAMED or num_chars > MAX_LISTED_CHARS:
             return ", ".join([*listed, "..."])
         listed.append(name)
     return ", ".join(listed)

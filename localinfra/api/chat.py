@@ -35,10 +35,10 @@ from localinfra.api.params import (
 from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import caller_of, limits, runtime
-from localinfra.api.structured import MAX_TOOLS, ToolChoice, ToolDefinition, left_out, tool_use
+from localinfra.api.structured import SentTools, ToolChoice, Tools, read_tools, tool_use
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
-from localinfra.chat.messages import MAX_MESSAGES, Message
+from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
 from localinfra.chat.parser import CallArguments, CallStart, Content, Piece, Thought
 from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
@@ -59,9 +59,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     top_logprobs: TopLogprobs | None = None
     reasoning_effort: ShortName | None = None
     chat_template_kwargs: TemplateKwargs = msgspec.field(default_factory=dict)
-    tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] = msgspec.field(
-        default_factory=list
-    )
+    tools: SentTools = msgspec.field(default_factory=list)
     tool_choice: ShortName | ToolChoice | None = None
     parallel_tool_calls: bool = True
     modalities: Annotated[list[ShortName], Meta(max_length=16)] = msgspec.field(
@@ -76,9 +74,16 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
         if any(modality != "text" for modality in self.modalities):
             raise UnsupportedParameter("Only text can be generated; leave it out.", "modalities")
 
-    def answer(self) -> Answer:
-        """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
-        use = tool_use(self.tools, self.tool_choice or None, self.parallel_tool_calls)
+    @property
+    def offered(self) -> Tools:
+        """Raises InvalidRequest."""
+        return read_tools(self.tools)
+
+    def answer(self, tools: Tools | None = None) -> Answer:
+        """What the answer's form must be; `tools` are those that are `offered`. Raises
+        InvalidRequest and UnsupportedParameter."""
+        tools = tools or self.offered
+        use = tool_use(tools, self.tool_choice or None, self.parallel_tool_calls)
         if use.is_required and self.answer_format:
             raise InvalidRequest(
                 "An answer can't be a tool call and have a response_format; leave one of them out.",
@@ -186,10 +191,12 @@ async def create_chat_completion(request: Request) -> Response:
     decoded = await read_body(request, ChatCompletionRequest, limits(request))
     body = decoded.value
     body.check()
-    wanted = body.answer()
+    tools = body.offered
+    wanted = body.answer(tools)
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
-    decoded = decoded.ignoring([*left_out(body.tools), *model.unread(body.kwarg_paths)])
+    left_out = [*tools.left_out, *left_out_calls(body.messages)]
+    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)], tools.unknown)
     charge = charge_of(request, model)
     turn = await begin(
         model,
@@ -315,7 +322,8 @@ class ChatAnswer:
         if delta.finish_reason is not None:
             reason = reader.finish_reason(delta.finish_reason)
             last = ChunkChoice(delta.choice, Delta(), finish_reason=reason)
-            usage = UNSET if self._body.includes_usage else self._meter.usage()
+            is_told = self._meter.is_complete and not self._body.includes_usage
+            usage = self._meter.usage() if is_told else UNSET
             events.append(self._chunk(last, usage=usage))
         return events
 

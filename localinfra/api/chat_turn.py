@@ -61,9 +61,9 @@ class ChoiceReader:
         self._calls = CallFilter()
         self._num_calls = 0
 
-    def push(self, text: str, *, is_last: bool) -> Reading:
+    def push(self, text: str, *, is_last: bool, is_cut: bool = False) -> Reading:
         pieces: list[Piece] = []
-        for piece in self._parsed(text, is_last):
+        for piece in self._parsed(text, is_last, is_cut):
             if not isinstance(piece, Content):
                 self._num_calls += isinstance(piece, CallEnd)
                 pieces += [*content(self._stops.flush()), piece]
@@ -83,13 +83,13 @@ class ChoiceReader:
             is_complete=self._calls.is_repeating,
         )
 
-    def _parsed(self, text: str, is_last: bool) -> list[Piece]:
+    def _parsed(self, text: str, is_last: bool, is_cut: bool) -> list[Piece]:
         if self._parser is None:
             return content(text)
         pieces = self._parser.push(text) if text else []
         if not is_last:
             return self._calls.passed(pieces)
-        pieces = self._calls.passed(joined(pieces + self._parser.finish()))
+        pieces = self._calls.passed(joined(pieces + self._parser.finish(is_cut=is_cut)))
         return pieces + self._calls.held()
 
     @property

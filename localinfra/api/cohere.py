@@ -12,12 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import read_body
-from localinfra.api.embeddings import MAX_INPUTS, ROUTE, InputType, checked_inputs
+from localinfra.api.embeddings import MAX_INPUTS, InputType, checked_inputs, embedded
 from localinfra.api.params import ShortName
 from localinfra.api.pieces import PiecesResponse
-from localinfra.api.sse import until_disconnect
-from localinfra.api.state import limits, runtime
-from localinfra.api.usage import charge_of
+from localinfra.api.state import limits
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
 from localinfra.chat.messages import TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
@@ -56,15 +54,20 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     output_dimension: Annotated[int, Meta(ge=1)] | None = None
     truncate: Literal["NONE", "START", "END"] = "END"
 
-    def all_texts(self) -> list[str]:
-        """Raises InvalidRequest, and UnsupportedParameter for pictures."""
+    def all_texts(self) -> tuple[list[str], str]:
+        """With the field that has them. Raises InvalidRequest, and UnsupportedParameter for
+        pictures."""
         if self.images or self.input_type == "image":
             raise UnsupportedParameter("The embedding models here read texts alone.", "images")
         if self.truncate == "START":
             raise UnsupportedParameter(
                 "Only the end of a text can be cut off: send truncate END or NONE.", "truncate"
             )
-        return [*self.texts, *(item.text() for item in self.inputs)]
+        if self.texts and self.inputs:
+            raise InvalidRequest("Send either texts or inputs, not both.", "inputs")
+        if self.inputs:
+            return [item.text() for item in self.inputs], "inputs"
+        return self.texts, "texts"
 
     def forms(self) -> list[str]:
         """Of the vectors, each once. Raises UnsupportedParameter if there is none."""
@@ -81,23 +84,16 @@ async def create_cohere_embeddings(request: Request) -> Response:
     decoded = await read_body(request, EmbedRequest, limits(request))
     body = decoded.value
     forms = body.forms()
-    texts = body.all_texts()
-    if not texts:
-        raise InvalidRequest("texts is empty: send at least one text.", "texts")
-    inputs = checked_inputs(texts, "texts")
-    model = await runtime(request).embedding_model(body.model, ROUTE)
-    charge = charge_of(request, model)
-    found = await until_disconnect(
-        request.receive,
-        model.embed(
-            inputs,
-            prompt=model.prompt(INPUT_TYPES.get(body.input_type or ""), None),
-            truncate=body.truncate == "END",
-            dimensions=body.output_dimension,
-            param="texts",
-        ),
+    texts, param = body.all_texts()
+    found, _, _ = await embedded(
+        request,
+        body.model,
+        checked_inputs(texts, param),
+        input_type=INPUT_TYPES.get(body.input_type or ""),
+        truncate=body.truncate == "END",
+        dimensions=body.output_dimension,
+        param=param,
     )
-    charge.add(prompt_tokens=found.num_tokens)
     version = request.scope["path"][2:3]
     vectors: list[bytes] = []
     for at, name in enumerate(forms):

@@ -133,7 +133,7 @@ class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
 async def create_engine_completion(request: Request) -> Response:
     decoded = await read_body(request, EngineCompletionRequest, limits(request), MAX_TOKEN_IDS)
     body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
-    return await answer(request, Decoded(body, decoded.ignored))
+    return await answer(request, decoded.holding(body))
 
 
 async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Response:
@@ -259,7 +259,8 @@ class CompletionAnswer:
             events.append(encode(self._completion([Choice(delta.choice, text, logprobs)])))
         if delta.finish_reason is not None:
             last = Choice(delta.choice, "", None, delta.finish_reason)
-            usage = UNSET if self._body.includes_usage else self._meter.usage()
+            is_told = self._meter.is_complete and not self._body.includes_usage
+            usage = self._meter.usage() if is_told else UNSET
             events.append(encode(self._completion([last], usage)))
         return events
 

@@ -1,7 +1,7 @@
 """POST /v1/embeddings."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,9 @@ from localinfra.api.usage import charge_of
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
 from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from localinfra.embed.model import Embeddings  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/embeddings"
 MAX_INPUTS = 2048
@@ -86,39 +89,57 @@ async def create_embeddings(request: Request) -> Response:
 async def create_engine_embeddings(request: Request) -> Response:
     decoded = await read_body(request, EngineEmbeddingsRequest, limits(request), MAX_TOKEN_IDS)
     body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
-    return await answer(request, Decoded(body, decoded.ignored))
+    return await answer(request, decoded.holding(body))
 
 
 async def answer(request: Request, decoded: Decoded[EmbeddingsRequest]) -> Response:
     body = decoded.value
     inputs = body.inputs()
     log_user(request, body.user)
-    model = await runtime(request).embedding_model(body.model, ROUTE)
-    charge = charge_of(request, model)
-    found = await until_disconnect(
-        request.receive,
-        model.embed(
-            inputs,
-            prompt=model.prompt(body.input_type, body.prompt_name),
-            truncate=body.truncate,
-            dimensions=body.dimensions,
-        ),
+    found, model_name, cost = await embedded(
+        request,
+        body.model,
+        inputs,
+        input_type=body.input_type,
+        prompt_name=body.prompt_name,
+        truncate=body.truncate,
+        dimensions=body.dimensions,
     )
-    charge.add(prompt_tokens=found.num_tokens)
     usage = EmbeddingsUsage(
-        prompt_tokens=found.num_tokens,
-        total_tokens=found.num_tokens,
-        estimated_cost=charge.cost,
+        prompt_tokens=found.num_tokens, total_tokens=found.num_tokens, estimated_cost=cost
     )
     form = as_base64 if body.encoding_format == "base64" else as_floats
     rows = await pieces(found.rows, form, framed)
     head = b'{"object":"list","data":['
     tail = b'],"model":%b,"usage":%b}' % (
-        msgspec.json.encode(model.name),
+        msgspec.json.encode(model_name),
         msgspec.json.encode(usage),
     )
     headers = {**decoded.headers, **truncated_header(found.truncated)}
     return PiecesResponse([head, *rows, tail], headers)
+
+
+async def embedded(
+    request: Request,
+    name: str,
+    inputs: Sequence[str | list[int]],
+    *,
+    input_type: InputType | None,
+    prompt_name: str | None = None,
+    truncate: bool | None,
+    dimensions: int | None,
+    param: str = "input",
+) -> tuple["Embeddings", str, float]:
+    """The vectors, which model made them, and at what cost in USD. Errors name `param`."""
+    model = await runtime(request).embedding_model(name, ROUTE)
+    charge = charge_of(request, model)
+    prompt = model.prompt(input_type, prompt_name)
+    found = await until_disconnect(
+        request.receive,
+        model.embed(inputs, prompt=prompt, truncate=truncate, dimensions=dimensions, param=param),
+    )
+    charge.add(prompt_tokens=found.num_tokens)
+    return found, model.name, charge.cost
 
 
 def framed(index: int, row: bytes) -> bytes:

@@ -5,7 +5,6 @@ site can send such a body unasked, unlike JSON: `Guard` refuses it by its origin
 """
 
 import base64
-import functools
 import logging
 import re
 from collections.abc import Collection, Sequence
@@ -26,6 +25,7 @@ from localinfra.api.body import (
     read_body,
     receive_body,
 )
+from localinfra.api.liberal import field_decoders
 from localinfra.api.state import conversions
 from localinfra.api.weight import MAX_VALUES, Weight
 from localinfra.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
@@ -249,7 +249,7 @@ def json_of(
     groups: dict[str, list[Part]] = {}
     for part in parts:
         groups.setdefault(part.name, []).append(part)
-    decoders = decoders_of(kind)
+    decoders = field_decoders(kind)
     fields: dict[str, msgspec.Raw] = {}
     for sent_name, group in groups.items():
         name = sent_name.removesuffix("[]")
@@ -261,13 +261,6 @@ def json_of(
         else:
             fields[name] = msgspec.Raw(field_json(group[0], decoders[name], name in files))
     return encode(fields)
-
-
-@functools.cache
-def decoders_of(kind: type[msgspec.Struct]) -> dict[str, msgspec.json.Decoder[Any]]:
-    """Of a struct's fields, by their names on the wire."""
-    fields = msgspec.structs.fields(kind)
-    return {field.encode_name: msgspec.json.Decoder(field.type) for field in fields}
 
 
 def field_json(part: Part, decoder: msgspec.json.Decoder[Any], may_be_file: bool) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from localinfra.api.structured import (
     MAX_TOOLS,
@@ -41,23 +41,25 @@ class Source(msgspec.Struct, frozen=True):
     type: TypeName = ""
     data: str | None = None
     content: "Content | None" = None
+    media_type: str | None = None  # without effect
 
 
 class Block(msgspec.Struct, frozen=True):
-    """One block of content. Its type says which fields it must have; what else a client puts
-    there, such as `cache_control`, is tolerated."""
+    """One block of content. Its type says which fields it must have."""
 
     type: TypeName
-    text: str | None = None  # of text
-    thinking: str | None = None  # of thinking
+    text: str | UnsetType | None = UNSET  # of text
+    thinking: str | UnsetType | None = UNSET  # of thinking
     id: str | None = None  # of tool_use, as are the next two
     name: str | None = None
-    input: dict[str, Any] | None = None
+    input: dict[str, Any] | UnsetType | None = UNSET
     tool_use_id: str | None = None  # of tool_result, as are the next two
     content: "Content | dict[str, Any] | None" = None
     is_error: bool | None = None
     title: str | None = None  # of document and search_result, as is the next
     source: str | Source | None = None
+    cache_control: Any = None  # without effect: every prefix is cached as it is
+    signature: str | None = None  # of thinking: nobody checks it
 
     @property
     def has_text(self) -> bool:
@@ -75,7 +77,7 @@ Placed: TypeAlias = tuple[str, Block]  # with its path, for errors
 
 class InputMessage(msgspec.Struct, frozen=True):
     role: Literal["user", "assistant", "system"]
-    content: Content
+    content: Content | None
 
 
 class ToolDefinition(msgspec.Struct, frozen=True):
@@ -84,6 +86,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
     input_schema: Any = None
     type: TypeName | None = None
     strict: bool | None = None  # true: all of the schema, or an error
+    cache_control: Any = None  # without effect
 
     @property
     def is_own(self) -> bool:
@@ -165,11 +168,14 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kwarg_paths(self) -> dict[str, str]:
-        """Where the request sets variables of the template; those of which one is enough, not."""
-        effort, thinking = self.output_config.effort, self.thinking
-        paths = {"reasoning_effort": "output_config.effort"} if effort else {}
-        has_budget = thinking is not None and "thinking_budget" in thinking.template_kwargs
-        return paths | ({"thinking_budget": "thinking.budget_tokens"} if has_budget else {})
+        """Where the request sets variables of the template."""
+        paths = {"reasoning_effort": "output_config.effort"} if self.output_config.effort else {}
+        if self.thinking is None or self.thinking.type == "disabled":
+            return paths  # a template that knows no thinking does not think
+        names = {name: "thinking" for name in self.thinking.template_kwargs}
+        if "thinking_budget" in names:
+            names["thinking_budget"] = "thinking.budget_tokens"
+        return paths | names
 
     def answer(self) -> Answer:
         """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
@@ -251,9 +257,9 @@ def left_out_blocks(messages: Sequence[InputMessage]) -> list[str]:
     return paths
 
 
-def placed(content: Content, path: str) -> list[Placed]:
-    if isinstance(content, str):
-        return [(path, Block("text", content))]
+def placed(content: Content | None, path: str) -> list[Placed]:
+    if isinstance(content, str) or content is None:
+        return [(path, Block("text", content or ""))]
     return [(f"{path}[{at}]", block) for at, block in enumerate(content)]
 
 
@@ -288,7 +294,7 @@ def assistant_message(blocks: Iterable[Placed]) -> Message:
     calls: list[ToolCall] = []
     for path, block in blocks:
         if block.type == "thinking":
-            thoughts.append(needed(block.thinking, f"{path}.thinking"))
+            thoughts.append(given(block.thinking, f"{path}.thinking") or "")
         elif block.type == "tool_use":
             calls.append(tool_call(path, block))
         elif block.has_text or (block.type in READABLE and block.type != "redacted_thinking"):
@@ -302,7 +308,7 @@ def assistant_message(blocks: Iterable[Placed]) -> Message:
 
 
 def tool_call(path: str, block: Block) -> ToolCall:
-    arguments = msgspec.json.encode(needed(block.input, f"{path}.input")).decode()
+    arguments = msgspec.json.encode(given(block.input, f"{path}.input") or {}).decode()
     name = needed(block.name, f"{path}.name")
     return ToolCall(FunctionCall(name, arguments), needed(block.id, f"{path}.id"))
 
@@ -319,7 +325,7 @@ def text_of(blocks: Iterable[Placed]) -> str:
 
 def block_text(path: str, block: Block) -> str:
     if block.type == "text":
-        return needed(block.text, f"{path}.text")
+        return given(block.text, f"{path}.text") or ""
     title, where, content = block.title, f"{path}.content", block.content
     if isinstance(block.source, Source):
         where = f"{path}.source"
@@ -342,7 +348,12 @@ def misplaced(path: str, block: Block) -> ApiError:
     )
 
 
-def needed(value: T | None, path: str) -> T:
-    if value is None:
+def given(value: T | UnsetType, path: str) -> T:
+    """Null where the client has written that."""
+    if isinstance(value, UnsetType):
         raise InvalidRequest(f"`{path}` is required.", path)
     return value
+
+
+def needed(value: T | None, path: str) -> T:
+    return given(UNSET if value is None else value, path)

@@ -16,7 +16,12 @@ from localinfra.api.chat_turn import Turn, TurnRequest, begin, pieces_of
 from localinfra.api.logprobs import token_logprob
 from localinfra.api.params import given, log_user
 from localinfra.api.render import json_response
-from localinfra.api.responses_input import check_outputs, messages_of, read_input
+from localinfra.api.responses_input import (
+    check_outputs,
+    messages_of,
+    read_input,
+    without_orphans,
+)
 from localinfra.api.responses_items import AnyItem, OutputItem, new_id
 from localinfra.api.responses_output import Event, OutputWriter, TokenKinds
 from localinfra.api.responses_request import Metadata, Reasoning, ResponsesRequest, TextOptions
@@ -140,6 +145,7 @@ class Asked(msgspec.Struct, frozen=True):
     answer: Answer
     offered: Offered
     left_out: list[str]
+    unknown: list[str]  # paths of names that nobody knows
 
 
 async def create_response(request: Request) -> HttpResponse:
@@ -157,7 +163,8 @@ async def create_response(request: Request) -> HttpResponse:
     )
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
-    decoded = decoded.ignoring([*asked.left_out, *model.unread(body.kwarg_paths)])
+    left_out = [*asked.left_out, *model.unread(body.kwarg_paths)]
+    decoded = decoded.ignoring(left_out, asked.unknown)
     charge = charge_of(request, model)
     with naming_input():
         turn = await begin(model, wanted, caller_of(request))
@@ -183,7 +190,8 @@ async def count_input_tokens(request: Request) -> HttpResponse:
     model = await runtime(request).text_model(asked.body.model, ROUTE)
     with naming_input():
         prompt = await model.chat_prompt(asked.messages, asked.body.template_kwargs, tools)
-    headers = decoded.ignoring([*asked.left_out, *model.unread(asked.body.kwarg_paths)]).headers
+    left_out = [*asked.left_out, *model.unread(asked.body.kwarg_paths)]
+    headers = decoded.ignoring(left_out, asked.unknown).headers
     counted = {"object": "response.input_tokens", "input_tokens": len(prompt.ids)}
     return json_response(counted, headers=headers)
 
@@ -194,7 +202,8 @@ def what_is_asked(request: Request, decoded: Decoded[ResponsesRequest]) -> Asked
     body.check()
     earlier = previous_conversation(request, body.previous_response_id or None)
     sent = read_input(body.input, lambda id, path: referenced_item(request, id, path))
-    check_outputs(earlier, sent.items)
+    sent = without_orphans(earlier, sent)
+    check_outputs(earlier, sent.items, sent.paths)
     instructions = body.instructions
     messages = [Message(role="system", content=instructions)] if instructions else []
     messages += messages_of([*earlier, *sent.items])
@@ -203,7 +212,8 @@ def what_is_asked(request: Request, decoded: Decoded[ResponsesRequest]) -> Asked
     offered = body.offered
     left_out = [*body.left_out, *offered.left_out, *sent.left_out]
     items = [*earlier, *sent.items]
-    return Asked(body, items, messages, body.answer(), offered, left_out)
+    unknown = [*offered.unknown, *sent.unknown]
+    return Asked(body, items, messages, body.answer(), offered, left_out, unknown)
 
 
 @contextlib.contextmanager

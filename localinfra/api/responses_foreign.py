@@ -20,6 +20,7 @@ from localinfra.chat.messages import MAX_MESSAGES
 
 
 class ForeignItem(msgspec.Struct, frozen=True, kw_only=True):
+    type: str | None = None
     id: str | None = None
     status: str | None = None
 
@@ -53,10 +54,10 @@ class CustomCall(ForeignItem, frozen=True, kw_only=True):
     call_id: str
     name: str
     namespace: str | None = None
-    input: str
+    input: str | None = None
 
     def items(self) -> list[AnyItem]:
-        arguments = {"input": self.input}
+        arguments = {"input": self.input or ""}
         return [self._call(self.call_id, self.name, arguments, self.namespace or "")]
 
 
@@ -96,28 +97,28 @@ class ForeignOutput(ForeignItem, frozen=True, kw_only=True):
 
 
 class McpCall(ForeignItem, frozen=True, kw_only=True):
-    id: str
     name: str
-    server_label: str
-    arguments: str
+    server_label: str = ""
+    arguments: str | None = None
     output: str | None = None
     error: Any = None
 
     def items(self) -> list[AnyItem]:
         output = self.output if self.output is not None else f"Error: {_json(self.error)}"
-        call = self._call(self.id, self.name, self.arguments, self.server_label)
-        return [call, self._output(self.id, output)]
+        call_id = self.id or new_id("mcp")
+        call = self._call(call_id, self.name, self.arguments or "{}", self.server_label)
+        return [call, self._output(call_id, output)]
 
 
 class CodeInterpreterCall(ForeignItem, frozen=True, kw_only=True):
-    id: str
     code: str | None = None
     outputs: Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)] | None = None
 
     def items(self) -> list[AnyItem]:
         logs = [str(output.get("logs", "")) for output in self.outputs or ()]
-        call = self._call(self.id, "code_interpreter", {"code": self.code or ""})
-        return [call, self._output(self.id, "\n".join(filter(None, logs)))]
+        call_id = self.id or new_id("ci")
+        call = self._call(call_id, "code_interpreter", {"code": self.code or ""})
+        return [call, self._output(call_id, "\n".join(filter(None, logs)))]
 
 
 def _json(value: Any) -> str:

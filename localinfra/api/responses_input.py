@@ -1,11 +1,12 @@
 """`input` of a Responses request → items → chat messages."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from localinfra.api.body import decode_within
 from localinfra.api.responses_foreign import FOREIGN
@@ -33,8 +34,10 @@ Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where 
 
 class Part(msgspec.Struct, frozen=True):
     type: TypeName
-    text: str | None = None
-    refusal: str | None = None
+    text: str | UnsetType | None = UNSET
+    refusal: str | UnsetType | None = UNSET
+    annotations: Any = None  # without effect, as is the next: what answers have
+    logprobs: Any = None
 
 
 Parts: TypeAlias = Annotated[list[Part], Meta(max_length=MAX_MESSAGES)]
@@ -52,36 +55,37 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SentItem(msgspec.Struct, frozen=True, kw_only=True):
+    type: str | None = None
     id: str | None = None
     status: Status | None = None
 
 
 class SentMessage(SentItem, frozen=True, kw_only=True):
     role: Role
-    content: str | Parts
+    content: str | Parts | None
 
 
 class SentReasoning(SentItem, frozen=True, kw_only=True):
-    """`encrypted_content`, with which other services hide theirs, can't be read."""
-
     summary: Parts | None = None
     content: Parts | None = None
+    encrypted_content: str | None = None  # can't be read: with it other services hide theirs
 
 
 class SentCall(SentItem, frozen=True, kw_only=True):
     call_id: str
     name: str
     namespace: str | None = None
-    arguments: str
+    arguments: str | None
 
 
 class SentOutput(SentItem, frozen=True, kw_only=True):
     call_id: str
-    output: str | Parts
+    output: str | Parts | None
 
 
 class Reference(msgspec.Struct, frozen=True):
     id: str
+    type: str | None = None
 
 
 # --- input → items --------------------------------------------------------------------------------
@@ -91,7 +95,10 @@ class Input(msgspec.Struct, frozen=True):
     """A request's items, and the paths of what no text model can read in them."""
 
     items: list[AnyItem]
+    paths: list[str]  # of the items; some are two at once
     left_out: list[str]
+    unknown: list[str]  # paths of names that nobody knows
+    orphanable: set[str] = set()  # paths of outputs whose calls may have been left out
 
 
 def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
@@ -102,26 +109,30 @@ def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
     UnsupportedParameter for a part of a message that can't be read, and what `find` raises.
     """
     if isinstance(given, str):
-        return Input([MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))], [])
-    found = Input([], [])
+        said = MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))
+        return Input([said], ["input"], [], [])
+    found = Input([], [], [], [], set())
     for at, raw in enumerate(given):
-        found.items.extend(_items(raw, f"input[{at}]", find, found.left_out))
+        path = f"input[{at}]"
+        items = _items(raw, path, find, found)
+        found.items.extend(items)
+        found.paths.extend([path] * len(items))
     items = found.items
     if items and isinstance(last := items[-1], MessageItem) and last.role == "assistant":
         items[-1] = msgspec.structs.replace(last, status="incomplete")  # it will be continued
     return found
 
 
-def _items(raw: msgspec.Raw, path: str, find: Find, left_out: list[str]) -> list[AnyItem]:
-    kind = decode_within(path, raw, Sent).kind
+def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyItem]:
+    kind, unknown = decode_within(path, raw, Sent, []).kind, found.unknown
     if kind == "message":
-        return [_message(decode_within(path, raw, SentMessage), path)]
+        return [_message(decode_within(path, raw, SentMessage, unknown), path)]
     if kind == "reasoning":
-        thought = _reasoning(decode_within(path, raw, SentReasoning), path)
-        left_out += [] if thought.text else [path]
+        thought = _reasoning(decode_within(path, raw, SentReasoning, unknown), path)
+        found.left_out.extend([] if thought.text else [path])
         return [thought]
     if kind == "function_call":
-        call = decode_within(path, raw, SentCall)
+        call = decode_within(path, raw, SentCall, unknown)
         return [
             FunctionCallItem(
                 id=call.id or new_id("fc"),
@@ -129,22 +140,29 @@ def _items(raw: msgspec.Raw, path: str, find: Find, left_out: list[str]) -> list
                 call_id=call.call_id,
                 name=call.name,
                 namespace=call.namespace or msgspec.UNSET,
-                arguments=call.arguments,
+                arguments=call.arguments or "",
             )
         ]
-    if kind in ("function_call_output", "custom_tool_call_output"):
-        return [_output(decode_within(path, raw, SentOutput), path, left_out)]
+    if kind == "function_call_output":
+        sent = decode_within(path, raw, SentOutput, unknown)
+        return [_output(sent, path, found.left_out)]
     if kind == "item_reference":
-        return [find(decode_within(path, raw, Reference).id, path)]
-    if kind in FOREIGN:
-        return decode_within(path, raw, FOREIGN[kind]).items()
-    left_out.append(path)
+        return [find(decode_within(path, raw, Reference, unknown).id, path)]
+    if kind.endswith("_output"):
+        found.orphanable.add(path)
+    with contextlib.suppress(InvalidRequest):  # one that is not whole: nobody here has made it
+        if kind == "custom_tool_call_output":
+            sent = decode_within(path, raw, SentOutput, unknown)
+            return [_output(sent, path, found.left_out)]
+        if kind in FOREIGN:
+            return decode_within(path, raw, FOREIGN[kind], []).items()
+    found.left_out.append(path)
     return []
 
 
 def _message(sent: SentMessage, path: str) -> MessageItem:
-    if isinstance(sent.content, str):
-        texts = [sent.content]
+    if isinstance(sent.content, str) or sent.content is None:
+        texts = [sent.content or ""]
     elif sent.content or sent.role == "assistant":
         texts = _texts(sent.content, f"{path}.content")
     else:
@@ -170,8 +188,8 @@ def _reasoning(sent: SentReasoning, path: str) -> ReasoningItem:
 def _output(sent: SentOutput, path: str, left_out: list[str]) -> FunctionCallOutputItem:
     """What of it is no text is left out: the model has called for it, and can go on without."""
     output: str | tuple[InputText, ...]
-    if isinstance(sent.output, str):
-        output = sent.output
+    if isinstance(sent.output, str) or sent.output is None:
+        output = sent.output or ""
     else:
         placed = [(part, f"{path}.output[{at}]") for at, part in enumerate(sent.output)]
         output = tuple(InputText(_text(*place)) for place in placed if _is_text(place[0]))
@@ -204,29 +222,50 @@ def _text(part: Part, path: str) -> str:
         )
     field = "refusal" if part.type == "refusal" else "text"
     text = part.refusal if field == "refusal" else part.text
-    if text is None:
+    if text is UNSET:
         raise InvalidRequest(
             f"A part of type {part.type} needs the field {field}.", f"{path}.{field}"
         )
-    return text
+    return text or ""
 
 
-def check_outputs(earlier: Iterable[AnyItem], items: Sequence[AnyItem]) -> None:
+def without_orphans(earlier: Iterable[AnyItem], sent: Input) -> Input:
+    """The same, where outputs of calls that were left out are left out too."""
+    called = calls_in(earlier) | calls_in(sent.items)
+    kept = [
+        (item, path)
+        for item, path in zip(sent.items, sent.paths, strict=True)
+        if path not in sent.orphanable
+        or not isinstance(item, FunctionCallOutputItem)
+        or item.call_id in called
+    ]
+    paths = [path for _, path in kept]
+    known = set(paths)
+    orphans = [path for path in sent.paths if path not in known]
+    left_out = [*sent.left_out, *orphans]
+    return Input([item for item, _ in kept], paths, left_out, sent.unknown)
+
+
+def check_outputs(
+    earlier: Iterable[AnyItem], items: Sequence[AnyItem], paths: Sequence[str] = ()
+) -> None:
     """Raises InvalidRequest for the output of a call that nobody has made before it."""
-    called: set[str] = set()
-    for item in earlier:
-        if isinstance(item, FunctionCallItem):
-            called |= {item.call_id, item.id}
+    called = calls_in(earlier)
     for at, item in enumerate(items):
-        if isinstance(item, FunctionCallItem):
-            called |= {item.call_id, item.id}
-        elif isinstance(item, FunctionCallOutputItem) and item.call_id not in called:
+        called |= calls_in([item])
+        if isinstance(item, FunctionCallOutputItem) and item.call_id not in called:
             raise InvalidRequest(
                 f"No tool call found for function call output with call_id {item.call_id[:100]}. "
                 "Send the function_call item before it, or the previous_response_id of the "
                 "response that made the call.",
-                f"input[{at}].call_id",
+                f"{paths[at] if paths else f'input[{at}]'}.call_id",
             )
+
+
+def calls_in(items: Iterable[AnyItem]) -> set[str]:
+    """The ids by which outputs name them."""
+    calls = [item for item in items if isinstance(item, FunctionCallItem)]
+    return {id for call in calls for id in (call.call_id, call.id)}
 
 
 # --- items → messages -----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from localinfra.api.params import (
     kwarg_paths,
 )
 from localinfra.api.responses_tools import Offered, offered, tool_use
-from localinfra.api.structured import MAX_TOOLS, ToolChoice
+from localinfra.api.structured import SentTools, ToolChoice
 from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat
 from localinfra.chat.messages import MAX_MESSAGES, TypeName
 from localinfra.chat.template import check_kwargs
@@ -65,8 +65,8 @@ class TextFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
 
 
 class TextOptions(msgspec.Struct, frozen=True):
-    format: TextFormat | None = TextFormat()
-    verbosity: Literal["low", "medium", "high"] | None = "medium"  # without effect
+    format: TextFormat = TextFormat()
+    verbosity: Literal["low", "medium", "high"] = "medium"  # left out, as is the next
 
 
 class Reasoning(msgspec.Struct, frozen=True):
@@ -87,9 +87,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     previous_response_id: str | None = None
     max_output_tokens: MaxTokens | None = None
     store: bool = True
-    tools: Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOOLS)] = msgspec.field(
-        default_factory=list
-    )
+    tools: SentTools = msgspec.field(default_factory=list)
     tool_choice: ShortName | ToolChoice = "auto"
     parallel_tool_calls: bool = True
     text: TextOptions = TextOptions()
@@ -141,7 +139,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     def answer(self) -> Answer:
         """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
         use = tool_use(self.offered, self.tool_choice, self.parallel_tool_calls)
-        answer_format = self.text.format.answer_format() if self.text.format else None
+        answer_format = self.text.format.answer_format()
         if use.is_required and answer_format:
             raise InvalidRequest(
                 "An answer can't be a tool call and have a text.format; leave one of them out.",
@@ -158,8 +156,13 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     def left_out(self) -> list[str]:
         """What of it has no effect, though another service would honour it."""
         names = [f"include[{at}]" for at, name in enumerate(self.include) if name in NEVER_INCLUDED]
-        names += ["truncation"] * (self.truncation == "auto")
-        return names + ["context_management"] * bool(self.context_management)
+        wanted = {
+            "truncation": self.truncation == "auto",
+            "context_management": self.context_management,
+            "text.verbosity": self.text.verbosity != "medium",
+            "reasoning.summary": self.reasoning.summary,
+        }
+        return names + [name for name, is_wanted in wanted.items() if is_wanted]
 
     @property
     def num_logprobs(self) -> int | None:

@@ -7,56 +7,43 @@ https://platform.openai.com/docs/api-reference/responses/create
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from localinfra.api.body import decode_within
-from localinfra.api.params import ShortName
 from localinfra.api.responses_items import flat_name
 from localinfra.api.structured import (
     MAX_TOOLS,
     AllowedTools,
+    FunctionDefinition,
     NamedFunction,
     NamedTool,
+    SentTools,
     ToolChoice,
-    declared_tool,
+    ToolType,
     no_function_to_call,
+    read_function,
     too_many_tools,
     use_of,
 )
 from localinfra.chat.answer import Tool, ToolUse
 from localinfra.chat.messages import TypeName
+from localinfra.errors import InvalidRequest
 
 
-class Typed(msgspec.Struct, frozen=True):
-    type: TypeName
+class FunctionTool(FunctionDefinition, frozen=True, kw_only=True):
+    """In the response, in whatever form it came."""
 
-
-class FunctionTool(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["function"] = "function"
-    name: ShortName
-    description: str | None = None
-    parameters: Any = None
-    strict: bool | None = None  # true: all of the parameters' schema, or an error
-
-    def tool(self, path: str, namespace: str | None) -> Tool:
-        """Raises InvalidRequest."""
-        return declared_tool(
-            flat_name(self.name, namespace),
-            self.description,
-            self.parameters,
-            name_param=f"{path}.name",
-            param=f"{path}.parameters",
-            is_strict=bool(self.strict),
-        )
 
 
 class SentNamespace(msgspec.Struct, frozen=True, kw_only=True):
-    name: ShortName
+    type: TypeName
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
     description: str = ""
-    tools: Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOOLS)]
+    tools: SentTools
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +69,7 @@ class Offered(msgspec.Struct, frozen=True):
     names: dict[str, ToolName]  # by the flat names that the model knows
     shown: list[FunctionTool | Namespace]  # for the response
     left_out: list[str]  # paths
+    unknown: list[str]  # paths of names that nobody knows
 
     def known_as(self, name: str, namespace: str | None) -> str:
         """What the model knows the tool as. Where no namespace is said, whichever has it alone."""
@@ -92,34 +80,42 @@ class Offered(msgspec.Struct, frozen=True):
 
 def offered(sent: Sequence[msgspec.Raw]) -> Offered:
     """Raises InvalidRequest naming the path of what is wrong with a function."""
-    found = Offered([], {}, [], [])
+    found = Offered([], {}, [], [], [])
 
     def functions(
         tools: Sequence[msgspec.Raw], path: str, namespace: str | None = None
     ) -> Iterator[FunctionTool]:
         for at, raw in enumerate(tools):
             here = f"{path}[{at}]"
-            kind = decode_within(here, raw, Typed).type
-            if kind == "function":
-                function = decode_within(here, raw, FunctionTool)
-                tool = function.tool(here, namespace)
-                if len(found.tools) == MAX_TOOLS:
-                    raise too_many_tools()
-                found.tools.append(tool)
-                found.names[tool.name] = ToolName(function.name, namespace)
-                yield function
-            elif kind == "namespace" and namespace is None:
-                group = decode_within(here, raw, SentNamespace)
+            if namespace is None and (group := read_namespace(here, raw, found.unknown)):
                 inner = list(functions(group.tools, f"{here}.tools", group.name))
                 found.shown.append(
                     Namespace(name=group.name, description=group.description, tools=inner)
                 )
+            elif declared := read_function(here, raw, found.unknown, "name"):
+                function = declared.function
+                tool = declared.tool(flat_name(function.name, namespace))
+                if len(found.tools) == MAX_TOOLS:
+                    raise too_many_tools()
+                found.tools.append(tool)
+                found.names[tool.name] = ToolName(function.name, namespace)
+                yield FunctionTool(**msgspec.structs.asdict(function))
             else:
                 found.left_out.append(here)
 
     for function in functions(sent, "tools"):
         found.shown.append(function)
     return found
+
+
+def read_namespace(path: str, raw: msgspec.Raw, unknown: list[str]) -> SentNamespace | None:
+    """None for another tool, and for one that is not whole: it has nothing to offer."""
+    if decode_within(path, raw, ToolType, []).type != "namespace":
+        return None
+    try:
+        return decode_within(path, raw, SentNamespace, unknown)
+    except InvalidRequest:
+        return None
 
 
 def tool_use(found: Offered, choice: str | ToolChoice, is_parallel: bool) -> ToolUse:
@@ -146,12 +142,14 @@ def choice_of(found: Offered, choice: str | ToolChoice) -> str | NamedTool | All
 
 def allowed(found: Offered, choice: ToolChoice) -> str | AllowedTools:
     """The functions among the allowed tools; those that were left out can't be called anyway."""
-    functions = [tool for tool in choice.tools or () if tool.type in ("", "function")]
-    if choice.tools and not functions:
-        if choice.mode == "required":
+    asked = choice.allowed
+    functions = [tool for tool in asked.tools if tool.type in ("", "function")]
+    if asked.tools and not functions:
+        if asked.mode == "required":
             raise no_function_to_call()
         return "none"
-    chosen = msgspec.structs.replace(choice, tools=functions or None).choice()
+    flat = ToolChoice(type=choice.type, mode=asked.mode, tools=functions)
+    chosen = flat.choice()
     assert isinstance(chosen, AllowedTools)
-    names = [found.known_as(tool.name or "", tool.namespace) for tool in functions]
+    names = [found.known_as(tool.function_name or "", tool.namespace) for tool in functions]
     return AllowedTools(names, chosen.mode)

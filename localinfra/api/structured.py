@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from localinfra.api.body import NULL, decode_within
 from localinfra.chat.answer import ANY_OBJECT, AnswerFormat, Tool, ToolUse
 from localinfra.chat.keywords import as_map
 from localinfra.chat.messages import Json, TypeName
@@ -69,35 +70,105 @@ def missing(path: str, what: str) -> InvalidRequest:
 
 
 class FunctionDefinition(msgspec.Struct, frozen=True):
-    name: str
+    name: str = ""
     description: str | None = None
     parameters: Any = None  # a schema; whatever else it is does not refuse the request
     strict: bool | None = None  # true: all of the parameters' schema, or an error
 
 
-class ToolDefinition(msgspec.Struct, frozen=True):
-    """Of other types than functions nothing can be offered here: those are left out."""
+class ToolType(msgspec.Struct, frozen=True):
+    """What says whether a tool is a function. Of others nothing can be offered here: those are
+    left out, whatever else they say."""
 
-    function: FunctionDefinition | None = None
-    type: TypeName = "function"
+    type: TypeName | None = None
+    input_schema: msgspec.Raw = NULL
 
     @property
     def is_function(self) -> bool:
-        return self.type == "function"
+        if self.type == "custom":  # Anthropic's word for functions; OpenAI's for something else
+            return self.input_schema != NULL
+        return self.type in (None, "", "function")
 
-    def tool(self, path: str) -> Tool:
+
+class SentFunction(msgspec.Struct, frozen=True):
+    """In the form of OpenAI's chat API, within `function`; flat, as in its Responses API; or
+    flat with `input_schema`, as in Anthropic's."""
+
+    function: FunctionDefinition | None = None
+    type: TypeName | None = None
+    name: str | None = None
+    description: str | None = None
+    parameters: Any = None
+    input_schema: Any = None
+    strict: bool | None = None
+
+    def declared(self, path: str, usual: str) -> "Declared":
         """Raises InvalidRequest."""
-        function = self.function
-        if function is None:
-            raise missing(f"{path}.function", "the function's name and parameters")
+        if self.function is not None and (self.function.name or self.name is None):
+            inner, strict = f"{path}.function", self.function.strict
+            strict = self.strict if strict is None else strict  # some write it beside the function
+            function = msgspec.structs.replace(self.function, strict=strict)
+            return Declared(function, f"{inner}.name", f"{inner}.parameters")
+        if self.name is None:
+            raise missing(f"{path}.{usual}", "the function's name")
+        schema, field = self.parameters, "parameters"
+        if schema is None and self.input_schema is not None:
+            schema, field = self.input_schema, "input_schema"
+        function = FunctionDefinition(self.name, self.description, schema, self.strict)
+        return Declared(function, f"{path}.name", f"{path}.{field}")
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """A function, and where the request has its name and its parameters."""
+
+    function: FunctionDefinition
+    name_param: str
+    param: str
+
+    def tool(self, known_as: str | None = None) -> Tool:
+        """`known_as`: what the model calls it. Raises InvalidRequest."""
         return declared_tool(
-            function.name,
-            function.description,
-            function.parameters,
-            name_param=f"{path}.function.name",
-            param=f"{path}.function.parameters",
-            is_strict=bool(function.strict),
+            known_as or self.function.name,
+            self.function.description,
+            self.function.parameters,
+            name_param=self.name_param,
+            param=self.param,
+            is_strict=bool(self.function.strict),
         )
+
+
+def read_function(
+    path: str, raw: msgspec.Raw, unknown: list[str], usual: str = "function"
+) -> Declared | None:
+    """None where it is a tool of another kind; `usual` is the field that this API has the name in.
+    Adds the paths of names that nobody knows. Raises InvalidRequest."""
+    if not decode_within(path, raw, ToolType, []).is_function:
+        return None
+    return decode_within(path, raw, SentFunction, unknown).declared(path, usual)
+
+
+SentTools = Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOOLS)]
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """What of a request's tools a model may call."""
+
+    declared: list[Tool]
+    left_out: list[str]  # paths of the others
+    unknown: list[str]  # paths of names that nobody knows
+
+
+def read_tools(sent: Sequence[msgspec.Raw]) -> Tools:
+    """Raises InvalidRequest naming the path of what is wrong with a function."""
+    found = Tools([], [], [])
+    for at, raw in enumerate(sent):
+        path = f"tools[{at}]"
+        function = read_function(path, raw, found.unknown)
+        if function is None:
+            found.left_out.append(path)
+        else:
+            found.declared.append(function.tool())
+    return found
 
 
 def declared_tool(
@@ -188,6 +259,15 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
         """As good as none given."""
         return self == ToolChoice()
 
+    @property
+    def function_name(self) -> FunctionName | None:
+        return self.function.name if self.function else self.name
+
+    @property
+    def allowed(self) -> AllowedChoice:
+        """Of the type `allowed_tools`."""
+        return self.allowed_tools or AllowedChoice(self.mode or "auto", self.tools or [])
+
     def choice(self, path: str = "tool_choice") -> str | NamedTool | AllowedTools:
         """Raises InvalidRequest and UnsupportedParameter."""
         if self.type in ("none", "auto", "required", "any"):
@@ -200,7 +280,7 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
                 "itself. Name a function.",
                 f"{path}.type",
             )
-        name = self.function.name if self.function else self.name
+        name = self.function_name
         if name is None:
             raise InvalidRequest(
                 f'{path} names none: use {{"type": "function", "function": {{"name": ...}}}}.',
@@ -209,9 +289,7 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
         return NamedTool(NamedFunction(name))
 
     def _allowed(self, path: str) -> AllowedTools:
-        allowed, within = self.allowed_tools, f"{path}.allowed_tools"
-        if allowed is None:
-            allowed, within = AllowedChoice(self.mode or "auto", self.tools or []), path
+        allowed, within = self.allowed, f"{path}.allowed_tools" if self.allowed_tools else path
         if allowed.mode not in ("auto", "required"):
             raise InvalidRequest(
                 f"{within}.mode can't be {allowed.mode[:100]!r}: use auto or required.",
@@ -228,24 +306,16 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
         return AllowedTools(names, allowed.mode)
 
 
-def tool_use(
-    tools: list[ToolDefinition], choice: str | ToolChoice | None, is_parallel: bool
-) -> ToolUse:
+def tool_use(tools: Tools, choice: str | ToolChoice | None, is_parallel: bool) -> ToolUse:
     """Raises InvalidRequest and UnsupportedParameter."""
-    declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools) if tool.is_function]
     wanted: str | NamedTool | AllowedTools | None = None
     if isinstance(choice, str):
         wanted = choice
     elif choice is not None and not choice.is_empty:
         wanted = choice.choice()
-    if tools and not declared and wanted in ("required", "any"):
+    if tools.left_out and not tools.declared and wanted in ("required", "any"):
         raise no_function_to_call()
-    return use_of(declared, wanted, is_parallel)
-
-
-def left_out(tools: list[ToolDefinition]) -> list[str]:
-    """Paths of the tools that can't be offered."""
-    return [f"tools[{at}]" for at, tool in enumerate(tools) if not tool.is_function]
+    return use_of(tools.declared, wanted, is_parallel)
 
 
 def no_function_to_call() -> UnsupportedParameter:

@@ -15,9 +15,9 @@ from localinfra.api.body import read_body
 from localinfra.api.params import TemplateKwargs, kwarg_paths
 from localinfra.api.render import json_response
 from localinfra.api.state import limits, runtime
-from localinfra.api.structured import MAX_TOOLS, ToolDefinition, left_out, tool_use
+from localinfra.api.structured import SentTools, Tools, read_tools, tool_use
 from localinfra.api.weight import MAX_TOKEN_IDS
-from localinfra.chat.messages import MAX_MESSAGES, Message
+from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
 from localinfra.chat.template import check_kwargs, ends_in_answer
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.models.catalog import Catalog, TextModelEntry
@@ -41,7 +41,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     return_token_strs: bool = False
     add_generation_prompt: bool | None = None  # this and all below are for messages
     continue_final_message: bool = False
-    tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] = []
+    tools: SentTools = []
     chat_template: str | None = None
     chat_template_kwargs: TemplateKwargs = {}
 
@@ -107,11 +107,14 @@ async def create_tokens(request: Request) -> Response:
     body.check()
     model = await named_model(request, body.model)
     unread = model.unread(kwarg_paths(body.chat_template_kwargs))
-    decoded = decoded.ignoring([*left_out(body.tools), *unread])
+    tools = read_tools(body.tools)
+    decoded = decoded.ignoring(
+        [*tools.left_out, *left_out_calls(body.messages or ()), *unread], tools.unknown
+    )
     if body.prompt is not None:
         ids = await model.tokenize(body.prompt, add_bos=body.add_special_tokens)
     else:
-        ids = await chat_tokens(model, body)
+        ids = await chat_tokens(model, body, tools)
     strings = None
     if body.return_token_strs:
         strings = await model.spellings(ids)
@@ -119,8 +122,8 @@ async def create_tokens(request: Request) -> Response:
     return json_response(found, headers=decoded.headers)
 
 
-async def chat_tokens(model: "TextModel", body: TokenizeRequest) -> list[int]:
-    use = tool_use(body.tools, None, is_parallel=True)
+async def chat_tokens(model: "TextModel", body: TokenizeRequest, tools: Tools) -> list[int]:
+    use = tool_use(tools, None, is_parallel=True)
     prompt = await model.chat_prompt(
         body.messages or [],
         body.chat_template_kwargs,

@@ -124,6 +124,7 @@ class UsageMeter:
         self._generated: dict[int, int] = {}
         self._cached: dict[int, int] = {}
         self._begun: set[int] = set()  # prompts that were computed
+        self._num_unfinished = num_choices * len(prompt_lengths)
 
     def add(self, delta: OutputDelta) -> None:
         prompt, choice = divmod(delta.choice, self._num_choices)
@@ -135,9 +136,15 @@ class UsageMeter:
             generated_tokens=delta.num_generated - self._generated.get(delta.choice, 0),
         )
         self._begun.add(prompt)
+        self._num_unfinished -= delta.finish_reason is not None
         self._generated[delta.choice] = delta.num_generated
         if says_cached:
             self._cached[prompt] = delta.num_cached
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all choices have ended, so that nothing will be added."""
+        return not self._num_unfinished
 
     def usage(self) -> Usage:
         """The counts so far, of all prompts."""

@@ -10,8 +10,9 @@ import msgspec
 
 from localinfra.chat import grammar
 from localinfra.chat.dialects import HARMONY, Voice
+from localinfra.chat.harmony import HarmonyParser
 from localinfra.chat.messages import Json
-from localinfra.chat.parser import HarmonyParser, MarkedParser, Parser
+from localinfra.chat.parser import MarkedParser, Parser
 from localinfra.chat.prepared import Hard, Leniency, Waiver
 from localinfra.chat.schema import Rule, json_rule
 

@@ -1,11 +1,55 @@
-"""Calls that repeat one already made in the same answer, which small models do without end.
+"""Calls that repeat one already made in the same answer, which small models do without end: the
+same function with the same arguments, in whatever order.
 
 Pure: pieces in, pieces out.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Piece, joined
+
+
+class Arguments:
+    """The members of a JSON object as they come, each as it is written, without blanks."""
+
+    def __init__(self) -> None:
+        self.members: Counter[str] = Counter()
+        self.begun = ""  # the one on its way
+        self._depth = 0
+        self._in_string = False
+        self._is_escaped = False
+
+    def add(self, text: str) -> None:
+        for character in text:
+            if self._in_string:
+                self.begun += character
+                self._in_string = self._is_escaped or character != '"'
+                self._is_escaped = character == "\\" and not self._is_escaped
+            elif not character.isspace():
+                self._add_outside(character)
+
+    def _add_outside(self, character: str) -> None:
+        self._in_string = character == '"'
+        self._depth -= character in "}]"
+        if (self._depth == 1 and character == ",") or (not self._depth and character in "}]"):
+            self.members.update([self.begun] if self.begun else ())
+            self.begun = ""
+        elif self._depth or character not in "{[":
+            self.begun += character
+        self._depth += character in "{["
+
+    def may_become(self, other: "Arguments") -> bool:
+        """Whether more could make it equal to the other, which is complete."""
+        if not self.members <= other.members:
+            return False
+        left = [*(other.members - self.members), other.begun]
+        return any(member.startswith(self.begun) for member in left)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Arguments):
+            return NotImplemented
+        return (self.members, self.begun) == (other.members, other.begun)
 
 
 class CallFilter:
@@ -17,9 +61,9 @@ class CallFilter:
 
     def __init__(self) -> None:
         self.is_repeating = False  # nothing more will pass
-        self._earlier: list[tuple[str, str]] = []  # name and arguments of complete calls
+        self._earlier: list[tuple[str, Arguments]] = []  # names of complete calls, with theirs
         self._name = ""
-        self._arguments = ""
+        self._arguments = Arguments()
         self._held: list[Piece] = []
         self._is_holding = False
 
@@ -36,10 +80,10 @@ class CallFilter:
             if self.is_repeating:
                 return
             if isinstance(piece, CallStart):
-                self._name, self._arguments = piece.name, ""
+                self._name, self._arguments = piece.name, Arguments()
                 self._is_holding = True
             elif isinstance(piece, CallArguments):
-                self._arguments += piece.text
+                self._arguments.add(piece.text)
             elif isinstance(piece, CallEnd):
                 self.is_repeating = (self._name, self._arguments) in self._earlier
                 if self.is_repeating:
@@ -56,6 +100,6 @@ class CallFilter:
 
     def _may_repeat(self) -> bool:
         return any(
-            name == self._name and arguments.startswith(self._arguments)
+            name == self._name and self._arguments.may_become(arguments)
             for name, arguments in self._earlier
         )

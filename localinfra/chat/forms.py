@@ -348,8 +348,8 @@ def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sket
     beside: list[str] = []
     sketch: list[Message] = []
     for at, message in enumerate(messages):
-        assert not isinstance(message.content, list)
         content = message.content
+        assert content is None or isinstance(content, str)
         if is_continued and at == len(messages) - 1:
             content = _word(at)
         if content:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -30,8 +30,8 @@ class ContentPart(msgspec.Struct, frozen=True):
     """One part of a content list. Only `text` and an assistant's `refusal` can be honoured."""
 
     type: TypeName
-    text: str | None = None
-    refusal: str | None = None
+    text: str | UnsetType | None = UNSET
+    refusal: str | UnsetType | None = UNSET
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
@@ -39,17 +39,34 @@ class FunctionCall(msgspec.Struct, frozen=True):
     arguments: str = ""  # JSON, as the model wrote it; not always valid
 
 
+class CustomCall(msgspec.Struct, frozen=True):
+    """Of a tool that takes text in a form of its own, such as a patch."""
+
+    name: str
+    input: str = ""
+
+
 class ToolCall(msgspec.Struct, frozen=True):
-    function: FunctionCall
+    """Those of no function have become one once messages are `checked`, or are left out."""
+
+    function: FunctionCall = FunctionCall("")
     id: str | None = None
-    type: Literal["function"] = "function"
+    type: TypeName = "function"
+    custom: CustomCall | UnsetType | None = UNSET
+
+    @property
+    def is_function(self) -> bool:
+        return self.type == "function" or bool(self.function.name)
+
+
+Parts: TypeAlias = Annotated[list[ContentPart], Meta(max_length=MAX_MESSAGES)]
 
 
 class Message(msgspec.Struct, frozen=True):
     """https://platform.openai.com/docs/api-reference/chat/create; other fields are tolerated."""
 
     role: Role
-    content: str | Annotated[list[ContentPart], Meta(max_length=MAX_MESSAGES)] | None = None
+    content: str | Parts | UnsetType | None = UNSET
     name: str | None = None
     tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_CALLS)] | None = None
     tool_call_id: str | None = None
@@ -81,7 +98,7 @@ def checked(messages: Sequence[Message]) -> list[Message]:
 def texts_of(messages: Sequence[Message]) -> Iterator[str]:
     """The texts that a prompt can't do without: an assistant's may hold old reasoning."""
     for message in messages:
-        if message.role == "assistant" or message.content is None:
+        if message.role == "assistant" or not message.content:
             continue
         if isinstance(message.content, str):
             yield message.content
@@ -96,17 +113,46 @@ def size_of(messages: Sequence[Message]) -> int:
     return size if next(sizes, None) is None else size + 10**6
 
 
+def left_out_calls(messages: Sequence[Message]) -> list[str]:
+    """Paths of the calls that can't be told to a model."""
+    return [
+        f"messages[{at}].tool_calls[{index}]"
+        for at, message in enumerate(messages)
+        if message.tool_calls
+        for index, call in enumerate(message.tool_calls)
+        if not call.is_function and not call.custom
+    ]
+
+
 def _checked(message: Message, path: str) -> Message:
+    if message.tool_calls:
+        if message.role != "assistant":
+            raise InvalidRequest("Only assistant messages have tool_calls.", f"{path}.tool_calls")
+        calls = _functions(message.tool_calls, f"{path}.tool_calls")
+        if calls != message.tool_calls:
+            message = msgspec.structs.replace(message, tool_calls=calls)
     content = _content(message, path)
-    if message.tool_calls and message.role != "assistant":
-        raise InvalidRequest("Only assistant messages have tool_calls.", f"{path}.tool_calls")
     if content is message.content:
         return message
     return msgspec.structs.replace(message, content=content)
 
 
+def _functions(calls: Sequence[ToolCall], path: str) -> list[ToolCall]:
+    """The calls as calls of functions, which are all that templates know."""
+    functions = []
+    for at, call in enumerate(calls):
+        if call.is_function:
+            if not call.function.name:
+                raise InvalidRequest("A call needs its function.", f"{path}[{at}].function")
+            functions.append(call)
+        elif call.custom:
+            arguments = msgspec.json.encode({"input": call.custom.input}).decode()
+            functions.append(ToolCall(FunctionCall(call.custom.name, arguments), call.id))
+    return functions
+
+
 def _plain(message: Message, parse_arguments: bool) -> Plain:
-    assert not isinstance(message.content, list)
+    assert message.content is None or isinstance(message.content, str)
     plain: Plain = {"role": message.role, "content": message.content}
     if message.tool_calls:
         plain["tool_calls"] = [_plain_call(call, parse_arguments) for call in message.tool_calls]
@@ -119,22 +165,20 @@ def _plain(message: Message, parse_arguments: bool) -> Plain:
 
 
 def _content(message: Message, path: str) -> str | None:
-    if isinstance(message.content, str):
-        return message.content
-    if not message.content and message.role in ("assistant", "tool"):
-        if message.content is not None and not message.tool_calls:
-            return ""  # a list of no parts: nothing was said, or a tool has given nothing
-    elif message.content is not None:
-        return _joined(message.content, message.role, f"{path}.content")
-    if message.role != "assistant":
-        raise InvalidRequest(f"A {message.role} message needs content.", f"{path}.content")
-    if message.refusal is not None:
-        return message.refusal
-    if message.tool_calls:
-        return None
-    if message.reasoning_content is not None:
-        return ""
-    raise InvalidRequest("An assistant message needs content or tool_calls.", f"{path}.content")
+    content = message.content
+    if isinstance(content, str):
+        return content
+    if content or (content == [] and message.role not in ("assistant", "tool")):
+        return _joined(content, message.role, f"{path}.content")
+    if message.role == "assistant":
+        if message.refusal is not None:
+            return message.refusal
+        if message.tool_calls:
+            return None
+    if content is UNSET and message.reasoning_content is None:
+        needs = "content or tool_calls" if message.role == "assistant" else "content"
+        raise InvalidRequest(f"This {message.role} message needs {needs}.", f"{path}.content")
+    return ""  # nothing was said, or a tool has given nothing
 
 
 def _joined(parts: Sequence[ContentPart], role: Role, path: str) -> str:
@@ -150,11 +194,11 @@ def _joined(parts: Sequence[ContentPart], role: Role, path: str) -> str:
                 f"{path}[{at}]",
             )
         text = part.refusal if is_refusal else part.text
-        if text is None:
+        if text is UNSET:
             raise InvalidRequest(
                 f"A {part.type} part needs the field {part.type}.", f"{path}[{at}].{part.type}"
             )
-        texts.append(text)
+        texts.append(text or "")
     return "\n".join(texts)
 
 

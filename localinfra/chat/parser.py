@@ -46,12 +46,13 @@ class Parser(Protocol):
 
     @property
     def num_held(self) -> int:
-        """Characters at the end of what came that are no part of a piece yet."""
+        """Characters at the end of what came that are no part of a piece, or not yet."""
 
     def push(self, text: str) -> list[Piece]: ...
 
-    def finish(self) -> list[Piece]:
-        """What was held back, once no more can come."""
+    def finish(self, *, is_cut: bool = False) -> list[Piece]:
+        """What was held back, once no more can come. Where the answer `is_cut`, the beginning of a
+        mark at its end is taken for that; where it has ended by itself, for text."""
 
 
 # --- patterns that know whether a text may still become a match -----------------------------------
@@ -191,6 +192,8 @@ class MarkedParser:
         self._state = State.THINKING if starts_thinking and reasoning else State.START
         self._may_think = reasoning is not None and not starts_thinking
         self._held = ""
+        self._is_cut = False  # the answer: no more will come, though there was more to say
+        self._num_dropped = 0  # characters of a mark that was cut off with it
         self._is_blank = True  # the reasoning so far
         self._has_thought = False
         self._has_called = False  # and has said nothing since
@@ -204,13 +207,14 @@ class MarkedParser:
 
     @property
     def num_held(self) -> int:
-        return len(self._held)
+        return len(self._held) + self._num_dropped
 
     def push(self, text: str) -> list[Piece]:
         self._held += text
         return joined(self._read(is_all=False))
 
-    def finish(self) -> list[Piece]:
+    def finish(self, *, is_cut: bool = False) -> list[Piece]:
+        self._is_cut = is_cut
         return joined(self._read(is_all=True))
 
     def _read(self, is_all: bool) -> Iterator[Piece]:
@@ -230,6 +234,16 @@ class MarkedParser:
     def _take(self, count: int) -> str:
         taken, self._held = self._held[:count], self._held[count:]
         return taken
+
+    def _take_text(self, end: int, is_all: bool) -> str:
+        """Up to `end`, where a mark may begin; if that is all there is, what follows it too."""
+        if not is_all:
+            return self._take(end)
+        text = self._take(len(self._held))
+        if not self._is_cut:
+            return text
+        self._num_dropped += len(text) - end
+        return text[:end]
 
     def _read_start(self, is_all: bool) -> Iterator[Piece]:
         """Which marks does it begin with? Blanks before a mark or after reasoning are dropped."""
@@ -256,13 +270,16 @@ class MarkedParser:
                 self._take(blanks + (0 if state is State.HEADER else len(mark)))
                 self._state = state
                 return
-        if is_all or not any(mark.startswith(rest) for mark, _ in marks):
+        is_beginning = any(mark.startswith(rest) for mark, _ in marks)
+        if is_beginning and self._is_cut:
+            self._num_dropped = len(self._take(len(self._held)))
+        elif is_all or not is_beginning:
             self._state = State.TEXT
 
     def _read_thought(self, is_all: bool) -> Iterator[Piece]:
         assert self._reasoning
         at, is_there = find_or_hold(self._held, self._reasoning.end)
-        thought = self._take(len(self._held) if is_all and not is_there else at)
+        thought = self._take_text(at, is_all and not is_there)
         if self._is_blank:
             thought = thought.lstrip()
         if thought:
@@ -278,9 +295,11 @@ class MarkedParser:
             yield from self._say(self._take(len(self._held)))
             return
         at, is_there = find_or_hold(self._held, self._calls.trigger)
+        if is_all and not is_there:
+            yield from self._say(self._take_text(at, is_all))
+            return
         # Blanks between content and calls belong to the calls.
-        content = len(self._held) if is_all and not is_there else len(self._held[:at].rstrip())
-        yield from self._say(self._take(content))
+        yield from self._say(self._take(len(self._held[:at].rstrip())))
         if is_there:
             self._held = self._held.lstrip()
             self._state = State.HEADER
@@ -290,7 +309,7 @@ class MarkedParser:
         found = self._first.match(self._held, is_all)
         if found.end is not None:
             yield from self._start_call(found)
-        elif found.is_cut and not self._calls.only_at_start:
+        elif found.is_cut and (self._is_cut or not self._calls.only_at_start):
             self._take(len(self._held))  # a call that was cut off before its arguments
             self._state = State.TEXT
         elif not found.is_open:
@@ -357,80 +376,6 @@ class MarkedParser:
         self._has_called &= not text.strip()
         if text and not self._has_called:  # blanks after calls are no content
             yield Content(text)
-
-
-# --- gpt-oss --------------------------------------------------------------------------------------
-
-
-class HarmonyParser:
-    """The channels of gpt-oss: `<|channel|>NAME to=functions.F …<|message|>TEXT<|end|>`; analysis
-    is reasoning, what is addressed to a function calls it, everything else is content."""
-
-    MARKS = re.compile(r"<\|(start|channel|constrain|message|end|call|return)\|>")
-    LONGEST = len("<|constrain|>")
-
-    def __init__(self, *, in_body: bool = False):
-        """`in_body`: the prompt has opened a message for the user already."""
-        self._held = ""
-        self._header = ""  # of the message, up to <|message|>
-        self._in_body = in_body
-        self._is_call = False
-        self._scanner = JsonScanner()
-        self._is_complete = False  # the call's arguments
-
-    @property
-    def num_held(self) -> int:
-        return len(self._held)
-
-    def push(self, text: str) -> list[Piece]:
-        self._held += text
-        return joined(self._read(is_all=False))
-
-    def finish(self) -> list[Piece]:
-        pieces = [*self._read(is_all=True)]
-        if self._is_complete:  # else the call was cut off
-            pieces += self._end_body()
-        return joined(pieces)
-
-    def _read(self, is_all: bool) -> Iterator[Piece]:
-        while mark := self.MARKS.search(self._held):
-            yield from self._part(self._held[: mark.start()])
-            self._held = self._held[mark.end() :]
-            if mark[1] == "message":
-                self._in_body = True
-                name = re.search(r"to=functions\.([^\s<]+)", self._header)
-                self._is_call = name is not None
-                self._scanner, self._is_complete = JsonScanner(), False
-                if name:
-                    yield CallStart(name[1])
-            elif mark[1] in ("channel", "constrain") and not self._in_body:
-                self._header += f" {mark[1]}:"
-            else:
-                yield from self._end_body()
-                self._header = ""
-        keep = 0
-        if not is_all and (at := self._held.rfind("<", -self.LONGEST)) >= 0:
-            keep = len(self._held) - at  # it may become a mark
-        yield from self._part(self._held[: len(self._held) - keep])
-        self._held = self._held[len(self._held) - keep :]
-
-    def _part(self, text: str) -> Iterator[Piece]:
-        if not text:
-            return
-        if not self._in_body:
-            self._header += text
-        elif self._is_call:
-            self._is_complete |= self._scanner.scan(text) is not None
-            yield CallArguments(text)
-        elif "channel:analysis" in self._header:
-            yield Thought(text)
-        else:
-            yield Content(text)
-
-    def _end_body(self) -> Iterator[Piece]:
-        if self._in_body and self._is_call:
-            yield CallEnd()
-        self._in_body = self._is_call = False
 
 
 def joined(pieces: Iterable[Piece]) -> list[Piece]:

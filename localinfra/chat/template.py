@@ -29,6 +29,7 @@ from localinfra.errors import InvalidRequest
 RESERVED = frozenset(SANDBOX.globals) | {
     *("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
 }
+LARGE_CHARACTERS = 200_000  # are 50,000 tokens or more: no template needs 2 s for fewer
 MAX_DATE_FORMAT_CHARS = 100  # strftime makes up to 256 characters of each
 
 
@@ -113,8 +114,7 @@ class ChatTemplate:
                 except TemplateFailed as error:
                     failures.append(error)
         except LimitExceeded as error:
-            stopped = f"The model's chat template was stopped: {error}. {REMEDY}"
-            failures.append(InvalidRequest(stopped, "messages"))
+            failures.append(stopped(error, size_to_render(conversation, [variables, told])))
         raise failures[0]  # of what comes nearest to what the client sent
 
     def _rendered(self, asked: Asked, form: Form) -> RenderedPrompt:
@@ -139,6 +139,25 @@ class ChatTemplate:
             meter=Meter([asked.variables, conversation], asked.deadline),
         )
         return rendering.prompt(conversation)
+
+
+def size_to_render(messages: Sequence[Message], more: object) -> int:
+    """Characters of texts and calls, and of what more is told, as JSON."""
+    calls = [call for message in messages for call in message.tool_calls or ()]
+    size = sum(len(str(message.content or "")) for message in messages)
+    size += sum(len(call.function.arguments) for call in calls)
+    return size + len(msgspec.json.encode(more))
+
+
+def stopped(error: LimitExceeded, num_characters: int) -> InvalidRequest:
+    """An ordinary conversation takes milliseconds, so either that one is large or the template has
+    no end."""
+    reason = f"The model's chat template was stopped: {error}"
+    if num_characters > LARGE_CHARACTERS:
+        reason += f", for {num_characters} characters of messages, calls and tools. Send fewer."
+    else:
+        reason += f". {REMEDY}"
+    return InvalidRequest(reason, "messages")
 
 
 def ends_in_answer(messages: Sequence[Message]) -> bool:

@@ -45,7 +45,8 @@ class Reading(msgspec.Struct, frozen=True):
 class Reader(Protocol):
     """Takes a choice's text apart, and knows in which parts of it a stop string counts."""
 
-    def push(self, text: str, *, is_last: bool) -> Reading: ...
+    def push(self, text: str, *, is_last: bool, is_cut: bool = False) -> Reading:
+        """`is_last`: no more will come; `is_cut`: since there was no room for it."""
 
 
 class ChoiceOutput:
@@ -89,7 +90,7 @@ class ChoiceOutput:
         if reason is not None:
             text += self._detokenizer.flush()
         self._num_decoded += len(text)
-        ready, read = self._read(text, is_last=reason is not None)
+        ready, read = self._read(text, reason)
         stop = read.stop
         if stop is not None or read.is_complete:
             reason = FinishReason.STOP
@@ -102,10 +103,11 @@ class ChoiceOutput:
             event.logprob, read.pieces,
         )  # fmt: skip
 
-    def _read(self, text: str, is_last: bool) -> tuple[str, Reading]:
+    def _read(self, text: str, reason: FinishReason | None) -> tuple[str, Reading]:
         """The text that is certain now, and what it means."""
+        is_last, is_cut = reason is not None, reason is FinishReason.LENGTH
         if self._reader is not None:
-            read = self._reader.push(text, is_last=is_last)
+            read = self._reader.push(text, is_last=is_last, is_cut=is_cut)
             self._unread += text
             size = len(self._unread) - read.num_held
             ready, self._unread = self._unread[:size], self._unread[size:]

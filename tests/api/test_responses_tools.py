@@ -165,15 +165,13 @@ def test_a_choice_of_what_is_not_there_is_named(choice: Any) -> None:
 @pytest.mark.parametrize(
     ("tool", "param"),
     [
-        ({}, "tools[1].type"),
-        ({"name": "f"}, "tools[1].type"),
+        ({}, "tools[1].name"),
         ("f", "tools[1]"),
         ({"type": "function"}, "tools[1].name"),
         ({"type": "function", "name": "a b"}, "tools[1].name"),
         ({"type": "function", "name": "f", "parameters": "x", "strict": True},
          "tools[1].parameters"),
-        ({"type": "namespace", "tools": []}, "tools[1].name"),
-        ({"type": "namespace", "name": "n"}, "tools[1].tools"),
+        ({"type": "function", "function": {"name": "a b"}}, "tools[1].function.name"),
         ({"type": "namespace", "name": "n", "tools": [{"type": "function"}]},
          "tools[1].tools[0].name"),
     ],
@@ -193,7 +191,9 @@ def test_what_else_another_service_would_honour_is_named() -> None:
         prompt_cache_key="k", store=False, stream_options={"include_obfuscation": False},
     )  # fmt: skip
     asked.check()
-    assert asked.left_out == ["include[1]", "truncation", "context_management"]
+    assert asked.left_out == [
+        "include[1]", "truncation", "context_management", "text.verbosity", "reasoning.summary",
+    ]  # fmt: skip
 
 
 def test_both_turns_of_codex_are_understood() -> None:
@@ -215,8 +215,8 @@ def test_both_turns_of_codex_are_understood() -> None:
         decoded = decode(body, ResponsesRequest)
         asked = what_is_asked(Request(scope_of()), decoded)
         assert decoded.ignored == ("client_metadata",)
-        left_out = ["tools[8]"] if turn is items else ["tools[8]", "input[7]"]
-        assert asked.left_out == left_out
+        left_out = ["reasoning.summary", "tools[8]"] + ["input[7]"] * (turn is not items)
+        assert (asked.left_out, asked.unknown) == (left_out, [])
         use = asked.body.answer().use
         assert len(use.tools) == 12 and not use.is_required
         messages = normalize(asked.messages)

@@ -7,6 +7,7 @@ import pytest
 from localinfra.api.usage import Charge, UsageMeter
 from localinfra.costs import Ledger, Used
 from localinfra.engine.output import OutputDelta
+from localinfra.engine.request import FinishReason
 from localinfra.metrics import Metrics
 from localinfra.models.catalog import Price
 
@@ -122,6 +123,15 @@ def test_at_the_end_the_usage_object_is_what_was_charged(charge: Charge, account
         generated_tokens=36,
         usd=pytest.approx(0.000102),
     )
+
+
+def test_it_is_complete_once_every_choice_of_every_prompt_has_ended(charge: Charge) -> None:
+    meter = UsageMeter(charge, [10, 20], 2)
+    for choice in (2, 0, 3, 1):
+        assert not meter.is_complete
+        meter.add(OutputDelta(choice, num_generated=1))
+        meter.add(OutputDelta(choice, num_generated=1, finish_reason=FinishReason.STOP))
+    assert meter.is_complete
 
 
 def test_scoring_a_prompt_costs_the_prompt(charge: Charge, account: Account) -> None:

@@ -10,6 +10,12 @@ from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, P
 A = ("get", '{"city": "Paris"}')
 B = ("get", '{"city": "Parma"}')
 C = ("now", '{"city": "Paris"}')
+TWO = ("get", '{"a": "x, y", "b": [1, {"c": "\\"}"}]}')
+SWAPPED = ("get", '{"b":[1,{"c":"\\"}"}],"a":"x, y"}')
+TWICE = ("get", '{"b": 1, "b": 1}')
+ONCE = ("get", '{"b": 1}')
+TEXT = ("get", '"b"')
+SHORTER = ("get", '{"b": [1, {"c": "\\"}"}]}')
 
 
 def pieces_of(calls: list[tuple[str, str]], size: int) -> list[list[Piece]]:
@@ -31,6 +37,13 @@ def pieces_of(calls: list[tuple[str, str]], size: int) -> list[list[Piece]]:
         ([A, B, A, C], [A, B]),
         ([A, B, C], [A, B, C]),
         ([A, C, C], [A, C]),
+        ([TWO, SWAPPED, A], [TWO]),
+        ([SWAPPED, TWO], [SWAPPED]),
+        ([TWO, SHORTER, TWO], [TWO, SHORTER]),
+        ([SHORTER, SWAPPED], [SHORTER, SWAPPED]),
+        ([ONCE, TWICE, ONCE], [ONCE, TWICE]),
+        ([TWICE, ONCE, TWICE], [TWICE, ONCE]),
+        ([TEXT, TEXT], [TEXT]),
         ([A, A, B], [A]),
         ([A, ("get", "{}"), ("get", "{}")], [A, ("get", "{}")]),
     ],
@@ -71,7 +84,9 @@ def test_a_cut_off_call_is_told_as_far_as_it_came() -> None:
 def test_however_the_text_is_cut_the_same_is_told() -> None:
     rng = random.Random(0)
     for _ in range(200):
-        calls = rng.choices([A, B, C], k=rng.randrange(1, 6))
+        calls = rng.choices(
+            [A, B, C, TWO, SWAPPED, SHORTER, ONCE, TWICE, TEXT], k=rng.randrange(1, 6)
+        )
         results = []
         for size in (1, 2, 7, 100):
             filtered = CallFilter()

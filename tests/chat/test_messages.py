@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from localinfra.chat.messages import Message, normalize
+from localinfra.chat.messages import Message, left_out_calls, normalize
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 
@@ -93,13 +93,13 @@ def test_a_part_that_is_not_text_is_refused_by_its_path(type: str):
     ("message", "param"),
     [
         ({"role": "user"}, "messages[0].content"),
-        ({"role": "system", "content": None}, "messages[0].content"),
         ({"role": "tool", "tool_call_id": "call_1"}, "messages[0].content"),
         ({"role": "assistant"}, "messages[0].content"),
         ({"role": "assistant", "tool_calls": []}, "messages[0].content"),
         ({"role": "user", "content": []}, "messages[0].content"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
         ({**call("{}"), "role": "user", "content": ""}, "messages[0].tool_calls"),
+        ({"role": "assistant", "tool_calls": [{"id": "a"}]}, "messages[0].tool_calls[0].function"),
     ],
 )
 def test_what_is_missing_or_out_of_place_is_named(message: dict[str, object], param: str):
@@ -114,10 +114,33 @@ def test_a_conversation_has_at_least_one_message():
     assert error.value.param == "messages"
 
 
-def test_an_unknown_role_or_kind_of_tool_call_is_not_decoded():
-    for message in (
-        {"role": "robot", "content": "Hi"},
-        {**call("{}"), "tool_calls": [{"type": "custom", "function": {"name": "add"}}]},
-    ):
-        with pytest.raises(msgspec.ValidationError):
-            plain(message)
+def test_an_unknown_role_is_not_decoded():
+    with pytest.raises(msgspec.ValidationError):
+        plain({"role": "robot", "content": "Hi"})
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer", "tool", "assistant"])
+def test_a_null_for_content_is_an_empty_text(role: str):
+    assert plain({"role": role, "content": None}) == [{"role": role, "content": ""}]
+
+
+def test_calls_of_custom_tools_are_calls_of_functions():
+    custom = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "- a\n+ b"}}
+    (message,) = plain({"role": "assistant", "content": None, "tool_calls": [custom]})
+    assert message["tool_calls"] == [
+        {
+            "id": "c1",
+            "type": "function",
+            "function": {"name": "patch", "arguments": {"input": "- a\n+ b"}},
+        }
+    ]
+
+
+def test_calls_that_no_template_knows_are_left_out_and_named():
+    unknown = {"id": "c2", "type": "of_next_year", "of_next_year": {"name": 5}}
+    told = {**call("{}"), "tool_calls": [unknown, *call("{}")["tool_calls"]]}
+    messages = msgspec.convert([{"role": "user", "content": "Hi"}, told], list[Message])
+    assert left_out_calls(messages) == ["messages[1].tool_calls[0]"]
+    assert [len(m.get("tool_calls", ())) for m in normalize(messages)] == [0, 1]
+    alone = {"role": "assistant", "content": None, "tool_calls": [unknown]}
+    assert plain(alone) == [{"role": "assistant", "content": ""}]

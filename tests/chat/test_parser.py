@@ -162,6 +162,31 @@ def test_a_recorded_answer_gives_its_calls_however_it_is_cut(
         assert message(read([text[:cut], text[cut:]], spoken)) == expected, text[:cut]
 
 
+@pytest.mark.parametrize(("family", "text", "expected"), RECORDED)
+def test_a_cut_answer_shows_no_beginning_of_a_mark(
+    family: str, text: str, expected: Message
+) -> None:
+    """Wherever max_tokens cuts it, in one piece or by characters."""
+    content, thought, _ = expected
+    for end in range(len(text)):
+        for texts in ([text[:end]], list(text[:end])):
+            parser = parser_of(voice(family), has_tools=True, is_thinking=False)
+            assert parser
+            pieces = joined([p for t in texts for p in parser.push(t)] + parser.finish(is_cut=True))
+            told = {
+                kind: "".join(piece.text for piece in pieces if isinstance(piece, kind))
+                for kind in (Content, Thought)
+            }
+            assert content.startswith(told[Content].rstrip()), text[:end]
+            assert thought.startswith(told[Thought]), text[:end]
+
+
+@pytest.mark.parametrize("end", ["<", "<tool_", "</thi", "<think"])
+def test_what_looks_like_a_mark_is_text_where_the_answer_has_ended_by_itself(end: str) -> None:
+    spoken = voice("hermes", thinks=True)
+    assert message(read([f"It is {end}"], spoken)) == (f"It is {end}", "", [])
+
+
 THOUGHT = "<think>\nThe user wants <b>4</b>.\n</think>\n\nIt is 4."
 
 

@@ -1,5 +1,6 @@
 """Templates come from files that nobody vouches for: outside of a sandbox, each of these hurts."""
 
+import json
 import sys
 import time
 import tracemalloc
@@ -8,7 +9,7 @@ import pytest
 from chat_templates import template
 
 from localinfra.chat import meter
-from localinfra.chat.messages import Message
+from localinfra.chat.messages import FunctionCall, Message, ToolCall
 from localinfra.chat.template import TemplateError
 from localinfra.errors import InvalidRequest
 
@@ -146,6 +147,18 @@ def test_a_template_without_end_is_stopped(name: str, short_deadline: None):
     with pytest.raises(InvalidRequest, match=r"was stopped: it (ran for|produced|built)"):
         template(ENDLESS[name]).render(HI)
     assert time.thread_time() - started < 2
+
+
+def test_who_sends_very_much_is_told_so(short_deadline: None):
+    """That a template did not come to its end is not its own fault then."""
+    arguments = json.dumps({"a": [0] * 200_000})
+    call = Message("assistant", "", tool_calls=[ToolCall(FunctionCall("f", arguments))])
+    source = "{% for m in messages %}" + LOOP * 3 + END * 3 + "{% endfor %}"
+    with pytest.raises(InvalidRequest, match="characters of messages, calls and tools") as caught:
+        template(source).render([*HI, call])
+    assert "models.toml" not in caught.value.message
+    with pytest.raises(InvalidRequest, match=r"models\.toml can replace the template"):
+        template(source).render(HI)
 
 
 @pytest.mark.parametrize("name", HUGE)

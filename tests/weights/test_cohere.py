@@ -57,6 +57,8 @@ def test_types_of_vectors_that_are_not_served_are_left_out_and_named(server: Liv
         ({}, 400, "texts"),
         ({"texts": []}, 400, "texts"),
         ({"texts": ["a", ""]}, 400, "texts"),
+        ({"texts": TEXTS, "inputs": [{"content": [{"type": "text", "text": "a"}]}]}, 400, "inputs"),
+        ({"inputs": [{"content": [{"type": "text", "text": ""}]}]}, 400, "inputs"),
         ({"texts": TEXTS, "embedding_types": ["int8"]}, 400, "embedding_types"),
         ({"texts": TEXTS, "truncate": "START"}, 400, "truncate"),
         ({"texts": TEXTS, "input_type": "other"}, 400, "input_type"),

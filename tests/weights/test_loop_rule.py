@@ -31,6 +31,7 @@ from localinfra.api import (
     responses_input,
     responses_request,
     responses_tools,
+    structured,
     tokens,
 )
 from localinfra.api.responses_foreign import FOREIGN
@@ -73,6 +74,12 @@ def as_tool(raw: bytes) -> bytes:
     return b'{"model":"smollm2","max_output_tokens":1,"input":"a","tools":[%b]}' % raw
 
 
+def as_chat_tool(raw: bytes) -> bytes:
+    return b'{"model":"smollm2","max_tokens":1,"messages":[{"role":"user","content":"a"}],' + (
+        b'"tools":[%b]}' % raw
+    )
+
+
 def as_input(raw: bytes) -> bytes:
     return b'{"input":%b}' % raw
 
@@ -94,8 +101,8 @@ CASES = [
     Case("/v1/responses", responses_input.SentOutput, {"type": "function_call_output"}, as_item),
     Case("/v1/responses", responses_input.Reference, {"type": "item_reference"}, as_item),
     *(Case("/v1/responses", kind, {"type": name}, as_item) for name, kind in FOREIGN.items()),
-    Case("/v1/responses", responses_tools.Typed, {"type": "web_search"}, as_tool),
-    Case("/v1/responses", responses_tools.FunctionTool, {"type": "function"}, as_tool),
+    Case("/v1/responses", structured.ToolType, {"type": "web_search"}, as_tool),
+    Case("/v1/chat/completions", structured.SentFunction, {"type": "function"}, as_chat_tool),
     Case("/v1/responses", responses_tools.SentNamespace, {"type": "namespace"}, as_tool),
     Case("/v1/embed", cohere.EmbedRequest, {"model": "own-ids", "texts": ["a"]}),
     Case("/v1/images/generations", images.ImageFields, {"model": "flux", "prompt": "a"}),

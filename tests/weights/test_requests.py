@@ -1,6 +1,7 @@
 """What clients send without meaning much by it, on every route that answers with text."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,6 +123,62 @@ def test_usage_comes_once_in_a_stream(server: LiveServer, path: str) -> None:
     assert asked[-2]["choices"][0]["finish_reason"]
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_usage_comes_once_in_a_stream_of_many_choices(server: LiveServer, path: str) -> None:
+    """All of it, with the choice that ends last: clients sum it up."""
+    fields: dict[str, Any] = {"n": 3, "temperature": 1, "max_tokens": 5}
+    if path == COMPLETIONS:
+        fields |= {"prompt": ["One,", "Monday and"], "n": 2}
+    num_choices = 3 if path == CHAT else 4
+    for asked in (None, {"include_usage": True}):
+        told = list(events(server, path, stream_options=asked, **fields))
+        [at] = [at for at, event in enumerate(told) if event.get("usage")]
+        assert at == len(told) - 1
+        assert num_choices <= told[at]["usage"]["completion_tokens"] <= 5 * num_choices
+        ends = [
+            event for event in told if event["choices"] and event["choices"][0]["finish_reason"]
+        ]
+        assert len(ends) == num_choices
+
+
+def test_a_call_that_is_cut_shows_nothing_of_its_marks(server: LiveServer) -> None:
+    """Wherever it is cut, streamed or not: marks of this model are several tokens."""
+    for limit in range(1, 14):
+        fields = {"tools": [WEATHER], "tool_choice": "required", "temperature": 0,
+                  "max_tokens": limit}  # fmt: skip
+        choice = post(server, CHAT, **fields).json()["choices"][0]
+        deltas = [event["choices"][0] for event in events(server, CHAT, **fields)]
+        said = "".join(delta["delta"].get("content") or "" for delta in deltas)
+        assert not choice["message"]["content"] and not said, (limit, choice, said)
+        assert choice["finish_reason"] == deltas[-1]["finish_reason"] == "length"
+
+
+def test_names_further_down_that_nobody_knows_are_told(server: LiveServer) -> None:
+    parts = [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]
+    said = [{"role": "user", "content": parts}]
+    tool = {**WEATHER, "function": {**WEATHER["function"], "foo": 1}}
+    reply = post(server, CHAT, messages=said, tools=[tool], stream_options={"x": 1}, y=1)
+    assert ignored(reply) == [
+        "y", "stream_options.x", "messages[0].content[0].cache_control", "tools[0].function.foo",
+    ]  # fmt: skip
+    text = {"verbosity": "low", "foo": 1}
+    assert ignored(post(server, RESPONSES, text=text)) == ["text.verbosity", "text.foo"]
+    thinking = {"type": "adaptive", "foo": 1}
+    assert ignored(post(server, MESSAGES, thinking=thinking)) == ["thinking"]
+    assert ignored(post(server, MESSAGES, thinking={"type": "disabled"})) == [""]
+
+
+def test_an_endless_prompt_is_told_to_have_that_many_tokens_at_least(server: LiveServer) -> None:
+    said = [{"role": "user", "content": "word " * 200_000}]
+    for path, fields in ((CHAT, {"messages": said}), (COMPLETIONS, {"prompt": "word " * 200_000})):
+        error = post(server, path, **fields).json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert "maximum context length is 2048 tokens" in error["message"]
+        assert re.search(r"your request has at least \d+ prompt tokens", error["message"])
+    exact = post(server, COMPLETIONS, prompt=[5] * 3000).json()["error"]["message"]
+    assert "your request has 3000 prompt tokens" in exact
+
+
 def test_what_a_template_reads_can_be_set_and_the_rest_is_named(server: LiveServer) -> None:
     kwargs = {"enable_thinking": False, "of_next_year": [1], "documents": [{"title": "a"}]}
     reply = post(server, CHAT, model="thinker", chat_template_kwargs=kwargs)
@@ -202,7 +259,7 @@ def test_both_turns_of_codex_are_answered(server: LiveServer) -> None:
     assert [tool["type"] for tool in last["response"]["tools"]] == ["function"] * 7 + ["namespace"]
     following = codex.request(codex.answered(items, [call]), 0.02, max_output_tokens=4)
     reply = server.post(RESPONSES, following)
-    assert ignored(reply) == ["client_metadata", "tools[8]"]
+    assert ignored(reply) == ["client_metadata", "reasoning.summary", "tools[8]"]
     second = list(parsed(reply.content))
     assert second[0]["type"] == "response.created"
     assert second[-1]["response"]["usage"]["output_tokens"] <= 4

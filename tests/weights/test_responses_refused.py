@@ -27,7 +27,7 @@ ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
         {"input": [{"role": "user", "content": [IMAGE]}]},
         400, "input[0].content[0]", "unsupported_parameter",
     ),
-    ({"input": [{"type": "mcp_call", "id": "m"}]}, 400, "input[0].name", "invalid_value"),
+    ({"input": [{"type": "mcp_call", "id": "m"}]}, 400, "input", "invalid_value"),
     ({"input": [{"type": "web_search_call", "id": "w"}]}, 400, "input", "invalid_value"),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, 404, "input[0].id", "not_found"),
     (
@@ -46,8 +46,10 @@ ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
     ),
     ({"tools": [{"type": "function"}]}, 400, "tools[0].name", "invalid_value"),
     ({"tools": [{"type": "function", "name": "a b"}]}, 400, "tools[0].name", "invalid_value"),
-    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools[0].name",
-     "invalid_value"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+        400, "tools[0].function.name", "invalid_value",
+    ),
     ({"tools": [TIME, TIME]}, 400, "tools", "invalid_value"),
     (
         {"tools": [{**WEATHER, "parameters": {"properties": {"a": {"not": {}}}}}]},

@@ -1,0 +1,191 @@
+"""What a request's struct lets stand in each place of a body, for all that its decoder passes over
+or does not tell: names that nobody knows, nulls for values that may be left out, values to choose
+from.
+
+Read once from a struct's annotations, and held against JSON. Pure.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+MAX_LOOKED_AT = 10_000  # objects of a body, which take 10 ms
+MAX_NAMED = 20
+CONTAINERS = (list, dict)
+NOTHING: tuple[object, ...] = (None, "", [], {})  # whoever sends it has asked for nothing
+
+STEP = re.compile(r"(?P<name>[^.\[\]]+)|\[(?P<index>[^\]]*)\]")
+
+
+class Shape(msgspec.Struct, eq=False):
+    """Of one place: all that the members of its union allow."""
+
+    fields: "Fields | None" = None  # of an object of ours
+    items: "Shape | None" = None  # of a list
+    entries: "Shape | None" = None  # of a map: an object with names of the client's
+    choices: tuple[object, ...] = ()
+    takes_null: bool = False
+
+    @property
+    def has_fields(self) -> bool:
+        """Whether there is an object of ours in it, at any depth."""
+        if self.fields is not None:
+            return True
+        return any(inner.has_fields for inner in (self.items, self.entries) if inner)
+
+    def at(self, path: str) -> "Shape | None":
+        """What may stand at a path as msgspec writes it, such as `messages[0].role`."""
+        shape: Shape | None = self
+        for step in STEP.finditer(path):
+            if shape is None:
+                return None
+            if step["name"]:
+                shape = shape.fields.all.get(step["name"]) if shape.fields else None
+            else:
+                shape = shape.entries if step["index"] == "..." else shape.items
+        return shape
+
+
+class Fields(msgspec.Struct, eq=False):
+    """Of an object, by their names on the wire."""
+
+    all: dict[str, Shape] = {}
+    nested: dict[str, Shape] = {}  # those that hold objects of ours
+    optional: set[str] = set()
+
+
+@functools.cache
+def shape_of(kind: type[msgspec.Struct]) -> Shape:
+    return _Reader().shape(inspect.type_info(kind))
+
+
+class _Reader:
+    """msgspec's description of a type → its shape. A struct that contains itself is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[type, Fields] = {}
+
+    def shape(self, info: inspect.Type) -> Shape:
+        shape = Shape()
+        for member in _members(info):
+            match member:
+                case inspect.StructType():
+                    fields = self._fields(member)
+                    shape.fields = _both(shape.fields, fields) if shape.fields else fields
+                case inspect.ListType():
+                    shape.items = self.shape(member.item_type)
+                case inspect.DictType():
+                    shape.entries = self.shape(member.value_type)
+                case inspect.LiteralType():
+                    shape.choices += tuple(member.values)
+                case inspect.NoneType() | inspect.AnyType() | inspect.RawType():
+                    shape.takes_null = True
+        return shape
+
+    def _fields(self, info: inspect.StructType) -> Fields:
+        if info.cls in self._known:
+            return self._known[info.cls]
+        fields = self._known[info.cls] = Fields({}, {}, set())
+        if info.tag_field:
+            fields.all[info.tag_field] = Shape()
+        for field in info.fields:
+            name, shape = field.encode_name, self.shape(field.type)
+            fields.all[name] = shape
+            if shape.has_fields:
+                fields.nested[name] = shape
+            if not field.required:
+                fields.optional.add(name)
+        return fields
+
+
+def _members(info: inspect.Type) -> Iterator[inspect.Type]:
+    if isinstance(info, inspect.Metadata):
+        yield from _members(info.type)
+    elif isinstance(info, inspect.UnionType):
+        for member in info.types:
+            yield from _members(member)
+    else:
+        yield info
+
+
+def _both(one: Fields, other: Fields) -> Fields:
+    return Fields(one.all | other.all, one.nested | other.nested, one.optional & other.optional)
+
+
+class Unknown:
+    """Finds the names in JSON that its shape does not know, until it has looked at much."""
+
+    def __init__(self) -> None:
+        self._num_left = MAX_LOOKED_AT
+
+    def paths(self, raw: msgspec.Raw, shape: Shape, path: str) -> list[str]:
+        """Their paths, where `path` leads to the value; little more than MAX_NAMED."""
+        try:
+            value = msgspec.json.decode(raw)
+        except msgspec.DecodeError:  # it has numbers that no Python value stands for
+            return []
+        return [path + way for way in self._ways(value, shape)]
+
+    def _ways(self, value: Any, shape: Shape) -> list[str]:
+        """From here to them. There are hardly any, so these are written from their ends."""
+        kind = type(value)
+        if kind is list and shape.items is not None:
+            return self._item_ways(value, shape.items)
+        if kind is dict and shape.fields is not None:
+            return self._field_ways(value, shape.fields)
+        if kind is dict and shape.entries is not None and shape.entries.has_fields:
+            inner = shape.entries
+            return [f".{name}{way}" for name in value for way in self._ways(value[name], inner)]
+        return []
+
+    def _item_ways(self, items: list[Any], shape: Shape) -> list[str]:
+        ways: list[str] = []
+        if not shape.has_fields:
+            return ways
+        for at, item in enumerate(items):
+            if self._num_left <= 0 or len(ways) > MAX_NAMED:
+                break
+            if found := self._ways(item, shape):
+                ways += [f"[{at}]{way}" for way in found]
+        return ways
+
+    def _field_ways(self, value: dict[str, Any], fields: Fields) -> list[str]:
+        self._num_left -= 1
+        ways: list[str] = []
+        if not fields.all.keys() >= value.keys():
+            unknown = [name for name in value if name not in fields.all]
+            ways += [f".{name}" for name in unknown if value[name] not in NOTHING][: MAX_NAMED + 1]
+        for name in fields.nested:
+            if type(inner := value.get(name)) in CONTAINERS:
+                ways += [f".{name}{way}" for way in self._ways(inner, fields.nested[name])]
+        return ways
+
+
+def without_nulls(raw: msgspec.Raw, shape: Shape) -> msgspec.Raw:
+    """The same JSON, less the nulls of fields that may be left out and take none."""
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.DecodeError:  # as above
+        return raw
+    _drop_nulls(value, shape)
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _drop_nulls(value: Any, shape: Shape) -> None:
+    if type(value) is list and shape.items:
+        for item in value:
+            _drop_nulls(item, shape.items)
+    elif type(value) is dict and shape.fields:
+        for name in shape.fields.all.keys() & value.keys():
+            field = shape.fields.all[name]
+            if value[name] is not None:
+                _drop_nulls(value[name], field)
+            elif name in shape.fields.optional and not field.takes_null:
+                del value[name]
+    elif type(value) is dict and shape.entries:
+        for inner in value.values():
+            _drop_nulls(inner, shape.entries)
