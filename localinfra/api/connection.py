@@ -7,6 +7,7 @@ before any ASGI call, and refused with the error body that every route has. Know
 import asyncio
 import http
 import logging
+import re
 import secrets
 from typing import Any
 
@@ -40,10 +41,14 @@ CHUNK_FRAMING_BYTES = 16  # its size in hex and two line ends
 # A client that sends no more may have left, or wait for its answer all the same: `nc -N` and other
 # simple ones end their side at once. Only what is sent can tell, since nobody takes it from the
 # one and the second try then fails. So long after the end, and after each try.
-ASKS_AFTER_S = (1.0, 0.0, 15.0)
+ASKS_AFTER_S = (0.5, 0.0, 15.0)
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"  # every HTTP/1.1 client passes over it
 # HTTP/1.0 has no such thing: most that use it are proxies, whose own clients left.
 OLD_CLIENTS_WAIT_S = 10.0
+
+
+# What clients send that take the server for a proxy.
+ABSOLUTE_FORM = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
 class Refused(Exception):
@@ -245,6 +250,10 @@ class Connection(HttpToolsProtocol):
         self._head_began_s = None
         self._in_body = True
         self._body_bytes = self._framed_bytes = self._num_chunks = self._num_trailers = 0
+        if absolute := ABSOLUTE_FORM.match(self.url):
+            self.scope["state"]["target_host"] = absolute[1].decode("latin-1")
+            rest = self.url[absolute.end() :]
+            self.url = rest if rest.startswith(b"/") else b"/" + rest
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
