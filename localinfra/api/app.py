@@ -35,11 +35,11 @@ from localinfra.api.responses_store import (
     get_response,
     list_input_items,
 )
+from localinfra.api.state import Threads
 from localinfra.api.state import runtime as runtime_of
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
 from localinfra.config import is_loopback
 from localinfra.costs import Ledger
-from localinfra.executor import BoundedExecutor
 from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
 
@@ -121,7 +121,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
         async with ledger.kept():
             yield
             await runtime.close()
-            app.state.conversions.close()
+            app.state.threads.close()
 
     app = Starlette(
         routes=[
@@ -171,5 +171,5 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     )
     app.state.image_files = ImageFiles(settings.image_urls_s)
     app.state.responses = ResponseStore()
-    app.state.conversions = BoundedExecutor("large requests to be read", 2, 64)
+    app.state.threads = Threads()
     return app

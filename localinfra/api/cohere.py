@@ -16,7 +16,7 @@ from localinfra.api.embeddings import MAX_INPUTS, ROUTE, InputType, checked_inpu
 from localinfra.api.params import ShortName
 from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import limits, runtime, threads
 from localinfra.api.usage import charge_of
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
 from localinfra.chat.messages import TypeName
@@ -97,12 +97,12 @@ async def create_cohere_embeddings(request: Request) -> Response:
             param="texts",
         ),
     )
-    charge.add(prompt_tokens=found.num_tokens)
     version = request.scope["path"][2:3]
     vectors: list[bytes] = []
     for at, name in enumerate(forms):
-        rows = await pieces(found.rows, FORMS[name], lambda index, row: row)
+        rows = await pieces(found.rows, FORMS[name], lambda _, row: row, threads(request).vectors)
         vectors += [b'%b"%b":[' % (b"," if at else b"", name.encode()), *rows, b"]"]
+    charge.add(prompt_tokens=found.num_tokens)
     if version == "1" and not body.embedding_types:
         kind, opening, closing = b"embeddings_floats", b"", b""
         vectors = [b"[", *vectors[1:]]

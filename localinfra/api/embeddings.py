@@ -12,7 +12,7 @@ from localinfra.api.body import Decoded, read_body
 from localinfra.api.params import log_user
 from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import limits, runtime, threads
 from localinfra.api.usage import charge_of
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
 from localinfra.api.weight import MAX_TOKEN_IDS
@@ -104,14 +104,14 @@ async def answer(request: Request, decoded: Decoded[EmbeddingsRequest]) -> Respo
             dimensions=body.dimensions,
         ),
     )
+    form = as_base64 if body.encoding_format == "base64" else as_floats
+    rows = await pieces(found.rows, form, framed, threads(request).vectors)
     charge.add(prompt_tokens=found.num_tokens)
     usage = EmbeddingsUsage(
         prompt_tokens=found.num_tokens,
         total_tokens=found.num_tokens,
         estimated_cost=charge.cost,
     )
-    form = as_base64 if body.encoding_format == "base64" else as_floats
-    rows = await pieces(found.rows, form, framed)
     head = b'{"object":"list","data":['
     tail = b'],"model":%b,"usage":%b}' % (
         msgspec.json.encode(model.name),

@@ -282,9 +282,7 @@ def tokenized(
         while stop < len(texts) and num_characters < CHARACTERS_AT_ONCE:
             num_characters += min(len(texts[stop]), first_look)
             stop += 1
-        read = readings(
-            tokenizer.tokenize, texts[start:stop], first_look, tokenizer.max_tokens
-        )
+        read = readings(tokenizer.tokenize, texts[start:stop], first_look, tokenizer.max_tokens)
         cut, at = bounded(tokenizer, read, truncate, param, start)
         found += cut
         truncated += at
