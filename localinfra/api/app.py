@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from localinfra import __version__
+from localinfra.api.arriving import Arriving
 from localinfra.api.body import UnfinishedBodies
 from localinfra.api.chat import create_chat_completion
 from localinfra.api.cohere import create_cohere_embeddings
@@ -150,6 +151,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
         middleware=[
             Middleware(CanonicalPaths),
             Middleware(RequestMetrics, metrics=metrics),
+            Middleware(Arriving),
             Middleware(
                 Guard,
                 allowed_hosts=(settings.host, *settings.allowed_hosts),

@@ -8,7 +8,6 @@ import asyncio
 import http
 import logging
 import re
-import secrets
 from typing import Any
 
 import httptools
@@ -19,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from localinfra import errors
+from localinfra.api.chance import random_hex
 from localinfra.api.connections import Connections
 from localinfra.api.render import error_response
 from localinfra.api.request_log import log_refusal
@@ -321,7 +321,7 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         running = self.running
         scope: Scope = {"path": self.url.partition(b"?")[0].decode("latin-1"), "state": {}}
-        scope["state"]["request_id"] = secrets.token_hex(16)
+        scope["state"]["request_id"] = random_hex(32)
         log_refusal(error, scope, self.client)
         if running is not None and not running.response_complete:
             running.keep_alive = False

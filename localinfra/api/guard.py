@@ -5,7 +5,6 @@ header can bend). Refusals and every failure that nobody else rendered leave her
 """
 
 import re
-import secrets
 from collections.abc import Iterable
 from typing import cast
 
@@ -15,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra.api.auth import ApiKeys
+from localinfra.api.chance import random_hex
 from localinfra.api.hosts import Authority, HostRules, OriginRules, parse_authority
 from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.render import as_api_error, error_response, speaks_anthropic
@@ -155,7 +155,7 @@ def is_open(path: str) -> bool:
 
 def request_id_of(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    return given if REQUEST_ID.fullmatch(given) else random_hex(32)
 
 
 def is_foreign_fetch(headers: Headers, method: str) -> bool:

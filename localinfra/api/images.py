@@ -2,7 +2,6 @@
 
 import base64
 import re
-import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import header_list, read_body
+from localinfra.api.chance import random_seed
 from localinfra.api.image_files import ImageFiles
 from localinfra.api.params import MAX_SEED, ShortName, log_user
 from localinfra.api.pieces import PiecesResponse
@@ -171,7 +171,7 @@ def image_request(
     width, height = body.dimensions or (entry.default_size, entry.default_size)
     if original is not None:
         width, height = original.picture.size
-    seed = secrets.randbits(32) if body.seed is None else body.seed
+    seed = random_seed(32) if body.seed is None else body.seed
     return ImageRequest(
         prompt=body.prompt,
         width=width,

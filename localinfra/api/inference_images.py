@@ -4,7 +4,6 @@ Takes DeepInfra's own fields, and those of Cog models under `input`, as its clas
 """
 
 import base64
-import secrets
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import Decoded, decode, header_list
+from localinfra.api.chance import random_seed
 from localinfra.api.form import read_body_or_form
 from localinfra.api.image_edits import Strength, from_data_url
 from localinfra.api.images import check_prompt, image_file
@@ -190,7 +190,7 @@ def native_image_request(
     fields: NativeImageFields, num_images: int, entry: ImageModelEntry, start: Original | None
 ) -> ImageRequest:
     width, height = start.picture.size if start else fields.dimensions(entry.default_size)
-    seed = secrets.randbits(32) if fields.seed is None else fields.seed
+    seed = random_seed(32) if fields.seed is None else fields.seed
     scale = fields.guidance_scale
     return ImageRequest(
         prompt=fields.prompt,
