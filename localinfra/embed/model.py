@@ -11,6 +11,7 @@ from localinfra.embed.encoder import Rows, Tokens, unit_length
 from localinfra.embed.measuring import Measurement
 from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
 from localinfra.embed.worker import Worker
+from localinfra.engine.watchdog import Pulse
 from localinfra.errors import ApiError, InvalidRequest
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.models.catalog import EmbeddingModelEntry, RerankModelEntry
@@ -74,6 +75,14 @@ class EncoderModel:
     @property
     def fault(self) -> str | None:
         return self._worker.fault
+
+    @property
+    def pulse(self) -> Pulse:
+        return self._worker.pulse
+
+    def abandon(self, reason: str) -> None:
+        """See `Worker.abandon`."""
+        self._worker.abandon(reason)
 
     @functools.cached_property
     def _reading(self) -> BoundedExecutor:
