@@ -76,7 +76,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # Whether holders of different keys reuse each other's computed prompts. `cached_tokens` and the
     # time to a first token then tell one what another has asked.
     share_prefixes: bool = False
-    shutdown_timeout_s: Seconds = 30.0  # for running answers to end
+    # For running answers to end after SIGTERM or Ctrl-C. `docker stop` kills after 10 s, of which
+    # the last ones are for clients to be told and models to be freed.
+    shutdown_timeout_s: Seconds = 6.0
     watchdog_s: Seconds = 120.0  # without a step while requests run; then the model is loaded anew
     keepalive_s: Seconds = 15.0  # silence in a stream before a sign of life is sent
     image_urls_s: Seconds = 3600.0  # for which images asked for by URL are kept

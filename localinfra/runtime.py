@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from localinfra.cache import sweep_if_free
 from localinfra.config import ServerSettings
-from localinfra.engine.watchdog import Watchdog
+from localinfra.engine.watchdog import Pulse, Watchdog
 from localinfra.errors import ApiError
 from localinfra.machine import cache_folder
 from localinfra.models.catalog import (
@@ -53,6 +53,13 @@ class LoadedModel(Protocol):
     @property
     def fault(self) -> str | None:
         """Why it can't go on; None while it can."""
+
+    @property
+    def pulse(self) -> Pulse:
+        """What its threads are at."""
+
+    def abandon(self, reason: str) -> None:
+        """Gives up threads that hang; whoever waits is told."""
 
     def close(self) -> None: ...
 
@@ -206,14 +213,14 @@ class Runtime:
     def _give_up_hanging(self) -> None:
         """A thread can't be stopped. So it is left behind, and the model loaded again."""
         max_checks = max(1, round(self.settings.watchdog_s / PULSE_CHECK_S))
-        for name, model in self.loaded_text_models().items():
+        for name, model in self.loaded().items():
             dog = self._watchdogs.setdefault(name, Watchdog(max_checks))
             if not dog.stands_still(model.pulse):
                 continue
             del self._watchdogs[name]
             self._num_hangs[name] += 1
             logger.error("%s: its engine hangs. All threads:\n%s", name, stacks())
-            reason = f"its engine made no step for {self.settings.watchdog_s:g} s"
+            reason = f"its engine made no step for {dog.num_checks * PULSE_CHECK_S:g} s"
             model.abandon(reason)
             self._models.drop(name, reason, is_final=self._num_hangs[name] >= MAX_HANGS)
 

@@ -1,13 +1,17 @@
 """A scripted model: fast, and strict about how the engine uses its cells."""
 
+import asyncio
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
-from localinfra.engine.request import SamplingParams
+from localinfra.engine.engine import Engine
+from localinfra.engine.request import EngineSettings, SamplingParams
 from localinfra.engine.sampling import Sampler
 
 NUM_VOCAB = 50
@@ -237,3 +241,13 @@ class FakeBackend:
 
     def close(self) -> None:
         self.closed = True
+
+
+@asynccontextmanager
+async def running(backend: FakeBackend, **options: int) -> AsyncIterator[Engine]:
+    engine = Engine(backend, EngineSettings(**options))
+    try:
+        yield engine
+    finally:
+        await asyncio.to_thread(engine.close)
+        assert backend.closed

@@ -131,23 +131,24 @@ def test_it_comes_back_by_itself_where_nobody_asks(
     run(test)
 
 
+@pytest.mark.parametrize("name", ["text", "vectors", "flux"])
 def test_an_engine_that_hangs_is_left_behind_and_loaded_anew(
-    runtime: Playing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    runtime: Playing, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(runtime_module, "PULSE_CHECK_S", 0.5)  # four checks are two seconds
 
     async def test() -> None:
         for number in range(runtime_module.MAX_HANGS):
-            model = await runtime.model("text")
+            model = await runtime.model(name)
             model.pulse = Pulse(7, Phase.WORKING)
             for _ in range(5):
                 assert model.given_up is None
                 runtime._give_up_hanging()
             assert model.given_up == "its engine made no step for 2 s"
-            assert "text: its engine made no step" in (await runtime.health())[1]["reason"]
+            assert f"{name}: its engine made no step" in (await runtime.health())[1]["reason"]
             assert caplog.text.count("_give_up_hanging") == number + 1  # every thread's stack
         with pytest.raises(ModelUnavailable, match="Restart the server"):
-            await runtime.model("text")
+            await runtime.model(name)
         await runtime.close()
 
     run(test)

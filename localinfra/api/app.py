@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from localinfra import __version__
+from localinfra.api.arriving import Arriving
 from localinfra.api.body import UnfinishedBodies
 from localinfra.api.chat import create_chat_completion
 from localinfra.api.cohere import create_cohere_embeddings
@@ -35,11 +36,11 @@ from localinfra.api.responses_store import (
     get_response,
     list_input_items,
 )
+from localinfra.api.state import Threads
 from localinfra.api.state import runtime as runtime_of
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
 from localinfra.config import is_loopback
 from localinfra.costs import Ledger
-from localinfra.executor import BoundedExecutor
 from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
 
@@ -121,7 +122,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
         async with ledger.kept():
             yield
             await runtime.close()
-            app.state.conversions.close()
+            app.state.threads.close()
 
     app = Starlette(
         routes=[
@@ -150,6 +151,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
         middleware=[
             Middleware(CanonicalPaths),
             Middleware(RequestMetrics, metrics=metrics),
+            Middleware(Arriving),
             Middleware(
                 Guard,
                 allowed_hosts=(settings.host, *settings.allowed_hosts),
@@ -171,5 +173,5 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     )
     app.state.image_files = ImageFiles(settings.image_urls_s)
     app.state.responses = ResponseStore()
-    app.state.conversions = BoundedExecutor("large requests to be read", 2, 64)
+    app.state.threads = Threads()
     return app

@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import read_body
+from localinfra.api.chance import random_hex
 from localinfra.api.chat_turn import (
     Said,
     SaidBuilder,
@@ -261,7 +261,7 @@ class ChatAnswer:
         self._body = body
         self._turn = turn
         self._meter = UsageMeter(charge, [turn.num_prompt], body.n)
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._id = f"chatcmpl-{random_hex(32)}"
         self._created = int(time.time())
 
     async def completion(self) -> tuple[ChatCompletion, list[Choice]]:

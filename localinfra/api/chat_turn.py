@@ -5,12 +5,12 @@ Knows no API's shapes.
 """
 
 import contextlib
-import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from localinfra.api.chance import random_hex
 from localinfra.chat.answer import Answer, ToolUse, parser_of
 from localinfra.chat.calls import CallFilter
 from localinfra.chat.messages import Message
@@ -192,7 +192,7 @@ class SaidBuilder:
 
 
 def call_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
+    return f"call_{random_hex(24)}"
 
 
 async def pieces_of(turn: Turn) -> AsyncGenerator[tuple[OutputDelta, list[Piece]], None]:

@@ -15,7 +15,7 @@ from localinfra.api.body import read_body
 from localinfra.api.embeddings import MAX_INPUTS, InputType, checked_inputs, embedded
 from localinfra.api.params import ShortName
 from localinfra.api.pieces import PiecesResponse
-from localinfra.api.state import limits
+from localinfra.api.state import limits, threads
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
 from localinfra.chat.messages import TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
@@ -85,7 +85,7 @@ async def create_cohere_embeddings(request: Request) -> Response:
     body = decoded.value
     forms = body.forms()
     texts, param = body.all_texts()
-    found, _, _ = await embedded(
+    found, _, charge = await embedded(
         request,
         body.model,
         checked_inputs(texts, param),
@@ -97,8 +97,9 @@ async def create_cohere_embeddings(request: Request) -> Response:
     version = request.scope["path"][2:3]
     vectors: list[bytes] = []
     for at, name in enumerate(forms):
-        rows = await pieces(found.rows, FORMS[name], lambda index, row: row)
+        rows = await pieces(found.rows, FORMS[name], lambda _, row: row, threads(request).vectors)
         vectors += [b'%b"%b":[' % (b"," if at else b"", name.encode()), *rows, b"]"]
+    charge.add(prompt_tokens=found.num_tokens)
     if version == "1" and not body.embedding_types:
         kind, opening, closing = b"embeddings_floats", b"", b""
         vectors = [b"[", *vectors[1:]]

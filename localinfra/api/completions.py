@@ -3,7 +3,6 @@
 import codecs
 import contextlib
 import time
-import uuid
 from collections.abc import AsyncGenerator, Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import Decoded, read_body
+from localinfra.api.chance import random_hex
 from localinfra.api.logprobs import LogprobColumns
 from localinfra.api.params import (
     DEFAULT_TEXT_TOKENS,
@@ -202,7 +202,7 @@ class CompletionAnswer:
         self._prompt_ids = prompts
         lengths = [len(prompt) for prompt in prompts]
         self._meter = UsageMeter(charge, lengths, body.num_candidates)
-        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._id = f"cmpl-{random_hex(32)}"
         self._created = int(time.time())
         self._echoes = echoes or [""] * len(prompts)
         self._prompt_scores: dict[int, LogprobColumns] = {}

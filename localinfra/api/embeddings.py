@@ -12,8 +12,8 @@ from localinfra.api.body import Decoded, read_body
 from localinfra.api.params import log_user
 from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
-from localinfra.api.state import limits, runtime
-from localinfra.api.usage import charge_of
+from localinfra.api.state import limits, runtime, threads
+from localinfra.api.usage import Charge, charge_of
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
 from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.errors import InvalidRequest
@@ -96,7 +96,7 @@ async def answer(request: Request, decoded: Decoded[EmbeddingsRequest]) -> Respo
     body = decoded.value
     inputs = body.inputs()
     log_user(request, body.user)
-    found, model_name, cost = await embedded(
+    found, model_name, charge = await embedded(
         request,
         body.model,
         inputs,
@@ -105,11 +105,14 @@ async def answer(request: Request, decoded: Decoded[EmbeddingsRequest]) -> Respo
         truncate=body.truncate,
         dimensions=body.dimensions,
     )
-    usage = EmbeddingsUsage(
-        prompt_tokens=found.num_tokens, total_tokens=found.num_tokens, estimated_cost=cost
-    )
     form = as_base64 if body.encoding_format == "base64" else as_floats
-    rows = await pieces(found.rows, form, framed)
+    rows = await pieces(found.rows, form, framed, threads(request).vectors)
+    charge.add(prompt_tokens=found.num_tokens)
+    usage = EmbeddingsUsage(
+        prompt_tokens=found.num_tokens,
+        total_tokens=found.num_tokens,
+        estimated_cost=charge.cost,
+    )
     head = b'{"object":"list","data":['
     tail = b'],"model":%b,"usage":%b}' % (
         msgspec.json.encode(model_name),
@@ -129,8 +132,9 @@ async def embedded(
     truncate: bool | None,
     dimensions: int | None,
     param: str = "input",
-) -> tuple["Embeddings", str, float]:
-    """The vectors, which model made them, and at what cost in USD. Errors name `param`."""
+) -> tuple["Embeddings", str, Charge]:
+    """The vectors, which model made them, and where to add what they cost, once the answer is
+    there. Errors name `param`."""
     model = await runtime(request).embedding_model(name, ROUTE)
     charge = charge_of(request, model)
     prompt = model.prompt(input_type, prompt_name)
@@ -138,8 +142,7 @@ async def embedded(
         request.receive,
         model.embed(inputs, prompt=prompt, truncate=truncate, dimensions=dimensions, param=param),
     )
-    charge.add(prompt_tokens=found.num_tokens)
-    return found, model.name, charge.cost
+    return found, model.name, charge
 
 
 def framed(index: int, row: bytes) -> bytes:

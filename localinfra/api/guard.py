@@ -5,8 +5,8 @@ header can bend). Refusals and every failure that nobody else rendered leave her
 """
 
 import re
-import secrets
 from collections.abc import Iterable
+from typing import cast
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra.api.auth import ApiKeys
+from localinfra.api.chance import random_hex
 from localinfra.api.hosts import Authority, HostRules, OriginRules, parse_authority
 from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.render import as_api_error, error_response, speaks_anthropic
@@ -91,16 +92,22 @@ class Guard:
             await error_response(as_api_error(error, scope), scope)(scope, receive, reply)
 
     def check_host(self, headers: Headers, scope: Scope) -> Authority:
-        """Against DNS rebinding: a page that had its name pointed here still sends that name."""
+        """Against DNS rebinding: a page that had its name pointed here still sends that name. Of
+        two hosts both have to be ours, whichever one a proxy in between went by."""
         given = headers.getlist("host")
-        host = parse_authority(given[0]) if len(given) == 1 else None
+        if (target := scope["state"].get("target_host")) is not None:  # of an absolute URL
+            given = [target, *(host for host in given if host != target)]
+        hosts = [parse_authority(host) for host in given]
         server = scope.get("server")  # (address, port) of this end of the connection
-        if host is None or not self.hosts.allows(host, server[0] if server else None):
+        arrived_at = server[0] if server else None
+        if len(headers.getlist("host")) != 1 or not all(
+            host is not None and self.hosts.allows(host, arrived_at) for host in hosts
+        ):
             raise Forbidden(
                 f"This server does not answer to the host {', '.join(given)[:200]!r}. If the name "
                 "is yours, list it in allowed_hosts under [server] of models.toml."
             )
-        return host
+        return cast(Authority, hosts[0])
 
     def check_origin(self, headers: Headers, host: Authority, method: str) -> dict[str, str]:
         """Returns the CORS headers for an allowed page, none where no page is involved.
@@ -148,7 +155,7 @@ def is_open(path: str) -> bool:
 
 def request_id_of(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    return given if REQUEST_ID.fullmatch(given) else random_hex(32)
 
 
 def is_foreign_fetch(headers: Headers, method: str) -> bool:

@@ -3,11 +3,8 @@
 Takes OpenAI's multipart form, and JSON with data URLs.
 """
 
-import asyncio
 import base64
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from msgspec import Meta
 from starlette.requests import Request
@@ -16,7 +13,7 @@ from starlette.responses import Response
 from localinfra.api.form import read_body_or_form
 from localinfra.api.images import DEFAULT_MODEL, ImageFields, answer_images
 from localinfra.api.params import log_user
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import limits, runtime, threads
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.image.pictures import original
 from localinfra.image.request import Original
@@ -24,16 +21,6 @@ from localinfra.image.request import Original
 ROUTE = "/v1/images/edits"
 MAX_IMAGES = 16  # OpenAI's
 Strength = Annotated[float, Meta(ge=0.01, le=1)]
-
-# A picture of 16 megapixels takes half a second and 200 MB while it is decoded: two at a time, and
-# not in the threads that others need.
-DECODING = ThreadPoolExecutor(2, "picture")
-T = TypeVar("T")
-
-
-async def decoding(work: Callable[[], T]) -> T:
-    """Runs it in a thread for pictures."""
-    return await asyncio.get_running_loop().run_in_executor(DECODING, work)
 
 
 class EditFields(ImageFields, frozen=True, kw_only=True):
@@ -61,7 +48,7 @@ async def create_edits(request: Request) -> Response:
     log_user(request, body.user)
     model = await runtime(request).image_model(body.model, DEFAULT_MODEL, ROUTE)
     model.check_queue()
-    start = await decoding(lambda: body.original(model.entry.default_size))
+    start = await threads(request).pictures_in.run(body.original, model.entry.default_size)
     return await answer_images(request, model, body, decoded.headers, start)
 
 

@@ -1,9 +1,7 @@
 """POST /v1/images/generations, and what it has in common with edits: fields, answer, events."""
 
-import asyncio
 import base64
 import re
-import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -15,13 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import header_list, read_body
+from localinfra.api.chance import random_seed
 from localinfra.api.image_files import ImageFiles
 from localinfra.api.params import MAX_SEED, ShortName, log_user
 from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import EventStream, until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import limits, runtime, threads
 from localinfra.api.usage import charge_of, dollars
 from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.executor import BoundedExecutor
 from localinfra.image.files import MEDIA_TYPES, OutputFormat
 from localinfra.image.files import encode as encode_file
 from localinfra.image.request import (
@@ -171,7 +171,7 @@ def image_request(
     width, height = body.dimensions or (entry.default_size, entry.default_size)
     if original is not None:
         width, height = original.picture.size
-    seed = secrets.randbits(32) if body.seed is None else body.seed
+    seed = random_seed(32) if body.seed is None else body.seed
     return ImageRequest(
         prompt=body.prompt,
         width=width,
@@ -185,13 +185,14 @@ def image_request(
 
 
 async def image_file(
+    executor: BoundedExecutor,
     model: "ImageModel",
     request: ImageRequest,
     event: Finished | Preview,
     form: OutputFormat = "png",
     compression: int | None = None,
 ) -> bytes:
-    """The bytes of a picture's file, with what makes it again written into it."""
+    """The bytes of a picture's file, with what makes it again written into it. Raises QueueFull."""
     made_from: dict[str, object] = {
         "prompt": request.prompt,
         "seed": request.seeds[event.image],
@@ -202,7 +203,7 @@ async def image_file(
     }
     if request.original is not None:
         made_from["strength"] = request.original.strength
-    return await asyncio.to_thread(encode_file, event.picture, form, compression, made_from)
+    return await executor.run(encode_file, event.picture, form, compression, made_from)
 
 
 class ImageAnswer:
@@ -222,6 +223,7 @@ class ImageAnswer:
         self._request = wanted
         self._tokens = tokens
         self._charge = charge_of(request, model)
+        self._executor = threads(request).pictures_out
         self._files: ImageFiles = request.app.state.image_files
         self._base_url = str(request.base_url).rstrip("/")
         self._created = int(time.time())
@@ -257,7 +259,7 @@ class ImageAnswer:
             steps = {"step": event.number, "steps": self._request.num_steps_taken}
             return encode({"type": f"{kind}.progress", **about, **steps})
         data = await self._file(event)
-        about |= {"b64_json": (await asyncio.to_thread(base64.b64encode, data)).decode()}
+        about |= {"b64_json": (await self._executor.run(base64.b64encode, data)).decode()}
         about |= {**self._common(), "size": f"{event.picture.width}x{event.picture.height}"}
         if isinstance(event, Finished):
             seed = self._request.seeds[event.image]
@@ -270,14 +272,16 @@ class ImageAnswer:
 
     async def _file(self, event: Finished | Preview) -> bytes:
         form, compression = self._body.output_format, self._body.output_compression
-        return await image_file(self._model, self._request, event, form, compression)
+        return await image_file(
+            self._executor, self._model, self._request, event, form, compression
+        )
 
     async def _datum(self, data: bytes, image: int) -> bytes:
         seed = self._request.seeds[image]
         if self._body.response_format == "url":
             path = self._files.put(data, MEDIA_TYPES[self._body.output_format])
             return encode(ImageDatum(url=self._base_url + path, seed=seed))
-        encoded = await asyncio.to_thread(base64.b64encode, data)
+        encoded = await self._executor.run(base64.b64encode, data)
         return b'{"b64_json":"%b","seed":%d}' % (encoded, seed)
 
     def _common(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from localinfra.api.pieces import PiecesResponse
 from localinfra.api.render import json_response
 from localinfra.api.rerank import MAX_DOCUMENTS, Documents, checked_documents
 from localinfra.api.sse import until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import limits, runtime, threads
 from localinfra.api.usage import charge_of
 from localinfra.api.vectors import as_floats, pieces, truncated_header
 from localinfra.api.weight import MAX_TOKEN_IDS
@@ -75,7 +75,7 @@ async def infer_embeddings(request: Request, name: str) -> Response:
             param="inputs",
         ),
     )
-    rows = await pieces(found.rows, as_floats, lambda index, row: row)
+    rows = await pieces(found.rows, as_floats, lambda index, row: row, threads(request).vectors)
     charge.add(prompt_tokens=found.num_tokens)
     status = timer.status(charge.cost, found.num_tokens)
     tail = b'],"input_tokens":%d,"request_id":%b,"inference_status":%b}' % (

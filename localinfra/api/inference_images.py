@@ -3,9 +3,7 @@
 Takes DeepInfra's own fields, and those of Cog models under `input`, as its class Sdxl sends them.
 """
 
-import asyncio
 import base64
-import secrets
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,14 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import Decoded, decode, header_list
+from localinfra.api.chance import random_seed
 from localinfra.api.form import read_body_or_form
-from localinfra.api.image_edits import Strength, decoding, from_data_url
+from localinfra.api.image_edits import Strength, from_data_url
 from localinfra.api.images import check_prompt, image_file
 from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.params import MAX_SEED
 from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
-from localinfra.api.state import limits, runtime
+from localinfra.api.state import limits, runtime, threads
 from localinfra.api.usage import Charge, charge_of
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import give_way
@@ -177,9 +176,11 @@ async def make_images(
     charge = charge_of(request, model)
     model.check_queue()
     tokens = await model.count(fields.prompt, strict=False)
-    start = await decoding(lambda: fields.original(strength, model.entry.default_size))
+    start = await threads(request).pictures_in.run(
+        fields.original, strength, model.entry.default_size
+    )
     wanted = native_image_request(fields, num_images, model.entry, start)
-    urls = await until_disconnect(request.receive, data_urls(model, wanted, charge))
+    urls = await until_disconnect(request.receive, data_urls(request, model, wanted, charge))
     status = timer.status(charge.cost, min(tokens.t5, tokens.t5_limit))
     cut = {"x-localinfra-truncated": header_list(tokens.cuts)} if tokens.cuts else {}
     return Made(urls, wanted.seeds, timer.request_id, status, cut)
@@ -189,7 +190,7 @@ def native_image_request(
     fields: NativeImageFields, num_images: int, entry: ImageModelEntry, start: Original | None
 ) -> ImageRequest:
     width, height = start.picture.size if start else fields.dimensions(entry.default_size)
-    seed = secrets.randbits(32) if fields.seed is None else fields.seed
+    seed = random_seed(32) if fields.seed is None else fields.seed
     scale = fields.guidance_scale
     return ImageRequest(
         prompt=fields.prompt,
@@ -202,14 +203,17 @@ def native_image_request(
     )
 
 
-async def data_urls(model: "ImageModel", wanted: ImageRequest, charge: Charge) -> list[bytes]:
+async def data_urls(
+    request: Request, model: "ImageModel", wanted: ImageRequest, charge: Charge
+) -> list[bytes]:
     """Each image as a JSON string, with commas between them."""
     urls: dict[int, bytes] = {}
+    executor = threads(request).pictures_out
     async with aclosing(model.events(wanted)) as events:
         async for event in events:
             if isinstance(event, Finished):  # encoded while the next one is painted
                 charge.add(images=1)
-                file = await image_file(model, wanted, event)
-                encoded = await asyncio.to_thread(base64.b64encode, file)
+                file = await image_file(executor, model, wanted, event)
+                encoded = await executor.run(base64.b64encode, file)
                 urls[event.image] = b'"data:image/png;base64,%b"' % encoded
     return [(b"," if image else b"") + urls[image] for image in sorted(urls)]

@@ -1,10 +1,10 @@
 """What native answers have in common, whatever the model: how a request went and what it cost."""
 
 import time
-import uuid
 
 import msgspec
 
+from localinfra.api.chance import random_hex
 from localinfra.errors import UnsupportedParameter
 
 ROUTE = "/v1/inference"
@@ -22,7 +22,7 @@ class Timer:
     """A request's id, and what is said of it at its end."""
 
     def __init__(self) -> None:
-        self.request_id = uuid.uuid4().hex
+        self.request_id = random_hex(32)
         self._started = time.monotonic()
 
     def status(self, cost: float, num_input: int, num_generated: int = 0) -> InferenceStatus:

@@ -1,8 +1,6 @@
 """POST /v1/messages and /v1/messages/count_tokens: Anthropic's API over the turns that chat has."""
 
 import contextlib
-import secrets
-import uuid
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from localinfra.api.body import read_body
+from localinfra.api.chance import random_hex, random_seed
 from localinfra.api.chat_turn import Turn, TurnRequest, begin, pieces_of
 from localinfra.api.messages_input import PromptFields
 from localinfra.api.messages_output import (
@@ -72,7 +71,7 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
                 temperature=self.temperature,
                 top_p=self.top_p,
                 top_k=given(self.top_k) or 0,
-                seed=secrets.randbits(63) if seed is None else seed,
+                seed=random_seed(63) if seed is None else seed,
                 is_reproducible=seed is not None,
             ),
             max_tokens=given(self.max_tokens),
@@ -138,7 +137,7 @@ class MessageAnswer:
         self._turn = turn
         self._meter = UsageMeter(charge, [turn.num_prompt], 1)
         self._hides_thinking = hides_thinking
-        self._id = f"msg_{uuid.uuid4().hex[:24]}"
+        self._id = f"msg_{random_hex(24)}"
 
     async def message(self) -> Message:
         said: list[Piece] = []

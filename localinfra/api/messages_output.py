@@ -5,11 +5,11 @@ https://platform.claude.com/docs/en/build-with-claude/streaming. Pure.
 """
 
 import itertools
-import uuid
 from collections.abc import Iterable
 
 import msgspec
 
+from localinfra.api.chance import random_hex
 from localinfra.api.sse import NamedEvent
 from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
 from localinfra.chat.partial import completed_object
@@ -193,4 +193,4 @@ class BlockWriter:
 
 
 def tool_use_id() -> str:
-    return f"toolu_{uuid.uuid4().hex[:24]}"
+    return f"toolu_{random_hex(24)}"

@@ -1,7 +1,6 @@
 """What requests for text have in common: sampling, length, stops."""
 
 import logging
-import secrets
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 
+from localinfra.api.chance import random_seed
 from localinfra.api.render import request_id
 from localinfra.api.structured import ResponseFormat
 from localinfra.chat.answer import AnswerFormat
@@ -95,7 +95,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=next(iter(self._repetition_penalties), 1.0),
             logit_bias=self.logit_bias,
-            seed=secrets.randbits(63) if seed is None else seed,
+            seed=random_seed(63) if seed is None else seed,
             is_reproducible=seed is not None,
         )
 

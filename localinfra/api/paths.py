@@ -13,25 +13,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from localinfra.logs import shown
 
 SLASHES = re.compile("/{2,}")
-DOUBLED = re.compile("^(/anthropic|/v1/openai|/inference-api/openai)?(?:/v1)+(?=/v1/)")
-# At the root as below /v1: base URLs without /v1. /tokenize and /detokenize have routes there.
-ROOT_NAMES = (
-    "chat/completions",
-    "completions",
-    "embeddings",
-    "engines",
-    "images/generations",
-    "images/edits",
-    "messages",
-    "models",
-    "rerank",
-    "reranking",
-    "responses",
+# What base URLs end with: ours, those of hosted services and of gateways, and mixtures.
+PREFIXED = re.compile(
+    r"(?P<base>(?:/(?:v1|v2|openai|api|anthropic|inference-api))*)"
+    r"/(?P<name>chat/completions|completions|embeddings|embed|engines|images/generations|"
+    r"images/edits|messages|models|rerank|reranking|responses|inference|tokenize|detokenize|"
+    r"tokenizer_info|health|metrics)(?P<rest>/.*)?",
+    re.DOTALL,
 )
-AT_ROOT = re.compile(f"/(?:{'|'.join(ROOT_NAMES)})(?:/.*)?", re.DOTALL)
-OTHER_PREFIXES = re.compile("^/(?:openai|api|v1/openai)(?=/v1/)")  # of gateways, or mixed up
+INFERENCE_TWICE = re.compile("^/v1/inference(?:/v1/inference)+(?=/)")
+KEPT_BASES = {"/v1", "/v1/openai", "/inference-api/openai/v1"}  # these have routes of their own
+AT_ROOT = {"tokenize", "detokenize", "tokenizer_info", "health", "metrics"}
+ONLY_AT_ROOT = {"tokenizer_info", "health", "metrics"}
+COHERES = {"rerank", "embed"}  # in two versions
+OLLAMAS = {"embed", "embeddings"}  # below /api
 SECOND_NAMES = ("/v1/openai/", "/inference-api/")  # of routes below /v1
-SYNONYMS = {"/v1/reranking": "/v1/rerank"}
 
 # What other servers have and this one hasn't, by the beginning of its path.
 NOT_SERVED = {
@@ -57,6 +53,9 @@ NOT_SERVED = {
     "/v1/complete": "Use /v1/messages, or /v1/completions.",
     "/v1/classify": "Classification is not served: use /v1/rerank or /v1/embeddings.",
     "/v1beta": "Google's API is not served: use /v1/chat/completions.",
+    "/version": "The version is in /health.",
+    "/openai/deployments": "That is Azure's form of the API: use an OpenAI client with the base "
+    "URL {base}/v1 and the model in the body.",
     "/props": "That is llama.cpp's own API: use /v1/models and /health.",
     "/slots": "That is llama.cpp's own API: use /metrics.",
     "/completion": "That is llama.cpp's own API: use /v1/completions.",
@@ -68,13 +67,33 @@ EXAMPLES = {"id": "MODEL", "name": "NAME"}
 
 
 def canonical(path: str) -> str:
-    """The path without doubled and trailing slashes, with one /v1, by its own name."""
-    path = SLASHES.sub("/", path)
-    path = path.rstrip("/") or "/"
-    path = DOUBLED.sub(r"\1", OTHER_PREFIXES.sub("", path))
-    if AT_ROOT.fullmatch(path):
-        path = "/v1" + path
-    return SYNONYMS.get(path, path)
+    """The path without doubled and trailing slashes, below one base, by its own name."""
+    path = SLASHES.sub("/", path).rstrip("/") or "/"
+    path = INFERENCE_TWICE.sub("/v1/inference", path)
+    found = PREFIXED.fullmatch(path)
+    if found is None:
+        return path
+    name = {"reranking": "rerank"}.get(found["name"], found["name"])
+    base = base_for(found["base"], name)
+    return path if base is None else f"{base}/{name}{found['rest'] or ''}"
+
+
+def base_for(given: str, name: str) -> str | None:
+    """Where the route of that name is, for who asks for it below `given`. None where that is the
+    path of somebody else's API."""
+    segments = given.split("/")[1:]
+    version = next((part for part in reversed(segments) if part in ("v1", "v2")), "")
+    if name in ONLY_AT_ROOT or (name in AT_ROOT and not given):
+        return ""
+    if name in OLLAMAS and segments[-1:] == ["api"]:
+        return None
+    if name in COHERES and version == "v2":
+        return "/v2"
+    if version == "v2" or (name == "embed" and not version):
+        return None
+    if name == "messages":
+        return "/anthropic/v1" if "anthropic" in segments else "/v1"
+    return given if given in KEPT_BASES and name not in ("embed", "inference") else "/v1"
 
 
 class CanonicalPaths:

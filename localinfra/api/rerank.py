@@ -1,6 +1,5 @@
 """POST /v1/rerank: how well documents answer a query, in the shape of Cohere's and Jina's APIs."""
 
-import uuid
 from typing import Annotated
 
 import msgspec
@@ -9,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import read_body
+from localinfra.api.chance import random_hex
 from localinfra.api.render import json_response
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime
@@ -92,5 +92,5 @@ async def create_ranking(request: Request) -> Response:
     usage = RerankUsage(scores.num_tokens, scores.num_tokens, charge.cost)
     headers = {**decoded.headers, **truncated_header(scores.truncated)}
     return json_response(
-        Ranking(f"rerank-{uuid.uuid4().hex}", model.name, results, usage), headers=headers
+        Ranking(f"rerank-{random_hex(32)}", model.name, results, usage), headers=headers
     )

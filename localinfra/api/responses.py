@@ -26,7 +26,8 @@ from localinfra.api.responses_items import AnyItem, OutputItem, new_id
 from localinfra.api.responses_output import Event, OutputWriter, TokenKinds
 from localinfra.api.responses_request import Metadata, Reasoning, ResponsesRequest, TextOptions
 from localinfra.api.responses_store import (
-    previous_conversation,
+    KeptResponse,
+    previous_response,
     referenced_item,
     store_of,
 )
@@ -141,6 +142,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     body: ResponsesRequest
     items: list[AnyItem]
+    num_bytes: int  # of the items as JSON; 0 where they are not to be kept
     messages: list[Message]
     answer: Answer
     offered: Offered
@@ -150,7 +152,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 async def create_response(request: Request) -> HttpResponse:
     decoded = await read_body(request, ResponsesRequest, limits(request))
-    asked = await converted(request, decoded, lambda: what_is_asked(request, decoded))
+    asked = await asking(request, decoded)
     body = asked.body
     wanted = TurnRequest(
         messages=asked.messages,
@@ -185,7 +187,7 @@ async def create_response(request: Request) -> HttpResponse:
 
 async def count_input_tokens(request: Request) -> HttpResponse:
     decoded = await read_body(request, ResponsesRequest, limits(request))
-    asked = await converted(request, decoded, lambda: what_is_asked(request, decoded))
+    asked = await asking(request, decoded)
     tools = asked.answer.use.tools
     model = await runtime(request).text_model(asked.body.model, ROUTE)
     with naming_input():
@@ -196,11 +198,21 @@ async def count_input_tokens(request: Request) -> HttpResponse:
     return json_response(counted, headers=headers)
 
 
-def what_is_asked(request: Request, decoded: Decoded[ResponsesRequest]) -> Asked:
-    """Raises InvalidRequest, UnsupportedParameter and NotFound."""
+async def asking(request: Request, decoded: Decoded[ResponsesRequest]) -> Asked:
+    """Raises InvalidRequest, UnsupportedParameter, NotFound and QueueFull."""
+    previous = previous_response(request, decoded.value.previous_response_id)
+    size = decoded.size + (previous.conversation_bytes if previous else 0)
+    return await converted(
+        request, decoded, lambda: what_is_asked(request, decoded, previous), size=size
+    )
+
+
+def what_is_asked(
+    request: Request, decoded: Decoded[ResponsesRequest], previous: KeptResponse | None
+) -> Asked:
     body = decoded.value
     body.check()
-    earlier = previous_conversation(request, body.previous_response_id or None)
+    earlier = previous.conversation if previous else []
     sent = read_input(body.input, lambda id, path: referenced_item(request, id, path))
     sent = without_orphans(earlier, sent)
     check_outputs(earlier, sent.items, sent.paths)
@@ -211,9 +223,12 @@ def what_is_asked(request: Request, decoded: Decoded[ResponsesRequest]) -> Asked
         raise InvalidRequest("input is empty: send a text, or at least one item.", "input")
     offered = body.offered
     left_out = [*body.left_out, *offered.left_out, *sent.left_out]
+    num_bytes = 0
+    if body.store:
+        num_bytes = len(encode(sent.items)) + (previous.conversation_bytes if previous else 0)
     items = [*earlier, *sent.items]
     unknown = [*offered.unknown, *sent.unknown]
-    return Asked(body, items, messages, body.answer(), offered, left_out, unknown)
+    return Asked(body, items, num_bytes, messages, body.answer(), offered, left_out, unknown)
 
 
 @contextlib.contextmanager
@@ -232,7 +247,12 @@ def keeping(request: Request, asked: Asked) -> Callable[[Response], None]:
         if asked.body.store:
             caller = caller_of(request)
             store_of(request).put(
-                response.id, caller, encode(response), asked.items, response.output
+                response.id,
+                caller,
+                encode(response),
+                asked.items,
+                response.output,
+                asked.num_bytes,
             )
 
     return keep

@@ -3,11 +3,12 @@
 https://platform.openai.com/docs/api-reference/responses/object
 """
 
-import secrets
 from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
+
+from localinfra.api.chance import random_hex
 
 Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -97,4 +98,4 @@ def flat_name(name: str, namespace: str | None) -> str:
 
 def new_id(kind: str) -> str:
     """OpenAI's form; nobody can guess it."""
-    return f"{kind}_{secrets.token_hex(24)}"
+    return f"{kind}_{random_hex(48)}"

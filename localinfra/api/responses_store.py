@@ -39,7 +39,11 @@ class KeptResponse(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes  # the response as JSON
     input: Sequence[AnyItem]  # all that it was made from, earlier responses included
     output: Sequence[AnyItem]
-    num_bytes: int
+    conversation_bytes: int  # of both, as JSON
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.body) + self.conversation_bytes
 
     @property
     def conversation(self) -> list[AnyItem]:
@@ -64,14 +68,16 @@ class ResponseStore:
         body: bytes,
         input: Sequence[AnyItem],
         output: Sequence[AnyItem],
+        input_bytes: int,
     ) -> None:
+        """`input_bytes`: of the input as JSON, which is too much to be written here each time."""
         kept = KeptResponse(
             id=id,
             caller=caller,
             body=body,
             input=input,
             output=output,
-            num_bytes=len(body) + len(encode(input)) + len(encode(output)),
+            conversation_bytes=input_bytes + len(encode(output)),
         )
         with self._lock:
             self._kept[id] = kept
@@ -135,10 +141,10 @@ def kept_response(request: Request) -> KeptResponse:
     return kept
 
 
-def previous_conversation(request: Request, id: str | None) -> list[AnyItem]:
+def previous_response(request: Request, id: str | None) -> KeptResponse | None:
     """What a `previous_response_id` stands for. Raises NotFound."""
-    if id is None:
-        return []
+    if not id:
+        return None
     kept = store_of(request).find(id, caller_of(request))
     if kept is None:
         raise PreviousResponseNotFound(
@@ -146,7 +152,7 @@ def previous_conversation(request: Request, id: str | None) -> list[AnyItem]:
             "as input instead.",
             "previous_response_id",
         )
-    return kept.conversation
+    return kept
 
 
 def referenced_item(request: Request, id: str, path: str) -> AnyItem:

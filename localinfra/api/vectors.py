@@ -3,12 +3,13 @@
 A vector of 1,024 numbers takes 0.1 ms, and a request may have 2,048 of them.
 """
 
-import asyncio
 import base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from localinfra.executor import BoundedExecutor, stop_if_abandoned
 
 if TYPE_CHECKING:
     from localinfra.embed.encoder import Rows  # brings numpy
@@ -34,20 +35,25 @@ def as_base64(rows: "Rows") -> list[bytes]:
 
 
 async def pieces(
-    rows: "Rows", form: Callable[["Rows"], list[bytes]], frame: Callable[[int, bytes], bytes]
+    rows: "Rows",
+    form: Callable[["Rows"], list[bytes]],
+    frame: Callable[[int, bytes], bytes],
+    executor: BoundedExecutor,
 ) -> list[bytes]:
     """`frame(index, row)` around each encoded row, with commas between, a few rows in each piece.
-    Computed in a thread, if they are many; it gives the interpreter back after each piece."""
+    Computed in a thread, if they are many; it gives the interpreter back after each piece. Raises
+    QueueFull."""
 
     def all_pieces() -> list[bytes]:
         found = []
         for at in range(0, len(rows), ROWS_AT_ONCE):
+            stop_if_abandoned()
             encoded = form(rows[at : at + ROWS_AT_ONCE])
             framed = b",".join([frame(at + offset, row) for offset, row in enumerate(encoded)])
             found.append(b"," + framed if at else framed)
         return found
 
-    return all_pieces() if rows.size <= INLINE_NUMBERS else await asyncio.to_thread(all_pieces)
+    return all_pieces() if rows.size <= INLINE_NUMBERS else await executor.run(all_pieces)
 
 
 def truncated_header(indices: list[int]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """EmbeddingModel and RerankModel: loaded models as the API sees them. Texts → vectors or scores."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -11,6 +11,7 @@ from localinfra.embed.encoder import Rows, Tokens, unit_length
 from localinfra.embed.measuring import Measurement
 from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
 from localinfra.embed.worker import Worker
+from localinfra.engine.watchdog import Pulse
 from localinfra.errors import ApiError, InvalidRequest
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.models.catalog import EmbeddingModelEntry, RerankModelEntry
@@ -23,7 +24,11 @@ NUM_READING = 2  # threads that tokenise, one of them for texts of no more than 
 MAX_READING = 256  # requests that may wait for them
 LARGE_INPUT = 200_000  # characters
 
+# A text is read piece by piece, until it is known to be too long: first this much of it, then all.
+# Words without end and blanks are few tokens, so that its length says little.
 CHARACTERS_AT_ONCE = 200_000
+MAX_CHARACTERS = 4_000_000  # of a text; they take a second and 300 MB
+MAX_PAIRED = 20_000_000  # of a query with more than its share, which is read with each document
 PAIRS_AT_ONCE = 32
 MAX_QUERY_SHARE = 0.75  # of what a reranker reads
 
@@ -37,11 +42,9 @@ Input = str | list[int]  # a text, or its token ids
 class InputTooLong(InvalidRequest):
     code = "context_length_exceeded"
 
-    def __init__(self, index: int, num_tokens: int, limit: int, param: str, *, is_whole: bool):
-        """`is_whole`: all of the text was counted."""
-        counted = f"{num_tokens} tokens" if is_whole else f"more than {num_tokens} tokens or blanks"
+    def __init__(self, index: int, reading: "Reading", limit: int, param: str):
         super().__init__(
-            f"{param}[{index}] has {counted}, but this model's maximum context length is "
+            f"{param}[{index}] has {reading.described}, but this model's maximum context length is "
             f"{limit} tokens. Split it, or send truncate: true to have its end cut off.",
             param,
         )
@@ -72,6 +75,14 @@ class EncoderModel:
     @property
     def fault(self) -> str | None:
         return self._worker.fault
+
+    @property
+    def pulse(self) -> Pulse:
+        return self._worker.pulse
+
+    def abandon(self, reason: str) -> None:
+        """See `Worker.abandon`."""
+        self._worker.abandon(reason)
 
     @functools.cached_property
     def _reading(self) -> BoundedExecutor:
@@ -171,7 +182,7 @@ class EmbeddingModel(EncoderModel):
                     "Token ids can't follow a prompt; send texts, or leave the prompt out.", param
                 )
             found = [self._own(ids, index, param) for index, ids in enumerate(inputs)]  # type: ignore[arg-type]
-            return bounded(self._tokenizer, found, truncate, param)
+            return bounded(self._tokenizer, [Reading(own) for own in found], truncate, param)
         texts = [
             prompt + (text if isinstance(text, str) else decode(text, f"{param}[{index}]"))
             for index, text in enumerate(inputs)
@@ -235,24 +246,31 @@ class RerankModel(EncoderModel):
     ) -> tuple[list[Tokens], list[int]]:
         tokenizer = self._tokenizer
         limit = int(tokenizer.max_tokens * MAX_QUERY_SHARE)
-        [read] = tokenizer.tokenize([query[: tokenizer.max_characters]])
-        if len(read) > limit or len(query) > tokenizer.max_characters:
+        [read] = readings(tokenizer.tokenize, [query], tokenizer.max_characters, limit)
+        if not read.fits(limit):
             raise InvalidRequest(
-                f"The query has {len(read)} tokens{' or more' * (len(read) <= limit)}; at most "
-                f"{limit} leave the documents room. Shorten it.",
+                f"The query has {read.described}; at most {limit} tokens leave the documents "
+                "room. Shorten it.",
+                "query",
+            )
+        is_long = len(query) > tokenizer.max_characters
+        if is_long and len(query) * len(documents) > MAX_PAIRED:
+            raise InvalidRequest(
+                f"The query has {len(query)} characters, too many to be read with each of "
+                f"{len(documents)} documents. Shorten it, or send fewer documents.",
                 "query",
             )
         pairs: list[Tokens] = []
         truncated: list[int] = []
         for start in range(0, len(documents), PAIRS_AT_ONCE):
-            stop_if_abandoned()
             part = documents[start : start + PAIRS_AT_ONCE]
-            found = tokenizer.tokenize_pairs(
-                query, [text[: tokenizer.max_characters] for text in part]
+            found = readings(
+                functools.partial(tokenizer.tokenize_pairs, query),
+                part,
+                tokenizer.max_characters,
+                tokenizer.max_tokens,
             )
-            cut, at = bounded(
-                tokenizer, found, truncate, "documents", start, part, tokenizer.max_characters
-            )
+            cut, at = bounded(tokenizer, found, truncate, "documents", start)
             pairs += cut
             truncated += at
         return pairs, truncated
@@ -262,56 +280,74 @@ def tokenized(
     tokenizer: Tokenizer, texts: Sequence[str], truncate: bool, param: str
 ) -> tuple[list[Tokens], list[int]]:
     """Tokens of texts, cut to what the model reads, and the indices of those that were. A few at a
-    time and no more of a text than could fit: ids take a hundred times its memory. Raises
-    InputTooLong unless `truncate`."""
+    time: ids take a hundred times their memory. Raises InputTooLong unless `truncate`."""
     found: list[Tokens] = []
     truncated: list[int] = []
+    # Some thousands more than could fit make the number of tokens exact that an error tells.
+    first_look = max(tokenizer.max_characters, CHARACTERS_AT_ONCE)
     start = 0
     while start < len(texts):
-        stop_if_abandoned()
         stop, num_characters = start, 0
         while stop < len(texts) and num_characters < CHARACTERS_AT_ONCE:
-            num_characters += len(texts[stop])
+            num_characters += min(len(texts[stop]), first_look)
             stop += 1
-        part = texts[start:stop]
-        num_read = readable(tokenizer)
-        read = tokenizer.tokenize([text[:num_read] for text in part])
-        cut, at = bounded(tokenizer, read, truncate, param, start, part, num_read)
+        read = readings(tokenizer.tokenize, texts[start:stop], first_look, tokenizer.max_tokens)
+        cut, at = bounded(tokenizer, read, truncate, param, start)
         found += cut
         truncated += at
         start = stop
     return found, truncated
 
 
-def readable(tokenizer: Tokenizer) -> int:
-    """Characters of a text that are looked at: more can't fit, and some thousands more make the
-    number of tokens exact that an error tells."""
-    return max(tokenizer.max_characters, CHARACTERS_AT_ONCE)
+class Reading(msgspec.Struct, frozen=True):
+    """What was read of a text."""
+
+    tokens: Tokens
+    num_characters: int | None = None  # of its beginning, where that is not all of it
+
+    def fits(self, limit: int) -> bool:
+        return len(self.tokens) <= limit and self.num_characters is None
+
+    @property
+    def described(self) -> str:
+        tokens = f"{len(self.tokens)} tokens"
+        if self.num_characters is None:
+            return tokens
+        return f"{tokens} in its first {self.num_characters} characters, where reading stopped"
+
+
+def readings(
+    tokenize: Callable[[Sequence[str]], list[Tokens]],
+    texts: Sequence[str],
+    first_look: int,
+    limit: int,
+) -> list[Reading]:
+    """The first characters of each text, or `MAX_CHARACTERS` where those are no more than `limit`
+    tokens. Raises Abandoned."""
+    stop_if_abandoned()
+    found: list[Reading] = []
+    for text, tokens in zip(texts, tokenize([text[:first_look] for text in texts]), strict=True):
+        num_read = first_look
+        if len(tokens) <= limit and len(text) > first_look:
+            stop_if_abandoned()
+            num_read = MAX_CHARACTERS
+            [tokens] = tokenize([text[:num_read]])
+        found.append(Reading(tokens, num_read if len(text) > num_read else None))
+    return found
 
 
 def bounded(
-    tokenizer: Tokenizer,
-    texts: list[Tokens],
-    truncate: bool,
-    param: str,
-    start: int = 0,
-    sources: Sequence[str] = (),
-    num_read: int = 0,
+    tokenizer: Tokenizer, texts: Sequence[Reading], truncate: bool, param: str, start: int = 0
 ) -> tuple[list[Tokens], list[int]]:
     """The texts, whose indices begin at `start`, cut to what fits; and the indices of those that
-    were. `sources` are what they were tokenised from, the first `num_read` characters of each.
-    Raises InputTooLong unless `truncate`."""
+    were. Raises InputTooLong unless `truncate`."""
     limit = tokenizer.max_tokens
     cut: list[Tokens] = []
     truncated: list[int] = []
-    for at, tokens in enumerate(texts):
-        is_whole = not sources or len(sources[at]) <= tokenizer.max_characters
-        is_counted = not sources or len(sources[at]) <= num_read
-        if len(tokens) <= limit and is_whole:
-            cut.append(tokens)
-            continue
-        if not truncate:
-            raise InputTooLong(start + at, len(tokens), limit, param, is_whole=is_counted)
-        truncated.append(start + at)
-        cut.append(tokenizer.cut(tokens))
+    for index, reading in enumerate(texts, start):
+        if not reading.fits(limit):
+            if not truncate:
+                raise InputTooLong(index, reading, limit, param)
+            truncated.append(index)
+        cut.append(tokenizer.cut(reading.tokens))
     return cut, truncated

@@ -13,7 +13,7 @@ class Tokenizer(Protocol):
 
     max_tokens: int  # of a text, special tokens included
     num_vocab: int
-    max_characters: int  # a text of more is too long whatever it says
+    max_characters: int  # a text of more is too long, unless it is blanks or words nobody knows
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """With special tokens, however long."""

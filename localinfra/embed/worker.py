@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from localinfra.embed.batcher import Batcher, Job, Part
 from localinfra.embed.encoder import Encoder, Rows, Tokens
+from localinfra.engine.watchdog import Pulse
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Worker:
         self._batcher = Batcher(encoder.batch_tokens)
         self._waiting: dict[Job, Waiting] = {}
         self._num_computing: Counter[int] = Counter()  # batches, by the id of their encoder
+        self._pulse = Pulse()
         self._threads: list[threading.Thread] = []
         self._add_threads(encoder.num_lanes)
 
@@ -65,6 +67,11 @@ class Worker:
             return self._fault
         is_alive = all(thread.is_alive() for thread in self._threads)
         return None if is_alive else "a thread that computes has ended"
+
+    @property
+    def pulse(self) -> Pulse:
+        """What the threads are at, for a watchdog: one that hangs is seen when the others idle."""
+        return self._pulse
 
     @property
     def num_waiting(self) -> int:
@@ -128,6 +135,14 @@ class Worker:
         else:
             self._encoder.close()
 
+    def abandon(self, reason: str) -> None:
+        """Gives up threads that hang: whoever waits is told. Event loop only."""
+        self._fault = reason
+        self._is_closed = True
+        with self._lock:  # nobody computes while he has it
+            self._fail_all(EngineFailed(f"{self._name} was given up: {reason}."))
+        self._work.release(len(self._threads))
+
     def _tell(self, command: Callable[[], None]) -> None:
         """Never waits: the event loop takes no lock that a thread holds."""
         self._commands.append(command)
@@ -157,7 +172,9 @@ class Worker:
                 self._work.release()  # another batch, for this thread or another one
             is_alone = not self._num_computing.total() and not self._batcher
             encoder = self._encoder
-            self._num_computing[id(encoder)] += bool(batch)
+            if batch:
+                self._num_computing[id(encoder)] += 1
+                self._pulse = self._pulse.computing()
         if batch:
             self._compute(encoder, batch, is_alone)
 
@@ -185,6 +202,8 @@ class Worker:
             rows = None
         with self._lock:
             self._num_computing[id(encoder)] -= 1
+            is_idle = not self._num_computing.total()
+            self._pulse = self._pulse.idle() if is_idle else self._pulse.computing()
             is_left = encoder is not self._encoder and not self._num_computing[id(encoder)]
             self._deliver(batch, rows)
         if is_left:

@@ -23,12 +23,13 @@ class Pulse(msgspec.Struct, frozen=True):
 
     num: int = 0
     phase: Phase = Phase.IDLE
+    size: int = 1  # of what is computed, by which more patience is had with it
 
     def next(self) -> "Pulse":
         return Pulse(self.num + 1, Phase.WORKING)
 
-    def computing(self) -> "Pulse":
-        return Pulse(self.num + 1, Phase.COMPUTING)
+    def computing(self, size: int = 1) -> "Pulse":
+        return Pulse(self.num + 1, Phase.COMPUTING, size)
 
     def idle(self) -> "Pulse":
         return Pulse(self.num + 1, Phase.IDLE)
@@ -39,15 +40,15 @@ class Watchdog:
 
     def __init__(self, max_checks: int):
         """So many checks may find the thread at the same thing; ten times as many where it
-        computes."""
+        computes, and that for each unit of a pulse's size."""
         self._max_checks = max_checks
         self._seen = Pulse()
-        self._num_checks = 0  # that found it there
+        self.num_checks = 0  # that found it there
 
     def stands_still(self, pulse: Pulse) -> bool:
         if pulse != self._seen or pulse.phase is Phase.IDLE:
-            self._seen, self._num_checks = pulse, 0
+            self._seen, self.num_checks = pulse, 0
             return False
-        self._num_checks += 1
-        factor = COMPUTING_FACTOR if pulse.phase is Phase.COMPUTING else 1
-        return self._num_checks >= factor * self._max_checks
+        self.num_checks += 1
+        factor = COMPUTING_FACTOR * pulse.size if pulse.phase is Phase.COMPUTING else 1
+        return self.num_checks >= factor * self._max_checks

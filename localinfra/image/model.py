@@ -2,6 +2,7 @@
 
 import msgspec
 
+from localinfra.engine.watchdog import Pulse
 from localinfra.errors import InvalidRequest
 from localinfra.executor import BoundedExecutor
 from localinfra.image.pipeline import FluxPainter
@@ -47,6 +48,14 @@ class ImageModel:
     @property
     def fault(self) -> str | None:
         return self._worker.fault
+
+    @property
+    def pulse(self) -> Pulse:
+        return self._worker.pulse
+
+    def abandon(self, reason: str) -> None:
+        """See `Worker.abandon`."""
+        self._worker.abandon(reason)
 
     @property
     def idle_s(self) -> float:

@@ -8,6 +8,7 @@ import copy
 import gc
 import json
 import logging
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -159,6 +160,11 @@ class FluxPainter:
         is_cuda = self.placement.device == "cuda"
         free_bytes = self._torch.cuda.mem_get_info()[0] if is_cuda else 0
         return self.placement.images_at_once(request.width, request.height, free_bytes)
+
+    def patience(self, request: ImageRequest, num_images: int) -> int:
+        """By megapixels; a CPU may take a quarter of an hour for one of a large model's."""
+        megapixels = math.ceil(num_images * request.width * request.height / 2**20)
+        return megapixels * (6 if self.placement.device == "cpu" else 1)
 
     def paint(
         self, request: ImageRequest, images: Sequence[int], tell: Callable[[Event], None]

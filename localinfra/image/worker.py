@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from localinfra.engine.watchdog import Pulse
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.request import Event, Finished, ImageRequest
 
@@ -29,6 +30,9 @@ class Painter(Protocol):
 
     def images_at_once(self, request: ImageRequest) -> int:
         """How many images of it are best made together."""
+
+    def patience(self, request: ImageRequest, num_images: int) -> int:
+        """By how much longer than usual a step may take, as a factor."""
 
     def paint(
         self, request: ImageRequest, images: Sequence[int], tell: Callable[[Event], None]
@@ -67,6 +71,7 @@ class Worker:
         self._idle_since = time.monotonic()
         self._is_closed = False
         self._fault: str | None = None  # why the thread has ended
+        self._pulse = Pulse()  # the thread's
         self._arrivals: deque[Job] = deque()
         self._work = threading.Semaphore(0)
         self._turns: deque[Job] = deque()  # the thread's
@@ -83,6 +88,11 @@ class Worker:
         if self._fault or self._is_closed or self._thread.is_alive():
             return self._fault
         return "the thread that paints has ended"
+
+    @property
+    def pulse(self) -> Pulse:
+        """What the thread is at, for a watchdog."""
+        return self._pulse
 
     @property
     def idle_s(self) -> float:
@@ -129,6 +139,12 @@ class Worker:
         else:
             self._painter.close()
 
+    def abandon(self, reason: str) -> None:
+        """Gives up a thread that hangs: whoever waits is told. Event loop only."""
+        self._fault = reason
+        self._is_closed = True
+        self._tell_all(EngineFailed(f"{self._name} was given up: {reason}."))
+
     def _tell_all(self, error: ApiError) -> None:
         for job in [*self._turns, *self._arrivals]:
             job.put(error)
@@ -138,7 +154,9 @@ class Worker:
     def _run(self) -> None:
         try:
             while not self._is_closed:
+                self._pulse = self._pulse.idle()
                 self._work.acquire()
+                self._pulse = self._pulse.next()
                 self._take_arrivals()
                 if self._turns and not self._is_closed:
                     self._paint(self._turns[0])
@@ -159,12 +177,15 @@ class Worker:
         def tell(event: Event) -> None:
             if job.is_cancelled or self._is_closed:
                 raise Cancelled
+            self._pulse = self._pulse.computing(self._pulse.size)
             job.put(event)
 
         try:
             if not job.is_cancelled:
                 at_once = self._painter.images_at_once(job.request)
                 images = range(job.next_image, min(job.next_image + at_once, num_images))
+                patience = self._painter.patience(job.request, len(images))
+                self._pulse = self._pulse.computing(patience)
                 pictures = self._painter.paint(job.request, images, tell)
                 for image, picture in zip(images, pictures, strict=True):
                     job.put(Finished(image, picture))

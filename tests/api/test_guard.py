@@ -1,9 +1,11 @@
 """What Guard lets through to the app, and what it adds to every answer."""
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 from asgi import Header, Reply, call, scope_of
+from serving import Serving
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
@@ -17,6 +19,25 @@ PATHS = ["/", "/health", "/health/", "/metrics", "/v1/models", "/nowhere", "//he
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("inside")(scope, receive, send)
+
+
+async def guarded_path(scope: Scope, receive: Receive, send: Send) -> None:
+    async def tell_path(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(scope["path"])(scope, receive, send)
+
+    if scope["type"] == "http":
+        await Guard(tell_path)(scope, receive, send)
+        return
+    for step in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{step}.complete"})
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Serving]:
+    serving = Serving(guarded_path)
+    yield serving
+    serving.close()
 
 
 async def unreachable(scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,6 +68,33 @@ def test_hosts_come_from_the_settings_and_the_connection() -> None:
         assert get(guard, ("host", host)).status == 200
     scope = scope_of(headers=[("host", "10.0.0.7:8000")], server=("10.0.0.7", 8000))
     assert call(guard, scope).status == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost:8000/v1/models", "localhost:8000", 200),
+        ("HTTP://LOCALHOST/v1/models", "localhost:8000", 200),
+        ("http://localhost:8000?a=b", "localhost:8000", 200),
+        ("http://[::1]:8000", "localhost:8000", 200),
+        ("http://evil.com/v1/models", "localhost:8000", 403),
+        ("https://evil.com:8000", "localhost:8000", 403),
+        ("http://localhost:8000/v1/models", "evil.com", 403),
+        ("http://evil.com/v1/models", "evil.com", 403),
+        ("http://localhost@evil.com/", "localhost", 403),
+        ("http://evil.com@localhost/", "localhost", 403),
+        ("http:///v1/models", "localhost", 403),
+    ],
+)
+def test_the_host_of_an_absolute_url_is_judged_too(
+    server: Serving, target: str, host: str, status: int
+) -> None:
+    with server.talk() as talk:
+        reply = talk.ask(f"GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        assert reply.status == status, reply
+        if status == 200:
+            path = target.partition("?")[0].partition("://")[2].partition("/")[2]
+            assert reply.body == f"/{path}".encode()
 
 
 def test_the_host_is_never_taken_from_a_proxy_header() -> None:

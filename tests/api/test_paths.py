@@ -61,6 +61,39 @@ def ask(app: Starlette, method: str, path: str, *headers: Header) -> Reply:
         ("/rerank", "/v1/rerank"),
         ("/reranking", "/v1/rerank"),
         ("/v1/reranking", "/v1/rerank"),
+        ("/v1/v2/rerank", "/v2/rerank"),
+        ("/v2/v1/rerank", "/v1/rerank"),
+        ("/v1/v2/embed", "/v2/embed"),
+        ("/v1/v1/embed", "/v1/embed"),
+        ("/v2/v2/embed", "/v2/embed"),
+        ("/v1/anthropic/v1/messages", "/anthropic/v1/messages"),
+        ("/anthropic/messages", "/anthropic/v1/messages"),
+        ("/anthropic/messages/count_tokens", "/anthropic/v1/messages/count_tokens"),
+        ("/anthropic/v1/models", "/v1/models"),
+        ("/v1/openai/v1/messages", "/v1/messages"),
+        ("/openai/models", "/v1/models"),
+        ("/openai/models/org/name", "/v1/models/org/name"),
+        ("/openai/v1/v1/models", "/v1/models"),
+        ("/openai/openai/v1/models", "/v1/models"),
+        ("/api/chat/completions", "/v1/chat/completions"),
+        ("/v1/inference-api/openai/v1/models", "/v1/models"),
+        ("/inference-api/openai/models", "/v1/models"),
+        ("/inference-api/openai/v1/v1/models", "/v1/models"),
+        ("/inference/org/name", "/v1/inference/org/name"),
+        ("/v1/v1/inference/org/name:1", "/v1/inference/org/name:1"),
+        ("/v1/openai/inference/name", "/v1/inference/name"),
+        ("/v1/inference/v1/inference/name", "/v1/inference/name"),
+        ("/v1/v1/tokenize", "/v1/tokenize"),
+        ("/openai/tokenize", "/v1/tokenize"),
+        ("/v1/health", "/health"),
+        ("/v1/openai/metrics/", "/metrics"),
+        ("/v1/tokenizer_info", "/tokenizer_info"),
+        # These are others' and have a hint of their own.
+        ("/api/embed", "/api/embed"),
+        ("/api/embeddings", "/api/embeddings"),
+        ("/embed", "/embed"),
+        ("/v2/chat/completions", "/v2/chat/completions"),
+        ("/v1beta/models", "/v1beta/models"),
         # These stay what they are.
         ("/v1/openai/chat/completions", "/v1/openai/chat/completions"),
         ("/inference-api/openai/v1/models", "/inference-api/openai/v1/models"),
@@ -113,6 +146,32 @@ def test_the_spelling_does_not_matter_to_the_answer(
         assert "is required" in str(reply.error["message"])
 
 
+BASES = [
+    *("", "/v1", "/v1/", "//v1", "/v1/openai", "/openai", "/openai/v1", "/api", "/api/v1"),
+    *("/inference-api/openai/v1", "/inference-api/openai", "/v1/v1", "/v1/openai/v1", "/anthropic"),
+    *("/anthropic/v1", "/v1/anthropic"),
+]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_base_url_goes_with_every_client(app: Starlette, base: str) -> None:
+    for suffix in ("/chat/completions", "/completions", "/responses", "/messages", "/rerank"):
+        for between in ("", "/v1", "/v1/"):
+            reply = ask(app, "POST", base + between + suffix, JSON)
+            assert reply.status == 400, (base, between, suffix)
+            assert "is required" in str(reply.error["message"])
+    for suffix in ("/v2/rerank", "/v2/embed", "/v1/embed", "/v1/embeddings", "/v1/tokenize"):
+        assert ask(app, "POST", base + suffix, JSON).status == 400, (base, suffix)
+    for suffix in ("/models", "/v1/models", "/models/"):
+        assert ask(app, "GET", base + suffix).status == 200, (base, suffix)
+    assert ask(app, "POST", f"{base}/v1/inference/none", JSON).error["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("base", ["/anthropic", "/anthropic/v1", "/v1/anthropic/v1"])
+def test_anthropics_clients_are_answered_in_their_form(app: Starlette, base: str) -> None:
+    assert b'"type":"error"' in ask(app, "POST", f"{base}/messages", JSON).body
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/", "//v1/models", "/models", "/", "//"])
 def test_no_spelling_does_without_the_key(locked: Starlette, path: str) -> None:
     assert ask(locked, "GET", path).status == 401
@@ -149,6 +208,9 @@ def test_health_needs_none_in_any_spelling(locked: Starlette, path: str) -> None
         ("/v1/openai/model", "Did you mean /v1/openai/models"),
         ("/v1/response", "Did you mean /v1/responses"),
         ("/v1/tokenise", "Did you mean /v1/tokenize"),
+        ("/version", "in /health"),
+        ("/openai/deployments/m/chat/completions", "base URL http://127.0.0.1:8000/v1"),
+        ("/api/embed", "Ollama"),
         ("/nowhere", "/v1/chat/completions"),
     ],
 )

@@ -1,5 +1,7 @@
 """Kept responses: who finds them, and which go when there are too many."""
 
+import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -9,11 +11,15 @@ from starlette.requests import Request
 
 from localinfra.api.app import create_app
 from localinfra.api.auth import ApiKeys
+from localinfra.api.body import Decoded
+from localinfra.api.responses import asking
 from localinfra.api.responses_items import InputText, MessageItem, OutputText
+from localinfra.api.responses_request import ResponsesRequest
 from localinfra.api.responses_store import (
     KeptResponse,
     ResponseStore,
-    previous_conversation,
+    encode,
+    previous_response,
     referenced_item,
 )
 from localinfra.config import ServerSettings
@@ -33,7 +39,9 @@ def said(id: str, text: str = "Hello") -> MessageItem:
 
 
 def put(store: ResponseStore, id: str, text: str = "Hello", caller: str = ME) -> None:
-    store.put(id, caller, b'{"id":"%b"}' % id.encode(), [heard("msg_in")], [said(f"{id}_m", text)])
+    store.put(
+        id, caller, b'{"id":"%b"}' % id.encode(), [heard("msg_in")], [said(f"{id}_m", text)], 99
+    )
 
 
 def kept(store: ResponseStore, *ids: str) -> list[str]:
@@ -96,6 +104,33 @@ def test_who_has_many_pushes_out_his_own_alone() -> None:
     assert store.find("other", OTHER) and kept(store, "r0", "r29") == ["r29"]
 
 
+class Counted(list[Any]):
+    """Items that nobody may go through: a conversation can be tens of megabytes."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError
+
+
+def test_keeping_a_response_does_not_go_through_its_conversation() -> None:
+    store = ResponseStore()
+    store.put("r1", ME, b"{}", Counted([heard("m")] * 1000), [said("r1_m")], 123_456)
+    found = store.find("r1", ME)
+    assert found and found.conversation_bytes - 123_456 == len(encode([said("r1_m")]))
+    assert found.num_bytes == found.conversation_bytes + 2
+
+
+def test_what_a_conversation_weighs_is_added_up(server: "Server") -> None:
+    request = request_of(server, KEYS[0])
+    for store in (True, False):
+        fields = {"model": "m", "input": "Hi", "previous_response_id": "resp_1", "store": store}
+        decoded = Decoded(msgspec.convert(fields, ResponsesRequest), ())
+        asked = asyncio.run(asking(request, decoded))
+        assert len(asked.items) == 7
+        assert asked.num_bytes == (
+            99 + len(encode([said("m")]) + encode(asked.items[6:])) if store else 0
+        )
+
+
 def test_the_latest_stays_however_large_it_is() -> None:
     store = ResponseStore(max_bytes=100)
     put(store, "r1", "x" * 1000)
@@ -113,7 +148,7 @@ class Server:
         self.app = create_app(runtime)
         caller = ApiKeys(KEYS).caller("", KEYS[0])
         inputs = [heard(f"msg_{at}") for at in range(5)]
-        self.app.state.responses.put("resp_1", caller, b'{"id":"resp_1"}', inputs, [said("m")])
+        self.app.state.responses.put("resp_1", caller, b'{"id":"resp_1"}', inputs, [said("m")], 99)
 
     def ask(self, path: str, method: str = "GET", key: str = KEYS[0]) -> Reply:
         path, _, query = path.partition("?")
@@ -159,10 +194,11 @@ def request_of(server: Server, key: str) -> Request:
 
 def test_another_key_can_not_go_on_from_it_nor_refer_to_its_items(server: Server) -> None:
     own, foreign = (request_of(server, key) for key in KEYS)
-    assert len(previous_conversation(own, "resp_1")) == 6
+    found = previous_response(own, "resp_1")
+    assert found and len(found.conversation) == 6
     assert referenced_item(own, "m", "input[0]") == said("m")
     with pytest.raises(NotFound) as caught:
-        previous_conversation(foreign, "resp_1")
+        previous_response(foreign, "resp_1")
     assert caught.value.code == "previous_response_not_found"
     with pytest.raises(NotFound):
         referenced_item(foreign, "m", "input[0]")

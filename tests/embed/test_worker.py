@@ -10,6 +10,7 @@ import pytest
 from localinfra.embed.batcher import Batcher
 from localinfra.embed.encoder import Rows, Tokens
 from localinfra.embed.worker import Worker
+from localinfra.engine.watchdog import Phase
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 
 
@@ -250,6 +251,29 @@ def test_a_client_that_leaves_frees_its_place() -> None:
         await first
         assert (await stays)[0].tolist() == [7, 1]
         assert sum(encoder.batches) == 2
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_a_watchdog_sees_what_hangs_and_whoever_waits_is_told() -> None:
+    async def main() -> None:
+        encoder = Echo()
+        worker = Worker(encoder, name="echo", max_waiting=4)
+        await worker.rows(texts(0))
+        await until(lambda: worker.pulse.phase is Phase.IDLE)
+        encoder.gate.clear()
+        waiting = [await under_way(worker, 1), asyncio.create_task(worker.rows(texts(2)))]
+        await until(lambda: worker.num_waiting == 2)
+        assert worker.pulse.phase is Phase.COMPUTING
+        worker.abandon("it hangs")
+        for task in waiting:
+            with pytest.raises(EngineFailed, match="it hangs"):
+                await task
+        assert worker.fault == "it hangs"
+        with pytest.raises(ModelUnavailable):
+            await worker.rows(texts(3))
+        encoder.gate.set()
         worker.close()
 
     asyncio.run(main())

@@ -2,30 +2,19 @@
 fake that rounds as kernels do."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import msgspec
 import pytest
-from fakes import FakeBackend, next_token, reference
+from fakes import FakeBackend, next_token, reference, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localinfra.engine.engine import Engine
-from localinfra.engine.request import EngineSettings, GenerationRequest, SamplingParams, TokenEvent
+from localinfra.engine.request import GenerationRequest, SamplingParams, TokenEvent
 
 SEEDED = SamplingParams(is_reproducible=True)
 CONTEXT = 100
-
-
-@asynccontextmanager
-async def running(backend: FakeBackend, max_parked: int = 0) -> AsyncIterator[Engine]:
-    engine = Engine(backend, EngineSettings(max_parked=max_parked))
-    try:
-        yield engine
-    finally:
-        await asyncio.to_thread(engine.close)
 
 
 async def events_of(engine: Engine, request: GenerationRequest) -> list[list[TokenEvent]]:
@@ -233,7 +222,7 @@ def test_seeded_texts_are_the_same_in_any_company(
         backend = backend_of(
             num_cells=num_cells, num_sequences=num_sequences, num_slots=num_sequences + 4
         )
-        async with running(backend, max_parked) as engine:
+        async with running(backend, max_parked=max_parked) as engine:
             await asyncio.gather(*(one(engine, spec) for spec in load))
 
     asyncio.run(asyncio.wait_for(test(), 60))

@@ -1,27 +1,16 @@
 """A request's place in the queue, from its submission to the end of its deltas."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
-from fakes import FakeBackend
+from fakes import FakeBackend, running
 
 from localinfra.engine.deltas import AT_ONCE, Deltas
 from localinfra.engine.engine import Engine
 from localinfra.engine.output import ChoiceOutput
-from localinfra.engine.request import EngineSettings, GenerationRequest
+from localinfra.engine.request import GenerationRequest
 from localinfra.engine.stops import Stops
 from localinfra.errors import QueueFull
-
-
-@asynccontextmanager
-async def running(backend: FakeBackend, max_waiting: int = 256) -> AsyncIterator[Engine]:
-    engine = Engine(backend, EngineSettings(max_waiting=max_waiting))
-    try:
-        yield engine
-    finally:
-        await asyncio.to_thread(engine.close)
 
 
 def submitted(engine: Engine, num_choices: int = 1, max_tokens: int = 50) -> Deltas:

@@ -1,11 +1,10 @@
 """The engine over a scripted model whose answers depend on every cell it was given."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import pytest
-from fakes import END, FakeBackend, next_token, reference
+from fakes import END, FakeBackend, next_token, reference, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,16 +21,6 @@ from localinfra.engine.sequence import Sequence
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8]
-
-
-@asynccontextmanager
-async def running(backend: FakeBackend, **options: int) -> AsyncIterator[Engine]:
-    engine = Engine(backend, EngineSettings(**options))
-    try:
-        yield engine
-    finally:
-        await asyncio.to_thread(engine.close)
-        assert backend.closed
 
 
 async def collect(engine: Engine, *requests: GenerationRequest) -> list[list[TokenEvent]]:

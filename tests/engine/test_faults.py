@@ -397,3 +397,5 @@ def test_a_watchdog_barks_at_what_stays_where_it_was() -> None:
     assert not any(stands_still([Pulse(1, Phase.IDLE)] * 99))
     computing = [Pulse(1, Phase.COMPUTING)] * 99
     assert stands_still(computing).index(True) == 3 * COMPUTING_FACTOR
+    large = [at.computing(size=4)] * (12 * COMPUTING_FACTOR + 1)
+    assert stands_still(large).index(True) == 12 * COMPUTING_FACTOR

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from localinfra.engine.watchdog import Phase
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.pipeline import preview_steps
 from localinfra.image.request import Event, Finished, ImageRequest, Step
@@ -25,6 +26,9 @@ class Painter:
 
     def images_at_once(self, request: ImageRequest) -> int:
         return self.at_once
+
+    def patience(self, request: ImageRequest, num_images: int) -> int:
+        return num_images
 
     def paint(
         self, request: ImageRequest, images: Sequence[int], tell: Callable[[Event], None]
@@ -67,6 +71,32 @@ def test_each_image_has_its_steps_and_its_picture() -> None:
             *(Step(1, 1), Step(1, 2), Finished(1, 8)),
         ]
         worker.close()
+
+    asyncio.run(main())
+
+
+def test_each_step_is_a_sign_of_life_and_who_waits_is_told_of_a_hanging_one() -> None:
+    async def main() -> None:
+        painter = Painter(gated=True, at_once=2)
+        worker = Worker(painter, name="flux", max_waiting=3)
+        await until(lambda: worker.pulse.phase is Phase.IDLE)
+        waiting = [asyncio.create_task(all_events(worker, 7, 8, 9)) for _ in range(2)]
+        await until(lambda: worker.pulse.phase is Phase.COMPUTING)
+        first = worker.pulse
+        assert first.size == 2  # images at once
+        assert painter.may_step
+        painter.may_step.release()
+        await until(lambda: worker.pulse.num >= first.num + 2)  # a step of each image
+        at = worker.pulse
+        assert (at.phase, at.size) == (Phase.COMPUTING, 2)
+        worker.abandon("it hangs")
+        for task in waiting:
+            with pytest.raises(EngineFailed, match="it hangs"):
+                await task
+        assert worker.fault == "it hangs"
+        with pytest.raises(ModelUnavailable):
+            worker.events(request(1))
+        painter.may_step.release(10)  # so that its thread ends with the test
 
     asyncio.run(main())
 

@@ -319,7 +319,40 @@ def test_a_model_s_own_prompts_are_used_as_its_library_does(tmp_path: Path) -> N
         server.close()
 
 
+LONG_AND_FEW = [  # characters and tokens
+    "a" * 300,
+    " " * 10_000,
+    " " * 10_000 + "river",
+    "a" * 50_000,
+    "a" * 50_000 + " stone",
+    "river" + "\n" * 30_000 + "stone",
+    "\t\u3000\u200b" * 20_000,
+    "=" * 200,
+    "word" + "\0" * 40_000,  # which BERT's normalizer leaves out
+    " " * 2_000_000 + "a",
+    "x" * 1_000_000,
+]
+
+
+def test_texts_of_many_characters_and_few_tokens_are_read(
+    client: openai.OpenAI, server: LiveServer, reference: Any
+) -> None:
+    for text in LONG_AND_FEW:
+        answer = server.post("/v1/embeddings", {"model": "minilm", "input": [text, "a"]})
+        assert answer.status_code == 200, (text[:10], answer.text)
+        found = np.array([item["embedding"] for item in answer.json()["data"]], np.float32)
+        assert cosines(found, reference.encode([text, "a"])).min() > 0.9999, text[:10]
+        assert "x-localinfra-truncated" not in answer.headers
+
+
 def test_an_endless_text_is_refused_without_reading_all_of_it(server: LiveServer) -> None:
-    for text in ("word " * 400_000, " " * 2_000_000 + "a"):
-        answer = server.post("/v1/embeddings", {"model": "minilm", "input": ["a", text]})
-        assert answer.status_code == 400 and "input[1]" in answer.json()["error"]["message"]
+    for text, words in (
+        ("word " * 400_000, "input[1] has 40002 tokens in its first 200000 characters"),
+        (" " * 5_000_000 + "a", "input[1] has 2 tokens in its first 4000000 characters"),
+        ("a " * 300, "input[1] has 302 tokens, but this model's maximum context length is 256"),
+    ):
+        body = {"model": "minilm", "input": ["a", text]}
+        answer = server.post("/v1/embeddings", body)
+        assert answer.status_code == 400 and words in answer.json()["error"]["message"]
+        cut = server.post("/v1/embeddings", {**body, "truncate": True})
+        assert cut.status_code == 200 and cut.headers["x-localinfra-truncated"] == "1"

@@ -125,6 +125,33 @@ def test_usage_and_too_long_documents(server: LiveServer) -> None:
     assert refused.status_code == 400 and "documents[1]" in refused.json()["error"]["message"]
 
 
+def test_what_is_long_but_few_tokens_is_read(server: LiveServer) -> None:
+    """Blanks are none, and a word that nobody knows is one."""
+    blanks = " " * 60_000
+    plain = ranked(server, documents=["river stone", "xyzzy"])
+    long = ranked(server, query=QUERY + blanks, documents=[f"river{blanks}stone", "xyzzy"])
+    assert [item["relevance_score"] for item in long["results"]] == pytest.approx(
+        [item["relevance_score"] for item in plain["results"]], abs=1e-4
+    )
+    body = {"model": "cross", "query": "a" * 50_000, "documents": ["b", "c" * 50_000]}
+    answer = server.post("/v1/rerank", body)
+    assert answer.status_code == 200 and "x-localinfra-truncated" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("stone " * 1000, "The query has 1002 tokens; at most"),
+        ("stone " * 9000, "characters, where reading stopped; at most"),
+        (" " * 100_000 + "stone", "too many to be read with each of 300 documents"),
+    ],
+)
+def test_a_query_that_is_too_long_is_told_so(server: LiveServer, query: str, words: str) -> None:
+    body = {"model": "cross", "query": query, "documents": ["a"] * 300}
+    answer = server.post("/v1/rerank", body)
+    assert answer.status_code == 400 and words in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -78,13 +78,14 @@ def test_the_banner_has_a_curl_line_that_works(process: Process) -> None:
     assert json.loads(answer.stdout)["choices"][0]["message"]["content"]
 
 
-def test_a_signal_lets_running_answers_end_and_the_exit_code_is_0(process: Process) -> None:
-    stream = process.post(long_request())
-    stream.readline()
-    process.popen.send_signal(signal.SIGINT)
-    rest = stream.read().decode()
-    assert '"finish_reason":"length"' in rest and rest.endswith("data: [DONE]\n\n")
-    assert process.popen.wait(60) == 0
+def test_a_signal_lets_running_answers_end_and_the_exit_code_is_0(tmp_path: Path) -> None:
+    with serving(*settings(tmp_path, "keep_costs = false\nshutdown_timeout_s = 60")) as process:
+        stream = process.post(long_request())
+        stream.readline()
+        process.popen.send_signal(signal.SIGINT)
+        rest = stream.read().decode()
+        assert '"finish_reason":"length"' in rest and rest.endswith("data: [DONE]\n\n")
+        assert process.popen.wait(60) == 0
 
 
 def test_sigterm_while_idle_ends_it_with_0(process: Process) -> None:
