@@ -38,14 +38,6 @@ PROGRESS_BYTES = 16 * 1024
 FREE_CHUNKS = 10_000
 MIN_CHUNK_BYTES = 64  # on average, beyond those
 CHUNK_FRAMING_BYTES = 16  # its size in hex and two line ends
-# A client that sends no more may have left, or wait for its answer all the same: `nc -N` and other
-# simple ones end their side at once. Only what is sent can tell, since nobody takes it from the
-# one and the second try then fails. So long after the end, and after each try.
-ASKS_AFTER_S = (0.5, 0.0, 15.0)
-PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"  # every HTTP/1.1 client passes over it
-# HTTP/1.0 has no such thing: most that use it are proxies, whose own clients left.
-OLD_CLIENTS_WAIT_S = 10.0
-
 
 # What clients send that take the server for a proxy.
 ABSOLUTE_FORM = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
@@ -79,9 +71,6 @@ class Connection(HttpToolsProtocol):
         self._is_resuming = False
         self._offers_upgrade = False
         self._closes_at_s: float | None = None
-        self._half_closed_s: float | None = None  # when the client said that it sends no more
-        self._asks_at_s = 0.0
-        self._num_asks = 0
         # The head being read
         self._num_heads = 0
         self._head_began_s: float | None = None
@@ -122,14 +111,6 @@ class Connection(HttpToolsProtocol):
             self.running.disconnected = True
             self.running.message_event.set()
         super().connection_lost(exc)
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Whether the connection stays open, for the answers to what came as a whole before."""
-        if not self.is_busy or (self.running is not None and self.running.more_body):
-            return False
-        self._half_closed_s = self.loop.time()
-        self._asks_at_s = self._half_closed_s + ASKS_AFTER_S[0]
-        return True
 
     def resume_writing(self) -> None:
         self._progress_s = self.loop.time()  # nearly all was taken since `pause_writing`
@@ -306,8 +287,6 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._half_closed_s is not None:
-            self.transport.close()
         else:
             self._waits_since_s = self.loop.time()
             self.registry.wait(self)
@@ -410,29 +389,12 @@ class Connection(HttpToolsProtocol):
                         f"The request's head did not arrive within {timeout_s:g} s."
                     )
                 )
-        elif self._half_closed_s is not None:
-            self.see_who_is_there(now_s, self._half_closed_s)
         elif not self.is_busy:
             # In a body, the answer was sent before all of it came.
             is_new = self._num_heads == 0 or self._in_body
             limit_s = self.settings.head_timeout_s if is_new else self.settings.idle_timeout_s
             if now_s - self._waits_since_s > limit_s:
                 self.transport.close()
-
-    def see_who_is_there(self, now_s: float, half_closed_s: float) -> None:
-        running = self.running
-        if running is None or now_s < self._asks_at_s:
-            return
-        if running.response_started:
-            running.scope["state"].get("show_life", lambda: None)()
-        elif running.scope["http_version"] != "1.0":
-            self.transport.write(PROCESSING)
-        elif now_s - half_closed_s > OLD_CLIENTS_WAIT_S:
-            self.drop()
-        else:
-            return
-        self._num_asks += 1
-        self._asks_at_s = now_s + ASKS_AFTER_S[min(self._num_asks, len(ASKS_AFTER_S) - 1)]
 
     def reads_nothing(self, now_s: float) -> bool:
         """Whether an answer is due that the client has not taken for too long."""

@@ -69,7 +69,6 @@ class Stream(Response, Generic[Item]):
     async def stream(self, scope: Scope, send: Send) -> None:
         wire = Wire(send)
         await wire.start(self.status_code, self.raw_headers)
-        scope.setdefault("state", {})["show_life"] = wire.due.set
         heartbeat = asyncio.create_task(wire.keep_alive(self.keepalive_s, self.heartbeat))
         try:
             await wire.write(await self.relay(scope, wire), last=True)
@@ -149,7 +148,6 @@ class Wire:
         self.send = send
         self.clock = asyncio.get_running_loop().time
         self.last_sent_s = self.clock()
-        self.due = asyncio.Event()  # a heartbeat, whenever something was sent last
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
@@ -163,17 +161,14 @@ class Wire:
         self.last_sent_s = self.clock()
 
     async def keep_alive(self, interval_s: float, heartbeat: Callable[[], bytes]) -> None:
-        """Writes a heartbeat whenever nothing else was sent for `interval_s`, or when it is `due`,
-        until cancelled."""
+        """Writes a heartbeat whenever nothing else was sent for `interval_s`, until cancelled."""
         with contextlib.suppress(ClientDisconnect):  # the writer of events meets it too
             while True:
                 wait_s = self.last_sent_s + interval_s - self.clock()
-                if wait_s <= 0 or self.due.is_set():
-                    self.due.clear()
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
+                else:
                     await self.write(heartbeat())
-                    continue
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.due.wait(), wait_s)
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -107,9 +107,7 @@ def test_a_client_that_leaves_frees_its_place(server: LiveServer, stream: bool, 
             server.wait_until(lambda stats: stats.num_steps > steps + 5)
     steps = server.stats.num_steps
     server.wait_until_idle()
-    # Of thousands. What a stream's client doesn't take ends it at the next step; of others it is
-    # found out first, within two seconds, that they left and didn't just end their side.
-    assert server.stats.num_steps - steps < (20 if stream else 1500)
+    assert server.stats.num_steps - steps < 20  # of hundreds: the cancel came at the next step
 
 
 def test_health_answers_at_once_under_full_load(server: LiveServer, client: openai.OpenAI) -> None:
