@@ -1,6 +1,7 @@
 """Makes `fakes` importable: the tests are no package. Children get the signals of a terminal. And
 the pipeline that several modules use."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,15 @@ give_children_default_signals()
 UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("unhurried", **UNHURRIED)
 hypothesis.settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Of `-n auto`: two for the whole default run, which leaves half of two cores idle. None for
+    single files, and for slow tests, which use all cores themselves."""
+    is_default = config.option.markexpr == "not slow and not clients"
+    has_all = config.args == config.getini("testpaths")
+    return min(2, os.cpu_count() or 1) if is_default and has_all else 0
 
 
 @pytest.fixture(scope="session")

@@ -120,10 +120,11 @@ def test_tools_of_other_kinds_are_left_out_whatever_they_lack(
         ({"type": "function", "function": {"description": "x"}}, "tools[0].function.name"),
         ({"type": "function", "function": {"name": "a b"}}, "tools[0].function.name"),
         ({"type": "function", "name": "a b"}, "tools[0].name"),
-        ({"type": "function", "name": "f", "parameters": "x"}, "tools[0].parameters"),
-        ({"name": "f", "input_schema": 5}, "tools[0].input_schema"),
+        ({"type": "function", "name": "f", "parameters": "x", "strict": True},
+         "tools[0].parameters"),
+        ({"name": "f", "input_schema": 5, "strict": True}, "tools[0].input_schema"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_function_is_refused_by_its_path(
     kind: type[Any], tool: dict[str, Any], param: str
 ) -> None:
@@ -151,7 +152,7 @@ def test_an_item_that_can_not_be_used_is_left_out_whatever_it_lacks(
 ) -> None:
     body = {"model": "m", "input": [HELLO, {"type": kind, **more}, HELLO]}
     decoded = decode(json.dumps(body).encode(), ResponsesRequest)
-    asked = what_is_asked(Request(scope_of()), decoded)
+    asked = what_is_asked(Request(scope_of()), decoded, None)
     assert asked.left_out == ["input[1]"]
     assert [message.role for message in asked.messages] == ["user", "user"]
 
@@ -166,7 +167,9 @@ def test_an_item_that_can_not_be_used_is_left_out_whatever_it_lacks(
 )  # fmt: skip
 def test_the_output_of_a_call_that_was_left_out_is_left_out_too(items: list[Any]) -> None:
     body = {"model": "m", "input": [HELLO, *items]}
-    asked = what_is_asked(Request(scope_of()), decode(json.dumps(body).encode(), ResponsesRequest))
+    asked = what_is_asked(
+        Request(scope_of()), decode(json.dumps(body).encode(), ResponsesRequest), None
+    )
     assert asked.left_out == ["input[1]", "input[2]"] and len(asked.messages) == 1
 
 
@@ -174,7 +177,9 @@ def test_a_call_without_an_id_keeps_its_output() -> None:
     item = {"type": "mcp_call", "name": "ask", "server_label": "wiki", "arguments": "{}",
             "output": "42"}  # fmt: skip
     body = {"model": "m", "input": [HELLO, item]}
-    asked = what_is_asked(Request(scope_of()), decode(json.dumps(body).encode(), ResponsesRequest))
+    asked = what_is_asked(
+        Request(scope_of()), decode(json.dumps(body).encode(), ResponsesRequest), None
+    )
     _, call, result = asked.messages
     assert call.tool_calls and call.tool_calls[0].id == result.tool_call_id
     assert result.content == "42" and not asked.left_out
@@ -185,5 +190,5 @@ def test_an_outputs_path_is_its_own_after_items_that_are_two_or_none() -> None:
              {"type": "function_call_output", "call_id": "nobody", "output": "1"}]  # fmt: skip
     body = json.dumps({"model": "m", "input": items}).encode()
     with pytest.raises(InvalidRequest) as caught:
-        what_is_asked(Request(scope_of()), decode(body, ResponsesRequest))
+        what_is_asked(Request(scope_of()), decode(body, ResponsesRequest), None)
     assert caught.value.param == "input[3].call_id"

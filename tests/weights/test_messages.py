@@ -431,7 +431,9 @@ ERRORS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"tools": [WEATHER], "tool_choice": {"type": "maybe"}}, 400, INVALID, "tool_choice.type"),
     ({"tool_choice": {"type": "any"}}, 400, INVALID, "tool_choice"),
     (
-        {"tools": [{"name": "f", "input_schema": {"properties": {"a": {"not": 3}}}}]},
+        {"tools": [
+            {"name": "f", "input_schema": {"properties": {"a": {"not": 3}}}, "strict": True}
+        ]},
         400, INVALID, "tools[0].input_schema.properties.a.not",
     ),
     (
