@@ -55,36 +55,43 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[server]` table."""
 
-    host: Host = "localhost"  # 127.0.0.1 and, where there is one, ::1
-    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  # 0 = any free port
-    api_keys: tuple[ApiKey, ...] = ()
-    allow_unauthenticated: bool = False  # beyond loopback without a key
+    # `scripts/make_settings_doc` copies these comments into docs/settings.md.
+
+    host: Host = "localhost"  # address to listen on; localhost is 127.0.0.1 and ::1
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  # 0 takes any free port
+    api_keys: tuple[ApiKey, ...] = ()  # a request needs one of them; with none, all may call
+    allow_unauthenticated: bool = False  # listen beyond loopback without a key
     allowed_hosts: tuple[Host, ...] = ()  # Host headers taken besides loopback's and `host`
     allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
-    max_body_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB
-    body_timeout_s: Seconds = 30.0  # for a whole request body to arrive
-    max_unfinished_bytes: Annotated[int, Meta(ge=1024)] = 64 * MIB  # bodies still arriving, in all
-    max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # of one request
-    head_timeout_s: Seconds = 10.0  # for a request's head to arrive
-    idle_timeout_s: Seconds = (
-        120.0  # an unused connection is kept: longer than most clients keep it
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB  # largest request body
+    body_timeout_s: Seconds = 30.0  # longest wait for a whole request body
+    max_unfinished_bytes: Annotated[int, Meta(ge=1024)] = (
+        64 * MIB
+    )  # largest sum of bodies still arriving
+    max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # largest head of a request
+    head_timeout_s: Seconds = 10.0  # longest wait for the head of a request
+    # how long an unused connection stays open: longer than most clients keep theirs
+    idle_timeout_s: Seconds = 120.0
+    write_timeout_s: Seconds = 60.0  # longest wait for a client to read some of its answer
+    max_connections: Annotated[int, Meta(ge=1)] = 1024  # most connections at the same time
+    max_connections_per_address: Annotated[int, Meta(ge=1)] = (
+        256  # of one address; loopback has no limit
     )
-    write_timeout_s: Seconds = 60.0  # for a client to read some of its answer
-    max_connections: Annotated[int, Meta(ge=1)] = 1024
-    max_connections_per_address: Annotated[int, Meta(ge=1)] = 256  # loopback's are not counted
-    max_queue: Annotated[int, Meta(ge=1)] = 256  # waiting choices per model; more are 429
-    # Whether holders of different keys reuse each other's computed prompts. `cached_tokens` and the
-    # time to a first token then tell one what another has asked.
+    max_queue: Annotated[int, Meta(ge=1)] = (
+        256  # most choices waiting for one model; more get a 429
+    )
+    # clients with different keys reuse each other's computed prompts; `cached_tokens` and the time
+    # to the first token then tell one what another has asked
     share_prefixes: bool = False
-    # For running answers to end after SIGTERM or Ctrl-C. `docker stop` kills after 10 s, of which
-    # the last ones are for clients to be told and models to be freed.
+    # how long running answers may go on after SIGTERM or Ctrl-C; `docker stop` kills after 10 s,
+    # the last of which are for telling clients and freeing models
     shutdown_timeout_s: Seconds = 6.0
-    watchdog_s: Seconds = 120.0  # without a step while requests run; then the model is loaded anew
-    keepalive_s: Seconds = 15.0  # silence in a stream before a sign of life is sent
-    image_urls_s: Seconds = 3600.0  # for which images asked for by URL are kept
-    fallback_model: str | None = None  # answers for unknown model names
-    keep_costs: bool = True  # in the cache, for `localinfra costs`
-    log_level: LogLevel = "info"
+    watchdog_s: Seconds = 120.0  # a model that makes no step for this long is loaded again
+    keepalive_s: Seconds = 15.0  # a stream silent for this long gets a sign of life
+    image_urls_s: Seconds = 3600.0  # how long images asked for by URL are kept
+    fallback_model: str | None = None  # answers for model names the file does not know
+    keep_costs: bool = True  # write what keys use into the cache, for `localinfra costs`
+    log_level: LogLevel = "info"  # debug also logs every request
 
     def __repr__(self) -> str:
         hidden = f"<{len(self.api_keys)} hidden>"

@@ -116,10 +116,14 @@ def either(options: Iterable[str]) -> str:
 
 def bounds(kind: inspect.IntType | inspect.FloatType) -> str:
     if kind.ge is not None and kind.le is not None:
-        return f" from {kind.ge} to {kind.le}"
-    if kind.ge is not None:
-        return f" of at least {kind.ge}"
-    return f" above {kind.gt}" if kind.gt is not None else ""
+        limits = f" from {kind.ge} to {kind.le}"
+    elif kind.ge is not None:
+        limits = f" of at least {kind.ge}"
+    elif kind.gt is not None:
+        limits = f" above {kind.gt}" + (f", at most {kind.le}" if kind.le is not None else "")
+    else:
+        limits = ""
+    return f"{limits}, a multiple of {kind.multiple_of}" if kind.multiple_of else limits
 
 
 def is_custom(kind: inspect.Type) -> bool:

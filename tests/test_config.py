@@ -71,7 +71,10 @@ def test_an_absent_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("[server]\nhst = 'x'", "models.toml: [server] hst: unknown key; did you mean host?"),
         ("[server]\nport = 70000", "[server] port: expected an integer from 0 to 65535, got 70000"),
         ("[server]\nport = true", "[server] port: expected an integer from 0 to 65535, got true"),
-        ("[server]\nkeepalive_s = 0", "[server] keepalive_s: expected a number above 0, got 0"),
+        (
+            "[server]\nkeepalive_s = 0",
+            "[server] keepalive_s: expected a number above 0, at most 86400, got 0",
+        ),
         ("[server]\nbody_timeout_s = nan", "[server] body_timeout_s: expected a number"),
         ("[server]\nlog_level = 'loud'", '"debug", "error", "info" or "warning", got "loud"'),
         ("[server]\nallowed_origins = ['https://a.b/']", "allowed_origins[0]: expected an origin"),

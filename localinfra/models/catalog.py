@@ -51,8 +51,8 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    path: Path
-    scale: float = 1.0
+    path: Path  # a GGUF file
+    scale: float = 1.0  # how strongly it counts
 
 
 class BaseEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,14 +60,14 @@ class BaseEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     hub_patterns: ClassVar[tuple[str, ...]] = ()  # the files of a hub's repository it needs
 
-    source: Source
-    aliases: tuple[Name, ...] = ()  # with those that versions make of them
-    version: Version | None = None
-    deploy_id: DeployId | None = None
-    description: str | None = None
-    price: Price = Price()
+    source: Source  # where its files are, in one of the forms above
+    aliases: tuple[Name, ...] = ()  # other names it answers to
+    version: Version | None = None  # the table also answers to NAME:VERSION
+    deploy_id: DeployId | None = None  # answers to deploy_id:ID
+    description: str | None = None  # shown by GET /v1/models
+    price: Price = Price()  # for usage.estimated_cost, /metrics and `localinfra costs`
     preload: bool = False  # load when the server starts, not at the first request
-    download_gb: Annotated[float, Meta(gt=0)] | None = None  # told where the files are not here
+    download_gb: Annotated[float, Meta(gt=0)] | None = None  # size, told where files are absent
 
     @property
     def unneeded_files(self) -> str | None:
@@ -82,33 +82,41 @@ class TextModelEntry(BaseEntry, tag_field="kind", tag="text", frozen=True, kw_on
     article: ClassVar[str] = "a text model"
     routes: ClassVar[str] = "/v1/chat/completions or /v1/completions"
 
-    context_length: Tokens | None = None  # of one sequence
-    sequences: Annotated[int, Meta(ge=1, le=64)] = 8  # running at the same time
-    kv_cache_tokens: Tokens | None = None  # shared by all sequences
-    kv_type: KvType = "f16"
-    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 512  # tokens per step
-    flash_attention: Literal["auto"] | bool = "auto"
-    threads: Count | None = None  # while decoding
-    batch_threads: Count | None = None  # while reading prompts
+    # tokens of one sequence; default: what the model was trained for, 8192 at most
+    context_length: Tokens | None = None
+    sequences: Annotated[int, Meta(ge=1, le=64)] = 8  # most at the same time; more wait
+    # tokens of all running sequences together; default: `context_length`, and never less
+    kv_cache_tokens: Tokens | None = None
+    kv_type: KvType = "f16"  # number type of the KV cache; smaller ones take less memory
+    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 512  # most tokens of one step
+    flash_attention: Literal["auto"] | bool = "auto"  # auto: llama.cpp decides
+    threads: Count | None = None  # while decoding; default: what the machine's load leaves
+    batch_threads: Count | None = None  # while reading prompts; default: as `threads`
+    # layers on GPUs; auto: as many as fit the free memory
     gpu_layers: Literal["auto"] | Annotated[int, Meta(ge=0)] = "auto"
-    split_mode: Literal["none", "layer", "row"] = "layer"  # over several GPUs
-    main_gpu: Annotated[int, Meta(ge=0)] = 0
-    tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] = ()  # share of each GPU
-    # host memory for prefixes that leave the KV cache; default: an eighth of it, 2 GiB at most
+    # how weights are split over several GPUs; none: all on `main_gpu`
+    split_mode: Literal["none", "layer", "row"] = "layer"
+    main_gpu: Annotated[int, Meta(ge=0)] = 0  # the GPU of split_mode "none", by its number
+    # share of each GPU; default: by free memory
+    tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] = ()
+    # MiB of main memory for prefixes that leave the KV cache; default: an eighth of the memory,
+    # 2048 at most; 0 keeps none
     parked_prefixes_mib: Annotated[int, Meta(ge=0)] | None = None
-    prompt_lookup: bool = True  # verify guesses from the text so far, where that is faster
-    # running streams wait at most this many times their usual step while a prompt is read
+    # speculative decoding: drafts from the text so far are verified where that is faster
+    prompt_lookup: bool = True
+    # while a prompt is read, aim at steps of this many times what the running streams usually take
     max_gap_ratio: Annotated[float, Meta(ge=1.5, le=1000)] = 4.0
-    mmap: bool = True
-    mlock: bool = False
-    lora: tuple[LoraAdapter, ...] = ()
-    # lossless: serve the weights in a type that is faster on this machine's CPU, if there is one
+    mmap: bool = True  # map the file into memory instead of reading it
+    mlock: bool = False  # lock the weights in main memory, so that they are never swapped out
+    lora: tuple[LoraAdapter, ...] = ()  # adapters applied to every request
+    # lossless: serve the weights in a type that is faster on this CPU, if one is as exact
     optimize: Literal["off", "lossless"] = "off"
     chat_template: str | None = None  # Jinja text instead of the file's own
-    chat_template_file: Path | None = None  # read by `load` into chat_template
-    # of an answer where the request says nothing; default: what the context leaves
+    chat_template_file: Path | None = None  # the same from a file
+    # tokens of an answer whose request names no limit; default: what the context leaves in
+    # conversations, 2048 in text completions
     default_max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None  # cap on requests
+    max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None  # cap on every answer
 
     def __post_init__(self) -> None:
         if isinstance(self.source, HubSource) and not self.source.file:
@@ -126,13 +134,14 @@ class EncoderEntry(BaseEntry, frozen=True, kw_only=True):
 
     hub_patterns: ClassVar[tuple[str, ...]] = ("*.json", "*.txt", "*.model", "*.safetensors")
 
-    context_length: Tokens | None = None  # of a text
-    device: Device = "auto"
+    context_length: Tokens | None = None  # tokens of one text; default: as the files say
+    device: Device = "auto"  # where to compute
     dtype: Dtype = "auto"  # auto: float32 on CPUs
     # auto: the fastest of those installed whose numbers are the same as torch's in float32
     backend: Literal["auto", "torch", "onnx", "openvino"] = "auto"
-    threads: Count | None = None
-    batch_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None  # padded, in one batch
+    threads: Count | None = None  # default: as many as there are cores
+    # tokens of one batch, padding included; default: by device and backend
+    batch_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
 
 class EmbeddingModelEntry(EncoderEntry, tag_field="kind", tag="embedding", frozen=True):
@@ -142,11 +151,13 @@ class EmbeddingModelEntry(EncoderEntry, tag_field="kind", tag="embedding", froze
     article: ClassVar[str] = "an embedding model"
     routes: ClassVar[str] = "/v1/embeddings"
 
+    # of a vector: told by /v1/models before the model is loaded; a warning if the files differ
     dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
-    prompts: dict[str, str] = {}  # what texts begin with, by name, such as query and document
-    truncate: bool = False  # cut texts that are too long, instead of refusing them
-    token_ids: Literal["cl100k", "model"] = "cl100k"  # what ids in requests mean
-    pooling: Literal["mean", "cls", "last"] | None = None  # of a GGUF file that does not say
+    prompts: dict[str, str] = {}  # what texts begin with, by the name of the prompt, such as query
+    truncate: bool = False  # cut texts that are too long instead of refusing them
+    token_ids: Literal["cl100k", "model"] = "cl100k"  # whose token ids requests send
+    # how tokens become one vector, for a GGUF file that does not say
+    pooling: Literal["mean", "cls", "last"] | None = None
 
 
 class RerankModelEntry(EncoderEntry, tag_field="kind", tag="rerank", frozen=True):
@@ -167,21 +178,25 @@ class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_
     routes: ClassVar[str] = "/v1/images/generations"
 
     transformer: Source | None = None  # a GGUF file in place of the folder's own
-    device: Device = "auto"
+    device: Device = "auto"  # where to compute
     dtype: Dtype = "auto"  # auto: bfloat16, float32 on CPUs
-    # what waits in main memory: nothing, whole parts, or layers; auto: by the GPU's free memory
+    # what waits in main memory: nothing, whole parts (model) or layers (group); auto: by the GPU's
+    # free memory
     offload: Literal["auto", "none", "model", "group"] = "auto"
     # float8: the transformer's weights in eight bits; auto: on GPUs where it fits only so
     quantize: Literal["auto", "none", "float8"] = "auto"
-    vae_tiling: Literal["auto"] | bool = "auto"  # auto: on GPUs with little free memory
-    vae_slicing: bool = True  # decode the images of a batch one by one
+    # decode in tiles: less memory; auto: on GPUs with little of it free
+    vae_tiling: Literal["auto"] | bool = "auto"
+    vae_slicing: bool = True  # decode the images of a batch one by one: less memory
+    # kernels of attention; auto: PyTorch's own
     attention: Literal["auto", "native", "cudnn", "flash", "sage", "xformers", "flex"] = "auto"
     compile: bool = False  # faster, after minutes of compiling at the first image of each size
     # images of a request computed together; auto: as many as fit a large GPU, else one
     images_at_once: Literal["auto"] | Annotated[int, Meta(ge=1, le=10)] = "auto"
-    unload_after_s: Annotated[float, Meta(ge=1)] | None = None  # without use; None: stays
-    steps: Annotated[int, Meta(ge=1, le=50)] = 4  # of an image for which no number is asked
-    guidance_scale: Annotated[float, Meta(ge=0, le=30)] = 0.0  # schnell does not use it
+    # idle weights leave the memory after this long; default: they stay
+    unload_after_s: Annotated[float, Meta(ge=1)] | None = None
+    steps: Annotated[int, Meta(ge=1, le=50)] = 4  # of an image whose request names no number
+    guidance_scale: Annotated[float, Meta(ge=0, le=30)] = 0.0  # the same; Schnell does not use it
     default_size: Annotated[int, Meta(ge=64, le=2048, multiple_of=16)] = 1024  # pixels a side
 
     @property

@@ -1,0 +1,57 @@
+"""docs/settings.md says what models.toml takes, as the structs that read it have it."""
+
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+from localinfra.config import ServerSettings
+from localinfra.models.catalog import KINDS
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = ROOT / "docs" / "settings.md"
+
+
+def load_script() -> ModuleType:
+    loader = SourceFileLoader("make_settings_doc", str(ROOT / "scripts" / "make_settings_doc"))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec
+    module = module_from_spec(spec)
+    no_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = no_bytecode
+    return module
+
+
+script = load_script()
+
+
+def test_the_document_is_what_the_structs_say() -> None:
+    present = DOCUMENT.read_text(encoding="utf-8")
+    assert present == script.document(present), "run scripts/make_settings_doc"
+
+
+def test_every_key_has_a_row() -> None:
+    keys = {key for struct in (ServerSettings, *KINDS.values()) for key in struct.__struct_fields__}
+    tables = script.tables()
+    assert not {key for key in keys if f"| `{key}` |" not in tables}
+
+
+def test_what_a_key_does_is_said_beside_or_above_it() -> None:
+    source = (
+        "class Settings:\n"
+        "    # of all of them\n"
+        "\n"
+        "    beside: int = 1  # seconds\n"
+        "    # in two\n"
+        "    # lines\n"
+        "    above: int = (\n"
+        "        2  # and beside\n"
+        "    )\n"
+        "    silent: int = 3\n"
+    )
+    expected = {"beside": "seconds", "above": "in two lines and beside", "silent": ""}
+    assert script.own_effects(source) == expected
