@@ -38,8 +38,8 @@ from localinfra.api.responses_foreign import FOREIGN
 
 pytestmark = pytest.mark.timeout(600)
 
-# Times what this machine takes to decode a million numbers, 40 ms on the one of the README: what
-# the loop may do at once, with room for other threads of the server that work meanwhile.
+# Times what this machine takes to decode a million numbers, 40 ms on that of docs/benchmarks.md:
+# what the loop may do at once, with room for other threads of the server that work meanwhile.
 MAX_BLOCKED = 6.0
 
 ABSENT = """
