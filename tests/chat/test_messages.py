@@ -12,36 +12,36 @@ def plain(*messages: object) -> list[dict[str, object]]:
     return [*normalize(msgspec.json.decode(msgspec.json.encode(messages), type=list[Message]))]
 
 
-def test_a_string_is_passed_as_it_is():
+def test_a_string_is_passed_as_it_is() -> None:
     assert plain({"role": "user", "content": " Hi\n"}) == [{"role": "user", "content": " Hi\n"}]
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
-def test_every_role_may_send_text_parts_which_are_joined_by_a_newline(role: str):
+def test_every_role_may_send_text_parts_which_are_joined_by_a_newline(role: str) -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     assert plain({"role": role, "content": parts})[0]["content"] == "one\ntwo"
 
 
-def test_empty_text_is_content():
+def test_empty_text_is_content() -> None:
     assert plain({"role": "user", "content": ""})[0]["content"] == ""
 
 
-def test_fields_that_this_api_does_not_know_are_tolerated():
+def test_fields_that_this_api_does_not_know_are_tolerated() -> None:
     message = {"role": "user", "content": "Hi", "cache_control": {"type": "ephemeral"}}
     assert plain(message) == [{"role": "user", "content": "Hi"}]
 
 
-def test_known_fields_are_kept_and_null_ones_left_out():
+def test_known_fields_are_kept_and_null_ones_left_out() -> None:
     message = {"role": "tool", "content": "4", "tool_call_id": "call_1", "name": "add"}
     assert plain({**message, "refusal": None, "tool_calls": None}) == [message]
 
 
-def test_reasoning_reaches_the_template():
+def test_reasoning_reaches_the_template() -> None:
     message = {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}
     assert plain(message) == [message]
 
 
-def test_a_refusal_is_what_the_assistant_said():
+def test_a_refusal_is_what_the_assistant_said() -> None:
     refused = {"role": "assistant", "content": None, "refusal": "No."}
     in_parts = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
     expected = {"role": "assistant", "content": "No."}
@@ -65,7 +65,9 @@ def call(arguments: str) -> dict[str, object]:
         ("[" * 100_000, "[" * 100_000),
     ],
 )
-def test_arguments_of_tool_calls_are_an_object_where_they_are_one(arguments: str, read: object):
+def test_arguments_of_tool_calls_are_an_object_where_they_are_one(
+    arguments: str, read: object
+) -> None:
     message = plain(call(arguments))[0]
     assert message["content"] is None
     assert message["tool_calls"] == [
@@ -73,14 +75,14 @@ def test_arguments_of_tool_calls_are_an_object_where_they_are_one(arguments: str
     ]
 
 
-def test_arguments_may_be_kept_as_text():
+def test_arguments_may_be_kept_as_text() -> None:
     messages = msgspec.convert([call('{"a": 1}')], list[Message])
     (kept,) = normalize(messages, parse_arguments=False)
     assert kept["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
 
 
 @pytest.mark.parametrize("type", ["image_url", "input_audio", "file", "video_url", "refusal"])
-def test_a_part_that_is_not_text_is_refused_by_its_path(type: str):
+def test_a_part_that_is_not_text_is_refused_by_its_path(type: str) -> None:
     parts = [{"type": "text", "text": "Look:"}, {"type": type, type: {}}]
     if type == "refusal":  # only an assistant refuses
         parts[1] = {"type": type, type: "No."}
@@ -102,29 +104,29 @@ def test_a_part_that_is_not_text_is_refused_by_its_path(type: str):
         ({"role": "assistant", "tool_calls": [{"id": "a"}]}, "messages[0].tool_calls[0].function"),
     ],
 )
-def test_what_is_missing_or_out_of_place_is_named(message: dict[str, object], param: str):
+def test_what_is_missing_or_out_of_place_is_named(message: dict[str, object], param: str) -> None:
     with pytest.raises(InvalidRequest) as error:
         plain(message)
     assert error.value.param == param
 
 
-def test_a_conversation_has_at_least_one_message():
+def test_a_conversation_has_at_least_one_message() -> None:
     with pytest.raises(InvalidRequest, match="at least one") as error:
         plain()
     assert error.value.param == "messages"
 
 
-def test_an_unknown_role_is_not_decoded():
+def test_an_unknown_role_is_not_decoded() -> None:
     with pytest.raises(msgspec.ValidationError):
         plain({"role": "robot", "content": "Hi"})
 
 
 @pytest.mark.parametrize("role", ["user", "system", "developer", "tool", "assistant"])
-def test_a_null_for_content_is_an_empty_text(role: str):
+def test_a_null_for_content_is_an_empty_text(role: str) -> None:
     assert plain({"role": role, "content": None}) == [{"role": role, "content": ""}]
 
 
-def test_calls_of_custom_tools_are_calls_of_functions():
+def test_calls_of_custom_tools_are_calls_of_functions() -> None:
     custom = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "- a\n+ b"}}
     (message,) = plain({"role": "assistant", "content": None, "tool_calls": [custom]})
     assert message["tool_calls"] == [
@@ -136,7 +138,7 @@ def test_calls_of_custom_tools_are_calls_of_functions():
     ]
 
 
-def test_calls_that_no_template_knows_are_left_out_and_named():
+def test_calls_that_no_template_knows_are_left_out_and_named() -> None:
     unknown = {"id": "c2", "type": "of_next_year", "of_next_year": {"name": 5}}
     told = {**call("{}"), "tool_calls": [unknown, *call("{}")["tool_calls"]]}
     messages = msgspec.convert([{"role": "user", "content": "Hi"}, told], list[Message])

@@ -142,14 +142,14 @@ def small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_a_template_without_end_is_stopped(name: str, short_deadline: None):
+def test_a_template_without_end_is_stopped(name: str, short_deadline: None) -> None:
     started = time.thread_time()
     with pytest.raises(InvalidRequest, match=r"was stopped: it (ran for|produced|built)"):
         template(ENDLESS[name]).render(HI)
     assert time.thread_time() - started < 2
 
 
-def test_who_sends_very_much_is_told_so(short_deadline: None):
+def test_who_sends_very_much_is_told_so(short_deadline: None) -> None:
     """That a template did not come to its end is not its own fault then."""
     arguments = json.dumps({"a": [0] * 200_000})
     call = Message("assistant", "", tool_calls=[ToolCall(FunctionCall("f", arguments))])
@@ -162,7 +162,7 @@ def test_who_sends_very_much_is_told_so(short_deadline: None):
 
 
 @pytest.mark.parametrize("name", HUGE)
-def test_what_would_fill_the_memory_is_stopped(name: str, small_budget: None):
+def test_what_would_fill_the_memory_is_stopped(name: str, small_budget: None) -> None:
     compiled = template(HUGE[name])
     tracemalloc.start()
     try:
@@ -174,20 +174,20 @@ def test_what_would_fill_the_memory_is_stopped(name: str, small_budget: None):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_chat_template_needs_is_refused(name: str):
+def test_what_no_chat_template_needs_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match="could not render these messages"):
         template(REFUSED[name]).render(HI)
 
 
 @pytest.mark.parametrize("name", NO_TEMPLATE)
-def test_a_template_beyond_measure_is_refused_when_it_is_compiled(name: str):
+def test_a_template_beyond_measure_is_refused_when_it_is_compiled(name: str) -> None:
     started = time.thread_time()
     with pytest.raises(TemplateError, match="the chat template can't be used: "):
         template(NO_TEMPLATE[name])
     assert time.thread_time() - started < 5
 
 
-def test_compiling_constants_computes_nothing():
+def test_compiling_constants_computes_nothing() -> None:
     tracemalloc.start()
     try:
         template("{{ 'a' * 10 ** 9 }}{{ ('a' * 999) | replace('a', 'b' * 10 ** 9) }}")
@@ -196,12 +196,12 @@ def test_compiling_constants_computes_nothing():
         tracemalloc.stop()
 
 
-def test_limits_grow_with_the_conversation():
+def test_limits_grow_with_the_conversation() -> None:
     long = [Message("user", "word " * 400_000)] * 3
     assert len(template("{{ messages | tojson }}").render(long).text) > 6_000_000
 
 
-def test_a_tracer_that_was_there_comes_back():
+def test_a_tracer_that_was_there_comes_back() -> None:
     def tracer(frame: object, event: str, argument: object) -> None: ...
 
     earlier = sys.gettrace()
@@ -241,9 +241,9 @@ def test_a_tracer_that_was_there_comes_back():
         ("dict(a=1) | tojson", '{"a": 1}'),
     ],
 )  # fmt: skip
-def test_what_published_templates_use_works(expression: str, expected: str):
+def test_what_published_templates_use_works(expression: str, expected: str) -> None:
     assert template("{{ " + expression.replace("\n", "\\n") + " }}").render(HI).text == expected
 
 
-def test_generation_blocks_are_transparent():
+def test_generation_blocks_are_transparent() -> None:
     assert template("a{% generation %}b{% endgeneration %}c").render(HI).text == "abc"

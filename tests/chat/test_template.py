@@ -20,7 +20,7 @@ def text(source: str, *messages: Message, **options: object) -> str:
     return template(source).render(messages, **options).text
 
 
-def test_a_conversation_is_rendered_up_to_where_the_answer_begins():
+def test_a_conversation_is_rendered_up_to_where_the_answer_begins() -> None:
     assert text(CHATML, SYSTEM, HI) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\nHi<|im_end|>\n"
@@ -28,12 +28,12 @@ def test_a_conversation_is_rendered_up_to_where_the_answer_begins():
     )
 
 
-def test_without_a_generation_prompt_it_ends_with_the_last_message():
+def test_without_a_generation_prompt_it_ends_with_the_last_message() -> None:
     assert text(CHATML, HI, add_generation_prompt=False) == "<|im_start|>user\nHi<|im_end|>\n"
     assert text(CHATML, HI, HELLO, add_generation_prompt=False).endswith("Hello!<|im_end|>\n")
 
 
-def test_templates_of_llama_use_macros_slices_and_todays_date():
+def test_templates_of_llama_use_macros_slices_and_todays_date() -> None:
     now = datetime.datetime(2025, 7, 4)
     assert text(LLAMA, HI, HELLO, BYE, now=now) == (
         "<s><|start|>system<|end|>\n\nToday is 04 Jul 2025<|eot_id|>"
@@ -44,12 +44,12 @@ def test_templates_of_llama_use_macros_slices_and_todays_date():
     )
 
 
-def test_templates_of_mistral_use_loop_controls_and_earlier_items():
+def test_templates_of_mistral_use_loop_controls_and_earlier_items() -> None:
     expected = "<s>[INST] Hi[/INST] Hello!</s>[INST] Be brief.\n\nBye[/INST]"
     assert text(MISTRAL, SYSTEM, HI, HELLO, BYE) == expected
 
 
-def test_templates_of_qwen_write_tools_and_calls_as_json_and_drop_old_reasoning():
+def test_templates_of_qwen_write_tools_and_calls_as_json_and_drop_old_reasoning() -> None:
     tool = {"type": "function", "function": {"name": "añadir", "parameters": {"z": 1, "a": 2}}}
     asked = Message("assistant", "", tool_calls=[ToolCall(FunctionCall("add", '{"x": "<"}'))])
     thought = Message("assistant", "<think>\nHm.\n</think>\n\nHello!")
@@ -69,16 +69,16 @@ def test_templates_of_qwen_write_tools_and_calls_as_json_and_drop_old_reasoning(
 # Developer and system messages
 
 
-def test_a_developer_message_is_a_system_message():
+def test_a_developer_message_is_a_system_message() -> None:
     assert text(CHATML, Message("developer", "Be brief."), HI) == text(CHATML, SYSTEM, HI)
 
 
-def test_unless_the_template_knows_developers():
+def test_unless_the_template_knows_developers() -> None:
     source = "{# developer #}{% for message in messages %}{{ message.role }} {% endfor %}"
     assert text(source, Message("developer", ""), HI) == "developer user "
 
 
-def test_a_system_message_may_stand_anywhere_where_the_template_takes_it():
+def test_a_system_message_may_stand_anywhere_where_the_template_takes_it() -> None:
     assert text(CHATML, HI, SYSTEM) == (
         "<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>system\nBe brief.<|im_end|>\n"
@@ -87,14 +87,14 @@ def test_a_system_message_may_stand_anywhere_where_the_template_takes_it():
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_where_it_does_not_system_messages_move_to_the_front(role: str):
+def test_where_it_does_not_system_messages_move_to_the_front(role: str) -> None:
     second = Message(role, "Be kind.")
     expected = "<s>[INST] Hi[/INST] Hello!</s>[INST] Be brief.\n\nBe kind.\n\nBye[/INST]"
     assert text(MISTRAL, SYSTEM, HI, HELLO, second, BYE) == expected
     assert text(MISTRAL, HI, HELLO, SYSTEM, second, BYE) == expected
 
 
-def test_what_no_form_answers_is_the_templates_own_error():
+def test_what_no_form_answers_is_the_templates_own_error() -> None:
     source = "{{ raise_exception('No ' ~ messages[0].role) }}"
     with pytest.raises(InvalidRequest, match="refuses these messages: No user") as error:
         text(source, HI, SYSTEM, BYE)
@@ -119,7 +119,7 @@ CALL = Message("assistant", None, tool_calls=[ToolCall(FunctionCall("add", '{"a"
 )
 def test_null_content_and_arguments_are_adapted_to_what_the_template_can_use(
     expression: str, expected: str
-):
+) -> None:
     loop = f"{{% for message in messages %}}{{{{ {expression} }}}}{{% endfor %}}"
     assert text(KNOWS_TOOLS + loop, CALL) == expected
 
@@ -156,42 +156,42 @@ def test_a_result_may_be_nothing_but_must_be_there() -> None:
 
 
 @pytest.mark.parametrize("source", [CHATML, TRIMMING, QWEN])
-def test_a_last_assistant_message_is_left_open(source: str):
+def test_a_last_assistant_message_is_left_open(source: str) -> None:
     assert text(source, HI, HELLO).endswith("<|im_start|>assistant\nHello!")
 
 
 @pytest.mark.parametrize("space", [" ", "\n", " \n\n", "\t"])
-def test_its_trailing_space_is_kept_unless_the_template_trims(space: str):
+def test_its_trailing_space_is_kept_unless_the_template_trims(space: str) -> None:
     half = Message("assistant", "  Hello" + space)
     assert text(CHATML, HI, half).endswith("assistant\n  Hello" + space)
     assert text(TRIMMING, HI, half).endswith("assistant\nHello")
 
 
-def test_a_template_that_trims_some_space_keeps_the_rest():
+def test_a_template_that_trims_some_space_keeps_the_rest() -> None:
     source = "{{ messages[-1].content.rstrip('\\n') }}\n[end]"
     assert text(source, Message("assistant", "Hello \n")) == "Hello "
 
 
 @pytest.mark.parametrize("content", ["", " \n"])
-def test_an_empty_answer_is_continued_from_its_beginning(content: str):
+def test_an_empty_answer_is_continued_from_its_beginning(content: str) -> None:
     assert text(TRIMMING, HI, Message("assistant", content)).endswith("<|im_start|>assistant\n")
 
 
-def test_a_message_that_repeats_itself_is_cut_at_its_own_end():
+def test_a_message_that_repeats_itself_is_cut_at_its_own_end() -> None:
     again = Message("assistant", "Hello!<|im_end|>\nHello!")
     assert text(CHATML, HI, again).endswith("assistant\nHello!<|im_end|>\nHello!")
 
 
-def test_reasoning_of_a_continued_message_is_kept_as_the_template_writes_it():
+def test_reasoning_of_a_continued_message_is_kept_as_the_template_writes_it() -> None:
     half = Message("assistant", "<think>\nHm.\n</think>\n\nHel")
     assert text(QWEN, HI, half).endswith("assistant\n<think>\nHm.\n</think>\n\nHel")
 
 
-def test_a_tool_call_is_not_continued():
+def test_a_tool_call_is_not_continued() -> None:
     assert text(QWEN, HI, CALL).endswith("<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_a_template_that_drops_the_message_can_not_continue_it():
+def test_a_template_that_drops_the_message_can_not_continue_it() -> None:
     source = "{% for message in messages if message.role == 'user' %}{{ message.content }}"
     with pytest.raises(InvalidRequest, match="send a user message last"):
         text(source + "{% endfor %}", HI, HELLO)
@@ -200,7 +200,7 @@ def test_a_template_that_drops_the_message_can_not_continue_it():
 # Variables of the request
 
 
-def test_extra_variables_reach_the_template():
+def test_extra_variables_reach_the_template() -> None:
     assert text("{{ reasoning_effort }} {{ other }}", HI, extra={"reasoning_effort": "low"}) == (
         "low "
     )
@@ -209,7 +209,7 @@ def test_extra_variables_reach_the_template():
 @pytest.mark.parametrize(
     "name", ["messages", "tools", "add_generation_prompt", "bos_token", "range", "strftime_now"]
 )
-def test_what_the_server_gives_can_not_be_replaced(name: str):
+def test_what_the_server_gives_can_not_be_replaced(name: str) -> None:
     for give in (check_kwargs, lambda extra: text(CHATML, HI, extra=extra)):
         with pytest.raises(InvalidRequest, match=name) as error:
             give({name: 1})
@@ -217,7 +217,7 @@ def test_what_the_server_gives_can_not_be_replaced(name: str):
 
 
 @pytest.mark.parametrize("value", [True, None, "high", 3, 0.5, ["a"], [{"title": "a"}], {"b": 1}])
-def test_any_other_argument_may_be_any_json(value: object):
+def test_any_other_argument_may_be_any_json(value: object) -> None:
     check_kwargs({"documents": value, "enable_thinking": value, "of_next_year": value})
     shown = text("{{ documents is not none and documents == other }}", HI, extra={
         "documents": value, "other": value,
@@ -237,7 +237,7 @@ def test_any_other_argument_may_be_any_json(value: object):
         ("{%- set ns = namespace(found=kwarg) -%}{{ ns.found }}", {"kwarg"}),
     ],
 )
-def test_a_template_tells_which_variables_it_reads(source: str, reads: set[str]):
+def test_a_template_tells_which_variables_it_reads(source: str, reads: set[str]) -> None:
     assert template(source).variables == reads
 
 
@@ -255,13 +255,13 @@ def test_a_template_tells_which_variables_it_reads(source: str, reads: set[str])
         ("{{ raise_exception('a' * 100000) }}", "a{500}$"),
     ],
 )
-def test_a_failing_template_is_an_error_of_the_request(source: str, reason: str):
+def test_a_failing_template_is_an_error_of_the_request(source: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason) as error:
         text(source, HI)
     assert error.value.param == "messages"
 
 
-def test_such_an_error_names_the_remedy():
+def test_such_an_error_names_the_remedy() -> None:
     with pytest.raises(InvalidRequest, match=r"chat_template in models\.toml"):
         text("{{ nothing.at.all }}", HI)
 
@@ -270,12 +270,12 @@ def test_such_an_error_names_the_remedy():
     "source",
     ["{% if %}", "{{ 'a' | nonsense }}", "{% include 'x' %}", "{% block a %}{% endblock %}", "{{"],
 )
-def test_what_is_no_template_is_refused_when_the_model_is_loaded(source: str):
+def test_what_is_no_template_is_refused_when_the_model_is_loaded(source: str) -> None:
     with pytest.raises(TemplateError, match="the chat template can't be used: "):
         template(source)
 
 
-def test_threads_render_side_by_side():
+def test_threads_render_side_by_side() -> None:
     shared = template(QWEN)
     expected = {name: shared.render([Message("user", name * 50)]).text for name in "abcd"}
     wrong: list[str] = []
@@ -293,6 +293,6 @@ def test_threads_render_side_by_side():
     assert not wrong
 
 
-def test_a_prompt_may_be_empty():
+def test_a_prompt_may_be_empty() -> None:
     empty = ChatTemplate("", bos_token="", eos_token="", special_tokens=[])
     assert empty.render([HI]).segments == ()
