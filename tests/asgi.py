@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.types import ASGIApp, Message, Scope
@@ -22,7 +22,8 @@ class Reply(NamedTuple):
         return values[0] if values else None
 
     @property
-    def error(self) -> dict[str, str | None]:
+    def error(self) -> Any:
+        """What tells of an error in OpenAI's shape."""
         return msgspec.json.decode(self.body)["error"]
 
 
@@ -62,7 +63,9 @@ async def answer(app: ASGIApp, scope: Scope, chunks: Sequence[bytes] = (b"",)) -
     sent: list[Message] = []
 
     async def receive() -> Message:
-        return incoming.pop(0) if incoming else await asyncio.Event().wait()
+        if not incoming:
+            await asyncio.Event().wait()
+        return incoming.pop(0)
 
     async def send(message: Message) -> None:
         sent.append(message)

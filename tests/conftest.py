@@ -15,8 +15,9 @@ from children import give_children_default_signals
 give_children_default_signals()
 
 # Examples take as long as a busy machine needs.
-UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
-hypothesis.settings.register_profile("unhurried", **UNHURRIED)
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("unhurried")
 
 

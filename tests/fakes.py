@@ -4,7 +4,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -244,7 +244,7 @@ class FakeBackend:
 
 
 @asynccontextmanager
-async def running(backend: FakeBackend, **options: int) -> AsyncIterator[Engine]:
+async def running(backend: FakeBackend, **options: Any) -> AsyncIterator[Engine]:
     engine = Engine(backend, EngineSettings(**options))
     try:
         yield engine

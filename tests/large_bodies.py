@@ -150,6 +150,10 @@ def _unknown(fields: Mapping[str, bytes]) -> Wrap:
     return wrap
 
 
+def _around(wrap: Wrap, inner: Wrap) -> Wrap:
+    return lambda raw: wrap(inner(raw))
+
+
 def _of_struct(
     info: inspect.StructType,
     wrap: Wrap,
@@ -169,7 +173,7 @@ def _of_struct(
         )
         yield from _of(
             field.type,
-            lambda raw, inner=inner: wrap(inner(raw)),
+            _around(wrap, inner),
             f"{path}.{field.encode_name}",
             f"{owner.__module__}.{owner.__name__}.{field.encode_name}",
             (*within, info.cls),

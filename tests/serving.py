@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.types import ASGIApp
@@ -55,7 +55,7 @@ class RawReply(NamedTuple):
     body: bytes
 
     @property
-    def error(self) -> dict[str, str | None]:
+    def error(self) -> Any:
         return msgspec.json.decode(self.body)["error"]
 
 

@@ -33,7 +33,7 @@ def test_the_smallest_goes_first() -> None:
     async def test() -> None:
         executor, gate = BoundedExecutor("tests", 1, 10), threading.Event()
         order: list[int] = []
-        jobs = [asyncio.create_task(executor.run(gate.wait))]
+        jobs: list[asyncio.Task[object]] = [asyncio.create_task(executor.run(gate.wait))]
         for size in (30_000, 10_000, 20_000):
             jobs.append(asyncio.create_task(executor.run(order.append, size, size=size)))
         await asyncio.sleep(0)
@@ -49,7 +49,7 @@ def test_a_caller_that_leaves_gives_its_place_back(victim: int) -> None:
     async def test() -> None:
         executor, gate = BoundedExecutor("tests", 1, 2), threading.Event()
         done: list[int] = []
-        jobs = [asyncio.create_task(executor.run(gate.wait))]
+        jobs: list[asyncio.Task[object]] = [asyncio.create_task(executor.run(gate.wait))]
         jobs += [asyncio.create_task(executor.run(done.append, number)) for number in (1, 2)]
         await asyncio.sleep(0)
         jobs[victim].cancel()
@@ -120,7 +120,7 @@ def test_a_large_job_is_not_put_off_for_ever() -> None:
     async def test() -> None:
         executor, gate = BoundedExecutor("tests", 1, 100), threading.Event()
         order: list[str] = []
-        jobs = [asyncio.create_task(executor.run(gate.wait))]
+        jobs: list[asyncio.Task[object]] = [asyncio.create_task(executor.run(gate.wait))]
         jobs.append(asyncio.create_task(executor.run(order.append, "large", size=5000)))
         jobs += [asyncio.create_task(executor.run(order.append, "small")) for _ in range(50)]
         await asyncio.sleep(0)

@@ -79,7 +79,7 @@ def runtime(tmp_path: Path) -> Playing:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 @pytest.mark.parametrize("name", ["text", "vectors", "flux"])

@@ -220,7 +220,7 @@ def test_a_second_setup_waits_for_the_first(
     lock = tmp_path / "setup.lock"
     hold = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX)"
     program = f"{hold}; print(flush=True); time.sleep(0.5)"
-    with started([sys.executable, "-c", program, lock], stdout=subprocess.PIPE) as other:
+    with started([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE) as other:
         assert other.stdout and other.stdout.readline()
         began = time.monotonic()
         with setup.only_setup(lock):

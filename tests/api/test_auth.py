@@ -4,7 +4,6 @@ from hashlib import sha256
 
 import pytest
 
-from localinfra.api import auth
 from localinfra.api.auth import ApiKeys
 
 KEYS = ApiKeys(["sk-first", "sk-second", "schlüssel"])
@@ -73,7 +72,7 @@ def test_every_key_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch
         return compare(ours, theirs)
 
     compare: Callable[[bytes, bytes], bool] = hmac.compare_digest
-    monkeypatch.setattr(auth.hmac, "compare_digest", counting)
+    monkeypatch.setattr(hmac, "compare_digest", counting)
     for key in ("sk-first", "sk-second", "wrong"):
         compared.clear()
         KEYS.caller(f"Bearer {key}", "")

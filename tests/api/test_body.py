@@ -238,9 +238,8 @@ def read(
     queue = list(chunks)
 
     async def receive() -> Message:
-        while isinstance(queue[0], float):
-            await asyncio.sleep(queue.pop(0))
-        chunk = queue.pop(0)
+        while isinstance(chunk := queue.pop(0), float):
+            await asyncio.sleep(chunk)
         if chunk is None:
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": chunk, "more_body": bool(queue)}
@@ -322,7 +321,8 @@ def test_a_declared_length_is_not_trusted(length: str) -> None:
 
 def test_a_body_that_comes_too_slowly_is_refused() -> None:
     drip = [part for byte in padded(50) for part in (0.03, bytes([byte]))]
-    for chunks in ([5.0, b""], [b'{"mo', 5.0, b""], drip):
+    slow: list[list[bytes | float]] = [[5.0, b""], [b'{"mo', 5.0, b""], drip]
+    for chunks in slow:
         with pytest.raises(RequestTimeout):
             read(chunks)
 

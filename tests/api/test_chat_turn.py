@@ -57,7 +57,7 @@ def said(deltas: list[OutputDelta]) -> tuple[str, str, str]:
     pieces = [piece for delta in deltas for piece in delta.pieces]
 
     def text(kind: type[Piece]) -> str:
-        return "".join(piece.text for piece in pieces if type(piece) is kind)  # type: ignore[attr-defined]
+        return "".join(getattr(piece, "text", "") for piece in pieces if type(piece) is kind)
 
     arguments = text(CallArguments)
     assert bool(arguments) == any(isinstance(piece, CallEnd) for piece in pieces)

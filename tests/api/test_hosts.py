@@ -2,7 +2,20 @@
 
 import pytest
 
-from localinfra.api.hosts import HostRules, OriginRules, is_loopback, parse_authority
+from localinfra.api.hosts import (
+    Authority,
+    HostRules,
+    OriginRules,
+    is_loopback,
+    parse_authority,
+)
+
+
+def authority(host: str) -> Authority:
+    found = parse_authority(host)
+    assert found
+    return found
+
 
 CONFIGURED = HostRules(["box", "Models.Example.org", "*.lan", "10.1.2.3"])
 
@@ -100,14 +113,14 @@ def test_any_other_host_is_refused(host: str) -> None:
 
 @pytest.mark.parametrize("arrived_at", [None, "/run/localinfra.sock", "", "127.0.0.1"])
 def test_without_an_address_of_its_own_only_names_count(arrived_at: str | None) -> None:
-    assert not HostRules().allows(parse_authority("192.168.1.5"), arrived_at)
-    assert HostRules().allows(parse_authority("localhost"), arrived_at)
+    assert not HostRules().allows(authority("192.168.1.5"), arrived_at)
+    assert HostRules().allows(authority("localhost"), arrived_at)
 
 
 def test_the_arriving_address_may_be_written_by_the_socket_layer() -> None:
     """A dual-stack socket reports IPv4 peers as ::ffff:a.b.c.d, a link-local one with its zone."""
-    assert HostRules().allows(parse_authority("192.168.1.5"), "::ffff:192.168.1.5")
-    assert HostRules().allows(parse_authority("[fe80::1]"), "fe80::1%eth0")
+    assert HostRules().allows(authority("192.168.1.5"), "::ffff:192.168.1.5")
+    assert HostRules().allows(authority("[fe80::1]"), "fe80::1%eth0")
 
 
 ALLOWED_ORIGINS = [
@@ -163,13 +176,13 @@ REFUSED_ORIGINS = [
 @pytest.mark.parametrize("origin", ALLOWED_ORIGINS)
 def test_a_local_same_or_configured_origin_may_call(origin: str) -> None:
     rules = OriginRules(["https://app.example.org/", "chrome-extension://abcdef"])
-    assert rules.allows(origin, parse_authority("server.test:8000"))
+    assert rules.allows(origin, authority("server.test:8000"))
 
 
 @pytest.mark.parametrize("origin", REFUSED_ORIGINS)
 def test_any_other_origin_may_not(origin: str) -> None:
     rules = OriginRules(["https://app.example.org/", "chrome-extension://abcdef"])
-    assert not rules.allows(origin, parse_authority("server.test:8000"))
+    assert not rules.allows(origin, authority("server.test:8000"))
 
 
 DESKTOP_ORIGINS = [
@@ -191,9 +204,9 @@ DESKTOP_ORIGINS = [
 @pytest.mark.parametrize("origin", DESKTOP_ORIGINS)
 def test_pages_of_desktop_apps_may_call_where_only_this_machine_can(origin: str) -> None:
     rules = OriginRules(takes_desktop_apps=True)
-    assert rules.allows(origin, parse_authority("localhost:8000"))
+    assert rules.allows(origin, authority("localhost:8000"))
     is_loopbacks = origin.startswith("http")
-    assert OriginRules().allows(origin, parse_authority("localhost:8000")) == is_loopbacks
+    assert OriginRules().allows(origin, authority("localhost:8000")) == is_loopbacks
 
 
 @pytest.mark.parametrize(
@@ -213,11 +226,11 @@ def test_pages_of_desktop_apps_may_call_where_only_this_machine_can(origin: str)
 )
 def test_what_only_looks_like_a_desktop_app_may_not(origin: str) -> None:
     rules = OriginRules(takes_desktop_apps=True)
-    assert not rules.allows(origin, parse_authority("localhost:8000"))
+    assert not rules.allows(origin, authority("localhost:8000"))
 
 
 def test_browser_extensions_may_call_when_listed() -> None:
-    host = parse_authority("localhost:8000")
+    host = authority("localhost:8000")
     every = OriginRules(["chrome-extension://*"])
     assert every.allows("chrome-extension://abcdef", host)
     assert not every.allows("moz-extension://abcdef", host)
@@ -226,14 +239,14 @@ def test_browser_extensions_may_call_when_listed() -> None:
 
 @pytest.mark.parametrize("origin", ["null", "http://evil.com", "file://"])
 def test_a_star_lets_every_page_in(origin: str) -> None:
-    assert OriginRules(["*"]).allows(origin, parse_authority("localhost"))
+    assert OriginRules(["*"]).allows(origin, authority("localhost"))
 
 
 @pytest.mark.parametrize(("scheme", "port"), [("http", "80"), ("https", "443")])
 def test_a_port_left_out_is_the_schemes_own(scheme: str, port: str) -> None:
     rules = OriginRules()
-    assert rules.allows(f"{scheme}://server.test", parse_authority(f"server.test:{port}"))
-    assert rules.allows(f"{scheme}://server.test:{port}", parse_authority("server.test"))
+    assert rules.allows(f"{scheme}://server.test", authority(f"server.test:{port}"))
+    assert rules.allows(f"{scheme}://server.test:{port}", authority("server.test"))
 
 
 def test_names_that_dns_could_point_elsewhere_are_not_loopback() -> None:

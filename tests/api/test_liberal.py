@@ -147,7 +147,8 @@ def test_an_empty_text_list_or_object_is_a_field_not_given(
 
 
 def test_what_must_be_there_must_not_be_empty() -> None:
-    for empty in ("", {}):
+    empties: list[Any] = ["", {}]
+    for empty in empties:
         with pytest.raises(InvalidRequest) as caught:
             read(ChatCompletionRequest, {"model": "m", "messages": empty})
         assert caught.value.param == "messages"

@@ -64,7 +64,8 @@ def test_a_system_prompt_comes_first_whatever_its_form() -> None:
             {"role": "system", "content": "Be brief.\nBe kind."},
             {"role": "user", "content": "Hello"},
         ]
-    for nothing in ("", []):
+    nothings: list[Any] = ["", []]
+    for nothing in nothings:
         assert told(*HELLO, system=nothing) == [{"role": "user", "content": "Hello"}]
 
 

@@ -36,7 +36,7 @@ ANSWERS: list[tuple[list[Piece], list[dict[str, Any]]]] = [
 
 
 def without_ids(blocks: Any) -> list[dict[str, Any]]:
-    plain = msgspec.json.decode(msgspec.json.encode(blocks))
+    plain: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(blocks))
     for block in plain:
         assert block.pop("id", "toolu_").startswith("toolu_")
     return plain
@@ -125,7 +125,7 @@ def test_a_call_that_was_cut_off_has_what_was_whole_of_it(
     arguments: list[str], input_: dict[str, object]
 ) -> None:
     """A stream tells of it too, and clients that read it come to the same."""
-    cut = [Content("I look."), CallStart("f"), *map(CallArguments, arguments)]
+    cut: list[Piece] = [Content("I look."), CallStart("f"), *map(CallArguments, arguments)]
     assert without_ids(content_blocks(cut, False)) == [
         {"type": "text", "text": "I look."},
         {"type": "tool_use", "name": "f", "input": input_},

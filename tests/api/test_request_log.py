@@ -1,6 +1,7 @@
 """The line of the log for a request, through the application."""
 
 import logging
+from collections.abc import AsyncGenerator
 
 import pytest
 from asgi import Header, call, scope_of
@@ -29,7 +30,7 @@ async def fail(request: Request) -> Response:
 async def break_off(request: Request) -> Response:
     await receive_body(request)
 
-    async def events():  # type: ignore[no-untyped-def]
+    async def events() -> AsyncGenerator[bytes, None]:
         yield b"1"
         raise QueueFull("in the middle")
 

@@ -11,8 +11,8 @@ from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, P
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.engine.request import TokenLogprob
 
-CALL = [CallStart("add"), CallArguments('{"a"'), CallArguments(": 1}"), CallEnd()]
-ANSWER = [Thought("Hm"), Thought("."), Content("Let"), Content(" me."), *CALL, *CALL]
+CALL: list[Piece] = [CallStart("add"), CallArguments('{"a"'), CallArguments(": 1}"), CallEnd()]
+ANSWER: list[Piece] = [Thought("Hm"), Thought("."), Content("Let"), Content(" me."), *CALL, *CALL]
 
 
 def plain(value: Any) -> Any:

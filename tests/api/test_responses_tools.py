@@ -81,8 +81,9 @@ def test_functions_of_one_name_in_two_namespaces_are_two() -> None:
 
 def test_a_call_comes_back_by_its_own_name_and_namespace() -> None:
     writer = OutputWriter(offered(ADD, AGENTS).names)
+    events: list[Any] = []
     for name in ("agents__spawn", "add"):
-        events = writer.write([CallStart(name), CallArguments("{}"), CallEnd()])
+        events = [*writer.write([CallStart(name), CallArguments("{}"), CallEnd()])]
     calls = msgspec.to_builtins(writer.items)
     assert [(call["name"], call.get("namespace")) for call in calls] == [
         ("spawn", "agents"), ("add", None),
@@ -90,6 +91,7 @@ def test_a_call_comes_back_by_its_own_name_and_namespace() -> None:
     assert "namespace" not in calls[1]
     assert [event.name for event in events if event.kind.endswith("arguments.done")] == ["add"]
     raw = [msgspec.Raw(msgspec.json.encode(call)) for call in calls]
+    message: Any
     [message] = normalize(messages_of(read_input(raw, lambda id, path: pytest.fail(id)).items))
     assert [call["function"]["name"] for call in message["tool_calls"]] == ["agents__spawn", "add"]
 
@@ -223,7 +225,7 @@ def test_both_turns_of_codex_are_understood() -> None:
         assert [message["role"] for message in messages[:5]] == [
             "system", "developer", "developer", "user", "user",
         ]  # fmt: skip
-    said = messages[5]
+    said: Any = messages[5]
     assert said["reasoning_content"] == "An agent, then."
     assert [call["function"]["name"] for call in said["tool_calls"]] == [
         "multi_agent_v1__spawn_agent", "exec_command",

@@ -80,7 +80,8 @@ def test_silence_is_filled_with_comments() -> None:
 
 
 def test_frequent_events_need_no_comments() -> None:
-    assert b"keep-alive" not in stream(*([b"1", 0.02] * 10), keepalive_s=0.1).body
+    frequent: list[bytes | float] = [b"1", 0.02] * 10
+    assert b"keep-alive" not in stream(*frequent, keepalive_s=0.1).body
 
 
 def named_stream(

@@ -53,7 +53,7 @@ def test_uses_of_one_request_sum_up(charge: Charge, account: Account, metrics: M
         cached_tokens=600,
         generated_tokens=100,
         images=2,
-        usd=pytest.approx(1.0012),
+        usd=pytest.approx(1.0012),  # type: ignore[arg-type]  # equals what is near
     )
     text = metrics.text()
     for line in (
@@ -86,7 +86,7 @@ def test_a_prompt_is_charged_when_it_was_read_and_tokens_as_they_come(
         prompt_tokens=7,
         cached_tokens=5,
         generated_tokens=1,
-        usd=pytest.approx(9e-6),
+        usd=pytest.approx(9e-6),  # type: ignore[arg-type]  # equals what is near
     )
     meter.add(OutputDelta(0, num_generated=4, num_cached=5))
     assert (account.used.prompt_tokens, account.used.cached_tokens) == (7, 5)
@@ -121,7 +121,7 @@ def test_at_the_end_the_usage_object_is_what_was_charged(charge: Charge, account
         prompt_tokens=30,
         cached_tokens=6,
         generated_tokens=36,
-        usd=pytest.approx(0.000102),
+        usd=pytest.approx(0.000102),  # type: ignore[arg-type]  # equals what is near
     )
 
 

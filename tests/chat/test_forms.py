@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from chat_templates import (
@@ -53,7 +54,7 @@ def result(id: str | None, content: str = "OUTPUT") -> Message:
     return Message("tool", content, tool_call_id=id)
 
 
-def text(name: str, *messages: Message, **options: object) -> str:
+def text(name: str, *messages: Message, **options: Any) -> str:
     return template(TEMPLATES[name]).render(messages, **options).text
 
 
@@ -185,7 +186,7 @@ IDS = ["call_abc123", "toolu_01A09q90qw90lq917835lq9", "", "a", "123456789", "ü
 IDS += ["call 1", "\ud800", "chatcmpl-tool-" + "f" * 32, "0", "fc_68", "abcdefgh_"]
 
 
-def nemo_ids(*messages: Message) -> list[str]:
+def nemo_ids(*messages: Message) -> list[tuple[str, str]]:
     """Of calls and results, in their order."""
     prompt = text("nemo", *messages)
     return re.findall(r"\}([A-Za-z0-9]{9})[],]|OUTPUT([A-Za-z0-9]{9})\[", prompt)
@@ -256,7 +257,7 @@ def test_every_text_is_there_once_and_in_order(
     assert all(counts[content] == 1 for content in needed)
     assert max(counts.values(), default=0) <= 1  # what is said beside a call may be left out
     told = [m.content for m in messages if m.content in needed and m.role in ("user", "assistant")]
-    assert sorted(told, key=prompt.index) == told
+    assert sorted(told, key=lambda content: prompt.index(str(content))) == told
 
 
 @given(conversations)

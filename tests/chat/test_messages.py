@@ -1,5 +1,7 @@
 """Messages as clients send them → plain values for templates."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -7,7 +9,7 @@ from localinfra.chat.messages import Message, left_out_calls, normalize
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 
-def plain(*messages: object) -> list[dict[str, object]]:
+def plain(*messages: object) -> list[Any]:
     """From JSON, as the endpoint decodes it."""
     return [*normalize(msgspec.json.decode(msgspec.json.encode(messages), type=list[Message]))]
 
@@ -77,6 +79,7 @@ def test_arguments_of_tool_calls_are_an_object_where_they_are_one(
 
 def test_arguments_may_be_kept_as_text() -> None:
     messages = msgspec.convert([call('{"a": 1}')], list[Message])
+    kept: Any
     (kept,) = normalize(messages, parse_arguments=False)
     assert kept["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
 
@@ -140,9 +143,11 @@ def test_calls_of_custom_tools_are_calls_of_functions() -> None:
 
 def test_calls_that_no_template_knows_are_left_out_and_named() -> None:
     unknown = {"id": "c2", "type": "of_next_year", "of_next_year": {"name": 5}}
-    told = {**call("{}"), "tool_calls": [unknown, *call("{}")["tool_calls"]]}
+    known: Any = call("{}")
+    told = {**known, "tool_calls": [unknown, *known["tool_calls"]]}
     messages = msgspec.convert([{"role": "user", "content": "Hi"}, told], list[Message])
     assert left_out_calls(messages) == ["messages[1].tool_calls[0]"]
-    assert [len(m.get("tool_calls", ())) for m in normalize(messages)] == [0, 1]
+    sent: list[Any] = [*normalize(messages)]
+    assert [len(message.get("tool_calls", ())) for message in sent] == [0, 1]
     alone = {"role": "assistant", "content": None, "tool_calls": [unknown]}
     assert plain(alone) == [{"role": "assistant", "content": ""}]

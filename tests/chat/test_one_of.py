@@ -37,6 +37,9 @@ DEFINITIONS: Json = {
 }
 
 
+OPTIONS: list[Json] = [{"const": f"option {n}", "title": f"{n}"} for n in range(2000)]
+
+
 def union(*choices: Json, **others: Json) -> dict[str, Json]:
     return {"oneOf": list(choices), "$defs": DEFINITIONS, **others}
 
@@ -58,7 +61,7 @@ EXCLUSIVE = [
     union({"type": "string"}, {"type": ["integer", "null"]}, {"type": "array"}),
     union({"const": 1}, {"const": True}, {"const": "1"}, {"const": [1]}, {"const": {"a": 1}}),
     union({"enum": ["a", "b"]}, {"enum": ["c"]}, {"type": "number"}),
-    union(*[{"const": f"option {n}", "title": f"{n}"} for n in range(2000)]),
+    union(*OPTIONS),
     union({"type": "number", "maximum": 0}, {"type": "integer", "exclusiveMinimum": 0}),
     union({"type": "string", "maxLength": 2}, {"type": "string", "minLength": 3}),
     union({"type": "array", "maxItems": 1}, {"type": "array", "minItems": 2}),

@@ -4,6 +4,7 @@ The texts are as the models write them, marks spelled out.
 """
 
 import json
+from typing import Any
 
 import pytest
 
@@ -193,7 +194,7 @@ THOUGHT = "<think>\nThe user wants <b>4</b>.\n</think>\n\nIt is 4."
 @pytest.mark.parametrize("has_tools", [True, False])
 def test_marked_reasoning_is_no_content_however_it_is_cut(has_tools: bool) -> None:
     spoken = voice("hermes", thinks=True)
-    expected = ("It is 4.", "The user wants <b>4</b>.\n", [])
+    expected: Any = ("It is 4.", "The user wants <b>4</b>.\n", [])
     for cut in range(len(THOUGHT)):
         texts = [THOUGHT[:cut], THOUGHT[cut:]]
         assert message(read(texts, spoken, has_tools=has_tools)) == expected

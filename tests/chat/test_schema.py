@@ -29,23 +29,25 @@ def test_objects_that_name_their_properties_have_no_others() -> None:
         "properties": {"a": {}},
         "additionalProperties": False,
     }
-    for schema in (
+    schemas: list[Json] = [
         {"type": "object"},
         {"properties": {"a": {}}, "additionalProperties": {"type": "string"}},
         {"properties": {"a": {}}, "patternProperties": {"^x": {}}},
         {"properties": {"a": {}}, "required": ["b"]},
         {"properties": {"a": {}}, "minProperties": 2},
-    ):
+    ]
+    for schema in schemas:
         assert closed(schema) == schema
 
 
 def test_objects_that_are_combined_with_others_stay_open() -> None:
     part: Json = {"properties": {"a": {}}}
-    for schema in (
+    schemas: list[Json] = [
         {"allOf": [part, {"properties": {"b": {}}}]},
         {"properties": {"b": {}}, "anyOf": [part]},
         {"$ref": "#/$defs/part", "properties": {"b": {}}, "$defs": {"part": part}},
-    ):
+    ]
+    for schema in schemas:
         assert "additionalProperties" not in json_rule(schema, "s").text
     alone: Json = {"$ref": "#/$defs/p", "$defs": {"p": part}}
     assert "additionalProperties" in json_rule(alone, "s").text
@@ -88,12 +90,13 @@ def test_what_would_end_or_stall_the_compiler_is_refused(schema: dict[str, Json]
 def test_what_looks_like_it_is_taken() -> None:
     many: list[Json] = [f"word {n}" for n in range(5000)]
     text: dict[str, Json] = {"type": "string", "pattern": "^a"}
-    for schema in (
+    schemas: list[Json] = [
         {"enum": many},
         {"properties": {f"p{n}": text for n in range(50)}},
         {"allOf": [{"$ref": "#/$defs/a"}], "description": "one", "$defs": {"a": text}},
         {"properties": {"a": {"anyOf": [text] * 20}}},
-    ):
+    ]
+    for schema in schemas:
         assert json_rule(schema, "s").text.startswith("%json")
 
 
@@ -117,17 +120,19 @@ def test_counting_patterns_is_bounded() -> None:
 
 
 def test_only_what_may_take_long_is_tried_out_first() -> None:
-    for schema in (
+    plain: list[Json] = [
         {"properties": {"a": {"type": "string", "format": "date"}, "b": {"enum": [1, 2]}}},
         {"type": "array", "items": {"anyOf": [{"type": "null"}, {"maximum": 1.5}]}},
-    ):
+    ]
+    for schema in plain:
         assert json_rule(schema, "s").is_plain
-    for hard in (
+    hard_ones: list[Json] = [
         {"type": "string", "pattern": "a"},
         {"multipleOf": 3},
         {"minimum": 1e-300},
         {"type": "array", "minItems": 100_000},
         {"allOf": [{"type": "integer"}]},
         {"const": "x" * 100_000},
-    ):
+    ]
+    for hard in hard_ones:
         assert not json_rule({"properties": {"a": hard}}, "s").is_plain

@@ -2,6 +2,7 @@
 
 import datetime
 import threading
+from typing import Any
 
 import pytest
 from chat_templates import CHATML, GEMMA, KNOWS_TOOLS, LLAMA, MISTRAL, QWEN, TRIMMING, template
@@ -16,7 +17,7 @@ HELLO = Message("assistant", "Hello!")
 BYE = Message("user", "Bye")
 
 
-def text(source: str, *messages: Message, **options: object) -> str:
+def text(source: str, *messages: Message, **options: Any) -> str:
     return template(source).render(messages, **options).text
 
 
@@ -87,7 +88,7 @@ def test_a_system_message_may_stand_anywhere_where_the_template_takes_it() -> No
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_where_it_does_not_system_messages_move_to_the_front(role: str) -> None:
+def test_where_it_does_not_system_messages_move_to_the_front(role: Any) -> None:
     second = Message(role, "Be kind.")
     expected = "<s>[INST] Hi[/INST] Hello!</s>[INST] Be brief.\n\nBe kind.\n\nBye[/INST]"
     assert text(MISTRAL, SYSTEM, HI, HELLO, second, BYE) == expected

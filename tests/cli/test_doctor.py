@@ -13,11 +13,9 @@ from localinfra import config, install
 from localinfra.backend_detect import Machine
 from localinfra.cli.doctor import (
     Cpu,
-    Finding,
     LlamaBuild,
     LlamaDevice,
     Surroundings,
-    as_text,
     check_cpu,
     check_failure,
     check_features,
@@ -31,6 +29,7 @@ from localinfra.cli.doctor import (
     parse_meminfo,
     rebuild,
 )
+from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ask_torch, outlook
 from localinfra.cli.main import main
 from localinfra.install import ROOT, extra
@@ -210,7 +209,7 @@ def test_what_was_put_off_is_told_apart_from_what_was_decided(
     assert told() == {"hint"}
     store.put_off(model, "it was not done after 72 s", is_final=False)
     assert told() == {"failed"}
-    with store.locked(lambda: None):
+    with store.locked(lambda _: None):
         store.keep(store.decide(store.identify(model), "1f", "it is the fastest as it is"))
     assert told() == {"ok"}
 

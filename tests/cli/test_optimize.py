@@ -101,7 +101,12 @@ def test_apply_keeps_the_winner_and_says_how_it_is_served(
     kept = Report(
         original=REPORT.original, candidates=(), reason="q", winner="q8_0", kept="/x.gguf"
     )
-    monkeypatch.setattr(command, "run", lambda job, show: jobs.append(job) or kept)
+
+    def run(job: Job, show: object) -> Report:
+        jobs.append(job)
+        return kept
+
+    monkeypatch.setattr(command, "run", run)
     assert "Kept as /x.gguf" in optimize(models, "fast", "--apply").stdout
     told = optimize(models, "plain", "--apply").stdout
     assert 'with optimize = "lossless" in [model."plain"]' in told

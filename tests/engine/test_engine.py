@@ -38,7 +38,7 @@ def tokens(events: list[TokenEvent]) -> list[int]:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 20))
 
 
 async def settle(engine: Engine) -> None:

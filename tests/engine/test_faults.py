@@ -93,7 +93,7 @@ class Faulty(FakeBackend):
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 SMALL: dict[str, Any] = {

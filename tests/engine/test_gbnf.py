@@ -41,7 +41,7 @@ def takes(begun: LLMatcher, text: str) -> bool:
         if walker.is_stopped() or walker.validate_tokens([byte]) != 1:
             return False
         walker.consume_token(byte)
-    return walker.is_accepting()
+    return bool(walker.is_accepting())
 
 
 MEANINGS: list[tuple[str, str, list[str], list[str]]] = [

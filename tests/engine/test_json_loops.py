@@ -1,7 +1,6 @@
 """What free JSON must not go on with: names that are there, items and phrases again and again."""
 
 import base64
-import functools
 import json
 
 import pytest
@@ -90,6 +89,10 @@ def picture(width: int) -> str:
     return base64.b64encode(bytes(width * width * 4)).decode()
 
 
+def nested(depth: int) -> Json:
+    return [nested(depth - 1)] if depth else 1
+
+
 HONEST: dict[str, Json] = {
     "zeros": [0] * 300,
     "a matrix": [[0.0] * 40] * 40,
@@ -107,7 +110,7 @@ HONEST: dict[str, Json] = {
     "primes and others": list(range(2000)),
     "columns": {f"c{n}": [0] * 20 for n in range(200)},
     "the same under many names": {f"host-{n}": "https://localhost:8080/v1" for n in range(45)},
-    "deep": functools.reduce(lambda inner, _: [inner], range(50), [1]),
+    "deep": nested(50),
 }
 
 

@@ -1,6 +1,7 @@
 """Clients and requests take turns, whoever asked for more or came first."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from fakes import FakeBackend
@@ -16,7 +17,7 @@ from localinfra.engine.turns import PATIENCE, prompts_in_turn
 class Steps:
     """A scheduler over a fake backend: each step decodes and appends a token, no draws."""
 
-    def __init__(self, num_sequences: int = 4, **options: int):
+    def __init__(self, num_sequences: int = 4, **options: Any):
         self.backend = FakeBackend(
             num_cells=4000, num_sequences=num_sequences, num_slots=num_sequences + 40,
             context_length=1000, batch_size=64, **options,

@@ -25,7 +25,7 @@ async def text(engine: Engine, request: GenerationRequest) -> list[tuple[int | N
             (event.token, event.logprob.logprob)
             async for events in generation
             for event in events
-            if event.logprob
+            if event.logprob and event.logprob.logprob is not None
         ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from models.tiny_gguf import tiny_gemma3, tiny_llama, tiny_mamba
 
+from localinfra import machine
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.quantize import QuantizeFailed, quantize
@@ -162,7 +163,7 @@ def test_a_model_of_few_tokens_cannot_be_measured(tmp_path: Path) -> None:
 def test_a_file_too_large_for_memory_is_refused(
     q4_0: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.machine, "available_memory", lambda: 1000)
+    monkeypatch.setattr(machine, "available_memory", lambda: 1000)
     with pytest.raises(CannotMeasure, match="of memory"):
         work(job(q4_0))
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import SMOLLM2, LiveServer
+from openai.types.chat import ChatCompletion
 
 COUNT: list[Any] = [{"role": "user", "content": "Repeat the letters: a b c d e f g h i j k l m"}]
 
@@ -114,7 +115,7 @@ def test_logprobs_do_not_depend_on_temperature_penalties_or_bias(client: openai.
 
 def test_logit_bias_forbids_and_forces(client: openai.OpenAI) -> None:
     def text(**options: Any) -> str | None:
-        answer = client.chat.completions.create(
+        answer: ChatCompletion = client.chat.completions.create(
             model="smollm2", messages=COUNT, max_tokens=4, temperature=0, **options
         )
         return answer.choices[0].message.content

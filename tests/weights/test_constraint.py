@@ -27,6 +27,7 @@ from localinfra.chat.answer import (
     parser_of,
 )
 from localinfra.chat.dialects import DIALECTS, GENERIC, HARMONY, REASONING, Voice
+from localinfra.chat.messages import Json
 from localinfra.chat.parser import CallEnd, CallStart, Content, Thought
 from localinfra.engine.constraint import (
     MAX_CACHED_S,
@@ -227,7 +228,7 @@ def test_a_thousand_schemas(writer: Writer, schema: Any, seed: int) -> None:
     conforms(writer, schema, seed)
 
 
-RECORD = {
+RECORD: dict[str, Json] = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "maxLength": 8},

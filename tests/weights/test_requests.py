@@ -156,7 +156,8 @@ def test_a_call_that_is_cut_shows_nothing_of_its_marks(server: LiveServer) -> No
 def test_names_further_down_that_nobody_knows_are_told(server: LiveServer) -> None:
     parts = [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]
     said = [{"role": "user", "content": parts}]
-    tool = {**WEATHER, "function": {**WEATHER["function"], "foo": 1}}
+    function: Any = WEATHER["function"]
+    tool = {**WEATHER, "function": {**function, "foo": 1}}
     reply = post(server, CHAT, messages=said, tools=[tool], stream_options={"x": 1}, y=1)
     assert ignored(reply) == [
         "y", "stream_options.x", "messages[0].content[0].cache_control", "tools[0].function.foo",

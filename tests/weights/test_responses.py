@@ -185,9 +185,10 @@ def test_a_named_function_is_called(client: openai.OpenAI, name: str) -> None:
 
 
 def test_a_pydantic_tool_is_parsed(client: openai.OpenAI) -> None:
+    person: Any = openai.pydantic_function_tool(Person)["function"]
     response = client.responses.parse(
         model="smollm2", input="Kermit is 65.", max_output_tokens=200,
-        tools=[openai.pydantic_function_tool(Person)["function"] | {"type": "function"}],  # type: ignore[list-item, operator, typeddict-item]
+        tools=[person | {"type": "function"}],
         tool_choice="required", parallel_tool_calls=False,
     )  # fmt: skip
     [call] = response.output
@@ -213,13 +214,13 @@ def test_calls_and_outputs_go_back_with_the_clients_own_items(client: openai.Ope
     )
     [call] = calls_of(first)
     output = {"type": "function_call_output", "call_id": call.call_id, "output": "21 C, sunny"}
-    function = {"name": call.name, "arguments": call.arguments}
+    function: Any = {"name": call.name, "arguments": call.arguments}
     chat = client.chat.completions.create(
         model="smollm2", max_tokens=1,
         messages=[
             *conversation,
             {"role": "assistant", "tool_calls": [
-                {"type": "function", "id": call.call_id, "function": function}  # type: ignore[list-item, typeddict-item]
+                {"type": "function", "id": call.call_id, "function": function}
             ]},
             {"role": "tool", "tool_call_id": call.call_id, "content": "21 C, sunny"},
         ],

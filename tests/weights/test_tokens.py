@@ -29,7 +29,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def tokenize(server: LiveServer, **fields: Any) -> dict[str, Any]:
     reply = server.post("/tokenize", {"model": "smollm2", **fields})
     assert reply.status_code == 200, reply.text
-    return reply.json()
+    found: dict[str, Any] = reply.json()
+    return found
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -76,7 +77,7 @@ def test_the_tokens_are_those_of_a_chat(server: LiveServer) -> None:
 
 def spelt(server: LiveServer, **fields: Any) -> str:
     tokens = tokenize(server, **fields)["tokens"]
-    return server.post("/detokenize", {"model": "smollm2", "tokens": tokens}).json()["prompt"]
+    return str(server.post("/detokenize", {"model": "smollm2", "tokens": tokens}).json()["prompt"])
 
 
 def test_a_conversation_is_put_as_a_prompt_or_shown_alone(server: LiveServer) -> None:

@@ -106,7 +106,7 @@ def test_streamed_calls_are_the_same_after_reassembly(client: openai.OpenAI) -> 
             calls[delta.index]["arguments"] += delta.function.arguments
     assert whole.message.tool_calls
     assert calls == [
-        {"name": call.function.name, "arguments": call.function.arguments}  # type: ignore[union-attr]
+        {"name": call.function.name, "arguments": call.function.arguments}
         for call in whole.message.tool_calls
     ]
     [reason] = [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason]
@@ -160,7 +160,7 @@ def test_under_auto_an_answer_that_is_no_call_has_the_form_asked_for(
     client: openai.OpenAI, form: Any, fits: Callable[[str], object]
 ) -> None:
     answer = client.chat.completions.create(
-        model="smollm2", messages=MESSAGES, tools=TOOLS, tool_choice="auto", n=8,  # type: ignore[arg-type]
+        model="smollm2", messages=MESSAGES, tools=TOOLS, tool_choice="auto", n=8,
         response_format=form, temperature=2, seed=1, max_tokens=300,
     )  # fmt: skip
     for choice in answer.choices:
@@ -247,9 +247,8 @@ def test_a_choice_that_repeats_its_call_ends_alone(client: openai.OpenAI) -> Non
         max_tokens=600,
     )  # fmt: skip
     for choice in reply.choices:
-        calls = [
-            (call.function.name, call.function.arguments) for call in choice.message.tool_calls
-        ]  # type: ignore[union-attr]
+        sent: list[Any] = choice.message.tool_calls or []
+        calls = [(call.function.name, call.function.arguments) for call in sent]
         assert choice.finish_reason == "tool_calls" and len(calls) == len(set(calls))
 
 
