@@ -83,6 +83,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     keepalive_s: Seconds = 15.0  # silence in a stream before a sign of life is sent
     image_urls_s: Seconds = 3600.0  # for which images asked for by URL are kept
     fallback_model: str | None = None  # answers for unknown model names
+    # Of requests that name no seed, so that the same request gets the same answer each time; None:
+    # another seed each time. Within what models of all kinds take, images' counted upwards.
+    default_seed: Annotated[int, Meta(ge=0, lt=2**32)] | None = None
     keep_costs: bool = True  # in the cache, for `localinfra costs`
     log_level: LogLevel = "info"
 
@@ -121,7 +124,12 @@ def load(path: Path | None = None) -> Config:
     Raises ConfigError for an absent or unreadable file, bad TOML, and wrong keys or values.
     """
     path = find_file(path)
-    tables = read_toml(path)
+    return read(read_toml(path), path)
+
+
+def read(tables: Mapping[str, object], path: Path) -> Config:
+    """Settings from the tables of a file; `path` is where mistakes are said to be, and relative
+    paths start in its folder. Raises ConfigError for wrong tables, keys or values."""
     for name in tables:
         if name not in TABLES:
             raise ConfigError(f"{path}: {name}: unknown table; {suggestion(name, TABLES)}")
