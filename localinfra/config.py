@@ -85,7 +85,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     fallback_model: str | None = None  # answers for unknown model names
     # Of requests that name no seed, so that the same request gets the same answer each time; None:
     # another seed each time. Within what models of all kinds take, images' counted upwards.
-    default_seed: Annotated[int, Meta(ge=0, lt=2**32)] | None = None
+    default_seed: Annotated[int, Meta(ge=0, le=4_294_967_295)] | None = None
     keep_costs: bool = True  # in the cache, for `localinfra costs`
     log_level: LogLevel = "info"
 
