@@ -4,9 +4,10 @@ Every run of pytest imports this: nothing heavy before a fixture is used.
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,18 +37,35 @@ def _config_file(config: pytest.Config) -> Path | None:
     return (config.inipath or config.rootpath / "-").parent / noted if noted else None
 
 
+@contextlib.contextmanager
+def _plain_imports(config: pytest.Config) -> Iterator[None]:
+    """pytest compiles every module of a distribution that brings a plugin again, for the sake of
+    its asserts. Of localinfra's that takes a second, in each job that begins with installing it.
+    """
+    hook: Any = config.pluginmanager.rewrite_hook
+    if hook not in sys.meta_path:  # --assert=plain
+        yield
+        return
+    sys.meta_path.remove(hook)
+    try:
+        yield
+    finally:
+        sys.meta_path.insert(0, hook)
+
+
 @pytest.fixture(scope="session")
 def localinfra_url(pytestconfig: pytest.Config) -> "Iterator[BaseURL]":
     """The base URL of a server that runs for the whole session; `localinfra_url.model` is the
     name of its model."""
-    from localinfra.errors import ApiError, ConfigError
-    from localinfra.testing import server
-
     with contextlib.ExitStack() as stack:
-        try:
-            url = stack.enter_context(server(_config_file(pytestconfig)))
-        except (ApiError, ConfigError) as error:
-            pytest.fail(f"localinfra can't start: {error}", pytrace=False)
+        with _plain_imports(pytestconfig):
+            from localinfra.errors import ApiError, ConfigError
+            from localinfra.testing import server
+
+            try:
+                url = stack.enter_context(server(_config_file(pytestconfig)))
+            except (ApiError, ConfigError) as error:
+                pytest.fail(f"localinfra can't start: {error}", pytrace=False)
         yield url
 
 

