@@ -10,6 +10,7 @@ handlers, no logging, nothing of the environment. `pytest_plugin.py` makes fixtu
 import asyncio
 import contextlib
 import gc
+import logging
 import sys
 import threading
 import time
@@ -71,7 +72,7 @@ def server(
     """
     settings, catalog = _settings(config, seed, api_key)
     name = _first_model(catalog)
-    with _process_as_found():
+    with _process.lent():
         runtime = Runtime(settings, catalog)
         background = Background(_Guest(runtime))
         try:
@@ -172,28 +173,37 @@ def _unoptimized(entry: ModelEntry) -> ModelEntry:
 
 
 class _Process:
-    """What servers change for the whole process, as it was before the first of them."""
+    """What servers change for the whole process, put back after the last of them."""
 
-    lock = threading.Lock()
-    num_servers = 0
-    switch_interval_s = 0.0
-    was_frozen = False
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_servers = 0
+        self._undo = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        with self._lock:
+            if not self._num_servers:
+                self._remember()
+            self._num_servers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_servers -= 1
+                if not self._num_servers:
+                    self._undo.close()
+
+    def _remember(self) -> None:
+        undo = self._undo.callback
+        undo(sys.setswitchinterval, sys.getswitchinterval())
+        if not gc.get_freeze_count():
+            undo(gc.unfreeze)
+        for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+            logger = logging.getLogger(name)
+            undo(logger.setLevel, logger.level)
+            undo(setattr, logger, "handlers", logger.handlers)
+            undo(setattr, logger, "propagate", logger.propagate)
 
 
-@contextlib.contextmanager
-def _process_as_found() -> Iterator[None]:
-    """Puts back what `Runtime` changes for the whole process, after the last server."""
-    with _Process.lock:
-        if not _Process.num_servers:
-            _Process.switch_interval_s = sys.getswitchinterval()
-            _Process.was_frozen = gc.get_freeze_count() > 0
-        _Process.num_servers += 1
-    try:
-        yield
-    finally:
-        with _Process.lock:
-            _Process.num_servers -= 1
-            if not _Process.num_servers:
-                sys.setswitchinterval(_Process.switch_interval_s)
-                if not _Process.was_frozen:
-                    gc.unfreeze()
+_process = _Process()

@@ -186,8 +186,10 @@ def test_an_answer_that_still_comes_when_the_block_ends_is_told_so() -> None:
 
 
 LEAVES_NOTHING = f"""
-import gc, json, os, signal, sys, threading, time, urllib.request
+import gc, json, logging, os, signal, sys, threading, time, urllib.request
 from localinfra import testing
+
+LOGS = ("uvicorn.error", "uvicorn.access", "localinfra", None)
 
 def things():
     folder = "/proc/self/fd"
@@ -197,6 +199,7 @@ def things():
         "signals": [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)],
         "switch_interval_s": sys.getswitchinterval(),
         "frozen": gc.get_freeze_count(),
+        "logs": [(log.level, log.propagate) for log in map(logging.getLogger, LOGS)],
         "environment": dict(os.environ),
     }}
 
@@ -285,11 +288,23 @@ def test_the_plugin_serves_the_model_that_comes_along(project: Path) -> None:
     assert "3 passed" in told and f"served by {SMOLLM2}" in told
 
 
+def test_the_examples_of_the_documentation_run(project: Path) -> None:
+    text = (Path(testing.__file__).parent.parent / "docs" / "testing.md").read_text()
+    test, fixture, program = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    uses_it = "\ndef test_environment():\n    import os; assert os.environ['OPENAI_API_KEY']\n"
+    (project / "test_it.py").write_text(f"import pytest\n\n{test}\n{fixture}\n{uses_it}")
+    assert "2 passed" in run_pytest(project)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() and not done.stderr
+
+
 @pytest.mark.parametrize("by_ini", [False, True])
 def test_the_plugin_serves_the_settings_it_is_given(project: Path, by_ini: bool) -> None:
     (project / "models").mkdir()
     (project / "models" / "models.toml").write_text(
-        f'[model."chosen"]\nkind = "text"\nsource = "{SOURCE}"\ncontext_length = 1024\n'
+        f'[model."chosen"]\nkind = "text"\nsource = "{SOURCE}"\nthreads = 1\n'
     )
     options = ["--localinfra-config", "models/models.toml"]
     if by_ini:
