@@ -90,6 +90,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     keepalive_s: Seconds = 15.0  # a stream silent for this long gets a sign of life
     image_urls_s: Seconds = 3600.0  # how long images asked for by URL are kept
     fallback_model: str | None = None  # answers for model names the file does not know
+    # used where a request names no seed, so that the same request gets the same answer; without it,
+    # each gets another seed
+    default_seed: Annotated[int, Meta(ge=0, le=4_294_967_295)] | None = None
     keep_costs: bool = True  # write what keys use into the cache, for `localinfra costs`
     log_level: LogLevel = "info"  # debug also logs every request
 
@@ -128,7 +131,12 @@ def load(path: Path | None = None) -> Config:
     Raises ConfigError for an absent or unreadable file, bad TOML, and wrong keys or values.
     """
     path = find_file(path)
-    tables = read_toml(path)
+    return read(read_toml(path), path)
+
+
+def read(tables: Mapping[str, object], path: Path) -> Config:
+    """Settings from the tables of a file; `path` is where mistakes are said to be, and relative
+    paths start in its folder. Raises ConfigError for wrong tables, keys or values."""
     for name in tables:
         if name not in TABLES:
             raise ConfigError(f"{path}: {name}: unknown table; {suggestion(name, TABLES)}")

@@ -113,6 +113,10 @@ class Runtime:
 
         return load_image_model(name, entry, max_queue)
 
+    async def load(self, name: str) -> None:
+        """Has the model in memory. Raises ModelUnavailable."""
+        await self._models.get(name)
+
     async def text_model(self, name: str, route: str) -> "TextModel":
         """The model a request asks for, loaded. Raises ModelNotFound, InvalidRequest for a model
         of another kind, and ModelUnavailable. So do the others."""

@@ -1,9 +1,7 @@
 """Any ASGI application on the server's own connections, in a thread; and bytes as they are."""
 
-import asyncio
 import contextlib
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,34 +9,18 @@ from typing import Any, NamedTuple
 import msgspec
 from starlette.types import ASGIApp
 
-from localinfra.api.server import Server, bind
+from localinfra.api.server import Server
 from localinfra.config import ServerSettings
+from localinfra.testing import Background
 
 
-class Serving:
+class Serving(Background):
     """Listens on a free port of `host` from the start on."""
 
     def __init__(
         self, app: ASGIApp, settings: ServerSettings | None = None, host: str = "127.0.0.1"
     ) -> None:
-        sockets = bind(host, 0)
-        self.port = sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.server = Server(app, settings or ServerSettings())
-        self._thread = threading.Thread(target=self._run, args=(sockets,))
-        self._thread.start()
-        while not self.server.started:
-            assert self._thread.is_alive()
-            time.sleep(0.01)
-
-    def _run(self, sockets: list[socket.socket]) -> None:
-        with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
-            runner.run(self.server.serve(sockets))
-
-    def close(self) -> None:
-        self.server.should_exit = True
-        self._thread.join(60)
-        assert not self._thread.is_alive()
+        super().__init__(Server(app, settings or ServerSettings()), host)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), 30)

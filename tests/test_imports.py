@@ -21,8 +21,8 @@ LAYERS = [
     {"loading", "loading_encoders", "loading_images"},
     {"runtime"},
     {"api"},
-    {"cli", "ray_serve"},
-    {"__main__"},
+    {"cli", "ray_serve", "testing"},
+    {"__main__", "pytest_plugin"},
 ]
 LAYER_OF = {room: at for at, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -91,6 +91,8 @@ def test_libraries_stay_with_their_owners(file: Path) -> None:
         ("localinfra.engine.engine", "llama_cpp starlette torch"),
         ("localinfra.optimize.store", "llama_cpp numpy"),
         ("localinfra.backend_detect", "llama_cpp numpy msgspec"),
+        ("localinfra.pytest_plugin", "localinfra.testing msgspec asyncio openai"),
+        ("localinfra.testing", "llama_cpp numpy torch pytest"),
     ],
 )
 def test_importing_a_module_leaves_heavy_libraries_alone(module: str, unwanted: str) -> None:

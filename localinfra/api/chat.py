@@ -34,7 +34,7 @@ from localinfra.api.params import (
 )
 from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
-from localinfra.api.state import caller_of, limits, runtime
+from localinfra.api.state import caller_of, default_seed, limits, runtime
 from localinfra.api.structured import SentTools, ToolChoice, Tools, read_tools, tool_use
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
@@ -204,7 +204,7 @@ async def create_chat_completion(request: Request) -> Response:
             messages=body.messages,
             answer=wanted,
             template_kwargs=body.template_kwargs,
-            sampling=body.sampling_params(),
+            sampling=body.sampling_params(default_seed(request)),
             max_tokens=body.limit,
             num_choices=body.n,
             stops=body.stops,

@@ -23,7 +23,7 @@ from localinfra.api.params import (
 )
 from localinfra.api.pieces import PiecesResponse, with_list
 from localinfra.api.sse import EventStream, until_disconnect
-from localinfra.api.state import caller_of, conversions, limits, runtime
+from localinfra.api.state import caller_of, conversions, default_seed, limits, runtime
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.api.weight import MAX_TOKEN_IDS
 from localinfra.chat.answer import Answer
@@ -161,7 +161,7 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
             prompts=prompts,
             max_tokens=given(body.max_tokens),
             default_max_tokens=DEFAULT_TEXT_TOKENS,
-            sampling=body.sampling_params(),
+            sampling=body.sampling_params(default_seed(request)),
             num_choices=body.num_candidates,
             stops=body.stops,
             top_logprobs=0 if ranks and body.logprobs is None else body.logprobs,

@@ -15,10 +15,10 @@ from starlette.responses import Response
 from localinfra.api.body import header_list, read_body
 from localinfra.api.chance import random_seed
 from localinfra.api.image_files import ImageFiles
-from localinfra.api.params import MAX_SEED, ShortName, log_user
+from localinfra.api.params import MAX_SEED, ShortName, log_user, seed_or
 from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import EventStream, until_disconnect
-from localinfra.api.state import limits, runtime, threads
+from localinfra.api.state import default_seed, limits, runtime, threads
 from localinfra.api.usage import charge_of, dollars
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor
@@ -155,7 +155,7 @@ async def answer_images(
     """Makes the images of a checked body, from the original if there is one."""
     model.check_queue()
     tokens = await model.count(body.prompt, strict=body.strict)
-    wanted = image_request(body, model.entry, original)
+    wanted = image_request(body, model.entry, original, default_seed(request))
     answer = ImageAnswer(model, body, wanted, tokens, request)
     if tokens.cuts:
         headers = {**headers, "x-localinfra-truncated": header_list(tokens.cuts)}
@@ -166,12 +166,16 @@ async def answer_images(
 
 
 def image_request(
-    body: ImageFields, entry: ImageModelEntry, original: Original | None
+    body: ImageFields,
+    entry: ImageModelEntry,
+    original: Original | None,
+    default_seed: int | None,
 ) -> ImageRequest:
     width, height = body.dimensions or (entry.default_size, entry.default_size)
     if original is not None:
         width, height = original.picture.size
-    seed = random_seed(32) if body.seed is None else body.seed
+    seed = seed_or(body.seed, default_seed)
+    seed = random_seed(32) if seed is None else seed
     return ImageRequest(
         prompt=body.prompt,
         width=width,

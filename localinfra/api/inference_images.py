@@ -19,10 +19,10 @@ from localinfra.api.form import read_body_or_form
 from localinfra.api.image_edits import Strength, from_data_url
 from localinfra.api.images import check_prompt, image_file
 from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refuse_webhook
-from localinfra.api.params import MAX_SEED
+from localinfra.api.params import MAX_SEED, seed_or
 from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
-from localinfra.api.state import limits, runtime, threads
+from localinfra.api.state import default_seed, limits, runtime, threads
 from localinfra.api.usage import Charge, charge_of
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import give_way
@@ -179,7 +179,7 @@ async def make_images(
     start = await threads(request).pictures_in.run(
         fields.original, strength, model.entry.default_size
     )
-    wanted = native_image_request(fields, num_images, model.entry, start)
+    wanted = native_image_request(fields, num_images, model.entry, start, default_seed(request))
     urls = await until_disconnect(request.receive, data_urls(request, model, wanted, charge))
     status = timer.status(charge.cost, min(tokens.t5, tokens.t5_limit))
     cut = {"x-localinfra-truncated": header_list(tokens.cuts)} if tokens.cuts else {}
@@ -187,10 +187,15 @@ async def make_images(
 
 
 def native_image_request(
-    fields: NativeImageFields, num_images: int, entry: ImageModelEntry, start: Original | None
+    fields: NativeImageFields,
+    num_images: int,
+    entry: ImageModelEntry,
+    start: Original | None,
+    default_seed: int | None,
 ) -> ImageRequest:
     width, height = start.picture.size if start else fields.dimensions(entry.default_size)
-    seed = random_seed(32) if fields.seed is None else fields.seed
+    seed = seed_or(fields.seed, default_seed)
+    seed = random_seed(32) if seed is None else seed
     scale = fields.guidance_scale
     return ImageRequest(
         prompt=fields.prompt,

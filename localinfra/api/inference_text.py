@@ -15,7 +15,7 @@ from localinfra.api.inference_status import ROUTE, InferenceStatus, Timer, refus
 from localinfra.api.params import MaxTokens, SamplingFields, given, log_user
 from localinfra.api.render import json_response
 from localinfra.api.sse import EventStream, until_disconnect
-from localinfra.api.state import caller_of, limits, runtime
+from localinfra.api.state import caller_of, default_seed, limits, runtime
 from localinfra.api.usage import UsageMeter, charge_of
 from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
@@ -96,7 +96,7 @@ async def infer_text(request: Request, name: str) -> Response:
         TextRequest(
             prompts=[prompt],
             max_tokens=given(body.max_new_tokens) or DEFAULT_NEW_TOKENS,
-            sampling=body.sampling_params(),
+            sampling=body.sampling_params(default_seed(request)),
             num_choices=body.num_responses,
             stops=body.stops,
             top_logprobs=0 if body.stream else None,

@@ -26,10 +26,19 @@ from localinfra.api.messages_output import (
     Usage,
     content_blocks,
 )
-from localinfra.api.params import MAX_STOPS, MaxTokens, Seed, StopString, TopK, given, log_user
+from localinfra.api.params import (
+    MAX_STOPS,
+    MaxTokens,
+    Seed,
+    StopString,
+    TopK,
+    given,
+    log_user,
+    seed_or,
+)
 from localinfra.api.render import error_body, json_response
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
-from localinfra.api.state import caller_of, converted, limits, runtime
+from localinfra.api.state import caller_of, converted, default_seed, limits, runtime
 from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.parser import Piece
 from localinfra.engine.output import OutputDelta
@@ -60,9 +69,9 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
     service_tier: str = "auto"  # without effect: there is one
     seed: Seed | None = None  # ours: with it the same text comes each time
 
-    def turn(self) -> TurnRequest:
+    def turn(self, default_seed: int | None) -> TurnRequest:
         """Raises InvalidRequest and UnsupportedParameter."""
-        seed = given(self.seed)
+        seed = seed_or(self.seed, default_seed)
         return TurnRequest(
             messages=self.conversation(),
             answer=self.answer(),
@@ -90,7 +99,8 @@ class TokenCount(msgspec.Struct, frozen=True):
 async def create_message(request: Request) -> Response:
     decoded = await read_body(request, MessageRequest, limits(request))
     body = decoded.value
-    wanted, left_out = await converted(request, decoded, lambda: (body.turn(), body.left_out))
+    seed = default_seed(request)
+    wanted, left_out = await converted(request, decoded, lambda: (body.turn(seed), body.left_out))
     log_user(request, body.metadata.user_id)
     model = await runtime(request).text_model(body.model, ROUTE)
     decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])

@@ -84,8 +84,8 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     def answer_format(self) -> AnswerFormat | None:
         return self.response_format.answer_format() if self.response_format else None
 
-    def sampling_params(self) -> SamplingParams:
-        seed = given(self.seed)
+    def sampling_params(self, default_seed: int | None) -> SamplingParams:
+        seed = seed_or(self.seed, default_seed)
         return SamplingParams(
             temperature=self.temperature,
             top_p=self.top_p,
@@ -133,6 +133,12 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
 def given(number: int | None) -> int | None:
     """The number, unless it says that none was given."""
     return None if number == NOT_GIVEN else number
+
+
+def seed_or(seed: int | None, default_seed: int | None) -> int | None:
+    """The seed that a request names, or else the server's; None: any, and another next time."""
+    seed = given(seed)
+    return default_seed if seed is None else seed
 
 
 def kwarg_paths(kwargs: Iterable[str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ from localinfra.api.responses_store import (
 )
 from localinfra.api.responses_tools import FunctionTool, Namespace, Offered
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
-from localinfra.api.state import caller_of, converted, limits, runtime
+from localinfra.api.state import caller_of, converted, default_seed, limits, runtime
 from localinfra.api.structured import ToolChoice
 from localinfra.api.usage import Charge, UsageMeter, charge_of
 from localinfra.chat.answer import Answer
@@ -158,7 +158,7 @@ async def create_response(request: Request) -> HttpResponse:
         messages=asked.messages,
         answer=asked.answer,
         template_kwargs=body.template_kwargs,
-        sampling=body.sampling_params(),
+        sampling=body.sampling_params(default_seed(request)),
         stops=body.stops,
         max_tokens=given(body.max_output_tokens),
         top_logprobs=body.num_logprobs,

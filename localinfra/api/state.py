@@ -23,6 +23,11 @@ def caller_of(request: Request) -> str:
     return str(request.scope["state"]["key"])
 
 
+def default_seed(request: Request) -> int | None:
+    """Of requests that name none; None: another each time."""
+    return runtime(request).settings.default_seed
+
+
 def limits(request: Request) -> BodyLimits:
     settings = runtime(request).settings
     unfinished: UnfinishedBodies = request.app.state.unfinished_bodies
