@@ -13,8 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol, cast
 
 from localinfra.cache import sweep_if_free
-from localinfra.config import ServerSettings
-from localinfra.engine.watchdog import Pulse, Watchdog
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
 from localinfra.machine import cache_folder
 from localinfra.models.catalog import (
@@ -26,6 +25,7 @@ from localinfra.models.catalog import (
     TextModelEntry,
 )
 from localinfra.models.pool import LoadState, Pool
+from localinfra.watchdog import Pulse, Watchdog
 
 if TYPE_CHECKING:
     from localinfra.embed.model import EmbeddingModel, RerankModel
@@ -102,14 +102,14 @@ class Runtime:
                 name, entry, max_queue, share_prefixes=self.settings.share_prefixes
             )
         if isinstance(entry, EmbeddingModelEntry):
-            from localinfra.loading_encoders import load_embedding_model
+            from localinfra.embed.loading import load_embedding_model
 
             return load_embedding_model(name, entry, max_queue)
         if isinstance(entry, RerankModelEntry):
-            from localinfra.loading_encoders import load_rerank_model
+            from localinfra.embed.loading import load_rerank_model
 
             return load_rerank_model(name, entry, max_queue)
-        from localinfra.loading_images import load_image_model
+        from localinfra.image.loading import load_image_model
 
         return load_image_model(name, entry, max_queue)
 

@@ -24,7 +24,6 @@ from localinfra.engine.engine import Engine, EngineStats
 from localinfra.engine.output import ChoiceOutput
 from localinfra.engine.request import GenerationRequest, TextRequest
 from localinfra.engine.stops import Stops
-from localinfra.engine.watchdog import Pulse
 from localinfra.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -33,6 +32,7 @@ from localinfra.errors import (
 from localinfra.executor import BoundedExecutor, is_abandoned
 from localinfra.llama.model import Model
 from localinfra.models.catalog import TextModelEntry
+from localinfra.watchdog import Pulse
 
 MAX_COMPILING = 2  # grammars at a time
 MAX_TRYING = 2  # of those that may take a second, which have threads of their own

@@ -12,7 +12,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 from localinfra.api.server import Server, bind
-from localinfra.config import ServerSettings
+from localinfra.config.settings import ServerSettings
 
 
 class Serving:

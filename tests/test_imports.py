@@ -14,11 +14,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A file sees its own room (a folder or a single file here) and the rows above it.
 LAYERS = [
     {"errors", "metrics", "backend_detect", "logs"},
-    {"cache", "children", "executor", "install", "machine", "tables"},
+    {"cache", "chance", "children", "executor", "install", "machine", "watchdog"},
     {"config", "chat", "engine", "costs"},
     {"models", "llama"},
     {"text", "embed", "image", "optimize"},
-    {"loading", "loading_encoders", "loading_images"},
+    {"loading"},
     {"runtime"},
     {"api"},
     {"cli", "ray_serve"},

@@ -39,7 +39,7 @@ from localinfra.api.responses_store import (
 from localinfra.api.state import Threads
 from localinfra.api.state import runtime as runtime_of
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
-from localinfra.config import is_loopback
+from localinfra.config.settings import is_loopback
 from localinfra.costs import Ledger
 from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import read_body
-from localinfra.api.chance import random_hex
 from localinfra.api.chat_turn import (
     Said,
     SaidBuilder,
@@ -37,6 +36,7 @@ from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import caller_of, limits, runtime
 from localinfra.api.structured import SentTools, ToolChoice, Tools, read_tools, tool_use
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
+from localinfra.chance import random_hex
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
 from localinfra.chat.parser import CallArguments, CallStart, Content, Piece, Thought

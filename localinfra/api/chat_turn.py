@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from localinfra.api.chance import random_hex
+from localinfra.chance import random_hex
 from localinfra.chat.answer import Answer, ToolUse, parser_of
 from localinfra.chat.calls import CallFilter
 from localinfra.chat.messages import Message

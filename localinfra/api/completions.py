@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import Decoded, read_body
-from localinfra.api.chance import random_hex
 from localinfra.api.logprobs import LogprobColumns
 from localinfra.api.params import (
     DEFAULT_TEXT_TOKENS,
@@ -26,6 +25,7 @@ from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import caller_of, conversions, limits, runtime
 from localinfra.api.usage import Charge, Usage, UsageMeter, charge_of
 from localinfra.api.weight import MAX_TOKEN_IDS
+from localinfra.chance import random_hex
 from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta

@@ -18,10 +18,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from localinfra import errors
-from localinfra.api.chance import random_hex
 from localinfra.api.connections import Connections
 from localinfra.api.render import error_response
 from localinfra.api.request_log import log_refusal
+from localinfra.chance import random_hex
 from localinfra.errors import ApiError
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from typing import Protocol
 
-from localinfra.config import ServerSettings
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError, ServerBusy
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra.api.auth import ApiKeys
-from localinfra.api.chance import random_hex
 from localinfra.api.hosts import Authority, HostRules, OriginRules, parse_authority
 from localinfra.api.image_files import PATH as IMAGE_FILES
 from localinfra.api.render import as_api_error, error_response, speaks_anthropic
+from localinfra.chance import random_hex
 from localinfra.errors import Forbidden, Unauthorized
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import header_list, read_body
-from localinfra.api.chance import random_seed
 from localinfra.api.image_files import ImageFiles
 from localinfra.api.params import MAX_SEED, ShortName, log_user
 from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import EventStream, until_disconnect
 from localinfra.api.state import limits, runtime, threads
 from localinfra.api.usage import charge_of, dollars
+from localinfra.chance import random_seed
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor
 from localinfra.image.files import MEDIA_TYPES, OutputFormat

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import Decoded, decode, header_list
-from localinfra.api.chance import random_seed
 from localinfra.api.form import read_body_or_form
 from localinfra.api.image_edits import Strength, from_data_url
 from localinfra.api.images import check_prompt, image_file
@@ -24,6 +23,7 @@ from localinfra.api.pieces import PiecesResponse
 from localinfra.api.sse import until_disconnect
 from localinfra.api.state import limits, runtime, threads
 from localinfra.api.usage import Charge, charge_of
+from localinfra.chance import random_seed
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import give_way
 from localinfra.image.pictures import original

@@ -4,7 +4,7 @@ import time
 
 import msgspec
 
-from localinfra.api.chance import random_hex
+from localinfra.chance import random_hex
 from localinfra.errors import UnsupportedParameter
 
 ROUTE = "/v1/inference"

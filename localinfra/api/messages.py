@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from localinfra.api.body import read_body
-from localinfra.api.chance import random_hex, random_seed
 from localinfra.api.chat_turn import Turn, TurnRequest, begin, pieces_of
 from localinfra.api.messages_input import PromptFields
 from localinfra.api.messages_output import (
@@ -31,6 +30,7 @@ from localinfra.api.render import error_body, json_response
 from localinfra.api.sse import NamedEvent, NamedEventStream, until_disconnect
 from localinfra.api.state import caller_of, converted, limits, runtime
 from localinfra.api.usage import Charge, UsageMeter, charge_of
+from localinfra.chance import random_hex, random_seed
 from localinfra.chat.parser import Piece
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason, SamplingParams

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from localinfra.api.chance import random_hex
 from localinfra.api.sse import NamedEvent
+from localinfra.chance import random_hex
 from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
 from localinfra.chat.partial import completed_object
 

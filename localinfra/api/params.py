@@ -8,9 +8,9 @@ import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 
-from localinfra.api.chance import random_seed
 from localinfra.api.render import request_id
 from localinfra.api.structured import ResponseFormat
+from localinfra.chance import random_seed
 from localinfra.chat.answer import AnswerFormat
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest, UnsupportedParameter

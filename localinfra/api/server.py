@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from localinfra.api.connection import Connection
 from localinfra.api.connections import Connections
-from localinfra.config import ServerSettings
+from localinfra.config.settings import ServerSettings
 
 CHECK_TICKS = 5  # of uvicorn's main loop, which has ten a second
 SPARE_DESCRIPTORS = 64  # for model files, libraries and connections being closed

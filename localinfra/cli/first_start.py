@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from localinfra.cli.progress import ProgressLine
-from localinfra.config import shipped_file
+from localinfra.config.settings import shipped_file
 from localinfra.errors import ApiError, ConfigError
 from localinfra.models import files
 from localinfra.models.catalog import Catalog, TextModelEntry, table_of

@@ -32,8 +32,8 @@ from localinfra.engine.sampling import Sampler
 from localinfra.engine.scheduler import Chunk, Scheduler
 from localinfra.engine.sequence import Group, Sequence
 from localinfra.engine.threads import ThreadController
-from localinfra.engine.watchdog import Pulse
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
+from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
 

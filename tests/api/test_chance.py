@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from localinfra.api.chance import BYTES_AT_ONCE, random_bytes, random_hex, random_seed
+from localinfra.chance import BYTES_AT_ONCE, random_bytes, random_hex, random_seed
 
 
 def test_names_have_their_length_and_are_all_different() -> None:

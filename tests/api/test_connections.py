@@ -3,7 +3,7 @@
 import pytest
 
 from localinfra.api.connections import MAX_LEAVING, Connections, is_loopback
-from localinfra.config import ServerSettings
+from localinfra.config.settings import ServerSettings
 
 
 class Fake:

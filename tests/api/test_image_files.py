@@ -9,7 +9,7 @@ from asgi import call, scope_of
 from localinfra.api import image_files
 from localinfra.api.app import create_app
 from localinfra.api.image_files import ImageFiles
-from localinfra.config import ServerSettings
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import NotFound
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime

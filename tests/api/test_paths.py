@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 
 from localinfra.api.app import create_app
 from localinfra.api.paths import advice, canonical
-from localinfra.config import ServerSettings
+from localinfra.config.settings import ServerSettings
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from localinfra.api.app import create_app
 from localinfra.api.body import receive_body
 from localinfra.api.sse import EventStream
-from localinfra.config import ServerSettings
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import QueueFull
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime

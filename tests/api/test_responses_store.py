@@ -22,7 +22,7 @@ from localinfra.api.responses_store import (
     previous_response,
     referenced_item,
 )
-from localinfra.config import ServerSettings
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import NotFound
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from models.tiny_gguf import tiny_llama
 
-from localinfra.models.gguf import read_header
+from localinfra.models.gguf.reader import read_header
 from localinfra.optimize import choose
 from localinfra.optimize.choose import Loss, Measured, Speed
 

@@ -8,7 +8,7 @@ wrong shape, an unknown architecture or pre-tokenizer) is left to it. Reads a he
 import math
 from collections.abc import Iterator
 
-from localinfra.models.gguf_header import Array, GgufHeader, Tokenizer
+from localinfra.models.gguf.header import Array, GgufHeader, Tokenizer
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS

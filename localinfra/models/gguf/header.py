@@ -1,6 +1,6 @@
-"""What a GGUF header says, as plain values: the structs that cross out of `gguf.py`.
+"""What a GGUF header says, as plain values: the structs that cross out of `reader.py`.
 
-Opens no file and judges nothing; a `GgufHeader` is made by `gguf.read_header` alone.
+Opens no file and judges nothing; a `GgufHeader` is made by `reader.read_header` alone.
 """
 
 import os

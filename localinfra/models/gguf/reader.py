@@ -1,8 +1,8 @@
 """Reads the header of a GGUF file, and refuses what would crash llama.cpp.
 
 Owns the file format: bytes → `GgufHeader`, or `BadGguf` with the remedy; what llama.cpp asserts of
-the contents is in `gguf_check.py`. Reads the start of a file, never weights, and maps nothing: a
-file cut short meanwhile must not become a SIGBUS. Format: ggml/docs/gguf.md, with the limits of
+the contents is in `checks.py`. Reads the start of a file, never weights, and maps nothing: a file
+cut short meanwhile must not become a SIGBUS. Format: ggml/docs/gguf.md, with the limits of
 ggml/src/gguf.cpp in the pinned revision.
 """
 
@@ -16,8 +16,8 @@ from typing import BinaryIO, NoReturn
 
 import numpy as np
 
-from localinfra.models import gguf_check
-from localinfra.models.gguf_header import Array, BadGguf, GgufHeader, Tensor, Tokenizer
+from localinfra.models.gguf import checks
+from localinfra.models.gguf.header import Array, BadGguf, GgufHeader, Tensor, Tokenizer
 
 __all__ = ["Array", "BadGguf", "GgufHeader", "Tensor", "check_start", "read_header"]
 
@@ -75,7 +75,7 @@ def read_header(path: str | os.PathLike[str], *, embeds: bool = False) -> GgufHe
         BadGguf: the file is absent, no GGUF, damaged, or would abort the process inside llama.cpp.
     """
     header, tokenizer = _read(Path(path))
-    for problem in gguf_check.problems(header, tokenizer, embeds=embeds):
+    for problem in checks.problems(header, tokenizer, embeds=embeds):
         raise BadGguf(path, problem)
     return header
 

@@ -15,10 +15,10 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from localinfra.config.tables import decode, suggestion
 from localinfra.errors import ConfigError
-from localinfra.tables import decode, suggestion
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 MIB = 1024 * 1024
 TABLES = ("server", "model")
 FOREIGN_MARKS = (  # UTF-16's little-endian mark begins UTF-32's
