@@ -30,7 +30,7 @@ from localinfra.watchdog import Pulse, Watchdog
 if TYPE_CHECKING:
     from localinfra.embed.model import EmbeddingModel, RerankModel
     from localinfra.image.model import ImageModel
-    from localinfra.text import TextModel
+    from localinfra.text.model import TextModel
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Runtime:
     def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
         max_queue = self.settings.max_queue
         if isinstance(entry, TextModelEntry):
-            from localinfra.loading import load_text_model
+            from localinfra.text.loading import load_text_model
 
             return load_text_model(
                 name, entry, max_queue, share_prefixes=self.settings.share_prefixes

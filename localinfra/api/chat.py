@@ -11,15 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.body import read_body
-from localinfra.api.chat_turn import (
-    Said,
-    SaidBuilder,
-    Turn,
-    TurnRequest,
-    begin,
-    call_id,
-    pieces_of,
-)
 from localinfra.api.logprobs import token_logprob
 from localinfra.api.params import (
     GenerationFields,
@@ -43,9 +34,18 @@ from localinfra.chat.parser import CallArguments, CallStart, Content, Piece, Tho
 from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.text.turn import (
+    Said,
+    SaidBuilder,
+    Turn,
+    TurnRequest,
+    begin,
+    call_id,
+    pieces_of,
+)
 
 if TYPE_CHECKING:
-    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/chat/completions"
 

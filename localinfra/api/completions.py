@@ -29,12 +29,13 @@ from localinfra.chance import random_hex
 from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
-from localinfra.engine.request import TextRequest, TokenLogprob
+from localinfra.engine.request import TokenLogprob
 from localinfra.errors import InvalidRequest
 from localinfra.executor import give_way
+from localinfra.text.request import TextRequest
 
 if TYPE_CHECKING:
-    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/completions"
 MAX_PROMPTS = 128

@@ -20,11 +20,11 @@ from localinfra.api.usage import UsageMeter, charge_of
 from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
-from localinfra.engine.request import TextRequest
 from localinfra.errors import InvalidRequest
+from localinfra.text.request import TextRequest
 
 if TYPE_CHECKING:
-    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 DEFAULT_NEW_TOKENS = 512  # DeepInfra's
 

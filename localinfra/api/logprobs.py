@@ -9,7 +9,7 @@ from localinfra.engine.output import ScoredToken
 from localinfra.engine.request import TokenLogprob
 
 if TYPE_CHECKING:
-    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 encode = msgspec.json.Encoder().encode
 

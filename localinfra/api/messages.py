@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from localinfra.api.body import read_body
-from localinfra.api.chat_turn import Turn, TurnRequest, begin, pieces_of
 from localinfra.api.messages_input import PromptFields
 from localinfra.api.messages_output import (
     BlockWriter,
@@ -35,9 +34,10 @@ from localinfra.chat.parser import Piece
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason, SamplingParams
 from localinfra.errors import ApiError
+from localinfra.text.turn import Turn, TurnRequest, begin, pieces_of
 
 if TYPE_CHECKING:
-    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/messages"
 COUNT_ROUTE = "/v1/messages/count_tokens"

@@ -12,7 +12,6 @@ from starlette.responses import Response as HttpResponse
 from starlette.types import Scope
 
 from localinfra.api.body import Decoded, read_body
-from localinfra.api.chat_turn import Turn, TurnRequest, begin, pieces_of
 from localinfra.api.logprobs import token_logprob
 from localinfra.api.params import given, log_user
 from localinfra.api.render import json_response
@@ -40,9 +39,10 @@ from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError, InvalidRequest
+from localinfra.text.turn import Turn, TurnRequest, begin, pieces_of
 
 if TYPE_CHECKING:
-    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/responses"
 

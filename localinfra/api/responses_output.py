@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from localinfra.api.chat_turn import call_id
 from localinfra.api.responses_items import (
     FunctionCallItem,
     MessageItem,
@@ -24,6 +23,7 @@ from localinfra.api.responses_items import (
 from localinfra.api.responses_tools import ToolName
 from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
 from localinfra.engine.output import OutputDelta, ScoredToken
+from localinfra.text.turn import call_id
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):

@@ -23,7 +23,7 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.models.catalog import Catalog, TextModelEntry
 
 if TYPE_CHECKING:
-    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 # What a thread has done in 2 s, even for the least favourable text (a million letters).
 MAX_CHARACTERS = 1_000_000

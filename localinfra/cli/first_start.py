@@ -66,8 +66,8 @@ def undecided(catalog: Catalog) -> dict[str, TextModelEntry]:
 
 def fit_weights(name: str, entry: TextModelEntry) -> None:
     """Measures, and keeps what is better; tells what it does. Raises nothing but Ctrl-C."""
-    from localinfra.loading import optimize_job
     from localinfra.optimize.run import OptimizeFailed, run
+    from localinfra.text.loading import optimize_job
 
     try:
         job = optimize_job(name, entry, lossless_only=True, keep=True)

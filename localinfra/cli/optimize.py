@@ -10,13 +10,13 @@ from localinfra.cli.list import table
 from localinfra.cli.progress import ProgressLine
 from localinfra.config import settings as config_file
 from localinfra.errors import ApiError
-from localinfra.loading import optimize_job
 from localinfra.models import catalog
 from localinfra.models.catalog import TextModelEntry, table_of
 from localinfra.optimize import choose
 from localinfra.optimize.choose import Measured
 from localinfra.optimize.job import Report
 from localinfra.optimize.run import OptimizeFailed, run
+from localinfra.text.loading import optimize_job
 
 HEADER = ("TYPE", "SIZE", "PROMPT", "1 STREAM", "8 STREAMS", "SPEED", "KL", "PERPLEXITY", "")
 LEGEND = """\

@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner, Result
 from models.tiny_gguf import tiny_llama
 
-from localinfra import loading
 from localinfra.cli import first_start, serve
 from localinfra.cli import optimize as command
 from localinfra.cli.main import main
@@ -21,6 +20,7 @@ from localinfra.optimize import run, store
 from localinfra.optimize.choose import Loss, Measured, Speed
 from localinfra.optimize.job import Job, Progress, Report
 from localinfra.optimize.run import OptimizeFailed
+from localinfra.text import loading
 
 REPORT = Report(
     original=Measured("q4_1", 98_362_432, Speed(306, 127, 200), Loss(0.0026, 19.593, 0.0)),

