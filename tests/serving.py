@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 from starlette.types import ASGIApp
 
-from localinfra.api.server import Server, bind
+from localinfra.api.sockets.server import Server, bind
 from localinfra.config.settings import ServerSettings
 
 

@@ -30,8 +30,8 @@ LAYER_OF = {room: at for at, rooms in enumerate(LAYERS) for room in rooms}
 OWNERS: dict[str, str | tuple[str, ...]] = {
     "llama_cpp": "llama/",
     "starlette": "api/",
-    "uvicorn": ("api/connection.py", "api/server.py", "cli/serve.py"),
-    "httptools": "api/connection.py",
+    "uvicorn": ("api/sockets/", "cli/serve.py"),
+    "httptools": "api/sockets/",
     "sentence_transformers": "embed/",
     "torch": ("embed/", "image/"),
     "onnxruntime": "embed/",

@@ -17,7 +17,7 @@ import uvicorn
 
 from localinfra import logs
 from localinfra.api.app import create_app
-from localinfra.api.server import Server, bind, raise_descriptor_limit
+from localinfra.api.sockets.server import Server, bind, raise_descriptor_limit
 from localinfra.cli import first_start
 from localinfra.cli.client import local_url
 from localinfra.cli.ending import end_within

@@ -4,8 +4,8 @@ from hashlib import sha256
 
 import pytest
 
-from localinfra.api import auth
-from localinfra.api.auth import ApiKeys
+from localinfra.api.http import auth
+from localinfra.api.http.auth import ApiKeys
 
 KEYS = ApiKeys(["sk-first", "sk-second", "schlüssel"])
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from localinfra.api.connections import MAX_LEAVING, Connections, is_loopback
+from localinfra.api.sockets.connections import MAX_LEAVING, Connections, is_loopback
 from localinfra.config.settings import ServerSettings
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from localinfra.api.hosts import HostRules, OriginRules, is_loopback, parse_authority
+from localinfra.api.http.hosts import HostRules, OriginRules, is_loopback, parse_authority
 
 CONFIGURED = HostRules(["box", "Models.Example.org", "*.lan", "10.1.2.3"])
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.messages_output import BlockWriter, content_blocks
+from localinfra.api.anthropic.output import BlockWriter, content_blocks
 from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
 from localinfra.chat.partial import completed_object
 

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from localinfra import errors
-from localinfra.api.guard import Guard
-from localinfra.api.render import EXCEPTION_HANDLERS, json_response
+from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
+from localinfra.api.http.guard import Guard
 from localinfra.errors import ApiError
 
 
