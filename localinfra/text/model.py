@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from localinfra.chat.answer import Answer, Source, Tool, grammar_of, usual_waiver
-from localinfra.chat.dialects import Voice
+from localinfra.chat.formats.families import Voice
 from localinfra.chat.messages import Message, size_of, texts_of
-from localinfra.chat.meter import DEADLINE_S, Deadline, LimitExceeded
-from localinfra.chat.prepared import Waiver
 from localinfra.chat.relaxing import Relaxing
+from localinfra.chat.sandbox.meter import DEADLINE_S, Deadline, LimitExceeded
+from localinfra.chat.schema.prepared import Waiver
 from localinfra.chat.template import ChatTemplate
 from localinfra.engine.client_grammar import as_lark, as_regex
 from localinfra.engine.constraint import Grammar, GrammarCompiler

@@ -13,8 +13,7 @@ import msgspec
 from localinfra.chance import random_hex
 from localinfra.chat.answer import Answer, ToolUse, parser_of
 from localinfra.chat.calls import CallFilter
-from localinfra.chat.messages import Message
-from localinfra.chat.parser import (
+from localinfra.chat.formats.pieces import (
     CallArguments,
     CallEnd,
     CallStart,
@@ -24,6 +23,7 @@ from localinfra.chat.parser import (
     Thought,
     joined,
 )
+from localinfra.chat.messages import Message
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta, Reading
 from localinfra.engine.request import FinishReason, SamplingParams

@@ -7,7 +7,14 @@ import msgspec
 import pytest
 
 from localinfra.api.openai.responses.output import Event, OutputWriter, TokenKinds
-from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
+from localinfra.chat.formats.pieces import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Piece,
+    Thought,
+)
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.engine.request import TokenLogprob
 

@@ -14,8 +14,8 @@ from localinfra.api.openai.responses.input import messages_of, read_input
 from localinfra.api.openai.responses.output import OutputWriter
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openai.responses.tools import Offered, ToolName
+from localinfra.chat.formats.pieces import CallArguments, CallEnd, CallStart
 from localinfra.chat.messages import normalize
-from localinfra.chat.parser import CallArguments, CallEnd, CallStart
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 ADD: Any = {"type": "function", "name": "add", "parameters": {"type": "object"}, "strict": False}

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from localinfra.chat.answer import parser_of
-from localinfra.chat.dialects import DIALECTS, GENERIC, HARMONY, REASONING, Voice
-from localinfra.chat.parser import (
+from localinfra.chat.formats.families import DIALECTS, GENERIC, HARMONY, REASONING, Voice
+from localinfra.chat.formats.pieces import (
     CallArguments,
     CallEnd,
     CallStart,

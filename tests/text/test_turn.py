@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from localinfra.chat.answer import Tool, ToolUse, parser_of
-from localinfra.chat.dialects import GENERIC, HARMONY, REASONING, Voice
-from localinfra.chat.parser import CallArguments, CallEnd, Content, Piece, Thought
+from localinfra.chat.formats.families import GENERIC, HARMONY, REASONING, Voice
+from localinfra.chat.formats.pieces import CallArguments, CallEnd, Content, Piece, Thought
 from localinfra.engine.output import ChoiceOutput, OutputDelta
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
 from localinfra.engine.stops import Stops

@@ -38,7 +38,7 @@ from localinfra.api.http.errors import error_body, json_response
 from localinfra.api.http.sse import NamedEvent, NamedEventStream, until_disconnect
 from localinfra.api.http.state import caller_of, converted, limits, runtime
 from localinfra.chance import random_hex, random_seed
-from localinfra.chat.parser import Piece
+from localinfra.chat.formats.pieces import Piece
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason, SamplingParams
 from localinfra.errors import ApiError

@@ -11,7 +11,14 @@ import msgspec
 
 from localinfra.api.http.sse import NamedEvent
 from localinfra.chance import random_hex
-from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
+from localinfra.chat.formats.pieces import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Piece,
+    Thought,
+)
 from localinfra.chat.partial import completed_object
 
 encode = msgspec.json.Encoder().encode

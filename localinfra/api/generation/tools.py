@@ -10,9 +10,9 @@ from msgspec import Meta
 
 from localinfra.api.http.body import NULL, decode_within
 from localinfra.chat.answer import ANY_OBJECT, AnswerFormat, Tool, ToolUse
-from localinfra.chat.keywords import as_map
 from localinfra.chat.messages import Json, TypeName
-from localinfra.chat.prepared import MAX_PARTS
+from localinfra.chat.schema.keywords import as_map
+from localinfra.chat.schema.prepared import MAX_PARTS
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 MAX_TOOLS = 128

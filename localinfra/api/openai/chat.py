@@ -29,8 +29,8 @@ from localinfra.api.http.sse import EventStream, until_disconnect
 from localinfra.api.http.state import caller_of, limits, runtime
 from localinfra.chance import random_hex
 from localinfra.chat.answer import Answer
+from localinfra.chat.formats.pieces import CallArguments, CallStart, Content, Piece, Thought
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
-from localinfra.chat.parser import CallArguments, CallStart, Content, Piece, Thought
 from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.errors import InvalidRequest, UnsupportedParameter

@@ -21,7 +21,14 @@ from localinfra.api.openai.responses.items import (
     new_id,
 )
 from localinfra.api.openai.responses.tools import ToolName
-from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
+from localinfra.chat.formats.pieces import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Piece,
+    Thought,
+)
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.text.turn import call_id
 

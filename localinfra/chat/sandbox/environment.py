@@ -24,8 +24,8 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 
-from localinfra.chat import filters
-from localinfra.chat.meter import Buffer, LimitExceeded, Meter, written
+from localinfra.chat.sandbox import filters
+from localinfra.chat.sandbox.meter import Buffer, LimitExceeded, Meter, written
 
 MAX_SOURCE_CHARS = 128 << 10  # the longest of 70 published templates has 17,000
 MAX_PARTS = 20_000  # names, operators, spaces …; the largest of those has 3,800

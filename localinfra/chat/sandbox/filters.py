@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from jinja2.filters import FILTERS
 from jinja2.tests import TESTS
 
-from localinfra.chat.meter import LimitExceeded, Meter, written
+from localinfra.chat.sandbox.meter import LimitExceeded, Meter, written
 
 # Jinja's own. Not in this list: what only HTML pages use, and what is slow by design.
 PLAIN = (

@@ -5,8 +5,8 @@ Where nothing has to be promised, an odd keyword is read as it is meant or left 
 
 import math
 
-from localinfra.chat.keywords import KEYWORDS, LIST_KEYS, MAP_KEYS, SCHEMA_MAP, as_map
 from localinfra.chat.messages import Json
+from localinfra.chat.schema.keywords import KEYWORDS, LIST_KEYS, MAP_KEYS, SCHEMA_MAP, as_map
 
 # Names of types in languages that schemas are generated from.
 SYNONYMS = {

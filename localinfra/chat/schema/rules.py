@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from localinfra.chat.keywords import BOUNDS, inside
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import STRICT, Hard, Leniency, Waiver, prepared, referred
+from localinfra.chat.schema.keywords import BOUNDS, inside
+from localinfra.chat.schema.prepared import STRICT, Hard, Leniency, Waiver, prepared, referred
 from localinfra.errors import InvalidRequest
 
 # llguidance ends the process on a chain of 2,000 references.

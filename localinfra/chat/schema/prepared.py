@@ -10,7 +10,8 @@ from urllib.parse import unquote
 
 import msgspec
 
-from localinfra.chat.keywords import (
+from localinfra.chat.messages import Json
+from localinfra.chat.schema.keywords import (
     ANNOTATIONS,
     ENFORCED,
     FORMATS,
@@ -26,10 +27,9 @@ from localinfra.chat.keywords import (
     inside,
     is_schema,
 )
-from localinfra.chat.mended import is_readable, mended, required_by_themselves
-from localinfra.chat.messages import Json
-from localinfra.chat.one_of import Exclusion, tagged
-from localinfra.chat.rewording import MAX_EXACT, as_draft_2020, clamped, num_states, or_null
+from localinfra.chat.schema.mended import is_readable, mended, required_by_themselves
+from localinfra.chat.schema.one_of import Exclusion, tagged
+from localinfra.chat.schema.rewording import MAX_EXACT, as_draft_2020, clamped, num_states, or_null
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 MAX_SCHEMA_DEPTH = 100

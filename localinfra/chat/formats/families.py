@@ -1,6 +1,6 @@
 """How model families mark tool calls and reasoning: one entry each; which one a template speaks.
 
-Pure data; `parser.py` reads texts by it and `grammar.py` constrains them.
+Pure data; `marked.py` reads texts by it and `chat/grammar.py` constrains them.
 """
 
 import msgspec
@@ -140,7 +140,7 @@ DIALECTS = (
     ),
 )
 
-# What a model is told to write whose template knows no tools (`tools.py` has the instruction).
+# What a model is told to write whose template knows no tools (`generic.py` has the instruction).
 GENERIC = HERMES
 
 # gpt-oss: everything is a message on a channel. (Its cookbook, "OpenAI harmony response format".)

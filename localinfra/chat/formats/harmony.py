@@ -1,14 +1,14 @@
-"""What gpt-oss writes, piece by piece → content, reasoning and tool calls. Pure, as `parser.py`."""
+"""What gpt-oss writes, piece by piece → content, reasoning and tool calls. Pure, as `marked.py`."""
 
 import re
 from collections.abc import Iterator
 
-from localinfra.chat.parser import (
+from localinfra.chat.formats.patterns import JsonScanner
+from localinfra.chat.formats.pieces import (
     CallArguments,
     CallEnd,
     CallStart,
     Content,
-    JsonScanner,
     Piece,
     Thought,
     joined,

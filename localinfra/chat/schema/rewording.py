@@ -2,8 +2,8 @@
 
 from decimal import Decimal
 
-from localinfra.chat.keywords import BOUNDS, IN_PLACE
 from localinfra.chat.messages import Json
+from localinfra.chat.schema.keywords import BOUNDS, IN_PLACE
 
 MAX_EXACT = 2**53  # llguidance's numbers are doubles
 

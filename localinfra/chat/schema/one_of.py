@@ -6,8 +6,8 @@ Pure. Sees through references; what it can't see is not excluded.
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from localinfra.chat.keywords import TYPES, as_map
 from localinfra.chat.messages import Json
+from localinfra.chat.schema.keywords import TYPES, as_map
 
 MAX_STEPS = 200_000  # keywords, names and values looked at in all: 0.2 s
 MAX_DEPTH = 12  # of references and properties

@@ -1,0 +1,1 @@
+"""Schemas of clients → ones that llguidance knows every word of. Pure; compiles nothing."""
