@@ -1,6 +1,6 @@
 """What an answer must look like → a grammar in llguidance's Lark, around a family's marks.
 
-Pure text. Compiling it is `engine/constraint.py`'s, reading the answer `formats/`'.
+Pure text. Compiling it is `engine/grammar/constraint.py`'s, reading the answer `formats/`'.
 """
 
 import json

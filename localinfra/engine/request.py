@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from localinfra.engine.constraint import Grammar  # llguidance is for those who need it
+    from localinfra.engine.grammar.constraint import Grammar  # llguidance is for those who need it
 
 
 class FinishReason(StrEnum):

@@ -6,9 +6,9 @@ Policy only: it decides who computes what next; `engine.py` computes it, `kvcach
 import contextlib
 
 from localinfra.engine.backend import Backend, Batch
-from localinfra.engine.drafts import RowCosts, draft_sizes
 from localinfra.engine.kvcache import MANY_IDLE, KVCache
-from localinfra.engine.pacing import StepPacer
+from localinfra.engine.policy.prefill import StepPacer
+from localinfra.engine.policy.speculation import RowCosts, draft_sizes
 from localinfra.engine.radix import common_prefix
 from localinfra.engine.request import EngineSettings
 from localinfra.engine.sequence import Sequence

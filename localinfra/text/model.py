@@ -17,10 +17,10 @@ from localinfra.chat.relaxing import Relaxing
 from localinfra.chat.sandbox.meter import DEADLINE_S, Deadline, LimitExceeded
 from localinfra.chat.schema.prepared import Waiver
 from localinfra.chat.template import ChatTemplate
-from localinfra.engine.client_grammar import as_lark, as_regex
-from localinfra.engine.constraint import Grammar, GrammarCompiler
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.engine import Engine, EngineStats
+from localinfra.engine.grammar.client import as_lark, as_regex
+from localinfra.engine.grammar.constraint import Grammar, GrammarCompiler
 from localinfra.engine.output import ChoiceOutput
 from localinfra.engine.request import GenerationRequest
 from localinfra.engine.stops import Stops

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from localinfra.engine.constraint import Grammar
+from localinfra.engine.grammar.constraint import Grammar
 from localinfra.engine.output import Reader
 from localinfra.engine.request import SamplingParams
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localinfra.engine import drafts
-from localinfra.engine.drafts import Drafter, PastIndex, RowCosts, draft_sizes
+from localinfra.engine.policy import speculation
+from localinfra.engine.policy.speculation import Drafter, PastIndex, RowCosts, draft_sizes
 
 Machine = Callable[[int], float]  # rows → seconds of a step
 
@@ -90,7 +90,7 @@ def test_a_match_that_reaches_the_end_goes_on_periodically() -> None:
 
 
 def test_a_long_prompt_is_indexed_over_several_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafts, "INDEXED_PER_LOOKUP", 10)
+    monkeypatch.setattr(speculation, "INDEXED_PER_LOOKUP", 10)
     tokens = [*range(100), 90, 91]
     drafter = Drafter(tokens)
     lookups = 1
@@ -187,7 +187,7 @@ def test_guesses_that_disappoint_are_trusted_less_for_a_while() -> None:
 def test_a_step_takes_a_bounded_number_of_guesses() -> None:
     drafter = Drafter([7] * 1000)
     for _ in range(3):
-        assert len(drafter.chances(10**6)) <= drafts.MAX_GUESSES
+        assert len(drafter.chances(10**6)) <= speculation.MAX_GUESSES
 
 
 # What a step costs.

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localinfra.engine.pacing import FIRST_CHUNK, MAX_PAUSES, StepPacer
+from localinfra.engine.policy.prefill import FIRST_CHUNK, MAX_PAUSES, StepPacer
 
 
 class Machine(msgspec.Struct, frozen=True):

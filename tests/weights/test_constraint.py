@@ -28,7 +28,7 @@ from localinfra.chat.answer import (
 )
 from localinfra.chat.formats.families import DIALECTS, GENERIC, HARMONY, REASONING, Voice
 from localinfra.chat.formats.pieces import CallEnd, CallStart, Content, Thought
-from localinfra.engine.constraint import (
+from localinfra.engine.grammar.constraint import (
     MAX_CACHED_S,
     MAX_FORCED_BYTES,
     Constraint,

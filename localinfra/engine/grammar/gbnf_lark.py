@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from localinfra.engine.gbnf import (
+from localinfra.engine.grammar.gbnf import (
     ANY,
     Characters,
     Choice,

@@ -13,13 +13,13 @@ import threading
 import time
 from pathlib import Path
 
-from localinfra.engine.grammar_errors import not_compiled
+from localinfra.engine.grammar.errors import not_compiled
 from localinfra.errors import QueueFull
 
 BUDGET_S = 1.0  # of processor time, for a source
 MAX_WAIT_S = 60.0  # where the child gets no processor
 MAX_JOBS = 500  # of one child: what it has learnt by heart is freed
-SCRIPT = Path(__file__).with_name("grammar_probe.py")
+SCRIPT = Path(__file__).with_name("probe.py")
 
 
 class TooLong(Exception):

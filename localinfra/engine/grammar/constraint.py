@@ -1,6 +1,6 @@
 """What a choice may say next by its grammar: a mask over the vocabulary, and tokens it forces.
 
-With `grammar_probe.py` the only importer of llguidance besides `llama/`, which hands it the
+With `probe.py` the only importer of llguidance besides `llama/`, which hands it the
 vocabulary. Compiling takes milliseconds to seconds and runs wherever the caller likes; each choice
 follows the compiled grammar with a state of its own on the engine's thread, where every call is
 bounded: grammars are compiled with `no_forcing`, since llguidance would compute forced text to its
@@ -18,10 +18,17 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
-from localinfra.engine.grammar_errors import not_compiled, reason
-from localinfra.engine.grammar_probe import LIMITS
-from localinfra.engine.json_loops import PLACES, JsonLoops, Place, Turn, closing_quote, turn_of
-from localinfra.engine.prober import Prober
+from localinfra.engine.grammar.errors import not_compiled, reason
+from localinfra.engine.grammar.json_loops import (
+    PLACES,
+    JsonLoops,
+    Place,
+    Turn,
+    closing_quote,
+    turn_of,
+)
+from localinfra.engine.grammar.probe import LIMITS
+from localinfra.engine.grammar.prober import Prober
 from localinfra.errors import InvalidRequest
 
 T = TypeVar("T")

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 
-from localinfra.engine.gbnf import MAX_RULES, GbnfError
-from localinfra.engine.gbnf_lark import gbnf_to_lark
+from localinfra.engine.grammar.gbnf import MAX_RULES, GbnfError
+from localinfra.engine.grammar.gbnf_lark import gbnf_to_lark
 from localinfra.errors import InvalidRequest
 
 # A regex of 30,000 characters takes llguidance seconds.
