@@ -11,8 +11,8 @@ from localinfra.chat.template import ChatTemplate, TemplateError
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
+from localinfra.llama.build_info import free_memory
 from localinfra.llama.context import ContextSettings, LlamaContext
-from localinfra.llama.devices import free_memory
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
 from localinfra.models.catalog import TextModelEntry
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, read_header
