@@ -31,7 +31,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"kvcache", "request"},
         {"logprobs", "output", "sampling"},
         {"sequence"},
-        {"turns"},
+        {"step", "turns"},
         {"scheduler"},
         {"engine"},
         {"deltas"},

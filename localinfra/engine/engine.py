@@ -30,8 +30,9 @@ from localinfra.engine.request import (
     TokenLogprob,
 )
 from localinfra.engine.sampling import Sampler
-from localinfra.engine.scheduler import Chunk, Scheduler
+from localinfra.engine.scheduler import Scheduler
 from localinfra.engine.sequence import Group, Sequence
+from localinfra.engine.step import Chunk
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 from localinfra.watchdog import Pulse
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 
-from localinfra.api.generation.tools import ResponseFormat
+from localinfra.api.generation.response_format import ResponseFormat
 from localinfra.api.http.errors import request_id
 from localinfra.chance import random_seed
 from localinfra.chat.answer import AnswerFormat

@@ -1,4 +1,4 @@
-"""`response_format`, `tools` and `tool_choice` as clients send them → `chat.answer`'s values."""
+"""`tools` and `tool_choice` as clients send them → `chat.answer`'s values."""
 
 import re
 from collections import Counter
@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from localinfra.api.http.body import NULL, decode_within
-from localinfra.chat.answer import ANY_OBJECT, AnswerFormat, Tool, ToolUse
+from localinfra.api.http.body import NULL, decode_within, missing
+from localinfra.chat.answer import Tool, ToolUse
 from localinfra.chat.messages import Json, TypeName
 from localinfra.chat.schema.keywords import as_map
 from localinfra.chat.schema.prepared import MAX_PARTS
@@ -17,56 +17,6 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 MAX_TOOLS = 128
 NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)  # OpenAI's, and what MCP servers put in names
-
-
-class JsonSchemaFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
-    name: str | None = None
-    schema_: dict[str, Any] | None = None
-    strict: bool | None = None  # always
-    description: str | None = None
-
-
-class ResponseFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
-    """OpenAI's, and DeepInfra's `regex` and `grammar`."""
-
-    type: TypeName
-    json_schema: JsonSchemaFormat | None = None
-    schema_: dict[str, Any] | None = None  # beside json_object, as llama.cpp's server takes it
-    regex: str | None = None
-    pattern: str | None = None
-    grammar: str | None = None
-
-    def answer_format(self) -> AnswerFormat | None:
-        """None where any text will do. Raises InvalidRequest and UnsupportedParameter."""
-        param = "response_format"
-        if self.type == "text":
-            return None
-        if self.type in ("json", "json_object"):
-            if self.schema_ is None:
-                return AnswerFormat("json", param, ANY_OBJECT)
-            return AnswerFormat("json", f"{param}.schema", self.schema_)
-        if self.type == "json_schema":
-            if self.json_schema is not None and self.json_schema.schema_ is not None:
-                return AnswerFormat("json", f"{param}.json_schema.schema", self.json_schema.schema_)
-            raise missing(f"{param}.json_schema.schema", "the JSON Schema")
-        if self.type == "regex":
-            regex = self.pattern if self.regex is None else self.regex
-            if regex is None:
-                raise missing(f"{param}.regex", "the regular expression")
-            return AnswerFormat("regex", f"{param}.regex", text=regex)
-        if self.type == "grammar":
-            if self.grammar is None:
-                raise missing(f"{param}.grammar", "a grammar in Lark or GBNF")
-            return AnswerFormat("lark", f"{param}.grammar", text=self.grammar)
-        raise UnsupportedParameter(
-            f"response_format can't be {self.type!r}: use text, json_object, json_schema, regex or "
-            "grammar.",
-            f"{param}.type",
-        )
-
-
-def missing(path: str, what: str) -> InvalidRequest:
-    return InvalidRequest(f"{path} is missing: put {what} there.", path)
 
 
 class FunctionDefinition(msgspec.Struct, frozen=True):

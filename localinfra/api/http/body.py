@@ -327,3 +327,7 @@ def header_list(names: Iterable[str], max_chars: int = 200) -> str:
             return ", ".join([*listed, "..."])
         listed.append(name)
     return ", ".join(listed)
+
+
+def missing(path: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"{path} is missing: put {what} there.", path)
