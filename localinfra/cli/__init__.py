@@ -1,1 +1,1 @@
-"""One file for each command, with heavy imports inside it: a terminal before the other rooms."""
+"""One file for each command; heavy imports inside it. Talks to a server, or starts one."""

@@ -1,1 +1,1 @@
-"""HTTP as every route needs it: who may ask, bodies in, answers and errors out. Knows no route."""
+"""HTTP for every route: who may ask, bodies in, answers and errors out. Knows no handler."""

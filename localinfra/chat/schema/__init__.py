@@ -1,1 +1,1 @@
-"""Schemas of clients → ones that llguidance knows every word of. Pure; compiles nothing."""
+"""JSON Schemas of clients → schemas that llguidance knows word by word. Pure; compiles nothing."""
