@@ -96,7 +96,7 @@ def escaped(value: str) -> str:
 
 class Metrics:
     """The list. Models are called by their own names in models.toml, and keys by their callers'
-    (`api/auth.py`), so that there are never more lines than models, keys and routes allow."""
+    (`api/http/auth.py`), so that there are never more lines than models, keys and routes allow."""
 
     def __init__(self) -> None:
         self.requests = Counter(

@@ -13,8 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol, cast
 
 from localinfra.cache import sweep_if_free
-from localinfra.config import ServerSettings
-from localinfra.engine.watchdog import Pulse, Watchdog
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
 from localinfra.machine import cache_folder
 from localinfra.models.catalog import (
@@ -26,11 +25,12 @@ from localinfra.models.catalog import (
     TextModelEntry,
 )
 from localinfra.models.pool import LoadState, Pool
+from localinfra.watchdog import Pulse, Watchdog
 
 if TYPE_CHECKING:
     from localinfra.embed.model import EmbeddingModel, RerankModel
     from localinfra.image.model import ImageModel
-    from localinfra.text import TextModel
+    from localinfra.text.model import TextModel
 
 logger = logging.getLogger(__name__)
 
@@ -96,20 +96,20 @@ class Runtime:
     def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
         max_queue = self.settings.max_queue
         if isinstance(entry, TextModelEntry):
-            from localinfra.loading import load_text_model
+            from localinfra.text.loading import load_text_model
 
             return load_text_model(
                 name, entry, max_queue, share_prefixes=self.settings.share_prefixes
             )
         if isinstance(entry, EmbeddingModelEntry):
-            from localinfra.loading_encoders import load_embedding_model
+            from localinfra.embed.loading import load_embedding_model
 
             return load_embedding_model(name, entry, max_queue)
         if isinstance(entry, RerankModelEntry):
-            from localinfra.loading_encoders import load_rerank_model
+            from localinfra.embed.loading import load_rerank_model
 
             return load_rerank_model(name, entry, max_queue)
-        from localinfra.loading_images import load_image_model
+        from localinfra.image.loading import load_image_model
 
         return load_image_model(name, entry, max_queue)
 

@@ -21,15 +21,15 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from localinfra import config as config_file
 from localinfra.api.app import create_app
-from localinfra.api.server import Server, bind
-from localinfra.config import ServerSettings
+from localinfra.api.sockets.server import Server, bind
+from localinfra.config import settings as config_file
+from localinfra.config.settings import ServerSettings
+from localinfra.config.tables import decode
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
 from localinfra.models.catalog import Catalog, ModelEntry, TextModelEntry
 from localinfra.runtime import Runtime
-from localinfra.tables import decode
 
 T = TypeVar("T")
 

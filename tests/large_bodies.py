@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import inspect
 
-from localinfra.api.weight import MAX_NESTED, MAX_TOKEN_IDS, MAX_VALUES
+from localinfra.api.http.weight import MAX_NESTED, MAX_TOKEN_IDS, MAX_VALUES
 
 BODY_BYTES = 16 << 20
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx2
 from serving import Serving
 
-from localinfra import config as config_file
 from localinfra.api.app import create_app
+from localinfra.config import settings as config_file
 from localinfra.costs import Ledger
 from localinfra.engine.engine import EngineStats
 from localinfra.models import catalog as catalog_file

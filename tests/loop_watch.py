@@ -56,8 +56,8 @@ def reference_s() -> float:
 
 
 async def main(models: Path) -> None:
-    from localinfra import config as config_file
     from localinfra.api.app import create_app
+    from localinfra.config import settings as config_file
     from localinfra.models import catalog as catalog_file
     from localinfra.runtime import Runtime
 

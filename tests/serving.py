@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 from starlette.types import ASGIApp
 
-from localinfra.api.server import Server
-from localinfra.config import ServerSettings
+from localinfra.api.sockets.server import Server
+from localinfra.config.settings import ServerSettings
 from localinfra.testing import Background
 
 

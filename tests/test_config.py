@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from localinfra import config
-from localinfra.config import ServerSettings
+from localinfra.config import settings as config_file
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import ConfigError
 
 
@@ -25,12 +25,12 @@ def written(folder: Path, text: str) -> Path:
 
 def refusal(folder: Path, text: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        config.load(written(folder, text))
+        config_file.load(written(folder, text))
     return str(caught.value).replace(f"{folder}/", "")
 
 
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
-    loaded = config.load(written(tmp_path, ""))
+    loaded = config_file.load(written(tmp_path, ""))
     assert loaded.server == ServerSettings()
     assert loaded.models == {}
     assert loaded.folder == tmp_path
@@ -39,30 +39,30 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
 def test_the_file_is_the_one_given_else_the_environments_else_the_shipped_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert config.load().path == config.shipped_file()
+    assert config_file.load().path == config_file.shipped_file()
     here = written(tmp_path, "[server]\nport = 1\n")
     monkeypatch.setenv("LOCALINFRA_CONFIG", str(here))
-    assert config.load().server.port == 1
+    assert config_file.load().server.port == 1
     (tmp_path / "other").mkdir()
     other = written(tmp_path / "other", "[server]\nport = 2\n")
-    assert config.load(other).server.port == 2
+    assert config_file.load(other).server.port == 2
 
 
 def test_an_installed_package_has_the_shipped_file_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "PACKAGE", tmp_path / "localinfra")
-    assert config.shipped_file() == tmp_path / "models.toml"
+    monkeypatch.setattr(config_file, "PACKAGE", tmp_path / "localinfra")
+    assert config_file.shipped_file() == tmp_path / "models.toml"
     (tmp_path / "localinfra").mkdir()
     inside = written(tmp_path / "localinfra", "")
-    assert config.shipped_file() == inside
+    assert config_file.shipped_file() == inside
 
 
 def test_an_absent_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for given in (tmp_path / "no.toml", None):
         monkeypatch.setenv("LOCALINFRA_CONFIG", str(tmp_path / "no.toml"))
         with pytest.raises(ConfigError, match=r"no\.toml: no such settings file"):
-            config.load(given)
+            config_file.load(given)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_syntax_error_names_its_line(tmp_path: Path) -> None:
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_bytes(b"\xff\xfe[server]")
     with pytest.raises(ConfigError, match="not UTF-8"):
-        config.load(tmp_path / "models.toml")
+        config_file.load(tmp_path / "models.toml")
 
 
 TEXT = '[server]\r\nport = 7\r\nhost = "k\u00fcche"\n'
@@ -106,7 +106,10 @@ TEXT = '[server]\r\nport = 7\r\nhost = "k\u00fcche"\n'
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_bytes(TEXT.encode("utf-8-sig"))
-    assert (config.load(path).server.port, config.load(path).server.host) == (7, "k\u00fcche")
+    assert (config_file.load(path).server.port, config_file.load(path).server.host) == (
+        7,
+        "k\u00fcche",
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_another_encoding_is_named_with_what_to_do(
     path = tmp_path / "models.toml"
     path.write_bytes(TEXT.encode(encoding))
     with pytest.raises(ConfigError) as caught:
-        config.load(path)
+        config_file.load(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: not UTF-8 text") and told in message
     assert message.endswith("save it as UTF-8")
@@ -139,12 +142,12 @@ def test_toml_that_python_gives_up_on_is_a_sentence(tmp_path: Path, text: str) -
 
 def test_a_folder_is_not_a_file_and_a_pipe_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a folder; name the settings file in it"):
-        config.load(tmp_path)
+        config_file.load(tmp_path)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)  # as of `--config <(...)`
     writer = threading.Thread(target=pipe.write_text, args=("[server]\nport = 7",))
     writer.start()
-    assert config.load(pipe).server.port == 7
+    assert config_file.load(pipe).server.port == 7
     writer.join()
 
 
@@ -158,21 +161,21 @@ def test_keys_of_the_environment_take_the_place_of_the_files(
 ) -> None:
     path = written(tmp_path, "[server]\napi_keys = ['of-the-file']")
     monkeypatch.setenv("LOCALINFRA_API_KEYS", " , ")
-    assert config.load(path).server.api_keys == ("of-the-file",)
+    assert config_file.load(path).server.api_keys == ("of-the-file",)
     monkeypatch.setenv("LOCALINFRA_API_KEYS", "one, two")
-    assert config.load(path).server.api_keys == ("one", "two")
+    assert config_file.load(path).server.api_keys == ("one", "two")
 
 
 def test_keys_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, "[server]\napi_keys = ['s3cret']")
-    assert "s3cret" not in repr(config.load(path))
+    assert "s3cret" not in repr(config_file.load(path))
     for mistake in ("'s3cret'", "['s3cret key']", "[['s3cret']]", "['s3cret', 3]"):
         message = refusal(tmp_path, f"[server]\napi_keys = {mistake}")
         assert "[server] api_keys" in message
         assert "s3cret" not in message
     monkeypatch.setenv("LOCALINFRA_API_KEYS", "s3crét")
     with pytest.raises(ConfigError, match="environment LOCALINFRA_API_KEYS") as caught:
-        config.load(written(tmp_path, ""))
+        config_file.load(written(tmp_path, ""))
     assert "s3cr" not in str(caught.value)
 
 

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,27 +11,60 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "localinfra"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A file sees its own room (a folder or a single file here) and the rows above it.
-LAYERS = [
-    {"errors", "metrics", "backend_detect", "logs"},
-    {"cache", "children", "executor", "install", "machine", "tables"},
-    {"config", "chat", "engine", "costs"},
-    {"models", "llama"},
-    {"text", "embed", "image", "optimize"},
-    {"loading", "loading_encoders", "loading_images"},
-    {"runtime"},
-    {"api"},
-    {"cli", "ray_serve", "testing"},
-    {"__main__", "pytest_plugin"},
-]
-LAYER_OF = {room: at for at, rooms in enumerate(LAYERS) for room in rooms}
+# The rooms of a folder (a room is a folder or a single file in it), from the ground up: a file sees
+# its own room and the rows above it.
+LAYERS: dict[str, list[set[str]]] = {
+    "": [
+        {"errors", "metrics", "backend_detect", "logs"},
+        {"cache", "chance", "children", "executor", "install", "machine", "watchdog"},
+        {"config", "chat", "engine", "costs"},
+        {"models", "llama"},
+        {"optimize"},
+        {"text", "embed", "image"},
+        {"runtime"},
+        {"api"},
+        {"cli", "ray_serve", "testing"},
+        {"__main__", "pytest_plugin"},
+    ],
+    "engine": [
+        {"backend", "grammar", "policy", "radix", "stops"},
+        {"kvcache", "request"},
+        {"logprobs", "output", "sampling"},
+        {"sequence"},
+        {"step", "turns"},
+        {"scheduler"},
+        {"engine"},
+        {"deltas"},
+    ],
+    "chat": [
+        {"messages", "partial", "sandbox"},
+        {"control_tokens", "formats", "schema"},
+        {"calls", "forms", "grammar", "rendering"},
+        {"answer", "fitting"},
+        {"relaxing", "template"},
+    ],
+    "models": [
+        {"gguf", "pool", "sources", "versions"},
+        {"catalog", "memory"},
+        {"files"},
+    ],
+    "api": [
+        {"http", "vectors"},
+        {"generation", "metrics", "sockets"},
+        {"openai", "anthropic", "rerank", "tokens"},
+        {"cohere", "deepinfra"},
+        {"app"},
+    ],
+}
 
 # A library → the only paths (under localinfra/) that may import it.
 OWNERS: dict[str, str | tuple[str, ...]] = {
     "llama_cpp": "llama/",
+    "llguidance": ("engine/grammar/", "llama/"),
+    "jinja2": "chat/",
     "starlette": "api/",
-    "uvicorn": ("api/connection.py", "api/server.py", "cli/serve.py"),
-    "httptools": "api/connection.py",
+    "uvicorn": ("api/sockets/", "cli/serve.py"),
+    "httptools": "api/sockets/",
     "sentence_transformers": "embed/",
     "torch": ("embed/", "image/"),
     "onnxruntime": "embed/",
@@ -53,26 +86,43 @@ def imported(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def room_of(file: Path) -> str:
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room_in(house: str, parts: Sequence[str]) -> str | None:
+    """The room of `house` in which a path or a module's name below localinfra/ lies, if any."""
+    if not house:
+        return parts[0]
+    return parts[1] if parts[0] == house and len(parts) > 1 else None
 
 
-def rooms_seen_by(file: Path) -> set[str]:
-    parts = [name.split(".") for name in imported(file)]
-    rooms = {name[1] for name in parts if name[0] == "localinfra" and len(name) > 1}
-    return rooms - {"__version__", room_of(file)}
+def parts_of(file: Path) -> tuple[str, ...]:
+    return file.relative_to(PACKAGE).with_suffix("").parts
 
 
-def test_every_room_has_a_layer() -> None:
-    rooms = {room_of(file) for file in FILES} - {"__init__"}
-    assert rooms <= LAYER_OF.keys(), "give the new room its row in LAYERS"
+def rooms_seen_by(file: Path, house: str) -> set[str]:
+    names = [name.split(".") for name in imported(file)]
+    rooms = {room_in(house, name[1:]) for name in names if name[0] == "localinfra" and name[1:]}
+    return {room for room in rooms if room} - {"__version__"}
+
+
+@pytest.mark.parametrize("house", LAYERS)
+def test_every_room_has_a_layer(house: str) -> None:
+    rooms = {room_in(house, parts_of(file)) for file in FILES} - {"__init__", None}
+    assert rooms <= set().union(*LAYERS[house]), "give the new room its row in LAYERS"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_point_one_way(file: Path) -> None:
-    own = LAYER_OF.get(room_of(file), 0)
-    upward = {room for room in rooms_seen_by(file) if LAYER_OF[room] >= own}
-    assert not upward, f"{room_of(file)} must not know {upward}"
+    for house, rows in LAYERS.items():
+        own = room_in(house, parts_of(file))
+        if own is None or own == "__init__":
+            continue
+        at = next(at for at, rooms in enumerate(rows) if own in rooms)
+        upward = rooms_seen_by(file, house) - {own}.union(*rows[:at])
+        assert not upward, f"{own} must not know {upward}"
+
+
+@pytest.mark.parametrize("folder", sorted({file.parent for file in FILES}), ids=lambda at: at.name)
+def test_every_package_says_what_it_owns(folder: Path) -> None:
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -10,14 +10,14 @@ import msgspec
 import pytest
 from asgi import answer, scope_of
 
-from localinfra import config as config_file
 from localinfra import runtime as runtime_module
 from localinfra.api.app import create_app
+from localinfra.config import settings as config_file
 from localinfra.engine.engine import EngineStats
-from localinfra.engine.watchdog import Phase, Pulse
 from localinfra.errors import ModelUnavailable
 from localinfra.models import catalog as catalog_file
 from localinfra.runtime import Runtime
+from localinfra.watchdog import Phase, Pulse
 
 CATALOGUE = """
 [server]

@@ -6,7 +6,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
-from localinfra.config import ServerSettings
+from localinfra.config.settings import ServerSettings
 from localinfra.models.catalog import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent

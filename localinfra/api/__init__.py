@@ -1,0 +1,1 @@
+"""HTTP: a body → values for a model → the bytes of an answer. Computes and loads nothing."""

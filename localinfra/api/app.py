@@ -10,36 +10,35 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from localinfra import __version__
-from localinfra.api.arriving import Arriving
-from localinfra.api.body import UnfinishedBodies
-from localinfra.api.chat import create_chat_completion
+from localinfra.api.anthropic.messages import count_message_tokens, create_message
 from localinfra.api.cohere import create_cohere_embeddings
-from localinfra.api.completions import create_completion, create_engine_completion
-from localinfra.api.embeddings import create_embeddings, create_engine_embeddings
-from localinfra.api.guard import Guard
-from localinfra.api.image_edits import create_edits
-from localinfra.api.image_files import PATH as IMAGE_FILES
-from localinfra.api.image_files import ImageFiles, get_image_file
-from localinfra.api.images import create_images
-from localinfra.api.inference import infer
-from localinfra.api.leaving import Leaving
-from localinfra.api.messages import count_message_tokens, create_message
+from localinfra.api.deepinfra.inference import infer
+from localinfra.api.http.arriving import Arriving
+from localinfra.api.http.body import UnfinishedBodies
+from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
+from localinfra.api.http.guard import IMAGE_FILES, Guard
+from localinfra.api.http.leaving import Leaving
+from localinfra.api.http.paths import CanonicalPaths
+from localinfra.api.http.state import Threads
+from localinfra.api.http.state import runtime as runtime_of
 from localinfra.api.metrics import RequestMetrics, get_metrics
-from localinfra.api.models import get_model, list_models
-from localinfra.api.paths import CanonicalPaths
-from localinfra.api.render import EXCEPTION_HANDLERS, json_response
-from localinfra.api.rerank import create_ranking
-from localinfra.api.responses import count_input_tokens, create_response
-from localinfra.api.responses_store import (
+from localinfra.api.openai.chat import create_chat_completion
+from localinfra.api.openai.completions import create_completion, create_engine_completion
+from localinfra.api.openai.embeddings import create_embeddings, create_engine_embeddings
+from localinfra.api.openai.image_edits import create_edits
+from localinfra.api.openai.image_files import ImageFiles, get_image_file
+from localinfra.api.openai.images import create_images
+from localinfra.api.openai.models import get_model, list_models
+from localinfra.api.openai.responses.handlers import count_input_tokens, create_response
+from localinfra.api.openai.responses.store import (
     ResponseStore,
     delete_response,
     get_response,
     list_input_items,
 )
-from localinfra.api.state import Threads
-from localinfra.api.state import runtime as runtime_of
+from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
-from localinfra.config import is_loopback
+from localinfra.config.settings import is_loopback
 from localinfra.costs import Ledger
 from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime

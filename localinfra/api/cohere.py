@@ -11,11 +11,11 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localinfra.api.body import read_body
-from localinfra.api.embeddings import MAX_INPUTS, InputType, checked_inputs, embedded
-from localinfra.api.params import ShortName
-from localinfra.api.pieces import PiecesResponse
-from localinfra.api.state import limits, threads
+from localinfra.api.generation.params import ShortName
+from localinfra.api.http.body import read_body
+from localinfra.api.http.pieces import PiecesResponse
+from localinfra.api.http.state import limits, threads
+from localinfra.api.openai.embeddings import MAX_INPUTS, InputType, checked_inputs, embedded
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
 from localinfra.chat.messages import TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter

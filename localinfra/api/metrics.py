@@ -7,8 +7,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from localinfra.api.request_log import log_request
-from localinfra.api.state import runtime
+from localinfra.api.http.request_log import log_request
+from localinfra.api.http.state import runtime
 from localinfra.metrics import CONTENT_TYPE, Metrics
 from localinfra.runtime import Runtime
 

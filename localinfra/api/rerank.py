@@ -7,13 +7,13 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localinfra.api.body import read_body
-from localinfra.api.chance import random_hex
-from localinfra.api.render import json_response
-from localinfra.api.sse import until_disconnect
-from localinfra.api.state import limits, runtime
-from localinfra.api.usage import charge_of
+from localinfra.api.generation.usage import charge_of
+from localinfra.api.http.body import read_body
+from localinfra.api.http.errors import json_response
+from localinfra.api.http.sse import until_disconnect
+from localinfra.api.http.state import limits, runtime
 from localinfra.api.vectors import truncated_header
+from localinfra.chance import random_hex
 from localinfra.errors import InvalidRequest
 
 ROUTE = "/v1/rerank"

@@ -11,19 +11,19 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localinfra.api.body import read_body
-from localinfra.api.params import TemplateKwargs, kwarg_paths
-from localinfra.api.render import json_response
-from localinfra.api.state import limits, runtime
-from localinfra.api.structured import SentTools, Tools, read_tools, tool_use
-from localinfra.api.weight import MAX_TOKEN_IDS
+from localinfra.api.generation.params import TemplateKwargs, kwarg_paths
+from localinfra.api.generation.tools import SentTools, Tools, read_tools, tool_use
+from localinfra.api.http.body import read_body
+from localinfra.api.http.errors import json_response
+from localinfra.api.http.state import limits, runtime
+from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
 from localinfra.chat.template import check_kwargs, ends_in_answer
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.models.catalog import Catalog, TextModelEntry
 
 if TYPE_CHECKING:
-    from localinfra.text import TextModel  # brings numpy, which only a loaded model needs
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 # What a thread has done in 2 s, even for the least favourable text (a million letters).
 MAX_CHARACTERS = 1_000_000

@@ -9,12 +9,13 @@ from typing import Literal
 import msgspec
 
 from localinfra.chat import grammar
-from localinfra.chat.dialects import HARMONY, Voice
-from localinfra.chat.harmony import HarmonyParser
+from localinfra.chat.formats.families import HARMONY, Voice
+from localinfra.chat.formats.harmony import HarmonyParser
+from localinfra.chat.formats.marked import MarkedParser
+from localinfra.chat.formats.pieces import Parser
 from localinfra.chat.messages import Json
-from localinfra.chat.parser import MarkedParser, Parser
-from localinfra.chat.prepared import Hard, Leniency, Waiver
-from localinfra.chat.schema import Rule, json_rule
+from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
+from localinfra.chat.schema.rules import Rule, json_rule
 
 OUTPUT = "output"  # what a client's own grammar is called within ours
 ANY_OBJECT: dict[str, Json] = {"type": "object"}

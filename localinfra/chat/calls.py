@@ -7,7 +7,7 @@ Pure: pieces in, pieces out.
 from collections import Counter
 from collections.abc import Iterator
 
-from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Piece, joined
+from localinfra.chat.formats.pieces import CallArguments, CallEnd, CallStart, Piece, joined
 
 
 class Arguments:

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from jinja2 import Template
 
+from localinfra.chat.control_tokens import ControlTokens, Marks
 from localinfra.chat.forms import SPELLINGS, WORD, Form, Sketch, Spelling, forms, sketched
-from localinfra.chat.marks import ControlTokens, Marks
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
-from localinfra.chat.meter import Deadline, LimitExceeded, Meter
 from localinfra.chat.rendering import Rendering, TemplateFailed
+from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
 from localinfra.errors import InvalidRequest
 
 PROBE_S = 0.2  # CPU time of a run that takes a millisecond

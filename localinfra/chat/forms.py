@@ -13,8 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from localinfra.chat.formats.generic import as_plain_messages
 from localinfra.chat.messages import FunctionCall, Json, Message, Plain, ToolCall, normalize
-from localinfra.chat.tools import as_plain_messages
 
 SHORT_ID = re.compile("[A-Za-z0-9]{9}")
 ID_CHARACTERS = string.digits + string.ascii_letters

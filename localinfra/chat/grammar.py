@@ -1,6 +1,6 @@
 """What an answer must look like → a grammar in llguidance's Lark, around a family's marks.
 
-Pure text. Compiling it is `engine/constraint.py`'s, reading the answer `parser.py`'s.
+Pure text. Compiling it is `engine/grammar/constraint.py`'s, reading the answer `formats/`'.
 """
 
 import json
@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from localinfra.chat.dialects import CallForm, Reasoning
+from localinfra.chat.formats.families import CallForm, Reasoning
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import Leniency, Waiver
-from localinfra.chat.schema import Rule, json_rule
+from localinfra.chat.schema.prepared import Leniency, Waiver
+from localinfra.chat.schema.rules import Rule, json_rule
 from localinfra.errors import InvalidRequest
 
 NO_ARGUMENTS: dict[str, Json] = {"type": "object", "properties": {}, "additionalProperties": False}

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from localinfra.chat.answer import Source, Tool, arguments_source, source_of, usual_waiver
-from localinfra.chat.keywords import as_map
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import Hard, Leniency, Waiver
-from localinfra.chat.schema import json_rule
+from localinfra.chat.schema.keywords import as_map
+from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
+from localinfra.chat.schema.rules import json_rule
 from localinfra.errors import InvalidRequest
 
 MAX_RELAXING_S = 5.0  # of a request

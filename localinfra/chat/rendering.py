@@ -1,6 +1,6 @@
 """One request's way through a compiled template: as it is, or with marks around what users typed.
 
-Owns what ends an answer that is to be continued. `sandbox.py` runs the template; `template.py`
+Owns what ends an answer that is to be continued. `sandbox/` runs the template; `template.py`
 decides what it reads.
 """
 
@@ -8,10 +8,10 @@ import jinja2
 import msgspec
 from jinja2 import Template
 
-from localinfra.chat.marks import ControlTokens, Marks, Segment, mapped
+from localinfra.chat.control_tokens import ControlTokens, Marks, Segment, mapped
 from localinfra.chat.messages import Json, Plain
-from localinfra.chat.meter import LimitExceeded, Meter
-from localinfra.chat.sandbox import SANDBOX, Refusal
+from localinfra.chat.sandbox.environment import SANDBOX, Refusal
+from localinfra.chat.sandbox.meter import LimitExceeded, Meter
 from localinfra.errors import InvalidRequest
 
 MAX_REASON_CHARS = 500

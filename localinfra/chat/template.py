@@ -10,12 +10,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 from jinja2 import meta
 
-from localinfra.chat.dialects import voice_of
+from localinfra.chat.control_tokens import ControlTokens, Marks, strings
 from localinfra.chat.fitting import Asked, Fitting
+from localinfra.chat.formats.families import voice_of
 from localinfra.chat.forms import Form
-from localinfra.chat.marks import ControlTokens, Marks, strings
 from localinfra.chat.messages import Json, Message, checked
-from localinfra.chat.meter import Deadline, LimitExceeded, Meter
 from localinfra.chat.rendering import (
     REMEDY,
     RenderedPrompt,
@@ -23,7 +22,8 @@ from localinfra.chat.rendering import (
     TemplateFailed,
     reason_of,
 )
-from localinfra.chat.sandbox import SANDBOX
+from localinfra.chat.sandbox.environment import SANDBOX
+from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
 from localinfra.errors import InvalidRequest
 
 RESERVED = frozenset(SANDBOX.globals) | {

@@ -20,10 +20,10 @@ import msgspec
 from localinfra.cli.client import Client, ServerRefused
 from localinfra.cli.connect import connect
 from localinfra.cli.terminal import Prompt, is_typed, silent
+from localinfra.config.tables import close_matches
 from localinfra.errors import ApiError
 from localinfra.models.catalog import Catalog, hint
 from localinfra.models.sources import locate
-from localinfra.tables import close_matches
 
 HELP = """\
 /system TEXT  give the model a system message (without TEXT: show it)

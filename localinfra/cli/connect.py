@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from localinfra import config as config_file
 from localinfra.cli import child, first_start
 from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, local_url
 from localinfra.cli.progress import ProgressLine
-from localinfra.config import ServerSettings
+from localinfra.config import settings as config_file
+from localinfra.config.settings import ServerSettings
 from localinfra.models import catalog as catalog_file
 from localinfra.models.catalog import Catalog
 

@@ -21,11 +21,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from localinfra import config, install
+from localinfra import install
 from localinfra.backend_detect import Machine, best_backend, look, output_of
 from localinfra.cli.doctor_settings import check_models, look_at_weights, part_of
 from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ImageOutlook, look_at_images
+from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError
 from localinfra.install import ROOT, pinned, pip
 from localinfra.models import catalog
@@ -267,7 +268,7 @@ def look_around() -> Surroundings:
 def with_settings(seen: Surroundings, path: Path | None) -> Surroundings:
     """With what the settings file at `path`, by default models.toml, asks of the machine."""
     try:
-        settings = config.load(path)
+        settings = config_file.load(path)
         entries = catalog.load(settings).entries
     except ConfigError as error:
         lines = str(error).splitlines()

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from localinfra.cli.progress import ProgressLine
-from localinfra.config import shipped_file
+from localinfra.config.settings import shipped_file
 from localinfra.errors import ApiError, ConfigError
 from localinfra.models import files
 from localinfra.models.catalog import Catalog, TextModelEntry, table_of
@@ -66,8 +66,8 @@ def undecided(catalog: Catalog) -> dict[str, TextModelEntry]:
 
 def fit_weights(name: str, entry: TextModelEntry) -> None:
     """Measures, and keeps what is better; tells what it does. Raises nothing but Ctrl-C."""
-    from localinfra.loading import optimize_job
     from localinfra.optimize.run import OptimizeFailed, run
+    from localinfra.text.loading import optimize_job
 
     try:
         job = optimize_job(name, entry, lossless_only=True, keep=True)

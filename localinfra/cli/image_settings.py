@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import msgspec
 
 from localinfra.errors import ApiError
+from localinfra.image.loading import wishes_of
 from localinfra.image.placement import decide, part_elements
-from localinfra.loading_images import wishes_of
 from localinfra.models import files
 from localinfra.models.catalog import ImageModelEntry, ModelEntry
 from localinfra.models.sources import locate

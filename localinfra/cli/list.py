@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from localinfra import config
 from localinfra.cli.first_start import no_models
+from localinfra.config import settings as config_file
 from localinfra.models import catalog, files
 from localinfra.models.catalog import ImageModelEntry, ModelEntry, Price
 from localinfra.models.sources import HUB_TOOL_FROM, hub_tool
@@ -37,7 +37,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with paths and remedies.")
 def list_models(path: Path | None, as_json: bool) -> None:
     """List the models and whether their files are here."""
-    settings = config.load(path)
+    settings = config_file.load(path)
     rows = [row(name, entry) for name, entry in catalog.load(settings).entries.items()]
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import click
 
-from localinfra import config, machine
+from localinfra import machine
 from localinfra.cli.list import table
 from localinfra.cli.progress import ProgressLine
+from localinfra.config import settings as config_file
 from localinfra.errors import ApiError
-from localinfra.loading import optimize_job
 from localinfra.models import catalog
 from localinfra.models.catalog import TextModelEntry, table_of
 from localinfra.optimize import choose
 from localinfra.optimize.choose import Measured
 from localinfra.optimize.job import Report
 from localinfra.optimize.run import OptimizeFailed, run
+from localinfra.text.loading import optimize_job
 
 HEADER = ("TYPE", "SIZE", "PROMPT", "1 STREAM", "8 STREAMS", "SPEED", "KL", "PERPLEXITY", "")
 LEGEND = """\
@@ -38,7 +39,7 @@ def optimize(model: str, path: Path | None, apply: bool) -> None:
     Takes half a minute for a small model. Nothing is changed without --apply, and the original
     file never.
     """
-    name, entry = catalog.load(config.load(path)).resolve(model)
+    name, entry = catalog.load(config_file.load(path)).resolve(model)
     if not isinstance(entry, TextModelEntry):
         raise ApiError(f"{name} is {entry.article}; only a text model's GGUF file can be optimized")
     job = optimize_job(name, entry, lossless_only=False, keep=apply)

@@ -15,15 +15,15 @@ import click
 import msgspec
 import uvicorn
 
-from localinfra import config as config_file
 from localinfra import logs
 from localinfra.api.app import create_app
-from localinfra.api.server import Server, bind, raise_descriptor_limit
+from localinfra.api.sockets.server import Server, bind, raise_descriptor_limit
 from localinfra.cli import first_start
 from localinfra.cli.client import local_url
 from localinfra.cli.ending import end_within
 from localinfra.cli.ports import listener_on
-from localinfra.config import LOG_LEVELS
+from localinfra.config import settings as config_file
+from localinfra.config.settings import LOG_LEVELS
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file

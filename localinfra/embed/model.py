@@ -11,10 +11,10 @@ from localinfra.embed.encoder import Rows, Tokens, unit_length
 from localinfra.embed.measuring import Measurement
 from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
 from localinfra.embed.worker import Worker
-from localinfra.engine.watchdog import Pulse
 from localinfra.errors import ApiError, InvalidRequest
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.models.catalog import EmbeddingModelEntry, RerankModelEntry
+from localinfra.watchdog import Pulse
 
 # What takes half a millisecond is done without another thread: to tokenise, and to normalise.
 INLINE_CHARACTERS = 4000
@@ -57,7 +57,7 @@ class Embeddings(msgspec.Struct, frozen=True):
 
 
 class EncoderModel:
-    """Owns its worker, and what looks for a better encoder. Made by `loading_encoders.py`, closed
+    """Owns its worker, and what looks for a better encoder. Made by `loading.py`, closed
     by the pool."""
 
     _worker: Worker

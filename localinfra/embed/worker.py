@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from localinfra.embed.batcher import Batcher, Job, Part
 from localinfra.embed.encoder import Encoder, Rows, Tokens
-from localinfra.engine.watchdog import Pulse
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
+from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
 

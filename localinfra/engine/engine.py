@@ -19,8 +19,9 @@ from typing import TypeVar
 import msgspec
 
 from localinfra.engine.backend import Backend, DecodeFailed
-from localinfra.engine.idle_cores import IdleCores
 from localinfra.engine.logprobs import token_logprob
+from localinfra.engine.policy.idle_cores import IdleCores
+from localinfra.engine.policy.threads import ThreadController
 from localinfra.engine.request import (
     EngineSettings,
     FinishReason,
@@ -29,11 +30,11 @@ from localinfra.engine.request import (
     TokenLogprob,
 )
 from localinfra.engine.sampling import Sampler
-from localinfra.engine.scheduler import Chunk, Scheduler
+from localinfra.engine.scheduler import Scheduler
 from localinfra.engine.sequence import Group, Sequence
-from localinfra.engine.threads import ThreadController
-from localinfra.engine.watchdog import Pulse
+from localinfra.engine.step import Chunk
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
+from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Backend, DecodeFailed
-from localinfra.engine.parking import MAX_PARKED, MIN_PARKED, ParkedCells, parked_bytes
-from localinfra.engine.radix import Match, Node, Prefix, RadixTree
+from localinfra.engine.radix import (
+    MAX_PARKED,
+    MIN_PARKED,
+    Match,
+    Node,
+    ParkedCells,
+    Prefix,
+    RadixTree,
+    parked_bytes,
+)
 
 # A token this deep costs twice what one at the start does, since it attends to all before it
 # (measured: 26 % more at a mean depth of 950).

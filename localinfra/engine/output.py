@@ -1,11 +1,11 @@
 """One choice's token events → the text and logprobs that may be sent, as they become certain."""
 
+import codecs
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from localinfra.engine.detokenizer import Detokenizer
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
 from localinfra.engine.stops import StopMatcher, Stops
 
@@ -47,6 +47,25 @@ class Reader(Protocol):
 
     def push(self, text: str, *, is_last: bool, is_cut: bool = False) -> Reading:
         """`is_last`: no more will come; `is_cut`: since there was no room for it."""
+
+
+class Detokenizer:
+    """Token bytes → text, holding back a character until its last byte is there.
+
+    The concatenation of what `push` and `flush` return is the whole text. Bytes that can never
+    become UTF-8 appear as U+FFFD.
+    """
+
+    def __init__(self, token_bytes: Callable[[int], bytes]):
+        self._token_bytes = token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(self._token_bytes(token))
+
+    def flush(self) -> str:
+        """What an unfinished character leaves behind."""
+        return self._decoder.decode(b"", True)
 
 
 class ChoiceOutput:

@@ -1,14 +1,13 @@
 """What goes into the engine and what comes out: plain values, shared by every layer above."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
-    from localinfra.engine.constraint import Grammar  # llguidance is for those who need it
-    from localinfra.engine.output import Reader
+    from localinfra.engine.grammar.constraint import Grammar  # llguidance is for those who need it
 
 
 class FinishReason(StrEnum):
@@ -51,25 +50,6 @@ class GenerationRequest(msgspec.Struct, frozen=True):
         """Whether every row must get the bits that it gets each time: a named seed promises the
         same text, and a prompt's scores are compared with others."""
         return self.sampling.is_reproducible or self.score_prompt
-
-
-class TextRequest(msgspec.Struct, frozen=True):
-    """What a client asks of a text model: prompts that are answered together, with
-    `num_choices` choices each."""
-
-    prompts: list[list[int]]
-    max_tokens: int | None = None  # None: the entry's default
-    default_max_tokens: int | None = None  # where that has none; None: what the context leaves
-    sampling: SamplingParams = SamplingParams()
-    num_choices: int = 1
-    stops: Sequence[str] = ()
-    readers: "Sequence[Reader]" = ()  # one for each choice, which match its stops themselves
-    top_logprobs: int | None = None
-    score_prompt: bool = False
-    grammar: "Grammar | None" = None
-    marks: frozenset[int] = frozenset()  # control tokens whose spelling belongs to the text
-    client: str = ""  # whose prefixes it may reuse, and whose turn it takes
-    prompt_param: str = "messages"  # named in the error for a prompt that is too long
 
 
 class EngineSettings(msgspec.Struct, frozen=True):

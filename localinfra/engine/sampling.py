@@ -21,7 +21,7 @@ from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from localinfra.engine.constraint import Constraint
+    from localinfra.engine.grammar.constraint import Constraint
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.intp]

@@ -5,13 +5,14 @@ Policy only: it decides who computes what next; `engine.py` computes it, `kvcach
 
 import contextlib
 
-from localinfra.engine.backend import Backend, Batch
-from localinfra.engine.drafts import RowCosts, draft_sizes
+from localinfra.engine.backend import Backend
 from localinfra.engine.kvcache import MANY_IDLE, KVCache
-from localinfra.engine.pacing import StepPacer
+from localinfra.engine.policy.prefill import StepPacer
+from localinfra.engine.policy.speculation import RowCosts, draft_sizes
 from localinfra.engine.radix import common_prefix
 from localinfra.engine.request import EngineSettings
 from localinfra.engine.sequence import Sequence
+from localinfra.engine.step import Chunk, Step
 from localinfra.engine.turns import Turns, prompts_in_turn
 
 # Tokens; so deep, chunks of canonical size read a prompt as fast as larger ones do. Longer prompts
@@ -29,56 +30,6 @@ GROWTH_RESERVE = 64
 # A sequence waits for another that is just computing its prefix, if that saves this many tokens.
 # Computing them itself would take about as long.
 WORTH_WAITING = 8
-
-
-class Chunk:
-    """The next tokens of one sequence in a batch, and the batch index of its first one.
-
-    While its tokens are drawn, they are followed by guesses at those that come next.
-    """
-
-    __slots__ = ("draft", "first_row", "is_prompt", "num_tokens", "sequence", "start")
-
-    def __init__(self, sequence: Sequence, num_tokens: int, draft: list[int], first_row: int):
-        self.sequence = sequence
-        self.start = sequence.num_cached
-        self.num_tokens = num_tokens  # without the guesses
-        self.draft = draft
-        self.first_row = first_row
-        self.is_prompt = not sequence.is_decoding
-
-
-class Step:
-    """One batch, and whose tokens are in it."""
-
-    __slots__ = ("batch", "chunks", "max_threads", "num_padding", "num_prompt_tokens")
-
-    def __init__(self) -> None:
-        self.batch = Batch()
-        self.chunks: list[Chunk] = []
-        self.num_prompt_tokens = 0
-        self.max_threads: int | None = None  # None: as many as are best
-        self.num_padding = 0  # so many of its last rows are nobody's
-
-    def add(self, sequence: Sequence, num_tokens: int, num_outputs: int, draft: list[int]) -> None:
-        """Appends the sequence's next tokens; the last `num_outputs` of them, and the draft's,
-        give logits."""
-        assert sequence.slot is not None
-        chunk = Chunk(sequence, num_tokens, draft, len(self.batch))
-        if chunk.is_prompt:
-            self.num_prompt_tokens += num_tokens
-        tokens = sequence.tokens[chunk.start : chunk.start + num_tokens] + draft
-        self.batch.extend(sequence.slot, chunk.start, tokens, num_outputs + len(draft))
-        self.chunks.append(chunk)
-
-    def pad(self, slot: int, num_rows: int, num_outputs: int) -> None:
-        """Fills it up to so many rows with any tokens in an empty slot, and to so many output rows
-        with any rows, for the shape alone."""
-        self.num_padding = num_rows - len(self.batch)
-        self.batch.extend(slot, 0, [0] * self.num_padding, 0)
-        wanted = set(self.batch.output_rows)
-        spare = [row for row in reversed(range(num_rows)) if row not in wanted]
-        self.batch.output_rows = sorted([*wanted, *spare[: num_outputs - len(wanted)]])
 
 
 def least_recent(sequences: list[Sequence], limit: int) -> list[Sequence]:

@@ -1,6 +1,6 @@
 """One choice of one request while the engine works on it."""
 
-from localinfra.engine.drafts import Drafter
+from localinfra.engine.policy.speculation import Drafter
 from localinfra.engine.radix import Prefix
 from localinfra.engine.request import GenerationRequest, TokenLogprob
 from localinfra.engine.sampling import Sampler

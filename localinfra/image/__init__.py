@@ -1,0 +1,1 @@
+"""Prompts → pictures; with embed/ the only importer of torch. Knows no HTTP."""

@@ -2,13 +2,13 @@
 
 import msgspec
 
-from localinfra.engine.watchdog import Pulse
 from localinfra.errors import InvalidRequest
 from localinfra.executor import BoundedExecutor
 from localinfra.image.pipeline import FluxPainter
 from localinfra.image.request import ImageRequest
 from localinfra.image.worker import Painting, Worker
 from localinfra.models.catalog import ImageModelEntry
+from localinfra.watchdog import Pulse
 
 
 class PromptTokens(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class PromptTokens(msgspec.Struct, frozen=True):
 
 
 class ImageModel:
-    """Owns its worker. Made by `loading_images.py`, closed by the pool."""
+    """Owns its worker. Made by `loading.py`, closed by the pool."""
 
     def __init__(self, name: str, entry: ImageModelEntry, painter: FluxPainter, max_waiting: int):
         self.name = name

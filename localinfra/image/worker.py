@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from localinfra.engine.watchdog import Pulse
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.request import Event, Finished, ImageRequest
+from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 Run as a child process, `python -m localinfra.llama.build_info [MODEL]`: a build made for another
 CPU dies of an illegal instruction, and its caller (doctor, setup) should live to tell. Prints
 `BuildInfo` as JSON on standard output, after one decoded token when a MODEL is given; llama.cpp's
-own log goes to standard error. Serving code uses `devices` alone.
+own log goes to standard error. Serving code uses `free_memory` alone.
 """
 
 import ctypes
@@ -82,6 +82,15 @@ def devices() -> tuple[Device, ...]:
         )
 
     return tuple(describe(get(i)) for i in range(count()))
+
+
+def free_memory() -> list[int]:
+    """Bytes free on each GPU that llama.cpp would use; empty without one.
+
+    An integrated GPU counts only where there is no other, as in llama.cpp.
+    """
+    gpus = [device.free_bytes for device in devices() if device.kind == "gpu"]
+    return gpus or [device.free_bytes for device in devices() if device.kind == "integrated gpu"]
 
 
 def ggml(name: str, returns: type | None, *takes: type) -> "ctypes._NamedFuncPointer":

@@ -1,6 +1,6 @@
 """A GGUF file in memory: its weights, vocabulary and template text.
 
-The file must have passed `models/gguf.py`: llama.cpp ends the process on some damaged ones.
+The file must have passed `models/gguf/reader.py`: llama.cpp ends the process on some damaged ones.
 """
 
 import ctypes

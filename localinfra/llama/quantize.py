@@ -1,7 +1,7 @@
 """A GGUF file → the same model with its weights in another type, by llama.cpp's own quantizer.
 
-The source must have passed `models/gguf.py`. Takes seconds to minutes and holds no interpreter lock
-meanwhile; who wants to be able to stop it calls it in a process of its own.
+The source must have passed `models/gguf/reader.py`. Takes seconds to minutes and holds no
+interpreter lock meanwhile: to be able to stop it, call it in a process of its own.
 """
 
 import ctypes

@@ -11,11 +11,11 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from localinfra.config import Config, read_text
+from localinfra.config.settings import Config, read_text
+from localinfra.config.tables import close_matches, decode, either, suggestion, toml
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models.sources import HubSource, Source, absolute, parse_source
 from localinfra.models.versions import Version, dotted, table_name, write_out
-from localinfra.tables import close_matches, decode, either, suggestion, toml
 
 Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 Count = Annotated[int, Meta(ge=1, le=1024)]

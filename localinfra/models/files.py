@@ -13,7 +13,7 @@ from localinfra.models.catalog import (
     ModelEntry,
     TextModelEntry,
 )
-from localinfra.models.gguf import BadGguf, check_start
+from localinfra.models.gguf.reader import BadGguf, check_start
 
 UNUSABLE = "unusable"
 GIT_LFS = b"version https://git-lfs"

@@ -6,7 +6,7 @@ begin with; a load that fails all the same is repeated with `fewer_layers`.
 
 from collections.abc import Sequence
 
-from localinfra.models.gguf_header import GgufHeader
+from localinfra.models.gguf.header import GgufHeader
 
 # Bytes one stored number takes, by the name of the KV cache's type (ggml's block bytes / weights).
 KV_TYPES = {

@@ -9,8 +9,8 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from localinfra.config.tables import decode, either, toml
 from localinfra.errors import ConfigError
-from localinfra.tables import decode, either, toml
 
 Version = Annotated[
     str,

@@ -14,7 +14,7 @@ from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.quantize import QuantizeFailed, quantize
 from localinfra.machine import usable_cores
-from localinfra.models.gguf import BadGguf, GgufHeader, read_header
+from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header
 from localinfra.optimize import choose, exact, loss, speed
 from localinfra.optimize.choose import Loss, Measured, Speed
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from localinfra.models.gguf import BLOCKS
-from localinfra.models.gguf_header import GgufHeader
+from localinfra.models.gguf.header import GgufHeader
+from localinfra.models.gguf.reader import BLOCKS
 
 # What is worth writing a file for: below it, noise and habit win.
 MIN_GAIN = 1.10

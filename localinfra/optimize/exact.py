@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localinfra.models.gguf_header import GgufHeader
+from localinfra.models.gguf.header import GgufHeader
 
 Blocks = NDArray[Any]  # of one of the record types below
 Floats = NDArray[np.float32]

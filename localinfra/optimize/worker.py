@@ -20,7 +20,7 @@ from localinfra.children import end_with_parent
 from localinfra.engine.backend import DecodeFailed
 from localinfra.llama.model import LoadFailed
 from localinfra.llama.quantize import QuantizeFailed
-from localinfra.models.gguf import BadGguf, read_header
+from localinfra.models.gguf.reader import BadGguf, read_header
 from localinfra.optimize import choose, store
 from localinfra.optimize.bench import Bench, CannotMeasure
 from localinfra.optimize.choose import Measured

@@ -5,7 +5,7 @@ import asyncio
 from asgi import scope_of
 from starlette.types import Message, Receive, Scope, Send
 
-from localinfra.api.arriving import MAX_STARTS, Arriving, Starts
+from localinfra.api.http.arriving import MAX_STARTS, Arriving, Starts
 
 
 def test_each_turn_has_so_many_starts_in_their_order() -> None:

@@ -4,7 +4,7 @@ from hashlib import sha256
 
 import pytest
 
-from localinfra.api.auth import ApiKeys
+from localinfra.api.http.auth import ApiKeys
 
 KEYS = ApiKeys(["sk-first", "sk-second", "schlüssel"])
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from localinfra.api.body import (
+from localinfra.api.http.body import (
     BodyLimits,
     Decoded,
     UnfinishedBodies,

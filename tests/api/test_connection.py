@@ -13,9 +13,9 @@ from serving import RawReply, Serving, wait_for
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from localinfra.api.connection import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
-from localinfra.api.sse import until_disconnect
-from localinfra.config import ServerSettings
+from localinfra.api.http.sse import until_disconnect
+from localinfra.api.sockets.connection import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
+from localinfra.config.settings import ServerSettings
 
 GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: localhost\r\n"

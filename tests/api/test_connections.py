@@ -2,8 +2,8 @@
 
 import pytest
 
-from localinfra.api.connections import MAX_LEAVING, Connections, is_loopback
-from localinfra.config import ServerSettings
+from localinfra.api.sockets.connections import MAX_LEAVING, Connections, is_loopback
+from localinfra.config.settings import ServerSettings
 
 
 class Fake:

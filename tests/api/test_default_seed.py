@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.images import ImageFields, image_request
-from localinfra.api.inference_images import NativeImageFields, native_image_request
-from localinfra.api.messages import MessageRequest
-from localinfra.api.params import SamplingFields
+from localinfra.api.anthropic.messages import MessageRequest
+from localinfra.api.deepinfra.images import NativeImageFields, native_image_request
+from localinfra.api.generation.params import SamplingFields
+from localinfra.api.openai.images import ImageFields, image_request
 from localinfra.engine.request import SamplingParams
 from localinfra.models.catalog import ImageModelEntry
 from localinfra.models.sources import PackageSource

@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
-from localinfra.api.body import BodyLimits, Decoded, decode
-from localinfra.api.form import MAX_PARTS, Part, json_of, parse_form, read_body_or_form, read_form
+from localinfra.api.http.body import BodyLimits, Decoded, decode
+from localinfra.api.http.form import (
+    MAX_PARTS,
+    Part,
+    json_of,
+    parse_form,
+    read_body_or_form,
+    read_form,
+)
 from localinfra.errors import (
     BodyTooLarge,
     InvalidRequest,

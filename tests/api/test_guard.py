@@ -9,7 +9,7 @@ from serving import Serving
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from localinfra.api.guard import Guard
+from localinfra.api.http.guard import Guard
 from localinfra.errors import QueueFull
 
 HOST = ("host", "localhost:8000")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from localinfra.api.hosts import (
+from localinfra.api.http.hosts import (
     Authority,
     HostRules,
     OriginRules,

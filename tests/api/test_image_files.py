@@ -6,10 +6,11 @@ import time
 import pytest
 from asgi import call, scope_of
 
-from localinfra.api import image_files
 from localinfra.api.app import create_app
-from localinfra.api.image_files import ImageFiles
-from localinfra.config import ServerSettings
+from localinfra.api.http.guard import IMAGE_FILES
+from localinfra.api.openai import image_files
+from localinfra.api.openai.image_files import ImageFiles
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import NotFound
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
@@ -47,6 +48,6 @@ def test_who_has_the_address_needs_no_key_and_who_has_a_key_needs_the_address(ke
     path = app.state.image_files.put(b"pixels", "image/png")
     headers = [("host", "localhost"), ("authorization", f"Bearer {key}")]
     assert call(app, scope_of(path=path, headers=headers)).body == b"pixels"
-    listing = call(app, scope_of(path=image_files.PATH, headers=headers))
+    listing = call(app, scope_of(path=IMAGE_FILES, headers=headers))
     assert listing.status in (401, 404) and b"pixels" not in listing.body
     assert call(app, scope_of(path=path[:-5] + "x.png", headers=headers)).status == 404

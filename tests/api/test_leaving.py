@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from localinfra.api.leaving import Leaving
+from localinfra.api.http.leaving import Leaving
 
 SCOPE: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
 BODY: list[Message] = [

@@ -7,15 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.body import decode
-from localinfra.api.chat import ChatCompletionRequest
-from localinfra.api.completions import CompletionRequest
-from localinfra.api.embeddings import EmbeddingsRequest
-from localinfra.api.images import ImageFields
-from localinfra.api.inference_text import TextBody
-from localinfra.api.messages import MessageRequest
+from localinfra.api.anthropic.messages import MessageRequest
+from localinfra.api.deepinfra.text import TextBody
+from localinfra.api.http.body import decode
+from localinfra.api.openai.chat import ChatCompletionRequest
+from localinfra.api.openai.completions import CompletionRequest
+from localinfra.api.openai.embeddings import EmbeddingsRequest
+from localinfra.api.openai.images import ImageFields
+from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.rerank import RerankRequest
-from localinfra.api.responses_request import ResponsesRequest
 from localinfra.errors import InvalidRequest
 
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 import msgspec
 from asgi import call, scope_of
 
-from localinfra.api.messages import error_event
-from localinfra.api.sse import NamedEvent, NamedEventStream
+from localinfra.api.anthropic.messages import error_event
+from localinfra.api.http.sse import NamedEvent, NamedEventStream
 from localinfra.errors import EngineFailed
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.messages_input import PromptFields
+from localinfra.api.anthropic.input import PromptFields
 from localinfra.chat.messages import Message
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 

@@ -6,8 +6,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.messages_output import BlockWriter, content_blocks
-from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
+from localinfra.api.anthropic.output import BlockWriter, content_blocks
+from localinfra.chat.formats.pieces import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Piece,
+    Thought,
+)
 from localinfra.chat.partial import completed_object
 
 CALL: list[Piece] = [CallStart("f"), CallArguments('{"a": '), CallArguments("1}"), CallEnd()]

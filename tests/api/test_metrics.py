@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from localinfra.api.guard import Guard
+from localinfra.api.http.guard import Guard
 from localinfra.api.metrics import RequestMetrics
 from localinfra.metrics import Metrics
 

@@ -5,8 +5,8 @@ from asgi import Header, Reply, call, scope_of
 from starlette.applications import Starlette
 
 from localinfra.api.app import create_app
-from localinfra.api.paths import advice, canonical
-from localinfra.config import ServerSettings
+from localinfra.api.http.paths import advice, canonical
+from localinfra.config.settings import ServerSettings
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
 

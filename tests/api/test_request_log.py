@@ -11,9 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from localinfra.api.app import create_app
-from localinfra.api.body import receive_body
-from localinfra.api.sse import EventStream
-from localinfra.config import ServerSettings
+from localinfra.api.http.body import receive_body
+from localinfra.api.http.sse import EventStream
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import QueueFull
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
@@ -122,7 +122,7 @@ def test_what_went_well_is_logged_at_debug_level_only(
 
 
 def test_a_long_user_is_cut(caplog: pytest.LogCaptureFixture) -> None:
-    from localinfra.api.params import log_user
+    from localinfra.api.generation.params import log_user
 
     caplog.set_level(logging.INFO)
     log_user(Request(scope_of()), "\x00" * 2_600_000)

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.responses_input import Input, check_outputs, messages_of, read_input
-from localinfra.api.responses_items import AnyItem, FunctionCallItem, InputText, MessageItem
+from localinfra.api.openai.responses.input import Input, check_outputs, messages_of, read_input
+from localinfra.api.openai.responses.items import AnyItem, FunctionCallItem, InputText, MessageItem
 from localinfra.chat.messages import normalize
 from localinfra.errors import InvalidRequest, NotFound, UnsupportedParameter
 

@@ -6,8 +6,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.responses_output import Event, OutputWriter, TokenKinds
-from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, Thought
+from localinfra.api.openai.responses.output import Event, OutputWriter, TokenKinds
+from localinfra.chat.formats.pieces import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Piece,
+    Thought,
+)
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.engine.request import TokenLogprob
 

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.body import decode
-from localinfra.api.responses_request import ResponsesRequest
+from localinfra.api.http.body import decode
+from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.chat.answer import ANY_OBJECT
 from localinfra.errors import InvalidRequest
 

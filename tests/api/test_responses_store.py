@@ -10,19 +10,19 @@ from asgi import Reply, call, scope_of
 from starlette.requests import Request
 
 from localinfra.api.app import create_app
-from localinfra.api.auth import ApiKeys
-from localinfra.api.body import Decoded
-from localinfra.api.responses import asking
-from localinfra.api.responses_items import InputText, MessageItem, OutputText
-from localinfra.api.responses_request import ResponsesRequest
-from localinfra.api.responses_store import (
+from localinfra.api.http.auth import ApiKeys
+from localinfra.api.http.body import Decoded
+from localinfra.api.openai.responses.handlers import asking
+from localinfra.api.openai.responses.items import InputText, MessageItem, OutputText
+from localinfra.api.openai.responses.request import ResponsesRequest
+from localinfra.api.openai.responses.store import (
     KeptResponse,
     ResponseStore,
     encode,
     previous_response,
     referenced_item,
 )
-from localinfra.config import ServerSettings
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import NotFound
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime

@@ -8,14 +8,14 @@ import pytest
 from asgi import scope_of
 from starlette.requests import Request
 
-from localinfra.api.body import decode
-from localinfra.api.responses import what_is_asked
-from localinfra.api.responses_input import messages_of, read_input
-from localinfra.api.responses_output import OutputWriter
-from localinfra.api.responses_request import ResponsesRequest
-from localinfra.api.responses_tools import Offered, ToolName
+from localinfra.api.http.body import decode
+from localinfra.api.openai.responses.handlers import what_is_asked
+from localinfra.api.openai.responses.input import messages_of, read_input
+from localinfra.api.openai.responses.output import OutputWriter
+from localinfra.api.openai.responses.request import ResponsesRequest
+from localinfra.api.openai.responses.tools import Offered, ToolName
+from localinfra.chat.formats.pieces import CallArguments, CallEnd, CallStart
 from localinfra.chat.messages import normalize
-from localinfra.chat.parser import CallArguments, CallEnd, CallStart
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 ADD: Any = {"type": "function", "name": "add", "parameters": {"type": "object"}, "strict": False}

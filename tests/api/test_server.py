@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from localinfra.api import server
-from localinfra.api.server import bind
+from localinfra.api.sockets import server
+from localinfra.api.sockets.server import bind
 
 real_bound = server.bound
 

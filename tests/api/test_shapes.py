@@ -14,28 +14,20 @@ from large_bodies import sample
 from msgspec import inspect
 from starlette.requests import Request
 
-from localinfra.api import (
-    chat,
-    cohere,
-    completions,
-    embeddings,
-    image_edits,
-    images,
-    inference_encoders,
-    inference_images,
-    inference_text,
-    messages,
-    messages_input,
-    rerank,
-    responses_input,
-    responses_request,
-    responses_tools,
-    structured,
-    tokens,
-)
-from localinfra.api.body import decode, decode_within
-from localinfra.api.responses import what_is_asked
-from localinfra.api.responses_foreign import FOREIGN
+from localinfra.api import cohere, rerank, tokens
+from localinfra.api.anthropic import input as messages_input
+from localinfra.api.anthropic import messages
+from localinfra.api.deepinfra import encoders as native_encoders
+from localinfra.api.deepinfra import images as native_images
+from localinfra.api.deepinfra import text as native_text
+from localinfra.api.generation import tools
+from localinfra.api.http.body import decode, decode_within
+from localinfra.api.openai import chat, completions, embeddings, image_edits, images
+from localinfra.api.openai.responses import input as responses_input
+from localinfra.api.openai.responses import request as responses_request
+from localinfra.api.openai.responses import tools as responses_tools
+from localinfra.api.openai.responses.foreign import FOREIGN
+from localinfra.api.openai.responses.handlers import what_is_asked
 from localinfra.chat.messages import checked
 from localinfra.errors import InvalidRequest
 
@@ -188,16 +180,16 @@ KINDS: list[type[msgspec.Struct]] = [
     image_edits.EditFields,
     tokens.TokenizeRequest,
     tokens.DetokenizeRequest,
-    inference_text.TextBody,
-    inference_encoders.EmbeddingBody,
-    inference_encoders.RerankBody,
-    inference_images.ImageBody,
-    inference_images.CogInput,
+    native_text.TextBody,
+    native_encoders.EmbeddingBody,
+    native_encoders.RerankBody,
+    native_images.ImageBody,
+    native_images.CogInput,
 ]
 PARTS: list[type[msgspec.Struct]] = [  # of bodies, which are read by themselves
     responses_input.Sent, responses_input.SentMessage, responses_input.SentReasoning,
     responses_input.SentCall, responses_input.SentOutput, responses_input.Reference,
-    responses_tools.SentNamespace, structured.ToolType, structured.SentFunction,
+    responses_tools.SentNamespace, tools.ToolType, tools.SentFunction,
     *FOREIGN.values(),
 ]  # fmt: skip
 
@@ -263,7 +255,7 @@ def test_a_null_is_a_field_not_given_wherever_it_may_be_left_out(
             # Where it has none, nothing has been said, which is more than a field forgotten.
             if has_default(field):
                 assert read == decode(wrap(json_of(info)), kind).value, (path, field.encode_name)
-            if kind in PARTS and kind is not structured.ToolType:
+            if kind in PARTS and kind is not tools.ToolType:
                 assert decode_within("x", msgspec.Raw(with_null), kind, []) == read
             num_tried += 1
     assert num_tried or kind is tokens.DetokenizeRequest

@@ -17,10 +17,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Scope
 
-from localinfra.api.body import BodyLimits, receive_body
-from localinfra.api.guard import Guard
-from localinfra.api.render import EXCEPTION_HANDLERS, json_response
-from localinfra.api.sse import EventStream, NamedEvent, NamedEventStream, until_disconnect
+from localinfra.api.http.body import BodyLimits, receive_body
+from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
+from localinfra.api.http.guard import Guard
+from localinfra.api.http.sse import EventStream, NamedEvent, NamedEventStream, until_disconnect
 from localinfra.errors import ApiError, EngineFailed
 
 Events = AsyncGenerator[bytes | list[bytes], None]

@@ -7,10 +7,10 @@ import pytest
 from asgi import scope_of
 from starlette.requests import Request
 
-from localinfra.api.body import decode
-from localinfra.api.chat import ChatCompletionRequest
-from localinfra.api.responses import what_is_asked
-from localinfra.api.responses_request import ResponsesRequest
+from localinfra.api.http.body import decode
+from localinfra.api.openai.chat import ChatCompletionRequest
+from localinfra.api.openai.responses.handlers import what_is_asked
+from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.chat.answer import ToolUse
 from localinfra.errors import InvalidRequest
 

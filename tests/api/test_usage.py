@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from localinfra.api.usage import Charge, UsageMeter
+from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.costs import Ledger, Used
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason

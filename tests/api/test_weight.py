@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localinfra.api.weight import MAX_NESTED, MAX_TOKEN_IDS, MAX_VALUES, Weight
+from localinfra.api.http.weight import MAX_NESTED, MAX_TOKEN_IDS, MAX_VALUES, Weight
 from localinfra.errors import BodyTooLarge
 
 TEXTS = st.text(alphabet='",:[]{}\\/ab\n\u00e9', max_size=8)

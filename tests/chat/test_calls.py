@@ -5,7 +5,7 @@ import random
 import pytest
 
 from localinfra.chat.calls import CallFilter
-from localinfra.chat.parser import CallArguments, CallEnd, CallStart, Content, Piece, joined
+from localinfra.chat.formats.pieces import CallArguments, CallEnd, CallStart, Content, Piece, joined
 
 A = ("get", '{"city": "Paris"}')
 B = ("get", '{"city": "Parma"}')

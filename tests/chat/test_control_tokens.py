@@ -10,7 +10,7 @@ from chat_templates import CHATML, KNOWS_TOOLS, QWEN, SPECIAL, TRIMMING, templat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localinfra.chat.marks import ControlTokens, Marks
+from localinfra.chat.control_tokens import ControlTokens, Marks
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import RenderedPrompt
 from localinfra.errors import InvalidRequest

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from localinfra.chat.forms import sketched
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
-from localinfra.chat.meter import Deadline
+from localinfra.chat.sandbox.meter import Deadline
 from localinfra.errors import InvalidRequest
 
 TEMPLATES = {

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from localinfra.chat.keywords import ANNOTATIONS, ENFORCED, KEYWORDS, MOST, OTHERS, SIZES
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import Leniency, Waiver, prepared
-from localinfra.chat.schema import json_rule
+from localinfra.chat.schema.keywords import ANNOTATIONS, ENFORCED, KEYWORDS, MOST, OTHERS, SIZES
+from localinfra.chat.schema.prepared import Leniency, Waiver, prepared
+from localinfra.chat.schema.rules import json_rule
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 TEXT: Json = {"type": "string"}

@@ -4,7 +4,7 @@ both be valid."""
 import pytest
 
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import Leniency, Waiver, prepared
+from localinfra.chat.schema.prepared import Leniency, Waiver, prepared
 from localinfra.errors import UnsupportedParameter
 
 

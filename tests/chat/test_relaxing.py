@@ -4,8 +4,8 @@ import pytest
 
 from localinfra.chat.answer import Source, Tool
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import Hard, Leniency, Waiver
 from localinfra.chat.relaxing import ANYTHING, Relaxing
+from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
 
 
 def problem(source: Source) -> str | None:

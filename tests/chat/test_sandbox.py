@@ -8,8 +8,8 @@ import tracemalloc
 import pytest
 from chat_templates import template
 
-from localinfra.chat import meter
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
+from localinfra.chat.sandbox import meter
 from localinfra.chat.template import TemplateError
 from localinfra.errors import InvalidRequest
 

@@ -3,8 +3,8 @@
 import pytest
 
 from localinfra.chat.messages import Json
-from localinfra.chat.prepared import Leniency, Waiver
-from localinfra.chat.schema import closed, json_rule
+from localinfra.chat.schema.prepared import Leniency, Waiver
+from localinfra.chat.schema.rules import closed, json_rule
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 

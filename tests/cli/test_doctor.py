@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from localinfra import config, install
+from localinfra import install
 from localinfra.backend_detect import Machine
 from localinfra.cli.doctor import (
     Cpu,
@@ -32,6 +32,7 @@ from localinfra.cli.doctor import (
 from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ask_torch, outlook
 from localinfra.cli.main import main
+from localinfra.config import settings as config_file
 from localinfra.install import ROOT, extra
 from localinfra.models import catalog
 from localinfra.models.catalog import ImageModelEntry
@@ -199,7 +200,7 @@ def test_what_was_put_off_is_told_apart_from_what_was_decided(
     monkeypatch.setattr("localinfra.cli.doctor.look_around", lambda: SEEN)
     path = tmp_path / "models.toml"
     path.write_text(f'{SMOL}optimize = "lossless"')
-    model = catalog.load(config.load(path)).entries["here"].source.find()
+    model = catalog.load(config_file.load(path)).entries["here"].source.find()
     assert model
 
     def told() -> set[str]:

@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner, Result
 from models.tiny_gguf import tiny_llama
 
-from localinfra import config, loading
 from localinfra.cli import first_start, serve
 from localinfra.cli import optimize as command
 from localinfra.cli.main import main
+from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError
 from localinfra.llama.quantize import quantize
 from localinfra.models import catalog
@@ -20,6 +20,7 @@ from localinfra.optimize import run, store
 from localinfra.optimize.choose import Loss, Measured, Speed
 from localinfra.optimize.job import Job, Progress, Report
 from localinfra.optimize.run import OptimizeFailed
+from localinfra.text import loading
 
 REPORT = Report(
     original=Measured("q4_1", 98_362_432, Speed(306, 127, 200), Loss(0.0026, 19.593, 0.0)),
@@ -68,7 +69,7 @@ def optimize(models: Path, *arguments: str) -> Result:
 
 
 def entry(models: Path, name: str) -> TextModelEntry:
-    found = catalog.load(config.load(models)).entries[name]
+    found = catalog.load(config_file.load(models)).entries[name]
     assert isinstance(found, TextModelEntry)
     return found
 
@@ -159,7 +160,7 @@ def test_a_failure_is_one_line(models: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def undecided(models: Path) -> list[str]:
-    return list(first_start.undecided(catalog.load(config.load(models))))
+    return list(first_start.undecided(catalog.load(config_file.load(models))))
 
 
 def test_only_models_that_are_here_and_ask_for_it_are_measured_and_only_once(models: Path) -> None:

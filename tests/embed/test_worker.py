@@ -10,8 +10,8 @@ import pytest
 from localinfra.embed.batcher import Batcher
 from localinfra.embed.encoder import Rows, Tokens
 from localinfra.embed.worker import Worker
-from localinfra.engine.watchdog import Phase
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
+from localinfra.watchdog import Phase
 
 
 class Echo:

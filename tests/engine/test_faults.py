@@ -17,8 +17,8 @@ from localinfra.engine import engine as engine_module
 from localinfra.engine.backend import Batch, DecodeFailed
 from localinfra.engine.engine import CLOSE_LIMIT_S, MAX_FAULTS, Engine
 from localinfra.engine.request import EngineSettings, GenerationRequest, SamplingParams
-from localinfra.engine.watchdog import COMPUTING_FACTOR, Phase, Pulse, Watchdog
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
+from localinfra.watchdog import COMPUTING_FACTOR, Phase, Pulse, Watchdog
 
 
 class Panic(BaseException):

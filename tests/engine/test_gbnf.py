@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from localinfra.engine.client_grammar import MAX_GRAMMAR_CHARS, as_lark
-from localinfra.engine.gbnf import (
+from localinfra.engine.grammar.client import MAX_GRAMMAR_CHARS, as_lark
+from localinfra.engine.grammar.gbnf import (
     Characters,
     Choice,
     Node,

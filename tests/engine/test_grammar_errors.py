@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from localinfra.chat.answer import Answer, AnswerFormat, grammar_of
-from localinfra.engine.grammar_errors import reason
-from localinfra.engine.prober import Prober
+from localinfra.engine.grammar.errors import reason
+from localinfra.engine.grammar.prober import Prober
 from localinfra.errors import InvalidRequest
 
 WRONG: list[tuple[AnswerFormat, str]] = [

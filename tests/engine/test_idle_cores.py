@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from localinfra.engine.idle_cores import IdleCores
+from localinfra.engine.policy.idle_cores import IdleCores
 
 
 def test_idle_cores_are_read_from_the_system(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from localinfra.chat.messages import Json
-from localinfra.engine.json_loops import (
+from localinfra.engine.grammar.json_loops import (
     MAX_DEPTH,
     MAX_MEMBERS,
     MIN_REPEATED,

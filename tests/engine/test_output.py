@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localinfra.engine.detokenizer import Detokenizer
 from localinfra.engine.logprobs import token_logprob
-from localinfra.engine.output import ChoiceOutput, OutputDelta
+from localinfra.engine.output import ChoiceOutput, Detokenizer, OutputDelta
 from localinfra.engine.radix import Prefix, RadixTree, common_prefix
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
 from localinfra.engine.stops import StopMatcher, Stops

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from localinfra.engine.prober import Prober
+from localinfra.engine.grammar.prober import Prober
 from localinfra.errors import InvalidRequest
 
 ENDLESS = (

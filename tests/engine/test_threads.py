@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localinfra.engine.threads import MAX_PAUSE_S, StepCosts, ThreadController, rungs
+from localinfra.engine.policy.threads import MAX_PAUSE_S, StepCosts, ThreadController, rungs
 
 # Milliseconds of a step, by threads and rows or prompt tokens. The two-core machines are
 # SmolLM2-135M on two cores of an EPYC, quiet and with a busy process per core.

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from localinfra.engine.watchdog import Phase
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.pipeline import preview_steps
 from localinfra.image.request import Event, Finished, ImageRequest, Step
 from localinfra.image.worker import Worker
+from localinfra.watchdog import Phase
 
 
 class Painter:

@@ -23,9 +23,9 @@ from localinfra.engine.request import EngineSettings, GenerationRequest, Samplin
 from localinfra.errors import ModelUnavailable
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
-from localinfra.loading import load_text_model
 from localinfra.models.catalog import LoraAdapter, TextModelEntry
 from localinfra.models.sources import PathSource
+from localinfra.text.loading import load_text_model
 
 SETTINGS = ContextSettings(
     context_length=64, num_cells=256, num_sequences=3, batch_size=16, threads=1
@@ -159,7 +159,7 @@ def test_files_that_llama_cpp_refuses_say_why(tmp_path: Path) -> None:
 def test_a_load_that_fails_for_memory_is_tried_with_fewer_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from localinfra import loading
+    from localinfra.text import loading
 
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     tried: list[int] = []

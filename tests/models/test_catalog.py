@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from localinfra import config
+from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models import catalog
 from localinfra.models.catalog import Catalog, ImageModelEntry, TextModelEntry
@@ -29,7 +29,7 @@ source = "pictures"
 def loaded(folder: Path, text: str) -> Catalog:
     path = folder / "models.toml"
     path.write_text(text, encoding="utf-8")
-    return catalog.load(config.load(path))
+    return catalog.load(config_file.load(path))
 
 
 def text_entry(folder: Path, lines: str) -> TextModelEntry:
@@ -44,7 +44,7 @@ def refusal(folder: Path, text: str) -> str:
 
 
 def test_the_shipped_file_is_valid_and_its_first_model_comes_in_a_package() -> None:
-    shipped = catalog.load(config.load(config.shipped_file()))
+    shipped = catalog.load(config_file.load(config_file.shipped_file()))
     name, entry = shipped.resolve_as(TextModelEntry, "default", "/v1/chat/completions")
     assert name == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert entry.preload and entry.optimize == "lossless"
@@ -188,7 +188,7 @@ def test_paths_are_absolute_even_if_the_files_own_path_is_not(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models.toml").write_text(TWO_MODELS, encoding="utf-8")
-    served = catalog.load(config.load(Path("models.toml")))
+    served = catalog.load(config_file.load(Path("models.toml")))
     assert served.entries["org/chatty"].source == PathSource(tmp_path / "chatty.gguf")
 
 

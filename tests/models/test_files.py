@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from localinfra import config
 from localinfra.cli.first_start import check_files
+from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError
 from localinfra.models import catalog, files
 from localinfra.models.catalog import Catalog
@@ -27,7 +27,7 @@ def with_model(folder: Path, kind: str, lines: str = "") -> Catalog:
     """The model is at `model` in the folder."""
     path = folder / "models.toml"
     path.write_text(f'[model.x]\nkind = "{kind}"\nsource = "model"\n{lines}')
-    return catalog.load(config.load(path))
+    return catalog.load(config_file.load(path))
 
 
 GOOD = [
@@ -120,7 +120,7 @@ def test_absent_files_and_half_fetched_folders_keep_nobody_from_starting(
         '[model.x]\nkind = "embedding"\nsource = "hf:org/repo"\n'
         '[model.y]\nkind = "text"\nsource = "no/such.gguf"\n'
     )
-    check_files(catalog.load(config.load(path)), path)
+    check_files(catalog.load(config_file.load(path)), path)
     told = capsys.readouterr().err
     assert '[model."x"] source: ' in told and "has no .safetensors file" in told
     assert "no/such" not in told
@@ -131,9 +131,9 @@ def test_a_file_that_names_no_model_says_what_to_write(
 ) -> None:
     path = tmp_path / "models.toml"
     path.write_text("")
-    check_files(catalog.load(config.load(path)), path)
+    check_files(catalog.load(config_file.load(path)), path)
     told = capsys.readouterr().err
     assert f"{path} names no model" in told
     example = told.partition("such as")[2].partition("More")[0]
     path.write_text(example)  # which is a settings file itself
-    assert catalog.load(config.load(path)).names == ("my-model",)
+    assert catalog.load(config_file.load(path)).names == ("my-model",)

@@ -21,7 +21,7 @@ from models.tiny_gguf import (
     tiny_mamba,
 )
 
-from localinfra.models.gguf import Array, BadGguf, read_header
+from localinfra.models.gguf.reader import Array, BadGguf, read_header
 
 
 def problem(path: Path) -> str:
@@ -237,5 +237,5 @@ def test_a_header_longer_than_the_first_read_is_read_on(
     path = tiny_llama().write(tmp_path / "model.gguf")
     whole = read_header(path)
     for size in (8, 30, 1000, 5000):
-        monkeypatch.setattr("localinfra.models.gguf.FIRST_READ_BYTES", size)
+        monkeypatch.setattr("localinfra.models.gguf.reader.FIRST_READ_BYTES", size)
         assert read_header(path) == whole

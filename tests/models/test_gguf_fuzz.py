@@ -18,7 +18,7 @@ from models.tiny_gguf import (
     tiny_mamba,
 )
 
-from localinfra.models.gguf import BadGguf, read_header
+from localinfra.models.gguf.reader import BadGguf, read_header
 
 ANSWER_S = 30  # a file takes milliseconds; one this slow hangs
 LOADER = Path(__file__).parent / "load_gguf.py"

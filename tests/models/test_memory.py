@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny_gguf import tiny_gemma3, tiny_llama, tiny_mamba
 
-from localinfra.models.gguf import read_header
-from localinfra.models.gguf_header import Array, GgufHeader, Tensor
+from localinfra.models.gguf.header import Array, GgufHeader, Tensor
+from localinfra.models.gguf.reader import read_header
 from localinfra.models.memory import (
     DEVICE_RESERVE_BYTES,
     fewer_layers,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from localinfra import config
+from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError, ModelNotFound
 from localinfra.models import catalog
 from localinfra.models.catalog import Catalog, TextModelEntry
@@ -47,7 +47,7 @@ dimensions = 16
 def loaded(folder: Path, text: str) -> Catalog:
     path = folder / "models.toml"
     path.write_text(text, encoding="utf-8")
-    return catalog.load(config.load(path))
+    return catalog.load(config_file.load(path))
 
 
 def refusal(folder: Path, text: str) -> str:
@@ -232,7 +232,7 @@ def test_names_that_mean_a_deployment_are_not_for_models(tmp_path: Path, name: s
 
 
 def test_the_examples_in_the_shipped_files_comments_are_valid(tmp_path: Path) -> None:
-    text = config.shipped_file().read_text(encoding="utf-8")
+    text = config_file.shipped_file().read_text(encoding="utf-8")
     example = re.sub(r"^# (\[.*|\w+ = .*)$", r"\1", text, flags=re.MULTILINE)
     served = loaded(tmp_path, example)
     assert served.resolve("assistant:2024-07")[0] == "org/assistant:2024-07"

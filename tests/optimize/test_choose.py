@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from models.tiny_gguf import tiny_llama
 
-from localinfra.models.gguf import read_header
+from localinfra.models.gguf.reader import read_header
 from localinfra.optimize import choose
 from localinfra.optimize.choose import Loss, Measured, Speed
 

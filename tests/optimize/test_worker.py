@@ -15,7 +15,7 @@ from localinfra import machine
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.quantize import QuantizeFailed, quantize
-from localinfra.models.gguf import read_header
+from localinfra.models.gguf.reader import read_header
 from localinfra.optimize import choose, run, speed, store, worker
 from localinfra.optimize.bench import CannotMeasure
 from localinfra.optimize.choose import Speed

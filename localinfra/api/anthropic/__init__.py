@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: its shapes ↔ the words of chat/. Knows no other API."""

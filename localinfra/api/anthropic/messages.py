@@ -1,0 +1,208 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API over the turns that chat has."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from localinfra.api.anthropic.input import PromptFields
+from localinfra.api.anthropic.output import (
+    BlockWriter,
+    ContentBlock,
+    Message,
+    MessageDelta,
+    MessageStart,
+    MessageStop,
+    Ping,
+    Stop,
+    Usage,
+    content_blocks,
+)
+from localinfra.api.generation.params import (
+    MAX_STOPS,
+    MaxTokens,
+    Seed,
+    StopString,
+    TopK,
+    given,
+    log_user,
+    seed_or,
+)
+from localinfra.api.generation.usage import Charge, UsageMeter, charge_of
+from localinfra.api.http.body import read_body
+from localinfra.api.http.errors import error_body, json_response
+from localinfra.api.http.sse import NamedEvent, NamedEventStream, until_disconnect
+from localinfra.api.http.state import caller_of, converted, default_seed, limits, runtime
+from localinfra.chance import random_hex, random_seed
+from localinfra.chat.formats.pieces import Piece
+from localinfra.engine.output import OutputDelta
+from localinfra.engine.request import FinishReason, SamplingParams
+from localinfra.errors import ApiError
+from localinfra.text.turn import Turn, TurnRequest, begin, pieces_of
+
+if TYPE_CHECKING:
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
+
+ROUTE = "/v1/messages"
+COUNT_ROUTE = "/v1/messages/count_tokens"
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    user_id: str | None = None  # logged as given, nothing else
+
+
+class MessageRequest(PromptFields, frozen=True, kw_only=True):
+    max_tokens: MaxTokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    top_k: TopK = 0
+    stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = msgspec.field(
+        default_factory=list
+    )
+    stream: bool = False
+    metadata: Metadata = Metadata()
+    service_tier: str = "auto"  # without effect: there is one
+    seed: Seed | None = None  # ours: with it the same text comes each time
+
+    def turn(self, default_seed: int | None) -> TurnRequest:
+        """Raises InvalidRequest and UnsupportedParameter."""
+        seed = seed_or(self.seed, default_seed)
+        return TurnRequest(
+            messages=self.conversation(),
+            answer=self.answer(),
+            template_kwargs=self.template_kwargs,
+            sampling=SamplingParams(
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=given(self.top_k) or 0,
+                seed=random_seed(63) if seed is None else seed,
+                is_reproducible=seed is not None,
+            ),
+            max_tokens=given(self.max_tokens),
+            stops=self.stop_sequences,
+        )
+
+    @property
+    def hides_thinking(self) -> bool:
+        return self.thinking is not None and self.thinking.display == "omitted"
+
+
+class TokenCount(msgspec.Struct, frozen=True):
+    input_tokens: int
+
+
+async def create_message(request: Request) -> Response:
+    decoded = await read_body(request, MessageRequest, limits(request))
+    body = decoded.value
+    seed = default_seed(request)
+    wanted, left_out = await converted(request, decoded, lambda: (body.turn(seed), body.left_out))
+    log_user(request, body.metadata.user_id)
+    model = await runtime(request).text_model(body.model, ROUTE)
+    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
+    charge = charge_of(request, model)
+    turn = await begin(model, wanted, caller_of(request))
+    decoded = decoded.ignoring(turn.left_out)
+    answer = MessageAnswer(model, turn, charge, body.hides_thinking)
+    if body.stream:
+        return NamedEventStream(
+            answer.events(),
+            error_event,
+            decoded.headers,
+            runtime(request).settings.keepalive_s,
+            turn.deltas,
+            sign_of_life=Ping().named,
+        )
+    message = await until_disconnect(request.receive, answer.message())
+    return json_response(message, headers=decoded.headers)
+
+
+async def count_message_tokens(request: Request) -> Response:
+    """Counts what `create_message` would report: cached or not, all of the rendered prompt."""
+    decoded = await read_body(request, PromptFields, limits(request))
+    body = decoded.value
+    messages, left_out = await converted(
+        request, decoded, lambda: (body.conversation(), body.left_out)
+    )
+    use = body.answer().use
+    model = await runtime(request).text_model(body.model, COUNT_ROUTE)
+    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
+    prompt = await model.chat_prompt(messages, body.template_kwargs, use.tools)
+    return json_response(TokenCount(len(prompt.ids)), headers=decoded.headers)
+
+
+def error_event(error: ApiError, scope: Scope) -> NamedEvent:
+    return "error", error_body(error, scope)
+
+
+class MessageAnswer:
+    """One request's turn → a message or its events."""
+
+    def __init__(self, model: "TextModel", turn: Turn, charge: Charge, hides_thinking: bool):
+        self._model = model
+        self._turn = turn
+        self._meter = UsageMeter(charge, [turn.num_prompt], 1)
+        self._hides_thinking = hides_thinking
+        self._id = f"msg_{random_hex(24)}"
+
+    async def message(self) -> Message:
+        said: list[Piece] = []
+        stop = Stop(None)
+        async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
+            async for delta, pieces in deltas:
+                self._meter.add(delta)
+                said += pieces
+                if delta.finish_reason is not None:
+                    stop = self._stop(delta, delta.finish_reason)
+        return self._message(content_blocks(said, self._hides_thinking), stop)
+
+    async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
+        """The events of one step together."""
+        writer = BlockWriter(self._hides_thinking)
+        async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
+            yield [MessageStart(self._message([], Stop(None))).named()]
+            async for delta, pieces in deltas:
+                self._meter.add(delta)
+                events = [event for piece in pieces for event in writer.events(piece)]
+                if delta.finish_reason is not None:
+                    stop = self._stop(delta, delta.finish_reason)
+                    events += [*writer.close(), MessageDelta(stop, self._usage()), MessageStop()]
+                if events:
+                    yield [event.named() for event in events]
+
+    def _message(self, content: list[ContentBlock], stop: Stop) -> Message:
+        return Message(
+            id=self._id,
+            model=self._model.name,
+            content=content,
+            stop_reason=stop.stop_reason,
+            stop_sequence=stop.stop_sequence,
+            usage=self._usage(),
+        )
+
+    def _stop(self, last: OutputDelta, reason: FinishReason) -> Stop:
+        if self._turn.readers[0].has_called(reason):
+            return Stop("tool_use")
+        if last.stop is not None:
+            return Stop("stop_sequence", last.stop)
+        if reason is FinishReason.STOP:
+            return Stop("end_turn")
+        if self._turn.num_prompt + last.num_generated >= self._model.context_length:
+            return Stop("model_context_window_exceeded")
+        return Stop("max_tokens")
+
+    def _usage(self) -> Usage:
+        """So far; what of the prompt was cached shows with the first token."""
+        used = self._meter.usage()
+        cached = used.prompt_tokens_details.cached_tokens
+        return Usage(
+            input_tokens=used.prompt_tokens - cached,
+            cache_creation_input_tokens=0,  # keeping a prefix costs nothing extra here
+            cache_read_input_tokens=cached,
+            output_tokens=used.completion_tokens,
+            estimated_cost=used.estimated_cost,
+        )

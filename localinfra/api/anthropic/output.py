@@ -1,0 +1,203 @@
+"""Anthropic's messages, content blocks and stream events, and the parts of an answer as these.
+
+Shapes: https://platform.claude.com/docs/en/api/messages and
+https://platform.claude.com/docs/en/build-with-claude/streaming. Pure.
+"""
+
+import itertools
+from collections.abc import Iterable
+
+import msgspec
+
+from localinfra.api.http.sse import NamedEvent
+from localinfra.chance import random_hex
+from localinfra.chat.formats.pieces import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Piece,
+    Thought,
+)
+from localinfra.chat.partial import completed_object
+
+encode = msgspec.json.Encoder().encode
+
+
+class TextBlock(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    text: str
+
+
+class ThinkingBlock(msgspec.Struct, frozen=True, tag_field="type", tag="thinking"):
+    thinking: str
+    signature: str = ""  # proves nothing here: thinking goes back as it came
+
+
+class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
+    id: str
+    name: str
+    input: msgspec.Raw
+
+
+ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """The prompt's tokens are the sum of the first three."""
+
+    input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+    estimated_cost: float  # USD
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
+    id: str
+    role: str = "assistant"
+    model: str
+    content: list[ContentBlock]
+    stop_reason: str | None
+    stop_sequence: str | None
+    usage: Usage
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="type"):
+    """An event of a stream. Its tag is its name too."""
+
+    def named(self) -> NamedEvent:
+        return str(self.__struct_config__.tag), encode(self)
+
+
+class MessageStart(Event, frozen=True, tag="message_start"):
+    message: Message
+
+
+class ContentBlockStart(Event, frozen=True, tag="content_block_start"):
+    index: int
+    content_block: ContentBlock
+
+
+class TextDelta(msgspec.Struct, frozen=True, tag_field="type", tag="text_delta"):
+    text: str
+
+
+class ThinkingDelta(msgspec.Struct, frozen=True, tag_field="type", tag="thinking_delta"):
+    thinking: str
+
+
+class SignatureDelta(msgspec.Struct, frozen=True, tag_field="type", tag="signature_delta"):
+    signature: str
+
+
+class InputJsonDelta(msgspec.Struct, frozen=True, tag_field="type", tag="input_json_delta"):
+    partial_json: str
+
+
+class ContentBlockDelta(Event, frozen=True, tag="content_block_delta"):
+    index: int
+    delta: TextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
+
+
+class ContentBlockStop(Event, frozen=True, tag="content_block_stop"):
+    index: int
+
+
+class Stop(msgspec.Struct, frozen=True):
+    stop_reason: str | None  # None: it goes on
+    stop_sequence: str | None = None
+
+
+class MessageDelta(Event, frozen=True, tag="message_delta"):
+    delta: Stop
+    usage: Usage
+
+
+class MessageStop(Event, frozen=True, tag="message_stop"):
+    pass
+
+
+class Ping(Event, frozen=True, tag="ping"):
+    """Says nothing, at any time."""
+
+
+def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[ContentBlock]:
+    """The parts of an answer in their order. Of a call that max_tokens cut off, the input is what
+    was whole of it, as clients read a stream that ends there."""
+    blocks: list[ContentBlock] = []
+    name = arguments = ""
+    is_open = False
+    for _, run in itertools.groupby(pieces, key=type):
+        first, *others = run
+        if isinstance(first, Content):
+            blocks.append(TextBlock(text_of([first, *others])))
+        elif isinstance(first, Thought):
+            blocks.append(ThinkingBlock("" if hides_thinking else text_of([first, *others])))
+        elif isinstance(first, CallStart):
+            name, arguments, is_open = first.name, "{}", True
+        elif isinstance(first, CallArguments):
+            arguments = text_of([first, *others])
+        else:
+            # The grammar has made it an object.
+            blocks.append(ToolUseBlock(tool_use_id(), name, msgspec.Raw(arguments.encode())))
+            is_open = False
+    if is_open:
+        cut = msgspec.Raw(completed_object(arguments).encode())
+        blocks.append(ToolUseBlock(tool_use_id(), name, cut))
+    return blocks
+
+
+def text_of(pieces: Iterable[Piece]) -> str:
+    return "".join(
+        piece.text for piece in pieces if isinstance(piece, Content | Thought | CallArguments)
+    )
+
+
+class BlockWriter:
+    """The parts of an answer → the events of its blocks, of which one is open at a time."""
+
+    def __init__(self, hides_thinking: bool):
+        self._hides_thinking = hides_thinking
+        self._num_blocks = 0
+        self._open: type[Piece] | None = None  # what began the open block
+
+    def events(self, piece: Piece) -> list[Event]:
+        if isinstance(piece, CallEnd):
+            return self.close()
+        if isinstance(piece, CallArguments):
+            return [self._delta(InputJsonDelta(piece.text))]
+        if isinstance(piece, CallStart):
+            return self._start(piece, ToolUseBlock(tool_use_id(), piece.name, msgspec.Raw(b"{}")))
+        if isinstance(piece, Content):
+            begun = self._start(piece, TextBlock(""))
+            return [*begun, self._delta(TextDelta(piece.text))]
+        begun = self._start(piece, ThinkingBlock(""))
+        if self._hides_thinking:
+            return begun
+        return [*begun, self._delta(ThinkingDelta(piece.text))]
+
+    def close(self) -> list[Event]:
+        """Ends the block that is open."""
+        if self._open is None:
+            return []
+        signature = [self._delta(SignatureDelta(""))] if self._open is Thought else []
+        self._open = None
+        return [*signature, ContentBlockStop(self._num_blocks - 1)]
+
+    def _start(self, piece: Piece, block: ContentBlock) -> list[Event]:
+        """Begins a block, unless the open one goes on."""
+        if type(piece) is self._open:
+            return []
+        closing = self.close()
+        self._open = type(piece)
+        self._num_blocks += 1
+        return [*closing, ContentBlockStart(self._num_blocks - 1, block)]
+
+    def _delta(
+        self, delta: TextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
+    ) -> ContentBlockDelta:
+        return ContentBlockDelta(self._num_blocks - 1, delta)
+
+
+def tool_use_id() -> str:
+    return f"toolu_{random_hex(24)}"

@@ -1,0 +1,39 @@
+"""POST /v1/inference/{model}: DeepInfra's native API; the body depends on the model's kind."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.deepinfra.encoders import infer_embeddings, infer_ranking
+from localinfra.api.deepinfra.images import infer_images
+from localinfra.api.deepinfra.text import infer_text
+from localinfra.api.http.state import runtime
+from localinfra.models.catalog import (
+    DEPLOY_ID,
+    EmbeddingModelEntry,
+    ImageModelEntry,
+    ModelEntry,
+    RerankModelEntry,
+    TextModelEntry,
+)
+
+HANDLERS: dict[type[ModelEntry], Callable[[Request, str], Awaitable[Response]]] = {
+    TextModelEntry: infer_text,
+    EmbeddingModelEntry: infer_embeddings,
+    RerankModelEntry: infer_ranking,
+    ImageModelEntry: infer_images,
+}
+
+
+async def infer(request: Request) -> Response:
+    """Raises ModelNotFound."""
+    name = asked_for(request.path_params["id"])
+    _, entry = runtime(request).catalog.resolve(name)
+    return await HANDLERS[type(entry)](request, name)
+
+
+def asked_for(path: str) -> str:
+    """A model's name from the path, which for a deployment is `deploy/ID`."""
+    first, _, deploy_id = path.partition("/")
+    return f"{DEPLOY_ID}{deploy_id}" if first == "deploy" else path

@@ -1,0 +1,164 @@
+"""POST /v1/inference/{model} for text models: a prompt in the model's own format → texts, or the
+tokens of one as they come."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
+from localinfra.api.generation.params import MaxTokens, SamplingFields, given, log_user
+from localinfra.api.generation.usage import UsageMeter, charge_of
+from localinfra.api.http.errors import json_response
+from localinfra.api.http.form import read_body_or_form
+from localinfra.api.http.sse import EventStream, until_disconnect
+from localinfra.api.http.state import caller_of, default_seed, limits, runtime
+from localinfra.chat.answer import Answer
+from localinfra.engine.deltas import Deltas
+from localinfra.engine.output import OutputDelta
+from localinfra.errors import InvalidRequest
+from localinfra.text.request import TextRequest
+
+if TYPE_CHECKING:
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
+
+DEFAULT_NEW_TOKENS = 512  # DeepInfra's
+
+encode = msgspec.json.Encoder().encode
+
+
+class TextBody(SamplingFields, frozen=True, kw_only=True):
+    input: str  # control tokens in it are read as such
+    max_new_tokens: MaxTokens | None = None
+    num_responses: Annotated[int, Meta(ge=1, le=128)] = 1
+    webhook: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        refuse_webhook(self.webhook)
+        if self.max_new_tokens == 0:
+            raise InvalidRequest("max_new_tokens must be at least 1.", "max_new_tokens")
+        if self.stream and self.num_responses > 1:
+            raise InvalidRequest(
+                "A stream has one response, since its events do not say which one they belong to. "
+                "Leave out stream or num_responses.",
+                "num_responses",
+            )
+
+
+class GeneratedText(msgspec.Struct, frozen=True):
+    generated_text: str
+
+
+class TextResults(msgspec.Struct, frozen=True):
+    request_id: str
+    inference_status: InferenceStatus
+    results: list[GeneratedText]
+    num_tokens: int  # generated, of all results
+    num_input_tokens: int
+
+
+class Token(msgspec.Struct, frozen=True):
+    id: int
+    text: str  # what became certain with it: none for half a character, or half a stop string
+    logprob: float
+    special: bool
+
+
+class Details(msgspec.Struct, frozen=True):
+    finish_reason: str
+    num_input_tokens: int
+    num_tokens: int  # generated
+
+
+class TokenEvent(msgspec.Struct, frozen=True):
+    token: Token
+    generated_text: str | None = None  # the whole, on the last event
+    details: Details | None = None  # on the last event
+
+
+async def infer_text(request: Request, name: str) -> Response:
+    timer = Timer()
+    decoded = await read_body_or_form(request, TextBody, limits(request))
+    body = decoded.value
+    body.check()
+    log_user(request, body.user)
+    model = await runtime(request).text_model(name, ROUTE)
+    charge = charge_of(request, model)
+    prompt = await model.text_prompt(body.input, param="input")
+    compiled = await model.compile(Answer(body.answer_format))
+    decoded = decoded.ignoring(compiled.left_out)
+    deltas = model.generate(
+        TextRequest(
+            prompts=[prompt],
+            max_tokens=given(body.max_new_tokens) or DEFAULT_NEW_TOKENS,
+            sampling=body.sampling_params(default_seed(request)),
+            num_choices=body.num_responses,
+            stops=body.stops,
+            top_logprobs=0 if body.stream else None,
+            grammar=compiled.grammar,
+            prompt_param="input",
+            client=caller_of(request),
+        )
+    )
+    meter = UsageMeter(charge, [len(prompt)], body.num_responses)
+    if body.stream:
+        events = token_events(model, len(prompt), deltas, meter)
+        keepalive_s = runtime(request).settings.keepalive_s
+        return EventStream(events, decoded.headers, keepalive_s, deltas)
+    texts = await until_disconnect(request.receive, whole_texts(deltas, meter))
+    usage = meter.usage()
+    num_input, num_generated = usage.prompt_tokens, usage.completion_tokens
+    status = timer.status(usage.estimated_cost, num_input, num_generated)
+    results = [GeneratedText(text) for text in texts]
+    return json_response(
+        TextResults(timer.request_id, status, results, num_generated, num_input),
+        headers=decoded.headers,
+    )
+
+
+async def whole_texts(deltas: Deltas, meter: UsageMeter) -> list[str]:
+    """Each choice's text, in their order."""
+    texts: dict[int, str] = {}
+    async with contextlib.aclosing(deltas):
+        async for step in deltas:
+            for delta in step:
+                meter.add(delta)
+                texts[delta.choice] = texts.get(delta.choice, "") + delta.text
+    return [texts[choice] for choice in sorted(texts)]
+
+
+async def token_events(
+    model: "TextModel", num_input: int, deltas: Deltas, meter: UsageMeter
+) -> AsyncGenerator[list[bytes], None]:
+    """An event for each token drawn, those of one step together."""
+    text = ""
+    async with contextlib.aclosing(deltas):
+        async for step in deltas:
+            events: list[bytes] = []
+            for delta in step:
+                meter.add(delta)
+                text += delta.text
+                events.append(encoded(token_event(model, num_input, delta, text)))
+            if events:
+                yield events
+
+
+def token_event(model: "TextModel", num_input: int, delta: OutputDelta, text: str) -> TokenEvent:
+    """`text` is all of the response so far."""
+    drawn = delta.drawn
+    assert drawn is not None and drawn.logprob is not None, "logprobs were asked for"
+    token = Token(drawn.token, delta.text, drawn.logprob, model.is_special(drawn.token))
+    if delta.finish_reason is None:
+        return TokenEvent(token)
+    return TokenEvent(token, text, Details(delta.finish_reason, num_input, delta.num_generated))
+
+
+def encoded(event: TokenEvent) -> bytes:
+    """LangChain takes a stream in which the word error stands anywhere for a failure. JSON can
+    spell it otherwise."""
+    return encode(event).replace(b"error", b"\\u0065rror")

@@ -1,0 +1,1 @@
+"""HTTP for every route: who may ask, bodies in, answers and errors out. Knows no handler."""

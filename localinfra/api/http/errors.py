@@ -1,0 +1,157 @@
+"""Values and errors → JSON responses. The one place that knows the error bodies' shapes."""
+
+import logging
+import re
+from collections.abc import Mapping
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ExceptionHandler, Scope
+
+from localinfra import errors
+from localinfra.api.http.paths import not_found
+from localinfra.api.http.request_log import remember_error
+from localinfra.errors import ApiError
+from localinfra.logs import shown
+
+log = logging.getLogger(__name__)
+
+STATUS_ERRORS: dict[int, type[ApiError]] = {
+    400: errors.InvalidRequest,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    405: errors.MethodNotAllowed,
+    413: errors.BodyTooLarge,
+    415: errors.UnsupportedMediaType,
+}
+
+
+# Where Anthropic's clients ask, who read another error body.
+ANTHROPIC_PATHS = re.compile(r"(/anthropic)?/v1/messages(/.*)?")
+
+# https://platform.claude.com/docs/en/api/errors; other 4xx are invalid_request_error.
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    request_id: str | msgspec.UnsetType = msgspec.UNSET  # finds a 5xx in the server's log
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: ErrorDetail
+
+
+class AnthropicErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    type: str = "error"
+    error: ErrorDetail
+    request_id: str
+
+
+def request_id(scope: Scope) -> str:
+    """The id that `Guard` gave this request."""
+    return str(scope.get("state", {}).get("request_id", ""))
+
+
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether the path is one of Anthropic's API, or would be if it existed."""
+    return ANTHROPIC_PATHS.fullmatch(scope["path"]) is not None
+
+
+def json_response(
+    value: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """`value` is anything msgspec encodes: structs, dicts, lists; NaN becomes null."""
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+def error_body(error: ApiError, scope: Scope) -> bytes:
+    """`{"error": {message, type, param, code}}`, with `request_id` where the server is at fault;
+    Anthropic's around the same facts where its clients ask."""
+    detail = ErrorDetail(error.message, error.type, error.param, error.code)
+    if speaks_anthropic(scope):
+        detail = msgspec.structs.replace(detail, type=anthropic_type(error.status))
+        return msgspec.json.encode(AnthropicErrorBody(error=detail, request_id=request_id(scope)))
+    if error.status >= 500:
+        detail = msgspec.structs.replace(detail, request_id=request_id(scope))
+    return msgspec.json.encode(ErrorBody(detail))
+
+
+def anthropic_type(status: int) -> str:
+    default = "api_error" if status >= 500 else "invalid_request_error"
+    return ANTHROPIC_TYPES.get(status, default)
+
+
+def error_response(
+    error: ApiError, scope: Scope, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Adds what HTTP asks of a status: Retry-After, WWW-Authenticate, and closing after a 408."""
+    remember_error(error, scope)
+    own = dict(headers or {})
+    if error.retry_after_s is not None:
+        own["retry-after"] = str(error.retry_after_s)
+    if error.status == 401:
+        own["www-authenticate"] = "Bearer"
+    if error.status == 408:
+        own["connection"] = "close"  # the rest of the body would be read as the next request
+    return Response(error_body(error, scope), error.status, own, "application/json")
+
+
+def as_api_error(error: Exception, scope: Scope) -> ApiError:
+    """An ApiError as it is; anything else is logged with its traceback, which no client sees."""
+    if not isinstance(error, ApiError):
+        log.error("request %s failed", request_id(scope), exc_info=error)
+        error = errors.EngineFailed(
+            f"The server failed on this request; its log has the details under {request_id(scope)}."
+        )
+    remember_error(error, scope)
+    return error
+
+
+async def render_api_error(request: Request, error: Exception) -> Response:
+    return error_response(as_api_error(error, request.scope), request.scope)
+
+
+async def render_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals (no such route, wrong method, broken form) in our shape."""
+    assert isinstance(error, HTTPException)
+    kind = STATUS_ERRORS.get(error.status_code, ApiError)
+    path, method = request.scope["path"], shown(request.method, 20)
+    message = error.detail
+    if kind is errors.NotFound:
+        message = not_found(path, routes_of(request), base_of(request.scope))
+    elif kind is errors.MethodNotAllowed:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        message = f"{method} is not allowed on {shown(path)}: use {allowed}."
+    answer = kind(message)
+    answer.status = error.status_code
+    return error_response(answer, request.scope, error.headers)
+
+
+def routes_of(request: Request) -> list[str]:
+    return [getattr(route, "path", "") for route in request.app.routes]
+
+
+def base_of(scope: Scope) -> str:
+    """Where this server was reached, from the connection: a header could say anything."""
+    host, port = scope.get("server") or ("localhost", None)
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}" + (f":{port}" if port else "")
+
+
+# For Starlette's `exception_handlers`. What neither of them catches, `Guard` renders.
+EXCEPTION_HANDLERS: Mapping[type[Exception], ExceptionHandler] = {
+    ApiError: render_api_error,
+    HTTPException: render_http_exception,
+}

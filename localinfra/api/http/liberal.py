@@ -1,0 +1,118 @@
+"""Values that a struct refuses, read again as languages with fewer types write them."""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from localinfra.api.http.shapes import Shape, shape_of, without_nulls
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+MAX_MENDED_BYTES = 64 * 1024  # of one field: a few ms
+MAX_READ_AGAIN_BYTES = 1 << 20  # of one field, as JSON of any shape: 10 ms
+MAX_WHOLE = 2.0**63  # beyond it one cannot tell which integer was meant
+
+WRONG_TYPE = re.compile(r"Expected `[^`]*`, got |Object missing |Invalid enum value ")
+NULL_FOR_OTHER = re.compile(r"Expected `[^`]*`, got `null`")
+FLOAT_FOR_INT = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`")
+# A JSON string, to be passed over, or a number with a point or an exponent. Each character is
+# looked at once or twice, also where it is one of many digits.
+FLOATS = re.compile(
+    rb'"(?:[^"\\]|\\.)*+"|(?<!\d)-?\d++(?:\.\d++(?:[eE][+-]?\d++)?|[eE][+-]?\d++)', re.DOTALL
+)
+
+
+def decode_liberally(
+    body: bytes, fields: Mapping[str, msgspec.Raw], decoder: msgspec.json.Decoder[T]
+) -> T:
+    """Decodes a JSON object, whose `fields` are known. Where the struct takes no such value,
+
+    - a float without a fraction (4.0, 1e3) is an integer. msgspec's lax mode does that as well, but
+      takes texts for numbers besides;
+    - an empty text, list or object, or false, is a field not given, if it may be left out;
+    - so is a null, at any depth.
+
+    Raises what the decoder does. It reads the whole body twice at most: what is wrong is found
+    field by field, and in small ones alone.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        if not WRONG_TYPE.match(str(error)):
+            raise
+        mended = mended_fields(fields, decoder.type)
+        if mended == fields:
+            raise
+    return decoder.decode(msgspec.json.encode(mended))
+
+
+def mended_fields(
+    fields: Mapping[str, msgspec.Raw], kind: type[msgspec.Struct]
+) -> dict[str, msgspec.Raw]:
+    """The object's fields, those of a wrong type read liberally where that may help."""
+    shapes, decoders = shape_of(kind).fields, field_decoders(kind)
+    assert shapes is not None
+    mended = dict(fields)
+    for name, raw in fields.items():
+        if name not in decoders:
+            continue
+        if name in shapes.optional and is_empty(raw):
+            if problem_of(decoders[name], raw):
+                del mended[name]
+        else:
+            mended[name] = mended_value(raw, decoders[name], shapes.all[name])
+    return mended
+
+
+def mended_value(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], shape: Shape) -> msgspec.Raw:
+    """Without nulls that say nothing, and then with integers, as far as either is missed."""
+    num_bytes = memoryview(raw).nbytes
+    if num_bytes > MAX_READ_AGAIN_BYTES:
+        return raw
+    problem = problem_of(decoder, raw)
+    if NULL_FOR_OTHER.match(problem):
+        raw = without_nulls(raw, shape)
+        problem = problem_of(decoder, raw)
+    if FLOAT_FOR_INT.match(problem) and num_bytes <= MAX_MENDED_BYTES:
+        raw = with_whole_numbers(raw)
+        if NULL_FOR_OTHER.match(problem_of(decoder, raw)):
+            return mended_value(raw, decoder, shape)
+    return raw
+
+
+def problem_of(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> str:
+    """Why it does not take the value as it is, if that is a matter of types; else ""."""
+    try:
+        decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        return str(error) if WRONG_TYPE.match(str(error)) else ""
+    return ""
+
+
+@functools.cache
+def field_decoders(kind: type[msgspec.Struct]) -> dict[str, msgspec.json.Decoder[Any]]:
+    """By the names on the wire."""
+    fields = msgspec.structs.fields(kind)
+    return {field.encode_name: msgspec.json.Decoder(field.type) for field in fields}
+
+
+def is_empty(raw: msgspec.Raw) -> bool:
+    """Sixteen bytes tell: who writes more blanks than that into nothing is refused."""
+    shown = bytes(memoryview(raw)[:16]).translate(None, b" \t\r\n")
+    return shown in (b'""', b"[]", b"{}", b"false", b"null")
+
+
+def with_whole_numbers(raw: msgspec.Raw) -> msgspec.Raw:
+    """The JSON with integers for its floats without a fraction."""
+    return msgspec.Raw(FLOATS.sub(lambda match: whole_number(match[0]), bytes(raw)))
+
+
+def whole_number(text: bytes) -> bytes:
+    if text.startswith(b'"'):
+        return text
+    number = float(text)
+    is_whole = number.is_integer() and abs(number) < MAX_WHOLE
+    return str(int(number)).encode() if is_whole else text

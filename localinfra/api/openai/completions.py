@@ -1,0 +1,326 @@
+"""POST /v1/completions, and /v1/engines/{id}/completions for the oldest clients."""
+
+import codecs
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.generation.logprobs import LogprobColumns
+from localinfra.api.generation.params import (
+    DEFAULT_TEXT_TOKENS,
+    GenerationFields,
+    TopLogprobs,
+    given,
+    log_user,
+)
+from localinfra.api.generation.usage import Charge, Usage, UsageMeter, charge_of
+from localinfra.api.http.body import Decoded, read_body
+from localinfra.api.http.pieces import PiecesResponse, with_list
+from localinfra.api.http.sse import EventStream, until_disconnect
+from localinfra.api.http.state import caller_of, conversions, default_seed, limits, runtime
+from localinfra.api.http.weight import MAX_TOKEN_IDS
+from localinfra.chance import random_hex
+from localinfra.chat.answer import Answer
+from localinfra.engine.deltas import Deltas
+from localinfra.engine.output import OutputDelta
+from localinfra.engine.request import TokenLogprob
+from localinfra.errors import InvalidRequest
+from localinfra.executor import give_way
+from localinfra.text.request import TextRequest
+
+if TYPE_CHECKING:
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
+
+ROUTE = "/v1/completions"
+MAX_PROMPTS = 128
+MAX_CHOICES = 1024  # prompts times best_of; more is a batch job in one request
+INLINE_TOKENS = 2000  # are spelled in a millisecond
+SCORES_AT_ONCE = 64  # with twenty alternatives each, written in 2 ms
+
+encode = msgspec.json.Encoder().encode
+
+
+class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
+    # A list holds texts, or the ids of one prompt, or lists of ids: never a mixture.
+    prompt: (
+        str
+        | Annotated[
+            list[str | int | Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]],
+            Meta(min_length=1, max_length=MAX_TOKEN_IDS),
+        ]
+    )
+    logprobs: TopLogprobs | None = None
+    echo: bool = False
+    best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
+    suffix: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        if self.best_of is not None and self.best_of < self.n:
+            raise InvalidRequest(f"best_of must be at least n, which is {self.n}.", "best_of")
+        if self.num_candidates > self.n and self.stream:
+            raise InvalidRequest(
+                "best_of can't be streamed: the best are known at the end. Leave out one of them.",
+                "best_of",
+            )
+        prompts = self.prompts
+        if len(prompts) > MAX_PROMPTS:
+            raise InvalidRequest(f"At most {MAX_PROMPTS} prompts fit one request.", "prompt")
+        if len(prompts) * self.num_candidates > MAX_CHOICES:
+            raise InvalidRequest(
+                f"The prompts with their choices make {len(prompts) * self.num_candidates} "
+                f"generations; at most {MAX_CHOICES} fit one request.",
+                "n",
+            )
+        if self.suffix and not all(isinstance(prompt, str) for prompt in prompts):
+            raise InvalidRequest("suffix needs prompts of text, not of token ids.", "suffix")
+
+    @property
+    def num_candidates(self) -> int:
+        """Choices to generate for each prompt, of which the best n are returned."""
+        return max(self.n, self.best_of or 1)
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One entry a prompt. Raises InvalidRequest for a mixture."""
+        items = self.prompt
+        if isinstance(items, str):
+            return [items]
+        kinds = set(map(type, items))  # there may be a million ids
+        if kinds == {int}:
+            return [items]  # type: ignore[list-item]
+        if kinds in ({str}, {list}):
+            return items  # type: ignore[return-value]
+        raise InvalidRequest(
+            "prompt must be a string, a list of strings, a list of token ids or a list of such "
+            "lists, not a mixture.",
+            "prompt",
+        )
+
+
+class Choice(msgspec.Struct, frozen=True):
+    index: int
+    text: str
+    logprobs: msgspec.Raw | None = None  # LogprobColumns
+    finish_reason: str | None = None
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer, or one chunk of it: the same object in OpenAI's API."""
+
+    id: str
+    object: str = "text_completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage | UnsetType = UNSET
+
+
+async def create_completion(request: Request) -> Response:
+    decoded = await read_body(request, CompletionRequest, limits(request), MAX_TOKEN_IDS)
+    return await answer(request, decoded)
+
+
+class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
+    model: str = ""  # the path has it
+
+
+async def create_engine_completion(request: Request) -> Response:
+    decoded = await read_body(request, EngineCompletionRequest, limits(request), MAX_TOKEN_IDS)
+    body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
+    return await answer(request, decoded.holding(body))
+
+
+async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Response:
+    body = decoded.value
+    body.check()
+    log_user(request, body.user)
+    model = await runtime(request).text_model(body.model, ROUTE)
+    charge = charge_of(request, model)
+    prompts = [
+        await model.text_prompt(prompt, body.suffix or None)
+        if isinstance(prompt, str)
+        else model.token_prompt(prompt, "prompt")
+        for prompt in body.prompts
+    ]
+    compiled = await model.compile(Answer(body.answer_format))
+    decoded = decoded.ignoring(compiled.left_out)
+    echoes = [
+        prompt if isinstance(prompt, str) else await spelled(request, model, prompt)
+        for prompt in (body.prompts if body.echo else ())
+    ]
+    # Ranking candidates needs the logprobs of what was drawn, if nothing else.
+    ranks = body.num_candidates > body.n
+    deltas = model.generate(
+        TextRequest(
+            prompts=prompts,
+            max_tokens=given(body.max_tokens),
+            default_max_tokens=DEFAULT_TEXT_TOKENS,
+            sampling=body.sampling_params(default_seed(request)),
+            num_choices=body.num_candidates,
+            stops=body.stops,
+            top_logprobs=0 if ranks and body.logprobs is None else body.logprobs,
+            score_prompt=body.echo and body.logprobs is not None,
+            grammar=compiled.grammar,
+            prompt_param="prompt",
+            client=caller_of(request),
+        )
+    )
+    result = CompletionAnswer(model, body, prompts, echoes, charge)
+    if body.stream:
+        keepalive_s = runtime(request).settings.keepalive_s
+        return EventStream(result.chunks(deltas), decoded.headers, keepalive_s, deltas)
+    completion, choices = await until_disconnect(request.receive, result.completion(deltas))
+    return PiecesResponse(await with_list(completion, "choices", choices), decoded.headers)
+
+
+async def spelled(request: Request, model: "TextModel", ids: list[int]) -> str:
+    if len(ids) <= INLINE_TOKENS:
+        return model.text(ids)
+    return await conversions(request).run(model.text, ids, size=len(ids))
+
+
+class CompletionAnswer:
+    """Deltas of one request → a completion or its chunks."""
+
+    def __init__(
+        self,
+        model: "TextModel",
+        body: CompletionRequest,
+        prompts: list[list[int]],
+        echoes: list[str],
+        charge: Charge,
+    ):
+        """`echoes`: the texts of the prompts, none where they are not wanted."""
+        self._model = model
+        self._body = body
+        self._prompt_ids = prompts
+        lengths = [len(prompt) for prompt in prompts]
+        self._meter = UsageMeter(charge, lengths, body.num_candidates)
+        self._id = f"cmpl-{random_hex(32)}"
+        self._created = int(time.time())
+        self._echoes = echoes or [""] * len(prompts)
+        self._prompt_scores: dict[int, LogprobColumns] = {}
+
+    async def completion(self, deltas: Deltas) -> tuple[Completion, list[Choice]]:
+        """The choices are not in it yet."""
+        candidates = [
+            Candidate(self._model) for _ in range(len(self._echoes) * self._body.num_candidates)
+        ]
+        async with contextlib.aclosing(deltas):
+            async for step in deltas:
+                for delta in step:
+                    self._meter.add(delta)
+                    candidates[delta.choice].add(delta)
+                    await self._score(delta, candidates[delta.choice].scores)
+        choices: list[Choice] = []
+        for prompt in range(len(self._echoes)):
+            start = prompt * self._body.num_candidates
+            for best in self._best(candidates[start : start + self._body.num_candidates]):
+                logprobs = None if self._body.logprobs is None else best.scores.json()
+                text = self._echoes[prompt] + best.text
+                choices.append(Choice(len(choices), text, logprobs, best.finish_reason))
+        return self._completion([], self._meter.usage()), choices
+
+    def _best(self, candidates: "list[Candidate]") -> "list[Candidate]":
+        if self._body.num_candidates == self._body.n:
+            return candidates
+        ranked = sorted(candidates, key=lambda candidate: -candidate.mean_logprob)
+        return ranked[: self._body.n]
+
+    async def chunks(self, deltas: Deltas) -> AsyncGenerator[list[bytes], None]:
+        """Encoded chunks, those of one step together; an echo is the first of its choice."""
+        begun: set[int] = set()
+        async with contextlib.aclosing(deltas):
+            async for step in deltas:
+                events = []
+                for delta in step:
+                    events += await self._events(delta, is_first=delta.choice not in begun)
+                    begun.add(delta.choice)
+                if events:
+                    yield events
+        if self._body.includes_usage:
+            yield [encode(self._completion([], self._meter.usage()))]
+
+    async def _events(self, delta: OutputDelta, is_first: bool) -> list[bytes]:
+        """The chunk with what was added, and the one that ends the choice."""
+        self._meter.add(delta)
+        text = (self._echoes[self._prompt_of(delta)] if is_first else "") + delta.text
+        events = []
+        if text or delta.scored or delta.prompt_logprobs:
+            scores = LogprobColumns(self._model)
+            await self._score(delta, scores)
+            logprobs = None if self._body.logprobs is None else scores.json()
+            events.append(encode(self._completion([Choice(delta.choice, text, logprobs)])))
+        if delta.finish_reason is not None:
+            last = Choice(delta.choice, "", None, delta.finish_reason)
+            is_told = self._meter.is_complete and not self._body.includes_usage
+            usage = self._meter.usage() if is_told else UNSET
+            events.append(encode(self._completion([last], usage)))
+        return events
+
+    def _completion(self, choices: list[Choice], usage: Usage | UnsetType = UNSET) -> Completion:
+        return Completion(
+            id=self._id,
+            created=self._created,
+            model=self._model.name,
+            choices=choices,
+            usage=usage,
+        )
+
+    def _prompt_of(self, delta: OutputDelta) -> int:
+        return delta.choice // self._body.num_candidates
+
+    async def _score(self, delta: OutputDelta, scores: LogprobColumns) -> None:
+        """Adds the logprobs of a delta, if they are wanted."""
+        if self._body.logprobs is None:
+            return
+        prompt = self._prompt_of(delta)
+        if delta.prompt_logprobs:
+            scores.extend(await self._scored_prompt(prompt, delta.prompt_logprobs))
+        for token in delta.scored:
+            scores.add(token.logprob, len(self._echoes[prompt]) + token.offset)
+
+    async def _scored_prompt(self, prompt: int, logprobs: list[TokenLogprob]) -> LogprobColumns:
+        """The same for all choices of the prompt. Others have their turn while it is written."""
+        if (found := self._prompt_scores.get(prompt)) is None:
+            found = LogprobColumns(self._model)
+            offsets = self._prompt_offsets(prompt)
+            for index, (logprob, offset) in enumerate(zip(logprobs, offsets, strict=False)):
+                found.add(logprob, offset)
+                if index % SCORES_AT_ONCE == SCORES_AT_ONCE - 1:
+                    await give_way()
+            self._prompt_scores[prompt] = found
+        return found
+
+    def _prompt_offsets(self, prompt: int) -> Iterator[int]:
+        """Where each prompt token's text starts in the echo, in characters."""
+        ids, echo = self._prompt_ids[prompt], self._echoes[prompt]
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        length = 0
+        for index, token in enumerate(ids):
+            yield min(length, len(echo))
+            text = self._model.token_bytes(token)
+            is_added = index == 0 and not echo.encode(errors="replace").startswith(text)
+            length += 0 if is_added else len(decoder.decode(text))
+
+
+class Candidate:
+    """One choice as it grows."""
+
+    def __init__(self, model: "TextModel") -> None:
+        self.text = ""
+        self.scores = LogprobColumns(model)
+        self.finish_reason: str | None = None
+        self.mean_logprob = 0.0  # over all drawn tokens, the one that ended it included
+
+    def add(self, delta: OutputDelta) -> None:
+        self.text += delta.text
+        self.finish_reason = delta.finish_reason or self.finish_reason
+        self.mean_logprob = delta.sum_logprob / max(delta.num_generated, 1)

@@ -1,0 +1,68 @@
+"""POST /v1/images/edits: a picture, or the part of it that a mask opens, painted anew.
+
+Takes OpenAI's multipart form, and JSON with data URLs.
+"""
+
+import base64
+from typing import Annotated
+
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.generation.params import log_user
+from localinfra.api.http.form import read_body_or_form
+from localinfra.api.http.state import limits, runtime, threads
+from localinfra.api.openai.images import DEFAULT_MODEL, ImageFields, answer_images
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.image.pictures import original
+from localinfra.image.request import Original
+
+ROUTE = "/v1/images/edits"
+MAX_IMAGES = 16  # OpenAI's
+Strength = Annotated[float, Meta(ge=0.01, le=1)]
+
+
+class EditFields(ImageFields, frozen=True, kw_only=True):
+    # A file of the form, or a data URL; one.
+    image: str | Annotated[list[str], Meta(max_length=MAX_IMAGES)]
+    mask: str | None = None  # likewise
+    strength: Strength | None = None  # how much of it may change
+
+    def original(self, default_side: int) -> Original:
+        """Decodes the files: in a thread. Raises InvalidRequest and UnsupportedParameter."""
+        images = [self.image] if isinstance(self.image, str) else self.image
+        if len(images) != 1:
+            raise UnsupportedParameter(
+                f"Send one image, not {len(images)}: this model begins with one picture.", "image"
+            )
+        image = from_data_url(images[0], "image")
+        mask = None if self.mask is None else from_data_url(self.mask, "mask")
+        return original(image, mask, self.dimensions, default_side, self.strength)
+
+
+async def create_edits(request: Request) -> Response:
+    decoded = await read_body_or_form(request, EditFields, limits(request), files=("image", "mask"))
+    body = decoded.value
+    body.check()
+    log_user(request, body.user)
+    model = await runtime(request).image_model(body.model, DEFAULT_MODEL, ROUTE)
+    model.check_queue()
+    start = await threads(request).pictures_in.run(body.original, model.entry.default_size)
+    return await answer_images(request, model, body, decoded.headers, start)
+
+
+def from_data_url(url: str, param: str) -> bytes:
+    """Raises InvalidRequest. Other URLs are not fetched: a server on your machine must not be
+    sent to addresses that only it can reach."""
+    head, comma, data = url.partition(";base64,")
+    if not head.startswith("data:") or not comma:
+        raise InvalidRequest(
+            f"{param} must be a file in a multipart form, or a data URL such as "
+            "data:image/png;base64,... Other URLs are not fetched.",
+            param,
+        )
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:  # binascii's, and that of characters beyond ASCII
+        raise InvalidRequest(f"{param} is no valid base64: {error}.", param) from None

@@ -1,0 +1,61 @@
+"""Images that clients fetch by URL: kept in memory for a while, at addresses nobody can guess."""
+
+import secrets
+import time
+from collections import OrderedDict
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.http.guard import IMAGE_FILES
+from localinfra.errors import NotFound
+
+MAX_BYTES = 256 << 20  # of all together; the oldest go first
+
+
+class KeptImage(msgspec.Struct, frozen=True):
+    data: bytes
+    media_type: str
+    expires_at: float  # time.monotonic()
+
+
+class ImageFiles:
+    """Event loop only."""
+
+    def __init__(self, kept_s: float):
+        self._kept_s = kept_s
+        self._images: OrderedDict[str, KeptImage] = OrderedDict()
+        self._num_bytes = 0
+
+    def put(self, data: bytes, media_type: str) -> str:
+        """Returns the path at which it is served."""
+        self._drop_expired()
+        name = f"{secrets.token_urlsafe(24)}.{media_type.partition('/')[2]}"
+        self._images[name] = KeptImage(data, media_type, time.monotonic() + self._kept_s)
+        self._num_bytes += len(data)
+        while self._num_bytes > MAX_BYTES and len(self._images) > 1:
+            self._drop(next(iter(self._images)))
+        return f"{IMAGE_FILES}/{name}"
+
+    def get(self, name: str) -> KeptImage:
+        """Raises NotFound for what is not or no longer there."""
+        self._drop_expired()
+        if name not in self._images:
+            raise NotFound("There is no such image; its address may have expired.")
+        return self._images[name]
+
+    def _drop_expired(self) -> None:
+        now = time.monotonic()
+        while self._images and next(iter(self._images.values())).expires_at < now:
+            self._drop(next(iter(self._images)))
+
+    def _drop(self, name: str) -> None:
+        self._num_bytes -= len(self._images.pop(name).data)
+
+
+async def get_image_file(request: Request) -> Response:
+    files: ImageFiles = request.app.state.image_files
+    kept = files.get(request.path_params["name"])
+    headers = {"cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
+    return Response(kept.data, 200, headers, kept.media_type)

@@ -1,0 +1,305 @@
+"""POST /v1/images/generations, and what it has in common with edits: fields, answer, events."""
+
+import base64
+import re
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.generation.params import MAX_SEED, ShortName, log_user, seed_or
+from localinfra.api.generation.usage import charge_of, dollars
+from localinfra.api.http.body import header_list, read_body
+from localinfra.api.http.pieces import PiecesResponse
+from localinfra.api.http.sse import EventStream, until_disconnect
+from localinfra.api.http.state import default_seed, limits, runtime, threads
+from localinfra.api.openai.image_files import ImageFiles
+from localinfra.chance import random_seed
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.executor import BoundedExecutor
+from localinfra.image.files import MEDIA_TYPES, OutputFormat
+from localinfra.image.files import encode as encode_file
+from localinfra.image.request import (
+    MAX_SIDE,
+    MIN_SIDE,
+    SIDE_UNIT,
+    Event,
+    Finished,
+    ImageRequest,
+    Original,
+    Preview,
+    Step,
+)
+from localinfra.models.catalog import ImageModelEntry
+
+if TYPE_CHECKING:
+    from localinfra.image.model import ImageModel, PromptTokens  # brings the pipeline's file
+
+ROUTE = "/v1/images/generations"
+DEFAULT_MODEL = "black-forest-labs/FLUX.1-schnell"
+MAX_PROMPT_CHARS = 32_000
+SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+QUALITY_STEPS = {"low": 2}  # of the others, the model's usual number
+
+encode = msgspec.json.Encoder().encode
+
+
+class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields of both routes. A null is as good as nothing."""
+
+    prompt: str
+    model: str | None = None
+    n: Annotated[int, Meta(ge=1, le=10)] = 1
+    size: ShortName = "auto"
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED - 10)] | None = None
+    num_inference_steps: Annotated[int, Meta(ge=1, le=50)] | None = None
+    guidance_scale: Annotated[float, Meta(ge=0, le=30)] | None = None
+    output_format: OutputFormat = "png"
+    output_compression: Annotated[int, Meta(ge=0, le=100)] | None = None
+    stream: bool = False
+    partial_images: Annotated[int, Meta(ge=0, le=3)] = 0
+    progress: bool = False  # an event of each step, in a stream
+    strict: bool = False  # refuse prompts of which a part would not be read
+    quality: ShortName | None = None  # low: two steps
+    style: ShortName | None = None  # without effect, as is moderation
+    moderation: ShortName | None = None
+    background: ShortName | None = None
+    user: str | None = None
+
+    def check(self) -> None:
+        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        check_prompt(self.prompt)
+        if self.background == "transparent":
+            raise UnsupportedParameter(
+                "Images here have no transparent background; leave it out.", "background"
+            )
+        if self.response_format == "url" and self.stream:
+            raise UnsupportedParameter(
+                "Streams carry images themselves; leave response_format out.", "response_format"
+            )
+        if not self.stream and (self.partial_images or self.progress):
+            raise InvalidRequest(
+                "partial_images and progress are events of a stream: set stream to true.", "stream"
+            )
+        if self.output_compression is not None and self.output_format == "png":
+            raise UnsupportedParameter(
+                "png is always lossless: leave output_compression out, or ask for jpeg or webp.",
+                "output_compression",
+            )
+        _ = self.dimensions
+
+    @property
+    def dimensions(self) -> tuple[int, int] | None:
+        """Width and height in pixels, None for auto. Raises InvalidRequest."""
+        if self.size == "auto":
+            return None
+        found = SIZE.fullmatch(self.size)
+        sides = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not all(MIN_SIDE <= side <= MAX_SIDE and side % SIDE_UNIT == 0 for side in sides):
+            raise InvalidRequest(
+                f"size can't be {self.size[:50]!r}: send WIDTHxHEIGHT, such as 1024x768, both "
+                f"multiples of {SIDE_UNIT} from {MIN_SIDE} to {MAX_SIDE}, or auto.",
+                "size",
+            )
+        return sides
+
+
+def check_prompt(prompt: str) -> None:
+    """Raises InvalidRequest."""
+    if not prompt.strip():
+        raise InvalidRequest("The prompt is empty: say what the image shall show.", "prompt")
+    if len(prompt) > MAX_PROMPT_CHARS:
+        raise InvalidRequest(
+            f"The prompt has {len(prompt)} characters; at most {MAX_PROMPT_CHARS} are taken, and "
+            "the model reads some hundred words.",
+            "prompt",
+        )
+
+
+class ImageDatum(msgspec.Struct, frozen=True):
+    b64_json: str | UnsetType = UNSET
+    url: str | UnsetType = UNSET
+    seed: int | UnsetType = UNSET  # makes the image again
+
+
+class ImagesUsage(msgspec.Struct, frozen=True):
+    input_tokens: int
+    input_tokens_details: dict[str, int]
+    output_tokens: int
+    total_tokens: int
+    estimated_cost: float  # USD
+
+
+async def create_images(request: Request) -> Response:
+    decoded = await read_body(request, ImageFields, limits(request))
+    body = decoded.value
+    body.check()
+    log_user(request, body.user)
+    model = await runtime(request).image_model(body.model, DEFAULT_MODEL, ROUTE)
+    return await answer_images(request, model, body, decoded.headers)
+
+
+async def answer_images(
+    request: Request,
+    model: "ImageModel",
+    body: ImageFields,
+    headers: Mapping[str, str],
+    original: Original | None = None,
+) -> Response:
+    """Makes the images of a checked body, from the original if there is one."""
+    model.check_queue()
+    tokens = await model.count(body.prompt, strict=body.strict)
+    wanted = image_request(body, model.entry, original, default_seed(request))
+    answer = ImageAnswer(model, body, wanted, tokens, request)
+    if tokens.cuts:
+        headers = {**headers, "x-localinfra-truncated": header_list(tokens.cuts)}
+    if body.stream:
+        keepalive_s = runtime(request).settings.keepalive_s
+        return EventStream(answer.events(), headers, keepalive_s, answer.painting)
+    return await until_disconnect(request.receive, answer.whole(headers))
+
+
+def image_request(
+    body: ImageFields,
+    entry: ImageModelEntry,
+    original: Original | None,
+    default_seed: int | None,
+) -> ImageRequest:
+    width, height = body.dimensions or (entry.default_size, entry.default_size)
+    if original is not None:
+        width, height = original.picture.size
+    seed = seed_or(body.seed, default_seed)
+    seed = random_seed(32) if seed is None else seed
+    return ImageRequest(
+        prompt=body.prompt,
+        width=width,
+        height=height,
+        num_steps=body.num_inference_steps or QUALITY_STEPS.get(body.quality or "", entry.steps),
+        guidance_scale=entry.guidance_scale if body.guidance_scale is None else body.guidance_scale,
+        seeds=tuple(range(seed, seed + body.n)),
+        num_previews=body.partial_images if body.stream else 0,
+        original=original,
+    )
+
+
+async def image_file(
+    executor: BoundedExecutor,
+    model: "ImageModel",
+    request: ImageRequest,
+    event: Finished | Preview,
+    form: OutputFormat = "png",
+    compression: int | None = None,
+) -> bytes:
+    """The bytes of a picture's file, with what makes it again written into it. Raises QueueFull."""
+    made_from: dict[str, object] = {
+        "prompt": request.prompt,
+        "seed": request.seeds[event.image],
+        "steps": request.num_steps,
+        "guidance_scale": request.guidance_scale,
+        "model": model.name,
+        "software": "localinfra",
+    }
+    if request.original is not None:
+        made_from["strength"] = request.original.strength
+    return await executor.run(encode_file, event.picture, form, compression, made_from)
+
+
+class ImageAnswer:
+    """The events of one request → a response, or the events of OpenAI's image streams. Raises
+    QueueFull when it is made."""
+
+    def __init__(
+        self,
+        model: "ImageModel",
+        body: ImageFields,
+        wanted: ImageRequest,
+        tokens: "PromptTokens",
+        request: Request,
+    ):
+        self._model = model
+        self._body = body
+        self._request = wanted
+        self._tokens = tokens
+        self._charge = charge_of(request, model)
+        self._executor = threads(request).pictures_out
+        self._files: ImageFiles = request.app.state.image_files
+        self._base_url = str(request.base_url).rstrip("/")
+        self._created = int(time.time())
+        self.painting = model.events(wanted)
+
+    async def whole(self, headers: Mapping[str, str]) -> Response:
+        data: dict[int, bytes] = {}
+        async with aclosing(self.painting) as events:
+            async for event in events:
+                if isinstance(event, Finished):  # encoded while the next one is painted
+                    self._charge.add(images=1)
+                    data[event.image] = await self._datum(await self._file(event), event.image)
+        parts = [b'{"created":%d,"data":[' % self._created]
+        parts += [(b"," if image else b"") + data[image] for image in sorted(data)]
+        common = encode({**self._common(), "usage": self._usage(len(data))})
+        parts.append(b"],%b" % common.removeprefix(b"{"))
+        return PiecesResponse(parts, headers)
+
+    async def events(self) -> AsyncGenerator[bytes | list[bytes], None]:
+        async with aclosing(self.painting) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    self._charge.add(images=1)
+                if shown := await self._event(event):
+                    yield shown
+
+    async def _event(self, event: Event) -> bytes | None:
+        about: dict[str, Any] = {"created_at": self._created, "index": event.image}
+        kind = "image_generation" if self._request.original is None else "image_edit"
+        if isinstance(event, Step):
+            if not self._body.progress:
+                return None
+            steps = {"step": event.number, "steps": self._request.num_steps_taken}
+            return encode({"type": f"{kind}.progress", **about, **steps})
+        data = await self._file(event)
+        about |= {"b64_json": (await self._executor.run(base64.b64encode, data)).decode()}
+        about |= {**self._common(), "size": f"{event.picture.width}x{event.picture.height}"}
+        if isinstance(event, Finished):
+            seed = self._request.seeds[event.image]
+            return encode(
+                {"type": f"{kind}.completed", **about, "seed": seed, "usage": self._usage(1)}
+            )
+        return encode(
+            {"type": f"{kind}.partial_image", **about, "partial_image_index": event.number}
+        )
+
+    async def _file(self, event: Finished | Preview) -> bytes:
+        form, compression = self._body.output_format, self._body.output_compression
+        return await image_file(
+            self._executor, self._model, self._request, event, form, compression
+        )
+
+    async def _datum(self, data: bytes, image: int) -> bytes:
+        seed = self._request.seeds[image]
+        if self._body.response_format == "url":
+            path = self._files.put(data, MEDIA_TYPES[self._body.output_format])
+            return encode(ImageDatum(url=self._base_url + path, seed=seed))
+        encoded = await self._executor.run(base64.b64encode, data)
+        return b'{"b64_json":"%b","seed":%d}' % (encoded, seed)
+
+    def _common(self) -> dict[str, str]:
+        """What OpenAI's answers say of all images."""
+        request = self._request
+        return {
+            "size": f"{request.width}x{request.height}",
+            "quality": self._body.quality or "auto",
+            "background": "opaque",
+            "output_format": self._body.output_format,
+        }
+
+    def _usage(self, num_images: int) -> ImagesUsage:
+        num_tokens = min(self._tokens.t5, self._tokens.t5_limit)
+        cost = dollars(self._charge.price.of(0, num_images=num_images))
+        details = {"text_tokens": num_tokens, "image_tokens": 0}
+        return ImagesUsage(num_tokens, details, 0, num_tokens, cost)

@@ -1,0 +1,100 @@
+"""GET /v1/models and /v1/models/{id}: the catalogue as OpenAI's clients list it, and more.
+
+Chat applications offer whatever is listed, so what can't answer is left out unless asked for.
+"""
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.http.errors import json_response
+from localinfra.api.http.state import runtime
+from localinfra.errors import InvalidRequest
+from localinfra.models.catalog import ImageModelEntry, ModelEntry, Price, TextModelEntry
+from localinfra.models.pool import LoadState
+from localinfra.models.sources import state as file_state
+from localinfra.runtime import Runtime
+
+BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
+
+
+class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """OpenAI's four fields first, then what a client can plan with."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    kind: str  # "text", "embedding", "rerank" or "image"
+    aliases: tuple[str, ...]
+    price: Price
+    state: str  # "loaded", "loading", "failed"; else, and where they are absent, that of its files
+    remedy: str | None = None  # what to do where its files are absent
+    version: str | None = None
+    versions: tuple[str, ...] = ()  # of the model, each asked for as NAME:VERSION
+    deploy_id: str | None = None
+    description: str | None = None
+    context_length: int | None = None  # tokens
+    default_max_tokens: int | None = None
+    max_output_tokens: int | None = None
+    dimensions: int | None = None
+
+
+def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
+    details: dict[str, Any] = {}
+    load, files = runtime.state(name), file_state(entry.source)
+    is_failed_for_files = load is LoadState.FAILED and files != "present"
+    if isinstance(entry, TextModelEntry):
+        loaded = runtime.loaded_text_models().get(name)
+        details = {
+            "context_length": loaded.context_length if loaded else entry.context_length,
+            "default_max_tokens": entry.default_max_tokens,
+            "max_output_tokens": entry.max_output_tokens,
+        }
+    elif not isinstance(entry, ImageModelEntry):
+        encoder = runtime.loaded_encoders().get(name, entry)
+        details = {
+            "context_length": encoder.context_length,
+            "dimensions": getattr(encoder, "dimensions", None),
+        }
+    return ModelCard(
+        id=name,
+        object="model",
+        created=runtime.started_at,
+        owned_by=name.split("/")[0] if "/" in name else "localinfra",
+        kind=entry.kind,
+        aliases=entry.aliases,
+        price=entry.price,
+        state=files if load is LoadState.ABSENT or is_failed_for_files else load.value,
+        remedy=None if files == "present" else entry.source.remedy(name),
+        version=entry.version,
+        versions=runtime.catalog.versions(name),
+        deploy_id=entry.deploy_id,
+        description=entry.description,
+        **details,
+    )
+
+
+async def list_models(request: Request) -> Response:
+    """The models that can answer; with ?all=true those too whose files are not here."""
+    found = runtime(request)
+    cards = [model_card(found, name, entry) for name, entry in found.catalog.entries.items()]
+    if not wants_all(request):
+        cards = [card for card in cards if card.remedy is None]
+    return json_response({"object": "list", "data": cards})
+
+
+def wants_all(request: Request) -> bool:
+    """Raises InvalidRequest for what is neither true nor false."""
+    given = request.query_params.get("all", "false")
+    if given.lower() not in BOOLEANS:
+        raise InvalidRequest(f"all is true or false, not {given[:50]!r}.", "all")
+    return BOOLEANS[given.lower()]
+
+
+async def get_model(request: Request) -> Response:
+    found = runtime(request)
+    name, entry = found.catalog.resolve(request.path_params["id"])
+    return json_response(model_card(found, name, entry))

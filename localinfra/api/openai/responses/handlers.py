@@ -1,0 +1,386 @@
+"""POST /v1/responses and /v1/responses/input_tokens."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response as HttpResponse
+from starlette.types import Scope
+
+from localinfra.api.generation.logprobs import token_logprob
+from localinfra.api.generation.params import given, log_user
+from localinfra.api.generation.tools import ToolChoice
+from localinfra.api.generation.usage import Charge, UsageMeter, charge_of
+from localinfra.api.http.body import Decoded, read_body
+from localinfra.api.http.errors import json_response
+from localinfra.api.http.sse import NamedEvent, NamedEventStream, until_disconnect
+from localinfra.api.http.state import caller_of, converted, default_seed, limits, runtime
+from localinfra.api.openai.responses.input import (
+    check_outputs,
+    messages_of,
+    read_input,
+    without_orphans,
+)
+from localinfra.api.openai.responses.items import AnyItem, OutputItem, new_id
+from localinfra.api.openai.responses.output import Event, OutputWriter, TokenKinds
+from localinfra.api.openai.responses.request import (
+    Metadata,
+    Reasoning,
+    ResponsesRequest,
+    TextOptions,
+)
+from localinfra.api.openai.responses.store import (
+    KeptResponse,
+    previous_response,
+    referenced_item,
+    store_of,
+)
+from localinfra.api.openai.responses.tools import FunctionTool, Namespace, Offered
+from localinfra.chat.answer import Answer
+from localinfra.chat.messages import Message
+from localinfra.engine.request import FinishReason
+from localinfra.errors import ApiError, InvalidRequest
+from localinfra.text.turn import Turn, TurnRequest, begin, pieces_of
+
+if TYPE_CHECKING:
+    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
+
+ROUTE = "/v1/responses"
+
+encode = msgspec.json.Encoder().encode
+
+
+class InputTokensDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int  # of the prompt, not computed again
+    cache_write_tokens: int = 0  # at a price of their own
+
+
+class OutputTokensDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int
+
+
+class ResponseUsage(msgspec.Struct, frozen=True):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+    estimated_cost: float  # USD
+
+
+class ResponseError(msgspec.Struct, frozen=True):
+    code: str  # of OpenAI's list, which knows none of ours
+    message: str
+
+
+class IncompleteDetails(msgspec.Struct, frozen=True):
+    reason: str
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """https://platform.openai.com/docs/api-reference/responses/object"""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int  # Unix time
+    status: Literal["in_progress", "completed", "incomplete", "failed"] = "in_progress"
+    completed_at: int | None = None
+    error: ResponseError | None = None
+    incomplete_details: IncompleteDetails | None = None
+    model: str
+    output: Sequence[OutputItem] = ()
+    usage: ResponseUsage | None = None
+
+    # What the request said.
+    background: bool = False
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    metadata: Metadata
+    parallel_tool_calls: bool
+    previous_response_id: str | None
+    prompt_cache_key: str | None
+    reasoning: Reasoning
+    safety_identifier: str | None
+    service_tier: str = "default"
+    store: bool
+    temperature: float
+    text: TextOptions
+    tool_choice: str | ToolChoice
+    tools: list[FunctionTool | Namespace]  # that the model may call
+    top_logprobs: int
+    top_p: float
+    truncation: str = "disabled"
+    user: str | None
+
+
+class ResponseEvent(Event, frozen=True, kw_only=True):
+    response: Response
+
+
+class Created(ResponseEvent, frozen=True, kw_only=True, tag="response.created"):
+    pass
+
+
+class InProgress(ResponseEvent, frozen=True, kw_only=True, tag="response.in_progress"):
+    pass
+
+
+class Completed(ResponseEvent, frozen=True, kw_only=True, tag="response.completed"):
+    pass
+
+
+class Incomplete(ResponseEvent, frozen=True, kw_only=True, tag="response.incomplete"):
+    pass
+
+
+class Failed(ResponseEvent, frozen=True, kw_only=True, tag="response.failed"):
+    pass
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request and the conversation that it goes on with."""
+
+    body: ResponsesRequest
+    items: list[AnyItem]
+    num_bytes: int  # of the items as JSON; 0 where they are not to be kept
+    messages: list[Message]
+    answer: Answer
+    offered: Offered
+    left_out: list[str]
+    unknown: list[str]  # paths of names that nobody knows
+
+
+async def create_response(request: Request) -> HttpResponse:
+    decoded = await read_body(request, ResponsesRequest, limits(request))
+    asked = await asking(request, decoded)
+    body = asked.body
+    wanted = TurnRequest(
+        messages=asked.messages,
+        answer=asked.answer,
+        template_kwargs=body.template_kwargs,
+        sampling=body.sampling_params(default_seed(request)),
+        stops=body.stops,
+        max_tokens=given(body.max_output_tokens),
+        top_logprobs=body.num_logprobs,
+    )
+    log_user(request, body.user)
+    model = await runtime(request).text_model(body.model, ROUTE)
+    left_out = [*asked.left_out, *model.unread(body.kwarg_paths)]
+    decoded = decoded.ignoring(left_out, asked.unknown)
+    charge = charge_of(request, model)
+    with naming_input():
+        turn = await begin(model, wanted, caller_of(request))
+    headers = decoded.ignoring(turn.left_out).headers
+    answer = ResponseAnswer(model, asked, turn, charge, keeping(request, asked))
+    if body.stream:
+        return NamedEventStream(
+            answer.events(),
+            answer.failure,
+            headers,
+            runtime(request).settings.keepalive_s,
+            turn.deltas,
+            sign_of_life=answer.sign_of_life,
+        )
+    response = await until_disconnect(request.receive, answer.response())
+    return json_response(response, headers=headers)
+
+
+async def count_input_tokens(request: Request) -> HttpResponse:
+    decoded = await read_body(request, ResponsesRequest, limits(request))
+    asked = await asking(request, decoded)
+    tools = asked.answer.use.tools
+    model = await runtime(request).text_model(asked.body.model, ROUTE)
+    with naming_input():
+        prompt = await model.chat_prompt(asked.messages, asked.body.template_kwargs, tools)
+    left_out = [*asked.left_out, *model.unread(asked.body.kwarg_paths)]
+    headers = decoded.ignoring(left_out, asked.unknown).headers
+    counted = {"object": "response.input_tokens", "input_tokens": len(prompt.ids)}
+    return json_response(counted, headers=headers)
+
+
+async def asking(request: Request, decoded: Decoded[ResponsesRequest]) -> Asked:
+    """Raises InvalidRequest, UnsupportedParameter, NotFound and QueueFull."""
+    previous = previous_response(request, decoded.value.previous_response_id)
+    size = decoded.size + (previous.conversation_bytes if previous else 0)
+    return await converted(
+        request, decoded, lambda: what_is_asked(request, decoded, previous), size=size
+    )
+
+
+def what_is_asked(
+    request: Request, decoded: Decoded[ResponsesRequest], previous: KeptResponse | None
+) -> Asked:
+    body = decoded.value
+    body.check()
+    earlier = previous.conversation if previous else []
+    sent = read_input(body.input, lambda id, path: referenced_item(request, id, path))
+    sent = without_orphans(earlier, sent)
+    check_outputs(earlier, sent.items, sent.paths)
+    instructions = body.instructions
+    messages = [Message(role="system", content=instructions)] if instructions else []
+    messages += messages_of([*earlier, *sent.items])
+    if not messages:
+        raise InvalidRequest("input is empty: send a text, or at least one item.", "input")
+    offered = body.offered
+    left_out = [*body.left_out, *offered.left_out, *sent.left_out]
+    num_bytes = 0
+    if body.store:
+        num_bytes = len(encode(sent.items)) + (previous.conversation_bytes if previous else 0)
+    items = [*earlier, *sent.items]
+    unknown = [*offered.unknown, *sent.unknown]
+    return Asked(body, items, num_bytes, messages, body.answer(), offered, left_out, unknown)
+
+
+@contextlib.contextmanager
+def naming_input() -> Iterator[None]:
+    """What is wrong with the messages is wrong with the `input` here."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param == "messages":
+            error.param = "input"
+        raise
+
+
+def keeping(request: Request, asked: Asked) -> Callable[[Response], None]:
+    def keep(response: Response) -> None:
+        if asked.body.store:
+            caller = caller_of(request)
+            store_of(request).put(
+                response.id,
+                caller,
+                encode(response),
+                asked.items,
+                response.output,
+                asked.num_bytes,
+            )
+
+    return keep
+
+
+def response_to(asked: Asked, model_name: str) -> Response:
+    """A response in progress, with what the request said of it."""
+    body = asked.body
+    return Response(
+        id=new_id("resp"),
+        created_at=int(time.time()),
+        model=model_name,
+        instructions=body.instructions,
+        max_output_tokens=given(body.max_output_tokens),
+        max_tool_calls=body.max_tool_calls,
+        metadata=body.metadata,
+        parallel_tool_calls=body.parallel_tool_calls,
+        previous_response_id=body.previous_response_id,
+        prompt_cache_key=body.prompt_cache_key,
+        reasoning=body.reasoning,
+        safety_identifier=body.safety_identifier,
+        store=body.store,
+        temperature=body.temperature,
+        text=body.text,
+        tool_choice=body.tool_choice,
+        tools=asked.offered.shown,
+        top_logprobs=body.top_logprobs or 0,
+        top_p=body.top_p,
+        user=body.user,
+    )
+
+
+class ResponseAnswer:
+    """Deltas of one request → a response, or the events that build it."""
+
+    def __init__(
+        self,
+        model: "TextModel",
+        asked: Asked,
+        turn: Turn,
+        charge: Charge,
+        keep: Callable[[Response], None],
+    ):
+        self._model = model
+        self._turn = turn
+        self._keep = keep
+        self._response = response_to(asked, model.name)
+        self._meter = UsageMeter(charge, [turn.num_prompt], 1)
+        self._writer = OutputWriter(asked.offered.names)
+        self._kinds = TokenKinds()
+        self._numbers = itertools.count()
+
+    async def response(self) -> Response:
+        async with contextlib.aclosing(self._output()) as output:
+            async for _ in output:
+                pass
+        return self._response
+
+    async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
+        """Those of one step together."""
+        async with contextlib.aclosing(self._output()) as output:
+            start = [Created(response=self._response), InProgress(response=self._response)]
+            yield self._numbered(start)
+            async for events in output:
+                if events:
+                    yield self._numbered(events)
+        last = Completed if self._response.status == "completed" else Incomplete
+        yield self._numbered([last(response=self._response)])
+
+    def sign_of_life(self) -> NamedEvent:
+        """While a long prompt is read: clients that wait for events see no comments (Codex gives
+        up after 300 s)."""
+        return self._numbered([InProgress(response=self._response)])[0]
+
+    def failure(self, error: ApiError, scope: Scope) -> NamedEvent:
+        """The event that takes the place of all that would have followed."""
+        code = "server_error" if error.status >= 500 else "invalid_prompt"
+        failed = msgspec.structs.replace(
+            self._response,
+            status="failed",
+            error=ResponseError(code, error.message),
+            output=tuple(self._writer.items),
+        )
+        return self._numbered([Failed(response=failed)])[0]
+
+    async def _output(self) -> AsyncGenerator[list[Event], None]:
+        """The events of the output's items. After the last one the response is whole and kept."""
+        async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
+            async for delta, pieces in deltas:
+                self._meter.add(delta)
+                scored = self._kinds.content_of(delta, pieces)
+                logprobs = [token_logprob(self._model, token) for token in scored]
+                events = self._writer.write(pieces, logprobs)
+                if delta.finish_reason is not None:
+                    is_cut = delta.finish_reason is FinishReason.LENGTH
+                    events += self._writer.finish(is_cut=is_cut)
+                    self._response = self._finished(is_cut)
+                yield events
+        self._keep(self._response)
+
+    def _finished(self, is_cut: bool) -> Response:
+        return msgspec.structs.replace(
+            self._response,
+            status="incomplete" if is_cut else "completed",
+            completed_at=None if is_cut else int(time.time()),
+            incomplete_details=IncompleteDetails("max_output_tokens") if is_cut else None,
+            output=tuple(self._writer.items),
+            usage=self._usage(),
+        )
+
+    def _usage(self) -> ResponseUsage:
+        usage = self._meter.usage()
+        return ResponseUsage(
+            input_tokens=usage.prompt_tokens,
+            input_tokens_details=InputTokensDetails(usage.prompt_tokens_details.cached_tokens),
+            output_tokens=usage.completion_tokens,
+            output_tokens_details=OutputTokensDetails(self._kinds.num_reasoning),
+            total_tokens=usage.total_tokens,
+            estimated_cost=usage.estimated_cost,
+        )
+
+    def _numbered(self, events: Sequence[Event]) -> list[NamedEvent]:
+        numbered = [
+            msgspec.structs.replace(event, sequence_number=next(self._numbers)) for event in events
+        ]
+        return [(event.kind, encode(event)) for event in numbered]

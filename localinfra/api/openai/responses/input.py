@@ -1,0 +1,326 @@
+"""`input` of a Responses request → items → chat messages."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from localinfra.api.http.body import decode_within
+from localinfra.api.openai.responses.foreign import FOREIGN
+from localinfra.api.openai.responses.items import (
+    AnyItem,
+    FunctionCallItem,
+    FunctionCallOutputItem,
+    InputText,
+    MessageItem,
+    OutputText,
+    ReasoningItem,
+    ReasoningText,
+    Role,
+    Status,
+    SummaryText,
+    new_id,
+)
+from localinfra.chat.messages import MAX_MESSAGES, FunctionCall, Message, ToolCall, TypeName
+from localinfra.errors import InvalidRequest, UnsupportedParameter
+
+Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where it stands
+
+# --- items as clients send them: fields left out, nulls, text in place of parts -------------------
+
+
+class Part(msgspec.Struct, frozen=True):
+    type: TypeName
+    text: str | UnsetType | None = UNSET
+    refusal: str | UnsetType | None = UNSET
+    annotations: Any = None  # without effect, as is the next: what answers have
+    logprobs: Any = None
+
+
+Parts: TypeAlias = Annotated[list[Part], Meta(max_length=MAX_MESSAGES)]
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """What says which kind of item it is."""
+
+    type: str | None = None
+    role: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.type or ("message" if self.role else "item_reference")
+
+
+class SentItem(msgspec.Struct, frozen=True, kw_only=True):
+    type: str | None = None
+    id: str | None = None
+    status: Status | None = None
+
+
+class SentMessage(SentItem, frozen=True, kw_only=True):
+    role: Role
+    content: str | Parts | None
+
+
+class SentReasoning(SentItem, frozen=True, kw_only=True):
+    summary: Parts | None = None
+    content: Parts | None = None
+    encrypted_content: str | None = None  # can't be read: with it other services hide theirs
+
+
+class SentCall(SentItem, frozen=True, kw_only=True):
+    call_id: str
+    name: str
+    namespace: str | None = None
+    arguments: str | None
+
+
+class SentOutput(SentItem, frozen=True, kw_only=True):
+    call_id: str
+    output: str | Parts | None
+
+
+class Reference(msgspec.Struct, frozen=True):
+    id: str
+    type: str | None = None
+
+
+# --- input → items --------------------------------------------------------------------------------
+
+
+class Input(msgspec.Struct, frozen=True):
+    """A request's items, and the paths of what no text model can read in them."""
+
+    items: list[AnyItem]
+    paths: list[str]  # of the items; some are two at once
+    left_out: list[str]
+    unknown: list[str]  # paths of names that nobody knows
+    orphanable: set[str] = set()  # paths of outputs whose calls may have been left out
+
+
+def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
+    """Checks a request's `input`. `find` looks up what an item_reference names.
+
+    Calls that other kinds of tools have made, and their outputs, become calls of functions. Items
+    without a text, and images among outputs, are left out. Raises InvalidRequest naming the path,
+    UnsupportedParameter for a part of a message that can't be read, and what `find` raises.
+    """
+    if isinstance(given, str):
+        said = MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))
+        return Input([said], ["input"], [], [])
+    found = Input([], [], [], [], set())
+    for at, raw in enumerate(given):
+        path = f"input[{at}]"
+        items = _items(raw, path, find, found)
+        found.items.extend(items)
+        found.paths.extend([path] * len(items))
+    items = found.items
+    if items and isinstance(last := items[-1], MessageItem) and last.role == "assistant":
+        items[-1] = msgspec.structs.replace(last, status="incomplete")  # it will be continued
+    return found
+
+
+def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyItem]:
+    kind, unknown = decode_within(path, raw, Sent, []).kind, found.unknown
+    if kind == "message":
+        return [_message(decode_within(path, raw, SentMessage, unknown), path)]
+    if kind == "reasoning":
+        thought = _reasoning(decode_within(path, raw, SentReasoning, unknown), path)
+        found.left_out.extend([] if thought.text else [path])
+        return [thought]
+    if kind == "function_call":
+        call = decode_within(path, raw, SentCall, unknown)
+        return [
+            FunctionCallItem(
+                id=call.id or new_id("fc"),
+                status=call.status or "completed",
+                call_id=call.call_id,
+                name=call.name,
+                namespace=call.namespace or msgspec.UNSET,
+                arguments=call.arguments or "",
+            )
+        ]
+    if kind == "function_call_output":
+        sent = decode_within(path, raw, SentOutput, unknown)
+        return [_output(sent, path, found.left_out)]
+    if kind == "item_reference":
+        return [find(decode_within(path, raw, Reference, unknown).id, path)]
+    if kind.endswith("_output"):
+        found.orphanable.add(path)
+    with contextlib.suppress(InvalidRequest):  # one that is not whole: nobody here has made it
+        if kind == "custom_tool_call_output":
+            sent = decode_within(path, raw, SentOutput, unknown)
+            return [_output(sent, path, found.left_out)]
+        if kind in FOREIGN:
+            return decode_within(path, raw, FOREIGN[kind], []).items()
+    found.left_out.append(path)
+    return []
+
+
+def _message(sent: SentMessage, path: str) -> MessageItem:
+    if isinstance(sent.content, str) or sent.content is None:
+        texts = [sent.content or ""]
+    elif sent.content or sent.role == "assistant":
+        texts = _texts(sent.content, f"{path}.content")
+    else:
+        raise InvalidRequest("A list of content parts needs at least one.", f"{path}.content")
+    part = OutputText if sent.role == "assistant" else InputText
+    return MessageItem(
+        id=sent.id or new_id("msg"),
+        status=sent.status or "completed",
+        role=sent.role,
+        content=tuple(part(text) for text in texts),
+    )
+
+
+def _reasoning(sent: SentReasoning, path: str) -> ReasoningItem:
+    return ReasoningItem(
+        id=sent.id or new_id("rs"),
+        status=sent.status or "completed",
+        summary=tuple(map(SummaryText, _texts(sent.summary or (), f"{path}.summary"))),
+        content=tuple(map(ReasoningText, _texts(sent.content or (), f"{path}.content"))),
+    )
+
+
+def _output(sent: SentOutput, path: str, left_out: list[str]) -> FunctionCallOutputItem:
+    """What of it is no text is left out: the model has called for it, and can go on without."""
+    output: str | tuple[InputText, ...]
+    if isinstance(sent.output, str) or sent.output is None:
+        output = sent.output or ""
+    else:
+        placed = [(part, f"{path}.output[{at}]") for at, part in enumerate(sent.output)]
+        output = tuple(InputText(_text(*place)) for place in placed if _is_text(place[0]))
+        left_out += [place for part, place in placed if not _is_text(part)]
+    return FunctionCallOutputItem(
+        id=sent.id or new_id("fco"),
+        status=sent.status or "completed",
+        call_id=sent.call_id,
+        output=output,
+    )
+
+
+TEXT_PARTS = {"input_text", "output_text", "reasoning_text", "summary_text", "text", "refusal"}
+
+
+def _is_text(part: Part) -> bool:
+    return part.type in TEXT_PARTS
+
+
+def _texts(parts: Sequence[Part], path: str) -> list[str]:
+    return [_text(part, f"{path}[{at}]") for at, part in enumerate(parts)]
+
+
+def _text(part: Part, path: str) -> str:
+    if not _is_text(part):
+        raise UnsupportedParameter(
+            f"This model takes text only; a content part of type {part.type[:100]!r} can't be "
+            "read. Send input_text parts.",
+            path,
+        )
+    field = "refusal" if part.type == "refusal" else "text"
+    text = part.refusal if field == "refusal" else part.text
+    if text is UNSET:
+        raise InvalidRequest(
+            f"A part of type {part.type} needs the field {field}.", f"{path}.{field}"
+        )
+    return text or ""
+
+
+def without_orphans(earlier: Iterable[AnyItem], sent: Input) -> Input:
+    """The same, where outputs of calls that were left out are left out too."""
+    called = calls_in(earlier) | calls_in(sent.items)
+    kept = [
+        (item, path)
+        for item, path in zip(sent.items, sent.paths, strict=True)
+        if path not in sent.orphanable
+        or not isinstance(item, FunctionCallOutputItem)
+        or item.call_id in called
+    ]
+    paths = [path for _, path in kept]
+    known = set(paths)
+    orphans = [path for path in sent.paths if path not in known]
+    left_out = [*sent.left_out, *orphans]
+    return Input([item for item, _ in kept], paths, left_out, sent.unknown)
+
+
+def check_outputs(
+    earlier: Iterable[AnyItem], items: Sequence[AnyItem], paths: Sequence[str] = ()
+) -> None:
+    """Raises InvalidRequest for the output of a call that nobody has made before it."""
+    called = calls_in(earlier)
+    for at, item in enumerate(items):
+        called |= calls_in([item])
+        if isinstance(item, FunctionCallOutputItem) and item.call_id not in called:
+            raise InvalidRequest(
+                f"No tool call found for function call output with call_id {item.call_id[:100]}. "
+                "Send the function_call item before it, or the previous_response_id of the "
+                "response that made the call.",
+                f"{paths[at] if paths else f'input[{at}]'}.call_id",
+            )
+
+
+def calls_in(items: Iterable[AnyItem]) -> set[str]:
+    """The ids by which outputs name them."""
+    calls = [item for item in items if isinstance(item, FunctionCallItem)]
+    return {id for call in calls for id in (call.call_id, call.id)}
+
+
+# --- items → messages -----------------------------------------------------------------------------
+
+
+def messages_of(items: Iterable[AnyItem]) -> list[Message]:
+    """The conversation as chat templates know it.
+
+    What the assistant reasoned, said and called in a row is one message.
+    """
+    messages: list[Message] = []
+    for is_said, together in itertools.groupby(items, _is_said):
+        if not is_said:
+            messages += map(_heard, together)
+        elif said := _said(list(together)):
+            messages.append(said)
+    return messages
+
+
+def _is_said(item: AnyItem) -> bool:
+    if isinstance(item, MessageItem):
+        return item.role == "assistant"
+    return isinstance(item, ReasoningItem | FunctionCallItem)
+
+
+def _heard(item: AnyItem) -> Message:
+    if isinstance(item, FunctionCallOutputItem):
+        return Message(role="tool", content=item.text, tool_call_id=item.call_id)
+    assert isinstance(item, MessageItem)
+    return Message(role=item.role, content=item.text)
+
+
+def _said(items: Sequence[AnyItem]) -> Message | None:
+    """None where nothing is left: a call that was cut off is no call, and nobody answers it."""
+    thoughts = [item.text for item in items if isinstance(item, ReasoningItem) and item.text]
+    calls = [
+        ToolCall(FunctionCall(item.flat_name, item.arguments), item.call_id)
+        for item in items
+        if isinstance(item, FunctionCallItem) and item.status != "incomplete"
+    ]
+    content = _content([item for item in items if isinstance(item, MessageItem)])
+    if content is None and not calls and not thoughts:
+        return None
+    return Message(
+        role="assistant",
+        content=content,
+        tool_calls=calls or None,
+        reasoning_content="\n".join(thoughts) or None,
+    )
+
+
+def _content(messages: Sequence[MessageItem]) -> str | None:
+    if not messages:
+        return None
+    *earlier, last = messages
+    ends = ["" if message.status == "incomplete" else "\n" for message in earlier]
+    texts = [message.text + end for message, end in zip(earlier, ends, strict=True)]
+    return "".join([*texts, last.text])

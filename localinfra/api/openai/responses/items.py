@@ -1,0 +1,101 @@
+"""Items of the Responses API: what a conversation is made of, as it is sent and kept.
+
+https://platform.openai.com/docs/api-reference/responses/object
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from localinfra.chance import random_hex
+
+Role = Literal["user", "system", "developer", "assistant"]
+Status = Literal["in_progress", "completed", "incomplete"]
+
+MAX_NAME_CHARS = 128  # of a function
+
+
+class InputText(msgspec.Struct, frozen=True, tag="input_text", tag_field="type"):
+    text: str
+
+
+class OutputText(msgspec.Struct, frozen=True, tag="output_text", tag_field="type"):
+    text: str
+    annotations: tuple[()] = ()  # there are no files or pages to cite
+    logprobs: tuple[msgspec.Raw, ...] = ()
+
+
+class ReasoningText(msgspec.Struct, frozen=True, tag="reasoning_text", tag_field="type"):
+    text: str
+
+
+class SummaryText(msgspec.Struct, frozen=True, tag="summary_text", tag_field="type"):
+    text: str
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    id: str
+    status: Status = "completed"
+
+
+class MessageItem(Item, frozen=True, kw_only=True, tag="message"):
+    """`incomplete`: what the assistant says next is the rest of it."""
+
+    role: Role
+    content: tuple[InputText | OutputText, ...]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part.text for part in self.content)
+
+
+class ReasoningItem(Item, frozen=True, kw_only=True, tag="reasoning"):
+    """In the clear, so that a client which keeps the conversation itself can send it back."""
+
+    summary: tuple[SummaryText, ...] = ()
+    content: tuple[ReasoningText, ...] = ()
+    encrypted_content: None = None
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part.text for part in self.content or self.summary)
+
+
+class FunctionCallItem(Item, frozen=True, kw_only=True, tag="function_call"):
+    call_id: str  # which its output names
+    name: str
+    namespace: str | UnsetType = UNSET  # where the function was declared in one
+    arguments: str  # JSON, unless incomplete
+
+    @property
+    def flat_name(self) -> str:
+        return flat_name(self.name, self.namespace or None)
+
+
+class FunctionCallOutputItem(Item, frozen=True, kw_only=True, tag="function_call_output"):
+    call_id: str
+    output: str | tuple[InputText, ...]
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.output, str):
+            return self.output
+        return "\n".join(part.text for part in self.output)
+
+
+OutputItem: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem
+AnyItem: TypeAlias = OutputItem | FunctionCallOutputItem
+
+
+def flat_name(name: str, namespace: str | None) -> str:
+    """What a model knows a function as: templates have no namespaces."""
+    if not namespace:
+        return name
+    flat = f"{namespace}{name}" if namespace.endswith("__") else f"{namespace}__{name}"
+    return flat if len(flat) <= MAX_NAME_CHARS else name
+
+
+def new_id(kind: str) -> str:
+    """OpenAI's form; nobody can guess it."""
+    return f"{kind}_{random_hex(48)}"

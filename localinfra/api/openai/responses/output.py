@@ -1,0 +1,318 @@
+"""Parts of an answer → output items of the Responses API, and the events that tell of them.
+
+https://platform.openai.com/docs/api-reference/responses-streaming
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from localinfra.api.openai.responses.items import (
+    FunctionCallItem,
+    MessageItem,
+    OutputItem,
+    OutputText,
+    ReasoningItem,
+    ReasoningText,
+    Status,
+    new_id,
+)
+from localinfra.api.openai.responses.tools import ToolName
+from localinfra.chat.formats.pieces import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Piece,
+    Thought,
+)
+from localinfra.engine.output import OutputDelta, ScoredToken
+from localinfra.text.turn import call_id
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    sequence_number: int = 0  # given when it is sent
+
+    @property
+    def kind(self) -> str:
+        return str(self.__struct_config__.tag)
+
+
+class OutputEvent(Event, frozen=True, kw_only=True):
+    output_index: int
+
+
+class ItemAdded(OutputEvent, frozen=True, kw_only=True, tag="response.output_item.added"):
+    item: OutputItem
+
+
+class ItemDone(OutputEvent, frozen=True, kw_only=True, tag="response.output_item.done"):
+    item: OutputItem
+
+
+class ItemEvent(OutputEvent, frozen=True, kw_only=True):
+    item_id: str
+
+
+class PartEvent(ItemEvent, frozen=True, kw_only=True):
+    content_index: int = 0  # an item here has one part
+
+
+class PartAdded(PartEvent, frozen=True, kw_only=True, tag="response.content_part.added"):
+    part: OutputText | ReasoningText
+
+
+class PartDone(PartEvent, frozen=True, kw_only=True, tag="response.content_part.done"):
+    part: OutputText | ReasoningText
+
+
+class TextDelta(PartEvent, frozen=True, kw_only=True, tag="response.output_text.delta"):
+    delta: str
+    logprobs: Sequence[msgspec.Raw] = ()
+
+
+class TextDone(PartEvent, frozen=True, kw_only=True, tag="response.output_text.done"):
+    text: str
+    logprobs: Sequence[msgspec.Raw] = ()
+
+
+class ReasoningDelta(PartEvent, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):
+    delta: str
+
+
+class ReasoningDone(PartEvent, frozen=True, kw_only=True, tag="response.reasoning_text.done"):
+    text: str
+
+
+class ArgumentsDelta(
+    ItemEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.delta"
+):
+    delta: str
+
+
+class ArgumentsDone(
+    ItemEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.done"
+):
+    name: str
+    arguments: str
+
+
+# --- items on their way ---------------------------------------------------------------------------
+
+
+class OpenItem:
+    """An item whose text still comes, and the events of its life. Subclasses know its shape."""
+
+    kind = ""  # of its id
+
+    def __init__(self, output_index: int):
+        self.id = new_id(self.kind)
+        self._output_index = output_index
+        self._texts: list[str] = []
+
+    @property
+    def _text(self) -> str:
+        return "".join(self._texts)
+
+    def begin(self) -> Iterator[Event]:
+        yield ItemAdded(output_index=self._output_index, item=self.item("in_progress"))
+
+    def add(self, text: str, logprobs: Sequence[msgspec.Raw] = ()) -> Event:
+        self._texts.append(text)
+        return self._delta(text, logprobs)
+
+    def end(self, status: Status) -> Iterator[Event]:
+        yield self._done()
+        yield ItemDone(output_index=self._output_index, item=self.item(status))
+
+    def item(self, status: Status) -> OutputItem:
+        """As it stands. One in progress is told of before it has any content."""
+        raise NotImplementedError
+
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
+        raise NotImplementedError
+
+    def _done(self) -> Event:
+        raise NotImplementedError
+
+    @property
+    def _at(self) -> dict[str, Any]:
+        """Fields of its events."""
+        return {"output_index": self._output_index, "item_id": self.id}
+
+
+class OpenCall(OpenItem):
+    kind = "fc"
+
+    def __init__(self, output_index: int, name: ToolName):
+        super().__init__(output_index)
+        self._name = name.name
+        self._namespace = name.namespace or UNSET
+        self._call_id = call_id()
+
+    def item(self, status: Status) -> FunctionCallItem:
+        return FunctionCallItem(
+            id=self.id,
+            status=status,
+            call_id=self._call_id,
+            name=self._name,
+            namespace=self._namespace,
+            arguments=self._text,
+        )
+
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
+        return ArgumentsDelta(**self._at, delta=text)
+
+    def _done(self) -> Event:
+        return ArgumentsDone(**self._at, name=self._name, arguments=self._text)
+
+
+class OpenText(OpenItem):
+    """An item of one part, which is told of too."""
+
+    def begin(self) -> Iterator[Event]:
+        yield from super().begin()
+        yield PartAdded(**self._at, part=self._part())
+
+    def end(self, status: Status) -> Iterator[Event]:
+        done, item_done = super().end(status)
+        yield done
+        yield PartDone(**self._at, part=self._part())
+        yield item_done
+
+    def _part(self) -> OutputText | ReasoningText:
+        raise NotImplementedError
+
+
+class OpenMessage(OpenText):
+    kind = "msg"
+
+    def __init__(self, output_index: int):
+        super().__init__(output_index)
+        self._logprobs: list[msgspec.Raw] = []
+
+    def item(self, status: Status) -> MessageItem:
+        content = () if status == "in_progress" else (self._part(),)
+        return MessageItem(id=self.id, status=status, role="assistant", content=content)
+
+    def _part(self) -> OutputText:
+        return OutputText(self._text, logprobs=tuple(self._logprobs))
+
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
+        self._logprobs += logprobs
+        return TextDelta(**self._at, delta=text, logprobs=logprobs)
+
+    def _done(self) -> Event:
+        return TextDone(**self._at, text=self._text, logprobs=tuple(self._logprobs))
+
+
+class OpenReasoning(OpenText):
+    kind = "rs"
+
+    def item(self, status: Status) -> ReasoningItem:
+        content = () if status == "in_progress" else (self._part(),)
+        return ReasoningItem(id=self.id, status=status, content=content)
+
+    def _part(self) -> ReasoningText:
+        return ReasoningText(self._text)
+
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
+        return ReasoningDelta(**self._at, delta=text)
+
+    def _done(self) -> Event:
+        return ReasoningDone(**self._at, text=self._text)
+
+
+# --- the whole output -----------------------------------------------------------------------------
+
+
+class OutputWriter:
+    """One after the other, an answer's items. What an item's deltas say is what it holds."""
+
+    def __init__(self, names: Mapping[str, ToolName] = MappingProxyType({})) -> None:
+        """`names`: what the client calls the functions that the model knows by flat names."""
+        self._names = names
+        self.items: list[OutputItem] = []  # that are done
+        self._open: OpenItem | None = None
+
+    def write(self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw] = ()) -> list[Event]:
+        """`logprobs` are of the content among the pieces."""
+        return list(self._write(pieces, logprobs))
+
+    def finish(self, *, is_cut: bool) -> list[Event]:
+        """`is_cut`: max_output_tokens or a failure ended the answer, not the model.
+
+        Where the model had nothing to say, its message is empty: clients look for one.
+        """
+        return list(self._finish(is_cut))
+
+    def _write(self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw]) -> Iterator[Event]:
+        for piece in pieces:
+            if isinstance(piece, Content):
+                yield from self._turn_to(OpenMessage)
+                yield self._add(piece.text, logprobs)
+                logprobs = ()
+            elif isinstance(piece, Thought):
+                yield from self._turn_to(OpenReasoning)
+                yield self._add(piece.text)
+            elif isinstance(piece, CallStart):
+                yield from self._end("completed")
+                name = self._names.get(piece.name, ToolName(piece.name))
+                yield from self._begin(OpenCall(len(self.items), name))
+            elif isinstance(piece, CallArguments):
+                yield self._add(piece.text)
+            elif isinstance(piece, CallEnd):
+                yield from self._end("completed")
+
+    def _finish(self, is_cut: bool) -> Iterator[Event]:
+        is_half = is_cut or isinstance(self._open, OpenCall)
+        yield from self._end("incomplete" if is_half else "completed")
+        if not is_cut and all(isinstance(item, ReasoningItem) for item in self.items):
+            yield from self._begin(OpenMessage(len(self.items)))
+            yield from self._end("completed")
+
+    def _turn_to(self, kind: type[OpenText]) -> Iterator[Event]:
+        if not isinstance(self._open, kind):
+            yield from self._end("completed")
+            yield from self._begin(kind(len(self.items)))
+
+    def _begin(self, item: OpenItem) -> Iterator[Event]:
+        self._open = item
+        yield from item.begin()
+
+    def _add(self, text: str, logprobs: Sequence[msgspec.Raw] = ()) -> Event:
+        assert self._open is not None
+        return self._open.add(text, logprobs)
+
+    def _end(self, status: Status) -> Iterator[Event]:
+        if self._open is not None:
+            yield from self._open.end(status)
+            self.items.append(self._open.item(status))
+            self._open = None
+
+
+class TokenKinds:
+    """Which tokens of an answer were reasoning and which content.
+
+    A token belongs to the next piece that is said: text which may turn out to be a mark is held
+    back. Where a step ends the reasoning and says more, all its tokens count as reasoning.
+    """
+
+    def __init__(self) -> None:
+        self.num_reasoning = 0
+        self._num_seen = 0
+        self._scored: list[ScoredToken] = []
+
+    def content_of(self, delta: OutputDelta, pieces: Sequence[Piece]) -> list[ScoredToken]:
+        """Returns the tokens of what content the pieces hold, as far as they were scored."""
+        self._scored += delta.scored
+        if not pieces:
+            return []
+        if any(isinstance(piece, Thought) for piece in pieces):
+            self.num_reasoning += delta.num_generated - self._num_seen
+        self._num_seen = delta.num_generated
+        scored, self._scored = self._scored, []
+        return scored if any(isinstance(piece, Content) for piece in pieces) else []

@@ -1,0 +1,406 @@
+"""One HTTP/1.1 connection within bounds: of its head, its pace, and what is kept for it.
+
+uvicorn's protocol on llhttp parses; what a client may send and how long it may take is judged here,
+before any ASGI call, and refused with the error body that every route has. Knows no route.
+"""
+
+import asyncio
+import http
+import logging
+import re
+from typing import Any
+
+import httptools
+from starlette.types import Scope
+from uvicorn._types import ASGI3Application
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from localinfra import errors
+from localinfra.api.http.errors import error_response
+from localinfra.api.http.request_log import log_refusal
+from localinfra.api.sockets.connections import Connections
+from localinfra.chance import random_hex
+from localinfra.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+MAX_HEADERS = 100
+MAX_URL_BYTES = 16 * 1024
+MAX_PIPELINED = 16  # requests sent before the answer to the first
+LINGER_S = 2.0  # for a refusal to be read: closing at once would take it back
+LINGER_BYTES = 4 << 20  # that are read and dropped meanwhile
+MAX_BLANK_BYTES = 1024  # line ends before a request
+# A reader makes progress with this much, so that a byte now and then isn't enough.
+PROGRESS_BYTES = 16 * 1024
+# Chunks cost about a microsecond each, whatever they hold.
+FREE_CHUNKS = 10_000
+MIN_CHUNK_BYTES = 64  # on average, beyond those
+CHUNK_FRAMING_BYTES = 16  # its size in hex and two line ends
+
+# What clients send that take the server for a proxy.
+ABSOLUTE_FORM = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
+
+
+class Refused(Exception):
+    """Stops the parser, which hides it behind an error of its own."""
+
+
+class Connection(HttpToolsProtocol):
+    """From the accepted socket to its end. `Connections` knows its state and calls `check`."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.url = b""
+        self.registry = connections
+        self.settings = connections.settings
+        self.running: RequestResponseCycle | None = None  # whose answer is due or being sent
+        self._refusal: ApiError | None = None
+        self._is_deaf = False  # what still comes is read and dropped
+        self._dropped_bytes = 0
+        self._blank_bytes = 0
+        self._is_first_read = True
+        self._is_resuming = False
+        self._offers_upgrade = False
+        self._closes_at_s: float | None = None
+        # The head being read
+        self._num_heads = 0
+        self._head_began_s: float | None = None
+        self._head_bytes = 0  # of whole reads
+        self._head_is_split = False  # into several reads
+        self._read_bytes = 0
+        # The body being read
+        self._in_body = False
+        self._body_bytes = 0
+        self._framed_bytes = 0  # the same with chunk sizes and trailers
+        self._num_chunks = 0
+        self._num_trailers = 0
+        # Waiting and writing
+        self._waits_since_s = 0.0
+        self._unsent_bytes = 0
+        self._taken_bytes = 0
+        self._progress_s = 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        return self.running is not None and not self.running.response_complete
+
+    @property
+    def address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    # From the transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waits_since_s = self._progress_s = self.loop.time()
+        if refusal := self.registry.open(self):
+            self.refuse(refusal)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.registry.forget(self)
+        if self.running is not None:  # uvicorn tells the newest, which may wait for this one
+            self.running.disconnected = True
+            self.running.message_event.set()
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        self._progress_s = self.loop.time()  # nearly all was taken since `pause_writing`
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > LINGER_BYTES:
+                self.drop()
+            return
+        was_in_head, was_in_body = self._head_began_s is not None, self._in_body
+        num_heads, self._read_bytes = self._num_heads, len(data)
+        try:
+            self.feed(data)
+        except httptools.HttpParserError as error:
+            self.refuse(self._refusal or self.malformed(data, error))
+            return
+        self._is_first_read = False
+        self._head_is_split = self._head_began_s is not None
+        if num_heads != self._num_heads:
+            return
+        # Neither a header nor a trailer without end reaches a callback: their bytes are counted.
+        if was_in_head and self._head_began_s is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.settings.max_header_bytes:
+                self.refuse(self.head_too_large())
+        elif was_in_body and self._in_body:
+            self._framed_bytes += len(data)
+            framing_bytes = self._framed_bytes - self._body_bytes
+            allowed = self.settings.max_header_bytes + CHUNK_FRAMING_BYTES * self._num_chunks
+            if framing_bytes > allowed:
+                self.refuse(self.odd_chunks())
+        elif not was_in_head and not was_in_body:
+            self._blank_bytes += len(data)
+            if self._blank_bytes > MAX_BLANK_BYTES and self._head_began_s is None:
+                self.refuse(errors.InvalidRequest("The request is not valid HTTP: no request."))
+
+    def feed(self, data: bytes) -> None:
+        """Raises HttpParserError."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.resume(data[upgrade.args[0] :])
+
+    def resume(self, rest: bytes) -> None:
+        """Java's HTTP client offers HTTP/2 with its requests. An offer may be passed over, and the
+        body is HTTP/1.1 all the same (RFC 9110, 7.8), but the parser gives up before it: a new one
+        reads on, told of the framing."""
+        self._offers_upgrade = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        framing = [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in self.headers
+            if name in (b"content-length", b"transfer-encoding")
+        ]
+        self._is_resuming = True
+        try:
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+        finally:
+            self._is_resuming = False
+        if rest:
+            self.feed(rest)
+
+    # From the parser. Whole heads, headers and chunks, so sizes are bounded by one read.
+
+    def on_message_begin(self) -> None:
+        if self._is_resuming:
+            return
+        self._head_began_s = self.loop.time()
+        self._head_bytes, self._head_is_split = 0, False
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self._is_resuming:
+            return
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            self.stop(self.url_too_long())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_began_s is None:
+            self.pass_over_trailer(name, value)
+            return
+        name, headers = name.lower(), self.headers
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        headers.append((name, value))  # as uvicorn's does: a call for each would cost 3 %
+        if len(headers) > MAX_HEADERS:
+            self.stop(self.head_too_large())
+
+    def pass_over_trailer(self, name: bytes, value: bytes) -> None:
+        """It says nothing that anybody reads."""
+        if not self._is_resuming:
+            self._num_trailers += 1
+            if self._num_trailers > MAX_HEADERS:
+                self.stop(self.head_too_large())
+
+    def on_headers_complete(self) -> None:
+        if self._is_resuming:
+            return
+        if self._head_is_split or self._read_bytes > self.settings.max_header_bytes:
+            size = sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self.settings.max_header_bytes:
+                self.stop(self.head_too_large())
+        if self.parser.should_upgrade():
+            self.judge_upgrade()
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.stop(
+                errors.InvalidRequest(
+                    f"More than {MAX_PIPELINED} requests wait on one connection: send the next "
+                    "when an answer is there, or use more connections."
+                )
+            )
+        self._num_heads += 1
+        self._blank_bytes = 0
+        self._head_began_s = None
+        self._in_body = True
+        self._body_bytes = self._framed_bytes = self._num_chunks = self._num_trailers = 0
+        if absolute := ABSOLUTE_FORM.match(self.url):
+            self.scope["state"]["target_host"] = absolute[1].decode("latin-1")
+            rest = self.url[absolute.end() :]
+            self.url = rest if rest.startswith(b"/") else b"/" + rest
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        self._num_chunks += 1
+        if self._num_chunks > FREE_CHUNKS + self._body_bytes // MIN_CHUNK_BYTES:
+            self.stop(self.odd_chunks())
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self.cycle.response_complete and self._body_bytes > self.settings.max_body_bytes:
+            self.drop()  # refused as too large, and it goes on and on
+            return
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._offers_upgrade:
+            return  # the body is still to come, see `resume`
+        self._in_body = False
+        self.registry.received(self)
+        super().on_message_complete()
+
+    def judge_upgrade(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            self.stop(errors.MethodNotAllowed("This server is no proxy: CONNECT is not served."))
+        if self._get_upgrade() == b"websocket":
+            self.stop(
+                errors.UpgradeRequired(
+                    "This server speaks no WebSocket: ask over HTTP, with `stream: true` for "
+                    "events."
+                )
+            )
+        self._offers_upgrade = True
+
+    def stop(self, refusal: ApiError) -> None:
+        self._refusal = refusal
+        raise Refused
+
+    # Requests and answers
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self.running = cycle
+        self.registry.begin(self)
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """In place of uvicorn's, whose timer for idle connections any byte would stop."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._waits_since_s = self.loop.time()
+            self.registry.wait(self)
+
+    # Refusals
+
+    def refuse(self, error: ApiError) -> None:
+        """Answers where that is possible, reads no further, and closes. An answer that has begun,
+        or is due to a request that came as a whole before, is sent to its end first."""
+        self._is_deaf = True
+        self.pipeline.clear()
+        running = self.running
+        scope: Scope = {"path": self.url.partition(b"?")[0].decode("latin-1"), "state": {}}
+        scope["state"]["request_id"] = random_hex(32)
+        log_refusal(error, scope, self.client)
+        if running is not None and not running.response_complete:
+            running.keep_alive = False
+            if running.response_started or not running.more_body:
+                return
+            running.disconnected = True  # its work is in vain
+            running.message_event.set()
+        self.write(error, scope)
+        self.leave()
+
+    def write(self, error: ApiError, scope: Scope) -> None:
+        own = {"connection": "close", "x-request-id": scope["state"]["request_id"]}
+        if error.status == 426:
+            own["upgrade"] = "HTTP/1.1"
+        response = error_response(error, scope, own)
+        phrase = http.HTTPStatus(error.status).phrase.encode()
+        fields = [*self.server_state.default_headers, *response.raw_headers]
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\n%b\r\n%b"
+            % (
+                error.status,
+                phrase,
+                b"".join([b"%b: %b\r\n" % field for field in fields]),
+                bytes(response.body),
+            )
+        )
+
+    def leave(self) -> None:
+        """Says that no more will come, and gives the client a moment to read it."""
+        self._closes_at_s = self.loop.time() + LINGER_S
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.registry.leave(self)
+
+    def drop(self) -> None:
+        self._is_deaf = True
+        self.transport.abort()
+
+    def malformed(self, data: bytes, error: Exception) -> ApiError:
+        if self._is_first_read and data.startswith(b"\x16\x03"):
+            return errors.InvalidRequest("This server speaks no TLS: use http:// instead.")
+        if self._is_first_read and data.startswith(b"PRI * HTTP/2"):
+            return errors.UnsupportedHttpVersion(
+                "This server speaks HTTP/1.1: switch HTTP/2 with prior knowledge off."
+            )
+        if isinstance(error, httptools.HttpParserInvalidMethodError):
+            return errors.InvalidRequest("The request is not valid HTTP: no known method.")
+        reason = "" if isinstance(error, httptools.HttpParserCallbackError) else str(error)[:100]
+        return errors.InvalidRequest(
+            f"The request is not valid HTTP: {reason or 'its target can not be read'}."
+        )
+
+    def url_too_long(self) -> ApiError:
+        return errors.UrlTooLong(f"The URL is longer than {MAX_URL_BYTES} bytes.")
+
+    def head_too_large(self) -> ApiError:
+        return errors.HeadersTooLarge(
+            f"The request's headers are more than {MAX_HEADERS} or larger than "
+            f"{self.settings.max_header_bytes} bytes."
+        )
+
+    def odd_chunks(self) -> ApiError:
+        return errors.InvalidRequest(
+            "The body's chunks hold too little for what frames them: send larger ones, or a "
+            "Content-Length."
+        )
+
+    # Time. Called about once a second.
+
+    def check(self, now_s: float) -> None:
+        if self.reads_nothing(now_s):
+            log.warning(
+                "%s did not read its answer for %g s: connection closed",
+                self.address,
+                self.settings.write_timeout_s,
+            )
+            self.drop()
+        elif self._closes_at_s is not None:
+            if now_s >= self._closes_at_s:
+                self.drop()
+        elif self._head_began_s is not None and not self._is_deaf:
+            timeout_s = self.settings.head_timeout_s
+            if now_s - self._head_began_s > timeout_s:
+                self.refuse(
+                    errors.RequestTimeout(
+                        f"The request's head did not arrive within {timeout_s:g} s."
+                    )
+                )
+        elif not self.is_busy:
+            # In a body, the answer was sent before all of it came.
+            is_new = self._num_heads == 0 or self._in_body
+            limit_s = self.settings.head_timeout_s if is_new else self.settings.idle_timeout_s
+            if now_s - self._waits_since_s > limit_s:
+                self.transport.close()
+
+    def reads_nothing(self, now_s: float) -> bool:
+        """Whether an answer is due that the client has not taken for too long."""
+        unsent_bytes = self.transport.get_write_buffer_size()
+        self._taken_bytes += max(0, self._unsent_bytes - unsent_bytes)
+        if not unsent_bytes or self._taken_bytes >= PROGRESS_BYTES:
+            self._progress_s, self._taken_bytes = now_s, 0
+        self._unsent_bytes = unsent_bytes
+        return now_s - self._progress_s > self.settings.write_timeout_s

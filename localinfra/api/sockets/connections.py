@@ -1,0 +1,131 @@
+"""Which connections are open, and who gives way when there are too many. Reads and writes none."""
+
+import logging
+from collections import Counter
+from typing import Protocol
+
+from localinfra.config.settings import ServerSettings
+from localinfra.errors import ApiError, ServerBusy
+
+log = logging.getLogger(__name__)
+
+MAX_LEAVING = 16  # refused, and given a moment to read why
+RETRY_AFTER_S = 1
+
+
+class Closable(Protocol):
+    """A connection, as far as this file sees it."""
+
+    @property
+    def address(self) -> str: ...
+    def drop(self) -> None: ...
+    def check(self, now_s: float) -> None: ...
+
+
+class Connections:
+    """Those of one server. Event loop only.
+
+    States: new → receiving (its head is there) → working → waiting → receiving …, or leaving.
+    Whoever is not being worked for gives way to a newcomer: first who leaves, then who never asked,
+    then who waits between requests, then who is still sending; in each the oldest.
+    """
+
+    def __init__(self, settings: ServerSettings, capacity: int | None = None):
+        """`capacity`: what this process has descriptors for, if it knows."""
+        self.settings = settings
+        self.capacity = min(settings.max_connections, capacity or settings.max_connections)
+        self._all: dict[Closable, None] = {}
+        self._num_from: Counter[str] = Counter()
+        self._leaving: dict[Closable, None] = {}
+        self._new: dict[Closable, None] = {}
+        self._waiting: dict[Closable, None] = {}
+        self._receiving: dict[Closable, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def open(self, connection: Closable) -> ApiError | None:
+        """Counts a new one. Returns why it has to be refused, if it has."""
+        address = connection.address
+        self._all[connection] = None
+        self._num_from[address] += 1
+        limit = self.settings.max_connections_per_address
+        if self._num_from[address] > limit and not is_loopback(address):
+            return ServerBusy(
+                f"More than {limit} connections from {address} are open: close some, or raise "
+                "max_connections_per_address under [server].",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        if len(self._all) > self.capacity:
+            for group in (self._leaving, self._new, self._waiting, self._receiving):
+                if group:
+                    self._make_room(next(iter(group)))
+                    break
+            else:
+                return ServerBusy(
+                    f"All {self.capacity} connections are in use: try again, or raise "
+                    "max_connections under [server] and the limit of open files (ulimit -n).",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+        self._new[connection] = None
+        return None
+
+    def _make_room(self, oldest: Closable) -> None:
+        log.warning(
+            "%d connections are open, as many as may be: the oldest that waits is closed (%s)",
+            self.capacity,
+            oldest.address,
+        )
+        self.forget(oldest)
+        oldest.drop()
+
+    def begin(self, connection: Closable) -> None:
+        """Its request's head is there."""
+        if connection in self._waiting:
+            del self._waiting[connection]
+        else:
+            self._new.pop(connection, None)
+        self._receiving[connection] = None
+
+    def received(self, connection: Closable) -> None:
+        """Its request is there as a whole."""
+        self._receiving.pop(connection, None)
+
+    def wait(self, connection: Closable) -> None:
+        """Its answer is sent."""
+        self._receiving.pop(connection, None)
+        if connection in self._all:
+            self._waiting[connection] = None
+
+    def leave(self, connection: Closable) -> None:
+        """It was refused and is about to be closed."""
+        self._settle(connection)
+        if connection in self._all:
+            if len(self._leaving) >= MAX_LEAVING:
+                oldest = next(iter(self._leaving))
+                self.forget(oldest)
+                oldest.drop()
+            self._leaving[connection] = None
+
+    def forget(self, connection: Closable) -> None:
+        """It is closed. Harmless the second time."""
+        self._settle(connection)
+        if connection in self._all:
+            del self._all[connection]
+            self._num_from[connection.address] -= 1
+            if not self._num_from[connection.address]:
+                del self._num_from[connection.address]
+
+    def _settle(self, connection: Closable) -> None:
+        for group in (self._new, self._waiting, self._receiving, self._leaving):
+            group.pop(connection, None)
+
+    def check(self, now_s: float) -> None:
+        """Has each look at its deadlines."""
+        for connection in list(self._all):
+            connection.check(now_s)
+
+
+def is_loopback(address: str) -> bool:
+    """Every client behind a proxy on this machine has that address; "" is a Unix socket."""
+    return address in ("", "::1") or address.removeprefix("::ffff:").startswith("127.")

@@ -1,0 +1,91 @@
+"""What gpt-oss writes, piece by piece → content, reasoning and tool calls. Pure, as `marked.py`."""
+
+import re
+from collections.abc import Iterator
+
+from localinfra.chat.formats.patterns import JsonScanner
+from localinfra.chat.formats.pieces import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Piece,
+    Thought,
+    joined,
+)
+
+
+class HarmonyParser:
+    """The channels of gpt-oss: `<|channel|>NAME to=functions.F …<|message|>TEXT<|end|>`; analysis
+    is reasoning, what is addressed to a function calls it, everything else is content."""
+
+    NAMES = ("start", "channel", "constrain", "message", "end", "call", "return")
+    SPELLINGS = tuple(f"<|{name}|>" for name in NAMES)
+    MARKS = re.compile(rf"<\|({'|'.join(NAMES)})\|>")
+    LONGEST = max(map(len, SPELLINGS))
+
+    def __init__(self, *, in_body: bool = False):
+        """`in_body`: the prompt has opened a message for the user already."""
+        self._held = ""
+        self._header = ""  # of the message, up to <|message|>
+        self._in_body = in_body
+        self._is_call = False
+        self._scanner = JsonScanner()
+        self._is_complete = False  # the call's arguments
+
+    @property
+    def num_held(self) -> int:
+        return len(self._held)
+
+    def push(self, text: str) -> list[Piece]:
+        self._held += text
+        return joined(self._read(is_all=False))
+
+    def finish(self, *, is_cut: bool = False) -> list[Piece]:
+        at = self._held.rfind("<")
+        if is_cut and at >= 0 and any(m.startswith(self._held[at:]) for m in self.SPELLINGS):
+            self._held = self._held[:at]
+        pieces = [*self._read(is_all=True)]
+        if self._is_complete:  # else the call was cut off
+            pieces += self._end_body()
+        return joined(pieces)
+
+    def _read(self, is_all: bool) -> Iterator[Piece]:
+        while mark := self.MARKS.search(self._held):
+            yield from self._part(self._held[: mark.start()])
+            self._held = self._held[mark.end() :]
+            if mark[1] == "message":
+                self._in_body = True
+                name = re.search(r"to=functions\.([^\s<]+)", self._header)
+                self._is_call = name is not None
+                self._scanner, self._is_complete = JsonScanner(), False
+                if name:
+                    yield CallStart(name[1])
+            elif mark[1] in ("channel", "constrain") and not self._in_body:
+                self._header += f" {mark[1]}:"
+            else:
+                yield from self._end_body()
+                self._header = ""
+        keep = 0
+        if not is_all and (at := self._held.rfind("<", -self.LONGEST)) >= 0:
+            keep = len(self._held) - at  # it may become a mark
+        yield from self._part(self._held[: len(self._held) - keep])
+        self._held = self._held[len(self._held) - keep :]
+
+    def _part(self, text: str) -> Iterator[Piece]:
+        if not text:
+            return
+        if not self._in_body:
+            self._header += text
+        elif self._is_call:
+            self._is_complete |= self._scanner.scan(text) is not None
+            yield CallArguments(text)
+        elif "channel:analysis" in self._header:
+            yield Thought(text)
+        else:
+            yield Content(text)
+
+    def _end_body(self) -> Iterator[Piece]:
+        if self._in_body and self._is_call:
+            yield CallEnd()
+        self._in_body = self._is_call = False

@@ -1,0 +1,241 @@
+"""An answer's text, piece by piece → content, reasoning and tool calls, by its family's marks.
+
+Pure text in, pieces out. However the text is cut, the pieces add up to the same: what may yet turn
+out to be a mark is held back. What only looks like a call stays content.
+"""
+
+from collections.abc import Iterator
+from enum import Enum, auto
+
+from localinfra.chat.formats.families import CallForm, Reasoning
+from localinfra.chat.formats.patterns import (
+    NAME,
+    Found,
+    JsonScanner,
+    Pattern,
+    find_or_hold,
+    skip_blanks,
+)
+from localinfra.chat.formats.pieces import (
+    CallArguments,
+    CallEnd,
+    CallStart,
+    Content,
+    Piece,
+    Thought,
+    joined,
+)
+
+
+class State(Enum):
+    """START → THINKING → START of the content → TEXT → HEADER → ARGUMENTS → AFTER → HEADER … or
+    TEXT again."""
+
+    START = auto()  # nothing but blanks has come, of the answer or after its reasoning
+    THINKING = auto()
+    TEXT = auto()
+    HEADER = auto()  # a trigger has been seen; a call's name is on its way
+    ARGUMENTS = auto()
+    AFTER = auto()  # a call is complete; another, or the end of all of them, may follow
+
+
+class MarkedParser:
+    """Reads what a `Dialect` describes. Both marks are optional: without them all is content."""
+
+    def __init__(
+        self,
+        calls: CallForm | None,
+        reasoning: Reasoning | None = None,
+        *,
+        starts_thinking: bool = False,
+    ):
+        """`starts_thinking`: the prompt has opened the reasoning already."""
+        self._calls = calls
+        self._reasoning = reasoning
+        self._state = State.THINKING if starts_thinking and reasoning else State.START
+        self._may_think = reasoning is not None and not starts_thinking
+        self._held = ""
+        self._is_cut = False  # the answer: no more will come, though there was more to say
+        self._num_dropped = 0  # characters of a mark that was cut off with it
+        self._is_blank = True  # the reasoning so far
+        self._has_thought = False
+        self._has_called = False  # and has said nothing since
+        self._scanner = JsonScanner()
+        if calls:
+            first = calls.opening + calls.before + NAME + calls.between
+            self._first = Pattern(first)
+            self._next = Pattern(calls.separator + calls.before + NAME + calls.between)
+            self._after = Pattern(calls.after)
+            self._closing = Pattern(calls.closing)
+
+    @property
+    def num_held(self) -> int:
+        return len(self._held) + self._num_dropped
+
+    def push(self, text: str) -> list[Piece]:
+        self._held += text
+        return joined(self._read(is_all=False))
+
+    def finish(self, *, is_cut: bool = False) -> list[Piece]:
+        self._is_cut = is_cut
+        return joined(self._read(is_all=True))
+
+    def _read(self, is_all: bool) -> Iterator[Piece]:
+        """Goes on until what is held says no more."""
+        readers = {
+            State.START: self._read_start,
+            State.THINKING: self._read_thought,
+            State.TEXT: self._read_text,
+            State.HEADER: self._read_header,
+            State.ARGUMENTS: self._read_arguments,
+            State.AFTER: self._read_after,
+        }
+        before = None
+        while before != (before := (self._state, len(self._held))):
+            yield from readers[self._state](is_all)
+
+    def _take(self, count: int) -> str:
+        taken, self._held = self._held[:count], self._held[count:]
+        return taken
+
+    def _take_text(self, end: int, is_all: bool) -> str:
+        """Up to `end`, where a mark may begin; if that is all there is, what follows it too."""
+        if not is_all:
+            return self._take(end)
+        text = self._take(len(self._held))
+        if not self._is_cut:
+            return text
+        self._num_dropped += len(text) - end
+        return text[:end]
+
+    def _read_start(self, is_all: bool) -> Iterator[Piece]:
+        """Which marks does it begin with? Blanks before a mark or after reasoning are dropped."""
+        blanks = skip_blanks(self._held, 0)
+        if self._has_thought:
+            self._take(blanks)
+            blanks = 0
+        rest = self._held[blanks:]
+        if not rest:
+            if is_all:
+                yield from self._say(self._take(blanks))
+            return
+        calls, reasoning = self._calls, self._reasoning
+        marks = []
+        if self._may_think and reasoning:
+            marks.append((reasoning.begin, State.THINKING))
+        if calls and calls.prefix:
+            marks.append((calls.prefix, State.START))
+        if calls:
+            marks.append((calls.trigger, State.HEADER))
+        for mark, state in marks:
+            if rest.startswith(mark):
+                self._may_think &= state is not State.THINKING
+                self._take(blanks + (0 if state is State.HEADER else len(mark)))
+                self._state = state
+                return
+        is_beginning = any(mark.startswith(rest) for mark, _ in marks)
+        if is_beginning and self._is_cut:
+            self._num_dropped = len(self._take(len(self._held)))
+        elif is_all or not is_beginning:
+            self._state = State.TEXT
+
+    def _read_thought(self, is_all: bool) -> Iterator[Piece]:
+        assert self._reasoning
+        at, is_there = find_or_hold(self._held, self._reasoning.end)
+        thought = self._take_text(at, is_all and not is_there)
+        if self._is_blank:
+            thought = thought.lstrip()
+        if thought:
+            self._is_blank = False
+            yield Thought(thought)
+        if is_there:
+            self._take(len(self._reasoning.end))
+            self._state, self._has_thought = State.START, True
+
+    def _read_text(self, is_all: bool) -> Iterator[Piece]:
+        """Content, up to a trigger."""
+        if not self._calls or self._calls.only_at_start:
+            yield from self._say(self._take(len(self._held)))
+            return
+        at, is_there = find_or_hold(self._held, self._calls.trigger)
+        if is_all and not is_there:
+            yield from self._say(self._take_text(at, is_all))
+            return
+        # Blanks between content and calls belong to the calls.
+        yield from self._say(self._take(len(self._held[:at].rstrip())))
+        if is_there:
+            self._held = self._held.lstrip()
+            self._state = State.HEADER
+
+    def _read_header(self, is_all: bool) -> Iterator[Piece]:
+        assert self._calls
+        found = self._first.match(self._held, is_all)
+        if found.end is not None:
+            yield from self._start_call(found)
+        elif found.is_cut and (self._is_cut or not self._calls.only_at_start):
+            self._take(len(self._held))  # a call that was cut off before its arguments
+            self._state = State.TEXT
+        elif not found.is_open:
+            self._state = State.TEXT  # it is none; whatever follows its trigger may be
+            yield from self._say(self._take(len(self._calls.trigger)))
+
+    def _start_call(self, found: Found) -> Iterator[Piece]:
+        assert found.end is not None
+        self._take(found.end)
+        self._has_called = True
+        self._scanner = JsonScanner()
+        self._state = State.ARGUMENTS
+        yield CallStart(found.name)
+
+    def _read_arguments(self, is_all: bool) -> Iterator[Piece]:
+        if not self._scanner.has_begun:  # as JSON: however the text is cut, no blanks before it
+            self._take(skip_blanks(self._held, 0))
+        end = self._scanner.scan(self._held)
+        if part := self._take(len(self._held) if end is None else end):
+            yield CallArguments(part)
+        if end is not None:
+            self._state = State.AFTER
+            yield CallEnd()
+
+    def _read_after(self, is_all: bool) -> Iterator[Piece]:
+        """`after`, then another call or the closing mark or neither. Marks that are missing at the
+        end are no content either."""
+        assert self._calls
+        found = self._after.match(self._held, is_all)
+        if found.end is None:
+            if found.is_open:
+                return
+            if found.is_cut:
+                self._take(len(self._held))
+                self._state = State.TEXT
+                return
+            after = 0  # not what was promised: the call stands, and the rest is text
+        else:
+            after = found.end
+        rest = self._held[after:]
+        again = self._first.match(rest.lstrip(), is_all)
+        another = self._next.match(rest, is_all)
+        closing = self._closing.match(rest, is_all)
+        if any(match.is_cut for match in (again, another, closing)) and rest.strip():
+            self._take(len(self._held))  # another call or the closing mark, cut off
+            self._state = State.TEXT
+        elif again.end is not None:
+            self._take(after + len(rest) - len(rest.lstrip()))
+            yield from self._start_call(again)
+        elif another.end is not None:
+            self._take(after)
+            yield from self._start_call(another)
+        elif self._calls.closing and closing.end is not None:
+            self._take(after + closing.end)
+            self._state = State.TEXT
+        elif rest.strip() and not (again.is_open or another.is_open or closing.is_open):
+            self._take(after)
+            self._state = State.TEXT
+        elif is_all:
+            self._take(len(self._held) if not rest.strip() else after)
+            self._state = State.TEXT
+
+    def _say(self, text: str) -> Iterator[Piece]:
+        self._has_called &= not text.strip()
+        if text and not self._has_called:  # blanks after calls are no content
+            yield Content(text)

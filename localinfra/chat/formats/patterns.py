@@ -1,0 +1,110 @@
+"""Patterns over text that comes in parts: each knows whether it may still become a match. Pure."""
+
+import re
+
+import msgspec
+
+MAX_HEADER_CHARS = 512  # of a call before its arguments; what is longer is no call
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What came of matching a pattern from a text's start. `end` is None where it does not match;
+    where it might if more came, `is_open` says so."""
+
+    end: int | None = None
+    is_open: bool = False
+    is_cut: bool = False  # it is the beginning of a match, and no more will come
+    name: str = ""
+
+
+NAME = "\0"  # stands for a function's name in a pattern's text
+
+
+class Pattern:
+    """Literal text in which blanks may be more, fewer or none, as around JSON's punctuation; and a
+    name, which reaches to the literal that follows it."""
+
+    def __init__(self, text: str):
+        self._parts: list[str] = []  # literals, "" for any blanks, NAME
+        for literal in re.findall(r"\s+|\0|[{}\[\],:;]|[^\s\0{}\[\],:;]+", text):
+            if literal.isspace():
+                self._parts.append("")
+            elif literal in "{}[],:;":
+                self._parts += ["", literal, ""]
+            else:
+                self._parts.append(literal)
+
+    def match(self, text: str, is_all: bool = False) -> Found:
+        """`is_all` says that no more text will come."""
+        at, name = 0, ""
+        for index, part in enumerate(self._parts):
+            if part == "":
+                at = skip_blanks(text, at)
+            elif part == NAME:
+                following = next((p for p in self._parts[index + 1 :] if p), "")
+                end = text.find(following, at)
+                if end < 0:
+                    may_be = len(text) <= MAX_HEADER_CHARS
+                    return Found(is_open=may_be and not is_all, is_cut=may_be and is_all)
+                name, at = text[at:end].strip(), end
+            elif text.startswith(part, at):
+                at += len(part)
+            else:
+                is_beginning = part.startswith(text[at:])
+                return Found(is_open=is_beginning and not is_all, is_cut=is_beginning and is_all)
+        return Found(end=at, name=name)
+
+
+def skip_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def find_or_hold(text: str, mark: str) -> tuple[int, bool]:
+    """Where the mark is, or where what may become it begins, or the text's end; and whether it is
+    all there."""
+    if (at := text.find(mark)) >= 0:
+        return at, True
+    for size in range(min(len(mark) - 1, len(text)), 0, -1):
+        if text.endswith(mark[:size]):
+            return len(text) - size, False
+    return len(text), False
+
+
+class JsonScanner:
+    """Finds the end of one JSON value in text that comes in parts."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._is_escaped = False
+        self.has_begun = False
+
+    def scan(self, text: str) -> int | None:
+        """How much of `text` belongs to the value; None if all of it does and more will come."""
+        for at, character in enumerate(text):
+            if self._in_string:
+                if self._is_escaped:
+                    self._is_escaped = False
+                elif character == "\\":
+                    self._is_escaped = True
+                elif character == '"':
+                    self._in_string = False
+                    if not self._depth:
+                        return at + 1
+            elif character == '"':
+                self._in_string = self.has_begun = True
+            elif character in "{[":
+                self._depth += 1
+                self.has_begun = True
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth <= 0:
+                    return at + 1 if not self._depth else at
+            elif not self._depth and (character in ",\n" or character.isspace()):
+                if self.has_begun:
+                    return at  # a number or a word
+            else:
+                self.has_begun = True
+        return None

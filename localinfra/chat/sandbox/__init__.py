@@ -1,0 +1,1 @@
+"""Runs templates that nobody vouches for, within limits. Knows no message and no format."""

@@ -1,0 +1,324 @@
+"""Compiles and runs chat templates that nobody vouches for: they come inside GGUF files.
+
+Owns the Jinja environment. A template reaches plain values and the functions listed here and in
+`filters.py`, within the limits of `meter.py`. What is not listed does not exist for it, because
+much of Jinja and of Python's own methods turns a small input into a huge output.
+"""
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from sys import getsizeof
+from types import BuiltinMethodType, FrameType
+from typing import Any, NoReturn
+
+from jinja2 import Template, nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.ext import Extension, LoopControlExtension
+from jinja2.parser import Parser
+from jinja2.runtime import Context, LoopContext
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.utils import Namespace
+
+from localinfra.chat.sandbox import filters
+from localinfra.chat.sandbox.meter import Buffer, LimitExceeded, Meter, written
+
+MAX_SOURCE_CHARS = 128 << 10  # the longest of 70 published templates has 17,000
+MAX_PARTS = 20_000  # names, operators, spaces …; the largest of those has 3,800
+COMPILE_DEADLINE_S = 5.0
+MAX_INT_BITS = 16_384  # of a product; Python reads literals of up to 4300 digits
+GROWING = frozenset(["*", "**", "%"])  # the others give no more than they take
+
+METHODS: dict[type, frozenset[str]] = {
+    str: frozenset(
+        "strip lstrip rstrip removeprefix removesuffix split rsplit splitlines partition "
+        "rpartition startswith endswith find rfind index rindex count replace join format upper "
+        "lower title capitalize casefold isdigit isnumeric isdecimal isalpha isalnum isspace "
+        "isupper islower".split()
+    ),
+    dict: frozenset(["get", "items", "keys", "values"]),
+    list: frozenset(["index", "count"]),
+    tuple: frozenset(["index", "count"]),
+}
+
+
+class Refusal(Exception):
+    """The template's own `raise_exception`."""
+
+
+def _raise_exception(message: object) -> NoReturn:
+    raise Refusal(str(message))
+
+
+class _Namespace(Namespace):
+    def __repr__(self) -> str:  # Jinja's writes out the attributes, which may hold each other
+        return "<Namespace>"
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what training learns from. When rendering it is transparent."""
+
+    tags = {"generation"}  # noqa: RUF012  # as Extension declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _MeteredCode(CodeGenerator):
+    """Generated code comes by the meter in each loop, branch and macro, and where it makes a value.
+
+    Nothing is computed while compiling: Jinja would fold `'a'|center(10**9)` into a constant.
+    """
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if not isinstance(node, nodes.TemplateData):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
+    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        self.write("environment.text(")
+
+    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
+        self.writeline("environment.tick()")
+        super().blockvisit(nodes, frame)
+
+    def buffer(self, frame: Frame) -> None:
+        frame.buffer = self.temporary_identifier()
+        self.writeline(f"{frame.buffer} = environment.buffer()")
+
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:
+        if node.test:  # runs once per item, outside of any block
+            node.test = nodes.And(nodes.EnvironmentAttribute("tick"), node.test)
+        super().visit_For(node, frame)
+
+    def visit_EnvironmentAttribute(self, node: nodes.EnvironmentAttribute, frame: Frame) -> None:
+        self.write(f"environment.{node.name}()")  # only made above: no template can write one
+
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
+        self.write("(environment.tick() and ")
+        super().visit_Compare(node, frame)
+        self.write(")")
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.concat((")
+        for part in node.nodes:
+            self.write("environment.text(")
+            self.visit(part, frame)
+            self.write("), ")
+        self.write("))")
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
+        self.write("environment.made({")
+        for pair in node.items:
+            self.write("environment.tick() and ")  # hashing a key may take a while
+            self.visit(pair.key, frame)
+            self.write(": ")
+            self.visit(pair.value, frame)
+            self.write(", ")
+        self.write("})")
+
+    def visit_List(self, node: nodes.List, frame: Frame) -> None:
+        self._made(super().visit_List, node, frame)
+
+    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
+        if node.ctx == "load":
+            self._made(super().visit_Tuple, node, frame)
+        else:
+            super().visit_Tuple(node, frame)
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
+        if isinstance(node.arg, nodes.Slice):
+            self._made(super().visit_Getitem, node, frame)
+        else:
+            super().visit_Getitem(node, frame)
+
+    def _made(self, visit: Callable[[Any, Frame], None], node: nodes.Expr, frame: Frame) -> None:
+        self.write("environment.made(")
+        visit(node, frame)
+        self.write(")")
+
+    def _refuse(self, node: nodes.Node, frame: Frame) -> None:
+        self.fail(f"{type(node).__name__} has no meaning in a chat template", node.lineno)
+
+    visit_Block = visit_Include = visit_Import = visit_FromImport = visit_Extends = _refuse
+    visit_EvalContextModifier = visit_ScopedEvalContextModifier = _refuse  # autoescape
+
+
+class _Formatter(SandboxedFormatter):
+    def __init__(self, environment: "Sandbox"):
+        super().__init__(environment)
+        self._meter = environment.meter
+
+    def format_field(self, value: object, format_spec: str) -> str:
+        if re.search(r"\d{4}", format_spec):
+            raise ValueError("the width of a field is too large")
+        text: str = super().format_field(value, format_spec)
+        self._meter.made(text)
+        return text
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Stateless but for the meter of the rendering that runs on each thread."""
+
+    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
+    code_generator_class = _MeteredCode
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            extensions=[LoopControlExtension, _Generation],
+        )
+        self._running = threading.local()
+        bounded_range = self.globals["range"]  # the sandbox's, of at most 100,000
+        self.globals = {
+            "range": bounded_range,
+            "dict": dict,
+            "namespace": _Namespace,
+            "raise_exception": _raise_exception,
+        }
+        self.filters = filters.table(self)
+        self.tests = filters.tests(self)
+
+    @property
+    def meter(self) -> Meter:
+        meter: Meter = self._running.meter
+        return meter
+
+    @property
+    def marks(self) -> str:
+        marks: str = self._running.marks
+        return marks
+
+    def run(
+        self, template: Template, values: Mapping[str, object], meter: Meter, marks: str
+    ) -> str:
+        """Renders on this thread. `marks` are characters that pass `tojson` as they are.
+
+        Raises LimitExceeded, Refusal, or whatever the template does.
+        """
+        self._running.meter, self._running.marks = meter, marks
+        pieces = Buffer(meter)
+        try:
+            for piece in template.root_render_func(template.new_context(dict(values))):
+                pieces.append(piece)
+        finally:  # the meter holds the conversation, and this thread may wait long for its next
+            del self._running.meter, self._running.marks
+        return "".join(pieces)
+
+    def compile_bounded(self, source: str) -> Template:
+        """Raises LimitExceeded for a template out of all proportion, Exception for a wrong one."""
+        if len(source) > MAX_SOURCE_CHARS:
+            raise LimitExceeded(f"it is longer than {MAX_SOURCE_CHARS} characters")
+        with _deadline(COMPILE_DEADLINE_S):
+            if any(True for _ in islice(self.lex(source), MAX_PARTS, None)):
+                raise LimitExceeded("it has too many parts")
+            return self.from_string(source)
+
+    # What generated code calls.
+
+    def tick(self) -> bool:
+        meter: Meter = self._running.meter
+        return meter.tick()
+
+    def made(self, value: object) -> object:
+        meter: Meter = self._running.meter
+        return meter.made(value)
+
+    def text(self, value: object) -> str:
+        meter: Meter = self._running.meter
+        return meter.text(value)
+
+    def buffer(self) -> Buffer:
+        return Buffer(self.meter)
+
+    def concat(self, pieces: Iterable[str]) -> str:
+        pieces = list(pieces)
+        self.meter.spend(sum(map(written, pieces)))
+        return "".join(pieces)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if type(argument) is not str:  # the hash of a tuple may take a while
+            self.meter.tick()
+        return super().getitem(obj, argument)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        meter: Meter = self._running.meter
+        meter.tick()
+        if operator in GROWING:
+            meter.spend(_grown_bytes(meter, operator, left, right))
+        return meter.made(self.binop_table[operator](left, right))
+
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        meter: Meter = self._running.meter
+        meter.tick()
+        if isinstance(obj, BuiltinMethodType) and isinstance(obj.__self__, str):
+            cost = filters.METHOD_BYTES.get(obj.__name__)
+            if cost is not None:
+                meter.spend(cost(obj.__self__, *args, **kwargs))
+        else:  # macros can read all of them as `varargs` and `kwargs`, a namespace keeps them
+            meter.made(args)
+            meter.made(kwargs)
+        return meter.made(super().call(context, obj, *args, **kwargs))
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return super().is_safe_attribute(obj, attr, value) and (
+            not callable(value)
+            or isinstance(obj, Namespace | LoopContext)
+            or attr in METHODS.get(type(obj), ())
+        )
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        is_format = isinstance(value, BuiltinMethodType) and value.__name__ == "format"
+        if not is_format or not isinstance(value.__self__, str):
+            return None
+        template = value.__self__
+        return lambda *args, **kwargs: _Formatter(self).vformat(template, args, kwargs)
+
+
+def _grown_bytes(meter: Meter, operator: str, left: object, right: object) -> int:
+    """Bytes that one of the growing operations may make, before it is computed."""
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length()
+        bits = bits * max(right, 0) if operator == "**" else bits + right.bit_length()
+        if bits > MAX_INT_BITS:
+            raise LimitExceeded("it computes with too large a number")
+    elif operator == "%" and isinstance(left, str):
+        return filters.percent_bytes(meter, left, right)
+    elif operator == "*":
+        if isinstance(left, int):
+            left, right = right, left
+        if isinstance(right, int):
+            once = written(left) if isinstance(left, str) else getsizeof(left)
+            return once * max(right, 0)
+    return 0
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Ends Python code that takes more CPU time, at its next function call.
+
+    For Jinja's compiler, which can't be metered from within. The trace function that was there,
+    a debugger's or coverage's, comes back afterwards.
+    """
+    end = time.thread_time() + seconds
+
+    def on_call(frame: FrameType, event: str, arg: object) -> None:
+        if time.thread_time() > end:
+            raise LimitExceeded(f"compiling it takes more than {seconds:g} s")
+
+    earlier = sys.gettrace()
+    sys.settrace(on_call)
+    try:
+        yield
+    finally:
+        sys.settrace(earlier)
+
+
+SANDBOX = Sandbox()

@@ -1,0 +1,243 @@
+"""JSON Schemas of clients: what can be enforced, and where one asks for more.
+
+Pure. Knows what llguidance does with each keyword; compiles nothing.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import msgspec
+
+from localinfra.chat.messages import Json
+from localinfra.chat.schema.keywords import BOUNDS, inside
+from localinfra.chat.schema.prepared import STRICT, Hard, Leniency, Waiver, prepared, referred
+from localinfra.errors import InvalidRequest
+
+# llguidance ends the process on a chain of 2,000 references.
+MAX_SCHEMA_BYTES = 512 * 1024
+MAX_CHAIN = 200  # levels, with those behind references
+MAX_VALUES = 3000  # names in `required`, and what stands inside `const` and `enum`
+MAX_CHOICES = 20_000  # plain values in `enum`
+MAX_COMBINED = 8  # patterns and formats that one value may have to satisfy: it tries all subsets
+MAX_PATTERN_CHARS = 2000
+MAX_PATTERNS_CHARS = 20_000  # together
+MAX_VISITS = 200_000  # of parts, while patterns are counted: 0.2 s
+MAX_PLAIN_CHARS = 32 * 1024  # of a schema without patterns: they compile in 0.2 s at most
+MAX_PLAIN_ITEMS = 10_000
+
+SCHEMA_MAPS = frozenset(["properties", "patternProperties", "$defs"])
+SCHEMA_LISTS = frozenset(["anyOf", "allOf", "oneOf", "prefixItems"])
+SCHEMAS = frozenset(["items", "additionalProperties"])
+
+# One way to write a value: a small model can't lose itself in blanks, and more tokens are certain.
+WRITING: dict[str, Json] = {
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
+    # No \\u: a name could be written so that it escapes what is said of it.
+    "json_allowed_escapes": 'nrbtf\\"',
+    "coerce_one_of": True,  # whether its choices exclude each other has been looked at
+}
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """The right side of a rule in llguidance's Lark."""
+
+    text: str
+    left_out: tuple[str, ...] = ()  # paths of what it does not say
+    is_plain: bool = False  # of a kind that compiles in milliseconds
+    hard: tuple[Hard, ...] = ()  # keywords that may be why it can't be compiled
+
+
+def json_rule(schema: Json, path: str, waiver: Waiver = STRICT) -> Rule:
+    """Raises UnsupportedParameter naming the path of what can't be enforced, InvalidRequest where
+    it is no schema or too large.
+    """
+    if waiver.level is Leniency.ALL:
+        schema = {}  # however it is
+    try:
+        text = msgspec.json.encode(schema)
+    except RecursionError:
+        raise InvalidRequest("The schema is nested too deeply.", path) from None
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise InvalidRequest(
+            f"The schema has {len(text)} bytes; at most {MAX_SCHEMA_BYTES} can be enforced.", path
+        )
+    found = prepared(schema, path, waiver)
+    check_size(found.schema, path)
+    known = list(objects(found.schema))
+    is_simple = not any(combines(part) for part in known)
+    plain = closed(found.schema) if is_simple else found.schema
+    assert isinstance(plain, dict)
+    body = msgspec.json.encode({**plain, "x-guidance": WRITING}).decode()
+    is_plain = is_simple and len(body) <= MAX_PLAIN_CHARS and not any(map(is_hard, known))
+    return Rule(f"%json {body}", found.left_out, is_plain, found.hard)
+
+
+def is_hard(schema: dict[str, Json]) -> bool:
+    """Whether llguidance may take longer over it than its size tells."""
+    numbers = [schema[key] for key in BOUNDS if key in schema]
+    counts = [schema[key] for key in ("minItems", "maxItems") if key in schema]
+    return (
+        bool(schema.keys() & {"pattern", "patternProperties", "multipleOf"})
+        or any(isinstance(each, float) and each and abs(each) < 1e-9 for each in numbers)
+        or any(isinstance(each, int | float) and each > MAX_PLAIN_ITEMS for each in counts)
+    )
+
+
+def check_size(schema: dict[str, Json], path: str) -> None:
+    """Refuses what would take llguidance too long or too deep."""
+    known = list(objects(schema))
+    patterns = [part["pattern"] for part in known if isinstance(part.get("pattern"), str)]
+    for part in known:
+        named = part.get("patternProperties")
+        patterns += named if isinstance(named, dict) else ()
+    num_formats = sum("format" in part for part in known)
+    lengths = [len(str(pattern)) for pattern in patterns]
+    if max(lengths, default=0) > MAX_PATTERN_CHARS or sum(lengths) > MAX_PATTERNS_CHARS:
+        raise InvalidRequest(
+            f"A pattern can have {MAX_PATTERN_CHARS} characters, all together "
+            f"{MAX_PATTERNS_CHARS}.",
+            path,
+        )
+    check_values(known, path)
+    try:
+        levels = longest_chain(schema)
+    except RecursionError:
+        levels = MAX_CHAIN + 1
+    if levels > MAX_CHAIN:
+        raise InvalidRequest(
+            f"The schema has more than {MAX_CHAIN} levels, with those behind references.", path
+        )
+    visits = itertools.count()
+    for part in known if len(patterns) + num_formats > MAX_COMBINED else ():
+        if intersects(part) and num_patterns(schema, part, visits) > MAX_COMBINED:
+            raise InvalidRequest(
+                f"A value would have to satisfy more than {MAX_COMBINED} patterns and formats at "
+                "once (allOf, or others beside $ref); join them into fewer.",
+                path,
+            )
+
+
+def check_values(known: list[dict[str, Json]], path: str) -> None:
+    num_values = num_choices = 0
+    for part in known:
+        required = part.get("required")
+        num_values += len(required) if isinstance(required, list) else 0
+        num_values += count(part.get("const"))
+        choices = part.get("enum")
+        for choice in choices if isinstance(choices, list) else ():
+            num_choices += 1
+            num_values += count(choice) if isinstance(choice, dict | list) else 0
+    if num_values > MAX_VALUES or num_choices > MAX_CHOICES:
+        raise InvalidRequest(
+            f"The schema has {num_values} names in required and values inside const and enum, of "
+            f"which {MAX_VALUES} can be enforced, and {num_choices} choices, of {MAX_CHOICES}.",
+            path,
+        )
+
+
+def count(value: Json) -> int:
+    """Values and names inside."""
+    found = list(inside(value))
+    return len(found) + sum(len(item) for item in found if isinstance(item, dict))
+
+
+def intersects(schema: dict[str, Json]) -> bool:
+    """Whether a value has to satisfy two schemas at once."""
+    together = schema.get("allOf")
+    count = len(together) if isinstance(together, list) else 0
+    others = schema.keys() - {"$defs", "allOf"}
+    return count + len(others) > 1 and (count > 0 or bool(others & {"anyOf", "oneOf", "$ref"}))
+
+
+def num_patterns(root: dict[str, Json], schema: Json, visits: Iterator[int]) -> int:
+    """Patterns and formats in a schema and behind its references, each as often as it is said.
+    `visits` counts the parts looked at; with too many of them the count is infinite."""
+    seen: set[int] = set()
+
+    def below(part: Json) -> int:
+        if not isinstance(part, dict) or id(part) in seen:
+            return 0
+        seen.add(id(part))
+        if next(visits) > MAX_VISITS:
+            return MAX_COMBINED + 1
+        named = part.get("patternProperties")
+        own = ("pattern" in part) + ("format" in part)
+        own += len(named) if isinstance(named, dict) else 0
+        inner = list(parts(part))
+        if isinstance(reference := part.get("$ref"), str):
+            inner.append(referred(root, reference))
+        return own + sum(map(below, inner))
+
+    return below(schema)
+
+
+def longest_chain(root: dict[str, Json]) -> int:
+    """Levels of schemas below each other; what refers back to itself counts once."""
+    levels: dict[int, int] = {}
+
+    def below(schema: Json) -> int:
+        if not isinstance(schema, dict):
+            return 0
+        if id(schema) not in levels:
+            levels[id(schema)] = 0  # for who refers back to it
+            inner = list(parts(schema))
+            if isinstance(reference := schema.get("$ref"), str):
+                inner.append(referred(root, reference))
+            levels[id(schema)] = 1 + max(map(below, inner), default=0)
+        return levels[id(schema)]
+
+    return below(root)
+
+
+def parts(schema: dict[str, Json]) -> Iterator[Json]:
+    """The schemas in it."""
+    for key, value in schema.items():
+        if key in SCHEMA_MAPS and isinstance(value, dict):
+            yield from value.values()
+        elif key in SCHEMA_LISTS and isinstance(value, list):
+            yield from value
+        elif key in SCHEMAS:
+            yield value
+
+
+def combines(schema: dict[str, Json]) -> bool:
+    """Whether a value has to satisfy several schemas at once, each of which says a part."""
+    says = schema.keys() - {"$defs"}
+    return "allOf" in says or (len(says) > 1 and bool(says & {"anyOf", "oneOf", "$ref"}))
+
+
+def objects(schema: Json) -> Iterator[dict[str, Json]]:
+    """The schema and all in it that have keywords."""
+    if isinstance(schema, dict):
+        yield schema
+        for part in parts(schema):
+            yield from objects(part)
+
+
+def closed(schema: Json) -> Json:
+    """The same, where objects that name their properties and don't mention others have no others:
+    what everyone means, and a small model would go on inventing some. Only for schemas of which no
+    part `combines`."""
+    if not isinstance(schema, dict):
+        return schema
+    result: dict[str, Json] = {}
+    for key, value in schema.items():
+        if key in SCHEMA_MAPS and isinstance(value, dict):
+            result[key] = {name: closed(part) for name, part in value.items()}
+        elif key in SCHEMA_LISTS and isinstance(value, list):
+            result[key] = [closed(part) for part in value]
+        elif key in SCHEMAS:
+            result[key] = closed(value)
+        else:
+            result[key] = value
+    properties = result.get("properties")
+    mentions_others = any(key in result for key in ("additionalProperties", "patternProperties"))
+    if isinstance(properties, dict) and properties and not mentions_others:
+        required = result.get("required", [])
+        counts = result.get("minProperties", 0)
+        is_enough = isinstance(counts, int | float) and counts <= len(properties)
+        if isinstance(required, list) and is_enough and all(n in properties for n in required):
+            result["additionalProperties"] = False
+    return result

@@ -1,0 +1,225 @@
+"""The settings file: found, read once, and its `[server]` table decoded.
+
+The `[model."NAME"]` tables pass through raw: `models/catalog.py` gives them their meaning.
+Secrets live here; nothing here prints or logs them.
+"""
+
+import codecs
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from localinfra.config.tables import decode, suggestion
+from localinfra.errors import ConfigError
+
+PACKAGE = Path(__file__).parent.parent
+MIB = 1024 * 1024
+TABLES = ("server", "model")
+FOREIGN_MARKS = (  # UTF-16's little-endian mark begins UTF-32's
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+# Visible ASCII, since it has to travel in an HTTP header.
+ApiKey = Annotated[
+    str,
+    Meta(
+        pattern=r"^[\x21-\x7e]+$",
+        description="a key of visible ASCII characters, without spaces",
+        extra={"secret": True},
+    ),
+]
+Host = Annotated[
+    str, Meta(pattern=r"^[^\s/]+$", description='a host name or address such as "192.168.1.20"')
+]
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z][a-z0-9+.-]*://[^\s/]+$",
+        description='an origin such as "https://app.example.org", without a path',
+    ),
+]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_LEVELS = get_args(LogLevel)
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[server]` table."""
+
+    # `scripts/make_settings_doc` copies these comments into docs/settings.md.
+
+    host: Host = "localhost"  # address to listen on; localhost is 127.0.0.1 and ::1
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  # 0 takes any free port
+    api_keys: tuple[ApiKey, ...] = ()  # a request needs one of them; with none, all may call
+    allow_unauthenticated: bool = False  # listen beyond loopback without a key
+    allowed_hosts: tuple[Host, ...] = ()  # Host headers taken besides loopback's and `host`
+    allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB  # largest request body
+    body_timeout_s: Seconds = 30.0  # longest wait for a whole request body
+    max_unfinished_bytes: Annotated[int, Meta(ge=1024)] = (
+        64 * MIB
+    )  # largest sum of bodies still arriving
+    max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # largest head of a request
+    head_timeout_s: Seconds = 10.0  # longest wait for the head of a request
+    # how long an unused connection stays open: longer than most clients keep theirs
+    idle_timeout_s: Seconds = 120.0
+    write_timeout_s: Seconds = 60.0  # longest wait for a client to read some of its answer
+    max_connections: Annotated[int, Meta(ge=1)] = 1024  # most connections at the same time
+    max_connections_per_address: Annotated[int, Meta(ge=1)] = (
+        256  # of one address; loopback has no limit
+    )
+    max_queue: Annotated[int, Meta(ge=1)] = (
+        256  # most choices waiting for one model; more get a 429
+    )
+    # clients with different keys reuse each other's computed prompts; `cached_tokens` and the time
+    # to the first token then tell one what another has asked
+    share_prefixes: bool = False
+    # how long running answers may go on after SIGTERM or Ctrl-C; `docker stop` kills after 10 s,
+    # the last of which are for telling clients and freeing models
+    shutdown_timeout_s: Seconds = 6.0
+    watchdog_s: Seconds = 120.0  # a model that makes no step for this long is loaded again
+    keepalive_s: Seconds = 15.0  # a stream silent for this long gets a sign of life
+    image_urls_s: Seconds = 3600.0  # how long images asked for by URL are kept
+    fallback_model: str | None = None  # answers for model names the file does not know
+    # used where a request names no seed, so that the same request gets the same answer; without it,
+    # each gets another seed
+    default_seed: Annotated[int, Meta(ge=0, le=4_294_967_295)] | None = None
+    keep_costs: bool = True  # write what keys use into the cache, for `localinfra costs`
+    log_level: LogLevel = "info"  # debug also logs every request
+
+    def __repr__(self) -> str:
+        hidden = f"<{len(self.api_keys)} hidden>"
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown = ", ".join(f"{k}={v!r}" for k, v in (values | {"api_keys": hidden}).items())
+        return f"ServerSettings({shown})"
+
+    def check_exposure(self) -> None:
+        """Raises ConfigError if other machines could use the server without a key."""
+        if not (self.api_keys or self.allow_unauthenticated or is_loopback(self.host)):
+            raise ConfigError(
+                f"serving on {self.host} without an API key would let anyone who reaches this "
+                "machine use its models: set api_keys in [server] or LOCALINFRA_API_KEYS, or "
+                "allow_unauthenticated = true in [server] if something else guards the address"
+            )
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A settings file after reading. Relative paths in it start at `folder`."""
+
+    path: Path
+    server: ServerSettings
+    models: Mapping[str, object]  # the raw [model."NAME"] tables, for catalog.load
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+
+def load(path: Path | None = None) -> Config:
+    """Reads the settings from `path`, else from $LOCALINFRA_CONFIG, else the shipped ones.
+
+    $LOCALINFRA_API_KEYS (comma separated) takes the place of the file's api_keys.
+    Raises ConfigError for an absent or unreadable file, bad TOML, and wrong keys or values.
+    """
+    path = find_file(path)
+    return read(read_toml(path), path)
+
+
+def read(tables: Mapping[str, object], path: Path) -> Config:
+    """Settings from the tables of a file; `path` is where mistakes are said to be, and relative
+    paths start in its folder. Raises ConfigError for wrong tables, keys or values."""
+    for name in tables:
+        if name not in TABLES:
+            raise ConfigError(f"{path}: {name}: unknown table; {suggestion(name, TABLES)}")
+    return Config(
+        path=path,
+        server=server_settings(subtable(tables, "server", path), path),
+        models=subtable(tables, "model", path),
+    )
+
+
+def server_settings(table: Mapping[str, object], path: Path) -> ServerSettings:
+    settings = decode(table, ServerSettings, f"{path}: [server]")
+    keys = [key.strip() for key in os.environ.get("LOCALINFRA_API_KEYS", "").split(",")]
+    if not any(keys):  # empty means unset: a lost variable must not open the server
+        return settings
+    from_env = {"api_keys": [key for key in keys if key]}
+    api_keys = decode(from_env, ServerSettings, "environment LOCALINFRA_API_KEYS:").api_keys
+    return msgspec.structs.replace(settings, api_keys=api_keys)
+
+
+def find_file(path: Path | None) -> Path:
+    """Returns the settings file to read; raises ConfigError naming the one that isn't there."""
+    if path is None and (named := os.environ.get("LOCALINFRA_CONFIG")):
+        path = Path(named).expanduser()
+    if path is not None:
+        if path.is_dir():
+            raise ConfigError(f"{path}: a folder; name the settings file in it")
+        if not path.exists():
+            raise ConfigError(f"{path}: no such settings file; the one shipped is {shipped_file()}")
+        return path
+    return shipped_file()
+
+
+def shipped_file() -> Path:
+    """The default models.toml: inside an installed package, beside the package in a checkout."""
+    inside = PACKAGE / "models.toml"
+    return inside if inside.is_file() else PACKAGE.parent / "models.toml"
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    try:
+        text = read_text(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, whose text ends with the line and column
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
+
+
+def read_text(path: Path) -> str:
+    """A text as editors save it, with a byte order mark or without.
+
+    Raises OSError, and ValueError in words for a reader if it is not UTF-8.
+    """
+    data = path.read_bytes()
+    encoding = next((name for mark, name in FOREIGN_MARKS if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data:
+        encoding = "UTF-16 or no text at all"
+    if encoding:
+        raise ValueError(f"not UTF-8 text but {encoding}: save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"not UTF-8 text (at line {line}): save it as UTF-8") from None
+
+
+def subtable(tables: Mapping[str, object], name: str, path: Path) -> dict[str, object]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        example = '[model."NAME"]' if name == "model" else f"[{name}]"
+        raise ConfigError(f"{path}: {name}: expected a table, written {example}")
+    return table
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`. A name other than localhost may mean anything."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.casefold() == "localhost"

@@ -1,0 +1,242 @@
+"""Catalogue entries of embedders and rerankers → models in memory.
+
+Blocking; the pool calls it in a thread. On CPUs what is fastest is found once, by a process of its
+own (`embed/prepare.py`). Meanwhile torch computes, and then what was found takes its place; from
+the next start on this process needs no torch where another library gives the same.
+"""
+
+import gc
+import importlib.util
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from localinfra import cache, install, machine
+from localinfra.backend_detect import look
+from localinfra.embed import plan as plans
+from localinfra.embed.encoder import Description, Encoder, Kind
+from localinfra.embed.gguf import load_gguf_embedder
+from localinfra.embed.graph_encoders import OnnxEncoder, OpenVinoEncoder
+from localinfra.embed.measuring import Measurement
+from localinfra.embed.model import EmbeddingModel, RerankModel
+from localinfra.embed.plan import Plan
+from localinfra.embed.tokenizer import FastTokenizer
+from localinfra.embed.worker import Worker
+from localinfra.errors import ModelUnavailable
+from localinfra.models.catalog import EmbeddingModelEntry, EncoderEntry, RerankModelEntry
+from localinfra.models.sources import locate
+
+logger = logging.getLogger(__name__)
+
+NEEDED = {"onnx": ("onnxruntime", "onnxscript"), "openvino": ("openvino", "onnxscript")}
+
+
+class Wanted(NamedTuple):
+    """An encoder and how models.toml wants it computed, on the CPU."""
+
+    name: str
+    entry: EncoderEntry
+    folder: Path
+    kind: Kind
+
+    @property
+    def threads(self) -> int:
+        return self.entry.threads or machine.usable_cores()
+
+    @property
+    def ways(self) -> tuple[str, ...] | None:
+        """To be tried; None: all."""
+        return None if self.entry.backend == "auto" else (self.entry.backend,)
+
+    def place(self, ways: tuple[str, ...] | None) -> Path:
+        """Of the plan that has tried these."""
+        length = self.entry.context_length
+        identity = plans.fingerprint(
+            self.folder, self.kind, machine.cpu(), self.threads, length, ways
+        )
+        return plans.place(machine.cache_folder("encoders"), self.folder, identity)
+
+
+class Loaded(NamedTuple):
+    encoder: Encoder
+    description: Description
+    tokenizer: FastTokenizer
+    unmeasured: Wanted | None = None  # a better way to compute it may be found
+
+
+def served(name: str, loaded: Loaded, max_waiting: int) -> tuple[Worker, Measurement | None]:
+    """The worker of an encoder, and what looks for a better one beside it."""
+    worker = Worker(loaded.encoder, name=name, max_waiting=max_waiting)
+    if loaded.unmeasured is None:
+        return worker, None
+    measurement = measurement_of(loaded.unmeasured, worker)
+    measurement.start()
+    return worker, measurement
+
+
+def load_embedding_model(name: str, entry: EmbeddingModelEntry, max_waiting: int) -> EmbeddingModel:
+    """Raises ModelUnavailable with what to do."""
+    path = locate(name, entry.source)
+    if path.suffix == ".gguf":
+        return load_gguf_embedder(name, entry, path, max_waiting)
+    loaded = load_encoder(name, entry, path, "embedding")
+    if entry.dimensions not in (None, loaded.description.width):
+        logger.warning(
+            "%s has %d dimensions, not %d as models.toml says",
+            name, loaded.description.width, entry.dimensions,
+        )  # fmt: skip
+    described = loaded.description
+    prompts = {**described.prompts, **entry.prompts}
+    worker, measurement = served(name, loaded, max_waiting)
+    return EmbeddingModel(
+        name, entry, worker, loaded.tokenizer, prompts, described.default_prompt, measurement
+    )
+
+
+def load_rerank_model(name: str, entry: RerankModelEntry, max_waiting: int) -> RerankModel:
+    """Raises ModelUnavailable with what to do."""
+    loaded = load_encoder(name, entry, locate(name, entry.source), "rerank")
+    worker, measurement = served(name, loaded, max_waiting)
+    return RerankModel(name, entry, worker, loaded.tokenizer, measurement)
+
+
+def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Loaded:
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise ModelUnavailable(
+            f"{name} needs sentence-transformers, which is not installed: "
+            f"{install.extra('embeddings')}. A GGUF file of an embedder works without it.",
+            "model",
+        )
+    device, is_float32 = device_of(entry), entry.dtype in ("auto", "float32")
+    if entry.backend in ("onnx", "openvino") and (device != "cpu" or not is_float32):
+        raise ModelUnavailable(
+            f'{name}: backend = "{entry.backend}" computes on the CPU and in float32 or what is as '
+            'exact. Set device = "cpu" and leave dtype out, or backend = "torch".',
+            "model",
+        )
+    if entry.backend == "torch" or device != "cpu" or not is_float32:
+        return load_torch(name, entry, folder, kind, device, entry.dtype)
+    wanted = Wanted(name, entry, folder, kind)
+    if missing := [lib for lib in NEEDED.get(entry.backend, ()) if not is_installed(lib)]:
+        raise ModelUnavailable(
+            f"{name} can't be computed by {entry.backend}: pip install {' '.join(missing)}, or set "
+            'backend = "auto" for it in models.toml.',
+            "model",
+        )
+    cache.sweep_if_free(machine.cache_folder("encoders"))
+    if found := known_plan(wanted):
+        return load_planned(wanted, *found)
+    logger.info("%s is computed by torch at first", name)
+    loaded = load_torch(name, entry, folder, kind, device, "float32")
+    return loaded._replace(unmeasured=wanted)
+
+
+def is_installed(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
+
+
+def known_plan(wanted: Wanted) -> tuple[Path, Plan] | None:
+    """Where it is kept, and what it says."""
+    for ways in dict.fromkeys((None, wanted.ways)):  # one that has tried all will do for each
+        place = wanted.place(ways)
+        if (plan := plans.load(place)) is not None:
+            return place, plan
+    return None
+
+
+def chosen_way(wanted: Wanted, plan: Plan) -> str:
+    """Raises ModelUnavailable where models.toml wants one that can't be had."""
+    backend = wanted.entry.backend
+    if backend == "auto":
+        return plan.fastest(exact=wanted.entry.dtype == "float32")
+    if backend not in plan.measured:
+        raise ModelUnavailable(
+            f"{wanted.name} can't be computed by {backend}, which does not know this model's "
+            'operations. Set backend = "auto" for it in models.toml.',
+            "model",
+        )
+    return backend
+
+
+def load_planned(wanted: Wanted, place: Path, plan: Plan) -> Loaded:
+    chosen = chosen_way(wanted, plan)
+    logger.info("%s is computed by %s: %s", wanted.name, chosen, told(plan))
+    if chosen.startswith("torch"):
+        dtype = "bfloat16" if chosen == "torch-bf16" else "float32"
+        return load_torch(wanted.name, wanted.entry, wanted.folder, wanted.kind, "cpu", dtype)
+    encoder = graph_encoder(chosen, place / plans.GRAPH, plan.description, wanted.entry)
+    tokenizer = FastTokenizer((place / plans.TOKENIZER).read_text(), plan.description.max_tokens)
+    return Loaded(encoder, plan.description, tokenizer)
+
+
+def measurement_of(wanted: Wanted, worker: Worker) -> Measurement:
+    """Looks for what computes it fastest, and has the worker use that."""
+    place = wanted.place(wanted.ways)
+    length = wanted.entry.context_length
+    request = plans.Request(
+        str(wanted.folder), wanted.kind, "", wanted.threads, length, wanted.ways
+    )
+
+    def use(plan: Plan) -> None:
+        if chosen_way(wanted, plan) == "torch":
+            logger.info("%s stays with torch: %s", wanted.name, told(plan))
+        else:
+            worker.replace(load_planned(wanted, place, plan).encoder)
+            # What torch held is in cycles, and frozen with the rest when it was loaded.
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
+
+    return Measurement(wanted.name, request, place, use)
+
+
+def graph_encoder(
+    chosen: str, graph: Path, description: Description, entry: EncoderEntry
+) -> Encoder:
+    threads = entry.threads or machine.usable_cores()
+    if chosen == "onnx":
+        return OnnxEncoder(graph, description, threads=threads, batch_tokens=entry.batch_tokens)
+    precision = "bf16" if chosen == "openvino-bf16" else "f32"
+    return OpenVinoEncoder(
+        graph, description, threads=threads, precision=precision, batch_tokens=entry.batch_tokens
+    )
+
+
+def load_torch(
+    name: str, entry: EncoderEntry, folder: Path, kind: Kind, device: str, dtype: str
+) -> Loaded:
+    from localinfra.embed.torch_encoder import TorchEncoder
+
+    encoder = TorchEncoder(
+        folder,
+        kind,
+        device=device,
+        dtype="float32" if dtype == "auto" else dtype,
+        threads=entry.threads or machine.usable_cores() if device == "cpu" else None,
+        batch_tokens=entry.batch_tokens,
+        max_tokens=entry.context_length,
+    )
+    tokenizer = FastTokenizer(encoder.tokenizer_json, encoder.description.max_tokens)
+    return Loaded(encoder, encoder.description, tokenizer)
+
+
+def device_of(entry: EncoderEntry) -> str:
+    """Asks torch, which takes seconds to load, only where the machine has a GPU."""
+    if entry.device != "auto":
+        return entry.device
+    found = look()
+    if found.nvidia_gpu or (found.system, found.machine) == ("Darwin", "arm64"):
+        from localinfra.embed.torch_encoder import usable_gpu
+
+        return usable_gpu() or "cpu"
+    return "cpu"
+
+
+def told(plan: Plan) -> str:
+    """Each way's milliseconds for a short text and for a batch."""
+    parts = [
+        f"{name} {1000 * result.short_s:.1f} / {1000 * result.mixed_s:.0f} ms"
+        f"{'' if result.is_near else ' (other vectors)'}"
+        for name, result in plan.measured.items()
+    ]
+    return ", ".join(parts)

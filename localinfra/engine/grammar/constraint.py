@@ -1,0 +1,375 @@
+"""What a choice may say next by its grammar: a mask over the vocabulary, and tokens it forces.
+
+With `probe.py` the only importer of llguidance besides `llama/`, which hands it the
+vocabulary. Compiling takes milliseconds to seconds and runs wherever the caller likes; each choice
+follows the compiled grammar with a state of its own on the engine's thread, where every call is
+bounded: grammars are compiled with `no_forcing`, since llguidance would compute forced text to its
+end, and some has none.
+"""
+
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from numpy.typing import NDArray
+
+from localinfra.engine.grammar.errors import not_compiled, reason
+from localinfra.engine.grammar.json_loops import (
+    PLACES,
+    JsonLoops,
+    Place,
+    Turn,
+    closing_quote,
+    turn_of,
+)
+from localinfra.engine.grammar.probe import LIMITS
+from localinfra.engine.grammar.prober import Prober
+from localinfra.errors import InvalidRequest
+
+T = TypeVar("T")
+
+JSON_MARK = re.compile(rb'[",{}\[\]]')
+
+MAX_CACHED = 64  # compiled grammars; one of a usual schema takes some 100 kB
+# What the cached ones have taken to compile and to follow, together: a measure of their size, since
+# what llguidance computes it keeps, 80 MB a second at most (and far less where it only looks up).
+MAX_CACHED_S = 2.0
+
+MAX_FORCED_BYTES = 120  # looked for at a time: some 30 tokens, at 25 µs a byte
+MAX_FORCING_S = 0.005
+MAX_BEGINNINGS = 64  # words of a mask with several tokens in it; more begin with several bytes
+# Processor time that a choice's calls may take beyond what is usual, all together.
+USUAL_CALL_S = 0.02
+MAX_EXTRA_S = 0.5
+MAX_RENEWAL_S = 0.1  # a grammar that compiled in this time is compiled again on the engine's thread
+
+
+NOTHING = np.zeros(0, np.intp)
+
+
+class Vocabulary:
+    """llguidance's view of a model's tokens, and the bytes they begin with."""
+
+    def __init__(self, tokenizer: LLTokenizer):
+        self.tokenizer = tokenizer
+        self.size: int = tokenizer.vocab_size
+        # [vocab] the first byte of a token's text; -1 of those that have none.
+        self.first = np.full(self.size, -1, np.int16)
+        self.lengths = np.zeros(self.size, np.int16)  # [vocab] bytes of these texts
+        self.of_byte: dict[int, int] = {}  # a byte → the token of it alone
+        self.marked: dict[int, bytes] = {}  # tokens with a character that is JSON's in them
+        self.closing: dict[bytes, list[int]] = {}  # those with a quote, by what is before it
+        # Those that open a container or end an item, by where they begin and which one.
+        self.turning: dict[Place, dict[Turn, list[int]]] = {place: {} for place in PLACES}
+        for token in range(self.size):
+            if not tokenizer.is_special_token(token):
+                text = tokenizer.decode_bytes([token])
+                if text and text[0] != 0xFF:
+                    self.first[token], self.lengths[token] = text[0], len(text)
+                    if JSON_MARK.search(text):
+                        self.marked[token] = text
+                        for place, turning in self.turning.items():
+                            if turn := turn_of(text, place):
+                                turning.setdefault(turn, []).append(token)
+                    if (end := closing_quote(text, False)) >= 0:
+                        self.closing.setdefault(text[:end], []).append(token)
+                    if len(text) == 1:
+                        self.of_byte.setdefault(text[0], token)
+        self.unquoted = np.flatnonzero(self.first != ord('"'))
+
+
+class Grammar:
+    """A compiled grammar. Any number of choices may follow it at once.
+
+    Their states share what llguidance has computed, and with it some of its failures: see
+    `Constraint`.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        matcher: LLMatcher,
+        vocabulary: Vocabulary,
+        seconds: float,
+        free_json: bytes | None = None,
+    ):
+        """`free_json`: the text is any JSON, where there is no reasoning up to this mark before."""
+        self.free_json = free_json
+        self.vocabulary = vocabulary
+        self.work_s = seconds  # of processor time, in it and in what follows it
+        self.is_broken = False  # one of its followers failed; no new one should share that
+        self.num_followers = 0
+        self._compile_s = seconds
+        self._source = source
+        self._matcher = matcher
+
+    def follow(self) -> "Constraint":
+        self.num_followers += 1
+        return Constraint(self, self._matcher.deep_copy())
+
+    def renewed(self) -> LLMatcher | None:
+        """A matcher that shares nothing; None where that takes too long."""
+        if self._compile_s > MAX_RENEWAL_S:
+            return None
+        return compiled(self.vocabulary, self._source)
+
+
+class Constraint:
+    """Where one choice is in its grammar. The engine's thread only.
+
+    A failure, llguidance's limits among them, is this choice's alone: where the cause may lie in
+    what it shares with others, it goes on with a matcher of its own first.
+    """
+
+    def __init__(self, grammar: Grammar, matcher: LLMatcher):
+        self._grammar = grammar
+        self._vocabulary = grammar.vocabulary
+        self._matcher = matcher
+        self._mask = np.zeros((self._vocabulary.size + 31) // 32, np.uint32)
+        self._tokens: list[int] = []
+        self._is_alone = False
+        self._extra_s = 0.0
+        self._loops = None if grammar.free_json is None else JsonLoops(grammar.free_json)
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing but the end can follow."""
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+    def allows(self, token: int) -> bool:
+        if self._is_loop(token):
+            return False
+        return bool(self._call(lambda: self._matcher.validate_tokens([token])) == 1)
+
+    def forbid(self, row: NDArray[np.float32]) -> None:
+        """Sets the logits [num_vocab] of all tokens that can't come next to -inf.
+
+        Raises InvalidRequest where the grammar turns out to be too complex.
+        """
+        self._call(lambda: self._compute_mask(self._matcher))
+        bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=len(row))
+        if len(looping := self._looping()):
+            others = bits.copy()
+            others[looping] = 0
+            bits = others if others.any() else bits
+        np.copyto(row, -np.inf, where=bits == 0)
+
+    def _looping(self) -> Sequence[int] | NDArray[np.intp]:
+        """Tokens that would go on with a loop."""
+        loops, vocabulary = self._loops, self._vocabulary
+        if loops is None:
+            return ()
+        if loops.has_phrase:
+            return vocabulary.unquoted
+        if endings := loops.name_endings:
+            return [token for end in endings for token in vocabulary.closing.get(end, ())]
+        if loops.is_filled:
+            turning = vocabulary.turning[loops.place].items()
+            return [token for turn, each in turning if loops.is_too_much(turn) for token in each]
+        return ()
+
+    def _is_loop(self, token: int) -> bool:
+        """Whether it is among those."""
+        loops, text = self._loops, self._vocabulary.marked.get(token, b"")
+        if loops is None:
+            return False
+        if loops.has_phrase:
+            return not text.startswith(b'"')
+        if endings := loops.name_endings:
+            end = closing_quote(text, False)
+            return end >= 0 and text[:end] in endings
+        return loops.is_filled and loops.goes_on(text)
+
+    def accept(self, token: int) -> None:
+        """The token, one of those allowed, is the next. Raises as `forbid`."""
+        self._call(lambda: self._matcher.consume_token(token))
+        self._tokens.append(token)
+        if self._loops and self._vocabulary.first[token] >= 0:
+            self._loops.push(self._vocabulary.tokenizer.decode_bytes([token]))
+
+    def forced(self) -> list[int]:
+        """Tokens that come next in any case, as the tokenizer itself would cut their text; they
+        still have to be accepted. Where much is forced, some of it. Raises as `forbid`."""
+        return self._call(self._forced)
+
+    def _forced(self) -> list[int]:
+        if self._matcher.is_stopped():
+            return []
+        walker, text = self._matcher, bytearray()
+        longest: list[int] = []  # bytes of the longest token that may begin at each of the text's
+        deadline_s = time.thread_time() + MAX_FORCING_S
+        while len(text) < MAX_FORCED_BYTES and time.thread_time() < deadline_s:
+            allowed = self._beginning_alike(walker)
+            if not len(allowed):
+                break
+            byte = int(self._vocabulary.first[allowed[0]])
+            if byte < 0 and not text and len(allowed) == 1:
+                return [int(allowed[0])]  # a control token
+            if byte not in self._vocabulary.of_byte:
+                break
+            if not text:
+                walker = walker.deep_copy()
+            text.append(byte)
+            longest.append(int(self._vocabulary.lengths[allowed].max()))
+            walker.consume_token(self._vocabulary.of_byte[byte])
+            if walker.is_stopped():
+                break
+        tokens = self._tokens_of(bytes(text), longest) if text else []
+        return tokens[: self._matcher.validate_tokens(tokens)] if tokens else []
+
+    def _tokens_of(self, text: bytes, longest: list[int]) -> list[int]:
+        """The text's tokens after those so far, without the last ones where what follows the text
+        may be in one token with its end."""
+        tokenizer, last = self._vocabulary.tokenizer, self._tokens[-1:]
+        before = (
+            tokenizer.decode_bytes(last) if last and self._vocabulary.first[last[0]] >= 0 else b""
+        )
+        tokens = tokenizer.tokenize_bytes(before + text)
+        tokens = tokens[1:] if before and tokens[:1] == last else tokenizer.tokenize_bytes(text)
+        if tokenizer.decode_bytes(tokens) != text:
+            return []
+        at = 0
+        for index, token in enumerate(tokens):
+            if longest[at] > len(text) - at:
+                return list(tokens[:index])
+            at += int(self._vocabulary.lengths[token])
+        return list(tokens)
+
+    def _beginning_alike(self, walker: LLMatcher) -> NDArray[np.intp]:
+        """The tokens that can follow if all begin with the same byte or have no text, else none."""
+        self._compute_mask(walker)
+        words = np.flatnonzero(self._mask)
+        if walker.is_error() or not 0 < len(words) <= MAX_BEGINNINGS:
+            return NOTHING
+        bits = np.unpackbits(self._mask[words].view(np.uint8), bitorder="little")
+        places = np.flatnonzero(bits)
+        allowed = words[places >> 5] * 32 + (places & 31)
+        bytes_ = self._vocabulary.first[allowed]
+        return NOTHING if (bytes_ != bytes_[0]).any() else allowed
+
+    def _compute_mask(self, matcher: LLMatcher) -> None:
+        matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """The function's result. Raises InvalidRequest where it takes too long or fails."""
+        if self._grammar.is_broken:
+            self._goes_on_alone()  # what is shared may say no where it should say yes
+        started_s = time.thread_time()
+        try:
+            result, problem = function(), ""
+        except BaseException as error:
+            if isinstance(error, Exception) or type(error).__module__ != "pyo3_runtime":
+                raise
+            problem = f"llguidance failed: {error}"  # its panics are no Exceptions
+        took_s = time.thread_time() - started_s
+        self._grammar.work_s += took_s
+        self._extra_s += max(0.0, took_s - USUAL_CALL_S)
+        if self._matcher.is_error():
+            problem = self._matcher.get_error()
+        if not problem and self._extra_s <= MAX_EXTRA_S:
+            return result
+        self._grammar.is_broken = True
+        if problem and self._goes_on_alone():
+            return self._call(function)
+        raise InvalidRequest(
+            "The answer could not follow its grammar any further: "
+            f"{reason(problem or 'each step takes too long')}. Simplify the schema or grammar.",
+            "response_format",
+        )
+
+    def _goes_on_alone(self) -> bool:
+        """Whether there is a matcher now at the same place that shares nothing."""
+        if self._is_alone or self._grammar.num_followers < 2:
+            return False
+        self._is_alone = True  # or would be tried again and again
+        matcher = self._grammar.renewed()
+        if matcher is None or matcher.is_error() or not matcher.consume_tokens(self._tokens):
+            return False
+        self._matcher = matcher
+        return True
+
+
+def compiled(vocabulary: Vocabulary, source: str) -> LLMatcher:
+    limits = LLParserLimits(**LIMITS)
+    return LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=limits)
+
+
+class GrammarCompiler:
+    """Compiles for one vocabulary, and keeps what was asked for lately. Any thread."""
+
+    def __init__(self, make_tokenizer: Callable[[], LLTokenizer]):
+        """`make_tokenizer` takes 0.4 s for 49k tokens; it is called for the first grammar."""
+        self._make_tokenizer = make_tokenizer
+        self._vocabulary: Vocabulary | None = None
+        self._grammars: OrderedDict[str, Grammar] = OrderedDict()
+        self._prober = Prober()
+        self._lock = threading.Lock()
+        self._making = threading.Lock()
+
+    def compile(
+        self, source: str, param: str, *, is_plain: bool = False, free_json: bytes | None = None
+    ) -> Grammar:
+        """`source` is a Lark grammar in llguidance's syntax, or its JSON form. Unless `is_plain`
+        says that it compiles in milliseconds, it is tried out in a child process first.
+        `free_json` as with `Grammar`.
+
+        Raises InvalidRequest, about `param`, with what llguidance has against it.
+        """
+        with self._lock:
+            grammar = self._grammars.get(source)
+            if grammar is not None and not grammar.is_broken:
+                self._grammars.move_to_end(source)
+                return grammar
+        vocabulary = self._get_vocabulary()
+        started_s = time.thread_time()
+        matcher = self._matcher(source, param, is_plain)
+        grammar = Grammar(source, matcher, vocabulary, time.thread_time() - started_s, free_json)
+        with self._lock:
+            self._grammars[source] = grammar
+            self._grammars.move_to_end(source)
+            self._forget()
+        return grammar
+
+    def knows(self, source: str) -> bool:
+        """Whether it is compiled already."""
+        with self._lock:
+            grammar = self._grammars.get(source)
+            return grammar is not None and not grammar.is_broken
+
+    def problem(self, source: str, *, is_plain: bool) -> str | None:
+        """Why `compile` would refuse it; None where it would not."""
+        try:
+            self._matcher(source, "", is_plain)
+        except InvalidRequest as error:
+            return str(error)
+        return None
+
+    def _matcher(self, source: str, param: str, is_plain: bool) -> LLMatcher:
+        if not is_plain:
+            self._prober.check(source, param)
+        matcher = compiled(self._get_vocabulary(), source)
+        if matcher.is_error():
+            raise not_compiled(matcher.get_error(), source, param)
+        return matcher
+
+    def close(self) -> None:
+        self._prober.close()
+
+    def _forget(self) -> None:
+        for source in [source for source, kept in self._grammars.items() if kept.is_broken]:
+            del self._grammars[source]
+        work_s = sum(grammar.work_s for grammar in self._grammars.values())
+        while len(self._grammars) > MAX_CACHED or (work_s > MAX_CACHED_S and self._grammars):
+            _, oldest = self._grammars.popitem(last=False)
+            work_s -= oldest.work_s
+
+    def _get_vocabulary(self) -> Vocabulary:
+        with self._making:
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self._make_tokenizer())
+            return self._vocabulary

@@ -1,0 +1,1 @@
+"""GGUF files before anything loads them: headers read and judged. Reads no weights."""

@@ -1,0 +1,227 @@
+"""Chunk sizes on simulated machines: what streams wait for, and what prefill loses."""
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localinfra.engine.policy.prefill import FIRST_CHUNK, MAX_PAUSES, StepPacer
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Milliseconds; the CPU's were measured with SmolLM2-135M on one thread of an EPYC."""
+
+    base: float  # of a step with decoding rows
+    row: float
+    chunk: float  # of having prompt tokens in a step at all
+    token: float
+
+    def usual(self, num_rows: int) -> float:
+        return (self.base + self.row * num_rows) / 1e3 if num_rows else 0.0
+
+    def cost(self, num_tokens: int) -> float:
+        return (self.chunk + self.token * num_tokens) / 1e3 if num_tokens else 0.0
+
+    def efficiency(self, steps: "list[Step]") -> float:
+        """Of prefill beside the decoding rows, against chunks of 512."""
+        num_tokens = sum(step.num_tokens for step in steps)
+        spent = sum(self.cost(step.num_tokens) for step in steps)
+        return num_tokens * self.cost(512) / 512 / spent
+
+
+Q4_1, Q8_0 = Machine(3.5, 7, 0, 7), Machine(9, 5, 4, 3.9)
+GPU = Machine(8, 0.05, 5, 0.06)
+
+
+class Step(msgspec.Struct, frozen=True):
+    num_tokens: int
+    gap: float  # in usual steps of the moment
+
+
+def simulate(
+    pacer: StepPacer,
+    machine: Machine,
+    num_steps: int = 300,
+    num_rows: Callable[[int], int] = lambda step: 1,
+    slowdown: Callable[[int], float] = lambda step: 1.0,
+    outliers: float = 0.0,  # share of steps that take 100 ms more
+    seed: int = 0,
+) -> Iterator[Step]:
+    """A short cold prompt, twenty steps of its answer, then a prompt without end."""
+    rng = random.Random(seed)
+    pacer.observe(0, 30, 2 * machine.cost(30))
+    for _ in range(20):
+        pacer.observe(num_rows(0), 0, machine.usual(num_rows(0)) * rng.uniform(0.9, 1.1))
+    for step in range(num_steps):
+        rows = num_rows(step)
+        size = pacer.chunk_budget(rows)
+        usual = machine.usual(rows) * slowdown(step)
+        seconds = (usual + machine.cost(size) * slowdown(step)) * rng.uniform(0.9, 1.1)
+        seconds += 0.1 * (rng.random() < outliers)
+        pacer.observe(rows, size, seconds)
+        yield Step(size, seconds / usual)
+
+
+def late_share(steps: list[Step]) -> float:
+    return sum(step.gap > 4 for step in steps) / len(steps)
+
+
+def test_while_nobody_decodes_a_prompt_gets_the_whole_batch() -> None:
+    assert StepPacer(batch_size=512).chunk_budget(0) == 512
+
+
+def test_before_any_observation_a_known_chunk_is_used() -> None:
+    assert StepPacer().chunk_budget(1) == FIRST_CHUNK
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("num_rows", [1, 2, 8, 32])
+@pytest.mark.parametrize("machine", [Q4_1, Q8_0])
+def test_on_a_cpu_no_stream_waits_four_steps_and_chunks_stay_efficient(
+    machine: Machine, num_rows: int, seed: int
+) -> None:
+    steps = list(simulate(StepPacer(), machine, num_rows=lambda _: num_rows, seed=seed))
+    assert max(step.gap for step in steps) <= 4  # the first one included
+    assert machine.efficiency(steps) >= 0.85
+    assert statistics.median(step.gap for step in steps) >= 2.9  # what is allowed is used
+
+
+@pytest.mark.parametrize("num_rows", [1, 8, 32])
+def test_where_small_chunks_are_inefficient_they_grow_but_not_beyond_eight_steps(
+    num_rows: int,
+) -> None:
+    steps = list(simulate(StepPacer(), GPU, num_rows=lambda _: num_rows))
+    assert max(step.gap for step in steps) <= 8
+    assert late_share(steps) <= 0.1
+    assert GPU.efficiency(steps) >= 0.85
+
+
+@pytest.mark.parametrize("slowdown", [3, 1 / 3])
+@pytest.mark.parametrize("machine", [Q4_1, Q8_0, GPU])
+def test_another_speed_of_the_machine_is_followed_within_tens_of_steps(
+    machine: Machine, slowdown: float
+) -> None:
+    before, after = 100, 140
+    steps = list(
+        simulate(
+            StepPacer(),
+            machine,
+            num_rows=lambda _: 2,
+            slowdown=lambda step: slowdown if step >= before else 1.0,
+        )
+    )
+    assert late_share(steps[after:]) <= 0.02
+    assert max(step.gap for step in steps[before:]) <= 7
+    sizes = [step.num_tokens for step in steps if step.num_tokens]
+    settled = [step.num_tokens for step in steps[after:] if step.num_tokens]
+    assert statistics.median(settled) >= 0.8 * statistics.median(sizes[50:100])
+
+
+@pytest.mark.parametrize("machine", [Q4_1, Q8_0])
+def test_when_streams_come_and_go_the_chunk_follows(machine: Machine) -> None:
+    def num_rows(step: int) -> int:
+        return (1, 8, 2, 16)[step // 40 % 4]
+
+    steps = list(simulate(StepPacer(), machine, 640, num_rows))
+    assert late_share(steps) <= 0.02
+    assert max(step.gap for step in steps) <= 6
+    for start in range(0, 640, 40):
+        assert statistics.median(step.gap for step in steps[start : start + 40]) >= 2.5
+
+
+@pytest.mark.parametrize("machine", [Q4_1, Q8_0, GPU])
+def test_a_descheduled_step_now_and_then_changes_nothing(machine: Machine) -> None:
+    steps = list(simulate(StepPacer(), machine, 600, num_rows=lambda _: 4, outliers=0.03, seed=1))[
+        100:
+    ]
+    sizes = sorted(step.num_tokens for step in steps if step.num_tokens)
+    assert sizes[len(sizes) * 98 // 100] <= 1.4 * sizes[len(sizes) * 2 // 100]
+    assert late_share(steps) <= 0.05  # the descheduled ones themselves
+
+
+@pytest.mark.parametrize("machine", [Q4_1, Q8_0, GPU])
+def test_chunk_sizes_do_not_oscillate(machine: Machine) -> None:
+    steps = list(simulate(StepPacer(), machine, 400, num_rows=lambda _: 8))[100:]
+    sizes = [step.num_tokens for step in steps if step.num_tokens]
+    assert max(sizes) <= 1.3 * min(sizes)
+
+
+def test_prompts_move_though_no_step_tells_what_is_usual() -> None:
+    """Where streams follow a grammar, each step may hold what it forces, and is not reported."""
+    pacer = StepPacer()
+    pacer.observe(0, 30, 0.2)
+    budgets = [pacer.chunk_budget(8) for _ in range(60)]
+    assert budgets.count(0) <= MAX_PAUSES
+    assert sum(budgets) > 400
+
+
+def test_the_target_can_be_chosen() -> None:
+    def median_gap(ratio: float) -> float:
+        return statistics.median(step.gap for step in simulate(StepPacer(ratio), Q4_1))
+
+    assert 7 <= median_gap(10) <= 10
+    *_, last = simulate(StepPacer(math.inf, batch_size=512), Q4_1)
+    assert last.num_tokens == 511
+
+
+REPORT = st.tuples(st.integers(0, 40), st.booleans(), st.floats(1e-5, 10))
+
+
+@given(st.lists(REPORT, max_size=120))
+def test_whatever_is_observed_batches_are_not_exceeded_and_prompts_move(
+    reports: list[tuple[int, bool, float]],
+) -> None:
+    pacer = StepPacer(batch_size=128)
+    for rows, is_used, seconds in reports:
+        size = pacer.chunk_budget(rows)
+        assert 0 <= size <= 128 - rows
+        pacer.observe(rows, size if is_used else 0, seconds)
+    num_empty = 0
+    while not pacer.chunk_budget(3):
+        pacer.observe(3, 0, 0.01)
+        num_empty += 1
+    assert num_empty <= 3
+
+
+def test_many_prompts_beside_one_stream_are_read_in_larger_chunks() -> None:
+    pacer = StepPacer(max_gap_ratio=4.0, batch_size=512)
+    for _ in range(40):
+        pacer.observe(1, 0, 0.010)
+        budget = pacer.chunk_budget(1)
+        if budget:
+            pacer.observe(1, budget, 0.010 + 0.003 * budget)
+    alone = pacer.chunk_budget(1)
+    sizes = [pacer.chunk_budget(1, 7) for _ in range(10)]
+    assert sizes[-1] > 6 * alone
+    assert pacer.chunk_budget(1) <= alone
+
+
+def test_deep_in_a_prompt_chunks_become_whole_tiles() -> None:
+    """Attention row by row against in tiles, as measured with SmolLM2-135M on two cores."""
+    pacer, usual_s = StepPacer(), 0.030
+    pacer.observe(0, 256, 256 * 0.0045)
+    for _ in range(3):
+        pacer.observe(4, 0, usual_s)
+
+    def read(num_tokens: int) -> list[tuple[int, float]]:
+        depth, chunks = 0, []
+        while depth < num_tokens:
+            size = min(pacer.chunk_budget(4, depth=depth), num_tokens - depth)
+            slope = 0.0012 if size + 4 >= 64 else 0.004
+            seconds = usual_s + size * (0.0045 + slope * depth / 1000)
+            pacer.observe(4, size, seconds)
+            depth += size
+            chunks.append((depth, seconds))
+        return chunks
+
+    chunks = read(2000)
+    assert max(seconds for _, seconds in chunks) <= 0.75
+    assert max(seconds for depth, seconds in chunks if depth <= 300) <= 4 * usual_s
+    assert sum(seconds for _, seconds in chunks) < 17  # 29 without
+    again = read(300)
+    assert statistics.median(seconds for _, seconds in again) <= 4 * usual_s
