@@ -83,8 +83,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     keepalive_s: Seconds = 15.0  # silence in a stream before a sign of life is sent
     image_urls_s: Seconds = 3600.0  # for which images asked for by URL are kept
     fallback_model: str | None = None  # answers for unknown model names
-    # Of requests that name no seed, so that the same request gets the same answer each time; None:
-    # another seed each time. Within what models of all kinds take, images' counted upwards.
+    # Of requests that name no seed: the same request, the same answer. None: a new one each time
     default_seed: Annotated[int, Meta(ge=0, le=4_294_967_295)] | None = None
     keep_costs: bool = True  # in the cache, for `localinfra costs`
     log_level: LogLevel = "info"
@@ -124,24 +123,25 @@ def load(path: Path | None = None) -> Config:
     Raises ConfigError for an absent or unreadable file, bad TOML, and wrong keys or values.
     """
     path = find_file(path)
-    return read(read_toml(path), path)
+    config = read(read_toml(path), path)
+    return msgspec.structs.replace(config, server=with_keys_of_environment(config.server))
 
 
 def read(tables: Mapping[str, object], path: Path) -> Config:
-    """Settings from the tables of a file; `path` is where mistakes are said to be, and relative
-    paths start in its folder. Raises ConfigError for wrong tables, keys or values."""
+    """Settings from the tables of a file alone. `path` is named in errors, and relative paths start
+    in its folder. Raises ConfigError for wrong tables, keys or values."""
     for name in tables:
         if name not in TABLES:
             raise ConfigError(f"{path}: {name}: unknown table; {suggestion(name, TABLES)}")
     return Config(
         path=path,
-        server=server_settings(subtable(tables, "server", path), path),
+        server=decode(subtable(tables, "server", path), ServerSettings, f"{path}: [server]"),
         models=subtable(tables, "model", path),
     )
 
 
-def server_settings(table: Mapping[str, object], path: Path) -> ServerSettings:
-    settings = decode(table, ServerSettings, f"{path}: [server]")
+def with_keys_of_environment(settings: ServerSettings) -> ServerSettings:
+    """$LOCALINFRA_API_KEYS in place of the file's. Raises ConfigError for one that is no key."""
     keys = [key.strip() for key in os.environ.get("LOCALINFRA_API_KEYS", "").split(",")]
     if not any(keys):  # empty means unset: a lost variable must not open the server
         return settings
