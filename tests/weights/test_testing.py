@@ -225,7 +225,7 @@ print(json.dumps([before, during, after]))
 
 def test_nothing_is_left_and_nothing_printed() -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", LEAVES_NOTHING],
+        [sys.executable, "-W", "error", "-c", LEAVES_NOTHING],
         capture_output=True,
         text=True,
         check=False,
