@@ -114,7 +114,7 @@ class Runtime:
         return load_image_model(name, entry, max_queue)
 
     async def load(self, name: str) -> None:
-        """Has the model in memory. Raises ModelUnavailable."""
+        """Loads the model, if it is not loaded yet. Raises ModelUnavailable."""
         await self._models.get(name)
 
     async def text_model(self, name: str, route: str) -> "TextModel":

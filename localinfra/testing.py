@@ -72,7 +72,7 @@ def server(
     """
     settings, catalog = _settings(config, seed, api_key)
     name = _first_model(catalog)
-    with _process.lent():
+    with _process.preserved():
         runtime = Runtime(settings, catalog)
         background = Background(_Guest(runtime))
         try:
@@ -134,15 +134,16 @@ def _settings(
     config: str | Path | Mapping[str, object] | None, seed: int | None, api_key: str | None
 ) -> tuple[ServerSettings, Catalog]:
     """Raises ConfigError."""
-    if config is None:
-        found = config_file.load(config_file.shipped_file())
-    elif isinstance(config, Mapping):
-        found = config_file.read(config, Path("config"))  # so called in messages
+    if isinstance(config, Mapping):
+        found = config_file.read(config, Path("config"))  # so called in errors
     else:
-        found = config_file.load(Path(config))
-    if seed is None:
-        seed = found.server.default_seed or DEFAULT_SEED
-    asked = {"api_keys": [] if api_key is None else [api_key], "default_seed": seed}
+        path = config_file.find_file(Path(config) if config else config_file.shipped_file())
+        found = config_file.read(config_file.read_toml(path), path)
+    seeds = (seed, found.server.default_seed, DEFAULT_SEED)
+    asked = {
+        "api_keys": [] if api_key is None else [api_key],
+        "default_seed": next(seed for seed in seeds if seed is not None),
+    }
     own = decode(asked, ServerSettings, "localinfra.testing.server:")
     settings = replace(
         found.server, host="127.0.0.1", api_keys=own.api_keys, default_seed=own.default_seed
@@ -181,7 +182,7 @@ class _Process:
         self._undo = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
+    def preserved(self) -> Iterator[None]:
         with self._lock:
             if not self._num_servers:
                 self._remember()

@@ -72,6 +72,8 @@ OWNERS: dict[str, str | tuple[str, ...]] = {
     "tokenizers": "embed/",
     "diffusers": "image/",
     "ray": "ray_serve.py",
+    "pytest": "pytest_plugin.py",
+    "openai": "pytest_plugin.py",
 }
 
 

@@ -65,21 +65,18 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB  # largest request body
     body_timeout_s: Seconds = 30.0  # longest wait for a whole request body
-    max_unfinished_bytes: Annotated[int, Meta(ge=1024)] = (
-        64 * MIB
-    )  # largest sum of bodies still arriving
+    # largest sum of bodies still arriving
+    max_unfinished_bytes: Annotated[int, Meta(ge=1024)] = 64 * MIB
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # largest head of a request
     head_timeout_s: Seconds = 10.0  # longest wait for the head of a request
     # how long an unused connection stays open: longer than most clients keep theirs
     idle_timeout_s: Seconds = 120.0
     write_timeout_s: Seconds = 60.0  # longest wait for a client to read some of its answer
     max_connections: Annotated[int, Meta(ge=1)] = 1024  # most connections at the same time
-    max_connections_per_address: Annotated[int, Meta(ge=1)] = (
-        256  # of one address; loopback has no limit
-    )
-    max_queue: Annotated[int, Meta(ge=1)] = (
-        256  # most choices waiting for one model; more get a 429
-    )
+    # of one address; loopback has no limit
+    max_connections_per_address: Annotated[int, Meta(ge=1)] = 256
+    # most choices waiting for one model; more get a 429
+    max_queue: Annotated[int, Meta(ge=1)] = 256
     # clients with different keys reuse each other's computed prompts; `cached_tokens` and the time
     # to the first token then tell one what another has asked
     share_prefixes: bool = False
@@ -131,24 +128,25 @@ def load(path: Path | None = None) -> Config:
     Raises ConfigError for an absent or unreadable file, bad TOML, and wrong keys or values.
     """
     path = find_file(path)
-    return read(read_toml(path), path)
+    config = read(read_toml(path), path)
+    return msgspec.structs.replace(config, server=with_keys_of_environment(config.server))
 
 
 def read(tables: Mapping[str, object], path: Path) -> Config:
-    """Settings from the tables of a file; `path` is where mistakes are said to be, and relative
-    paths start in its folder. Raises ConfigError for wrong tables, keys or values."""
+    """Settings from the tables of a file alone. `path` is named in errors, and relative paths start
+    in its folder. Raises ConfigError for wrong tables, keys or values."""
     for name in tables:
         if name not in TABLES:
             raise ConfigError(f"{path}: {name}: unknown table; {suggestion(name, TABLES)}")
     return Config(
         path=path,
-        server=server_settings(subtable(tables, "server", path), path),
+        server=decode(subtable(tables, "server", path), ServerSettings, f"{path}: [server]"),
         models=subtable(tables, "model", path),
     )
 
 
-def server_settings(table: Mapping[str, object], path: Path) -> ServerSettings:
-    settings = decode(table, ServerSettings, f"{path}: [server]")
+def with_keys_of_environment(settings: ServerSettings) -> ServerSettings:
+    """$LOCALINFRA_API_KEYS in place of the file's. Raises ConfigError for one that is no key."""
     keys = [key.strip() for key in os.environ.get("LOCALINFRA_API_KEYS", "").split(",")]
     if not any(keys):  # empty means unset: a lost variable must not open the server
         return settings

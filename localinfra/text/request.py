@@ -1,12 +1,15 @@
 """What a client asks of a text model, in the values that all routes have in common."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from localinfra.engine.grammar.constraint import Grammar
 from localinfra.engine.output import Reader
 from localinfra.engine.request import SamplingParams
+
+if TYPE_CHECKING:
+    from localinfra.engine.grammar.constraint import Grammar  # llguidance is for those who need it
 
 
 class TextRequest(msgspec.Struct, frozen=True):
@@ -22,7 +25,7 @@ class TextRequest(msgspec.Struct, frozen=True):
     readers: Sequence[Reader] = ()  # one for each choice, which match its stops themselves
     top_logprobs: int | None = None
     score_prompt: bool = False
-    grammar: Grammar | None = None
+    grammar: "Grammar | None" = None
     marks: frozenset[int] = frozenset()  # control tokens whose spelling belongs to the text
     client: str = ""  # whose prefixes it may reuse, and whose turn it takes
     prompt_param: str = "messages"  # named in the error for a prompt that is too long

