@@ -271,7 +271,9 @@ def test_who_decodes_apart_and_who_does_not_take_turns() -> None:
         async with running(backend) as engine:
             seeded = [GenerationRequest([i], 40, SEEDED) for i in range(7)]
             plain = [GenerationRequest([10 + i], 40) for i in range(4)]
-            await asyncio.gather(*(events_of(engine, request) for request in seeded + plain))
+            async with engine.generate(seeded + plain) as generation:  # all arrive at once
+                async for _ in generation:
+                    pass
         assert backend.batch_sizes[1:21] == [3, 3, 3, 4] * 5
 
     asyncio.run(test())
