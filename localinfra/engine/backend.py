@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# Rows that only fill a step up to a `canonical_size`, and of those with logits: there is room for
-# them besides `num_cells` and `max_output_rows`.
+# At most so many rows only fill a step up to a `canonical_size`. A backend has room for them beyond
+# its `num_cells` and `max_output_rows`.
 MOST_PADDING = 16
 
 

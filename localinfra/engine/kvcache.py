@@ -240,7 +240,7 @@ class KVCache:
         self._canonical.discard(slot)
 
     def drop_padding(self) -> None:
-        """The row that only filled a step leaves the cells."""
+        """The rows that only filled a step leave the cells."""
         self._backend.drop(self._porter, 0)
 
     def _running_paths(self) -> Iterable[Prefix]:

@@ -4,6 +4,7 @@ Policy only: it decides who computes what next; `engine.py` computes it, `kvcach
 """
 
 import contextlib
+from collections.abc import Callable
 
 from localinfra.engine.backend import Backend
 from localinfra.engine.kvcache import MANY_IDLE, KVCache
@@ -116,7 +117,8 @@ class Scheduler:
         decoding = least_recent(decoding, max(1, max_rows * 3 // 4) if has_prompts else max_rows)
         drafts = {}
         if len(decoding) == len(running):
-            drafts = self._draft(decoding, max_rows, only_one=is_shaped)
+            size_of = self._backend.canonical_size if self._is_filled_up(decoding) else int
+            drafts = self._draft(decoding, max_rows, size_of, only_one=is_shaped)
         step = Step()
         share = max_rows // max(1, len(decoding))
         # Wrong guesses leave the cells again: of those that come last, nobody's order is broken.
@@ -172,7 +174,7 @@ class Scheduler:
     def _make_canonical(self, step: Step) -> None:
         """Sees to what cutting it did not grant: the number of rows, and the order of cells."""
         shaped = [chunk.sequence for chunk in step.chunks if self._is_shaped(chunk.sequence)]
-        if any(self._is_canonical(each) and not self._decodes_apart(each) for each in shaped):
+        if self._is_filled_up(shaped):
             self._fill_up(step)
         if shaped and len(step.batch) == 1:
             self._shape_single_row(step, shaped[0])
@@ -200,12 +202,17 @@ class Scheduler:
         slots = {sequence.slot for sequence in sequences if sequence.slot is not None}
         return not slots or self._backend.stays_ordered(step.batch, slots)
 
+    def _is_filled_up(self, sequences: list[Sequence]) -> bool:
+        """Whether a step of theirs gets more rows, where a `canonical_size` has more."""
+        return any(self._is_canonical(each) and not self._decodes_apart(each) for each in sequences)
+
     def _fill_up(self, step: Step) -> None:
-        """To numbers of rows, and of those with logits, that kernels round as any other."""
+        """To a canonical number of rows, and of output rows."""
         size_of, num_outputs = self._backend.canonical_size, len(step.batch.output_rows)
-        num_outputs = size_of(num_outputs) if num_outputs else 0
-        num_rows = size_of(max(len(step.batch), num_outputs))
-        step.pad(self._backend.num_sequences, num_rows, num_outputs)
+        wanted_outputs = size_of(num_outputs) if num_outputs else 0
+        num_rows = size_of(max(len(step.batch), wanted_outputs))
+        if (num_rows, wanted_outputs) != (len(step.batch), num_outputs):
+            step.pad(self._backend.num_sequences, num_rows, wanted_outputs)
 
     def _shape_single_row(self, step: Step, sequence: Sequence) -> None:
         """A row alone gets other bits where threads split its attention."""
@@ -224,9 +231,15 @@ class Scheduler:
             step.pad(self._backend.num_sequences, 2, len(step.batch.output_rows))
 
     def _draft(
-        self, decoding: list[Sequence], max_rows: int, only_one: bool
+        self,
+        decoding: list[Sequence],
+        max_rows: int,
+        size_of: Callable[[int], int],
+        *,
+        only_one: bool,
     ) -> dict[Sequence, list[int]]:
-        """Guesses, as many as pay; for the most promising sequence alone, if `only_one` may."""
+        """Guesses, as many as pay where a step of n rows is computed as one of `size_of(n)`; for
+        the most promising sequence alone, if `only_one` may."""
         is_usual = all(sequence.num_pending == 1 for sequence in decoding)
         if not self._is_guessing or not is_usual:
             return {}
@@ -236,7 +249,6 @@ class Scheduler:
             best = max(chances, key=sum)
             chances = [each if each is best else [] for each in chances]
         costs = self._row_costs.setdefault(len(decoding), RowCosts())
-        size_of = self._backend.canonical_size if only_one else int
         sizes = draft_sizes(chances, len(decoding), limit, costs, size_of)
         if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
             return {}

@@ -36,7 +36,7 @@ TILED_TYPES = ("f16", "f32")  # of the KV cache; others know neither
 # others steps of less than eight otherwise. Of each kind: the least number of rows, of which they
 # must be a multiple if that is more than two, and steps of how many tell whether it is so.
 ROUNDINGS = ((1, (1, 2, 7, 18)), (2, (2, 7, 18)), (8, (8, 24)), (16, (16, 48)))
-FEW_ROWS = (1, 2, 3)  # where eight are the least, so few mostly are alike too, and cost a third
+FEW_ROWS = (1, 2, 3)  # so few mostly are alike too; a row alone takes a third of eight rows' time
 
 PROBED_ROWS = 4
 PROBE_STRIDE = 997  # a prime: any tokens, but not the first ones, which stand for no text
@@ -60,7 +60,7 @@ OMP_PAUSE_SOFT = 1
 def have_same_bits(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
     """Whether rows [num_rows, num_vocab] are equal, as far as both go."""
     num_rows = min(len(first), len(second))
-    return first[:num_rows].tobytes() == second[:num_rows].tobytes()
+    return np.array_equal(first[:num_rows].view(np.uint32), second[:num_rows].view(np.uint32))
 
 
 def pointer_to(data: NDArray[np.uint8]) -> Any:

@@ -2,6 +2,7 @@
 fake that rounds as kernels do."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -10,7 +11,9 @@ from fakes import FakeBackend, next_token, reference, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localinfra.engine import scheduler
 from localinfra.engine.engine import Engine
+from localinfra.engine.policy.speculation import RowCosts, draft_sizes
 from localinfra.engine.request import GenerationRequest, SamplingParams, TokenEvent
 
 SEEDED = SamplingParams(is_reproducible=True)
@@ -277,6 +280,35 @@ def test_who_decodes_apart_and_who_does_not_take_turns() -> None:
         assert backend.batch_sizes[1:21] == [3, 3, 3, 4] * 5
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("shape", "size_of_one"), [(Shape(20), 1), (Shape(20, 2), 2), (Shape(24, 8, 3), 1)]
+)
+def test_guesses_are_weighed_by_the_rows_that_are_computed(
+    shape: Shape, size_of_one: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that is filled up has room for guesses; one that decodes apart pays for each."""
+    sizes: set[int] = set()
+
+    def spy(
+        chances: list[list[float]],
+        num_rows: int,
+        limit: int,
+        costs: RowCosts,
+        size_of: Callable[[int], int],
+    ) -> list[int]:
+        sizes.add(size_of(1))
+        return draft_sizes(chances, num_rows, limit, costs, size_of)
+
+    monkeypatch.setattr(scheduler, "draft_sizes", spy)
+
+    async def test() -> None:
+        async with running(FakeBackend(context_length=CONTEXT, **shape._asdict())) as engine:
+            await events_of(engine, GenerationRequest([3, 4] * 10, 20, SEEDED))
+
+    asyncio.run(test())
+    assert sizes == {size_of_one}
 
 
 def test_a_broken_order_of_cells_is_mended_and_what_was_idle_comes_back() -> None:

@@ -7,7 +7,6 @@ import openai
 import pytest
 from live import CATALOGUE, LiveServer
 
-from localinfra.api.anthropic import messages
 from localinfra.api.generation import params
 
 
@@ -15,8 +14,7 @@ from localinfra.api.generation import params
 def repeatable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests without a seed are sampled as in the run before: no test fails by a rare token."""
     chance = random.Random(request.node.nodeid)
-    for routes in (params, messages):
-        monkeypatch.setattr(routes, "random_seed", chance.getrandbits)
+    monkeypatch.setattr(params, "random_seed", chance.getrandbits)
 
 
 @pytest.fixture(scope="session")

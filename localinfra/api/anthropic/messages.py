@@ -29,16 +29,16 @@ from localinfra.api.generation.params import (
     Seed,
     StopString,
     TopK,
+    chosen_seed,
     given,
     log_user,
-    seed_or,
 )
 from localinfra.api.generation.usage import Charge, UsageMeter, charge_of
 from localinfra.api.http.body import read_body
 from localinfra.api.http.errors import error_body, json_response
 from localinfra.api.http.sse import NamedEvent, NamedEventStream, until_disconnect
 from localinfra.api.http.state import caller_of, converted, default_seed, limits, runtime
-from localinfra.chance import random_hex, random_seed
+from localinfra.chance import random_hex
 from localinfra.chat.formats.pieces import Piece
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason, SamplingParams
@@ -71,7 +71,7 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
 
     def turn(self, default_seed: int | None) -> TurnRequest:
         """Raises InvalidRequest and UnsupportedParameter."""
-        seed = seed_or(self.seed, default_seed)
+        seed, is_reproducible = chosen_seed(self.seed, default_seed)
         return TurnRequest(
             messages=self.conversation(),
             answer=self.answer(),
@@ -80,8 +80,8 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
                 temperature=self.temperature,
                 top_p=self.top_p,
                 top_k=given(self.top_k) or 0,
-                seed=random_seed(63) if seed is None else seed,
-                is_reproducible=seed is not None,
+                seed=seed,
+                is_reproducible=is_reproducible,
             ),
             max_tokens=given(self.max_tokens),
             stops=self.stop_sequences,

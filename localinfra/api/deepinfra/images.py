@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
-from localinfra.api.generation.params import MAX_SEED, seed_or
+from localinfra.api.generation.params import MAX_SEED, chosen_seed
 from localinfra.api.generation.usage import Charge, charge_of
 from localinfra.api.http.body import Decoded, decode, header_list
 from localinfra.api.http.form import read_body_or_form
@@ -23,7 +23,6 @@ from localinfra.api.http.sse import until_disconnect
 from localinfra.api.http.state import default_seed, limits, runtime, threads
 from localinfra.api.openai.image_edits import Strength, from_data_url
 from localinfra.api.openai.images import check_prompt, image_file
-from localinfra.chance import random_seed
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import give_way
 from localinfra.image.pictures import original
@@ -194,8 +193,7 @@ def native_image_request(
     default_seed: int | None,
 ) -> ImageRequest:
     width, height = start.picture.size if start else fields.dimensions(entry.default_size)
-    seed = seed_or(fields.seed, default_seed)
-    seed = random_seed(32) if seed is None else seed
+    seed, _ = chosen_seed(fields.seed, default_seed, num_bits=32)
     scale = fields.guidance_scale
     return ImageRequest(
         prompt=fields.prompt,

@@ -85,7 +85,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
         return self.response_format.answer_format() if self.response_format else None
 
     def sampling_params(self, default_seed: int | None) -> SamplingParams:
-        seed = seed_or(self.seed, default_seed)
+        seed, is_reproducible = chosen_seed(self.seed, default_seed)
         return SamplingParams(
             temperature=self.temperature,
             top_p=self.top_p,
@@ -95,8 +95,8 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=next(iter(self._repetition_penalties), 1.0),
             logit_bias=self.logit_bias,
-            seed=random_seed(63) if seed is None else seed,
-            is_reproducible=seed is not None,
+            seed=seed,
+            is_reproducible=is_reproducible,
         )
 
 
@@ -135,10 +135,11 @@ def given(number: int | None) -> int | None:
     return None if number == NOT_GIVEN else number
 
 
-def seed_or(seed: int | None, default_seed: int | None) -> int | None:
-    """The seed that a request names, or else the server's; None: any, and another next time."""
-    seed = given(seed)
-    return default_seed if seed is None else seed
+def chosen_seed(seed: int | None, default_seed: int | None, num_bits: int = 63) -> tuple[int, bool]:
+    """The seed that a request names, or else the server's, or else a random one; and whether the
+    same request gets it again."""
+    named = default_seed if given(seed) is None else seed
+    return (random_seed(num_bits), False) if named is None else (named, True)
 
 
 def kwarg_paths(kwargs: Iterable[str]) -> dict[str, str]:

@@ -12,14 +12,13 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localinfra.api.generation.params import MAX_SEED, ShortName, log_user, seed_or
+from localinfra.api.generation.params import MAX_SEED, ShortName, chosen_seed, log_user
 from localinfra.api.generation.usage import charge_of, dollars
 from localinfra.api.http.body import header_list, read_body
 from localinfra.api.http.pieces import PiecesResponse
 from localinfra.api.http.sse import EventStream, until_disconnect
 from localinfra.api.http.state import default_seed, limits, runtime, threads
 from localinfra.api.openai.image_files import ImageFiles
-from localinfra.chance import random_seed
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor
 from localinfra.image.files import MEDIA_TYPES, OutputFormat
@@ -174,8 +173,7 @@ def image_request(
     width, height = body.dimensions or (entry.default_size, entry.default_size)
     if original is not None:
         width, height = original.picture.size
-    seed = seed_or(body.seed, default_seed)
-    seed = random_seed(32) if seed is None else seed
+    seed, _ = chosen_seed(body.seed, default_seed, num_bits=32)
     return ImageRequest(
         prompt=body.prompt,
         width=width,
