@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import faulthandler
-import gc
 import logging
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol, cast
 
+from localinfra import garbage
 from localinfra.cache import sweep_if_free
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
@@ -82,16 +82,12 @@ class Runtime:
     def _load(self, name: str) -> LoadedModel:
         """Brings the libraries that a kind needs with its first model."""
         model = self._load_kind(name, self.catalog.entries[name])
-        # Modules and vocabularies live on. Looking through them again with each full collection
-        # stops all threads for 10 to 15 ms.
-        gc.freeze()
+        garbage.freeze()
         return model
 
     def _release(self, model: LoadedModel) -> None:
-        """What is frozen is never collected, and libraries' cycles would keep weights alive."""
-        gc.unfreeze()
         model.close()
-        gc.freeze()
+        garbage.collect()
 
     def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
         max_queue = self.settings.max_queue

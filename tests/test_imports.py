@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: dict[str, list[set[str]]] = {
     "": [
         {"errors", "metrics", "backend_detect", "logs"},
-        {"cache", "chance", "children", "executor", "install", "machine", "watchdog"},
+        {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"},
         {"config", "chat", "engine", "costs"},
         {"models", "llama"},
         {"optimize"},

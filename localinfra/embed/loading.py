@@ -5,13 +5,12 @@ own (`embed/prepare.py`). Meanwhile torch computes, and then what was found take
 the next start on this process needs no torch where another library gives the same.
 """
 
-import gc
 import importlib.util
 import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from localinfra import cache, install, machine
+from localinfra import cache, garbage, install, machine
 from localinfra.backend_detect import look
 from localinfra.embed import plan as plans
 from localinfra.embed.encoder import Description, Encoder, Kind
@@ -182,10 +181,7 @@ def measurement_of(wanted: Wanted, worker: Worker) -> Measurement:
             logger.info("%s stays with torch: %s", wanted.name, told(plan))
         else:
             worker.replace(load_planned(wanted, place, plan).encoder)
-            # What torch held is in cycles, and frozen with the rest when it was loaded.
-            gc.unfreeze()
-            gc.collect()
-            gc.freeze()
+            garbage.collect()  # what torch held is in cycles
 
     return Measurement(wanted.name, request, place, use)
 

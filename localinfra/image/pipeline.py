@@ -5,7 +5,6 @@ What this version of diffusers does wrong is worked around here: see the comment
 
 import contextlib
 import copy
-import gc
 import json
 import logging
 import math
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from localinfra import garbage
 from localinfra.errors import ModelUnavailable
 from localinfra.image.placement import (
     Wishes,
@@ -264,8 +264,8 @@ class FluxPainter:
     def close(self) -> None:
         self._prompts.clear()
         del self._pipe, self._from_picture, self._from_mask
-        gc.collect()  # diffusers' hooks and the modules they are on know each other
         if self.placement.device == "cuda":
+            garbage.collect()  # first, or the cache still holds what it is to give back
             self._torch.cuda.empty_cache()
 
 

@@ -124,14 +124,10 @@ def test_idle_weights_leave_and_come_back(server: LiveServer) -> None:
     painter = server.runtime.loaded_image_models()["leaves"]._painter
     transformer = weakref.ref(painter._pipe.transformer)
     del painter
-    deadline = time.monotonic() + 30
     while state() == "loaded":
-        assert time.monotonic() < deadline
         time.sleep(0.1)
-    while transformer() is not None:
-        assert time.monotonic() < deadline, "its memory must be free again"
-        time.sleep(0.1)
-    [after] = made(server, seed=6, model="leaves")
+    [after] = made(server, seed=6, model="leaves")  # waits for the memory of what left
+    assert transformer() is None
     assert np.array_equal(pixels(before), pixels(after))
 
 
@@ -313,7 +309,5 @@ def test_a_full_queue_is_429_and_leaving_frees_it(server: LiveServer) -> None:
     assert refused.status_code == 429 and refused.headers["retry-after"]
     for thread in threads:
         thread.join()
-    deadline = time.monotonic() + 30
     while server.post(PATH, {"prompt": "x", "size": "64x64"}).status_code == 429:
-        assert time.monotonic() < deadline
         time.sleep(0.1)
