@@ -13,6 +13,7 @@ import selectors
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +27,15 @@ WORDS = "river stone cloud paper engine garden window summer bridge letter music
 CONTENT = re.compile(rb'content": ?"[^"]')  # some text in a chunk or an answer
 
 Message = dict[str, str]
+
+
+def use_environment() -> None:
+    """Goes on in the project's own environment, where `localinfra` can be imported."""
+    if not PYTHON.exists():
+        sys.exit("There is no environment yet. Run scripts/test once before.")
+    if Path(sys.prefix) != PYTHON.parent.parent:
+        os.execv(PYTHON, [str(PYTHON), *sys.argv])
+    sys.path.insert(0, str(ROOT))
 
 
 def words(seed: int | str, count: int) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+FILE = re.compile(r"`((?:[a-z_]+/)+(?:[a-z_]+\.(?:py|md|toml|yml))?|scripts/[a-z_]+)`")
 LINK = re.compile(r"\]\((?!\w+:)([^)#]*)(?:#([^)]*))?\)")
 
 
@@ -22,3 +23,11 @@ def test_links_lead_somewhere(document: Path) -> None:
         target = document.parent / path if path else document
         assert target.exists(), path
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_files_named_in_the_text_are_there(document: Path) -> None:
+    """`engine/kvcache.py` may leave the package's name out."""
+    named = FILE.findall(re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S))
+    places = (ROOT, ROOT / "localinfra", ROOT / "tests", document.parent)
+    assert not [path for path in named if not any((place / path).exists() for place in places)]
