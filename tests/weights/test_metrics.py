@@ -105,7 +105,7 @@ class Watch:
 
     def settled(self) -> dict[tuple[str, str], Row]:
         """The file's rows, once they hold all tokens of the metrics."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             rows = {(row.key, row.model): row for row in costs.read(self.file).rows}
             now = metrics(self.server)
@@ -133,7 +133,7 @@ def watch(server: LiveServer, costs_file: Path) -> Watch:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
