@@ -14,13 +14,11 @@ from localinfra.api.anthropic.messages import count_message_tokens, create_messa
 from localinfra.api.cohere import create_cohere_embeddings
 from localinfra.api.deepinfra.inference import infer
 from localinfra.api.http.arriving import Arriving
-from localinfra.api.http.body import UnfinishedBodies
 from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
 from localinfra.api.http.guard import IMAGE_FILES, Guard
 from localinfra.api.http.leaving import Leaving
 from localinfra.api.http.paths import CanonicalPaths
-from localinfra.api.http.state import Threads
-from localinfra.api.http.state import runtime as runtime_of
+from localinfra.api.http.state import AppState
 from localinfra.api.metrics import RequestMetrics, get_metrics
 from localinfra.api.openai.chat import create_chat_completion
 from localinfra.api.openai.completions import create_completion, create_engine_completion
@@ -40,7 +38,6 @@ from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
 from localinfra.config.settings import is_loopback
 from localinfra.costs import Ledger
-from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
 
 # The base URLs in use: ours and OpenAI's, then those of the hosted services whose clients we serve.
@@ -89,7 +86,7 @@ async def index(request: Request) -> Response:
 async def health(request: Request) -> Response:
     """Answers from what is known on the event loop, so in milliseconds under any load. A model
     that broke makes it a 503 until it is back."""
-    found = runtime_of(request)
+    found = AppState.of(request.app).runtime
     faults = found.faults()
     stats = [model.stats for model in found.loaded_text_models().values()]
     encoders = found.loaded_encoders().values()
@@ -113,7 +110,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     What is used it writes into the ledger; without one, the metrics alone tell."""
     settings = runtime.settings
     ledger = ledger or Ledger()
-    metrics = Metrics()
+    state = AppState(runtime, ledger, ImageFiles(settings.image_urls_s), ResponseStore())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -121,7 +118,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
         async with ledger.kept():
             yield
             await runtime.close()
-            app.state.threads.close()
+            state.threads.close()
 
     app = Starlette(
         routes=[
@@ -149,7 +146,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
         ],
         middleware=[
             Middleware(CanonicalPaths),
-            Middleware(RequestMetrics, metrics=metrics),
+            Middleware(RequestMetrics, metrics=state.metrics),
             Middleware(Arriving),
             Middleware(
                 Guard,
@@ -164,13 +161,5 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.runtime = runtime
-    app.state.metrics = metrics
-    app.state.ledger = ledger
-    app.state.unfinished_bodies = UnfinishedBodies(
-        max(settings.max_unfinished_bytes, settings.max_body_bytes)
-    )
-    app.state.image_files = ImageFiles(settings.image_urls_s)
-    app.state.responses = ResponseStore()
-    app.state.threads = Threads()
+    state.attach(app)
     return app

@@ -8,7 +8,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra.api.http.request_log import log_request
-from localinfra.api.http.state import runtime
+from localinfra.api.http.state import AppState, RequestState
 from localinfra.metrics import CONTENT_TYPE, Metrics
 from localinfra.runtime import Runtime
 
@@ -17,7 +17,7 @@ class RequestMetrics:
     """ASGI middleware around `Guard`, so that what it refuses counts and is logged too. Judges
     nothing.
 
-    Leaves `started_s` in the scope's state, and finds there the `model` that `charge_of` named.
+    Leaves `started_s` in the request's state, and finds there the model that it is charged for.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics):
@@ -36,18 +36,18 @@ class RequestMetrics:
                 status = message["status"]
             await send(message)
 
-        state = scope.setdefault("state", {})
-        state["started_s"] = time.perf_counter()
+        state = RequestState.of(scope)
+        state.started_s = time.perf_counter()
         try:
             await self.app(scope, receive, reply)
         finally:
-            seconds = time.perf_counter() - state["started_s"]
+            seconds = time.perf_counter() - state.started_s
             self.count(scope, status, seconds)
             log_request(scope, status, seconds)
 
     def count(self, scope: Scope, status: int | None, seconds: float) -> None:
         route = route_of(scope)
-        model = scope["state"].get("model", "")
+        model = RequestState.of(scope).model
         status_class = "none" if status is None else f"{status // 100}xx"
         self.metrics.requests.add(1, route, model, status_class)
         self.metrics.request_seconds.observe(seconds, route, model)
@@ -63,9 +63,9 @@ def route_of(scope: Scope) -> str:
 
 
 async def get_metrics(request: Request) -> Response:
-    metrics: Metrics = request.app.state.metrics
-    look_around(metrics, runtime(request))
-    return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+    state = AppState.of(request.app)
+    look_around(state.metrics, state.runtime)
+    return Response(state.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
 
 def look_around(metrics: Metrics, runtime: Runtime) -> None:

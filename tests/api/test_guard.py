@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from localinfra.api.http.guard import Guard
+from localinfra.api.http.state import RequestState
 from localinfra.errors import QueueFull
 
 HOST = ("host", "localhost:8000")
@@ -256,13 +257,13 @@ def test_keys_are_never_logged(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("given", ["a", "A-z_09", "x" * 64])
 def test_a_clients_request_id_is_kept(given: str) -> None:
     reply = get(Guard(app), HOST, ("x-request-id", given))
-    assert reply.header("x-request-id") == given == reply.scope["state"]["request_id"]
+    assert reply.header("x-request-id") == given == RequestState.of(reply.scope).id
 
 
 @pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a\n", "<script>", "ä", "a,b"])
 def test_any_other_request_id_is_replaced(given: str) -> None:
     reply = get(Guard(app), HOST, ("x-request-id", given))
-    assert reply.header("x-request-id") == reply.scope["state"]["request_id"] != given
+    assert reply.header("x-request-id") == RequestState.of(reply.scope).id != given
     assert len(reply.header("x-request-id") or "") == 32
 
 

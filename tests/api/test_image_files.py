@@ -8,6 +8,7 @@ from asgi import call, scope_of
 
 from localinfra.api.app import create_app
 from localinfra.api.http.guard import IMAGE_FILES
+from localinfra.api.http.state import AppState
 from localinfra.api.openai import image_files
 from localinfra.api.openai.image_files import ImageFiles
 from localinfra.config.settings import ServerSettings
@@ -45,7 +46,7 @@ def test_they_end_after_their_time_and_when_there_are_too_many(
 @pytest.mark.parametrize("key", ["", "sk-second"])
 def test_who_has_the_address_needs_no_key_and_who_has_a_key_needs_the_address(key: str) -> None:
     app = create_app(Runtime(ServerSettings(api_keys=("sk-first", "sk-second")), Catalog({})))
-    path = app.state.image_files.put(b"pixels", "image/png")
+    path = AppState.of(app).store(ImageFiles).put(b"pixels", "image/png")
     headers = [("host", "localhost"), ("authorization", f"Bearer {key}")]
     assert call(app, scope_of(path=path, headers=headers)).body == b"pixels"
     listing = call(app, scope_of(path=IMAGE_FILES, headers=headers))

@@ -7,6 +7,7 @@ from asgi import call, scope_of
 
 from localinfra.api.anthropic.messages import error_event
 from localinfra.api.http.sse import NamedEvent, NamedEventStream
+from localinfra.api.http.state import RequestState
 from localinfra.errors import EngineFailed
 
 
@@ -20,7 +21,7 @@ def test_it_is_an_event_in_the_shape_of_their_errors() -> None:
         await NamedEventStream(failing(), error_event)(scope, receive, send)
 
     scope = scope_of("POST", "/v1/messages")
-    scope["state"]["request_id"] = "id-7"
+    RequestState.of(scope).id = "id-7"
     *_, name, data = call(app, scope).body.decode().rstrip("\n").split("\n")
     assert name == "event: error"
     error = {"message": "out of memory", "type": "api_error", "code": "engine_failed"}

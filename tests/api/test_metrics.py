@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from localinfra.api.http.guard import Guard
+from localinfra.api.http.state import RequestState
 from localinfra.api.metrics import RequestMetrics
 from localinfra.metrics import Metrics
 
@@ -16,7 +17,7 @@ HOST = ("host", "localhost")
 
 
 async def answer(request: Request) -> Response:
-    request.state.model = "org/name"
+    RequestState.of(request.scope).model = "org/name"
     return PlainTextResponse("inside", 201)
 
 

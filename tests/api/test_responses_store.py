@@ -12,6 +12,7 @@ from starlette.requests import Request
 from localinfra.api.app import create_app
 from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.body import Decoded
+from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.responses.handlers import asking
 from localinfra.api.openai.responses.items import InputText, MessageItem, OutputText
 from localinfra.api.openai.responses.request import ResponsesRequest
@@ -148,7 +149,8 @@ class Server:
         self.app = create_app(runtime)
         caller = ApiKeys(KEYS).caller("", KEYS[0])
         inputs = [heard(f"msg_{at}") for at in range(5)]
-        self.app.state.responses.put("resp_1", caller, b'{"id":"resp_1"}', inputs, [said("m")], 99)
+        store = AppState.of(self.app).store(ResponseStore)
+        store.put("resp_1", caller, b'{"id":"resp_1"}', inputs, [said("m")], 99)
 
     def ask(self, path: str, method: str = "GET", key: str = KEYS[0]) -> Reply:
         path, _, query = path.partition("?")
@@ -188,8 +190,9 @@ def test_another_key_finds_nothing_by_any_path(server: Server, path: str) -> Non
 
 
 def request_of(server: Server, key: str) -> Request:
-    caller = ApiKeys(KEYS).caller("", key)
-    return Request({**scope_of(), "app": server.app, "state": {"key": caller}})
+    scope = {**scope_of(), "app": server.app}
+    RequestState.of(scope).caller = ApiKeys(KEYS).caller("", key) or ""
+    return Request(scope)
 
 
 def test_another_key_can_not_go_on_from_it_nor_refer_to_its_items(server: Server) -> None:

@@ -9,7 +9,7 @@ from msgspec import Meta
 from starlette.requests import Request
 
 from localinfra.api.generation.response_format import ResponseFormat
-from localinfra.api.http.errors import request_id
+from localinfra.api.http.state import RequestState
 from localinfra.chance import random_seed
 from localinfra.chat.answer import AnswerFormat
 from localinfra.engine.request import SamplingParams
@@ -149,4 +149,4 @@ def kwarg_paths(kwargs: Iterable[str]) -> dict[str, str]:
 
 def log_user(request: Request, user: str | None) -> None:
     if user:
-        logger.info("request %s is for user '%s'", request_id(request.scope), shown(user))
+        logger.info("request %s is for user '%s'", RequestState.of(request.scope).id, shown(user))

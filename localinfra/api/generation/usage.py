@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 from starlette.requests import Request
 
+from localinfra.api.http.state import AppState, RequestState
 from localinfra.costs import Ledger, Used
 from localinfra.engine.output import OutputDelta
 from localinfra.metrics import Metrics
@@ -106,10 +107,10 @@ def dollars(amount: float) -> float:
 def charge_of(request: Request, model: ChargedModel) -> Charge:
     """The request's charge. Call it once, as soon as the model is there: from then on the
     request's metrics name the model."""
-    state, app = request.scope["state"], request.app.state
-    state["model"] = model.name
+    state, app = RequestState.of(request.scope), AppState.of(request.app)
+    state.model = model.name
     return Charge(
-        model.entry.price, model.name, state["key"], state["started_s"], app.metrics, app.ledger
+        model.entry.price, model.name, state.caller, state.started_s, app.metrics, app.ledger
     )
 
 

@@ -13,6 +13,7 @@ from starlette.types import ExceptionHandler, Scope
 from localinfra import errors
 from localinfra.api.http.paths import not_found
 from localinfra.api.http.request_log import remember_error
+from localinfra.api.http.state import RequestState
 from localinfra.errors import ApiError
 from localinfra.logs import shown
 
@@ -59,11 +60,6 @@ class AnthropicErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
 
 
-def request_id(scope: Scope) -> str:
-    """The id that `Guard` gave this request."""
-    return str(scope.get("state", {}).get("request_id", ""))
-
-
 def speaks_anthropic(scope: Scope) -> bool:
     """Whether the path is one of Anthropic's API, or would be if it existed."""
     return ANTHROPIC_PATHS.fullmatch(scope["path"]) is not None
@@ -80,11 +76,12 @@ def error_body(error: ApiError, scope: Scope) -> bytes:
     """`{"error": {message, type, param, code}}`, with `request_id` where the server is at fault;
     Anthropic's around the same facts where its clients ask."""
     detail = ErrorDetail(error.message, error.type, error.param, error.code)
+    id = RequestState.of(scope).id
     if speaks_anthropic(scope):
         detail = msgspec.structs.replace(detail, type=anthropic_type(error.status))
-        return msgspec.json.encode(AnthropicErrorBody(error=detail, request_id=request_id(scope)))
+        return msgspec.json.encode(AnthropicErrorBody(error=detail, request_id=id))
     if error.status >= 500:
-        detail = msgspec.structs.replace(detail, request_id=request_id(scope))
+        detail = msgspec.structs.replace(detail, request_id=id)
     return msgspec.json.encode(ErrorBody(detail))
 
 
@@ -111,9 +108,10 @@ def error_response(
 def as_api_error(error: Exception, scope: Scope) -> ApiError:
     """An ApiError as it is; anything else is logged with its traceback, which no client sees."""
     if not isinstance(error, ApiError):
-        log.error("request %s failed", request_id(scope), exc_info=error)
+        id = RequestState.of(scope).id
+        log.error("request %s failed", id, exc_info=error)
         error = errors.EngineFailed(
-            f"The server failed on this request; its log has the details under {request_id(scope)}."
+            f"The server failed on this request; its log has the details under {id}."
         )
     remember_error(error, scope)
     return error

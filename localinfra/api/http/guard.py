@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.errors import as_api_error, error_response, speaks_anthropic
 from localinfra.api.http.hosts import Authority, HostRules, OriginRules, parse_authority
+from localinfra.api.http.state import RequestState
 from localinfra.chance import random_hex
 from localinfra.errors import Forbidden, Unauthorized
 
@@ -32,7 +33,7 @@ class Guard:
     """ASGI middleware around all that judges or works.
 
     Every response gets `x-request-id` (the client's own, if it is a plain word of up to 64
-    characters), also found in the scope's state, where `key` is the caller's label. Only reading
+    characters), also found in its `RequestState`, as is who calls. Only reading
     an open path and CORS preflights need no key: a path that doesn't exist needs one too, so
     nothing about the routes leaks.
     """
@@ -62,10 +63,11 @@ class Guard:
 
     async def guard(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        own_headers = {"x-request-id": request_id_of(headers)}
-        scope.setdefault("state", {})["request_id"] = own_headers["x-request-id"]
+        state = RequestState.of(scope)
+        state.id = request_id_of(headers)
+        own_headers = {"x-request-id": state.id}
         if speaks_anthropic(scope):
-            own_headers["request-id"] = own_headers["x-request-id"]  # where its SDKs look
+            own_headers["request-id"] = state.id  # where its SDKs look
         started = False
 
         async def reply(message: Message) -> None:
@@ -82,7 +84,7 @@ class Guard:
             if is_preflight(headers, scope):
                 app = preflight(headers)
             elif not is_open(scope["path"]) or scope["method"] not in ("GET", "HEAD"):
-                scope["state"]["key"] = self.check_key(headers)
+                state.caller = self.check_key(headers)
             await app(scope, receive, reply)
         except ClientDisconnect:
             return  # ordinary: nobody is left to answer
@@ -95,7 +97,7 @@ class Guard:
         """Against DNS rebinding: a page that had its name pointed here still sends that name. Of
         two hosts both have to be ours, whichever one a proxy in between went by."""
         given = headers.getlist("host")
-        if (target := scope["state"].get("target_host")) is not None:  # of an absolute URL
+        if (target := RequestState.of(scope).target_host) is not None:
             given = [target, *(host for host in given if host != target)]
         hosts = [parse_authority(host) for host in given]
         server = scope.get("server")  # (address, port) of this end of the connection

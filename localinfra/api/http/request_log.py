@@ -4,6 +4,7 @@ import logging
 
 from starlette.types import Scope
 
+from localinfra.api.http.state import RequestState
 from localinfra.errors import ApiError
 from localinfra.logs import kind, shown
 
@@ -13,8 +14,8 @@ log = logging.getLogger("localinfra.requests")
 def log_request(scope: Scope, status: int | None, seconds: float) -> None:
     """At debug level if the answer is what was asked for, else as a warning with the reason that
     `remember_error` noted. `status`: None if nothing was sent, since the client had left."""
-    state = scope.get("state", {})
-    error: ApiError | None = state.get("error")
+    state = RequestState.of(scope)
+    error = state.error
     failed = error is not None or (status is not None and status >= 400)
     if not failed and not log.isEnabledFor(logging.DEBUG):
         return
@@ -25,9 +26,9 @@ def log_request(scope: Scope, status: int | None, seconds: float) -> None:
         shown(scope["path"]),
         "left" if status is None else status,
         f" {reason(error)}" if error else "",
-        state.get("request_id", "-"),
+        state.id or "-",
         client_name(scope.get("client")),
-        state.get("key", "-"),
+        state.caller or "-",
         seconds * 1000,
         extra=kind(status),
     )
@@ -40,7 +41,7 @@ def log_refusal(error: ApiError, scope: Scope, client: tuple[str, int] | None) -
         shown(scope["path"]) or "connection",
         error.status,
         reason(error),
-        scope["state"]["request_id"],
+        RequestState.of(scope).id,
         client_name(client),
         extra=kind(error.status),
     )
@@ -48,7 +49,7 @@ def log_refusal(error: ApiError, scope: Scope, client: tuple[str, int] | None) -
 
 def remember_error(error: ApiError, scope: Scope) -> None:
     """For the request's line, also where an answer had begun with 200."""
-    scope.setdefault("state", {})["error"] = error
+    RequestState.of(scope).error = error
 
 
 def reason(error: ApiError) -> str:

@@ -1,37 +1,27 @@
-"""What handlers find in the application: the runtime and the limits taken from its settings."""
+"""What handlers and middleware find beside a request: `AppState`, which all requests share, and
+`RequestState`, what is known of one.
+
+The one file that knows where starlette keeps them.
+"""
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
+import msgspec
+from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.types import Scope
 
 from localinfra.api.http.body import BodyLimits, Decoded, UnfinishedBodies
+from localinfra.costs import Ledger
+from localinfra.errors import ApiError
 from localinfra.executor import BoundedExecutor
+from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
 
 T = TypeVar("T")
 
-INLINE_SIZE = 64 * 1024  # of a body: what becomes of it takes 2 ms
-
-
-def runtime(request: Request) -> Runtime:
-    return cast(Runtime, request.app.state.runtime)
-
-
-def caller_of(request: Request) -> str:
-    """What `Guard` calls the holder of the request's key; on an open server all are one."""
-    return str(request.scope["state"]["key"])
-
-
-def default_seed(request: Request) -> int | None:
-    """Of requests that name none; None: another each time."""
-    return runtime(request).settings.default_seed
-
-
-def limits(request: Request) -> BodyLimits:
-    settings = runtime(request).settings
-    unfinished: UnfinishedBodies = request.app.state.unfinished_bodies
-    return BodyLimits(settings.max_body_bytes, settings.body_timeout_s, unfinished)
+NAME = "localinfra"
 
 
 class Threads:
@@ -50,8 +40,82 @@ class Threads:
             executor.close()
 
 
+class AppState:
+    """What the requests of one application share. Event loop only."""
+
+    def __init__(self, runtime: Runtime, ledger: Ledger, *stores: object):
+        """`stores`: what single APIs keep for later requests."""
+        settings = runtime.settings
+        self.runtime = runtime
+        self.ledger = ledger
+        self.metrics = Metrics()
+        self.threads = Threads()
+        self.limits = BodyLimits(
+            settings.max_body_bytes,
+            settings.body_timeout_s,
+            UnfinishedBodies(max(settings.max_unfinished_bytes, settings.max_body_bytes)),
+        )
+        self._stores = stores
+
+    def store(self, kind: type[T]) -> T:
+        """The one of this class."""
+        return next(store for store in self._stores if isinstance(store, kind))
+
+    def attach(self, app: Starlette) -> None:
+        setattr(app.state, NAME, self)
+
+    @staticmethod
+    def of(app: Starlette) -> "AppState":
+        found = getattr(app.state, NAME)
+        assert isinstance(found, AppState)
+        return found
+
+
+class RequestState(msgspec.Struct):
+    """What is known of one request beside its scope: written by the middleware and its handler,
+    told by the metrics and its line of the log."""
+
+    id: str = ""  # `x-request-id`
+    started_s: float = 0.0  # of time.perf_counter()
+    caller: str = ""  # what `Guard` calls the key's holder; on an open server all are one
+    model: str = ""  # that it is charged for, once that is there
+    error: ApiError | None = None  # why it was refused, or failed after its answer had begun
+    target_host: str | None = None  # of an absolute URL
+
+    @staticmethod
+    def of(scope: Scope) -> "RequestState":
+        """Made when first asked for."""
+        states = scope.setdefault("state", {})
+        found: RequestState | None = states.get(NAME)
+        if found is None:
+            found = states[NAME] = RequestState()
+        return found
+
+
+# Until all handlers go through `api/call.py`.
+
+INLINE_SIZE = 64 * 1024  # of a body: what becomes of it takes 2 ms
+
+
+def runtime(request: Request) -> Runtime:
+    return AppState.of(request.app).runtime
+
+
+def caller_of(request: Request) -> str:
+    return RequestState.of(request.scope).caller
+
+
+def default_seed(request: Request) -> int | None:
+    """Of requests that name none; None: another each time."""
+    return runtime(request).settings.default_seed
+
+
+def limits(request: Request) -> BodyLimits:
+    return AppState.of(request.app).limits
+
+
 def threads(request: Request) -> Threads:
-    return cast(Threads, request.app.state.threads)
+    return AppState.of(request.app).threads
 
 
 def conversions(request: Request) -> BoundedExecutor:

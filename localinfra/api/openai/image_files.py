@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.http.guard import IMAGE_FILES
+from localinfra.api.http.state import AppState
 from localinfra.errors import NotFound
 
 MAX_BYTES = 256 << 20  # of all together; the oldest go first
@@ -55,7 +56,6 @@ class ImageFiles:
 
 
 async def get_image_file(request: Request) -> Response:
-    files: ImageFiles = request.app.state.image_files
-    kept = files.get(request.path_params["name"])
+    kept = AppState.of(request.app).store(ImageFiles).get(request.path_params["name"])
     headers = {"cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
     return Response(kept.data, 200, headers, kept.media_type)

@@ -17,7 +17,7 @@ from localinfra.api.generation.usage import charge_of, dollars
 from localinfra.api.http.body import header_list, read_body
 from localinfra.api.http.pieces import PiecesResponse
 from localinfra.api.http.sse import EventStream, until_disconnect
-from localinfra.api.http.state import default_seed, limits, runtime, threads
+from localinfra.api.http.state import AppState, default_seed, limits, runtime, threads
 from localinfra.api.openai.image_files import ImageFiles
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor
@@ -226,7 +226,7 @@ class ImageAnswer:
         self._tokens = tokens
         self._charge = charge_of(request, model)
         self._executor = threads(request).pictures_out
-        self._files: ImageFiles = request.app.state.image_files
+        self._files = AppState.of(request.app).store(ImageFiles)
         self._base_url = str(request.base_url).rstrip("/")
         self._created = int(time.time())
         self.painting = model.events(wanted)

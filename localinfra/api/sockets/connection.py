@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 from localinfra import errors
 from localinfra.api.http.errors import error_response
 from localinfra.api.http.request_log import log_refusal
+from localinfra.api.http.state import RequestState
 from localinfra.api.sockets.connections import Connections
 from localinfra.chance import random_hex
 from localinfra.errors import ApiError
@@ -232,7 +233,7 @@ class Connection(HttpToolsProtocol):
         self._in_body = True
         self._body_bytes = self._framed_bytes = self._num_chunks = self._num_trailers = 0
         if absolute := ABSOLUTE_FORM.match(self.url):
-            self.scope["state"]["target_host"] = absolute[1].decode("latin-1")
+            RequestState.of(self.scope).target_host = absolute[1].decode("latin-1")
             rest = self.url[absolute.end() :]
             self.url = rest if rest.startswith(b"/") else b"/" + rest
         super().on_headers_complete()
@@ -300,7 +301,7 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         running = self.running
         scope: Scope = {"path": self.url.partition(b"?")[0].decode("latin-1"), "state": {}}
-        scope["state"]["request_id"] = random_hex(32)
+        RequestState.of(scope).id = random_hex(32)
         log_refusal(error, scope, self.client)
         if running is not None and not running.response_complete:
             running.keep_alive = False
@@ -312,7 +313,7 @@ class Connection(HttpToolsProtocol):
         self.leave()
 
     def write(self, error: ApiError, scope: Scope) -> None:
-        own = {"connection": "close", "x-request-id": scope["state"]["request_id"]}
+        own = {"connection": "close", "x-request-id": RequestState.of(scope).id}
         if error.status == 426:
             own["upgrade"] = "HTTP/1.1"
         response = error_response(error, scope, own)

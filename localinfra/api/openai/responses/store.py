@@ -3,14 +3,14 @@
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
 from localinfra.api.http.errors import json_response
-from localinfra.api.http.state import caller_of
+from localinfra.api.http.state import AppState, caller_of
 from localinfra.api.openai.responses.items import AnyItem
 from localinfra.errors import InvalidRequest, NotFound, UnsupportedParameter
 
@@ -168,7 +168,7 @@ def referenced_item(request: Request, id: str, path: str) -> AnyItem:
 
 
 def store_of(request: Request) -> ResponseStore:
-    return cast(ResponseStore, request.app.state.responses)
+    return AppState.of(request.app).store(ResponseStore)
 
 
 async def get_response(request: Request) -> HttpResponse:
