@@ -51,6 +51,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "api": [
         {"http", "vectors"},
         {"generation", "metrics", "sockets"},
+        {"call"},
         {"openai", "anthropic", "rerank", "tokens"},
         {"cohere", "deepinfra"},
         {"app"},

@@ -11,12 +11,11 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localinfra.api.call import Call
 from localinfra.api.generation.params import ShortName
-from localinfra.api.http.body import read_body
-from localinfra.api.http.pieces import PiecesResponse
-from localinfra.api.http.state import limits, threads
+from localinfra.api.http.pieces import filled
 from localinfra.api.openai.embeddings import MAX_INPUTS, InputType, checked_inputs, embedded
-from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
+from localinfra.api.vectors import as_base64, as_floats, pieces
 from localinfra.chat.messages import TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -80,13 +79,35 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
+class ApiVersion(msgspec.Struct, frozen=True):
+    version: str
+
+
+class BilledUnits(msgspec.Struct, frozen=True):
+    input_tokens: int
+
+
+class EmbedMeta(msgspec.Struct, frozen=True):
+    api_version: ApiVersion
+    billed_units: BilledUnits
+
+
+class CohereEmbeddings(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer, into which its vectors are filled."""
+
+    id: str
+    response_type: Literal["embeddings_floats", "embeddings_by_type"]
+    embeddings: dict[str, tuple[()]] | tuple[()]
+    texts: list[str]
+    meta: EmbedMeta
+
+
 async def create_cohere_embeddings(request: Request) -> Response:
-    decoded = await read_body(request, EmbedRequest, limits(request))
-    body = decoded.value
-    forms = body.forms()
+    call = await Call.begin(request, EmbedRequest)
+    body, forms = call.body, call.body.forms()
     texts, param = body.all_texts()
     found, _, charge = await embedded(
-        request,
+        call,
         body.model,
         checked_inputs(texts, param),
         input_type=INPUT_TYPES.get(body.input_type or ""),
@@ -94,36 +115,25 @@ async def create_cohere_embeddings(request: Request) -> Response:
         dimensions=body.output_dimension,
         param=param,
     )
-    version = request.scope["path"][2:3]
-    vectors: list[bytes] = []
-    for at, name in enumerate(forms):
-        rows = await pieces(found.rows, FORMS[name], lambda _, row: row, threads(request).vectors)
-        vectors += [b'%b"%b":[' % (b"," if at else b"", name.encode()), *rows, b"]"]
+    vectors = {
+        name: await pieces(found.rows, FORMS[name], lambda _, row: row, call.threads.vectors)
+        for name in forms
+    }
     charge.add(prompt_tokens=found.num_tokens)
+    version = request.scope["path"][2:3]
+    by_type: dict[str, tuple[()]] | None = dict.fromkeys(forms, ())
     if version == "1" and not body.embedding_types:
-        kind, opening, closing = b"embeddings_floats", b"", b""
-        vectors = [b"[", *vectors[1:]]
-    else:
-        kind, opening, closing = b"embeddings_by_type", b"{", b"}"
-    head = b'{"id":"%b","response_type":"%b","embeddings":%b' % (
-        str(uuid.uuid4()).encode(),
-        kind,
-        opening,
-    )
-    tail = b'%b,"texts":%b,"meta":%b}' % (
-        closing,
-        msgspec.json.encode(texts),
-        msgspec.json.encode(
-            {
-                "api_version": {"version": version},
-                "billed_units": {"input_tokens": found.num_tokens},
-            }
-        ),
-    )
-    left_out = [
+        by_type, vectors = None, {"embeddings": vectors["float"]}
+    call.leave_out(
         f"embedding_types[{at}]"
         for at, name in enumerate(body.embedding_types)
         if name not in FORMS
-    ]
-    headers = {**decoded.ignoring(left_out).headers, **truncated_header(found.truncated)}
-    return PiecesResponse([head, *vectors, tail], headers)
+    )
+    answer = CohereEmbeddings(
+        id=str(uuid.uuid4()),
+        response_type="embeddings_by_type" if by_type else "embeddings_floats",
+        embeddings=by_type or (),
+        texts=texts,
+        meta=EmbedMeta(ApiVersion(version), BilledUnits(found.num_tokens)),
+    )
+    return call.pieces(filled(answer, vectors))

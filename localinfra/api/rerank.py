@@ -7,11 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localinfra.api.generation.usage import charge_of
-from localinfra.api.http.body import read_body
-from localinfra.api.http.errors import json_response
-from localinfra.api.http.sse import until_disconnect
-from localinfra.api.http.state import limits, runtime
+from localinfra.api.call import Call
 from localinfra.api.vectors import truncated_header
 from localinfra.chance import random_hex
 from localinfra.errors import InvalidRequest
@@ -71,14 +67,12 @@ def checked_documents(query: str, documents: list[str | Document]) -> list[str]:
 
 
 async def create_ranking(request: Request) -> Response:
-    decoded = await read_body(request, RerankRequest, limits(request))
-    body = decoded.value
-    texts = body.texts()
-    model = await runtime(request).rerank_model(body.model, ROUTE)
-    charge = charge_of(request, model)
-    scores = await until_disconnect(
-        request.receive, model.score(body.query, texts, truncate=body.truncate)
-    )
+    call = await Call.begin(request, RerankRequest)
+    body, texts = call.body, call.body.texts()
+    model = await call.runtime.rerank_model(body.model, ROUTE)
+    charge = call.charge(model)
+    scores = await model.score(body.query, texts, truncate=body.truncate)
+    call.add_headers(truncated_header(scores.truncated))
     order = sorted(range(len(texts)), key=lambda index: -scores.values[index])
     results = [
         RankedDocument(
@@ -90,7 +84,4 @@ async def create_ranking(request: Request) -> Response:
     ]
     charge.add(prompt_tokens=scores.num_tokens)
     usage = RerankUsage(scores.num_tokens, scores.num_tokens, charge.cost)
-    headers = {**decoded.headers, **truncated_header(scores.truncated)}
-    return json_response(
-        Ranking(f"rerank-{random_hex(32)}", model.name, results, usage), headers=headers
-    )
+    return call.json(Ranking(f"rerank-{random_hex(32)}", model.name, results, usage))

@@ -11,11 +11,11 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localinfra.api.call import Call
 from localinfra.api.generation.params import TemplateKwargs, kwarg_paths
 from localinfra.api.generation.tools import SentTools, Tools, read_tools, tool_use
-from localinfra.api.http.body import read_body
 from localinfra.api.http.errors import json_response
-from localinfra.api.http.state import limits, runtime
+from localinfra.api.http.state import AppState
 from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
 from localinfra.chat.template import check_kwargs, ends_in_answer
@@ -102,24 +102,19 @@ class TokenizerDescription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_tokens(request: Request) -> Response:
-    decoded = await read_body(request, TokenizeRequest, limits(request))
-    body = decoded.value
+    call = await Call.begin(request, TokenizeRequest)
+    body = call.body
     body.check()
     model = await named_model(request, body.model)
-    unread = model.unread(kwarg_paths(body.chat_template_kwargs))
     tools = read_tools(body.tools)
-    decoded = decoded.ignoring(
-        [*tools.left_out, *left_out_calls(body.messages or ()), *unread], tools.unknown
-    )
+    call.leave_out([*tools.left_out, *left_out_calls(body.messages or ())], tools.unknown)
+    call.leave_out(model.unread(kwarg_paths(body.chat_template_kwargs)))
     if body.prompt is not None:
         ids = await model.tokenize(body.prompt, add_bos=body.add_special_tokens)
     else:
         ids = await chat_tokens(model, body, tools)
-    strings = None
-    if body.return_token_strs:
-        strings = await model.spellings(ids)
-    found = Tokenized(len(ids), model.context_length, ids, strings)
-    return json_response(found, headers=decoded.headers)
+    strings = await model.spellings(ids) if body.return_token_strs else None
+    return call.json(Tokenized(len(ids), model.context_length, ids, strings))
 
 
 async def chat_tokens(model: "TextModel", body: TokenizeRequest, tools: Tools) -> list[int]:
@@ -135,10 +130,9 @@ async def chat_tokens(model: "TextModel", body: TokenizeRequest, tools: Tools) -
 
 
 async def join_tokens(request: Request) -> Response:
-    decoded = await read_body(request, DetokenizeRequest, limits(request), MAX_TOKEN_IDS)
-    model = await named_model(request, decoded.value.model)
-    text = await model.detokenize(decoded.value.tokens, "tokens")
-    return json_response(Detokenized(text), headers=decoded.headers)
+    call = await Call.begin(request, DetokenizeRequest, MAX_TOKEN_IDS)
+    model = await named_model(request, call.body.model)
+    return call.json(Detokenized(await model.detokenize(call.body.tokens, "tokens")))
 
 
 async def describe_tokenizer(request: Request) -> Response:
@@ -158,9 +152,10 @@ async def describe_tokenizer(request: Request) -> Response:
 
 
 async def named_model(request: Request, name: str | None) -> "TextModel":
+    runtime = AppState.of(request.app).runtime
     if name is None:
-        name = only_text_model(runtime(request).catalog)
-    return await runtime(request).text_model(name, request.scope["path"])
+        name = only_text_model(runtime.catalog)
+    return await runtime.text_model(name, request.scope["path"])
 
 
 def only_text_model(catalog: Catalog) -> str:

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from localinfra.api.app import create_app
-from localinfra.api.http.body import receive_body
+from localinfra.api.call import Call
+from localinfra.api.http.body import Decoded, receive_body
 from localinfra.api.http.sse import EventStream
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import QueueFull
@@ -121,12 +122,11 @@ def test_what_went_well_is_logged_at_debug_level_only(
     assert line_of(app, caplog, "GET", "/v1/models").startswith("DEBUG GET /v1/models 200")
 
 
-def test_a_long_user_is_cut(caplog: pytest.LogCaptureFixture) -> None:
-    from localinfra.api.generation.params import log_user
-
+def test_a_long_user_is_cut(app: Starlette, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    log_user(Request(scope_of()), "\x00" * 2_600_000)
-    log_user(Request(scope_of()), "user-7")
+    one = Call(Request({**scope_of(), "app": app}), Decoded(ServerSettings(), ()))
+    one.log_user("\x00" * 2_600_000)
+    one.log_user("user-7")
     first, second = [record.getMessage() for record in caplog.records]
     assert first.isprintable() and len(first) < 1000
     assert second.endswith("is for user 'user-7'")

@@ -10,6 +10,7 @@ from asgi import Reply, call, scope_of
 from starlette.requests import Request
 
 from localinfra.api.app import create_app
+from localinfra.api.call import Call
 from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.body import Decoded
 from localinfra.api.http.state import AppState, RequestState
@@ -125,7 +126,7 @@ def test_what_a_conversation_weighs_is_added_up(server: "Server") -> None:
     for store in (True, False):
         fields = {"model": "m", "input": "Hi", "previous_response_id": "resp_1", "store": store}
         decoded = Decoded(msgspec.convert(fields, ResponsesRequest), ())
-        asked = asyncio.run(asking(request, decoded))
+        asked = asyncio.run(asking(Call(request, decoded)))
         assert len(asked.items) == 7
         assert asked.num_bytes == (
             99 + len(encode([said("m")]) + encode(asked.items[6:])) if store else 0

@@ -215,7 +215,7 @@ def test_both_turns_of_codex_are_understood() -> None:
         body = msgspec.json.encode(codex.request(turn))
         assert len(body) > 40_000
         decoded = decode(body, ResponsesRequest)
-        asked = what_is_asked(Request(scope_of()), decoded, None)
+        asked = what_is_asked(Request(scope_of()), decoded.value, None)
         assert decoded.ignored == ("client_metadata",)
         left_out = ["reasoning.summary", "tools[8]"] + ["input[7]"] * (turn is not items)
         assert (asked.left_out, asked.unknown) == (left_out, [])

@@ -93,7 +93,7 @@ def test_names_nobody_knows_are_told_by_their_paths(
 
 def responses_headers(**fields: Any) -> str:
     decoded = decode(json.dumps({**BODIES[RESPONSES], **fields}).encode(), RESPONSES)
-    asked = what_is_asked(Request(scope_of()), decoded, None)
+    asked = what_is_asked(Request(scope_of()), decoded.value, None)
     headers = decoded.ignoring(asked.left_out, asked.unknown).headers
     return headers.get("x-localinfra-ignored", "")
 
@@ -289,7 +289,7 @@ def test_a_null_is_a_field_not_given_wherever_it_may_be_left_out(
 def test_nulls_pass_where_nothing_does(kind: type[Any], fields: dict[str, Any]) -> None:
     decoded = decode(json.dumps({**BODIES[kind], **fields}).encode(), kind)
     if kind is RESPONSES:
-        what_is_asked(Request(scope_of()), decoded, None)
+        what_is_asked(Request(scope_of()), decoded.value, None)
     elif kind is MESSAGES:
         decoded.value.conversation()
     else:

@@ -23,6 +23,7 @@ from localinfra.api.anthropic.output import (
     Usage,
     content_blocks,
 )
+from localinfra.api.call import Call
 from localinfra.api.generation.params import (
     MAX_STOPS,
     MaxTokens,
@@ -31,13 +32,10 @@ from localinfra.api.generation.params import (
     TopK,
     chosen_seed,
     given,
-    log_user,
 )
-from localinfra.api.generation.usage import Charge, UsageMeter, charge_of
-from localinfra.api.http.body import read_body
-from localinfra.api.http.errors import error_body, json_response
-from localinfra.api.http.sse import NamedEvent, NamedEventStream, until_disconnect
-from localinfra.api.http.state import caller_of, converted, default_seed, limits, runtime
+from localinfra.api.generation.usage import Charge, UsageMeter
+from localinfra.api.http.errors import error_body
+from localinfra.api.http.sse import NamedEvent
 from localinfra.chance import random_hex
 from localinfra.chat.formats.pieces import Piece
 from localinfra.engine.output import OutputDelta
@@ -97,42 +95,30 @@ class TokenCount(msgspec.Struct, frozen=True):
 
 
 async def create_message(request: Request) -> Response:
-    decoded = await read_body(request, MessageRequest, limits(request))
-    body = decoded.value
-    seed = default_seed(request)
-    wanted, left_out = await converted(request, decoded, lambda: (body.turn(seed), body.left_out))
-    log_user(request, body.metadata.user_id)
-    model = await runtime(request).text_model(body.model, ROUTE)
-    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
-    charge = charge_of(request, model)
-    turn = await begin(model, wanted, caller_of(request))
-    decoded = decoded.ignoring(turn.left_out)
+    call = await Call.begin(request, MessageRequest)
+    body, seed = call.body, call.default_seed
+    wanted, left_out = await call.converted(lambda: (body.turn(seed), body.left_out))
+    call.log_user(body.metadata.user_id)
+    model = await call.runtime.text_model(body.model, ROUTE)
+    charge = call.charge(model)
+    turn = await begin(model, wanted, call.caller)
+    call.leave_out([*left_out, *model.unread(body.kwarg_paths), *turn.left_out])
     answer = MessageAnswer(model, turn, charge, body.hides_thinking)
     if body.stream:
-        return NamedEventStream(
-            answer.events(),
-            error_event,
-            decoded.headers,
-            runtime(request).settings.keepalive_s,
-            turn.deltas,
-            sign_of_life=Ping().named,
-        )
-    message = await until_disconnect(request.receive, answer.message())
-    return json_response(message, headers=decoded.headers)
+        return call.named_stream(answer.events(), turn.deltas, error_event, Ping().named)
+    return call.json(await answer.message())
 
 
 async def count_message_tokens(request: Request) -> Response:
     """Counts what `create_message` would report: cached or not, all of the rendered prompt."""
-    decoded = await read_body(request, PromptFields, limits(request))
-    body = decoded.value
-    messages, left_out = await converted(
-        request, decoded, lambda: (body.conversation(), body.left_out)
-    )
+    call = await Call.begin(request, PromptFields)
+    body = call.body
+    messages, left_out = await call.converted(lambda: (body.conversation(), body.left_out))
     use = body.answer().use
-    model = await runtime(request).text_model(body.model, COUNT_ROUTE)
-    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
+    model = await call.runtime.text_model(body.model, COUNT_ROUTE)
+    call.leave_out([*left_out, *model.unread(body.kwarg_paths)])
     prompt = await model.chat_prompt(messages, body.template_kwargs, use.tools)
-    return json_response(TokenCount(len(prompt.ids)), headers=decoded.headers)
+    return call.json(TokenCount(len(prompt.ids)))
 
 
 def error_event(error: ApiError, scope: Scope) -> NamedEvent:

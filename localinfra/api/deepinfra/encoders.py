@@ -7,15 +7,11 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
-from localinfra.api.generation.usage import charge_of
-from localinfra.api.http.errors import json_response
-from localinfra.api.http.form import read_body_or_form
-from localinfra.api.http.pieces import PiecesResponse
-from localinfra.api.http.sse import until_disconnect
-from localinfra.api.http.state import limits, runtime, threads
+from localinfra.api.http.pieces import filled
 from localinfra.api.http.weight import MAX_TOKEN_IDS
-from localinfra.api.openai.embeddings import Inputs, InputType, checked_inputs
+from localinfra.api.openai.embeddings import Inputs, InputType, checked_inputs, embedded
 from localinfra.api.rerank import MAX_DOCUMENTS, Documents, checked_documents
 from localinfra.api.vectors import as_floats, pieces, truncated_header
 from localinfra.errors import InvalidRequest, UnsupportedParameter
@@ -46,6 +42,15 @@ class RerankBody(msgspec.Struct, frozen=True, kw_only=True):
     webhook: str | None = None
 
 
+class NativeEmbeddings(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer, into which its vectors are filled."""
+
+    embeddings: tuple[()] = ()
+    input_tokens: int
+    request_id: str
+    inference_status: InferenceStatus
+
+
 class RerankScores(msgspec.Struct, frozen=True):
     scores: list[float]  # in the documents' order
     input_tokens: int
@@ -55,55 +60,43 @@ class RerankScores(msgspec.Struct, frozen=True):
 
 async def infer_embeddings(request: Request, name: str) -> Response:
     timer = Timer()
-    decoded = await read_body_or_form(
-        request, EmbeddingBody, limits(request), ("image",), MAX_TOKEN_IDS
-    )
-    body = decoded.value
+    call = await Call.begin_with_form(request, EmbeddingBody, ("image",), MAX_TOKEN_IDS)
+    body = call.body
     body.check()
     given = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    inputs = checked_inputs(given, "inputs")
-    model = await runtime(request).embedding_model(name, ROUTE)
-    charge = charge_of(request, model)
-    found = await until_disconnect(
-        request.receive,
-        model.embed(
-            inputs,
-            prompt=model.prompt(body.input_type, None),
-            truncate=body.truncate,
-            dimensions=body.dimensions,
-            normalize=body.normalize,
-            param="inputs",
-        ),
+    found, _, charge = await embedded(
+        call,
+        name,
+        checked_inputs(given, "inputs"),
+        input_type=body.input_type,
+        truncate=body.truncate,
+        dimensions=body.dimensions,
+        normalize=body.normalize,
+        param="inputs",
     )
-    rows = await pieces(found.rows, as_floats, lambda index, row: row, threads(request).vectors)
+    rows = await pieces(found.rows, as_floats, lambda _, row: row, call.threads.vectors)
     charge.add(prompt_tokens=found.num_tokens)
-    status = timer.status(charge.cost, found.num_tokens)
-    tail = b'],"input_tokens":%d,"request_id":%b,"inference_status":%b}' % (
-        found.num_tokens,
-        msgspec.json.encode(timer.request_id),
-        msgspec.json.encode(status),
+    answer = NativeEmbeddings(
+        input_tokens=found.num_tokens,
+        request_id=timer.request_id,
+        inference_status=timer.status(charge.cost, found.num_tokens),
     )
-    headers = {**decoded.headers, **truncated_header(found.truncated)}
-    return PiecesResponse([b'{"embeddings":[', *rows, tail], headers)
+    return call.pieces(filled(answer, {"embeddings": rows}))
 
 
 async def infer_ranking(request: Request, name: str) -> Response:
     timer = Timer()
-    decoded = await read_body_or_form(request, RerankBody, limits(request))
-    body = decoded.value
+    call = await Call.begin_with_form(request, RerankBody)
+    body = call.body
     refuse_webhook(body.webhook)
     query = body.query or next(iter(body.queries), "")
     if len(set(body.queries)) > 1:
         raise InvalidRequest("Send one query; each document is ranked by it.", "queries")
     texts = checked_documents(query, body.documents)
-    model = await runtime(request).rerank_model(name, ROUTE)
-    charge = charge_of(request, model)
-    found = await until_disconnect(
-        request.receive, model.score(query, texts, truncate=body.truncate)
-    )
+    model = await call.runtime.rerank_model(name, ROUTE)
+    charge = call.charge(model)
+    found = await model.score(query, texts, truncate=body.truncate)
+    call.add_headers(truncated_header(found.truncated))
     charge.add(prompt_tokens=found.num_tokens)
     status = timer.status(charge.cost, found.num_tokens)
-    return json_response(
-        RerankScores(found.values, found.num_tokens, timer.request_id, status),
-        headers={**decoded.headers, **truncated_header(found.truncated)},
-    )
+    return call.json(RerankScores(found.values, found.num_tokens, timer.request_id, status))

@@ -6,25 +6,23 @@ Takes DeepInfra's own fields, and those of Cog models under `input`, as its clas
 import base64
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.generation.params import MAX_SEED, chosen_seed
-from localinfra.api.generation.usage import Charge, charge_of
-from localinfra.api.http.body import Decoded, decode, header_list
-from localinfra.api.http.form import read_body_or_form
-from localinfra.api.http.pieces import PiecesResponse
-from localinfra.api.http.sse import until_disconnect
-from localinfra.api.http.state import default_seed, limits, runtime, threads
+from localinfra.api.generation.usage import Charge
+from localinfra.api.http.body import decode
+from localinfra.api.http.pieces import filled, listed
 from localinfra.api.openai.image_edits import Strength, from_data_url
-from localinfra.api.openai.images import check_prompt, image_file
+from localinfra.api.openai.images import check_prompt, cut_header, image_file
 from localinfra.errors import InvalidRequest, UnsupportedParameter
-from localinfra.executor import give_way
+from localinfra.executor import BoundedExecutor, give_way
 from localinfra.image.pictures import original
 from localinfra.image.request import (
     MAX_SIDE,
@@ -114,75 +112,75 @@ class CogInput(NativeImageFields, frozen=True, kw_only=True):
     prompt_strength: Strength | None = None
 
 
-class Images(msgspec.Struct, frozen=True):
-    """What an answer says beside its images."""
+class NativeImages(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer, into which its images are filled."""
 
+    images: tuple[()] = ()
     nsfw_content_detected: list[bool]  # nothing is looked at: always false
     seed: int  # of the first image; those of the others count upwards
     request_id: str
     inference_status: InferenceStatus
 
 
-class CogResult(msgspec.Struct, frozen=True):
-    """What an answer in Cog's form says beside its images."""
+class CogImages(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer in Cog's form, into which its images are filled."""
 
+    output: tuple[()] = ()
     status: str
     request_id: str
     inference_status: InferenceStatus
 
 
 class Made(msgspec.Struct, frozen=True):
-    urls: list[bytes]  # pieces of a JSON array
+    urls: list[bytes]  # each as JSON
     seeds: Sequence[int]
     request_id: str
     status: InferenceStatus
-    headers: dict[str, str]
-
-    def response(self, name: bytes, about: Images | CogResult, ignored: Decoded[Any]) -> Response:
-        """An object with the images under this name."""
-        tail = b"],%b" % encode(about).removeprefix(b"{")
-        parts = [b'{"%b":[' % name, *self.urls, tail]
-        return PiecesResponse(parts, {**self.headers, **ignored.headers})
 
 
 async def infer_images(request: Request, name: str) -> Response:
-    files = ("image", "mask")
-    decoded = await read_body_or_form(request, ImageBody, limits(request), files=files)
-    body = decoded.value
+    call = await Call.begin_with_form(request, ImageBody, files=("image", "mask"))
+    body = call.body
     refuse_webhook(body.webhook)
     if body.input != NO_INPUT:
         await give_way()  # the body took its time, and so does this
-        cog = decode(bytes(body.input), CogInput)
-        made = await make_images(
-            request, name, cog.value, cog.value.num_outputs, cog.value.prompt_strength
-        )
-        result = CogResult(made.status.status, made.request_id, made.status)
-        return made.response(b"output", result, cog)
-    made = await make_images(request, name, body, body.num_images, body.strength)
-    flags = [False] * body.num_images
-    images = Images(flags, made.seeds[0], made.request_id, made.status)
-    return made.response(b"images", images, decoded)
+        return await infer_cog_images(Call(request, decode(bytes(body.input), CogInput)), name)
+    made = await make_images(call, name, body.num_images, body.strength)
+    answer = NativeImages(
+        nsfw_content_detected=[False] * body.num_images,
+        seed=made.seeds[0],
+        request_id=made.request_id,
+        inference_status=made.status,
+    )
+    return call.pieces(filled(answer, {"images": listed(made.urls)}))
+
+
+async def infer_cog_images(call: Call[CogInput], name: str) -> Response:
+    body = call.body
+    made = await make_images(call, name, body.num_outputs, body.prompt_strength)
+    answer = CogImages(
+        status=made.status.status, request_id=made.request_id, inference_status=made.status
+    )
+    return call.pieces(filled(answer, {"output": listed(made.urls)}))
 
 
 async def make_images(
-    request: Request, name: str, fields: NativeImageFields, num_images: int, strength: float | None
+    call: Call[NativeImageFields], name: str, num_images: int, strength: float | None
 ) -> Made:
-    timer = Timer()
+    timer, fields = Timer(), call.body
     fields.check()
     if strength is not None and not fields.image:
         raise InvalidRequest("strength says how much of an image may change: send one.", "image")
-    model = await runtime(request).image_model(name, name, ROUTE)
-    charge = charge_of(request, model)
+    model = await call.runtime.image_model(name, name, ROUTE)
+    charge = call.charge(model)
     model.check_queue()
     tokens = await model.count(fields.prompt, strict=False)
-    start = await threads(request).pictures_in.run(
-        fields.original, strength, model.entry.default_size
-    )
-    wanted = native_image_request(fields, num_images, model.entry, start, default_seed(request))
-    urls = await until_disconnect(request.receive, data_urls(request, model, wanted, charge))
+    call.add_headers(cut_header(tokens))
+    start = await call.threads.pictures_in.run(fields.original, strength, model.entry.default_size)
+    wanted = native_image_request(fields, num_images, model.entry, start, call.default_seed)
+    urls = await data_urls(call.threads.pictures_out, model, wanted, charge)
     status = timer.status(charge.cost, min(tokens.t5, tokens.t5_limit))
-    cut = {"x-localinfra-truncated": header_list(tokens.cuts)} if tokens.cuts else {}
-    return Made(urls, wanted.seeds, timer.request_id, status, cut)
+    return Made(urls, wanted.seeds, timer.request_id, status)
 
 
 def native_image_request(
@@ -207,11 +205,10 @@ def native_image_request(
 
 
 async def data_urls(
-    request: Request, model: "ImageModel", wanted: ImageRequest, charge: Charge
+    executor: BoundedExecutor, model: "ImageModel", wanted: ImageRequest, charge: Charge
 ) -> list[bytes]:
-    """Each image as a JSON string, with commas between them."""
+    """Each image as a JSON string."""
     urls: dict[int, bytes] = {}
-    executor = threads(request).pictures_out
     async with aclosing(model.events(wanted)) as events:
         async for event in events:
             if isinstance(event, Finished):  # encoded while the next one is painted
@@ -219,4 +216,4 @@ async def data_urls(
                 file = await image_file(executor, model, wanted, event)
                 encoded = await executor.run(base64.b64encode, file)
                 urls[event.image] = b'"data:image/png;base64,%b"' % encoded
-    return [(b"," if image else b"") + urls[image] for image in sorted(urls)]
+    return [urls[image] for image in sorted(urls)]

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from localinfra.api.deepinfra.encoders import infer_embeddings, infer_ranking
 from localinfra.api.deepinfra.images import infer_images
 from localinfra.api.deepinfra.text import infer_text
-from localinfra.api.http.state import runtime
+from localinfra.api.http.state import AppState
 from localinfra.models.catalog import (
     DEPLOY_ID,
     EmbeddingModelEntry,
@@ -29,7 +29,7 @@ HANDLERS: dict[type[ModelEntry], Callable[[Request, str], Awaitable[Response]]] 
 async def infer(request: Request) -> Response:
     """Raises ModelNotFound."""
     name = asked_for(request.path_params["id"])
-    _, entry = runtime(request).catalog.resolve(name)
+    _, entry = AppState.of(request.app).runtime.catalog.resolve(name)
     return await HANDLERS[type(entry)](request, name)
 
 

@@ -10,13 +10,10 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
-from localinfra.api.generation.params import MaxTokens, SamplingFields, given, log_user
-from localinfra.api.generation.usage import UsageMeter, charge_of
-from localinfra.api.http.errors import json_response
-from localinfra.api.http.form import read_body_or_form
-from localinfra.api.http.sse import EventStream, until_disconnect
-from localinfra.api.http.state import caller_of, default_seed, limits, runtime
+from localinfra.api.generation.params import MaxTokens, SamplingFields, given
+from localinfra.api.generation.usage import UsageMeter
 from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
@@ -83,42 +80,37 @@ class TokenEvent(msgspec.Struct, frozen=True):
 
 async def infer_text(request: Request, name: str) -> Response:
     timer = Timer()
-    decoded = await read_body_or_form(request, TextBody, limits(request))
-    body = decoded.value
+    call = await Call.begin_with_form(request, TextBody)
+    body = call.body
     body.check()
-    log_user(request, body.user)
-    model = await runtime(request).text_model(name, ROUTE)
-    charge = charge_of(request, model)
+    call.log_user(body.user)
+    model = await call.runtime.text_model(name, ROUTE)
+    charge = call.charge(model)
     prompt = await model.text_prompt(body.input, param="input")
     compiled = await model.compile(Answer(body.answer_format))
-    decoded = decoded.ignoring(compiled.left_out)
+    call.leave_out(compiled.left_out)
     deltas = model.generate(
         TextRequest(
             prompts=[prompt],
             max_tokens=given(body.max_new_tokens) or DEFAULT_NEW_TOKENS,
-            sampling=body.sampling_params(default_seed(request)),
+            sampling=body.sampling_params(call.default_seed),
             num_choices=body.num_responses,
             stops=body.stops,
             top_logprobs=0 if body.stream else None,
             grammar=compiled.grammar,
             prompt_param="input",
-            client=caller_of(request),
+            client=call.caller,
         )
     )
     meter = UsageMeter(charge, [len(prompt)], body.num_responses)
     if body.stream:
-        events = token_events(model, len(prompt), deltas, meter)
-        keepalive_s = runtime(request).settings.keepalive_s
-        return EventStream(events, decoded.headers, keepalive_s, deltas)
-    texts = await until_disconnect(request.receive, whole_texts(deltas, meter))
+        return call.stream(token_events(model, len(prompt), deltas, meter), deltas)
+    texts = await whole_texts(deltas, meter)
     usage = meter.usage()
     num_input, num_generated = usage.prompt_tokens, usage.completion_tokens
     status = timer.status(usage.estimated_cost, num_input, num_generated)
     results = [GeneratedText(text) for text in texts]
-    return json_response(
-        TextResults(timer.request_id, status, results, num_generated, num_input),
-        headers=decoded.headers,
-    )
+    return call.json(TextResults(timer.request_id, status, results, num_generated, num_input))
 
 
 async def whole_texts(deltas: Deltas, meter: UsageMeter) -> list[str]:

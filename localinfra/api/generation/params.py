@@ -1,22 +1,16 @@
 """What requests for text have in common: sampling, length, stops."""
 
-import logging
 from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
-from starlette.requests import Request
 
 from localinfra.api.generation.response_format import ResponseFormat
-from localinfra.api.http.state import RequestState
 from localinfra.chance import random_seed
 from localinfra.chat.answer import AnswerFormat
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest, UnsupportedParameter
-from localinfra.logs import shown
-
-logger = logging.getLogger(__name__)
 
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
@@ -145,8 +139,3 @@ def chosen_seed(seed: int | None, default_seed: int | None, num_bits: int = 63) 
 def kwarg_paths(kwargs: Iterable[str]) -> dict[str, str]:
     """Where a request sets these variables of the template."""
     return {name: f"chat_template_kwargs.{name}" for name in kwargs}
-
-
-def log_user(request: Request, user: str | None) -> None:
-    if user:
-        logger.info("request %s is for user '%s'", RequestState.of(request.scope).id, shown(user))

@@ -4,16 +4,13 @@ The one place that counts: whatever a route uses goes through its `Charge`.
 """
 
 import time
-from typing import Protocol
 
 import msgspec
-from starlette.requests import Request
 
-from localinfra.api.http.state import AppState, RequestState
 from localinfra.costs import Ledger, Used
 from localinfra.engine.output import OutputDelta
 from localinfra.metrics import Metrics
-from localinfra.models.catalog import BaseEntry, Price
+from localinfra.models.catalog import Price
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -26,15 +23,6 @@ class Usage(msgspec.Struct, frozen=True):
     total_tokens: int
     estimated_cost: float  # USD
     prompt_tokens_details: PromptTokensDetails
-
-
-class ChargedModel(Protocol):
-    """A loaded model of any kind."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def entry(self) -> BaseEntry: ...
 
 
 class Charge:
@@ -102,16 +90,6 @@ class Charge:
 def dollars(amount: float) -> float:
     """As usage objects show it: sums of binary fractions have long tails."""
     return round(amount, 12)
-
-
-def charge_of(request: Request, model: ChargedModel) -> Charge:
-    """The request's charge. Call it once, as soon as the model is there: from then on the
-    request's metrics name the model."""
-    state, app = RequestState.of(request.scope), AppState.of(request.app)
-    state.model = model.name
-    return Charge(
-        model.entry.price, model.name, state.caller, state.started_s, app.metrics, app.ledger
-    )
 
 
 class UsageMeter:

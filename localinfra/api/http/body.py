@@ -31,7 +31,6 @@ from localinfra.errors import (
 from localinfra.executor import give_way
 
 T = TypeVar("T", bound=msgspec.Struct)
-U = TypeVar("U", bound=msgspec.Struct)
 
 JSON_TYPE = re.compile(rb"application/([\w.-]+\+)?json", re.IGNORECASE)
 READABLE_CHARSETS = ("utf-8", "ascii")  # as Python calls them; ASCII is UTF-8 as well
@@ -93,10 +92,6 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
         return msgspec.structs.replace(
             self, ignored=(*self.ignored, *names), unknown=(*self.unknown, *unknown)
         )
-
-    def holding(self, value: U) -> "Decoded[U]":
-        """The same about a value that was made of it."""
-        return Decoded(value, self.ignored, self.size, self.unknown)
 
     @property
     def headers(self) -> dict[str, str]:

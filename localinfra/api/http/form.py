@@ -26,7 +26,7 @@ from localinfra.api.http.body import (
     receive_body,
 )
 from localinfra.api.http.liberal import field_decoders
-from localinfra.api.http.state import conversions
+from localinfra.api.http.state import AppState
 from localinfra.api.http.weight import MAX_VALUES, Weight
 from localinfra.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
@@ -104,9 +104,8 @@ async def read_body_or_form(
     num_bytes = sum(len(part.data) for part in parts)
     if num_bytes <= INLINE_BYTES:
         return decode(json_of(parts, kind, files, max_values), kind)
-    written = await conversions(request).run(
-        json_of, parts, kind, files, max_values, size=num_bytes
-    )
+    executor = AppState.of(request.app).threads.conversions
+    written = await executor.run(json_of, parts, kind, files, max_values, size=num_bytes)
     return decode(written, kind)
 
 

@@ -1,6 +1,6 @@
 """Long JSON answers in pieces, of which none keeps the event loop waiting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from starlette.responses import Response
@@ -31,14 +31,28 @@ class PiecesResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-async def with_list(
-    value: msgspec.Struct, name: str, items: Sequence[msgspec.Struct]
-) -> list[bytes]:
-    """The JSON of `value`, whose empty list of this name is filled with the items: one by one,
-    for with logprobs each may be megabytes."""
-    head, tail = encode(value).split(b'"%b":[]' % name.encode(), 1)
-    parts = [b'%b"%b":[' % (head, name.encode())]
+def filled(value: msgspec.Struct, arrays: Mapping[str, Iterable[bytes]]) -> list[bytes]:
+    """The JSON of `value`, whose empty lists of these names, in this order, get these contents,
+    each in pieces."""
+    parts, rest = [], encode(value)
+    for name, pieces in arrays.items():
+        head, rest = rest.split(b'"%b":[]' % name.encode(), 1)  # no string has bare quotes
+        parts += [b'%b"%b":[' % (head, name.encode()), *pieces, b"]"]
+    return [*parts, rest]
+
+
+def listed(items: Iterable[bytes]) -> Iterator[bytes]:
+    """The content of an array: its items with commas between them."""
     for index, item in enumerate(items):
-        parts += [b"," if index else b"", encode(item)]
+        if index:
+            yield b","
+        yield item
+
+
+async def encoded(items: Sequence[msgspec.Struct]) -> list[bytes]:
+    """One by one, for with logprobs each may be megabytes. Others have their turn between them."""
+    found = []
+    for item in items:
+        found.append(encode(item))
         await give_way()
-    return [*parts, b"]" + tail]
+    return found

@@ -4,15 +4,13 @@
 The one file that knows where starlette keeps them.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.types import Scope
 
-from localinfra.api.http.body import BodyLimits, Decoded, UnfinishedBodies
+from localinfra.api.http.body import BodyLimits, UnfinishedBodies
 from localinfra.costs import Ledger
 from localinfra.errors import ApiError
 from localinfra.executor import BoundedExecutor
@@ -90,45 +88,3 @@ class RequestState(msgspec.Struct):
         if found is None:
             found = states[NAME] = RequestState()
         return found
-
-
-# Until all handlers go through `api/call.py`.
-
-INLINE_SIZE = 64 * 1024  # of a body: what becomes of it takes 2 ms
-
-
-def runtime(request: Request) -> Runtime:
-    return AppState.of(request.app).runtime
-
-
-def caller_of(request: Request) -> str:
-    return RequestState.of(request.scope).caller
-
-
-def default_seed(request: Request) -> int | None:
-    """Of requests that name none; None: another each time."""
-    return runtime(request).settings.default_seed
-
-
-def limits(request: Request) -> BodyLimits:
-    return AppState.of(request.app).limits
-
-
-def threads(request: Request) -> Threads:
-    return AppState.of(request.app).threads
-
-
-def conversions(request: Request) -> BoundedExecutor:
-    """The threads in which large bodies become what models read."""
-    return threads(request).conversions
-
-
-async def converted(
-    request: Request, decoded: Decoded[Any], work: Callable[[], T], size: int | None = None
-) -> T:
-    """The result of `work`, which goes through what the body holds, or through `size` bytes: in a
-    thread where that is much. Raises what it does, and QueueFull."""
-    size = decoded.size if size is None else size
-    if size <= INLINE_SIZE:
-        return work()
-    return await conversions(request).run(work, size=size)

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localinfra.api.call import Call
 from localinfra.api.generation.logprobs import token_logprob
 from localinfra.api.generation.params import (
     GenerationFields,
@@ -19,14 +20,10 @@ from localinfra.api.generation.params import (
     TopLogprobs,
     given,
     kwarg_paths,
-    log_user,
 )
 from localinfra.api.generation.tools import SentTools, ToolChoice, Tools, read_tools, tool_use
-from localinfra.api.generation.usage import Charge, Usage, UsageMeter, charge_of
-from localinfra.api.http.body import read_body
-from localinfra.api.http.pieces import PiecesResponse, with_list
-from localinfra.api.http.sse import EventStream, until_disconnect
-from localinfra.api.http.state import caller_of, default_seed, limits, runtime
+from localinfra.api.generation.usage import Charge, Usage, UsageMeter
+from localinfra.api.http.pieces import encoded, filled, listed
 from localinfra.chance import random_hex
 from localinfra.chat.answer import Answer
 from localinfra.chat.formats.pieces import CallArguments, CallStart, Content, Piece, Thought
@@ -188,37 +185,35 @@ class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_chat_completion(request: Request) -> Response:
-    decoded = await read_body(request, ChatCompletionRequest, limits(request))
-    body = decoded.value
+    call = await Call.begin(request, ChatCompletionRequest)
+    body = call.body
     body.check()
     tools = body.offered
     wanted = body.answer(tools)
-    log_user(request, body.user)
-    model = await runtime(request).text_model(body.model, ROUTE)
-    left_out = [*tools.left_out, *left_out_calls(body.messages)]
-    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)], tools.unknown)
-    charge = charge_of(request, model)
+    call.log_user(body.user)
+    model = await call.runtime.text_model(body.model, ROUTE)
+    charge = call.charge(model)
     turn = await begin(
         model,
         TurnRequest(
             messages=body.messages,
             answer=wanted,
             template_kwargs=body.template_kwargs,
-            sampling=body.sampling_params(default_seed(request)),
+            sampling=body.sampling_params(call.default_seed),
             max_tokens=body.limit,
             num_choices=body.n,
             stops=body.stops,
             top_logprobs=body.num_logprobs,
         ),
-        caller_of(request),
+        call.caller,
     )
-    decoded = decoded.ignoring(turn.left_out)
+    call.leave_out([*tools.left_out, *left_out_calls(body.messages)], tools.unknown)
+    call.leave_out([*model.unread(body.kwarg_paths), *turn.left_out])
     answer = ChatAnswer(model, body, turn, charge)
     if body.stream:
-        keepalive_s = runtime(request).settings.keepalive_s
-        return EventStream(answer.chunks(), decoded.headers, keepalive_s, turn.deltas)
-    completion, choices = await until_disconnect(request.receive, answer.completion())
-    return PiecesResponse(await with_list(completion, "choices", choices), decoded.headers)
+        return call.stream(answer.chunks(), turn.deltas)
+    completion, choices = await answer.completion()
+    return call.pieces(filled(completion, {"choices": listed(await encoded(choices))}))
 
 
 def assistant_message(said: Said) -> AssistantMessage:

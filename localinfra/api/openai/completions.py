@@ -11,19 +11,16 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localinfra.api.call import Call
 from localinfra.api.generation.logprobs import LogprobColumns
 from localinfra.api.generation.params import (
     DEFAULT_TEXT_TOKENS,
     GenerationFields,
     TopLogprobs,
     given,
-    log_user,
 )
-from localinfra.api.generation.usage import Charge, Usage, UsageMeter, charge_of
-from localinfra.api.http.body import Decoded, read_body
-from localinfra.api.http.pieces import PiecesResponse, with_list
-from localinfra.api.http.sse import EventStream, until_disconnect
-from localinfra.api.http.state import caller_of, conversions, default_seed, limits, runtime
+from localinfra.api.generation.usage import Charge, Usage, UsageMeter
+from localinfra.api.http.pieces import encoded, filled, listed
 from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.chance import random_hex
 from localinfra.chat.answer import Answer
@@ -123,8 +120,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_completion(request: Request) -> Response:
-    decoded = await read_body(request, CompletionRequest, limits(request), MAX_TOKEN_IDS)
-    return await answer(request, decoded)
+    call = await Call.begin(request, CompletionRequest, MAX_TOKEN_IDS)
+    return await answer(call, call.body.model)
 
 
 class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
@@ -132,17 +129,16 @@ class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
 
 
 async def create_engine_completion(request: Request) -> Response:
-    decoded = await read_body(request, EngineCompletionRequest, limits(request), MAX_TOKEN_IDS)
-    body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
-    return await answer(request, decoded.holding(body))
+    call = await Call.begin(request, EngineCompletionRequest, MAX_TOKEN_IDS)
+    return await answer(call, request.path_params["id"])
 
 
-async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Response:
-    body = decoded.value
+async def answer(call: Call[CompletionRequest], name: str) -> Response:
+    body = call.body
     body.check()
-    log_user(request, body.user)
-    model = await runtime(request).text_model(body.model, ROUTE)
-    charge = charge_of(request, model)
+    call.log_user(body.user)
+    model = await call.runtime.text_model(name, ROUTE)
+    charge = call.charge(model)
     prompts = [
         await model.text_prompt(prompt, body.suffix or None)
         if isinstance(prompt, str)
@@ -150,9 +146,9 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
         for prompt in body.prompts
     ]
     compiled = await model.compile(Answer(body.answer_format))
-    decoded = decoded.ignoring(compiled.left_out)
+    call.leave_out(compiled.left_out)
     echoes = [
-        prompt if isinstance(prompt, str) else await spelled(request, model, prompt)
+        prompt if isinstance(prompt, str) else await spelled(call, model, prompt)
         for prompt in (body.prompts if body.echo else ())
     ]
     # Ranking candidates needs the logprobs of what was drawn, if nothing else.
@@ -162,28 +158,27 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
             prompts=prompts,
             max_tokens=given(body.max_tokens),
             default_max_tokens=DEFAULT_TEXT_TOKENS,
-            sampling=body.sampling_params(default_seed(request)),
+            sampling=body.sampling_params(call.default_seed),
             num_choices=body.num_candidates,
             stops=body.stops,
             top_logprobs=0 if ranks and body.logprobs is None else body.logprobs,
             score_prompt=body.echo and body.logprobs is not None,
             grammar=compiled.grammar,
             prompt_param="prompt",
-            client=caller_of(request),
+            client=call.caller,
         )
     )
     result = CompletionAnswer(model, body, prompts, echoes, charge)
     if body.stream:
-        keepalive_s = runtime(request).settings.keepalive_s
-        return EventStream(result.chunks(deltas), decoded.headers, keepalive_s, deltas)
-    completion, choices = await until_disconnect(request.receive, result.completion(deltas))
-    return PiecesResponse(await with_list(completion, "choices", choices), decoded.headers)
+        return call.stream(result.chunks(deltas), deltas)
+    completion, choices = await result.completion(deltas)
+    return call.pieces(filled(completion, {"choices": listed(await encoded(choices))}))
 
 
-async def spelled(request: Request, model: "TextModel", ids: list[int]) -> str:
+async def spelled(call: Call[CompletionRequest], model: "TextModel", ids: list[int]) -> str:
     if len(ids) <= INLINE_TOKENS:
         return model.text(ids)
-    return await conversions(request).run(model.text, ids, size=len(ids))
+    return await call.threads.conversions.run(model.text, ids, size=len(ids))
 
 
 class CompletionAnswer:

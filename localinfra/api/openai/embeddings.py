@@ -8,12 +8,9 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localinfra.api.generation.params import log_user
-from localinfra.api.generation.usage import Charge, charge_of
-from localinfra.api.http.body import Decoded, read_body
-from localinfra.api.http.pieces import PiecesResponse
-from localinfra.api.http.sse import until_disconnect
-from localinfra.api.http.state import limits, runtime, threads
+from localinfra.api.call import Call
+from localinfra.api.generation.usage import Charge
+from localinfra.api.http.pieces import filled
 from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
 from localinfra.errors import InvalidRequest
@@ -55,6 +52,15 @@ class EmbeddingsUsage(msgspec.Struct, frozen=True):
     estimated_cost: float  # USD
 
 
+class EmbeddingsList(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer, into which its vectors are filled."""
+
+    object: Literal["list"] = "list"
+    data: tuple[()] = ()
+    model: str
+    usage: EmbeddingsUsage
+
+
 def checked_inputs(given: Sequence[str | int | list[int]], param: str) -> list[str | list[int]]:
     """Raises InvalidRequest with the index of the first that is no text."""
     if not given:
@@ -82,23 +88,21 @@ class EngineEmbeddingsRequest(EmbeddingsRequest, frozen=True, kw_only=True):
 
 
 async def create_embeddings(request: Request) -> Response:
-    decoded = await read_body(request, EmbeddingsRequest, limits(request), MAX_TOKEN_IDS)
-    return await answer(request, decoded)
+    call = await Call.begin(request, EmbeddingsRequest, MAX_TOKEN_IDS)
+    return await answer(call, call.body.model)
 
 
 async def create_engine_embeddings(request: Request) -> Response:
-    decoded = await read_body(request, EngineEmbeddingsRequest, limits(request), MAX_TOKEN_IDS)
-    body = msgspec.structs.replace(decoded.value, model=request.path_params["id"])
-    return await answer(request, decoded.holding(body))
+    call = await Call.begin(request, EngineEmbeddingsRequest, MAX_TOKEN_IDS)
+    return await answer(call, request.path_params["id"])
 
 
-async def answer(request: Request, decoded: Decoded[EmbeddingsRequest]) -> Response:
-    body = decoded.value
-    inputs = body.inputs()
-    log_user(request, body.user)
+async def answer(call: Call[EmbeddingsRequest], name: str) -> Response:
+    body, inputs = call.body, call.body.inputs()
+    call.log_user(body.user)
     found, model_name, charge = await embedded(
-        request,
-        body.model,
+        call,
+        name,
         inputs,
         input_type=body.input_type,
         prompt_name=body.prompt_name,
@@ -106,24 +110,14 @@ async def answer(request: Request, decoded: Decoded[EmbeddingsRequest]) -> Respo
         dimensions=body.dimensions,
     )
     form = as_base64 if body.encoding_format == "base64" else as_floats
-    rows = await pieces(found.rows, form, framed, threads(request).vectors)
+    rows = await pieces(found.rows, form, framed, call.threads.vectors)
     charge.add(prompt_tokens=found.num_tokens)
-    usage = EmbeddingsUsage(
-        prompt_tokens=found.num_tokens,
-        total_tokens=found.num_tokens,
-        estimated_cost=charge.cost,
-    )
-    head = b'{"object":"list","data":['
-    tail = b'],"model":%b,"usage":%b}' % (
-        msgspec.json.encode(model_name),
-        msgspec.json.encode(usage),
-    )
-    headers = {**decoded.headers, **truncated_header(found.truncated)}
-    return PiecesResponse([head, *rows, tail], headers)
+    usage = EmbeddingsUsage(found.num_tokens, found.num_tokens, charge.cost)
+    return call.pieces(filled(EmbeddingsList(model=model_name, usage=usage), {"data": rows}))
 
 
 async def embedded(
-    request: Request,
+    call: Call[msgspec.Struct],
     name: str,
     inputs: Sequence[str | list[int]],
     *,
@@ -131,17 +125,22 @@ async def embedded(
     prompt_name: str | None = None,
     truncate: bool | None,
     dimensions: int | None,
+    normalize: bool = True,
     param: str = "input",
 ) -> tuple["Embeddings", str, Charge]:
     """The vectors, which model made them, and where to add what they cost, once the answer is
     there. Errors name `param`."""
-    model = await runtime(request).embedding_model(name, ROUTE)
-    charge = charge_of(request, model)
-    prompt = model.prompt(input_type, prompt_name)
-    found = await until_disconnect(
-        request.receive,
-        model.embed(inputs, prompt=prompt, truncate=truncate, dimensions=dimensions, param=param),
+    model = await call.runtime.embedding_model(name, ROUTE)
+    charge = call.charge(model)
+    found = await model.embed(
+        inputs,
+        prompt=model.prompt(input_type, prompt_name),
+        truncate=truncate,
+        dimensions=dimensions,
+        normalize=normalize,
+        param=param,
     )
+    call.add_headers(truncated_header(found.truncated))
     return found, model.name, charge
 
 

@@ -10,9 +10,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localinfra.api.generation.params import log_user
-from localinfra.api.http.form import read_body_or_form
-from localinfra.api.http.state import limits, runtime, threads
+from localinfra.api.call import Call
 from localinfra.api.openai.images import DEFAULT_MODEL, ImageFields, answer_images
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.image.pictures import original
@@ -42,14 +40,14 @@ class EditFields(ImageFields, frozen=True, kw_only=True):
 
 
 async def create_edits(request: Request) -> Response:
-    decoded = await read_body_or_form(request, EditFields, limits(request), files=("image", "mask"))
-    body = decoded.value
+    call = await Call.begin_with_form(request, EditFields, files=("image", "mask"))
+    body = call.body
     body.check()
-    log_user(request, body.user)
-    model = await runtime(request).image_model(body.model, DEFAULT_MODEL, ROUTE)
+    call.log_user(body.user)
+    model = await call.runtime.image_model(body.model, DEFAULT_MODEL, ROUTE)
     model.check_queue()
-    start = await threads(request).pictures_in.run(body.original, model.entry.default_size)
-    return await answer_images(request, model, body, decoded.headers, start)
+    start = await call.threads.pictures_in.run(body.original, model.entry.default_size)
+    return await answer_images(call, model, start)
 
 
 def from_data_url(url: str, param: str) -> bytes:

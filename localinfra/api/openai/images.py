@@ -3,7 +3,7 @@
 import base64
 import re
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,12 +12,11 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localinfra.api.generation.params import MAX_SEED, ShortName, chosen_seed, log_user
-from localinfra.api.generation.usage import charge_of, dollars
-from localinfra.api.http.body import header_list, read_body
-from localinfra.api.http.pieces import PiecesResponse
-from localinfra.api.http.sse import EventStream, until_disconnect
-from localinfra.api.http.state import AppState, default_seed, limits, runtime, threads
+from localinfra.api.call import Call
+from localinfra.api.generation.params import MAX_SEED, ShortName, chosen_seed
+from localinfra.api.generation.usage import dollars
+from localinfra.api.http.body import header_list
+from localinfra.api.http.pieces import filled, listed
 from localinfra.api.openai.image_files import ImageFiles
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor
@@ -135,33 +134,46 @@ class ImagesUsage(msgspec.Struct, frozen=True):
     estimated_cost: float  # USD
 
 
+class Images(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer, into which its images are filled."""
+
+    created: int  # Unix time
+    data: tuple[()] = ()
+    size: str
+    quality: str
+    background: str
+    output_format: str
+    usage: ImagesUsage
+
+
 async def create_images(request: Request) -> Response:
-    decoded = await read_body(request, ImageFields, limits(request))
-    body = decoded.value
+    call = await Call.begin(request, ImageFields)
+    body = call.body
     body.check()
-    log_user(request, body.user)
-    model = await runtime(request).image_model(body.model, DEFAULT_MODEL, ROUTE)
-    return await answer_images(request, model, body, decoded.headers)
+    call.log_user(body.user)
+    model = await call.runtime.image_model(body.model, DEFAULT_MODEL, ROUTE)
+    return await answer_images(call, model)
 
 
 async def answer_images(
-    request: Request,
-    model: "ImageModel",
-    body: ImageFields,
-    headers: Mapping[str, str],
-    original: Original | None = None,
+    call: Call[ImageFields], model: "ImageModel", original: Original | None = None
 ) -> Response:
     """Makes the images of a checked body, from the original if there is one."""
+    body = call.body
     model.check_queue()
     tokens = await model.count(body.prompt, strict=body.strict)
-    wanted = image_request(body, model.entry, original, default_seed(request))
-    answer = ImageAnswer(model, body, wanted, tokens, request)
-    if tokens.cuts:
-        headers = {**headers, "x-localinfra-truncated": header_list(tokens.cuts)}
+    call.add_headers(cut_header(tokens))
+    wanted = image_request(body, model.entry, original, call.default_seed)
+    answer = ImageAnswer(call, model, wanted, tokens)
     if body.stream:
-        keepalive_s = runtime(request).settings.keepalive_s
-        return EventStream(answer.events(), headers, keepalive_s, answer.painting)
-    return await until_disconnect(request.receive, answer.whole(headers))
+        return call.stream(answer.events(), answer.painting)
+    images, data = await answer.whole()
+    return call.pieces(filled(images, {"data": listed(data)}))
+
+
+def cut_header(tokens: "PromptTokens") -> dict[str, str]:
+    """`x-localinfra-truncated`: where the prompt was cut."""
+    return {"x-localinfra-truncated": header_list(tokens.cuts)} if tokens.cuts else {}
 
 
 def image_request(
@@ -214,35 +226,32 @@ class ImageAnswer:
 
     def __init__(
         self,
+        call: Call[ImageFields],
         model: "ImageModel",
-        body: ImageFields,
         wanted: ImageRequest,
         tokens: "PromptTokens",
-        request: Request,
     ):
         self._model = model
-        self._body = body
+        self._body = call.body
         self._request = wanted
         self._tokens = tokens
-        self._charge = charge_of(request, model)
-        self._executor = threads(request).pictures_out
-        self._files = AppState.of(request.app).store(ImageFiles)
-        self._base_url = str(request.base_url).rstrip("/")
+        self._charge = call.charge(model)
+        self._executor = call.threads.pictures_out
+        self._files = call.store(ImageFiles)
+        self._base_url = str(call.request.base_url).rstrip("/")
         self._created = int(time.time())
         self.painting = model.events(wanted)
 
-    async def whole(self, headers: Mapping[str, str]) -> Response:
+    async def whole(self) -> tuple[Images, list[bytes]]:
+        """The answer, and the JSON of each image that goes into its `data`."""
         data: dict[int, bytes] = {}
         async with aclosing(self.painting) as events:
             async for event in events:
                 if isinstance(event, Finished):  # encoded while the next one is painted
                     self._charge.add(images=1)
                     data[event.image] = await self._datum(await self._file(event), event.image)
-        parts = [b'{"created":%d,"data":[' % self._created]
-        parts += [(b"," if image else b"") + data[image] for image in sorted(data)]
-        common = encode({**self._common(), "usage": self._usage(len(data))})
-        parts.append(b"],%b" % common.removeprefix(b"{"))
-        return PiecesResponse(parts, headers)
+        images = Images(created=self._created, usage=self._usage(len(data)), **self._common())
+        return images, [data[image] for image in sorted(data)]
 
     async def events(self) -> AsyncGenerator[bytes | list[bytes], None]:
         async with aclosing(self.painting) as events:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.http.errors import json_response
-from localinfra.api.http.state import runtime
+from localinfra.api.http.state import AppState
 from localinfra.errors import InvalidRequest
 from localinfra.models.catalog import ImageModelEntry, ModelEntry, Price, TextModelEntry
 from localinfra.models.pool import LoadState
@@ -79,7 +79,7 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
 
 async def list_models(request: Request) -> Response:
     """The models that can answer; with ?all=true those too whose files are not here."""
-    found = runtime(request)
+    found = AppState.of(request.app).runtime
     cards = [model_card(found, name, entry) for name, entry in found.catalog.entries.items()]
     if not wants_all(request):
         cards = [card for card in cards if card.remedy is None]
@@ -95,6 +95,6 @@ def wants_all(request: Request) -> bool:
 
 
 async def get_model(request: Request) -> Response:
-    found = runtime(request)
+    found = AppState.of(request.app).runtime
     name, entry = found.catalog.resolve(request.path_params["id"])
     return json_response(model_card(found, name, entry))

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -11,14 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 from starlette.types import Scope
 
+from localinfra.api.call import Call
 from localinfra.api.generation.logprobs import token_logprob
-from localinfra.api.generation.params import given, log_user
+from localinfra.api.generation.params import given
 from localinfra.api.generation.tools import ToolChoice
-from localinfra.api.generation.usage import Charge, UsageMeter, charge_of
-from localinfra.api.http.body import Decoded, read_body
-from localinfra.api.http.errors import json_response
-from localinfra.api.http.sse import NamedEvent, NamedEventStream, until_disconnect
-from localinfra.api.http.state import caller_of, converted, default_seed, limits, runtime
+from localinfra.api.generation.usage import Charge, UsageMeter
+from localinfra.api.http.sse import NamedEvent
 from localinfra.api.openai.responses.input import (
     check_outputs,
     messages_of,
@@ -35,9 +33,9 @@ from localinfra.api.openai.responses.request import (
 )
 from localinfra.api.openai.responses.store import (
     KeptResponse,
+    ResponseStore,
     previous_response,
     referenced_item,
-    store_of,
 )
 from localinfra.api.openai.responses.tools import FunctionTool, Namespace, Offered
 from localinfra.chat.answer import Answer
@@ -156,66 +154,51 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 async def create_response(request: Request) -> HttpResponse:
-    decoded = await read_body(request, ResponsesRequest, limits(request))
-    asked = await asking(request, decoded)
-    body = asked.body
+    call = await Call.begin(request, ResponsesRequest)
+    body, asked = call.body, await asking(call)
     wanted = TurnRequest(
         messages=asked.messages,
         answer=asked.answer,
         template_kwargs=body.template_kwargs,
-        sampling=body.sampling_params(default_seed(request)),
+        sampling=body.sampling_params(call.default_seed),
         stops=body.stops,
         max_tokens=given(body.max_output_tokens),
         top_logprobs=body.num_logprobs,
     )
-    log_user(request, body.user)
-    model = await runtime(request).text_model(body.model, ROUTE)
-    left_out = [*asked.left_out, *model.unread(body.kwarg_paths)]
-    decoded = decoded.ignoring(left_out, asked.unknown)
-    charge = charge_of(request, model)
+    call.log_user(body.user)
+    model = await call.runtime.text_model(body.model, ROUTE)
+    charge = call.charge(model)
     with naming_input():
-        turn = await begin(model, wanted, caller_of(request))
-    headers = decoded.ignoring(turn.left_out).headers
-    answer = ResponseAnswer(model, asked, turn, charge, keeping(request, asked))
+        turn = await begin(model, wanted, call.caller)
+    left_out = [*asked.left_out, *model.unread(body.kwarg_paths), *turn.left_out]
+    call.leave_out(left_out, asked.unknown)
+    answer = ResponseAnswer(call, asked, model, turn, charge)
     if body.stream:
-        return NamedEventStream(
-            answer.events(),
-            answer.failure,
-            headers,
-            runtime(request).settings.keepalive_s,
-            turn.deltas,
-            sign_of_life=answer.sign_of_life,
-        )
-    response = await until_disconnect(request.receive, answer.response())
-    return json_response(response, headers=headers)
+        return call.named_stream(answer.events(), turn.deltas, answer.failure, answer.sign_of_life)
+    return call.json(await answer.response())
 
 
 async def count_input_tokens(request: Request) -> HttpResponse:
-    decoded = await read_body(request, ResponsesRequest, limits(request))
-    asked = await asking(request, decoded)
-    tools = asked.answer.use.tools
-    model = await runtime(request).text_model(asked.body.model, ROUTE)
+    call = await Call.begin(request, ResponsesRequest)
+    body, asked = call.body, await asking(call)
+    model = await call.runtime.text_model(body.model, ROUTE)
     with naming_input():
-        prompt = await model.chat_prompt(asked.messages, asked.body.template_kwargs, tools)
-    left_out = [*asked.left_out, *model.unread(asked.body.kwarg_paths)]
-    headers = decoded.ignoring(left_out, asked.unknown).headers
-    counted = {"object": "response.input_tokens", "input_tokens": len(prompt.ids)}
-    return json_response(counted, headers=headers)
+        prompt = await model.chat_prompt(
+            asked.messages, body.template_kwargs, asked.answer.use.tools
+        )
+    call.leave_out([*asked.left_out, *model.unread(body.kwarg_paths)], asked.unknown)
+    return call.json({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
 
-async def asking(request: Request, decoded: Decoded[ResponsesRequest]) -> Asked:
+async def asking(call: Call[ResponsesRequest]) -> Asked:
     """Raises InvalidRequest, UnsupportedParameter, NotFound and QueueFull."""
-    previous = previous_response(request, decoded.value.previous_response_id)
-    size = decoded.size + (previous.conversation_bytes if previous else 0)
-    return await converted(
-        request, decoded, lambda: what_is_asked(request, decoded, previous), size=size
-    )
+    request, body = call.request, call.body
+    previous = previous_response(request, body.previous_response_id)
+    more_bytes = previous.conversation_bytes if previous else 0
+    return await call.converted(lambda: what_is_asked(request, body, previous), more_bytes)
 
 
-def what_is_asked(
-    request: Request, decoded: Decoded[ResponsesRequest], previous: KeptResponse | None
-) -> Asked:
-    body = decoded.value
+def what_is_asked(request: Request, body: ResponsesRequest, previous: KeptResponse | None) -> Asked:
     body.check()
     earlier = previous.conversation if previous else []
     sent = read_input(body.input, lambda id, path: referenced_item(request, id, path))
@@ -245,22 +228,6 @@ def naming_input() -> Iterator[None]:
         if error.param == "messages":
             error.param = "input"
         raise
-
-
-def keeping(request: Request, asked: Asked) -> Callable[[Response], None]:
-    def keep(response: Response) -> None:
-        if asked.body.store:
-            caller = caller_of(request)
-            store_of(request).put(
-                response.id,
-                caller,
-                encode(response),
-                asked.items,
-                response.output,
-                asked.num_bytes,
-            )
-
-    return keep
 
 
 def response_to(asked: Asked, model_name: str) -> Response:
@@ -295,15 +262,16 @@ class ResponseAnswer:
 
     def __init__(
         self,
-        model: "TextModel",
+        call: Call[ResponsesRequest],
         asked: Asked,
+        model: "TextModel",
         turn: Turn,
         charge: Charge,
-        keep: Callable[[Response], None],
     ):
+        self._call = call
+        self._asked = asked
         self._model = model
         self._turn = turn
-        self._keep = keep
         self._response = response_to(asked, model.name)
         self._meter = UsageMeter(charge, [turn.num_prompt], 1)
         self._writer = OutputWriter(asked.offered.names)
@@ -356,7 +324,14 @@ class ResponseAnswer:
                     events += self._writer.finish(is_cut=is_cut)
                     self._response = self._finished(is_cut)
                 yield events
-        self._keep(self._response)
+        if self._asked.body.store:
+            self._keep(self._response)
+
+    def _keep(self, response: Response) -> None:
+        asked, caller = self._asked, self._call.caller
+        self._call.store(ResponseStore).put(
+            response.id, caller, encode(response), asked.items, response.output, asked.num_bytes
+        )
 
     def _finished(self, is_cut: bool) -> Response:
         return msgspec.structs.replace(

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
 from localinfra.api.http.errors import json_response
-from localinfra.api.http.state import AppState, caller_of
+from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.responses.items import AnyItem
 from localinfra.errors import InvalidRequest, NotFound, UnsupportedParameter
 
@@ -169,6 +169,10 @@ def referenced_item(request: Request, id: str, path: str) -> AnyItem:
 
 def store_of(request: Request) -> ResponseStore:
     return AppState.of(request.app).store(ResponseStore)
+
+
+def caller_of(request: Request) -> str:
+    return RequestState.of(request.scope).caller
 
 
 async def get_response(request: Request) -> HttpResponse:
