@@ -73,7 +73,7 @@ class Generation:
         self.loop = asyncio.get_running_loop()
         self._events: deque[TokenEvent] = deque()
         self._arrived = asyncio.Event()
-        self.num_choices = sum(request.num_choices for request in requests)
+        self.num_choices = sum(request.params.num_choices for request in requests)
         self._open = set(range(self.num_choices))
         self._error: Exception | None = None
 
@@ -376,7 +376,7 @@ class Engine:
         group = Group(generation.requests[0].client)
         for request in generation.requests:
             first: Sequence | None = None
-            for _ in range(request.num_choices):
+            for _ in range(request.params.num_choices):
                 sequence = Sequence(request, len(generation.sequences), first, group)
                 first = first or sequence
                 generation.sequences.append(sequence)
@@ -456,24 +456,24 @@ class Engine:
                 break
 
     def _draw_token(self, sequence: Sequence, row: int) -> TokenEvent:
-        request = sequence.request
+        request, params = sequence.request, sequence.request.params
         logits = self._backend.logits(row)
         # The sampler edits the row in place, so whoever wants the raw one has it copied.
-        raw = None if request.top_logprobs is None else logits.copy()
+        raw = None if params.top_logprobs is None else logits.copy()
         if sequence.sampler is None:
-            sequence.sampler = Sampler(request.sampling, sequence.choice, request.prompt)
+            sequence.sampler = Sampler(params.sampling, sequence.choice, request.prompt)
         token = sequence.sampler.sample(logits, sequence.constraint)
         if sequence.constraint:
             sequence.constraint.accept(token)
         sequence.tokens.append(token)
-        logprob = None if raw is None else token_logprob(raw, token, request.top_logprobs or 0)
+        logprob = None if raw is None else token_logprob(raw, token, params.top_logprobs or 0)
         return self._event(sequence, token, logprob)
 
     def _forced(self, sequence: Sequence) -> list[TokenEvent]:
         """What can only come next: not drawn, and computed together with the last drawn token.
         Where logprobs are wanted each token is drawn, for only then there are logits of it."""
         events: list[TokenEvent] = []
-        if sequence.constraint and sequence.request.top_logprobs is None:
+        if sequence.constraint and sequence.request.params.top_logprobs is None:
             assert sequence.sampler is not None
             for token in sequence.constraint.forced():
                 sequence.constraint.accept(token)
@@ -485,7 +485,7 @@ class Engine:
         return events
 
     def _score_prompt(self, chunk: Chunk) -> None:
-        sequence, num_top = chunk.sequence, chunk.sequence.request.top_logprobs or 0
+        sequence, num_top = chunk.sequence, chunk.sequence.request.params.top_logprobs or 0
         last = min(chunk.start + chunk.num_tokens, sequence.num_prompt - 1)
         # Rows before the first unscored token are computed again after a sequence was sent back.
         for position in range(max(chunk.start, len(sequence.prompt_logprobs) - 1), last):
@@ -511,7 +511,7 @@ class Engine:
             num_cached=sequence.num_reused or 0,
             logprob=logprob,
             prompt_logprobs=sequence.prompt_logprobs
-            if request.score_prompt and num_generated <= 1
+            if request.params.score_prompt and num_generated <= 1
             else None,
             is_end_token=is_end,
             finish_reason=reason,

@@ -32,15 +32,22 @@ class SamplingParams(msgspec.Struct, frozen=True):
     is_reproducible: bool = False  # the client named the seed and expects the same text again
 
 
+class GenerationParams(msgspec.Struct, frozen=True):
+    """What a client wants of the answer to each prompt. Made of its request once; all that the
+    request becomes on its way here holds the same."""
+
+    sampling: SamplingParams = SamplingParams()
+    num_choices: int = 1
+    top_logprobs: int | None = None  # None: no logprobs; 0: those of the chosen tokens alone
+    score_prompt: bool = False  # also the prompt's logprobs; needs top_logprobs
+
+
 class GenerationRequest(msgspec.Struct, frozen=True):
     """One prompt and the choices wanted for it."""
 
     prompt: list[int]  # token ids, at least one
     max_tokens: int
-    sampling: SamplingParams = SamplingParams()
-    num_choices: int = 1
-    top_logprobs: int | None = None  # None: no logprobs; 0: those of the chosen tokens alone
-    score_prompt: bool = False  # also the prompt's logprobs; needs top_logprobs
+    params: GenerationParams = GenerationParams()
     grammar: "Grammar | None" = None  # which every choice follows
     client: str = ""  # who asks: clients take turns
     cache_salt: str = ""  # prefixes are shared among requests of one salt alone
@@ -49,7 +56,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     def is_reproducible(self) -> bool:
         """Whether every row must get the bits that it gets each time: a named seed promises the
         same text, and a prompt's scores are compared with others."""
-        return self.sampling.is_reproducible or self.score_prompt
+        return self.params.sampling.is_reproducible or self.params.score_prompt
 
 
 class EngineSettings(msgspec.Struct, frozen=True):

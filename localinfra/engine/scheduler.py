@@ -156,7 +156,7 @@ class Scheduler:
         answers to short prompts hardly ever differ either."""
         if self._is_canonical(sequence):
             return True
-        is_greedy = sequence.request.sampling.temperature == 0
+        is_greedy = sequence.request.params.sampling.temperature == 0
         is_short = sequence.num_prompt <= SHORT_PROMPT
         has_any_size = self._backend.canonical_rows > 0 and self._backend.canonical_size(3) == 3
         return is_greedy and is_short and has_any_size

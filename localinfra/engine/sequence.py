@@ -95,7 +95,7 @@ class Sequence:
     @property
     def num_unscored(self) -> int:
         """Prompt tokens whose logprob this sequence still has to compute."""
-        if self.first is not None or not self.request.score_prompt:
+        if self.first is not None or not self.request.params.score_prompt:
             return 0
         return self.num_prompt - len(self.prompt_logprobs)
 

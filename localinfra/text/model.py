@@ -431,16 +431,17 @@ class TextModel:
         Choices are numbered prompt by prompt.
         """
         requests = self._engine_requests(request)
-        stops = Stops(request.stops)
+        params = request.params
+        stops = Stops(params.stops)
         outputs = [
             ChoiceOutput(
                 choice,
                 self._spelled(request.marks),
                 stops,
-                score_end=request.score_prompt,
+                score_end=params.score_prompt,
                 reader=request.readers[choice] if request.readers else None,
             )
-            for choice in range(len(requests) * request.num_choices)
+            for choice in range(len(requests) * params.num_choices)
         ]
         return Deltas(self._engine.generate(requests), outputs)
 
@@ -450,7 +451,7 @@ class TextModel:
         return (lambda token: full(token) if token in marks else plain(token)) if marks else plain
 
     def _engine_requests(self, request: TextRequest) -> list[GenerationRequest]:
-        for token in request.sampling.logit_bias:
+        for token in request.params.sampling.logit_bias:
             if not 0 <= token < self.num_vocab:
                 raise InvalidRequest(
                     f"Token id {token} is not in the vocabulary of {self.name}, which ends at "
@@ -461,10 +462,7 @@ class TextModel:
             GenerationRequest(
                 prompt=prompt,
                 max_tokens=self._max_tokens(request, len(prompt)),
-                sampling=request.sampling,
-                num_choices=request.num_choices,
-                top_logprobs=request.top_logprobs,
-                score_prompt=request.score_prompt,
+                params=request.params,
                 grammar=request.grammar,
                 client=request.client,
                 cache_salt="" if self._shares_prefixes else request.client,
@@ -481,10 +479,11 @@ class TextModel:
                 request.prompt_param,
             )
         room = self.context_length - num_prompt
-        choices = (request.max_tokens, self.entry.default_max_tokens, request.default_max_tokens)
+        params, entry = request.params, self.entry
+        choices = (params.max_tokens, entry.default_max_tokens, params.default_max_tokens)
         wanted = next((limit for limit in choices if limit is not None), max(room, 1))
-        if self.entry.max_output_tokens is not None:
-            wanted = min(wanted, self.entry.max_output_tokens)
+        if entry.max_output_tokens is not None:
+            wanted = min(wanted, entry.max_output_tokens)
         if room < min(wanted, 1):
             raise ContextLengthExceeded(num_prompt, self.context_length, request.prompt_param)
         return min(wanted, room)

@@ -6,25 +6,26 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from localinfra.engine.output import Reader
-from localinfra.engine.request import SamplingParams
+from localinfra.engine.request import GenerationParams
 
 if TYPE_CHECKING:
     from localinfra.engine.grammar.constraint import Grammar  # llguidance is for those who need it
 
 
-class TextRequest(msgspec.Struct, frozen=True):
-    """What a client asks of a text model: prompts that are answered together, with
-    `num_choices` choices each."""
+class TextParams(GenerationParams, frozen=True, kw_only=True):
+    """With what the engine itself need not know."""
 
-    prompts: list[list[int]]
     max_tokens: int | None = None  # None: the entry's default
     default_max_tokens: int | None = None  # where that has none; None: what the context leaves
-    sampling: SamplingParams = SamplingParams()
-    num_choices: int = 1
     stops: Sequence[str] = ()
+
+
+class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of a text model: prompts that are answered together."""
+
+    prompts: list[list[int]]
+    params: TextParams
     readers: Sequence[Reader] = ()  # one for each choice, which match its stops themselves
-    top_logprobs: int | None = None
-    score_prompt: bool = False
     grammar: "Grammar | None" = None
     marks: frozenset[int] = frozenset()  # control tokens whose spelling belongs to the text
     client: str = ""  # whose prefixes it may reuse, and whose turn it takes

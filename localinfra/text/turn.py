@@ -10,42 +10,33 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from localinfra.chance import random_hex
-from localinfra.chat.answer import Answer, ToolUse, parser_of
+from localinfra.chat.answer import Answer, parser_of
 from localinfra.chat.calls import CallFilter
 from localinfra.chat.formats.pieces import (
-    CallArguments,
     CallEnd,
-    CallStart,
     Content,
     Parser,
     Piece,
-    Thought,
     joined,
 )
 from localinfra.chat.messages import Message
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta, Reading
-from localinfra.engine.request import FinishReason, SamplingParams
+from localinfra.engine.request import FinishReason
 from localinfra.engine.stops import StopMatcher, Stops
-from localinfra.text.request import TextRequest
+from localinfra.text.request import TextParams, TextRequest
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 
 class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants said. `max_tokens` None: as the model's entry
-    says, or what the context leaves."""
+    """What a client wants said."""
 
     messages: Sequence[Message]
-    answer: Answer = Answer()
-    template_kwargs: Mapping[str, object] = {}
-    sampling: SamplingParams
-    max_tokens: int | None = None
-    num_choices: int = 1
-    stops: Sequence[str] = ()
-    top_logprobs: int | None = None
+    answer: Answer
+    template_kwargs: Mapping[str, object]
+    params: TextParams
 
 
 class ChoiceReader:
@@ -55,9 +46,8 @@ class ChoiceReader:
     it, and half a call helps nobody. None spans two parts.
     """
 
-    def __init__(self, parser: Parser | None, use: ToolUse, stops: Stops):
+    def __init__(self, parser: Parser | None, stops: Stops):
         self._parser = parser
-        self._use = use
         self._stops = StopMatcher(stops)
         self._calls = CallFilter()
         self._num_calls = 0
@@ -97,17 +87,9 @@ class ChoiceReader:
     def _num_unparsed(self) -> int:
         return self._parser.num_held if self._parser else 0
 
-    def read(self, delta: OutputDelta) -> list[Piece]:
-        """What `push` made of the delta's text."""
-        return cast(list[Piece], delta.pieces)
-
     def has_called(self, reason: FinishReason) -> bool:
         """Whether the message ended with calls, whole ones."""
         return bool(self._num_calls) and reason is FinishReason.STOP
-
-    def finish_reason(self, reason: FinishReason) -> str:
-        """OpenAI's: `stop` also where the client itself has named the function."""
-        return "tool_calls" if self.has_called(reason) and not self._use.is_named else reason
 
 
 def content(text: str) -> list[Piece]:
@@ -124,8 +106,11 @@ class Turn(msgspec.Struct, frozen=True):
     left_out: Sequence[str] = ()  # paths of what was asked of its form and is not enforced
 
 
-async def begin(model: "TextModel", wanted: TurnRequest, client: str) -> Turn:
-    """Raises, before anything is generated, what `TextModel`'s methods raise: InvalidRequest,
+async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Turn:
+    """Renders the messages, compiles what the answer must look like, chooses who takes it apart,
+    and submits it all.
+
+    Raises, before anything is generated, what `TextModel`'s methods raise: InvalidRequest,
     UnsupportedParameter, ContextLengthExceeded, QueueFull."""
     use = wanted.answer.use
     prompt = await model.chat_prompt(wanted.messages, wanted.template_kwargs, use.tools)
@@ -137,18 +122,15 @@ async def begin(model: "TextModel", wanted: TurnRequest, client: str) -> Turn:
             is_thinking=prompt.is_thinking,
             is_continued=prompt.is_continued,
         )
-        for _ in range(wanted.num_choices)
+        for _ in range(wanted.params.num_choices)
     ]
-    stops = Stops(() if use.is_required else wanted.stops)  # a call can't end within
-    readers = [ChoiceReader(parser, use, stops) for parser in parsers]
+    stops = Stops(() if use.is_required else wanted.params.stops)  # a call can't end within
+    readers = [ChoiceReader(parser, stops) for parser in parsers]
     deltas = model.generate(
         TextRequest(
             prompts=[prompt.ids],
-            max_tokens=wanted.max_tokens,
-            sampling=wanted.sampling,
-            num_choices=wanted.num_choices,
+            params=wanted.params,
             readers=readers,
-            top_logprobs=wanted.top_logprobs,
             grammar=compiled.grammar,
             marks=model.marks if parsers[0] else frozenset(),
             client=client,
@@ -157,43 +139,9 @@ async def begin(model: "TextModel", wanted: TurnRequest, client: str) -> Turn:
     return Turn(len(prompt.ids), readers, deltas, compiled.left_out)
 
 
-class Call(msgspec.Struct, frozen=True):
-    id: str
-    name: str
-    arguments: str  # JSON
-
-
-class Said(msgspec.Struct, frozen=True):
-    """A whole message. Its last call may have been cut off by max_tokens."""
-
-    content: str
-    thought: str
-    calls: list[Call]
-
-
-class SaidBuilder:
-    """The parts of a message → the message."""
-
-    def __init__(self) -> None:
-        self._texts: dict[type, list[str]] = {Content: [], Thought: []}
-        self._calls: list[tuple[str, list[str]]] = []
-
-    def add(self, pieces: list[Piece]) -> None:
-        for piece in pieces:
-            if isinstance(piece, CallStart):
-                self._calls.append((piece.name, []))
-            elif isinstance(piece, CallArguments):
-                self._calls[-1][1].append(piece.text)
-            elif not isinstance(piece, CallEnd):
-                self._texts[type(piece)].append(piece.text)
-
-    def said(self) -> Said:
-        calls = [Call(call_id(), name, "".join(arguments)) for name, arguments in self._calls]
-        return Said("".join(self._texts[Content]), "".join(self._texts[Thought]), calls)
-
-
-def call_id() -> str:
-    return f"call_{random_hex(24)}"
+def pieces_in(delta: OutputDelta) -> list[Piece]:
+    """What a turn's reader made of the delta's text."""
+    return cast(list[Piece], delta.pieces)  # for the engine they are any objects
 
 
 async def pieces_of(turn: Turn) -> AsyncGenerator[tuple[OutputDelta, list[Piece]], None]:
@@ -201,4 +149,4 @@ async def pieces_of(turn: Turn) -> AsyncGenerator[tuple[OutputDelta, list[Piece]
     async with contextlib.aclosing(turn.deltas):
         async for step in turn.deltas:
             for delta in step:
-                yield delta, turn.readers[delta.choice].read(delta)
+                yield delta, pieces_in(delta)

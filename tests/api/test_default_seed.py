@@ -24,7 +24,7 @@ def of_openai(fields: dict[str, Any], default_seed: int | None) -> SamplingParam
 def of_anthropic(fields: dict[str, Any], default_seed: int | None) -> SamplingParams:
     messages = [{"role": "user", "content": "Hi"}]
     body = msgspec.convert({"model": "m", "messages": messages, **fields}, MessageRequest)
-    return body.turn(default_seed).sampling
+    return body.turn(default_seed).params.sampling
 
 
 @pytest.mark.parametrize("sampling", [of_openai, of_anthropic])

@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 from localinfra.engine import scheduler
 from localinfra.engine.engine import Engine
 from localinfra.engine.policy.speculation import RowCosts, draft_sizes
-from localinfra.engine.request import GenerationRequest, SamplingParams, TokenEvent
+from localinfra.engine.request import (
+    GenerationParams,
+    GenerationRequest,
+    SamplingParams,
+    TokenEvent,
+)
 
-SEEDED = SamplingParams(is_reproducible=True)
+SEEDED = GenerationParams(SamplingParams(is_reproducible=True))
 CONTEXT = 100
 
 
@@ -184,12 +189,12 @@ def test_seeded_texts_are_the_same_in_any_company(
         )  # fmt: skip
 
     def request_of(spec: Load) -> GenerationRequest:
-        return GenerationRequest(
-            FAMILIES[spec.family][: spec.size] + spec.ending, spec.max_tokens,
-            SEEDED if spec.is_seeded else SamplingParams(),
-            num_choices=spec.num_choices, top_logprobs=1 if spec.is_scored else None,
-            score_prompt=spec.is_scored, cache_salt=spec.salt,
+        params = GenerationParams(
+            SamplingParams(is_reproducible=spec.is_seeded), spec.num_choices,
+            top_logprobs=1 if spec.is_scored else None, score_prompt=spec.is_scored,
         )  # fmt: skip
+        prompt = FAMILIES[spec.family][: spec.size] + spec.ending
+        return GenerationRequest(prompt, spec.max_tokens, params, cache_salt=spec.salt)
 
     async def alone(spec: Load) -> list[list[int | None]]:
         request = request_of(spec)

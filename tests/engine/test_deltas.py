@@ -8,13 +8,13 @@ from fakes import FakeBackend, running
 from localinfra.engine.deltas import AT_ONCE, Deltas
 from localinfra.engine.engine import Engine
 from localinfra.engine.output import ChoiceOutput
-from localinfra.engine.request import GenerationRequest
+from localinfra.engine.request import GenerationParams, GenerationRequest
 from localinfra.engine.stops import Stops
 from localinfra.errors import QueueFull
 
 
 def submitted(engine: Engine, num_choices: int = 1, max_tokens: int = 50) -> Deltas:
-    request = GenerationRequest([1, 2, 3], max_tokens, num_choices=num_choices)
+    request = GenerationRequest([1, 2, 3], max_tokens, GenerationParams(num_choices=num_choices))
     outputs = [
         ChoiceOutput(choice, lambda token: b"%d " % token, Stops(()))
         for choice in range(num_choices)

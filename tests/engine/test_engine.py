@@ -12,6 +12,7 @@ from localinfra.engine.engine import REST_AFTER_S, Engine
 from localinfra.engine.request import (
     EngineSettings,
     FinishReason,
+    GenerationParams,
     GenerationRequest,
     SamplingParams,
     TokenEvent,
@@ -85,7 +86,9 @@ def test_choices_share_one_computed_prompt_and_draw_from_their_own_streams() -> 
 
     async def test() -> None:
         async with running(backend) as engine:
-            choices = await collect(engine, GenerationRequest(prompt, 4, num_choices=5))
+            choices = await collect(
+                engine, GenerationRequest(prompt, 4, GenerationParams(num_choices=5))
+            )
             assert [tokens(events) for events in choices] == [
                 reference(prompt, 4, 200, stream) for stream in range(5)
             ]
@@ -237,7 +240,9 @@ def test_models_without_partial_copies_compute_every_prompt() -> None:
 
     async def test() -> None:
         async with running(backend) as engine:
-            choices = await collect(engine, GenerationRequest(PROMPT, 4, num_choices=3))
+            choices = await collect(
+                engine, GenerationRequest(PROMPT, 4, GenerationParams(num_choices=3))
+            )
             assert [tokens(c) for c in choices] == [reference(PROMPT, 4, 128, i) for i in range(3)]
             assert all(events[0].num_cached == 0 for events in choices)
             await settle(engine)
@@ -251,7 +256,10 @@ def test_prompt_scores_have_one_entry_a_token_the_first_without_a_number() -> No
         async with running(FakeBackend(max_output_rows=4)) as engine:
             for _ in range(2):  # the second time the prefix is cached, and scored all the same
                 [events] = await collect(
-                    engine, GenerationRequest(PROMPT, 2, top_logprobs=1, score_prompt=True)
+                    engine,
+                    GenerationRequest(
+                        PROMPT, 2, GenerationParams(top_logprobs=1, score_prompt=True)
+                    ),
                 )
                 scores = events[0].prompt_logprobs
                 assert scores is not None and events[1].prompt_logprobs is None
@@ -268,7 +276,9 @@ def test_prompt_scores_have_one_entry_a_token_the_first_without_a_number() -> No
 def test_scoring_alone_draws_nothing(prompt: list[int]) -> None:
     async def test() -> None:
         async with running(FakeBackend()) as engine:
-            request = GenerationRequest(prompt, 0, top_logprobs=0, score_prompt=True)
+            request = GenerationRequest(
+                prompt, 0, GenerationParams(top_logprobs=0, score_prompt=True)
+            )
             [[event]] = await collect(engine, request)
         assert event.token is None and event.finish_reason is FinishReason.LENGTH
         assert event.prompt_logprobs is not None and len(event.prompt_logprobs) == len(prompt)
@@ -300,7 +310,7 @@ def test_logits_that_are_not_finite_fail_one_request_alone() -> None:
         async with running(backend) as engine:
             both = await asyncio.gather(
                 collect(engine, GenerationRequest(short, 5)),
-                collect(engine, GenerationRequest(long, 5, num_choices=2)),
+                collect(engine, GenerationRequest(long, 5, GenerationParams(num_choices=2))),
                 return_exceptions=True,
             )
         assert not isinstance(both[0], BaseException)
@@ -317,7 +327,7 @@ def test_a_stopped_choice_gives_up_its_place_while_others_go_on() -> None:
         async with running(backend) as engine:
             seen: dict[int, list[int]] = {0: [], 1: []}
             async with engine.generate(
-                [GenerationRequest([3, 3], 60, num_choices=2)]
+                [GenerationRequest([3, 3], 60, GenerationParams(num_choices=2))]
             ) as generation:
                 async for events in generation:
                     for event in events:
@@ -336,7 +346,9 @@ def test_a_stopped_choice_gives_up_its_place_while_others_go_on() -> None:
 def test_too_many_waiting_choices_are_refused() -> None:
     async def test() -> None:
         async with running(FakeBackend(num_sequences=1), max_waiting=2) as engine:
-            async with engine.generate([GenerationRequest(PROMPT, 50, num_choices=3)]):
+            async with engine.generate(
+                [GenerationRequest(PROMPT, 50, GenerationParams(num_choices=3))]
+            ):
                 with pytest.raises(QueueFull, match="max_queue"):
                     for _ in range(100):
                         engine.generate([GenerationRequest(PROMPT, 1)])
@@ -375,7 +387,9 @@ def test_scores_survive_being_sent_back(can_share: bool) -> None:
     async def test() -> None:
         async with running(backend) as engine:
             growing = [GenerationRequest(start, 70) for start in starts[:2]]
-            scored = GenerationRequest(prompt, 1, num_choices=2, top_logprobs=1, score_prompt=True)
+            scored = GenerationRequest(
+                prompt, 1, GenerationParams(num_choices=2, top_logprobs=1, score_prompt=True)
+            )
             choices = await collect(engine, *growing, scored)
         for events in choices[2:]:
             scores = events[0].prompt_logprobs or []
@@ -390,7 +404,7 @@ def test_scores_survive_being_sent_back(can_share: bool) -> None:
 def test_every_choice_of_a_request_draws_from_its_own_stream() -> None:
     async def test() -> None:
         async with running(FakeBackend()) as engine:
-            same = [GenerationRequest(PROMPT, 6, num_choices=2) for _ in range(2)]
+            same = [GenerationRequest(PROMPT, 6, GenerationParams(num_choices=2)) for _ in range(2)]
             choices = await collect(engine, *same)
         expected = [reference(PROMPT, 6, 128, stream) for stream in range(4)]
         assert [tokens(events) for events in choices] == expected
@@ -404,7 +418,7 @@ def test_choices_run_together_though_their_prompt_fills_most_of_the_cells() -> N
 
     async def test() -> None:
         async with running(backend) as engine:
-            await collect(engine, GenerationRequest(prompt, 15, num_choices=4))
+            await collect(engine, GenerationRequest(prompt, 15, GenerationParams(num_choices=4)))
         assert backend.most_together == 4
 
     run(test)
@@ -414,7 +428,9 @@ def test_right_guesses_save_steps_and_wrong_ones_leave_nothing_behind() -> None:
     """On a machine where a step takes the same time whatever its rows."""
     backend = FakeBackend(num_cells=400, context_length=300)
     scheduler = Scheduler(backend, EngineSettings())
-    sequence = Sequence(GenerationRequest(PROMPT, 200, SamplingParams(temperature=0)), 0)
+    sequence = Sequence(
+        GenerationRequest(PROMPT, 200, GenerationParams(SamplingParams(temperature=0))), 0
+    )
     scheduler.add(sequence)
     num_steps = 0
     while sequence.num_generated < 200:
@@ -486,10 +502,10 @@ def test_any_load_gives_each_request_what_it_gives_alone(
     async def one(engine: Engine, spec: tuple[int, int, list[int], int, int, bool, int]) -> None:
         family, size, ending, max_tokens, num_choices, score, leaves_after = spec
         prompt = FAMILIES[family][:size] + ending
-        request = GenerationRequest(
-            prompt, max_tokens, num_choices=num_choices,
-            top_logprobs=1 if score else None, score_prompt=score,
-        )  # fmt: skip
+        params = GenerationParams(
+            num_choices=num_choices, top_logprobs=1 if score else None, score_prompt=score
+        )
+        request = GenerationRequest(prompt, max_tokens, params)
         got: list[list[int]] = [[] for _ in range(num_choices)]
         async with engine.generate([request]) as generation:
             count = 0

@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from localinfra.engine import engine as engine_module
 from localinfra.engine.backend import Batch, DecodeFailed
 from localinfra.engine.engine import CLOSE_LIMIT_S, MAX_FAULTS, Engine
-from localinfra.engine.request import EngineSettings, GenerationRequest, SamplingParams
+from localinfra.engine.request import (
+    EngineSettings,
+    GenerationParams,
+    GenerationRequest,
+    SamplingParams,
+)
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
 from localinfra.watchdog import COMPUTING_FACTOR, Phase, Pulse, Watchdog
 
@@ -102,7 +107,7 @@ SMALL: dict[str, Any] = {
 SHARED = list(range(24))
 LOAD = [  # prefixes that are shared, parked, brought back and evicted, in turn
     GenerationRequest([*SHARED, 1], 6),
-    GenerationRequest([*SHARED, 2], 6, num_choices=2),
+    GenerationRequest([*SHARED, 2], 6, GenerationParams(num_choices=2)),
     GenerationRequest([7] * 40, 8),
     GenerationRequest([8] * 40, 3, cache_salt="other"),
     GenerationRequest([*SHARED, 3], 5),
@@ -119,7 +124,10 @@ class Load:
         self.options = {**SMALL, "canonical_rows": 8} if is_seeded else SMALL
         requests = [*LOAD, AFTER]
         if is_seeded:
-            requests = [structs.replace(request, sampling=SEEDED) for request in requests]
+            requests = [
+                structs.replace(request, params=structs.replace(request.params, sampling=SEEDED))
+                for request in requests
+            ]
         *self.requests, self.after = requests
         self.expected: dict[int, list[list[int]]] = {}
         run(self._alone)
@@ -303,7 +311,7 @@ def test_a_request_whose_grammar_breaks_as_it_is_added_fails_alone(at: int) -> N
 
     async def test() -> None:
         engine = Engine(FakeBackend())
-        bad = GenerationRequest([1, 2], 30, num_choices=3, grammar=Grammar())  # type: ignore[arg-type]
+        bad = GenerationRequest([1, 2], 30, GenerationParams(num_choices=3), grammar=Grammar())  # type: ignore[arg-type]
         got, other = await asyncio.gather(
             answer(engine, bad), answer(engine, GenerationRequest([3, 4], 20))
         )

@@ -10,12 +10,17 @@ from models import tiny_gguf
 from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
 
 from localinfra.engine.engine import Engine
-from localinfra.engine.request import EngineSettings, GenerationRequest, SamplingParams
+from localinfra.engine.request import (
+    EngineSettings,
+    GenerationParams,
+    GenerationRequest,
+    SamplingParams,
+)
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.quantize import FTYPES, quantize
 
-SEEDED = SamplingParams(is_reproducible=True, seed=7)
+SEEDED = GenerationParams(SamplingParams(is_reproducible=True, seed=7), top_logprobs=0)
 
 
 async def text(engine: Engine, request: GenerationRequest) -> list[tuple[int | None, float]]:
@@ -36,13 +41,15 @@ def tokens_of(events: list[tuple[int | None, float]]) -> list[tuple[int | None, 
 def seeded(number: int) -> GenerationRequest:
     size = [3, 17, 70, 120, 18][number % 5]
     prompt = [40 + (number + i * i) % 150 for i in range(size)]
-    return GenerationRequest(prompt, 60, SEEDED, top_logprobs=0)
+    return GenerationRequest(prompt, 60, SEEDED)
 
 
 def other(number: int) -> GenerationRequest:
     chance = random.Random(number)
     prompt = [chance.randrange(40, 190) for _ in range(chance.randrange(1, 200))]
-    return GenerationRequest(prompt, chance.randrange(1, 60), num_choices=chance.choice([1, 2]))
+    return GenerationRequest(
+        prompt, chance.randrange(1, 60), GenerationParams(num_choices=chance.choice([1, 2]))
+    )
 
 
 def are_equal_in_company(

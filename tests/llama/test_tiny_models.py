@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from models.tiny_gguf import (
@@ -19,7 +20,12 @@ from models.tiny_gguf import (
 )
 
 from localinfra.engine.engine import Engine
-from localinfra.engine.request import EngineSettings, GenerationRequest, SamplingParams
+from localinfra.engine.request import (
+    EngineSettings,
+    GenerationParams,
+    GenerationRequest,
+    SamplingParams,
+)
 from localinfra.errors import ModelUnavailable
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
@@ -30,7 +36,7 @@ from localinfra.text.loading import load_text_model
 SETTINGS = ContextSettings(
     context_length=64, num_cells=256, num_sequences=3, batch_size=16, threads=1
 )
-GREEDY = SamplingParams(temperature=0)
+GREEDY = GenerationParams(SamplingParams(temperature=0))
 
 
 def open_context(path: Path, lora: tuple[LoraFile, ...] = ()) -> LlamaContext:
@@ -43,7 +49,8 @@ def answer_all(context: LlamaContext, prompts: list[list[int]], together: bool) 
     async def run() -> list[list[int]]:
         engine = Engine(context)
         answers: list[list[int]] = []
-        requests = [GenerationRequest(prompt, 12, GREEDY, num_choices=3) for prompt in prompts]
+        params = msgspec.structs.replace(GREEDY, num_choices=3)
+        requests = [GenerationRequest(prompt, 12, params) for prompt in prompts]
         for group in [requests] if together else [[request] for request in requests]:
             async with engine.generate(group) as generation:
                 got: list[list[int]] = [[] for _ in range(generation.num_choices)]

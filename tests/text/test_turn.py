@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from localinfra.chat.answer import Tool, ToolUse, parser_of
+from localinfra.chat.answer import parser_of
 from localinfra.chat.formats.families import GENERIC, HARMONY, REASONING, Voice
 from localinfra.chat.formats.pieces import CallArguments, CallEnd, Content, Piece, Thought
 from localinfra.engine.output import ChoiceOutput, OutputDelta
@@ -15,7 +15,6 @@ from localinfra.text.turn import ChoiceReader
 
 THINKER = Voice(GENERIC, takes_tools=True, reasoning=REASONING[0])
 PLAIN = Voice(GENERIC, takes_tools=True, reasoning=None)
-USE = ToolUse([Tool("note", {}, None, "tools[0].function.parameters")])
 BEGIN, END = REASONING[0].begin, REASONING[0].end
 CALL = '<tool_call>\n{"name": "note", "arguments": {"text": "END"}}\n</tool_call>'
 HARMONY_CALL = (
@@ -34,7 +33,7 @@ def cuts(text: str) -> Iterator[list[str]]:
 def play(voice: Voice, parts: list[str], stops: list[str]) -> list[OutputDelta]:
     """The deltas of an answer whose tokens are these parts, cut by max_tokens at their end."""
     parser = parser_of(voice, has_tools=True, is_thinking=False)
-    reader = ChoiceReader(parser, USE, Stops(stops))
+    reader = ChoiceReader(parser, Stops(stops))
     output = ChoiceOutput(
         0, [part.encode() for part in parts].__getitem__, Stops(()), reader=reader
     )

@@ -10,7 +10,7 @@ from live import SMOLLM2, LiveServer
 from llama_cpp import llama_cpp as lib
 
 from localinfra.engine.engine import Engine
-from localinfra.engine.request import GenerationRequest
+from localinfra.engine.request import GenerationParams, GenerationRequest
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.machine import usable_cores
@@ -125,7 +125,7 @@ def test_scores_equal_a_direct_evaluation(server: LiveServer, model: Model) -> N
 
     async def score() -> list[float | None]:
         engine = Engine(context)
-        request = GenerationRequest(ids, 0, top_logprobs=0, score_prompt=True)
+        request = GenerationRequest(ids, 0, GenerationParams(top_logprobs=0, score_prompt=True))
         async with engine.generate([request]) as generation:
             [[event]] = [events async for events in generation]
         await asyncio.to_thread(engine.close)

@@ -41,7 +41,8 @@ from localinfra.chat.formats.pieces import Piece
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason, SamplingParams
 from localinfra.errors import ApiError
-from localinfra.text.turn import Turn, TurnRequest, begin, pieces_of
+from localinfra.text.request import TextParams
+from localinfra.text.turn import Turn, TurnRequest, begin_turn, pieces_of
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
@@ -74,15 +75,17 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
             messages=self.conversation(),
             answer=self.answer(),
             template_kwargs=self.template_kwargs,
-            sampling=SamplingParams(
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=given(self.top_k) or 0,
-                seed=seed,
-                is_reproducible=is_reproducible,
+            params=TextParams(
+                sampling=SamplingParams(
+                    temperature=self.temperature,
+                    top_p=self.top_p,
+                    top_k=given(self.top_k) or 0,
+                    seed=seed,
+                    is_reproducible=is_reproducible,
+                ),
+                max_tokens=given(self.max_tokens),
+                stops=self.stop_sequences,
             ),
-            max_tokens=given(self.max_tokens),
-            stops=self.stop_sequences,
         )
 
     @property
@@ -101,7 +104,7 @@ async def create_message(request: Request) -> Response:
     call.log_user(body.metadata.user_id)
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)
-    turn = await begin(model, wanted, call.caller)
+    turn = await begin_turn(model, wanted, call.caller)
     call.leave_out([*left_out, *model.unread(body.kwarg_paths), *turn.left_out])
     answer = MessageAnswer(model, turn, charge, body.hides_thinking)
     if body.stream:

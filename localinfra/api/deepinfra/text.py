@@ -18,7 +18,7 @@ from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
 from localinfra.errors import InvalidRequest
-from localinfra.text.request import TextRequest
+from localinfra.text.request import TextParams, TextRequest
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
@@ -45,6 +45,15 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
                 "Leave out stream or num_responses.",
                 "num_responses",
             )
+
+    def params(self, default_seed: int | None) -> TextParams:
+        return TextParams(
+            sampling=self.sampling_params(default_seed),
+            num_choices=self.num_responses,
+            top_logprobs=0 if self.stream else None,
+            max_tokens=given(self.max_new_tokens) or DEFAULT_NEW_TOKENS,
+            stops=self.stops,
+        )
 
 
 class GeneratedText(msgspec.Struct, frozen=True):
@@ -92,11 +101,7 @@ async def infer_text(request: Request, name: str) -> Response:
     deltas = model.generate(
         TextRequest(
             prompts=[prompt],
-            max_tokens=given(body.max_new_tokens) or DEFAULT_NEW_TOKENS,
-            sampling=body.sampling_params(call.default_seed),
-            num_choices=body.num_responses,
-            stops=body.stops,
-            top_logprobs=0 if body.stream else None,
+            params=body.params(call.default_seed),
             grammar=compiled.grammar,
             prompt_param="input",
             client=call.caller,

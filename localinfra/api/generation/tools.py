@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from localinfra.api.http.body import NULL, decode_within, missing
+from localinfra.chance import random_hex
 from localinfra.chat.answer import Tool, ToolUse
 from localinfra.chat.messages import Json, TypeName
 from localinfra.chat.schema.keywords import as_map
@@ -274,6 +275,11 @@ def no_function_to_call() -> UnsupportedParameter:
         "and run them yourself.",
         "tool_choice",
     )
+
+
+def call_id() -> str:
+    """OpenAI's form of it."""
+    return f"call_{random_hex(24)}"
 
 
 def too_many_tools() -> InvalidRequest:

@@ -1,7 +1,6 @@
 """POST /v1/chat/completions."""
 
 import contextlib
-import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,32 +20,29 @@ from localinfra.api.generation.params import (
     given,
     kwarg_paths,
 )
-from localinfra.api.generation.tools import SentTools, ToolChoice, Tools, read_tools, tool_use
-from localinfra.api.generation.usage import Charge, Usage, UsageMeter
-from localinfra.api.http.pieces import encoded, filled, listed
-from localinfra.chance import random_hex
-from localinfra.chat.answer import Answer
+from localinfra.api.generation.tools import (
+    SentTools,
+    ToolChoice,
+    Tools,
+    call_id,
+    read_tools,
+    tool_use,
+)
+from localinfra.api.generation.usage import Charge, UsageMeter
+from localinfra.api.openai.completion_writer import CompletionWriter
+from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.formats.pieces import CallArguments, CallStart, Content, Piece, Thought
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
 from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.errors import InvalidRequest, UnsupportedParameter
-from localinfra.text.turn import (
-    Said,
-    SaidBuilder,
-    Turn,
-    TurnRequest,
-    begin,
-    call_id,
-    pieces_of,
-)
+from localinfra.text.request import TextParams
+from localinfra.text.turn import Turn, TurnRequest, begin_turn, pieces_in
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/chat/completions"
-
-encode = msgspec.json.Encoder().encode
 
 
 class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
@@ -87,6 +83,21 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
                 "tool_choice",
             )
         return Answer(self.answer_format, use)
+
+    def turn(self, tools: Tools, default_seed: int | None) -> TurnRequest:
+        """Raises what `answer` does."""
+        return TurnRequest(
+            messages=self.messages,
+            answer=self.answer(tools),
+            template_kwargs=self.template_kwargs,
+            params=TextParams(
+                sampling=self.sampling_params(default_seed),
+                num_choices=self.n,
+                top_logprobs=self.num_logprobs,
+                max_tokens=self.limit,
+                stops=self.stops,
+            ),
+        )
 
     @property
     def limit(self) -> int | None:
@@ -133,20 +144,11 @@ class AssistantMessage(msgspec.Struct, frozen=True):
     tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
-class Choice(msgspec.Struct, frozen=True):
+class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: AssistantMessage
     logprobs: Logprobs | None
     finish_reason: str
-
-
-class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
-    object: str = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
 
 
 class FunctionDelta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -168,20 +170,11 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
-class ChunkChoice(msgspec.Struct, frozen=True):
+class ChatChunkChoice(msgspec.Struct, frozen=True):
     index: int
     delta: Delta
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
-
-
-class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
-    object: str = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: Usage | UnsetType = UNSET
 
 
 async def create_chat_completion(request: Request) -> Response:
@@ -189,40 +182,50 @@ async def create_chat_completion(request: Request) -> Response:
     body = call.body
     body.check()
     tools = body.offered
-    wanted = body.answer(tools)
+    wanted = body.turn(tools, call.default_seed)
     call.log_user(body.user)
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)
-    turn = await begin(
-        model,
-        TurnRequest(
-            messages=body.messages,
-            answer=wanted,
-            template_kwargs=body.template_kwargs,
-            sampling=body.sampling_params(call.default_seed),
-            max_tokens=body.limit,
-            num_choices=body.n,
-            stops=body.stops,
-            top_logprobs=body.num_logprobs,
-        ),
-        call.caller,
-    )
+    turn = await begin_turn(model, wanted, call.caller)
     call.leave_out([*tools.left_out, *left_out_calls(body.messages)], tools.unknown)
     call.leave_out([*model.unread(body.kwarg_paths), *turn.left_out])
-    answer = ChatAnswer(model, body, turn, charge)
+    answer = ChatAnswer(model, body, wanted.answer.use, turn, charge)
     if body.stream:
         return call.stream(answer.chunks(), turn.deltas)
-    completion, choices = await answer.completion()
-    return call.pieces(filled(completion, {"choices": listed(await encoded(choices))}))
+    return call.pieces(await answer.whole())
 
 
-def assistant_message(said: Said) -> AssistantMessage:
-    calls = [ToolCall(call.id, FunctionCall(call.name, call.arguments)) for call in said.calls]
-    return AssistantMessage(
-        content=None if calls and not said.content else said.content,
-        reasoning_content=said.thought or UNSET,
-        tool_calls=calls or UNSET,
-    )
+class MessageBuilder:
+    """The parts of a message → the message."""
+
+    def __init__(self) -> None:
+        self._content: list[str] = []
+        self._thought: list[str] = []
+        self._calls: list[tuple[str, list[str]]] = []  # names, and their arguments as they come
+
+    def add(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            if isinstance(piece, Content):
+                self._content.append(piece.text)
+            elif isinstance(piece, Thought):
+                self._thought.append(piece.text)
+            elif isinstance(piece, CallStart):
+                self._calls.append((piece.name, []))
+            elif isinstance(piece, CallArguments):
+                self._calls[-1][1].append(piece.text)
+
+    def message(self) -> AssistantMessage:
+        """Its last call may have been cut off by max_tokens."""
+        content, thought = "".join(self._content), "".join(self._thought)
+        calls = [
+            ToolCall(call_id(), FunctionCall(name, "".join(arguments)))
+            for name, arguments in self._calls
+        ]
+        return AssistantMessage(
+            content=None if calls and not content else content,
+            reasoning_content=thought or UNSET,
+            tool_calls=calls or UNSET,
+        )
 
 
 class DeltaWriter:
@@ -251,86 +254,71 @@ class DeltaWriter:
 class ChatAnswer:
     """Deltas of one request → a completion or its chunks."""
 
-    def __init__(self, model: "TextModel", body: ChatCompletionRequest, turn: Turn, charge: Charge):
+    def __init__(
+        self,
+        model: "TextModel",
+        body: ChatCompletionRequest,
+        use: ToolUse,
+        turn: Turn,
+        charge: Charge,
+    ):
         self._model = model
         self._body = body
+        self._use = use
         self._turn = turn
         self._meter = UsageMeter(charge, [turn.num_prompt], body.n)
-        self._id = f"chatcmpl-{random_hex(32)}"
-        self._created = int(time.time())
+        self._writer = CompletionWriter("chatcmpl", model.name, body, self._meter)
 
-    async def completion(self) -> tuple[ChatCompletion, list[Choice]]:
-        """The choices are not in it yet."""
-        builders = [SaidBuilder() for _ in self._turn.readers]
-        scored: list[list[msgspec.Raw]] = [[] for _ in builders]
-        reasons = ["" for _ in builders]
-        async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
-            async for delta, pieces in deltas:
-                at = delta.choice
-                self._meter.add(delta)
-                builders[at].add(pieces)
-                scored[at] += self._scores(delta.scored)
-                if delta.finish_reason is not None:
-                    reasons[at] = self._turn.readers[at].finish_reason(delta.finish_reason)
-        choices = [
-            Choice(index, assistant_message(builder.said()), self._logprobs(tokens), reason)
-            for index, (builder, tokens, reason) in enumerate(
-                zip(builders, scored, reasons, strict=True)
-            )
-        ]
-        completion = ChatCompletion(
-            id=self._id,
-            created=self._created,
-            model=self._model.name,
-            choices=[],
-            usage=self._meter.usage(),
-        )
-        return completion, choices
-
-    async def chunks(self) -> AsyncGenerator[list[bytes], None]:
-        """Encoded chunks, those of one step together."""
-        writers = [DeltaWriter() for _ in self._turn.readers]
+    async def whole(self) -> list[bytes]:
+        """The completion, in pieces."""
+        messages = [MessageBuilder() for _ in self._turn.readers]
+        scores: list[list[msgspec.Raw]] = [[] for _ in messages]
+        reasons = ["" for _ in messages]
         async with contextlib.aclosing(self._turn.deltas) as deltas:
-            yield [
-                self._chunk(ChunkChoice(index, Delta(role="assistant", content="")))
-                for index in range(self._body.n)
-            ]
             async for step in deltas:
-                if events := [
-                    event for delta in step for event in self._events(delta, writers[delta.choice])
-                ]:
-                    yield events
-        if self._body.includes_usage:
-            yield [self._chunk(usage=self._meter.usage())]
+                for delta in step:
+                    at = delta.choice
+                    self._meter.add(delta)
+                    messages[at].add(pieces_in(delta))
+                    scores[at] += self._scores(delta.scored)
+                    reasons[at] = self._finish_reason(delta) or ""
+        choices = [
+            ChatChoice(index, message.message(), self._logprobs(scores[index]), reasons[index])
+            for index, message in enumerate(messages)
+        ]
+        return await self._writer.whole("chat.completion", choices)
 
-    def _events(self, delta: OutputDelta, writer: DeltaWriter) -> list[bytes]:
-        """The chunks with what was added, and the one that ends the choice."""
-        self._meter.add(delta)
-        reader = self._turn.readers[delta.choice]
-        parts = [part for piece in reader.read(delta) if (part := writer.delta(piece))]
+    def chunks(self) -> AsyncGenerator[list[bytes], None]:
+        writers = [DeltaWriter() for _ in self._turn.readers]
+
+        async def choices_of(delta: OutputDelta) -> list[ChatChunkChoice]:
+            return self._chunk_choices(delta, writers[delta.choice])
+
+        start = Delta(role="assistant", content="")
+        opening = [ChatChunkChoice(index, start) for index in range(self._body.n)]
+        return self._writer.chunks("chat.completion.chunk", self._turn.deltas, choices_of, opening)
+
+    def _chunk_choices(self, delta: OutputDelta, writer: DeltaWriter) -> list[ChatChunkChoice]:
+        """What was added, and the end of the choice."""
+        parts = [part for piece in pieces_in(delta) if (part := writer.delta(piece))]
         if delta.scored and not parts:
             parts = [Delta(content="")]  # tokens whose text is still held back
-        events = []
-        for at, part in enumerate(parts):
-            logprobs = None if at else self._logprobs(self._scores(delta.scored))
-            events.append(self._chunk(ChunkChoice(delta.choice, part, logprobs)))
-        if delta.finish_reason is not None:
-            reason = reader.finish_reason(delta.finish_reason)
-            last = ChunkChoice(delta.choice, Delta(), finish_reason=reason)
-            is_told = self._meter.is_complete and not self._body.includes_usage
-            usage = self._meter.usage() if is_told else UNSET
-            events.append(self._chunk(last, usage=usage))
-        return events
+        choices = [
+            ChatChunkChoice(
+                delta.choice, part, None if at else self._logprobs(self._scores(delta.scored))
+            )
+            for at, part in enumerate(parts)
+        ]
+        if (reason := self._finish_reason(delta)) is not None:
+            choices.append(ChatChunkChoice(delta.choice, Delta(), finish_reason=reason))
+        return choices
 
-    def _chunk(self, *choices: ChunkChoice, usage: Usage | UnsetType = UNSET) -> bytes:
-        chunk = ChatCompletionChunk(
-            id=self._id,
-            created=self._created,
-            model=self._model.name,
-            choices=list(choices),
-            usage=usage,
-        )
-        return encode(chunk)
+    def _finish_reason(self, delta: OutputDelta) -> str | None:
+        """`stop` also where the client itself has named the function."""
+        reason = delta.finish_reason
+        if reason is None or self._use.is_named:
+            return reason
+        return "tool_calls" if self._turn.readers[delta.choice].has_called(reason) else reason
 
     def _scores(self, scored: Sequence[ScoredToken]) -> list[msgspec.Raw]:
         return [token_logprob(self._model, token) for token in scored]

@@ -2,12 +2,11 @@
 
 import codecs
 import contextlib
-import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,28 +18,26 @@ from localinfra.api.generation.params import (
     TopLogprobs,
     given,
 )
-from localinfra.api.generation.usage import Charge, Usage, UsageMeter
-from localinfra.api.http.pieces import encoded, filled, listed
+from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.weight import MAX_TOKEN_IDS
-from localinfra.chance import random_hex
+from localinfra.api.openai.completion_writer import CompletionWriter
 from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import TokenLogprob
 from localinfra.errors import InvalidRequest
 from localinfra.executor import give_way
-from localinfra.text.request import TextRequest
+from localinfra.text.request import TextParams, TextRequest
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/completions"
+KIND = "text_completion"  # of a whole object, and of a chunk too
 MAX_PROMPTS = 128
 MAX_CHOICES = 1024  # prompts times best_of; more is a batch job in one request
 INLINE_TOKENS = 2000  # are spelled in a millisecond
 SCORES_AT_ONCE = 64  # with twenty alternatives each, written in 2 ms
-
-encode = msgspec.json.Encoder().encode
 
 
 class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
@@ -83,6 +80,19 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
         """Choices to generate for each prompt, of which the best n are returned."""
         return max(self.n, self.best_of or 1)
 
+    def params(self, default_seed: int | None) -> TextParams:
+        # Ranking candidates needs the logprobs of what was drawn, if nothing else.
+        ranks = self.num_candidates > self.n
+        return TextParams(
+            sampling=self.sampling_params(default_seed),
+            num_choices=self.num_candidates,
+            top_logprobs=0 if ranks and self.logprobs is None else self.logprobs,
+            score_prompt=self.echo and self.logprobs is not None,
+            max_tokens=given(self.max_tokens),
+            default_max_tokens=DEFAULT_TEXT_TOKENS,
+            stops=self.stops,
+        )
+
     @property
     def prompts(self) -> list[str | list[int]]:
         """One entry a prompt. Raises InvalidRequest for a mixture."""
@@ -101,22 +111,11 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
         )
 
 
-class Choice(msgspec.Struct, frozen=True):
+class TextChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
     logprobs: msgspec.Raw | None = None  # LogprobColumns
     finish_reason: str | None = None
-
-
-class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer, or one chunk of it: the same object in OpenAI's API."""
-
-    id: str
-    object: str = "text_completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage | UnsetType = UNSET
 
 
 async def create_completion(request: Request) -> Response:
@@ -151,18 +150,10 @@ async def answer(call: Call[CompletionRequest], name: str) -> Response:
         prompt if isinstance(prompt, str) else await spelled(call, model, prompt)
         for prompt in (body.prompts if body.echo else ())
     ]
-    # Ranking candidates needs the logprobs of what was drawn, if nothing else.
-    ranks = body.num_candidates > body.n
     deltas = model.generate(
         TextRequest(
             prompts=prompts,
-            max_tokens=given(body.max_tokens),
-            default_max_tokens=DEFAULT_TEXT_TOKENS,
-            sampling=body.sampling_params(call.default_seed),
-            num_choices=body.num_candidates,
-            stops=body.stops,
-            top_logprobs=0 if ranks and body.logprobs is None else body.logprobs,
-            score_prompt=body.echo and body.logprobs is not None,
+            params=body.params(call.default_seed),
             grammar=compiled.grammar,
             prompt_param="prompt",
             client=call.caller,
@@ -171,8 +162,7 @@ async def answer(call: Call[CompletionRequest], name: str) -> Response:
     result = CompletionAnswer(model, body, prompts, echoes, charge)
     if body.stream:
         return call.stream(result.chunks(deltas), deltas)
-    completion, choices = await result.completion(deltas)
-    return call.pieces(filled(completion, {"choices": listed(await encoded(choices))}))
+    return call.pieces(await result.whole(deltas))
 
 
 async def spelled(call: Call[CompletionRequest], model: "TextModel", ids: list[int]) -> str:
@@ -198,13 +188,12 @@ class CompletionAnswer:
         self._prompt_ids = prompts
         lengths = [len(prompt) for prompt in prompts]
         self._meter = UsageMeter(charge, lengths, body.num_candidates)
-        self._id = f"cmpl-{random_hex(32)}"
-        self._created = int(time.time())
+        self._writer = CompletionWriter("cmpl", model.name, body, self._meter)
         self._echoes = echoes or [""] * len(prompts)
         self._prompt_scores: dict[int, LogprobColumns] = {}
 
-    async def completion(self, deltas: Deltas) -> tuple[Completion, list[Choice]]:
-        """The choices are not in it yet."""
+    async def whole(self, deltas: Deltas) -> list[bytes]:
+        """The completion, in pieces."""
         candidates = [
             Candidate(self._model) for _ in range(len(self._echoes) * self._body.num_candidates)
         ]
@@ -214,14 +203,14 @@ class CompletionAnswer:
                     self._meter.add(delta)
                     candidates[delta.choice].add(delta)
                     await self._score(delta, candidates[delta.choice].scores)
-        choices: list[Choice] = []
+        choices: list[TextChoice] = []
         for prompt in range(len(self._echoes)):
             start = prompt * self._body.num_candidates
             for best in self._best(candidates[start : start + self._body.num_candidates]):
                 logprobs = None if self._body.logprobs is None else best.scores.json()
                 text = self._echoes[prompt] + best.text
-                choices.append(Choice(len(choices), text, logprobs, best.finish_reason))
-        return self._completion([], self._meter.usage()), choices
+                choices.append(TextChoice(len(choices), text, logprobs, best.finish_reason))
+        return await self._writer.whole(KIND, choices)
 
     def _best(self, candidates: "list[Candidate]") -> "list[Candidate]":
         if self._body.num_candidates == self._body.n:
@@ -229,45 +218,29 @@ class CompletionAnswer:
         ranked = sorted(candidates, key=lambda candidate: -candidate.mean_logprob)
         return ranked[: self._body.n]
 
-    async def chunks(self, deltas: Deltas) -> AsyncGenerator[list[bytes], None]:
-        """Encoded chunks, those of one step together; an echo is the first of its choice."""
+    def chunks(self, deltas: Deltas) -> AsyncGenerator[list[bytes], None]:
+        """An echo is in the first of its choice."""
         begun: set[int] = set()
-        async with contextlib.aclosing(deltas):
-            async for step in deltas:
-                events = []
-                for delta in step:
-                    events += await self._events(delta, is_first=delta.choice not in begun)
-                    begun.add(delta.choice)
-                if events:
-                    yield events
-        if self._body.includes_usage:
-            yield [encode(self._completion([], self._meter.usage()))]
 
-    async def _events(self, delta: OutputDelta, is_first: bool) -> list[bytes]:
-        """The chunk with what was added, and the one that ends the choice."""
-        self._meter.add(delta)
+        async def choices_of(delta: OutputDelta) -> list[TextChoice]:
+            is_first = delta.choice not in begun
+            begun.add(delta.choice)
+            return await self._chunk_choices(delta, is_first)
+
+        return self._writer.chunks(KIND, deltas, choices_of)
+
+    async def _chunk_choices(self, delta: OutputDelta, is_first: bool) -> list[TextChoice]:
+        """What was added, and the end of the choice."""
         text = (self._echoes[self._prompt_of(delta)] if is_first else "") + delta.text
-        events = []
+        choices = []
         if text or delta.scored or delta.prompt_logprobs:
             scores = LogprobColumns(self._model)
             await self._score(delta, scores)
             logprobs = None if self._body.logprobs is None else scores.json()
-            events.append(encode(self._completion([Choice(delta.choice, text, logprobs)])))
+            choices.append(TextChoice(delta.choice, text, logprobs))
         if delta.finish_reason is not None:
-            last = Choice(delta.choice, "", None, delta.finish_reason)
-            is_told = self._meter.is_complete and not self._body.includes_usage
-            usage = self._meter.usage() if is_told else UNSET
-            events.append(encode(self._completion([last], usage)))
-        return events
-
-    def _completion(self, choices: list[Choice], usage: Usage | UnsetType = UNSET) -> Completion:
-        return Completion(
-            id=self._id,
-            created=self._created,
-            model=self._model.name,
-            choices=choices,
-            usage=usage,
-        )
+            choices.append(TextChoice(delta.choice, "", None, delta.finish_reason))
+        return choices
 
     def _prompt_of(self, delta: OutputDelta) -> int:
         return delta.choice // self._body.num_candidates

@@ -42,7 +42,8 @@ from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError, InvalidRequest
-from localinfra.text.turn import Turn, TurnRequest, begin, pieces_of
+from localinfra.text.request import TextParams
+from localinfra.text.turn import Turn, TurnRequest, begin_turn, pieces_of
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
@@ -160,16 +161,18 @@ async def create_response(request: Request) -> HttpResponse:
         messages=asked.messages,
         answer=asked.answer,
         template_kwargs=body.template_kwargs,
-        sampling=body.sampling_params(call.default_seed),
-        stops=body.stops,
-        max_tokens=given(body.max_output_tokens),
-        top_logprobs=body.num_logprobs,
+        params=TextParams(
+            sampling=body.sampling_params(call.default_seed),
+            top_logprobs=body.num_logprobs,
+            max_tokens=given(body.max_output_tokens),
+            stops=body.stops,
+        ),
     )
     call.log_user(body.user)
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)
     with naming_input():
-        turn = await begin(model, wanted, call.caller)
+        turn = await begin_turn(model, wanted, call.caller)
     left_out = [*asked.left_out, *model.unread(body.kwarg_paths), *turn.left_out]
     call.leave_out(left_out, asked.unknown)
     answer = ResponseAnswer(call, asked, model, turn, charge)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from localinfra.api.generation.tools import call_id
 from localinfra.api.openai.responses.items import (
     FunctionCallItem,
     MessageItem,
@@ -30,7 +31,6 @@ from localinfra.chat.formats.pieces import (
     Thought,
 )
 from localinfra.engine.output import OutputDelta, ScoredToken
-from localinfra.text.turn import call_id
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
