@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"errors", "metrics", "backend_detect", "logs"},
+        {"addresses", "errors", "metrics", "backend_detect", "logs"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"},
         {"config", "chat", "engine", "costs"},
         {"models", "llama"},

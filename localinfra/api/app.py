@@ -36,7 +36,7 @@ from localinfra.api.openai.responses.store import (
 )
 from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
-from localinfra.config.settings import is_loopback
+from localinfra.config.settings import is_local
 from localinfra.costs import Ledger
 from localinfra.runtime import Runtime
 
@@ -152,7 +152,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
                 Guard,
                 allowed_hosts=(settings.host, *settings.allowed_hosts),
                 allowed_origins=settings.allowed_origins,
-                on_loopback=is_loopback(settings.host),
+                on_loopback=is_local(settings.host),
                 api_keys=settings.api_keys,
             ),
             Middleware(Leaving),

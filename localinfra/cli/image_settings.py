@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from localinfra.errors import ApiError
-from localinfra.image.loading import wishes_of
+from localinfra.image.loading import transformer_file
 from localinfra.image.placement import decide, part_elements
 from localinfra.models import files
 from localinfra.models.catalog import ImageModelEntry, ModelEntry
@@ -43,7 +43,7 @@ def outlook(name: str, entry: ImageModelEntry, free: dict[str, int]) -> ImageOut
         folder = locate(name, entry.source)
         if not free:
             return ImageOutlook(False, "PyTorch can't be loaded")
-        placement = decide(wishes_of(name, entry), part_elements(folder), free)
+        placement = decide(entry, transformer_file(name, entry), part_elements(folder), free)
     except ApiError as error:
         return ImageOutlook(False, error.message)
     return ImageOutlook(True, f"computed on {placement}")

@@ -5,7 +5,6 @@ Secrets live here; nothing here prints or logs them.
 """
 
 import codecs
-import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from localinfra.addresses import is_loopback
 from localinfra.config.tables import decode, suggestion
 from localinfra.errors import ConfigError
 
@@ -101,7 +101,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def check_exposure(self) -> None:
         """Raises ConfigError if other machines could use the server without a key."""
-        if not (self.api_keys or self.allow_unauthenticated or is_loopback(self.host)):
+        if not (self.api_keys or self.allow_unauthenticated or is_local(self.host)):
             raise ConfigError(
                 f"serving on {self.host} without an API key would let anyone who reaches this "
                 "machine use its models: set api_keys in [server] or LOCALINFRA_API_KEYS, or "
@@ -215,9 +215,6 @@ def subtable(tables: Mapping[str, object], name: str, path: Path) -> dict[str, o
     return table
 
 
-def is_loopback(host: str) -> bool:
+def is_local(host: str) -> bool:
     """Whether only this machine can reach `host`. A name other than localhost may mean anything."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.casefold() == "localhost"
+    return host.casefold() == "localhost" or is_loopback(host.strip("[]"))

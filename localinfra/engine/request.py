@@ -1,5 +1,6 @@
 """What goes into the engine and what comes out: plain values, shared by every layer above."""
 
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
 class EngineSettings(msgspec.Struct, frozen=True):
     """How one engine schedules."""
 
-    max_waiting: int = 256  # choices without a slot; more are refused
+    max_waiting: int = sys.maxsize  # choices without a slot; more are refused
     max_parked: int = 0  # bytes of host memory for prefixes that leave the cells
     prompt_lookup: bool = True  # verify guesses from the text so far, where that is faster
     max_gap_ratio: float = 4.0  # how much longer than usual a step may take to read prompts

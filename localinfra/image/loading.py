@@ -5,12 +5,12 @@ Blocking; the pool calls it in a thread.
 
 import importlib.util
 import logging
+from pathlib import Path
 
 from localinfra import install
 from localinfra.errors import ModelUnavailable
 from localinfra.image.model import ImageModel
 from localinfra.image.pipeline import FluxPainter
-from localinfra.image.placement import Wishes
 from localinfra.models.catalog import ImageModelEntry
 from localinfra.models.sources import locate
 
@@ -25,7 +25,7 @@ def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> Ima
             f"{name} needs diffusers, which is not installed: {install.extra('images')}",
             "model",
         )
-    painter = FluxPainter(folder, wishes_of(name, entry))
+    painter = FluxPainter(folder, entry, transformer_file(name, entry))
     placed = painter.placement
     logger.info("%s is computed on %s", name, placed)
     if placed.device == "cpu":
@@ -33,17 +33,6 @@ def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> Ima
     return ImageModel(name, entry, painter, max_waiting)
 
 
-def wishes_of(name: str, entry: ImageModelEntry) -> Wishes:
-    """Raises ModelUnavailable where the transformer's own file is not here."""
-    return Wishes(
-        device=None if entry.device == "auto" else entry.device,
-        dtype=None if entry.dtype == "auto" else entry.dtype,
-        offload=None if entry.offload == "auto" else entry.offload,
-        quantize=None if entry.quantize == "auto" else entry.quantize,
-        vae_tiling=None if entry.vae_tiling == "auto" else entry.vae_tiling,
-        vae_slicing=entry.vae_slicing,
-        attention=entry.attention,
-        compile=entry.compile,
-        batch_size=None if entry.images_at_once == "auto" else entry.images_at_once,
-        transformer=locate(name, entry.transformer, "transformer") if entry.transformer else None,
-    )
+def transformer_file(name: str, entry: ImageModelEntry) -> Path | None:
+    """A file in place of the folder's transformer. Raises ModelUnavailable where it is not here."""
+    return locate(name, entry.transformer, "transformer") if entry.transformer else None

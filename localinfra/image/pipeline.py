@@ -17,14 +17,10 @@ from typing import Any
 
 from localinfra import garbage
 from localinfra.errors import ModelUnavailable
-from localinfra.image.placement import (
-    Wishes,
-    decide,
-    free_memory,
-    part_elements,
-)
+from localinfra.image.placement import decide, free_memory, part_elements
 from localinfra.image.request import Event, ImageRequest, Preview, Step
 from localinfra.machine import available_memory
+from localinfra.models.catalog import ImageModelEntry
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +57,7 @@ def check_folder(folder: Path) -> None:
 class FluxPainter:
     """Owns the pipeline. One thread at a time. Raises ModelUnavailable with what to do."""
 
-    def __init__(self, folder: Path, wishes: Wishes):
+    def __init__(self, folder: Path, entry: ImageModelEntry, transformer: Path | None):
         check_folder(folder)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         import diffusers
@@ -75,8 +71,8 @@ class FluxPainter:
         diffusers.utils.logging.disable_progress_bar()
         self._torch = torch
         free = free_memory(torch, available_memory())
-        self.placement = decide(wishes, part_elements(folder), free)
-        self._pipe = self._load(diffusers, folder, wishes.transformer)
+        self.placement = decide(entry, transformer, part_elements(folder), free)
+        self._pipe = self._load(diffusers, folder, transformer)
         self._settle()
         self._from_picture, self._from_mask = beginning_with_a_picture(diffusers, self._pipe)
         for pipe in (self._pipe, self._from_picture, self._from_mask):

@@ -7,12 +7,13 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from localinfra.errors import ModelUnavailable
 from localinfra.machine import available_memory
+from localinfra.models.catalog import Attention, ImageModelEntry, Offload, Quantize
 
 GIB = 2**30
 WORKING_BYTES = int(2.5 * GIB)  # activations of one image of a megapixel, and the VAE's
@@ -21,25 +22,6 @@ MAX_BATCH = 4  # beyond, a large GPU is busy anyway, and others wait longer for 
 SMALL_BYTES = 8 * GIB
 MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-Offload = Literal["none", "model", "group"]
-Quantize = Literal["none", "float8"]
-Attention = Literal["auto", "native", "cudnn", "flash", "sage", "xformers", "flex"]
-
-
-class Wishes(msgspec.Struct, frozen=True):
-    """What models.toml says; None is for the machine to decide."""
-
-    device: str | None = None
-    dtype: str | None = None
-    offload: Offload | None = None
-    quantize: Quantize | None = None
-    vae_tiling: bool | None = None
-    vae_slicing: bool = True
-    attention: Attention = "auto"
-    compile: bool = False
-    batch_size: int | None = None
-    transformer: Path | None = None  # a file in place of the folder's own
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -88,45 +70,60 @@ OFFLOADS = {
 }
 
 
-def decide(wishes: Wishes, elements: Mapping[str, int], free: Mapping[str, int]) -> Placement:
-    """`elements` are the numbers of weights of each part, `free` the free bytes of each device that
-    torch can use, the best first and the CPU last.
+def decide(
+    entry: ImageModelEntry,
+    transformer: Path | None,
+    elements: Mapping[str, int],
+    free: Mapping[str, int],
+) -> Placement:
+    """As the entry says, and as is best where it says auto.
+
+    `transformer` is a file in place of the folder's own. `elements` are the numbers of weights of
+    each part, `free` the free bytes of each device that torch can use, the best first and the CPU
+    last.
 
     Raises ModelUnavailable where that can't be: a device that is not there, too little memory, a
     part that is missing.
     """
-    device = wishes.device or next(iter(free))
+    device = next(iter(free)) if entry.device == "auto" else entry.device
     if device not in free:
         raise ModelUnavailable(
             f"device = {device!r} is not available: PyTorch sees {' and '.join(free)} here.",
             "model",
         )
-    if "transformer" not in elements and not wishes.transformer:
+    if "transformer" not in elements and not transformer:
         raise ModelUnavailable("Its folder has no transformer with safetensors files.", "model")
-    dtype = wishes.dtype or ("float32" if device == "cpu" else "bfloat16")
+    dtype: str = entry.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
     room = free.get(device, 0)
     sizes = {part: count * ITEM_BYTES[dtype] for part, count in elements.items()}
-    if wishes.transformer:
-        sizes["transformer"] = file_bytes(wishes.transformer, dtype)
-    quantize = wishes.quantize or _quantize(device, sizes, room, bool(wishes.transformer))
+    if transformer:
+        sizes["transformer"] = file_bytes(transformer, dtype)
+    has_file = transformer is not None
+    quantize = entry.quantize
+    if quantize == "auto":
+        quantize = _quantize(device, sizes, room, has_file)
     if quantize == "float8":
         sizes["transformer"] //= ITEM_BYTES[dtype]
-    offload = wishes.offload or (_offload(sizes, room) if device == "cuda" else "none")
+    offload = entry.offload
+    if offload == "auto":
+        offload = _offload(sizes, room) if device == "cuda" else "none"
     if device != "cuda" and room:
-        check_room(sizes, room - WORKING_BYTES, device, dtype, bool(wishes.transformer))
+        check_room(sizes, room - WORKING_BYTES, device, dtype, has_file)
     elif offload != "none" and free.get("cpu"):  # where they wait for their turn
-        check_room(sizes, free["cpu"], "the CPU's side", dtype, bool(wishes.transformer))
+        check_room(sizes, free["cpu"], "the CPU's side", dtype, has_file)
     is_small = device != "cpu" and room < SMALL_BYTES
     return Placement(
         device=device,
         dtype=dtype,
         offload=offload,
         quantize=quantize,
-        vae_tiling=is_small if wishes.vae_tiling is None else wishes.vae_tiling,
-        vae_slicing=wishes.vae_slicing,
-        attention=wishes.attention,
-        compile=wishes.compile,
-        batch_size=wishes.batch_size,
+        vae_tiling=is_small if entry.vae_tiling == "auto" else entry.vae_tiling,
+        vae_slicing=entry.vae_slicing,
+        attention=entry.attention,
+        compile=entry.compile,
+        batch_size=None if entry.images_at_once == "auto" else entry.images_at_once,
     )
 
 

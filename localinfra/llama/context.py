@@ -17,7 +17,7 @@ from localinfra.llama.cells import CellMap
 from localinfra.llama.model import LoadFailed, Model
 from localinfra.machine import usable_cores
 
-# enum ggml_type of the KV cache types llama.cpp has kernels for
+# enum ggml_type of the KV cache types llama.cpp has kernels for, which models/catalog.py names
 KV_TYPES = {
     "f32": 0, "f16": 1, "bf16": 30, "q8_0": 8,
     "q4_0": 2, "q4_1": 3, "iq4_nl": 20, "q5_0": 6, "q5_1": 7,
@@ -67,15 +67,15 @@ def pointer_to(data: NDArray[np.uint8]) -> Any:
     return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
-class ContextSettings(msgspec.Struct, frozen=True):
+class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int  # tokens of one sequence
     num_cells: int  # tokens of all sequences together
-    num_sequences: int = 8
-    batch_size: int = 512  # tokens per step
+    num_sequences: int
+    batch_size: int  # tokens per step
     threads: int | None = None
     batch_threads: int | None = None
     flash_attention: bool | None = None  # None: where it is supported
-    kv_type: str = "f16"
+    kv_type: str  # of KV_TYPES
 
 
 class LlamaContext:

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from localinfra.config.settings import Config, read_text
 from localinfra.config.tables import close_matches, decode, either, suggestion, toml
+from localinfra.engine.request import EngineSettings
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models.sources import HubSource, Source, absolute, parse_source
 from localinfra.models.versions import Version, dotted, table_name, write_out
@@ -35,6 +36,7 @@ DeployId = Annotated[
     ),
 ]
 DEPLOY_ID = "deploy_id:"  # what an id begins with where names are expected
+ENGINE = EngineSettings()  # as it is where an entry says nothing else
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 
@@ -103,9 +105,9 @@ class TextModelEntry(BaseEntry, tag_field="kind", tag="text", frozen=True, kw_on
     # 2048 at most; 0 keeps none
     parked_prefixes_mib: Annotated[int, Meta(ge=0)] | None = None
     # speculative decoding: drafts from the text so far are verified where that is faster
-    prompt_lookup: bool = True
+    prompt_lookup: bool = ENGINE.prompt_lookup
     # while a prompt is read, aim at steps of this many times what the running streams usually take
-    max_gap_ratio: Annotated[float, Meta(ge=1.5, le=1000)] = 4.0
+    max_gap_ratio: Annotated[float, Meta(ge=1.5, le=1000)] = ENGINE.max_gap_ratio
     mmap: bool = True  # map the file into memory instead of reading it
     mlock: bool = False  # lock the weights in main memory, so that they are never swapped out
     lora: tuple[LoraAdapter, ...] = ()  # adapters applied to every request
@@ -168,6 +170,11 @@ class RerankModelEntry(EncoderEntry, tag_field="kind", tag="rerank", frozen=True
     routes: ClassVar[str] = "/v1/rerank"
 
 
+Offload = Literal["none", "model", "group"]
+Quantize = Literal["none", "float8"]
+Attention = Literal["auto", "native", "cudnn", "flash", "sage", "xformers", "flex"]
+
+
 class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_only=True):
     """A diffusers folder. auto: decided when it is loaded, by device and free memory."""
 
@@ -182,14 +189,14 @@ class ImageModelEntry(BaseEntry, tag_field="kind", tag="image", frozen=True, kw_
     dtype: Dtype = "auto"  # auto: bfloat16, float32 on CPUs
     # what waits in main memory: nothing, whole parts (model) or layers (group); auto: by the GPU's
     # free memory
-    offload: Literal["auto", "none", "model", "group"] = "auto"
+    offload: Literal["auto", Offload] = "auto"
     # float8: the transformer's weights in eight bits; auto: on GPUs where it fits only so
-    quantize: Literal["auto", "none", "float8"] = "auto"
+    quantize: Literal["auto", Quantize] = "auto"
     # decode in tiles: less memory; auto: on GPUs with little of it free
     vae_tiling: Literal["auto"] | bool = "auto"
     vae_slicing: bool = True  # decode the images of a batch one by one: less memory
     # kernels of attention; auto: PyTorch's own
-    attention: Literal["auto", "native", "cudnn", "flash", "sage", "xformers", "flex"] = "auto"
+    attention: Attention = "auto"
     compile: bool = False  # faster, after minutes of compiling at the first image of each size
     # images of a request computed together; auto: as many as fit a large GPU, else one
     images_at_once: Literal["auto"] | Annotated[int, Meta(ge=1, le=10)] = "auto"

@@ -7,12 +7,7 @@ begin with; a load that fails all the same is repeated with `fewer_layers`.
 from collections.abc import Sequence
 
 from localinfra.models.gguf.header import GgufHeader
-
-# Bytes one stored number takes, by the name of the KV cache's type (ggml's block bytes / weights).
-KV_TYPES = {
-    **{"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32},
-    **{"q4_1": 20 / 32, "q4_0": 18 / 32, "iq4_nl": 18 / 32},
-}
+from localinfra.models.gguf.reader import BLOCKS
 
 # What a device needs beside weights and KV cache: the backend's context and a batch's compute
 # buffer. An estimate, not a measurement: 0.3 to 0.5 GiB for a CUDA context, and 4 bytes for each
@@ -21,50 +16,31 @@ KV_TYPES = {
 DEVICE_RESERVE_BYTES = 1 << 30
 
 
-def kv_bytes_per_layer(header: GgufHeader, type_k: str = "f16", type_v: str = "f16") -> list[int]:
+def kv_bytes_per_layer(header: GgufHeader, kv_type: str) -> list[int]:
     """Bytes one token adds to the KV cache of each block, rounded up.
 
     A sliding window is ignored: its layers count as if they kept every token. Blocks with a
     recurrent state and no key heads count 0, since a state does not grow with the text.
-
-    Raises:
-        KeyError: a type that is not in KV_TYPES.
     """
     key = max(header.key_length, header.number("attention.key_length_swa"))
     value = max(header.value_length, header.number("attention.value_length_swa"))
-    one_head = key * KV_TYPES[type_k] + value * KV_TYPES[type_v]
-    return [-int(-heads * one_head // 1) for heads in header.head_counts_kv]
-
-
-def kv_bytes_per_token(header: GgufHeader, type_k: str = "f16", type_v: str = "f16") -> int:
-    """Bytes one token takes in the whole KV cache."""
-    return sum(kv_bytes_per_layer(header, type_k, type_v))
-
-
-def fit_gpu_layers(
-    header: GgufHeader,
-    free_bytes: Sequence[int],
-    n_ctx: int,
-    kv_type: str = "f16",
-    reserve_bytes: int = DEVICE_RESERVE_BYTES,
-) -> int:
-    """The largest `n_gpu_layers` whose weights and KV cache fit into the devices' free memory.
-
-    Counts as llama.cpp does (llama_model_base::load_tensors): the output layer leaves the CPU
-    first, then the last blocks, so 0 is none and block_count + 1 is all. `n_ctx` is the whole
-    cache in tokens, all sequences together. Never less for more free memory.
-    """
-    return sum(layers_per_device(header, free_bytes, n_ctx, kv_type, reserve_bytes))
+    [one_number] = [size / weights for name, weights, size in BLOCKS.values() if name == kv_type]
+    return [-int(-heads * (key + value) * one_number // 1) for heads in header.head_counts_kv]
 
 
 def layers_per_device(
     header: GgufHeader,
     free_bytes: Sequence[int],
     n_ctx: int,
-    kv_type: str = "f16",
+    kv_type: str,
     reserve_bytes: int = DEVICE_RESERVE_BYTES,
 ) -> list[int]:
-    """The layers of `fit_gpu_layers` on each device, filled in order.
+    """The most layers whose weights and KV cache fit into each device's free memory; their sum is
+    `n_gpu_layers`.
+
+    Counts as llama.cpp does (llama_model_base::load_tensors): the output layer leaves the CPU
+    first, then the last blocks, so 0 is none and block_count + 1 is all. `n_ctx` is the whole
+    cache in tokens, all sequences together. Never less for more free memory.
 
     Pass it as `tensor_split`: llama.cpp's own split goes by free memory alone, and may give a
     device one layer more than it has room for.
@@ -90,7 +66,7 @@ def _layer_sizes(header: GgufHeader, n_ctx: int, kv_type: str) -> list[int]:
 
     The input embedding stays on the CPU; a model without an output matrix copies it for its output.
     """
-    cache = kv_bytes_per_layer(header, kv_type, kv_type)
+    cache = kv_bytes_per_layer(header, kv_type)
     blocks = [size + n_ctx * kv for size, kv in zip(header.layer_bytes, cache, strict=True)]
     outside = {tensor.name: tensor.size_bytes for tensor in header.tensors if tensor.layer is None}
     if "output.weight" in outside:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from localinfra.api.sockets.connections import MAX_LEAVING, Connections, is_loopback
+from localinfra.api.sockets.connections import MAX_LEAVING, Connections, is_local
 from localinfra.config.settings import ServerSettings
 
 
@@ -100,7 +100,7 @@ def test_what_is_closed_is_forgotten_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "is_local"),
+    ("address", "expected"),
     [
         ("127.0.0.1", True),
         ("127.3.4.5", True),
@@ -112,5 +112,5 @@ def test_what_is_closed_is_forgotten_once() -> None:
         ("fe80::1", False),
     ],
 )
-def test_which_addresses_are_this_machines(address: str, is_local: bool) -> None:
-    assert is_loopback(address) is is_local
+def test_which_addresses_are_this_machines(address: str, expected: bool) -> None:
+    assert is_local(address) is expected

@@ -273,7 +273,7 @@ def test_a_form_needs_a_boundary(boundary: str) -> None:
 def test_a_route_for_forms_alone_refuses_json() -> None:
     async def run() -> None:
         scope = scope_of("POST", headers=[("content-type", "application/json")])
-        await read_form(Request(scope))
+        await read_form(Request(scope), SMALL)
 
     with pytest.raises(UnsupportedMediaType, match="multipart/form-data"):
         asyncio.run(run())

@@ -6,7 +6,7 @@ from localinfra.api.http.hosts import (
     Authority,
     HostRules,
     OriginRules,
-    is_loopback,
+    is_local,
     parse_authority,
 )
 
@@ -250,5 +250,5 @@ def test_a_port_left_out_is_the_schemes_own(scheme: str, port: str) -> None:
 
 
 def test_names_that_dns_could_point_elsewhere_are_not_loopback() -> None:
-    assert is_loopback("x.localhost") and is_loopback("127.0.0.2") and is_loopback("::1")
-    assert not is_loopback("localhost.com") and not is_loopback("::") and not is_loopback("")
+    assert is_local("x.localhost") and is_local("127.0.0.2") and is_local("::1")
+    assert not is_local("localhost.com") and not is_local("::") and not is_local("")

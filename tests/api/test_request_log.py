@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from localinfra.api.app import create_app
 from localinfra.api.call import Call
-from localinfra.api.http.body import Decoded, receive_body
+from localinfra.api.http.body import BodyLimits, Decoded, receive_body
 from localinfra.api.http.sse import EventStream
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import QueueFull
@@ -29,7 +29,7 @@ async def fail(request: Request) -> Response:
 
 
 async def break_off(request: Request) -> Response:
-    await receive_body(request)
+    await receive_body(request, BodyLimits(1000, 9.0))
 
     async def events() -> AsyncGenerator[bytes, None]:
         yield b"1"

@@ -26,6 +26,9 @@ from localinfra.errors import ApiError, EngineFailed
 Events = AsyncGenerator[bytes | list[bytes], None]
 
 
+LIMITS = BodyLimits(max_bytes=100_000, timeout_s=9.0)
+
+
 async def yielding(*payloads: bytes | list[bytes] | Exception | float) -> Events:
     for payload in payloads:
         if isinstance(payload, Exception):
@@ -354,7 +357,7 @@ def test_a_closed_connection_frees_the_source_promptly(caplog: pytest.LogCapture
         source = Source(0.01)
 
         async def endpoint(request: Request) -> Response:
-            await receive_body(request)
+            await receive_body(request, LIMITS)
             return EventStream(source.events())
 
         async with serving(endpoint) as port:
@@ -373,7 +376,7 @@ def test_a_client_leaving_before_an_answer_in_one_piece_frees_its_work() -> None
         source = Source()
 
         async def endpoint(request: Request) -> Response:
-            await receive_body(request)
+            await receive_body(request, LIMITS)
 
             async def work() -> None:
                 async with aclosing(source.events()) as events:
@@ -404,7 +407,7 @@ def test_a_client_that_does_not_read_holds_up_only_itself() -> None:
                 await asyncio.sleep(0)
 
         async def endpoint(request: Request) -> Response:
-            if await receive_body(request) == b"":
+            if await receive_body(request, LIMITS) == b"":
                 return EventStream(flood())
             return EventStream(yielding(b"1"))
 

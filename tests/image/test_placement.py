@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from localinfra.errors import ModelUnavailable
-from localinfra.image.placement import GIB, Placement, Wishes, decide, part_elements
+from localinfra.image.placement import GIB, Placement, decide, part_elements
+from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.sources import PackageSource
 
 # FLUX.1 Schnell's weights, in numbers
 FLUX = {
@@ -19,8 +21,15 @@ FLUX = {
 }
 
 
-def placed(gib: float, device: str = "cuda", **wishes: Any) -> Placement:
-    return decide(Wishes(**wishes), FLUX, {device: int(gib * GIB), "cpu": 64 * GIB})
+SOURCE = PackageSource("none", "none")
+ENTRY = ImageModelEntry(source=SOURCE)
+
+
+def placed(
+    gib: float, device: str = "cuda", transformer: Path | None = None, **settings: Any
+) -> Placement:
+    entry = ImageModelEntry(source=SOURCE, **settings)
+    return decide(entry, transformer, FLUX, {device: int(gib * GIB), "cpu": 64 * GIB})
 
 
 @pytest.fixture
@@ -63,11 +72,11 @@ def test_a_mac_holds_everything_or_says_what_would_fit(q4: Path) -> None:
 
 
 def test_a_machine_without_a_gpu_computes_in_float32_if_it_has_the_memory() -> None:
-    found = decide(Wishes(), FLUX, {"cpu": 66 * GIB})
+    found = decide(ENTRY, None, FLUX, {"cpu": 66 * GIB})
     assert (found.device, found.dtype, found.offload) == ("cpu", "float32", "none")
     with pytest.raises(ModelUnavailable, match=r"62\.8 GiB in float32, and 21\.5 GiB are free"):
-        decide(Wishes(), FLUX, {"cpu": 24 * GIB})
-    assert decide(Wishes(), FLUX, {"cpu": 0}).device == "cpu"  # nobody knows how much is free
+        decide(ENTRY, None, FLUX, {"cpu": 24 * GIB})
+    assert decide(ENTRY, None, FLUX, {"cpu": 0}).device == "cpu"  # nobody knows how much is free
 
 
 def test_images_of_a_request_are_made_together_where_a_large_gpu_has_room() -> None:
@@ -77,24 +86,24 @@ def test_images_of_a_request_are_made_together_where_a_large_gpu_has_room() -> N
     assert whole.images_at_once(512, 512, 5 * GIB) == 4
     assert whole.images_at_once(64, 64, 1 * GIB) == 1
     assert placed(15.5).images_at_once(64, 64, 10 * GIB) == 1  # parts come and go
-    assert placed(15.5, batch_size=3).images_at_once(1024, 1024, 0) == 3
+    assert placed(15.5, images_at_once=3).images_at_once(1024, 1024, 0) == 3
 
 
 def test_large_images_are_decoded_in_tiles() -> None:
     assert placed(79).tiles(2048, 1024) and not placed(79).tiles(1024, 1024)
-    assert placed(7.5).tiles(64, 64) and not decide(Wishes(), FLUX, {"cpu": 0}).tiles(2048, 2048)
+    assert placed(7.5).tiles(64, 64) and not decide(ENTRY, None, FLUX, {"cpu": 0}).tiles(2048, 2048)
 
 
 def test_parts_that_wait_need_room_in_main_memory() -> None:
     with pytest.raises(ModelUnavailable, match="the CPU's side"):
-        decide(Wishes(), FLUX, {"cuda": 15 * GIB, "cpu": 12 * GIB})
+        decide(ENTRY, None, FLUX, {"cuda": 15 * GIB, "cpu": 12 * GIB})
 
 
 def test_what_is_not_there_is_named() -> None:
     with pytest.raises(ModelUnavailable, match="PyTorch sees cpu here"):
-        decide(Wishes(device="cuda"), FLUX, {"cpu": 64 * GIB})
+        decide(ImageModelEntry(source=SOURCE, device="cuda"), None, FLUX, {"cpu": 64 * GIB})
     with pytest.raises(ModelUnavailable, match="no transformer"):
-        decide(Wishes(), {"vae": 100}, {"cpu": 64 * GIB})
+        decide(ENTRY, None, {"vae": 100}, {"cpu": 64 * GIB})
     with pytest.raises(ModelUnavailable, match=r"no \.gguf or \.safetensors"):
         placed(15, transformer=Path(__file__))
 

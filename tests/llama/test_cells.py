@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -11,12 +12,24 @@ from models.tiny_gguf import tiny_gemma3, tiny_llama
 
 from localinfra.engine.backend import Batch
 from localinfra.llama.cells import CellMap
-from localinfra.llama.context import ContextSettings, LlamaContext, pointer_to
+from localinfra.llama.context import KV_TYPES, ContextSettings, LlamaContext, pointer_to
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.models.catalog import KvType
+from localinfra.models.gguf.reader import BLOCKS
 
 SETTINGS = ContextSettings(
-    context_length=64, num_cells=256, num_sequences=3, batch_size=64, threads=2
+    context_length=64,
+    num_cells=256,
+    num_sequences=3,
+    batch_size=64,
+    threads=2,
+    kv_type="f16",
 )
+
+
+def test_each_type_of_the_cache_is_ggmls_of_that_name() -> None:
+    assert {BLOCKS[number][0]: number for number in KV_TYPES.values()} == KV_TYPES
+    assert KV_TYPES.keys() == set(get_args(KvType))
 
 
 def positions_saved(context: LlamaContext, slot: int, is_window: bool = False) -> list[int]:

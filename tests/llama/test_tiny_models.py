@@ -34,7 +34,12 @@ from localinfra.models.sources import PathSource
 from localinfra.text.loading import load_text_model
 
 SETTINGS = ContextSettings(
-    context_length=64, num_cells=256, num_sequences=3, batch_size=16, threads=1
+    context_length=64,
+    num_cells=256,
+    num_sequences=3,
+    batch_size=16,
+    threads=1,
+    kv_type="f16",
 )
 GREEDY = GenerationParams(SamplingParams(temperature=0))
 

@@ -12,9 +12,7 @@ from localinfra.models.gguf.reader import read_header
 from localinfra.models.memory import (
     DEVICE_RESERVE_BYTES,
     fewer_layers,
-    fit_gpu_layers,
     kv_bytes_per_layer,
-    kv_bytes_per_token,
     layers_per_device,
 )
 
@@ -46,20 +44,27 @@ def header(layer_bytes: list[int], output_bytes: int = 50, heads_kv: object = 2)
     )
 
 
+def fitting(
+    model: GgufHeader, free: list[int], n_ctx: int, reserve_bytes: int = DEVICE_RESERVE_BYTES
+) -> int:
+    return sum(layers_per_device(model, free, n_ctx, "f16", reserve_bytes))
+
+
 def test_grouped_queries_count_key_and_value_heads_only() -> None:
-    assert kv_bytes_per_layer(header([10, 10])) == [64, 64]
-    assert kv_bytes_per_token(header([10, 10])) == 128
-    assert kv_bytes_per_token(header([10, 10]), "q8_0", "q8_0") == 68
+    assert kv_bytes_per_layer(header([10, 10]), "f16") == [64, 64]
+    assert kv_bytes_per_layer(header([10, 10]), "q8_0") == [34, 34]
 
 
 def test_heads_may_differ_by_layer() -> None:
     model = header([10] * 3, heads_kv=Array(5, 3, (4, 0, 1)))
-    assert kv_bytes_per_layer(model) == [128, 0, 32]
+    assert kv_bytes_per_layer(model, "f16") == [128, 0, 32]
 
 
 def test_tiny_models_cost_what_their_tensors_say(tmp_path: Path) -> None:
     costs = {
-        make.__name__: kv_bytes_per_token(read_header(make().write(tmp_path / "m.gguf")))
+        make.__name__: sum(
+            kv_bytes_per_layer(read_header(make().write(tmp_path / "m.gguf")), "f16")
+        )
         for make in (tiny_llama, tiny_gemma3, tiny_mamba)
     }
     assert costs == {"tiny_llama": 2 * 2 * 16 * 2, "tiny_gemma3": 2 * 2 * 16 * 2, "tiny_mamba": 0}
@@ -70,7 +75,7 @@ def test_every_amount_of_memory_is_used_and_never_exceeded() -> None:
     for n_ctx in (0, 1, 3):
         weighted = [*(size + 64 * n_ctx for size in sizes), 50]
         for free in range(0, 1100):
-            count = fit_gpu_layers(header(sizes), [free], n_ctx, reserve_bytes=0)
+            count = fitting(header(sizes), [free], n_ctx, reserve_bytes=0)
             assert sum(weighted[len(weighted) - count :]) <= free
             assert count == 5 or sum(weighted[4 - count :]) > free  # one more would not fit
 
@@ -78,7 +83,7 @@ def test_every_amount_of_memory_is_used_and_never_exceeded() -> None:
 def test_more_memory_never_means_fewer_layers_on_two_devices() -> None:
     model = header([100, 30, 170, 60])
     grid = range(0, 600, 20)
-    fits = {(a, b): fit_gpu_layers(model, [a, b], 0, reserve_bytes=0) for a in grid for b in grid}
+    fits = {(a, b): fitting(model, [a, b], 0, reserve_bytes=0) for a in grid for b in grid}
     for (a, b), count in fits.items():
         assert count <= fits.get((a + 20, b), 5)
         assert count <= fits.get((a, b + 20), 5)
@@ -94,23 +99,23 @@ def test_no_device_gets_more_than_it_has(
     sizes: list[int], free: list[int], n_ctx: int, reserve: int
 ) -> None:
     model = header(sizes)
-    counts = layers_per_device(model, free, n_ctx, reserve_bytes=reserve)
+    counts = layers_per_device(model, free, n_ctx, "f16", reserve)
     weighted = [*(size + 64 * n_ctx for size in sizes), 50]
     place = len(weighted) - sum(counts)
-    assert sum(counts) == fit_gpu_layers(model, free, n_ctx, reserve_bytes=reserve)
+    assert sum(counts) == fitting(model, free, n_ctx, reserve_bytes=reserve)
     for room, count in zip(free, counts, strict=True):
         assert count == 0 or sum(weighted[place : place + count]) + reserve <= room
         place += count
 
 
 def test_all_layers_fit_when_there_is_plenty() -> None:
-    assert fit_gpu_layers(header([100] * 30), [1 << 40], 4096) == 31
-    assert layers_per_device(header([100] * 30), [0, 1 << 40], 4096) == [0, 31]
+    assert fitting(header([100] * 30), [1 << 40], 4096) == 31
+    assert layers_per_device(header([100] * 30), [0, 1 << 40], 4096, "f16") == [0, 31]
 
 
 @pytest.mark.parametrize("free", [[], [0], [DEVICE_RESERVE_BYTES], [1000, 1000]])
 def test_nothing_fits_into_less_than_the_reserve(free: list[int]) -> None:
-    assert fit_gpu_layers(header([100] * 30), free, 1) == 0
+    assert fitting(header([100] * 30), free, 1) == 0
 
 
 def test_retries_end_at_no_layers() -> None:

@@ -62,7 +62,9 @@ def patched_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def job(path: Path, lossless_only: bool = True, keep: bool = True) -> Job:
-    settings = ContextSettings(context_length=512, num_cells=512, num_sequences=3, threads=1)
+    settings = ContextSettings(
+        context_length=512, num_cells=512, num_sequences=3, batch_size=512, threads=1, kv_type="f16"
+    )
     return Job(source=str(path), settings=settings, lossless_only=lossless_only, keep=keep)
 
 

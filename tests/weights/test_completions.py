@@ -117,7 +117,9 @@ def test_scores_equal_a_direct_evaluation(server: LiveServer, model: Model) -> N
     """With the batch shapes and cells of an engine that holds nothing else: other shapes, and
     other places in the cache, differ by the kernels' rounding."""
     ids = model.tokenize((SENTENCE + " Rome. ") * 9, parse_special=True, add_bos=True)
-    context_settings = ContextSettings(context_length=2048, num_cells=4096)
+    context_settings = ContextSettings(
+        context_length=2048, num_cells=4096, num_sequences=8, batch_size=512, kv_type="f16"
+    )
     context = LlamaContext(Model(model.path, ModelSettings()), context_settings)
     chunk = min(context.max_output_rows, context.canonical_rows)
     assert len(ids) > 2 * chunk

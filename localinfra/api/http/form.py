@@ -16,7 +16,6 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from localinfra.api.http.body import (
-    DEFAULT_LIMITS,
     NULL,
     BodyLimits,
     Decoded,
@@ -87,7 +86,7 @@ class Part(msgspec.Struct, frozen=True):
 async def read_body_or_form(
     request: Request,
     kind: type[T],
-    limits: BodyLimits = DEFAULT_LIMITS,
+    limits: BodyLimits,
     files: Collection[str] = (),
     max_values: int = MAX_VALUES,
 ) -> Decoded[T]:
@@ -113,7 +112,7 @@ def is_form(request: Request) -> bool:
     return header(request.headers.get("content-type"))[0] == "multipart/form-data"
 
 
-async def read_form(request: Request, limits: BodyLimits = DEFAULT_LIMITS) -> list[Part]:
+async def read_form(request: Request, limits: BodyLimits) -> list[Part]:
     """The parts of a multipart body, in its order.
 
     Raises UnsupportedMediaType for another body, BodyTooLarge, RequestTimeout, InvalidRequest for

@@ -6,10 +6,9 @@ form posted from elsewhere) from a local client. Knows no settings file, no key,
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
-IpAddress = IPv4Address | IPv6Address
+from localinfra.addresses import is_loopback, parse_ip
 
 # Strict, so that user@, paths, spaces and commas are refused rather than interpreted.
 AUTHORITY = re.compile(
@@ -69,23 +68,9 @@ def parse_authority(text: str) -> Authority | None:
     return Authority(name, match["port"] or "")
 
 
-def parse_ip(text: str) -> IpAddress | None:
-    """Reads an IP literal; `::ffff:127.0.0.1` is 127.0.0.1, as the socket layer sees it."""
-    try:
-        address = ip_address(
-            text.partition("%")[0]
-        )  # fe80::1%eth0: the zone is ours, not the client's
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-def is_loopback(name: str) -> bool:
-    """True for names that no DNS server can point elsewhere: localhost, *.localhost, 127/8, ::1."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    address = parse_ip(name)
-    return address is not None and address.is_loopback
+def is_local(name: str) -> bool:
+    """Whether no DNS server can point it elsewhere: localhost, *.localhost, 127/8, ::1."""
+    return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
 
 
 class HostRules:
@@ -100,7 +85,7 @@ class HostRules:
     def allows(self, host: Authority, arrived_at: str | None) -> bool:
         """`arrived_at` is the local address of the connection: who typed it can't have been
         rebound to it. The port is not looked at, so tunnels and containers work."""
-        if is_loopback(host.name) or host.name in HOST_MACHINE:
+        if is_local(host.name) or host.name in HOST_MACHINE:
             return True
         if host.name in self.names or host.name.endswith(self.suffixes):
             return True
@@ -136,4 +121,4 @@ class OriginRules:
             return False
         default = DEFAULT_PORTS[scheme]
         same = page.name == host.name and (page.port or default) == (host.port or default)
-        return same or is_loopback(page.name)
+        return same or is_local(page.name)

@@ -5,6 +5,7 @@ Knows no payload's meaning. The client's leaving closes the source, so whatever 
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -37,7 +38,8 @@ class Stream(Response, Generic[Item]):
 
     `events` and its `source`, a place taken in a queue, are owned by the response: both are closed
     however that ends. (Python skips the `finally` of a generator never started, so `events` can't
-    be trusted to close what it reads from.) A slow reader only holds up its own `events`.
+    be trusted to close what it reads from.) A slow reader only holds up its own `events`. After
+    `keepalive_s` of silence it gets a sign of life.
     """
 
     media_type = "text/event-stream"
@@ -47,7 +49,7 @@ class Stream(Response, Generic[Item]):
         self,
         events: AsyncGenerator[Item | list[Item], None],
         headers: Mapping[str, str] | None = None,
-        keepalive_s: float = 15.0,
+        keepalive_s: float = math.inf,
         source: Closable | None = None,
     ):
         self.events = events
@@ -120,7 +122,7 @@ class NamedEventStream(Stream[NamedEvent]):
         events: AsyncGenerator[NamedEvent | list[NamedEvent], None],
         error_event: Callable[[ApiError, Scope], NamedEvent],
         headers: Mapping[str, str] | None = None,
-        keepalive_s: float = 15.0,
+        keepalive_s: float = math.inf,
         source: Closable | None = None,
         *,
         sign_of_life: Callable[[], NamedEvent] | None = None,

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from typing import Protocol
 
+from localinfra.addresses import is_loopback
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError, ServerBusy
 
@@ -50,7 +51,7 @@ class Connections:
         self._all[connection] = None
         self._num_from[address] += 1
         limit = self.settings.max_connections_per_address
-        if self._num_from[address] > limit and not is_loopback(address):
+        if self._num_from[address] > limit and not is_local(address):
             return ServerBusy(
                 f"More than {limit} connections from {address} are open: close some, or raise "
                 "max_connections_per_address under [server].",
@@ -126,6 +127,6 @@ class Connections:
             connection.check(now_s)
 
 
-def is_loopback(address: str) -> bool:
-    """Every client behind a proxy on this machine has that address; "" is a Unix socket."""
-    return address in ("", "::1") or address.removeprefix("::ffff:").startswith("127.")
+def is_local(address: str) -> bool:
+    """Every client behind a proxy on this machine has such an address; "" is a Unix socket."""
+    return not address or is_loopback(address)
