@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.call import Call
+from localinfra.api.generation.usage import InputUsage
 from localinfra.api.vectors import truncated_header
 from localinfra.chance import random_hex
 from localinfra.errors import InvalidRequest
@@ -42,17 +43,11 @@ class RankedDocument(msgspec.Struct, frozen=True):
     document: Document | UnsetType = UNSET
 
 
-class RerankUsage(msgspec.Struct, frozen=True):
-    prompt_tokens: int
-    total_tokens: int
-    estimated_cost: float  # USD
-
-
 class Ranking(msgspec.Struct, frozen=True):
     id: str
     model: str
     results: list[RankedDocument]
-    usage: RerankUsage
+    usage: InputUsage
 
 
 def checked_documents(query: str, documents: list[str | Document]) -> list[str]:
@@ -82,6 +77,5 @@ async def create_ranking(request: Request) -> Response:
         )
         for index in order[: body.top_n]
     ]
-    charge.add(prompt_tokens=scores.num_tokens)
-    usage = RerankUsage(scores.num_tokens, scores.num_tokens, charge.cost)
+    usage = charge.add_input(scores.num_tokens)
     return call.json(Ranking(f"rerank-{random_hex(32)}", model.name, results, usage))

@@ -84,8 +84,8 @@ class TextModel:
         model: Model,
         engine: Engine,
         template: ChatTemplate | None,
-        template_error: str | None = None,
-        max_waiting: int = 256,
+        template_error: str | None,
+        max_waiting: int,
         *,
         share_prefixes: bool = False,
     ):

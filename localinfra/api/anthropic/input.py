@@ -14,6 +14,7 @@ from localinfra.api.generation.tools import (
     MAX_TOOLS,
     NamedFunction,
     NamedTool,
+    answer_of,
     declared_tool,
     no_function_to_call,
     use_of,
@@ -180,12 +181,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
     def answer(self) -> Answer:
         """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
         use = tool_use(self.tools, self.tool_choice)
-        if use.is_required and self.answer_format:
-            raise InvalidRequest(
-                "An answer can't be a tool call and have a format; leave one of them out.",
-                "tool_choice",
-            )
-        return Answer(self.answer_format, use)
+        return answer_of(self.answer_format, use, "format")
 
     @property
     def answer_format(self) -> AnswerFormat | None:

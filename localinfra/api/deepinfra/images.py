@@ -5,7 +5,6 @@ Takes DeepInfra's own fields, and those of Cog models under `input`, as its clas
 
 import base64
 from collections.abc import Sequence
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -16,13 +15,12 @@ from starlette.responses import Response
 from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.generation.params import MAX_SEED, chosen_seed
-from localinfra.api.generation.usage import Charge
 from localinfra.api.http.body import decode
 from localinfra.api.http.pieces import filled, listed
 from localinfra.api.openai.image_edits import Strength, from_data_url
-from localinfra.api.openai.images import check_prompt, cut_header, image_file
+from localinfra.api.openai.images import check_prompt, cut_header, finished, image_file
 from localinfra.errors import InvalidRequest, UnsupportedParameter
-from localinfra.executor import BoundedExecutor, give_way
+from localinfra.executor import give_way
 from localinfra.image.pictures import original
 from localinfra.image.request import (
     MAX_SIDE,
@@ -35,7 +33,7 @@ from localinfra.image.request import (
 from localinfra.models.catalog import ImageModelEntry
 
 if TYPE_CHECKING:
-    from localinfra.image.model import ImageModel  # brings the pipeline's file
+    pass  # brings the pipeline's file
 
 NO_INPUT = msgspec.Raw()
 
@@ -178,7 +176,13 @@ async def make_images(
     call.add_headers(cut_header(tokens))
     start = await call.threads.pictures_in.run(fields.original, strength, model.entry.default_size)
     wanted = native_image_request(fields, num_images, model.entry, start, call.default_seed)
-    urls = await data_urls(call.threads.pictures_out, model, wanted, charge)
+    executor = call.threads.pictures_out
+
+    async def data_url(event: Finished) -> bytes:
+        file = await image_file(executor, model, wanted, event)
+        return b'"data:image/png;base64,%b"' % await executor.run(base64.b64encode, file)
+
+    urls = await finished(model.events(wanted), charge, data_url)
     status = timer.status(charge.cost, min(tokens.t5, tokens.t5_limit))
     return Made(urls, wanted.seeds, timer.request_id, status)
 
@@ -202,18 +206,3 @@ def native_image_request(
         seeds=tuple(range(seed, seed + num_images)),
         original=start,
     )
-
-
-async def data_urls(
-    executor: BoundedExecutor, model: "ImageModel", wanted: ImageRequest, charge: Charge
-) -> list[bytes]:
-    """Each image as a JSON string."""
-    urls: dict[int, bytes] = {}
-    async with aclosing(model.events(wanted)) as events:
-        async for event in events:
-            if isinstance(event, Finished):  # encoded while the next one is painted
-                charge.add(images=1)
-                file = await image_file(executor, model, wanted, event)
-                encoded = await executor.run(base64.b64encode, file)
-                urls[event.image] = b'"data:image/png;base64,%b"' % encoded
-    return [urls[image] for image in sorted(urls)]

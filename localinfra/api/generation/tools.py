@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from localinfra.api.http.body import NULL, decode_within, missing
 from localinfra.chance import random_hex
-from localinfra.chat.answer import Tool, ToolUse
+from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse
 from localinfra.chat.messages import Json, TypeName
 from localinfra.chat.schema.keywords import as_map
 from localinfra.chat.schema.prepared import MAX_PARTS
@@ -275,6 +275,17 @@ def no_function_to_call() -> UnsupportedParameter:
         "and run them yourself.",
         "tool_choice",
     )
+
+
+def answer_of(wanted: AnswerFormat | None, use: ToolUse, format_name: str) -> Answer:
+    """What an answer must be. Raises InvalidRequest where it can't be both: `format_name` is where
+    the request has its format."""
+    if use.is_required and wanted:
+        raise InvalidRequest(
+            f"An answer can't be a tool call and have a {format_name}; leave one of them out.",
+            "tool_choice",
+        )
+    return Answer(wanted, use)
 
 
 def call_id() -> str:

@@ -25,6 +25,14 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptTokensDetails
 
 
+class InputUsage(msgspec.Struct, frozen=True):
+    """Of a request that generates nothing."""
+
+    prompt_tokens: int
+    total_tokens: int
+    estimated_cost: float  # USD
+
+
 class Charge:
     """What one request has used so far.
 
@@ -56,6 +64,11 @@ class Charge:
     def cost(self) -> float:
         """So far, in USD."""
         return dollars(self._usd)
+
+    def add_input(self, num_tokens: int) -> InputUsage:
+        """Of an answer that has only read; once it is there."""
+        self.add(prompt_tokens=num_tokens)
+        return InputUsage(num_tokens, num_tokens, self.cost)
 
     def add(
         self,

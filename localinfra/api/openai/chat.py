@@ -24,6 +24,7 @@ from localinfra.api.generation.tools import (
     SentTools,
     ToolChoice,
     Tools,
+    answer_of,
     call_id,
     read_tools,
     tool_use,
@@ -77,12 +78,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
         InvalidRequest and UnsupportedParameter."""
         tools = tools or self.offered
         use = tool_use(tools, self.tool_choice or None, self.parallel_tool_calls)
-        if use.is_required and self.answer_format:
-            raise InvalidRequest(
-                "An answer can't be a tool call and have a response_format; leave one of them out.",
-                "tool_choice",
-            )
-        return Answer(self.answer_format, use)
+        return answer_of(self.answer_format, use, "response_format")
 
     def turn(self, tools: Tools, default_seed: int | None) -> TurnRequest:
         """Raises what `answer` does."""

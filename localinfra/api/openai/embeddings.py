@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.call import Call
-from localinfra.api.generation.usage import Charge
+from localinfra.api.generation.usage import Charge, InputUsage
 from localinfra.api.http.pieces import filled
 from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
@@ -46,21 +46,6 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
         return checked_inputs(given, "input")
 
 
-class EmbeddingsUsage(msgspec.Struct, frozen=True):
-    prompt_tokens: int
-    total_tokens: int
-    estimated_cost: float  # USD
-
-
-class EmbeddingsList(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, into which its vectors are filled."""
-
-    object: Literal["list"] = "list"
-    data: tuple[()] = ()
-    model: str
-    usage: EmbeddingsUsage
-
-
 def checked_inputs(given: Sequence[str | int | list[int]], param: str) -> list[str | list[int]]:
     """Raises InvalidRequest with the index of the first that is no text."""
     if not given:
@@ -87,17 +72,26 @@ class EngineEmbeddingsRequest(EmbeddingsRequest, frozen=True, kw_only=True):
     model: str = ""
 
 
+class EmbeddingsList(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer, into which its vectors are filled."""
+
+    object: Literal["list"] = "list"
+    data: tuple[()] = ()
+    model: str
+    usage: InputUsage
+
+
 async def create_embeddings(request: Request) -> Response:
     call = await Call.begin(request, EmbeddingsRequest, MAX_TOKEN_IDS)
-    return await answer(call, call.body.model)
+    return await answer_embeddings(call, call.body.model)
 
 
 async def create_engine_embeddings(request: Request) -> Response:
     call = await Call.begin(request, EngineEmbeddingsRequest, MAX_TOKEN_IDS)
-    return await answer(call, request.path_params["id"])
+    return await answer_embeddings(call, request.path_params["id"])
 
 
-async def answer(call: Call[EmbeddingsRequest], name: str) -> Response:
+async def answer_embeddings(call: Call[EmbeddingsRequest], name: str) -> Response:
     body, inputs = call.body, call.body.inputs()
     call.log_user(body.user)
     found, model_name, charge = await embedded(
@@ -111,9 +105,8 @@ async def answer(call: Call[EmbeddingsRequest], name: str) -> Response:
     )
     form = as_base64 if body.encoding_format == "base64" else as_floats
     rows = await pieces(found.rows, form, framed, call.threads.vectors)
-    charge.add(prompt_tokens=found.num_tokens)
-    usage = EmbeddingsUsage(found.num_tokens, found.num_tokens, charge.cost)
-    return call.pieces(filled(EmbeddingsList(model=model_name, usage=usage), {"data": rows}))
+    answer = EmbeddingsList(model=model_name, usage=charge.add_input(found.num_tokens))
+    return call.pieces(filled(answer, {"data": rows}))
 
 
 async def embedded(

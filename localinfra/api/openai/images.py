@@ -3,7 +3,7 @@
 import base64
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from localinfra.api.call import Call
 from localinfra.api.generation.params import MAX_SEED, ShortName, chosen_seed
-from localinfra.api.generation.usage import dollars
+from localinfra.api.generation.usage import Charge, dollars
 from localinfra.api.http.body import header_list
 from localinfra.api.http.pieces import filled, listed
 from localinfra.api.openai.image_files import ImageFiles
@@ -37,6 +37,7 @@ from localinfra.models.catalog import ImageModelEntry
 
 if TYPE_CHECKING:
     from localinfra.image.model import ImageModel, PromptTokens  # brings the pipeline's file
+    from localinfra.image.worker import Painting
 
 ROUTE = "/v1/images/generations"
 DEFAULT_MODEL = "black-forest-labs/FLUX.1-schnell"
@@ -220,6 +221,21 @@ async def image_file(
     return await executor.run(encode_file, event.picture, form, compression, made_from)
 
 
+async def finished(
+    painting: "Painting",
+    charge: Charge,
+    encoded: Callable[[Finished], Awaitable[bytes]],
+) -> list[bytes]:
+    """All images in their order, each encoded while the next one is painted."""
+    images: dict[int, bytes] = {}
+    async with aclosing(painting) as events:
+        async for event in events:
+            if isinstance(event, Finished):
+                charge.add(images=1)
+                images[event.image] = await encoded(event)
+    return [images[number] for number in sorted(images)]
+
+
 class ImageAnswer:
     """The events of one request → a response, or the events of OpenAI's image streams. Raises
     QueueFull when it is made."""
@@ -244,14 +260,9 @@ class ImageAnswer:
 
     async def whole(self) -> tuple[Images, list[bytes]]:
         """The answer, and the JSON of each image that goes into its `data`."""
-        data: dict[int, bytes] = {}
-        async with aclosing(self.painting) as events:
-            async for event in events:
-                if isinstance(event, Finished):  # encoded while the next one is painted
-                    self._charge.add(images=1)
-                    data[event.image] = await self._datum(await self._file(event), event.image)
+        data = await finished(self.painting, self._charge, self._datum)
         images = Images(created=self._created, usage=self._usage(len(data)), **self._common())
-        return images, [data[image] for image in sorted(data)]
+        return images, data
 
     async def events(self) -> AsyncGenerator[bytes | list[bytes], None]:
         async with aclosing(self.painting) as events:
@@ -287,8 +298,8 @@ class ImageAnswer:
             self._executor, self._model, self._request, event, form, compression
         )
 
-    async def _datum(self, data: bytes, image: int) -> bytes:
-        seed = self._request.seeds[image]
+    async def _datum(self, event: Finished) -> bytes:
+        data, seed = await self._file(event), self._request.seeds[event.image]
         if self._body.response_format == "url":
             path = self._files.put(data, MEDIA_TYPES[self._body.output_format])
             return encode(ImageDatum(url=self._base_url + path, seed=seed))

@@ -16,7 +16,7 @@ from localinfra.api.generation.params import (
     TopLogprobs,
     kwarg_paths,
 )
-from localinfra.api.generation.tools import SentTools, ToolChoice
+from localinfra.api.generation.tools import SentTools, ToolChoice, answer_of
 from localinfra.api.openai.responses.tools import Offered, offered, tool_use
 from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat
 from localinfra.chat.messages import MAX_MESSAGES, TypeName
@@ -139,13 +139,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     def answer(self) -> Answer:
         """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
         use = tool_use(self.offered, self.tool_choice, self.parallel_tool_calls)
-        answer_format = self.text.format.answer_format()
-        if use.is_required and answer_format:
-            raise InvalidRequest(
-                "An answer can't be a tool call and have a text.format; leave one of them out.",
-                "tool_choice",
-            )
-        return Answer(answer_format, use)
+        return answer_of(self.text.format.answer_format(), use, "text.format")
 
     @property
     def offered(self) -> Offered:
