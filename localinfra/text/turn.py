@@ -111,7 +111,8 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
     and submits it all.
 
     Raises, before anything is generated, what `TextModel`'s methods raise: InvalidRequest,
-    UnsupportedParameter, ContextLengthExceeded, QueueFull."""
+    UnsupportedParameter, ContextLengthExceeded, QueueFull.
+    """
     use = wanted.answer.use
     prompt = await model.chat_prompt(wanted.messages, wanted.template_kwargs, use.tools)
     compiled = await model.compile(wanted.answer, prompt)

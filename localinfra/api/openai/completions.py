@@ -120,7 +120,7 @@ class TextChoice(msgspec.Struct, frozen=True):
 
 async def create_completion(request: Request) -> Response:
     call = await Call.begin(request, CompletionRequest, MAX_TOKEN_IDS)
-    return await answer(call, call.body.model)
+    return await answer_completion(call, call.body.model)
 
 
 class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
@@ -129,10 +129,10 @@ class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
 
 async def create_engine_completion(request: Request) -> Response:
     call = await Call.begin(request, EngineCompletionRequest, MAX_TOKEN_IDS)
-    return await answer(call, request.path_params["id"])
+    return await answer_completion(call, request.path_params["id"])
 
 
-async def answer(call: Call[CompletionRequest], name: str) -> Response:
+async def answer_completion(call: Call[CompletionRequest], name: str) -> Response:
     body = call.body
     body.check()
     call.log_user(body.user)

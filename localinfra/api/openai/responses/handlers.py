@@ -153,26 +153,29 @@ class Asked(msgspec.Struct, frozen=True):
     left_out: list[str]
     unknown: list[str]  # paths of names that nobody knows
 
+    def turn(self, default_seed: int | None) -> TurnRequest:
+        body = self.body
+        return TurnRequest(
+            messages=self.messages,
+            answer=self.answer,
+            template_kwargs=body.template_kwargs,
+            params=TextParams(
+                sampling=body.sampling_params(default_seed),
+                top_logprobs=body.num_logprobs,
+                max_tokens=given(body.max_output_tokens),
+                stops=body.stops,
+            ),
+        )
+
 
 async def create_response(request: Request) -> HttpResponse:
     call = await Call.begin(request, ResponsesRequest)
     body, asked = call.body, await asking(call)
-    wanted = TurnRequest(
-        messages=asked.messages,
-        answer=asked.answer,
-        template_kwargs=body.template_kwargs,
-        params=TextParams(
-            sampling=body.sampling_params(call.default_seed),
-            top_logprobs=body.num_logprobs,
-            max_tokens=given(body.max_output_tokens),
-            stops=body.stops,
-        ),
-    )
     call.log_user(body.user)
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)
     with naming_input():
-        turn = await begin_turn(model, wanted, call.caller)
+        turn = await begin_turn(model, asked.turn(call.default_seed), call.caller)
     left_out = [*asked.left_out, *model.unread(body.kwarg_paths), *turn.left_out]
     call.leave_out(left_out, asked.unknown)
     answer = ResponseAnswer(call, asked, model, turn, charge)
@@ -186,9 +189,8 @@ async def count_input_tokens(request: Request) -> HttpResponse:
     body, asked = call.body, await asking(call)
     model = await call.runtime.text_model(body.model, ROUTE)
     with naming_input():
-        prompt = await model.chat_prompt(
-            asked.messages, body.template_kwargs, asked.answer.use.tools
-        )
+        tools = asked.answer.use.tools
+        prompt = await model.chat_prompt(asked.messages, body.template_kwargs, tools)
     call.leave_out([*asked.left_out, *model.unread(body.kwarg_paths)], asked.unknown)
     return call.json({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 

@@ -1,0 +1,147 @@
+"""What a call does for every route: its body read, its headers, its charge, and who is told."""
+
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import msgspec
+import pytest
+from asgi import Reply, call, scope_of
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from localinfra.api.call import Call
+from localinfra.api.http.errors import EXCEPTION_HANDLERS
+from localinfra.api.http.guard import Guard
+from localinfra.api.http.pieces import filled, listed
+from localinfra.api.http.state import AppState
+from localinfra.api.metrics import RequestMetrics
+from localinfra.config.settings import ServerSettings
+from localinfra.costs import Ledger, Used
+from localinfra.models.catalog import Catalog, Price, RerankModelEntry
+from localinfra.models.sources import PackageSource
+from localinfra.runtime import Runtime
+
+
+class Body(msgspec.Struct, frozen=True):
+    text: str
+
+
+class Model:
+    """A loaded one, of any kind."""
+
+    name = "org/name"
+    entry = RerankModelEntry(source=PackageSource("none", "none"), price=Price(input=2.0))
+
+
+class Account(Ledger):
+    def __init__(self) -> None:
+        super().__init__()
+        self.added: list[tuple[str, str, Used]] = []
+
+    def add(self, key: str, model: str, used: Used) -> None:
+        self.added.append((key, model, used))
+
+
+class Server:
+    """One route, with all that stands before it."""
+
+    def __init__(self, answer: Callable[[Call[Body]], Awaitable[Response]]):
+        async def handler(request: Request) -> Response:
+            return await answer(await Call.begin(request, Body))
+
+        self.ledger = Account()
+        settings = ServerSettings(max_body_bytes=200_000, default_seed=7)
+        self.state = AppState(Runtime(settings, Catalog({})), self.ledger)
+        self.app = Starlette(
+            routes=[Route("/", handler, methods=["POST"])],
+            middleware=[Middleware(RequestMetrics, metrics=self.state.metrics), Middleware(Guard)],
+            exception_handlers=EXCEPTION_HANDLERS,
+        )
+        self.state.attach(self.app)
+
+    def post(self, body: bytes) -> Reply:
+        headers = [("host", "localhost"), ("content-type", "application/json")]
+        return call(self.app, scope_of("POST", "/", headers), [body])
+
+
+class Source:
+    async def aclose(self) -> None:
+        pass
+
+
+async def events() -> AsyncGenerator[bytes, None]:
+    yield b"1"
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        lambda one: one.json({}),
+        lambda one: one.pieces([b"{}"]),
+        lambda one: one.stream(events(), Source()),
+    ],
+    ids=["whole", "in pieces", "streamed"],
+)
+def test_every_answer_tells_what_had_no_effect(
+    answered: Callable[[Call[Body]], Response],
+) -> None:
+    async def answer(one: Call[Body]) -> Response:
+        one.leave_out(["tools[0]"], unknown=["tools[1].x"])
+        one.add_headers({"x-localinfra-truncated": "3"})
+        return answered(one)
+
+    reply = Server(answer).post(b'{"text": "a", "unheard": 1}')
+    assert reply.header("x-localinfra-ignored") == "unheard, tools[0], tools[1].x"
+    assert reply.header("x-localinfra-truncated") == "3"
+
+
+def test_a_body_is_refused_before_anything_is_asked_of_it() -> None:
+    async def answer(one: Call[Body]) -> Response:
+        raise AssertionError
+
+    server = Server(answer)
+    assert server.post(b'{"text": 5}').error["param"] == "text"
+    assert server.post(b'{"text": "%b"}' % (b"a" * 200_000)).status == 413
+
+
+def test_what_is_used_counts_for_the_caller_and_the_model_of_the_answer() -> None:
+    async def answer(one: Call[Body]) -> Response:
+        return one.json(one.charge(Model()).add_input(500_000))
+
+    server = Server(answer)
+    usage = msgspec.json.decode(server.post(b'{"text": "a"}').body)
+    assert usage == {"prompt_tokens": 500_000, "total_tokens": 500_000, "estimated_cost": 1.0}
+    [(caller, model, used)] = server.ledger.added
+    assert (caller, model, used.prompt_tokens, used.requests) == ("none", "org/name", 500_000, 1)
+    metrics = server.state.metrics.text()
+    assert 'localinfra_requests_total{route="/",model="org/name",status="2xx"} 1' in metrics
+
+
+@pytest.mark.parametrize(("size", "is_inline"), [(1000, True), (100_000, False)])
+def test_a_large_body_is_gone_through_in_a_thread(size: int, is_inline: bool) -> None:
+    async def answer(one: Call[Body]) -> Response:
+        worker = await one.converted(threading.current_thread)
+        return one.json({"inline": worker is threading.current_thread()})
+
+    server = Server(answer)
+    reply = server.post(b'{"text": "%b"}' % (b"a" * size))
+    server.state.threads.close()
+    assert msgspec.json.decode(reply.body) == {"inline": is_inline}
+
+
+class Answer(msgspec.Struct):
+    before: str
+    first: tuple[()] = ()
+    second: tuple[()] = ()
+    after: int = 1
+
+
+def test_arrays_are_filled_into_their_answer_whatever_its_texts_say() -> None:
+    parts = filled(Answer('"first":[]'), {"first": listed([b"1", b"2"]), "second": [b'"a"']})
+    assert msgspec.json.decode(b"".join(parts)) == {
+        "before": '"first":[]', "first": [1, 2], "second": ["a"], "after": 1,
+    }  # fmt: skip
+    assert msgspec.json.decode(b"".join(filled(Answer(""), {"first": []})))["first"] == []
