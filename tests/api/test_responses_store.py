@@ -148,7 +148,7 @@ class Server:
     def __init__(self) -> None:
         runtime = Runtime(ServerSettings(api_keys=KEYS), Catalog({}))
         self.app = create_app(runtime)
-        caller = ApiKeys(KEYS).caller("", KEYS[0])
+        caller = ApiKeys(KEYS).caller("", KEYS[0]) or ""
         inputs = [heard(f"msg_{at}") for at in range(5)]
         store = AppState.of(self.app).store(ResponseStore)
         store.put("resp_1", caller, b'{"id":"resp_1"}', inputs, [said("m")], 99)

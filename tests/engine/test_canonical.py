@@ -26,7 +26,7 @@ CONTEXT = 100
 
 
 async def events_of(engine: Engine, request: GenerationRequest) -> list[list[TokenEvent]]:
-    choices: list[list[TokenEvent]] = [[] for _ in range(request.num_choices)]
+    choices: list[list[TokenEvent]] = [[] for _ in range(request.params.num_choices)]
     async with engine.generate([request]) as generation:
         async for events in generation:
             for event in events:

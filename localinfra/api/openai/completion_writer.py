@@ -19,6 +19,13 @@ from localinfra.engine.output import OutputDelta
 encode = msgspec.json.Encoder().encode
 
 
+class ChunkChoice(Protocol):
+    """The one choice that a chunk is about."""
+
+    @property
+    def finish_reason(self) -> str | None: ...
+
+
 class CompletionObject(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer, or one chunk of it."""
 
@@ -26,15 +33,8 @@ class CompletionObject(msgspec.Struct, frozen=True, kw_only=True):
     object: str
     created: int  # Unix time
     model: str
-    choices: Sequence[object] = ()
+    choices: Sequence[ChunkChoice] = ()
     usage: Usage | UnsetType = UNSET
-
-
-class ChunkChoice(Protocol):
-    """The one choice that a chunk is about."""
-
-    @property
-    def finish_reason(self) -> str | None: ...
 
 
 class CompletionWriter:
@@ -80,7 +80,7 @@ class CompletionWriter:
         return encode(self._object(kind, [choice], usage))
 
     def _object(
-        self, kind: str, choices: Sequence[object] = (), usage: Usage | UnsetType = UNSET
+        self, kind: str, choices: Sequence[ChunkChoice] = (), usage: Usage | UnsetType = UNSET
     ) -> CompletionObject:
         return CompletionObject(
             id=self._id,

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -133,6 +133,15 @@ class ImagesUsage(msgspec.Struct, frozen=True):
     output_tokens: int
     total_tokens: int
     estimated_cost: float  # USD
+
+
+class Common(TypedDict):
+    """What an answer and its events say of all images alike."""
+
+    size: str
+    quality: str
+    background: str
+    output_format: str
 
 
 class Images(msgspec.Struct, frozen=True, kw_only=True):
@@ -306,8 +315,7 @@ class ImageAnswer:
         encoded = await self._executor.run(base64.b64encode, data)
         return b'{"b64_json":"%b","seed":%d}' % (encoded, seed)
 
-    def _common(self) -> dict[str, str]:
-        """What OpenAI's answers say of all images."""
+    def _common(self) -> Common:
         request = self._request
         return {
             "size": f"{request.width}x{request.height}",

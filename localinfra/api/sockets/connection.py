@@ -8,7 +8,7 @@ import asyncio
 import http
 import logging
 import re
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from starlette.types import Scope
@@ -233,7 +233,8 @@ class Connection(HttpToolsProtocol):
         self._in_body = True
         self._body_bytes = self._framed_bytes = self._num_chunks = self._num_trailers = 0
         if absolute := ABSOLUTE_FORM.match(self.url):
-            RequestState.of(self.scope).target_host = absolute[1].decode("latin-1")
+            scope = cast(Scope, self.scope)  # for uvicorn it is a TypedDict
+            RequestState.of(scope).target_host = absolute[1].decode("latin-1")
             rest = self.url[absolute.end() :]
             self.url = rest if rest.startswith(b"/") else b"/" + rest
         super().on_headers_complete()
