@@ -263,7 +263,8 @@ class ChatAnswer:
         self._use = use
         self._turn = turn
         self._meter = UsageMeter(charge, [turn.num_prompt], body.n)
-        self._writer = CompletionWriter("chatcmpl", model.name, body, self._meter)
+        kind = "chat.completion.chunk" if body.stream else "chat.completion"
+        self._writer = CompletionWriter("chatcmpl", kind, model.name, body, self._meter)
 
     async def whole(self) -> list[bytes]:
         """The completion, in pieces."""
@@ -282,7 +283,7 @@ class ChatAnswer:
             ChatChoice(index, message.message(), self._logprobs(scores[index]), reasons[index])
             for index, message in enumerate(messages)
         ]
-        return await self._writer.whole("chat.completion", choices)
+        return await self._writer.whole(choices)
 
     def chunks(self) -> AsyncGenerator[list[bytes], None]:
         writers = [DeltaWriter() for _ in self._turn.readers]
@@ -292,7 +293,7 @@ class ChatAnswer:
 
         start = Delta(role="assistant", content="")
         opening = [ChatChunkChoice(index, start) for index in range(self._body.n)]
-        return self._writer.chunks("chat.completion.chunk", self._turn.deltas, choices_of, opening)
+        return self._writer.chunks(self._turn.deltas, choices_of, opening)
 
     def _chunk_choices(self, delta: OutputDelta, writer: DeltaWriter) -> list[ChatChunkChoice]:
         """What was added, and the end of the choice."""

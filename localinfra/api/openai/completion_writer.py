@@ -40,53 +40,53 @@ class CompletionObject(msgspec.Struct, frozen=True, kw_only=True):
 class CompletionWriter:
     """Writes the objects of one answer."""
 
-    def __init__(self, id_prefix: str, model: str, body: GenerationFields, meter: UsageMeter):
-        self._id = f"{id_prefix}-{random_hex(32)}"
-        self._created = int(time.time())
-        self._model = model
+    def __init__(
+        self, id_prefix: str, kind: str, model: str, body: GenerationFields, meter: UsageMeter
+    ):
+        self._empty = CompletionObject(
+            id=f"{id_prefix}-{random_hex(32)}",
+            object=kind,
+            created=int(time.time()),
+            model=model,
+        )
         self._includes_usage = body.includes_usage
         self._meter = meter
 
-    async def whole(self, kind: str, choices: Sequence[msgspec.Struct]) -> list[bytes]:
+    async def whole(self, choices: Sequence[msgspec.Struct]) -> list[bytes]:
         """The object, in pieces."""
-        completion = self._object(kind, usage=self._meter.usage())
-        return filled(completion, {"choices": listed(await encoded(choices))})
+        return filled(self._with_usage(), {"choices": listed(await encoded(choices))})
 
     async def chunks(
         self,
-        kind: str,
         deltas: Deltas,
         choices_of: Callable[[OutputDelta], Awaitable[Sequence[ChunkChoice]]],
         opening: Sequence[ChunkChoice] = (),
     ) -> AsyncGenerator[list[bytes], None]:
         """A chunk for each choice of `opening`, and for each that a delta becomes; those of one
         step together. The usage is in the last of them, or in a chunk of its own."""
+        before, *after = filled(self._empty, {"choices": ()})  # written once, not for each chunk
+        ending = b"".join(after)
         async with contextlib.aclosing(deltas):
             if opening:
-                yield [self._chunk(kind, choice) for choice in opening]
+                yield [before + encode(choice) + ending for choice in opening]
             async for step in deltas:
                 chunks: list[bytes] = []
                 for delta in step:
                     self._meter.add(delta)
-                    chunks += [self._chunk(kind, choice) for choice in await choices_of(delta)]
+                    for choice in await choices_of(delta):
+                        if choice.finish_reason is not None and self._is_last:
+                            chunks.append(encode(self._with_usage([choice])))
+                        else:
+                            chunks.append(before + encode(choice) + ending)
                 if chunks:
                     yield chunks
         if self._includes_usage:
-            yield [encode(self._object(kind, usage=self._meter.usage()))]
+            yield [encode(self._with_usage())]
 
-    def _chunk(self, kind: str, choice: ChunkChoice) -> bytes:
-        is_last = choice.finish_reason is not None and self._meter.is_complete
-        usage = self._meter.usage() if is_last and not self._includes_usage else UNSET
-        return encode(self._object(kind, [choice], usage))
+    @property
+    def _is_last(self) -> bool:
+        """Whether this chunk has to tell the usage: none will follow."""
+        return self._meter.is_complete and not self._includes_usage
 
-    def _object(
-        self, kind: str, choices: Sequence[ChunkChoice] = (), usage: Usage | UnsetType = UNSET
-    ) -> CompletionObject:
-        return CompletionObject(
-            id=self._id,
-            object=kind,
-            created=self._created,
-            model=self._model,
-            choices=choices,
-            usage=usage,
-        )
+    def _with_usage(self, choices: Sequence[ChunkChoice] = ()) -> CompletionObject:
+        return msgspec.structs.replace(self._empty, choices=choices, usage=self._meter.usage())

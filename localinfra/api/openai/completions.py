@@ -188,7 +188,7 @@ class CompletionAnswer:
         self._prompt_ids = prompts
         lengths = [len(prompt) for prompt in prompts]
         self._meter = UsageMeter(charge, lengths, body.num_candidates)
-        self._writer = CompletionWriter("cmpl", model.name, body, self._meter)
+        self._writer = CompletionWriter("cmpl", KIND, model.name, body, self._meter)
         self._echoes = echoes or [""] * len(prompts)
         self._prompt_scores: dict[int, LogprobColumns] = {}
 
@@ -210,7 +210,7 @@ class CompletionAnswer:
                 logprobs = None if self._body.logprobs is None else best.scores.json()
                 text = self._echoes[prompt] + best.text
                 choices.append(TextChoice(len(choices), text, logprobs, best.finish_reason))
-        return await self._writer.whole(KIND, choices)
+        return await self._writer.whole(choices)
 
     def _best(self, candidates: "list[Candidate]") -> "list[Candidate]":
         if self._body.num_candidates == self._body.n:
@@ -227,7 +227,7 @@ class CompletionAnswer:
             begun.add(delta.choice)
             return await self._chunk_choices(delta, is_first)
 
-        return self._writer.chunks(KIND, deltas, choices_of)
+        return self._writer.chunks(deltas, choices_of)
 
     async def _chunk_choices(self, delta: OutputDelta, is_first: bool) -> list[TextChoice]:
         """What was added, and the end of the choice."""
