@@ -26,12 +26,11 @@ from localinfra.api.http.errors import json_response
 from localinfra.api.http.form import read_body_or_form
 from localinfra.api.http.pieces import PiecesResponse
 from localinfra.api.http.sse import Closable, EventStream, NamedEvent, NamedEventStream
-from localinfra.api.http.state import AppState, RequestState, Threads
+from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.http.weight import MAX_VALUES
 from localinfra.errors import ApiError
 from localinfra.logs import shown
 from localinfra.models.catalog import BaseEntry
-from localinfra.runtime import Runtime
 
 Body = TypeVar("Body", bound=msgspec.Struct, covariant=True)
 T = TypeVar("T")
@@ -54,12 +53,18 @@ class Call(Generic[Body]):
     """A request whose body was read. Event loop only."""
 
     def __init__(self, request: Request, decoded: Decoded[Body]):
-        self.request = request
-        self.body = decoded.value
-        self._decoded = decoded
         self._app = AppState.of(request.app)
         self._state = RequestState.of(request.scope)
+        self._decoded = decoded
         self._own_headers: dict[str, str] = {}
+        self._keepalive_s = self._app.runtime.settings.keepalive_s
+        self.request = request
+        self.body = decoded.value
+        self.runtime = self._app.runtime
+        self.threads = self._app.threads
+        self.caller = self._state.caller
+        # Of requests that name none; None: another each time.
+        self.default_seed = self.runtime.settings.default_seed
 
     @classmethod
     async def begin(
@@ -80,24 +85,6 @@ class Call(Generic[Body]):
         """The same on routes that take forms too; `files` may be files in one."""
         limits = AppState.of(request.app).limits
         return cls(request, await read_body_or_form(request, kind, limits, files, max_values))
-
-    @property
-    def runtime(self) -> Runtime:
-        return self._app.runtime
-
-    @property
-    def threads(self) -> Threads:
-        return self._app.threads
-
-    @property
-    def caller(self) -> str:
-        """Whose request it is: who may find again what it leaves, and takes turns with others."""
-        return self._state.caller
-
-    @property
-    def default_seed(self) -> int | None:
-        """Of requests that name none; None: another each time."""
-        return self.runtime.settings.default_seed
 
     def store(self, kind: type[T]) -> T:
         """What the route's API keeps for later requests."""
@@ -159,7 +146,3 @@ class Call(Generic[Body]):
         return NamedEventStream(
             events, error_event, self.headers, self._keepalive_s, source, sign_of_life=sign_of_life
         )
-
-    @property
-    def _keepalive_s(self) -> float:
-        return self.runtime.settings.keepalive_s

@@ -79,29 +79,6 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-class ApiVersion(msgspec.Struct, frozen=True):
-    version: str
-
-
-class BilledUnits(msgspec.Struct, frozen=True):
-    input_tokens: int
-
-
-class EmbedMeta(msgspec.Struct, frozen=True):
-    api_version: ApiVersion
-    billed_units: BilledUnits
-
-
-class CohereEmbeddings(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, into which its vectors are filled."""
-
-    id: str
-    response_type: Literal["embeddings_floats", "embeddings_by_type"]
-    embeddings: dict[str, tuple[()]] | tuple[()]
-    texts: list[str]
-    meta: EmbedMeta
-
-
 async def create_cohere_embeddings(request: Request) -> Response:
     call = await Call.begin(request, EmbedRequest)
     body, forms = call.body, call.body.forms()
@@ -121,19 +98,21 @@ async def create_cohere_embeddings(request: Request) -> Response:
     }
     charge.add(prompt_tokens=found.num_tokens)
     version = request.scope["path"][2:3]
-    by_type: dict[str, tuple[()]] | None = dict.fromkeys(forms, ())
-    if version == "1" and not body.embedding_types:
-        by_type, vectors = None, {"embeddings": vectors["float"]}
+    is_plain = version == "1" and not body.embedding_types
     call.leave_out(
         f"embedding_types[{at}]"
         for at, name in enumerate(body.embedding_types)
         if name not in FORMS
     )
-    answer = CohereEmbeddings(
-        id=str(uuid.uuid4()),
-        response_type="embeddings_by_type" if by_type else "embeddings_floats",
-        embeddings=by_type or (),
-        texts=texts,
-        meta=EmbedMeta(ApiVersion(version), BilledUnits(found.num_tokens)),
-    )
-    return call.pieces(filled(answer, vectors))
+    answer = {
+        "id": str(uuid.uuid4()),
+        "response_type": "embeddings_floats" if is_plain else "embeddings_by_type",
+        "embeddings": () if is_plain else dict.fromkeys(forms, ()),
+        "texts": texts,
+        "meta": {
+            "api_version": {"version": version},
+            "billed_units": {"input_tokens": found.num_tokens},
+        },
+    }
+    arrays = {"embeddings": vectors["float"]} if is_plain else vectors
+    return call.pieces(filled(answer, arrays))

@@ -31,7 +31,7 @@ class PiecesResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def filled(value: msgspec.Struct, arrays: Mapping[str, Iterable[bytes]]) -> list[bytes]:
+def filled(value: object, arrays: Mapping[str, Iterable[bytes]]) -> list[bytes]:
     """The JSON of `value`, whose empty lists of these names, in this order, get these contents,
     each in pieces."""
     parts, rest = [], encode(value)

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -135,27 +135,6 @@ class ImagesUsage(msgspec.Struct, frozen=True):
     estimated_cost: float  # USD
 
 
-class Common(TypedDict):
-    """What an answer and its events say of all images alike."""
-
-    size: str
-    quality: str
-    background: str
-    output_format: str
-
-
-class Images(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, into which its images are filled."""
-
-    created: int  # Unix time
-    data: tuple[()] = ()
-    size: str
-    quality: str
-    background: str
-    output_format: str
-    usage: ImagesUsage
-
-
 async def create_images(request: Request) -> Response:
     call = await Call.begin(request, ImageFields)
     body = call.body
@@ -177,8 +156,7 @@ async def answer_images(
     answer = ImageAnswer(call, model, wanted, tokens)
     if body.stream:
         return call.stream(answer.events(), answer.painting)
-    images, data = await answer.whole()
-    return call.pieces(filled(images, {"data": listed(data)}))
+    return call.pieces(await answer.whole())
 
 
 def cut_header(tokens: "PromptTokens") -> dict[str, str]:
@@ -267,11 +245,11 @@ class ImageAnswer:
         self._created = int(time.time())
         self.painting = model.events(wanted)
 
-    async def whole(self) -> tuple[Images, list[bytes]]:
-        """The answer, and the JSON of each image that goes into its `data`."""
+    async def whole(self) -> list[bytes]:
+        """The answer, in pieces."""
         data = await finished(self.painting, self._charge, self._datum)
-        images = Images(created=self._created, usage=self._usage(len(data)), **self._common())
-        return images, data
+        about = {**self._common(), "usage": self._usage(len(data))}
+        return filled({"created": self._created, "data": (), **about}, {"data": listed(data)})
 
     async def events(self) -> AsyncGenerator[bytes | list[bytes], None]:
         async with aclosing(self.painting) as events:
@@ -315,7 +293,8 @@ class ImageAnswer:
         encoded = await self._executor.run(base64.b64encode, data)
         return b'{"b64_json":"%b","seed":%d}' % (encoded, seed)
 
-    def _common(self) -> Common:
+    def _common(self) -> dict[str, str]:
+        """What OpenAI's answers say of all images."""
         request = self._request
         return {
             "size": f"{request.width}x{request.height}",
