@@ -33,9 +33,9 @@ class Guard:
     """ASGI middleware around all that judges or works.
 
     Every response gets `x-request-id` (the client's own, if it is a plain word of up to 64
-    characters), also found in its `RequestState`, as is who calls. Only reading
-    an open path and CORS preflights need no key: a path that doesn't exist needs one too, so
-    nothing about the routes leaks.
+    characters). It is also in the `RequestState`, as is who calls. Only reading an open path and
+    CORS preflights need no key: a path that doesn't exist needs one too, so nothing about the
+    routes leaks.
     """
 
     def __init__(
