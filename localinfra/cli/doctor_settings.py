@@ -26,7 +26,7 @@ def check_models(path: Path, entries: Mapping[str, ModelEntry]) -> Iterator[Find
 
 def check_files(name: str, entry: ModelEntry) -> Iterator[Finding]:
     command = entry.source.command() or ""
-    for problem in files.problems(entry):
+    for problem in files.problems(entry, is_thorough=True):
         is_partial = isinstance(entry.source, HubSource) and entry.source.file is None
         text = f"{table_of(name, entry)} {problem}"
         yield Finding("failed" if is_partial else "problem", text, command)

@@ -401,6 +401,8 @@ def with_template(entry: TextModelEntry, where: str) -> TextModelEntry:
     path = entry.chat_template_file
     if path is None:
         return entry
+    if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+        raise ConfigError(f"{where} chat_template_file: {path} is not a file")
     try:
         template = read_text(path)
     except OSError as error:

@@ -1,6 +1,7 @@
 """Whether the files of an entry can be a model of its kind, by looks: first bytes and names.
 
-Cheap enough for every start and every list. What is inside, the loaders judge.
+Cheap enough for every start and every list. What is inside, the loaders judge, and `problems` where
+it is told to be thorough.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from localinfra.models.catalog import (
     ModelEntry,
     TextModelEntry,
 )
-from localinfra.models.gguf.reader import BadGguf, check_start
+from localinfra.models.gguf.reader import BadGguf, check_start, read_header
 
 UNUSABLE = "unusable"
 GIT_LFS = b"version https://git-lfs"
@@ -25,11 +26,14 @@ def state(entry: ModelEntry) -> str:
     return UNUSABLE if found == "present" and any(problems(entry)) else found
 
 
-def problems(entry: ModelEntry) -> Iterator[str]:
+def problems(entry: ModelEntry, *, is_thorough: bool = False) -> Iterator[str]:
     """Yields why files that are here can't be used, after the key that names them. That they are
-    absent, `sources` tells."""
+    absent, `sources` tells. With `is_thorough`, whole headers are read: a tenth of a second for
+    each GGUF file, which shows one whose download was cut."""
     found = entry.source.find()
     if found is not None and (problem := _checked(entry, found)):
+        yield f"source: {problem}"
+    elif found is not None and is_thorough and (problem := _header(entry, found)):
         yield f"source: {problem}"
     for key, path in _other_ggufs(entry):
         if problem := _gguf(path):
@@ -58,6 +62,16 @@ def _checked(entry: ModelEntry, path: Path) -> str | None:
 def _gguf(path: Path) -> str | None:
     try:
         check_start(path)
+    except BadGguf as error:
+        return str(error)
+    return None
+
+
+def _header(entry: ModelEntry, path: Path) -> str | None:
+    if path.is_dir() or not isinstance(entry, TextModelEntry | EmbeddingModelEntry):
+        return None
+    try:
+        read_header(path, embeds=isinstance(entry, EmbeddingModelEntry))
     except BadGguf as error:
         return str(error)
     return None
