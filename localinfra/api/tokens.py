@@ -20,7 +20,8 @@ from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
 from localinfra.chat.template import check_kwargs, ends_in_answer
 from localinfra.errors import InvalidRequest, UnsupportedParameter
-from localinfra.models.catalog import Catalog, TextModelEntry
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import TextModelEntry
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs

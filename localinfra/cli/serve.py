@@ -27,7 +27,7 @@ from localinfra.config.settings import LOG_LEVELS
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
-from localinfra.models.catalog import TextModelEntry
+from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 

@@ -14,7 +14,7 @@ from localinfra.errors import ModelUnavailable
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
-from localinfra.models.catalog import TextModelEntry
+from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, read_header
 from localinfra.models.memory import fewer_layers, layers_per_device
 from localinfra.models.sources import locate

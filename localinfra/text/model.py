@@ -31,7 +31,7 @@ from localinfra.errors import (
 )
 from localinfra.executor import BoundedExecutor, is_abandoned
 from localinfra.llama.model import Model
-from localinfra.models.catalog import TextModelEntry
+from localinfra.models.entries import Details, TextModelEntry
 from localinfra.text.request import TextRequest
 from localinfra.watchdog import Pulse
 
@@ -113,6 +113,20 @@ class TextModel:
     @property
     def stats(self) -> EngineStats:
         return self._engine.stats
+
+    @property
+    def details(self) -> Details:
+        return msgspec.structs.replace(self.entry.details, context_length=self.context_length)
+
+    @property
+    def num_waiting(self) -> int:
+        return self._engine.num_waiting
+
+    @property
+    def is_busy(self) -> bool:
+        working = (self._compiling, self._trying, self._prompting, self._counting)
+        num_choices = self.num_waiting + self.stats.num_running
+        return num_choices > 0 or any(executor.is_busy for executor in working)
 
     @property
     def fault(self) -> str | None:

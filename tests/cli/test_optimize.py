@@ -15,7 +15,7 @@ from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError
 from localinfra.llama.quantize import quantize
 from localinfra.models import catalog
-from localinfra.models.catalog import TextModelEntry
+from localinfra.models.entries import TextModelEntry
 from localinfra.optimize import run, store
 from localinfra.optimize.choose import Loss, Measured, Speed
 from localinfra.optimize.job import Job, Progress, Report

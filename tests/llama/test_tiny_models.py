@@ -23,7 +23,7 @@ from localinfra.engine.request import EngineSettings, GenerationRequest, Samplin
 from localinfra.errors import ModelUnavailable
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
-from localinfra.models.catalog import LoraAdapter, TextModelEntry
+from localinfra.models.entries import LoraAdapter, TextModelEntry
 from localinfra.models.sources import PathSource
 from localinfra.text.loading import load_text_model
 

@@ -8,7 +8,8 @@ import pytest
 from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models import catalog
-from localinfra.models.catalog import Catalog, ImageModelEntry, TextModelEntry
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import ImageModelEntry, TextModelEntry
 from localinfra.models.sources import PathSource
 
 TWO_MODELS = """

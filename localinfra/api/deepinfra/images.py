@@ -34,7 +34,7 @@ from localinfra.image.request import (
     ImageRequest,
     Original,
 )
-from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.entries import ImageModelEntry
 
 if TYPE_CHECKING:
     from localinfra.image.model import ImageModel  # brings the pipeline's file

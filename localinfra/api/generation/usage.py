@@ -12,7 +12,7 @@ from starlette.requests import Request
 from localinfra.costs import Ledger, Used
 from localinfra.engine.output import OutputDelta
 from localinfra.metrics import Metrics
-from localinfra.models.catalog import BaseEntry, Price
+from localinfra.models.entries import ModelEntry, Price
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class ChargedModel(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def entry(self) -> BaseEntry: ...
+    def entry(self) -> ModelEntry: ...
 
 
 class Charge:
