@@ -107,25 +107,25 @@ async def create_tokens(request: Request) -> Response:
     body = decoded.value
     body.check()
     model = await named_model(request, body.model)
-    unread = model.unread(kwarg_paths(body.chat_template_kwargs))
+    unread = model.prompts.unread(kwarg_paths(body.chat_template_kwargs))
     tools = read_tools(body.tools)
     decoded = decoded.ignoring(
         [*tools.left_out, *left_out_calls(body.messages or ()), *unread], tools.unknown
     )
     if body.prompt is not None:
-        ids = await model.tokenize(body.prompt, add_bos=body.add_special_tokens)
+        ids = await model.prompts.tokenize(body.prompt, add_bos=body.add_special_tokens)
     else:
         ids = await chat_tokens(model, body, tools)
     strings = None
     if body.return_token_strs:
-        strings = await model.spellings(ids)
+        strings = await model.prompts.spellings(ids)
     found = Tokenized(len(ids), model.context_length, ids, strings)
     return json_response(found, headers=decoded.headers)
 
 
 async def chat_tokens(model: "TextModel", body: TokenizeRequest, tools: Tools) -> list[int]:
     use = tool_use(tools, None, is_parallel=True)
-    prompt = await model.chat_prompt(
+    prompt = await model.prompts.chat(
         body.messages or [],
         body.chat_template_kwargs,
         use.tools,
@@ -138,13 +138,13 @@ async def chat_tokens(model: "TextModel", body: TokenizeRequest, tools: Tools) -
 async def join_tokens(request: Request) -> Response:
     decoded = await read_body(request, DetokenizeRequest, limits(request), MAX_TOKEN_IDS)
     model = await named_model(request, decoded.value.model)
-    text = await model.detokenize(decoded.value.tokens, "tokens")
+    text = await model.prompts.detokenize(decoded.value.tokens, "tokens")
     return json_response(Detokenized(text), headers=decoded.headers)
 
 
 async def describe_tokenizer(request: Request) -> Response:
     model = await named_model(request, request.query_params.get("model"))
-    tokenizer = model.tokenizer
+    tokenizer = model.prompts.tokenizer
     return json_response(
         TokenizerDescription(
             tokenizer_class=tokenizer.kind,

@@ -128,8 +128,8 @@ async def begin(model: "TextModel", wanted: TurnRequest, client: str) -> Turn:
     """Raises, before anything is generated, what `TextModel`'s methods raise: InvalidRequest,
     UnsupportedParameter, ContextLengthExceeded, QueueFull."""
     use = wanted.answer.use
-    prompt = await model.chat_prompt(wanted.messages, wanted.template_kwargs, use.tools)
-    compiled = await model.compile(wanted.answer, prompt)
+    prompt = await model.prompts.chat(wanted.messages, wanted.template_kwargs, use.tools)
+    compiled = await model.grammars.compile(wanted.answer, prompt)
     parsers = [
         parser_of(
             prompt.voice,
@@ -150,7 +150,7 @@ async def begin(model: "TextModel", wanted: TurnRequest, client: str) -> Turn:
             readers=readers,
             top_logprobs=wanted.top_logprobs,
             grammar=compiled.grammar,
-            marks=model.marks if parsers[0] else frozenset(),
+            marks=model.prompts.marks if parsers[0] else frozenset(),
             client=client,
         )
     )

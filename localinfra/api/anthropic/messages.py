@@ -103,7 +103,7 @@ async def create_message(request: Request) -> Response:
     wanted, left_out = await converted(request, decoded, lambda: (body.turn(seed), body.left_out))
     log_user(request, body.metadata.user_id)
     model = await runtime(request).text_model(body.model, ROUTE)
-    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
+    decoded = decoded.ignoring([*left_out, *model.prompts.unread(body.kwarg_paths)])
     charge = charge_of(request, model)
     turn = await begin(model, wanted, caller_of(request))
     decoded = decoded.ignoring(turn.left_out)
@@ -130,8 +130,8 @@ async def count_message_tokens(request: Request) -> Response:
     )
     use = body.answer().use
     model = await runtime(request).text_model(body.model, COUNT_ROUTE)
-    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)])
-    prompt = await model.chat_prompt(messages, body.template_kwargs, use.tools)
+    decoded = decoded.ignoring([*left_out, *model.prompts.unread(body.kwarg_paths)])
+    prompt = await model.prompts.chat(messages, body.template_kwargs, use.tools)
     return json_response(TokenCount(len(prompt.ids)), headers=decoded.headers)
 
 

@@ -89,8 +89,8 @@ async def infer_text(request: Request, name: str) -> Response:
     log_user(request, body.user)
     model = await runtime(request).text_model(name, ROUTE)
     charge = charge_of(request, model)
-    prompt = await model.text_prompt(body.input, param="input")
-    compiled = await model.compile(Answer(body.answer_format))
+    prompt = await model.prompts.text(body.input, param="input")
+    compiled = await model.grammars.compile(Answer(body.answer_format))
     decoded = decoded.ignoring(compiled.left_out)
     deltas = model.generate(
         TextRequest(

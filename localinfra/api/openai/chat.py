@@ -196,7 +196,7 @@ async def create_chat_completion(request: Request) -> Response:
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
     left_out = [*tools.left_out, *left_out_calls(body.messages)]
-    decoded = decoded.ignoring([*left_out, *model.unread(body.kwarg_paths)], tools.unknown)
+    decoded = decoded.ignoring([*left_out, *model.prompts.unread(body.kwarg_paths)], tools.unknown)
     charge = charge_of(request, model)
     turn = await begin(
         model,

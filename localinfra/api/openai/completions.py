@@ -144,12 +144,12 @@ async def answer(request: Request, decoded: Decoded[CompletionRequest]) -> Respo
     model = await runtime(request).text_model(body.model, ROUTE)
     charge = charge_of(request, model)
     prompts = [
-        await model.text_prompt(prompt, body.suffix or None)
+        await model.prompts.text(prompt, body.suffix or None)
         if isinstance(prompt, str)
-        else model.token_prompt(prompt, "prompt")
+        else model.prompts.checked_ids(prompt, "prompt")
         for prompt in body.prompts
     ]
-    compiled = await model.compile(Answer(body.answer_format))
+    compiled = await model.grammars.compile(Answer(body.answer_format))
     decoded = decoded.ignoring(compiled.left_out)
     echoes = [
         prompt if isinstance(prompt, str) else await spelled(request, model, prompt)

@@ -170,7 +170,7 @@ async def create_response(request: Request) -> HttpResponse:
     )
     log_user(request, body.user)
     model = await runtime(request).text_model(body.model, ROUTE)
-    left_out = [*asked.left_out, *model.unread(body.kwarg_paths)]
+    left_out = [*asked.left_out, *model.prompts.unread(body.kwarg_paths)]
     decoded = decoded.ignoring(left_out, asked.unknown)
     charge = charge_of(request, model)
     with naming_input():
@@ -196,8 +196,8 @@ async def count_input_tokens(request: Request) -> HttpResponse:
     tools = asked.answer.use.tools
     model = await runtime(request).text_model(asked.body.model, ROUTE)
     with naming_input():
-        prompt = await model.chat_prompt(asked.messages, asked.body.template_kwargs, tools)
-    left_out = [*asked.left_out, *model.unread(asked.body.kwarg_paths)]
+        prompt = await model.prompts.chat(asked.messages, asked.body.template_kwargs, tools)
+    left_out = [*asked.left_out, *model.prompts.unread(asked.body.kwarg_paths)]
     headers = decoded.ignoring(left_out, asked.unknown).headers
     counted = {"object": "response.input_tokens", "input_tokens": len(prompt.ids)}
     return json_response(counted, headers=headers)
