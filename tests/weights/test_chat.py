@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import SMOLLM2, LiveServer
-from openai.types.chat import ChatCompletion
 
 COUNT: list[Any] = [{"role": "user", "content": "Repeat the letters: a b c d e f g h i j k l m"}]
 
@@ -28,28 +27,6 @@ def test_a_chat_completion_has_openais_shape(client: openai.OpenAI) -> None:
     assert answer.usage.model_extra == {"estimated_cost": pytest.approx(cost)}
 
 
-def test_a_stream_starts_with_the_role_and_ends_with_usage(client: openai.OpenAI) -> None:
-    stream = client.chat.completions.create(
-        model="smollm2", messages=COUNT, max_tokens=6, temperature=0, stream=True
-    )
-    chunks = list(stream)
-    assert chunks[0].choices[0].delta.role == "assistant"
-    assert all(chunk.choices for chunk in chunks)  # the seeds read choices[0] of every chunk
-    last = chunks[-1]
-    assert last.choices[0].finish_reason == "length" and last.choices[0].delta.content is None
-    assert last.usage is not None and last.usage.completion_tokens == 6
-    assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
-
-
-def test_include_usage_adds_a_last_chunk_without_choices(client: openai.OpenAI) -> None:
-    stream = client.chat.completions.create(
-        model="smollm2", messages=COUNT, max_tokens=3, stream=True,
-        stream_options={"include_usage": True},
-    )  # fmt: skip
-    last = list(stream)[-1]
-    assert last.choices == [] and last.usage is not None and last.usage.completion_tokens == 3
-
-
 def test_choices_share_one_computed_prompt_and_differ(
     client: openai.OpenAI, server: LiveServer
 ) -> None:
@@ -66,41 +43,6 @@ def test_choices_share_one_computed_prompt_and_differ(
     assert again.usage.prompt_tokens_details.cached_tokens == again.usage.prompt_tokens - 1
 
 
-def test_streamed_choices_are_interleaved_by_index(client: openai.OpenAI) -> None:
-    stream = client.chat.completions.create(
-        model="smollm2", messages=COUNT, n=3, max_tokens=5, stream=True
-    )
-    indices = [chunk.choices[0].index for chunk in stream if not chunk.choices[0].finish_reason]
-    assert set(indices) == {0, 1, 2} and indices[3:6] != [0, 0, 0]
-
-
-def test_the_same_seed_gives_the_same_text(client: openai.OpenAI) -> None:
-    def text(seed: int) -> str | None:
-        answer = client.chat.completions.create(
-            model="smollm2", messages=COUNT, max_tokens=24, seed=seed, temperature=1.2
-        )
-        return answer.choices[0].message.content
-
-    assert text(2**63 - 1) == text(2**63 - 1)
-    assert len({text(seed) for seed in range(4)}) > 1
-
-
-def test_logprobs_of_the_greedy_token_are_the_best(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(
-        model="smollm2", messages=COUNT, max_tokens=8, temperature=0, logprobs=True, top_logprobs=3
-    )
-    logprobs = answer.choices[0].logprobs
-    assert logprobs is not None and logprobs.content is not None
-    assert len(logprobs.content) == 8
-    for entry in logprobs.content:
-        assert entry.logprob == entry.top_logprobs[0].logprob
-        assert bytes(entry.bytes or []).decode() == entry.token
-        assert [top.logprob for top in entry.top_logprobs] == sorted(
-            (top.logprob for top in entry.top_logprobs), reverse=True
-        )
-    assert "".join(entry.token for entry in logprobs.content) == answer.choices[0].message.content
-
-
 def test_logprobs_do_not_depend_on_temperature_penalties_or_bias(client: openai.OpenAI) -> None:
     def first(**options: Any) -> list[float]:
         answer = client.chat.completions.create(
@@ -111,18 +53,6 @@ def test_logprobs_do_not_depend_on_temperature_penalties_or_bias(client: openai.
 
     plain = first(temperature=0)
     assert first(temperature=2, logit_bias={"100": 50}, presence_penalty=2) == pytest.approx(plain)
-
-
-def test_logit_bias_forbids_and_forces(client: openai.OpenAI) -> None:
-    def text(**options: Any) -> str | None:
-        answer: ChatCompletion = client.chat.completions.create(
-            model="smollm2", messages=COUNT, max_tokens=4, temperature=0, **options
-        )
-        return answer.choices[0].message.content
-
-    forced = text(logit_bias={"28": 100})
-    assert forced == ",,,,"
-    assert "," not in (text(logit_bias={"28": -100}) or "")
 
 
 def test_frequency_penalty_counts_generated_tokens_alone(client: openai.OpenAI) -> None:
@@ -155,13 +85,6 @@ def test_control_tokens_typed_by_a_user_stay_text(server: LiveServer) -> None:
         return usage["prompt_tokens"]
 
     assert num_prompt_tokens("<|im_end|>") >= num_prompt_tokens("") + 4
-
-
-def test_zero_tokens_generate_nothing(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="smollm2", messages=COUNT, max_tokens=0)
-    assert answer.choices[0].message.content == ""
-    assert answer.choices[0].finish_reason == "length"
-    assert answer.usage is not None and answer.usage.completion_tokens == 0
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,14 +1,11 @@
 """Tool calls on the real model, through openai's client; the template knows no tools."""
 
 import json
-import re
-from collections.abc import Callable
 from typing import Any
 
 import jsonschema
 import openai
 import pytest
-from live import LiveServer
 
 WEATHER: Any = {
     "type": "function",
@@ -67,28 +64,6 @@ def test_required_calls_are_valid(client: openai.OpenAI, temperature: float) -> 
     assert len(ids) == 3
 
 
-def test_a_required_call_is_not_cut_by_a_stop_string(client: openai.OpenAI) -> None:
-    reply = client.chat.completions.create(
-        model="smollm2", messages=MESSAGES, tools=[WEATHER], tool_choice="required",
-        parallel_tool_calls=False, stop=["\n", "{"], max_tokens=200,
-    )  # fmt: skip
-    assert reply.choices[0].message.tool_calls
-    check(reply.choices[0].message.tool_calls[0])
-
-
-@pytest.mark.parametrize("name", ["get_weather", "now"])
-def test_a_named_function_is_called(client: openai.OpenAI, name: str) -> None:
-    reply = client.chat.completions.create(
-        model="smollm2", messages=MESSAGES, tools=TOOLS, max_tokens=200,
-        tool_choice={"type": "function", "function": {"name": name}},
-    )  # fmt: skip
-    assert reply.choices[0].finish_reason == "stop"  # as OpenAI's, who knew it would be called
-    assert reply.choices[0].message.tool_calls
-    [call] = reply.choices[0].message.tool_calls
-    assert call.type == "function" and call.function.name == name
-    check(call)
-
-
 def test_streamed_calls_are_the_same_after_reassembly(client: openai.OpenAI) -> None:
     fields: Any = {"model": "smollm2", "messages": MESSAGES, "tools": TOOLS, "max_tokens": 400}
     fields |= {"tool_choice": "required", "seed": 3, "temperature": 1}
@@ -113,16 +88,6 @@ def test_streamed_calls_are_the_same_after_reassembly(client: openai.OpenAI) -> 
     assert reason == whole.finish_reason
 
 
-def test_the_clients_own_accumulator_reads_the_stream(client: openai.OpenAI) -> None:
-    with client.chat.completions.stream(
-        model="smollm2", messages=MESSAGES, tools=[WEATHER], tool_choice="required",
-        parallel_tool_calls=False, max_tokens=200,
-    ) as stream:  # fmt: skip
-        done = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
-    assert len(done) == 1 and done[0].name == "get_weather"
-    check(stream.get_final_completion().choices[0].message.tool_calls[0])  # type: ignore[index]
-
-
 def test_none_ignores_the_tools_and_auto_may_answer(client: openai.OpenAI) -> None:
     for choice in ("none", "auto"):
         reply = client.chat.completions.create(
@@ -136,39 +101,6 @@ def test_none_ignores_the_tools_and_auto_may_answer(client: openai.OpenAI) -> No
         else:
             for call in message.tool_calls:
                 check(call)
-
-
-@pytest.mark.parametrize(
-    ("form", "fits"),
-    [
-        (
-            {"type": "json_schema", "json_schema": {"name": "n", "schema": {
-                "type": "object", "properties": {"mood": {"enum": ["good", "bad"]}},
-                "required": ["mood"], "additionalProperties": False,
-            }}},
-            lambda text: json.loads(text)["mood"] in ("good", "bad"),
-        ),
-        ({"type": "regex", "regex": "[0-9]{3}"}, lambda text: re.fullmatch("[0-9]{3}", text)),
-        (
-            {"type": "grammar", "grammar": 'start: "yes" | "no"'},
-            lambda text: text in ("yes", "no"),
-        ),
-    ],
-    ids=["json", "regex", "grammar"],
-)  # fmt: skip
-def test_under_auto_an_answer_that_is_no_call_has_the_form_asked_for(
-    client: openai.OpenAI, form: Any, fits: Callable[[str], object]
-) -> None:
-    answer = client.chat.completions.create(
-        model="smollm2", messages=MESSAGES, tools=TOOLS, tool_choice="auto", n=8,
-        response_format=form, temperature=2, seed=1, max_tokens=300,
-    )  # fmt: skip
-    for choice in answer.choices:
-        if choice.finish_reason == "tool_calls":
-            for call in choice.message.tool_calls or []:
-                json.loads(call.function.arguments)  # type: ignore[union-attr]
-        elif choice.finish_reason == "stop":
-            assert fits(choice.message.content or ""), choice
 
 
 def test_calls_and_results_go_back_through_the_template(client: openai.OpenAI) -> None:
@@ -187,32 +119,6 @@ def test_calls_and_results_go_back_through_the_template(client: openai.OpenAI) -
         max_tokens=60,
     )  # fmt: skip
     assert "21" in (reply.choices[0].message.content or "")
-
-
-@pytest.mark.parametrize("max_tokens", [4, 16, 19, 22, 27])
-def test_a_call_that_is_cut_off_is_told_as_far_as_it_came(
-    client: openai.OpenAI, max_tokens: int
-) -> None:
-    fields: Any = {"model": "smollm2", "messages": MESSAGES, "tools": [WEATHER], "temperature": 0}
-    fields |= {"tool_choice": "required", "max_tokens": max_tokens, "seed": 1}
-    whole = client.chat.completions.create(**fields).choices[0]
-    assert whole.finish_reason == "length"
-    calls = [
-        (call.function.name, call.function.arguments) for call in whole.message.tool_calls or []
-    ]
-    assert bool(calls) == (max_tokens > 16)
-    assert all(not is_json(arguments) for _, arguments in calls)
-    chunks = list(client.chat.completions.create(**fields, stream=True))
-    assert streamed_calls(chunks) == calls
-    assert chunks[-1].choices[0].finish_reason == "length"
-
-
-def is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def streamed_calls(chunks: Any) -> list[tuple[str, str]]:
@@ -239,212 +145,3 @@ def test_no_call_repeats_another_of_its_answer(client: openai.OpenAI, seed: int)
     chunks = list(client.chat.completions.create(**fields, stream=True))
     assert streamed_calls(chunks) == calls
     assert [c.finish_reason for k in chunks for c in k.choices if c.finish_reason] == ["tool_calls"]
-
-
-def test_a_choice_that_repeats_its_call_ends_alone(client: openai.OpenAI) -> None:
-    reply = client.chat.completions.create(
-        model="smollm2", messages=MESSAGES, tools=[TIME, MOOD], tool_choice="required", n=3,
-        max_tokens=600,
-    )  # fmt: skip
-    for choice in reply.choices:
-        sent: list[Any] = choice.message.tool_calls or []
-        calls = [(call.function.name, call.function.arguments) for call in sent]
-        assert choice.finish_reason == "tool_calls" and len(calls) == len(set(calls))
-
-
-@pytest.mark.parametrize(
-    "choice",
-    [
-        {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [
-            {"type": "function", "function": {"name": "now"}}]}},
-        {"type": "allowed_tools", "mode": "required", "tools": [
-            {"type": "function", "name": "now"}]},
-        {"type": "function", "name": "now"},
-        {"function": {"name": "now"}},
-    ],
-)  # fmt: skip
-def test_only_what_is_allowed_is_called(client: openai.OpenAI, choice: Any) -> None:
-    for seed in range(3):
-        reply = client.chat.completions.create(
-            model="smollm2", messages=MESSAGES, tools=TOOLS, tool_choice=choice, seed=seed,
-            max_tokens=200,
-        )  # fmt: skip
-        [call] = reply.choices[0].message.tool_calls or []
-        assert (call.function.name, call.function.arguments) == ("now", "{}")  # type: ignore[union-attr]
-
-
-def test_the_model_is_told_of_all_tools_whatever_is_allowed(client: openai.OpenAI) -> None:
-    def num_prompt(choice: Any) -> int:
-        reply = client.chat.completions.create(
-            model="smollm2", messages=MESSAGES, tools=TOOLS, tool_choice=choice, max_tokens=1
-        )
-        assert reply.usage
-        return reply.usage.prompt_tokens
-
-    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "now"}}]}
-    assert num_prompt({"type": "allowed_tools", "allowed_tools": allowed}) == num_prompt("auto")
-    assert num_prompt({"type": "auto"}) == num_prompt("auto")
-
-
-UNENFORCEABLE: Any = {
-    "type": "object",
-    "properties": {
-        "a": {"type": "object", "propertyNames": {"pattern": "^x"}},
-        "b": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
-        "c": {"not": {"type": "string"}},
-        "d": {"type": "integer", "nullable": True},
-        "e": {"type": "integer", "format": "uint32"},
-        "f": {"type": "string", "format": "uri-reference"},
-        "g": {"type": "string", "pattern": "^(?!x)"},
-    },
-}
-LEFT_OUT = ("a.propertyNames", "b.uniqueItems", "c.not", "e.format", "f.format", "g.pattern")
-
-
-@pytest.mark.parametrize("choice", ["auto", "required", "none"])
-def test_what_a_tools_schema_asks_in_vain_is_named(server: LiveServer, choice: str) -> None:
-    body = {"model": "smollm2", "messages": MESSAGES, "max_tokens": 2, "tool_choice": choice}
-    reply = server.post(
-        "/v1/chat/completions", body | {"tools": [TIME, with_parameters(UNENFORCEABLE)]}
-    )
-    assert reply.status_code == 200
-    named = reply.headers.get("x-localinfra-ignored", "").split(", ")
-    expected = [f"tools[1].function.parameters.properties.{path}" for path in LEFT_OUT]
-    assert sorted(named) == (expected if choice != "none" else [""])
-
-
-def test_the_other_routes_name_it_too(server: LiveServer) -> None:
-    for path, body, within in (
-        (
-            "/v1/responses",
-            {"input": "Hi", "max_output_tokens": 2, "tools": [
-                {"type": "function", "name": "odd", "parameters": UNENFORCEABLE}]},
-            "tools[0].parameters",
-        ),
-        (
-            "/v1/messages",
-            {"messages": MESSAGES, "max_tokens": 2, "tools": [
-                {"name": "odd", "input_schema": UNENFORCEABLE}]},
-            "tools[0].input_schema",
-        ),
-    ):  # fmt: skip
-        reply = server.post(path, {"model": "smollm2", **body})
-        assert reply.status_code == 200
-        named = reply.headers["x-localinfra-ignored"].split(", ")
-        assert sorted(named) == [f"{within}.properties.{path}" for path in LEFT_OUT]
-
-
-# Parameters as generators write them, and what is named of them.
-ODD: list[tuple[Any, list[str]]] = [
-    ([], []),
-    ("object", [""]),
-    ([{"name": "city"}], [""]),
-    ({"type": "string"}, ["type"]),
-    ({"required": [["a"]]}, ["required"]),
-    ({"type": "object", "properties": []}, ["properties"]),
-    ({"properties": {"a": {"not": 3}, "b": None}}, ["properties.a.not", "properties.b"]),
-    ({"properties": {"a": {"type": "any"}, "b": {"type": "float"}}}, ["properties.a.type"]),
-    ({"properties": {"a": {"enum": []}}}, ["properties.a.enum"]),
-    ({"properties": {"a": {"type": "string", "required": True}}}, []),
-    ({"properties": {"a": {"minimum": "0"}, "b": {"minLength": -1}}}, ["properties.b.minLength"]),
-    ({"properties": {"a": {"type": "string", "minLength": 3.0}}}, []),
-    ({"properties": {"a": {}, "b": {}}, "minProperties": 1}, ["minProperties"]),
-    ({"properties": {"a": {}, "b": {}}, "maxProperties": 1}, ["maxProperties"]),
-    (
-        {"properties": {"a": {"pattern": "^(?!x)"}, "b": {"pattern": "^x"}}},
-        ["properties.a.pattern"],
-    ),
-    (
-        {"properties": {"a": {"type": "integer", "minimum": 3, "maximum": 1}}, "required": ["a"]},
-        ["properties.a"],
-    ),
-    ({"properties": {"a": {}}, "required": ["z"], "additionalProperties": False}, ["required"]),
-    ({"properties": {"a": {"multipleOf": 99999989}}}, ["properties.a.multipleOf"]),
-    ({"properties": {"a": {"oneOf": [{"type": "number"}, {}]}}}, ["properties.a.oneOf"]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("parameters", "named"), ODD, ids=range(len(ODD)))
-def test_odd_parts_of_a_tools_schema_are_named_and_the_rest_is_enforced(
-    server: LiveServer, parameters: Any, named: list[str]
-) -> None:
-    body = {"model": "smollm2", "messages": MESSAGES, "max_tokens": 4, "tool_choice": "required"}
-    reply = server.post("/v1/chat/completions", body | {"tools": [with_parameters(parameters)]})
-    assert reply.status_code == 200, reply.text
-    found = [path for path in reply.headers.get("x-localinfra-ignored", "").split(", ") if path]
-    assert found == [f"tools[0].function.parameters.{path}".rstrip(".") for path in named]
-
-
-def test_a_strict_tool_is_enforced_or_refused(client: openai.OpenAI) -> None:
-    strict = with_parameters(UNENFORCEABLE)
-    strict["function"]["strict"] = True
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="smollm2", messages=MESSAGES, tools=[strict])
-    assert caught.value.code == "unsupported_parameter"
-    assert caught.value.param == "tools[0].function.parameters.properties.a.propertyNames"
-
-
-def with_parameters(parameters: object) -> Any:
-    return {"type": "function", "function": {"name": "odd", "parameters": parameters}}
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tools": TOOLS, "tool_choice": "sometimes"}, "tool_choice"),
-        (
-            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}},
-            "tool_choice",
-        ),
-        ({"tools": [WEATHER, WEATHER]}, "tools"),
-        ({"tools": [{"type": "function"}]}, "tools[0].function"),
-        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
-        ({"tools": TOOLS, "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
-        ({"tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice"),
-        (
-            {"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "mode": "auto"}},
-            "tool_choice.tools",
-        ),
-        (
-            {
-                "tools": TOOLS,
-                "tool_choice": {
-                    "type": "allowed_tools",
-                    "allowed_tools": {
-                        "mode": "sometimes",
-                        "tools": [{"type": "function", "function": {"name": "now"}}],
-                    },
-                },
-            },
-            "tool_choice.allowed_tools.mode",
-        ),
-        (
-            {"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}},
-            "tool_choice",
-        ),
-    ],
-)
-def test_odd_tools_fail_their_own_request(client: openai.OpenAI, fields: Any, param: str) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="smollm2", messages=MESSAGES, **fields)
-    assert caught.value.param == param
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {},
-        {"type": "object"},
-        {"type": "object", "properties": {}},
-        {"type": "object", "properties": {"s": {"type": "string", "maxLength": 65536}}},
-        {"type": "object", "properties": {"s": {"type": "string", "pattern": r"^\d{1,3}$"}}},
-        {"type": "object", "properties": {"s": {"type": ["string", "null"], "default": None}}},
-    ],
-)
-def test_unusual_but_sound_tools_work(client: openai.OpenAI, parameters: object) -> None:
-    reply = client.chat.completions.create(
-        model="smollm2", messages=MESSAGES, tools=[with_parameters(parameters)],
-        tool_choice="auto", max_tokens=4,
-    )  # fmt: skip
-    assert reply.choices[0].finish_reason
