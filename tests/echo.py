@@ -58,7 +58,8 @@ THINKER = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% endif %}{% endif %}"""
 
 ECHO = "tests/echo"
-FILES = ("echo.gguf", "filler.gguf")
+FILES = ("echo.gguf", "filler.gguf", "slow.gguf")
+SLOW_STEP_S = 0.002
 CATALOGUE = f"""
 [model."{ECHO}"]
 kind = "text"
@@ -240,7 +241,8 @@ class EchoRuntime(Runtime):
         vocabulary = Bytes(fills=path.name == "filler.gguf")
         template, error = compile_template(entry.chat_template or CHATML, vocabulary)
         assert template, error
-        backend = EchoBackend(entry.context_length or 4096, entry.sequences)
+        step_s = SLOW_STEP_S if path.name == "slow.gguf" else 0.0
+        backend = EchoBackend(entry.context_length or 4096, entry.sequences, step_s)
         max_waiting = self.settings.max_queue
         return TextModel(
             name,

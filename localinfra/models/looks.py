@@ -1,6 +1,6 @@
 """What is wrong with files, by looks: first bytes and names. Knows paths, and nothing of entries.
 
-Cheap enough for every start and every list, but for `gguf_header`. What is inside, the loaders judge.
+Cheap enough for every start and every list, except `gguf_header`. The rest the loaders judge.
 """
 
 from pathlib import Path
