@@ -63,24 +63,6 @@ def test_a_streamed_call_adds_up_to_the_whole_one(claude: anthropic.Anthropic) -
     assert final.stop_reason == "tool_use"
 
 
-def test_results_of_calls_go_back(claude: anthropic.Anthropic) -> None:
-    call = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Paris"}}
-    result = {
-        "type": "tool_result",
-        "tool_use_id": "toolu_1",
-        "content": [{"type": "text", "text": "21 degrees, sunny"}],
-    }
-    history = [
-        *QUESTION,
-        {"role": "assistant", "content": [call]},
-        {"role": "user", "content": [result]},
-    ]
-    message = claude.messages.create(
-        **greedy(messages=history, tools=[WEATHER], tool_choice={"type": "none"})
-    )
-    assert "21" in message.content[0].text
-
-
 def test_an_answer_goes_back_as_it_came(claude: anthropic.Anthropic) -> None:
     """As every agent's loop does it."""
     fields = greedy(tools=[WEATHER], max_tokens=200)

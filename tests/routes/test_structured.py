@@ -9,48 +9,7 @@ import openai
 import pydantic
 import pytest
 from echo import EchoServer
-
-from localinfra.chat.partial import completed_object
-
-MESSAGES: Any = [{"role": "user", "content": "Describe Kermit the frog."}]
-PERSON: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 12},
-        "age": {"type": "integer", "minimum": 0, "maximum": 120},
-        "colour": {"enum": ["green", "blue"]},
-        "friends": {"type": "array", "items": {"$ref": "#/$defs/friend"}, "maxItems": 2},
-    },
-    "required": ["name", "age", "colour", "friends"],
-    "$defs": {
-        "friend": {
-            "type": "object",
-            "properties": {"first": {"type": "string", "pattern": "^[A-Z][a-z]{1,5}$"}},
-            "required": ["first"],
-            "additionalProperties": False,
-        }
-    },
-}
-PERSON_FORMAT: Any = {
-    "type": "json_schema",
-    "json_schema": {"name": "person", "schema": PERSON, "strict": True},
-}
-
-
-def answer(client: openai.OpenAI, response_format: Any, **fields: Any) -> str:
-    fields = {"max_tokens": 300, **fields}
-    reply = client.chat.completions.create(
-        model="echo", messages=MESSAGES, response_format=response_format, **fields
-    )
-    assert reply.choices[0].finish_reason == "stop"
-    return reply.choices[0].message.content or ""
-
-
-@pytest.mark.parametrize("temperature", [0, 1, 2])
-def test_an_answer_conforms_to_its_schema(client: openai.OpenAI, temperature: float) -> None:
-    person = json.loads(answer(client, PERSON_FORMAT, temperature=temperature, seed=1))
-    jsonschema.validate(person, PERSON)
-    assert set(person) == {"name", "age", "colour", "friends"}
+from forming import MESSAGES, PERSON, PERSON_FORMAT, answer
 
 
 @pytest.mark.parametrize("kind", ["json", "json_object"])
@@ -175,13 +134,6 @@ def test_logprobs_are_of_every_token_and_of_the_raw_logits(client: openai.OpenAI
     entries = reply.choices[0].logprobs.content
     assert "".join(entry.token for entry in entries) == "xylophone-zebra"
     assert entries[0].logprob < entries[0].top_logprobs[0].logprob  # not what it wanted to say
-
-
-def test_forced_text_takes_few_steps(client: openai.OpenAI, server: EchoServer) -> None:
-    sentence = "The quick brown fox jumps over the lazy dog, and nobody asks why."
-    before = server.stats.num_steps
-    assert answer(client, {"type": "regex", "regex": sentence.replace(".", r"\.")}) == sentence
-    assert server.stats.num_steps - before < 8
 
 
 def test_stop_strings_and_max_tokens_cut_as_ever(client: openai.OpenAI) -> None:
@@ -311,24 +263,3 @@ def test_a_schemas_null_is_as_good_as_nothing(client: openai.OpenAI) -> None:
     schema = {"type": "integer", "nullable": True, "minimum": 5, "maximum": 6, "format": None}
     texts = {answer(client, {"type": "json_object", "schema": schema}, seed=n) for n in range(3)}
     assert texts <= {"5", "6", "null"}
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_free_json_has_each_name_once_in_its_object(client: openai.OpenAI, seed: int) -> None:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        assert len(dict(pairs)) == len(pairs), pairs
-        return dict(pairs)
-
-    reply = client.chat.completions.create(
-        model="echo",
-        messages=[{"role": "user", "content": "Write a person record in JSON."}],
-        response_format={"type": "json_object"},
-        temperature=seed / 2,
-        seed=seed,
-        max_tokens=400,
-    )
-    text = reply.choices[0].message.content or ""
-    if reply.choices[0].finish_reason == "stop":
-        json.loads(text, object_pairs_hook=unique)
-    else:
-        json.loads(completed_object(text), object_pairs_hook=unique)

@@ -4,28 +4,8 @@ from typing import Any
 
 import openai
 import pytest
+from calling import MESSAGES, TIME, TOOLS, WEATHER
 from echo import EchoServer
-
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "city": {"type": "string", "maxLength": 16},
-                "unit": {"enum": ["celsius", "fahrenheit"]},
-                "days": {"type": "integer", "minimum": 1, "maximum": 9},
-            },
-            "required": ["city", "unit"],
-        },
-    },
-}
-TIME: Any = {"type": "function", "function": {"name": "now", "description": None}}
-TOOLS: Any = [WEATHER, TIME]
-MESSAGES: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
-
 
 UNENFORCEABLE: Any = {
     "type": "object",

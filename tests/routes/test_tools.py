@@ -5,49 +5,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import jsonschema
 import openai
 import pytest
-
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "city": {"type": "string", "maxLength": 16},
-                "unit": {"enum": ["celsius", "fahrenheit"]},
-                "days": {"type": "integer", "minimum": 1, "maximum": 9},
-            },
-            "required": ["city", "unit"],
-        },
-    },
-}
-TIME: Any = {"type": "function", "function": {"name": "now", "description": None}}
-TOOLS: Any = [WEATHER, TIME]
-MOOD: Any = {
-    "type": "function",
-    "function": {
-        "name": "set_mood",
-        "parameters": {
-            "type": "object",
-            "properties": {"mood": {"enum": ["good", "bad"]}},
-            "required": ["mood"],
-        },
-    },
-}
-MESSAGES: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
-
-
-def check(call: Any) -> None:
-    arguments = json.loads(call.function.arguments)
-    if call.function.name == "get_weather":
-        jsonschema.validate(arguments, WEATHER["function"]["parameters"])
-        assert set(arguments) <= {"city", "unit", "days"}
-    else:
-        assert (call.function.name, arguments) == ("now", {})
+from calling import MESSAGES, MOOD, TIME, TOOLS, WEATHER, check_call, streamed_calls
 
 
 @pytest.mark.parametrize("temperature", [0, 2])
@@ -61,7 +21,7 @@ def test_required_calls_are_valid(client: openai.OpenAI, temperature: float) -> 
         assert choice.finish_reason == "tool_calls" and choice.message.content is None
         assert choice.message.tool_calls
         [call] = choice.message.tool_calls
-        check(call)
+        check_call(call)
         ids.add(call.id)
     assert len(ids) == 3
 
@@ -72,7 +32,7 @@ def test_a_required_call_is_not_cut_by_a_stop_string(client: openai.OpenAI) -> N
         parallel_tool_calls=False, stop=["\n", "{"], max_tokens=200,
     )  # fmt: skip
     assert reply.choices[0].message.tool_calls
-    check(reply.choices[0].message.tool_calls[0])
+    check_call(reply.choices[0].message.tool_calls[0])
 
 
 @pytest.mark.parametrize("name", ["get_weather", "now"])
@@ -85,7 +45,7 @@ def test_a_named_function_is_called(client: openai.OpenAI, name: str) -> None:
     assert reply.choices[0].message.tool_calls
     [call] = reply.choices[0].message.tool_calls
     assert call.type == "function" and call.function.name == name
-    check(call)
+    check_call(call)
 
 
 def test_streamed_calls_are_the_same_after_reassembly(client: openai.OpenAI) -> None:
@@ -119,7 +79,7 @@ def test_the_clients_own_accumulator_reads_the_stream(client: openai.OpenAI) -> 
     ) as stream:  # fmt: skip
         done = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
     assert len(done) == 1 and done[0].name == "get_weather"
-    check(stream.get_final_completion().choices[0].message.tool_calls[0])  # type: ignore[index]
+    check_call(stream.get_final_completion().choices[0].message.tool_calls[0])  # type: ignore[index]
 
 
 def test_none_ignores_the_tools_and_auto_may_answer(client: openai.OpenAI) -> None:
@@ -134,7 +94,7 @@ def test_none_ignores_the_tools_and_auto_may_answer(client: openai.OpenAI) -> No
             assert reply.choices[0].finish_reason in ("stop", "length")
         else:
             for call in message.tool_calls:
-                check(call)
+                check_call(call)
 
 
 @pytest.mark.parametrize(
@@ -170,24 +130,6 @@ def test_under_auto_an_answer_that_is_no_call_has_the_form_asked_for(
             assert fits(choice.message.content or ""), choice
 
 
-def test_calls_and_results_go_back_through_the_template(client: openai.OpenAI) -> None:
-    call = {
-        "id": "call_1",
-        "type": "function",
-        "function": {"name": "get_weather", "arguments": '{"city": "Paris", "unit": "celsius"}'},
-    }
-    history: Any = [
-        *MESSAGES,
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "call_1", "content": "21 degrees, sunny"},
-    ]
-    reply = client.chat.completions.create(
-        model="echo", messages=history, tools=TOOLS, tool_choice="none", temperature=0,
-        max_tokens=60,
-    )  # fmt: skip
-    assert "21" in (reply.choices[0].message.content or "")
-
-
 @pytest.mark.parametrize("max_tokens", [4, 30, 60, 70, 80])
 def test_a_call_that_is_cut_off_is_told_as_far_as_it_came(
     client: openai.OpenAI, max_tokens: int
@@ -212,17 +154,6 @@ def is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def streamed_calls(chunks: Any) -> list[tuple[str, str]]:
-    calls: list[tuple[str, str]] = []
-    for choice in (choice for chunk in chunks for choice in chunk.choices):
-        for part in choice.delta.tool_calls or ():
-            if part.index == len(calls):
-                calls.append((part.function.name, ""))
-            name, arguments = calls[part.index]
-            calls[part.index] = (name, arguments + (part.function.arguments or ""))
-    return calls
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -62,24 +62,6 @@ def test_a_stop_string_ends_the_text_before_it(client: openai.OpenAI) -> None:
     assert answer.choices[0].finish_reason == "stop"
 
 
-def test_echo_with_logprobs_scores_prompt_and_output(client: openai.OpenAI) -> None:
-    answer = complete(client, prompt=SENTENCE, max_tokens=1, echo=True, logprobs=1)
-    [choice] = answer.choices
-    scores = choice.logprobs
-    assert choice.text.startswith(SENTENCE)
-    assert len(scores.tokens) == answer.usage.prompt_tokens + 1
-    assert scores.token_logprobs[0] is None and scores.top_logprobs[0] is None
-    assert "".join(scores.tokens) == choice.text
-    assert [
-        choice.text[at : at + len(t)]
-        for at, t in zip(scores.text_offset, scores.tokens, strict=True)
-    ] == (scores.tokens)
-    for logprob, top in zip(scores.token_logprobs[1:], scores.top_logprobs[1:], strict=True):
-        assert max(top.values()) >= logprob
-    # lm-eval decides whether a token is the greedy one by comparing the two as floats
-    assert scores.token_logprobs[-1] == max(scores.top_logprobs[-1].values())
-
-
 def test_scores_equal_a_direct_evaluation(server: LiveServer, model: Model) -> None:
     """With the batch shapes and cells of an engine that holds nothing else: other shapes, and
     other places in the cache, differ by the kernels' rounding."""

@@ -1,4 +1,4 @@
-"""response_format on the real model: what comes out conforms, whatever the sampling."""
+"""Grammars that would take for ever, on the real vocabulary, beside a stream that goes on."""
 
 import time
 from collections.abc import Callable
