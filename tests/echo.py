@@ -9,21 +9,20 @@ import re
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
+from application import Application
 from llguidance import LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
-from serving import Serving
 
-from localinfra.api.app import create_app
 from localinfra.config import settings as config_file
 from localinfra.costs import Ledger
 from localinfra.engine.backend import Batch
-from localinfra.engine.engine import Engine, EngineStats
+from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import InvalidRequest
 from localinfra.kinds import LoadedModel
@@ -255,16 +254,17 @@ class EchoRuntime(Runtime):
         )
 
 
-class EchoServer(Serving):
-    """The whole application on a free port."""
+class EchoServer(Application):
+    """Of a catalogue whose text models are echoes."""
+
+    main_model = ECHO
 
     def __init__(self, folder: Path, catalogue: str = CATALOGUE, ledger: Ledger | None = None):
         for name in (*FILES, "damaged.gguf"):
             (folder / name).write_bytes(b"GGUF" + bytes(100))
         (folder / "models.toml").write_text(catalogue)
         config = config_file.load(folder / "models.toml")
-        self.runtime = EchoRuntime(config.server, catalog_file.load(config))
-        super().__init__(create_app(self.runtime, ledger), config.server)
+        super().__init__(EchoRuntime(config.server, catalog_file.load(config)), ledger)
         self.client = httpx2.Client(base_url=self.url, timeout=60)
 
     def close(self) -> None:
@@ -273,16 +273,3 @@ class EchoServer(Serving):
 
     def post(self, path: str, body: Any, **options: Any) -> httpx2.Response:
         return self.client.post(path, json=body, **options)
-
-    @property
-    def stats(self) -> EngineStats:
-        return self.runtime.loaded_text_models()[ECHO].stats
-
-    def wait_until(self, condition: Callable[[EngineStats], bool], timeout_s: float = 20) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition(self.stats):
-            assert time.monotonic() < deadline, self.stats
-            time.sleep(0.001)
-
-    def wait_until_idle(self) -> None:
-        self.wait_until(lambda stats: not stats.num_running and not stats.num_waiting)

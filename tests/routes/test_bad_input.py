@@ -144,7 +144,7 @@ def test_a_missing_model_names_those_that_are_served(server: EchoServer) -> None
 def test_an_absent_model_says_how_to_get_it(server: EchoServer) -> None:
     reply = server.post(CHAT, {"model": "absent", "messages": HELLO})
     assert "file.gguf" in reply.json()["error"]["message"]
-    assert httpx2.get(server.url + "/v1/models/absent").json()["state"] == "fetch needed"
+    assert server.client.get(server.url + "/v1/models/absent").json()["state"] == "fetch needed"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_an_absent_model_says_how_to_get_it(server: EchoServer) -> None:
     ],
 )  # fmt: skip
 def test_broken_json_is_a_400(server: EchoServer, content: bytes) -> None:
-    reply = httpx2.post(
+    reply = server.client.post(
         server.url + CHAT, content=content, headers={"content-type": "application/json"}
     )
     assert reply.status_code == 400, reply.text
@@ -168,14 +168,14 @@ def test_broken_json_is_a_400(server: EchoServer, content: bytes) -> None:
 
 def test_other_refusals_have_the_same_shape(server: EchoServer) -> None:
     url = server.url + CHAT
-    text = httpx2.post(url, content=b"{}", headers={"content-type": "text/plain"})
+    text = server.client.post(url, content=b"{}", headers={"content-type": "text/plain"})
     assert_error(text, 415, None, "unsupported_media_type")
-    assert_error(httpx2.get(server.url + "/v1/chatter"), 404, None, "not_found")
-    assert_error(httpx2.get(url), 405, None, "method_not_allowed")
-    evil = httpx2.get(server.url + "/health", headers={"host": "evil.example"})
+    assert_error(server.client.get(server.url + "/v1/chatter"), 404, None, "not_found")
+    assert_error(server.client.get(url), 405, None, "method_not_allowed")
+    evil = server.client.get(server.url + "/health", headers={"host": "evil.example"})
     assert_error(evil, 403, None, "forbidden")
     foreign = {"origin": "https://evil.example", "content-type": "application/json"}
-    assert_error(httpx2.post(url, content=b"{}", headers=foreign), 403, None, "forbidden")
+    assert_error(server.client.post(url, content=b"{}", headers=foreign), 403, None, "forbidden")
 
 
 def test_unknown_fields_are_ignored_and_named(server: EchoServer) -> None:
@@ -187,10 +187,10 @@ def test_unknown_fields_are_ignored_and_named(server: EchoServer) -> None:
 
 
 def test_models_are_listed_and_found_by_plain_and_encoded_ids(server: EchoServer) -> None:
-    listed = httpx2.get(server.url + "/v1/models").json()
+    listed = server.client.get(server.url + "/v1/models").json()
     assert listed["data"][0]["id"] == ECHO
     for path in (ECHO, ECHO.replace("/", "%2F"), "echo"):
         for prefix in ("/v1", "/v1/openai", "/inference-api/openai/v1"):
-            card = httpx2.get(f"{server.url}{prefix}/models/{path}").json()
+            card = server.client.get(f"{server.url}{prefix}/models/{path}").json()
             assert card["id"] == ECHO and card["context_length"] == 2048
-    assert_error(httpx2.get(server.url + "/v1/models/none"), 404, "model", "model_not_found")
+    assert_error(server.client.get(server.url + "/v1/models/none"), 404, "model", "model_not_found")

@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 import anthropic
-import httpx2
 import pytest
 from echo import EchoServer
 from messaging import HELLO, WEATHER, greedy, wire
@@ -122,10 +121,10 @@ def test_the_user_is_logged(server: EchoServer, caplog: pytest.LogCaptureFixture
 
 def test_other_refusals_have_the_same_shape(server: EchoServer) -> None:
     url = server.url + "/v1/messages"
-    text = httpx2.post(url, content=b"{}", headers={"content-type": "text/plain"})
+    text = server.client.post(url, content=b"{}", headers={"content-type": "text/plain"})
     assert (text.status_code, text.json()["error"]["type"]) == (415, "invalid_request_error")
-    assert httpx2.get(url).json()["error"]["type"] == "invalid_request_error"
-    assert httpx2.post(url + "/batches").json()["error"]["type"] == "not_found_error"
+    assert server.client.get(url).json()["error"]["type"] == "invalid_request_error"
+    assert server.client.post(url + "/batches").json()["error"]["type"] == "not_found_error"
 
 
 def test_the_base_url_of_a_hosted_service_works_too(server: EchoServer) -> None:

@@ -124,7 +124,7 @@ def test_a_client_that_leaves_before_its_whole_answer_is_charged_too(
     body = {**CHAT, "max_tokens": 1900}
     with pytest.raises(httpx2.TimeoutException):
         url = f"{server.url}/v1/chat/completions"
-        httpx2.post(url, json=body, headers=bearer(ALICE), timeout=2)
+        server.client.post(url, json=body, headers=bearer(ALICE), timeout=2)
     wait_for(lambda: watch.grown("requests_total", "/v1/chat/completions", SMOL, "none") == 1)
     assert 0 < watch.kept(ALICE, SMOL).generated_tokens < 1900
 
@@ -156,8 +156,8 @@ def test_a_response_belongs_to_the_key_that_pays_for_it(server: EchoServer, watc
     assert (kept.requests, kept.generated_tokens) == (1, 5)
     assert kept.usd == pytest.approx(answer["usage"]["estimated_cost"])
     url = f"{server.url}/v1/responses/{answer['id']}"
-    assert httpx2.get(url, headers=bearer(ALICE)).json() == answer
-    assert httpx2.get(url, headers=bearer(BOB)).status_code == 404
+    assert server.client.get(url, headers=bearer(ALICE)).json() == answer
+    assert server.client.get(url, headers=bearer(BOB)).status_code == 404
     going_on = {**body, "previous_response_id": answer["id"]}
     assert server.post("/v1/responses", going_on, headers=bearer(BOB)).status_code == 404
     post(server, ALICE, "/v1/responses", going_on)
@@ -182,17 +182,17 @@ def test_what_is_refused_is_counted_but_costs_nothing(
 
 
 def test_metrics_need_a_key_and_never_show_one(server: EchoServer) -> None:
-    assert httpx2.get(f"{server.url}/metrics").status_code == 401
-    text = httpx2.get(f"{server.url}/metrics", headers=bearer(BOB)).text
+    assert server.client.get(f"{server.url}/metrics").status_code == 401
+    text = server.client.get(f"{server.url}/metrics", headers=bearer(BOB)).text
     assert label(ALICE) in text and ALICE not in text and BOB not in text
 
 
 def test_names_that_clients_make_up_are_no_labels(server: EchoServer) -> None:
     for name in ("made-up-model", "smol:made-up"):
         server.post("/v1/completions", {"model": name, "prompt": "x"}, headers=bearer(ALICE))
-        httpx2.get(f"{server.url}/v1/{name}", headers=bearer(ALICE))
-        httpx2.get(f"{server.url}/v1/models", headers=bearer(name))
-    assert "made-up" not in httpx2.get(f"{server.url}/metrics", headers=bearer(BOB)).text
+        server.client.get(f"{server.url}/v1/{name}", headers=bearer(ALICE))
+        server.client.get(f"{server.url}/v1/models", headers=bearer(name))
+    assert "made-up" not in server.client.get(f"{server.url}/metrics", headers=bearer(BOB)).text
 
 
 def test_how_things_stand(server: EchoServer) -> None:

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
-import httpx2
 import openai
 import pytest
 from echo import EchoServer
@@ -86,7 +85,7 @@ def test_completions(client: openai.OpenAI, asked: str, answers: str, num_tokens
 def test_names_in_paths_may_be_percent_encoded(
     server: EchoServer, quoted: Any, asked: str, answers: str, num_tokens: int
 ) -> None:
-    card = httpx2.get(f"{server.url}/v1/models/{quoted(asked)}").json()
+    card = server.client.get(f"{server.url}/v1/models/{quoted(asked)}").json()
     assert card["id"] == answers
     body = {"prompt": "One, two\n"}
     reply = server.post(f"/v1/engines/{quoted(asked)}/completions", body).json()
@@ -126,8 +125,8 @@ def test_an_unknown_version_or_deploy_id_is_404_on_every_route(
     ["models/org/smol:x", "models/deploy_id:x", "inference/deploy/x", "inference/org/smol%3Ax"],
 )
 def test_an_unknown_version_or_deploy_id_in_a_path_is_404(server: EchoServer, path: str) -> None:
-    url = f"{server.url}/v1/{path}"
-    answer = httpx2.get(url) if path.startswith("models") else httpx2.post(url, json={})
+    method = "GET" if path.startswith("models") else "POST"
+    answer = server.client.request(method, f"/v1/{path}", json={})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
@@ -164,12 +163,12 @@ def test_absent_models_are_listed_where_all_are_asked_for(
     server: EchoServer, query: str, is_all: bool
 ) -> None:
     for path in ("/v1/models", "/v1/openai/models"):
-        listed = httpx2.get(f"{server.url}{path}{query}").json()["data"]
+        listed = server.client.get(f"{server.url}{path}{query}").json()["data"]
         assert ("org/gone:v1" in {card["id"] for card in listed}) is is_all
 
 
 def test_all_is_true_or_false(server: EchoServer) -> None:
-    answer = httpx2.get(f"{server.url}/v1/models?all=maybe")
+    answer = server.client.get(f"{server.url}/v1/models?all=maybe")
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "all")
 
 
@@ -192,10 +191,10 @@ def test_all_who_ask_while_a_version_loads_wait_for_one_load(
         ("/v1/engines/smol%3A2024-11/completions", {"prompt": "One, two\n"}),
     ]
     card = f"{server.url}/v1/models/{name}"
-    assert httpx2.get(card).json()["state"] == "present"
+    assert server.client.get(card).json()["state"] == "present"
     caplog.set_level(logging.INFO)
     with ThreadPoolExecutor(len(requests)) as threads:
         answers = list(threads.map(lambda request: server.post(*request), requests))
     assert [answer.status_code for answer in answers] == [200] * len(requests)
     assert caplog.text.count(f"loaded {name} in") == 1
-    assert httpx2.get(card).json()["state"] == "loaded"
+    assert server.client.get(card).json()["state"] == "loaded"

@@ -199,7 +199,7 @@ def test_a_client_that_leaves_a_stream_frees_its_place(server: EchoServer) -> No
 
 def post_form(server: EchoServer, path: str, fields: dict[str, str]) -> httpx2.Response:
     parts = {name: (None, value) for name, value in fields.items()}
-    return httpx2.post(server.url + path, files=parts, timeout=60)
+    return server.client.post(server.url + path, files=parts, timeout=60)
 
 
 def test_a_form_is_answered_like_json(server: EchoServer) -> None:
@@ -224,7 +224,7 @@ def test_a_form_of_a_foreign_page_is_refused(server: EchoServer) -> None:
         {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
     ):
         parts = {"input": (None, "Hi")}
-        answer = httpx2.post(server.url + TEXT, files=parts, headers=headers)
+        answer = server.client.post(server.url + TEXT, files=parts, headers=headers)
         assert answer.status_code == 403, answer.text
 
 
@@ -273,5 +273,5 @@ def test_fields_that_nobody_knows_are_named(server: EchoServer) -> None:
 
 def test_a_broken_form_is_a_clear_400(server: EchoServer) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    answer = httpx2.post(server.url + TEXT, content=b"--x\r\n", headers=headers)
+    answer = server.client.post(server.url + TEXT, content=b"--x\r\n", headers=headers)
     assert answer.status_code == 400 and "closing boundary" in answer.json()["error"]["message"]

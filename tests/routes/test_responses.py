@@ -4,7 +4,6 @@ import json
 import re
 from typing import Any
 
-import httpx2
 import jsonschema
 import openai
 import pytest
@@ -86,7 +85,7 @@ def test_every_prefix_serves_it(server: EchoServer) -> None:
         assert reply.status_code == 200
         assert reply.headers["x-localinfra-ignored"] == "frobnicate"
         path = f"{server.url}{prefix}/responses/{reply.json()['id']}"
-        assert httpx2.get(path).json() == reply.json()
+        assert server.client.get(path).json() == reply.json()
 
 
 def test_max_output_tokens_makes_it_incomplete(client: openai.OpenAI) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import pytest
 from echo import CATALOGUE, ECHO, END, EchoServer
 
@@ -171,20 +170,20 @@ def test_only_text_models_have_tokens_here(server: EchoServer) -> None:
 
 
 def test_the_tokenizer_is_described_by_name(server: EchoServer) -> None:
-    info = httpx2.get(f"{server.url}/tokenizer_info", params={"model": "echo"}).json()
+    info = server.client.get(f"{server.url}/tokenizer_info", params={"model": "echo"}).json()
     assert info["model"] == ECHO and info["tokenizer_class"] == "bytes"
     assert (info["bos_token"], info["eos_token"]) == ("<s>", "<|im_end|>")
     assert info["model_max_length"] == 2048 and "im_start" in info["chat_template"]
-    thinker = httpx2.get(f"{server.url}/tokenizer_info", params={"model": "thinker"}).json()
+    thinker = server.client.get(f"{server.url}/tokenizer_info", params={"model": "thinker"}).json()
     assert "enable_thinking" in thinker["chat_template"]  # models.toml has replaced it
 
 
 def test_lm_evals_requests_name_no_model(alone: EchoServer, server: EchoServer) -> None:
     """Its remote tokenizer, request by request. Where several models could be meant, it is told
     so, and takes another tokenizer."""
-    info = httpx2.get(f"{alone.url}/tokenizer_info").json()
+    info = server.client.get(f"{alone.url}/tokenizer_info").json()
     body = {"prompt": info["eos_token"], "add_special_tokens": False}
     assert alone.post("/tokenize", body).json()["tokens"] == [END]
     assert alone.post("/detokenize", {"tokens": [END]}).json() == {"prompt": "<|im_end|>"}
-    for reply in (httpx2.get(f"{server.url}/tokenizer_info"), server.post("/tokenize", body)):
+    for reply in (server.client.get("/tokenizer_info"), server.post("/tokenize", body)):
         assert (reply.status_code, reply.json()["error"]["param"]) == (400, "model")
