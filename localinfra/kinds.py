@@ -59,6 +59,8 @@ M_co = TypeVar("M_co", bound=LoadedModel, covariant=True)
 
 @dataclass(frozen=True)
 class Kind(Generic[E_co, M_co]):
+    """A row: the struct of its entries, and what makes a model of one."""
+
     entry: type[E_co]
     loader: Callable[[str, E_co, ServerSettings], M_co]
 
