@@ -80,6 +80,11 @@ class BoundedExecutor:
         self._pool = ThreadPoolExecutor(num_threads, name)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a job runs. None waits unless one does."""
+        return self._num_running > 0
+
+    @property
     def num_waiting(self) -> int:
         return sum(not place.done() for heap in self._waiting.values() for _, _, place, _ in heap)
 

@@ -9,23 +9,18 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from localinfra import garbage
 from localinfra.cache import sweep_if_free
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
+from localinfra.kinds import BY_ENTRY, EMBEDDING, IMAGE, RERANK, TEXT, Kind, LoadedModel
 from localinfra.machine import cache_folder
-from localinfra.models.catalog import (
-    Catalog,
-    EmbeddingModelEntry,
-    ImageModelEntry,
-    ModelEntry,
-    RerankModelEntry,
-    TextModelEntry,
-)
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import ModelEntry
 from localinfra.models.pool import LoadState, Pool
-from localinfra.watchdog import Pulse, Watchdog
+from localinfra.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from localinfra.embed.model import EmbeddingModel, RerankModel
@@ -33,6 +28,9 @@ if TYPE_CHECKING:
     from localinfra.text.model import TextModel
 
 logger = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=ModelEntry)
+M = TypeVar("M", bound=LoadedModel)
 
 # Between two steps the engine's thread needs the interpreter back. By default whoever computes may
 # keep it for 5 ms, a whole step of a small model.
@@ -47,23 +45,6 @@ MEASURED = ("encoders", "optimized")  # folders of the cache
 MAX_HANGS = 3  # of one model; each leaves a thread behind that may keep its memory and a core
 
 
-class LoadedModel(Protocol):
-    """A TextModel, EmbeddingModel, RerankModel or ImageModel."""
-
-    @property
-    def fault(self) -> str | None:
-        """Why it can't go on; None while it can."""
-
-    @property
-    def pulse(self) -> Pulse:
-        """What its threads are at."""
-
-    def abandon(self, reason: str) -> None:
-        """Gives up threads that hang; whoever waits is told."""
-
-    def close(self) -> None: ...
-
-
 class Runtime:
     """Everything one server process holds. Event loop only; make it there and `close` it."""
 
@@ -71,7 +52,12 @@ class Runtime:
         self.settings = settings
         self.catalog = catalog
         self.started_at = int(time.time())
-        self._models: Pool[LoadedModel] = Pool(self._load, self._release, lambda model: model.fault)
+        self._models: Pool[LoadedModel] = Pool(
+            self._load,
+            self._release,
+            fault=lambda model: model.fault,
+            is_busy=lambda model: model.is_busy,
+        )
         self._watchdogs: dict[str, Watchdog] = {}
         self._num_hangs: Counter[str] = Counter()
         self._preloads: set[asyncio.Task[None]] = set()
@@ -90,52 +76,36 @@ class Runtime:
         garbage.collect()
 
     def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
-        max_queue = self.settings.max_queue
-        if isinstance(entry, TextModelEntry):
-            from localinfra.text.loading import load_text_model
-
-            return load_text_model(
-                name, entry, max_queue, share_prefixes=self.settings.share_prefixes
-            )
-        if isinstance(entry, EmbeddingModelEntry):
-            from localinfra.embed.loading import load_embedding_model
-
-            return load_embedding_model(name, entry, max_queue)
-        if isinstance(entry, RerankModelEntry):
-            from localinfra.embed.loading import load_rerank_model
-
-            return load_rerank_model(name, entry, max_queue)
-        from localinfra.image.loading import load_image_model
-
-        return load_image_model(name, entry, max_queue)
+        return BY_ENTRY[type(entry)].load(name, entry, self.settings)
 
     async def load(self, name: str) -> None:
         """Loads the model, if it is not loaded yet. Raises ModelUnavailable."""
         await self._models.get(name)
 
-    async def text_model(self, name: str, route: str) -> "TextModel":
+    async def get(self, kind: Kind[E, M], name: str, route: str) -> M:
         """The model a request asks for, loaded. Raises ModelNotFound, InvalidRequest for a model
-        of another kind, and ModelUnavailable. So do the others."""
-        found, _ = self.catalog.resolve_as(TextModelEntry, name, route)
-        return cast("TextModel", await self._models.get(found))
+        of another kind, and ModelUnavailable."""
+        found, _ = self.catalog.resolve_as(kind.entry, name, route)
+        return kind.own(await self._models.get(found))
+
+    async def text_model(self, name: str, route: str) -> "TextModel":
+        return await self.get(TEXT, name, route)
 
     async def embedding_model(self, name: str, route: str) -> "EmbeddingModel":
-        found, _ = self.catalog.resolve_as(EmbeddingModelEntry, name, route)
-        return cast("EmbeddingModel", await self._models.get(found))
+        return await self.get(EMBEDDING, name, route)
 
     async def rerank_model(self, name: str, route: str) -> "RerankModel":
-        found, _ = self.catalog.resolve_as(RerankModelEntry, name, route)
-        return cast("RerankModel", await self._models.get(found))
+        return await self.get(RERANK, name, route)
 
     async def image_model(self, name: str | None, default: str, route: str) -> "ImageModel":
         """Without a name the default, or where that is not served the first image model."""
         if name is None:
-            known = (key for key, entry in self.catalog.entries.items() if entry.kind == "image")
-            name = default if default in self.catalog.names_by_id else next(known, default)
-        found, _ = self.catalog.resolve_as(ImageModelEntry, name, route)
-        model = cast("ImageModel", await self._models.get(found))
-        model.touch()
-        return model
+            name = default if default in self.catalog.names_by_id else self._first(IMAGE) or default
+        return await self.get(IMAGE, name, route)
+
+    def _first(self, kind: Kind[ModelEntry, LoadedModel]) -> str | None:
+        entries = self.catalog.entries.items()
+        return next((name for name, entry in entries if isinstance(entry, kind.entry)), None)
 
     def state(self, name: str) -> LoadState:
         return self._models.state(name)
@@ -143,20 +113,17 @@ class Runtime:
     def loaded(self) -> dict[str, LoadedModel]:
         return self._models.loaded()
 
-    def loaded_text_models(self) -> "dict[str, TextModel]":
-        return cast("dict[str, TextModel]", self._loaded_of(TextModelEntry))
-
-    def loaded_encoders(self) -> "dict[str, EmbeddingModel | RerankModel]":
-        kinds = (EmbeddingModelEntry, RerankModelEntry)
-        return cast("dict[str, EmbeddingModel | RerankModel]", self._loaded_of(*kinds))
-
-    def loaded_image_models(self) -> "dict[str, ImageModel]":
-        return cast("dict[str, ImageModel]", self._loaded_of(ImageModelEntry))
-
-    def _loaded_of(self, *kinds: type[ModelEntry]) -> dict[str, LoadedModel]:
+    def loaded_of(self, kind: Kind[E, M]) -> dict[str, M]:
+        """Those of one kind."""
         entries = self.catalog.entries
         loaded = self._models.loaded().items()
-        return {name: model for name, model in loaded if isinstance(entries[name], kinds)}
+        return {n: kind.own(model) for n, model in loaded if isinstance(entries[n], kind.entry)}
+
+    def loaded_text_models(self) -> "dict[str, TextModel]":
+        return self.loaded_of(TEXT)
+
+    def loaded_encoders(self) -> "dict[str, EmbeddingModel | RerankModel]":
+        return self.loaded_of(EMBEDDING) | self.loaded_of(RERANK)
 
     def start(self) -> None:
         """Starts loading the entries that ask for it; requests meanwhile wait for them. Sweeps
@@ -182,18 +149,11 @@ class Runtime:
             await self._models.get(name)
 
     async def _unload_idle(self) -> None:
-        """Image weights that nobody uses give way. A budget of memory shared with the text models
-        would decide here, by the same means."""
+        """Weights that nobody uses give way, where their entry says after how long."""
+        limits_s = {name: entry.unload_after_s for name, entry in self.catalog.entries.items()}
         while True:
             await asyncio.sleep(IDLE_CHECK_S)
-            for name, model in self._loaded_of(ImageModelEntry).items():
-                limit_s = cast("ImageModelEntry", self.catalog.entries[name]).unload_after_s
-                if limit_s is None or cast("ImageModel", model).idle_s <= limit_s:
-                    continue
-                try:
-                    await self._models.unload(name)
-                except Exception:  # the device's; other models are to leave all the same
-                    logger.exception("%s could not be unloaded", name)
+            await self._models.unload_idle(limits_s)
 
     def faults(self) -> dict[str, str]:
         """The models that broke and are not back yet, and why they broke."""

@@ -28,7 +28,8 @@ from localinfra.config.settings import ServerSettings
 from localinfra.config.tables import decode
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
-from localinfra.models.catalog import Catalog, ModelEntry, TextModelEntry
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.runtime import Runtime
 
 T = TypeVar("T")

@@ -1,17 +1,13 @@
 """A real server over the real SmolLM2."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
-from serving import Serving
+from application import Application
 
-from localinfra.api.app import create_app
 from localinfra.config import settings as config_file
 from localinfra.costs import Ledger
-from localinfra.engine.engine import EngineStats
 from localinfra.models import catalog as catalog_file
 from localinfra.models.sources import parse_source
 from localinfra.runtime import Runtime
@@ -85,23 +81,14 @@ def package_folder(package: str) -> Path:
     return found
 
 
-class LiveServer(Serving):
-    """The whole application. `stats` is what the engine says of itself."""
+class LiveServer(Application):
+    """Of the models that a file names."""
+
+    main_model = SMOLLM2
 
     def __init__(self, models: Path, ledger: Ledger | None = None) -> None:
         config = config_file.load(models)
-        self.runtime = Runtime(config.server, catalog_file.load(config))
-        super().__init__(create_app(self.runtime, ledger), config.server)
-
-    @property
-    def stats(self) -> EngineStats:
-        return self.runtime.loaded_text_models()[SMOLLM2].stats
-
-    def wait_until(self, condition: Callable[[EngineStats], bool], timeout_s: float = 20) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition(self.stats):
-            assert time.monotonic() < deadline, self.stats
-            time.sleep(0.005)
+        super().__init__(Runtime(config.server, catalog_file.load(config)), ledger)
 
     def wait_until_measured(self, name: str) -> None:
         """Loads an encoder, and waits until it is computed as it will be from then on."""
@@ -109,9 +96,6 @@ class LiveServer(Serving):
         assert self.post("/v1/embeddings", {"model": name, "input": "a"}).status_code in (200, 400)
         if measurement := self.runtime.loaded_encoders()[found]._measurement:
             measurement.wait(240)
-
-    def wait_until_idle(self) -> None:
-        self.wait_until(lambda stats: not stats.num_running and not stats.num_waiting)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx2.Response:
         return httpx2.post(self.url + path, json=body, **{"timeout": 60, **options})

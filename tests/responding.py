@@ -29,7 +29,7 @@ class Person(pydantic.BaseModel):
 
 
 def create(client: openai.OpenAI, input: Any = COUNT, **fields: Any) -> Response:
-    fields = {"model": "smollm2", "temperature": 0, "max_output_tokens": 8, **fields}
+    fields = {"model": "echo", "temperature": 0, "max_output_tokens": 8, **fields}
     answer = client.responses.create(input=input, **fields)
     assert isinstance(answer, Response)
     return answer

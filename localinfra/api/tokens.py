@@ -20,7 +20,8 @@ from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
 from localinfra.chat.template import check_kwargs, ends_in_answer
 from localinfra.errors import InvalidRequest, UnsupportedParameter
-from localinfra.models.catalog import Catalog, TextModelEntry
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import TextModelEntry
 
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
@@ -108,18 +109,18 @@ async def create_tokens(request: Request) -> Response:
     model = await named_model(request, body.model)
     tools = read_tools(body.tools)
     call.leave_out([*tools.left_out, *left_out_calls(body.messages or ())], tools.unknown)
-    call.leave_out(model.unread(kwarg_paths(body.chat_template_kwargs)))
+    call.leave_out(model.prompts.unread(kwarg_paths(body.chat_template_kwargs)))
     if body.prompt is not None:
-        ids = await model.tokenize(body.prompt, add_bos=body.add_special_tokens)
+        ids = await model.prompts.tokenize(body.prompt, add_bos=body.add_special_tokens)
     else:
         ids = await chat_tokens(model, body, tools)
-    strings = await model.spellings(ids) if body.return_token_strs else None
+    strings = await model.prompts.spellings(ids) if body.return_token_strs else None
     return call.json(Tokenized(len(ids), model.context_length, ids, strings))
 
 
 async def chat_tokens(model: "TextModel", body: TokenizeRequest, tools: Tools) -> list[int]:
     use = tool_use(tools, None, is_parallel=True)
-    prompt = await model.chat_prompt(
+    prompt = await model.prompts.chat(
         body.messages or [],
         body.chat_template_kwargs,
         use.tools,
@@ -132,12 +133,12 @@ async def chat_tokens(model: "TextModel", body: TokenizeRequest, tools: Tools) -
 async def join_tokens(request: Request) -> Response:
     call = await Call.begin(request, DetokenizeRequest, MAX_TOKEN_IDS)
     model = await named_model(request, call.body.model)
-    return call.json(Detokenized(await model.detokenize(call.body.tokens, "tokens")))
+    return call.json(Detokenized(await model.prompts.detokenize(call.body.tokens, "tokens")))
 
 
 async def describe_tokenizer(request: Request) -> Response:
     model = await named_model(request, request.query_params.get("model"))
-    tokenizer = model.tokenizer
+    tokenizer = model.prompts.tokenizer
     return json_response(
         TokenizerDescription(
             tokenizer_class=tokenizer.kind,

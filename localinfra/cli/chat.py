@@ -180,7 +180,7 @@ class Conversation:
             click.secho(printable(delta.reasoning_content), dim=True, nl=False)
         if delta.content:
             parts.append(delta.content)
-            is_shown = self.interactive or sys.stdout.isatty()
+            is_shown = self.interactive or (sys.stdout is not None and sys.stdout.isatty())
             text = printable(delta.content) if is_shown else delta.content
             click.echo(text, nl=False)  # which flushes
 

@@ -47,12 +47,14 @@ class Client:
     ) -> None:
         """`url` and `key` default to $LOCALINFRA_URL and $LOCALINFRA_API_KEY.
 
-        Raises ApiError for a URL that is not http(s). `timeout_s` limits each silence, not the
-        whole answer; a request may wait long while its model loads.
+        Raises ApiError for a URL that is not http(s), or a key that can't be sent. `timeout_s`
+        limits each silence, not the whole answer; a request may wait long while its model loads.
         """
         self.url = (url or os.environ.get("LOCALINFRA_URL") or DEFAULT_URL).rstrip("/")
         self.url = self.url.removesuffix("/v1")  # as OpenAI's clients write their base URL
-        self.key = key or os.environ.get("LOCALINFRA_API_KEY")
+        self.key = (key or os.environ.get("LOCALINFRA_API_KEY") or "").strip()
+        if not (self.key.isascii() and self.key.replace(" ", "").isprintable()):
+            raise ApiError("The API key has characters that no key has: give it without line ends.")
         self.timeout_s = timeout_s
         try:
             parts = urlsplit(self.url)

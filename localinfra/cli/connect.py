@@ -56,7 +56,7 @@ def find_running(server: ServerSettings, key: str | None) -> Client | None:
     if not server.port:
         return None  # any free one: nobody knows which
     client = Client(local_url(server.host, server.port), key)
-    if client.key is None and server.api_keys:
+    if not client.key and server.api_keys:
         client.key = server.api_keys[0]
     try:
         child.is_healthy(client)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from localinfra.cli.findings import Finding
 from localinfra.models import files
-from localinfra.models.catalog import ImageModelEntry, ModelEntry, TextModelEntry, table_of
+from localinfra.models.catalog import table_of
+from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.models.sources import HubSource
 from localinfra.optimize import store
 
@@ -26,7 +27,7 @@ def check_models(path: Path, entries: Mapping[str, ModelEntry]) -> Iterator[Find
 
 def check_files(name: str, entry: ModelEntry) -> Iterator[Finding]:
     command = entry.source.command() or ""
-    for problem in files.problems(entry):
+    for problem in files.problems(entry, is_thorough=True):
         is_partial = isinstance(entry.source, HubSource) and entry.source.file is None
         text = f"{table_of(name, entry)} {problem}"
         yield Finding("failed" if is_partial else "problem", text, command)
@@ -39,11 +40,7 @@ def check_files(name: str, entry: ModelEntry) -> Iterator[Finding]:
 def part_of(entry: ModelEntry) -> str | None:
     """The optional part without which a model whose files are here can't be served."""
     path = entry.source.find()
-    if path is None or isinstance(entry, TextModelEntry):
-        return None
-    if isinstance(entry, ImageModelEntry):
-        return "images"
-    return "embeddings" if path.is_dir() else None  # a GGUF file of an embedder needs none
+    return entry.extra(path) if path else None
 
 
 def look_at_weights(

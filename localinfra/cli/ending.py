@@ -12,6 +12,7 @@ import threading
 logger = logging.getLogger(__name__)
 
 LEAVING_LIMIT_S = 3.0
+OURS = ("load ", "unload ", "engine ", "embed ", "image ")  # names of models' threads
 
 
 def end_within(status: int, limit_s: float = LEAVING_LIMIT_S) -> None:
@@ -22,9 +23,24 @@ def end_within(status: int, limit_s: float = LEAVING_LIMIT_S) -> None:
     timer.start()
 
 
-def _end(status: int) -> None:
+def leave(status: int) -> None:
+    """Ends the process at once where a model's thread was left behind: one that calls Python from a
+    library's C code while the interpreter ends takes the process down with a fault."""
+    if any(thread.name.startswith(OURS) for thread in _others()):
+        _end(status)
+
+
+def _others() -> list[threading.Thread]:
     own = (threading.main_thread(), threading.current_thread())
-    names = sorted(thread.name for thread in threading.enumerate() if thread not in own)
+    known = (
+        *own,
+        *(thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)),
+    )
+    return [thread for thread in threading.enumerate() if thread not in known]
+
+
+def _end(status: int) -> None:
+    names = sorted(thread.name for thread in _others())
     logger.warning("ending without waiting for the threads %s", ", ".join(names)[:500])
     logging.shutdown()
     sys.stdout.flush()

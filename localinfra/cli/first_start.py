@@ -13,7 +13,8 @@ from localinfra.cli.progress import ProgressLine
 from localinfra.config.settings import shipped_file
 from localinfra.errors import ApiError, ConfigError
 from localinfra.models import files
-from localinfra.models.catalog import Catalog, TextModelEntry, table_of
+from localinfra.models.catalog import Catalog, table_of
+from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import HubSource
 from localinfra.optimize import store
 

@@ -14,7 +14,7 @@ from localinfra.errors import ApiError
 from localinfra.image.loading import transformer_file
 from localinfra.image.placement import decide, part_elements
 from localinfra.models import files
-from localinfra.models.catalog import ImageModelEntry, ModelEntry
+from localinfra.models.entries import ImageModelEntry, ModelEntry
 from localinfra.models.sources import locate
 
 

@@ -9,7 +9,7 @@ import msgspec
 from localinfra.cli.first_start import no_models
 from localinfra.config import settings as config_file
 from localinfra.models import catalog, files
-from localinfra.models.catalog import ImageModelEntry, ModelEntry, Price
+from localinfra.models.entries import KINDS, ModelEntry, Price
 from localinfra.models.sources import HUB_TOOL_FROM, hub_tool
 
 HEADER = ("MODEL", "KIND", "FILES", "CONTEXT", "PRICE", "ALIASES")
@@ -75,7 +75,7 @@ def row(name: str, entry: ModelEntry) -> Row:
         path=str(path) if path else None,
         remedy=(problems or None) if path else entry.source.remedy(name),
         command=None if path else entry.source.command(),
-        context_length=None if isinstance(entry, ImageModelEntry) else entry.context_length,
+        context_length=entry.details.context_length,
         price=entry.price,
         aliases=entry.aliases,
         version=entry.version,
@@ -85,7 +85,7 @@ def row(name: str, entry: ModelEntry) -> Row:
 
 
 def cells(row: Row) -> Sequence[str]:
-    automatic = "-" if row.kind == "image" else "auto"
+    automatic = "auto" if "context_length" in KINDS[row.kind].__struct_fields__ else "-"
     context = str(row.context_length or automatic)
     return row.name, row.kind, row.files, context, price_cell(row.price), ", ".join(row.aliases)
 

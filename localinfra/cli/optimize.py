@@ -11,7 +11,8 @@ from localinfra.cli.progress import ProgressLine
 from localinfra.config import settings as config_file
 from localinfra.errors import ApiError
 from localinfra.models import catalog
-from localinfra.models.catalog import TextModelEntry, table_of
+from localinfra.models.catalog import table_of
+from localinfra.models.entries import TextModelEntry
 from localinfra.optimize import choose
 from localinfra.optimize.choose import Measured
 from localinfra.optimize.job import Report

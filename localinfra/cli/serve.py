@@ -20,14 +20,14 @@ from localinfra.api.app import create_app
 from localinfra.api.sockets.server import Server, bind, raise_descriptor_limit
 from localinfra.cli import first_start
 from localinfra.cli.client import local_url
-from localinfra.cli.ending import end_within
+from localinfra.cli.ending import end_within, leave
 from localinfra.cli.ports import listener_on
 from localinfra.config import settings as config_file
 from localinfra.config.settings import LOG_LEVELS
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
-from localinfra.models.catalog import TextModelEntry
+from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 
@@ -160,6 +160,7 @@ def serve(
         raise cannot_listen(settings.host, settings.port, error) from None
     except SystemExit:  # uvicorn's way of saying that the application did not start; it logged why
         started = False
+    leave(0 if started else 1)
     if not started:
         raise ConfigError("the server could not start; the lines above say why")
 

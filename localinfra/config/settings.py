@@ -21,6 +21,7 @@ from localinfra.errors import ConfigError
 PACKAGE = Path(__file__).parent.parent
 MIB = 1024 * 1024
 TABLES = ("server", "model")
+MAX_TEXT_BYTES = 16 << 20
 FOREIGN_MARKS = (  # UTF-16's little-endian mark begins UTF-32's
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -192,9 +193,12 @@ def read_toml(path: Path) -> dict[str, object]:
 def read_text(path: Path) -> str:
     """A text as editors save it, with a byte order mark or without.
 
-    Raises OSError, and ValueError in words for a reader if it is not UTF-8.
+    Raises OSError, and ValueError in words for a reader if it is not UTF-8, or is endless.
     """
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        raise ValueError(f"it has more than {MAX_TEXT_BYTES >> 20} MiB, which no such text has")
     encoding = next((name for mark, name in FOREIGN_MARKS if data.startswith(mark)), None)
     if encoding is None and b"\0" in data:
         encoding = "UTF-16 or no text at all"

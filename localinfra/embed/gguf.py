@@ -14,7 +14,7 @@ from localinfra.errors import ModelUnavailable
 from localinfra.llama.embedder import EmbedderSettings, LlamaEmbedder
 from localinfra.llama.model import LoadFailed, Model, ModelSettings
 from localinfra.machine import usable_cores
-from localinfra.models.catalog import EmbeddingModelEntry
+from localinfra.models.entries import EmbeddingModelEntry
 from localinfra.models.gguf.reader import BadGguf, read_header
 
 GGUF_CONTEXT = 4096  # more is asked for, not assumed: an encoder reserves memory for all of it

@@ -22,7 +22,7 @@ from localinfra.embed.plan import Plan
 from localinfra.embed.tokenizer import FastTokenizer
 from localinfra.embed.worker import Worker
 from localinfra.errors import ModelUnavailable
-from localinfra.models.catalog import EmbeddingModelEntry, EncoderEntry, RerankModelEntry
+from localinfra.models.entries import EmbeddingModelEntry, EncoderEntry, RerankModelEntry
 from localinfra.models.sources import locate
 
 logger = logging.getLogger(__name__)

@@ -56,6 +56,10 @@ class Measurement:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
     def wait(self, limit_s: float) -> None:
         """Until it has ended, one way or the other."""
         self._thread.join(limit_s)

@@ -13,7 +13,7 @@ from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
 from localinfra.embed.worker import Worker
 from localinfra.errors import ApiError, InvalidRequest
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
-from localinfra.models.catalog import EmbeddingModelEntry, RerankModelEntry
+from localinfra.models.entries import Details, EmbeddingModelEntry, RerankModelEntry
 from localinfra.watchdog import Pulse
 
 # What takes half a millisecond is done without another thread: to tokenise, and to normalise.
@@ -69,8 +69,18 @@ class EncoderModel:
         return self._tokenizer.max_tokens
 
     @property
+    def details(self) -> Details:
+        return Details(context_length=self.context_length)
+
+    @property
     def num_waiting(self) -> int:
         return self._worker.num_waiting
+
+    @property
+    def is_busy(self) -> bool:
+        """A measurement counts: what it finds is kept, and the next load is faster for it."""
+        is_measuring = self._measurement is not None and self._measurement.is_running
+        return self.num_waiting > 0 or self._reading.is_busy or is_measuring
 
     @property
     def fault(self) -> str | None:
@@ -122,6 +132,10 @@ class EmbeddingModel(EncoderModel):
     @property
     def dimensions(self) -> int:
         return self._worker.width
+
+    @property
+    def details(self) -> Details:
+        return Details(context_length=self.context_length, dimensions=self.dimensions)
 
     def prompt(self, input_type: str | None, prompt_name: str | None) -> str:
         """What texts begin with. Raises InvalidRequest for a name the model does not have."""

@@ -11,7 +11,7 @@ from localinfra import install
 from localinfra.errors import ModelUnavailable
 from localinfra.image.model import ImageModel
 from localinfra.image.pipeline import FluxPainter
-from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.entries import ImageModelEntry
 from localinfra.models.sources import locate
 
 logger = logging.getLogger(__name__)

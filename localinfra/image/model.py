@@ -7,7 +7,7 @@ from localinfra.executor import BoundedExecutor
 from localinfra.image.pipeline import FluxPainter
 from localinfra.image.request import ImageRequest
 from localinfra.image.worker import Painting, Worker
-from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.entries import Details, ImageModelEntry
 from localinfra.watchdog import Pulse
 
 
@@ -42,8 +42,16 @@ class ImageModel:
         self._counting = BoundedExecutor("prompts", 1, max_waiting)  # the tokenizers take one
 
     @property
+    def details(self) -> Details:
+        return self.entry.details
+
+    @property
     def num_waiting(self) -> int:
         return self._worker.num_waiting
+
+    @property
+    def is_busy(self) -> bool:
+        return self.num_waiting > 0 or self._counting.is_busy
 
     @property
     def fault(self) -> str | None:
@@ -56,16 +64,6 @@ class ImageModel:
     def abandon(self, reason: str) -> None:
         """See `Worker.abandon`."""
         self._worker.abandon(reason)
-
-    @property
-    def idle_s(self) -> float:
-        """For how long nobody has wanted an image. Weights that are idle can give way to others:
-        closing the model frees them, and the next request loads it again."""
-        return self._worker.idle_s
-
-    def touch(self) -> None:
-        """A request has got hold of it: it is not idle, though nothing is queued yet."""
-        self._worker.touch()
 
     async def count(self, prompt: str, *, strict: bool) -> PromptTokens:
         """With `strict`, raises InvalidRequest where a part would not be read; QueueFull."""

@@ -20,7 +20,7 @@ from localinfra.errors import ModelUnavailable
 from localinfra.image.placement import decide, free_memory, part_elements
 from localinfra.image.request import Event, ImageRequest, Preview, Step
 from localinfra.machine import available_memory
-from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.entries import ImageModelEntry
 
 logger = logging.getLogger(__name__)
 

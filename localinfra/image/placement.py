@@ -13,7 +13,7 @@ import msgspec
 
 from localinfra.errors import ModelUnavailable
 from localinfra.machine import available_memory
-from localinfra.models.catalog import Attention, ImageModelEntry, Offload, Quantize
+from localinfra.models.entries import Attention, ImageModelEntry, Offload, Quantize
 
 GIB = 2**30
 WORKING_BYTES = int(2.5 * GIB)  # activations of one image of a megapixel, and the VAE's

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -68,7 +67,6 @@ class Worker:
         self._name = name
         self._max_waiting = max_waiting
         self._num_waiting = 0  # the event loop's
-        self._idle_since = time.monotonic()
         self._is_closed = False
         self._fault: str | None = None  # why the thread has ended
         self._pulse = Pulse()  # the thread's
@@ -94,15 +92,6 @@ class Worker:
         """What the thread is at, for a watchdog."""
         return self._pulse
 
-    @property
-    def idle_s(self) -> float:
-        """For how long nobody has wanted anything."""
-        return 0.0 if self._num_waiting else time.monotonic() - self._idle_since
-
-    def touch(self) -> None:
-        """Somebody is about to want something."""
-        self._idle_since = time.monotonic()
-
     def check_queue(self) -> None:
         """Raises QueueFull where too many wait already."""
         if self._num_waiting >= self._max_waiting:
@@ -125,7 +114,6 @@ class Worker:
     def _left(self) -> None:
         """A request is over, however it went."""
         self._num_waiting -= 1
-        self._idle_since = time.monotonic()
 
     def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
         """Stops at the next step; whoever still waits is told. A step that does not end within the

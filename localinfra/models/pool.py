@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -64,7 +64,8 @@ class Fault(msgspec.Struct, frozen=True):
 class Pool(Generic[T]):
     """Loaded models by name. Event loop only; `load` and `unload` run in threads.
 
-    `fault` says why a loaded model can't go on, and None where it can.
+    `fault` says why a loaded model can't go on, and None where it can; `is_busy`, whether it works
+    for anybody.
     """
 
     def __init__(
@@ -72,11 +73,14 @@ class Pool(Generic[T]):
         load: Callable[[str], T],
         unload: Callable[[T], None],
         fault: Callable[[T], str | None] = lambda _: None,
+        is_busy: Callable[[T], bool] = lambda _: False,
     ):
         self._load = load
         self._unload = unload
         self._fault = fault
+        self._is_busy = is_busy
         self._loads: dict[str, asyncio.Task[T]] = {}
+        self._used_at: dict[str, float] = {}  # time.monotonic()
         self._failures: dict[str, Failure] = {}
         self._faults: dict[str, Fault] = {}
         self._unloads: dict[str, asyncio.Task[None]] = {}
@@ -113,6 +117,7 @@ class Pool(Generic[T]):
             del self._failures[name]
         if name not in self._loads:
             self._loads[name] = asyncio.create_task(self._load_in_thread(name))
+        self._used_at[name] = time.monotonic()
         # Shielded: a client that leaves must not stop the load others wait for.
         return await asyncio.shield(self._loads[name])
 
@@ -121,6 +126,19 @@ class Pool(Generic[T]):
         if self.state(name) is LoadState.LOADED:
             await asyncio.shield(self._start_unload(name))
             logger.info("unloaded %s", name)
+
+    async def unload_idle(self, limits_s: Mapping[str, float | None]) -> None:
+        """Frees the models that nobody has used for longer than their limit. To be called every
+        now and then: when a model's last work ended is known no better than by that."""
+        for name, model in self.loaded().items():
+            limit_s = limits_s[name]
+            if self._is_busy(model):
+                self._used_at[name] = time.monotonic()
+            elif limit_s is not None and time.monotonic() - self._used_at[name] > limit_s:
+                try:
+                    await self.unload(name)
+                except Exception:  # the device's; other models are to leave all the same
+                    logger.exception("%s could not be unloaded", name)
 
     def check(self) -> None:
         """Drops the models that can't go on."""
@@ -179,7 +197,8 @@ class Pool(Generic[T]):
             failure = self._failure(name, error, time.monotonic() - started)
             self._failures[name] = failure
             raise failure.again() from (None if failure.error is error else error)
-        logger.info("loaded %s in %.2f s", name, time.monotonic() - started)
+        self._used_at[name] = time.monotonic()
+        logger.info("loaded %s in %.2f s", name, self._used_at[name] - started)
         if self._faults.pop(name, None):
             logger.info("%s is back", name)
         return model

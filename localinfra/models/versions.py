@@ -1,6 +1,6 @@
 """A model's table with versions → a table for each version, as if all had been written out.
 
-Raw TOML in and out: what the settings mean, `catalog.py` knows.
+Raw TOML in and out: what the settings mean, `entries.py` says.
 """
 
 from collections.abc import Mapping

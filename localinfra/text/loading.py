@@ -14,13 +14,14 @@ from localinfra.errors import ModelUnavailable
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
-from localinfra.models.catalog import TextModelEntry
+from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, read_header
 from localinfra.models.memory import fewer_layers, layers_per_device
 from localinfra.models.sources import locate
 from localinfra.optimize import store
 from localinfra.optimize.job import Job
 from localinfra.text.model import TextModel
+from localinfra.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def load_text_model(
             'give it kind = "embedding" in models.toml if it is an embedder.',
             "model",
         )
-    template, template_error = compile_template(entry, model)
+    template, template_error = compile_template(entry.chat_template or model.chat_template, model)
     if template_error:
         logger.warning("%s: chat template: %s", name, template_error)
     engine_settings = EngineSettings(
@@ -205,17 +206,18 @@ def load_with_layers(
         raise
 
 
-def compile_template(entry: TextModelEntry, model: Model) -> tuple[ChatTemplate | None, str | None]:
-    """The template of models.toml or else of the file, and why there is none."""
-    source = entry.chat_template or model.chat_template
+def compile_template(
+    source: str | None, vocabulary: Vocabulary
+) -> tuple[ChatTemplate | None, str | None]:
+    """The template, or why there is none."""
     if source is None:
         return None, "the file has none"
     try:
         template = ChatTemplate(
             source,
-            bos_token=model.bos_text,
-            eos_token=model.eos_text,
-            special_tokens=model.special_tokens,
+            bos_token=vocabulary.bos_text,
+            eos_token=vocabulary.eos_text,
+            special_tokens=vocabulary.special_tokens,
         )
     except TemplateError as error:
         return None, str(error)

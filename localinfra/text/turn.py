@@ -114,8 +114,8 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
     UnsupportedParameter, ContextLengthExceeded, QueueFull.
     """
     use = wanted.answer.use
-    prompt = await model.chat_prompt(wanted.messages, wanted.template_kwargs, use.tools)
-    compiled = await model.compile(wanted.answer, prompt)
+    prompt = await model.prompts.chat(wanted.messages, wanted.template_kwargs, use.tools)
+    compiled = await model.grammars.compile(wanted.answer, prompt)
     parsers = [
         parser_of(
             prompt.voice,
@@ -133,7 +133,7 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
             params=wanted.params,
             readers=readers,
             grammar=compiled.grammar,
-            marks=model.marks if parsers[0] else frozenset(),
+            marks=model.prompts.marks if parsers[0] else frozenset(),
             client=client,
         )
     )

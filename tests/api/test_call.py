@@ -20,7 +20,8 @@ from localinfra.api.http.state import AppState
 from localinfra.api.metrics import RequestMetrics
 from localinfra.config.settings import ServerSettings
 from localinfra.costs import Ledger, Used
-from localinfra.models.catalog import Catalog, Price, RerankModelEntry
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import Price, RerankModelEntry
 from localinfra.models.sources import PackageSource
 from localinfra.runtime import Runtime
 

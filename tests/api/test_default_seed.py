@@ -10,7 +10,7 @@ from localinfra.api.deepinfra.images import NativeImageFields, native_image_requ
 from localinfra.api.generation.params import SamplingFields
 from localinfra.api.openai.images import ImageFields, image_request
 from localinfra.engine.request import SamplingParams
-from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.entries import ImageModelEntry
 from localinfra.models.sources import PackageSource
 
 ENTRY = ImageModelEntry(source=PackageSource("none", "none"))

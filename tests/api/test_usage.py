@@ -9,7 +9,7 @@ from localinfra.costs import Ledger, Used
 from localinfra.engine.output import OutputDelta
 from localinfra.engine.request import FinishReason
 from localinfra.metrics import Metrics
-from localinfra.models.catalog import Price
+from localinfra.models.entries import Price
 
 PRICE = Price(input=1.0, output=2.0, image=0.5)
 

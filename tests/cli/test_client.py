@@ -81,6 +81,18 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
         Client(url)
 
 
+@pytest.mark.parametrize("key", ["k\n", " k", "k\r\n"])
+def test_blanks_around_a_key_are_none_of_it(stub: Any, key: str) -> None:
+    stub.key = "k"
+    assert chunks(Client(stub.url, key))
+
+
+@pytest.mark.parametrize("key", ["a\nb", "schlüssel", "a\0b"])
+def test_a_key_that_can_not_be_sent_is_refused(key: str) -> None:
+    with pytest.raises(ApiError, match="characters that no key has"):
+        Client(key=key)
+
+
 def test_an_error_reply_is_raised_with_its_message(stub: Any) -> None:
     with pytest.raises(ServerRefused, match="no such path"):
         Client(stub.url).get("/nothing", dict[str, str])

@@ -35,7 +35,7 @@ from localinfra.cli.main import main
 from localinfra.config import settings as config_file
 from localinfra.install import ROOT, extra
 from localinfra.models import catalog
-from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.entries import ImageModelEntry
 from localinfra.models.sources import PathSource
 from localinfra.optimize import store
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 STUCK = """
 import logging, threading
 from concurrent.futures import ThreadPoolExecutor
@@ -26,3 +28,20 @@ def test_who_ends_by_himself_is_not_waited_for() -> None:
     started = time.monotonic()
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
     assert time.monotonic() - started < 60
+
+
+LEFT = """
+import logging, threading
+from localinfra.cli.ending import leave
+logging.basicConfig()
+thread = threading.Thread(target=threading.Event().wait, name="{name}", daemon=True)
+thread.start()
+leave(7)
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("load smollm2", 7), ("some library's", 0)])
+def test_the_interpreter_does_not_end_under_a_thread_of_a_model(name: str, status: int) -> None:
+    program = LEFT.format(name=name)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert ended.returncode == status and (b"load smollm2" in ended.stderr) == bool(status)

@@ -13,9 +13,10 @@ from localinfra.cli import optimize as command
 from localinfra.cli.main import main
 from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError
+from localinfra.llama.model import Model
 from localinfra.llama.quantize import quantize
 from localinfra.models import catalog
-from localinfra.models.catalog import TextModelEntry
+from localinfra.models.entries import TextModelEntry
 from localinfra.optimize import run, store
 from localinfra.optimize.choose import Loss, Measured, Speed
 from localinfra.optimize.job import Job, Progress, Report
@@ -262,7 +263,7 @@ def test_the_kept_weights_are_served_where_the_settings_ask_for_it(models: Path)
     found, header = loading.weights("fast", entry(models, "fast"))
     assert found == path and header.path == str(path)
     model = loading.load_text_model("fast", entry(models, "fast"), 8)
-    assert model._model.path == path
+    assert isinstance(model.vocabulary, Model) and model.vocabulary.path == path
     model.close()
     plain = entry(models, "plain")
     assert loading.weights("plain", plain)[0] == models.parent / "f32.gguf"

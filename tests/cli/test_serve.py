@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -14,12 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from serve_process import ServeProcess, serving
 
 Start = Callable[..., "Process"]
 
 
-class Process:
-    """Started with signals as a terminal would leave them."""
+class Process(ServeProcess):
+    """Of a model whose file is absent. Started with signals as a terminal would leave them."""
 
     def __init__(
         self,
@@ -40,20 +40,13 @@ class Process:
         options = ["--config", str(folder / "models.toml"), "--port", "0"]
         self.errors = folder / "stderr"
         with self.errors.open("wb") as errors:
-            self.popen = subprocess.Popen(
+            popen = subprocess.Popen(
                 [sys.executable, "-c", program, "serve", *options, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
             )
-        self.banner = ""
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            self.banner += line
-            if line.startswith("Press Ctrl-C"):
-                break
-        found = re.search(r"http://127.0.0.1:(\d+)", self.banner)
-        self.port = int(found[1]) if found else 0
+        super().__init__(popen)
 
     @property
     def log(self) -> str:
@@ -205,9 +198,7 @@ def test_a_second_signal_ends_it_at_once(start: Start) -> None:
         raw.sendall(head + b"content-length: 100\r\nexpect: 100-continue\r\n\r\n")
         assert b"100 Continue" in raw.recv(100)  # the request is being worked on
         process.popen.send_signal(signal.SIGTERM)
-        assert process.popen.stdout is not None
-        while "Press Ctrl-C again" not in process.popen.stdout.readline():
-            pass
+        process.wait_for_line("Press Ctrl-C again")
         process.popen.send_signal(signal.SIGTERM)
         assert process.end(20) == 130
 
@@ -241,3 +232,38 @@ def test_as_many_descriptors_as_the_system_grants_are_asked_for(start: Start) ->
         pytest.skip("this system does not show a process's limits")
     [line] = [line for line in limits.read_text().splitlines() if "open files" in line]
     assert int(line.split()[3]) > 1024  # the default of max_connections
+
+
+@pytest.mark.parametrize("source", [".", "models.toml"])
+def test_a_source_that_is_no_model_is_refused_at_start(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(f'[model.x]\nkind = "text"\nsource = "{source}"\n')
+    command = [sys.executable, "-m", "localinfra", "serve", "--port", "0", "--config", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f'error: {path}: [model."x"] source: {tmp_path}')
+
+
+def test_a_settings_file_with_a_mark_and_without_models_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text("[server]\nkeep_costs = false\n", encoding="utf-8-sig")
+    with serving("--config", str(path)) as process:
+        assert "no model yet" in process.banner
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(60) == 0
+        assert process.popen.stderr and f"{path} names no model" in process.popen.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "/nowhere/models.toml"], "no such settings file"),
+        (["--host", "0.0.0.0"], "API key"),
+        (["--port", "99999"], "99999"),
+    ],
+)
+def test_a_wrong_start_is_one_line_and_no_traceback(arguments: list[str], words: str) -> None:
+    command = [sys.executable, "-m", "localinfra", "serve", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2
+    assert words in ended.stderr and "Traceback" not in ended.stderr

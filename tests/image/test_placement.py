@@ -9,7 +9,7 @@ import pytest
 
 from localinfra.errors import ModelUnavailable
 from localinfra.image.placement import GIB, Placement, decide, part_elements
-from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.entries import ImageModelEntry
 from localinfra.models.sources import PackageSource
 
 # FLUX.1 Schnell's weights, in numbers

@@ -115,22 +115,6 @@ def test_images_are_made_together_where_the_painter_says_so() -> None:
     asyncio.run(main())
 
 
-def test_it_is_idle_from_the_end_of_the_last_request() -> None:
-    async def main() -> None:
-        painter = Painter(gated=True)
-        worker = Worker(painter, name="flux", max_waiting=2)
-        assert painter.may_step
-        running = asyncio.create_task(all_events(worker, 1))
-        await until(lambda: worker.num_waiting == 1)
-        assert worker.idle_s == 0
-        painter.may_step.release(100)
-        await running
-        assert 0 < worker.idle_s < 5
-        worker.close()
-
-    asyncio.run(main())
-
-
 def test_requests_take_turns_image_by_image() -> None:
     async def main() -> None:
         painter = Painter(gated=True)

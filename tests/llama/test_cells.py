@@ -14,7 +14,7 @@ from localinfra.engine.backend import Batch
 from localinfra.llama.cells import CellMap
 from localinfra.llama.context import KV_TYPES, ContextSettings, LlamaContext, pointer_to
 from localinfra.llama.model import Model, ModelSettings
-from localinfra.models.catalog import KvType
+from localinfra.models.entries import KvType
 from localinfra.models.gguf.reader import BLOCKS
 
 SETTINGS = ContextSettings(

@@ -29,7 +29,7 @@ from localinfra.engine.request import (
 from localinfra.errors import ModelUnavailable
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
-from localinfra.models.catalog import LoraAdapter, TextModelEntry
+from localinfra.models.entries import LoraAdapter, TextModelEntry
 from localinfra.models.sources import PathSource
 from localinfra.text.loading import load_text_model
 
@@ -194,10 +194,10 @@ def test_a_load_that_fails_for_memory_is_tried_with_fewer_layers(
 def test_a_template_may_come_from_settings_and_a_missing_one_is_explained(tmp_path: Path) -> None:
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     model = load_text_model("tiny", entry(path, chat_template="{{ messages[0].content }}"), 8)
-    assert model._template is not None
+    assert model.prompts._template is not None
     model.close()
     model = load_text_model("tiny", entry(path, chat_template="{% for %}"), 8)
-    assert model._template is None and model._template_error
+    assert model.prompts._template is None and model.prompts._template_error
     model.close()
 
 
@@ -206,5 +206,5 @@ def test_a_model_may_be_asked_for_text_after_its_engine_has_ended(tmp_path: Path
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     model = load_text_model("tiny", entry(path), 8)
     model.close()
-    ids = model._model.tokenize("hello", parse_special=True, add_bos=True)
+    [ids] = model.vocabulary.tokens("hello", parse_special=True, add_bos=True)
     assert b"".join(map(model.token_bytes, ids))

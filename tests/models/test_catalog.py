@@ -1,5 +1,6 @@
 """The model tables of models.toml: what they may say, which name means which model."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models import catalog
-from localinfra.models.catalog import Catalog, ImageModelEntry, TextModelEntry
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import ImageModelEntry, TextModelEntry
 from localinfra.models.sources import PathSource
 
 TWO_MODELS = """
@@ -197,6 +199,13 @@ def test_a_chat_template_file_is_read_with_the_catalogue(tmp_path: Path, encodin
     (tmp_path / "my.jinja").write_text("{{ messages }} ü", encoding=encoding)
     entry = text_entry(tmp_path, 'chat_template_file = "my.jinja"')
     assert entry.chat_template == "{{ messages }} ü"
+
+
+def test_a_chat_template_that_is_no_file_is_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for a writer
+    for name in (f"{tmp_path}/pipe", "/dev/zero", str(tmp_path)):
+        with pytest.raises(ConfigError, match=r"chat_template_file: .* is not a file"):
+            text_entry(tmp_path, f'chat_template_file = "{name}"')
 
 
 def test_every_setting_of_a_text_model_is_taken(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from models.tiny_gguf import tiny_llama
 
 from localinfra.cli.first_start import check_files
 from localinfra.config import settings as config_file
@@ -137,3 +138,14 @@ def test_a_file_that_names_no_model_says_what_to_write(
     example = told.partition("such as")[2].partition("More")[0]
     path.write_text(example)  # which is a settings file itself
     assert catalog.load(config_file.load(path)).names == ("my-model",)
+
+
+def test_a_thorough_look_finds_a_file_whose_download_was_cut(tmp_path: Path) -> None:
+    whole = tiny_llama().to_bytes()
+    [entry] = with_model(tmp_path, "text").entries.values()
+    laid_out(tmp_path, {"model": whole})
+    assert not list(files.problems(entry, is_thorough=True))
+    laid_out(tmp_path, {"model": whole[: len(whole) // 2]})
+    assert not list(files.problems(entry))
+    [problem] = files.problems(entry, is_thorough=True)
+    assert "model" in problem and "fetch it again" in problem

@@ -16,13 +16,24 @@ class Model:
     def __init__(self, name: str) -> None:
         self.name = name
         self.fault: str | None = None
-        self.is_closed = False
+        self.error: Exception | None = None  # of its end
+        self.is_busy = self.is_closed = False
         self.may_close = threading.Event()
         self.may_close.set()
 
     def close(self) -> None:
         assert self.may_close.wait(60)
+        if self.error:
+            raise self.error
         self.is_closed = True
+
+
+class Clock:
+    """What time.monotonic() tells."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
 
 class Shelf:
@@ -32,7 +43,9 @@ class Shelf:
         self.made: list[Model] = []
         self.error: BaseException | None = None
         self.num_loads = 0
-        self.pool: Pool[Model] = Pool(self.load, Model.close, lambda model: model.fault)
+        self.pool: Pool[Model] = Pool(
+            self.load, Model.close, lambda model: model.fault, lambda model: model.is_busy
+        )
 
     def load(self, name: str) -> Model:
         self.num_loads += 1
@@ -83,6 +96,51 @@ def test_a_model_that_broke_is_dropped_and_comes_back_with_the_next_request() ->
         assert second is not first and first.is_closed and not shelf.pool.faults
         second.fault = "again"  # seen by the request itself
         assert (await shelf.pool.get("a")) is shelf.made[-1] is not second
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_a_model_that_nobody_uses_leaves_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
+    async def test() -> None:
+        shelf = Shelf()
+        for name in "abc":
+            await shelf.pool.get(name)
+        working = shelf.made[2]
+        working.is_busy = True
+
+        async def still_there(after_s: float) -> set[str]:
+            clock.now += after_s
+            await shelf.pool.unload_idle({"a": 10.0, "b": None, "c": 10.0})
+            return set(shelf.pool.loaded())
+
+        assert await still_there(9) == {"a", "b", "c"}
+        await shelf.pool.get("a")
+        assert await still_there(9) == {"a", "b", "c"}
+        assert await still_there(2) == {"b", "c"} and shelf.made[0].is_closed
+        working.is_busy = False
+        assert await still_there(9) == {"b", "c"}
+        assert await still_there(2) == {"b"} and working.is_closed
+        assert await shelf.pool.get("a") is shelf.made[3]
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_one_idle_model_that_can_not_be_freed_keeps_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+
+    async def test() -> None:
+        shelf = Shelf()
+        broken, fine = await shelf.pool.get("a"), await shelf.pool.get("b")
+        broken.error = OSError("the device is gone")
+        clock.now += 2
+        await shelf.pool.unload_idle({"a": 1.0, "b": 1.0})
+        assert fine.is_closed and "a could not be unloaded" in caplog.text
         await shelf.pool.close()
 
     run(test)

@@ -8,7 +8,8 @@ import pytest
 from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError, ModelNotFound
 from localinfra.models import catalog
-from localinfra.models.catalog import Catalog, TextModelEntry
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
 
 # The first model's own table is a version; the second one's is what its versions have in common.

@@ -1,20 +1,13 @@
 """The server that all tests of this folder share, and openai's client for it."""
 
-import random
 from collections.abc import Iterator
 
 import openai
 import pytest
 from live import CATALOGUE, LiveServer
+from repeatable import repeatable
 
-from localinfra.api.generation import params
-
-
-@pytest.fixture(autouse=True)
-def repeatable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests without a seed are sampled as in the run before: no test fails by a rare token."""
-    chance = random.Random(request.node.nodeid)
-    monkeypatch.setattr(params, "random_seed", chance.getrandbits)
+__all__ = ["repeatable"]  # of every test here
 
 
 @pytest.fixture(scope="session")

@@ -56,61 +56,10 @@ def test_token_ids_are_taken_as_they_are(client: openai.OpenAI, model: Model) ->
     assert complete(client, prompt=ids, max_tokens=1).usage.prompt_tokens == len(ids)
 
 
-def test_control_tokens_in_a_prompt_are_read_as_such(client: openai.OpenAI) -> None:
-    answer = complete(client, prompt="<|im_start|>user\nHi<|im_end|>\n", max_tokens=1)
-    assert answer.usage.prompt_tokens == 6
-
-
 def test_a_stop_string_ends_the_text_before_it(client: openai.OpenAI) -> None:
     answer = complete(client, prompt="1 2 3 4 5 6 7 8 9 10 11 12 13", max_tokens=40, stop=["7 1"])
     assert answer.choices[0].text == " 14 15 16 1"
     assert answer.choices[0].finish_reason == "stop"
-
-
-def test_echo_with_logprobs_scores_prompt_and_output(client: openai.OpenAI) -> None:
-    answer = complete(client, prompt=SENTENCE, max_tokens=1, echo=True, logprobs=1)
-    [choice] = answer.choices
-    scores = choice.logprobs
-    assert choice.text.startswith(SENTENCE)
-    assert len(scores.tokens) == answer.usage.prompt_tokens + 1
-    assert scores.token_logprobs[0] is None and scores.top_logprobs[0] is None
-    assert "".join(scores.tokens) == choice.text
-    assert [
-        choice.text[at : at + len(t)]
-        for at, t in zip(scores.text_offset, scores.tokens, strict=True)
-    ] == (scores.tokens)
-    for logprob, top in zip(scores.token_logprobs[1:], scores.top_logprobs[1:], strict=True):
-        assert max(top.values()) >= logprob
-    # lm-eval decides whether a token is the greedy one by comparing the two as floats
-    assert scores.token_logprobs[-1] == max(scores.top_logprobs[-1].values())
-
-
-def test_scoring_gives_an_entry_for_an_end_token_too(client: openai.OpenAI) -> None:
-    prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!"
-    answer = complete(
-        client, prompt=prompt, max_tokens=1, echo=True, logprobs=1, logit_bias={"2": 100}
-    )
-    assert answer.choices[0].finish_reason == "stop"
-    assert len(answer.choices[0].logprobs.tokens) == answer.usage.prompt_tokens + 1
-
-
-def test_echo_alone_repeats_the_prompt(client: openai.OpenAI) -> None:
-    whole = complete(client, prompt=SENTENCE, max_tokens=2, echo=True)
-    chunks = list(complete(client, prompt=SENTENCE, max_tokens=2, echo=True, stream=True))
-    assert whole.choices[0].text.startswith(SENTENCE + " Rome")
-    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
-    nothing = complete(client, prompt=SENTENCE, max_tokens=0, echo=True, logprobs=0)
-    assert nothing.choices[0].text == SENTENCE
-    assert len(nothing.choices[0].logprobs.tokens) == nothing.usage.prompt_tokens
-
-
-def test_a_streamed_score_equals_the_whole_one(client: openai.OpenAI) -> None:
-    options: dict[str, Any] = {"prompt": SENTENCE, "max_tokens": 4, "echo": True, "logprobs": 2}
-    whole = complete(client, **options).choices[0].logprobs
-    chunks = list(complete(client, **options, stream=True))
-    parts = [chunk.choices[0].logprobs for chunk in chunks if chunk.choices[0].logprobs]
-    assert [token for part in parts for token in part.tokens] == whole.tokens
-    assert [offset for part in parts for offset in part.text_offset] == whole.text_offset
 
 
 def test_scores_equal_a_direct_evaluation(server: LiveServer, model: Model) -> None:
@@ -163,37 +112,3 @@ def evaluate(model: Model, ids: list[int], chunk: int) -> list[float]:
     lib.llama_batch_free(batch)
     lib.llama_free(context)
     return logprobs
-
-
-def test_best_of_returns_the_likeliest_candidates(client: openai.OpenAI) -> None:
-    options: dict[str, Any] = {
-        "prompt": "Once upon a time", "max_tokens": 8, "temperature": 1.5, "seed": 3,
-        "logprobs": 0,
-    }  # fmt: skip
-
-    def mean(choice: Any) -> float:
-        return float(np.mean(choice.logprobs.token_logprobs))
-
-    candidates = complete(client, **options, n=6).choices
-    best = complete(client, **options, n=2, best_of=6)
-    ranked = sorted(candidates, key=mean, reverse=True)
-    assert [choice.text for choice in best.choices] == [choice.text for choice in ranked[:2]]
-    assert best.usage.completion_tokens == sum(len(c.logprobs.tokens) for c in candidates)
-
-
-def test_the_oldest_clients_name_the_model_in_the_path(server: LiveServer) -> None:
-    for path in (
-        f"/v1/engines/{SMOLLM2}/completions",
-        f"/v1/engines/{SMOLLM2.replace('/', '%2F')}/completions",
-        f"/v1/openai/engines/{SMOLLM2}/completions",
-    ):
-        answer = server.post(path, {"prompt": "Hi", "max_tokens": 1})
-        assert answer.status_code == 200 and answer.json()["model"] == SMOLLM2
-
-
-def test_nulls_are_as_good_as_nothing(server: LiveServer) -> None:
-    """LangChain sends them."""
-    body = {"model": "smollm2", "prompt": ["Hi"], "max_tokens": 1, "logprobs": None, "seed": None,
-            "stop": None, "n": 1, "best_of": None, "suffix": None, "logit_bias": None}  # fmt: skip
-    answer = server.post("/v1/completions", body)
-    assert answer.status_code == 200, answer.text

@@ -46,12 +46,6 @@ def reference() -> Any:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _measured(server: LiveServer) -> None:
-    """Two ways of computing give vectors that are equal to four digits; here more are compared."""
-    server.wait_until_measured("minilm")
-
-
 def vectors(client: openai.OpenAI, texts: Any, **fields: Any) -> NDArray[np.float32]:
     reply = client.embeddings.create(model="minilm", input=texts, **fields)
     assert [item.index for item in reply.data] == list(range(len(reply.data)))

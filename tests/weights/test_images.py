@@ -18,6 +18,8 @@ from live import SMOLLM2, LiveServer
 from numpy.typing import NDArray
 from PIL import Image
 
+from localinfra.kinds import IMAGE
+
 pytestmark = pytest.mark.timeout(300)
 
 PATH = "/v1/images/generations"
@@ -121,7 +123,7 @@ def test_idle_weights_leave_and_come_back(server: LiveServer) -> None:
         return str(httpx2.get(f"{server.url}/v1/models/leaves").json()["state"])
 
     [before] = made(server, seed=6, model="leaves")
-    painter = server.runtime.loaded_image_models()["leaves"]._painter
+    painter = server.runtime.loaded_of(IMAGE)["leaves"]._painter
     transformer = weakref.ref(painter._pipe.transformer)
     del painter
     while state() == "loaded":

@@ -14,6 +14,7 @@ from localinfra.config import settings as config_file
 from localinfra.llama.context import ContextSettings
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.models import catalog
+from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import read_header
 from localinfra.models.sources import PackageSource
 from localinfra.optimize import choose, loss, speed, worker
@@ -78,7 +79,7 @@ def test_the_winner_is_kept_found_and_served(
         "default_max_tokens = 8\n"
     )
     entry = catalog.load(config_file.load(tmp_path / "models.toml")).entries["small"]
-    assert isinstance(entry, catalog.TextModelEntry)
+    assert isinstance(entry, TextModelEntry)
     assert loading.weights("small", entry)[0] == Path(report.kept)
     command = [sys.executable, "-m", "localinfra", "serve", "--port", "0"]
     command += ["--config", str(tmp_path / "models.toml")]

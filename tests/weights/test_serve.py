@@ -1,9 +1,7 @@
 """`localinfra serve` as a process: what it prints, and how it ends."""
 
-import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,36 +12,9 @@ from typing import Any
 
 import pytest
 from children import started
+from serve_process import ServeProcess, serving
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-class Process:
-    def __init__(self, popen: "subprocess.Popen[str]"):
-        self.popen = popen
-        self.banner = ""
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            self.banner += line
-            if line.startswith("Press Ctrl-C"):
-                break
-        found = re.search(r"http://[^/]+", self.banner)
-        self.url = found.group() if found else ""
-
-    def post(self, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            self.url + "/v1/chat/completions", json.dumps(body).encode(),
-            {"content-type": "application/json"},
-        )  # fmt: skip
-        return urllib.request.urlopen(request, timeout=60)
-
-
-@contextlib.contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[Process]:
-    command = [sys.executable, "-m", "localinfra", "serve", "--port", "0", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with started(command, env={**os.environ, **environment}, **pipes) as popen:
-        yield Process(popen)
 
 
 def settings(folder: Path, server: str = "keep_costs = false") -> tuple[str, str]:
@@ -56,8 +27,16 @@ def settings(folder: Path, server: str = "keep_costs = false") -> tuple[str, str
     return "--config", str(folder / "models.toml")
 
 
+def post(process: ServeProcess, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(
+        process.url + "/v1/chat/completions", json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )  # fmt: skip
+    return urllib.request.urlopen(request, timeout=60)
+
+
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[Process]:
+def process(tmp_path: Path) -> Iterator[ServeProcess]:
     with serving(*settings(tmp_path)) as process:
         yield process
 
@@ -69,7 +48,7 @@ def long_request(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_banner_has_a_curl_line_that_works(process: Process) -> None:
+def test_the_banner_has_a_curl_line_that_works(process: ServeProcess) -> None:
     assert MODEL in process.banner
     command = process.banner[process.banner.index("  curl") : process.banner.index("Press")]
     answer = subprocess.run(
@@ -80,17 +59,12 @@ def test_the_banner_has_a_curl_line_that_works(process: Process) -> None:
 
 def test_a_signal_lets_running_answers_end_and_the_exit_code_is_0(tmp_path: Path) -> None:
     with serving(*settings(tmp_path, "keep_costs = false\nshutdown_timeout_s = 60")) as process:
-        stream = process.post(long_request())
+        stream = post(process, long_request())
         stream.readline()
         process.popen.send_signal(signal.SIGINT)
         rest = stream.read().decode()
         assert '"finish_reason":"length"' in rest and rest.endswith("data: [DONE]\n\n")
         assert process.popen.wait(60) == 0
-
-
-def test_sigterm_while_idle_ends_it_with_0(process: Process) -> None:
-    process.popen.send_signal(signal.SIGTERM)
-    assert process.popen.wait(60) == 0
 
 
 def test_started_by_a_script_that_ignores_sigint_and_sighup_it_heeds_sigterm(
@@ -103,9 +77,9 @@ def test_started_by_a_script_that_ignores_sigint_and_sighup_it_heeds_sigterm(
     )
     command = [sys.executable, "-c", program, "serve", "--port", "0", *settings(tmp_path)]
     with started(command, stdout=subprocess.PIPE, text=True) as popen:
-        process = Process(popen)
+        process = ServeProcess(popen)
         popen.send_signal(signal.SIGHUP)  # the terminal is closed
-        assert process.post(long_request(stream=False)).status == 200
+        assert post(process, long_request(stream=False)).status == 200
         popen.send_signal(signal.SIGTERM)
         assert popen.wait(60) == 0
 
@@ -113,7 +87,7 @@ def test_started_by_a_script_that_ignores_sigint_and_sighup_it_heeds_sigterm(
 def test_what_was_used_is_in_the_costs_after_the_end(tmp_path: Path) -> None:
     cache = {"LOCALINFRA_CACHE": str(tmp_path / "cache")}
     with serving(*settings(tmp_path, ""), **cache) as process:
-        usage = json.loads(process.post(long_request(stream=False)).read())["usage"]
+        usage = json.loads(post(process, long_request(stream=False)).read())["usage"]
         process.popen.send_signal(signal.SIGTERM)
         assert process.popen.wait(60) == 0
     command = [sys.executable, "-m", "localinfra", "costs", "--json"]
@@ -128,7 +102,7 @@ def test_what_was_used_is_in_the_costs_after_the_end(tmp_path: Path) -> None:
 
 def test_answers_that_outlast_the_deadline_are_cancelled(tmp_path: Path) -> None:
     with serving(*settings(tmp_path, "keep_costs = false\nshutdown_timeout_s = 1")) as process:
-        stream = process.post(long_request(max_tokens=8000))
+        stream = post(process, long_request(max_tokens=8000))
         stream.readline()
         process.popen.send_signal(signal.SIGINT)
         rest = stream.read().decode()
@@ -136,55 +110,10 @@ def test_answers_that_outlast_the_deadline_are_cancelled(tmp_path: Path) -> None
         assert process.popen.wait(60) == 0
 
 
-def test_a_second_signal_ends_it_at_once(process: Process) -> None:
-    stream = process.post(long_request(max_tokens=8000))
+def test_a_second_signal_ends_it_at_once(process: ServeProcess) -> None:
+    stream = post(process, long_request(max_tokens=8000))
     stream.readline()
     process.popen.send_signal(signal.SIGINT)
-    assert process.popen.stdout is not None
-    while "Press Ctrl-C again" not in process.popen.stdout.readline():
-        pass
+    process.wait_for_line("Press Ctrl-C again")
     process.popen.send_signal(signal.SIGINT)
     assert process.popen.wait(30) == 130
-
-
-@pytest.mark.parametrize("source", [".", "models.toml"])
-def test_a_source_that_is_no_model_is_refused_at_start(tmp_path: Path, source: str) -> None:
-    path = tmp_path / "models.toml"
-    path.write_text(f'[model.x]\nkind = "text"\nsource = "{source}"\n')
-    command = [sys.executable, "-m", "localinfra", "serve", "--port", "0", "--config", str(path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith(f'error: {path}: [model."x"] source: {tmp_path}')
-
-
-def test_a_settings_file_with_a_mark_and_without_models_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "models.toml"
-    path.write_text("[server]\nkeep_costs = false\n", encoding="utf-8-sig")
-    with serving("--config", str(path)) as process:
-        assert "no model yet" in process.banner
-        process.popen.send_signal(signal.SIGTERM)
-        assert process.popen.wait(60) == 0
-        assert process.popen.stderr and f"{path} names no model" in process.popen.stderr.read()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--config", "/nowhere/models.toml"], "no such settings file"),
-        (["--host", "0.0.0.0"], "API key"),
-        (["--port", "99999"], "99999"),
-    ],
-)
-def test_a_wrong_start_is_one_line_and_no_traceback(arguments: list[str], words: str) -> None:
-    command = [sys.executable, "-m", "localinfra", "serve", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert ended.returncode == 2
-    assert words in ended.stderr and "Traceback" not in ended.stderr
-
-
-def test_a_port_in_use_says_what_to_do(process: Process) -> None:
-    port = process.url.rsplit(":", 1)[1]
-    command = [sys.executable, "-m", "localinfra", "serve", "--port", port]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert ended.returncode == 2
-    assert "--port" in ended.stderr and "Traceback" not in ended.stderr

@@ -2,28 +2,16 @@
 
 import socket
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
 import msgspec
 import pytest
-from live import CATALOGUE, SMOLLM2, LiveServer
+from live import SMOLLM2, LiveServer
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
-CALLED = {"id": "c", "type": "function", "function": {"name": "now", "arguments": "{}"}}
 TEXTS = ["Hello world", "", " \n\t", "ä🦜本 x", "<|im_start|>user\nHi<|im_end|>\n", "a" * 5000]
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server of one text model, which needs no name."""
-    path = tmp_path_factory.mktemp("alone") / "models.toml"
-    path.write_text(CATALOGUE.partition('[model."thinker"]')[0])
-    server = LiveServer(path)
-    yield server
-    server.close()
 
 
 def tokenize(server: LiveServer, **fields: Any) -> dict[str, Any]:
@@ -34,23 +22,12 @@ def tokenize(server: LiveServer, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("prefix", ["", "/v1", "/v1/openai"])
-def test_a_text_comes_back_from_its_tokens(server: LiveServer, text: str, prefix: str) -> None:
-    found = server.post(f"{prefix}/tokenize", {"model": "smollm2", "prompt": text}).json()
+def test_a_text_comes_back_from_its_tokens(server: LiveServer, text: str) -> None:
+    found = tokenize(server, prompt=text)
     assert found["count"] == len(found["tokens"]) and found["max_model_len"] == 2048
     assert found["token_strs"] is None
     back = {"model": "smollm2", "tokens": found["tokens"]}
-    assert server.post(f"{prefix}/detokenize", back).json() == {"prompt": text}
-
-
-def test_the_tokens_are_those_of_a_completions_prompt(server: LiveServer) -> None:
-    for text in ("Hello world", "<|im_start|>user\nHi<|im_end|>\n"):
-        body = {"model": "smollm2", "prompt": text, "max_tokens": 1, "temperature": 0}
-        usage = server.post("/v1/completions", body).json()["usage"]
-        found = tokenize(server, prompt=text)
-        assert found["count"] == usage["prompt_tokens"]
-        same = server.post("/v1/completions", {**body, "prompt": found["tokens"], "echo": True})
-        assert same.json()["choices"][0]["text"].startswith(text)
+    assert server.post("/detokenize", back).json() == {"prompt": text}
 
 
 def test_control_tokens_are_read_as_such_and_spelt_out(server: LiveServer) -> None:
@@ -59,39 +36,6 @@ def test_control_tokens_are_read_as_such_and_spelt_out(server: LiveServer) -> No
     assert found["token_strs"] == ["a", "Ġ", "<|im_end|>"]
     reply = server.post("/detokenize", {"model": "smollm2", "tokens": found["tokens"]})
     assert reply.json() == {"prompt": "a <|im_end|>"}
-
-
-def test_the_tokens_are_those_of_a_chat(server: LiveServer) -> None:
-    tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
-    for fields in (
-        {"messages": HELLO},
-        {"messages": HELLO, "tools": [tool]},
-        {"messages": [*HELLO, {"role": "assistant", "content": "Hel"}]},
-        {"model": "thinker", "messages": HELLO, "chat_template_kwargs": {"enable_thinking": False}},
-    ):
-        found = tokenize(server, **fields)
-        body = {"model": "smollm2", "max_tokens": 1, **fields}
-        usage = server.post("/v1/chat/completions", body).json()["usage"]
-        assert found["count"] == usage["prompt_tokens"]
-
-
-def spelt(server: LiveServer, **fields: Any) -> str:
-    tokens = tokenize(server, **fields)["tokens"]
-    return str(server.post("/detokenize", {"model": "smollm2", "tokens": tokens}).json()["prompt"])
-
-
-def test_a_conversation_is_put_as_a_prompt_or_shown_alone(server: LiveServer) -> None:
-    answered = [*HELLO, {"role": "assistant", "content": "Hel"}]
-    assert spelt(server, messages=HELLO).endswith("Hello<|im_end|>\n<|im_start|>assistant\n")
-    assert spelt(server, messages=HELLO, add_generation_prompt=False).endswith("Hello<|im_end|>\n")
-    assert spelt(server, messages=answered).endswith("<|im_start|>assistant\nHel")
-    assert spelt(server, messages=answered, add_generation_prompt=False).endswith("Hel<|im_end|>\n")
-    continued = {"add_generation_prompt": False, "continue_final_message": True}
-    assert spelt(server, messages=answered, **continued).endswith("<|im_start|>assistant\nHel")
-
-
-def test_a_text_longer_than_the_context_is_counted_all_the_same(server: LiveServer) -> None:
-    assert tokenize(server, prompt="word " * 10_000)["count"] > 10_000
 
 
 def test_large_texts_are_refused_when_too_many_wait_and_hold_up_nobody(server: LiveServer) -> None:
@@ -106,7 +50,7 @@ def test_large_texts_are_refused_when_too_many_wait_and_hold_up_nobody(server: L
 
 
 def test_who_leaves_before_the_answer_gives_the_place_back(server: LiveServer) -> None:
-    counting = server.runtime.loaded_text_models()[SMOLLM2]._counting
+    counting = server.runtime.loaded_text_models()[SMOLLM2].prompts._counting
     body = msgspec.json.encode({"model": "smollm2", "prompt": "a" * 1_000_000})
     head = "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     port = int(server.url.rpartition(":")[2])
@@ -119,101 +63,11 @@ def test_who_leaves_before_the_answer_gives_the_place_back(server: LiveServer) -
     server.wait_until(lambda _: not counting.num_waiting, timeout_s=60)
 
 
-def test_control_tokens_of_a_system_message_are_the_templates_alone(server: LiveServer) -> None:
-    typed = [{"role": "system", "content": "a <|im_end|> b"}, *HELLO]
-    assert spelt(server, messages=typed).startswith("<|im_start|>system\na <|im_end|> b<|im_end|>")
-    assert tokenize(server, messages=typed)["tokens"].count(2) == 2
-
-
-# body → status, param, code
-TOKENIZE_ERRORS: list[tuple[dict[str, Any], int, str, str]] = [
-    ({}, 400, "prompt", "invalid_value"),
-    ({"prompt": "a", "messages": HELLO}, 400, "prompt", "invalid_value"),
-    ({"prompt": 5}, 400, "prompt", "invalid_value"),
-    ({"prompt": "a" * 1_000_001}, 400, "prompt", "invalid_value"),
-    ({"messages": []}, 400, "messages", "invalid_value"),
-    ({"messages": [{"role": "user"}]}, 400, "messages[0].content", "invalid_value"),
-    ({"messages": HELLO, "chat_template": "x"}, 400, "chat_template", "unsupported_parameter"),
-    (
-        {"messages": HELLO, "chat_template_kwargs": {"messages": 1}},
-        400, "chat_template_kwargs", "invalid_value",
-    ),
-    (
-        {"messages": HELLO, "continue_final_message": True},
-        400, "continue_final_message", "invalid_value",
-    ),
-    (
-        {
-            "messages": [*HELLO, {"role": "assistant", "tool_calls": [CALLED]}],
-            "continue_final_message": True,
-        },
-        400, "continue_final_message", "invalid_value",
-    ),
-    (
-        {
-            "messages": [*HELLO, {"role": "assistant", "content": "Hel"}],
-            "continue_final_message": True, "add_generation_prompt": True,
-        },
-        400, "continue_final_message", "invalid_value",
-    ),
-    ({"prompt": "a", "model": "gpt-4o"}, 404, "model", "model_not_found"),
-    ({"prompt": "a", "model": "absent"}, 503, "model", "model_unavailable"),
-    ({"prompt": "a", "model": None}, 400, "model", "invalid_value"),
-]  # fmt: skip
-
-DETOKENIZE_ERRORS: list[tuple[dict[str, Any], int, str]] = [
-    ({}, 400, "tokens"),
-    ({"tokens": [49152]}, 400, "tokens"),
-    ({"tokens": [-1]}, 400, "tokens"),
-    ({"tokens": [2**70]}, 400, "tokens"),
-    ({"tokens": ["a"]}, 400, "tokens[0]"),
-    ({"tokens": "a"}, 400, "tokens"),
-    ({"tokens": [0] * 1_000_001}, 400, "tokens"),
-    ({"tokens": [0], "model": "minilm"}, 400, "model"),
-]
-
-
-@pytest.mark.parametrize(("body", "status", "param", "code"), TOKENIZE_ERRORS)
-def test_a_wrong_text_is_told_what_is_wrong(
-    server: LiveServer, body: dict[str, Any], status: int, param: str, code: str
-) -> None:
-    reply = server.post("/tokenize", {"model": "smollm2", **body})
-    assert reply.status_code == status, reply.text
-    error = reply.json()["error"]
-    assert (error["param"], error["code"]) == (param, code), error
-
-
-@pytest.mark.parametrize(("body", "status", "param"), DETOKENIZE_ERRORS)
-def test_wrong_tokens_are_told_what_is_wrong(
-    server: LiveServer, body: dict[str, Any], status: int, param: str
-) -> None:
-    reply = server.post("/detokenize", {"model": "smollm2", **body})
-    assert reply.status_code == status, reply.text
-    assert reply.json()["error"]["param"] == param, reply.text
-
-
-def test_only_text_models_have_tokens_here(server: LiveServer) -> None:
-    for path, body in (("/tokenize", {"prompt": "a"}), ("/v1/detokenize", {"tokens": [1]})):
-        reply = server.post(path, {"model": "minilm", **body})
-        assert reply.status_code == 400
-        assert f"an embedding model: it answers at /v1/embeddings, not at {path}" in reply.text
-
-
 def test_the_tokenizer_is_described_by_name(server: LiveServer) -> None:
     info = httpx2.get(f"{server.url}/tokenizer_info", params={"model": "smollm2"}).json()
     assert info["model"] == SMOLLM2 and info["tokenizer_class"] == "gpt2"
     assert (info["bos_token"], info["eos_token"]) == ("<|im_start|>", "<|im_end|>")
     assert info["model_max_length"] == 2048 and "im_start" in info["chat_template"]
-    thinker = httpx2.get(f"{server.url}/tokenizer_info", params={"model": "thinker"}).json()
+    url = f"{server.url}/tokenizer_info?model=thinker"  # which is loaded for it
+    thinker = httpx2.get(url, timeout=60).json()
     assert "enable_thinking" in thinker["chat_template"]  # models.toml has replaced it
-
-
-def test_lm_evals_requests_name_no_model(alone: LiveServer, server: LiveServer) -> None:
-    """Its remote tokenizer, request by request. Where several models could be meant, it is told
-    so, and takes another tokenizer."""
-    info = httpx2.get(f"{alone.url}/tokenizer_info").json()
-    body = {"prompt": info["eos_token"], "add_special_tokens": False}
-    assert alone.post("/tokenize", body).json()["tokens"] == [2]
-    assert alone.post("/detokenize", {"tokens": [2]}).json() == {"prompt": "<|im_end|>"}
-    for reply in (httpx2.get(f"{server.url}/tokenizer_info"), server.post("/tokenize", body)):
-        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "model")

@@ -105,7 +105,7 @@ async def create_message(request: Request) -> Response:
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)
     turn = await begin_turn(model, wanted, call.caller)
-    call.leave_out([*left_out, *model.unread(body.kwarg_paths), *turn.left_out])
+    call.leave_out([*left_out, *model.prompts.unread(body.kwarg_paths), *turn.left_out])
     answer = MessageAnswer(model, turn, charge, body.hides_thinking)
     if body.stream:
         return call.named_stream(answer.events(), turn.deltas, error_event, Ping().named)
@@ -119,8 +119,8 @@ async def count_message_tokens(request: Request) -> Response:
     messages, left_out = await call.converted(lambda: (body.conversation(), body.left_out))
     use = body.answer().use
     model = await call.runtime.text_model(body.model, COUNT_ROUTE)
-    call.leave_out([*left_out, *model.unread(body.kwarg_paths)])
-    prompt = await model.chat_prompt(messages, body.template_kwargs, use.tools)
+    call.leave_out([*left_out, *model.prompts.unread(body.kwarg_paths)])
+    prompt = await model.prompts.chat(messages, body.template_kwargs, use.tools)
     return call.json(TokenCount(len(prompt.ids)))
 
 

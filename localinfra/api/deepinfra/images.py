@@ -30,7 +30,7 @@ from localinfra.image.request import (
     ImageRequest,
     Original,
 )
-from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.entries import ImageModelEntry
 
 if TYPE_CHECKING:
     pass  # brings the pipeline's file

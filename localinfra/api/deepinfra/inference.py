@@ -9,8 +9,8 @@ from localinfra.api.deepinfra.encoders import infer_embeddings, infer_ranking
 from localinfra.api.deepinfra.images import infer_images
 from localinfra.api.deepinfra.text import infer_text
 from localinfra.api.http.state import AppState
-from localinfra.models.catalog import (
-    DEPLOY_ID,
+from localinfra.models.catalog import DEPLOY_ID
+from localinfra.models.entries import (
     EmbeddingModelEntry,
     ImageModelEntry,
     ModelEntry,

@@ -95,8 +95,8 @@ async def infer_text(request: Request, name: str) -> Response:
     call.log_user(body.user)
     model = await call.runtime.text_model(name, ROUTE)
     charge = call.charge(model)
-    prompt = await model.text_prompt(body.input, param="input")
-    compiled = await model.compile(Answer(body.answer_format))
+    prompt = await model.prompts.text(body.input, param="input")
+    compiled = await model.grammars.compile(Answer(body.answer_format))
     call.leave_out(compiled.left_out)
     deltas = model.generate(
         TextRequest(

@@ -10,7 +10,7 @@ import msgspec
 from localinfra.costs import Ledger, Used
 from localinfra.engine.output import OutputDelta
 from localinfra.metrics import Metrics
-from localinfra.models.catalog import Price
+from localinfra.models.entries import Price
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):

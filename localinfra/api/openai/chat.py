@@ -184,7 +184,7 @@ async def create_chat_completion(request: Request) -> Response:
     charge = call.charge(model)
     turn = await begin_turn(model, wanted, call.caller)
     call.leave_out([*tools.left_out, *left_out_calls(body.messages)], tools.unknown)
-    call.leave_out([*model.unread(body.kwarg_paths), *turn.left_out])
+    call.leave_out([*model.prompts.unread(body.kwarg_paths), *turn.left_out])
     answer = ChatAnswer(model, body, wanted.answer.use, turn, charge)
     if body.stream:
         return call.stream(answer.chunks(), turn.deltas)

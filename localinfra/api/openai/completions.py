@@ -139,12 +139,12 @@ async def answer_completion(call: Call[CompletionRequest], name: str) -> Respons
     model = await call.runtime.text_model(name, ROUTE)
     charge = call.charge(model)
     prompts = [
-        await model.text_prompt(prompt, body.suffix or None)
+        await model.prompts.text(prompt, body.suffix or None)
         if isinstance(prompt, str)
-        else model.token_prompt(prompt, "prompt")
+        else model.prompts.checked_ids(prompt, "prompt")
         for prompt in body.prompts
     ]
-    compiled = await model.compile(Answer(body.answer_format))
+    compiled = await model.grammars.compile(Answer(body.answer_format))
     call.leave_out(compiled.left_out)
     echoes = [
         prompt if isinstance(prompt, str) else await spelled(call, model, prompt)

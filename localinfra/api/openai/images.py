@@ -33,7 +33,7 @@ from localinfra.image.request import (
     Preview,
     Step,
 )
-from localinfra.models.catalog import ImageModelEntry
+from localinfra.models.entries import ImageModelEntry
 
 if TYPE_CHECKING:
     from localinfra.image.model import ImageModel, PromptTokens  # brings the pipeline's file

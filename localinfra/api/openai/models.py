@@ -3,8 +3,6 @@
 Chat applications offer whatever is listed, so what can't answer is left out unless asked for.
 """
 
-from typing import Any
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,7 +10,7 @@ from starlette.responses import Response
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.state import AppState
 from localinfra.errors import InvalidRequest
-from localinfra.models.catalog import ImageModelEntry, ModelEntry, Price, TextModelEntry
+from localinfra.models.entries import ModelEntry, Price
 from localinfra.models.pool import LoadState
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
@@ -43,22 +41,9 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
-    details: dict[str, Any] = {}
     load, files = runtime.state(name), file_state(entry.source)
     is_failed_for_files = load is LoadState.FAILED and files != "present"
-    if isinstance(entry, TextModelEntry):
-        loaded = runtime.loaded_text_models().get(name)
-        details = {
-            "context_length": loaded.context_length if loaded else entry.context_length,
-            "default_max_tokens": entry.default_max_tokens,
-            "max_output_tokens": entry.max_output_tokens,
-        }
-    elif not isinstance(entry, ImageModelEntry):
-        encoder = runtime.loaded_encoders().get(name, entry)
-        details = {
-            "context_length": encoder.context_length,
-            "dimensions": getattr(encoder, "dimensions", None),
-        }
+    details = runtime.loaded().get(name, entry).details
     return ModelCard(
         id=name,
         object="model",
@@ -73,7 +58,7 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
         versions=runtime.catalog.versions(name),
         deploy_id=entry.deploy_id,
         description=entry.description,
-        **details,
+        **msgspec.structs.asdict(details),
     )
 
 

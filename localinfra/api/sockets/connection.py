@@ -5,7 +5,6 @@ before any ASGI call, and refused with the error body that every route has. Know
 """
 
 import asyncio
-import http
 import logging
 import re
 from typing import Any, cast
@@ -17,10 +16,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from localinfra import errors
-from localinfra.api.http.errors import error_response
 from localinfra.api.http.request_log import log_refusal
 from localinfra.api.http.state import RequestState
+from localinfra.api.sockets import refusals
 from localinfra.api.sockets.connections import Connections
 from localinfra.chance import random_hex
 from localinfra.errors import ApiError
@@ -128,7 +126,8 @@ class Connection(HttpToolsProtocol):
         try:
             self.feed(data)
         except httptools.HttpParserError as error:
-            self.refuse(self._refusal or self.malformed(data, error))
+            malformed = refusals.malformed(data, error, is_first=self._is_first_read)
+            self.refuse(self._refusal or malformed)
             return
         self._is_first_read = False
         self._head_is_split = self._head_began_s is not None
@@ -144,11 +143,11 @@ class Connection(HttpToolsProtocol):
             framing_bytes = self._framed_bytes - self._body_bytes
             allowed = self.settings.max_header_bytes + CHUNK_FRAMING_BYTES * self._num_chunks
             if framing_bytes > allowed:
-                self.refuse(self.odd_chunks())
+                self.refuse(refusals.odd_chunks())
         elif not was_in_head and not was_in_body:
             self._blank_bytes += len(data)
             if self._blank_bytes > MAX_BLANK_BYTES and self._head_began_s is None:
-                self.refuse(errors.InvalidRequest("The request is not valid HTTP: no request."))
+                self.refuse(refusals.no_request())
 
     def feed(self, data: bytes) -> None:
         """Raises HttpParserError."""
@@ -191,7 +190,7 @@ class Connection(HttpToolsProtocol):
             return
         super().on_url(url)
         if len(self.url) > MAX_URL_BYTES:
-            self.stop(self.url_too_long())
+            self.stop(refusals.url_too_long(MAX_URL_BYTES))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_began_s is None:
@@ -221,12 +220,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self.judge_upgrade()
         if len(self.pipeline) >= MAX_PIPELINED:
-            self.stop(
-                errors.InvalidRequest(
-                    f"More than {MAX_PIPELINED} requests wait on one connection: send the next "
-                    "when an answer is there, or use more connections."
-                )
-            )
+            self.stop(refusals.too_many_pipelined(MAX_PIPELINED))
         self._num_heads += 1
         self._blank_bytes = 0
         self._head_began_s = None
@@ -242,7 +236,7 @@ class Connection(HttpToolsProtocol):
     def on_chunk_header(self) -> None:
         self._num_chunks += 1
         if self._num_chunks > FREE_CHUNKS + self._body_bytes // MIN_CHUNK_BYTES:
-            self.stop(self.odd_chunks())
+            self.stop(refusals.odd_chunks())
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -260,14 +254,9 @@ class Connection(HttpToolsProtocol):
 
     def judge_upgrade(self) -> None:
         if self.parser.get_method() == b"CONNECT":
-            self.stop(errors.MethodNotAllowed("This server is no proxy: CONNECT is not served."))
+            self.stop(refusals.no_proxy())
         if self._get_upgrade() == b"websocket":
-            self.stop(
-                errors.UpgradeRequired(
-                    "This server speaks no WebSocket: ask over HTTP, with `stream: true` for "
-                    "events."
-                )
-            )
+            self.stop(refusals.no_websocket())
         self._offers_upgrade = True
 
     def stop(self, refusal: ApiError) -> None:
@@ -310,25 +299,8 @@ class Connection(HttpToolsProtocol):
                 return
             running.disconnected = True  # its work is in vain
             running.message_event.set()
-        self.write(error, scope)
+        self.transport.write(refusals.answer(error, scope, self.server_state.default_headers))
         self.leave()
-
-    def write(self, error: ApiError, scope: Scope) -> None:
-        own = {"connection": "close", "x-request-id": RequestState.of(scope).id}
-        if error.status == 426:
-            own["upgrade"] = "HTTP/1.1"
-        response = error_response(error, scope, own)
-        phrase = http.HTTPStatus(error.status).phrase.encode()
-        fields = [*self.server_state.default_headers, *response.raw_headers]
-        self.transport.write(
-            b"HTTP/1.1 %d %b\r\n%b\r\n%b"
-            % (
-                error.status,
-                phrase,
-                b"".join([b"%b: %b\r\n" % field for field in fields]),
-                bytes(response.body),
-            )
-        )
 
     def leave(self) -> None:
         """Says that no more will come, and gives the client a moment to read it."""
@@ -341,34 +313,8 @@ class Connection(HttpToolsProtocol):
         self._is_deaf = True
         self.transport.abort()
 
-    def malformed(self, data: bytes, error: Exception) -> ApiError:
-        if self._is_first_read and data.startswith(b"\x16\x03"):
-            return errors.InvalidRequest("This server speaks no TLS: use http:// instead.")
-        if self._is_first_read and data.startswith(b"PRI * HTTP/2"):
-            return errors.UnsupportedHttpVersion(
-                "This server speaks HTTP/1.1: switch HTTP/2 with prior knowledge off."
-            )
-        if isinstance(error, httptools.HttpParserInvalidMethodError):
-            return errors.InvalidRequest("The request is not valid HTTP: no known method.")
-        reason = "" if isinstance(error, httptools.HttpParserCallbackError) else str(error)[:100]
-        return errors.InvalidRequest(
-            f"The request is not valid HTTP: {reason or 'its target can not be read'}."
-        )
-
-    def url_too_long(self) -> ApiError:
-        return errors.UrlTooLong(f"The URL is longer than {MAX_URL_BYTES} bytes.")
-
     def head_too_large(self) -> ApiError:
-        return errors.HeadersTooLarge(
-            f"The request's headers are more than {MAX_HEADERS} or larger than "
-            f"{self.settings.max_header_bytes} bytes."
-        )
-
-    def odd_chunks(self) -> ApiError:
-        return errors.InvalidRequest(
-            "The body's chunks hold too little for what frames them: send larger ones, or a "
-            "Content-Length."
-        )
+        return refusals.head_too_large(MAX_HEADERS, self.settings.max_header_bytes)
 
     # Time. Called about once a second.
 
@@ -386,11 +332,7 @@ class Connection(HttpToolsProtocol):
         elif self._head_began_s is not None and not self._is_deaf:
             timeout_s = self.settings.head_timeout_s
             if now_s - self._head_began_s > timeout_s:
-                self.refuse(
-                    errors.RequestTimeout(
-                        f"The request's head did not arrive within {timeout_s:g} s."
-                    )
-                )
+                self.refuse(refusals.head_too_slow(timeout_s))
         elif not self.is_busy:
             # In a body, the answer was sent before all of it came.
             is_new = self._num_heads == 0 or self._in_body

@@ -176,7 +176,7 @@ async def create_response(request: Request) -> HttpResponse:
     charge = call.charge(model)
     with naming_input():
         turn = await begin_turn(model, asked.turn(call.default_seed), call.caller)
-    left_out = [*asked.left_out, *model.unread(body.kwarg_paths), *turn.left_out]
+    left_out = [*asked.left_out, *model.prompts.unread(body.kwarg_paths), *turn.left_out]
     call.leave_out(left_out, asked.unknown)
     answer = ResponseAnswer(call, asked, model, turn, charge)
     if body.stream:
@@ -190,8 +190,8 @@ async def count_input_tokens(request: Request) -> HttpResponse:
     model = await call.runtime.text_model(body.model, ROUTE)
     with naming_input():
         tools = asked.answer.use.tools
-        prompt = await model.chat_prompt(asked.messages, body.template_kwargs, tools)
-    call.leave_out([*asked.left_out, *model.unread(body.kwarg_paths)], asked.unknown)
+        prompt = await model.prompts.chat(asked.messages, body.template_kwargs, tools)
+    call.leave_out([*asked.left_out, *model.prompts.unread(body.kwarg_paths)], asked.unknown)
     return call.json({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from live import SMOLLM2, LiveServer
+from echo import ECHO, EchoServer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -35,7 +35,7 @@ CHAT_ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"repetition_penalty": 5.1}, 400, "repetition_penalty", "invalid_value"),
     ({"logit_bias": {"5": 101}}, 400, "logit_bias[...]", "invalid_value"),
     ({"logit_bias": {"x": 1}}, 400, "logit_bias", "invalid_value"),
-    ({"logit_bias": {"49152": 1}}, 400, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"262": 1}}, 400, "logit_bias", "invalid_value"),
     ({"logit_bias": {"-1": 1}}, 400, "logit_bias", "invalid_value"),
     ({"stop": ["a"] * 65}, 400, "stop", "invalid_value"),
     ({"stop": "a" * 257}, 400, "stop", "invalid_value"),
@@ -86,7 +86,7 @@ COMPLETION_ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"prompt": []}, 400, "prompt", "invalid_value"),
     ({"prompt": [[]]}, 400, "prompt", "invalid_value"),
     ({"prompt": ["a", 1]}, 400, "prompt", "invalid_value"),
-    ({"prompt": [49152]}, 400, "prompt", "invalid_value"),
+    ({"prompt": [262]}, 400, "prompt", "invalid_value"),
     ({"prompt": [-1]}, 400, "prompt", "invalid_value"),
     ({"prompt": ["a"] * 129}, 400, "prompt", "invalid_value"),
     ({"prompt": ["a"] * 100, "n": 100}, 400, "n", "invalid_value"),
@@ -110,7 +110,7 @@ def assert_error(reply: httpx2.Response, status: int, param: str | None, code: s
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("change", "status", "param", "code"), CHAT_ERRORS)
 def test_a_wrong_chat_request_is_told_what_is_wrong(
-    server: LiveServer,
+    server: EchoServer,
     change: dict[str, Any],
     status: int,
     param: str | None,
@@ -118,33 +118,33 @@ def test_a_wrong_chat_request_is_told_what_is_wrong(
     stream: bool,
 ) -> None:
     """With the right status also when a stream was asked for: nothing has been sent yet."""
-    body = {"model": "smollm2", "messages": HELLO, "max_tokens": 1, "stream": stream, **change}
+    body = {"model": "echo", "messages": HELLO, "max_tokens": 1, "stream": stream, **change}
     assert_error(server.post(CHAT, body), status, param, code)
 
 
 @pytest.mark.parametrize(("change", "status", "param", "code"), COMPLETION_ERRORS)
 def test_a_wrong_completions_request_is_told_what_is_wrong(
-    server: LiveServer, change: dict[str, Any], status: int, param: str | None, code: str
+    server: EchoServer, change: dict[str, Any], status: int, param: str | None, code: str
 ) -> None:
-    body = {"model": "smollm2", "prompt": "Hello", "max_tokens": 1, **change}
+    body = {"model": "echo", "prompt": "Hello", "max_tokens": 1, **change}
     assert_error(server.post(COMPLETIONS, body), status, param, code)
 
 
-def test_the_context_error_has_the_words_and_numbers_clients_parse(server: LiveServer) -> None:
-    reply = server.post(COMPLETIONS, {"model": "smollm2", "prompt": [5] * 2100})
+def test_the_context_error_has_the_words_and_numbers_clients_parse(server: EchoServer) -> None:
+    reply = server.post(COMPLETIONS, {"model": "echo", "prompt": [5] * 2100})
     assert "This model's maximum context length is 2048 tokens" in reply.text
     assert "2100 prompt tokens" in reply.text
 
 
-def test_a_missing_model_names_those_that_are_served(server: LiveServer) -> None:
-    reply = server.post(CHAT, {"model": "smollm", "messages": HELLO})
-    assert "smollm2" in reply.json()["error"]["message"]
+def test_a_missing_model_names_those_that_are_served(server: EchoServer) -> None:
+    reply = server.post(CHAT, {"model": "ech", "messages": HELLO})
+    assert "echo" in reply.json()["error"]["message"]
 
 
-def test_an_absent_model_says_how_to_get_it(server: LiveServer) -> None:
+def test_an_absent_model_says_how_to_get_it(server: EchoServer) -> None:
     reply = server.post(CHAT, {"model": "absent", "messages": HELLO})
     assert "file.gguf" in reply.json()["error"]["message"]
-    assert httpx2.get(server.url + "/v1/models/absent").json()["state"] == "fetch needed"
+    assert server.client.get(server.url + "/v1/models/absent").json()["state"] == "fetch needed"
 
 
 @pytest.mark.parametrize(
@@ -152,45 +152,45 @@ def test_an_absent_model_says_how_to_get_it(server: LiveServer) -> None:
     [
         b"", b"{", b"[]", b"null", b'"x"', b'{"model": NaN}', b'{"model": "\xff"}',
         b'{"model": "\\ud800", "messages": []}', b"[" * 100_000,
-        b'{"model":"smollm2","x":' + b'{"a":' * 10_000 + b"1" + b"}" * 10_001,
-        b'{"model":"smollm2","messages":[{"role":"user","content":' + b"[" * 10_000,
-        b'{"model":"smollm2","max_tokens":1e999,"messages":[]}',
-        b'{"model":"smollm2","seed":' + b"9" * 5000 + b"}",
+        b'{"model":"echo","x":' + b'{"a":' * 10_000 + b"1" + b"}" * 10_001,
+        b'{"model":"echo","messages":[{"role":"user","content":' + b"[" * 10_000,
+        b'{"model":"echo","max_tokens":1e999,"messages":[]}',
+        b'{"model":"echo","seed":' + b"9" * 5000 + b"}",
     ],
 )  # fmt: skip
-def test_broken_json_is_a_400(server: LiveServer, content: bytes) -> None:
-    reply = httpx2.post(
+def test_broken_json_is_a_400(server: EchoServer, content: bytes) -> None:
+    reply = server.client.post(
         server.url + CHAT, content=content, headers={"content-type": "application/json"}
     )
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_other_refusals_have_the_same_shape(server: LiveServer) -> None:
+def test_other_refusals_have_the_same_shape(server: EchoServer) -> None:
     url = server.url + CHAT
-    text = httpx2.post(url, content=b"{}", headers={"content-type": "text/plain"})
+    text = server.client.post(url, content=b"{}", headers={"content-type": "text/plain"})
     assert_error(text, 415, None, "unsupported_media_type")
-    assert_error(httpx2.get(server.url + "/v1/chatter"), 404, None, "not_found")
-    assert_error(httpx2.get(url), 405, None, "method_not_allowed")
-    evil = httpx2.get(server.url + "/health", headers={"host": "evil.example"})
+    assert_error(server.client.get(server.url + "/v1/chatter"), 404, None, "not_found")
+    assert_error(server.client.get(url), 405, None, "method_not_allowed")
+    evil = server.client.get(server.url + "/health", headers={"host": "evil.example"})
     assert_error(evil, 403, None, "forbidden")
     foreign = {"origin": "https://evil.example", "content-type": "application/json"}
-    assert_error(httpx2.post(url, content=b"{}", headers=foreign), 403, None, "forbidden")
+    assert_error(server.client.post(url, content=b"{}", headers=foreign), 403, None, "forbidden")
 
 
-def test_unknown_fields_are_ignored_and_named(server: LiveServer) -> None:
-    body = {"model": "smollm2", "messages": HELLO, "max_tokens": 1, "frobnicate": 1, "store": True}
+def test_unknown_fields_are_ignored_and_named(server: EchoServer) -> None:
+    body = {"model": "echo", "messages": HELLO, "max_tokens": 1, "frobnicate": 1, "store": True}
     for stream in (False, True):
         reply = server.post(CHAT, {**body, "stream": stream})
         assert reply.status_code == 200
         assert reply.headers["x-localinfra-ignored"] == "frobnicate, store"
 
 
-def test_models_are_listed_and_found_by_plain_and_encoded_ids(server: LiveServer) -> None:
-    listed = httpx2.get(server.url + "/v1/models").json()
-    assert listed["data"][0]["id"] == SMOLLM2
-    for path in (SMOLLM2, SMOLLM2.replace("/", "%2F"), "smollm2"):
+def test_models_are_listed_and_found_by_plain_and_encoded_ids(server: EchoServer) -> None:
+    listed = server.client.get(server.url + "/v1/models").json()
+    assert listed["data"][0]["id"] == ECHO
+    for path in (ECHO, ECHO.replace("/", "%2F"), "echo"):
         for prefix in ("/v1", "/v1/openai", "/inference-api/openai/v1"):
-            card = httpx2.get(f"{server.url}{prefix}/models/{path}").json()
-            assert card["id"] == SMOLLM2 and card["context_length"] == 2048
-    assert_error(httpx2.get(server.url + "/v1/models/none"), 404, "model", "model_not_found")
+            card = server.client.get(f"{server.url}{prefix}/models/{path}").json()
+            assert card["id"] == ECHO and card["context_length"] == 2048
+    assert_error(server.client.get(server.url + "/v1/models/none"), 404, "model", "model_not_found")

@@ -1,4 +1,4 @@
-"""Responses that go on from kept ones, with openai's client against SmolLM2."""
+"""Responses that go on from kept ones, with openai's client."""
 
 from typing import Any
 
@@ -75,7 +75,7 @@ def test_a_reference_stands_for_an_item_put_out_before(client: openai.OpenAI) ->
 
 def test_a_streamed_response_is_kept_too(client: openai.OpenAI) -> None:
     events: list[Any] = list(
-        client.responses.create(model="smollm2", input=COUNT, max_output_tokens=4, stream=True)
+        client.responses.create(model="echo", input=COUNT, max_output_tokens=4, stream=True)
     )
     final = events[-1].response
     assert client.responses.retrieve(final.id) == final
@@ -114,7 +114,7 @@ def test_input_items_are_all_that_it_was_made_from(client: openai.OpenAI) -> Non
 
 
 def test_input_tokens_are_counted_as_they_would_be_read(client: openai.OpenAI) -> None:
-    asked: Any = {"model": "smollm2", "input": COUNT, "instructions": "Be brief.", "tools": TOOLS}
+    asked: Any = {"model": "echo", "input": COUNT, "instructions": "Be brief.", "tools": TOOLS}
     counted = client.responses.input_tokens.count(**asked)
     assert counted.object == "response.input_tokens"
     response = client.responses.create(**asked, max_output_tokens=1)

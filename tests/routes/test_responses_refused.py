@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from live import LiveServer
+from echo import EchoServer
 from responding import TIME, TOOLS, WEATHER
 
 IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}
@@ -95,14 +95,14 @@ ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("change", "status", "param", "code"), ERRORS)
 def test_a_wrong_request_is_told_what_is_wrong(
-    server: LiveServer,
+    server: EchoServer,
     change: dict[str, Any],
     status: int,
     param: str | None,
     code: str,
     stream: bool,
 ) -> None:
-    body = {"model": "smollm2", "input": "Hi", "max_output_tokens": 1, "stream": stream, **change}
+    body = {"model": "echo", "input": "Hi", "max_output_tokens": 1, "stream": stream, **change}
     reply = server.post("/v1/responses", body)
     error = reply.json()["error"]
     assert (reply.status_code, error["param"], error["code"]) == (status, param, code), error

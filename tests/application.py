@@ -1,0 +1,35 @@
+"""The whole application on a free port, over whatever models its runtime loads."""
+
+import time
+from collections.abc import Callable
+from typing import ClassVar
+
+from serving import Serving
+
+from localinfra.api.app import create_app
+from localinfra.costs import Ledger
+from localinfra.engine.engine import EngineStats
+from localinfra.runtime import Runtime
+
+
+class Application(Serving):
+    """`stats` is what the engine of its `main_model` says of itself."""
+
+    main_model: ClassVar[str]
+
+    def __init__(self, runtime: Runtime, ledger: Ledger | None = None) -> None:
+        self.runtime = runtime
+        super().__init__(create_app(runtime, ledger), runtime.settings)
+
+    @property
+    def stats(self) -> EngineStats:
+        return self.runtime.loaded_text_models()[self.main_model].stats
+
+    def wait_until(self, condition: Callable[[EngineStats], bool], timeout_s: float = 20) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition(self.stats):
+            assert time.monotonic() < deadline, self.stats
+            time.sleep(0.005)
+
+    def wait_until_idle(self) -> None:
+        self.wait_until(lambda stats: not stats.num_running and not stats.num_waiting)

@@ -1,0 +1,97 @@
+"""What requests add to /metrics and to the costs, as tests see it."""
+
+import re
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx2
+
+from localinfra import costs
+from localinfra.costs import Row, Used
+
+ALICE, BOB = "alices-key", "bobs-key"
+SAMPLE = re.compile(r"(?P<name>\w+)(\{(?P<labels>.*)\})? (?P<number>\S+)")
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+Numbers = dict[tuple[str, ...], float]
+
+
+class Served(Protocol):
+    """A server of either sort of tests."""
+
+    url: str
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx2.Response: ...
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def label(key: str) -> str:
+    return sha256(key.encode()).hexdigest()[:8]
+
+
+def post(server: Served, key: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = server.post(path, body, headers=bearer(key))
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def metrics(server: Served) -> Numbers:
+    """Numbers by the metric's name, without its prefix, and its labels' values."""
+    answer = httpx2.get(f"{server.url}/metrics", headers=bearer(ALICE))
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    samples = [SAMPLE.fullmatch(line) for line in answer.text.splitlines() if line[0] != "#"]
+    return {
+        (
+            found["name"].removeprefix("localinfra_"),
+            *(value for _, value in LABEL.findall(found["labels"] or "")),
+        ): float(found["number"])
+        for found in samples
+        if found
+    }
+
+
+class Watch:
+    """What changes in the metrics, and in the costs file, which follows in a few seconds."""
+
+    def __init__(self, server: Served, costs_file: Path):
+        self.server = server
+        self.file = costs_file
+        self.before = metrics(server)
+        self.rows = self.settled()
+
+    def settled(self) -> dict[tuple[str, str], Row]:
+        """The file's rows, once they hold all tokens of the metrics."""
+        deadline = time.monotonic() + 120
+        while True:
+            rows = {(row.key, row.model): row for row in costs.read(self.file).rows}
+            now = metrics(self.server)
+            names = ("prompt_tokens_total", "generated_tokens_total")
+            counted = sum(number for at, number in now.items() if at[0] in names)
+            if counted == sum(row.prompt_tokens + row.generated_tokens for row in rows.values()):
+                return rows
+            assert time.monotonic() < deadline, (now, rows)
+            time.sleep(0.1)
+
+    def grown(self, *at: str) -> float:
+        return metrics(self.server).get(at, 0) - self.before.get(at, 0)
+
+    def kept(self, key: str, model: str) -> Used:
+        """What the file has of them now and had not before."""
+        at = (label(key), model)
+        new, old = self.settled().get(at, Used()), self.rows.get(at, Used())
+        names = Used.__struct_fields__
+        return Used(**{name: getattr(new, name) - getattr(old, name) for name in names})
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

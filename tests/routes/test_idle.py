@@ -1,0 +1,45 @@
+"""Models that nobody uses leave the memory, and come back with the next request."""
+
+import time
+from pathlib import Path
+
+from echo import ECHO, EchoServer
+
+CATALOGUE = """
+[model."brief"]
+kind = "text"
+source = "echo.gguf"
+unload_after_s = 1
+
+[model."lasting"]
+kind = "text"
+source = "echo.gguf"
+"""
+
+
+def ask(server: EchoServer, model: str) -> str:
+    body = {"model": model, "prompt": "Here.\n", "temperature": 0}
+    return str(server.post("/v1/completions", body).json()["choices"][0]["text"])
+
+
+def test_an_idle_text_model_leaves_and_comes_back(tmp_path: Path) -> None:
+    server = EchoServer(tmp_path, CATALOGUE)
+    try:
+        assert ask(server, "brief") == ask(server, "lasting") == "Here."
+        deadline = time.monotonic() + 30
+        while "brief" in server.runtime.loaded():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert ask(server, "brief") == "Here." and "lasting" in server.runtime.loaded()
+    finally:
+        server.close()
+
+
+def test_a_model_is_busy_while_anybody_reads_its_answer(server: EchoServer) -> None:
+    body = {"model": "echo", "prompt": "endless", "max_tokens": 2000, "stream": True}
+    with server.client.stream("POST", "/v1/completions", json=body) as answer:
+        next(answer.iter_bytes())
+        model = server.runtime.loaded_text_models()[ECHO]
+        assert model.is_busy
+    server.wait_until_idle()
+    assert not model.is_busy
