@@ -5,6 +5,7 @@ prompt without an end of line it says its first letter, again and again.) Above,
 it. Everything but the computation is the server's own.
 """
 
+import contextlib
 import re
 import time
 import zlib
@@ -58,7 +59,7 @@ THINKER = """{% for message in messages %}<|im_start|>{{ message.role }}
 
 ECHO = "tests/echo"
 FILES = ("echo.gguf", "filler.gguf", "slow.gguf")
-SLOW_STEP_S = 0.002
+SLOW_STEP_S = 0.005
 CATALOGUE = f"""
 [model."{ECHO}"]
 kind = "text"
@@ -80,6 +81,11 @@ chat_template = '''{THINKER}'''
 kind = "text"
 source = "filler.gguf"
 context_length = 256
+
+[model."slow"]
+kind = "text"
+source = "slow.gguf"
+context_length = 2048
 
 [model."absent"]
 kind = "text"
@@ -267,10 +273,21 @@ class EchoServer(Application):
         config = config_file.load(folder / "models.toml")
         super().__init__(EchoRuntime(config.server, catalog_file.load(config)), ledger)
         self.client = httpx2.Client(base_url=self.url, timeout=60)
+        self._slow_steps = 0  # of answers that were cut short
 
     def close(self) -> None:
         self.client.close()
         super().close()
+
+    @contextlib.contextmanager
+    def cut_short(self, max_tokens: int) -> Iterator[None]:
+        """Within, an answer of the slow model is left; its place is free long before its end."""
+        yield
+        model = self.runtime.loaded_text_models()["slow"]
+        while model.is_busy:
+            time.sleep(0.005)
+        assert model.stats.num_steps - self._slow_steps < max_tokens
+        self._slow_steps = model.stats.num_steps
 
     def post(self, path: str, body: Any, **options: Any) -> httpx2.Response:
         return self.client.post(path, json=body, **options)
