@@ -45,6 +45,14 @@ ALLOWED_HOSTS = [
     "host.docker.internal:8000",  # this machine, as its containers call it
     "gateway.docker.internal",
     "host.containers.internal:8000",
+    "docker.for.mac.host.internal",
+    "docker.for.mac.localhost",
+    "docker.for.win.host.internal:8000",
+    "docker.for.win.localhost",
+    "ip6-localhost",  # this machine, in its own table of hosts
+    "ip6-loopback:8000",
+    "localhost.localdomain",
+    "localhost6.localdomain6",
 ]
 
 REFUSED_HOSTS = [
@@ -88,6 +96,9 @@ REFUSED_HOSTS = [
     "localhost..",
     "docker.internal",
     "evil.internal",
+    "evil.localdomain",
+    "localhost.localdomain.evil.com",
+    "docker.for.evil.internal",
     "host.docker.internal.evil.com",
     "x.host.docker.internal",
     "lan",

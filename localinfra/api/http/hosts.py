@@ -17,10 +17,20 @@ AUTHORITY = re.compile(
 )
 DESKTOP_PAGE = re.compile(r"[a-z0-9_.:-]{0,255}/?", re.ASCII)  # file:// has nothing there
 DEFAULT_PORTS = {"http": "80", "https": "443"}
-# What containers and virtual machines call the machine they run on. `.internal` is nobody's on the
-# web; with Docker Desktop such requests arrive on loopback.
+# What a system's table of hosts calls loopback, and what containers and virtual machines call the
+# machine they run on. `.localdomain` and `.internal` are nobody's on the web; with Docker Desktop
+# such requests arrive on loopback.
 HOST_MACHINE = frozenset(
     {
+        "localhost.localdomain",
+        "localhost4",
+        "localhost4.localdomain4",
+        "localhost6",
+        "localhost6.localdomain6",
+        "ip6-localhost",
+        "ip6-loopback",
+        "docker.for.mac.host.internal",
+        "docker.for.win.host.internal",
         "host.docker.internal",
         "gateway.docker.internal",
         "kubernetes.docker.internal",
