@@ -51,8 +51,9 @@ def of_native_images(fields: dict[str, Any], default_seed: int | None) -> tuple[
 
 @pytest.mark.parametrize("seeds", [of_images, of_native_images])
 def test_images(seeds: Any) -> None:
-    assert seeds({}, 7) == (7, 8)
-    assert seeds({}, 0) == (0, 1)
-    assert seeds({}, 4_294_967_295) == (4_294_967_295, 4_294_967_296)
+    for fields in NOT_GIVEN:
+        assert seeds(fields, 7) == (7, 8)
+        assert seeds(fields, 0) == (0, 1)
+        assert seeds(fields, 4_294_967_295) == (4_294_967_295, 4_294_967_296)
+        assert seeds(fields, None) != seeds(fields, None)
     assert seeds({"seed": 3}, 7) == (3, 4)
-    assert seeds({}, None) != seeds({}, None)

@@ -118,7 +118,7 @@ def test_what_of_a_prompt_was_not_read_is_named(server: LiveServer) -> None:
         ({"height": 4096}, "height", "invalid_value"),
         ({"height": "tall"}, "height", "invalid_value"),
         ({"num_inference_steps": 51}, "num_inference_steps", "invalid_value"),
-        ({"seed": -1}, "seed", "invalid_value"),
+        ({"seed": -2}, "seed", "invalid_value"),
         ({"negative_prompt": "rain"}, "negative_prompt", "unsupported_parameter"),
         ({"image": "data:image/png;base64,AA=="}, "image", "invalid_value"),
         ({"image": "https://a.example/a.png"}, "image", "invalid_value"),

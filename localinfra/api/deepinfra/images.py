@@ -14,11 +14,17 @@ from starlette.responses import Response
 
 from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
-from localinfra.api.generation.params import MAX_SEED, chosen_seed
+from localinfra.api.generation.params import chosen_seed
 from localinfra.api.http.body import decode
 from localinfra.api.http.pieces import filled, listed
 from localinfra.api.openai.image_edits import Strength, from_data_url
-from localinfra.api.openai.images import check_prompt, cut_header, finished, image_file
+from localinfra.api.openai.images import (
+    ImageSeed,
+    check_prompt,
+    cut_header,
+    finished,
+    image_file,
+)
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import give_way
 from localinfra.image.pictures import original
@@ -51,7 +57,7 @@ class NativeImageFields(msgspec.Struct, frozen=True, kw_only=True):
     height: Side | None = None
     num_inference_steps: Annotated[int, Meta(ge=1, le=50)] | None = None
     guidance_scale: Annotated[float, Meta(ge=0, le=30)] | None = None
-    seed: Annotated[int, Meta(ge=0, le=MAX_SEED - 10)] | None = None
+    seed: ImageSeed | None = None
     negative_prompt: str | None = None  # known, to be refused
     image: str | None = None  # to begin with: a data URL, or a file of a form
     mask: str | None = None  # likewise: what is transparent in it is painted anew

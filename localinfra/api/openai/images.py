@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.call import Call
-from localinfra.api.generation.params import MAX_SEED, ShortName, chosen_seed
+from localinfra.api.generation.params import MAX_SEED, NOT_GIVEN, ShortName, chosen_seed
 from localinfra.api.generation.usage import Charge, dollars
 from localinfra.api.http.body import header_list
 from localinfra.api.http.pieces import filled, listed
@@ -43,6 +43,8 @@ ROUTE = "/v1/images/generations"
 DEFAULT_MODEL = "black-forest-labs/FLUX.1-schnell"
 MAX_PROMPT_CHARS = 32_000
 SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+# The images of one request have it and those that follow.
+ImageSeed = Annotated[int, Meta(ge=NOT_GIVEN, le=MAX_SEED - 10)]
 QUALITY_STEPS = {"low": 2}  # of the others, the model's usual number
 
 encode = msgspec.json.Encoder().encode
@@ -56,7 +58,7 @@ class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=10)] = 1
     size: ShortName = "auto"
     response_format: Literal["b64_json", "url"] = "b64_json"
-    seed: Annotated[int, Meta(ge=0, le=MAX_SEED - 10)] | None = None
+    seed: ImageSeed | None = None
     num_inference_steps: Annotated[int, Meta(ge=1, le=50)] | None = None
     guidance_scale: Annotated[float, Meta(ge=0, le=30)] | None = None
     output_format: OutputFormat = "png"
