@@ -43,6 +43,15 @@ def test_embeddings_by_a_form(server: LiveServer) -> None:
     assert np.allclose(answer.json()["embeddings"], expected, atol=1e-6)
 
 
+def test_token_ids_are_those_of_one_text_as_on_openais_route(server: LiveServer) -> None:
+    ids = [1820, 15140]  # "the river" in cl100k_base
+    found = server.post(VECTORS, {"inputs": ids}).json()["embeddings"]
+    expected = server.post(VECTORS, {"inputs": [ids]}).json()["embeddings"]
+    assert np.shape(found) == (1, 384) and np.allclose(found, expected, atol=1e-6)
+    mixed = server.post(VECTORS, {"inputs": ["a", 1]})
+    assert mixed.status_code == 400 and "mixes" in mixed.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "param"),
     [

@@ -63,11 +63,10 @@ async def infer_embeddings(request: Request, name: str) -> Response:
     call = await Call.begin_with_form(request, EmbeddingBody, ("image",), MAX_TOKEN_IDS)
     body = call.body
     body.check()
-    given = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     found, _, charge = await embedded(
         call,
         name,
-        checked_inputs(given, "inputs"),
+        checked_inputs(body.inputs, "inputs"),
         input_type=body.input_type,
         truncate=body.truncate,
         dimensions=body.dimensions,

@@ -40,14 +40,18 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def inputs(self) -> list[str | list[int]]:
         """A text, or its token ids, for each vector. Raises InvalidRequest."""
-        given = [self.input] if isinstance(self.input, str) else self.input
-        if set(map(type, given)) == {int}:  # there may be a million
-            return [given]  # type: ignore[list-item]  # one text as token ids
-        return checked_inputs(given, "input")
+        return checked_inputs(self.input, "input")
 
 
-def checked_inputs(given: Sequence[str | int | list[int]], param: str) -> list[str | list[int]]:
-    """Raises InvalidRequest with the index of the first that is no text."""
+def checked_inputs(
+    given: str | Sequence[str | int | list[int]], param: str
+) -> list[str | list[int]]:
+    """A text, or its token ids, for each vector. Raises InvalidRequest with the index of the first
+    that is neither."""
+    if isinstance(given, str):
+        return checked_inputs([given], param)
+    if set(map(type, given)) == {int}:  # there may be a million
+        return [given]  # type: ignore[list-item]  # the ids of one text
     if not given:
         raise InvalidRequest(f"{param} is empty: send at least one text.", param)
     if len(given) > MAX_INPUTS:
