@@ -16,7 +16,7 @@ from localinfra.api.generation.params import ShortName
 from localinfra.api.http.pieces import filled
 from localinfra.api.openai.embeddings import MAX_INPUTS, InputType, checked_inputs, embedded
 from localinfra.api.vectors import as_base64, as_floats, pieces
-from localinfra.chat.messages import TypeName
+from localinfra.chat.messages import TEXT_TYPES, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 FORMS = {"float": as_floats, "base64": as_base64}
@@ -34,7 +34,7 @@ class EmbedInput(msgspec.Struct, frozen=True):
 
     def text(self) -> str:
         """Raises UnsupportedParameter for what is not text."""
-        if any(part.type != "text" for part in self.content):
+        if any(part.type not in TEXT_TYPES for part in self.content):
             raise UnsupportedParameter("The embedding models here read texts alone.", "inputs")
         return "\n".join(part.text for part in self.content)
 

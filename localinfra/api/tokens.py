@@ -17,7 +17,7 @@ from localinfra.api.generation.tools import SentTools, Tools, read_tools, tool_u
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.state import AppState
 from localinfra.api.http.weight import MAX_TOKEN_IDS
-from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
+from localinfra.chat.messages import MAX_MESSAGES, Message, left_out
 from localinfra.chat.template import check_kwargs, ends_in_answer
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.models.catalog import Catalog
@@ -108,7 +108,7 @@ async def create_tokens(request: Request) -> Response:
     body.check()
     model = await named_model(request, body.model)
     tools = read_tools(body.tools)
-    call.leave_out([*tools.left_out, *left_out_calls(body.messages or ())], tools.unknown)
+    call.leave_out([*tools.left_out, *left_out(body.messages or ())], tools.unknown)
     call.leave_out(model.prompts.unread(kwarg_paths(body.chat_template_kwargs)))
     if body.prompt is not None:
         ids = await model.prompts.tokenize(body.prompt, add_bos=body.add_special_tokens)

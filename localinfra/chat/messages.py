@@ -25,13 +25,22 @@ CHARACTERS_OF_MARKS = 10  # of a message
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
+# Of parts, in all of OpenAI's APIs: clients write one's into another's.
+TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
+
 
 class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a content list. Only `text` and an assistant's `refusal` can be honoured."""
+    """One part of a content list. Only texts and an assistant's `refusal` can be honoured."""
 
     type: TypeName
     text: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
+
+    def field(self, role: "Role") -> Literal["text", "refusal"] | None:
+        """Where it has what the model reads; None where there is nothing of the kind."""
+        if self.type in TEXT_TYPES:
+            return "text"
+        return "refusal" if self.type == "refusal" and role == "assistant" else None
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
@@ -82,8 +91,8 @@ def normalize(messages: Sequence[Message], *, parse_arguments: bool = True) -> l
     of tool calls become an object where they are valid JSON of one (`""` is an empty one), since
     most templates expect a mapping; otherwise, and without `parse_arguments`, they stay text.
 
-    Raises InvalidRequest naming the path of what is wrong, UnsupportedParameter for a part that
-    isn't text.
+    Raises InvalidRequest naming the path of what is wrong, UnsupportedParameter for a user's part
+    that isn't text. Those of others are `left_out`.
     """
     return [_plain(message, parse_arguments) for message in checked(messages)]
 
@@ -113,15 +122,23 @@ def size_of(messages: Sequence[Message]) -> int:
     return size if next(sizes, None) is None else size + 10**6
 
 
-def left_out_calls(messages: Sequence[Message]) -> list[str]:
-    """Paths of the calls that can't be told to a model."""
-    return [
-        f"messages[{at}].tool_calls[{index}]"
-        for at, message in enumerate(messages)
-        if message.tool_calls
-        for index, call in enumerate(message.tool_calls)
-        if not call.is_function and not call.custom
-    ]
+def left_out(messages: Sequence[Message]) -> list[str]:
+    """Paths of what can't be told to a model, which can go on without it: calls of unknown kinds,
+    and images in what tools have given, the assistant has said or instructions show."""
+    paths: list[str] = []
+    for at, message in enumerate(messages):
+        paths += [
+            f"messages[{at}].tool_calls[{index}]"
+            for index, call in enumerate(message.tool_calls or ())
+            if not call.is_function and not call.custom
+        ]
+        if message.role != "user" and isinstance(message.content, list):
+            paths += [
+                f"messages[{at}].content[{index}]"
+                for index, part in enumerate(message.content)
+                if part.field(message.role) is None
+            ]
+    return paths
 
 
 def _checked(message: Message, path: str) -> Message:
@@ -186,17 +203,19 @@ def _joined(parts: Sequence[ContentPart], role: Role, path: str) -> str:
         raise InvalidRequest("A list of content parts needs at least one.", path)
     texts = []
     for at, part in enumerate(parts):
-        is_refusal = part.type == "refusal" and role == "assistant"
-        if part.type != "text" and not is_refusal:
+        field = part.field(role)
+        if field is None:
+            if role != "user":
+                continue
             raise UnsupportedParameter(
                 f"This model takes text only; a content part of type {part.type!r} can't be "
                 "read. Send the message as text.",
                 f"{path}[{at}]",
             )
-        text = part.refusal if is_refusal else part.text
+        text = part.refusal if field == "refusal" else part.text
         if text is UNSET:
             raise InvalidRequest(
-                f"A {part.type} part needs the field {part.type}.", f"{path}[{at}].{part.type}"
+                f"A {part.type} part needs the field {field}.", f"{path}[{at}].{field}"
             )
         texts.append(text or "")
     return "\n".join(texts)

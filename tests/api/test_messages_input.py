@@ -150,6 +150,15 @@ def test_what_hosted_tools_have_left_is_left_out_and_named(block: Any) -> None:
     assert asked.left_out == ["messages[1].content[1]"]
 
 
+@pytest.mark.parametrize("type", ["input_text", "output_text"])
+def test_a_text_is_read_by_openais_names_too(type: str) -> None:
+    block = {"type": type, "text": "a"}
+    turns = [user(block), assistant(block, use("a")), user(result("a", [block]))]
+    asked = told(*turns, system=[block])
+    assert [message["content"] for message in asked] == ["a", "a", "a", "a"]
+    assert request(messages=turns).left_out == []
+
+
 def test_of_a_result_only_what_is_no_text_is_left_out() -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
     turns = [*HELLO, assistant(use("a"), use("b")), user(result("a", [image, text("one")]),

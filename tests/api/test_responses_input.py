@@ -188,10 +188,10 @@ def test_a_wrong_item_is_told_by_its_path(item: Any, param: str) -> None:
         ({"role": "user", "content": [{"type": "input_image"}]}, "input[0].content[0]"),
         ({"role": "user", "content": [{"type": "input_file"}]}, "input[0].content[0]"),
         ({"role": "user", "content": [{"type": "input_audio"}]}, "input[0].content[0]"),
-        ({"role": "developer", "content": [{"type": "new"}]}, "input[0].content[0]"),
+        ({"role": "user", "content": [{"type": "new"}]}, "input[0].content[0]"),
     ],
 )
-def test_what_no_text_model_reads_is_refused(item: Any, param: str) -> None:
+def test_what_no_text_model_reads_is_refused_where_a_user_says_it(item: Any, param: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         read([item])
     assert caught.value.param == param
@@ -317,6 +317,21 @@ def test_of_an_output_only_what_is_no_text_is_left_out(kind: str) -> None:
     found = read_all([CALL, {"type": kind, "call_id": "c1", "output": parts}])
     assert found.left_out == ["input[1].output[0]", "input[1].output[2]"]
     assert normalize(messages_of(found.items))[1]["content"] == "an image"
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "assistant"])
+def test_of_other_messages_only_what_is_no_text_is_left_out(role: str) -> None:
+    parts = [{"type": "input_image"}, {"type": "text", "text": "a"}, {"type": "of_next_year"}]
+    found = read_all([user("Hi"), {"role": role, "content": parts}])
+    assert found.left_out == ["input[1].content[0]", "input[1].content[2]"]
+    assert normalize(messages_of(found.items))[1] == {"role": role, "content": "a"}
+
+
+@pytest.mark.parametrize("type", ["text", "input_text", "output_text"])
+@pytest.mark.parametrize("role", ["user", "system", "assistant"])
+def test_a_text_is_read_by_whichever_name(role: str, type: str) -> None:
+    message = {"role": role, "content": [{"type": type, "text": "a"}]}
+    assert messages(message) == [{"role": role, "content": "a"}]
 
 
 def test_an_assistants_message_of_no_parts_is_empty() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.chat.messages import Message, left_out_calls, normalize
+from localinfra.chat.messages import Message, left_out, normalize
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 
@@ -94,6 +94,28 @@ def test_a_part_that_is_not_text_is_refused_by_its_path(type: str) -> None:
     assert error.value.param == "messages[1].content[1]"
 
 
+@pytest.mark.parametrize("role", ["tool", "assistant", "system", "developer"])
+@pytest.mark.parametrize("type", ["image_url", "input_audio", "file", "of_next_year"])
+def test_in_what_others_than_users_say_it_is_left_out_and_named(role: str, type: str) -> None:
+    part = {"type": type, type: {}}
+    several = {"role": role, "content": [part, {"type": "text", "text": "a"}, part]}
+    alone = {"role": role, "content": [part]}
+    messages = msgspec.convert([several, alone], list[Message])
+    assert left_out(messages) == [
+        "messages[0].content[0]",
+        "messages[0].content[2]",
+        "messages[1].content[0]",
+    ]
+    assert [message["content"] for message in normalize(messages)] == ["a", ""]
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
+@pytest.mark.parametrize("type", ["input_text", "output_text"])
+def test_a_text_is_read_by_the_responses_apis_names_too(role: str, type: str) -> None:
+    part = {"type": type, "text": "a"}
+    assert plain({"role": role, "content": [part]}) == [{"role": role, "content": "a"}]
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
@@ -103,6 +125,7 @@ def test_a_part_that_is_not_text_is_refused_by_its_path(type: str) -> None:
         ({"role": "assistant", "tool_calls": []}, "messages[0].content"),
         ({"role": "user", "content": []}, "messages[0].content"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
+        ({"role": "tool", "content": [{"type": "input_text"}]}, "messages[0].content[0].text"),
         ({**call("{}"), "role": "user", "content": ""}, "messages[0].tool_calls"),
         ({"role": "assistant", "tool_calls": [{"id": "a"}]}, "messages[0].tool_calls[0].function"),
     ],
@@ -146,7 +169,7 @@ def test_calls_that_no_template_knows_are_left_out_and_named() -> None:
     known: Any = call("{}")
     told = {**known, "tool_calls": [unknown, *known["tool_calls"]]}
     messages = msgspec.convert([{"role": "user", "content": "Hi"}, told], list[Message])
-    assert left_out_calls(messages) == ["messages[1].tool_calls[0]"]
+    assert left_out(messages) == ["messages[1].tool_calls[0]"]
     sent: list[Any] = [*normalize(messages)]
     assert [len(message.get("tool_calls", ())) for message in sent] == [0, 1]
     alone = {"role": "assistant", "content": None, "tool_calls": [unknown]}

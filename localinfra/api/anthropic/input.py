@@ -22,6 +22,7 @@ from localinfra.api.generation.tools import (
 from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse
 from localinfra.chat.messages import (
     MAX_MESSAGES,
+    TEXT_TYPES,
     FunctionCall,
     Json,
     Message,
@@ -66,7 +67,7 @@ class Block(msgspec.Struct, frozen=True):
     def has_text(self) -> bool:
         if isinstance(self.source, Source) and self.type == "document":
             return self.source.type in ("text", "content")
-        return self.type in ("text", "search_result", "compaction")
+        return self.type in TEXT_TYPES or self.type in ("search_result", "compaction")
 
 
 # Some have no place in the message at hand; all others can't be read.
@@ -320,7 +321,7 @@ def text_of(blocks: Iterable[Placed]) -> str:
 
 
 def block_text(path: str, block: Block) -> str:
-    if block.type == "text":
+    if block.type in TEXT_TYPES:
         return given(block.text, f"{path}.text") or ""
     title, where, content = block.title, f"{path}.content", block.content
     if isinstance(block.source, Source):

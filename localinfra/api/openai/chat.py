@@ -33,7 +33,7 @@ from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.openai.completion_writer import CompletionWriter
 from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.formats.pieces import CallArguments, CallStart, Content, Piece, Thought
-from localinfra.chat.messages import MAX_MESSAGES, Message, left_out_calls
+from localinfra.chat.messages import MAX_MESSAGES, Message, left_out
 from localinfra.chat.template import check_kwargs
 from localinfra.engine.output import OutputDelta, ScoredToken
 from localinfra.errors import InvalidRequest, UnsupportedParameter
@@ -183,7 +183,7 @@ async def create_chat_completion(request: Request) -> Response:
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)
     turn = await begin_turn(model, wanted, call.caller)
-    call.leave_out([*tools.left_out, *left_out_calls(body.messages)], tools.unknown)
+    call.leave_out([*tools.left_out, *left_out(body.messages)], tools.unknown)
     call.leave_out([*model.prompts.unread(body.kwarg_paths), *turn.left_out])
     answer = ChatAnswer(model, body, wanted.answer.use, turn, charge)
     if body.stream:

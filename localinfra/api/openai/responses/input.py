@@ -24,7 +24,14 @@ from localinfra.api.openai.responses.items import (
     SummaryText,
     new_id,
 )
-from localinfra.chat.messages import MAX_MESSAGES, FunctionCall, Message, ToolCall, TypeName
+from localinfra.chat.messages import (
+    MAX_MESSAGES,
+    TEXT_TYPES,
+    FunctionCall,
+    Message,
+    ToolCall,
+    TypeName,
+)
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where it stands
@@ -126,9 +133,10 @@ def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
 def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyItem]:
     kind, unknown = decode_within(path, raw, Sent, []).kind, found.unknown
     if kind == "message":
-        return [_message(decode_within(path, raw, SentMessage, unknown), path)]
+        return [_message(decode_within(path, raw, SentMessage, unknown), path, found.left_out)]
     if kind == "reasoning":
-        thought = _reasoning(decode_within(path, raw, SentReasoning, unknown), path)
+        reasoning = decode_within(path, raw, SentReasoning, unknown)
+        thought = _reasoning(reasoning, path, found.left_out)
         found.left_out.extend([] if thought.text else [path])
         return [thought]
     if kind == "function_call":
@@ -160,13 +168,16 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
     return []
 
 
-def _message(sent: SentMessage, path: str) -> MessageItem:
+def _message(sent: SentMessage, path: str, left_out: list[str]) -> MessageItem:
+    path = f"{path}.content"
     if isinstance(sent.content, str) or sent.content is None:
         texts = [sent.content or ""]
-    elif sent.content or sent.role == "assistant":
-        texts = _texts(sent.content, f"{path}.content")
+    elif not sent.content and sent.role != "assistant":
+        raise InvalidRequest("A list of content parts needs at least one.", path)
+    elif sent.role == "user":
+        texts = [_text(part, f"{path}[{at}]") for at, part in enumerate(sent.content)]
     else:
-        raise InvalidRequest("A list of content parts needs at least one.", f"{path}.content")
+        texts = _texts(sent.content, path, left_out)
     part = OutputText if sent.role == "assistant" else InputText
     return MessageItem(
         id=sent.id or new_id("msg"),
@@ -176,24 +187,23 @@ def _message(sent: SentMessage, path: str) -> MessageItem:
     )
 
 
-def _reasoning(sent: SentReasoning, path: str) -> ReasoningItem:
+def _reasoning(sent: SentReasoning, path: str, left_out: list[str]) -> ReasoningItem:
+    summary = _texts(sent.summary or (), f"{path}.summary", left_out)
+    content = _texts(sent.content or (), f"{path}.content", left_out)
     return ReasoningItem(
         id=sent.id or new_id("rs"),
         status=sent.status or "completed",
-        summary=tuple(map(SummaryText, _texts(sent.summary or (), f"{path}.summary"))),
-        content=tuple(map(ReasoningText, _texts(sent.content or (), f"{path}.content"))),
+        summary=tuple(map(SummaryText, summary)),
+        content=tuple(map(ReasoningText, content)),
     )
 
 
 def _output(sent: SentOutput, path: str, left_out: list[str]) -> FunctionCallOutputItem:
-    """What of it is no text is left out: the model has called for it, and can go on without."""
     output: str | tuple[InputText, ...]
     if isinstance(sent.output, str) or sent.output is None:
         output = sent.output or ""
     else:
-        placed = [(part, f"{path}.output[{at}]") for at, part in enumerate(sent.output)]
-        output = tuple(InputText(_text(*place)) for place in placed if _is_text(place[0]))
-        left_out += [place for part, place in placed if not _is_text(part)]
+        output = tuple(map(InputText, _texts(sent.output, f"{path}.output", left_out)))
     return FunctionCallOutputItem(
         id=sent.id or new_id("fco"),
         status=sent.status or "completed",
@@ -202,15 +212,19 @@ def _output(sent: SentOutput, path: str, left_out: list[str]) -> FunctionCallOut
     )
 
 
-TEXT_PARTS = {"input_text", "output_text", "reasoning_text", "summary_text", "text", "refusal"}
+TEXT_PARTS = TEXT_TYPES | {"reasoning_text", "summary_text", "refusal"}
 
 
 def _is_text(part: Part) -> bool:
     return part.type in TEXT_PARTS
 
 
-def _texts(parts: Sequence[Part], path: str) -> list[str]:
-    return [_text(part, f"{path}[{at}]") for at, part in enumerate(parts)]
+def _texts(parts: Sequence[Part], path: str, left_out: list[str]) -> list[str]:
+    """What is no text is left out: the model has said it or called for it, and can go on without;
+    a user's message would be another."""
+    placed = [(part, f"{path}[{at}]") for at, part in enumerate(parts)]
+    left_out += [place for part, place in placed if not _is_text(part)]
+    return [_text(part, place) for part, place in placed if _is_text(part)]
 
 
 def _text(part: Part, path: str) -> str:
