@@ -296,6 +296,13 @@ def test_tools_that_anthropic_brings_are_left_out_unless_one_must_be_called(kind
     assert request(tools=[TIME, hosted], tool_choice={"type": "any"}).answer().use.is_required
 
 
+@pytest.mark.parametrize("hosted", [{"google_search": {}}, {"type": None, "foo": 1}, {"type": ""}])
+def test_a_tool_that_says_nothing_of_a_function_is_none(hosted: Any) -> None:
+    asked = request(tools=[TIME, hosted])
+    assert [tool.name for tool in asked.answer().use.tools] == ["now"]
+    assert asked.left_out == ["tools[1]"]
+
+
 def test_thinking_and_effort_reach_the_template() -> None:
     kwargs = [
         request(thinking=thinking).template_kwargs

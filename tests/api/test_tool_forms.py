@@ -105,6 +105,14 @@ def test_tools_are_allowed_in_each_form(kind: type[Any], named: Any) -> None:
         {"type": "namespace", "name": "n", "tools": 5},
         {"type": "namespace", "tools": [FUNCTION]},
         {"type": "mcp"},
+        {"google_search": {}},
+        {"type": None, "googleSearch": {"dynamic_retrieval": 5}},
+        {"type": "", "url_context": {}},
+        {"functionDeclarations": [FUNCTION]},
+        {"foo": 1},
+        {"name": None, "code_execution": {}},
+        {"description": "What could it be?"},
+        {},
     ],
 )
 def test_tools_of_other_kinds_are_left_out_whatever_they_lack(

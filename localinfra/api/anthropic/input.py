@@ -92,9 +92,11 @@ class ToolDefinition(msgspec.Struct, frozen=True):
 
     @property
     def is_own(self) -> bool:
-        """Declared by the client in full. Others come with Anthropic's service, or with models that
-        know them: they are left out."""
-        return self.type in (None, "", "custom")
+        """Declared by the client in full. Others come with Anthropic's service or another, or with
+        models that know them: they are left out."""
+        if self.type:
+            return self.type == "custom"
+        return bool(self.name) or self.input_schema is not None
 
     def tool(self, path: str) -> Tool:
         """Raises InvalidRequest."""

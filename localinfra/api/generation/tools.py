@@ -32,13 +32,20 @@ class ToolType(msgspec.Struct, frozen=True):
     left out, whatever else they say."""
 
     type: TypeName | None = None
+    function: msgspec.Raw = NULL
+    name: msgspec.Raw = NULL
+    parameters: msgspec.Raw = NULL
     input_schema: msgspec.Raw = NULL
 
     @property
     def is_function(self) -> bool:
         if self.type == "custom":  # Anthropic's word for functions; OpenAI's for something else
             return self.input_schema != NULL
-        return self.type in (None, "", "function")
+        if self.type:
+            return self.type == "function"
+        # Google's tools are told by their only field: {"google_search": {}}.
+        told = (self.function, self.name, self.parameters, self.input_schema)
+        return any(field != NULL for field in told)
 
 
 class SentFunction(msgspec.Struct, frozen=True):
