@@ -71,6 +71,31 @@ def test_a_namespaces_functions_are_offered_by_flat_names_and_shown_as_they_came
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("namespace", "flat"),
+    [
+        ("my server!", "my_server___spawn"),
+        ("a@b.c", "a_b.c__spawn"),
+        ("天气", "59296c14__spawn"),
+        ("新闻", "65b095fb__spawn"),
+        ("x" * 200, "spawn"),
+    ],
+)
+def test_a_namespace_is_called_as_its_user_likes(namespace: str, flat: str) -> None:
+    asked = request(tools=[ADD, {**AGENTS, "name": namespace}], tool_choice="required")
+    assert [tool.name for tool in asked.answer().use.tools] == ["add", flat]
+    writer = OutputWriter(asked.offered.names)
+    writer.write([CallStart(flat), CallArguments("{}"), CallEnd()])
+    call = msgspec.to_builtins(writer.items[0])
+    assert (call["name"], call["namespace"]) == ("spawn", namespace)
+    raw = [msgspec.Raw(msgspec.json.encode(call))]
+    said = messages_of(read_input(raw, lambda id, path: pytest.fail(id)).items)
+    assert said[0].tool_calls and said[0].tool_calls[0].function.name == flat
+    choice = {"type": "function", "name": "spawn", "namespace": namespace}
+    tools = [ADD, {**AGENTS, "name": namespace}]
+    assert request(tools=tools, tool_choice=choice).answer().use.tools[0].name == flat
+
+
 def test_functions_of_one_name_in_two_namespaces_are_two() -> None:
     tools = [SPAWN, AGENTS, {**AGENTS, "name": "others"}]
     use = request(tools=tools).answer().use
@@ -167,7 +192,7 @@ def test_a_choice_of_what_is_not_there_is_named(choice: Any) -> None:
 @pytest.mark.parametrize(
     ("tool", "param"),
     [
-        ({}, "tools[1].name"),
+        ({"parameters": {}}, "tools[1].name"),
         ("f", "tools[1]"),
         ({"type": "function"}, "tools[1].name"),
         ({"type": "function", "name": "a b"}, "tools[1].name"),

@@ -3,6 +3,7 @@
 https://platform.openai.com/docs/api-reference/responses/object
 """
 
+import re
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -14,6 +15,7 @@ Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
 
 MAX_NAME_CHARS = 128  # of a function
+NOT_IN_NAMES = re.compile(r"[^\w.:/-]", re.ASCII)
 
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text", tag_field="type"):
@@ -89,11 +91,18 @@ AnyItem: TypeAlias = OutputItem | FunctionCallOutputItem
 
 
 def flat_name(name: str, namespace: str | None) -> str:
-    """What a model knows a function as: templates have no namespaces."""
+    """What a model knows a function as: templates have no namespaces, and a namespace is called as
+    its user likes."""
     if not namespace:
         return name
-    flat = f"{namespace}{name}" if namespace.endswith("__") else f"{namespace}__{name}"
+    space = NOT_IN_NAMES.sub(_spelled, namespace)
+    flat = f"{space}{name}" if space.endswith("__") else f"{space}__{name}"
     return flat if len(flat) <= MAX_NAME_CHARS else name
+
+
+def _spelled(found: re.Match[str]) -> str:
+    """Of letters, those that no name has are told apart."""
+    return f"{ord(found[0]):x}" if found[0].isalnum() else "_"
 
 
 def new_id(kind: str) -> str:
