@@ -20,7 +20,7 @@ from localinfra.api.http.leaving import Leaving
 from localinfra.api.http.paths import CanonicalPaths
 from localinfra.api.http.state import AppState
 from localinfra.api.metrics import RequestMetrics, get_metrics
-from localinfra.api.openai.chat import create_chat_completion
+from localinfra.api.openai.chat import create_chat_completion, create_engine_chat_completion
 from localinfra.api.openai.completions import create_completion, create_engine_completion
 from localinfra.api.openai.embeddings import create_embeddings, create_engine_embeddings
 from localinfra.api.openai.image_edits import create_edits
@@ -46,6 +46,7 @@ PREFIXES = ("/v1", "/v1/openai", "/inference-api/openai/v1")
 OPENAI_ROUTES = [
     ("/chat/completions", create_chat_completion, "POST"),
     ("/completions", create_completion, "POST"),
+    ("/engines/{id:path}/chat/completions", create_engine_chat_completion, "POST"),
     ("/engines/{id:path}/completions", create_engine_completion, "POST"),
     ("/embeddings", create_embeddings, "POST"),
     ("/engines/{id:path}/embeddings", create_engine_embeddings, "POST"),

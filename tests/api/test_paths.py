@@ -146,6 +146,17 @@ def test_the_spelling_does_not_matter_to_the_answer(
         assert "is required" in str(reply.error["message"])
 
 
+@pytest.mark.parametrize("prefix", ["", "/v1", "/v1/openai", "/openai/v1"])
+@pytest.mark.parametrize("model", ["m", "org/m", "org%2Fm"])
+def test_a_model_in_the_path_has_each_of_its_routes(
+    app: Starlette, prefix: str, model: str
+) -> None:
+    for route, param in (("chat/completions", "messages"), ("completions", "prompt"),
+                         ("embeddings", "input")):  # fmt: skip
+        reply = ask(app, "POST", f"{prefix}/engines/{model}/{route}", JSON)
+        assert (reply.status, reply.error["param"]) == (400, param)
+
+
 BASES = [
     *("", "/v1", "/v1/", "//v1", "/v1/openai", "/openai", "/openai/v1", "/api", "/api/v1"),
     *("/inference-api/openai/v1", "/inference-api/openai", "/v1/v1", "/v1/openai/v1", "/anthropic"),
@@ -210,6 +221,8 @@ def test_health_needs_none_in_any_spelling(locked: Starlette, path: str) -> None
         ("/v1/tokenise", "Did you mean /v1/tokenize"),
         ("/version", "in /health"),
         ("/openai/deployments/m/chat/completions", "base URL http://127.0.0.1:8000/v1"),
+        ("/v1/deployments/m/chat/completions", "base URL http://127.0.0.1:8000/v1"),
+        ("/deployments/m/embeddings", "base URL http://127.0.0.1:8000/v1"),
         ("/api/embed", "Ollama"),
         ("/nowhere", "/v1/chat/completions"),
     ],

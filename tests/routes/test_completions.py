@@ -131,6 +131,9 @@ def test_the_oldest_clients_name_the_model_in_the_path(server: EchoServer) -> No
     ):
         answer = server.post(path, {"prompt": "Hi", "max_tokens": 1})
         assert answer.status_code == 200 and answer.json()["model"] == ECHO
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    answer = server.post(f"/v1/engines/{ECHO}/chat/completions", body)
+    assert answer.status_code == 200 and answer.json()["model"] == ECHO
 
 
 def test_nulls_are_as_good_as_nothing(server: EchoServer) -> None:

@@ -81,6 +81,7 @@ CASES = [
     Case("/v1/chat/completions", chat.ChatCompletionRequest, CHAT),
     Case("/v1/completions", completions.CompletionRequest, PROMPT),
     Case("/v1/engines/smollm2/completions", completions.EngineCompletionRequest, PROMPT),
+    Case("/v1/engines/smollm2/chat/completions", chat.EngineChatCompletionRequest, CHAT),
     Case("/v1/embeddings", embeddings.EmbeddingsRequest, {"model": "own-ids", "input": "a"}),
     Case("/v1/engines/own-ids/embeddings", embeddings.EngineEmbeddingsRequest, {"input": "a"}),
     Case("/v1/rerank", rerank.RerankRequest, {"model": "cross", "query": "a", "documents": ["b"]}),

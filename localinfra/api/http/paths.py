@@ -29,6 +29,10 @@ COHERES = {"rerank", "embed"}  # in two versions
 OLLAMAS = {"embed", "embeddings"}  # below /api
 SECOND_NAMES = ("/v1/openai/", "/inference-api/")  # of routes below /v1
 
+AZURES = (
+    "That is Azure's form of the API: use an OpenAI client with the base URL {base}/v1 and the "
+    "model in the body."
+)
 # What other servers have and this one hasn't, by the beginning of its path.
 NOT_SERVED = {
     "/api": "That is Ollama's API. Point an OpenAI client here instead, with the base URL "
@@ -54,8 +58,9 @@ NOT_SERVED = {
     "/v1/classify": "Classification is not served: use /v1/rerank or /v1/embeddings.",
     "/v1beta": "Google's API is not served: use /v1/chat/completions.",
     "/version": "The version is in /health.",
-    "/openai/deployments": "That is Azure's form of the API: use an OpenAI client with the base "
-    "URL {base}/v1 and the model in the body.",
+    "/openai/deployments": AZURES,
+    "/v1/deployments": AZURES,
+    "/deployments": AZURES,
     "/props": "That is llama.cpp's own API: use /v1/models and /health.",
     "/slots": "That is llama.cpp's own API: use /metrics.",
     "/completion": "That is llama.cpp's own API: use /v1/completions.",

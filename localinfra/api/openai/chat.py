@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions."""
+"""POST /v1/chat/completions, and /v1/engines/{id}/chat/completions."""
 
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
@@ -175,12 +175,25 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
 
 async def create_chat_completion(request: Request) -> Response:
     call = await Call.begin(request, ChatCompletionRequest)
+    return await answer_chat(call, call.body.model)
+
+
+class EngineChatCompletionRequest(ChatCompletionRequest, frozen=True, kw_only=True):
+    model: str = ""  # the path has it
+
+
+async def create_engine_chat_completion(request: Request) -> Response:
+    call = await Call.begin(request, EngineChatCompletionRequest)
+    return await answer_chat(call, request.path_params["id"])
+
+
+async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
     body = call.body
     body.check()
     tools = body.offered
     wanted = body.turn(tools, call.default_seed)
     call.log_user(body.user)
-    model = await call.runtime.text_model(body.model, ROUTE)
+    model = await call.runtime.text_model(name, ROUTE)
     charge = call.charge(model)
     turn = await begin_turn(model, wanted, call.caller)
     call.leave_out([*tools.left_out, *left_out(body.messages)], tools.unknown)
