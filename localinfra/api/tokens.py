@@ -7,7 +7,7 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -35,7 +35,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Of `prompt` and `messages` one is given."""
 
     model: str | None = None
-    prompt: Annotated[str, Meta(max_length=MAX_CHARACTERS)] | None = None
+    prompt: Annotated[str, Meta(max_length=MAX_CHARACTERS)] | UnsetType = UNSET
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
     # A prompt's BOS. That of messages is the template's: there it has no effect.
     add_special_tokens: bool = True
@@ -48,7 +48,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
-        if (self.prompt is None) is (self.messages is None):
+        if (self.prompt is UNSET) is (self.messages is None):
             raise InvalidRequest("Send either prompt or messages.", "prompt")
         if self.chat_template is not None:
             raise UnsupportedParameter(
@@ -110,7 +110,7 @@ async def create_tokens(request: Request) -> Response:
     tools = read_tools(body.tools)
     call.leave_out([*tools.left_out, *left_out(body.messages or ())], tools.unknown)
     call.leave_out(model.prompts.unread(kwarg_paths(body.chat_template_kwargs)))
-    if body.prompt is not None:
+    if body.prompt is not UNSET:
         ids = await model.prompts.tokenize(body.prompt, add_bos=body.add_special_tokens)
     else:
         ids = await chat_tokens(model, body, tools)
@@ -137,7 +137,7 @@ async def join_tokens(request: Request) -> Response:
 
 
 async def describe_tokenizer(request: Request) -> Response:
-    model = await named_model(request, request.query_params.get("model"))
+    model = await named_model(request, request.query_params.get("model") or None)
     tokenizer = model.prompts.tokenizer
     return json_response(
         TokenizerDescription(

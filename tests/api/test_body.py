@@ -265,6 +265,12 @@ def test_json_content_types_are_read(content_type: str) -> None:
     assert read([b'{"model": "a"}'], [("content-type", content_type)]).value.model == "a"
 
 
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity"])
+def test_a_body_may_say_that_it_is_not_compressed(encoding: str) -> None:
+    sent = [*OK, ("content-encoding", encoding)]
+    assert read([b'{"model": "a"}'], sent).value.model == "a"
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -154,6 +154,12 @@ def test_a_file_becomes_the_data_url_that_json_would_carry(headers: str, url: st
     ]
 
 
+def test_no_file_was_chosen() -> None:
+    """Browsers send a part all the same."""
+    nothing = named("image", "Content-Type: application/octet-stream", filename="")
+    assert read(("prompt", "x"), (nothing, b"")) == read(("prompt", "x"))
+
+
 def test_an_image_may_be_a_data_url_already() -> None:
     assert read(("prompt", "x"), ("image", "data:image/png;base64,AP8=")).image == (
         "data:image/png;base64,AP8="

@@ -176,6 +176,8 @@ FORM = ("content-type", "multipart/form-data; boundary=x")  # needs no preflight
     [
         [("origin", "https://evil.com")],
         [("origin", "null")],  # from a sandboxed frame, or with no-referrer
+        [("origin", ""), ("origin", "https://evil.com")],
+        [("origin", ""), ("sec-fetch-site", "cross-site")],
         [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
         [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")],
     ],
@@ -187,7 +189,7 @@ def test_a_form_on_a_foreign_page_is_refused_before_any_work(sent_by: list[Heade
 
 def test_a_form_of_an_own_page_or_a_program_is_let_through() -> None:
     own = [("origin", "http://localhost:8000"), ("sec-fetch-site", "same-origin")]
-    for sent_by in (own, []):
+    for sent_by in (own, [], [("origin", "")]):
         reply = get(Guard(app), HOST, FORM, *sent_by, method="POST", path="/v1/inference/model")
         assert reply.status == 200
 

@@ -8,14 +8,19 @@ import msgspec
 import pytest
 
 from localinfra.api.anthropic.messages import MessageRequest
+from localinfra.api.cohere import EmbedRequest
+from localinfra.api.deepinfra.encoders import EmbeddingBody, RerankBody
+from localinfra.api.deepinfra.images import NativeImageFields
 from localinfra.api.deepinfra.text import TextBody
 from localinfra.api.http.body import decode
 from localinfra.api.openai.chat import ChatCompletionRequest
 from localinfra.api.openai.completions import CompletionRequest
 from localinfra.api.openai.embeddings import EmbeddingsRequest
+from localinfra.api.openai.image_edits import EditFields
 from localinfra.api.openai.images import ImageFields
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.rerank import RerankRequest
+from localinfra.api.tokens import TokenizeRequest
 from localinfra.errors import InvalidRequest
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -144,6 +149,71 @@ def test_an_empty_text_list_or_object_is_a_field_not_given(
                 value.check()
             if hasattr(value, "answer"):
                 assert value.answer() == read(kind, body).answer()
+
+
+KINDS: list[tuple[type[msgspec.Struct], dict[str, Any]]] = [
+    (ChatCompletionRequest, CHAT),
+    (CompletionRequest, COMPLETION),
+    (ResponsesRequest, RESPONSES),
+    (MessageRequest, MESSAGES),
+    (TextBody, NATIVE),
+    (EmbeddingsRequest, EMBEDDINGS),
+    (EmbeddingBody, {"inputs": "a"}),
+    (EmbedRequest, {"model": "m", "texts": ["a"]}),
+    (RerankRequest, RERANK),
+    (RerankBody, {}),
+    (ImageFields, IMAGES),
+    (EditFields, {**IMAGES, "image": "data:"}),
+    (NativeImageFields, IMAGES),
+    (TokenizeRequest, {"messages": HELLO}),
+]
+TEXTS = {"input", "prompt", "stop"}  # an empty one of these is a text, or stops nothing
+
+
+@pytest.mark.parametrize(("kind", "body"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
+def test_an_empty_text_in_any_field_is_none_given(
+    kind: type[msgspec.Struct], body: dict[str, Any]
+) -> None:
+    optional = [field for field in msgspec.structs.fields(kind) if not field.required]
+    names = {field.encode_name for field in optional} - TEXTS - body.keys()
+    expected = read(kind, body)
+    for name in names:
+        assert read(kind, {**body, name: ""}) == expected, name
+    assert read(kind, {**body, **dict.fromkeys(names, "")}) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "fields"),
+    [
+        (ResponsesRequest, RESPONSES, {"text": {"verbosity": "", "format": {"type": "text"}}}),
+        (ResponsesRequest, RESPONSES, {"reasoning": {"summary": "", "effort": None}}),
+        (MessageRequest, MESSAGES, {"output_config": {"effort": ""}}),
+    ],
+)
+def test_an_empty_text_for_a_choice_is_none_given_at_any_depth(
+    kind: type[msgspec.Struct], body: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    assert read(kind, {**body, **fields}) == read(kind, body)
+    thinking = {"type": "enabled", "display": "", "budget_tokens": 9.0}
+    asked = read(MessageRequest, {**MESSAGES, "thinking": thinking}).thinking
+    assert (asked.display, asked.budget_tokens) == (None, 9)
+    with pytest.raises(InvalidRequest, match="thinking.type"):
+        read(MessageRequest, {**MESSAGES, "thinking": {"type": ""}})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": ""}},
+        {"tool_choice": {"type": ""}},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {
+            "mode": "", "tools": [{"type": "function", "function": {"name": "f"}}]}}},
+    ],
+)  # fmt: skip
+def test_an_empty_type_or_mode_is_the_usual_one(fields: dict[str, Any]) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    answer = read(ChatCompletionRequest, {**CHAT, "tools": tools, **fields}).answer()
+    assert answer.format is None and not answer.use.is_required and len(answer.use.tools) == 1
 
 
 def test_what_must_be_there_must_not_be_empty() -> None:

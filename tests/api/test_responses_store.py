@@ -222,6 +222,8 @@ def test_input_items_come_in_pages_the_last_one_first(server: Server) -> None:
     assert (page["first_id"], page["last_id"], page["has_more"]) == ("msg_2", "msg_3", True)
     assert page["data"][0]["content"] == [{"type": "input_text", "text": "Hi"}]
     assert ids(server.ask("/resp_1/input_items?after=msg_0")) == []
+    empty = server.ask("/resp_1/input_items?order=&limit=&after=")
+    assert ids(empty) == ids(server.ask("/resp_1/input_items"))
 
 
 @pytest.mark.parametrize(

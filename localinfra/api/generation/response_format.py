@@ -30,7 +30,7 @@ class ResponseFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
     def answer_format(self) -> AnswerFormat | None:
         """None where any text will do. Raises InvalidRequest and UnsupportedParameter."""
         param = "response_format"
-        if self.type == "text":
+        if self.type in ("", "text"):
             return None
         if self.type in ("json", "json_object"):
             if self.schema_ is None:

@@ -197,7 +197,7 @@ class AllowedTools(msgspec.Struct, frozen=True):
 class AllowedChoice(msgspec.Struct, frozen=True):
     """OpenAI's `allowed_tools`, within a `ToolChoice` or flat as in the Responses API."""
 
-    mode: TypeName = "auto"
+    mode: TypeName | None = None  # auto
     tools: Annotated[list["ToolChoice"], Meta(max_length=MAX_TOOLS)] = []
 
 
@@ -224,7 +224,7 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def allowed(self) -> AllowedChoice:
         """Of the type `allowed_tools`."""
-        return self.allowed_tools or AllowedChoice(self.mode or "auto", self.tools or [])
+        return self.allowed_tools or AllowedChoice(self.mode, self.tools or [])
 
     def choice(self, path: str = "tool_choice") -> str | NamedTool | AllowedTools:
         """Raises InvalidRequest and UnsupportedParameter."""
@@ -248,9 +248,10 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def _allowed(self, path: str) -> AllowedTools:
         allowed, within = self.allowed, f"{path}.allowed_tools" if self.allowed_tools else path
-        if allowed.mode not in ("auto", "required"):
+        mode = allowed.mode or "auto"
+        if mode not in ("auto", "required"):
             raise InvalidRequest(
-                f"{within}.mode can't be {allowed.mode[:100]!r}: use auto or required.",
+                f"{within}.mode can't be {mode[:100]!r}: use auto or required.",
                 f"{within}.mode",
             )
         if not allowed.tools:
@@ -261,7 +262,7 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
             if not isinstance(named, NamedTool):
                 raise InvalidRequest("Only functions can be allowed.", f"{within}.tools[{at}].type")
             names.append(named.function.name)
-        return AllowedTools(names, allowed.mode)
+        return AllowedTools(names, mode)
 
 
 def tool_use(tools: Tools, choice: str | ToolChoice | None, is_parallel: bool) -> ToolUse:

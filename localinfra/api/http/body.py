@@ -36,6 +36,7 @@ JSON_TYPE = re.compile(rb"application/([\w.-]+\+)?json", re.IGNORECASE)
 READABLE_CHARSETS = ("utf-8", "ascii")  # as Python calls them; ASCII is UTF-8 as well
 NESTED_SIZE = 32  # a list, object or name is as much work as so many characters
 NULL = msgspec.Raw(b"null")
+NO_TEXT = msgspec.Raw(b'""')
 FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -110,7 +111,7 @@ async def read_body(
     """Reads and checks the request's JSON body.
 
     A `null` counts as not given wherever a field has a default, so that defaults are written
-    without `| None`. An ApiError raised in `__post_init__` goes to the client as it is, a
+    without `| None`, and an empty text where that is a text or None. An ApiError raised in `__post_init__` goes to the client as it is, a
     ValueError as InvalidRequest.
 
     Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, InvalidRequest with the field's path
@@ -146,7 +147,7 @@ def is_json_in_utf_8(content_type: str) -> bool:
 
 
 def check_content_encoding(request: Request) -> None:
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if request.headers.get("content-encoding", "").lower() not in ("", "identity"):
         raise UnsupportedMediaType("Send the body uncompressed: this server decodes none.")
 
 
@@ -212,11 +213,16 @@ def fields_of(body: bytes) -> Fields:
 
 def struct_of(body: bytes, fields: Fields, kind: type[T], size: int = 0) -> Decoded[T]:
     decoder, shape = decoder_of(kind)
-    known = shape.fields.all if shape.fields else {}
+    assert shape.fields is not None
+    known, texts = shape.fields.all, shape.fields.texts
     ignored = tuple(name for name in fields if name not in known)
-    given = {name: raw for name, raw in fields.items() if name in known and raw != NULL}
+    given = {
+        name: raw
+        for name, raw in fields.items()
+        if name in known and raw != NULL and not (raw == NO_TEXT and name in texts)
+    }
     with refusing(body, shape):
-        if len(given) + len(ignored) < len(fields):  # without the nulls
+        if len(given) + len(ignored) < len(fields):  # without those that say nothing
             body = msgspec.json.encode(given)
         value = decode_liberally(body, given, decoder)
         return Decoded(value, ignored, size, tuple(unknown_within(given, shape)))

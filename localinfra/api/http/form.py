@@ -246,7 +246,8 @@ def json_of(
             weight.finish()
     groups: dict[str, list[Part]] = {}
     for part in parts:
-        groups.setdefault(part.name, []).append(part)
+        if part.data or part.filename != "":  # what browsers send where no file was chosen
+            groups.setdefault(part.name, []).append(part)
     decoders = field_decoders(kind)
     fields: dict[str, msgspec.Raw] = {}
     for sent_name, group in groups.items():

@@ -116,7 +116,7 @@ class Guard:
 
         CORS alone only hides the answer: the work a foreign page asks for has to be refused here.
         """
-        given = headers.getlist("origin")
+        given = [origin for origin in headers.getlist("origin") if origin]
         if not given and not is_foreign_fetch(headers, method):
             return {}
         if not self.origins.allows_all and not (

@@ -16,7 +16,7 @@ MAX_READ_AGAIN_BYTES = 1 << 20  # of one field, as JSON of any shape: 10 ms
 MAX_WHOLE = 2.0**63  # beyond it one cannot tell which integer was meant
 
 WRONG_TYPE = re.compile(r"Expected `[^`]*`, got |Object missing |Invalid enum value ")
-NULL_FOR_OTHER = re.compile(r"Expected `[^`]*`, got `null`")
+NOTHING_FOR_OTHER = re.compile(r"Expected `[^`]*`, got `null`|Invalid enum value ''")
 FLOAT_FOR_INT = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`")
 # A JSON string, to be passed over, or a number with a point or an exponent. Each character is
 # looked at once or twice, also where it is one of many digits.
@@ -33,7 +33,7 @@ def decode_liberally(
     - a float without a fraction (4.0, 1e3) is an integer. msgspec's lax mode does that as well, but
       takes texts for numbers besides;
     - an empty text, list or object, or false, is a field not given, if it may be left out;
-    - so is a null, at any depth.
+    - so is a null, at any depth, and an empty text for a choice.
 
     Raises what the decoder does. It reads the whole body twice at most: what is wrong is found
     field by field, and in small ones alone.
@@ -73,12 +73,12 @@ def mended_value(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], shape: Sh
     if num_bytes > MAX_READ_AGAIN_BYTES:
         return raw
     problem = problem_of(decoder, raw)
-    if NULL_FOR_OTHER.match(problem):
+    if NOTHING_FOR_OTHER.match(problem):
         raw = without_nulls(raw, shape)
         problem = problem_of(decoder, raw)
     if FLOAT_FOR_INT.match(problem) and num_bytes <= MAX_MENDED_BYTES:
         raw = with_whole_numbers(raw)
-        if NULL_FOR_OTHER.match(problem_of(decoder, raw)):
+        if NOTHING_FOR_OTHER.match(problem_of(decoder, raw)):
             return mended_value(raw, decoder, shape)
     return raw
 

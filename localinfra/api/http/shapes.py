@@ -56,6 +56,7 @@ class Fields(msgspec.Struct, eq=False):
     all: dict[str, Shape] = {}
     nested: dict[str, Shape] = {}  # those that hold objects of ours
     optional: set[str] = set()
+    texts: set[str] = set()  # of those, where an empty text says nothing
 
 
 @functools.cache
@@ -89,7 +90,7 @@ class _Reader:
     def _fields(self, info: inspect.StructType) -> Fields:
         if info.cls in self._known:
             return self._known[info.cls]
-        fields = self._known[info.cls] = Fields({}, {}, set())
+        fields = self._known[info.cls] = Fields({}, {}, set(), set())
         if info.tag_field:
             fields.all[info.tag_field] = Shape()
         for field in info.fields:
@@ -99,6 +100,8 @@ class _Reader:
                 fields.nested[name] = shape
             if not field.required:
                 fields.optional.add(name)
+            if field.default is None or isinstance(field.default, str):
+                fields.texts.add(name)
         return fields
 
 
@@ -113,7 +116,12 @@ def _members(info: inspect.Type) -> Iterator[inspect.Type]:
 
 
 def _both(one: Fields, other: Fields) -> Fields:
-    return Fields(one.all | other.all, one.nested | other.nested, one.optional & other.optional)
+    return Fields(
+        one.all | other.all,
+        one.nested | other.nested,
+        one.optional & other.optional,
+        one.texts & other.texts,
+    )
 
 
 class Unknown:
@@ -166,7 +174,8 @@ class Unknown:
 
 
 def without_nulls(raw: msgspec.Raw, shape: Shape) -> msgspec.Raw:
-    """The same JSON, less the nulls of fields that may be left out and take none."""
+    """The same JSON, less the nulls of fields that may be left out and take none, and the empty
+    texts of those that are chosen from a list."""
     try:
         value = msgspec.json.decode(raw)
     except msgspec.DecodeError:  # as above
@@ -182,9 +191,12 @@ def _drop_nulls(value: Any, shape: Shape) -> None:
     elif type(value) is dict and shape.fields:
         for name in shape.fields.all.keys() & value.keys():
             field = shape.fields.all[name]
-            if value[name] is not None:
+            if value[name] is None:
+                says_nothing = not field.takes_null
+            else:
+                says_nothing = value[name] == "" and "" not in (field.choices or ("",))
                 _drop_nulls(value[name], field)
-            elif name in shape.fields.optional and not field.takes_null:
+            if says_nothing and name in shape.fields.optional:
                 del value[name]
     elif type(value) is dict and shape.entries:
         for inner in value.values():

@@ -48,7 +48,7 @@ class TextFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
 
     def answer_format(self) -> AnswerFormat | None:
         """None where any text will do. Raises InvalidRequest and UnsupportedParameter."""
-        if self.type == "text":
+        if self.type in ("", "text"):
             return None
         if self.type == "json_object":
             return AnswerFormat("json", "text.format", ANY_OBJECT)

@@ -200,13 +200,13 @@ async def list_input_items(request: Request) -> HttpResponse:
     """All items that the response was made from, those of earlier responses included."""
     kept = kept_response(request)
     query = request.query_params
-    limit, order = query.get("limit", str(ITEMS_PER_PAGE)), query.get("order", "desc")
+    limit, order = query.get("limit") or str(ITEMS_PER_PAGE), query.get("order") or "desc"
     if not (limit.isdecimal() and 1 <= int(limit[:9]) <= MAX_ITEMS_PER_PAGE):
         raise InvalidRequest(f"limit must be from 1 to {MAX_ITEMS_PER_PAGE}.", "limit")
     if order not in ("asc", "desc"):
         raise InvalidRequest("order must be asc or desc.", "order")
     items = list(kept.input) if order == "asc" else list(reversed(kept.input))
-    items = items_after(items, query.get("after"))
+    items = items_after(items, query.get("after") or None)
     page = items[: int(limit)]
     return json_response(
         ItemList(
