@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from localinfra.api.http.sse import until_disconnect
-from localinfra.api.sockets.connection import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
+from localinfra.api.sockets.refusals import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
 from localinfra.config.settings import ServerSettings
 
 GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -354,18 +354,57 @@ def test_requests_sent_together_are_answered_in_order(server: Serving) -> None:
         assert answered == paths
 
 
-def test_a_heap_of_requests_ends_the_connection(server: Serving) -> None:
+def test_of_a_heap_of_requests_those_that_may_wait_are_answered(server: Serving) -> None:
     with server.talk() as talk:
-        first = talk.ask(GET * 1000)
-        assert (first.status, first.headers["connection"]) == (200, "close")
+        talk.send(GET * 1000)
+        for _ in range(1 + MAX_PIPELINED):
+            assert talk.reply().status == 200
+        refused = talk.reply()
+        assert is_refused(refused, 400) and str(MAX_PIPELINED) in refused.error["message"]
         assert talk.is_closed()
 
 
-def test_nonsense_after_a_whole_request_does_not_cost_its_answer(server: Serving) -> None:
+WHOLE = [GET, POST + b"content-length: 2\r\n\r\nhi", CHUNKED + b"2\r\nhi\r\n0\r\n\r\n"]
+
+
+@pytest.mark.parametrize("num_before", [1, 3, MAX_PIPELINED])
+@pytest.mark.parametrize(
+    ("status", "sent"),
+    [
+        (400, b"nonsense\r\n\r\n"),
+        (400, CHUNKED + b"2\r\nhi\r\nzz\r\n"),
+        (415, POST + b"transfer-encoding: gzip, chunked\r\n\r\n"),
+        (431, b"GET / HTTP/1.1\r\n" + headers(MAX_HEADERS + 1) + b"\r\n"),
+    ],
+)
+def test_nonsense_after_whole_requests_costs_none_of_their_answers(
+    server: Serving, num_before: int, status: int, sent: bytes
+) -> None:
     with server.talk() as talk:
-        reply = talk.ask(GET + b"nonsense\r\n\r\n")
-        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        before = (WHOLE * num_before)[:num_before]
+        talk.send(b"".join(before) + sent)
+        bodies = [json.loads(talk.reply().body)["body"] for _ in before]
+        assert bodies == (["", "hi", "hi"] * num_before)[:num_before]
+        assert is_refused(talk.reply(), status)
         assert talk.is_closed()
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [b"gzip, chunked", b"deflate,chunked", b"br", b"gzip;q=1, chunked",
+     b"gzip\r\ntransfer-encoding: chunked"],
+)  # fmt: skip
+def test_a_compressed_body_is_refused(server: Serving, coding: bytes) -> None:
+    with server.talk() as talk:
+        reply = talk.ask(POST + b"transfer-encoding: %b\r\n\r\n2\r\nhi\r\n0\r\n\r\n" % coding)
+        assert is_refused(reply, 415) and "uncompressed" in reply.error["message"]
+
+
+@pytest.mark.parametrize("coding", [b"chunked", b"Chunked", b"identity, chunked"])
+def test_chunks_are_read_as_they_are(server: Serving, coding: bytes) -> None:
+    with server.talk() as talk:
+        reply = talk.ask(POST + b"transfer-encoding: %b\r\n\r\n2\r\nhi\r\n0\r\n\r\n" % coding)
+        assert json.loads(reply.body)["body"] == "hi"
 
 
 def test_nonsense_after_a_request_lets_its_answer_end(server: Serving) -> None:

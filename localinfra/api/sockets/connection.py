@@ -20,14 +20,12 @@ from localinfra.api.http.request_log import log_refusal
 from localinfra.api.http.state import RequestState
 from localinfra.api.sockets import refusals
 from localinfra.api.sockets.connections import Connections
+from localinfra.api.sockets.refusals import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
 from localinfra.chance import random_hex
 from localinfra.errors import ApiError
 
 log = logging.getLogger(__name__)
 
-MAX_HEADERS = 100
-MAX_URL_BYTES = 16 * 1024
-MAX_PIPELINED = 16  # requests sent before the answer to the first
 LINGER_S = 2.0  # for a refusal to be read: closing at once would take it back
 LINGER_BYTES = 4 << 20  # that are read and dropped meanwhile
 MAX_BLANK_BYTES = 1024  # line ends before a request
@@ -63,6 +61,7 @@ class Connection(HttpToolsProtocol):
         self.settings = connections.settings
         self.running: RequestResponseCycle | None = None  # whose answer is due or being sent
         self._refusal: ApiError | None = None
+        self._last_words = b""  # the answer to what was refused, once those before are sent
         self._is_deaf = False  # what still comes is read and dropped
         self._dropped_bytes = 0
         self._blank_bytes = 0
@@ -126,8 +125,7 @@ class Connection(HttpToolsProtocol):
         try:
             self.feed(data)
         except httptools.HttpParserError as error:
-            malformed = refusals.malformed(data, error, is_first=self._is_first_read)
-            self.refuse(self._refusal or malformed)
+            self.refuse(self._refusal or refusals.malformed(data, error, self._is_first_read))
             return
         self._is_first_read = False
         self._head_is_split = self._head_began_s is not None
@@ -190,7 +188,7 @@ class Connection(HttpToolsProtocol):
             return
         super().on_url(url)
         if len(self.url) > MAX_URL_BYTES:
-            self.stop(refusals.url_too_long(MAX_URL_BYTES))
+            self.stop(refusals.url_too_long())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_began_s is None:
@@ -199,6 +197,8 @@ class Connection(HttpToolsProtocol):
         name, headers = name.lower(), self.headers
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
+        elif name == b"transfer-encoding" and (refusal := refusals.foreign_coding(value)):
+            self.stop(refusal)
         headers.append((name, value))  # as uvicorn's does: a call for each would cost 3 %
         if len(headers) > MAX_HEADERS:
             self.stop(self.head_too_large())
@@ -220,7 +220,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self.judge_upgrade()
         if len(self.pipeline) >= MAX_PIPELINED:
-            self.stop(refusals.too_many_pipelined(MAX_PIPELINED))
+            self.stop(refusals.too_many_at_once())
         self._num_heads += 1
         self._blank_bytes = 0
         self._head_began_s = None
@@ -278,6 +278,8 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._last_words:
+            self.leave()
         else:
             self._waits_since_s = self.loop.time()
             self.registry.wait(self)
@@ -285,36 +287,40 @@ class Connection(HttpToolsProtocol):
     # Refusals
 
     def refuse(self, error: ApiError) -> None:
-        """Answers where that is possible, reads no further, and closes. An answer that has begun,
-        or is due to a request that came as a whole before, is sent to its end first."""
+        """Reads no further, answers what came as a whole before and then this, and closes. Where
+        the answer to what is refused has begun, it is sent to its end instead."""
         self._is_deaf = True
-        self.pipeline.clear()
-        running = self.running
         scope: Scope = {"path": self.url.partition(b"?")[0].decode("latin-1"), "state": {}}
         RequestState.of(scope).id = random_hex(32)
         log_refusal(error, scope, self.client)
+        if self.pipeline and self.pipeline[0][0].more_body:
+            self.pipeline.popleft()  # the newest, whose rest is refused
+        self._last_words = refusals.answer(error, scope, self.server_state.default_headers)
+        running = self.running
         if running is not None and not running.response_complete:
-            running.keep_alive = False
-            if running.response_started or not running.more_body:
+            if not running.more_body:
+                return  # the others are answered one by one, see `on_response_complete`
+            if running.response_started:
+                running.keep_alive = False
                 return
             running.disconnected = True  # its work is in vain
             running.message_event.set()
-        self.transport.write(refusals.answer(error, scope, self.server_state.default_headers))
         self.leave()
 
     def leave(self) -> None:
-        """Says that no more will come, and gives the client a moment to read it."""
+        """Says why no more will come, and gives the client a moment to read it."""
+        self.transport.write(self._last_words)
         self._closes_at_s = self.loop.time() + LINGER_S
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.registry.leave(self)
 
+    def head_too_large(self) -> ApiError:
+        return refusals.head_too_large(self.settings.max_header_bytes)
+
     def drop(self) -> None:
         self._is_deaf = True
         self.transport.abort()
-
-    def head_too_large(self) -> ApiError:
-        return refusals.head_too_large(MAX_HEADERS, self.settings.max_header_bytes)
 
     # Time. Called about once a second.
 

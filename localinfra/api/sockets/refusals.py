@@ -1,4 +1,4 @@
-"""What a client is told whose connection asks for too much, or for what is no HTTP/1.1."""
+"""What a connection is told that goes beyond its bounds, or speaks something else than HTTP/1.1."""
 
 import http
 from collections.abc import Iterable
@@ -10,6 +10,10 @@ from localinfra import errors
 from localinfra.api.http.errors import error_response
 from localinfra.api.http.state import RequestState
 from localinfra.errors import ApiError
+
+MAX_HEADERS = 100
+MAX_URL_BYTES = 16 * 1024
+MAX_PIPELINED = 16  # requests sent before the answer to the first
 
 
 def answer(error: ApiError, scope: Scope, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -23,11 +27,10 @@ def answer(error: ApiError, scope: Scope, headers: Iterable[tuple[bytes, bytes]]
     return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (error.status, phrase, fields, bytes(response.body))
 
 
-def malformed(data: bytes, error: Exception, *, is_first: bool) -> ApiError:
-    """`data` is what the parser gave up at; `is_first`: nothing came before it."""
-    if is_first and data.startswith(b"\x16\x03"):
+def malformed(data: bytes, error: Exception, is_first_read: bool) -> ApiError:
+    if is_first_read and data.startswith(b"\x16\x03"):
         return errors.InvalidRequest("This server speaks no TLS: use http:// instead.")
-    if is_first and data.startswith(b"PRI * HTTP/2"):
+    if is_first_read and data.startswith(b"PRI * HTTP/2"):
         return errors.UnsupportedHttpVersion(
             "This server speaks HTTP/1.1: switch HTTP/2 with prior knowledge off."
         )
@@ -43,13 +46,13 @@ def no_request() -> ApiError:
     return errors.InvalidRequest("The request is not valid HTTP: no request.")
 
 
-def url_too_long(max_bytes: int) -> ApiError:
-    return errors.UrlTooLong(f"The URL is longer than {max_bytes} bytes.")
+def url_too_long() -> ApiError:
+    return errors.UrlTooLong(f"The URL is longer than {MAX_URL_BYTES} bytes.")
 
 
-def head_too_large(max_headers: int, max_bytes: int) -> ApiError:
+def head_too_large(max_bytes: int) -> ApiError:
     return errors.HeadersTooLarge(
-        f"The request's headers are more than {max_headers} or larger than {max_bytes} bytes."
+        f"The request's headers are more than {MAX_HEADERS} or larger than {max_bytes} bytes."
     )
 
 
@@ -64,10 +67,20 @@ def odd_chunks() -> ApiError:
     )
 
 
-def too_many_pipelined(most: int) -> ApiError:
+def foreign_coding(value: bytes) -> ApiError | None:
+    """Why a body in such a `Transfer-Encoding` can't be read; None for chunks as they are."""
+    codings = [coding.strip().lower() for coding in value.split(b",")]
+    if all(coding in (b"", b"chunked", b"identity") for coding in codings):
+        return None
+    return errors.UnsupportedMediaType(
+        "Send the body uncompressed: of transfer codings this server reads chunked alone."
+    )
+
+
+def too_many_at_once() -> ApiError:
     return errors.InvalidRequest(
-        f"More than {most} requests wait on one connection: send the next when an answer is "
-        "there, or use more connections."
+        f"More than {MAX_PIPELINED} requests wait on one connection: send the next when an answer "
+        "is there, or use more connections."
     )
 
 
