@@ -68,6 +68,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     body_timeout_s: Seconds = 30.0  # longest wait for a whole request body
     # largest sum of bodies still arriving
     max_unfinished_bytes: Annotated[int, Meta(ge=1024)] = 64 * MIB
+    # largest sum of answers that clients are slow to read; who has read nothing for longest is cut
+    max_unread_bytes: Annotated[int, Meta(ge=MIB)] = 128 * MIB
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # largest head of a request
     head_timeout_s: Seconds = 10.0  # longest wait for the head of a request
     # how long an unused connection stays open: longer than most clients keep theirs

@@ -25,7 +25,8 @@ SHORT = ServerSettings(head_timeout_s=1.0, idle_timeout_s=3.0, write_timeout_s=1
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with what it was sent; `/flood` never ends, `/big` is larger than any buffer."""
+    """Answers with what it was sent; `/flood` never ends, `/big` is larger than any buffer,
+    `/large` than some, as is `/pieces`, which is sent in several."""
     if scope["type"] != "http":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -40,6 +41,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         body, more = body + message["body"], message["more_body"]
     if scope["path"] == "/big":
         answer = bytes(64 << 20)
+    elif scope["path"] in ("/large", "/pieces"):
+        answer = bytes(8 << 20)
     else:
         names = [name.decode() for name, _ in scope["headers"]]
         answer = json.dumps({"path": scope["path"], "body": body.decode(), "names": names}).encode()
@@ -50,6 +53,11 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         with contextlib.suppress(ClientDisconnect):
             await until_disconnect(receive, flood(send))
         return
+    if scope["path"] == "/pieces":
+        for at in range(0, len(answer), 1 << 20):
+            piece = answer[at : at + (1 << 20)]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        answer = b""
     await send({"type": "http.response.body", "body": answer})
 
 
@@ -298,6 +306,27 @@ def test_a_slow_reader_that_reads_is_served(
             time.sleep(0.1)
             assert len(connection.recv(1 << 20)) > 0
     assert "did not read" not in caplog.text
+
+
+@pytest.mark.parametrize("path", [b"/large", b"/pieces"])
+def test_answers_that_nobody_reads_are_bounded_in_all(
+    serve: Callable[[ServerSettings], Serving], caplog: pytest.LogCaptureFixture, path: bytes
+) -> None:
+    serving = serve(ServerSettings(max_unread_bytes=20 << 20))
+    opened = serving.server.open
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(serving.talk()) for _ in range(5)]
+        for at, client in enumerate(clients):
+            client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            client.send(b"GET %b HTTP/1.1\r\n\r\n" % path)
+            wait_for(lambda: opened.unread_bytes >= min(at + 1, 2) * (7 << 20))
+            assert opened.unread_bytes <= 20 << 20
+        wait_for(lambda: len(opened) == 2)
+        assert caplog.text.count("slow to read") == 3
+        for client in clients[3:]:
+            assert len(client.reply().body) == 8 << 20
+        assert all(client.is_closed() for client in clients[:3])
+    wait_for(lambda: opened.unread_bytes == 0)
 
 
 @pytest.mark.parametrize(

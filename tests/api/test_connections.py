@@ -88,6 +88,25 @@ def test_those_that_leave_are_few() -> None:
     assert [fake.is_dropped for fake in fakes] == [True] * 3 + [False] * MAX_LEAVING
 
 
+def test_of_slow_readers_who_has_read_nothing_for_longest_gives_way() -> None:
+    connections = Connections(ServerSettings(max_unread_bytes=4 << 20))
+    first, second, third, fourth = opened(connections, 4)
+    for fake in (first, second, third):
+        connections.hold(fake, 1 << 20)
+    connections.hold(first, 900_000)  # it has read on
+    connections.hold(fourth, 2 << 20)
+    assert [fake.is_dropped for fake in (first, second, third, fourth)] == [
+        False, True, False, False,
+    ]  # fmt: skip
+    assert connections.unread_bytes == 900_000 + (1 << 20) + (2 << 20) and len(connections) == 3
+    connections.read(third)
+    connections.hold(fourth, 64 << 20)
+    assert first.is_dropped and not fourth.is_dropped  # alone, it may be as large as it likes
+    connections.forget(fourth)
+    connections.forget(second)
+    assert connections.unread_bytes == 0
+
+
 def test_what_is_closed_is_forgotten_once() -> None:
     connections = Connections(settings())
     [fake] = opened(connections, 1)

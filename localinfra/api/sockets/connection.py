@@ -92,6 +92,12 @@ class Connection(HttpToolsProtocol):
         return self.running is not None and not self.running.response_complete
 
     @property
+    def unread_bytes(self) -> int:
+        """Of the answer: what the transport has of it, and what its handler holds for later."""
+        later_bytes = self.running.expected_content_length if self.running else 0
+        return self.transport.get_write_buffer_size() + later_bytes
+
+    @property
     def address(self) -> str:
         return self.client[0] if self.client else ""
 
@@ -110,8 +116,13 @@ class Connection(HttpToolsProtocol):
             self.running.message_event.set()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.registry.hold(self, self.unread_bytes)
+
     def resume_writing(self) -> None:
         self._progress_s = self.loop.time()  # nearly all was taken since `pause_writing`
+        self.registry.read(self)
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -352,5 +363,7 @@ class Connection(HttpToolsProtocol):
         self._taken_bytes += max(0, self._unsent_bytes - unsent_bytes)
         if not unsent_bytes or self._taken_bytes >= PROGRESS_BYTES:
             self._progress_s, self._taken_bytes = now_s, 0
+            if self.flow.write_paused:
+                self.registry.hold(self, self.unread_bytes)
         self._unsent_bytes = unsent_bytes
         return now_s - self._progress_s > self.settings.write_timeout_s

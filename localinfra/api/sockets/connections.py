@@ -41,6 +41,9 @@ class Connections:
         self._new: dict[Closable, None] = {}
         self._waiting: dict[Closable, None] = {}
         self._receiving: dict[Closable, None] = {}
+        # Those that are slow to read: what is kept of their answers. Who has read last is last.
+        self._unread: dict[Closable, int] = {}
+        self.unread_bytes = 0
 
     def __len__(self) -> int:
         return len(self._all)
@@ -98,6 +101,26 @@ class Connections:
         if connection in self._all:
             self._waiting[connection] = None
 
+    def hold(self, connection: Closable, num_bytes: int) -> None:
+        """It has read some of its answer, and so much is left. Who has read nothing for longest
+        gives way where that is too much in all."""
+        self.read(connection)
+        while self._unread and self.unread_bytes + num_bytes > self.settings.max_unread_bytes:
+            slowest = next(iter(self._unread))
+            log.warning(
+                "%s is slow to read its answer, and too much is kept for such clients: connection "
+                "closed",
+                slowest.address,
+            )
+            self.forget(slowest)
+            slowest.drop()
+        self._unread[connection] = num_bytes
+        self.unread_bytes += num_bytes
+
+    def read(self, connection: Closable) -> None:
+        """It has read nearly all that there was."""
+        self.unread_bytes -= self._unread.pop(connection, 0)
+
     def leave(self, connection: Closable) -> None:
         """It was refused and is about to be closed."""
         self._settle(connection)
@@ -111,6 +134,7 @@ class Connections:
     def forget(self, connection: Closable) -> None:
         """It is closed. Harmless the second time."""
         self._settle(connection)
+        self.read(connection)
         if connection in self._all:
             del self._all[connection]
             self._num_from[connection.address] -= 1
