@@ -1,7 +1,8 @@
 """Kept responses: who finds them, and which go when there are too many."""
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,12 +16,13 @@ from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.body import Decoded
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.responses.handlers import asking
-from localinfra.api.openai.responses.items import InputText, MessageItem, OutputText
+from localinfra.api.openai.responses.items import AnyItem, InputText, MessageItem, OutputText
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openai.responses.store import (
     KeptResponse,
     ResponseStore,
     encode,
+    encoded,
     previous_response,
     referenced_item,
 )
@@ -224,6 +226,20 @@ def test_input_items_come_in_pages_the_last_one_first(server: Server) -> None:
     assert ids(server.ask("/resp_1/input_items?after=msg_0")) == []
     empty = server.ask("/resp_1/input_items?order=&limit=&after=")
     assert ids(empty) == ids(server.ask("/resp_1/input_items"))
+
+
+def test_input_items_are_written_in_a_thread(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: list[str] = []
+
+    def spy(items: Sequence[AnyItem]) -> list[bytes]:
+        where.append(threading.current_thread().name)
+        return encoded(items)
+
+    monkeypatch.setattr("localinfra.api.openai.responses.store.encoded", spy)
+    assert len(ids(server.ask("/resp_1/input_items"))) == 5
+    assert len(where) == 1 and where[0] != threading.main_thread().name
 
 
 @pytest.mark.parametrize(

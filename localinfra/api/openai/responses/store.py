@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
 from localinfra.api.http.errors import json_response
+from localinfra.api.http.pieces import PiecesResponse, filled, listed
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.responses.items import AnyItem
 from localinfra.errors import InvalidRequest, NotFound, UnsupportedParameter
@@ -189,8 +190,10 @@ async def delete_response(request: Request) -> HttpResponse:
 
 
 class ItemList(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer, into which its items are filled."""
+
     object: Literal["list"] = "list"
-    data: Sequence[AnyItem]
+    data: tuple[()] = ()
     first_id: str | None
     last_id: str | None
     has_more: bool
@@ -208,14 +211,19 @@ async def list_input_items(request: Request) -> HttpResponse:
     items = list(kept.input) if order == "asc" else list(reversed(kept.input))
     items = items_after(items, query.get("after") or None)
     page = items[: int(limit)]
-    return json_response(
-        ItemList(
-            data=page,
-            first_id=page[0].id if page else None,
-            last_id=page[-1].id if page else None,
-            has_more=len(items) > len(page),
-        )
+    answer = ItemList(
+        first_id=page[0].id if page else None,
+        last_id=page[-1].id if page else None,
+        has_more=len(items) > len(page),
     )
+    threads = AppState.of(request.app).threads
+    written = await threads.conversions.run(encoded, page, size=kept.conversation_bytes)
+    return PiecesResponse(filled(answer, {"data": listed(written)}))
+
+
+def encoded(items: Sequence[AnyItem]) -> list[bytes]:
+    """In a thread: a text that is no prompt, such as reasoning, may be as long as a body."""
+    return [encode(item) for item in items]
 
 
 def items_after(items: list[AnyItem], id: str | None) -> list[AnyItem]:
