@@ -10,18 +10,33 @@ class ApiError(Exception):
     status = 500
     type = "server_error"
     code: str | None = None
+    quotes_body = False  # the message may hold values of the request's body
 
-    def __init__(self, message: str, param: str | None = None, retry_after_s: int | None = None):
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        fault: str = "",
+    ):
+        """`fault`: what is wrong, without any value of the body."""
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s  # sent as the Retry-After header
+        self.fault = fault
+
+    @property
+    def for_log(self) -> str:
+        """What a log may say, which never has a value of a body."""
+        return self.fault if self.quotes_body else self.message
 
 
 class InvalidRequest(ApiError):
     """The request can't be understood, or a value is out of its range."""
 
     status, type, code = 400, "invalid_request_error", "invalid_value"
+    quotes_body = True
 
 
 class UnsupportedParameter(InvalidRequest):
@@ -35,6 +50,7 @@ class ContextLengthExceeded(InvalidRequest):
     false where counting stopped at `num_tokens`."""
 
     code = "context_length_exceeded"
+    quotes_body = False
 
     def __init__(
         self, num_tokens: int, limit: int, param: str = "messages", *, is_exact: bool = True
@@ -64,6 +80,7 @@ class NotFound(ApiError):
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+    quotes_body = True
 
 
 class MethodNotAllowed(ApiError):

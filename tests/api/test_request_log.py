@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import AsyncGenerator
+from typing import Any
 
+import msgspec
 import pytest
 from asgi import Header, call, scope_of
 from starlette.applications import Starlette
@@ -13,9 +15,10 @@ from starlette.routing import Route
 from localinfra.api.app import create_app
 from localinfra.api.call import Call
 from localinfra.api.http.body import BodyLimits, Decoded, receive_body
+from localinfra.api.http.request_log import reason
 from localinfra.api.http.sse import EventStream
 from localinfra.config.settings import ServerSettings
-from localinfra.errors import QueueFull
+from localinfra.errors import QueueFull, UnsupportedParameter
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
 
@@ -114,6 +117,62 @@ def test_bodies_are_never_logged(app: Starlette, caplog: pytest.LogCaptureFixtur
     body = b'{"model": "m", "messages": [{"role": "user", "content": "secret sauce"}], "n": -1}'
     line_of(app, caplog, "POST", "/v1/chat/completions", JSON, body=body)
     assert "secret sauce" not in caplog.text
+
+
+USER = {"role": "user", "content": "SECRET"}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "words"),
+    [
+        ("chat/completions", {"messages": [{"role": "SECRET"}]},
+         "400 invalid_value (messages[0].role): no such choice"),
+        ("chat/completions", {"messages": [{**USER, "content": ["SECRET"]}]},
+         "(messages[0].content[0]): expected `object`, got `str`"),
+        ("chat/completions", {"messages": [USER], "tools": [{"function": {"name": "SECRET !"}}]},
+         "400 invalid_value (tools[0].function.name)"),
+        ("chat/completions", {"messages": [USER], "tool_choice": "SECRET"}, "(tool_choice)"),
+        ("chat/completions", {"messages": [USER], "response_format": {"type": "SECRET"}},
+         "400 unsupported_parameter (response_format.type)"),
+        ("chat/completions", {"messages": [{**USER, "content": [{"type": "SECRET"}]}]}, "404"),
+        ("chat/completions", {"messages": [USER], "chat_template_kwargs": {"messages": 1}},
+         "(chat_template_kwargs)"),
+        ("chat/completions", {}, "(messages): it is required"),
+        ("embeddings", {"input": "SECRET"}, "404 model_not_found (model)"),
+        ("responses", {"input": "a", "previous_response_id": "SECRET"},
+         "404 previous_response_not_found (previous_response_id)"),
+        ("responses", {"input": [{"type": "item_reference", "id": "SECRET"}]},
+         "404 not_found (input[0].id)"),
+        ("responses", {"input": "a", "include": ["SECRET"]}, "(include[0])"),
+        ("messages", {"messages": [{**USER, "content": [{"type": "SECRET"}]}]},
+         "400 unsupported_parameter (messages[0].content[0])"),
+        ("images/generations", {"prompt": "a", "size": "SECRET"}, "400 invalid_value (size)"),
+    ],
+)  # fmt: skip
+def test_a_line_names_the_place_and_the_fault_and_never_what_stood_there(
+    app: Starlette, caplog: pytest.LogCaptureFixture, path: str, fields: Any, words: str
+) -> None:
+    body = msgspec.json.encode({"model": "SECRET", **fields})
+    assert words in line_of(app, caplog, "POST", f"/v1/{path}", JSON, body=body)
+    assert "SECRET" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("param", "place"),
+    [
+        ("tools[0].function.parameters.properties.SECRET.not", "tools[0].function.parameters..."),
+        ("tools[0].input_schema.SECRET", "tools[0].input_schema..."),
+        ("response_format.json_schema.schema.$defs.SECRET",
+         "response_format.json_schema.schema..."),
+        ("chat_template_kwargs.SECRET", "chat_template_kwargs..."),
+        ("metadata[SECRET]", "metadata..."),
+        ("parameters", "parameters"),
+        ("messages[0].content", "messages[0].content"),
+    ],
+)  # fmt: skip
+def test_a_path_ends_where_names_are_the_clients(param: str, place: str) -> None:
+    error = UnsupportedParameter("SECRET is no keyword", param)
+    assert reason(error) == f"unsupported_parameter ({place})"
 
 
 def test_what_went_well_is_logged_at_debug_level_only(

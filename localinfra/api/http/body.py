@@ -246,10 +246,12 @@ def refusing(body: bytes, shape: Shape | None = None, within: str = "") -> Itera
     except msgspec.ValidationError as error:
         raise invalid_value(str(error), shape, within) from None
     except RecursionError:  # not a DecodeError, and also raised while skipping an unknown field
-        raise InvalidRequest("The body is nested too deeply.") from None
+        too_deep = "The body is nested too deeply."
+        raise InvalidRequest(too_deep, fault=too_deep) from None
     except ValueError as error:  # DecodeError and UnicodeDecodeError
         reason = "it is empty" if not body.strip() else str(error)
-        raise InvalidRequest(f"The body is not valid JSON in UTF-8: {reason[:200]}.") from None
+        problem = f"The body is not valid JSON in UTF-8: {reason[:200]}."
+        raise InvalidRequest(problem, fault=problem) from None
 
 
 @functools.cache
@@ -277,13 +279,18 @@ def invalid_value(problem: str, shape: Shape | None = None, within: str = "") ->
     what = LOCATION.sub("", problem)[:500]
     if missing := MISSING.fullmatch(what):
         path = f"{path}.{missing['name']}".lstrip(".")
-        return InvalidRequest(f"`{path}` is required.", path)
+        return InvalidRequest(f"`{path}` is required.", path, fault="it is required")
     found = shape.at(place) if shape else None
-    if (wrong := WRONG_CHOICE.fullmatch(what)) and found and found.choices:
+    fault = f"{what[:1].lower()}{what[1:]}"
+    if wrong := WRONG_CHOICE.fullmatch(what):
+        fault = "no such choice"
+    if wrong and found and found.choices:
         what = f"{wrong['value']} is {choices_text(wrong['value'], found.choices)}"
     what = f"{what[:1].lower()}{what[1:]}"
     return InvalidRequest(
-        f"Invalid `{path or 'body'}`: {what}{'' if what.endswith('?') else '.'}", path or None
+        f"Invalid `{path or 'body'}`: {what}{'' if what.endswith('?') else '.'}",
+        path or None,
+        fault=fault,
     )
 
 

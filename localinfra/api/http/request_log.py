@@ -1,6 +1,7 @@
 """One line of the log for a request: who asked for what, and why it was refused. Never a body."""
 
 import logging
+import re
 
 from starlette.types import Scope
 
@@ -9,6 +10,12 @@ from localinfra.errors import ApiError
 from localinfra.logs import kind, shown
 
 log = logging.getLogger("localinfra.requests")
+
+# Below these fields of a body all names are the client's.
+OWN_NAMES = re.compile(
+    r"(?<![^.])(?P<field>parameters|input_schema|schema|chat_template_kwargs|metadata)[.[].*",
+    re.DOTALL,
+)
 
 
 def log_request(scope: Scope, status: int | None, seconds: float) -> None:
@@ -35,12 +42,12 @@ def log_request(scope: Scope, status: int | None, seconds: float) -> None:
 
 
 def log_refusal(error: ApiError, scope: Scope, client: tuple[str, int] | None) -> None:
-    """For what never became a request."""
+    """For what never became a request, of whose head alone the message tells."""
     log.warning(
         "%s %s %s id=%s client=%s",
         shown(scope["path"]) or "connection",
         error.status,
-        reason(error),
+        f"{error.code or error.type}: {shown(error.message)}",
         RequestState.of(scope).id,
         client_name(client),
         extra=kind(error.status),
@@ -53,8 +60,11 @@ def remember_error(error: ApiError, scope: Scope) -> None:
 
 
 def reason(error: ApiError) -> str:
-    where = f" ({shown(error.param, 64)})" if error.param else ""
-    return f"{error.code or error.type}{where}: {shown(error.message)}"
+    """Where in the body something is wrong and of what kind that is: never what stands there."""
+    place = OWN_NAMES.sub(r"\g<field>...", error.param or "")
+    where = f" ({shown(place, 64)})" if place else ""
+    what = f": {shown(error.for_log)}" if error.for_log else ""
+    return f"{error.code or error.type}{where}{what}"
 
 
 def client_name(client: tuple[str, int] | None) -> str:

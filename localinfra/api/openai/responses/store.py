@@ -32,6 +32,11 @@ class ResponseNotFound(NotFound):
 
 class PreviousResponseNotFound(NotFound):
     code = "previous_response_not_found"
+    quotes_body = True
+
+
+class ItemNotFound(NotFound):
+    quotes_body = True
 
 
 class KeptResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,7 +165,7 @@ def referenced_item(request: Request, id: str, path: str) -> AnyItem:
     """What an item_reference stands for. Raises NotFound."""
     item = store_of(request).find_item(id, caller_of(request))
     if item is None:
-        raise NotFound(
+        raise ItemNotFound(
             f"Item with id {id[:100]!r} not found in the output of a kept response. {WHY}: send "
             "the item itself instead.",
             f"{path}.id",
