@@ -7,7 +7,7 @@ import faulthandler
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -27,7 +27,13 @@ from localinfra.config.settings import LOG_LEVELS
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
-from localinfra.models.entries import TextModelEntry
+from localinfra.models.entries import (
+    EmbeddingModelEntry,
+    ImageModelEntry,
+    ModelEntry,
+    RerankModelEntry,
+    TextModelEntry,
+)
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 
@@ -86,31 +92,42 @@ class Foreground(Server):
             )
 
 
+# What to ask a model of each kind, by its route: the kinds that most will try come first.
+EXAMPLES: dict[type[ModelEntry], tuple[str, str]] = {
+    TextModelEntry: ("chat/completions", '"messages": [{"role": "user", "content": "Hello!"}]'),
+    EmbeddingModelEntry: ("embeddings", '"input": "Hello!"'),
+    RerankModelEntry: ("rerank", '"query": "Hello!", "documents": ["Hi!", "Good bye!"]'),
+    ImageModelEntry: ("images/generations", '"prompt": "a lighthouse"'),
+}
+
+
 def banner(base: str, runtime: Runtime) -> str:
     """The URL, the models, and a curl line that works."""
     entries = runtime.catalog.entries
-    text = {name: e for name, e in entries.items() if isinstance(e, TextModelEntry)}
-    ready = [name for name, entry in text.items() if file_state(entry.source) == "present"]
-    lines = [f"localinfra answers at {base}/v1", "", *(f"  {name}" for name in ready)]
+    ready = {name: e for name, e in entries.items() if file_state(e.source) == "present"}
+    lines = [f"localinfra answers at {base}/v1", ""]
+    for kind in EXAMPLES:
+        mark = "" if kind is TextModelEntry else f" ({kind.kind})"
+        lines += [f"  {name}{mark}" for name, entry in ready.items() if type(entry) is kind]
     if not entries:
         lines.append("  no model yet: the settings file names none")
-    if absent := len(text) - len(ready):
-        count = f"and {absent} more" if ready else f"none yet: {absent} chat models"
+    if absent := len(entries) - len(ready):
+        count = f"and {absent} more" if ready else f"none yet: {absent} models"
         lines.append(f"  {count} whose files are not here: localinfra list")
     if ready:
-        key = (
-            ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"'
-            if runtime.settings.api_keys
-            else ""
-        )
-        lines += [
-            "",
-            "Try it:",
-            f"  curl {base}/v1/chat/completions -H 'Content-Type: application/json'{key} \\",
-            f'    -d \'{{"model": "{ready[0]}", '
-            '"messages": [{"role": "user", "content": "Hello!"}]}\'',
-        ]
+        lines += ["", "Try it:", *example(base, ready, has_keys=bool(runtime.settings.api_keys))]
     return "\n".join([*lines, "", "Press Ctrl-C to stop."])
+
+
+def example(base: str, ready: Mapping[str, ModelEntry], *, has_keys: bool) -> list[str]:
+    kinds = list(EXAMPLES)
+    name, entry = min(ready.items(), key=lambda item: kinds.index(type(item[1])))
+    route, fields = EXAMPLES[type(entry)]
+    key = ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"' if has_keys else ""
+    return [
+        f"  curl {base}/v1/{route} -H 'Content-Type: application/json'{key} \\",
+        f'    -d \'{{"model": "{name}", {fields}}}\'',
+    ]
 
 
 @click.command()

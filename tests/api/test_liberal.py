@@ -197,7 +197,7 @@ def test_an_empty_text_for_a_choice_is_none_given_at_any_depth(
     thinking = {"type": "enabled", "display": "", "budget_tokens": 9.0}
     asked = read(MessageRequest, {**MESSAGES, "thinking": thinking}).thinking
     assert (asked.display, asked.budget_tokens) == (None, 9)
-    with pytest.raises(InvalidRequest, match="thinking.type"):
+    with pytest.raises(InvalidRequest, match=r"thinking\.type"):
         read(MessageRequest, {**MESSAGES, "thinking": {"type": ""}})
 
 

@@ -15,6 +15,19 @@ from pathlib import Path
 import pytest
 from serve_process import ServeProcess, serving
 
+from localinfra.cli.serve import banner
+from localinfra.config.settings import ServerSettings
+from localinfra.models.catalog import (
+    Catalog,
+    EmbeddingModelEntry,
+    ImageModelEntry,
+    ModelEntry,
+    RerankModelEntry,
+    TextModelEntry,
+)
+from localinfra.models.sources import PathSource
+from localinfra.runtime import Runtime
+
 Start = Callable[..., "Process"]
 
 
@@ -112,6 +125,38 @@ def test_one_address_is_one_address(start: Start) -> None:
     assert process.get("/health")[0] == 200
     with pytest.raises(OSError):
         process.get("/health", "::1")
+
+
+HERE = PathSource(Path(__file__))
+OTHERS: dict[str, ModelEntry] = {
+    "vectors": EmbeddingModelEntry(source=HERE),
+    "ranks": RerankModelEntry(source=HERE),
+    "paints": ImageModelEntry(source=HERE),
+}
+
+
+def banner_of(entries: dict[str, ModelEntry]) -> str:
+    return banner("http://localhost:8000", Runtime(ServerSettings(), Catalog(entries)))
+
+
+@pytest.mark.parametrize(
+    ("name", "route"),
+    [("vectors", "embeddings"), ("ranks", "rerank"), ("paints", "images/generations")],
+)
+def test_the_banner_names_models_of_every_kind_and_how_to_ask_one(name: str, route: str) -> None:
+    told = banner_of({name: OTHERS[name]})
+    assert f"  {name} ({OTHERS[name].kind})\n" in told and f"/v1/{route} " in told
+    assert f'"model": "{name}"' in told and "not here" not in told
+
+
+def test_the_banner_asks_a_chat_model_where_there_is_one_and_counts_what_is_not_here() -> None:
+    gone = ImageModelEntry(source=PathSource(Path("/nowhere")))
+    told = banner_of({**OTHERS, "chats": TextModelEntry(source=HERE), "gone": gone})
+    assert [line for line in told.splitlines() if re.fullmatch(r"  \w+( \(\w+\))?", line)] == [
+        "  chats", "  vectors (embedding)", "  ranks (rerank)", "  paints (image)",
+    ]  # fmt: skip
+    assert "and 1 more whose files are not here" in told and "/v1/chat/completions" in told
+    assert "none yet: 1 models" in banner_of({"gone": gone})
 
 
 def refused_start(*arguments: str) -> str:

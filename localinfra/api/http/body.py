@@ -111,8 +111,8 @@ async def read_body(
     """Reads and checks the request's JSON body.
 
     A `null` counts as not given wherever a field has a default, so that defaults are written
-    without `| None`, and an empty text where that is a text or None. An ApiError raised in `__post_init__` goes to the client as it is, a
-    ValueError as InvalidRequest.
+    without `| None`, and so does an empty text where the default is a text or None. An ApiError
+    raised in `__post_init__` goes to the client as it is, a ValueError as InvalidRequest.
 
     Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, InvalidRequest with the field's path
     as `param`, and ClientDisconnect when the client left.
