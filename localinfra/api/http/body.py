@@ -261,7 +261,7 @@ def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], Shape]:
 
 
 MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
-WRONG_CHOICE = re.compile(r"Invalid (?:enum )?value (?P<value>.+)", re.DOTALL)
+WRONG_CHOICE = re.compile(r"invalid (?:enum )?value (?P<value>.+)", re.DOTALL)
 MAX_PROBLEM = 1000  # characters
 LOCATION = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 
@@ -281,12 +281,11 @@ def invalid_value(problem: str, shape: Shape | None = None, within: str = "") ->
         path = f"{path}.{missing['name']}".lstrip(".")
         return InvalidRequest(f"`{path}` is required.", path, fault="it is required")
     found = shape.at(place) if shape else None
-    fault = f"{what[:1].lower()}{what[1:]}"
+    what = fault = f"{what[:1].lower()}{what[1:]}"
     if wrong := WRONG_CHOICE.fullmatch(what):
         fault = "no such choice"
-    if wrong and found and found.choices:
-        what = f"{wrong['value']} is {choices_text(wrong['value'], found.choices)}"
-    what = f"{what[:1].lower()}{what[1:]}"
+        if found and found.choices:
+            what = f"{wrong['value']} is {choices_text(wrong['value'], found.choices)}"
     return InvalidRequest(
         f"Invalid `{path or 'body'}`: {what}{'' if what.endswith('?') else '.'}",
         path or None,

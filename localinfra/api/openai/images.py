@@ -43,7 +43,7 @@ ROUTE = "/v1/images/generations"
 DEFAULT_MODEL = "black-forest-labs/FLUX.1-schnell"
 MAX_PROMPT_CHARS = 32_000
 SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
-# The images of one request have it and those that follow.
+# Of the first image; the others have the next ones.
 ImageSeed = Annotated[int, Meta(ge=NOT_GIVEN, le=MAX_SEED - 10)]
 QUALITY_STEPS = {"low": 2}  # of the others, the model's usual number
 

@@ -101,7 +101,7 @@ def flat_name(name: str, namespace: str | None) -> str:
 
 
 def _spelled(found: re.Match[str]) -> str:
-    """Of letters, those that no name has are told apart."""
+    """Letters by their codes, so that names stay different, and all else as `_`."""
     return f"{ord(found[0]):x}" if found[0].isalnum() else "_"
 
 
