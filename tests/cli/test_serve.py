@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,8 +18,8 @@ from serve_process import ServeProcess, serving
 
 from localinfra.cli.serve import banner
 from localinfra.config.settings import ServerSettings
-from localinfra.models.catalog import (
-    Catalog,
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import (
     EmbeddingModelEntry,
     ImageModelEntry,
     ModelEntry,

@@ -102,8 +102,8 @@ class Connections:
             self._waiting[connection] = None
 
     def hold(self, connection: Closable, num_bytes: int) -> None:
-        """So much of its answer is left, and it has just begun to read or read on. Where that is too
-        much in all, who has read nothing for longest gives way."""
+        """So much of its answer is left, and it has just begun to read or read on. Where that is
+        too much in all, who has read nothing for longest gives way."""
         self.read(connection)
         while self._unread and self.unread_bytes + num_bytes > self.settings.max_unread_bytes:
             slowest = next(iter(self._unread))
