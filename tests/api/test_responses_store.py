@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -22,7 +22,6 @@ from localinfra.api.openai.responses.store import (
     KeptResponse,
     ResponseStore,
     encode,
-    encoded,
     previous_response,
     referenced_item,
 )
@@ -228,18 +227,20 @@ def test_input_items_come_in_pages_the_last_one_first(server: Server) -> None:
     assert ids(empty) == ids(server.ask("/resp_1/input_items"))
 
 
-def test_input_items_are_written_in_a_thread(
+def test_input_items_are_written_once_and_in_a_thread(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    where: list[str] = []
+    written: list[tuple[str, bytes]] = []
 
-    def spy(items: Sequence[AnyItem]) -> list[bytes]:
-        where.append(threading.current_thread().name)
-        return encoded(items)
+    def spy(item: AnyItem) -> bytes:
+        written.append((threading.current_thread().name, encode(item)))
+        return encode(item)
 
-    monkeypatch.setattr("localinfra.api.openai.responses.store.encoded", spy)
-    assert len(ids(server.ask("/resp_1/input_items"))) == 5
-    assert len(where) == 1 and where[0] != threading.main_thread().name
+    monkeypatch.setattr("localinfra.api.openai.responses.store.encode", spy)
+    first, second = (server.ask(f"/resp_1/input_items?order={order}") for order in ("asc", "desc"))
+    assert ids(first) == ids(second)[::-1] and len(written) == 5
+    assert all(thread != threading.main_thread().name for thread, _ in written)
+    assert all(item in first.body for _, item in written)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ class KeptResponse(msgspec.Struct, frozen=True, kw_only=True):
     input: Sequence[AnyItem]  # all that it was made from, earlier responses included
     output: Sequence[AnyItem]
     conversation_bytes: int  # of both, as JSON
+    written: dict[int, bytes] = {}  # input items that were asked for, by id(item), as JSON
 
     @property
     def num_bytes(self) -> int:
@@ -222,13 +223,17 @@ async def list_input_items(request: Request) -> HttpResponse:
         has_more=len(items) > len(page),
     )
     threads = AppState.of(request.app).threads
-    written = await threads.conversions.run(encoded, page, size=kept.conversation_bytes)
+    written = await threads.conversions.run(encoded, kept, page, size=kept.conversation_bytes)
     return PiecesResponse(filled(answer, {"data": listed(written)}))
 
 
-def encoded(items: Sequence[AnyItem]) -> list[bytes]:
-    """In a thread: a text that is no prompt, such as reasoning, may be as long as a body."""
-    return [encode(item) for item in items]
+def encoded(kept: KeptResponse, items: Sequence[AnyItem]) -> list[bytes]:
+    """In a thread, and once, so that many who read share it: a text that is no prompt, such as
+    reasoning, may be as long as a body."""
+    for item in items:
+        if id(item) not in kept.written:
+            kept.written[id(item)] = encode(item)
+    return [kept.written[id(item)] for item in items]
 
 
 def items_after(items: list[AnyItem], id: str | None) -> list[AnyItem]:
