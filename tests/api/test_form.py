@@ -1,7 +1,10 @@
 """Multipart bodies: which parts they have, what a field's text means, and how they are refused."""
 
 import asyncio
+import contextlib
 import json
+import sys
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -14,6 +17,7 @@ from starlette.types import Message
 
 from localinfra.api.http.body import BodyLimits, Decoded, decode
 from localinfra.api.http.form import (
+    MAX_HEADS_BYTES,
     MAX_PARTS,
     Part,
     json_of,
@@ -187,6 +191,53 @@ def test_parts_as_they_came() -> None:
 def test_data_may_hold_whatever_is_not_quite_the_boundary() -> None:
     for data in (b"\r\n--xYzZ", b"\r\n--xYzZYx", b"--xYzZY\r\n", b"\r\n\r\n--xYzZY-x", b"\r\r\n\n"):
         assert parse_form(form(("a", data)), BOUNDARY) == [Part("a", data)]
+
+
+def test_blanks_may_follow_a_boundary() -> None:
+    body = form(("a", "x"), ("b", "y")).replace(b"xYzZY\r\n", b"xYzZY \t \r\n")
+    assert parse_form(body, BOUNDARY) == [Part("a", b"x"), Part("b", b"y")]
+
+
+FLOOD = 4 << 20
+HEAD = b'--xYzZY\r\nContent-Disposition: form-data; name="a"\r\n'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        HEAD + b"\r\nx\r\n--xYzZY" + b" " * FLOOD + b"\r\n",
+        HEAD + b"\r\nx\r\n--xYzZY" + b"\t" * FLOOD + HEAD[7:] + b"\r\nx\r\n--xYzZY--",
+        b"--xYzZY" + b" " * FLOOD + HEAD[7:] + b"\r\nx\r\n--xYzZY--",
+        b"\r\n" * FLOOD + HEAD + b"\r\nx\r\n--xYzZY--",
+        HEAD + b"\r\n" + b"\r\n--xYzZ" * (FLOOD // 8) + b"\r\n--xYzZY--",
+        HEAD + b"\r\n" + b"\r" * FLOOD + b"\r\n--xYzZY--",
+        HEAD + b"X:" + b" " * FLOOD + b"\r\n\r\nx\r\n--xYzZY--",
+        (HEAD + (b"X:" + b" " * 4000 + b"\r\n") * 6 + b"\r\nx\r\n") * 40 + b"--xYzZY--",
+        (HEAD[:-2] + b";" * 4000 + b"\r\n\r\nx\r\n") * MAX_PARTS + b"--xYzZY--",
+        HEAD + b"\r\nx\r\n--xYzZY--" + b"\r\n--xYzZY\r\n" * (FLOOD // 11),
+    ],
+    ids=[
+        *("blanks", "tabs", "first blanks", "line ends", "near boundaries", "returns"),
+        *("header blanks", "many header blanks", "parameters", "epilogue"),
+    ],
+)
+def test_no_bytes_of_a_form_are_gone_through_one_by_one(body: bytes) -> None:
+    """But for the headers, which are few: lines of Python are counted as a debugger sees them."""
+    num_lines = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal num_lines
+        num_lines += 1
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        with contextlib.suppress(InvalidRequest):
+            parse_form(body, BOUNDARY)
+    finally:
+        sys.settrace(before)
+    assert num_lines <= 20 * MAX_HEADS_BYTES < FLOOD
 
 
 # What is refused, and how much is read.
