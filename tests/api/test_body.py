@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, SupportsIndex
 
 import msgspec
 import pytest
@@ -205,6 +205,23 @@ def test_unknown_fields_are_named() -> None:
     assert decoded.ignored == ("x", "stream_options", "y")
     assert decoded.headers == {"x-localinfra-ignored": "x, stream_options, y"}
     assert decode(b'{"model": "a"}', Chat).headers == {}
+
+
+@pytest.mark.parametrize("num_ignored", [1, 10_000])
+def test_no_more_names_are_compared_than_can_be_listed(num_ignored: int) -> None:
+    num_compared = 0
+
+    class Path(str):
+        def startswith(self, prefix: str | tuple[str, ...], *bounds: SupportsIndex | None) -> bool:
+            nonlocal num_compared
+            num_compared += len(prefix)
+            return super().startswith(prefix, *bounds)
+
+    ignored = tuple(f"field{number}" for number in range(num_ignored))
+    unknown = tuple(Path(f"tools[{number}].x") for number in range(10_000))
+    header = Decoded(Text(""), ignored, unknown=unknown).headers["x-localinfra-ignored"]
+    assert header.count(",") == 20 and header.endswith(", ...")
+    assert num_compared < 100
 
 
 def test_ignored_names_are_safe_in_a_header() -> None:

@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import difflib
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
@@ -96,10 +97,11 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
         """`x-localinfra-ignored`, for the response; empty if nothing was ignored."""
         if not (self.ignored or self.unknown):
             return {}
-        # What is left out goes with all that is in it.
-        within = tuple(f"{name}{sign}" for name in self.ignored for sign in ".[")
-        names = [*self.ignored, *(path for path in self.unknown if not path.startswith(within))]
-        return {"x-localinfra-ignored": header_list(names)}
+        # What is left out goes with all that is in it. No more is looked at than can be listed.
+        ignored = self.ignored[: MAX_NAMED + 1]
+        within = tuple(f"{name}{sign}" for name in ignored for sign in ".[")
+        unknown = (path for path in self.unknown if not path.startswith(within))
+        return {"x-localinfra-ignored": header_list(itertools.chain(ignored, unknown))}
 
 
 async def read_body(
