@@ -18,6 +18,7 @@ Plain: TypeAlias = dict[str, Json]  # a message as templates read it
 
 MAX_MESSAGES = 10_000  # of a conversation; as many parts may be in one
 MAX_CALLS = 1024  # of one message
+MAX_LEVELS = 256  # of a call's arguments as a value: what goes through one goes as many calls deep
 TypeName = Annotated[str, Meta(max_length=100)]
 
 TEXTS_LOOKED_AT = 10_000  # to tell how large a conversation is
@@ -235,4 +236,16 @@ def _parsed(arguments: str) -> Json:
         parsed: Json = msgspec.json.decode(arguments or "{}")
     except (msgspec.DecodeError, RecursionError):
         return arguments
+    if arguments.count("[") + arguments.count("{") > MAX_LEVELS and _is_deep(parsed):
+        return arguments
     return parsed if isinstance(parsed, dict) else arguments
+
+
+def _is_deep(value: Json) -> bool:
+    level = [value]
+    for _ in range(MAX_LEVELS):
+        inner = [part for part in level if isinstance(part, list | dict)]
+        level = [
+            item for part in inner for item in (part.values() if isinstance(part, dict) else part)
+        ]
+    return bool(level)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localinfra.api.http.weight import MAX_NESTED, MAX_TOKEN_IDS, MAX_VALUES, Weight
-from localinfra.errors import BodyTooLarge
+from localinfra.api.http.weight import MAX_DEPTH, MAX_NESTED, MAX_TOKEN_IDS, MAX_VALUES, Weight
+from localinfra.errors import BodyTooLarge, InvalidRequest
 
 TEXTS = st.text(alphabet='",:[]{}\\/ab\n\u00e9', max_size=8)
 JSON = st.recursive(
@@ -66,6 +66,11 @@ def test_a_text_of_any_length_is_one_value(text: str) -> None:
         b"9" * 1_000_000,
         b"[" + b"1e300," * 1000,
         b"[" + b"-4.9E-324," * 1000,
+        b"[" + (b"9" * 127 + b",") * 10_000,
+        b"[" + (b"-" + b"3" * 47 + b",") * 40_000,
+        b"[" + (b"0." + b"0" * 100 + b"17,") * 10_000,
+        b"[" + (b"9" * 23 + b"e-99,") * 10_000,
+        b"[" + b"1.2345678901234567891E0010," * 10_000,
     ],
 )
 @pytest.mark.parametrize("size", [100, 1 << 20])
@@ -85,6 +90,7 @@ def test_what_decodes_for_too_long_is_refused(body: bytes, size: int) -> None:
         (b"[%b]" % b",".join([b'{"role":"user","content":"Hi"}'] * 40_000), MAX_VALUES),
         (b"[%b]" % b",".join([b"0.12345678901234567"] * 200_000), MAX_VALUES),
         (b"[%b]" % b",".join([b"1.5e-05,true,false"] * 60_000), MAX_VALUES),
+        (b"[%b]" % b",".join([b"0.0000012345678901234567"] * 200_000), MAX_VALUES),
         (b"9" * 5000, MAX_VALUES),
     ],
 )
@@ -100,4 +106,30 @@ def test_a_body_that_ends_within_a_string_hides_nothing_of_the_next() -> None:
     weight.finish()
     with pytest.raises(BodyTooLarge):
         weight.add(b"[" + b"1," * MAX_VALUES)
+        weight.finish()
+
+
+@pytest.mark.parametrize("opening, closing", [(b"[", b"]"), (b'{"a[":', b"}"), (b'[{"":', b"}]")])
+@pytest.mark.parametrize("size", [7, 1 << 20])
+def test_as_many_levels_are_taken_as_python_can_go_through(
+    opening: bytes, closing: bytes, size: int
+) -> None:
+    def weigh(num_levels: int) -> None:
+        depth = num_levels // (opening.count(b"[", 0, 1) + opening.count(b"{"))
+        deep = opening * depth + b"1" + closing * depth
+        body = b"[%b]" % b",".join([b"[[{}],{}]"] * 20_000 + [deep])
+        weight = Weight()
+        for at in range(0, len(body), size):
+            weight.add(body[at : at + size])
+        weight.finish()
+
+    weigh(MAX_DEPTH - 2)
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        weigh(MAX_DEPTH + 2)
+
+
+def test_one_text_of_a_form_adds_no_levels_to_the_next() -> None:
+    weight = Weight()
+    for _ in range(3):
+        weight.add(b"[" * (MAX_DEPTH - 1))
         weight.finish()

@@ -56,6 +56,9 @@ def call(arguments: str) -> dict[str, object]:
     return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
+DEEP = '{"a": ' * 400 + "1" + "}" * 400
+
+
 @pytest.mark.parametrize(
     ("arguments", "read"),
     [
@@ -65,6 +68,7 @@ def call(arguments: str) -> dict[str, object]:
         ("[1]", "[1]"),
         ("3", "3"),
         ("[" * 100_000, "[" * 100_000),
+        (DEEP, DEEP),
     ],
 )
 def test_arguments_of_tool_calls_are_an_object_where_they_are_one(
