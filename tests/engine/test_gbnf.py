@@ -134,6 +134,7 @@ def test_a_construct_means_what_it_does_in_llama_cpp(
         ('root ::= "a"{2,1}', "the smaller number first"),
         ('root ::= "a"{}', "a repetition is"),
         ('root ::= "a"{x}', "a repetition is"),
+        ('root ::= "a"{%s}' % ("9" * 5000), "a repetition is"),
         ("root ::= * a", r"nothing stands before this \*"),
         ("root ::= 'a'", "quote text that stands for itself"),
         ('root ::= "a"' + "?*" * 9000, "more than 4 repetitions"),

@@ -20,7 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")
 # Nothing in these is tried in two ways, or long rows of blanks would take forever.
 BLANKS = re.compile(r"(?:\s|#[^\r\n]*)*+")
 RULE = re.compile(r"([A-Za-z0-9_-]++)(?:\s|#[^\r\n]*)*+::=")
-COUNTS = re.compile(r"\{\s*([0-9]*)\s*(?:(,)\s*([0-9]*)\s*)?\}")
+COUNTS = re.compile(r"\{\s*([0-9]{0,9})\s*(?:(,)\s*([0-9]{0,9})\s*)?\}")
 TOKEN = re.compile(r"(!?)<(?:\[([0-9]{1,9})\]|([^<>\r\n]+))>")
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
