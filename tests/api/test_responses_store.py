@@ -13,12 +13,13 @@ from starlette.requests import Request
 from localinfra.api.app import create_app
 from localinfra.api.call import Call
 from localinfra.api.http.auth import ApiKeys
-from localinfra.api.http.body import Decoded
+from localinfra.api.http.body import Decoded, decode
 from localinfra.api.http.state import AppState, RequestState
-from localinfra.api.openai.responses.handlers import asking
+from localinfra.api.openai.responses.handlers import Asked, asking, what_is_asked
 from localinfra.api.openai.responses.items import AnyItem, InputText, MessageItem, OutputText
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openai.responses.store import (
+    MAX_BYTES,
     KeptResponse,
     ResponseStore,
     encode,
@@ -26,7 +27,7 @@ from localinfra.api.openai.responses.store import (
     referenced_item,
 )
 from localinfra.config.settings import ServerSettings
-from localinfra.errors import NotFound
+from localinfra.errors import BodyTooLarge, NotFound
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
 
@@ -209,6 +210,33 @@ def test_another_key_can_not_go_on_from_it_nor_refer_to_its_items(server: Server
         referenced_item(foreign, "m", "input[0]")
 
 
+def test_references_are_bounded_by_what_they_stand_for(server: Server) -> None:
+    """As if the body had held the items themselves: 0.9 MB would else become 250."""
+    request = request_of(server, KEYS[0])
+    AppState.of(server.app).store(ResponseStore).put(
+        "resp_2", RequestState.of(request.scope).caller, b"{}", [], [said("long", "x" * 20_000)], 2
+    )
+
+    def ask(num_references: int) -> Asked:
+        items = [{"type": "item_reference", "id": "long"}] * num_references
+        fields = {"model": "m", "input": [*items, {"role": "user", "content": "Hi"}]}
+        body = decode(msgspec.json.encode(fields), ResponsesRequest).value
+        return what_is_asked(request, body, None)
+
+    assert ask(100).num_bytes == sum(len(encode(item)) for item in ask(100).items) + 2
+    with pytest.raises(BodyTooLarge, match="refer to fewer"):
+        ask(9900)
+
+
+def test_a_conversation_that_grows_by_its_responses_is_bounded(server: Server) -> None:
+    request = request_of(server, KEYS[0])
+    AppState.of(server.app).store(ResponseStore).put(
+        "resp_2", RequestState.of(request.scope).caller, b"{}", [], [said("m2")], MAX_BYTES
+    )
+    with pytest.raises(BodyTooLarge, match="gone on from"):
+        previous_response(request, "resp_2")
+
+
 def ids(reply: Reply) -> list[str]:
     return [item["id"] for item in msgspec.json.decode(reply.body)["data"]]
 
@@ -246,6 +274,8 @@ def test_input_items_are_written_once_and_in_a_thread(
 @pytest.mark.parametrize(
     ("query", "param"),
     [("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"), ("limit=-1", "limit"),
+     ("limit=0000000019999999", "limit"), ("limit=" + "0" * 8 + "1" + "9" * 4300, "limit"),
+     ("limit=%D9%A3", "limit"), ("limit=", "limit"),
      ("order=up", "order"), ("after=msg_9", "after")],
 )  # fmt: skip
 def test_wrong_queries_are_refused(server: Server, query: str, param: str) -> None:

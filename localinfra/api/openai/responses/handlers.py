@@ -33,11 +33,11 @@ from localinfra.api.openai.responses.request import (
 )
 from localinfra.api.openai.responses.store import (
     KeptResponse,
+    References,
     ResponseStore,
     previous_response,
-    referenced_item,
 )
-from localinfra.api.openai.responses.tools import FunctionTool, Namespace, Offered
+from localinfra.api.openai.responses.tools import Offered
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
@@ -110,7 +110,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     text: TextOptions
     tool_choice: str | ToolChoice
-    tools: list[FunctionTool | Namespace]  # that the model may call
+    tools: msgspec.Raw  # that the model may call: `Offered.shown`, which is told in every event
     top_logprobs: int
     top_p: float
     truncation: str = "disabled"
@@ -150,6 +150,7 @@ class Asked(msgspec.Struct, frozen=True):
     messages: list[Message]
     answer: Answer
     offered: Offered
+    tools: msgspec.Raw  # of the response
     left_out: list[str]
     unknown: list[str]  # paths of names that nobody knows
 
@@ -206,8 +207,8 @@ async def asking(call: Call[ResponsesRequest]) -> Asked:
 def what_is_asked(request: Request, body: ResponsesRequest, previous: KeptResponse | None) -> Asked:
     body.check()
     earlier = previous.conversation if previous else []
-    sent = read_input(body.input, lambda id, path: referenced_item(request, id, path))
-    sent = without_orphans(earlier, sent)
+    references = References(request)
+    sent = without_orphans(earlier, read_input(body.input, references.find))
     check_outputs(earlier, sent.items, sent.paths)
     instructions = body.instructions
     messages = [Message(role="system", content=instructions)] if instructions else []
@@ -218,10 +219,15 @@ def what_is_asked(request: Request, body: ResponsesRequest, previous: KeptRespon
     left_out = [*body.left_out, *offered.left_out, *sent.left_out]
     num_bytes = 0
     if body.store:
-        num_bytes = len(encode(sent.items)) + (previous.conversation_bytes if previous else 0)
+        placed = zip(sent.items, sent.paths, strict=True)
+        own = [item for item, path in placed if path not in references.paths]
+        num_bytes = len(encode(own)) + references.num_bytes
+        num_bytes += previous.conversation_bytes if previous else 0
     items = [*earlier, *sent.items]
     unknown = [*offered.unknown, *sent.unknown]
-    return Asked(body, items, num_bytes, messages, body.answer(), offered, left_out, unknown)
+    tools = msgspec.Raw(encode(offered.shown))
+    answer = body.answer()
+    return Asked(body, items, num_bytes, messages, answer, offered, tools, left_out, unknown)
 
 
 @contextlib.contextmanager
@@ -255,7 +261,7 @@ def response_to(asked: Asked, model_name: str) -> Response:
         temperature=body.temperature,
         text=body.text,
         tool_choice=body.tool_choice,
-        tools=asked.offered.shown,
+        tools=asked.tools,
         top_logprobs=body.top_logprobs or 0,
         top_p=body.top_p,
         user=body.user,

@@ -1,5 +1,6 @@
 """Finished responses, kept in memory to be gone on from: GET and DELETE /v1/responses/{id}."""
 
+import re
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from localinfra.api.http.errors import json_response
 from localinfra.api.http.pieces import PiecesResponse, filled, listed
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.responses.items import AnyItem
-from localinfra.errors import InvalidRequest, NotFound, UnsupportedParameter
+from localinfra.errors import BodyTooLarge, InvalidRequest, NotFound, UnsupportedParameter
 
 # Of all callers together. Who has most makes room, with what he has not used for longest: nobody's
 # responses go because another one has many.
@@ -22,6 +23,7 @@ MAX_RESPONSES = 1000
 MAX_BYTES = 64 << 20
 
 ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE = 20, 100
+LIMIT = re.compile(r"0{,20}\d{1,3}", re.ASCII)
 
 encode = msgspec.json.Encoder().encode
 
@@ -149,7 +151,8 @@ def kept_response(request: Request) -> KeptResponse:
 
 
 def previous_response(request: Request, id: str | None) -> KeptResponse | None:
-    """What a `previous_response_id` stands for. Raises NotFound."""
+    """What a `previous_response_id` stands for. Raises NotFound, and BodyTooLarge for what would
+    grow without end."""
     if not id:
         return None
     kept = store_of(request).find(id, caller_of(request))
@@ -158,6 +161,11 @@ def previous_response(request: Request, id: str | None) -> KeptResponse | None:
             f"Previous response with id {id[:100]!r} not found. {WHY}: send the whole conversation "
             "as input instead.",
             "previous_response_id",
+        )
+    if kept.conversation_bytes > MAX_BYTES:
+        raise BodyTooLarge(
+            f"The conversation of this response has {kept.conversation_bytes} bytes; no more than "
+            f"{MAX_BYTES} are gone on from. Send what matters of it as input instead."
         )
     return kept
 
@@ -172,6 +180,33 @@ def referenced_item(request: Request, id: str, path: str) -> AnyItem:
             f"{path}.id",
         )
     return item
+
+
+class References:
+    """The items that one request refers to: no more of them than its body could hold, had it sent
+    them itself."""
+
+    def __init__(self, request: Request):
+        self._request = request
+        self._found: dict[str, tuple[AnyItem, int]] = {}  # by their ids, with their bytes
+        self.num_bytes = 0  # as JSON, each as often as it is referred to
+        self.paths: set[str] = set()
+
+    def find(self, id: str, path: str) -> AnyItem:
+        """Raises NotFound and BodyTooLarge."""
+        if id not in self._found:
+            item = referenced_item(self._request, id, path)
+            self._found[id] = item, len(encode(item))
+        item, num_bytes = self._found[id]
+        self.num_bytes += num_bytes
+        self.paths.add(path)
+        most = AppState.of(self._request.app).limits.max_bytes
+        if self.num_bytes > most:
+            raise BodyTooLarge(
+                f"The items that input refers to are larger together than this server's limit of "
+                f"{most} bytes for a body: refer to fewer."
+            )
+        return item
 
 
 def store_of(request: Request) -> ResponseStore:
@@ -210,7 +245,7 @@ async def list_input_items(request: Request) -> HttpResponse:
     kept = kept_response(request)
     query = request.query_params
     limit, order = query.get("limit") or str(ITEMS_PER_PAGE), query.get("order") or "desc"
-    if not (limit.isdecimal() and 1 <= int(limit[:9]) <= MAX_ITEMS_PER_PAGE):
+    if not (LIMIT.fullmatch(limit) and 1 <= int(limit) <= MAX_ITEMS_PER_PAGE):
         raise InvalidRequest(f"limit must be from 1 to {MAX_ITEMS_PER_PAGE}.", "limit")
     if order not in ("asc", "desc"):
         raise InvalidRequest("order must be asc or desc.", "order")
