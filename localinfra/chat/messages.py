@@ -5,7 +5,7 @@ Decodes and validates; renders nothing and knows no model.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -23,6 +23,11 @@ TypeName = Annotated[str, Meta(max_length=100)]
 
 TEXTS_LOOKED_AT = 10_000  # to tell how large a conversation is
 CHARACTERS_OF_MARKS = 10  # of a message
+
+if TYPE_CHECKING:
+    JsonText: TypeAlias = str
+else:  # what a client may send, some the object itself: whoever made the struct has text
+    JsonText = str | dict[str, Any]
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -44,9 +49,19 @@ class ContentPart(msgspec.Struct, frozen=True):
         return "refusal" if self.type == "refusal" and role == "assistant" else None
 
 
+def json_text(value: str | dict[str, Any]) -> str:
+    """JSON that is sent as text, or as itself."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
 class FunctionCall(msgspec.Struct, frozen=True):
     name: str
-    arguments: str = ""  # JSON, as the model wrote it; not always valid
+    arguments: JsonText = ""  # JSON, as the model wrote it; not always valid
+
+    def __post_init__(self) -> None:
+        text = json_text(self.arguments)
+        if text is not self.arguments:
+            msgspec.structs.force_setattr(self, "arguments", text)
 
 
 class CustomCall(msgspec.Struct, frozen=True):

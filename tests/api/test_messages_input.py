@@ -101,6 +101,13 @@ def test_calls_and_thinking_belong_to_the_assistants_message() -> None:
     }
 
 
+def test_an_input_may_be_sent_as_text() -> None:
+    for text, read in (("{}", {}), ("", {}), ('{"city": "Rome"}', {"city": "Rome"})):
+        turn = assistant({**use("toolu_1"), "input": text})
+        arguments = told(turn)[0]["tool_calls"][0]["function"]["arguments"]
+        assert msgspec.json.decode(arguments) == read
+
+
 def test_a_message_of_calls_alone_has_no_content_and_one_of_nothing_is_empty() -> None:
     assert "content" not in told(*HELLO, assistant(use("a")))[1]
     assert told(*HELLO, assistant())[1] == {"role": "assistant", "content": ""}

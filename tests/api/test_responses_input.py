@@ -116,6 +116,13 @@ def test_what_the_assistant_does_in_a_row_is_one_message() -> None:
     assert [call["id"] for call in message["tool_calls"]] == ["c1", "c2"]
 
 
+@pytest.mark.parametrize("kind", ["function_call", "mcp_call"])
+def test_arguments_may_be_sent_as_the_object_itself(kind: str) -> None:
+    sent = {**CALL, "type": kind, "id": "c1", "arguments": {"a": [1, None]}}
+    [call, *_] = read([sent])
+    assert isinstance(call, FunctionCallItem) and call.arguments == '{"a":[1,null]}'
+
+
 def test_two_messages_in_a_row_are_two_lines_unless_the_first_was_cut() -> None:
     assert messages(said("One."), said("Two."))[0]["content"] == "One.\nTwo."
     cut = said("One", status="incomplete")

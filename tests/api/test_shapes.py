@@ -22,6 +22,7 @@ from localinfra.api.deepinfra import images as native_images
 from localinfra.api.deepinfra import text as native_text
 from localinfra.api.generation import tools
 from localinfra.api.http.body import decode, decode_within
+from localinfra.api.http.liberal import NUMBERED
 from localinfra.api.openai import chat, completions, embeddings, image_edits, images
 from localinfra.api.openai.responses import input as responses_input
 from localinfra.api.openai.responses import request as responses_request
@@ -193,6 +194,8 @@ PARTS: list[type[msgspec.Struct]] = [  # of bodies, which are read by themselves
     *FOREIGN.values(),
 ]  # fmt: skip
 
+ANYTHING = (inspect.AnyType, inspect.RawType)
+
 Wrap = Callable[[bytes], bytes]
 
 
@@ -261,6 +264,55 @@ def test_a_null_is_a_field_not_given_wherever_it_may_be_left_out(
     assert num_tried or kind is tokens.DetokenizeRequest
 
 
+@pytest.mark.parametrize("kind", [*KINDS, *PARTS], ids=lambda kind: kind.__name__)
+def test_a_null_in_a_list_or_a_map_is_nothing_there(kind: type[msgspec.Struct]) -> None:
+    """But for lists that are answered by their places."""
+    for path, info, wrap in places(inspect.type_info(kind)):
+        for field in info.fields if isinstance(info, inspect.StructType) else ():
+            for without, with_null in with_nulls(field.type):
+                here = (path, field.encode_name)
+                body = wrap(json_of(info, field, with_null))
+                if here in {("", name) for name in NUMBERED}:
+                    with pytest.raises(InvalidRequest):
+                        decode(body, kind)
+                else:
+                    expected = decode(wrap(json_of(info, field, without)), kind).value
+                    assert decode(body, kind).value == expected, here
+
+
+def with_nulls(info: inspect.Type) -> Iterator[tuple[bytes, bytes]]:
+    """Lists and maps of a type that take no null, without one and with."""
+    match info:
+        case inspect.Metadata():
+            yield from with_nulls(info.type)
+        case inspect.UnionType():
+            for member in info.types:
+                yield from with_nulls(member)
+        case inspect.ListType() if not isinstance(info.item_type, ANYTHING):
+            item = sample(info.item_type)
+            yield b"[%b]" % item, b"[null,%b,null]" % item
+        case inspect.DictType() if not isinstance(info.value_type, ANYTHING):
+            item = sample(info.value_type)
+            yield b'{"5":%b}' % item, b'{"4":null,"5":%b}' % item
+
+
+def test_a_null_among_tools_and_items_is_nothing_there() -> None:
+    for kind in (CHAT, RESPONSES):
+        sent: list[Any] = [
+            None,
+            ADD if kind is RESPONSES else {"type": "function", "function": ADD},
+        ]
+        body = decode(json.dumps({**BODIES[kind], "tools": sent}).encode(), kind).value
+        [tool] = body.answer().use.tools
+        assert tool.name == "add" and tool.param.startswith("tools[1].")
+    fields = {"model": "m", "input": [None, *HELLO, None], "tools": [None]}
+    asked = what_is_asked(
+        Request(scope_of()), decode(json.dumps(fields).encode(), RESPONSES).value, None
+    )
+    assert [message.content for message in asked.messages] == ["Hello"]
+    assert asked.left_out == []
+
+
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
@@ -310,7 +362,8 @@ def test_nulls_are_dropped_from_long_conversations_too() -> None:
     [
         (CHAT, {"messages": None}, "messages"),
         (CHAT, {"messages": [{"role": None, "content": "a"}]}, "messages[0].role"),
-        (CHAT, {"logit_bias": {"5": None}}, "logit_bias[...]"),
+        (COMPLETIONS, {"prompt": ["a", None]}, "prompt[1]"),
+        (COMPLETIONS, {"prompt": [[1, None, 2]]}, "prompt[0][1]"),
         (MESSAGES, {"messages": [{"role": "user", "content": [{"type": None}]}]},
          "messages[0].content[0].type"),
     ],

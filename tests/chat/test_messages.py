@@ -81,6 +81,16 @@ def test_arguments_of_tool_calls_are_an_object_where_they_are_one(
     ]
 
 
+@pytest.mark.parametrize("arguments", [{}, {"a": [1, None, {"b": "é"}]}])
+def test_arguments_may_be_sent_as_the_object_itself(arguments: dict[str, Any]) -> None:
+    sent: Any = call("")
+    sent["tool_calls"][0]["function"]["arguments"] = arguments
+    [message] = msgspec.json.decode(msgspec.json.encode([sent]), type=list[Message])
+    assert message.tool_calls
+    assert msgspec.json.decode(message.tool_calls[0].function.arguments) == arguments
+    assert plain(sent)[0]["tool_calls"][0]["function"]["arguments"] == arguments
+
+
 def test_arguments_may_be_kept_as_text() -> None:
     messages = msgspec.convert([call('{"a": 1}')], list[Message])
     kept: Any

@@ -28,6 +28,7 @@ from localinfra.chat.messages import (
     Message,
     ToolCall,
     TypeName,
+    json_text,
 )
 from localinfra.errors import ApiError, InvalidRequest, UnsupportedParameter
 
@@ -54,7 +55,7 @@ class Block(msgspec.Struct, frozen=True):
     thinking: str | UnsetType | None = UNSET  # of thinking
     id: str | None = None  # of tool_use, as are the next two
     name: str | None = None
-    input: dict[str, Any] | UnsetType | None = UNSET
+    input: str | dict[str, Any] | UnsetType | None = UNSET
     tool_use_id: str | None = None  # of tool_result, as are the next two
     content: "Content | dict[str, Any] | None" = None
     is_error: bool | None = None
@@ -307,7 +308,7 @@ def assistant_message(blocks: Iterable[Placed]) -> Message:
 
 
 def tool_call(path: str, block: Block) -> ToolCall:
-    arguments = msgspec.json.encode(given(block.input, f"{path}.input") or {}).decode()
+    arguments = json_text(given(block.input, f"{path}.input") or {})
     name = needed(block.name, f"{path}.name")
     return ToolCall(FunctionCall(name, arguments), needed(block.id, f"{path}.id"))
 

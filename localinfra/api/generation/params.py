@@ -112,7 +112,7 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
     def check(self) -> None:
         super().check()
         unsupported = {
-            "functions": bool(self.functions),
+            "functions": any(function is not None for function in self.functions),
             "function_call": self.function_call not in ("none", "auto", "", {}),
         }
         for param, is_wanted in unsupported.items():

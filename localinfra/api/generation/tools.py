@@ -120,6 +120,8 @@ def read_tools(sent: Sequence[msgspec.Raw]) -> Tools:
     """Raises InvalidRequest naming the path of what is wrong with a function."""
     found = Tools([], [], [])
     for at, raw in enumerate(sent):
+        if raw == NULL:
+            continue
         path = f"tools[{at}]"
         function = read_function(path, raw, found.unknown)
         if function is None:

@@ -15,6 +15,9 @@ MAX_MENDED_BYTES = 64 * 1024  # of one field: a few ms
 MAX_READ_AGAIN_BYTES = 1 << 20  # of one field, as JSON of any shape: 10 ms
 MAX_WHOLE = 2.0**63  # beyond it one cannot tell which integer was meant
 
+# Lists of texts and tokens that are answered by their places: without a null, others would be.
+NUMBERED = {"prompt", "input", "inputs", "texts", "images", "tokens", "queries", "documents"}
+
 WRONG_TYPE = re.compile(r"Expected `[^`]*`, got |Object missing |Invalid enum value ")
 NOTHING_FOR_OTHER = re.compile(r"Expected `[^`]*`, got `null`|Invalid enum value ''")
 FLOAT_FOR_INT = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`")
@@ -33,7 +36,8 @@ def decode_liberally(
     - a float without a fraction (4.0, 1e3) is an integer. msgspec's lax mode does that as well, but
       takes texts for numbers besides;
     - an empty text, list or object, or false, is a field not given, if it may be left out;
-    - so is a null, at any depth, and an empty text for a choice.
+    - so is a null, at any depth, and an empty text for a choice; a null in a list or a map is
+      nothing there.
 
     Raises what the decoder does. It reads the whole body twice at most: what is wrong is found
     field by field, and in small ones alone.
@@ -63,23 +67,25 @@ def mended_fields(
             if problem_of(decoders[name], raw):
                 del mended[name]
         else:
-            mended[name] = mended_value(raw, decoders[name], shapes.all[name])
+            mended[name] = mended_value(raw, decoders[name], shapes.all[name], name in NUMBERED)
     return mended
 
 
-def mended_value(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], shape: Shape) -> msgspec.Raw:
+def mended_value(
+    raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], shape: Shape, is_numbered: bool
+) -> msgspec.Raw:
     """Without nulls that say nothing, and then with integers, as far as either is missed."""
     num_bytes = memoryview(raw).nbytes
     if num_bytes > MAX_READ_AGAIN_BYTES:
         return raw
     problem = problem_of(decoder, raw)
     if NOTHING_FOR_OTHER.match(problem):
-        raw = without_nulls(raw, shape)
+        raw = without_nulls(raw, shape, is_numbered=is_numbered)
         problem = problem_of(decoder, raw)
     if FLOAT_FOR_INT.match(problem) and num_bytes <= MAX_MENDED_BYTES:
         raw = with_whole_numbers(raw)
         if NOTHING_FOR_OTHER.match(problem_of(decoder, raw)):
-            return mended_value(raw, decoder, shape)
+            return mended_value(raw, decoder, shape, is_numbered)
     return raw
 
 

@@ -173,21 +173,24 @@ class Unknown:
         return ways
 
 
-def without_nulls(raw: msgspec.Raw, shape: Shape) -> msgspec.Raw:
-    """The same JSON, less the nulls of fields that may be left out and take none, and the empty
-    texts of those that are chosen from a list."""
+def without_nulls(raw: msgspec.Raw, shape: Shape, *, is_numbered: bool = False) -> msgspec.Raw:
+    """The same JSON, less the nulls that say nothing: of fields that may be left out, in lists and
+    maps, wherever none is taken; and less the empty texts of fields that are chosen from a list.
+    `is_numbered`: the value's own items keep their places."""
     try:
         value = msgspec.json.decode(raw)
     except msgspec.DecodeError:  # as above
         return raw
-    _drop_nulls(value, shape)
+    _drop_nulls(value, shape, is_numbered)
     return msgspec.Raw(msgspec.json.encode(value))
 
 
-def _drop_nulls(value: Any, shape: Shape) -> None:
+def _drop_nulls(value: Any, shape: Shape, is_numbered: bool = False) -> None:
     if type(value) is list and shape.items:
+        if not (is_numbered or shape.items.takes_null):
+            value[:] = [item for item in value if item is not None]
         for item in value:
-            _drop_nulls(item, shape.items)
+            _drop_nulls(item, shape.items, is_numbered)
     elif type(value) is dict and shape.fields:
         for name in shape.fields.all.keys() & value.keys():
             field = shape.fields.all[name]
@@ -199,5 +202,8 @@ def _drop_nulls(value: Any, shape: Shape) -> None:
             if says_nothing and name in shape.fields.optional:
                 del value[name]
     elif type(value) is dict and shape.entries:
+        if not shape.entries.takes_null:
+            for name in [name for name in value if value[name] is None]:
+                del value[name]
         for inner in value.values():
             _drop_nulls(inner, shape.entries)

@@ -30,22 +30,18 @@ class ForeignItem(msgspec.Struct, frozen=True, kw_only=True):
     def _call(self, call_id: str, name: str, arguments: Any, namespace: str = "") -> AnyItem:
         """`arguments`: JSON, or what becomes JSON."""
         status: Status = "incomplete" if self.status == "incomplete" else "completed"
-        if not isinstance(arguments, str):
-            arguments = msgspec.json.encode(arguments).decode()
         return FunctionCallItem(
             id=self.id or new_id("fc"),
             status=status,
             call_id=call_id,
             name=name,
             namespace=namespace or msgspec.UNSET,
-            arguments=arguments,
+            arguments=_json(arguments),
         )
 
     def _output(self, call_id: str, output: Any) -> AnyItem:
         """`output`: a text, or what becomes JSON."""
-        if not isinstance(output, str):
-            output = msgspec.json.encode(output).decode()
-        return FunctionCallOutputItem(id=new_id("fco"), call_id=call_id, output=output)
+        return FunctionCallOutputItem(id=new_id("fco"), call_id=call_id, output=_json(output))
 
 
 class CustomCall(ForeignItem, frozen=True, kw_only=True):
@@ -99,7 +95,7 @@ class ForeignOutput(ForeignItem, frozen=True, kw_only=True):
 class McpCall(ForeignItem, frozen=True, kw_only=True):
     name: str
     server_label: str = ""
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None
     output: str | None = None
     error: Any = None
 

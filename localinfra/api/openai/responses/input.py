@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from localinfra.api.http.body import decode_within
+from localinfra.api.http.body import NULL, decode_within
 from localinfra.api.openai.responses.foreign import FOREIGN
 from localinfra.api.openai.responses.items import (
     AnyItem,
@@ -31,6 +31,7 @@ from localinfra.chat.messages import (
     Message,
     ToolCall,
     TypeName,
+    json_text,
 )
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
@@ -82,7 +83,7 @@ class SentCall(SentItem, frozen=True, kw_only=True):
     call_id: str
     name: str
     namespace: str | None = None
-    arguments: str | None
+    arguments: str | dict[str, Any] | None
 
 
 class SentOutput(SentItem, frozen=True, kw_only=True):
@@ -120,6 +121,8 @@ def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
         return Input([said], ["input"], [], [])
     found = Input([], [], [], [], set())
     for at, raw in enumerate(given):
+        if raw == NULL:
+            continue
         path = f"input[{at}]"
         items = _items(raw, path, find, found)
         found.items.extend(items)
@@ -148,7 +151,7 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
                 call_id=call.call_id,
                 name=call.name,
                 namespace=call.namespace or msgspec.UNSET,
-                arguments=call.arguments or "",
+                arguments=json_text(call.arguments or ""),
             )
         ]
     if kind == "function_call_output":

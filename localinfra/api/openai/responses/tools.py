@@ -26,7 +26,7 @@ from localinfra.api.generation.tools import (
     too_many_tools,
     use_of,
 )
-from localinfra.api.http.body import decode_within
+from localinfra.api.http.body import NULL, decode_within
 from localinfra.api.openai.responses.items import flat_name
 from localinfra.chat.answer import Tool, ToolUse
 from localinfra.chat.messages import TypeName
@@ -86,6 +86,8 @@ def offered(sent: Sequence[msgspec.Raw]) -> Offered:
         tools: Sequence[msgspec.Raw], path: str, namespace: str | None = None
     ) -> Iterator[FunctionTool]:
         for at, raw in enumerate(tools):
+            if raw == NULL:
+                continue
             here = f"{path}[{at}]"
             if namespace is None and (group := read_namespace(here, raw, found.unknown)):
                 inner = list(functions(group.tools, f"{here}.tools", group.name))
