@@ -161,6 +161,35 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
     assert "not valid JSON" in refused(body).message
 
 
+@pytest.mark.parametrize(
+    ("body", "says", "param"),
+    [
+        ('{"model": "x\\ud800"}', r"\ud800 at byte 12", "model"),
+        ('{"model": "\\udc00 and so on"}', r"\udc00 at byte 11", "model"),
+        ('{"model": "\\ud83d\\u0041"}', r"\ud83d at byte 11", "model"),
+        ('{"model": "\\ud83d\\ud83d\\ude00"}', r"\ud83d at byte 11", "model"),
+        ('{"model": "\\ud83d\\ude00\\ude00"}', r"\ude00 at byte 23", "model"),
+        ('{"model": "\\\\\\uDFFF\\n"}', r"\uDFFF at byte 13", "model"),
+        ('{"a": {"b": [1, {"c d": "cut \\uD83D"}]}}', r"\uD83D at byte 29", "a.b[1].c d"),
+        ('{"a": {"\\ud800": "\\ud800"}}', r"\ud800 at byte 8", "a"),
+        ('{"model": "x\\ud800', r"\ud800 at byte 12", None),
+        ('{"a": "%s", "model": "x\\ud800"}' % ("x" * (1 << 20)), r"\ud800 at byte 1048597", None),
+    ],
+)
+def test_half_a_character_is_named_with_its_place(body: str, says: str, param: str | None) -> None:
+    error = refused(body)
+    assert says in error.message and "lone surrogate" in error.message
+    assert error.param == param
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"model": "\\ud83d\\ude00', '{"model": "\\\\ud800', '{"model": "\\ud8"}', '{"model": "a'],
+)
+def test_other_mistakes_are_no_half_characters(body: str) -> None:
+    assert "surrogate" not in refused(body).message
+
+
 @pytest.mark.parametrize("field", ["unknown", "response_format", "messages", "model"])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 @pytest.mark.parametrize("depth", [10_000, 100_000])

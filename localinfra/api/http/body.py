@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from localinfra.api.http.liberal import MAX_READ_AGAIN_BYTES, decode_liberally
 from localinfra.api.http.shapes import MAX_NAMED, Shape, Unknown, shape_of
+from localinfra.api.http.surrogates import lone_surrogate
 from localinfra.api.http.weight import MAX_VALUES, Weight
 from localinfra.errors import (
     BodyTooLarge,
@@ -251,9 +252,14 @@ def refusing(body: bytes, shape: Shape | None = None, within: str = "") -> Itera
         too_deep = "The body is nested too deeply."
         raise InvalidRequest(too_deep, fault=too_deep) from None
     except ValueError as error:  # DecodeError and UnicodeDecodeError
-        reason = "it is empty" if not body.strip() else str(error)
+        reason, param = "it is empty" if not body.strip() else str(error), None
+        fault = f"The body is not valid JSON in UTF-8: {reason[:200]}."
+        place = BYTE.search(reason)
+        if half := lone_surrogate(body, int(place[1]) if place else len(body)):
+            reason = f"{half[0]} is half a character (a lone surrogate): send whole ones"
+            param = half[1]
         problem = f"The body is not valid JSON in UTF-8: {reason[:200]}."
-        raise InvalidRequest(problem, fault=problem) from None
+        raise InvalidRequest(problem, param, fault=fault) from None
 
 
 @functools.cache
@@ -262,6 +268,7 @@ def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], Shape]:
     return msgspec.json.Decoder(kind), shape_of(kind)
 
 
+BYTE = re.compile(r" \(byte (\d{1,18})\)$")  # where msgspec has given up
 MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 WRONG_CHOICE = re.compile(r"invalid (?:enum )?value (?P<value>.+)", re.DOTALL)
 MAX_PROBLEM = 1000  # characters
