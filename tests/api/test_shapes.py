@@ -268,7 +268,9 @@ def test_a_null_is_a_field_not_given_wherever_it_may_be_left_out(
 def test_a_null_in_a_list_or_a_map_is_nothing_there(kind: type[msgspec.Struct]) -> None:
     """But for lists that are answered by their places."""
     for path, info, wrap in places(inspect.type_info(kind)):
-        for field in info.fields if isinstance(info, inspect.StructType) else ():
+        if not isinstance(info, inspect.StructType):
+            continue
+        for field in info.fields:
             for without, with_null in with_nulls(field.type):
                 here = (path, field.encode_name)
                 body = wrap(json_of(info, field, with_null))
@@ -302,7 +304,7 @@ def test_a_null_among_tools_and_items_is_nothing_there() -> None:
             None,
             ADD if kind is RESPONSES else {"type": "function", "function": ADD},
         ]
-        body = decode(json.dumps({**BODIES[kind], "tools": sent}).encode(), kind).value
+        body: Any = decode(json.dumps({**BODIES[kind], "tools": sent}).encode(), kind).value
         [tool] = body.answer().use.tools
         assert tool.name == "add" and tool.param.startswith("tools[1].")
     fields = {"model": "m", "input": [None, *HELLO, None], "tools": [None]}

@@ -110,7 +110,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     text: TextOptions
     tool_choice: str | ToolChoice
-    tools: msgspec.Raw  # that the model may call: `Offered.shown`, which is told in every event
+    tools: msgspec.Raw  # that the model may call: `Offered.shown`
     top_logprobs: int
     top_p: float
     truncation: str = "disabled"
@@ -118,7 +118,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseEvent(Event, frozen=True, kw_only=True):
-    response: Response
+    response: msgspec.Raw  # a Response
 
 
 class Created(ResponseEvent, frozen=True, kw_only=True, tag="response.created"):
@@ -284,32 +284,35 @@ class ResponseAnswer:
         self._model = model
         self._turn = turn
         self._response = response_to(asked, model.name)
+        # As JSON. It tells again what the request said, which may be megabytes, several times.
+        self._told = msgspec.Raw(encode(self._response))
         self._meter = UsageMeter(charge, [turn.num_prompt], 1)
         self._writer = OutputWriter(asked.offered.names)
         self._kinds = TokenKinds()
         self._numbers = itertools.count()
 
-    async def response(self) -> Response:
+    async def response(self) -> msgspec.Raw:
+        """The whole, as JSON."""
         async with contextlib.aclosing(self._output()) as output:
             async for _ in output:
                 pass
-        return self._response
+        return self._told
 
     async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
         """Those of one step together."""
         async with contextlib.aclosing(self._output()) as output:
-            start = [Created(response=self._response), InProgress(response=self._response)]
+            start = [Created(response=self._told), InProgress(response=self._told)]
             yield self._numbered(start)
             async for events in output:
                 if events:
                     yield self._numbered(events)
         last = Completed if self._response.status == "completed" else Incomplete
-        yield self._numbered([last(response=self._response)])
+        yield self._numbered([last(response=self._told)])
 
     def sign_of_life(self) -> NamedEvent:
         """While a long prompt is read: clients that wait for events see no comments (Codex gives
         up after 300 s)."""
-        return self._numbered([InProgress(response=self._response)])[0]
+        return self._numbered([InProgress(response=self._told)])[0]
 
     def failure(self, error: ApiError, scope: Scope) -> NamedEvent:
         """The event that takes the place of all that would have followed."""
@@ -320,7 +323,7 @@ class ResponseAnswer:
             error=ResponseError(code, error.message),
             output=tuple(self._writer.items),
         )
-        return self._numbered([Failed(response=failed)])[0]
+        return self._numbered([Failed(response=msgspec.Raw(encode(failed)))])[0]
 
     async def _output(self) -> AsyncGenerator[list[Event], None]:
         """The events of the output's items. After the last one the response is whole and kept."""
@@ -334,14 +337,15 @@ class ResponseAnswer:
                     is_cut = delta.finish_reason is FinishReason.LENGTH
                     events += self._writer.finish(is_cut=is_cut)
                     self._response = self._finished(is_cut)
+                    self._told = msgspec.Raw(encode(self._response))
                 yield events
         if self._asked.body.store:
-            self._keep(self._response)
+            self._keep()
 
-    def _keep(self, response: Response) -> None:
-        asked, caller = self._asked, self._call.caller
+    def _keep(self) -> None:
+        asked, caller, response = self._asked, self._call.caller, self._response
         self._call.store(ResponseStore).put(
-            response.id, caller, encode(response), asked.items, response.output, asked.num_bytes
+            response.id, caller, bytes(self._told), asked.items, response.output, asked.num_bytes
         )
 
     def _finished(self, is_cut: bool) -> Response:
