@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -95,7 +96,9 @@ def test_json_is_read_as_the_client_of_deepinfra_writes_each_field() -> None:
     assert msgspec.to_builtins(body) == {"inputs": [], "image": None, **sent}
 
 
-@pytest.mark.parametrize("text", ["4", "[1] Hi", '["a"]', "null", "true", "{}", "", '"a" or "b"'])
+@pytest.mark.parametrize(
+    "text", ["4", "[1] Hi", "[" * 300, '["a"]', "null", "true", "{}", "", '"a" or "b"']
+)
 def test_what_is_no_json_of_the_fields_type_is_text(text: str) -> None:
     assert read(("prompt", text)).prompt == text
 
@@ -124,6 +127,7 @@ def test_null_is_not_given_and_unknown_fields_are_named() -> None:
         ("n", "4 apples", "expected `int`, got `str`"),
         ("stream", "yes", "expected `bool`, got `str`"),
         ("options", "[" * 100_000, "expected `object`, got `str`"),
+        ("options", '{"a":' * 300 + "1" + "}" * 300, "expected `object`, got `str`"),
         ("inputs", "a", "expected `array`, got `str`"),
         ("prompt", b"\xff\xfe", "not text in UTF-8"),
     ],
@@ -198,6 +202,24 @@ def test_blanks_may_follow_a_boundary() -> None:
     assert parse_form(body, BOUNDARY) == [Part("a", b"x"), Part("b", b"y")]
 
 
+def lines_of(work: Callable[[], None]) -> int:
+    """Lines of Python that are run, counted as a debugger sees them."""
+    num_lines = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal num_lines
+        num_lines += 1
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return num_lines
+
+
 FLOOD = 4 << 20
 HEAD = b'--xYzZY\r\nContent-Disposition: form-data; name="a"\r\n'
 
@@ -222,22 +244,24 @@ HEAD = b'--xYzZY\r\nContent-Disposition: form-data; name="a"\r\n'
     ],
 )
 def test_no_bytes_of_a_form_are_gone_through_one_by_one(body: bytes) -> None:
-    """But for the headers, which are few: lines of Python are counted as a debugger sees them."""
-    num_lines = 0
+    """But for the headers, which are few."""
 
-    def count(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal num_lines
-        num_lines += 1
-        return count
-
-    before = sys.gettrace()
-    sys.settrace(count)
-    try:
+    def parse() -> None:
         with contextlib.suppress(InvalidRequest):
             parse_form(body, BOUNDARY)
-    finally:
-        sys.settrace(before)
-    assert num_lines <= 20 * MAX_HEADS_BYTES < FLOOD
+
+    assert lines_of(parse) <= 20 * MAX_HEADS_BYTES < FLOOD
+
+
+@pytest.mark.parametrize("name", ["application/json", FORM[1]])
+def test_of_a_long_content_type_the_beginning_is_read(name: str) -> None:
+    long = [("content-type", name + ";" * 60_000)]
+    body = HELLO if name == FORM[1] else b'{"prompt": "Hello"}'
+
+    def read() -> None:
+        assert receive([body], long, SMALL).value == Body(prompt="Hello")
+
+    assert lines_of(read) < 5 * 60_000
 
 
 # What is refused, and how much is read.

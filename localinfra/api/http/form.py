@@ -14,6 +14,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from localinfra.api.http.body import (
+    MAX_PARSED_BYTES,
     NULL,
     BodyLimits,
     Decoded,
@@ -24,7 +25,7 @@ from localinfra.api.http.body import (
 )
 from localinfra.api.http.liberal import field_decoders
 from localinfra.api.http.state import AppState
-from localinfra.api.http.weight import MAX_VALUES, Weight
+from localinfra.api.http.weight import MAX_VALUES, Weight, is_too_deep
 from localinfra.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -210,7 +211,7 @@ def part_of(headers: dict[bytes, bytes], data: bytes) -> Part:
 
 def header(value: str | bytes | None) -> tuple[str, dict[bytes, bytes]]:
     """A header's value in lower case, and its parameters."""
-    main, options = parse_options_header(value)
+    main, options = parse_options_header(value[:MAX_PARSED_BYTES] if value else None)
     return main.decode("latin-1").lower(), options
 
 
@@ -276,6 +277,8 @@ STRING = msgspec.json.Decoder(str)
 
 
 def is_json(text: bytes, decoder: msgspec.json.Decoder[Any]) -> bool:
+    if NESTED.match(text) and is_too_deep(text):
+        return False
     try:
         decoder.decode(text)
     except (ValueError, RecursionError):

@@ -8,8 +8,9 @@ an annotation is checked when the list is there.
 
 import itertools
 import re
+import sys
 
-from localinfra.errors import BodyTooLarge, InvalidRequest
+from localinfra.errors import BodyTooLarge
 
 PIECE_BYTES = 64 * 1024  # take at most a millisecond
 MAX_VALUES = 1 << 18  # decoded in 25 ms
@@ -53,14 +54,13 @@ class Weight:
         self._count_pieces(PIECE_BYTES)
 
     def finish(self) -> None:
-        """At the end of the body; another may follow. Raises BodyTooLarge, and InvalidRequest where
-        it is too deep."""
+        """At the end of the body; another may follow. Raises BodyTooLarge."""
         self._count_pieces(1)
         self._is_in_string, self._escape, self._depth = False, b"", 0
-        if self._max_depth > MAX_DEPTH:
-            raise InvalidRequest(
-                f"The body is nested too deeply: lists and objects can have {MAX_DEPTH} levels."
-            )
+
+    @property
+    def is_too_deep(self) -> bool:
+        return self._max_depth > MAX_DEPTH
 
     def _count_pieces(self, min_bytes: int) -> None:
         while len(self._uncounted) >= min_bytes:
@@ -98,3 +98,10 @@ class Weight:
             depths = list(itertools.accumulate(steps, initial=self._depth))
             self._max_depth = max(depths)
             self._depth = depths[-1]
+
+
+def is_too_deep(json: bytes) -> bool:
+    weight = Weight(sys.maxsize, sys.maxsize)
+    weight.add(json)
+    weight.finish()
+    return weight.is_too_deep
