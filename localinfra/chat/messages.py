@@ -49,8 +49,8 @@ class ContentPart(msgspec.Struct, frozen=True):
         return "refusal" if self.type == "refusal" and role == "assistant" else None
 
 
-def json_text(value: str | dict[str, Any]) -> str:
-    """JSON that is sent as text, or as itself."""
+def json_text(value: object) -> str:
+    """JSON that a client sends as text, or as itself."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 

@@ -182,6 +182,12 @@ def test_half_a_character_is_named_with_its_place(body: str, says: str, param: s
     assert error.param == param
 
 
+def test_half_a_character_is_found_in_a_body_whose_paths_are_long() -> None:
+    body = f'{{"{"n" * 500_000}": [{"1," * 100_000}"\\ud800"]}}'
+    error = refused(body)
+    assert error.param == f"{'n' * 100}[100000]"
+
+
 @pytest.mark.parametrize(
     "body",
     ['{"model": "\\ud83d\\ude00', '{"model": "\\\\ud800', '{"model": "\\ud8"}', '{"model": "a'],

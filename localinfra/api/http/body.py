@@ -125,9 +125,8 @@ async def read_body(
     weight = Weight(max_values)
     body = without_mark(await receive_body(request, limits, weight))
     if weight.is_too_deep:
-        raise InvalidRequest(
-            f"The body is nested too deeply: lists and objects can have {MAX_DEPTH} levels."
-        )
+        too_deep = f"The body is nested too deeply: lists and objects can have {MAX_DEPTH} levels."
+        raise InvalidRequest(too_deep, fault=too_deep)
     fields = fields_of(body)
     await give_way()  # each half takes its time where the body is large
     return struct_of(body, fields, kind, max(len(body), weight.num_nested * NESTED_SIZE))
@@ -257,14 +256,18 @@ def refusing(body: bytes, shape: Shape | None = None, within: str = "") -> Itera
         too_deep = "The body is nested too deeply."
         raise InvalidRequest(too_deep, fault=too_deep) from None
     except ValueError as error:  # DecodeError and UnicodeDecodeError
-        reason, param = "it is empty" if not body.strip() else str(error), None
-        fault = f"The body is not valid JSON in UTF-8: {reason[:200]}."
-        place = BYTE.search(reason)
-        if half := lone_surrogate(body, int(place[1]) if place else len(body)):
-            reason = f"{half[0]} is half a character (a lone surrogate): send whole ones"
-            param = half[1]
-        problem = f"The body is not valid JSON in UTF-8: {reason[:200]}."
-        raise InvalidRequest(problem, param, fault=fault) from None
+        raise not_json(body, str(error)) from None
+
+
+def not_json(body: bytes, problem: str) -> InvalidRequest:
+    """`problem`: what a decoder says, which quotes nothing of the body."""
+    told, param = "it is empty" if not body.strip() else problem[:200], None
+    fault = NOT_JSON.format(told)
+    place = BYTE.search(problem)
+    if half := lone_surrogate(body, int(place[1]) if place else len(body)):
+        text, param = half
+        told = f"{text} is half a character (a lone surrogate): send whole ones"
+    return InvalidRequest(NOT_JSON.format(told), param, fault=fault)
 
 
 @functools.cache
@@ -273,6 +276,7 @@ def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], Shape]:
     return msgspec.json.Decoder(kind), shape_of(kind)
 
 
+NOT_JSON = "The body is not valid JSON in UTF-8: {}."
 BYTE = re.compile(r" \(byte (\d{1,18})\)$")  # where msgspec has given up
 MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 WRONG_CHOICE = re.compile(r"invalid (?:enum )?value (?P<value>.+)", re.DOTALL)

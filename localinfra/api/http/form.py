@@ -190,7 +190,9 @@ def headers_of(head: bytes) -> dict[bytes, bytes]:
 
 
 def broken(why: str) -> InvalidRequest:
-    return InvalidRequest(f"The multipart body is broken: {why}.")
+    return InvalidRequest(
+        f"The multipart body is broken: {why}.", fault="The multipart body is broken."
+    )
 
 
 def part_of(headers: dict[bytes, bytes], data: bytes) -> Part:

@@ -13,6 +13,7 @@ ESCAPED = re.compile(
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F][0-9a-fA-F]{2})"
 )
 LONE = re.compile("[\ud800-\udfff]")
+MAX_NAME_CHARS = 100  # of a path
 MAX_ESCAPES_BYTES = 18  # from the first of two escapes to where a decoder gives up
 
 
@@ -31,17 +32,21 @@ def _path(body: bytes) -> str | None:
     if len(body) > MAX_SEARCHED_BYTES:
         return None
     try:
-        waiting: list[tuple[str, Any]] = [("", json.loads(body))]
-    except ValueError:  # there is more amiss
+        way = _way(json.loads(body))
+    except (ValueError, RecursionError):  # there is more amiss
         return None
-    while waiting:
-        path, value = waiting.pop()
-        if isinstance(value, str) and LONE.search(value):
-            return path
-        if isinstance(value, list):
-            waiting += [(f"{path}[{at}]", item) for at, item in enumerate(value)][::-1]
-        if isinstance(value, dict):
-            if any(map(LONE.search, value)):
-                return path or None
-            waiting += [(f"{path}.{name}".lstrip("."), value[name]) for name in value][::-1]
+    return way.removeprefix(".") if way else None
+
+
+def _way(value: Any) -> str | None:
+    """From here to it, written from its end: paths to all places could be gigabytes."""
+    if isinstance(value, str):
+        return "" if LONE.search(value) else None
+    if isinstance(value, dict) and any(map(LONE.search, value)):
+        return ""
+    steps = value.items() if isinstance(value, dict) else ()
+    steps = enumerate(value) if isinstance(value, list) else steps
+    for step, inner in steps:
+        if (way := _way(inner)) is not None:
+            return f"[{step}]{way}" if isinstance(step, int) else f".{step[:MAX_NAME_CHARS]}{way}"
     return None

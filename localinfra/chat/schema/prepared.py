@@ -34,6 +34,8 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 MAX_SCHEMA_DEPTH = 100
 MAX_PARTS = 4000  # schemas in a schema
+# What is below shares a path: a name of 100 kB around 4,000 parts would be in the paths of all.
+MAX_PATH_CHARS = 500
 MAX_MULTIPLE = 10_000  # it makes an automaton of as many states: 40 ms, and minutes for 10 million
 
 # What makes a schema one that llguidance may refuse or be long about.
@@ -125,6 +127,8 @@ class Reader:
     def _schema(self, schema: Json, path: str, depth: int) -> Json:
         if isinstance(schema, bool):
             return schema
+        if len(path) > MAX_PATH_CHARS:
+            path = f"{path[:MAX_PATH_CHARS]}..."
         is_waived = path in self._waiver.paths
         if is_waived or (not self._is_strict and not isinstance(schema, dict)):
             self._left_out.append(path)

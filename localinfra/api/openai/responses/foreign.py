@@ -16,7 +16,7 @@ from localinfra.api.openai.responses.items import (
     Status,
     new_id,
 )
-from localinfra.chat.messages import MAX_MESSAGES
+from localinfra.chat.messages import MAX_MESSAGES, json_text
 
 
 class ForeignItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,12 +36,12 @@ class ForeignItem(msgspec.Struct, frozen=True, kw_only=True):
             call_id=call_id,
             name=name,
             namespace=namespace or msgspec.UNSET,
-            arguments=_json(arguments),
+            arguments=json_text(arguments),
         )
 
     def _output(self, call_id: str, output: Any) -> AnyItem:
         """`output`: a text, or what becomes JSON."""
-        return FunctionCallOutputItem(id=new_id("fco"), call_id=call_id, output=_json(output))
+        return FunctionCallOutputItem(id=new_id("fco"), call_id=call_id, output=json_text(output))
 
 
 class CustomCall(ForeignItem, frozen=True, kw_only=True):
@@ -100,7 +100,7 @@ class McpCall(ForeignItem, frozen=True, kw_only=True):
     error: Any = None
 
     def items(self) -> list[AnyItem]:
-        output = self.output if self.output is not None else f"Error: {_json(self.error)}"
+        output = self.output if self.output is not None else f"Error: {json_text(self.error)}"
         call_id = self.id or new_id("mcp")
         call = self._call(call_id, self.name, self.arguments or "{}", self.server_label)
         return [call, self._output(call_id, output)]
@@ -115,10 +115,6 @@ class CodeInterpreterCall(ForeignItem, frozen=True, kw_only=True):
         call_id = self.id or new_id("ci")
         call = self._call(call_id, "code_interpreter", {"code": self.code or ""})
         return [call, self._output(call_id, "\n".join(filter(None, logs)))]
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 FOREIGN: dict[str, type[ForeignItem]] = {
