@@ -4,6 +4,7 @@ texts by UTF-16 units. No UTF-8 has them, so no decoder takes them; this says wh
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 MAX_SEARCHED_BYTES = 1 << 20  # of a body, for the path: 10 ms
@@ -44,9 +45,12 @@ def _way(value: Any) -> str | None:
         return "" if LONE.search(value) else None
     if isinstance(value, dict) and any(map(LONE.search, value)):
         return ""
-    steps = value.items() if isinstance(value, dict) else ()
-    steps = enumerate(value) if isinstance(value, list) else steps
-    for step, inner in steps:
+    inside: Iterator[tuple[str, Any]] = iter(())
+    if isinstance(value, list):
+        inside = ((f"[{at}]", item) for at, item in enumerate(value))
+    elif isinstance(value, dict):
+        inside = ((f".{name[:MAX_NAME_CHARS]}", item) for name, item in value.items())
+    for step, inner in inside:
         if (way := _way(inner)) is not None:
-            return f"[{step}]{way}" if isinstance(step, int) else f".{step[:MAX_NAME_CHARS]}{way}"
+            return step + way
     return None
