@@ -3,10 +3,10 @@
 Policy only: it decides who computes what next; `engine.py` computes it, `kvcache.py` knows where.
 """
 
-import contextlib
 from collections.abc import Callable
 
 from localinfra.engine.backend import Backend
+from localinfra.engine.canonical import FEW_IDLE, CanonicalShapes
 from localinfra.engine.kvcache import MANY_IDLE, KVCache
 from localinfra.engine.policy.prefill import StepPacer
 from localinfra.engine.policy.speculation import RowCosts, draft_sizes
@@ -15,14 +15,6 @@ from localinfra.engine.request import EngineSettings
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
 from localinfra.engine.turns import Turns, prompts_in_turn
-
-# Tokens; so deep, chunks of canonical size read a prompt as fast as larger ones do. Longer prompts
-# of greedy requests without a seed are read in large chunks, whose sums are rounded otherwise.
-SHORT_PROMPT = 256
-
-# Cells; attention over no more of them is never split among threads, which is rounded otherwise.
-# With few left idle, short texts that run alone stay below it.
-FEW_CELLS, FEW_IDLE = 256, 32
 
 # Cells kept free for a new sequence's first tokens. More would leave room unused, less would let
 # sequences that all grow push each other out; none is lost either way, only computed again.
@@ -57,6 +49,7 @@ class Scheduler:
         self._num_decoded = 0  # so many in the last step that only decoded
         self._pacer = StepPacer(settings.max_gap_ratio, backend.batch_size)
         self.cache = KVCache(backend, settings.max_parked)
+        self._shapes = CanonicalShapes(backend, self.cache)
         self.waiting: list[Sequence] = []
         self.turns = turns or Turns()
         self._has_changed = False  # who waits or runs, since the last look at whose turn it is
@@ -96,19 +89,19 @@ class Scheduler:
             if step.chunks or len(self.running) < 2:
                 break
             self._send_back_youngest()  # prompts that fill the cells between them, none complete
-        self._make_canonical(step)
+        self._shapes.complete(step)
         return step
 
     def _cut_step(self) -> Step:
-        for running in self._in_turn():
+        for running in self._shapes.in_turn(self.running):
             step = self._step_of(running)
             if step.chunks:
                 break
         return step
 
     def _step_of(self, running: list[Sequence]) -> Step:
-        is_apart = any(map(self._decodes_apart, running))  # so do all, then
-        is_shaped = is_apart or self._wants_shape(running)
+        is_apart = any(map(self._shapes.decodes_apart, running))  # so do all, then
+        is_shaped = is_apart or self._shapes.wants_shape(running)
         max_rows = self._backend.canonical_rows if is_shaped else self._backend.batch_size
         if is_apart:
             max_rows = self._backend.canonical_decode_rows
@@ -117,7 +110,7 @@ class Scheduler:
         decoding = least_recent(decoding, max(1, max_rows * 3 // 4) if has_prompts else max_rows)
         drafts = {}
         if len(decoding) == len(running):
-            size_of = self._backend.canonical_size if self._is_filled_up(decoding) else int
+            size_of = self._backend.canonical_size if self._shapes.is_filled_up(decoding) else int
             drafts = self._draft(decoding, max_rows, size_of, only_one=is_shaped)
         step = Step()
         share = max_rows // max(1, len(decoding))
@@ -129,106 +122,6 @@ class Scheduler:
         if has_prompts:
             self._add_prompts(step, running, decoding, max_rows)
         return step
-
-    def _in_turn(self) -> list[list[Sequence]]:
-        """Who may be in the next step: all; or those that decode apart, or else the others, first
-        those whose turn it is."""
-        apart = [sequence for sequence in self.running if self._decodes_apart(sequence)]
-        others = [sequence for sequence in self.running if not self._decodes_apart(sequence)]
-        if not apart or not others:
-            return [apart or others]
-        last_step = max(sequence.stepped_at for sequence in others)
-        is_others_turn = last_step < min(sequence.stepped_at for sequence in apart)
-        return [others, apart] if is_others_turn else [apart, others]
-
-    def _decodes_apart(self, sequence: Sequence) -> bool:
-        """Whether its next tokens have the same bits only in small steps without others."""
-        is_apart = self._backend.canonical_decode_rows > 0 and self._is_canonical(sequence)
-        return is_apart and sequence.num_cached >= sequence.num_prompt
-
-    def _is_canonical(self, sequence: Sequence) -> bool:
-        """Whether its rows get the same bits every time: it is computed in shapes that grant that
-        and reuses only what was."""
-        return sequence.request.is_reproducible and self._backend.canonical_rows > 0
-
-    def _is_shaped(self, sequence: Sequence) -> bool:
-        """Whether its steps have such shapes, at least where that costs little: so that greedy
-        answers to short prompts hardly ever differ either."""
-        if self._is_canonical(sequence):
-            return True
-        is_greedy = sequence.request.params.sampling.temperature == 0
-        is_short = sequence.num_prompt <= SHORT_PROMPT
-        has_any_size = self._backend.canonical_rows > 0 and self._backend.canonical_size(3) == 3
-        return is_greedy and is_short and has_any_size
-
-    def _wants_shape(self, running: list[Sequence]) -> bool:
-        """Whether their step has no more than `canonical_rows`: for canonical sequences always,
-        for others while no long prompt would be read in small chunks for their sake."""
-        if any(map(self._is_canonical, running)):
-            return True
-        has_long = any(
-            sequence.num_pending > SHORT_PROMPT and not sequence.is_decoding for sequence in running
-        )
-        return not has_long and any(map(self._is_shaped, running))
-
-    def _make_canonical(self, step: Step) -> None:
-        """Sees to what cutting it did not grant: the number of rows, and the order of cells."""
-        shaped = [chunk.sequence for chunk in step.chunks if self._is_shaped(chunk.sequence)]
-        if self._is_filled_up(shaped):
-            self._fill_up(step)
-        if shaped and len(step.batch) == 1:
-            self._shape_single_row(step, shaped[0])
-        # Without shared prefixes each end leaves a hole, and mending it copies whole sequences.
-        ordered = [
-            sequence
-            for sequence in shaped
-            if not sequence.is_disordered
-            and (self._is_canonical(sequence) or self._backend.can_share_prefixes)
-        ]
-        if self._stay_ordered(step, ordered):
-            return
-        try:
-            self.cache.relay()
-        except MemoryError:
-            if any(map(self._is_canonical, ordered)):
-                raise  # a text that differs without a word would be worse than an error
-        for sequence in ordered:
-            if not self._stay_ordered(step, [sequence]):
-                sequence.is_disordered = True  # a prefix that others computed lies so itself
-                assert sequence.slot is not None
-                self.cache.distrust(sequence.slot)
-
-    def _stay_ordered(self, step: Step, sequences: list[Sequence]) -> bool:
-        slots = {sequence.slot for sequence in sequences if sequence.slot is not None}
-        return not slots or self._backend.stays_ordered(step.batch, slots)
-
-    def _is_filled_up(self, sequences: list[Sequence]) -> bool:
-        """Whether a step of theirs gets more rows, where a `canonical_size` has more."""
-        return any(self._is_canonical(each) and not self._decodes_apart(each) for each in sequences)
-
-    def _fill_up(self, step: Step) -> None:
-        """To a canonical number of rows, and of output rows."""
-        size_of, num_outputs = self._backend.canonical_size, len(step.batch.output_rows)
-        wanted_outputs = size_of(num_outputs) if num_outputs else 0
-        num_rows = size_of(max(len(step.batch), wanted_outputs))
-        if (num_rows, wanted_outputs) != (len(step.batch), num_outputs):
-            step.pad(self._backend.num_sequences, num_rows, wanted_outputs)
-
-    def _shape_single_row(self, step: Step, sequence: Sequence) -> None:
-        """A row alone gets other bits where threads split its attention."""
-        if self._backend.canonical_threads() == 1:
-            num_held = self.cache.num_used - self.cache.num_cached
-            if num_held < FEW_CELLS < self.cache.num_used:
-                with contextlib.suppress(MemoryError):
-                    self.cache.relay()  # what is idle leaves: too few are left to be split
-        threads = self._backend.canonical_threads()
-        if threads == self._backend.max_threads or not self._is_canonical(sequence):
-            return
-        # With two threads a second row takes as long as one thread does over the first.
-        if self._backend.max_threads <= 2 or self._backend.canonical_decode_rows == 1:
-            step.max_threads = threads
-        else:
-            step.pad(self._backend.num_sequences, 2, len(step.batch.output_rows))
 
     def _draft(
         self,
@@ -281,7 +174,7 @@ class Scheduler:
             if enough and step.num_prompt_tokens >= enough:
                 break
             size = min(sequence.num_pending, budget - len(step.batch))
-            if self._backend.canonical_decode_rows and self._is_canonical(sequence):
+            if self._backend.canonical_decode_rows and self._shapes.is_canonical(sequence):
                 size = min(size, sequence.num_prompt - sequence.num_cached)  # what follows is apart
             if sequence.num_unscored:
                 size = min(size, rows_left)
@@ -311,7 +204,7 @@ class Scheduler:
             self.cache.advance(sequence.slot, chunk.num_tokens + len(chunk.draft))
             sequence.num_cached += chunk.num_tokens
             sequence.stepped_at = self._num_steps
-            if sequence.num_cached > sequence.num_prompt and self._decodes_apart(sequence):
+            if sequence.num_cached > sequence.num_prompt and self._shapes.decodes_apart(sequence):
                 self.cache.distrust(sequence.slot)  # a longer prompt would be computed otherwise
             if chunk.is_prompt:
                 sequence.decoding_since = self._num_steps
@@ -365,7 +258,7 @@ class Scheduler:
             match = self.cache.match(
                 sequence.prefix,
                 sequence.num_reusable,
-                is_canonical=self._is_canonical(sequence),
+                is_canonical=self._shapes.is_canonical(sequence),
             )
             if self._prefix_is_coming(sequence, match.num_known):
                 passed_over.add(sequence)
@@ -400,8 +293,8 @@ class Scheduler:
         slot, length = self.cache.acquire(
             sequence.prefix,
             sequence.num_reusable,
-            is_canonical=self._is_canonical(sequence),
-            max_idle=FEW_IDLE if self._is_shaped(sequence) else MANY_IDLE,
+            is_canonical=self._shapes.is_canonical(sequence),
+            max_idle=FEW_IDLE if self._shapes.is_shaped(sequence) else MANY_IDLE,
         )
         sequence.slot, sequence.num_cached = slot, length
         sequence.admitted_at = self._num_steps
@@ -425,7 +318,9 @@ class Scheduler:
     def _could_share(self, sequence: Sequence, other: Sequence) -> bool:
         """Whether the first may use what the other computes."""
         is_same_salt = sequence.request.cache_salt == other.request.cache_salt
-        return is_same_salt and (self._is_canonical(other) or not self._is_canonical(sequence))
+        return is_same_salt and (
+            self._shapes.is_canonical(other) or not self._shapes.is_canonical(sequence)
+        )
 
     def _fits(
         self, sequence: Sequence, held: int, running: list[Sequence], victims: list[Sequence]
