@@ -28,7 +28,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"__main__", "pytest_plugin"},
     ],
     "engine": [
-        {"backend", "grammar", "policy", "radix", "stops"},
+        {"backend", "drafts", "grammar", "policy", "radix", "stops"},
         {"kvcache", "request"},
         {"logprobs", "output", "sampling"},
         {"sequence"},

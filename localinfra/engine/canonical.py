@@ -2,6 +2,7 @@
 grant it. Decides no order and admits nobody."""
 
 import contextlib
+from collections.abc import Callable
 
 from localinfra.engine.backend import Backend
 from localinfra.engine.kvcache import KVCache
@@ -70,8 +71,7 @@ class CanonicalShapes:
 
         Raises MemoryError where cells can't be put in order for a canonical sequence."""
         shaped = [chunk.sequence for chunk in step.chunks if self.is_shaped(chunk.sequence)]
-        if self.is_filled_up(shaped):
-            self._fill_up(step)
+        self._fill_up(step, self.size_of(shaped))
         if shaped and len(step.batch) == 1:
             self._shape_single_row(step, shaped[0])
         # Without shared prefixes each end leaves a hole, and mending it copies whole sequences.
@@ -98,13 +98,16 @@ class CanonicalShapes:
         slots = {sequence.slot for sequence in sequences if sequence.slot is not None}
         return not slots or self._backend.stays_ordered(step.batch, slots)
 
-    def is_filled_up(self, sequences: list[Sequence]) -> bool:
-        """Whether a step of theirs gets more rows, where a `canonical_size` has more."""
-        return any(self.is_canonical(each) and not self.decodes_apart(each) for each in sequences)
+    def size_of(self, sequences: list[Sequence]) -> Callable[[int], int]:
+        """Up to how many rows a step of theirs is filled."""
+        is_filled = any(
+            self.is_canonical(each) and not self.decodes_apart(each) for each in sequences
+        )
+        return self._backend.canonical_size if is_filled else int
 
-    def _fill_up(self, step: Step) -> None:
-        """To a canonical number of rows, and of output rows."""
-        size_of, num_outputs = self._backend.canonical_size, len(step.batch.output_rows)
+    def _fill_up(self, step: Step, size_of: Callable[[int], int]) -> None:
+        """To such a number of rows, and of output rows."""
+        num_outputs = len(step.batch.output_rows)
         wanted_outputs = size_of(num_outputs) if num_outputs else 0
         num_rows = size_of(max(len(step.batch), wanted_outputs))
         if (num_rows, wanted_outputs) != (len(step.batch), num_outputs):

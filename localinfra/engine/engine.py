@@ -18,12 +18,10 @@ import msgspec
 from localinfra.engine import postprocess
 from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.generation import Generation, call, deliver_all
-from localinfra.engine.policy.idle_cores import IdleCores
-from localinfra.engine.policy.threads import ThreadController
 from localinfra.engine.request import EngineSettings, GenerationRequest, TokenEvent
 from localinfra.engine.scheduler import Scheduler
 from localinfra.engine.sequence import Group, Sequence
-from localinfra.engine.step import Chunk
+from localinfra.engine.step import Chunk, Step
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 from localinfra.watchdog import Pulse
 
@@ -73,12 +71,6 @@ class Engine:
         self._name = name
         self._backend = backend
         self._scheduler = Scheduler(backend, settings)
-        self._threads: ThreadController | None = None
-        if settings.adapts_threads and backend.max_threads > 1:
-            cores = IdleCores()
-            self._threads = ThreadController(
-                backend.max_threads, cores, cores.at_once, cores.others
-            )
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._owners: dict[Sequence, Generation] = {}
         self._max_waiting = settings.max_waiting
@@ -304,27 +296,31 @@ class Engine:
                 self._scheduler.add(sequence)
 
     def _step(self) -> None:
-        """Decodes one batch and puts one event per drawn token into the outbox."""
-        step = self._scheduler.next_step()
+        """Decodes one batch, and puts one event per sampled token into the outbox."""
+        step = self._scheduler.schedule()
         self._num_steps += 1
-        is_prefill = step.num_prompt_tokens > 0
+        self._deliver(step)
+        if step.chunks:  # else all that ran was preempted, or has nothing to compute
+            seconds = self._decode(step)
+            self._scheduler.advance(step, seconds)
+            self._postprocess(step)
+
+    def _deliver(self, step: Step) -> None:
+        """Hands over what was sampled before, unless that can wait for a step more."""
         is_due = time.perf_counter() - self._handed_over_s >= HAND_OVER_INTERVAL_S
-        threads = self._backend.max_threads
-        if self._threads:  # looks who else runs, so it comes before the loop is woken
-            threads = self._threads.threads(is_prefill)
-        self._backend.set_threads(min(threads, step.max_threads or threads))
-        if is_due or self._is_urgent or is_prefill:
+        if is_due or self._is_urgent or step.num_prompt_tokens:
             self._hand_over()
-        if not step.chunks:
-            return  # all that runs was sent back or has nothing to compute
+
+    def _decode(self, step: Step) -> float:
+        """Returns its seconds."""
+        self._backend.set_threads(step.threads)
         started_s = time.perf_counter()
         self._pulse = self._pulse.computing()
         self._backend.decode(step.batch)
         self._pulse = self._pulse.next()
-        seconds = time.perf_counter() - started_s
-        self._scheduler.computed(step, seconds)
-        if self._threads and step.max_threads is None:
-            self._threads.observe(is_prefill, len(step.batch), seconds, threads)
+        return time.perf_counter() - started_s
+
+    def _postprocess(self, step: Step) -> None:
         for chunk in step.chunks:
             generation = self._owners.get(chunk.sequence)
             if generation is None:
@@ -347,7 +343,7 @@ class Engine:
             error = failure(caught)
             if not isinstance(caught, (ApiError, DecodeFailed)):
                 logger.exception("%s: a request failed", self._name)
-        self._scheduler.judged(chunk, max(0, len(drawn) - 1))
+        self._scheduler.accept(chunk, max(0, len(drawn) - 1))
         if error:
             self._fail([sequence], error)
             return []

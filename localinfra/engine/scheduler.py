@@ -3,13 +3,14 @@
 Policy only: it decides who computes what next; `engine.py` computes it, `kvcache.py` knows where.
 """
 
-from collections.abc import Callable
-
 from localinfra.engine.backend import Backend
 from localinfra.engine.canonical import FEW_IDLE, CanonicalShapes
 from localinfra.engine.kvcache import MANY_IDLE, KVCache
-from localinfra.engine.policy.prefill import StepPacer
-from localinfra.engine.policy.speculation import RowCosts, draft_sizes
+from localinfra.engine.policy.idle_cores import IdleCores
+from localinfra.engine.policy.prefill import Prefill
+from localinfra.engine.policy.speculation import Speculator
+from localinfra.engine.policy.step_times import StepTimes
+from localinfra.engine.policy.threads import ThreadController, rungs
 from localinfra.engine.radix import common_prefix
 from localinfra.engine.request import EngineSettings
 from localinfra.engine.sequence import Sequence
@@ -44,10 +45,15 @@ class Scheduler:
     def __init__(self, backend: Backend, settings: EngineSettings, turns: Turns | None = None):
         """`turns`: of another scheduler, whose waiting sequences are added to this one."""
         self._backend = backend
-        self._is_guessing = settings.prompt_lookup and backend.can_share_prefixes
-        self._row_costs: dict[int, RowCosts] = {}  # by how many sequences decode
-        self._num_decoded = 0  # so many in the last step that only decoded
-        self._pacer = StepPacer(settings.max_gap_ratio, backend.batch_size)
+        self._is_drafting = settings.prompt_lookup and backend.can_share_prefixes
+        self._times = StepTimes()
+        counts = rungs(backend.max_threads) if settings.adapts_threads else [backend.max_threads]
+        cores = IdleCores()
+        self._threads = ThreadController(self._times, counts, cores, cores.at_once)
+        self._prefill = Prefill(
+            self._times, self._threads, settings.max_gap_ratio, backend.batch_size
+        )
+        self._speculator = Speculator()
         self.cache = KVCache(backend, settings.max_parked)
         self._shapes = CanonicalShapes(backend, self.cache)
         self.waiting: list[Sequence] = []
@@ -75,9 +81,9 @@ class Scheduler:
             self._give_up_slot(sequence)
             self.running.remove(sequence)
 
-    def next_step(self) -> Step:
+    def schedule(self) -> Step:
         """Admits who fits, and cuts the step: one token for each decoding sequence, and prompt
-        chunks in turn with what is left of the budget; guesses where all decode.
+        chunks in turn with what is left of the budget; drafts where all decode.
 
         Raises DecodeFailed and MemoryError as `KVCache.relay`."""
         self._num_steps += 1
@@ -88,8 +94,10 @@ class Scheduler:
             step = self._cut_step()
             if step.chunks or len(self.running) < 2:
                 break
-            self._send_back_youngest()  # prompts that fill the cells between them, none complete
+            self._preempt_youngest()  # prompts that fill the cells between them, none complete
         self._shapes.complete(step)
+        threads = self._threads.threads(step.num_prompt_tokens > 0)
+        step.threads = min(threads, step.max_threads or threads)
         return step
 
     def _cut_step(self) -> Step:
@@ -110,11 +118,10 @@ class Scheduler:
         decoding = least_recent(decoding, max(1, max_rows * 3 // 4) if has_prompts else max_rows)
         drafts = {}
         if len(decoding) == len(running):
-            size_of = self._backend.canonical_size if self._shapes.is_filled_up(decoding) else int
-            drafts = self._draft(decoding, max_rows, size_of, only_one=is_shaped)
+            drafts = self._draft(decoding, max_rows, only_one=is_shaped)
         step = Step()
         share = max_rows // max(1, len(decoding))
-        # Wrong guesses leave the cells again: of those that come last, nobody's order is broken.
+        # Wrong drafts leave the cells again: of those that come last, nobody's order is broken.
         for sequence in sorted(decoding, key=lambda sequence: sequence in drafts):
             size = min(sequence.num_pending, share)
             is_whole = size == sequence.num_pending
@@ -124,25 +131,23 @@ class Scheduler:
         return step
 
     def _draft(
-        self,
-        decoding: list[Sequence],
-        max_rows: int,
-        size_of: Callable[[int], int],
-        *,
-        only_one: bool,
+        self, decoding: list[Sequence], max_rows: int, *, only_one: bool
     ) -> dict[Sequence, list[int]]:
-        """Guesses, as many as pay where a step of n rows is computed as one of `size_of(n)`; for
-        the most promising sequence alone, if `only_one` may."""
+        """Drafts, as long as pays; for the most promising sequence alone, if `only_one` may."""
         is_usual = all(sequence.num_pending == 1 for sequence in decoding)
-        if not self._is_guessing or not is_usual:
+        if not self._is_drafting or not is_usual:
             return {}
-        limit = min(self._backend.max_output_rows, max_rows) - len(decoding)
         chances = [self._chances(sequence) for sequence in decoding]
         if only_one and chances:
             best = max(chances, key=sum)
             chances = [each if each is best else [] for each in chances]
-        costs = self._row_costs.setdefault(len(decoding), RowCosts())
-        sizes = draft_sizes(chances, len(decoding), limit, costs, size_of)
+        threads = self._threads.settled(is_prefill=False)
+
+        def cost(num_rows: int) -> float:
+            return self._times.expected(num_rows, 0, threads) or num_rows
+
+        limit = min(self._backend.max_output_rows, max_rows) - len(decoding)
+        sizes = self._speculator.sizes(chances, limit, cost, self._shapes.size_of(decoding))
         if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
             return {}
         return {s: s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True) if size}
@@ -163,12 +168,13 @@ class Scheduler:
         is_burst = self._are_together(decoding, prompts[0])
         budget = len(step.batch)
         if is_burst:
-            budget += self._pacer.burst_budget(len(decoding))
+            budget += self._prefill.burst_budget(len(decoding))
         else:
+            num_rows = self._shapes.size_of(decoding)(len(decoding)) if decoding else 0
             depth = in_turn[0].num_cached
-            budget += self._pacer.chunk_budget(len(decoding), len(prompts), depth, max_rows)
+            budget += self._prefill.chunk_budget(num_rows, len(prompts), depth, max_rows)
         budget = min(budget, max_rows)
-        enough = self._pacer.enough if is_burst or not decoding else 0
+        enough = self._prefill.enough if is_burst or not decoding else 0
         rows_left = self._backend.max_output_rows - len(decoding)
         for sequence in in_turn:
             if enough and step.num_prompt_tokens >= enough:
@@ -195,9 +201,12 @@ class Scheduler:
         before it, and now waits for those behind. Not so streams that flowed when it came."""
         return bool(decoding) and all(s.decoding_since >= prompt.admitted_at for s in decoding)
 
-    def computed(self, step: Step, seconds: float) -> None:
+    def advance(self, step: Step, seconds: float) -> None:
         """The step's tokens are in the cache now; prompts are offered to others as they grow."""
-        self._learn(step, seconds)
+        num_rows = len(step.batch) - step.num_prompt_tokens
+        if step.max_threads is None:
+            self._threads.observe(num_rows, step.num_prompt_tokens, step.threads, seconds)
+        self._times.observe(num_rows, step.num_prompt_tokens, step.threads, seconds)
         for chunk in step.chunks:
             sequence = chunk.sequence
             assert sequence.slot is not None
@@ -214,26 +223,11 @@ class Scheduler:
             self.cache.drop_padding()
         self._num_computed = len(step.batch)
 
-    def _learn(self, step: Step, seconds: float) -> None:
-        num_prompt_tokens = step.num_prompt_tokens
-        num_rows = len(step.batch) - step.num_padding
-        num_decoding = sum(not chunk.is_prompt for chunk in step.chunks)
-        if len(step.batch.output_rows) == len(step.batch) and not num_prompt_tokens:
-            costs = self._row_costs.setdefault(num_decoding, RowCosts())
-            if num_decoding != self._num_decoded:
-                costs.interrupt()
-            costs.observe(len(step.batch), seconds)
-            self._num_decoded = num_decoding
-        else:
-            self._num_decoded = 0  # the next such step does not follow the last one
-        if num_rows == num_decoding + num_prompt_tokens:
-            self._pacer.observe(num_decoding, num_prompt_tokens, seconds)
-
-    def judged(self, chunk: Chunk, num_right: int) -> None:
-        """So many of the chunk's guesses agreed with what was drawn; the others leave the cache."""
+    def accept(self, chunk: Chunk, num_right: int) -> None:
+        """So many of the chunk's draft tokens agreed with what was sampled; the others leave."""
         chunk.sequence.num_cached += num_right
         if chunk.draft:
-            chunk.sequence.drafter.judged(num_right)
+            chunk.sequence.drafter.accept(num_right)
         if num_right < len(chunk.draft):
             assert chunk.sequence.slot is not None
             self.cache.retract(chunk.sequence.slot, len(chunk.draft) - num_right)
@@ -286,7 +280,7 @@ class Scheduler:
             running.remove(victim)
             victims.append(victim)
         for victim in victims:
-            self._send_back(victim)
+            self._preempt(victim)
         return self._fits(sequence, held, self.running, [])
 
     def _start(self, sequence: Sequence) -> None:
@@ -298,7 +292,7 @@ class Scheduler:
         )
         sequence.slot, sequence.num_cached = slot, length
         sequence.admitted_at = self._num_steps
-        sequence.was_sent_back = False
+        sequence.was_preempted = False
         self.turns.started(sequence)
         if sequence.num_reused is None:
             sequence.num_reused = length
@@ -344,14 +338,14 @@ class Scheduler:
         while not self.cache.make_room(
             sum(sequence.num_pending for sequence in self.running if sequence.is_decoding)
         ):
-            self._send_back_youngest()
+            self._preempt_youngest()
 
-    def _send_back_youngest(self) -> None:
+    def _preempt_youngest(self) -> None:
         youngest = self.running[-1]
-        self._send_back(youngest)
-        youngest.was_sent_back = True
+        self._preempt(youngest)
+        youngest.was_preempted = True
 
-    def _send_back(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: Sequence) -> None:
         """It waits again, and later goes on where it was."""
         self.running.remove(sequence)
         self._give_up_slot(sequence)

@@ -279,9 +279,9 @@ def test_right_guesses_save_steps_and_wrong_ones_leave_nothing_behind() -> None:
     scheduler.add(sequence)
     num_steps = 0
     while sequence.num_generated < 200:
-        step = scheduler.next_step()
+        step = scheduler.schedule()
         backend.decode(step.batch)
-        scheduler.computed(step, 1.0)
+        scheduler.advance(step, 1.0)
         num_steps += 1
         [chunk] = step.chunks
         num_right = 0
@@ -291,7 +291,7 @@ def test_right_guesses_save_steps_and_wrong_ones_leave_nothing_behind() -> None:
             if token != guess:
                 break
             num_right += 1
-        scheduler.judged(chunk, num_right)
+        scheduler.accept(chunk, num_right)
         assert backend.history(0) == sequence.tokens[: sequence.num_cached]
         assert scheduler.cache.num_used == backend.num_used
     tokens_alone = list(PROMPT)
