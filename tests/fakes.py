@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
 from localinfra.engine.engine import Engine
-from localinfra.engine.request import EngineSettings, SamplingParams
+from localinfra.engine.request import (
+    EngineSettings,
+    GenerationRequest,
+    SamplingParams,
+    TokenEvent,
+)
 from localinfra.engine.sampling import Sampler
 
 NUM_VOCAB = 50
@@ -251,3 +256,26 @@ async def running(backend: FakeBackend, **options: Any) -> AsyncIterator[Engine]
     finally:
         await asyncio.to_thread(engine.close)
         assert backend.closed
+
+
+async def collect(engine: Engine, *requests: GenerationRequest) -> list[list[TokenEvent]]:
+    """All events, by choice."""
+    async with engine.generate(list(requests)) as generation:
+        choices: list[list[TokenEvent]] = [[] for _ in range(generation.num_choices)]
+        async for events in generation:
+            for event in events:
+                choices[event.choice].append(event)
+    return choices
+
+
+def tokens(events: list[TokenEvent]) -> list[int]:
+    return [event.token for event in events if event.token is not None]
+
+
+def run(test: Callable[[], Awaitable[None]], limit_s: float = 60) -> None:
+    asyncio.run(asyncio.wait_for(test(), limit_s))
+
+
+async def settle(engine: Engine) -> None:
+    while engine.stats.num_running or engine.num_waiting:
+        await asyncio.sleep(0.001)

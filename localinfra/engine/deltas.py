@@ -8,7 +8,7 @@ from localinfra.engine.request import TokenEvent
 from localinfra.executor import give_way
 
 if TYPE_CHECKING:
-    from localinfra.engine.engine import Generation  # brings numpy
+    from localinfra.engine.generation import Generation  # brings numpy
 
 # With twenty alternatives each, what becomes of so many takes 5 ms.
 AT_ONCE = 8

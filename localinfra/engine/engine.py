@@ -1,38 +1,27 @@
-"""The engine's thread: submit, step, cancel, close; the one place where threads meet asyncio.
+"""The engine's thread: submit, step, cancel, close; the one place where it meets the event loop.
 
-A step is: take commands, cut the next batch, hand over what was drawn before, decode, draw.
+A step is: take commands, schedule, hand over what was sampled before, decode, postprocess.
 The event loop is woken just before the decode, so that detokenising, stop strings and JSON happen
 there while llama.cpp, which does not hold the interpreter, computes.
 """
 
-import asyncio
 import contextlib
 import logging
 import queue
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
 
 import msgspec
 
+from localinfra.engine import postprocess
 from localinfra.engine.backend import Backend, DecodeFailed
-from localinfra.engine.logprobs import token_logprob
-from localinfra.engine.policy.idle_cores import IdleCores
-from localinfra.engine.policy.threads import ThreadController
-from localinfra.engine.request import (
-    EngineSettings,
-    FinishReason,
-    GenerationRequest,
-    TokenEvent,
-    TokenLogprob,
-)
-from localinfra.engine.sampling import Sampler
+from localinfra.engine.generation import Generation, call, deliver_all
+from localinfra.engine.request import EngineSettings, GenerationRequest, TokenEvent
 from localinfra.engine.scheduler import Scheduler
 from localinfra.engine.sequence import Group, Sequence
-from localinfra.engine.step import Chunk
+from localinfra.engine.step import Chunk, Step
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 from localinfra.watchdog import Pulse
 
@@ -59,86 +48,6 @@ class EngineStats(msgspec.Struct, frozen=True):
     kv_total: int
 
 
-class Generation:
-    """Submitted requests as the event loop sees them: an async iterator of what each step gave.
-
-    Choices are numbered through: those of the first request, then those of the next. Must be
-    closed (`async with`, or `close`), which frees the places of its choices at the next step.
-    """
-
-    def __init__(self, engine: "Engine", requests: list[GenerationRequest]):
-        self.requests = requests
-        self.sequences: list[Sequence] = []  # touched by the engine's thread alone
-        self._engine = engine
-        self.loop = asyncio.get_running_loop()
-        self._events: deque[TokenEvent] = deque()
-        self._arrived = asyncio.Event()
-        self.num_choices = sum(request.params.num_choices for request in requests)
-        self._open = set(range(self.num_choices))
-        self._error: Exception | None = None
-
-    async def __aenter__(self) -> "Generation":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Frees the places of all choices that are not complete. Idempotent."""
-        for choice in list(self._open):
-            self.stop(choice)
-
-    async def __aiter__(self) -> AsyncGenerator[list[TokenEvent], None]:
-        """All events that are there, as soon as there are any. Raises a failed request's error."""
-        while self._open:
-            await self._arrived.wait()
-            self._arrived.clear()
-            events = [event for event in self._events if event.choice in self._open]
-            self._events.clear()
-            if self._error is not None:
-                raise self._error
-            self._open -= {event.choice for event in events if event.finish_reason is not None}
-            if events:
-                yield events
-
-    def stop(self, choice: int) -> None:
-        """The choice is complete (a stop string) or unwanted: it leaves at the next step.
-
-        Events of it that were drawn before may still be in the list at hand.
-        """
-        if choice in self._open:
-            self._open.discard(choice)
-            self._engine.tell(lambda: self._retire(choice))
-
-    def _retire(self, choice: int) -> None:
-        if choice < len(self.sequences):  # all are there unless the request failed as it was added
-            self._engine.retire(self.sequences[choice])
-
-    def deliver(self, events: list[TokenEvent]) -> None:
-        """Called on the event loop, once per step."""
-        self._events.extend(events)
-        self._arrived.set()
-
-    def fail(self, error: Exception) -> None:
-        """Called on the event loop: the request ends with an error."""
-        self._error = error
-        self._arrived.set()
-
-
-T = TypeVar("T")
-
-
-def call(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> None:
-    """Runs `function` on the event loop, from any thread; a closed loop has no one to tell."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function, argument)
-
-
-def deliver_all(parcels: list[tuple[Generation, list[TokenEvent]]]) -> None:
-    for generation, events in parcels:
-        generation.deliver(events)
-
-
 def failure(error: BaseException) -> ApiError:
     """What its client is told; the log has the rest."""
     if isinstance(error, ApiError):
@@ -162,12 +71,6 @@ class Engine:
         self._name = name
         self._backend = backend
         self._scheduler = Scheduler(backend, settings)
-        self._threads: ThreadController | None = None
-        if settings.adapts_threads and backend.max_threads > 1:
-            cores = IdleCores()
-            self._threads = ThreadController(
-                backend.max_threads, cores, cores.at_once, cores.others
-            )
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._owners: dict[Sequence, Generation] = {}
         self._max_waiting = settings.max_waiting
@@ -231,15 +134,15 @@ class Engine:
         Each prompt must have between 1 and `context_length` tokens. Raises as `check_queue`.
         """
         assert all(0 < len(request.prompt) <= self.context_length for request in requests)
-        generation = Generation(self, requests)
+        generation = Generation(requests, self._retire_choice)
         with self._ending:
             self.check_queue()
             self._num_submitted += generation.num_choices
             self._generations.add(generation)
-            self.tell(lambda: self._add(generation))
+            self._tell(lambda: self._add(generation))
         return generation
 
-    def tell(self, command: Callable[[], None]) -> None:
+    def _tell(self, command: Callable[[], None]) -> None:
         """Has the engine's thread run `command` before its next step. Any thread."""
         self._commands.put(command)
 
@@ -251,7 +154,7 @@ class Engine:
         """
         if not self._closed:
             self._closed = True
-            self.tell(lambda: None)
+            self._tell(lambda: None)
         if not self._is_abandoned:
             self._thread.join(min(limit_s, TELL_AFTER_S))
             if self._thread.is_alive():
@@ -275,9 +178,18 @@ class Engine:
         for generation in generations:
             call(generation.loop, generation.fail, error)
 
+    def _retire_choice(self, generation: Generation, choice: int) -> None:
+        """It leaves before the next step. Event loop only."""
+
+        def retire() -> None:
+            if choice < len(generation.sequences):  # fewer if the request failed as it was added
+                self._retire(generation.sequences[choice])
+
+        self._tell(retire)
+
     # The engine's thread from here on.
 
-    def retire(self, sequence: Sequence) -> None:
+    def _retire(self, sequence: Sequence) -> None:
         """Takes a sequence out, whatever its state; its slot is free at once."""
         if not sequence.finished:
             sequence.finished = True
@@ -384,27 +296,31 @@ class Engine:
                 self._scheduler.add(sequence)
 
     def _step(self) -> None:
-        """Decodes one batch and puts one event per drawn token into the outbox."""
-        step = self._scheduler.next_step()
+        """Decodes one batch, and puts one event per sampled token into the outbox."""
+        step = self._scheduler.schedule()
         self._num_steps += 1
-        is_prefill = step.num_prompt_tokens > 0
+        self._deliver(step)
+        if step.chunks:  # else all that ran was preempted, or has nothing to compute
+            seconds = self._decode(step)
+            self._scheduler.advance(step, seconds)
+            self._postprocess(step)
+
+    def _deliver(self, step: Step) -> None:
+        """Hands over what was sampled before, unless that can wait for a step more."""
         is_due = time.perf_counter() - self._handed_over_s >= HAND_OVER_INTERVAL_S
-        threads = self._backend.max_threads
-        if self._threads:  # looks who else runs, so it comes before the loop is woken
-            threads = self._threads.threads(is_prefill)
-        self._backend.set_threads(min(threads, step.max_threads or threads))
-        if is_due or self._is_urgent or is_prefill:
+        if is_due or self._is_urgent or step.num_prompt_tokens:
             self._hand_over()
-        if not step.chunks:
-            return  # all that runs was sent back or has nothing to compute
+
+    def _decode(self, step: Step) -> float:
+        """Returns its seconds."""
+        self._backend.set_threads(step.threads)
         started_s = time.perf_counter()
         self._pulse = self._pulse.computing()
         self._backend.decode(step.batch)
         self._pulse = self._pulse.next()
-        seconds = time.perf_counter() - started_s
-        self._scheduler.computed(step, seconds)
-        if self._threads and step.max_threads is None:
-            self._threads.observe(is_prefill, len(step.batch), seconds, threads)
+        return time.perf_counter() - started_s
+
+    def _postprocess(self, step: Step) -> None:
         for chunk in step.chunks:
             generation = self._owners.get(chunk.sequence)
             if generation is None:
@@ -420,14 +336,14 @@ class Engine:
         forced: list[TokenEvent] = []
         error: ApiError | None = None
         try:
-            self._draw(chunk, drawn)
+            postprocess.sample(self._backend, chunk, drawn)
             if drawn and drawn[-1].token is not None and drawn[-1].finish_reason is None:
-                forced = self._forced(sequence)
+                forced = postprocess.forced(self._backend, sequence)
         except BaseException as caught:  # a grammar's Rust may panic, which is no Exception
             error = failure(caught)
             if not isinstance(caught, (ApiError, DecodeFailed)):
                 logger.exception("%s: a request failed", self._name)
-        self._scheduler.judged(chunk, max(0, len(drawn) - 1))
+        self._scheduler.accept(chunk, max(0, len(drawn) - 1))
         if error:
             self._fail([sequence], error)
             return []
@@ -435,87 +351,8 @@ class Engine:
         is_finished = bool(events) and events[-1].finish_reason is not None
         self._is_urgent |= is_finished or (bool(events) and events[0].num_generated == 1)
         if is_finished:
-            self.retire(sequence)
+            self._retire(sequence)
         return events
-
-    def _draw(self, chunk: Chunk, events: list[TokenEvent]) -> None:
-        """Scores what the chunk's rows are for; draws a token if it completes the sequence, and
-        one more for each guess that the one before it turned out to be right."""
-        sequence = chunk.sequence
-        if sequence.num_unscored:
-            self._score_prompt(chunk)
-        if sequence.num_pending > 0:
-            return
-        if not sequence.request.max_tokens:
-            events.append(self._event(sequence, None, None))
-            return
-        row = chunk.first_row + chunk.num_tokens - 1
-        for guess in [*chunk.draft, None]:
-            events.append(self._draw_token(sequence, row + len(events)))
-            if events[-1].finish_reason is not None or events[-1].token != guess:
-                break
-
-    def _draw_token(self, sequence: Sequence, row: int) -> TokenEvent:
-        request, params = sequence.request, sequence.request.params
-        logits = self._backend.logits(row)
-        # The sampler edits the row in place, so whoever wants the raw one has it copied.
-        raw = None if params.top_logprobs is None else logits.copy()
-        if sequence.sampler is None:
-            sequence.sampler = Sampler(params.sampling, sequence.choice, request.prompt)
-        token = sequence.sampler.sample(logits, sequence.constraint)
-        if sequence.constraint:
-            sequence.constraint.accept(token)
-        sequence.tokens.append(token)
-        logprob = None if raw is None else token_logprob(raw, token, params.top_logprobs or 0)
-        return self._event(sequence, token, logprob)
-
-    def _forced(self, sequence: Sequence) -> list[TokenEvent]:
-        """What can only come next: not drawn, and computed together with the last drawn token.
-        Where logprobs are wanted each token is drawn, for only then there are logits of it."""
-        events: list[TokenEvent] = []
-        if sequence.constraint and sequence.request.params.top_logprobs is None:
-            assert sequence.sampler is not None
-            for token in sequence.constraint.forced():
-                sequence.constraint.accept(token)
-                sequence.sampler.accept(token)
-                sequence.tokens.append(token)
-                events.append(self._event(sequence, token, None))
-                if events[-1].finish_reason is not None:
-                    break
-        return events
-
-    def _score_prompt(self, chunk: Chunk) -> None:
-        sequence, num_top = chunk.sequence, chunk.sequence.request.params.top_logprobs or 0
-        last = min(chunk.start + chunk.num_tokens, sequence.num_prompt - 1)
-        # Rows before the first unscored token are computed again after a sequence was sent back.
-        for position in range(max(chunk.start, len(sequence.prompt_logprobs) - 1), last):
-            logits = self._backend.logits(chunk.first_row + position - chunk.start)
-            token = sequence.tokens[position + 1]
-            sequence.prompt_logprobs.append(token_logprob(logits, token, num_top))
-
-    def _event(
-        self, sequence: Sequence, token: int | None, logprob: TokenLogprob | None
-    ) -> TokenEvent:
-        request, num_generated = sequence.request, sequence.num_generated
-        is_end = token is not None and self._backend.is_end(token)
-        is_full = len(sequence.tokens) >= self.context_length
-        reason = None
-        if is_end or (sequence.constraint and sequence.constraint.is_complete):
-            reason = FinishReason.STOP
-        elif num_generated >= request.max_tokens or is_full:
-            reason = FinishReason.LENGTH
-        return TokenEvent(
-            choice=sequence.choice,
-            token=token,
-            num_generated=num_generated,
-            num_cached=sequence.num_reused or 0,
-            logprob=logprob,
-            prompt_logprobs=sequence.prompt_logprobs
-            if request.params.score_prompt and num_generated <= 1
-            else None,
-            is_end_token=is_end,
-            finish_reason=reason,
-        )
 
     def _hand_over(self) -> None:
         """Wakes the event loop once for all that was drawn, and brings `stats` up to date."""
@@ -532,7 +369,7 @@ class Engine:
         for generation in {self._owners[sequence] for sequence in sequences}:
             call(generation.loop, generation.fail, error)
             for sequence in generation.sequences:
-                self.retire(sequence)
+                self._retire(sequence)
 
     def _fail_all(self, sequences: Iterable[Sequence], error: Exception) -> None:
         """The same without the scheduler, which is not to be asked any more."""

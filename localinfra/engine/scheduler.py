@@ -3,26 +3,19 @@
 Policy only: it decides who computes what next; `engine.py` computes it, `kvcache.py` knows where.
 """
 
-import contextlib
-from collections.abc import Callable
-
 from localinfra.engine.backend import Backend
+from localinfra.engine.canonical import FEW_IDLE, CanonicalShapes
 from localinfra.engine.kvcache import MANY_IDLE, KVCache
-from localinfra.engine.policy.prefill import StepPacer
-from localinfra.engine.policy.speculation import RowCosts, draft_sizes
+from localinfra.engine.policy.idle_cores import IdleCores
+from localinfra.engine.policy.prefill import Prefill
+from localinfra.engine.policy.speculation import Speculator
+from localinfra.engine.policy.step_times import StepTimes
+from localinfra.engine.policy.threads import ThreadController, rungs
 from localinfra.engine.radix import common_prefix
 from localinfra.engine.request import EngineSettings
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
 from localinfra.engine.turns import Turns, prompts_in_turn
-
-# Tokens; so deep, chunks of canonical size read a prompt as fast as larger ones do. Longer prompts
-# of greedy requests without a seed are read in large chunks, whose sums are rounded otherwise.
-SHORT_PROMPT = 256
-
-# Cells; attention over no more of them is never split among threads, which is rounded otherwise.
-# With few left idle, short texts that run alone stay below it.
-FEW_CELLS, FEW_IDLE = 256, 32
 
 # Cells kept free for a new sequence's first tokens. More would leave room unused, less would let
 # sequences that all grow push each other out; none is lost either way, only computed again.
@@ -52,11 +45,17 @@ class Scheduler:
     def __init__(self, backend: Backend, settings: EngineSettings, turns: Turns | None = None):
         """`turns`: of another scheduler, whose waiting sequences are added to this one."""
         self._backend = backend
-        self._is_guessing = settings.prompt_lookup and backend.can_share_prefixes
-        self._row_costs: dict[int, RowCosts] = {}  # by how many sequences decode
-        self._num_decoded = 0  # so many in the last step that only decoded
-        self._pacer = StepPacer(settings.max_gap_ratio, backend.batch_size)
+        self._is_drafting = settings.prompt_lookup and backend.can_share_prefixes
+        self._times = StepTimes()
+        counts = rungs(backend.max_threads) if settings.adapts_threads else [backend.max_threads]
+        cores = IdleCores()
+        self._threads = ThreadController(self._times, counts, cores, cores.at_once)
+        self._prefill = Prefill(
+            self._times, self._threads, settings.max_gap_ratio, backend.batch_size
+        )
+        self._speculator = Speculator()
         self.cache = KVCache(backend, settings.max_parked)
+        self._shapes = CanonicalShapes(backend, self.cache)
         self.waiting: list[Sequence] = []
         self.turns = turns or Turns()
         self._has_changed = False  # who waits or runs, since the last look at whose turn it is
@@ -82,9 +81,9 @@ class Scheduler:
             self._give_up_slot(sequence)
             self.running.remove(sequence)
 
-    def next_step(self) -> Step:
+    def schedule(self) -> Step:
         """Admits who fits, and cuts the step: one token for each decoding sequence, and prompt
-        chunks in turn with what is left of the budget; guesses where all decode.
+        chunks in turn with what is left of the budget; drafts where all decode.
 
         Raises DecodeFailed and MemoryError as `KVCache.relay`."""
         self._num_steps += 1
@@ -95,20 +94,22 @@ class Scheduler:
             step = self._cut_step()
             if step.chunks or len(self.running) < 2:
                 break
-            self._send_back_youngest()  # prompts that fill the cells between them, none complete
-        self._make_canonical(step)
+            self._preempt_youngest()  # prompts that fill the cells between them, none complete
+        self._shapes.complete(step)
+        threads = self._threads.threads(step.num_prompt_tokens > 0)
+        step.threads = min(threads, step.max_threads or threads)
         return step
 
     def _cut_step(self) -> Step:
-        for running in self._in_turn():
+        for running in self._shapes.in_turn(self.running):
             step = self._step_of(running)
             if step.chunks:
                 break
         return step
 
     def _step_of(self, running: list[Sequence]) -> Step:
-        is_apart = any(map(self._decodes_apart, running))  # so do all, then
-        is_shaped = is_apart or self._wants_shape(running)
+        is_apart = any(map(self._shapes.decodes_apart, running))  # so do all, then
+        is_shaped = is_apart or self._shapes.wants_shape(running)
         max_rows = self._backend.canonical_rows if is_shaped else self._backend.batch_size
         if is_apart:
             max_rows = self._backend.canonical_decode_rows
@@ -117,11 +118,10 @@ class Scheduler:
         decoding = least_recent(decoding, max(1, max_rows * 3 // 4) if has_prompts else max_rows)
         drafts = {}
         if len(decoding) == len(running):
-            size_of = self._backend.canonical_size if self._is_filled_up(decoding) else int
-            drafts = self._draft(decoding, max_rows, size_of, only_one=is_shaped)
+            drafts = self._draft(decoding, max_rows, only_one=is_shaped)
         step = Step()
         share = max_rows // max(1, len(decoding))
-        # Wrong guesses leave the cells again: of those that come last, nobody's order is broken.
+        # Wrong drafts leave the cells again: of those that come last, nobody's order is broken.
         for sequence in sorted(decoding, key=lambda sequence: sequence in drafts):
             size = min(sequence.num_pending, share)
             is_whole = size == sequence.num_pending
@@ -130,126 +130,24 @@ class Scheduler:
             self._add_prompts(step, running, decoding, max_rows)
         return step
 
-    def _in_turn(self) -> list[list[Sequence]]:
-        """Who may be in the next step: all; or those that decode apart, or else the others, first
-        those whose turn it is."""
-        apart = [sequence for sequence in self.running if self._decodes_apart(sequence)]
-        others = [sequence for sequence in self.running if not self._decodes_apart(sequence)]
-        if not apart or not others:
-            return [apart or others]
-        last_step = max(sequence.stepped_at for sequence in others)
-        is_others_turn = last_step < min(sequence.stepped_at for sequence in apart)
-        return [others, apart] if is_others_turn else [apart, others]
-
-    def _decodes_apart(self, sequence: Sequence) -> bool:
-        """Whether its next tokens have the same bits only in small steps without others."""
-        is_apart = self._backend.canonical_decode_rows > 0 and self._is_canonical(sequence)
-        return is_apart and sequence.num_cached >= sequence.num_prompt
-
-    def _is_canonical(self, sequence: Sequence) -> bool:
-        """Whether its rows get the same bits every time: it is computed in shapes that grant that
-        and reuses only what was."""
-        return sequence.request.is_reproducible and self._backend.canonical_rows > 0
-
-    def _is_shaped(self, sequence: Sequence) -> bool:
-        """Whether its steps have such shapes, at least where that costs little: so that greedy
-        answers to short prompts hardly ever differ either."""
-        if self._is_canonical(sequence):
-            return True
-        is_greedy = sequence.request.params.sampling.temperature == 0
-        is_short = sequence.num_prompt <= SHORT_PROMPT
-        has_any_size = self._backend.canonical_rows > 0 and self._backend.canonical_size(3) == 3
-        return is_greedy and is_short and has_any_size
-
-    def _wants_shape(self, running: list[Sequence]) -> bool:
-        """Whether their step has no more than `canonical_rows`: for canonical sequences always,
-        for others while no long prompt would be read in small chunks for their sake."""
-        if any(map(self._is_canonical, running)):
-            return True
-        has_long = any(
-            sequence.num_pending > SHORT_PROMPT and not sequence.is_decoding for sequence in running
-        )
-        return not has_long and any(map(self._is_shaped, running))
-
-    def _make_canonical(self, step: Step) -> None:
-        """Sees to what cutting it did not grant: the number of rows, and the order of cells."""
-        shaped = [chunk.sequence for chunk in step.chunks if self._is_shaped(chunk.sequence)]
-        if self._is_filled_up(shaped):
-            self._fill_up(step)
-        if shaped and len(step.batch) == 1:
-            self._shape_single_row(step, shaped[0])
-        # Without shared prefixes each end leaves a hole, and mending it copies whole sequences.
-        ordered = [
-            sequence
-            for sequence in shaped
-            if not sequence.is_disordered
-            and (self._is_canonical(sequence) or self._backend.can_share_prefixes)
-        ]
-        if self._stay_ordered(step, ordered):
-            return
-        try:
-            self.cache.relay()
-        except MemoryError:
-            if any(map(self._is_canonical, ordered)):
-                raise  # a text that differs without a word would be worse than an error
-        for sequence in ordered:
-            if not self._stay_ordered(step, [sequence]):
-                sequence.is_disordered = True  # a prefix that others computed lies so itself
-                assert sequence.slot is not None
-                self.cache.distrust(sequence.slot)
-
-    def _stay_ordered(self, step: Step, sequences: list[Sequence]) -> bool:
-        slots = {sequence.slot for sequence in sequences if sequence.slot is not None}
-        return not slots or self._backend.stays_ordered(step.batch, slots)
-
-    def _is_filled_up(self, sequences: list[Sequence]) -> bool:
-        """Whether a step of theirs gets more rows, where a `canonical_size` has more."""
-        return any(self._is_canonical(each) and not self._decodes_apart(each) for each in sequences)
-
-    def _fill_up(self, step: Step) -> None:
-        """To a canonical number of rows, and of output rows."""
-        size_of, num_outputs = self._backend.canonical_size, len(step.batch.output_rows)
-        wanted_outputs = size_of(num_outputs) if num_outputs else 0
-        num_rows = size_of(max(len(step.batch), wanted_outputs))
-        if (num_rows, wanted_outputs) != (len(step.batch), num_outputs):
-            step.pad(self._backend.num_sequences, num_rows, wanted_outputs)
-
-    def _shape_single_row(self, step: Step, sequence: Sequence) -> None:
-        """A row alone gets other bits where threads split its attention."""
-        if self._backend.canonical_threads() == 1:
-            num_held = self.cache.num_used - self.cache.num_cached
-            if num_held < FEW_CELLS < self.cache.num_used:
-                with contextlib.suppress(MemoryError):
-                    self.cache.relay()  # what is idle leaves: too few are left to be split
-        threads = self._backend.canonical_threads()
-        if threads == self._backend.max_threads or not self._is_canonical(sequence):
-            return
-        # With two threads a second row takes as long as one thread does over the first.
-        if self._backend.max_threads <= 2 or self._backend.canonical_decode_rows == 1:
-            step.max_threads = threads
-        else:
-            step.pad(self._backend.num_sequences, 2, len(step.batch.output_rows))
-
     def _draft(
-        self,
-        decoding: list[Sequence],
-        max_rows: int,
-        size_of: Callable[[int], int],
-        *,
-        only_one: bool,
+        self, decoding: list[Sequence], max_rows: int, *, only_one: bool
     ) -> dict[Sequence, list[int]]:
-        """Guesses, as many as pay where a step of n rows is computed as one of `size_of(n)`; for
-        the most promising sequence alone, if `only_one` may."""
+        """Drafts, as long as pays; for the most promising sequence alone, if `only_one` may."""
         is_usual = all(sequence.num_pending == 1 for sequence in decoding)
-        if not self._is_guessing or not is_usual:
+        if not self._is_drafting or not is_usual:
             return {}
-        limit = min(self._backend.max_output_rows, max_rows) - len(decoding)
         chances = [self._chances(sequence) for sequence in decoding]
         if only_one and chances:
             best = max(chances, key=sum)
             chances = [each if each is best else [] for each in chances]
-        costs = self._row_costs.setdefault(len(decoding), RowCosts())
-        sizes = draft_sizes(chances, len(decoding), limit, costs, size_of)
+        threads = self._threads.settled(is_prefill=False)
+
+        def cost(num_rows: int) -> float:
+            return self._times.expected(num_rows, 0, threads) or num_rows
+
+        limit = min(self._backend.max_output_rows, max_rows) - len(decoding)
+        sizes = self._speculator.sizes(chances, limit, cost, self._shapes.size_of(decoding))
         if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
             return {}
         return {s: s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True) if size}
@@ -270,18 +168,19 @@ class Scheduler:
         is_burst = self._are_together(decoding, prompts[0])
         budget = len(step.batch)
         if is_burst:
-            budget += self._pacer.burst_budget(len(decoding))
+            budget += self._prefill.burst_budget(len(decoding))
         else:
+            num_rows = self._shapes.size_of(decoding)(len(decoding)) if decoding else 0
             depth = in_turn[0].num_cached
-            budget += self._pacer.chunk_budget(len(decoding), len(prompts), depth, max_rows)
+            budget += self._prefill.chunk_budget(num_rows, len(prompts), depth, max_rows)
         budget = min(budget, max_rows)
-        enough = self._pacer.enough if is_burst or not decoding else 0
+        enough = self._prefill.enough if is_burst or not decoding else 0
         rows_left = self._backend.max_output_rows - len(decoding)
         for sequence in in_turn:
             if enough and step.num_prompt_tokens >= enough:
                 break
             size = min(sequence.num_pending, budget - len(step.batch))
-            if self._backend.canonical_decode_rows and self._is_canonical(sequence):
+            if self._backend.canonical_decode_rows and self._shapes.is_canonical(sequence):
                 size = min(size, sequence.num_prompt - sequence.num_cached)  # what follows is apart
             if sequence.num_unscored:
                 size = min(size, rows_left)
@@ -302,16 +201,19 @@ class Scheduler:
         before it, and now waits for those behind. Not so streams that flowed when it came."""
         return bool(decoding) and all(s.decoding_since >= prompt.admitted_at for s in decoding)
 
-    def computed(self, step: Step, seconds: float) -> None:
+    def advance(self, step: Step, seconds: float) -> None:
         """The step's tokens are in the cache now; prompts are offered to others as they grow."""
-        self._learn(step, seconds)
+        num_rows = len(step.batch) - step.num_prompt_tokens
+        if step.max_threads is None:
+            self._threads.observe(num_rows, step.num_prompt_tokens, step.threads, seconds)
+        self._times.observe(num_rows, step.num_prompt_tokens, step.threads, seconds)
         for chunk in step.chunks:
             sequence = chunk.sequence
             assert sequence.slot is not None
             self.cache.advance(sequence.slot, chunk.num_tokens + len(chunk.draft))
             sequence.num_cached += chunk.num_tokens
             sequence.stepped_at = self._num_steps
-            if sequence.num_cached > sequence.num_prompt and self._decodes_apart(sequence):
+            if sequence.num_cached > sequence.num_prompt and self._shapes.decodes_apart(sequence):
                 self.cache.distrust(sequence.slot)  # a longer prompt would be computed otherwise
             if chunk.is_prompt:
                 sequence.decoding_since = self._num_steps
@@ -321,26 +223,11 @@ class Scheduler:
             self.cache.drop_padding()
         self._num_computed = len(step.batch)
 
-    def _learn(self, step: Step, seconds: float) -> None:
-        num_prompt_tokens = step.num_prompt_tokens
-        num_rows = len(step.batch) - step.num_padding
-        num_decoding = sum(not chunk.is_prompt for chunk in step.chunks)
-        if len(step.batch.output_rows) == len(step.batch) and not num_prompt_tokens:
-            costs = self._row_costs.setdefault(num_decoding, RowCosts())
-            if num_decoding != self._num_decoded:
-                costs.interrupt()
-            costs.observe(len(step.batch), seconds)
-            self._num_decoded = num_decoding
-        else:
-            self._num_decoded = 0  # the next such step does not follow the last one
-        if num_rows == num_decoding + num_prompt_tokens:
-            self._pacer.observe(num_decoding, num_prompt_tokens, seconds)
-
-    def judged(self, chunk: Chunk, num_right: int) -> None:
-        """So many of the chunk's guesses agreed with what was drawn; the others leave the cache."""
+    def accept(self, chunk: Chunk, num_right: int) -> None:
+        """So many of the chunk's draft tokens agreed with what was sampled; the others leave."""
         chunk.sequence.num_cached += num_right
         if chunk.draft:
-            chunk.sequence.drafter.judged(num_right)
+            chunk.sequence.drafter.accept(num_right)
         if num_right < len(chunk.draft):
             assert chunk.sequence.slot is not None
             self.cache.retract(chunk.sequence.slot, len(chunk.draft) - num_right)
@@ -365,7 +252,7 @@ class Scheduler:
             match = self.cache.match(
                 sequence.prefix,
                 sequence.num_reusable,
-                is_canonical=self._is_canonical(sequence),
+                is_canonical=self._shapes.is_canonical(sequence),
             )
             if self._prefix_is_coming(sequence, match.num_known):
                 passed_over.add(sequence)
@@ -393,19 +280,19 @@ class Scheduler:
             running.remove(victim)
             victims.append(victim)
         for victim in victims:
-            self._send_back(victim)
+            self._preempt(victim)
         return self._fits(sequence, held, self.running, [])
 
     def _start(self, sequence: Sequence) -> None:
         slot, length = self.cache.acquire(
             sequence.prefix,
             sequence.num_reusable,
-            is_canonical=self._is_canonical(sequence),
-            max_idle=FEW_IDLE if self._is_shaped(sequence) else MANY_IDLE,
+            is_canonical=self._shapes.is_canonical(sequence),
+            max_idle=FEW_IDLE if self._shapes.is_shaped(sequence) else MANY_IDLE,
         )
         sequence.slot, sequence.num_cached = slot, length
         sequence.admitted_at = self._num_steps
-        sequence.was_sent_back = False
+        sequence.was_preempted = False
         self.turns.started(sequence)
         if sequence.num_reused is None:
             sequence.num_reused = length
@@ -425,7 +312,9 @@ class Scheduler:
     def _could_share(self, sequence: Sequence, other: Sequence) -> bool:
         """Whether the first may use what the other computes."""
         is_same_salt = sequence.request.cache_salt == other.request.cache_salt
-        return is_same_salt and (self._is_canonical(other) or not self._is_canonical(sequence))
+        return is_same_salt and (
+            self._shapes.is_canonical(other) or not self._shapes.is_canonical(sequence)
+        )
 
     def _fits(
         self, sequence: Sequence, held: int, running: list[Sequence], victims: list[Sequence]
@@ -449,14 +338,14 @@ class Scheduler:
         while not self.cache.make_room(
             sum(sequence.num_pending for sequence in self.running if sequence.is_decoding)
         ):
-            self._send_back_youngest()
+            self._preempt_youngest()
 
-    def _send_back_youngest(self) -> None:
+    def _preempt_youngest(self) -> None:
         youngest = self.running[-1]
-        self._send_back(youngest)
-        youngest.was_sent_back = True
+        self._preempt(youngest)
+        youngest.was_preempted = True
 
-    def _send_back(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: Sequence) -> None:
         """It waits again, and later goes on where it was."""
         self.running.remove(sequence)
         self._give_up_slot(sequence)

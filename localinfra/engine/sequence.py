@@ -1,6 +1,6 @@
 """One choice of one request while the engine works on it."""
 
-from localinfra.engine.policy.speculation import Drafter
+from localinfra.engine.drafts import Drafter
 from localinfra.engine.radix import Prefix
 from localinfra.engine.request import GenerationRequest, TokenLogprob
 from localinfra.engine.sampling import Sampler
@@ -29,7 +29,7 @@ class Sequence:
     __slots__ = (
         "_drafter", "admitted_at", "arrived_at", "choice", "constraint", "decoding_since",
         "finished", "first", "group", "is_disordered", "num_cached", "num_prompt", "num_reused",
-        "prompt_logprobs", "request", "sampler", "slot", "stepped_at", "tokens", "was_sent_back",
+        "prompt_logprobs", "request", "sampler", "slot", "stepped_at", "tokens", "was_preempted",
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +56,7 @@ class Sequence:
         self.admitted_at = self.decoding_since = self.stepped_at = 0
         self.arrived_at = 0  # its number in the queue
         self.is_disordered = False  # its cells can't be laid in the order of its positions
-        self.was_sent_back = False  # it ran, until room was needed
+        self.was_preempted = False  # it ran, until room was needed
         self.finished = False
         self.prompt_logprobs: list[TokenLogprob] = [TokenLogprob(self.tokens[0], None)]
         if first is not None:

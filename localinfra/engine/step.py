@@ -7,7 +7,7 @@ from localinfra.engine.sequence import Sequence
 class Chunk:
     """The next tokens of one sequence in a batch, and the batch index of its first one.
 
-    While its tokens are drawn, they are followed by guesses at those that come next.
+    While it decodes, they are followed by a draft of those that come next.
     """
 
     __slots__ = ("draft", "first_row", "is_prompt", "num_tokens", "sequence", "start")
@@ -15,7 +15,7 @@ class Chunk:
     def __init__(self, sequence: Sequence, num_tokens: int, draft: list[int], first_row: int):
         self.sequence = sequence
         self.start = sequence.num_cached
-        self.num_tokens = num_tokens  # without the guesses
+        self.num_tokens = num_tokens  # without the draft
         self.draft = draft
         self.first_row = first_row
         self.is_prompt = not sequence.is_decoding
@@ -24,13 +24,14 @@ class Chunk:
 class Step:
     """One batch, and whose tokens are in it."""
 
-    __slots__ = ("batch", "chunks", "max_threads", "num_padding", "num_prompt_tokens")
+    __slots__ = ("batch", "chunks", "max_threads", "num_padding", "num_prompt_tokens", "threads")
 
     def __init__(self) -> None:
         self.batch = Batch()
         self.chunks: list[Chunk] = []
         self.num_prompt_tokens = 0
-        self.max_threads: int | None = None  # None: as many as are best
+        self.threads = 1  # that compute it
+        self.max_threads: int | None = None  # for its bits; None: as many as are best
         self.num_padding = 0  # so many of its last rows are nobody's
 
     def add(self, sequence: Sequence, num_tokens: int, num_outputs: int, draft: list[int]) -> None:

@@ -39,7 +39,7 @@ class Turns:
     def _rank(self, sequence: Sequence, shares: "_Shares") -> tuple[int | bool, ...]:
         group = sequence.group
         return (
-            not sequence.was_sent_back,  # it had its turn
+            not sequence.was_preempted,  # it had its turn
             shares.of_client[group.client],
             self._last[group.client],
             shares.of_group[id(group)],

@@ -11,9 +11,8 @@ from fakes import FakeBackend, next_token, reference, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localinfra.engine import scheduler
 from localinfra.engine.engine import Engine
-from localinfra.engine.policy.speculation import RowCosts, draft_sizes
+from localinfra.engine.policy.speculation import Speculator
 from localinfra.engine.request import (
     GenerationParams,
     GenerationRequest,
@@ -296,17 +295,19 @@ def test_guesses_are_weighed_by_the_rows_that_are_computed(
     """A step that is filled up has room for guesses; one that decodes apart pays for each."""
     sizes: set[int] = set()
 
+    drafted = Speculator.sizes
+
     def spy(
+        self: Speculator,
         chances: list[list[float]],
-        num_rows: int,
         limit: int,
-        costs: RowCosts,
+        cost: Callable[[int], float],
         size_of: Callable[[int], int],
     ) -> list[int]:
         sizes.add(size_of(1))
-        return draft_sizes(chances, num_rows, limit, costs, size_of)
+        return drafted(self, chances, limit, cost, size_of)
 
-    monkeypatch.setattr(scheduler, "draft_sizes", spy)
+    monkeypatch.setattr(Speculator, "sizes", spy)
 
     async def test() -> None:
         async with running(FakeBackend(context_length=CONTEXT, **shape._asdict())) as engine:

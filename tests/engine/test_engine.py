@@ -1,50 +1,33 @@
 """The engine over a scripted model whose answers depend on every cell it was given."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
-from fakes import END, FakeBackend, next_token, reference, running
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from fakes import (
+    END,
+    FakeBackend,
+    collect,
+    next_token,
+    reference,
+    run,
+    running,
+    settle,
+    tokens,
+)
 
-from localinfra.engine.engine import REST_AFTER_S, Engine
+from localinfra.engine.engine import REST_AFTER_S
 from localinfra.engine.request import (
     EngineSettings,
     FinishReason,
     GenerationParams,
     GenerationRequest,
     SamplingParams,
-    TokenEvent,
 )
 from localinfra.engine.scheduler import Scheduler
 from localinfra.engine.sequence import Sequence
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8]
-
-
-async def collect(engine: Engine, *requests: GenerationRequest) -> list[list[TokenEvent]]:
-    """All events, by choice."""
-    async with engine.generate(list(requests)) as generation:
-        choices: list[list[TokenEvent]] = [[] for _ in range(generation.num_choices)]
-        async for events in generation:
-            for event in events:
-                choices[event.choice].append(event)
-    return choices
-
-
-def tokens(events: list[TokenEvent]) -> list[int]:
-    return [event.token for event in events if event.token is not None]
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))
-
-
-async def settle(engine: Engine) -> None:
-    while engine.stats.num_running or engine.num_waiting:
-        await asyncio.sleep(0.001)
 
 
 def test_a_request_gives_what_the_model_says_until_max_tokens() -> None:
@@ -80,26 +63,6 @@ def test_generation_ends_with_length_where_the_context_does() -> None:
     run(test)
 
 
-def test_choices_share_one_computed_prompt_and_draw_from_their_own_streams() -> None:
-    backend = FakeBackend(num_sequences=3, context_length=200)
-    prompt = list(range(40)) + list(range(40))
-
-    async def test() -> None:
-        async with running(backend) as engine:
-            choices = await collect(
-                engine, GenerationRequest(prompt, 4, GenerationParams(num_choices=5))
-            )
-            assert [tokens(events) for events in choices] == [
-                reference(prompt, 4, 200, stream) for stream in range(5)
-            ]
-            assert [events[0].num_cached for events in choices] == [0, 79, 79, 79, 79]
-        # the prompt once, its last token again for each other choice, and what was drawn
-        drawn = [len(tokens(events)) - 1 for events in choices]
-        assert sum(backend.batch_sizes) == 80 + 4 + sum(drawn)
-
-    run(test)
-
-
 def test_requests_that_come_together_are_read_one_after_the_other() -> None:
     """And whoever comes later, beside streams that flow, is read in small chunks."""
     backend = FakeBackend(num_cells=4000, context_length=600, batch_size=512)
@@ -117,77 +80,6 @@ def test_requests_that_come_together_are_read_one_after_the_other() -> None:
     run(test)
 
 
-def test_a_later_request_reuses_the_longest_cached_prefix() -> None:
-    async def test() -> None:
-        async with running(FakeBackend()) as engine:
-            await collect(engine, GenerationRequest(PROMPT, 3))
-            [same] = await collect(engine, GenerationRequest(PROMPT, 3))
-            [longer] = await collect(engine, GenerationRequest([*PROMPT, 9, 9], 3))
-            [partial] = await collect(engine, GenerationRequest([1, 2, 3, 9], 3))
-            [other] = await collect(engine, GenerationRequest([9, 2, 3], 3))
-        assert same[0].num_cached == 7  # the last token is always computed: its logits are needed
-        assert longer[0].num_cached == 8
-        assert partial[0].num_cached == 3
-        assert other[0].num_cached == 0
-        assert tokens(partial) == reference([1, 2, 3, 9], 3, 128)
-
-    run(test)
-
-
-def test_what_leaves_the_cells_is_parked_and_comes_back() -> None:
-    """Conversations that together need three times the cells, each with two turns."""
-    backend = FakeBackend(num_cells=120, num_sequences=2, context_length=110)
-    system = [i % 49 for i in range(40)]
-    first = [system + [i] * 20 for i in range(10)]
-
-    async def test() -> None:
-        async with running(backend, max_parked=1 << 20) as engine:
-            answers = [
-                tokens((await collect(engine, GenerationRequest(prompt, 4)))[0]) for prompt in first
-            ]
-            assert [
-                answer == reference(p, 4, 110) for p, answer in zip(first, answers, strict=True)
-            ] == [True] * 10
-            for prompt, answer in zip(first, answers, strict=True):
-                second = [*prompt, *answer, 7, 7]
-                [events] = await collect(engine, GenerationRequest(second, 3))
-                assert events[0].num_cached >= len(prompt) + len(answer) - 1
-                assert tokens(events) == reference(second, 3, 110)
-        assert sum(backend.batch_sizes) < 60 + 9 * 20 + 10 * 20
-
-    run(test)
-
-
-def test_parked_prefixes_keep_to_their_room() -> None:
-    backend = FakeBackend(num_cells=100, num_sequences=1, context_length=90)
-
-    async def test() -> None:
-        async with running(backend, max_parked=40 * 8) as engine:  # 8 bytes for one fake cell
-            for start in (1, 2, 3, 4):
-                await collect(engine, GenerationRequest([start] * 60, 1))
-            hits = [
-                (await collect(engine, GenerationRequest([start] * 60, 1)))[0][0].num_cached
-                for start in (4, 3, 2, 1)
-            ]
-        assert hits[0] >= 59 and hits[-1] == 0
-
-    run(test)
-
-
-def test_prefixes_that_cannot_be_parked_are_computed_again() -> None:
-    backend = FakeBackend(num_cells=100, num_sequences=1, context_length=90)
-    backend.has_host_memory = False
-
-    async def test() -> None:
-        async with running(backend, max_parked=1 << 20) as engine:
-            for start in (1, 2, 1):
-                prompt = [start] * 60
-                [events] = await collect(engine, GenerationRequest(prompt, 3))
-                assert tokens(events) == reference(prompt, 3, 90)
-
-    run(test)
-
-
 def test_an_engine_without_requests_gives_its_threads_back_once() -> None:
     backend = FakeBackend()
 
@@ -200,53 +92,6 @@ def test_an_engine_without_requests_gives_its_threads_back_once() -> None:
             assert backend.num_rests == 1
             [events] = await collect(engine, GenerationRequest(PROMPT, 3))
             assert tokens(events) == reference(PROMPT, 3, 128)
-
-    run(test)
-
-
-def test_idle_cells_are_parked_while_others_run() -> None:
-    backend = FakeBackend(num_cells=1300, context_length=900, idle_cells_slow_steps=True)
-    long = [i % 49 for i in range(700)]
-
-    async def test() -> None:
-        async with running(backend, max_parked=1 << 20) as engine:
-            start = next([i, 3] for i in range(99) if len(reference([i, 3], 60, 900)) == 60)
-            both = [GenerationRequest(long, 1), GenerationRequest(start, 60)]
-            await collect(engine, *both)
-            assert 60 < backend.num_used < 700
-            [events] = await collect(engine, GenerationRequest([*long, 2], 2))
-            assert events[0].num_cached >= 700
-            assert tokens(events) == reference([*long, 2], 2, 900)
-
-    run(test)
-
-
-def test_requests_that_come_together_wait_for_the_first_to_compute_their_prefix() -> None:
-    backend = FakeBackend(num_sequences=4, batch_size=16)
-    prefix = list(range(48))
-
-    async def test() -> None:
-        async with running(backend) as engine:
-            requests = [GenerationRequest([*prefix, i, i], 2) for i in range(4)]
-            choices = await collect(engine, *requests)
-        assert [events[0].num_cached for events in choices] == [0, 48, 48, 48]
-        assert sum(backend.batch_sizes) == 50 + 3 * 2 + 4
-
-    run(test)
-
-
-def test_models_without_partial_copies_compute_every_prompt() -> None:
-    backend = FakeBackend(can_share_prefixes=False, num_sequences=2)
-
-    async def test() -> None:
-        async with running(backend) as engine:
-            choices = await collect(
-                engine, GenerationRequest(PROMPT, 4, GenerationParams(num_choices=3))
-            )
-            assert [tokens(c) for c in choices] == [reference(PROMPT, 4, 128, i) for i in range(3)]
-            assert all(events[0].num_cached == 0 for events in choices)
-            await settle(engine)
-            assert backend.num_used == 0
 
     run(test)
 
@@ -434,9 +279,9 @@ def test_right_guesses_save_steps_and_wrong_ones_leave_nothing_behind() -> None:
     scheduler.add(sequence)
     num_steps = 0
     while sequence.num_generated < 200:
-        step = scheduler.next_step()
+        step = scheduler.schedule()
         backend.decode(step.batch)
-        scheduler.computed(step, 1.0)
+        scheduler.advance(step, 1.0)
         num_steps += 1
         [chunk] = step.chunks
         num_right = 0
@@ -446,7 +291,7 @@ def test_right_guesses_save_steps_and_wrong_ones_leave_nothing_behind() -> None:
             if token != guess:
                 break
             num_right += 1
-        scheduler.judged(chunk, num_right)
+        scheduler.accept(chunk, num_right)
         assert backend.history(0) == sequence.tokens[: sequence.num_cached]
         assert scheduler.cache.num_used == backend.num_used
     tokens_alone = list(PROMPT)
@@ -454,81 +299,3 @@ def test_right_guesses_save_steps_and_wrong_ones_leave_nothing_behind() -> None:
         tokens_alone.append(next_token(tokens_alone))
     assert sequence.tokens == tokens_alone
     assert num_steps < 170  # of 201 without guesses
-
-
-requests = st.lists(
-    st.tuples(
-        st.integers(0, 2),  # which family of prompts
-        st.integers(1, 40),  # how much of it
-        st.lists(st.integers(0, 48), max_size=3),  # and an ending of its own
-        st.integers(1, 30),  # max_tokens
-        st.integers(1, 3),  # choices
-        st.booleans(),  # scored
-        st.integers(0, 12),  # leaves after so many events; 0 never
-    ),
-    min_size=1,
-    max_size=14,
-)
-FAMILIES = [list(range(40)), [*range(20), *range(30, 48)], [5] * 40]
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    requests,
-    st.sampled_from([70, 90, 140, 400]),
-    st.integers(1, 5),
-    st.sampled_from([5, 8, 32]),
-    st.booleans(),
-    st.sampled_from([0, 400, 100_000]),
-    st.booleans(),
-)
-def test_any_load_gives_each_request_what_it_gives_alone(
-    load: list[tuple[int, int, list[int], int, int, bool, int]],
-    num_cells: int,
-    num_sequences: int,
-    batch_size: int,
-    can_share: bool,
-    max_parked: int,
-    tidies: bool,
-) -> None:
-    """Whatever is shared, parked, evicted, sent back or abandoned; and the cells are accounted
-    for."""
-    backend = FakeBackend(
-        num_cells=num_cells, num_sequences=num_sequences, batch_size=batch_size,
-        num_slots=num_sequences + 4, context_length=70, can_share_prefixes=can_share,
-        idle_cells_slow_steps=tidies,
-    )  # fmt: skip
-
-    async def one(engine: Engine, spec: tuple[int, int, list[int], int, int, bool, int]) -> None:
-        family, size, ending, max_tokens, num_choices, score, leaves_after = spec
-        prompt = FAMILIES[family][:size] + ending
-        params = GenerationParams(
-            num_choices=num_choices, top_logprobs=1 if score else None, score_prompt=score
-        )
-        request = GenerationRequest(prompt, max_tokens, params)
-        got: list[list[int]] = [[] for _ in range(num_choices)]
-        async with engine.generate([request]) as generation:
-            count = 0
-            async for events in generation:
-                for event in events:
-                    assert event.token is not None
-                    got[event.choice].append(event.token)
-                    if score and event.num_generated == 1:
-                        assert event.prompt_logprobs is not None
-                        assert [s.token for s in event.prompt_logprobs] == prompt
-                        assert [s.top[0][0] for s in event.prompt_logprobs[1:]] == [
-                            next_token(prompt[:size]) for size in range(1, len(prompt))
-                        ]
-                count += 1
-                if count == leaves_after:
-                    return
-        assert got == [reference(prompt, max_tokens, 70, i) for i in range(num_choices)]
-
-    async def test() -> None:
-        async with running(backend, max_parked=max_parked) as engine:
-            await asyncio.gather(*(one(engine, spec) for spec in load))
-            await settle(engine)
-            await asyncio.sleep(0.002)
-            assert engine.stats.kv_used == backend.num_used
-
-    run(test)

@@ -4,12 +4,11 @@ engine goes on; tried at every call of the backend."""
 import asyncio
 import itertools
 import threading
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeBackend, reference
+from fakes import FakeBackend, reference, run
 from msgspec import structs
 from numpy.typing import NDArray
 
@@ -95,10 +94,6 @@ class Faulty(FakeBackend):
     def is_end(self, token: int) -> bool:
         self.called("is_end")
         return super().is_end(token)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 SMALL: dict[str, Any] = {

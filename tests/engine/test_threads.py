@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localinfra.engine.policy.threads import MAX_PAUSE_S, StepCosts, ThreadController, rungs
+from localinfra.engine.policy.step_times import StepTimes
+from localinfra.engine.policy.threads import NUMBERS, ThreadController, rungs
 
 # Milliseconds of a step, by threads and rows or prompt tokens. The two-core machines are
 # SmolLM2-135M on two cores of an EPYC, quiet and with a busy process per core.
@@ -22,6 +23,18 @@ def busy(rng: random.Random, threads: int, _rows: int) -> float:
     if threads == 1:
         return 16 * rng.uniform(0.7, 1.3)
     return 7.5 if rng.random() < 0.5 else rng.uniform(150, 300)
+
+
+def very_busy(rng: random.Random, threads: int, _rows: int) -> float:
+    """Five processes on the two cores."""
+    if threads == 1:
+        return 40 * rng.uniform(0.7, 1.3)
+    return 7.5 if rng.random() < 0.3 else rng.uniform(200, 3000)
+
+
+def contended(rng: random.Random, threads: int, rows: int) -> float:
+    """One process that wants a core now and then: slow steps, none of which collapses."""
+    return quiet(rng, threads, rows) + (threads == 2) * rng.uniform(0, 40)
 
 
 def hiccups(rng: random.Random, threads: int, rows: int) -> float:
@@ -66,15 +79,19 @@ class Simulation:
         self._rng = random.Random(seed)
         self._idle_s = self._window_s = 0.0
         self._idle: float | None = None
+        self._times = StepTimes()
+        hint = self._idle_cores if has_hint else lambda: None
         self.controller = ThreadController(
-            num_cores, self._idle_cores if has_hint else None, clock=lambda: self.now
+            self._times, rungs(num_cores), hint, clock=lambda: self.now
         )
 
     def step(self, machine: Machine, size: int = 1, is_prefill: bool = False) -> float:
         threads = self.controller.threads(is_prefill)
         seconds = machine(self._rng, threads, size) / 1e3
         self.rest(seconds, threads)
-        self.controller.observe(is_prefill, size, seconds, threads)
+        shape = (0, size) if is_prefill else (size, 0)
+        self.controller.observe(*shape, threads, seconds)
+        self._times.observe(*shape, threads, seconds)
         self.counts.append(threads)
         return seconds
 
@@ -149,6 +166,26 @@ def test_with_a_busy_process_per_core_one_thread_is_found_at_once_and_kept(
 
 
 @each_seed
+@pytest.mark.parametrize("before_s", [1, 100])
+def test_steps_that_are_only_somewhat_slower_are_left_for_fewer_threads(
+    before_s: float, seed: int
+) -> None:
+    simulation = Simulation(seed=seed)
+    simulation.run_for(quiet, before_s)
+    simulation.run_for(contended, 5)
+    assert simulation.run(contended, 1500) <= 1.1 * best_fixed(contended, 1500)
+
+
+@each_seed
+@with_and_without_hint
+def test_collapses_of_seconds_are_hardly_ever_risked(has_hint: bool, seed: int) -> None:
+    simulation = Simulation(has_hint=has_hint, seed=seed)
+    simulation.num_free = 0
+    limit = 1.15 if has_hint else 1.2
+    assert simulation.run(very_busy, 2000) <= limit * best_fixed(very_busy, 2000)
+
+
+@each_seed
 def test_other_work_that_begins_during_a_trial_of_fewer_threads_ends_it(seed: int) -> None:
     simulation = Simulation(seed=seed)
     while 1 not in simulation.counts:
@@ -162,7 +199,7 @@ def test_other_work_that_begins_during_a_trial_of_fewer_threads_ends_it(seed: in
 @with_and_without_hint
 def test_other_work_that_comes_and_goes_is_followed(has_hint: bool, seed: int) -> None:
     simulation = Simulation(has_hint=has_hint, seed=seed)
-    back_within_s = 2.0 if has_hint else MAX_PAUSE_S + 1
+    back_within_s = 2.0 if has_hint else NUMBERS.max_up_pause_s + 1
     for _ in range(3):
         simulation.num_free = 2
         simulation.run_for(quiet, back_within_s)
@@ -262,7 +299,9 @@ def test_after_a_rest_it_begins_with_as_many_threads_as_cores_are_idle() -> None
 
 def test_after_a_rest_other_work_that_has_just_ended_does_not_count() -> None:
     now, idle_now = 0.0, 16.0
-    controller = ThreadController(16, lambda: 3.0, lambda: idle_now, clock=lambda: now)
+    controller = ThreadController(
+        StepTimes(), rungs(16), lambda: 3.0, lambda: idle_now, clock=lambda: now
+    )
     assert controller.threads(is_prefill=True) == 16
     now, idle_now = 5.0, 7.0
     assert controller.threads(is_prefill=True) == 6
@@ -270,7 +309,9 @@ def test_after_a_rest_other_work_that_has_just_ended_does_not_count() -> None:
 
 def test_after_a_rest_other_work_that_has_only_just_begun_counts() -> None:
     now, looks = 5.0, [16.0, 3.0, 8.0, *[4.0] * 20]  # some of it is over in a moment
-    controller = ThreadController(16, lambda: 15.8, lambda: looks.pop(0), clock=lambda: now)
+    controller = ThreadController(
+        StepTimes(), rungs(16), lambda: 15.8, lambda: looks.pop(0), clock=lambda: now
+    )
     assert controller.threads(is_prefill=True) == 16
     now = 10.0
     assert controller.threads(is_prefill=True) == 8
@@ -279,36 +320,20 @@ def test_after_a_rest_other_work_that_has_only_just_begun_counts() -> None:
 def test_after_a_short_rest_its_own_work_of_a_moment_ago_does_not_count() -> None:
     now, looks = 5.0, [1.0] * 6 + [2.0]  # the event loop runs for another moment
     controller = ThreadController(
-        2, lambda: 0.1, lambda: looks.pop(0), others=lambda: 0.0, clock=lambda: now
+        StepTimes(), rungs(2), lambda: 0.1, lambda: looks.pop(0), clock=lambda: now
     )
     assert controller.threads(is_prefill=True) == 2
     now, looks = 5.5, [0.0] * 20  # others have begun since
     assert controller.threads(is_prefill=True) == 1
 
 
-def test_while_others_use_nothing_fewer_threads_are_hardly_ever_tried() -> None:
-    def num_tried(others: float) -> int:
-        now, counts, rng = 0.0, [], random.Random(1)
-        controller = ThreadController(2, others=lambda: others, clock=lambda: now)
-        while now < 15:
-            threads = controller.threads(is_prefill=False)
-            seconds = quiet(rng, threads, 1) / 1e3
-            now += seconds
-            controller.observe(False, 1, seconds, threads)
-            counts.append(threads)
-        return counts.count(1)
-
-    assert num_tried(0.1) == 0
-    assert num_tried(0.5) > 3
-
-
-def test_small_steps_after_large_ones_are_learnt_at_their_own_cost() -> None:
-    costs = StepCosts()
-    for size, seconds in ((512, 3.5), (8, 0.09)):
-        for _ in range(5):
-            costs.learn(size, 2, seconds)
-    assert costs.expected(8, 2) == pytest.approx(0.09, rel=0.05)
-    assert costs.expected(512, 2) == pytest.approx(3.5, rel=0.05)
+def test_a_long_prompt_is_not_slowed_by_trials_of_fewer_threads() -> None:
+    simulation = Simulation()
+    simulation.run(quiet, 1000)
+    simulation.counts.clear()
+    for _ in range(8):
+        simulation.step(lambda _rng, threads, _size: (2400, 1500)[threads - 1], 512, True)
+    assert set(simulation.counts) == {2}
 
 
 def test_one_core_leaves_nothing_to_choose() -> None:
@@ -332,10 +357,13 @@ def test_whatever_is_observed_the_count_is_possible(
     num_cores: int, reports: list[tuple[bool, int, float, float]], idle: float | None
 ) -> None:
     now = 0.0
-    controller = ThreadController(num_cores, lambda: idle, clock=lambda: now)
+    times = StepTimes()
+    controller = ThreadController(times, rungs(num_cores), lambda: idle, clock=lambda: now)
     for is_prefill, size, seconds, rest_s in reports:
         now += rest_s
         threads = controller.threads(is_prefill)
         assert threads in rungs(num_cores)
         now += seconds
-        controller.observe(is_prefill, size, seconds, threads)
+        shape = (0, size) if is_prefill else (size, 0)
+        controller.observe(*shape, threads, seconds)
+        times.observe(*shape, threads, seconds)

@@ -43,9 +43,9 @@ class Steps:
 
     def step(self) -> None:
         self.num_steps += 1
-        step = self.scheduler.next_step()
+        step = self.scheduler.schedule()
         self.backend.decode(step.batch)
-        self.scheduler.computed(step, 0.01)
+        self.scheduler.advance(step, 0.01)
         for chunk in step.chunks:
             sequence = chunk.sequence
             if sequence.num_pending:

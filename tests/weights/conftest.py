@@ -1,11 +1,15 @@
-"""The server that all tests of this folder share, and openai's client for it."""
+"""The server that all tests of this folder share, openai's client for it, and a writer."""
 
 from collections.abc import Iterator
 
 import openai
 import pytest
-from live import CATALOGUE, LiveServer
+from grammar_writer import Writer
+from live import CATALOGUE, SMOLLM2, LiveServer
 from repeatable import repeatable
+
+from localinfra.llama.model import Model, ModelSettings
+from localinfra.models.sources import locate
 
 __all__ = ["repeatable"]  # of every test here
 
@@ -24,3 +28,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def client(server: LiveServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def writer(server: LiveServer) -> Iterator[Writer]:
+    entry = server.runtime.catalog.entries[SMOLLM2]
+    model = Model(locate(SMOLLM2, entry.source), ModelSettings())
+    writer = Writer(model)
+    yield writer
+    writer.compiler.close()

@@ -1,16 +1,16 @@
-"""How busy the cores of this machine are, and how much of that is others' work, read from /proc."""
+"""How many cores of this machine are idle, read from /proc; None where the system has none."""
 
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-IDLE_WINDOW_S = 0.5
+WINDOW_S = 0.5
 
 
 class IdleCores:
     """Cores' worth of idle time among those this process may use, over the last half second or
-    since the last call but one; None where the system does not tell (only Linux does)."""
+    since the last call but one."""
 
     def __init__(
         self,
@@ -26,24 +26,16 @@ class IdleCores:
         self._has_all_cores = len(allowed) == os.cpu_count()
         self._read_s = clock()
         self._idle_s = self._read()
-        self._own_s = time.process_time()
         self._cores: float | None = None
-        self._others: float | None = None
 
     def __call__(self) -> float | None:
         now = self._clock()
-        if self._idle_s is not None and now >= self._read_s + IDLE_WINDOW_S:
-            idle_s, own_s, passed_s = self._read(), time.process_time(), now - self._read_s
+        if self._idle_s is not None and now >= self._read_s + WINDOW_S:
+            idle_s = self._read()
             if idle_s is not None:
-                self._cores = (idle_s - self._idle_s) / passed_s
-                own = (own_s - self._own_s) / passed_s
-                self._others = max(0.0, len(self._names) - self._cores - own)
-                self._idle_s, self._own_s, self._read_s = idle_s, own_s, now
+                self._cores = (idle_s - self._idle_s) / (now - self._read_s)
+                self._idle_s, self._read_s = idle_s, now
         return self._cores
-
-    def others(self) -> float | None:
-        """Cores' worth of time that other processes took, of the same span as the last call's."""
-        return self._others
 
     def at_once(self) -> float | None:
         """Cores that no other thread of the machine wants at this moment; None also where this

@@ -1,0 +1,130 @@
+"""The same bits in any company: which sequences are promised them, and the shapes of steps that
+grant it. Decides no order and admits nobody."""
+
+import contextlib
+from collections.abc import Callable
+
+from localinfra.engine.backend import Backend
+from localinfra.engine.kvcache import KVCache
+from localinfra.engine.sequence import Sequence
+from localinfra.engine.step import Step
+
+# Tokens; so deep, chunks of canonical size read a prompt as fast as larger ones do. Longer prompts
+# of greedy requests without a seed are read in large chunks, whose sums are rounded otherwise.
+SHORT_PROMPT = 256
+
+# Cells; attention over no more of them is never split among threads, which is rounded otherwise.
+# With few left idle, short texts that run alone stay below it.
+FEW_CELLS, FEW_IDLE = 256, 32
+
+
+class CanonicalShapes:
+    """Sequences that name a seed, or are scored, are canonical. Engine thread only."""
+
+    def __init__(self, backend: Backend, cache: KVCache):
+        self._backend = backend
+        self._cache = cache
+
+    def in_turn(self, running: list[Sequence]) -> list[list[Sequence]]:
+        """Who may be in the next step: all; or those that decode apart, or else the others, first
+        those whose turn it is."""
+        apart = [sequence for sequence in running if self.decodes_apart(sequence)]
+        others = [sequence for sequence in running if not self.decodes_apart(sequence)]
+        if not apart or not others:
+            return [apart or others]
+        last_step = max(sequence.stepped_at for sequence in others)
+        is_others_turn = last_step < min(sequence.stepped_at for sequence in apart)
+        return [others, apart] if is_others_turn else [apart, others]
+
+    def decodes_apart(self, sequence: Sequence) -> bool:
+        """Whether its next tokens have the same bits only in small steps without others."""
+        is_apart = self._backend.canonical_decode_rows > 0 and self.is_canonical(sequence)
+        return is_apart and sequence.num_cached >= sequence.num_prompt
+
+    def is_canonical(self, sequence: Sequence) -> bool:
+        """Whether its rows get the same bits every time: it is computed in shapes that grant that
+        and reuses only what was."""
+        return sequence.request.is_reproducible and self._backend.canonical_rows > 0
+
+    def is_shaped(self, sequence: Sequence) -> bool:
+        """Whether its steps have such shapes, at least where that costs little: so that greedy
+        answers to short prompts hardly ever differ either."""
+        if self.is_canonical(sequence):
+            return True
+        is_greedy = sequence.request.params.sampling.temperature == 0
+        is_short = sequence.num_prompt <= SHORT_PROMPT
+        has_any_size = self._backend.canonical_rows > 0 and self._backend.canonical_size(3) == 3
+        return is_greedy and is_short and has_any_size
+
+    def wants_shape(self, running: list[Sequence]) -> bool:
+        """Whether their step has no more than `canonical_rows`: for canonical sequences always,
+        for others while no long prompt would be read in small chunks for their sake."""
+        if any(map(self.is_canonical, running)):
+            return True
+        has_long = any(
+            sequence.num_pending > SHORT_PROMPT and not sequence.is_decoding for sequence in running
+        )
+        return not has_long and any(map(self.is_shaped, running))
+
+    def complete(self, step: Step) -> None:
+        """Sees to what scheduling did not: the number of rows, and the order of cells.
+
+        Raises MemoryError where cells can't be put in order for a canonical sequence."""
+        shaped = [chunk.sequence for chunk in step.chunks if self.is_shaped(chunk.sequence)]
+        self._fill_up(step, self.size_of(shaped))
+        if shaped and len(step.batch) == 1:
+            self._shape_single_row(step, shaped[0])
+        # Without shared prefixes each end leaves a hole, and mending it copies whole sequences.
+        ordered = [
+            sequence
+            for sequence in shaped
+            if not sequence.is_disordered
+            and (self.is_canonical(sequence) or self._backend.can_share_prefixes)
+        ]
+        if self._stay_ordered(step, ordered):
+            return
+        try:
+            self._cache.relay()
+        except MemoryError:
+            if any(map(self.is_canonical, ordered)):
+                raise  # a text that differs without a word would be worse than an error
+        for sequence in ordered:
+            if not self._stay_ordered(step, [sequence]):
+                sequence.is_disordered = True  # a prefix that others computed lies so itself
+                assert sequence.slot is not None
+                self._cache.distrust(sequence.slot)
+
+    def _stay_ordered(self, step: Step, sequences: list[Sequence]) -> bool:
+        slots = {sequence.slot for sequence in sequences if sequence.slot is not None}
+        return not slots or self._backend.stays_ordered(step.batch, slots)
+
+    def size_of(self, sequences: list[Sequence]) -> Callable[[int], int]:
+        """Up to how many rows a step of theirs is filled."""
+        is_filled = any(
+            self.is_canonical(each) and not self.decodes_apart(each) for each in sequences
+        )
+        return self._backend.canonical_size if is_filled else int
+
+    def _fill_up(self, step: Step, size_of: Callable[[int], int]) -> None:
+        """To such a number of rows, and of output rows."""
+        num_outputs = len(step.batch.output_rows)
+        wanted_outputs = size_of(num_outputs) if num_outputs else 0
+        num_rows = size_of(max(len(step.batch), wanted_outputs))
+        if (num_rows, wanted_outputs) != (len(step.batch), num_outputs):
+            step.pad(self._backend.num_sequences, num_rows, wanted_outputs)
+
+    def _shape_single_row(self, step: Step, sequence: Sequence) -> None:
+        """A row alone gets other bits where threads split its attention."""
+        if self._backend.canonical_threads() == 1:
+            num_held = self._cache.num_used - self._cache.num_cached
+            if num_held < FEW_CELLS < self._cache.num_used:
+                with contextlib.suppress(MemoryError):
+                    self._cache.relay()  # what is idle leaves: too few are left to be split
+        threads = self._backend.canonical_threads()
+        if threads == self._backend.max_threads or not self.is_canonical(sequence):
+            return
+        # With two threads a second row takes as long as one thread does over the first.
+        if self._backend.max_threads <= 2 or self._backend.canonical_decode_rows == 1:
+            step.max_threads = threads
+        else:
+            step.pad(self._backend.num_sequences, 2, len(step.batch.output_rows))

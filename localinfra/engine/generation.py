@@ -1,0 +1,89 @@
+"""Submitted requests as the event loop sees them; the engine's thread only calls `call`."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
+
+from localinfra.engine.request import GenerationRequest, TokenEvent
+from localinfra.engine.sequence import Sequence
+
+
+class Generation:
+    """An async iterator of what each step gave to the choices of requests that belong together.
+
+    Choices are numbered through: those of the first request, then those of the next. Must be
+    closed (`async with`, or `close`), which frees the places of its choices at the next step.
+    """
+
+    def __init__(
+        self, requests: list[GenerationRequest], retire: "Callable[[Generation, int], None]"
+    ):
+        """`retire` has a choice leave before the engine's next step."""
+        self.requests = requests
+        self.sequences: list[Sequence] = []  # touched by the engine's thread alone
+        self._retire = retire
+        self.loop = asyncio.get_running_loop()
+        self._events: deque[TokenEvent] = deque()
+        self._arrived = asyncio.Event()
+        self.num_choices = sum(request.params.num_choices for request in requests)
+        self._open = set(range(self.num_choices))
+        self._error: Exception | None = None
+
+    async def __aenter__(self) -> "Generation":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the places of all choices that are not complete. Idempotent."""
+        for choice in list(self._open):
+            self.stop(choice)
+
+    async def __aiter__(self) -> AsyncGenerator[list[TokenEvent], None]:
+        """All events that are there, as soon as there are any. Raises a failed request's error."""
+        while self._open:
+            await self._arrived.wait()
+            self._arrived.clear()
+            events = [event for event in self._events if event.choice in self._open]
+            self._events.clear()
+            if self._error is not None:
+                raise self._error
+            self._open -= {event.choice for event in events if event.finish_reason is not None}
+            if events:
+                yield events
+
+    def stop(self, choice: int) -> None:
+        """The choice is complete (a stop string) or unwanted: it leaves at the next step.
+
+        Events of it that were drawn before may still be in the list at hand.
+        """
+        if choice in self._open:
+            self._open.discard(choice)
+            self._retire(self, choice)
+
+    def deliver(self, events: list[TokenEvent]) -> None:
+        """Called on the event loop, once per step."""
+        self._events.extend(events)
+        self._arrived.set()
+
+    def fail(self, error: Exception) -> None:
+        """Called on the event loop: the request ends with an error."""
+        self._error = error
+        self._arrived.set()
+
+
+T = TypeVar("T")
+
+
+def call(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> None:
+    """Runs `function` on the event loop, from any thread; a closed loop has no one to tell."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, argument)
+
+
+def deliver_all(parcels: list[tuple[Generation, list[TokenEvent]]]) -> None:
+    for generation, events in parcels:
+        generation.deliver(events)

@@ -1,0 +1,94 @@
+"""Rows of logits → the tokens, scores and events of one sequence. Moves no cells, hands nothing
+over."""
+
+from localinfra.engine.backend import Backend
+from localinfra.engine.logprobs import token_logprob
+from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
+from localinfra.engine.sampling import Sampler
+from localinfra.engine.sequence import Sequence
+from localinfra.engine.step import Chunk
+
+
+def sample(backend: Backend, chunk: Chunk, events: list[TokenEvent]) -> None:
+    """Scores what the chunk's rows are for; samples a token if it completes the sequence, and one
+    more for each draft token that the one before it turned out to be right about. Appends an event
+    for each: those before an error stay."""
+    sequence = chunk.sequence
+    if sequence.num_unscored:
+        _score_prompt(backend, chunk)
+    if sequence.num_pending > 0:
+        return
+    if not sequence.request.max_tokens:
+        events.append(_event(backend, sequence, None, None))
+        return
+    row = chunk.first_row + chunk.num_tokens - 1
+    for guess in [*chunk.draft, None]:
+        events.append(_sample_token(backend, sequence, row + len(events)))
+        if events[-1].finish_reason is not None or events[-1].token != guess:
+            break
+
+
+def forced(backend: Backend, sequence: Sequence) -> list[TokenEvent]:
+    """What can only come next: not sampled, and computed together with the last sampled token.
+    Where logprobs are wanted each token is sampled, for only then there are logits of it."""
+    events: list[TokenEvent] = []
+    if sequence.constraint and sequence.request.params.top_logprobs is None:
+        assert sequence.sampler is not None
+        for token in sequence.constraint.forced():
+            sequence.constraint.accept(token)
+            sequence.sampler.accept(token)
+            sequence.tokens.append(token)
+            events.append(_event(backend, sequence, token, None))
+            if events[-1].finish_reason is not None:
+                break
+    return events
+
+
+def _sample_token(backend: Backend, sequence: Sequence, row: int) -> TokenEvent:
+    params = sequence.request.params
+    logits = backend.logits(row)
+    # The sampler edits the row in place, so whoever wants the raw one has it copied.
+    raw = None if params.top_logprobs is None else logits.copy()
+    if sequence.sampler is None:
+        sequence.sampler = Sampler(params.sampling, sequence.choice, sequence.request.prompt)
+    token = sequence.sampler.sample(logits, sequence.constraint)
+    if sequence.constraint:
+        sequence.constraint.accept(token)
+    sequence.tokens.append(token)
+    logprob = None if raw is None else token_logprob(raw, token, params.top_logprobs or 0)
+    return _event(backend, sequence, token, logprob)
+
+
+def _score_prompt(backend: Backend, chunk: Chunk) -> None:
+    sequence, num_top = chunk.sequence, chunk.sequence.request.params.top_logprobs or 0
+    last = min(chunk.start + chunk.num_tokens, sequence.num_prompt - 1)
+    # Rows before the first unscored token are computed again after a sequence was sent back.
+    for position in range(max(chunk.start, len(sequence.prompt_logprobs) - 1), last):
+        logits = backend.logits(chunk.first_row + position - chunk.start)
+        token = sequence.tokens[position + 1]
+        sequence.prompt_logprobs.append(token_logprob(logits, token, num_top))
+
+
+def _event(
+    backend: Backend, sequence: Sequence, token: int | None, logprob: TokenLogprob | None
+) -> TokenEvent:
+    request, num_generated = sequence.request, sequence.num_generated
+    is_end = token is not None and backend.is_end(token)
+    is_full = len(sequence.tokens) >= backend.context_length
+    reason = None
+    if is_end or (sequence.constraint and sequence.constraint.is_complete):
+        reason = FinishReason.STOP
+    elif num_generated >= request.max_tokens or is_full:
+        reason = FinishReason.LENGTH
+    return TokenEvent(
+        choice=sequence.choice,
+        token=token,
+        num_generated=num_generated,
+        num_cached=sequence.num_reused or 0,
+        logprob=logprob,
+        prompt_logprobs=sequence.prompt_logprobs
+        if request.params.score_prompt and num_generated <= 1
+        else None,
+        is_end_token=is_end,
+        finish_reason=reason,
+    )

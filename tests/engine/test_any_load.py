@@ -1,0 +1,95 @@
+"""Any load over a scripted model, against each request alone."""
+
+import asyncio
+from typing import NamedTuple
+
+from fakes import FakeBackend, next_token, reference, run, running, settle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localinfra.engine.engine import Engine
+from localinfra.engine.request import GenerationParams, GenerationRequest
+
+FAMILIES = [list(range(40)), [*range(20), *range(30, 48)], [5] * 40]
+
+
+class Visit(NamedTuple):
+    """A request, and when its client leaves."""
+
+    prompt: list[int]
+    max_tokens: int
+    num_choices: int
+    is_scored: bool
+    leaves_after: int  # so many events; 0: never
+
+
+PROMPTS = st.builds(
+    lambda family, size, ending: family[:size] + ending,
+    st.sampled_from(FAMILIES),
+    st.integers(1, 40),
+    st.lists(st.integers(0, 48), max_size=3),
+)
+VISITS = st.builds(
+    Visit, PROMPTS, st.integers(1, 30), st.integers(1, 3), st.booleans(), st.integers(0, 12)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(VISITS, min_size=1, max_size=14),
+    st.sampled_from([70, 90, 140, 400]),
+    st.integers(1, 5),
+    st.sampled_from([5, 8, 32]),
+    st.booleans(),
+    st.sampled_from([0, 400, 100_000]),
+    st.booleans(),
+)
+def test_any_load_gives_each_request_what_it_gives_alone(
+    load: list[Visit],
+    num_cells: int,
+    num_sequences: int,
+    batch_size: int,
+    can_share: bool,
+    max_parked: int,
+    tidies: bool,
+) -> None:
+    """Whatever is shared, parked, evicted, sent back or abandoned; and the cells are accounted
+    for."""
+    backend = FakeBackend(
+        num_cells=num_cells, num_sequences=num_sequences, batch_size=batch_size,
+        num_slots=num_sequences + 4, context_length=70, can_share_prefixes=can_share,
+        idle_cells_slow_steps=tidies,
+    )  # fmt: skip
+
+    async def one(engine: Engine, visit: Visit) -> None:
+        prompt, max_tokens, num_choices, score, leaves_after = visit
+        params = GenerationParams(
+            num_choices=num_choices, top_logprobs=1 if score else None, score_prompt=score
+        )
+        request = GenerationRequest(prompt, max_tokens, params)
+        got: list[list[int]] = [[] for _ in range(num_choices)]
+        async with engine.generate([request]) as generation:
+            count = 0
+            async for events in generation:
+                for event in events:
+                    assert event.token is not None
+                    got[event.choice].append(event.token)
+                    if score and event.num_generated == 1:
+                        assert event.prompt_logprobs is not None
+                        assert [s.token for s in event.prompt_logprobs] == prompt
+                        assert [s.top[0][0] for s in event.prompt_logprobs[1:]] == [
+                            next_token(prompt[:size]) for size in range(1, len(prompt))
+                        ]
+                count += 1
+                if count == leaves_after:
+                    return
+        assert got == [reference(prompt, max_tokens, 70, i) for i in range(num_choices)]
+
+    async def test() -> None:
+        async with running(backend, max_parked=max_parked) as engine:
+            await asyncio.gather(*(one(engine, visit) for visit in load))
+            await settle(engine)
+            await asyncio.sleep(0.002)
+            assert engine.stats.kv_used == backend.num_used
+
+    run(test)

@@ -1,0 +1,121 @@
+"""What steps are expected to take, from those that were seen."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localinfra.engine.policy.step_times import StepTimes
+
+Machine = Callable[[int], float]  # rows → seconds of a step
+
+
+def measured(machine: Machine, counts: tuple[int, ...] = (1, 2, 4, 8, 16)) -> StepTimes:
+    times = StepTimes()
+    for num_rows in counts[1:]:
+        for _ in range(4):
+            times.observe(counts[0], 0, 1, machine(counts[0]))
+            times.observe(num_rows, 0, 1, machine(num_rows))
+    return times
+
+
+def expected(
+    times: StepTimes, num_rows: int, num_prompt_tokens: int = 0, threads: int = 1
+) -> float:
+    seconds = times.expected(num_rows, num_prompt_tokens, threads)
+    assert seconds is not None
+    return seconds
+
+
+def test_nothing_is_expected_before_anything_was_seen() -> None:
+    times = StepTimes()
+    assert times.expected(1, 0, 1) is None
+    assert times.expected(0, 8, 1) is None
+    times.observe(0, 8, 1, 0.05)
+    assert times.expected(1, 8, 1) is None
+
+
+def test_what_was_never_seen_costs_in_proportion() -> None:
+    times = StepTimes()
+    times.observe(1, 0, 2, 0.01)
+    assert expected(times, 8, threads=2) == pytest.approx(0.08)
+    assert expected(times, 1, threads=1) == pytest.approx(0.02)
+    assert expected(times, 1, threads=4) == pytest.approx(0.01)
+
+
+def test_between_known_numbers_of_rows_the_cost_is_on_the_line() -> None:
+    times = measured(lambda rows: 0.5 + 0.5 * rows, (1, 4, 8))
+    assert [expected(times, rows) for rows in (2, 4, 6, 8, 16)] == pytest.approx(
+        [1.5, 2.5, 3.5, 4.5, 8.5]
+    )
+    assert expected(times, 32) == pytest.approx(17)
+
+
+def test_slow_steps_now_and_then_change_nothing() -> None:
+    times = StepTimes()
+    for turn in range(60):
+        for num_rows in (1, 4):
+            disturbed = turn % 7 == 3
+            seconds = (1 if num_rows == 1 else 2.5) * (20 if disturbed else 1)
+            times.observe(num_rows, 0, 1, seconds)
+    assert expected(times, 4) / expected(times, 1) == pytest.approx(2.5, rel=0.01)
+
+
+def test_a_machine_that_is_slower_for_a_while_costs_the_same_in_proportion() -> None:
+    times = measured(lambda rows: 0.5 + 0.5 * rows)
+    for _ in range(50):
+        times.observe(1, 0, 1, 3.0)  # a long context, or another program
+    assert expected(times, 1) == pytest.approx(3.0)
+    assert expected(times, 4) == pytest.approx(7.5)
+
+
+def test_small_chunks_have_a_cost_of_their_own() -> None:
+    times = StepTimes()
+    for num_tokens, seconds in ((512, 3.5), (8, 0.09)):
+        for _ in range(10):
+            times.observe(0, num_tokens, 2, seconds)
+    assert expected(times, 0, 8, 2) == pytest.approx(0.09, rel=0.05)
+    assert expected(times, 0, 512, 2) == pytest.approx(3.5, rel=0.05)
+
+
+def test_a_chunk_adds_to_what_its_decoding_rows_take() -> None:
+    times = measured(lambda rows: 0.5 + 0.5 * rows)
+    times.observe(4, 10, 1, 2.5 + 10 * 0.2)
+    assert expected(times, 8, 20) == pytest.approx(4.5 + 20 * 0.2)
+
+
+def test_a_usual_step_is_fresh_until_prompts_take_much_longer_or_some_time_has_passed() -> None:
+    def learned() -> StepTimes:
+        times = StepTimes()
+        times.observe(0, 30, 1, 0.3)
+        for _ in range(3):
+            times.observe(2, 0, 1, 0.02)
+        return times
+
+    times = learned()
+    assert times.is_fresh(2) and not times.is_fresh(3)
+    for num_seen in range(31):
+        assert times.is_fresh(2), num_seen
+        times.observe(2, 10, 1, 0.12)
+    times.observe(2, 10, 1, 0.12)
+    assert not times.is_fresh(2)
+    times = learned()
+    for _ in range(3):
+        assert times.is_fresh(2)
+        times.observe(2, 10, 1, 0.4)
+    assert not times.is_fresh(2)
+
+
+@given(st.lists(st.tuples(st.integers(1, 70), st.floats(0.001, 10)), max_size=60))
+def test_the_cost_of_rows_never_falls_and_is_never_above_proportion(
+    steps: list[tuple[int, float]],
+) -> None:
+    times = StepTimes()
+    times.observe(1, 0, 1, 1.0)
+    for num_rows, seconds in steps:
+        times.observe(num_rows, 0, 1, seconds)
+    curve = [expected(times, rows) for rows in range(1, 90)]
+    assert all(later >= sooner * (1 - 1e-9) for sooner, later in pairwise(curve))
+    assert all(cost <= rows * curve[0] * (1 + 1e-9) for rows, cost in enumerate(curve, 1))
