@@ -33,7 +33,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"logprobs", "output", "sampling"},
         {"sequence"},
         {"generation", "step", "turns"},
-        {"canonical", "postprocess"},
+        {"canonical", "postprocess", "waiting"},
         {"scheduler"},
         {"engine"},
         {"deltas"},

@@ -78,7 +78,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_connections: Annotated[int, Meta(ge=1)] = 1024  # most connections at the same time
     # of one address; loopback has no limit
     max_connections_per_address: Annotated[int, Meta(ge=1)] = 256
-    # most choices waiting for one model; more get a 429
+    # most requests waiting for one model, in equal shares for those who send them; more get a 429
     max_queue: Annotated[int, Meta(ge=1)] = 256
     # clients with different keys reuse each other's computed prompts; `cached_tokens` and the time
     # to the first token then tell one what another has asked

@@ -11,7 +11,8 @@ from localinfra.engine.step import Step
 
 # Tokens; so deep, chunks of canonical size read a prompt as fast as larger ones do. Longer prompts
 # of greedy requests without a seed are read in large chunks, whose sums are rounded otherwise.
-SHORT_PROMPT = 256
+# So are short ones that are many together.
+SHORT_PROMPT, SHORT_PROMPTS = 256, 512
 
 # Cells; attention over no more of them is never split among threads, which is rounded otherwise.
 # With few left idle, short texts that run alone stay below it.
@@ -61,9 +62,11 @@ class CanonicalShapes:
         for others while no long prompt would be read in small chunks for their sake."""
         if any(map(self.is_canonical, running)):
             return True
-        has_long = any(
-            sequence.num_pending > SHORT_PROMPT and not sequence.is_decoding for sequence in running
-        )
+        # A long prompt stays one to its end: deep in it, small chunks cost most.
+        unread = [
+            each.num_prompt - (each.num_reused or 0) for each in running if not each.is_decoding
+        ]
+        has_long = max(unread, default=0) > SHORT_PROMPT or sum(unread) > SHORT_PROMPTS
         return not has_long and any(map(self.is_shaped, running))
 
     def complete(self, step: Step) -> None:

@@ -20,9 +20,10 @@ from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.generation import Generation, call, deliver_all
 from localinfra.engine.request import EngineSettings, GenerationRequest, TokenEvent
 from localinfra.engine.scheduler import Scheduler
-from localinfra.engine.sequence import Group, Sequence
+from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
-from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
+from localinfra.engine.waiting import check_room
+from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
 from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
@@ -117,16 +118,11 @@ class Engine:
         """Choices that have no slot yet."""
         return self._num_submitted - self._num_added + len(self._scheduler.waiting)
 
-    def check_queue(self) -> None:
-        """Raises QueueFull where too many choices wait already, ModelUnavailable after `close`."""
+    def check_queue(self, client: str = "") -> None:
+        """Raises QueueFull where too many requests wait already, ModelUnavailable after `close`."""
         if self._ended is not None:
             raise self._ended
-        if self.num_waiting >= self._max_waiting:
-            raise QueueFull(
-                f"{self.num_waiting} choices are waiting for this model already; try again "
-                "later, or raise max_queue in models.toml.",
-                retry_after_s=5,
-            )
+        check_room(self._generations, client, self._max_waiting)
 
     def generate(self, requests: list[GenerationRequest]) -> Generation:
         """Queues requests that are answered together. Event loop only.
@@ -136,7 +132,7 @@ class Engine:
         assert all(0 < len(request.prompt) <= self.context_length for request in requests)
         generation = Generation(requests, self._retire_choice)
         with self._ending:
-            self.check_queue()
+            self.check_queue(generation.group.client)
             self._num_submitted += generation.num_choices
             self._generations.add(generation)
             self._tell(lambda: self._add(generation))
@@ -285,11 +281,10 @@ class Engine:
             call(generation.loop, generation.fail, failure(error))  # also one without sequences
 
     def _add_sequences(self, generation: Generation) -> None:
-        group = Group(generation.requests[0].client)
         for request in generation.requests:
             first: Sequence | None = None
             for _ in range(request.params.num_choices):
-                sequence = Sequence(request, len(generation.sequences), first, group)
+                sequence = Sequence(request, len(generation.sequences), first, generation.group)
                 first = first or sequence
                 generation.sequences.append(sequence)
                 self._owners[sequence] = generation

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
 from localinfra.engine.request import GenerationRequest, TokenEvent
-from localinfra.engine.sequence import Sequence
+from localinfra.engine.sequence import Group, Sequence
 
 
 class Generation:
@@ -22,6 +22,7 @@ class Generation:
     ):
         """`retire` has a choice leave before the engine's next step."""
         self.requests = requests
+        self.group = Group(requests[0].client)
         self.sequences: list[Sequence] = []  # touched by the engine's thread alone
         self._retire = retire
         self.loop = asyncio.get_running_loop()
@@ -30,6 +31,11 @@ class Generation:
         self.num_choices = sum(request.params.num_choices for request in requests)
         self._open = set(range(self.num_choices))
         self._error: Exception | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """Choices that never had a slot."""
+        return min(len(self._open), self.num_choices - self.group.num_started)
 
     async def __aenter__(self) -> "Generation":
         return self

@@ -37,7 +37,7 @@ def forced(backend: Backend, sequence: Sequence) -> list[TokenEvent]:
         for token in sequence.constraint.forced():
             sequence.constraint.accept(token)
             sequence.sampler.accept(token)
-            sequence.tokens.append(token)
+            sequence.append(token)
             events.append(_event(backend, sequence, token, None))
             if events[-1].finish_reason is not None:
                 break
@@ -54,7 +54,7 @@ def _sample_token(backend: Backend, sequence: Sequence, row: int) -> TokenEvent:
     token = sequence.sampler.sample(logits, sequence.constraint)
     if sequence.constraint:
         sequence.constraint.accept(token)
-    sequence.tokens.append(token)
+    sequence.append(token)
     logprob = None if raw is None else token_logprob(raw, token, params.top_logprobs or 0)
     return _event(backend, sequence, token, logprob)
 

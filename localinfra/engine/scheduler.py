@@ -197,9 +197,13 @@ class Scheduler:
             step.add(sequence, size, num_outputs, [])
 
     def _are_together(self, decoding: list[Sequence], prompt: Sequence) -> bool:
-        """Whether all streams have begun after the prompt was admitted: each waited for those
-        before it, and now waits for those behind. Not so streams that flowed when it came."""
-        return bool(decoding) and all(s.decoding_since >= prompt.admitted_at for s in decoding)
+        """Whether all streams are its client's and have begun after the prompt was admitted: each
+        waited for those before it, and now waits for those behind. Not so streams that flowed when
+        it came."""
+        return bool(decoding) and all(
+            s.decoding_since >= prompt.admitted_at and s.group.client == prompt.group.client
+            for s in decoding
+        )
 
     def advance(self, step: Step, seconds: float) -> None:
         """The step's tokens are in the cache now; prompts are offered to others as they grow."""

@@ -10,12 +10,14 @@ MAX_FORCED = 32
 
 
 class Group:
-    """The sequences of requests that were submitted together, and when one of them last started."""
+    """The sequences of requests that were submitted together, how many of them had a slot, and when
+    one last got one."""
 
-    __slots__ = ("client", "turn")
+    __slots__ = ("client", "num_started", "turn")
 
     def __init__(self, client: str = ""):
         self.client = client
+        self.num_started = 0
         self.turn = 0
 
 
@@ -46,7 +48,7 @@ class Sequence:
         self.first = first
         self.sampler: Sampler | None = None  # made for the first draw
         self.constraint = request.grammar.follow() if request.grammar else None
-        self.tokens = list(request.prompt)
+        self.tokens = request.prompt  # its own from the first token on that is appended
         self._drafter: Drafter | None = None
         self.num_prompt = len(request.prompt)
         self.num_cached = 0  # tokens whose keys and values are in the slot
@@ -61,6 +63,11 @@ class Sequence:
         self.prompt_logprobs: list[TokenLogprob] = [TokenLogprob(self.tokens[0], None)]
         if first is not None:
             self.prompt_logprobs = first.prompt_logprobs
+
+    def append(self, token: int) -> None:
+        if self.tokens is self.request.prompt:
+            self.tokens = [*self.tokens]
+        self.tokens.append(token)
 
     @property
     def drafter(self) -> Drafter:

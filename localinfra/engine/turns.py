@@ -30,6 +30,7 @@ class Turns:
     def started(self, sequence: Sequence) -> None:
         self._now += 1
         sequence.group.turn = self._last[sequence.group.client] = self._now
+        sequence.group.num_started += sequence.num_reused is None  # for the first time
 
     def order(self, waiting: Iterable[Sequence], running: Iterable[Sequence]) -> list[Sequence]:
         """Those that wait, whose turn comes first first."""

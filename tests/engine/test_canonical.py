@@ -11,6 +11,7 @@ from fakes import FakeBackend, next_token, reference, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localinfra.engine import canonical
 from localinfra.engine.engine import Engine
 from localinfra.engine.policy.speculation import Speculator
 from localinfra.engine.request import (
@@ -332,5 +333,33 @@ def test_a_broken_order_of_cells_is_mended_and_what_was_idle_comes_back() -> Non
             assert backend.num_relaid > 0
             [events] = await events_of(engine, GenerationRequest(first, 2))
             assert events[0].num_cached == 39
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "is_large"), [([60], True), ([15], False), ([15] * 3, False), ([15] * 4, True)]
+)
+def test_prompts_of_greedy_requests_are_shaped_while_that_costs_little(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int], is_large: bool
+) -> None:
+    """A long one is read in large chunks to its end, and so are short ones that are many."""
+    monkeypatch.setattr(canonical, "SHORT_PROMPT", 20)
+    monkeypatch.setattr(canonical, "SHORT_PROMPTS", 50)
+    backend = FakeBackend(canonical_rows=8, num_sequences=8, num_cells=600)
+    greedy = GenerationParams(SamplingParams(temperature=0))
+
+    async def test() -> None:
+        async with running(backend, prompt_lookup=False) as engine:
+            requests = [
+                GenerationRequest([(i * 7 + at) % 48 for at in range(size)], 1, greedy)
+                for i, size in enumerate(sizes)
+            ]
+            async with engine.generate(requests) as generation:
+                async for _ in generation:
+                    pass
+        assert (max(backend.batch_sizes) > 8) == is_large
+        if sizes == [60]:
+            assert min(backend.batch_sizes) > 8
 
     asyncio.run(test())

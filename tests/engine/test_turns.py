@@ -24,6 +24,7 @@ class Steps:
         )  # fmt: skip
         self.scheduler = Scheduler(self.backend, EngineSettings(prompt_lookup=False))
         self.num_steps = 0
+        self.row_s = 0.0  # what each row of a step takes; 0: all steps take as long
         self.first_token: dict[Sequence, int] = {}  # the step that gave it
 
     def submit(
@@ -45,13 +46,13 @@ class Steps:
         self.num_steps += 1
         step = self.scheduler.schedule()
         self.backend.decode(step.batch)
-        self.scheduler.advance(step, 0.01)
+        self.scheduler.advance(step, self.row_s * len(step.batch) or 0.01)
         for chunk in step.chunks:
             sequence = chunk.sequence
             if sequence.num_pending:
                 continue
             self.first_token.setdefault(sequence, self.num_steps)
-            sequence.tokens.append(1)
+            sequence.append(1)
             if sequence.num_generated == sequence.request.max_tokens:
                 sequence.finished = True
                 self.scheduler.remove(sequence)
@@ -173,3 +174,19 @@ def test_everyone_is_served_in_the_end(
         steps.step()
     assert all(sequence.finished for sequence in waiting)
     assert steps.scheduler.is_idle
+
+
+def test_a_clients_stream_does_not_wait_for_all_prompts_of_another() -> None:
+    """That came together with it: they wait for each other, not he for them."""
+    steps = Steps(num_sequences=9)
+    steps.row_s = 0.001
+    steps.submit(8, 900, 10, client="a")
+    steps.step()
+    [short] = steps.submit(1, 5, 30, client="b")
+    steps.wait_for(short)
+    rows = []
+    while short in steps.scheduler.running:
+        before = len(steps.backend.batch_sizes)
+        steps.step()
+        rows += steps.backend.batch_sizes[before:]
+    assert sum(rows) / len(rows) < steps.backend.batch_size / 2

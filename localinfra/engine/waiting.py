@@ -1,0 +1,31 @@
+"""How many may wait for a model, of all clients together and of each. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from localinfra.engine.generation import Generation
+from localinfra.errors import QueueFull
+
+MAX_CHOICES = 4096  # of waiting requests: four of the largest; whose turn it is takes 5 ms then
+
+
+def check_room(generations: Iterable[Generation], client: str, most: int) -> None:
+    """Raises QueueFull where another request of this client may not wait: one of many choices
+    counts once, so that it keeps nobody out."""
+    requests, choices = Counter[str](), Counter[str]()
+    for generation in generations:
+        if num_waiting := generation.num_waiting:
+            choices[generation.group.client] += num_waiting
+            requests[generation.group.client] += not generation.group.num_started
+    if not (_has_room(requests, client, most) and _has_room(choices, client, MAX_CHOICES)):
+        raise QueueFull(
+            f"{requests.total()} requests with {choices.total()} choices are waiting for this "
+            "model already; try again later, or raise max_queue in models.toml.",
+            retry_after_s=5,
+        )
+
+
+def _has_room(waiting: Counter[str], client: str, most: int) -> bool:
+    """While there are fewer, or the client has fewer than its share."""
+    share = most / len(waiting.keys() | {client})
+    return waiting.total() < most or waiting[client] < share
