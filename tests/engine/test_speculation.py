@@ -192,6 +192,13 @@ def test_text_that_repeats_its_prompt_is_faster_where_rows_are_cheap(
     assert total_speedup([[repeating(seed)] for seed in SEEDS], name) >= factor
 
 
+def test_where_two_rows_cost_twice_but_more_hardly_more_larger_steps_are_tried() -> None:
+    """As with Q8_0 on one thread."""
+    server = Server()
+    speedup([repeating(0)], lambda rows: 0.016 * min(rows, 1.75 + rows / 8), server)
+    assert speedup([repeating(1)], lambda rows: 0.016 * min(rows, 1.75 + rows / 8), server) > 1.8
+
+
 def test_a_short_first_answer_is_faster_already() -> None:
     factors = [speedup([repeating(seed, 128)], q8_0, seed=seed) for seed in range(12)]
     assert len(factors) / sum(1 / factor for factor in factors) > 1.6

@@ -1,5 +1,6 @@
 """How many drafted tokens a step verifies, from what steps of more rows take."""
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import accumulate
 from math import expm1, log, log1p
@@ -20,6 +21,7 @@ class Speculator:
 
     def __init__(self) -> None:
         self._allowance = NUMBERS.allowance
+        self._num_trials: Counter[int] = Counter()  # by rows
 
     def sizes(
         self,
@@ -62,10 +64,15 @@ class Speculator:
         return sizes
 
     def _tried(self, steps: list[int], losses: list[float], best: int) -> int:
-        """Only powers of two are tried; what lies between is close to the line."""
-        for count, (size, loss) in enumerate(zip(steps, losses, strict=True)):
-            is_tried = size != steps[best] and not size & (size - 1)
-            if is_tried and loss <= self._allowance:
-                self._allowance -= loss
-                return count
-        return best
+        """Only powers of two are tried, in turn; what lies between is close to the line."""
+        affordable = [
+            (self._num_trials[size], count)
+            for count, size in enumerate(steps)
+            if size != steps[best] and not size & (size - 1) and losses[count] <= self._allowance
+        ]
+        if not affordable:
+            return best
+        _, count = min(affordable)
+        self._num_trials[steps[count]] += 1
+        self._allowance -= losses[count]
+        return count
