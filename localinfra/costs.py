@@ -44,7 +44,7 @@ class Used(msgspec.Struct, kw_only=True):
         self.usd += used.usd
 
 
-class Row(Used, kw_only=True):
+class CostRow(Used, kw_only=True):
     """What a key used of a model so far, the times in UTC."""
 
     key: str  # its label, never the key
@@ -52,7 +52,7 @@ class Row(Used, kw_only=True):
     first_at: datetime.datetime
     last_at: datetime.datetime
 
-    def merge(self, other: "Row") -> None:
+    def merge(self, other: "CostRow") -> None:
         """Takes in another of the same key and model."""
         self.add(other)
         self.first_at = min(self.first_at, other.first_at)
@@ -63,16 +63,16 @@ class Book(msgspec.Struct, frozen=True):
     """The whole file."""
 
     since: datetime.datetime  # when counting began
-    rows: list[Row] = []
+    rows: list[CostRow] = []
 
-    def with_rows(self, rows: Collection[Row]) -> "Book":
+    def with_rows(self, rows: Collection[CostRow]) -> "Book":
         since = min([self.since, *(row.first_at for row in rows)])
         return Book(since, merged([*self.rows, *rows]))
 
 
-def merged(rows: Iterable[Row]) -> list[Row]:
+def merged(rows: Iterable[CostRow]) -> list[CostRow]:
     """One row for each key and model, the given ones untouched."""
-    found: dict[tuple[str, str], Row] = {}
+    found: dict[tuple[str, str], CostRow] = {}
     for row in rows:
         if known := found.get((row.key, row.model)):
             known.merge(row)
@@ -105,7 +105,7 @@ def read(path: Path) -> Book:
         ) from None
 
 
-def add(path: Path, rows: Collection[Row]) -> None:
+def add(path: Path, rows: Collection[CostRow]) -> None:
     """Adds to what the file says. A damaged one is put aside. Raises OSError."""
     with cache.locked(path.with_suffix(".lock"), LOCK_LIMIT_S):
         try:
@@ -136,7 +136,7 @@ class Ledger:
     def __init__(self, path: Path | None = None):
         """Without a path nothing is kept."""
         self._path = path
-        self._unsaved: dict[tuple[str, str], Row] = {}
+        self._unsaved: dict[tuple[str, str], CostRow] = {}
         self._ending = asyncio.Event()
         self._is_failing = False
 
@@ -146,7 +146,7 @@ class Ledger:
         time = now()
         row = self._unsaved.get((key, model))
         if row is None:
-            row = Row(key=key, model=model, first_at=time, last_at=time)
+            row = CostRow(key=key, model=model, first_at=time, last_at=time)
             self._unsaved[key, model] = row
         row.add(used)
         row.last_at = time

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from localinfra.config.settings import ServerSettings
 from localinfra.models.entries import (
-    Details,
     EmbeddingModelEntry,
     ImageModelEntry,
+    ModelDetails,
     ModelEntry,
     RerankModelEntry,
     TextModelEntry,
@@ -28,7 +28,7 @@ class LoadedModel(Protocol):
     """What every kind of model can say and do. Event loop only, but for `close`."""
 
     @property
-    def details(self) -> Details:
+    def details(self) -> ModelDetails:
         """What clients can plan with, now that it is loaded."""
 
     @property

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +46,10 @@ def first_line(*command: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         return "?"
     return next(iter(said.splitlines()), "?")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def publish(script: str, report: str, *, writes: bool, folder: Path = ROOT / "docs") -> None:

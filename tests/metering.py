@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import httpx2
 
 from localinfra import costs
-from localinfra.costs import Row, Used
+from localinfra.costs import CostRow, Used
 
 ALICE, BOB = "alices-key", "bobs-key"
 SAMPLE = re.compile(r"(?P<name>\w+)(\{(?P<labels>.*)\})? (?P<number>\S+)")
@@ -66,7 +66,7 @@ class Watch:
         self.before = metrics(server)
         self.rows = self.settled()
 
-    def settled(self) -> dict[tuple[str, str], Row]:
+    def settled(self) -> dict[tuple[str, str], CostRow]:
         """The file's rows, once they hold all tokens of the metrics."""
         deadline = time.monotonic() + 120
         while True:

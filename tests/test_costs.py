@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from localinfra import cache, costs
-from localinfra.costs import Book, CostsUnreadable, Ledger, Row, Used
+from localinfra.costs import Book, CostRow, CostsUnreadable, Ledger, Used
 
 TIME = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
 ONE = Used(requests=1, prompt_tokens=10, cached_tokens=4, generated_tokens=5, usd=0.25)
@@ -19,9 +19,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "costs.json"
 
 
-def row(key: str = "k", model: str = "m", minutes: int = 0) -> Row:
+def row(key: str = "k", model: str = "m", minutes: int = 0) -> CostRow:
     time = TIME + datetime.timedelta(minutes=minutes)
-    found = Row(key=key, model=model, first_at=time, last_at=time)
+    found = CostRow(key=key, model=model, first_at=time, last_at=time)
     found.add(ONE)
     return found
 

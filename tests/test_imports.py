@@ -1,6 +1,7 @@
 """Imports point one way, and a few libraries stay in the rooms that own them."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -163,3 +164,11 @@ def test_importing_a_module_leaves_heavy_libraries_alone(module: str, unwanted: 
         check=False,
     )
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
+def test_no_two_classes_have_one_name() -> None:
+    files: dict[str, list[str]] = {}
+    for path in FILES:
+        for found in re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.M):
+            files.setdefault(found, []).append(str(path.relative_to(PACKAGE)))
+    assert not {name: paths for name, paths in files.items() if len(paths) > 1}

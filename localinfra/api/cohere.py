@@ -24,13 +24,13 @@ INPUT_TYPES: dict[str, InputType] = {"search_query": "query", "search_document":
 Texts = Annotated[list[str], Meta(max_length=MAX_INPUTS)]
 
 
-class ContentPart(msgspec.Struct, frozen=True):
+class CohereContentPart(msgspec.Struct, frozen=True):
     type: TypeName
     text: str = ""
 
 
 class EmbedInput(msgspec.Struct, frozen=True):
-    content: Annotated[list[ContentPart], Meta(max_length=64)]
+    content: Annotated[list[CohereContentPart], Meta(max_length=64)]
 
     def text(self) -> str:
         """Raises UnsupportedParameter for what is not text."""

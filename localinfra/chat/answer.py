@@ -64,7 +64,7 @@ class Answer(msgspec.Struct, frozen=True):
     use: ToolUse = ToolUse()
 
 
-class Source(msgspec.Struct, frozen=True):
+class GrammarSource(msgspec.Struct, frozen=True):
     """A grammar to be compiled."""
 
     text: str
@@ -83,7 +83,7 @@ def grammar_of(
     *,
     is_continued: bool = False,
     waivers: Mapping[str, Waiver] = {},
-) -> Source | None:
+) -> GrammarSource | None:
     """The source of its grammar; None where any text will do.
 
     `tokens` are the spellings that are no text to a grammar; `voice` is None where a text is
@@ -91,7 +91,7 @@ def grammar_of(
     of tools, where more than usual has to be left out. Raises InvalidRequest and
     UnsupportedParameter for what can't be enforced.
     """
-    marks = grammar.Marks(tokens)
+    marks = grammar.MarkLiterals(tokens)
     reasoning = voice.reasoning if voice and not is_continued else None
     content = marks.literal(voice.content) if voice and not is_continued else ""
     rules = []
@@ -127,7 +127,7 @@ def grammar_of(
     if answer.format and answer.format.schema == ANY_OBJECT and not answer.use.callable:
         free_json = reasoning.end.encode() if reasoning else b""
     hard = [part for rule in rules for part in rule.hard]
-    return Source(text, left_out, all(rule.is_plain for rule in rules), free_json, hard)
+    return GrammarSource(text, left_out, all(rule.is_plain for rule in rules), free_json, hard)
 
 
 def usual_waiver(tool: Tool) -> Waiver:
@@ -136,15 +136,15 @@ def usual_waiver(tool: Tool) -> Waiver:
     return Waiver(Leniency.NOTHING if tool.is_strict else Leniency.UNKNOWN)
 
 
-def arguments_source(tool: Tool, waiver: Waiver) -> Source:
+def arguments_source(tool: Tool, waiver: Waiver) -> GrammarSource:
     """A grammar of this function's arguments alone. Raises as `grammar_of`."""
     rule = grammar.function(tool.name, tool.parameters, tool.param, waiver).arguments
     return source_of(rule)
 
 
-def source_of(rule: Rule) -> Source:
+def source_of(rule: Rule) -> GrammarSource:
     text = f"{grammar.HEADER}\nstart: {rule.text}\n"
-    return Source(text, rule.left_out, rule.is_plain, hard=rule.hard)
+    return GrammarSource(text, rule.left_out, rule.is_plain, hard=rule.hard)
 
 
 def format_rule(wanted: AnswerFormat) -> Rule:

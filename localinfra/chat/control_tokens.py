@@ -31,7 +31,7 @@ class Span(NamedTuple):
     end: int
 
 
-class Marks(NamedTuple):
+class Brackets(NamedTuple):
     """Three characters that are in no input, neither plain nor as a JSON escape.
 
     Printable ones of large scripts: `{{ tools }}` writes Python's repr, which would escape
@@ -43,7 +43,7 @@ class Marks(NamedTuple):
     end: str  # where the message that is to be continued ends
 
     @classmethod
-    def absent_from(cls, texts: Iterable[str]) -> "Marks":
+    def absent_from(cls, texts: Iterable[str]) -> "Brackets":
         """Raises InvalidRequest for texts that leave none: they list Unicode."""
         known: set[str] = set()
         for text in texts:
@@ -71,10 +71,10 @@ class ControlTokens:
     def occur_in(self, texts: Iterable[str]) -> bool:
         return any(map(self._regex.search, texts))
 
-    def wrap(self, text: str, marks: Marks) -> str:
+    def wrap(self, text: str, marks: Brackets) -> str:
         return self._regex.sub(lambda match: f"{marks.opening}{match[0]}{marks.closing}", text)
 
-    def segments(self, marked: str, plain: str, marks: Marks) -> tuple[Segment, ...]:
+    def segments(self, marked: str, plain: str, marks: Brackets) -> tuple[Segment, ...]:
         """What came from messages and what from the template.
 
         `marked` was rendered from wrapped inputs, `plain` from the inputs themselves. They
@@ -99,7 +99,7 @@ class ControlTokens:
     def _spans(self, text: str) -> list[Span]:
         return [Span(*match.span()) for match in self._regex.finditer(text)]
 
-    def _unwrap(self, marked: str, marks: Marks) -> tuple[str, list[Span]]:
+    def _unwrap(self, marked: str, marks: Brackets) -> tuple[str, list[Span]]:
         """The text without marks, and the spans that messages brought.
 
         A template that cuts its input may leave one mark of a pair: a token beside it is still

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from jinja2 import Template
 
-from localinfra.chat.control_tokens import ControlTokens, Marks
+from localinfra.chat.control_tokens import Brackets, ControlTokens
 from localinfra.chat.forms import SPELLINGS, WORD, Form, Sketch, Spelling, forms, sketched
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
@@ -34,7 +34,7 @@ TOOL: dict[str, Json] = {
 }
 
 
-class Asked(msgspec.Struct, frozen=True):
+class RenderInput(msgspec.Struct, frozen=True):
     """What is to be rendered."""
 
     messages: Sequence[Message]  # with texts for content
@@ -55,7 +55,7 @@ class Fitting:
         self._knows_developer = "developer" in source
         self._known: dict[bytes, Form] = {}
 
-    def forms(self, asked: Asked, failures: list[InvalidRequest]) -> Iterator[Form]:
+    def forms(self, asked: RenderInput, failures: list[InvalidRequest]) -> Iterator[Form]:
         """The forms that fit, the nearest to what was sent first. Why others don't is added to
         `failures`; without any that fits, that is the answer."""
         sketch = sketched(asked.messages, is_continued=asked.is_continued)
@@ -78,7 +78,7 @@ class Fitting:
             yield form
 
     def _search(
-        self, asked: Asked, sketch: Sketch, failures: list[InvalidRequest]
+        self, asked: RenderInput, sketch: Sketch, failures: list[InvalidRequest]
     ) -> Iterator[Form]:
         seen: set[bytes] = set()
         for form in forms(
@@ -103,18 +103,18 @@ class Fitting:
                 yield apart
             yield form  # without what was said beside a call, if the model never reads that
 
-    def _fits(self, asked: Asked, sketch: Sketch, form: Form) -> bool:
+    def _fits(self, asked: RenderInput, sketch: Sketch, form: Form) -> bool:
         try:
             return not self._missing(asked, sketch, form)
         except TemplateFailed:
             return False
 
-    def _missing(self, asked: Asked, sketch: Sketch, form: Form) -> set[str]:
+    def _missing(self, asked: RenderInput, sketch: Sketch, form: Form) -> set[str]:
         """The words that the prompt lacks."""
         text = self._run(asked, form)
         return sketch.needed.keys() - WORD.findall(text) if self.shows_texts else set()
 
-    def _run(self, asked: Asked, form: Form) -> str:
+    def _run(self, asked: RenderInput, form: Form) -> str:
         plain = form.messages(asked.messages, asked.told)
         rendering = Rendering(
             template=self._template,
@@ -123,7 +123,7 @@ class Fitting:
             variables=asked.variables,
             is_continued=False,
             has_control_tokens=False,
-            marks=Marks("", "", ""),
+            marks=Brackets("", "", ""),
             meter=Meter([asked.variables, plain], asked.deadline),
         )
         return rendering.run(plain, asked.variables)
@@ -163,7 +163,7 @@ class Fitting:
             "add_generation_prompt": True,
             "strftime_now": lambda format: "",
         }
-        asked = Asked(messages, [], {"tools": tools}, given, False, Deadline(PROBE_S))
+        asked = RenderInput(messages, [], {"tools": tools}, given, False, Deadline(PROBE_S))
         try:
             text = self._run(asked, form)
         except (TemplateFailed, LimitExceeded):
@@ -171,7 +171,7 @@ class Fitting:
         return all(word in text for word in words)
 
 
-def _left_out(index: int, asked: Asked) -> InvalidRequest:
+def _left_out(index: int, asked: RenderInput) -> InvalidRequest:
     role = asked.messages[index].role
     if asked.is_continued and index == len(asked.messages) - 1:
         return InvalidRequest(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from localinfra.chat.formats.families import CallForm, Reasoning
+from localinfra.chat.formats.families import CallForm, ReasoningMarks
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.prepared import Leniency, Waiver
 from localinfra.chat.schema.rules import Rule, json_rule
@@ -63,7 +63,7 @@ def function(name: str, parameters: dict[str, Json] | None, path: str, waiver: W
     return Function(name, rule)
 
 
-class Marks:
+class MarkLiterals:
     """Writes marks for a grammar: those that are control tokens by their ids, others as text."""
 
     def __init__(self, tokens: Mapping[str, int]):
@@ -92,8 +92,8 @@ def quoted(text: str) -> str:
 
 def answer_grammar(
     body: str,
-    marks: Marks,
-    reasoning: Reasoning | None,
+    marks: MarkLiterals,
+    reasoning: ReasoningMarks | None,
     *,
     is_thinking: bool,
 ) -> str:
@@ -122,7 +122,9 @@ def lazily(end: str) -> str:
     return f"{ANY_TEXT} {quoted(end)}"
 
 
-def calls_body(calls: Calls, marks: Marks, content: str, formatted: str | None = None) -> str:
+def calls_body(
+    calls: Calls, marks: MarkLiterals, content: str, formatted: str | None = None
+) -> str:
     """Calls of the declared functions and nothing else, or any text that may end in such calls.
     `content` are the elements that stand before text, where a family marks it; `formatted` those
     of an answer of a given form, which then is the only one that may be given in place of calls."""
@@ -153,7 +155,7 @@ def calls_body(calls: Calls, marks: Marks, content: str, formatted: str | None =
     return "\n".join(rules)
 
 
-def optional_calls(calls: Calls, marks: Marks, more: str, closing: str) -> list[str]:
+def optional_calls(calls: Calls, marks: MarkLiterals, more: str, closing: str) -> list[str]:
     """Text, and after a trigger a call's remainder and more calls; then the answer ends."""
     form = calls.form
     if marks.begins_with_token(form.trigger):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from localinfra.chat.answer import Source, Tool, arguments_source, source_of, usual_waiver
+from localinfra.chat.answer import GrammarSource, Tool, arguments_source, source_of, usual_waiver
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.keywords import as_map
 from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
@@ -19,7 +19,7 @@ MAX_RELAXING_S = 5.0  # of a request
 MAX_PARTS = 100  # looked at of one schema
 TEXTS = {"multipleOf": "number", "patternProperties": "object"}  # others are of strings
 
-Problem = Callable[[Source], str | None]  # why it can't be compiled
+Problem = Callable[[GrammarSource], str | None]  # why it can't be compiled
 
 
 class Relaxing:
@@ -81,7 +81,7 @@ class Relaxing:
 ANYTHING = Waiver(Leniency.ALL)
 
 
-def alone(part: Hard) -> Source:
+def alone(part: Hard) -> GrammarSource:
     """A schema of nothing else. Raises InvalidRequest."""
     value = part.value
     if isinstance(value, dict):

@@ -8,7 +8,7 @@ import jinja2
 import msgspec
 from jinja2 import Template
 
-from localinfra.chat.control_tokens import ControlTokens, Marks, Segment, mapped
+from localinfra.chat.control_tokens import Brackets, ControlTokens, Segment, mapped
 from localinfra.chat.messages import Json, Plain
 from localinfra.chat.sandbox.environment import SANDBOX, Refusal
 from localinfra.chat.sandbox.meter import LimitExceeded, Meter
@@ -42,7 +42,7 @@ class Rendering(msgspec.Struct, frozen=True):
     variables: dict[str, Json]  # what the client says, besides messages
     is_continued: bool
     has_control_tokens: bool  # in messages or variables
-    marks: Marks
+    marks: Brackets
     meter: Meter  # one allowance for all runs
 
     def prompt(self, messages: list[Plain]) -> RenderedPrompt:

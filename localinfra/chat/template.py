@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 from jinja2 import meta
 
-from localinfra.chat.control_tokens import ControlTokens, Marks, strings
-from localinfra.chat.fitting import Asked, Fitting
+from localinfra.chat.control_tokens import Brackets, ControlTokens, strings
+from localinfra.chat.fitting import Fitting, RenderInput
 from localinfra.chat.formats.families import voice_of
 from localinfra.chat.forms import Form
 from localinfra.chat.messages import Json, Message, checked
@@ -93,7 +93,7 @@ class ChatTemplate:
         else:
             told = tools or ()
         variables["tools"] = variables["tools"] or no_tools
-        asked = Asked(
+        asked = RenderInput(
             conversation,
             told,
             variables,
@@ -117,7 +117,7 @@ class ChatTemplate:
             failures.append(stopped(error, size_to_render(conversation, [variables, told])))
         raise failures[0]  # of what comes nearest to what the client sent
 
-    def _rendered(self, asked: Asked, form: Form) -> RenderedPrompt:
+    def _rendered(self, asked: RenderInput, form: Form) -> RenderedPrompt:
         """Raises TemplateFailed, LimitExceeded where it was stopped, and InvalidRequest."""
         conversation = form.messages(asked.messages, asked.told)
         asked.deadline.check()
@@ -135,7 +135,7 @@ class ChatTemplate:
             variables=asked.variables,
             is_continued=asked.is_continued,
             has_control_tokens=has_control_tokens,
-            marks=Marks.absent_from(texts) if needs_marks else Marks("", "", ""),
+            marks=Brackets.absent_from(texts) if needs_marks else Brackets("", "", ""),
             meter=Meter([asked.variables, conversation], asked.deadline),
         )
         return rendering.prompt(conversation)

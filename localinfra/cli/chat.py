@@ -41,18 +41,18 @@ NO_TEXT_MODEL = (
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 
-class Message(msgspec.Struct, frozen=True):
+class HistoryMessage(msgspec.Struct, frozen=True):
     role: str
     content: str
 
 
-class Delta(msgspec.Struct):
+class ReceivedDelta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
 
 
-class Choice(msgspec.Struct):
-    delta: Delta
+class ReceivedChoice(msgspec.Struct):
+    delta: ReceivedDelta
     finish_reason: str | None = None
 
 
@@ -60,15 +60,15 @@ class PromptDetails(msgspec.Struct):
     cached_tokens: int = 0
 
 
-class Usage(msgspec.Struct):
+class ReceivedUsage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     prompt_tokens_details: PromptDetails | None = None
 
 
-class Chunk(msgspec.Struct):
-    choices: list[Choice] = []
-    usage: Usage | None = None
+class ReceivedChunk(msgspec.Struct):
+    choices: list[ReceivedChoice] = []
+    usage: ReceivedUsage | None = None
 
 
 class Card(msgspec.Struct):
@@ -88,13 +88,13 @@ class Cards(msgspec.Struct):
 
 
 @dataclass
-class Timing:
+class AnswerTiming:
     """When an answer was asked for and when its first text came, to tell waiting from writing."""
 
     started: float = field(default_factory=time.monotonic)
     first: float | None = None
 
-    def summary(self, usage: Usage | None, finish_reason: str | None) -> str:
+    def summary(self, usage: ReceivedUsage | None, finish_reason: str | None) -> str:
         if usage is None or self.first is None:
             return ""
         writing_s = time.monotonic() - self.first
@@ -119,10 +119,10 @@ class Conversation:
     system: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
-    messages: list[Message] = field(default_factory=list)
+    messages: list[HistoryMessage] = field(default_factory=list)
 
     def body(self) -> dict[str, object]:
-        head = [Message("system", self.system)] if self.system else []
+        head = [HistoryMessage("system", self.system)] if self.system else []
         body = {"model": self.model, "messages": [*head, *self.messages], "stream": True}
         limits = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         return body | {name: value for name, value in limits.items() if value is not None}
@@ -132,7 +132,7 @@ class Conversation:
 
         Raises ApiError. A message that got no text in return counts as not sent.
         """
-        self.messages.append(Message("user", text))
+        self.messages.append(HistoryMessage("user", text))
         parts: list[str] = []
         finished, summary = True, ""
         try:
@@ -141,7 +141,7 @@ class Conversation:
             finished, summary = False, "stopped"
         finally:
             if parts:
-                self.messages.append(Message("assistant", "".join(parts)))
+                self.messages.append(HistoryMessage("assistant", "".join(parts)))
             else:
                 self.messages.pop()
         click.echo()
@@ -163,9 +163,11 @@ class Conversation:
 
     def print_answer(self, parts: list[str]) -> str:
         """Prints an answer while it comes, collects its text in `parts`, returns its summary."""
-        timing = Timing()
+        timing = AnswerTiming()
         usage, finish_reason = None, None
-        with closing(self.client.stream("/v1/chat/completions", self.body(), Chunk)) as chunks:
+        with closing(
+            self.client.stream("/v1/chat/completions", self.body(), ReceivedChunk)
+        ) as chunks:
             for chunk in chunks:
                 usage = chunk.usage or usage
                 for choice in chunk.choices:
@@ -173,7 +175,7 @@ class Conversation:
                     self.print_delta(choice.delta, parts, timing)
         return timing.summary(usage, finish_reason)
 
-    def print_delta(self, delta: Delta, parts: list[str], timing: Timing) -> None:
+    def print_delta(self, delta: ReceivedDelta, parts: list[str], timing: AnswerTiming) -> None:
         if delta.content or delta.reasoning_content:
             timing.first = timing.first or time.monotonic()
         if delta.reasoning_content and self.interactive:

@@ -31,12 +31,12 @@ class ServerRefused(ApiError):
         self.status = status
 
 
-class ErrorDetail(msgspec.Struct):
+class RefusalDetail(msgspec.Struct):
     message: str
 
 
-class ErrorBody(msgspec.Struct):
-    error: ErrorDetail
+class RefusalBody(msgspec.Struct):
+    error: RefusalDetail
 
 
 class Client:
@@ -162,6 +162,6 @@ def events(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 def error_message(text: bytes) -> str | None:
     try:
-        return msgspec.json.decode(text, type=ErrorBody).error.message
+        return msgspec.json.decode(text, type=RefusalBody).error.message
     except msgspec.MsgspecError:
         return None

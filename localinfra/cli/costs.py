@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from localinfra.cli.list import table
-from localinfra.costs import Book, CostsUnreadable, Row, default_path, read, reset
+from localinfra.costs import Book, CostRow, CostsUnreadable, default_path, read, reset
 from localinfra.errors import ApiError
 
 HEADER = ("KEY", "MODEL", "REQUESTS", "TOKENS IN", "CACHED", "TOKENS OUT", "IMAGES", "USD", "SINCE")
@@ -45,7 +45,7 @@ def show(book: Book) -> None:
         return
     rows = sorted(book.rows, key=lambda row: (row.key, row.model))
     if len(rows) > 1:
-        total = Row(key="all", model="", first_at=book.since, last_at=book.since)
+        total = CostRow(key="all", model="", first_at=book.since, last_at=book.since)
         for row in rows:
             total.add(row)
         rows.append(total)
@@ -53,7 +53,7 @@ def show(book: Book) -> None:
         click.echo(line)
 
 
-def cells(row: Row) -> Sequence[str]:
+def cells(row: CostRow) -> Sequence[str]:
     tokens = (row.prompt_tokens, row.cached_tokens, row.generated_tokens)
     counts = (f"{count:,}" for count in (row.requests, *tokens, row.images))
     since = row.first_at.astimezone().strftime("%Y-%m-%d %H:%M")

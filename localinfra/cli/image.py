@@ -23,7 +23,7 @@ from localinfra.models.sources import locate
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
-class Event(msgspec.Struct):
+class ImageStreamEvent(msgspec.Struct):
     """Of an image stream, as OpenAI's with our progress."""
 
     type: str
@@ -127,7 +127,7 @@ def paint(client: Client, path: str, body: dict[str, Any], output: Path, number:
     line.show(0, "loading the model")
     done = [0.0] * number  # of each image
     try:
-        with closing(client.stream(path, body, Event)) as events:
+        with closing(client.stream(path, body, ImageStreamEvent)) as events:
             for event in events:
                 if event.type.endswith(".progress"):
                     done[event.index] = event.step / event.steps

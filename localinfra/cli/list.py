@@ -15,7 +15,7 @@ from localinfra.models.sources import HUB_TOOL_FROM, hub_tool
 HEADER = ("MODEL", "KIND", "FILES", "CONTEXT", "PRICE", "ALIASES")
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
     """One model as `--json` prints it."""
 
     name: str
@@ -52,7 +52,7 @@ def list_models(path: Path | None, as_json: bool) -> None:
         click.echo(line)
 
 
-def remedies(rows: Sequence[Row]) -> list[str]:
+def remedies(rows: Sequence[ModelRow]) -> list[str]:
     """What to do about files that are not here, commands last: they can be copied at once."""
     absent = [row for row in rows if row.path is None]
     unusable = [row for row in rows if row.files == files.UNUSABLE]
@@ -65,10 +65,10 @@ def remedies(rows: Sequence[Row]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def row(name: str, entry: ModelEntry) -> Row:
+def row(name: str, entry: ModelEntry) -> ModelRow:
     path = entry.source.find()
     problems = "; ".join(files.problems(entry))
-    return Row(
+    return ModelRow(
         name=name,
         kind=entry.kind,
         files=files.state(entry),
@@ -84,7 +84,7 @@ def row(name: str, entry: ModelEntry) -> Row:
     )
 
 
-def cells(row: Row) -> Sequence[str]:
+def cells(row: ModelRow) -> Sequence[str]:
     automatic = "auto" if "context_length" in KINDS[row.kind].__struct_fields__ else "-"
     context = str(row.context_length or automatic)
     return row.name, row.kind, row.files, context, price_cell(row.price), ", ".join(row.aliases)

@@ -14,7 +14,7 @@ from localinfra.models import catalog
 from localinfra.models.catalog import table_of
 from localinfra.models.entries import TextModelEntry
 from localinfra.optimize import choose
-from localinfra.optimize.choose import Measured
+from localinfra.optimize.choose import MeasuredType
 from localinfra.optimize.job import Report
 from localinfra.optimize.run import OptimizeFailed, run
 from localinfra.text.loading import optimize_job
@@ -66,7 +66,7 @@ def rows(report: Report) -> list[Sequence[str]]:
     return [cells(one, report.original) for one in (report.original, *others)]
 
 
-def cells(one: Measured, original: Measured) -> Sequence[str]:
+def cells(one: MeasuredType, original: MeasuredType) -> Sequence[str]:
     assert one.speed and one.loss, "a full report has both"
     is_original = one is original
     notes = ["now"] if is_original else []

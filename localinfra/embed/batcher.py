@@ -18,7 +18,7 @@ from localinfra.embed.encoder import Rows, Tokens
 MAX_LOOKED_AT = 2048  # texts of other requests, for those of similar length
 
 
-class Job:
+class EncodeJob:
     """One request's texts, and its rows as they are computed."""
 
     def __init__(self, texts: Sequence[Tokens], width: int):
@@ -33,25 +33,25 @@ class Job:
         self.rows[index] = row
         self.num_missing -= 1
 
-    def take(self, index: int) -> "Part":
+    def take(self, index: int) -> "BatchPart":
         self.waiting.remove(index)
         self.num_waiting_tokens -= len(self.texts[index])
-        return Part(self, index)
+        return BatchPart(self, index)
 
-    def take_longest(self, batch_tokens: int) -> "list[Part]":
+    def take_longest(self, batch_tokens: int) -> "list[BatchPart]":
         """A batch of its own: at least one text."""
         longest = len(self.texts[self.waiting[-1]])
         count = min(max(1, batch_tokens // max(longest, 1)), len(self.waiting))
         taken = self.waiting[-count:]
         del self.waiting[-count:]
         self.num_waiting_tokens -= sum(len(self.texts[index]) for index in taken)
-        return [Part(self, index) for index in taken]
+        return [BatchPart(self, index) for index in taken]
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """A text of a request."""
 
-    job: Job
+    job: EncodeJob
     at: int  # its index there
 
     @property
@@ -63,20 +63,20 @@ class Batcher:
     def __init__(self, batch_tokens: int):
         """`batch_tokens` may change between two batches."""
         self.batch_tokens = batch_tokens
-        self._turns: deque[Job] = deque()  # all have texts waiting
+        self._turns: deque[EncodeJob] = deque()  # all have texts waiting
 
     def __bool__(self) -> bool:
         return bool(self._turns)
 
-    def add(self, job: Job) -> None:
+    def add(self, job: EncodeJob) -> None:
         self._turns.append(job)
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: EncodeJob) -> None:
         """Nobody wants the rest of it."""
         if job in self._turns:
             self._turns.remove(job)
 
-    def next(self) -> list[Part]:
+    def next(self) -> list[BatchPart]:
         """The next batch; there must be a job."""
         job = self._turns.popleft()
         parts = (
@@ -86,20 +86,20 @@ class Batcher:
             self._turns.append(job)
         return parts
 
-    def _is_large(self, job: Job) -> bool:
+    def _is_large(self, job: EncodeJob) -> bool:
         return job.num_waiting_tokens > self.batch_tokens
 
-    def _take_similar(self, job: Job) -> list[Part]:
+    def _take_similar(self, job: EncodeJob) -> list[BatchPart]:
         """The job's longest text and, from small jobs, the nearest in length that fit with it."""
-        parts = [Part(job, index) for index in job.waiting]
+        parts = [BatchPart(job, index) for index in job.waiting]
         anchor = len(parts[-1].tokens)
         for other in self._turns:
             if len(parts) >= MAX_LOOKED_AT:
                 break
             if not self._is_large(other):
-                parts += [Part(other, index) for index in other.waiting]
+                parts += [BatchPart(other, index) for index in other.waiting]
         parts.sort(key=lambda part: (part.job is not job, abs(len(part.tokens) - anchor)))
-        chosen: list[Part] = []
+        chosen: list[BatchPart] = []
         longest = anchor
         for part in parts:
             new_longest = max(longest, len(part.tokens))

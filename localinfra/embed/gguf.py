@@ -9,7 +9,7 @@ from pathlib import Path
 from localinfra.embed.encoder import Tokens
 from localinfra.embed.model import EmbeddingModel
 from localinfra.embed.tokenizer import MAX_BLANKS
-from localinfra.embed.worker import Worker
+from localinfra.embed.worker import EmbedWorker
 from localinfra.errors import ModelUnavailable
 from localinfra.llama.embedder import EmbedderSettings, LlamaEmbedder
 from localinfra.llama.model import LoadFailed, Model, ModelSettings
@@ -34,7 +34,7 @@ def load_gguf_embedder(
         encoder = LlamaEmbedder(model, EmbedderSettings(length, threads, entry.pooling))
     except (BadGguf, LoadFailed) as error:
         raise ModelUnavailable(f"{name}: {error}", "model") from None
-    worker = Worker(encoder, name=name, max_waiting=max_waiting)
+    worker = EmbedWorker(encoder, name=name, max_waiting=max_waiting)
     return EmbeddingModel(name, entry, worker, GgufTokenizer(model, length), entry.prompts)
 
 

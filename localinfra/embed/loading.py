@@ -18,9 +18,9 @@ from localinfra.embed.gguf import load_gguf_embedder
 from localinfra.embed.graph_encoders import OnnxEncoder, OpenVinoEncoder
 from localinfra.embed.measuring import Measurement
 from localinfra.embed.model import EmbeddingModel, RerankModel
-from localinfra.embed.plan import Plan
+from localinfra.embed.plan import EncoderPlan
 from localinfra.embed.tokenizer import FastTokenizer
-from localinfra.embed.worker import Worker
+from localinfra.embed.worker import EmbedWorker
 from localinfra.errors import ModelUnavailable
 from localinfra.models.entries import EmbeddingModelEntry, EncoderEntry, RerankModelEntry
 from localinfra.models.sources import locate
@@ -63,9 +63,9 @@ class Loaded(NamedTuple):
     unmeasured: Wanted | None = None  # a better way to compute it may be found
 
 
-def served(name: str, loaded: Loaded, max_waiting: int) -> tuple[Worker, Measurement | None]:
+def served(name: str, loaded: Loaded, max_waiting: int) -> tuple[EmbedWorker, Measurement | None]:
     """The worker of an encoder, and what looks for a better one beside it."""
-    worker = Worker(loaded.encoder, name=name, max_waiting=max_waiting)
+    worker = EmbedWorker(loaded.encoder, name=name, max_waiting=max_waiting)
     if loaded.unmeasured is None:
         return worker, None
     measurement = measurement_of(loaded.unmeasured, worker)
@@ -134,7 +134,7 @@ def is_installed(library: str) -> bool:
     return importlib.util.find_spec(library) is not None
 
 
-def known_plan(wanted: Wanted) -> tuple[Path, Plan] | None:
+def known_plan(wanted: Wanted) -> tuple[Path, EncoderPlan] | None:
     """Where it is kept, and what it says."""
     for ways in dict.fromkeys((None, wanted.ways)):  # one that has tried all will do for each
         place = wanted.place(ways)
@@ -143,7 +143,7 @@ def known_plan(wanted: Wanted) -> tuple[Path, Plan] | None:
     return None
 
 
-def chosen_way(wanted: Wanted, plan: Plan) -> str:
+def chosen_way(wanted: Wanted, plan: EncoderPlan) -> str:
     """Raises ModelUnavailable where models.toml wants one that can't be had."""
     backend = wanted.entry.backend
     if backend == "auto":
@@ -157,7 +157,7 @@ def chosen_way(wanted: Wanted, plan: Plan) -> str:
     return backend
 
 
-def load_planned(wanted: Wanted, place: Path, plan: Plan) -> Loaded:
+def load_planned(wanted: Wanted, place: Path, plan: EncoderPlan) -> Loaded:
     chosen = chosen_way(wanted, plan)
     logger.info("%s is computed by %s: %s", wanted.name, chosen, told(plan))
     if chosen.startswith("torch"):
@@ -168,7 +168,7 @@ def load_planned(wanted: Wanted, place: Path, plan: Plan) -> Loaded:
     return Loaded(encoder, plan.description, tokenizer)
 
 
-def measurement_of(wanted: Wanted, worker: Worker) -> Measurement:
+def measurement_of(wanted: Wanted, worker: EmbedWorker) -> Measurement:
     """Looks for what computes it fastest, and has the worker use that."""
     place = wanted.place(wanted.ways)
     length = wanted.entry.context_length
@@ -176,7 +176,7 @@ def measurement_of(wanted: Wanted, worker: Worker) -> Measurement:
         str(wanted.folder), wanted.kind, "", wanted.threads, length, wanted.ways
     )
 
-    def use(plan: Plan) -> None:
+    def use(plan: EncoderPlan) -> None:
         if chosen_way(wanted, plan) == "torch":
             logger.info("%s stays with torch: %s", wanted.name, told(plan))
         else:
@@ -228,7 +228,7 @@ def device_of(entry: EncoderEntry) -> str:
     return "cpu"
 
 
-def told(plan: Plan) -> str:
+def told(plan: EncoderPlan) -> str:
     """Each way's milliseconds for a short text and for a batch."""
     parts = [
         f"{name} {1000 * result.short_s:.1f} / {1000 * result.mixed_s:.0f} ms"

@@ -20,7 +20,7 @@ import msgspec
 import localinfra
 from localinfra import cache
 from localinfra.embed import plan as plans
-from localinfra.embed.plan import Plan
+from localinfra.embed.plan import EncoderPlan
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,9 @@ class MeasuringFailed(Exception):
 class Measurement:
     """One attempt to make the plan that belongs to `place`; `use` gets it, in this thread."""
 
-    def __init__(self, name: str, request: plans.Request, place: Path, use: Callable[[Plan], None]):
+    def __init__(
+        self, name: str, request: plans.Request, place: Path, use: Callable[[EncoderPlan], None]
+    ):
         """`request.out` is replaced by a folder in scratch."""
         self._name = name
         self._request = request
@@ -95,7 +97,7 @@ class Measurement:
             is_quiet = used_s - before_s <= QUIET_CORES * QUIET_CHECK_S
             num_quiet = num_quiet + 1 if is_quiet else 0
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> EncoderPlan:
         """Raises MeasuringFailed and OSError."""
         folder = self._place.parent
         lock = cache.locked(

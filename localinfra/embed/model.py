@@ -10,10 +10,10 @@ from localinfra.embed.cl100k import decode
 from localinfra.embed.encoder import Rows, Tokens, unit_length
 from localinfra.embed.measuring import Measurement
 from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
-from localinfra.embed.worker import Worker
+from localinfra.embed.worker import EmbedWorker
 from localinfra.errors import ApiError, InvalidRequest
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
-from localinfra.models.entries import Details, EmbeddingModelEntry, RerankModelEntry
+from localinfra.models.entries import EmbeddingModelEntry, ModelDetails, RerankModelEntry
 from localinfra.watchdog import Pulse
 
 # What takes half a millisecond is done without another thread: to tokenise, and to normalise.
@@ -42,7 +42,7 @@ Input = str | list[int]  # a text, or its token ids
 class InputTooLong(InvalidRequest):
     code = "context_length_exceeded"
 
-    def __init__(self, index: int, reading: "Reading", limit: int, param: str):
+    def __init__(self, index: int, reading: "TokenizedText", limit: int, param: str):
         super().__init__(
             f"{param}[{index}] has {reading.described}, but this model's maximum context length is "
             f"{limit} tokens. Split it, or send truncate: true to have its end cut off.",
@@ -60,7 +60,7 @@ class EncoderModel:
     """Owns its worker, and what looks for a better encoder. Made by `loading.py`, closed
     by the pool."""
 
-    _worker: Worker
+    _worker: EmbedWorker
     _tokenizer: Tokenizer
     _measurement: Measurement | None
 
@@ -69,8 +69,8 @@ class EncoderModel:
         return self._tokenizer.max_tokens
 
     @property
-    def details(self) -> Details:
-        return Details(context_length=self.context_length)
+    def details(self) -> ModelDetails:
+        return ModelDetails(context_length=self.context_length)
 
     @property
     def num_waiting(self) -> int:
@@ -91,7 +91,7 @@ class EncoderModel:
         return self._worker.pulse
 
     def abandon(self, reason: str) -> None:
-        """See `Worker.abandon`."""
+        """See `EmbedWorker.abandon`."""
         self._worker.abandon(reason)
 
     @functools.cached_property
@@ -113,7 +113,7 @@ class EmbeddingModel(EncoderModel):
         self,
         name: str,
         entry: EmbeddingModelEntry,
-        worker: Worker,
+        worker: EmbedWorker,
         tokenizer: Tokenizer,
         prompts: Mapping[str, str],
         default_prompt: str = "",
@@ -134,8 +134,8 @@ class EmbeddingModel(EncoderModel):
         return self._worker.width
 
     @property
-    def details(self) -> Details:
-        return Details(context_length=self.context_length, dimensions=self.dimensions)
+    def details(self) -> ModelDetails:
+        return ModelDetails(context_length=self.context_length, dimensions=self.dimensions)
 
     def prompt(self, input_type: str | None, prompt_name: str | None) -> str:
         """What texts begin with. Raises InvalidRequest for a name the model does not have."""
@@ -196,7 +196,7 @@ class EmbeddingModel(EncoderModel):
                     "Token ids can't follow a prompt; send texts, or leave the prompt out.", param
                 )
             found = [self._own(ids, index, param) for index, ids in enumerate(inputs)]  # type: ignore[arg-type]
-            return bounded(self._tokenizer, [Reading(own) for own in found], truncate, param)
+            return bounded(self._tokenizer, [TokenizedText(own) for own in found], truncate, param)
         texts = [
             prompt + (text if isinstance(text, str) else decode(text, f"{param}[{index}]"))
             for index, text in enumerate(inputs)
@@ -232,7 +232,7 @@ class RerankModel(EncoderModel):
         self,
         name: str,
         entry: RerankModelEntry,
-        worker: Worker,
+        worker: EmbedWorker,
         tokenizer: FastTokenizer,
         measurement: Measurement | None = None,
     ):
@@ -313,7 +313,7 @@ def tokenized(
     return found, truncated
 
 
-class Reading(msgspec.Struct, frozen=True):
+class TokenizedText(msgspec.Struct, frozen=True):
     """What was read of a text."""
 
     tokens: Tokens
@@ -335,23 +335,23 @@ def readings(
     texts: Sequence[str],
     first_look: int,
     limit: int,
-) -> list[Reading]:
+) -> list[TokenizedText]:
     """The first characters of each text, or `MAX_CHARACTERS` where those are no more than `limit`
     tokens. Raises Abandoned."""
     stop_if_abandoned()
-    found: list[Reading] = []
+    found: list[TokenizedText] = []
     for text, tokens in zip(texts, tokenize([text[:first_look] for text in texts]), strict=True):
         num_read = first_look
         if len(tokens) <= limit and len(text) > first_look:
             stop_if_abandoned()
             num_read = MAX_CHARACTERS
             [tokens] = tokenize([text[:num_read]])
-        found.append(Reading(tokens, num_read if len(text) > num_read else None))
+        found.append(TokenizedText(tokens, num_read if len(text) > num_read else None))
     return found
 
 
 def bounded(
-    tokenizer: Tokenizer, texts: Sequence[Reading], truncate: bool, param: str, start: int = 0
+    tokenizer: Tokenizer, texts: Sequence[TokenizedText], truncate: bool, param: str, start: int = 0
 ) -> tuple[list[Tokens], list[int]]:
     """The texts, whose indices begin at `start`, cut to what fits; and the indices of those that
     were. Raises InputTooLong unless `truncate`."""

@@ -39,16 +39,16 @@ class Request(msgspec.Struct, frozen=True):
     ways: tuple[str, ...] | None = None  # those to try; None: all that are installed
 
 
-class Measured(msgspec.Struct, frozen=True):
+class MeasuredWay(msgspec.Struct, frozen=True):
     nearness: float  # to torch in float32: the least cosine, or 1 less the largest difference
     is_near: bool  # the same vectors or scores, for all that they are used for
     short_s: float  # one short text
     mixed_s: float  # thirty texts of mixed lengths
 
 
-class Plan(msgspec.Struct, frozen=True):
+class EncoderPlan(msgspec.Struct, frozen=True):
     description: Description
-    measured: dict[str, Measured]  # by the name of the way
+    measured: dict[str, MeasuredWay]  # by the name of the way
 
     def fastest(self, *, exact: bool) -> str:
         """Of those that give the same; with `exact`, of those that compute in float32."""
@@ -60,11 +60,11 @@ class Plan(msgspec.Struct, frozen=True):
         return min(near, key=near.__getitem__)
 
 
-def load(folder: Path) -> Plan | None:
+def load(folder: Path) -> EncoderPlan | None:
     """The plan that is kept there; None where there is none that can be read."""
     path = folder / PLAN
     try:
-        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
+        plan = msgspec.json.decode(path.read_bytes(), type=EncoderPlan)
         os.utime(path)  # it is used
     except (OSError, msgspec.MsgspecError):
         return None

@@ -32,13 +32,13 @@ from localinfra.embed.plan import (
     MIN_COSINE,
     PLAN,
     TOKENIZER,
-    Measured,
-    Plan,
+    EncoderPlan,
+    MeasuredWay,
     Request,
 )
 from localinfra.embed.tokenizer import FastTokenizer
 from localinfra.embed.torch_encoder import TorchEncoder
-from localinfra.embed.worker import Worker
+from localinfra.embed.worker import EmbedWorker
 
 WORDS = (
     "the river carries stones from far away mountains to a garden where music was playing in winter"
@@ -100,9 +100,9 @@ def nearness(rows: Rows, expected: Rows, kind: str) -> float:
     return float((unit_length(rows) * unit_length(expected)).sum(axis=1).min())
 
 
-def measure(encoder: Encoder, texts: list[Tokens], expected: Rows, kind: str) -> Measured:
+def measure(encoder: Encoder, texts: list[Tokens], expected: Rows, kind: str) -> MeasuredWay:
     """As it is served, by a worker, which is closed then and the encoder with it."""
-    worker = Worker(encoder, name=encoder.name, max_waiting=1)
+    worker = EmbedWorker(encoder, name=encoder.name, max_waiting=1)
     short, mixed = [texts[3]], texts[: len(LENGTHS)] * 3
     with asyncio.Runner() as loop:
         rows = loop.run(worker.rows(texts))
@@ -110,7 +110,7 @@ def measure(encoder: Encoder, texts: list[Tokens], expected: Rows, kind: str) ->
         mixed_s = [timed(lambda: loop.run(worker.rows(mixed))) for _ in range(ROUNDS)]
     worker.close()
     near = nearness(rows, expected, kind)
-    return Measured(
+    return MeasuredWay(
         nearness=near,
         is_near=near >= (1 - MAX_DIFFERENCE if kind == "rerank" else MIN_COSINE),
         short_s=min(short_s),
@@ -124,7 +124,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def prepare(request: Request) -> Plan:
+def prepare(request: Request) -> EncoderPlan:
     folder = Path(request.folder)
     out = Path(request.out)
     reference = TorchEncoder(
@@ -158,7 +158,7 @@ def prepare(request: Request) -> Plan:
         makers["torch-bf16"] = lambda: TorchEncoder(
             folder, request.kind, dtype="bfloat16", threads=threads
         )
-    results: dict[str, Measured] = {}
+    results: dict[str, MeasuredWay] = {}
     for name, make in makers.items():
         if request.ways is not None and name not in request.ways:
             continue
@@ -169,7 +169,7 @@ def prepare(request: Request) -> Plan:
             print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
     say("measuring torch")
     results["torch"] = measure(reference, texts, expected, request.kind)  # which closes it: last
-    return Plan(description, results)
+    return EncoderPlan(description, results)
 
 
 def say(text: str) -> None:

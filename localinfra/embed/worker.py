@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from localinfra.embed.batcher import Batcher, Job, Part
+from localinfra.embed.batcher import Batcher, BatchPart, EncodeJob
 from localinfra.embed.encoder import Encoder, Rows, Tokens
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 from localinfra.watchdog import Pulse
@@ -26,7 +26,7 @@ class Waiting(NamedTuple):
     loop: asyncio.AbstractEventLoop
 
 
-class Worker:
+class EmbedWorker:
     """Runs one encoder, a thread for each of its lanes, until `close`. Another encoder of the same
     vectors may take its place."""
 
@@ -43,7 +43,7 @@ class Worker:
         # What the threads share.
         self._lock = threading.Lock()
         self._batcher = Batcher(encoder.batch_tokens)
-        self._waiting: dict[Job, Waiting] = {}
+        self._waiting: dict[EncodeJob, Waiting] = {}
         self._num_computing: Counter[int] = Counter()  # batches, by the id of their encoder
         self._pulse = Pulse()
         self._threads: list[threading.Thread] = []
@@ -92,7 +92,7 @@ class Worker:
         """
         self.check_room()
         loop = asyncio.get_running_loop()
-        job, future = Job(texts, self.width), loop.create_future()
+        job, future = EncodeJob(texts, self.width), loop.create_future()
         self._tell(lambda: self._add(job, Waiting(future, loop)))
         if self._is_closed:  # asked last: the threads may have looked at commands for the last time
             raise closed(self._fault)
@@ -183,15 +183,15 @@ class Worker:
             while True:
                 self._commands.popleft()()
 
-    def _add(self, job: Job, waiting: Waiting) -> None:
+    def _add(self, job: EncodeJob, waiting: Waiting) -> None:
         self._waiting[job] = waiting
         self._batcher.add(job)
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: EncodeJob) -> None:
         self._batcher.drop(job)
         self._waiting.pop(job, None)
 
-    def _compute(self, encoder: Encoder, batch: list[Part], is_alone: bool) -> None:
+    def _compute(self, encoder: Encoder, batch: list[BatchPart], is_alone: bool) -> None:
         rows: Rows | None = None
         try:
             rows = encoder.encode([part.tokens for part in batch], is_alone=is_alone)
@@ -209,7 +209,7 @@ class Worker:
         if is_left:
             encoder.close()
 
-    def _deliver(self, batch: list[Part], rows: Rows | None) -> None:
+    def _deliver(self, batch: list[BatchPart], rows: Rows | None) -> None:
         if rows is None:
             for job in {id(part.job): part.job for part in batch}.values():
                 self._fail(job, EngineFailed(f"{self._name} could not compute these texts."))
@@ -219,7 +219,7 @@ class Worker:
             if not part.job.num_missing:
                 self._finish(part.job)
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: EncodeJob) -> None:
         if waiting := self._waiting.pop(job, None):
             tell(waiting, lambda: waiting.future.set_result(job.rows))
 
@@ -229,7 +229,7 @@ class Worker:
         for job in list(self._waiting):
             self._fail(job, error)
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: EncodeJob, error: Exception) -> None:
         self._batcher.drop(job)
         if waiting := self._waiting.pop(job, None):
             tell(waiting, lambda: waiting.future.set_exception(error))

@@ -33,7 +33,7 @@ class OutputDelta(msgspec.Struct, frozen=True):
     pieces: Sequence[object] = ()  # what the choice's reader, if it has one, made of the text
 
 
-class Reading(msgspec.Struct, frozen=True):
+class ParsedText(msgspec.Struct, frozen=True):
     """What a reader made of a text, and whether a stop string or else it ends there."""
 
     pieces: Sequence[object]
@@ -42,10 +42,10 @@ class Reading(msgspec.Struct, frozen=True):
     is_complete: bool = False  # the choice: no more of it is wanted
 
 
-class Reader(Protocol):
+class TextReader(Protocol):
     """Takes a choice's text apart, and knows in which parts of it a stop string counts."""
 
-    def push(self, text: str, *, is_last: bool, is_cut: bool = False) -> Reading:
+    def push(self, text: str, *, is_last: bool, is_cut: bool = False) -> ParsedText:
         """`is_last`: no more will come; `is_cut`: since there was no room for it."""
 
 
@@ -82,7 +82,7 @@ class ChoiceOutput:
         stops: Stops,
         *,
         score_end: bool = False,
-        reader: Reader | None = None,
+        reader: TextReader | None = None,
     ):
         """With a `reader`, stop strings are matched by it alone."""
         self._choice = choice
@@ -122,7 +122,7 @@ class ChoiceOutput:
             event.logprob, read.pieces,
         )  # fmt: skip
 
-    def _read(self, text: str, reason: FinishReason | None) -> tuple[str, Reading]:
+    def _read(self, text: str, reason: FinishReason | None) -> tuple[str, ParsedText]:
         """The text that is certain now, and what it means."""
         is_last, is_cut = reason is not None, reason is FinishReason.LENGTH
         if self._reader is not None:
@@ -134,7 +134,7 @@ class ChoiceOutput:
         ready, stop = self._stops.push(text)
         if stop is None and is_last:
             ready += self._stops.flush()
-        return ready, Reading((), stop)
+        return ready, ParsedText((), stop)
 
     def _hold_logprob(self, event: TokenEvent) -> None:
         if event.logprob is None:

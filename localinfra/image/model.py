@@ -6,8 +6,8 @@ from localinfra.errors import InvalidRequest
 from localinfra.executor import BoundedExecutor
 from localinfra.image.pipeline import FluxPainter
 from localinfra.image.request import ImageRequest
-from localinfra.image.worker import Painting, Worker
-from localinfra.models.entries import Details, ImageModelEntry
+from localinfra.image.worker import ImageWorker, Painting
+from localinfra.models.entries import ImageModelEntry, ModelDetails
 from localinfra.watchdog import Pulse
 
 
@@ -38,11 +38,11 @@ class ImageModel:
         self.name = name
         self.entry = entry
         self._painter = painter
-        self._worker = Worker(painter, name=name, max_waiting=max_waiting)
+        self._worker = ImageWorker(painter, name=name, max_waiting=max_waiting)
         self._counting = BoundedExecutor("prompts", 1, max_waiting)  # the tokenizers take one
 
     @property
-    def details(self) -> Details:
+    def details(self) -> ModelDetails:
         return self.entry.details
 
     @property
@@ -62,7 +62,7 @@ class ImageModel:
         return self._worker.pulse
 
     def abandon(self, reason: str) -> None:
-        """See `Worker.abandon`."""
+        """See `ImageWorker.abandon`."""
         self._worker.abandon(reason)
 
     async def count(self, prompt: str, *, strict: bool) -> PromptTokens:
@@ -79,11 +79,11 @@ class ImageModel:
         return tokens
 
     def check_queue(self) -> None:
-        """See `Worker.check_queue`: before work that would be in vain."""
+        """See `ImageWorker.check_queue`: before work that would be in vain."""
         self._worker.check_queue()
 
     def events(self, request: ImageRequest) -> Painting:
-        """See `Worker.events`."""
+        """See `ImageWorker.events`."""
         return self._worker.events(request)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from localinfra import garbage
 from localinfra.errors import ModelUnavailable
 from localinfra.image.placement import decide, free_memory, part_elements
-from localinfra.image.request import Event, ImageRequest, Preview, Step
+from localinfra.image.request import Event, ImageRequest, ImageStep, Preview
 from localinfra.machine import available_memory
 from localinfra.models.entries import ImageModelEntry
 
@@ -170,7 +170,7 @@ class FluxPainter:
 
         def on_step(_pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             for at, image in enumerate(images):
-                tell(Step(image, step + 1))
+                tell(ImageStep(image, step + 1))
                 if step in previews:
                     picture = self._preview(tensors["latents"][at : at + 1], request)
                     tell(Preview(image, previews.index(step), picture))

@@ -36,7 +36,7 @@ class ImageRequest(msgspec.Struct, frozen=True):
         return self.num_steps - int(max(self.num_steps - noisy, 0))  # as diffusers counts
 
 
-class Step(msgspec.Struct, frozen=True):
+class ImageStep(msgspec.Struct, frozen=True):
     """A step of an image is done; `number` counts from 1."""
 
     image: int
@@ -56,4 +56,4 @@ class Finished(msgspec.Struct, frozen=True):
     picture: Any  # PIL.Image.Image
 
 
-Event: TypeAlias = Step | Preview | Finished
+Event: TypeAlias = ImageStep | Preview | Finished

@@ -42,7 +42,7 @@ class Painter(Protocol):
     def close(self) -> None: ...
 
 
-class Job:
+class PaintJob:
     """One request. The loop and the thread share nothing but `is_cancelled` and the events."""
 
     def __init__(self, request: ImageRequest, loop: asyncio.AbstractEventLoop):
@@ -58,7 +58,7 @@ class Job:
             self._loop.call_soon_threadsafe(self.events.put_nowait, event)
 
 
-class Worker:
+class ImageWorker:
     """Runs one painter on a thread of its own until `close`."""
 
     def __init__(self, painter: Painter, *, name: str, max_waiting: int):
@@ -70,9 +70,9 @@ class Worker:
         self._is_closed = False
         self._fault: str | None = None  # why the thread has ended
         self._pulse = Pulse()  # the thread's
-        self._arrivals: deque[Job] = deque()
+        self._arrivals: deque[PaintJob] = deque()
         self._work = threading.Semaphore(0)
-        self._turns: deque[Job] = deque()  # the thread's
+        self._turns: deque[PaintJob] = deque()  # the thread's
         self._thread = threading.Thread(target=self._run, name=f"image {name}", daemon=True)
         self._thread.start()
 
@@ -103,7 +103,7 @@ class Worker:
     def events(self, request: ImageRequest) -> "Painting":
         """Submits the request. Event loop only. Raises QueueFull, ModelUnavailable when closed."""
         self.check_queue()
-        job = Job(request, asyncio.get_running_loop())
+        job = PaintJob(request, asyncio.get_running_loop())
         self._arrivals.append(job)
         self._work.release()
         if self._is_closed:  # asked last: the thread may have looked for the last time
@@ -158,7 +158,7 @@ class Worker:
         while self._arrivals:
             self._turns.append(self._arrivals.popleft())
 
-    def _paint(self, job: Job) -> None:
+    def _paint(self, job: PaintJob) -> None:
         """The next images of the job, which then goes to the end of the line."""
         num_images = len(job.request.seeds)
 
@@ -195,7 +195,7 @@ class Worker:
         self._turns.rotate(-1)
         self._work.release()
 
-    def _end(self, job: Job, error: Exception) -> None:
+    def _end(self, job: PaintJob, error: Exception) -> None:
         self._turns.popleft()
         job.put(error)
 
@@ -207,7 +207,7 @@ class Painting:
     image under way at its next step. Raises EngineFailed where painting failed, ModelUnavailable.
     """
 
-    def __init__(self, job: Job, leave: Callable[[], None]):
+    def __init__(self, job: PaintJob, leave: Callable[[], None]):
         self._job = job
         self._leave = leave
         self._missing = len(job.request.seeds)

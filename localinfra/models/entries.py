@@ -53,7 +53,7 @@ class LoraAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale: float = 1.0  # how strongly it counts
 
 
-class Details(msgspec.Struct, frozen=True):
+class ModelDetails(msgspec.Struct, frozen=True):
     """What clients plan with. None: not known before the model is loaded, or not so of its kind."""
 
     context_length: int | None = None  # tokens
@@ -87,9 +87,9 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return None
 
     @property
-    def details(self) -> Details:
+    def details(self) -> ModelDetails:
         """What is known of the model before it is loaded."""
-        return Details()
+        return ModelDetails()
 
     @property
     def other_ggufs(self) -> Mapping[str, Path]:
@@ -159,8 +159,8 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
             raise ValueError("chat_template: give either it or chat_template_file, not both")
 
     @property
-    def details(self) -> Details:
-        return Details(
+    def details(self) -> ModelDetails:
+        return ModelDetails(
             context_length=self.context_length,
             default_max_tokens=self.default_max_tokens,
             max_output_tokens=self.max_output_tokens,
@@ -196,8 +196,8 @@ class EncoderEntry(ModelEntry, frozen=True, kw_only=True):
     batch_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
     @property
-    def details(self) -> Details:
-        return Details(context_length=self.context_length)
+    def details(self) -> ModelDetails:
+        return ModelDetails(context_length=self.context_length)
 
     def problem(self, path: Path) -> str | None:
         return looks.encoder(path, self.article)
@@ -222,8 +222,8 @@ class EmbeddingModelEntry(EncoderEntry, tag_field="kind", tag="embedding", froze
     pooling: Literal["mean", "cls", "last"] | None = None
 
     @property
-    def details(self) -> Details:
-        return Details(context_length=self.context_length, dimensions=self.dimensions)
+    def details(self) -> ModelDetails:
+        return ModelDetails(context_length=self.context_length, dimensions=self.dimensions)
 
     def problem(self, path: Path) -> str | None:
         if path.is_dir():

@@ -16,7 +16,7 @@ from localinfra.llama.quantize import QuantizeFailed, quantize
 from localinfra.machine import usable_cores
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header
 from localinfra.optimize import choose, exact, loss, speed
-from localinfra.optimize.choose import Loss, Measured, Speed
+from localinfra.optimize.choose import Loss, MeasuredType, Speed
 
 # Tokens of the contexts here: the passage, or eight streams. How many a served one has room for
 # changes no speed, only memory. A model that was trained for less gets less.
@@ -94,9 +94,9 @@ class Bench:
         types: Sequence[str],
         speeds: dict[str, Speed],
         losses: dict[str, Loss] | None = None,
-    ) -> list[Measured]:
+    ) -> list[MeasuredType]:
         return [
-            Measured(
+            MeasuredType(
                 type,
                 self.files[type].stat().st_size,
                 speeds.get(type),

@@ -46,7 +46,7 @@ class Loss(msgspec.Struct, frozen=True):
     perplexity_error: float  # standard error of its distance from the original's
 
 
-class Measured(msgspec.Struct, frozen=True):
+class MeasuredType(msgspec.Struct, frozen=True):
     type: str  # ggml's name in small letters
     size_bytes: int
     speed: Speed | None = None
@@ -85,7 +85,7 @@ def size_as(header: GgufHeader, type: str) -> int:
     return header.data_offset + round(sum(sizes))
 
 
-def gain(candidate: Measured, original: Measured) -> float:
+def gain(candidate: MeasuredType, original: MeasuredType) -> float:
     """How many times as fast, over all kinds of work: a weighted geometric mean."""
     return math.exp(
         sum(
@@ -94,18 +94,18 @@ def gain(candidate: Measured, original: Measured) -> float:
     )
 
 
-def is_faster(candidate: Measured, original: Measured) -> bool:
+def is_faster(candidate: MeasuredType, original: MeasuredType) -> bool:
     worst = min(_ratio(candidate, original, work) for work in WEIGHTS)
     return gain(candidate, original) >= MIN_GAIN and worst >= MIN_OF_EACH
 
 
-def _ratio(candidate: Measured, original: Measured, work: str) -> float:
+def _ratio(candidate: MeasuredType, original: MeasuredType, work: str) -> float:
     assert candidate.speed and original.speed, "judged after measuring"
     faster: float = getattr(candidate.speed, work) / getattr(original.speed, work)
     return faster
 
 
-def is_lossless(candidate: Measured, original: Measured) -> bool:
+def is_lossless(candidate: MeasuredType, original: MeasuredType) -> bool:
     """Whether nobody could tell it from the original by what the model says."""
     assert candidate.loss and original.loss, "judged after measuring"
     own = original.loss.mean_kl
@@ -119,7 +119,7 @@ def is_lossless(candidate: Measured, original: Measured) -> bool:
     return sure < MAX_PERPLEXITY_CHANGE * original.loss.perplexity
 
 
-def winner(measured: Sequence[Measured], original: Measured) -> Measured | None:
+def winner(measured: Sequence[MeasuredType], original: MeasuredType) -> MeasuredType | None:
     """The fastest candidate that is lossless and worth it; None: the original stays."""
     good = [
         candidate
@@ -132,7 +132,7 @@ def winner(measured: Sequence[Measured], original: Measured) -> Measured | None:
     return max(good, key=lambda candidate: gain(candidate, original), default=None)
 
 
-def reason(measured: Sequence[Measured], original: Measured) -> str:
+def reason(measured: Sequence[MeasuredType], original: MeasuredType) -> str:
     """One sentence for the log and for whoever asks later."""
     best = winner(measured, original)
     if best:

@@ -3,10 +3,10 @@
 import msgspec
 
 from localinfra.llama.context import ContextSettings
-from localinfra.optimize.choose import Measured
+from localinfra.optimize.choose import MeasuredType
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class OptimizeJob(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # path of a GGUF file
     settings: ContextSettings  # as it is served
     lossless_only: bool  # measure what might be served in its place, and stop where nothing can
@@ -14,8 +14,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    original: Measured
-    candidates: tuple[Measured, ...] = ()
+    original: MeasuredType
+    candidates: tuple[MeasuredType, ...] = ()
     reason: str
     winner: str | None = None  # the type of the best candidate; None: the original stays
     is_steady: bool = True  # False: other programs disturbed the measurement
@@ -31,8 +31,8 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     report: Report
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class JobFailed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-Event = Progress | Done | Failed
+Event = Progress | Done | JobFailed

@@ -20,7 +20,7 @@ MAX_TOKENS = 1100  # a vocabulary of bytes would make several times that of the 
 CHUNK = 64  # tokens read at a time: all their rows of logits are asked for
 
 
-class Reader(Protocol):
+class RowReader(Protocol):
     """The part of `engine.backend.Backend` that reading takes."""
 
     def decode(self, batch: Batch) -> None: ...
@@ -29,7 +29,7 @@ class Reader(Protocol):
 
 
 def losses(
-    readers: Mapping[str, Reader],
+    readers: Mapping[str, RowReader],
     reference: str,
     original: str,
     tokens: Sequence[int],

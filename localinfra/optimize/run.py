@@ -11,7 +11,7 @@ from typing import IO
 import msgspec
 
 from localinfra.optimize import store
-from localinfra.optimize.job import Done, Event, Failed, Job, Progress, Report
+from localinfra.optimize.job import Done, Event, JobFailed, OptimizeJob, Progress, Report
 
 events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 COMMAND = [sys.executable, "-m", "localinfra.optimize.worker"]
@@ -25,7 +25,7 @@ class OptimizeFailed(Exception):
         self.is_final = is_final
 
 
-def run(job: Job, show: Callable[[Progress], None], limit_s: float | None = None) -> Report:
+def run(job: OptimizeJob, show: Callable[[Progress], None], limit_s: float | None = None) -> Report:
     """Runs the job in a process of its own; raises OptimizeFailed.
 
     Whoever leaves early, by Ctrl-C or by an error in `show`, ends the worker.
@@ -58,7 +58,7 @@ def run(job: Job, show: Callable[[Progress], None], limit_s: float | None = None
         match last:
             case Done():
                 return last.report
-            case Failed():
+            case JobFailed():
                 raise OptimizeFailed(last.message)
         if ran_out.is_set():
             raise OptimizeFailed(f"it was not done after {limit_s:.0f} s ({at[0]})")
@@ -66,7 +66,7 @@ def run(job: Job, show: Callable[[Progress], None], limit_s: float | None = None
 
 
 def converse(
-    process: "subprocess.Popen[bytes]", job: Job, show: Callable[[Progress], None]
+    process: "subprocess.Popen[bytes]", job: OptimizeJob, show: Callable[[Progress], None]
 ) -> Event | None:
     """Returns the last event, or None for a worker that ended without one."""
     assert process.stdin and process.stdout

@@ -31,7 +31,7 @@ class Runner(Protocol):
     def clear(self) -> None: ...
 
 
-class Plan(msgspec.Struct, frozen=True):
+class SpeedPlan(msgspec.Struct, frozen=True):
     """How much of each kind of work a run does."""
 
     num_prompt: int  # tokens
@@ -40,7 +40,7 @@ class Plan(msgspec.Struct, frozen=True):
     num_stream_steps: int
 
 
-class Timing(msgspec.Struct, frozen=True):
+class WorkTiming(msgspec.Struct, frozen=True):
     """One kind of work, done once."""
 
     wall_s: float
@@ -50,7 +50,7 @@ class Timing(msgspec.Struct, frozen=True):
         return self.cpu_s >= MIN_SHARE * threads * self.wall_s
 
 
-Run = tuple[Timing, Timing, Timing]  # prompt, one stream, streams
+Run = tuple[WorkTiming, WorkTiming, WorkTiming]  # prompt, one stream, streams
 
 
 class Track:
@@ -73,7 +73,7 @@ class Track:
         """Whether every kind of work has been as fast as its best at least twice, undisturbed."""
         return all(len(times) >= 2 and times[1] <= STEADY * times[0] for times in self._undisturbed)
 
-    def speed(self, plan: Plan) -> Speed:
+    def speed(self, plan: SpeedPlan) -> Speed:
         """The best of the undisturbed runs, or of all if there are none."""
         everything = [[timing.wall_s for timing in kind] for kind in self._kinds]
         prompt_s, one_s, streams_s = (
@@ -86,7 +86,7 @@ class Track:
         )
 
     @property
-    def _kinds(self) -> list[tuple[Timing, ...]]:
+    def _kinds(self) -> list[tuple[WorkTiming, ...]]:
         return list(zip(*self._runs, strict=True))
 
     @property
@@ -112,7 +112,7 @@ def speeds(
     with one token, and with more.
     """
     for runner in runners.values():  # the first pass over mapped weights reads the disk
-        run(runner, Plan(min(room, START_TOKENS), 1, 1, 1), tokens)
+        run(runner, SpeedPlan(min(room, START_TOKENS), 1, 1, 1), tokens)
     plan = make_plan(runners[original], tokens, room)
     one, many = threads
     tracks = {name: Track((many, one, many)) for name in runners}
@@ -128,15 +128,15 @@ def speeds(
     return best, is_steady
 
 
-def make_plan(runner: Runner, tokens: Sequence[int], room: int) -> Plan:
+def make_plan(runner: Runner, tokens: Sequence[int], room: int) -> SpeedPlan:
     """As much work as the runner does in PHASE_S, within what fits."""
     streams = min(STREAMS, runner.num_sequences, room // START_TOKENS // 2)
-    trial = Plan(min(32, room // 2), 4, streams, 2)
+    trial = SpeedPlan(min(32, room // 2), 4, streams, 2)
     runs = [run(runner, trial, tokens) for _ in range(2)]
     prompt, one, many = (
         PHASE_S / min(timing.wall_s for timing in kind) for kind in zip(*runs, strict=True)
     )
-    return Plan(
+    return SpeedPlan(
         num_prompt=within(32, prompt * trial.num_prompt, min(256, room // 2)),
         num_steps=within(4, one * trial.num_steps, min(32, room // 4)),
         num_streams=streams,
@@ -148,7 +148,7 @@ def within(least: int, value: float, most: int) -> int:
     return max(min(least, most), min(int(value), most))
 
 
-def run(runner: Runner, plan: Plan, tokens: Sequence[int]) -> Run:
+def run(runner: Runner, plan: SpeedPlan, tokens: Sequence[int]) -> Run:
     def some(count: int, start: int) -> list[int]:
         return [tokens[(start + offset) % len(tokens)] for offset in range(count)]
 
@@ -181,7 +181,7 @@ def step(runner: Runner, num_streams: int, position: int, tokens: list[int]) -> 
         runner.decode(batch)
 
 
-def timed(work: Callable[[], None]) -> Timing:
+def timed(work: Callable[[], None]) -> WorkTiming:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return Timing(time.perf_counter() - wall, time.process_time() - cpu)
+    return WorkTiming(time.perf_counter() - wall, time.process_time() - cpu)

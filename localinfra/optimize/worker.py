@@ -23,8 +23,8 @@ from localinfra.llama.quantize import QuantizeFailed
 from localinfra.models.gguf.reader import BadGguf, read_header
 from localinfra.optimize import choose, store
 from localinfra.optimize.bench import Bench, CannotMeasure
-from localinfra.optimize.choose import Measured
-from localinfra.optimize.job import Done, Event, Failed, Job, Progress, Report
+from localinfra.optimize.choose import MeasuredType
+from localinfra.optimize.job import Done, Event, JobFailed, OptimizeJob, Progress, Report
 from localinfra.optimize.store import CacheUnusable, Identity
 
 Show = Callable[[float, str], None]  # the part of all the work that is done, and what comes next
@@ -32,7 +32,7 @@ FAILURES = (BadGguf, QuantizeFailed, LoadFailed, DecodeFailed, CannotMeasure, Ca
 
 
 def main() -> None:
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=OptimizeJob)
     end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # removing scratch on the way
 
@@ -45,15 +45,15 @@ def main() -> None:
     except BrokenPipeError:  # nobody waits any more; scratch is gone by now
         os._exit(1)  # and not by way of flushing what nobody reads
     except (*FAILURES, OSError) as error:
-        emit(Failed(str(error)))
+        emit(JobFailed(str(error)))
 
 
-def work(job: Job, show: Show) -> Report:
+def work(job: OptimizeJob, show: Show) -> Report:
     """Raises one of FAILURES, or OSError."""
     source = Path(job.source)
     header = read_header(source)
     identity = store.identify(source)
-    original = Measured(choose.main_type(header), header.size_bytes)
+    original = MeasuredType(choose.main_type(header), header.size_bytes)
     types = choose.candidates(header, job.lossless_only)
     if not types:
         reason = f"no type is both lossless and smaller than {original.type.upper()}"
@@ -114,7 +114,7 @@ def measure(bench: Bench, types: Sequence[str], lossless_only: bool, show: Show)
 
 
 def keep(
-    job: Job, report: Report, files: Mapping[str, Path], identity: Identity, digest: str
+    job: OptimizeJob, report: Report, files: Mapping[str, Path], identity: Identity, digest: str
 ) -> Report:
     """Records what was found, with the weights if any won. Nothing that other programs disturbed,
     or a busy moment would decide for ever, unless somebody asked for it who saw the figures."""

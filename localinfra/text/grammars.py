@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from localinfra.chat.answer import Answer, Source, grammar_of, usual_waiver
+from localinfra.chat.answer import Answer, GrammarSource, grammar_of, usual_waiver
 from localinfra.chat.relaxing import Relaxing
 from localinfra.chat.schema.prepared import Waiver
 from localinfra.engine.grammar.client import as_lark, as_regex
@@ -94,7 +94,7 @@ class Grammars:
                 raise  # none of them is to blame
         return self._compiled(source, answer)
 
-    def _problem(self, source: Source) -> str | None:
+    def _problem(self, source: GrammarSource) -> str | None:
         return self._compiler.problem(source.text, is_plain=source.is_plain)
 
     def _source(
@@ -102,7 +102,7 @@ class Grammars:
         answer: Answer,
         prompt: ChatPrompt | None,
         waivers: Mapping[str, Waiver] = {},
-    ) -> Source:
+    ) -> GrammarSource:
         source = grammar_of(
             answer,
             prompt.voice if prompt else None,
@@ -114,7 +114,7 @@ class Grammars:
         assert source is not None
         return source
 
-    def _compiled(self, source: Source, answer: Answer) -> Compiled:
+    def _compiled(self, source: GrammarSource, answer: Answer) -> Compiled:
         param = answer.format.param if answer.format else "tools"
         grammar = self._compiler.compile(
             source.text, param, is_plain=source.is_plain, free_json=source.free_json

@@ -19,7 +19,7 @@ from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, rea
 from localinfra.models.memory import fewer_layers, layers_per_device
 from localinfra.models.sources import locate
 from localinfra.optimize import store
-from localinfra.optimize.job import Job
+from localinfra.optimize.job import OptimizeJob
 from localinfra.text.model import TextModel
 from localinfra.text.vocabulary import Vocabulary
 
@@ -99,7 +99,9 @@ def computes_on_gpu(entry: TextModelEntry) -> bool:
     return entry.gpu_layers != 0 and bool(free_memory())
 
 
-def optimize_job(name: str, entry: TextModelEntry, *, lossless_only: bool, keep: bool) -> Job:
+def optimize_job(
+    name: str, entry: TextModelEntry, *, lossless_only: bool, keep: bool
+) -> OptimizeJob:
     """What is to be measured for an entry. Raises ModelUnavailable, also for a model whose weights
     llama.cpp would place on a GPU: these speeds are a CPU's."""
     source = locate(name, entry.source)
@@ -113,7 +115,9 @@ def optimize_job(name: str, entry: TextModelEntry, *, lossless_only: bool, keep:
         settings = context_settings(entry, read_header(source))
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None
-    return Job(source=str(source), settings=settings, lossless_only=lossless_only, keep=keep)
+    return OptimizeJob(
+        source=str(source), settings=settings, lossless_only=lossless_only, keep=keep
+    )
 
 
 def context_settings(entry: TextModelEntry, header: GgufHeader) -> ContextSettings:

@@ -15,7 +15,7 @@ from localinfra.engine.output import ChoiceOutput
 from localinfra.engine.request import GenerationRequest
 from localinfra.engine.stops import Stops
 from localinfra.errors import ContextLengthExceeded, InvalidRequest
-from localinfra.models.entries import Details, TextModelEntry
+from localinfra.models.entries import ModelDetails, TextModelEntry
 from localinfra.text.grammars import Grammars
 from localinfra.text.prompts import Prompts
 from localinfra.text.request import TextRequest
@@ -55,7 +55,7 @@ class TextModel:
         return self._engine.context_length
 
     @property
-    def details(self) -> Details:
+    def details(self) -> ModelDetails:
         return msgspec.structs.replace(self.entry.details, context_length=self.context_length)
 
     @property

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from localinfra.engine.output import Reader
+from localinfra.engine.output import TextReader
 from localinfra.engine.request import GenerationParams
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     prompts: list[list[int]]
     params: TextParams
-    readers: Sequence[Reader] = ()  # one for each choice, which match its stops themselves
+    readers: Sequence[TextReader] = ()  # one for each choice, which match its stops themselves
     grammar: "Grammar | None" = None
     marks: frozenset[int] = frozenset()  # control tokens whose spelling belongs to the text
     client: str = ""  # whose prefixes it may reuse, and whose turn it takes

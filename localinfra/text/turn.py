@@ -21,7 +21,7 @@ from localinfra.chat.formats.pieces import (
 )
 from localinfra.chat.messages import Message
 from localinfra.engine.deltas import Deltas
-from localinfra.engine.output import OutputDelta, Reading
+from localinfra.engine.output import OutputDelta, ParsedText
 from localinfra.engine.request import FinishReason
 from localinfra.engine.stops import StopMatcher, Stops
 from localinfra.text.request import TextParams, TextRequest
@@ -52,7 +52,7 @@ class ChoiceReader:
         self._calls = CallFilter()
         self._num_calls = 0
 
-    def push(self, text: str, *, is_last: bool, is_cut: bool = False) -> Reading:
+    def push(self, text: str, *, is_last: bool, is_cut: bool = False) -> ParsedText:
         pieces: list[Piece] = []
         for piece in self._parsed(text, is_last, is_cut):
             if not isinstance(piece, Content):
@@ -63,11 +63,11 @@ class ChoiceReader:
             ready, stop = self._stops.push(piece.text)
             pieces += content(ready)
             if stop is not None:
-                return Reading(pieces, stop, num_content - len(ready) + self._num_unparsed)
+                return ParsedText(pieces, stop, num_content - len(ready) + self._num_unparsed)
         if is_last:
             pieces += content(self._stops.flush())
         num_held = self._stops.num_held
-        return Reading(
+        return ParsedText(
             pieces,
             num_held=num_held + self._num_unparsed if num_held else 0,
             # It repeats a call: what has been read is the message, and no more of it is wanted.

@@ -20,7 +20,7 @@ from localinfra.api.http.body import BodyLimits, Decoded, decode
 from localinfra.api.http.form import (
     MAX_HEADS_BYTES,
     MAX_PARTS,
-    Part,
+    FormPart,
     json_of,
     parse_form,
     read_body_or_form,
@@ -186,20 +186,20 @@ def test_parts_as_they_came() -> None:
     png = named("image[]", "content-type: Image/PNG; x=y", filename='a \\"b\\" ü.png')
     parts = parse_form(form((png, b"\r\n\r\n\0--"), ("prompt", "x")), BOUNDARY)
     assert parts == [
-        Part("image[]", b"\r\n\r\n\0--", "image/png", 'a "b" ü.png'),
-        Part("prompt", b"x"),
+        FormPart("image[]", b"\r\n\r\n\0--", "image/png", 'a "b" ü.png'),
+        FormPart("prompt", b"x"),
     ]
     assert parts[0].is_file and not parts[1].is_file and parts[1].text == "x"
 
 
 def test_data_may_hold_whatever_is_not_quite_the_boundary() -> None:
     for data in (b"\r\n--xYzZ", b"\r\n--xYzZYx", b"--xYzZY\r\n", b"\r\n\r\n--xYzZY-x", b"\r\r\n\n"):
-        assert parse_form(form(("a", data)), BOUNDARY) == [Part("a", data)]
+        assert parse_form(form(("a", data)), BOUNDARY) == [FormPart("a", data)]
 
 
 def test_blanks_may_follow_a_boundary() -> None:
     body = form(("a", "x"), ("b", "y")).replace(b"xYzZY\r\n", b"xYzZY \t \r\n")
-    assert parse_form(body, BOUNDARY) == [Part("a", b"x"), Part("b", b"y")]
+    assert parse_form(body, BOUNDARY) == [FormPart("a", b"x"), FormPart("b", b"y")]
 
 
 def lines_of(work: Callable[[], None]) -> int:

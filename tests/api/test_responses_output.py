@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.openai.responses.output import Event, OutputWriter, TokenKinds
+from localinfra.api.openai.responses.output import OutputWriter, ResponsesEvent, TokenKinds
 from localinfra.chat.formats.pieces import (
     CallArguments,
     CallEnd,
@@ -27,14 +27,14 @@ def plain(value: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
-def write(pieces: Sequence[Piece], is_cut: bool = False) -> tuple[list[Event], list[Any]]:
+def write(pieces: Sequence[Piece], is_cut: bool = False) -> tuple[list[ResponsesEvent], list[Any]]:
     writer = OutputWriter()
     events = [event for piece in pieces for event in writer.write([piece])]
     events += writer.finish(is_cut=is_cut)
     return events, plain(writer.items)
 
 
-def names(events: list[Event]) -> list[str]:
+def names(events: list[ResponsesEvent]) -> list[str]:
     return [event.kind.removeprefix("response.") for event in events]
 
 

@@ -15,7 +15,7 @@ from localinfra.api.call import Call
 from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.body import Decoded, decode
 from localinfra.api.http.state import AppState, RequestState
-from localinfra.api.openai.responses.handlers import Asked, asking, what_is_asked
+from localinfra.api.openai.responses.handlers import ConversationRequest, asking, what_is_asked
 from localinfra.api.openai.responses.items import AnyItem, InputText, MessageItem, OutputText
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openai.responses.store import (
@@ -217,7 +217,7 @@ def test_references_are_bounded_by_what_they_stand_for(server: Server) -> None:
         "resp_2", RequestState.of(request.scope).caller, b"{}", [], [said("long", "x" * 20_000)], 2
     )
 
-    def ask(num_references: int) -> Asked:
+    def ask(num_references: int) -> ConversationRequest:
         items = [{"type": "item_reference", "id": "long"}] * num_references
         fields = {"model": "m", "input": [*items, {"role": "user", "content": "Hi"}]}
         body = decode(msgspec.json.encode(fields), ResponsesRequest).value

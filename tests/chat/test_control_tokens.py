@@ -10,7 +10,7 @@ from chat_templates import CHATML, KNOWS_TOOLS, QWEN, SPECIAL, TRIMMING, templat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localinfra.chat.control_tokens import ControlTokens, Marks
+from localinfra.chat.control_tokens import Brackets, ControlTokens
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import RenderedPrompt
 from localinfra.errors import InvalidRequest
@@ -149,7 +149,7 @@ def test_characters_that_might_be_marks_pass() -> None:
 
 
 def test_marks_are_characters_that_nobody_used() -> None:
-    assert Marks.absent_from(["\ua000", r"\ua002"]) == ("\ua001", "\ua003", "\ua004")
+    assert Brackets.absent_from(["\ua000", r"\ua002"]) == ("\ua001", "\ua003", "\ua004")
 
 
 def test_a_message_that_uses_them_all_is_refused_where_one_is_needed() -> None:
@@ -167,7 +167,7 @@ def test_a_vocabulary_without_control_tokens_finds_none() -> None:
 def test_tokens_are_found_as_by_trying_each_the_longest_first(tokens: list[str], text: str) -> None:
     ordered = sorted(map(re.escape, tokens), key=len, reverse=True)
     expected = re.findall("|".join(ordered), text) if tokens else []
-    wrapped = ControlTokens(tokens).wrap(text, Marks("{", "}", "!"))
+    wrapped = ControlTokens(tokens).wrap(text, Brackets("{", "}", "!"))
     assert re.findall("{(.*?)}", wrapped) == expected
 
 
@@ -215,7 +215,7 @@ def test_any_conversation_is_rendered_as_jinja_would(messages: list[Message], so
 @given(conversations)
 def test_the_segments_of_messages_are_exactly_the_tokens_typed(messages: list[Message]) -> None:
     tokens = ControlTokens(SPECIAL)
-    brackets = Marks("\0", "\1", "\2")
+    brackets = Brackets("\0", "\1", "\2")
     found = [
         re.findall("\0(.*?)\1", tokens.wrap(str(message.content), brackets)) for message in messages
     ]

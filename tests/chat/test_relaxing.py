@@ -2,13 +2,13 @@
 
 import pytest
 
-from localinfra.chat.answer import Source, Tool
+from localinfra.chat.answer import GrammarSource, Tool
 from localinfra.chat.messages import Json
 from localinfra.chat.relaxing import ANYTHING, Relaxing
 from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
 
 
-def problem(source: Source) -> str | None:
+def problem(source: GrammarSource) -> str | None:
     """As if a compiler knew no text with BAD in it."""
     return "BAD is not known" if "BAD" in source.text else None
 

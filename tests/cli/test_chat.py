@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from localinfra.cli import child
-from localinfra.cli.chat import Timing, Usage, printable
+from localinfra.cli.chat import AnswerTiming, ReceivedUsage, printable
 from localinfra.cli.main import main
 from localinfra.errors import ApiError
 
@@ -162,12 +162,12 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 def test_the_summary_counts_speed_from_the_first_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 12.0)
-    usage = Usage(prompt_tokens=40, completion_tokens=21)
-    told = Timing(started=1.5, first=2.0).summary(usage, "length")
+    usage = ReceivedUsage(prompt_tokens=40, completion_tokens=21)
+    told = AnswerTiming(started=1.5, first=2.0).summary(usage, "length")
     assert told == (
         "21 tokens · 2.0 tokens/s · first after 0.50 s · 40 read · cut at the limit of tokens"
     )
-    assert Timing().summary(usage, "stop") == ""
+    assert AnswerTiming().summary(usage, "stop") == ""
 
 
 FAKE_SERVER = """

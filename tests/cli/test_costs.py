@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from localinfra import costs
 from localinfra.cli.main import main
-from localinfra.costs import Row, Used
+from localinfra.costs import CostRow, Used
 
 TIME = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
 
@@ -31,7 +31,7 @@ def kept(path: Path) -> Path:
         ("none", "org/chatty:2024-07", text),
         ("none", "flux", Used(requests=1, images=3, usd=0.006)),
     ):
-        row = Row(key=key, model=model, first_at=TIME, last_at=TIME)
+        row = CostRow(key=key, model=model, first_at=TIME, last_at=TIME)
         row.add(used)
         costs.add(path, [row])
     return path

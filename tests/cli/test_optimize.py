@@ -18,16 +18,16 @@ from localinfra.llama.quantize import quantize
 from localinfra.models import catalog
 from localinfra.models.entries import TextModelEntry
 from localinfra.optimize import run, store
-from localinfra.optimize.choose import Loss, Measured, Speed
-from localinfra.optimize.job import Job, Progress, Report
+from localinfra.optimize.choose import Loss, MeasuredType, Speed
+from localinfra.optimize.job import OptimizeJob, Progress, Report
 from localinfra.optimize.run import OptimizeFailed
 from localinfra.text import loading
 
 REPORT = Report(
-    original=Measured("q4_1", 98_362_432, Speed(306, 127, 200), Loss(0.0026, 19.593, 0.0)),
+    original=MeasuredType("q4_1", 98_362_432, Speed(306, 127, 200), Loss(0.0026, 19.593, 0.0)),
     candidates=(
-        Measured("q4_0", 91_726_912, Speed(900, 230, 340), Loss(0.2512, 23.03, 0.53)),
-        Measured("q8_0", 144_811_072, Speed(642, 150, 272), Loss(0.0029, 19.71, 0.05)),
+        MeasuredType("q4_0", 91_726_912, Speed(900, 230, 340), Loss(0.2512, 23.03, 0.53)),
+        MeasuredType("q8_0", 144_811_072, Speed(642, 150, 272), Loss(0.0029, 19.71, 0.05)),
     ),
     reason="Q8_0 is 1.41 times as fast",
     winner="q8_0",
@@ -51,11 +51,11 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[OptimizeJob]:
     """The jobs that would have been run; each is answered with REPORT."""
-    jobs: list[Job] = []
+    jobs: list[OptimizeJob] = []
 
-    def answer(job: Job, show: Show, limit_s: float | None = None) -> Report:
+    def answer(job: OptimizeJob, show: Show, limit_s: float | None = None) -> Report:
         jobs.append(job)
         show(Progress(0.5, "measuring speed"))
         return REPORT
@@ -76,7 +76,7 @@ def entry(models: Path, name: str) -> TextModelEntry:
 
 
 def test_the_table_says_what_each_number_means_and_what_to_do_next(
-    models: Path, jobs: list[Job]
+    models: Path, jobs: list[OptimizeJob]
 ) -> None:
     result = optimize(models, "f")
     assert result.exit_code == 0
@@ -98,13 +98,13 @@ def test_the_table_says_what_each_number_means_and_what_to_do_next(
 
 
 def test_apply_keeps_the_winner_and_says_how_it_is_served(
-    models: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+    models: Path, jobs: list[OptimizeJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = Report(
         original=REPORT.original, candidates=(), reason="q", winner="q8_0", kept="/x.gguf"
     )
 
-    def run(job: Job, show: object) -> Report:
+    def run(job: OptimizeJob, show: object) -> Report:
         jobs.append(job)
         return kept
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_measured_is_told_in_one_line(models: Path, name: str, wo
 
 
 def test_a_damaged_file_is_refused_before_anything_is_started(
-    models: Path, jobs: list[Job]
+    models: Path, jobs: list[OptimizeJob]
 ) -> None:
     (models.parent / "tiny.gguf").write_bytes(b"GGUF" + bytes(100))
     result = optimize(models, "fast")
@@ -138,7 +138,7 @@ def test_a_damaged_file_is_refused_before_anything_is_started(
 
 
 def test_a_model_on_the_gpu_is_not_measured(
-    models: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+    models: Path, jobs: list[OptimizeJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "free_memory", lambda: [8 << 30])
     assert "runs on the GPU" in optimize(models, "plain").stderr and not jobs
@@ -146,7 +146,7 @@ def test_a_model_on_the_gpu_is_not_measured(
 
 
 def test_a_failure_is_one_line(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(job: Job, show: Show) -> Report:
+    def fail(job: OptimizeJob, show: Show) -> Report:
         raise OptimizeFailed("it ended with SIGABRT")
 
     monkeypatch.setattr(command, "run", fail)
@@ -175,7 +175,7 @@ def test_serve_measures_what_may_be_served_within_a_limit(
 ) -> None:
     limits: list[float | None] = []
 
-    def answer(job: Job, show: Show, limit_s: float | None = None) -> Report:
+    def answer(job: OptimizeJob, show: Show, limit_s: float | None = None) -> Report:
         assert job.keep and job.lossless_only
         limits.append(limit_s)
         return Report(original=REPORT.original, reason="Q8_0 is faster", kept="/cache/x.gguf")
@@ -194,7 +194,7 @@ def test_a_failure_is_told_and_remembered_and_the_original_served(
     capsys: pytest.CaptureFixture[str],
     is_final: bool,
 ) -> None:
-    def fail(job: Job, show: Show, limit_s: float | None = None) -> Report:
+    def fail(job: OptimizeJob, show: Show, limit_s: float | None = None) -> Report:
         raise OptimizeFailed("it ended with SIGABRT", is_final)
 
     monkeypatch.setattr(run, "run", fail)
@@ -225,7 +225,7 @@ def test_an_unwritable_cache_is_a_warning(models: Path, capsys: pytest.CaptureFi
 
 
 def test_files_that_cannot_be_loaded_are_left_to_loading(
-    models: Path, jobs: list[Job], capsys: pytest.CaptureFixture[str]
+    models: Path, jobs: list[OptimizeJob], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (models.parent / "tiny.gguf").write_bytes(b"")
     first_start.fit_weights("fast", entry(models, "fast"))

@@ -3,21 +3,21 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localinfra.embed.batcher import Batcher, Job, Part
+from localinfra.embed.batcher import Batcher, BatchPart, EncodeJob
 from localinfra.embed.encoder import Tokens
 
 BUDGET = 100
 
 
-def job(*lengths: int) -> Job:
-    return Job([Tokens([0] * length) for length in lengths], 1)
+def job(*lengths: int) -> EncodeJob:
+    return EncodeJob([Tokens([0] * length) for length in lengths], 1)
 
 
-def padded(batch: list[Part]) -> int:
+def padded(batch: list[BatchPart]) -> int:
     return len(batch) * max(len(part.tokens) for part in batch)
 
 
-def drained(batcher: Batcher) -> list[list[Part]]:
+def drained(batcher: Batcher) -> list[list[BatchPart]]:
     batches = []
     while batcher:
         batches.append(batcher.next())
@@ -53,7 +53,7 @@ def test_between_two_turns_of_a_job_each_other_large_one_has_at_most_one(
         batcher.add(job(*each))
     large = job(*[10] * 100)
     batcher.add(large)
-    since: dict[Job, int] = {}
+    since: dict[EncodeJob, int] = {}
     for batch in drained(batcher):
         if batch[0].job is large:
             assert all(count <= 1 for count in since.values())

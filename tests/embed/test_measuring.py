@@ -15,11 +15,11 @@ from localinfra.embed import measuring
 from localinfra.embed import plan as plans
 from localinfra.embed.encoder import Description
 from localinfra.embed.measuring import Measurement
-from localinfra.embed.plan import Measured, Plan
+from localinfra.embed.plan import EncoderPlan, MeasuredWay
 
-PLAN = Plan(
+PLAN = EncoderPlan(
     Description("embedding", 4, 16, 0, False),
-    {"torch": Measured(1.0, True, 2.0, 2.0), "onnx": Measured(1.0, True, 1.0, 1.0)},
+    {"torch": MeasuredWay(1.0, True, 2.0, 2.0), "onnx": MeasuredWay(1.0, True, 1.0, 1.0)},
 )
 REQUEST = plans.Request("folder", "embedding", "", 1)
 CHILD = """
@@ -53,10 +53,10 @@ class Found:
     """What a measurement handed over."""
 
     def __init__(self, place: Path) -> None:
-        self.plans: list[Plan] = []
+        self.plans: list[EncoderPlan] = []
         self.measurement = Measurement("m", REQUEST, place, self.plans.append)
 
-    def wait(self) -> list[Plan]:
+    def wait(self) -> list[EncoderPlan]:
         self.measurement._thread.join(60)
         assert not self.measurement._thread.is_alive()
         return self.plans

@@ -8,20 +8,20 @@ import msgspec
 
 from localinfra.embed import plan as plans
 from localinfra.embed.encoder import Description
-from localinfra.embed.plan import Measured, Plan
+from localinfra.embed.plan import EncoderPlan, MeasuredWay
 
 DESCRIPTION = Description("embedding", 4, 16, 0, False)
 
 
-def plan(**seconds: tuple[float, bool]) -> Plan:
+def plan(**seconds: tuple[float, bool]) -> EncoderPlan:
     measured = {
-        name.replace("_", "-"): Measured(1.0, near, took, took)
+        name.replace("_", "-"): MeasuredWay(1.0, near, took, took)
         for name, (took, near) in seconds.items()
     }
-    return Plan(DESCRIPTION, measured)
+    return EncoderPlan(DESCRIPTION, measured)
 
 
-def kept(folder: Path, what: Plan) -> Path:
+def kept(folder: Path, what: EncoderPlan) -> Path:
     folder.mkdir(parents=True)
     (folder / plans.PLAN).write_bytes(msgspec.json.encode(what))
     return folder

@@ -9,7 +9,7 @@ import pytest
 
 from localinfra.embed.batcher import Batcher
 from localinfra.embed.encoder import Rows, Tokens
-from localinfra.embed.worker import Worker
+from localinfra.embed.worker import EmbedWorker
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 from localinfra.watchdog import Phase
 
@@ -45,7 +45,7 @@ async def until(condition) -> None:  # type: ignore[no-untyped-def]
         await asyncio.sleep(0.001)
 
 
-async def under_way(worker: Worker, *ids: int) -> "asyncio.Task[Rows]":
+async def under_way(worker: EmbedWorker, *ids: int) -> "asyncio.Task[Rows]":
     """A request whose batch is being computed."""
     task = asyncio.create_task(worker.rows(texts(*ids)))
     while worker._batcher or not worker.num_waiting:
@@ -55,7 +55,7 @@ async def under_way(worker: Worker, *ids: int) -> "asyncio.Task[Rows]":
 
 def test_rows_come_back_in_the_order_of_the_texts() -> None:
     async def main() -> None:
-        worker = Worker(Echo(), name="echo", max_waiting=4)
+        worker = EmbedWorker(Echo(), name="echo", max_waiting=4)
         many = [Tokens([index] * (1 + index % 17)) for index in range(200)]
         rows = await worker.rows(many)
         assert rows[:, 0].tolist() == list(range(200))
@@ -67,7 +67,7 @@ def test_rows_come_back_in_the_order_of_the_texts() -> None:
 def test_requests_that_wait_together_are_computed_together() -> None:
     async def main() -> None:
         encoder = Echo()
-        worker = Worker(encoder, name="echo", max_waiting=20)
+        worker = EmbedWorker(encoder, name="echo", max_waiting=20)
         encoder.gate.clear()
         first = asyncio.create_task(worker.rows(texts(0)))
         await asyncio.sleep(0.05)
@@ -102,7 +102,7 @@ def test_each_lane_computes_a_batch_and_a_lone_one_is_told_so() -> None:
 
     async def main() -> None:
         encoder = Lanes()
-        worker = Worker(encoder, name="echo", max_waiting=4)
+        worker = EmbedWorker(encoder, name="echo", max_waiting=4)
         rows = await worker.rows(texts(*range(30)))  # three batches
         assert rows[:, 0].tolist() == list(range(30))
         assert encoder.alone == [False] * 3
@@ -115,7 +115,7 @@ def test_each_lane_computes_a_batch_and_a_lone_one_is_told_so() -> None:
 
 def test_a_batch_that_fails_fails_its_requests_alone() -> None:
     async def main() -> None:
-        worker = Worker(Echo(), name="echo", max_waiting=4)
+        worker = EmbedWorker(Echo(), name="echo", max_waiting=4)
         with pytest.raises(EngineFailed):
             await worker.rows(texts(666))
         assert (await worker.rows(texts(5)))[0, 0] == 5
@@ -138,7 +138,7 @@ def test_whatever_an_encoder_raises_the_next_request_works(error: type[BaseExcep
             return super().encode(batch, is_alone=is_alone)
 
     async def main() -> None:
-        worker = Worker(Failing(), name="echo", max_waiting=4)
+        worker = EmbedWorker(Failing(), name="echo", max_waiting=4)
         with pytest.raises(EngineFailed):
             await worker.rows(texts(5))
         assert (await worker.rows(texts(5)))[0, 0] == 5 and worker.fault is None
@@ -154,7 +154,7 @@ def test_a_thread_that_dies_is_told_to_all_and_is_a_fault(monkeypatch: pytest.Mo
     async def main() -> None:
         encoder = Echo()
         encoder.gate.clear()
-        worker = Worker(encoder, name="echo", max_waiting=4)
+        worker = EmbedWorker(encoder, name="echo", max_waiting=4)
         first = await under_way(worker, 0)
         monkeypatch.setattr(Batcher, "next", fail)
         others = [asyncio.create_task(worker.rows(texts(at))) for at in (1, 2)]
@@ -172,8 +172,8 @@ def test_a_thread_that_dies_is_told_to_all_and_is_a_fault(monkeypatch: pytest.Mo
 
 
 def test_a_thread_that_is_gone_without_a_word_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Worker, "_run", lambda self: None)
-    worker = Worker(Echo(), name="echo", max_waiting=4)
+    monkeypatch.setattr(EmbedWorker, "_run", lambda self: None)
+    worker = EmbedWorker(Echo(), name="echo", max_waiting=4)
     for thread in worker._threads:
         thread.join()
     assert worker.fault == "a thread that computes has ended"
@@ -187,7 +187,7 @@ def test_another_encoder_takes_over_between_two_batches() -> None:
 
     async def main() -> None:
         old, new = Echo(), Better()
-        worker = Worker(old, name="echo", max_waiting=50)
+        worker = EmbedWorker(old, name="echo", max_waiting=50)
         old.gate.clear()
         old_batch = await under_way(worker, 1, 2)
         worker.replace(new)
@@ -208,7 +208,7 @@ def test_another_encoder_takes_over_between_two_batches() -> None:
 def test_an_idle_encoder_leaves_at_once_and_one_that_comes_too_late_is_closed() -> None:
     async def main() -> None:
         first, second, third = Echo(), Echo(), Echo()
-        worker = Worker(first, name="echo", max_waiting=4)
+        worker = EmbedWorker(first, name="echo", max_waiting=4)
         worker.replace(second)
         assert first.is_closed
         worker.close()
@@ -222,7 +222,7 @@ def test_the_end_has_a_deadline() -> None:
     async def main() -> None:
         encoder = Echo()
         encoder.gate.clear()
-        worker = Worker(encoder, name="echo", max_waiting=4)
+        worker = EmbedWorker(encoder, name="echo", max_waiting=4)
         first = await under_way(worker, 0)
         await asyncio.to_thread(worker.close, 0.05)
         with pytest.raises(ModelUnavailable):
@@ -236,7 +236,7 @@ def test_the_end_has_a_deadline() -> None:
 def test_a_client_that_leaves_frees_its_place() -> None:
     async def main() -> None:
         encoder = Echo()
-        worker = Worker(encoder, name="echo", max_waiting=3)
+        worker = EmbedWorker(encoder, name="echo", max_waiting=3)
         encoder.gate.clear()
         first = asyncio.create_task(worker.rows(texts(0)))
         await asyncio.sleep(0.05)
@@ -259,7 +259,7 @@ def test_a_client_that_leaves_frees_its_place() -> None:
 def test_a_watchdog_sees_what_hangs_and_whoever_waits_is_told() -> None:
     async def main() -> None:
         encoder = Echo()
-        worker = Worker(encoder, name="echo", max_waiting=4)
+        worker = EmbedWorker(encoder, name="echo", max_waiting=4)
         await worker.rows(texts(0))
         await until(lambda: worker.pulse.phase is Phase.IDLE)
         encoder.gate.clear()
@@ -282,7 +282,7 @@ def test_a_watchdog_sees_what_hangs_and_whoever_waits_is_told() -> None:
 def test_whoever_waits_when_it_closes_is_told() -> None:
     async def main() -> None:
         encoder = Echo()
-        worker = Worker(encoder, name="echo", max_waiting=4)
+        worker = EmbedWorker(encoder, name="echo", max_waiting=4)
         encoder.gate.clear()
         first = asyncio.create_task(worker.rows(texts(0)))
         await asyncio.sleep(0.05)

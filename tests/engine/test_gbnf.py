@@ -13,11 +13,11 @@ from llguidance import LLMatcher, LLTokenizer
 from localinfra.engine.grammar.client import MAX_GRAMMAR_CHARS, as_lark
 from localinfra.engine.grammar.gbnf import (
     Characters,
-    Choice,
+    GbnfChoice,
+    GbnfReference,
+    GbnfSequence,
     Node,
-    Reference,
     Repeat,
-    Sequence,
     read_rules,
 )
 from localinfra.errors import InvalidRequest
@@ -217,12 +217,12 @@ def means(rules: dict[str, Node], text: str) -> bool:
         if isinstance(node, Characters):
             is_in = at < len(text) and any(a <= ord(text[at]) <= b for a, b in node.ranges)
             return {at + 1} if is_in else set()
-        if isinstance(node, Reference):
+        if isinstance(node, GbnfReference):
             return ends.setdefault((node.name, at), set())
-        if isinstance(node, Choice):
+        if isinstance(node, GbnfChoice):
             return {end for option in node.options for end in after(option, at)}
         here = {at}
-        if isinstance(node, Sequence):
+        if isinstance(node, GbnfSequence):
             for item in node.items:
                 here = {end for start in here for end in after(item, start)}
             return here

@@ -10,8 +10,8 @@ import pytest
 
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.pipeline import preview_steps
-from localinfra.image.request import Event, Finished, ImageRequest, Step
-from localinfra.image.worker import Worker
+from localinfra.image.request import Event, Finished, ImageRequest, ImageStep
+from localinfra.image.worker import ImageWorker
 from localinfra.watchdog import Phase
 
 
@@ -39,7 +39,7 @@ class Painter:
                 assert self.may_step.acquire(timeout=10)
             self.num_steps += 1
             for image in images:
-                tell(Step(image, number + 1))
+                tell(ImageStep(image, number + 1))
         if 666 in seeds:
             raise ValueError("666")
         self.painted += seeds
@@ -53,7 +53,7 @@ def request(*seeds: int) -> ImageRequest:
     return ImageRequest("", 64, 64, 2, 0.0, seeds)
 
 
-async def all_events(worker: Worker, *seeds: int) -> list[Any]:
+async def all_events(worker: ImageWorker, *seeds: int) -> list[Any]:
     async with aclosing(worker.events(request(*seeds))) as events:
         return [event async for event in events]
 
@@ -65,10 +65,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_each_image_has_its_steps_and_its_picture() -> None:
     async def main() -> None:
-        worker = Worker(Painter(), name="flux", max_waiting=2)
+        worker = ImageWorker(Painter(), name="flux", max_waiting=2)
         assert await all_events(worker, 7, 8) == [
-            *(Step(0, 1), Step(0, 2), Finished(0, 7)),
-            *(Step(1, 1), Step(1, 2), Finished(1, 8)),
+            *(ImageStep(0, 1), ImageStep(0, 2), Finished(0, 7)),
+            *(ImageStep(1, 1), ImageStep(1, 2), Finished(1, 8)),
         ]
         worker.close()
 
@@ -78,7 +78,7 @@ def test_each_image_has_its_steps_and_its_picture() -> None:
 def test_each_step_is_a_sign_of_life_and_who_waits_is_told_of_a_hanging_one() -> None:
     async def main() -> None:
         painter = Painter(gated=True, at_once=2)
-        worker = Worker(painter, name="flux", max_waiting=3)
+        worker = ImageWorker(painter, name="flux", max_waiting=3)
         await until(lambda: worker.pulse.phase is Phase.IDLE)
         waiting = [asyncio.create_task(all_events(worker, 7, 8, 9)) for _ in range(2)]
         await until(lambda: worker.pulse.phase is Phase.COMPUTING)
@@ -104,12 +104,12 @@ def test_each_step_is_a_sign_of_life_and_who_waits_is_told_of_a_hanging_one() ->
 def test_images_are_made_together_where_the_painter_says_so() -> None:
     async def main() -> None:
         painter = Painter(at_once=2)
-        worker = Worker(painter, name="flux", max_waiting=2)
+        worker = ImageWorker(painter, name="flux", max_waiting=2)
         events = await all_events(worker, 7, 8, 9)
         assert [event for event in events if isinstance(event, Finished)] == [
             *(Finished(0, 7), Finished(1, 8), Finished(2, 9))
         ]
-        assert events[:2] == [Step(0, 1), Step(1, 1)] and painter.num_steps == 4
+        assert events[:2] == [ImageStep(0, 1), ImageStep(1, 1)] and painter.num_steps == 4
         worker.close()
 
     asyncio.run(main())
@@ -118,7 +118,7 @@ def test_images_are_made_together_where_the_painter_says_so() -> None:
 def test_requests_take_turns_image_by_image() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
-        worker = Worker(painter, name="flux", max_waiting=3)
+        worker = ImageWorker(painter, name="flux", max_waiting=3)
         many = asyncio.create_task(all_events(worker, 1, 2, 3))
         await asyncio.sleep(0.02)
         one = asyncio.create_task(all_events(worker, 9))
@@ -135,7 +135,7 @@ def test_requests_take_turns_image_by_image() -> None:
 def test_a_client_that_leaves_stops_its_image_at_the_next_step() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
-        worker = Worker(painter, name="flux", max_waiting=2)
+        worker = ImageWorker(painter, name="flux", max_waiting=2)
         assert painter.may_step
         leaving = asyncio.create_task(all_events(worker, 1, 2, 3))
         painter.may_step.release()
@@ -154,7 +154,7 @@ def test_a_client_that_leaves_stops_its_image_at_the_next_step() -> None:
 def test_a_full_queue_refuses_and_a_failure_ends_one_request() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
-        worker = Worker(painter, name="flux", max_waiting=2)
+        worker = ImageWorker(painter, name="flux", max_waiting=2)
         assert painter.may_step
         bad = asyncio.create_task(all_events(worker, 666))
         good = asyncio.create_task(all_events(worker, 4))
@@ -173,7 +173,7 @@ def test_a_full_queue_refuses_and_a_failure_ends_one_request() -> None:
 def test_a_place_is_taken_before_anything_is_read_and_given_back_unread() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
-        worker = Worker(painter, name="flux", max_waiting=1)
+        worker = ImageWorker(painter, name="flux", max_waiting=1)
         assert painter.may_step
         first = worker.events(request(1, 2, 3))
         with pytest.raises(QueueFull):
@@ -192,7 +192,7 @@ def test_a_place_is_taken_before_anything_is_read_and_given_back_unread() -> Non
 def test_closing_stops_at_the_next_step_and_tells_everybody() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
-        worker = Worker(painter, name="flux", max_waiting=3)
+        worker = ImageWorker(painter, name="flux", max_waiting=3)
         assert painter.may_step
         tasks = [asyncio.create_task(all_events(worker, seed)) for seed in (1, 2)]
         await until(lambda: worker.num_waiting == 2)
@@ -223,14 +223,14 @@ def test_previews_are_spread_over_the_steps(
 def test_a_thread_that_dies_is_told_and_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         painter = Painter(gated=True)
-        worker = Worker(painter, name="flux", max_waiting=4)
+        worker = ImageWorker(painter, name="flux", max_waiting=4)
         first = asyncio.create_task(all_events(worker, 1, 2))
         await until(lambda: bool(worker._turns))
 
-        def fail(self: Worker) -> None:
+        def fail(self: ImageWorker) -> None:
             raise MemoryError("no room")
 
-        monkeypatch.setattr(Worker, "_take_arrivals", fail)
+        monkeypatch.setattr(ImageWorker, "_take_arrivals", fail)
         second = asyncio.create_task(all_events(worker, 3))
         await until(lambda: worker.num_waiting == 2)
         assert painter.may_step
@@ -248,7 +248,7 @@ def test_a_thread_that_dies_is_told_and_is_a_fault(monkeypatch: pytest.MonkeyPat
 def test_the_end_has_a_deadline() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
-        worker = Worker(painter, name="flux", max_waiting=4)
+        worker = ImageWorker(painter, name="flux", max_waiting=4)
         first = asyncio.create_task(all_events(worker, 1))
         await until(lambda: bool(worker._turns))
         await asyncio.to_thread(worker.close, 0.05)

@@ -8,9 +8,9 @@ from models.tiny_gguf import tiny_llama
 
 from localinfra.models.gguf.reader import read_header
 from localinfra.optimize import choose
-from localinfra.optimize.choose import Loss, Measured, Speed
+from localinfra.optimize.choose import Loss, MeasuredType, Speed
 
-ORIGINAL = Measured("q4_1", 98_000_000, Speed(300, 120, 200), Loss(0.0026, 19.59, 0.0))
+ORIGINAL = MeasuredType("q4_1", 98_000_000, Speed(300, 120, 200), Loss(0.0026, 19.59, 0.0))
 
 
 def candidate(
@@ -21,8 +21,8 @@ def candidate(
     perplexity: float = 19.60,
     error: float = 0.05,
     type: str = "q8_0",
-) -> Measured:
-    return Measured(type, 145_000_000, Speed(prompt, one, streams), Loss(kl, perplexity, error))
+) -> MeasuredType:
+    return MeasuredType(type, 145_000_000, Speed(prompt, one, streams), Loss(kl, perplexity, error))
 
 
 def test_the_fastest_of_the_lossless_ones_wins() -> None:
@@ -44,7 +44,7 @@ def test_a_candidate_too_far_from_f16_is_not_lossless(kl: float) -> None:
 
 
 def test_a_large_divergence_of_the_original_excuses_no_perplexity() -> None:
-    rough = Measured("q4_1", 1, ORIGINAL.speed, Loss(0.02, 19.59, 0.0))
+    rough = MeasuredType("q4_1", 1, ORIGINAL.speed, Loss(0.02, 19.59, 0.0))
     assert choose.is_lossless(candidate(kl=0.0205), rough)
     assert not choose.is_lossless(candidate(kl=0.0250), rough)
 
@@ -56,7 +56,7 @@ def test_perplexity_speaks_against_a_candidate_only_beyond_its_own_error() -> No
 
 
 def test_an_original_in_f16_has_no_lossless_candidate() -> None:
-    original = Measured("f16", 1, ORIGINAL.speed, Loss(0.0, 19.55, 0.0))
+    original = MeasuredType("f16", 1, ORIGINAL.speed, Loss(0.0, 19.55, 0.0))
     assert not choose.is_lossless(candidate(kl=0.0013), original)
 
 

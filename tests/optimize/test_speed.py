@@ -6,7 +6,7 @@ import pytest
 
 from localinfra.engine.backend import Batch
 from localinfra.optimize import speed
-from localinfra.optimize.speed import Timing
+from localinfra.optimize.speed import WorkTiming
 
 TOKENS = list(range(50))
 THREADS = 2
@@ -52,7 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     def timed(work):  # type: ignore[no-untyped-def]
         wall, cpu = clock.wall_s, clock.cpu_s
         work()
-        return Timing(clock.wall_s - wall, clock.cpu_s - cpu)
+        return WorkTiming(clock.wall_s - wall, clock.cpu_s - cpu)
 
     monkeypatch.setattr(speed, "timed", timed)
     return clock

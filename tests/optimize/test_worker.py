@@ -19,7 +19,7 @@ from localinfra.models.gguf.reader import read_header
 from localinfra.optimize import choose, run, speed, store, worker
 from localinfra.optimize.bench import CannotMeasure
 from localinfra.optimize.choose import Speed
-from localinfra.optimize.job import Job, Progress, Report
+from localinfra.optimize.job import OptimizeJob, Progress, Report
 from localinfra.optimize.run import OptimizeFailed
 from localinfra.optimize.store import CacheUnusable
 
@@ -61,14 +61,14 @@ def patched_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "COMMAND", [sys.executable, "-c", PATCHED])
 
 
-def job(path: Path, lossless_only: bool = True, keep: bool = True) -> Job:
+def job(path: Path, lossless_only: bool = True, keep: bool = True) -> OptimizeJob:
     settings = ContextSettings(
         context_length=512, num_cells=512, num_sequences=3, batch_size=512, threads=1, kv_type="f16"
     )
-    return Job(source=str(path), settings=settings, lossless_only=lossless_only, keep=keep)
+    return OptimizeJob(source=str(path), settings=settings, lossless_only=lossless_only, keep=keep)
 
 
-def work(job: Job, shown: list[str] | None = None) -> Report:
+def work(job: OptimizeJob, shown: list[str] | None = None) -> Report:
     return worker.work(job, lambda part, text: (shown if shown is not None else []).append(text))
 
 

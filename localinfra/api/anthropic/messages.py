@@ -14,13 +14,13 @@ from localinfra.api.anthropic.input import PromptFields
 from localinfra.api.anthropic.output import (
     BlockWriter,
     ContentBlock,
-    Message,
     MessageDelta,
+    MessagesAnswer,
     MessageStart,
     MessageStop,
+    MessagesUsage,
     Ping,
     Stop,
-    Usage,
     content_blocks,
 )
 from localinfra.api.call import Call
@@ -138,7 +138,7 @@ class MessageAnswer:
         self._hides_thinking = hides_thinking
         self._id = f"msg_{random_hex(24)}"
 
-    async def message(self) -> Message:
+    async def message(self) -> MessagesAnswer:
         said: list[Piece] = []
         stop = Stop(None)
         async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
@@ -163,8 +163,8 @@ class MessageAnswer:
                 if events:
                     yield [event.named() for event in events]
 
-    def _message(self, content: list[ContentBlock], stop: Stop) -> Message:
-        return Message(
+    def _message(self, content: list[ContentBlock], stop: Stop) -> MessagesAnswer:
+        return MessagesAnswer(
             id=self._id,
             model=self._model.name,
             content=content,
@@ -184,11 +184,11 @@ class MessageAnswer:
             return Stop("model_context_window_exceeded")
         return Stop("max_tokens")
 
-    def _usage(self) -> Usage:
+    def _usage(self) -> MessagesUsage:
         """So far; what of the prompt was cached shows with the first token."""
         used = self._meter.usage()
         cached = used.prompt_tokens_details.cached_tokens
-        return Usage(
+        return MessagesUsage(
             input_tokens=used.prompt_tokens - cached,
             cache_creation_input_tokens=0,  # keeping a prefix costs nothing extra here
             cache_read_input_tokens=cached,

@@ -42,7 +42,7 @@ class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"
 ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock
 
 
-class Usage(msgspec.Struct, frozen=True):
+class MessagesUsage(msgspec.Struct, frozen=True):
     """The prompt's tokens are the sum of the first three."""
 
     input_tokens: int
@@ -52,33 +52,33 @@ class Usage(msgspec.Struct, frozen=True):
     estimated_cost: float  # USD
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
+class MessagesAnswer(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
     id: str
     role: str = "assistant"
     model: str
     content: list[ContentBlock]
     stop_reason: str | None
     stop_sequence: str | None
-    usage: Usage
+    usage: MessagesUsage
 
 
-class Event(msgspec.Struct, frozen=True, tag_field="type"):
+class MessagesEvent(msgspec.Struct, frozen=True, tag_field="type"):
     """An event of a stream. Its tag is its name too."""
 
     def named(self) -> NamedEvent:
         return str(self.__struct_config__.tag), encode(self)
 
 
-class MessageStart(Event, frozen=True, tag="message_start"):
-    message: Message
+class MessageStart(MessagesEvent, frozen=True, tag="message_start"):
+    message: MessagesAnswer
 
 
-class ContentBlockStart(Event, frozen=True, tag="content_block_start"):
+class ContentBlockStart(MessagesEvent, frozen=True, tag="content_block_start"):
     index: int
     content_block: ContentBlock
 
 
-class TextDelta(msgspec.Struct, frozen=True, tag_field="type", tag="text_delta"):
+class MessagesTextDelta(msgspec.Struct, frozen=True, tag_field="type", tag="text_delta"):
     text: str
 
 
@@ -94,12 +94,12 @@ class InputJsonDelta(msgspec.Struct, frozen=True, tag_field="type", tag="input_j
     partial_json: str
 
 
-class ContentBlockDelta(Event, frozen=True, tag="content_block_delta"):
+class ContentBlockDelta(MessagesEvent, frozen=True, tag="content_block_delta"):
     index: int
-    delta: TextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
+    delta: MessagesTextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
 
 
-class ContentBlockStop(Event, frozen=True, tag="content_block_stop"):
+class ContentBlockStop(MessagesEvent, frozen=True, tag="content_block_stop"):
     index: int
 
 
@@ -108,16 +108,16 @@ class Stop(msgspec.Struct, frozen=True):
     stop_sequence: str | None = None
 
 
-class MessageDelta(Event, frozen=True, tag="message_delta"):
+class MessageDelta(MessagesEvent, frozen=True, tag="message_delta"):
     delta: Stop
-    usage: Usage
+    usage: MessagesUsage
 
 
-class MessageStop(Event, frozen=True, tag="message_stop"):
+class MessageStop(MessagesEvent, frozen=True, tag="message_stop"):
     pass
 
 
-class Ping(Event, frozen=True, tag="ping"):
+class Ping(MessagesEvent, frozen=True, tag="ping"):
     """Says nothing, at any time."""
 
 
@@ -161,7 +161,7 @@ class BlockWriter:
         self._num_blocks = 0
         self._open: type[Piece] | None = None  # what began the open block
 
-    def events(self, piece: Piece) -> list[Event]:
+    def events(self, piece: Piece) -> list[MessagesEvent]:
         if isinstance(piece, CallEnd):
             return self.close()
         if isinstance(piece, CallArguments):
@@ -170,13 +170,13 @@ class BlockWriter:
             return self._start(piece, ToolUseBlock(tool_use_id(), piece.name, msgspec.Raw(b"{}")))
         if isinstance(piece, Content):
             begun = self._start(piece, TextBlock(""))
-            return [*begun, self._delta(TextDelta(piece.text))]
+            return [*begun, self._delta(MessagesTextDelta(piece.text))]
         begun = self._start(piece, ThinkingBlock(""))
         if self._hides_thinking:
             return begun
         return [*begun, self._delta(ThinkingDelta(piece.text))]
 
-    def close(self) -> list[Event]:
+    def close(self) -> list[MessagesEvent]:
         """Ends the block that is open."""
         if self._open is None:
             return []
@@ -184,7 +184,7 @@ class BlockWriter:
         self._open = None
         return [*signature, ContentBlockStop(self._num_blocks - 1)]
 
-    def _start(self, piece: Piece, block: ContentBlock) -> list[Event]:
+    def _start(self, piece: Piece, block: ContentBlock) -> list[MessagesEvent]:
         """Begins a block, unless the open one goes on."""
         if type(piece) is self._open:
             return []
@@ -194,7 +194,7 @@ class BlockWriter:
         return [*closing, ContentBlockStart(self._num_blocks - 1, block)]
 
     def _delta(
-        self, delta: TextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
+        self, delta: MessagesTextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
     ) -> ContentBlockDelta:
         return ContentBlockDelta(self._num_blocks - 1, delta)
 

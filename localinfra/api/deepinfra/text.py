@@ -68,23 +68,23 @@ class TextResults(msgspec.Struct, frozen=True):
     num_input_tokens: int
 
 
-class Token(msgspec.Struct, frozen=True):
+class NativeToken(msgspec.Struct, frozen=True):
     id: int
     text: str  # what became certain with it: none for half a character, or half a stop string
     logprob: float
     special: bool
 
 
-class Details(msgspec.Struct, frozen=True):
+class NativeDetails(msgspec.Struct, frozen=True):
     finish_reason: str
     num_input_tokens: int
     num_tokens: int  # generated
 
 
-class TokenEvent(msgspec.Struct, frozen=True):
-    token: Token
+class NativeTokenEvent(msgspec.Struct, frozen=True):
+    token: NativeToken
     generated_text: str | None = None  # the whole, on the last event
-    details: Details | None = None  # on the last event
+    details: NativeDetails | None = None  # on the last event
 
 
 async def infer_text(request: Request, name: str) -> Response:
@@ -145,17 +145,21 @@ async def token_events(
                 yield events
 
 
-def token_event(model: "TextModel", num_input: int, delta: OutputDelta, text: str) -> TokenEvent:
+def token_event(
+    model: "TextModel", num_input: int, delta: OutputDelta, text: str
+) -> NativeTokenEvent:
     """`text` is all of the response so far."""
     drawn = delta.drawn
     assert drawn is not None and drawn.logprob is not None, "logprobs were asked for"
-    token = Token(drawn.token, delta.text, drawn.logprob, model.is_special(drawn.token))
+    token = NativeToken(drawn.token, delta.text, drawn.logprob, model.is_special(drawn.token))
     if delta.finish_reason is None:
-        return TokenEvent(token)
-    return TokenEvent(token, text, Details(delta.finish_reason, num_input, delta.num_generated))
+        return NativeTokenEvent(token)
+    return NativeTokenEvent(
+        token, text, NativeDetails(delta.finish_reason, num_input, delta.num_generated)
+    )
 
 
-def encoded(event: TokenEvent) -> bytes:
+def encoded(event: NativeTokenEvent) -> bytes:
     """LangChain takes a stream in which the word error stands anywhere for a failure. JSON can
     spell it otherwise."""
     return encode(event).replace(b"error", b"\\u0065rror")

@@ -20,7 +20,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from localinfra.api.http.liberal import MAX_READ_AGAIN_BYTES, decode_liberally
-from localinfra.api.http.shapes import MAX_NAMED, Shape, Unknown, shape_of
+from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, shape_of
 from localinfra.api.http.surrogates import lone_surrogate
 from localinfra.api.http.weight import MAX_DEPTH, MAX_VALUES, Weight
 from localinfra.errors import (
@@ -235,7 +235,7 @@ def struct_of(body: bytes, fields: Fields, kind: type[T], size: int = 0) -> Deco
         return Decoded(value, ignored, size, tuple(unknown_within(given, shape)))
 
 
-def unknown_within(fields: Fields, shape: Shape) -> Iterator[str]:
+def unknown_within(fields: Fields, shape: ValueShape) -> Iterator[str]:
     """The paths of names that nobody knows, below the top level of a body."""
     assert shape.fields is not None
     unknown = Unknown()
@@ -246,7 +246,7 @@ def unknown_within(fields: Fields, shape: Shape) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def refusing(body: bytes, shape: Shape | None = None, within: str = "") -> Iterator[None]:
+def refusing(body: bytes, shape: ValueShape | None = None, within: str = "") -> Iterator[None]:
     """What a decoder raises → InvalidRequest."""
     try:
         yield
@@ -271,7 +271,7 @@ def not_json(body: bytes, problem: str) -> InvalidRequest:
 
 
 @functools.cache
-def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], Shape]:
+def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], ValueShape]:
     """A struct's decoder, and what it lets stand where."""
     return msgspec.json.Decoder(kind), shape_of(kind)
 
@@ -284,7 +284,9 @@ MAX_PROBLEM = 1000  # characters
 LOCATION = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 
 
-def invalid_value(problem: str, shape: Shape | None = None, within: str = "") -> InvalidRequest:
+def invalid_value(
+    problem: str, shape: ValueShape | None = None, within: str = ""
+) -> InvalidRequest:
     """msgspec's "Expected `int`, got `str` - at `$.messages[0].content`", as message and param.
 
     `within` is the path of a value that was decoded by itself, `shape` that of its struct.

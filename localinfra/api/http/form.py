@@ -42,7 +42,7 @@ NESTED = re.compile(rb"\s*[\[{]")  # JSON that may hold many values
 encode = msgspec.json.Encoder().encode
 
 
-class Part(msgspec.Struct, frozen=True):
+class FormPart(msgspec.Struct, frozen=True):
     """A field's text, or a file."""
 
     name: str
@@ -107,7 +107,7 @@ def is_form(request: Request) -> bool:
     return header(request.headers.get("content-type"))[0] == "multipart/form-data"
 
 
-async def read_form(request: Request, limits: BodyLimits) -> list[Part]:
+async def read_form(request: Request, limits: BodyLimits) -> list[FormPart]:
     """The parts of a multipart body, in its order.
 
     Raises UnsupportedMediaType for another body, BodyTooLarge, RequestTimeout, InvalidRequest for
@@ -133,7 +133,7 @@ def boundary_of(request: Request) -> bytes:
     return boundary
 
 
-def parse_form(body: bytes, boundary: bytes) -> list[Part]:
+def parse_form(body: bytes, boundary: bytes) -> list[FormPart]:
     """Takes 20 ms for 16 MB. Raises InvalidRequest."""
     return [part_of(headers_of(head), data) for head, data in sections(body, boundary)]
 
@@ -195,7 +195,7 @@ def broken(why: str) -> InvalidRequest:
     )
 
 
-def part_of(headers: dict[bytes, bytes], data: bytes) -> Part:
+def part_of(headers: dict[bytes, bytes], data: bytes) -> FormPart:
     disposition, options = header(headers.get(b"content-disposition"))
     name = options.get(b"name", b"").decode("utf-8", "replace")
     if disposition != "form-data" or not name:
@@ -208,7 +208,7 @@ def part_of(headers: dict[bytes, bytes], data: bytes) -> Part:
         raise InvalidRequest(f"{name} is sent in {encoding[:50]!r}: send its bytes as they are.")
     content_type, _ = header(headers.get(b"content-type"))
     filename = options[b"filename"].decode("utf-8", "replace") if b"filename" in options else None
-    return Part(name, data, content_type, filename)
+    return FormPart(name, data, content_type, filename)
 
 
 def header(value: str | bytes | None) -> tuple[str, dict[bytes, bytes]]:
@@ -218,7 +218,7 @@ def header(value: str | bytes | None) -> tuple[str, dict[bytes, bytes]]:
 
 
 def json_of(
-    parts: Sequence[Part],
+    parts: Sequence[FormPart],
     kind: type[msgspec.Struct],
     files: Collection[str],
     max_values: int = MAX_VALUES,
@@ -236,7 +236,7 @@ def json_of(
         if NESTED.match(text):
             weight.add(text)
             weight.finish()
-    groups: dict[str, list[Part]] = {}
+    groups: dict[str, list[FormPart]] = {}
     for part in parts:
         if part.data or part.filename != "":  # what browsers send where no file was chosen
             groups.setdefault(part.name, []).append(part)
@@ -254,7 +254,7 @@ def json_of(
     return encode(fields)
 
 
-def field_json(part: Part, decoder: msgspec.json.Decoder[Any], may_be_file: bool) -> bytes:
+def field_json(part: FormPart, decoder: msgspec.json.Decoder[Any], may_be_file: bool) -> bytes:
     """JSON if the field takes it, or else a string if it takes that. Where it takes neither, what
     makes the clearer error."""
     if may_be_file and part.is_file:
@@ -266,7 +266,7 @@ def field_json(part: Part, decoder: msgspec.json.Decoder[Any], may_be_file: bool
     return as_json if is_json(as_json, JSON) else as_text
 
 
-def item_json(part: Part, may_be_file: bool) -> bytes:
+def item_json(part: FormPart, may_be_file: bool) -> bytes:
     """One of a list: a JSON string is read as such, anything else is a text."""
     if may_be_file and part.is_file:
         return encode(part.data_url)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from localinfra.api.http.shapes import Shape, shape_of, without_nulls
+from localinfra.api.http.shapes import ValueShape, shape_of, without_nulls
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -72,7 +72,7 @@ def mended_fields(
 
 
 def mended_value(
-    raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], shape: Shape, is_numbered: bool
+    raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], shape: ValueShape, is_numbered: bool
 ) -> msgspec.Raw:
     """Without nulls that say nothing, and then with integers, as far as either is missed."""
     num_bytes = memoryview(raw).nbytes

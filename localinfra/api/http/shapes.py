@@ -21,12 +21,12 @@ NOTHING: tuple[object, ...] = (None, "", [], {})  # whoever sends it has asked f
 STEP = re.compile(r"(?P<name>[^.\[\]]+)|\[(?P<index>[^\]]*)\]")
 
 
-class Shape(msgspec.Struct, eq=False):
+class ValueShape(msgspec.Struct, eq=False):
     """Of one place: all that the members of its union allow."""
 
     fields: "Fields | None" = None  # of an object of ours
-    items: "Shape | None" = None  # of a list
-    entries: "Shape | None" = None  # of a map: an object with names of the client's
+    items: "ValueShape | None" = None  # of a list
+    entries: "ValueShape | None" = None  # of a map: an object with names of the client's
     choices: tuple[object, ...] = ()
     takes_null: bool = False
 
@@ -37,9 +37,9 @@ class Shape(msgspec.Struct, eq=False):
             return True
         return any(inner.has_fields for inner in (self.items, self.entries) if inner)
 
-    def at(self, path: str) -> "Shape | None":
+    def at(self, path: str) -> "ValueShape | None":
         """What may stand at a path as msgspec writes it, such as `messages[0].role`."""
-        shape: Shape | None = self
+        shape: ValueShape | None = self
         for step in STEP.finditer(path):
             if shape is None:
                 return None
@@ -53,25 +53,25 @@ class Shape(msgspec.Struct, eq=False):
 class Fields(msgspec.Struct, eq=False):
     """Of an object, by their names on the wire."""
 
-    all: dict[str, Shape] = {}
-    nested: dict[str, Shape] = {}  # those that hold objects of ours
+    all: dict[str, ValueShape] = {}
+    nested: dict[str, ValueShape] = {}  # those that hold objects of ours
     optional: set[str] = set()
     texts: set[str] = set()  # of those, where an empty text says nothing
 
 
 @functools.cache
-def shape_of(kind: type[msgspec.Struct]) -> Shape:
-    return _Reader().shape(inspect.type_info(kind))
+def shape_of(kind: type[msgspec.Struct]) -> ValueShape:
+    return _ShapeReader().shape(inspect.type_info(kind))
 
 
-class _Reader:
+class _ShapeReader:
     """msgspec's description of a type → its shape. A struct that contains itself is read once."""
 
     def __init__(self) -> None:
         self._known: dict[type, Fields] = {}
 
-    def shape(self, info: inspect.Type) -> Shape:
-        shape = Shape()
+    def shape(self, info: inspect.Type) -> ValueShape:
+        shape = ValueShape()
         for member in _members(info):
             match member:
                 case inspect.StructType():
@@ -92,7 +92,7 @@ class _Reader:
             return self._known[info.cls]
         fields = self._known[info.cls] = Fields({}, {}, set(), set())
         if info.tag_field:
-            fields.all[info.tag_field] = Shape()
+            fields.all[info.tag_field] = ValueShape()
         for field in info.fields:
             name, shape = field.encode_name, self.shape(field.type)
             fields.all[name] = shape
@@ -130,7 +130,7 @@ class Unknown:
     def __init__(self) -> None:
         self._num_left = MAX_LOOKED_AT
 
-    def paths(self, raw: msgspec.Raw, shape: Shape, path: str) -> list[str]:
+    def paths(self, raw: msgspec.Raw, shape: ValueShape, path: str) -> list[str]:
         """Their paths, where `path` leads to the value; little more than MAX_NAMED."""
         try:
             value = msgspec.json.decode(raw)
@@ -138,7 +138,7 @@ class Unknown:
             return []
         return [path + way for way in self._ways(value, shape)]
 
-    def _ways(self, value: Any, shape: Shape) -> list[str]:
+    def _ways(self, value: Any, shape: ValueShape) -> list[str]:
         """From here to them. There are hardly any, so these are written from their ends."""
         kind = type(value)
         if kind is list and shape.items is not None:
@@ -150,7 +150,7 @@ class Unknown:
             return [f".{name}{way}" for name in value for way in self._ways(value[name], inner)]
         return []
 
-    def _item_ways(self, items: list[Any], shape: Shape) -> list[str]:
+    def _item_ways(self, items: list[Any], shape: ValueShape) -> list[str]:
         ways: list[str] = []
         if not shape.has_fields:
             return ways
@@ -173,7 +173,7 @@ class Unknown:
         return ways
 
 
-def without_nulls(raw: msgspec.Raw, shape: Shape, *, is_numbered: bool = False) -> msgspec.Raw:
+def without_nulls(raw: msgspec.Raw, shape: ValueShape, *, is_numbered: bool = False) -> msgspec.Raw:
     """The same JSON, less the nulls that say nothing: of fields that may be left out, in lists and
     maps, wherever none is taken; and less the empty texts of fields that are chosen from a list.
     `is_numbered`: the value's own items keep their places."""
@@ -185,7 +185,7 @@ def without_nulls(raw: msgspec.Raw, shape: Shape, *, is_numbered: bool = False) 
     return msgspec.Raw(msgspec.json.encode(value))
 
 
-def _drop_nulls(value: Any, shape: Shape, is_numbered: bool = False) -> None:
+def _drop_nulls(value: Any, shape: ValueShape, is_numbered: bool = False) -> None:
     if type(value) is list and shape.items:
         if not (is_numbered or shape.items.takes_null):
             value[:] = [item for item in value if item is not None]

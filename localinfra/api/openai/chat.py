@@ -121,14 +121,14 @@ class Logprobs(msgspec.Struct, frozen=True):
     refusal: None = None
 
 
-class FunctionCall(msgspec.Struct, frozen=True):
+class ChatFunctionCall(msgspec.Struct, frozen=True):
     name: str
     arguments: str
 
 
-class ToolCall(msgspec.Struct, frozen=True):
+class ChatToolCall(msgspec.Struct, frozen=True):
     id: str
-    function: FunctionCall
+    function: ChatFunctionCall
     type: str = "function"
 
 
@@ -137,7 +137,7 @@ class AssistantMessage(msgspec.Struct, frozen=True):
     role: str = "assistant"
     refusal: None = None
     reasoning_content: str | UnsetType = UNSET
-    tool_calls: list[ToolCall] | UnsetType = UNSET
+    tool_calls: list[ChatToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -159,7 +159,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True):
     type: str | UnsetType = UNSET
 
 
-class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
     reasoning_content: str | UnsetType = UNSET
@@ -168,7 +168,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):
     index: int
-    delta: Delta
+    delta: ChatDelta
     logprobs: Logprobs | None = None
     finish_reason: str | None = None
 
@@ -227,7 +227,7 @@ class MessageBuilder:
         """Its last call may have been cut off by max_tokens."""
         content, thought = "".join(self._content), "".join(self._thought)
         calls = [
-            ToolCall(call_id(), FunctionCall(name, "".join(arguments)))
+            ChatToolCall(call_id(), ChatFunctionCall(name, "".join(arguments)))
             for name, arguments in self._calls
         ]
         return AssistantMessage(
@@ -243,17 +243,17 @@ class DeltaWriter:
     def __init__(self) -> None:
         self._num_calls = 0
 
-    def delta(self, piece: Piece) -> Delta | None:
+    def delta(self, piece: Piece) -> ChatDelta | None:
         if isinstance(piece, Content):
-            return Delta(content=piece.text)
+            return ChatDelta(content=piece.text)
         if isinstance(piece, Thought):
-            return Delta(reasoning_content=piece.text)
+            return ChatDelta(reasoning_content=piece.text)
         if isinstance(piece, CallStart):
             self._num_calls += 1
             function = FunctionDelta(name=piece.name, arguments="")
-            return Delta(tool_calls=[self._call(function, id=call_id(), type="function")])
+            return ChatDelta(tool_calls=[self._call(function, id=call_id(), type="function")])
         if isinstance(piece, CallArguments):
-            return Delta(tool_calls=[self._call(FunctionDelta(arguments=piece.text))])
+            return ChatDelta(tool_calls=[self._call(FunctionDelta(arguments=piece.text))])
         return None
 
     def _call(self, function: FunctionDelta, **first: str) -> ToolCallDelta:
@@ -304,7 +304,7 @@ class ChatAnswer:
         async def choices_of(delta: OutputDelta) -> list[ChatChunkChoice]:
             return self._chunk_choices(delta, writers[delta.choice])
 
-        start = Delta(role="assistant", content="")
+        start = ChatDelta(role="assistant", content="")
         opening = [ChatChunkChoice(index, start) for index in range(self._body.n)]
         return self._writer.chunks(self._turn.deltas, choices_of, opening)
 
@@ -312,7 +312,7 @@ class ChatAnswer:
         """What was added, and the end of the choice."""
         parts = [part for piece in pieces_in(delta) if (part := writer.delta(piece))]
         if delta.scored and not parts:
-            parts = [Delta(content="")]  # tokens whose text is still held back
+            parts = [ChatDelta(content="")]  # tokens whose text is still held back
         choices = [
             ChatChunkChoice(
                 delta.choice, part, None if at else self._logprobs(self._scores(delta.scored))
@@ -320,7 +320,7 @@ class ChatAnswer:
             for at, part in enumerate(parts)
         ]
         if (reason := self._finish_reason(delta)) is not None:
-            choices.append(ChatChunkChoice(delta.choice, Delta(), finish_reason=reason))
+            choices.append(ChatChunkChoice(delta.choice, ChatDelta(), finish_reason=reason))
         return choices
 
     def _finish_reason(self, delta: OutputDelta) -> str | None:

@@ -29,9 +29,9 @@ from localinfra.image.request import (
     Event,
     Finished,
     ImageRequest,
+    ImageStep,
     Original,
     Preview,
-    Step,
 )
 from localinfra.models.entries import ImageModelEntry
 
@@ -264,7 +264,7 @@ class ImageAnswer:
     async def _event(self, event: Event) -> bytes | None:
         about: dict[str, Any] = {"created_at": self._created, "index": event.image}
         kind = "image_generation" if self._request.original is None else "image_edit"
-        if isinstance(event, Step):
+        if isinstance(event, ImageStep):
             if not self._body.progress:
                 return None
             steps = {"step": event.number, "steps": self._request.num_steps_taken}

@@ -14,7 +14,7 @@ MAX_LEAVING = 16  # refused, and given a moment to read why
 RETRY_AFTER_S = 1
 
 
-class Closable(Protocol):
+class ClosableConnection(Protocol):
     """A connection, as far as this file sees it."""
 
     @property
@@ -35,20 +35,20 @@ class Connections:
         """`capacity`: what this process has descriptors for, if it knows."""
         self.settings = settings
         self.capacity = min(settings.max_connections, capacity or settings.max_connections)
-        self._all: dict[Closable, None] = {}
+        self._all: dict[ClosableConnection, None] = {}
         self._num_from: Counter[str] = Counter()
-        self._leaving: dict[Closable, None] = {}
-        self._new: dict[Closable, None] = {}
-        self._waiting: dict[Closable, None] = {}
-        self._receiving: dict[Closable, None] = {}
+        self._leaving: dict[ClosableConnection, None] = {}
+        self._new: dict[ClosableConnection, None] = {}
+        self._waiting: dict[ClosableConnection, None] = {}
+        self._receiving: dict[ClosableConnection, None] = {}
         # Those that are slow to read: what is kept of their answers. Who has read last is last.
-        self._unread: dict[Closable, int] = {}
+        self._unread: dict[ClosableConnection, int] = {}
         self.unread_bytes = 0
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def open(self, connection: Closable) -> ApiError | None:
+    def open(self, connection: ClosableConnection) -> ApiError | None:
         """Counts a new one. Returns why it has to be refused, if it has."""
         address = connection.address
         self._all[connection] = None
@@ -74,7 +74,7 @@ class Connections:
         self._new[connection] = None
         return None
 
-    def _make_room(self, oldest: Closable) -> None:
+    def _make_room(self, oldest: ClosableConnection) -> None:
         log.warning(
             "%d connections are open, as many as may be: the oldest that waits is closed (%s)",
             self.capacity,
@@ -83,7 +83,7 @@ class Connections:
         self.forget(oldest)
         oldest.drop()
 
-    def begin(self, connection: Closable) -> None:
+    def begin(self, connection: ClosableConnection) -> None:
         """Its request's head is there."""
         if connection in self._waiting:
             del self._waiting[connection]
@@ -91,17 +91,17 @@ class Connections:
             self._new.pop(connection, None)
         self._receiving[connection] = None
 
-    def received(self, connection: Closable) -> None:
+    def received(self, connection: ClosableConnection) -> None:
         """Its request is there as a whole."""
         self._receiving.pop(connection, None)
 
-    def wait(self, connection: Closable) -> None:
+    def wait(self, connection: ClosableConnection) -> None:
         """Its answer is sent."""
         self._receiving.pop(connection, None)
         if connection in self._all:
             self._waiting[connection] = None
 
-    def hold(self, connection: Closable, num_bytes: int) -> None:
+    def hold(self, connection: ClosableConnection, num_bytes: int) -> None:
         """So much of its answer is left, and it has just begun to read or read on. Where that is
         too much in all, who has read nothing for longest gives way."""
         self.read(connection)
@@ -117,11 +117,11 @@ class Connections:
         self._unread[connection] = num_bytes
         self.unread_bytes += num_bytes
 
-    def read(self, connection: Closable) -> None:
+    def read(self, connection: ClosableConnection) -> None:
         """It has read nearly all that there was."""
         self.unread_bytes -= self._unread.pop(connection, 0)
 
-    def leave(self, connection: Closable) -> None:
+    def leave(self, connection: ClosableConnection) -> None:
         """It was refused and is about to be closed."""
         self._settle(connection)
         if connection in self._all:
@@ -131,7 +131,7 @@ class Connections:
                 oldest.drop()
             self._leaving[connection] = None
 
-    def forget(self, connection: Closable) -> None:
+    def forget(self, connection: ClosableConnection) -> None:
         """It is closed. Harmless the second time."""
         self._settle(connection)
         self.read(connection)
@@ -141,7 +141,7 @@ class Connections:
             if not self._num_from[connection.address]:
                 del self._num_from[connection.address]
 
-    def _settle(self, connection: Closable) -> None:
+    def _settle(self, connection: ClosableConnection) -> None:
         for group in (self._new, self._waiting, self._receiving, self._leaving):
             group.pop(connection, None)
 

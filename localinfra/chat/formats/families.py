@@ -25,7 +25,7 @@ class CallForm(msgspec.Struct, frozen=True):
     prefix: str = ""  # may come before the trigger at the start, and says nothing
 
 
-class Reasoning(msgspec.Struct, frozen=True):
+class ReasoningMarks(msgspec.Struct, frozen=True):
     begin: str
     end: str
 
@@ -45,7 +45,7 @@ class Voice(msgspec.Struct, frozen=True):
 
     calls: CallForm
     takes_tools: bool  # the template itself tells the model of them
-    reasoning: Reasoning | None = None
+    reasoning: ReasoningMarks | None = None
     content: str = ""  # stands before content, where everything is marked (gpt-oss)
 
     @property
@@ -153,15 +153,15 @@ HARMONY = Voice(
         after="",
     ),
     takes_tools=True,
-    reasoning=Reasoning("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
+    reasoning=ReasoningMarks("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
     content="<|channel|>final<|message|>",
 )
 
 REASONING = (
-    Reasoning("<think>", "</think>"),
-    Reasoning("[THINK]", "[/THINK]"),
-    Reasoning("<seed:think>", "</seed:think>"),
-    Reasoning("<|channel>thought\n", "<channel|>"),
+    ReasoningMarks("<think>", "</think>"),
+    ReasoningMarks("[THINK]", "[/THINK]"),
+    ReasoningMarks("<seed:think>", "</seed:think>"),
+    ReasoningMarks("<|channel>thought\n", "<channel|>"),
 )
 
 

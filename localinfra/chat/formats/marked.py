@@ -7,7 +7,7 @@ out to be a mark is held back. What only looks like a call stays content.
 from collections.abc import Iterator
 from enum import Enum, auto
 
-from localinfra.chat.formats.families import CallForm, Reasoning
+from localinfra.chat.formats.families import CallForm, ReasoningMarks
 from localinfra.chat.formats.patterns import (
     NAME,
     Found,
@@ -45,7 +45,7 @@ class MarkedParser:
     def __init__(
         self,
         calls: CallForm | None,
-        reasoning: Reasoning | None = None,
+        reasoning: ReasoningMarks | None = None,
         *,
         starts_thinking: bool = False,
     ):

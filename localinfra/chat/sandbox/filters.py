@@ -48,33 +48,37 @@ def metered(owner: Metered, function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def table(owner: Metered) -> dict[str, Callable[..., Any]]:
-    """Name → filter, for the environment's `filters`."""
+class Filters:
+    """Those that Jinja's own are not safe or metered enough for."""
 
-    def join(value: Iterable[object], d: object = "", attribute: str | None = None) -> str:
-        meter = owner.meter
+    def __init__(self, owner: Metered):
+        self._owner = owner
+
+    def join(self, value: Iterable[object], d: object = "", attribute: str | None = None) -> str:
+        meter = self._owner.meter
         if attribute is not None:
             value = [item[attribute] for item in value]  # type: ignore[index]  # as the template says
         pieces = [meter.text(item) for item in value]
         meter.spend(_join_bytes(str(d), pieces))
         return str(d).join(pieces)
 
-    def replace(value: object, old: object, new: object, count: int | None = None) -> str:
+    def replace(self, value: object, old: object, new: object, count: int | None = None) -> str:
         text = str(value)
-        owner.meter.spend(_replace_bytes(text, str(old), str(new)))
+        self._owner.meter.spend(_replace_bytes(text, str(old), str(new)))
         return text.replace(str(old), str(new), -1 if count is None else count)
 
-    def to_list(value: Iterable[object]) -> list[object]:
+    def to_list(self, value: Iterable[object]) -> list[object]:
         if isinstance(value, str | range):
-            owner.meter.spend(80 * len(value))
+            self._owner.meter.spend(80 * len(value))
         return list(value)
 
-    def percent_format(value: object, *args: object, **kwargs: object) -> str:
+    def percent_format(self, value: object, *args: object, **kwargs: object) -> str:
         text = str(value)
-        owner.meter.spend(percent_bytes(owner.meter, text, kwargs or args))
+        self._owner.meter.spend(percent_bytes(self._owner.meter, text, kwargs or args))
         return text % (kwargs or args)
 
     def tojson(
+        self,
         value: object,
         ensure_ascii: bool = False,
         indent: int | str | None = None,
@@ -89,38 +93,42 @@ def table(owner: Metered) -> dict[str, Callable[..., Any]]:
         )
         pieces = []
         for piece in encoder.iterencode(value):
-            owner.meter.spend(getsizeof(piece))
+            self._owner.meter.spend(getsizeof(piece))
             pieces.append(piece)
         text = "".join(pieces)
-        for mark in owner.marks if ensure_ascii else "":
+        for mark in self._owner.marks if ensure_ascii else "":
             text = text.replace(f"\\u{ord(mark):04x}", mark)
         return text
 
     def indent(
-        value: object, width: int | str = 4, first: bool = False, blank: bool = False
+        self, value: object, width: int | str = 4, first: bool = False, blank: bool = False
     ) -> str:
         text, margin = str(value), _spaces(width)
         if len(margin) > MAX_INDENT:
             raise ValueError("the width of indent is too large")
         lines = (text + "\n").splitlines()  # as Jinja: a final line break is kept
-        owner.meter.spend(getsizeof(text) + len(lines) * (64 + len(margin)))
+        self._owner.meter.spend(getsizeof(text) + len(lines) * (64 + len(margin)))
         rest = [margin + line if line or blank else line for line in lines[1:]]
         return (margin if first else "") + "\n".join([lines[0], *rest])
 
+
+def table(owner: Metered) -> dict[str, Callable[..., Any]]:
+    """Name → filter, for the environment's `filters`."""
+    filters = Filters(owner)
     own = {
         "e": lambda value: escape(str(value)),
         "escape": lambda value: escape(str(value)),
-        "format": percent_format,
-        "indent": indent,
+        "format": filters.percent_format,
+        "indent": filters.indent,
         "int": _to_int,
-        "join": join,
-        "list": to_list,
-        "replace": replace,
+        "join": filters.join,
+        "list": filters.to_list,
+        "replace": filters.replace,
         "round": _round,
         "safe": str,
         "string": str,
         "sum": _sum,
-        "tojson": tojson,
+        "tojson": filters.tojson,
     }
     chosen = {name: FILTERS[name] for name in PLAIN} | own
     return {name: metered(owner, function) for name, function in chosen.items()}

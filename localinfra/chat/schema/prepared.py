@@ -85,10 +85,10 @@ def prepared(schema: Json, path: str, waiver: Waiver) -> Prepared:
     """
     if waiver.level is Leniency.ALL:
         return Prepared({"type": "object"}, (path,))
-    return Reader(schema, path, waiver).read()
+    return SchemaReader(schema, path, waiver).read()
 
 
-class Reader:
+class SchemaReader:
     """One schema on its way. References lead to `$defs` of the result, whatever they pointed at."""
 
     def __init__(self, root: Json, path: str, waiver: Waiver):

@@ -22,8 +22,8 @@ from localinfra.engine.grammar.errors import not_compiled, reason
 from localinfra.engine.grammar.json_loops import (
     PLACES,
     JsonLoops,
+    LoopEvent,
     Place,
-    Turn,
     closing_quote,
     turn_of,
 )
@@ -52,7 +52,7 @@ MAX_RENEWAL_S = 0.1  # a grammar that compiled in this time is compiled again on
 NOTHING = np.zeros(0, np.intp)
 
 
-class Vocabulary:
+class GrammarVocabulary:
     """llguidance's view of a model's tokens, and the bytes they begin with."""
 
     def __init__(self, tokenizer: LLTokenizer):
@@ -65,7 +65,7 @@ class Vocabulary:
         self.marked: dict[int, bytes] = {}  # tokens with a character that is JSON's in them
         self.closing: dict[bytes, list[int]] = {}  # those with a quote, by what is before it
         # Those that open a container or end an item, by where they begin and which one.
-        self.turning: dict[Place, dict[Turn, list[int]]] = {place: {} for place in PLACES}
+        self.turning: dict[Place, dict[LoopEvent, list[int]]] = {place: {} for place in PLACES}
         for token in range(self.size):
             if not tokenizer.is_special_token(token):
                 text = tokenizer.decode_bytes([token])
@@ -94,7 +94,7 @@ class Grammar:
         self,
         source: str,
         matcher: LLMatcher,
-        vocabulary: Vocabulary,
+        vocabulary: GrammarVocabulary,
         seconds: float,
         free_json: bytes | None = None,
     ):
@@ -294,7 +294,7 @@ class Constraint:
         return True
 
 
-def compiled(vocabulary: Vocabulary, source: str) -> LLMatcher:
+def compiled(vocabulary: GrammarVocabulary, source: str) -> LLMatcher:
     limits = LLParserLimits(**LIMITS)
     return LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=limits)
 
@@ -305,7 +305,7 @@ class GrammarCompiler:
     def __init__(self, make_tokenizer: Callable[[], LLTokenizer]):
         """`make_tokenizer` takes 0.4 s for 49k tokens; it is called for the first grammar."""
         self._make_tokenizer = make_tokenizer
-        self._vocabulary: Vocabulary | None = None
+        self._vocabulary: GrammarVocabulary | None = None
         self._grammars: OrderedDict[str, Grammar] = OrderedDict()
         self._prober = Prober()
         self._lock = threading.Lock()
@@ -368,8 +368,8 @@ class GrammarCompiler:
             _, oldest = self._grammars.popitem(last=False)
             work_s -= oldest.work_s
 
-    def _get_vocabulary(self) -> Vocabulary:
+    def _get_vocabulary(self) -> GrammarVocabulary:
         with self._making:
             if self._vocabulary is None:
-                self._vocabulary = Vocabulary(self._make_tokenizer())
+                self._vocabulary = GrammarVocabulary(self._make_tokenizer())
             return self._vocabulary

@@ -38,11 +38,11 @@ class Characters(msgspec.Struct, frozen=True):
     ranges: Ranges
 
 
-class Sequence(msgspec.Struct, frozen=True):
+class GbnfSequence(msgspec.Struct, frozen=True):
     items: tuple["Node", ...]
 
 
-class Choice(msgspec.Struct, frozen=True):
+class GbnfChoice(msgspec.Struct, frozen=True):
     options: tuple["Node", ...]
 
 
@@ -52,11 +52,11 @@ class Repeat(msgspec.Struct, frozen=True):
     most: int | None
 
 
-class Reference(msgspec.Struct, frozen=True):
+class GbnfReference(msgspec.Struct, frozen=True):
     name: str
 
 
-class Token(msgspec.Struct, frozen=True):
+class GbnfToken(msgspec.Struct, frozen=True):
     """One token of the vocabulary, by its id or by its spelling; or any but that."""
 
     id: int | None
@@ -64,15 +64,15 @@ class Token(msgspec.Struct, frozen=True):
     is_negated: bool
 
 
-Node = Characters | Sequence | Choice | Repeat | Reference | Token
+Node = Characters | GbnfSequence | GbnfChoice | Repeat | GbnfReference | GbnfToken
 ANY = Characters(((0, SURROGATES.start - 1), (SURROGATES.stop, LAST_CHARACTER)))
-NOTHING = Sequence(())
+NOTHING = GbnfSequence(())
 
 
 def read_rules(text: str) -> dict[str, Node]:
     """Rules by their names; where one is defined twice the later holds, as in llama.cpp. Raises
     GbnfError."""
-    rules = _Reader(text).rules()
+    rules = _GbnfReader(text).rules()
     if len(rules) > MAX_RULES:
         raise GbnfError(f"it has {len(rules)} rules, and at most {MAX_RULES} can be followed")
     if "root" not in rules:
@@ -81,7 +81,7 @@ def read_rules(text: str) -> dict[str, Node]:
     return rules
 
 
-class _Reader:
+class _GbnfReader:
     def __init__(self, text: str):
         self._text = text
         self._at = 0
@@ -112,7 +112,7 @@ class _Reader:
             self._at += 1
             self._skip()
             options.append(self._sequence())
-        return options[0] if len(options) == 1 else Choice(tuple(options))
+        return options[0] if len(options) == 1 else GbnfChoice(tuple(options))
 
     def _sequence(self) -> Node:
         items: list[Node] = []
@@ -126,7 +126,7 @@ class _Reader:
                 item = Repeat(item, *counts)
                 self._skip()
             items.append(item)
-        return items[0] if len(items) == 1 else Sequence(tuple(items))
+        return items[0] if len(items) == 1 else GbnfSequence(tuple(items))
 
     def _item(self) -> Node | None:
         start, first = self._at, self._peek()
@@ -144,10 +144,12 @@ class _Reader:
         if found := NAME.match(self._text, start):
             self._at = found.end()
             self._uses.setdefault(found[0], start)
-            return Reference(found[0])
+            return GbnfReference(found[0])
         if found := TOKEN.match(self._text, start):
             self._at = found.end()
-            return Token(int(found[2]) if found[2] else None, found[0].lstrip("!"), found[1] == "!")
+            return GbnfToken(
+                int(found[2]) if found[2] else None, found[0].lstrip("!"), found[1] == "!"
+            )
         if first in "*+?{":
             raise self._error(f"nothing stands before this {first} that it could repeat")
         raise self._error(f"{first!r} is not understood; quote text that stands for itself")
@@ -197,7 +199,7 @@ class _Reader:
             code = self._character()
             items.append(Characters(((code, code),)))
         self._at += 1
-        return items[0] if len(items) == 1 else Sequence(tuple(items))
+        return items[0] if len(items) == 1 else GbnfSequence(tuple(items))
 
     def _characters(self) -> Characters:
         start = self._at

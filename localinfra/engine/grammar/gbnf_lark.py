@@ -15,14 +15,14 @@ import msgspec
 from localinfra.engine.grammar.gbnf import (
     ANY,
     Characters,
-    Choice,
+    GbnfChoice,
     GbnfError,
+    GbnfReference,
+    GbnfSequence,
+    GbnfToken,
     Node,
     Ranges,
-    Reference,
     Repeat,
-    Sequence,
-    Token,
     overlap,
     read_rules,
     union,
@@ -44,7 +44,7 @@ def gbnf_to_lark(text: str, tokens: Mapping[str, int]) -> str:
     return lark
 
 
-class Shape(msgspec.Struct, frozen=True):
+class RegexShape(msgspec.Struct, frozen=True):
     """A part without recursion, as a regex, and which characters are where in its texts (or at
     least those)."""
 
@@ -55,7 +55,7 @@ class Shape(msgspec.Struct, frozen=True):
     is_nullable: bool = False
 
 
-EMPTY = Shape("", (), is_nullable=True)
+EMPTY = RegexShape("", (), is_nullable=True)
 
 
 class _Converter:
@@ -63,8 +63,8 @@ class _Converter:
         self._rules = rules
         self._tokens = tokens
         self._names = {name: lark_name(at, name) for at, name in enumerate(rules)}
-        self._shapes: dict[str, Shape] = {}  # of rules without recursion
-        self._shape_of: dict[int, Shape | None] = {}  # by a node's identity
+        self._shapes: dict[str, RegexShape] = {}  # of rules without recursion
+        self._shape_of: dict[int, RegexShape | None] = {}  # by a node's identity
         self._find_shapes()
         self._num_joined = self._num_compared = 0
         self._first: dict[str, Ranges] = dict.fromkeys(rules, ())
@@ -107,19 +107,19 @@ class _Converter:
         for node in self._rules.values():
             self._shape(node)
 
-    def _shape(self, node: Node) -> Shape | None:
+    def _shape(self, node: Node) -> RegexShape | None:
         """None where it is recursive, long, or has a token."""
         if id(node) not in self._shape_of:
             shape = self._new_shape(node)
             self._shape_of[id(node)] = shape
         return self._shape_of[id(node)]
 
-    def _new_shape(self, node: Node) -> Shape | None:
+    def _new_shape(self, node: Node) -> RegexShape | None:
         if isinstance(node, Characters):
-            return Shape(regex_of(node), node.ranges)
-        if isinstance(node, Reference):
+            return RegexShape(regex_of(node), node.ranges)
+        if isinstance(node, GbnfReference):
             return self._shapes.get(node.name)
-        if isinstance(node, Token):
+        if isinstance(node, GbnfToken):
             return None
         if isinstance(node, Repeat):
             inner = self._shape(node.item)
@@ -129,7 +129,7 @@ class _Converter:
         is_long = sum(len(shape.regex) for shape in shapes) > MAX_LEXEME_CHARS
         if len(shapes) < len(parts) or is_long:
             return None
-        return joined(shapes) if isinstance(node, Sequence) else chosen(shapes)
+        return joined(shapes) if isinstance(node, GbnfSequence) else chosen(shapes)
 
     # What may come first in a rule, and after one.
 
@@ -137,12 +137,12 @@ class _Converter:
         """Its first characters, as far as they are known, and whether it may be empty."""
         if (shape := self._shape(node)) is not None:
             return shape.first, shape.is_nullable
-        if isinstance(node, Reference):
+        if isinstance(node, GbnfReference):
             return self._first[node.name], node.name in self._nullable
         if isinstance(node, Repeat):
             begun, is_nullable = self._begins(node.item)
             return begun, is_nullable or node.least == 0
-        if isinstance(node, Choice):
+        if isinstance(node, GbnfChoice):
             found = [self._begins(option) for option in node.options]
             return self._union(*(first for first, _ in found)), any(empty for _, empty in found)
         first: Ranges = ()
@@ -151,7 +151,7 @@ class _Converter:
             first = self._union(first, begun)
             if not is_nullable:
                 return first, False
-        return first, not isinstance(node, Token)
+        return first, not isinstance(node, GbnfToken)
 
     def _find_first(self) -> None:
         users: dict[str, list[str]] = {}
@@ -187,17 +187,17 @@ class _Converter:
     def _walk(self, node: Node, follow: Ranges) -> None:
         follow = self._union(follow, self._follow_of.get(id(node), ()))
         self._follow_of[id(node)] = follow
-        if isinstance(node, Reference):
+        if isinstance(node, GbnfReference):
             known = self._follow[node.name]
             if (now := self._union(known, follow)) != known:
                 self._follow[node.name] = now
                 self._waiting[node.name] = None
         elif isinstance(node, Repeat):
             self._walk(node.item, self._union(follow, self._begins(node.item)[0]))
-        elif isinstance(node, Choice):
+        elif isinstance(node, GbnfChoice):
             for option in node.options:
                 self._walk(option, follow)
-        elif isinstance(node, Sequence):
+        elif isinstance(node, GbnfSequence):
             for item in reversed(node.items):
                 self._walk(item, follow)
                 first, is_nullable = self._begins(item)
@@ -211,18 +211,18 @@ class _Converter:
         waiting = ["root"]
         while waiting:
             for node in self._pieces(self._rules[waiting.pop()]):
-                if isinstance(node, Reference) and node.name not in used:
+                if isinstance(node, GbnfReference) and node.name not in used:
                     used[node.name] = None
                     waiting.append(node.name)
         return list(used)
 
     def _is_lexeme(self, node: Node) -> bool:
-        is_whole = not isinstance(node, Reference)  # which is for the rule that it refers to
+        is_whole = not isinstance(node, GbnfReference)  # which is for the rule that it refers to
         return is_whole and self._shape(node) is not None and id(node) not in self._apart
 
     def _pieces(self, node: Node) -> Iterator[Node]:
         """Its lexemes, references and tokens."""
-        if self._is_lexeme(node) or isinstance(node, Reference | Token):
+        if self._is_lexeme(node) or isinstance(node, GbnfReference | GbnfToken):
             yield node
         else:
             for part in parts_of(node):
@@ -264,18 +264,18 @@ class _Converter:
             shape = self._shape(node)
             assert shape
             return f"/{shape.regex}/" if shape.regex else '""'
-        if isinstance(node, Reference):
+        if isinstance(node, GbnfReference):
             return self._names[node.name]
-        if isinstance(node, Token):
+        if isinstance(node, GbnfToken):
             return self._token(node)
-        if isinstance(node, Choice):
+        if isinstance(node, GbnfChoice):
             return f"({' | '.join(map(self._written, node.options))})"
-        if isinstance(node, Sequence):
+        if isinstance(node, GbnfSequence):
             return f"({' '.join(map(self._written, node.items))})" if node.items else '""'
         assert isinstance(node, Repeat)
         return f"({self._written(node.item)}){counts(node)}"
 
-    def _token(self, node: Token) -> str:
+    def _token(self, node: GbnfToken) -> str:
         token = self._tokens.get(node.spelling) if node.id is None else node.id
         if token is None:
             raise GbnfError(f"{node.spelling[:100]} is no control token of this model")
@@ -283,15 +283,15 @@ class _Converter:
 
 
 def parts_of(node: Node) -> tuple[Node, ...]:
-    if isinstance(node, Sequence):
+    if isinstance(node, GbnfSequence):
         return node.items
-    if isinstance(node, Choice):
+    if isinstance(node, GbnfChoice):
         return node.options
     return (node.item,) if isinstance(node, Repeat) else ()
 
 
 def references(node: Node) -> Iterator[str]:
-    if isinstance(node, Reference):
+    if isinstance(node, GbnfReference):
         yield node.name
     for part in parts_of(node):
         yield from references(part)
@@ -305,7 +305,7 @@ def lark_name(number: int, name: str) -> str:
 # --- regexes ------------------------------------------------------------------------------------
 
 
-def joined(shapes: list[Shape]) -> Shape:
+def joined(shapes: list[RegexShape]) -> RegexShape:
     result = EMPTY
     for each in shapes:
         later = union(result.later, each.later, each.first if result.first else ())
@@ -315,7 +315,7 @@ def joined(shapes: list[Shape]) -> Shape:
         border = union(result.more, result.first if result.is_nullable else ())
         if overlap(border, each.first):
             more = union(more, later)  # the same text may be cut in two ways
-        result = Shape(
+        result = RegexShape(
             result.regex + each.regex,
             union(result.first, each.first) if result.is_nullable else result.first,
             later,
@@ -325,7 +325,7 @@ def joined(shapes: list[Shape]) -> Shape:
     return result
 
 
-def chosen(shapes: list[Shape]) -> Shape:
+def chosen(shapes: list[RegexShape]) -> RegexShape:
     first: Ranges = ()
     later: Ranges = ()
     more: Ranges = ()
@@ -334,7 +334,7 @@ def chosen(shapes: list[Shape]) -> Shape:
         first = union(first, each.first)
         later = union(later, each.later)
         more = union(more, each.more, later if is_alike else ())
-    return Shape(
+    return RegexShape(
         f"(?:{'|'.join(each.regex for each in shapes)})",
         first,
         later,
@@ -343,7 +343,7 @@ def chosen(shapes: list[Shape]) -> Shape:
     )
 
 
-def repeated(inner: Shape, node: Repeat) -> Shape:
+def repeated(inner: RegexShape, node: Repeat) -> RegexShape:
     if not inner.regex or node.most == 0:
         return EMPTY
     is_once, is_fixed = node.most == 1, node.most == node.least
@@ -352,7 +352,7 @@ def repeated(inner: Shape, node: Repeat) -> Shape:
     border = union(inner.more, inner.first if inner.is_nullable else ())
     if not is_once and overlap(border, inner.first):
         more = later  # the same text may be cut in two ways
-    return Shape(
+    return RegexShape(
         f"(?:{inner.regex}){counts(node)}",
         inner.first,
         later,

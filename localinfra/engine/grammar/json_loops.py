@@ -32,7 +32,7 @@ Place = tuple[bool, bool]
 PLACES: tuple[Place, ...] = ((False, False), (True, False), (True, True))
 
 
-class Turn(msgspec.Struct, frozen=True):
+class LoopEvent(msgspec.Struct, frozen=True):
     """A container is opened, or an item ended, after so many others are closed."""
 
     num_closed: int
@@ -173,7 +173,7 @@ class JsonLoops:
         """Where the next token begins."""
         return (self._string is not None, self._is_escaped)
 
-    def is_too_much(self, turn: Turn) -> bool:
+    def is_too_much(self, turn: LoopEvent) -> bool:
         """See `goes_on`, for all tokens that take this turn at this place."""
         level = len(self._open) - 1 - turn.num_closed
         if turn.opens:
@@ -181,7 +181,7 @@ class JsonLoops:
         return level >= 0 and self._open[level].is_full
 
 
-def turn_of(data: bytes, place: Place) -> Turn | None:
+def turn_of(data: bytes, place: Place) -> LoopEvent | None:
     """What a token of these bytes first does about containers; None for nothing."""
     is_string, is_escaped = place
     at = closing_quote(data, is_escaped) + 1 if is_string else 0
@@ -190,7 +190,7 @@ def turn_of(data: bytes, place: Place) -> Turn | None:
         if byte in CLOSED:
             num_closed += 1
         elif byte == COMMA or byte in OPENING:
-            return Turn(num_closed, byte in OPENING)
+            return LoopEvent(num_closed, byte in OPENING)
         elif byte == QUOTE:
             break
     return None

@@ -8,7 +8,7 @@ wrong shape, an unknown architecture or pre-tokenizer) is left to it. Reads a he
 import math
 from collections.abc import Iterator
 
-from localinfra.models.gguf.header import Array, GgufHeader, Tokenizer
+from localinfra.models.gguf.header import Array, GgufHeader, GgufVocabulary
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
@@ -88,7 +88,7 @@ STORED_ONLY_BY_ACCIDENT = {9: "q8_1", 15: "q8_K", 24: "i8", 25: "i16", 28: "f64"
 INTEGERS = {26: "i32", 27: "i64"}
 
 
-def problems(header: GgufHeader, tokenizer: Tokenizer, *, embeds: bool) -> Iterator[str]:
+def problems(header: GgufHeader, tokenizer: GgufVocabulary, *, embeds: bool) -> Iterator[str]:
     """Sentences that follow the file's name. A check trusts what those before it found in order.
 
     `embeds` says that it is to make vectors instead of text.
@@ -253,7 +253,7 @@ def _tensors(header: GgufHeader) -> Iterator[str]:
             yield f"stores tensor {tensor.name} in another type than f32; {AGAIN}"
 
 
-def _tokenizer(header: GgufHeader, tokenizer: Tokenizer) -> Iterator[str]:
+def _tokenizer(header: GgufHeader, tokenizer: GgufVocabulary) -> Iterator[str]:
     model = header.metadata.get("tokenizer.ggml.model")
     if model not in TOKENIZERS:
         yield (
@@ -284,7 +284,7 @@ def _tokenizer(header: GgufHeader, tokenizer: Tokenizer) -> Iterator[str]:
             yield f"adds a {name} token to every prompt and has none; {AGAIN}"
 
 
-def _bert_tokenizer(header: GgufHeader, tokenizer: Tokenizer) -> Iterator[str]:
+def _bert_tokenizer(header: GgufHeader, tokenizer: GgufVocabulary) -> Iterator[str]:
     """It gives [UNK] for what it does not know, and looks up three marks by their ids."""
     tokens = _as_c_reads_them(tokenizer.tokens)
     if len(set(tokens)) != len(tokens):

@@ -42,7 +42,7 @@ class Tensor(msgspec.Struct, frozen=True):
         return int(number) if block == "blk" and number.isascii() and number.isdigit() else None
 
 
-class Tokenizer(msgspec.Struct):
+class GgufVocabulary(msgspec.Struct):
     """The long arrays of a vocabulary, needed while a file is judged and dropped afterwards."""
 
     tokens: list[bytes] = []

@@ -17,7 +17,7 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 
 from localinfra.models.gguf import checks
-from localinfra.models.gguf.header import Array, BadGguf, GgufHeader, Tensor, Tokenizer
+from localinfra.models.gguf.header import Array, BadGguf, GgufHeader, GgufVocabulary, Tensor
 
 __all__ = ["Array", "BadGguf", "GgufHeader", "Tensor", "check_start", "read_header"]
 
@@ -114,7 +114,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         raise BadGguf(path, f"can't be read: {error.strerror or error}") from error
 
 
-def _read(path: Path) -> tuple[GgufHeader, Tokenizer]:
+def _read(path: Path) -> tuple[GgufHeader, GgufVocabulary]:
     with _opened(path) as (file, size_bytes):
         data = file.read(FIRST_READ_BYTES)
         while True:
@@ -141,7 +141,7 @@ class _Parser:
         self.size_bytes = size_bytes
         self.at = 0
         self.what = "its header"
-        self.tokenizer = Tokenizer()
+        self.tokenizer = GgufVocabulary()
 
     def fail(self, problem: str) -> NoReturn:
         raise BadGguf(self.path, problem)

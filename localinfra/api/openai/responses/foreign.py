@@ -44,7 +44,7 @@ class ForeignItem(msgspec.Struct, frozen=True, kw_only=True):
         return FunctionCallOutputItem(id=new_id("fco"), call_id=call_id, output=json_text(output))
 
 
-class CustomCall(ForeignItem, frozen=True, kw_only=True):
+class CustomCallItem(ForeignItem, frozen=True, kw_only=True):
     """Of a tool that takes text in a form of its own, such as a patch."""
 
     call_id: str
@@ -118,7 +118,7 @@ class CodeInterpreterCall(ForeignItem, frozen=True, kw_only=True):
 
 
 FOREIGN: dict[str, type[ForeignItem]] = {
-    "custom_tool_call": CustomCall,
+    "custom_tool_call": CustomCallItem,
     "local_shell_call": LocalShellCall,
     "local_shell_call_output": ForeignOutput,
     "shell_call": ShellCall,

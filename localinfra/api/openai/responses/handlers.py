@@ -24,10 +24,10 @@ from localinfra.api.openai.responses.input import (
     without_orphans,
 )
 from localinfra.api.openai.responses.items import AnyItem, OutputItem, new_id
-from localinfra.api.openai.responses.output import Event, OutputWriter, TokenKinds
+from localinfra.api.openai.responses.output import OutputWriter, ResponsesEvent, TokenKinds
 from localinfra.api.openai.responses.request import (
     Metadata,
-    Reasoning,
+    ReasoningOptions,
     ResponsesRequest,
     TextOptions,
 )
@@ -103,7 +103,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool
     previous_response_id: str | None
     prompt_cache_key: str | None
-    reasoning: Reasoning
+    reasoning: ReasoningOptions
     safety_identifier: str | None
     service_tier: str = "default"
     store: bool
@@ -117,7 +117,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None
 
 
-class ResponseEvent(Event, frozen=True, kw_only=True):
+class ResponseEvent(ResponsesEvent, frozen=True, kw_only=True):
     response: msgspec.Raw  # a Response
 
 
@@ -137,11 +137,11 @@ class Incomplete(ResponseEvent, frozen=True, kw_only=True, tag="response.incompl
     pass
 
 
-class Failed(ResponseEvent, frozen=True, kw_only=True, tag="response.failed"):
+class ResponseFailed(ResponseEvent, frozen=True, kw_only=True, tag="response.failed"):
     pass
 
 
-class Asked(msgspec.Struct, frozen=True):
+class ConversationRequest(msgspec.Struct, frozen=True):
     """A request and the conversation that it goes on with."""
 
     body: ResponsesRequest
@@ -196,7 +196,7 @@ async def count_input_tokens(request: Request) -> HttpResponse:
     return call.json({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
 
-async def asking(call: Call[ResponsesRequest]) -> Asked:
+async def asking(call: Call[ResponsesRequest]) -> ConversationRequest:
     """Raises InvalidRequest, UnsupportedParameter, NotFound and QueueFull."""
     request, body = call.request, call.body
     previous = previous_response(request, body.previous_response_id)
@@ -204,7 +204,9 @@ async def asking(call: Call[ResponsesRequest]) -> Asked:
     return await call.converted(lambda: what_is_asked(request, body, previous), more_bytes)
 
 
-def what_is_asked(request: Request, body: ResponsesRequest, previous: KeptResponse | None) -> Asked:
+def what_is_asked(
+    request: Request, body: ResponsesRequest, previous: KeptResponse | None
+) -> ConversationRequest:
     body.check()
     earlier = previous.conversation if previous else []
     references = References(request)
@@ -227,7 +229,9 @@ def what_is_asked(request: Request, body: ResponsesRequest, previous: KeptRespon
     unknown = [*offered.unknown, *sent.unknown]
     tools = msgspec.Raw(encode(offered.shown))
     answer = body.answer()
-    return Asked(body, items, num_bytes, messages, answer, offered, tools, left_out, unknown)
+    return ConversationRequest(
+        body, items, num_bytes, messages, answer, offered, tools, left_out, unknown
+    )
 
 
 @contextlib.contextmanager
@@ -241,7 +245,7 @@ def naming_input() -> Iterator[None]:
         raise
 
 
-def response_to(asked: Asked, model_name: str) -> Response:
+def response_to(asked: ConversationRequest, model_name: str) -> Response:
     """A response in progress, with what the request said of it."""
     body = asked.body
     return Response(
@@ -274,7 +278,7 @@ class ResponseAnswer:
     def __init__(
         self,
         call: Call[ResponsesRequest],
-        asked: Asked,
+        asked: ConversationRequest,
         model: "TextModel",
         turn: Turn,
         charge: Charge,
@@ -323,9 +327,9 @@ class ResponseAnswer:
             error=ResponseError(code, error.message),
             output=tuple(self._writer.items),
         )
-        return self._numbered([Failed(response=msgspec.Raw(encode(failed)))])[0]
+        return self._numbered([ResponseFailed(response=msgspec.Raw(encode(failed)))])[0]
 
-    async def _output(self) -> AsyncGenerator[list[Event], None]:
+    async def _output(self) -> AsyncGenerator[list[ResponsesEvent], None]:
         """The events of the output's items. After the last one the response is whole and kept."""
         async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
             async for delta, pieces in deltas:
@@ -369,7 +373,7 @@ class ResponseAnswer:
             estimated_cost=usage.estimated_cost,
         )
 
-    def _numbered(self, events: Sequence[Event]) -> list[NamedEvent]:
+    def _numbered(self, events: Sequence[ResponsesEvent]) -> list[NamedEvent]:
         numbered = [
             msgspec.structs.replace(event, sequence_number=next(self._numbers)) for event in events
         ]

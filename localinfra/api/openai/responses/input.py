@@ -40,7 +40,7 @@ Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where 
 # --- items as clients send them: fields left out, nulls, text in place of parts -------------------
 
 
-class Part(msgspec.Struct, frozen=True):
+class InputPart(msgspec.Struct, frozen=True):
     type: TypeName
     text: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
@@ -48,7 +48,7 @@ class Part(msgspec.Struct, frozen=True):
     logprobs: Any = None
 
 
-Parts: TypeAlias = Annotated[list[Part], Meta(max_length=MAX_MESSAGES)]
+Parts: TypeAlias = Annotated[list[InputPart], Meta(max_length=MAX_MESSAGES)]
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +91,7 @@ class SentOutput(SentItem, frozen=True, kw_only=True):
     output: str | Parts | None
 
 
-class Reference(msgspec.Struct, frozen=True):
+class ItemReference(msgspec.Struct, frozen=True):
     id: str
     type: str | None = None
 
@@ -158,7 +158,7 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
         sent = decode_within(path, raw, SentOutput, unknown)
         return [_output(sent, path, found.left_out)]
     if kind == "item_reference":
-        return [find(decode_within(path, raw, Reference, unknown).id, path)]
+        return [find(decode_within(path, raw, ItemReference, unknown).id, path)]
     if kind.endswith("_output"):
         found.orphanable.add(path)
     with contextlib.suppress(InvalidRequest):  # one that is not whole: nobody here has made it
@@ -218,11 +218,11 @@ def _output(sent: SentOutput, path: str, left_out: list[str]) -> FunctionCallOut
 TEXT_PARTS = TEXT_TYPES | {"reasoning_text", "summary_text", "refusal"}
 
 
-def _is_text(part: Part) -> bool:
+def _is_text(part: InputPart) -> bool:
     return part.type in TEXT_PARTS
 
 
-def _texts(parts: Sequence[Part], path: str, left_out: list[str]) -> list[str]:
+def _texts(parts: Sequence[InputPart], path: str, left_out: list[str]) -> list[str]:
     """What is no text is left out: the model has said it or called for it, and can go on without;
     a user's message would be another."""
     placed = [(part, f"{path}[{at}]") for at, part in enumerate(parts)]
@@ -230,7 +230,7 @@ def _texts(parts: Sequence[Part], path: str, left_out: list[str]) -> list[str]:
     return [_text(part, place) for part, place in placed if _is_text(part)]
 
 
-def _text(part: Part, path: str) -> str:
+def _text(part: InputPart, path: str) -> str:
     if not _is_text(part):
         raise UnsupportedParameter(
             f"This model takes text only; a content part of type {part.type[:100]!r} can't be "

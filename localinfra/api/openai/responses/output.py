@@ -33,7 +33,7 @@ from localinfra.chat.formats.pieces import (
 from localinfra.engine.output import OutputDelta, ScoredToken
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+class ResponsesEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     sequence_number: int = 0  # given when it is sent
 
     @property
@@ -41,7 +41,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
         return str(self.__struct_config__.tag)
 
 
-class OutputEvent(Event, frozen=True, kw_only=True):
+class OutputEvent(ResponsesEvent, frozen=True, kw_only=True):
     output_index: int
 
 
@@ -69,7 +69,7 @@ class PartDone(PartEvent, frozen=True, kw_only=True, tag="response.content_part.
     part: OutputText | ReasoningText
 
 
-class TextDelta(PartEvent, frozen=True, kw_only=True, tag="response.output_text.delta"):
+class ResponsesTextDelta(PartEvent, frozen=True, kw_only=True, tag="response.output_text.delta"):
     delta: str
     logprobs: Sequence[msgspec.Raw] = ()
 
@@ -117,14 +117,14 @@ class OpenItem:
     def _text(self) -> str:
         return "".join(self._texts)
 
-    def begin(self) -> Iterator[Event]:
+    def begin(self) -> Iterator[ResponsesEvent]:
         yield ItemAdded(output_index=self._output_index, item=self.item("in_progress"))
 
-    def add(self, text: str, logprobs: Sequence[msgspec.Raw] = ()) -> Event:
+    def add(self, text: str, logprobs: Sequence[msgspec.Raw] = ()) -> ResponsesEvent:
         self._texts.append(text)
         return self._delta(text, logprobs)
 
-    def end(self, status: Status) -> Iterator[Event]:
+    def end(self, status: Status) -> Iterator[ResponsesEvent]:
         yield self._done()
         yield ItemDone(output_index=self._output_index, item=self.item(status))
 
@@ -132,10 +132,10 @@ class OpenItem:
         """As it stands. One in progress is told of before it has any content."""
         raise NotImplementedError
 
-    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> ResponsesEvent:
         raise NotImplementedError
 
-    def _done(self) -> Event:
+    def _done(self) -> ResponsesEvent:
         raise NotImplementedError
 
     @property
@@ -163,21 +163,21 @@ class OpenCall(OpenItem):
             arguments=self._text,
         )
 
-    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> ResponsesEvent:
         return ArgumentsDelta(**self._at, delta=text)
 
-    def _done(self) -> Event:
+    def _done(self) -> ResponsesEvent:
         return ArgumentsDone(**self._at, name=self._name, arguments=self._text)
 
 
 class OpenText(OpenItem):
     """An item of one part, which is told of too."""
 
-    def begin(self) -> Iterator[Event]:
+    def begin(self) -> Iterator[ResponsesEvent]:
         yield from super().begin()
         yield PartAdded(**self._at, part=self._part())
 
-    def end(self, status: Status) -> Iterator[Event]:
+    def end(self, status: Status) -> Iterator[ResponsesEvent]:
         done, item_done = super().end(status)
         yield done
         yield PartDone(**self._at, part=self._part())
@@ -201,11 +201,11 @@ class OpenMessage(OpenText):
     def _part(self) -> OutputText:
         return OutputText(self._text, logprobs=tuple(self._logprobs))
 
-    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> ResponsesEvent:
         self._logprobs += logprobs
-        return TextDelta(**self._at, delta=text, logprobs=logprobs)
+        return ResponsesTextDelta(**self._at, delta=text, logprobs=logprobs)
 
-    def _done(self) -> Event:
+    def _done(self) -> ResponsesEvent:
         return TextDone(**self._at, text=self._text, logprobs=tuple(self._logprobs))
 
 
@@ -219,10 +219,10 @@ class OpenReasoning(OpenText):
     def _part(self) -> ReasoningText:
         return ReasoningText(self._text)
 
-    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> Event:
+    def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> ResponsesEvent:
         return ReasoningDelta(**self._at, delta=text)
 
-    def _done(self) -> Event:
+    def _done(self) -> ResponsesEvent:
         return ReasoningDone(**self._at, text=self._text)
 
 
@@ -238,18 +238,22 @@ class OutputWriter:
         self.items: list[OutputItem] = []  # that are done
         self._open: OpenItem | None = None
 
-    def write(self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw] = ()) -> list[Event]:
+    def write(
+        self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw] = ()
+    ) -> list[ResponsesEvent]:
         """`logprobs` are of the content among the pieces."""
         return list(self._write(pieces, logprobs))
 
-    def finish(self, *, is_cut: bool) -> list[Event]:
+    def finish(self, *, is_cut: bool) -> list[ResponsesEvent]:
         """`is_cut`: max_output_tokens or a failure ended the answer, not the model.
 
         Where the model had nothing to say, its message is empty: clients look for one.
         """
         return list(self._finish(is_cut))
 
-    def _write(self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw]) -> Iterator[Event]:
+    def _write(
+        self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw]
+    ) -> Iterator[ResponsesEvent]:
         for piece in pieces:
             if isinstance(piece, Content):
                 yield from self._turn_to(OpenMessage)
@@ -267,27 +271,27 @@ class OutputWriter:
             elif isinstance(piece, CallEnd):
                 yield from self._end("completed")
 
-    def _finish(self, is_cut: bool) -> Iterator[Event]:
+    def _finish(self, is_cut: bool) -> Iterator[ResponsesEvent]:
         is_half = is_cut or isinstance(self._open, OpenCall)
         yield from self._end("incomplete" if is_half else "completed")
         if not is_cut and all(isinstance(item, ReasoningItem) for item in self.items):
             yield from self._begin(OpenMessage(len(self.items)))
             yield from self._end("completed")
 
-    def _turn_to(self, kind: type[OpenText]) -> Iterator[Event]:
+    def _turn_to(self, kind: type[OpenText]) -> Iterator[ResponsesEvent]:
         if not isinstance(self._open, kind):
             yield from self._end("completed")
             yield from self._begin(kind(len(self.items)))
 
-    def _begin(self, item: OpenItem) -> Iterator[Event]:
+    def _begin(self, item: OpenItem) -> Iterator[ResponsesEvent]:
         self._open = item
         yield from item.begin()
 
-    def _add(self, text: str, logprobs: Sequence[msgspec.Raw] = ()) -> Event:
+    def _add(self, text: str, logprobs: Sequence[msgspec.Raw] = ()) -> ResponsesEvent:
         assert self._open is not None
         return self._open.add(text, logprobs)
 
-    def _end(self, status: Status) -> Iterator[Event]:
+    def _end(self, status: Status) -> Iterator[ResponsesEvent]:
         if self._open is not None:
             yield from self._open.end(status)
             self.items.append(self._open.item(status))

@@ -69,7 +69,7 @@ class TextOptions(msgspec.Struct, frozen=True):
     verbosity: Literal["low", "medium", "high"] = "medium"  # left out, as is the next
 
 
-class Reasoning(msgspec.Struct, frozen=True):
+class ReasoningOptions(msgspec.Struct, frozen=True):
     effort: ShortName | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None  # none is made
 
@@ -91,7 +91,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     tool_choice: ShortName | ToolChoice = "auto"
     parallel_tool_calls: bool = True
     text: TextOptions = TextOptions()
-    reasoning: Reasoning = Reasoning()
+    reasoning: ReasoningOptions = ReasoningOptions()
     chat_template_kwargs: TemplateKwargs = msgspec.field(default_factory=dict)
     include: Annotated[list[ShortName], Meta(max_length=64)] = msgspec.field(default_factory=list)
     top_logprobs: TopLogprobs | None = None
