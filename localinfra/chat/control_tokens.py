@@ -1,7 +1,7 @@
 """Tells the template's control tokens from the same words typed into a message.
 
 Text only: finds control tokens in strings, wraps them in characters that occur nowhere else
-before a template runs, and reads those marks back from what it wrote.
+before a template runs, and reads those brackets back from what it wrote.
 """
 
 import os
@@ -71,17 +71,19 @@ class ControlTokens:
     def occur_in(self, texts: Iterable[str]) -> bool:
         return any(map(self._regex.search, texts))
 
-    def wrap(self, text: str, marks: Brackets) -> str:
-        return self._regex.sub(lambda match: f"{marks.opening}{match[0]}{marks.closing}", text)
+    def wrap(self, text: str, brackets: Brackets) -> str:
+        return self._regex.sub(
+            lambda match: f"{brackets.opening}{match[0]}{brackets.closing}", text
+        )
 
-    def segments(self, marked: str, plain: str, marks: Brackets) -> tuple[Segment, ...]:
+    def segments(self, marked: str, plain: str, brackets: Brackets) -> tuple[Segment, ...]:
         """What came from messages and what from the template.
 
         `marked` was rendered from wrapped inputs, `plain` from the inputs themselves. They
-        differ in more than marks where the template cuts or trims right beside a control token;
+        differ in more than brackets where the template cuts or trims right beside a control token;
         `plain` is the text then, if both contain the same tokens in the same order.
         """
-        text, typed = self._unwrap(marked, marks)
+        text, typed = self._unwrap(marked, brackets)
         if text == plain:
             return _cut(text, typed)
         in_text, in_plain = self._spans(text), self._spans(plain)
@@ -99,13 +101,13 @@ class ControlTokens:
     def _spans(self, text: str) -> list[Span]:
         return [Span(*match.span()) for match in self._regex.finditer(text)]
 
-    def _unwrap(self, marked: str, marks: Brackets) -> tuple[str, list[Span]]:
-        """The text without marks, and the spans that messages brought.
+    def _unwrap(self, marked: str, brackets: Brackets) -> tuple[str, list[Span]]:
+        """The text without brackets, and the spans that messages brought.
 
         A template that cuts its input may leave one mark of a pair: a token beside it is still
         the message's. A lone mark beside anything else says nothing and is dropped.
         """
-        opening, closing, token = marks.opening, marks.closing, self._pattern
+        opening, closing, token = brackets.opening, brackets.closing, self._pattern
         regex = re.compile(
             f"{opening}(?P<pair>[^{opening}{closing}]*){closing}"
             f"|{opening}(?P<opened>{token})|(?P<closed>{token}){closing}|[{opening}{closing}]"

@@ -123,7 +123,7 @@ class Fitting:
             variables=asked.variables,
             is_continued=False,
             has_control_tokens=False,
-            marks=Brackets("", "", ""),
+            brackets=Brackets("", "", ""),
             meter=Meter([asked.variables, plain], asked.deadline),
         )
         return rendering.run(plain, asked.variables)

@@ -1,4 +1,5 @@
-"""One request's way through a compiled template: as it is, or with marks around what users typed.
+"""One request's way through a compiled template: as it is, or with brackets around what users
+typed.
 
 Owns what ends an answer that is to be continued. `sandbox/` runs the template; `template.py`
 decides what it reads.
@@ -42,7 +43,7 @@ class Rendering(msgspec.Struct, frozen=True):
     variables: dict[str, Json]  # what the client says, besides messages
     is_continued: bool
     has_control_tokens: bool  # in messages or variables
-    marks: Brackets
+    brackets: Brackets
     meter: Meter  # one allowance for all runs
 
     def prompt(self, messages: list[Plain]) -> RenderedPrompt:
@@ -53,10 +54,10 @@ class Rendering(msgspec.Struct, frozen=True):
             [{key: self._wrap(value) for key, value in message.items()} for message in messages],
             {name: self._wrap(value) for name, value in self.variables.items()},
         )
-        return RenderedPrompt(self.tokens.segments(marked, plain, self.marks), self.is_continued)
+        return RenderedPrompt(self.tokens.segments(marked, plain, self.brackets), self.is_continued)
 
     def _wrap(self, value: Json) -> Json:
-        return mapped(value, lambda text: self.tokens.wrap(text, self.marks))
+        return mapped(value, lambda text: self.tokens.wrap(text, self.brackets))
 
     def _text(self, messages: list[Plain], variables: dict[str, Json]) -> str:
         if not self.is_continued:
@@ -67,15 +68,17 @@ class Rendering(msgspec.Struct, frozen=True):
         space = content[len(stripped) :]
 
         def split_at_end(space: str) -> tuple[str, str]:
-            ended: Plain = {**last, "content": stripped + self.marks.end + space}
-            before, mark, after = self.run([*earlier, ended], variables).rpartition(self.marks.end)
+            ended: Plain = {**last, "content": stripped + self.brackets.end + space}
+            before, mark, after = self.run([*earlier, ended], variables).rpartition(
+                self.brackets.end
+            )
             if not mark:
                 raise InvalidRequest(
                     "The model's chat template leaves out the last assistant message, so it "
                     "can't be continued; send a user message last.",
                     "messages",
                 )
-            return before.replace(self.marks.end, ""), after
+            return before.replace(self.brackets.end, ""), after
 
         before, after = split_at_end("")
         if not space:
@@ -88,7 +91,7 @@ class Rendering(msgspec.Struct, frozen=True):
         """One run. Raises TemplateFailed, and LimitExceeded where it was stopped."""
         values = {**self.given, **variables, "messages": messages}
         try:
-            return SANDBOX.run(self.template, values, self.meter, "".join(self.marks))
+            return SANDBOX.run(self.template, values, self.meter, "".join(self.brackets))
         except Refusal as error:
             raise TemplateFailed(
                 f"The model's chat template refuses these messages: {reason_of(error)}", "messages"

@@ -127,7 +127,7 @@ class ChatTemplate:
         texts += [call.function.arguments for call in calls]
         has_control_tokens = self._tokens.occur_in(texts[1:])
         asked.deadline.check()
-        needs_marks = asked.is_continued or has_control_tokens
+        needs_brackets = asked.is_continued or has_control_tokens
         rendering = Rendering(
             template=self._compiled,
             tokens=self._tokens,
@@ -135,7 +135,7 @@ class ChatTemplate:
             variables=asked.variables,
             is_continued=asked.is_continued,
             has_control_tokens=has_control_tokens,
-            marks=Brackets.absent_from(texts) if needs_marks else Brackets("", "", ""),
+            brackets=Brackets.absent_from(texts) if needs_brackets else Brackets("", "", ""),
             meter=Meter([asked.variables, conversation], asked.deadline),
         )
         return rendering.prompt(conversation)

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.radix import (
-    MAX_PARKED,
-    MIN_PARKED,
+    MAX_OFFLOADED,
+    MIN_OFFLOADED,
     Match,
     Node,
-    ParkedCells,
+    OffloadedCells,
     Prefix,
     RadixTree,
-    parked_bytes,
+    offloaded_bytes,
 )
 
 # A token this deep costs twice what one at the start does, since it attends to all before it
@@ -29,7 +29,7 @@ DOUBLE_COST_DEPTH = 3600
 # Idle cells are counted every so many steps: a conversation that goes on at once finds them where
 # they were, unless many others have ended since.
 TIDY_INTERVAL = 8
-FULL_SHARE = 15 / 16  # of `max_parked` is kept when parked copies have exceeded it
+FULL_SHARE = 15 / 16  # of `max_offloaded` is kept when offloaded copies have exceeded it
 MANY_IDLE = 512  # cells; 1,700 slowed a step of one row by 5 to 9 %
 
 
@@ -38,14 +38,14 @@ class KVCache:
 
     Slots below `num_sequences` take part in batches: each is free or running. The next one is for
     saving and restoring. Those above only keep the prefixes of finished sequences, sharing their
-    cells, until room is needed. What must leave the cells is parked in host memory, up to
-    `max_parked` bytes, and comes back when a sequence begins with it.
+    cells, until room is needed. What must leave the cells is offloaded in host memory, up to
+    `max_offloaded` bytes, and comes back when a sequence begins with it.
     """
 
-    def __init__(self, backend: Backend, max_parked: int = 0):
+    def __init__(self, backend: Backend, max_offloaded: int = 0):
         self._backend = backend
-        self._max_parked = max_parked if backend.can_share_prefixes else 0
-        self._bytes_per_cell = 0.0  # of a parked copy, as soon as there was one
+        self._max_offloaded = max_offloaded if backend.can_share_prefixes else 0
+        self._bytes_per_cell = 0.0  # of a offloaded copy, as soon as there was one
         self._porter = backend.num_sequences  # the slot that cells are saved from and restored to
         self._start()
 
@@ -59,7 +59,7 @@ class KVCache:
         self._recorded: dict[int, Prefix] = {}  # slot or keeper → its path in the tree
         self._num_private = 0  # cells that running slots hold beyond what is recorded
         self._steps_to_tidying = TIDY_INTERVAL
-        self._parked_bound = 0  # bytes; parked copies take no more
+        self._offloaded_bound = 0  # bytes; offloaded copies take no more
 
     @property
     def num_used(self) -> int:
@@ -100,7 +100,7 @@ class KVCache:
         """
         match = self.match(prefix, limit, is_canonical=is_canonical)
         if not self._running and self._is_slowed(match, max_idle):
-            self._park_all()
+            self._offload_all()
             match = self.match(prefix, limit, is_canonical=is_canonical)
         tokens = list(prefix.tokens)
         slot = self._free.pop()
@@ -111,8 +111,8 @@ class KVCache:
         if match.holder is not None:
             self._backend.copy(match.holder, slot, 0, length)
             self._tree.insert(self._recorded[slot], slot)
-        if match.num_known - length >= MIN_PARKED:
-            for copy, start, stop in match.parked:
+        if match.num_known - length >= MIN_OFFLOADED:
+            for copy, start, stop in match.offloaded:
                 if not self._bring_back(copy, slot, start, stop):
                     break
                 self.advance(slot, stop - start)
@@ -176,22 +176,22 @@ class KVCache:
         return True
 
     def tidy(self, num_computed: int) -> None:
-        """Parks idle prefixes where many idle cells slow down every step.
+        """Offloads idle prefixes where many idle cells slow down every step.
 
-        Called once per step with the tokens it computed: about as many are parked, which takes a
+        Called once per step with the tokens it computed: about as many are offloaded, which takes a
         hundredth of the step's time and keeps up with any load.
         """
         self._steps_to_tidying -= 1
-        if not self._max_parked or self._steps_to_tidying > 0:
+        if not self._max_offloaded or self._steps_to_tidying > 0:
             return
-        num_parked = 0
+        num_offloaded = 0
         while self._backend.idle_cells_slow_steps and self.num_cached >= MANY_IDLE:
             leaf = self._least_useful_leaf()
             if leaf is None:
                 break
-            if num_parked >= num_computed:
+            if num_offloaded >= num_computed:
                 return  # the next step goes on
-            num_parked += min(len(leaf.tokens), MAX_PARKED)
+            num_offloaded += min(len(leaf.tokens), MAX_OFFLOADED)
             self._evict(leaf, len(leaf.tokens))
         self._steps_to_tidying = TIDY_INTERVAL
 
@@ -202,7 +202,7 @@ class KVCache:
 
     def relay(self) -> None:
         """Lays the cells of all running slots anew, node by node in the order of their prefixes;
-        what is idle is parked. Within a node cells keep their order.
+        what is idle is offloaded. Within a node cells keep their order.
 
         Raises MemoryError with the running slots as they were, and DecodeFailed where nothing is
         known any more.
@@ -249,12 +249,12 @@ class KVCache:
 
     def _is_slowed(self, match: Match, max_idle: int) -> bool:
         """Whether a sequence that runs alone would look at more idle cells than that in every step,
-        and there is room to park them."""
+        and there is room to offload them."""
         num_idle = self._tree.num_tokens - match.num_held
-        has_room = self._tree.num_tokens * self._bytes_per_cell < self._max_parked
+        has_room = self._tree.num_tokens * self._bytes_per_cell < self._max_offloaded
         return has_room and self._backend.idle_cells_slow_steps and num_idle >= max_idle
 
-    def _park_all(self) -> None:
+    def _offload_all(self) -> None:
         """While nothing runs, all leaves the cells; what is asked for comes back in order."""
         self._evict_idle()
         self._backend.clear()
@@ -280,14 +280,14 @@ class KVCache:
         return cost / self._tree.age(node)
 
     def _evict(self, leaf: Node, num_tokens: int) -> None:
-        """Gives up the leaf's last cells: `num_tokens` of them, or a piece if they are parked."""
+        """Gives up the leaf's last cells: `num_tokens` of them, or a piece to be offloaded."""
         holders = list(leaf.holders)
-        is_worth_parking = leaf.children or len(leaf.tokens) >= MIN_PARKED
-        if self._max_parked and is_worth_parking:
-            num_tokens = min(len(leaf.tokens), MAX_PARKED)
+        is_worth_offloading = leaf.children or len(leaf.tokens) >= MIN_OFFLOADED
+        if self._max_offloaded and is_worth_offloading:
+            num_tokens = min(len(leaf.tokens), MAX_OFFLOADED)
             self._tree.cut(leaf, num_tokens)
             with contextlib.suppress(MemoryError):  # then it is computed again when asked for
-                self._park(leaf)
+                self._offload(leaf)
         start = max(leaf.depth, leaf.end - num_tokens)
         self._tree.give_up(leaf, num_tokens)
         for slot in holders:
@@ -296,14 +296,14 @@ class KVCache:
             self._recorded[slot] = Prefix(tokens[:start], salt)
             if not start:
                 self._forget(slot)
-        self._fit_parked()
+        self._fit_offloaded()
 
-    def _park(self, node: Node) -> None:
-        if node.parked is None:
+    def _offload(self, node: Node) -> None:
+        if node.offloaded is None:
             data = self._copied(node.holders, node.depth, node.end)
-            node.parked = ParkedCells(node.depth, node.end, data)
+            node.offloaded = OffloadedCells(node.depth, node.end, data)
             self._bytes_per_cell = data.nbytes / len(node.tokens)
-            self._parked_bound += data.nbytes
+            self._offloaded_bound += data.nbytes
 
     def _copied(self, holders: set[int], start: int, stop: int) -> NDArray[np.uint8]:
         """What these slots share at positions [start, stop), for `restore`. Raises MemoryError."""
@@ -313,7 +313,7 @@ class KVCache:
         finally:
             self._backend.drop(self._porter, 0)
 
-    def _bring_back(self, copy: ParkedCells, slot: int, start: int, stop: int) -> bool:
+    def _bring_back(self, copy: OffloadedCells, slot: int, start: int, stop: int) -> bool:
         """Restores positions [start, stop) to `slot`; False where the cells don't suffice."""
         if not self.make_room(copy.stop - copy.start):
             return False
@@ -322,18 +322,18 @@ class KVCache:
         self._backend.drop(self._porter, 0)
         return is_restored
 
-    def _fit_parked(self) -> None:
-        """Forgets parked copies until the rest fits: first of what is in cells too, then leaves.
+    def _fit_offloaded(self) -> None:
+        """Forgets offloaded copies until the rest fits: first of what is in cells too, then leaves.
         Some more than need be, so that not every eviction has to look through all of them."""
-        if self._parked_bound <= self._max_parked:
+        if self._offloaded_bound <= self._max_offloaded:
             return
-        target: float = self._max_parked
-        while (size := parked_bytes(node.parked for node in self._tree.nodes())) > target:
-            target = self._max_parked * FULL_SHARE
-            doubles = [node for node in self._tree.nodes() if node.holders and node.parked]
-            victims = doubles or self._tree.parked_leaves()
+        target: float = self._max_offloaded
+        while (size := offloaded_bytes(node.offloaded for node in self._tree.nodes())) > target:
+            target = self._max_offloaded * FULL_SHARE
+            doubles = [node for node in self._tree.nodes() if node.holders and node.offloaded]
+            victims = doubles or self._tree.offloaded_leaves()
             self._tree.forget(min(victims, key=self._usefulness))
-        self._parked_bound = size
+        self._offloaded_bound = size
 
     def _take_keeper(self) -> int:
         """A free keeper; where there is none, the most useless one gives up its prefix."""

@@ -2,8 +2,8 @@
 
 Every node is a run of tokens; the path from the root to a node's end is a prefix, and `holders`
 are the slots that hold all of it. Slots of running sequences count as references: a node with one
-is never given up. A node without holders is parked: its cells are gone, a copy of them is kept in
-host memory. What is held or parked has ancestors that are.
+is never given up. A node without holders is offloaded: its cells are gone, a copy of them is kept
+in host memory. What is held or offloaded has ancestors that are.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_PARKED = 16  # tokens; fewer are computed again as fast as they are looked up and copied
-MAX_PARKED = 512  # tokens of one copy: some milliseconds in which no step runs
+MIN_OFFLOADED = 16  # tokens; fewer are computed again as fast as they are looked up and copied
+MAX_OFFLOADED = 512  # tokens of one copy: some milliseconds in which no step runs
 
 
-class ParkedCells:
+class OffloadedCells:
     """A copy in host memory of the cells of positions [start, stop) of some prefix, in the
     backend's own format.
 
@@ -33,7 +33,7 @@ class ParkedCells:
         self.data = data
 
 
-def parked_bytes(copies: Iterable[ParkedCells | None]) -> int:
+def offloaded_bytes(copies: Iterable[OffloadedCells | None]) -> int:
     """What these take together; parts of a run that was split share one copy."""
     return sum({id(copy): copy.data.nbytes for copy in copies if copy is not None}.values())
 
@@ -52,7 +52,14 @@ class Node:
     """
 
     __slots__ = (
-        "children", "depth", "holders", "is_canonical", "last_used", "parent", "parked", "tokens",
+        "children",
+        "depth",
+        "holders",
+        "is_canonical",
+        "last_used",
+        "offloaded",
+        "parent",
+        "tokens",
     )  # fmt: skip
 
     def __init__(self, tokens: Sequence[int], parent: "Node | None", depth: int, last_used: int):
@@ -63,7 +70,7 @@ class Node:
         self.children: dict[int, Node] = {}
         self.holders: set[int] = set()
         self.is_canonical = False
-        self.parked: ParkedCells | None = None  # covers the run, and maybe more
+        self.offloaded: OffloadedCells | None = None  # covers the run, and maybe more
 
     @property
     def end(self) -> int:
@@ -75,15 +82,15 @@ class Node:
 
 
 class Match(msgspec.Struct):
-    """The longest known prefix of some tokens: what is in cells, and what is parked after it."""
+    """The longest known prefix of some tokens: what is in cells, and what is offloaded after it."""
 
     num_held: int = 0
     holder: int | None = None  # a slot that holds these
-    parked: list[tuple[ParkedCells, int, int]] = []  # and the span of each that is wanted
+    offloaded: list[tuple[OffloadedCells, int, int]] = []  # and the span of each that is wanted
 
     @property
     def num_known(self) -> int:
-        return self.parked[-1][2] if self.parked else self.num_held
+        return self.offloaded[-1][2] if self.offloaded else self.num_held
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int], start: int = 0) -> int:
@@ -135,11 +142,11 @@ class RadixTree:
             if child.holders:
                 match.num_held, match.holder = length, next(iter(child.holders))
             else:
-                assert child.parked is not None
+                assert child.offloaded is not None
                 # A run that was split shares one copy, which comes back once and in order.
-                if match.parked and match.parked[-1][0] is child.parked:
-                    start = match.parked.pop()[1]
-                match.parked.append((child.parked, start, length))
+                if match.offloaded and match.offloaded[-1][0] is child.offloaded:
+                    start = match.offloaded.pop()[1]
+                match.offloaded.append((child.offloaded, start, length))
             node = child
             if shared < len(run):
                 break
@@ -184,11 +191,11 @@ class RadixTree:
         if node.holders:
             doubles.ours.append((list(node.holders), node.depth, node.end))
         if node.is_canonical != is_canonical:
-            node.parked = None  # a copy of the other kind
+            node.offloaded = None  # a copy of the other kind
             node.is_canonical = is_canonical
 
     def release(self, slot: int, prefix: Prefix) -> None:
-        """Forgets that `slot` holds this; runs that no one holds or parks leave the tree."""
+        """Forgets that `slot` holds this; runs that no one holds or offloads leave the tree."""
         for node in reversed(list(self._path(prefix))):
             if slot in node.holders:
                 node.holders.discard(slot)
@@ -207,8 +214,8 @@ class RadixTree:
             if node.is_idle(running) and not any(c.holders for c in node.children.values())
         ]
 
-    def parked_leaves(self) -> list[Node]:
-        """Parked nodes below which nothing is known."""
+    def offloaded_leaves(self) -> list[Node]:
+        """Offloaded nodes below which nothing is known."""
         return [node for node in self.nodes() if not node.holders and not node.children]
 
     def num_held_by(self, paths: Iterable[Prefix]) -> int:
@@ -241,8 +248,8 @@ class RadixTree:
         self._vacate(leaf)
 
     def forget(self, node: Node) -> None:
-        """Drops the node's parked copy, and the node if no one holds it."""
-        node.parked = None
+        """Drops the node's offloaded copy, and the node if no one holds it."""
+        node.offloaded = None
         if not node.holders:
             self._remove(node)
 
@@ -272,11 +279,11 @@ class RadixTree:
     def _vacate(self, node: Node) -> None:
         """No one holds the node any more."""
         self.num_tokens -= len(node.tokens)
-        if node.parked is None:
+        if node.offloaded is None:
             self._remove(node)
 
     def _remove(self, node: Node) -> None:
-        """Takes the node out, with what is parked below it: that can't be reached without it."""
+        """Takes the node out, with what is offloaded below it: that can't be reached without it."""
         assert node.parent is not None and not node.holders
         del node.parent.children[node.tokens[0]]
         node.parent = None
@@ -287,7 +294,7 @@ class RadixTree:
         upper = Node(node.tokens[:at], node.parent, node.depth, node.last_used)
         upper.holders = set(node.holders)
         upper.is_canonical = node.is_canonical
-        upper.parked = node.parked
+        upper.offloaded = node.offloaded
         node.parent.children[upper.tokens[0]] = upper
         upper.children[node.tokens[at]] = node
         node.tokens, node.parent, node.depth = node.tokens[at:], upper, node.depth + at
@@ -299,6 +306,6 @@ class RadixTree:
         if parent is None or parent.parent is None or len(parent.children) > 1:
             return
         is_alike = (parent.holders, parent.is_canonical) == (node.holders, node.is_canonical)
-        if is_alike and not node.children and not parent.parked:
+        if is_alike and not node.children and not parent.offloaded:
             parent.tokens = [*parent.tokens, *node.tokens]
             parent.children = {}

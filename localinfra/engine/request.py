@@ -64,7 +64,7 @@ class EngineSettings(msgspec.Struct, frozen=True):
     """How one engine schedules."""
 
     max_waiting: int = sys.maxsize  # choices without a slot; more are refused
-    max_parked: int = 0  # bytes of host memory for prefixes that leave the cells
+    max_offloaded: int = 0  # bytes of host memory for prefixes that leave the cells
     prompt_lookup: bool = True  # verify guesses from the text so far, where that is faster
     max_gap_ratio: float = 4.0  # how much longer than usual a step may take to read prompts
     adapts_threads: bool = True  # fewer compute threads while others keep the cores busy

@@ -54,7 +54,7 @@ class Scheduler:
             self._times, self._threads, settings.max_gap_ratio, backend.batch_size
         )
         self._speculator = Speculator()
-        self.cache = KVCache(backend, settings.max_parked)
+        self.cache = KVCache(backend, settings.max_offloaded)
         self._shapes = CanonicalShapes(backend, self.cache)
         self.waiting: list[Sequence] = []
         self.turns = turns or Turns()

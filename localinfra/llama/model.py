@@ -165,9 +165,9 @@ class Model:
     @functools.cached_property
     def special_tokens(self) -> Mapping[str, int]:
         """Text → id of the tokens that the tokenizer reads as marks when asked to."""
-        marks = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
         attributes = llama_cpp.llama_vocab_get_attr
-        ids = (token for token in range(self.num_vocab) if attributes(self._vocab, token) & marks)
+        ids = (token for token in range(self.num_vocab) if attributes(self._vocab, token) & special)
         return {text: token for token in ids if (text := self.token_text(token))}
 
     def grammar_tokenizer(self) -> Any:

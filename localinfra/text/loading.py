@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # A context of more than this is asked for, not assumed: its KV cache is reserved at load.
 DEFAULT_CONTEXT = 8192
 
-DEFAULT_MAX_PARKED = 2 << 30  # bytes
+DEFAULT_MAX_OFFLOADED = 2 << 30  # bytes
 
 
 def load_text_model(
@@ -57,7 +57,7 @@ def load_text_model(
         logger.warning("%s: chat template: %s", name, template_error)
     engine_settings = EngineSettings(
         max_waiting=max_waiting,
-        max_parked=max_parked_bytes(entry),
+        max_offloaded=max_offloaded_bytes(entry),
         prompt_lookup=entry.prompt_lookup,
         max_gap_ratio=entry.max_gap_ratio,
         adapts_threads=entry.threads is None and entry.batch_threads is None,
@@ -134,10 +134,10 @@ def context_settings(entry: TextModelEntry, header: GgufHeader) -> ContextSettin
     )
 
 
-def max_parked_bytes(entry: TextModelEntry) -> int:
+def max_offloaded_bytes(entry: TextModelEntry) -> int:
     if entry.parked_prefixes_mib is not None:
         return entry.parked_prefixes_mib << 20
-    return min(DEFAULT_MAX_PARKED, host_memory() // 8)
+    return min(DEFAULT_MAX_OFFLOADED, host_memory() // 8)
 
 
 def host_memory() -> int:

@@ -111,7 +111,7 @@ class TextModel:
         outputs = [
             ChoiceOutput(
                 choice,
-                self._spelled(request.marks),
+                self._spelled(request.spelled_tokens),
                 stops,
                 score_end=params.score_prompt,
                 reader=request.readers[choice] if request.readers else None,
@@ -120,10 +120,10 @@ class TextModel:
         ]
         return Deltas(self._engine.generate(requests), outputs)
 
-    def _spelled(self, marks: frozenset[int]) -> Callable[[int], bytes]:
+    def _spelled(self, tokens: frozenset[int]) -> Callable[[int], bytes]:
         """What tokens add to a text in which these control tokens are spelled out."""
         plain, full = self.vocabulary.token_bytes, self.token_bytes
-        return (lambda token: full(token) if token in marks else plain(token)) if marks else plain
+        return (lambda token: full(token) if token in tokens else plain(token)) if tokens else plain
 
     def _engine_requests(self, request: TextRequest) -> list[GenerationRequest]:
         for token in request.params.sampling.logit_bias:

@@ -94,7 +94,7 @@ class Prompts:
         return [path for path in dict.fromkeys(paths.values()) if path not in read]
 
     @functools.cached_property
-    def marks(self) -> frozenset[int]:
+    def format_tokens(self) -> frozenset[int]:
         """The control tokens among the marks of the template's family."""
         marks = self._template.voice.marks if self._template else ""
         tokens = self._vocabulary.special_tokens.items()

@@ -27,6 +27,7 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     params: TextParams
     readers: Sequence[TextReader] = ()  # one for each choice, which match its stops themselves
     grammar: "Grammar | None" = None
-    marks: frozenset[int] = frozenset()  # control tokens whose spelling belongs to the text
+    # control tokens whose spelling belongs to the text
+    spelled_tokens: frozenset[int] = frozenset()
     client: str = ""  # whose prefixes it may reuse, and whose turn it takes
     prompt_param: str = "messages"  # named in the error for a prompt that is too long

@@ -133,7 +133,7 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
             params=wanted.params,
             readers=readers,
             grammar=compiled.grammar,
-            marks=model.prompts.marks if parsers[0] else frozenset(),
+            spelled_tokens=model.prompts.format_tokens if parsers[0] else frozenset(),
             client=client,
         )
     )

@@ -50,10 +50,10 @@ def test_any_load_gives_each_request_what_it_gives_alone(
     num_sequences: int,
     batch_size: int,
     can_share: bool,
-    max_parked: int,
+    max_offloaded: int,
     tidies: bool,
 ) -> None:
-    """Whatever is shared, parked, evicted, sent back or abandoned; and the cells are accounted
+    """Whatever is shared, offloaded, evicted, sent back or abandoned; and the cells are accounted
     for."""
     backend = FakeBackend(
         num_cells=num_cells, num_sequences=num_sequences, batch_size=batch_size,
@@ -86,7 +86,7 @@ def test_any_load_gives_each_request_what_it_gives_alone(
         assert got == [reference(prompt, max_tokens, 70, i) for i in range(num_choices)]
 
     async def test() -> None:
-        async with running(backend, max_parked=max_parked) as engine:
+        async with running(backend, max_offloaded=max_offloaded) as engine:
             await asyncio.gather(*(one(engine, visit) for visit in load))
             await settle(engine)
             await asyncio.sleep(0.002)

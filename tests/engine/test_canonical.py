@@ -176,7 +176,7 @@ def test_seeded_texts_are_the_same_in_any_company(
     shape: Shape,
     single_row_threads: int,
     max_threads: int,
-    max_parked: int,
+    max_offloaded: int,
     can_share: bool,
     tidies: bool,
 ) -> None:
@@ -231,7 +231,7 @@ def test_seeded_texts_are_the_same_in_any_company(
         backend = backend_of(
             num_cells=num_cells, num_sequences=num_sequences, num_slots=num_sequences + 4
         )
-        async with running(backend, max_parked=max_parked) as engine:
+        async with running(backend, max_offloaded=max_offloaded) as engine:
             await asyncio.gather(*(one(engine, spec) for spec in load))
 
     asyncio.run(asyncio.wait_for(test(), 60))
@@ -324,7 +324,7 @@ def test_a_broken_order_of_cells_is_mended_and_what_was_idle_comes_back() -> Non
     first, second = list(range(40)), list(range(1, 41))
 
     async def test() -> None:
-        async with running(backend, max_parked=100_000) as engine:
+        async with running(backend, max_offloaded=100_000) as engine:
             await events_of(engine, GenerationRequest(first, 2))
             request = GenerationRequest(second, 40, SEEDED)
             others = [GenerationRequest([i, *range(20)], 4) for i in range(8)]

@@ -100,7 +100,7 @@ SMALL: dict[str, Any] = {
     "num_cells": 70, "num_sequences": 2, "num_slots": 6, "batch_size": 16, "context_length": 60,
 }  # fmt: skip
 SHARED = list(range(24))
-LOAD = [  # prefixes that are shared, parked, brought back and evicted, in turn
+LOAD = [  # prefixes that are shared, offloaded, brought back and evicted, in turn
     GenerationRequest([*SHARED, 1], 6),
     GenerationRequest([*SHARED, 2], 6, GenerationParams(num_choices=2)),
     GenerationRequest([7] * 40, 8),
@@ -158,7 +158,7 @@ async def settle(engine: Engine) -> None:
 
 async def serve(load: Load, backend: Faulty) -> int:
     """Runs the load, some of it at once, then one request more; returns how many failed."""
-    engine = Engine(backend, EngineSettings(max_parked=100_000))
+    engine = Engine(backend, EngineSettings(max_offloaded=100_000))
     answers = list(await asyncio.gather(*(answer(engine, each) for each in load.requests[:3])))
     answers += [await answer(engine, each) for each in load.requests[3:]]
     answers.append(await answer(engine, load.after))

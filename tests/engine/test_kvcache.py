@@ -7,11 +7,11 @@ from localinfra.engine.kvcache import MANY_IDLE, KVCache
 from localinfra.engine.radix import Prefix
 
 
-def test_idle_cells_are_parked_though_a_sequence_ends_with_every_step() -> None:
+def test_idle_cells_are_offloaded_though_a_sequence_ends_with_every_step() -> None:
     backend = FakeBackend(
         num_cells=8000, num_slots=80, batch_size=100, context_length=900, idle_cells_slow_steps=True
     )
-    cache = KVCache(backend, max_parked=1 << 22)
+    cache = KVCache(backend, max_offloaded=1 << 22)
     most = 0
     slots: list[tuple[int, list[int]]] = []
     for first in range(70):

@@ -1,4 +1,4 @@
-"""Prefixes are shared, parked and brought back: what is not computed again, in the same text."""
+"""Prefixes are shared, offloaded and brought back: what is not computed again, in the same text."""
 
 from fakes import FakeBackend, collect, reference, run, running, settle, tokens
 
@@ -44,14 +44,14 @@ def test_a_later_request_reuses_the_longest_cached_prefix() -> None:
     run(test)
 
 
-def test_what_leaves_the_cells_is_parked_and_comes_back() -> None:
+def test_what_leaves_the_cells_is_offloaded_and_comes_back() -> None:
     """Conversations that together need three times the cells, each with two turns."""
     backend = FakeBackend(num_cells=120, num_sequences=2, context_length=110)
     system = [i % 49 for i in range(40)]
     first = [system + [i] * 20 for i in range(10)]
 
     async def test() -> None:
-        async with running(backend, max_parked=1 << 20) as engine:
+        async with running(backend, max_offloaded=1 << 20) as engine:
             answers = [
                 tokens((await collect(engine, GenerationRequest(prompt, 4)))[0]) for prompt in first
             ]
@@ -68,11 +68,11 @@ def test_what_leaves_the_cells_is_parked_and_comes_back() -> None:
     run(test)
 
 
-def test_parked_prefixes_keep_to_their_room() -> None:
+def test_offloaded_prefixes_keep_to_their_room() -> None:
     backend = FakeBackend(num_cells=100, num_sequences=1, context_length=90)
 
     async def test() -> None:
-        async with running(backend, max_parked=40 * 8) as engine:  # 8 bytes for one fake cell
+        async with running(backend, max_offloaded=40 * 8) as engine:  # 8 bytes for one fake cell
             for start in (1, 2, 3, 4):
                 await collect(engine, GenerationRequest([start] * 60, 1))
             hits = [
@@ -84,12 +84,12 @@ def test_parked_prefixes_keep_to_their_room() -> None:
     run(test)
 
 
-def test_prefixes_that_cannot_be_parked_are_computed_again() -> None:
+def test_prefixes_that_cannot_be_offloaded_are_computed_again() -> None:
     backend = FakeBackend(num_cells=100, num_sequences=1, context_length=90)
     backend.has_host_memory = False
 
     async def test() -> None:
-        async with running(backend, max_parked=1 << 20) as engine:
+        async with running(backend, max_offloaded=1 << 20) as engine:
             for start in (1, 2, 1):
                 prompt = [start] * 60
                 [events] = await collect(engine, GenerationRequest(prompt, 3))
@@ -98,12 +98,12 @@ def test_prefixes_that_cannot_be_parked_are_computed_again() -> None:
     run(test)
 
 
-def test_idle_cells_are_parked_while_others_run() -> None:
+def test_idle_cells_are_offloaded_while_others_run() -> None:
     backend = FakeBackend(num_cells=1300, context_length=900, idle_cells_slow_steps=True)
     long = [i % 49 for i in range(700)]
 
     async def test() -> None:
-        async with running(backend, max_parked=1 << 20) as engine:
+        async with running(backend, max_offloaded=1 << 20) as engine:
             start = next([i, 3] for i in range(99) if len(reference([i, 3], 60, 900)) == 60)
             both = [GenerationRequest(long, 1), GenerationRequest(start, 60)]
             await collect(engine, *both)

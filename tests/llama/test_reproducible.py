@@ -62,7 +62,7 @@ def are_equal_in_company(
     )  # fmt: skip
 
     async def run() -> bool:
-        engine = Engine(LlamaContext(model, settings), EngineSettings(max_parked=1 << 20))
+        engine = Engine(LlamaContext(model, settings), EngineSettings(max_offloaded=1 << 20))
         alone = [await text(engine, seeded(number)) for number in range(5)]
         together = []
         for attempt in range(attempts):

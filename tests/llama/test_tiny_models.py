@@ -86,13 +86,13 @@ def test_models_are_served_alike_whether_or_not_prefixes_can_be_shared(
     assert same >= len(alone) - 3  # random weights have near-ties, which a batch's shape may flip
 
 
-def test_parked_cells_come_back_as_they_were(tmp_path: Path) -> None:
-    """More prompts than cells, asked twice: the second time each is parked, and answers alike."""
+def test_offloaded_cells_come_back_as_they_were(tmp_path: Path) -> None:
+    """More prompts than cells, asked twice: by then each is offloaded, and answers alike."""
     context = open_context(tiny_llama().write(tmp_path / "tiny.gguf"))
     prompts = [list(range(start, start + 50)) for start in range(40, 120, 10)]
 
     async def run() -> None:
-        engine = Engine(context, EngineSettings(max_parked=1 << 20))
+        engine = Engine(context, EngineSettings(max_offloaded=1 << 20))
         seen: list[list[tuple[int | None, int]]] = []
         for prompt in prompts + prompts:
             async with engine.generate([GenerationRequest(prompt, 10, GREEDY)]) as generation:

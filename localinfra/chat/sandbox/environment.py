@@ -192,24 +192,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return meter
 
     @property
-    def marks(self) -> str:
-        marks: str = self._running.marks
-        return marks
+    def passthrough(self) -> str:
+        passthrough: str = self._running.passthrough
+        return passthrough
 
     def run(
-        self, template: Template, values: Mapping[str, object], meter: Meter, marks: str
+        self, template: Template, values: Mapping[str, object], meter: Meter, passthrough: str
     ) -> str:
-        """Renders on this thread. `marks` are characters that pass `tojson` as they are.
+        """Renders on this thread. `passthrough` are characters that pass `tojson` as they are.
 
         Raises LimitExceeded, Refusal, or whatever the template does.
         """
-        self._running.meter, self._running.marks = meter, marks
+        self._running.meter, self._running.passthrough = meter, passthrough
         pieces = Buffer(meter)
         try:
             for piece in template.root_render_func(template.new_context(dict(values))):
                 pieces.append(piece)
         finally:  # the meter holds the conversation, and this thread may wait long for its next
-            del self._running.meter, self._running.marks
+            del self._running.meter, self._running.passthrough
         return "".join(pieces)
 
     def compile_bounded(self, source: str) -> Template:

@@ -33,7 +33,7 @@ class Metered(Protocol):
     @property
     def meter(self) -> Meter: ...
     @property
-    def marks(self) -> str: ...
+    def passthrough(self) -> str: ...
 
 
 def metered(owner: Metered, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,7 +96,7 @@ class Filters:
             self._owner.meter.spend(getsizeof(piece))
             pieces.append(piece)
         text = "".join(pieces)
-        for mark in self._owner.marks if ensure_ascii else "":
+        for mark in self._owner.passthrough if ensure_ascii else "":
             text = text.replace(f"\\u{ord(mark):04x}", mark)
         return text
 
