@@ -18,6 +18,8 @@ from localinfra.engine.request import (
     TokenEvent,
 )
 from localinfra.engine.sampling import Sampler
+from localinfra.errors import ApiError
+from localinfra.watchdog import Phase
 
 NUM_VOCAB = 50
 SALT = 1  # of the hash; chosen so that the tests' usual prompt has no short answer
@@ -276,6 +278,21 @@ def run(test: Callable[[], Awaitable[None]], limit_s: float = 60) -> None:
     asyncio.run(asyncio.wait_for(test(), limit_s))
 
 
+async def answer(engine: Engine, request: GenerationRequest) -> list[list[int]] | ApiError:
+    """The tokens of each choice, or why there are none."""
+    try:
+        async with engine.generate([request]) as generation:
+            choices: list[list[int]] = [[] for _ in range(generation.num_choices)]
+            async for events in generation:
+                for event in events:
+                    assert event.token is not None
+                    choices[event.choice].append(event.token)
+        return choices
+    except ApiError as error:
+        return error
+
+
 async def settle(engine: Engine) -> None:
-    while engine.stats.num_running or engine.num_waiting:
+    """Until the engine's thread has nothing to do, and has said so."""
+    while engine.num_waiting or engine.pulse.phase is not Phase.IDLE:
         await asyncio.sleep(0.001)

@@ -3,18 +3,16 @@ engine goes on; tried at every call of the backend."""
 
 import asyncio
 import itertools
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeBackend, reference, run
+from fakes import FakeBackend, answer, reference, run, settle
 from msgspec import structs
 from numpy.typing import NDArray
 
-from localinfra.engine import engine as engine_module
 from localinfra.engine.backend import Batch, DecodeFailed
-from localinfra.engine.engine import CLOSE_LIMIT_S, MAX_FAULTS, Engine
+from localinfra.engine.engine import MAX_FAULTS, Engine
 from localinfra.engine.request import (
     EngineSettings,
     GenerationParams,
@@ -22,7 +20,6 @@ from localinfra.engine.request import (
     SamplingParams,
 )
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
-from localinfra.watchdog import COMPUTING_FACTOR, Phase, Pulse, Watchdog
 
 
 class Panic(BaseException):
@@ -134,26 +131,6 @@ class Load:
             assert not isinstance(got, ApiError)
             self.expected[id(request)] = got
             await asyncio.to_thread(engine.close)
-
-
-async def answer(engine: Engine, request: GenerationRequest) -> list[list[int]] | ApiError:
-    """The tokens of each choice, or why there are none."""
-    try:
-        async with engine.generate([request]) as generation:
-            choices: list[list[int]] = [[] for _ in range(generation.num_choices)]
-            async for events in generation:
-                for event in events:
-                    assert event.token is not None
-                    choices[event.choice].append(event.token)
-        return choices
-    except ApiError as error:
-        return error
-
-
-async def settle(engine: Engine) -> None:
-    """Until the engine's thread has nothing to do, and has said so."""
-    while engine.num_waiting or engine.pulse.phase is not Phase.IDLE:
-        await asyncio.sleep(0.001)
 
 
 async def serve(load: Load, backend: Faulty) -> int:
@@ -315,90 +292,3 @@ def test_a_request_whose_grammar_breaks_as_it_is_added_fails_alone(at: int) -> N
         await asyncio.to_thread(engine.close)
 
     run(test)
-
-
-class Stuck(FakeBackend):
-    """Hangs in a call until let go."""
-
-    def __init__(self, method: str) -> None:
-        super().__init__()
-        self.method = method
-        self.may_go, self.hangs = threading.Event(), threading.Event()
-
-    def decode(self, batch: Batch) -> None:
-        self._stop("decode")
-        super().decode(batch)
-
-    def logits(self, row: int) -> NDArray[np.float32]:
-        self._stop("logits")
-        return super().logits(row)
-
-    def _stop(self, method: str) -> None:
-        if method == self.method:
-            self.hangs.set()
-            assert self.may_go.wait(60)
-
-
-@pytest.mark.parametrize(("method", "phase"), [("decode", "COMPUTING"), ("logits", "WORKING")])
-def test_a_thread_that_hangs_shows_no_pulse_and_can_be_given_up(method: str, phase: str) -> None:
-    async def test() -> None:
-        backend = Stuck(method)
-        engine = Engine(backend)
-        waiting = asyncio.create_task(answer(engine, GenerationRequest([1, 2], 3)))
-        await asyncio.to_thread(backend.hangs.wait, 60)
-        pulse = engine.pulse
-        await asyncio.sleep(0.05)
-        assert engine.pulse == pulse and pulse.phase is Phase[phase]
-        engine.abandon("no step for 1 s")
-        assert isinstance(await waiting, EngineFailed) and engine.fault == "no step for 1 s"
-        with pytest.raises(EngineFailed):
-            engine.generate([GenerationRequest([1], 1)])
-        await asyncio.to_thread(engine.close)  # waits for nothing
-        assert not backend.closed
-        backend.may_go.set()
-        while not backend.closed:  # the thread frees it when it comes back
-            await asyncio.sleep(0.001)
-
-    run(test)
-
-
-def test_the_end_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        backend = Stuck("decode")
-        engine = Engine(backend)
-        waiting = asyncio.create_task(answer(engine, GenerationRequest([1, 2], 3)))
-        await asyncio.to_thread(backend.hangs.wait, 60)
-        await asyncio.to_thread(engine.close, 0.05)
-        assert isinstance(await waiting, ModelUnavailable)
-        backend.may_go.set()
-
-    assert 1 <= CLOSE_LIMIT_S <= 30 and engine_module
-    run(test)
-
-
-def test_idle_and_busy_engines_have_a_pulse() -> None:
-    async def test() -> None:
-        engine = Engine(FakeBackend())
-        await answer(engine, GenerationRequest([1, 2], 3))
-        await settle(engine)
-        while engine.pulse.phase is not Phase.IDLE:
-            await asyncio.sleep(0.001)
-        await asyncio.to_thread(engine.close)
-
-    run(test)
-
-
-def stands_still(pulses: list[Pulse], max_checks: int = 3) -> list[bool]:
-    dog = Watchdog(max_checks)
-    return [dog.stands_still(pulse) for pulse in pulses]
-
-
-def test_a_watchdog_barks_at_what_stays_where_it_was() -> None:
-    at, on = Pulse(1, Phase.WORKING), Pulse(2, Phase.WORKING)
-    assert stands_still([at] * 4) == [False, False, False, True]
-    assert not any(stands_still([at, at, at, on, on, on, at, at, at]))
-    assert not any(stands_still([Pulse(1, Phase.IDLE)] * 99))
-    computing = [Pulse(1, Phase.COMPUTING)] * 99
-    assert stands_still(computing).index(True) == 3 * COMPUTING_FACTOR
-    large = [at.computing(size=4)] * (12 * COMPUTING_FACTOR + 1)
-    assert stands_still(large).index(True) == 12 * COMPUTING_FACTOR
