@@ -54,12 +54,7 @@ class Stub:
     )
 
 
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    for name in ("LOCALINFRA_URL", "LOCALINFRA_API_KEY", "LOCALINFRA_API_KEYS"):
-        monkeypatch.delenv(name, raising=False)
-    state = Stub()
-
+def handler_of(state: Stub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -109,7 +104,15 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    return Handler
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    for name in ("LOCALINFRA_URL", "LOCALINFRA_API_KEY", "LOCALINFRA_API_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    state = Stub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(state))
     state.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()

@@ -142,6 +142,26 @@ APART: dict[str, Any] = {
 }
 FAMILIES = [list(range(40)), [*range(20), *range(30, 48)], [5] * 40, [3, 4] * 20]
 
+
+def request_of(spec: Load) -> GenerationRequest:
+    params = GenerationParams(
+        SamplingParams(is_reproducible=spec.is_seeded), spec.num_choices,
+        top_logprobs=1 if spec.is_scored else None, score_prompt=spec.is_scored,
+    )  # fmt: skip
+    prompt = FAMILIES[spec.family][: spec.size] + spec.ending
+    return GenerationRequest(prompt, spec.max_tokens, params, cache_salt=spec.salt)
+
+
+def check_scores(request: GenerationRequest, choices: list[list[TokenEvent]]) -> None:
+    """The likeliest token of each place is what would be sampled there."""
+    for events in choices:
+        scores = events[0].prompt_logprobs
+        assert scores is not None
+        assert [score.top[0][0] for score in scores[1:]] == [
+            next_token(request.prompt[:size]) for size in range(1, len(request.prompt))
+        ]
+
+
 loads = st.builds(
     Load,
     st.integers(0, 3),
@@ -188,14 +208,6 @@ def test_seeded_texts_are_the_same_in_any_company(
             **shape._asdict(), **options,
         )  # fmt: skip
 
-    def request_of(spec: Load) -> GenerationRequest:
-        params = GenerationParams(
-            SamplingParams(is_reproducible=spec.is_seeded), spec.num_choices,
-            top_logprobs=1 if spec.is_scored else None, score_prompt=spec.is_scored,
-        )  # fmt: skip
-        prompt = FAMILIES[spec.family][: spec.size] + spec.ending
-        return GenerationRequest(prompt, spec.max_tokens, params, cache_salt=spec.salt)
-
     async def alone(spec: Load) -> list[list[int | None]]:
         request = request_of(spec)
         if not shape.canonical_decode_rows:
@@ -220,12 +232,7 @@ def test_seeded_texts_are_the_same_in_any_company(
         if spec.is_seeded or spec.is_scored:
             assert texts(choices) == await alone(spec)
         if spec.is_scored:
-            for events in choices:
-                scores = events[0].prompt_logprobs
-                assert scores is not None
-                assert [score.top[0][0] for score in scores[1:]] == [
-                    next_token(request.prompt[:size]) for size in range(1, len(request.prompt))
-                ]
+            check_scores(request, choices)
 
     async def test() -> None:
         backend = backend_of(
