@@ -67,7 +67,14 @@ class Kind(Generic[E_co, M_co]):
     def load(self, name: str, entry: ModelEntry, settings: ServerSettings) -> M_co:
         """Blocks, for seconds. Raises ModelUnavailable with what to do."""
         assert isinstance(entry, self.entry)
-        return self.loader(name, entry, settings)
+        try:
+            return self.loader(name, entry, settings)
+        except SystemError as error:
+            # Python 3.11 counts how deep syntax trees are for all threads together: two that parse
+            # source at once, as libraries do while they are imported, can trip over each other.
+            if "AST constructor" not in str(error):
+                raise
+            return self.loader(name, entry, settings)
 
     def own(self, model: LoadedModel) -> M_co:
         """What `load` has made, by its type again: the pool holds models of all kinds."""
