@@ -85,7 +85,7 @@ class Process(ServeProcess):
         self.popen.stdout.close()
 
     def wait_for_log(self, words: str) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while words not in self.log:
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
