@@ -32,16 +32,17 @@ def leave(status: int) -> None:
 
 def _others() -> list[threading.Thread]:
     own = (threading.main_thread(), threading.current_thread())
-    known = (
-        *own,
-        *(thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)),
-    )
-    return [thread for thread in threading.enumerate() if thread not in known]
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread not in own and not isinstance(thread, threading.Timer)
+    ]
 
 
 def _end(status: int) -> None:
     names = sorted(thread.name for thread in _others())
     logger.warning("ending without waiting for the threads %s", ", ".join(names)[:500])
     logging.shutdown()
-    sys.stdout.flush()
+    if sys.stdout:  # a parent may have closed it
+        sys.stdout.flush()
     os._exit(status)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from localinfra.engine.generation import Generation
 from localinfra.errors import QueueFull
 
-MAX_CHOICES = 4096  # of waiting requests: four of the largest; whose turn it is takes 5 ms then
+MAX_CHOICES = 4096  # of waiting requests: those of the four largest
 
 
 def check_room(generations: Iterable[Generation], client: str, most: int) -> None:
@@ -17,10 +17,16 @@ def check_room(generations: Iterable[Generation], client: str, most: int) -> Non
         if num_waiting := generation.num_waiting:
             choices[generation.group.client] += num_waiting
             requests[generation.group.client] += not generation.group.num_started
-    if not (_has_room(requests, client, most) and _has_room(choices, client, MAX_CHOICES)):
+    if not _has_room(requests, client, most):
         raise QueueFull(
-            f"{requests.total()} requests with {choices.total()} choices are waiting for this "
-            "model already; try again later, or raise max_queue in models.toml.",
+            f"{requests.total()} requests are waiting for this model already; try again later, or "
+            "raise max_queue in models.toml.",
+            retry_after_s=5,
+        )
+    if not _has_room(choices, client, MAX_CHOICES):
+        raise QueueFull(
+            f"{choices.total()} choices are waiting for this model already; try again later, or "
+            "ask for fewer at once (n, best_of, prompts).",
             retry_after_s=5,
         )
 

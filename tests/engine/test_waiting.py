@@ -32,10 +32,12 @@ def over_one_slot(max_waiting: int, test: Callable[[Engine], Awaitable[None]]) -
     asyncio.run(run())
 
 
-def fill(engine: Engine, client: str = "", num_choices: int = 1) -> list[Generation]:
+def fill(
+    engine: Engine, client: str = "", num_choices: int = 1, told: str = "raise max_queue"
+) -> list[Generation]:
     """As many as are taken."""
     taken = []
-    with pytest.raises(QueueFull, match="raise max_queue"):
+    with pytest.raises(QueueFull, match=told):
         while True:
             taken.append(submit(engine, client, num_choices))
     return taken
@@ -68,7 +70,7 @@ def test_no_client_takes_the_places_of_the_others() -> None:
 
 def test_choices_are_bounded_too() -> None:
     async def test(engine: Engine) -> None:
-        taken = fill(engine, num_choices=MAX_CHOICES // 4)
+        taken = fill(engine, num_choices=MAX_CHOICES // 4, told="ask for fewer at once")
         assert 4 <= len(taken) <= 5
         for generation in taken:
             generation.close()
