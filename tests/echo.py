@@ -171,6 +171,7 @@ class EchoBackend:
     max_threads = 1
     can_share_prefixes = True
     canonical_rows = canonical_decode_rows = 0
+    is_canonical_alone = False
     idle_cells_slow_steps = False
 
     def __init__(self, context_length: int, num_sequences: int, step_s: float = 0.0):

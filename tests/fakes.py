@@ -72,7 +72,8 @@ class FakeBackend:
     """Cells as llama.cpp keeps them. With `canonical_rows` it rounds as kernels do: what a step
     gives depends on how many rows it has beyond those, or besides multiples of `least_rows`, on how
     many of them have logits, on the threads if it has one row, and on the order of the cells it
-    looks at; with `canonical_decode_rows` also on whether it has no more rows than those. Rows that
+    looks at; with `canonical_decode_rows` also on whether it has no more rows than those; with
+    `is_canonical_alone` on how many rows each slot has. Rows that
     only fill a step have room of their own."""
 
     def __init__(
@@ -89,6 +90,7 @@ class FakeBackend:
         canonical_rows: int = 0,
         least_rows: int = 1,
         canonical_decode_rows: int = 0,
+        is_canonical_alone: bool = False,
         single_row_threads: int = 2,
         max_threads: int = 2,
         fails_after: int | None = None,
@@ -100,6 +102,7 @@ class FakeBackend:
         self.canonical_rows = canonical_rows
         self.least_rows = least_rows
         self.canonical_decode_rows = canonical_decode_rows
+        self.is_canonical_alone = is_canonical_alone
         self.single_row_threads = single_row_threads
         self.idle_cells_slow_steps = idle_cells_slow_steps
         self.batch_size = batch_size
@@ -175,7 +178,7 @@ class FakeBackend:
             self.broken = False
             raise DecodeFailed("scripted")
         self.histories = {}
-        shape = self.rounding_of(len(batch))
+        shape = self.rounding_of(batch)
         num_outputs = len(batch.output_rows)
         is_odd = self.canonical_rows and num_outputs != self.canonical_size(num_outputs)
         for row, (token, position, slot) in enumerate(
@@ -195,7 +198,12 @@ class FakeBackend:
             if row in batch.output_rows:
                 self.histories[row] = [*held, token], rounding or 1000 * bool(is_odd)
 
-    def rounding_of(self, num_rows: int) -> int:
+    def rounding_of(self, batch: Batch) -> int:
+        num_rows = len(batch)
+        if self.is_canonical_alone:
+            sizes = [batch.slots.count(slot) for slot in sorted(set(batch.slots))]
+            is_split = num_rows == 1 and not self.has_few_threads()
+            return 1 + zlib.crc32(repr((sizes, batch.positions[0], is_split)).encode()) % 1000
         if num_rows <= self.canonical_decode_rows and (num_rows > 1 or self.has_few_threads()):
             return 1
         has_size = num_rows == self.canonical_size(num_rows) <= self.canonical_rows

@@ -93,8 +93,10 @@ class EmbedWorker:
         self.check_room()
         loop = asyncio.get_running_loop()
         job, future = EncodeJob(texts, self.width), loop.create_future()
-        self._tell(lambda: self._add(job, Waiting(future, loop)))
+        self._waiting[job] = Waiting(future, loop)  # first of all: whatever fails now, it is told
+        self._tell(lambda: self._batcher.add(job))
         if self._is_closed:  # asked last: the threads may have looked at commands for the last time
+            self._waiting.pop(job, None)
             raise closed(self._fault)
         self._num_waiting += 1
         try:
@@ -183,10 +185,6 @@ class EmbedWorker:
             while True:
                 self._commands.popleft()()
 
-    def _add(self, job: EncodeJob, waiting: Waiting) -> None:
-        self._waiting[job] = waiting
-        self._batcher.add(job)
-
     def _forget(self, job: EncodeJob) -> None:
         self._batcher.drop(job)
         self._waiting.pop(job, None)
@@ -213,6 +211,7 @@ class EmbedWorker:
         if rows is None:
             for job in {id(part.job): part.job for part in batch}.values():
                 self._fail(job, EngineFailed(f"{self._name} could not compute these texts."))
+                self._batcher.drop(job)
             return
         for part, row in zip(batch, rows, strict=True):
             part.job.put(part.at, row)
@@ -230,7 +229,6 @@ class EmbedWorker:
             self._fail(job, error)
 
     def _fail(self, job: EncodeJob, error: Exception) -> None:
-        self._batcher.drop(job)
         if waiting := self._waiting.pop(job, None):
             tell(waiting, lambda: waiting.future.set_exception(error))
 

@@ -61,6 +61,8 @@ class Backend(Protocol):
     # Tokens after the prompt get the same bits in steps of their own of up to this many rows, where
     # filling steps up would be slow; 0 where they are computed as the prompt is.
     canonical_decode_rows: int
+    # Both hold only of steps of one sequence, prompts in chunks of just `canonical_rows`.
+    is_canonical_alone: bool
     idle_cells_slow_steps: bool  # every step looks at all cells up to the last used one
 
     def set_threads(self, num_threads: int) -> None:

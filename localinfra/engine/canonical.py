@@ -27,15 +27,23 @@ class CanonicalShapes:
         self._cache = cache
 
     def in_turn(self, running: list[Sequence]) -> list[list[Sequence]]:
-        """Who may be in the next step: all; or those that decode apart, or else the others, first
-        those whose turn it is."""
-        apart = [sequence for sequence in running if self.decodes_apart(sequence)]
-        others = [sequence for sequence in running if not self.decodes_apart(sequence)]
-        if not apart or not others:
-            return [apart or others]
-        last_step = max(sequence.stepped_at for sequence in others)
-        is_others_turn = last_step < min(sequence.stepped_at for sequence in apart)
-        return [others, apart] if is_others_turn else [apart, others]
+        """The groups of sequences that steps are computed for one after the other; the group whose
+        turn it is first. Mostly one group of all; sequences that stand alone or decode apart are
+        not mixed with others."""
+        apart, others = [], []
+        for sequence in running:
+            is_apart = self.stands_alone(sequence) or self.decodes_apart(sequence)
+            (apart if is_apart else others).append(sequence)
+        groups = [[each] for each in apart] if self._backend.is_canonical_alone else [apart]
+        groups = sorted(filter(None, groups), key=last_turn)
+        if others:
+            last_step = max(sequence.stepped_at for sequence in others)
+            groups.insert(sum(last_turn(group) <= last_step for group in groups), others)
+        return groups
+
+    def stands_alone(self, sequence: Sequence) -> bool:
+        """Whether even its prompt gets the same bits only in steps without others."""
+        return self._backend.is_canonical_alone and self.is_canonical(sequence)
 
     def decodes_apart(self, sequence: Sequence) -> bool:
         """Whether its next tokens have the same bits only in small steps without others."""
@@ -54,8 +62,13 @@ class CanonicalShapes:
             return True
         is_greedy = sequence.request.params.sampling.temperature == 0
         is_short = sequence.num_prompt <= SHORT_PROMPT
-        has_any_size = self._backend.canonical_rows > 0 and self._backend.canonical_size(3) == 3
-        return is_greedy and is_short and has_any_size
+        return is_greedy and is_short and self._has_any_size
+
+    @property
+    def _has_any_size(self) -> bool:
+        """Whether rows get the same bits in steps of any few rows of anyone's."""
+        is_granted = self._backend.canonical_rows > 0 and not self._backend.is_canonical_alone
+        return is_granted and self._backend.canonical_size(3) == 3
 
     def wants_shape(self, running: list[Sequence]) -> bool:
         """Whether their step has no more than `canonical_rows`: for canonical sequences always,
@@ -131,3 +144,8 @@ class CanonicalShapes:
             step.max_threads = threads
         else:
             step.pad(self._backend.num_sequences, 2, len(step.batch.output_rows))
+
+
+def last_turn(group: list[Sequence]) -> int:
+    """The step since which all of the group have had a turn."""
+    return min(sequence.stepped_at for sequence in group)

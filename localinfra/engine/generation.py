@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
 from localinfra.engine.request import GenerationRequest, TokenEvent
 from localinfra.engine.sequence import Group, Sequence
+from localinfra.errors import EngineFailed
+
+logger = logging.getLogger(__name__)
 
 
 class Generation:
@@ -92,4 +96,8 @@ def call(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argumen
 
 def deliver_all(parcels: list[tuple[Generation, list[TokenEvent]]]) -> None:
     for generation, events in parcels:
-        generation.deliver(events)
+        try:
+            generation.deliver(events)
+        except Exception:  # the others still get theirs
+            logger.exception("events could not be delivered")
+            generation.fail(EngineFailed("The engine's events could not be delivered."))

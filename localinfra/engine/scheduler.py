@@ -167,7 +167,10 @@ class Scheduler:
         in_turn = prompts_in_turn(prompts, self._num_steps)
         is_burst = self._are_together(decoding, prompts[0])
         budget = len(step.batch)
-        if is_burst:
+        stands_alone = self._shapes.stands_alone(prompts[0])
+        if stands_alone:
+            budget = max_rows
+        elif is_burst:
             budget += self._prefill.burst_budget(len(decoding))
         else:
             num_rows = self._shapes.size_of(decoding)(len(decoding)) if decoding else 0
@@ -187,6 +190,8 @@ class Scheduler:
             elif not rows_left and size == sequence.num_pending:
                 size -= 1  # its last token wants a row, which the next step has
             if not self.cache.make_room(len(step.batch) + size):
+                if stands_alone:
+                    continue  # a smaller chunk would round otherwise
                 size = min(size, self.cache.num_free - len(step.batch))
             if size > 2 and size == sequence.num_pending - 1:
                 size -= 1  # a single row is left to nobody: it may need a second one for its bits

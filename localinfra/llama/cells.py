@@ -159,6 +159,21 @@ class CellMap:
         return [start + int(cell) for cell in empty]
 
 
+def parts_by_slot(slots: Sequence[int]) -> list[list[int]]:
+    """The rows of each part in which a model with a recurrent state computes a batch: as many of
+    every slot that has some left (`llama_batch_allocr::split_equal`). Each slot's rows are
+    neighbours."""
+    left: dict[int, list[int]] = {}
+    for row, slot in enumerate(slots):
+        left.setdefault(slot, []).append(row)
+    parts = []
+    while left:
+        size = min(map(len, left.values()))
+        parts.append([row for rows in left.values() for row in rows[:size]])
+        left = {slot: rows[size:] for slot, rows in left.items() if len(rows) > size}
+    return parts
+
+
 def _cells_in(places: list[int]) -> NDArray[np.intp]:
     """Those that are held."""
     cells = np.array(places, np.intp)

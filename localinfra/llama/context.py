@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
 from localinfra.llama import log
-from localinfra.llama.cells import CellMap
+from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.model import LoadFailed, Model
 from localinfra.machine import usable_cores
 
@@ -87,6 +87,7 @@ class LlamaContext:
     def __init__(self, model: Model, settings: ContextSettings):
         self._model = model
         self.can_share_prefixes = model.can_share_prefixes
+        self.is_canonical_alone = model.has_state
         self.context_length = settings.context_length
         self.num_sequences = settings.num_sequences
         self.idle_cells_slow_steps = not model.is_offloaded  # not measured on GPUs
@@ -131,7 +132,12 @@ class LlamaContext:
 
     def _find_canonical_shapes(self) -> None:
         """Tries how the weights' kernels round, which also fetches them from the disk."""
+        if self._model.has_attention and not self._cells:
+            return  # in which order it adds up is not known
         most_rows = min(TILE_ROWS - 1 if self._is_tiled else self.batch_size, self.batch_size)
+        if self.is_canonical_alone:
+            self.canonical_rows, self.canonical_decode_rows = most_rows, 1
+            return
         logits_of = functools.cache(self._logits_of_steps)
 
         def are_alike(sizes: tuple[int, ...]) -> bool:
@@ -143,8 +149,6 @@ class LlamaContext:
                 break
         else:
             return
-        if least > 2 and not self._cells:
-            return  # recurrent memories cut steps by sequence: other rows can't fill them up
         self._least_rows = least
         self.canonical_rows = most_rows
         if least > 2:
@@ -167,7 +171,7 @@ class LlamaContext:
         """Of the layers with full attention, and of those with a sliding window, where they have a
         cache of their own; none where it is not known how cells are used."""
         window, num_cells = self._model.sliding_window, llama_cpp.llama_n_ctx(self._pointer)
-        if self.can_share_prefixes:
+        if self.can_share_prefixes or self._model.is_hybrid_with_one_cache:
             return [CellMap(num_cells)]
         if not window:
             return []
@@ -236,8 +240,9 @@ class LlamaContext:
         if code:
             reason = log.recent_errors() or "no further word from llama.cpp"
             raise DecodeFailed(f"llama_decode gave {code} ({reason})")
-        for cells in self._cells:
-            cells.add(batch.slots, batch.positions)
+        for rows in parts_by_slot(batch.slots) if self._model.has_state else [range(size)]:
+            for cells in self._cells:
+                cells.add([batch.slots[row] for row in rows], [batch.positions[row] for row in rows])
         llama_cpp.llama_synchronize(self._pointer)  # GPUs compute on: the step ends here
 
     def logits(self, row: int) -> NDArray[np.float32]:
@@ -258,6 +263,7 @@ class LlamaContext:
         return self._logits
 
     def stays_ordered(self, batch: Batch, slots: set[int]) -> bool:
+        assert not self._model.has_state or len(set(batch.slots)) == 1, "computed in one part"
         return all(cells.stays_ordered(slots, batch.slots) for cells in self._cells)
 
     def canonical_size(self, num_rows: int) -> int:
@@ -265,7 +271,7 @@ class LlamaContext:
         return -(-num_rows // least) * least if least > 2 else max(num_rows, least)
 
     def canonical_threads(self) -> int:
-        most_seen = max((cells.num_seen for cells in self._cells), default=MIN_SPLIT)
+        most_seen = max((cells.num_seen for cells in self._cells), default=0)
         return 1 if self._is_tiled and most_seen >= MIN_SPLIT else self.max_threads
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:

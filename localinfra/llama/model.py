@@ -101,11 +101,26 @@ class Model:
     def can_share_prefixes(self) -> bool:
         """Whether parts of a sequence can be copied: not with recurrent or sliding-window
         memory, which only knows the state at the sequence's end."""
-        return not (
+        return not (self.has_state or llama_cpp.llama_model_n_swa(self.pointer) > 0)
+
+    @functools.cached_property
+    def has_state(self) -> bool:
+        """Whether some layers keep a recurrent state: all of them, or beside ones with attention
+        (hybrid)."""
+        return bool(
             llama_cpp.llama_model_is_recurrent(self.pointer)
             or llama_cpp.llama_model_is_hybrid(self.pointer)
-            or llama_cpp.llama_model_n_swa(self.pointer) > 0
         )
+
+    @functools.cached_property
+    def has_attention(self) -> bool:
+        return not llama_cpp.llama_model_is_recurrent(self.pointer)
+
+    @functools.cached_property
+    def is_hybrid_with_one_cache(self) -> bool:
+        """Whether layers with a state stand beside ones with full attention, and no others."""
+        is_hybrid = bool(llama_cpp.llama_model_is_hybrid(self.pointer))
+        return is_hybrid and llama_cpp.llama_model_n_swa(self.pointer) == 0
 
     @functools.cached_property
     def sliding_window(self) -> int:

@@ -171,6 +171,26 @@ def test_a_thread_that_dies_is_told_to_all_and_is_a_fault(monkeypatch: pytest.Mo
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("method", ["add", "drop", "next"])
+def test_whatever_fails_in_the_batcher_nobody_is_left_waiting(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("scripted")
+
+    async def main() -> None:
+        worker = EmbedWorker(Echo(), name="echo", max_waiting=9)
+        monkeypatch.setattr(Batcher, method, fail)
+        asked = [asyncio.create_task(worker.rows(texts(at))) for at in range(4)]
+        await asyncio.sleep(0)
+        asked[0].cancel()  # which is a command too
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(each, BaseException) for each in outcomes) or method == "drop"
+        worker.close()
+
+    asyncio.run(main())
+
+
 def test_a_thread_that_is_gone_without_a_word_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EmbedWorker, "_run", lambda self: None)
     worker = EmbedWorker(Echo(), name="echo", max_waiting=4)

@@ -48,6 +48,7 @@ class Shape(NamedTuple):
     canonical_rows: int
     least_rows: int = 1
     canonical_decode_rows: int = 0
+    is_canonical_alone: bool = False
 
 
 @pytest.mark.parametrize(("least_rows", "single_row_threads"), [(1, 1), (1, 2), (2, 2), (4, 2)])
@@ -130,9 +131,11 @@ class Load(msgspec.Struct):
     leaves_after: int  # events; 0 never
 
 
+ALONE = Shape(20, canonical_decode_rows=1, is_canonical_alone=True)
 SHAPES = [
     *(Shape(3), Shape(7, 2), Shape(20), Shape(4, 4), Shape(16, 16)),
     *(Shape(24, 8, 3), Shape(16, 8, 1), Shape(16, 8, 2)),
+    ALONE,
 ]
 APART: dict[str, Any] = {
     "canonical_rows": 24,
@@ -160,6 +163,10 @@ def check_scores(request: GenerationRequest, choices: list[list[TokenEvent]]) ->
         assert [score.top[0][0] for score in scores[1:]] == [
             next_token(request.prompt[:size]) for size in range(1, len(request.prompt))
         ]
+
+
+def scores(choices: list[list[TokenEvent]]) -> list[object]:
+    return [events[0].prompt_logprobs for events in choices]
 
 
 loads = st.builds(
@@ -202,19 +209,24 @@ def test_seeded_texts_are_the_same_in_any_company(
 ) -> None:
     def backend_of(**options: int) -> FakeBackend:
         return FakeBackend(
-            batch_size=32, context_length=CONTEXT, can_share_prefixes=can_share,
+            batch_size=32, context_length=CONTEXT,
+            can_share_prefixes=can_share and not shape.is_canonical_alone,
             single_row_threads=single_row_threads, max_threads=max_threads,
             idle_cells_slow_steps=tidies,
             **shape._asdict(), **options,
         )  # fmt: skip
 
-    async def alone(spec: Load) -> list[list[int | None]]:
+    async def check(spec: Load, choices: list[list[TokenEvent]]) -> None:
         request = request_of(spec)
         if not shape.canonical_decode_rows:
-            drawn = expected(request.prompt, spec.max_tokens, spec.num_choices)
-            return [[*choice] for choice in drawn]
-        async with running(backend_of()) as engine:
-            return texts(await events_of(engine, request))
+            assert texts(choices) == expected(request.prompt, spec.max_tokens, spec.num_choices)
+        else:
+            async with running(backend_of()) as engine:
+                alone = await events_of(engine, request)
+            assert texts(choices) == texts(alone)
+            assert scores(choices) == scores(alone)
+        if spec.is_scored and not shape.is_canonical_alone:
+            check_scores(request, choices)
 
     async def one(engine: Engine, spec: Load) -> None:
         for _ in range(spec.starts_after):
@@ -230,9 +242,7 @@ def test_seeded_texts_are_the_same_in_any_company(
                 if count == spec.leaves_after:
                     return
         if spec.is_seeded or spec.is_scored:
-            assert texts(choices) == await alone(spec)
-        if spec.is_scored:
-            check_scores(request, choices)
+            await check(spec, choices)
 
     async def test() -> None:
         backend = backend_of(
@@ -290,6 +300,22 @@ def test_who_decodes_apart_and_who_does_not_take_turns() -> None:
                 async for _ in generation:
                     pass
         assert backend.batch_sizes[1:21] == [3, 3, 3, 4] * 5
+
+    asyncio.run(test())
+
+
+def test_those_that_stand_alone_take_turns_with_all_others() -> None:
+    async def test() -> None:
+        backend = FakeBackend(
+            num_cells=400, can_share_prefixes=False, context_length=CONTEXT, **ALONE._asdict()
+        )
+        async with running(backend) as engine:
+            seeded = [GenerationRequest([i], 40, SEEDED) for i in range(2)]
+            plain = [GenerationRequest([10 + i], 40) for i in range(2)]
+            async with engine.generate(seeded + plain) as generation:
+                async for _ in generation:
+                    pass
+        assert backend.batch_sizes[:21] == [1, 1, 2] * 7
 
     asyncio.run(test())
 

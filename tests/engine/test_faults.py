@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch, DecodeFailed
 from localinfra.engine.engine import MAX_FAULTS, Engine
+from localinfra.engine.generation import Generation
 from localinfra.engine.request import (
     EngineSettings,
     GenerationParams,
     GenerationRequest,
     SamplingParams,
+    TokenEvent,
 )
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
 
@@ -292,3 +294,28 @@ def test_a_request_whose_grammar_breaks_as_it_is_added_fails_alone(at: int) -> N
         await asyncio.to_thread(engine.close)
 
     run(test)
+
+
+def test_what_can_not_be_delivered_to_one_client_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deliver = Generation.deliver
+
+    def fail(generation: Generation, events: list[TokenEvent]) -> None:
+        if generation.requests[0].prompt == [1]:
+            raise MemoryError("scripted")
+        deliver(generation, events)
+
+    monkeypatch.setattr(Generation, "deliver", fail)
+
+    async def test() -> None:
+        engine = Engine(FakeBackend())
+        requests = [GenerationRequest([at], 20) for at in range(4)]
+        outcomes = await asyncio.gather(
+            *(answer(engine, request) for request in requests), return_exceptions=True
+        )
+        assert isinstance(outcomes[1], EngineFailed)
+        assert all(not isinstance(outcomes[at], BaseException) for at in (0, 2, 3))
+        await asyncio.to_thread(engine.close)
+
+    asyncio.run(test())

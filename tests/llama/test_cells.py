@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from llama_cpp import llama_cpp
-from models.tiny_gguf import tiny_gemma3, tiny_llama
+from models.tiny_gguf import tiny_gemma3, tiny_lfm2, tiny_llama
 
 from localinfra.engine.backend import Batch
 from localinfra.llama.cells import CellMap
@@ -152,4 +152,42 @@ def test_the_cells_of_a_sliding_window_are_followed_too(tmp_path: Path, seed: in
             # The oldest is not looked at any more by the next token, so it may be gone.
             assert len(context._cells[1].positions(slot)) >= min(held[slot], window - 1)
     assert num_broken > 10
+    context.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_cells_of_a_hybrid_are_followed_by_the_parts_of_its_steps(
+    tmp_path: Path, seed: int
+) -> None:
+    model = Model(tiny_lfm2().write(tmp_path / "tiny.gguf"), ModelSettings())
+    context = LlamaContext(model, SETTINGS)
+    assert context.is_canonical_alone and context._cells
+    chance = random.Random(seed)
+    held = [0, 0, 0]
+    saved: list[tuple[int, np.ndarray]] = []
+    num_mixed = 0
+    for _ in range(300):
+        slot = chance.randrange(3)
+        move = chance.random()
+        if move < 0.7:
+            batch = Batch()
+            for other in range(3):
+                size = min(chance.choice([0, 1, 1, 2, 9]), 64 - held[other])
+                batch.extend(other, held[other], [40 + other] * size, min(size, 1))
+                held[other] += size
+            if len(batch):
+                context.decode(batch)
+            num_mixed += len(set(batch.slots)) > 1
+        elif move < 0.85:
+            context.drop(slot, 0)
+            held[slot] = 0
+        elif move < 0.95 and held[slot]:
+            saved.append((held[slot], context.save(slot)))
+        elif saved:
+            held[slot], data = chance.choice(saved)
+            context.drop(slot, 0)
+            assert context.restore(slot, data)
+        for other in range(3):
+            assert context._cells[0].positions(other) == positions_saved(context, other)
+    assert num_mixed > 50
     context.close()

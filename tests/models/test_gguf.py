@@ -18,6 +18,7 @@ from models.tiny_gguf import (
     spm_vocabulary,
     tiny_gemma3,
     tiny_llama,
+    tiny_lfm2,
     tiny_mamba,
 )
 
@@ -55,7 +56,7 @@ def test_a_header_tells_what_the_model_is(tmp_path: Path) -> None:
     assert header.size_bytes == (tmp_path / "model.gguf").stat().st_size
 
 
-@pytest.mark.parametrize("make", [tiny_llama, tiny_gemma3, tiny_mamba])
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gemma3, tiny_mamba, tiny_lfm2])
 def test_tensors_lie_where_the_header_says(make: Callable[[], TinyModel], tmp_path: Path) -> None:
     model = make()
     header = read_header(model.write(tmp_path / "model.gguf"))

@@ -15,6 +15,7 @@ from models.tiny_gguf import (
     spm_vocabulary,
     tiny_gemma3,
     tiny_llama,
+    tiny_lfm2,
     tiny_mamba,
 )
 
@@ -90,7 +91,7 @@ def tiny_llama_experts() -> TinyModel:
     return tiny_llama(experts=4)
 
 
-MODELS = (tiny_llama, tiny_llama_spm, tiny_llama_experts, tiny_gemma3, tiny_mamba)
+MODELS = (tiny_llama, tiny_llama_spm, tiny_llama_experts, tiny_gemma3, tiny_mamba, tiny_lfm2)
 
 
 @pytest.mark.parametrize("make", MODELS)

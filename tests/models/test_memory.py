@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models.tiny_gguf import tiny_gemma3, tiny_llama, tiny_mamba
+from models.tiny_gguf import tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba
 
 from localinfra.models.gguf.header import Array, GgufHeader, Tensor
 from localinfra.models.gguf.reader import read_header
@@ -65,9 +65,9 @@ def test_tiny_models_cost_what_their_tensors_say(tmp_path: Path) -> None:
         make.__name__: sum(
             kv_bytes_per_layer(read_header(make().write(tmp_path / "m.gguf")), "f16")
         )
-        for make in (tiny_llama, tiny_gemma3, tiny_mamba)
+        for make in (tiny_llama, tiny_gemma3, tiny_mamba, tiny_lfm2)
     }
-    assert costs == {"tiny_llama": 2 * 2 * 16 * 2, "tiny_gemma3": 2 * 2 * 16 * 2, "tiny_mamba": 0}
+    assert costs == {"tiny_llama": 2 * 2 * 16 * 2, "tiny_gemma3": 2 * 2 * 16 * 2, "tiny_mamba": 0, "tiny_lfm2": 2 * 2 * 16 * 2}
 
 
 def test_every_amount_of_memory_is_used_and_never_exceeded() -> None:

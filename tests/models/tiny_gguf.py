@@ -1,6 +1,6 @@
 """Writes small GGUF files with random weights: real models to llama.cpp, noise to a reader.
 
-Knows the file format and the fewest tensors llama.cpp demands of three architectures; knows nothing
+Knows the file format and the fewest tensors llama.cpp demands of four architectures; knows nothing
 of localinfra. `TinyModel` is plain data: change its `metadata` or `tensors`, then write it.
 """
 
@@ -304,4 +304,37 @@ def tiny_mamba(
         weights.add(f"blk.{layer}.ssm_a", state, inner)
         weights.add(f"blk.{layer}.ssm_d", inner)
         weights.add(f"blk.{layer}.ssm_out.weight", inner, EMBD)
+    return TinyModel(metadata | words, weights.tensors)
+
+
+def tiny_lfm2(
+    vocabulary: Callable[[], dict[str, Value]] = gpt2_vocabulary,
+    layers: int = 4,
+    context_length: int = 512,
+    seed: int = 0,
+) -> TinyModel:
+    """A hybrid: short convolutions, which keep a state, with attention in every second layer."""
+    taps = 3
+    words = vocabulary()
+    weights = _start(words, seed)
+    weights.tensors[-1].name = "token_embd_norm.weight"
+    heads_kv = [0 if layer % 2 == 0 else HEADS_KV for layer in range(layers)]
+    metadata = _common("lfm2", layers, context_length) | {
+        "lfm2.feed_forward_length": Value(U32, FFN),
+        "lfm2.attention.head_count": Value(U32, HEADS),
+        "lfm2.attention.head_count_kv": Value(ARRAY, heads_kv, U32),
+        "lfm2.rope.freq_base": Value(F32, 1000000.0),
+        "lfm2.shortconv.l_cache": Value(U32, taps),
+    }
+    for layer in range(layers):
+        if heads_kv[layer]:
+            _attention(weights, layer, HEADS, HEADS_KV, EMBD // HEADS)
+            weights.add(f"blk.{layer}.attn_q_norm.weight", EMBD // HEADS)
+            weights.add(f"blk.{layer}.attn_k_norm.weight", EMBD // HEADS)
+        else:
+            weights.add(f"blk.{layer}.attn_norm.weight", EMBD)
+            weights.add(f"blk.{layer}.shortconv.conv.weight", taps, EMBD)
+            weights.add(f"blk.{layer}.shortconv.in_proj.weight", EMBD, 3 * EMBD)
+            weights.add(f"blk.{layer}.shortconv.out_proj.weight", EMBD, EMBD)
+        _feed_forward(weights, layer)
     return TinyModel(metadata | words, weights.tensors)
