@@ -30,7 +30,8 @@ class CanonicalShapes:
         """The groups of sequences that steps are computed for one after the other; the group whose
         turn it is first. Mostly one group of all; sequences that stand alone or decode apart are
         not mixed with others."""
-        apart, others = [], []
+        apart: list[Sequence] = []
+        others: list[Sequence] = []
         for sequence in running:
             is_apart = self.stands_alone(sequence) or self.decodes_apart(sequence)
             (apart if is_apart else others).append(sequence)

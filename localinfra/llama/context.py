@@ -137,6 +137,7 @@ class LlamaContext:
         most_rows = min(TILE_ROWS - 1 if self._is_tiled else self.batch_size, self.batch_size)
         if self.is_canonical_alone:
             self.canonical_rows, self.canonical_decode_rows = most_rows, 1
+            self._logits_of_steps(PROBED_ROWS)  # for the disk alone
             return
         logits_of = functools.cache(self._logits_of_steps)
 
@@ -240,9 +241,12 @@ class LlamaContext:
         if code:
             reason = log.recent_errors() or "no further word from llama.cpp"
             raise DecodeFailed(f"llama_decode gave {code} ({reason})")
-        for rows in parts_by_slot(batch.slots) if self._model.has_state else [range(size)]:
-            for cells in self._cells:
-                cells.add([batch.slots[row] for row in rows], [batch.positions[row] for row in rows])
+        for cells in self._cells:
+            if not self._model.has_state:
+                cells.add(batch.slots, batch.positions)
+                continue
+            for rows in parts_by_slot(batch.slots):
+                cells.add([batch.slots[at] for at in rows], [batch.positions[at] for at in rows])
         llama_cpp.llama_synchronize(self._pointer)  # GPUs compute on: the step ends here
 
     def logits(self, row: int) -> NDArray[np.float32]:

@@ -207,7 +207,7 @@ def test_seeded_texts_are_the_same_in_any_company(
     can_share: bool,
     tidies: bool,
 ) -> None:
-    def backend_of(**options: int) -> FakeBackend:
+    def backend_of(**options: Any) -> FakeBackend:
         return FakeBackend(
             batch_size=32, context_length=CONTEXT,
             can_share_prefixes=can_share and not shape.is_canonical_alone,

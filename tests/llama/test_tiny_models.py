@@ -15,8 +15,8 @@ from models.tiny_gguf import (
     TinyTensor,
     Value,
     tiny_gemma3,
-    tiny_llama,
     tiny_lfm2,
+    tiny_llama,
     tiny_mamba,
 )
 
@@ -71,7 +71,8 @@ def answer_all(context: LlamaContext, prompts: list[list[int]], together: bool) 
 
 
 @pytest.mark.parametrize(
-    ("make", "can_share"), [(tiny_llama, True), (tiny_gemma3, False), (tiny_mamba, False), (tiny_lfm2, False)]
+    ("make", "can_share"),
+    [(tiny_llama, True), (tiny_gemma3, False), (tiny_mamba, False), (tiny_lfm2, False)],
 )
 def test_models_are_served_alike_whether_or_not_prefixes_can_be_shared(
     tmp_path: Path, make: Callable[[], TinyModel], can_share: bool

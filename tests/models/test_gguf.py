@@ -17,8 +17,8 @@ from models.tiny_gguf import (
     Value,
     spm_vocabulary,
     tiny_gemma3,
-    tiny_llama,
     tiny_lfm2,
+    tiny_llama,
     tiny_mamba,
 )
 

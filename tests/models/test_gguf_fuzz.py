@@ -14,8 +14,8 @@ from models.tiny_gguf import (
     TinyModel,
     spm_vocabulary,
     tiny_gemma3,
-    tiny_llama,
     tiny_lfm2,
+    tiny_llama,
     tiny_mamba,
 )
 

@@ -67,7 +67,12 @@ def test_tiny_models_cost_what_their_tensors_say(tmp_path: Path) -> None:
         )
         for make in (tiny_llama, tiny_gemma3, tiny_mamba, tiny_lfm2)
     }
-    assert costs == {"tiny_llama": 2 * 2 * 16 * 2, "tiny_gemma3": 2 * 2 * 16 * 2, "tiny_mamba": 0, "tiny_lfm2": 2 * 2 * 16 * 2}
+    assert costs == {
+        "tiny_llama": 2 * 2 * 16 * 2,
+        "tiny_gemma3": 2 * 2 * 16 * 2,
+        "tiny_mamba": 0,
+        "tiny_lfm2": 2 * 2 * 16 * 2,
+    }
 
 
 def test_every_amount_of_memory_is_used_and_never_exceeded() -> None:

@@ -139,7 +139,9 @@ def test_a_file_that_nothing_is_better_than_is_left_alone_for_good(tmp_path: Pat
 
 @pytest.mark.usefixtures("rates")
 @pytest.mark.parametrize(
-    "make", [tiny_gemma3, tiny_mamba, tiny_lfm2, lambda: tiny_llama(experts=4)], ids=["swa", "mamba", "hybrid", "moe"]
+    "make",
+    [tiny_gemma3, tiny_mamba, tiny_lfm2, lambda: tiny_llama(experts=4)],
+    ids=["swa", "mamba", "hybrid", "moe"],
 )
 def test_other_kinds_of_models_are_measured_too(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
     path = make().write(tmp_path / "f32.gguf")

@@ -84,6 +84,7 @@ MAY_NOT_TURN = (
 EXPERTS_ONLY = ("bailingmoe2", "grovemoe", "lfm2moe", "smallthinker")  # graphs that assert some
 
 F32 = 0
+F32_PARTS = ("_norm.", ".ssm_a", ".ssm_conv1d", ".shortconv.conv")  # of names
 STORED_ONLY_BY_ACCIDENT = {9: "q8_1", 15: "q8_K", 24: "i8", 25: "i16", 28: "f64"}  # no kernels
 INTEGERS = {26: "i32", 27: "i64"}
 
@@ -245,7 +246,7 @@ def _tensors(header: GgufHeader) -> Iterator[str]:
             kind = STORED_ONLY_BY_ACCIDENT[tensor.type]
             yield f"stores tensor {tensor.name} as {kind}, which nothing computes with; {AGAIN}"
         plain = len(tensor.shape) == 1 or tensor.name.endswith(".ssm_d")
-        plain = plain or any(part in tensor.name for part in ("_norm.", ".ssm_a", ".ssm_conv1d"))
+        plain = plain or any(part in tensor.name for part in F32_PARTS)
         if tensor.type in INTEGERS:
             if "tid2eid" not in tensor.name:  # deepseek4's table of experts
                 yield f"stores tensor {tensor.name} as {INTEGERS[tensor.type]}; {AGAIN}"
