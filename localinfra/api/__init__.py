@@ -1,1 +1,1 @@
-"""HTTP: a body → values for a model → the bytes of an answer. Computes and loads nothing."""
+"""HTTP: request body → values for a model → response bytes. Runs and loads no model."""

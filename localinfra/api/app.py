@@ -40,7 +40,7 @@ from localinfra.config.settings import is_local
 from localinfra.costs import Ledger
 from localinfra.runtime import Runtime
 
-# The base URLs in use: ours and OpenAI's, then those of the hosted services whose clients we serve.
+# Base URLs in use: ours and OpenAI's, then those of hosted services whose clients we serve.
 PREFIXES = ("/v1", "/v1/openai", "/inference-api/openai/v1")
 
 OPENAI_ROUTES = [
@@ -64,7 +64,7 @@ OPENAI_ROUTES = [
     ("/models/{id:path}", get_model, "GET"),
 ]
 
-# Anthropic's clients, and those of a hosted service that has its API below a path of its own.
+# For Anthropic's clients, and for a hosted service that puts Anthropic's API under its own path.
 ANTHROPIC_PREFIXES = ("/v1", "/anthropic/v1")
 
 ANTHROPIC_ROUTES = [
@@ -74,7 +74,7 @@ ANTHROPIC_ROUTES = [
 
 
 async def index(request: Request) -> Response:
-    """What a browser, or a client that tries whether somebody is there, finds at the root."""
+    """Shown to browsers and to clients that probe the root."""
     return json_response(
         {
             "name": "localinfra",
@@ -85,8 +85,8 @@ async def index(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Answers from what is known on the event loop, so in milliseconds under any load. A model
-    that broke makes it a 503 until it is back."""
+    """Uses only state held on the event loop, so it answers in milliseconds under any load.
+    Returns 503 while a model is broken."""
     found = AppState.of(request.app).runtime
     faults = found.faults()
     stats = [model.stats for model in found.loaded_text_models().values()]
@@ -106,9 +106,9 @@ async def health(request: Request) -> Response:
 
 
 def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
-    """The application over a runtime, which its lifespan starts loading and closes.
+    """The application over a runtime; its lifespan starts loading the models and closes them.
 
-    What is used it writes into the ledger; without one, the metrics alone tell."""
+    Usage goes to the ledger if there is one, else to the metrics only."""
     settings = runtime.settings
     ledger = ledger or Ledger()
     state = AppState(runtime, ledger, ImageFiles(settings.image_urls_s), ResponseStore())
@@ -127,7 +127,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
             Route("/health", health),
             Route("/metrics", get_metrics),
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),
-            Route("/tokenize", create_tokens, methods=["POST"]),  # vLLM has these at the root
+            Route("/tokenize", create_tokens, methods=["POST"]),  # at the root, as in vLLM
             Route("/detokenize", join_tokens, methods=["POST"]),
             Route("/tokenizer_info", describe_tokenizer),
             Route(IMAGE_FILES + "/{name}", get_image_file),

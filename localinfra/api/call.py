@@ -1,14 +1,14 @@
-"""One request from its body to its answer: what every route does, and what each answer carries.
+"""One request from body to response: the steps and headers that all routes share.
 
     call = await Call.begin(request, RerankRequest)
-    texts = call.body.texts()                        # what the body asks for, or a refusal
+    texts = call.body.texts()                        # raises if the body is invalid
     model = await call.runtime.rerank_model(call.body.model, ROUTE)
-    charge = call.charge(model)                      # where to add what is used
+    charge = call.charge(model)                      # add usage to it
     ...
     return call.json(ranking)
 
-A client that leaves before its answer has begun cancels all of it (`http/leaving.py`). Knows no
-API's shapes.
+All of it is cancelled if the client disconnects before the response starts (`http/leaving.py`).
+Knows no API's shapes.
 """
 
 import logging
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-INLINE_SIZE = 64 * 1024  # of a body: what becomes of it takes 2 ms
+INLINE_SIZE = 64 * 1024  # of a body, which takes 2 ms to convert
 
 
 class ChargedModel(Protocol):
@@ -50,7 +50,7 @@ class ChargedModel(Protocol):
 
 
 class Call(Generic[Body]):
-    """A request whose body was read. Event loop only."""
+    """A request whose body has been read. Event loop only."""
 
     def __init__(self, request: Request, decoded: Decoded[Body]):
         self._app = AppState.of(request.app)
@@ -63,14 +63,14 @@ class Call(Generic[Body]):
         self.runtime = self._app.runtime
         self.threads = self._app.threads
         self.caller = self._state.caller
-        # Of requests that name none; None: another each time.
+        # For requests that set no seed; None: a new one for each.
         self.default_seed = self.runtime.settings.default_seed
 
     @classmethod
     async def begin(
         cls, request: Request, kind: type[Body], max_values: int = MAX_VALUES
     ) -> "Call[Body]":
-        """Raises what `read_body` does."""
+        """Raises the same errors as `read_body`."""
         limits = AppState.of(request.app).limits
         return cls(request, await read_body(request, kind, limits, max_values))
 
@@ -82,17 +82,17 @@ class Call(Generic[Body]):
         files: Collection[str] = (),
         max_values: int = MAX_VALUES,
     ) -> "Call[Body]":
-        """The same on routes that take forms too; `files` may be files in one."""
+        """The same, for routes that also take forms; `files` names the fields that may be files."""
         limits = AppState.of(request.app).limits
         return cls(request, await read_body_or_form(request, kind, limits, files, max_values))
 
     def store(self, kind: type[T]) -> T:
-        """What the route's API keeps for later requests."""
+        """The API's store, kept across requests."""
         return self._app.store(kind)
 
-    async def converted(self, work: Callable[[], T], more_bytes: int = 0) -> T:
-        """The result of `work`, which goes through what the body holds and `more_bytes` beside it:
-        in a thread where that is much. Raises what it does, and QueueFull."""
+    async def convert(self, work: Callable[[], T], more_bytes: int = 0) -> T:
+        """Runs `work`, which processes the body and `more_bytes` of other data: in a thread if
+        that is much. Raises QueueFull, and whatever `work` raises."""
         size = self._decoded.size + more_bytes
         if size <= INLINE_SIZE:
             return work()
@@ -103,16 +103,16 @@ class Call(Generic[Body]):
             logger.info("request %s is for user '%s'", self._state.id, shown(user))
 
     def charge(self, model: ChargedModel) -> Charge:
-        """The request's charge. Call it once, as soon as the model is there: from then on the
-        request's metrics name the model."""
+        """The request's charge. Call it once, as soon as the model is loaded: from then on the
+        request counts under that model in the metrics."""
         app, state = self._app, self._state
         state.model = model.name
         price = model.entry.price
         return Charge(price, model.name, state.caller, state.started_s, app.metrics, app.ledger)
 
-    def leave_out(self, paths: Iterable[str], unknown: Iterable[str] = ()) -> None:
-        """The answer will tell that these places in the body had no effect; `unknown`: names that
-        nobody knows."""
+    def report_ignored(self, paths: Iterable[str], unknown: Iterable[str] = ()) -> None:
+        """Reports these parts of the body as without effect, in a header of the response;
+        `unknown`: paths of unknown names."""
         self._decoded = self._decoded.ignoring(paths, unknown)
 
     def add_headers(self, headers: Mapping[str, str]) -> None:
@@ -120,20 +120,20 @@ class Call(Generic[Body]):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the answer, however it is sent."""
+        """The response's headers, however it is sent."""
         return {**self._decoded.headers, **self._own_headers}
 
     def json(self, value: object) -> Response:
         return json_response(value, headers=self.headers)
 
     def pieces(self, parts: list[bytes]) -> Response:
-        """A JSON body in parts, of which none keeps the event loop waiting."""
+        """A JSON body in parts, each too small to block the event loop."""
         return PiecesResponse(parts, self.headers)
 
     def stream(
         self, events: AsyncGenerator[bytes | list[bytes], None], source: Closable
     ) -> Response:
-        """`source`: what the events are made of, which the stream closes however it ends."""
+        """`source`: what `events` reads from; the stream closes it in any case."""
         return EventStream(events, self.headers, self._keepalive_s, source)
 
     def named_stream(
@@ -141,8 +141,13 @@ class Call(Generic[Body]):
         events: AsyncGenerator[NamedEvent | list[NamedEvent], None],
         source: Closable,
         error_event: Callable[[ApiError, Scope], NamedEvent],
-        sign_of_life: Callable[[], NamedEvent],
+        heartbeat_event: Callable[[], NamedEvent],
     ) -> Response:
         return NamedEventStream(
-            events, error_event, self.headers, self._keepalive_s, source, sign_of_life=sign_of_life
+            events,
+            error_event,
+            self.headers,
+            self._keepalive_s,
+            source,
+            heartbeat_event=heartbeat_event,
         )

@@ -1,4 +1,4 @@
-"""POST /v1/embed and /v2/embed: embeddings in Cohere's shapes. Ranking has one shape for all.
+"""POST /v1/embed and /v2/embed: embeddings in Cohere's shapes. Reranking is in rerank.py.
 
 https://docs.cohere.com/reference/embed
 """
@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from localinfra.api.call import Call
 from localinfra.api.generation.params import ShortName
-from localinfra.api.http.pieces import filled
-from localinfra.api.openai.embeddings import MAX_INPUTS, InputType, checked_inputs, embedded
+from localinfra.api.http.pieces import fill_arrays
+from localinfra.api.openai.embeddings import MAX_INPUTS, InputType, checked_inputs, embed_texts
 from localinfra.api.vectors import as_base64, as_floats, pieces
 from localinfra.chat.messages import TEXT_TYPES, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
@@ -33,9 +33,9 @@ class EmbedInput(msgspec.Struct, frozen=True):
     content: Annotated[list[CohereContentPart], Meta(max_length=64)]
 
     def text(self) -> str:
-        """Raises UnsupportedParameter for what is not text."""
+        """Raises UnsupportedParameter if a part is not text."""
         if any(part.type not in TEXT_TYPES for part in self.content):
-            raise UnsupportedParameter("The embedding models here read texts alone.", "inputs")
+            raise UnsupportedParameter("The embedding models here take text only.", "inputs")
         return "\n".join(part.text for part in self.content)
 
 
@@ -44,9 +44,9 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     texts: Texts = []
     inputs: Annotated[list[EmbedInput], Meta(max_length=MAX_INPUTS)] = []
     images: Annotated[list[str], Meta(max_length=MAX_INPUTS)] = []
-    # The other types of vectors are named as left out where one of FORMS is asked for too.
+    # Types not in FORMS are reported as ignored, if one of FORMS is asked for too.
     embedding_types: Annotated[list[ShortName], Meta(max_length=16)] = []
-    # classification and clustering have no prompt of their own here.
+    # classification and clustering use no prompt here.
     input_type: (
         Literal["search_query", "search_document", "classification", "clustering", "image"] | None
     ) = None
@@ -54,13 +54,13 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     truncate: Literal["NONE", "START", "END"] = "END"
 
     def all_texts(self) -> tuple[list[str], str]:
-        """With the field that has them. Raises InvalidRequest, and UnsupportedParameter for
-        pictures."""
+        """The texts and the name of their field. Raises InvalidRequest, or UnsupportedParameter
+        for images."""
         if self.images or self.input_type == "image":
-            raise UnsupportedParameter("The embedding models here read texts alone.", "images")
+            raise UnsupportedParameter("The embedding models here take text only.", "images")
         if self.truncate == "START":
             raise UnsupportedParameter(
-                "Only the end of a text can be cut off: send truncate END or NONE.", "truncate"
+                "A text can only be cut off at its end: send truncate END or NONE.", "truncate"
             )
         if self.texts and self.inputs:
             raise InvalidRequest("Send either texts or inputs, not both.", "inputs")
@@ -69,12 +69,13 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         return self.texts, "texts"
 
     def forms(self) -> list[str]:
-        """Of the vectors, each once. Raises UnsupportedParameter if there is none."""
+        """The types of vectors asked for, each once. Raises UnsupportedParameter if none is
+        served."""
         wanted = list(dict.fromkeys(self.embedding_types or ["float"]))
         found = [name for name in wanted if name in FORMS]
         if not found:
             raise UnsupportedParameter(
-                f"Embeddings are served as {' and '.join(FORMS)}.", "embedding_types"
+                f"embedding_types can be {' and '.join(FORMS)}.", "embedding_types"
             )
         return found
 
@@ -83,7 +84,7 @@ async def create_cohere_embeddings(request: Request) -> Response:
     call = await Call.begin(request, EmbedRequest)
     body, forms = call.body, call.body.forms()
     texts, param = body.all_texts()
-    found, _, charge = await embedded(
+    found, _, charge = await embed_texts(
         call,
         body.model,
         checked_inputs(texts, param),
@@ -99,7 +100,7 @@ async def create_cohere_embeddings(request: Request) -> Response:
     charge.add(prompt_tokens=found.num_tokens)
     version = request.scope["path"][2:3]
     is_plain = version == "1" and not body.embedding_types
-    call.leave_out(
+    call.report_ignored(
         f"embedding_types[{at}]"
         for at, name in enumerate(body.embedding_types)
         if name not in FORMS
@@ -115,4 +116,4 @@ async def create_cohere_embeddings(request: Request) -> Response:
         },
     }
     arrays = {"embeddings": vectors["float"]} if is_plain else vectors
-    return call.pieces(filled(answer, arrays))
+    return call.pieces(fill_arrays(answer, arrays))

@@ -1,4 +1,4 @@
-"""GET /metrics, and the middleware that counts requests and takes their time."""
+"""GET /metrics, and the middleware that counts and times requests."""
 
 import time
 
@@ -14,10 +14,9 @@ from localinfra.runtime import Runtime
 
 
 class RequestMetrics:
-    """ASGI middleware around `Guard`, so that what it refuses counts and is logged too. Judges
-    nothing.
+    """ASGI middleware outside `Guard`, so that requests it refuses are counted and logged too.
 
-    Leaves `started_s` in the request's state, and finds there the model that it is charged for.
+    Sets `started_s` in the request's state, and reads from it the model that is charged.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics):
@@ -54,8 +53,8 @@ class RequestMetrics:
 
 
 def route_of(scope: Scope) -> str:
-    """The first path of the handler that answered, whichever prefix was used. Empty where none
-    did, for clients may think of any number of paths."""
+    """The first path of the handler that answered, whichever prefix was used. Empty if none did:
+    clients may send any number of paths, and each would become a label."""
     for route in scope["app"].routes if "endpoint" in scope else ():
         if isinstance(route, Route) and route.endpoint is scope["endpoint"]:
             return route.path
@@ -64,11 +63,11 @@ def route_of(scope: Scope) -> str:
 
 async def get_metrics(request: Request) -> Response:
     state = AppState.of(request.app)
-    look_around(state.metrics, state.runtime)
+    update_gauges(state.metrics, state.runtime)
     return Response(state.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
 
-def look_around(metrics: Metrics, runtime: Runtime) -> None:
+def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
     """Brings the gauges up to date."""
     stats = {name: model.stats for name, model in runtime.loaded_text_models().items()}
     metrics.sequences_running.show({(name,): stat.num_running for name, stat in stats.items()})

@@ -1,4 +1,4 @@
-"""POST /v1/rerank: how well documents answer a query, in the shape of Cohere's and Jina's APIs."""
+"""POST /v1/rerank: scores documents against a query, in the shape of Cohere's and Jina's APIs."""
 
 from typing import Annotated
 
@@ -30,7 +30,7 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     documents: Documents
     top_n: Annotated[int, Meta(ge=1)] | None = None
     return_documents: bool = False
-    truncate: bool = True  # where a document is too long, as other rerankers do
+    truncate: bool = True  # documents that are too long, as other rerankers do
 
     def texts(self) -> list[str]:
         """The documents' texts. Raises InvalidRequest."""

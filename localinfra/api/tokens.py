@@ -1,6 +1,6 @@
 """POST /tokenize and /detokenize, also below /v1, and GET /tokenizer_info, in vLLM's shapes.
 
-Only text models: the ids are those of their prompts.
+Text models only: these are the token ids of their prompts.
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
@@ -26,51 +26,53 @@ from localinfra.models.entries import TextModelEntry
 if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
-# What a thread has done in 2 s, even for the least favourable text (a million letters).
+# A thread tokenizes this much in 2 s, even the worst case (a million letters).
 MAX_CHARACTERS = 1_000_000
 MAX_TOKENS = 1_000_000
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Of `prompt` and `messages` one is given."""
+    """Takes either `prompt` or `messages`."""
 
     model: str | None = None
     prompt: Annotated[str, Meta(max_length=MAX_CHARACTERS)] | UnsetType = UNSET
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    # A prompt's BOS. That of messages is the template's: there it has no effect.
+    # Adds BOS to a prompt. No effect on messages, whose BOS comes from the template.
     add_special_tokens: bool = True
     return_token_strs: bool = False
-    add_generation_prompt: bool | None = None  # this and all below are for messages
+    add_generation_prompt: bool | None = None  # this and the fields below are for messages
     continue_final_message: bool = False
     tools: SentTools = []
     chat_template: str | None = None
     chat_template_kwargs: TemplateKwargs = {}
 
     def check(self) -> None:
-        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        """Checks what annotations cannot express. Raises InvalidRequest or
+        UnsupportedParameter."""
         if (self.prompt is UNSET) is (self.messages is None):
             raise InvalidRequest("Send either prompt or messages.", "prompt")
         if self.chat_template is not None:
             raise UnsupportedParameter(
-                "The model's own chat_template is used; models.toml can replace it.",
+                "A request can't set chat_template: set it for the model in models.toml.",
                 "chat_template",
             )
         check_kwargs(self.chat_template_kwargs)
         if self.continue_final_message and self.add_generation_prompt:
             raise InvalidRequest(
-                "A message is either continued or followed by another; leave out "
-                "add_generation_prompt or continue_final_message.",
+                "add_generation_prompt and continue_final_message exclude each other: leave out "
+                "one of them.",
                 "continue_final_message",
             )
         if self.continue_final_message and not ends_in_answer(self.messages or []):
             raise InvalidRequest(
-                "Only a last assistant message without tool calls can be continued.",
+                "continue_final_message needs an assistant message without tool calls at the end.",
                 "continue_final_message",
             )
 
     @property
     def asks(self) -> bool:
-        """Whether the conversation is put as a prompt: by default, as in chat completions."""
+        """Whether the prompt ends where the assistant's answer begins: the default, as in chat
+        completions."""
         return self.continue_final_message or self.add_generation_prompt is not False
 
 
@@ -91,7 +93,7 @@ class Detokenized(msgspec.Struct, frozen=True):
 
 
 class TokenizerDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """What clients look for in a tokenizer_config.json. None: the model has no such token."""
+    """The fields of tokenizer_config.json that clients read. None: the model has no such token."""
 
     tokenizer_class: str
     bos_token: str | None
@@ -108,8 +110,8 @@ async def create_tokens(request: Request) -> Response:
     body.check()
     model = await named_model(request, body.model)
     tools = read_tools(body.tools)
-    call.leave_out([*tools.left_out, *left_out(body.messages or ())], tools.unknown)
-    call.leave_out(model.prompts.unread(kwarg_paths(body.chat_template_kwargs)))
+    call.report_ignored([*tools.left_out, *left_out(body.messages or ())], tools.unknown)
+    call.report_ignored(model.prompts.unread(kwarg_paths(body.chat_template_kwargs)))
     if body.prompt is not UNSET:
         ids = await model.prompts.tokenize(body.prompt, add_bos=body.add_special_tokens)
     else:
@@ -160,13 +162,13 @@ async def named_model(request: Request, name: str | None) -> "TextModel":
 
 
 def only_text_model(catalog: Catalog) -> str:
-    """Whom a client means that names no model, as lm-eval doesn't. Raises InvalidRequest where
-    that isn't clear: ids of another model would be wrong without anybody noticing."""
+    """The only text model, for clients that name none, such as lm-eval. Raises InvalidRequest if
+    there are several: another model's ids would be silently wrong."""
     names = [name for name, e in catalog.entries.items() if isinstance(e, TextModelEntry)]
     if len(names) != 1:
         raise InvalidRequest(
-            f"`model` is required, since {len(names)} text models are served here. A client that "
-            "can't name one needs a server whose models.toml has no other.",
+            f"`model` is required: this server has {len(names)} text models. If your client can't "
+            "send it, leave a single text model in models.toml.",
             "model",
         )
     return names[0]

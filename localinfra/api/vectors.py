@@ -1,6 +1,6 @@
-"""Rows of vectors → JSON in pieces, of which none keeps the event loop waiting.
+"""Rows of vectors → JSON in pieces too small to block the event loop.
 
-A vector of 1,024 numbers takes 0.1 ms, and a request may have 2,048 of them.
+Encoding a vector of 1,024 numbers takes 0.1 ms, and a request may ask for 2,048 of them.
 """
 
 import base64
@@ -15,21 +15,20 @@ if TYPE_CHECKING:
     from localinfra.embed.encoder import Rows  # brings numpy
 
 ROWS_AT_ONCE = 16
-INLINE_NUMBERS = 8192  # take under a millisecond: not worth another thread
+INLINE_NUMBERS = 8192  # take under 1 ms: not worth a thread
 
 encode = msgspec.json.Encoder().encode
 
 
 def as_floats(rows: "Rows") -> list[bytes]:
-    """Each row as a JSON array. The numbers are exactly the float32 ones."""
+    """Each row as a JSON array of the exact float32 values."""
     return [encode(row) for row in rows.tolist()]
 
 
 def as_base64(rows: "Rows") -> list[bytes]:
     """Each row as a JSON string of its little-endian float32 bytes.
 
-    Without copies: numpy lets go of the interpreter for each, and takes it back before a thread
-    that waits can have it.
+    No copies: numpy releases the GIL for each and takes it back before a waiting thread gets it.
     """
     return [b'"%b"' % base64.b64encode(row.tobytes()) for row in rows.astype("<f4", copy=False)]
 
@@ -40,9 +39,8 @@ async def pieces(
     frame: Callable[[int, bytes], bytes],
     executor: BoundedExecutor,
 ) -> list[bytes]:
-    """`frame(index, row)` around each encoded row, with commas between, a few rows in each piece.
-    Computed in a thread, if they are many; it gives the interpreter back after each piece. Raises
-    QueueFull."""
+    """Each encoded row as `frame(index, row)`, joined with commas, a few rows per piece. Many rows
+    are encoded in a thread, which can yield the GIL after each piece. Raises QueueFull."""
 
     def all_pieces() -> list[bytes]:
         found = []
@@ -57,6 +55,6 @@ async def pieces(
 
 
 def truncated_header(indices: list[int]) -> dict[str, str]:
-    """`x-localinfra-truncated`: of which texts the end was not read."""
+    """`x-localinfra-truncated`: the indices of texts whose end was cut off."""
     listed = [*map(str, indices[:500]), *(["..."] if len(indices) > 500 else [])]
     return {"x-localinfra-truncated": ",".join(listed)} if indices else {}

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from localinfra.api.call import Call
 from localinfra.api.http.errors import EXCEPTION_HANDLERS
 from localinfra.api.http.guard import Guard
-from localinfra.api.http.pieces import filled, listed
+from localinfra.api.http.pieces import fill_arrays, join_items
 from localinfra.api.http.state import AppState
 from localinfra.api.metrics import RequestMetrics
 from localinfra.config.settings import ServerSettings
@@ -90,7 +90,7 @@ def test_every_answer_tells_what_had_no_effect(
     answered: Callable[[Call[Body]], Response],
 ) -> None:
     async def answer(one: Call[Body]) -> Response:
-        one.leave_out(["tools[0]"], unknown=["tools[1].x"])
+        one.report_ignored(["tools[0]"], unknown=["tools[1].x"])
         one.add_headers({"x-localinfra-truncated": "3"})
         return answered(one)
 
@@ -124,7 +124,7 @@ def test_what_is_used_counts_for_the_caller_and_the_model_of_the_answer() -> Non
 @pytest.mark.parametrize(("size", "is_inline"), [(1000, True), (100_000, False)])
 def test_a_large_body_is_gone_through_in_a_thread(size: int, is_inline: bool) -> None:
     async def answer(one: Call[Body]) -> Response:
-        worker = await one.converted(threading.current_thread)
+        worker = await one.convert(threading.current_thread)
         return one.json({"inline": worker is threading.current_thread()})
 
     server = Server(answer)
@@ -141,8 +141,10 @@ class Answer(msgspec.Struct):
 
 
 def test_arrays_are_filled_into_their_answer_whatever_its_texts_say() -> None:
-    parts = filled(Answer('"first":[]'), {"first": listed([b"1", b"2"]), "second": [b'"a"']})
+    parts = fill_arrays(
+        Answer('"first":[]'), {"first": join_items([b"1", b"2"]), "second": [b'"a"']}
+    )
     assert msgspec.json.decode(b"".join(parts)) == {
         "before": '"first":[]', "first": [1, 2], "second": ["a"], "after": 1,
     }  # fmt: skip
-    assert msgspec.json.decode(b"".join(filled(Answer(""), {"first": []})))["first"] == []
+    assert msgspec.json.decode(b"".join(fill_arrays(Answer(""), {"first": []})))["first"] == []

@@ -33,7 +33,7 @@ from localinfra.api import tokens
 from localinfra.api.generation import tools
 from localinfra.api.http.body import decode, decode_within
 from localinfra.api.http.liberal import NUMBERED
-from localinfra.api.openai.responses.handlers import what_is_asked
+from localinfra.api.openai.responses.handlers import conversation_request
 from localinfra.chat.messages import checked
 from localinfra.errors import InvalidRequest
 
@@ -104,7 +104,7 @@ def test_a_null_among_tools_and_items_is_nothing_there() -> None:
         [tool] = body.answer().use.tools
         assert tool.name == "add" and tool.param.startswith("tools[1].")
     fields = {"model": "m", "input": [None, *HELLO, None], "tools": [None]}
-    asked = what_is_asked(
+    asked = conversation_request(
         Request(scope_of()), decode(json.dumps(fields).encode(), RESPONSES).value, None
     )
     assert [message.content for message in asked.messages] == ["Hello"]
@@ -139,7 +139,7 @@ def test_a_null_among_tools_and_items_is_nothing_there() -> None:
 def test_nulls_pass_where_nothing_does(kind: type[Any], fields: dict[str, Any]) -> None:
     decoded = decode(json.dumps({**BODIES[kind], **fields}).encode(), kind)
     if kind is RESPONSES:
-        what_is_asked(Request(scope_of()), decoded.value, None)
+        conversation_request(Request(scope_of()), decoded.value, None)
     elif kind is MESSAGES:
         decoded.value.conversation()
     else:

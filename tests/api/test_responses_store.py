@@ -15,7 +15,11 @@ from localinfra.api.call import Call
 from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.body import Decoded, decode
 from localinfra.api.http.state import AppState, RequestState
-from localinfra.api.openai.responses.handlers import ConversationRequest, asking, what_is_asked
+from localinfra.api.openai.responses.handlers import (
+    ConversationRequest,
+    conversation_request,
+    read_conversation,
+)
 from localinfra.api.openai.responses.items import AnyItem, InputText, MessageItem, OutputText
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openai.responses.store import (
@@ -128,7 +132,7 @@ def test_what_a_conversation_weighs_is_added_up(server: "Server") -> None:
     for store in (True, False):
         fields = {"model": "m", "input": "Hi", "previous_response_id": "resp_1", "store": store}
         decoded = Decoded(msgspec.convert(fields, ResponsesRequest), ())
-        asked = asyncio.run(asking(Call(request, decoded)))
+        asked = asyncio.run(read_conversation(Call(request, decoded)))
         assert len(asked.items) == 7
         assert asked.num_bytes == (
             99 + len(encode([said("m")]) + encode(asked.items[6:])) if store else 0
@@ -221,7 +225,7 @@ def test_references_are_bounded_by_what_they_stand_for(server: Server) -> None:
         items = [{"type": "item_reference", "id": "long"}] * num_references
         fields = {"model": "m", "input": [*items, {"role": "user", "content": "Hi"}]}
         body = decode(msgspec.json.encode(fields), ResponsesRequest).value
-        return what_is_asked(request, body, None)
+        return conversation_request(request, body, None)
 
     assert ask(100).num_bytes == sum(len(encode(item)) for item in ask(100).items) + 2
     with pytest.raises(BodyTooLarge, match="refer to fewer"):
@@ -233,7 +237,7 @@ def test_a_conversation_that_grows_by_its_responses_is_bounded(server: Server) -
     AppState.of(server.app).store(ResponseStore).put(
         "resp_2", RequestState.of(request.scope).caller, b"{}", [], [said("m2")], MAX_BYTES
     )
-    with pytest.raises(BodyTooLarge, match="gone on from"):
+    with pytest.raises(BodyTooLarge, match="can be continued"):
         previous_response(request, "resp_2")
 
 

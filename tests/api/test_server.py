@@ -10,7 +10,7 @@ import pytest
 from localinfra.api.sockets import server
 from localinfra.api.sockets.server import bind
 
-real_bound = server.bound
+real_bound_socket = server.bound_socket
 
 
 def has_ipv6() -> bool:
@@ -47,12 +47,12 @@ def test_localhost_is_two_addresses_with_one_port(host: str) -> None:
 def test_without_ipv6_localhost_is_one_address(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def bound(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    def bound_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(number, "no such address")
-        return real_bound(family, address, port)
+        return real_bound_socket(family, address, port)
 
-    monkeypatch.setattr(server, "bound", bound)
+    monkeypatch.setattr(server, "bound_socket", bound_socket)
     with taken("localhost") as [(address, _)]:
         assert address == "127.0.0.1"
 
@@ -62,15 +62,15 @@ def test_a_free_port_that_is_in_use_on_the_other_address_is_passed_over(
 ) -> None:
     tried: list[int] = []
 
-    def bound(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    def bound_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             tried.append(port)
             if len(tried) < 4:
                 raise OSError(errno.EADDRINUSE, "in use")
-            return real_bound(socket.AF_INET, "127.0.0.2", port)
-        return real_bound(family, address, port)
+            return real_bound_socket(socket.AF_INET, "127.0.0.2", port)
+        return real_bound_socket(family, address, port)
 
-    monkeypatch.setattr(server, "bound", bound)
+    monkeypatch.setattr(server, "bound_socket", bound_socket)
     with taken("localhost") as [(_, port), (_, same_port)]:
         assert port == same_port == tried[-1] and len(tried) == 4
 

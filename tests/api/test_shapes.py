@@ -22,7 +22,7 @@ from starlette.requests import Request
 
 from localinfra.api.http.body import decode, decode_within
 from localinfra.api.openai.responses import input as responses_input
-from localinfra.api.openai.responses.handlers import what_is_asked
+from localinfra.api.openai.responses.handlers import conversation_request
 from localinfra.errors import InvalidRequest
 
 TEXT = {"type": "text", "text": "Hello"}
@@ -71,7 +71,7 @@ def test_names_nobody_knows_are_told_by_their_paths(
 
 def responses_headers(**fields: Any) -> str:
     decoded = decode(json.dumps({**BODIES[RESPONSES], **fields}).encode(), RESPONSES)
-    asked = what_is_asked(Request(scope_of()), decoded.value, None)
+    asked = conversation_request(Request(scope_of()), decoded.value, None)
     headers = decoded.ignoring(asked.left_out, asked.unknown).headers
     return headers.get("x-localinfra-ignored", "")
 

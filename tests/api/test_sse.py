@@ -86,11 +86,11 @@ def named_stream(
 def test_silence_is_filled_with_events_where_clients_wait_for_them() -> None:
     beats = iter(range(100))
 
-    def sign_of_life() -> NamedEvent:
+    def heartbeat_event() -> NamedEvent:
         return "ping", b"%d" % next(beats)
 
     body = named_stream(
-        ("start", b"1"), 0.25, ("stop", b"2"), keepalive_s=0.1, sign_of_life=sign_of_life
+        ("start", b"1"), 0.25, ("stop", b"2"), keepalive_s=0.1, heartbeat_event=heartbeat_event
     ).body
     assert body == (
         b"event: start\ndata: 1\n\nevent: ping\ndata: 0\n\nevent: ping\ndata: 1\n\n"

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from localinfra.api.http.body import decode
 from localinfra.api.openai.chat import ChatCompletionRequest
-from localinfra.api.openai.responses.handlers import what_is_asked
+from localinfra.api.openai.responses.handlers import conversation_request
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.chat.answer import ToolUse
 from localinfra.errors import InvalidRequest
@@ -161,7 +161,7 @@ def test_an_item_that_can_not_be_used_is_left_out_whatever_it_lacks(
 ) -> None:
     body = {"model": "m", "input": [HELLO, {"type": kind, **more}, HELLO]}
     decoded = decode(json.dumps(body).encode(), ResponsesRequest)
-    asked = what_is_asked(Request(scope_of()), decoded.value, None)
+    asked = conversation_request(Request(scope_of()), decoded.value, None)
     assert asked.left_out == ["input[1]"]
     assert [message.role for message in asked.messages] == ["user", "user"]
 
@@ -176,7 +176,7 @@ def test_an_item_that_can_not_be_used_is_left_out_whatever_it_lacks(
 )  # fmt: skip
 def test_the_output_of_a_call_that_was_left_out_is_left_out_too(items: list[Any]) -> None:
     body = {"model": "m", "input": [HELLO, *items]}
-    asked = what_is_asked(
+    asked = conversation_request(
         Request(scope_of()), decode(json.dumps(body).encode(), ResponsesRequest).value, None
     )
     assert asked.left_out == ["input[1]", "input[2]"] and len(asked.messages) == 1
@@ -186,7 +186,7 @@ def test_a_call_without_an_id_keeps_its_output() -> None:
     item = {"type": "mcp_call", "name": "ask", "server_label": "wiki", "arguments": "{}",
             "output": "42"}  # fmt: skip
     body = {"model": "m", "input": [HELLO, item]}
-    asked = what_is_asked(
+    asked = conversation_request(
         Request(scope_of()), decode(json.dumps(body).encode(), ResponsesRequest).value, None
     )
     _, call, result = asked.messages
@@ -199,5 +199,5 @@ def test_an_outputs_path_is_its_own_after_items_that_are_two_or_none() -> None:
              {"type": "function_call_output", "call_id": "nobody", "output": "1"}]  # fmt: skip
     body = json.dumps({"model": "m", "input": items}).encode()
     with pytest.raises(InvalidRequest) as caught:
-        what_is_asked(Request(scope_of()), decode(body, ResponsesRequest).value, None)
+        conversation_request(Request(scope_of()), decode(body, ResponsesRequest).value, None)
     assert caught.value.param == "input[3].call_id"

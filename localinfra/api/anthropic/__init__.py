@@ -1,1 +1,1 @@
-"""Anthropic's Messages API: its shapes ↔ the words of chat/. Knows no other API."""
+"""Anthropic's Messages API: its shapes ↔ the types of chat/. Knows no other API."""

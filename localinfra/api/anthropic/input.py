@@ -1,4 +1,4 @@
-"""A conversation in Anthropic's words → the words of `chat`: messages, tools, template kwargs.
+"""A conversation in Anthropic's shapes → the types of `chat`: messages, tools, template kwargs.
 
 Shapes and rules: https://platform.claude.com/docs/en/api/messages. Pure; knows no model.
 """
@@ -39,30 +39,30 @@ Name = Annotated[str, Meta(max_length=256)]
 
 
 class DocumentSource(msgspec.Struct, frozen=True):
-    """Of a document. Those of the types text and content have a text."""
+    """The source of a document. Only the types text and content hold text."""
 
     type: TypeName = ""
     data: str | None = None
     content: "Content | None" = None
-    media_type: str | None = None  # without effect
+    media_type: str | None = None  # no effect
 
 
 class Block(msgspec.Struct, frozen=True):
-    """One block of content. Its type says which fields it must have."""
+    """One block of content. Its type determines the fields it must have."""
 
     type: TypeName
-    text: str | UnsetType | None = UNSET  # of text
-    thinking: str | UnsetType | None = UNSET  # of thinking
-    id: str | None = None  # of tool_use, as are the next two
+    text: str | UnsetType | None = UNSET  # in text
+    thinking: str | UnsetType | None = UNSET  # in thinking
+    id: str | None = None  # in tool_use, like the next two
     name: str | None = None
     input: str | dict[str, Any] | UnsetType | None = UNSET
-    tool_use_id: str | None = None  # of tool_result, as are the next two
+    tool_use_id: str | None = None  # in tool_result, like the next two
     content: "Content | dict[str, Any] | None" = None
     is_error: bool | None = None
-    title: str | None = None  # of document and search_result, as is the next
+    title: str | None = None  # in document and search_result, like the next
     source: str | DocumentSource | None = None
-    cache_control: Any = None  # without effect: every prefix is cached as it is
-    signature: str | None = None  # of thinking: nobody checks it
+    cache_control: Any = None  # no effect: every prefix is cached anyway
+    signature: str | None = None  # in thinking; not verified
 
     @property
     def has_text(self) -> bool:
@@ -71,11 +71,11 @@ class Block(msgspec.Struct, frozen=True):
         return self.type in TEXT_TYPES or self.type in ("search_result", "compaction")
 
 
-# Some have no place in the message at hand; all others can't be read.
+# Known types, though not all are allowed in each place; the model can't read any others.
 READABLE = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
 
 Content: TypeAlias = str | Annotated[list[Block], Meta(max_length=MAX_MESSAGES)]
-Placed: TypeAlias = tuple[str, Block]  # with its path, for errors
+Placed: TypeAlias = tuple[str, Block]  # a block with its path, for errors
 
 
 class InputMessage(msgspec.Struct, frozen=True):
@@ -88,13 +88,13 @@ class ToolDefinition(msgspec.Struct, frozen=True):
     description: str | None = None
     input_schema: Any = None
     type: TypeName | None = None
-    strict: bool | None = None  # true: all of the schema, or an error
-    cache_control: Any = None  # without effect
+    strict: bool | None = None  # true: enforce the whole schema, or refuse the request
+    cache_control: Any = None  # no effect
 
     @property
     def is_own(self) -> bool:
-        """Declared by the client in full. Others come with Anthropic's service or another, or with
-        models that know them: they are left out."""
+        """Whether the client declares the tool itself. Others belong to a hosted service, or to
+        models trained on them, and are ignored."""
         if self.type:
             return self.type == "custom"
         return bool(self.name) or self.input_schema is not None
@@ -105,7 +105,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
         return declared_tool(
             self.name,
             self.description,
-            needed(self.input_schema, param),
+            require_not_null(self.input_schema, param),
             name_param=f"{path}.name",
             param=param,
             is_strict=bool(self.strict),
@@ -114,7 +114,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
 
 class MessagesToolChoice(msgspec.Struct, frozen=True):
     type: Literal["auto", "any", "tool", "none"]
-    name: Name | None = None  # of tool
+    name: Name | None = None  # with type tool
     disable_parallel_tool_use: bool | None = None
 
 
@@ -125,7 +125,7 @@ class Thinking(msgspec.Struct, frozen=True):
 
     @property
     def template_kwargs(self) -> dict[str, Json]:
-        """By the names that templates of several families know."""
+        """Under all names that the templates of different model families use."""
         thinks = self.type != "disabled"
         budget = {"thinking_budget": self.budget_tokens} if self.budget_tokens and thinks else {}
         return {"enable_thinking": thinks, "thinking": thinks, **budget}
@@ -142,13 +142,13 @@ class OutputConfig(msgspec.Struct, frozen=True):
 
     @property
     def template_kwargs(self) -> dict[str, Json]:
-        """Templates know three efforts."""
+        """Templates know only low, medium and high."""
         effort = "high" if self.effort in ("xhigh", "max") else self.effort
         return {"reasoning_effort": effort} if effort else {}
 
 
 class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields that decide about the prompt, and so about its number of tokens."""
+    """The fields that determine the prompt, and so its number of tokens."""
 
     model: str
     messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
@@ -157,33 +157,33 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig = OutputConfig()
-    output_format: OutputFormat | None = None  # earlier releases' name of output_config.format
-    cache_control: dict[str, Any] = {}  # without effect: every prefix is cached as it is
+    output_format: OutputFormat | None = None  # the old name of output_config.format
+    cache_control: dict[str, Any] = {}  # no effect: every prefix is cached anyway
 
     def conversation(self) -> list[Message]:
-        """Raises InvalidRequest and UnsupportedParameter naming the block."""
+        """Raises InvalidRequest or UnsupportedParameter with the block's path."""
         return conversation(self.system, self.messages)
 
     @property
     def left_out(self) -> list[str]:
-        """Paths of what has no effect: tools that can't be offered, what such tools have left in
-        the conversation, images in results."""
+        """Paths of ignored parts: tools that can't be offered, blocks that such tools left in the
+        conversation, and images in results."""
         tools = [f"tools[{at}]" for at, tool in enumerate(self.tools) if not tool.is_own]
         return [*tools, *left_out_blocks(self.messages)]
 
     @property
     def kwarg_paths(self) -> dict[str, str]:
-        """Where the request sets variables of the template."""
+        """Template variables set by the request → their paths in it."""
         paths = {"reasoning_effort": "output_config.effort"} if self.output_config.effort else {}
         if self.thinking is None or self.thinking.type == "disabled":
-            return paths  # a template that knows no thinking does not think
+            return paths  # "disabled" also holds if the template does not know thinking
         names = {name: "thinking" for name in self.thinking.template_kwargs}
         if "thinking_budget" in names:
             names["thinking_budget"] = "thinking.budget_tokens"
         return paths | names
 
     def answer(self) -> Answer:
-        """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
+        """The form required of the answer. Raises InvalidRequest or UnsupportedParameter."""
         use = tool_use(self.tools, self.tool_choice)
         return answer_of(self.answer_format, use, "format")
 
@@ -204,8 +204,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tool_use(tools: Sequence[ToolDefinition], choice: MessagesToolChoice | None) -> ToolUse:
-    """Raises InvalidRequest, and UnsupportedParameter for a choice that only a tool which was left
-    out can meet."""
+    """Raises InvalidRequest, or UnsupportedParameter if only an ignored tool fits the choice."""
     declared = [tool.tool(f"tools[{at}]") for at, tool in enumerate(tools) if tool.is_own]
     if choice is None:
         return use_of(declared, None, is_parallel=True)
@@ -213,11 +212,11 @@ def tool_use(tools: Sequence[ToolDefinition], choice: MessagesToolChoice | None)
     if choice.type == "any" and tools and not declared:
         raise no_function_to_call()
     if choice.type == "tool":
-        name = needed(choice.name, "tool_choice.name")
+        name = require_not_null(choice.name, "tool_choice.name")
         if any(tool.name == name and not tool.is_own for tool in tools):
             raise UnsupportedParameter(
-                f"tool_choice names {name[:100]}, a tool that comes with Anthropic's own service. "
-                "Name one of your own, with name, description and input_schema.",
+                f"tool_choice names {name[:100]}, a tool of Anthropic's own service, which this "
+                "server can't run. Choose one that you declare with name and input_schema.",
                 "tool_choice",
             )
         wanted = NamedTool(NamedFunction(name))
@@ -225,8 +224,8 @@ def tool_use(tools: Sequence[ToolDefinition], choice: MessagesToolChoice | None)
 
 
 def conversation(system: Content, messages: Sequence[InputMessage]) -> list[Message]:
-    """Consecutive messages of a role are one turn of it."""
-    told = [Message(role="system", content=text_of(placed(system, "system")))] if system else []
+    """Merges consecutive messages of one role into one turn."""
+    found = [Message(role="system", content=text_of(placed(system, "system")))] if system else []
     for role, turn in itertools.groupby(enumerate(messages), key=lambda pair: pair[1].role):
         blocks: list[Placed] = []
         for at, message in turn:
@@ -235,17 +234,17 @@ def conversation(system: Content, messages: Sequence[InputMessage]) -> list[Mess
                 raise InvalidRequest(f"A {role} message needs content.", path)
             blocks += placed(message.content, path)
         if role == "user":
-            told += user_messages(blocks)
+            found += user_messages(blocks)
         elif role == "assistant":
-            told.append(assistant_message(blocks))
+            found.append(assistant_message(blocks))
         else:
-            told.append(Message(role="system", content=text_of(blocks)))
-    return told
+            found.append(Message(role="system", content=text_of(blocks)))
+    return found
 
 
 def left_out_blocks(messages: Sequence[InputMessage]) -> list[str]:
-    """In what a tool has given, and in what the assistant said, whatever is no text: the model
-    has asked for it, or had it from a tool that is not here, and can go on without."""
+    """Paths of non-text blocks in tool results and assistant messages. They are ignored rather than
+    refused: the model or its tools produced them, and the conversation can go on without them."""
     paths: list[str] = []
     for at, message in enumerate(messages):
         for path, block in placed(message.content, f"messages[{at}].content"):
@@ -264,37 +263,39 @@ def placed(content: Content | None, path: str) -> list[Placed]:
 
 
 def user_messages(blocks: Iterable[Placed]) -> list[Message]:
-    """Results of calls are messages of their own; texts between them are joined."""
-    told: list[Message] = []
+    """Makes each tool result a message of its own and joins the text between them."""
+    found: list[Message] = []
     for is_result, run in itertools.groupby(blocks, lambda place: place[1].type == "tool_result"):
         if is_result:
-            told += [result_message(path, block) for path, block in run]
+            found += [result_message(path, block) for path, block in run]
         else:
-            told.append(Message(role="user", content=text_of(run)))
-    return told
+            found.append(Message(role="user", content=text_of(run)))
+    return found
 
 
 def result_message(path: str, block: Block) -> Message:
     if isinstance(block.content, dict):
-        raise InvalidRequest("A result's content is a text or blocks.", f"{path}.content")
+        raise InvalidRequest(
+            "A tool_result's content must be a string or a list of blocks.", f"{path}.content"
+        )
     parts = placed(block.content or "", f"{path}.content")
     text = text_of(place for place in parts if place[1].has_text)
     return Message(
         role="tool",
-        # Templates have no other place for it.
+        # Templates have no field for errors.
         content=f"Error: {text}" if block.is_error else text,
-        tool_call_id=needed(block.tool_use_id, f"{path}.tool_use_id"),
+        tool_call_id=require_not_null(block.tool_use_id, f"{path}.tool_use_id"),
     )
 
 
 def assistant_message(blocks: Iterable[Placed]) -> Message:
-    """Redacted thinking is left out: only Anthropic can read it."""
+    """Drops redacted thinking, which only Anthropic can read."""
     texts: list[Placed] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []
     for path, block in blocks:
         if block.type == "thinking":
-            thoughts.append(given(block.thinking, f"{path}.thinking") or "")
+            thoughts.append(require(block.thinking, f"{path}.thinking") or "")
         elif block.type == "tool_use":
             calls.append(tool_call(path, block))
         elif block.has_text or (block.type in READABLE and block.type != "redacted_thinking"):
@@ -308,13 +309,13 @@ def assistant_message(blocks: Iterable[Placed]) -> Message:
 
 
 def tool_call(path: str, block: Block) -> ToolCall:
-    arguments = json_text(given(block.input, f"{path}.input") or {})
-    name = needed(block.name, f"{path}.name")
-    return ToolCall(FunctionCall(name, arguments), needed(block.id, f"{path}.id"))
+    arguments = json_text(require(block.input, f"{path}.input") or {})
+    name = require_not_null(block.name, f"{path}.name")
+    return ToolCall(FunctionCall(name, arguments), require_not_null(block.id, f"{path}.id"))
 
 
 def text_of(blocks: Iterable[Placed]) -> str:
-    """Blocks of text, joined as the parts of a chat message are."""
+    """The text of blocks, joined like the parts of a chat message."""
     texts = []
     for path, block in blocks:
         if not block.has_text:
@@ -325,35 +326,35 @@ def text_of(blocks: Iterable[Placed]) -> str:
 
 def block_text(path: str, block: Block) -> str:
     if block.type in TEXT_TYPES:
-        return given(block.text, f"{path}.text") or ""
+        return require(block.text, f"{path}.text") or ""
     title, where, content = block.title, f"{path}.content", block.content
     if isinstance(block.source, DocumentSource):
         where = f"{path}.source"
         content = block.source.data if block.source.type == "text" else block.source.content
-    elif block.source:  # where a search found it
+    elif block.source:  # a search result's URL
         title = f"{title}\n{block.source}" if title else block.source
     if isinstance(content, dict) or content is None:
-        raise InvalidRequest(f"A {block.type} block needs a text.", where)
+        raise InvalidRequest(f"A {block.type} block needs text.", where)
     text = text_of(placed(content, where))
     return f"{title}\n{text}" if title else text
 
 
 def misplaced(path: str, block: Block) -> ApiError:
     if block.type in READABLE:
-        return InvalidRequest(f"A {block.type} block can't stand here.", path)
+        return InvalidRequest(f"A {block.type} block is not allowed here.", path)
     return UnsupportedParameter(
-        f"This model takes text only; a block of type {block.type[:100]!r} can't be read. Send "
-        "what it holds as text.",
+        f"This model takes text only, no block of type {block.type[:100]!r}: send its content as "
+        "text.",
         path,
     )
 
 
-def given(value: T | UnsetType, path: str) -> T:
-    """Null where the client has written that."""
+def require(value: T | UnsetType, path: str) -> T:
+    """The value, which may be null. Raises InvalidRequest if it is absent."""
     if isinstance(value, UnsetType):
         raise InvalidRequest(f"`{path}` is required.", path)
     return value
 
 
-def needed(value: T | None, path: str) -> T:
-    return given(UNSET if value is None else value, path)
+def require_not_null(value: T | None, path: str) -> T:
+    return require(UNSET if value is None else value, path)

@@ -1,4 +1,4 @@
-"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API over the turns that chat has."""
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API, over the same turns as chat."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -31,7 +31,7 @@ from localinfra.api.generation.params import (
     StopString,
     TopK,
     chosen_seed,
-    given,
+    none_if_not_given,
 )
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.errors import error_body
@@ -52,7 +52,7 @@ COUNT_ROUTE = "/v1/messages/count_tokens"
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    user_id: str | None = None  # logged as given, nothing else
+    user_id: str | None = None  # only logged
 
 
 class MessageRequest(PromptFields, frozen=True, kw_only=True):
@@ -65,11 +65,11 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
     )
     stream: bool = False
     metadata: Metadata = Metadata()
-    service_tier: str = "auto"  # without effect: there is one
-    seed: Seed | None = None  # ours: with it the same text comes each time
+    service_tier: str = "auto"  # no effect: there is only one
+    seed: Seed | None = None  # our extension: makes the text reproducible
 
     def turn(self, default_seed: int | None) -> TurnRequest:
-        """Raises InvalidRequest and UnsupportedParameter."""
+        """Raises InvalidRequest or UnsupportedParameter."""
         seed, is_reproducible = chosen_seed(self.seed, default_seed)
         return TurnRequest(
             messages=self.conversation(),
@@ -79,11 +79,11 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
                 sampling=SamplingParams(
                     temperature=self.temperature,
                     top_p=self.top_p,
-                    top_k=given(self.top_k) or 0,
+                    top_k=none_if_not_given(self.top_k) or 0,
                     seed=seed,
                     is_reproducible=is_reproducible,
                 ),
-                max_tokens=given(self.max_tokens),
+                max_tokens=none_if_not_given(self.max_tokens),
                 stops=self.stop_sequences,
             ),
         )
@@ -100,12 +100,12 @@ class TokenCount(msgspec.Struct, frozen=True):
 async def create_message(request: Request) -> Response:
     call = await Call.begin(request, MessageRequest)
     body, seed = call.body, call.default_seed
-    wanted, left_out = await call.converted(lambda: (body.turn(seed), body.left_out))
+    wanted, left_out = await call.convert(lambda: (body.turn(seed), body.left_out))
     call.log_user(body.metadata.user_id)
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)
     turn = await begin_turn(model, wanted, call.caller)
-    call.leave_out([*left_out, *model.prompts.unread(body.kwarg_paths), *turn.left_out])
+    call.report_ignored([*left_out, *model.prompts.unread(body.kwarg_paths), *turn.left_out])
     answer = MessageAnswer(model, turn, charge, body.hides_thinking)
     if body.stream:
         return call.named_stream(answer.events(), turn.deltas, error_event, Ping().named)
@@ -113,13 +113,13 @@ async def create_message(request: Request) -> Response:
 
 
 async def count_message_tokens(request: Request) -> Response:
-    """Counts what `create_message` would report: cached or not, all of the rendered prompt."""
+    """Counts the whole rendered prompt, cached or not, as `create_message` would report it."""
     call = await Call.begin(request, PromptFields)
     body = call.body
-    messages, left_out = await call.converted(lambda: (body.conversation(), body.left_out))
+    messages, left_out = await call.convert(lambda: (body.conversation(), body.left_out))
     use = body.answer().use
     model = await call.runtime.text_model(body.model, COUNT_ROUTE)
-    call.leave_out([*left_out, *model.prompts.unread(body.kwarg_paths)])
+    call.report_ignored([*left_out, *model.prompts.unread(body.kwarg_paths)])
     prompt = await model.prompts.chat(messages, body.template_kwargs, use.tools)
     return call.json(TokenCount(len(prompt.ids)))
 
@@ -150,7 +150,7 @@ class MessageAnswer:
         return self._message(content_blocks(said, self._hides_thinking), stop)
 
     async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
-        """The events of one step together."""
+        """Yields the events of one step together."""
         writer = BlockWriter(self._hides_thinking)
         async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
             yield [MessageStart(self._message([], Stop(None))).named()]
@@ -185,12 +185,12 @@ class MessageAnswer:
         return Stop("max_tokens")
 
     def _usage(self) -> MessagesUsage:
-        """So far; what of the prompt was cached shows with the first token."""
+        """The usage so far. Cached tokens are known from the first token on."""
         used = self._meter.usage()
         cached = used.prompt_tokens_details.cached_tokens
         return MessagesUsage(
             input_tokens=used.prompt_tokens - cached,
-            cache_creation_input_tokens=0,  # keeping a prefix costs nothing extra here
+            cache_creation_input_tokens=0,  # caching costs nothing extra here
             cache_read_input_tokens=cached,
             output_tokens=used.completion_tokens,
             estimated_cost=used.estimated_cost,

@@ -1,4 +1,4 @@
-"""Anthropic's messages, content blocks and stream events, and the parts of an answer as these.
+"""Anthropic's messages, content blocks and stream events, and their making from an answer's pieces.
 
 Shapes: https://platform.claude.com/docs/en/api/messages and
 https://platform.claude.com/docs/en/build-with-claude/streaming. Pure.
@@ -30,7 +30,7 @@ class TextBlock(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
 
 class ThinkingBlock(msgspec.Struct, frozen=True, tag_field="type", tag="thinking"):
     thinking: str
-    signature: str = ""  # proves nothing here: thinking goes back as it came
+    signature: str = ""  # unused here: thinking sent back is not verified
 
 
 class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
@@ -43,7 +43,7 @@ ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock
 
 
 class MessagesUsage(msgspec.Struct, frozen=True):
-    """The prompt's tokens are the sum of the first three."""
+    """The first three fields add up to the prompt's tokens."""
 
     input_tokens: int
     cache_creation_input_tokens: int
@@ -63,7 +63,7 @@ class MessagesAnswer(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
 
 
 class MessagesEvent(msgspec.Struct, frozen=True, tag_field="type"):
-    """An event of a stream. Its tag is its name too."""
+    """An event of a stream. Its tag is also its name."""
 
     def named(self) -> NamedEvent:
         return str(self.__struct_config__.tag), encode(self)
@@ -104,7 +104,7 @@ class ContentBlockStop(MessagesEvent, frozen=True, tag="content_block_stop"):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    stop_reason: str | None  # None: it goes on
+    stop_reason: str | None  # None: not stopped yet
     stop_sequence: str | None = None
 
 
@@ -118,12 +118,12 @@ class MessageStop(MessagesEvent, frozen=True, tag="message_stop"):
 
 
 class Ping(MessagesEvent, frozen=True, tag="ping"):
-    """Says nothing, at any time."""
+    """A heartbeat, allowed at any time."""
 
 
 def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[ContentBlock]:
-    """The parts of an answer in their order. Of a call that max_tokens cut off, the input is what
-    was whole of it, as clients read a stream that ends there."""
+    """An answer's pieces as blocks. If max_tokens cut off a call, its input holds only the complete
+    parts, as clients read a stream that ends there."""
     blocks: list[ContentBlock] = []
     name = arguments = ""
     is_open = False
@@ -138,7 +138,7 @@ def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[Conten
         elif isinstance(first, CallArguments):
             arguments = text_of([first, *others])
         else:
-            # The grammar has made it an object.
+            # The grammar ensures that it is an object.
             blocks.append(ToolUseBlock(tool_use_id(), name, msgspec.Raw(arguments.encode())))
             is_open = False
     if is_open:
@@ -154,12 +154,12 @@ def text_of(pieces: Iterable[Piece]) -> str:
 
 
 class BlockWriter:
-    """The parts of an answer → the events of its blocks, of which one is open at a time."""
+    """An answer's pieces → events of its blocks, one open at a time."""
 
     def __init__(self, hides_thinking: bool):
         self._hides_thinking = hides_thinking
         self._num_blocks = 0
-        self._open: type[Piece] | None = None  # what began the open block
+        self._open: type[Piece] | None = None  # the type of piece in the open block
 
     def events(self, piece: Piece) -> list[MessagesEvent]:
         if isinstance(piece, CallEnd):
@@ -177,7 +177,7 @@ class BlockWriter:
         return [*begun, self._delta(ThinkingDelta(piece.text))]
 
     def close(self) -> list[MessagesEvent]:
-        """Ends the block that is open."""
+        """Ends the open block, if any."""
         if self._open is None:
             return []
         signature = [self._delta(SignatureDelta(""))] if self._open is Thought else []
@@ -185,7 +185,7 @@ class BlockWriter:
         return [*signature, ContentBlockStop(self._num_blocks - 1)]
 
     def _start(self, piece: Piece, block: ContentBlock) -> list[MessagesEvent]:
-        """Begins a block, unless the open one goes on."""
+        """Begins a block, unless the piece continues the open one."""
         if type(piece) is self._open:
             return []
         closing = self.close()

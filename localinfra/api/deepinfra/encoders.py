@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
-from localinfra.api.http.pieces import filled
+from localinfra.api.http.pieces import fill_arrays
 from localinfra.api.http.weight import MAX_TOKEN_IDS
-from localinfra.api.openai.embeddings import Inputs, InputType, checked_inputs, embedded
+from localinfra.api.openai.embeddings import Inputs, InputType, checked_inputs, embed_texts
 from localinfra.api.rerank import MAX_DOCUMENTS, Documents, checked_documents
 from localinfra.api.vectors import as_floats, pieces, truncated_header
 from localinfra.errors import InvalidRequest, UnsupportedParameter
@@ -19,7 +19,7 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True):
     inputs: str | Inputs
-    normalize: bool = False  # DeepInfra's default: vectors as the model gives them
+    normalize: bool = False  # DeepInfra's default: the model's raw vectors
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     input_type: InputType | None = None
     truncate: bool | None = None
@@ -30,20 +30,20 @@ class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True):
         """Raises UnsupportedParameter."""
         refuse_webhook(self.webhook)
         if self.image:
-            raise UnsupportedParameter("The embedding models here read texts alone.", "image")
+            raise UnsupportedParameter("The embedding models here take text only.", "image")
 
 
 class RerankBody(msgspec.Struct, frozen=True, kw_only=True):
     query: str | None = None
     documents: Documents = []
-    # DeepInfra's, one for all.
+    # DeepInfra's form: one query, or the same one for each document.
     queries: Annotated[list[str], Meta(max_length=MAX_DOCUMENTS)] = []
     truncate: bool = True
     webhook: str | None = None
 
 
 class NativeEmbeddings(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, into which its vectors are filled."""
+    """A response; `fill_arrays` adds the vectors."""
 
     embeddings: tuple[()] = ()
     input_tokens: int
@@ -63,7 +63,7 @@ async def infer_embeddings(request: Request, name: str) -> Response:
     call = await Call.begin_with_form(request, EmbeddingBody, ("image",), MAX_TOKEN_IDS)
     body = call.body
     body.check()
-    found, _, charge = await embedded(
+    found, _, charge = await embed_texts(
         call,
         name,
         checked_inputs(body.inputs, "inputs"),
@@ -80,7 +80,7 @@ async def infer_embeddings(request: Request, name: str) -> Response:
         request_id=timer.request_id,
         inference_status=timer.status(charge.cost, found.num_tokens),
     )
-    return call.pieces(filled(answer, {"embeddings": rows}))
+    return call.pieces(fill_arrays(answer, {"embeddings": rows}))
 
 
 async def infer_ranking(request: Request, name: str) -> Response:
@@ -90,7 +90,7 @@ async def infer_ranking(request: Request, name: str) -> Response:
     refuse_webhook(body.webhook)
     query = body.query or next(iter(body.queries), "")
     if len(set(body.queries)) > 1:
-        raise InvalidRequest("Send one query; each document is ranked by it.", "queries")
+        raise InvalidRequest("Send one query: all documents are ranked by it.", "queries")
     texts = checked_documents(query, body.documents)
     model = await call.runtime.rerank_model(name, ROUTE)
     charge = call.charge(model)

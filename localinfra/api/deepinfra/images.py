@@ -1,11 +1,11 @@
 """POST /v1/inference/{model} for image models: a prompt → images as data URLs.
 
-Takes DeepInfra's own fields, and those of Cog models under `input`, as its class Sdxl sends them.
+Takes DeepInfra's own fields, or those of Cog models under `input`, as its client's Sdxl class does.
 """
 
 import base64
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -16,13 +16,13 @@ from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.generation.params import chosen_seed
 from localinfra.api.http.body import decode
-from localinfra.api.http.pieces import filled, listed
+from localinfra.api.http.pieces import fill_arrays, join_items
 from localinfra.api.openai.image_edits import Strength, from_data_url
 from localinfra.api.openai.images import (
     ImageSeed,
     check_prompt,
+    collect_images,
     cut_header,
-    finished,
     image_file,
 )
 from localinfra.errors import InvalidRequest, UnsupportedParameter
@@ -38,9 +38,6 @@ from localinfra.image.request import (
 )
 from localinfra.models.entries import ImageModelEntry
 
-if TYPE_CHECKING:
-    pass  # brings the pipeline's file
-
 NO_INPUT = msgspec.Raw()
 
 NumImages = Annotated[int, Meta(ge=1, le=10)]
@@ -50,7 +47,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class NativeImageFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields of both forms."""
+    """Fields of both request forms."""
 
     prompt: str = ""
     width: Side | None = None  # default: the model's, or the image's proportions
@@ -58,20 +55,21 @@ class NativeImageFields(msgspec.Struct, frozen=True, kw_only=True):
     num_inference_steps: Annotated[int, Meta(ge=1, le=50)] | None = None
     guidance_scale: Annotated[float, Meta(ge=0, le=30)] | None = None
     seed: ImageSeed | None = None
-    negative_prompt: str | None = None  # known, to be refused
-    image: str | None = None  # to begin with: a data URL, or a file of a form
-    mask: str | None = None  # likewise: what is transparent in it is painted anew
+    negative_prompt: str | None = None  # refused if set
+    image: str | None = None  # the init image: a data URL, or a file in a form
+    mask: str | None = None  # likewise; its transparent parts are repainted
 
     def check(self) -> None:
-        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        """Checks what annotations cannot express. Raises InvalidRequest or
+        UnsupportedParameter."""
         check_prompt(self.prompt)
         if self.negative_prompt:
             raise UnsupportedParameter(
-                "negative_prompt is not supported: this model follows the prompt alone.",
+                "negative_prompt is not supported by this model: leave it out.",
                 "negative_prompt",
             )
         if self.image is None and self.mask is not None:
-            raise InvalidRequest("A mask needs an image, of which it opens a part.", "mask")
+            raise InvalidRequest("A mask needs an image: send both.", "mask")
         self.dimensions(MIN_SIDE)
 
     def dimensions(self, default: int) -> tuple[int, int]:
@@ -79,7 +77,7 @@ class NativeImageFields(msgspec.Struct, frozen=True, kw_only=True):
         return side("width", self.width, default), side("height", self.height, default)
 
     def original(self, strength: float | None, default: int) -> Original | None:
-        """Decodes the files: in a thread. Raises InvalidRequest."""
+        """The decoded init image; call it in a thread. Raises InvalidRequest."""
         if not self.image:
             return None
         is_sized = self.width is not None or self.height is not None
@@ -106,9 +104,9 @@ def side(name: str, given: Side | None, default: int) -> int:
 class ImageBody(NativeImageFields, frozen=True, kw_only=True):
     num_images: NumImages = 1
     strength: Strength | None = None
-    use_compel: bool | None = None  # without effect: FLUX knows no weights of words
+    use_compel: bool | None = None  # no effect: FLUX has no prompt weights
     webhook: str | None = None
-    input: msgspec.Raw = NO_INPUT  # a CogInput, and the rest is not given
+    input: msgspec.Raw = NO_INPUT  # a CogInput, instead of the other fields
 
 
 class CogInput(NativeImageFields, frozen=True, kw_only=True):
@@ -117,17 +115,17 @@ class CogInput(NativeImageFields, frozen=True, kw_only=True):
 
 
 class NativeImages(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, into which its images are filled."""
+    """A response; `fill_arrays` adds the images."""
 
     images: tuple[()] = ()
-    nsfw_content_detected: list[bool]  # nothing is looked at: always false
-    seed: int  # of the first image; those of the others count upwards
+    nsfw_content_detected: list[bool]  # always false: images are not checked
+    seed: int  # of the first image; each further one adds 1
     request_id: str
     inference_status: InferenceStatus
 
 
 class CogImages(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer in Cog's form, into which its images are filled."""
+    """A response in Cog's form; `fill_arrays` adds the images."""
 
     output: tuple[()] = ()
     status: str
@@ -147,7 +145,7 @@ async def infer_images(request: Request, name: str) -> Response:
     body = call.body
     refuse_webhook(body.webhook)
     if body.input != NO_INPUT:
-        await give_way()  # the body took its time, and so does this
+        await give_way()  # both the body and this may take long to decode
         return await infer_cog_images(Call(request, decode(bytes(body.input), CogInput)), name)
     made = await make_images(call, name, body.num_images, body.strength)
     answer = NativeImages(
@@ -156,7 +154,7 @@ async def infer_images(request: Request, name: str) -> Response:
         request_id=made.request_id,
         inference_status=made.status,
     )
-    return call.pieces(filled(answer, {"images": listed(made.urls)}))
+    return call.pieces(fill_arrays(answer, {"images": join_items(made.urls)}))
 
 
 async def infer_cog_images(call: Call[CogInput], name: str) -> Response:
@@ -165,7 +163,7 @@ async def infer_cog_images(call: Call[CogInput], name: str) -> Response:
     answer = CogImages(
         status=made.status.status, request_id=made.request_id, inference_status=made.status
     )
-    return call.pieces(filled(answer, {"output": listed(made.urls)}))
+    return call.pieces(fill_arrays(answer, {"output": join_items(made.urls)}))
 
 
 async def make_images(
@@ -174,7 +172,7 @@ async def make_images(
     timer, fields = Timer(), call.body
     fields.check()
     if strength is not None and not fields.image:
-        raise InvalidRequest("strength says how much of an image may change: send one.", "image")
+        raise InvalidRequest("strength needs an image: send one, or leave it out.", "image")
     model = await call.runtime.image_model(name, name, ROUTE)
     charge = call.charge(model)
     model.check_queue()
@@ -188,7 +186,7 @@ async def make_images(
         file = await image_file(executor, model, wanted, event)
         return b'"data:image/png;base64,%b"' % await executor.run(base64.b64encode, file)
 
-    urls = await finished(model.events(wanted), charge, data_url)
+    urls = await collect_images(model.events(wanted), charge, data_url)
     status = timer.status(charge.cost, min(tokens.t5, tokens.t5_limit))
     return Made(urls, wanted.seeds, timer.request_id, status)
 

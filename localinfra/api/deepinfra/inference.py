@@ -28,12 +28,12 @@ HANDLERS: dict[type[ModelEntry], Callable[[Request, str], Awaitable[Response]]] 
 
 async def infer(request: Request) -> Response:
     """Raises ModelNotFound."""
-    name = asked_for(request.path_params["id"])
+    name = model_name(request.path_params["id"])
     _, entry = AppState.of(request.app).runtime.catalog.resolve(name)
     return await HANDLERS[type(entry)](request, name)
 
 
-def asked_for(path: str) -> str:
-    """A model's name from the path, which for a deployment is `deploy/ID`."""
+def model_name(path: str) -> str:
+    """The model's name in a path, which is `deploy/ID` for a deployment."""
     first, _, deploy_id = path.partition("/")
     return f"{DEPLOY_ID}{deploy_id}" if first == "deploy" else path

@@ -1,4 +1,4 @@
-"""What native answers have in common, whatever the model: how a request went and what it cost."""
+"""Shared by native responses of all kinds of model: the request's status and cost."""
 
 import time
 
@@ -19,7 +19,7 @@ class InferenceStatus(msgspec.Struct, frozen=True):
 
 
 class Timer:
-    """A request's id, and what is said of it at its end."""
+    """A request's id, and its status at the end."""
 
     def __init__(self) -> None:
         self.request_id = random_hex(32)
@@ -31,10 +31,10 @@ class Timer:
 
 
 def refuse_webhook(webhook: str | None) -> None:
-    """Who sends one waits there for a result that would never come, and a server on your own
-    machine must not be sent to addresses that only it can reach. Raises UnsupportedParameter."""
+    """Raises UnsupportedParameter if set: no callback is ever made, and calling a URL of the
+    client's choice would be SSRF."""
     if webhook:
         raise UnsupportedParameter(
-            "webhook is not supported: leave it out, and the result comes as the response.",
+            "webhook is not supported: leave it out, the result is in the response.",
             "webhook",
         )

@@ -1,5 +1,5 @@
-"""POST /v1/inference/{model} for text models: a prompt in the model's own format → texts, or the
-tokens of one as they come."""
+"""POST /v1/inference/{model} for text models: a prompt in the model's own format → texts, or a
+stream of one text's tokens."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
-from localinfra.api.generation.params import MaxTokens, SamplingFields, given
+from localinfra.api.generation.params import MaxTokens, SamplingFields, none_if_not_given
 from localinfra.api.generation.usage import UsageMeter
 from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
@@ -29,7 +29,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class TextBody(SamplingFields, frozen=True, kw_only=True):
-    input: str  # control tokens in it are read as such
+    input: str  # may contain control tokens
     max_new_tokens: MaxTokens | None = None
     num_responses: Annotated[int, Meta(ge=1, le=128)] = 1
     webhook: str | None = None
@@ -41,8 +41,8 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
             raise InvalidRequest("max_new_tokens must be at least 1.", "max_new_tokens")
         if self.stream and self.num_responses > 1:
             raise InvalidRequest(
-                "A stream has one response, since its events do not say which one they belong to. "
-                "Leave out stream or num_responses.",
+                "Only one response can be streamed, since events do not say which one they belong "
+                "to: leave out stream or num_responses.",
                 "num_responses",
             )
 
@@ -51,7 +51,7 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
             sampling=self.sampling_params(default_seed),
             num_choices=self.num_responses,
             top_logprobs=0 if self.stream else None,
-            max_tokens=given(self.max_new_tokens) or DEFAULT_NEW_TOKENS,
+            max_tokens=none_if_not_given(self.max_new_tokens) or DEFAULT_NEW_TOKENS,
             stops=self.stops,
         )
 
@@ -70,7 +70,7 @@ class TextResults(msgspec.Struct, frozen=True):
 
 class NativeToken(msgspec.Struct, frozen=True):
     id: int
-    text: str  # what became certain with it: none for half a character, or half a stop string
+    text: str  # text completed by this token: "" after half a character or half a stop string
     logprob: float
     special: bool
 
@@ -83,7 +83,7 @@ class NativeDetails(msgspec.Struct, frozen=True):
 
 class NativeTokenEvent(msgspec.Struct, frozen=True):
     token: NativeToken
-    generated_text: str | None = None  # the whole, on the last event
+    generated_text: str | None = None  # the whole text, on the last event
     details: NativeDetails | None = None  # on the last event
 
 
@@ -97,7 +97,7 @@ async def infer_text(request: Request, name: str) -> Response:
     charge = call.charge(model)
     prompt = await model.prompts.text(body.input, param="input")
     compiled = await model.grammars.compile(Answer(body.answer_format))
-    call.leave_out(compiled.left_out)
+    call.report_ignored(compiled.left_out)
     deltas = model.generate(
         TextRequest(
             prompts=[prompt],
@@ -119,7 +119,7 @@ async def infer_text(request: Request, name: str) -> Response:
 
 
 async def whole_texts(deltas: Deltas, meter: UsageMeter) -> list[str]:
-    """Each choice's text, in their order."""
+    """The choices' texts, in order."""
     texts: dict[int, str] = {}
     async with contextlib.aclosing(deltas):
         async for step in deltas:
@@ -132,7 +132,7 @@ async def whole_texts(deltas: Deltas, meter: UsageMeter) -> list[str]:
 async def token_events(
     model: "TextModel", num_input: int, deltas: Deltas, meter: UsageMeter
 ) -> AsyncGenerator[list[bytes], None]:
-    """An event for each token drawn, those of one step together."""
+    """An event per sampled token; yields those of one step together."""
     text = ""
     async with contextlib.aclosing(deltas):
         async for step in deltas:
@@ -140,7 +140,7 @@ async def token_events(
             for delta in step:
                 meter.add(delta)
                 text += delta.text
-                events.append(encoded(token_event(model, num_input, delta, text)))
+                events.append(encode_event(token_event(model, num_input, delta, text)))
             if events:
                 yield events
 
@@ -148,7 +148,7 @@ async def token_events(
 def token_event(
     model: "TextModel", num_input: int, delta: OutputDelta, text: str
 ) -> NativeTokenEvent:
-    """`text` is all of the response so far."""
+    """`text`: the whole response so far."""
     drawn = delta.drawn
     assert drawn is not None and drawn.logprob is not None, "logprobs were asked for"
     token = NativeToken(drawn.token, delta.text, drawn.logprob, model.is_special(drawn.token))
@@ -159,7 +159,7 @@ def token_event(
     )
 
 
-def encoded(event: NativeTokenEvent) -> bytes:
-    """LangChain takes a stream in which the word error stands anywhere for a failure. JSON can
-    spell it otherwise."""
+def encode_event(event: NativeTokenEvent) -> bytes:
+    """The event's JSON with "error" escaped: LangChain takes any stream with that word in it for a
+    failure."""
     return encode(event).replace(b"error", b"\\u0065rror")

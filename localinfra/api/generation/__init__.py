@@ -1,1 +1,1 @@
-"""Fields and values that routes for text have in common, whichever API. Knows no route."""
+"""Fields and values shared by the text routes of all APIs. Knows no route."""

@@ -1,5 +1,5 @@
-"""Tokens' logprobs as OpenAI's APIs tell of them, made into JSON token by token as they come: an
-answer may have a million alternatives, which take seconds to write together."""
+"""Logprobs in the shapes of OpenAI's APIs, encoded token by token as they arrive: an answer may
+have a million alternatives, which would take seconds to encode at its end."""
 
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ def _alternative(model: "TextModel", token: int, logprob: float) -> TopLogprob:
 
 
 class LogprobColumns:
-    """The `logprobs` of a text completion, which has a list for each kind of fact."""
+    """The `logprobs` of a text completion: one list per field."""
 
     def __init__(self, model: "TextModel"):
         self._model = model
@@ -56,7 +56,7 @@ class LogprobColumns:
         self._text_offsets: list[bytes] = []
 
     def add(self, token: TokenLogprob, offset: int) -> None:
-        """`offset`: where its text starts, in characters."""
+        """`offset`: where the token's text starts, in characters."""
         self._tokens.append(encode(self._text(token.token)))
         self._token_logprobs.append(encode(token.logprob))
         self._top_logprobs.append(encode(self._top(token)))
@@ -76,7 +76,7 @@ class LogprobColumns:
         )
 
     def _top(self, token: TokenLogprob) -> dict[str, float] | None:
-        """By text, as OpenAI has it; of several tokens with one text the likeliest counts."""
+        """Logprobs by text, as in OpenAI's API; the likeliest of tokens with the same text."""
         if token.logprob is None:
             return None
         top: dict[str, float] = {}

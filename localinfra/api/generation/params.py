@@ -1,4 +1,4 @@
-"""What requests for text have in common: sampling, length, stops."""
+"""Fields shared by all requests for text: sampling, length, stops."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -16,8 +16,8 @@ MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
 MAX_SEED = 2**63 - 1
 
-NOT_GIVEN = -1  # what several UIs send for "no limit" or "at random"
-DEFAULT_TEXT_TOKENS = 2048  # of a completion, where neither its request nor the entry says
+NOT_GIVEN = -1  # several UIs send it for "no limit" or "random"
+DEFAULT_TEXT_TOKENS = 2048  # of a completion, if neither the request nor models.toml says
 
 MaxTokens = Annotated[int, Meta(ge=NOT_GIVEN, le=1_000_000)]
 TopK = Annotated[int, Meta(ge=NOT_GIVEN, lt=1000)]
@@ -26,8 +26,7 @@ RepetitionPenalty = Annotated[float, Meta(ge=0.01, le=5)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 StopString = Annotated[str, Meta(max_length=MAX_STOP_CHARACTERS)]
-ShortName = Annotated[str, Meta(max_length=256)]  # of a setting, or of something declared
-# For the template.
+ShortName = Annotated[str, Meta(max_length=256)]
 TemplateKwargs = Annotated[dict[ShortName, Any], Meta(max_length=64)]
 Seed = Annotated[int, Meta(ge=NOT_GIVEN, le=MAX_SEED)]
 
@@ -37,7 +36,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields of every route, with API.md's ranges and defaults. A null is as good as nothing."""
+    """Fields of every text route. A null counts as absent."""
 
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0  # 0: always the likeliest token
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
@@ -46,31 +45,32 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     repetition_penalty: RepetitionPenalty | None = None
-    repeat_penalty: RepetitionPenalty | None = None  # Ollama's and llama.cpp's name of it
+    repeat_penalty: RepetitionPenalty | None = None  # Ollama's and llama.cpp's name for it
     logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = {}
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = []
     seed: Seed | None = None
     stream: bool = False
     response_format: ResponseFormat | None = None
-    user: str | None = None  # logged as given, nothing else
+    user: str | None = None  # only logged
 
     @property
     def stops(self) -> list[str]:
-        """The stop strings; empty ones stop nothing."""
+        """The stop strings, without empty ones."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop
         return [stop for stop in stops if stop]
 
     def check(self) -> None:
-        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        """Checks what annotations cannot express. Raises InvalidRequest or
+        UnsupportedParameter."""
         if self._repetition_penalties[1:]:
             raise InvalidRequest(
-                "repeat_penalty is another name of repetition_penalty: leave one of them out.",
+                "repeat_penalty is another name for repetition_penalty: leave one of them out.",
                 "repeat_penalty",
             )
 
     @property
     def _repetition_penalties(self) -> list[float]:
-        """What was asked for under both names."""
+        """The distinct values given under both names."""
         given = (self.repetition_penalty, self.repeat_penalty)
         return sorted({penalty for penalty in given if penalty is not None})
 
@@ -84,7 +84,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
             temperature=self.temperature,
             top_p=self.top_p,
             min_p=self.min_p,
-            top_k=given(self.top_k) or 0,
+            top_k=none_if_not_given(self.top_k) or 0,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=next(iter(self._repetition_penalties), 1.0),
@@ -106,7 +106,7 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
 
     @property
     def includes_usage(self) -> bool:
-        """Whether OpenAI's extra usage chunk is wanted at the end of a stream."""
+        """Whether a stream should end in OpenAI's extra usage chunk."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check(self) -> None:
@@ -118,24 +118,24 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
         for param, is_wanted in unsupported.items():
             if is_wanted:
                 raise UnsupportedParameter(
-                    f"{param} is not supported; send tools and tool_choice instead, which replaced "
-                    "it in OpenAI's API.",
+                    f"{param} is not supported: send tools and tool_choice, which replaced it in "
+                    "OpenAI's API.",
                     param,
                 )
 
 
-def given(number: int | None) -> int | None:
-    """The number, unless it says that none was given."""
+def none_if_not_given(number: int | None) -> int | None:
+    """The number; None for NOT_GIVEN."""
     return None if number == NOT_GIVEN else number
 
 
 def chosen_seed(seed: int | None, default_seed: int | None, num_bits: int = 63) -> tuple[int, bool]:
-    """The seed that a request names, or else the server's, or else a random one; and whether the
-    same request gets it again."""
-    named = default_seed if given(seed) is None else seed
+    """The request's seed, else the server's, else a random one; and whether the same request would
+    get it again."""
+    named = default_seed if none_if_not_given(seed) is None else seed
     return (random_seed(num_bits), False) if named is None else (named, True)
 
 
 def kwarg_paths(kwargs: Iterable[str]) -> dict[str, str]:
-    """Where a request sets these variables of the template."""
+    """The paths in a request of these template variables."""
     return {name: f"chat_template_kwargs.{name}" for name in kwargs}

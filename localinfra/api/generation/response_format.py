@@ -1,4 +1,4 @@
-"""`response_format` as clients send it → `chat.answer`'s value."""
+"""A request's `response_format` → `chat.answer.AnswerFormat`."""
 
 from typing import Any
 
@@ -18,17 +18,17 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}
 
 
 class ResponseFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
-    """OpenAI's, and DeepInfra's `regex` and `grammar`."""
+    """OpenAI's formats, and DeepInfra's `regex` and `grammar`."""
 
     type: TypeName
     json_schema: JsonSchemaFormat | None = None
-    schema_: dict[str, Any] | None = None  # beside json_object, as llama.cpp's server takes it
+    schema_: dict[str, Any] | None = None  # with json_object, as in llama.cpp's server
     regex: str | None = None
     pattern: str | None = None
     grammar: str | None = None
 
     def answer_format(self) -> AnswerFormat | None:
-        """None where any text will do. Raises InvalidRequest and UnsupportedParameter."""
+        """None if any text will do. Raises InvalidRequest or UnsupportedParameter."""
         param = "response_format"
         if self.type in ("", "text"):
             return None

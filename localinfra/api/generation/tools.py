@@ -1,4 +1,4 @@
-"""`tools` and `tool_choice` as clients send them → `chat.answer`'s values."""
+"""A request's `tools` and `tool_choice` → `chat.answer.ToolUse`."""
 
 import re
 from collections import Counter
@@ -17,19 +17,19 @@ from localinfra.chat.schema.prepared import MAX_PARTS
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 MAX_TOOLS = 128
-NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)  # OpenAI's, and what MCP servers put in names
+NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)  # OpenAI's rule, and characters MCP servers use
 
 
 class FunctionDefinition(msgspec.Struct, frozen=True):
     name: str = ""
     description: str | None = None
-    parameters: Any = None  # a schema; whatever else it is does not refuse the request
-    strict: bool | None = None  # true: all of the parameters' schema, or an error
+    parameters: Any = None  # a schema; anything else is ignored unless `strict`
+    strict: bool | None = None  # true: enforce the whole schema, or refuse the request
 
 
 class ToolType(msgspec.Struct, frozen=True):
-    """What says whether a tool is a function. Of others nothing can be offered here: those are
-    left out, whatever else they say."""
+    """The fields that tell whether a tool is a function. Other tools can't be offered here and are
+    ignored, whatever else they contain."""
 
     type: TypeName | None = None
     function: msgspec.Raw = NULL
@@ -39,18 +39,18 @@ class ToolType(msgspec.Struct, frozen=True):
 
     @property
     def is_function(self) -> bool:
-        if self.type == "custom":  # Anthropic's word for functions; OpenAI's for something else
+        if self.type == "custom":  # a function in Anthropic's API, something else in OpenAI's
             return self.input_schema != NULL
         if self.type:
             return self.type == "function"
-        # Google's tools are told by their only field: {"google_search": {}}.
-        told = (self.function, self.name, self.parameters, self.input_schema)
-        return any(field != NULL for field in told)
+        # Google's tools have no type, only one field of their own: {"google_search": {}}.
+        fields = (self.function, self.name, self.parameters, self.input_schema)
+        return any(field != NULL for field in fields)
 
 
 class SentFunction(msgspec.Struct, frozen=True):
-    """In the form of OpenAI's chat API, within `function`; flat, as in its Responses API; or
-    flat with `input_schema`, as in Anthropic's."""
+    """A function in one of three forms: within `function`, as in OpenAI's chat API; flat, as in its
+    Responses API; or flat with `input_schema`, as in Anthropic's."""
 
     function: FunctionDefinition | None = None
     type: TypeName | None = None
@@ -64,7 +64,7 @@ class SentFunction(msgspec.Struct, frozen=True):
         """Raises InvalidRequest."""
         if self.function is not None and (self.function.name or self.name is None):
             inner, strict = f"{path}.function", self.function.strict
-            strict = self.strict if strict is None else strict  # some write it beside the function
+            strict = self.strict if strict is None else strict  # some clients put it beside
             function = msgspec.structs.replace(self.function, strict=strict)
             return Declared(function, f"{inner}.name", f"{inner}.parameters")
         if self.name is None:
@@ -77,14 +77,14 @@ class SentFunction(msgspec.Struct, frozen=True):
 
 
 class Declared(msgspec.Struct, frozen=True):
-    """A function, and where the request has its name and its parameters."""
+    """A function, and the paths of its name and parameters in the request."""
 
     function: FunctionDefinition
     name_param: str
     param: str
 
     def tool(self, known_as: str | None = None) -> Tool:
-        """`known_as`: what the model calls it. Raises InvalidRequest."""
+        """`known_as`: its name for the model, if not its own. Raises InvalidRequest."""
         return declared_tool(
             known_as or self.function.name,
             self.function.description,
@@ -98,8 +98,8 @@ class Declared(msgspec.Struct, frozen=True):
 def read_function(
     path: str, raw: msgspec.Raw, unknown: list[str], usual: str = "function"
 ) -> Declared | None:
-    """None where it is a tool of another kind; `usual` is the field that this API has the name in.
-    Adds the paths of names that nobody knows. Raises InvalidRequest."""
+    """None for a tool of another kind. `usual`: the field that holds the name in this API, for
+    errors. Adds paths of unknown names to `unknown`. Raises InvalidRequest."""
     if not decode_within(path, raw, ToolType, []).is_function:
         return None
     return decode_within(path, raw, SentFunction, unknown).declared(path, usual)
@@ -109,15 +109,15 @@ SentTools = Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOOLS)]
 
 
 class Tools(msgspec.Struct, frozen=True):
-    """What of a request's tools a model may call."""
+    """A request's tools: those that the model may call, and what was ignored."""
 
     declared: list[Tool]
-    left_out: list[str]  # paths of the others
-    unknown: list[str]  # paths of names that nobody knows
+    left_out: list[str]  # paths of the tools ignored
+    unknown: list[str]  # paths of unknown names
 
 
 def read_tools(sent: Sequence[msgspec.Raw]) -> Tools:
-    """Raises InvalidRequest naming the path of what is wrong with a function."""
+    """Raises InvalidRequest with the path of the mistake in a function."""
     found = Tools([], [], [])
     for at, raw in enumerate(sent):
         if raw == NULL:
@@ -140,10 +140,10 @@ def declared_tool(
     param: str,
     is_strict: bool = False,
 ) -> Tool:
-    """A function as templates know it, which is OpenAI's form. Raises InvalidRequest."""
+    """A function in the form templates expect, which is OpenAI's. Raises InvalidRequest."""
     if not NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{name[:200]!r} can't be a function's name: use 1 to 128 letters, digits, and the "
+            f"{name[:200]!r} is not a valid function name: use 1 to 128 letters, digits, and the "
             "characters _ - . : /",
             name_param,
         )
@@ -163,14 +163,14 @@ def declared_tool(
 
 
 def for_templates(parameters: Json) -> dict[str, Json]:
-    """The same, where templates that walk through the properties find an object for each."""
+    """The schema with an object for each property, as templates that walk through them expect."""
     if not isinstance(parameters, dict):
         return {}
     if "properties" not in parameters:
         return parameters
     properties = as_map(parameters["properties"])
     if len(properties) > MAX_PARTS:
-        return parameters  # the event loop runs this
+        return parameters  # this runs on the event loop
     readable: dict[str, Json] = {
         name: part if isinstance(part, dict | bool) else {} for name, part in properties.items()
     }
@@ -190,33 +190,33 @@ class NamedTool(msgspec.Struct, frozen=True):
 
 
 class AllowedTools(msgspec.Struct, frozen=True):
-    """The model is told of all tools, and may call these; with `required` it must."""
+    """The model sees all tools but may call only these; with `required` it must call one."""
 
     names: list[str]
     mode: str  # auto or required
 
 
 class AllowedChoice(msgspec.Struct, frozen=True):
-    """OpenAI's `allowed_tools`, within a `ToolChoice` or flat as in the Responses API."""
+    """OpenAI's `allowed_tools`: within a `ToolChoice`, or flat as in the Responses API."""
 
     mode: TypeName | None = None  # auto
     tools: Annotated[list["ToolChoice"], Meta(max_length=MAX_TOOLS)] = []
 
 
 class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`tool_choice` where it is an object, in all forms that OpenAI's APIs know."""
+    """A `tool_choice` object, in all forms of OpenAI's APIs."""
 
-    type: TypeName = ""  # a function's, where it is left out
-    function: NamedFunction | None = None  # of chat
-    name: FunctionName | None = None  # of the Responses API, as is the next
+    type: TypeName = ""  # default: a function
+    function: NamedFunction | None = None  # in chat
+    name: FunctionName | None = None  # in the Responses API, like the next
     namespace: FunctionName | None = None
-    allowed_tools: AllowedChoice | None = None  # of chat
-    mode: TypeName | None = None  # of the Responses API, as is the next
+    allowed_tools: AllowedChoice | None = None  # in chat
+    mode: TypeName | None = None  # in the Responses API, like the next
     tools: Annotated[list["ToolChoice"], Meta(max_length=MAX_TOOLS)] | None = None
 
     @property
     def is_empty(self) -> bool:
-        """As good as none given."""
+        """Whether it counts as absent."""
         return self == ToolChoice()
 
     @property
@@ -225,11 +225,11 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def allowed(self) -> AllowedChoice:
-        """Of the type `allowed_tools`."""
+        """The choice of type `allowed_tools`."""
         return self.allowed_tools or AllowedChoice(self.mode, self.tools or [])
 
     def choice(self, path: str = "tool_choice") -> str | NamedTool | AllowedTools:
-        """Raises InvalidRequest and UnsupportedParameter."""
+        """The choice itself. Raises InvalidRequest or UnsupportedParameter."""
         if self.type in ("none", "auto", "required", "any"):
             return self.type
         if self.type == "allowed_tools":
@@ -237,13 +237,13 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.type not in ("", "function", "tool"):
             raise UnsupportedParameter(
                 f"tool_choice can't be of type {self.type[:100]!r}: this server runs no tools "
-                "itself. Name a function.",
+                "itself. Choose a function.",
                 f"{path}.type",
             )
         name = self.function_name
         if name is None:
             raise InvalidRequest(
-                f'{path} names none: use {{"type": "function", "function": {{"name": ...}}}}.',
+                f'{path} has no name: use {{"type": "function", "function": {{"name": ...}}}}.',
                 path,
             )
         return NamedTool(NamedFunction(name))
@@ -262,13 +262,15 @@ class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
         for at, tool in enumerate(allowed.tools):
             named = tool.choice(f"{within}.tools[{at}]")
             if not isinstance(named, NamedTool):
-                raise InvalidRequest("Only functions can be allowed.", f"{within}.tools[{at}].type")
+                raise InvalidRequest(
+                    "allowed_tools can only list functions.", f"{within}.tools[{at}].type"
+                )
             names.append(named.function.name)
         return AllowedTools(names, mode)
 
 
 def tool_use(tools: Tools, choice: str | ToolChoice | None, is_parallel: bool) -> ToolUse:
-    """Raises InvalidRequest and UnsupportedParameter."""
+    """Raises InvalidRequest or UnsupportedParameter."""
     wanted: str | NamedTool | AllowedTools | None = None
     if isinstance(choice, str):
         wanted = choice
@@ -281,30 +283,30 @@ def tool_use(tools: Tools, choice: str | ToolChoice | None, is_parallel: bool) -
 
 def no_function_to_call() -> UnsupportedParameter:
     return UnsupportedParameter(
-        "tool_choice requires a call, but none of these tools can run here: declare functions, "
-        "and run them yourself.",
+        "tool_choice requires a call, but this server can't run any of these tools: declare "
+        "functions and run them in your client.",
         "tool_choice",
     )
 
 
 def answer_of(wanted: AnswerFormat | None, use: ToolUse, format_name: str) -> Answer:
-    """What an answer must be. Raises InvalidRequest where it can't be both: `format_name` is where
-    the request has its format."""
+    """The form required of an answer. Raises InvalidRequest if both a call and a format are;
+    `format_name`: the format's field in the request."""
     if use.is_required and wanted:
         raise InvalidRequest(
-            f"An answer can't be a tool call and have a {format_name}; leave one of them out.",
+            f"A required tool call and {format_name} exclude each other: leave one of them out.",
             "tool_choice",
         )
     return Answer(wanted, use)
 
 
 def call_id() -> str:
-    """OpenAI's form of it."""
+    """An id in OpenAI's form."""
     return f"call_{random_hex(24)}"
 
 
 def too_many_tools() -> InvalidRequest:
-    return InvalidRequest(f"At most {MAX_TOOLS} tools can be given.", "tools")
+    return InvalidRequest(f"A request can have at most {MAX_TOOLS} tools.", "tools")
 
 
 def use_of(
@@ -327,7 +329,7 @@ def use_of(
         return ToolUse(named, is_required=True, is_named=True, is_parallel=False)
     if choice is None:
         choice = "auto" if declared else "none"
-    if choice not in ("none", "auto", "required", "any"):  # "any" is what LangChain says
+    if choice not in ("none", "auto", "required", "any"):  # LangChain sends "any"
         raise InvalidRequest(
             f"tool_choice can't be {choice[:100]!r}: use none, auto, required, "
             '{"type": "function", "function": {"name": ...}} or {"type": "allowed_tools", ...}.',

@@ -1,6 +1,6 @@
-"""What requests use → charges of their key and model, and usage objects with what that costs.
+"""Usage of requests → charges to their key and model, and usage objects with the cost.
 
-The one place that counts: whatever a route uses goes through its `Charge`.
+The only place that counts: every route reports its usage to a `Charge`.
 """
 
 import time
@@ -14,7 +14,7 @@ from localinfra.models.entries import Price
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int  # of the prompt, not computed again
+    cached_tokens: int  # of the prompt, found in the prefix cache
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -26,7 +26,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class InputUsage(msgspec.Struct, frozen=True):
-    """Of a request that generates nothing."""
+    """Usage of a request that generates nothing."""
 
     prompt_tokens: int
     total_tokens: int
@@ -34,10 +34,10 @@ class InputUsage(msgspec.Struct, frozen=True):
 
 
 class Charge:
-    """What one request has used so far.
+    """The usage of one request so far.
 
-    Every use counts at once for the request's key and model, in the metrics and in the ledger: a
-    client that leaves is charged up to there, and one that was refused is not. Event loop only.
+    Usage is added to metrics and ledger at once, by key and model: a client that leaves is charged
+    for what was done until then, a refused one for nothing. Event loop only.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Charge:
         metrics: Metrics,
         ledger: Ledger,
     ):
-        """`started_s` of time.perf_counter(): when the request came."""
+        """`started_s`: the request's arrival on time.perf_counter()."""
         self.price = price
         self._model = model
         self._key = key
@@ -62,11 +62,11 @@ class Charge:
 
     @property
     def cost(self) -> float:
-        """So far, in USD."""
+        """The cost so far in USD."""
         return dollars(self._usd)
 
     def add_input(self, num_tokens: int) -> InputUsage:
-        """Of an answer that has only read; once it is there."""
+        """Charges a request that generates nothing. Call it once, with the result."""
         self.add(prompt_tokens=num_tokens)
         return InputUsage(num_tokens, num_tokens, self.cost)
 
@@ -101,13 +101,12 @@ class Charge:
 
 
 def dollars(amount: float) -> float:
-    """As usage objects show it: sums of binary fractions have long tails."""
+    """Rounded for usage objects, as sums of floats have long tails of digits."""
     return round(amount, 12)
 
 
 class UsageMeter:
-    """Counts along while deltas arrive, and charges them. A prompt counts once, however many
-    choices it has."""
+    """Counts and charges deltas as they arrive. A prompt counts once for all its choices."""
 
     def __init__(self, charge: Charge, prompt_lengths: list[int], num_choices: int):
         self._charge = charge
@@ -115,12 +114,12 @@ class UsageMeter:
         self._num_choices = num_choices
         self._generated: dict[int, int] = {}
         self._cached: dict[int, int] = {}
-        self._begun: set[int] = set()  # prompts that were computed
+        self._begun: set[int] = set()  # prompts already charged
         self._num_unfinished = num_choices * len(prompt_lengths)
 
     def add(self, delta: OutputDelta) -> None:
         prompt, choice = divmod(delta.choice, self._num_choices)
-        # Of the choices the first one says it: the others share what it computed.
+        # Only the first choice reports it: the others reuse what it computed.
         says_cached = choice == 0 and prompt not in self._cached
         self._charge.add(
             prompt_tokens=0 if prompt in self._begun else self._prompt_lengths[prompt],
@@ -135,11 +134,11 @@ class UsageMeter:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all choices have ended, so that nothing will be added."""
+        """Whether all choices have ended."""
         return not self._num_unfinished
 
     def usage(self) -> Usage:
-        """The counts so far, of all prompts."""
+        """The counts so far, over all prompts."""
         num_prompt = sum(self._prompt_lengths)
         completion = sum(self._generated.values())
         return Usage(

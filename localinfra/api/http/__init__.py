@@ -1,1 +1,1 @@
-"""HTTP for every route: who may ask, bodies in, answers and errors out. Knows no handler."""
+"""HTTP for every route: access checks, bodies in, responses and errors out. Knows no handler."""

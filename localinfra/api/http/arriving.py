@@ -1,4 +1,4 @@
-"""A burst of requests begins a few at a time, so that nothing else stands behind all of it."""
+"""Starts a burst of requests a few at a time, so that other work need not wait for all of it."""
 
 import asyncio
 from collections import deque
@@ -7,12 +7,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from localinfra.api.http.guard import OPEN_PATHS
 
-# In one turn of the event loop. Beginning one takes half a millisecond, in several steps.
-MAX_STARTS = 4
+MAX_STARTS = 4  # per turn of the event loop: starting a request takes 0.5 ms, in several steps
 
 
 class Arriving:
-    """ASGI middleware. What is asked to see whether the server is well does not wait."""
+    """ASGI middleware. Health checks do not wait."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -25,12 +24,12 @@ class Arriving:
 
 
 class Starts:
-    """So many in each turn of the event loop, in the order in which they are asked for."""
+    """Up to `max_starts` in each turn of the event loop, first come, first served."""
 
     def __init__(self, max_starts: int):
         self._max_starts = max_starts
         self._num_left = max_starts  # in this turn
-        self._is_renewed = False  # it will be, with the next turn
+        self._is_renewed = False  # whether `_renew` is scheduled for the next turn
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def take(self) -> None:

@@ -1,7 +1,7 @@
-"""Request bytes → a validated struct and the names it does not know. The one door for JSON bodies;
-form.py brings forms to it.
+"""Request bytes → a validated struct and the names it does not know. All JSON bodies are read
+here, and forms once form.py has converted them.
 
-Judges size, pace, content type, JSON and the struct's annotations; past it values are trusted.
+Checks size, pace, content type, JSON and the struct's annotations; later code trusts the values.
 """
 
 import asyncio
@@ -35,18 +35,18 @@ from localinfra.executor import give_way
 T = TypeVar("T", bound=msgspec.Struct)
 
 JSON_TYPE = re.compile(rb"application/([\w.-]+\+)?json", re.IGNORECASE)
-READABLE_CHARSETS = ("utf-8", "ascii")  # as Python calls them; ASCII is UTF-8 as well
-MAX_PARSED_BYTES = 4096  # of a header: parameters take a microsecond for each
-NESTED_SIZE = 32  # a list, object or name is as much work as so many characters
+READABLE_CHARSETS = ("utf-8", "ascii")  # Python's names; ASCII is valid UTF-8
+MAX_PARSED_BYTES = 4096  # of a header: parsing takes 1 µs per parameter
+NESTED_SIZE = 32  # a list, object or name is as much work as this many characters
 NULL = msgspec.Raw(b"null")
 NO_TEXT = msgspec.Raw(b'""')
 FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class UnfinishedBodies:
-    """The bytes held of bodies that are still arriving, all together. Event loop only.
+    """Total bytes held for bodies still arriving. Event loop only.
 
-    The first 64 kB of each are free, so that who fills this up keeps out no ordinary request.
+    The first 64 kB of each body are free, so ordinary requests get in even when this is full.
     """
 
     FREE_BYTES = 64 * 1024
@@ -56,17 +56,17 @@ class UnfinishedBodies:
         self.held_bytes = 0
 
     def grow(self, from_bytes: int, to_bytes: int) -> None:
-        """One of them now has `to_bytes`. Raises QueueFull if that is too much in all."""
+        """Counts a body that grew to `to_bytes`. Raises QueueFull if the total is too large."""
         more_bytes = self._counted(to_bytes) - self._counted(from_bytes)
         if more_bytes and self.held_bytes + more_bytes > self.max_bytes:
             raise QueueFull(
-                "Too many large bodies are arriving at once: send this one again in a moment.",
+                "Too many large request bodies are arriving at once: try again in a moment.",
                 retry_after_s=1,
             )
         self.held_bytes += more_bytes
 
     def done(self, size_bytes: int) -> None:
-        """One of `size_bytes` arrived, or was given up."""
+        """Releases a body of `size_bytes` that has arrived or failed."""
         self.held_bytes -= self._counted(size_bytes)
 
     def _counted(self, size_bytes: int) -> int:
@@ -76,20 +76,20 @@ class UnfinishedBodies:
 class BodyLimits(msgspec.Struct, frozen=True):
     max_bytes: int
     timeout_s: float  # for the whole body, however it arrives
-    unfinished: UnfinishedBodies | None = None  # what it shares with the others
+    unfinished: UnfinishedBodies | None = None  # shared with all other bodies
 
 
 class Decoded(msgspec.Struct, Generic[T], frozen=True):
     value: T
     # Top-level fields that the struct does not have, as the client wrote them.
     ignored: tuple[str, ...]
-    size: int = 0  # of a body that was weighed: what it takes to go through it
-    # The paths of names further down that nobody knows: of each message, where a client is
-    # generous. They come last, so that they crowd out nothing.
+    size: int = 0  # the work of processing the body, in characters; 0 if it was not weighed
+    # Paths of unknown names below the top level. A client may send one with every message, so
+    # they are listed last and crowd out nothing.
     unknown: tuple[str, ...] = ()
 
     def ignoring(self, names: Iterable[str], unknown: Iterable[str] = ()) -> "Decoded[T]":
-        """The same, where these were left out as well: paths into the body, as errors name them."""
+        """A copy that reports these as ignored too: paths into the body, as in errors."""
         return msgspec.structs.replace(
             self, ignored=(*self.ignored, *names), unknown=(*self.unknown, *unknown)
         )
@@ -99,7 +99,7 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
         """`x-localinfra-ignored`, for the response; empty if nothing was ignored."""
         if not (self.ignored or self.unknown):
             return {}
-        # What is left out goes with all that is in it. No more is looked at than can be listed.
+        # An ignored field covers everything in it. Looks at no more names than can be listed.
         ignored = self.ignored[: MAX_NAMED + 1]
         within = tuple(f"{name}{sign}" for name in ignored for sign in ".[")
         unknown = (path for path in self.unknown if not path.startswith(within))
@@ -114,26 +114,27 @@ async def read_body(
 ) -> Decoded[T]:
     """Reads and checks the request's JSON body.
 
-    A `null` counts as not given wherever a field has a default, so that defaults are written
-    without `| None`, and so does an empty text where the default is a text or None. An ApiError
-    raised in `__post_init__` goes to the client as it is, a ValueError as InvalidRequest.
+    A `null` counts as absent if the field has a default, so structs need no `| None` for it; so
+    does an empty string if the default is a string or None. An ApiError raised in `__post_init__`
+    goes to the client unchanged, a ValueError as InvalidRequest.
 
     Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, InvalidRequest with the field's path
-    as `param`, and ClientDisconnect when the client left.
+    as `param`, or ClientDisconnect if the client has left.
     """
     check_content_type(request)
     weight = Weight(max_values)
     body = without_mark(await receive_body(request, limits, weight))
     if weight.is_too_deep:
-        too_deep = f"The body is nested too deeply: lists and objects can have {MAX_DEPTH} levels."
+        too_deep = f"The body is nested too deeply: at most {MAX_DEPTH} levels are allowed."
         raise InvalidRequest(too_deep, fault=too_deep)
     fields = fields_of(body)
-    await give_way()  # each half takes its time where the body is large
+    await give_way()  # both halves take long for a large body
     return struct_of(body, fields, kind, max(len(body), weight.num_nested * NESTED_SIZE))
 
 
 def check_content_type(request: Request) -> None:
-    """Insisting on JSON also keeps other sites' forms out: they can't send it unasked."""
+    """Raises UnsupportedMediaType unless it is JSON. This also keeps out forms of other sites,
+    which can't send JSON without a preflight."""
     given = request.headers.get("content-type", "")
     if not is_json_in_utf_8(given):
         raise UnsupportedMediaType(
@@ -143,26 +144,28 @@ def check_content_type(request: Request) -> None:
 
 
 def is_json_in_utf_8(content_type: str) -> bool:
-    """However the charset is spelled: utf8, UTF_8. Other parameters mean nothing to JSON."""
+    """Accepts any spelling of the charset (utf8, UTF_8) and ignores other parameters."""
     main, options = parse_options_header(content_type[:MAX_PARSED_BYTES])
     charset = options.get(b"charset", b"").decode("latin-1").strip()
     try:
         is_readable = not charset or codecs.lookup(charset).name in READABLE_CHARSETS
-    except (LookupError, ValueError):  # no such charset, or a null character in it
+    except (LookupError, ValueError):  # unknown charset, or a null character in its name
         return False
     return is_readable and JSON_TYPE.fullmatch(main.strip()) is not None
 
 
 def check_content_encoding(request: Request) -> None:
     if request.headers.get("content-encoding", "").lower() not in ("", "identity"):
-        raise UnsupportedMediaType("Send the body uncompressed: this server decodes none.")
+        raise UnsupportedMediaType(
+            "This server does not read compressed bodies: send it without Content-Encoding."
+        )
 
 
 async def receive_body(request: Request, limits: BodyLimits, weight: Weight | None = None) -> bytes:
-    """The whole body, at most `max_bytes` of it held, and its `weight` as JSON counted on the way.
-    Content-Length only helps to refuse early.
+    """The whole body, of at most `max_bytes`. Adds it to `weight` as it arrives. Content-Length
+    only serves to refuse early.
 
-    Raises BodyTooLarge, RequestTimeout, QueueFull where too much is held for others already, and
+    Raises BodyTooLarge, RequestTimeout, QueueFull if too much is held for other requests, or
     ClientDisconnect."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limits.max_bytes:
@@ -199,14 +202,14 @@ def too_large(limits: BodyLimits) -> BodyTooLarge:
 
 
 def decode(body: bytes, kind: type[T]) -> Decoded[T]:
-    """Of a body whose weight was counted: msgspec holds the GIL, so a thread would stall the event
-    loop no less. What takes longest takes 60 ms."""
+    """Decodes a body whose weight was checked. Not in a thread: msgspec holds the GIL, so that
+    would block the event loop just as long. The worst case takes 60 ms."""
     body = without_mark(body)
     return struct_of(body, fields_of(body), kind)
 
 
 def without_mark(body: bytes) -> bytes:
-    """Windows' programs put a byte order mark before UTF-8."""
+    """Removes the byte order mark that Windows programs put before UTF-8."""
     return body.removeprefix(codecs.BOM_UTF8)
 
 
@@ -229,14 +232,14 @@ def struct_of(body: bytes, fields: Fields, kind: type[T], size: int = 0) -> Deco
         if name in known and raw != NULL and not (raw == NO_TEXT and name in texts)
     }
     with refusing(body, shape):
-        if len(given) + len(ignored) < len(fields):  # without those that say nothing
+        if len(given) + len(ignored) < len(fields):  # drop nulls and empty strings
             body = msgspec.json.encode(given)
         value = decode_liberally(body, given, decoder)
         return Decoded(value, ignored, size, tuple(unknown_within(given, shape)))
 
 
 def unknown_within(fields: Fields, shape: ValueShape) -> Iterator[str]:
-    """The paths of names that nobody knows, below the top level of a body."""
+    """Paths of unknown names below the top level of a body."""
     assert shape.fields is not None
     unknown = Unknown()
     for name, inner in shape.fields.nested.items():
@@ -247,7 +250,7 @@ def unknown_within(fields: Fields, shape: ValueShape) -> Iterator[str]:
 
 @contextlib.contextmanager
 def refusing(body: bytes, shape: ValueShape | None = None, within: str = "") -> Iterator[None]:
-    """What a decoder raises → InvalidRequest."""
+    """Turns a decoder's errors into InvalidRequest."""
     try:
         yield
     except msgspec.ValidationError as error:
@@ -260,24 +263,24 @@ def refusing(body: bytes, shape: ValueShape | None = None, within: str = "") -> 
 
 
 def not_json(body: bytes, problem: str) -> InvalidRequest:
-    """`problem`: what a decoder says, which quotes nothing of the body."""
-    told, param = "it is empty" if not body.strip() else problem[:200], None
-    fault = NOT_JSON.format(told)
+    """`problem`: the decoder's message, which quotes nothing of the body."""
+    reason, param = "it is empty" if not body.strip() else problem[:200], None
+    fault = NOT_JSON.format(reason)
     place = BYTE.search(problem)
     if half := lone_surrogate(body, int(place[1]) if place else len(body)):
         text, param = half
-        told = f"{text} is half a character (a lone surrogate): send whole ones"
-    return InvalidRequest(NOT_JSON.format(told), param, fault=fault)
+        reason = f"{text} is half a character (a lone surrogate): send both halves or neither"
+    return InvalidRequest(NOT_JSON.format(reason), param, fault=fault)
 
 
 @functools.cache
 def decoder_of(kind: type[T]) -> tuple[msgspec.json.Decoder[T], ValueShape]:
-    """A struct's decoder, and what it lets stand where."""
+    """A struct's decoder and shape."""
     return msgspec.json.Decoder(kind), shape_of(kind)
 
 
 NOT_JSON = "The body is not valid JSON in UTF-8: {}."
-BYTE = re.compile(r" \(byte (\d{1,18})\)$")  # where msgspec has given up
+BYTE = re.compile(r" \(byte (\d{1,18})\)$")  # where msgspec gave up
 MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 WRONG_CHOICE = re.compile(r"invalid (?:enum )?value (?P<value>.+)", re.DOTALL)
 MAX_PROBLEM = 1000  # characters
@@ -287,9 +290,9 @@ LOCATION = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 def invalid_value(
     problem: str, shape: ValueShape | None = None, within: str = ""
 ) -> InvalidRequest:
-    """msgspec's "Expected `int`, got `str` - at `$.messages[0].content`", as message and param.
+    """msgspec's "Expected `int`, got `str` - at `$.messages[0].content`" as message and param.
 
-    `within` is the path of a value that was decoded by itself, `shape` that of its struct.
+    `within` is the path of a value that was decoded separately, `shape` is that value's shape.
     """
     if len(problem) > MAX_PROBLEM:  # it quotes the value
         problem = f"{problem[: MAX_PROBLEM // 2]}...{problem[-MAX_PROBLEM // 2 :]}"
@@ -321,8 +324,8 @@ def choices_text(value: str, choices: Iterable[object]) -> str:
 
 
 def decode_within(path: str, raw: msgspec.Raw, kind: type[T], unknown: list[str]) -> T:
-    """A value that the body's struct left undecoded, as `read_body` reads it. Adds the paths of
-    names that nobody knows. Raises InvalidRequest naming its path."""
+    """Decodes a value that the body's struct kept raw, by the rules of `read_body`. Adds paths of
+    unknown names to `unknown`. Raises InvalidRequest with the value's path."""
     decoder, shape = decoder_of(kind)
     with refusing(b"...", shape, path):
         value: T
@@ -339,7 +342,7 @@ MAX_LISTED_CHARS = 1800
 
 
 def header_list(names: Iterable[str], max_chars: int = 200) -> str:
-    """Names as one header value: percent-encoded where not plain ASCII, cut where too many."""
+    """Names as one header value: percent-encoded if not plain ASCII, cut off if too many."""
     listed: list[str] = []
     num_chars = 0
     for name in names:
@@ -352,4 +355,4 @@ def header_list(names: Iterable[str], max_chars: int = 200) -> str:
 
 
 def missing(path: str, what: str) -> InvalidRequest:
-    return InvalidRequest(f"{path} is missing: put {what} there.", path)
+    return InvalidRequest(f"{path} is missing: set it to {what}.", path)

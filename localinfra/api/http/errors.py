@@ -1,4 +1,4 @@
-"""Values and errors → JSON responses. The one place that knows the error bodies' shapes."""
+"""Values and errors → JSON responses. Only this file knows the shapes of error bodies."""
 
 import logging
 import re
@@ -29,7 +29,7 @@ STATUS_ERRORS: dict[int, type[ApiError]] = {
 }
 
 
-# Where Anthropic's clients ask, who read another error body.
+# Paths of Anthropic's API, which has another error body.
 ANTHROPIC_PATHS = re.compile(r"(/anthropic)?/v1/messages(/.*)?")
 
 # https://platform.claude.com/docs/en/api/errors; other 4xx are invalid_request_error.
@@ -47,7 +47,7 @@ class ErrorDetail(msgspec.Struct, frozen=True):
     type: str
     param: str | None
     code: str | None
-    request_id: str | msgspec.UnsetType = msgspec.UNSET  # finds a 5xx in the server's log
+    request_id: str | msgspec.UnsetType = msgspec.UNSET  # to find a 5xx in the server's log
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -61,7 +61,7 @@ class AnthropicErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def speaks_anthropic(scope: Scope) -> bool:
-    """Whether the path is one of Anthropic's API, or would be if it existed."""
+    """Whether the path belongs to Anthropic's API, even if there is no such route."""
     return ANTHROPIC_PATHS.fullmatch(scope["path"]) is not None
 
 
@@ -73,8 +73,8 @@ def json_response(
 
 
 def error_body(error: ApiError, scope: Scope) -> bytes:
-    """`{"error": {message, type, param, code}}`, with `request_id` where the server is at fault;
-    Anthropic's around the same facts where its clients ask."""
+    """`{"error": {message, type, param, code}}`, with `request_id` if the server is at fault; the
+    same in Anthropic's shape on its paths."""
     detail = ErrorDetail(error.message, error.type, error.param, error.code)
     id = RequestState.of(scope).id
     if speaks_anthropic(scope):
@@ -93,7 +93,8 @@ def anthropic_type(status: int) -> str:
 def error_response(
     error: ApiError, scope: Scope, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Adds what HTTP asks of a status: Retry-After, WWW-Authenticate, and closing after a 408."""
+    """Adds the headers that HTTP wants with a status: Retry-After, WWW-Authenticate, and
+    `Connection: close` with a 408."""
     remember_error(error, scope)
     own = dict(headers or {})
     if error.retry_after_s is not None:
@@ -101,17 +102,18 @@ def error_response(
     if error.status == 401:
         own["www-authenticate"] = "Bearer"
     if error.status == 408:
-        own["connection"] = "close"  # the rest of the body would be read as the next request
+        own["connection"] = "close"  # else the rest of the body would be read as a request
     return Response(error_body(error, scope), error.status, own, "application/json")
 
 
 def as_api_error(error: Exception, scope: Scope) -> ApiError:
-    """An ApiError as it is; anything else is logged with its traceback, which no client sees."""
+    """An ApiError unchanged; any other error becomes EngineFailed, its traceback goes to the log
+    only."""
     if not isinstance(error, ApiError):
         id = RequestState.of(scope).id
         log.error("request %s failed", id, exc_info=error)
         error = errors.EngineFailed(
-            f"The server failed on this request; its log has the details under {id}."
+            f"The server failed on this request: see its log for request {id}."
         )
     remember_error(error, scope)
     return error
@@ -122,7 +124,7 @@ async def render_api_error(request: Request, error: Exception) -> Response:
 
 
 async def render_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals (no such route, wrong method, broken form) in our shape."""
+    """Starlette's own errors (no such route, wrong method, broken form) in our shape."""
     assert isinstance(error, HTTPException)
     kind = STATUS_ERRORS.get(error.status_code, ApiError)
     path, method = request.scope["path"], shown(request.method, 20)
@@ -142,13 +144,13 @@ def routes_of(request: Request) -> list[str]:
 
 
 def base_of(scope: Scope) -> str:
-    """Where this server was reached, from the connection: a header could say anything."""
+    """This server's URL, taken from the connection: headers can be forged."""
     host, port = scope.get("server") or ("localhost", None)
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}" + (f":{port}" if port else "")
 
 
-# For Starlette's `exception_handlers`. What neither of them catches, `Guard` renders.
+# For Starlette's `exception_handlers`. `Guard` renders all other exceptions.
 EXCEPTION_HANDLERS: Mapping[type[Exception], ExceptionHandler] = {
     ApiError: render_api_error,
     HTTPException: render_http_exception,

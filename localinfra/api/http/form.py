@@ -1,7 +1,7 @@
-"""multipart/form-data: request bytes → parts, or → the struct that a JSON body becomes.
+"""multipart/form-data: request bytes → parts, or → the same struct as from a JSON body.
 
-The one door for forms, beside body.py and within its bounds of size and time. A page of another
-site can send such a body unasked, unlike JSON: `Guard` refuses it by its origin, before any body.
+All forms are read here, within body.py's limits of size and time. Unlike JSON, another site's page
+can send a form without a preflight: `Guard` has refused it by its origin before any body is read.
 """
 
 import base64
@@ -30,13 +30,13 @@ from localinfra.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-INLINE_BYTES = 64 * 1024  # take a millisecond: not worth another thread
+INLINE_BYTES = 64 * 1024  # take 1 ms: not worth a thread
 MAX_PARTS = 128
 MAX_HEADERS = 8  # of a part
 MAX_HEADER_BYTES = 4096  # of one header
-MAX_HEADS_BYTES = 64 * 1024  # of all parts: reading parameters takes a microsecond for each
+MAX_HEADS_BYTES = 64 * 1024  # of all parts: parsing takes 1 µs per parameter
 HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~\w-]+")  # RFC 9110, section 5.1
-MAX_TEXT_BYTES = 4 << 20  # of all texts: with nothing but line ends, a step takes 25 ms
+MAX_TEXT_BYTES = 4 << 20  # of all texts: if all line ends, one step takes 25 ms
 NESTED = re.compile(rb"\s*[\[{]")  # JSON that may hold many values
 
 encode = msgspec.json.Encoder().encode
@@ -47,33 +47,33 @@ class FormPart(msgspec.Struct, frozen=True):
 
     name: str
     data: bytes
-    content_type: str = ""  # in lower case, without parameters; "" where the client names none
+    content_type: str = ""  # lower case, without parameters; "" if the client sent none
     filename: str | None = None
 
     @property
     def is_file(self) -> bool:
-        """Bytes rather than text. DeepInfra's client gives its files a content type and no name,
-        curl both; a text in a file of its own (`-F input=@prompt.txt`) is a text."""
+        """Bytes rather than text. DeepInfra's client sends files with a content type but no name,
+        curl with both; a text file (`-F input=@prompt.txt`) counts as text."""
         if self.content_type:
             return not self.content_type.startswith(("text/", "application/json"))
         return self.filename is not None
 
     @property
     def text(self) -> str:
-        """Raises InvalidRequest for a file and for what is not UTF-8."""
+        """Raises InvalidRequest for a file, or if the bytes are not UTF-8."""
         if self.is_file:
             raise InvalidRequest(
-                f"{self.name} takes text: send it as a part without a file name and content type.",
+                f"{self.name} takes text, not a file: send it without file name and content type.",
                 self.name,
             )
         try:
             return self.data.decode()
         except UnicodeDecodeError:
-            raise InvalidRequest(f"{self.name} is not text in UTF-8.", self.name) from None
+            raise InvalidRequest(f"{self.name} is not valid UTF-8 text.", self.name) from None
 
     @property
     def data_url(self) -> str:
-        """The file as JSON bodies carry it."""
+        """The file as a JSON body would carry it."""
         content_type = self.content_type or "application/octet-stream"
         return f"data:{content_type};base64,{base64.b64encode(self.data).decode()}"
 
@@ -85,12 +85,12 @@ async def read_body_or_form(
     files: Collection[str] = (),
     max_values: int = MAX_VALUES,
 ) -> Decoded[T]:
-    """`read_body`, also for forms, where `files` names the fields that may be files: the struct
-    has them as data URLs.
+    """`read_body` for JSON and forms. `files` names the fields that may be files in a form: the
+    struct gets them as data URLs.
 
-    A field's text is read as JSON if its type takes that, as DeepInfra's client writes all fields,
-    and as it stands if not. A field that is sent more than once, or as `name[]`, is a list.
-    Raises what `read_body` and `read_form` raise.
+    A field's text is read as JSON if the field's type takes that (DeepInfra's client sends all
+    fields so), else as plain text. A field sent more than once, or as `name[]`, becomes a list.
+    Raises the errors of `read_body` and `read_form`.
     """
     if not is_form(request):
         return await read_body(request, kind, limits, max_values)
@@ -108,10 +108,10 @@ def is_form(request: Request) -> bool:
 
 
 async def read_form(request: Request, limits: BodyLimits) -> list[FormPart]:
-    """The parts of a multipart body, in its order.
+    """The parts of a multipart body, in order.
 
-    Raises UnsupportedMediaType for another body, BodyTooLarge, RequestTimeout, InvalidRequest for
-    one that is broken or has too many parts, and ClientDisconnect.
+    Raises UnsupportedMediaType for any other body, InvalidRequest if it is broken or has too many
+    parts, BodyTooLarge, RequestTimeout, or ClientDisconnect.
     """
     boundary = boundary_of(request)
     check_content_encoding(request)
@@ -128,7 +128,7 @@ def boundary_of(request: Request) -> bytes:
     if not 1 <= len(boundary) <= 70:  # RFC 2046, section 5.1.1
         raise InvalidRequest(
             "The Content-Type multipart/form-data needs a boundary of 1 to 70 characters: let your "
-            "HTTP library write this header, it knows the boundary it uses."
+            "HTTP library set this header."
         )
     return boundary
 
@@ -139,14 +139,14 @@ def parse_form(body: bytes, boundary: bytes) -> list[FormPart]:
 
 
 def sections(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Each part's headers and its data.
+    """Each part's head and data.
 
-    A few searches, whatever the bytes are. Parsers that go from byte to byte stand for seconds
-    where somebody sends 16 MB of blanks after a boundary, which are allowed there.
+    Takes a few searches, whatever the bytes are. Parsers that go byte by byte hang for seconds on
+    16 MB of blanks after a boundary, which are allowed there.
     """
     body = b"\r\n" + body.lstrip(b"\r\n")
     line = re.compile(rb"\r\n--%b(?:(?P<last>--)|(?P<next>[ \t]*+\r\n)|)" % re.escape(boundary))
-    at = head = data = 0  # where the search goes on; where the part's headers and data begin
+    at = head = data = 0  # offsets: where to search on, where the part's head and data start
     num_head_bytes = 0
     for _ in range(MAX_PARTS + 1):
         found = line.search(body, at)
@@ -163,25 +163,25 @@ def sections(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bytes]]:
             if data < head:
                 break
             if num_head_bytes > MAX_HEADS_BYTES:
-                raise broken("Maximum header size exceeded by all parts together")
+                raise broken(f"the headers of all parts exceed {MAX_HEADS_BYTES} bytes")
             at = data
     else:
         raise InvalidRequest(f"A form can have at most {MAX_PARTS} parts.")
     raise broken(
-        "it has no closing boundary, or a part's headers have no end. Expected boundary, as the "
-        f"Content-Type names it: {boundary.decode('latin-1')}"
+        "the closing boundary or the end of a part's headers is missing. The boundary given in "
+        f"Content-Type is {boundary.decode('latin-1')}"
     )
 
 
 def headers_of(head: bytes) -> dict[bytes, bytes]:
-    """By their names in lower case."""
+    """A part's headers by lower-case name."""
     headers: dict[bytes, bytes] = {}
     lines = head.split(b"\r\n")
     if len(lines) > MAX_HEADERS:
-        raise broken("Maximum header count exceeded")
+        raise broken(f"a part has more than {MAX_HEADERS} headers")
     for line in lines:
         if len(line) > MAX_HEADER_BYTES:
-            raise broken("Maximum header size exceeded")
+            raise broken(f"a part's header is longer than {MAX_HEADER_BYTES} bytes")
         name, _, value = line.partition(b":")
         if not HEADER_NAME.fullmatch(name):
             raise broken(f"invalid character in a header's name, {name[:100]!r}")
@@ -200,12 +200,12 @@ def part_of(headers: dict[bytes, bytes], data: bytes) -> FormPart:
     name = options.get(b"name", b"").decode("utf-8", "replace")
     if disposition != "form-data" or not name:
         raise InvalidRequest(
-            "A part of the form has no name: each begins with 'Content-Disposition: form-data; "
+            "A part of the form has no name: start each with 'Content-Disposition: form-data; "
             'name="..."\'.'
         )
     encoding, _ = header(headers.get(b"content-transfer-encoding"))
     if encoding not in ("", "7bit", "8bit", "binary"):
-        raise InvalidRequest(f"{name} is sent in {encoding[:50]!r}: send its bytes as they are.")
+        raise InvalidRequest(f"{name} is encoded as {encoding[:50]!r}: send the plain bytes.")
     content_type, _ = header(headers.get(b"content-type"))
     filename = options[b"filename"].decode("utf-8", "replace") if b"filename" in options else None
     return FormPart(name, data, content_type, filename)
@@ -223,13 +223,13 @@ def json_of(
     files: Collection[str],
     max_values: int = MAX_VALUES,
 ) -> bytes:
-    """The JSON object that would have said the same. Raises InvalidRequest, and BodyTooLarge where
-    that holds too many values."""
+    """The equivalent JSON object. Raises InvalidRequest, or BodyTooLarge if the texts are too long
+    or hold too many values."""
     texts = [part.data for part in parts if not part.is_file]
     if sum(map(len, texts)) > MAX_TEXT_BYTES:
         raise BodyTooLarge(
-            f"The texts of a form can have {MAX_TEXT_BYTES} bytes together: send longer ones in "
-            "JSON."
+            f"The texts of a form can have at most {MAX_TEXT_BYTES} bytes in total: send longer "
+            "ones as JSON."
         )
     weight = Weight(max_values)
     for text in texts:
@@ -238,14 +238,14 @@ def json_of(
             weight.finish()
     groups: dict[str, list[FormPart]] = {}
     for part in parts:
-        if part.data or part.filename != "":  # what browsers send where no file was chosen
+        if part.data or part.filename != "":  # browsers send an empty one if no file was chosen
             groups.setdefault(part.name, []).append(part)
     decoders = field_decoders(kind)
     fields: dict[str, msgspec.Raw] = {}
     for sent_name, group in groups.items():
         name = sent_name.removesuffix("[]")
         if name not in decoders:
-            fields[sent_name] = NULL  # `decode` tells the client that it was ignored
+            fields[sent_name] = NULL  # `decode` reports it as ignored
         elif len(group) > 1 or name != sent_name:
             items = [item_json(part, name in files) for part in group]
             fields[name] = msgspec.Raw(b"[%b]" % b",".join(items))
@@ -255,8 +255,8 @@ def json_of(
 
 
 def field_json(part: FormPart, decoder: msgspec.json.Decoder[Any], may_be_file: bool) -> bytes:
-    """JSON if the field takes it, or else a string if it takes that. Where it takes neither, what
-    makes the clearer error."""
+    """The part as JSON if the field takes that, else as a string; if it takes neither, whichever
+    gives the clearer error."""
     if may_be_file and part.is_file:
         return encode(part.data_url)
     as_json, as_text = part.data, encode(part.text)
@@ -267,7 +267,7 @@ def field_json(part: FormPart, decoder: msgspec.json.Decoder[Any], may_be_file: 
 
 
 def item_json(part: FormPart, may_be_file: bool) -> bytes:
-    """One of a list: a JSON string is read as such, anything else is a text."""
+    """An item of a list: a JSON string is read as such, anything else as plain text."""
     if may_be_file and part.is_file:
         return encode(part.data_url)
     as_text = encode(part.text)

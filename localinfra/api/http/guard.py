@@ -1,7 +1,7 @@
-"""The first thing a request meets: its id, then Host, Origin and key, before any work or body.
+"""First checks of a request: sets its id, then checks Host, Origin and key before any other work.
 
-Decides on the method, path and headers of the scope alone, never on `request.url` (which a Host
-header can bend). Refusals and every failure that nobody else rendered leave here as JSON.
+Relies only on the scope's method, path and headers, never on `request.url` (which a Host header
+can forge). Renders its own refusals and all errors not rendered elsewhere as JSON.
 """
 
 import re
@@ -21,21 +21,20 @@ from localinfra.chance import random_hex
 from localinfra.errors import Forbidden, Unauthorized
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-HEADER_NAMES = re.compile(r"[A-Za-z0-9_, -]{0,1000}")  # what a preflight may have echoed
+HEADER_NAMES = re.compile(r"[A-Za-z0-9_, -]{0,1000}")  # echoed to a preflight
 EXPOSED_HEADERS = (
     "x-request-id, request-id, x-localinfra-ignored, x-localinfra-truncated, retry-after"
 )
-OPEN_PATHS = frozenset({"/health"})  # to be read without a key
-IMAGE_FILES = "/v1/images/files"  # and what is below: nobody can guess the names
+OPEN_PATHS = frozenset({"/health"})  # readable without a key
+IMAGE_FILES = "/v1/images/files"  # files below it too: their names can't be guessed
 
 
 class Guard:
-    """ASGI middleware around all that judges or works.
+    """ASGI middleware around the application.
 
-    Every response gets `x-request-id` (the client's own, if it is a plain word of up to 64
-    characters). It is also in the `RequestState`, as is who calls. Only reading an open path and
-    CORS preflights need no key: a path that doesn't exist needs one too, so nothing about the
-    routes leaks.
+    Every response gets `x-request-id` (the client's, if it is a plain word of up to 64
+    characters). It and the caller are also in the `RequestState`. Only GETs of open paths and CORS
+    preflights need no key: unknown paths need one too, so that routes can't be probed.
     """
 
     def __init__(
@@ -46,8 +45,8 @@ class Guard:
         api_keys: Iterable[str] = (),
         on_loopback: bool = False,
     ):
-        """`allowed_hosts`: names, or `*.lan` for all below; `allowed_origins`: origins, or `*`.
-        `on_loopback`: no other machine reaches the server, so that desktop apps may use it."""
+        """`allowed_hosts`: names, or `*.lan` for all below; `allowed_origins`: origins, or `*`;
+        `on_loopback`: no other machine can reach the server, so desktop apps may use it."""
         self.app = app
         self.hosts = HostRules(allowed_hosts)
         self.origins = OriginRules(allowed_origins, takes_desktop_apps=on_loopback)
@@ -55,7 +54,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # no route takes one
+            await send({"type": "websocket.close", "code": 1008})  # there is no such route
         elif scope["type"] == "http":
             await self.guard(scope, receive, send)
         else:
@@ -67,7 +66,7 @@ class Guard:
         state.id = request_id_of(headers)
         own_headers = {"x-request-id": state.id}
         if speaks_anthropic(scope):
-            own_headers["request-id"] = state.id  # where its SDKs look
+            own_headers["request-id"] = state.id  # the name its SDKs read
         started = False
 
         async def reply(message: Message) -> None:
@@ -87,34 +86,34 @@ class Guard:
                 state.caller = self.check_key(headers)
             await app(scope, receive, reply)
         except ClientDisconnect:
-            return  # ordinary: nobody is left to answer
+            return  # ordinary, and no response can be sent
         except Exception as error:
             if started:
-                raise  # half an answer is out: the server can only cut the connection
+                raise  # the response has begun: the server can only close the connection
             await error_response(as_api_error(error, scope), scope)(scope, receive, reply)
 
     def check_host(self, headers: Headers, scope: Scope) -> Authority:
-        """Against DNS rebinding: a page that had its name pointed here still sends that name. Of
-        two hosts both have to be ours, whichever one a proxy in between went by."""
+        """Prevents DNS rebinding: a page whose name was pointed here still sends that name. If two
+        hosts are given, both must be ours, since a proxy may have gone by either."""
         given = headers.getlist("host")
         if (target := RequestState.of(scope).target_host) is not None:
             given = [target, *(host for host in given if host != target)]
         hosts = [parse_authority(host) for host in given]
         server = scope.get("server")  # (address, port) of this end of the connection
-        arrived_at = server[0] if server else None
+        local_address = server[0] if server else None
         if len(headers.getlist("host")) != 1 or not all(
-            host is not None and self.hosts.allows(host, arrived_at) for host in hosts
+            host is not None and self.hosts.allows(host, local_address) for host in hosts
         ):
             raise Forbidden(
                 f"This server does not answer to the host {', '.join(given)[:200]!r}. If the name "
-                "is yours, list it in allowed_hosts under [server] of models.toml."
+                "is yours, add it to allowed_hosts under [server] of models.toml."
             )
         return cast(Authority, hosts[0])
 
     def check_origin(self, headers: Headers, host: Authority, method: str) -> dict[str, str]:
-        """Returns the CORS headers for an allowed page, none where no page is involved.
+        """Returns the CORS headers for an allowed page; empty if no page is involved.
 
-        CORS alone only hides the answer: the work a foreign page asks for has to be refused here.
+        CORS by itself only hides the response: a foreign page's request must be refused here.
         """
         given = [origin for origin in headers.getlist("origin") if origin]
         if not given and not is_foreign_fetch(headers, method):
@@ -125,12 +124,12 @@ class Guard:
             page = ", ".join(given)[:200] or "other sites"
             if page == "null":
                 raise Forbidden(
-                    "A page opened from a file or in a sandboxed frame does not say whose it is, "
-                    "so it may not use this server: open it from http://localhost."
+                    "Pages opened from a file or in a sandboxed frame (origin null) may not use "
+                    "this server: open the page from http://localhost."
                 )
             raise Forbidden(
-                f"Pages of {page!r} may not use this server. If it is yours, list it in "
-                "allowed_origins under [server] of models.toml."
+                f"Pages of {page!r} may not use this server. If the page is yours, add its origin "
+                "to allowed_origins under [server] of models.toml."
             )
         return {
             "access-control-allow-origin": given[0] if given else "*",
@@ -139,7 +138,7 @@ class Guard:
         }
 
     def check_key(self, headers: Headers) -> str:
-        """Returns what the key's holder is called."""
+        """Returns the caller's name. Raises Unauthorized."""
         given = headers.get("authorization", ""), headers.get("x-api-key", "")
         caller = self.keys.caller(*given)
         if caller is None:
@@ -151,7 +150,7 @@ class Guard:
 
 
 def is_open(path: str) -> bool:
-    """An image's address is as good as a key for it, and browsers fetch it without one."""
+    """Image files are open: browsers fetch them without a key, and only their URL gives access."""
     return path in OPEN_PATHS or path.startswith(IMAGE_FILES + "/")
 
 
@@ -161,8 +160,8 @@ def request_id_of(headers: Headers) -> str:
 
 
 def is_foreign_fetch(headers: Headers, method: str) -> bool:
-    """A page's <img>, <script> or no-cors fetch, which has no Origin, or its form, should a browser
-    send that without; following a link is fine."""
+    """Another site's <img>, <script> or no-cors fetch, which has no Origin, or its form, should a
+    browser send that without one. Following a link is allowed."""
     follows_link = headers.get("sec-fetch-mode") == "navigate" and method in ("GET", "HEAD")
     return headers.get("sec-fetch-site") == "cross-site" and not follows_link
 
@@ -173,7 +172,7 @@ def is_preflight(headers: Headers, scope: Scope) -> bool:
 
 
 def preflight(headers: Headers) -> Response:
-    """A browser asks before it sends a key, so this is answered without one."""
+    """The answer to a preflight, which browsers send without a key."""
     asked = headers.get("access-control-request-headers", "")
     allow_headers = asked if HEADER_NAMES.fullmatch(asked) else "authorization, content-type"
     return Response(

@@ -1,6 +1,6 @@
-"""Which Host and Origin headers belong to this machine's own users: plain text in, a verdict out.
+"""Which Host and Origin headers are allowed. Works on plain text.
 
-A page on the web can't forge these two headers, so they tell a visitor's script (DNS rebinding, a
+Web pages can't forge these two headers, so they tell a foreign page's script (DNS rebinding, a
 form posted from elsewhere) from a local client. Knows no settings file, no key, no ASGI.
 """
 
@@ -15,11 +15,11 @@ AUTHORITY = re.compile(
     r"(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(?::(?P<port>\d{0,5}))?",
     re.IGNORECASE | re.ASCII,
 )
-DESKTOP_PAGE = re.compile(r"[a-z0-9_.:-]{0,255}/?", re.ASCII)  # file:// has nothing there
+DESKTOP_PAGE = re.compile(r"[a-z0-9_.:-]{0,255}/?", re.ASCII)  # empty in file://
 DEFAULT_PORTS = {"http": "80", "https": "443"}
-# What a system's table of hosts calls loopback, and what containers and virtual machines call the
-# machine they run on. `.localdomain` and `.internal` are nobody's on the web; with Docker Desktop
-# such requests arrive on loopback.
+# Names for loopback in hosts files, and for the host machine in containers and virtual machines.
+# `.localdomain` and `.internal` do not exist in public DNS. Docker Desktop delivers such requests
+# on loopback.
 HOST_MACHINE = frozenset(
     {
         "localhost.localdomain",
@@ -42,8 +42,8 @@ HOST_MACHINE = frozenset(
         "host.rancher-desktop.internal",
     }
 )
-# Pages that programs installed here bring with them: no browser loads such a page from the web.
-# A page opened from disk is not among them if it says `null`, as frames of foreign pages do too.
+# Origins of pages in desktop apps: browsers load no such page from the web. A page opened from disk
+# that sends `null` is refused, since frames of foreign pages send that too.
 DESKTOP_SCHEMES = frozenset(
     {
         "app",
@@ -61,14 +61,14 @@ DESKTOP_SCHEMES = frozenset(
 
 
 class Authority(NamedTuple):
-    """A host from a header: lower case, no brackets, no closing dot; port "" if not given."""
+    """A host from a header: lower case, no brackets, no final dot; port "" if not given."""
 
     name: str
     port: str
 
 
 def parse_authority(text: str) -> Authority | None:
-    """Reads `host[:port]`; None for anything else."""
+    """Parses `host[:port]`; None for anything else."""
     match = AUTHORITY.fullmatch(text)
     if match is None:
         return None
@@ -79,7 +79,8 @@ def parse_authority(text: str) -> Authority | None:
 
 
 def is_local(name: str) -> bool:
-    """Whether no DNS server can point it elsewhere: localhost, *.localhost, 127/8, ::1."""
+    """Whether the name is always this machine, whatever DNS says: localhost, *.localhost, 127/8,
+    ::1."""
     return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
 
 
@@ -92,15 +93,15 @@ class HostRules:
         self.names = frozenset(name for name in names if not name.startswith("*."))
         self.suffixes = tuple(name[1:] for name in names if name.startswith("*."))
 
-    def allows(self, host: Authority, arrived_at: str | None) -> bool:
-        """`arrived_at` is the local address of the connection: who typed it can't have been
-        rebound to it. The port is not looked at, so tunnels and containers work."""
+    def allows(self, host: Authority, local_address: str | None) -> bool:
+        """`local_address` is the connection's: a literal address can't be rebound. The port is not
+        checked, so tunnels and containers work."""
         if is_local(host.name) or host.name in HOST_MACHINE:
             return True
         if host.name in self.names or host.name.endswith(self.suffixes):
             return True
         address = parse_ip(host.name)
-        return address is not None and address == parse_ip(arrived_at or "")
+        return address is not None and address == parse_ip(local_address or "")
 
 
 class OriginRules:
@@ -108,7 +109,7 @@ class OriginRules:
 
     def __init__(self, allowed_origins: Iterable[str] = (), takes_desktop_apps: bool = False):
         """`allowed_origins`: `scheme://host[:port]` as browsers send it, `*` for every page, or
-        `chrome-extension://*` for all of a scheme other than http and https."""
+        `chrome-extension://*` for every page of a scheme other than http and https."""
         self.takes_desktop_apps = takes_desktop_apps
         self.origins = frozenset(origin.lower().removesuffix("/") for origin in allowed_origins)
 
@@ -117,8 +118,8 @@ class OriginRules:
         return "*" in self.origins
 
     def allows(self, origin: str, host: Authority) -> bool:
-        """True for configured, loopback and same-origin pages, and for desktop apps' where they are
-        taken; `null` is none of these."""
+        """True for configured, loopback and same-origin pages, and for desktop apps if
+        `takes_desktop_apps`; never for `null`, unless it is configured."""
         if self.allows_all or origin.lower() in self.origins:
             return True
         scheme, _, rest = origin.lower().partition("://")

@@ -1,6 +1,6 @@
-"""Ends the work for a client that leaves before its answer has begun.
+"""Cancels the work for a client that disconnects before its response begins.
 
-From then on the response watches by itself (`sse.until_disconnect`), since it may have to tidy up.
+After that the response watches for itself (`sse.until_disconnect`), as it may have to clean up.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Leaving:
-    """ASGI middleware. What it wraps is cancelled, so it gives its places in queues back."""
+    """ASGI middleware. Cancelling the handler frees its places in queues."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -43,7 +43,7 @@ class Leaving:
 
 
 class _Client:
-    """The receiving end of a connection, watched once the body is there."""
+    """The receiving end of a connection, watched once the body has arrived."""
 
     def __init__(self, receive: Receive):
         self.gone = asyncio.Event()

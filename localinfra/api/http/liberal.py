@@ -1,4 +1,4 @@
-"""Values that a struct refuses, read again as languages with fewer types write them."""
+"""Reads refused values again, as clients in loosely typed languages write them."""
 
 import functools
 import re
@@ -12,17 +12,17 @@ from localinfra.api.http.shapes import ValueShape, shape_of, without_nulls
 T = TypeVar("T", bound=msgspec.Struct)
 
 MAX_MENDED_BYTES = 64 * 1024  # of one field: a few ms
-MAX_READ_AGAIN_BYTES = 1 << 20  # of one field, as JSON of any shape: 10 ms
-MAX_WHOLE = 2.0**63  # beyond it one cannot tell which integer was meant
+MAX_READ_AGAIN_BYTES = 1 << 20  # of one field, decoded without a type: 10 ms
+MAX_WHOLE = 2.0**63  # floats beyond it don't stand for one integer
 
-# Lists of texts and tokens that are answered by their places: without a null, others would be.
+# Lists whose items are answered by index: dropping a null would shift the others.
 NUMBERED = {"prompt", "input", "inputs", "texts", "images", "tokens", "queries", "documents"}
 
 WRONG_TYPE = re.compile(r"Expected `[^`]*`, got |Object missing |Invalid enum value ")
 NOTHING_FOR_OTHER = re.compile(r"Expected `[^`]*`, got `null`|Invalid enum value ''")
 FLOAT_FOR_INT = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`")
-# A JSON string, to be passed over, or a number with a point or an exponent. Each character is
-# looked at once or twice, also where it is one of many digits.
+# A JSON string (to skip it), or a number with a point or an exponent. Reads each character at most
+# twice, even in long runs of digits.
 FLOATS = re.compile(
     rb'"(?:[^"\\]|\\.)*+"|(?<!\d)-?\d++(?:\.\d++(?:[eE][+-]?\d++)?|[eE][+-]?\d++)', re.DOTALL
 )
@@ -31,16 +31,16 @@ FLOATS = re.compile(
 def decode_liberally(
     body: bytes, fields: Mapping[str, msgspec.Raw], decoder: msgspec.json.Decoder[T]
 ) -> T:
-    """Decodes a JSON object, whose `fields` are known. Where the struct takes no such value,
+    """Decodes a JSON object with these `fields`. If the struct refuses a value,
 
-    - a float without a fraction (4.0, 1e3) is an integer. msgspec's lax mode does that as well, but
-      takes texts for numbers besides;
-    - an empty text, list or object, or false, is a field not given, if it may be left out;
-    - so is a null, at any depth, and an empty text for a choice; a null in a list or a map is
-      nothing there.
+    - a float without a fraction (4.0, 1e3) is read as an integer. msgspec's lax mode does so too,
+      but also reads strings as numbers;
+    - an empty string, list or object, or false, counts as absent if the field is optional;
+    - so do a null at any depth and an empty string in place of a choice; nulls in lists and maps
+      are dropped.
 
-    Raises what the decoder does. It reads the whole body twice at most: what is wrong is found
-    field by field, and in small ones alone.
+    Raises the decoder's errors. Decodes the whole body at most twice: values are mended field by
+    field, and only in small fields.
     """
     try:
         return decoder.decode(body)
@@ -56,7 +56,7 @@ def decode_liberally(
 def mended_fields(
     fields: Mapping[str, msgspec.Raw], kind: type[msgspec.Struct]
 ) -> dict[str, msgspec.Raw]:
-    """The object's fields, those of a wrong type read liberally where that may help."""
+    """The object's fields, those of a wrong type read liberally if that may help."""
     shapes, decoders = shape_of(kind).fields, field_decoders(kind)
     assert shapes is not None
     mended = dict(fields)
@@ -74,7 +74,7 @@ def mended_fields(
 def mended_value(
     raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any], shape: ValueShape, is_numbered: bool
 ) -> msgspec.Raw:
-    """Without nulls that say nothing, and then with integers, as far as either is missed."""
+    """The value without nulls if the decoder refuses them, then with integers if it wants those."""
     num_bytes = memoryview(raw).nbytes
     if num_bytes > MAX_READ_AGAIN_BYTES:
         return raw
@@ -90,7 +90,7 @@ def mended_value(
 
 
 def problem_of(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> str:
-    """Why it does not take the value as it is, if that is a matter of types; else ""."""
+    """The decoder's complaint about the value if it concerns types, else ""."""
     try:
         decoder.decode(raw)
     except msgspec.ValidationError as error:
@@ -100,19 +100,19 @@ def problem_of(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw) -> str:
 
 @functools.cache
 def field_decoders(kind: type[msgspec.Struct]) -> dict[str, msgspec.json.Decoder[Any]]:
-    """By the names on the wire."""
+    """Decoders of a struct's fields, by their names on the wire."""
     fields = msgspec.structs.fields(kind)
     return {field.encode_name: msgspec.json.Decoder(field.type) for field in fields}
 
 
 def is_empty(raw: msgspec.Raw) -> bool:
-    """Sixteen bytes tell: who writes more blanks than that into nothing is refused."""
+    """Looks at 16 bytes only: empty values with more blanks than that are refused."""
     shown = bytes(memoryview(raw)[:16]).translate(None, b" \t\r\n")
     return shown in (b'""', b"[]", b"{}", b"false", b"null")
 
 
 def with_whole_numbers(raw: msgspec.Raw) -> msgspec.Raw:
-    """The JSON with integers for its floats without a fraction."""
+    """The JSON with floats without a fraction written as integers."""
     return msgspec.Raw(FLOATS.sub(lambda match: whole_number(match[0]), bytes(raw)))
 
 

@@ -1,7 +1,7 @@
-"""Paths as clients spell them → the one this server knows, and what to say where there is none.
+"""Paths as clients spell them → this server's spelling, and advice for a 404.
 
-Base URLs are given with and without /v1, with a slash too many, or with the API's path twice.
-Rewriting happens once, before anything is decided by the path.
+Clients configure base URLs with and without /v1, with an extra slash, or with the API's path
+twice. Paths are rewritten once, before anything depends on them.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from localinfra.logs import shown
 
 SLASHES = re.compile("/{2,}")
-# What base URLs end with: ours, those of hosted services and of gateways, and mixtures.
+# Ends of base URLs: ours, those of hosted services and gateways, and mixtures.
 PREFIXED = re.compile(
     r"(?P<base>(?:/(?:v1|v2|openai|api|anthropic|inference-api))*)"
     r"/(?P<name>chat/completions|completions|embeddings|embed|engines|images/generations|"
@@ -25,38 +25,38 @@ INFERENCE_TWICE = re.compile("^/v1/inference(?:/v1/inference)+(?=/)")
 KEPT_BASES = {"/v1", "/v1/openai", "/inference-api/openai/v1"}  # these have routes of their own
 AT_ROOT = {"tokenize", "detokenize", "tokenizer_info", "health", "metrics"}
 ONLY_AT_ROOT = {"tokenizer_info", "health", "metrics"}
-COHERES = {"rerank", "embed"}  # in two versions
+COHERES = {"rerank", "embed"}  # in /v1 and /v2
 OLLAMAS = {"embed", "embeddings"}  # below /api
-SECOND_NAMES = ("/v1/openai/", "/inference-api/")  # of routes below /v1
+SECOND_NAMES = ("/v1/openai/", "/inference-api/")  # aliases of routes below /v1
 
 AZURES = (
     "That is Azure's form of the API: use an OpenAI client with the base URL {base}/v1 and the "
     "model in the body."
 )
-# What other servers have and this one hasn't, by the beginning of its path.
+BATCHES = "Batches are not supported: send requests concurrently, they are batched on the model."
+# APIs of other servers that this one lacks, by path prefix.
 NOT_SERVED = {
-    "/api": "That is Ollama's API. Point an OpenAI client here instead, with the base URL "
-    "{base}/v1; chat is at /v1/chat/completions.",
-    "/v2/chat": "Cohere's chat is not served: use /v1/chat/completions, OpenAI's.",
-    "/v1/audio": "Speech and transcription are not served.",
-    "/v1/moderations": "Moderation is not served.",
-    "/v1/realtime": "The realtime API is not served: use /v1/responses or /v1/chat/completions.",
-    "/v1/files": "Files are not kept here: send contents with the request.",
-    "/v1/messages/batches": "Batches are not served: send requests side by side, they share the "
-    "model.",
-    "/v1/batches": "Batches are not served: send requests side by side, they share the model.",
-    "/v1/batch": "Batches are not served: send requests side by side, they share the model.",
-    "/v1/assistants": "Assistants are not served: use /v1/responses.",
-    "/v1/threads": "Assistants are not served: use /v1/responses.",
-    "/v1/conversations": "Conversations are not kept here: use `previous_response_id` of "
+    "/api": "That is Ollama's API. Use an OpenAI client with the base URL {base}/v1 instead; chat "
+    "is at /v1/chat/completions.",
+    "/v2/chat": "Cohere's chat is not supported: use OpenAI's, /v1/chat/completions.",
+    "/v1/audio": "Speech and transcription are not supported.",
+    "/v1/moderations": "Moderation is not supported.",
+    "/v1/realtime": "The realtime API is not supported: use /v1/responses or /v1/chat/completions.",
+    "/v1/files": "Files are not stored here: send their contents with the request.",
+    "/v1/messages/batches": BATCHES,
+    "/v1/batches": BATCHES,
+    "/v1/batch": BATCHES,
+    "/v1/assistants": "Assistants are not supported: use /v1/responses.",
+    "/v1/threads": "Assistants are not supported: use /v1/responses.",
+    "/v1/conversations": "Conversations are not stored here: use `previous_response_id` of "
     "/v1/responses.",
-    "/v1/fine_tuning": "Fine-tuning is not served.",
-    "/v1/vector_stores": "Vector stores are not served: use /v1/embeddings.",
-    "/v1/images/variations": "Variations are not served: use /v1/images/edits.",
-    "/v1/videos": "Videos are not served.",
-    "/v1/complete": "Use /v1/messages, or /v1/completions.",
-    "/v1/classify": "Classification is not served: use /v1/rerank or /v1/embeddings.",
-    "/v1beta": "Google's API is not served: use /v1/chat/completions.",
+    "/v1/fine_tuning": "Fine-tuning is not supported.",
+    "/v1/vector_stores": "Vector stores are not supported: use /v1/embeddings.",
+    "/v1/images/variations": "Variations are not supported: use /v1/images/edits.",
+    "/v1/videos": "Videos are not supported.",
+    "/v1/complete": "Use /v1/messages or /v1/completions.",
+    "/v1/classify": "Classification is not supported: use /v1/rerank or /v1/embeddings.",
+    "/v1beta": "Google's API is not supported: use /v1/chat/completions.",
     "/version": "The version is in /health.",
     "/openai/deployments": AZURES,
     "/v1/deployments": AZURES,
@@ -72,7 +72,7 @@ EXAMPLES = {"id": "MODEL", "name": "NAME"}
 
 
 def canonical(path: str) -> str:
-    """The path without doubled and trailing slashes, below one base, by its own name."""
+    """The path without double and trailing slashes, with one base and the route's main name."""
     path = SLASHES.sub("/", path).rstrip("/") or "/"
     path = INFERENCE_TWICE.sub("/v1/inference", path)
     found = PREFIXED.fullmatch(path)
@@ -84,8 +84,8 @@ def canonical(path: str) -> str:
 
 
 def base_for(given: str, name: str) -> str | None:
-    """Where the route of that name is, for who asks for it below `given`. None where that is the
-    path of somebody else's API."""
+    """The base of the route `name` for a client that asks for it below `given`. None if that path
+    belongs to another API."""
     segments = given.split("/")[1:]
     version = next((part for part in reversed(segments) if part in ("v1", "v2")), "")
     if name in ONLY_AT_ROOT or (name in AT_ROOT and not given):
@@ -102,7 +102,7 @@ def base_for(given: str, name: str) -> str | None:
 
 
 class CanonicalPaths:
-    """ASGI middleware, the outermost: what judges, counts or answers sees one spelling. `raw_path`
+    """Outermost ASGI middleware, so that all others and the routes see one spelling. `raw_path`
     stays as the client sent it."""
 
     def __init__(self, app: ASGIApp):
@@ -115,8 +115,8 @@ class CanonicalPaths:
 
 
 def advice(path: str, routes: Iterable[str], base: str) -> str:
-    """What to do about a path that leads nowhere. `routes` may have parameters; `base` is this
-    server's own URL."""
+    """What to use in place of an unknown path. `routes` may have parameters; `base` is this
+    server's URL."""
     known = [
         route
         for route in dict.fromkeys(example(route) for route in routes)
@@ -135,7 +135,7 @@ def advice(path: str, routes: Iterable[str], base: str) -> str:
 
 
 def example(route: str) -> str:
-    """A route as one would type it: `/v1/models/{id:path}` → `/v1/models/MODEL`."""
+    """A route as a user would type it: `/v1/models/{id:path}` → `/v1/models/MODEL`."""
     named = EXAMPLES | ({"id": "ID"} if "/responses/" in route else {})
     return PARAMETER.sub(lambda match: named.get(match[1], match[1].upper()), route)
 

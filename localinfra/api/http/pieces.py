@@ -1,4 +1,4 @@
-"""Long JSON answers in pieces, of which none keeps the event loop waiting."""
+"""Long JSON responses in pieces too small to block the event loop."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -12,7 +12,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class PiecesResponse(Response):
-    """A JSON body that is sent piece by piece."""
+    """A JSON body sent piece by piece."""
 
     media_type = "application/json"
 
@@ -31,9 +31,9 @@ class PiecesResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def filled(value: object, arrays: Mapping[str, Iterable[bytes]]) -> list[bytes]:
-    """The JSON of `value`, whose empty lists of these names, in this order, get these contents,
-    each in pieces."""
+def fill_arrays(value: object, arrays: Mapping[str, Iterable[bytes]]) -> list[bytes]:
+    """The JSON of `value`, with `arrays` (name → content, in pieces) put into its empty lists of
+    these names. The names must be in the order of the JSON."""
     parts, rest = [], encode(value)
     for name, pieces in arrays.items():
         head, rest = rest.split(b'"%b":[]' % name.encode(), 1)  # no string has bare quotes
@@ -41,16 +41,16 @@ def filled(value: object, arrays: Mapping[str, Iterable[bytes]]) -> list[bytes]:
     return [*parts, rest]
 
 
-def listed(items: Iterable[bytes]) -> Iterator[bytes]:
-    """The content of an array: its items with commas between them."""
+def join_items(items: Iterable[bytes]) -> Iterator[bytes]:
+    """The content of an array: the items, separated by commas."""
     for index, item in enumerate(items):
         if index:
             yield b","
         yield item
 
 
-async def encoded(items: Sequence[msgspec.Struct]) -> list[bytes]:
-    """One by one, for with logprobs each may be megabytes. Others have their turn between them."""
+async def encode_each(items: Sequence[msgspec.Struct]) -> list[bytes]:
+    """Each item as JSON, yielding to the event loop after each: logprobs can make it megabytes."""
     found = []
     for item in items:
         found.append(encode(item))

@@ -1,4 +1,4 @@
-"""One line of the log for a request: who asked for what, and why it was refused. Never a body."""
+"""One log line per request: caller, path, status and reason. Never the body."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from localinfra.logs import kind, shown
 
 log = logging.getLogger("localinfra.requests")
 
-# Below these fields of a body all names are the client's.
+# All names below these fields of a body are the client's own.
 OWN_NAMES = re.compile(
     r"(?<![^.])(?P<field>parameters|input_schema|schema|chat_template_kwargs|metadata)[.[].*",
     re.DOTALL,
@@ -19,8 +19,8 @@ OWN_NAMES = re.compile(
 
 
 def log_request(scope: Scope, status: int | None, seconds: float) -> None:
-    """At debug level if the answer is what was asked for, else as a warning with the reason that
-    `remember_error` noted. `status`: None if nothing was sent, since the client had left."""
+    """Logs success at debug level and failure as a warning, with the error kept by
+    `remember_error`. `status`: None if the client left before the response began."""
     state = RequestState.of(scope)
     error = state.error
     failed = error is not None or (status is not None and status >= 400)
@@ -42,7 +42,7 @@ def log_request(scope: Scope, status: int | None, seconds: float) -> None:
 
 
 def log_refusal(error: ApiError, scope: Scope, client: tuple[str, int] | None) -> None:
-    """For what never became a request, of whose head alone the message tells."""
+    """Logs input that never became a request; the message concerns only its head."""
     log.warning(
         "%s %s %s id=%s client=%s",
         shown(scope["path"]) or "connection",
@@ -55,12 +55,12 @@ def log_refusal(error: ApiError, scope: Scope, client: tuple[str, int] | None) -
 
 
 def remember_error(error: ApiError, scope: Scope) -> None:
-    """For the request's line, also where an answer had begun with 200."""
+    """Keeps the error for the request's log line, even if the response began with 200."""
     RequestState.of(scope).error = error
 
 
 def reason(error: ApiError) -> str:
-    """Where in the body something is wrong and of what kind that is: never what stands there."""
+    """The error's kind and place in the body, never the value there."""
     place = OWN_NAMES.sub(r"\g<field>...", error.param or "")
     where = f" ({shown(place, 64)})" if place else ""
     what = f": {shown(error.for_log)}" if error.for_log else ""

@@ -1,8 +1,7 @@
-"""What a request's struct lets stand in each place of a body, for all that its decoder passes over
-or does not tell: names that nobody knows, nulls for values that may be left out, values to choose
-from.
+"""The shape of a request's struct, for what its decoder skips or does not report: unknown names,
+nulls for optional values, and the choices of an enum.
 
-Read once from a struct's annotations, and held against JSON. Pure.
+Read once from a struct's annotations and compared with JSON. Pure.
 """
 
 import functools
@@ -13,32 +12,32 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-MAX_LOOKED_AT = 10_000  # objects of a body, which take 10 ms
+MAX_LOOKED_AT = 10_000  # objects per body, which take 10 ms
 MAX_NAMED = 20
 CONTAINERS = (list, dict)
-NOTHING: tuple[object, ...] = (None, "", [], {})  # whoever sends it has asked for nothing
+NOTHING: tuple[object, ...] = (None, "", [], {})  # values that ask for nothing
 
 STEP = re.compile(r"(?P<name>[^.\[\]]+)|\[(?P<index>[^\]]*)\]")
 
 
 class ValueShape(msgspec.Struct, eq=False):
-    """Of one place: all that the members of its union allow."""
+    """What one place of a body may hold: everything that the members of its union allow."""
 
-    fields: "Fields | None" = None  # of an object of ours
+    fields: "Fields | None" = None  # of a struct
     items: "ValueShape | None" = None  # of a list
-    entries: "ValueShape | None" = None  # of a map: an object with names of the client's
+    entries: "ValueShape | None" = None  # of a map, whose names are the client's
     choices: tuple[object, ...] = ()
     takes_null: bool = False
 
     @property
     def has_fields(self) -> bool:
-        """Whether there is an object of ours in it, at any depth."""
+        """Whether it holds a struct, at any depth."""
         if self.fields is not None:
             return True
         return any(inner.has_fields for inner in (self.items, self.entries) if inner)
 
     def at(self, path: str) -> "ValueShape | None":
-        """What may stand at a path as msgspec writes it, such as `messages[0].role`."""
+        """The shape at a path as msgspec writes it, such as `messages[0].role`."""
         shape: ValueShape | None = self
         for step in STEP.finditer(path):
             if shape is None:
@@ -51,12 +50,12 @@ class ValueShape(msgspec.Struct, eq=False):
 
 
 class Fields(msgspec.Struct, eq=False):
-    """Of an object, by their names on the wire."""
+    """A struct's fields, by their names on the wire."""
 
     all: dict[str, ValueShape] = {}
-    nested: dict[str, ValueShape] = {}  # those that hold objects of ours
+    nested: dict[str, ValueShape] = {}  # those that hold structs
     optional: set[str] = set()
-    texts: set[str] = set()  # of those, where an empty text says nothing
+    texts: set[str] = set()  # those with a string or None as default: "" counts as absent
 
 
 @functools.cache
@@ -65,7 +64,7 @@ def shape_of(kind: type[msgspec.Struct]) -> ValueShape:
 
 
 class _ShapeReader:
-    """msgspec's description of a type → its shape. A struct that contains itself is read once."""
+    """msgspec's description of a type → its shape. Reads each struct once, even a recursive one."""
 
     def __init__(self) -> None:
         self._known: dict[type, Fields] = {}
@@ -125,21 +124,21 @@ def _both(one: Fields, other: Fields) -> Fields:
 
 
 class Unknown:
-    """Finds the names in JSON that its shape does not know, until it has looked at much."""
+    """Finds names in JSON that its shape does not have, in up to MAX_LOOKED_AT objects."""
 
     def __init__(self) -> None:
         self._num_left = MAX_LOOKED_AT
 
     def paths(self, raw: msgspec.Raw, shape: ValueShape, path: str) -> list[str]:
-        """Their paths, where `path` leads to the value; little more than MAX_NAMED."""
+        """Paths of unknown names in the value at `path`; hardly more than MAX_NAMED."""
         try:
             value = msgspec.json.decode(raw)
-        except msgspec.DecodeError:  # it has numbers that no Python value stands for
+        except msgspec.DecodeError:  # a number is beyond Python's range
             return []
         return [path + way for way in self._ways(value, shape)]
 
     def _ways(self, value: Any, shape: ValueShape) -> list[str]:
-        """From here to them. There are hardly any, so these are written from their ends."""
+        """Paths relative to `value`. Built on the way back, since there are hardly any."""
         kind = type(value)
         if kind is list and shape.items is not None:
             return self._item_ways(value, shape.items)
@@ -174,9 +173,9 @@ class Unknown:
 
 
 def without_nulls(raw: msgspec.Raw, shape: ValueShape, *, is_numbered: bool = False) -> msgspec.Raw:
-    """The same JSON, less the nulls that say nothing: of fields that may be left out, in lists and
-    maps, wherever none is taken; and less the empty texts of fields that are chosen from a list.
-    `is_numbered`: the value's own items keep their places."""
+    """The JSON without nulls where the shape takes none (optional fields, items of lists, entries
+    of maps), and without empty strings in optional fields that list their choices. `is_numbered`:
+    keep the nulls among the value's own items, so that these keep their indices."""
     try:
         value = msgspec.json.decode(raw)
     except msgspec.DecodeError:  # as above

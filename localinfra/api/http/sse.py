@@ -1,6 +1,6 @@
-"""Server-sent events: payloads → framed bytes, and what happens when either side ends early.
+"""Server-sent events: payloads → framed bytes, and the cleanup when either side ends early.
 
-Knows no payload's meaning. The client's leaving closes the source, so whatever it holds is freed.
+Knows no payload's meaning. A disconnect closes the source, which frees whatever it holds.
 """
 
 import asyncio
@@ -29,17 +29,17 @@ class Closable(Protocol):
 
 
 class Stream(Response, Generic[Item]):
-    """Sends items as events. How one looks, an error and the end, is up to the subclass.
+    """Sends items as events. Subclasses define the framing, the error event and the end mark.
 
-    `events` yields one item or a list of them (JSON in a single line, as msgspec encodes); a list
-    is one write to the socket, so yield together what is ready together. Headers go out at once:
-    raise what should become an HTTP status before making the response. An error afterwards is the
-    last event, and the end mark stays away: that stands for a whole answer.
+    `events` yields an item or a list of items (JSON on a single line, as msgspec encodes it). A
+    list is one write to the socket: yield together what is ready together. Headers go out at once:
+    raise errors that need an HTTP status before making the response. A later error becomes the
+    last event, without the end mark, which only a complete answer gets.
 
-    `events` and its `source`, a place taken in a queue, are owned by the response: both are closed
-    however that ends. (Python skips the `finally` of a generator never started, so `events` can't
-    be trusted to close what it reads from.) A slow reader only holds up its own `events`. After
-    `keepalive_s` of silence it gets a sign of life.
+    The response owns `events` and its `source` (a place in a queue) and closes both in any case.
+    (Python skips the `finally` of a generator that never started, so `events` can't be relied on
+    to close its source.) A slow reader only blocks its own `events`. After `keepalive_s` of
+    silence a heartbeat is sent.
     """
 
     media_type = "text/event-stream"
@@ -78,7 +78,7 @@ class Stream(Response, Generic[Item]):
             heartbeat.cancel()
 
     async def relay(self, scope: Scope, wire: "Wire") -> bytes:
-        """Sends all events and returns what closes the stream: its end mark, or an error event."""
+        """Sends all events. Returns the stream's last bytes: the end mark or an error event."""
         try:
             async with contextlib.aclosing(self.events):
                 async for ready in self.events:
@@ -94,16 +94,16 @@ class Stream(Response, Generic[Item]):
         raise NotImplementedError
 
     def failure(self, error: ApiError, scope: Scope) -> Item:
-        """The event that tells of an error."""
+        """The event for an error."""
         raise NotImplementedError
 
     def heartbeat(self) -> bytes:
-        """What is sent where nothing else was for a while."""
+        """The bytes sent after `keepalive_s` of silence."""
         return KEEP_ALIVE
 
 
 class EventStream(Stream[bytes]):
-    """Each payload as `data: PAYLOAD`, then `data: [DONE]`; an error as `data: {"error": ...}`."""
+    """Payloads as `data: PAYLOAD`, then `data: [DONE]`; an error as `data: {"error": ...}`."""
 
     end = DONE
 
@@ -115,7 +115,7 @@ class EventStream(Stream[bytes]):
 
 
 class NamedEventStream(Stream[NamedEvent]):
-    """Events with names. The last of a whole answer says so itself: there is no end mark."""
+    """Events with names. No end mark: a complete answer ends in an event of its own."""
 
     def __init__(
         self,
@@ -125,12 +125,12 @@ class NamedEventStream(Stream[NamedEvent]):
         keepalive_s: float = math.inf,
         source: Closable | None = None,
         *,
-        sign_of_life: Callable[[], NamedEvent] | None = None,
+        heartbeat_event: Callable[[], NamedEvent] | None = None,
     ):
-        """`sign_of_life` makes an event to be sent in place of a comment."""
+        """`heartbeat_event` makes the event to send as heartbeat; without it, a comment is sent."""
         super().__init__(events, headers, keepalive_s, source)
         self.error_event = error_event
-        self.sign_of_life = sign_of_life
+        self.heartbeat_event = heartbeat_event
 
     def frame(self, item: NamedEvent) -> bytes:
         name, payload = item
@@ -140,7 +140,7 @@ class NamedEventStream(Stream[NamedEvent]):
         return self.error_event(error, scope)
 
     def heartbeat(self) -> bytes:
-        return self.frame(self.sign_of_life()) if self.sign_of_life else super().heartbeat()
+        return self.frame(self.heartbeat_event()) if self.heartbeat_event else super().heartbeat()
 
 
 class Wire:
@@ -158,13 +158,13 @@ class Wire:
     async def write(self, data: bytes, last: bool = False) -> None:
         try:
             await self.send({"type": "http.response.body", "body": data, "more_body": not last})
-        except OSError:  # how some servers say that the client is gone
+        except OSError:  # some servers raise it if the client is gone
             raise ClientDisconnect from None
         self.last_sent_s = self.clock()
 
     async def keep_alive(self, interval_s: float, heartbeat: Callable[[], bytes]) -> None:
-        """Writes a heartbeat whenever nothing else was sent for `interval_s`, until cancelled."""
-        with contextlib.suppress(ClientDisconnect):  # the writer of events meets it too
+        """Writes a heartbeat after each `interval_s` of silence, until cancelled."""
+        with contextlib.suppress(ClientDisconnect):  # the task that writes events gets it too
             while True:
                 wait_s = self.last_sent_s + interval_s - self.clock()
                 if wait_s > 0:
@@ -174,10 +174,10 @@ class Wire:
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work`, cancelling it when the client leaves; its cleanup is over when this returns.
+    """Runs `work` and cancels it if the client disconnects; returns once its cleanup is done.
 
-    Call it when the body has been read. `work` has taken its first step before it can be cancelled
-    by the client. Raises ClientDisconnect, for which nothing is to be sent.
+    Call it after the body was read. `work` takes its first step before a disconnect can cancel it.
+    Raises ClientDisconnect; send nothing then.
     """
     task = asyncio.create_task(work)  # before the watch: tasks start in this order
     watch = asyncio.create_task(disconnected(receive))

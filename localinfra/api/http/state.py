@@ -1,7 +1,6 @@
-"""What handlers and middleware find beside a request: `AppState`, which all requests share, and
-`RequestState`, what is known of one.
+"""State beside a request: `AppState`, shared by all requests, and `RequestState`, of one.
 
-The one file that knows where starlette keeps them.
+Only this file knows where starlette keeps them.
 """
 
 from typing import TypeVar
@@ -23,14 +22,14 @@ NAME = "localinfra"
 
 
 class Threads:
-    """For what would keep the event loop waiting: each kind has threads and a queue of its own."""
+    """For work that would block the event loop: each kind has its own threads and queue."""
 
     def __init__(self) -> None:
         self.conversions = BoundedExecutor("large requests to be read", 2, 64)
         self.vectors = BoundedExecutor("vectors to be written", 2, 256)
-        # One of 16 megapixels takes half a second and 200 MB while it is decoded.
+        # Decoding one of 16 megapixels takes half a second and 200 MB.
         self.pictures_in = BoundedExecutor("pictures to be read", 2, 64)
-        # Painted already: more than models let wait.
+        # These are generated already, so the queue holds more than those of the models.
         self.pictures_out = BoundedExecutor("pictures to be written", 2, 1024)
 
     def close(self) -> None:
@@ -39,10 +38,10 @@ class Threads:
 
 
 class AppState:
-    """What the requests of one application share. Event loop only."""
+    """Shared by all requests of one application. Event loop only."""
 
     def __init__(self, runtime: Runtime, ledger: Ledger, *stores: object):
-        """`stores`: what single APIs keep for later requests."""
+        """`stores`: data that single APIs keep across requests."""
         settings = runtime.settings
         self.runtime = runtime
         self.ledger = ledger
@@ -56,7 +55,7 @@ class AppState:
         self._stores = stores
 
     def store(self, kind: type[T]) -> T:
-        """The one of this class."""
+        """The store of this class."""
         return next(store for store in self._stores if isinstance(store, kind))
 
     def attach(self, app: Starlette) -> None:
@@ -70,19 +69,20 @@ class AppState:
 
 
 class RequestState(msgspec.Struct):
-    """What is known of one request beside its scope: written by the middleware and its handler,
-    told by the metrics and its line of the log."""
+    """Facts about one request: set by the middleware and the handler, read by metrics and log."""
 
     id: str = ""  # `x-request-id`
     started_s: float = 0.0  # of time.perf_counter()
-    caller: str = ""  # what `Guard` calls the key's holder; on an open server all are one
-    model: str = ""  # that it is charged for, once that is there
-    error: ApiError | None = None  # why it was refused, or failed after its answer had begun
-    target_host: str | None = None  # of an absolute URL
+    caller: str = (
+        ""  # the key's holder, see `ApiKeys.caller`; one name for all if there are no keys
+    )
+    model: str = ""  # the model that is charged, once it is loaded
+    error: ApiError | None = None  # why it was refused, or failed even after its response began
+    target_host: str | None = None  # the host in an absolute request URL
 
     @staticmethod
     def of(scope: Scope) -> "RequestState":
-        """Made when first asked for."""
+        """The request's state, created on first use."""
         states = scope.setdefault("state", {})
         found: RequestState | None = states.get(NAME)
         if found is None:

@@ -1,5 +1,5 @@
-"""Half characters in a JSON body: `\\ud83d` without its other half, as clients write them that cut
-texts by UTF-16 units. No UTF-8 has them, so no decoder takes them; this says which and where. Pure.
+"""Finds lone surrogates in a JSON body: `\\ud83d` without its other half, sent by clients that cut
+text by UTF-16 units. UTF-8 can't encode them, so decoders refuse them without saying where. Pure.
 """
 
 import json
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-MAX_SEARCHED_BYTES = 1 << 20  # of a body, for the path: 10 ms
+MAX_SEARCHED_BYTES = 1 << 20  # of a body, to find the path: 10 ms
 
 ESCAPED = re.compile(
     rb"\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
@@ -15,32 +15,33 @@ ESCAPED = re.compile(
 )
 LONE = re.compile("[\ud800-\udfff]")
 MAX_NAME_CHARS = 100  # of a path
-MAX_ESCAPES_BYTES = 18  # from the first of two escapes to where a decoder gives up
+MAX_ESCAPES_BYTES = 18  # from the first of two escapes to where the decoder gives up
 
 
 def lone_surrogate(body: bytes, end: int) -> tuple[str, str | None] | None:
-    """What a decoder that has given up at the byte `end` stumbled over, if it was half a character:
-    its place in words, and its path where that is found."""
+    """The lone surrogate, if any, that made the decoder give up at byte `end`: a description with
+    its position, and the path of its string if that is found."""
     for found in ESCAPED.finditer(body, max(0, end - MAX_ESCAPES_BYTES), end):
         before = body[max(0, found.start() - 1000) : found.start()]
-        if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:  # else it is a text about escapes
+        if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:  # else its backslash is escaped
             return f"{found[0].decode()} at byte {found.start()}", _path(body)
     return None
 
 
 def _path(body: bytes) -> str | None:
-    """Of the first text that has one, as errors name places."""
+    """The path of the first string with a lone surrogate, as in errors."""
     if len(body) > MAX_SEARCHED_BYTES:
         return None
     try:
         way = _way(json.loads(body))
-    except (ValueError, RecursionError):  # there is more amiss
+    except (ValueError, RecursionError):  # the body has other mistakes too
         return None
     return way.removeprefix(".") if way else None
 
 
 def _way(value: Any) -> str | None:
-    """From here to it, written from its end: paths to all places could be gigabytes."""
+    """The path relative to `value`, built on the way back: paths of all places could take
+    gigabytes."""
     if isinstance(value, str):
         return "" if LONE.search(value) else None
     if isinstance(value, dict) and any(map(LONE.search, value)):

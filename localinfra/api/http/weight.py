@@ -1,9 +1,8 @@
-"""How many values a JSON body holds and how deep they are, counted at the speed of memory while it
-arrives.
+"""Counts the values of a JSON body and their depth, at memory speed, while the body arrives.
 
-Decoding holds the interpreter for as long as there are values to make: 16 MB take 15 ms as one
-text and two seconds as lists in a list. The size in bytes can't tell these apart, and a length in
-an annotation is checked when the list is there.
+Decoding holds the GIL for as long as it creates values: 16 MB take 15 ms as one string and two
+seconds as lists in a list. The size in bytes can't tell these apart, and a maximum length in an
+annotation is checked only after the list was created.
 """
 
 import itertools
@@ -12,29 +11,29 @@ import sys
 
 from localinfra.errors import BodyTooLarge
 
-PIECE_BYTES = 64 * 1024  # take at most a millisecond
+PIECE_BYTES = 64 * 1024  # counting one takes at most 1 ms
 MAX_VALUES = 1 << 18  # decoded in 25 ms
-MAX_TOKEN_IDS = 1 << 20  # the same for routes that take lists of them: 40 ms
-MAX_NESTED = 1 << 17  # lists, objects and their keys, of which each costs as much as eight numbers
+MAX_TOKEN_IDS = 1 << 20  # for routes that take lists of token ids; decoded in 40 ms
+MAX_NESTED = 1 << 17  # lists, objects and their keys: each costs as much as eight numbers
 
-# Everything that goes through a value goes a call deeper with each level of it, some ways two or
-# three, and Python has a thousand. No client comes near.
+# Recursive functions need up to three stack frames for each level of a value, and Python allows a
+# thousand. No real client comes near.
 MAX_DEPTH = 256
 STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 NO_BRACKETS = bytes(set(range(256)) - STEPS.keys())
 
-# Numbers of more digits than floats have take time by their length, and by its square: 100 digits
-# 0.3 µs, 4,000 digits 70. So many digits in a row count as so many values.
+# The time for a number with more digits than a float holds grows with the square of its length:
+# 0.3 µs for 100 digits, 70 µs for 4,000. Each LONG_RUN of digits counts as LONG_RUN_VALUES.
 LONG_RUN, LONG_RUN_VALUES = b"0" * 24, 8
 AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 
-# Floats take by their exponents up to 2.4 µs where these have two digits, and 30 with three.
+# A float takes up to 2.4 µs if its exponent has two digits, 30 µs if it has three.
 FAR_EXPONENT = re.compile(rb"[eE][+-]?0*+[1-9]\d(\d?)")
 FAR_VALUES, VERY_FAR_VALUES = 30, 300
 
 
 class Weight:
-    """What stands outside of strings, in valid JSON. What follows the first mistake may be counted
+    """Counts values outside of strings, in valid JSON. Counts after the first syntax error may be
     wrong: no decoder gets there."""
 
     def __init__(self, max_values: int = MAX_VALUES, max_nested: int = MAX_NESTED):
@@ -44,17 +43,17 @@ class Weight:
         self.num_nested = 0
         self._depth = self._max_depth = 0
         self._is_in_string = False
-        self._escape = b""  # a backslash whose character comes with the next piece
+        self._escape = b""  # a backslash whose character is in the next piece
         self._uncounted = bytearray()
 
     def add(self, data: bytes) -> None:
-        """The next part of the body, of any size: what is counted together does not depend on how
-        it arrives. Raises BodyTooLarge."""
+        """Counts the next chunk of the body, of any size: the result does not depend on how the
+        body is split. Raises BodyTooLarge."""
         self._uncounted += data
         self._count_pieces(PIECE_BYTES)
 
     def finish(self) -> None:
-        """At the end of the body; another may follow. Raises BodyTooLarge."""
+        """Call at the end of a body; another may follow. Raises BodyTooLarge."""
         self._count_pieces(1)
         self._is_in_string, self._escape, self._depth = False, b"", 0
 
@@ -68,8 +67,8 @@ class Weight:
             del self._uncounted[:PIECE_BYTES]
             if self.num_values > self._max_values or self.num_nested > self._max_nested:
                 raise BodyTooLarge(
-                    f"The body holds too many values: at most {self._max_values} are taken, and "
-                    f"{self._max_nested} lists, objects and names in objects. Send fewer at once."
+                    f"The body holds too many values: at most {self._max_values} values and "
+                    f"{self._max_nested} lists, objects and names are allowed. Send fewer at once."
                 )
 
     def _count(self, piece: bytes) -> None:

@@ -1,1 +1,1 @@
-"""OpenAI's API, a file for an endpoint. Other APIs may build on these; these know no other."""
+"""OpenAI's API, a file per endpoint. Other APIs may use these files; these know no other API."""

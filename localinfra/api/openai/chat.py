@@ -17,8 +17,8 @@ from localinfra.api.generation.params import (
     ShortName,
     TemplateKwargs,
     TopLogprobs,
-    given,
     kwarg_paths,
+    none_if_not_given,
 )
 from localinfra.api.generation.tools import (
     SentTools,
@@ -63,25 +63,27 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     def check(self) -> None:
         super().check()
         if self.top_logprobs and not self.logprobs:
-            raise InvalidRequest("top_logprobs needs logprobs to be true.", "top_logprobs")
+            raise InvalidRequest("top_logprobs needs logprobs: set it to true.", "top_logprobs")
         check_kwargs(self.chat_template_kwargs)
         if any(modality != "text" for modality in self.modalities):
-            raise UnsupportedParameter("Only text can be generated; leave it out.", "modalities")
+            raise UnsupportedParameter(
+                "Chat models generate text only: leave modalities out.", "modalities"
+            )
 
     @property
     def offered(self) -> Tools:
-        """Raises InvalidRequest."""
+        """The tools offered to the model. Raises InvalidRequest."""
         return read_tools(self.tools)
 
     def answer(self, tools: Tools | None = None) -> Answer:
-        """What the answer's form must be; `tools` are those that are `offered`. Raises
-        InvalidRequest and UnsupportedParameter."""
+        """The form required of the answer; `tools`: `offered`, if already read. Raises
+        InvalidRequest or UnsupportedParameter."""
         tools = tools or self.offered
         use = tool_use(tools, self.tool_choice or None, self.parallel_tool_calls)
         return answer_of(self.answer_format, use, "response_format")
 
     def turn(self, tools: Tools, default_seed: int | None) -> TurnRequest:
-        """Raises what `answer` does."""
+        """Raises the same errors as `answer`."""
         return TurnRequest(
             messages=self.messages,
             answer=self.answer(tools),
@@ -97,9 +99,9 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
 
     @property
     def limit(self) -> int | None:
-        """Tokens to generate at most; of both names the newer one counts."""
-        newer = given(self.max_completion_tokens)
-        return given(self.max_tokens) if newer is None else newer
+        """The most tokens to generate; the newer of the two field names takes precedence."""
+        newer = none_if_not_given(self.max_completion_tokens)
+        return none_if_not_given(self.max_tokens) if newer is None else newer
 
     @property
     def num_logprobs(self) -> int | None:
@@ -179,7 +181,7 @@ async def create_chat_completion(request: Request) -> Response:
 
 
 class EngineChatCompletionRequest(ChatCompletionRequest, frozen=True, kw_only=True):
-    model: str = ""  # the path has it
+    model: str = ""  # it is in the path
 
 
 async def create_engine_chat_completion(request: Request) -> Response:
@@ -196,8 +198,8 @@ async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
     model = await call.runtime.text_model(name, ROUTE)
     charge = call.charge(model)
     turn = await begin_turn(model, wanted, call.caller)
-    call.leave_out([*tools.left_out, *left_out(body.messages)], tools.unknown)
-    call.leave_out([*model.prompts.unread(body.kwarg_paths), *turn.left_out])
+    call.report_ignored([*tools.left_out, *left_out(body.messages)], tools.unknown)
+    call.report_ignored([*model.prompts.unread(body.kwarg_paths), *turn.left_out])
     answer = ChatAnswer(model, body, wanted.answer.use, turn, charge)
     if body.stream:
         return call.stream(answer.chunks(), turn.deltas)
@@ -205,12 +207,12 @@ async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
 
 
 class MessageBuilder:
-    """The parts of a message → the message."""
+    """A message's pieces → the message."""
 
     def __init__(self) -> None:
         self._content: list[str] = []
         self._thought: list[str] = []
-        self._calls: list[tuple[str, list[str]]] = []  # names, and their arguments as they come
+        self._calls: list[tuple[str, list[str]]] = []  # names, with the pieces of their arguments
 
     def add(self, pieces: list[Piece]) -> None:
         for piece in pieces:
@@ -224,7 +226,7 @@ class MessageBuilder:
                 self._calls[-1][1].append(piece.text)
 
     def message(self) -> AssistantMessage:
-        """Its last call may have been cut off by max_tokens."""
+        """The message; max_tokens may have cut off its last call."""
         content, thought = "".join(self._content), "".join(self._thought)
         calls = [
             ChatToolCall(call_id(), ChatFunctionCall(name, "".join(arguments)))
@@ -238,7 +240,7 @@ class MessageBuilder:
 
 
 class DeltaWriter:
-    """The parts of a message → OpenAI's deltas."""
+    """A message's pieces → OpenAI's deltas."""
 
     def __init__(self) -> None:
         self._num_calls = 0
@@ -261,7 +263,7 @@ class DeltaWriter:
 
 
 class ChatAnswer:
-    """Deltas of one request → a completion or its chunks."""
+    """A request's deltas → a completion or its chunks."""
 
     def __init__(
         self,
@@ -309,10 +311,10 @@ class ChatAnswer:
         return self._writer.chunks(self._turn.deltas, choices_of, opening)
 
     def _chunk_choices(self, delta: OutputDelta, writer: DeltaWriter) -> list[ChatChunkChoice]:
-        """What was added, and the end of the choice."""
+        """A delta's choices: one for each piece, one for the end of the choice."""
         parts = [part for piece in pieces_in(delta) if (part := writer.delta(piece))]
         if delta.scored and not parts:
-            parts = [ChatDelta(content="")]  # tokens whose text is still held back
+            parts = [ChatDelta(content="")]  # logprobs of tokens whose text is held back
         choices = [
             ChatChunkChoice(
                 delta.choice, part, None if at else self._logprobs(self._scores(delta.scored))
@@ -324,7 +326,7 @@ class ChatAnswer:
         return choices
 
     def _finish_reason(self, delta: OutputDelta) -> str | None:
-        """`stop` also where the client itself has named the function."""
+        """As in OpenAI's API, a call that the client named in tool_choice ends with `stop`."""
         reason = delta.finish_reason
         if reason is None or self._use.is_named:
             return reason

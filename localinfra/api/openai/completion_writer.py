@@ -1,5 +1,4 @@
-"""What chat and text completions have in common on the wire: one kind of object, told whole or in
-chunks, and where it tells the usage."""
+"""The object that chat and text completions share on the wire, whole or in chunks, with usage."""
 
 import contextlib
 import time
@@ -11,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from localinfra.api.generation.params import GenerationFields
 from localinfra.api.generation.usage import Usage, UsageMeter
-from localinfra.api.http.pieces import encoded, filled, listed
+from localinfra.api.http.pieces import encode_each, fill_arrays, join_items
 from localinfra.chance import random_hex
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
@@ -20,14 +19,14 @@ encode = msgspec.json.Encoder().encode
 
 
 class ChunkChoice(Protocol):
-    """The one choice that a chunk is about."""
+    """The choice in a chunk."""
 
     @property
     def finish_reason(self) -> str | None: ...
 
 
 class CompletionObject(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer, or one chunk of it."""
+    """A whole completion, or one chunk of it."""
 
     id: str
     object: str
@@ -38,7 +37,7 @@ class CompletionObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletionWriter:
-    """Writes the objects of one answer."""
+    """Writes one completion, whole or in chunks."""
 
     def __init__(
         self, id_prefix: str, kind: str, model: str, body: GenerationFields, meter: UsageMeter
@@ -53,8 +52,8 @@ class CompletionWriter:
         self._meter = meter
 
     async def whole(self, choices: Sequence[msgspec.Struct]) -> list[bytes]:
-        """The object, in pieces."""
-        return filled(self._with_usage(), {"choices": listed(await encoded(choices))})
+        """The whole object, in pieces."""
+        return fill_arrays(self._with_usage(), {"choices": join_items(await encode_each(choices))})
 
     async def chunks(
         self,
@@ -62,9 +61,10 @@ class CompletionWriter:
         choices_of: Callable[[OutputDelta], Awaitable[Sequence[ChunkChoice]]],
         opening: Sequence[ChunkChoice] = (),
     ) -> AsyncGenerator[list[bytes], None]:
-        """A chunk for each choice of `opening`, and for each that a delta becomes; those of one
-        step together. The usage is in the last of them, or in a chunk of its own."""
-        before, *after = filled(self._empty, {"choices": ()})  # written once, not for each chunk
+        """A chunk per choice in `opening` and per choice that a delta yields; yields those of one
+        step together. Usage is in the last chunk, or in a chunk of its own."""
+        # Encodes the fixed part once, not per chunk.
+        before, *after = fill_arrays(self._empty, {"choices": ()})
         ending = b"".join(after)
         async with contextlib.aclosing(deltas):
             if opening:
@@ -85,7 +85,7 @@ class CompletionWriter:
 
     @property
     def _is_last(self) -> bool:
-        """Whether this chunk has to tell the usage: none will follow."""
+        """Whether this is the last chunk, which must include the usage."""
         return self._meter.is_complete and not self._includes_usage
 
     def _with_usage(self, choices: Sequence[ChunkChoice] = ()) -> CompletionObject:

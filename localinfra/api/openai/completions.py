@@ -16,7 +16,7 @@ from localinfra.api.generation.params import (
     DEFAULT_TEXT_TOKENS,
     GenerationFields,
     TopLogprobs,
-    given,
+    none_if_not_given,
 )
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.weight import MAX_TOKEN_IDS
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/completions"
-KIND = "text_completion"  # of a whole object, and of a chunk too
+KIND = "text_completion"  # of a whole object and of a chunk
 MAX_PROMPTS = 128
-MAX_CHOICES = 1024  # prompts times best_of; more is a batch job in one request
-INLINE_TOKENS = 2000  # are spelled in a millisecond
-SCORES_AT_ONCE = 64  # with twenty alternatives each, written in 2 ms
+MAX_CHOICES = 1024  # prompts times best_of
+INLINE_TOKENS = 2000  # detokenized in 1 ms
+SCORES_AT_ONCE = 64  # encoded in 2 ms, with twenty alternatives each
 
 
 class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
-    # A list holds texts, or the ids of one prompt, or lists of ids: never a mixture.
+    # A list holds either texts, or the token ids of one prompt, or lists of token ids.
     prompt: (
         str
         | Annotated[
@@ -60,53 +60,54 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
             raise InvalidRequest(f"best_of must be at least n, which is {self.n}.", "best_of")
         if self.num_candidates > self.n and self.stream:
             raise InvalidRequest(
-                "best_of can't be streamed: the best are known at the end. Leave out one of them.",
+                "best_of can't be streamed, since the best are only known at the end: leave out "
+                "best_of or stream.",
                 "best_of",
             )
         prompts = self.prompts
         if len(prompts) > MAX_PROMPTS:
-            raise InvalidRequest(f"At most {MAX_PROMPTS} prompts fit one request.", "prompt")
+            raise InvalidRequest(f"A request can have at most {MAX_PROMPTS} prompts.", "prompt")
         if len(prompts) * self.num_candidates > MAX_CHOICES:
             raise InvalidRequest(
-                f"The prompts with their choices make {len(prompts) * self.num_candidates} "
-                f"generations; at most {MAX_CHOICES} fit one request.",
+                f"The request asks for {len(prompts) * self.num_candidates} generations, all "
+                f"prompts and choices together: at most {MAX_CHOICES} are allowed.",
                 "n",
             )
         if self.suffix and not all(isinstance(prompt, str) for prompt in prompts):
-            raise InvalidRequest("suffix needs prompts of text, not of token ids.", "suffix")
+            raise InvalidRequest("suffix needs prompts as text, not as token ids.", "suffix")
 
     @property
     def num_candidates(self) -> int:
-        """Choices to generate for each prompt, of which the best n are returned."""
+        """Choices to generate per prompt; the best n are returned."""
         return max(self.n, self.best_of or 1)
 
     def params(self, default_seed: int | None) -> TextParams:
-        # Ranking candidates needs the logprobs of what was drawn, if nothing else.
+        # Ranking needs at least the logprobs of the sampled tokens.
         ranks = self.num_candidates > self.n
         return TextParams(
             sampling=self.sampling_params(default_seed),
             num_choices=self.num_candidates,
             top_logprobs=0 if ranks and self.logprobs is None else self.logprobs,
             score_prompt=self.echo and self.logprobs is not None,
-            max_tokens=given(self.max_tokens),
+            max_tokens=none_if_not_given(self.max_tokens),
             default_max_tokens=DEFAULT_TEXT_TOKENS,
             stops=self.stops,
         )
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """One entry a prompt. Raises InvalidRequest for a mixture."""
+        """One item per prompt. Raises InvalidRequest for a mixture."""
         items = self.prompt
         if isinstance(items, str):
             return [items]
-        kinds = set(map(type, items))  # there may be a million ids
+        kinds = set(map(type, items))  # fast even for a million ids
         if kinds == {int}:
             return [items]  # type: ignore[list-item]
         if kinds in ({str}, {list}):
             return items  # type: ignore[return-value]
         raise InvalidRequest(
-            "prompt must be a string, a list of strings, a list of token ids or a list of such "
-            "lists, not a mixture.",
+            "prompt must be a string, a list of strings, a list of token ids, or a list of lists "
+            "of token ids, not a mixture.",
             "prompt",
         )
 
@@ -124,7 +125,7 @@ async def create_completion(request: Request) -> Response:
 
 
 class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
-    model: str = ""  # the path has it
+    model: str = ""  # it is in the path
 
 
 async def create_engine_completion(request: Request) -> Response:
@@ -145,9 +146,9 @@ async def answer_completion(call: Call[CompletionRequest], name: str) -> Respons
         for prompt in body.prompts
     ]
     compiled = await model.grammars.compile(Answer(body.answer_format))
-    call.leave_out(compiled.left_out)
+    call.report_ignored(compiled.left_out)
     echoes = [
-        prompt if isinstance(prompt, str) else await spelled(call, model, prompt)
+        prompt if isinstance(prompt, str) else await echo_text(call, model, prompt)
         for prompt in (body.prompts if body.echo else ())
     ]
     deltas = model.generate(
@@ -165,14 +166,14 @@ async def answer_completion(call: Call[CompletionRequest], name: str) -> Respons
     return call.pieces(await result.whole(deltas))
 
 
-async def spelled(call: Call[CompletionRequest], model: "TextModel", ids: list[int]) -> str:
+async def echo_text(call: Call[CompletionRequest], model: "TextModel", ids: list[int]) -> str:
     if len(ids) <= INLINE_TOKENS:
         return model.text(ids)
     return await call.threads.conversions.run(model.text, ids, size=len(ids))
 
 
 class CompletionAnswer:
-    """Deltas of one request → a completion or its chunks."""
+    """A request's deltas → a completion or its chunks."""
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ class CompletionAnswer:
         echoes: list[str],
         charge: Charge,
     ):
-        """`echoes`: the texts of the prompts, none where they are not wanted."""
+        """`echoes`: the prompts' texts, or empty if not asked for."""
         self._model = model
         self._body = body
         self._prompt_ids = prompts
@@ -219,7 +220,7 @@ class CompletionAnswer:
         return ranked[: self._body.n]
 
     def chunks(self, deltas: Deltas) -> AsyncGenerator[list[bytes], None]:
-        """An echo is in the first of its choice."""
+        """The chunks; the first of each choice holds its echo."""
         begun: set[int] = set()
 
         async def choices_of(delta: OutputDelta) -> list[TextChoice]:
@@ -230,7 +231,7 @@ class CompletionAnswer:
         return self._writer.chunks(deltas, choices_of)
 
     async def _chunk_choices(self, delta: OutputDelta, is_first: bool) -> list[TextChoice]:
-        """What was added, and the end of the choice."""
+        """A delta's choices: one for its text, one for the end of the choice."""
         text = (self._echoes[self._prompt_of(delta)] if is_first else "") + delta.text
         choices = []
         if text or delta.scored or delta.prompt_logprobs:
@@ -246,7 +247,7 @@ class CompletionAnswer:
         return delta.choice // self._body.num_candidates
 
     async def _score(self, delta: OutputDelta, scores: LogprobColumns) -> None:
-        """Adds the logprobs of a delta, if they are wanted."""
+        """Adds a delta's logprobs, if asked for."""
         if self._body.logprobs is None:
             return
         prompt = self._prompt_of(delta)
@@ -256,7 +257,8 @@ class CompletionAnswer:
             scores.add(token.logprob, len(self._echoes[prompt]) + token.offset)
 
     async def _scored_prompt(self, prompt: int, logprobs: list[TokenLogprob]) -> LogprobColumns:
-        """The same for all choices of the prompt. Others have their turn while it is written."""
+        """The prompt's logprobs, encoded once for all its choices. Yields to the event loop
+        meanwhile."""
         if (found := self._prompt_scores.get(prompt)) is None:
             found = LogprobColumns(self._model)
             offsets = self._prompt_offsets(prompt)
@@ -280,13 +282,13 @@ class CompletionAnswer:
 
 
 class Candidate:
-    """One choice as it grows."""
+    """One choice while it is generated."""
 
     def __init__(self, model: "TextModel") -> None:
         self.text = ""
         self.scores = LogprobColumns(model)
         self.finish_reason: str | None = None
-        self.mean_logprob = 0.0  # over all drawn tokens, the one that ended it included
+        self.mean_logprob = 0.0  # over all sampled tokens, including the end token
 
     def add(self, delta: OutputDelta) -> None:
         self.text += delta.text

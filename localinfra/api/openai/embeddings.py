@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from localinfra.api.call import Call
 from localinfra.api.generation.usage import Charge, InputUsage
-from localinfra.api.http.pieces import filled
+from localinfra.api.http.pieces import fill_arrays
 from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.api.vectors import as_base64, as_floats, pieces, truncated_header
 from localinfra.errors import InvalidRequest
@@ -23,7 +23,7 @@ MAX_INPUTS = 2048
 
 InputType = Literal["query", "document"]
 
-# Texts, the token ids of one text, or lists of these.
+# A list of texts, the token ids of one text, or a list of lists of token ids.
 Ids = Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]
 Inputs = Annotated[list[str | int | Ids], Meta(max_length=MAX_TOKEN_IDS)]
 
@@ -39,45 +39,46 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
     def inputs(self) -> list[str | list[int]]:
-        """A text, or its token ids, for each vector. Raises InvalidRequest."""
+        """A text or its token ids per vector. Raises InvalidRequest."""
         return checked_inputs(self.input, "input")
 
 
 def checked_inputs(
     given: str | Sequence[str | int | list[int]], param: str
 ) -> list[str | list[int]]:
-    """A text, or its token ids, for each vector. Raises InvalidRequest with the index of the first
-    that is neither."""
+    """A text or its token ids per vector. Raises InvalidRequest, with the index of the first empty
+    one."""
     if isinstance(given, str):
         return checked_inputs([given], param)
-    if set(map(type, given)) == {int}:  # there may be a million
+    if set(map(type, given)) == {int}:  # fast even for a million ids
         return [given]  # type: ignore[list-item]  # the ids of one text
     if not given:
         raise InvalidRequest(f"{param} is empty: send at least one text.", param)
     if len(given) > MAX_INPUTS:
         raise InvalidRequest(
-            f"{param} has {len(given)} texts; at most {MAX_INPUTS} can be sent at once.", param
+            f"{param} has {len(given)} texts: send at most {MAX_INPUTS} at once.", param
         )
     inputs: list[str | list[int]] = []
     for index, item in enumerate(given):
         if isinstance(item, int) or type(item) is not type(given[0]):
             raise InvalidRequest(
-                f"{param} mixes texts and token ids: send strings, or lists of ids.", param
+                f"{param} mixes texts and token ids: send only strings, or only lists of ids.",
+                param,
             )
         if not item:
-            raise InvalidRequest(f"{param}[{index}] is empty: every text needs a token.", param)
+            raise InvalidRequest(f"{param}[{index}] is empty: leave it out.", param)
         inputs.append(item)
     return inputs
 
 
 class EngineEmbeddingsRequest(EmbeddingsRequest, frozen=True, kw_only=True):
-    """As `openai` before 1.0 sends it: the model is in the path."""
+    """The form of `openai` before 1.0, with the model in the path."""
 
     model: str = ""
 
 
 class EmbeddingsList(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, into which its vectors are filled."""
+    """A response; `fill_arrays` adds the vectors."""
 
     object: Literal["list"] = "list"
     data: tuple[()] = ()
@@ -98,7 +99,7 @@ async def create_engine_embeddings(request: Request) -> Response:
 async def answer_embeddings(call: Call[EmbeddingsRequest], name: str) -> Response:
     body, inputs = call.body, call.body.inputs()
     call.log_user(body.user)
-    found, model_name, charge = await embedded(
+    found, model_name, charge = await embed_texts(
         call,
         name,
         inputs,
@@ -108,12 +109,12 @@ async def answer_embeddings(call: Call[EmbeddingsRequest], name: str) -> Respons
         dimensions=body.dimensions,
     )
     form = as_base64 if body.encoding_format == "base64" else as_floats
-    rows = await pieces(found.rows, form, framed, call.threads.vectors)
+    rows = await pieces(found.rows, form, frame, call.threads.vectors)
     answer = EmbeddingsList(model=model_name, usage=charge.add_input(found.num_tokens))
-    return call.pieces(filled(answer, {"data": rows}))
+    return call.pieces(fill_arrays(answer, {"data": rows}))
 
 
-async def embedded(
+async def embed_texts(
     call: Call[msgspec.Struct],
     name: str,
     inputs: Sequence[str | list[int]],
@@ -125,8 +126,8 @@ async def embedded(
     normalize: bool = True,
     param: str = "input",
 ) -> tuple["Embeddings", str, Charge]:
-    """The vectors, which model made them, and where to add what they cost, once the answer is
-    there. Errors name `param`."""
+    """The vectors, the model's name, and the charge to which the caller adds the tokens. `param`:
+    the field of the texts, for errors."""
     model = await call.runtime.embedding_model(name, ROUTE)
     charge = call.charge(model)
     found = await model.embed(
@@ -141,5 +142,5 @@ async def embedded(
     return found, model.name, charge
 
 
-def framed(index: int, row: bytes) -> bytes:
+def frame(index: int, row: bytes) -> bytes:
     return b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row)

@@ -1,4 +1,4 @@
-"""POST /v1/images/edits: a picture, or the part of it that a mask opens, painted anew.
+"""POST /v1/images/edits: repaints an image, or the part of it that a mask marks.
 
 Takes OpenAI's multipart form, and JSON with data URLs.
 """
@@ -22,17 +22,18 @@ Strength = Annotated[float, Meta(ge=0.01, le=1)]
 
 
 class EditFields(ImageFields, frozen=True, kw_only=True):
-    # A file of the form, or a data URL; one.
+    # One image: a file in the form, or a data URL.
     image: str | Annotated[list[str], Meta(max_length=MAX_IMAGES)]
     mask: str | None = None  # likewise
-    strength: Strength | None = None  # how much of it may change
+    strength: Strength | None = None  # how much of the image may change
 
     def original(self, default_side: int) -> Original:
-        """Decodes the files: in a thread. Raises InvalidRequest and UnsupportedParameter."""
+        """The decoded init image; call it in a thread. Raises InvalidRequest or
+        UnsupportedParameter."""
         images = [self.image] if isinstance(self.image, str) else self.image
         if len(images) != 1:
             raise UnsupportedParameter(
-                f"Send one image, not {len(images)}: this model begins with one picture.", "image"
+                f"Send one image, not {len(images)}: this model edits a single image.", "image"
             )
         image = from_data_url(images[0], "image")
         mask = None if self.mask is None else from_data_url(self.mask, "mask")
@@ -51,8 +52,8 @@ async def create_edits(request: Request) -> Response:
 
 
 def from_data_url(url: str, param: str) -> bytes:
-    """Raises InvalidRequest. Other URLs are not fetched: a server on your machine must not be
-    sent to addresses that only it can reach."""
+    """The bytes of a data URL. Raises InvalidRequest for any other URL: fetching one of the
+    client's choice would be SSRF."""
     head, comma, data = url.partition(";base64,")
     if not head.startswith("data:") or not comma:
         raise InvalidRequest(
@@ -62,5 +63,5 @@ def from_data_url(url: str, param: str) -> bytes:
         )
     try:
         return base64.b64decode(data, validate=True)
-    except ValueError as error:  # binascii's, and that of characters beyond ASCII
-        raise InvalidRequest(f"{param} is no valid base64: {error}.", param) from None
+    except ValueError as error:  # binascii.Error, or non-ASCII characters
+        raise InvalidRequest(f"{param} is not valid base64: {error}.", param) from None

@@ -1,4 +1,4 @@
-"""Images that clients fetch by URL: kept in memory for a while, at addresses nobody can guess."""
+"""Images that clients fetch by URL: kept in memory for a while, at unguessable URLs."""
 
 import secrets
 import time
@@ -12,7 +12,7 @@ from localinfra.api.http.guard import IMAGE_FILES
 from localinfra.api.http.state import AppState
 from localinfra.errors import NotFound
 
-MAX_BYTES = 256 << 20  # of all together; the oldest go first
+MAX_BYTES = 256 << 20  # in total; the oldest are dropped first
 
 
 class KeptImage(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class KeptImage(msgspec.Struct, frozen=True):
 
 
 class ImageFiles:
-    """Event loop only."""
+    """The images kept. Event loop only."""
 
     def __init__(self, kept_s: float):
         self._kept_s = kept_s
@@ -30,7 +30,7 @@ class ImageFiles:
         self._num_bytes = 0
 
     def put(self, data: bytes, media_type: str) -> str:
-        """Returns the path at which it is served."""
+        """Keeps an image and returns its path."""
         self._drop_expired()
         name = f"{secrets.token_urlsafe(24)}.{media_type.partition('/')[2]}"
         self._images[name] = KeptImage(data, media_type, time.monotonic() + self._kept_s)
@@ -40,10 +40,10 @@ class ImageFiles:
         return f"{IMAGE_FILES}/{name}"
 
     def get(self, name: str) -> KeptImage:
-        """Raises NotFound for what is not or no longer there."""
+        """Raises NotFound if there is no such image, or no longer."""
         self._drop_expired()
         if name not in self._images:
-            raise NotFound("There is no such image; its address may have expired.")
+            raise NotFound("There is no such image: its URL may have expired.")
         return self._images[name]
 
     def _drop_expired(self) -> None:

@@ -1,4 +1,4 @@
-"""POST /v1/images/generations, and what it has in common with edits: fields, answer, events."""
+"""POST /v1/images/generations, and what it shares with edits: fields, response, events."""
 
 import base64
 import re
@@ -16,7 +16,7 @@ from localinfra.api.call import Call
 from localinfra.api.generation.params import MAX_SEED, NOT_GIVEN, ShortName, chosen_seed
 from localinfra.api.generation.usage import Charge, dollars
 from localinfra.api.http.body import header_list
-from localinfra.api.http.pieces import filled, listed
+from localinfra.api.http.pieces import fill_arrays, join_items
 from localinfra.api.openai.image_files import ImageFiles
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor
@@ -43,15 +43,15 @@ ROUTE = "/v1/images/generations"
 DEFAULT_MODEL = "black-forest-labs/FLUX.1-schnell"
 MAX_PROMPT_CHARS = 32_000
 SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
-# Of the first image; the others have the next ones.
+# The first image's seed; each further image adds 1.
 ImageSeed = Annotated[int, Meta(ge=NOT_GIVEN, le=MAX_SEED - 10)]
-QUALITY_STEPS = {"low": 2}  # of the others, the model's usual number
+QUALITY_STEPS = {"low": 2}  # for other qualities, the model's default
 
 encode = msgspec.json.Encoder().encode
 
 
 class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields of both routes. A null is as good as nothing."""
+    """Fields of both routes. A null counts as absent."""
 
     prompt: str
     model: str | None = None
@@ -65,32 +65,34 @@ class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
     output_compression: Annotated[int, Meta(ge=0, le=100)] | None = None
     stream: bool = False
     partial_images: Annotated[int, Meta(ge=0, le=3)] = 0
-    progress: bool = False  # an event of each step, in a stream
-    strict: bool = False  # refuse prompts of which a part would not be read
+    progress: bool = False  # an event per step, in a stream
+    strict: bool = False  # refuse prompts that would be cut off
     quality: ShortName | None = None  # low: two steps
-    style: ShortName | None = None  # without effect, as is moderation
+    style: ShortName | None = None  # no effect, like moderation
     moderation: ShortName | None = None
     background: ShortName | None = None
     user: str | None = None
 
     def check(self) -> None:
-        """What annotations cannot say. Raises InvalidRequest and UnsupportedParameter."""
+        """Checks what annotations cannot express. Raises InvalidRequest or
+        UnsupportedParameter."""
         check_prompt(self.prompt)
         if self.background == "transparent":
             raise UnsupportedParameter(
-                "Images here have no transparent background; leave it out.", "background"
+                "Transparent backgrounds are not supported: leave background out.", "background"
             )
         if self.response_format == "url" and self.stream:
             raise UnsupportedParameter(
-                "Streams carry images themselves; leave response_format out.", "response_format"
+                "A stream can't send URLs, only images: leave response_format out.",
+                "response_format",
             )
         if not self.stream and (self.partial_images or self.progress):
             raise InvalidRequest(
-                "partial_images and progress are events of a stream: set stream to true.", "stream"
+                "partial_images and progress need a stream: set stream to true.", "stream"
             )
         if self.output_compression is not None and self.output_format == "png":
             raise UnsupportedParameter(
-                "png is always lossless: leave output_compression out, or ask for jpeg or webp.",
+                "png is always lossless: leave output_compression out, or choose jpeg or webp.",
                 "output_compression",
             )
         _ = self.dimensions
@@ -114,11 +116,11 @@ class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
 def check_prompt(prompt: str) -> None:
     """Raises InvalidRequest."""
     if not prompt.strip():
-        raise InvalidRequest("The prompt is empty: say what the image shall show.", "prompt")
+        raise InvalidRequest("The prompt is empty: describe the image.", "prompt")
     if len(prompt) > MAX_PROMPT_CHARS:
         raise InvalidRequest(
-            f"The prompt has {len(prompt)} characters; at most {MAX_PROMPT_CHARS} are taken, and "
-            "the model reads some hundred words.",
+            f"The prompt has {len(prompt)} characters, but at most {MAX_PROMPT_CHARS} are allowed. "
+            "The model only reads a few hundred words.",
             "prompt",
         )
 
@@ -126,7 +128,7 @@ def check_prompt(prompt: str) -> None:
 class ImageDatum(msgspec.Struct, frozen=True):
     b64_json: str | UnsetType = UNSET
     url: str | UnsetType = UNSET
-    seed: int | UnsetType = UNSET  # makes the image again
+    seed: int | UnsetType = UNSET  # reproduces the image
 
 
 class ImagesUsage(msgspec.Struct, frozen=True):
@@ -149,7 +151,7 @@ async def create_images(request: Request) -> Response:
 async def answer_images(
     call: Call[ImageFields], model: "ImageModel", original: Original | None = None
 ) -> Response:
-    """Makes the images of a checked body, from the original if there is one."""
+    """Generates the images for a checked body, from the init image if there is one."""
     body = call.body
     model.check_queue()
     tokens = await model.count(body.prompt, strict=body.strict)
@@ -162,7 +164,7 @@ async def answer_images(
 
 
 def cut_header(tokens: "PromptTokens") -> dict[str, str]:
-    """`x-localinfra-truncated`: where the prompt was cut."""
+    """`x-localinfra-truncated`: where the prompt was cut off."""
     return {"x-localinfra-truncated": header_list(tokens.cuts)} if tokens.cuts else {}
 
 
@@ -196,7 +198,7 @@ async def image_file(
     form: OutputFormat = "png",
     compression: int | None = None,
 ) -> bytes:
-    """The bytes of a picture's file, with what makes it again written into it. Raises QueueFull."""
+    """The image file, with the parameters that reproduce it as metadata. Raises QueueFull."""
     made_from: dict[str, object] = {
         "prompt": request.prompt,
         "seed": request.seeds[event.image],
@@ -210,24 +212,24 @@ async def image_file(
     return await executor.run(encode_file, event.picture, form, compression, made_from)
 
 
-async def finished(
+async def collect_images(
     painting: "Painting",
     charge: Charge,
-    encoded: Callable[[Finished], Awaitable[bytes]],
+    encode_image: Callable[[Finished], Awaitable[bytes]],
 ) -> list[bytes]:
-    """All images in their order, each encoded while the next one is painted."""
+    """All images in order, each encoded while the next is being generated."""
     images: dict[int, bytes] = {}
     async with aclosing(painting) as events:
         async for event in events:
             if isinstance(event, Finished):
                 charge.add(images=1)
-                images[event.image] = await encoded(event)
+                images[event.image] = await encode_image(event)
     return [images[number] for number in sorted(images)]
 
 
 class ImageAnswer:
-    """The events of one request → a response, or the events of OpenAI's image streams. Raises
-    QueueFull when it is made."""
+    """A request's events → a response, or the events of OpenAI's image streams. The constructor
+    queues the request and raises QueueFull."""
 
     def __init__(
         self,
@@ -248,10 +250,12 @@ class ImageAnswer:
         self.painting = model.events(wanted)
 
     async def whole(self) -> list[bytes]:
-        """The answer, in pieces."""
-        data = await finished(self.painting, self._charge, self._datum)
+        """The whole response, in pieces."""
+        data = await collect_images(self.painting, self._charge, self._datum)
         about = {**self._common(), "usage": self._usage(len(data))}
-        return filled({"created": self._created, "data": (), **about}, {"data": listed(data)})
+        return fill_arrays(
+            {"created": self._created, "data": (), **about}, {"data": join_items(data)}
+        )
 
     async def events(self) -> AsyncGenerator[bytes | list[bytes], None]:
         async with aclosing(self.painting) as events:
@@ -296,7 +300,7 @@ class ImageAnswer:
         return b'{"b64_json":"%b","seed":%d}' % (encoded, seed)
 
     def _common(self) -> dict[str, str]:
-        """What OpenAI's answers say of all images."""
+        """The fields of OpenAI's responses that concern all images."""
         request = self._request
         return {
             "size": f"{request.width}x{request.height}",

@@ -1,6 +1,6 @@
-"""GET /v1/models and /v1/models/{id}: the catalogue as OpenAI's clients list it, and more.
+"""GET /v1/models and /v1/models/{id}: the catalogue in OpenAI's shape, with more fields.
 
-Chat applications offer whatever is listed, so what can't answer is left out unless asked for.
+Chat applications offer every model listed, so models without files are listed only on request.
 """
 
 import msgspec
@@ -19,7 +19,7 @@ BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """OpenAI's four fields first, then what a client can plan with."""
+    """OpenAI's four fields, then details that help clients to choose."""
 
     id: str
     object: str
@@ -28,10 +28,10 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str  # "text", "embedding", "rerank" or "image"
     aliases: tuple[str, ...]
     price: Price
-    state: str  # "loaded", "loading", "failed"; else, and where they are absent, that of its files
-    remedy: str | None = None  # what to do where its files are absent
+    state: str  # "loaded", "loading" or "failed"; else, or if files are missing, the files' state
+    remedy: str | None = None  # what to do if files are missing
     version: str | None = None
-    versions: tuple[str, ...] = ()  # of the model, each asked for as NAME:VERSION
+    versions: tuple[str, ...] = ()  # each can be requested as NAME:VERSION
     deploy_id: str | None = None
     description: str | None = None
     context_length: int | None = None  # tokens
@@ -63,7 +63,7 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
 
 
 async def list_models(request: Request) -> Response:
-    """The models that can answer; with ?all=true those too whose files are not here."""
+    """The models whose files are present; with ?all=true, all models."""
     found = AppState.of(request.app).runtime
     cards = [model_card(found, name, entry) for name, entry in found.catalog.entries.items()]
     if not wants_all(request):
@@ -72,10 +72,10 @@ async def list_models(request: Request) -> Response:
 
 
 def wants_all(request: Request) -> bool:
-    """Raises InvalidRequest for what is neither true nor false."""
+    """Raises InvalidRequest if `all` is neither true nor false."""
     given = request.query_params.get("all", "false")
     if given.lower() not in BOOLEANS:
-        raise InvalidRequest(f"all is true or false, not {given[:50]!r}.", "all")
+        raise InvalidRequest(f"all must be true or false, not {given[:50]!r}.", "all")
     return BOOLEANS[given.lower()]
 
 

@@ -1,1 +1,1 @@
-"""Connections and their bounds, below ASGI; imports uvicorn. Knows no route and no model."""
+"""Connections and their limits, below ASGI; imports uvicorn. Knows no route and no model."""

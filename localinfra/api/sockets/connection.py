@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection within bounds: of its head, its pace, and what is kept for it.
+"""One HTTP/1.1 connection, with limits on head size, pace and buffered bytes.
 
-uvicorn's protocol on llhttp parses; what a client may send and how long it may take is judged here,
-before any ASGI call, and refused with the error body that every route has. Knows no route.
+Parsing is left to uvicorn's llhttp protocol. This file limits what a client may send and how long
+it may take, before any ASGI call, and refuses with the usual error body. Knows no route.
 """
 
 import asyncio
@@ -26,26 +26,26 @@ from localinfra.errors import ApiError
 
 log = logging.getLogger(__name__)
 
-LINGER_S = 2.0  # for a refusal to be read: closing at once would take it back
-LINGER_BYTES = 4 << 20  # that are read and dropped meanwhile
+LINGER_S = 2.0  # for the client to read a refusal: closing at once could discard it
+LINGER_BYTES = 4 << 20  # read and dropped meanwhile
 MAX_BLANK_BYTES = 1024  # line ends before a request
-# A reader makes progress with this much, so that a byte now and then isn't enough.
+# Reading this much counts as progress; a byte now and then does not.
 PROGRESS_BYTES = 16 * 1024
-# Chunks cost about a microsecond each, whatever they hold.
+# A chunk costs about 1 µs, whatever its size.
 FREE_CHUNKS = 10_000
 MIN_CHUNK_BYTES = 64  # on average, beyond those
-CHUNK_FRAMING_BYTES = 16  # its size in hex and two line ends
+CHUNK_FRAMING_BYTES = 16  # a chunk's size in hex and two line ends
 
-# What clients send that take the server for a proxy.
+# The request target of clients that use the server as a proxy.
 ABSOLUTE_FORM = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
 class Refused(Exception):
-    """Stops the parser, which hides it behind an error of its own."""
+    """Raised in callbacks to stop the parser, which wraps it in an error of its own."""
 
 
 class Connection(HttpToolsProtocol):
-    """From the accepted socket to its end. `Connections` knows its state and calls `check`."""
+    """A client's socket from accept to close. `Connections` tracks its state and calls `check`."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class Connection(HttpToolsProtocol):
         self.url = b""
         self.registry = connections
         self.settings = connections.settings
-        self.running: RequestResponseCycle | None = None  # whose answer is due or being sent
+        self.running: RequestResponseCycle | None = None  # being answered
         self._refusal: ApiError | None = None
-        self._last_words = b""  # the answer to what was refused, once those before are sent
-        self._is_deaf = False  # what still comes is read and dropped
+        self._refusal_answer = b""  # sent once earlier requests are answered
+        self._drops_input = False  # whether data received is read and dropped
         self._dropped_bytes = 0
         self._blank_bytes = 0
         self._is_first_read = True
@@ -78,7 +78,7 @@ class Connection(HttpToolsProtocol):
         # The body being read
         self._in_body = False
         self._body_bytes = 0
-        self._framed_bytes = 0  # the same with chunk sizes and trailers
+        self._framed_bytes = 0  # including chunk sizes and trailers
         self._num_chunks = 0
         self._num_trailers = 0
         # Waiting and writing
@@ -93,7 +93,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def unread_bytes(self) -> int:
-        """Of the answer: what the transport has of it, and what its handler holds for later."""
+        """Bytes of the response still in the transport or its handler."""
         later_bytes = self.running.expected_content_length if self.running else 0
         return self.transport.get_write_buffer_size() + later_bytes
 
@@ -111,7 +111,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.registry.forget(self)
-        if self.running is not None:  # uvicorn tells the newest, which may wait for this one
+        if self.running is not None:  # uvicorn notifies only the newest request, which may wait
             self.running.disconnected = True
             self.running.message_event.set()
         super().connection_lost(exc)
@@ -121,12 +121,12 @@ class Connection(HttpToolsProtocol):
         self.registry.hold(self, self.unread_bytes)
 
     def resume_writing(self) -> None:
-        self._progress_s = self.loop.time()  # nearly all was taken since `pause_writing`
+        self._progress_s = self.loop.time()  # the client has read nearly all since `pause_writing`
         self.registry.read(self)
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_deaf:
+        if self._drops_input:
             self._dropped_bytes += len(data)
             if self._dropped_bytes > LINGER_BYTES:
                 self.drop()
@@ -142,7 +142,7 @@ class Connection(HttpToolsProtocol):
         self._head_is_split = self._head_began_s is not None
         if num_heads != self._num_heads:
             return
-        # Neither a header nor a trailer without end reaches a callback: their bytes are counted.
+        # An endless header or trailer never reaches a callback, so its bytes are counted here.
         if was_in_head and self._head_began_s is not None:
             self._head_bytes += len(data)
             if self._head_bytes > self.settings.max_header_bytes:
@@ -166,9 +166,9 @@ class Connection(HttpToolsProtocol):
             self.resume(data[upgrade.args[0] :])
 
     def resume(self, rest: bytes) -> None:
-        """Java's HTTP client offers HTTP/2 with its requests. An offer may be passed over, and the
-        body is HTTP/1.1 all the same (RFC 9110, 7.8), but the parser gives up before it: a new one
-        reads on, told of the framing."""
+        """Parses the body of a request that offers an upgrade, as Java's HTTP client does (HTTP/2).
+        The offer may be ignored and the body is HTTP/1.1 anyway (RFC 9110, 7.8), but the parser
+        stops before it: a new parser gets the framing headers and reads on."""
         self._offers_upgrade = False
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -185,7 +185,7 @@ class Connection(HttpToolsProtocol):
         if rest:
             self.feed(rest)
 
-    # From the parser. Whole heads, headers and chunks, so sizes are bounded by one read.
+    # From the parser, in whole heads, headers and chunks: one read bounds their size.
 
     def on_message_begin(self) -> None:
         if self._is_resuming:
@@ -203,19 +203,18 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_began_s is None:
-            self.pass_over_trailer(name, value)
+            self.skip_trailer(name, value)
             return
         name, headers = name.lower(), self.headers
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         elif name == b"transfer-encoding" and (refusal := refusals.foreign_coding(value)):
             self.stop(refusal)
-        headers.append((name, value))  # as uvicorn's does: a call for each would cost 3 %
+        headers.append((name, value))  # as in uvicorn's method; calling that would cost 3 %
         if len(headers) > MAX_HEADERS:
             self.stop(self.head_too_large())
 
-    def pass_over_trailer(self, name: bytes, value: bytes) -> None:
-        """It says nothing that anybody reads."""
+    def skip_trailer(self, name: bytes, value: bytes) -> None:
         if not self._is_resuming:
             self._num_trailers += 1
             if self._num_trailers > MAX_HEADERS:
@@ -229,7 +228,7 @@ class Connection(HttpToolsProtocol):
             if size > self.settings.max_header_bytes:
                 self.stop(self.head_too_large())
         if self.parser.should_upgrade():
-            self.judge_upgrade()
+            self.check_upgrade()
         if len(self.pipeline) >= MAX_PIPELINED:
             self.stop(refusals.too_many_at_once())
         self._num_heads += 1
@@ -238,7 +237,7 @@ class Connection(HttpToolsProtocol):
         self._in_body = True
         self._body_bytes = self._framed_bytes = self._num_chunks = self._num_trailers = 0
         if absolute := ABSOLUTE_FORM.match(self.url):
-            scope = cast(Scope, self.scope)  # for uvicorn it is a TypedDict
+            scope = cast(Scope, self.scope)  # uvicorn types it as a TypedDict
             RequestState.of(scope).target_host = absolute[1].decode("latin-1")
             rest = self.url[absolute.end() :]
             self.url = rest if rest.startswith(b"/") else b"/" + rest
@@ -252,18 +251,18 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         if self.cycle.response_complete and self._body_bytes > self.settings.max_body_bytes:
-            self.drop()  # refused as too large, and it goes on and on
+            self.drop()  # it was refused as too large, and the client keeps sending
             return
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._offers_upgrade:
-            return  # the body is still to come, see `resume`
+            return  # the body is still to come: see `resume`
         self._in_body = False
         self.registry.received(self)
         super().on_message_complete()
 
-    def judge_upgrade(self) -> None:
+    def check_upgrade(self) -> None:
         if self.parser.get_method() == b"CONNECT":
             self.stop(refusals.no_proxy())
         if self._get_upgrade() == b"websocket":
@@ -282,14 +281,14 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        """In place of uvicorn's, whose timer for idle connections any byte would stop."""
+        """Replaces uvicorn's, whose timer for idle connections is stopped by any byte."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._last_words:
+        elif self._refusal_answer:
             self.leave()
         else:
             self._waits_since_s = self.loop.time()
@@ -298,29 +297,29 @@ class Connection(HttpToolsProtocol):
     # Refusals
 
     def refuse(self, error: ApiError) -> None:
-        """Reads no further, answers what came as a whole before and then this, and closes. Where
-        the answer to what is refused has begun, it is sent to its end instead."""
-        self._is_deaf = True
+        """Stops reading, answers the complete requests received before, sends this error, and
+        closes. If the refused request's response has begun, finishes that instead."""
+        self._drops_input = True
         scope: Scope = {"path": self.url.partition(b"?")[0].decode("latin-1"), "state": {}}
         RequestState.of(scope).id = random_hex(32)
         log_refusal(error, scope, self.client)
         if self.pipeline and self.pipeline[0][0].more_body:
-            self.pipeline.popleft()  # the newest, whose rest is refused
-        self._last_words = refusals.answer(error, scope, self.server_state.default_headers)
+            self.pipeline.popleft()  # the newest, which is incomplete and refused
+        self._refusal_answer = refusals.answer(error, scope, self.server_state.default_headers)
         running = self.running
         if running is not None and not running.response_complete:
             if not running.more_body:
-                return  # the others are answered one by one, see `on_response_complete`
+                return  # `on_response_complete` answers the others one by one
             if running.response_started:
                 running.keep_alive = False
                 return
-            running.disconnected = True  # its work is in vain
+            running.disconnected = True  # cancels its work
             running.message_event.set()
         self.leave()
 
     def leave(self) -> None:
-        """Says why no more will come, and gives the client a moment to read it."""
-        self.transport.write(self._last_words)
+        """Sends the refusal and gives the client a moment to read it."""
+        self.transport.write(self._refusal_answer)
         self._closes_at_s = self.loop.time() + LINGER_S
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -330,7 +329,7 @@ class Connection(HttpToolsProtocol):
         return refusals.head_too_large(self.settings.max_header_bytes)
 
     def drop(self) -> None:
-        self._is_deaf = True
+        self._drops_input = True
         self.transport.abort()
 
     # Time. Called about once a second.
@@ -346,19 +345,19 @@ class Connection(HttpToolsProtocol):
         elif self._closes_at_s is not None:
             if now_s >= self._closes_at_s:
                 self.drop()
-        elif self._head_began_s is not None and not self._is_deaf:
+        elif self._head_began_s is not None and not self._drops_input:
             timeout_s = self.settings.head_timeout_s
             if now_s - self._head_began_s > timeout_s:
                 self.refuse(refusals.head_too_slow(timeout_s))
         elif not self.is_busy:
-            # In a body, the answer was sent before all of it came.
+            # Still in a body: the response was sent before all of the body arrived.
             is_new = self._num_heads == 0 or self._in_body
             limit_s = self.settings.head_timeout_s if is_new else self.settings.idle_timeout_s
             if now_s - self._waits_since_s > limit_s:
                 self.transport.close()
 
     def reads_nothing(self, now_s: float) -> bool:
-        """Whether an answer is due that the client has not taken for too long."""
+        """Whether the client has not read its response for too long."""
         unsent_bytes = self.transport.get_write_buffer_size()
         self._taken_bytes += max(0, self._unsent_bytes - unsent_bytes)
         if not unsent_bytes or self._taken_bytes >= PROGRESS_BYTES:

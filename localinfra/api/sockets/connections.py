@@ -1,4 +1,4 @@
-"""Which connections are open, and who gives way when there are too many. Reads and writes none."""
+"""Which connections are open, and which to close if there are too many. Does no I/O."""
 
 import logging
 from collections import Counter
@@ -10,12 +10,12 @@ from localinfra.errors import ApiError, ServerBusy
 
 log = logging.getLogger(__name__)
 
-MAX_LEAVING = 16  # refused, and given a moment to read why
+MAX_LEAVING = 16  # connections refused and still open for the client to read why
 RETRY_AFTER_S = 1
 
 
 class ClosableConnection(Protocol):
-    """A connection, as far as this file sees it."""
+    """What this file needs of a connection."""
 
     @property
     def address(self) -> str: ...
@@ -24,15 +24,15 @@ class ClosableConnection(Protocol):
 
 
 class Connections:
-    """Those of one server. Event loop only.
+    """The open connections of one server. Event loop only.
 
-    States: new → receiving (its head is there) → working → waiting → receiving …, or leaving.
-    Whoever is not being worked for gives way to a newcomer: first who leaves, then who never asked,
-    then who waits between requests, then who is still sending; in each the oldest.
+    States: new → receiving (head received) → working → waiting → receiving …, or leaving.
+    To make room for a new connection, the oldest that is not working is closed: first of those
+    leaving, then new, then waiting, then receiving.
     """
 
     def __init__(self, settings: ServerSettings, capacity: int | None = None):
-        """`capacity`: what this process has descriptors for, if it knows."""
+        """`capacity`: how many connections the process has descriptors for, if known."""
         self.settings = settings
         self.capacity = min(settings.max_connections, capacity or settings.max_connections)
         self._all: dict[ClosableConnection, None] = {}
@@ -41,7 +41,7 @@ class Connections:
         self._new: dict[ClosableConnection, None] = {}
         self._waiting: dict[ClosableConnection, None] = {}
         self._receiving: dict[ClosableConnection, None] = {}
-        # Those that are slow to read: what is kept of their answers. Who has read last is last.
+        # Slow readers → bytes buffered for them. The one that read most recently is last.
         self._unread: dict[ClosableConnection, int] = {}
         self.unread_bytes = 0
 
@@ -49,7 +49,7 @@ class Connections:
         return len(self._all)
 
     def open(self, connection: ClosableConnection) -> ApiError | None:
-        """Counts a new one. Returns why it has to be refused, if it has."""
+        """Counts a new connection. Returns the error if it must be refused."""
         address = connection.address
         self._all[connection] = None
         self._num_from[address] += 1
@@ -57,7 +57,7 @@ class Connections:
         if self._num_from[address] > limit and not is_local(address):
             return ServerBusy(
                 f"More than {limit} connections from {address} are open: close some, or raise "
-                "max_connections_per_address under [server].",
+                "max_connections_per_address under [server] of models.toml.",
                 retry_after_s=RETRY_AFTER_S,
             )
         if len(self._all) > self.capacity:
@@ -67,8 +67,9 @@ class Connections:
                     break
             else:
                 return ServerBusy(
-                    f"All {self.capacity} connections are in use: try again, or raise "
-                    "max_connections under [server] and the limit of open files (ulimit -n).",
+                    f"All {self.capacity} connections are in use: try again later, or raise "
+                    "max_connections under [server] of models.toml and the limit of open files "
+                    "(ulimit -n).",
                     retry_after_s=RETRY_AFTER_S,
                 )
         self._new[connection] = None
@@ -76,7 +77,7 @@ class Connections:
 
     def _make_room(self, oldest: ClosableConnection) -> None:
         log.warning(
-            "%d connections are open, as many as may be: the oldest that waits is closed (%s)",
+            "all %d connections are in use: closing the oldest idle one (%s)",
             self.capacity,
             oldest.address,
         )
@@ -84,7 +85,7 @@ class Connections:
         oldest.drop()
 
     def begin(self, connection: ClosableConnection) -> None:
-        """Its request's head is there."""
+        """Call when a request's head has been received."""
         if connection in self._waiting:
             del self._waiting[connection]
         else:
@@ -92,24 +93,24 @@ class Connections:
         self._receiving[connection] = None
 
     def received(self, connection: ClosableConnection) -> None:
-        """Its request is there as a whole."""
+        """Call when the whole request has been received."""
         self._receiving.pop(connection, None)
 
     def wait(self, connection: ClosableConnection) -> None:
-        """Its answer is sent."""
+        """Call when the response has been sent."""
         self._receiving.pop(connection, None)
         if connection in self._all:
             self._waiting[connection] = None
 
     def hold(self, connection: ClosableConnection, num_bytes: int) -> None:
-        """So much of its answer is left, and it has just begun to read or read on. Where that is
-        too much in all, who has read nothing for longest gives way."""
+        """Call when a slow reader has made progress and `num_bytes` remain. If too much is
+        buffered in total, drops those that have read nothing for longest."""
         self.read(connection)
         while self._unread and self.unread_bytes + num_bytes > self.settings.max_unread_bytes:
             slowest = next(iter(self._unread))
             log.warning(
-                "%s is slow to read its answer, and too much is kept for such clients: connection "
-                "closed",
+                "%s is slow to read its answer, and too much is buffered for slow clients: "
+                "connection closed",
                 slowest.address,
             )
             self.forget(slowest)
@@ -118,11 +119,11 @@ class Connections:
         self.unread_bytes += num_bytes
 
     def read(self, connection: ClosableConnection) -> None:
-        """It has read nearly all that there was."""
+        """Call when the client has read nearly everything."""
         self.unread_bytes -= self._unread.pop(connection, 0)
 
     def leave(self, connection: ClosableConnection) -> None:
-        """It was refused and is about to be closed."""
+        """Call when it was refused and is about to be closed."""
         self._settle(connection)
         if connection in self._all:
             if len(self._leaving) >= MAX_LEAVING:
@@ -132,7 +133,7 @@ class Connections:
             self._leaving[connection] = None
 
     def forget(self, connection: ClosableConnection) -> None:
-        """It is closed. Harmless the second time."""
+        """Call when it is closed; more than once is fine."""
         self._settle(connection)
         self.read(connection)
         if connection in self._all:
@@ -146,11 +147,12 @@ class Connections:
             group.pop(connection, None)
 
     def check(self, now_s: float) -> None:
-        """Has each look at its deadlines."""
+        """Has each connection check its deadlines."""
         for connection in list(self._all):
             connection.check(now_s)
 
 
 def is_local(address: str) -> bool:
-    """Every client behind a proxy on this machine has such an address; "" is a Unix socket."""
+    """Whether many clients may share the address, behind a proxy on this machine; "" is a Unix
+    socket."""
     return not address or is_loopback(address)

@@ -1,4 +1,4 @@
-"""What a connection is told that goes beyond its bounds, or speaks something else than HTTP/1.1."""
+"""Errors for connections that exceed a limit or don't speak HTTP/1.1."""
 
 import http
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ MAX_PIPELINED = 16  # requests sent before the answer to the first
 
 
 def answer(error: ApiError, scope: Scope, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The whole answer, after which the connection is closed. `headers` are those of the server."""
+    """The whole response, after which the connection closes. `headers`: the server's defaults."""
     own = {"connection": "close", "x-request-id": RequestState.of(scope).id}
     if error.status == 426:
         own["upgrade"] = "HTTP/1.1"
@@ -29,21 +29,21 @@ def answer(error: ApiError, scope: Scope, headers: Iterable[tuple[bytes, bytes]]
 
 def malformed(data: bytes, error: Exception, is_first_read: bool) -> ApiError:
     if is_first_read and data.startswith(b"\x16\x03"):
-        return errors.InvalidRequest("This server speaks no TLS: use http:// instead.")
+        return errors.InvalidRequest("This server does not support TLS: use http:// instead.")
     if is_first_read and data.startswith(b"PRI * HTTP/2"):
         return errors.UnsupportedHttpVersion(
-            "This server speaks HTTP/1.1: switch HTTP/2 with prior knowledge off."
+            "This server supports only HTTP/1.1: turn off HTTP/2 with prior knowledge."
         )
     if isinstance(error, httptools.HttpParserInvalidMethodError):
-        return errors.InvalidRequest("The request is not valid HTTP: no known method.")
+        return errors.InvalidRequest("The request is not valid HTTP: unknown method.")
     reason = "" if isinstance(error, httptools.HttpParserCallbackError) else str(error)[:100]
     return errors.InvalidRequest(
-        f"The request is not valid HTTP: {reason or 'its target can not be read'}."
+        f"The request is not valid HTTP: {reason or 'its target is malformed'}."
     )
 
 
 def no_request() -> ApiError:
-    return errors.InvalidRequest("The request is not valid HTTP: no request.")
+    return errors.InvalidRequest("The request is not valid HTTP: only line ends were sent.")
 
 
 def url_too_long() -> ApiError:
@@ -52,7 +52,7 @@ def url_too_long() -> ApiError:
 
 def head_too_large(max_bytes: int) -> ApiError:
     return errors.HeadersTooLarge(
-        f"The request's headers are more than {MAX_HEADERS} or larger than {max_bytes} bytes."
+        f"The request has more than {MAX_HEADERS} headers, or more than {max_bytes} bytes of them."
     )
 
 
@@ -62,33 +62,32 @@ def head_too_slow(timeout_s: float) -> ApiError:
 
 def odd_chunks() -> ApiError:
     return errors.InvalidRequest(
-        "The body's chunks hold too little for what frames them: send larger ones, or a "
-        "Content-Length."
+        "The body's chunks are too small for their framing: send larger ones, or a Content-Length."
     )
 
 
 def foreign_coding(value: bytes) -> ApiError | None:
-    """Why a body in such a `Transfer-Encoding` can't be read; None for chunks as they are."""
+    """The error for a `Transfer-Encoding` that this server can't read; None for plain chunks."""
     codings = [coding.strip().lower() for coding in value.split(b",")]
     if all(coding in (b"", b"chunked", b"identity") for coding in codings):
         return None
     return errors.UnsupportedMediaType(
-        "Send the body uncompressed: of transfer codings this server reads chunked alone."
+        "Send the body uncompressed: the only transfer coding supported is chunked."
     )
 
 
 def too_many_at_once() -> ApiError:
     return errors.InvalidRequest(
-        f"More than {MAX_PIPELINED} requests wait on one connection: send the next when an answer "
-        "is there, or use more connections."
+        f"More than {MAX_PIPELINED} requests are pipelined on one connection: wait for answers, or "
+        "use more connections."
     )
 
 
 def no_proxy() -> ApiError:
-    return errors.MethodNotAllowed("This server is no proxy: CONNECT is not served.")
+    return errors.MethodNotAllowed("This server is not a proxy: CONNECT is not supported.")
 
 
 def no_websocket() -> ApiError:
     return errors.UpgradeRequired(
-        "This server speaks no WebSocket: ask over HTTP, with `stream: true` for events."
+        "This server does not support WebSocket: use HTTP, with `stream: true` to stream."
     )

@@ -1,6 +1,6 @@
-"""The application on sockets: uvicorn with `Connection` in place of its own protocol.
+"""Serves the application on sockets: uvicorn with `Connection` in place of its own protocol.
 
-Takes sockets that `bind` made. No signals, no terminal: those are the command's.
+`bind` makes the sockets. Signals and the terminal are left to the command.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from localinfra.api.sockets.connection import Connection
 from localinfra.api.sockets.connections import Connections
 from localinfra.config.settings import ServerSettings
 
-CHECK_TICKS = 5  # of uvicorn's main loop, which has ten a second
+CHECK_TICKS = 5  # of uvicorn's main loop, which ticks ten times a second
 SPARE_DESCRIPTORS = 64  # for model files, libraries and connections being closed
-NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # no IPv6 here
-# What the kernel holds of an answer that its client doesn't read. By itself it would take
-# megabytes, and with a slow reader be seen to move once in minutes.
+NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # there is no IPv6
+# The kernel's buffer for data the client has not read. The default is megabytes, where a slow
+# reader's progress would show only once in minutes.
 SEND_BUFFER_BYTES = 256 * 1024
-# After the deadline for answers, at which the runtime ends them with an error: for a busy machine
-# to write it. Clients that do not read it are cut then.
-LAST_WORDS_S = 10.0
-ATTEMPTS = 20  # to find one free port on two addresses
+# At the shutdown deadline the runtime ends answers with an error; a busy machine then has this
+# long to write it. After that, clients that have not read it are disconnected.
+FINAL_WRITE_S = 10.0
+ATTEMPTS = 20  # to find a port that is free on two addresses
 
 
 class Server(uvicorn.Server):
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 ws="none",
                 timeout_keep_alive=cast(int, settings.idle_timeout_s),
-                timeout_graceful_shutdown=round(settings.shutdown_timeout_s + LAST_WORDS_S),
+                timeout_graceful_shutdown=round(settings.shutdown_timeout_s + FINAL_WRITE_S),
                 lifespan="on" if lifespan else "off",
             )
         )
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
 
 
 def capacity() -> int | None:
-    """How many connections this process has descriptors for; None where nothing limits them."""
+    """How many connections this process has descriptors for; None if unlimited."""
     try:
         import resource
     except ImportError:  # Windows
@@ -87,15 +87,15 @@ def raise_descriptor_limit(settings: ServerSettings) -> None:
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # some systems know better than their limit
+        with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """The address taken, before any long work; nobody is answered until a server listens.
+    """Sockets bound to the address, to claim it before any long work; they do not listen yet.
 
-    `localhost` is 127.0.0.1 and, where there is one, ::1: clients differ in what they try. With
-    port 0 both get the same. Raises OSError with its errno, socket.gaierror among them.
+    `localhost` means 127.0.0.1 and, if there is IPv6, ::1: clients try either. With port 0 both
+    get the same port. Raises OSError with its errno, or its subclass socket.gaierror.
     """
     for attempt in range(ATTEMPTS):
         sockets: list[socket.socket] = []
@@ -103,24 +103,24 @@ def bind(host: str, port: int) -> list[socket.socket]:
             for family, address in addresses(host, port):
                 chosen = sockets[0].getsockname()[1] if sockets else port
                 try:
-                    sockets.append(bound(family, address, chosen))
+                    sockets.append(bound_socket(family, address, chosen))
                 except OSError as error:
                     if not sockets or error.errno not in NO_SUCH_ADDRESS:
                         raise
             return sockets
         except OSError as error:
-            for taken in sockets:
-                taken.close()
-            # A free port of the first address may be in use on the second.
-            found_by_chance = port == 0 and sockets and error.errno == errno.EADDRINUSE
-            if not found_by_chance or attempt == ATTEMPTS - 1:
+            for opened in sockets:
+                opened.close()
+            # The port chosen on the first address may be in use on the second.
+            may_retry = port == 0 and sockets and error.errno == errno.EADDRINUSE
+            if not may_retry or attempt == ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
 
 
 def addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
-    """What a host name stands for, each once."""
-    if host.lower() == "localhost":  # whatever the system's own table says
+    """The addresses of a host name, each once."""
+    if host.lower() == "localhost":  # whatever the hosts file says
         return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
     found = socket.getaddrinfo(
         host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -128,13 +128,13 @@ def addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
     return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
 
 
-def bound(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+def bound_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # a port just left may be taken again
+        if os.name == "posix":  # to reuse a port that was just closed
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # `::` is every address of this machine, also where the system would leave IPv4 out.
+            # `::` includes IPv4, even if the system's default is IPv6 only.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address != "::"))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listener.bind((address, port))

@@ -1,1 +1,1 @@
-"""OpenAI's Responses API: its items, events and kept answers. Nothing outside knows its shapes."""
+"""OpenAI's Responses API: its items, events and stored responses. Only this folder knows them."""

@@ -1,7 +1,7 @@
-"""Items of a Responses request that tools of OpenAI's service and of its clients have left there.
+"""Items in a Responses request that come from tools of OpenAI's service or its clients.
 
-Those that tell of a call become the call of a function, and its output where the item has it: a
-conversation begun elsewhere goes on here. https://platform.openai.com/docs/api-reference/responses
+Calls become function calls, with their output if the item holds it, so that conversations begun
+elsewhere can continue here. https://platform.openai.com/docs/api-reference/responses
 """
 
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ class ForeignItem(msgspec.Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
     def _call(self, call_id: str, name: str, arguments: Any, namespace: str = "") -> AnyItem:
-        """`arguments`: JSON, or what becomes JSON."""
+        """`arguments`: JSON text, or a value to encode."""
         status: Status = "incomplete" if self.status == "incomplete" else "completed"
         return FunctionCallItem(
             id=self.id or new_id("fc"),
@@ -40,12 +40,12 @@ class ForeignItem(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _output(self, call_id: str, output: Any) -> AnyItem:
-        """`output`: a text, or what becomes JSON."""
+        """`output`: text, or a value to encode as JSON."""
         return FunctionCallOutputItem(id=new_id("fco"), call_id=call_id, output=json_text(output))
 
 
 class CustomCallItem(ForeignItem, frozen=True, kw_only=True):
-    """Of a tool that takes text in a form of its own, such as a patch."""
+    """A call of a tool that takes free text, such as a patch."""
 
     call_id: str
     name: str
@@ -82,7 +82,7 @@ class ApplyPatchCall(ForeignItem, frozen=True, kw_only=True):
 
 
 class ForeignOutput(ForeignItem, frozen=True, kw_only=True):
-    """Of a shell or a patch. One of the two kinds of shell names its call as its own id."""
+    """Output of a shell or a patch. A local shell's has the call's id as its own id."""
 
     call_id: str | None = None
     output: str | Annotated[list[Any], Meta(max_length=MAX_MESSAGES)] | None = None

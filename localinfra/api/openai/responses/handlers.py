@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from localinfra.api.call import Call
 from localinfra.api.generation.logprobs import token_logprob
-from localinfra.api.generation.params import given
+from localinfra.api.generation.params import none_if_not_given
 from localinfra.api.generation.tools import ToolChoice
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.sse import NamedEvent
@@ -54,8 +54,8 @@ encode = msgspec.json.Encoder().encode
 
 
 class InputTokensDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int  # of the prompt, not computed again
-    cache_write_tokens: int = 0  # at a price of their own
+    cached_tokens: int  # of the prompt, found in the prefix cache
+    cache_write_tokens: int = 0  # always 0: writing the cache is not charged
 
 
 class OutputTokensDetails(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ class ResponseUsage(msgspec.Struct, frozen=True):
 
 
 class ResponseError(msgspec.Struct, frozen=True):
-    code: str  # of OpenAI's list, which knows none of ours
+    code: str  # from OpenAI's list, which has none of ours
     message: str
 
 
@@ -94,7 +94,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     output: Sequence[OutputItem] = ()
     usage: ResponseUsage | None = None
 
-    # What the request said.
+    # Repeated from the request.
     background: bool = False
     instructions: str | None
     max_output_tokens: int | None
@@ -110,7 +110,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     text: TextOptions
     tool_choice: str | ToolChoice
-    tools: msgspec.Raw  # that the model may call: `Offered.shown`
+    tools: msgspec.Raw  # those the model may call: `Offered.shown`
     top_logprobs: int
     top_p: float
     truncation: str = "disabled"
@@ -142,17 +142,17 @@ class ResponseFailed(ResponseEvent, frozen=True, kw_only=True, tag="response.fai
 
 
 class ConversationRequest(msgspec.Struct, frozen=True):
-    """A request and the conversation that it goes on with."""
+    """A request, with the conversation that it continues."""
 
     body: ResponsesRequest
     items: list[AnyItem]
-    num_bytes: int  # of the items as JSON; 0 where they are not to be kept
+    num_bytes: int  # of the items as JSON; 0 if they are not stored
     messages: list[Message]
     answer: Answer
     offered: Offered
-    tools: msgspec.Raw  # of the response
-    left_out: list[str]
-    unknown: list[str]  # paths of names that nobody knows
+    tools: msgspec.Raw  # for the response
+    left_out: list[str]  # paths of ignored parts
+    unknown: list[str]  # paths of unknown names
 
     def turn(self, default_seed: int | None) -> TurnRequest:
         body = self.body
@@ -163,7 +163,7 @@ class ConversationRequest(msgspec.Struct, frozen=True):
             params=TextParams(
                 sampling=body.sampling_params(default_seed),
                 top_logprobs=body.num_logprobs,
-                max_tokens=given(body.max_output_tokens),
+                max_tokens=none_if_not_given(body.max_output_tokens),
                 stops=body.stops,
             ),
         )
@@ -171,40 +171,42 @@ class ConversationRequest(msgspec.Struct, frozen=True):
 
 async def create_response(request: Request) -> HttpResponse:
     call = await Call.begin(request, ResponsesRequest)
-    body, asked = call.body, await asking(call)
+    body, asked = call.body, await read_conversation(call)
     call.log_user(body.user)
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)
     with naming_input():
         turn = await begin_turn(model, asked.turn(call.default_seed), call.caller)
     left_out = [*asked.left_out, *model.prompts.unread(body.kwarg_paths), *turn.left_out]
-    call.leave_out(left_out, asked.unknown)
+    call.report_ignored(left_out, asked.unknown)
     answer = ResponseAnswer(call, asked, model, turn, charge)
     if body.stream:
-        return call.named_stream(answer.events(), turn.deltas, answer.failure, answer.sign_of_life)
+        return call.named_stream(
+            answer.events(), turn.deltas, answer.failure, answer.heartbeat_event
+        )
     return call.json(await answer.response())
 
 
 async def count_input_tokens(request: Request) -> HttpResponse:
     call = await Call.begin(request, ResponsesRequest)
-    body, asked = call.body, await asking(call)
+    body, asked = call.body, await read_conversation(call)
     model = await call.runtime.text_model(body.model, ROUTE)
     with naming_input():
         tools = asked.answer.use.tools
         prompt = await model.prompts.chat(asked.messages, body.template_kwargs, tools)
-    call.leave_out([*asked.left_out, *model.prompts.unread(body.kwarg_paths)], asked.unknown)
+    call.report_ignored([*asked.left_out, *model.prompts.unread(body.kwarg_paths)], asked.unknown)
     return call.json({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
 
-async def asking(call: Call[ResponsesRequest]) -> ConversationRequest:
-    """Raises InvalidRequest, UnsupportedParameter, NotFound and QueueFull."""
+async def read_conversation(call: Call[ResponsesRequest]) -> ConversationRequest:
+    """Raises InvalidRequest, UnsupportedParameter, NotFound, BodyTooLarge or QueueFull."""
     request, body = call.request, call.body
     previous = previous_response(request, body.previous_response_id)
     more_bytes = previous.conversation_bytes if previous else 0
-    return await call.converted(lambda: what_is_asked(request, body, previous), more_bytes)
+    return await call.convert(lambda: conversation_request(request, body, previous), more_bytes)
 
 
-def what_is_asked(
+def conversation_request(
     request: Request, body: ResponsesRequest, previous: KeptResponse | None
 ) -> ConversationRequest:
     body.check()
@@ -216,7 +218,7 @@ def what_is_asked(
     messages = [Message(role="system", content=instructions)] if instructions else []
     messages += messages_of([*earlier, *sent.items])
     if not messages:
-        raise InvalidRequest("input is empty: send a text, or at least one item.", "input")
+        raise InvalidRequest("input is empty: send text, or at least one item.", "input")
     offered = body.offered
     left_out = [*body.left_out, *offered.left_out, *sent.left_out]
     num_bytes = 0
@@ -236,7 +238,7 @@ def what_is_asked(
 
 @contextlib.contextmanager
 def naming_input() -> Iterator[None]:
-    """What is wrong with the messages is wrong with the `input` here."""
+    """Renames the param of errors about messages to `input`."""
     try:
         yield
     except InvalidRequest as error:
@@ -246,14 +248,14 @@ def naming_input() -> Iterator[None]:
 
 
 def response_to(asked: ConversationRequest, model_name: str) -> Response:
-    """A response in progress, with what the request said of it."""
+    """A response in progress, with the fields repeated from the request."""
     body = asked.body
     return Response(
         id=new_id("resp"),
         created_at=int(time.time()),
         model=model_name,
         instructions=body.instructions,
-        max_output_tokens=given(body.max_output_tokens),
+        max_output_tokens=none_if_not_given(body.max_output_tokens),
         max_tool_calls=body.max_tool_calls,
         metadata=body.metadata,
         parallel_tool_calls=body.parallel_tool_calls,
@@ -273,7 +275,7 @@ def response_to(asked: ConversationRequest, model_name: str) -> Response:
 
 
 class ResponseAnswer:
-    """Deltas of one request → a response, or the events that build it."""
+    """A request's deltas → a response, or the events that build it."""
 
     def __init__(
         self,
@@ -288,38 +290,38 @@ class ResponseAnswer:
         self._model = model
         self._turn = turn
         self._response = response_to(asked, model.name)
-        # As JSON. It tells again what the request said, which may be megabytes, several times.
-        self._told = msgspec.Raw(encode(self._response))
+        # Encoded once: it repeats fields of the request, which may be megabytes.
+        self._json = msgspec.Raw(encode(self._response))
         self._meter = UsageMeter(charge, [turn.num_prompt], 1)
         self._writer = OutputWriter(asked.offered.names)
         self._kinds = TokenKinds()
         self._numbers = itertools.count()
 
     async def response(self) -> msgspec.Raw:
-        """The whole, as JSON."""
+        """The whole response as JSON."""
         async with contextlib.aclosing(self._output()) as output:
             async for _ in output:
                 pass
-        return self._told
+        return self._json
 
     async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
-        """Those of one step together."""
+        """Yields the events of one step together."""
         async with contextlib.aclosing(self._output()) as output:
-            start = [Created(response=self._told), InProgress(response=self._told)]
+            start = [Created(response=self._json), InProgress(response=self._told)]
             yield self._numbered(start)
             async for events in output:
                 if events:
                     yield self._numbered(events)
         last = Completed if self._response.status == "completed" else Incomplete
-        yield self._numbered([last(response=self._told)])
+        yield self._numbered([last(response=self._json)])
 
-    def sign_of_life(self) -> NamedEvent:
-        """While a long prompt is read: clients that wait for events see no comments (Codex gives
-        up after 300 s)."""
-        return self._numbered([InProgress(response=self._told)])[0]
+    def heartbeat_event(self) -> NamedEvent:
+        """A heartbeat, sent during a long prefill. An event, as some clients do not count comments
+        (Codex gives up after 300 s)."""
+        return self._numbered([InProgress(response=self._json)])[0]
 
     def failure(self, error: ApiError, scope: Scope) -> NamedEvent:
-        """The event that takes the place of all that would have followed."""
+        """The last event if the response fails."""
         code = "server_error" if error.status >= 500 else "invalid_prompt"
         failed = msgspec.structs.replace(
             self._response,
@@ -330,7 +332,7 @@ class ResponseAnswer:
         return self._numbered([ResponseFailed(response=msgspec.Raw(encode(failed)))])[0]
 
     async def _output(self) -> AsyncGenerator[list[ResponsesEvent], None]:
-        """The events of the output's items. After the last one the response is whole and kept."""
+        """The events of the output's items. Once exhausted, the response is complete and stored."""
         async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
             async for delta, pieces in deltas:
                 self._meter.add(delta)
@@ -341,7 +343,7 @@ class ResponseAnswer:
                     is_cut = delta.finish_reason is FinishReason.LENGTH
                     events += self._writer.finish(is_cut=is_cut)
                     self._response = self._finished(is_cut)
-                    self._told = msgspec.Raw(encode(self._response))
+                    self._json = msgspec.Raw(encode(self._response))
                 yield events
         if self._asked.body.store:
             self._keep()
@@ -349,7 +351,7 @@ class ResponseAnswer:
     def _keep(self) -> None:
         asked, caller, response = self._asked, self._call.caller, self._response
         self._call.store(ResponseStore).put(
-            response.id, caller, bytes(self._told), asked.items, response.output, asked.num_bytes
+            response.id, caller, bytes(self._json), asked.items, response.output, asked.num_bytes
         )
 
     def _finished(self, is_cut: bool) -> Response:

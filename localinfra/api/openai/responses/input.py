@@ -35,16 +35,16 @@ from localinfra.chat.messages import (
 )
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
-Find = Callable[[str, str], AnyItem]  # the id of a stored item, the path where it stands
+Find = Callable[[str, str], AnyItem]  # (a stored item's id, the reference's path) → the item
 
-# --- items as clients send them: fields left out, nulls, text in place of parts -------------------
+# --- items as clients send them: missing fields, nulls, text in place of parts --------------------
 
 
 class InputPart(msgspec.Struct, frozen=True):
     type: TypeName
     text: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
-    annotations: Any = None  # without effect, as is the next: what answers have
+    annotations: Any = None  # no effect, like the next: parts of responses have them
     logprobs: Any = None
 
 
@@ -52,7 +52,7 @@ Parts: TypeAlias = Annotated[list[InputPart], Meta(max_length=MAX_MESSAGES)]
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """What says which kind of item it is."""
+    """The fields that tell an item's kind."""
 
     type: str | None = None
     role: str | None = None
@@ -76,7 +76,7 @@ class SentMessage(SentItem, frozen=True, kw_only=True):
 class SentReasoning(SentItem, frozen=True, kw_only=True):
     summary: Parts | None = None
     content: Parts | None = None
-    encrypted_content: str | None = None  # can't be read: with it other services hide theirs
+    encrypted_content: str | None = None  # ignored: only the service that wrote it can read it
 
 
 class SentCall(SentItem, frozen=True, kw_only=True):
@@ -100,25 +100,25 @@ class ItemReference(msgspec.Struct, frozen=True):
 
 
 class Input(msgspec.Struct, frozen=True):
-    """A request's items, and the paths of what no text model can read in them."""
+    """A request's items, and what was ignored in them."""
 
     items: list[AnyItem]
-    paths: list[str]  # of the items; some are two at once
-    left_out: list[str]
-    unknown: list[str]  # paths of names that nobody knows
-    orphanable: set[str] = set()  # paths of outputs whose calls may have been left out
+    paths: list[str]  # per item; two items may share one
+    left_out: list[str]  # paths of ignored parts
+    unknown: list[str]  # paths of unknown names
+    orphanable: set[str] = set()  # paths of outputs whose calls may have been ignored
 
 
 def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
-    """Checks a request's `input`. `find` looks up what an item_reference names.
+    """Reads a request's `input`. `find` looks up item references.
 
-    Calls that other kinds of tools have made, and their outputs, become calls of functions. Items
-    without a text, and images among outputs, are left out. Raises InvalidRequest naming the path,
-    UnsupportedParameter for a part of a message that can't be read, and what `find` raises.
+    Calls of other kinds of tools, and their outputs, become function calls. Items without text and
+    images in outputs are ignored. Raises InvalidRequest with the path, UnsupportedParameter for a
+    part of a message that is not text, and the errors of `find`.
     """
     if isinstance(given, str):
-        said = MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))
-        return Input([said], ["input"], [], [])
+        message = MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))
+        return Input([message], ["input"], [], [])
     found = Input([], [], [], [], set())
     for at, raw in enumerate(given):
         if raw == NULL:
@@ -161,7 +161,7 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
         return [find(decode_within(path, raw, ItemReference, unknown).id, path)]
     if kind.endswith("_output"):
         found.orphanable.add(path)
-    with contextlib.suppress(InvalidRequest):  # one that is not whole: nobody here has made it
+    with contextlib.suppress(InvalidRequest):  # an invalid one comes from elsewhere: ignore it
         if kind == "custom_tool_call_output":
             sent = decode_within(path, raw, SentOutput, unknown)
             return [_output(sent, path, found.left_out)]
@@ -223,8 +223,8 @@ def _is_text(part: InputPart) -> bool:
 
 
 def _texts(parts: Sequence[InputPart], path: str, left_out: list[str]) -> list[str]:
-    """What is no text is left out: the model has said it or called for it, and can go on without;
-    a user's message would be another."""
+    """The text of the parts; ignores the others. The model or its tools produced those and it can
+    go on without them, unlike parts of a user's message."""
     placed = [(part, f"{path}[{at}]") for at, part in enumerate(parts)]
     left_out += [place for part, place in placed if not _is_text(part)]
     return [_text(part, place) for part, place in placed if _is_text(part)]
@@ -233,21 +233,21 @@ def _texts(parts: Sequence[InputPart], path: str, left_out: list[str]) -> list[s
 def _text(part: InputPart, path: str) -> str:
     if not _is_text(part):
         raise UnsupportedParameter(
-            f"This model takes text only; a content part of type {part.type[:100]!r} can't be "
-            "read. Send input_text parts.",
+            f"This model takes text only, no content part of type {part.type[:100]!r}: send "
+            "input_text parts.",
             path,
         )
     field = "refusal" if part.type == "refusal" else "text"
     text = part.refusal if field == "refusal" else part.text
     if text is UNSET:
         raise InvalidRequest(
-            f"A part of type {part.type} needs the field {field}.", f"{path}.{field}"
+            f"A part of type {part.type} needs a {field} field.", f"{path}.{field}"
         )
     return text or ""
 
 
 def without_orphans(earlier: Iterable[AnyItem], sent: Input) -> Input:
-    """The same, where outputs of calls that were left out are left out too."""
+    """The input without outputs whose calls were ignored."""
     called = calls_in(earlier) | calls_in(sent.items)
     kept = [
         (item, path)
@@ -266,7 +266,7 @@ def without_orphans(earlier: Iterable[AnyItem], sent: Input) -> Input:
 def check_outputs(
     earlier: Iterable[AnyItem], items: Sequence[AnyItem], paths: Sequence[str] = ()
 ) -> None:
-    """Raises InvalidRequest for the output of a call that nobody has made before it."""
+    """Raises InvalidRequest for an output without an earlier call."""
     called = calls_in(earlier)
     for at, item in enumerate(items):
         called |= calls_in([item])
@@ -280,7 +280,7 @@ def check_outputs(
 
 
 def calls_in(items: Iterable[AnyItem]) -> set[str]:
-    """The ids by which outputs name them."""
+    """The ids by which outputs may refer to calls."""
     calls = [item for item in items if isinstance(item, FunctionCallItem)]
     return {id for call in calls for id in (call.call_id, call.id)}
 
@@ -289,34 +289,32 @@ def calls_in(items: Iterable[AnyItem]) -> set[str]:
 
 
 def messages_of(items: Iterable[AnyItem]) -> list[Message]:
-    """The conversation as chat templates know it.
-
-    What the assistant reasoned, said and called in a row is one message.
-    """
+    """The conversation in the form of chat templates: consecutive reasoning, messages and calls of
+    the assistant become one message."""
     messages: list[Message] = []
-    for is_said, together in itertools.groupby(items, _is_said):
-        if not is_said:
-            messages += map(_heard, together)
-        elif said := _said(list(together)):
-            messages.append(said)
+    for is_assistant, run in itertools.groupby(items, _is_assistant):
+        if not is_assistant:
+            messages += map(_other_message, run)
+        elif message := _assistant_message(list(run)):
+            messages.append(message)
     return messages
 
 
-def _is_said(item: AnyItem) -> bool:
+def _is_assistant(item: AnyItem) -> bool:
     if isinstance(item, MessageItem):
         return item.role == "assistant"
     return isinstance(item, ReasoningItem | FunctionCallItem)
 
 
-def _heard(item: AnyItem) -> Message:
+def _other_message(item: AnyItem) -> Message:
     if isinstance(item, FunctionCallOutputItem):
         return Message(role="tool", content=item.text, tool_call_id=item.call_id)
     assert isinstance(item, MessageItem)
     return Message(role=item.role, content=item.text)
 
 
-def _said(items: Sequence[AnyItem]) -> Message | None:
-    """None where nothing is left: a call that was cut off is no call, and nobody answers it."""
+def _assistant_message(items: Sequence[AnyItem]) -> Message | None:
+    """None if nothing is left: calls that were cut off are dropped, as they have no output."""
     thoughts = [item.text for item in items if isinstance(item, ReasoningItem) and item.text]
     calls = [
         ToolCall(FunctionCall(item.flat_name, item.arguments), item.call_id)

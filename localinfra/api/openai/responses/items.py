@@ -1,4 +1,4 @@
-"""Items of the Responses API: what a conversation is made of, as it is sent and kept.
+"""Items of the Responses API, the parts of a conversation, as they are sent and stored.
 
 https://platform.openai.com/docs/api-reference/responses/object
 """
@@ -42,7 +42,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class MessageItem(Item, frozen=True, kw_only=True, tag="message"):
-    """`incomplete`: what the assistant says next is the rest of it."""
+    """`incomplete`: the assistant's next message continues it."""
 
     role: Role
     content: tuple[InputText | OutputText, ...]
@@ -53,7 +53,7 @@ class MessageItem(Item, frozen=True, kw_only=True, tag="message"):
 
 
 class ReasoningItem(Item, frozen=True, kw_only=True, tag="reasoning"):
-    """In the clear, so that a client which keeps the conversation itself can send it back."""
+    """In plain text, so that clients that keep the conversation can send it back."""
 
     summary: tuple[SummaryText, ...] = ()
     content: tuple[ReasoningText, ...] = ()
@@ -65,9 +65,9 @@ class ReasoningItem(Item, frozen=True, kw_only=True, tag="reasoning"):
 
 
 class FunctionCallItem(Item, frozen=True, kw_only=True, tag="function_call"):
-    call_id: str  # which its output names
+    call_id: str  # its output refers to it
     name: str
-    namespace: str | UnsetType = UNSET  # where the function was declared in one
+    namespace: str | UnsetType = UNSET  # if the function was declared in one
     arguments: str  # JSON, unless incomplete
 
     @property
@@ -91,8 +91,8 @@ AnyItem: TypeAlias = OutputItem | FunctionCallOutputItem
 
 
 def flat_name(name: str, namespace: str | None) -> str:
-    """What a model knows a function as: templates have no namespaces, and a namespace is called as
-    its user likes."""
+    """A function's name for the model: templates have no namespaces, and a namespace may contain
+    any characters."""
     if not namespace:
         return name
     space = NOT_IN_NAMES.sub(_spelled, namespace)
@@ -101,10 +101,10 @@ def flat_name(name: str, namespace: str | None) -> str:
 
 
 def _spelled(found: re.Match[str]) -> str:
-    """Letters by their codes, so that names stay different, and all else as `_`."""
+    """Letters become their codes, so that names stay distinct; other characters become `_`."""
     return f"{ord(found[0]):x}" if found[0].isalnum() else "_"
 
 
 def new_id(kind: str) -> str:
-    """OpenAI's form; nobody can guess it."""
+    """An unguessable id in OpenAI's form."""
     return f"{kind}_{random_hex(48)}"

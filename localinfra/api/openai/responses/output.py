@@ -1,4 +1,4 @@
-"""Parts of an answer → output items of the Responses API, and the events that tell of them.
+"""An answer's pieces → output items of the Responses API, and their events.
 
 https://platform.openai.com/docs/api-reference/responses-streaming
 """
@@ -34,7 +34,7 @@ from localinfra.engine.output import OutputDelta, ScoredToken
 
 
 class ResponsesEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    sequence_number: int = 0  # given when it is sent
+    sequence_number: int = 0  # set when the event is sent
 
     @property
     def kind(self) -> str:
@@ -58,7 +58,7 @@ class ItemEvent(OutputEvent, frozen=True, kw_only=True):
 
 
 class PartEvent(ItemEvent, frozen=True, kw_only=True):
-    content_index: int = 0  # an item here has one part
+    content_index: int = 0  # items here have one part
 
 
 class PartAdded(PartEvent, frozen=True, kw_only=True, tag="response.content_part.added"):
@@ -100,13 +100,13 @@ class ArgumentsDone(
     arguments: str
 
 
-# --- items on their way ---------------------------------------------------------------------------
+# --- open items -----------------------------------------------------------------------------------
 
 
 class OpenItem:
-    """An item whose text still comes, and the events of its life. Subclasses know its shape."""
+    """An item that is still being written, and its events. Subclasses know its shape."""
 
-    kind = ""  # of its id
+    kind = ""  # the prefix of its id
 
     def __init__(self, output_index: int):
         self.id = new_id(self.kind)
@@ -129,7 +129,7 @@ class OpenItem:
         yield ItemDone(output_index=self._output_index, item=self.item(status))
 
     def item(self, status: Status) -> OutputItem:
-        """As it stands. One in progress is told of before it has any content."""
+        """The item as it stands. In progress it has no content yet."""
         raise NotImplementedError
 
     def _delta(self, text: str, logprobs: Sequence[msgspec.Raw]) -> ResponsesEvent:
@@ -140,7 +140,7 @@ class OpenItem:
 
     @property
     def _at(self) -> dict[str, Any]:
-        """Fields of its events."""
+        """Fields of all its events."""
         return {"output_index": self._output_index, "item_id": self.id}
 
 
@@ -171,7 +171,7 @@ class OpenCall(OpenItem):
 
 
 class OpenText(OpenItem):
-    """An item of one part, which is told of too."""
+    """An item with one part, which has events too."""
 
     def begin(self) -> Iterator[ResponsesEvent]:
         yield from super().begin()
@@ -230,24 +230,24 @@ class OpenReasoning(OpenText):
 
 
 class OutputWriter:
-    """One after the other, an answer's items. What an item's deltas say is what it holds."""
+    """Writes an answer's items one after the other. An item's deltas add up to its content."""
 
     def __init__(self, names: Mapping[str, ToolName] = MappingProxyType({})) -> None:
-        """`names`: what the client calls the functions that the model knows by flat names."""
+        """`names`: the client's names of functions, by the flat names the model uses."""
         self._names = names
-        self.items: list[OutputItem] = []  # that are done
+        self.items: list[OutputItem] = []  # completed
         self._open: OpenItem | None = None
 
     def write(
         self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw] = ()
     ) -> list[ResponsesEvent]:
-        """`logprobs` are of the content among the pieces."""
+        """`logprobs`: those of the content among the pieces."""
         return list(self._write(pieces, logprobs))
 
     def finish(self, *, is_cut: bool) -> list[ResponsesEvent]:
         """`is_cut`: max_output_tokens or a failure ended the answer, not the model.
 
-        Where the model had nothing to say, its message is empty: clients look for one.
+        Adds an empty message if the model produced none, since clients expect one.
         """
         return list(self._finish(is_cut))
 
@@ -299,10 +299,10 @@ class OutputWriter:
 
 
 class TokenKinds:
-    """Which tokens of an answer were reasoning and which content.
+    """Tells the reasoning tokens of an answer from its content tokens.
 
-    A token belongs to the next piece that is said: text which may turn out to be a mark is held
-    back. Where a step ends the reasoning and says more, all its tokens count as reasoning.
+    A token belongs to the next piece, since text that may become a marker is held back. If a step
+    ends the reasoning and goes on, all its tokens count as reasoning.
     """
 
     def __init__(self) -> None:
@@ -311,7 +311,7 @@ class TokenKinds:
         self._scored: list[ScoredToken] = []
 
     def content_of(self, delta: OutputDelta, pieces: Sequence[Piece]) -> list[ScoredToken]:
-        """Returns the tokens of what content the pieces hold, as far as they were scored."""
+        """The scored tokens of the content among the pieces."""
         self._scored += delta.scored
         if not pieces:
             return []

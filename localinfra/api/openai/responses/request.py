@@ -1,4 +1,4 @@
-"""What a Responses request may say, and what of it reaches the model.
+"""The fields of a Responses request, and what the model gets of them.
 
 https://platform.openai.com/docs/api-reference/responses/create
 """
@@ -17,7 +17,7 @@ from localinfra.api.generation.params import (
     kwarg_paths,
 )
 from localinfra.api.generation.tools import SentTools, ToolChoice, answer_of
-from localinfra.api.openai.responses.tools import Offered, offered, tool_use
+from localinfra.api.openai.responses.tools import Offered, read_tools, tool_use
 from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat
 from localinfra.chat.messages import MAX_MESSAGES, TypeName
 from localinfra.chat.template import check_kwargs
@@ -26,9 +26,9 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 LOGPROBS = "message.output_text.logprobs"
 INCLUDABLE = {
     LOGPROBS,
-    "reasoning.encrypted_content",  # it comes in the clear, which serves the same purpose
+    "reasoning.encrypted_content",  # reasoning is sent in plain text, which serves as well
 }
-# What tools of OpenAI's service and images would add to an answer.
+# What images and OpenAI's own tools would add to a response.
 NEVER_INCLUDED = {
     "code_interpreter_call.outputs",
     "computer_call_output.output.image_url",
@@ -47,7 +47,7 @@ class TextFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
     strict: bool | UnsetType | None = UNSET  # always
 
     def answer_format(self) -> AnswerFormat | None:
-        """None where any text will do. Raises InvalidRequest and UnsupportedParameter."""
+        """None if any text will do. Raises InvalidRequest or UnsupportedParameter."""
         if self.type in ("", "text"):
             return None
         if self.type == "json_object":
@@ -59,19 +59,19 @@ class TextFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
             )
         if not isinstance(self.schema_, dict):
             raise InvalidRequest(
-                "text.format.schema is missing: put the JSON Schema there.", "text.format.schema"
+                "text.format.schema is missing: set it to the JSON Schema.", "text.format.schema"
             )
         return AnswerFormat("json", "text.format.schema", self.schema_)
 
 
 class TextOptions(msgspec.Struct, frozen=True):
     format: TextFormat = TextFormat()
-    verbosity: Literal["low", "medium", "high"] = "medium"  # left out, as is the next
+    verbosity: Literal["low", "medium", "high"] = "medium"  # no effect, reported as ignored
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True):
     effort: ShortName | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None  # none is made
+    summary: Literal["auto", "concise", "detailed"] | None = None  # no effect, reported as ignored
 
 
 MetadataKey = Annotated[str, Meta(max_length=64)]
@@ -83,7 +83,7 @@ Items = Annotated[list[msgspec.Raw], Meta(max_length=MAX_MESSAGES)]
 class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     model: str
     input: str | Items = msgspec.field(default_factory=list)
-    instructions: str | None = None  # not carried on to the next response
+    instructions: str | None = None  # not carried over to the next response
     previous_response_id: str | None = None
     max_output_tokens: MaxTokens | None = None
     store: bool = True
@@ -97,8 +97,8 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     top_logprobs: TopLogprobs | None = None
     metadata: Metadata = msgspec.field(default_factory=dict)
 
-    # Without effect, and some of them told again in the response.
-    max_tool_calls: int | None = None  # of tools that the server runs, of which there are none
+    # No effect; some are repeated in the response.
+    max_tool_calls: int | None = None  # counts server-side tools, of which there are none
     service_tier: str | None = None
     safety_identifier: ShortName | None = None
     prompt_cache_key: ShortName | None = None
@@ -106,7 +106,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     prompt_cache_options: dict[str, Any] | None = None
     stream_options: dict[str, Any] | None = None
 
-    # Left out: nothing is cut or summed up, and what does not fit is refused.
+    # Reported as ignored: a conversation that does not fit is refused, never cut or summarized.
     truncation: Literal["auto", "disabled"] = "disabled"
     context_management: Annotated[list[msgspec.Raw], Meta(max_length=64)] | None = None
 
@@ -122,7 +122,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
         for at, name in enumerate(self.include):
             if name not in INCLUDABLE | NEVER_INCLUDED:
                 raise UnsupportedParameter(
-                    f"{name[:100]!r} can't be included; there is {' and '.join(INCLUDABLE)}.",
+                    f"{name[:100]!r} can't be included: use {' or '.join(INCLUDABLE)}.",
                     f"include[{at}]",
                 )
         refused = {
@@ -130,25 +130,25 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
             "conversation": (self.conversation, "Use previous_response_id."),
             "prompt": (self.prompt, "Send its text as instructions and input."),
             "moderation": (self.moderation, "Leave it out."),
-            "response_format": (self.response_format, "It is text.format in this API."),
+            "response_format": (self.response_format, "Use text.format."),
         }
         for param, (is_wanted, remedy) in refused.items():
             if is_wanted:
-                raise UnsupportedParameter(f"{param} is not supported here. {remedy}", param)
+                raise UnsupportedParameter(f"{param} is not supported. {remedy}", param)
 
     def answer(self) -> Answer:
-        """What the answer's form must be. Raises InvalidRequest and UnsupportedParameter."""
+        """The form required of the answer. Raises InvalidRequest or UnsupportedParameter."""
         use = tool_use(self.offered, self.tool_choice, self.parallel_tool_calls)
         return answer_of(self.text.format.answer_format(), use, "text.format")
 
     @property
     def offered(self) -> Offered:
-        """Raises InvalidRequest."""
-        return offered(self.tools)
+        """The tools offered to the model. Raises InvalidRequest."""
+        return read_tools(self.tools)
 
     @property
     def left_out(self) -> list[str]:
-        """What of it has no effect, though another service would honour it."""
+        """Paths of fields that have no effect here but would have one at OpenAI."""
         names = [f"include[{at}]" for at, name in enumerate(self.include) if name in NEVER_INCLUDED]
         wanted = {
             "truncation": self.truncation == "auto",

@@ -1,4 +1,5 @@
-"""Finished responses, kept in memory to be gone on from: GET and DELETE /v1/responses/{id}."""
+"""Stores finished responses in memory, so that requests can continue them: GET and DELETE
+/v1/responses/{id}."""
 
 import re
 import threading
@@ -11,15 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
 from localinfra.api.http.errors import json_response
-from localinfra.api.http.pieces import PiecesResponse, filled, listed
+from localinfra.api.http.pieces import PiecesResponse, fill_arrays, join_items
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.responses.items import AnyItem
 from localinfra.errors import BodyTooLarge, InvalidRequest, NotFound, UnsupportedParameter
 
-# Of all callers together. Who has most makes room, with what he has not used for longest: nobody's
-# responses go because another one has many.
+# Limits over all callers. When one is exceeded, the caller with the largest share loses its least
+# recently used response, so that no one can push out the responses of others.
 MAX_RESPONSES = 1000
-# As JSON. A conversation counts in full with each of its responses, though they share its items.
+# As JSON. Each response counts its whole conversation, though they share the items.
 MAX_BYTES = 64 << 20
 
 ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE = 20, 100
@@ -43,12 +44,12 @@ class ItemNotFound(NotFound):
 
 class KeptResponse(msgspec.Struct, frozen=True, kw_only=True):
     id: str
-    caller: str  # as `Guard` knows him
+    caller: str  # see `RequestState.caller`
     body: bytes  # the response as JSON
-    input: Sequence[AnyItem]  # all that it was made from, earlier responses included
+    input: Sequence[AnyItem]  # the whole input, including earlier responses
     output: Sequence[AnyItem]
     conversation_bytes: int  # of both, as JSON
-    written: dict[int, bytes] = {}  # input items that were asked for, by id(item), as JSON
+    written: dict[int, bytes] = {}  # input items already encoded as JSON, by id(item)
 
     @property
     def num_bytes(self) -> int:
@@ -60,13 +61,13 @@ class KeptResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseStore:
-    """Any thread. A caller finds his own responses alone: those of the same API key."""
+    """The stored responses. Any thread. Callers find only responses of their own API key."""
 
     def __init__(self, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES):
         self._max_responses = max_responses
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, KeptResponse] = OrderedDict()  # the latest used is last
-        self._of_item: dict[str, str] = {}  # an output item's id → its response's
+        self._kept: OrderedDict[str, KeptResponse] = OrderedDict()  # most recently used last
+        self._of_item: dict[str, str] = {}  # output item's id → response's id
         self._num_bytes = 0
         self._lock = threading.RLock()
 
@@ -79,7 +80,7 @@ class ResponseStore:
         output: Sequence[AnyItem],
         input_bytes: int,
     ) -> None:
-        """`input_bytes`: of the input as JSON, which is too much to be written here each time."""
+        """`input_bytes`: the input's size as JSON, as encoding it here would take too long."""
         kept = KeptResponse(
             id=id,
             caller=caller,
@@ -107,7 +108,7 @@ class ResponseStore:
         return len(self._kept) > self._max_responses or self._num_bytes > self._max_bytes
 
     def find(self, id: str, caller: str) -> KeptResponse | None:
-        """None also for the response of somebody else, of whom nothing is told."""
+        """None also for another caller's response, so that ids can't be probed."""
         with self._lock:
             kept = self._kept.get(id)
             if kept is None or kept.caller != caller:
@@ -116,12 +117,12 @@ class ResponseStore:
             return kept
 
     def find_item(self, id: str, caller: str) -> AnyItem | None:
-        """An item that a kept response has put out."""
+        """An output item of a stored response."""
         kept = self.find(self._of_item.get(id, ""), caller)
         return next((item for item in kept.output if item.id == id), None) if kept else None
 
     def drop(self, id: str, caller: str) -> bool:
-        """Whether it was there."""
+        """Drops a response. Returns whether it was there."""
         with self._lock:
             is_there = self.find(id, caller) is not None
             if is_there:
@@ -136,13 +137,13 @@ class ResponseStore:
 
 
 WHY = (
-    f"It has made room for newer ones ({MAX_RESPONSES} are kept, in memory), went with a restart "
-    "of the server, was asked for with store: false, or belongs to another API key"
+    f"It was dropped for newer ones ({MAX_RESPONSES} are kept in memory) or by a restart of the "
+    "server, was created with store: false, or belongs to another API key"
 )
 
 
 def kept_response(request: Request) -> KeptResponse:
-    """Raises NotFound for what is not or no longer there."""
+    """The response in the path. Raises NotFound."""
     id = request.path_params["id"]
     kept = store_of(request).find(id, caller_of(request))
     if kept is None:
@@ -151,8 +152,8 @@ def kept_response(request: Request) -> KeptResponse:
 
 
 def previous_response(request: Request, id: str | None) -> KeptResponse | None:
-    """What a `previous_response_id` stands for. Raises NotFound, and BodyTooLarge for what would
-    grow without end."""
+    """The response with a `previous_response_id`. Raises NotFound, or BodyTooLarge, so that
+    conversations can't grow without end."""
     if not id:
         return None
     kept = store_of(request).find(id, caller_of(request))
@@ -164,18 +165,18 @@ def previous_response(request: Request, id: str | None) -> KeptResponse | None:
         )
     if kept.conversation_bytes > MAX_BYTES:
         raise BodyTooLarge(
-            f"The conversation of this response has {kept.conversation_bytes} bytes; no more than "
-            f"{MAX_BYTES} are gone on from. Send what matters of it as input instead."
+            f"The conversation of this response has {kept.conversation_bytes} bytes, more than the "
+            f"{MAX_BYTES} that can be continued: send the important parts as input instead."
         )
     return kept
 
 
 def referenced_item(request: Request, id: str, path: str) -> AnyItem:
-    """What an item_reference stands for. Raises NotFound."""
+    """The item of an item_reference. Raises NotFound."""
     item = store_of(request).find_item(id, caller_of(request))
     if item is None:
         raise ItemNotFound(
-            f"Item with id {id[:100]!r} not found in the output of a kept response. {WHY}: send "
+            f"Item with id {id[:100]!r} not found in the output of a stored response. {WHY}: send "
             "the item itself instead.",
             f"{path}.id",
         )
@@ -183,17 +184,16 @@ def referenced_item(request: Request, id: str, path: str) -> AnyItem:
 
 
 class References:
-    """The items that one request refers to: no more of them than its body could hold, had it sent
-    them itself."""
+    """The items that a request refers to: at most as many bytes as a body may have."""
 
     def __init__(self, request: Request):
         self._request = request
-        self._found: dict[str, tuple[AnyItem, int]] = {}  # by their ids, with their bytes
-        self.num_bytes = 0  # as JSON, each as often as it is referred to
+        self._found: dict[str, tuple[AnyItem, int]] = {}  # id → item and its size
+        self.num_bytes = 0  # as JSON, counted for each reference
         self.paths: set[str] = set()
 
     def find(self, id: str, path: str) -> AnyItem:
-        """Raises NotFound and BodyTooLarge."""
+        """Raises NotFound or BodyTooLarge."""
         if id not in self._found:
             item = referenced_item(self._request, id, path)
             self._found[id] = item, len(encode(item))
@@ -203,8 +203,8 @@ class References:
         most = AppState.of(self._request.app).limits.max_bytes
         if self.num_bytes > most:
             raise BodyTooLarge(
-                f"The items that input refers to are larger together than this server's limit of "
-                f"{most} bytes for a body: refer to fewer."
+                f"The items that input refers to exceed this server's limit of {most} bytes for a "
+                "body: refer to fewer."
             )
         return item
 
@@ -220,7 +220,9 @@ def caller_of(request: Request) -> str:
 async def get_response(request: Request) -> HttpResponse:
     kept = kept_response(request)
     if request.query_params.get("stream") == "true":
-        raise UnsupportedParameter("A kept response can't be streamed; leave it out.", "stream")
+        raise UnsupportedParameter(
+            "A stored response can't be streamed: leave stream out.", "stream"
+        )
     return HttpResponse(kept.body, media_type="application/json")
 
 
@@ -231,7 +233,7 @@ async def delete_response(request: Request) -> HttpResponse:
 
 
 class ItemList(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, into which its items are filled."""
+    """A response; `fill_arrays` adds the items."""
 
     object: Literal["list"] = "list"
     data: tuple[()] = ()
@@ -241,7 +243,7 @@ class ItemList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def list_input_items(request: Request) -> HttpResponse:
-    """All items that the response was made from, those of earlier responses included."""
+    """The items of a response's whole input, including earlier responses."""
     kept = kept_response(request)
     query = request.query_params
     limit, order = query.get("limit") or str(ITEMS_PER_PAGE), query.get("order") or "desc"
@@ -258,13 +260,13 @@ async def list_input_items(request: Request) -> HttpResponse:
         has_more=len(items) > len(page),
     )
     threads = AppState.of(request.app).threads
-    written = await threads.conversions.run(encoded, kept, page, size=kept.conversation_bytes)
-    return PiecesResponse(filled(answer, {"data": listed(written)}))
+    written = await threads.conversions.run(encode_items, kept, page, size=kept.conversation_bytes)
+    return PiecesResponse(fill_arrays(answer, {"data": join_items(written)}))
 
 
-def encoded(kept: KeptResponse, items: Sequence[AnyItem]) -> list[bytes]:
-    """In a thread, and once, so that many who read share it: a text that is no prompt, such as
-    reasoning, may be as long as a body."""
+def encode_items(kept: KeptResponse, items: Sequence[AnyItem]) -> list[bytes]:
+    """The items as JSON, encoded once for all readers. Run it in a thread: an item may be as long
+    as a body."""
     for item in items:
         if id(item) not in kept.written:
             kept.written[id(item)] = encode(item)

@@ -1,8 +1,8 @@
 """`tools` and `tool_choice` of a Responses request → functions that a model may call.
 
-Tools that OpenAI's own service runs (web search, code interpreter, MCP, ...) and tools of other
-kinds than functions can't be offered here: they are left out and named, unless a call of one is
-required. A namespace's functions are offered by flat names, and called by their own.
+Tools run by OpenAI's service (web search, code interpreter, MCP, ...) and tools that are not
+functions can't be offered here: they are reported as ignored, or refused if a call of one is
+required. Functions in a namespace get flat names for the model; the client sees their own.
 https://platform.openai.com/docs/api-reference/responses/create
 """
 
@@ -34,7 +34,7 @@ from localinfra.errors import InvalidRequest
 
 
 class FunctionTool(FunctionDefinition, frozen=True, kw_only=True):
-    """In the response, in whatever form it came."""
+    """A function in the response, whatever form it was sent in."""
 
     type: Literal["function"] = "function"
 
@@ -47,7 +47,7 @@ class SentNamespace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):
-    """Its description reaches no model: each function has its own."""
+    """A namespace in the response. Its description does not reach the model."""
 
     type: Literal["namespace"] = "namespace"
     name: str
@@ -56,30 +56,30 @@ class Namespace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolName(msgspec.Struct, frozen=True):
-    """What a client calls a function."""
+    """A client's name of a function."""
 
     name: str
     namespace: str | None = None
 
 
 class Offered(msgspec.Struct, frozen=True):
-    """What of a request's tools a model may call."""
+    """A request's tools: those that the model may call, and what was ignored."""
 
     tools: list[Tool]
-    names: dict[str, ToolName]  # by the flat names that the model knows
+    names: dict[str, ToolName]  # by the flat names that the model uses
     shown: list[FunctionTool | Namespace]  # for the response
-    left_out: list[str]  # paths
-    unknown: list[str]  # paths of names that nobody knows
+    left_out: list[str]  # paths of the tools ignored
+    unknown: list[str]  # paths of unknown names
 
     def known_as(self, name: str, namespace: str | None) -> str:
-        """What the model knows the tool as. Where no namespace is said, whichever has it alone."""
+        """The tool's name for the model. Without a namespace, finds the only one that has it."""
         flat = flat_name(name, namespace)
-        own = [known for known, told in self.names.items() if told.name == name]
+        own = [known for known, client in self.names.items() if client.name == name]
         return own[0] if flat not in self.names and not namespace and len(own) == 1 else flat
 
 
-def offered(sent: Sequence[msgspec.Raw]) -> Offered:
-    """Raises InvalidRequest naming the path of what is wrong with a function."""
+def read_tools(sent: Sequence[msgspec.Raw]) -> Offered:
+    """Raises InvalidRequest with the path of the mistake in a function."""
     found = Offered([], {}, [], [], [])
 
     def functions(
@@ -111,7 +111,7 @@ def offered(sent: Sequence[msgspec.Raw]) -> Offered:
 
 
 def read_namespace(path: str, raw: msgspec.Raw, unknown: list[str]) -> SentNamespace | None:
-    """None for another tool, and for one that is not whole: it has nothing to offer."""
+    """None for other tools, and for an invalid namespace, which is ignored."""
     if decode_within(path, raw, ToolType, []).type != "namespace":
         return None
     try:
@@ -121,8 +121,7 @@ def read_namespace(path: str, raw: msgspec.Raw, unknown: list[str]) -> SentNames
 
 
 def tool_use(found: Offered, choice: str | ToolChoice, is_parallel: bool) -> ToolUse:
-    """Raises InvalidRequest, and UnsupportedParameter for a choice that only a tool which was left
-    out can meet."""
+    """Raises InvalidRequest, or UnsupportedParameter if only an ignored tool fits the choice."""
     wanted = choice_of(found, choice)
     if wanted == "required" and not found.tools and found.left_out:
         raise no_function_to_call()
@@ -131,19 +130,19 @@ def tool_use(found: Offered, choice: str | ToolChoice, is_parallel: bool) -> Too
 
 def choice_of(found: Offered, choice: str | ToolChoice) -> str | NamedTool | AllowedTools | None:
     if isinstance(choice, str):
-        return None if choice in ("auto", "") else choice  # none where there are no tools
+        return None if choice in ("auto", "") else choice  # None: "none" if there are no tools
     if choice.is_empty:
         return None
     if choice.type == "allowed_tools":
-        return allowed(found, choice)
+        return allowed_tools(found, choice)
     wanted = choice.choice()
     if not isinstance(wanted, NamedTool):
         return wanted
     return NamedTool(NamedFunction(found.known_as(wanted.function.name, choice.namespace)))
 
 
-def allowed(found: Offered, choice: ToolChoice) -> str | AllowedTools:
-    """The functions among the allowed tools; those that were left out can't be called anyway."""
+def allowed_tools(found: Offered, choice: ToolChoice) -> str | AllowedTools:
+    """The functions among the allowed tools; the others can't be called anyway."""
     asked = choice.allowed
     functions = [tool for tool in asked.tools if tool.type in ("", "function")]
     if asked.tools and not functions:
