@@ -1,4 +1,4 @@
-"""A burst of requests begins a few in each turn of the loop."""
+"""A burst of requests starts a few at a time in each turn of the event loop."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 from localinfra.api.http.arriving import MAX_STARTS, Arriving, Starts
 
 
-def test_each_turn_has_so_many_starts_in_their_order() -> None:
+def test_each_turn_starts_at_most_so_many_in_order() -> None:
     async def test() -> list[tuple[int, int]]:
         starts, turn, begun = Starts(3), 0, list[tuple[int, int]]()
 
@@ -29,7 +29,7 @@ def test_each_turn_has_so_many_starts_in_their_order() -> None:
     assert max(turns.count(turn) for turn in turns) == 3 and len(set(turns)) == 7
 
 
-def test_one_who_leaves_while_he_waits_takes_no_start() -> None:
+def test_a_request_cancelled_while_waiting_takes_no_start() -> None:
     async def test() -> None:
         starts = Starts(1)
         tasks = [asyncio.create_task(starts.take()) for _ in range(5)]
@@ -44,7 +44,7 @@ def test_one_who_leaves_while_he_waits_takes_no_start() -> None:
     asyncio.run(test())
 
 
-def test_health_is_not_behind_a_burst() -> None:
+def test_health_does_not_wait_for_a_burst() -> None:
     async def test() -> None:
         begun: list[str] = []
 

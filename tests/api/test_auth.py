@@ -59,7 +59,7 @@ def test_an_empty_configured_key_opens_nothing() -> None:
         assert ApiKeys([""]).caller(authorization, "") is None
 
 
-def test_a_caller_goes_by_the_start_of_the_keys_hash() -> None:
+def test_a_caller_is_named_by_the_start_of_the_keys_hash() -> None:
     assert KEYS.caller("Bearer sk-second", "") == sha256(b"sk-second").hexdigest()[:8]
     assert KEYS.caller("Bearer wrong", "sk-first") == sha256(b"sk-first").hexdigest()[:8]
 

@@ -109,7 +109,7 @@ def refused(body: str | bytes) -> ApiError:
         ("17", None, "expected `object`"),
     ],
 )
-def test_a_wrong_value_is_named_by_its_path(body: str, param: str | None, says: str) -> None:
+def test_a_wrong_value_is_reported_with_its_path(body: str, param: str | None, says: str) -> None:
     error = refused(body)
     assert error.param == param and says in error.message
     assert "$" not in error.message
@@ -162,13 +162,15 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
         ('{"a": "%s", "model": "x\\ud800"}' % ("x" * (1 << 20)), r"\ud800 at byte 1048597", None),
     ],
 )
-def test_half_a_character_is_named_with_its_place(body: str, says: str, param: str | None) -> None:
+def test_a_lone_surrogate_is_reported_with_its_place(
+    body: str, says: str, param: str | None
+) -> None:
     error = refused(body)
     assert says in error.message and "lone surrogate" in error.message
     assert error.param == param
 
 
-def test_half_a_character_is_found_in_a_body_whose_paths_are_long() -> None:
+def test_a_lone_surrogate_is_found_in_a_body_with_long_paths() -> None:
     body = f'{{"{"n" * 500_000}": [{"1," * 100_000}"\\ud800"]}}'
     error = refused(body)
     assert error.param == f"{'n' * 100}[100000]"
@@ -178,14 +180,14 @@ def test_half_a_character_is_found_in_a_body_whose_paths_are_long() -> None:
     "body",
     ['{"model": "\\ud83d\\ude00', '{"model": "\\\\ud800', '{"model": "\\ud8"}', '{"model": "a'],
 )
-def test_other_mistakes_are_no_half_characters(body: str) -> None:
+def test_other_mistakes_are_not_reported_as_lone_surrogates(body: str) -> None:
     assert "surrogate" not in refused(body).message
 
 
 @pytest.mark.parametrize("field", ["unknown", "response_format", "messages", "model"])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 @pytest.mark.parametrize("depth", [10_000, 100_000])
-def test_deep_nesting_is_refused_also_in_unknown_fields(
+def test_deep_nesting_is_refused_even_in_unknown_fields(
     field: str, opening: str, closing: str, depth: int
 ) -> None:
     whole = opening * depth + "1" + closing * depth
@@ -193,14 +195,14 @@ def test_deep_nesting_is_refused_also_in_unknown_fields(
     refused(f'{{"model": "a", "{field}": {opening * depth}')
 
 
-def test_huge_numbers_are_refused_or_ignored_but_never_a_failure() -> None:
+def test_huge_numbers_are_refused_or_ignored_and_never_crash() -> None:
     huge = "1" * 5000
     assert refused(f'{{"model": "a", "response_format": {{"a": {huge}}}}}').param is not None
     body = f'{{"model": "a", "unknown": {huge}}}'.encode()
     assert decode(body, Chat).ignored == ("unknown",)
 
 
-def test_null_means_not_given_at_the_top_level() -> None:
+def test_null_counts_as_absent_at_the_top_level() -> None:
     fields = ["temperature", "n", "stop", "prompt", "logit_bias", "streamOptions", "messages"]
     nulls = "".join(f', "{name}" : null ' for name in fields)
     assert decode(b'{"model": "a"%s}' % nulls.encode(), Chat).value == Chat("a")
@@ -262,7 +264,7 @@ def test_ignored_names_are_safe_in_a_header() -> None:
     assert header.count(", ") == 20 and header.endswith(", ...")
 
 
-# Whatever bytes come in, the answer is a struct or a 400.
+# Any bytes give either a struct or a 400.
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -295,7 +297,7 @@ def test_any_json_object_is_answered(fields: dict[str, object]) -> None:
 @settings(max_examples=500, deadline=None)
 @given(st.lists(MUTATION, max_size=5))
 @example([])
-def test_any_damage_to_a_body_is_answered(mutations: list[tuple[int, int, bytes]]) -> None:
+def test_a_damaged_body_is_answered(mutations: list[tuple[int, int, bytes]]) -> None:
     body = SEED_BODY
     for at, length, new in mutations:
         body = body[:at] + new + body[at + length :]

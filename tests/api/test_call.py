@@ -1,4 +1,4 @@
-"""What a call does for every route: its body read, its headers, its charge, and who is told."""
+"""A call on any route: its body, its headers and its charge."""
 
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -31,7 +31,7 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class Model:
-    """A loaded one, of any kind."""
+    """A loaded model of any kind."""
 
     name = "org/name"
     entry = RerankModelEntry(source=PackageSource("none", "none"), price=Price(input=2.0))
@@ -47,7 +47,7 @@ class Account(Ledger):
 
 
 class Server:
-    """One route, with all that stands before it."""
+    """One route with all middleware."""
 
     def __init__(self, answer: Callable[[Call[Body]], Awaitable[Response]]):
         async def handler(request: Request) -> Response:
@@ -86,7 +86,7 @@ async def events() -> AsyncGenerator[bytes, None]:
     ],
     ids=["whole", "in pieces", "streamed"],
 )
-def test_every_answer_tells_what_had_no_effect(
+def test_every_answer_reports_what_had_no_effect(
     answered: Callable[[Call[Body]], Response],
 ) -> None:
     async def answer(one: Call[Body]) -> Response:
@@ -99,7 +99,7 @@ def test_every_answer_tells_what_had_no_effect(
     assert reply.header("x-localinfra-truncated") == "3"
 
 
-def test_a_body_is_refused_before_anything_is_asked_of_it() -> None:
+def test_an_invalid_body_is_refused_at_once() -> None:
     async def answer(one: Call[Body]) -> Response:
         raise AssertionError
 
@@ -108,7 +108,7 @@ def test_a_body_is_refused_before_anything_is_asked_of_it() -> None:
     assert server.post(b'{"text": "%b"}' % (b"a" * 200_000)).status == 413
 
 
-def test_what_is_used_counts_for_the_caller_and_the_model_of_the_answer() -> None:
+def test_usage_counts_for_the_caller_and_the_model() -> None:
     async def answer(one: Call[Body]) -> Response:
         return one.json(one.charge(Model()).add_input(500_000))
 
@@ -122,7 +122,7 @@ def test_what_is_used_counts_for_the_caller_and_the_model_of_the_answer() -> Non
 
 
 @pytest.mark.parametrize(("size", "is_inline"), [(1000, True), (100_000, False)])
-def test_a_large_body_is_gone_through_in_a_thread(size: int, is_inline: bool) -> None:
+def test_a_large_body_is_converted_in_a_thread(size: int, is_inline: bool) -> None:
     async def answer(one: Call[Body]) -> Response:
         worker = await one.convert(threading.current_thread)
         return one.json({"inline": worker is threading.current_thread()})
@@ -140,7 +140,7 @@ class Answer(msgspec.Struct):
     after: int = 1
 
 
-def test_arrays_are_filled_into_their_answer_whatever_its_texts_say() -> None:
+def test_arrays_are_filled_in_whatever_the_strings_contain() -> None:
     parts = fill_arrays(
         Answer('"first":[]'), {"first": join_items([b"1", b"2"]), "second": [b'"a"']}
     )

@@ -1,4 +1,4 @@
-"""Who gives way when there are too many connections, without a socket."""
+"""Which connection is closed when there are too many; without sockets."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def opened(connections: Connections, count: int, address: str = "127.0.0.1") -> 
     return fakes
 
 
-def test_who_gives_way_first() -> None:
+def test_which_connections_are_closed_first() -> None:
     connections = Connections(settings())
     working, receiving, waiting, new = opened(connections, 4)
     connections.begin(working)
@@ -42,14 +42,14 @@ def test_who_gives_way_first() -> None:
         assert not victim.is_dropped
         [newcomer] = opened(connections, 1)
         assert victim.is_dropped and len(connections) == 4
-        connections.begin(newcomer)  # all of them are being worked for
+        connections.begin(newcomer)  # all of them are working now
         connections.received(newcomer)
     refusal = connections.open(Fake())
     assert refusal and (refusal.status, refusal.retry_after_s) == (503, 1)
     assert not working.is_dropped
 
 
-def test_of_those_that_wait_the_oldest_gives_way() -> None:
+def test_the_oldest_waiting_connection_is_closed() -> None:
     connections = Connections(settings(3))
     first, second, third = opened(connections, 3)
     for fake in (first, second, third):
@@ -61,7 +61,7 @@ def test_of_those_that_wait_the_oldest_gives_way() -> None:
     assert [fake.is_dropped for fake in (first, second, third)] == [False, True, False]
 
 
-def test_an_address_has_its_share_and_loopback_has_no_bound_of_its_own() -> None:
+def test_an_address_has_a_limit_but_loopback_has_none() -> None:
     connections = Connections(settings(100))
     far = opened(connections, 2, "192.168.1.7")
     refused = Fake("192.168.1.7")
@@ -74,13 +74,13 @@ def test_an_address_has_its_share_and_loopback_has_no_bound_of_its_own() -> None
     opened(connections, 1, "192.168.1.7")
 
 
-def test_few_descriptors_lower_the_bound() -> None:
+def test_few_descriptors_lower_the_limit() -> None:
     assert Connections(settings(100), capacity=7).capacity == 7
     assert Connections(settings(100), capacity=1000).capacity == 100
     assert Connections(settings(100), capacity=None).capacity == 100
 
 
-def test_those_that_leave_are_few() -> None:
+def test_few_refused_connections_stay_open() -> None:
     connections = Connections(settings(1000))
     fakes = opened(connections, MAX_LEAVING + 3)
     for fake in fakes:
@@ -88,12 +88,12 @@ def test_those_that_leave_are_few() -> None:
     assert [fake.is_dropped for fake in fakes] == [True] * 3 + [False] * MAX_LEAVING
 
 
-def test_of_slow_readers_who_has_read_nothing_for_longest_gives_way() -> None:
+def test_the_slow_reader_idle_for_longest_is_closed() -> None:
     connections = Connections(ServerSettings(max_unread_bytes=4 << 20))
     first, second, third, fourth = opened(connections, 4)
     for fake in (first, second, third):
         connections.hold(fake, 1 << 20)
-    connections.hold(first, 900_000)  # it has read on
+    connections.hold(first, 900_000)  # it has made progress
     connections.hold(fourth, 2 << 20)
     assert [fake.is_dropped for fake in (first, second, third, fourth)] == [
         False, True, False, False,
@@ -101,13 +101,13 @@ def test_of_slow_readers_who_has_read_nothing_for_longest_gives_way() -> None:
     assert connections.unread_bytes == 900_000 + (1 << 20) + (2 << 20) and len(connections) == 3
     connections.read(third)
     connections.hold(fourth, 64 << 20)
-    assert first.is_dropped and not fourth.is_dropped  # alone, it may be as large as it likes
+    assert first.is_dropped and not fourth.is_dropped  # a single one may be of any size
     connections.forget(fourth)
     connections.forget(second)
     assert connections.unread_bytes == 0
 
 
-def test_what_is_closed_is_forgotten_once() -> None:
+def test_a_closed_connection_may_be_forgotten_twice() -> None:
     connections = Connections(settings())
     [fake] = opened(connections, 1)
     connections.forget(fake)
@@ -131,5 +131,5 @@ def test_what_is_closed_is_forgotten_once() -> None:
         ("fe80::1", False),
     ],
 )
-def test_which_addresses_are_this_machines(address: str, expected: bool) -> None:
+def test_which_addresses_are_local(address: str, expected: bool) -> None:
     assert is_local(address) is expected

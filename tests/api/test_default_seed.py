@@ -1,4 +1,4 @@
-"""Which seed a request gets: its own, else the server's, else one by chance."""
+"""Which seed a request gets: its own, else the server's, else a random one."""
 
 from typing import Any
 

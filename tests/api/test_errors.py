@@ -1,4 +1,4 @@
-"""The error body and its headers, through a Starlette app as the server builds it."""
+"""The error body and its headers, through a Starlette app built like the server's."""
 
 from collections.abc import Callable
 
@@ -95,7 +95,7 @@ ANTHROPIC_TYPES = [
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/anthropic/v1/messages/count_tokens"])
 @pytest.mark.parametrize(("kind", "type"), ANTHROPIC_TYPES)
-def test_where_anthropics_clients_ask_an_error_has_their_shape(
+def test_errors_on_anthropics_paths_have_their_shape(
     kind: Callable[[str, str], ApiError], type: str, path: str
 ) -> None:
     failure = kind("what to do", "model")
@@ -109,7 +109,7 @@ def test_where_anthropics_clients_ask_an_error_has_their_shape(
 
 
 @pytest.mark.parametrize("path", ["/v1/messages/batches", "/anthropic/v1/messages/batches"])
-def test_a_path_missing_from_anthropics_api_is_told_in_their_shape(path: str) -> None:
+def test_an_unknown_path_of_anthropics_api_gets_their_shape(path: str) -> None:
     body = msgspec.json.decode(call(app(), scope_of("POST", path)).body)
     assert (body["type"], body["error"]["type"]) == ("error", "not_found_error")
 
@@ -127,7 +127,7 @@ def test_headers_follow_the_status() -> None:
     assert failing_with(errors.RequestTimeout("slow")).header("connection") == "close"
 
 
-def test_an_unknown_path_names_close_ones() -> None:
+def test_an_unknown_path_suggests_similar_ones() -> None:
     reply = call(app(), scope_of("POST", "/v1/chat/completion"))
     assert reply.status == 404 and reply.error["code"] == "not_found"
     assert "/v1/chat/completion " in reply.error["message"]

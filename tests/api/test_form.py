@@ -1,4 +1,4 @@
-"""Multipart bodies: which parts they have, what a field's text means, and how they are refused."""
+"""Multipart bodies: their parts, how a field's text is read, and how they are refused."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def form(*parts: tuple[str, str | bytes]) -> bytes:
-    """Each part as its headers (a bare word is its name) and its data."""
+    """A body of these parts, each as its headers (a bare word is its name) and data."""
     written = b""
     for headers, data in parts:
         if ":" not in headers:
@@ -75,15 +75,15 @@ def refused(body: bytes) -> InvalidRequest:
     return caught.value
 
 
-# What a field's text means.
+# How a field's text is read.
 
 
-def test_text_is_taken_as_it_stands_as_curl_sends_it() -> None:
+def test_plain_text_is_read_as_text_as_curl_sends_it() -> None:
     body = read(("prompt", "Hello, \r\n--world"), ("n", "4"), ("stream", "true"), ("stop", "END"))
     assert body == Body(prompt="Hello, \r\n--world", n=4, stream=True, stop="END")
 
 
-def test_json_is_read_as_the_client_of_deepinfra_writes_each_field() -> None:
+def test_fields_in_json_are_read_as_deepinfras_client_sends_them() -> None:
     sent = {
         "prompt": 'Hi "there"\nx',
         "n": 4,
@@ -99,7 +99,7 @@ def test_json_is_read_as_the_client_of_deepinfra_writes_each_field() -> None:
 @pytest.mark.parametrize(
     "text", ["4", "[1] Hi", "[" * 300, '["a"]', "null", "true", "{}", "", '"a" or "b"']
 )
-def test_what_is_no_json_of_the_fields_type_is_text(text: str) -> None:
+def test_text_that_is_not_json_of_the_fields_type_stays_text(text: str) -> None:
     assert read(("prompt", text)).prompt == text
 
 
@@ -112,7 +112,7 @@ def test_a_field_sent_more_than_once_is_a_list() -> None:
     assert read(("prompt", "x"), ("inputs[]", "a")).inputs == ["a"]
 
 
-def test_null_is_not_given_and_unknown_fields_are_named() -> None:
+def test_null_counts_as_absent_and_unknown_fields_are_reported() -> None:
     body = form(("prompt", "x"), ("n", "null"), ("size", "1"), (named("f", filename="a"), b"\xff"))
     decoded = decode(json_of(parse_form(body, BOUNDARY), Body, ()), Body)
     assert decoded.value == Body(prompt="x")
@@ -132,7 +132,7 @@ def test_null_is_not_given_and_unknown_fields_are_named() -> None:
         ("prompt", b"\xff\xfe", "not valid UTF-8 text"),
     ],
 )
-def test_a_wrong_value_is_named(field: str, text: str | bytes, says: str) -> None:
+def test_a_wrong_value_is_reported(field: str, text: str | bytes, says: str) -> None:
     error = refused(form(("prompt", "x"), (field, text)))
     assert error.param == field and says in error.message
 
@@ -162,8 +162,8 @@ def test_a_file_becomes_the_data_url_that_json_would_carry(headers: str, url: st
     ]
 
 
-def test_no_file_was_chosen() -> None:
-    """Browsers send a part all the same."""
+def test_a_part_without_a_chosen_file_is_ignored() -> None:
+    """Browsers send an empty part then."""
     nothing = named("image", "Content-Type: application/octet-stream", filename="")
     assert read(("prompt", "x"), (nothing, b"")) == read(("prompt", "x"))
 
@@ -174,15 +174,15 @@ def test_an_image_may_be_a_data_url_already() -> None:
     )
 
 
-def test_a_text_may_come_in_a_file_and_bytes_may_not_be_a_text() -> None:
+def test_a_text_file_is_text_and_a_binary_file_is_not() -> None:
     text = named("prompt", "Content-Type: text/plain; charset=utf-8", filename="prompt.txt")
     assert read((text, "Grüße")).prompt == "Grüße"
     error = refused(form((named("prompt", filename="prompt"), "Hello")))
     assert error.param == "prompt" and "takes text" in error.message
 
 
-def test_parts_as_they_came() -> None:
-    """For routes that want the bytes: /v1/images/edits."""
+def test_parts_are_read_unchanged() -> None:
+    """For routes that use the bytes: /v1/images/edits."""
     png = named("image[]", "content-type: Image/PNG; x=y", filename='a \\"b\\" ü.png')
     parts = parse_form(form((png, b"\r\n\r\n\0--"), ("prompt", "x")), BOUNDARY)
     assert parts == [
@@ -192,7 +192,7 @@ def test_parts_as_they_came() -> None:
     assert parts[0].is_file and not parts[1].is_file and parts[1].text == "x"
 
 
-def test_data_may_hold_whatever_is_not_quite_the_boundary() -> None:
+def test_data_may_contain_what_resembles_the_boundary() -> None:
     for data in (b"\r\n--xYzZ", b"\r\n--xYzZYx", b"--xYzZY\r\n", b"\r\n\r\n--xYzZY-x", b"\r\r\n\n"):
         assert parse_form(form(("a", data)), BOUNDARY) == [FormPart("a", data)]
 
@@ -203,7 +203,7 @@ def test_blanks_may_follow_a_boundary() -> None:
 
 
 def lines_of(work: Callable[[], None]) -> int:
-    """Lines of Python that are run, counted as a debugger sees them."""
+    """The number of lines of Python that run, counted by a trace function."""
     num_lines = 0
 
     def count(frame: FrameType, event: str, argument: object) -> Any:
@@ -243,8 +243,8 @@ HEAD = b'--xYzZY\r\nContent-Disposition: form-data; name="a"\r\n'
         *("header blanks", "many header blanks", "parameters", "epilogue"),
     ],
 )
-def test_no_bytes_of_a_form_are_gone_through_one_by_one(body: bytes) -> None:
-    """But for the headers, which are few."""
+def test_a_form_is_not_read_byte_by_byte(body: bytes) -> None:
+    """Except the headers, which are short."""
 
     def parse() -> None:
         with contextlib.suppress(InvalidRequest):
@@ -254,7 +254,7 @@ def test_no_bytes_of_a_form_are_gone_through_one_by_one(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["application/json", FORM[1]])
-def test_of_a_long_content_type_the_beginning_is_read(name: str) -> None:
+def test_only_the_beginning_of_a_long_content_type_is_read(name: str) -> None:
     long = [("content-type", name + ";" * 60_000)]
     body = HELLO if name == FORM[1] else b'{"prompt": "Hello"}'
 
@@ -264,7 +264,7 @@ def test_of_a_long_content_type_the_beginning_is_read(name: str) -> None:
     assert lines_of(read) < 5 * 60_000
 
 
-# What is refused, and how much is read.
+# Refusals, and how much of the body is read.
 
 
 @pytest.mark.parametrize(
@@ -329,14 +329,14 @@ def test_a_form_may_come_in_pieces_of_any_size(size: int, content_type: str) -> 
     assert read.value == Body(prompt="Hello")
 
 
-def test_json_is_read_by_the_same_door() -> None:
+def test_json_is_read_by_the_same_function() -> None:
     json_type = ("content-type", "application/json")
     assert receive([b'{"prompt": "x"}'], [json_type], SMALL).value == Body(prompt="x")
     with pytest.raises(UnsupportedMediaType, match="application/json"):
         receive([], [("content-type", "application/x-www-form-urlencoded")], SMALL)
 
 
-def test_a_form_is_bound_like_any_body() -> None:
+def test_a_form_has_the_limits_of_any_body() -> None:
     with pytest.raises(BodyTooLarge):
         receive([form(("prompt", "x" * 200))], [FORM], SMALL)
     with pytest.raises(RequestTimeout):
@@ -351,7 +351,7 @@ def test_a_form_needs_a_boundary(boundary: str) -> None:
         receive([], [("content-type", "multipart/form-data" + boundary)], SMALL)
 
 
-def test_a_route_for_forms_alone_refuses_json() -> None:
+def test_a_route_that_takes_only_forms_refuses_json() -> None:
     async def run() -> None:
         scope = scope_of("POST", headers=[("content-type", "application/json")])
         await read_form(Request(scope), SMALL)
@@ -372,7 +372,7 @@ MUTATION = st.tuples(st.integers(0, len(SAMPLE)), st.integers(0, 6), st.binary(m
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(MUTATION, max_size=5))
-def test_any_damage_to_a_form_is_answered(mutations: list[tuple[int, int, bytes]]) -> None:
+def test_a_damaged_form_is_answered(mutations: list[tuple[int, int, bytes]]) -> None:
     body = SAMPLE
     for at, length, new in mutations:
         body = body[:at] + new + body[at + length :]

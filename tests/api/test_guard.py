@@ -1,4 +1,4 @@
-"""What Guard lets through to the app, and what it adds to every answer."""
+"""Which requests Guard lets through, and what it adds to every response."""
 
 import logging
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ def test_hosts_come_from_the_settings_and_the_connection() -> None:
         ("http:///v1/models", "localhost", 403),
     ],
 )
-def test_the_host_of_an_absolute_url_is_judged_too(
+def test_the_host_of_an_absolute_url_is_checked_too(
     server: Serving, target: str, host: str, status: int
 ) -> None:
     with server.talk() as talk:
@@ -146,7 +146,7 @@ def test_an_allowed_page_can_read_why_it_was_refused() -> None:
     assert reply.header("access-control-allow-origin") == "http://localhost:3000"
 
 
-def test_without_an_origin_nothing_is_said_about_cors() -> None:
+def test_without_an_origin_there_are_no_cors_headers() -> None:
     reply = get(Guard(app), HOST)
     assert not [name for name, _ in reply.headers if name.startswith("access-control")]
 
@@ -162,7 +162,9 @@ def test_without_an_origin_nothing_is_said_about_cors() -> None:
         ("none", "navigate", 200),  # typed into the address bar
     ],
 )
-def test_browsers_say_what_a_request_without_origin_is(site: str, mode: str, status: int) -> None:
+def test_requests_without_origin_are_told_apart_by_fetch_metadata(
+    site: str, mode: str, status: int
+) -> None:
     fetch = [("sec-fetch-site", site), ("sec-fetch-mode", mode)]
     assert get(Guard(app), HOST, *fetch).status == status
     assert get(Guard(app, allowed_origins=["*"]), HOST, *fetch).status == 200
@@ -187,7 +189,7 @@ def test_a_form_on_a_foreign_page_is_refused_before_any_work(sent_by: list[Heade
     assert get(Guard(unreachable), HOST, FORM, *sent_by, method="POST", path=path).status == 403
 
 
-def test_a_form_of_an_own_page_or_a_program_is_let_through() -> None:
+def test_a_form_from_a_local_page_or_a_program_is_allowed() -> None:
     own = [("origin", "http://localhost:8000"), ("sec-fetch-site", "same-origin")]
     for sent_by in (own, [], [("origin", "")]):
         reply = get(Guard(app), HOST, FORM, *sent_by, method="POST", path="/v1/inference/model")
@@ -237,7 +239,7 @@ def test_only_reading_health_needs_no_key(method: str, path: str) -> None:
         assert get(guard, HOST, key, method=method, path=path).status == 200
 
 
-def test_the_refusals_anthropics_clients_get_have_their_shape() -> None:
+def test_refusals_on_anthropics_paths_have_their_shape() -> None:
     guard = Guard(unreachable, api_keys=["secret"])
     reply = get(guard, HOST, ("x-api-key", "wrong"), method="POST", path="/v1/messages")
     assert reply.status == 401 and reply.error["type"] == "authentication_error"
@@ -276,7 +278,7 @@ def test_every_answer_has_its_own_request_id() -> None:
     assert len({reply.header("x-request-id") for reply in replies}) == 3
 
 
-def test_an_unexpected_failure_is_logged_and_told_without_details(
+def test_an_unexpected_failure_is_logged_and_reported_without_details(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def failing(scope: Scope, receive: Receive, send: Send) -> None:
@@ -290,7 +292,7 @@ def test_an_unexpected_failure_is_logged_and_told_without_details(
     assert "id-7" in caplog.text and "private detail" in caplog.text
 
 
-def test_an_api_error_that_nobody_rendered_keeps_its_status() -> None:
+def test_an_unrendered_api_error_keeps_its_status() -> None:
     async def full(scope: Scope, receive: Receive, send: Send) -> None:
         raise QueueFull("later", retry_after_s=3)
 

@@ -33,7 +33,7 @@ ALLOWED_HOSTS = [
     "[::1]:8000",
     "[0:0:0:0:0:0:0:1]",
     "[::ffff:127.0.0.1]:8000",
-    "192.168.1.5",  # where this connection arrived
+    "192.168.1.5",  # the connection's local address
     "192.168.1.5:80",
     "[::ffff:192.168.1.5]",
     "box:8000",
@@ -42,14 +42,14 @@ ALLOWED_HOSTS = [
     "printer.lan",
     "a.b.lan:8000",
     "10.1.2.3",
-    "host.docker.internal:8000",  # this machine, as its containers call it
+    "host.docker.internal:8000",  # this machine's name in its containers
     "gateway.docker.internal",
     "host.containers.internal:8000",
     "docker.for.mac.host.internal",
     "docker.for.mac.localhost",
     "docker.for.win.host.internal:8000",
     "docker.for.win.localhost",
-    "ip6-localhost",  # this machine, in its own table of hosts
+    "ip6-localhost",  # this machine, in its hosts file
     "ip6-loopback:8000",
     "localhost.localdomain",
     "localhost6.localdomain6",
@@ -66,7 +66,7 @@ REFUSED_HOSTS = [
     ".localhost",
     "127.0.0.1.evil.com",
     "127.0.0.1.nip.io",
-    "127.1",  # browsers spell these out before they send them
+    "127.1",  # browsers expand these before they send them
     "2130706433",
     "0x7f.0.0.1",
     "0177.0.0.1",
@@ -123,12 +123,12 @@ def test_any_other_host_is_refused(host: str) -> None:
 
 
 @pytest.mark.parametrize("arrived_at", [None, "/run/localinfra.sock", "", "127.0.0.1"])
-def test_without_an_address_of_its_own_only_names_count(arrived_at: str | None) -> None:
+def test_without_a_local_address_only_names_count(arrived_at: str | None) -> None:
     assert not HostRules().allows(authority("192.168.1.5"), arrived_at)
     assert HostRules().allows(authority("localhost"), arrived_at)
 
 
-def test_the_arriving_address_may_be_written_by_the_socket_layer() -> None:
+def test_the_local_address_may_be_in_any_spelling() -> None:
     """A dual-stack socket reports IPv4 peers as ::ffff:a.b.c.d, a link-local one with its zone."""
     assert HostRules().allows(authority("192.168.1.5"), "::ffff:192.168.1.5")
     assert HostRules().allows(authority("[fe80::1]"), "fe80::1%eth0")
@@ -185,7 +185,7 @@ REFUSED_ORIGINS = [
 
 
 @pytest.mark.parametrize("origin", ALLOWED_ORIGINS)
-def test_a_local_same_or_configured_origin_may_call(origin: str) -> None:
+def test_local_same_and_configured_origins_may_call(origin: str) -> None:
     rules = OriginRules(["https://app.example.org/", "chrome-extension://abcdef"])
     assert rules.allows(origin, authority("server.test:8000"))
 
@@ -213,7 +213,7 @@ DESKTOP_ORIGINS = [
 
 
 @pytest.mark.parametrize("origin", DESKTOP_ORIGINS)
-def test_pages_of_desktop_apps_may_call_where_only_this_machine_can(origin: str) -> None:
+def test_desktop_apps_may_call_if_only_this_machine_can(origin: str) -> None:
     rules = OriginRules(takes_desktop_apps=True)
     assert rules.allows(origin, authority("localhost:8000"))
     is_loopbacks = origin.startswith("http")
@@ -223,7 +223,7 @@ def test_pages_of_desktop_apps_may_call_where_only_this_machine_can(origin: str)
 @pytest.mark.parametrize(
     "origin",
     [
-        "null",  # a file's page, but a sandboxed frame of a foreign page too
+        "null",  # a page opened from a file, but also a sandboxed frame of a foreign page
         "https://app",
         "http://obsidian.md",
         "app://evil.com/path",
@@ -235,7 +235,7 @@ def test_pages_of_desktop_apps_may_call_where_only_this_machine_can(origin: str)
         "moz-extension://abcdef",
     ],
 )
-def test_what_only_looks_like_a_desktop_app_may_not(origin: str) -> None:
+def test_other_schemes_are_no_desktop_apps(origin: str) -> None:
     rules = OriginRules(takes_desktop_apps=True)
     assert not rules.allows(origin, authority("localhost:8000"))
 
@@ -254,7 +254,7 @@ def test_a_star_lets_every_page_in(origin: str) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "port"), [("http", "80"), ("https", "443")])
-def test_a_port_left_out_is_the_schemes_own(scheme: str, port: str) -> None:
+def test_a_missing_port_is_the_schemes_default(scheme: str, port: str) -> None:
     rules = OriginRules()
     assert rules.allows(f"{scheme}://server.test", authority(f"server.test:{port}"))
     assert rules.allows(f"{scheme}://server.test:{port}", authority("server.test"))

@@ -1,4 +1,4 @@
-"""A client that leaves ends the work for it, as long as no answer has begun."""
+"""The work for a client that leaves is cancelled, unless its response has begun."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -58,7 +58,7 @@ def test_the_work_of_a_client_that_left_is_cancelled() -> None:
     asyncio.run(test())
 
 
-def test_an_answer_that_has_begun_sees_it_by_itself() -> None:
+def test_a_response_that_has_begun_watches_for_itself() -> None:
     async def test() -> None:
         connection = Connection()
 
@@ -80,7 +80,7 @@ def test_an_answer_that_has_begun_sees_it_by_itself() -> None:
     asyncio.run(test())
 
 
-def test_answers_and_errors_pass() -> None:
+def test_responses_and_errors_pass_through() -> None:
     async def test() -> None:
         async def answers(request: Request) -> Response:
             return Response(await request.body())

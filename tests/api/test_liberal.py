@@ -1,4 +1,4 @@
-"""Numbers and nothings as languages with fewer types write them, on every route that decodes."""
+"""Numbers and empty values as loosely typed languages write them, on every route with a body."""
 
 import json
 import time
@@ -77,7 +77,7 @@ def test_a_float_without_a_fraction_is_an_integer(
         assert caught.value.param == field
 
 
-def test_whole_floats_may_be_many_and_stand_deeper() -> None:
+def test_whole_floats_may_be_many_and_nested() -> None:
     body = read(ChatCompletionRequest, {**CHAT, "max_tokens": 4.0, "n": 1.0, "seed": -1.0})
     assert (body.max_tokens, body.n, body.seed) == (4, 1, -1)
     thinking = {"type": "enabled", "budget_tokens": 2048.0}
@@ -86,8 +86,8 @@ def test_whole_floats_may_be_many_and_stand_deeper() -> None:
     assert read(CompletionRequest, {**COMPLETION, "prompt": [[1.0, 2.0], [3]]}).prompts[0] == [1, 2]
 
 
-def test_other_values_stay_as_they_were_written() -> None:
-    """Also where they look like whole floats: in texts, and in values that are passed on."""
+def test_other_values_stay_unchanged() -> None:
+    """Even if they look like whole floats: in strings, and in values that are passed on."""
     said = [{"role": "user", "content": '4.0 and "5.0" \\ 6.0'}]
     kwargs = {"scale": 4.0, "text": "4.0"}
     body = read(
@@ -139,7 +139,7 @@ EMPTIES: tuple[Any, ...] = ("", [], {}, False)
         (TextBody, NATIVE, "stop response_format seed max_new_tokens"),
     ],
 )
-def test_an_empty_text_list_or_object_is_a_field_not_given(
+def test_an_empty_string_list_or_object_counts_as_absent(
     kind: type[Any], body: dict[str, Any], fields: str
 ) -> None:
     for field in fields.split():
@@ -167,11 +167,11 @@ KINDS: list[tuple[type[msgspec.Struct], dict[str, Any]]] = [
     (NativeImageFields, IMAGES),
     (TokenizeRequest, {"messages": HELLO}),
 ]
-TEXTS = {"input", "prompt", "stop"}  # an empty one of these is a text, or stops nothing
+TEXTS = {"input", "prompt", "stop"}  # an empty one of these is text, or no stop string
 
 
 @pytest.mark.parametrize(("kind", "body"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
-def test_an_empty_text_in_any_field_is_none_given(
+def test_an_empty_string_in_any_field_counts_as_absent(
     kind: type[msgspec.Struct], body: dict[str, Any]
 ) -> None:
     optional = [field for field in msgspec.structs.fields(kind) if not field.required]
@@ -190,7 +190,7 @@ def test_an_empty_text_in_any_field_is_none_given(
         (MessageRequest, MESSAGES, {"output_config": {"effort": ""}}),
     ],
 )
-def test_an_empty_text_for_a_choice_is_none_given_at_any_depth(
+def test_an_empty_string_for_a_choice_counts_as_absent_at_any_depth(
     kind: type[msgspec.Struct], body: dict[str, Any], fields: dict[str, Any]
 ) -> None:
     assert read(kind, {**body, **fields}) == read(kind, body)
@@ -210,13 +210,13 @@ def test_an_empty_text_for_a_choice_is_none_given_at_any_depth(
             "mode": "", "tools": [{"type": "function", "function": {"name": "f"}}]}}},
     ],
 )  # fmt: skip
-def test_an_empty_type_or_mode_is_the_usual_one(fields: dict[str, Any]) -> None:
+def test_an_empty_type_or_mode_is_the_default(fields: dict[str, Any]) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     answer = read(ChatCompletionRequest, {**CHAT, "tools": tools, **fields}).answer()
     assert answer.format is None and not answer.use.is_required and len(answer.use.tools) == 1
 
 
-def test_what_must_be_there_must_not_be_empty() -> None:
+def test_required_fields_must_not_be_empty() -> None:
     empties: list[Any] = ["", {}]
     for empty in empties:
         with pytest.raises(InvalidRequest) as caught:
@@ -228,7 +228,7 @@ def test_what_must_be_there_must_not_be_empty() -> None:
 
 
 def test_a_large_wrong_body_is_read_a_few_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A field is mended once, however many of its values are wrong."""
+    """A field is mended once for all its wrong values."""
     reads: list[int] = []
     encode = msgspec.json.encode
 
@@ -246,7 +246,7 @@ def test_a_large_wrong_body_is_read_a_few_times_at_most(monkeypatch: pytest.Monk
     assert caught.value.param == "prompt[0]" and not reads
 
 
-def test_however_many_fields_are_wrong_a_large_body_is_read_twice() -> None:
+def test_a_large_body_is_read_twice_however_many_fields_are_wrong() -> None:
     ids = b"[%b]" % b",".join([b"1"] * 200_000)
     names = [field.encode_name for field in msgspec.structs.fields(CompletionRequest)]
     wrong = [name for name in names if name not in ("model", "prompt")]
@@ -262,8 +262,8 @@ def test_however_many_fields_are_wrong_a_large_body_is_read_twice() -> None:
     assert wrong_s < 8 * once_s + 0.01
 
 
-def test_long_numbers_are_looked_at_once() -> None:
-    """No pattern goes back over digits: each of these took seconds when it did."""
+def test_long_numbers_are_scanned_once() -> None:
+    """The pattern never backtracks over digits: each of these took seconds when it did."""
     for digits in (b"9" * 60_000, b"1.5" + b"0" * 60_000, b"1e" + b"9" * 60_000):
         with pytest.raises(InvalidRequest) as caught:
             decode(b'{"model":"m","prompt":[1.0,%b]}' % digits, CompletionRequest)

@@ -16,7 +16,7 @@ async def failing() -> AsyncGenerator[NamedEvent, None]:
     raise EngineFailed("out of memory")
 
 
-def test_it_is_an_event_in_the_shape_of_their_errors() -> None:
+def test_a_failure_is_an_event_in_the_shape_of_their_errors() -> None:
     async def app(scope, receive, send):  # type: ignore[no-untyped-def]
         await NamedEventStream(failing(), error_event)(scope, receive, send)
 

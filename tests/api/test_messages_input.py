@@ -1,4 +1,4 @@
-"""Anthropic's conversations in chat's words: each kind of block, tool and wish."""
+"""Anthropic's conversations → chat's types: each kind of block, tool and option."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def request(**fields: Any) -> PromptFields:
 
 
 def told(*messages: Any, **fields: Any) -> list[dict[str, Any]]:
-    """The chat messages, absent fields left out."""
+    """The chat messages, without absent fields."""
     found: list[Message] = request(messages=list(messages), **fields).conversation()
     return [
         {key: value for key, value in msgspec.to_builtins(message).items() if value is not None}
@@ -51,7 +51,7 @@ def result(id: str, content: Any = None, **more: Any) -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": id, "content": content, **more}
 
 
-def test_strings_and_text_blocks_say_the_same() -> None:
+def test_strings_and_text_blocks_are_equivalent() -> None:
     plain = told({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"})
     assert plain == [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
     assert told(user(text("Hello")), assistant(text("Hi"))) == plain
@@ -76,7 +76,7 @@ def test_consecutive_messages_of_a_role_are_one_turn() -> None:
     ]
 
 
-def test_a_system_message_may_stand_within_the_conversation() -> None:
+def test_a_system_message_may_be_anywhere_in_the_conversation() -> None:
     assert told(*HELLO, {"role": "system", "content": "Be brief."}, *HELLO)[1] == {
         "role": "system",
         "content": "Be brief.",
@@ -101,19 +101,19 @@ def test_calls_and_thinking_belong_to_the_assistants_message() -> None:
     }
 
 
-def test_an_input_may_be_sent_as_text() -> None:
+def test_a_tool_input_may_be_sent_as_text() -> None:
     for text, read in (("{}", {}), ("", {}), ('{"city": "Rome"}', {"city": "Rome"})):
         turn = assistant({**use("toolu_1"), "input": text})
         arguments = told(turn)[0]["tool_calls"][0]["function"]["arguments"]
         assert msgspec.json.decode(arguments) == read
 
 
-def test_a_message_of_calls_alone_has_no_content_and_one_of_nothing_is_empty() -> None:
+def test_a_message_of_calls_has_no_content_and_one_without_blocks_is_empty() -> None:
     assert "content" not in told(*HELLO, assistant(use("a")))[1]
     assert told(*HELLO, assistant())[1] == {"role": "assistant", "content": ""}
 
 
-def test_results_are_messages_of_their_own_before_what_the_user_says() -> None:
+def test_tool_results_are_messages_of_their_own_before_the_users() -> None:
     turn = user(
         result("a", "21 degrees"),
         result("b", [text("one"), text("two")]),
@@ -131,7 +131,7 @@ def test_results_are_messages_of_their_own_before_what_the_user_says() -> None:
 
 
 @pytest.mark.parametrize("kind", ["image", "document", "container_upload", "new"])
-def test_what_is_no_text_is_refused_where_a_user_says_it(kind: str) -> None:
+def test_non_text_blocks_of_a_user_are_refused(kind: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         told(user(text("x"), {"type": kind, "source": {"type": "base64", "data": "x"}}))
     assert kind in caught.value.message and caught.value.param == "messages[0].content[1]"
@@ -150,7 +150,7 @@ HOSTED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("block", HOSTED, ids=lambda block: block["type"])
-def test_what_hosted_tools_have_left_is_left_out_and_named(block: Any) -> None:
+def test_blocks_of_hosted_tools_are_ignored_and_reported(block: Any) -> None:
     turn = assistant(text("I look."), block, text("Rain."))
     assert told(*HELLO, turn)[1] == {"role": "assistant", "content": "I look.\nRain."}
     asked = request(messages=[*HELLO, turn, *HELLO])
@@ -158,7 +158,7 @@ def test_what_hosted_tools_have_left_is_left_out_and_named(block: Any) -> None:
 
 
 @pytest.mark.parametrize("type", ["input_text", "output_text"])
-def test_a_text_is_read_by_openais_names_too(type: str) -> None:
+def test_text_is_also_read_by_openais_names(type: str) -> None:
     block = {"type": type, "text": "a"}
     turns = [user(block), assistant(block, use("a")), user(result("a", [block]))]
     asked = told(*turns, system=[block])
@@ -166,7 +166,7 @@ def test_a_text_is_read_by_openais_names_too(type: str) -> None:
     assert request(messages=turns).left_out == []
 
 
-def test_of_a_result_only_what_is_no_text_is_left_out() -> None:
+def test_only_non_text_parts_of_a_result_are_ignored() -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
     turns = [*HELLO, assistant(use("a"), use("b")), user(result("a", [image, text("one")]),
                                                          result("b", [image]))]  # fmt: skip
@@ -216,19 +216,19 @@ def test_a_summary_of_an_earlier_conversation_is_read() -> None:
         (assistant({"type": "tool_use", "input": {}, "name": "f"}), "messages[0].content[0].id"),
     ],
 )
-def test_a_block_that_lacks_something_or_stands_elsewhere_is_named(turn: Any, param: str) -> None:
+def test_an_incomplete_or_misplaced_block_is_reported(turn: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         told(turn)
     assert caught.value.param == param
 
 
-def test_a_system_prompt_is_text_alone() -> None:
+def test_a_system_prompt_is_text_only() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         told(*HELLO, system=[{"type": "image"}])
     assert caught.value.param == "system[0]"
 
 
-def test_tools_are_declared_in_the_form_that_templates_know() -> None:
+def test_tools_are_declared_in_the_form_of_templates() -> None:
     [weather, now] = request(tools=[WEATHER, TIME]).answer().use.tools
     assert weather.definition == {
         "type": "function",
@@ -276,7 +276,7 @@ def test_a_tool_choice_says_which_calls_may_or_must_come(
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "now"}}, "tool_choice"),
     ],
 )
-def test_odd_tools_are_named(fields: Any, param: str) -> None:
+def test_invalid_tools_are_reported(fields: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         request(**fields).answer()
     assert caught.value.param == param
@@ -287,7 +287,7 @@ def test_odd_tools_are_named(fields: Any, param: str) -> None:
     ["web_search_20250305", "bash_20250124", "text_editor_20250728", "computer_20250124",
      "code_execution_20250825", "mcp_toolset"],
 )  # fmt: skip
-def test_tools_that_anthropic_brings_are_left_out_unless_one_must_be_called(kind: str) -> None:
+def test_anthropics_own_tools_are_ignored_unless_one_must_be_called(kind: str) -> None:
     hosted = {"type": kind, "name": "web_search", "max_uses": 5}
     asked = request(tools=[TIME, hosted, WEATHER])
     assert [tool.name for tool in asked.answer().use.tools] == ["now", "get_weather"]
@@ -304,7 +304,7 @@ def test_tools_that_anthropic_brings_are_left_out_unless_one_must_be_called(kind
 
 
 @pytest.mark.parametrize("hosted", [{"google_search": {}}, {"type": None, "foo": 1}, {"type": ""}])
-def test_a_tool_that_says_nothing_of_a_function_is_none(hosted: Any) -> None:
+def test_a_tool_that_is_not_a_function_is_ignored(hosted: Any) -> None:
     asked = request(tools=[TIME, hosted])
     assert [tool.name for tool in asked.answer().use.tools] == ["now"]
     assert asked.left_out == ["tools[1]"]
@@ -342,7 +342,7 @@ def test_a_format_is_a_schema_under_its_new_or_its_old_name() -> None:
     assert request(output_config={"effort": "low", "format": None}).answer().format is None
 
 
-def test_a_format_is_for_answers_that_need_not_be_calls() -> None:
+def test_a_format_and_a_required_call_exclude_each_other() -> None:
     fields: Any = {"output_config": {"format": {"type": "json_schema", "schema": {}}}}
     for choice in (None, {"type": "auto"}, {"type": "none"}):
         assert request(tools=[WEATHER], tool_choice=choice, **fields).answer().format

@@ -1,4 +1,4 @@
-"""The parts of an answer as content blocks, and as the events that add up to them."""
+"""An answer's pieces as content blocks, and as the events that add up to them."""
 
 import json
 from typing import Any
@@ -59,7 +59,7 @@ def events_of(pieces: list[Piece], hides_thinking: bool = False) -> list[dict[st
 
 
 def added_up(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As a client reads them: one block is open at a time, and they are numbered through."""
+    """The blocks as a client reads them: one open at a time, numbered in order."""
     blocks: list[dict[str, Any]] = []
     arguments = ""
     is_open = False
@@ -88,7 +88,7 @@ def added_up(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("pieces", "blocks"), ANSWERS)
-def test_blocks_stand_in_the_order_in_which_their_parts_came(
+def test_blocks_are_in_the_order_of_their_pieces(
     pieces: list[Piece], blocks: list[dict[str, Any]]
 ) -> None:
     assert without_ids(content_blocks(pieces, hides_thinking=False)) == blocks
@@ -128,10 +128,10 @@ def test_omitted_thinking_leaves_an_empty_block() -> None:
         (['{"a": [1, {"b": "c"', ', "d'], {"a": [1, {"b": "c"}]}),
     ],
 )
-def test_a_call_that_was_cut_off_has_what_was_whole_of_it(
+def test_a_call_that_was_cut_off_keeps_its_complete_parts(
     arguments: list[str], input_: dict[str, object]
 ) -> None:
-    """A stream tells of it too, and clients that read it come to the same."""
+    """In a stream too: clients that read it get the same block."""
     cut: list[Piece] = [Content("I look."), CallStart("f"), *map(CallArguments, arguments)]
     assert without_ids(content_blocks(cut, False)) == [
         {"type": "text", "text": "I look."},

@@ -1,4 +1,4 @@
-"""What the middleware notes of a request, whoever ends it."""
+"""What the middleware records about a request, however it ends."""
 
 import pytest
 from asgi import Header, call, scope_of
@@ -30,7 +30,7 @@ async def find_the_client_gone(request: Request) -> Response:
 
 
 def counted(path: str, *headers: Header, api_keys: tuple[str, ...] = ()) -> str:
-    """The line for the one request that was made."""
+    """The metrics line of one request."""
     metrics = Metrics()
     app = Starlette(
         routes=[
@@ -61,12 +61,12 @@ def test_an_answer_counts_for_its_route_under_any_prefix(path: str) -> None:
     assert counted(path) == '{route="/v1/models/{id:path}",model="org/name",status="2xx"} 1'
 
 
-def test_what_no_route_leads_to_has_no_label() -> None:
+def test_an_unknown_path_has_no_label() -> None:
     assert counted("/any/thing") == '{route="",model="",status="4xx"} 1'
 
 
 @pytest.mark.parametrize("host", [HOST, ("host", "evil.com")], ids=["no key", "foreign host"])
-def test_what_the_guard_refuses_counts_without_a_route(host: Header) -> None:
+def test_requests_refused_by_the_guard_count_without_a_route(host: Header) -> None:
     refused = counted("/v1/models/a", host, api_keys=("secret",))
     assert refused == '{route="",model="",status="4xx"} 1'
 

@@ -1,4 +1,4 @@
-"""Nulls of what may be left out, and values that could be chosen."""
+"""Nulls in optional places, and wrong choices."""
 
 import json
 import re
@@ -39,7 +39,7 @@ from localinfra.errors import InvalidRequest
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *PARTS], ids=lambda kind: kind.__name__)
-def test_a_null_is_a_field_not_given_wherever_it_may_be_left_out(
+def test_a_null_in_an_optional_field_counts_as_absent(
     kind: type[msgspec.Struct],
 ) -> None:
     num_tried = 0
@@ -51,7 +51,7 @@ def test_a_null_is_a_field_not_given_wherever_it_may_be_left_out(
                 continue
             with_null = wrap(json_of(info, field, b"null"))
             read = decode(with_null, kind).value
-            # Where it has none, nothing has been said, which is more than a field forgotten.
+            # Without a default, a null is read but differs from an absent field.
             if has_default(field):
                 assert read == decode(wrap(json_of(info)), kind).value, (path, field.encode_name)
             if kind in PARTS and kind is not tools.ToolType:
@@ -61,8 +61,8 @@ def test_a_null_is_a_field_not_given_wherever_it_may_be_left_out(
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *PARTS], ids=lambda kind: kind.__name__)
-def test_a_null_in_a_list_or_a_map_is_nothing_there(kind: type[msgspec.Struct]) -> None:
-    """But for lists that are answered by their places."""
+def test_a_null_in_a_list_or_a_map_is_dropped(kind: type[msgspec.Struct]) -> None:
+    """Except in lists whose items are answered by index."""
     for path, info, wrap in places(inspect.type_info(kind)):
         if not isinstance(info, inspect.StructType):
             continue
@@ -79,7 +79,7 @@ def test_a_null_in_a_list_or_a_map_is_nothing_there(kind: type[msgspec.Struct]) 
 
 
 def with_nulls(info: inspect.Type) -> Iterator[tuple[bytes, bytes]]:
-    """Lists and maps of a type that take no null, without one and with."""
+    """JSON for a type's lists and maps that take no null, without one and with one."""
     match info:
         case inspect.Metadata():
             yield from with_nulls(info.type)
@@ -94,7 +94,7 @@ def with_nulls(info: inspect.Type) -> Iterator[tuple[bytes, bytes]]:
             yield b'{"5":%b}' % item, b'{"4":null,"5":%b}' % item
 
 
-def test_a_null_among_tools_and_items_is_nothing_there() -> None:
+def test_a_null_among_tools_and_items_is_dropped() -> None:
     for kind in (CHAT, RESPONSES):
         sent: list[Any] = [
             None,
@@ -136,7 +136,7 @@ def test_a_null_among_tools_and_items_is_nothing_there() -> None:
         (RESPONSES, {"tools": [{**ADD, "parameters": None, "strict": None}]}),
     ],
 )  # fmt: skip
-def test_nulls_pass_where_nothing_does(kind: type[Any], fields: dict[str, Any]) -> None:
+def test_nulls_are_accepted_where_absence_is(kind: type[Any], fields: dict[str, Any]) -> None:
     decoded = decode(json.dumps({**BODIES[kind], **fields}).encode(), kind)
     if kind is RESPONSES:
         conversation_request(Request(scope_of()), decoded.value, None)
@@ -166,7 +166,7 @@ def test_nulls_are_dropped_from_long_conversations_too() -> None:
          "messages[0].content[0].type"),
     ],
 )  # fmt: skip
-def test_what_must_be_there_must_not_be_null(
+def test_required_fields_must_not_be_null(
     kind: type[Any], fields: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -178,7 +178,7 @@ def test_what_must_be_there_must_not_be_null(
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *PARTS], ids=lambda kind: kind.__name__)
-def test_a_wrong_choice_names_the_right_ones(kind: type[msgspec.Struct]) -> None:
+def test_a_wrong_choice_lists_the_right_ones(kind: type[msgspec.Struct]) -> None:
     for path, info, wrap in places(inspect.type_info(kind)):
         if isinstance(info, inspect.LiteralType):
             with pytest.raises(InvalidRequest) as caught:
@@ -187,7 +187,7 @@ def test_a_wrong_choice_names_the_right_ones(kind: type[msgspec.Struct]) -> None
             assert f"none of {', '.join(map(str, info.values))}" in caught.value.message
 
 
-def test_a_near_choice_is_suggested() -> None:
+def test_a_similar_choice_is_suggested() -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "User", "content": "a"}]}).encode()
     with pytest.raises(InvalidRequest) as caught:
         decode(body, CHAT)

@@ -1,4 +1,4 @@
-"""Paths as clients spell them, and what one is told who asks for a path that isn't there."""
+"""Paths as clients spell them, and the advice for unknown paths."""
 
 import pytest
 from asgi import Header, Reply, call, scope_of
@@ -88,13 +88,13 @@ def ask(app: Starlette, method: str, path: str, *headers: Header) -> Reply:
         ("/v1/health", "/health"),
         ("/v1/openai/metrics/", "/metrics"),
         ("/v1/tokenizer_info", "/tokenizer_info"),
-        # These are others' and have a hint of their own.
+        # Paths of other servers' APIs, with advice of their own.
         ("/api/embed", "/api/embed"),
         ("/api/embeddings", "/api/embeddings"),
         ("/embed", "/embed"),
         ("/v2/chat/completions", "/v2/chat/completions"),
         ("/v1beta/models", "/v1beta/models"),
-        # These stay what they are.
+        # These stay unchanged.
         ("/v1/openai/chat/completions", "/v1/openai/chat/completions"),
         ("/inference-api/openai/v1/models", "/inference-api/openai/v1/models"),
         ("/tokenize", "/tokenize"),
@@ -107,7 +107,7 @@ def ask(app: Starlette, method: str, path: str, *headers: Header) -> Reply:
         ("*", "*"),
     ],
 )
-def test_a_path_is_read_as_it_was_meant(given: str, meant: str) -> None:
+def test_a_path_is_read_as_it_is_meant(given: str, meant: str) -> None:
     assert canonical(given) == meant
     assert canonical(meant) == meant
 
@@ -124,7 +124,7 @@ def test_a_path_is_read_as_it_was_meant(given: str, meant: str) -> None:
         ("HEAD", "/", 200),
         ("HEAD", "/health", 200),
         ("HEAD", "/metrics", 200),
-        # The handler is reached: it says that the body has no model.
+        # The handler is reached: the body has no model.
         ("POST", "/rerank", 400),
         ("POST", "/v1/rerank/", 400),
         ("POST", "/v1/reranking", 400),
@@ -148,9 +148,7 @@ def test_the_spelling_does_not_matter_to_the_answer(
 
 @pytest.mark.parametrize("prefix", ["", "/v1", "/v1/openai", "/openai/v1"])
 @pytest.mark.parametrize("model", ["m", "org/m", "org%2Fm"])
-def test_a_model_in_the_path_has_each_of_its_routes(
-    app: Starlette, prefix: str, model: str
-) -> None:
+def test_a_model_can_be_in_the_path_of_each_route(app: Starlette, prefix: str, model: str) -> None:
     for route, param in (("chat/completions", "messages"), ("completions", "prompt"),
                          ("embeddings", "input")):  # fmt: skip
         reply = ask(app, "POST", f"{prefix}/engines/{model}/{route}", JSON)
@@ -179,18 +177,18 @@ def test_every_base_url_goes_with_every_client(app: Starlette, base: str) -> Non
 
 
 @pytest.mark.parametrize("base", ["/anthropic", "/anthropic/v1", "/v1/anthropic/v1"])
-def test_anthropics_clients_are_answered_in_their_form(app: Starlette, base: str) -> None:
+def test_anthropics_clients_are_answered_in_their_shape(app: Starlette, base: str) -> None:
     assert b'"type":"error"' in ask(app, "POST", f"{base}/messages", JSON).body
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/", "//v1/models", "/models", "/", "//"])
-def test_no_spelling_does_without_the_key(locked: Starlette, path: str) -> None:
+def test_no_spelling_avoids_the_key(locked: Starlette, path: str) -> None:
     assert ask(locked, "GET", path).status == 401
     assert ask(locked, "GET", path, ("authorization", "Bearer secret")).status == 200
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/", "//health"])
-def test_health_needs_none_in_any_spelling(locked: Starlette, path: str) -> None:
+def test_health_needs_no_key_in_any_spelling(locked: Starlette, path: str) -> None:
     assert ask(locked, "GET", path).status == 200
     assert ask(locked, "GET", "/v1/models/../../health").status == 401
 
@@ -227,7 +225,7 @@ def test_health_needs_none_in_any_spelling(locked: Starlette, path: str) -> None
         ("/nowhere", "/v1/chat/completions"),
     ],
 )
-def test_a_path_that_is_not_there_says_what_to_do(app: Starlette, path: str, words: str) -> None:
+def test_an_unknown_path_says_what_to_do(app: Starlette, path: str, words: str) -> None:
     reply = ask(app, "POST", path, JSON)
     assert reply.status == 404 and words in str(reply.error["message"]), reply.error
     assert "{" not in str(reply.error["message"])

@@ -1,4 +1,4 @@
-"""A body through a request: content type, size, pace, and what all of them may hold."""
+"""A request's body: content type, size, pace, and the limit on all bodies together."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ def read(
     chunks: Sequence[bytes | float | None],
     headers: Sequence[tuple[str, str]] = OK,
 ) -> Decoded[Chat]:
-    """Bytes arrive, a number is a pause in seconds, None is the client leaving."""
+    """Reads a body from these chunks; a number is a pause in seconds, None a disconnect."""
     queue = list(chunks)
 
     async def receive() -> Message:
@@ -129,7 +129,7 @@ def test_a_declared_length_is_not_trusted(length: str) -> None:
         read([padded(101)], [*OK, ("content-length", length)])
 
 
-def test_a_body_that_comes_too_slowly_is_refused() -> None:
+def test_a_slow_body_is_refused() -> None:
     drip = [part for byte in padded(50) for part in (0.03, bytes([byte]))]
     slow: list[list[bytes | float]] = [[5.0, b""], [b'{"mo', 5.0, b""], drip]
     for chunks in slow:
@@ -143,10 +143,10 @@ def test_a_client_that_leaves_ends_the_request() -> None:
             read(chunks)
 
 
-def test_unfinished_bodies_share_one_bound() -> None:
+def test_unfinished_bodies_share_one_limit() -> None:
     free = UnfinishedBodies.FREE_BYTES
     bodies = UnfinishedBodies(1000)
-    for size in (1, free // 2, free):  # an ordinary request's is not counted
+    for size in (1, free // 2, free):  # ordinary bodies are not counted
         bodies.grow(0, size)
     bodies.grow(0, free + 600)
     with pytest.raises(QueueFull):
@@ -161,7 +161,7 @@ def test_unfinished_bodies_share_one_bound() -> None:
 @pytest.mark.parametrize(
     "end", [b"", b"]", None], ids=["cut by its limit", "whole", "the client leaves"]
 )
-def test_a_body_gives_its_place_back_however_it_ends(end: bytes | None) -> None:
+def test_a_body_frees_its_bytes_however_it_ends(end: bytes | None) -> None:
     bodies = UnfinishedBodies(10_000_000)
     limits = BodyLimits(300_000, 5.0, bodies)
     chunk = b"[" + b"0," * 50_000

@@ -1,4 +1,4 @@
-"""The line of the log for a request, through the application."""
+"""A request's log line, through the application."""
 
 import logging
 from collections.abc import AsyncGenerator
@@ -149,7 +149,7 @@ USER = {"role": "user", "content": "SECRET"}
         ("images/generations", {"prompt": "a", "size": "SECRET"}, "400 invalid_value (size)"),
     ],
 )  # fmt: skip
-def test_a_line_names_the_place_and_the_fault_and_never_what_stood_there(
+def test_a_line_has_the_place_and_the_fault_but_never_the_value(
     app: Starlette, caplog: pytest.LogCaptureFixture, path: str, fields: Any, words: str
 ) -> None:
     body = msgspec.json.encode({"model": "SECRET", **fields})
@@ -170,12 +170,12 @@ def test_a_line_names_the_place_and_the_fault_and_never_what_stood_there(
         ("messages[0].content", "messages[0].content"),
     ],
 )  # fmt: skip
-def test_a_path_ends_where_names_are_the_clients(param: str, place: str) -> None:
+def test_a_path_is_cut_before_the_clients_own_names(param: str, place: str) -> None:
     error = UnsupportedParameter("SECRET is no keyword", param)
     assert reason(error) == f"unsupported_parameter ({place})"
 
 
-def test_what_went_well_is_logged_at_debug_level_only(
+def test_successful_requests_are_logged_at_debug_level_only(
     app: Starlette, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert line_of(app, caplog, "GET", "/v1/models").startswith("DEBUG GET /v1/models 200")

@@ -33,7 +33,7 @@ def read(given: Any) -> list[AnyItem]:
 
 
 def messages(*items: Any) -> list[dict[str, Any]]:
-    """As a template gets them."""
+    """The messages as a template gets them."""
     return normalize(messages_of(read(items)))
 
 
@@ -68,13 +68,13 @@ def test_text_parts_are_joined_by_newlines() -> None:
     assert messages({"role": "user", "content": parts}) == [user("one\ntwo")]
 
 
-def test_a_refusal_is_what_the_assistant_said() -> None:
+def test_a_refusal_is_the_assistants_text() -> None:
     part = {"type": "refusal", "refusal": "I won't."}
     [message] = messages({"role": "assistant", "content": [part]})
     assert message == {"role": "assistant", "content": "I won't."}
 
 
-def test_a_call_is_an_assistants_message_and_its_output_a_tools() -> None:
+def test_a_call_becomes_an_assistant_message_and_its_output_a_tool_message() -> None:
     assert messages(user("1+1?"), CALL, OUTPUT) == [
         user("1+1?"),
         {"role": "assistant", "content": None, "tool_calls": [PLAIN_CALL]},
@@ -96,20 +96,20 @@ def test_reasoning_belongs_to_the_message_that_follows() -> None:
     ]
 
 
-def test_a_summary_stands_in_for_hidden_reasoning() -> None:
+def test_a_summary_replaces_hidden_reasoning() -> None:
     summary = [{"type": "summary_text", "text": "Kindness."}]
     hidden = {"type": "reasoning", "id": "r", "summary": summary, "encrypted_content": "gAAA"}
     [message] = messages(hidden, said("Hello!"))
     assert message["reasoning_content"] == "Kindness."
 
 
-def test_reasoning_that_can_not_be_read_is_left_out() -> None:
+def test_unreadable_reasoning_is_ignored() -> None:
     hidden = {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "gAAA"}
     assert messages(hidden, user("Hi")) == [user("Hi")]
     assert messages_of(read([hidden])) == []
 
 
-def test_what_the_assistant_does_in_a_row_is_one_message() -> None:
+def test_consecutive_items_of_the_assistant_are_one_message() -> None:
     second = {**CALL, "call_id": "c2", "name": "sub", "arguments": "{}"}
     [message, *_] = messages(thought("Hm."), said("Let me see."), CALL, second, OUTPUT)
     assert message["content"] == "Let me see." and message["reasoning_content"] == "Hm."
@@ -135,17 +135,17 @@ def test_a_last_message_of_the_assistant_will_be_continued() -> None:
     assert messages_of([*items, rest])[1].content == "1, 2, 3"
 
 
-def test_a_call_that_was_cut_off_is_no_call() -> None:
+def test_a_call_that_was_cut_off_is_dropped() -> None:
     cut = {**CALL, "arguments": '{"a', "status": "incomplete"}
     assert messages(user("1+1?"), cut, user("Well?")) == [user("1+1?"), user("Well?")]
 
 
-def test_arguments_that_are_no_json_stay_text() -> None:
+def test_arguments_that_are_not_json_stay_text() -> None:
     [message] = messages({**CALL, "arguments": "a=1"})
     assert message["tool_calls"][0]["function"]["arguments"] == "a=1"
 
 
-def test_ids_are_kept_and_given_where_there_are_none() -> None:
+def test_ids_are_kept_and_missing_ones_are_made() -> None:
     given = read([{**user("Hi"), "id": "msg_mine"}, thought(""), CALL, OUTPUT, said("x")])
     assert [item.id for item in given[:2]] == ["msg_mine", "rs_1"]
     assert [item.id.partition("_")[0] for item in given[2:]] == ["fc", "fco", "msg"]
@@ -183,7 +183,7 @@ def test_a_reference_stands_for_a_stored_item(reference: dict[str, str]) -> None
         ({}, "input[1].id"),
     ],
 )
-def test_a_wrong_item_is_told_by_its_path(item: Any, param: str) -> None:
+def test_a_wrong_item_is_reported_with_its_path(item: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read([user("Hi"), item])
     assert (caught.value.param, caught.value.code) == (param, "invalid_value")
@@ -198,7 +198,7 @@ def test_a_wrong_item_is_told_by_its_path(item: Any, param: str) -> None:
         ({"role": "user", "content": [{"type": "new"}]}, "input[0].content[0]"),
     ],
 )
-def test_what_no_text_model_reads_is_refused_where_a_user_says_it(item: Any, param: str) -> None:
+def test_non_text_parts_of_a_user_are_refused(item: Any, param: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         read([item])
     assert caught.value.param == param
@@ -221,7 +221,7 @@ def test_what_no_text_model_reads_is_refused_where_a_user_says_it(item: Any, par
         {"type": "of_next_year", "id": "n_1", "content": 5},
     ],
 )
-def test_items_without_a_text_are_left_out_and_named(item: dict[str, Any]) -> None:
+def test_items_without_text_are_ignored_and_reported(item: dict[str, Any]) -> None:
     found = read_all([user("Hi"), item, said("Hello!"), user("Well?")])
     assert found.left_out == ["input[1]"]
     assert normalize(messages_of(found.items)) == [
@@ -301,7 +301,7 @@ PATCH = {"type": "update_file", "path": "a.py", "diff": "@@"}
         ),
     ],
 )  # fmt: skip
-def test_calls_of_other_kinds_are_calls_too(
+def test_calls_of_other_kinds_become_function_calls(
     items: list[Any], name: str, arguments: Any, output: str
 ) -> None:
     found = read_all([user("Hi"), *items, user("Well?")])
@@ -315,7 +315,7 @@ def test_calls_of_other_kinds_are_calls_too(
 
 
 @pytest.mark.parametrize("kind", ["function_call_output", "custom_tool_call_output"])
-def test_of_an_output_only_what_is_no_text_is_left_out(kind: str) -> None:
+def test_only_non_text_parts_of_an_output_are_ignored(kind: str) -> None:
     parts = [
         {"type": "input_image", "image_url": "data:image/png;base64,"},
         {"type": "input_text", "text": "an image"},
@@ -327,7 +327,7 @@ def test_of_an_output_only_what_is_no_text_is_left_out(kind: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "assistant"])
-def test_of_other_messages_only_what_is_no_text_is_left_out(role: str) -> None:
+def test_only_non_text_parts_of_other_messages_are_ignored(role: str) -> None:
     parts = [{"type": "input_image"}, {"type": "text", "text": "a"}, {"type": "of_next_year"}]
     found = read_all([user("Hi"), {"role": role, "content": parts}])
     assert found.left_out == ["input[1].content[0]", "input[1].content[2]"]
@@ -336,7 +336,7 @@ def test_of_other_messages_only_what_is_no_text_is_left_out(role: str) -> None:
 
 @pytest.mark.parametrize("type", ["text", "input_text", "output_text"])
 @pytest.mark.parametrize("role", ["user", "system", "assistant"])
-def test_a_text_is_read_by_whichever_name(role: str, type: str) -> None:
+def test_text_is_read_under_any_name(role: str, type: str) -> None:
     message = {"role": role, "content": [{"type": type, "text": "a"}]}
     assert messages(message) == [{"role": role, "content": "a"}]
 

@@ -1,4 +1,4 @@
-"""Parts of an answer → output items and their events."""
+"""An answer's pieces → output items and their events."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ ANSWER: list[Piece] = [Thought("Hm"), Thought("."), Content("Let"), Content(" me
 
 
 def plain(value: Any) -> Any:
-    """As a client reads it."""
+    """The value as a client reads it."""
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
@@ -38,7 +38,7 @@ def names(events: list[ResponsesEvent]) -> list[str]:
     return [event.kind.removeprefix("response.") for event in events]
 
 
-def test_a_message_is_begun_said_and_ended() -> None:
+def test_a_message_has_events_from_start_to_end() -> None:
     events, [message] = write([Content("Hel"), Content("lo")])
     assert names(events) == [
         "output_item.added", "content_part.added", "output_text.delta", "output_text.delta",
@@ -83,7 +83,7 @@ def test_a_call_is_an_item_with_its_arguments() -> None:
 
 @pytest.mark.parametrize("end", range(1, len(ANSWER) + 1))
 @pytest.mark.parametrize("is_cut", [False, True])
-def test_wherever_it_ends_the_events_tell_of_what_the_items_hold(end: int, is_cut: bool) -> None:
+def test_wherever_it_ends_the_events_add_up_to_the_items(end: int, is_cut: bool) -> None:
     events, items = write(ANSWER[:end], is_cut)
     told: dict[int, str] = {}
     done: dict[int, Any] = {}
@@ -103,7 +103,7 @@ def test_wherever_it_ends_the_events_tell_of_what_the_items_hold(end: int, is_cu
     assert len({item["id"] for item in items}) == len(items)
 
 
-def test_what_was_cut_is_incomplete_and_all_before_it_complete() -> None:
+def test_the_item_cut_off_is_incomplete_and_the_others_complete() -> None:
     _, items = write(ANSWER[:6], is_cut=True)
     assert [item["status"] for item in items] == ["completed", "completed", "incomplete"]
     assert items[2]["arguments"] == '{"a"'
@@ -112,7 +112,7 @@ def test_what_was_cut_is_incomplete_and_all_before_it_complete() -> None:
 
 
 @pytest.mark.parametrize("pieces", [[], [Thought("Hm.")]])
-def test_a_finished_answer_has_a_message_even_if_nothing_was_said(pieces: list[Piece]) -> None:
+def test_a_finished_answer_has_a_message_even_without_content(pieces: list[Piece]) -> None:
     _, items = write(pieces)
     assert items[-1]["type"] == "message" and items[-1]["content"][0]["text"] == ""
     assert write([], is_cut=True) == ([], [])
@@ -139,12 +139,12 @@ def step(num_generated: int) -> OutputDelta:
     return OutputDelta(0, scored=(scored,), num_generated=num_generated)
 
 
-def test_tokens_belong_to_the_piece_that_is_said_next() -> None:
+def test_tokens_belong_to_the_next_piece() -> None:
     kinds = TokenKinds()
-    assert kinds.content_of(step(1), []) == []  # the mark that begins the reasoning
+    assert kinds.content_of(step(1), []) == []  # the marker that begins the reasoning
     assert kinds.content_of(step(2), [Thought("Hm")]) == []
     assert kinds.content_of(step(3), [Thought(".")]) == []
-    assert kinds.content_of(step(4), []) == []  # the mark that ends it, with what it held back
+    assert kinds.content_of(step(4), []) == []  # the marker that ends it, with text held back
     said = kinds.content_of(step(5), [Content("Hi")])
     assert kinds.num_reasoning == 3
     assert [token.logprob.token for token in said] == [4, 5]

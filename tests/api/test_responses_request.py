@@ -1,4 +1,4 @@
-"""What of a Responses request reaches the model."""
+"""What the model gets of a Responses request."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def test_effort_reaches_the_template() -> None:
     assert both.template_kwargs == {"enable_thinking": False}
 
 
-def test_tools_are_flat_here_and_as_templates_know_them_there() -> None:
+def test_flat_tools_reach_templates_in_their_form() -> None:
     use = request(tools=[TOOL]).answer().use
     [tool] = use.tools
     function = {"name": "add", "description": "Adds.", "parameters": SCHEMA}
@@ -43,7 +43,7 @@ def test_tools_are_flat_here_and_as_templates_know_them_there() -> None:
         ({"type": "function", "name": "add"}, 1, True, True),
     ],
 )
-def test_a_choice_says_which_tools_are_told_of(
+def test_a_choice_determines_which_tools_the_model_sees(
     choice: Any, num_tools: int, is_required: bool, is_named: bool
 ) -> None:
     tools = [TOOL, {**TOOL, "name": "subtract"}]
@@ -53,12 +53,12 @@ def test_a_choice_says_which_tools_are_told_of(
 
 
 @pytest.mark.parametrize("is_parallel", [True, False])
-def test_calls_are_many_or_one(is_parallel: bool) -> None:
+def test_parallel_calls_can_be_switched_off(is_parallel: bool) -> None:
     use = request(tools=[TOOL], parallel_tool_calls=is_parallel).answer().use
     assert use.is_parallel is is_parallel
 
 
-def test_a_format_names_where_its_schema_stands() -> None:
+def test_a_format_keeps_the_path_of_its_schema() -> None:
     text = {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}
     form = request(text=text).answer().format
     assert form and (form.schema, form.param) == (SCHEMA, "text.format.schema")
@@ -79,7 +79,7 @@ def test_a_format_names_where_its_schema_stands() -> None:
         ({"include": ["reasoning.encrypted_content"]}, None),
     ],
 )
-def test_logprobs_are_computed_where_they_are_wanted(fields: Any, count: int | None) -> None:
+def test_logprobs_are_computed_if_asked_for(fields: Any, count: int | None) -> None:
     asked = request(**fields)
     asked.check()
     assert asked.num_logprobs == count

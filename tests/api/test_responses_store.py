@@ -1,4 +1,4 @@
-"""Kept responses: who finds them, and which go when there are too many."""
+"""Stored responses: who finds them, and which are dropped if there are too many."""
 
 import asyncio
 import threading
@@ -53,7 +53,7 @@ def put(store: ResponseStore, id: str, text: str = "Hello", caller: str = ME) ->
 
 
 def kept(store: ResponseStore, *ids: str) -> list[str]:
-    """Without touching them."""
+    """Those that are stored, without marking them as used."""
     return [id for id in ids if id in vars(store)["_kept"]]
 
 
@@ -67,7 +67,7 @@ def test_a_response_is_found_with_its_conversation() -> None:
     assert store.find("r2", ME) is None and store.find_item("msg_in", ME) is None
 
 
-def test_nobody_finds_or_drops_what_is_somebody_elses() -> None:
+def test_callers_can_not_find_or_drop_others_responses() -> None:
     store = ResponseStore()
     put(store, "r1")
     assert store.find("r1", OTHER) is None
@@ -76,7 +76,7 @@ def test_nobody_finds_or_drops_what_is_somebody_elses() -> None:
     assert store.drop("r1", ME) and store.find("r1", ME) is None
 
 
-def test_the_one_not_used_for_longest_makes_room() -> None:
+def test_the_least_recently_used_is_dropped() -> None:
     store = ResponseStore(max_responses=2)
     put(store, "r1")
     put(store, "r2")
@@ -86,7 +86,7 @@ def test_the_one_not_used_for_longest_makes_room() -> None:
     assert store.find_item("r2_m", ME) is None
 
 
-def test_bytes_are_bounded_too() -> None:
+def test_bytes_are_limited_too() -> None:
     store = ResponseStore(max_bytes=3000)
     for at in range(9):
         put(store, f"r{at}", "x" * 1000)
@@ -97,7 +97,7 @@ def test_bytes_are_bounded_too() -> None:
     assert vars(store)["_num_bytes"] < 1000 and kept(store, "small")
 
 
-def test_who_has_many_pushes_out_his_own_alone() -> None:
+def test_a_caller_with_many_only_pushes_out_their_own() -> None:
     store = ResponseStore(max_responses=10)
     put(store, "other", caller=OTHER)
     for at in range(30):
@@ -182,7 +182,7 @@ def test_a_response_is_read_and_deleted_with_the_key_that_made_it(server: Server
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_another_key_is_told_the_same_as_for_what_never_was(server: Server, method: str) -> None:
+def test_another_key_gets_the_same_answer_as_for_an_unknown_id(server: Server, method: str) -> None:
     answers = [server.ask("/resp_1", method, KEYS[1]), server.ask("/resp_2", method)]
     for reply in answers:
         assert (reply.status, reply.error["code"]) == (404, "response_not_found")
@@ -202,7 +202,7 @@ def request_of(server: Server, key: str) -> Request:
     return Request(scope)
 
 
-def test_another_key_can_not_go_on_from_it_nor_refer_to_its_items(server: Server) -> None:
+def test_another_key_can_not_continue_it_or_refer_to_its_items(server: Server) -> None:
     own, foreign = (request_of(server, key) for key in KEYS)
     found = previous_response(own, "resp_1")
     assert found and len(found.conversation) == 6
@@ -214,8 +214,8 @@ def test_another_key_can_not_go_on_from_it_nor_refer_to_its_items(server: Server
         referenced_item(foreign, "m", "input[0]")
 
 
-def test_references_are_bounded_by_what_they_stand_for(server: Server) -> None:
-    """As if the body had held the items themselves: 0.9 MB would else become 250."""
+def test_references_count_with_the_size_of_their_items(server: Server) -> None:
+    """As if the body held the items themselves: else 0.9 MB could become 250."""
     request = request_of(server, KEYS[0])
     AppState.of(server.app).store(ResponseStore).put(
         "resp_2", RequestState.of(request.scope).caller, b"{}", [], [said("long", "x" * 20_000)], 2
@@ -232,7 +232,7 @@ def test_references_are_bounded_by_what_they_stand_for(server: Server) -> None:
         ask(9900)
 
 
-def test_a_conversation_that_grows_by_its_responses_is_bounded(server: Server) -> None:
+def test_a_continued_conversation_has_a_size_limit(server: Server) -> None:
     request = request_of(server, KEYS[0])
     AppState.of(server.app).store(ResponseStore).put(
         "resp_2", RequestState.of(request.scope).caller, b"{}", [], [said("m2")], MAX_BYTES
@@ -245,7 +245,7 @@ def ids(reply: Reply) -> list[str]:
     return [item["id"] for item in msgspec.json.decode(reply.body)["data"]]
 
 
-def test_input_items_come_in_pages_the_last_one_first(server: Server) -> None:
+def test_input_items_come_in_pages_newest_first(server: Server) -> None:
     assert ids(server.ask("/resp_1/input_items")) == [f"msg_{at}" for at in (4, 3, 2, 1, 0)]
     assert ids(server.ask("/resp_1/input_items?order=asc&limit=2")) == ["msg_0", "msg_1"]
     page: dict[str, Any] = msgspec.json.decode(
@@ -259,7 +259,7 @@ def test_input_items_come_in_pages_the_last_one_first(server: Server) -> None:
     assert ids(empty) == ids(server.ask("/resp_1/input_items"))
 
 
-def test_input_items_are_written_once_and_in_a_thread(
+def test_input_items_are_encoded_once_and_in_a_thread(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[tuple[str, bytes]] = []

@@ -1,4 +1,4 @@
-"""Which of a Responses request's tools a model may call, by which names, and which must be."""
+"""Which tools of a Responses request a model may or must call, and under which names."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def offered(*tools: Any) -> Offered:
 
 
 @pytest.mark.parametrize("hosted", HOSTED, ids=lambda tool: tool["type"])
-def test_what_can_not_run_here_is_left_out_and_named(hosted: Any) -> None:
+def test_tools_that_can_not_run_here_are_ignored_and_reported(hosted: Any) -> None:
     found = offered(ADD, hosted, AGENTS)
     assert [tool.name for tool in found.tools] == ["add", "agents__spawn"]
     assert found.left_out == ["tools[1]"]
@@ -56,7 +56,7 @@ def test_what_can_not_run_here_is_left_out_and_named(hosted: Any) -> None:
     assert not alone.answer().use.tools and alone.offered.shown == []
 
 
-def test_a_namespaces_functions_are_offered_by_flat_names_and_shown_as_they_came() -> None:
+def test_functions_in_a_namespace_have_flat_names_for_the_model_only() -> None:
     found = offered(AGENTS, {**AGENTS, "name": "mcp__x__", "tools": [*HOSTED[:1], ADD]})
     assert found.names == {
         "agents__spawn": ToolName("spawn", "agents"), "mcp__x__add": ToolName("add", "mcp__x__"),
@@ -81,7 +81,7 @@ def test_a_namespaces_functions_are_offered_by_flat_names_and_shown_as_they_came
         ("x" * 200, "spawn"),
     ],
 )
-def test_a_namespace_is_called_as_its_user_likes(namespace: str, flat: str) -> None:
+def test_a_namespace_may_have_any_name(namespace: str, flat: str) -> None:
     asked = request(tools=[ADD, {**AGENTS, "name": namespace}], tool_choice="required")
     assert [tool.name for tool in asked.answer().use.tools] == ["add", flat]
     writer = OutputWriter(asked.offered.names)
@@ -104,7 +104,7 @@ def test_functions_of_one_name_in_two_namespaces_are_two() -> None:
         request(tools=[AGENTS, AGENTS]).answer()
 
 
-def test_a_call_comes_back_by_its_own_name_and_namespace() -> None:
+def test_a_call_is_returned_with_its_own_name_and_namespace() -> None:
     writer = OutputWriter(offered(ADD, AGENTS).names)
     events: list[Any] = []
     for name in ("agents__spawn", "add"):
@@ -165,7 +165,7 @@ def test_a_choice_names_functions_by_either_name(
         ),
     ],
 )
-def test_a_choice_that_only_such_a_tool_can_meet_is_refused(
+def test_a_choice_that_only_an_ignored_tool_fits_is_refused(
     tools: Any, choice: Any, param: str
 ) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
@@ -183,7 +183,7 @@ def test_a_choice_that_only_such_a_tool_can_meet_is_refused(
         "sometimes",
     ],
 )
-def test_a_choice_of_what_is_not_there_is_named(choice: Any) -> None:
+def test_a_choice_of_an_unknown_tool_is_reported(choice: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         request(tools=[ADD, AGENTS], tool_choice=choice).answer()
     assert (caught.value.param or "").startswith("tool_choice")
@@ -203,13 +203,13 @@ def test_a_choice_of_what_is_not_there_is_named(choice: Any) -> None:
          "tools[1].tools[0].name"),
     ],
 )  # fmt: skip
-def test_a_wrong_function_is_named_by_its_path(tool: Any, param: str) -> None:
+def test_a_wrong_function_is_reported_with_its_path(tool: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         offered(ADD, tool)
     assert caught.value.param == param
 
 
-def test_what_else_another_service_would_honour_is_named() -> None:
+def test_other_fields_without_effect_are_reported() -> None:
     asked = request(
         include=["reasoning.encrypted_content", "web_search_call.action.sources"],
         truncation="auto", context_management=[{"type": "compaction"}],
@@ -224,7 +224,7 @@ def test_what_else_another_service_would_honour_is_named() -> None:
 
 
 def test_both_turns_of_codex_are_understood() -> None:
-    """A body of 40 kB, and the next one, in which the calls come back with their outputs."""
+    """A body of 40 kB, and the next one, with the calls and their outputs."""
     output: list[dict[str, Any]] = [
         {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None,
          "content": [{"type": "reasoning_text", "text": "An agent, then."}]},

@@ -1,4 +1,4 @@
-"""Which sockets a host and port stand for."""
+"""Which sockets are bound for a host and port."""
 
 import contextlib
 import errno
@@ -57,7 +57,7 @@ def test_without_ipv6_localhost_is_one_address(
         assert address == "127.0.0.1"
 
 
-def test_a_free_port_that_is_in_use_on_the_other_address_is_passed_over(
+def test_a_port_in_use_on_the_other_address_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[int] = []

@@ -1,4 +1,4 @@
-"""What decoders pass over: names nobody knows, at any depth."""
+"""Unknown names at any depth, which decoders skip."""
 
 import json
 import time
@@ -53,7 +53,7 @@ EPHEMERAL = {"type": "ephemeral"}
          ["messages[0].content[0].citations"]),
         (MESSAGES, {"output_config": {"effort": "low", "foo": 1}, "thinking": {
             "type": "adaptive", "foo": 1}}, ["thinking.foo", "output_config.foo"]),
-        # Each has an effect, or none that anyone could miss, or the client has not used it.
+        # Each has an effect, or can have none, or is empty.
         (CHAT, {"chat_template_kwargs": {"a": {"b": 1}}, "logit_bias": {"5": 1}}, []),
         (CHAT, {"messages": user({**TEXT, "image_url": None, "annotations": []}, audio=None)}, []),
         (CHAT, {"response_format": {"type": "json_object", "schema": {"x-foo": {"y": 1}}}}, []),
@@ -62,7 +62,7 @@ EPHEMERAL = {"type": "ephemeral"}
                     "cache_control": EPHEMERAL}, []),
     ],
 )  # fmt: skip
-def test_names_nobody_knows_are_told_by_their_paths(
+def test_unknown_names_are_reported_with_their_paths(
     kind: type[Any], fields: dict[str, Any], named: list[str]
 ) -> None:
     decoded = decode(json.dumps({**BODIES[kind], **fields}).encode(), kind)
@@ -101,11 +101,11 @@ SAID = {"type": "message", "role": "assistant", "id": "msg_1", "status": "comple
          "input[1].foo, input[2].bar"),
     ],
 )  # fmt: skip
-def test_in_what_the_responses_api_reads_by_itself_too(fields: dict[str, Any], named: str) -> None:
+def test_unknown_names_in_raw_items_are_reported_too(fields: dict[str, Any], named: str) -> None:
     assert responses_headers(**fields) == named
 
 
-def test_what_is_left_out_is_not_named_again_for_what_is_in_it_nor_crowded_out() -> None:
+def test_names_within_ignored_fields_are_not_reported_and_crowd_out_none() -> None:
     strange = [{"role": "user", "content": "Hello", "foo": at} for at in range(500)]
     decoded = decode(json.dumps({**BODIES[CHAT], "messages": strange, "x": 1}).encode(), CHAT)
     assert len(decoded.unknown) < 100
@@ -114,14 +114,14 @@ def test_what_is_left_out_is_not_named_again_for_what_is_in_it_nor_crowded_out()
     assert header.endswith(", ...") and len(header) < 2000
 
 
-def test_however_large_a_body_is_looking_for_names_takes_a_fraction_of_it() -> None:
+def test_the_search_for_unknown_names_is_limited_for_any_body() -> None:
     """The objects looked at are counted: 100,000 parts take no longer than 10,000."""
     parts = b",".join([b'{"type":"text","text":"a","foo":1}'] * 25_000)
     body = b'{"model":"m","messages":[{"role":"user","content":[%b]}]}'
 
     def read_s(text: bytes) -> float:
         started_s = time.process_time()
-        with pytest.raises(InvalidRequest):  # more parts than are taken
+        with pytest.raises(InvalidRequest):  # more parts than are allowed
             decode(body % text, CHAT)
         return time.process_time() - started_s
 
@@ -131,7 +131,7 @@ def test_however_large_a_body_is_looking_for_names_takes_a_fraction_of_it() -> N
         decode(nested, CHAT)
 
 
-def test_numbers_that_no_value_stands_for_are_no_failure() -> None:
+def test_numbers_beyond_pythons_range_do_not_crash() -> None:
     huge = b"9" * 5000
     body = b'{"model":"m","messages":[{"role":"user","content":"a","foo":%b}]}' % huge
     assert decode(body, CHAT).value.messages[0].content == "a"

@@ -1,4 +1,4 @@
-"""Event streams: on a scripted wire, where clients leave at every step."""
+"""Event streams on a scripted connection, whose client leaves at every step."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -45,7 +45,7 @@ def test_an_error_becomes_the_last_event() -> None:
     assert error.startswith(b'data: {"error":{"message":"out of memory"')
 
 
-def test_an_unexpected_error_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     body = stream(b"1", ZeroDivisionError("private")).body
     assert b'"code":"engine_failed"' in body and b"request_id" in body
     assert b"private" not in body and b"[DONE]" not in body
@@ -83,7 +83,7 @@ def named_stream(
     return call(app, scope_of())
 
 
-def test_silence_is_filled_with_events_where_clients_wait_for_them() -> None:
+def test_silence_is_filled_with_heartbeat_events() -> None:
     beats = iter(range(100))
 
     def heartbeat_event() -> NamedEvent:
@@ -98,7 +98,7 @@ def test_silence_is_filled_with_events_where_clients_wait_for_them() -> None:
     )
 
 
-def test_events_with_names_end_without_a_mark() -> None:
+def test_named_events_end_without_an_end_mark() -> None:
     body = named_stream(("start", b"1"), [("part", b"2"), ("part", b"3")], [("stop", b"4")]).body
     assert body == (
         b"event: start\ndata: 1\n\nevent: part\ndata: 2\n\nevent: part\ndata: 3\n\n"
@@ -106,7 +106,7 @@ def test_events_with_names_end_without_a_mark() -> None:
     )
 
 
-def test_an_error_among_events_with_names_has_the_name_its_api_gives_it() -> None:
+def test_an_error_among_named_events_has_its_apis_name() -> None:
     body = named_stream(("start", b"1"), EngineFailed("out of memory")).body
     assert body == b'event: start\ndata: 1\n\nevent: oh\ndata: "out of memory"\n\n'
 
@@ -150,7 +150,7 @@ def test_a_failing_write_closes_the_source() -> None:
 
 
 class Place:
-    """In a queue."""
+    """A place in a queue."""
 
     def __init__(self) -> None:
         self.is_taken = True
@@ -159,7 +159,7 @@ class Place:
         self.is_taken = False
 
 
-def test_a_place_is_given_back_though_the_events_never_began() -> None:
+def test_the_place_is_freed_even_if_the_events_never_began() -> None:
     async def fails(message: Message) -> None:
         raise BrokenPipeError
 
@@ -174,7 +174,7 @@ def test_a_place_is_given_back_though_the_events_never_began() -> None:
 
 
 @pytest.mark.parametrize("steps", range(1, 12))
-def test_shutdown_at_any_step_gives_the_place_back(steps: int) -> None:
+def test_shutdown_at_any_step_frees_the_place(steps: int) -> None:
     async def run() -> None:
         client, place = Client(), Place()
         answer = EventStream(Source().events(), source=place)
@@ -202,12 +202,12 @@ def test_shutdown_at_any_step_closes_the_source(steps: int) -> None:
             await task
         assert source.closed == source.started
         await asyncio.sleep(0)
-        assert len(asyncio.all_tasks()) == 1  # nothing of the answer runs on
+        assert len(asyncio.all_tasks()) == 1  # no task of the response is left
 
     asyncio.run(run())
 
 
-# until_disconnect: the same for answers in one piece.
+# until_disconnect: the same for whole answers.
 
 
 async def client_that_stays() -> Message:

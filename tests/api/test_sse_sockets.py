@@ -1,4 +1,4 @@
-"""Event streams through uvicorn, where clients leave, stall, or send too much."""
+"""Event streams through uvicorn, with clients that leave, stall or send too much."""
 
 import asyncio
 import logging
@@ -77,7 +77,7 @@ def test_a_closed_connection_frees_the_source_promptly(caplog: pytest.LogCapture
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_client_leaving_before_an_answer_in_one_piece_frees_its_work() -> None:
+def test_a_client_that_leaves_before_a_whole_answer_cancels_its_work() -> None:
     async def run() -> None:
         source = Source()
 
@@ -101,7 +101,7 @@ def test_a_client_leaving_before_an_answer_in_one_piece_frees_its_work() -> None
     asyncio.run(run())
 
 
-def test_a_client_that_does_not_read_holds_up_only_itself() -> None:
+def test_a_client_that_does_not_read_blocks_only_itself() -> None:
     async def run() -> None:
         pulled = 0
 

@@ -40,7 +40,7 @@ KINDS = [ChatCompletionRequest, ResponsesRequest]
 
 
 def use(kind: type[Any], **fields: Any) -> tuple[ToolUse, list[str]]:
-    """What the model may call, and what was left out."""
+    """What the model may call, and what was ignored."""
     said = {"messages": [{"role": "user", "content": "a"}]}
     body = {"model": "m", **(said if kind is ChatCompletionRequest else {"input": "a"}), **fields}
     value = decode(json.dumps(body).encode(), kind).value
@@ -115,7 +115,7 @@ def test_tools_are_allowed_in_each_form(kind: type[Any], named: Any) -> None:
         {},
     ],
 )
-def test_tools_of_other_kinds_are_left_out_whatever_they_lack(
+def test_tools_of_other_kinds_are_ignored_even_if_invalid(
     kind: type[Any], hosted: dict[str, Any]
 ) -> None:
     found, left_out = use(kind, tools=[hosted, FORMS["chat"][0]])
@@ -134,7 +134,7 @@ def test_tools_of_other_kinds_are_left_out_whatever_they_lack(
         ({"name": "f", "input_schema": 5, "strict": True}, "tools[0].input_schema"),
     ],
 )  # fmt: skip
-def test_a_wrong_function_is_refused_by_its_path(
+def test_a_wrong_function_is_refused_with_its_path(
     kind: type[Any], tool: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -142,7 +142,7 @@ def test_a_wrong_function_is_refused_by_its_path(
     assert caught.value.param == param
 
 
-# Items that others' tools left in a conversation
+# Items of other services' tools in a conversation
 
 HELLO = {"role": "user", "content": "Hello"}
 KINDS_OF_ITEMS = [
@@ -156,9 +156,7 @@ KINDS_OF_ITEMS = [
 
 @pytest.mark.parametrize("kind", KINDS_OF_ITEMS)
 @pytest.mark.parametrize("more", [{}, {"id": None}, {"id": 5, "call_id": {}, "output": 5}])
-def test_an_item_that_can_not_be_used_is_left_out_whatever_it_lacks(
-    kind: str, more: dict[str, Any]
-) -> None:
+def test_an_unusable_item_is_ignored_even_if_invalid(kind: str, more: dict[str, Any]) -> None:
     body = {"model": "m", "input": [HELLO, {"type": kind, **more}, HELLO]}
     decoded = decode(json.dumps(body).encode(), ResponsesRequest)
     asked = conversation_request(Request(scope_of()), decoded.value, None)
@@ -174,7 +172,7 @@ def test_an_item_that_can_not_be_used_is_left_out_whatever_it_lacks(
         [{"type": "shell_call"}, {"type": "shell_call_output", "call_id": "c", "output": []}],
     ],
 )  # fmt: skip
-def test_the_output_of_a_call_that_was_left_out_is_left_out_too(items: list[Any]) -> None:
+def test_the_output_of_an_ignored_call_is_ignored_too(items: list[Any]) -> None:
     body = {"model": "m", "input": [HELLO, *items]}
     asked = conversation_request(
         Request(scope_of()), decode(json.dumps(body).encode(), ResponsesRequest).value, None
@@ -194,7 +192,7 @@ def test_a_call_without_an_id_keeps_its_output() -> None:
     assert result.content == "42" and not asked.left_out
 
 
-def test_an_outputs_path_is_its_own_after_items_that_are_two_or_none() -> None:
+def test_an_outputs_path_is_right_after_items_that_become_two_or_none() -> None:
     items = [HELLO, {"type": "web_search_call"}, {"type": "code_interpreter_call", "code": "1"},
              {"type": "function_call_output", "call_id": "nobody", "output": "1"}]  # fmt: skip
     body = json.dumps({"model": "m", "input": items}).encode()

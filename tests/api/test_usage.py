@@ -1,4 +1,4 @@
-"""What a request is charged as its deltas come, and what its usage object says."""
+"""A request's charges as its deltas arrive, and its usage object."""
 
 import time
 
@@ -15,7 +15,7 @@ PRICE = Price(input=1.0, output=2.0, image=0.5)
 
 
 class Account(Ledger):
-    """Sums up what is added for `key` and `model`."""
+    """Sums up usage of `key` and `model`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def test_only_the_first_token_is_timed(charge: Charge, metrics: Metrics) -> None
     assert 'first_token_seconds_count{model="model"} 1' in metrics.text()
 
 
-def test_a_prompt_is_charged_when_it_was_read_and_tokens_as_they_come(
+def test_a_prompt_is_charged_after_prefill_and_tokens_as_they_arrive(
     charge: Charge, account: Account
 ) -> None:
     meter = UsageMeter(charge, [7], 1)
@@ -125,7 +125,7 @@ def test_at_the_end_the_usage_object_is_what_was_charged(charge: Charge, account
     )
 
 
-def test_it_is_complete_once_every_choice_of_every_prompt_has_ended(charge: Charge) -> None:
+def test_usage_is_complete_once_every_choice_of_every_prompt_has_ended(charge: Charge) -> None:
     meter = UsageMeter(charge, [10, 20], 2)
     for choice in (2, 0, 3, 1):
         assert not meter.is_complete

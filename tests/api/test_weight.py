@@ -1,4 +1,4 @@
-"""How many values a body holds, however it is cut."""
+"""How many values a body holds, however it is split."""
 
 import json
 
@@ -32,7 +32,7 @@ def nested(value: object) -> int:
 
 @settings(max_examples=200, deadline=None)
 @given(JSON, st.integers(1, 9), st.booleans())
-def test_what_stands_in_strings_is_not_counted(value: object, size: int, plain: bool) -> None:
+def test_the_content_of_strings_is_not_counted(value: object, size: int, plain: bool) -> None:
     body = json.dumps(value, ensure_ascii=plain).encode()
     weight = Weight()
     for at in range(0, len(body), size):
@@ -74,8 +74,8 @@ def test_a_text_of_any_length_is_one_value(text: str) -> None:
     ],
 )
 @pytest.mark.parametrize("size", [100, 1 << 20])
-def test_what_decodes_for_too_long_is_refused(body: bytes, size: int) -> None:
-    """However small the parts are in which it comes."""
+def test_a_body_that_takes_too_long_to_decode_is_refused(body: bytes, size: int) -> None:
+    """However small its chunks are."""
     weight = Weight()
     with pytest.raises(BodyTooLarge, match="too many values"):
         for at in range(0, len(body), size):
@@ -94,13 +94,13 @@ def test_what_decodes_for_too_long_is_refused(body: bytes, size: int) -> None:
         (b"9" * 5000, MAX_VALUES),
     ],
 )
-def test_what_is_usual_is_taken(body: bytes, max_values: int) -> None:
+def test_usual_bodies_are_accepted(body: bytes, max_values: int) -> None:
     weight = Weight(max_values)
     weight.add(body)
     weight.finish()
 
 
-def test_a_body_that_ends_within_a_string_hides_nothing_of_the_next() -> None:
+def test_a_body_that_ends_in_a_string_does_not_affect_the_next() -> None:
     weight = Weight()
     weight.add(b'["')
     weight.finish()
@@ -126,7 +126,7 @@ def test_levels_are_counted_wherever_they_are(opening: bytes, closing: bytes, si
     assert is_too_deep(MAX_DEPTH + 2)
 
 
-def test_one_text_of_a_form_adds_no_levels_to_the_next() -> None:
+def test_levels_in_a_text_of_a_form_do_not_add_to_the_next() -> None:
     weight = Weight()
     for _ in range(3):
         weight.add(b"[" * (MAX_DEPTH - 1))

@@ -1,4 +1,4 @@
-"""The server that the tests of this folder share, and clients for it."""
+"""The server shared by the tests of this folder, and clients for it."""
 
 from collections.abc import Iterator
 

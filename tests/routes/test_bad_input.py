@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request, its sender is told what, and the server goes on."""
+"""Every wrong request gets a clear error, and the server goes on."""
 
 import json
 from typing import Any
@@ -110,7 +110,7 @@ def assert_error(reply: httpx2.Response, status: int, param: str | None, code: s
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("change", "status", "param", "code"), CHAT_ERRORS)
-def test_a_wrong_chat_request_is_told_what_is_wrong(
+def test_a_wrong_chat_request_gets_a_clear_error(
     server: EchoServer,
     change: dict[str, Any],
     status: int,
@@ -118,13 +118,13 @@ def test_a_wrong_chat_request_is_told_what_is_wrong(
     code: str,
     stream: bool,
 ) -> None:
-    """With the right status also when a stream was asked for: nothing has been sent yet."""
+    """With the right status even for a stream: nothing has been sent yet."""
     body = {"model": "echo", "messages": HELLO, "max_tokens": 1, "stream": stream, **change}
     assert_error(server.post(CHAT, body), status, param, code)
 
 
 @pytest.mark.parametrize(("change", "status", "param", "code"), COMPLETION_ERRORS)
-def test_a_wrong_completions_request_is_told_what_is_wrong(
+def test_a_wrong_completions_request_gets_a_clear_error(
     server: EchoServer, change: dict[str, Any], status: int, param: str | None, code: str
 ) -> None:
     body = {"model": "echo", "prompt": "Hello", "max_tokens": 1, **change}
@@ -137,7 +137,7 @@ def test_the_context_error_has_the_words_and_numbers_clients_parse(server: EchoS
     assert "2100 prompt tokens" in reply.text
 
 
-def test_a_missing_model_names_those_that_are_served(server: EchoServer) -> None:
+def test_an_unknown_model_error_lists_the_models(server: EchoServer) -> None:
     reply = server.post(CHAT, {"model": "ech", "messages": HELLO})
     assert "echo" in reply.json()["error"]["message"]
 
@@ -195,7 +195,7 @@ FORMAT = {"type": "json_schema", "json_schema": {"schema": UNION}}
     ],
     ids=["kwargs", "tools", "schema", "arguments", "format", "unknown"],
 )
-def test_what_is_nested_deeply_is_answered_or_refused(
+def test_deep_nesting_is_answered_or_refused(
     server: EchoServer, more: dict[str, Any], opening: str, closing: str, num_levels: int
 ) -> None:
     deep = opening * num_levels + "1" + closing * num_levels
@@ -209,7 +209,7 @@ def test_what_is_nested_deeply_is_answered_or_refused(
         assert "nested too deeply" in reply.json()["error"]["message"]
 
 
-def test_other_refusals_have_the_same_shape(server: EchoServer) -> None:
+def test_other_errors_have_the_same_shape(server: EchoServer) -> None:
     url = server.url + CHAT
     text = server.client.post(url, content=b"{}", headers={"content-type": "text/plain"})
     assert_error(text, 415, None, "unsupported_media_type")
@@ -221,7 +221,7 @@ def test_other_refusals_have_the_same_shape(server: EchoServer) -> None:
     assert_error(server.client.post(url, content=b"{}", headers=foreign), 403, None, "forbidden")
 
 
-def test_unknown_fields_are_ignored_and_named(server: EchoServer) -> None:
+def test_unknown_fields_are_ignored_and_reported(server: EchoServer) -> None:
     body = {"model": "echo", "messages": HELLO, "max_tokens": 1, "frobnicate": 1, "store": True}
     for stream in (False, True):
         reply = server.post(CHAT, {**body, "stream": stream})

@@ -17,7 +17,7 @@ def test_a_chat_completion_has_openais_shape(client: openai.OpenAI) -> None:
         model="echo", messages=[{"role": "user", "content": "Say hello."}], max_tokens=8
     )
     assert answer.object == "chat.completion" and answer.id.startswith("chatcmpl-")
-    assert answer.model == ECHO  # what an alias stands for
+    assert answer.model == ECHO  # the request used an alias
     [choice] = answer.choices
     assert choice.message.role == "assistant" and choice.message.content
     assert choice.finish_reason in ("stop", "length")
@@ -162,13 +162,13 @@ def test_zero_tokens_generate_nothing(client: openai.OpenAI) -> None:
 def test_a_stream_gives_the_text_of_the_whole_answer(
     client: openai.OpenAI, stops: list[str], seed: int, max_tokens: int
 ) -> None:
-    """For any stop strings; the answer ends before the first one and never shows part of it."""
+    """With any stop strings: the answer ends before the first one and shows no part of it."""
     options: dict[str, Any] = {
         "model": "echo", "messages": [{"role": "user", "content": "Écris un poème. 🦜"}],
         "seed": seed, "max_tokens": max_tokens, "stop": stops, "logprobs": True,
     }  # fmt: skip
-    # The prompt is read once before: whether it is cached changes the batch's shape, and with it
-    # the kernels' rounding, which a draw may fall on.
+    # Cache the prompt first: whether it is cached changes the batch's shape and so the kernels'
+    # rounding, which can change a sample.
     client.chat.completions.create(**{**options, "max_tokens": 1})
     free = client.chat.completions.create(**{**options, "stop": None}).choices[0]
     whole = client.chat.completions.create(**options).choices[0]

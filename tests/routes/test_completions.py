@@ -29,14 +29,14 @@ def test_choices_are_numbered_prompt_by_prompt(client: openai.OpenAI) -> None:
     assert [choice.text for choice in answer.choices] == ["Paris", "Paris", "Rome", "Rome"]
 
 
-def test_token_ids_are_taken_as_they_are(client: openai.OpenAI) -> None:
+def test_token_ids_are_used_unchanged(client: openai.OpenAI) -> None:
     ids = list(SENTENCE.encode())
     for prompt in (SENTENCE, ids, [ids], [SENTENCE]):
         assert complete(client, prompt=prompt).choices[0].text == SENTENCE.strip()
     assert complete(client, prompt=ids, max_tokens=1).usage.prompt_tokens == len(ids)
 
 
-def test_control_tokens_in_a_prompt_are_read_as_such(client: openai.OpenAI) -> None:
+def test_control_tokens_in_a_prompt_are_recognized(client: openai.OpenAI) -> None:
     answer = complete(client, prompt="<s><|im_start|>user\nHi<|im_end|>\n", max_tokens=1)
     assert answer.usage.prompt_tokens == 2 + len("user\nHi") + 1 + 1
 
@@ -67,7 +67,7 @@ def test_echo_with_logprobs_scores_prompt_and_output(client: openai.OpenAI) -> N
     assert scores.token_logprobs[-1] == max(scores.top_logprobs[-1].values())
 
 
-def test_tokens_have_their_places_in_the_text(client: openai.OpenAI) -> None:
+def test_tokens_have_offsets_in_the_text(client: openai.OpenAI) -> None:
     ids = list(SENTENCE.encode())
     [choice] = complete(client, prompt=ids, max_tokens=3, echo=True, logprobs=0).choices
     scores = choice.logprobs
@@ -76,7 +76,7 @@ def test_tokens_have_their_places_in_the_text(client: openai.OpenAI) -> None:
 
 
 def test_scoring_gives_an_entry_for_an_end_token_too(client: openai.OpenAI) -> None:
-    prompt = list(b"\n")  # nothing is left to be said
+    prompt = list(b"\n")  # the model ends its text at once
     answer = complete(client, prompt=prompt, max_tokens=1, echo=True, logprobs=1)
     assert answer.choices[0].finish_reason == "stop"
     assert len(answer.choices[0].logprobs.tokens) == answer.usage.prompt_tokens + 1
@@ -92,7 +92,7 @@ def test_echo_alone_repeats_the_prompt(client: openai.OpenAI) -> None:
     assert len(nothing.choices[0].logprobs.tokens) == nothing.usage.prompt_tokens
 
 
-def test_a_streamed_score_equals_the_whole_one(client: openai.OpenAI) -> None:
+def test_streamed_scores_equal_those_of_a_whole_answer(client: openai.OpenAI) -> None:
     options: dict[str, Any] = {"prompt": SENTENCE, "max_tokens": 4, "echo": True, "logprobs": 2}
     whole = complete(client, **options).choices[0].logprobs
     chunks = list(complete(client, **options, stream=True))
@@ -136,7 +136,7 @@ def test_the_oldest_clients_name_the_model_in_the_path(server: EchoServer) -> No
     assert answer.status_code == 200 and answer.json()["model"] == ECHO
 
 
-def test_nulls_are_as_good_as_nothing(server: EchoServer) -> None:
+def test_nulls_count_as_absent(server: EchoServer) -> None:
     """LangChain sends them."""
     body = {"model": "echo", "prompt": ["Hi"], "max_tokens": 1, "logprobs": None, "seed": None,
             "stop": None, "n": 1, "best_of": None, "suffix": None, "logit_bias": None}  # fmt: skip

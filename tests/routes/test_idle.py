@@ -1,4 +1,4 @@
-"""Models that nobody uses leave the memory, and come back with the next request."""
+"""Idle models are unloaded, and loaded again with the next request."""
 
 import time
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_an_idle_text_model_leaves_and_comes_back(tmp_path: Path) -> None:
         server.close()
 
 
-def test_a_model_is_busy_while_anybody_reads_its_answer(server: EchoServer) -> None:
+def test_a_model_is_busy_while_its_answer_is_being_read(server: EchoServer) -> None:
     body = {"model": "slow", "prompt": "endless", "max_tokens": 1500, "stream": True}
     with server.cut_short(1500), server.client.stream("POST", "/v1/completions", json=body) as read:
         next(read.iter_bytes())

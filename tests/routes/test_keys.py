@@ -1,4 +1,4 @@
-"""Holders of different keys do not see what the other has asked, unless that is wanted."""
+"""Holders of different keys can't learn each other's prompts, unless that is configured."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +60,7 @@ def cached_tokens(server: EchoServer, path: str, body: dict[str, Any], key: str)
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_key_learns_nothing_of_another_keys_prompts(guarded: EchoServer, path: str) -> None:
+def test_a_key_learns_nothing_about_another_keys_prompts(guarded: EchoServer, path: str) -> None:
     body = ROUTES[path](path)
     first = cached_tokens(guarded, path, body, "ours")
     assert cached_tokens(guarded, path, body, "ours") > first + 20
@@ -68,7 +68,7 @@ def test_a_key_learns_nothing_of_another_keys_prompts(guarded: EchoServer, path:
     assert cached_tokens(guarded, path, body, "theirs") > first + 20
 
 
-def test_keys_share_prefixes_where_that_is_set(tmp_path: Path) -> None:
+def test_keys_share_prefixes_if_configured(tmp_path: Path) -> None:
     server = start(tmp_path, share=True)
     try:
         cached_tokens(server, "/v1/chat/completions", chat("x"), "ours")

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request to Anthropic's API, its sender is told what."""
+"""Every wrong request to Anthropic's API gets a clear error."""
 
 import logging
 from typing import Any
@@ -69,7 +69,7 @@ ERRORS: list[tuple[dict[str, Any], int, str, str | None]] = [
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("change", "status", "type", "param"), ERRORS)
-def test_a_wrong_request_is_told_what_is_wrong(
+def test_a_wrong_request_gets_a_clear_error(
     server: EchoServer,
     change: dict[str, Any],
     status: int,
@@ -96,7 +96,7 @@ def test_its_client_raises_the_error_of_the_status(claude: anthropic.Anthropic) 
     assert "image" in str(wrong.value)
 
 
-def test_what_does_not_fit_the_context_can_still_be_counted(
+def test_a_prompt_too_long_for_the_context_can_still_be_counted(
     server: EchoServer, claude: anthropic.Anthropic
 ) -> None:
     long: Any = [{"role": "user", "content": "word " * 3000}]
@@ -105,7 +105,7 @@ def test_what_does_not_fit_the_context_can_still_be_counted(
     assert claude.messages.count_tokens(model="echo", messages=long).input_tokens > 3000
 
 
-def test_unknown_fields_are_ignored_and_named(server: EchoServer) -> None:
+def test_unknown_fields_are_ignored_and_reported(server: EchoServer) -> None:
     body = wire(max_tokens=1, service_tier="standard_only", mcp_servers=[], frobnicate=1)
     for stream in (False, True):
         reply = server.post("/v1/messages", {**body, "stream": stream})
@@ -119,7 +119,7 @@ def test_the_user_is_logged(server: EchoServer, caplog: pytest.LogCaptureFixture
     assert "is for user 'user-7'" in caplog.text
 
 
-def test_other_refusals_have_the_same_shape(server: EchoServer) -> None:
+def test_other_errors_have_the_same_shape(server: EchoServer) -> None:
     url = server.url + "/v1/messages"
     text = server.client.post(url, content=b"{}", headers={"content-type": "text/plain"})
     assert (text.status_code, text.json()["error"]["type"]) == (415, "invalid_request_error")

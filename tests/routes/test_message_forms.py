@@ -1,4 +1,4 @@
-"""Anthropic's API through its own client: tools, thinking, answers of a given form."""
+"""Anthropic's API through its own client: tools, thinking, structured output."""
 
 import json
 from typing import Any, Literal
@@ -63,8 +63,8 @@ def test_a_streamed_call_adds_up_to_the_whole_one(claude: anthropic.Anthropic) -
     assert final.stop_reason == "tool_use"
 
 
-def test_an_answer_goes_back_as_it_came(claude: anthropic.Anthropic) -> None:
-    """As every agent's loop does it."""
+def test_an_answer_can_be_sent_back_unchanged(claude: anthropic.Anthropic) -> None:
+    """As every agent loop does."""
     fields = greedy(tools=[WEATHER], max_tokens=200)
     first = claude.messages.create(**fields | {"messages": QUESTION}, tool_choice={"type": "any"})
     results = [
@@ -82,8 +82,8 @@ def test_an_answer_goes_back_as_it_came(claude: anthropic.Anthropic) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_thinking_comes_in_a_block_of_its_own(claude: anthropic.Anthropic, stream: bool) -> None:
-    """The model has not ended its reasoning so soon: that is all there is; it counts as output."""
+def test_thinking_has_its_own_block(claude: anthropic.Anthropic, stream: bool) -> None:
+    """max_tokens cuts the reasoning off, so there is nothing else; it counts as output."""
     thinking = {"type": "enabled", "budget_tokens": 1024}
     fields = greedy(model="thinker", thinking=thinking, max_tokens=8)
     if stream:
@@ -121,14 +121,16 @@ class River(pydantic.BaseModel):
 
 
 class Bank(pydantic.BaseModel):
-    """The client leaves limits of numbers and strings out of the schema it makes."""
+    """The client drops limits of numbers and strings from its schema."""
 
     side: Literal["left", "right"]
     is_steep: bool
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_an_answer_can_be_held_to_a_schema(claude: anthropic.Anthropic, temperature: float) -> None:
+def test_an_answer_can_be_constrained_to_a_schema(
+    claude: anthropic.Anthropic, temperature: float
+) -> None:
     message = claude.messages.create(
         **greedy(temperature=temperature, max_tokens=200),
         output_config={"format": {"type": "json_schema", "schema": River.model_json_schema()}},
@@ -136,7 +138,7 @@ def test_an_answer_can_be_held_to_a_schema(claude: anthropic.Anthropic, temperat
     River.model_validate_json(message.content[0].text)
 
 
-def test_an_answer_that_is_no_call_has_the_format_beside_tools(
+def test_with_tools_an_answer_that_is_not_a_call_has_the_format(
     claude: anthropic.Anthropic,
 ) -> None:
     message = claude.messages.parse(**greedy(max_tokens=200, tools=[WEATHER]), output_format=Bank)
@@ -151,4 +153,4 @@ def test_the_clients_own_parser_reads_it(claude: anthropic.Anthropic) -> None:
     assert isinstance(message.parsed_output, Bank)
 
 
-# What goes wrong
+# Errors

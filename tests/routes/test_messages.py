@@ -20,10 +20,12 @@ def test_a_message_is_answered_with_blocks(claude: anthropic.Anthropic) -> None:
     assert block.type == "text" and block.text
     assert message.stop_reason in ("end_turn", "max_tokens") and message.stop_sequence is None
     assert message.usage.output_tokens <= 40 and num_input(message) > 10
-    assert message._request_id  # which its support would ask for
+    assert message._request_id  # users quote it to support
 
 
-def test_the_answer_is_the_chat_routes(server: EchoServer, claude: anthropic.Anthropic) -> None:
+def test_the_answer_is_the_same_as_of_chat_completions(
+    server: EchoServer, claude: anthropic.Anthropic
+) -> None:
     chat = server.post(
         "/v1/chat/completions",
         wire(messages=[{"role": "system", "content": "Be brief."}, *RIVERS]),
@@ -36,7 +38,7 @@ def test_the_answer_is_the_chat_routes(server: EchoServer, claude: anthropic.Ant
     assert cost == chat["usage"]["estimated_cost"]
 
 
-def test_what_is_cached_is_counted_apart(claude: anthropic.Anthropic) -> None:
+def test_cached_tokens_are_counted_separately(claude: anthropic.Anthropic) -> None:
     long = [{"role": "user", "content": "Count with me: " + "one two " * 60}]
     fields = greedy(messages=long, max_tokens=1)
     first, second = (claude.messages.create(**fields) for _ in range(2))
@@ -44,7 +46,7 @@ def test_what_is_cached_is_counted_apart(claude: anthropic.Anthropic) -> None:
     assert (second.usage.cache_read_input_tokens or 0) > 100 > second.usage.input_tokens
 
 
-def test_the_end_of_a_turn_is_told_from_max_tokens(claude: anthropic.Anthropic) -> None:
+def test_the_end_of_a_turn_differs_from_max_tokens(claude: anthropic.Anthropic) -> None:
     whole = claude.messages.create(**greedy(messages=HELLO, max_tokens=300))
     assert whole.stop_reason == "end_turn"
     cut = claude.messages.create(**greedy(max_tokens=3))
@@ -64,7 +66,7 @@ def test_the_end_of_a_turn_is_told_from_max_tokens(claude: anthropic.Anthropic) 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_stop_sequence_is_named(claude: anthropic.Anthropic, stream: bool) -> None:
+def test_a_stop_sequence_is_reported(claude: anthropic.Anthropic, stream: bool) -> None:
     whole = claude.messages.create(**greedy()).content[0].text
     stop = whole.split()[3]
     fields = greedy(stop_sequences=["🦜 never", stop])
@@ -112,7 +114,7 @@ def test_each_event_has_its_name_and_place(server: EchoServer) -> None:
     assert payloads[-2]["usage"]["output_tokens"] == 4
 
 
-def test_a_stream_of_another_sort_of_client_is_the_same(claude: anthropic.Anthropic) -> None:
+def test_the_clients_raw_stream_is_the_same(claude: anthropic.Anthropic) -> None:
     raw = list(claude.messages.create(**greedy(), stream=True))
     text = "".join(
         event.delta.text
@@ -141,7 +143,7 @@ def test_a_client_that_leaves_frees_its_place(
         {"messages": [*HELLO, {"role": "assistant", "content": "Hel"}]},
     ],
 )
-def test_a_count_is_what_a_message_then_reports(claude: anthropic.Anthropic, fields: Any) -> None:
+def test_a_count_equals_what_a_message_reports(claude: anthropic.Anthropic, fields: Any) -> None:
     asked = {"model": "echo", "messages": RIVERS, **fields}
     counted = claude.messages.count_tokens(**asked)
     assert counted.input_tokens == num_input(claude.messages.create(**asked, max_tokens=1))
@@ -153,4 +155,4 @@ def test_tools_count(claude: anthropic.Anthropic) -> None:
     assert tools.input_tokens > plain.input_tokens + 50
 
 
-# What goes wrong
+# Errors

@@ -1,4 +1,4 @@
-"""What requests of two keys add to /metrics and to the costs."""
+"""What requests with two keys add to /metrics and the costs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def costs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(costs_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "SAVE_INTERVAL_S", 0.1)  # so that no test waits for seconds
+        patch.setattr(costs, "SAVE_INTERVAL_S", 0.1)  # so that tests need not wait for seconds
         server = EchoServer(tmp_path_factory.mktemp("models"), MODELS, Ledger(costs_file))
         yield server
         server.close()
@@ -86,7 +86,7 @@ def test_a_message_of_anthropics_api(server: EchoServer, watch: Watch, stream: b
     assert watch.grown("requests_total", "/v1/messages", SMOL, "2xx") == 1
 
 
-def test_a_streamed_chat_of_two_choices_by_another_key_finds_its_prompt_cached(
+def test_a_streamed_chat_with_another_key_and_two_choices_finds_its_prompt_cached(
     server: EchoServer, watch: Watch
 ) -> None:
     post(server, ALICE, "/v1/chat/completions", CHAT)
@@ -100,10 +100,10 @@ def test_a_streamed_chat_of_two_choices_by_another_key_finds_its_prompt_cached(
     assert watch.grown("cached_prompt_tokens_total", SMOL) - before == kept.cached_tokens
     assert kept.usd == pytest.approx((kept.prompt_tokens + 3 * 14) / 1e6)
     chats = watch.grown("requests_total", "/v1/chat/completions", SMOL, "2xx")
-    assert chats == 2  # under any prefix
+    assert chats == 2  # whatever the prefix
 
 
-def test_a_client_that_leaves_is_charged_up_to_there(server: EchoServer, watch: Watch) -> None:
+def test_a_client_that_leaves_is_charged_up_to_that_point(server: EchoServer, watch: Watch) -> None:
     body = {**CHAT, "stream": True, "max_tokens": 1900}
     url = f"{server.url}/v1/chat/completions"
     with httpx2.stream("POST", url, json=body, headers=bearer(BOB), timeout=60) as answer:
@@ -143,7 +143,7 @@ def test_completions(server: EchoServer, watch: Watch) -> None:
     assert kept.usd == pytest.approx(usage["estimated_cost"])
 
 
-def test_a_response_belongs_to_the_key_that_pays_for_it(server: EchoServer, watch: Watch) -> None:
+def test_a_response_is_charged_to_its_key(server: EchoServer, watch: Watch) -> None:
     body = {
         "model": "smol",
         "input": "Count.",
@@ -172,7 +172,7 @@ def test_a_response_belongs_to_the_key_that_pays_for_it(server: EchoServer, watc
         ({**CHAT, "messages": [{"role": "user", "content": "word " * 3000}]}, 400, SMOL),
     ],
 )
-def test_what_is_refused_is_counted_but_costs_nothing(
+def test_refused_requests_are_counted_but_cost_nothing(
     server: EchoServer, watch: Watch, body: dict[str, Any], status: int, model: str
 ) -> None:
     answer = server.post("/v1/chat/completions", body, headers=bearer(ALICE))
@@ -187,7 +187,7 @@ def test_metrics_need_a_key_and_never_show_one(server: EchoServer) -> None:
     assert label(ALICE) in text and ALICE not in text and BOB not in text
 
 
-def test_names_that_clients_make_up_are_no_labels(server: EchoServer) -> None:
+def test_made_up_names_are_no_labels(server: EchoServer) -> None:
     for name in ("made-up-model", "smol:made-up"):
         server.post("/v1/completions", {"model": name, "prompt": "x"}, headers=bearer(ALICE))
         server.client.get(f"{server.url}/v1/{name}", headers=bearer(ALICE))
@@ -195,7 +195,7 @@ def test_names_that_clients_make_up_are_no_labels(server: EchoServer) -> None:
     assert "made-up" not in server.client.get(f"{server.url}/metrics", headers=bearer(BOB)).text
 
 
-def test_how_things_stand(server: EchoServer) -> None:
+def test_gauges_show_the_current_state(server: EchoServer) -> None:
     post(server, ALICE, "/v1/chat/completions", CHAT)
     wait_for(lambda: metrics(server)["sequences_running", SMOL] == 0)
     now = metrics(server)

@@ -1,4 +1,4 @@
-"""NAME:VERSION and deploy_id:ID on every route that answers with text."""
+"""NAME:VERSION and deploy_id:ID on every text route."""
 
 import logging
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import openai
 import pytest
 from echo import EchoServer
 
-# The versions differ in how much they say unless told otherwise.
+# The versions differ in their default_max_tokens.
 MODELS = """
 [model."org/smol"]
 kind = "text"
@@ -36,7 +36,7 @@ versions.v1.source = "no/such.gguf"
 versions.v2.source = "hf:owner/repo/file.gguf"
 """
 
-SMOL = [  # what is asked for, who answers, with how many tokens
+SMOL = [  # the name requested, the model that answers, its number of tokens
     ("org/smol", "org/smol", 3),
     ("org/smol:2024-07", "org/smol", 3),
     ("smol:2024-07", "org/smol", 3),
@@ -130,7 +130,7 @@ def test_an_unknown_version_or_deploy_id_in_a_path_is_404(server: EchoServer, pa
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
-def test_the_list_names_versions_with_what_is_theirs(client: openai.OpenAI) -> None:
+def test_the_list_has_versions_with_their_own_details(client: openai.OpenAI) -> None:
     client.completions.create(model="smol:2024-09", prompt="One, two\n", max_tokens=1)
     listed = client.models.list(extra_query={"all": "true"}).data
     cards = {card.id: card.model_extra or {} for card in listed}
@@ -159,9 +159,7 @@ def test_the_list_names_versions_with_what_is_theirs(client: openai.OpenAI) -> N
     ("query", "is_all"),
     [("?all=true", True), ("?all=1", True), ("?all", True), ("?all=false", False), ("?x=1", False)],
 )
-def test_absent_models_are_listed_where_all_are_asked_for(
-    server: EchoServer, query: str, is_all: bool
-) -> None:
+def test_absent_models_are_listed_on_request(server: EchoServer, query: str, is_all: bool) -> None:
     for path in ("/v1/models", "/v1/openai/models"):
         listed = server.client.get(f"{server.url}{path}{query}").json()["data"]
         assert ("org/gone:v1" in {card["id"] for card in listed}) is is_all
@@ -180,7 +178,7 @@ def test_a_version_whose_file_is_absent_says_what_to_do(server: EchoServer) -> N
         assert told in message and 'source of "org/gone:v' in message
 
 
-def test_all_who_ask_while_a_version_loads_wait_for_one_load(
+def test_concurrent_requests_for_a_version_share_one_load(
     server: EchoServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = "org/smol:2024-11"

@@ -31,7 +31,7 @@ def completion(server: EchoServer, **fields: Any) -> dict[str, Any]:
 
 
 def stream(server: EchoServer, **fields: Any) -> tuple[list[dict[str, Any]], str]:
-    """The events, and all that was sent."""
+    """The events, and the raw text."""
     answer = server.post(TEXT, {**GREEDY, **fields, "stream": True})
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -53,7 +53,7 @@ def test_the_text_is_that_of_completions(server: EchoServer) -> None:
     assert body["request_id"]
 
 
-def test_control_tokens_in_the_input_are_read_as_such(server: EchoServer) -> None:
+def test_control_tokens_in_the_input_are_recognized(server: EchoServer) -> None:
     assert infer(server, input="<|im_start|>", max_new_tokens=1)["num_input_tokens"] == 1
 
 
@@ -160,7 +160,7 @@ def test_half_a_character_is_held_back(server: EchoServer) -> None:
 
 
 @pytest.mark.parametrize("num_held", [1, 2, 3])
-def test_half_a_stop_string_is_held_back_and_a_whole_one_never_sent(
+def test_part_of_a_stop_string_is_held_back_and_a_whole_one_never_sent(
     server: EchoServer, num_held: int
 ) -> None:
     plain = text(server, **EMOJI)
@@ -179,10 +179,10 @@ def test_text_held_back_for_a_stop_string_comes_at_the_end(server: EchoServer) -
     assert events[0]["token"]["text"] == "" and events[-1]["token"]["text"] == plain
 
 
-def test_the_word_that_langchain_takes_for_a_failure_never_stands_in_a_stream(
+def test_the_word_langchain_takes_for_a_failure_is_never_in_a_stream(
     server: EchoServer,
 ) -> None:
-    """It refuses whatever has it; spelled in another way of JSON it is the same text."""
+    """It refuses any stream with it; escaped in JSON, the text is the same."""
     regex = {"type": "regex", "regex": r"An error, \\error\\n of errorerror"}
     events, sent = stream(server, response_format=regex, max_new_tokens=60)
     assert "error" not in sent
@@ -216,7 +216,7 @@ def test_a_form_can_ask_for_a_stream(server: EchoServer) -> None:
     assert answer.text.count("data: ") == 4 and answer.text.endswith("data: [DONE]\n\n")
 
 
-def test_a_form_of_a_foreign_page_is_refused(server: EchoServer) -> None:
+def test_a_form_from_a_foreign_page_is_refused(server: EchoServer) -> None:
     for headers in (
         {"origin": "https://evil.com"},
         {"origin": "null"},
@@ -260,12 +260,12 @@ def test_bad_input(
     assert error["message"]
 
 
-def test_what_users_wait_for_in_vain_is_unsupported(server: EchoServer) -> None:
+def test_a_webhook_is_refused(server: EchoServer) -> None:
     answer = server.post(TEXT, {"input": "a", "webhook": "http://a.example"})
     assert answer.json()["error"]["code"] == "unsupported_parameter"
 
 
-def test_fields_that_nobody_knows_are_named(server: EchoServer) -> None:
+def test_unknown_fields_are_reported(server: EchoServer) -> None:
     answer = server.post(TEXT, {"input": "a", "max_new_tokens": 1, "beams": 4})
     assert answer.headers["x-localinfra-ignored"] == "beams"
 

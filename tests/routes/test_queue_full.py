@@ -1,5 +1,5 @@
-"""More requests at once than there are places: each is answered in full or refused with a 429, also
-where it asked for a stream."""
+"""More requests at once than places: each is answered in full or refused with a 429, even for a
+stream."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -38,5 +38,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
 
 
 @pytest.mark.parametrize("path", STREAMS)
-def test_no_stream_begins_that_has_no_place(server: EchoServer, path: str) -> None:
+def test_no_stream_begins_without_a_place(server: EchoServer, path: str) -> None:
     check_crowded(server.url + path, {"model": "echo", **STREAMS[path], "stream": True})

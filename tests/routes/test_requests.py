@@ -1,4 +1,4 @@
-"""What clients send without meaning much by it, on every route that answers with text."""
+"""What clients send by default or by habit, on every text route."""
 
 import json
 import re
@@ -74,7 +74,7 @@ def parsed(body: bytes) -> Iterator[Any]:
         (NATIVE, {"max_new_tokens": 2.0, "num_responses": 1.0, "top_k": -1, "seed": -1}),
     ],
 )  # fmt: skip
-def test_nothings_and_whole_floats_are_as_good_as_left_out(
+def test_empty_values_count_as_absent_and_whole_floats_as_integers(
     server: EchoServer, path: str, fields: dict[str, Any]
 ) -> None:
     reply = post(server, path, **fields)
@@ -111,7 +111,7 @@ def test_repeat_penalty_is_repetition_penalty(server: EchoServer, path: str) -> 
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
-def test_usage_comes_once_in_a_stream(server: EchoServer, path: str) -> None:
+def test_usage_is_sent_once_per_stream(server: EchoServer, path: str) -> None:
     plain = list(events(server, path))
     assert [event["usage"]["completion_tokens"] for event in plain if event.get("usage")] == [2]
     assert plain[-1]["choices"][0]["finish_reason"] and plain[-1]["usage"]
@@ -122,8 +122,8 @@ def test_usage_comes_once_in_a_stream(server: EchoServer, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
-def test_usage_comes_once_in_a_stream_of_many_choices(server: EchoServer, path: str) -> None:
-    """All of it, with the choice that ends last: clients sum it up."""
+def test_usage_is_sent_once_per_stream_of_many_choices(server: EchoServer, path: str) -> None:
+    """The total, with the choice that ends last: clients add up what they get."""
     fields: dict[str, Any] = {"n": 3, "temperature": 1, "max_tokens": 5}
     if path == COMPLETIONS:
         fields |= {"prompt": ["One,", "Monday and"], "n": 2}
@@ -139,8 +139,8 @@ def test_usage_comes_once_in_a_stream_of_many_choices(server: EchoServer, path: 
         assert len(ends) == num_choices
 
 
-def test_a_call_that_is_cut_shows_nothing_of_its_marks(server: EchoServer) -> None:
-    """Wherever it is cut, streamed or not: marks of this model are several tokens."""
+def test_a_call_that_is_cut_off_shows_none_of_its_markers(server: EchoServer) -> None:
+    """Wherever it is cut off, streamed or not: this model's markers are several tokens long."""
     for limit in range(1, 14):
         fields = {"tools": [WEATHER], "tool_choice": "required", "temperature": 0,
                   "max_tokens": limit}  # fmt: skip
@@ -151,7 +151,7 @@ def test_a_call_that_is_cut_shows_nothing_of_its_marks(server: EchoServer) -> No
         assert choice["finish_reason"] == deltas[-1]["finish_reason"] == "length"
 
 
-def test_names_further_down_that_nobody_knows_are_told(server: EchoServer) -> None:
+def test_unknown_names_in_nested_objects_are_reported(server: EchoServer) -> None:
     parts = [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]
     said = [{"role": "user", "content": parts}]
     function: Any = WEATHER["function"]
@@ -167,7 +167,7 @@ def test_names_further_down_that_nobody_knows_are_told(server: EchoServer) -> No
     assert ignored(post(server, MESSAGES, thinking={"type": "disabled"})) == [""]
 
 
-def test_an_endless_prompt_is_told_to_have_that_many_tokens_at_least(server: EchoServer) -> None:
+def test_the_error_for_a_huge_prompt_has_a_lower_bound_of_its_tokens(server: EchoServer) -> None:
     said = [{"role": "user", "content": "word " * 200_000}]
     for path, fields in ((CHAT, {"messages": said}), (COMPLETIONS, {"prompt": "word " * 200_000})):
         error = post(server, path, **fields).json()["error"]
@@ -178,7 +178,7 @@ def test_an_endless_prompt_is_told_to_have_that_many_tokens_at_least(server: Ech
     assert "your request has 3000 prompt tokens" in exact
 
 
-def test_what_a_template_reads_can_be_set_and_the_rest_is_named(server: EchoServer) -> None:
+def test_template_variables_can_be_set_and_unknown_ones_are_reported(server: EchoServer) -> None:
     kwargs = {"enable_thinking": False, "of_next_year": [1], "documents": [{"title": "a"}]}
     reply = post(server, CHAT, model="thinker", chat_template_kwargs=kwargs)
     assert ignored(reply) == [
@@ -193,7 +193,7 @@ def test_what_a_template_reads_can_be_set_and_the_rest_is_named(server: EchoServ
         assert refused.status_code == 400 and name in refused.json()["error"]["message"]
 
 
-def test_tools_that_can_not_run_here_are_named(server: EchoServer) -> None:
+def test_tools_that_can_not_run_here_are_reported(server: EchoServer) -> None:
     custom = {"type": "custom", "custom": {"name": "patch"}}
     tools = [WEATHER, {"type": "web_search"}, custom]
     assert ignored(post(server, CHAT, tools=tools)) == ["tools[1]", "tools[2]"]
@@ -205,8 +205,8 @@ def test_tools_that_can_not_run_here_are_named(server: EchoServer) -> None:
     })) == ["tools[1]"]  # fmt: skip
 
 
-def test_stop_strings_count_in_the_content_alone(server: EchoServer) -> None:
-    """The thinker never ends its reasoning: whatever it says is that."""
+def test_stop_strings_apply_to_the_content_only(server: EchoServer) -> None:
+    """The thinker never ends its reasoning, so all its text is reasoning."""
     fields = {"model": "thinker", "temperature": 0, "max_tokens": 24}
     whole = post(server, CHAT, **fields).json()["choices"][0]
     thought = whole["message"]["reasoning_content"]
@@ -233,7 +233,7 @@ def test_a_stop_string_does_not_cut_a_call(server: EchoServer) -> None:
 
 
 def test_without_a_limit_an_answer_may_fill_the_context(server: EchoServer) -> None:
-    """The thinker has no default_max_tokens: its context of 1024 is the limit of a conversation."""
+    """The thinker has no default_max_tokens, so its context of 1024 tokens is the limit."""
     asked = [{"role": "user", "content": "word " * 100}]
     fields = {"model": "thinker", "messages": asked}
     for limit in (None, -1):

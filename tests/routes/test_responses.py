@@ -53,7 +53,7 @@ def test_the_prompt_is_that_of_chat_completions(client: openai.OpenAI) -> None:
     assert_read_the_same(create(client, instructions="Be brief."), chat.usage.prompt_tokens)
 
 
-def test_the_requests_settings_are_told_again(client: openai.OpenAI) -> None:
+def test_the_requests_settings_are_repeated(client: openai.OpenAI) -> None:
     response = create(
         client, instructions="Be brief.", temperature=0.5, top_p=0.9, metadata={"a": "b"},
         user="u", safety_identifier="s", prompt_cache_key="k", tools=TOOLS, tool_choice="none",
@@ -78,7 +78,7 @@ def test_the_requests_settings_are_told_again(client: openai.OpenAI) -> None:
     assert defaults.text and defaults.text.verbosity == "medium" and defaults.tools == []
 
 
-def test_every_prefix_serves_it(server: EchoServer) -> None:
+def test_every_prefix_has_the_route(server: EchoServer) -> None:
     for prefix in ("/v1", "/v1/openai", "/inference-api/openai/v1"):
         body = {"model": "echo", "input": "Hi", "max_output_tokens": 1, "frobnicate": 1}
         reply = server.post(f"{prefix}/responses", body)
@@ -97,7 +97,7 @@ def test_max_output_tokens_makes_it_incomplete(client: openai.OpenAI) -> None:
     assert response.usage and response.usage.output_tokens == 5
 
 
-def test_logprobs_come_where_they_are_included(client: openai.OpenAI) -> None:
+def test_logprobs_are_sent_if_included(client: openai.OpenAI) -> None:
     response = create(client, include=["message.output_text.logprobs"], top_logprobs=3)
     part = message_of(response).content[0]
     assert part.type == "output_text" and part.logprobs and response.top_logprobs == 3
@@ -107,7 +107,7 @@ def test_logprobs_come_where_they_are_included(client: openai.OpenAI) -> None:
         assert bytes(entry.bytes).decode() == entry.token
 
 
-def test_a_seed_gives_the_same_text_again(client: openai.OpenAI) -> None:
+def test_the_same_seed_gives_the_same_text(client: openai.OpenAI) -> None:
     def text(seed: int) -> str:
         fields: Any = {"temperature": 1.2, "extra_body": {"seed": seed}}
         return create(client, max_output_tokens=6, **fields).output_text
@@ -136,7 +136,7 @@ def test_reasoning_is_an_item_before_the_message(client: openai.OpenAI) -> None:
     assert message_of(plain) and len(plain.output) == 1
 
 
-# Answers of a given form.
+# Structured output.
 
 
 def test_pydantic_models_through_parse(client: openai.OpenAI) -> None:
@@ -195,7 +195,7 @@ def test_a_pydantic_tool_is_parsed(client: openai.OpenAI) -> None:
     Person.model_validate(call.parsed_arguments)
 
 
-def test_a_call_that_is_cut_off_says_so_and_is_no_call_later(client: openai.OpenAI) -> None:
+def test_a_call_that_is_cut_off_is_incomplete_and_later_dropped(client: openai.OpenAI) -> None:
     response = create(client, tools=[WEATHER], tool_choice="required", max_output_tokens=60)
     assert response.status == "incomplete"
     [call] = calls_of(response)
@@ -206,7 +206,7 @@ def test_a_call_that_is_cut_off_says_so_and_is_no_call_later(client: openai.Open
     assert_read_the_same(create(client, by_hand), next_one.usage.input_tokens)
 
 
-def test_calls_and_outputs_go_back_with_the_clients_own_items(client: openai.OpenAI) -> None:
+def test_calls_and_outputs_can_be_sent_back_as_the_clients_items(client: openai.OpenAI) -> None:
     conversation: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
     first = create(
         client, conversation, tools=[WEATHER], **CALLED, max_output_tokens=200, store=False

@@ -1,4 +1,4 @@
-"""Responses that go on from kept ones, with openai's client."""
+"""Responses that continue stored ones, with openai's client."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from responding import (
 )
 
 
-def test_a_response_goes_on_from_the_previous_one(client: openai.OpenAI) -> None:
+def test_a_response_continues_the_previous_one(client: openai.OpenAI) -> None:
     first = create(client, "My name is Kermit.", instructions="Be brief.", max_output_tokens=20)
     asked = "What is my name?"
     second = create(client, asked, previous_response_id=first.id, max_output_tokens=20)
@@ -49,7 +49,7 @@ def test_an_output_answers_the_call_of_the_previous_response(client: openai.Open
     assert caught.value.param == "input[0].call_id"
 
 
-def test_what_was_cut_goes_on_where_it_ended(client: openai.OpenAI) -> None:
+def test_a_text_that_was_cut_off_is_continued(client: openai.OpenAI) -> None:
     first = create(client, max_output_tokens=6)
     second = create(client, [], previous_response_id=first.id, max_output_tokens=6)
     begun = [{"role": "user", "content": COUNT},
@@ -62,7 +62,7 @@ def test_what_was_cut_goes_on_where_it_ended(client: openai.OpenAI) -> None:
     assert_read_the_same(create(client, begun), third.usage.input_tokens)
 
 
-def test_a_reference_stands_for_an_item_put_out_before(client: openai.OpenAI) -> None:
+def test_a_reference_stands_for_an_earlier_output_item(client: openai.OpenAI) -> None:
     first = create(client)
     asked: Any = [{"role": "user", "content": COUNT}]
     rest: Any = [{"role": "user", "content": "Go on."}]
@@ -73,7 +73,7 @@ def test_a_reference_stands_for_an_item_put_out_before(client: openai.OpenAI) ->
     assert_read_the_same(by_hand, by_id.usage.input_tokens)
 
 
-def test_a_streamed_response_is_kept_too(client: openai.OpenAI) -> None:
+def test_a_streamed_response_is_stored_too(client: openai.OpenAI) -> None:
     events: list[Any] = list(
         client.responses.create(model="echo", input=COUNT, max_output_tokens=4, stream=True)
     )
@@ -92,7 +92,7 @@ def test_responses_are_retrieved_and_deleted(client: openai.OpenAI) -> None:
         client.responses.delete(response.id)
 
 
-def test_store_false_keeps_nothing(client: openai.OpenAI) -> None:
+def test_store_false_stores_nothing(client: openai.OpenAI) -> None:
     response = create(client, store=False)
     assert response.to_dict()["store"] is False
     with pytest.raises(openai.NotFoundError):
@@ -103,7 +103,7 @@ def test_store_false_keeps_nothing(client: openai.OpenAI) -> None:
     assert caught.value.code == "previous_response_not_found"
 
 
-def test_input_items_are_all_that_it_was_made_from(client: openai.OpenAI) -> None:
+def test_input_items_are_the_whole_input(client: openai.OpenAI) -> None:
     first = create(client, "One")
     second = create(client, [{"role": "user", "content": "Two"}], previous_response_id=first.id)
     items: list[Any] = list(client.responses.input_items.list(second.id, order="asc", limit=2))
@@ -113,7 +113,7 @@ def test_input_items_are_all_that_it_was_made_from(client: openai.OpenAI) -> Non
     assert items[1].id == message_of(first).id
 
 
-def test_input_tokens_are_counted_as_they_would_be_read(client: openai.OpenAI) -> None:
+def test_input_tokens_are_those_of_the_prompt(client: openai.OpenAI) -> None:
     asked: Any = {"model": "echo", "input": COUNT, "instructions": "Be brief.", "tools": TOOLS}
     counted = client.responses.input_tokens.count(**asked)
     assert counted.object == "response.input_tokens"

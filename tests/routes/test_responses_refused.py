@@ -1,4 +1,4 @@
-"""Whatever is wrong with a Responses request, its sender is told what."""
+"""Every wrong Responses request gets a clear error."""
 
 from typing import Any
 
@@ -94,7 +94,7 @@ ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("change", "status", "param", "code"), ERRORS)
-def test_a_wrong_request_is_told_what_is_wrong(
+def test_a_wrong_request_gets_a_clear_error(
     server: EchoServer,
     change: dict[str, Any],
     status: int,

@@ -14,7 +14,7 @@ PARIS: Any = {
     "parameters": {"properties": {"city": {"enum": ["Paris"]}}, "required": ["city"]},
 }  # fmt: skip
 
-# Requests of which nothing is left to chance.
+# Requests with deterministic answers.
 STREAMED: list[dict[str, Any]] = [
     {"text": HELLO, "max_output_tokens": 40},
     {"text": HELLO, "max_output_tokens": 2},
@@ -33,7 +33,7 @@ def told(events: list[Any], kind: str) -> list[Any]:
 
 
 def without_ids(value: Any) -> Any:
-    """What two answers to the same request have in common."""
+    """The parts that two answers to the same request share."""
     own = {"id", "call_id", "created_at", "completed_at", "input_tokens_details", "logprobs"}
     if isinstance(value, dict):
         return {key: without_ids(item) for key, item in value.items() if key not in own}
@@ -41,7 +41,7 @@ def without_ids(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("fields", STREAMED)
-def test_a_stream_builds_the_response_that_is_answered_without(
+def test_a_stream_adds_up_to_the_whole_response(
     client: openai.OpenAI, fields: dict[str, Any]
 ) -> None:
     asked = {"model": "echo", "input": COUNT, "temperature": 0, **fields}
@@ -103,10 +103,10 @@ def test_streamed_logprobs_add_up_to_the_text(client: openai.OpenAI) -> None:
     assert "".join(tokens) == done.text and len(done.logprobs) == 8
 
 
-def test_a_failure_amid_a_stream_is_a_failed_response(
+def test_a_failure_during_a_stream_is_a_failed_response(
     client: openai.OpenAI, server: EchoServer
 ) -> None:
-    """A bias against all that the form allows is met while the answer is under way."""
+    """A bias against all tokens that the format allows fails during the answer."""
     text: Any = {"format": {"type": "json_schema", "name": "x", "schema": {"enum": [7]}}}
     events: list[Any] = list(
         client.responses.create(
@@ -123,7 +123,7 @@ def test_a_failure_amid_a_stream_is_a_failed_response(
     server.wait_until_idle()
 
 
-def test_a_client_that_leaves_frees_its_place_and_keeps_nothing(
+def test_a_client_that_leaves_frees_its_place_and_stores_nothing(
     client: openai.OpenAI, server: EchoServer
 ) -> None:
     with server.cut_short(1500):

@@ -1,4 +1,4 @@
-"""response_format: what comes out conforms, whatever the model would have said."""
+"""response_format: the output conforms, whatever the model would have generated."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_a_discriminated_union_through_parse(client: openai.OpenAI) -> None:
         Tree.model_validate_json(answer(client, schema, seed=n))
 
 
-def test_choices_that_may_both_be_valid_are_named(server: EchoServer) -> None:
+def test_alternatives_that_may_both_be_valid_are_reported(server: EchoServer) -> None:
     schema = {"oneOf": [{"type": "integer"}, {"type": "number"}]}
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     body = {"model": "echo", "messages": MESSAGES, "max_tokens": 2, "response_format": wanted}
@@ -133,10 +133,10 @@ def test_logprobs_are_of_every_token_and_of_the_raw_logits(client: openai.OpenAI
     assert reply.choices[0].logprobs and reply.choices[0].logprobs.content
     entries = reply.choices[0].logprobs.content
     assert "".join(entry.token for entry in entries) == "xylophone-zebra"
-    assert entries[0].logprob < entries[0].top_logprobs[0].logprob  # not what it wanted to say
+    assert entries[0].logprob < entries[0].top_logprobs[0].logprob  # not the model's first choice
 
 
-def test_stop_strings_and_max_tokens_cut_as_ever(client: openai.OpenAI) -> None:
+def test_stop_strings_and_max_tokens_still_end_the_text(client: openai.OpenAI) -> None:
     text = answer(client, {"type": "regex", "regex": "one two three four"}, stop="three")
     assert text == "one two "
     reply = client.chat.completions.create(
@@ -146,7 +146,7 @@ def test_stop_strings_and_max_tokens_cut_as_ever(client: openai.OpenAI) -> None:
     assert reply.usage and reply.usage.completion_tokens == 5
 
 
-def test_a_bias_against_all_that_is_allowed_is_the_clients_error(client: openai.OpenAI) -> None:
+def test_a_bias_against_all_allowed_tokens_is_the_clients_error(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="logit_bias"):
         answer(client, {"type": "regex", "regex": "7"}, logit_bias={str(ord("7")): -100})
 
@@ -194,7 +194,7 @@ def test_a_bias_against_all_that_is_allowed_is_the_clients_error(client: openai.
         ({"type": "grammar", "grammar": "root ::= ("}, "response_format.grammar"),
     ],
 )
-def test_what_can_not_be_enforced_is_refused_with_its_path(
+def test_unenforceable_schemas_are_refused_with_their_path(
     client: openai.OpenAI, response_format: Any, param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
@@ -212,7 +212,7 @@ def test_reasoning_is_apart_from_content(client: openai.OpenAI) -> None:
     assert any(getattr(delta, "reasoning_content", None) for delta in deltas)
 
 
-def test_what_follows_the_reasoning_is_content(client: openai.OpenAI) -> None:
+def test_text_after_the_reasoning_is_content(client: openai.OpenAI) -> None:
     said: Any = [{"role": "user", "content": "Green, he is.</think>He is a frog."}]
     request: Any = {"model": "thinker", "messages": said, "temperature": 0}
     message = client.chat.completions.create(**request).choices[0].message
@@ -220,7 +220,7 @@ def test_what_follows_the_reasoning_is_content(client: openai.OpenAI) -> None:
     assert message.to_dict()["reasoning_content"] == "Green, he is."
 
 
-def test_a_call_may_follow_what_is_said(client: openai.OpenAI) -> None:
+def test_a_call_may_follow_content(client: openai.OpenAI) -> None:
     call = '<tool_call>\n{"name": "look", "arguments": {"at": "Kermit"}}\n</tool_call>'
     said: Any = [{"role": "user", "content": f"I look.\n{call}"}]
     parameters = {"type": "object", "properties": {"at": {"type": "string"}}}
@@ -244,7 +244,7 @@ def test_template_arguments_switch_reasoning_off(client: openai.OpenAI) -> None:
     assert message.content and not hasattr(message, "reasoning_content")
 
 
-def test_hints_are_left_out_and_named(server: EchoServer) -> None:
+def test_hints_are_ignored_and_reported(server: EchoServer) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer", "format": "int64"}}}
     reply = server.post(
         "/v1/chat/completions",
@@ -259,7 +259,7 @@ def test_hints_are_left_out_and_named(server: EchoServer) -> None:
     assert reply.headers["x-localinfra-ignored"] == "response_format.schema.properties.n.format"
 
 
-def test_a_schemas_null_is_as_good_as_nothing(client: openai.OpenAI) -> None:
+def test_nulls_in_a_schema_count_as_absent(client: openai.OpenAI) -> None:
     schema = {"type": "integer", "nullable": True, "minimum": 5, "maximum": 6, "format": None}
     texts = {answer(client, {"type": "json_object", "schema": schema}, seed=n) for n in range(3)}
     assert texts <= {"5", "6", "null"}

@@ -1,4 +1,4 @@
-"""Text ↔ token ids over HTTP, as the prompts have them, in vLLM's shapes."""
+"""Text ↔ the token ids of prompts over HTTP, in vLLM's shapes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ TEXTS = ["Hello world", "", " \n\t", "ä🦜本 x", "<|im_start|>user\nHi<|im_en
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
-    """A server of one text model, which needs no name."""
+    """A server with one text model, which requests need not name."""
     server = EchoServer(
         tmp_path_factory.mktemp("alone"), CATALOGUE.partition('[model."thinker"]')[0]
     )
@@ -48,7 +48,7 @@ def test_the_tokens_are_those_of_a_completions_prompt(server: EchoServer) -> Non
         assert same.json()["choices"][0]["text"].startswith(text)
 
 
-def test_control_tokens_are_read_as_such_and_spelt_out(server: EchoServer) -> None:
+def test_control_tokens_are_recognized_and_spelled_out(server: EchoServer) -> None:
     found = tokenize(server, prompt="a <|im_end|>", return_token_strs=True)
     assert found["tokens"] == [*b"a ", END]
     assert found["token_strs"] == ["a", " ", "<|im_end|>"]
@@ -75,7 +75,7 @@ def spelt(server: EchoServer, **fields: Any) -> str:
     return str(server.post("/detokenize", {"model": "echo", "tokens": tokens}).json()["prompt"])
 
 
-def test_a_conversation_is_put_as_a_prompt_or_shown_alone(server: EchoServer) -> None:
+def test_a_conversation_has_a_generation_prompt_or_none(server: EchoServer) -> None:
     answered = [*HELLO, {"role": "assistant", "content": "Hel"}]
     assert spelt(server, messages=HELLO).endswith("Hello<|im_end|>\n<|im_start|>assistant\n")
     assert spelt(server, messages=HELLO, add_generation_prompt=False).endswith("Hello<|im_end|>\n")
@@ -85,11 +85,11 @@ def test_a_conversation_is_put_as_a_prompt_or_shown_alone(server: EchoServer) ->
     assert spelt(server, messages=answered, **continued).endswith("<|im_start|>assistant\nHel")
 
 
-def test_a_text_longer_than_the_context_is_counted_all_the_same(server: EchoServer) -> None:
+def test_a_text_longer_than_the_context_is_counted(server: EchoServer) -> None:
     assert tokenize(server, prompt="word " * 10_000)["count"] > 10_000
 
 
-def test_control_tokens_of_a_system_message_are_the_templates_alone(server: EchoServer) -> None:
+def test_control_tokens_in_a_system_message_stay_text(server: EchoServer) -> None:
     typed = [{"role": "system", "content": "a <|im_end|> b"}, *HELLO]
     assert spelt(server, messages=typed).startswith("<|im_start|>system\na <|im_end|> b<|im_end|>")
     assert tokenize(server, messages=typed)["tokens"].count(END) == 2
@@ -144,7 +144,7 @@ DETOKENIZE_ERRORS: list[tuple[dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(("body", "status", "param", "code"), TOKENIZE_ERRORS)
-def test_a_wrong_text_is_told_what_is_wrong(
+def test_a_wrong_text_gets_a_clear_error(
     server: EchoServer, body: dict[str, Any], status: int, param: str, code: str
 ) -> None:
     reply = server.post("/tokenize", {"model": "echo", **body})
@@ -154,7 +154,7 @@ def test_a_wrong_text_is_told_what_is_wrong(
 
 
 @pytest.mark.parametrize(("body", "status", "param"), DETOKENIZE_ERRORS)
-def test_wrong_tokens_are_told_what_is_wrong(
+def test_wrong_tokens_get_a_clear_error(
     server: EchoServer, body: dict[str, Any], status: int, param: str
 ) -> None:
     reply = server.post("/detokenize", {"model": "echo", **body})
@@ -169,7 +169,7 @@ def test_only_text_models_have_tokens_here(server: EchoServer) -> None:
         assert f"an embedding model: it answers at /v1/embeddings, not at {path}" in reply.text
 
 
-def test_the_tokenizer_is_described_by_name(server: EchoServer) -> None:
+def test_the_tokenizer_of_a_named_model_is_described(server: EchoServer) -> None:
     info = server.client.get(f"{server.url}/tokenizer_info", params={"model": "echo"}).json()
     assert info["model"] == ECHO and info["tokenizer_class"] == "bytes"
     assert (info["bos_token"], info["eos_token"]) == ("<s>", "<|im_end|>")
@@ -179,8 +179,8 @@ def test_the_tokenizer_is_described_by_name(server: EchoServer) -> None:
 
 
 def test_lm_evals_requests_name_no_model(alone: EchoServer, server: EchoServer) -> None:
-    """Its remote tokenizer, request by request. Where several models could be meant, it is told
-    so, and takes another tokenizer."""
+    """The requests of its remote tokenizer. A server with several text models refuses them, and it
+    takes another tokenizer."""
     info = server.client.get(f"{alone.url}/tokenizer_info").json()
     body = {"prompt": info["eos_token"], "add_special_tokens": False}
     assert alone.post("/tokenize", body).json()["tokens"] == [END]

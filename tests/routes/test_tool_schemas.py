@@ -1,4 +1,4 @@
-"""Schemas of tools, odd ones too: what of them is enforced, named or refused."""
+"""Schemas of tools, even odd ones: what is enforced, reported or refused."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ LEFT_OUT = ("a.propertyNames", "b.uniqueItems", "c.not", "e.format", "f.format",
 
 
 @pytest.mark.parametrize("choice", ["auto", "required", "none"])
-def test_what_a_tools_schema_asks_in_vain_is_named(server: EchoServer, choice: str) -> None:
+def test_unenforced_parts_of_a_tools_schema_are_reported(server: EchoServer, choice: str) -> None:
     body = {"model": "echo", "messages": MESSAGES, "max_tokens": 2, "tool_choice": choice}
     reply = server.post(
         "/v1/chat/completions", body | {"tools": [TIME, with_parameters(UNENFORCEABLE)]}
@@ -34,7 +34,7 @@ def test_what_a_tools_schema_asks_in_vain_is_named(server: EchoServer, choice: s
     assert sorted(named) == (expected if choice != "none" else [""])
 
 
-def test_the_other_routes_name_it_too(server: EchoServer) -> None:
+def test_the_other_routes_report_them_too(server: EchoServer) -> None:
     for path, body, within in (
         (
             "/v1/responses",
@@ -55,7 +55,7 @@ def test_the_other_routes_name_it_too(server: EchoServer) -> None:
         assert sorted(named) == [f"{within}.properties.{path}" for path in LEFT_OUT]
 
 
-# Parameters as generators write them, and what is named of them.
+# Parameters as generators write them, and the paths reported of them.
 ODD: list[tuple[Any, list[str]]] = [
     ([], []),
     ("object", [""]),
@@ -86,7 +86,7 @@ ODD: list[tuple[Any, list[str]]] = [
 
 
 @pytest.mark.parametrize(("parameters", "named"), ODD, ids=range(len(ODD)))
-def test_odd_parts_of_a_tools_schema_are_named_and_the_rest_is_enforced(
+def test_odd_parts_of_a_tools_schema_are_reported_and_the_rest_is_enforced(
     server: EchoServer, parameters: Any, named: list[str]
 ) -> None:
     body = {"model": "echo", "messages": MESSAGES, "max_tokens": 4, "tool_choice": "required"}
@@ -163,7 +163,7 @@ def test_odd_tools_fail_their_own_request(client: openai.OpenAI, fields: Any, pa
         {"type": "object", "properties": {"s": {"type": ["string", "null"], "default": None}}},
     ],
 )
-def test_unusual_but_sound_tools_work(client: openai.OpenAI, parameters: object) -> None:
+def test_unusual_but_valid_tools_work(client: openai.OpenAI, parameters: object) -> None:
     reply = client.chat.completions.create(
         model="echo", messages=MESSAGES, tools=[with_parameters(parameters)],
         tool_choice="auto", max_tokens=4,

@@ -41,7 +41,7 @@ def test_a_named_function_is_called(client: openai.OpenAI, name: str) -> None:
         model="echo", messages=MESSAGES, tools=TOOLS, max_tokens=200,
         tool_choice={"type": "function", "function": {"name": name}},
     )  # fmt: skip
-    assert reply.choices[0].finish_reason == "stop"  # as OpenAI's, who knew it would be called
+    assert reply.choices[0].finish_reason == "stop"  # as in OpenAI's API
     assert reply.choices[0].message.tool_calls
     [call] = reply.choices[0].message.tool_calls
     assert call.type == "function" and call.function.name == name
@@ -115,7 +115,7 @@ def test_none_ignores_the_tools_and_auto_may_answer(client: openai.OpenAI) -> No
     ],
     ids=["json", "regex", "grammar"],
 )  # fmt: skip
-def test_under_auto_an_answer_that_is_no_call_has_the_form_asked_for(
+def test_with_auto_an_answer_that_is_not_a_call_has_the_format(
     client: openai.OpenAI, form: Any, fits: Callable[[str], object]
 ) -> None:
     answer = client.chat.completions.create(
@@ -131,7 +131,7 @@ def test_under_auto_an_answer_that_is_no_call_has_the_form_asked_for(
 
 
 @pytest.mark.parametrize("max_tokens", [4, 30, 60, 70, 80])
-def test_a_call_that_is_cut_off_is_told_as_far_as_it_came(
+def test_a_call_that_is_cut_off_is_returned_as_far_as_it_went(
     client: openai.OpenAI, max_tokens: int
 ) -> None:
     fields: Any = {"model": "echo", "messages": MESSAGES, "tools": [WEATHER], "temperature": 0}
@@ -157,7 +157,7 @@ def is_json(text: str) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_call_repeats_another_of_its_answer(client: openai.OpenAI, seed: int) -> None:
+def test_no_call_repeats_another_of_the_same_answer(client: openai.OpenAI, seed: int) -> None:
     fields: Any = {"model": "echo", "messages": MESSAGES, "tools": [TIME, MOOD], "seed": seed}
     fields |= {"tool_choice": "required", "max_tokens": 600, "temperature": 1}
     whole = client.chat.completions.create(**fields).choices[0]
@@ -193,7 +193,7 @@ def test_a_choice_that_repeats_its_call_ends_alone(client: openai.OpenAI) -> Non
         {"function": {"name": "now"}},
     ],
 )  # fmt: skip
-def test_only_what_is_allowed_is_called(client: openai.OpenAI, choice: Any) -> None:
+def test_only_allowed_functions_are_called(client: openai.OpenAI, choice: Any) -> None:
     for seed in range(3):
         reply = client.chat.completions.create(
             model="echo", messages=MESSAGES, tools=TOOLS, tool_choice=choice, seed=seed,
@@ -203,7 +203,7 @@ def test_only_what_is_allowed_is_called(client: openai.OpenAI, choice: Any) -> N
         assert (call.function.name, call.function.arguments) == ("now", "{}")  # type: ignore[union-attr]
 
 
-def test_the_model_is_told_of_all_tools_whatever_is_allowed(client: openai.OpenAI) -> None:
+def test_the_model_sees_all_tools_whatever_is_allowed(client: openai.OpenAI) -> None:
     def num_prompt(choice: Any) -> int:
         reply = client.chat.completions.create(
             model="echo", messages=MESSAGES, tools=TOOLS, tool_choice=choice, max_tokens=1

@@ -1,4 +1,4 @@
-"""Servers of the app of a few lines."""
+"""Servers of a minimal app."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""Bodies as they are framed, and requests that are sent together: raw bytes on real sockets."""
+"""Framing of bodies, and pipelined requests: raw bytes on real sockets."""
 
 import json
 import logging
@@ -22,14 +22,14 @@ from localinfra.config.settings import ServerSettings
         ([b"1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n" * 1000] * 200, "extensions"),
     ],
 )
-def test_chunks_that_hold_little_have_bounds(server: Serving, parts: list[bytes], why: str) -> None:
+def test_tiny_chunks_have_limits(server: Serving, parts: list[bytes], why: str) -> None:
     with server.talk() as talk:
         reply = talk.ask(CHUNKED, *parts)
         assert reply.status in (400, 431), why
         assert is_refused(reply, reply.status)
 
 
-def test_ordinary_chunks_are_read_and_trailers_passed_over(server: Serving) -> None:
+def test_ordinary_chunks_are_read_and_trailers_skipped(server: Serving) -> None:
     with server.talk() as talk:
         small = b"".join(b"1;x=y\r\n%c\r\n" % byte for byte in b"hello" * 500)
         reply = talk.ask(CHUNKED, small, b"0\r\nauthorization: x\r\n\r\n")
@@ -38,7 +38,7 @@ def test_ordinary_chunks_are_read_and_trailers_passed_over(server: Serving) -> N
         assert talk.ask(GET).status == 200
 
 
-def test_a_body_that_nobody_reads_ends_its_connection(
+def test_an_unread_body_ends_its_connection(
     serve: Callable[[ServerSettings], Serving],
 ) -> None:
     with serve(SHORT).talk() as talk:
@@ -48,7 +48,7 @@ def test_a_body_that_nobody_reads_ends_its_connection(
         assert talk.is_closed()
 
 
-def test_an_endless_body_that_nobody_reads_is_cut(
+def test_an_endless_unread_body_is_cut_off(
     serve: Callable[[ServerSettings], Serving],
 ) -> None:
     with serve(ServerSettings(max_body_bytes=100_000)).talk() as talk:
@@ -58,7 +58,7 @@ def test_an_endless_body_that_nobody_reads_is_cut(
                 talk.connection.sendall(b"x" * 100_000)
 
 
-def test_requests_sent_together_are_answered_in_order(server: Serving) -> None:
+def test_pipelined_requests_are_answered_in_order(server: Serving) -> None:
     with server.talk() as talk:
         paths = [b"/%d" % at for at in range(MAX_PIPELINED)]
         talk.send(b"".join(b"GET %b HTTP/1.1\r\n\r\n" % path for path in paths))
@@ -66,7 +66,7 @@ def test_requests_sent_together_are_answered_in_order(server: Serving) -> None:
         assert answered == paths
 
 
-def test_of_a_heap_of_requests_those_that_may_wait_are_answered(server: Serving) -> None:
+def test_pipelined_requests_up_to_the_limit_are_answered(server: Serving) -> None:
     with server.talk() as talk:
         talk.send(GET * 1000)
         for _ in range(1 + MAX_PIPELINED):
@@ -89,7 +89,7 @@ WHOLE = [GET, POST + b"content-length: 2\r\n\r\nhi", CHUNKED + b"2\r\nhi\r\n0\r\
         (431, b"GET / HTTP/1.1\r\n" + headers(MAX_HEADERS + 1) + b"\r\n"),
     ],
 )
-def test_nonsense_after_whole_requests_costs_none_of_their_answers(
+def test_garbage_after_whole_requests_costs_none_of_their_answers(
     server: Serving, num_before: int, status: int, sent: bytes
 ) -> None:
     with server.talk() as talk:
@@ -113,13 +113,13 @@ def test_a_compressed_body_is_refused(server: Serving, coding: bytes) -> None:
 
 
 @pytest.mark.parametrize("coding", [b"chunked", b"Chunked", b"identity, chunked"])
-def test_chunks_are_read_as_they_are(server: Serving, coding: bytes) -> None:
+def test_plain_chunks_are_read(server: Serving, coding: bytes) -> None:
     with server.talk() as talk:
         reply = talk.ask(POST + b"transfer-encoding: %b\r\n\r\n2\r\nhi\r\n0\r\n\r\n" % coding)
         assert json.loads(reply.body)["body"] == "hi"
 
 
-def test_nonsense_after_a_request_lets_its_answer_end(server: Serving) -> None:
+def test_garbage_after_a_request_lets_its_answer_finish(server: Serving) -> None:
     with server.talk() as talk:
         talk.send(b"GET /flood HTTP/1.1\r\n\r\n")
         assert talk.connection.recv(16)
@@ -128,9 +128,7 @@ def test_nonsense_after_a_request_lets_its_answer_end(server: Serving) -> None:
             assert b"not valid HTTP" not in talk.connection.recv(65536)
 
 
-def test_a_refusal_is_one_line_of_the_log(
-    server: Serving, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refusal_is_one_log_line(server: Serving, caplog: pytest.LogCaptureFixture) -> None:
     with server.talk() as talk:
         reply = talk.ask(b"GET /\xff\x1b[31m HTTP/1.1\r\n\r\n")
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -139,7 +137,7 @@ def test_a_refusal_is_one_line_of_the_log(
     assert line.isprintable()
 
 
-def test_the_other_end_hears_nothing_of_a_connection_that_leaves_at_once(server: Serving) -> None:
+def test_a_connection_closed_at_once_gets_no_answer(server: Serving) -> None:
     for _ in range(20):
         with server.connect() as connection:
             connection.sendall(GET[:10])

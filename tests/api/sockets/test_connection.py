@@ -1,4 +1,4 @@
-"""What a client may do below HTTP: raw bytes on real sockets, over an app of a few lines."""
+"""Limits of a connection: raw bytes on real sockets, over a minimal app."""
 
 import contextlib
 import functools
@@ -33,12 +33,12 @@ from localinfra.config.settings import ServerSettings
         (414, [b"GET /", *[b"a" * 1000] * 20_000]),
     ],
 )
-def test_a_head_has_bounds(server: Serving, status: int, parts: list[bytes]) -> None:
+def test_a_head_has_limits(server: Serving, status: int, parts: list[bytes]) -> None:
     with server.talk() as talk:
         assert is_refused(talk.ask(*parts), status)
 
 
-def test_a_head_within_the_bounds_is_read(server: Serving) -> None:
+def test_a_head_within_the_limits_is_read(server: Serving) -> None:
     with server.talk() as talk:
         long_url = b"GET /" + b"a" * (MAX_URL_BYTES - 10) + b" HTTP/1.1\r\n\r\n"
         assert talk.ask(long_url).status == 200
@@ -48,7 +48,7 @@ def test_a_head_within_the_bounds_is_read(server: Serving) -> None:
         assert talk.ask(large).status == 200
 
 
-def test_a_head_may_come_in_bytes(server: Serving) -> None:
+def test_a_head_may_arrive_byte_by_byte(server: Serving) -> None:
     with server.talk() as talk:
         talk.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         assert talk.ask(*[bytes([byte]) for byte in GET]).status == 200
@@ -72,7 +72,7 @@ def test_a_head_may_come_in_bytes(server: Serving) -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "http://"),  # a TLS handshake
     ],
 )
-def test_what_is_no_http_is_told_so(server: Serving, sent: bytes, words: str) -> None:
+def test_input_that_is_not_http_is_refused(server: Serving, sent: bytes, words: str) -> None:
     with server.talk() as talk:
         reply = talk.ask(sent)
         assert is_refused(reply, 400) and words in str(reply.error["message"])
@@ -85,7 +85,7 @@ def test_http_2_is_named(server: Serving) -> None:
         assert is_refused(reply, 505) and "HTTP/1.1" in str(reply.error["message"])
 
 
-def test_a_websocket_is_refused_so_that_clients_go_on_over_http(server: Serving) -> None:
+def test_a_websocket_is_refused_so_that_clients_fall_back_to_http(server: Serving) -> None:
     with server.talk() as talk:
         reply = talk.ask(
             b"GET /v1/responses HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\n"
@@ -112,7 +112,7 @@ UPGRADE = POST + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-
         [*[bytes([byte]) for byte in UPGRADE + b"content-length: 5\r\n\r\nhello"]],
     ],
 )
-def test_an_offer_of_http_2_is_passed_over_and_the_body_is_read(
+def test_an_offer_of_http_2_is_ignored_and_the_body_is_read(
     server: Serving, parts: list[bytes]
 ) -> None:
     with server.talk() as talk:
@@ -133,7 +133,7 @@ def test_slow_heads_are_refused(serve: Callable[[ServerSettings], Serving]) -> N
             assert is_refused(reply, 408) and talk.is_closed()
 
 
-def test_a_head_that_drips_is_refused_as_a_whole(
+def test_a_dripping_head_is_refused(
     serve: Callable[[ServerSettings], Serving],
 ) -> None:
     with serve(SHORT).talk() as talk:
@@ -159,7 +159,7 @@ def test_an_idle_connection_is_kept_and_then_closed(
 ) -> None:
     with serve(SHORT).talk() as talk:
         assert talk.ask(GET).status == 200
-        time.sleep(1.5)  # longer than a new one may take
+        time.sleep(1.5)  # longer than a new connection may wait
         assert talk.ask(GET).status == 200
         talk.send(sent)
         assert talk.is_closed()
@@ -169,7 +169,7 @@ def test_by_default_an_idle_connection_outlives_what_clients_keep() -> None:
     assert ServerSettings().idle_timeout_s >= 90  # Go's; Node's are 4, httpx's 5, aiohttp's 15
 
 
-def test_the_first_to_wait_gives_way_to_a_newcomer(
+def test_the_oldest_waiting_connection_makes_room(
     serve: Callable[[ServerSettings], Serving], caplog: pytest.LogCaptureFixture
 ) -> None:
     serving = serve(ServerSettings(max_connections=20))
@@ -182,7 +182,7 @@ def test_the_first_to_wait_gives_way_to_a_newcomer(
         connection.close()
 
 
-def test_those_at_work_are_not_closed_for_a_newcomer(
+def test_working_connections_are_not_closed_for_a_new_one(
     serve: Callable[[ServerSettings], Serving],
 ) -> None:
     serving = serve(ServerSettings(max_connections=2))
@@ -211,7 +211,7 @@ def test_a_client_that_does_not_read_is_dropped(
             wait_for(lambda: len(serving.server.open) == 0)
 
 
-def test_a_slow_reader_that_reads_is_served(
+def test_a_slow_reader_that_makes_progress_is_served(
     serve: Callable[[ServerSettings], Serving], caplog: pytest.LogCaptureFixture
 ) -> None:
     with serve(SHORT).connect() as connection:
@@ -228,7 +228,7 @@ def holds(connections: Connections, num_bytes: int) -> bool:
 
 
 @pytest.mark.parametrize("path", [b"/large", b"/pieces"])
-def test_answers_that_nobody_reads_are_bounded_in_all(
+def test_unread_answers_have_a_total_limit(
     serve: Callable[[ServerSettings], Serving], caplog: pytest.LogCaptureFixture, path: bytes
 ) -> None:
     serving = serve(ServerSettings(max_unread_bytes=20 << 20))

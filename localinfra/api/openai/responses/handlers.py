@@ -307,7 +307,7 @@ class ResponseAnswer:
     async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
         """Yields the events of one step together."""
         async with contextlib.aclosing(self._output()) as output:
-            start = [Created(response=self._json), InProgress(response=self._told)]
+            start = [Created(response=self._json), InProgress(response=self._json)]
             yield self._numbered(start)
             async for events in output:
                 if events:
