@@ -14,7 +14,7 @@ from localinfra.runtime import Runtime
 
 
 class RequestMetrics:
-    """ASGI middleware outside `Guard`, so that requests it refuses are counted and logged too.
+    """ASGI middleware around `Guard`, so that requests it refuses are counted and logged too.
 
     Sets `started_s` in the request's state, and reads from it the model that is charged.
     """

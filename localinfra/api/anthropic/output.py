@@ -1,4 +1,4 @@
-"""Anthropic's messages, content blocks and stream events, and their making from an answer's pieces.
+"""Anthropic's messages, content blocks and stream events, built from an answer's pieces.
 
 Shapes: https://platform.claude.com/docs/en/api/messages and
 https://platform.claude.com/docs/en/build-with-claude/streaming. Pure.

@@ -172,7 +172,7 @@ async def make_images(
     timer, fields = Timer(), call.body
     fields.check()
     if strength is not None and not fields.image:
-        raise InvalidRequest("strength needs an image: send one, or leave it out.", "image")
+        raise InvalidRequest("strength needs an image: send one, or leave out strength.", "image")
     model = await call.runtime.image_model(name, name, ROUTE)
     charge = call.charge(model)
     model.check_queue()

@@ -13,7 +13,7 @@ from localinfra.errors import UnsupportedParameter
 class JsonSchemaFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
     name: str | None = None
     schema_: dict[str, Any] | None = None
-    strict: bool | None = None  # always
+    strict: bool | None = None  # no effect: always strict
     description: str | None = None
 
 

@@ -61,7 +61,7 @@ class SentFunction(msgspec.Struct, frozen=True):
     strict: bool | None = None
 
     def declared(self, path: str, usual: str) -> "Declared":
-        """Raises InvalidRequest."""
+        """The function in any of the forms. Raises InvalidRequest."""
         if self.function is not None and (self.function.name or self.name is None):
             inner, strict = f"{path}.function", self.function.strict
             strict = self.strict if strict is None else strict  # some clients put it beside
@@ -199,7 +199,7 @@ class AllowedTools(msgspec.Struct, frozen=True):
 class AllowedChoice(msgspec.Struct, frozen=True):
     """OpenAI's `allowed_tools`: within a `ToolChoice`, or flat as in the Responses API."""
 
-    mode: TypeName | None = None  # auto
+    mode: TypeName | None = None  # default: auto
     tools: Annotated[list["ToolChoice"], Meta(max_length=MAX_TOOLS)] = []
 
 

@@ -26,7 +26,7 @@ EXPOSED_HEADERS = (
     "x-request-id, request-id, x-localinfra-ignored, x-localinfra-truncated, retry-after"
 )
 OPEN_PATHS = frozenset({"/health"})  # readable without a key
-IMAGE_FILES = "/v1/images/files"  # files below it too: their names can't be guessed
+IMAGE_FILES = "/v1/images/files"  # paths below it are open too: their names can't be guessed
 
 
 class Guard:

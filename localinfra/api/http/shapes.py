@@ -75,7 +75,7 @@ class _ShapeReader:
             match member:
                 case inspect.StructType():
                     fields = self._fields(member)
-                    shape.fields = _both(shape.fields, fields) if shape.fields else fields
+                    shape.fields = _merge(shape.fields, fields) if shape.fields else fields
                 case inspect.ListType():
                     shape.items = self.shape(member.item_type)
                 case inspect.DictType():
@@ -114,7 +114,7 @@ def _members(info: inspect.Type) -> Iterator[inspect.Type]:
         yield info
 
 
-def _both(one: Fields, other: Fields) -> Fields:
+def _merge(one: Fields, other: Fields) -> Fields:
     return Fields(
         one.all | other.all,
         one.nested | other.nested,

@@ -25,12 +25,12 @@ class Threads:
     """For work that would block the event loop: each kind has its own threads and queue."""
 
     def __init__(self) -> None:
-        self.conversions = BoundedExecutor("large requests to be read", 2, 64)
-        self.vectors = BoundedExecutor("vectors to be written", 2, 256)
+        self.conversions = BoundedExecutor("body decoding", 2, 64)
+        self.vectors = BoundedExecutor("vector encoding", 2, 256)
         # Decoding one of 16 megapixels takes half a second and 200 MB.
-        self.pictures_in = BoundedExecutor("pictures to be read", 2, 64)
-        # These are generated already, so the queue holds more than those of the models.
-        self.pictures_out = BoundedExecutor("pictures to be written", 2, 1024)
+        self.pictures_in = BoundedExecutor("image decoding", 2, 64)
+        # These images are generated already, so more may wait than for the models.
+        self.pictures_out = BoundedExecutor("image encoding", 2, 1024)
 
     def close(self) -> None:
         for executor in (self.conversions, self.vectors, self.pictures_in, self.pictures_out):
@@ -73,9 +73,7 @@ class RequestState(msgspec.Struct):
 
     id: str = ""  # `x-request-id`
     started_s: float = 0.0  # of time.perf_counter()
-    caller: str = (
-        ""  # the key's holder, see `ApiKeys.caller`; one name for all if there are no keys
-    )
+    caller: str = ""  # the key's holder, as named by `ApiKeys.caller`
     model: str = ""  # the model that is charged, once it is loaded
     error: ApiError | None = None  # why it was refused, or failed even after its response began
     target_host: str | None = None  # the host in an absolute request URL

@@ -16,8 +16,8 @@ MAX_VALUES = 1 << 18  # decoded in 25 ms
 MAX_TOKEN_IDS = 1 << 20  # for routes that take lists of token ids; decoded in 40 ms
 MAX_NESTED = 1 << 17  # lists, objects and their keys: each costs as much as eight numbers
 
-# Recursive functions need up to three stack frames for each level of a value, and Python allows a
-# thousand. No real client comes near.
+# Recursive code needs up to three stack frames per level, and Python allows a thousand. No real
+# client comes near.
 MAX_DEPTH = 256
 STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 NO_BRACKETS = bytes(set(range(256)) - STEPS.keys())

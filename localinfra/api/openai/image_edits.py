@@ -1,6 +1,6 @@
 """POST /v1/images/edits: repaints an image, or the part of it that a mask marks.
 
-Takes OpenAI's multipart form, and JSON with data URLs.
+Takes OpenAI's multipart form, or JSON with data URLs.
 """
 
 import base64

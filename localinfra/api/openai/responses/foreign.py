@@ -82,7 +82,7 @@ class ApplyPatchCall(ForeignItem, frozen=True, kw_only=True):
 
 
 class ForeignOutput(ForeignItem, frozen=True, kw_only=True):
-    """Output of a shell or a patch. A local shell's has the call's id as its own id."""
+    """Output of a shell or a patch. In a local shell's output, `id` is the call's id."""
 
     call_id: str | None = None
     output: str | Annotated[list[Any], Meta(max_length=MAX_MESSAGES)] | None = None

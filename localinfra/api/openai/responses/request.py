@@ -44,7 +44,7 @@ class TextFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
     name: ShortName | UnsetType | None = UNSET
     description: str | UnsetType | None = UNSET
     schema_: dict[str, Any] | UnsetType | None = UNSET
-    strict: bool | UnsetType | None = UNSET  # always
+    strict: bool | UnsetType | None = UNSET  # no effect: always strict
 
     def answer_format(self) -> AnswerFormat | None:
         """None if any text will do. Raises InvalidRequest or UnsupportedParameter."""
