@@ -220,7 +220,7 @@ def test_a_preflight_echoes_only_plain_header_names(asked: str) -> None:
     assert reply.header("access-control-allow-headers") == "authorization, content-type"
 
 
-def test_other_options_requests_are_no_preflight() -> None:
+def test_other_options_requests_are_not_preflights() -> None:
     assert get(Guard(unreachable, api_keys=["k"]), HOST, method="OPTIONS").status == 401
 
 

@@ -235,7 +235,7 @@ def test_desktop_apps_may_call_if_only_this_machine_can(origin: str) -> None:
         "moz-extension://abcdef",
     ],
 )
-def test_other_schemes_are_no_desktop_apps(origin: str) -> None:
+def test_other_schemes_are_not_desktop_apps(origin: str) -> None:
     rules = OriginRules(takes_desktop_apps=True)
     assert not rules.allows(origin, authority("localhost:8000"))
 

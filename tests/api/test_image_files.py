@@ -1,4 +1,4 @@
-"""Images by URL: an address is as good as a key, so it can't be guessed, and it ends."""
+"""Images by URL: the URL works without a key, so it is unguessable and expires."""
 
 import re
 import time
@@ -44,7 +44,7 @@ def test_they_end_after_their_time_and_when_there_are_too_many(
 
 
 @pytest.mark.parametrize("key", ["", "sk-second"])
-def test_who_has_the_address_needs_no_key_and_who_has_a_key_needs_the_address(key: str) -> None:
+def test_the_url_suffices_without_a_key_and_a_key_does_not_without_the_url(key: str) -> None:
     app = create_app(Runtime(ServerSettings(api_keys=("sk-first", "sk-second")), Catalog({})))
     path = AppState.of(app).store(ImageFiles).put(b"pixels", "image/png")
     headers = [("host", "localhost"), ("authorization", f"Bearer {key}")]

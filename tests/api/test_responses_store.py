@@ -113,7 +113,7 @@ def test_a_caller_with_many_only_pushes_out_their_own() -> None:
 
 
 class Counted(list[Any]):
-    """Items that nobody may go through: a conversation can be tens of megabytes."""
+    """Items that must not be iterated: a conversation can be tens of megabytes."""
 
     def __iter__(self) -> Iterator[Any]:
         raise AssertionError

@@ -187,7 +187,7 @@ def test_metrics_need_a_key_and_never_show_one(server: EchoServer) -> None:
     assert label(ALICE) in text and ALICE not in text and BOB not in text
 
 
-def test_made_up_names_are_no_labels(server: EchoServer) -> None:
+def test_made_up_names_are_not_labels(server: EchoServer) -> None:
     for name in ("made-up-model", "smol:made-up"):
         server.post("/v1/completions", {"model": name, "prompt": "x"}, headers=bearer(ALICE))
         server.client.get(f"{server.url}/v1/{name}", headers=bearer(ALICE))
