@@ -1,3 +1,3 @@
-"""localinfra: GGUF chat models on your own machine, behind the routes OpenAI's clients speak."""
+"""localinfra: GGUF chat models on your own machine, behind the routes that OpenAI clients call."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""Which llama.cpp build suits this machine. Standard library only, and nothing of localinfra.
+"""Which llama.cpp build suits this machine. Imports only the standard library.
 
-`scripts/setup.py` imports this before anything is installed, `cli/doctor.py` afterwards. `look()`
-alone touches the machine; the choices are made over the plain values it returns.
+`scripts/setup.py` uses this before anything is installed, `cli/doctor.py` afterwards. Only
+`look()` touches the machine; the choices work on the plain values it returns.
 """
 
 import ctypes.util
@@ -14,7 +14,7 @@ from pathlib import Path
 
 BACKENDS = ("cpu", "cuda", "metal", "vulkan")
 
-# CUDA versions that llama-cpp-python's authors publish wheels for, in indexes named cu118 and so on
+# CUDA versions that llama-cpp-python publishes wheels for, in indexes named cu118 and so on
 CUDA_WHEELS = ((11, 8), (12, 1), (12, 2), (12, 3), (12, 4), (12, 5), (13, 0), (13, 2))
 
 PCI_GPU_VENDORS = {"0x1002": "AMD", "0x10de": "NVIDIA", "0x8086": "Intel"}
@@ -25,7 +25,7 @@ class Machine:
     system: str  # platform.system(): Linux, Darwin
     machine: str  # platform.machine(): x86_64, aarch64, arm64
     nvidia_gpu: str = ""  # name, "" when nvidia-smi finds none
-    cuda_version: tuple[int, int] | None = None  # the newest CUDA its driver can run
+    cuda_version: tuple[int, int] | None = None  # the newest CUDA that the driver can run
     vulkan_gpu: str = ""  # name or vendor, "" without a GPU and libvulkan
 
 
@@ -38,25 +38,25 @@ def best_backend(machine: Machine) -> str:
 
 
 def wheel_indexes(backend: str, machine: Machine) -> tuple[str, ...]:
-    """Names of the authors' wheel indexes worth trying, best first."""
+    """Names of llama-cpp-python's wheel indexes worth trying, best first."""
     if backend != "cuda":
         return (backend,)
     if machine.cuda_version is None:
         return ()
     usable = sorted((v for v in CUDA_WHEELS if v <= machine.cuda_version), reverse=True)
-    # A driver runs everything older too; the runtime libraries installed may be of either major.
+    # A driver also runs older CUDA; the installed runtime libraries may be of either major version.
     newest_of_major = {major: minor for major, minor in reversed(usable)}
     return tuple(f"cu{major}{minor}" for major, minor in sorted(newest_of_major.items())[::-1])[:2]
 
 
 def parse_nvidia_smi(text: str) -> tuple[int, int] | None:
-    """The CUDA version in nvidia-smi's header ("CUDA Version: 12.8"; newer ones say "UMD")."""
+    """The CUDA version in nvidia-smi's header, "CUDA Version: 12.8" or "CUDA UMD Version: 13.0"."""
     found = re.search(r"CUDA[\w ]* Version\s*:\s*(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2])) if found else None
 
 
 def parse_vulkaninfo(text: str) -> str:
-    """Name of the first real GPU in `vulkaninfo --summary`; llvmpipe is a CPU and doesn't count."""
+    """The first real GPU in `vulkaninfo --summary`; llvmpipe runs on the CPU and doesn't count."""
     kind = re.compile(r"deviceType\s*=\s*PHYSICAL_DEVICE_TYPE_(?:DISCRETE|INTEGRATED)_GPU")
     for device in re.split(r"^GPU\d+:", text, flags=re.MULTILINE)[1:]:
         name = re.search(r"deviceName\s*=\s*(.+)", device)
@@ -70,7 +70,7 @@ def look() -> Machine:
     if system == "Darwin":
         return Machine(system, machine)
     names = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-    # The name line is "No devices were found" with a driver and no GPU, at exit status 6.
+    # With a driver but no GPU it prints "No devices were found" and exits with 6, so this is "".
     nvidia_gpu = names.splitlines()[0].strip() if names.strip() else ""
     cuda_version = parse_nvidia_smi(output_of(["nvidia-smi"])) if nvidia_gpu else None
     vulkan_gpu = parse_vulkaninfo(output_of(["vulkaninfo", "--summary"])) or (
@@ -87,7 +87,7 @@ def render_node_vendor(drm: Path = Path("/sys/class/drm")) -> str:
 
 
 def output_of(command: Sequence[str], timeout_s: float = 10) -> str:
-    """Standard output, or "" when the program is absent, fails or hangs."""
+    """The program's standard output, or "" if it is missing, fails or hangs."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=True

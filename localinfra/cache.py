@@ -1,7 +1,7 @@
-"""What processes share in the cache: locks that are tried and never waited for without end, and
-scratch that vanishes.
+"""What processes share in the cache: file locks, and scratch folders that get cleaned up.
 
-A lock is a file whose holder is whoever has it locked; it lets go with the end of its process.
+A lock is polled, never blocked on. The operating system releases it when its holder's process
+ends.
 """
 
 import contextlib
@@ -17,22 +17,22 @@ from typing import IO
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes may do the same work twice, each for itself
+except ImportError:  # Windows: no locks, so two processes may do the same work twice
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-SCRATCH = ".scratch-"  # begins the names of folders that are removed where nobody holds the lock
+SCRATCH = ".scratch-"  # prefix of folders that are removed when no process holds the lock
 TRY_INTERVAL_S = 0.02
 
 
 class LockHeld(OSError):
-    """Another process kept a lock for too long. The message names file, process and remedy."""
+    """Another process held a lock too long. The message names file, process and remedy."""
 
     def __init__(self, path: Path, waited_s: float):
         holder = holder_of(path)
         super().__init__(
-            f"{path} is locked by {holder}, which did not let go within {waited_s:g} s; end it if "
-            "it hangs"
+            f"{path} is locked by {holder}, which did not release it within {waited_s:g} s; end it "
+            "if it hangs"
         )
 
 
@@ -43,9 +43,10 @@ def locked(
     waiting: Callable[[str], None] = lambda holder: None,
     gives_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Holds the lock at `path`; where another process has it, `waiting` is told which, once.
+    """Holds the lock at `path`. If another process has it, calls `waiting` once with its name.
 
-    Raises LockHeld after `limit_s` or when it `gives_up`, and OSError where the file can't be made.
+    Raises LockHeld after `limit_s` or once `gives_up()` is true, and OSError if the file can't be
+    created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -61,19 +62,19 @@ def locked(
 
 
 def try_lock(lock: IO[bytes]) -> bool:
-    """Held until the file is closed, by the end of the process if need be."""
+    """Takes the lock without blocking. It is held until the file is closed or the process ends."""
     try:
         if fcntl:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks; see Windows above
+    except OSError:  # a file system without locks: as on Windows
         pass
     return True
 
 
 def holder_of(path: Path) -> str:
-    """Who has the file locked, as far as Linux tells."""
+    """The process that has the file locked, by id and name where /proc/locks shows it."""
     with contextlib.suppress(OSError):
         inode = path.stat().st_ino
         locks = Path("/proc/locks").read_text()
@@ -84,13 +85,13 @@ def holder_of(path: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Removes scratch in the folder. Call it with its lock held: nobody is at work then."""
+    """Removes the folder's scratch. Call it with the folder's lock held: then no one uses it."""
     for path in folder.glob(f"{SCRATCH}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def sweep_if_free(folder: Path) -> None:
-    """Removes scratch that dead processes left in the folder, unless one is at work there."""
+    """Removes scratch that dead processes left in the folder, unless a process holds the lock."""
     if any(folder.glob(f"{SCRATCH}*")):
         with contextlib.suppress(OSError), (folder / LOCK).open("ab") as lock:
             if try_lock(lock):
@@ -98,5 +99,5 @@ def sweep_if_free(folder: Path) -> None:
 
 
 def scratch_folder(folder: Path) -> Path:
-    """Where this process may put files in the making."""
+    """This process's folder for unfinished files."""
     return folder / f"{SCRATCH}{os.getpid()}"

@@ -1,7 +1,7 @@
-"""Random names and seeds, without a system call for each.
+"""Random names and seeds without a system call for each. Not for secrets.
 
-A call to the system gives the interpreter away, and who computes keeps it for a while: in a burst
-of requests that was a third of what the event loop waited for. No secrets are made of this.
+A system call releases the GIL, and a computing thread then keeps it for a while: in a burst of
+requests that was a third of the event loop's waiting.
 """
 
 import os
@@ -14,7 +14,7 @@ _bytes = b""
 
 
 def random_bytes(size: int) -> bytes:
-    """The system's, each given once. Any thread."""
+    """Bytes of os.urandom, each handed out once. Any thread."""
     global _bytes
     with _lock:
         if len(_bytes) < size:

@@ -1,7 +1,6 @@
 """Child processes that end with their parent, however it ends.
 
-The parent keeps the writing end of the child's standard input open. A child calls
-`end_with_parent` as the first thing it does.
+The parent holds the write end of the child's stdin open. A child calls `end_with_parent` first.
 """
 
 import contextlib
@@ -15,13 +14,13 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def end_with_parent() -> None:
-    """Ends this process at once when standard input ends, for then the parent has; on Linux the
-    system does so too, should Python be held up. Signals are those of a fresh process: they may
-    have been ignored or blocked where the parent was started."""
+    """Ends this process at EOF on stdin, which means that the parent is gone. On Linux the kernel
+    kills it too, in case Python is stuck. Resets signals that the parent may have been started
+    with ignored or blocked."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_DFL)
-            with contextlib.suppress(AttributeError):  # Windows blocks none
+            with contextlib.suppress(AttributeError):  # Windows has no signal masks
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

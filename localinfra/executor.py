@@ -1,7 +1,6 @@
-"""Threads for work that is too long for the event loop, with a bounded queue before them.
+"""Threads for work that is too long for the event loop, behind a bounded queue.
 
-Knows nothing of the work. Each kind of work has an executor of its own, so that none can hold up
-another's.
+Knows nothing of the work. Each kind of work has its own executor, so that none delays another.
 """
 
 import asyncio
@@ -17,15 +16,14 @@ from localinfra.errors import QueueFull
 
 T = TypeVar("T")
 
-# What a job gains on others while they come: so many units of size for each that came after it.
-AGEING = 1000
-LARGE_SHARE = 8  # of the places to wait in one is for large jobs, which take as long as many others
+AGEING = 1000  # units of size that a waiting job gains on each later arrival
+LARGE_SHARE = 8  # one in so many queue places may hold a large job: one takes as long as many small
 
-_running = threading.local()  # `.job`: whose work a thread does
+_running = threading.local()  # `.job`: the one that this thread runs
 
 
 class _Job:
-    """One caller's place, waiting or running."""
+    """One caller's job, waiting or running."""
 
     def __init__(self, is_large: bool):
         self.is_large = is_large
@@ -33,46 +31,46 @@ class _Job:
 
 
 def is_abandoned() -> bool:
-    """Whether the caller of the job that this thread runs has left. For long work to ask."""
+    """Whether the caller of this thread's job has left. Long jobs should check it."""
     job: _Job | None = getattr(_running, "job", None)
     return job is not None and job.is_abandoned
 
 
 class Abandoned(Exception):
-    """Ends a job whose caller has left; nobody is there to read it."""
+    """Ends a job whose caller has left; no one sees it."""
 
 
 def stop_if_abandoned() -> None:
-    """Raises Abandoned."""
+    """Raises Abandoned if the caller of this thread's job has left."""
     if is_abandoned():
         raise Abandoned
 
 
 async def give_way() -> None:
-    """Between two pieces of work on the event loop: what has come meanwhile is seen to. One
-    sleep(0) is not enough, since it goes on before what the loop finds on its sockets then."""
+    """Lets the event loop handle what has arrived. One sleep(0) is not enough: it resumes before
+    the socket events that the loop polls in that turn."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
 
 class BoundedExecutor:
-    """Runs functions in threads, the smaller first, and keeps a thread for the small ones.
+    """Runs functions in threads, smaller jobs first, one thread reserved for small jobs.
     Event loop only."""
 
     def __init__(
         self, name: str, num_threads: int, max_waiting: int, large_size: float = float("inf")
     ):
-        """`max_waiting` jobs may wait besides those that run; `name` is in the refusal of more.
-        Those of more than `large_size` leave one thread free, and most of the queue."""
+        """At most `max_waiting` jobs queue besides those that run; a refusal gives `name`. Jobs
+        above `large_size` leave one thread and most of the queue to smaller ones."""
         assert num_threads > 1 or large_size == float("inf"), "no thread would run large jobs"
         self._name = name
         self._num_threads = num_threads
         self._max_waiting = max_waiting
         self._large_size = large_size
         self._num_running = 0
-        self._num_large = 0  # of those
+        self._num_large = 0  # of the running
         self._numbers = itertools.count()
-        # Heaps of (rank, number, its future, the job): small jobs and large ones.
+        # is_large → a heap of (rank, number, future, job)
         self._waiting: dict[bool, list[tuple[int, int, asyncio.Future[None], _Job]]] = {
             False: [],
             True: [],
@@ -81,7 +79,7 @@ class BoundedExecutor:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a job runs. None waits unless one does."""
+        """Whether a job runs. Jobs wait only while others run."""
         return self._num_running > 0
 
     @property
@@ -89,17 +87,17 @@ class BoundedExecutor:
         return sum(not place.done() for heap in self._waiting.values() for _, _, place, _ in heap)
 
     async def run(self, function: Callable[..., T], *arguments: Any, size: int = 0) -> T:
-        """The function's result. A caller that is cancelled gives its place in the queue back;
-        from the function itself, `is_abandoned` is true then.
+        """Returns the function's result. A cancelled caller leaves the queue; if its function
+        already runs, `is_abandoned()` is true there.
 
-        `size` compares jobs: characters, tokens. Raises QueueFull.
+        `size` ranks jobs, in characters or tokens. Raises QueueFull if too many wait.
         """
         job = _Job(size > self._large_size)
         await self._take_place(job, size)
         loop = asyncio.get_running_loop()
         try:
             future = self._pool.submit(_run, job, function, *arguments)
-        except RuntimeError:  # closed meanwhile
+        except RuntimeError:  # the pool was closed meanwhile
             self._give_place_back(job)
             raise
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._give_place_back, job))
@@ -110,7 +108,7 @@ class BoundedExecutor:
             raise
 
     def close(self) -> None:
-        """Waits for nothing: what still runs ends by its own bounds."""
+        """Does not wait: running jobs have limits of their own."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _take_place(self, job: _Job, size: int) -> None:
@@ -119,7 +117,7 @@ class BoundedExecutor:
             return
         if self._is_full(job.is_large):
             raise QueueFull(
-                f"Too many requests wait for {self._name} already; try again later.",
+                f"Too many requests are already waiting for {self._name}; try again later.",
                 retry_after_s=5,
             )
         place = asyncio.get_running_loop().create_future()
@@ -130,7 +128,7 @@ class BoundedExecutor:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
-                self._give_place_back(job)  # it was handed over just before
+                self._give_place_back(job)  # it had just been handed over
             raise
 
     def _is_full(self, is_large: bool) -> bool:
@@ -173,12 +171,12 @@ def _run(job: _Job, function: Callable[..., T], *arguments: Any) -> T:
 
 
 async def in_daemon_thread(function: Callable[..., T], *arguments: Any, name: str) -> T:
-    """The function's result, from a thread of its own that keeps no process from ending: for what
-    may take very long and can't be stopped. Panics of Rust libraries come as RuntimeError."""
+    """Returns the function's result from a daemon thread: for work that may take very long and
+    can't be stopped. Turns panics of Rust libraries into RuntimeError."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def tell(outcome: Callable[[Any], None], value: object) -> None:
+    def settle(outcome: Callable[[Any], None], value: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(lambda: None if future.done() else outcome(value))
 
@@ -186,11 +184,11 @@ async def in_daemon_thread(function: Callable[..., T], *arguments: Any, name: st
         try:
             result = function(*arguments)
         except Exception as error:
-            tell(future.set_exception, error)
+            settle(future.set_exception, error)
         except BaseException as error:
-            tell(future.set_exception, RuntimeError(f"{error!r:.500}"))
+            settle(future.set_exception, RuntimeError(f"{error!r:.500}"))
         else:
-            tell(future.set_result, result)
+            settle(future.set_result, result)
 
     threading.Thread(target=work, name=name, daemon=True).start()
     return await future

@@ -1,19 +1,18 @@
-"""What lives as long as its model is kept from the garbage collector, and looked through again
-when a model leaves."""
+"""Exempts long-lived objects from garbage collection until a model is unloaded."""
 
 import gc
 import threading
 import time
 
-FULL = 2  # the generation that a full collection looks through
+FULL = 2  # the generation of a full collection
 POLL_S = 0.005
 
-_lock = threading.Lock()  # freezing while another thread collects would keep its garbage for good
+_lock = threading.Lock()  # freezing while another thread collects would keep its garbage forever
 
 
 def freeze() -> None:
-    """Exempts all that lives now: modules, vocabularies, weights. Looking through them again with
-    each full collection stops all threads for 10 to 15 ms."""
+    """Exempts every object alive now: modules, vocabularies, weights. Scanning them in each full
+    collection would stop all threads for 10 to 15 ms."""
     with _lock:
         gc.freeze()
 
@@ -21,12 +20,12 @@ def freeze() -> None:
 def collect() -> None:
     """Frees what is unreachable, frozen or not, and freezes the rest.
 
-    Libraries' hooks and the modules that they are on know each other, so weights that nobody uses
-    go only with this.
+    Hooks that libraries put on torch modules make reference cycles, so only this frees unused
+    weights.
     """
     with _lock:
         gc.unfreeze()
-        # While another thread collects, `gc.collect` returns at once and has done nothing.
+        # `gc.collect` returns at once, having done nothing, while another thread collects.
         while not _has_collected():
             time.sleep(POLL_S)
         gc.freeze()

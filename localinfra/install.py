@@ -1,7 +1,6 @@
-"""The commands that install what is missing, as a reader can paste them.
+"""Commands that install what is missing, ready to paste.
 
-localinfra itself is on no package index: its extras come from a checkout, or by the names of the
-packages that they bring.
+localinfra is on no package index: its extras are installed from a checkout, or package by package.
 """
 
 import re
@@ -20,7 +19,7 @@ def pip(*arguments: str) -> str:
 
 
 def extra(name: str) -> str:
-    """For one of pyproject.toml's optional parts, such as "embeddings"."""
+    """The command for one of pyproject.toml's extras, such as "embeddings"."""
     if (ROOT / "pyproject.toml").exists():
         return pip("-e", f"{ROOT}[{name}]")
     marker = re.compile(rf"extra\s*==\s*['\"]{name}['\"]")
@@ -28,7 +27,7 @@ def extra(name: str) -> str:
 
 
 def pinned(package: str) -> str:
-    """The requirement as localinfra's own metadata has it."""
+    """The package's requirement, with its version, from localinfra's metadata."""
     return next(
         (r.partition(";")[0].strip() for r in requirements() if r.startswith(package)), package
     )
@@ -37,5 +36,5 @@ def pinned(package: str) -> str:
 def requirements() -> list[str]:
     try:
         return requires("localinfra") or []
-    except PackageNotFoundError:  # started from a folder, never installed
+    except PackageNotFoundError:  # run from a folder, never installed
         return []

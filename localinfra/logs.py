@@ -1,6 +1,6 @@
-"""The log's form: one line a record, nothing from outside unescaped, and no flood.
+"""The log's format: one line per record, outside text escaped, floods throttled.
 
-Knows no HTTP and no model. `configure` is for the process that serves; libraries only log.
+Knows neither HTTP nor models. Only the serving process calls `configure`; other code just logs.
 """
 
 import logging
@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 MAX_SHOWN = 200  # characters of a value from outside
 MAX_LINE = 4000
-# Of records of one kind (logger, level, wording and what the record says of itself): enough to see
-# what goes on, and at some 300 bytes a line no more than 260 MB a day for who would fill the disk.
+# Limits for records of one kind (logger, level, wording and `kind`): enough to see what is going
+# on, and at some 300 bytes a line at most 260 MB a day from a client that tries to fill the disk.
 BURST_LINES = 100
 LINES_PER_S = 10.0
-TRACEBACK_LINES = 10  # as so many counts a record that has one
+TRACEBACK_LINES = 10  # what a record with a traceback counts as
 MAX_KINDS = 256
 
 
 def shown(value: str, limit: int = MAX_SHOWN) -> str:
-    """A value from outside on one line of the log: cut, and control characters escaped."""
+    """An outside value for a log line: truncated, and control characters escaped."""
     return printable(value[:limit]) + ("..." if len(value) > limit else "")
 
 
@@ -29,7 +29,7 @@ def printable(text: str) -> str:
 
 
 def configure(level: str) -> None:
-    """Writes the log to stderr from `level` on."""
+    """Logs to stderr, at `level` and above."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine())
     handler.addFilter(Throttle())
@@ -37,7 +37,7 @@ def configure(level: str) -> None:
 
 
 class OneLine(logging.Formatter):
-    """What a client sent can't begin a line of its own, nor colour the terminal."""
+    """Keeps text from a client from starting a line of its own or colouring the terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -48,19 +48,19 @@ class OneLine(logging.Formatter):
 
 
 def kind(of: object) -> dict[str, object]:
-    """For `extra`: what sets a record apart from others of its wording."""
+    """For `extra`: throttles a record apart from others of the same wording."""
     return {"kind": of}
 
 
 class Bucket(NamedTuple):
-    lines: float  # that may be written now
-    at_s: float  # when that was so
+    lines: float  # that could be written at `at_s`
+    at_s: float  # time.monotonic()
     num_left_out: int
 
 
 class Throttle(logging.Filter):
-    """Lets records of one kind through at `lines_per_s` after a burst. The next that passes says
-    how many were left out. Debug records pass: who asks for them reads along."""
+    """Passes records of one kind at `lines_per_s` after a burst; the next that passes says how many
+    were dropped. Debug records always pass: someone asked for them."""
 
     def __init__(self, burst: float = BURST_LINES, lines_per_s: float = LINES_PER_S) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Throttle(logging.Filter):
             record.msg = f"{record.getMessage()} (and {num_left_out} more like this)"
             record.args = ()
         if len(self.buckets) >= MAX_KINDS:
-            del self.buckets[next(iter(self.buckets))]  # the one not met for longest
+            del self.buckets[next(iter(self.buckets))]  # the least recently used
         self.buckets[key] = Bucket(
             lines - cost if passes else lines, now, 0 if passes else num_left_out + 1
         )

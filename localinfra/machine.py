@@ -1,6 +1,6 @@
-"""This machine: its cores and memory, what a measurement of speed holds for, where results go.
+"""This machine: its cores and memory, what identifies it to a benchmark, its cache folders.
 
-Reads a few small files and imports no library, since every start of the server asks.
+Reads a few small files and imports no library, since every server start calls it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from localinfra.backend_detect import output_of
 
 
 def usable_cores() -> int:
-    """Physical cores this process may run on: a second thread on a core only adds waiting."""
+    """Physical cores that this process may run on: a second thread on a core only adds waiting."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     siblings = {
         path.read_text().strip()
@@ -28,35 +28,34 @@ def usable_cores() -> int:
 
 
 def cache_folder(name: str) -> Path:
-    """A folder in $LOCALINFRA_CACHE, else in the platform's cache for this user. It need not
-    exist."""
+    """A folder in $LOCALINFRA_CACHE, else in the user's cache folder. It may not exist yet."""
     if named := os.environ.get("LOCALINFRA_CACHE"):
         return Path(named).absolute() / name
     named = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(named):  # the XDG standard says that a relative path is to be ignored
-        named = os.path.join(os.sep, os.path.expanduser("~"), ".cache")  # / where nobody has a home
+    if not os.path.isabs(named):  # XDG says to ignore relative paths
+        named = os.path.join(os.sep, os.path.expanduser("~"), ".cache")  # / without a home
     return Path(named, "localinfra", name)
 
 
 def cpu() -> str:
-    """The processor's name, and a digest of everything it says it can do."""
+    """The CPU's name, and a digest of its feature flags."""
     if platform.system() == "Darwin":
-        told = output_of(["sysctl", "-n", "machdep.cpu.brand_string"])
+        info = output_of(["sysctl", "-n", "machdep.cpu.brand_string"])
     else:
-        told = _read(Path("/proc/cpuinfo"))
+        info = _read(Path("/proc/cpuinfo"))
     # ARM writes "Features", and numbers in place of a name.
     lines = re.findall(
-        r"^(?:model name|flags|Features|CPU implementer|CPU part)\s*:.*$", told, re.M
+        r"^(?:model name|flags|Features|CPU implementer|CPU part)\s*:.*$", info, re.M
     )
-    facts = [platform.machine(), *sorted(set(lines or [told.strip() or platform.processor()]))]
-    name = re.search(r"^model name\s*:\s*(.+)$", told, re.M)
-    shown = name[1] if name else told.strip() if not lines else platform.machine()
+    facts = [platform.machine(), *sorted(set(lines or [info.strip() or platform.processor()]))]
+    name = re.search(r"^model name\s*:\s*(.+)$", info, re.M)
+    shown = name[1] if name else info.strip() if not lines else platform.machine()
     return f"{shown or platform.machine()} {_digest(*facts)}"
 
 
 def llama_build() -> str:
-    """llama-cpp-python's version, and a digest of its libraries' names and sizes: builds for
-    other instructions differ there, and none has to be loaded to see it."""
+    """llama-cpp-python's version, and a digest of its libraries' names and sizes, which differ
+    between builds for different CPUs and can be read without loading one."""
     try:
         number = version("llama-cpp-python")
     except PackageNotFoundError:
@@ -68,7 +67,7 @@ def llama_build() -> str:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping; None where nobody says."""
+    """Bytes available without swapping; None if the system doesn't report them."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(Path("/proc/meminfo")), re.M)
     return int(found[1]) * 1024 if found else None
 

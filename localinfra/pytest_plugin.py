@@ -1,6 +1,6 @@
-"""pytest's fixtures over `testing.server`, found by pytest where localinfra is installed.
+"""pytest fixtures for `testing.server`, registered where localinfra is installed.
 
-Every run of pytest imports this: nothing heavy before a fixture is used.
+Every pytest run imports this, so heavy imports wait until a fixture is used.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("localinfra").addoption(
         "--localinfra-config",
         metavar="FILE",
-        help="settings (models.toml) of the server behind the localinfra fixtures; "
+        help="settings file (models.toml) for the localinfra fixtures' server; "
         "default: the chat model that comes with localinfra",
     )
-    parser.addini(INI, "the same, from the folder of the ini file", type="string", default="")
+    parser.addini(INI, "the same, relative to the ini file", type="string", default="")
 
 
 def _config_file(config: pytest.Config) -> Path | None:
@@ -39,9 +39,8 @@ def _config_file(config: pytest.Config) -> Path | None:
 
 @contextlib.contextmanager
 def _plain_imports(config: pytest.Config) -> Iterator[None]:
-    """pytest compiles every module of a distribution that brings a plugin again, for the sake of
-    its asserts. Of localinfra's that takes a second, in each job that begins with installing it.
-    """
+    """Imports without pytest's assert rewriting. It would recompile every localinfra module, as it
+    does for any plugin's package: a second in each CI job that has just installed localinfra."""
     hook: Any = config.pluginmanager.rewrite_hook
     if hook not in sys.meta_path:  # --assert=plain
         yield
@@ -55,8 +54,8 @@ def _plain_imports(config: pytest.Config) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def localinfra_url(pytestconfig: pytest.Config) -> "Iterator[BaseURL]":
-    """The base URL of a server that runs for the whole session; `localinfra_url.model` is the
-    name of its model."""
+    """The base URL of a server that runs for the whole session; `localinfra_url.model` names its
+    model."""
     with contextlib.ExitStack() as stack:
         with _plain_imports(pytestconfig):
             from localinfra.errors import ApiError, ConfigError
@@ -71,13 +70,13 @@ def localinfra_url(pytestconfig: pytest.Config) -> "Iterator[BaseURL]":
 
 @pytest.fixture(scope="session")
 def localinfra_client(localinfra_url: "BaseURL") -> "Iterator[openai.OpenAI]":
-    """OpenAI's client of that server."""
+    """An OpenAI client of that server."""
     from localinfra.install import pip
 
     try:
         from openai import OpenAI
     except ImportError:
         how = pip("openai")
-        pytest.fail(f"localinfra_client is OpenAI's client; install it: {how}", pytrace=False)
+        pytest.fail(f"localinfra_client needs OpenAI's client: {how}", pytrace=False)
     with OpenAI(base_url=localinfra_url, api_key=localinfra_url.api_key, max_retries=0) as client:
         yield client

@@ -1,10 +1,10 @@
-"""A server for other people's tests: in this process, ready when its block begins.
+"""A server for your own tests: in this process, ready when its block begins.
 
     with localinfra.testing.server() as base_url:
         client = openai.OpenAI(base_url=base_url, api_key=base_url.api_key)
 
-Owns the server's thread with its event loop, and leaves the process as it found it: no signal
-handlers, no logging, nothing of the environment. `pytest_plugin.py` makes fixtures of it.
+Owns the server's thread and event loop. Leaves the process as it found it: signal handlers,
+logging and the environment stay untouched. `pytest_plugin.py` makes fixtures of it.
 """
 
 import asyncio
@@ -35,18 +35,18 @@ from localinfra.runtime import Runtime
 T = TypeVar("T")
 
 DEFAULT_SEED = 0
-END_LIMIT_S = 60.0  # for models to be freed on a busy machine
+END_LIMIT_S = 60.0  # a busy machine may take long to free the models
 
 
 class BaseURL(str):
-    """`http://127.0.0.1:PORT/v1`, which OpenAI's clients take as `base_url`."""
+    """`http://127.0.0.1:PORT/v1`, an OpenAI client's `base_url`."""
 
-    model: str  # the name of the model that is loaded
-    api_key: str  # any will do where none is asked for
+    model: str  # the name of the loaded model
+    api_key: str  # any string if the server needs none
 
     @property
     def root(self) -> str:
-        """Without `/v1`, as Anthropic's clients take it."""
+        """Without `/v1`: an Anthropic client's `base_url`."""
         return self.removesuffix("/v1")
 
 
@@ -59,17 +59,17 @@ def server(
 ) -> Iterator[BaseURL]:
     """Serves from a thread of this process, on a free port of 127.0.0.1, until the block ends.
 
-    Without a `config` the chat model that comes with localinfra answers, whatever name a request
-    has for it. With one, a settings file or a dict of its tables, its first text model is loaded
-    at the start, or its first model where none is for text; others when they are asked for.
+    Without a `config`, the chat model that comes with localinfra answers, whatever model a request
+    names. `config` is a settings file or a dict of its tables: its first text model is loaded at
+    once, or its first model if it has no text model; the others load on first use.
 
-    A request that names no seed gets `seed`, or else the config's `default_seed`, or else 0: the
-    same request, the same answer. To that end weights are served as they are (`optimize` is off).
-    A key is asked for only where `api_key` gives one. $LOCALINFRA_CONFIG and $LOCALINFRA_API_KEYS
-    have no effect, and `localinfra costs` counts nothing.
+    A request without a seed gets `seed`, else the config's `default_seed`, else 0, so that the same
+    request gives the same answer. For the same reason `optimize` is off. Requests need a key only
+    if `api_key` is given. $LOCALINFRA_CONFIG and $LOCALINFRA_API_KEYS have no effect, and
+    `localinfra costs` counts nothing.
 
-    Raises ConfigError for settings that can't be used and ModelUnavailable for a model that can't
-    be loaded; both say what to do.
+    Raises ConfigError if the settings are invalid and ModelUnavailable if the model can't be
+    loaded; both say what to do.
     """
     settings, catalog = _settings(config, seed, api_key)
     name = _first_model(catalog)
@@ -86,14 +86,14 @@ def server(
 
 
 class Background:
-    """A server in a thread with an event loop of its own, which listens when this returns."""
+    """A server in a thread with its own event loop. It listens once this is constructed."""
 
     def __init__(self, server: Server, host: str = "127.0.0.1") -> None:
         sockets = bind(host, 0)
         self.server = server
         self.port: int = sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        # A daemon: a program that never ends its block can end all the same.
+        # A daemon, so that a program which never leaves its block can still end.
         self._thread = threading.Thread(
             target=self._run, args=(sockets,), name="localinfra server", daemon=True
         )
@@ -109,7 +109,7 @@ class Background:
             runner.run(self.server.serve(sockets))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of what runs on the server's loop."""
+        """Runs a coroutine on the server's loop and returns its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class Background:
 
 
 class _Guest(Server):
-    """Waits for no answers at its end: their clients are told."""
+    """Ends without waiting for running answers: their clients get an error."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(create_app(runtime), runtime.settings)
@@ -134,9 +134,9 @@ class _Guest(Server):
 def _settings(
     config: str | Path | Mapping[str, object] | None, seed: int | None, api_key: str | None
 ) -> tuple[ServerSettings, Catalog]:
-    """Raises ConfigError."""
+    """Raises ConfigError if the settings are invalid or name no model."""
     if isinstance(config, Mapping):
-        found = config_file.read(config, Path("config"))  # so called in errors
+        found = config_file.read(config, Path("config"))  # its name in errors
     else:
         path = config_file.find_file(Path(config) if config else config_file.shipped_file())
         found = config_file.read(config_file.read_toml(path), path)
@@ -152,20 +152,20 @@ def _settings(
     catalog = catalog_file.load(found)
     if not catalog.entries:
         raise ConfigError(
-            f"{found.path} names no model: {config_file.shipped_file()} shows how it is done"
+            f"{found.path} has no model: {config_file.shipped_file()} shows how to add one"
         )
     entries = {name: _unoptimized(entry) for name, entry in catalog.entries.items()}
     fallback = catalog.fallback_model
     if config is None:
-        # Tests run beside others. With load 5 on two cores, two threads that wait for each other
-        # took 4 to 6 s to load and 2 to 13 s for a first answer; one took 1.3 s and 0.6.
+        # Tests share the machine. At load 5 on two cores, two threads that wait for each other took
+        # 4 to 6 s to load and 2 to 13 s for a first answer; one thread took 1.3 s and 0.6 s.
         fallback = _first_model(catalog)
         entries[fallback] = replace(entries[fallback], threads=1)
     return settings, Catalog(entries, fallback)
 
 
 def _first_model(catalog: Catalog) -> str:
-    """The first text model, or the first one where none is for text."""
+    """The first text model, else the first model."""
     text = (name for name, entry in catalog.entries.items() if isinstance(entry, TextModelEntry))
     return next(text, catalog.names[0])
 
@@ -175,7 +175,7 @@ def _unoptimized(entry: ModelEntry) -> ModelEntry:
 
 
 class _Process:
-    """What servers change for the whole process, put back after the last of them."""
+    """Restores what servers change for the whole process when the last of them ends."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

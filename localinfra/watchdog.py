@@ -1,29 +1,29 @@
-"""Sees a thread that stands still while work waits. Pure: what the thread is at goes in.
+"""Detects a thread that is stuck while work waits. Pure: it is given the thread's pulse.
 
-Checks are counted and no clock is read: a machine that was suspended, or a process that was
-stopped, has made no checks either.
+Counts checks instead of reading a clock: a suspended machine or a stopped process makes no checks
+either.
 """
 
 from enum import Enum
 
 import msgspec
 
-# A batch of a large model's prompt may well take minutes on a CPU, and then it is computed.
+# One prefill batch of a large model may legitimately take minutes on a CPU.
 COMPUTING_FACTOR = 10
 
 
 class Phase(Enum):
-    IDLE = "idle"  # waits for requests
-    WORKING = "working"  # everything between two batches, of which nothing should take long
-    COMPUTING = "computing"  # a batch, in the backend
+    IDLE = "idle"  # waiting for requests
+    WORKING = "working"  # between two batches, where nothing should take long
+    COMPUTING = "computing"  # a batch in the backend
 
 
 class Pulse(msgspec.Struct, frozen=True):
-    """What a thread is at. It changes whenever the thread gets on."""
+    """What a thread is doing. It changes whenever the thread makes progress."""
 
     num: int = 0
     phase: Phase = Phase.IDLE
-    size: int = 1  # of what is computed, by which more patience is had with it
+    size: int = 1  # of the computed batch; the limit grows with it
 
     def next(self) -> "Pulse":
         return Pulse(self.num + 1, Phase.WORKING)
@@ -39,11 +39,11 @@ class Watchdog:
     """Call `stands_still` at regular intervals."""
 
     def __init__(self, max_checks: int):
-        """So many checks may find the thread at the same thing; ten times as many where it
-        computes, and that for each unit of a pulse's size."""
+        """`max_checks` checks with an unchanged pulse mean stuck: ten times as many while
+        computing, times the pulse's size."""
         self._max_checks = max_checks
         self._seen = Pulse()
-        self.num_checks = 0  # that found it there
+        self.num_checks = 0  # that found it unchanged
 
     def stands_still(self, pulse: Pulse) -> bool:
         if pulse != self._seen or pulse.phase is Phase.IDLE:

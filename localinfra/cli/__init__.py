@@ -1,1 +1,1 @@
-"""One file for each command; heavy imports inside it. Talks to a server, or starts one."""
+"""One file per command, heavy imports inside the command. Talks to a server, or starts one."""

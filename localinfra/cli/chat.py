@@ -1,6 +1,6 @@
 """`localinfra chat`: a conversation in the terminal with a running server, or one started for it.
 
-Knows the API, not the engine: it sends chat completions and prints what streams back.
+Knows the API, not the engine: sends chat completions and prints the streamed answers.
 """
 
 import re
@@ -26,16 +26,16 @@ from localinfra.models.catalog import Catalog, hint
 from localinfra.models.sources import locate
 
 HELP = """\
-/system TEXT  give the model a system message (without TEXT: show it)
+/system TEXT  set the system message (without TEXT: show it)
 /model NAME   switch to another model (without NAME: list them)
 /retry        answer the last message again
 /clear        forget the conversation, keep the system message
-/quit         leave, as does Ctrl-D; Ctrl-C stops an answer
+/quit         leave (or Ctrl-D); Ctrl-C stops an answer
 A paste is one message. End a line with \\ to continue on the next."""
 
 NO_TEXT_MODEL = (
-    "no chat model is ready: `localinfra list` shows those of models.toml, and how to get their "
-    "files"
+    "no chat model is ready: `localinfra list` shows the models in models.toml and how to get "
+    "their files"
 )
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
@@ -74,9 +74,9 @@ class ReceivedChunk(msgspec.Struct):
 class Card(msgspec.Struct):
     id: str
     kind: str = "text"
-    state: str = "present"  # loaded, loading, failed, or that of its files
+    state: str = "present"  # loaded, loading, failed, or the state of its files
     aliases: list[str] = []
-    remedy: str | None = None  # what to do where its files are not here
+    remedy: str | None = None  # what to do if its files are missing
 
     @property
     def is_ready(self) -> bool:
@@ -89,7 +89,7 @@ class Cards(msgspec.Struct):
 
 @dataclass
 class AnswerTiming:
-    """When an answer was asked for and when its first text came, to tell waiting from writing."""
+    """When an answer was requested and when its first text came: separates prefill from decode."""
 
     started: float = field(default_factory=time.monotonic)
     first: float | None = None
@@ -102,7 +102,7 @@ class AnswerTiming:
         speed = f" · {num_after_first / writing_s:.1f} tokens/s" if num_after_first > 0 else ""
         details = usage.prompt_tokens_details
         cached = f" ({details.cached_tokens} cached)" if details and details.cached_tokens else ""
-        cut = " · cut at the limit of tokens" if finish_reason == "length" else ""
+        cut = " · cut off at the token limit" if finish_reason == "length" else ""
         return (
             f"{usage.completion_tokens} tokens{speed} · first after "
             f"{self.first - self.started:.2f} s · {usage.prompt_tokens} read{cached}{cut}"
@@ -111,7 +111,7 @@ class AnswerTiming:
 
 @dataclass
 class Conversation:
-    """What has been said, and how the next answer is asked for."""
+    """The messages so far, and the settings of the next request."""
 
     client: Client
     model: str
@@ -130,7 +130,8 @@ class Conversation:
     def say(self, text: str) -> bool:
         """Sends a message and prints the answer; returns False if Ctrl-C stopped it.
 
-        Raises ApiError. A message that got no text in return counts as not sent.
+        Raises ApiError if the server refuses it. A message without any answer text counts as not
+        sent.
         """
         self.messages.append(HistoryMessage("user", text))
         parts: list[str] = []
@@ -150,7 +151,7 @@ class Conversation:
         return finished
 
     def retry(self) -> bool:
-        """Asks the last message again, forgetting its answer."""
+        """Drops the last answer and sends its message again."""
         if not self.messages:
             raise ApiError("there is no message to answer again")
         before = self.messages
@@ -162,7 +163,7 @@ class Conversation:
             raise
 
     def print_answer(self, parts: list[str]) -> str:
-        """Prints an answer while it comes, collects its text in `parts`, returns its summary."""
+        """Prints an answer as it arrives, collects its text in `parts`, returns its summary."""
         timing = AnswerTiming()
         usage, finish_reason = None, None
         with closing(
@@ -184,7 +185,7 @@ class Conversation:
             parts.append(delta.content)
             is_shown = self.interactive or (sys.stdout is not None and sys.stdout.isatty())
             text = printable(delta.content) if is_shown else delta.content
-            click.echo(text, nl=False)  # which flushes
+            click.echo(text, nl=False)  # echo flushes
 
 
 def printable(text: str) -> str:
@@ -197,13 +198,13 @@ def printable(text: str) -> str:
 @click.argument("prompt", required=False)
 @click.option("--system", help="A system message.")
 @click.option("--temperature", type=click.FloatRange(0, 2))
-@click.option("--max-tokens", type=click.IntRange(1), help="The longest answer.")
-@click.option("--url", envvar="LOCALINFRA_URL", help="The server to talk with.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Limit of an answer's length.")
+@click.option("--url", envvar="LOCALINFRA_URL", help="The server to use.")
 @click.option("--key", envvar="LOCALINFRA_API_KEY", help="Its API key.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="Talk with the server of this models.toml, started if need be.",
+    help="Use the server of this models.toml, started if needed.",
 )
 def chat(
     model: str | None,
@@ -215,7 +216,7 @@ def chat(
     key: str | None,
     config: Path | None,
 ) -> None:
-    """Talk with MODEL, by default the first one that can answer.
+    """Talk with MODEL, by default the first one that is ready.
 
     With PROMPT, or text on standard input, or both, it answers once and exits:
 
@@ -223,15 +224,15 @@ def chat(
       localinfra chat smollm2 "Name three rivers."
       cat notes.txt | localinfra chat smollm2 "Sum this up:"
 
-    Uses the server at --url, or the one that models.toml describes; if none runs there, one is
-    started for as long as the chat lasts.
+    Uses the server at --url, or the one that models.toml describes. If none is running there, it
+    starts one and stops it after the chat.
     """
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an answer may have what the terminal lacks
+        sys.stdout.reconfigure(errors="replace")  # characters that the terminal can't encode
     question = read_question(prompt)
     with ExitStack() as stack:
         if question is None:
-            # A script's background job ignores SIGINT; a person at a terminal means Ctrl-C.
+            # A script's background job starts with SIGINT ignored; at a terminal Ctrl-C must work.
             signal.signal(signal.SIGINT, signal.default_int_handler)
         with silent():
             client = connect(stack, url, key, config, lambda catalog: check(catalog, model))
@@ -244,8 +245,8 @@ def chat(
             converse(conversation)
         elif not question:
             raise ApiError(
-                "There is nothing to answer: give a prompt after the model's name, or text on "
-                "standard input."
+                "There is no prompt: write one after the model's name, or pipe text to standard "
+                "input."
             )
         else:
             with silent():
@@ -255,7 +256,7 @@ def chat(
 
 
 def read_question(prompt: str | None) -> str | None:
-    """What is to be answered once; None: a person at a terminal will say."""
+    """The one prompt to answer; None for a conversation at the terminal."""
     if prompt is None and is_typed():
         return None
     text = "" if is_typed() or sys.stdin is None else read_all(sys.stdin)
@@ -264,7 +265,7 @@ def read_question(prompt: str | None) -> str | None:
 
 def read_all(stream: TextIO) -> str:
     if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(encoding="utf-8-sig", errors="replace")  # a stray byte does no harm
+        stream.reconfigure(encoding="utf-8-sig", errors="replace")  # tolerates stray bytes
     return stream.read().rstrip("\n")
 
 
@@ -272,7 +273,7 @@ def read_all(stream: TextIO) -> str:
 
 
 def check(catalog: Catalog, name: str | None) -> None:
-    """Raises ApiError for a chat that could not begin, before a server is started for it."""
+    """Raises ApiError if the chat could not start; called before a server is started for it."""
     if name is not None:
         found, entry = catalog.resolve(name)
         refuse_other_kinds(found, entry.kind)
@@ -284,23 +285,24 @@ def check(catalog: Catalog, name: str | None) -> None:
 
 
 def find_model(client: Client, name: str) -> Card:
-    """The card of the model that answers to a name. Raises ApiError with names like it."""
+    """The card of the model with this name or alias. Raises ApiError with similar names if there is
+    none."""
     cards = client.get("/v1/models", Cards).data
     card = next((card for card in cards if name in (card.id, *card.aliases)), None)
-    if card is None:  # a deployment, one whose files are absent, or the fallback
+    if card is None:  # a deployment, a model whose files are missing, or the fallback
         try:
             card = client.get(f"/v1/models/{quote(name, safe='')}", Card)
         except ServerRefused as error:
             if error.status != 404:
                 raise
             known = [card.id for card in cards if card.kind == "text"]
-            told = f"The model {name!r} does not exist. {hint(close_matches(name, known), known)}"
-            message = error.message if "model" in error.message else told
+            ours = f"The model {name!r} does not exist. {hint(close_matches(name, known), known)}"
+            message = error.message if "model" in error.message else ours
             more = ' To ask once: localinfra chat MODEL "PROMPT".' if " " in name else ""
             raise ApiError(message + more) from None
     refuse_other_kinds(card.id, card.kind)
     if card.remedy:
-        raise ApiError(f"The files of {card.id} are not here: {card.remedy}")
+        raise ApiError(f"The files of {card.id} are missing: {card.remedy}")
     return card
 
 
@@ -310,7 +312,7 @@ def refuse_other_kinds(name: str, kind: str) -> None:
 
 
 def text_models(client: Client) -> list[Card]:
-    """Returns the chat models served, the ready ones first; raises ApiError if there are none."""
+    """The chat models served, ready ones first. Raises ApiError if there are none."""
     cards = [card for card in client.get("/v1/models", Cards).data if card.kind == "text"]
     if not cards:
         raise ApiError(f"{client.url}: {NO_TEXT_MODEL}")
@@ -340,13 +342,13 @@ def converse(conversation: Conversation) -> None:
             if interrupted:
                 return
             interrupted = True
-            click.secho("Ctrl-C again, or Ctrl-D, leaves", dim=True)
+            click.secho("press Ctrl-C again, or Ctrl-D, to leave", dim=True)
         except ApiError as error:
             click.secho(f"error: {error.message}", fg="red", err=True)
 
 
 def obey(conversation: Conversation, line: str) -> bool:
-    """Carries out a command; returns False if Ctrl-C stopped it, raises EOFError for /quit."""
+    """Runs a command. Returns False if Ctrl-C stopped it, raises EOFError for /quit."""
     command, _, argument = line.strip().partition(" ")
     match command, argument.strip():
         case "/help", _:
@@ -371,7 +373,7 @@ def obey(conversation: Conversation, line: str) -> bool:
             raise EOFError
         case _:
             raise ApiError(
-                f"{command} is not a command: /help lists them. To send a message that begins "
+                f"{command} is not a command: /help lists them. To send a message that starts "
                 "with a slash, put a space before it."
             )
     return True

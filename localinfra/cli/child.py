@@ -33,9 +33,9 @@ class Health(msgspec.Struct):
 def server(config: Path | None, progress: Progress) -> Iterator[Client]:
     """Starts a server on a free loopback port and yields a client for it once it is healthy.
 
-    Its key is made up here, so that no other user of the machine can call it. It gets a session of
-    its own: Ctrl-C in the terminal stops an answer, not the server.
-    Raises ApiError with the last lines of its log if it doesn't come up.
+    A random key keeps other users of the machine out. The server runs in its own session, so that
+    Ctrl-C in the terminal stops an answer, not the server.
+    Raises ApiError with the last lines of its log if it doesn't start.
     """
     port, key = free_port(), secrets.token_urlsafe(24)
     command = [sys.executable, "-m", "localinfra", "serve"]
@@ -71,14 +71,14 @@ def wait_until_healthy(
             pass  # not listening yet
         waited_s = time.monotonic() - started
         if waited_s > START_LIMIT_S:
-            raise ApiError(f"The server did not come up within {START_LIMIT_S} s.")
+            raise ApiError(f"The server was not ready within {START_LIMIT_S} s.")
         progress(waited_s)
         time.sleep(0.1)
     raise ApiError(f"The server ended with status {process.returncode}.\n{tail(log)}".strip())
 
 
 def is_healthy(client: Client) -> bool:
-    """Whether a server is ready, False while it loads; raises ApiError if none answers."""
+    """Whether the server is ready; False while it loads. Raises ApiError if none answers."""
     try:
         return Client(client.url, client.key, PROBE_LIMIT_S).get("/health", Health).status == "ok"
     except ServerRefused as error:
@@ -104,7 +104,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Lets SIGTERM and a closed terminal unwind the stack, so that the server is stopped too."""
+    """Makes SIGTERM and SIGHUP unwind the stack, so that the server is stopped too."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)

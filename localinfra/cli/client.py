@@ -1,7 +1,7 @@
-"""A small HTTP client for a running server: JSON in, structs out, events as they come.
+"""A small HTTP client for a running server: JSON in, structs out, events as they arrive.
 
-One connection per request; leaving a stream closes its connection, which is how a server learns
-that nobody listens any more. Proxies of the environment are not used: the server is near.
+One connection per request; closing a stream closes its connection, which tells the server to stop.
+Ignores proxies in the environment: the server is local.
 """
 
 import http.client
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class ServerUnreachable(ApiError):
-    """Nothing answers at the URL, or what answers doesn't speak HTTP."""
+    """Nothing at the URL answers, or not in HTTP."""
 
 
 class ServerRefused(ApiError):
@@ -47,19 +47,19 @@ class Client:
     ) -> None:
         """`url` and `key` default to $LOCALINFRA_URL and $LOCALINFRA_API_KEY.
 
-        Raises ApiError for a URL that is not http(s), or a key that can't be sent. `timeout_s`
-        limits each silence, not the whole answer; a request may wait long while its model loads.
+        Raises ApiError if the URL is not http(s) or the key can't be sent. `timeout_s` limits each
+        pause, not the whole answer; a request may wait long while its model loads.
         """
         self.url = (url or os.environ.get("LOCALINFRA_URL") or DEFAULT_URL).rstrip("/")
         self.url = self.url.removesuffix("/v1")  # as OpenAI's clients write their base URL
         self.key = (key or os.environ.get("LOCALINFRA_API_KEY") or "").strip()
         if not (self.key.isascii() and self.key.replace(" ", "").isprintable()):
-            raise ApiError("The API key has characters that no key has: give it without line ends.")
+            raise ApiError("The API key may have only printable ASCII characters.")
         self.timeout_s = timeout_s
         try:
             parts = urlsplit(self.url)
             self.host, self.port = parts.hostname or "", parts.port
-        except ValueError:  # a port that is no number, brackets that don't close
+        except ValueError:  # a port that is not a number, an unclosed bracket
             raise ApiError(self.bad_url()) from None
         if parts.scheme not in ("http", "https") or not self.host:
             raise ApiError(self.bad_url())
@@ -67,7 +67,7 @@ class Client:
         self.prefix = parts.path
 
     def bad_url(self) -> str:
-        return f"{self.url} is not a server's URL: expected one like {DEFAULT_URL}"
+        return f"{self.url} is not a server's URL: use one like {DEFAULT_URL}"
 
     def get(self, path: str, into: type[T]) -> T:
         with closing(self.connect()) as connection:
@@ -78,7 +78,7 @@ class Client:
             return self.decode(self.send(connection, "POST", path, body).read(), into)
 
     def stream(self, path: str, body: object, into: type[T]) -> Generator[T, None, None]:
-        """Yields the events of an answer up to [DONE]. Close the generator to stop the answer."""
+        """Yields an answer's events up to [DONE]. Close the generator to stop the answer."""
         with closing(self.connect()) as connection:
             response = self.send(connection, "POST", path, body)
             try:
@@ -122,7 +122,7 @@ class Client:
                 "`localinfra serve`, or give another address with --url or LOCALINFRA_URL."
             ) from None
         except http.client.HTTPException:
-            raise ServerUnreachable(f"What answers at {self.url} does not speak HTTP.") from None
+            raise ServerUnreachable(f"The program at {self.url} does not speak HTTP.") from None
         raise ServerRefused(self.refusal(response.status, text), response.status)
 
     def refusal(self, status: int, text: bytes) -> str:
@@ -135,18 +135,18 @@ class Client:
             return msgspec.json.decode(text, type=into)
         except msgspec.MsgspecError as error:
             raise ServerUnreachable(
-                f"There is no localinfra server at {self.url}, but something else ({error})."
+                f"Another program answers at {self.url}, not a localinfra server ({error})."
             ) from None
 
 
 def local_url(host: str, port: int) -> str:
-    """A URL that works in this machine's clients: a wildcard address is reached on loopback."""
+    """A URL for clients on this machine: a wildcard address becomes loopback."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def events(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields the data of each server-sent event; comments and other fields are skipped.
+    """Yields the data of each server-sent event, skipping comments and other fields.
 
     https://html.spec.whatwg.org/multipage/server-sent-events.html
     """

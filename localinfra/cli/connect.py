@@ -1,4 +1,4 @@
-"""Which server a command talks with: the one named, the one of the settings, or one of its own."""
+"""Which server a command talks to: the one at --url, the settings' one, or one that it starts."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,11 +23,11 @@ def connect(
     config: Path | None,
     check: Callable[[Catalog], None] = lambda catalog: None,
 ) -> Client:
-    """Returns a client of a server that answers; one started here `stack` stops in the end.
+    """Returns a client of a server that answers. `stack` stops the server if it was started here.
 
-    Without a `url`, the server is looked for where the settings say that `serve` listens, with
-    their first key if none is given. `check` sees the catalogue before a server is started for it.
-    Raises ApiError and ConfigError.
+    Without a `url`, looks where the settings say that `serve` listens, with their first key if
+    none is given. `check` gets the catalogue before a server is started.
+    Raises ApiError if no server can be used and ConfigError if the settings are invalid.
     """
     if url is not None:
         client = Client(url, key)
@@ -40,7 +40,7 @@ def connect(
         return running
     check(catalog)
     first_start.check_files(catalog, settings.path)
-    why = ", which looks for faster weights first, once" if first_start.undecided(catalog) else ""
+    why = " (once, it first looks for faster weights)" if first_start.undecided(catalog) else ""
     line = ProgressLine()
     try:
         server = child.server(
@@ -54,13 +54,13 @@ def connect(
 
 def find_running(server: ServerSettings, key: str | None) -> Client | None:
     if not server.port:
-        return None  # any free one: nobody knows which
+        return None  # any free port: there is no way to know which
     client = Client(local_url(server.host, server.port), key)
     if not client.key and server.api_keys:
         client.key = server.api_keys[0]
     try:
         child.is_healthy(client)
-    except (ServerUnreachable, ServerRefused):  # nothing there, or some other program
+    except (ServerUnreachable, ServerRefused):  # nothing there, or another program
         return None
     return client
 
@@ -74,9 +74,9 @@ class Names(msgspec.Struct):
 
 
 def serves_all(client: Client, catalog: Catalog) -> bool:
-    """Whether the server knows the models of a settings file: another file's may listen there."""
+    """Whether the server has all models of the catalogue; another file's may listen there."""
     served = {name.id for name in client.get("/v1/models?all=true", Names).data}
     if served >= set(catalog.names):
         return True
-    click.echo(f"{client.url} serves other models: starting a server.", err=True)
+    click.echo(f"The server at {client.url} serves other models: starting one.", err=True)
     return False

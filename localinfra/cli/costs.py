@@ -14,12 +14,12 @@ HEADER = ("KEY", "MODEL", "REQUESTS", "TOKENS IN", "CACHED", "TOKENS OUT", "IMAG
 
 @click.command("costs")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the times of last use.")
-@click.option("--reset", "is_reset", is_flag=True, help="Show it, then start counting from zero.")
+@click.option("--reset", "is_reset", is_flag=True, help="Show the costs, then reset them to zero.")
 def show_costs(as_json: bool, is_reset: bool) -> None:
     """Show what each key has used of each model, and its price.
 
-    Running servers bring it up to date every few seconds. Prices are those of models.toml at the
-    time of each request. A key is shown as the first 8 digits of its SHA-256.
+    Running servers update this every few seconds. Prices are those in models.toml at the time of
+    each request. A key is shown as the first 8 digits of its SHA-256.
     """
     path = default_path()
     try:
@@ -36,7 +36,7 @@ def show_costs(as_json: bool, is_reset: bool) -> None:
             reset(path)
         except OSError as error:
             raise ApiError(f"{path} can't be written: {error.strerror or error}") from None
-        click.echo(f"counting starts from zero in {path}", err=True)
+        click.echo(f"reset to zero: {path}", err=True)
 
 
 def show(book: Book) -> None:

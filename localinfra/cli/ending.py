@@ -1,7 +1,6 @@
-"""A deadline for the end of the process when all is closed, whatever its threads do.
+"""Ends the process in time once all is closed, even if threads still run.
 
-Python waits for the threads of executors without end, and one in a library's C code can't be
-stopped.
+Python waits forever for executor threads, and one in a library's C code can't be stopped.
 """
 
 import logging
@@ -12,11 +11,11 @@ import threading
 logger = logging.getLogger(__name__)
 
 LEAVING_LIMIT_S = 3.0
-OURS = ("load ", "unload ", "engine ", "embed ", "image ")  # names of models' threads
+OURS = ("load ", "unload ", "engine ", "embed ", "image ")  # prefixes of model threads' names
 
 
 def end_within(status: int, limit_s: float = LEAVING_LIMIT_S) -> None:
-    """Ends the process with this status after so long, unless it has ended by itself."""
+    """Ends the process with this status after `limit_s`, unless it has ended by then."""
     timer = threading.Timer(limit_s, _end, (status,))
     timer.daemon = True
     timer.name = "deadline"
@@ -24,8 +23,8 @@ def end_within(status: int, limit_s: float = LEAVING_LIMIT_S) -> None:
 
 
 def leave(status: int) -> None:
-    """Ends the process at once where a model's thread was left behind: one that calls Python from a
-    library's C code while the interpreter ends takes the process down with a fault."""
+    """Ends the process at once if a model's thread still runs: one that calls Python from a
+    library's C code while the interpreter finalizes would crash the process."""
     if any(thread.name.startswith(OURS) for thread in _others()):
         _end(status)
 
@@ -41,7 +40,7 @@ def _others() -> list[threading.Thread]:
 
 def _end(status: int) -> None:
     names = sorted(thread.name for thread in _others())
-    logger.warning("ending without waiting for the threads %s", ", ".join(names)[:500])
+    logger.warning("exiting without waiting for the threads %s", ", ".join(names)[:500])
     logging.shutdown()
     if sys.stdout:  # a parent may have closed it
         sys.stdout.flush()

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# hint: could be better; failed: was tried or is wanted and does not work, the rest is served;
-# problem: what serving needs
+# hint: could be better; failed: wanted but does not work, the rest can be served;
+# problem: something needed for serving fails
 Level = Literal["ok", "hint", "failed", "problem"]
 MARKS: dict[Level, str] = {
     "ok": "  ok     ",

@@ -1,8 +1,8 @@
-"""What `serve` does before it listens: a look at the models' files, and once on a machine weights
-that suit its CPU.
+"""What `serve` does before it answers: checks the models' files and, once per machine, looks for
+weights that are faster on its CPU.
 
-Before and not beside serving: a measurement would be spoilt by requests, and slow them down. Owns
-when that happens and how long it may take; whatever goes wrong, the original is served.
+Requests would distort the measurement, and it would slow them down, so it comes first. Owns when
+that happens and how long it may take; if anything goes wrong, the original is served.
 """
 
 from pathlib import Path
@@ -18,42 +18,42 @@ from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import HubSource
 from localinfra.optimize import store
 
-# A quiet machine with two cores takes half of it for 100 MB.
+# An idle machine with two cores needs half of this for 100 MB.
 LIMIT_S, LIMIT_S_PER_GB = 60, 120
 
 
 def check_files(catalog: Catalog, path: Path) -> None:
-    """Raises ConfigError for a source that can't be what its table says, with a line for each. A
-    folder of the hub may be half fetched: that is told, and the others are served.
+    """Raises ConfigError if files are not what their tables say, with a line for each. A hub folder
+    may be half downloaded: that is only a warning, and the other models are served.
 
-    `path` is the settings file; that it names no model is told too.
+    `path` is the settings file; warns if it has no model.
     """
     if not catalog.entries:
         click.echo(no_models(path), err=True)
     refused = []
     for name, entry in catalog.entries.items():
         for problem in files.problems(entry):
-            told = f"{path}: {table_of(name, entry)} {problem}"
+            line = f"{path}: {table_of(name, entry)} {problem}"
             if isinstance(entry.source, HubSource) and entry.source.file is None:
-                click.echo(f"{told}. {name} can't be used until that is fixed.", err=True)
+                click.echo(f"{line}. {name} can't be used until that is fixed.", err=True)
             else:
-                refused.append(told)
+                refused.append(line)
     if refused:
         raise ConfigError("\n".join(refused))
 
 
 def no_models(path: Path) -> str:
     return (
-        f"{path} names no model, so there is nothing to ask. Write a table for each, such as\n\n"
+        f"{path} has no model to serve. Add a table for each, such as\n\n"
         '  [model."my-model"]\n  kind = "text"\n  source = "/models/my-model.gguf"\n\n'
         f"More examples are in {shipped_file()}.\n"
     )
 
 
 def undecided(catalog: Catalog) -> dict[str, TextModelEntry]:
-    """The models that are here and ask for it, and that nothing was decided for on this machine.
+    """The models with `optimize` on whose files are here and not yet measured on this machine.
 
-    Takes milliseconds and imports no llama.cpp, since every start asks.
+    Takes milliseconds and does not import llama.cpp, since every start calls it.
     """
     return {
         name: entry
@@ -66,21 +66,22 @@ def undecided(catalog: Catalog) -> dict[str, TextModelEntry]:
 
 
 def fit_weights(name: str, entry: TextModelEntry) -> None:
-    """Measures, and keeps what is better; tells what it does. Raises nothing but Ctrl-C."""
+    """Measures other weight types, keeps a faster one, and prints progress. Raises nothing but
+    KeyboardInterrupt."""
     from localinfra.optimize.run import OptimizeFailed, run
     from localinfra.text.loading import optimize_job
 
     try:
         job = optimize_job(name, entry, lossless_only=True, keep=True)
-    except ApiError as error:  # absent, damaged, or on a GPU: loading it says the same, louder
-        click.echo(f"No faster weights are looked for: {error}", err=True)
+    except ApiError as error:  # missing, damaged, or on a GPU: loading will report that too
+        click.echo(f"Not looking for faster weights: {error}", err=True)
         return
     path = entry.source.find()
     assert path, "a job has a file"
     limit_s = LIMIT_S + LIMIT_S_PER_GB * path.stat().st_size / 1e9
     click.echo(
         f"Looking for faster weights of {name} for this CPU. This happens once and takes "
-        f'{limit_s:.0f} s at most; optimize = "off" in models.toml skips it.',
+        f'at most {limit_s:.0f} s; optimize = "off" in models.toml skips it.',
         err=True,
     )
     line = ProgressLine()
@@ -89,14 +90,14 @@ def fit_weights(name: str, entry: TextModelEntry) -> None:
         line.end()
         if not report.is_steady and not report.kept:
             raise OptimizeFailed("other programs kept the machine too busy to measure")
-        where = f"; kept as {report.kept}" if report.kept else ", so it is served as it is"
+        where = f"; saved as {report.kept}" if report.kept else ", so the original is served"
         click.echo(f"  {report.reason}{where}", err=True)
     except OptimizeFailed as error:
         line.end()
-        click.echo(f"  The original is served: {error}.", err=True)
+        click.echo(f"  Serving the original: {error}.", err=True)
         try:
             store.put_off(path, str(error), error.is_final)
         except (store.CacheUnusable, OSError):
-            return  # said already, if that was the reason
+            return  # already reported, if that was the reason
         if not error.is_final:
-            click.echo(f"  To try again at once: localinfra optimize {name} --apply", err=True)
+            click.echo(f"  To try again now: localinfra optimize {name} --apply", err=True)

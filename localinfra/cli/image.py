@@ -1,6 +1,6 @@
-"""`localinfra image`: pictures from a prompt, by a running server or one started for it.
+"""`localinfra image`: images from a prompt, made by a running server or one started for it.
 
-Knows the API, not the pipeline: it asks for a stream, draws its progress and writes the files.
+Knows the API, not the pipeline: requests a stream, shows its progress and writes the files.
 """
 
 import base64
@@ -24,7 +24,7 @@ FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
 class ImageStreamEvent(msgspec.Struct):
-    """Of an image stream, as OpenAI's with our progress."""
+    """An event of OpenAI's image streams, or one of our progress events."""
 
     type: str
     index: int = 0
@@ -38,25 +38,25 @@ class ImageStreamEvent(msgspec.Struct):
 @click.argument("prompt")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=Path("image.png"),
-    show_default=True, help="A .png, .jpg or .webp file; several get numbers.",
+    show_default=True, help="A .png, .jpg or .webp file; several are numbered.",
 )  # fmt: skip
 @click.option("--model", help="The image model; default: FLUX.1 Schnell, or the first one served.")
 @click.option("--size", default="auto", show_default=True, help="Such as 1024x768.")
 @click.option("-n", "--number", type=click.IntRange(1, 10), default=1, help="How many images.")
 @click.option("--seed", type=click.IntRange(0), help="Makes the same image again.")
-@click.option("--steps", type=click.IntRange(1, 50), help="More are slower and finer.")
+@click.option("--steps", type=click.IntRange(1, 50), help="More steps: slower, finer images.")
 @click.option(
     "--from", "picture", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A picture to begin with.",
+    help="A picture to start from.",
 )  # fmt: skip
 @click.option(
     "--mask", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="An image whose transparent part is what changes.",
+    help="An image; its transparent part marks what may change.",
 )  # fmt: skip
 @click.option(
-    "--strength", type=click.FloatRange(0, 1, min_open=True), help="How much of it may change."
+    "--strength", type=click.FloatRange(0, 1, min_open=True), help="How much the picture changes."
 )
-@click.option("--url", envvar="LOCALINFRA_URL", help="The server to ask.")
+@click.option("--url", envvar="LOCALINFRA_URL", help="The server to use.")
 @click.option("--key", envvar="LOCALINFRA_API_KEY", help="Its API key.")
 @click.option(
     "--config", type=click.Path(path_type=Path), help="Start a server with this models.toml."
@@ -78,15 +78,15 @@ def image(
 ) -> None:
     """Make an image of PROMPT.
 
-    Uses the server at --url, or starts one for as long as it takes. The same --seed, size and steps
-    make the same image again; a PNG has them written into it.
+    Uses the server at --url or the one that models.toml describes, or starts one and stops it
+    afterwards. The same --seed, size and steps make the same image again; a PNG records them.
     """
     if output.suffix.lower() not in FORMATS:
         raise ApiError(f"{output}: the name must end in {', '.join(FORMATS)}.")
     if not output.parent.is_dir():
-        raise ApiError(f"{output.parent} is no folder: create it, or choose another --output.")
+        raise ApiError(f"{output.parent} is not a folder: create it, or choose another --output.")
     if (mask or strength) and not picture:
-        raise ApiError("--mask and --strength need --from, the picture to begin with.")
+        raise ApiError("--mask and --strength need --from, the picture to start from.")
     wanted = {
         "prompt": prompt,
         "model": model,
@@ -109,19 +109,19 @@ def image(
 
 
 def check(catalog: Catalog, name: str | None) -> None:
-    """Raises ApiError where no image could be made, before a server is started for it."""
+    """Raises ApiError if no image could be made; called before a server is started for it."""
     if name is None:
         name = next((name for name, e in catalog.entries.items() if e.kind == "image"), None)
     if name is None:
-        raise ApiError('models.toml names no image model: give it a table with kind = "image".')
+        raise ApiError('models.toml has no image model: add a table with kind = "image".')
     found, entry = catalog.resolve(name)
     if entry.kind != "image":
-        raise ApiError(f"{found} is {entry.article}, and makes no images.")
+        raise ApiError(f"{found} is {entry.article}: it can't make images.")
     locate(found, entry.source)
 
 
 def paint(client: Client, path: str, body: dict[str, Any], output: Path, number: int) -> None:
-    """Writes each image when it is finished."""
+    """Writes each image as soon as it is finished."""
     line = ProgressLine()
     started = time.monotonic()
     line.show(0, "loading the model")

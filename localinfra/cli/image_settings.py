@@ -1,6 +1,6 @@
-"""What `localinfra doctor` tells of image models: how each would be computed on this machine.
+"""What `localinfra doctor` reports on image models: how each would run on this machine.
 
-torch is asked in a child process: a broken build of it must not end the doctor.
+Queries torch in a child process: a broken build of it must not end the doctor.
 """
 
 import subprocess
@@ -20,14 +20,14 @@ from localinfra.models.sources import locate
 
 @dataclass(frozen=True)
 class ImageOutlook:
-    """Of one image model: how it would be computed, or what is in the way."""
+    """How one image model would run, or why it can't."""
 
     is_fine: bool
     text: str
 
 
 def look_at_images(entries: Mapping[str, ModelEntry]) -> dict[str, ImageOutlook]:
-    """Of those whose files are here."""
+    """Image model whose files are here → its outlook."""
     here = {
         name: entry
         for name, entry in entries.items()
@@ -38,7 +38,7 @@ def look_at_images(entries: Mapping[str, ModelEntry]) -> dict[str, ImageOutlook]
 
 
 def outlook(name: str, entry: ImageModelEntry, free: dict[str, int]) -> ImageOutlook:
-    """`free` bytes of each device, as torch tells; empty where it can't be asked."""
+    """`free`: device → free bytes, from torch; empty if torch can't be loaded."""
     try:
         folder = locate(name, entry.source)
         if not free:
@@ -46,7 +46,7 @@ def outlook(name: str, entry: ImageModelEntry, free: dict[str, int]) -> ImageOut
         placement = decide(entry, transformer_file(name, entry), part_elements(folder), free)
     except ApiError as error:
         return ImageOutlook(False, error.message)
-    return ImageOutlook(True, f"computed on {placement}")
+    return ImageOutlook(True, f"runs on {placement}")
 
 
 def ask_torch(timeout_s: float = 60) -> dict[str, int]:

@@ -20,11 +20,11 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: str
-    files: str  # present, unusable, or how they are absent
+    files: str  # present, unusable, or in what way they are missing
     path: str | None
-    remedy: str | None  # what to do when they are absent or unusable
-    command: str | None  # what brings them here, where that is known
-    context_length: int | None  # tokens; None: decided when it loads
+    remedy: str | None  # what to do if they are missing or unusable
+    command: str | None  # the command that downloads them, if there is one
+    context_length: int | None  # tokens; None: chosen at loading
     price: Price
     aliases: tuple[str, ...]
     version: str | None
@@ -53,13 +53,13 @@ def list_models(path: Path | None, as_json: bool) -> None:
 
 
 def remedies(rows: Sequence[ModelRow]) -> list[str]:
-    """What to do about files that are not here, commands last: they can be copied at once."""
+    """What to do about missing files; commands come last, so that they can be copied together."""
     absent = [row for row in rows if row.path is None]
     unusable = [row for row in rows if row.files == files.UNUSABLE]
     lines = [f"{row.name}: {row.remedy}" for row in unusable]
     lines += [f"{row.name}: {row.remedy}" for row in absent if row.command is None]
     if commands := list(dict.fromkeys(row.command for row in absent if row.command)):
-        lines += ["To get the files that are not here:", *(f"  {command}" for command in commands)]
+        lines += ["To get the missing files:", *(f"  {command}" for command in commands)]
         if not hub_tool() and any("hf download" in command for command in commands):
             lines.append(f"hf comes with {HUB_TOOL_FROM}")
     return ["", *lines] if lines else []

@@ -1,6 +1,6 @@
-"""The `localinfra` command: which subcommands there are, and how their errors look.
+"""The `localinfra` command: its subcommands, and how their errors are printed.
 
-A subcommand's module is imported when it is called, so that starting one never pays for the others.
+Imports a subcommand's module only when it is called, so that each starts fast.
 """
 
 import os

@@ -21,10 +21,10 @@ from localinfra.text.loading import optimize_job
 
 HEADER = ("TYPE", "SIZE", "PROMPT", "1 STREAM", "8 STREAMS", "SPEED", "KL", "PERPLEXITY", "")
 LEGEND = """\
-PROMPT, 1 STREAM, 8 STREAMS tokens per second: reading a prompt, writing one answer, writing eight
-SPEED                       times as fast as now; half of it is one stream
-KL                          how far the next token's distribution is from the same weights in F16
-PERPLEXITY                  of the bundled text, ± two standard errors of the distance from now
+PROMPT, 1 STREAM, 8 STREAMS tokens per second: prefill, decode of one answer, decode of eight
+SPEED                       times as fast as now; one stream counts half
+KL                          divergence of the next token's distribution from the F16 weights'
+PERPLEXITY                  of the bundled text, ± two standard errors of the difference from now
 lossless                    KL at most 1.5 times and 0.001 above that of now"""
 
 
@@ -32,19 +32,19 @@ lossless                    KL at most 1.5 times and 0.001 above that of now"""
 @click.argument("model")
 @click.option("--config", "path", type=click.Path(path_type=Path), help="Another models.toml.")
 @click.option(
-    "--apply", is_flag=True, help="Keep the best lossless type in the cache, to serve it."
+    "--apply", is_flag=True, help="Save the best lossless type in the cache, to be served."
 )
 def optimize(model: str, path: Path | None, apply: bool) -> None:
     """Measure other types of MODEL's weights on this CPU: speed, size and loss.
 
-    Takes half a minute for a small model. Nothing is changed without --apply, and the original
-    file never.
+    Takes half a minute for a small model. Changes nothing without --apply, and never the original
+    file.
     """
     name, entry = catalog.load(config_file.load(path)).resolve(model)
     if not isinstance(entry, TextModelEntry):
         raise ApiError(f"{name} is {entry.article}; only a text model's GGUF file can be optimized")
     job = optimize_job(name, entry, lossless_only=False, keep=apply)
-    click.echo(f"Measuring {job.source}; close what else keeps this machine busy.", err=True)
+    click.echo(f"Measuring {job.source}; close other busy programs.", err=True)
     line = ProgressLine()
     try:
         report = run(job, lambda progress: line.show(progress.fraction, progress.text))
@@ -90,14 +90,14 @@ def next_steps(name: str, entry: TextModelEntry, report: Report, applied: bool) 
     steps = []
     if not report.is_steady:
         steps.append(
-            "Other programs disturbed the measurement: the speeds may be wrong. Try again."
+            "Other programs disturbed the measurement, so the speeds may be wrong: try again."
         )
     steps.append(report.reason[0].upper() + report.reason[1:] + ".")
     if report.winner and not applied:
         steps.append(f"Keep it: localinfra optimize {name} --apply")
     if report.kept:
-        steps.append(f"Kept as {report.kept}; the original stays where it is.")
-        serves = "The next start of the server serves it"
+        steps.append(f"Saved as {report.kept}; the original is unchanged.")
+        serves = "The server serves it from its next start"
         if entry.optimize == "off":
             serves += f' with optimize = "lossless" in {table_of(name, entry)} of models.toml'
         steps.append(f"{serves}.")

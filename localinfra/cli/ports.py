@@ -1,20 +1,20 @@
-"""Which process listens on a port, as far as this system tells without asking for rights."""
+"""Which process listens on a port, if the system shows that without extra rights."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
-LISTENING = "0A"  # as /proc/net/tcp writes the state
+LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
 def listener_on(port: int) -> str | None:
-    """Its name and process id, such as "python3 (process 123)"; None if they can't be found."""
+    """The process's name and id, such as "python3 (process 123)"; None if they can't be found."""
     sockets = {f"socket:[{inode}]" for inode in listening_inodes(port)}
     if not sockets:
         return None
     for process in PROC.glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
             for descriptor in (process / "fd").iterdir():
                 if str(descriptor.readlink()) in sockets:
                     return f"{(process / 'comm').read_text().strip()} (process {process.name})"

@@ -1,4 +1,4 @@
-"""How far a long piece of work is, on standard error."""
+"""Progress of long work, on standard error."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import click
 
 
 class ProgressLine:
-    """On a terminal one line that is rewritten; elsewhere a line whenever something new begins."""
+    """One line, rewritten, on a terminal; elsewhere a new line whenever the text changes."""
 
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -21,13 +21,13 @@ class ProgressLine:
             self._last = text
 
     def wait(self, line: str) -> None:
-        """What is waited for. On a terminal only: elsewhere its clock would fill a log."""
+        """Shows what is waited for, on a terminal only: elsewhere its clock would fill a log."""
         if self._is_terminal:
             click.echo(f"\r{line.ljust(len(self._last))}", nl=False, err=True)
             self._last = line
 
     def end(self) -> None:
-        """Leaves an empty line for what comes next."""
+        """Clears the line for what is printed next."""
         if self._is_terminal and self._last:
             click.echo(f"\r{' ' * len(self._last)}\r", nl=False, err=True)
         self._last = ""

@@ -1,4 +1,4 @@
-"""`localinfra serve`: the server in the foreground. Says where it answers, ends when asked to."""
+"""`localinfra serve`: runs the server in the foreground, from its banner to a clean end."""
 
 import asyncio
 import contextlib
@@ -37,13 +37,13 @@ from localinfra.models.entries import (
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 
-CANCEL_S = 25.0  # after the deadline for answers: for threads to end and models to be freed
+CANCEL_S = 25.0  # after the deadline for answers, to end threads and free models
 
 
 class Foreground(Server):
-    """A first SIGINT or SIGTERM lets running answers end within the deadline, and then the exit
-    code is 0; a second one ends the process at once, and so does what can't end within `CANCEL_S`
-    of the deadline."""
+    """The first SIGINT or SIGTERM lets running answers finish within the deadline, with exit code
+    0. A second one ends the process at once, and so does failing to end within `CANCEL_S` after
+    the deadline."""
 
     def __init__(self, runtime: Runtime, ledger: Ledger):
         super().__init__(create_app(runtime, ledger), runtime.settings)
@@ -56,7 +56,7 @@ class Foreground(Server):
             click.echo(banner(local_url(host, port), self._runtime))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answers that outlast the deadline end with an error their clients can read."""
+        """Ends answers that outlast the deadline with an error that their clients can read."""
         timer = asyncio.create_task(self._close_at_deadline())
         await super().shutdown(sockets)
         timer.cancel()
@@ -67,7 +67,7 @@ class Foreground(Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """By Python's own handlers: they are heard in the middle of a long callback too."""
+        """Uses Python's own handlers, which also run in the middle of a long callback."""
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
@@ -77,22 +77,22 @@ class Foreground(Server):
         if self.should_exit:
             os._exit(130)
         self.should_exit = True
-        # Needs neither the loop nor the GIL, so that nothing can keep the process.
+        # Needs neither the loop nor the GIL, so that nothing can keep the process alive.
         faulthandler.dump_traceback_later(
             self._runtime.settings.shutdown_timeout_s + CANCEL_S, exit=True, file=2
         )
-        self._loop.call_soon_threadsafe(self._tell_what_runs)
+        self._loop.call_soon_threadsafe(self._announce_deadline)
 
-    def _tell_what_runs(self) -> None:
+    def _announce_deadline(self) -> None:
         if running := len(self.server_state.tasks):
             deadline_s = self._runtime.settings.shutdown_timeout_s
             click.echo(
-                f"Finishing {running} running answers, for {deadline_s:g} s at most. "
+                f"Finishing {running} running answers within {deadline_s:g} s. "
                 "Press Ctrl-C again to stop at once."
             )
 
 
-# What to ask a model of each kind, by its route: the kinds that most will try come first.
+# Kind → the route and fields of an example request; the kinds that most people try come first.
 EXAMPLES: dict[type[ModelEntry], tuple[str, str]] = {
     TextModelEntry: ("chat/completions", '"messages": [{"role": "user", "content": "Hello!"}]'),
     EmbeddingModelEntry: ("embeddings", '"input": "Hello!"'),
@@ -110,10 +110,10 @@ def banner(base: str, runtime: Runtime) -> str:
         mark = "" if kind is TextModelEntry else f" ({kind.kind})"
         lines += [f"  {name}{mark}" for name, entry in ready.items() if type(entry) is kind]
     if not entries:
-        lines.append("  no model yet: the settings file names none")
+        lines.append("  no model yet: the settings file has none")
     if absent := len(entries) - len(ready):
         count = f"and {absent} more" if ready else f"none yet: {absent} models"
-        lines.append(f"  {count} whose files are not here: localinfra list")
+        lines.append(f"  {count} whose files are missing: localinfra list")
     if ready:
         lines += ["", "Try it:", *example(base, ready, has_keys=bool(runtime.settings.api_keys))]
     return "\n".join([*lines, "", "Press Ctrl-C to stop."])
@@ -132,17 +132,17 @@ def example(base: str, ready: Mapping[str, ModelEntry], *, has_keys: bool) -> li
 
 @click.command()
 @click.option(
-    "--host", help="Address to listen on. Default: that of the settings, this machine only."
+    "--host", help="Address to listen on. Default: the settings' host, else this machine only."
 )
 @click.option("--port", type=click.IntRange(0, 65535), help="0 takes any free port. Default: 8000.")
 @click.option(
     "--config", "path", type=click.Path(path_type=Path), help="Settings instead of models.toml."
 )
 @click.option(
-    "--log-level", type=click.Choice(LOG_LEVELS), help="Default: that of the settings, info."
+    "--log-level", type=click.Choice(LOG_LEVELS), help="Default: the settings' level, else info."
 )
 @click.option(
-    "--verbose", "-v", is_flag=True, help="Log every request, and what llama.cpp does: level debug."
+    "--verbose", "-v", is_flag=True, help="Log every request and llama.cpp's messages: level debug."
 )
 def serve(
     host: str | None, port: int | None, path: Path | None, log_level: str | None, verbose: bool
@@ -158,7 +158,7 @@ def serve(
     logs.configure(settings.log_level)
     raise_descriptor_limit(settings)
 
-    sockets = take_address(settings.host, settings.port)  # before anything long
+    sockets = take_address(settings.host, settings.port)  # fail early, before the slow part
     for name, entry in first_start.undecided(catalog).items():
         first_start.fit_weights(name, entry)
 
@@ -169,13 +169,13 @@ def serve(
         end_within(0 if server.started else 1)
         return server.started
 
-    loop_factory = uvicorn.Config("").get_loop_factory()  # uvloop where there is one
+    loop_factory = uvicorn.Config("").get_loop_factory()  # uvloop if installed
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             started = runner.run(run())
-    except OSError as error:  # two may take one port at a time, but only one can listen
+    except OSError as error:  # two processes may bind one port, but only one can listen
         raise cannot_listen(settings.host, settings.port, error) from None
-    except SystemExit:  # uvicorn's way of saying that the application did not start; it logged why
+    except SystemExit:  # how uvicorn reports that the application did not start; it logged why
         started = False
     leave(0 if started else 1)
     if not started:
@@ -183,7 +183,7 @@ def serve(
 
 
 def take_address(host: str, port: int) -> list[socket.socket]:
-    """Raises ConfigError for an address that can't be had."""
+    """Binds the address. Raises ConfigError if that fails."""
     try:
         return bind(host, port)
     except OSError as error:
@@ -193,17 +193,17 @@ def take_address(host: str, port: int) -> list[socket.socket]:
 def cannot_listen(host: str, port: int, error: OSError) -> ConfigError:
     where = f"can't listen on {host}:{port}"
     if isinstance(error, socket.gaierror):
-        return ConfigError(f"{where}: no address is known for this name. Choose another --host.")
+        return ConfigError(f"{where}: the host name has no address. Choose another --host.")
     if error.errno == errno.EADDRINUSE:
         holder = listener_on(port)
         who = f"{holder} listens there" if holder else "another server listens there"
-        return ConfigError(f"{where}: {who}. End it, or choose another with --port.")
+        return ConfigError(f"{where}: {who}. End it, or choose another --port.")
     if error.errno == errno.EADDRNOTAVAIL:
         return ConfigError(f"{where}: this machine has no such address. Choose another --host.")
     if error.errno == errno.EACCES:
         return ConfigError(
-            f"{where}: it is not permitted. Choose a --port above 1023."
+            f"{where}: permission denied. Choose a --port above 1023."
             if port < 1024
-            else f"{where}: it is not permitted."
+            else f"{where}: permission denied."
         )
     return ConfigError(f"{where}: {error.strerror or error}")

@@ -1,8 +1,7 @@
-"""What a person types or pastes into a terminal, one message at a time, and what was typed before.
+"""Reads typed or pasted messages from a terminal, and keeps their history.
 
-Knows nothing of models. Where a line editor knows the marks that terminals put around a paste
-(GNU readline), they are asked for; elsewhere (libedit, a dumb terminal) lines that come in one
-burst are a paste.
+Knows nothing of models. GNU readline detects pastes by bracketed paste mode; elsewhere (libedit, a
+dumb terminal) lines that arrive in one burst count as a paste.
 """
 
 import os
@@ -15,10 +14,10 @@ from types import ModuleType
 
 try:
     import termios
-except ImportError:  # Windows: its console keeps type-ahead to itself
+except ImportError:  # Windows: its console doesn't show type-ahead to programs
     termios = None  # type: ignore[assignment]
 
-BURST_GAP_S = 0.03  # between the lines of a paste; the fastest typist takes longer for a key
+BURST_GAP_S = 0.03  # at most between the lines of a paste; a fast typist needs longer for a key
 MAX_REMEMBERED = 1000  # messages
 
 
@@ -29,16 +28,16 @@ class Prompt:
         self._history = history
         self._readline = line_editor()
         if self._readline:
-            self._readline.set_auto_history(False)  # it would take each line of a paste alone
+            self._readline.set_auto_history(False)  # it would add a paste line by line
             for message in recall(history):
                 self._readline.add_history(message)
 
     def read(self) -> str:
-        """Returns one message: a line, a paste, or lines of which all but the last end in \\.
+        """Returns one message: a line, a paste, or several lines, all but the last ending in \\.
 
         Raises EOFError for Ctrl-D and KeyboardInterrupt for Ctrl-C.
         """
-        was_typed_ahead = is_waiting()  # while an answer came: lines of their own
+        was_typed_ahead = is_waiting()  # typed during the last answer: separate messages
         text = plain(input("> "))
         while True:
             if text.endswith("\\"):
@@ -63,14 +62,14 @@ def line_editor() -> ModuleType | None:
     except ImportError:
         return None
     if os.environ.get("TERM", "dumb") != "dumb" and "libedit" not in (readline.__doc__ or ""):
-        readline.parse_and_bind("set enable-bracketed-paste on")  # Python has it off
+        readline.parse_and_bind("set enable-bracketed-paste on")  # Python turns it off
         if os.environ.get("NO_COLOR"):
-            readline.parse_and_bind("set enable-active-region off")  # shows pastes in reverse
+            readline.parse_and_bind("set enable-active-region off")  # it highlights pastes
     return readline
 
 
 def plain(text: str) -> str:
-    """As typed: terminals end the lines of a paste with carriage returns."""
+    """Normalizes line ends: terminals send pastes with carriage returns."""
     return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
 
 
@@ -80,16 +79,16 @@ def is_typed() -> bool:
 
 
 def is_waiting(within_s: float = 0) -> bool:
-    """Whether something was typed that nobody has read yet, be it an unfinished line."""
+    """Whether typed input is unread, even an unfinished line."""
     if termios is None or not is_typed():
         return False
-    with changed(termios.ICANON | termios.ECHO):  # the kernel hides a line while it edits it
+    with changed(termios.ICANON | termios.ECHO):  # in canonical mode an unfinished line is hidden
         return bool(select.select([sys.stdin], [], [], within_s)[0])
 
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """What is typed meanwhile is not shown amid the output; the next prompt has it."""
+    """Hides what is typed during output; the next prompt shows it."""
     if termios is None or not is_typed():
         yield
         return
@@ -99,7 +98,7 @@ def silent() -> Iterator[None]:
 
 @contextmanager
 def changed(without: int) -> Iterator[None]:
-    """Takes local modes from the terminal for a while. Never flushes what was typed."""
+    """Clears terminal modes (c_lflag bits) for the block. Never flushes typed input."""
     before = termios.tcgetattr(sys.stdin)
     modes = before.copy()
     modes[3] &= ~without
@@ -110,11 +109,11 @@ def changed(without: int) -> Iterator[None]:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
-# --- The history: a message a line; where it has several, all but the last end in \ -------------
+# --- The history: one message per line; a line break in a message is written as \ and newline ---
 
 
 def recall(path: Path) -> list[str]:
-    """The last messages; none where there is no file to read."""
+    """The last messages; none if the file can't be read."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -124,7 +123,7 @@ def recall(path: Path) -> list[str]:
 
 
 def remember(path: Path, message: str) -> None:
-    """Adds a message for later chats; without a home to write to, they do without."""
+    """Saves a message for later chats; does nothing if the file can't be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         messages = recall(path)

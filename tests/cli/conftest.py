@@ -1,4 +1,4 @@
-"""A stub of the server: real HTTP in a thread, answers made up."""
+"""A stub of the server: real HTTP in a thread, canned answers."""
 
 import contextlib
 import threading
@@ -37,7 +37,7 @@ def echoed(body: dict[str, list[dict[str, str]]]) -> Iterator[bytes]:
 
 @dataclass
 class Stub:
-    """What the server answers, and what it was asked."""
+    """What the server answers, and the requests it got."""
 
     url: str = ""
     key: str | None = None
@@ -46,7 +46,7 @@ class Stub:
     bodies: list[dict[str, list[dict[str, str]]]] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)  # a client left a stream
 
-    cards: dict[str, bytes] = field(default_factory=dict)  # by path, of models not listed
+    cards: dict[str, bytes] = field(default_factory=dict)  # path → card of an unlisted model
     models: bytes = (
         b'{"object":"list","data":[{"id":"vectors","kind":"embedding"},'
         b'{"id":"far","kind":"text","state":"fetch needed"},'
@@ -59,8 +59,8 @@ def handler_of(state: Stub) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def handle(self) -> None:
-            # A client that resets its kept-alive connection would put a traceback on the
-            # stderr that the tests look at.
+            # A client that resets its keep-alive connection would put a traceback on the stderr
+            # that the tests check.
             with contextlib.suppress(ConnectionError):
                 super().handle()
 

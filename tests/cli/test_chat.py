@@ -24,11 +24,11 @@ def piped(stub: Any, text: str | bytes, *options: str) -> Result:
     [
         ("hello\n", "hello"),
         ("a\n\nb\n/etc/passwd is what?\n", "a\n\nb\n/etc/passwd is what?"),
-        ("\ufeffwith a mark\r\n", "with a mark"),
+        ("\ufeffwith a BOM\r\n", "with a BOM"),
         ("no end of line", "no end of line"),
     ],
 )
-def test_a_piped_text_is_one_message_and_only_the_answer_is_printed(
+def test_piped_text_is_one_message_and_only_the_answer_is_printed(
     stub: Any, text: str, question: str
 ) -> None:
     result = piped(stub, text)
@@ -38,7 +38,7 @@ def test_a_piped_text_is_one_message_and_only_the_answer_is_printed(
     assert body["messages"] == [{"role": "user", "content": question}]
 
 
-def test_a_prompt_is_answered_once_and_stands_before_a_piped_text(stub: Any) -> None:
+def test_a_prompt_is_answered_once_and_goes_before_piped_text(stub: Any) -> None:
     assert piped(stub, "", "two", "Why?").stdout == "<Why?>\n"
     assert piped(stub, "  \n", "two", "Why?").stdout == "<Why?>\n"
     assert piped(stub, "line 1\nline 2\n", "two", "Explain:").stdout == (
@@ -46,17 +46,17 @@ def test_a_prompt_is_answered_once_and_stands_before_a_piped_text(stub: Any) -> 
     )
 
 
-def test_bytes_that_are_no_text_are_replaced(stub: Any) -> None:
+def test_bytes_that_are_not_utf8_are_replaced(stub: Any) -> None:
     assert piped(stub, b"a\xffb").stdout == "<a\ufffdb>\n"
 
 
-def test_without_a_prompt_and_a_text_there_is_nothing_to_answer(stub: Any) -> None:
+def test_neither_a_prompt_nor_piped_text_is_an_error(stub: Any) -> None:
     result = piped(stub, "\n")
     assert (result.exit_code, stub.bodies) == (1, [])
-    assert "give a prompt after the model's name" in result.stderr
+    assert "There is no prompt" in result.stderr
 
 
-def test_options_go_with_the_request(stub: Any) -> None:
+def test_options_are_sent_with_the_request(stub: Any) -> None:
     piped(stub, "b\n", "--system", "be brief", "--temperature", "0", "--max-tokens", "9")
     body = stub.bodies[-1]
     assert body["messages"] == [
@@ -71,32 +71,32 @@ def test_options_not_given_are_left_to_the_server(stub: Any) -> None:
     assert set(stub.bodies[-1]) == {"model", "messages", "stream"}
 
 
-def test_the_model_is_the_one_named_else_the_first_text_model_that_is_here(stub: Any) -> None:
+def test_the_model_is_the_named_one_else_the_first_text_model_that_is_ready(stub: Any) -> None:
     piped(stub, "a\n")
     piped(stub, "a\n", "two")
     assert [body["model"] for body in stub.bodies] == ["one", "two"]
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("tow", "The model 'tow' does not exist. Did you mean two?"),
         ("gpt-4o", "The model 'gpt-4o' does not exist. Served here: far, one, two."),
         ("what is it?", 'To ask once: localinfra chat MODEL "PROMPT".'),
         ("vectors", "vectors is not a chat model (its kind is embedding)."),
-        ("absent", "The files of absent are not here: fetch them"),
+        ("absent", "The files of absent are missing: fetch them"),
     ],
 )
-def test_a_model_that_can_not_answer_is_refused_before_anything_is_asked(
-    stub: Any, name: str, told: str
+def test_a_model_that_can_not_answer_is_refused_before_any_request(
+    stub: Any, name: str, message: str
 ) -> None:
     stub.cards["/v1/models/absent"] = b'{"id":"absent","state":"file","remedy":"fetch them"}'
     result = piped(stub, "a\n", name)
     assert (result.exit_code, result.stdout, stub.bodies) == (1, "", [])
-    assert told in result.stderr
+    assert message in result.stderr
 
 
-def test_aliases_and_deployments_are_known(stub: Any) -> None:
+def test_aliases_and_deployments_are_found(stub: Any) -> None:
     stub.models = b'{"data":[{"id":"org/one","aliases":["one"]}]}'
     stub.cards["/v1/models/deploy_id%3AZx81"] = b'{"id":"org/one:2"}'
     piped(stub, "a\n", "one")
@@ -104,12 +104,12 @@ def test_aliases_and_deployments_are_known(stub: Any) -> None:
     assert [body["model"] for body in stub.bodies] == ["org/one", "org/one:2"]
 
 
-def test_a_server_without_a_chat_model_is_told(stub: Any) -> None:
+def test_a_server_without_a_chat_model_is_an_error(stub: Any) -> None:
     stub.models = b'{"data":[{"id":"v","kind":"embedding"}]}'
     assert "no chat model is ready" in piped(stub, "a\n").stderr
 
 
-def test_an_error_is_told_with_status_1(stub: Any) -> None:
+def test_an_error_is_printed_and_exits_with_status_1(stub: Any) -> None:
     stub.key = "k"
     result = piped(stub, "a\nb\n")
     assert (result.exit_code, result.stdout, len(stub.bodies)) == (1, "", 1)
@@ -118,7 +118,7 @@ def test_an_error_is_told_with_status_1(stub: Any) -> None:
 
 
 def settings(folder: Path, stub: Any, text: str = "") -> str:
-    """A settings file whose server the stub plays."""
+    """A settings file whose server is the stub."""
     host, port = stub.url.removeprefix("http://").split(":")
     path = folder / "models.toml"
     path.write_text(f'[server]\nhost = "{host}"\nport = {port}\n{text}')
@@ -126,7 +126,7 @@ def settings(folder: Path, stub: Any, text: str = "") -> str:
 
 
 @pytest.mark.parametrize("how", ["option", "environment"])
-def test_the_server_is_the_one_of_the_settings(
+def test_the_server_of_the_settings_is_used(
     stub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     stub.key = "s3cret"
@@ -138,7 +138,7 @@ def test_the_server_is_the_one_of_the_settings(
     assert result.stdout == "<Hi>\n", result.stderr
 
 
-def test_a_server_with_the_models_of_other_settings_is_not_the_one_meant(
+def test_a_server_that_serves_the_models_of_other_settings_is_not_used(
     stub: Any, tmp_path: Path
 ) -> None:
     path = settings(tmp_path, stub, '[model.mine]\nkind="text"\nsource="x.gguf"')
@@ -148,7 +148,7 @@ def test_a_server_with_the_models_of_other_settings_is_not_the_one_meant(
     assert f"there is nothing at {tmp_path}/x.gguf" in result.stderr  # before a server is started
 
 
-def test_before_a_server_is_started_the_name_is_looked_up(tmp_path: Path) -> None:
+def test_the_name_is_looked_up_before_a_server_is_started(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text('[server]\nport = 0\n[model.mine]\nkind="text"\nsource="x.gguf"')
     result = CliRunner().invoke(main, ["chat", "mien", "Hi", "--config", str(path)])
@@ -163,9 +163,9 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 def test_the_summary_counts_speed_from_the_first_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 12.0)
     usage = ReceivedUsage(prompt_tokens=40, completion_tokens=21)
-    told = AnswerTiming(started=1.5, first=2.0).summary(usage, "length")
-    assert told == (
-        "21 tokens · 2.0 tokens/s · first after 0.50 s · 40 read · cut at the limit of tokens"
+    summary = AnswerTiming(started=1.5, first=2.0).summary(usage, "length")
+    assert summary == (
+        "21 tokens · 2.0 tokens/s · first after 0.50 s · 40 read · cut off at the token limit"
     )
     assert AnswerTiming().summary(usage, "stop") == ""
 
@@ -186,7 +186,7 @@ HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).
 
 
 def started_instead(monkeypatch: pytest.MonkeyPatch, program: str) -> list[subprocess.Popen[bytes]]:
-    """Makes the child run a program in the server's place; returns the processes started."""
+    """Makes the child run a program instead of the server; returns the processes started."""
     processes: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
@@ -198,7 +198,7 @@ def started_instead(monkeypatch: pytest.MonkeyPatch, program: str) -> list[subpr
     return processes
 
 
-def test_a_server_of_its_own_is_waited_for_and_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_started_server_is_waited_for_and_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = started_instead(monkeypatch, FAKE_SERVER)
     waits: list[float] = []
     with child.server(None, waits.append) as client:
@@ -207,7 +207,7 @@ def test_a_server_of_its_own_is_waited_for_and_stopped(monkeypatch: pytest.Monke
     assert processes[0].returncode == -signal.SIGTERM
 
 
-def test_a_server_of_its_own_is_stopped_when_the_chat_is_told_to_end(
+def test_a_started_server_is_stopped_when_sigterm_ends_the_chat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     processes = started_instead(monkeypatch, FAKE_SERVER)
@@ -216,7 +216,7 @@ def test_a_server_of_its_own_is_stopped_when_the_chat_is_told_to_end(
     assert processes[0].returncode is not None
 
 
-def test_a_server_that_does_not_come_up_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import sys; sys.exit('error: models.toml: [server] prot: unknown key')"
     started_instead(monkeypatch, program)
     with pytest.raises(ApiError, match=r"ended with status 1\.\nmodels\.toml: \[server\] prot"):

@@ -1,4 +1,4 @@
-"""`localinfra chat` in a terminal: prompts, pastes, commands, and how it ends."""
+"""`localinfra chat` in a terminal: prompts, pastes, commands, and leaving."""
 
 import re
 import threading
@@ -63,21 +63,21 @@ PASTE = "/usr/bin/x: error\r\r\tindented\rlast"
 
 def test_a_paste_is_one_message(stub: Any, home: dict[str, str]) -> None:
     with Chat("--url", stub.url, TERM="xterm", **home) as chat:
-        chat.until(r"\x1b\[\?2004h")  # asks the terminal to mark pastes
+        chat.until(r"\x1b\[\?2004h")  # turns on bracketed paste
         chat.type(f"\x1b[200~{PASTE}\x1b[201~")
         chat.until("last")
-        assert not stub.bodies  # it can be looked at before it is sent
+        assert not stub.bodies  # a paste can be checked before it is sent
         chat.type("\r")
         chat.until("3 tokens")
         assert asked(stub) == ["/usr/bin/x: error\n\n\tindented\nlast"]
         chat.until("> ")
-        chat.type("\x1b[A\r")  # up: the message before, whole
+        chat.type("\x1b[A\r")  # up: the whole last message
         chat.until("3 tokens")
         assert asked(stub) == ["/usr/bin/x: error\n\n\tindented\nlast"] * 2
 
 
 @pytest.mark.parametrize("text", ["one\n\n  two\nthree\n", "one\n\n  two\nthree"])
-def test_a_burst_of_lines_is_a_paste_where_the_terminal_marks_none(
+def test_a_burst_of_lines_is_a_paste_without_bracketed_paste(
     stub: Any, chat: Chat, text: str
 ) -> None:
     chat.type(text)
@@ -102,7 +102,7 @@ def test_what_is_typed_during_an_answer_is_shown_at_the_next_prompt(stub: Any, c
     chat.type("question\n")
     assert begun.wait(60)
     chat.type("next\nand the one after\n")
-    time.sleep(0.3)  # the terminal has it in microseconds
+    time.sleep(0.3)  # it reaches the terminal in microseconds
     typed.set()
     shown = chat.until(r"3 tokens[^\n]*\n")
     assert "next" not in shown and "<question>" in shown
@@ -172,7 +172,7 @@ def test_the_history_keeps_the_last_messages_as_they_were(tmp_path: Path) -> Non
         ({"TERM": "dumb"}, False),
     ],
 )
-def test_colours_are_left_out_where_nobody_wants_them(
+def test_colours_are_left_out_if_unwanted(
     stub: Any, home: dict[str, str], environment: dict[str, str], has_colour: bool
 ) -> None:
     with Chat("--url", stub.url, **home, **environment) as chat:

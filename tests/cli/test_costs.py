@@ -1,4 +1,4 @@
-"""`localinfra costs` without a server: the table, JSON, and beginning anew."""
+"""`localinfra costs` without a server: the table, JSON, and the reset."""
 
 import datetime
 import json
@@ -22,7 +22,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def kept(path: Path) -> Path:
-    """Of two keys, one with two models."""
+    """A costs file with two keys, one of which used two models."""
     text = Used(
         requests=2, prompt_tokens=12_345, cached_tokens=345, generated_tokens=678, usd=0.0137
     )
@@ -55,18 +55,18 @@ def test_the_table_has_a_row_for_each_key_and_model_and_their_sum(kept: Path) ->
     assert lines[1][-2:] == [f"{local:%Y-%m-%d}", f"{local:%H:%M}"]
 
 
-def test_as_json_it_is_what_the_file_holds(kept: Path) -> None:
-    told = json.loads(run("--json").stdout)
-    assert told == json.loads(kept.read_bytes())
-    assert told["since"] and len(told["rows"]) == 3
-    assert told["rows"][2] == {
+def test_the_json_is_that_of_the_file(kept: Path) -> None:
+    printed = json.loads(run("--json").stdout)
+    assert printed == json.loads(kept.read_bytes())
+    assert printed["since"] and len(printed["rows"]) == 3
+    assert printed["rows"][2] == {
         "key": "none", "model": "flux", "requests": 1, "prompt_tokens": 0, "cached_tokens": 0,
         "generated_tokens": 0, "images": 3, "usd": 0.006,
         "first_at": "2026-01-02T03:04:00Z", "last_at": "2026-01-02T03:04:00Z",
     }  # fmt: skip
 
 
-def test_a_reset_shows_what_was_counted_and_begins_anew(kept: Path) -> None:
+def test_a_reset_shows_what_was_counted_and_starts_from_zero(kept: Path) -> None:
     ended = run("--reset")
     assert ended.exit_code == 0 and "ff00aa11" in ended.stdout and str(kept) in ended.stderr
     assert run().stdout == "Nothing has been used yet.\n"
@@ -78,7 +78,7 @@ def test_before_the_first_request_there_is_nothing(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_damaged_file_is_told_in_one_line_and_reset_mends_it(kept: Path) -> None:
+def test_a_damaged_file_is_a_one_line_error_and_a_reset_repairs_it(kept: Path) -> None:
     kept.write_text("[]")
     ended = run()
     assert ended.exit_code == 1 and ended.stdout == ""

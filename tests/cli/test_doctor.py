@@ -66,15 +66,15 @@ def test_an_unused_gpu_is_a_hint_with_the_command_that_uses_it() -> None:
     assert finding.command.removesuffix("'").endswith("scripts/serve")
 
 
-def test_a_used_gpu_is_ok() -> None:
+def test_a_gpu_in_use_is_ok() -> None:
     assert check_gpu(build("CUDA", "CPU", gpu_offload=True), NVIDIA, True).level == "ok"
 
 
-def test_a_vulkan_build_that_uses_the_nvidia_card_is_left_alone() -> None:
+def test_a_vulkan_build_that_uses_the_nvidia_card_is_ok() -> None:
     assert check_gpu(build("Vulkan", "CPU", gpu_offload=True), NVIDIA, True).level == "ok"
 
 
-def test_a_gpu_build_that_sees_no_gpu_points_to_the_driver() -> None:
+def test_a_gpu_build_without_a_gpu_points_to_the_driver() -> None:
     for machine in (NVIDIA, PLAIN):
         finding = check_gpu(build("CUDA", "CPU"), machine, True)
         assert finding.level == "hint" and "driver" in finding.text
@@ -87,7 +87,7 @@ def test_unused_cpu_instructions_are_a_hint_to_compile_for_this_machine() -> Non
     assert "CMAKE_ARGS=-DGGML_NATIVE=on LOCALINFRA_BACKEND=cpu " in finding.command
 
 
-def test_without_a_checkout_the_command_is_pips() -> None:
+def test_without_a_checkout_the_command_uses_pip() -> None:
     command = rebuild("vulkan", has_scripts=False)
     assert command.startswith("CMAKE_ARGS=-DGGML_VULKAN=on ")
     assert "-m pip install" in command and "llama-cpp-python" in command
@@ -102,7 +102,7 @@ def test_a_llama_that_does_not_start_is_a_problem(status: int, says: str) -> Non
     assert finding.level == "problem" and says in finding.text and finding.command
 
 
-def test_a_container_limited_to_part_of_its_cores_is_told_so() -> None:
+def test_a_container_limited_to_part_of_its_cores_gets_a_hint() -> None:
     finding = check_cpu(replace(CPU, quota=1.5))
     assert finding.level == "hint" and "1.5 cores" in finding.text
 
@@ -119,7 +119,7 @@ def test_devices_are_listed_with_their_memory() -> None:
     assert "GPU CUDA0, RTX 4090: 23.0 of 24.0 GiB free" in texts
 
 
-def test_weights_that_were_not_looked_for_are_a_hint_unless_a_gpu_computes() -> None:
+def test_a_model_not_yet_measured_is_a_hint_unless_it_runs_on_a_gpu() -> None:
     seen = replace(SEEN, decided={"a/b": None, "c": "Q8_0 is faster"})
     (hint,) = (finding for finding in findings(seen) if finding.level == "hint")
     assert "a/b" in hint.text and hint.command == "localinfra optimize a/b --apply"
@@ -128,12 +128,12 @@ def test_weights_that_were_not_looked_for_are_a_hint_unless_a_gpu_computes() -> 
     assert not any("a/b" in finding.text for finding in findings(with_gpu))
 
 
-def test_an_absent_optional_part_comes_with_its_command() -> None:
+def test_a_missing_extra_comes_with_its_command() -> None:
     found = [finding for finding in findings(SEEN) if "embeddings" in finding.text]
     assert "not installed" in found[0].text and "[embeddings]" in found[0].command
 
 
-def test_files_of_the_kernel_are_read() -> None:
+def test_the_kernels_files_are_parsed() -> None:
     x86 = "processor\t: 0\nmodel name\t: EPYC 7\nflags\t\t: sse avx2 fma avx512f\n"
     arm = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
     assert parse_cpuinfo(x86) == ("EPYC 7", ["sse", "avx2", "fma", "avx512f"])
@@ -144,18 +144,18 @@ def test_files_of_the_kernel_are_read() -> None:
     assert parse_cpu_max("max 100000\n") is None and parse_cpu_max("") is None
 
 
-def test_commands_stand_below_their_findings() -> None:
+def test_commands_are_printed_below_their_findings() -> None:
     assert as_text([Finding("hint", "slow", "go fast")]).splitlines()[1].strip() == "$ go fast"
 
 
-def test_the_command_ends_with_1_only_for_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_exits_with_1_only_for_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     for llama, exit_code in ((BUILD, 0), (-signal.SIGILL, 1)):
         seen = replace(SEEN, llama=llama)
         monkeypatch.setattr("localinfra.cli.doctor.look_around", lambda seen=seen: seen)
         assert CliRunner().invoke(doctor).exit_code == exit_code
 
 
-def test_this_machine_can_be_examined() -> None:
+def test_the_doctor_runs_on_this_machine() -> None:
     result = CliRunner().invoke(doctor, ["--json"])
     levels = {finding["level"] for finding in json.loads(result.stdout)}
     assert levels <= {"ok", "hint", "failed", "problem"}
@@ -164,14 +164,14 @@ def test_this_machine_can_be_examined() -> None:
 FLUX = ImageModelEntry(source=PathSource(Path("/no/flux")))
 
 
-def test_image_models_are_told_how_they_would_be_computed(tmp_path: Path) -> None:
+def test_the_doctor_says_how_image_models_would_run(tmp_path: Path) -> None:
     (tmp_path / "transformer").mkdir()
     header = b'{"t":{"dtype":"BF16","shape":[1000,1000]}}'
     file = tmp_path / "transformer" / "a.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header)
     entry = ImageModelEntry(source=PathSource(tmp_path))
     fine = outlook("flux", entry, {"cuda": 24 * GIB, "cpu": 0})
-    assert fine.is_fine and fine.text.startswith("computed on cuda in bfloat16, all parts stay")
+    assert fine.is_fine and fine.text.startswith("runs on cuda in bfloat16, all parts stay")
     small = outlook("flux", entry, {"mps": 1000, "cpu": 0})
     assert not small.is_fine and "GGUF" in small.text
     broken = outlook("flux", entry, {})
@@ -180,7 +180,7 @@ def test_image_models_are_told_how_they_would_be_computed(tmp_path: Path) -> Non
     assert found[-1].text == "other: PyTorch can't be loaded"
 
 
-def test_absent_image_models_are_not_fine() -> None:
+def test_missing_image_models_are_not_fine() -> None:
     assert not outlook("flux", FLUX, {}).is_fine
     assert "/no/flux" in outlook("flux", FLUX, {}).text
 
@@ -193,7 +193,7 @@ def test_a_measurement_that_failed_is_marked_as_failed() -> None:
     assert as_text([failed]).startswith("  FAILED   a/b: ")
 
 
-def test_what_was_put_off_is_told_apart_from_what_was_decided(
+def test_unmeasured_failed_and_decided_models_differ_in_level(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path))
@@ -203,44 +203,44 @@ def test_what_was_put_off_is_told_apart_from_what_was_decided(
     model = catalog.load(config_file.load(path)).entries["here"].source.find()
     assert model
 
-    def told() -> set[str]:
+    def levels() -> set[str]:
         result = CliRunner().invoke(main, ["doctor", "--json", "--config", str(path)])
         return {one["level"] for one in json.loads(result.stdout) if one["text"].startswith("here")}
 
-    assert told() == {"hint"}
+    assert levels() == {"hint"}
     store.put_off(model, "it was not done after 72 s", is_final=False)
-    assert told() == {"failed"}
+    assert levels() == {"failed"}
     with store.locked(lambda _: None):
         store.keep(store.decide(store.identify(model), "1f", "it is the fastest as it is"))
-    assert told() == {"ok"}
+    assert levels() == {"ok"}
 
 
-def test_a_part_that_models_need_is_missed() -> None:
+def test_a_missing_extra_that_models_need_is_a_failure() -> None:
     found = findings(replace(SEEN, needed=frozenset({"embeddings"})))
     (failed,) = (finding for finding in found if finding.level != "ok")
     assert failed.level == "failed" and "embeddings" in failed.text and failed.command
 
 
 @pytest.mark.parametrize(
-    ("text", "exit_code", "level", "told"),
+    ("text", "exit_code", "level", "words"),
     [
-        ("", 1, "problem", "names no model"),
+        ("", 1, "problem", "has no model"),
         ("[server]\nprot = 1", 1, "problem", "did you mean port?"),
         ('[model.gone]\nkind = "text"\nsource = "no.gguf"', 1, "problem", "none of its models"),
         (f'{SMOL}[model.x]\nkind = "text"\nsource = "."', 1, "problem", "is a folder"),
         (f'{SMOL}[model.x]\nkind = "text"\nsource = "models.toml"', 1, "problem", "not a GGUF"),
         (f'{SMOL}[model.gone]\nkind = "text"\nsource = "no.gguf"', 0, "hint", "nothing at"),
         (f'{SMOL}[model.gone]\nkind = "image"\nsource = "hf:o/r"\ndownload_gb = 34', 0, "hint",
-         "gone: its files are not here (34 GB)"),
+         "gone: its files are missing (34 GB)"),
     ],
 )  # fmt: skip
-def test_the_models_of_the_settings_are_examined(
+def test_the_models_in_the_settings_are_checked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     text: str,
     exit_code: int,
     level: str,
-    told: str,
+    words: str,
 ) -> None:
     monkeypatch.setattr("localinfra.cli.doctor.look_around", lambda: SEEN)
     path = tmp_path / "models.toml"
@@ -248,18 +248,18 @@ def test_the_models_of_the_settings_are_examined(
     result = CliRunner().invoke(main, ["doctor", "--json", "--config", str(path)])
     assert result.exit_code == exit_code
     found = [(one["level"], one["text"]) for one in json.loads(result.stdout)]
-    assert any(one == level and told in text for one, text in found), found
+    assert any(one == level and words in text for one, text in found), found
     assert exit_code or ("ok", f"{path}: here") in found
 
 
-def test_every_package_that_is_suggested_exists_on_an_index() -> None:
-    """localinfra itself does not: its extras come from the checkout, or by their own names."""
+def test_every_suggested_package_exists_on_an_index() -> None:
+    """localinfra is on none: its extras are installed from the checkout or package by package."""
     commands = [extra(part) for part in ("embeddings", "images")] + [rebuild("cpu", False)]
     assert all("-e" in command and str(ROOT) in command for command in commands[:2])
     assert "localinfra" not in commands[2].replace(str(ROOT), "").replace(sys.prefix, "")
 
 
-def test_without_a_checkout_extras_are_named_by_what_they_bring(
+def test_without_a_checkout_extras_are_installed_package_by_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(install, "ROOT", tmp_path)
@@ -272,5 +272,5 @@ def test_without_a_checkout_extras_are_named_by_what_they_bring(
     assert command.endswith("-m pip install 'torch<2.14,>=2.6' 'pillow>=11'")
 
 
-def test_torch_is_asked_in_a_process_of_its_own() -> None:
+def test_torch_is_queried_in_its_own_process() -> None:
     assert ask_torch()["cpu"] > 0

@@ -1,4 +1,4 @@
-"""The process ends though a thread does not, and though Python would wait for it."""
+"""The process ends even if a thread does not and Python would wait for it."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ end_within(7, {limit_s})
 """
 
 
-def test_a_thread_that_does_not_end_keeps_no_process() -> None:
+def test_the_process_ends_despite_a_thread_that_does_not() -> None:
     program = STUCK.format(limit_s=0.2)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert ended.returncode == 7 and b"grammar_0" in ended.stderr
 
 
-def test_who_ends_by_himself_is_not_waited_for() -> None:
+def test_a_process_that_ends_by_itself_does_not_wait_for_the_deadline() -> None:
     program = "from localinfra.cli.ending import end_within; end_within(7, 600)"
     started = time.monotonic()
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
@@ -41,7 +41,7 @@ leave(7)
 
 
 @pytest.mark.parametrize(("name", "status"), [("load smollm2", 7), ("some library's", 0)])
-def test_the_interpreter_does_not_end_under_a_thread_of_a_model(name: str, status: int) -> None:
+def test_the_interpreter_is_not_finalized_under_a_models_thread(name: str, status: int) -> None:
     program = LEFT.format(name=name)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert ended.returncode == status and (b"load smollm2" in ended.stderr) == bool(status)

@@ -1,4 +1,4 @@
-"""`localinfra image`: files written, progress shown, mistakes told. The server is made up."""
+"""`localinfra image` against a stub server: files written, progress shown, mistakes reported."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ def run(stub: Any, *options: object) -> Result:
     return CliRunner().invoke(main, ["image", "a boat", "--url", stub.url, *map(str, options)])
 
 
-def test_an_image_is_written_and_its_seed_told(stub: Any, tmp_path: Path) -> None:
+def test_an_image_is_written_and_its_seed_printed(stub: Any, tmp_path: Path) -> None:
     target = tmp_path / "boat.png"
     result = run(stub, "-o", target, "--size", "64x64", "--seed", 5, "--steps", 2)
     assert result.exit_code == 0, result.output
@@ -46,11 +46,11 @@ def test_an_image_is_written_and_its_seed_told(stub: Any, tmp_path: Path) -> Non
     }  # fmt: skip
 
 
-def test_before_a_server_is_started_the_model_is_looked_up(tmp_path: Path) -> None:
+def test_the_model_is_looked_up_before_a_server_is_started(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text("[server]\nport = 0\n")
     command = ["image", "a boat", "-o", str(tmp_path / "x.png"), "--config", str(path)]
-    assert "names no image model" in CliRunner().invoke(main, command).stderr
+    assert "has no image model" in CliRunner().invoke(main, command).stderr
     path.write_text(
         '[server]\nport = 0\n[model.flux]\nkind = "image"\nsource = "no/flux"\n'
         '[model.t]\nkind = "text"\nsource = "x.gguf"\n'
@@ -58,11 +58,11 @@ def test_before_a_server_is_started_the_model_is_looked_up(tmp_path: Path) -> No
     result = CliRunner().invoke(main, command)
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"there is nothing at {tmp_path}/no/flux" in result.stderr
-    for name, told in (("flx", "Did you mean flux?"), ("t", "t is a text model")):
-        assert told in CliRunner().invoke(main, [*command, "--model", name]).stderr
+    for name, words in (("flx", "Did you mean flux?"), ("t", "t is a text model")):
+        assert words in CliRunner().invoke(main, [*command, "--model", name]).stderr
 
 
-def test_several_images_get_numbers(stub: Any, tmp_path: Path) -> None:
+def test_several_images_are_numbered(stub: Any, tmp_path: Path) -> None:
     result = run(stub, "-o", tmp_path / "boat.jpg", "-n", 2)
     assert result.exit_code == 0
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["boat-1.jpg", "boat-2.jpg"]
@@ -70,7 +70,7 @@ def test_several_images_get_numbers(stub: Any, tmp_path: Path) -> None:
     assert "75%  step 1 of 2, image 2 of 2" in result.stderr
 
 
-def test_the_bar_only_grows_where_images_are_made_together(stub: Any, tmp_path: Path) -> None:
+def test_progress_only_grows_when_images_are_made_together(stub: Any, tmp_path: Path) -> None:
     def together(body: dict[str, Any]) -> Iterator[bytes]:
         for step in (1, 2):
             for index in range(2):
@@ -84,7 +84,7 @@ def test_the_bar_only_grows_where_images_are_made_together(stub: Any, tmp_path: 
     assert shares == [25, 50, 75, 100]
 
 
-def test_a_picture_to_begin_with_goes_to_edits(stub: Any, tmp_path: Path) -> None:
+def test_a_picture_to_start_from_is_sent_to_edits(stub: Any, tmp_path: Path) -> None:
     (tmp_path / "a.webp").write_bytes(b"picture")
     options = ("--from", tmp_path / "a.webp", "--mask", tmp_path / "a.webp", "--strength", 0.5)
     assert run(stub, "-o", tmp_path / "b.png", *options).exit_code == 0
@@ -97,11 +97,11 @@ def test_a_picture_to_begin_with_goes_to_edits(stub: Any, tmp_path: Path) -> Non
     ("options", "message"),
     [
         (["-o", "boat.gif"], "must end in .png"),
-        (["-o", "nowhere/boat.png"], "nowhere is no folder"),
+        (["-o", "nowhere/boat.png"], "nowhere is not a folder"),
         (["--strength", "0.5"], "need --from"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_asked(
+def test_mistakes_are_reported_before_any_request(
     stub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -110,7 +110,7 @@ def test_mistakes_are_told_before_anything_is_asked(
     assert not stub.bodies
 
 
-def test_what_the_server_refuses_is_told(stub: Any, tmp_path: Path) -> None:
+def test_a_servers_refusal_is_printed(stub: Any, tmp_path: Path) -> None:
     stub.key = "secret"
     result = run(stub, "-o", tmp_path / "boat.png")
     assert result.exit_code == 1 and "Wrong key" in result.stderr

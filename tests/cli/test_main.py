@@ -1,4 +1,4 @@
-"""`localinfra`: its help, its errors, its speed to start."""
+"""`localinfra`: its help, its errors, its light start."""
 
 import json
 import struct
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from localinfra import __version__
 from localinfra.cli.main import main
 
-GGUF = struct.pack("<4sIQQ", b"GGUF", 3, 1, 1)  # how a file begins
+GGUF = struct.pack("<4sIQQ", b"GGUF", 3, 1, 1)  # a file's first bytes
 
 
 def test_help_and_version_import_no_command() -> None:
@@ -29,7 +29,7 @@ def test_help_and_version_import_no_command() -> None:
     assert __version__ in CliRunner().invoke(main, ["--version"]).output
 
 
-def test_a_wrong_settings_file_is_told_in_one_line_with_status_2(tmp_path: Path) -> None:
+def test_a_wrong_settings_file_is_a_one_line_error_with_status_2(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text("[server]\nprot = 1")
     result = CliRunner().invoke(main, ["list", "--config", str(path)])
@@ -38,7 +38,7 @@ def test_a_wrong_settings_file_is_told_in_one_line_with_status_2(tmp_path: Path)
     assert result.stderr == f"error: {path}: [server] prot: unknown key; did you mean port?\n"
 
 
-def test_a_server_that_is_not_there_is_told_with_status_1() -> None:
+def test_a_missing_server_is_an_error_with_status_1() -> None:
     result = CliRunner().invoke(main, ["chat", "--url", "http://127.0.0.1:1"])
     assert result.exit_code == 1
     assert result.stderr.startswith("error: No server answers at http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""`localinfra optimize`, and what `serve` does about weights before it listens."""
+"""`localinfra optimize`, and the measurement that `serve` makes before it answers."""
 
 import socket
 from collections.abc import Callable
@@ -37,7 +37,7 @@ Show = Callable[[Progress], None]
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A settings file with a model that asks for it, one that does not, and one that is absent."""
+    """Settings of a model with `optimize` on, one with it off, and one whose file is missing."""
     monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path / "cache"))
     quantize(tiny_llama().write(tmp_path / "f32.gguf"), tmp_path / "tiny.gguf", "q4_0", 1)
     (tmp_path / "models.toml").write_text(
@@ -52,7 +52,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[OptimizeJob]:
-    """The jobs that would have been run; each is answered with REPORT."""
+    """The jobs that would have run; each gets REPORT."""
     jobs: list[OptimizeJob] = []
 
     def answer(job: OptimizeJob, show: Show, limit_s: float | None = None) -> Report:
@@ -109,9 +109,9 @@ def test_apply_keeps_the_winner_and_says_how_it_is_served(
         return kept
 
     monkeypatch.setattr(command, "run", run)
-    assert "Kept as /x.gguf" in optimize(models, "fast", "--apply").stdout
-    told = optimize(models, "plain", "--apply").stdout
-    assert 'with optimize = "lossless" in [model."plain"]' in told
+    assert "Saved as /x.gguf" in optimize(models, "fast", "--apply").stdout
+    printed = optimize(models, "plain", "--apply").stdout
+    assert 'with optimize = "lossless" in [model."plain"]' in printed
     assert all(job.keep for job in jobs)
 
 
@@ -123,13 +123,15 @@ def test_apply_keeps_the_winner_and_says_how_it_is_served(
         ("absent", "there is nothing at"),
     ],
 )
-def test_what_cannot_be_measured_is_told_in_one_line(models: Path, name: str, words: str) -> None:
+def test_a_model_that_can_not_be_measured_is_a_one_line_error(
+    models: Path, name: str, words: str
+) -> None:
     result = optimize(models, name)
     assert result.exit_code == 1 and words in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_a_damaged_file_is_refused_before_anything_is_started(
+def test_a_damaged_file_is_refused_before_any_measurement(
     models: Path, jobs: list[OptimizeJob]
 ) -> None:
     (models.parent / "tiny.gguf").write_bytes(b"GGUF" + bytes(100))
@@ -164,13 +166,13 @@ def undecided(models: Path) -> list[str]:
     return list(first_start.undecided(catalog.load(config_file.load(models))))
 
 
-def test_only_models_that_are_here_and_ask_for_it_are_measured_and_only_once(models: Path) -> None:
+def test_only_present_models_with_optimize_on_are_measured_and_only_once(models: Path) -> None:
     assert undecided(models) == ["fast"]
     store.put_off(models.parent / "tiny.gguf", "nothing better", is_final=True)
     assert undecided(models) == []
 
 
-def test_serve_measures_what_may_be_served_within_a_limit(
+def test_serve_measures_lossless_types_within_a_time_limit(
     models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits: list[float | None] = []
@@ -183,12 +185,12 @@ def test_serve_measures_what_may_be_served_within_a_limit(
     monkeypatch.setattr(run, "run", answer)
     first_start.fit_weights("fast", entry(models, "fast"))
     assert limits[0] and 60 <= limits[0] < 61
-    told = capsys.readouterr().err
-    assert 'optimize = "off"' in told and "kept as /cache/x.gguf" in told
+    printed = capsys.readouterr().err
+    assert 'optimize = "off"' in printed and "saved as /cache/x.gguf" in printed
 
 
 @pytest.mark.parametrize("is_final", [True, False])
-def test_a_failure_is_told_and_remembered_and_the_original_served(
+def test_a_failure_is_printed_and_remembered_and_the_original_served(
     models: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -199,15 +201,15 @@ def test_a_failure_is_told_and_remembered_and_the_original_served(
 
     monkeypatch.setattr(run, "run", fail)
     first_start.fit_weights("fast", entry(models, "fast"))
-    told = capsys.readouterr().err
-    assert "The original is served: it ended with SIGABRT" in told
-    assert ("--apply" in told) is not is_final
+    printed = capsys.readouterr().err
+    assert "Serving the original: it ended with SIGABRT" in printed
+    assert ("--apply" in printed) is not is_final
     assert undecided(models) == []
     path, _ = loading.weights("fast", entry(models, "fast"))
     assert path == models.parent / "tiny.gguf"
 
 
-def test_a_busy_machine_is_asked_again_later(
+def test_a_busy_machine_is_measured_again_later(
     models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     busy = Report(original=REPORT.original, reason="", is_steady=False)
@@ -245,7 +247,7 @@ def test_an_address_in_use_is_found_before_measuring() -> None:
 
 
 def kept(models: Path, data: bytes) -> Path:
-    """Decides for other weights of the model called fast."""
+    """Decides on other weights for the model called fast."""
     source = models.parent / "tiny.gguf"
     with store.locked(lambda holder: None), store.scratch(0) as scratch:
         made = scratch / "made.gguf"
@@ -258,7 +260,7 @@ def kept(models: Path, data: bytes) -> Path:
     return decision.path
 
 
-def test_the_kept_weights_are_served_where_the_settings_ask_for_it(models: Path) -> None:
+def test_kept_weights_are_served_if_optimize_is_on(models: Path) -> None:
     path = kept(models, (models.parent / "f32.gguf").read_bytes())
     found, header = loading.weights("fast", entry(models, "fast"))
     assert found == path and header.path == str(path)

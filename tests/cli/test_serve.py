@@ -1,4 +1,4 @@
-"""`localinfra serve` as a process without a model: where it listens, what it logs, how it ends."""
+"""`localinfra serve` as a process without a loaded model: addresses, logs, and the end."""
 
 import contextlib
 import http.client
@@ -33,7 +33,7 @@ Start = Callable[..., "Process"]
 
 
 class Process(ServeProcess):
-    """Of a model whose file is absent. Started with signals as a terminal would leave them."""
+    """Serves a model whose file is missing. Started with signals as a terminal leaves them."""
 
     def __init__(
         self,
@@ -114,14 +114,14 @@ def has_ipv6() -> bool:
     return True
 
 
-def test_localhost_is_both_addresses_with_one_port(start: Start) -> None:
+def test_localhost_means_both_addresses_on_one_port(start: Start) -> None:
     process = start()
     assert process.get("/health")[0] == 200
     if has_ipv6():
         assert process.get("/health", "::1")[0] == 200
 
 
-def test_one_address_is_one_address(start: Start) -> None:
+def test_an_address_means_only_that_address(start: Start) -> None:
     process = start("--host", "127.0.0.1")
     assert process.get("/health")[0] == 200
     with pytest.raises(OSError):
@@ -144,19 +144,19 @@ def banner_of(entries: dict[str, ModelEntry]) -> str:
     ("name", "route"),
     [("vectors", "embeddings"), ("ranks", "rerank"), ("paints", "images/generations")],
 )
-def test_the_banner_names_models_of_every_kind_and_how_to_ask_one(name: str, route: str) -> None:
-    told = banner_of({name: OTHERS[name]})
-    assert f"  {name} ({OTHERS[name].kind})\n" in told and f"/v1/{route} " in told
-    assert f'"model": "{name}"' in told and "not here" not in told
+def test_the_banner_lists_models_of_every_kind_with_an_example(name: str, route: str) -> None:
+    shown = banner_of({name: OTHERS[name]})
+    assert f"  {name} ({OTHERS[name].kind})\n" in shown and f"/v1/{route} " in shown
+    assert f'"model": "{name}"' in shown and "missing" not in shown
 
 
-def test_the_banner_asks_a_chat_model_where_there_is_one_and_counts_what_is_not_here() -> None:
+def test_the_banner_prefers_a_chat_model_and_counts_models_without_files() -> None:
     gone = ImageModelEntry(source=PathSource(Path("/nowhere")))
-    told = banner_of({**OTHERS, "chats": TextModelEntry(source=HERE), "gone": gone})
-    assert [line for line in told.splitlines() if re.fullmatch(r"  \w+( \(\w+\))?", line)] == [
+    shown = banner_of({**OTHERS, "chats": TextModelEntry(source=HERE), "gone": gone})
+    assert [line for line in shown.splitlines() if re.fullmatch(r"  \w+( \(\w+\))?", line)] == [
         "  chats", "  vectors (embedding)", "  ranks (rerank)", "  paints (image)",
     ]  # fmt: skip
-    assert "and 1 more whose files are not here" in told and "/v1/chat/completions" in told
+    assert "and 1 more whose files are missing" in shown and "/v1/chat/completions" in shown
     assert "none yet: 1 models" in banner_of({"gone": gone})
 
 
@@ -169,7 +169,7 @@ def refused_start(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_a_port_in_use_is_found_first_and_names_who_has_it(address: str) -> None:
+def test_a_port_in_use_is_found_first_and_its_process_named(address: str) -> None:
     if address == "::1" and not has_ipv6():
         pytest.skip("no IPv6 on this machine")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -183,11 +183,11 @@ def test_a_port_in_use_is_found_first_and_names_who_has_it(address: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--host", "nowhere.invalid"], "no address is known"),
+        (["--host", "nowhere.invalid"], "the host name has no address"),
         (["--host", "192.0.2.1"], "API key"),
     ],
 )
-def test_an_address_that_cannot_be_had_says_why(arguments: list[str], words: str) -> None:
+def test_an_unusable_address_says_why(arguments: list[str], words: str) -> None:
     os.environ.pop("LOCALINFRA_API_KEYS", None)
     key = {"LOCALINFRA_API_KEYS": "k"} if "nowhere" in arguments[1] else {}
     with pytest.MonkeyPatch.context() as patch:
@@ -204,7 +204,7 @@ def test_a_refused_request_is_one_line_of_the_log(start: Start) -> None:
         raw.sendall(b"nonsense\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
     process.wait_for_log("not valid HTTP")
-    process.wait_for_log("GET /v1/nowhere 404 not_found")  # of another connection: in any order
+    process.wait_for_log("GET /v1/nowhere 404 not_found")  # another connection: in any order
     assert len(process.log.splitlines()) == 2
 
 
@@ -216,7 +216,7 @@ def test_a_refused_request_is_one_line_of_the_log(start: Start) -> None:
         (["--log-level", "error"], [], ["GET"]),
     ],
 )
-def test_the_log_level_is_the_users(
+def test_the_log_level_follows_the_options(
     start: Start, arguments: list[str], seen: list[str], unseen: list[str]
 ) -> None:
     process = start(*arguments)
@@ -249,8 +249,8 @@ def test_a_second_signal_ends_it_at_once(start: Start) -> None:
         assert process.end(20) == 130
 
 
-def test_what_does_not_end_is_ended(start: Start) -> None:
-    """Models are freed in threads and by C code, which may wait for anything."""
+def test_a_shutdown_that_hangs_is_cut_off(start: Start) -> None:
+    """Models are freed in threads and by C code, which may hang."""
     process = start(
         server="shutdown_timeout_s = 0.5",
         patch="import time; from localinfra import runtime; from localinfra.cli import serve\n"
@@ -259,10 +259,10 @@ def test_what_does_not_end_is_ended(start: Start) -> None:
     )
     process.popen.send_signal(signal.SIGTERM)
     assert process.end() == 1
-    assert "hang" in process.log  # where it stood
+    assert "hang" in process.log  # where it hung
 
 
-def test_few_descriptors_and_many_connections_leave_nobody_outside(start: Start) -> None:
+def test_more_connections_than_descriptors_still_get_an_answer(start: Start) -> None:
     process = start(files=(128, 128))
     idle = [socket.create_connection(("127.0.0.1", process.port), 30) for _ in range(200)]
     assert process.get("/health")[0] == 200
@@ -272,7 +272,7 @@ def test_few_descriptors_and_many_connections_leave_nobody_outside(start: Start)
         connection.close()
 
 
-def test_as_many_descriptors_as_the_system_grants_are_asked_for(start: Start) -> None:
+def test_the_descriptor_limit_is_raised_as_far_as_allowed(start: Start) -> None:
     limits = Path("/proc") / str(start(files=(128, 2000)).popen.pid) / "limits"
     if not limits.exists():
         pytest.skip("this system does not show a process's limits")
@@ -281,7 +281,7 @@ def test_as_many_descriptors_as_the_system_grants_are_asked_for(start: Start) ->
 
 
 @pytest.mark.parametrize("source", [".", "models.toml"])
-def test_a_source_that_is_no_model_is_refused_at_start(tmp_path: Path, source: str) -> None:
+def test_a_source_that_is_not_a_model_is_refused_at_start(tmp_path: Path, source: str) -> None:
     path = tmp_path / "models.toml"
     path.write_text(f'[model.x]\nkind = "text"\nsource = "{source}"\n')
     command = [sys.executable, "-m", "localinfra", "serve", "--port", "0", "--config", str(path)]
@@ -290,14 +290,14 @@ def test_a_source_that_is_no_model_is_refused_at_start(tmp_path: Path, source: s
     assert ended.stderr.startswith(f'error: {path}: [model."x"] source: {tmp_path}')
 
 
-def test_a_settings_file_with_a_mark_and_without_models_is_told(tmp_path: Path) -> None:
+def test_a_settings_file_with_a_bom_and_no_models_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text("[server]\nkeep_costs = false\n", encoding="utf-8-sig")
     with serving("--config", str(path)) as process:
         assert "no model yet" in process.banner
         process.popen.send_signal(signal.SIGTERM)
         assert process.popen.wait(60) == 0
-        assert process.popen.stderr and f"{path} names no model" in process.popen.stderr.read()
+        assert process.popen.stderr and f"{path} has no model" in process.popen.stderr.read()
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_a_settings_file_with_a_mark_and_without_models_is_told(tmp_path: Path) 
         (["--port", "99999"], "99999"),
     ],
 )
-def test_a_wrong_start_is_one_line_and_no_traceback(arguments: list[str], words: str) -> None:
+def test_a_wrong_option_is_an_error_without_a_traceback(arguments: list[str], words: str) -> None:
     command = [sys.executable, "-m", "localinfra", "serve", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 2

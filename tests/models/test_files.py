@@ -134,7 +134,7 @@ def test_a_file_that_names_no_model_says_what_to_write(
     path.write_text("")
     check_files(catalog.load(config_file.load(path)), path)
     told = capsys.readouterr().err
-    assert f"{path} names no model" in told
+    assert f"{path} has no model" in told
     example = told.partition("such as")[2].partition("More")[0]
     path.write_text(example)  # which is a settings file itself
     assert catalog.load(config_file.load(path)).names == ("my-model",)

@@ -133,7 +133,7 @@ def test_a_key_is_asked_for_where_one_is_given(monkeypatch: pytest.MonkeyPatch) 
     ("config", "options", "error", "words"),
     [
         ({"models": {}}, {}, ConfigError, "config: models: unknown table; did you mean model?"),
-        ({}, {}, ConfigError, "config names no model: "),
+        ({}, {}, ConfigError, "config has no model: "),
         ("/nowhere/models.toml", {}, ConfigError, "no such settings file"),
         (CONFIG, {"seed": -1}, ConfigError, "default_seed: expected an integer from 0 to"),
         (CONFIG, {"api_key": "a b"}, ConfigError, "api_keys[0]: expected a key of visible"),
