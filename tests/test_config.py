@@ -141,7 +141,7 @@ def test_toml_that_python_gives_up_on_is_a_sentence(tmp_path: Path, text: str) -
 
 
 def test_a_folder_is_not_a_file_and_a_pipe_is(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a folder; name the settings file in it"):
+    with pytest.raises(ConfigError, match="is a folder; give the settings file in it"):
         config_file.load(tmp_path)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)  # as of `--config <(...)`

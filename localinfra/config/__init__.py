@@ -1,1 +1,1 @@
-"""models.toml as frozen structs, and where in it a mistake is. Knows no model and no route."""
+"""models.toml as frozen structs, with errors that name the place. Knows no model and no route."""

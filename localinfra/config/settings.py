@@ -1,7 +1,7 @@
-"""The settings file: found, read once, and its `[server]` table decoded.
+"""Finds and reads the settings file, and decodes its `[server]` table.
 
-The `[model."NAME"]` tables pass through raw: `models/catalog.py` gives them their meaning.
-Secrets live here; nothing here prints or logs them.
+The `[model."NAME"]` tables pass through raw: `models/catalog.py` interprets them.
+Holds secrets, and never prints or logs them.
 """
 
 import codecs
@@ -22,14 +22,14 @@ PACKAGE = Path(__file__).parent.parent
 MIB = 1024 * 1024
 TABLES = ("server", "model")
 MAX_TEXT_BYTES = 16 << 20
-FOREIGN_MARKS = (  # UTF-16's little-endian mark begins UTF-32's
+FOREIGN_MARKS = (  # UTF-32 first: its little-endian BOM starts with UTF-16's
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
 
-# Visible ASCII, since it has to travel in an HTTP header.
+# Visible ASCII, since it is sent in an HTTP header.
 ApiKey = Annotated[
     str,
     Meta(
@@ -58,42 +58,43 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     # `scripts/make_settings_doc` copies these comments into docs/settings.md.
 
-    host: Host = "localhost"  # address to listen on; localhost is 127.0.0.1 and ::1
-    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  # 0 takes any free port
-    api_keys: tuple[ApiKey, ...] = ()  # a request needs one of them; with none, all may call
-    allow_unauthenticated: bool = False  # listen beyond loopback without a key
-    allowed_hosts: tuple[Host, ...] = ()  # Host headers taken besides loopback's and `host`
+    host: Host = "localhost"  # address to listen on; localhost is both 127.0.0.1 and ::1
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  # port to listen on; 0 takes any free one
+    api_keys: tuple[ApiKey, ...] = ()  # every request needs one of these; if empty, anyone may call
+    allow_unauthenticated: bool = False  # allow listening beyond loopback without a key
+    allowed_hosts: tuple[Host, ...] = ()  # Host headers accepted besides loopback's and `host`
     allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB  # largest request body
-    body_timeout_s: Seconds = 30.0  # longest wait for a whole request body
-    # largest sum of bodies still arriving
+    body_timeout_s: Seconds = 30.0  # longest wait for a complete request body
+    # limit of all request bodies still arriving, together
     max_unfinished_bytes: Annotated[int, Meta(ge=1024)] = 64 * MIB
-    # largest sum of answers that clients are slow to read; who has read nothing for longest is cut
+    # limit of all answers that clients have not read yet, together; beyond it, the client that has
+    # read nothing for longest is cut off
     max_unread_bytes: Annotated[int, Meta(ge=MIB)] = 128 * MIB
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # largest head of a request
-    head_timeout_s: Seconds = 10.0  # longest wait for the head of a request
-    # how long an unused connection stays open: longer than most clients keep theirs
+    head_timeout_s: Seconds = 10.0  # longest wait for a request's complete head
+    # how long an idle connection stays open; longer than most clients keep theirs
     idle_timeout_s: Seconds = 120.0
-    write_timeout_s: Seconds = 60.0  # longest wait for a client to read some of its answer
-    max_connections: Annotated[int, Meta(ge=1)] = 1024  # most connections at the same time
-    # of one address; loopback has no limit
+    write_timeout_s: Seconds = 60.0  # longest pause of a client in reading its answer
+    max_connections: Annotated[int, Meta(ge=1)] = 1024  # connections open at the same time
+    # the same from one address; loopback has no limit
     max_connections_per_address: Annotated[int, Meta(ge=1)] = 256
-    # most requests waiting for one model, in equal shares for those who send them; more get a 429
+    # requests waiting for one model, shared equally among clients; more get a 429
     max_queue: Annotated[int, Meta(ge=1)] = 256
-    # clients with different keys reuse each other's computed prompts; `cached_tokens` and the time
-    # to the first token then tell one what another has asked
+    # let clients with different keys share the prefix cache; `cached_tokens` and the time to the
+    # first token then reveal what others have asked
     share_prefixes: bool = False
-    # how long running answers may go on after SIGTERM or Ctrl-C; `docker stop` kills after 10 s,
-    # the last of which are for telling clients and freeing models
+    # how long running answers may continue after SIGTERM or Ctrl-C; `docker stop` kills after 10 s,
+    # which leaves 4 s to notify clients and free models
     shutdown_timeout_s: Seconds = 6.0
-    watchdog_s: Seconds = 120.0  # a model that makes no step for this long is loaded again
-    keepalive_s: Seconds = 15.0  # a stream silent for this long gets a sign of life
-    image_urls_s: Seconds = 3600.0  # how long images asked for by URL are kept
-    fallback_model: str | None = None  # answers for model names the file does not know
-    # used where a request names no seed, so that the same request gets the same answer; without it,
-    # each gets another seed
+    watchdog_s: Seconds = 120.0  # a model that makes no progress for this long is reloaded
+    keepalive_s: Seconds = 15.0  # a stream silent for this long gets a keep-alive
+    image_urls_s: Seconds = 3600.0  # how long images requested as URLs are kept
+    fallback_model: str | None = None  # model that answers to unknown model names
+    # seed of requests that name none, so that the same request gets the same answer; without it,
+    # each gets a random one
     default_seed: Annotated[int, Meta(ge=0, le=4_294_967_295)] | None = None
-    keep_costs: bool = True  # write what keys use into the cache, for `localinfra costs`
+    keep_costs: bool = True  # record each key's usage in the cache, for `localinfra costs`
     log_level: LogLevel = "info"  # debug also logs every request
 
     def __repr__(self) -> str:
@@ -108,12 +109,12 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ConfigError(
                 f"serving on {self.host} without an API key would let anyone who reaches this "
                 "machine use its models: set api_keys in [server] or LOCALINFRA_API_KEYS, or "
-                "allow_unauthenticated = true in [server] if something else guards the address"
+                "allow_unauthenticated = true in [server] if something else protects the address"
             )
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """A settings file after reading. Relative paths in it start at `folder`."""
+    """A settings file as read. Relative paths in it start at `folder`."""
 
     path: Path
     server: ServerSettings
@@ -125,10 +126,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load(path: Path | None = None) -> Config:
-    """Reads the settings from `path`, else from $LOCALINFRA_CONFIG, else the shipped ones.
+    """Reads the settings from `path`, else from $LOCALINFRA_CONFIG, else the shipped file.
 
-    $LOCALINFRA_API_KEYS (comma separated) takes the place of the file's api_keys.
-    Raises ConfigError for an absent or unreadable file, bad TOML, and wrong keys or values.
+    $LOCALINFRA_API_KEYS (comma separated) replaces the file's api_keys.
+    Raises ConfigError if the file is missing or unreadable, or has invalid TOML, keys or values.
     """
     path = find_file(path)
     config = read(read_toml(path), path)
@@ -136,8 +137,8 @@ def load(path: Path | None = None) -> Config:
 
 
 def read(tables: Mapping[str, object], path: Path) -> Config:
-    """Settings from the tables of a file alone. `path` is named in errors, and relative paths start
-    in its folder. Raises ConfigError for wrong tables, keys or values."""
+    """Settings from a file's tables, without the environment. Errors name `path`, and relative
+    paths start in its folder. Raises ConfigError if a table, key or value is wrong."""
     for name in tables:
         if name not in TABLES:
             raise ConfigError(f"{path}: {name}: unknown table; {suggestion(name, TABLES)}")
@@ -149,7 +150,7 @@ def read(tables: Mapping[str, object], path: Path) -> Config:
 
 
 def with_keys_of_environment(settings: ServerSettings) -> ServerSettings:
-    """$LOCALINFRA_API_KEYS in place of the file's. Raises ConfigError for one that is no key."""
+    """Replaces the keys by those of $LOCALINFRA_API_KEYS. Raises ConfigError if one is invalid."""
     keys = [key.strip() for key in os.environ.get("LOCALINFRA_API_KEYS", "").split(",")]
     if not any(keys):  # empty means unset: a lost variable must not open the server
         return settings
@@ -159,20 +160,20 @@ def with_keys_of_environment(settings: ServerSettings) -> ServerSettings:
 
 
 def find_file(path: Path | None) -> Path:
-    """Returns the settings file to read; raises ConfigError naming the one that isn't there."""
+    """The settings file to read. Raises ConfigError if it does not exist."""
     if path is None and (named := os.environ.get("LOCALINFRA_CONFIG")):
         path = Path(named).expanduser()
     if path is not None:
         if path.is_dir():
-            raise ConfigError(f"{path}: a folder; name the settings file in it")
+            raise ConfigError(f"{path}: is a folder; give the settings file in it")
         if not path.exists():
-            raise ConfigError(f"{path}: no such settings file; the one shipped is {shipped_file()}")
+            raise ConfigError(f"{path}: no such settings file; {shipped_file()} is an example")
         return path
     return shipped_file()
 
 
 def shipped_file() -> Path:
-    """The default models.toml: inside an installed package, beside the package in a checkout."""
+    """The default models.toml: inside an installed package, next to it in a checkout."""
     inside = PACKAGE / "models.toml"
     return inside if inside.is_file() else PACKAGE.parent / "models.toml"
 
@@ -186,24 +187,24 @@ def read_toml(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: {error}") from None
     try:
         return tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError, whose text ends with the line and column
+    except ValueError as error:  # TOMLDecodeError, which ends with line and column
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
 
 
 def read_text(path: Path) -> str:
-    """A text as editors save it, with a byte order mark or without.
+    """Reads UTF-8 text, with a byte order mark or without.
 
-    Raises OSError, and ValueError in words for a reader if it is not UTF-8, or is endless.
+    Raises OSError, and ValueError with a message for users if the file is not UTF-8 or too large.
     """
     with path.open("rb") as file:
         data = file.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:
-        raise ValueError(f"it has more than {MAX_TEXT_BYTES >> 20} MiB, which no such text has")
+        raise ValueError(f"it has more than {MAX_TEXT_BYTES >> 20} MiB: name a smaller file")
     encoding = next((name for mark, name in FOREIGN_MARKS if data.startswith(mark)), None)
     if encoding is None and b"\0" in data:
-        encoding = "UTF-16 or no text at all"
+        encoding = "UTF-16 or a binary file"
     if encoding:
         raise ValueError(f"not UTF-8 text but {encoding}: save it as UTF-8")
     try:
@@ -222,5 +223,5 @@ def subtable(tables: Mapping[str, object], name: str, path: Path) -> dict[str, o
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine can reach `host`. A name other than localhost may mean anything."""
+    """Whether only this machine can reach `host`. Names except localhost may resolve anywhere."""
     return host.casefold() == "localhost" or is_loopback(host.strip("[]"))

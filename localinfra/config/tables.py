@@ -1,8 +1,8 @@
 """A TOML table → a frozen struct, or a ConfigError naming each wrong key and what it expects.
 
-Knows nothing of servers or models: the structs carry the rules, as msgspec annotations. What a
-rule can't say in numbers is said by `Meta(description=...)`; `Meta(extra={"secret": True})` keeps a
-value out of messages.
+Knows nothing of servers or models: the structs carry the rules, as msgspec annotations.
+`Meta(description=...)` describes a rule in messages where numbers can't, and
+`Meta(extra={"secret": True})` keeps a value out of them.
 """
 
 import difflib
@@ -21,7 +21,8 @@ Hook = Callable[[type, Any], Any]  # msgspec's dec_hook: a custom type and its r
 def decode(raw: Mapping[str, object], into: type[S], where: str, hook: Hook | None = None) -> S:
     """Decodes one table; `where` is its place in messages, such as `models.toml: [server]`.
 
-    Raises ConfigError with a line for each wrong key. `hook` raises ValueError in words for a user.
+    Raises ConfigError with a line for each wrong key. `hook` raises ValueError with a message for
+    users.
     """
     try:
         return msgspec.convert(raw, into, dec_hook=hook)
@@ -33,7 +34,7 @@ def decode(raw: Mapping[str, object], into: type[S], where: str, hook: Hook | No
 def problems(
     raw: Mapping[str, object], into: type[msgspec.Struct], hook: Hook | None, prefix: str = ""
 ) -> Iterator[str]:
-    """Yields `key: what is wrong` for each key that keeps `raw` from becoming an `into`."""
+    """Yields `key: what is wrong` for each key of `raw` that does not fit `into`."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(into)}
     for key in raw:
         if key not in fields and key != into.__struct_config__.tag_field:
@@ -66,13 +67,13 @@ def value_problems(raw: object, annotation: Any, hook: Hook | None, key: str) ->
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Returns `did you mean ...?` for a misspelt word, or else all the words there are."""
+    """Returns `did you mean ...?` for a misspelt word, or else lists the known words."""
     close = close_matches(word, known)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
 def close_matches(word: str, known: Iterable[str]) -> list[str]:
-    """Returns up to three known words like `word`, whatever their case, best first."""
+    """Returns up to three known words like `word`, ignoring case, best first."""
     by_folded = {name.casefold(): name for name in known}
     found = difflib.get_close_matches(word.casefold(), by_folded, n=3, cutoff=0.6)
     return [by_folded[name] for name in found]
@@ -106,7 +107,7 @@ def expected(kind: inspect.Type) -> str:
         case inspect.CustomType():
             return f"a {kind.cls.__name__.lower()}"
         case _:
-            raise TypeError(f"no words for {kind}")  # a struct asks for more than tables hold
+            raise TypeError(f"no words for {kind}")  # a struct uses a type that TOML doesn't have
 
 
 def either(options: Iterable[str]) -> str:
@@ -127,7 +128,7 @@ def bounds(kind: inspect.IntType | inspect.FloatType) -> str:
 
 
 def is_custom(kind: inspect.Type) -> bool:
-    """Whether a hook decodes this type, alone or as the only choice beside None."""
+    """Whether a hook decodes this type or a member of this union."""
     match kind:
         case inspect.Metadata():
             return is_custom(kind.type)
@@ -148,7 +149,7 @@ def is_secret(kind: inspect.Type) -> bool:
 
 
 def toml(value: object) -> str:
-    """Writes a value roughly as the file has it, short enough for one line."""
+    """A value roughly as the file has it, cut to one line."""
     match value:
         case bool():
             return "true" if value else "false"

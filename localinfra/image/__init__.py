@@ -1,1 +1,1 @@
-"""Prompts → pictures; with embed/ the only importer of torch. Knows no HTTP."""
+"""Prompts → pictures. Only this package and embed/ import torch. Knows no HTTP."""

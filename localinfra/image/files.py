@@ -1,4 +1,4 @@
-"""Pictures → the bytes of image files, with what an image was made from written into them."""
+"""Pictures → bytes of image files, with their generation parameters as metadata."""
 
 import io
 from collections.abc import Mapping
@@ -15,9 +15,8 @@ MEDIA_TYPES: dict[OutputFormat, str] = {
 def encode(
     picture: Any, form: OutputFormat, compression: int | None, made_from: Mapping[str, object]
 ) -> bytes:
-    """`picture` is a PIL image; `compression` from 0 to 100 is the quality of jpeg and webp, and
-    without meaning for png. `made_from` becomes text chunks of a png. Takes 0.1 s for a megapixel.
-    """
+    """`picture` is a PIL image. `compression`, from 0 to 100, is the quality of jpeg and webp; png
+    ignores it. `made_from` becomes text chunks, in png only. Takes 0.1 s for a megapixel."""
     buffer = io.BytesIO()
     if form == "png":
         from PIL.PngImagePlugin import PngInfo

@@ -1,6 +1,6 @@
 """Catalogue entries of image pipelines → models in memory.
 
-Blocking; the pool calls it in a thread.
+Blocking: the pool calls it in a thread.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> ImageModel:
-    """Raises ModelUnavailable with what to do."""
+    """Loads the pipeline. Raises ModelUnavailable, saying what to do."""
     folder = locate(name, entry.source)
     if importlib.util.find_spec("diffusers") is None:
         raise ModelUnavailable(
@@ -27,12 +27,12 @@ def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> Ima
         )
     painter = FluxPainter(folder, entry, transformer_file(name, entry))
     placed = painter.placement
-    logger.info("%s is computed on %s", name, placed)
+    logger.info("%s runs on %s", name, placed)
     if placed.device == "cpu":
-        logger.warning("%s has no GPU here: an image of a full-size model takes minutes", name)
+        logger.warning("%s runs on the CPU: an image of a full-size model takes minutes", name)
     return ImageModel(name, entry, painter, max_waiting)
 
 
 def transformer_file(name: str, entry: ImageModelEntry) -> Path | None:
-    """A file in place of the folder's transformer. Raises ModelUnavailable where it is not here."""
+    """The file that replaces the folder's transformer. Raises ModelUnavailable if it is missing."""
     return locate(name, entry.transformer, "transformer") if entry.transformer else None

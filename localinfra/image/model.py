@@ -1,4 +1,4 @@
-"""ImageModel: a loaded image pipeline as the API sees it. A request → events and pictures."""
+"""ImageModel: a loaded image pipeline as the API sees it: a request → events with pictures."""
 
 import msgspec
 
@@ -12,7 +12,7 @@ from localinfra.watchdog import Pulse
 
 
 class PromptTokens(msgspec.Struct, frozen=True):
-    """How many tokens each text encoder makes of a prompt, and how many it reads."""
+    """A prompt's length in tokens of each text encoder, and how many of them it reads."""
 
     clip: int
     clip_limit: int
@@ -21,12 +21,13 @@ class PromptTokens(msgspec.Struct, frozen=True):
 
     @property
     def is_cut(self) -> bool:
-        """T5 decides what is painted; CLIP's short look at a prompt gives its general style."""
+        """Whether T5 reads only part of it. CLIP's part sets only the general style, so it doesn't
+        count."""
         return self.t5 > self.t5_limit
 
     @property
     def cuts(self) -> list[str]:
-        """What is not read, as `name=read/all`."""
+        """The encoders that read only part of it, as `name=read/all`."""
         counts = (("clip", self.clip_limit, self.clip), ("t5", self.t5_limit, self.t5))
         return [f"{name}={limit}/{count}" for name, limit, count in counts if count > limit]
 
@@ -39,7 +40,7 @@ class ImageModel:
         self.entry = entry
         self._painter = painter
         self._worker = ImageWorker(painter, name=name, max_waiting=max_waiting)
-        self._counting = BoundedExecutor("prompts", 1, max_waiting)  # the tokenizers take one
+        self._counting = BoundedExecutor("prompts", 1, max_waiting)  # tokenizers: one thread only
 
     @property
     def details(self) -> ModelDetails:
@@ -66,20 +67,21 @@ class ImageModel:
         self._worker.abandon(reason)
 
     async def count(self, prompt: str, *, strict: bool) -> PromptTokens:
-        """With `strict`, raises InvalidRequest where a part would not be read; QueueFull."""
+        """Counts a prompt's tokens. Raises QueueFull, and with `strict` InvalidRequest if T5 would
+        not read the whole prompt."""
         clip, t5 = await self._counting.run(self._painter.prompt_tokens, prompt, size=len(prompt))
         clip_limit, t5_limit = self._painter.prompt_limits
         tokens = PromptTokens(clip, clip_limit, t5, t5_limit)
         if strict and tokens.is_cut:
             raise InvalidRequest(
-                f"The prompt has {t5} tokens, of which {t5_limit} are read. Shorten it, or leave "
-                "strict out.",
+                f"The prompt has {t5} tokens, but the model reads only {t5_limit}. Shorten it, or "
+                "leave out strict.",
                 "prompt",
             )
         return tokens
 
     def check_queue(self) -> None:
-        """See `ImageWorker.check_queue`: before work that would be in vain."""
+        """See `ImageWorker.check_queue`; call it before work that a full queue would waste."""
         self._worker.check_queue()
 
     def events(self, request: ImageRequest) -> Painting:

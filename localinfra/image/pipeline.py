@@ -1,6 +1,6 @@
-"""FLUX through diffusers: the only importer of it. A folder → a painter.
+"""FLUX through diffusers, which only this module imports. A folder → a painter.
 
-What this version of diffusers does wrong is worked around here: see the comments.
+Works around faults of this diffusers version: see the comments.
 """
 
 import contextlib
@@ -25,26 +25,26 @@ from localinfra.models.entries import ImageModelEntry
 logger = logging.getLogger(__name__)
 
 PIPELINES = ("FluxPipeline",)
-MAX_PROMPT_TOKENS = 256  # that T5 reads for schnell; CLIP reads 77
-KEPT_PROMPTS = 8  # encoded: the same prompt with another seed needs no T5
-PREVIEW_SCALE = 4  # previews have a fourth of the size, so a sixteenth of the work
+MAX_PROMPT_TOKENS = 256  # what T5 reads for Schnell; CLIP reads 77
+KEPT_PROMPTS = 8  # encodings cached: the same prompt with another seed skips T5
+PREVIEW_SCALE = 4  # previews have a quarter of the side, so a sixteenth of the work
 OFFLOADED_IN_TURN = "text_encoder->text_encoder_2->transformer"
-ATTENTION = {"cudnn": "_native_cudnn"}  # models.toml's name → diffusers', where they differ
+ATTENTION = {"cudnn": "_native_cudnn"}  # models.toml's name → diffusers', if different
 
 
 def check_folder(folder: Path) -> None:
-    """That it is a pipeline of a kind known here, and that no pickle would be read."""
+    """Raises ModelUnavailable if it is not a supported pipeline, or a pickle would be read."""
     index = folder / "model_index.json"
     try:
         name = json.loads(index.read_text())["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelUnavailable(
-            f"{folder} is not a diffusers pipeline: it has no model_index.json that can be read.",
+            f"{folder} is not a diffusers pipeline: it has no readable model_index.json.",
             "model",
         ) from None
     if name not in PIPELINES:
         raise ModelUnavailable(
-            f"{folder} is a {name}; {' and '.join(PIPELINES)} can be served.", "model"
+            f"{folder} is a {name}; only {' and '.join(PIPELINES)} can be served.", "model"
         )
     for weights in folder.glob("*/*.bin"):
         if not list(weights.parent.glob("*.safetensors")):
@@ -55,7 +55,7 @@ def check_folder(folder: Path) -> None:
 
 
 class FluxPainter:
-    """Owns the pipeline. One thread at a time. Raises ModelUnavailable with what to do."""
+    """Owns the pipeline. One thread at a time. Raises ModelUnavailable, saying what to do."""
 
     def __init__(self, folder: Path, entry: ImageModelEntry, transformer: Path | None):
         check_folder(folder)
@@ -64,7 +64,7 @@ class FluxPainter:
         import torch
         from transformers.utils import logging as transformers_logging
 
-        # Both write users' prompts into the log where they are cut.
+        # Both log users' prompts when they truncate them.
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         diffusers.utils.logging.set_verbosity_error()
@@ -73,13 +73,13 @@ class FluxPainter:
         free = free_memory(torch, available_memory())
         self.placement = decide(entry, transformer, part_elements(folder), free)
         self._pipe = self._load(diffusers, folder, transformer)
-        self._settle()
-        self._from_picture, self._from_mask = beginning_with_a_picture(diffusers, self._pipe)
+        self._place()
+        self._from_picture, self._from_mask = picture_pipelines(diffusers, self._pipe)
         for pipe in (self._pipe, self._from_picture, self._from_mask):
             pipe.set_progress_bar_config(disable=True)
         self._prompts: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
-        # Tokenizers keep how they cut and pad as state: those that only count are others, and are
-        # used by one thread at a time.
+        # Tokenizers hold truncation and padding as state, so counting uses its own copies, one
+        # thread at a time.
         self._counters = copy.deepcopy((self._pipe.tokenizer, self._pipe.tokenizer_2))
         self._counting = threading.Lock()
 
@@ -91,7 +91,7 @@ class FluxPainter:
                 quantization = None
                 if transformer.suffix == ".gguf":
                     quantization = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
-                # Without `config` it would ask the hub which model this is.
+                # Without `config`, diffusers would ask the hub which model this is.
                 options["transformer"] = diffusers.FluxTransformer2DModel.from_single_file(
                     str(transformer),
                     config=str(folder),
@@ -107,8 +107,8 @@ class FluxPainter:
                 f"{folder} can't be loaded: {str(error)[:500]}", "model"
             ) from None
 
-    def _settle(self) -> None:
-        """Brings the weights where the placement says, or arranges that they go when needed."""
+    def _place(self) -> None:
+        """Moves the weights as the placement says, or sets up moving them when needed."""
         torch, placement, pipe = self._torch, self.placement, self._pipe
         if placement.quantize == "float8":
             compute_dtype = getattr(torch, placement.dtype)
@@ -120,12 +120,12 @@ class FluxPainter:
         if placement.offload == "none":
             pipe.to(placement.device)
         elif placement.offload == "model":
-            # The small VAE stays: else each preview would move it and the transformer.
+            # The small VAE stays, or each preview would move both it and the transformer.
             pipe.model_cpu_offload_seq = OFFLOADED_IN_TURN
             pipe._exclude_from_cpu_offload = ["vae"]
             pipe.enable_model_cpu_offload(device=placement.device)
         else:
-            # Not sequential offload, which fails with GGUF weights.
+            # Sequential offload fails with GGUF weights.
             pipe.enable_group_offload(
                 onload_device=torch.device(placement.device),
                 offload_device=torch.device("cpu"),
@@ -135,11 +135,11 @@ class FluxPainter:
         if placement.attention != "auto":
             set_attention(pipe.transformer, placement.attention)
         if placement.compile:
-            # Casting from eight bits between the layers can't be part of one graph.
+            # Casting from float8 between layers breaks the graph.
             pipe.transformer.compile_repeated_blocks(fullgraph=placement.quantize == "none")
 
     def prompt_tokens(self, prompt: str) -> tuple[int, int]:
-        """How many tokens CLIP and T5 make of it, special ones included."""
+        """The prompt's length in CLIP and in T5 tokens, special ones included."""
         with self._counting:
             clip, t5 = (len(count(prompt)["input_ids"]) for count in self._counters)
         return clip, t5
@@ -150,30 +150,29 @@ class FluxPainter:
         return self._counters[0].model_max_length, MAX_PROMPT_TOKENS
 
     def images_at_once(self, request: ImageRequest) -> int:
-        """How many images of a request are best made together."""
-        if request.original is not None:  # its pipelines start from one picture
+        if request.original is not None:  # those pipelines start from one picture
             return 1
         is_cuda = self.placement.device == "cuda"
         free_bytes = self._torch.cuda.mem_get_info()[0] if is_cuda else 0
         return self.placement.images_at_once(request.width, request.height, free_bytes)
 
     def patience(self, request: ImageRequest, num_images: int) -> int:
-        """By megapixels; a CPU may take a quarter of an hour for one of a large model's."""
+        """Grows with megapixels: on a CPU, one of a large model's may take a quarter of an hour."""
         megapixels = math.ceil(num_images * request.width * request.height / 2**20)
         return megapixels * (6 if self.placement.device == "cpu" else 1)
 
     def paint(
-        self, request: ImageRequest, images: Sequence[int], tell: Callable[[Event], None]
+        self, request: ImageRequest, images: Sequence[int], emit: Callable[[Event], None]
     ) -> list[Any]:
         torch = self._torch
         previews = preview_steps(request.num_steps_taken, request.num_previews)
 
         def on_step(_pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             for at, image in enumerate(images):
-                tell(ImageStep(image, step + 1))
+                emit(ImageStep(image, step + 1))
                 if step in previews:
                     picture = self._preview(tensors["latents"][at : at + 1], request)
-                    tell(Preview(image, previews.index(step), picture))
+                    emit(Preview(image, previews.index(step), picture))
             return tensors
 
         vae = self._pipe.vae
@@ -181,8 +180,8 @@ class FluxPainter:
         (vae.enable_tiling if is_tiled else vae.disable_tiling)()
         try:
             with torch.inference_mode():
-                embeds, pooled = self._encoded(request.prompt)
-                pipe, options = self._beginning(request)
+                embeds, pooled = self._encode(request.prompt)
+                pipe, options = self._pipeline(request)
                 made = pipe(
                     prompt_embeds=embeds,
                     pooled_prompt_embeds=pooled,
@@ -192,8 +191,8 @@ class FluxPainter:
                     num_inference_steps=request.num_steps,
                     guidance_scale=request.guidance_scale,
                     max_sequence_length=MAX_PROMPT_TOKENS,
-                    # Of each image its own, so that it does not depend on the others; on the CPU,
-                    # which draws the same numbers for every device.
+                    # One per image, so that none depends on the others; on the CPU, so that all
+                    # devices get the same numbers.
                     generator=[
                         torch.Generator("cpu").manual_seed(request.seeds[image]) for image in images
                     ],
@@ -201,21 +200,21 @@ class FluxPainter:
                     callback_on_step_end_tensor_inputs=["latents"],
                     **options,
                 )
-            return [self._finished(picture, request) for picture in made.images]
+            return [self._restore_unmasked(picture, request) for picture in made.images]
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             raise ModelUnavailable(
-                f"There is too little free memory for an image of {request.width} x "
-                f"{request.height} now: ask for a smaller one, or try again later.",
+                f"There is too little free memory now for an image of {request.width} x "
+                f"{request.height}: request a smaller one, or try again later.",
                 "size",
             ) from None
         finally:
-            # Left out by diffusers where a callback raises: the transformer would stay on the GPU.
+            # diffusers skips this if a callback raises, which leaves the transformer on the GPU.
             with contextlib.suppress(Exception):
                 self._pipe.maybe_free_model_hooks()
 
-    def _beginning(self, request: ImageRequest) -> tuple[Any, dict[str, Any]]:
-        """The pipeline that begins with noise, a picture, or a part of one; and its arguments."""
+    def _pipeline(self, request: ImageRequest) -> tuple[Any, dict[str, Any]]:
+        """The pipeline that starts from noise, a picture or a masked one, with its arguments."""
         original = request.original
         if original is None:
             return self._pipe, {}
@@ -224,8 +223,8 @@ class FluxPainter:
             return self._from_picture, options
         return self._from_mask, {**options, "mask_image": original.mask}
 
-    def _finished(self, picture: Any, request: ImageRequest) -> Any:
-        """What the mask leaves alone has been through the VAE: the original's pixels are better."""
+    def _restore_unmasked(self, picture: Any, request: ImageRequest) -> Any:
+        """Puts the original's pixels back where the mask changes nothing: the VAE degraded them."""
         original = request.original
         if original is None or original.mask is None:
             return picture
@@ -233,7 +232,7 @@ class FluxPainter:
         kept.paste(picture, mask=original.mask)
         return kept
 
-    def _encoded(self, prompt: str) -> tuple[Any, Any]:
+    def _encode(self, prompt: str) -> tuple[Any, Any]:
         if prompt not in self._prompts:
             embeds, pooled, _ = self._pipe.encode_prompt(
                 prompt=prompt, prompt_2=None, max_sequence_length=MAX_PROMPT_TOKENS
@@ -245,7 +244,7 @@ class FluxPainter:
         return self._prompts[prompt]
 
     def _preview(self, latents: Any, request: ImageRequest) -> Any:
-        """A small picture of latents [1, tokens, channels] on their way."""
+        """A small picture of unfinished latents [1, tokens, channels]."""
         pipe = self._pipe
         scale = pipe.vae_scale_factor
         spread = pipe._unpack_latents(latents, request.height, request.width, scale)
@@ -261,25 +260,23 @@ class FluxPainter:
         self._prompts.clear()
         del self._pipe, self._from_picture, self._from_mask
         if self.placement.device == "cuda":
-            garbage.collect()  # first, or the cache still holds what it is to give back
+            garbage.collect()  # before empty_cache, which only returns unreferenced memory
             self._torch.cuda.empty_cache()
 
 
-def beginning_with_a_picture(diffusers: Any, pipe: Any) -> tuple[Any, Any]:
-    """Pipelines of the same weights that start from a picture, and from one with a mask. Not by
-    `from_pipe`, which casts the weights to float32."""
+def picture_pipelines(diffusers: Any, pipe: Any) -> tuple[Any, Any]:
+    """Pipelines over the same weights that start from a picture, and from one with a mask.
+    `from_pipe` is no use: it casts the weights to float32."""
     parts = pipe.components
     found = diffusers.FluxImg2ImgPipeline(**parts), diffusers.FluxInpaintPipeline(**parts)
-    for other in found:  # where they compute depends on what is left out
+    for other in found:  # their execution device depends on these exclusions
         other._exclude_from_cpu_offload = pipe._exclude_from_cpu_offload
     return found
 
 
 def set_attention(transformer: Any, attention: str) -> None:
-    """Sets it for this transformer alone: diffusers would also make it the process's default.
-
-    Raises ModelUnavailable.
-    """
+    """Sets it for this transformer only: diffusers also makes it the process's default, which is
+    undone here. Raises ModelUnavailable if it is not available."""
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
     Registry: Any = _AttentionBackendRegistry
@@ -295,6 +292,6 @@ def set_attention(transformer: Any, attention: str) -> None:
 
 
 def preview_steps(num_steps: int, num_previews: int) -> list[int]:
-    """After which steps previews are shown: evenly, and not after the last."""
+    """The steps after which previews are sent: evenly spaced, never the last."""
     wanted = min(num_previews, num_steps - 1)
     return [round((at + 1) * num_steps / (wanted + 1)) - 1 for at in range(wanted)]

@@ -1,6 +1,6 @@
-"""Where and how an image pipeline is computed, from the sizes of its parts and the free memory.
+"""Where and how an image pipeline runs, from the sizes of its parts and the free memory.
 
-Rules over plain numbers; `free_memory` asks torch, `part_elements` reads the heads of weight files.
+Rules over plain numbers. `free_memory` asks torch, `part_elements` reads weight files' headers.
 """
 
 import json
@@ -16,40 +16,40 @@ from localinfra.machine import available_memory
 from localinfra.models.entries import Attention, ImageModelEntry, Offload, Quantize
 
 GIB = 2**30
-WORKING_BYTES = int(2.5 * GIB)  # activations of one image of a megapixel, and the VAE's
-BATCH_BYTES = 2 * GIB  # of each further megapixel in a batch
-MAX_BATCH = 4  # beyond, a large GPU is busy anyway, and others wait longer for their turn
+WORKING_BYTES = int(2.5 * GIB)  # activations of a one-megapixel image, the VAE's included
+BATCH_BYTES = 2 * GIB  # for each further megapixel in a batch
+MAX_BATCH = 4  # enough to saturate a large GPU; larger batches make other requests wait longer
 SMALL_BYTES = 8 * GIB
 MAX_HEADER_BYTES = 100 << 20  # safetensors' own limit
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """Where and how the weights are computed."""
+    """Where and how a pipeline runs."""
 
     device: str  # cuda, mps or cpu
     dtype: str
-    offload: Offload  # model: parts move to the GPU when needed; group: layers do
-    quantize: Quantize  # float8: how the transformer's weights are kept
+    offload: Offload  # what moves to the GPU when needed: parts (model) or layers (group)
+    quantize: Quantize  # float8: the transformer's weights are stored in it
     vae_tiling: bool  # decodes in tiles, for large images in little memory
     vae_slicing: bool  # decodes the images of a batch one by one
-    attention: Attention  # auto: the library's own choice
-    compile: bool  # of the transformer's blocks: faster, after minutes of compiling each size
-    batch_size: int | None  # images of a request computed together; None: by the free memory
+    attention: Attention  # auto: the library's choice
+    compile: bool  # compiles the transformer's blocks: faster, after minutes for each image size
+    batch_size: int | None  # images of a request made together; None: by free memory
 
     def images_at_once(self, width: int, height: int, free_bytes: int) -> int:
-        """`free_bytes` of the device, the weights being there."""
+        """`free_bytes` of the device, with the weights loaded."""
         if self.batch_size is not None:
             return self.batch_size
-        # Only a large GPU gains by batches: elsewhere one image keeps the device busy.
+        # Only a large GPU gains from batches: one image keeps other devices busy.
         if self.device != "cuda" or self.offload != "none":
             return 1
         further = (free_bytes - WORKING_BYTES) / (BATCH_BYTES * width * height / 2**20)
         return max(1, min(MAX_BATCH, 1 + int(further)))
 
     def tiles(self, width: int, height: int) -> bool:
-        """Whether the VAE decodes an image of this size in tiles: one of four megapixels would take
-        several times what one of one does."""
+        """Whether the VAE decodes an image of this size in tiles: decoding four megapixels at once
+        takes several times the memory of one."""
         return self.vae_tiling or (self.device != "cpu" and width * height > 2**20)
 
     def __str__(self) -> str:
@@ -76,23 +76,21 @@ def decide(
     elements: Mapping[str, int],
     free: Mapping[str, int],
 ) -> Placement:
-    """As the entry says, and as is best where it says auto.
+    """The entry's settings, with the best choice for each that is auto.
 
-    `transformer` is a file in place of the folder's own. `elements` are the numbers of weights of
-    each part, `free` the free bytes of each device that torch can use, the best first and the CPU
-    last.
+    `transformer` is a file that replaces the folder's own. `elements` is part → number of weights;
+    `free` is device → free bytes, best device first and the CPU last.
 
-    Raises ModelUnavailable where that can't be: a device that is not there, too little memory, a
-    part that is missing.
+    Raises ModelUnavailable if the device or a part is missing, or the memory is too small.
     """
     device = next(iter(free)) if entry.device == "auto" else entry.device
     if device not in free:
         raise ModelUnavailable(
-            f"device = {device!r} is not available: PyTorch sees {' and '.join(free)} here.",
+            f"device = {device!r} is not available: PyTorch only finds {' and '.join(free)}.",
             "model",
         )
     if "transformer" not in elements and not transformer:
-        raise ModelUnavailable("Its folder has no transformer with safetensors files.", "model")
+        raise ModelUnavailable("Its folder has no transformer in safetensors files.", "model")
     dtype: str = entry.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
@@ -111,8 +109,8 @@ def decide(
         offload = _offload(sizes, room) if device == "cuda" else "none"
     if device != "cuda" and room:
         check_room(sizes, room - WORKING_BYTES, device, dtype, has_file)
-    elif offload != "none" and free.get("cpu"):  # where they wait for their turn
-        check_room(sizes, free["cpu"], "the CPU's side", dtype, has_file)
+    elif offload != "none" and free.get("cpu"):  # offloaded weights stay in main memory
+        check_room(sizes, free["cpu"], "the CPU", dtype, has_file)
     is_small = device != "cpu" and room < SMALL_BYTES
     return Placement(
         device=device,
@@ -128,20 +126,20 @@ def decide(
 
 
 def check_room(sizes: Mapping[str, int], room: int, where: str, dtype: str, has_file: bool) -> None:
-    """Raises ModelUnavailable where the weights don't fit."""
+    """Raises ModelUnavailable if the weights don't fit."""
     if sum(sizes.values()) > room:
         smaller = "a smaller GGUF file" if has_file else "a GGUF file"
         raise ModelUnavailable(
-            f"Its weights take {sum(sizes.values()) / GIB:.1f} GiB in {dtype}, and "
+            f"Its weights need {sum(sizes.values()) / GIB:.1f} GiB in {dtype}, but only "
             f"{max(0, room) / GIB:.1f} GiB are free for them on {where}. Set `transformer` to "
-            f"{smaller} in models.toml, or free memory.",
+            f"{smaller} in models.toml, or free some memory.",
             "model",
         )
 
 
 def _quantize(device: str, sizes: Mapping[str, int], room: int, is_file: bool) -> Quantize:
-    """Eight bits where everything fits the GPU only so, or else the transformer alone does: moving
-    bf16 weights there for each image takes longer than computing it."""
+    """float8 if the GPU only then holds everything, or else only then the transformer: moving bf16
+    weights to it for each image takes longer than computing the image."""
     if device != "cuda" or is_file or sum(sizes.values()) + WORKING_BYTES <= room:
         return "none"
     halved = {**sizes, "transformer": sizes["transformer"] // 2}
@@ -154,7 +152,7 @@ def _quantize(device: str, sizes: Mapping[str, int], room: int, is_file: bool) -
 def _offload(sizes: Mapping[str, int], room: int) -> Offload:
     if sum(sizes.values()) + WORKING_BYTES <= room:
         return "none"
-    # Encoders read 256 tokens at most: their activations are small.
+    # Text encoders read at most 256 tokens, so their activations are small.
     needs = (
         size + (WORKING_BYTES if part in ("transformer", "vae") else GIB // 2)
         for part, size in sizes.items()
@@ -163,17 +161,17 @@ def _offload(sizes: Mapping[str, int], room: int) -> Offload:
 
 
 def file_bytes(file: Path, dtype: str) -> int:
-    """What a transformer's own file takes in memory. Raises ModelUnavailable."""
+    """Memory that a transformer's file takes. Raises ModelUnavailable if its type is unknown."""
     if file.suffix == ".gguf":
         return file.stat().st_size
     if file.suffix == ".safetensors":
         return _elements(file) * ITEM_BYTES[dtype]
-    raise ModelUnavailable(f"transformer: {file} is no .gguf or .safetensors file.", "model")
+    raise ModelUnavailable(f"transformer: {file} is not a .gguf or .safetensors file.", "model")
 
 
 def part_elements(folder: Path) -> dict[str, int]:
-    """How many weights each part of a pipeline has, from the heads of its safetensors files
-    (https://huggingface.co/docs/safetensors). Raises ModelUnavailable for a damaged one."""
+    """Part of a pipeline → its number of weights, from the headers of its safetensors files
+    (https://huggingface.co/docs/safetensors). Raises ModelUnavailable if one is damaged."""
     counts: dict[str, int] = {}
     for file in sorted(folder.glob("*/*.safetensors")):
         counts[file.parent.name] = counts.get(file.parent.name, 0) + _elements(file)
@@ -198,11 +196,11 @@ def _elements(file: Path) -> int:
                 total += count
         return total
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
-        raise ModelUnavailable(f"{file} is no safetensors file: {error}", "model") from None
+        raise ModelUnavailable(f"{file} is not a safetensors file: {error}", "model") from None
 
 
 def free_memory(torch: Any, host_bytes: int | None) -> dict[str, int]:
-    """Free bytes of the devices that torch can use, the best first; 0 where unknown."""
+    """Device that torch can use → free bytes (0: unknown), best device first."""
     found: dict[str, int] = {}
     if torch.cuda.is_available():
         found["cuda"] = torch.cuda.mem_get_info()[0]

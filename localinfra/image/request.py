@@ -1,4 +1,4 @@
-"""What an image is made of, and what is told while it is made. Plain values."""
+"""Image requests, and the events while one is made. Plain values."""
 
 from typing import Any, TypeAlias
 
@@ -8,28 +8,28 @@ MIN_SIDE, MAX_SIDE, SIDE_UNIT = 64, 2048, 16  # pixels
 
 
 class Original(msgspec.Struct, frozen=True):
-    """A picture to start from, of the size asked for."""
+    """A picture to start from, already of the requested size."""
 
     picture: Any  # PIL.Image.Image, RGB
-    mask: Any | None  # PIL.Image.Image, L: white is painted anew, black stays; None: all changes
-    strength: float  # 0 to 1: how much of it is noise at first; of that share of steps are taken
+    mask: Any | None  # PIL.Image.Image, L: white is repainted, black stays; None: repaint all
+    strength: float  # 0 to 1: share of noise at the start, and of the steps that are run
 
 
 class ImageRequest(msgspec.Struct, frozen=True):
-    """Images of one prompt. Width and height in pixels, multiples of 16."""
+    """Images of one prompt. Width and height are pixels, multiples of 16."""
 
     prompt: str
     width: int
     height: int
     num_steps: int
     guidance_scale: float
-    seeds: tuple[int, ...]  # of each image
-    num_previews: int = 0  # of each image, while it is made
+    seeds: tuple[int, ...]  # one per image
+    num_previews: int = 0  # per image, while it is made
     original: Original | None = None
 
     @property
     def num_steps_taken(self) -> int:
-        """Less than all where the noise of an original begins half-way."""
+        """The steps actually run: an original with less than full noise skips the first ones."""
         if self.original is None:
             return self.num_steps
         noisy = min(self.num_steps * self.original.strength, self.num_steps)
@@ -37,14 +37,14 @@ class ImageRequest(msgspec.Struct, frozen=True):
 
 
 class ImageStep(msgspec.Struct, frozen=True):
-    """A step of an image is done; `number` counts from 1."""
+    """A finished step of an image; `number` counts from 1."""
 
     image: int
     number: int
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """How an image looks so far; its number counts from 0."""
+    """How an image looks so far; `number` counts from 0."""
 
     image: int
     number: int

@@ -1,6 +1,5 @@
-"""Weights that suit this machine: other types of the same weights, measured and kept if better.
+"""Faster weights for this machine: measures other types of the same weights, keeps a better one.
 
-`choose` decides over plain values; `bench` measures, with `exact`, `loss` and `speed`; `worker`
-does it all in a process of its own, which `run` starts and listens to; `store` remembers. Serves
-nothing.
+`bench` measures, with `exact`, `loss` and `speed`; `choose` decides on the figures; `store` keeps
+decisions. `worker` does all of it in its own process, which `run` starts. Serves nothing.
 """

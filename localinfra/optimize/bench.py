@@ -1,7 +1,7 @@
-"""One file of weights and others made of it, opened side by side and measured.
+"""Opens a file of weights and others made from it side by side, and measures them.
 
-Knows llama.cpp's side of a measurement: contexts as they are served, files in a scratch folder that
-belongs to the caller. What is made of the figures is for `choose`.
+Owns llama.cpp's side of a measurement: contexts set up as for serving, and the files made, in the
+caller's scratch folder. `choose` decides on the figures.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,30 +18,30 @@ from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header
 from localinfra.optimize import choose, exact, loss, speed
 from localinfra.optimize.choose import Loss, MeasuredType, Speed
 
-# Tokens of the contexts here: the passage, or eight streams. How many a served one has room for
-# changes no speed, only memory. A model that was trained for less gets less.
+# Tokens per context: enough for the passage or eight streams. The served context's size changes
+# only memory, not speed. A model trained for fewer gets fewer.
 NUM_CELLS, MIN_CELLS = 1536, 64
 
-Progress = Callable[[float], None]  # the part that is done
+Progress = Callable[[float], None]  # the fraction done
 
 
 class CannotMeasure(Exception):
-    """This file or machine is not for it; the message says why."""
+    """The file or the machine can't be measured; the message says why."""
 
 
 class Bench:
-    """Use it in a `with` statement: its contexts are closed at the end. The files stay."""
+    """Use it in a `with` statement, which closes the contexts. The files stay."""
 
     def __init__(self, header: GgufHeader, settings: ContextSettings, folder: Path):
-        """Raises CannotMeasure, LoadFailed."""
+        """Raises CannotMeasure or LoadFailed if the file can't be measured."""
         room = min(NUM_CELLS, header.context_length or NUM_CELLS)
         if room < MIN_CELLS:
-            raise CannotMeasure(f"{header.path} reads {room} tokens: too few to measure")
+            raise CannotMeasure(f"{header.path} has a context of {room} tokens: too few to measure")
         self.original = choose.main_type(header)
-        self.files: dict[str, Path] = {}  # by type
+        self.files: dict[str, Path] = {}  # type → file
         self._header = header
         self._folder = folder
-        self._room = room  # tokens of a sequence
+        self._room = room  # tokens per sequence
         self._settings = msgspec.structs.replace(settings, num_cells=room, context_length=room)
         self._threads = settings.threads or usable_cores()
         self._models: dict[str, Model] = {}
@@ -64,26 +64,27 @@ class Bench:
         quantize(Path(self._header.path), path, type, self._threads)
         try:
             header = read_header(path)
-        except BadGguf as error:  # a disk that filled up leaves a part of it
+        except BadGguf as error:  # a full disk leaves an incomplete file
             raise QuantizeFailed(str(error)) from None
         if type == "q8_0":
             exact.mend(self._header, header)
         self._load(type, path)
 
     def speeds(self, progress: Progress) -> tuple[dict[str, Speed], bool]:
-        """By type, and whether they are to be believed."""
+        """Type → speed, and whether the speeds are reliable."""
         threads = self._threads, self._settings.batch_threads or self._threads
         return speed.speeds(
             self._contexts, self.original, self._tokens, self._room, threads, progress
         )
 
     def losses(self, progress: Progress) -> dict[str, Loss]:
-        """By type; the reference is to be made before."""
+        """Type → loss. Make the reference type before."""
         tokens = self._tokens[: min(self._room, loss.MAX_TOKENS)]
         return loss.losses(self._contexts, choose.REFERENCE, self.original, tokens, progress)
 
     def use_one_thread(self) -> None:
-        """Opens the contexts anew, for a machine on which threads would wait for each other."""
+        """Reopens the contexts with one thread, for a busy machine whose threads would wait for
+        each other."""
         self._settings = msgspec.structs.replace(self._settings, threads=1, batch_threads=1)
         for type in self.files:
             self._contexts[type].close()

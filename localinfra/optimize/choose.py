@@ -1,4 +1,4 @@
-"""Which types are worth measuring, and which of the measured ones is served. Values only."""
+"""Which types are worth measuring, and which of the measured ones to serve. Plain values only."""
 
 import math
 from collections import Counter
@@ -9,22 +9,23 @@ import msgspec
 from localinfra.models.gguf.header import GgufHeader
 from localinfra.models.gguf.reader import BLOCKS
 
-# What is worth writing a file for: below it, noise and habit win.
+# A smaller gain may be noise and is not worth another file.
 MIN_GAIN = 1.10
-# No kind of work may become slower than this, however much the others gain. Eight bits take more
-# memory traffic than four: on two cores with AVX2 and no VNNI, SmolLM2 in Q8_0 ran one stream at
-# 0.90 and 0.98 of Q4_1's speed in two measurements, eight at 1.3 and 1.4, prompts at 1.7 and 1.85.
+# Lowest speed of any kind of work relative to the original, however much the others gain. Eight
+# bits take more memory traffic than four: on two cores with AVX2 and no VNNI, SmolLM2 in Q8_0 ran
+# one stream at 0.90 and 0.98 of Q4_1's speed in two measurements, eight at 1.3 and 1.4, prompts at
+# 1.7 and 1.85.
 MIN_OF_EACH = 0.85
-# Half of it is one stream: that is what a person on this machine waits for.
+# One stream counts half: that is what a user of this machine waits for.
 WEIGHTS = {"prompt": 0.25, "one_stream": 0.5, "streams": 0.25}
 
-# Lossless: within what the original's own kernel loses by rounding activations to 8 bits ...
+# Lossless: within what the original's kernel itself loses by rounding activations to 8 bits ...
 MAX_KL_RATIO = 1.5
-MAX_PERPLEXITY_CHANGE = 0.001  # ... and as good at guessing what comes next
-# A thousand tokens tell a perplexity's change to 0.3 % (measured: changes of -0.4 to 0.6 % between
-# files whose divergence is the same), so it must be this many standard errors away to count.
+MAX_PERPLEXITY_CHANGE = 0.001  # ... and with the same perplexity
+# A thousand tokens measure a change of perplexity to 0.3 % (measured: -0.4 to 0.6 % between files
+# of equal divergence), so it counts only beyond this many standard errors.
 MIN_ERRORS = 3
-KL_NOISE = 1e-5  # the order of additions alone moves F16 by that
+KL_NOISE = 1e-5  # what the order of additions alone changes in F16
 
 REFERENCE = "f16"
 CODES = {name: code for code, (name, _, _) in BLOCKS.items()}
@@ -33,21 +34,21 @@ CODES = {name: code for code, (name, _, _) in BLOCKS.items()}
 class Speed(msgspec.Struct, frozen=True):
     """Tokens per second."""
 
-    prompt: float  # read
+    prompt: float  # prefill
     one_stream: float
-    streams: float  # of all streams together
+    streams: float  # all streams together
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """Against the same weights in F16, on the bundled passage."""
+    """Compared with the same weights in F16, on the bundled passage."""
 
-    mean_kl: float  # nats per token, of the next token's whole distribution
+    mean_kl: float  # nats per token, over the next token's whole distribution
     perplexity: float
-    perplexity_error: float  # standard error of its distance from the original's
+    perplexity_error: float  # standard error of its difference from the original's
 
 
 class MeasuredType(msgspec.Struct, frozen=True):
-    type: str  # ggml's name in small letters
+    type: str  # ggml's name in lower case
     size_bytes: int
     speed: Speed | None = None
     loss: Loss | None = None
@@ -67,7 +68,7 @@ def bytes_per_weight(type: str) -> float:
 
 
 def candidates(header: GgufHeader, lossless_only: bool) -> tuple[str, ...]:
-    """Types to measure. Lossless can only be one with more bits than the original has."""
+    """Types to measure. Only a type with more bits than the original can be lossless."""
     original = main_type(header)
     if lossless_only:
         return ("q8_0",) if bytes_per_weight(original) < 1 else ()
@@ -75,7 +76,7 @@ def candidates(header: GgufHeader, lossless_only: bool) -> tuple[str, ...]:
 
 
 def size_as(header: GgufHeader, type: str) -> int:
-    """Bytes of the model in another type, about: vectors stay as they are."""
+    """Approximate bytes of the model in another type: vectors keep theirs."""
     sizes = (
         math.prod(tensor.shape) * bytes_per_weight(type)
         if len(tensor.shape) > 1
@@ -86,7 +87,7 @@ def size_as(header: GgufHeader, type: str) -> int:
 
 
 def gain(candidate: MeasuredType, original: MeasuredType) -> float:
-    """How many times as fast, over all kinds of work: a weighted geometric mean."""
+    """How many times as fast: a weighted geometric mean over all kinds of work."""
     return math.exp(
         sum(
             weight * math.log(_ratio(candidate, original, work)) for work, weight in WEIGHTS.items()
@@ -100,18 +101,18 @@ def is_faster(candidate: MeasuredType, original: MeasuredType) -> bool:
 
 
 def _ratio(candidate: MeasuredType, original: MeasuredType, work: str) -> float:
-    assert candidate.speed and original.speed, "judged after measuring"
+    assert candidate.speed and original.speed, "compared after measuring"
     faster: float = getattr(candidate.speed, work) / getattr(original.speed, work)
     return faster
 
 
 def is_lossless(candidate: MeasuredType, original: MeasuredType) -> bool:
-    """Whether nobody could tell it from the original by what the model says."""
-    assert candidate.loss and original.loss, "judged after measuring"
+    """Whether the candidate's output can't be told from the original's."""
+    assert candidate.loss and original.loss, "compared after measuring"
     own = original.loss.mean_kl
     if candidate.loss.mean_kl > MAX_KL_RATIO * own + KL_NOISE:
         return False
-    # On text that F16 would write, a perplexity is exp(entropy + KL): its change is known sharply.
+    # On text that F16 would write, perplexity is exp(entropy + KL), so KL gives its change exactly.
     if math.expm1(candidate.loss.mean_kl - own) >= MAX_PERPLEXITY_CHANGE:
         return False
     change = abs(candidate.loss.perplexity - original.loss.perplexity)
@@ -120,7 +121,7 @@ def is_lossless(candidate: MeasuredType, original: MeasuredType) -> bool:
 
 
 def winner(measured: Sequence[MeasuredType], original: MeasuredType) -> MeasuredType | None:
-    """The fastest candidate that is lossless and worth it; None: the original stays."""
+    """The fastest candidate that is lossless and fast enough to switch; None if there is none."""
     good = [
         candidate
         for candidate in measured
@@ -133,15 +134,15 @@ def winner(measured: Sequence[MeasuredType], original: MeasuredType) -> Measured
 
 
 def reason(measured: Sequence[MeasuredType], original: MeasuredType) -> str:
-    """One sentence for the log and for whoever asks later."""
+    """The outcome in one sentence, for the log and `localinfra doctor`."""
     best = winner(measured, original)
     if best:
         assert best.loss and original.loss
         return (
             f"{best.type.upper()} is {gain(best, original):.2f} times as fast as "
-            f"{original.type.upper()} and lossless (KL {best.loss.mean_kl:.4f}, the original's own "
+            f"{original.type.upper()} and lossless (KL {best.loss.mean_kl:.4f}, the original's "
             f"{original.loss.mean_kl:.4f})"
         )
     if any(is_faster(candidate, original) for candidate in measured if candidate.speed):
-        return f"what is faster than {original.type.upper()} here is not lossless"
-    return f"nothing measured is worth leaving {original.type.upper()} for"
+        return f"no type that is faster than {original.type.upper()} here is lossless"
+    return f"no other type is enough faster than {original.type.upper()} here"

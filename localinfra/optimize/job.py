@@ -1,4 +1,4 @@
-"""What `run` and `worker` say to each other, as JSON: a Job in, Events out."""
+"""The messages between `run` and `worker`, as JSON: a job in, events out."""
 
 import msgspec
 
@@ -8,18 +8,18 @@ from localinfra.optimize.choose import MeasuredType
 
 class OptimizeJob(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # path of a GGUF file
-    settings: ContextSettings  # as it is served
-    lossless_only: bool  # measure what might be served in its place, and stop where nothing can
-    keep: bool  # the decision, and the weights if any are better
+    settings: ContextSettings  # as for serving
+    lossless_only: bool  # measure only what could replace the original, and stop if nothing can
+    keep: bool  # save the decision, with the weights if any are better
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     original: MeasuredType
     candidates: tuple[MeasuredType, ...] = ()
     reason: str
-    winner: str | None = None  # the type of the best candidate; None: the original stays
+    winner: str | None = None  # type of the best candidate; None: the original stays
     is_steady: bool = True  # False: other programs disturbed the measurement
-    kept: str | None = None  # path of the weights kept for serving
+    kept: str | None = None  # path of the weights saved for serving
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

@@ -1,7 +1,7 @@
 """How far quantised weights are from the same weights in F16: divergence and perplexity.
 
-All models read the passage side by side, so that no more than a row of logits of each is held.
-Passage: the bundled text, fiction and code of this project's own.
+All models read the passage side by side, so that only one row of logits of each is held.
+The passage is bundled: fiction and code written for this project.
 """
 
 import math
@@ -16,12 +16,12 @@ from localinfra.engine.backend import Batch
 from localinfra.optimize.choose import Loss
 
 PASSAGE = Path(__file__).parent / "passage.txt"
-MAX_TOKENS = 1100  # a vocabulary of bytes would make several times that of the passage
-CHUNK = 64  # tokens read at a time: all their rows of logits are asked for
+MAX_TOKENS = 1100  # a byte-level vocabulary would make several times that of the passage
+CHUNK = 64  # tokens per batch, each with a row of logits
 
 
 class RowReader(Protocol):
-    """The part of `engine.backend.Backend` that reading takes."""
+    """The part of `engine.backend.Backend` that is needed here."""
 
     def decode(self, batch: Batch) -> None: ...
     def logits(self, row: int) -> NDArray[np.float32]: ...
@@ -35,7 +35,7 @@ def losses(
     tokens: Sequence[int],
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, Loss]:
-    """The loss of each reader; `reference` and `original` name two of them. Needs two tokens."""
+    """Reader → loss; `reference` and `original` name two of them. Needs at least two tokens."""
     divergence = dict.fromkeys(readers, 0.0)
     surprise: dict[str, list[float]] = {name: [] for name in readers}  # -log p of the next token
     for reader in readers.values():
@@ -66,7 +66,7 @@ def losses(
 
 
 def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A row of logits → natural logarithms of probabilities."""
+    """A row of logits → natural-log probabilities."""
     shifted: NDArray[np.float32] = logits - logits.max()
     total: float = np.exp(shifted).sum(dtype=np.float64)
     shifted -= np.float32(math.log(total))
@@ -74,7 +74,7 @@ def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def perplexity_error(surprise: Sequence[float], original: Sequence[float]) -> float:
-    """Standard error of the difference of two perplexities measured on the same tokens."""
+    """Standard error of the difference between two perplexities on the same tokens."""
     difference = np.subtract(surprise, original)
     error = float(difference.std()) / math.sqrt(len(difference))
     return error * math.exp(np.mean(surprise))

@@ -1,4 +1,4 @@
-"""Starts the worker for a job, passes on what it says, and outlives whatever befalls it."""
+"""Starts the worker for a job, passes on its progress, and survives its crashes."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-m", "localinfra.optimize.worker"]
 
 
 class OptimizeFailed(Exception):
-    """There is no report; the message says why. `is_final`: it would fail again the next time."""
+    """There is no report; the message says why. `is_final`: it would fail again next time."""
 
     def __init__(self, message: str, is_final: bool = False):
         super().__init__(message)
@@ -26,12 +26,10 @@ class OptimizeFailed(Exception):
 
 
 def run(job: OptimizeJob, show: Callable[[Progress], None], limit_s: float | None = None) -> Report:
-    """Runs the job in a process of its own; raises OptimizeFailed.
-
-    Whoever leaves early, by Ctrl-C or by an error in `show`, ends the worker.
-    """
+    """Runs the job in its own process, which ends with this call, even at Ctrl-C or an error in
+    `show`. Raises OptimizeFailed if there is no report."""
     ran_out = threading.Event()
-    at = ["starting"]  # what it was at last
+    at = ["starting"]  # the last progress text
 
     def note(progress: Progress) -> None:
         at[0] = progress.text
@@ -50,7 +48,7 @@ def run(job: OptimizeJob, show: Callable[[Progress], None], limit_s: float | Non
         if limit_s:
             timer.start()
         try:
-            with process:  # which closes its pipes and waits for it
+            with process:  # closes its pipes and waits for it
                 last = converse(process, job, note)
         finally:
             timer.cancel()
@@ -61,28 +59,28 @@ def run(job: OptimizeJob, show: Callable[[Progress], None], limit_s: float | Non
             case JobFailed():
                 raise OptimizeFailed(last.message)
         if ran_out.is_set():
-            raise OptimizeFailed(f"it was not done after {limit_s:.0f} s ({at[0]})")
+            raise OptimizeFailed(f"it did not finish within {limit_s:.0f} s ({at[0]})")
         raise epitaph(process.returncode, log)
 
 
 def converse(
     process: "subprocess.Popen[bytes]", job: OptimizeJob, show: Callable[[Progress], None]
 ) -> Event | None:
-    """Returns the last event, or None for a worker that ended without one."""
+    """Returns the last event, or None if the worker ended without one."""
     assert process.stdin and process.stdout
     try:
-        # It stays open: a worker whose standard input ends has lost its parent, and ends too.
+        # Stays open: the worker ends at EOF on its stdin.
         process.stdin.write(msgspec.json.encode(job) + b"\n")
         process.stdin.flush()
         for line in process.stdout:
             try:
                 event: Event = events.decode(line)
-            except msgspec.MsgspecError:  # a line that was cut, or that some library printed
+            except msgspec.MsgspecError:  # a truncated line, or a library's output
                 continue
             if not isinstance(event, Progress):
                 return event
             show(event)
-    except BrokenPipeError:  # it died at its start; its exit status tells
+    except BrokenPipeError:  # it died at the start; its exit status says why
         pass
     except BaseException:
         process.kill()
@@ -95,7 +93,9 @@ def epitaph(status: int, log: IO[bytes]) -> OptimizeFailed:
     lines = log.read().decode(errors="replace").strip().splitlines()
     words = f": {lines[-1]}" if lines else ""
     if status < 0:
-        # Whoever is short of memory kills; every other signal is llama.cpp's own doing.
+        # SIGKILL comes from the kernel when memory runs out, any other signal from llama.cpp.
         is_final = status != -signal.SIGKILL
-        return OptimizeFailed(f"it ended with {signal.Signals(-status).name}{words}", is_final)
-    return OptimizeFailed(f"it ended with status {status}{words}")
+        return OptimizeFailed(
+            f"the measurement ended with {signal.Signals(-status).name}{words}", is_final
+        )
+    return OptimizeFailed(f"the measurement ended with status {status}{words}")

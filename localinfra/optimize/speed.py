@@ -1,7 +1,7 @@
-"""Tokens per second of several contexts, measured in turn: what slows one slows the others too.
+"""Tokens per second of several contexts, measured in turn so that disturbances hit all of them.
 
-The best of a few short runs counts, and only of those in which this process had its cores for
-itself: other programs make a run slower by any factor, since threads wait for each other.
+Takes the best of a few short runs in which this process had its cores to itself: other programs
+can slow a run by any factor, since threads wait for each other.
 """
 
 import time
@@ -13,16 +13,16 @@ import msgspec
 from localinfra.engine.backend import Batch
 from localinfra.optimize.choose import Speed
 
-PHASE_S = 0.3  # of one run of one kind of work on the original
+PHASE_S = 0.3  # one run of one kind of work on the original
 MIN_ROUNDS, MAX_ROUNDS = 3, 8
-MIN_SHARE = 0.9  # of its cores' time that an undisturbed run gets; threads that wait spin meanwhile
-STEADY = 1.10  # the second best run takes at most this much longer than the best
+MIN_SHARE = 0.9  # an undisturbed run's least share of its cores' time; waiting threads spin
+STEADY = 1.10  # the second best run takes at most this many times as long as the best
 STREAMS = 8
-START_TOKENS = 16  # what each of the streams has read before they run together
+START_TOKENS = 16  # prefilled in each stream before they run together
 
 
 class Runner(Protocol):
-    """The part of `engine.backend.Backend` that running takes."""
+    """The part of `engine.backend.Backend` that is needed here."""
 
     num_sequences: int
     batch_size: int
@@ -35,16 +35,16 @@ class SpeedPlan(msgspec.Struct, frozen=True):
     """How much of each kind of work a run does."""
 
     num_prompt: int  # tokens
-    num_steps: int  # of one stream
+    num_steps: int  # with one stream
     num_streams: int
     num_stream_steps: int
 
 
 class WorkTiming(msgspec.Struct, frozen=True):
-    """One kind of work, done once."""
+    """One run of one kind of work."""
 
     wall_s: float
-    cpu_s: float  # of all threads together
+    cpu_s: float  # all threads together
 
     def is_undisturbed(self, threads: int) -> bool:
         return self.cpu_s >= MIN_SHARE * threads * self.wall_s
@@ -57,7 +57,7 @@ class Track:
     """The runs of one context so far."""
 
     def __init__(self, threads: Sequence[int]):
-        self._threads = threads  # of each kind of work
+        self._threads = threads  # for each kind of work
         self._runs: list[Run] = []
 
     def add(self, run: Run) -> None:
@@ -65,12 +65,13 @@ class Track:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether nothing has been undisturbed yet."""
+        """Whether no run has been undisturbed yet."""
         return not any(self._undisturbed)
 
     @property
     def is_steady(self) -> bool:
-        """Whether every kind of work has been as fast as its best at least twice, undisturbed."""
+        """Whether each kind of work has two undisturbed runs, the second nearly as fast as the
+        best."""
         return all(len(times) >= 2 and times[1] <= STEADY * times[0] for times in self._undisturbed)
 
     def speed(self, plan: SpeedPlan) -> Speed:
@@ -106,12 +107,12 @@ def speeds(
     threads: tuple[int, int],
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[dict[str, Speed], bool]:
-    """The speed of each, and whether they are to be believed.
+    """Runner → speed, and whether the speeds are reliable.
 
-    `room` is the number of tokens that a context holds, at least 64; `threads` those of a step
-    with one token, and with more.
+    `room` is a context's size in tokens, at least 64; `threads` is for steps of one token, and of
+    more.
     """
-    for runner in runners.values():  # the first pass over mapped weights reads the disk
+    for runner in runners.values():  # the first pass reads the mapped weights from disk
         run(runner, SpeedPlan(min(room, START_TOKENS), 1, 1, 1), tokens)
     plan = make_plan(runners[original], tokens, room)
     one, many = threads
@@ -129,7 +130,7 @@ def speeds(
 
 
 def make_plan(runner: Runner, tokens: Sequence[int], room: int) -> SpeedPlan:
-    """As much work as the runner does in PHASE_S, within what fits."""
+    """The work that the runner does in PHASE_S, as far as it fits the context."""
     streams = min(STREAMS, runner.num_sequences, room // START_TOKENS // 2)
     trial = SpeedPlan(min(32, room // 2), 4, streams, 2)
     runs = [run(runner, trial, tokens) for _ in range(2)]
@@ -165,7 +166,7 @@ def run(runner: Runner, plan: SpeedPlan, tokens: Sequence[int]) -> Run:
 
 
 def read(runner: Runner, slot: int, tokens: list[int]) -> None:
-    """A prompt as the scheduler reads one: full batches, logits of its last token."""
+    """Prefills as the scheduler does: full batches, each with logits of its last token."""
     for start in range(0, len(tokens), runner.batch_size):
         part = tokens[start : start + runner.batch_size]
         batch = Batch()

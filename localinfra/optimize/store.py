@@ -1,8 +1,8 @@
-"""What was decided for a file of weights on this machine, and the weights made for it.
+"""Decisions for files of weights on this machine, and the weights made for them.
 
-One folder in the cache holds a JSON record for each decision, the weights that won, a lock that
-whoever measures holds, and scratch folders that vanish with the next measurement if a crash left
-one. A record is written last and replaced whole, so what it names is complete.
+One folder in the cache holds a JSON record per decision, the weights that won, a lock held by the
+measuring process, and scratch folders; the next measurement removes any that a crash left. A
+record is written last and replaced atomically, so the file it names is complete.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ import msgspec
 
 from localinfra import cache, machine
 
-LOCK_LIMIT_S = 3600.0  # for which another process may measure
-RETRY_AFTER_S = 3600  # when the machine was busy or had no room, which may be over by then
+LOCK_LIMIT_S = 3600.0  # longest wait for another process's measurement
+RETRY_AFTER_S = 3600  # a busy machine or a full disk may be over by then
 
 
 class CacheUnusable(Exception):
-    """Nothing can be written to the cache; the message names folder, cause and remedy."""
+    """The cache can't be used; the message names folder, cause and remedy."""
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a file is known by without reading it."""
+    """Identifies a file without reading it."""
 
     path: str
     size_bytes: int
@@ -38,18 +38,18 @@ class Identity(msgspec.Struct, frozen=True):
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     source: Identity
-    digest: str  # SHA-256 of the source: the same file elsewhere needs no new measurement
+    digest: str  # SHA-256 of the source, so that a copy of it needs no new measurement
     cpu: str
     llama_build: str
-    file: str | None  # of the weights to serve, in this folder; None: the source itself
+    file: str | None  # the weights to serve, in this folder; None: the source itself
     file_bytes: int = 0
     type: str | None = None  # of those weights
     reason: str = ""
-    retry_at: float | None = None  # Unix time at which this decision ends
+    retry_at: float | None = None  # Unix time at which this decision expires
 
     @property
     def path(self) -> Path | None:
-        """The weights made for this machine, where there are any."""
+        """The weights made for this machine, if any."""
         return folder() / self.file if self.file else None
 
     @property
@@ -59,7 +59,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def folder() -> Path:
-    """It need not exist."""
+    """The folder of decisions and weights. It may not exist yet."""
     return machine.cache_folder("optimized")
 
 
@@ -74,7 +74,7 @@ def digest_of(source: Path) -> str:
 
 
 def find(source: Path) -> Decision | None:
-    """The decision for the file at `source` on this machine, if one holds. Reads no weights."""
+    """The valid decision for the file at `source` on this machine, if any. Reads no weights."""
     try:
         identity = identify(source)
     except OSError:
@@ -87,7 +87,7 @@ def find_digest(digest: str) -> Decision | None:
 
 
 def decisions() -> Iterator[Decision]:
-    """Those for this machine that hold; what can't be read counts as absent."""
+    """The valid decisions for this machine, skipping unreadable ones."""
     records = _records()
     here = (machine.cpu(), machine.llama_build()) if records else None
     for _, known in records:
@@ -116,7 +116,7 @@ def _is_complete(known: Decision) -> bool:
 def decide(
     source: Identity, digest: str, reason: str, weights: tuple[str, Path] | None = None
 ) -> Decision:
-    """A decision for this machine: for the type and file of `weights`, or for the source itself."""
+    """A decision for this machine: for `weights`, a type and its file, or for the source itself."""
     type, path = weights or (None, None)
     cpu, build = machine.cpu(), machine.llama_build()
     return Decision(
@@ -132,10 +132,10 @@ def decide(
 
 
 def put_off(source: Path, reason: str, is_final: bool) -> None:
-    """Records that nothing could be measured, so that not every start tries again; an hour
-    later one does, unless it is final. Leaves it to another process that is measuring just now.
+    """Records that nothing could be measured, so that not every start tries again. Unless it is
+    final, it expires after an hour. Does nothing while another process measures.
 
-    Raises CacheUnusable and OSError.
+    Raises CacheUnusable or OSError if it can't be recorded.
     """
     retry_at = None if is_final else time.time() + RETRY_AFTER_S
     with _lock_file() as lock:
@@ -145,14 +145,14 @@ def put_off(source: Path, reason: str, is_final: bool) -> None:
 
 
 def keep(decision: Decision, weights: Path | None = None) -> None:
-    """Moves `weights`, a file in scratch, to its place and then records the decision.
+    """Moves `weights`, a scratch file, to its place, then records the decision.
 
-    Call it with the lock held. Raises OSError, and then what was decided before still holds.
+    Call it with the lock held. Raises OSError; the previous decision is then still valid.
     """
     if weights:
         assert decision.path, "weights belong to a decision for them"
         with weights.open("rb") as file:
-            os.fsync(file.fileno())  # a crash of the machine must not leave the name without data
+            os.fsync(file.fileno())  # or a power failure could leave the name without the data
         weights.replace(decision.path)
     source = decision.source
     name = f"{_stem(source)}-{_short(source.path, decision.cpu, decision.llama_build)}"
@@ -164,7 +164,8 @@ def keep(decision: Decision, weights: Path | None = None) -> None:
 
 
 def _drop_outdated(record: Path, newest: Decision) -> None:
-    """Removes what this CPU will not serve again: an older build's, or of a file that is gone."""
+    """Removes decisions of this CPU that are obsolete, of an older build or a source that is gone,
+    and weights without a decision."""
     for path, known in _records():
         is_replaced = known.source.path == newest.source.path or not os.path.exists(
             known.source.path
@@ -187,10 +188,10 @@ def _short(*facts: str) -> str:
 
 @contextmanager
 def locked(waiting: Callable[[str], None]) -> Iterator[None]:
-    """Holds the folder for one process at a time; tells `waiting` which other one has it.
+    """Holds the folder's lock; calls `waiting` with the name of another process that has it.
 
-    Two at once would spoil each other's measurements. Scratch that dead ones left is removed.
-    Raises CacheUnusable, also where the other one holds it for longer than LOCK_LIMIT_S.
+    Two measurements at once would distort each other. Removes scratch of dead processes. Raises
+    CacheUnusable if the folder can't be written, or another process holds it for LOCK_LIMIT_S.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -213,9 +214,9 @@ def _lock_file() -> IO[bytes]:
 
 @contextmanager
 def scratch(needed_bytes: int) -> Iterator[Path]:
-    """A folder in the cache for files being made, gone afterwards. Call it with the lock held.
+    """A temporary folder in the cache for unfinished files. Call it with the lock held.
 
-    Raises CacheUnusable if it can't be made or would not hold `needed_bytes`.
+    Raises CacheUnusable if it can't be created or the disk has less than `needed_bytes` free.
     """
     path = cache.scratch_folder(folder())
     try:
@@ -227,7 +228,7 @@ def scratch(needed_bytes: int) -> Iterator[Path]:
         if free < needed_bytes:
             raise CacheUnusable(
                 f"{folder()} has {free / 1e6:,.0f} MB free and {needed_bytes / 1e6:,.0f} MB are "
-                "needed for a while; make room, or set LOCALINFRA_CACHE to another folder"
+                "needed for a while; free some space, or set LOCALINFRA_CACHE to another folder"
             )
         yield path
     finally:
@@ -235,7 +236,7 @@ def scratch(needed_bytes: int) -> Iterator[Path]:
 
 
 def sweep_if_free() -> None:
-    """Removes the scratch of a worker that was ended, unless another is at work."""
+    """Removes the scratch of a worker that was killed, unless another one is running."""
     cache.sweep_if_free(folder())
 
 

@@ -1,10 +1,8 @@
-"""Makes, measures and keeps weights, in a process of its own.
+"""Makes, measures and keeps weights in its own process: `python -m localinfra.optimize.worker`.
 
-`python -m localinfra.optimize.worker`: llama.cpp ends its process on some files, a quantizer can't
-be stopped, and what was allocated to measure is to be given back; so none of it happens inside a
-server. A Job comes as a line of JSON on standard input, whose end means that nobody waits any more
-and ends this process; Events go out as lines of JSON, the last one a Done
-or a Failed. `run` is the other side.
+Not inside a server, because llama.cpp aborts on some files, its quantizer can't be stopped, and the
+memory must be returned. Reads an OptimizeJob as a line of JSON on stdin, and ends at EOF there.
+Writes Events as lines of JSON, the last one Done or JobFailed. `run` is the other side.
 """
 
 import os
@@ -27,14 +25,14 @@ from localinfra.optimize.choose import MeasuredType
 from localinfra.optimize.job import Done, Event, JobFailed, OptimizeJob, Progress, Report
 from localinfra.optimize.store import CacheUnusable, Identity
 
-Show = Callable[[float, str], None]  # the part of all the work that is done, and what comes next
+Show = Callable[[float, str], None]  # fraction of all the work done, and what comes next
 FAILURES = (BadGguf, QuantizeFailed, LoadFailed, DecodeFailed, CannotMeasure, CacheUnusable)
 
 
 def main() -> None:
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=OptimizeJob)
     end_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # removing scratch on the way
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, which removes scratch
 
     def emit(event: Event) -> None:
         sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
@@ -42,14 +40,14 @@ def main() -> None:
 
     try:
         emit(Done(work(job, lambda fraction, text: emit(Progress(fraction, text)))))
-    except BrokenPipeError:  # nobody waits any more; scratch is gone by now
-        os._exit(1)  # and not by way of flushing what nobody reads
+    except BrokenPipeError:  # the parent is gone; scratch is already removed
+        os._exit(1)  # skips flushing stdout, which would fail again
     except (*FAILURES, OSError) as error:
         emit(JobFailed(str(error)))
 
 
 def work(job: OptimizeJob, show: Show) -> Report:
-    """Raises one of FAILURES, or OSError."""
+    """Runs the job. Raises one of FAILURES or OSError if it fails."""
     source = Path(job.source)
     header = read_header(source)
     identity = store.identify(source)
@@ -76,17 +74,18 @@ def work(job: OptimizeJob, show: Show) -> Report:
 
 
 def check_memory(needed: int) -> None:
-    """All files are read side by side; reading one from disk again and again would take hours."""
+    """Raises CannotMeasure if the files don't all fit in memory: they are read side by side, and
+    reading them from disk each time would take hours."""
     available = machine.available_memory()
     if available is not None and needed > available:
         raise CannotMeasure(
-            f"comparing takes {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
+            f"comparing needs {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
             "available; close other programs"
         )
 
 
 def measure(bench: Bench, types: Sequence[str], lossless_only: bool, show: Show) -> Report:
-    """Speed first: where nothing is faster, the loss need not be known."""
+    """Measures speed first: if nothing is faster, the loss doesn't matter."""
     for number, type in enumerate(types):
         show(0.2 * number / len(types), f"writing {type.upper()}")
         bench.make(type)
@@ -116,12 +115,13 @@ def measure(bench: Bench, types: Sequence[str], lossless_only: bool, show: Show)
 def keep(
     job: OptimizeJob, report: Report, files: Mapping[str, Path], identity: Identity, digest: str
 ) -> Report:
-    """Records what was found, with the weights if any won. Nothing that other programs disturbed,
-    or a busy moment would decide for ever, unless somebody asked for it who saw the figures."""
+    """Records the decision, with the winning weights if any. A disturbed measurement is dropped, or
+    a busy moment would decide forever; but `localinfra optimize --apply` keeps a winner, since its
+    user sees the figures."""
     if not report.is_steady and (job.lossless_only or not report.winner):
         return report
     if store.identify(Path(job.source)) != identity:
-        raise CannotMeasure(f"{job.source} was changed meanwhile; start again")
+        raise CannotMeasure(f"{job.source} changed during the measurement; start again")
     weights = (report.winner, files[report.winner]) if report.winner else None
     decision = store.decide(identity, digest, report.reason, weights)
     store.keep(decision, weights[1] if weights else None)

@@ -1,4 +1,4 @@
-"""Image files of clients: what an edit starts from, and what is refused."""
+"""Clients' image files: what an edit starts from, and what is refused."""
 
 import io
 import struct
@@ -42,27 +42,27 @@ def test_formats(form: str) -> None:
     [((1024, 1024), (1024, 1024)), ((4000, 3000), (1184, 880)), ((100, 70), (96, 64)),
      ((3000, 40), (2048, 64)), ((500, 501), (496, 496))],
 )  # fmt: skip
-def test_without_a_size_the_proportions_stay(
+def test_without_a_size_the_proportions_are_kept(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert proportional(*size, 1024) == expected
 
 
-def test_with_another_size_the_middle_is_taken() -> None:
+def test_other_proportions_crop_to_the_middle() -> None:
     picture = plain(300, 100)
     picture.paste((0, 0, 255), (100, 0, 200, 100))
     start = original(file(picture), None, (64, 64), 1024, 0.5)
     assert start.picture.size == (64, 64) and start.strength == 0.5
     assert np.asarray(start.picture)[32, 32].tolist() == [0, 0, 255]
-    assert np.asarray(start.picture)[32, 3, 0] < 40  # the red sides are out of the picture
+    assert np.asarray(start.picture)[32, 3, 0] < 40  # the red sides are cut off
 
 
-def test_what_is_transparent_in_the_mask_is_opened() -> None:
+def test_the_transparent_part_of_the_mask_is_repainted() -> None:
     mask = with_hole(plain(), (0, 0, 64, 64))
     start = original(file(plain()), file(mask), None, 1024, None)
     assert start.strength == 1.0
-    opened = np.asarray(start.mask)
-    assert opened[:, :60].min() == 255 and opened[:, 68:].max() == 0
+    repainted = np.asarray(start.mask)
+    assert repainted[:, :60].min() == 255 and repainted[:, 68:].max() == 0
 
 
 def test_an_image_with_holes_is_its_own_mask() -> None:
@@ -71,12 +71,12 @@ def test_an_image_with_holes_is_its_own_mask() -> None:
     assert np.asarray(start.mask)[:, :20].max() == 0
 
 
-def test_half_transparent_images_stand_on_white() -> None:
+def test_half_transparent_images_get_a_white_background() -> None:
     start = original(file(Image.new("RGBA", (64, 64), (0, 0, 0, 128))), None, None, 1024, None)
     assert start.mask is None and 120 < np.asarray(start.picture).mean() < 135
 
 
-def test_what_is_transparent_but_kept_stands_on_white_too() -> None:
+def test_transparent_areas_outside_the_mask_get_a_white_background_too() -> None:
     start = original(
         file(with_hole(plain(), (64, 0, 128, 64))), file(with_hole(plain(), (0, 0, 32, 64))),
         None, 1024, None,
@@ -92,13 +92,13 @@ def test_sixteen_bits_become_eight() -> None:
 
 def test_a_photograph_is_turned_upright() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turn it clockwise
+    exif[0x0112] = 6  # orientation: rotate clockwise
     start = original(file(plain(128, 64), "JPEG", exif=exif), None, None, 1024, None)
     assert start.picture.size == (64, 128)
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A file that says how large it is, and has nothing more."""
+    """A file with a size in its header, and no pixels."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"x")
 
@@ -109,7 +109,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def scan_bomb() -> bytes:
-    """A progressive JPEG that says its last scan again and again."""
+    """A progressive JPEG that repeats its last scan 100 times."""
     whole = file(plain(256, 256), "JPEG", progressive=True)
     at = whole.rindex(b"\xff\xda")
     return whole[:at] + whole[at:-2] * 100 + whole[-2:]
@@ -126,7 +126,7 @@ def text_bomb() -> bytes:
     ("data", "message"),
     [
         (b"", "can't be read as an image"),
-        (b"not an image", "send a whole file in PNG, JPEG, WEBP"),
+        (b"not an image", "send a complete file in PNG, JPEG, WEBP"),
         (b"GIF89a" + bytes(100), "can't be read"),
         (png_header(60_000, 60_000), "exceeds limit"),
         (png_header(5_000, 5_000), "at most 16777216"),
@@ -145,7 +145,7 @@ def test_bad_files_are_refused(data: bytes, message: str) -> None:
     assert caught.value.param == "mask"
 
 
-def test_every_cut_of_a_file_is_refused_or_read() -> None:
+def test_a_file_cut_anywhere_is_refused_or_read() -> None:
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
     for form in ("PNG", "JPEG", "WEBP"):
@@ -157,8 +157,8 @@ def test_every_cut_of_a_file_is_refused_or_read() -> None:
                 continue
 
 
-def test_masks_that_open_nothing_or_have_another_size_are_refused() -> None:
+def test_masks_without_transparency_or_of_another_size_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="no transparent pixels"):
         original(file(plain()), file(plain()), None, 1024, None)
-    with pytest.raises(InvalidRequest, match="of one size"):
+    with pytest.raises(InvalidRequest, match="the same size"):
         original(file(plain()), file(plain(64, 64)), None, 1024, None)

@@ -1,4 +1,4 @@
-"""How a pipeline is placed, as rules over sizes and free memory."""
+"""Rules for placing a pipeline, from sizes and free memory."""
 
 import json
 import struct
@@ -12,7 +12,7 @@ from localinfra.image.placement import GIB, Placement, decide, part_elements
 from localinfra.models.entries import ImageModelEntry
 from localinfra.models.sources import PackageSource
 
-# FLUX.1 Schnell's weights, in numbers
+# Numbers of weights in FLUX.1 Schnell
 FLUX = {
     "transformer": 11_900_000_000,
     "text_encoder_2": 4_760_000_000,
@@ -34,7 +34,7 @@ def placed(
 
 @pytest.fixture
 def q4(tmp_path: Path) -> Path:
-    """A GGUF transformer of the size of a Q4_K_S, 6.8 GB, of which the disk holds nothing."""
+    """A sparse file of the size of a Q4_K_S transformer, 6.8 GB."""
     path = tmp_path / "flux1-schnell-Q4_K_S.gguf"
     with path.open("wb") as file:
         file.truncate(6_800_000_000)
@@ -46,7 +46,7 @@ def q4(tmp_path: Path) -> Path:
     [(79, "none", "none"), (47, "none", "none"), (31, "none", "float8"), (23.2, "none", "float8"),
      (15.5, "model", "float8"), (11.5, "group", "none"), (7.5, "group", "none")],
 )  # fmt: skip
-def test_the_folder_on_a_gpu(gib: float, offload: str, quantize: str) -> None:
+def test_a_folders_weights_on_a_gpu(gib: float, offload: str, quantize: str) -> None:
     found = placed(gib)
     assert (found.device, found.dtype) == ("cuda", "bfloat16")
     assert (found.offload, found.quantize) == (offload, quantize)
@@ -71,15 +71,17 @@ def test_a_mac_holds_everything_or_says_what_would_fit(q4: Path) -> None:
         placed(16, "mps", transformer=q4)
 
 
-def test_a_machine_without_a_gpu_computes_in_float32_if_it_has_the_memory() -> None:
+def test_a_cpu_runs_in_float32_if_it_has_the_memory() -> None:
     found = decide(ENTRY, None, FLUX, {"cpu": 66 * GIB})
     assert (found.device, found.dtype, found.offload) == ("cpu", "float32", "none")
-    with pytest.raises(ModelUnavailable, match=r"62\.8 GiB in float32, and 21\.5 GiB are free"):
+    with pytest.raises(
+        ModelUnavailable, match=r"62\.8 GiB in float32, but only 21\.5 GiB are free"
+    ):
         decide(ENTRY, None, FLUX, {"cpu": 24 * GIB})
-    assert decide(ENTRY, None, FLUX, {"cpu": 0}).device == "cpu"  # nobody knows how much is free
+    assert decide(ENTRY, None, FLUX, {"cpu": 0}).device == "cpu"  # free memory is unknown
 
 
-def test_images_of_a_request_are_made_together_where_a_large_gpu_has_room() -> None:
+def test_images_of_a_request_are_made_together_if_a_large_gpu_has_room() -> None:
     whole = placed(79)
     assert whole.images_at_once(1024, 1024, 40 * GIB) == 4
     assert whole.images_at_once(1024, 1024, 5 * GIB) == 2
@@ -94,21 +96,21 @@ def test_large_images_are_decoded_in_tiles() -> None:
     assert placed(7.5).tiles(64, 64) and not decide(ENTRY, None, FLUX, {"cpu": 0}).tiles(2048, 2048)
 
 
-def test_parts_that_wait_need_room_in_main_memory() -> None:
-    with pytest.raises(ModelUnavailable, match="the CPU's side"):
+def test_offloaded_parts_need_room_in_main_memory() -> None:
+    with pytest.raises(ModelUnavailable, match="free for them on the CPU"):
         decide(ENTRY, None, FLUX, {"cuda": 15 * GIB, "cpu": 12 * GIB})
 
 
-def test_what_is_not_there_is_named() -> None:
-    with pytest.raises(ModelUnavailable, match="PyTorch sees cpu here"):
+def test_a_missing_device_or_part_is_named() -> None:
+    with pytest.raises(ModelUnavailable, match="PyTorch only finds cpu"):
         decide(ImageModelEntry(source=SOURCE, device="cuda"), None, FLUX, {"cpu": 64 * GIB})
     with pytest.raises(ModelUnavailable, match="no transformer"):
         decide(ENTRY, None, {"vae": 100}, {"cpu": 64 * GIB})
-    with pytest.raises(ModelUnavailable, match=r"no \.gguf or \.safetensors"):
+    with pytest.raises(ModelUnavailable, match=r"not a \.gguf or \.safetensors"):
         placed(15, transformer=Path(__file__))
 
 
-def test_models_toml_overrides_all_of_it() -> None:
+def test_models_toml_overrides_every_choice() -> None:
     found = placed(
         7.5, device="cpu", dtype="float16", offload="group", quantize="float8", vae_tiling=False,
         vae_slicing=False, attention="native", compile=True,
@@ -129,7 +131,7 @@ def write_safetensors(file: Path, shapes: list[list[int]]) -> None:
     file.write_bytes(struct.pack("<Q", len(encoded)) + encoded)
 
 
-def test_weights_are_counted_in_the_heads_of_their_files(tmp_path: Path) -> None:
+def test_weights_are_counted_from_the_headers_of_their_files(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "vae" / "a.safetensors", [[2, 3], [4]])
     write_safetensors(tmp_path / "vae" / "b.safetensors", [[5], []])
     write_safetensors(tmp_path / "transformer" / "a.safetensors", [[7, 7]])
@@ -140,7 +142,7 @@ def test_weights_are_counted_in_the_heads_of_their_files(tmp_path: Path) -> None
 def test_a_damaged_file_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "a.safetensors").write_bytes(data)
-    with pytest.raises(ModelUnavailable, match=r"a\.safetensors is no safetensors file"):
+    with pytest.raises(ModelUnavailable, match=r"a\.safetensors is not a safetensors file"):
         part_elements(tmp_path)
     with pytest.raises(ModelUnavailable, match="no safetensors files"):
         part_elements(tmp_path / "vae")

@@ -1,4 +1,4 @@
-"""The worker over a painter whose pictures are their seeds: turns, cancelling, failing, closing."""
+"""The worker over a fake painter that returns seeds: turns, cancelling, failing, closing."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ from localinfra.watchdog import Phase
 
 
 class Painter:
-    """Paints its seeds. A step of it needs one release of `may_step`, if there is a gate."""
+    """Its pictures are the seeds. If gated, each step waits for a release of `may_step`."""
 
     def __init__(self, gated: bool = False, at_once: int = 1) -> None:
         self.at_once = at_once
@@ -31,7 +31,7 @@ class Painter:
         return num_images
 
     def paint(
-        self, request: ImageRequest, images: Sequence[int], tell: Callable[[Event], None]
+        self, request: ImageRequest, images: Sequence[int], emit: Callable[[Event], None]
     ) -> list[int]:
         seeds = [request.seeds[image] for image in images]
         for number in range(request.num_steps):
@@ -39,7 +39,7 @@ class Painter:
                 assert self.may_step.acquire(timeout=10)
             self.num_steps += 1
             for image in images:
-                tell(ImageStep(image, number + 1))
+                emit(ImageStep(image, number + 1))
         if 666 in seeds:
             raise ValueError("666")
         self.painted += seeds
@@ -75,7 +75,7 @@ def test_each_image_has_its_steps_and_its_picture() -> None:
     asyncio.run(main())
 
 
-def test_each_step_is_a_sign_of_life_and_who_waits_is_told_of_a_hanging_one() -> None:
+def test_each_step_changes_the_pulse_and_abandoning_fails_waiting_requests() -> None:
     async def main() -> None:
         painter = Painter(gated=True, at_once=2)
         worker = ImageWorker(painter, name="flux", max_waiting=3)
@@ -96,12 +96,12 @@ def test_each_step_is_a_sign_of_life_and_who_waits_is_told_of_a_hanging_one() ->
         assert worker.fault == "it hangs"
         with pytest.raises(ModelUnavailable):
             worker.events(request(1))
-        painter.may_step.release(10)  # so that its thread ends with the test
+        painter.may_step.release(10)  # lets its thread end
 
     asyncio.run(main())
 
 
-def test_images_are_made_together_where_the_painter_says_so() -> None:
+def test_images_are_made_together_if_the_painter_says_so() -> None:
     async def main() -> None:
         painter = Painter(at_once=2)
         worker = ImageWorker(painter, name="flux", max_waiting=2)
@@ -151,7 +151,7 @@ def test_a_client_that_leaves_stops_its_image_at_the_next_step() -> None:
     asyncio.run(main())
 
 
-def test_a_full_queue_refuses_and_a_failure_ends_one_request() -> None:
+def test_a_full_queue_refuses_and_a_failure_ends_only_its_request() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
         worker = ImageWorker(painter, name="flux", max_waiting=2)
@@ -170,7 +170,7 @@ def test_a_full_queue_refuses_and_a_failure_ends_one_request() -> None:
     asyncio.run(main())
 
 
-def test_a_place_is_taken_before_anything_is_read_and_given_back_unread() -> None:
+def test_a_request_is_queued_before_its_events_are_read_and_leaves_when_closed() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
         worker = ImageWorker(painter, name="flux", max_waiting=1)
@@ -179,7 +179,7 @@ def test_a_place_is_taken_before_anything_is_read_and_given_back_unread() -> Non
         with pytest.raises(QueueFull):
             worker.events(request(4))
         await first.aclose()
-        await first.aclose()  # as often as one likes
+        await first.aclose()  # a second time does nothing
         assert worker.num_waiting == 0
         painter.may_step.release(100)
         assert (await all_events(worker, 5))[-1] == Finished(0, 5)
@@ -189,7 +189,7 @@ def test_a_place_is_taken_before_anything_is_read_and_given_back_unread() -> Non
     asyncio.run(main())
 
 
-def test_closing_stops_at_the_next_step_and_tells_everybody() -> None:
+def test_closing_stops_at_the_next_step_and_fails_all_requests() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
         worker = ImageWorker(painter, name="flux", max_waiting=3)
@@ -220,7 +220,7 @@ def test_previews_are_spread_over_the_steps(
     assert preview_steps(num_steps, num_previews) == expected
 
 
-def test_a_thread_that_dies_is_told_and_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dying_thread_fails_requests_and_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         painter = Painter(gated=True)
         worker = ImageWorker(painter, name="flux", max_waiting=4)
@@ -245,7 +245,7 @@ def test_a_thread_that_dies_is_told_and_is_a_fault(monkeypatch: pytest.MonkeyPat
     asyncio.run(main())
 
 
-def test_the_end_has_a_deadline() -> None:
+def test_closing_has_a_deadline() -> None:
     async def main() -> None:
         painter = Painter(gated=True)
         worker = ImageWorker(painter, name="flux", max_waiting=4)

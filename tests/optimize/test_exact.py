@@ -1,4 +1,4 @@
-"""Blocks of 4 and 5 bits as blocks of 8: exactly where that is possible, nearly where not."""
+"""4- and 5-bit blocks converted to 8 bits: exactly if possible, else nearly."""
 
 from typing import Any
 
@@ -36,20 +36,20 @@ def weights_of_q8_0(blocks: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def plain_q8_0(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a quantizer does that knows only the numbers."""
+    """The result of a quantizer that sees only the numbers."""
     scale = (np.abs(values).max(axis=1) / 127).astype(np.float16).astype(np.float32)[:, None]
     rounded: NDArray[np.float32] = scale * np.rint(values / scale)
     return rounded
 
 
 @pytest.mark.parametrize("type", [Q4_0, Q5_0])
-def test_weights_that_are_multiples_of_a_scale_stay_what_they_are(type: int) -> None:
+def test_weights_that_are_multiples_of_a_scale_are_kept_exactly(type: int) -> None:
     blocks = random_blocks(type, 500)
     assert np.array_equal(weights_of_q8_0(exact.as_q8_0(blocks)), weights(blocks))
 
 
 @pytest.mark.parametrize(("type", "gain"), [(Q4_1, 4), (Q5_1, 1.2)])
-def test_weights_with_a_least_value_move_less_than_by_rounding_each(type: int, gain: float) -> None:
+def test_weights_with_a_minimum_move_less_than_by_plain_rounding(type: int, gain: float) -> None:
     blocks = random_blocks(type, 2000)
     original = weights(blocks)
 
@@ -59,7 +59,7 @@ def test_weights_with_a_least_value_move_less_than_by_rounding_each(type: int, g
     made, plain = weights_of_q8_0(exact.as_q8_0(blocks)), plain_q8_0(original)
     assert error(made) * gain < error(plain)
     worst = np.abs(made - original).max(axis=1) / np.abs(original).max(axis=1)
-    assert worst.max() < 1 / 127  # never worse than half a step of rounding, and F16's own error
+    assert worst.max() < 1 / 127  # at worst half a step of rounding and F16's error
 
 
 @given(
@@ -79,7 +79,7 @@ def test_every_block_stays_within_a_step_of_its_weights(
     assert np.abs(made - original).max() <= np.abs(original).max() / 127 + 127 * 2.0**-24
 
 
-def test_damaged_scales_harm_nobody_but_their_block() -> None:
+def test_damaged_scales_affect_only_their_block() -> None:
     blocks = random_blocks(Q4_1, 4)
     blocks["d"][1], blocks["m"][2] = np.nan, np.inf
     made = exact.as_q8_0(blocks)[[0, 3]]

@@ -1,4 +1,4 @@
-"""Divergence and perplexity of models whose answers are known."""
+"""Divergence and perplexity of models with known distributions."""
 
 import math
 
@@ -14,10 +14,10 @@ TOKENS = [int(token) for token in np.random.default_rng(0).integers(0, VOCAB, 3 
 
 
 class Scripted:
-    """Says the same distribution at each position."""
+    """Gives the same distribution at each position."""
 
     def __init__(self, probabilities: list[float]):
-        self._row = np.log(np.array(probabilities, np.float32)) + 3  # any offset means the same
+        self._row = np.log(np.array(probabilities, np.float32)) + 3  # any offset gives the same
         self.positions: list[int] = []
 
     def decode(self, batch: Batch) -> None:
@@ -31,7 +31,7 @@ class Scripted:
         self.positions = []
 
 
-def test_even_odds_have_the_vocabulary_for_perplexity_and_no_divergence_from_themselves() -> None:
+def test_even_odds_have_the_vocabularys_size_as_perplexity_and_no_self_divergence() -> None:
     even = Scripted([1 / VOCAB] * VOCAB)
     found = losses({"f16": even, "same": even}, "f16", "same", TOKENS)
     assert found["same"].mean_kl == pytest.approx(0, abs=1e-6)
@@ -39,7 +39,7 @@ def test_even_odds_have_the_vocabulary_for_perplexity_and_no_divergence_from_the
     assert found["same"].perplexity_error == 0
 
 
-def test_divergence_is_that_of_the_reference_from_the_other() -> None:
+def test_divergence_is_weighted_by_the_reference() -> None:
     one, other = [0.3, 0.7] + [1e-9] * 6, [0.5, 0.5] + [1e-9] * 6
     readers = {"f16": Scripted(one), "q": Scripted(other)}
     expected = 0.3 * math.log(0.3 / 0.5) + 0.7 * math.log(0.7 / 0.5)
@@ -58,7 +58,7 @@ def test_perplexity_is_of_the_next_token_and_its_error_shrinks_with_the_text() -
     assert 0 < found["q"].perplexity_error < shorter["q"].perplexity_error
 
 
-def test_the_whole_text_is_read_in_order_and_the_part_done_is_told() -> None:
+def test_the_whole_text_is_read_in_order_with_progress() -> None:
     reader = Scripted([1 / VOCAB] * VOCAB)
     parts: list[float] = []
     losses({"f16": reader}, "f16", "f16", TOKENS, parts.append)

@@ -1,4 +1,4 @@
-"""Speeds are those of undisturbed runs; without any, nothing is claimed."""
+"""Speeds are those of undisturbed runs; without any, they count as unreliable."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 class Scripted:
-    """Takes so many seconds for a step, and more when disturbed."""
+    """Takes `step_s` and more per step: longer for large batches and small `shares`."""
 
     num_sequences = 8
     batch_size = 512
@@ -63,7 +63,7 @@ def always(share: float) -> Iterator[float]:
         yield share
 
 
-def test_a_context_that_is_twice_as_fast_is_found_to_be(clock: Clock) -> None:
+def test_a_context_twice_as_fast_measures_twice_as_fast(clock: Clock) -> None:
     runners = {"slow": Scripted(clock, 0.01, always(1)), "fast": Scripted(clock, 0.005, always(1))}
     found, is_steady = speed.speeds(runners, "slow", TOKENS, 512, (THREADS, THREADS))
     assert is_steady
@@ -92,7 +92,7 @@ def test_a_busy_machine_is_given_up_early(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("room", [64, 100, 512, 8192])
-def test_no_run_needs_more_room_than_there_is(clock: Clock, room: int) -> None:
+def test_no_run_exceeds_the_context(clock: Clock, room: int) -> None:
     for step_s in (1e-5, 1e-2, 10):
         runner = Scripted(clock, step_s, always(1))
         speed.speeds({"a": runner}, "a", TOKENS, room, (THREADS, THREADS))

@@ -1,4 +1,4 @@
-"""What is remembered for which file, and what is not."""
+"""Which decisions hold for which file."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def keep(source: Path, weights: bytes | None = None) -> Decision:
-    """Decides for other weights, or for the source itself."""
+    """Decides on other weights, or on the source itself."""
     digest = store.digest_of(source)
     with store.locked(lambda holder: None), store.scratch(100) as scratch:
         made = None
@@ -41,7 +41,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
-def test_nothing_is_known_at_first_and_nothing_is_made_by_asking(source: Path, cache: Path) -> None:
+def test_nothing_is_found_at_first_and_finding_creates_nothing(source: Path, cache: Path) -> None:
     assert store.find(source) is None
     assert store.find(source / "absent") is None
     assert not cache.exists()
@@ -56,19 +56,19 @@ def test_a_decision_is_found_again_with_its_weights(source: Path, cache: Path) -
     assert len(names(cache)) == 2  # no scratch
 
 
-def test_that_the_original_stays_is_a_decision_too(source: Path) -> None:
+def test_keeping_the_original_is_a_decision_too(source: Path) -> None:
     keep(source)
     known = store.find(source)
     assert known and known.path is None and known.reason == "measured"
 
 
-def test_another_file_at_the_same_place_is_decided_anew(source: Path) -> None:
+def test_another_file_at_the_same_path_has_no_decision(source: Path) -> None:
     keep(source, b"faster")
     source.write_bytes(b"other weights")
     assert store.find(source) is None
 
 
-def test_a_file_written_anew_with_the_same_size_is_told_by_its_time(source: Path) -> None:
+def test_a_file_rewritten_with_the_same_size_is_recognised_by_its_mtime(source: Path) -> None:
     keep(source, b"faster")
     status = source.stat()
     source.write_bytes(b"WEIGHTS")
@@ -85,7 +85,7 @@ def test_the_same_content_elsewhere_is_found_by_its_digest(source: Path, tmp_pat
 
 
 @pytest.mark.parametrize("part", ["cpu", "llama_build"])
-def test_another_cpu_or_build_decides_anew(
+def test_another_cpu_or_build_needs_a_new_decision(
     source: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(source, b"faster")
@@ -96,7 +96,7 @@ def test_another_cpu_or_build_decides_anew(
     monkeypatch.undo()
 
 
-def test_weights_of_another_build_go_and_those_of_another_cpu_stay(
+def test_weights_of_another_build_are_removed_and_those_of_another_cpu_kept(
     source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = keep(source, b"old")
@@ -109,7 +109,7 @@ def test_weights_of_another_build_go_and_those_of_another_cpu_stay(
     assert sorted(path.read_bytes() for path in cache.glob("*.gguf")) == [b"newer", b"old"]
 
 
-def test_weights_of_a_file_that_is_gone_go_with_the_next_decision(
+def test_weights_of_a_missing_source_are_removed_at_the_next_decision(
     source: Path, cache: Path, tmp_path: Path
 ) -> None:
     keep(source, b"faster")
@@ -138,7 +138,7 @@ def test_a_decision_whose_weights_are_cut_or_gone_counts_as_none(
     assert store.find(source) is None
 
 
-def test_what_was_put_off_holds_for_a_while(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_putting_off_expires_unless_final(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put_off(source, "busy", is_final=False)
     known = store.find(source)
     assert known and known.reason == "busy"
@@ -158,7 +158,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(source: Path, tmp_path: 
     assert store.find(source) is None
 
 
-def test_too_little_room_is_told_before_anything_is_written(cache: Path) -> None:
+def test_too_little_space_is_an_error_before_anything_is_written(cache: Path) -> None:
     with store.locked(lambda holder: None):
         with pytest.raises(CacheUnusable, match=r"free and [\d,]+ MB are needed"):
             with store.scratch(1 << 60):
@@ -197,7 +197,7 @@ def test_one_process_at_a_time_and_the_scratch_of_a_dead_one_is_swept(
         lines = {process: process.stdout.readline() for process in (first, second)}  # type: ignore[union-attr]
         (one,) = (process for process, line in lines.items() if line == "holds\n")
         (other,) = (process for process, line in lines.items() if line == "waits\n")
-        store.put_off(source, "no time", is_final=True)  # leaves it to who is at work
+        store.put_off(source, "no time", is_final=True)  # does nothing while one measures
         store.sweep_if_free()
         assert len(names(cache)) == 1
         one.kill()
@@ -208,7 +208,7 @@ def test_one_process_at_a_time_and_the_scratch_of_a_dead_one_is_swept(
     assert names(cache) == []
 
 
-def test_the_cache_is_where_the_environment_says(
+def test_the_environment_sets_the_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert store.folder() == tmp_path / "cache" / "optimized"
@@ -220,7 +220,7 @@ def test_the_cache_is_where_the_environment_says(
     assert store.folder() == tmp_path / ".cache" / "localinfra" / "optimized"
 
 
-def test_this_machine_and_library_have_names() -> None:
+def test_this_machine_and_library_are_identified() -> None:
     for name in (machine.cpu(), machine.llama_build()):
         assert name == name.strip() and len(name.split()[-1]) == 8
     assert machine.llama_build().startswith("0.3.")

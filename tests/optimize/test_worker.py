@@ -1,4 +1,4 @@
-"""The whole of it with tiny models: real llama.cpp, speeds made up."""
+"""Whole measurements of tiny models: real llama.cpp, fake speeds."""
 
 import os
 import resource
@@ -23,7 +23,7 @@ from localinfra.optimize.job import OptimizeJob, Progress, Report
 from localinfra.optimize.run import OptimizeFailed
 from localinfra.optimize.store import CacheUnusable
 
-# The worker with speeds that do not depend on what else runs here.
+# The worker with fake speeds, independent of the machine's load.
 PATCHED = """
 from localinfra.optimize import speed, worker
 from localinfra.optimize.choose import Speed
@@ -45,7 +45,7 @@ def q4_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Tokens per second to be found for each type; the rest is twice as fast as the original."""
+    """Type → tokens per second to report; other types are twice as fast as the original."""
     rates: dict[str, float] = {}
 
     def speeds(runners: dict[str, object], original: str, *_: object) -> object:
@@ -110,11 +110,11 @@ def test_without_a_gain_the_loss_is_not_measured_and_the_original_stays(
     assert known and known.path is None and known.retry_at is None
 
 
-def test_figures_of_a_busy_machine_decide_nothing(q4_0: Path, rates: dict[str, float]) -> None:
+def test_a_busy_machines_figures_are_not_recorded(q4_0: Path, rates: dict[str, float]) -> None:
     rates["busy"] = 1
     assert not work(job(q4_0)).is_steady
     assert store.find(q4_0) is None
-    assert work(job(q4_0, lossless_only=False)).kept  # asked for by somebody who sees them
+    assert work(job(q4_0, lossless_only=False)).kept  # the user sees the figures
 
 
 @pytest.mark.usefixtures("rates")
@@ -128,7 +128,7 @@ def test_the_same_file_elsewhere_is_not_measured_again(q4_0: Path, tmp_path: Pat
     assert store.find(copy) and store.find(q4_0)
 
 
-def test_a_file_that_nothing_is_better_than_is_left_alone_for_good(tmp_path: Path) -> None:
+def test_a_file_without_candidates_is_decided_for_good(tmp_path: Path) -> None:
     path = tiny_llama().write(tmp_path / "f32.gguf")
     shown: list[str] = []
     assert "no type is both lossless" in work(job(path), shown).reason
@@ -158,7 +158,7 @@ def test_speeds_of_real_contexts_are_measured(q4_0: Path) -> None:
         assert one.speed and min(one.speed.prompt, one.speed.one_stream, one.speed.streams) > 100
 
 
-def test_a_model_of_few_tokens_cannot_be_measured(tmp_path: Path) -> None:
+def test_a_model_with_a_short_context_can_not_be_measured(tmp_path: Path) -> None:
     f32 = tiny_llama(context_length=32).write(tmp_path / "f32.gguf")
     with pytest.raises(CannotMeasure, match="32 tokens"):
         work(job(f32, lossless_only=False))
@@ -173,19 +173,21 @@ def test_a_file_too_large_for_memory_is_refused(
 
 
 @pytest.mark.usefixtures("rates")
-def test_a_file_that_changes_meanwhile_is_not_decided(q4_0: Path, tmp_path: Path) -> None:
+def test_a_file_that_changes_during_the_measurement_is_not_decided(
+    q4_0: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "changing.gguf"
     path.write_bytes(q4_0.read_bytes())
 
     def change(part: float, text: str) -> None:
         os.utime(path, ns=(1, 1))
 
-    with pytest.raises(CannotMeasure, match="changed meanwhile"):
+    with pytest.raises(CannotMeasure, match="changed during the measurement"):
         worker.work(job(path), change)
     assert store.find(path) is None
 
 
-def test_a_cache_without_room_or_rights_is_told(
+def test_an_unusable_cache_is_an_error(
     q4_0: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cache").write_text("")
@@ -195,7 +197,7 @@ def test_a_cache_without_room_or_rights_is_told(
         run.run(job(q4_0), lambda progress: None)
 
 
-def test_a_disk_that_fills_up_is_a_failure_and_no_file(q4_0: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_failure(q4_0: Path, tmp_path: Path) -> None:
     program = (
         "import pathlib, resource, sys; from localinfra.llama.quantize import *\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
@@ -203,10 +205,10 @@ def test_a_disk_that_fills_up_is_a_failure_and_no_file(q4_0: Path, tmp_path: Pat
         "except QuantizeFailed as error: print(error)"
     )
     assert q4_0.stat().st_size > 20_000 and resource.RLIMIT_FSIZE
-    told = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", program, q4_0, tmp_path / "out.gguf"], capture_output=True, text=True
     )
-    assert "could not be written as F16" in told.stdout, told.stderr
+    assert "could not be written as F16" in ended.stdout, ended.stderr
 
 
 def test_a_source_that_llama_cpp_refuses_says_why(tmp_path: Path) -> None:
@@ -218,7 +220,7 @@ def test_a_source_that_llama_cpp_refuses_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("patched_worker")
-def test_a_worker_does_the_job_and_tells_how_far_it_is(q4_0: Path) -> None:
+def test_a_worker_does_the_job_and_reports_progress(q4_0: Path) -> None:
     shown: list[Progress] = []
     report = run.run(job(q4_0), shown.append)
     assert report.winner == "q8_0" and report.kept
@@ -227,7 +229,7 @@ def test_a_worker_does_the_job_and_tells_how_far_it_is(q4_0: Path) -> None:
 
 
 @pytest.mark.usefixtures("patched_worker")
-def test_two_at_once_do_the_work_once(q4_0: Path, cache: Path) -> None:
+def test_two_workers_at_once_do_the_work_once(q4_0: Path, cache: Path) -> None:
     shown: list[list[str]] = [[], []]
     reports: list[Report] = []
 
@@ -255,13 +257,13 @@ def test_an_interruption_leaves_no_half_file_and_no_worker(
     with pytest.raises(KeyboardInterrupt):
         run.run(job(q4_0), interrupt)
     assert left_over(cache) == []
-    assert run.run(job(q4_0), lambda progress: None).kept  # and the next one is not held up
+    assert run.run(job(q4_0), lambda progress: None).kept  # and the next one is not blocked
 
 
 def test_a_worker_that_takes_too_long_is_ended(q4_0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "import sys, time; sys.stdin.read(); time.sleep(60)"
     monkeypatch.setattr(run, "COMMAND", [sys.executable, "-c", endless])
-    with pytest.raises(OptimizeFailed, match=r"not done after 1 s"):
+    with pytest.raises(OptimizeFailed, match=r"not finish within 1 s"):
         run.run(job(q4_0), lambda progress: None, limit_s=1)
 
 
@@ -274,7 +276,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize(("program", "words", "is_final"), [(k, *v) for k, v in DEATHS.items()])
-def test_a_worker_that_dies_is_told_and_harms_nobody(
+def test_a_worker_that_dies_is_reported(
     q4_0: Path, monkeypatch: pytest.MonkeyPatch, program: str, words: str, is_final: bool
 ) -> None:
     monkeypatch.setattr(run, "COMMAND", [sys.executable, "-c", program])
