@@ -1,7 +1,7 @@
-"""A server's process and clients that cost it little: what bench_serve and bench_peers share.
+"""A server's process and cheap clients for it, shared by the benchmarks.
 
-Knows HTTP, server-sent events and /proc; not what is measured. Only the standard library. Times are
-those of time.perf_counter, in seconds.
+Knows HTTP, server-sent events and /proc, but not what is measured. Standard library only. Times are
+time.perf_counter's, in seconds.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Message = dict[str, str]
 
 
 def use_environment() -> None:
-    """Goes on in the project's own environment, where `localinfra` can be imported."""
+    """Continues in the project's environment, where `localinfra` can be imported."""
     if not PYTHON.exists():
         sys.exit("There is no environment yet. Run scripts/test once before.")
     if Path(sys.prefix) != PYTHON.parent.parent:
@@ -47,7 +47,7 @@ def user(text: str) -> Message:
 
 
 class Unmeasurable(Exception):
-    """Why a server has no figure."""
+    """A figure could not be measured; the message says why."""
 
 
 class TimedOut(Unmeasurable):
@@ -56,18 +56,18 @@ class TimedOut(Unmeasurable):
 
 @dataclass(eq=False)
 class Stream:
-    """One request and, as it comes, its answer."""
+    """One request and its answer as it arrives."""
 
     connection: socket.socket
-    num_tokens: int | None  # that each choice must have; None: as many as it likes
+    num_tokens: int | None  # required of each choice; None: any number
     sent_at: float
     received: list[bytes] = field(default_factory=list)
-    text_at: list[float] = field(default_factory=list)  # when text came, of one token or several
+    text_at: list[float] = field(default_factory=list)  # arrivals of text, one token or several
     ended_at: float = 0.0
 
     @property
     def first_at(self) -> float:
-        """When the first token came; the end, if the only one had no text."""
+        """Arrival of the first token; the end, if no token had text."""
         return self.text_at[0] if self.text_at else self.ended_at
 
     @property
@@ -79,11 +79,11 @@ class Stream:
         return self.ended_at - self.sent_at
 
     def answer(self) -> "Answer":
-        """Raises Unmeasurable unless it is a 200 with as many tokens as it must have."""
+        """The parsed answer. Raises Unmeasurable unless it is a 200 with `num_tokens` tokens."""
         head, _, body = b"".join(self.received).partition(b"\r\n\r\n")
         try:
             return self._parsed(head, body)
-        except ValueError:  # of JSON, or a chunk's size
+        except ValueError:  # invalid JSON or chunk size
             raise Unmeasurable("an answer broke off") from None
 
     def _parsed(self, head: bytes, body: bytes) -> "Answer":
@@ -100,7 +100,7 @@ class Stream:
 
 
 class Answer:
-    """What the chunks of a stream, or the one object of an answer, say."""
+    """The content of a stream's chunks, or of an answer's single object."""
 
     def __init__(self, chunks: list[dict[str, Any]]):
         self.texts: dict[int, str] = {}
@@ -118,8 +118,8 @@ class Answer:
                     self.finish_reasons[index] = choice["finish_reason"]
 
     def check(self, num_tokens: int) -> None:
-        """That max_tokens was `num_tokens`, and all choices have them. Some servers count only one
-        choice in usage and some send none in streams: ending for length then says as much."""
+        """Raises Unmeasurable unless all choices have `num_tokens` tokens. Some servers count one
+        choice in usage, and some send none in streams: a finish_reason of length then proves it."""
         counted = self.usage.get("completion_tokens", num_tokens)
         if counted not in (num_tokens, num_tokens * len(self.texts)):
             raise Unmeasurable(f"{counted} tokens instead of {num_tokens}")
@@ -148,13 +148,13 @@ def error_message(body: bytes) -> str:
 
 
 def uncounted(settings: str) -> str:
-    """models.toml's text, but that costs are not kept: those of benchmarks are nobody's."""
+    """models.toml's text without the costs ledger: benchmarks must not be charged to anyone."""
     return settings.replace("[server]\n", "[server]\nkeep_costs = false\n", 1)
 
 
 class Server:
-    """A server's process, and all its clients in one thread over bare sockets: on two cores, what
-    the client spends is missing from the server."""
+    """A server's process, and all its clients in one thread over bare sockets: on two cores, CPU
+    time spent by clients is taken from the server."""
 
     def __init__(
         self,
@@ -164,8 +164,8 @@ class Server:
         model: str | None = None,
         timeout_s: float = 120,
     ):
-        """Starts `command` in `folder`, {port} filled in, and waits for the first answer.
-        `end_tokens` are forbidden in all answers; `model` None is the first that the server lists.
+        """Starts `command` in `folder`, with {port} filled in, and waits for the first answer.
+        Forbids `end_tokens` in all answers. `model` defaults to the first that the server lists.
 
         Raises Unmeasurable if it ends or does not answer in time, OSError if it can't be run.
         """
@@ -199,7 +199,7 @@ class Server:
         self.close()
 
     def close(self) -> None:
-        """Ends all its processes, gently at first; process.returncode says how it went."""
+        """Ends all its processes, by SIGTERM first; process.returncode is set then."""
         self.cancel()
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
@@ -221,7 +221,7 @@ class Server:
                 time.sleep(0.005)
 
     def say_hello(self) -> Stream:
-        """The request whose answer shows that it serves. Raises OSError and Unmeasurable."""
+        """Sends a request to see whether it serves. Raises OSError or Unmeasurable if not."""
         self.model = self.model or self._first_model()
         [stream] = self.ask([[user("Hello")]], 1)
         return stream
@@ -241,8 +241,8 @@ class Server:
         return f"exit code {self.process.poll()}, log: {' '.join(lines[-2:])[-400:]}"
 
     def send(self, messages: list[Message], num_tokens: int | None, **fields: object) -> Stream:
-        """Sends a greedy request for so many tokens and does not wait. It is streamed unless
-        `fields`, which add to the request's, say stream=None."""
+        """Sends a greedy request for `num_tokens` tokens without waiting. `fields` extend or
+        replace those of the body; stream=None turns streaming off."""
         body = {
             "model": self.model,
             "messages": messages,
@@ -258,7 +258,7 @@ class Server:
         return self.request("POST", "/v1/chat/completions", json.dumps(given).encode(), num_tokens)
 
     def request(self, method: str, path: str, body: bytes, num_tokens: int | None = None) -> Stream:
-        """Sends it and does not wait."""
+        """Sends a request without waiting."""
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -272,11 +272,11 @@ class Server:
         return stream
 
     def set_deadline(self, limit_s: float) -> None:
-        """All that is waited for has to come by then."""
+        """Limits all following waits together."""
         self.limit_s, self.deadline = limit_s, time.perf_counter() + limit_s
 
     def wait(self, until: Callable[[], bool]) -> None:
-        """Reads what comes until that is true. Raises TimedOut at the deadline."""
+        """Reads answers until the condition is true. Raises TimedOut at the deadline."""
         while not until():
             if time.perf_counter() > self.deadline:
                 raise TimedOut(f"no answer within {self.limit_s:g} s")
@@ -298,13 +298,13 @@ class Server:
             stream.text_at.append(now)
 
     def finish(self, *streams: Stream) -> None:
-        """Waits for the ends, then checks the answers."""
+        """Waits for the streams to end, then checks the answers."""
         self.wait(lambda: all(stream.ended_at for stream in streams))
         for stream in streams:
             stream.answer()
 
     def ask(self, prompts: Iterable[list[Message]], num_tokens: int) -> list[Stream]:
-        """Sends all at once and waits for their ends."""
+        """Sends all prompts at once and waits for the answers to end."""
         streams = [self.send(messages, num_tokens) for messages in prompts]
         self.finish(*streams)
         return streams
@@ -312,14 +312,14 @@ class Server:
     def ask_in_turn(
         self, prompts: Iterable[list[Message]], num_tokens: int, at_once: int, streams: list[Stream]
     ) -> None:
-        """Keeps `at_once` of them running until all have ended; appends to `streams`."""
+        """Keeps `at_once` prompts running until all have ended; appends to `streams`."""
         for messages in prompts:
             self.wait(lambda: sum(not stream.ended_at for stream in streams) < at_once)
             streams.append(self.send(messages, num_tokens))
         self.finish(*streams)
 
     def cancel(self) -> None:
-        """Leaves all answers that still run."""
+        """Drops all running answers."""
         for key in list(self.selector.get_map().values()):
             self._drop(key.data)
 
@@ -328,7 +328,7 @@ class Server:
         stream.connection.close()
 
     def memory_mib(self) -> dict[str, float]:
-        """Of all its processes: VmRSS, resident with shared file pages, and of that RssAnon."""
+        """Sums over all its processes: VmRSS (resident, with shared file pages) and RssAnon."""
         sums = {"VmRSS": 0.0, "RssAnon": 0.0}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended
@@ -344,7 +344,7 @@ class Server:
 
 @contextlib.contextmanager
 def busy_cores() -> Iterator[None]:
-    """A process for each core that does nothing but compute."""
+    """Runs a busy-looping process for each core."""
     command = [str(PYTHON), "-c", "while True: pass"]
     processes = [subprocess.Popen(command) for _ in os.sched_getaffinity(0)]
     try:
@@ -360,13 +360,13 @@ def busy_cores() -> Iterator[None]:
 
 
 def record(properties: dict[str, object]) -> dict[str, object]:
-    """The JSON schema of an object that has all of these and nothing else."""
+    """The JSON schema of an object with exactly these properties."""
     required = list(properties)
     fixed = {"type": "object", "additionalProperties": False}
     return {**fixed, "properties": properties, "required": required}
 
 
-TEXT = {"type": "string", "minLength": 3, "maxLength": 16}  # bounded: some models never end one
+TEXT = {"type": "string", "minLength": 3, "maxLength": 16}  # bounded: some models never stop
 REVIEW = {
     "title": TEXT,
     "author": record({"name": TEXT, "country": {"enum": ["France", "Japan", "Kenya", "Peru"]}}),
@@ -377,7 +377,7 @@ REVIEW = {
 
 
 def ask_review(server: Server, seed: str) -> tuple[int, float]:
-    """The tokens of an answer that follows REVIEW, and the seconds until all of it was there."""
+    """The number of tokens of an answer that follows REVIEW, and the seconds until it ended."""
     schema = {"name": "review", "schema": record(REVIEW), "strict": True}
     text = f"Write a review, as JSON, of a book about a {words(seed, 3)}."
     stream = server.send(
@@ -391,10 +391,10 @@ def ask_review(server: Server, seed: str) -> tuple[int, float]:
 
 
 def check_review(text: str) -> None:
-    """A part of what the schema says, enough to see that it was obeyed."""
+    """Raises Unmeasurable if the text clearly ignores the schema."""
     try:
         review = json.loads(text)
     except ValueError:
         raise Unmeasurable(f"not JSON: {text[:80]}") from None
     if set(review) != set(REVIEW) or len(review["tags"]) != 6:
-        raise Unmeasurable(f"not what the schema says: {text[:80]}")
+        raise Unmeasurable(f"does not follow the schema: {text[:80]}")

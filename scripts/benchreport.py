@@ -1,4 +1,4 @@
-"""What the benchmarks print, and write into the documents with `--write`."""
+"""The benchmarks' reports: printed, and with `--write` put into the documents."""
 
 import argparse
 import os
@@ -11,23 +11,23 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ("avx512_bf16", "avx512_vnni", "avx512f", "avx2", "asimd")  # the first says enough
+FLAGS = ("avx512_bf16", "avx512_vnni", "avx512f", "avx2", "asimd")  # the first match is shown
 
 
 def add_write_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--write", action="store_true", help="also replace the table of this script in docs/"
+        "--write", action="store_true", help="also replace this script's table in docs/"
     )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown."""
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def machine() -> str:
-    """CPU with what matters of its instructions, cores, load, revision."""
+    """The CPU with its best vector extension, cores, load and revisions."""
     info = Path("/proc/cpuinfo").read_text()
     [cpu, *_] = re.findall(r"^model name\s*:\s*(.+)", info, re.MULTILINE) or [platform.machine()]
     flags = set(info.split())
@@ -40,12 +40,12 @@ def machine() -> str:
 
 
 def first_line(*command: str) -> str:
-    """Of what it says, wherever it writes."""
+    """The first line that a command prints, to stdout or stderr."""
     try:
-        said = subprocess.check_output(command, stderr=subprocess.STDOUT, text=True)
+        output = subprocess.check_output(command, stderr=subprocess.STDOUT, text=True)
     except (OSError, subprocess.CalledProcessError):
         return "?"
-    return next(iter(said.splitlines()), "?")
+    return next(iter(output.splitlines()), "?")
 
 
 def say(text: str) -> None:
@@ -53,8 +53,8 @@ def say(text: str) -> None:
 
 
 def publish(script: str, report: str, *, writes: bool, folder: Path = ROOT / "docs") -> None:
-    """Prints the report; with `writes` puts it into the document that has a place for it, between
-    `<!-- SCRIPT -->` and `<!-- end of SCRIPT -->`."""
+    """Prints the report; if `writes`, also puts it into the document that has the marks
+    `<!-- SCRIPT -->` and `<!-- end of SCRIPT -->`, between them."""
     print(report)
     if not writes:
         return

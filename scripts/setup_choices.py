@@ -1,4 +1,4 @@
-"""What setup.py chooses, over plain values: ways to get llama.cpp, and what is missing for them."""
+"""setup.py's choices, on plain values: ways to get llama.cpp, and what they lack."""
 
 import re
 import tomllib
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from localinfra.backend_detect import BACKENDS, Machine, wheel_indexes
 
-WHEELS = "https://abetlen.github.io/llama-cpp-python/whl"  # by the authors of llama-cpp-python
+WHEELS = "https://abetlen.github.io/llama-cpp-python/whl"  # llama-cpp-python's own
 
 
 class SetupError(Exception):
-    """What went wrong and what to do about it, for the reader of the terminal."""
+    """Setup failed; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def pins(pyproject: str) -> Pins:
 def check_backend(value: str) -> None:
     if value not in ("", *BACKENDS):
         raise SetupError(
-            f"LOCALINFRA_BACKEND={value} is not a backend. It can be {', '.join(BACKENDS)}; "
-            "unset, what this machine has is chosen."
+            f"LOCALINFRA_BACKEND={value} is not a backend. Use {', '.join(BACKENDS)}, or unset it "
+            "to get what suits this machine."
         )
 
 
@@ -57,7 +57,7 @@ def attempts(
     """Ways to install the build, in order. The last one compiles."""
     source = ("--no-binary", "llama-cpp-python")
     flags = cmake_flags(backend, machine)
-    if cmake_args:  # the reader's own build: nothing ready-made can match it, nor may pip keep it
+    if cmake_args:  # a custom build: no prebuilt wheel matches it, and pip must not cache it
         compiled = Attempt(
             f"with CMAKE_ARGS={cmake_args}",
             (*source, "--no-cache-dir", requirement),
@@ -68,20 +68,20 @@ def attempts(
     quickly = ("--only-binary", "llama-cpp-python", "--retries", "0", "--timeout", "8")
     ready_made = [
         Attempt(
-            f"ready-made by its authors ({index})",
+            f"prebuilt wheel ({index})",
             (*quickly, "--index-url", f"{WHEELS}/{index}", requirement),
-            # Nothing but the authors' index may answer. pip skips an empty variable and then reads
-            # pip.conf, where other indexes may stand; a blank counts as a list of none.
+            # Only that index may be used. pip ignores an empty variable and reads pip.conf, which
+            # may name other indexes; a blank means an empty list.
             {"PIP_EXTRA_INDEX_URL": " ", "PIP_FIND_LINKS": " ", "PIP_NO_INDEX": "0"},
         )
         for index in wheel_indexes(backend, machine)
     ]
     if backend == "cpu" and is_cached:
-        # Compiled here earlier, for exactly this CPU: at least as fast as anybody's wheel.
+        # Compiled here earlier for exactly this CPU: at least as fast as any prebuilt wheel.
         kept = Attempt("from pip's cache, compiled earlier", (requirement,))
         anew = Attempt("from source", (*source, "--no-cache-dir", requirement), compiles=True)
         return [kept, *ready_made, anew]
-    # pip keeps wheels by version alone: from a shared cache, a CUDA build could be a CPU build.
+    # pip caches wheels by version only: from a shared cache, a CUDA install could get a CPU build.
     own_cache = () if backend == "cpu" else ("--cache-dir", str(cache / backend))
     environment = {"CMAKE_ARGS": flags} if flags else {}
     compiled = Attempt("from source", (*source, *own_cache, requirement), environment, True)
@@ -95,7 +95,7 @@ def cmake_flags(backend: str, machine: Machine) -> str:
 
 
 def missing_tool(backend: str, machine: Machine, found: set[str]) -> str:
-    """What must be installed before the build can be compiled; "" if nothing is known to miss."""
+    """What must be installed before the build can be compiled; "" if nothing seems missing."""
     if not found & {"c++", "g++", "clang++", "CXX"}:
         return f"A C++ compiler is needed. {compiler_line(machine.system)}"
     if backend == "cuda" and not found & {"nvcc", "CUDACXX"}:

@@ -1,5 +1,5 @@
-"""How setup.py runs what it needs: child processes whose output goes to a log, what the reader sees
-of them, what their logs say, and the lock that only one setup holds.
+"""How setup.py runs commands: child processes that write to a log, their progress on the terminal,
+advice from their logs, and the lock that only one setup holds.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 
-REMEDIES = (  # (what the log says, what to do); the first match counts
+REMEDIES = (  # (pattern in the log, what to do); the first match counts
     (r"No space left on device", "The disk is full: free some space and run again."),
     (
         r"CERTIFICATE_VERIFY_FAILED",
-        "A proxy seems to replace certificates: point pip at its own with "
+        "A proxy seems to replace certificates: give its certificate to pip with "
         "`pip config set global.cert FILE`.",
     ),
     (
@@ -34,7 +34,7 @@ REMEDIES = (  # (what the log says, what to do); the first match counts
     ),
     (
         r"CUDA_ARCHITECTURES is set to .native., but no GPU",
-        "No NVIDIA GPU is visible here. To compile for one elsewhere, name its architecture: "
+        "No NVIDIA GPU was found. To compile for one elsewhere, name its architecture: "
         "CMAKE_ARGS=-DCMAKE_CUDA_ARCHITECTURES=89",
     ),
     (
@@ -43,7 +43,7 @@ REMEDIES = (  # (what the log says, what to do); the first match counts
     ),
     (
         r"signal terminated program cc1plus|ninja: .*Killed|cc1plus: out of memory",
-        "Memory ran out: compile one file at a time with "
+        "The machine ran out of memory: compile one file at a time with "
         "CMAKE_BUILD_PARALLEL_LEVEL=1 scripts/serve",
     ),
     (
@@ -59,19 +59,18 @@ def remedy(log: str) -> str:
 
 
 def telling_lines(log: str, limit: int = 12) -> list[str]:
-    """The lines that speak of errors, each with its next, else the last ones. pip ends a failed
-    build with much about itself, and ninja lets other compilers finish: the end says little.
-    """
-    of_pip = re.compile(r"ERROR: |error: subprocess|note: |Building wheel|full command")
+    """The lines about errors, each with the one after it, or else the last lines. The end alone
+    says little: pip adds much about itself, and ninja lets other compilers finish."""
+    pips_own = re.compile(r"ERROR: |error: subprocess|note: |Building wheel|full command")
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    lines = [line for line in lines if not of_pip.match(line)]
+    lines = [line for line in lines if not pips_own.match(line)]
     hits = [i for i, line in enumerate(lines) if re.search(r"\b[Ee]rror\b|FAILED", line)]
     shown = sorted({i for hit in hits for i in (hit, hit + 1) if i < len(lines)})
     return [lines[i] for i in shown][:limit] or lines[-limit:]
 
 
 def build_progress(log: str) -> str:
-    """ninja's last `[12/193] g++ ... -c dir/ggml.c` in short: `12/193 ggml.c`."""
+    """Shortens ninja's last `[12/193] g++ ... -c dir/ggml.c` to `12/193 ggml.c`."""
     steps = re.findall(r"^\s*\[(\d+)/(\d+)\] (.*)$", log, flags=re.MULTILINE)
     if not steps:
         return ""
@@ -89,11 +88,11 @@ def say(text: str) -> None:
 
 
 class Status:
-    """What goes on now: one line redrawn on a terminal, elsewhere a line every 15 s."""
+    """The current command: one line redrawn on a terminal, elsewhere a line every 15 s."""
 
     def __init__(self, title: str):
         self.title = title
-        self.started = self.told = time.monotonic()
+        self.started = self.shown_at = time.monotonic()
         self.is_live = sys.stderr.isatty()
         if not self.is_live:
             say(title)
@@ -105,8 +104,8 @@ class Status:
             text = "  ".join(filter(None, (self.title, detail, elapsed)))
             width = shutil.get_terminal_size().columns - 1
             print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)
-        elif now - self.told >= 15:
-            self.told = now
+        elif now - self.shown_at >= 15:
+            self.shown_at = now
             say("  ".join(filter(None, ("  ..", detail, elapsed))))
 
     def end(self, outcome: str) -> None:
@@ -115,16 +114,16 @@ class Status:
 
 
 class Shell:
-    """Runs child processes with their output in the log. Each holds the lock through an inherited
-    file descriptor: if this process is killed, the next setup waits until its child has ended.
+    """Runs child processes with their output in the log. Each inherits the lock's file descriptor,
+    so that if this process is killed, the next setup waits for its child to end.
     """
 
     def __init__(self, log_path: Path, lock: IO[str]):
         self.log_path, self.lock = log_path, lock
-        self.start = 0  # where in the log, in bytes, the last child's output begins
+        self.start = 0  # byte offset of the last child's output in the log
 
     def run(self, title: str, command: Sequence[str], environment: dict[str, str]) -> int:
-        """Exit status. The child's group is ended if this process is interrupted."""
+        """Returns the exit status. Ends the child's process group if interrupted."""
         with self.log_path.open("ab") as log:
             log.write(f"\n$ {' '.join(command)}\n".encode())
             log.flush()
@@ -151,7 +150,7 @@ class Shell:
             raise
 
     def tail(self, size_bytes: int = 20_000) -> str:
-        """The end of what the last child wrote."""
+        """The end of the last child's output."""
         with self.log_path.open("rb") as log:
             log.seek(max(self.start, log.seek(0, os.SEEK_END) - size_bytes))
             return log.read().decode(errors="replace")
@@ -166,7 +165,7 @@ class Shell:
         if not is_done:
             log = self.tail(200_000)
             lines = "\n".join(f"    {line[:160]}" for line in telling_lines(log))
-            advice = remedy(log) or "The log tells more."
+            advice = remedy(log) or "See the log."
             raise SetupError(f"{what} failed. {advice}\n  In {self.log_path}:\n{lines}")
 
 
@@ -177,23 +176,23 @@ def poll(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """The compiler processes too: they belong to the child's group and would compile on."""
+    """Ends compilers too: they are in the child's group and would go on compiling."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave them behind
     for sign, patience_s in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=patience_s)
-    # The second round also reaches compilers that outlived their parent.
+    # SIGKILL also reaches compilers that have outlived their parent.
 
 
 @contextlib.contextmanager
 def only_setup(path: Path) -> Iterator[IO[str]]:
-    """Waits until no other setup, or child that one left behind, works on .venv."""
+    """Waits until no other setup, or a child left behind by one, works on .venv."""
     with path.open("a+") as lock:
         if not locked(lock):
             owner = path.read_text() or "unknown"
-            status = Status(f"Another setup is running here (process {owner}), waiting for it")
+            status = Status(f"Waiting for another setup (process {owner})")
             while not locked(lock):
                 status.show()
                 time.sleep(0.2)

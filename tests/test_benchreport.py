@@ -16,7 +16,7 @@ def test_a_table_is_markdown() -> None:
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
 
-def test_a_report_takes_the_place_of_the_last_one(tmp_path: Path) -> None:
+def test_a_report_replaces_the_last_one(tmp_path: Path) -> None:
     document = tmp_path / "speed.md"
     document.write_text("before\n<!-- bench_x -->\nold\n<!-- end of bench_x -->\nafter\n")
     publish("bench_x", "new", writes=False, folder=tmp_path)

@@ -33,7 +33,7 @@ def another_holds(path: Path) -> Iterator["subprocess.Popen[str]"]:
         holder.kill()
 
 
-def test_a_lock_that_another_process_holds_is_given_up_and_says_whose_it_is(tmp_path: Path) -> None:
+def test_waiting_for_another_processes_lock_ends_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "new" / "x.lock"
     told: list[str] = []
     with another_holds(path) as holder:
@@ -48,7 +48,7 @@ def test_a_lock_that_another_process_holds_is_given_up_and_says_whose_it_is(tmp_
         pass
 
 
-def test_who_has_no_patience_left_gives_up(tmp_path: Path) -> None:
+def test_waiting_ends_when_gives_up_says_so(tmp_path: Path) -> None:
     with another_holds(tmp_path / "x.lock"):
         is_over = threading.Event()
         threading.Timer(0.1, is_over.set).start()
@@ -74,7 +74,7 @@ def test_threads_take_turns(tmp_path: Path) -> None:
     assert sorted(inside) == list(range(4))
 
 
-def test_scratch_is_swept_unless_somebody_is_at_work(tmp_path: Path) -> None:
+def test_scratch_is_swept_unless_the_lock_is_held(tmp_path: Path) -> None:
     left = tmp_path / f"{cache.SCRATCH}123-old" / "model"
     left.mkdir(parents=True)
     (tmp_path / "kept").mkdir()

@@ -58,7 +58,7 @@ def test_an_installed_package_has_the_shipped_file_inside(
     assert config_file.shipped_file() == inside
 
 
-def test_an_absent_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for given in (tmp_path / "no.toml", None):
         monkeypatch.setenv("LOCALINFRA_CONFIG", str(tmp_path / "no.toml"))
         with pytest.raises(ConfigError, match=r"no\.toml: no such settings file"):
@@ -136,7 +136,7 @@ def test_another_encoding_is_named_with_what_to_do(
 
 
 @pytest.mark.parametrize("text", [f"a = {'[' * 5000}", f"a = {'9' * 5000}"])
-def test_toml_that_python_gives_up_on_is_a_sentence(tmp_path: Path, text: str) -> None:
+def test_toml_that_python_can_not_parse_is_an_error(tmp_path: Path, text: str) -> None:
     assert refusal(tmp_path, text).startswith("models.toml: not valid TOML: ")
 
 
@@ -151,12 +151,12 @@ def test_a_folder_is_not_a_file_and_a_pipe_is(tmp_path: Path) -> None:
     writer.join()
 
 
-def test_all_mistakes_of_a_table_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_in_a_table_are_reported_together(tmp_path: Path) -> None:
     text = "[server]\nhst = 'x'\nport = -1\nmax_queue = 0"
     assert len(refusal(tmp_path, text).splitlines()) == 3
 
 
-def test_keys_of_the_environment_take_the_place_of_the_files(
+def test_keys_in_the_environment_replace_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, "[server]\napi_keys = ['of-the-file']")
@@ -185,7 +185,7 @@ def test_loopback_needs_no_key(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "my-laptop", "localhost.evil"])
-def test_other_addresses_need_a_key_or_an_explicit_word(host: str) -> None:
+def test_other_addresses_need_a_key_or_explicit_permission(host: str) -> None:
     with pytest.raises(ConfigError, match="api_keys") as caught:
         ServerSettings(host=host).check_exposure()
     assert host in str(caught.value)
@@ -194,6 +194,6 @@ def test_other_addresses_need_a_key_or_an_explicit_word(host: str) -> None:
     ServerSettings(host=host, allow_unauthenticated=True).check_exposure()
 
 
-def test_settings_without_end_are_refused() -> None:
+def test_endless_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="more than 16 MiB"):
         config_file.load(Path("/dev/zero"))

@@ -1,4 +1,4 @@
-"""Links of the documents lead to files and headings that are there."""
+"""Links in the documents lead to existing files and headings."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_files_named_in_the_text_are_there(document: Path) -> None:
+def test_files_named_in_the_text_exist(document: Path) -> None:
     """`engine/kvcache.py` may leave the package's name out."""
     named = FILE.findall(re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S))
     places = (ROOT, ROOT / "localinfra", ROOT / "tests", document.parent)

@@ -15,7 +15,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(work, 60))
 
 
-def test_one_more_than_may_wait_is_refused_and_others_go_on() -> None:
+def test_one_job_too_many_is_refused_and_others_go_on() -> None:
     async def test() -> None:
         executor, gate = BoundedExecutor("tests", 1, 2), threading.Event()
         jobs = [asyncio.create_task(executor.run(gate.wait)) for _ in range(3)]
@@ -29,7 +29,7 @@ def test_one_more_than_may_wait_is_refused_and_others_go_on() -> None:
     run(test())
 
 
-def test_the_smallest_goes_first() -> None:
+def test_the_smallest_job_runs_first() -> None:
     async def test() -> None:
         executor, gate = BoundedExecutor("tests", 1, 10), threading.Event()
         order: list[int] = []
@@ -45,7 +45,7 @@ def test_the_smallest_goes_first() -> None:
 
 
 @pytest.mark.parametrize("victim", [1, 2])
-def test_a_caller_that_leaves_gives_its_place_back(victim: int) -> None:
+def test_a_cancelled_caller_frees_its_place(victim: int) -> None:
     async def test() -> None:
         executor, gate = BoundedExecutor("tests", 1, 2), threading.Event()
         done: list[int] = []
@@ -63,7 +63,7 @@ def test_a_caller_that_leaves_gives_its_place_back(victim: int) -> None:
     run(test())
 
 
-def test_a_place_that_was_handed_over_to_a_caller_that_leaves_is_not_lost() -> None:
+def test_a_place_handed_to_a_cancelled_caller_is_not_lost() -> None:
     async def test() -> None:
         executor, gate = BoundedExecutor("tests", 1, 2), threading.Event()
         first = asyncio.create_task(executor.run(gate.wait))
@@ -79,7 +79,7 @@ def test_a_place_that_was_handed_over_to_a_caller_that_leaves_is_not_lost() -> N
     run(test())
 
 
-def test_work_that_nobody_waits_for_can_tell() -> None:
+def test_running_work_sees_that_its_caller_has_left() -> None:
     async def test() -> None:
         executor, begun, told = BoundedExecutor("tests", 1, 0), threading.Event(), []
 
@@ -101,7 +101,7 @@ def test_work_that_nobody_waits_for_can_tell() -> None:
     run(test())
 
 
-def test_large_jobs_leave_a_thread_to_the_small_ones() -> None:
+def test_large_jobs_leave_a_thread_to_small_ones() -> None:
     async def test() -> None:
         executor, gate = BoundedExecutor("tests", 2, 16, large_size=10), threading.Event()
         large = [asyncio.create_task(executor.run(gate.wait, size=11)) for _ in range(3)]
@@ -116,7 +116,7 @@ def test_large_jobs_leave_a_thread_to_the_small_ones() -> None:
     run(test())
 
 
-def test_a_large_job_is_not_put_off_for_ever() -> None:
+def test_a_large_job_is_not_delayed_forever() -> None:
     async def test() -> None:
         executor, gate = BoundedExecutor("tests", 1, 100), threading.Event()
         order: list[str] = []

@@ -19,7 +19,7 @@ class Knot:
             self.on_end()
 
 
-def test_frozen_garbage_goes() -> None:
+def test_frozen_garbage_is_freed() -> None:
     knot = Knot()
     gone = weakref.ref(knot)
     garbage.freeze()
@@ -30,7 +30,7 @@ def test_frozen_garbage_goes() -> None:
     assert gone() is None
 
 
-def test_garbage_goes_though_another_thread_is_collecting() -> None:
+def test_garbage_is_freed_even_while_another_thread_collects() -> None:
     has_begun, may_end = threading.Event(), threading.Event()
 
     def linger() -> None:

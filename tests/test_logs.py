@@ -27,7 +27,7 @@ def log(out: io.StringIO) -> Iterator[logging.Logger]:
     handler.close()
 
 
-def test_a_value_from_outside_is_cut_and_escaped() -> None:
+def test_an_outside_value_is_truncated_and_escaped() -> None:
     assert shown("plain é text") == "plain é text"
     assert shown(HOSTILE) == "a\\nERROR forged\\r\\x1b[2J\\x00\\u202e\\ud800é"
     assert shown("x" * 201) == "x" * 200 + "..."
@@ -49,7 +49,7 @@ def test_a_traceback_keeps_its_lines(log: logging.Logger, out: io.StringIO) -> N
     assert "Traceback" in out.getvalue() and len(out.getvalue().splitlines()) > 2
 
 
-def test_records_of_one_kind_are_counted_when_they_are_many(
+def test_a_flood_of_one_kind_of_record_is_throttled_and_counted(
     log: logging.Logger, out: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
@@ -68,19 +68,19 @@ def test_records_of_one_kind_are_counted_when_they_are_many(
     assert out.getvalue().endswith("refused 1000 (and 970 more like this)\n")
 
 
-def test_tracebacks_are_fewer(log: logging.Logger, out: io.StringIO) -> None:
+def test_tracebacks_are_throttled_sooner(log: logging.Logger, out: io.StringIO) -> None:
     for _ in range(20):
         log.error("failed", exc_info=ZeroDivisionError())
     assert out.getvalue().count("failed") == 3
 
 
-def test_who_asks_for_debug_records_sees_them_all(log: logging.Logger, out: io.StringIO) -> None:
+def test_debug_records_are_never_throttled(log: logging.Logger, out: io.StringIO) -> None:
     for _ in range(100):
         log.debug("step")
     assert len(out.getvalue().splitlines()) == 100
 
 
-def test_kinds_without_end_take_no_memory(log: logging.Logger) -> None:
+def test_endless_kinds_of_records_take_bounded_memory(log: logging.Logger) -> None:
     throttle = Throttle()
     for at in range(3 * MAX_KINDS):
         throttle.filter(logging.makeLogRecord({"msg": f"kind {at}", "levelno": logging.INFO}))

@@ -1,4 +1,4 @@
-"""docs/settings.md says what models.toml takes, as the structs that read it have it."""
+"""docs/settings.md agrees with the structs that read models.toml."""
 
 import sys
 from importlib.machinery import SourceFileLoader
@@ -31,7 +31,7 @@ def load_script() -> ModuleType:
 script = load_script()
 
 
-def test_the_document_is_what_the_structs_say() -> None:
+def test_the_document_agrees_with_the_structs() -> None:
     present = DOCUMENT.read_text(encoding="utf-8")
     assert present == script.document(present), "run scripts/make_settings_doc"
 
@@ -43,7 +43,7 @@ def test_every_key_has_a_row() -> None:
     assert not {key for key in keys if f"| `{key}` |" not in tables}
 
 
-def test_what_a_key_does_is_said_beside_or_above_it() -> None:
+def test_a_keys_effect_is_the_comment_beside_or_above_it() -> None:
     source = (
         "class Settings:\n"
         "    # of all of them\n"

@@ -1,4 +1,4 @@
-"""The choices of scripts/setup*.py, over plain values; and which build suits which machine."""
+"""The choices of scripts/setup*.py, on plain values, and which build suits which machine."""
 
 import importlib.util
 import subprocess
@@ -120,26 +120,26 @@ def ways(backend: str, machine: Machine = LINUX, cached: bool = False, args: str
     return [attempt.title for attempt in found]
 
 
-def test_the_authors_wheel_comes_first_and_compiling_last() -> None:
-    assert ways("cpu") == ["ready-made by its authors (cpu)", "from source"]
-    assert ways("cuda", nvidia(12, 4))[0] == "ready-made by its authors (cu124)"
+def test_a_prebuilt_wheel_comes_first_and_compiling_last() -> None:
+    assert ways("cpu") == ["prebuilt wheel (cpu)", "from source"]
+    assert ways("cuda", nvidia(12, 4))[0] == "prebuilt wheel (cu124)"
     for backend in ("cpu", "cuda", "metal", "vulkan"):
         assert choices.attempts(SPEC, backend, LINUX, False, "", Path("/c"))[-1].compiles
 
 
-def test_what_was_compiled_here_is_preferred_for_the_cpu_alone() -> None:
+def test_an_earlier_compiled_build_is_preferred_for_the_cpu_only() -> None:
     assert ways("cpu", cached=True)[0] == "from pip's cache, compiled earlier"
-    assert ways("vulkan", cached=True)[0] == "ready-made by its authors (vulkan)"
+    assert ways("vulkan", cached=True)[0] == "prebuilt wheel (vulkan)"
 
 
-def test_a_readers_own_cmake_args_are_always_compiled() -> None:
+def test_custom_cmake_args_are_always_compiled() -> None:
     only = choices.attempts(SPEC, "cuda", nvidia(12, 4), True, "-DX=1", Path("/c"))
     assert [attempt.compiles for attempt in only] == [True]
     assert only[0].environment == {"CMAKE_ARGS": "-DGGML_CUDA=on -DX=1"}
     assert "--no-cache-dir" in only[0].pip_arguments
 
 
-def test_only_the_authors_index_can_answer_for_their_wheel() -> None:
+def test_prebuilt_wheels_come_only_from_their_own_index() -> None:
     wheel = choices.attempts(SPEC, "vulkan", LINUX, False, "", Path("/c"))[0]
     assert "--only-binary" in wheel.pip_arguments and SPEC in wheel.pip_arguments
     assert wheel.environment["PIP_EXTRA_INDEX_URL"].split() == []
@@ -162,7 +162,7 @@ def test_pins_are_those_of_pyproject() -> None:
     ]
 
 
-def test_a_tool_that_is_missing_is_named_before_anything_is_compiled() -> None:
+def test_a_missing_tool_is_named_before_anything_is_compiled() -> None:
     assert "build-essential" in choices.missing_tool("cpu", LINUX, set())
     assert "xcode-select" in choices.missing_tool("metal", MAC, set())
     assert "CUDA toolkit" in choices.missing_tool("cuda", LINUX, {"c++"})
@@ -185,7 +185,7 @@ def test_progress_is_ninjas_last_step() -> None:
     ("log", "advice"),
     [
         ("OSError: [Errno 28] No space left on device", "disk is full"),
-        ("g++: fatal error: Killed signal terminated program cc1plus", "Memory ran out"),
+        ("g++: fatal error: Killed signal terminated program cc1plus", "ran out of memory"),
         ('Target "ggml-cuda" links to: CUDA::cublas', "cuBLAS"),
         ("NewConnectionError: Name or service not known", "network"),
         ("SSLError(SSLCertVerificationError(CERTIFICATE_VERIFY_FAILED", "pip config"),
@@ -227,10 +227,10 @@ def test_a_second_setup_waits_for_the_first(
         began = time.monotonic()
         with shell.only_setup(lock):
             assert time.monotonic() - began > 0.3
-    assert "Another setup is running" in capsys.readouterr().err
+    assert "Waiting for another setup" in capsys.readouterr().err
 
 
-def test_what_the_system_refuses_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_system_error_is_printed_in_one_line(tmp_path: Path) -> None:
     for name in (*SCRIPTS, "localinfra/backend_detect.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
