@@ -66,7 +66,7 @@ def attempts(
         )
         return [compiled]
     quickly = ("--only-binary", "llama-cpp-python", "--retries", "0", "--timeout", "8")
-    ready_made = [
+    prebuilt = [
         Attempt(
             f"prebuilt wheel ({index})",
             (*quickly, "--index-url", f"{WHEELS}/{index}", requirement),
@@ -78,14 +78,14 @@ def attempts(
     ]
     if backend == "cpu" and is_cached:
         # Compiled here earlier for exactly this CPU: at least as fast as any prebuilt wheel.
-        kept = Attempt("from pip's cache, compiled earlier", (requirement,))
-        anew = Attempt("from source", (*source, "--no-cache-dir", requirement), compiles=True)
-        return [kept, *ready_made, anew]
+        cached = Attempt("from pip's cache, compiled earlier", (requirement,))
+        fresh = Attempt("from source", (*source, "--no-cache-dir", requirement), compiles=True)
+        return [cached, *prebuilt, fresh]
     # pip caches wheels by version only: from a shared cache, a CUDA install could get a CPU build.
     own_cache = () if backend == "cpu" else ("--cache-dir", str(cache / backend))
     environment = {"CMAKE_ARGS": flags} if flags else {}
     compiled = Attempt("from source", (*source, *own_cache, requirement), environment, True)
-    return [*ready_made, compiled]
+    return [*prebuilt, compiled]
 
 
 def cmake_flags(backend: str, machine: Machine) -> str:

@@ -224,7 +224,7 @@ def check_part(name: str, is_installed: bool, is_needed: bool) -> Finding:
     command = install.extra(name)
     if is_needed:
         return Finding("failed", f"{name} not installed, but models here need it", command)
-    return Finding("ok", f"Optional: {name} not installed (installs torch)", command)
+    return Finding("ok", f"Optional: {name} not installed (includes torch)", command)
 
 
 def describe_images(name: str, outlook: ImageOutlook) -> Finding:

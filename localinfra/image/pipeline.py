@@ -265,8 +265,8 @@ class FluxPainter:
 
 
 def picture_pipelines(diffusers: Any, pipe: Any) -> tuple[Any, Any]:
-    """Pipelines over the same weights that start from a picture, and from one with a mask.
-    `from_pipe` is no use: it casts the weights to float32."""
+    """Pipelines over the same weights that start from a picture, and from one with a mask. Not made
+    by `from_pipe`, which casts the weights to float32."""
     parts = pipe.components
     found = diffusers.FluxImg2ImgPipeline(**parts), diffusers.FluxInpaintPipeline(**parts)
     for other in found:  # their execution device depends on these exclusions

@@ -67,7 +67,7 @@ class Bench:
         except BadGguf as error:  # a full disk leaves an incomplete file
             raise QuantizeFailed(str(error)) from None
         if type == "q8_0":
-            exact.mend(self._header, header)
+            exact.improve(self._header, header)
         self._load(type, path)
 
     def speeds(self, progress: Progress) -> tuple[dict[str, Speed], bool]:

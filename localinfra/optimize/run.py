@@ -59,7 +59,7 @@ def run(job: OptimizeJob, show: Callable[[Progress], None], limit_s: float | Non
             case JobFailed():
                 raise OptimizeFailed(last.message)
         if ran_out.is_set():
-            raise OptimizeFailed(f"it did not finish within {limit_s:.0f} s ({at[0]})")
+            raise OptimizeFailed(f"the measurement did not finish within {limit_s:.0f} s ({at[0]})")
         raise epitaph(process.returncode, log)
 
 
