@@ -15,8 +15,8 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 def end_with_parent() -> None:
     """Ends this process at EOF on stdin, which means that the parent is gone. On Linux the kernel
-    kills it too, in case Python is stuck. Resets signals that the parent may have been started
-    with ignored or blocked."""
+    kills it too, in case Python is stuck. Resets signal handling, since the parent may have been
+    started with signals ignored or blocked."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_DFL)

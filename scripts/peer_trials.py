@@ -257,9 +257,7 @@ def busy_machine(trial: Trial) -> Iterator[Figure]:
         yield Figure(f"{title}: the slowest", "s", slowest_s, is_bound)
         trial.server.cancel()
         trial.server.set_deadline(trial.setup.timeout_s)
-        trial.server.ask(
-            [trial.prompt(60, "calm")], 1
-        )  # answered once the dropped requests are gone
+        trial.server.ask([trial.prompt(60, "calm")], 1)  # answered once the dropped ones are gone
 
 
 def first_answer(trial: Trial) -> Iterator[Figure]:

@@ -130,8 +130,7 @@ class Conversation:
     def say(self, text: str) -> bool:
         """Sends a message and prints the answer; returns False if Ctrl-C stopped it.
 
-        Raises ApiError if the server refuses it. A message without any answer text counts as not
-        sent.
+        Raises ApiError if the request fails. A message without any answer text counts as not sent.
         """
         self.messages.append(HistoryMessage("user", text))
         parts: list[str] = []

@@ -138,7 +138,7 @@ def check_room(sizes: Mapping[str, int], room: int, where: str, dtype: str, has_
 
 
 def _quantize(device: str, sizes: Mapping[str, int], room: int, is_file: bool) -> Quantize:
-    """float8 if the GPU only then holds everything, or else only then the transformer: moving bf16
+    """float8 if that makes everything fit the GPU, or else at least the transformer: moving bf16
     weights to it for each image takes longer than computing the image."""
     if device != "cuda" or is_file or sum(sizes.values()) + WORKING_BYTES <= room:
         return "none"

@@ -112,7 +112,7 @@ def is_lossless(candidate: MeasuredType, original: MeasuredType) -> bool:
     own = original.loss.mean_kl
     if candidate.loss.mean_kl > MAX_KL_RATIO * own + KL_NOISE:
         return False
-    # On text that F16 would write, perplexity is exp(entropy + KL), so KL gives its change exactly.
+    # On text that F16 would write, perplexity is exp(entropy + KL): KL gives its change precisely.
     if math.expm1(candidate.loss.mean_kl - own) >= MAX_PERPLEXITY_CHANGE:
         return False
     change = abs(candidate.loss.perplexity - original.loss.perplexity)

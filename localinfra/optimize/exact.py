@@ -33,7 +33,7 @@ BLOCKS_AT_ONCE = 1 << 14  # half a million weights: some 10 MiB with all copies
 
 
 def improve(source: GgufHeader, target: GgufHeader) -> None:
-    """Rewrites the Q8_0 tensors of `target`, a file made from `source`, with as_q8_0's blocks."""
+    """Rewrites the Q8_0 tensors of `target`, a file made from `source`, with more exact blocks."""
     made = {tensor.name: tensor for tensor in target.tensors}
     old = np.memmap(source.path, np.uint8, "r")
     new = np.memmap(Path(target.path), np.uint8, "r+")

@@ -21,7 +21,7 @@ import msgspec
 from localinfra import cache, machine
 
 LOCK_LIMIT_S = 3600.0  # longest wait for another process's measurement
-RETRY_AFTER_S = 3600  # a busy machine or a full disk may be over by then
+RETRY_AFTER_S = 3600  # by then the machine may be idle, or the disk have room
 
 
 class CacheUnusable(Exception):
