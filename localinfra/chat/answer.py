@@ -1,4 +1,4 @@
-"""What a client wants an answer to be, as plain values, and the grammar that makes it so.
+"""The form a client wants an answer to have, as plain values, and the grammar that enforces it.
 
 Shared by the routes; pure.
 """
@@ -17,7 +17,7 @@ from localinfra.chat.messages import Json
 from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
 from localinfra.chat.schema.rules import Rule, json_rule
 
-OUTPUT = "output"  # what a client's own grammar is called within ours
+OUTPUT = "output"  # name of a client's own grammar within ours
 ANY_OBJECT: dict[str, Json] = {"type": "object"}
 
 
@@ -37,15 +37,15 @@ class Tool(msgspec.Struct, frozen=True):
     definition: Mapping[str, Json]  # as the client sent it, for the template
     parameters: dict[str, Json] | None
     param: str  # path of the parameters, for errors
-    is_strict: bool = False  # the client wants all of the schema enforced, or to be told
-    has_schema: bool = True  # or what it sent for parameters is none
+    is_strict: bool = False  # enforce the whole schema, or refuse the request
+    has_schema: bool = True  # False: the client's `parameters` are not a schema
 
 
 class ToolUse(msgspec.Struct, frozen=True):
-    """The tools of a request, and whether they must be used. With `is_named` there is one."""
+    """A request's tools, and whether one must be called. `is_named` implies exactly one."""
 
-    tools: Sequence[Tool] = ()  # which the model is told of
-    allowed: frozenset[str] | None = None  # names of those that may be called; None: all
+    tools: Sequence[Tool] = ()  # described to the model
+    allowed: frozenset[str] | None = None  # names of the callable ones; None: all
     is_required: bool = False
     is_named: bool = False
     is_parallel: bool = True
@@ -58,21 +58,21 @@ class ToolUse(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """All that is asked of an answer's form."""
+    """All requirements on the form of an answer."""
 
     format: AnswerFormat | None = None
     use: ToolUse = ToolUse()
 
 
 class GrammarSource(msgspec.Struct, frozen=True):
-    """A grammar to be compiled."""
+    """A grammar, not yet compiled."""
 
     text: str
-    left_out: Sequence[str] = ()  # paths of what it does not enforce
-    is_plain: bool = False  # of a kind that compiles in milliseconds
-    # The text is any JSON object, where there is no reasoning up to this mark before it.
+    left_out: Sequence[str] = ()  # paths in the schema that it does not enforce
+    is_plain: bool = False  # sure to compile in milliseconds
+    # Set if any JSON object will do: the mark that ends reasoning before it, b"" if there is none.
     free_json: bytes | None = None
-    hard: Sequence[Hard] = ()  # keywords that may be why it can't be compiled
+    hard: Sequence[Hard] = ()  # keywords that may keep it from compiling
 
 
 def grammar_of(
@@ -84,12 +84,12 @@ def grammar_of(
     is_continued: bool = False,
     waivers: Mapping[str, Waiver] = {},
 ) -> GrammarSource | None:
-    """The source of its grammar; None where any text will do.
+    """The grammar of the answer, or None if any text will do.
 
-    `tokens` are the spellings that are no text to a grammar; `voice` is None where a text is
-    continued that is no chat; `is_continued`: the prompt has opened the content; `waivers` by names
-    of tools, where more than usual has to be left out. Raises InvalidRequest and
-    UnsupportedParameter for what can't be enforced.
+    `tokens`: spellings that a grammar must name by token id. `voice`: None for a raw completion.
+    `is_continued`: the prompt has already opened the content. `waivers`: by name of tool, where
+    more than usual must be left out. Raises InvalidRequest or UnsupportedParameter if something
+    can't be enforced.
     """
     marks = grammar.MarkLiterals(tokens)
     reasoning = voice.reasoning if voice and not is_continued else None
@@ -137,7 +137,7 @@ def usual_waiver(tool: Tool) -> Waiver:
 
 
 def arguments_source(tool: Tool, waiver: Waiver) -> GrammarSource:
-    """A grammar of this function's arguments alone. Raises as `grammar_of`."""
+    """A grammar of this function's arguments alone. Raises the same errors as `grammar_of`."""
     rule = grammar.function(tool.name, tool.parameters, tool.param, waiver).arguments
     return source_of(rule)
 
@@ -148,7 +148,7 @@ def source_of(rule: Rule) -> GrammarSource:
 
 
 def format_rule(wanted: AnswerFormat) -> Rule:
-    """The elements of a rule that stand for text of this form. Raises as `grammar_of`."""
+    """The rule that matches text of this form. Raises the same errors as `grammar_of`."""
     if wanted.kind == "json":
         return json_rule(wanted.schema, wanted.param, Waiver(Leniency.ONE_OF))
     if wanted.kind == "regex":
@@ -159,7 +159,7 @@ def format_rule(wanted: AnswerFormat) -> Rule:
 def parser_of(
     voice: Voice, *, has_tools: bool, is_thinking: bool, is_continued: bool = False
 ) -> Parser | None:
-    """None where there is nothing to tell apart: the text is the content."""
+    """The parser of an answer, or None if all its text is content."""
     if voice is HARMONY:
         return HarmonyParser(in_body=is_continued)
     if not has_tools and voice.reasoning is None:

@@ -1,5 +1,5 @@
-"""Calls that repeat one already made in the same answer, which small models do without end: the
-same function with the same arguments, in whatever order.
+"""Stops an answer at a tool call that repeats an earlier one, as small models do endlessly: the
+same function with the same arguments, in any order.
 
 Pure: pieces in, pieces out.
 """
@@ -11,11 +11,11 @@ from localinfra.chat.formats.pieces import CallArguments, CallEnd, CallStart, Pi
 
 
 class Arguments:
-    """The members of a JSON object as they come, each as it is written, without blanks."""
+    """The members of a JSON object as they stream in, as written but without whitespace."""
 
     def __init__(self) -> None:
         self.members: Counter[str] = Counter()
-        self.begun = ""  # the one on its way
+        self.begun = ""  # the incomplete member
         self._depth = 0
         self._in_string = False
         self._is_escaped = False
@@ -40,7 +40,7 @@ class Arguments:
         self._depth += character in "{["
 
     def may_become(self, other: "Arguments") -> bool:
-        """Whether more could make it equal to the other, which is complete."""
+        """Whether more text could make it equal to `other`, which is complete."""
         if not self.members <= other.members:
             return False
         left = [*(other.members - self.members), other.begun]
@@ -53,29 +53,29 @@ class Arguments:
 
 
 class CallFilter:
-    """Passes the pieces of an answer on, up to the first call that repeats another one.
+    """Passes on the pieces of an answer, up to the first call that repeats another one.
 
-    A call after the first is held back until its arguments differ from those of all earlier calls
-    of the same function: what has been streamed can't be taken back.
+    A call is held back until its arguments differ from those of all earlier calls of the same
+    function: streamed text can't be taken back.
     """
 
     def __init__(self) -> None:
-        self.is_repeating = False  # nothing more will pass
-        self._earlier: list[tuple[str, Arguments]] = []  # names of complete calls, with theirs
+        self.is_repeating = False  # no more pieces will pass
+        self._earlier: list[tuple[str, Arguments]] = []  # complete calls: name, arguments
         self._name = ""
         self._arguments = Arguments()
         self._held: list[Piece] = []
         self._is_holding = False
 
-    def passed(self, pieces: list[Piece]) -> list[Piece]:
-        return joined(self._passed(pieces))
+    def push(self, pieces: list[Piece]) -> list[Piece]:
+        return joined(self._push(pieces))
 
-    def held(self) -> list[Piece]:
-        """What is held back, once no more can come: a call that was cut off."""
+    def finish(self) -> list[Piece]:
+        """The pieces still held back at the end, of a call that was cut off."""
         held, self._held, self._is_holding = self._held, [], False
         return [] if self.is_repeating else joined(held)
 
-    def _passed(self, pieces: list[Piece]) -> Iterator[Piece]:
+    def _push(self, pieces: list[Piece]) -> Iterator[Piece]:
         for piece in pieces:
             if self.is_repeating:
                 return

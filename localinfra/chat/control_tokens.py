@@ -1,7 +1,7 @@
-"""Tells the template's control tokens from the same words typed into a message.
+"""Tells a template's control tokens from the same spellings typed into a message.
 
-Text only: finds control tokens in strings, wraps them in characters that occur nowhere else
-before a template runs, and reads those brackets back from what it wrote.
+Text only: before the template runs, wraps control tokens in its inputs in brackets, characters
+that occur nowhere else; afterwards finds these brackets in the output.
 """
 
 import os
@@ -20,7 +20,7 @@ ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A stretch of a prompt. Only with `is_template` may control tokens be read in it."""
+    """A part of a prompt. Control tokens are recognized in it only if `is_template`."""
 
     text: str
     is_template: bool
@@ -32,19 +32,19 @@ class Span(NamedTuple):
 
 
 class Brackets(NamedTuple):
-    """Three characters that are in no input, neither plain nor as a JSON escape.
+    """Three characters that occur in no input, neither literally nor as a JSON escape.
 
-    Printable ones of large scripts: `{{ tools }}` writes Python's repr, which would escape
-    those for private use.
+    Printable, from large scripts: `{{ tools }}` writes Python's repr, which would escape
+    private-use characters.
     """
 
     opening: str
     closing: str
-    end: str  # where the message that is to be continued ends
+    end: str  # marks the end of the message to be continued
 
     @classmethod
     def absent_from(cls, texts: Iterable[str]) -> "Brackets":
-        """Raises InvalidRequest for texts that leave none: they list Unicode."""
+        """Raises InvalidRequest if the texts leave none, as a listing of Unicode would."""
         known: set[str] = set()
         for text in texts:
             if not text.isascii():
@@ -56,12 +56,12 @@ class Brackets(NamedTuple):
             return cls(next(absent), next(absent), next(absent))
         except StopIteration:
             raise InvalidRequest(
-                "The messages use too many different characters; send a part of them.", "messages"
+                "The messages use too many different characters; send fewer at once.", "messages"
             ) from None
 
 
 class ControlTokens:
-    """Finds a vocabulary's control tokens in text, the longest where several begin."""
+    """Finds a vocabulary's control tokens in text, preferring longer ones."""
 
     def __init__(self, tokens: Collection[str]):
         spellings = sorted({token for token in tokens if token})
@@ -77,11 +77,11 @@ class ControlTokens:
         )
 
     def segments(self, marked: str, plain: str, brackets: Brackets) -> tuple[Segment, ...]:
-        """What came from messages and what from the template.
+        """Separates control tokens typed in messages from what the template wrote.
 
         `marked` was rendered from wrapped inputs, `plain` from the inputs themselves. They
-        differ in more than brackets where the template cuts or trims right beside a control token;
-        `plain` is the text then, if both contain the same tokens in the same order.
+        differ in more than brackets if the template cuts or trims right beside a control token;
+        the result is then `plain`, provided both contain the same tokens in the same order.
         """
         text, typed = self._unwrap(marked, brackets)
         if text == plain:
@@ -102,10 +102,10 @@ class ControlTokens:
         return [Span(*match.span()) for match in self._regex.finditer(text)]
 
     def _unwrap(self, marked: str, brackets: Brackets) -> tuple[str, list[Span]]:
-        """The text without brackets, and the spans that messages brought.
+        """The text without brackets, and the spans they enclosed: typed in messages.
 
-        A template that cuts its input may leave one mark of a pair: a token beside it is still
-        the message's. A lone mark beside anything else says nothing and is dropped.
+        A template that cuts its input may leave one bracket of a pair: a token beside it still
+        counts as typed. A lone bracket beside anything else is dropped.
         """
         opening, closing, token = brackets.opening, brackets.closing, self._pattern
         regex = re.compile(
@@ -151,9 +151,9 @@ def mapped(value: Json, change: Callable[[str], str]) -> Json:
 
 
 def _alternation(spellings: list[str]) -> str:
-    """Sorted spellings → a regex that shares their beginnings, and prefers longer ones.
+    """Sorted spellings → a regex that shares common prefixes and prefers longer spellings.
 
-    Thousands of `<unused…>` tokens side by side would be tried one by one at every `<`.
+    A flat alternation would try thousands of `<unused…>` tokens one by one at every `<`.
     """
     beginning = os.path.commonprefix(spellings)  # noqa: RUF071  # characters are meant
     rests = [spelling[len(beginning) :] for spelling in spellings]
@@ -164,7 +164,7 @@ def _alternation(spellings: list[str]) -> str:
 
 
 def _cut(text: str, typed: Iterable[Span]) -> tuple[Segment, ...]:
-    """Segments of the text, neighbours of one kind merged, empty ones left out."""
+    """The text in segments; neighbours of one kind are merged, empty ones left out."""
     pieces: list[Segment] = []
     at = 0
     for span in typed:

@@ -1,8 +1,8 @@
-"""Which form of a conversation a template takes: the first that it renders leaving nothing out.
+"""Finds the form of a conversation that a template accepts: the first it renders in full.
 
-Found by trying, in the sandbox, on sketches: conversations of the same shape with short texts. So
-a system role that is missing or silently dropped, turns that must alternate and ids of nine
-letters are noticed whatever the template says of itself.
+Tries the forms in the sandbox on a sketch, a conversation of the same shape with short texts. This
+detects a missing or silently dropped system role, turns that must alternate and ids of nine
+letters, however the template is written.
 """
 
 import functools
@@ -19,8 +19,8 @@ from localinfra.chat.rendering import Rendering, TemplateFailed
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
 from localinfra.errors import InvalidRequest
 
-PROBE_S = 0.2  # CPU time of a run that takes a millisecond
-MAX_KNOWN = 1024  # shapes whose form is remembered
+PROBE_S = 0.2  # CPU time; a run usually takes a millisecond
+MAX_KNOWN = 1024  # shapes with a cached form
 
 HI = [Message("user", "Kw0vj")]
 CALL = ToolCall(FunctionCall("f", '{"k":"v"}'), "call_1")
@@ -35,18 +35,18 @@ TOOL: dict[str, Json] = {
 
 
 class RenderInput(msgspec.Struct, frozen=True):
-    """What is to be rendered."""
+    """A conversation to be rendered."""
 
-    messages: Sequence[Message]  # with texts for content
-    told: Sequence[Mapping[str, Json]]  # tools that the template has no place for
-    variables: dict[str, Json]  # what the client says, besides messages
-    given: dict[str, object]  # what the server says
+    messages: Sequence[Message]  # with text or None as content
+    described: Sequence[Mapping[str, Json]]  # tools that the template can't render itself
+    variables: dict[str, Json]  # from the client, besides messages
+    given: dict[str, object]  # from the server
     is_continued: bool
     deadline: Deadline
 
 
 class Fitting:
-    """What is known of one template. Any thread."""
+    """Finds and caches the forms that one template accepts. Any thread."""
 
     def __init__(self, template: Template, tokens: ControlTokens, source: str, takes_tools: bool):
         self._template = template
@@ -56,16 +56,19 @@ class Fitting:
         self._known: dict[bytes, Form] = {}
 
     def forms(self, asked: RenderInput, failures: list[InvalidRequest]) -> Iterator[Form]:
-        """The forms that fit, the nearest to what was sent first. Why others don't is added to
-        `failures`; without any that fits, that is the answer."""
+        """Yields the forms that fit, the closest to the original first, and adds the errors of
+        others to `failures`."""
         sketch = sketched(asked.messages, is_continued=asked.is_continued)
         asked.deadline.check()
-        has_tools = bool(asked.told or asked.variables["tools"])
+        has_tools = bool(asked.described or asked.variables["tools"])
         variables = asked.variables
         if variables["tools"]:
             variables = {**variables, "tools": [TOOL]}
         asked = msgspec.structs.replace(
-            asked, messages=sketch.messages, told=[TOOL] if asked.told else [], variables=variables
+            asked,
+            messages=sketch.messages,
+            described=[TOOL] if asked.described else [],
+            variables=variables,
         )
         shape = [sketch.messages, has_tools, variables, asked.given["add_generation_prompt"]]
         key = hashlib.sha256(msgspec.json.encode(shape)).digest()
@@ -84,7 +87,7 @@ class Fitting:
         for form in forms(
             self._spellings, takes_tools=self._takes_tools, knows_developer=self._knows_developer
         ):
-            plain = form.messages(asked.messages, asked.told)
+            plain = form.messages(asked.messages, asked.described)
             encoded = msgspec.json.encode(plain)
             if encoded in seen:
                 continue
@@ -101,7 +104,7 @@ class Fitting:
             apart = msgspec.structs.replace(form, calls="apart")
             if missing and form.calls == "given" and self._fits(asked, sketch, apart):
                 yield apart
-            yield form  # without what was said beside a call, if the model never reads that
+            yield form  # without text beside a call, if the template never shows it
 
     def _fits(self, asked: RenderInput, sketch: Sketch, form: Form) -> bool:
         try:
@@ -110,12 +113,12 @@ class Fitting:
             return False
 
     def _missing(self, asked: RenderInput, sketch: Sketch, form: Form) -> set[str]:
-        """The words that the prompt lacks."""
+        """The sketch's words that are missing from the prompt."""
         text = self._run(asked, form)
         return sketch.needed.keys() - WORD.findall(text) if self.shows_texts else set()
 
     def _run(self, asked: RenderInput, form: Form) -> str:
-        plain = form.messages(asked.messages, asked.told)
+        plain = form.messages(asked.messages, asked.described)
         rendering = Rendering(
             template=self._template,
             tokens=self._tokens,
@@ -130,19 +133,18 @@ class Fitting:
 
     @functools.cached_property
     def shows_texts(self) -> bool:
-        """Whether the template writes the texts it is given as they are: else nothing can be said
-        of what it leaves out."""
+        """Whether the template copies texts verbatim; if not, omissions can't be detected."""
         return self._passes(HI, Form(), ["Kw0vj"], self.no_tools)
 
     @functools.cached_property
     def no_tools(self) -> Json:
-        """What says that there are no tools: some templates go through a list in any case."""
+        """The value of `tools` when there are none: [] for templates that iterate it regardless."""
         fails = not self._passes(HI, Form(), [], None) and self._passes(HI, Form(), [], [])
         return [] if fails else None
 
     @functools.cached_property
     def _spellings(self) -> Sequence[Spelling]:
-        """Those to try: the first one in which calls and results can be read, where one can."""
+        """Those to try: the first one in which calls and results appear, or all if none does."""
         call = Message("assistant", None, tool_calls=[CALL])
         result = Message("tool", "Kw2vj", tool_call_id="call_1")
         asked = [Message("user", "Kw0vj"), call]

@@ -1,7 +1,7 @@
-"""One conversation in the forms that templates of different models need. Text only; runs nothing.
+"""Rewrites a conversation into the forms that different templates need. Text only; runs nothing.
 
-Some templates have no system role, some want users and assistants to take turns, or one call at a
-time, or ids of nine letters. Each form says the same; `template.py` takes the first that fits.
+Some templates have no system role, some require users and assistants to alternate, or one call per
+message, or ids of nine letters. All forms say the same; `template.py` uses the first that fits.
 """
 
 import hashlib
@@ -18,26 +18,26 @@ from localinfra.chat.messages import FunctionCall, Json, Message, Plain, ToolCal
 
 SHORT_ID = re.compile("[A-Za-z0-9]{9}")
 ID_CHARACTERS = string.digits + string.ascii_letters
-WORD = re.compile(r"Kw\d+vj")  # of a sketch
+WORD = re.compile(r"Kw\d+vj")  # stands for a text in a sketch
 SHORT_ARGUMENTS = 200  # characters
 ROLES_OF_SYSTEM = ("system", "developer")
 
-# How calls and their results are told: as they came · what is said beside calls as a message of
-# its own · one call a message · those without a partner as text · all as text.
+# Calls and their results: as sent · text beside calls in a message of its own · one call per
+# message · unpaired ones as text · all as text.
 Calls = Literal["given", "apart", "single", "orphans_plain", "plain"]
-# Whose turn it is: as it came · neighbours joined · and a user first · and an empty answer between
-# a result and a user · or the user's text at the end of the result.
+# Turns: as sent · neighbours merged · also a user first · also an empty answer between a result and
+# a user · or the user's text appended to the result.
 Turns = Literal["given", "joined", "led", "bridged", "appended"]
-# System messages: as they came · developers among them · all at the head · in the first user turn.
+# System messages: as sent · developer's renamed · merged at the start · in the first user turn.
 System = Literal["given", "renamed", "first", "in_user"]
 
 
 class Spelling(msgspec.Struct, frozen=True):
-    """How the same calls look to the template."""
+    """How calls are spelled for the template."""
 
-    has_short_ids: bool = False  # Mistral's nine letters or digits
-    is_content_text: bool = False  # "" beside calls, not None
-    parses_arguments: bool = True  # an object where they are one
+    has_short_ids: bool = False  # nine letters or digits, as Mistral requires
+    is_content_text: bool = False  # "" instead of None beside calls
+    parses_arguments: bool = True  # an object if they are valid JSON of one
 
 
 class Form(msgspec.Struct, frozen=True):
@@ -49,20 +49,20 @@ class Form(msgspec.Struct, frozen=True):
     def messages(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Json]] = ()
     ) -> list[Plain]:
-        """What the template reads. `tools` are those it has to be told of in words."""
-        told = _with_calls(messages, self.calls, tools)
+        """The messages for the template. `tools`: those that a message must describe."""
+        changed = _with_calls(messages, self.calls, tools)
         system: list[Message] = []
         if self.system == "renamed":
-            told = [_as_system(message) for message in told]
+            changed = [_as_system(message) for message in changed]
         elif self.system != "given":
-            system = [message for message in told if message.role in ROLES_OF_SYSTEM]
-            told = [message for message in told if message.role not in ROLES_OF_SYSTEM]
-        told = _with_turns(told, self.turns)
+            system = [message for message in changed if message.role in ROLES_OF_SYSTEM]
+            changed = [message for message in changed if message.role not in ROLES_OF_SYSTEM]
+        changed = _with_turns(changed, self.turns)
         if system:
-            told = _with_system(told, _join(system), self.system == "in_user")
+            changed = _with_system(changed, _join(system), self.system == "in_user")
         if self.spelling.has_short_ids:
-            told = _with_short_ids(told)
-        plain = normalize(told, parse_arguments=self.spelling.parses_arguments)
+            changed = _with_short_ids(changed)
+        plain = normalize(changed, parse_arguments=self.spelling.parses_arguments)
         if self.spelling.is_content_text:
             plain = [{**message, "content": message["content"] or ""} for message in plain]
         return plain
@@ -77,8 +77,8 @@ SPELLINGS = [
 def forms(
     spellings: Sequence[Spelling], *, takes_tools: bool, knows_developer: bool
 ) -> Iterator[Form]:
-    """From what the client sent to what differs most; the last is turns of a user and an assistant
-    with nothing but texts, which every template takes."""
+    """From the original to the most altered; the last has alternating user and assistant turns of
+    plain text, which every template accepts."""
     calls: list[Calls] = ["given", "single", "orphans_plain", "plain"] if takes_tools else ["plain"]
     turns: list[Turns] = ["given", "joined", "led", "bridged", "appended"]
     system: list[System] = ["given", "renamed", "first", "in_user"]
@@ -113,7 +113,7 @@ def _apart(message: Message) -> list[Message]:
 
 
 def _rounds(messages: Sequence[Message]) -> Iterator[list[Message]]:
-    """Each message that calls with the results right after it; any other alone."""
+    """Groups each message with calls and the results right after it; others stand alone."""
     at = 0
     while at < len(messages):
         stop = at + 1
@@ -125,7 +125,7 @@ def _rounds(messages: Sequence[Message]) -> Iterator[list[Message]]:
 
 
 def _pairs(run: Sequence[Message]) -> dict[int, int]:
-    """Of a round: the index of a call → that of its result in `run`, by id or else in order."""
+    """Index of a call → index of its result in `run`, matched by id or else by order."""
     calls = run[0].tool_calls or ()
     by_id: dict[str | None, list[int]] = {}
     for at, result in reversed([*enumerate(run)][1:]):
@@ -154,8 +154,8 @@ def _one_by_one(run: list[Message]) -> Iterator[Message]:
 
 
 def _without_partner(messages: Sequence[Message]) -> set[int]:
-    """Indices of results that no call before them asked for, and of messages with calls of which
-    one has no result, together with the results of the others."""
+    """Indices of results without a call before them, and of whole rounds in which a call has no
+    result."""
     alone: set[int] = set()
     at = 0
     for run in _rounds(messages):
@@ -174,13 +174,13 @@ def _without_partner(messages: Sequence[Message]) -> set[int]:
 
 
 def _with_short_ids(messages: Sequence[Message]) -> list[Message]:
-    """Nine letters or digits in place of every id, the same for the same. A result without one is
-    the next call's."""
+    """Replaces each id with nine letters or digits, consistently. A result without an id gets that
+    of the next call."""
     given = [call.id for message in messages for call in message.tool_calls or ()]
     given += [message.tool_call_id for message in messages if message.role == "tool"]
     shorts = _shorts(id for id in given if id is not None)
     changed: list[Message] = []
-    waiting: list[str] = []  # ids of calls whose results haven't come yet, the last one first
+    waiting: list[str] = []  # ids of calls still without a result, the last one first
     for at, message in enumerate(messages):
         if message.tool_calls:
             calls = [
@@ -204,7 +204,7 @@ def _with_short_ids(messages: Sequence[Message]) -> list[Message]:
 
 
 def _shorts(ids: Iterator[str]) -> dict[str, str]:
-    """An id → its short form, which depends on the id alone unless two would share one."""
+    """An id → its short form, derived from the id alone unless two would collide."""
     distinct = [*dict.fromkeys(ids)]
     shorts = {id: id for id in distinct if SHORT_ID.fullmatch(id)}
     taken = set(shorts)
@@ -263,19 +263,19 @@ def _appended(messages: Sequence[Message]) -> list[Message]:
 
 
 def _joined(messages: Sequence[Message]) -> list[Message]:
-    """Neighbours of one role as one message, but results of calls, which are told apart. An
-    assistant's message without anything, unless it is to be continued, says nothing."""
+    """Merges neighbours of one role, except results of calls, which stay separate. Drops empty
+    assistant messages, except the last one, which may be continued."""
     last = messages[-1] if messages else None
-    telling = [message for message in messages if message is last or not _is_silent(message)]
+    kept = [message for message in messages if message is last or not _is_silent(message)]
     changed: list[Message] = []
-    for role, group in itertools.groupby(telling, lambda message: message.role):
+    for role, group in itertools.groupby(kept, lambda message: message.role):
         together = [*group]
         changed += together if role == "tool" else _runs(together)
     return changed
 
 
 def _runs(group: Sequence[Message]) -> Iterator[Message]:
-    """Joins what can be: a message that calls ends a run, since its results come next."""
+    """Joins messages; one with calls ends a run, since its results come next."""
     run: list[Message] = []
     for message in group:
         run.append(message)
@@ -329,20 +329,20 @@ def _with_system(messages: list[Message], system: Message, in_user: bool) -> lis
     return [*messages[:at], headed, *messages[at + 1 :]]
 
 
-# What a template does with a conversation depends on its shape; words stand for its texts.
+# How a template renders a conversation depends on its shape: in a sketch, words stand for texts.
 
 
 class Sketch(msgspec.Struct, frozen=True):
     """A conversation of the same shape with short texts."""
 
     messages: list[Message]
-    needed: dict[str, int]  # words that must be in the prompt → the index of their message
-    beside_calls: frozenset[str]  # those an assistant said while calling
+    needed: dict[str, int]  # words that the prompt must contain → the index of their message
+    beside_calls: frozenset[str]  # words in messages that also call
 
 
 def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sketch:
-    """`messages` have texts for content. One that is to be continued has one in any case: where
-    it ends will be marked."""
+    """`messages` have text or None as content. One to be continued always gets a word, since its
+    end will be marked."""
     ids: dict[str, str] = {}
     needed: dict[str, int] = {}
     beside: list[str] = []
@@ -376,7 +376,7 @@ def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sket
 
 
 def _word(at: int) -> str:
-    return f"Kw{at}vj"  # in no template, and none is a part of another
+    return f"Kw{at}vj"  # occurs in no template, and no word is part of another
 
 
 def _sketched_arguments(call: ToolCall) -> str:

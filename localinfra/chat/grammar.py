@@ -1,6 +1,6 @@
-"""What an answer must look like → a grammar in llguidance's Lark, around a family's marks.
+"""Writes the grammar of an answer in llguidance's Lark, around a model family's marks.
 
-Pure text. Compiling it is `engine/grammar/constraint.py`'s, reading the answer `formats/`'.
+Pure text. `engine/grammar/constraint.py` compiles it; `formats/` parses the answer.
 """
 
 import json
@@ -19,43 +19,43 @@ NO_ARGUMENTS: dict[str, Json] = {"type": "object", "properties": {}, "additional
 OTHERS = ("additionalProperties", "allOf", "anyOf", "oneOf", "$ref")
 MAX_CALLS = 16  # in one answer: some small models never stop calling
 ANY_TEXT = r"/(?s:.)*/"
-# llguidance would compute forced text to its end, however long; `Constraint` does it in steps.
+# llguidance would compute forced text in one go, however long; `Constraint` does it in steps.
 HEADER = '%llguidance {"no_forcing": true}'
 
 
 class Function(msgspec.Struct, frozen=True):
-    """A tool that may be called, and the rule of its arguments."""
+    """A tool that may be called, and the rule for its arguments."""
 
     name: str
     arguments: Rule
 
 
 class Calls(msgspec.Struct, frozen=True):
-    """Which calls an answer may or must have."""
+    """The calls that an answer may or must contain."""
 
     functions: Sequence[Function]
     form: CallForm
     are_required: bool
-    are_many: bool  # more than one
+    are_many: bool  # more than one is allowed
 
 
 def function(name: str, parameters: dict[str, Json] | None, path: str, waiver: Waiver) -> Function:
-    """Raises as `schema.json_rule`."""
+    """Raises the same errors as `json_rule`."""
     schema = parameters or NO_ARGUMENTS
     if schema.get("properties") in ({}, []) and not schema.keys() & {"patternProperties", *OTHERS}:
-        schema = {**schema, "additionalProperties": False}  # MCP's way to say: no arguments
+        schema = {**schema, "additionalProperties": False}  # how MCP servers declare no arguments
     kind = schema.get("type")
     kinds = kind if isinstance(kind, list) else [kind]
     is_object = any(isinstance(name, str) and name.lower() == "object" for name in kinds)
     is_odd = kind is not None and not is_object
     if is_odd and waiver.level < Leniency.UNKNOWN and all(isinstance(kind, str) for kind in kinds):
         raise InvalidRequest(
-            'A function\'s arguments are an object: its parameters need "type": "object".',
+            'A function takes an object as arguments: its parameters need "type": "object".',
             f"{path}.type",
         )
     if is_object or (is_odd and waiver.level >= Leniency.UNKNOWN):
         schema = {**schema, "type": "object"}
-    elif kind is None and not schema.keys() & {"$ref"}:  # some leave it to be understood
+    elif kind is None and not schema.keys() & {"$ref"}:  # some clients leave it implicit
         schema = {**schema, "type": "object"}
     rule = json_rule(schema, path, waiver)
     if is_odd and waiver.level in (Leniency.UNKNOWN, Leniency.HARD):
@@ -64,20 +64,20 @@ def function(name: str, parameters: dict[str, Json] | None, path: str, waiver: W
 
 
 class MarkLiterals:
-    """Writes marks for a grammar: those that are control tokens by their ids, others as text."""
+    """Writes marks as grammar literals: control tokens by id, the rest as text."""
 
     def __init__(self, tokens: Mapping[str, int]):
-        """`tokens` are the spellings that are no text to a grammar."""
+        """`tokens`: spellings that a grammar must name by token id → the id."""
         self._tokens = tokens
         spellings = sorted(tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
 
     def begins_with_token(self, mark: str) -> bool:
-        """Whether text, which is free of control tokens, can't begin it."""
+        """Whether it starts with a control token, which no text contains."""
         return self._pattern.match(mark) is not None
 
     def literal(self, text: str) -> str:
-        """The elements of a rule that stand for exactly this text; empty for none."""
+        """Rule elements that match exactly this text; empty for empty text."""
         items, at = [], 0
         for found in self._pattern.finditer(text):
             items += [quoted(text[at : found.start()]), f"<[{self._tokens[found[0]]}]>"]
@@ -97,9 +97,9 @@ def answer_grammar(
     *,
     is_thinking: bool,
 ) -> str:
-    """A grammar of `body`, which defines the rule `body`, after what reasoning there is.
+    """A grammar of reasoning, if any, followed by `body`, the text that defines the rule `body`.
 
-    `is_thinking`: the prompt has opened it, so that it has to be closed.
+    `is_thinking`: the prompt has opened the reasoning, so the answer must close it.
     """
     lines = [HEADER]
     if reasoning is None:
@@ -118,16 +118,18 @@ def answer_grammar(
 
 
 def lazily(end: str) -> str:
-    """A terminal of any text up to the end mark."""
+    """A terminal that matches any text up to the end mark."""
     return f"{ANY_TEXT} {quoted(end)}"
 
 
 def calls_body(
     calls: Calls, marks: MarkLiterals, content: str, formatted: str | None = None
 ) -> str:
-    """Calls of the declared functions and nothing else, or any text that may end in such calls.
-    `content` are the elements that stand before text, where a family marks it; `formatted` those
-    of an answer of a given form, which then is the only one that may be given in place of calls."""
+    """Rules for calls of the declared functions: alone if required, otherwise optional after text.
+
+    `content`: elements before text, in families that mark it. `formatted`: elements of an answer in
+    the requested format, then the only alternative to calls.
+    """
     form = calls.form
     rules = []
     for index, declared in enumerate(calls.functions):
@@ -156,12 +158,12 @@ def calls_body(
 
 
 def optional_calls(calls: Calls, marks: MarkLiterals, more: str, closing: str) -> list[str]:
-    """Text, and after a trigger a call's remainder and more calls; then the answer ends."""
+    """Text, optionally followed by calls; the answer ends after them."""
     form = calls.form
     if marks.begins_with_token(form.trigger):
         opening = marks.literal(form.opening)
         return [f"body: text ({opening} call{more} {closing})?", f"text: {ANY_TEXT}"]
-    # The first call's beginning is cut where the trigger ends, which a lazy lexeme finds.
+    # A lazy lexeme finds the trigger, so the rules of the first call begin where that ends.
     first = (form.opening + form.before).removeprefix(form.trigger)
     rules = [f"text: {ANY_TEXT}", f"trigger[lazy]: {lazily(form.trigger)}"]
     starts = []
@@ -174,6 +176,6 @@ def optional_calls(calls: Calls, marks: MarkLiterals, more: str, closing: str) -
 
 
 def regex_rule(pattern: str) -> str:
-    """`pattern` in the syntax of Rust's regex crate; checked when it is compiled."""
+    """`pattern` uses the syntax of Rust's regex crate; compiling checks it."""
     escaped = re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern)
     return "/" + re.sub(r"(?<!\\)((?:\\\\)*)\\?\n", r"\1\\n", escaped) + "/"

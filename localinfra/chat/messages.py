@@ -16,41 +16,41 @@ Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | Non
 
 Plain: TypeAlias = dict[str, Json]  # a message as templates read it
 
-MAX_MESSAGES = 10_000  # of a conversation; as many parts may be in one
-MAX_CALLS = 1024  # of one message
-MAX_LEVELS = 256  # of a call's arguments as a value: what goes through one goes as many calls deep
+MAX_MESSAGES = 10_000  # per conversation; also content parts per message
+MAX_CALLS = 1024  # per message
+MAX_LEVELS = 256  # of a call's parsed arguments: code that walks them recurses as deep
 TypeName = Annotated[str, Meta(max_length=100)]
 
-TEXTS_LOOKED_AT = 10_000  # to tell how large a conversation is
-CHARACTERS_OF_MARKS = 10  # of a message
+TEXTS_LOOKED_AT = 10_000  # to estimate the size of a conversation
+CHARACTERS_OF_MARKS = 10  # around a message
 
 if TYPE_CHECKING:
     JsonText: TypeAlias = str
-else:  # what a client may send, some the object itself: whoever made the struct has text
+else:  # clients may send the object itself; the struct holds text
     JsonText = str | dict[str, Any]
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
-# Of parts, in all of OpenAI's APIs: clients write one's into another's.
+# The types of text parts in all of OpenAI's APIs: clients mix them up.
 TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
 
 
 class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a content list. Only texts and an assistant's `refusal` can be honoured."""
+    """One part of a content list. Only text and an assistant's `refusal` can be honoured."""
 
     type: TypeName
     text: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
 
     def field(self, role: "Role") -> Literal["text", "refusal"] | None:
-        """Where it has what the model reads; None where there is nothing of the kind."""
+        """The field that holds text for the model, or None if no field does."""
         if self.type in TEXT_TYPES:
             return "text"
         return "refusal" if self.type == "refusal" and role == "assistant" else None
 
 
 def json_text(value: object) -> str:
-    """JSON that a client sends as text, or as itself."""
+    """The text of JSON that a client sent as text or as a value."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
@@ -65,14 +65,14 @@ class FunctionCall(msgspec.Struct, frozen=True):
 
 
 class CustomCall(msgspec.Struct, frozen=True):
-    """Of a tool that takes text in a form of its own, such as a patch."""
+    """A call of a custom tool, which takes free-form text such as a patch."""
 
     name: str
     input: str = ""
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """Those of no function have become one once messages are `checked`, or are left out."""
+    """`checked` turns custom calls into function calls and leaves out unknown kinds."""
 
     function: FunctionCall = FunctionCall("")
     id: str | None = None
@@ -88,7 +88,7 @@ Parts: TypeAlias = Annotated[list[ContentPart], Meta(max_length=MAX_MESSAGES)]
 
 
 class Message(msgspec.Struct, frozen=True):
-    """https://platform.openai.com/docs/api-reference/chat/create; other fields are tolerated."""
+    """https://platform.openai.com/docs/api-reference/chat/create; other fields are ignored."""
 
     role: Role
     content: str | Parts | UnsetType | None = UNSET
@@ -100,28 +100,28 @@ class Message(msgspec.Struct, frozen=True):
 
 
 def normalize(messages: Sequence[Message], *, parse_arguments: bool = True) -> list[Plain]:
-    """Messages → what a chat template reads: plain values, absent fields left out.
+    """Messages → plain values for a chat template, absent fields left out.
 
     Text parts are joined by a newline, as vLLM and llama.cpp's server do for text-only models.
-    `content` is always there: None on an assistant message that has only tool calls. Arguments
-    of tool calls become an object where they are valid JSON of one (`""` is an empty one), since
-    most templates expect a mapping; otherwise, and without `parse_arguments`, they stay text.
+    `content` is always present: None on an assistant message that has only tool calls. Arguments
+    of tool calls become an object if they are valid JSON of one (`""` is an empty one), since most
+    templates expect a mapping; otherwise, or without `parse_arguments`, they stay text.
 
-    Raises InvalidRequest naming the path of what is wrong, UnsupportedParameter for a user's part
-    that isn't text. Those of others are `left_out`.
+    Raises InvalidRequest naming the path of the mistake, UnsupportedParameter for a non-text part
+    of a user message. In other roles such parts are `left_out`.
     """
     return [_plain(message, parse_arguments) for message in checked(messages)]
 
 
 def checked(messages: Sequence[Message]) -> list[Message]:
-    """The same messages with a text or None for content. Raises as `normalize` does."""
+    """The messages with text or None as content. Raises the same errors as `normalize`."""
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message.", "messages")
     return [_checked(message, f"messages[{at}]") for at, message in enumerate(messages)]
 
 
 def texts_of(messages: Sequence[Message]) -> Iterator[str]:
-    """The texts that a prompt can't do without: an assistant's may hold old reasoning."""
+    """Texts that templates keep. Not an assistant's, which may hold old reasoning."""
     for message in messages:
         if message.role == "assistant" or not message.content:
             continue
@@ -132,15 +132,15 @@ def texts_of(messages: Sequence[Message]) -> Iterator[str]:
 
 
 def size_of(messages: Sequence[Message]) -> int:
-    """Characters and the marks around them; where there are too many texts to look at, a guess."""
+    """Characters, marks included; a guess if there are too many texts to look at."""
     sizes = (len(text) + CHARACTERS_OF_MARKS for text in texts_of(messages))
     size = sum(itertools.islice(sizes, TEXTS_LOOKED_AT))
     return size if next(sizes, None) is None else size + 10**6
 
 
 def left_out(messages: Sequence[Message]) -> list[str]:
-    """Paths of what can't be told to a model, which can go on without it: calls of unknown kinds,
-    and images in what tools have given, the assistant has said or instructions show."""
+    """Paths of parts that the model can't read but can do without: calls of unknown kinds, and
+    images outside of user messages."""
     paths: list[str] = []
     for at, message in enumerate(messages):
         paths += [
@@ -171,12 +171,12 @@ def _checked(message: Message, path: str) -> Message:
 
 
 def _functions(calls: Sequence[ToolCall], path: str) -> list[ToolCall]:
-    """The calls as calls of functions, which are all that templates know."""
+    """The calls as function calls, the only kind that templates know."""
     functions = []
     for at, call in enumerate(calls):
         if call.is_function:
             if not call.function.name:
-                raise InvalidRequest("A call needs its function.", f"{path}[{at}].function")
+                raise InvalidRequest("A call needs a function.", f"{path}[{at}].function")
             functions.append(call)
         elif call.custom:
             arguments = msgspec.json.encode({"input": call.custom.input}).decode()
@@ -211,7 +211,7 @@ def _content(message: Message, path: str) -> str | None:
     if content is UNSET and message.reasoning_content is None:
         needs = "content or tool_calls" if message.role == "assistant" else "content"
         raise InvalidRequest(f"This {message.role} message needs {needs}.", f"{path}.content")
-    return ""  # nothing was said, or a tool has given nothing
+    return ""  # an empty answer, or a tool without output
 
 
 def _joined(parts: Sequence[ContentPart], role: Role, path: str) -> str:

@@ -1,4 +1,4 @@
-"""JSON that was cut off → the JSON of what had come of it. Pure."""
+"""Truncated JSON → valid JSON of its complete parts. Pure."""
 
 import re
 
@@ -7,12 +7,12 @@ CLOSING = {"{": "}", "[": "]"}
 
 
 def completed_object(text: str) -> str:
-    """The beginning of a JSON object → an object of all that is whole in it: a value that was cut
-    off goes with its name, what contains it stays. `{}` where there is nothing."""
+    """The beginning of a JSON object → an object of its complete members. A truncated value is
+    dropped with its name; the containers around it stay. `{}` if nothing is complete."""
     if not text.startswith("{"):
         return "{}"
     at, open_ones = 0, ""
-    ends, closing = 0, "{}"  # the last place where it could have ended, and how
+    ends, closing = 0, "{}"  # the last place where it can be closed, and how
     is_name = False
     while at < len(text):
         character = text[at]
@@ -33,7 +33,7 @@ def completed_object(text: str) -> str:
         else:
             found = SCALAR.match(text, at)
             if not found or (found.end() == len(text) and character != '"'):
-                break  # a number may have gone on
+                break  # a number may be incomplete
             at = found.end()
             if is_name:
                 continue

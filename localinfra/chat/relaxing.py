@@ -1,6 +1,6 @@
-"""What in schemas keeps a grammar from being compiled, found by compiling part after part.
+"""Finds the parts of a schema that keep its grammar from compiling, by compiling part after part.
 
-Compiles nothing itself: `Problem` does, for `engine/`.
+Compiles nothing itself: the engine does, behind `Problem`.
 """
 
 import time
@@ -15,22 +15,22 @@ from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
 from localinfra.chat.schema.rules import json_rule
 from localinfra.errors import InvalidRequest
 
-MAX_RELAXING_S = 5.0  # of a request
-MAX_PARTS = 100  # looked at of one schema
-TEXTS = {"multipleOf": "number", "patternProperties": "object"}  # others are of strings
+MAX_RELAXING_S = 5.0  # per request
+MAX_PARTS = 100  # tried per schema
+TYPES = {"multipleOf": "number", "patternProperties": "object"}  # other keywords: string
 
-Problem = Callable[[GrammarSource], str | None]  # why it can't be compiled
+Problem = Callable[[GrammarSource], str | None]  # why it does not compile; None: it does
 
 
 class Relaxing:
-    """The search of one request."""
+    """The search for one request."""
 
     def __init__(self, problem: Problem):
         self._problem = problem
         self._deadline_s = time.monotonic() + MAX_RELAXING_S
 
     def faults(self, hard: Sequence[Hard]) -> dict[str, str]:
-        """By their paths, what is wrong with keywords that can't be compiled alone."""
+        """Path → problem, for keywords that do not compile even alone."""
         found = {}
         for part in hard[:MAX_PARTS]:
             if time.monotonic() > self._deadline_s:
@@ -44,13 +44,13 @@ class Relaxing:
         return found
 
     def waiver(self, tool: Tool) -> Waiver:
-        """The least that has to be left out of a tool's schema for its grammar to compile."""
+        """The least to leave out of a tool's schema so that its grammar compiles."""
         if not tool.has_schema:
             return ANYTHING
         return next((each for each in self._waivers(tool) if self._compiles(tool, each)), ANYTHING)
 
     def _waivers(self, tool: Tool) -> Iterator[Waiver]:
-        """From the usual one on, each leaves out more."""
+        """Starts with the usual one; each leaves out more."""
         usual = usual_waiver(tool)
         yield usual
         paths: frozenset[str] = frozenset()
@@ -82,16 +82,16 @@ ANYTHING = Waiver(Leniency.ALL)
 
 
 def alone(part: Hard) -> GrammarSource:
-    """A schema of nothing else. Raises InvalidRequest."""
+    """The grammar of this keyword alone. Raises InvalidRequest."""
     value = part.value
     if isinstance(value, dict):
         value = dict.fromkeys(value, True)
-    schema = {"type": TEXTS.get(part.key, "string"), part.key: value}
+    schema = {"type": TYPES.get(part.key, "string"), part.key: value}
     return source_of(json_rule(schema, part.path, Waiver(Leniency.ONE_OF)))
 
 
 def with_property(tool: Tool, name: str) -> Tool:
-    """The same with one property only."""
+    """The tool with this property only, required."""
     parameters = tool.parameters or {}
     properties = {name: as_map(parameters.get("properties"))[name]}
     less: dict[str, Json] = {"type": "object", "properties": properties, "required": [name]}

@@ -1,8 +1,7 @@
-"""One request's way through a compiled template: as it is, or with brackets around what users
-typed.
+"""Renders a request through a compiled template, with brackets around control tokens users typed.
 
-Owns what ends an answer that is to be continued. `sandbox/` runs the template; `template.py`
-decides what it reads.
+Finds the end of an answer to be continued. `sandbox/` runs the template; `template.py` chooses its
+inputs.
 """
 
 import jinja2
@@ -16,14 +15,14 @@ from localinfra.chat.sandbox.meter import LimitExceeded, Meter
 from localinfra.errors import InvalidRequest
 
 MAX_REASON_CHARS = 500
-REMEDY = "If they are right, chat_template in models.toml can replace the template."
+REMEDY = "If the messages are right, set another chat_template in models.toml."
 
 
 class RenderedPrompt(msgspec.Struct, frozen=True):
     """Tokenize each segment by itself, with control tokens only where `is_template`."""
 
     segments: tuple[Segment, ...]
-    is_continued: bool = False  # it ends inside a message of the assistant
+    is_continued: bool = False  # ends inside an assistant message
 
     @property
     def text(self) -> str:
@@ -31,20 +30,20 @@ class RenderedPrompt(msgspec.Struct, frozen=True):
 
 
 class TemplateFailed(InvalidRequest):
-    """The template ran into an error of its own, or raised one."""
+    """The template failed, or refused the messages."""
 
 
 class Rendering(msgspec.Struct, frozen=True):
-    """A request on its way through the template, which may take several runs."""
+    """The rendering of one request, which may take several runs of the template."""
 
     template: Template
     tokens: ControlTokens
-    given: dict[str, object]  # what the server says
-    variables: dict[str, Json]  # what the client says, besides messages
+    given: dict[str, object]  # from the server
+    variables: dict[str, Json]  # from the client, besides messages
     is_continued: bool
     has_control_tokens: bool  # in messages or variables
     brackets: Brackets
-    meter: Meter  # one allowance for all runs
+    meter: Meter  # one budget for all runs
 
     def prompt(self, messages: list[Plain]) -> RenderedPrompt:
         plain = self._text(messages, self.variables)
@@ -83,12 +82,12 @@ class Rendering(msgspec.Struct, frozen=True):
         before, after = split_at_end("")
         if not space:
             return before
-        # What more follows the end now is the space that the template keeps.
+        # The text added after the end mark is the space that the template keeps.
         kept = split_at_end(space)[1].removesuffix(after)
         return before + kept if space.startswith(kept) else before
 
     def run(self, messages: list[Plain], variables: dict[str, Json]) -> str:
-        """One run. Raises TemplateFailed, and LimitExceeded where it was stopped."""
+        """Runs the template once. Raises TemplateFailed, and LimitExceeded if it was stopped."""
         values = {**self.given, **variables, "messages": messages}
         try:
             return SANDBOX.run(self.template, values, self.meter, "".join(self.brackets))

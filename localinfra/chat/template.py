@@ -1,7 +1,7 @@
-"""Messages → prompt text, by the model's own Jinja template.
+"""Messages → prompt text, using the model's own Jinja template.
 
-Owns how a conversation is put to a template, in the first of the forms that fits it, and with
-control tokens typed by users told apart. `rendering.py` takes it through the template.
+Gives the template the conversation in the first form that fits, and keeps control tokens typed by
+users apart. `rendering.py` renders it.
 """
 
 import datetime
@@ -29,24 +29,24 @@ from localinfra.errors import InvalidRequest
 RESERVED = frozenset(SANDBOX.globals) | {
     *("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
 }
-LARGE_CHARACTERS = 200_000  # are 50,000 tokens or more: no template needs 2 s for fewer
-MAX_DATE_FORMAT_CHARS = 100  # strftime makes up to 256 characters of each
+LARGE_CHARACTERS = 200_000  # 50,000 tokens or more; no template needs 2 s for fewer
+MAX_DATE_FORMAT_CHARS = 100  # each may expand to 256 characters
 
 
 class TemplateError(Exception):
-    """The source is no template that could be run. Says why, for the log and models.toml."""
+    """The source can't be used as a template. The message says why."""
 
 
 class ChatTemplate:
-    """A compiled template. Renderings on several threads don't disturb each other.
+    """A compiled template. Thread-safe.
 
-    `variables` are the names that its source reads, those of the server among them.
+    `variables`: the names that its source reads, including those set by the server.
     """
 
     def __init__(
         self, source: str, *, bos_token: str, eos_token: str, special_tokens: Collection[str]
     ):
-        """Raises TemplateError. `special_tokens` are the spellings that only it may write."""
+        """`special_tokens`: spellings that only the template may write. Raises TemplateError."""
         try:
             self._compiled = SANDBOX.compile_bounded(source)
         except (Exception, LimitExceeded) as error:
@@ -61,7 +61,7 @@ class ChatTemplate:
 
     @property
     def shows_texts(self) -> bool:
-        """Whether all texts of a conversation are in its prompt, as far as the template says."""
+        """Whether the template copies texts verbatim into the prompt."""
         return self._fitting.shows_texts
 
     def render(
@@ -74,28 +74,28 @@ class ChatTemplate:
         now: datetime.datetime | None = None,
         deadline: Deadline | None = None,
     ) -> RenderedPrompt:
-        """The prompt that asks for the next message, or for the rest of a last assistant message;
-        without `add_generation_prompt` the conversation alone, every message of it complete.
+        """The prompt for the next message, or for the rest of a final assistant message; without
+        `add_generation_prompt`, the conversation alone with every message complete.
 
-        `extra` are more variables for the template, JSON values; `now` is what `strftime_now`
-        tells. Raises InvalidRequest where the messages or extra can't be rendered. Takes about
-        3 ms for an ordinary conversation and never much more than the `deadline`.
+        `extra`: more variables for the template, JSON values. `now`: the time for `strftime_now`.
+        Takes about 3 ms for an ordinary conversation and never much longer than `deadline`. Raises
+        InvalidRequest if the messages or `extra` can't be rendered.
         """
         _refuse_reserved(extra or {})
-        no_tools = self._fitting.no_tools  # before the clock runs: asked once, of the template
+        no_tools = self._fitting.no_tools  # before the clock starts: it probes the template once
         deadline = deadline or Deadline()
         conversation = checked(messages)
         is_continued = add_generation_prompt and ends_in_answer(messages)
         variables: dict[str, Json] = msgspec.to_builtins({"tools": None, **(extra or {})})
-        told: Sequence[Mapping[str, Json]] = ()  # tools that the template has no place for
+        described: Sequence[Mapping[str, Json]] = ()  # tools the template can't render itself
         if self.voice.takes_tools:
             variables["tools"] = msgspec.to_builtins([dict(tool) for tool in tools or ()])
         else:
-            told = tools or ()
+            described = tools or ()
         variables["tools"] = variables["tools"] or no_tools
         asked = RenderInput(
             conversation,
-            told,
+            described,
             variables,
             given={
                 "bos_token": self._bos_token,
@@ -114,15 +114,15 @@ class ChatTemplate:
                 except TemplateFailed as error:
                     failures.append(error)
         except LimitExceeded as error:
-            failures.append(stopped(error, size_to_render(conversation, [variables, told])))
-        raise failures[0]  # of what comes nearest to what the client sent
+            failures.append(stopped(error, size_to_render(conversation, [variables, described])))
+        raise failures[0]  # of the form closest to the original
 
     def _rendered(self, asked: RenderInput, form: Form) -> RenderedPrompt:
-        """Raises TemplateFailed, LimitExceeded where it was stopped, and InvalidRequest."""
-        conversation = form.messages(asked.messages, asked.told)
+        """Raises TemplateFailed, InvalidRequest, and LimitExceeded if it was stopped."""
+        conversation = form.messages(asked.messages, asked.described)
         asked.deadline.check()
         texts = [self.source, *strings(asked.variables), *strings([*conversation])]
-        # Arguments may be rendered as text, which can hold what the object doesn't: a key twice.
+        # Arguments may be rendered as text, which can hold more than the object: duplicate keys.
         calls = [call for message in asked.messages for call in message.tool_calls or ()]
         texts += [call.function.arguments for call in calls]
         has_control_tokens = self._tokens.occur_in(texts[1:])
@@ -142,7 +142,7 @@ class ChatTemplate:
 
 
 def size_to_render(messages: Sequence[Message], more: object) -> int:
-    """Characters of texts and calls, and of what more is told, as JSON."""
+    """Characters of texts and calls, and of `more` as JSON."""
     calls = [call for message in messages for call in message.tool_calls or ()]
     size = sum(len(str(message.content or "")) for message in messages)
     size += sum(len(call.function.arguments) for call in calls)
@@ -150,8 +150,7 @@ def size_to_render(messages: Sequence[Message], more: object) -> int:
 
 
 def stopped(error: LimitExceeded, num_characters: int) -> InvalidRequest:
-    """An ordinary conversation takes milliseconds, so either that one is large or the template has
-    no end."""
+    """Ordinary conversations take milliseconds: either this one is large or the template loops."""
     reason = f"The model's chat template was stopped: {error}"
     if num_characters > LARGE_CHARACTERS:
         reason += f", for {num_characters} characters of messages, calls and tools. Send fewer."
@@ -166,14 +165,14 @@ def ends_in_answer(messages: Sequence[Message]) -> bool:
 
 
 def check_kwargs(kwargs: Mapping[str, object]) -> None:
-    """For `chat_template_kwargs` of a request. Raises InvalidRequest for what the server sets."""
+    """Checks a request's `chat_template_kwargs`. Raises InvalidRequest for the server's names."""
     _refuse_reserved(kwargs)
 
 
 def _refuse_reserved(names: Collection[str]) -> None:
     if taken := sorted(RESERVED.intersection(names)):
         raise InvalidRequest(
-            f"{', '.join(taken)} can't be set: the server gives it to the template.",
+            f"{', '.join(taken)} can't be set: the server sets it.",
             "chat_template_kwargs",
         )
 

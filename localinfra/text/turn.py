@@ -79,9 +79,9 @@ class ChoiceReader:
             return content(text)
         pieces = self._parser.push(text) if text else []
         if not is_last:
-            return self._calls.passed(pieces)
-        pieces = self._calls.passed(joined(pieces + self._parser.finish(is_cut=is_cut)))
-        return pieces + self._calls.held()
+            return self._calls.push(pieces)
+        pieces = self._calls.push(joined(pieces + self._parser.finish(is_cut=is_cut)))
+        return pieces + self._calls.finish()
 
     @property
     def _num_unparsed(self) -> int:

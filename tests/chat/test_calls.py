@@ -54,8 +54,8 @@ def test_the_calls_end_where_one_repeats(
     filtered = CallFilter()
     told: list[Piece] = []
     for step in pieces_of(calls, size):
-        told += filtered.passed(step)
-    assert not filtered.held()
+        told += filtered.push(step)
+    assert not filtered.finish()
     assert filtered.is_repeating == (calls != delivered)
     expected = [piece for step in pieces_of(delivered, 1000) for piece in step]
     assert joined(told) == joined(expected)
@@ -64,21 +64,21 @@ def test_the_calls_end_where_one_repeats(
 def test_a_call_is_held_back_only_while_it_may_be_a_repetition() -> None:
     filtered = CallFilter()
     for step in pieces_of([A], 1):
-        filtered.passed(step)
-    assert filtered.passed([CallStart("get"), CallArguments('{"city": "Par')]) == []
-    assert filtered.passed([CallArguments("m")]) == [
+        filtered.push(step)
+    assert filtered.push([CallStart("get"), CallArguments('{"city": "Par')]) == []
+    assert filtered.push([CallArguments("m")]) == [
         CallStart("get"),
         CallArguments('{"city": "Parm'),
     ]
-    assert filtered.passed([CallArguments("a")]) == [CallArguments("a")]
+    assert filtered.push([CallArguments("a")]) == [CallArguments("a")]
 
 
 def test_a_cut_off_call_is_told_as_far_as_it_came() -> None:
     filtered = CallFilter()
     for step in pieces_of([A], 1):
-        filtered.passed(step)
-    assert filtered.passed([CallStart("get"), CallArguments('{"city"')]) == []
-    assert filtered.held() == [CallStart("get"), CallArguments('{"city"')]
+        filtered.push(step)
+    assert filtered.push([CallStart("get"), CallArguments('{"city"')]) == []
+    assert filtered.finish() == [CallStart("get"), CallArguments('{"city"')]
 
 
 def test_however_the_text_is_cut_the_same_is_told() -> None:
@@ -90,6 +90,6 @@ def test_however_the_text_is_cut_the_same_is_told() -> None:
         results = []
         for size in (1, 2, 7, 100):
             filtered = CallFilter()
-            told = [p for step in pieces_of(calls, size) for p in filtered.passed(step)]
-            results.append(joined([*told, *filtered.held()]))
+            told = [p for step in pieces_of(calls, size) for p in filtered.push(step)]
+            results.append(joined([*told, *filtered.finish()]))
         assert all(result == results[0] for result in results)

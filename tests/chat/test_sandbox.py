@@ -157,7 +157,7 @@ def test_who_sends_very_much_is_told_so(short_deadline: None) -> None:
     with pytest.raises(InvalidRequest, match="characters of messages, calls and tools") as caught:
         template(source).render([*HI, call])
     assert "models.toml" not in caught.value.message
-    with pytest.raises(InvalidRequest, match=r"models\.toml can replace the template"):
+    with pytest.raises(InvalidRequest, match=r"set another chat_template in models\.toml"):
         template(source).render(HI)
 
 

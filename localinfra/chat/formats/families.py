@@ -1,6 +1,6 @@
-"""How model families mark tool calls and reasoning: one entry each; which one a template speaks.
+"""How model families mark tool calls and reasoning, one entry each, and which one a template uses.
 
-Pure data; `marked.py` reads texts by it and `chat/grammar.py` constrains them.
+Pure data; `marked.py` parses answers by it and `chat/grammar.py` constrains them.
 """
 
 import msgspec
@@ -10,8 +10,8 @@ class CallForm(msgspec.Struct, frozen=True):
     """The text of tool calls: `opening`, then for each call `before`, its name, `between`, its
     arguments as JSON, `after`, with `separator` between two, then `closing`.
 
-    `trigger` is how the text of calls begins and no other does; where it is not special enough for
-    that, calls are only looked for at the start of an answer.
+    `trigger` begins calls and no other text. If it is too common for that, `only_at_start`: calls
+    are recognized only at the start of an answer.
     """
 
     before: str
@@ -22,7 +22,7 @@ class CallForm(msgspec.Struct, frozen=True):
     separator: str = ""
     closing: str = ""
     only_at_start: bool = False
-    prefix: str = ""  # may come before the trigger at the start, and says nothing
+    prefix: str = ""  # optional before the trigger at the start; ignored
 
 
 class ReasoningMarks(msgspec.Struct, frozen=True):
@@ -35,22 +35,22 @@ class ReasoningMarks(msgspec.Struct, frozen=True):
 
 class Dialect(msgspec.Struct, frozen=True):
     name: str
-    signs: tuple[str, ...]  # all are in the templates of the family
+    signs: tuple[str, ...]  # all occur in the family's templates
     calls: CallForm
-    others: tuple[str, ...] = ()  # signs of others that share those; none is in its templates
+    others: tuple[str, ...] = ()  # signs of other families that share `signs`; none may occur
 
 
 class Voice(msgspec.Struct, frozen=True):
     """How the model behind one template answers."""
 
     calls: CallForm
-    takes_tools: bool  # the template itself tells the model of them
+    takes_tools: bool  # the template itself describes them to the model
     reasoning: ReasoningMarks | None = None
-    content: str = ""  # stands before content, where everything is marked (gpt-oss)
+    content: str = ""  # precedes content in families that mark everything (gpt-oss)
 
     @property
     def marks(self) -> str:
-        """All its marks in one text."""
+        """All its marks as one text."""
         parts = [*msgspec.structs.astuple(self.calls), self.content]
         parts += msgspec.structs.astuple(self.reasoning) if self.reasoning else ()
         return " ".join(part for part in parts if isinstance(part, str))
@@ -64,7 +64,7 @@ HERMES = CallForm(
     separator="\n",
 )
 
-# The first whose signs are all there. Sources: the chat templates in the GGUF files of each family.
+# The first with all its signs is used. Source: the chat templates in each family's GGUF files.
 DIALECTS = (
     Dialect(
         "deepseek-3.1",
@@ -110,7 +110,7 @@ DIALECTS = (
         ),
     ),
     Dialect("hermes", ("<tool_call>", '"arguments"'), HERMES),
-    Dialect(  # with XML: Qwen3-Coder, GLM
+    Dialect(  # not Qwen3-Coder and GLM, whose calls are XML
         "hermes", ("<tool_call>", "arguments", "tojson"), HERMES, others=("<function=", "<arg_key>")
     ),
     Dialect(
@@ -140,7 +140,7 @@ DIALECTS = (
     ),
 )
 
-# What a model is told to write whose template knows no tools (`generic.py` has the instruction).
+# For models whose template knows no tools: the instruction in `generic.py` asks for this form.
 GENERIC = HERMES
 
 # gpt-oss: everything is a message on a channel. (Its cookbook, "OpenAI harmony response format".)
@@ -166,7 +166,7 @@ REASONING = (
 
 
 def voice_of(template: str) -> Voice:
-    """By what the template's source shows of the family's marks."""
+    """Recognizes the family by the marks in its template's source."""
     if all(sign in template for sign in HARMONY_SIGNS):
         return HARMONY
     dialect = dialect_of(template)
@@ -178,7 +178,7 @@ def voice_of(template: str) -> Voice:
 
 
 def dialect_of(template: str) -> Dialect | None:
-    """None where it shows no way to call tools, or takes none at all."""
+    """None if the template takes no tools or shows no known form of calls."""
     if "tools" not in template:
         return None
     for dialect in DIALECTS:

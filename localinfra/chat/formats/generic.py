@@ -1,14 +1,14 @@
 """Tools for templates that know none: an instruction, and calls and results as plain messages.
 
-The generic form, for models such as SmolLM2: the functions stand in the system message, one JSON
-object a line between `<tools>` and `</tools>`; the model calls one by
+The generic form, for models such as SmolLM2: the system message lists the functions, one JSON
+object per line between `<tools>` and `</tools>`; the model calls one with
 
     <tool_call>
     {"name": "FUNCTION", "arguments": {...}}
     </tool_call>
 
 and reads its result in the next user message, between `<tool_response>` and `</tool_response>`.
-(The wording that Hermes models were trained with; others have often seen it.)
+(Hermes models were trained on this wording; others have often seen it.)
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -34,11 +34,11 @@ def as_plain_messages(
     tools: Sequence[Mapping[str, Json]],
     chosen: Collection[int] | None = None,
 ) -> list[Message]:
-    """The same conversation in roles and texts that every template knows; with `chosen`, only the
-    messages of these indices. `messages` have texts for content. The instruction stands in the
-    first message if that is a system message, else in one of its own before the others."""
+    """The conversation in roles and texts that every template knows; with `chosen`, only these
+    indices are rewritten. `messages` have text or None as content. With `tools`, the instruction is
+    added to a leading system message, or put first in one of its own."""
     plain: list[Message] = []
-    results: list[str] = []  # of calls made together: many templates want roles to alternate
+    results: list[str] = []  # of parallel calls: many templates require roles to alternate
     for at, message in enumerate(messages):
         is_chosen = chosen is None or at in chosen
         if is_chosen and message.role == "tool":

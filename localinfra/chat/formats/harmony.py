@@ -1,4 +1,4 @@
-"""What gpt-oss writes, piece by piece → content, reasoning and tool calls. Pure, as `marked.py`."""
+"""Parses gpt-oss's answers into content, reasoning and tool calls as they stream. Pure."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from localinfra.chat.formats.pieces import (
 
 class HarmonyParser:
     """The channels of gpt-oss: `<|channel|>NAME to=functions.F …<|message|>TEXT<|end|>`; analysis
-    is reasoning, what is addressed to a function calls it, everything else is content."""
+    is reasoning, a message to a function is a call, everything else is content."""
 
     NAMES = ("start", "channel", "constrain", "message", "end", "call", "return")
     SPELLINGS = tuple(f"<|{name}|>" for name in NAMES)
@@ -25,13 +25,13 @@ class HarmonyParser:
     LONGEST = max(map(len, SPELLINGS))
 
     def __init__(self, *, in_body: bool = False):
-        """`in_body`: the prompt has opened a message for the user already."""
+        """`in_body`: the prompt has already opened a message to the user."""
         self._held = ""
         self._header = ""  # of the message, up to <|message|>
         self._in_body = in_body
         self._is_call = False
         self._scanner = JsonScanner()
-        self._is_complete = False  # the call's arguments
+        self._is_complete = False  # the arguments of the call
 
     @property
     def num_held(self) -> int:
@@ -68,7 +68,7 @@ class HarmonyParser:
                 self._header = ""
         keep = 0
         if not is_all and (at := self._held.rfind("<", -self.LONGEST)) >= 0:
-            keep = len(self._held) - at  # it may become a mark
+            keep = len(self._held) - at  # may become a mark
         yield from self._part(self._held[: len(self._held) - keep])
         self._held = self._held[len(self._held) - keep :]
 

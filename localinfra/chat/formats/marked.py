@@ -1,7 +1,7 @@
-"""An answer's text, piece by piece → content, reasoning and tool calls, by its family's marks.
+"""Parses an answer into content, reasoning and tool calls as it streams, by its family's marks.
 
-Pure text in, pieces out. However the text is cut, the pieces add up to the same: what may yet turn
-out to be a mark is held back. What only looks like a call stays content.
+Pure: text in, pieces out. The pieces add up to the same however the text is split: the possible
+beginning of a mark is held back. Text that only looks like a call stays content.
 """
 
 from collections.abc import Iterator
@@ -31,16 +31,16 @@ class State(Enum):
     """START → THINKING → START of the content → TEXT → HEADER → ARGUMENTS → AFTER → HEADER … or
     TEXT again."""
 
-    START = auto()  # nothing but blanks has come, of the answer or after its reasoning
+    START = auto()  # only blanks so far, at the start or after the reasoning
     THINKING = auto()
     TEXT = auto()
-    HEADER = auto()  # a trigger has been seen; a call's name is on its way
+    HEADER = auto()  # from a trigger to the arguments, with the name of the function
     ARGUMENTS = auto()
-    AFTER = auto()  # a call is complete; another, or the end of all of them, may follow
+    AFTER = auto()  # a call is complete; another one or the closing mark may follow
 
 
 class MarkedParser:
-    """Reads what a `Dialect` describes. Both marks are optional: without them all is content."""
+    """Parses what a `Dialect` describes. Without `calls` and `reasoning`, all text is content."""
 
     def __init__(
         self,
@@ -49,17 +49,17 @@ class MarkedParser:
         *,
         starts_thinking: bool = False,
     ):
-        """`starts_thinking`: the prompt has opened the reasoning already."""
+        """`starts_thinking`: the prompt has already opened the reasoning."""
         self._calls = calls
         self._reasoning = reasoning
         self._state = State.THINKING if starts_thinking and reasoning else State.START
         self._may_think = reasoning is not None and not starts_thinking
         self._held = ""
-        self._is_cut = False  # the answer: no more will come, though there was more to say
-        self._num_dropped = 0  # characters of a mark that was cut off with it
-        self._is_blank = True  # the reasoning so far
+        self._is_cut = False  # the answer was cut off
+        self._num_dropped = 0  # characters of an incomplete mark at the cut
+        self._is_blank = True  # the reasoning has only blanks so far
         self._has_thought = False
-        self._has_called = False  # and has said nothing since
+        self._has_called = False  # and no content has followed
         self._scanner = JsonScanner()
         if calls:
             first = calls.opening + calls.before + NAME + calls.between
@@ -81,7 +81,7 @@ class MarkedParser:
         return joined(self._read(is_all=True))
 
     def _read(self, is_all: bool) -> Iterator[Piece]:
-        """Goes on until what is held says no more."""
+        """Reads until the held text yields nothing more."""
         readers = {
             State.START: self._read_start,
             State.THINKING: self._read_thought,
@@ -99,7 +99,8 @@ class MarkedParser:
         return taken
 
     def _take_text(self, end: int, is_all: bool) -> str:
-        """Up to `end`, where a mark may begin; if that is all there is, what follows it too."""
+        """Takes the text up to `end`, where a mark may begin. With `is_all` also the rest, which
+        is dropped if the answer was cut off."""
         if not is_all:
             return self._take(end)
         text = self._take(len(self._held))
@@ -109,7 +110,7 @@ class MarkedParser:
         return text[:end]
 
     def _read_start(self, is_all: bool) -> Iterator[Piece]:
-        """Which marks does it begin with? Blanks before a mark or after reasoning are dropped."""
+        """Looks for a mark at the start. Drops blanks before a mark or after reasoning."""
         blanks = skip_blanks(self._held, 0)
         if self._has_thought:
             self._take(blanks)
@@ -176,7 +177,7 @@ class MarkedParser:
             self._take(len(self._held))  # a call that was cut off before its arguments
             self._state = State.TEXT
         elif not found.is_open:
-            self._state = State.TEXT  # it is none; whatever follows its trigger may be
+            self._state = State.TEXT  # not a call; the text after its trigger may hold one
             yield from self._say(self._take(len(self._calls.trigger)))
 
     def _start_call(self, found: Found) -> Iterator[Piece]:
@@ -188,7 +189,7 @@ class MarkedParser:
         yield CallStart(found.name)
 
     def _read_arguments(self, is_all: bool) -> Iterator[Piece]:
-        if not self._scanner.has_begun:  # as JSON: however the text is cut, no blanks before it
+        if not self._scanner.has_begun:  # drop leading blanks, however the text is split
             self._take(skip_blanks(self._held, 0))
         end = self._scanner.scan(self._held)
         if part := self._take(len(self._held) if end is None else end):
@@ -198,8 +199,8 @@ class MarkedParser:
             yield CallEnd()
 
     def _read_after(self, is_all: bool) -> Iterator[Piece]:
-        """`after`, then another call or the closing mark or neither. Marks that are missing at the
-        end are no content either."""
+        """Reads `after`, then another call, the closing mark or neither. Incomplete marks at the
+        end are not content either."""
         assert self._calls
         found = self._after.match(self._held, is_all)
         if found.end is None:
@@ -209,7 +210,7 @@ class MarkedParser:
                 self._take(len(self._held))
                 self._state = State.TEXT
                 return
-            after = 0  # not what was promised: the call stands, and the rest is text
+            after = 0  # not the expected mark: the call stands, and the rest is text
         else:
             after = found.end
         rest = self._held[after:]
@@ -237,5 +238,5 @@ class MarkedParser:
 
     def _say(self, text: str) -> Iterator[Piece]:
         self._has_called &= not text.strip()
-        if text and not self._has_called:  # blanks after calls are no content
+        if text and not self._has_called:  # blanks after calls are not content
             yield Content(text)

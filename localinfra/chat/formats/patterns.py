@@ -1,19 +1,19 @@
-"""Patterns over text that comes in parts: each knows whether it may still become a match. Pure."""
+"""Patterns that match streamed text, and tell whether more text could complete a match. Pure."""
 
 import re
 
 import msgspec
 
-MAX_HEADER_CHARS = 512  # of a call before its arguments; what is longer is no call
+MAX_HEADER_CHARS = 512  # of a call before its arguments; anything longer is not a call
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What came of matching a pattern from a text's start. `end` is None where it does not match;
-    where it might if more came, `is_open` says so."""
+    """The result of matching a pattern at the start of a text. `end` is None if it does not match;
+    `is_open`: it may match once more text comes."""
 
     end: int | None = None
     is_open: bool = False
-    is_cut: bool = False  # it is the beginning of a match, and no more will come
+    is_cut: bool = False  # the text is the beginning of a match, and no more will come
     name: str = ""
 
 
@@ -21,8 +21,8 @@ NAME = "\0"  # stands for a function's name in a pattern's text
 
 
 class Pattern:
-    """Literal text in which blanks may be more, fewer or none, as around JSON's punctuation; and a
-    name, which reaches to the literal that follows it."""
+    """Literal text, with any number of blanks where it has some and around JSON's punctuation; and
+    a name, which extends to the next literal."""
 
     def __init__(self, text: str):
         self._parts: list[str] = []  # literals, "" for any blanks, NAME
@@ -35,7 +35,7 @@ class Pattern:
                 self._parts.append(literal)
 
     def match(self, text: str, is_all: bool = False) -> Found:
-        """`is_all` says that no more text will come."""
+        """`is_all`: no more text will come."""
         at, name = 0, ""
         for index, part in enumerate(self._parts):
             if part == "":
@@ -62,8 +62,8 @@ def skip_blanks(text: str, at: int) -> int:
 
 
 def find_or_hold(text: str, mark: str) -> tuple[int, bool]:
-    """Where the mark is, or where what may become it begins, or the text's end; and whether it is
-    all there."""
+    """Index of the mark, or of its possible beginning at the end, or else the text's length; and
+    whether the mark is complete."""
     if (at := text.find(mark)) >= 0:
         return at, True
     for size in range(min(len(mark) - 1, len(text)), 0, -1):
@@ -73,7 +73,7 @@ def find_or_hold(text: str, mark: str) -> tuple[int, bool]:
 
 
 class JsonScanner:
-    """Finds the end of one JSON value in text that comes in parts."""
+    """Finds the end of one JSON value in streamed text."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -82,7 +82,7 @@ class JsonScanner:
         self.has_begun = False
 
     def scan(self, text: str) -> int | None:
-        """How much of `text` belongs to the value; None if all of it does and more will come."""
+        """Number of characters of `text` in the value; None if all are and it is incomplete."""
         for at, character in enumerate(text):
             if self._in_string:
                 if self._is_escaped:

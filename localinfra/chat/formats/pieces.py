@@ -1,6 +1,6 @@
-"""What an answer's text is made of, as it becomes certain: content, reasoning, tool calls. Pure.
+"""The pieces that a streamed answer is parsed into: content, reasoning, tool calls. Pure.
 
-`Parser` is what brings it out of the text, whatever the format.
+Every format has a `Parser`.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class CallStart(msgspec.Struct, frozen=True):
 
 
 class CallArguments(msgspec.Struct, frozen=True):
-    """A part of the last call's arguments; all parts together are its JSON."""
+    """A part of the last call's arguments; all parts joined are its JSON."""
 
     text: str
 
@@ -35,21 +35,21 @@ Piece: TypeAlias = Content | Thought | CallStart | CallArguments | CallEnd
 
 
 class Parser(Protocol):
-    """One choice's text on its way."""
+    """Parses the text of one choice as it streams."""
 
     @property
     def num_held(self) -> int:
-        """Characters at the end of what came that are no part of a piece, or not yet."""
+        """Characters at the end of the text that are in no piece, or not yet."""
 
     def push(self, text: str) -> list[Piece]: ...
 
     def finish(self, *, is_cut: bool = False) -> list[Piece]:
-        """What was held back, once no more can come. Where the answer `is_cut`, the beginning of a
-        mark at its end is taken for that; where it has ended by itself, for text."""
+        """The pieces held back until the end of the text. An incomplete mark at its end is dropped
+        if the answer `is_cut` off, and is text if it ended by itself."""
 
 
 def joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """Neighbours of a kind as one."""
+    """Merges neighbours of one kind."""
     result: list[Piece] = []
     for piece in pieces:
         last = result[-1] if result else None

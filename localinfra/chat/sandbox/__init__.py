@@ -1,1 +1,1 @@
-"""Runs templates that nobody vouches for, within limits. Knows no message and no format."""
+"""Runs untrusted templates within limits. Knows no message and no format."""

@@ -1,8 +1,8 @@
-"""Compiles and runs chat templates that nobody vouches for: they come inside GGUF files.
+"""Compiles and runs chat templates, which come inside GGUF files and are untrusted.
 
-Owns the Jinja environment. A template reaches plain values and the functions listed here and in
-`filters.py`, within the limits of `meter.py`. What is not listed does not exist for it, because
-much of Jinja and of Python's own methods turns a small input into a huge output.
+Owns the Jinja environment. A template can use plain values and the functions listed here and in
+`filters.py`, within the limits of `meter.py`. Nothing else exists for it, because many of Jinja's
+features and Python's methods turn a small input into a huge output.
 """
 
 import re
@@ -28,10 +28,10 @@ from localinfra.chat.sandbox import filters
 from localinfra.chat.sandbox.meter import Buffer, LimitExceeded, Meter, written
 
 MAX_SOURCE_CHARS = 128 << 10  # the longest of 70 published templates has 17,000
-MAX_PARTS = 20_000  # names, operators, spaces …; the largest of those has 3,800
+MAX_PARTS = 20_000  # tokens of the lexer; the largest of those templates has 3,800
 COMPILE_DEADLINE_S = 5.0
 MAX_INT_BITS = 16_384  # of a product; Python reads literals of up to 4300 digits
-GROWING = frozenset(["*", "**", "%"])  # the others give no more than they take
+GROWING = frozenset(["*", "**", "%"])  # others return no more than they are given
 
 METHODS: dict[type, frozenset[str]] = {
     str: frozenset(
@@ -55,12 +55,12 @@ def _raise_exception(message: object) -> NoReturn:
 
 
 class _Namespace(Namespace):
-    def __repr__(self) -> str:  # Jinja's writes out the attributes, which may hold each other
+    def __repr__(self) -> str:  # Jinja's prints the attributes, which may refer to each other
         return "<Namespace>"
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what training learns from. When rendering it is transparent."""
+    """`{% generation %}` marks text for training. Rendering ignores it."""
 
     tags = {"generation"}  # noqa: RUF012  # as Extension declares it
 
@@ -70,9 +70,9 @@ class _Generation(Extension):
 
 
 class _MeteredCode(CodeGenerator):
-    """Generated code comes by the meter in each loop, branch and macro, and where it makes a value.
+    """Generates code that calls the meter in each loop, branch and macro, and for each value made.
 
-    Nothing is computed while compiling: Jinja would fold `'a'|center(10**9)` into a constant.
+    Computes nothing while compiling: Jinja would fold `'a'|center(10**9)` into a constant.
     """
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
@@ -97,7 +97,7 @@ class _MeteredCode(CodeGenerator):
         super().visit_For(node, frame)
 
     def visit_EnvironmentAttribute(self, node: nodes.EnvironmentAttribute, frame: Frame) -> None:
-        self.write(f"environment.{node.name}()")  # only made above: no template can write one
+        self.write(f"environment.{node.name}()")  # only created above: no template can contain one
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
         self.write("(environment.tick() and ")
@@ -113,7 +113,7 @@ class _MeteredCode(CodeGenerator):
         self.write("))")
 
     def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
-        self.write("environment.made({")
+        self.write("environment.charge({")
         for pair in node.items:
             self.write("environment.tick() and ")  # hashing a key may take a while
             self.visit(pair.key, frame)
@@ -123,22 +123,22 @@ class _MeteredCode(CodeGenerator):
         self.write("})")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:
-        self._made(super().visit_List, node, frame)
+        self._charge(super().visit_List, node, frame)
 
     def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
         if node.ctx == "load":
-            self._made(super().visit_Tuple, node, frame)
+            self._charge(super().visit_Tuple, node, frame)
         else:
             super().visit_Tuple(node, frame)
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
         if isinstance(node.arg, nodes.Slice):
-            self._made(super().visit_Getitem, node, frame)
+            self._charge(super().visit_Getitem, node, frame)
         else:
             super().visit_Getitem(node, frame)
 
-    def _made(self, visit: Callable[[Any, Frame], None], node: nodes.Expr, frame: Frame) -> None:
-        self.write("environment.made(")
+    def _charge(self, visit: Callable[[Any, Frame], None], node: nodes.Expr, frame: Frame) -> None:
+        self.write("environment.charge(")
         visit(node, frame)
         self.write(")")
 
@@ -158,12 +158,12 @@ class _Formatter(SandboxedFormatter):
         if re.search(r"\d{4}", format_spec):
             raise ValueError("the width of a field is too large")
         text: str = super().format_field(value, format_spec)
-        self._meter.made(text)
+        self._meter.charge(text)
         return text
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Stateless but for the meter of the rendering that runs on each thread."""
+    """Stateless, except for each thread's meter while it renders."""
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
     code_generator_class = _MeteredCode
@@ -199,37 +199,37 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def run(
         self, template: Template, values: Mapping[str, object], meter: Meter, passthrough: str
     ) -> str:
-        """Renders on this thread. `passthrough` are characters that pass `tojson` as they are.
+        """Renders on this thread. `passthrough`: characters that `tojson` does not escape.
 
-        Raises LimitExceeded, Refusal, or whatever the template does.
+        Raises LimitExceeded, Refusal, or any error of the template.
         """
         self._running.meter, self._running.passthrough = meter, passthrough
         pieces = Buffer(meter)
         try:
             for piece in template.root_render_func(template.new_context(dict(values))):
                 pieces.append(piece)
-        finally:  # the meter holds the conversation, and this thread may wait long for its next
+        finally:  # free the conversation, which the meter holds: the thread may stay idle
             del self._running.meter, self._running.passthrough
         return "".join(pieces)
 
     def compile_bounded(self, source: str) -> Template:
-        """Raises LimitExceeded for a template out of all proportion, Exception for a wrong one."""
+        """Raises LimitExceeded for an excessive template, Exception for an invalid one."""
         if len(source) > MAX_SOURCE_CHARS:
             raise LimitExceeded(f"it is longer than {MAX_SOURCE_CHARS} characters")
         with _deadline(COMPILE_DEADLINE_S):
             if any(True for _ in islice(self.lex(source), MAX_PARTS, None)):
-                raise LimitExceeded("it has too many parts")
+                raise LimitExceeded("it has too many tokens")
             return self.from_string(source)
 
-    # What generated code calls.
+    # Called by generated code.
 
     def tick(self) -> bool:
         meter: Meter = self._running.meter
         return meter.tick()
 
-    def made(self, value: object) -> object:
+    def charge(self, value: object) -> object:
         meter: Meter = self._running.meter
-        return meter.made(value)
+        return meter.charge(value)
 
     def text(self, value: object) -> str:
         meter: Meter = self._running.meter
@@ -253,7 +253,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         meter.tick()
         if operator in GROWING:
             meter.spend(_grown_bytes(meter, operator, left, right))
-        return meter.made(self.binop_table[operator](left, right))
+        return meter.charge(self.binop_table[operator](left, right))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         meter: Meter = self._running.meter
@@ -262,10 +262,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             cost = filters.METHOD_BYTES.get(obj.__name__)
             if cost is not None:
                 meter.spend(cost(obj.__self__, *args, **kwargs))
-        else:  # macros can read all of them as `varargs` and `kwargs`, a namespace keeps them
-            meter.made(args)
-            meter.made(kwargs)
-        return meter.made(super().call(context, obj, *args, **kwargs))
+        else:  # macros see them all as `varargs` and `kwargs`; a namespace keeps them
+            meter.charge(args)
+            meter.charge(kwargs)
+        return meter.charge(super().call(context, obj, *args, **kwargs))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return super().is_safe_attribute(obj, attr, value) and (
@@ -283,7 +283,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _grown_bytes(meter: Meter, operator: str, left: object, right: object) -> int:
-    """Bytes that one of the growing operations may make, before it is computed."""
+    """The most bytes that an operator of GROWING may make, known before it is computed."""
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length()
         bits = bits * max(right, 0) if operator == "**" else bits + right.bit_length()
@@ -302,10 +302,10 @@ def _grown_bytes(meter: Meter, operator: str, left: object, right: object) -> in
 
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Ends Python code that takes more CPU time, at its next function call.
+    """Stops Python code at its next function call once it has used this much CPU time.
 
-    For Jinja's compiler, which can't be metered from within. The trace function that was there,
-    a debugger's or coverage's, comes back afterwards.
+    For Jinja's compiler, which can't be metered from within. Restores the previous trace function,
+    such as a debugger's or coverage's.
     """
     end = time.thread_time() + seconds
 

@@ -1,7 +1,7 @@
-"""The filters a chat template may use, and what string methods may cost. Runs no template.
+"""The filters a chat template may use, and the cost of string methods. Runs no template.
 
-Every filter ticks before it works and pays for its result; the few that can make much out of
-little are written here and pay first.
+Every filter checks the deadline before it runs and is charged for its result; the few that can make
+a large result from a small input are written here and charged in advance.
 """
 
 import json
@@ -17,7 +17,7 @@ from jinja2.tests import TESTS
 
 from localinfra.chat.sandbox.meter import LimitExceeded, Meter, written
 
-# Jinja's own. Not in this list: what only HTML pages use, and what is slow by design.
+# Jinja's own, without those that only HTML pages use and those that are slow by design.
 PLAIN = (
     "abs capitalize count d default dictsort first float groupby items last length lower map "
     "max min reject rejectattr reverse select selectattr sort title trim truncate unique upper "
@@ -37,19 +37,19 @@ class Metered(Protocol):
 
 
 def metered(owner: Metered, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, timed and paid for. Keeps Jinja's marks on it, such as `pass_environment`."""
+    """Meters the function's time and result. Keeps Jinja's marks, such as `pass_environment`."""
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> object:
         meter = owner.meter
         meter.tick()
-        return meter.made(function(*args, **kwargs))
+        return meter.charge(function(*args, **kwargs))
 
     return run
 
 
 class Filters:
-    """Those that Jinja's own are not safe or metered enough for."""
+    """Replacements for Jinja's filters that are unsafe or can't be metered."""
 
     def __init__(self, owner: Metered):
         self._owner = owner
@@ -85,7 +85,7 @@ class Filters:
         separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
     ) -> str:
-        """As transformers' templates know it: no HTML escapes, keys in their own order."""
+        """Like transformers' `tojson`: no HTML escapes, keys in their own order."""
         if max(map(len, [*(separators or ()), _spaces(indent)])) > MAX_INDENT:
             raise ValueError("the indent or separators of tojson are too long")
         encoder = json.JSONEncoder(
@@ -106,7 +106,7 @@ class Filters:
         text, margin = str(value), _spaces(width)
         if len(margin) > MAX_INDENT:
             raise ValueError("the width of indent is too large")
-        lines = (text + "\n").splitlines()  # as Jinja: a final line break is kept
+        lines = (text + "\n").splitlines()  # like Jinja: keeps a final line break
         self._owner.meter.spend(getsizeof(text) + len(lines) * (64 + len(margin)))
         rest = [margin + line if line or blank else line for line in lines[1:]]
         return (margin if first else "") + "\n".join([lines[0], *rest])
@@ -135,13 +135,13 @@ def table(owner: Metered) -> dict[str, Callable[..., Any]]:
 
 
 def tests(owner: Metered) -> dict[str, Any]:
-    """All of Jinja's tests, such as `is mapping`: one may compare large values."""
+    """All of Jinja's tests, such as `is mapping`, metered: they may compare large values."""
     functions: dict[str, Any] = {**TESTS}
     return {name: metered(owner, function) for name, function in functions.items()}
 
 
 def percent_bytes(meter: Meter, text: str, values: object) -> int:
-    """What `text % values` may make. Raises LimitExceeded for a field of enormous width."""
+    """The most bytes that `text % values` makes. Raises LimitExceeded for an enormous width."""
     if WIDE_FORMAT.search(text):
         raise LimitExceeded("it formats too wide a field")
     return getsizeof(text) + text.count("%") * (meter.size(values) + 1000)
@@ -189,7 +189,7 @@ def _splitlines_bytes(text: str, *_: object, **__: object) -> int:
     return getsizeof(text) + 64 * sum(map(text.count, LINE_BREAKS))
 
 
-# String methods that make more than they are given → bytes of their result, before they run.
+# String methods whose result may exceed their input → bytes of the result, known before they run.
 METHOD_BYTES: dict[str, Callable[..., int]] = {
     "join": _join_bytes,
     "replace": _replace_bytes,

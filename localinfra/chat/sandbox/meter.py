@@ -1,7 +1,7 @@
-"""What one prompt may still use while it is made: time and bytes. Knows no Jinja.
+"""The budget of time and bytes for making one prompt. Knows no Jinja.
 
-Every operation of a sandboxed template comes by here, and none of them is long by itself, so
-the limits hold on the calling thread without a subprocess, a signal or a trace function.
+Every operation of a sandboxed template calls the meter and none is long by itself, so the limits
+hold on the calling thread without a subprocess, a signal or a trace function.
 """
 
 import time
@@ -11,9 +11,9 @@ from sys import getsizeof
 
 # A 100-message conversation takes about 2 ms and produces a few 100 kB.
 DEADLINE_S = 2.0
-LOOK_EVERY_S = 0.02  # at what is slower to ask than the clock on the wall
-MAX_VALUE_BYTES = 4 << 20  # one value written out in full, plus 8 times the input
-MAX_TOTAL_BYTES = 32 << 20  # all values made while rendering, plus 32 times the input
+LOOK_EVERY_S = 0.02  # between checks that are slower than reading the wall clock
+MAX_VALUE_BYTES = 4 << 20  # of one value written out in full; plus 8 times the input
+MAX_TOTAL_BYTES = 32 << 20  # of all values made while rendering; plus 32 times the input
 
 CONTAINERS = (list, tuple, dict)
 SCALARS = frozenset([bool, int, float, type(None)])
@@ -24,22 +24,22 @@ class LimitExceeded(BaseException):
 
 
 class Deadline:
-    """CPU time of the thread that makes a prompt, from messages to token ids."""
+    """Limits the CPU time of the thread that makes a prompt, from messages to token ids."""
 
     def __init__(
         self, limit_s: float | None = None, is_abandoned: Callable[[], bool] = lambda: False
     ):
-        """`limit_s` None: what a template may take; `is_abandoned` says that nobody waits."""
+        """`limit_s`: DEADLINE_S if None. `is_abandoned`: whether the client has left."""
         self._limit_s = DEADLINE_S if limit_s is None else limit_s
         self._is_abandoned = is_abandoned
         self._next_look_s = time.monotonic() + LOOK_EVERY_S
         self._cpu_end = time.thread_time() + self._limit_s
 
     def check(self) -> bool:
-        """Raises LimitExceeded when time is up; True, so that expressions can begin with it.
+        """Raises LimitExceeded when time is up. Returns True, so that expressions can use it.
 
-        The clock on the wall is the cheap one. The thread's own decides, so that a machine
-        busy with other work refuses nobody.
+        The wall clock is cheap and says when to look; the thread's CPU time decides, so that a
+        machine busy with other work refuses no request.
         """
         now_s = time.monotonic()
         if now_s > self._next_look_s:
@@ -52,24 +52,24 @@ class Deadline:
 
 
 class Meter:
-    """The allowance for one prompt. Used by the thread that renders."""
+    """The budget for one prompt. Rendering thread only."""
 
     def __init__(self, inputs: object, deadline: Deadline | None = None):
         self._sizes: dict[int, int] = {}  # id of a container → bytes of it written out
-        self._kept: list[object] = []  # keeps those ids from being given to another object
+        self._kept: list[object] = []  # keeps those ids from being reused
         input_bytes = self.size(inputs)
         self._max_value = MAX_VALUE_BYTES + 8 * input_bytes
         self._left = MAX_TOTAL_BYTES + 32 * input_bytes
         self.tick = (deadline or Deadline()).check
 
     def spend(self, size_bytes: int) -> None:
-        """Takes the bytes of a value that was made or is about to be."""
+        """Charges for a value that was made or is about to be."""
         self._left -= size_bytes
         if size_bytes > self._max_value or self._left < 0:
             raise LimitExceeded("it produced too much text")
 
-    def made(self, value: object) -> object:
-        """The value, paid for. An iterator comes back as a list, so that its size is known."""
+    def charge(self, value: object) -> object:
+        """Charges for the value and returns it; an iterator as a list, so its size is known."""
         kind = type(value)
         if kind is str:
             self.spend(getsizeof(value))
@@ -80,11 +80,11 @@ class Meter:
             if self.size(value) > self._max_value:
                 raise LimitExceeded("it built too large a value")
         elif isinstance(value, (Iterator, KeysView, ItemsView, ValuesView)):
-            return self.made(list(value))
+            return self.charge(list(value))
         return value
 
     def text(self, value: object) -> str:
-        """str(value), paid for where that makes a new string."""
+        """str(value), charged for if that makes a new string."""
         if type(value) is str:
             return value
         text = str(value)
@@ -92,10 +92,10 @@ class Meter:
         return text
 
     def size(self, value: object) -> int:
-        """Bytes of the value written out in full, however often its parts are shared.
+        """Bytes of the value written out in full, with shared parts counted each time.
 
-        `[x, x]` nested 40 deep is small in memory, but its text, its hash and a comparison
-        with a twin take forever. Containers never change, so each is summed once.
+        `[x, x]` nested 40 deep is small in memory, but printing, hashing or comparing it takes
+        forever. Containers never change, so each is summed once.
         """
         if isinstance(value, str):
             return getsizeof(value)
@@ -111,12 +111,12 @@ class Meter:
 
 
 def written(text: str) -> int:
-    """Bytes that its characters take in a longer text, at most."""
+    """The most bytes that its characters take in a longer text."""
     return len(text) if text.isascii() else 4 * len(text)
 
 
 class Buffer(list[str]):
-    """Collects the output of a macro or a set block, paying for each piece."""
+    """Collects the output of a macro or a set block and charges for each piece."""
 
     def __init__(self, meter: Meter):
         super().__init__()
@@ -126,6 +126,6 @@ class Buffer(list[str]):
         self._meter.spend(getsizeof(piece))
         super().append(piece)
 
-    def extend(self, pieces: "tuple[str, ...]") -> None:  # type: ignore[override]  # what jinja passes
+    def extend(self, pieces: "tuple[str, ...]") -> None:  # type: ignore[override]  # as Jinja calls it
         self._meter.spend(sum(map(getsizeof, pieces)))
         super().extend(pieces)

@@ -1,1 +1,1 @@
-"""JSON Schemas of clients → schemas that llguidance knows word by word. Pure; compiles nothing."""
+"""Clients' JSON Schemas → schemas that llguidance can enforce. Pure; compiles nothing."""

@@ -1,5 +1,5 @@
-"""The keywords of JSON Schema, of all drafts and of OpenAPI: what their values must be, and which
-of them llguidance knows. Pure data, and the check of one keyword's value.
+"""The keywords of JSON Schema, in all drafts and OpenAPI: their valid values, and which of them
+llguidance knows. Pure data, and the check of one keyword's value.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from localinfra.errors import InvalidRequest
 
 TYPES = ("null", "boolean", "number", "integer", "string", "array", "object")
 
-# Keywords that say nothing about which values are valid, besides those that begin with x-.
+# Keywords that don't affect which values are valid, in addition to those that begin with x-.
 ANNOTATIONS = frozenset(
     [
         *("$schema", "$id", "id", "$comment", "$anchor", "$dynamicAnchor", "$vocabulary"),
@@ -25,7 +25,7 @@ FORMATS = frozenset(
         *("uri", "unknown"),
     ]
 )
-# Formats that say how a number is kept, or how a text is shown.
+# Formats that describe how a number is stored or a text is displayed.
 HINTS = frozenset(
     [
         *("int", "integer", "long", "short", "number", "float", "double", "decimal", "password"),
@@ -35,7 +35,7 @@ HINTS = frozenset(
 )
 
 
-# --- what a keyword's value must be ---------------------------------------------------------------
+# --- checks of a keyword's value ------------------------------------------------------------------
 
 
 def is_text(value: Json) -> bool:
@@ -79,9 +79,9 @@ def is_type(value: Json) -> bool:
 
 Check = Callable[[Json], bool]
 SCHEMA: tuple[Check, str] = (is_schema, "a schema: an object or a boolean")
-SCHEMAS: tuple[Check, str] = (is_schema_list, "a list of schemas, at least one")
+SCHEMAS: tuple[Check, str] = (is_schema_list, "a list of at least one schema")
 SCHEMA_MAP: tuple[Check, str] = (is_schema_map, "an object of schemas")
-COUNT: tuple[Check, str] = (is_count, "a whole number from 0")
+COUNT: tuple[Check, str] = (is_count, "a whole number, 0 or more")
 NUMBER: tuple[Check, str] = (is_number, "a number")
 TEXT: tuple[Check, str] = (is_text, "a string")
 FLAG: tuple[Check, str] = (is_flag, "true or false")
@@ -90,7 +90,7 @@ NAMES: tuple[Check, str] = (is_names, "a list of strings")
 
 ENFORCED: dict[str, tuple[Check, str]] = {
     "type": (is_type, f"one of {', '.join(TYPES)}, or a list of some"),
-    "enum": (lambda v: isinstance(v, list) and bool(v), "a list of values, at least one"),
+    "enum": (lambda v: isinstance(v, list) and bool(v), "a list of at least one value"),
     "const": (lambda v: True, "any value"),
     "$ref": TEXT,
     "properties": SCHEMA_MAP,
@@ -123,7 +123,7 @@ ENFORCED: dict[str, tuple[Check, str]] = {
     "$defs": SCHEMA_MAP,
     "definitions": SCHEMA_MAP,
 }
-# Known to the drafts, and not to llguidance.
+# In the drafts, but unknown to llguidance.
 OTHERS: dict[str, tuple[Check, str]] = {
     "not": SCHEMA,
     "if": SCHEMA,
@@ -165,7 +165,7 @@ IN_PLACE = ("anyOf", "allOf", "oneOf", "$ref")
 
 
 def check_type(key: str, value: Json, path: str, schema: str) -> None:
-    """Raises InvalidRequest about `path`; about the schema's own where a type has no such name."""
+    """Raises InvalidRequest naming `path`, or the path of the `schema` for an unknown type."""
     if key in KEYWORDS:
         is_right, what = KEYWORDS[key]
         if not is_right(value):
@@ -178,7 +178,7 @@ def as_map(value: Json) -> dict[str, Json]:
 
 
 def inside(value: Json) -> Iterator[Json]:
-    """A JSON value and all in it, however deep."""
+    """Yields a JSON value and all values nested in it."""
     waiting = [value]
     while waiting:
         item = waiting.pop()

@@ -1,6 +1,6 @@
-"""What generators of tools write for JSON Schema, and what they mean by it. Pure.
+"""Repairs the mistakes that generators of tools make in JSON Schema. Pure.
 
-Where nothing has to be promised, an odd keyword is read as it is meant or left out.
+For lenient schemas only: an odd keyword is read as it is meant, or left out.
 """
 
 import math
@@ -24,7 +24,7 @@ NUMBERS = frozenset(
 
 
 def mended(key: str, value: Json) -> Json:
-    """The same, or what it stands for."""
+    """The value, repaired if its meaning is clear."""
     if key == "type":
         return mended_type(value)
     if key == "required" and isinstance(value, str):
@@ -53,7 +53,7 @@ def as_number(text: str) -> Json:
 
 
 def is_readable(key: str, value: Json) -> bool:
-    """Whether the keyword's value can be read, if perhaps not all schemas in it."""
+    """Whether the keyword's value can be used, even if not all schemas in it can."""
     if key in LIST_KEYS:
         return isinstance(value, list) and bool(value)
     if key in MAP_KEYS or KEYWORDS.get(key) is SCHEMA_MAP:
@@ -64,6 +64,6 @@ def is_readable(key: str, value: Json) -> bool:
 
 
 def required_by_themselves(properties: Json) -> list[Json]:
-    """Names of properties that say `required: true` of themselves, as draft 3 has it."""
+    """Names of properties that contain `required: true`, as in draft 3."""
     parts = as_map(properties).items()
     return [name for name, part in parts if as_map(part).get("required") is True]

@@ -1,6 +1,6 @@
-"""Whether the choices of a `oneOf` exclude each other, so that any one of them is exactly one.
+"""Checks that the choices of a `oneOf` exclude each other, so that `anyOf` means the same.
 
-Pure. Sees through references; what it can't see is not excluded.
+Pure. Follows references; choices count as overlapping unless it proves that they don't.
 """
 
 import itertools
@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.keywords import TYPES, as_map
 
-MAX_STEPS = 200_000  # keywords, names and values looked at in all: 0.2 s
+MAX_STEPS = 200_000  # keywords, names and values visited in all: 0.2 s
 MAX_DEPTH = 12  # of references and properties
 
-Follow = Callable[[str], Json]  # a reference → what it refers to, None for nothing
+Follow = Callable[[str], Json]  # a reference → its target, or None if it has none
 Schema = dict[str, Json]
 
 
@@ -20,18 +20,18 @@ class Exclusion:
     """Compares the parts of one schema."""
 
     def __init__(self, follow: Follow, tags: Mapping[int, Collection[str]]):
-        """`tags`: by the identity of a schema, properties that its objects have in any case."""
+        """`tags`: id() of a schema → properties that its objects always have."""
         self._follow = follow
         self._tags = tags
         self._num_steps = 0
 
-    def is_seen(self, choices: Json) -> bool:
-        """No value is valid by two of them."""
+    def is_proven(self, choices: Json) -> bool:
+        """Whether no value can be valid for two of them."""
         every = choices if isinstance(choices, list) else []
         values = [values_of(as_map(choice)) for choice in every]
-        told = [key_of(value) for each in values if each is not None for value in each]
-        if None not in values and len(set(told)) == len(told):
-            return True  # however many there are
+        keys = [key_of(value) for each in values if each is not None for value in each]
+        if None not in values and len(set(keys)) == len(keys):
+            return True  # saves comparing all pairs
         pairs = itertools.combinations(every, 2)
         return all(self._excludes(one, other, 0) for one, other in pairs)
 
@@ -46,7 +46,7 @@ class Exclusion:
         return self._no_choice(ones, other, depth) or self._no_choice(others, one, depth)
 
     def _no_choice(self, ones: Sequence[Schema], other: Json, depth: int) -> bool:
-        """All choices within a schema exclude the other."""
+        """Whether all choices within one of the schemas exclude the other."""
         return any(
             isinstance(choices := one.get(key), list)
             and all(self._excludes(choice, other, depth + 1) for choice in choices)
@@ -55,7 +55,7 @@ class Exclusion:
         )
 
     def _all_of(self, schema: Json, depth: int) -> list[Schema]:
-        """The schema, and others that its values have to satisfy too."""
+        """The schema, and all others that its values must also satisfy."""
         if not isinstance(schema, dict) or depth > MAX_DEPTH:
             return []
         self._num_steps += 1 + sum(map(weight, schema.values()))
@@ -82,8 +82,8 @@ class Exclusion:
 
     def _have_other_members(self, one: Schema, other: Schema, depth: int) -> bool:
         properties, others = as_map(one.get("properties")), as_map(other.get("properties"))
-        needed = names(one).union(self._tags.get(id(one), ()))
-        other_needed = names(other).union(self._tags.get(id(other), ()))
+        needed = required_names(one).union(self._tags.get(id(one), ()))
+        other_needed = required_names(other).union(self._tags.get(id(other), ()))
         if any(is_closed(other) and name not in others for name in needed):
             return True
         if any(is_closed(one) and name not in properties for name in other_needed):
@@ -119,7 +119,7 @@ def kind_of(value: Json) -> str:
 
 
 def values_of(schema: Schema) -> list[Json] | None:
-    """All values there are; None where they are not told."""
+    """All allowed values, or None if they are not listed."""
     if "const" in schema:
         return [schema["const"]]
     values = schema.get("enum")
@@ -127,7 +127,7 @@ def values_of(schema: Schema) -> list[Json] | None:
 
 
 def key_of(value: Json) -> object:
-    """Equal for equal values of JSON, where 1 is 1.0 and not true."""
+    """A key that is equal for equal JSON values: 1 equals 1.0, but not true."""
     if isinstance(value, list):
         return ("array", *map(key_of, value))
     if isinstance(value, dict):
@@ -135,8 +135,8 @@ def key_of(value: Json) -> object:
     return ("boolean", value) if isinstance(value, bool) else value
 
 
-def names(schema: Schema) -> set[str]:
-    """Of the properties that it requires."""
+def required_names(schema: Schema) -> set[str]:
+    """Names of the properties that it requires."""
     required = schema.get("required")
     found = required if isinstance(required, list) else []
     return {name for name in found if isinstance(name, str)}
@@ -148,7 +148,7 @@ def is_closed(schema: Schema) -> bool:
 
 
 def apart(one: Schema, other: Schema) -> bool:
-    """Whether one's numbers are all below the other's."""
+    """Whether all numbers of one are below those of the other."""
     return below(one, other) or below(other, one)
 
 
@@ -162,7 +162,7 @@ def below(low: Schema, high: Schema) -> bool:
 
 
 def limits(schema: Schema, name: str) -> Iterator[tuple[float, bool]]:
-    """The limits, and whether they are themselves beyond it."""
+    """Yields each limit, and whether it is exclusive."""
     plain, exclusive = schema.get(f"m{name}"), schema.get(f"exclusiveM{name}")
     if isinstance(plain, int | float):
         yield plain, exclusive is True
@@ -171,7 +171,7 @@ def limits(schema: Schema, name: str) -> Iterator[tuple[float, bool]]:
 
 
 def counted_apart(one: Schema, other: Schema, what: str) -> bool:
-    """Whether one's sizes are all below the other's."""
+    """Whether all sizes of one are below those of the other."""
 
     def is_below(low: Schema, high: Schema) -> bool:
         most, least = low.get(f"max{what}"), high.get(f"min{what}")
@@ -181,8 +181,8 @@ def counted_apart(one: Schema, other: Schema, what: str) -> bool:
 
 
 def tagged(parts: Iterable[Json], follow: Follow) -> dict[int, set[str]]:
-    """By the identity of schemas that a `discriminator` tells apart, the property that does it.
-    Readers of such unions need it, whether or not it is among `required`."""
+    """id() of each choice of a union with a `discriminator` → the property that it names.
+    Parsers of such unions need the property, even if it is not among `required`."""
     tags: dict[int, set[str]] = {}
     for part in parts:
         schema = as_map(part)

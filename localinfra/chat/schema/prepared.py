@@ -1,6 +1,6 @@
-"""A client's JSON Schema → one of which llguidance knows every word.
+"""A client's JSON Schema → one that llguidance can enforce.
 
-Pure. Follows references, says the same in other words where it can, and names what it leaves out.
+Pure. Follows references, rewrites keywords where it can, and lists the paths it leaves out.
 """
 
 import functools
@@ -34,26 +34,26 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 MAX_SCHEMA_DEPTH = 100
 MAX_PARTS = 4000  # schemas in a schema
-# What is below shares a path: a name of 100 kB around 4,000 parts would be in the paths of all.
+# A path contains all names above it: one of 100 kB around 4,000 parts would be in all their paths.
 MAX_PATH_CHARS = 500
-MAX_MULTIPLE = 10_000  # it makes an automaton of as many states: 40 ms, and minutes for 10 million
+MAX_MULTIPLE = 10_000  # states of its automaton: 40 ms to build, and minutes for 10 million
 
-# What makes a schema one that llguidance may refuse or be long about.
+# Keywords that llguidance may refuse or take long to compile.
 HARD = ("pattern", "patternProperties", "format", "multipleOf")
 
 
 class Leniency(IntEnum):
-    """How much of a schema may be left out; each level leaves out what those before it do."""
+    """How much of a schema may be left out; each level includes those before it."""
 
-    NOTHING = 0  # that decides about a value
-    ONE_OF = 1  # that no two of `oneOf` are valid at once, where that can't be seen
-    UNKNOWN = 2  # what llguidance does not know, and what is no JSON Schema
+    NOTHING = 0  # that affects which values are valid
+    ONE_OF = 1  # that choices of `oneOf` exclude each other, where that can't be proven
+    UNKNOWN = 2  # keywords that llguidance does not know, and invalid ones
     HARD = 3  # patterns, formats and multiples
     ALL = 4  # any object will do
 
 
 class Waiver(msgspec.Struct, frozen=True):
-    """What need not be enforced."""
+    """The parts of a schema that need not be enforced."""
 
     level: Leniency = Leniency.NOTHING
     paths: frozenset[str] = frozenset()  # of keywords, and of schemas
@@ -71,7 +71,7 @@ class Hard(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A schema of which llguidance knows every word, and the paths of what is not in it."""
+    """A schema that llguidance can enforce, and the paths of the parts left out."""
 
     schema: dict[str, Json]
     left_out: tuple[str, ...] = ()
@@ -79,9 +79,10 @@ class Prepared(msgspec.Struct, frozen=True):
 
 
 def prepared(schema: Json, path: str, waiver: Waiver) -> Prepared:
-    """Raises UnsupportedParameter, naming the path, for what would have to be left out beyond the
-    waiver; hints such as the format of a number always are. Raises InvalidRequest where it is no
-    schema or too large.
+    """Leaves out hints, such as the format of a number, and what the waiver allows.
+
+    Raises UnsupportedParameter naming the path if more would have to be left out, InvalidRequest if
+    it is not a schema or too large.
     """
     if waiver.level is Leniency.ALL:
         return Prepared({"type": "object"}, (path,))
@@ -89,20 +90,20 @@ def prepared(schema: Json, path: str, waiver: Waiver) -> Prepared:
 
 
 class SchemaReader:
-    """One schema on its way. References lead to `$defs` of the result, whatever they pointed at."""
+    """Rewrites one schema. In the result, the targets of references are in `$defs`."""
 
     def __init__(self, root: Json, path: str, waiver: Waiver):
         self._root = root
         self._path = path
         self._waiver = waiver
         self._is_strict = waiver.level < Leniency.UNKNOWN
-        self._targets: dict[str, Json] = {}  # of references that were followed
+        self._targets: dict[str, Json] = {}  # by reference
         self._tags = tagged(inside(root), self._follow)
         self._exclusion = Exclusion(self._follow, self._tags)
         self._hard: list[Hard] = []
         self._num_parts = 0
         self._left_out: list[str] = []
-        self._names: dict[int, str] = {}  # of definitions, by the identity of what they define
+        self._names: dict[int, str] = {}  # id() of a schema → the name of its definition
         self._waiting: deque[tuple[str, Json, str]] = deque()  # definitions: name, schema, path
         self._used: set[str] = set()
 
@@ -145,7 +146,7 @@ class SchemaReader:
         said: dict[str, Json] = {}
         for key, value in schema.items():
             if (value is None and key != "const") or key in ANNOTATIONS:
-                continue  # as good as nothing
+                continue  # no effect
             self._keyword(said, schema, key, value, f"{path}.{key}")
         more: list[Json] = [*self._tags.get(id(schema), ())]
         more += [] if self._is_strict else required_by_themselves(said.get("properties"))
@@ -161,12 +162,12 @@ class SchemaReader:
         if self._is_strict and not is_extension(key):
             check_type(key, value, at, self._path)
         elif key == "required" and isinstance(value, bool):
-            return  # draft 3: for the object around it
+            return  # draft 3: belongs to the object around it
         else:
             value = mended(key, value)
         is_hard = key in HARD
         if (
-            is_extension(key)  # everyone's own
+            is_extension(key)  # vendor-specific
             or at in self._waiver.paths
             or (is_hard and self._waiver.level >= Leniency.HARD)
             or (not self._is_strict and not is_readable(key, value))
@@ -174,7 +175,7 @@ class SchemaReader:
             self._left_out.append(at)
         elif key in ENFORCED:
             said[key] = value
-            if key == "oneOf" and not self._exclusion.is_seen(value):
+            if key == "oneOf" and not self._exclusion.is_proven(value):
                 self._one_of(at)
             if is_hard:
                 self._hard.append(Hard(at, key, value))
@@ -184,8 +185,8 @@ class SchemaReader:
     def _one_of(self, at: str) -> None:
         if self._waiver.level < Leniency.ONE_OF:
             raise UnsupportedParameter(
-                "That no two of oneOf are valid at once can't be enforced: give each a property of "
-                "its own const, among required, or use anyOf.",
+                "The choices of this oneOf may overlap, so it can't be enforced: give each choice "
+                "a required property with a const of its own, or use anyOf.",
                 at,
             )
         self._left_out.append(at)
@@ -193,7 +194,7 @@ class SchemaReader:
     def _other(
         self, said: dict[str, Json], schema: dict[str, Json], key: str, value: Json, at: str
     ) -> None:
-        """A keyword that llguidance does not know."""
+        """Handles a keyword that llguidance does not know."""
         is_alone = not any(other in schema for other in (*IN_PLACE, "if", "dependentSchemas"))
         if value in WITHOUT_EFFECT.get(key, ()):
             self._left_out += [at] if key == "propertyNames" else []
@@ -203,8 +204,8 @@ class SchemaReader:
         else:
             self._leave_out(
                 at,
-                f"The schema's keyword {key[:100]!r} can't be enforced here; leave it out, or say "
-                "the same with others.",
+                f"The schema's keyword {key[:100]!r} can't be enforced here; remove it, or replace "
+                "it with other keywords.",
             )
 
     def _rewritten(self, said: dict[str, Json], path: str, depth: int) -> Json:
@@ -238,7 +239,7 @@ class SchemaReader:
             elif key == "format" and value not in FORMATS:
                 self._format(value, at)
             elif key in MOST and isinstance(value, int | float) and value > MAX_EXACT:
-                pass  # nothing is as large
+                pass  # no answer is that large
             elif self._is_exact(key, value, at):
                 if key in SIZES and isinstance(value, float):
                     value = int(value)
@@ -251,12 +252,14 @@ class SchemaReader:
             self._left_out.append(at)
         else:
             known = ", ".join(sorted(FORMATS))
-            self._leave_out(at, f"The format {str(name)[:100]!r} is not among {known}.")
+            self._leave_out(at, f"The format {str(name)[:100]!r} is not one of {known}.")
 
     def _is_exact(self, key: str, value: Json, at: str) -> bool:
         if key == "multipleOf" and num_states(value) > MAX_MULTIPLE:
             self._leave_out(
-                at, f"Multiples can be enforced of numbers with up to {MAX_MULTIPLE} as digits."
+                at,
+                f"multipleOf can be enforced up to {MAX_MULTIPLE}, counted without the decimal "
+                "point.",
             )
             return False
         if clamped(key, value) != value:
@@ -270,8 +273,8 @@ class SchemaReader:
         return False
 
     def _count_properties(self, result: dict[str, Json], path: str) -> None:
-        """llguidance counts only those that are not named, where all that are named are required;
-        their names could come twice."""
+        """llguidance counts properties only if all named ones are required, and lets the names of
+        others repeat."""
         properties, required = as_map(result.get("properties")), result.get("required")
         needed = {str(name) for name in required} if isinstance(required, list) else set()
         is_closed = result.get("additionalProperties") is False
@@ -288,8 +291,8 @@ class SchemaReader:
         elif optional or least > 1:
             self._leave_out(
                 f"{path}.minProperties",
-                "minProperties can be enforced up to the number of required properties, or if it "
-                "is that of all named ones; list in required what has to be there.",
+                "minProperties can be enforced only up to the number of required properties, or if "
+                "it is the number of all named ones; list the properties you need in required.",
             )
             del result["minProperties"]
         if isinstance(most, int) and is_closed and most >= len(properties):
@@ -297,8 +300,8 @@ class SchemaReader:
         elif most is not None and optional:
             self._leave_out(
                 f"{path}.maxProperties",
-                "maxProperties can be enforced where all named properties are required; drop it, "
-                "or use anyOf for the objects that you want.",
+                "maxProperties can be enforced only if all named properties are required; remove "
+                "it, or list the objects you want in anyOf.",
             )
             del result["maxProperties"]
 
@@ -306,12 +309,12 @@ class SchemaReader:
 
     @functools.cached_property
     def _anchors(self) -> dict[str, Json]:
-        """What they name."""
+        """$anchor → the schema it names."""
         anchored = [part for part in inside(self._root) if isinstance(part, dict)]
         return {str(part["$anchor"]): part for part in anchored if "$anchor" in part}
 
     def _follow(self, reference: str) -> Json:
-        """What it points at; None for nothing."""
+        """The target of a reference, or None if it has none."""
         if reference not in self._targets:
             self._targets[reference] = self._target(reference)
         return self._targets[reference]
@@ -322,22 +325,22 @@ class SchemaReader:
             reference = reference.removeprefix(own.rstrip("#")) or "#"
         if not reference.startswith("#"):
             return None
-        return self._anchors.get(reference[1:]) or referred(self._root, reference)
+        return self._anchors.get(reference[1:]) or target_of(self._root, reference)
 
     def _reference(self, reference: str, at: str) -> str | None:
-        """Where it leads in the result; None where it is left out."""
+        """The reference to write in the result, or None if it is left out."""
         target = self._follow(reference)
         if target is None and not reference.startswith("#"):
             self._leave_out(
                 at,
-                "Only references inside the schema (#/…) can be followed; put what it refers to "
-                "under $defs.",
+                "Only references inside the schema (#/…) can be followed; put the target under "
+                "$defs.",
             )
             return None
         if not is_schema(target):
             if self._is_strict:
                 raise InvalidRequest(
-                    f"The reference {reference[:200]!r} points at no schema; put what it refers to "
+                    f"The reference {reference[:200]!r} does not point to a schema; put its target "
                     "under $defs.",
                     self._path,
                 )
@@ -352,7 +355,7 @@ class SchemaReader:
         return f"#/$defs/{name}"
 
     def _definition(self, schema: Json, path: str) -> str:
-        # Booleans have no identity of their own.
+        # All equal booleans are one object.
         key = id(schema) if isinstance(schema, dict) else -1 - int(bool(schema))
         if key not in self._names:
             self._names[key] = f"d{len(self._names)}"
@@ -364,14 +367,14 @@ def is_extension(key: str) -> bool:
     return key.startswith("x-") or ":" in key
 
 
-def referred(root: Json, reference: str) -> Json:
-    """What a JSON pointer points at; None where that is nothing, or a mere value."""
+def target_of(root: Json, reference: str) -> Json:
+    """The target of a JSON pointer; None if there is none or it is inside a plain value."""
     if reference in ("#", "#/"):
         return root
     if not reference.startswith("#/"):
         return None
     value = root
-    is_keyword = True  # a step into a schema is; one into its properties is a name
+    is_keyword = True  # whether the next step is one; inside `properties` it is a name
     for step in reference.removeprefix("#/").split("/"):
         step = unquote(step).replace("~1", "/").replace("~0", "~")
         if is_keyword and step in ("const", "enum", "default", "example", "examples"):

@@ -1,4 +1,4 @@
-"""Keywords in other words that llguidance knows, for the same values. Pure."""
+"""Rewrites keywords into equivalent ones that llguidance knows. Pure."""
 
 from decimal import Decimal
 
@@ -9,8 +9,8 @@ MAX_EXACT = 2**53  # llguidance's numbers are doubles
 
 
 def as_draft_2020(said: dict[str, Json]) -> dict[str, str]:
-    """Earlier drafts' ways, in place: tuples in `items`, and exclusive limits as flags. Returns
-    what new names were written as."""
+    """Rewrites earlier drafts in place: tuples in `items`, and exclusive limits as flags. Returns
+    new keyword → the client's."""
     written = {}
     items, others = said.get("items"), said.pop("additionalItems", None)
     if isinstance(items, list):
@@ -29,7 +29,7 @@ def as_draft_2020(said: dict[str, Json]) -> dict[str, str]:
 
 
 def num_states(multiple: Json) -> int:
-    """Of an automaton that knows the multiples: the number without its decimal point."""
+    """States of an automaton for its multiples: the number without its decimal point."""
     digits = Decimal(str(multiple)).as_tuple()
     exponent = digits.exponent if isinstance(digits.exponent, int) else 0
     shift: int = 10 ** min(max(exponent, 0), 9)
@@ -37,8 +37,8 @@ def num_states(multiple: Json) -> int:
 
 
 def clamped(key: str, value: Json) -> Json:
-    """A limit beyond what doubles tell apart, as those of 64-bit integers, at their border: what
-    lies within is within the client's too."""
+    """Tightens a limit beyond exact doubles, such as one of 64-bit integers, to the largest exact
+    one."""
     if key not in BOUNDS or not isinstance(value, int | float) or isinstance(value, bool):
         return value
     if key in ("minimum", "exclusiveMinimum"):
@@ -47,7 +47,7 @@ def clamped(key: str, value: Json) -> Json:
 
 
 def or_null(schema: dict[str, Json]) -> dict[str, Json]:
-    """OpenAPI's `nullable: true`."""
+    """The schema with OpenAPI's `nullable: true`."""
     kind = schema.get("type")
     values = schema.get("enum")
     if kind is not None and "const" not in schema and not schema.keys() & set(IN_PLACE):

@@ -1,4 +1,4 @@
-"""JSON Schemas of clients: what can be enforced, and where one asks for more.
+"""A client's JSON Schema → a grammar rule, within the limits of what can be enforced.
 
 Pure. Knows what llguidance does with each keyword; compiles nothing.
 """
@@ -10,33 +10,33 @@ import msgspec
 
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.keywords import BOUNDS, inside
-from localinfra.chat.schema.prepared import STRICT, Hard, Leniency, Waiver, prepared, referred
+from localinfra.chat.schema.prepared import STRICT, Hard, Leniency, Waiver, prepared, target_of
 from localinfra.errors import InvalidRequest
 
 # llguidance ends the process on a chain of 2,000 references.
 MAX_SCHEMA_BYTES = 512 * 1024
-MAX_CHAIN = 200  # levels, with those behind references
-MAX_VALUES = 3000  # names in `required`, and what stands inside `const` and `enum`
+MAX_CHAIN = 200  # levels, including those behind references
+MAX_VALUES = 3000  # names in `required`, and values inside `const` and `enum`
 MAX_CHOICES = 20_000  # plain values in `enum`
-MAX_COMBINED = 8  # patterns and formats that one value may have to satisfy: it tries all subsets
+MAX_COMBINED = 8  # patterns and formats on one value: llguidance tries all subsets
 MAX_PATTERN_CHARS = 2000
-MAX_PATTERNS_CHARS = 20_000  # together
-MAX_VISITS = 200_000  # of parts, while patterns are counted: 0.2 s
-MAX_PLAIN_CHARS = 32 * 1024  # of a schema without patterns: they compile in 0.2 s at most
+MAX_PATTERNS_CHARS = 20_000  # all together
+MAX_VISITS = 200_000  # parts visited to count patterns: 0.2 s
+MAX_PLAIN_CHARS = 32 * 1024  # of a schema without patterns: compiles in 0.2 s at most
 MAX_PLAIN_ITEMS = 10_000
 
 SCHEMA_MAPS = frozenset(["properties", "patternProperties", "$defs"])
 SCHEMA_LISTS = frozenset(["anyOf", "allOf", "oneOf", "prefixItems"])
 SCHEMAS = frozenset(["items", "additionalProperties"])
 
-# One way to write a value: a small model can't lose itself in blanks, and more tokens are certain.
+# One way to write a value: small models can't get lost in whitespace, and more tokens are forced.
 WRITING: dict[str, Json] = {
     "item_separator": ", ",
     "key_separator": ": ",
     "whitespace_flexible": False,
-    # No \\u: a name could be written so that it escapes what is said of it.
+    # No \\u: a property's name could be written so that its schema does not apply.
     "json_allowed_escapes": 'nrbtf\\"',
-    "coerce_one_of": True,  # whether its choices exclude each other has been looked at
+    "coerce_one_of": True,  # exclusion has been checked before
 }
 
 
@@ -44,17 +44,17 @@ class Rule(msgspec.Struct, frozen=True):
     """The right side of a rule in llguidance's Lark."""
 
     text: str
-    left_out: tuple[str, ...] = ()  # paths of what it does not say
-    is_plain: bool = False  # of a kind that compiles in milliseconds
-    hard: tuple[Hard, ...] = ()  # keywords that may be why it can't be compiled
+    left_out: tuple[str, ...] = ()  # paths that it does not enforce
+    is_plain: bool = False  # sure to compile in milliseconds
+    hard: tuple[Hard, ...] = ()  # keywords that may keep it from compiling
 
 
 def json_rule(schema: Json, path: str, waiver: Waiver = STRICT) -> Rule:
-    """Raises UnsupportedParameter naming the path of what can't be enforced, InvalidRequest where
-    it is no schema or too large.
+    """Raises UnsupportedParameter naming the path of a part that can't be enforced, InvalidRequest
+    if it is not a schema or too large.
     """
     if waiver.level is Leniency.ALL:
-        schema = {}  # however it is
+        schema = {}  # it may be invalid
     try:
         text = msgspec.json.encode(schema)
     except RecursionError:
@@ -75,7 +75,7 @@ def json_rule(schema: Json, path: str, waiver: Waiver = STRICT) -> Rule:
 
 
 def is_hard(schema: dict[str, Json]) -> bool:
-    """Whether llguidance may take longer over it than its size tells."""
+    """Whether llguidance may take longer over it than its size suggests."""
     numbers = [schema[key] for key in BOUNDS if key in schema]
     counts = [schema[key] for key in ("minItems", "maxItems") if key in schema]
     return (
@@ -86,7 +86,7 @@ def is_hard(schema: dict[str, Json]) -> bool:
 
 
 def check_size(schema: dict[str, Json], path: str) -> None:
-    """Refuses what would take llguidance too long or too deep."""
+    """Raises InvalidRequest if llguidance would take too long or recurse too deeply."""
     known = list(objects(schema))
     patterns = [part["pattern"] for part in known if isinstance(part.get("pattern"), str)]
     for part in known:
@@ -96,7 +96,7 @@ def check_size(schema: dict[str, Json], path: str) -> None:
     lengths = [len(str(pattern)) for pattern in patterns]
     if max(lengths, default=0) > MAX_PATTERN_CHARS or sum(lengths) > MAX_PATTERNS_CHARS:
         raise InvalidRequest(
-            f"A pattern can have {MAX_PATTERN_CHARS} characters, all together "
+            f"A pattern can have at most {MAX_PATTERN_CHARS} characters, all patterns together "
             f"{MAX_PATTERNS_CHARS}.",
             path,
         )
@@ -107,14 +107,14 @@ def check_size(schema: dict[str, Json], path: str) -> None:
         levels = MAX_CHAIN + 1
     if levels > MAX_CHAIN:
         raise InvalidRequest(
-            f"The schema has more than {MAX_CHAIN} levels, with those behind references.", path
+            f"The schema has more than {MAX_CHAIN} levels, including those behind references.", path
         )
     visits = itertools.count()
     for part in known if len(patterns) + num_formats > MAX_COMBINED else ():
         if intersects(part) and num_patterns(schema, part, visits) > MAX_COMBINED:
             raise InvalidRequest(
                 f"A value would have to satisfy more than {MAX_COMBINED} patterns and formats at "
-                "once (allOf, or others beside $ref); join them into fewer.",
+                "once (allOf, or keywords beside $ref); combine some of them.",
                 path,
             )
 
@@ -131,14 +131,15 @@ def check_values(known: list[dict[str, Json]], path: str) -> None:
             num_values += count(choice) if isinstance(choice, dict | list) else 0
     if num_values > MAX_VALUES or num_choices > MAX_CHOICES:
         raise InvalidRequest(
-            f"The schema has {num_values} names in required and values inside const and enum, of "
-            f"which {MAX_VALUES} can be enforced, and {num_choices} choices, of {MAX_CHOICES}.",
+            f"The schema has {num_values} names in required and values inside const and enum (at "
+            f"most {MAX_VALUES} can be enforced), and {num_choices} choices (at most "
+            f"{MAX_CHOICES}).",
             path,
         )
 
 
 def count(value: Json) -> int:
-    """Values and names inside."""
+    """Number of values and names inside."""
     found = list(inside(value))
     return len(found) + sum(len(item) for item in found if isinstance(item, dict))
 
@@ -152,8 +153,8 @@ def intersects(schema: dict[str, Json]) -> bool:
 
 
 def num_patterns(root: dict[str, Json], schema: Json, visits: Iterator[int]) -> int:
-    """Patterns and formats in a schema and behind its references, each as often as it is said.
-    `visits` counts the parts looked at; with too many of them the count is infinite."""
+    """Number of patterns and formats in a schema and behind its references. `visits` counts the
+    parts visited; after too many, the result exceeds MAX_COMBINED."""
     seen: set[int] = set()
 
     def below(part: Json) -> int:
@@ -167,24 +168,24 @@ def num_patterns(root: dict[str, Json], schema: Json, visits: Iterator[int]) -> 
         own += len(named) if isinstance(named, dict) else 0
         inner = list(parts(part))
         if isinstance(reference := part.get("$ref"), str):
-            inner.append(referred(root, reference))
+            inner.append(target_of(root, reference))
         return own + sum(map(below, inner))
 
     return below(schema)
 
 
 def longest_chain(root: dict[str, Json]) -> int:
-    """Levels of schemas below each other; what refers back to itself counts once."""
+    """Levels of nested schemas; a schema that refers back to itself counts once."""
     levels: dict[int, int] = {}
 
     def below(schema: Json) -> int:
         if not isinstance(schema, dict):
             return 0
         if id(schema) not in levels:
-            levels[id(schema)] = 0  # for who refers back to it
+            levels[id(schema)] = 0  # for references back to it
             inner = list(parts(schema))
             if isinstance(reference := schema.get("$ref"), str):
-                inner.append(referred(root, reference))
+                inner.append(target_of(root, reference))
             levels[id(schema)] = 1 + max(map(below, inner), default=0)
         return levels[id(schema)]
 
@@ -192,7 +193,7 @@ def longest_chain(root: dict[str, Json]) -> int:
 
 
 def parts(schema: dict[str, Json]) -> Iterator[Json]:
-    """The schemas in it."""
+    """Yields the schemas directly inside it."""
     for key, value in schema.items():
         if key in SCHEMA_MAPS and isinstance(value, dict):
             yield from value.values()
@@ -203,13 +204,13 @@ def parts(schema: dict[str, Json]) -> Iterator[Json]:
 
 
 def combines(schema: dict[str, Json]) -> bool:
-    """Whether a value has to satisfy several schemas at once, each of which says a part."""
+    """Whether a value must satisfy several schemas at once, each covering a part of it."""
     says = schema.keys() - {"$defs"}
     return "allOf" in says or (len(says) > 1 and bool(says & {"anyOf", "oneOf", "$ref"}))
 
 
 def objects(schema: Json) -> Iterator[dict[str, Json]]:
-    """The schema and all in it that have keywords."""
+    """Yields the schema and all schemas in it, except booleans."""
     if isinstance(schema, dict):
         yield schema
         for part in parts(schema):
@@ -217,8 +218,8 @@ def objects(schema: Json) -> Iterator[dict[str, Json]]:
 
 
 def closed(schema: Json) -> Json:
-    """The same, where objects that name their properties and don't mention others have no others:
-    what everyone means, and a small model would go on inventing some. Only for schemas of which no
+    """The schema, with no other properties in objects that name some and don't mention others: that
+    is what clients mean, and small models would keep inventing more. Only for schemas of which no
     part `combines`."""
     if not isinstance(schema, dict):
         return schema
