@@ -1,7 +1,7 @@
-"""What each key has used of each model, kept in one file of the cache for `localinfra costs`.
+"""The usage of each model by each key, kept in one file of the cache for `localinfra costs`.
 
-Owns that file. Several servers may add to it: each writes what is new since its last time, under
-a lock. It has a row for each key and model that were ever used together, so settings bound it.
+Owns that file. Several servers may add to it: each adds its usage since its last write, under a
+lock. It has one row per key and model, so the settings bound its size.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from localinfra.executor import in_daemon_thread
 logger = logging.getLogger(__name__)
 
 SAVE_INTERVAL_S = 3.0
-LOCK_LIMIT_S = 3.0  # others hold it for milliseconds
-LAST_SAVE_LIMIT_S = 5.0  # at the end, also for a disk that hangs
+LOCK_LIMIT_S = 3.0  # usually held for milliseconds
+LAST_SAVE_LIMIT_S = 5.0  # at the end, even if the disk hangs
 
 
 class Used(msgspec.Struct, kw_only=True):
-    """What one step of a request used, or the sum of many."""
+    """The usage of one step of a request, or the sum of many."""
 
     requests: int = 0
-    prompt_tokens: int = 0  # of texts that were only read, too
-    cached_tokens: int = 0  # of the prompts', those not computed again
+    prompt_tokens: int = 0  # including texts to embed or score
+    cached_tokens: int = 0  # the part of prompt_tokens that was not computed again
     generated_tokens: int = 0
     images: int = 0
-    usd: float = 0.0  # by the prices at that time
+    usd: float = 0.0  # at the prices of that time
 
     def add(self, used: "Used") -> None:
         self.requests += used.requests
@@ -45,7 +45,7 @@ class Used(msgspec.Struct, kw_only=True):
 
 
 class CostRow(Used, kw_only=True):
-    """What a key used of a model so far, the times in UTC."""
+    """The usage of one model by one key so far, times in UTC."""
 
     key: str  # its label, never the key
     model: str
@@ -53,7 +53,7 @@ class CostRow(Used, kw_only=True):
     last_at: datetime.datetime
 
     def merge(self, other: "CostRow") -> None:
-        """Takes in another of the same key and model."""
+        """Adds another row of the same key and model."""
         self.add(other)
         self.first_at = min(self.first_at, other.first_at)
         self.last_at = max(self.last_at, other.last_at)
@@ -71,7 +71,7 @@ class Book(msgspec.Struct, frozen=True):
 
 
 def merged(rows: Iterable[CostRow]) -> list[CostRow]:
-    """One row for each key and model, the given ones untouched."""
+    """One row per key and model; does not change the given ones."""
     found: dict[tuple[str, str], CostRow] = {}
     for row in rows:
         if known := found.get((row.key, row.model)):
@@ -82,7 +82,7 @@ def merged(rows: Iterable[CostRow]) -> list[CostRow]:
 
 
 class CostsUnreadable(Exception):
-    """The file can't be read; the message names it and what to do."""
+    """The file can't be read; the message names it and the remedy."""
 
 
 def default_path() -> Path:
@@ -94,7 +94,7 @@ def now() -> datetime.datetime:
 
 
 def read(path: Path) -> Book:
-    """What the file says; an empty book where there is none. Raises CostsUnreadable."""
+    """The content of the file, or an empty book if there is none. Raises CostsUnreadable."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Book)
     except FileNotFoundError:
@@ -106,20 +106,20 @@ def read(path: Path) -> Book:
 
 
 def add(path: Path, rows: Collection[CostRow]) -> None:
-    """Adds to what the file says. A damaged one is put aside. Raises OSError."""
+    """Adds rows to the file. Moves a damaged file aside. Raises OSError."""
     with cache.locked(path.with_suffix(".lock"), LOCK_LIMIT_S):
         try:
             book = read(path)
         except CostsUnreadable as error:
             aside = path.with_suffix(".damaged")
-            logger.warning("%s; counting from zero, what it held is in %s", error, aside)
+            logger.warning("%s; counting from zero, the damaged file is now %s", error, aside)
             path.replace(aside)
             book = Book(now())
         write(path, book.with_rows(rows))
 
 
 def reset(path: Path) -> None:
-    """Begins anew; servers that run go on adding. Raises OSError."""
+    """Starts from zero; running servers go on adding. Raises OSError."""
     with cache.locked(path.with_suffix(".lock"), LOCK_LIMIT_S):
         write(path, Book(now()))
 
@@ -127,14 +127,14 @@ def reset(path: Path) -> None:
 def write(path: Path, book: Book) -> None:
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_bytes(msgspec.json.format(msgspec.json.encode(book)))
-    part.replace(path)  # whoever reads sees the old file or the new one
+    part.replace(path)  # readers see the old file or the new one
 
 
 class Ledger:
-    """Takes down what is used. Event loop only; the file is written in a thread."""
+    """Records usage. Event loop only; the file is written in a thread."""
 
     def __init__(self, path: Path | None = None):
-        """Without a path nothing is kept."""
+        """Without a path, nothing is recorded."""
         self._path = path
         self._unsaved: dict[tuple[str, str], CostRow] = {}
         self._ending = asyncio.Event()
@@ -153,8 +153,8 @@ class Ledger:
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Meanwhile the file is brought up to date every SAVE_INTERVAL_S, and at the end, which
-        waits for no lock or disk longer than LAST_SAVE_LIMIT_S."""
+        """Inside the context, updates the file every SAVE_INTERVAL_S; and at the end, waiting at
+        most LAST_SAVE_LIMIT_S for the lock and the disk."""
         saving = asyncio.create_task(self._save_regularly())
         try:
             yield
@@ -168,7 +168,7 @@ class Ledger:
                 logger.warning("costs: %s could not be written in time", self._path)
             if self._unsaved:
                 usd = sum(row.usd for row in self._unsaved.values())
-                logger.warning("costs of %.6f US dollars are not in %s", usd, self._path)
+                logger.warning("costs of %.6f US dollars were not saved in %s", usd, self._path)
 
     async def _save_regularly(self) -> None:
         while not self._ending.is_set():
@@ -184,8 +184,8 @@ class Ledger:
             await in_daemon_thread(add, self._path, rows, name="costs")
             self._is_failing = False
         except OSError as error:
-            if not self._is_failing:  # said once, not every few seconds
-                logger.warning("costs can't be kept in %s: %s", self._path, error)
+            if not self._is_failing:  # log once, not every few seconds
+                logger.warning("costs can't be saved in %s: %s", self._path, error)
             self._is_failing = True
             again = merged([*rows, *self._unsaved.values()])
             self._unsaved = {(row.key, row.model): row for row in again}

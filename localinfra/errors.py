@@ -1,4 +1,4 @@
-"""Every error a client can be told, with its status, code and param. Renders and logs nothing.
+"""Errors for clients, each with its status, code and param. Renders and logs nothing.
 
 Raised where the fact is known; one handler in `api/` makes them responses, `cli/` one line.
 """
@@ -28,7 +28,7 @@ class ApiError(Exception):
 
     @property
     def for_log(self) -> str:
-        """What a log may say, which never has a value of a body."""
+        """The message for the log, which must not contain any value of a body."""
         return self.fault if self.quotes_body else self.message
 
 
@@ -47,7 +47,7 @@ class UnsupportedParameter(InvalidRequest):
 
 class ContextLengthExceeded(InvalidRequest):
     """Clients parse this wording (litellm reads the text, not the code): keep it. `is_exact` is
-    false where counting stopped at `num_tokens`."""
+    false if counting stopped at `num_tokens`."""
 
     code = "context_length_exceeded"
     quotes_body = False
@@ -106,7 +106,7 @@ class UnsupportedMediaType(ApiError):
 
 
 class UpgradeRequired(ApiError):
-    """Asked for in another protocol. Codex goes on over HTTP when it reads this status."""
+    """The request asks for another protocol. Codex falls back to HTTP on this status."""
 
     status, type, code = 426, "invalid_request_error", "unsupported_protocol"
 
@@ -126,7 +126,7 @@ class ModelUnavailable(ApiError):
 
 
 class ServerBusy(ApiError):
-    """As many connections are open as this server takes."""
+    """This server's limit on open connections is reached."""
 
     status, type, code = 503, "server_error", "too_many_connections"
 
@@ -136,7 +136,7 @@ class UnsupportedHttpVersion(ApiError):
 
 
 class EngineFailed(ApiError):
-    """The engine could not go on with this request; its details are in the server's log."""
+    """The engine failed during this request; the details are in the server's log."""
 
     code = "engine_failed"
 

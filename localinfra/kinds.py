@@ -1,6 +1,6 @@
-"""The kinds of model, a row for each: the entry that describes one, and how it is loaded.
+"""The kinds of model, one row each: the entry that describes a model, and the loader.
 
-The libraries that a kind needs come with its first model, so they are imported when it is loaded.
+The libraries that a kind needs are imported when its first model is loaded.
 """
 
 from collections.abc import Callable
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
 
 class LoadedModel(Protocol):
-    """What every kind of model can say and do. Event loop only, but for `close`."""
+    """The interface of every kind of model. Event loop only, except `close`."""
 
     @property
     def details(self) -> ModelDetails:
-        """What clients can plan with, now that it is loaded."""
+        """Limits and sizes for clients, known since it was loaded."""
 
     @property
     def num_waiting(self) -> int:
-        """What waits for its turn: choices of a text model, requests of others."""
+        """Queue length: choices for a text model, requests for others."""
 
     @property
     def is_busy(self) -> bool:
-        """Whether it works for anybody."""
+        """Whether it has any work."""
 
     @property
     def fault(self) -> str | None:
-        """Why it can't go on; None while it can."""
+        """Why it can't go on; None if it can."""
 
     @property
     def pulse(self) -> Pulse:
-        """What its threads are at."""
+        """The progress of its threads."""
 
     def abandon(self, reason: str) -> None:
-        """Gives up threads that hang; whoever waits is told."""
+        """Gives up threads that hang, and fails the requests that wait for them."""
 
     def close(self) -> None: ...
 
@@ -59,25 +59,25 @@ M_co = TypeVar("M_co", bound=LoadedModel, covariant=True)
 
 @dataclass(frozen=True)
 class Kind(Generic[E_co, M_co]):
-    """A row: the struct of its entries, and what makes a model of one."""
+    """A row: the kind's entry struct, and the loader of its models."""
 
     entry: type[E_co]
     loader: Callable[[str, E_co, ServerSettings], M_co]
 
     def load(self, name: str, entry: ModelEntry, settings: ServerSettings) -> M_co:
-        """Blocks, for seconds. Raises ModelUnavailable with what to do."""
+        """Blocks for seconds. Raises ModelUnavailable with the remedy."""
         assert isinstance(entry, self.entry)
         try:
             return self.loader(name, entry, settings)
         except SystemError as error:
-            # Python 3.11 counts how deep syntax trees are for all threads together: two that parse
-            # source at once, as libraries do while they are imported, can trip over each other.
+            # Python 3.11 counts the depth of syntax trees in all threads together: two threads that
+            # parse source at once, as some libraries do on import, can make each other fail.
             if "AST constructor" not in str(error):
                 raise
             return self.loader(name, entry, settings)
 
     def own(self, model: LoadedModel) -> M_co:
-        """What `load` has made, by its type again: the pool holds models of all kinds."""
+        """Casts a model that `load` returned to its type: the pool holds models of all kinds."""
         return cast("M_co", model)
 
 

@@ -1,8 +1,8 @@
-"""Every exported metric with its unit, in one list; parts add to them, this file prints them.
+"""Every exported metric with its unit, in one list; other parts update them, this file prints them.
 
 In Prometheus' text format 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/).
-All numbers live on the event loop, so the locks, registries and other formats of
-prometheus_client would only be imported, with an HTTP server of its own, at every start.
+All numbers live on the event loop, so prometheus_client's locks, registries, other formats and HTTP
+server would only slow every start.
 """
 
 from bisect import bisect_left
@@ -50,24 +50,24 @@ class Counter(Metric):
 
 
 class Gauge(Metric):
-    """How things stand when somebody looks."""
+    """The value at the time of a scrape."""
 
     kind = "gauge"
 
     def show(self, numbers: Mapping[Labels, float]) -> None:
-        """In place of all that was shown before."""
+        """Replaces all values."""
         self._values = dict(numbers)
 
 
 class Histogram(Metric):
-    """How many observations were at most as large as each bound, and the sum of all."""
+    """The number of observations up to each bound, and the sum of all."""
 
     kind = "histogram"
 
     def __init__(self, name: str, help: str, bounds: tuple[float, ...], *labels: str):
         super().__init__(name, help, *labels)
         self._bounds = bounds
-        self._counts: dict[Labels, list[int]] = {}  # of each bucket alone, the last without bound
+        self._counts: dict[Labels, list[int]] = {}  # not cumulative; the last bucket has no bound
 
     def observe(self, number: float, *values: str) -> None:
         counts = self._counts.setdefault(values, [0] * (len(self._bounds) + 1))
@@ -95,14 +95,13 @@ def escaped(value: str) -> str:
 
 
 class Metrics:
-    """The list. Models are called by their own names in models.toml, and keys by their callers'
-    (`api/http/auth.py`), so that there are never more lines than models, keys and routes allow."""
+    """The list. Models have their own names in models.toml as labels, and keys those of their
+    callers (`api/http/auth.py`), so models, keys and routes bound the number of lines."""
 
     def __init__(self) -> None:
         self.requests = Counter(
             "localinfra_requests_total",
-            "HTTP requests that have ended, by the class of their status: none where the client "
-            "left before it.",
+            "HTTP requests that have ended, by status class; none if the client left before.",
             "route", "model", "status",
         )  # fmt: skip
         self.request_seconds = Histogram(
@@ -116,11 +115,11 @@ class Metrics:
             FIRST_TOKEN_S, "model",
         )  # fmt: skip
         self.prompt_tokens = Counter(
-            "localinfra_prompt_tokens_total", "Tokens of prompts and of texts read.", "model"
+            "localinfra_prompt_tokens_total", "Tokens of prompts and texts read.", "model"
         )
         self.cached_tokens = Counter(
             "localinfra_cached_prompt_tokens_total",
-            "Those of the prompt tokens that were not computed again.",
+            "Prompt tokens that were not computed again.",
             "model",
         )
         self.generated_tokens = Counter(
@@ -129,24 +128,24 @@ class Metrics:
         self.images = Counter("localinfra_images_total", "Images made.", "model")
         self.cost = Counter(
             "localinfra_cost_usd_total",
-            "What requests would have cost by the prices of models.toml, in US dollars.",
+            "Cost of requests at the prices in models.toml, in US dollars.",
             "key", "model",
         )  # fmt: skip
         self.sequences_running = Gauge(
             "localinfra_sequences_running", "Choices being generated.", "model"
         )
         self.sequences_waiting = Gauge(
-            "localinfra_sequences_waiting", "Choices that wait for a place.", "model"
+            "localinfra_sequences_waiting", "Choices that wait for a slot.", "model"
         )
         self.kv_cells_used = Gauge(
             "localinfra_kv_cells_used",
-            "Tokens in the KV cache, those kept for later requests included.",
+            "Tokens in the KV cache, including those kept for later requests.",
             "model",
         )
-        self.kv_cells = Gauge("localinfra_kv_cells", "Tokens the KV cache has room for.", "model")
+        self.kv_cells = Gauge("localinfra_kv_cells", "Tokens that fit in the KV cache.", "model")
         self.requests_pending = Gauge(
             "localinfra_requests_pending",
-            "Requests for vectors, scores and images that wait or are being computed.",
+            "Requests for vectors, scores and images that are waiting or running.",
             "model",
         )
         self.models_loaded = Gauge(

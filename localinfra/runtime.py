@@ -32,21 +32,21 @@ logger = logging.getLogger(__name__)
 E = TypeVar("E", bound=ModelEntry)
 M = TypeVar("M", bound=LoadedModel)
 
-# Between two steps the engine's thread needs the interpreter back. By default whoever computes may
-# keep it for 5 ms, a whole step of a small model.
+# The engine's thread needs the GIL back between two steps. By default another thread may keep it
+# for 5 ms, as long as a whole step of a small model.
 SWITCH_INTERVAL_S = 0.0005
 IDLE_CHECK_S = 1.0
 PULSE_CHECK_S = 1.0
 
-# A broken model comes back with the next request. Where its server is watched by `/health` there
-# will be none before it is well again, so after this long it comes back by itself.
+# The next request reloads a broken model. A load balancer that watches `/health` sends none until
+# the model is back, so it is reloaded without a request after this long.
 REVIVE_AFTER_S = 10.0
 MEASURED = ("encoders", "optimized")  # folders of the cache
-MAX_HANGS = 3  # of one model; each leaves a thread behind that may keep its memory and a core
+MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory and a core
 
 
 class Runtime:
-    """Everything one server process holds. Event loop only; make it there and `close` it."""
+    """Everything one server process owns. Event loop only: create it and `close` it there."""
 
     def __init__(self, settings: ServerSettings, catalog: Catalog):
         self.settings = settings
@@ -66,7 +66,7 @@ class Runtime:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _load(self, name: str) -> LoadedModel:
-        """Brings the libraries that a kind needs with its first model."""
+        """Also imports the libraries of a kind, with its first model."""
         model = self._load_kind(name, self.catalog.entries[name])
         garbage.freeze()
         return model
@@ -98,7 +98,7 @@ class Runtime:
         return await self.get(RERANK, name, route)
 
     async def image_model(self, name: str | None, default: str, route: str) -> "ImageModel":
-        """Without a name the default, or where that is not served the first image model."""
+        """Without a name: the default, or the first image model if that is not served."""
         if name is None:
             name = default if default in self.catalog.names_by_id else self._first(IMAGE) or default
         return await self.get(IMAGE, name, route)
@@ -114,7 +114,7 @@ class Runtime:
         return self._models.loaded()
 
     def loaded_of(self, kind: Kind[E, M]) -> dict[str, M]:
-        """Those of one kind."""
+        """The loaded models of one kind."""
         entries = self.catalog.entries
         loaded = self._models.loaded().items()
         return {n: kind.own(model) for n, model in loaded if isinstance(entries[n], kind.entry)}
@@ -126,8 +126,8 @@ class Runtime:
         return self.loaded_of(EMBEDDING) | self.loaded_of(RERANK)
 
     def start(self) -> None:
-        """Starts loading the entries that ask for it; requests meanwhile wait for them. Sweeps
-        what a measurement left in the cache that was ended with its server."""
+        """Starts loading the entries with `preload`; requests for them wait. Sweeps the cache of
+        what interrupted measurements have left."""
         for folder in MEASURED:
             threading.Thread(
                 target=sweep_if_free, args=(cache_folder(folder),), daemon=True
@@ -145,18 +145,18 @@ class Runtime:
         task.add_done_callback(self._preloads.discard)
 
     async def _preload(self, name: str) -> None:
-        with contextlib.suppress(ApiError):  # logged by the pool; whoever asks is told again
+        with contextlib.suppress(ApiError):  # logged by the pool; requests get it again
             await self._models.get(name)
 
     async def _unload_idle(self) -> None:
-        """Weights that nobody uses give way, where their entry says after how long."""
+        """Unloads models that have been idle for as long as their entry says."""
         limits_s = {name: entry.unload_after_s for name, entry in self.catalog.entries.items()}
         while True:
             await asyncio.sleep(IDLE_CHECK_S)
             await self._models.unload_idle(limits_s)
 
     def faults(self) -> dict[str, str]:
-        """The models that broke and are not back yet, and why they broke."""
+        """Models that broke and are not back yet → why they broke."""
         self._models.check()
         return {name: fault.reason for name, fault in self._models.faults.items()}
 
@@ -167,11 +167,11 @@ class Runtime:
                 self._give_up_hanging()
                 self._models.check()
                 self._revive()
-            except Exception:  # one check that fails must not be the last one
+            except Exception:  # a failed check must not end the watch
                 logger.exception("the models could not be checked")
 
     def _give_up_hanging(self) -> None:
-        """A thread can't be stopped. So it is left behind, and the model loaded again."""
+        """Abandons models that hang: a thread can't be stopped, so a new one is loaded."""
         max_checks = max(1, round(self.settings.watchdog_s / PULSE_CHECK_S))
         for name, model in self.loaded().items():
             dog = self._watchdogs.setdefault(name, Watchdog(max_checks))
@@ -190,8 +190,8 @@ class Runtime:
                 self._start_preload(name)
 
     async def close(self) -> None:
-        """Ends what is running, with an error to whoever waits for it, and frees all models. What
-        does not end in time is left behind."""
+        """Ends all running work, with an error to its clients, and frees all models. Threads that
+        do not end in time are left behind."""
         for watch in self._watches:
             watch.cancel()
         if self._closing is None:
@@ -200,7 +200,7 @@ class Runtime:
 
 
 def stacks() -> str:
-    """Where every thread of this process is."""
+    """The stack of every thread of this process."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)

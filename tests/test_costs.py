@@ -129,7 +129,7 @@ def test_what_cannot_be_written_is_told_once_and_kept_for_later(
 
     asyncio.run(run())
     assert used(costs.read(path)) == {("k", "m"): (2, 20, 0.5)}
-    assert caplog.text.count("can't be kept") == 1
+    assert caplog.text.count("can't be saved") == 1
 
 
 def test_a_lock_that_somebody_keeps_is_told_and_the_end_waits_for_nobody(
@@ -139,7 +139,7 @@ def test_a_lock_that_somebody_keeps_is_told_and_the_end_waits_for_nobody(
     with cache.locked(path.with_suffix(".lock")):
         serve(Ledger(path), 3)
     assert "costs.lock is locked by" in caplog.text
-    assert "costs of 0.750000 US dollars are not in" in caplog.text
+    assert "costs of 0.750000 US dollars were not saved in" in caplog.text
     assert costs.read(path).rows == []
 
 

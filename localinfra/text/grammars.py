@@ -1,4 +1,4 @@
-"""What an answer has to look like → a compiled grammar, in bounded threads."""
+"""Compiles the grammar of an answer, in bounded threads."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,20 +14,20 @@ from localinfra.executor import BoundedExecutor
 from localinfra.text.prompts import ChatPrompt
 from localinfra.text.vocabulary import Vocabulary
 
-MAX_COMPILING = 2  # grammars at a time
-MAX_TRYING = 2  # of those that may take a second, which have threads of their own
+MAX_COMPILING = 2  # grammars at once
+MAX_TRYING = 2  # those that may take a second, in threads of their own
 MAX_WAITING_GRAMMARS = 64
 
 
 class Compiled(msgspec.Struct, frozen=True):
-    """What makes an answer what was asked for; no grammar where any text will do."""
+    """The enforced form of an answer; no grammar if any text will do."""
 
     grammar: Grammar | None = None
-    left_out: Sequence[str] = ()  # paths of what was asked for and is not enforced
+    left_out: Sequence[str] = ()  # paths of requirements that are not enforced
 
 
 class Grammars:
-    """A model's grammars. Event loop only, but for `close`."""
+    """A model's grammars. Event loop only, except `close`."""
 
     def __init__(self, vocabulary: Vocabulary):
         self._vocabulary = vocabulary
@@ -42,13 +42,13 @@ class Grammars:
     def close(self) -> None:
         self._compiling.close()
         self._trying.close()
-        self._compiler.close()  # what it works on ends too
+        self._compiler.close()  # ends running work too
 
     async def compile(self, answer: Answer, prompt: ChatPrompt | None = None) -> Compiled:
-        """The grammar that makes an answer what was asked for.
+        """Compiles the grammar that enforces `answer`, in a thread.
 
-        Takes half a second the first time, and milliseconds for most others; in a thread. Raises
-        InvalidRequest and UnsupportedParameter for what can't be enforced, QueueFull.
+        The first takes half a second, most others milliseconds. Raises InvalidRequest or
+        UnsupportedParameter if something can't be enforced, and QueueFull.
         """
         if answer.format is None and not answer.use.callable:
             return Compiled()
@@ -58,7 +58,7 @@ class Grammars:
         return compiled
 
     def _compile_soon(self, answer: Answer, prompt: ChatPrompt | None) -> Compiled | None:
-        """None where that may take long."""
+        """None if it may take long."""
         if answer.format and answer.format.kind != "json":
             return None
         try:
@@ -68,7 +68,7 @@ class Grammars:
             return self._compiled(source, answer)
         except InvalidRequest:
             if answer.use.callable:
-                return None  # which may need leniency
+                return None  # the tools may need leniency
             raise
 
     def _compile(self, answer: Answer, prompt: ChatPrompt | None) -> Compiled:
@@ -91,7 +91,7 @@ class Grammars:
             if all(waivers[tool.name] == usual_waiver(tool) for tool in lenient):
                 for path, problem in relaxing.faults(source.hard).items():
                     raise UnsupportedParameter(problem, path) from None
-                raise  # none of them is to blame
+                raise  # no tool is at fault
         return self._compiled(source, answer)
 
     def _problem(self, source: GrammarSource) -> str | None:

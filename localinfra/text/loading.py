@@ -1,6 +1,6 @@
 """A catalogue entry → a TextModel in memory: find the file, check it, place it, start its engine.
 
-Blocking; the pool calls it in a thread. Nothing that has not been checked reaches llama.cpp.
+Blocking; the pool calls it in a thread. Only checked files reach llama.cpp.
 """
 
 import logging
@@ -25,7 +25,7 @@ from localinfra.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-# A context of more than this is asked for, not assumed: its KV cache is reserved at load.
+# A longer context must be configured, since its KV cache is allocated at load.
 DEFAULT_CONTEXT = 8192
 
 DEFAULT_MAX_OFFLOADED = 2 << 30  # bytes
@@ -34,9 +34,9 @@ DEFAULT_MAX_OFFLOADED = 2 << 30  # bytes
 def load_text_model(
     name: str, entry: TextModelEntry, max_waiting: int, *, share_prefixes: bool = False
 ) -> TextModel:
-    """`share_prefixes`: among all clients, not each one's alone.
+    """`share_prefixes`: clients reuse each other's prefixes, not only their own.
 
-    Raises ModelUnavailable with what to do: file absent, damaged, or too large for memory."""
+    Raises ModelUnavailable with the remedy: file absent, damaged, or too large for memory."""
     try:
         path, header = weights(name, entry)
         for adapter in entry.lora:
@@ -76,7 +76,7 @@ def load_text_model(
 
 
 def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:
-    """The file to serve: the one made for this machine where there is one, or the source itself.
+    """The file to serve: the one optimized for this machine if there is one, or the source itself.
 
     Raises ModelUnavailable and BadGguf.
     """
@@ -88,7 +88,7 @@ def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:
         try:
             header = read_header(known.path)
         except BadGguf as error:
-            logger.warning("%s: the original is served, since %s", name, error)
+            logger.warning("%s: the original is served: %s", name, error)
         else:
             logger.info("%s: %s", name, known.reason)
             return known.path, header
@@ -102,13 +102,13 @@ def computes_on_gpu(entry: TextModelEntry) -> bool:
 def optimize_job(
     name: str, entry: TextModelEntry, *, lossless_only: bool, keep: bool
 ) -> OptimizeJob:
-    """What is to be measured for an entry. Raises ModelUnavailable, also for a model whose weights
-    llama.cpp would place on a GPU: these speeds are a CPU's."""
+    """The job that measures an entry's model. Raises ModelUnavailable, also if llama.cpp would
+    place the weights on a GPU: only the CPU's speed is measured."""
     source = locate(name, entry.source)
     if computes_on_gpu(entry):
         raise ModelUnavailable(
-            f"{name} runs on the GPU, where the type of its weights matters little: only what the "
-            "CPU computes can be optimized (gpu_layers = 0 in models.toml).",
+            f"{name} runs on the GPU, where the type of its weights matters little. Only models on "
+            "the CPU can be optimized: set gpu_layers = 0 in models.toml.",
             "model",
         )
     try:
@@ -141,7 +141,7 @@ def max_offloaded_bytes(entry: TextModelEntry) -> int:
 
 
 def host_memory() -> int:
-    """Bytes of main memory of this machine; 0 where the system does not say."""
+    """This machine's main memory in bytes; 0 if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -153,7 +153,7 @@ def place(
 ) -> tuple[LlamaContext, Model]:
     """Loads the weights and makes the context, with as many layers on the devices as fit.
 
-    With `gpu_layers = "auto"` a load that fails is tried again with fewer layers, and says so.
+    With `gpu_layers = "auto"`, retries a failed load with fewer layers, and logs that.
     """
     layers, split = entry.gpu_layers, entry.tensor_split
     if layers == "auto":
@@ -190,7 +190,7 @@ def load_with_layers(
     layers: int,
     tensor_split: tuple[float, ...],
 ) -> tuple[LlamaContext, Model]:
-    """Raises LoadFailed, holding nothing."""
+    """Raises LoadFailed, after freeing everything."""
     model = Model(
         path,
         ModelSettings(
@@ -213,7 +213,7 @@ def load_with_layers(
 def compile_template(
     source: str | None, vocabulary: Vocabulary
 ) -> tuple[ChatTemplate | None, str | None]:
-    """The template, or why there is none."""
+    """The template, or the reason why there is none."""
     if source is None:
         return None, "the file has none"
     try:

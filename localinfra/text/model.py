@@ -1,7 +1,7 @@
 """TextModel: a loaded GGUF model as the API sees it. Prompts and a grammar → deltas of text.
 
-What may take long, `Prompts` and `Grammars` do in threads; the rest is cheap and stays on the event
-loop, while the engine computes the next step.
+`Prompts` and `Grammars` do slow work in threads; the rest is cheap and stays on the event loop,
+while the engine computes the next step.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,8 +38,8 @@ class TextModel:
         *,
         share_prefixes: bool = False,
     ):
-        """`max_waiting` requests may wait for their prompt to be made; `share_prefixes`: among all
-        clients, not each one's alone."""
+        """`max_waiting` requests may wait for their prompt to be made. `share_prefixes`: clients
+        reuse each other's prefixes, not only their own."""
         self._shares_prefixes = share_prefixes
         self.name = name
         self.entry = entry
@@ -97,7 +97,7 @@ class TextModel:
         return text_of(self.vocabulary, ids)
 
     def is_special(self, token: int) -> bool:
-        """Whether the token adds nothing to a text."""
+        """Whether the token adds no text."""
         return not self.vocabulary.token_bytes(token)
 
     def generate(self, request: TextRequest) -> Deltas:
@@ -121,7 +121,7 @@ class TextModel:
         return Deltas(self._engine.generate(requests), outputs)
 
     def _spelled(self, tokens: frozenset[int]) -> Callable[[int], bytes]:
-        """What tokens add to a text in which these control tokens are spelled out."""
+        """The function from a token to its bytes that spells out these control tokens."""
         plain, full = self.vocabulary.token_bytes, self.token_bytes
         return (lambda token: full(token) if token in tokens else plain(token)) if tokens else plain
 
@@ -146,11 +146,11 @@ class TextModel:
         ]
 
     def _max_tokens(self, request: TextRequest, num_prompt: int) -> int:
-        """Tokens to generate: what was asked for, within the entry's cap and the context."""
+        """Number of tokens to generate: as requested, within the entry's cap and the context."""
         if not num_prompt:
             raise InvalidRequest(
-                "The prompt is empty and this model has no token that begins a text; send at "
-                "least one character.",
+                "The prompt is empty and this model has no BOS token to start from; send at least "
+                "one character.",
                 request.prompt_param,
             )
         room = self.context_length - num_prompt

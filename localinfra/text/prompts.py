@@ -1,6 +1,6 @@
-"""Conversations and texts → token ids, by a model's template and vocabulary; and ids → texts.
+"""Conversations and texts → token ids, using a model's template and vocabulary; and ids → texts.
 
-Rendering and tokenizing may take long for long prompts, so both run in bounded threads.
+Rendering and tokenizing long prompts is slow, so both run in bounded threads.
 """
 
 import datetime
@@ -18,13 +18,13 @@ from localinfra.errors import ContextLengthExceeded, InvalidRequest, Unsupported
 from localinfra.executor import BoundedExecutor, is_abandoned
 from localinfra.text.vocabulary import Vocabulary, text_of
 
-# Prompts at a time: they need the interpreter, as the event loop does. Characters of one that
-# leaves a thread to the others.
+# Threads: few, since they hold the GIL, which the event loop needs. Characters: prompts longer than
+# this leave one thread free for the others.
 MAX_PROMPTING, MAX_COUNTING, LARGE_PROMPT = 3, 2, 100_000
-MAX_WAITING_COUNTS = 128  # texts that are only to be looked at
+MAX_WAITING_COUNTS = 128  # texts that are only tokenized
 
-# CPU time for each token that the context has room for, besides what a template may take. Ten
-# times what the slowest text took here (letters without a blank, 2 µs).
+# CPU time allowed per token of the context, in addition to the template's. Ten times what the
+# slowest text took (letters without a space, 2 µs).
 SECONDS_PER_TOKEN = 20e-6
 
 
@@ -33,20 +33,20 @@ class ChatPrompt(msgspec.Struct, frozen=True):
 
     ids: list[int]
     voice: Voice
-    is_thinking: bool  # the template has opened the reasoning already
+    is_thinking: bool  # the template has already opened the reasoning
     is_continued: bool  # the answer is the rest of a message
 
 
 class TokenizerInfo(msgspec.Struct, frozen=True):
-    kind: str  # GGUF's name of it: gpt2, llama, ...
-    bos: str  # "" if the model has none, as with the next
+    kind: str  # its name in GGUF files: gpt2, llama, ...
+    bos: str  # "" if the model has none, as with eos
     eos: str
-    adds_bos: bool  # to a text that has none yet
+    adds_bos: bool  # to a text that has none
     chat_template: str | None  # Jinja
 
 
 class Prompts:
-    """A model's prompts. Event loop only, but for `close`."""
+    """A model's prompts. Event loop only, except `close`."""
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class Prompts:
         )
 
     def unread(self, paths: Mapping[str, str]) -> list[str]:
-        """Of variables for the template, by their names the places where a request sets them: the
-        places of which it reads none."""
+        """`paths`: template variable → path in the request that sets it. Returns the paths of which
+        the template reads no variable."""
         variables = self._template.variables if self._template else frozenset()
         read = {path for name, path in paths.items() if name in variables}
         return [path for path in dict.fromkeys(paths.values()) if path not in read]
@@ -109,13 +109,13 @@ class Prompts:
         asks: bool = True,
         is_counted: bool = False,
     ) -> ChatPrompt:
-        """Messages and tools → a prompt, by the model's template; unless it `asks` for an answer,
-        the conversation alone. With `is_counted` it is only to be looked at, and waits with texts
-        that are.
+        """Messages and tools → a prompt, using the model's template; the conversation alone unless
+        it `asks` for an answer. With `is_counted` the prompt is only tokenized, and waits in the
+        queue of such texts.
 
-        Control tokens come from the template alone: the same words inside a message stay text.
-        Raises InvalidRequest where the template refuses the messages or there is none,
-        ContextLengthExceeded for what can't fit, QueueFull.
+        Only the template can write control tokens: the same spellings in a message stay text.
+        Raises InvalidRequest if there is no template or it refuses the messages,
+        ContextLengthExceeded if the prompt can't fit, and QueueFull.
         """
         if self._template is None:
             raise InvalidRequest(
@@ -125,7 +125,7 @@ class Prompts:
                 "the model's own format.",
                 "model",
             )
-        if len(messages) > self._context_length:  # each has a token at least
+        if len(messages) > self._context_length:  # each has at least one token
             raise ContextLengthExceeded(len(messages), self._context_length, is_exact=False)
         executor = self._counting if is_counted else self._prompting
         job = (self._render, self._template, messages, template_kwargs, tools, asks)
@@ -163,10 +163,10 @@ class Prompts:
         return ChatPrompt(ids, template.voice, is_thinking, rendered.is_continued)
 
     async def text(self, text: str, suffix: str | None = None, param: str = "prompt") -> list[int]:
-        """A completions prompt → token ids; control tokens in it are read as such.
+        """A completions prompt → token ids; control tokens in it are recognized.
 
-        With `suffix`, the model fills what is missing between the two. Raises UnsupportedParameter
-        where the model has no tokens for that, and ContextLengthExceeded, which names `param`.
+        With `suffix`, the model fills in the middle. Raises UnsupportedParameter if the model has
+        no tokens for that, and ContextLengthExceeded naming `param`.
         """
         size = len(text) + len(suffix or "")
         return await self._prompting.run(self._tokenize_prompt, text, suffix, param, size=size)
@@ -190,8 +190,8 @@ class Prompts:
         return [*bos, before, *prefix_ids, after, *suffix_ids, middle]
 
     async def tokenize(self, text: str, *, add_bos: bool) -> list[int]:
-        """The same ids for a text of any length, to be looked at; with `add_bos` as a prompt.
-        Raises QueueFull."""
+        """A text of any length → token ids, for clients that tokenize; with `add_bos`, as for a
+        prompt. Raises QueueFull."""
 
         def work() -> list[int]:
             deadline = self._deadline(len(text), SECONDS_PER_TOKEN * len(text))
@@ -208,7 +208,7 @@ class Prompts:
         return await self._counting.run(work, size=len(ids))
 
     async def detokenize(self, ids: Sequence[int], param: str) -> str:
-        """What ids of any number spell. Raises InvalidRequest, QueueFull."""
+        """Any number of ids → their text. Raises InvalidRequest, QueueFull."""
 
         def work() -> str:
             self._check_ids(ids, param)
@@ -217,8 +217,8 @@ class Prompts:
         return await self._counting.run(work, size=len(ids))
 
     def checked_ids(self, ids: list[int], param: str) -> list[int]:
-        """Checks a prompt that a client sent as ids. Raises InvalidRequest for one beyond the
-        vocabulary, and ContextLengthExceeded."""
+        """Checks a prompt that a client sent as ids. Raises InvalidRequest for an id that is not in
+        the vocabulary, and ContextLengthExceeded."""
         if len(ids) > self._context_length:
             raise ContextLengthExceeded(len(ids), self._context_length, param)
         self._check_ids(ids, param)
@@ -244,7 +244,7 @@ class Prompts:
         *,
         add_bos: bool = True,
     ) -> list[int]:
-        """Raises ContextLengthExceeded or InvalidRequest where the time is up."""
+        """Raises ContextLengthExceeded or InvalidRequest if the time is up."""
         ids: list[int] = []
         try:
             for part in self._vocabulary.tokens(text, parse_special=parse_special, add_bos=add_bos):
@@ -256,18 +256,18 @@ class Prompts:
                     len(ids), self._context_length, param, is_exact=False
                 ) from None
             raise InvalidRequest(
-                f"Splitting the text into tokens was stopped: {error}. Send a shorter one.", param
+                f"Tokenizing the text was stopped: {error}. Send a shorter text.", param
             ) from None
         return ids
 
     def _deadline(self, num_characters: int, more_s: float | None = None) -> Deadline:
-        self._vocabulary.prepare_for(num_characters)  # once, at nobody's expense
+        self._vocabulary.prepare_for(num_characters)  # before the clock starts
         if more_s is None:
             more_s = SECONDS_PER_TOKEN * self._context_length
         return Deadline(DEADLINE_S + more_s, is_abandoned)
 
     def _refuse_endless(self, num_characters: int, param: str) -> None:
-        """Refuses a text that can't fit before spending seconds on tokenising it."""
+        """Refuses a text that can't fit, before spending seconds on tokenizing it."""
         at_least = num_characters // self._vocabulary.longest_token
         if at_least > self._context_length:
             raise ContextLengthExceeded(at_least, self._context_length, param, is_exact=False)

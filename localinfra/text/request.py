@@ -1,4 +1,4 @@
-"""What a client asks of a text model, in the values that all routes have in common."""
+"""A request to a text model, in values that all routes have in common."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,25 +9,25 @@ from localinfra.engine.output import TextReader
 from localinfra.engine.request import GenerationParams
 
 if TYPE_CHECKING:
-    from localinfra.engine.grammar.constraint import Grammar  # llguidance is for those who need it
+    from localinfra.engine.grammar.constraint import Grammar  # imports llguidance
 
 
 class TextParams(GenerationParams, frozen=True, kw_only=True):
-    """With what the engine itself need not know."""
+    """Adds the parameters that the engine itself does not need."""
 
     max_tokens: int | None = None  # None: the entry's default
-    default_max_tokens: int | None = None  # where that has none; None: what the context leaves
+    default_max_tokens: int | None = None  # if the entry has none; None: what the context leaves
     stops: Sequence[str] = ()
 
 
 class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of a text model: prompts that are answered together."""
+    """Prompts that a text model answers together."""
 
     prompts: list[list[int]]
     params: TextParams
-    readers: Sequence[TextReader] = ()  # one for each choice, which match its stops themselves
+    readers: Sequence[TextReader] = ()  # one per choice; they match the stops themselves
     grammar: "Grammar | None" = None
-    # control tokens whose spelling belongs to the text
+    # control tokens to be spelled out in the text
     spelled_tokens: frozenset[int] = frozenset()
-    client: str = ""  # whose prefixes it may reuse, and whose turn it takes
+    client: str = ""  # whose prefixes it may reuse, and whose share of the queue it uses
     prompt_param: str = "messages"  # named in the error for a prompt that is too long

@@ -1,7 +1,7 @@
-"""A model's turn in a conversation, as every API that speaks of messages needs it.
+"""A model's turn in a conversation, for every API with messages.
 
-Messages and wishes as plain values → a prompt, its deltas, and the parts of the answer they make.
-Knows no API's shapes.
+Messages and options as plain values → a prompt, its deltas, and the pieces parsed from them. Knows
+no API's wire format.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from localinfra.engine.stops import StopMatcher, Stops
 from localinfra.text.request import TextParams, TextRequest
 
 if TYPE_CHECKING:
-    from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
+    from localinfra.text.model import TextModel  # imports numpy, which only a loaded model needs
 
 
 class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants said."""
+    """A request for the next message."""
 
     messages: Sequence[Message]
     answer: Answer
@@ -40,10 +40,10 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChoiceReader:
-    """One choice's text → the parts of its message, up to a stop string in its content.
+    """One choice's text → the pieces of its message, up to a stop string in its content.
 
-    In what is thought or called no stop string counts: a model that thinks about it has not said
-    it, and half a call helps nobody. None spans two parts.
+    Stop strings don't count in reasoning or calls: a model that thinks of one has not said it, and
+    half a call is useless. None matches across reasoning or a call.
     """
 
     def __init__(self, parser: Parser | None, stops: Stops):
@@ -70,7 +70,7 @@ class ChoiceReader:
         return ParsedText(
             pieces,
             num_held=num_held + self._num_unparsed if num_held else 0,
-            # It repeats a call: what has been read is the message, and no more of it is wanted.
+            # It repeats a call: the message ends here.
             is_complete=self._calls.is_repeating,
         )
 
@@ -88,7 +88,7 @@ class ChoiceReader:
         return self._parser.num_held if self._parser else 0
 
     def has_called(self, reason: FinishReason) -> bool:
-        """Whether the message ended with calls, whole ones."""
+        """Whether the message ended with complete calls."""
         return bool(self._num_calls) and reason is FinishReason.STOP
 
 
@@ -97,20 +97,19 @@ def content(text: str) -> list[Piece]:
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """An answer under way, which has its place in the queue. Whoever has it closes `deltas`, begun
-    or not."""
+    """A submitted answer, queued or running. The caller must close `deltas`, even if it never
+    iterates them."""
 
     num_prompt: int  # tokens
-    readers: list[ChoiceReader]  # of each choice
+    readers: list[ChoiceReader]  # one per choice
     deltas: Deltas
-    left_out: Sequence[str] = ()  # paths of what was asked of its form and is not enforced
+    left_out: Sequence[str] = ()  # paths of requirements that are not enforced
 
 
 async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Turn:
-    """Renders the messages, compiles what the answer must look like, chooses who takes it apart,
-    and submits it all.
+    """Renders the messages, compiles the answer's grammar, chooses its parser and submits it all.
 
-    Raises, before anything is generated, what `TextModel`'s methods raise: InvalidRequest,
+    Raises the errors of `TextModel`'s methods before anything is generated: InvalidRequest,
     UnsupportedParameter, ContextLengthExceeded, QueueFull.
     """
     use = wanted.answer.use
@@ -125,7 +124,7 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
         )
         for _ in range(wanted.params.num_choices)
     ]
-    stops = Stops(() if use.is_required else wanted.params.stops)  # a call can't end within
+    stops = Stops(() if use.is_required else wanted.params.stops)  # never cut a required call
     readers = [ChoiceReader(parser, stops) for parser in parsers]
     deltas = model.generate(
         TextRequest(
@@ -141,12 +140,12 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
 
 
 def pieces_in(delta: OutputDelta) -> list[Piece]:
-    """What a turn's reader made of the delta's text."""
-    return cast(list[Piece], delta.pieces)  # for the engine they are any objects
+    """The pieces that a turn's reader parsed from the delta's text."""
+    return cast(list[Piece], delta.pieces)  # opaque objects to the engine
 
 
 async def pieces_of(turn: Turn) -> AsyncGenerator[tuple[OutputDelta, list[Piece]], None]:
-    """Each delta with the parts it completes; closes the turn's deltas at its end."""
+    """Yields each delta with its pieces; closes the turn's deltas at the end."""
     async with contextlib.aclosing(turn.deltas):
         async for step in turn.deltas:
             for delta in step:
