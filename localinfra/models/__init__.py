@@ -1,1 +1,1 @@
-"""Which models there are, where their files are and which are in memory. Never how one computes."""
+"""Which models exist, where their files are and which are in memory. Not how a model computes."""

@@ -1,4 +1,4 @@
-"""models.toml → entries, and what clients call a model → its entry.
+"""models.toml → entries, and a name that a client uses → its entry.
 
 Resolves names and finds files. Loads nothing, fetches nothing and imports no model package.
 """
@@ -17,19 +17,18 @@ from localinfra.models.entries import KINDS, ModelEntry, Name, TextModelEntry
 from localinfra.models.sources import HubSource, Source, absolute, parse_source
 from localinfra.models.versions import dotted, table_name, write_out
 
-DEPLOY_ID = "deploy_id:"  # what an id begins with where names are expected
+DEPLOY_ID = "deploy_id:"  # prefix of an id in place of a name
 
 E = TypeVar("E", bound=ModelEntry)
 
 
 class Catalog:
-    """The served models by their own names, which of a version is NAME:VERSION, in the file's
-    order."""
+    """The served models by their own names (NAME:VERSION for a version), in the file's order."""
 
     def __init__(
         self, entries: Mapping[str, ModelEntry], fallback_model: str | None = None
     ) -> None:
-        """Raises ValueError for a name given twice and for a fallback that isn't served."""
+        """Raises ValueError for a duplicate name and for a fallback that isn't served."""
         self.entries = dict(entries)
         self.names_by_id = unique_ids(self.entries)
         if fallback_model is not None and fallback_model not in self.names_by_id:
@@ -44,10 +43,9 @@ class Catalog:
         return tuple(self.entries)
 
     def resolve(self, name: str) -> tuple[str, ModelEntry]:
-        """Returns the own name and entry of what a client asks for, by name, alias,
-        NAME:VERSION or deploy_id:ID.
+        """A name, alias, NAME:VERSION or deploy_id:ID → the model's own name and entry.
 
-        Raises ModelNotFound unless a fallback model answers for foreign names.
+        Raises ModelNotFound, unless a fallback model answers for foreign names.
         """
         found = self.names_by_id.get(name)
         if found is None and self.fallback_model is not None and self._is_foreign(name):
@@ -57,7 +55,7 @@ class Catalog:
         return found, self.entries[found]
 
     def resolve_as(self, kind: type[E], name: str, route: str) -> tuple[str, E]:
-        """Like `resolve`, and raises InvalidRequest naming the right route for other kinds."""
+        """Like `resolve`. Raises InvalidRequest naming the right route for another kind."""
         found, entry = self.resolve(name)
         if not isinstance(entry, kind):
             raise InvalidRequest(
@@ -67,7 +65,7 @@ class Catalog:
         return found, entry
 
     def versions(self, name: str) -> tuple[str, ...]:
-        """The versions of the model that the entry called `name` is one of."""
+        """All versions of the model that the entry `name` belongs to."""
         model = model_of(name, self.entries[name])
         return tuple(
             entry.version
@@ -76,7 +74,7 @@ class Catalog:
         )
 
     def _is_foreign(self, name: str) -> bool:
-        """Whether nothing here was meant: neither a version of a model nor a deploy_id."""
+        """Whether the name refers to nothing here, not even a model's unknown version or an id."""
         model, _, _ = name.rpartition(":")
         return model not in self.names_by_id and not name.startswith(DEPLOY_ID)
 
@@ -92,7 +90,7 @@ class Catalog:
         return f"The model {name!r} does not exist. {hint(close, self.entries)}"
 
     def _known(self, word: str, prefix: str) -> str:
-        """What there is with the prefix. Compared without it, which would make all look alike."""
+        """A hint at names with the prefix. Compares them without it, which would make all alike."""
         known = [id.removeprefix(prefix) for id in self.names_by_id if id.startswith(prefix)]
         close = [prefix + id for id in close_matches(word, known)]
         return hint(close, [prefix + id for id in known])
@@ -101,11 +99,11 @@ class Catalog:
 def hint(close: Sequence[str], known: Collection[str]) -> str:
     if close:
         return f"Did you mean {' or '.join(close)}?"
-    return f"Served here: {', '.join(known)}." if known else "models.toml names none."
+    return f"Served here: {', '.join(known)}." if known else "models.toml has no models."
 
 
 def model_of(name: str, entry: ModelEntry) -> str:
-    """The name of the model that the entry called `name` is a version of; itself, if of none."""
+    """The model that the entry `name` is a version of, or `name` itself if it is no version."""
     return name.removesuffix(f":{entry.version}")
 
 
@@ -116,20 +114,20 @@ def table_of(name: str, entry: ModelEntry) -> str:
 
 
 def unique_ids(entries: Mapping[str, ModelEntry]) -> dict[str, str]:
-    """Maps all that a client may ask for to the own name of its entry; raises ValueError if two
-    claim one."""
+    """All names that a client may use → the own name of the entry. Raises ValueError if two entries
+    claim the same name."""
     owners: dict[str, str] = {}
     for name, entry in entries.items():
         deploy_ids = (f"{DEPLOY_ID}{entry.deploy_id}",) if entry.deploy_id else ()
         for id in (name, *entry.aliases, *deploy_ids):
             if id in owners:
                 other = table_of(owners[id], entries[owners[id]])
-                raise ValueError(taken(id, other, table_of(name, entry)))
+                raise ValueError(name_taken(id, other, table_of(name, entry)))
             owners[id] = name
     return owners
 
 
-def taken(id: str, by: str, place: str) -> str:
+def name_taken(id: str, by: str, place: str) -> str:
     return f"{place} the name {toml(id)} is already taken by {by}"
 
 
@@ -143,7 +141,7 @@ def load(config: Config) -> Catalog:
         for own_name, entry in decode_model(name, table, config.folder, str(config.path)).items():
             if own_name in entries:
                 other, place = (table_of(own_name, one) for one in (entries[own_name], entry))
-                raise ConfigError(f"{config.path}: {taken(own_name, other, place)}")
+                raise ConfigError(f"{config.path}: {name_taken(own_name, other, place)}")
             entries[own_name] = entry
     try:
         return Catalog(entries, config.server.fallback_model)
@@ -152,7 +150,7 @@ def load(config: Config) -> Catalog:
 
 
 def decode_model(name: str, table: object, folder: Path, file: str) -> dict[str, ModelEntry]:
-    """What a model's table describes, by own names: the model itself, and each of its versions."""
+    """Own name → entry, for the model that the table describes and each of its versions."""
     where = f"{file}: {table_name(name)}"
     if not isinstance(table, dict):
         raise ConfigError(f'{where} expected a table of settings, written [model."NAME"]')
@@ -160,7 +158,7 @@ def decode_model(name: str, table: object, folder: Path, file: str) -> dict[str,
         raise ConfigError(f"{where} a name with dots needs quotes: {table_name(f'{name}.{inner}')}")
     decode({"name": name}, NameTable, f"{where} the model's")
     shared, versions = write_out(name, table, file)
-    # With a source in any case, so that a mistake in what versions share is told of this table.
+    # With a source in any case, so that mistakes in what versions share are reported here.
     model = decode_entry({"source": "-"} | shared if versions else shared, folder, where)
     names = (name, *model.aliases)
     found: dict[str, ModelEntry] = {}
@@ -203,7 +201,7 @@ def decode_entry(table: dict[str, object], folder: Path, where: str) -> ModelEnt
 
 
 class NameTable(msgspec.Struct, frozen=True):
-    """A model's name, checked like a value although TOML has it as a key."""
+    """A model's name: a key in TOML, but checked like a value."""
 
     name: Name
 
@@ -217,8 +215,8 @@ def with_template(entry: TextModelEntry, where: str) -> TextModelEntry:
     try:
         template = read_text(path)
     except OSError as error:
-        told = error.strerror or error
-        raise ConfigError(f"{where} chat_template_file: can't read {path}: {told}") from None
+        reason = error.strerror or error
+        raise ConfigError(f"{where} chat_template_file: can't read {path}: {reason}") from None
     except ValueError as error:  # not UTF-8, or NUL in the path
         raise ConfigError(f"{where} chat_template_file: can't read {path}: {error}") from None
     return msgspec.structs.replace(entry, chat_template=template, chat_template_file=None)

@@ -1,4 +1,4 @@
-"""Whether the files of an entry are here and can be a model of its kind."""
+"""Checks whether an entry's files are here and can be a model of its kind."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +16,9 @@ def state(entry: ModelEntry) -> str:
 
 
 def problems(entry: ModelEntry, *, is_thorough: bool = False) -> Iterator[str]:
-    """Yields why files that are here can't be used, after the key that names them. That they are
-    absent, `sources` tells. With `is_thorough`, whole headers are read: a tenth of a second for
-    each GGUF file, which shows one whose download was cut."""
+    """Yields why files that are here can't be used, after the key that names them. (`sources`
+    reports absent files.) With `is_thorough`, reads whole headers, which takes a tenth of a second
+    for each GGUF file and detects a download that was cut off."""
     found = entry.source.find()
     if found is not None and (problem := _problem(entry, found)):
         yield f"source: {problem}"

@@ -1,6 +1,6 @@
-"""What is wrong with files, by looks: first bytes and names. Knows paths, and nothing of entries.
+"""Checks files at a glance: names and first bytes. Knows paths, but not entries.
 
-Cheap enough for every start and every list, except `gguf_header`. The rest the loaders judge.
+Cheap enough for every start and every listing, except `gguf_header`. The loaders check the rest.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ GIT_LFS = b"version https://git-lfs"
 
 
 def gguf(path: Path) -> str | None:
-    # Brings numpy, which whoever only reads settings does without.
+    # Imports numpy, which reading settings does not need.
     from localinfra.models.gguf.reader import BadGguf, check_start
 
     try:
@@ -20,7 +20,7 @@ def gguf(path: Path) -> str | None:
 
 
 def gguf_header(path: Path, *, embeds: bool = False) -> str | None:
-    """A look at all of it, which takes a tenth of a second."""
+    """Checks the whole header, which takes a tenth of a second."""
     from localinfra.models.gguf.reader import BadGguf, read_header
 
     try:
@@ -31,7 +31,7 @@ def gguf_header(path: Path, *, embeds: bool = False) -> str | None:
 
 
 def ggufs_inside(folder: Path) -> str:
-    """What to name instead of a folder, where one file is wanted."""
+    """Why a folder can't be used where one file is wanted, and what to name instead."""
     if names := sorted(file.name for file in folder.glob("*.gguf")):
         more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
         return f"{folder} is a folder; name the file in it: {', '.join(names[:3])}{more}"
@@ -55,7 +55,7 @@ def safetensors(folder: Path) -> list[Path]:
 
 
 def encoder(path: Path, article: str) -> str | None:
-    """`article` names the kind of model in the answer."""
+    """`article`: the kind of model, in the message."""
     if not path.is_dir():
         return f"{path} is a file; {article} is a folder with config.json and safetensors"
     weights = safetensors(path)

@@ -1,7 +1,7 @@
-"""How many bytes a model needs where, and how many of its layers a device can hold.
+"""How many bytes a model needs, and how many of its layers fit on a device.
 
-Arithmetic on a header's numbers: asks no device, allocates nothing. The answers are estimates to
-begin with; a load that fails all the same is repeated with `fewer_layers`.
+Arithmetic on a header's numbers: queries no device, allocates nothing. The results are estimates; a
+load that fails all the same is retried with `fewer_layers`.
 """
 
 from collections.abc import Sequence
@@ -9,18 +9,17 @@ from collections.abc import Sequence
 from localinfra.models.gguf.header import GgufHeader
 from localinfra.models.gguf.reader import BLOCKS
 
-# What a device needs beside weights and KV cache: the backend's context and a batch's compute
-# buffer. An estimate, not a measurement: 0.3 to 0.5 GiB for a CUDA context, and 4 bytes for each
-# of 512 rows of logits, 0.25 GiB at 128k tokens, with as much for activations. Who knows better
-# passes a number.
+# For the backend's context and a batch's compute buffer, beside weights and KV cache. Estimated,
+# not measured: 0.3 to 0.5 GiB for a CUDA context, 0.25 GiB for 512 rows of logits (4 bytes each,
+# 128k tokens), and as much for activations.
 DEVICE_RESERVE_BYTES = 1 << 30
 
 
 def kv_bytes_per_layer(header: GgufHeader, kv_type: str) -> list[int]:
     """Bytes one token adds to the KV cache of each block, rounded up.
 
-    A sliding window is ignored: its layers count as if they kept every token. Blocks with a
-    recurrent state and no key heads count 0, since a state does not grow with the text.
+    Ignores sliding windows: their layers count as if they kept every token. Blocks with a recurrent
+    state and no key heads count 0, since the state does not grow with the text.
     """
     key = max(header.key_length, header.number("attention.key_length_swa"))
     value = max(header.value_length, header.number("attention.value_length_swa"))
@@ -40,7 +39,7 @@ def layers_per_device(
 
     Counts as llama.cpp does (llama_model_base::load_tensors): the output layer leaves the CPU
     first, then the last blocks, so 0 is none and block_count + 1 is all. `n_ctx` is the whole
-    cache in tokens, all sequences together. Never less for more free memory.
+    cache in tokens, all sequences together. More free memory never gives fewer layers.
 
     Pass it as `tensor_split`: llama.cpp's own split goes by free memory alone, and may give a
     device one layer more than it has room for.
@@ -57,7 +56,7 @@ def layers_per_device(
 
 
 def fewer_layers(n: int) -> int:
-    """What to try after a load with `n` layers ran out of memory: three quarters, down to none."""
+    """Layers to try after a load with `n` ran out of memory: three quarters, down to none."""
     return n * 3 // 4
 
 
@@ -75,7 +74,7 @@ def _layer_sizes(header: GgufHeader, n_ctx: int, kv_type: str) -> list[int]:
 
 
 def _fill(sizes: Sequence[int], rooms: Sequence[int]) -> list[int]:
-    """How many of the layers, in this order, go into each room, in this order."""
+    """Number of layers that go into each room, both taken in order."""
     counts, place = [0] * len(rooms), 0
     for device, room in enumerate(rooms):
         while place < len(sizes) and sizes[place] <= room:

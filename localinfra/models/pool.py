@@ -1,6 +1,6 @@
-"""Which models are in memory: loads each once, on demand, off the event loop; drops what broke.
+"""Keeps models in memory: loads each once, on demand, off the event loop; drops broken ones.
 
-Knows nothing of what a model is. A memory budget, and who leaves when room is needed, belong here.
+Does not know what a model is. A memory budget and an eviction policy would belong here.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# After a failed load, requests get its error at once for this long: a model that can't be loaded
-# must not be read from disk again for every request. Nor for most of the time, if loading is slow.
+# After a failed load, requests get its error at once for this long, so that not every request reads
+# the model from disk again. For longer after a slow load, which must not run most of the time.
 RETRY_AFTER_S = 10.0
-PAUSE_PER_LOAD = 2.0  # seconds for each that the load took
+PAUSE_PER_LOAD = 2.0  # seconds per second that the load took
 MAX_RETRY_AFTER_S = 120.0
 
-UNLOAD_LIMIT_S = 10.0  # for which a load waits for the memory of its predecessor
-CLOSE_LIMIT_S = 8.0  # for all of them
+UNLOAD_LIMIT_S = 10.0  # how long a load waits for its predecessor to free its memory
+CLOSE_LIMIT_S = 8.0  # for all models together
 
 
 class LoadState(StrEnum):
@@ -41,21 +41,21 @@ class LoadState(StrEnum):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A load that did not succeed."""
+    """A failed load."""
 
     error: ApiError
     retry_at: float  # time.monotonic()
-    says_when: bool  # its answers have a Retry-After
+    says_when: bool  # the error has a Retry-After
 
     def again(self) -> ApiError:
-        """What requests get meanwhile."""
+        """The error that requests get meanwhile."""
         if self.says_when:
             self.error.retry_after_s = max(1, math.ceil(self.retry_at - time.monotonic()))
         return self.error.with_traceback(None)
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """Why a model that was loaded could not go on."""
+    """Why a loaded model broke."""
 
     reason: str
     since: float  # time.monotonic()
@@ -64,8 +64,7 @@ class Fault(msgspec.Struct, frozen=True):
 class Pool(Generic[T]):
     """Loaded models by name. Event loop only; `load` and `unload` run in threads.
 
-    `fault` says why a loaded model can't go on, and None where it can; `is_busy`, whether it works
-    for anybody.
+    `fault` says why a loaded model can't go on, None if it can; `is_busy`, whether it has any work.
     """
 
     def __init__(
@@ -100,13 +99,13 @@ class Pool(Generic[T]):
 
     @property
     def faults(self) -> dict[str, Fault]:
-        """The models that broke and are not back yet."""
+        """Models that broke and are not back yet."""
         return dict(self._faults)
 
     async def get(self, name: str) -> T:
-        """The model, after loading it if need be; all who ask meanwhile wait for one load.
+        """The model, loaded if it is not in memory. Concurrent calls share one load.
 
-        Raises ModelUnavailable where it can't be loaded.
+        Raises ModelUnavailable if it can't be loaded.
         """
         if self._is_closed:
             raise ModelUnavailable("The server is shutting down.")
@@ -118,7 +117,7 @@ class Pool(Generic[T]):
         if name not in self._loads:
             self._loads[name] = asyncio.create_task(self._load_in_thread(name))
         self._used_at[name] = time.monotonic()
-        # Shielded: a client that leaves must not stop the load others wait for.
+        # Shielded: a client that leaves must not cancel the load that others wait for.
         return await asyncio.shield(self._loads[name])
 
     async def unload(self, name: str) -> None:
@@ -128,8 +127,8 @@ class Pool(Generic[T]):
             logger.info("unloaded %s", name)
 
     async def unload_idle(self, limits_s: Mapping[str, float | None]) -> None:
-        """Frees the models that nobody has used for longer than their limit. To be called every
-        now and then: when a model's last work ended is known no better than by that."""
+        """Frees the models that have been idle for longer than their limit. Call it regularly: it
+        is also what notes when a model was last busy."""
         for name, model in self.loaded().items():
             limit_s = limits_s[name]
             if self._is_busy(model):
@@ -137,7 +136,7 @@ class Pool(Generic[T]):
             elif limit_s is not None and time.monotonic() - self._used_at[name] > limit_s:
                 try:
                     await self.unload(name)
-                except Exception:  # the device's; other models are to leave all the same
+                except Exception:  # a device error; unload the other models all the same
                     logger.exception("%s could not be unloaded", name)
 
     def check(self) -> None:
@@ -147,8 +146,8 @@ class Pool(Generic[T]):
                 self.drop(name, reason)
 
     def drop(self, name: str, reason: str, *, is_final: bool = False) -> None:
-        """Gives up a loaded model. The next request loads it again, unless that `is_final`."""
-        logger.error("%s is given up: %s", name, reason)
+        """Gives up a loaded model. The next request loads it again, unless `is_final`."""
+        logger.error("giving up on %s: %s", name, reason)
         self._faults[name] = Fault(reason, time.monotonic())
         unloading = self._start_unload(name)
         unloading.add_done_callback(lambda task: log_failure(name, task))
@@ -163,9 +162,9 @@ class Pool(Generic[T]):
         return task
 
     async def close(self, limit_s: float = CLOSE_LIMIT_S) -> bool:
-        """Unloads everything; loads under way are finished first, since they can't be stopped.
+        """Unloads everything; waits for running loads first, since they can't be stopped.
 
-        What has not ended within the limit is left to itself; returns whether there was nothing.
+        Leaves behind what has not ended within the limit. Returns whether everything has.
         """
         self._is_closed = True
         names = self._loads.keys() | self._unloads.keys()
@@ -204,19 +203,19 @@ class Pool(Generic[T]):
         return model
 
     def _failure(self, name: str, error: Exception, load_s: float) -> Failure:
-        """How a failed load is answered: until when, and in whose words."""
+        """The failure to report after a load that took `load_s`."""
         pause_s = min(max(RETRY_AFTER_S, PAUSE_PER_LOAD * load_s), MAX_RETRY_AFTER_S)
         retry_at = time.monotonic() + pause_s
         if isinstance(error, ApiError):
-            # Absent files don't come by waiting; a model that was here may well come back.
+            # Waiting does not bring absent files; a model that was loaded before may come back.
             logger.warning("%s can't be loaded: %s", name, error)
             return Failure(error, retry_at, says_when=name in self._faults)
-        # The reason on one line; where it was raised is for who asks for it.
+        # The reason on one line; the traceback only if debugging.
         traceback = error if logger.isEnabledFor(logging.DEBUG) else None
         kind = type(error).__name__
         logger.error("loading %s failed: %s: %s", name, kind, error, exc_info=traceback)
-        said = ModelUnavailable(f"The model {name} could not be loaded: {error}", "model")
-        return Failure(said, retry_at, says_when=True)
+        unavailable = ModelUnavailable(f"The model {name} could not be loaded: {error}", "model")
+        return Failure(unavailable, retry_at, says_when=True)
 
 
 def is_loaded(load: "asyncio.Task[T]") -> bool:

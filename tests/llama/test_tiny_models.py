@@ -153,7 +153,7 @@ def entry(path: Path, **options: object) -> TextModelEntry:
 def test_a_damaged_lora_file_is_refused(tmp_path: Path) -> None:
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     (tmp_path / "lora.gguf").write_bytes(path.read_bytes())
-    for words, data in [("no LoRA adapter", path.read_bytes()), ("not", b"zip" * 100)]:
+    for words, data in [("not a LoRA adapter", path.read_bytes()), ("not", b"zip" * 100)]:
         (tmp_path / "lora.gguf").write_bytes(data)
         adapters = (LoraAdapter(tmp_path / "lora.gguf"),)
         with pytest.raises(ModelUnavailable, match=words):

@@ -138,11 +138,11 @@ def set_key(key: str, value: Value) -> Callable[[TinyModel], object]:
         ("general.type", Value(STRING, "adapter"), "LoRA adapter"),
         ("split.count", Value(U32, 3), "00003-of-00003"),
         ("llama.block_count", Value(U32, 0), "block_count = 0"),
-        ("llama.block_count", Value(U32, 3), "claims 3 layers and holds 2"),
+        ("llama.block_count", Value(U32, 3), "claims 3 layers but holds 2"),
         ("llama.context_length", Value(U32, 0), "context_length = 0"),
         ("llama.embedding_length", Value(U32, 0), "embedding_length = 0"),
         ("llama.attention.head_count", Value(U32, 0), "attention heads"),
-        ("llama.attention.head_count_kv", Value(U32, 3), "no multiple of its 3"),
+        ("llama.attention.head_count_kv", Value(U32, 3), "not a multiple of its 3"),
         ("llama.attention.value_length", Value(U32, 4), "values of 4"),
         ("llama.rope.dimension_count", Value(U32, 7), "rope.dimension_count"),
         ("llama.rope.scaling.type", Value(STRING, "spiral"), "rope.scaling.type"),
@@ -217,7 +217,7 @@ def test_a_norm_in_half_precision_is_refused(tmp_path: Path) -> None:
     def halve(model: TinyModel) -> None:
         model.tensors[1].type, model.tensors[1].data = 1, bytes(64)
 
-    assert "in another type than f32" in refusal(tmp_path, halve)
+    assert "in a type other than f32" in refusal(tmp_path, halve)
 
 
 def test_a_large_vocabulary_is_read_quickly(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_versions_own_template_takes_the_place_of_the_models(tmp_path: Path) -
     [
         ("org/chatty:2024-9", "no version '2024-9'. Did you mean org/chatty:2024-09"),
         ("small:x", "no version 'x'. Served here: small:2024-07, small:2024-09."),
-        ("newest:v1", "no version 'v1'. models.toml names none."),
+        ("newest:v1", "no version 'v1'. models.toml has no models."),
         ("org/chatty:2024-07:x", "no version 'x'"),
         ("org/chaty:2024-07", "does not exist. Did you mean org/chatty:2024-07"),
         ("deploy_id:Zx80", "no model has the deploy_id 'zx80'. Did you mean deploy_id:Zx81?"),
@@ -177,7 +177,7 @@ A = '[model.x.versions.a]\nsource = "a"\n'
         (X + "default_version = 3\n" + A, 'default_version: expected "a", got 3'),
         (X + 'default_version = "b"\n', "default_version: there are no versions"),
         (X + 'source = "x"\ndefault_version = "a"\n' + A, "has a source of its own"),
-        (X + 'version = "b"\ndefault_version = "a"\n' + A, "there is no source here"),
+        (X + 'version = "b"\ndefault_version = "a"\n' + A, "this table has no source"),
         (X + "source = 'x'\nversion = 'a:b'\n", 'version: expected a version such as "2024-07"'),
         (X + "source = 'x'\nversions = 3\n", "versions: expected a table for each"),
         (X + "source = 'x'\nversions.a = 3\n", "versions: expected a table for each"),
@@ -186,7 +186,7 @@ A = '[model.x.versions.a]\nsource = "a"\n'
             X + 'source = "x"\n[model.x.versions.v1.5]\nsource = "y"',
             'a version with dots needs quotes: [model."x".versions."v1.5"]',
         ),
-        (X + "source = 'x'\n" + A + 'kind = "text"', '[model."x".versions."a"] kind: a version is'),
+        (X + "source = 'x'\n" + A + 'kind = "text"', '[model."x".versions."a"] kind: a version has'),
         (X + "source = 'x'\n" + A + 'version = "c"', '[model."x".versions."a"] version: a version'),
         (
             X + "source = 'x'\n" + A + "thread = 1",
@@ -197,7 +197,7 @@ A = '[model.x.versions.a]\nsource = "a"\n'
         (X + "source = 'x'\ndeploy_id = 'a:b'", "deploy_id: expected an id of letters"),
         (
             X + "deploy_id = 'd'\ndefault_version = 'a'\n" + A + "deploy_id = 'e'",
-            '[model."x".versions."a"] deploy_id: the default version has that of [model."x"]',
+            '[model."x".versions."a"] deploy_id: the default version already has the one',
         ),
         ("[model.x.versions.a]\nsource = 'a'", '[model."x"] default_version: missing'),
         ("[model.x]\nprice = { input = 1 }", '[model."x"] kind: expected'),

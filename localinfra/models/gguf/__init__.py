@@ -1,1 +1,1 @@
-"""GGUF files before anything loads them: headers read and judged. Reads no weights."""
+"""Reads and checks the headers of GGUF files before anything loads them. Reads no weights."""

@@ -1,8 +1,8 @@
-"""What llama.cpp asserts of a GGUF's contents, asked beforehand: its own answer is abort().
+"""Checks llama.cpp's assertions on a GGUF's content beforehand: where one fails, it calls abort().
 
-Owns the list of such facts for the pinned revision, found in its source and by mutating headers
-(tests/models/test_gguf_fuzz.py). What llama.cpp itself refuses with an error (a missing tensor, a
-wrong shape, an unknown architecture or pre-tokenizer) is left to it. Reads a header, opens nothing.
+Owns the list of them for the pinned revision, found in its source and by mutating headers
+(tests/models/test_gguf_fuzz.py). Leaves to llama.cpp the mistakes that it reports as errors (a
+missing tensor, a wrong shape, an unknown architecture or pre-tokenizer). Opens no file.
 """
 
 import math
@@ -12,8 +12,8 @@ from localinfra.models.gguf.header import Array, GgufHeader, GgufVocabulary
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
-MAX_WINDOW = 1 << 23  # of 256 sequences: still fits llama_kv_cache_iswa's 32-bit size
-MAX_TOKEN_BYTES = 4096  # of tokenizers that recurse into a token, or try all its suffixes
+MAX_WINDOW = 1 << 23  # with 256 sequences it fits llama_kv_cache_iswa's 32-bit size
+MAX_TOKEN_BYTES = 4096  # for tokenizers that recurse into a token, or try all its suffixes
 MAX_HEAD_LENGTH = 1 << 14  # numbers in one head; the longest known are 576
 
 AGAIN = "convert the model again, or fetch another copy"
@@ -22,15 +22,15 @@ AGAIN = "convert the model again, or fetch another copy"
 PARTS = {
     "adapter": "a LoRA adapter",
     "mmproj": "a vision projector",
-    "imatrix": "a matrix of weights",
+    "imatrix": "an importance matrix",
 }
 
-# Architectures that assert on an ordinary llama_decode, or answer it with something else than text.
+# Architectures that fail an assertion in an ordinary llama_decode, or don't generate text by it.
 NO_GENERATORS = {
     **dict.fromkeys(("clip", "wavtokenizer-dec", "qwen3tts", "pockettts"), "is not a text model"),
     **dict.fromkeys(("eagle3", "dflash", "gemma4-assistant"), "only drafts for another model"),
     **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), "generates by diffusion"),
-    **dict.fromkeys(("t5", "t5encoder"), "needs an encoder's pass before each answer"),
+    **dict.fromkeys(("t5", "t5encoder"), "needs an encoder pass before each answer"),
 }
 EMBEDDERS = frozenset(
     """bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert
@@ -45,7 +45,7 @@ UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
 
 ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 
-# Numbers the graphs divide by, or that size a tensor; 0 is a SIGFPE or an assertion.
+# Numbers that the graphs divide by, or that size a tensor: 0 is a SIGFPE or a failed assertion.
 POSITIVE = (
     *("context_length", "embedding_length", "block_count", "vocab_size", "token_shift_count"),
     *("attention.key_length", "attention.value_length", "attention.key_length_swa"),
@@ -67,7 +67,7 @@ EQUAL_HEADS = frozenset(
     qwen2vl qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe refact seed_oss
     smallthinker smollm3 spark2_5 stablelm starcoder starcoder2 talkie xverse""".split()
 )
-# ... and of these, the ones that don't also assert that rope turns the whole head.
+# ... and those of them that don't also assert that rope rotates the whole head.
 PARTIAL_ROPE = frozenset(
     """afmoe bailingmoe2 bitnet bloom chatglm cohere2 command-r glm4 glm4moe gpt2 gptneox
     granitehybrid jais laguna maple minimax-01 minimax-m2 minimax-m3 mpt muse-glimmer
@@ -81,7 +81,7 @@ MAY_NOT_TURN = (
     *("granitehybrid", "jamba", "nemotron_h", "nemotron_h_moe", "bloom", "gpt2", "mpt", "refact"),
     *("jais", "kimi-linear", "kimi-k3", "glm5-next"),
 )
-EXPERTS_ONLY = ("bailingmoe2", "grovemoe", "lfm2moe", "smallthinker")  # graphs that assert some
+EXPERTS_ONLY = ("bailingmoe2", "grovemoe", "lfm2moe", "smallthinker")  # asserted by their graphs
 
 F32 = 0
 F32_PARTS = ("_norm.", ".ssm_a", ".ssm_conv1d", ".shortconv.conv")  # of names
@@ -90,9 +90,9 @@ INTEGERS = {26: "i32", 27: "i64"}
 
 
 def problems(header: GgufHeader, tokenizer: GgufVocabulary, *, embeds: bool) -> Iterator[str]:
-    """Sentences that follow the file's name. A check trusts what those before it found in order.
+    """Yields phrases that follow the file's name. Each check relies on those before it.
 
-    `embeds` says that it is to make vectors instead of text.
+    `embeds`: the model is to make vectors instead of text.
     """
     yield from _kind(header)
     if not embeds:
@@ -129,11 +129,11 @@ def _kind(header: GgufHeader) -> Iterator[str]:
 def _generates(header: GgufHeader) -> Iterator[str]:
     if header.architecture in EMBEDDERS:
         yield (
-            f"holds a model of architecture {header.architecture}, which makes embeddings and "
-            'generates no text; give it kind = "embedding" in models.toml'
+            f"holds a model of architecture {header.architecture}, which makes embeddings, not "
+            'text; give it kind = "embedding" in models.toml'
         )
     if header.metadata.get(f"{header.architecture}.attention.causal") is False:
-        yield "has attention in both directions, so it generates no text; choose another model"
+        yield "has bidirectional attention, so it can't generate text; choose another model"
 
 
 def _numbers(header: GgufHeader) -> Iterator[str]:
@@ -171,10 +171,10 @@ def _layers(header: GgufHeader) -> Iterator[str]:
         if type(header.metadata.get(key)) is not int:
             yield f"does not say its {key}; {AGAIN}"
     if header.block_count > MAX_LAYERS:
-        yield f"claims {header.block_count} layers, and llama.cpp ends at {MAX_LAYERS}; {AGAIN}"
+        yield f"claims {header.block_count} layers; llama.cpp supports {MAX_LAYERS}; {AGAIN}"
     layers = {tensor.layer for tensor in header.tensors if tensor.layer is not None}
     if max(layers, default=-1) + 1 != header.block_count:
-        yield f"claims {header.block_count} layers and holds {max(layers, default=-1) + 1}; {AGAIN}"
+        yield f"claims {header.block_count} layers but holds {max(layers, default=-1) + 1}; {AGAIN}"
     if header.number("nextn_predict_layers") >= header.block_count:
         yield f"claims {header.number('nextn_predict_layers')} prediction layers; {AGAIN}"
 
@@ -210,7 +210,7 @@ def _heads(header: GgufHeader) -> Iterator[str]:
         yield f"has attention heads for {len(heads)} of {header.block_count} layers; {AGAIN}"
     for q, kv in zip(heads, heads_kv, strict=True):
         if q < 0 or kv < 0 or (kv and q % kv):
-            yield f"has {q} attention heads, no multiple of its {kv} for keys; {AGAIN}"
+            yield f"has {q} attention heads, not a multiple of its {kv} for keys; {AGAIN}"
     attends = header.architecture not in RECURRENT
     everywhere = (
         header.architecture in EQUAL_HEADS and header.architecture not in SOME_LAYERS_ATTEND
@@ -226,40 +226,40 @@ def _heads(header: GgufHeader) -> Iterator[str]:
     for turned, length in ((rope, key), (rope_swa, key_swa)):
         none = turned == 0 and header.architecture not in MAY_NOT_TURN
         if heads[0] and (turned > length or turned % 2 or turned < 0 or none):
-            yield f"turns {turned} of a head's {length} numbers (rope.dimension_count); {AGAIN}"
+            yield f"rotates {turned} of a head's {length} numbers (rope.dimension_count); {AGAIN}"
     pattern = header.metadata.get(f"{header.architecture}.attention.sliding_window_pattern", 0)
     if header.number("attention.sliding_window") > 0 and (
         pattern == 1 or (isinstance(pattern, Array) and not any(pattern.values or ()))
     ):
-        yield f"has a sliding window and no layer that uses it; {AGAIN}"
+        yield f"has a sliding window, but no layer that uses it; {AGAIN}"
     if heads[0] and not any("_mla" in k or "_swa" in k for k in header.metadata):
         if header.architecture in EQUAL_HEADS and key != value:
             yield f"has keys of {key} numbers and values of {value}; {AGAIN}"
         if header.architecture in EQUAL_HEADS - PARTIAL_ROPE and rope != key:
-            yield f"turns {rope} of the {key} numbers of a head (rope.dimension_count); {AGAIN}"
+            yield f"rotates {rope} of a head's {key} numbers (rope.dimension_count); {AGAIN}"
 
 
 def _tensors(header: GgufHeader) -> Iterator[str]:
-    """Types the CPU kernels abort on; shapes are compared with the numbers by llama.cpp itself."""
+    """Types that the CPU kernels abort on. llama.cpp itself checks the shapes."""
     for tensor in header.tensors:
         if tensor.type in STORED_ONLY_BY_ACCIDENT:
             kind = STORED_ONLY_BY_ACCIDENT[tensor.type]
-            yield f"stores tensor {tensor.name} as {kind}, which nothing computes with; {AGAIN}"
+            yield f"stores tensor {tensor.name} as {kind}, which has no kernels; {AGAIN}"
         plain = len(tensor.shape) == 1 or tensor.name.endswith(".ssm_d")
         plain = plain or any(part in tensor.name for part in F32_PARTS)
         if tensor.type in INTEGERS:
             if "tid2eid" not in tensor.name:  # deepseek4's table of experts
                 yield f"stores tensor {tensor.name} as {INTEGERS[tensor.type]}; {AGAIN}"
         elif plain and tensor.type != F32:
-            yield f"stores tensor {tensor.name} in another type than f32; {AGAIN}"
+            yield f"stores tensor {tensor.name} in a type other than f32; {AGAIN}"
 
 
 def _tokenizer(header: GgufHeader, tokenizer: GgufVocabulary) -> Iterator[str]:
     model = header.metadata.get("tokenizer.ggml.model")
     if model not in TOKENIZERS:
         yield (
-            f"has the tokenizer {model!r}, and only {', '.join(TOKENIZERS)} are known to take "
-            "every text; choose another model"
+            f"has the tokenizer {model!r}; only {', '.join(TOKENIZERS)} are known to accept every "
+            "text; choose another model"
         )
     if header.metadata.get("tokenizer.ggml.pre") == "whitespace":
         yield "has the pre-tokenizer 'whitespace', which aborts on some texts; choose another model"
@@ -278,15 +278,15 @@ def _tokenizer(header: GgufHeader, tokenizer: GgufVocabulary) -> Iterator[str]:
         if array is not None and len(array) < len(tokens):
             yield f"has {len(array)} {name} for {len(tokens)} tokens; {AGAIN}"
     if tokenizer.scores is not None and bool((tokenizer.scores != tokenizer.scores).any()):
-        yield f"has scores of tokens that are no numbers; {AGAIN}"
+        yield f"has scores of tokens that are not numbers; {AGAIN}"
     yield from _bytes(str(model), known)
     for name in ("bos", "eos"):
         if _adds(header, name) and not 0 <= _special(header, name, len(tokens)) < len(tokens):
-            yield f"adds a {name} token to every prompt and has none; {AGAIN}"
+            yield f"adds a {name} token to every prompt, but has none; {AGAIN}"
 
 
 def _bert_tokenizer(header: GgufHeader, tokenizer: GgufVocabulary) -> Iterator[str]:
-    """It gives [UNK] for what it does not know, and looks up three marks by their ids."""
+    """It writes [UNK] for unknown text, and looks up only three special tokens by id."""
     tokens = _as_c_reads_them(tokenizer.tokens)
     if len(set(tokens)) != len(tokens):
         yield f"has a token twice in its vocabulary; {AGAIN}"
@@ -299,7 +299,7 @@ def _bert_tokenizer(header: GgufHeader, tokenizer: GgufVocabulary) -> Iterator[s
 
 
 def _as_c_reads_them(tokens: list[bytes]) -> list[bytes]:
-    """C strings end at NUL, and llama.cpp names the empty ones by their place."""
+    """C strings end at NUL, and llama.cpp names empty tokens by their index."""
     if b"" not in tokens and not any(b"\0" in token for token in tokens):
         return tokens
     cut = [token.partition(b"\0")[0] for token in tokens]
@@ -307,7 +307,7 @@ def _as_c_reads_them(tokens: list[bytes]) -> list[bytes]:
 
 
 def _bytes(model: str, known: set[bytes]) -> Iterator[str]:
-    """A byte without a token: an exception through C (SentencePiece), an endless loop (RWKV)."""
+    """A byte without a token throws through C (SentencePiece) or loops forever (RWKV)."""
     for byte in UTF8_BYTES:
         if model == "gpt2" or model == "gemma4":
             return
@@ -327,7 +327,7 @@ def _adds(header: GgufHeader, name: str) -> bool:
     model, pre = (header.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     key = f"tokenizer.ggml.add_{name}_token"
     if name == "bos" and (model == "gemma4" or pre in ("gemma4", "granite-embed-multi-311m")):
-        return True  # whatever the file says
+        return True  # regardless of the file
     llama3 = (
         "llama3",
         "llama-v3",

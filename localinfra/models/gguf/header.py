@@ -1,6 +1,6 @@
-"""What a GGUF header says, as plain values: the structs that cross out of `reader.py`.
+"""The content of a GGUF header, as plain values.
 
-Opens no file and judges nothing; a `GgufHeader` is made by `reader.read_header` alone.
+Opens no file and checks nothing; only `reader.py` creates a `GgufHeader`.
 """
 
 import os
@@ -20,7 +20,7 @@ class BadGguf(Exception):
 
 
 class Array(msgspec.Struct, frozen=True):
-    """An array of the metadata. `values` is None when there are too many to keep."""
+    """An array of the metadata. `values` is None if there are too many to keep."""
 
     type: int  # of its elements, as in gguf.md
     length: int
@@ -36,14 +36,14 @@ class Tensor(msgspec.Struct, frozen=True):
 
     @property
     def layer(self) -> int | None:
-        """7 of `blk.7.ffn_up.weight`; None outside of the blocks."""
+        """7 for `blk.7.ffn_up.weight`; None outside of the blocks."""
         block, _, rest = self.name.partition(".")
         number = rest.partition(".")[0]
         return int(number) if block == "blk" and number.isascii() and number.isdigit() else None
 
 
 class GgufVocabulary(msgspec.Struct):
-    """The long arrays of a vocabulary, needed while a file is judged and dropped afterwards."""
+    """The long arrays of a vocabulary, needed for the checks and dropped afterwards."""
 
     tokens: list[bytes] = []
     scores: npt.NDArray[np.float32] | None = None
@@ -53,7 +53,7 @@ class GgufVocabulary(msgspec.Struct):
 class GgufHeader(msgspec.Struct, frozen=True):
     """A header llama.cpp can load without crashing, as far as the checks know.
 
-    The properties are llama.cpp's defaults where a key is absent (llama_model_base::load_hparams).
+    The properties are llama.cpp's defaults if a key is absent (llama_model_base::load_hparams).
     """
 
     path: str
@@ -64,14 +64,14 @@ class GgufHeader(msgspec.Struct, frozen=True):
     size_bytes: int  # of the whole file
 
     def number(self, key: str, default: int = 0) -> int:
-        """The integer under `<architecture>.<key>`; of an array, the largest."""
+        """The integer under `<architecture>.<key>`; the largest of an array."""
         value = self.metadata.get(f"{self.architecture}.{key}", default)
         if isinstance(value, Array):
             value = max((int(v) for v in value.values or () if not isinstance(v, str)), default=0)
         return int(value) if isinstance(value, int) else default
 
     def per_layer(self, key: str, default: int = 0) -> tuple[int, ...]:
-        """`<architecture>.<key>` for each block, where a file may give one number for all."""
+        """`<architecture>.<key>` for each block; a file may give one number for all."""
         value = self.metadata.get(f"{self.architecture}.{key}", default)
         if isinstance(value, Array):
             return tuple(int(v) for v in value.values or () if not isinstance(v, str))
@@ -102,7 +102,7 @@ class GgufHeader(msgspec.Struct, frozen=True):
 
     @property
     def head_counts_kv(self) -> tuple[int, ...]:
-        """Key and value heads of each block; 0 where a block keeps a recurrent state instead."""
+        """Key and value heads of each block; 0 if a block keeps a recurrent state instead."""
         if f"{self.architecture}.attention.head_count_kv" not in self.metadata:
             return self.head_counts
         return self.per_layer("attention.head_count_kv")

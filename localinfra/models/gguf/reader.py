@@ -1,8 +1,8 @@
 """Reads the header of a GGUF file, and refuses what would crash llama.cpp.
 
-Owns the file format: bytes → `GgufHeader`, or `BadGguf` with the remedy; what llama.cpp asserts of
-the contents is in `checks.py`. Reads the start of a file, never weights, and maps nothing: a file
-cut short meanwhile must not become a SIGBUS. Format: ggml/docs/gguf.md, with the limits of
+Owns the file format: bytes → `GgufHeader`, or `BadGguf` with the remedy. What llama.cpp asserts on
+the content is in `checks.py`. Reads the start of a file, never weights, and maps nothing: a file
+truncated meanwhile must not cause a SIGBUS. Format: ggml/docs/gguf.md, with the limits of
 ggml/src/gguf.cpp in the pinned revision.
 """
 
@@ -21,7 +21,7 @@ from localinfra.models.gguf.header import Array, BadGguf, GgufHeader, GgufVocabu
 
 __all__ = ["Array", "BadGguf", "GgufHeader", "Tensor", "check_start", "read_header"]
 
-FIRST_READ_BYTES = 16 << 20  # holds the header of a 262k vocabulary; a longer one is read again
+FIRST_READ_BYTES = 16 << 20  # fits the header of a 262k vocabulary; a longer one takes more reads
 MAX_HEADER_BYTES = 1 << 30
 START_BYTES = 24  # magic, version, and how many tensors and keys follow
 MAX_KEY_BYTES = 65535  # gguf.md
@@ -51,7 +51,7 @@ BLOCKS = {
     **{39: ("mxfp4", 32, 17), 40: ("nvfp4", 64, 36), 41: ("q1_0", 128, 18), 42: ("q2_0", 64, 18)},
 }
 
-# What people have instead of a GGUF file, by its first bytes.
+# Files that people mistake for GGUF: their first bytes, and the problem.
 IMPOSTORS = (
     (b"version https://git-lfs", "is a git-lfs pointer, not the model itself; run `git lfs pull`"),
     (b"<", "is a web page, not a model; download the file itself, not the page about it"),
@@ -69,10 +69,9 @@ _U64 = struct.Struct("<Q")
 
 
 def read_header(path: str | os.PathLike[str], *, embeds: bool = False) -> GgufHeader:
-    """The header of a model file that passed every check for what it is to make: text, or vectors.
+    """The header of a model file that passed all checks for text, or with `embeds` for vectors.
 
-    Raises:
-        BadGguf: the file is absent, no GGUF, damaged, or would abort the process inside llama.cpp.
+    Raises BadGguf if the file is absent, not GGUF, damaged, or would make llama.cpp abort.
     """
     header, tokenizer = _read(Path(path))
     for problem in checks.problems(header, tokenizer, embeds=embeds):
@@ -81,29 +80,26 @@ def read_header(path: str | os.PathLike[str], *, embeds: bool = False) -> GgufHe
 
 
 def read_adapter(path: str | os.PathLike[str]) -> GgufHeader:
-    """The header of a LoRA file. Its tensors' fit to a model is for llama.cpp, which says so.
+    """The header of a LoRA file. llama.cpp itself refuses one that does not fit the model.
 
-    Raises BadGguf as `read_header`, and for a file that is no LoRA adapter.
+    Raises BadGguf like `read_header`, and for a file that is not a LoRA adapter.
     """
     header, _ = _read(Path(path))
     kind = header.metadata.get("general.type"), header.metadata.get("adapter.type")
     if kind != ("adapter", "lora"):
-        raise BadGguf(path, "is no LoRA adapter; make one with llama.cpp's convert_lora_to_gguf.py")
+        raise BadGguf(path, "is not a LoRA adapter; use llama.cpp's convert_lora_to_gguf.py")
     return header
 
 
 def check_start(path: Path) -> None:
-    """Refuses by its first bytes what is no GGUF file; `read_header` judges the rest.
-
-    Raises BadGguf.
-    """
+    """Raises BadGguf if the first bytes are not those of GGUF; `read_header` checks the rest."""
     with contextlib.suppress(_NeedsMore), _opened(path) as (file, size_bytes):
         _Parser(path, file.read(START_BYTES), size_bytes).start()
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """The file and its size. Raises BadGguf, also for what the system says while it is read."""
+    """The file and its size. Raises BadGguf, also for an OSError while it is read."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -122,14 +118,14 @@ def _read(path: Path) -> tuple[GgufHeader, GgufVocabulary]:
             try:
                 return parser.parse(), parser.tokenizer
             except _NeedsMore:
-                more = file.read(3 * len(data))  # the file may have shrunk since
+                more = file.read(3 * len(data))  # the file may have shrunk meanwhile
                 if not more or len(data) > MAX_HEADER_BYTES:
                     parser.fail("has no readable header; fetch it again")
                 data += more
 
 
 class _NeedsMore(Exception):
-    """The header goes on behind the bytes read so far."""
+    """The header continues beyond the bytes read so far."""
 
 
 class _Parser:
@@ -221,7 +217,7 @@ class _Parser:
 
     def value(self, key: str) -> int | float | bool | str | Array:
         kind = self.u32()
-        if kind == STRING:  # names and licences are for people: a Latin-1 one is no damage
+        if kind == STRING:  # names and licences are only shown: Latin-1 is harmless
             return self.text(strict=key.partition(".")[0] != "general" or "architecture" in key)
         if kind == ARRAY:
             return self.array(key)
@@ -259,7 +255,7 @@ class _Parser:
         return Array(kind, length, values)
 
     def strings(self, count: int, keep: bool) -> list[bytes]:
-        """Walks over `count` strings: a quarter of a million in some files, so no calls inside."""
+        """Skips `count` strings. No calls in the loop: some files have a quarter of a million."""
         if self.at + 8 * count > self.size_bytes:
             self.missing(self.at + 8 * count)
         data, at, length_at, kept = self.data, self.at, _U64.unpack_from, list[bytes]()
@@ -270,7 +266,7 @@ class _Parser:
                 at = start + length
                 if keep:
                     kept.append(data[start:at])
-        except (struct.error, OverflowError, IndexError):  # `at` is behind the data, or absurd
+        except (struct.error, OverflowError, IndexError):  # `at` is beyond the data, or absurd
             self.missing(at + 8)
         self.at = at
         if at > len(data):
@@ -279,7 +275,7 @@ class _Parser:
 
     def tensors(self, count: int, alignment: int) -> tuple[Tensor, ...]:
         tensors: dict[str, Tensor] = {}
-        expected_offset = 0  # llama.cpp accepts tensors in order and without gaps only
+        expected_offset = 0  # llama.cpp accepts only tensors in order and without gaps
         for _ in range(count):
             self.what = "the next tensor's description"
             name = self.text(MAX_NAME_BYTES)
@@ -316,7 +312,7 @@ class _Parser:
         return Tensor(name=name, shape=shape, type=kind, offset=offset, size_bytes=size_bytes)
 
     def check_ends(self, header: GgufHeader) -> None:
-        """Every tensor lies inside the file, where a mapped file can be read from."""
+        """Checks that every tensor is inside the file, and aligned for a mapped file."""
         for tensor in header.tensors:
             start = header.data_offset + tensor.offset
             if start % MAPPED_ALIGNMENT:
@@ -336,7 +332,7 @@ class _Parser:
 
 
 def _looks_like(data: bytes) -> str:
-    """What a file without GGUF's magic probably is."""
+    """Says what a file without GGUF's magic probably is."""
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < MAX_HEADER_BYTES:
         return "is a safetensors file; convert it to GGUF, or fetch a .gguf of this model"
     for start, problem in IMPOSTORS:
