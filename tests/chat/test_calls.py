@@ -1,4 +1,4 @@
-"""Calls that repeat an earlier one end the answer, and nothing of them is ever sent."""
+"""A call that repeats an earlier one ends the answer, and no part of it is ever sent."""
 
 import random
 
@@ -73,7 +73,7 @@ def test_a_call_is_held_back_only_while_it_may_be_a_repetition() -> None:
     assert filtered.push([CallArguments("a")]) == [CallArguments("a")]
 
 
-def test_a_cut_off_call_is_told_as_far_as_it_came() -> None:
+def test_a_call_that_was_cut_off_is_passed_on_at_the_end() -> None:
     filtered = CallFilter()
     for step in pieces_of([A], 1):
         filtered.push(step)
@@ -81,7 +81,7 @@ def test_a_cut_off_call_is_told_as_far_as_it_came() -> None:
     assert filtered.finish() == [CallStart("get"), CallArguments('{"city"')]
 
 
-def test_however_the_text_is_cut_the_same_is_told() -> None:
+def test_the_result_is_the_same_however_the_text_is_split() -> None:
     rng = random.Random(0)
     for _ in range(200):
         calls = rng.choices(

@@ -1,6 +1,6 @@
-"""Recorded answers of model families → the same content, reasoning and calls, however they are cut.
+"""Recorded answers of model families → the same content, reasoning and calls, however split.
 
-The texts are as the models write them, marks spelled out.
+The texts are as the models write them, with control tokens spelled out.
 """
 
 import json
@@ -69,7 +69,7 @@ RECORDED: list[tuple[str, str, Message]] = [
         ("Let me look.", "", [PARIS, TRICKY]),
     ),
     (
-        "hermes",  # other blanks, as some models write them
+        "hermes",  # with other blanks, as some models write it
         '<tool_call>{"name":"get_weather","arguments":{"city":"Paris"}}</tool_call>'
         '<tool_call>{ "name" : "get_weather" , "arguments" : {"city":"Paris"} }</tool_call>',
         ("", "", [PARIS, PARIS]),
@@ -153,7 +153,7 @@ RECORDED: list[tuple[str, str, Message]] = [
 
 
 @pytest.mark.parametrize(("family", "text", "expected"), RECORDED)
-def test_a_recorded_answer_gives_its_calls_however_it_is_cut(
+def test_a_recorded_answer_gives_its_calls_however_it_is_split(
     family: str, text: str, expected: Message
 ) -> None:
     spoken = voice(family)
@@ -183,7 +183,7 @@ def test_a_cut_answer_shows_no_beginning_of_a_mark(
 
 
 @pytest.mark.parametrize("end", ["<", "<tool_", "</thi", "<think"])
-def test_what_looks_like_a_mark_is_text_where_the_answer_has_ended_by_itself(end: str) -> None:
+def test_the_beginning_of_a_mark_is_text_if_the_answer_ended_by_itself(end: str) -> None:
     spoken = voice("hermes", thinks=True)
     assert message(read([f"It is {end}"], spoken)) == (f"It is {end}", "", [])
 
@@ -192,7 +192,7 @@ THOUGHT = "<think>\nThe user wants <b>4</b>.\n</think>\n\nIt is 4."
 
 
 @pytest.mark.parametrize("has_tools", [True, False])
-def test_marked_reasoning_is_no_content_however_it_is_cut(has_tools: bool) -> None:
+def test_reasoning_is_not_content_however_it_is_split(has_tools: bool) -> None:
     spoken = voice("hermes", thinks=True)
     expected: Any = ("It is 4.", "The user wants <b>4</b>.\n", [])
     for cut in range(len(THOUGHT)):
@@ -215,11 +215,11 @@ def test_reasoning_before_a_call_and_marks_in_later_content() -> None:
     assert message(read(list(text), spoken)) == (text, "", [])
 
 
-def test_reasoning_that_never_ends_is_all_there_is() -> None:
+def test_reasoning_that_never_ends_is_the_whole_answer() -> None:
     assert message(read(list("<think>and so on"), voice("hermes", True))) == ("", "and so on", [])
 
 
-def test_arguments_come_as_they_are_written() -> None:
+def test_arguments_are_passed_on_as_written() -> None:
     parser = parser_of(voice("hermes"), has_tools=True, is_thinking=False)
     assert parser
     assert parser.push('<tool_call>\n{"name": "f", "argum') == []
@@ -267,10 +267,10 @@ def test_only_functions_are_called() -> None:
     assert not any(isinstance(piece, CallStart) for piece in read([text], HARMONY))
 
 
-def test_blanks_before_arguments_are_left_out_however_they_come() -> None:
+def test_blanks_before_arguments_are_dropped_however_they_are_split() -> None:
     parts = ['<tool_call>\n{"name": "f", "arguments":', ' {"a": 1}}\n</tool_call>']
     assert read(parts, voice("hermes"))[1] == CallArguments('{"a": 1}')
 
 
-def test_where_nothing_is_marked_there_is_nothing_to_parse() -> None:
+def test_an_answer_without_marks_needs_no_parser() -> None:
     assert parser_of(voice("hermes"), has_tools=False, is_thinking=False) is None

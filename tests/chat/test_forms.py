@@ -1,4 +1,4 @@
-"""Any conversation on any template: its texts are in the prompt, each once."""
+"""Any conversation in any template: each of its texts is in the prompt once."""
 
 import re
 from collections import Counter
@@ -59,7 +59,7 @@ def text(name: str, *messages: Message, **options: Any) -> str:
 
 
 def positions(prompt: str, messages: Sequence[Message]) -> list[int]:
-    """Where the texts stand, each of which is there once."""
+    """Positions of the texts, each of which occurs once."""
     texts = [str(message.content) for message in messages if message.content]
     assert {part: prompt.count(part) for part in texts} == dict.fromkeys(texts, 1)
     return [prompt.index(part) for part in texts]
@@ -108,15 +108,13 @@ def test_without_a_system_role_it_heads_the_first_user_turn(name: str) -> None:
         [HI, Message("assistant", None, reasoning_content=""), BYE],
     ],
 )
-def test_turns_are_put_where_the_template_takes_them(
-    name: str, conversation: list[Message]
-) -> None:
+def test_turns_are_rearranged_for_the_template(name: str, conversation: list[Message]) -> None:
     found = positions(text(name, *conversation), conversation)
     in_order = [at for at, m in zip(found, conversation, strict=False) if m.role != "system"]
     assert in_order == sorted(in_order)
 
 
-def test_neighbours_are_joined_only_where_roles_must_alternate() -> None:
+def test_neighbours_are_joined_only_if_roles_must_alternate() -> None:
     assert text("gemma", HI, BYE) == text("gemma", Message("user", "HI\n\nBYE"))
     assert text("chatml", HI, BYE).count("<|im_start|>user") == 2
 
@@ -128,7 +126,7 @@ def test_a_continued_answer_is_still_continued_when_it_is_joined() -> None:
     assert text("nemo", HI, HELLO, SURE).endswith("[/INST] HELLO\n\nSURE")
 
 
-def test_what_a_template_never_shows_is_not_cut_silently() -> None:
+def test_a_message_that_the_template_never_shows_is_an_error() -> None:
     last_only = "{{ messages[-1].content }}"
     assert template(last_only).render([HI]).text == "HI"
     with pytest.raises(InvalidRequest, match=r"leaves out messages\[0\], whose role is user"):
@@ -168,13 +166,13 @@ def test_a_user_s_text_after_a_result_stays_the_user_s() -> None:
     assert re.search(r"OUTPUT\w{9}\[/TOOL_RESULTS\] </s>\[INST\]BYE\[/INST\]$", prompt)
 
 
-def test_parallel_calls_are_made_one_by_one_where_the_template_takes_no_more() -> None:
+def test_parallel_calls_become_single_ones_if_the_template_requires_it() -> None:
     one_by_one = [HI, call("c"), result("c"), call("d"), result("d", "OTHER")]
     results = [result("d", "OTHER"), result("c")]
     assert text("one call", HI, call("c", "d"), *results) == text("one call", *one_by_one)
 
 
-def test_what_is_said_beside_a_call_is_told_before_it_where_it_would_be_left_out() -> None:
+def test_text_beside_a_call_gets_a_message_of_its_own_if_it_would_be_dropped() -> None:
     prompt = text("one call", HI, call("c", content="SAID"), result("c"))
     assert prompt.index("SAID") < prompt.index('"name"')
     assert prompt.count("<|start|>assistant") == 3
@@ -187,7 +185,7 @@ IDS += ["call 1", "\ud800", "chatcmpl-tool-" + "f" * 32, "0", "fc_68", "abcdefgh
 
 
 def nemo_ids(*messages: Message) -> list[tuple[str, str]]:
-    """Of calls and results, in their order."""
+    """Ids of calls and results, in order."""
     prompt = text("nemo", *messages)
     return re.findall(r"\}([A-Za-z0-9]{9})[],]|OUTPUT([A-Za-z0-9]{9})\[", prompt)
 
@@ -199,7 +197,7 @@ def test_an_id_of_any_form_becomes_nine_letters_or_digits(id: str) -> None:
     assert (called == id) is (id == "123456789")
 
 
-def test_the_same_id_is_always_mapped_alike_and_different_ones_never_are() -> None:
+def test_equal_ids_are_mapped_alike_and_different_ones_never_are() -> None:
     calls = [part for id in IDS for part in (call(id), result(id))]
     found = ["".join(pair) for pair in nemo_ids(HI, *calls)]
     assert found[::2] == found[1::2] and len(set(found)) == len(IDS)
@@ -207,13 +205,13 @@ def test_the_same_id_is_always_mapped_alike_and_different_ones_never_are() -> No
     assert alone == found[0]
 
 
-def test_results_without_ids_are_those_of_the_calls_in_their_order() -> None:
+def test_results_without_ids_belong_to_the_calls_in_order() -> None:
     found = nemo_ids(HI, call(None, None), result(None, "OUTPUT"), result(None, "OUTPUT"))
     called, answered = found[:2], found[2:]
     assert [a for a, _ in called] == [b for _, b in answered] and len(set(called)) == 2
 
 
-def test_ids_stay_as_they_are_where_the_template_takes_them() -> None:
+def test_ids_are_unchanged_if_the_template_accepts_them() -> None:
     source = KNOWS_TOOLS + "{% for m in messages %}{{ m.tool_call_id }}|{{ m.content }}{% endfor %}"
     assert (
         "call_abc123"
@@ -245,7 +243,7 @@ conversations = st.lists(plain | plain | calls | results, min_size=1, max_size=9
 
 @settings(max_examples=300, deadline=None)
 @given(conversations, st.sampled_from(sorted(TEMPLATES)), st.booleans(), st.booleans())
-def test_every_text_is_there_once_and_in_order(
+def test_every_text_is_in_the_prompt_once_and_in_order(
     messages: list[Message], name: str, has_tools: bool, asks: bool
 ) -> None:
     unique = {message.content: message for message in messages if message.content}
@@ -255,7 +253,7 @@ def test_every_text_is_there_once_and_in_order(
     counts = Counter(re.findall(r"(?:Text|Said|Result)\d+\.", prompt))
     needed = [m.content for m in messages if m.content and not m.tool_calls]
     assert all(counts[content] == 1 for content in needed)
-    assert max(counts.values(), default=0) <= 1  # what is said beside a call may be left out
+    assert max(counts.values(), default=0) <= 1  # text beside a call may be left out
     told = [m.content for m in messages if m.content in needed and m.role in ("user", "assistant")]
     assert sorted(told, key=lambda content: prompt.index(str(content))) == told
 
@@ -284,7 +282,7 @@ def test_many_characters_and_a_control_token_take_time_in_proportion() -> None:
     assert [part.text for part in rendered.segments if not part.is_template] == ["<|im_end|>"]
 
 
-def test_work_for_a_client_that_has_left_ends() -> None:
+def test_rendering_stops_when_the_client_has_left() -> None:
     deadline = Deadline(1000, lambda: True)
     with pytest.raises(InvalidRequest, match="its client has left"):
         template("{% for i in range(100000) %}" * 5 + "{% endfor %}" * 5).render(

@@ -1,4 +1,4 @@
-"""Schemas as generators write them: what is kept, what is said in other words, what is left out."""
+"""Schemas as generators write them: which parts are kept, rewritten or left out."""
 
 import random
 from typing import Any
@@ -14,7 +14,7 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 TEXT: Json = {"type": "string"}
 USUAL = Waiver(Leniency.UNKNOWN)
 
-# A schema of one property x, and the path of what can't be enforced of it.
+# A schema of one property x, and the path of the part that can't be enforced.
 UNENFORCEABLE: list[tuple[dict[str, Json], str]] = [
     ({"type": "array", "items": TEXT, "uniqueItems": True}, "uniqueItems"),
     ({"type": "object", "propertyNames": {"pattern": "^a"}}, "propertyNames"),
@@ -47,7 +47,9 @@ UNENFORCEABLE: list[tuple[dict[str, Json], str]] = [
 
 
 @pytest.mark.parametrize(("x", "path"), UNENFORCEABLE, ids=[path for _, path in UNENFORCEABLE])
-def test_what_can_not_be_enforced_is_named_or_refused_by_its_path(x: Json, path: str) -> None:
+def test_a_keyword_that_can_not_be_enforced_is_left_out_or_refused_by_its_path(
+    x: Json, path: str
+) -> None:
     schema: Json = {"type": "object", "properties": {"x": x, "y": TEXT}}
     rule = json_rule(schema, "tools[0].function.parameters", Waiver(Leniency.UNKNOWN))
     where = f"tools[0].function.parameters.properties.x.{path}"
@@ -124,7 +126,7 @@ def test_what_can_not_be_enforced_is_named_or_refused_by_its_path(x: Json, path:
         ),
     ],
 )
-def test_other_drafts_and_openapi_say_the_same_in_other_words(schema: Json, same: Json) -> None:
+def test_keywords_of_other_drafts_and_openapi_are_rewritten(schema: Json, same: Json) -> None:
     found = prepared(schema, "s", Waiver(Leniency.NOTHING))
     assert found.schema == same and not found.left_out
 
@@ -132,18 +134,18 @@ def test_other_drafts_and_openapi_say_the_same_in_other_words(schema: Json, same
 @pytest.mark.parametrize(
     "name", ["int32", "int64", "uint32", "uint64", "double", "float", "decimal", "password"]
 )
-def test_formats_that_are_mere_hints_are_named_and_never_refused(name: str) -> None:
+def test_formats_that_are_hints_are_left_out_and_never_refused(name: str) -> None:
     for level in (Leniency.NOTHING, Leniency.UNKNOWN):
         found = prepared({"type": "integer", "format": name}, "s", Waiver(level))
         assert found.schema == {"type": "integer"} and found.left_out == ("s.format",)
 
 
-def test_extensions_are_named_and_never_refused() -> None:
+def test_extensions_are_left_out_and_never_refused() -> None:
     found = prepared({"type": "string", "x-order": 3}, "s", Waiver(Leniency.NOTHING))
     assert found.schema == TEXT and found.left_out == ("s.x-order",)
 
 
-# Of all drafts and of OpenAPI.
+# In all drafts and OpenAPI.
 EVERY_KEYWORD = """$anchor $comment $defs $dynamicAnchor $dynamicRef $id $recursiveAnchor
     $recursiveRef $ref $schema $vocabulary additionalItems additionalProperties allOf anyOf const
     contains contentEncoding contentMediaType contentSchema default definitions dependencies
@@ -155,7 +157,7 @@ EVERY_KEYWORD = """$anchor $comment $defs $dynamicAnchor $dynamicRef $id $recurs
     """.split()
 
 
-def test_it_is_known_of_every_keyword_what_becomes_of_it() -> None:
+def test_every_keyword_is_of_one_known_sort() -> None:
     for key in EVERY_KEYWORD:
         assert (key in ENFORCED) + (key in OTHERS) + (key in ANNOTATIONS) == 1, key
 
@@ -163,7 +165,7 @@ def test_it_is_known_of_every_keyword_what_becomes_of_it() -> None:
 WRONG: list[Json] = [3, -1, 1.5, True, "a", "", [], {}, [["a"]], {"a": 3}, [3], {"a": []}]
 
 
-def test_keywords_of_a_wrong_type_are_refused_with_their_path_where_all_is_promised() -> None:
+def test_keywords_of_a_wrong_type_are_refused_with_their_path_if_strict() -> None:
     num_refused = 0
     for level in (Leniency.NOTHING, Leniency.ONE_OF):
         for key, (is_right, _) in KEYWORDS.items():
@@ -178,7 +180,7 @@ def test_keywords_of_a_wrong_type_are_refused_with_their_path_where_all_is_promi
     assert num_refused > 500
 
 
-def test_keywords_of_a_wrong_type_are_left_out_and_named_or_mended_elsewhere() -> None:
+def test_keywords_of_a_wrong_type_are_left_out_or_mended_if_lenient() -> None:
     for key, (is_right, _) in KEYWORDS.items():
         for value in WRONG:
             if not is_right(value):
@@ -191,12 +193,12 @@ def test_keywords_of_a_wrong_type_are_left_out_and_named_or_mended_elsewhere() -
 
 
 @pytest.mark.parametrize("schema", [7, {"properties": []}, {"anyOf": {}}, {"items": 1}, [], "x"])
-def test_what_is_no_schema_is_refused(schema: Json) -> None:
+def test_invalid_schemas_are_refused(schema: Json) -> None:
     with pytest.raises(InvalidRequest):
         prepared(schema, "s", Waiver(Leniency.ONE_OF))
 
 
-# What a property of a tool is declared as, what is enforced of it, and what is named.
+# A property of a tool as declared, as enforced, and the paths left out.
 ODD: list[tuple[dict[str, Json], Json, tuple[str, ...]]] = [
     ({"type": "any"}, {}, ("type",)),
     ({"type": "float"}, {"type": "number"}, ()),
@@ -231,7 +233,7 @@ ODD: list[tuple[dict[str, Json], Json, tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(("x", "same", "named"), ODD, ids=range(len(ODD)))
-def test_odd_parts_of_a_tool_are_read_as_meant_or_left_out_and_named(
+def test_odd_parts_of_a_tool_are_read_as_meant_or_left_out(
     x: Json, same: Json, named: tuple[str, ...]
 ) -> None:
     found = prepared({"properties": {"x": x}}, "s", USUAL)
@@ -259,13 +261,13 @@ def test_sizes_may_be_written_as_floats(key: str) -> None:
     assert "3.0" not in rule.text
 
 
-def test_limits_that_nothing_reaches_are_none() -> None:
+def test_limits_beyond_any_answer_are_dropped() -> None:
     for key in MOST:
         found = prepared({key: 2**63 - 1}, "s", Waiver(Leniency.NOTHING))
         assert found.schema == {} and not found.left_out
 
 
-# Members of an object with properties a and b, what is enforced of them, and what is named.
+# Keywords of an object with properties a and b, as enforced, and the one left out.
 COUNTED: list[tuple[dict[str, Json], dict[str, Json], str | None]] = [
     ({"minProperties": 1, "required": ["a"]}, {"required": ["a"]}, None),
     ({"minProperties": 0}, {}, None),
@@ -307,7 +309,7 @@ def a_schema(rng: random.Random, depth: int) -> Any:
     return {key: a_schema(rng, depth - 1) for key in keys}
 
 
-def test_any_json_is_taken_or_refused_and_never_fails() -> None:
+def test_any_json_is_accepted_or_refused_and_never_fails() -> None:
     rng = random.Random(1)
     num_taken = 0
     for _ in range(6000):
@@ -341,7 +343,7 @@ def test_each_level_of_leniency_leaves_out_more() -> None:
     assert prepared(schema, "s", Waiver(Leniency.ALL)).schema == {"type": "object"}
 
 
-def test_what_is_in_no_definition_is_no_part_of_the_answer() -> None:
+def test_a_reference_into_a_plain_value_is_refused() -> None:
     schema: Json = {"$ref": "#/const/a", "const": {"a": {}}}
     with pytest.raises(InvalidRequest, match="does not point to a schema"):
         prepared(schema, "s", Waiver(Leniency.NOTHING))

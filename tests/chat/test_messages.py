@@ -10,7 +10,7 @@ from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 
 def plain(*messages: object) -> list[Any]:
-    """From JSON, as the endpoint decodes it."""
+    """Decoded from JSON, as by the endpoint."""
     return [*normalize(msgspec.json.decode(msgspec.json.encode(messages), type=list[Message]))]
 
 
@@ -28,7 +28,7 @@ def test_empty_text_is_content() -> None:
     assert plain({"role": "user", "content": ""})[0]["content"] == ""
 
 
-def test_fields_that_this_api_does_not_know_are_tolerated() -> None:
+def test_unknown_fields_are_ignored() -> None:
     message = {"role": "user", "content": "Hi", "cache_control": {"type": "ephemeral"}}
     assert plain(message) == [{"role": "user", "content": "Hi"}]
 
@@ -43,7 +43,7 @@ def test_reasoning_reaches_the_template() -> None:
     assert plain(message) == [message]
 
 
-def test_a_refusal_is_what_the_assistant_said() -> None:
+def test_a_refusal_is_the_content_of_the_assistant() -> None:
     refused = {"role": "assistant", "content": None, "refusal": "No."}
     in_parts = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
     expected = {"role": "assistant", "content": "No."}
@@ -71,7 +71,7 @@ DEEP = '{"a": ' * 400 + "1" + "}" * 400
         (DEEP, DEEP),
     ],
 )
-def test_arguments_of_tool_calls_are_an_object_where_they_are_one(
+def test_arguments_of_tool_calls_become_an_object_if_they_are_one(
     arguments: str, read: object
 ) -> None:
     message = plain(call(arguments))[0]
@@ -110,7 +110,7 @@ def test_a_part_that_is_not_text_is_refused_by_its_path(type: str) -> None:
 
 @pytest.mark.parametrize("role", ["tool", "assistant", "system", "developer"])
 @pytest.mark.parametrize("type", ["image_url", "input_audio", "file", "of_next_year"])
-def test_in_what_others_than_users_say_it_is_left_out_and_named(role: str, type: str) -> None:
+def test_in_other_roles_than_user_it_is_left_out(role: str, type: str) -> None:
     part = {"type": type, type: {}}
     several = {"role": role, "content": [part, {"type": "text", "text": "a"}, part]}
     alone = {"role": role, "content": [part]}
@@ -144,7 +144,7 @@ def test_a_text_is_read_by_the_responses_apis_names_too(role: str, type: str) ->
         ({"role": "assistant", "tool_calls": [{"id": "a"}]}, "messages[0].tool_calls[0].function"),
     ],
 )
-def test_what_is_missing_or_out_of_place_is_named(message: dict[str, object], param: str) -> None:
+def test_a_missing_or_misplaced_field_is_named(message: dict[str, object], param: str) -> None:
     with pytest.raises(InvalidRequest) as error:
         plain(message)
     assert error.value.param == param
@@ -166,7 +166,7 @@ def test_a_null_for_content_is_an_empty_text(role: str) -> None:
     assert plain({"role": role, "content": None}) == [{"role": role, "content": ""}]
 
 
-def test_calls_of_custom_tools_are_calls_of_functions() -> None:
+def test_calls_of_custom_tools_become_calls_of_functions() -> None:
     custom = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "- a\n+ b"}}
     (message,) = plain({"role": "assistant", "content": None, "tool_calls": [custom]})
     assert message["tool_calls"] == [
@@ -178,7 +178,7 @@ def test_calls_of_custom_tools_are_calls_of_functions() -> None:
     ]
 
 
-def test_calls_that_no_template_knows_are_left_out_and_named() -> None:
+def test_calls_of_unknown_kinds_are_left_out() -> None:
     unknown = {"id": "c2", "type": "of_next_year", "of_next_year": {"name": 5}}
     known: Any = call("{}")
     told = {**known, "tool_calls": [unknown, *known["tool_calls"]]}

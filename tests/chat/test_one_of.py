@@ -1,5 +1,4 @@
-"""Choices that exclude each other are enforced as `oneOf`; of others it is named that they may
-both be valid."""
+"""`oneOf` is enforced if its choices exclude each other; if not, it is listed as left out."""
 
 import pytest
 
@@ -90,20 +89,20 @@ BOTH_MAY_BE_VALID = [
 
 
 @pytest.mark.parametrize("schema", EXCLUSIVE, ids=range(len(EXCLUSIVE)))
-def test_choices_that_exclude_each_other_are_as_they_are(schema: Json) -> None:
+def test_choices_that_exclude_each_other_are_enforced(schema: Json) -> None:
     found = prepared(schema, "s", Waiver(Leniency.NOTHING))
     assert not found.left_out and "oneOf" in found.schema
 
 
 @pytest.mark.parametrize("schema", BOTH_MAY_BE_VALID, ids=range(len(BOTH_MAY_BE_VALID)))
-def test_of_others_it_is_named_that_two_may_be_valid(schema: Json) -> None:
+def test_oneOf_is_left_out_if_two_choices_may_be_valid(schema: Json) -> None:
     assert prepared(schema, "s", Waiver(Leniency.ONE_OF)).left_out == ("s.oneOf",)
     with pytest.raises(UnsupportedParameter, match="oneOf") as caught:
         prepared(schema, "s", Waiver(Leniency.NOTHING))
     assert caught.value.param == "s.oneOf"
 
 
-def test_what_tells_choices_apart_has_to_be_there() -> None:
+def test_the_property_of_a_discriminator_becomes_required() -> None:
     schema = union(ref("Bare"), ref("Naked"), discriminator={"propertyName": "kind"})
     found = prepared(schema, "s", Waiver(Leniency.NOTHING)).schema
     definitions = found["$defs"]
@@ -114,7 +113,7 @@ def test_what_tells_choices_apart_has_to_be_there() -> None:
         assert part in definitions.values()
 
 
-def test_looking_at_many_choices_is_bounded() -> None:
+def test_comparing_many_choices_is_bounded() -> None:
     deep: Json = {"type": "object"}
     for _ in range(40):
         deep = {"anyOf": [deep, {"type": "object", "minProperties": 0}]}

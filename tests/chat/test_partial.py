@@ -1,4 +1,4 @@
-"""JSON that was cut off, at every place."""
+"""JSON truncated at every place."""
 
 import json
 
@@ -25,11 +25,11 @@ def test_every_beginning_of_an_object_is_completed_to_one_that_grows(text: str) 
     assert json.loads(completed_object(text)) == WHOLE
 
 
-def test_a_value_that_was_cut_off_goes_with_its_name() -> None:
+def test_a_truncated_value_is_dropped_with_its_name() -> None:
     for rest in ('"b": tr', '"b', '"b": "x', '"b":', ""):
         assert json.loads(completed_object('{"a": 1, ' + rest)) == {"a": 1}
 
 
 @pytest.mark.parametrize("text", ["", "nope", "[1", "}}", '{"a" 1', "{]"])
-def test_what_is_no_object_gives_an_empty_one(text: str) -> None:
+def test_text_that_is_no_object_gives_an_empty_one(text: str) -> None:
     assert completed_object(text) == "{}"

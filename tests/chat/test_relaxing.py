@@ -1,4 +1,4 @@
-"""What keeps a tool's schema from being compiled is found and left out alone."""
+"""The parts that keep a tool's schema from compiling are found, and only they are left out."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
 
 
 def problem(source: GrammarSource) -> str | None:
-    """As if a compiler knew no text with BAD in it."""
+    """Like a compiler that refuses text with BAD in it."""
     return "BAD is not known" if "BAD" in source.text else None
 
 
@@ -39,7 +39,7 @@ PLAIN: Json = {"type": "string", "pattern": "good"}
     ],
     ids=range(6),
 )
-def test_the_part_at_fault_is_waived_and_nothing_else(found: Tool, paths: list[str]) -> None:
+def test_only_the_part_at_fault_is_waived(found: Tool, paths: list[str]) -> None:
     assert Relaxing(problem).waiver(found) == Waiver(Leniency.UNKNOWN, frozenset(paths))
 
 
@@ -49,7 +49,7 @@ def test_where_no_part_is_at_fault_any_object_will_do() -> None:
     assert Relaxing(lambda source: "never").waiver(tool(properties={"a": PLAIN})) == ANYTHING
 
 
-def test_keywords_at_fault_are_told_by_their_paths() -> None:
+def test_keywords_at_fault_are_reported_by_their_paths() -> None:
     hard = [Hard("a", "pattern", "good"), Hard("b", "pattern", "BAD"), Hard("c", "multipleOf", 3)]
     assert Relaxing(problem).faults(hard) == {"b": "BAD is not known"}
     named: Json = {"BAD": {"type": "null"}}

@@ -1,4 +1,4 @@
-"""Templates come from files that nobody vouches for: outside of a sandbox, each of these hurts."""
+"""Templates come from untrusted files: outside of a sandbox, each of these would do harm."""
 
 import json
 import sys
@@ -142,15 +142,15 @@ def small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_a_template_without_end_is_stopped(name: str, short_deadline: None) -> None:
+def test_a_template_that_never_ends_is_stopped(name: str, short_deadline: None) -> None:
     started = time.thread_time()
     with pytest.raises(InvalidRequest, match=r"was stopped: it (ran for|produced|built)"):
         template(ENDLESS[name]).render(HI)
     assert time.thread_time() - started < 2
 
 
-def test_who_sends_very_much_is_told_so(short_deadline: None) -> None:
-    """That a template did not come to its end is not its own fault then."""
+def test_a_very_large_request_is_named_as_the_reason(short_deadline: None) -> None:
+    """The template is not at fault then for not finishing."""
     arguments = json.dumps({"a": [0] * 200_000})
     call = Message("assistant", "", tool_calls=[ToolCall(FunctionCall("f", arguments))])
     source = "{% for m in messages %}" + LOOP * 3 + END * 3 + "{% endfor %}"
@@ -162,7 +162,7 @@ def test_who_sends_very_much_is_told_so(short_deadline: None) -> None:
 
 
 @pytest.mark.parametrize("name", HUGE)
-def test_what_would_fill_the_memory_is_stopped(name: str, small_budget: None) -> None:
+def test_a_template_that_would_fill_the_memory_is_stopped(name: str, small_budget: None) -> None:
     compiled = template(HUGE[name])
     tracemalloc.start()
     try:
@@ -174,13 +174,13 @@ def test_what_would_fill_the_memory_is_stopped(name: str, small_budget: None) ->
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_chat_template_needs_is_refused(name: str) -> None:
+def test_features_that_no_chat_template_needs_are_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match="could not render these messages"):
         template(REFUSED[name]).render(HI)
 
 
 @pytest.mark.parametrize("name", NO_TEMPLATE)
-def test_a_template_beyond_measure_is_refused_when_it_is_compiled(name: str) -> None:
+def test_an_excessive_template_is_refused_when_it_is_compiled(name: str) -> None:
     started = time.thread_time()
     with pytest.raises(TemplateError, match="the chat template can't be used: "):
         template(NO_TEMPLATE[name])
@@ -201,7 +201,7 @@ def test_limits_grow_with_the_conversation() -> None:
     assert len(template("{{ messages | tojson }}").render(long).text) > 6_000_000
 
 
-def test_a_tracer_that_was_there_comes_back() -> None:
+def test_the_previous_tracer_is_restored() -> None:
     def tracer(frame: object, event: str, argument: object) -> None: ...
 
     earlier = sys.gettrace()
@@ -241,7 +241,7 @@ def test_a_tracer_that_was_there_comes_back() -> None:
         ("dict(a=1) | tojson", '{"a": 1}'),
     ],
 )  # fmt: skip
-def test_what_published_templates_use_works(expression: str, expected: str) -> None:
+def test_features_of_published_templates_work(expression: str, expected: str) -> None:
     assert template("{{ " + expression.replace("\n", "\\n") + " }}").render(HI).text == expected
 
 

@@ -1,4 +1,4 @@
-"""Which schemas are taken, and what is said about the others."""
+"""Which schemas are accepted, and how the others are refused."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_property_names_are_no_keywords() -> None:
     assert not json_rule(schema, "s").left_out
 
 
-def test_objects_that_name_their_properties_have_no_others() -> None:
+def test_objects_that_name_their_properties_get_no_others() -> None:
     assert closed({"properties": {"a": {}}}) == {
         "properties": {"a": {}},
         "additionalProperties": False,
@@ -82,12 +82,14 @@ def chained(size: int, key: str) -> dict[str, Json]:
     ],
     ids=range(11),
 )  # fmt: skip
-def test_what_would_end_or_stall_the_compiler_is_refused(schema: dict[str, Json]) -> None:
+def test_schemas_that_would_crash_or_stall_the_compiler_are_refused(
+    schema: dict[str, Json],
+) -> None:
     with pytest.raises(InvalidRequest):
         json_rule(schema, "s")
 
 
-def test_what_looks_like_it_is_taken() -> None:
+def test_similar_but_harmless_schemas_are_accepted() -> None:
     many: list[Json] = [f"word {n}" for n in range(5000)]
     text: dict[str, Json] = {"type": "string", "pattern": "^a"}
     schemas: list[Json] = [
@@ -100,7 +102,7 @@ def test_what_looks_like_it_is_taken() -> None:
         assert json_rule(schema, "s").text.startswith("%json")
 
 
-def test_more_names_than_are_known_can_not_be_promised() -> None:
+def test_more_properties_than_are_named_can_not_be_enforced() -> None:
     with pytest.raises(UnsupportedParameter, match="minProperties"):
         json_rule({"type": "object", "minProperties": 2}, "s")
     assert json_rule({"properties": {"a": {}, "b": {}}, "minProperties": 2}, "s").text
@@ -109,7 +111,7 @@ def test_more_names_than_are_known_can_not_be_promised() -> None:
 
 
 def test_counting_patterns_is_bounded() -> None:
-    """Two thousand parts, each of which would have two thousand others looked through."""
+    """Two thousand parts, each with two thousand others to visit."""
     large: Json = {"anyOf": [{"pattern": f"a{n}"} for n in range(1500)]}
     schema: Json = {
         "anyOf": [{"$ref": "#/$defs/l", "minLength": n} for n in range(1500)],
@@ -119,7 +121,7 @@ def test_counting_patterns_is_bounded() -> None:
         json_rule(schema, "s")
 
 
-def test_only_what_may_take_long_is_tried_out_first() -> None:
+def test_only_schemas_that_may_compile_slowly_are_not_plain() -> None:
     plain: list[Json] = [
         {"properties": {"a": {"type": "string", "format": "date"}, "b": {"enum": [1, 2]}}},
         {"type": "array", "items": {"anyOf": [{"type": "null"}, {"maximum": 1.5}]}},
@@ -138,8 +140,8 @@ def test_only_what_may_take_long_is_tried_out_first() -> None:
         assert not json_rule({"properties": {"a": hard}}, "s").is_plain
 
 
-def test_what_is_left_out_is_named_by_paths_that_are_not_long() -> None:
-    """A name of 50 kB is in the paths of all that is below it: 90 MB of each list of them."""
+def test_paths_of_parts_left_out_are_short() -> None:
+    """A name of 50 kB would be in the path of every part below it: 90 MB per list of paths."""
     odd: dict[str, Json] = {f"p{at}": {"contains": {}} for at in range(1900)}
     schema: Json = {"properties": {"n" * 50_000: {"properties": odd}, "a": {"contains": {}}}}
     found = json_rule(schema, "s", Waiver(Leniency.UNKNOWN))

@@ -1,4 +1,4 @@
-"""Messages → prompt text: roles, system messages, continued answers, what a template may use."""
+"""Messages → prompt text: roles, system messages, continued answers, features of templates."""
 
 import datetime
 import threading
@@ -79,7 +79,7 @@ def test_unless_the_template_knows_developers() -> None:
     assert text(source, Message("developer", ""), HI) == "developer user "
 
 
-def test_a_system_message_may_stand_anywhere_where_the_template_takes_it() -> None:
+def test_a_system_message_stays_in_place_if_the_template_accepts_it() -> None:
     assert text(CHATML, HI, SYSTEM) == (
         "<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>system\nBe brief.<|im_end|>\n"
@@ -88,14 +88,14 @@ def test_a_system_message_may_stand_anywhere_where_the_template_takes_it() -> No
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_where_it_does_not_system_messages_move_to_the_front(role: Any) -> None:
+def test_system_messages_move_to_the_front_if_it_does_not(role: Any) -> None:
     second = Message(role, "Be kind.")
     expected = "<s>[INST] Hi[/INST] Hello!</s>[INST] Be brief.\n\nBe kind.\n\nBye[/INST]"
     assert text(MISTRAL, SYSTEM, HI, HELLO, second, BYE) == expected
     assert text(MISTRAL, HI, HELLO, SYSTEM, second, BYE) == expected
 
 
-def test_what_no_form_answers_is_the_templates_own_error() -> None:
+def test_if_no_form_fits_the_error_is_the_templates_own() -> None:
     source = "{{ raise_exception('No ' ~ messages[0].role) }}"
     with pytest.raises(InvalidRequest, match="refuses these messages: No user") as error:
         text(source, HI, SYSTEM, BYE)
@@ -138,7 +138,7 @@ def test_results_of_parallel_calls_are_one_message() -> None:
     assert prompt.endswith("<|im_start|>assistant\n")
 
 
-def test_where_there_is_no_system_message_the_first_one_tells_of_tools() -> None:
+def test_without_a_system_message_the_tools_come_first() -> None:
     prompt = text(GEMMA, HI, tools=[TOOL])
     assert '"name":"add"' in prompt and prompt.index("<tools>") < prompt.index("Hi")
 
@@ -147,7 +147,7 @@ def test_a_last_message_with_calls_is_not_continued() -> None:
     assert text(CHATML, HI, CALL).endswith("<|im_start|>assistant\n")
 
 
-def test_a_result_may_be_nothing_but_must_be_there() -> None:
+def test_a_result_may_be_empty_but_must_be_given() -> None:
     assert text(CHATML, HI, CALL, Message("tool", None, tool_call_id="a"))
     with pytest.raises(InvalidRequest):
         text(CHATML, HI, CALL, Message("tool", tool_call_id="a"))
@@ -210,7 +210,7 @@ def test_extra_variables_reach_the_template() -> None:
 @pytest.mark.parametrize(
     "name", ["messages", "tools", "add_generation_prompt", "bos_token", "range", "strftime_now"]
 )
-def test_what_the_server_gives_can_not_be_replaced(name: str) -> None:
+def test_variables_of_the_server_can_not_be_replaced(name: str) -> None:
     for give in (check_kwargs, lambda extra: text(CHATML, HI, extra=extra)):
         with pytest.raises(InvalidRequest, match=name) as error:
             give({name: 1})
@@ -238,7 +238,7 @@ def test_any_other_argument_may_be_any_json(value: object) -> None:
         ("{%- set ns = namespace(found=kwarg) -%}{{ ns.found }}", {"kwarg"}),
     ],
 )
-def test_a_template_tells_which_variables_it_reads(source: str, reads: set[str]) -> None:
+def test_the_variables_that_a_template_reads_are_known(source: str, reads: set[str]) -> None:
     assert template(source).variables == reads
 
 
@@ -271,7 +271,7 @@ def test_such_an_error_names_the_remedy() -> None:
     "source",
     ["{% if %}", "{{ 'a' | nonsense }}", "{% include 'x' %}", "{% block a %}{% endblock %}", "{{"],
 )
-def test_what_is_no_template_is_refused_when_the_model_is_loaded(source: str) -> None:
+def test_an_invalid_template_is_refused_when_the_model_is_loaded(source: str) -> None:
     with pytest.raises(TemplateError, match="the chat template can't be used: "):
         template(source)
 

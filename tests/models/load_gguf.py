@@ -1,7 +1,7 @@
 """Run as a program: loads each GGUF named on stdin in llama.cpp and uses it a little.
 
-Prints one line a file: `loaded`, or `refused` when llama.cpp says no. A crash ends the process
-before its line, which is what the test that started it looks for.
+Prints one line per file: `loaded`, or `refused` if llama.cpp returns an error. A crash ends the
+process before its line, which the test that started it checks.
 """
 
 import ctypes

@@ -11,7 +11,7 @@ from functools import partial
 
 from models.tiny_gguf import ARRAY, BOOL, F32, I32, STRING, U32, U64, TinyModel, Value
 
-Mutation = tuple[str, Callable[[], bytes]]  # a file's bytes are made when they are wanted
+Mutation = tuple[str, Callable[[], bytes]]  # name, and a function that makes the file's bytes
 
 NUMBERS = (0, 1, 2, 3, 5, 7, 16, 100, 1 << 10, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 FLOATS = (0.0, -1.0, 1e-38, 1e38, float("nan"), float("inf"), -float("inf"))
@@ -55,7 +55,7 @@ def mutations(make: Callable[[], TinyModel], seed: int = 0, flips: int = 500) ->
 def _changed(
     model: TinyModel, change: Callable[..., None], *arguments: object
 ) -> Callable[[], bytes]:
-    """`change(copy of model, *arguments)`, later."""
+    """A function that returns the bytes of a changed copy of the model."""
 
     def made() -> bytes:
         copied = copy.deepcopy(model)
@@ -189,7 +189,7 @@ STRANGE_MERGES = ("", " ", "  ", "a", "a ", " a", "a b c", "\0 \0", b"\xff \xfe"
 
 
 def _vocabulary(model: TinyModel) -> Iterator[Mutation]:
-    """Tokens and merges that are doubled, empty, no UTF-8, huge or out of order."""
+    """Tokens and merges that are doubled, empty, not UTF-8, huge or out of order."""
     words = _items(model, "tokens")
     for place in (0, 3, 20, 100, len(words) - 1):
         for word in STRANGE_TOKENS:

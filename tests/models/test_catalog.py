@@ -1,4 +1,4 @@
-"""The model tables of models.toml: what they may say, which name means which model."""
+"""The model tables of models.toml: valid settings, and which name means which model."""
 
 import os
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_an_unknown_name_is_answered_with_names_that_exist(
     assert len(caught.value.message) < 500
 
 
-def test_a_fallback_answers_for_foreign_names_and_goes_by_its_own(tmp_path: Path) -> None:
+def test_a_fallback_answers_for_foreign_names_under_its_own(tmp_path: Path) -> None:
     served = loaded(tmp_path, '[server]\nfallback_model = "small"\n' + TWO_MODELS)
     assert served.resolve("gpt-4o")[0] == "org/chatty"
     assert served.resolve("org/vectors")[0] == "org/vectors"
@@ -140,7 +140,7 @@ def test_a_name_can_belong_to_one_model_only(tmp_path: Path, second: str) -> Non
         ("chat_template = 'a'\nchat_template_file = 'b'", "not both"),
     ],
 )
-def test_a_mistake_is_named_with_file_table_and_key(
+def test_a_mistake_is_reported_with_file_table_and_key(
     tmp_path: Path, line: str, message: str
 ) -> None:
     told = refusal(tmp_path, f'[model.x]\nkind = "text"\nsource = "x.gguf"\n{line}')
@@ -167,7 +167,9 @@ def test_a_mistake_is_named_with_file_table_and_key(
         ('[model.x]\nkind = "image"\nsource = "x"\nthreads = 1', "threads: unknown key"),
     ],
 )
-def test_a_table_that_is_no_model_is_refused(tmp_path: Path, table: str, message: str) -> None:
+def test_a_table_that_describes_no_model_is_refused(
+    tmp_path: Path, table: str, message: str
+) -> None:
     assert message in refusal(tmp_path, table)
 
 
@@ -208,7 +210,7 @@ def test_a_chat_template_that_is_no_file_is_refused_unread(tmp_path: Path) -> No
             text_entry(tmp_path, f'chat_template_file = "{name}"')
 
 
-def test_every_setting_of_a_text_model_is_taken(tmp_path: Path) -> None:
+def test_every_setting_of_a_text_model_is_read(tmp_path: Path) -> None:
     entry = text_entry(
         tmp_path,
         """

@@ -1,4 +1,4 @@
-"""What can't be a model by its looks, of each kind, and how that is told."""
+"""Files that can't be a model of their kind at a glance, and the message."""
 
 import os
 import struct
@@ -25,7 +25,7 @@ def laid_out(folder: Path, tree: dict[str, bytes]) -> None:
 
 
 def with_model(folder: Path, kind: str, lines: str = "") -> Catalog:
-    """The model is at `model` in the folder."""
+    """A catalogue of one model at `model` in the folder."""
     path = folder / "models.toml"
     path.write_text(f'[model.x]\nkind = "{kind}"\nsource = "model"\n{lines}')
     return catalog.load(config_file.load(path))
@@ -66,7 +66,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("kind", "tree"), GOOD)
-def test_what_may_be_a_model_is_left_to_its_loader(
+def test_files_that_may_be_a_model_are_left_to_the_loader(
     tmp_path: Path, kind: str, tree: dict[str, bytes]
 ) -> None:
     laid_out(tmp_path, tree)
@@ -76,7 +76,7 @@ def test_what_may_be_a_model_is_left_to_its_loader(
 
 
 @pytest.mark.parametrize(("kind", "tree", "told"), BAD)
-def test_what_can_not_be_a_model_of_its_kind_is_refused_at_start(
+def test_files_that_can_not_be_a_model_of_their_kind_are_refused_at_start(
     tmp_path: Path, kind: str, tree: dict[str, bytes], told: str
 ) -> None:
     laid_out(tmp_path, tree)
@@ -90,14 +90,14 @@ def test_what_can_not_be_a_model_of_its_kind_is_refused_at_start(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_what_may_not_be_read_says_so(tmp_path: Path) -> None:
+def test_files_that_can_not_be_read_are_reported(tmp_path: Path) -> None:
     laid_out(tmp_path, {"model": GGUF})
     (tmp_path / "model").chmod(0)
     [problem] = files.problems(with_model(tmp_path, "text").entries["x"])
     assert problem.endswith("can't be read: Permission denied")
 
 
-def test_adapters_and_transformers_are_looked_at_too(tmp_path: Path) -> None:
+def test_adapters_and_transformers_are_checked_too(tmp_path: Path) -> None:
     laid_out(tmp_path, {"model": GGUF, "a.gguf": GGUF, "b.gguf": b"text"})
     text = with_model(tmp_path, "text", 'lora = [{path = "a.gguf"}, {path = "b.gguf"}]')
     [problem] = files.problems(text.entries["x"])
@@ -109,7 +109,7 @@ def test_adapters_and_transformers_are_looked_at_too(tmp_path: Path) -> None:
     assert problem.startswith(f"transformer: {tmp_path}/b.gguf is not a GGUF file")
 
 
-def test_absent_files_and_half_fetched_folders_keep_nobody_from_starting(
+def test_absent_files_and_incomplete_downloads_do_not_prevent_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -127,7 +127,7 @@ def test_absent_files_and_half_fetched_folders_keep_nobody_from_starting(
     assert "no/such" not in told
 
 
-def test_a_file_that_names_no_model_says_what_to_write(
+def test_for_a_file_without_models_the_message_shows_what_to_write(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "models.toml"
@@ -136,11 +136,11 @@ def test_a_file_that_names_no_model_says_what_to_write(
     told = capsys.readouterr().err
     assert f"{path} has no model" in told
     example = told.partition("such as")[2].partition("More")[0]
-    path.write_text(example)  # which is a settings file itself
+    path.write_text(example)  # the example is a settings file itself
     assert catalog.load(config_file.load(path)).names == ("my-model",)
 
 
-def test_a_thorough_look_finds_a_file_whose_download_was_cut(tmp_path: Path) -> None:
+def test_a_thorough_check_finds_an_incomplete_download(tmp_path: Path) -> None:
     whole = tiny_llama().to_bytes()
     [entry] = with_model(tmp_path, "text").entries.values()
     laid_out(tmp_path, {"model": whole})

@@ -1,4 +1,4 @@
-"""What a header says, and the sentence for each way a file can be wrong."""
+"""The content of a header, and the message for each way a file can be wrong."""
 
 import struct
 import time
@@ -35,7 +35,7 @@ def problem(path: Path) -> str:
 def refusal(
     tmp_path: Path, change: Callable[[TinyModel], object], model: TinyModel | None = None
 ) -> str:
-    """Why a tiny model, changed, is refused."""
+    """Why a tiny model is refused after `change`."""
     model = model or tiny_llama()
     change(model)
     return problem(model.write(tmp_path / "model.gguf"))
@@ -96,18 +96,18 @@ def test_a_number_may_be_given_for_each_layer(tmp_path: Path) -> None:
         (b"what", "is not a GGUF file"),
     ],
 )
-def test_other_files_are_named_for_what_they_are(tmp_path: Path, start: bytes, words: str) -> None:
+def test_other_file_types_are_recognized(tmp_path: Path, start: bytes, words: str) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(start)
     assert words in problem(path)
 
 
-def test_a_path_without_a_file_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_path_without_a_file_is_reported(tmp_path: Path) -> None:
     assert "No such file" in problem(tmp_path / "absent.gguf")
     assert "is not a file" in problem(tmp_path)
 
 
-def test_every_cut_names_what_is_missing(tmp_path: Path) -> None:
+def test_a_file_truncated_anywhere_is_reported(tmp_path: Path) -> None:
     whole = tiny_llama().to_bytes()
     path = tmp_path / "model.gguf"
     for size in [*range(24, 400), *range(400, len(whole), 997), len(whole) - 1]:
@@ -116,7 +116,7 @@ def test_every_cut_names_what_is_missing(tmp_path: Path) -> None:
         assert f"the file has {size:,}" in problem(path)
 
 
-def test_a_cut_tensor_is_named(tmp_path: Path) -> None:
+def test_a_truncated_tensor_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(tiny_llama().to_bytes()[:-1])
     assert problem(path).startswith("is truncated: tensor blk.1.ffn_down.weight ends at byte")
@@ -203,7 +203,7 @@ def test_tokens_are_compared_as_c_reads_them(tmp_path: Path) -> None:
         ({"type": 28, "shape": (16, 269)}, "stores tensor token_embd.weight as f64"),
     ],
 )
-def test_tensors_llama_cpp_would_trip_over_are_refused(
+def test_tensors_that_would_abort_llama_cpp_are_refused(
     tmp_path: Path, fields: dict[str, object], words: str
 ) -> None:
     def change(model: TinyModel) -> None:
@@ -221,7 +221,7 @@ def test_a_norm_in_half_precision_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_large_vocabulary_is_read_quickly(tmp_path: Path) -> None:
-    """Measured 0.1 s for 262,144 tokens alone on two EPYC cores; the bound allows for company."""
+    """262,144 tokens took 0.1 s alone on two EPYC cores; the bound allows for a busy machine."""
     model = tiny_llama()
     words = [f"token {number}" for number in range(262_144)]
     model.metadata["tokenizer.ggml.tokens"] = Value(ARRAY, words, STRING)

@@ -71,7 +71,7 @@ def child() -> Iterator[Child]:
 
 
 def outcomes(child: Child, path: Path, changed: Iterator[Mutation]) -> dict[str, str]:
-    """What became of each file: `bad` if we refuse it, else what the child says."""
+    """The outcome for each file: `bad` if we refuse it, else the child's report."""
     result = {}
     for name, make in changed:
         path.write_bytes(make())

@@ -37,7 +37,7 @@ def header(layer_bytes: list[int], output_bytes: int = 50, heads_kv: object = 2)
     return GgufHeader(
         path="model.gguf",
         version=3,
-        metadata=metadata,  # type: ignore[arg-type]  # a test passes what it likes as heads_kv
+        metadata=metadata,  # type: ignore[arg-type]  # tests pass any object as heads_kv
         tensors=tensors,
         data_offset=0,
         size_bytes=0,

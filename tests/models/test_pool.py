@@ -1,4 +1,4 @@
-"""Loading once, failing for a while, dropping what broke; over models that are plain objects."""
+"""Loading once, failing for a while, dropping broken models; models are plain objects here."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ class Model:
     def __init__(self, name: str) -> None:
         self.name = name
         self.fault: str | None = None
-        self.error: Exception | None = None  # of its end
+        self.error: Exception | None = None  # raised by close
         self.is_busy = self.is_closed = False
         self.may_close = threading.Event()
         self.may_close.set()
@@ -29,7 +29,7 @@ class Model:
 
 
 class Clock:
-    """What time.monotonic() tells."""
+    """A fake time.monotonic()."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = time.monotonic()
@@ -37,7 +37,7 @@ class Clock:
 
 
 class Shelf:
-    """Makes models, or raises what it was told to."""
+    """Makes models, or raises `error`."""
 
     def __init__(self) -> None:
         self.made: list[Model] = []
@@ -68,7 +68,7 @@ class Panic(BaseException):
     pass
 
 
-def test_all_who_ask_get_one_load() -> None:
+def test_concurrent_requests_share_one_load() -> None:
     async def test() -> None:
         shelf = Shelf()
         models = await asyncio.gather(*(shelf.pool.get("a") for _ in range(5)))
@@ -94,14 +94,14 @@ def test_a_model_that_broke_is_dropped_and_comes_back_with_the_next_request() ->
         assert shelf.pool.loaded() == {"b": other} and shelf.pool.state("a") is LoadState.ABSENT
         second = await shelf.pool.get("a")
         assert second is not first and first.is_closed and not shelf.pool.faults
-        second.fault = "again"  # seen by the request itself
+        second.fault = "again"  # noticed by the request itself
         assert (await shelf.pool.get("a")) is shelf.made[-1] is not second
         await shelf.pool.close()
 
     run(test)
 
 
-def test_a_model_that_nobody_uses_leaves_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_model_is_unloaded_after_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
 
     async def test() -> None:
@@ -129,7 +129,7 @@ def test_a_model_that_nobody_uses_leaves_after_its_time(monkeypatch: pytest.Monk
     run(test)
 
 
-def test_one_idle_model_that_can_not_be_freed_keeps_no_other(
+def test_an_idle_model_that_can_not_be_freed_does_not_keep_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
@@ -146,7 +146,7 @@ def test_one_idle_model_that_can_not_be_freed_keeps_no_other(
     run(test)
 
 
-def test_one_that_can_not_be_freed_keeps_nobody_waiting_for_ever(
+def test_a_model_that_can_not_be_freed_does_not_block_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pool_module, "UNLOAD_LIMIT_S", 0.05)
@@ -165,7 +165,7 @@ def test_one_that_can_not_be_freed_keeps_nobody_waiting_for_ever(
     run(test)
 
 
-def test_what_is_given_up_for_good_is_not_loaded_again() -> None:
+def test_a_model_given_up_for_good_is_not_loaded_again() -> None:
     async def test() -> None:
         shelf = Shelf()
         await shelf.pool.get("a")
@@ -190,7 +190,7 @@ def test_a_failed_load_is_remembered_for_some_seconds(
                 await shelf.pool.get("a")
             assert 1 <= (caught.value.retry_after_s or 0) <= pool_module.RETRY_AFTER_S
         assert shelf.num_loads == 1 and shelf.pool.state("a") is LoadState.FAILED
-        assert not shelf.pool.faults  # it never was there
+        assert not shelf.pool.faults  # it was never loaded
         shelf.error = None
         later = time.monotonic() + pool_module.RETRY_AFTER_S
         monkeypatch.setattr(time, "monotonic", lambda: later)
@@ -200,7 +200,7 @@ def test_a_failed_load_is_remembered_for_some_seconds(
     run(test)
 
 
-def test_absent_files_are_told_as_they_are_and_promise_no_time() -> None:
+def test_the_error_for_absent_files_is_unchanged_and_has_no_retry_after() -> None:
     async def test() -> None:
         shelf = Shelf()
         shelf.error = ModelUnavailable("Fetch it: localinfra fetch a", "model")
@@ -212,7 +212,7 @@ def test_absent_files_are_told_as_they_are_and_promise_no_time() -> None:
     run(test)
 
 
-def test_a_broken_model_that_can_not_be_loaded_stays_a_fault_with_a_time() -> None:
+def test_a_broken_model_that_can_not_be_loaded_stays_a_fault_with_retry_after() -> None:
     async def test() -> None:
         shelf = Shelf()
         (await shelf.pool.get("a")).fault = "its thread ended"
@@ -227,7 +227,7 @@ def test_a_broken_model_that_can_not_be_loaded_stays_a_fault_with_a_time() -> No
     run(test)
 
 
-def test_the_end_has_a_deadline(caplog: pytest.LogCaptureFixture) -> None:
+def test_closing_has_a_deadline(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         shelf = Shelf()
         stuck, fine = await shelf.pool.get("a"), await shelf.pool.get("b")

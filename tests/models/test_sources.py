@@ -108,7 +108,7 @@ def test_a_package_whose_folder_has_another_name_is_found_by_its_record(
         ),
     ],
 )
-def test_absent_files_come_with_their_remedy(
+def test_the_error_for_absent_files_names_the_remedy(
     source: PathSource | PackageSource | HubSource,
     absent: str,
     remedy: str,
@@ -125,7 +125,7 @@ def test_absent_files_come_with_their_remedy(
 
 
 def in_hub_cache(cache: Path, *names: str) -> Path:
-    """A repository as the hub's own library leaves it."""
+    """A repository as the hub's own library stores it."""
     repository = cache / "models--org--repo"
     snapshot = repository / "snapshots" / "abc123"
     for name in names:
@@ -158,7 +158,7 @@ def test_a_hubs_files_are_found_in_its_cache(
         ({"HOME": "/d"}, "/d/.cache/huggingface/hub"),
     ],
 )
-def test_the_hubs_cache_is_where_its_own_library_has_it(
+def test_the_hubs_cache_is_where_its_own_library_puts_it(
     variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):

@@ -1,4 +1,4 @@
-"""Versions of a model and deploy_ids: how models.toml writes them, and what clients may ask for."""
+"""Versions of a model and deploy_ids: how models.toml writes them, and the names for clients."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
 
-# The first model's own table is a version; the second one's is what its versions have in common.
+# The first model's own table is a version; the second one's has what its versions share.
 MODELS = """
 [model."org/chatty"]
 kind = "text"
@@ -113,7 +113,7 @@ def test_a_version_inherits_the_models_settings_but_no_names_and_no_preload(
     assert (model.version, model.preload) == ("2024-07", True)
 
 
-def test_what_belongs_to_the_plain_name_goes_to_the_default_version(tmp_path: Path) -> None:
+def test_settings_of_the_plain_name_go_to_the_default_version(tmp_path: Path) -> None:
     text = MODELS.replace('aliases = ["vectors"]', 'preload = true\ndeploy_id = "Ql"')
     served = loaded(tmp_path, text.replace('deploy_id = "Spectrum"\n', ""))
     assert served.resolve("deploy_id:Ql")[0] == "org/vectors:v1.5"
@@ -126,7 +126,7 @@ def test_a_version_may_be_the_same_file_with_other_settings(tmp_path: Path) -> N
     assert served.entries["org/chatty:hot"].source == served.entries["org/chatty"].source
 
 
-def test_a_versions_own_template_takes_the_place_of_the_models(tmp_path: Path) -> None:
+def test_a_versions_own_template_replaces_the_models(tmp_path: Path) -> None:
     (tmp_path / "a.jinja").write_text("file")
     text = '[model.x]\nkind = "text"\nsource = "x"\nchat_template_file = "a.jinja"\n'
     served = loaded(tmp_path, text + '[model.x.versions.b]\nchat_template = "own"\n')
@@ -149,15 +149,13 @@ def test_a_versions_own_template_takes_the_place_of_the_models(tmp_path: Path) -
         ("org/vectors:" + "x" * 100_000, "has no version"),
     ],
 )
-def test_what_is_unknown_is_answered_with_what_there_is(
-    tmp_path: Path, asked: str, told: str
-) -> None:
+def test_an_unknown_name_is_answered_with_known_ones(tmp_path: Path, asked: str, told: str) -> None:
     message = unknown(loaded(tmp_path, MODELS), asked)
     assert told.casefold() in message.casefold()
     assert len(message) < 600
 
 
-def test_a_fallback_is_no_version_and_no_deployment(tmp_path: Path) -> None:
+def test_a_fallback_does_not_answer_for_versions_and_deployments(tmp_path: Path) -> None:
     served = loaded(tmp_path, '[server]\nfallback_model = "small:2024-09"\n' + MODELS)
     for foreign in ("gpt-4o", "gpt-4o:2024-07", "Zx80"):
         assert served.resolve(foreign)[0] == "org/chatty:2024-09"
@@ -186,7 +184,10 @@ A = '[model.x.versions.a]\nsource = "a"\n'
             X + 'source = "x"\n[model.x.versions.v1.5]\nsource = "y"',
             'a version with dots needs quotes: [model."x".versions."v1.5"]',
         ),
-        (X + "source = 'x'\n" + A + 'kind = "text"', '[model."x".versions."a"] kind: a version has'),
+        (
+            X + "source = 'x'\n" + A + 'kind = "text"',
+            '[model."x".versions."a"] kind: a version has',
+        ),
         (X + "source = 'x'\n" + A + 'version = "c"', '[model."x".versions."a"] version: a version'),
         (
             X + "source = 'x'\n" + A + "thread = 1",
@@ -203,7 +204,7 @@ A = '[model.x.versions.a]\nsource = "a"\n'
         ("[model.x]\nprice = { input = 1 }", '[model."x"] kind: expected'),
     ],
 )
-def test_a_mistake_is_told_of_the_table_that_makes_it(tmp_path: Path, text: str, told: str) -> None:
+def test_a_mistake_is_reported_for_its_own_table(tmp_path: Path, text: str, told: str) -> None:
     assert told in refusal(tmp_path, text)
 
 
@@ -227,7 +228,7 @@ def test_all_names_belong_to_one_model_only(tmp_path: Path, second: str, told: s
 
 
 @pytest.mark.parametrize("name", ["deploy_id:x", "deploy/x"])
-def test_names_that_mean_a_deployment_are_not_for_models(tmp_path: Path, name: str) -> None:
+def test_models_can_not_have_names_of_deployments(tmp_path: Path, name: str) -> None:
     text = f'[model."{name}"]\nkind = "text"\nsource = "x"'
     assert "expected a name of letters" in refusal(tmp_path, text)
 

@@ -39,7 +39,7 @@ class TinyTensor:
     shape: tuple[int, ...]
     data: bytes
     type: int = F32_TENSOR
-    offset: int | None = None  # None: where the format wants it
+    offset: int | None = None  # None: as the format requires
 
 
 @dataclass

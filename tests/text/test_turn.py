@@ -97,7 +97,7 @@ def test_stops_count_in_the_content_alone(
         assert (deltas[-1].stop, deltas[-1].finish_reason) == expected
 
 
-def test_tokens_behind_a_stop_have_no_logprobs() -> None:
+def test_tokens_after_a_stop_have_no_logprobs() -> None:
     text = f"{BEGIN}END{END}It is the END<"
     for parts in cuts(text):
         deltas = play(THINKER, parts, ["END"])
@@ -106,7 +106,7 @@ def test_tokens_behind_a_stop_have_no_logprobs() -> None:
         assert offsets == [start for start in starts if start < text.rindex("END")]
 
 
-def test_nothing_that_may_become_a_stop_is_said() -> None:
+def test_the_possible_beginning_of_a_stop_is_held_back() -> None:
     text = f"{BEGIN}EN{END}ENENEND"
     deltas = play(THINKER, list(text), ["END"])
     for at in range(len(deltas)):
