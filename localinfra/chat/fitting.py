@@ -148,11 +148,11 @@ class Fitting:
         call = Message("assistant", None, tool_calls=[CALL])
         result = Message("tool", "Kw2vj", tool_call_id="call_1")
         asked = [Message("user", "Kw0vj"), call]
-        told = [*asked, result]
+        full = [*asked, result]
         for spelling in SPELLINGS if self._takes_tools else ():
             form = Form(spelling=spelling)
             words = ["Kw0vj", "Kw2vj"]
-            if self._passes(told, form, words, [TOOL]) and self._passes(asked, form, [], [TOOL]):
+            if self._passes(full, form, words, [TOOL]) and self._passes(asked, form, [], [TOOL]):
                 return [spelling]
         return SPELLINGS
 

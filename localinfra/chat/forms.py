@@ -28,7 +28,7 @@ Calls = Literal["given", "apart", "single", "orphans_plain", "plain"]
 # Turns: as sent · neighbours merged · also a user first · also an empty answer between a result and
 # a user · or the user's text appended to the result.
 Turns = Literal["given", "joined", "led", "bridged", "appended"]
-# System messages: as sent · developer's renamed · merged at the start · in the first user turn.
+# System messages: as sent · developer ones renamed · merged at the start · in the first user turn.
 System = Literal["given", "renamed", "first", "in_user"]
 
 

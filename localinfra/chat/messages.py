@@ -121,7 +121,7 @@ def checked(messages: Sequence[Message]) -> list[Message]:
 
 
 def texts_of(messages: Sequence[Message]) -> Iterator[str]:
-    """Texts that templates keep. Not an assistant's, which may hold old reasoning."""
+    """Texts that any prompt contains: not an assistant's, which may hold old reasoning."""
     for message in messages:
         if message.role == "assistant" or not message.content:
             continue

@@ -171,7 +171,7 @@ def _layers(header: GgufHeader) -> Iterator[str]:
         if type(header.metadata.get(key)) is not int:
             yield f"does not say its {key}; {AGAIN}"
     if header.block_count > MAX_LAYERS:
-        yield f"claims {header.block_count} layers; llama.cpp supports {MAX_LAYERS}; {AGAIN}"
+        yield f"claims {header.block_count} layers, more than llama.cpp's {MAX_LAYERS}; {AGAIN}"
     layers = {tensor.layer for tensor in header.tensors if tensor.layer is not None}
     if max(layers, default=-1) + 1 != header.block_count:
         yield f"claims {header.block_count} layers but holds {max(layers, default=-1) + 1}; {AGAIN}"
