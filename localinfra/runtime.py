@@ -171,7 +171,7 @@ class Runtime:
                 logger.exception("the models could not be checked")
 
     def _give_up_hanging(self) -> None:
-        """Abandons models that hang: a thread can't be stopped, so a new one is loaded."""
+        """Abandons models that hang and loads them again: their threads can't be stopped."""
         max_checks = max(1, round(self.settings.watchdog_s / PULSE_CHECK_S))
         for name, model in self.loaded().items():
             dog = self._watchdogs.setdefault(name, Watchdog(max_checks))

@@ -279,7 +279,8 @@ class ImageModelEntry(ModelEntry, tag_field="kind", tag="image", frozen=True, kw
     # images of a request computed together; auto: as many as fit a large GPU, else one
     images_at_once: Literal["auto"] | Annotated[int, Meta(ge=1, le=10)] = "auto"
     steps: Annotated[int, Meta(ge=1, le=50)] = 4  # per image, if the request has none
-    guidance_scale: Annotated[float, Meta(ge=0, le=30)] = 0.0  # the same; unused by Schnell
+    # if the request has none; Schnell ignores it
+    guidance_scale: Annotated[float, Meta(ge=0, le=30)] = 0.0
     default_size: Annotated[int, Meta(ge=64, le=2048, multiple_of=16)] = 1024  # pixels per side
 
     @property

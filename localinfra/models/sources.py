@@ -153,7 +153,7 @@ def parse_source(text: str, folder: Path) -> Source:
 
 
 def absolute(text: str, folder: Path) -> Path:
-    """Returns an absolute path, `~` expanded. Raises ValueError for the home of no known user."""
+    """Returns an absolute path, `~` expanded. Raises ValueError for an unknown user's home."""
     try:
         return (folder / Path(text).expanduser()).absolute()
     except RuntimeError:
