@@ -1,4 +1,4 @@
-"""A submitted request's answer as it becomes certain: token events → deltas. Event loop only."""
+"""A submitted request's answer as it becomes final: token events → deltas. Event loop only."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,15 +10,15 @@ from localinfra.executor import give_way
 if TYPE_CHECKING:
     from localinfra.engine.generation import Generation  # brings numpy
 
-# With twenty alternatives each, what becomes of so many takes 5 ms.
+# Events per turn of the event loop; with twenty logprobs each they take 5 ms.
 AT_ONCE = 8
 
 
 class Deltas:
-    """An async iterator of what was added since the last time, for whichever choices it was.
+    """An async iterator over what each choice gained since the last item.
 
-    The request has its place already. Whoever has this closes it, begun or not: that frees the
-    places of its choices at the engine's next step. Raises EngineFailed while it runs.
+    The request is queued already. Always close this, even if never iterated: that frees the slots
+    of its choices at the engine's next step. Iterating raises EngineFailed if the engine fails.
     """
 
     def __init__(
@@ -26,11 +26,11 @@ class Deltas:
         generation: "Generation",
         outputs: Sequence[ChoiceOutput],
     ):
-        """`outputs`: one for each choice."""
+        """`outputs`: one per choice."""
         self._generation = generation
         self._steps = aiter(generation)
         self._outputs = outputs
-        self._events: list[TokenEvent] = []  # of the last step, not read yet
+        self._events: list[TokenEvent] = []  # of the last step, not yet processed
 
     def __aiter__(self) -> "Deltas":
         return self

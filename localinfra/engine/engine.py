@@ -1,8 +1,8 @@
 """The engine's thread: submit, step, cancel, close; the one place where it meets the event loop.
 
-A step is: take commands, schedule, hand over what was sampled before, decode, postprocess.
-The event loop is woken just before the decode, so that detokenising, stop strings and JSON happen
-there while llama.cpp, which does not hold the interpreter, computes.
+A step: run commands, schedule, hand over the previous samples, decode, postprocess. The event loop
+is woken just before the decode, so it detokenises, matches stop strings and writes JSON while
+llama.cpp computes without holding the GIL.
 """
 
 import contextlib
@@ -28,34 +28,34 @@ from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
 
-# Waking the event loop takes a core from the computation for 0.2 ms. Where steps are shorter than
-# this, the tokens of several are handed over together: a screen shows no more pictures a second.
+# Waking the event loop takes a core from the computation for 0.2 ms. Tokens of steps shorter than
+# this are handed over together: a screen refreshes no faster.
 HAND_OVER_INTERVAL_S = 0.012
 
-REST_AFTER_S = 0.05  # without requests; compute threads that rest take 0.1 ms to come back
+REST_AFTER_S = 0.05  # of idling; resting compute threads take 0.1 ms to come back
 
-MAX_FAULTS = 3  # steps that fail one after the other; then the backend itself is given up
-CLOSE_LIMIT_S = 6.0  # for the step under way to end
-TELL_AFTER_S = 2.0  # whoever waits for it then is not kept until that
+MAX_FAULTS = 3  # failed steps in a row before the backend itself is given up
+CLOSE_LIMIT_S = 6.0  # for the current step to end
+FAIL_WAITING_AFTER_S = 2.0  # after this, requests fail without waiting for that step
 
 
 class EngineStats(msgspec.Struct, frozen=True):
-    """A snapshot for `/health` and the metrics; taken without asking the engine's thread."""
+    """A snapshot for `/health` and the metrics, read without waiting for the engine's thread."""
 
     num_running: int
     num_waiting: int
     num_steps: int
-    kv_used: int  # cells, those that only keep prefixes for later requests included
+    kv_used: int  # cells, including those of idle cached prefixes
     kv_total: int
 
 
 def failure(error: BaseException) -> ApiError:
-    """What its client is told; the log has the rest."""
+    """The error as its client sees it; details go to the log."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, DecodeFailed):
         return EngineFailed(str(error))
-    return EngineFailed(f"The engine could not go on with this request: {type(error).__name__}.")
+    return EngineFailed(f"The engine could not continue this request: {type(error).__name__}.")
 
 
 class Engine:
@@ -76,19 +76,19 @@ class Engine:
         self._owners: dict[Sequence, Generation] = {}
         self._max_waiting = settings.max_waiting
         self._num_submitted = 0  # choices, counted on the event loop
-        self._num_added = 0  # of these, known to the scheduler; counted on the engine's thread
+        self._num_added = 0  # of these, added to the scheduler; counted on the engine's thread
         self._num_steps = 0
-        self._outbox: dict[Generation, list[TokenEvent]] = {}  # drawn, not handed over yet
-        self._is_urgent = False  # someone waits for what is in it: a first token, or an end
+        self._outbox: dict[Generation, list[TokenEvent]] = {}  # sampled, not handed over yet
+        self._is_urgent = False  # the outbox holds a first or a last token
         self._handed_over_s = 0.0
-        self._closed = False  # the thread is to end
-        self._ended: ApiError | None = None  # why it has; no command is heard any more
-        self._fault: str | None = None  # the same, where nobody asked for it
+        self._closed = False  # the thread should end
+        self._ended: ApiError | None = None  # why new requests are refused
+        self._fault: str | None = None  # why the engine ended without `close`
         self._is_abandoned = False
-        self._num_faults = 0  # steps that failed since the last one that did not
+        self._num_faults = 0  # failed steps in a row
         self._pulse = Pulse()
         self._generations: weakref.WeakSet[Generation] = weakref.WeakSet()  # the event loop's
-        self._ending = threading.Lock()  # a request is either heard or refused, never lost
+        self._ending = threading.Lock()  # each request is queued or refused, never lost
         self._stats = EngineStats(0, 0, 0, 0, backend.num_cells)
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
         self._thread.start()
@@ -103,14 +103,14 @@ class Engine:
 
     @property
     def fault(self) -> str | None:
-        """Why this engine serves nobody any more though it was not closed; None while it does."""
+        """Why this engine stopped serving without being closed; None while it serves."""
         if self._fault is None and not self._closed and not self._thread.is_alive():
             return "the engine's thread has ended"
         return self._fault
 
     @property
     def pulse(self) -> Pulse:
-        """What the thread is at, for a watchdog."""
+        """The thread's progress, for a watchdog."""
         return self._pulse
 
     @property
@@ -119,7 +119,7 @@ class Engine:
         return self._num_submitted - self._num_added + len(self._scheduler.waiting)
 
     def check_queue(self, client: str = "") -> None:
-        """Raises QueueFull where too many requests wait already, ModelUnavailable after `close`."""
+        """Raises QueueFull if too many requests wait already, ModelUnavailable after `close`."""
         if self._ended is not None:
             raise self._ended
         check_room(self._generations, client, self._max_waiting)
@@ -127,7 +127,7 @@ class Engine:
     def generate(self, requests: list[GenerationRequest]) -> Generation:
         """Queues requests that are answered together. Event loop only.
 
-        Each prompt must have between 1 and `context_length` tokens. Raises as `check_queue`.
+        Each prompt must have 1 to `context_length` tokens. Raises like `check_queue`.
         """
         assert all(0 < len(request.prompt) <= self.context_length for request in requests)
         generation = Generation(requests, self._retire_choice)
@@ -135,39 +135,38 @@ class Engine:
             self.check_queue(generation.group.client)
             self._num_submitted += generation.num_choices
             self._generations.add(generation)
-            self._tell(lambda: self._add(generation))
+            self._send(lambda: self._add(generation))
         return generation
 
-    def _tell(self, command: Callable[[], None]) -> None:
-        """Has the engine's thread run `command` before its next step. Any thread."""
+    def _send(self, command: Callable[[], None]) -> None:
+        """Queues `command` to run on the engine's thread before its next step. Any thread."""
         self._commands.put(command)
 
     def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
-        """Fails what is running, ends the thread and frees the backend. Idempotent.
+        """Fails running requests, ends the thread and frees the backend. Idempotent.
 
-        A thread that does not end within the limit is left to itself: it frees the backend when
-        it does.
+        A thread that does not end within the limit is left behind; it frees the backend when it
+        does end.
         """
         if not self._closed:
             self._closed = True
-            self._tell(lambda: None)
+            self._send(lambda: None)
         if not self._is_abandoned:
-            self._thread.join(min(limit_s, TELL_AFTER_S))
+            self._thread.join(min(limit_s, FAIL_WAITING_AFTER_S))
             if self._thread.is_alive():
                 self._refuse(ModelUnavailable("The server is shutting down."))
-                self._thread.join(max(0.0, limit_s - TELL_AFTER_S))
+                self._thread.join(max(0.0, limit_s - FAIL_WAITING_AFTER_S))
         if self._thread.is_alive():
-            logger.error("%s: the engine's thread did not end; it is left behind", self._name)
+            logger.error("%s: the engine's thread did not end and is left behind", self._name)
 
     def abandon(self, reason: str) -> None:
-        """Gives up a thread that hangs: whoever waits is told, nobody is served any more. Event
-        loop only."""
+        """Gives up a hung thread: fails all requests, refuses new ones. Event loop only."""
         self._fault = reason
         self._is_abandoned = self._closed = True
         self._refuse(EngineFailed(f"The engine was given up: {reason}."))
 
     def _refuse(self, error: ApiError) -> None:
-        """Without the help of the engine's thread."""
+        """Fails all requests and refuses new ones, without the engine's thread."""
         with self._ending:
             self._ended = self._ended or error
             generations = list(self._generations)
@@ -175,18 +174,18 @@ class Engine:
             call(generation.loop, generation.fail, error)
 
     def _retire_choice(self, generation: Generation, choice: int) -> None:
-        """It leaves before the next step. Event loop only."""
+        """Retires a choice before the next step. Event loop only."""
 
         def retire() -> None:
             if choice < len(generation.sequences):  # fewer if the request failed as it was added
                 self._retire(generation.sequences[choice])
 
-        self._tell(retire)
+        self._send(retire)
 
     # The engine's thread from here on.
 
     def _retire(self, sequence: Sequence) -> None:
-        """Takes a sequence out, whatever its state; its slot is free at once."""
+        """Removes a sequence in any state; its slot is free at once."""
         if not sequence.finished:
             sequence.finished = True
             self._scheduler.remove(sequence)
@@ -198,13 +197,13 @@ class Engine:
             while not self._closed:
                 try:
                     self._round()
-                except BaseException as error:  # panics of Rust libraries are no Exception
+                except BaseException as error:  # Rust panics are not Exceptions
                     self._start_over(error)
         except BaseException as error:
             logger.exception("%s: the engine's thread died", self._name)
             self._fault = f"the engine stopped: {error!r:.300}"
             reason = ModelUnavailable(
-                "The engine has just failed; try again, it is loaded anew.", "model", 1
+                "The engine has just failed; try again, and it will be reloaded.", "model", 1
             )
             self._fail_all(self._owners, EngineFailed("The engine failed; the log has details."))
         finally:
@@ -225,11 +224,11 @@ class Engine:
             self._step()
             self._num_faults = 0
         if self._scheduler.is_idle:
-            self._hand_over()  # there is no next step to do it
+            self._hand_over()  # no next step will do it
 
     def _start_over(self, error: BaseException) -> None:
-        """A step failed, and with it the requests that had slots: nobody knows what these hold.
-        Those that waited wait on. Raises the error where it comes again and again."""
+        """Recovers from a failed step: fails the requests that had slots, whose contents are
+        unknown now, and keeps those that wait. Reraises after MAX_FAULTS failures in a row."""
         self._num_faults += 1
         if self._num_faults >= MAX_FAULTS:
             raise error
@@ -240,20 +239,20 @@ class Engine:
         self._scheduler = Scheduler(self._backend, self._settings, self._scheduler.turns)
         self._fail_all(lost, EngineFailed(f"A step of the engine failed: {error!r:.300}"))
         for sequence in waiting:
-            if not sequence.finished:  # of a request whose other choices had slots
+            if not sequence.finished:  # finished: other choices of its request had slots
                 sequence.slot, sequence.num_cached = None, 0
                 self._scheduler.add(sequence)
-        self._hand_over()  # the statistics, too
+        self._hand_over()  # updates the stats too
 
     def _take_commands(self) -> None:
-        """Runs what was asked for since the last step; sleeps while there is nothing to do."""
+        """Runs the queued commands; sleeps while there is nothing to do."""
         if self._scheduler.is_idle and not self._closed:
             self._next_command()()
         while not self._commands.empty():
             self._commands.get()()
 
     def _refuse_commands(self) -> None:
-        """Those who came last want an answer too."""
+        """Runs the last commands, so that their requests get an answer too."""
         while not self._commands.empty():
             with contextlib.suppress(BaseException):  # as above
                 self._commands.get()()
@@ -265,8 +264,8 @@ class Engine:
         except queue.Empty:
             try:
                 self._backend.rest()
-            except Exception:  # nothing is lost by it but other programs' time
-                logger.exception("%s: its threads can't rest", self._name)
+            except Exception:  # harmless here: only other programs lose CPU time
+                logger.exception("%s: the compute threads could not rest", self._name)
             return self._commands.get()
         finally:
             self._pulse = self._pulse.next()
@@ -275,10 +274,10 @@ class Engine:
         self._num_added += generation.num_choices
         try:
             self._add_sequences(generation)
-        except BaseException as error:  # of a grammar's, or memory
+        except BaseException as error:  # from the grammar, or out of memory
             logger.exception("%s: a request could not be added", self._name)
             self._fail(generation.sequences, failure(error))
-            call(generation.loop, generation.fail, failure(error))  # also one without sequences
+            call(generation.loop, generation.fail, failure(error))  # it may have no sequences yet
 
     def _add_sequences(self, generation: Generation) -> None:
         for request in generation.requests:
@@ -291,23 +290,23 @@ class Engine:
                 self._scheduler.add(sequence)
 
     def _step(self) -> None:
-        """Decodes one batch, and puts one event per sampled token into the outbox."""
+        """Decodes one batch and puts an event per sampled token into the outbox."""
         step = self._scheduler.schedule()
         self._num_steps += 1
         self._deliver(step)
-        if step.chunks:  # else all that ran was preempted, or has nothing to compute
+        if step.chunks:  # else all were preempted, or have nothing to compute
             seconds = self._decode(step)
             self._scheduler.advance(step, seconds)
             self._postprocess(step)
 
     def _deliver(self, step: Step) -> None:
-        """Hands over what was sampled before, unless that can wait for a step more."""
+        """Hands over the previous samples, unless they can wait one more step."""
         is_due = time.perf_counter() - self._handed_over_s >= HAND_OVER_INTERVAL_S
         if is_due or self._is_urgent or step.num_prompt_tokens:
             self._hand_over()
 
     def _decode(self, step: Step) -> float:
-        """Returns its seconds."""
+        """Returns the seconds it took."""
         self._backend.set_threads(step.threads)
         started_s = time.perf_counter()
         self._pulse = self._pulse.computing()
@@ -324,8 +323,8 @@ class Engine:
                 self._outbox.setdefault(generation, []).extend(events)
 
     def _events(self, chunk: Chunk) -> list[TokenEvent]:
-        """What the step gave the chunk's sequence. An error while drawing is the sequence's own
-        and ends its request alone; one in what moves cells ends the step."""
+        """Samples for the chunk's sequence. An error while sampling fails its request only; an
+        error while moving cells fails the step."""
         sequence = chunk.sequence
         drawn: list[TokenEvent] = []
         forced: list[TokenEvent] = []
@@ -333,8 +332,8 @@ class Engine:
         try:
             postprocess.sample(self._backend, chunk, drawn)
             if drawn and drawn[-1].token is not None and drawn[-1].finish_reason is None:
-                forced = postprocess.forced(self._backend, sequence)
-        except BaseException as caught:  # a grammar's Rust may panic, which is no Exception
+                forced = postprocess.append_forced(self._backend, sequence)
+        except BaseException as caught:  # a panic in llguidance is not an Exception
             error = failure(caught)
             if not isinstance(caught, (ApiError, DecodeFailed)):
                 logger.exception("%s: a request failed", self._name)
@@ -350,7 +349,7 @@ class Engine:
         return events
 
     def _hand_over(self) -> None:
-        """Wakes the event loop once for all that was drawn, and brings `stats` up to date."""
+        """Wakes the event loop once for all sampled tokens, and updates `stats`."""
         outbox, self._outbox = self._outbox, {}
         self._is_urgent = False
         self._handed_over_s = time.perf_counter()
@@ -360,14 +359,14 @@ class Engine:
             call(loop, deliver_all, parcels)
 
     def _fail(self, sequences: Iterable[Sequence], error: Exception) -> None:
-        """Ends the requests that these sequences belong to with an error."""
+        """Fails the requests of these sequences."""
         for generation in {self._owners[sequence] for sequence in sequences}:
             call(generation.loop, generation.fail, error)
             for sequence in generation.sequences:
                 self._retire(sequence)
 
     def _fail_all(self, sequences: Iterable[Sequence], error: Exception) -> None:
-        """The same without the scheduler, which is not to be asked any more."""
+        """Like `_fail`, but without touching the scheduler, which may be broken."""
         for generation in {self._owners[sequence] for sequence in sequences}:
             call(generation.loop, generation.fail, error)
             for sequence in generation.sequences:

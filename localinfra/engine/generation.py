@@ -1,4 +1,4 @@
-"""Submitted requests as the event loop sees them; the engine's thread only calls `call`."""
+"""Submitted requests as seen by the event loop; the engine's thread uses only `call`."""
 
 import asyncio
 import contextlib
@@ -15,16 +15,16 @@ logger = logging.getLogger(__name__)
 
 
 class Generation:
-    """An async iterator of what each step gave to the choices of requests that belong together.
+    """An async iterator over the events of requests that are answered together, by step.
 
-    Choices are numbered through: those of the first request, then those of the next. Must be
-    closed (`async with`, or `close`), which frees the places of its choices at the next step.
+    Choices are numbered consecutively across the requests. Must be closed (`async with` or
+    `close`), which frees the slots of its choices at the next step.
     """
 
     def __init__(
         self, requests: list[GenerationRequest], retire: "Callable[[Generation, int], None]"
     ):
-        """`retire` has a choice leave before the engine's next step."""
+        """`retire` removes a choice before the engine's next step."""
         self.requests = requests
         self.group = Group(requests[0].client)
         self.sequences: list[Sequence] = []  # touched by the engine's thread alone
@@ -48,12 +48,12 @@ class Generation:
         self.close()
 
     def close(self) -> None:
-        """Frees the places of all choices that are not complete. Idempotent."""
+        """Stops all choices that are not complete. Idempotent."""
         for choice in list(self._open):
             self.stop(choice)
 
     async def __aiter__(self) -> AsyncGenerator[list[TokenEvent], None]:
-        """All events that are there, as soon as there are any. Raises a failed request's error."""
+        """Yields all events so far, once there are any. Raises the error of a failed request."""
         while self._open:
             await self._arrived.wait()
             self._arrived.clear()
@@ -66,9 +66,9 @@ class Generation:
                 yield events
 
     def stop(self, choice: int) -> None:
-        """The choice is complete (a stop string) or unwanted: it leaves at the next step.
+        """Retires a choice that is complete (a stop string) or unwanted at the next step.
 
-        Events of it that were drawn before may still be in the list at hand.
+        The list last yielded may still hold events of it.
         """
         if choice in self._open:
             self._open.discard(choice)
@@ -80,7 +80,7 @@ class Generation:
         self._arrived.set()
 
     def fail(self, error: Exception) -> None:
-        """Called on the event loop: the request ends with an error."""
+        """Ends the request with an error. Called on the event loop."""
         self._error = error
         self._arrived.set()
 
@@ -89,7 +89,7 @@ T = TypeVar("T")
 
 
 def call(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> None:
-    """Runs `function` on the event loop, from any thread; a closed loop has no one to tell."""
+    """Runs `function` on the event loop, from any thread; does nothing if the loop is closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function, argument)
 

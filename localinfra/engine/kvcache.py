@@ -1,7 +1,7 @@
-"""Who holds which KV cells: slots for sequences, prefixes kept for later requests, room for more.
+"""Allocation of KV cells: slots for sequences, cached prefixes, eviction.
 
-Owns slot ids and the count of cells. Cells shared by several slots are counted once; what a
-running slot holds beyond its recorded prefix is counted with that slot.
+Owns the slot ids and the count of cells. Cells shared by several slots count once; cells of a
+running slot beyond its recorded prefix count with that slot.
 """
 
 import contextlib
@@ -22,48 +22,48 @@ from localinfra.engine.radix import (
     offloaded_bytes,
 )
 
-# A token this deep costs twice what one at the start does, since it attends to all before it
-# (measured: 26 % more at a mean depth of 950).
+# At this depth a token costs twice as much to compute as the first, since it attends to all before
+# it (measured: 26 % more at a mean depth of 950).
 DOUBLE_COST_DEPTH = 3600
 
-# Idle cells are counted every so many steps: a conversation that goes on at once finds them where
-# they were, unless many others have ended since.
+# Steps between two looks at idle cells: a conversation that continues at once finds its cells in
+# place, unless many others have ended since.
 TIDY_INTERVAL = 8
-FULL_SHARE = 15 / 16  # of `max_offloaded` is kept when offloaded copies have exceeded it
+FULL_SHARE = 15 / 16  # of `max_offloaded` is kept after offloaded copies exceed it
 MANY_IDLE = 512  # cells; 1,700 slowed a step of one row by 5 to 9 %
 
 
 class KVCache:
     """Slots and prefixes over a backend's cells. Engine thread only.
 
-    Slots below `num_sequences` take part in batches: each is free or running. The next one is for
-    saving and restoring. Those above only keep the prefixes of finished sequences, sharing their
-    cells, until room is needed. What must leave the cells is offloaded in host memory, up to
-    `max_offloaded` bytes, and comes back when a sequence begins with it.
+    Slots below `num_sequences` take part in batches: each is free or running. The next one is the
+    transfer slot, for saving and restoring. Those above are cache slots: they keep the prefixes of
+    finished sequences, sharing their cells, until room is needed. Evicted prefixes are offloaded
+    to host memory, up to `max_offloaded` bytes, and restored when a sequence begins with them.
     """
 
     def __init__(self, backend: Backend, max_offloaded: int = 0):
         self._backend = backend
         self._max_offloaded = max_offloaded if backend.can_share_prefixes else 0
-        self._bytes_per_cell = 0.0  # of a offloaded copy, as soon as there was one
-        self._porter = backend.num_sequences  # the slot that cells are saved from and restored to
+        self._bytes_per_cell = 0.0  # of an offloaded copy; 0 until there was one
+        self._transfer_slot = backend.num_sequences
         self._start()
 
     def _start(self) -> None:
         backend = self._backend
         self._tree = RadixTree()
         self._free = list(reversed(range(backend.num_sequences)))
-        self._free_keepers = list(range(backend.num_sequences + 1, backend.num_slots))
+        self._free_cache_slots = list(range(backend.num_sequences + 1, backend.num_slots))
         self._running: dict[int, int] = {}  # slot → tokens it holds
         self._canonical: set[int] = set()  # of the running slots
-        self._recorded: dict[int, Prefix] = {}  # slot or keeper → its path in the tree
-        self._num_private = 0  # cells that running slots hold beyond what is recorded
+        self._recorded: dict[int, Prefix] = {}  # running or cache slot → its path in the tree
+        self._num_private = 0  # cells of running slots beyond their recorded prefixes
         self._steps_to_tidying = TIDY_INTERVAL
-        self._offloaded_bound = 0  # bytes; offloaded copies take no more
+        self._offloaded_bound = 0  # bytes, an upper bound of what offloaded copies take
 
     @property
     def num_used(self) -> int:
-        """Cells in use: the tree's, and what running slots hold beyond it."""
+        """Cells in use: those of the tree, and those of running slots beyond it."""
         return self._tree.num_tokens + self._num_private
 
     @property
@@ -72,16 +72,16 @@ class KVCache:
 
     @property
     def num_cached(self) -> int:
-        """Cells that hold prefixes of no running sequence, and give way when room is needed."""
+        """Evictable cells: those of prefixes that no running sequence holds."""
         return self._tree.num_tokens - self._tree.num_held_by(self._running_paths())
 
     def match(self, prefix: Prefix, limit: int, *, is_canonical: bool = False) -> Match:
-        """How many of the first `limit` tokens need not be computed, and where they are; of those
-        computed in canonical shapes alone, if that is asked for."""
+        """Finds the longest known prefix of the first `limit` tokens; with `is_canonical`, only
+        among cells computed in canonical shapes."""
         return self._tree.match(prefix, limit, canonical_only=is_canonical)
 
     def num_idle(self, prefix: Prefix, length: int) -> int:
-        """Of `length` matched tokens in cells, those that only a finished sequence holds."""
+        """Of the first `length` tokens, all matched in cells, those no running slot holds."""
         return self._tree.num_idle(prefix, length, set(self._running))
 
     def acquire(
@@ -92,11 +92,10 @@ class KVCache:
         is_canonical: bool = False,
         max_idle: int = MANY_IDLE,
     ) -> tuple[int, int]:
-        """A slot for a sequence, with the longest known prefix of the first `limit` tokens in it.
-        `is_canonical` promises that the sequence is only ever computed in canonical shapes. Where
-        it runs alone, `max_idle` cells at most are left to what is idle.
+        """Takes a slot and fills it with the longest known prefix of the first `limit` tokens.
 
-        Returns (slot, length of that prefix).
+        `is_canonical` promises that the sequence is only ever computed in canonical shapes. If it
+        runs alone, at most `max_idle` idle cells stay. Returns (slot, length of that prefix).
         """
         match = self.match(prefix, limit, is_canonical=is_canonical)
         if not self._running and self._is_slowed(match, max_idle):
@@ -113,7 +112,7 @@ class KVCache:
             self._tree.insert(self._recorded[slot], slot)
         if match.num_known - length >= MIN_OFFLOADED:
             for copy, start, stop in match.offloaded:
-                if not self._bring_back(copy, slot, start, stop):
+                if not self._restore_span(copy, slot, start, stop):
                     break
                 self.advance(slot, stop - start)
                 length = stop
@@ -123,23 +122,23 @@ class KVCache:
         return slot, length
 
     def advance(self, slot: int, num_tokens: int) -> None:
-        """The slot holds `num_tokens` more."""
+        """Counts `num_tokens` more tokens in the slot."""
         self._running[slot] += num_tokens
         self._num_private += num_tokens
 
     def retract(self, slot: int, num_tokens: int) -> None:
-        """The slot's last tokens were wrong guesses."""
+        """Drops the slot's last tokens, a rejected draft."""
         self.advance(slot, -num_tokens)
         self._backend.drop(slot, self._running[slot])
 
     def record(self, slot: int, tokens: list[int]) -> None:
-        """Offers what a running slot holds, `tokens`, to other requests."""
+        """Shares the contents of a running slot, `tokens`, with other requests."""
         if not self._backend.can_share_prefixes:
             return
         known = self._recorded[slot]
         prefix = Prefix(tokens, known.salt)
         doubles = self._tree.insert(prefix, slot, is_canonical=slot in self._canonical)
-        # Someone computed the same meanwhile: keep one copy of the cells.
+        # Another slot computed the same tokens meanwhile: keep one copy of the cells.
         for holder, start, stop in doubles.theirs:
             self._share(holder, slot, start, stop)
         for holders, start, stop in doubles.ours:
@@ -149,25 +148,25 @@ class KVCache:
         self._recorded[slot] = prefix
 
     def _share(self, source: int, target: int, start: int, stop: int) -> None:
-        """Of a span that both hold, `target` gets the cells of `source` for its own."""
+        """Replaces the cells of `target` in a span with those of `source`."""
         self._backend.drop(target, start, stop)
         self._backend.copy(source, target, start, stop)
 
     def finish(self, slot: int, tokens: list[int]) -> None:
-        """The sequence leaves; `tokens`, all that the slot holds, stay as a cached prefix."""
+        """Frees the slot; its `tokens` stay as a cached prefix."""
         self.record(slot, tokens)
         prefix = self._recorded[slot]
         if not self._tree.is_redundant(slot, prefix):
-            keeper = self._take_keeper()
-            self._backend.copy(slot, keeper, 0, len(tokens))
-            self._tree.insert(prefix, keeper)
-            self._recorded[keeper] = prefix
+            cache_slot = self._take_cache_slot()
+            self._backend.copy(slot, cache_slot, 0, len(tokens))
+            self._tree.insert(prefix, cache_slot)
+            self._recorded[cache_slot] = prefix
         self._num_private -= self._running.pop(slot) - len(prefix.tokens)
         self._canonical.discard(slot)
         self._release(slot)
 
     def make_room(self, num_tokens: int) -> bool:
-        """Evicts the least useful prefixes until `num_tokens` cells are free."""
+        """Evicts the least useful prefixes until `num_tokens` cells are free; False if it can't."""
         while (missing := num_tokens - self.num_free) > 0:
             leaf = self._least_useful_leaf()
             if leaf is None:
@@ -176,10 +175,10 @@ class KVCache:
         return True
 
     def tidy(self, num_computed: int) -> None:
-        """Offloads idle prefixes where many idle cells slow down every step.
+        """Offloads idle prefixes if many idle cells slow down every step.
 
-        Called once per step with the tokens it computed: about as many are offloaded, which takes a
-        hundredth of the step's time and keeps up with any load.
+        Called once per step with the number of tokens it computed: about as many are offloaded,
+        which takes a hundredth of the step's time and keeps up with any load.
         """
         self._steps_to_tidying -= 1
         if not self._max_offloaded or self._steps_to_tidying > 0:
@@ -190,22 +189,22 @@ class KVCache:
             if leaf is None:
                 break
             if num_offloaded >= num_computed:
-                return  # the next step goes on
+                return  # the next step continues
             num_offloaded += min(len(leaf.tokens), MAX_OFFLOADED)
             self._evict(leaf, len(leaf.tokens))
         self._steps_to_tidying = TIDY_INTERVAL
 
     def clear(self) -> None:
-        """Forgets everything, running slots too; the backend's cells are emptied with it."""
+        """Forgets everything, running slots too, and empties the backend's cells."""
         self._backend.clear()
         self._start()
 
     def relay(self) -> None:
-        """Lays the cells of all running slots anew, node by node in the order of their prefixes;
-        what is idle is offloaded. Within a node cells keep their order.
+        """Rewrites the cells of all running slots in the order of their positions, node by node;
+        idle prefixes are offloaded. Within a node cells keep their order.
 
-        Raises MemoryError with the running slots as they were, and DecodeFailed where nothing is
-        known any more.
+        Raises MemoryError and leaves the running slots as they were, or DecodeFailed if their
+        contents are lost.
         """
         backend = self._backend
         if backend.can_share_prefixes:
@@ -215,11 +214,11 @@ class KVCache:
                     node.holders,
                     node.depth,
                     node.end,
-                    self._copied(node.holders, node.depth, node.end),
+                    self._save_span(node.holders, node.depth, node.end),
                 )
                 for node in self._tree.nodes(only_held=True)
             ] + [
-                ({slot}, start, stop, self._copied({slot}, start, stop))
+                ({slot}, start, stop, self._save_span({slot}, start, stop))
                 for slot, stop in self._running.items()
                 if (start := len(self._recorded[slot].tokens)) < stop
             ]
@@ -227,47 +226,47 @@ class KVCache:
             saved = [({s}, 0, n, backend.save(s)) for s, n in self._running.items() if n]
         backend.clear()
         for holders, start, stop, data in saved:
-            target = self._porter if backend.can_share_prefixes else min(holders)
+            target = self._transfer_slot if backend.can_share_prefixes else min(holders)
             if not backend.restore(target, data):
-                raise DecodeFailed("the cells could not be laid anew")
-            if target == self._porter:
+                raise DecodeFailed("the KV cells could not be rearranged")
+            if target == self._transfer_slot:
                 for holder in holders:
                     backend.copy(target, holder, start, stop)
                 backend.drop(target, 0)
 
     def distrust(self, slot: int) -> None:
-        """What the slot computes from now on is not canonical, whatever was promised."""
+        """Marks what the slot computes from now on as not canonical."""
         self._canonical.discard(slot)
 
     def drop_padding(self) -> None:
-        """The rows that only filled a step leave the cells."""
-        self._backend.drop(self._porter, 0)
+        """Drops the cells of padding rows."""
+        self._backend.drop(self._transfer_slot, 0)
 
     def _running_paths(self) -> Iterable[Prefix]:
-        """What the running slots hold of the tree."""
+        """The recorded prefixes of the running slots."""
         return (self._recorded[slot] for slot in self._running)
 
     def _is_slowed(self, match: Match, max_idle: int) -> bool:
-        """Whether a sequence that runs alone would look at more idle cells than that in every step,
-        and there is room to offload them."""
+        """Whether a sequence that runs alone would attend over `max_idle` or more idle cells in
+        every step, and there is room to offload them."""
         num_idle = self._tree.num_tokens - match.num_held
         has_room = self._tree.num_tokens * self._bytes_per_cell < self._max_offloaded
         return has_room and self._backend.idle_cells_slow_steps and num_idle >= max_idle
 
     def _offload_all(self) -> None:
-        """While nothing runs, all leaves the cells; what is asked for comes back in order."""
+        """Empties all cells while nothing runs; what is needed is restored in order."""
         self._evict_idle()
         self._backend.clear()
 
     def _evict_idle(self) -> None:
         running = set(self._running)
-        for node in reversed(list(self._tree.nodes(only_held=True))):  # those below first
+        for node in reversed(list(self._tree.nodes(only_held=True))):  # bottom up
             start, leaf = node.depth, node
             while leaf.is_idle(running) and leaf.depth >= start:
                 above = leaf.parent
-                self._evict(leaf, len(leaf.tokens))  # it may leave in pieces, the last one first
+                self._evict(leaf, len(leaf.tokens))  # in pieces perhaps, the last one first
                 leaf = leaf.parent or above or leaf
-        while (rest := self._least_useful_leaf()) is not None:  # pieces that found no memory
+        while (rest := self._least_useful_leaf()) is not None:  # left over where a copy failed
             self._evict(rest, len(rest.tokens))
 
     def _least_useful_leaf(self) -> Node | None:
@@ -275,18 +274,18 @@ class KVCache:
         return min(leaves, key=self._usefulness, default=None)
 
     def _usefulness(self, node: Node) -> float:
-        """What a cell of the node saves, weighed by how lately it was of use."""
+        """Recompute cost saved per cell, divided by the node's age."""
         cost = 1 + (node.depth + node.end) / 2 / DOUBLE_COST_DEPTH
         return cost / self._tree.age(node)
 
     def _evict(self, leaf: Node, num_tokens: int) -> None:
-        """Gives up the leaf's last cells: `num_tokens` of them, or a piece to be offloaded."""
+        """Evicts the leaf's last `num_tokens` cells, or a whole piece if it is offloaded."""
         holders = list(leaf.holders)
         is_worth_offloading = leaf.children or len(leaf.tokens) >= MIN_OFFLOADED
         if self._max_offloaded and is_worth_offloading:
             num_tokens = min(len(leaf.tokens), MAX_OFFLOADED)
             self._tree.cut(leaf, num_tokens)
-            with contextlib.suppress(MemoryError):  # then it is computed again when asked for
+            with contextlib.suppress(MemoryError):  # then it is recomputed when needed
                 self._offload(leaf)
         start = max(leaf.depth, leaf.end - num_tokens)
         self._tree.give_up(leaf, num_tokens)
@@ -300,31 +299,33 @@ class KVCache:
 
     def _offload(self, node: Node) -> None:
         if node.offloaded is None:
-            data = self._copied(node.holders, node.depth, node.end)
+            data = self._save_span(node.holders, node.depth, node.end)
             node.offloaded = OffloadedCells(node.depth, node.end, data)
             self._bytes_per_cell = data.nbytes / len(node.tokens)
             self._offloaded_bound += data.nbytes
 
-    def _copied(self, holders: set[int], start: int, stop: int) -> NDArray[np.uint8]:
-        """What these slots share at positions [start, stop), for `restore`. Raises MemoryError."""
-        self._backend.copy(min(holders), self._porter, start, stop)
+    def _save_span(self, holders: set[int], start: int, stop: int) -> NDArray[np.uint8]:
+        """Saves the cells that these slots share at [start, stop). Raises MemoryError."""
+        self._backend.copy(min(holders), self._transfer_slot, start, stop)
         try:
-            return self._backend.save(self._porter)
+            return self._backend.save(self._transfer_slot)
         finally:
-            self._backend.drop(self._porter, 0)
+            self._backend.drop(self._transfer_slot, 0)
 
-    def _bring_back(self, copy: OffloadedCells, slot: int, start: int, stop: int) -> bool:
-        """Restores positions [start, stop) to `slot`; False where the cells don't suffice."""
+    def _restore_span(self, copy: OffloadedCells, slot: int, start: int, stop: int) -> bool:
+        """Restores positions [start, stop) to `slot`; False if there are too few cells."""
         if not self.make_room(copy.stop - copy.start):
             return False
-        if is_restored := self._backend.restore(self._porter, copy.data):
-            self._backend.copy(self._porter, slot, start, stop)
-        self._backend.drop(self._porter, 0)
+        if is_restored := self._backend.restore(self._transfer_slot, copy.data):
+            self._backend.copy(self._transfer_slot, slot, start, stop)
+        self._backend.drop(self._transfer_slot, 0)
         return is_restored
 
     def _fit_offloaded(self) -> None:
-        """Forgets offloaded copies until the rest fits: first of what is in cells too, then leaves.
-        Some more than need be, so that not every eviction has to look through all of them."""
+        """Drops offloaded copies until the rest fits: first of runs also in cells, then leaves.
+
+        Frees some slack, so that not every eviction has to search through all copies.
+        """
         if self._offloaded_bound <= self._max_offloaded:
             return
         target: float = self._max_offloaded
@@ -335,18 +336,18 @@ class KVCache:
             self._tree.forget(min(victims, key=self._usefulness))
         self._offloaded_bound = size
 
-    def _take_keeper(self) -> int:
-        """A free keeper; where there is none, the most useless one gives up its prefix."""
-        if not self._free_keepers:
-            keepers = [slot for slot in self._recorded if slot not in self._running]
-            redundant = (k for k in keepers if self._tree.is_redundant(k, self._recorded[k]))
+    def _take_cache_slot(self) -> int:
+        """Takes a free cache slot; if there is none, the least useful one loses its prefix."""
+        if not self._free_cache_slots:
+            cache_slots = [slot for slot in self._recorded if slot not in self._running]
+            redundant = (k for k in cache_slots if self._tree.is_redundant(k, self._recorded[k]))
             victim = next(redundant, None)
             if victim is None:
                 leaf = self._least_useful_leaf()
-                assert leaf is not None, "every keeper ends in a leaf of its own"
+                assert leaf is not None, "every cache slot ends in a leaf of its own"
                 victim = next(iter(leaf.holders))
             self._release(victim)
-        return self._free_keepers.pop()
+        return self._free_cache_slots.pop()
 
     def _release(self, slot: int) -> None:
         self._tree.release(slot, self._recorded[slot])
@@ -355,5 +356,5 @@ class KVCache:
 
     def _forget(self, slot: int) -> None:
         self._recorded.pop(slot, None)
-        pool = self._free if slot < self._backend.num_sequences else self._free_keepers
+        pool = self._free if slot < self._backend.num_sequences else self._free_cache_slots
         pool.append(slot)

@@ -1,4 +1,4 @@
-"""One choice's token events → the text and logprobs that may be sent, as they become certain."""
+"""One choice's token events → text and logprobs, sent as soon as they are final."""
 
 import codecs
 from collections.abc import Callable, Sequence
@@ -11,49 +11,48 @@ from localinfra.engine.stops import StopMatcher, Stops
 
 
 class ScoredToken(msgspec.Struct, frozen=True):
-    """A token's logprob and where its text starts in the choice's text, in characters."""
+    """A token's logprob, and the character offset of its text in the choice's text."""
 
     logprob: TokenLogprob
     offset: int
 
 
 class OutputDelta(msgspec.Struct, frozen=True):
-    """What a step added to a choice. The concatenation of all is the choice, however it is cut."""
+    """What a step added to a choice. All deltas concatenated are the choice, however it is cut."""
 
     choice: int
     text: str = ""
-    scored: tuple[ScoredToken, ...] = ()  # of tokens whose text begins in what was sent so far
+    scored: tuple[ScoredToken, ...] = ()  # tokens whose text begins in what has been sent
     finish_reason: FinishReason | None = None
     stop: str | None = None  # the stop string that ended it
-    num_generated: int = 0  # tokens drawn so far
-    num_cached: int = 0  # prompt tokens that were not computed again
-    sum_logprob: float = 0.0  # of all tokens drawn so far, whether or not they became text
+    num_generated: int = 0  # tokens sampled so far
+    num_cached: int = 0  # prompt tokens taken from the prefix cache
+    sum_logprob: float = 0.0  # of all tokens sampled so far, with or without text
     prompt_logprobs: list[TokenLogprob] | None = None
-    drawn: TokenLogprob | None = None  # this step's token, whether or not its text is sent yet
-    pieces: Sequence[object] = ()  # what the choice's reader, if it has one, made of the text
+    drawn: TokenLogprob | None = None  # this step's token, even if its text is not sent yet
+    pieces: Sequence[object] = ()  # what the choice's reader, if any, parsed from the text
 
 
 class ParsedText(msgspec.Struct, frozen=True):
-    """What a reader made of a text, and whether a stop string or else it ends there."""
+    """The pieces a reader parsed from a text, and whether the choice ends there."""
 
     pieces: Sequence[object]
     stop: str | None = None
-    num_held: int = 0  # characters at the text's end that are not said, or not yet
-    is_complete: bool = False  # the choice: no more of it is wanted
+    num_held: int = 0  # characters held back at the text's end
+    is_complete: bool = False  # the choice is over: no more text is wanted
 
 
 class TextReader(Protocol):
-    """Takes a choice's text apart, and knows in which parts of it a stop string counts."""
+    """Parses a choice's text, and knows in which parts a stop string counts."""
 
     def push(self, text: str, *, is_last: bool, is_cut: bool = False) -> ParsedText:
-        """`is_last`: no more will come; `is_cut`: since there was no room for it."""
+        """`is_last`: no more text will come; `is_cut`: because of the token limit."""
 
 
 class Detokenizer:
-    """Token bytes → text, holding back a character until its last byte is there.
+    """Token bytes → text, holding back incomplete UTF-8 characters.
 
-    The concatenation of what `push` and `flush` return is the whole text. Bytes that can never
-    become UTF-8 appear as U+FFFD.
+    The results of `push` and `flush` concatenate to the whole text. Invalid bytes become U+FFFD.
     """
 
     def __init__(self, token_bytes: Callable[[int], bytes]):
@@ -64,7 +63,7 @@ class Detokenizer:
         return self._decoder.decode(self._token_bytes(token))
 
     def flush(self) -> str:
-        """What an unfinished character leaves behind."""
+        """The replacement for an unfinished character, if any."""
         return self._decoder.decode(b"", True)
 
 
@@ -72,7 +71,7 @@ class ChoiceOutput:
     """Detokenises one choice, ends it at a stop string, and keeps its logprobs beside the text.
 
     `score_end` also reports the end-of-generation token, which has no text: a scoring client
-    counts on one entry for each drawn token.
+    expects an entry for each sampled token.
     """
 
     def __init__(
@@ -84,13 +83,13 @@ class ChoiceOutput:
         score_end: bool = False,
         reader: TextReader | None = None,
     ):
-        """With a `reader`, stop strings are matched by it alone."""
+        """A `reader` matches stop strings itself."""
         self._choice = choice
         self._detokenizer = Detokenizer(token_bytes)
         self._stops = StopMatcher(stops)
         self._score_end = score_end
         self._reader = reader
-        self._unread = ""  # what the reader holds
+        self._unread = ""  # text the reader holds back
         self._held: list[ScoredToken] = []
         self._num_decoded = 0  # characters detokenised
         self._num_sent = 0  # characters sent
@@ -98,7 +97,7 @@ class ChoiceOutput:
         self._has_ended = False
 
     def push(self, event: TokenEvent) -> OutputDelta | None:
-        """The choice's next event; None once it has ended, for tokens drawn beyond a stop."""
+        """Takes the choice's next event; None for tokens sampled after a stop string."""
         if self._has_ended:
             return None
         reason = event.finish_reason
@@ -123,7 +122,7 @@ class ChoiceOutput:
         )  # fmt: skip
 
     def _read(self, text: str, reason: FinishReason | None) -> tuple[str, ParsedText]:
-        """The text that is certain now, and what it means."""
+        """The text that is final now, and its pieces."""
         is_last, is_cut = reason is not None, reason is FinishReason.LENGTH
         if self._reader is not None:
             read = self._reader.push(text, is_last=is_last, is_cut=is_cut)

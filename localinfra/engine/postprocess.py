@@ -1,5 +1,4 @@
-"""Rows of logits → the tokens, scores and events of one sequence. Moves no cells, hands nothing
-over."""
+"""Rows of logits → the tokens, scores and events of one sequence. Moves no cells, sends nothing."""
 
 from localinfra.engine.backend import Backend
 from localinfra.engine.logprobs import token_logprob
@@ -10,9 +9,9 @@ from localinfra.engine.step import Chunk
 
 
 def sample(backend: Backend, chunk: Chunk, events: list[TokenEvent]) -> None:
-    """Scores what the chunk's rows are for; samples a token if it completes the sequence, and one
-    more for each draft token that the one before it turned out to be right about. Appends an event
-    for each: those before an error stay."""
+    """Scores the chunk's prompt rows; samples a token if the chunk completes the sequence, and
+    another after each accepted draft token. Appends an event for each; those before an error stay.
+    """
     sequence = chunk.sequence
     if sequence.num_unscored:
         _score_prompt(backend, chunk)
@@ -28,9 +27,9 @@ def sample(backend: Backend, chunk: Chunk, events: list[TokenEvent]) -> None:
             break
 
 
-def forced(backend: Backend, sequence: Sequence) -> list[TokenEvent]:
-    """What can only come next: not sampled, and computed together with the last sampled token.
-    Where logprobs are wanted each token is sampled, for only then there are logits of it."""
+def append_forced(backend: Backend, sequence: Sequence) -> list[TokenEvent]:
+    """Appends the tokens forced by the grammar: not sampled, and decoded with the last sampled
+    token. With logprobs every token is sampled instead, since only that gives its logits."""
     events: list[TokenEvent] = []
     if sequence.constraint and sequence.request.params.top_logprobs is None:
         assert sequence.sampler is not None
@@ -47,7 +46,7 @@ def forced(backend: Backend, sequence: Sequence) -> list[TokenEvent]:
 def _sample_token(backend: Backend, sequence: Sequence, row: int) -> TokenEvent:
     params = sequence.request.params
     logits = backend.logits(row)
-    # The sampler edits the row in place, so whoever wants the raw one has it copied.
+    # The sampler edits the row in place; logprobs need the raw one.
     raw = None if params.top_logprobs is None else logits.copy()
     if sequence.sampler is None:
         sequence.sampler = Sampler(params.sampling, sequence.choice, sequence.request.prompt)
@@ -62,7 +61,7 @@ def _sample_token(backend: Backend, sequence: Sequence, row: int) -> TokenEvent:
 def _score_prompt(backend: Backend, chunk: Chunk) -> None:
     sequence, num_top = chunk.sequence, chunk.sequence.request.params.top_logprobs or 0
     last = min(chunk.start + chunk.num_tokens, sequence.num_prompt - 1)
-    # Rows before the first unscored token are computed again after a sequence was sent back.
+    # After a preemption, rows before the first unscored token may be computed again.
     for position in range(max(chunk.start, len(sequence.prompt_logprobs) - 1), last):
         logits = backend.logits(chunk.first_row + position - chunk.start)
         token = sequence.tokens[position + 1]

@@ -2,8 +2,8 @@
 
 Every node is a run of tokens; the path from the root to a node's end is a prefix, and `holders`
 are the slots that hold all of it. Slots of running sequences count as references: a node with one
-is never given up. A node without holders is offloaded: its cells are gone, a copy of them is kept
-in host memory. What is held or offloaded has ancestors that are.
+is never evicted. A node without holders is offloaded: its cells are gone, but a copy of them is in
+host memory. Every ancestor of a held or offloaded node is held or offloaded.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,16 +13,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_OFFLOADED = 16  # tokens; fewer are computed again as fast as they are looked up and copied
-MAX_OFFLOADED = 512  # tokens of one copy: some milliseconds in which no step runs
+MIN_OFFLOADED = 16  # tokens; fewer are recomputed as fast as looked up and copied
+MAX_OFFLOADED = 512  # tokens per copy: it holds up the steps for a few milliseconds
 
 
 class OffloadedCells:
-    """A copy in host memory of the cells of positions [start, stop) of some prefix, in the
-    backend's own format.
+    """A host-memory copy of the cells of positions [start, stop) of a prefix, in the backend's
+    own format.
 
-    Reading it back takes microseconds per token where computing the cells takes milliseconds, so
-    what leaves the cells is worth keeping while there is room.
+    Restoring takes microseconds per token, recomputing milliseconds: evicted cells are worth
+    keeping while there is room.
     """
 
     __slots__ = ("data", "start", "stop")
@@ -34,19 +34,19 @@ class OffloadedCells:
 
 
 def offloaded_bytes(copies: Iterable[OffloadedCells | None]) -> int:
-    """What these take together; parts of a run that was split share one copy."""
+    """The total size; the parts of a split run share one copy."""
     return sum({id(copy): copy.data.nbytes for copy in copies if copy is not None}.values())
 
 
 class Prefix(NamedTuple):
-    """Tokens, and who may know that they are cached: those of another salt never match."""
+    """Tokens, and the salt of their requests: different salts never share a prefix."""
 
     tokens: Sequence[int]
     salt: str = ""
 
 
 class Node:
-    """A run of tokens after its parent's path; `depth` is where the run starts.
+    """A run of tokens after its parent's path; `depth` is the position of its first token.
 
     `is_canonical`: its cells were computed in shapes that give the same bits every time.
     """
@@ -70,7 +70,7 @@ class Node:
         self.children: dict[int, Node] = {}
         self.holders: set[int] = set()
         self.is_canonical = False
-        self.offloaded: OffloadedCells | None = None  # covers the run, and maybe more
+        self.offloaded: OffloadedCells | None = None  # covers at least the run
 
     @property
     def end(self) -> int:
@@ -82,11 +82,11 @@ class Node:
 
 
 class Match(msgspec.Struct):
-    """The longest known prefix of some tokens: what is in cells, and what is offloaded after it."""
+    """The longest known prefix of some tokens: a part in cells, then an offloaded part."""
 
     num_held: int = 0
     holder: int | None = None  # a slot that holds these
-    offloaded: list[tuple[OffloadedCells, int, int]] = []  # and the span of each that is wanted
+    offloaded: list[tuple[OffloadedCells, int, int]] = []  # with the span to restore
 
     @property
     def num_known(self) -> int:
@@ -94,9 +94,9 @@ class Match(msgspec.Struct):
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int], start: int = 0) -> int:
-    """Length of the longest common prefix, given that the first `start` tokens are equal.
+    """The length of the longest common prefix, given that the first `start` tokens are equal.
 
-    Slices are compared in C and halved, so a long prompt costs microseconds.
+    A binary search over slices compared in C: a long prompt takes microseconds.
     """
     low, high = start, min(len(left), len(right))
     while low < high:
@@ -109,15 +109,15 @@ def common_prefix(left: Sequence[int], right: Sequence[int], start: int = 0) -> 
 
 
 class Doubles(NamedTuple):
-    """What a slot and others turned out to hold twice: of each span one copy should be shared."""
+    """Spans that a slot and others hold in separate cells: one copy of each should be shared."""
 
     theirs: list[tuple[int, int, int]]  # (holder, start, stop) whose cells stay
-    ours: list[tuple[list[int], int, int]]  # (holders, start, stop) who get the slot's cells
+    ours: list[tuple[list[int], int, int]]  # (holders, start, stop) that get the slot's cells
 
 
 class RadixTree:
-    """Prefixes and their holders. `num_tokens` is the sum of all held runs: the cells they
-    occupy."""
+    """Prefixes and their holders. `num_tokens` is the length of all held runs, which is the number
+    of cells they occupy."""
 
     def __init__(self) -> None:
         self._roots: dict[str, Node] = {}  # by salt
@@ -125,7 +125,7 @@ class RadixTree:
         self._clock = 0
 
     def match(self, prefix: Prefix, limit: int, *, canonical_only: bool = False) -> Match:
-        """Longest known prefix of the first `limit` tokens. Marks the path as used now."""
+        """Finds the longest known prefix of the first `limit` tokens and marks its path as used."""
         self._clock += 1
         match = Match()
         tokens = prefix.tokens
@@ -143,7 +143,7 @@ class RadixTree:
                 match.num_held, match.holder = length, next(iter(child.holders))
             else:
                 assert child.offloaded is not None
-                # A run that was split shares one copy, which comes back once and in order.
+                # The parts of a split run share one copy, which is restored once and in order.
                 if match.offloaded and match.offloaded[-1][0] is child.offloaded:
                     start = match.offloaded.pop()[1]
                 match.offloaded.append((child.offloaded, start, length))
@@ -153,10 +153,10 @@ class RadixTree:
         return match
 
     def insert(self, prefix: Prefix, slot: int, *, is_canonical: bool | None = None) -> Doubles:
-        """Records that `slot` holds all of it, in cells of its own that are canonical or not; None
-        where it has those that the tree knew.
+        """Records that `slot` holds the prefix. `is_canonical` is about cells of its own; None: it
+        shares cells that the tree knows.
 
-        What others hold already is held twice then: their cells stay, unless the slot's alone are
+        Returns the spans that others hold too: their cells stay, unless only the slot's are
         canonical."""
         self._clock += 1
         tokens = prefix.tokens
@@ -184,18 +184,18 @@ class RadixTree:
 
     @staticmethod
     def _merge(node: Node, is_canonical: bool, doubles: Doubles) -> None:
-        """Another slot holds the node's tokens too; `is_canonical` are the cells it has."""
+        """Adds a slot that holds the node's tokens in cells of its own, `is_canonical` or not."""
         if node.holders and (node.is_canonical or not is_canonical):
             doubles.theirs.append((next(iter(node.holders)), node.depth, node.end))
             return
         if node.holders:
             doubles.ours.append((list(node.holders), node.depth, node.end))
         if node.is_canonical != is_canonical:
-            node.offloaded = None  # a copy of the other kind
+            node.offloaded = None  # a copy of cells of the other kind
             node.is_canonical = is_canonical
 
     def release(self, slot: int, prefix: Prefix) -> None:
-        """Forgets that `slot` holds this; runs that no one holds or offloads leave the tree."""
+        """Removes `slot` as a holder; runs neither held nor offloaded leave the tree."""
         for node in reversed(list(self._path(prefix))):
             if slot in node.holders:
                 node.holders.discard(slot)
@@ -203,11 +203,11 @@ class RadixTree:
                     self._vacate(node)
 
     def is_redundant(self, slot: int, prefix: Prefix) -> bool:
-        """Whether other slots hold all that this one does."""
+        """Whether other slots hold everything that this one holds."""
         return all(len(node.holders) > 1 for node in self._path(prefix) if slot in node.holders)
 
     def idle_leaves(self, running: set[int]) -> list[Node]:
-        """Held nodes that no running slot holds, and below which no one holds anything."""
+        """Nodes held by idle slots only, without held children."""
         return [
             node
             for node in self.nodes(only_held=True)
@@ -215,15 +215,15 @@ class RadixTree:
         ]
 
     def offloaded_leaves(self) -> list[Node]:
-        """Offloaded nodes below which nothing is known."""
+        """Offloaded nodes without children."""
         return [node for node in self.nodes() if not node.holders and not node.children]
 
     def num_held_by(self, paths: Iterable[Prefix]) -> int:
-        """Tokens in the runs along these paths, each run counted once."""
+        """The number of tokens along these paths, each run counted once."""
         return sum(len(node.tokens) for node in {node for p in paths for node in self._path(p)})
 
     def num_idle(self, prefix: Prefix, length: int, running: set[int]) -> int:
-        """Of the first `length` tokens, all of them in cells, those that no running slot holds."""
+        """Of the first `length` tokens, all in cells, the number that no running slot holds."""
         node, held = self._root(prefix), 0
         while held < length:
             node = node.children[prefix.tokens[held]]
@@ -233,32 +233,32 @@ class RadixTree:
         return length - held
 
     def age(self, node: Node) -> int:
-        """How many lookups and insertions ago the node was last on a path; at least 1."""
+        """Lookups and insertions since the node was last on a path; at least 1."""
         return self._clock - node.last_used + 1
 
     def cut(self, node: Node, num_tokens: int) -> None:
-        """Leaves only the last `num_tokens` in the node; a new parent has those before."""
+        """Keeps only the last `num_tokens` in the node; a new parent gets those before."""
         if num_tokens < len(node.tokens):
             self.split(node, len(node.tokens) - num_tokens)
 
     def give_up(self, leaf: Node, num_tokens: int) -> None:
-        """No one holds the last `num_tokens` of the leaf any more."""
+        """Removes all holders from the last `num_tokens` of the leaf."""
         self.cut(leaf, num_tokens)
         leaf.holders.clear()
         self._vacate(leaf)
 
     def forget(self, node: Node) -> None:
-        """Drops the node's offloaded copy, and the node if no one holds it."""
+        """Drops the node's offloaded copy, and the node if it has no holders."""
         node.offloaded = None
         if not node.holders:
             self._remove(node)
 
     def nodes(self, only_held: bool = False) -> Iterator[Node]:
-        """Those above before those below."""
+        """All nodes, parents before children."""
         stack = [node for root in self._roots.values() for node in root.children.values()]
         while stack:
             node = stack.pop()
-            if node.holders or not only_held:  # below what no one holds no one holds anything
+            if node.holders or not only_held:  # an unheld node has no held descendants
                 stack.extend(node.children.values())
                 yield node
 
@@ -266,7 +266,7 @@ class RadixTree:
         return self._roots.setdefault(prefix.salt, Node((), None, 0, 0))
 
     def _path(self, prefix: Prefix) -> Iterator[Node]:
-        """The nodes along it, as far as they go."""
+        """The nodes along the prefix, as far as they go."""
         tokens = prefix.tokens
         node, length = self._root(prefix), 0
         while length < len(tokens):
@@ -277,19 +277,19 @@ class RadixTree:
             node, length = child, child.end
 
     def _vacate(self, node: Node) -> None:
-        """No one holds the node any more."""
+        """Accounts for a node that lost its last holder."""
         self.num_tokens -= len(node.tokens)
         if node.offloaded is None:
             self._remove(node)
 
     def _remove(self, node: Node) -> None:
-        """Takes the node out, with what is offloaded below it: that can't be reached without it."""
+        """Removes the node with its offloaded descendants, which are unreachable without it."""
         assert node.parent is not None and not node.holders
         del node.parent.children[node.tokens[0]]
         node.parent = None
 
     def split(self, node: Node, at: int) -> Node:
-        """Cuts a run in two; returns the upper part, held by the same slots."""
+        """Splits a run in two; returns the upper part, held by the same slots."""
         assert node.parent is not None
         upper = Node(node.tokens[:at], node.parent, node.depth, node.last_used)
         upper.holders = set(node.holders)
@@ -301,7 +301,7 @@ class RadixTree:
         return upper
 
     def _join(self, node: Node) -> None:
-        """Merges a node that only continues its parent, so that chunks do not become chains."""
+        """Merges a node into its parent if it only continues it, or chunks would form chains."""
         parent = node.parent
         if parent is None or parent.parent is None or len(parent.children) > 1:
             return

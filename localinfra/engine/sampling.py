@@ -1,13 +1,13 @@
 """Logits of one row → the next token: penalties, bias, top_k, top_p, min_p, temperature, draw.
 
-All in numpy: llama.cpp's own chain copies the vocabulary into 12 bytes per token first (0.48 ms a
-row of 49k right after a decode where nothing cuts it short, against 0.38 ms here). The result is
-exactly the distribution that the contract describes; nothing is left out for being unlikely.
+All in numpy: llama.cpp's sampler chain first copies the vocabulary, 12 bytes per token (0.48 ms for
+a row of 49k right after a decode without truncation, 0.38 ms here). Samples the exact distribution:
+no token is left out for being unlikely.
 
-Tokens are drawn by a race: each has a random time that depends on the seed, the draw and its id,
-divided by its probability, and the earliest wins. Where the same request is computed in a batch of
-another shape, its logits differ in the last digits; then a race changes its winner far more rarely
-than a walk along cumulated probabilities, all of which have moved.
+Tokens are drawn by an exponential race: each gets a random time from the seed, the draw and its id,
+divided by its probability, and the earliest wins. A batch of another shape changes the logits in
+the last digits; that changes a race's winner far more rarely than the result of inverting the
+cumulative probabilities, all of which shift.
 """
 
 import math
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
-# Below this temperature logits / temperature overflows float32 and the draw is greedy anyway.
+# Below this, logits / temperature overflows float32, and sampling is greedy anyway.
 GREEDY_BELOW = 1e-4
 
-NEVER = -100.0  # a logit_bias of this much forbids the token
+NEVER = -100.0  # a logit_bias this low forbids the token
 
-# The vocabulary is looked at in this many interleaved groups: few enough to sort, and more than
-# any top_k, so that the k best groups bound the k best tokens from below.
+# The vocabulary is split into this many interleaved groups: few enough to sort, and more than any
+# top_k, so that the maximum of the k-th best group is at most the k-th best logit.
 NUM_GROUPS = 1024
-USUAL_NUCLEUS = 512  # tokens that top_p hardly ever exceeds; if it does, all are sorted
+USUAL_NUCLEUS = 512  # tokens; top_p rarely keeps more, and then all are sorted
 
 
 class Penalties:
-    """Repetition over prompt and output; presence and frequency over the output alone."""
+    """Repetition over prompt and output; presence and frequency over the output only."""
 
     def __init__(self, params: SamplingParams, prompt: list[int]):
         self._params = params
@@ -64,10 +64,10 @@ class Penalties:
 
 
 class Sampler:
-    """One choice's way of drawing: its settings, its counts and its own random stream.
+    """One choice's sampling settings, token counts and random stream.
 
-    Each drawn token takes two numbers of that stream, whatever the settings, so a choice's text
-    depends on nothing but its logits, its seed and its index.
+    Each sampled token takes two numbers of the stream, whatever the settings, so a choice's text
+    depends only on its logits, its seed and its index.
     """
 
     def __init__(self, params: SamplingParams, stream: int, prompt: list[int]):
@@ -84,16 +84,16 @@ class Sampler:
         self._bias = np.where(bias <= NEVER, -np.inf, bias)
 
     def sample(self, row: Floats, constraint: "Constraint | None" = None) -> int:
-        """Draws one of the allowed tokens from logits [num_vocab], which it edits.
+        """Samples an allowed token from logits [num_vocab], which it edits.
 
-        Raises DecodeFailed where they are not finite, InvalidRequest where nothing is left.
+        Raises DecodeFailed if they are not finite, InvalidRequest if no token is left.
         """
         if self._penalties:
             self._penalties.apply(row)
         if len(self._bias_ids):
             row[self._bias_ids] += self._bias
         best = int(row.argmax())  # a NaN counts as the largest
-        # What is best and allowed needs no mask, which takes longer than the question.
+        # A greedy token that the grammar allows needs no mask, which takes longer to compute.
         if constraint and not (self._random is None and constraint.allows(best)):
             constraint.forbid(row)
             best = int(row.argmax())
@@ -117,7 +117,7 @@ class Sampler:
         return token
 
     def accept(self, token: int) -> None:
-        """The token belongs to the text, drawn or not."""
+        """Counts a token of the text, sampled or forced."""
         if self._penalties:
             self._penalties.accept(token)
 
@@ -125,9 +125,9 @@ class Sampler:
 def draw(
     row: Floats, top: np.float32, params: SamplingParams, key: np.uint64, spare: np.uint64
 ) -> int:
-    """One of the tokens that the settings leave; `top` is the largest logit. Edits `row`.
+    """Draws one of the tokens left by the settings. Edits `row`.
 
-    `key` and `spare` are random: the draw is a function of them.
+    `top` is the largest logit; `key` and `spare` are random, and the draw is a function of them.
     """
     if params.top_k or params.top_p < 1:
         ids = candidates(row, top, params)
@@ -137,7 +137,7 @@ def draw(
     weights = weights_of(row, top, params.temperature, out=row)
     if len(row) < 4 * NUM_GROUPS:
         return race(np.arange(len(row)), weights, key)
-    # First the groups race, then the members of the winner.
+    # First the groups race, then the members of the winning group.
     num_rows, num_left = divmod(len(row), NUM_GROUPS)
     sums = weights[: num_rows * NUM_GROUPS].reshape(num_rows, NUM_GROUPS).sum(axis=0)
     sums[:num_left] += weights[num_rows * NUM_GROUPS :]
@@ -147,7 +147,7 @@ def draw(
 
 
 def candidates(row: Floats, top: np.float32, params: SamplingParams) -> Ids:
-    """What top_k or top_p leaves, and min_p of that."""
+    """The tokens left by top_k or top_p, and then by min_p."""
     if params.top_k:
         ids = top_ids(row, params.top_k)
         if params.top_p < 1:
@@ -161,25 +161,25 @@ def candidates(row: Floats, top: np.float32, params: SamplingParams) -> Ids:
 
 
 def nucleus(row: Floats, top: np.float32, top_p: float) -> Ids:
-    """The fewest of the best tokens whose probabilities reach `top_p`; at least one."""
+    """The smallest set of best tokens whose probabilities sum to `top_p`; at least one."""
     weights = weights_of(row, top)
     total = float(weights.sum())
     ids = top_ids(row, USUAL_NUCLEUS)
     if float(weights[ids].sum()) < top_p * total:
-        # Tokens below this can't make up 1 - top_p even all together, so none of them is needed.
+        # Tokens below this don't sum to 1 - top_p even all together, so none of them is needed.
         ids = descending(row, np.flatnonzero(weights > total * (1 - top_p) / len(row)))
     return ids[: nucleus_size(weights[ids], top_p * total)]
 
 
 def nucleus_size(weights: Floats, wanted: float) -> int:
-    """How many of the falling weights reach `wanted` together."""
+    """How many of the descending weights it takes to reach `wanted`."""
     return int(np.searchsorted(np.cumsum(weights, dtype=np.float64), wanted)) + 1
 
 
 def weights_of(
     row: Floats, top: np.float32, temperature: float = 1.0, out: Floats | None = None
 ) -> Floats:
-    """Probabilities up to a common factor; the largest is 1. `out` may be `row` itself."""
+    """Probabilities scaled so that the largest is 1. `out` may be `row` itself."""
     weights: Floats = np.subtract(row, top, out=out)
     if temperature != 1:
         weights *= np.float32(1 / temperature)
@@ -188,12 +188,12 @@ def weights_of(
 
 
 def top_ids(row: Floats, k: int) -> Ids:
-    """The ids of the k largest logits, best first, equal ones by id."""
+    """The ids of the k largest logits, best first, ties by id."""
     return descending(row, top_set(row, k))[:k]
 
 
 def top_set(row: Floats, k: int) -> Ids:
-    """Ascending ids of at least the k largest logits, and of few more."""
+    """Ascending ids of the k largest logits, and of a few more."""
     if len(row) < 4 * NUM_GROUPS or k >= NUM_GROUPS:
         return np.arange(len(row))
     whole = len(row) - len(row) % NUM_GROUPS
@@ -202,18 +202,18 @@ def top_set(row: Floats, k: int) -> Ids:
 
 
 def descending(row: Floats, ids: Ids) -> Ids:
-    """Ascending ids → the same by falling logit, equal ones by id."""
+    """Ascending ids → the same by descending logit, ties by id."""
     return ids[np.argsort(-row[ids], kind="stable")]
 
 
 def race(ids: Ids, weights: Floats, key: np.uint64) -> int:
-    """One of the ids, with probability in proportion to its weight."""
+    """Draws one of the ids, with probability proportional to its weight."""
     times = -np.log1p(-to_unit(scramble(ids.astype(np.uint64), key)))
-    return int(ids[np.argmax(weights / times)])  # the fastest is the first to arrive
+    return int(ids[np.argmax(weights / times)])  # the earliest arrival
 
 
 def scramble(ids: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
-    """Independent random 64-bit numbers, a function of key and id: splitmix64 (Steele 2014)."""
+    """Hashes key and ids to independent random 64-bit numbers: splitmix64 (Steele 2014)."""
     mixed = key + (ids + np.uint64(1)) * np.uint64(0x9E37_79B9_7F4A_7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)

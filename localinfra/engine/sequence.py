@@ -5,13 +5,13 @@ from localinfra.engine.radix import Prefix
 from localinfra.engine.request import GenerationRequest, TokenLogprob
 from localinfra.engine.sampling import Sampler
 
-# Tokens after which a grammar's continuation is read like a prompt, in chunks that others can bear.
+# Longer forced continuations are prefilled in chunks like a prompt, so as not to hold up others.
 MAX_FORCED = 32
 
 
 class Group:
-    """The sequences of requests that were submitted together, how many of them had a slot, and when
-    one last got one."""
+    """The sequences of requests submitted together: how many of them have ever had a slot, and
+    when the last one got its slot."""
 
     __slots__ = ("client", "num_started", "turn")
 
@@ -22,10 +22,10 @@ class Group:
 
 
 class Sequence:
-    """Token ids, how many of them are computed, and where.
+    """Token ids, how many of them are computed, and in which slot.
 
-    Waiting and running differ by `slot` alone: a sequence that had to give up its slot goes on
-    later from the same tokens with the same sampler.
+    Waiting and running differ by `slot` alone: a preempted sequence later continues from the same
+    tokens with the same sampler.
     """
 
     __slots__ = (
@@ -41,24 +41,24 @@ class Sequence:
         first: "Sequence | None" = None,
         group: Group | None = None,
     ):
-        """`first` is the request's first choice, which scores for all; None for itself."""
+        """`first`: the request's first choice, which scores the prompt for all; None for itself."""
         self.request = request
         self.group = group or Group(request.client)
         self.choice = choice
         self.first = first
-        self.sampler: Sampler | None = None  # made for the first draw
+        self.sampler: Sampler | None = None  # made for the first token
         self.constraint = request.grammar.follow() if request.grammar else None
-        self.tokens = request.prompt  # its own from the first token on that is appended
+        self.tokens = request.prompt  # copied at the first append
         self._drafter: Drafter | None = None
         self.num_prompt = len(request.prompt)
-        self.num_cached = 0  # tokens whose keys and values are in the slot
+        self.num_cached = 0  # tokens whose KV cells are in the slot
         self.num_reused: int | None = None  # of the prompt, at the first admission
         self.slot: int | None = None
-        # The numbers of these steps.
+        # Step numbers.
         self.admitted_at = self.decoding_since = self.stepped_at = 0
         self.arrived_at = 0  # its number in the queue
-        self.is_disordered = False  # its cells can't be laid in the order of its positions
-        self.was_preempted = False  # it ran, until room was needed
+        self.is_disordered = False  # its cells can't be put in the order of its positions
+        self.was_preempted = False  # by others that needed room
         self.finished = False
         self.prompt_logprobs: list[TokenLogprob] = [TokenLogprob(self.tokens[0], None)]
         if first is not None:
@@ -71,7 +71,7 @@ class Sequence:
 
     @property
     def drafter(self) -> Drafter:
-        """Made when first asked for: it starts from the tokens that are there then."""
+        """Created on first use, from the tokens so far."""
         if self._drafter is None:
             self._drafter = Drafter(self.tokens)
         return self._drafter
@@ -86,7 +86,7 @@ class Sequence:
 
     @property
     def num_target(self) -> int:
-        """Tokens to compute before the next event; a mere scoring needs none of its last one."""
+        """Tokens to compute before the next event; mere scoring does not need the last one."""
         return len(self.tokens) if self.request.max_tokens else max(1, len(self.tokens) - 1)
 
     @property
@@ -95,13 +95,13 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        """It has begun to answer, and nothing is to be computed but its last tokens: the one that
-        was drawn, and those that its grammar put after it."""
+        """Whether only the last sampled token, and those its grammar forced after it, are left to
+        compute."""
         return 1 <= self.num_pending <= MAX_FORCED and self.num_generated >= self.num_pending
 
     @property
     def num_unscored(self) -> int:
-        """Prompt tokens whose logprob this sequence still has to compute."""
+        """Prompt tokens that this sequence still has to score."""
         if self.first is not None or not self.request.params.score_prompt:
             return 0
         return self.num_prompt - len(self.prompt_logprobs)
@@ -112,6 +112,6 @@ class Sequence:
 
     @property
     def num_reusable(self) -> int:
-        """How much of a cached prefix would do: the last row is always needed, and every row from
-        the first unscored token's on."""
+        """How many tokens of a cached prefix are of use: the last row must always be computed, and
+        so must every row from the first unscored token on."""
         return (len(self.prompt_logprobs) if self.num_unscored else self.num_target) - 1

@@ -1,13 +1,13 @@
-"""One batch on its way through the engine, and whose tokens are in it. Decides nothing."""
+"""One batch on its way through the engine, and the sequences in it. Decides nothing."""
 
 from localinfra.engine.backend import Batch
 from localinfra.engine.sequence import Sequence
 
 
 class Chunk:
-    """The next tokens of one sequence in a batch, and the batch index of its first one.
+    """The next tokens of one sequence in a batch, and the batch index of the first one.
 
-    While it decodes, they are followed by a draft of those that come next.
+    While the sequence decodes, a draft may follow them.
     """
 
     __slots__ = ("draft", "first_row", "is_prompt", "num_tokens", "sequence", "start")
@@ -22,7 +22,7 @@ class Chunk:
 
 
 class Step:
-    """One batch, and whose tokens are in it."""
+    """One batch, and the sequences in it."""
 
     __slots__ = ("batch", "chunks", "max_threads", "num_padding", "num_prompt_tokens", "threads")
 
@@ -30,12 +30,12 @@ class Step:
         self.batch = Batch()
         self.chunks: list[Chunk] = []
         self.num_prompt_tokens = 0
-        self.threads = 1  # that compute it
-        self.max_threads: int | None = None  # for its bits; None: as many as are best
-        self.num_padding = 0  # so many of its last rows are nobody's
+        self.threads = 1
+        self.max_threads: int | None = None  # for reproducible bits; None: no limit
+        self.num_padding = 0  # rows at the end that belong to no sequence
 
     def add(self, sequence: Sequence, num_tokens: int, num_outputs: int, draft: list[int]) -> None:
-        """Appends the sequence's next tokens; the last `num_outputs` of them, and the draft's,
+        """Appends the sequence's next tokens; the last `num_outputs` of them, and all of the draft,
         give logits."""
         assert sequence.slot is not None
         chunk = Chunk(sequence, num_tokens, draft, len(self.batch))
@@ -46,8 +46,8 @@ class Step:
         self.chunks.append(chunk)
 
     def pad(self, slot: int, num_rows: int, num_outputs: int) -> None:
-        """Fills it up to so many rows with any tokens in an empty slot, and to so many output rows
-        with any rows, for the shape alone."""
+        """Pads the batch to `num_rows` with tokens in the empty `slot`, and to `num_outputs` output
+        rows with arbitrary rows."""
         self.num_padding = num_rows - len(self.batch)
         self.batch.extend(slot, 0, [0] * self.num_padding, 0)
         wanted = set(self.batch.output_rows)

@@ -1,10 +1,10 @@
-"""Stop strings matched on streamed text, holding back what may yet become one."""
+"""Stop strings matched on streamed text, holding back a possible beginning of one."""
 
 from collections.abc import Iterable
 
 
 class Stops:
-    """A request's stop strings, prepared once for all of its choices."""
+    """A request's stop strings, prepared once for all its choices."""
 
     def __init__(self, strings: Iterable[str]):
         self.strings = tuple(string for string in strings if string)
@@ -15,9 +15,9 @@ class Stops:
 
 
 class StopMatcher:
-    """Finds the stop string that is completed first, whatever the chunk borders.
+    """Finds the stop string that is completed first, wherever chunks are cut.
 
-    Among several that end at the same character the longest wins, so nothing of it is leaked.
+    Of several that end at the same character the longest wins, so that no part of it is sent.
     """
 
     def __init__(self, stops: Stops):
@@ -30,7 +30,7 @@ class StopMatcher:
         return len(self._held)
 
     def push(self, text: str) -> tuple[str, str | None]:
-        """Returns the text now safe to send, and the stop string that was completed."""
+        """Returns the text now safe to send, and the completed stop string, if any."""
         if not self._stops.strings:
             return text, None
         held = self._held + text
@@ -48,12 +48,12 @@ class StopMatcher:
         return ready, None
 
     def flush(self) -> str:
-        """The text held back, once no more can come."""
+        """Returns the text held back, at the end of the text."""
         held, self._held = self._held, ""
         return held
 
     def _open_match(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
+        """The length of the longest suffix of `text` that begins a stop string."""
         for size in range(min(self._stops.longest, len(text)), 0, -1):
             if text[-size:] in self._stops.beginnings:
                 return size

@@ -1,7 +1,7 @@
-"""Whose turn it is: clients take turns for slots and prompt time, and so do the requests of one,
+"""Fair order: clients take turns for slots and prompt time, and so do the requests of one client,
 however many choices and prompts each has. Pure: it orders sequences and starts none.
 
-Where clients have an equal share of the slots, that of whoever was served longest ago comes first.
+Of clients with equal shares of the slots, the one served longest ago comes first.
 """
 
 from collections import Counter
@@ -9,17 +9,17 @@ from collections.abc import Iterable
 
 from localinfra.engine.sequence import Sequence
 
-# Steps without a token after which a prompt goes before all shorter ones: it gets at least that
-# part of the prompts' time.
+# After this many steps without progress a prompt goes before all shorter ones, so that it gets at
+# least that share of the prompt time.
 PATIENCE = 8
 
 
 class Turns:
-    """Counts turns as sequences come and start. Engine thread only."""
+    """Counts turns as sequences arrive and start. Engine thread only."""
 
     def __init__(self) -> None:
         self._now = 0
-        self._last: dict[str, int] = {}  # by client: when one of its sequences started
+        self._last: dict[str, int] = {}  # by client: turn in which a sequence last started
 
     def arrived(self, sequence: Sequence) -> None:
         self._now += 1
@@ -33,14 +33,14 @@ class Turns:
         sequence.group.num_started += sequence.num_reused is None  # for the first time
 
     def order(self, waiting: Iterable[Sequence], running: Iterable[Sequence]) -> list[Sequence]:
-        """Those that wait, whose turn comes first first."""
+        """Sorts the waiting sequences by turn."""
         shares = _Shares(running)
         return sorted(waiting, key=lambda sequence: self._rank(sequence, shares))
 
     def _rank(self, sequence: Sequence, shares: "_Shares") -> tuple[int | bool, ...]:
         group = sequence.group
         return (
-            not sequence.was_preempted,  # it had its turn
+            not sequence.was_preempted,  # else it already had its turn
             shares.of_client[group.client],
             self._last[group.client],
             shares.of_group[id(group)],
@@ -49,12 +49,13 @@ class Turns:
         )
 
     def over_share(self, running: list[Sequence], newcomer: Sequence) -> Sequence | None:
-        """Who of those that run has to make way: the youngest of another client that has at least
-        two sequences more than the newcomer's, or of such a request of its own client."""
+        """The running sequence to preempt for `newcomer`, if any: the youngest of another client
+        with at least two sequences more than the newcomer's, or of such a request of its own
+        client."""
         shares, group = _Shares(running), newcomer.group
         others = [s for s in reversed(running) if s.group.client != group.client]
         own = [s for s in reversed(running) if s.group.client == group.client]
-        # Of equals `max` takes the first: the youngest.
+        # `max` takes the first of equals: the youngest.
         victim = max(others, key=lambda s: shares.of_client[s.group.client], default=None)
         if victim and shares.of_client[victim.group.client] > shares.of_client[group.client] + 1:
             return victim
@@ -65,8 +66,8 @@ class Turns:
 
 
 def prompts_in_turn(prompts: list[Sequence], step: int) -> list[Sequence]:
-    """In which order running sequences, given as they were admitted, get prompt time: one prompt of
-    each client, the shortest rest first; then the second ones. `step` is the present one's number.
+    """Sorts running sequences, given in order of admission, by their turn for prompt time: one
+    prompt of each client, the shortest rest first; then the second ones. `step`: its number.
     """
     by_client: Counter[str] = Counter()
     by_group: Counter[int] = Counter()
@@ -87,7 +88,7 @@ def prompts_in_turn(prompts: list[Sequence], step: int) -> list[Sequence]:
 
 
 class _Shares:
-    """How many sequences of each client, and of each request, run."""
+    """The number of running sequences of each client and of each request."""
 
     def __init__(self, running: Iterable[Sequence]):
         groups = [sequence.group for sequence in running]

@@ -1,4 +1,4 @@
-"""How many may wait for a model, of all clients together and of each. Pure."""
+"""Limits on waiting requests for a model, in total and per client. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from localinfra.engine.generation import Generation
 from localinfra.errors import QueueFull
 
-MAX_CHOICES = 4096  # of waiting requests: those of the four largest
+MAX_CHOICES = 4096  # waiting; as many as four requests of the largest size have
 
 
 def check_room(generations: Iterable[Generation], client: str, most: int) -> None:
-    """Raises QueueFull where another request of this client may not wait: one of many choices
-    counts once, so that it keeps nobody out."""
+    """Raises QueueFull if this client may not queue another request. A request of many choices
+    counts once, so that it does not keep others out."""
     requests, choices = Counter[str](), Counter[str]()
     for generation in generations:
         if num_waiting := generation.num_waiting:
@@ -32,6 +32,6 @@ def check_room(generations: Iterable[Generation], client: str, most: int) -> Non
 
 
 def _has_room(waiting: Counter[str], client: str, most: int) -> bool:
-    """While there are fewer, or the client has fewer than its share."""
+    """Whether fewer than `most` wait, or the client has fewer than its share."""
     share = most / len(waiting.keys() | {client})
     return waiting.total() < most or waiting[client] < share

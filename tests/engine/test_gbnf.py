@@ -119,47 +119,47 @@ def test_a_construct_means_what_it_does_in_llama_cpp(
 @pytest.mark.parametrize(
     ("grammar", "problem"),
     [
-        ('main ::= "a"', "no rule named root, with which the text begins .but main"),
+        ('main ::= "a"', "no start rule named root .only main"),
         ('root ::= "a" b', "line 1, column 14: the rule b is not defined"),
         ('root ::= "a"\n  ("b"', "line 2, column 3: this parenthesis is not closed"),
         ('root ::= "a")', "column 13: this parenthesis was never opened"),
         ('root ::= "a', "column 10: this text has no closing quote"),
-        ("root ::= [a", "column 10: these characters have no closing bracket"),
-        ("root ::= []", "no character is among these"),
+        ("root ::= [a", "column 10: this character class has no closing bracket"),
+        ("root ::= []", "this character class is empty"),
         ("root ::= [z-a]", "this range ends before it begins"),
-        (r'root ::= "\d"', r"\\d is no escape"),
+        (r'root ::= "\d"', r"\\d is not an escape"),
         (r'root ::= "\u12"', r"\\u needs 4 hexadecimal digits"),
-        (r'root ::= "\ud800"', r"\\ud800 is no character"),
-        (r'root ::= "\UFFFFFFFF"', r"\\UFFFFFFFF is no character"),
-        ('root ::= "a"{2,1}', "the smaller number first"),
-        ('root ::= "a"{}', "a repetition is"),
-        ('root ::= "a"{x}', "a repetition is"),
-        ('root ::= "a"{%s}' % ("9" * 5000), "a repetition is"),
-        ("root ::= * a", r"nothing stands before this \*"),
-        ("root ::= 'a'", "quote text that stands for itself"),
-        ('root ::= "a"' + "?*" * 9000, "more than 4 repetitions"),
-        ("root ::= <none>", "<none> is no control token"),
-        ('x\nroot ::= "a"', "line 1, column 1: a rule is expected here"),
+        (r'root ::= "\ud800"', r"\\ud800 is not a character"),
+        (r'root ::= "\UFFFFFFFF"', r"\\UFFFFFFFF is not a character"),
+        ('root ::= "a"{2,1}', "the smaller one first"),
+        ('root ::= "a"{}', "write a repetition as"),
+        ('root ::= "a"{x}', "write a repetition as"),
+        ('root ::= "a"{%s}' % ("9" * 5000), "write a repetition as"),
+        ("root ::= * a", r"nothing before this \* to repeat"),
+        ("root ::= 'a'", "put literal text in double quotes"),
+        ('root ::= "a"' + "?*" * 9000, "more than 4 repetition operators"),
+        ("root ::= <none>", "<none> is not a control token"),
+        ('x\nroot ::= "a"', "line 1, column 1: expected a rule here"),
         ("root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "more than 60 deep"),
         ("root ::= r0\n" + "".join(f"r{n} ::= r{n + 1}\n" for n in range(1200)) + 'r1200 ::= "a"',
          "at most 1000"),
-        ("a b c", "GBNF needs a rule `root ::= ...`, Lark one `start: ...`"),
+        ("a b c", "GBNF needs `root ::= ...`, Lark needs `start: ...`"),
         ("x" * (MAX_GRAMMAR_CHARS + 1), "characters"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_grammar_is_told_with_its_place(grammar: str, problem: str) -> None:
+def test_an_error_names_its_line_and_column(grammar: str, problem: str) -> None:
     with pytest.raises(InvalidRequest, match=problem) as caught:
         as_lark(grammar, "g", {})
     assert caught.value.param == "g"
 
 
-def test_tokens_are_meant_by_id_or_by_spelling_or_all_but_one() -> None:
+def test_tokens_are_named_by_id_or_spelling_or_negated() -> None:
     tokens = {"<think>": 5, "<|end|>": 6}
     lark = as_lark("root ::= <think> !<[8]>* <|end|> <[9]> !<think>", "g", tokens)
     assert "(<[5]> (<[^8]>)* <[6]> <[9]> <[^5]>)" in lark
 
 
-def test_lark_stays_as_it_is_within_bounds() -> None:
+def test_lark_is_passed_through_within_limits() -> None:
     for lark in ('start: "a::=b"', '%llguidance {}\nstart: x\nx: "a"', '?start[lazy]: "a"'):
         assert as_lark(lark, "g", {}) == lark
     for wrong in (
@@ -171,7 +171,7 @@ def test_lark_stays_as_it_is_within_bounds() -> None:
             as_lark(wrong, "g", {})
 
 
-def test_a_long_chain_of_rules_and_many_lexemes_are_read() -> None:
+def test_a_long_chain_of_rules_and_many_lexemes_compile() -> None:
     chain = "".join(f"r{n} ::= r{n + 1}\n" for n in range(900))
     assert takes(matcher(f'root ::= r0\n{chain}r900 ::= "a"'), "a")
     words = " | ".join(f'"word {n}" root' for n in range(1500))
@@ -202,7 +202,7 @@ ODD = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000, 2)))  # no two of them are
     ],
     ids=range(12),
 )  # fmt: skip
-def test_reading_what_is_made_to_take_long_is_bounded(grammar: str) -> None:
+def test_hostile_grammars_are_converted_in_bounded_time(grammar: str) -> None:
     started_s = time.thread_time()
     with contextlib.suppress(InvalidRequest):
         as_lark(grammar[:MAX_GRAMMAR_CHARS], "g", {})
@@ -210,7 +210,7 @@ def test_reading_what_is_made_to_take_long_is_bounded(grammar: str) -> None:
 
 
 def means(rules: dict[str, Node], text: str) -> bool:
-    """Whether a grammar means the text, by looking at every way to read it."""
+    """Whether a grammar matches the text, by trying every way to parse it."""
     ends: dict[tuple[str, int], set[int]] = {("root", 0): set()}
 
     def after(node: Node, at: int) -> set[int]:
@@ -257,7 +257,7 @@ TEXTS = ["".join(text) for size in range(6) for text in itertools.product("abc",
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_any_grammar_takes_the_texts_that_it_means_and_no_others(seed: int) -> None:
+def test_any_grammar_accepts_exactly_the_texts_it_matches(seed: int) -> None:
     num_meant = 0
     for number in range(10):
         rng = random.Random(1000 * seed + number)

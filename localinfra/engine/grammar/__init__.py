@@ -1,1 +1,1 @@
-"""What a choice may say next; with llama/ the only importer of llguidance. Knows no sequence."""
+"""Grammar constraints on the next token. Besides llama/, the only importer of llguidance."""

@@ -1,4 +1,4 @@
-"""Grammars and regexes as clients write them → what llguidance reads, within bounds. Pure."""
+"""Grammars and regexes as clients write them → llguidance's syntax, within limits. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from localinfra.engine.grammar.gbnf import MAX_RULES, GbnfError
 from localinfra.engine.grammar.gbnf_lark import gbnf_to_lark
 from localinfra.errors import InvalidRequest
 
-# A regex of 30,000 characters takes llguidance seconds.
+# llguidance takes seconds for a regex of 30,000 characters.
 MAX_GRAMMAR_CHARS = 32 * 1024
-MAX_COLONS = MAX_RULES  # of Lark: at least one a rule
-MAX_INTERSECTIONS = 8  # it tries all subsets of what a text has to match at once
+MAX_COLONS = MAX_RULES  # of Lark: each rule has at least one
+MAX_INTERSECTIONS = 8  # llguidance tries all subsets of the intersected parts
 MAX_REGEX_CHARS = 4000
 
 GBNF_RULE = re.compile(r"(?m)^[ \t]*+[A-Za-z0-9_-]++\s*+::=")
@@ -18,11 +18,11 @@ LARK_START = re.compile(r"(?m)^[ \t]*+(%llguidance\b|\??start\b[^:\n]*:)")
 
 
 def as_lark(text: str, param: str, tokens: Mapping[str, int]) -> str:
-    """A grammar in GBNF or Lark → in Lark. `tokens` are the control tokens by their spellings.
-    Raises InvalidRequest."""
+    """A grammar in GBNF or Lark → Lark. `tokens`: control tokens by spelling. Raises
+    InvalidRequest."""
     if len(text) > MAX_GRAMMAR_CHARS:
         raise InvalidRequest(
-            f"The grammar has {len(text)} characters; at most {MAX_GRAMMAR_CHARS} can be used.",
+            f"The grammar has {len(text)} characters; at most {MAX_GRAMMAR_CHARS} are allowed.",
             param,
         )
     if GBNF_RULE.search(text):
@@ -37,16 +37,16 @@ def as_lark(text: str, param: str, tokens: Mapping[str, int]) -> str:
 def check_lark(text: str, param: str) -> None:
     if not LARK_START.search(text):
         raise InvalidRequest(
-            "The grammar begins nowhere: GBNF needs a rule `root ::= ...`, Lark one `start: ...`.",
+            "The grammar has no start rule: GBNF needs `root ::= ...`, Lark needs `start: ...`.",
             param,
         )
     if "%json" in text:
         raise InvalidRequest(
-            "A grammar can't contain %json here: send the schema as json_schema.", param
+            "%json is not allowed in a grammar: send the schema as json_schema.", param
         )
     if text.count("&") > MAX_INTERSECTIONS:
         raise InvalidRequest(
-            f"A grammar can contain & at most {MAX_INTERSECTIONS} times; join what it combines.",
+            f"A grammar can contain & at most {MAX_INTERSECTIONS} times; merge the parts it joins.",
             param,
         )
     if text.count(":") > MAX_COLONS:
@@ -54,9 +54,9 @@ def check_lark(text: str, param: str) -> None:
 
 
 def as_regex(text: str, param: str) -> str:
-    """The same, checked for its size. Raises InvalidRequest."""
+    """Returns the regex itself. Raises InvalidRequest if it is too long."""
     if len(text) > MAX_REGEX_CHARS:
         raise InvalidRequest(
-            f"The regex has {len(text)} characters; at most {MAX_REGEX_CHARS} can be used.", param
+            f"The regex has {len(text)} characters; at most {MAX_REGEX_CHARS} are allowed.", param
         )
     return text

@@ -1,10 +1,10 @@
-"""What a choice may say next by its grammar: a mask over the vocabulary, and tokens it forces.
+"""A choice's grammar constraint: a mask over the vocabulary, and tokens the grammar forces.
 
-With `probe.py` the only importer of llguidance besides `llama/`, which hands it the
-vocabulary. Compiling takes milliseconds to seconds and runs wherever the caller likes; each choice
-follows the compiled grammar with a state of its own on the engine's thread, where every call is
-bounded: grammars are compiled with `no_forcing`, since llguidance would compute forced text to its
-end, and some has none.
+Besides `probe.py` and `llama/`, which provides the vocabulary, the only importer of llguidance.
+Compiling takes milliseconds to seconds, on any thread. Each choice then follows the compiled
+grammar with its own state on the engine's thread, where every call is bounded: grammars are
+compiled with `no_forcing`, since llguidance would compute forced text to its end, and some forced
+text has no end.
 """
 
 import re
@@ -18,7 +18,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
-from localinfra.engine.grammar.errors import not_compiled, reason
+from localinfra.engine.grammar.errors import compile_error, reason
 from localinfra.engine.grammar.json_loops import (
     PLACES,
     JsonLoops,
@@ -35,36 +35,36 @@ T = TypeVar("T")
 
 JSON_MARK = re.compile(rb'[",{}\[\]]')
 
-MAX_CACHED = 64  # compiled grammars; one of a usual schema takes some 100 kB
-# What the cached ones have taken to compile and to follow, together: a measure of their size, since
-# what llguidance computes it keeps, 80 MB a second at most (and far less where it only looks up).
+MAX_CACHED = 64  # compiled grammars; a typical schema takes some 100 kB
+# Time taken to compile and follow the cached grammars: a measure of their size, since llguidance
+# keeps what it computes, at most 80 MB per second (far less for mere look-ups).
 MAX_CACHED_S = 2.0
 
-MAX_FORCED_BYTES = 120  # looked for at a time: some 30 tokens, at 25 µs a byte
+MAX_FORCED_BYTES = 120  # per search: some 30 tokens, at 25 µs per byte
 MAX_FORCING_S = 0.005
-MAX_BEGINNINGS = 64  # words of a mask with several tokens in it; more begin with several bytes
-# Processor time that a choice's calls may take beyond what is usual, all together.
+MAX_BEGINNINGS = 64  # nonzero words of a mask; in more, tokens begin with different bytes
+# CPU time that all calls of a choice together may take beyond the usual time per call.
 USUAL_CALL_S = 0.02
 MAX_EXTRA_S = 0.5
-MAX_RENEWAL_S = 0.1  # a grammar that compiled in this time is compiled again on the engine's thread
+MAX_RECOMPILE_S = 0.1  # slower grammars are not recompiled on the engine's thread
 
 
 NOTHING = np.zeros(0, np.intp)
 
 
 class GrammarVocabulary:
-    """llguidance's view of a model's tokens, and the bytes they begin with."""
+    """llguidance's view of a model's tokens, with tables over their bytes."""
 
     def __init__(self, tokenizer: LLTokenizer):
         self.tokenizer = tokenizer
         self.size: int = tokenizer.vocab_size
-        # [vocab] the first byte of a token's text; -1 of those that have none.
+        # [vocab] the first byte of a token's text; -1 if it has no text.
         self.first = np.full(self.size, -1, np.int16)
-        self.lengths = np.zeros(self.size, np.int16)  # [vocab] bytes of these texts
-        self.of_byte: dict[int, int] = {}  # a byte → the token of it alone
-        self.marked: dict[int, bytes] = {}  # tokens with a character that is JSON's in them
-        self.closing: dict[bytes, list[int]] = {}  # those with a quote, by what is before it
-        # Those that open a container or end an item, by where they begin and which one.
+        self.lengths = np.zeros(self.size, np.int16)  # [vocab] of the texts in bytes
+        self.of_byte: dict[int, int] = {}  # a byte → its single-byte token
+        self.marked: dict[int, bytes] = {}  # tokens that contain JSON punctuation
+        self.closing: dict[bytes, list[int]] = {}  # tokens with a quote, by the bytes before it
+        # Tokens that open a container or end an item, by where they begin and what they do.
         self.turning: dict[Place, dict[LoopEvent, list[int]]] = {place: {} for place in PLACES}
         for token in range(self.size):
             if not tokenizer.is_special_token(token):
@@ -86,8 +86,7 @@ class GrammarVocabulary:
 class Grammar:
     """A compiled grammar. Any number of choices may follow it at once.
 
-    Their states share what llguidance has computed, and with it some of its failures: see
-    `Constraint`.
+    Their states share llguidance's caches, and with them some of its failures: see `Constraint`.
     """
 
     def __init__(
@@ -98,11 +97,11 @@ class Grammar:
         seconds: float,
         free_json: bytes | None = None,
     ):
-        """`free_json`: the text is any JSON, where there is no reasoning up to this mark before."""
+        """`free_json`: the text is arbitrary JSON, possibly after reasoning that ends with this."""
         self.free_json = free_json
         self.vocabulary = vocabulary
-        self.work_s = seconds  # of processor time, in it and in what follows it
-        self.is_broken = False  # one of its followers failed; no new one should share that
+        self.work_s = seconds  # CPU time to compile and follow it
+        self.is_broken = False  # a follower failed; new ones must not share its state
         self.num_followers = 0
         self._compile_s = seconds
         self._source = source
@@ -112,18 +111,18 @@ class Grammar:
         self.num_followers += 1
         return Constraint(self, self._matcher.deep_copy())
 
-    def renewed(self) -> LLMatcher | None:
-        """A matcher that shares nothing; None where that takes too long."""
-        if self._compile_s > MAX_RENEWAL_S:
+    def fresh_matcher(self) -> LLMatcher | None:
+        """Compiles a matcher that shares nothing; None if that takes too long."""
+        if self._compile_s > MAX_RECOMPILE_S:
             return None
-        return compiled(self.vocabulary, self._source)
+        return compile_matcher(self.vocabulary, self._source)
 
 
 class Constraint:
-    """Where one choice is in its grammar. The engine's thread only.
+    """The state of one choice in its grammar. Engine thread only.
 
-    A failure, llguidance's limits among them, is this choice's alone: where the cause may lie in
-    what it shares with others, it goes on with a matcher of its own first.
+    A failure, such as hitting llguidance's limits, affects this choice only. If shared state may
+    be the cause, the choice first retries with a matcher of its own.
     """
 
     def __init__(self, grammar: Grammar, matcher: LLMatcher):
@@ -138,7 +137,7 @@ class Constraint:
 
     @property
     def is_complete(self) -> bool:
-        """Nothing but the end can follow."""
+        """Whether only the end can follow."""
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
     def allows(self, token: int) -> bool:
@@ -147,9 +146,9 @@ class Constraint:
         return bool(self._call(lambda: self._matcher.validate_tokens([token])) == 1)
 
     def forbid(self, row: NDArray[np.float32]) -> None:
-        """Sets the logits [num_vocab] of all tokens that can't come next to -inf.
+        """Sets the logits [num_vocab] of all tokens that are not allowed next to -inf.
 
-        Raises InvalidRequest where the grammar turns out to be too complex.
+        Raises InvalidRequest if the grammar turns out to be too complex.
         """
         self._call(lambda: self._compute_mask(self._matcher))
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=len(row))
@@ -160,7 +159,7 @@ class Constraint:
         np.copyto(row, -np.inf, where=bits == 0)
 
     def _looping(self) -> Sequence[int] | NDArray[np.intp]:
-        """Tokens that would go on with a loop."""
+        """The tokens that would continue a loop."""
         loops, vocabulary = self._loops, self._vocabulary
         if loops is None:
             return ()
@@ -174,7 +173,7 @@ class Constraint:
         return ()
 
     def _is_loop(self, token: int) -> bool:
-        """Whether it is among those."""
+        """Whether the token is among those of `_looping`."""
         loops, text = self._loops, self._vocabulary.marked.get(token, b"")
         if loops is None:
             return False
@@ -186,25 +185,25 @@ class Constraint:
         return loops.is_filled and loops.goes_on(text)
 
     def accept(self, token: int) -> None:
-        """The token, one of those allowed, is the next. Raises as `forbid`."""
+        """Advances by the next token, which must be allowed. Raises like `forbid`."""
         self._call(lambda: self._matcher.consume_token(token))
         self._tokens.append(token)
         if self._loops and self._vocabulary.first[token] >= 0:
             self._loops.push(self._vocabulary.tokenizer.decode_bytes([token]))
 
     def forced(self) -> list[int]:
-        """Tokens that come next in any case, as the tokenizer itself would cut their text; they
-        still have to be accepted. Where much is forced, some of it. Raises as `forbid`."""
+        """The only possible next tokens, tokenized as the tokenizer would; they still have to be
+        accepted. Of a long forced text, only a part. Raises like `forbid`."""
         return self._call(self._forced)
 
     def _forced(self) -> list[int]:
         if self._matcher.is_stopped():
             return []
         walker, text = self._matcher, bytearray()
-        longest: list[int] = []  # bytes of the longest token that may begin at each of the text's
+        longest: list[int] = []  # at each byte of the text, bytes of the longest allowed token
         deadline_s = time.thread_time() + MAX_FORCING_S
         while len(text) < MAX_FORCED_BYTES and time.thread_time() < deadline_s:
-            allowed = self._beginning_alike(walker)
+            allowed = self._of_one_first_byte(walker)
             if not len(allowed):
                 break
             byte = int(self._vocabulary.first[allowed[0]])
@@ -223,8 +222,8 @@ class Constraint:
         return tokens[: self._matcher.validate_tokens(tokens)] if tokens else []
 
     def _tokens_of(self, text: bytes, longest: list[int]) -> list[int]:
-        """The text's tokens after those so far, without the last ones where what follows the text
-        may be in one token with its end."""
+        """Tokenizes the text as a continuation of the tokens so far, without last tokens that may
+        merge with what follows."""
         tokenizer, last = self._vocabulary.tokenizer, self._tokens[-1:]
         before = (
             tokenizer.decode_bytes(last) if last and self._vocabulary.first[last[0]] >= 0 else b""
@@ -240,8 +239,8 @@ class Constraint:
             at += int(self._vocabulary.lengths[token])
         return list(tokens)
 
-    def _beginning_alike(self, walker: LLMatcher) -> NDArray[np.intp]:
-        """The tokens that can follow if all begin with the same byte or have no text, else none."""
+    def _of_one_first_byte(self, walker: LLMatcher) -> NDArray[np.intp]:
+        """The allowed tokens if all begin with the same byte or all have no text, else none."""
         self._compute_mask(walker)
         words = np.flatnonzero(self._mask)
         if walker.is_error() or not 0 < len(words) <= MAX_BEGINNINGS:
@@ -256,16 +255,16 @@ class Constraint:
         matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
 
     def _call(self, function: Callable[[], T]) -> T:
-        """The function's result. Raises InvalidRequest where it takes too long or fails."""
+        """Calls the function within limits. Raises InvalidRequest if it takes too long or fails."""
         if self._grammar.is_broken:
-            self._goes_on_alone()  # what is shared may say no where it should say yes
+            self._use_own_matcher()  # shared state may forbid what is allowed
         started_s = time.thread_time()
         try:
             result, problem = function(), ""
         except BaseException as error:
             if isinstance(error, Exception) or type(error).__module__ != "pyo3_runtime":
                 raise
-            problem = f"llguidance failed: {error}"  # its panics are no Exceptions
+            problem = f"llguidance failed: {error}"  # its panics are not Exceptions
         took_s = time.thread_time() - started_s
         self._grammar.work_s += took_s
         self._extra_s += max(0.0, took_s - USUAL_CALL_S)
@@ -274,36 +273,36 @@ class Constraint:
         if not problem and self._extra_s <= MAX_EXTRA_S:
             return result
         self._grammar.is_broken = True
-        if problem and self._goes_on_alone():
+        if problem and self._use_own_matcher():
             return self._call(function)
         raise InvalidRequest(
-            "The answer could not follow its grammar any further: "
+            "The answer could not be continued within its grammar: "
             f"{reason(problem or 'each step takes too long')}. Simplify the schema or grammar.",
             "response_format",
         )
 
-    def _goes_on_alone(self) -> bool:
-        """Whether there is a matcher now at the same place that shares nothing."""
+    def _use_own_matcher(self) -> bool:
+        """Switches to a matcher of its own at the same place; False if that is not possible."""
         if self._is_alone or self._grammar.num_followers < 2:
             return False
-        self._is_alone = True  # or would be tried again and again
-        matcher = self._grammar.renewed()
+        self._is_alone = True  # set first: one try only
+        matcher = self._grammar.fresh_matcher()
         if matcher is None or matcher.is_error() or not matcher.consume_tokens(self._tokens):
             return False
         self._matcher = matcher
         return True
 
 
-def compiled(vocabulary: GrammarVocabulary, source: str) -> LLMatcher:
+def compile_matcher(vocabulary: GrammarVocabulary, source: str) -> LLMatcher:
     limits = LLParserLimits(**LIMITS)
     return LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=limits)
 
 
 class GrammarCompiler:
-    """Compiles for one vocabulary, and keeps what was asked for lately. Any thread."""
+    """Compiles grammars for one vocabulary, with an LRU cache. Any thread."""
 
     def __init__(self, make_tokenizer: Callable[[], LLTokenizer]):
-        """`make_tokenizer` takes 0.4 s for 49k tokens; it is called for the first grammar."""
+        """`make_tokenizer` takes 0.4 s for 49k tokens, so it is called at the first grammar."""
         self._make_tokenizer = make_tokenizer
         self._vocabulary: GrammarVocabulary | None = None
         self._grammars: OrderedDict[str, Grammar] = OrderedDict()
@@ -314,11 +313,11 @@ class GrammarCompiler:
     def compile(
         self, source: str, param: str, *, is_plain: bool = False, free_json: bytes | None = None
     ) -> Grammar:
-        """`source` is a Lark grammar in llguidance's syntax, or its JSON form. Unless `is_plain`
-        says that it compiles in milliseconds, it is tried out in a child process first.
-        `free_json` as with `Grammar`.
+        """Compiles `source`, a Lark grammar in llguidance's syntax or its JSON form.
 
-        Raises InvalidRequest, about `param`, with what llguidance has against it.
+        It is tried in a child process first, unless `is_plain` says that it compiles in
+        milliseconds. `free_json` as in `Grammar`. Raises InvalidRequest, about `param`, with
+        llguidance's reason.
         """
         with self._lock:
             grammar = self._grammars.get(source)
@@ -336,13 +335,13 @@ class GrammarCompiler:
         return grammar
 
     def knows(self, source: str) -> bool:
-        """Whether it is compiled already."""
+        """Whether the grammar is compiled already."""
         with self._lock:
             grammar = self._grammars.get(source)
             return grammar is not None and not grammar.is_broken
 
     def problem(self, source: str, *, is_plain: bool) -> str | None:
-        """Why `compile` would refuse it; None where it would not."""
+        """Why `compile` would refuse it, else None."""
         try:
             self._matcher(source, "", is_plain)
         except InvalidRequest as error:
@@ -352,9 +351,9 @@ class GrammarCompiler:
     def _matcher(self, source: str, param: str, is_plain: bool) -> LLMatcher:
         if not is_plain:
             self._prober.check(source, param)
-        matcher = compiled(self._get_vocabulary(), source)
+        matcher = compile_matcher(self._get_vocabulary(), source)
         if matcher.is_error():
-            raise not_compiled(matcher.get_error(), source, param)
+            raise compile_error(matcher.get_error(), source, param)
         return matcher
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """A grammar in GBNF, as llama.cpp's guide describes it → its rules. Pure.
 
-Line ends are blanks here: a rule ends where the next `name ::=` begins, which reads all that
-llama.cpp reads, and rules that people wrap as they do elsewhere.
+Line ends count as whitespace: a rule ends where the next `name ::=` begins. That accepts all that
+llama.cpp does, and rules wrapped in any way.
 """
 
 import re
@@ -10,14 +10,14 @@ import string
 import msgspec
 
 MAX_DEPTH = 60  # of parentheses
-MAX_REPEATED = 4  # signs of repetition in a row
-MAX_RULES = 1000  # llguidance ends the process on a chain of 4,000
+MAX_REPEATED = 4  # repetition operators in a row
+MAX_RULES = 1000  # llguidance crashes on a chain of 4,000
 MAX_COUNT = 10**9
 LAST_CHARACTER = 0x10FFFF
 SURROGATES = range(0xD800, 0xE000)
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
-# Nothing in these is tried in two ways, or long rows of blanks would take forever.
+# Possessive: backtracking over long runs of blanks would take forever.
 BLANKS = re.compile(r"(?:\s|#[^\r\n]*)*+")
 RULE = re.compile(r"([A-Za-z0-9_-]++)(?:\s|#[^\r\n]*)*+::=")
 COUNTS = re.compile(r"\{\s*([0-9]{0,9})\s*(?:(,)\s*([0-9]{0,9})\s*)?\}")
@@ -25,15 +25,15 @@ TOKEN = re.compile(r"(!?)<(?:\[([0-9]{1,9})\]|([^<>\r\n]+))>")
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 
-Ranges = tuple[tuple[int, int], ...]  # of code points, ends included, in order and apart
+Ranges = tuple[tuple[int, int], ...]  # of code points, inclusive, sorted and disjoint
 
 
 class GbnfError(Exception):
-    """What is wrong with a grammar, and where."""
+    """The problem with a grammar, and its place."""
 
 
 class Characters(msgspec.Struct, frozen=True):
-    """Any one of these."""
+    """Any one of these characters."""
 
     ranges: Ranges
 
@@ -57,7 +57,7 @@ class GbnfReference(msgspec.Struct, frozen=True):
 
 
 class GbnfToken(msgspec.Struct, frozen=True):
-    """One token of the vocabulary, by its id or by its spelling; or any but that."""
+    """One token of the vocabulary, by id or by spelling; if negated, any other token."""
 
     id: int | None
     spelling: str
@@ -70,14 +70,14 @@ NOTHING = GbnfSequence(())
 
 
 def read_rules(text: str) -> dict[str, Node]:
-    """Rules by their names; where one is defined twice the later holds, as in llama.cpp. Raises
-    GbnfError."""
+    """Returns the rules by name; of two with the same name the later one wins, as in llama.cpp.
+    Raises GbnfError."""
     rules = _GbnfReader(text).rules()
     if len(rules) > MAX_RULES:
-        raise GbnfError(f"it has {len(rules)} rules, and at most {MAX_RULES} can be followed")
+        raise GbnfError(f"it has {len(rules)} rules; at most {MAX_RULES} are allowed")
     if "root" not in rules:
         names = ", ".join(list(rules)[:10])
-        raise GbnfError(f"it has no rule named root, with which the text begins (but {names})")
+        raise GbnfError(f"it has no start rule named root (only {names})")
     return rules
 
 
@@ -86,7 +86,7 @@ class _GbnfReader:
         self._text = text
         self._at = 0
         self._depth = 0
-        self._uses: dict[str, int] = {}  # of rules, with the place of one
+        self._uses: dict[str, int] = {}  # rule name → position of its first use
 
     def rules(self) -> dict[str, Node]:
         rules: dict[str, Node] = {}
@@ -94,7 +94,7 @@ class _GbnfReader:
         while self._at < len(self._text):
             found = RULE.match(self._text, self._at)
             if found is None:
-                raise self._error("a rule is expected here: name ::= ...")
+                raise self._error("expected a rule here: name ::= ...")
             self._at = found.end()
             self._skip()
             rules[found[1]] = self._choice()
@@ -122,7 +122,7 @@ class _GbnfReader:
             while (counts := self._counts()) is not None:
                 num_counts += 1
                 if num_counts > MAX_REPEATED:
-                    raise self._error(f"more than {MAX_REPEATED} repetitions stand together")
+                    raise self._error(f"more than {MAX_REPEATED} repetition operators in a row")
                 item = Repeat(item, *counts)
                 self._skip()
             items.append(item)
@@ -151,14 +151,14 @@ class _GbnfReader:
                 int(found[2]) if found[2] else None, found[0].lstrip("!"), found[1] == "!"
             )
         if first in "*+?{":
-            raise self._error(f"nothing stands before this {first} that it could repeat")
-        raise self._error(f"{first!r} is not understood; quote text that stands for itself")
+            raise self._error(f"there is nothing before this {first} to repeat")
+        raise self._error(f"{first!r} is not valid here; put literal text in double quotes")
 
     def _group(self) -> Node:
         start = self._at
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise self._error(f"it is nested more than {MAX_DEPTH} deep")
+            raise self._error(f"parentheses are nested more than {MAX_DEPTH} deep")
         self._at += 1
         self._skip()
         inner = self._choice()
@@ -178,12 +178,12 @@ class _GbnfReader:
             return None
         found = COUNTS.match(self._text, self._at)
         if found is None or not (found[1] or found[3]):
-            raise self._error("a repetition is {m}, {m,}, {,n} or {m,n}")
+            raise self._error("write a repetition as {m}, {m,}, {,n} or {m,n}")
         least = int(found[1] or 0)
         most = (int(found[3]) if found[3] else None) if found[2] else least
         if max(least, most or 0) > MAX_COUNT or (most is not None and most < least):
             raise self._error(
-                f"a repetition counts from 0 to {MAX_COUNT}, the smaller number first"
+                f"repetition counts must be from 0 to {MAX_COUNT}, the smaller one first"
             )
         self._at = found.end()
         return least, most
@@ -210,7 +210,7 @@ class _GbnfReader:
         while self._peek() != "]":
             if not self._peek():
                 self._at = start
-                raise self._error("these characters have no closing bracket")
+                raise self._error("this character class has no closing bracket")
             first = last = self._character()
             if self._peek() == "-" and self._text[self._at + 1 : self._at + 2] not in ("]", ""):
                 self._at += 1
@@ -223,7 +223,7 @@ class _GbnfReader:
         found = intersection(complement(found) if is_negated else found, ANY.ranges)
         if not found:
             self._at = start
-            raise self._error("no character is among these")
+            raise self._error("this character class is empty")
         return Characters(found)
 
     def _character(self) -> int:
@@ -240,13 +240,13 @@ class _GbnfReader:
             self._at += size
             code = int(digits, 16)
             if code > LAST_CHARACTER or code in SURROGATES:
-                raise self._error(f"\\{escaped}{digits} is no character")
+                raise self._error(f"\\{escaped}{digits} is not a character")
             return code
         if escaped in ESCAPES:
             return ord(ESCAPES[escaped])
         if escaped and escaped in string.punctuation:
             return ord(escaped)
-        raise self._error(f"\\{escaped} is no escape; there are \\n, \\r, \\t, \\xHH, \\uHHHH")
+        raise self._error(f"\\{escaped} is not an escape; use \\n, \\r, \\t, \\xHH or \\uHHHH")
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]

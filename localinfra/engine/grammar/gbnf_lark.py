@@ -1,10 +1,10 @@
-"""GBNF → llguidance's Lark, of the same texts. Pure.
+"""GBNF → llguidance's Lark, matching the same texts. Pure.
 
-GBNF's units are characters, and every way to read a text counts. llguidance cuts the text into
-lexemes first, each as long as it can be: fast, but `[a-z]+ "a"` as two of them has no end. So a
-part without recursion becomes one lexeme (a regex) only where no text is lost by that: where
-nothing that may follow it could also belong to it, or to another lexeme that begins alike. Others
-are taken apart, in the end into characters.
+GBNF works on characters and allows every way to parse a text. llguidance first cuts the text into
+lexemes, each as long as possible: fast, but `[a-z]+ "a"` as two lexemes never ends. So a part
+without recursion becomes one lexeme (a regex) only if that loses no text: if nothing that may
+follow it could also belong to it, or to another lexeme that begins alike. Other parts are split,
+down to single characters if necessary.
 """
 
 import re
@@ -28,30 +28,29 @@ from localinfra.engine.grammar.gbnf import (
     union,
 )
 
-MAX_LEXEME_CHARS = 4000  # of its regex: longer ones take llguidance long
+MAX_LEXEME_CHARS = 4000  # of its regex: llguidance is slow with longer ones
 MAX_LARK_CHARS = 256 * 1024
-# Sets of characters that are joined, and ranges in them: 0.4 s. Then it is refused.
+# Unions of character sets, weighted by their ranges: 0.4 s. Larger grammars are refused.
 MAX_JOINED = 500_000
-# Pairs of lexemes, and ranges in them: 0.2 s. Beyond that all are taken apart.
+# Pairs of lexemes, weighted by their ranges: 0.2 s. Beyond that all lexemes are split.
 MAX_COMPARED = 200_000
 
 
 def gbnf_to_lark(text: str, tokens: Mapping[str, int]) -> str:
-    """`tokens` are the control tokens by their spellings. Raises GbnfError."""
+    """`tokens`: control tokens by spelling. Raises GbnfError."""
     lark = _Converter(read_rules(text), tokens).lark()
     if len(lark) > MAX_LARK_CHARS:
-        raise GbnfError("its rules are too long once they are written out; simplify it")
+        raise GbnfError("its rules are too long when written out; simplify it")
     return lark
 
 
 class RegexShape(msgspec.Struct, frozen=True):
-    """A part without recursion, as a regex, and which characters are where in its texts (or at
-    least those)."""
+    """A part without recursion, as a regex, with supersets of the characters in its texts."""
 
     regex: str
     first: Ranges
-    later: Ranges = ()  # behind the first
-    more: Ranges = ()  # that may go on from where a text could end
+    later: Ranges = ()  # characters after the first
+    more: Ranges = ()  # characters that may follow where a text could already end
     is_nullable: bool = False
 
 
@@ -63,32 +62,30 @@ class _Converter:
         self._rules = rules
         self._tokens = tokens
         self._names = {name: lark_name(at, name) for at, name in enumerate(rules)}
-        self._shapes: dict[str, RegexShape] = {}  # of rules without recursion
-        self._shape_of: dict[int, RegexShape | None] = {}  # by a node's identity
+        self._shapes: dict[str, RegexShape] = {}  # rules without recursion
+        self._shape_of: dict[int, RegexShape | None] = {}  # by id(node)
         self._find_shapes()
         self._num_joined = self._num_compared = 0
         self._first: dict[str, Ranges] = dict.fromkeys(rules, ())
         self._nullable: set[str] = set()
         self._find_first()
-        self._follow: dict[str, Ranges] = dict.fromkeys(rules, ())  # what may come after a rule
-        self._follow_of: dict[int, Ranges] = {}  # the same by a node's identity
-        self._waiting: dict[str, None] = {}  # rules to be walked through again
+        self._follow: dict[str, Ranges] = dict.fromkeys(rules, ())  # what may follow a rule
+        self._follow_of: dict[int, Ranges] = {}  # the same by id(node)
+        self._waiting: dict[str, None] = {}  # rules to visit again
         self._find_follow()
-        self._apart: set[int] = set()  # nodes that are no lexemes
+        self._apart: set[int] = set()  # nodes that must not be lexemes
 
     def lark(self) -> str:
         while conflicting := self._conflicting():
             self._apart |= conflicting
         lines = ["%llguidance {}", f"start: {self._names['root']}"]
-        lines += [
-            f"{self._names[name]}: {self._written(self._rules[name])}" for name in self._used()
-        ]
+        lines += [f"{self._names[name]}: {self._write(self._rules[name])}" for name in self._used()]
         return "\n".join(lines) + "\n"
 
     # Parts without recursion.
 
     def _find_shapes(self) -> None:
-        """Rules whose references are all known become known, until there are no more of them."""
+        """Resolves rules in topological order; rules that reach recursion stay without a shape."""
         waiting = {name: set(references(node)) for name, node in self._rules.items()}
         used_by: dict[str, list[str]] = {}
         for name, used in waiting.items():
@@ -108,7 +105,7 @@ class _Converter:
             self._shape(node)
 
     def _shape(self, node: Node) -> RegexShape | None:
-        """None where it is recursive, long, or has a token."""
+        """The node's shape; None if it is recursive, too long, or has a token."""
         if id(node) not in self._shape_of:
             shape = self._new_shape(node)
             self._shape_of[id(node)] = shape
@@ -123,18 +120,18 @@ class _Converter:
             return None
         if isinstance(node, Repeat):
             inner = self._shape(node.item)
-            return inner and repeated(inner, node)
+            return inner and repeat(inner, node)
         parts = [self._shape(part) for part in parts_of(node)]
         shapes = [shape for shape in parts if shape is not None]
         is_long = sum(len(shape.regex) for shape in shapes) > MAX_LEXEME_CHARS
         if len(shapes) < len(parts) or is_long:
             return None
-        return joined(shapes) if isinstance(node, GbnfSequence) else chosen(shapes)
+        return concatenate(shapes) if isinstance(node, GbnfSequence) else alternate(shapes)
 
-    # What may come first in a rule, and after one.
+    # First and follow sets of rules.
 
     def _begins(self, node: Node) -> tuple[Ranges, bool]:
-        """Its first characters, as far as they are known, and whether it may be empty."""
+        """The node's first characters, as far as known, and whether it may be empty."""
         if (shape := self._shape(node)) is not None:
             return shape.first, shape.is_nullable
         if isinstance(node, GbnfReference):
@@ -182,7 +179,7 @@ class _Converter:
     def _count(self, work: int) -> None:
         self._num_joined += work
         if self._num_joined > MAX_JOINED:
-            raise GbnfError("its rules refer to each other in too many ways; simplify it")
+            raise GbnfError("its rules refer to each other too often; simplify it")
 
     def _walk(self, node: Node, follow: Ranges) -> None:
         follow = self._union(follow, self._follow_of.get(id(node), ()))
@@ -206,7 +203,7 @@ class _Converter:
     # Lexemes.
 
     def _used(self) -> list[str]:
-        """Rules that the root refers to, if not by what is within a lexeme."""
+        """The rules reachable from root, other than from within lexemes."""
         used = {"root": None}
         waiting = ["root"]
         while waiting:
@@ -217,11 +214,11 @@ class _Converter:
         return list(used)
 
     def _is_lexeme(self, node: Node) -> bool:
-        is_whole = not isinstance(node, GbnfReference)  # which is for the rule that it refers to
+        is_whole = not isinstance(node, GbnfReference)  # decided in the rule it refers to
         return is_whole and self._shape(node) is not None and id(node) not in self._apart
 
     def _pieces(self, node: Node) -> Iterator[Node]:
-        """Its lexemes, references and tokens."""
+        """The node's lexemes, references and tokens."""
         if self._is_lexeme(node) or isinstance(node, GbnfReference | GbnfToken):
             yield node
         else:
@@ -229,7 +226,7 @@ class _Converter:
                 yield from self._pieces(part)
 
     def _conflicting(self) -> set[int]:
-        """Lexemes with which texts would be lost."""
+        """The ids of lexemes that would lose texts."""
         nodes: dict[str, list[Node]] = {}
         for name in self._used():
             for node in self._pieces(self._rules[name]):
@@ -259,7 +256,7 @@ class _Converter:
 
     # Writing.
 
-    def _written(self, node: Node) -> str:
+    def _write(self, node: Node) -> str:
         if self._is_lexeme(node):
             shape = self._shape(node)
             assert shape
@@ -269,16 +266,16 @@ class _Converter:
         if isinstance(node, GbnfToken):
             return self._token(node)
         if isinstance(node, GbnfChoice):
-            return f"({' | '.join(map(self._written, node.options))})"
+            return f"({' | '.join(map(self._write, node.options))})"
         if isinstance(node, GbnfSequence):
-            return f"({' '.join(map(self._written, node.items))})" if node.items else '""'
+            return f"({' '.join(map(self._write, node.items))})" if node.items else '""'
         assert isinstance(node, Repeat)
-        return f"({self._written(node.item)}){counts(node)}"
+        return f"({self._write(node.item)}){counts(node)}"
 
     def _token(self, node: GbnfToken) -> str:
         token = self._tokens.get(node.spelling) if node.id is None else node.id
         if token is None:
-            raise GbnfError(f"{node.spelling[:100]} is no control token of this model")
+            raise GbnfError(f"{node.spelling[:100]} is not a control token of this model")
         return f"<[{'^' if node.is_negated else ''}{token}]>"
 
 
@@ -298,14 +295,14 @@ def references(node: Node) -> Iterator[str]:
 
 
 def lark_name(number: int, name: str) -> str:
-    """One that is no terminal's, and like the client's own in what llguidance says of it."""
+    """A rule (lower-case) name, recognisable as the client's in llguidance's messages."""
     return f"r{number}_{re.sub(r'[^a-z0-9]', '_', name.lower())[:40]}"
 
 
 # --- regexes ------------------------------------------------------------------------------------
 
 
-def joined(shapes: list[RegexShape]) -> RegexShape:
+def concatenate(shapes: list[RegexShape]) -> RegexShape:
     result = EMPTY
     for each in shapes:
         later = union(result.later, each.later, each.first if result.first else ())
@@ -314,7 +311,7 @@ def joined(shapes: list[RegexShape]) -> RegexShape:
             more = union(result.more, each.first if result.first else (), more)
         border = union(result.more, result.first if result.is_nullable else ())
         if overlap(border, each.first):
-            more = union(more, later)  # the same text may be cut in two ways
+            more = union(more, later)  # the same text may be split in two ways
         result = RegexShape(
             result.regex + each.regex,
             union(result.first, each.first) if result.is_nullable else result.first,
@@ -325,7 +322,7 @@ def joined(shapes: list[RegexShape]) -> RegexShape:
     return result
 
 
-def chosen(shapes: list[RegexShape]) -> RegexShape:
+def alternate(shapes: list[RegexShape]) -> RegexShape:
     first: Ranges = ()
     later: Ranges = ()
     more: Ranges = ()
@@ -343,7 +340,7 @@ def chosen(shapes: list[RegexShape]) -> RegexShape:
     )
 
 
-def repeated(inner: RegexShape, node: Repeat) -> RegexShape:
+def repeat(inner: RegexShape, node: Repeat) -> RegexShape:
     if not inner.regex or node.most == 0:
         return EMPTY
     is_once, is_fixed = node.most == 1, node.most == node.least
@@ -351,7 +348,7 @@ def repeated(inner: RegexShape, node: Repeat) -> RegexShape:
     more = inner.more if is_once or is_fixed else union(inner.more, inner.first)
     border = union(inner.more, inner.first if inner.is_nullable else ())
     if not is_once and overlap(border, inner.first):
-        more = later  # the same text may be cut in two ways
+        more = later  # the same text may be split in two ways
     return RegexShape(
         f"(?:{inner.regex}){counts(node)}",
         inner.first,

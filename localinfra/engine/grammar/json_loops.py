@@ -1,8 +1,8 @@
-"""What a grammar can't say of free JSON: that names come once in an object, and that it ends.
+"""What a grammar can't express of free JSON: unique names in an object, and that the text ends.
 
-Small models repeat a name, an item or a phrase until nothing is left to generate. `JsonLoops`
-follows the text of one value and tells which tokens would go on with that. Data may well repeat
-itself (zeros, rows of a table, padding in base64), so it may do so for longer than prose. Pure.
+Small models repeat a name, an item or a phrase until the token limit. `JsonLoops` follows the text
+of one value and tells which tokens would continue such a loop. Data may repeat legitimately
+(zeros, table rows, base64 padding), so it may do so for longer than prose. Pure.
 """
 
 from collections.abc import Sequence
@@ -11,48 +11,48 @@ import msgspec
 
 MAX_DEPTH = 64
 MAX_MEMBERS = 4096  # of an object, or items of an array
-MAX_PERIOD = 6  # items that come again and again, in their order
-MIN_REPEATED = 48  # items in a row, until they are a loop
-MIN_REPEATED_DATA = 1024  # the same of items with fewer letters than a sentence has
+MAX_PERIOD = 6  # items in the longest cycle that counts as a loop
+MIN_REPEATED = 48  # items in a row that make a loop
+MIN_REPEATED_DATA = 1024  # the same for items with fewer letters than a sentence
 MIN_LETTERS = 16
-MIN_VALUE = 16  # bytes of an object's values that count as items
+MIN_VALUE = 16  # bytes; shorter values of an object never count as repeated
 MAX_PHRASE = 80  # bytes
-MIN_PHRASE = 8  # bytes: what comes again sooner is data, as is what has no blanks
-MIN_PHRASES = 1024  # bytes of one phrase again and again, until it is a loop
+MIN_PHRASE = 8  # bytes; shorter repetitions are data, as are those without blanks
+MIN_PHRASES = 1024  # bytes of a repeated phrase that make a loop
 MIN_PHRASES_DATA = 16 * 1024
 
-# Of ASCII: all bytes beyond it count as letters.
+# In ASCII; all other bytes count as letters.
 NO_LETTERS = bytes(byte for byte in range(0x80) if not chr(byte).isalpha())
 QUOTE, BACKSLASH, COMMA, COLON = b'"\\,:'
 OPENING, CLOSED = b"{[", b"}]"
 
 
-# Whether a string is under way, and whether a backslash was its last character.
+# Whether inside a string, and whether right after a backslash.
 Place = tuple[bool, bool]
 PLACES: tuple[Place, ...] = ((False, False), (True, False), (True, True))
 
 
 class LoopEvent(msgspec.Struct, frozen=True):
-    """A container is opened, or an item ended, after so many others are closed."""
+    """A container is opened, or an item ended, after `num_closed` containers are closed."""
 
     num_closed: int
     opens: bool
 
 
 class Container(msgspec.Struct):
-    """An object or array that is open."""
+    """An open object or array."""
 
     is_object: bool
-    start: int = 0  # of the item under way, in the text
+    start: int = 0  # of the current item, in the text
     names: set[bytes] = msgspec.field(default_factory=set)
     items: list[bytes] = msgspec.field(default_factory=list)  # the last ones; an object's values
     num_items: int = 0
-    is_full: bool = False  # no more items should come
+    is_full: bool = False  # no more items allowed
 
     def end_item(self, item: bytes) -> None:
         self.num_items += 1
         if self.is_object and len(item) < MIN_VALUE:
-            item = b"%d" % self.num_items  # many flags may well be set
+            item = b"%d" % self.num_items  # unique: many equal flags are fine
         self.items.append(item)
         del self.items[:-MIN_REPEATED_DATA]
         self.is_full = self.num_items >= MAX_MEMBERS or repeats(self.items)
@@ -76,21 +76,21 @@ def is_periodic(items: Sequence[object], shortest: int, longest: int) -> bool:
 
 
 class JsonLoops:
-    """Where one text is in its JSON value."""
+    """The position of one text in its JSON value."""
 
     def __init__(self, after: bytes = b""):
-        """The value begins after this mark, unless the text begins with it."""
+        """`after`: a mark that precedes the value, unless the text begins with `{`."""
         self._after = after
         self._before = bytearray()  # text before the value
         self._has_begun = False
         self._text = bytearray()
         self._open: list[Container] = []
-        self._string: int | None = None  # where the string under way begins
+        self._string: int | None = None  # start of the current string
         self._is_escaped = False
-        self._is_name = False  # the next string, or the one under way, is one
+        self._is_name = False  # the current or next string is a name
 
     def push(self, data: bytes) -> None:
-        """More of the text."""
+        """Adds more of the text."""
         if not self._has_begun:
             self._before += data
             begun = bytes(self._before).lstrip()
@@ -135,7 +135,7 @@ class JsonLoops:
 
     @property
     def name_endings(self) -> list[bytes]:
-        """What would make the name under way one that its object has already."""
+        """The endings that would turn the current name into one its object already has."""
         if self._string is None or not self._is_name or self._is_escaped or not self._open:
             return []
         begun = bytes(self._text[self._string :])
@@ -144,7 +144,7 @@ class JsonLoops:
 
     @property
     def has_phrase(self) -> bool:
-        """The string under way says the same again and again: it should end."""
+        """Whether the current string loops, so that it should end."""
         if self._string is None or self._is_escaped or len(self._text) < MIN_PHRASES + self._string:
             return False
         last = bytes(self._text[-MIN_PHRASES:])
@@ -158,23 +158,23 @@ class JsonLoops:
 
     @property
     def is_filled(self) -> bool:
-        """Some container should end: see `goes_on`."""
+        """Whether a container should end: see `goes_on`."""
         is_deep = len(self._open) >= MAX_DEPTH and self._string is None
         return is_deep or any(one.is_full for one in self._open[-3:])
 
     def goes_on(self, data: bytes) -> bool:
-        """Whether a token of these bytes would give a container that should end another item, or
-        open one where it is deep enough."""
+        """Whether a token of these bytes would add an item to a container that should end, or open
+        one beyond the maximum depth."""
         turn = turn_of(data, self.place)
         return turn is not None and self.is_too_much(turn)
 
     @property
     def place(self) -> Place:
-        """Where the next token begins."""
+        """The state in which the next token begins."""
         return (self._string is not None, self._is_escaped)
 
     def is_too_much(self, turn: LoopEvent) -> bool:
-        """See `goes_on`, for all tokens that take this turn at this place."""
+        """Like `goes_on`, for all tokens with this event at the current place."""
         level = len(self._open) - 1 - turn.num_closed
         if turn.opens:
             return level + 1 >= MAX_DEPTH
@@ -182,7 +182,7 @@ class JsonLoops:
 
 
 def turn_of(data: bytes, place: Place) -> LoopEvent | None:
-    """What a token of these bytes first does about containers; None for nothing."""
+    """The first container event in a token of these bytes; None if there is none."""
     is_string, is_escaped = place
     at = closing_quote(data, is_escaped) + 1 if is_string else 0
     num_closed = 0
@@ -197,7 +197,7 @@ def turn_of(data: bytes, place: Place) -> LoopEvent | None:
 
 
 def closing_quote(data: bytes, is_escaped: bool) -> int:
-    """Where a string ends that is under way; -1 if it does not."""
+    """The index of the quote that closes the current string; -1 if there is none."""
     for at, byte in enumerate(data):
         if is_escaped:
             is_escaped = False

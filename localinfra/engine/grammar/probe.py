@@ -1,8 +1,8 @@
-"""A child process that compiles grammars and takes a few steps in them, to see what they cost.
+"""A child process that compiles grammars and takes a few steps in them to measure their cost.
 
-Run as a script by `prober.py`; imports llguidance and the standard library alone, so that it is
-there in 0.1 s. It ends with its parent, and by itself once a grammar has taken too much of the
-processor or of memory: llguidance knows grammars for hours, and some that end the process.
+Run as a script by `prober.py`; imports only llguidance and numpy, so that it starts in 0.1 s. It
+ends with its parent, or when a grammar takes too much CPU time or memory: some grammars keep
+llguidance busy for hours, and some crash it.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ import time
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-MAX_MEMORY = 1 << 30  # bytes of address space beyond what the process begins with
+MAX_MEMORY = 1 << 30  # bytes of address space beyond those at the start
 NUM_STEPS = 48
-MAX_STEP_S = 0.1  # of processor time; usual steps take 10 µs
+MAX_STEP_S = 0.1  # CPU time; usual steps take 10 µs
 
-# Bounds of llguidance's own, which are those of `constraint.py` too.
+# llguidance's own limits, used by `constraint.py` too.
 LIMITS: dict[str, int | bool] = {
     "initial_lexer_fuel": 2_000_000,
     "step_lexer_fuel": 200_000,
@@ -32,8 +32,8 @@ LIMITS: dict[str, int | bool] = {
 
 
 def main() -> None:
-    """Answers each source on stdin with what is wrong with it, or nothing. Lengths stand before."""
-    os.nice(5)  # answers come first
+    """Reads sources from stdin and answers each with its problem, or ''. Both length-prefixed."""
+    os.nice(5)  # generation goes first
     budget_s = float(sys.argv[1])
     tokenizer = LLTokenizer("byte")
     with contextlib.suppress(OSError), open("/proc/self/statm") as file:  # on Linux
@@ -43,7 +43,7 @@ def main() -> None:
     read, write = sys.stdin.buffer.read, sys.stdout.buffer
     while len(header := read(4)) == 4:
         source = read(struct.unpack("<I", header)[0]).decode()
-        signal.setitimer(signal.ITIMER_PROF, budget_s)  # of processor time; then it ends
+        signal.setitimer(signal.ITIMER_PROF, budget_s)  # CPU time; the signal ends the process
         problem = probe(tokenizer, source).encode()
         signal.setitimer(signal.ITIMER_PROF, 0)
         write.write(struct.pack("<I", len(problem)) + problem)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def probe(tokenizer: LLTokenizer, source: str) -> str:
-    """Follows two random texts for a while. Returns what is wrong, or nothing."""
+    """Follows two random texts for some steps. Returns the problem, or ''."""
     matcher = LLMatcher(tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))
     if matcher.is_error():
         return matcher.get_error() or "no reason was given"
@@ -64,10 +64,10 @@ def probe(tokenizer: LLTokenizer, source: str) -> str:
             mask = np.frombuffer(walker.compute_bitmask(), np.uint8)
             allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little"))
             if walker.is_error() or not len(allowed):
-                return walker.get_error() or "it can't be followed to its end"
+                return walker.get_error() or "it leads to a dead end"
             walker.consume_token(int(rng.choice(list(allowed[:256]))))
             if time.process_time() - started_s > MAX_STEP_S:
-                return "each step in it takes too long"
+                return "each step takes too long"
     return ""
 
 

@@ -1,7 +1,7 @@
-"""Grammars that may take llguidance long are tried out in a child process, which can be ended.
+"""Tries grammars that may take llguidance long in a child process, which can be killed.
 
-What passes there in its time takes no longer here, for llguidance does the same work again. (A
-compiled grammar can't cross from one process to another.)
+A grammar that passes there in time takes as long again here: llguidance repeats the same work,
+since a compiled grammar can't be passed between processes.
 """
 
 import contextlib
@@ -13,21 +13,21 @@ import threading
 import time
 from pathlib import Path
 
-from localinfra.engine.grammar.errors import not_compiled
+from localinfra.engine.grammar.errors import compile_error
 from localinfra.errors import QueueFull
 
-BUDGET_S = 1.0  # of processor time, for a source
-MAX_WAIT_S = 60.0  # where the child gets no processor
-MAX_JOBS = 500  # of one child: what it has learnt by heart is freed
+BUDGET_S = 1.0  # CPU time per source
+MAX_WAIT_S = 60.0  # in case the child gets no CPU time
+MAX_JOBS = 500  # per child; its caches are freed with it
 SCRIPT = Path(__file__).with_name("probe.py")
 
 
 class TooLong(Exception):
-    """The child ended over a source, or had to be ended."""
+    """The child ended over a source, or had to be killed."""
 
 
 class Child:
-    """One process. A thread at a time."""
+    """One process. One thread at a time."""
 
     def __init__(self) -> None:
         self.num_jobs = 0
@@ -36,7 +36,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C is its parent's
+            start_new_session=True,  # Ctrl-C goes to the parent only
         )
 
     @property
@@ -44,7 +44,7 @@ class Child:
         return self._process.poll() is None
 
     def ask(self, source: str) -> str:
-        """What is wrong with the source, or nothing. Raises TooLong; then the child has ended."""
+        """Returns the source's problem, or ''. Raises TooLong; the child has ended then."""
         self.num_jobs += 1
         stdin = self._process.stdin
         assert stdin
@@ -55,7 +55,7 @@ class Child:
             deadline_s = time.monotonic() + MAX_WAIT_S
             (size,) = struct.unpack("<I", self._read(4, deadline_s))
             return self._read(size, deadline_s).decode()
-        except (OSError, ValueError, TooLong, struct.error):  # ValueError: closed meanwhile
+        except (OSError, ValueError, TooLong, struct.error):  # ValueError: closed by `close`
             self.close()
             raise TooLong from None
 
@@ -81,7 +81,7 @@ class Child:
 
 
 class Prober:
-    """Any thread; each has a child of its own while it asks."""
+    """A pool of children, one per asking thread. Any thread."""
 
     def __init__(self) -> None:
         self._idle: list[Child] = []
@@ -90,8 +90,8 @@ class Prober:
         self._is_closed = False
 
     def check(self, source: str, param: str) -> None:
-        """Raises InvalidRequest, about `param`, where the source is wrong or takes too long, and
-        QueueFull where no child can be had."""
+        """Raises InvalidRequest, about `param`, if the source is wrong or takes too long, and
+        QueueFull if no child can be started."""
         child = self._take()
         try:
             problem = child.ask(source)
@@ -100,10 +100,10 @@ class Prober:
         finally:
             self._give_back(child)
         if problem:
-            raise not_compiled(problem, source, param)
+            raise compile_error(problem, source, param)
 
     def close(self) -> None:
-        """Ends the children, those at work too."""
+        """Kills all children, busy ones too."""
         with self._lock:
             self._is_closed = True
             children = [*self._idle, *self._busy]
@@ -117,7 +117,7 @@ class Prober:
                 child = self._idle.pop() if self._idle else Child()
             except OSError as error:  # no more processes or files
                 raise QueueFull(
-                    f"The grammar can't be tried out now ({error}); try again later.",
+                    f"The grammar can't be checked now ({error}); try again later.",
                     retry_after_s=5,
                 ) from None
             self._busy.add(child)
