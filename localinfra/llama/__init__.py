@@ -1,1 +1,1 @@
-"""The only room that imports llama_cpp; every pointer is made, held and freed here."""
+"""The only package that imports llama_cpp; every pointer is made, held and freed here."""

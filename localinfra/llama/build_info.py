@@ -1,9 +1,9 @@
-"""What the installed llama.cpp was compiled for and which devices it sees.
+"""What the installed llama.cpp was compiled for, and which devices it sees.
 
-Run as a child process, `python -m localinfra.llama.build_info [MODEL]`: a build made for another
-CPU dies of an illegal instruction, and its caller (doctor, setup) should live to tell. Prints
-`BuildInfo` as JSON on standard output, after one decoded token when a MODEL is given; llama.cpp's
-own log goes to standard error. Serving code uses `free_memory` alone.
+Run as a child process, `python -m localinfra.llama.build_info [MODEL]`: a build for another CPU
+dies of an illegal instruction, and the caller (doctor, setup) must survive to report it. Prints
+`BuildInfo` as JSON to standard output, after decoding one token if a MODEL is given; llama.cpp's
+own log goes to standard error. Serving code uses only `free_memory`.
 """
 
 import ctypes
@@ -85,41 +85,41 @@ def devices() -> tuple[Device, ...]:
 
 
 def free_memory() -> list[int]:
-    """Bytes free on each GPU that llama.cpp would use; empty without one.
+    """The free bytes of each GPU that llama.cpp would use; empty without one.
 
-    An integrated GPU counts only where there is no other, as in llama.cpp.
+    An integrated GPU counts only if there is no other, as in llama.cpp.
     """
     gpus = [device.free_bytes for device in devices() if device.kind == "gpu"]
     return gpus or [device.free_bytes for device in devices() if device.kind == "integrated gpu"]
 
 
 def ggml(name: str, returns: type | None, *takes: type) -> "ctypes._NamedFuncPointer":
-    """A function of ggml-backend.h, which llama-cpp-python loads but doesn't declare."""
+    """A function of ggml-backend.h, which llama-cpp-python loads but does not declare."""
     function: ctypes._NamedFuncPointer = getattr(_ggml.libggml, name)
     function.restype, function.argtypes = returns, takes
     return function
 
 
 def decode_one_token(model_path: str) -> None:
-    """Runs the kernels once, on the GPU where there is one. Raises RuntimeError if that fails."""
+    """Runs the kernels once, on the GPU if there is one. Raises RuntimeError if that fails."""
     parameters = llama_cpp.llama_model_default_params()
     parameters.n_gpu_layers = 999
     model = llama_cpp.llama_model_load_from_file(model_path.encode(), parameters)
     if not model:
-        raise RuntimeError(f"llama.cpp can't load {model_path}")
+        raise RuntimeError(f"llama.cpp could not load {model_path}")
     context_parameters = llama_cpp.llama_context_default_params()
     context_parameters.n_ctx = context_parameters.n_batch = 256
     context_parameters.n_threads = context_parameters.n_threads_batch = 1
     context = llama_cpp.llama_init_from_model(model, context_parameters)
     if not context:
-        raise RuntimeError("llama.cpp can't make a context")
-    # 32 rows take the matrix kernels, one row after them the vector kernels.
+        raise RuntimeError("llama.cpp could not create a context")
+    # 32 rows use the matrix kernels, the single row after them the vector kernels.
     tokens = (llama_cpp.llama_token * 32)(*[1] * 32)
     for num_tokens in (32, 1):
         if status := llama_cpp.llama_decode(
             context, llama_cpp.llama_batch_get_one(tokens, num_tokens)
         ):
-            raise RuntimeError(f"llama_decode answered {status}")
+            raise RuntimeError(f"llama_decode returned {status}")
     llama_cpp.llama_free(context)
     llama_cpp.llama_model_free(model)
 

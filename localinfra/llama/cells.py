@@ -1,8 +1,8 @@
-"""Where llama.cpp puts tokens in a unified KV cache, followed along by its own rule
-(`llama_kv_cache::find_slot`), since no function of its API tells.
+"""Mirrors where llama.cpp puts tokens in a unified KV cache, by its own rule
+(`llama_kv_cache::find_slot`), since its API does not report it.
 
-Attention adds up in the order of cells, so a text is rounded alike each time only where its cells
-lie in the order of its positions. Pure: no pointers.
+Attention sums in the order of cells, so a text rounds the same way every time only if its cells
+are in the order of its positions. Pure: no pointers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-PADDING = 256  # cells; attention looks at a multiple of this
+PADDING = 256  # attention covers a multiple of this many cells
 
 
 class CellMap:
-    """The cells of each slot, by position. Mirrors what is done to the cache; llama.cpp's order of
-    search: upwards from where the last token went, or from the lowest cell freed since.
+    """The cells of each slot, by position. Mirrors every change to the cache.
 
-    With a sliding `window`, in tokens, cells that their slot's next token won't look at are as good
-    as empty."""
+    llama.cpp searches upwards from the last token's cell, or from the lowest cell freed since. With
+    a sliding `window`, in tokens, cells outside the window of their slot's next token count as
+    empty."""
 
     def __init__(self, num_cells: int, window: int = 0):
         self._num_cells = num_cells
@@ -26,24 +26,24 @@ class CellMap:
         self.clear()
 
     def clear(self) -> None:
-        self._num_holders = np.zeros(self._num_cells, np.int16)  # slots, of each cell
-        self._owner = np.zeros(self._num_cells, np.int16)  # who put it there, and at which
-        self._position = np.zeros(self._num_cells, np.int32)  # position
-        self._cells: dict[int, list[int]] = {}  # by position; -1 where the slot holds none
-        self._is_ordered: dict[int, bool] = {}  # as far as that is known
+        self._num_holders = np.zeros(self._num_cells, np.int16)  # slots, by cell
+        self._owner = np.zeros(self._num_cells, np.int16)  # by cell: the slot that filled it,
+        self._position = np.zeros(self._num_cells, np.int32)  # and at which position
+        self._cells: dict[int, list[int]] = {}  # by slot and position; -1: none
+        self._is_ordered: dict[int, bool] = {}  # by slot, where known
         self._num_used = 0
         self._head = 0
 
     @property
     def num_seen(self) -> int:
-        """Cells that attention looks at in the next step, if that is of one row."""
+        """The number of cells that attention covers in the next step, if it has one row."""
         used = np.flatnonzero(self._num_holders)
         end: int = max([*used[-1:].tolist(), *self._find(1), 0]) + 1
         return min(-(-end // PADDING) * PADDING, self._num_cells)
 
     def add(self, slots: Sequence[int], positions: Sequence[int]) -> None:
-        """A batch was decoded: each token has a cell now. The tokens before one whose cell was
-        taken leave too."""
+        """Records a decoded batch: each token has a cell now. If a cell is overwritten, its slot
+        loses all tokens up to that one."""
         found = self._find(len(slots))
         taken: dict[int, int] = {}
         if self._window:
@@ -57,7 +57,7 @@ class CellMap:
             self._put(slot, position, cell)
 
     def restore(self, slot: int, positions: Iterable[int]) -> None:
-        """What the slot held was replaced by tokens at these positions, in their cells' order."""
+        """Replaces the slot's tokens by ones at these positions, in the order of their cells."""
         self.drop(slot, 0)
         places = list(positions)
         self.add([slot] * len(places), places)
@@ -93,8 +93,8 @@ class CellMap:
             self._is_ordered.pop(slot, None)
 
     def stays_ordered(self, wanted: set[int], slots: Sequence[int]) -> bool:
-        """Whether, once a batch of these slots' tokens is decoded, the cells of each `wanted` slot
-        lie in the order of its positions."""
+        """Whether the cells of each `wanted` slot will be in the order of its positions after
+        decoding a batch with a token for each of `slots`."""
         last = {slot: self._last(slot) for slot in wanted}
         if None in last.values():
             return False
@@ -106,14 +106,14 @@ class CellMap:
         return True
 
     def positions(self, slot: int) -> list[int]:
-        """What the slot holds within its window, in the order of its cells: that of saving them."""
+        """The slot's positions within its window, in cell order, as llama.cpp saves them."""
         cells = self._cells.get(slot, [])
         first = max(0, len(cells) - self._window) if self._window else 0
         held = [(cell, at) for at, cell in enumerate(cells[first:], first) if cell >= 0]
         return [at for _, at in sorted(held)]
 
     def _last(self, slot: int) -> int | None:
-        """The slot's last cell, -1 if it has none; None where its cells are out of order."""
+        """The slot's last cell, -1 if it has none; None if its cells are out of order."""
         cells = self._cells.get(slot)
         if not cells:
             return -1
@@ -128,7 +128,7 @@ class CellMap:
             if cells and cell < cells[-1]:
                 self._is_ordered[slot] = False
             cells.append(cell)
-        else:  # a slot that cells are restored to, whose first position is not 0
+        else:  # restored cells, whose first position is not 0
             cells += [-1] * (position + 1 - len(cells))
             cells[position] = cell
             self._is_ordered.pop(slot, None)
@@ -138,7 +138,7 @@ class CellMap:
         self._head = cell + 1
 
     def _find(self, num_tokens: int) -> list[int]:
-        """The cells that the next tokens get; fewer where the cache is full."""
+        """The cells that the next tokens will get; fewer if the cache is full."""
         head = 0 if self._head > self._num_used + 2 * num_tokens else self._head
         near = self._empty(head, min(head + num_tokens, self._num_cells), num_tokens)
         if len(near) < num_tokens:
@@ -149,7 +149,7 @@ class CellMap:
     def _empty(self, start: int, stop: int, limit: int) -> list[int]:
         is_empty = self._num_holders[start:stop] == 0
         if self._window:
-            # Of each slot, the last position that its next token won't look at.
+            # By slot: the last position outside the window of its next token.
             last = np.full(max(self._cells, default=0) + 1, -1)
             for slot, cells in self._cells.items():
                 last[slot] = len(cells) - self._window

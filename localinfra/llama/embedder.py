@@ -1,6 +1,6 @@
-"""A GGUF embedder as `embed.Encoder` and `embed.Tokenizer`: texts → vectors, without torch.
+"""A GGUF embedder as an `embed.Encoder`: token ids → vectors, without torch.
 
-One text at a time: packed together they would attend over the whole batch, which is slower on CPUs.
+One text at a time: texts packed together attend over the whole batch, which is slower on CPUs.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from localinfra.llama import log
 from localinfra.llama.model import LoadFailed, Model
 
-# enum llama_pooling_type; None: what the file says
+# enum llama_pooling_type; None: as the file says
 POOLING = {None: -1, "mean": 1, "cls": 2, "last": 3}
 POOLING_NONE, POOLING_RANK = 0, 4
 
@@ -26,9 +26,9 @@ class EmbedderSettings(msgspec.Struct, frozen=True):
 
 
 class LlamaEmbedder:
-    """Owns the context, and keeps the model alive. One thread at a time.
+    """Owns the context and keeps the model alive. One thread at a time.
 
-    Raises LoadFailed for a file that makes no vectors.
+    Raises LoadFailed if the file does not produce vectors.
     """
 
     num_lanes = 1
@@ -36,7 +36,7 @@ class LlamaEmbedder:
     def __init__(self, model: Model, settings: EmbedderSettings):
         self._model = model
         params = llama_cpp.llama_context_default_params()
-        # The whole text in one go: an encoder's tokens see each other.
+        # The whole text in one ubatch: an encoder's tokens attend to each other.
         params.n_ctx = params.n_batch = params.n_ubatch = settings.context_length
         params.n_seq_max = 1
         params.n_threads = params.n_threads_batch = settings.threads
@@ -51,8 +51,8 @@ class LlamaEmbedder:
         if pooling in (POOLING_NONE, POOLING_RANK):
             self.close()
             raise LoadFailed(
-                f"{model.path} does not say how a text's tokens become one vector: set pooling in "
-                "models.toml to what the model was trained with, mean, cls or last"
+                f"{model.path} does not name a pooling method: set pooling in models.toml to the "
+                "one the model was trained with (mean, cls or last)"
             )
         self._memory = llama_cpp.llama_get_memory(self._pointer)  # null for encoders
         self.name = "llama.cpp"
@@ -75,7 +75,7 @@ class LlamaEmbedder:
         else:
             code = llama_cpp.llama_encode(self._pointer, batch)
         if code:
-            raise RuntimeError(f"llama.cpp gave {code} ({log.recent_errors()})")
+            raise RuntimeError(f"llama.cpp returned {code} ({log.recent_errors()})")
         row = llama_cpp.llama_get_embeddings_seq(self._pointer, 0)
         return np.ctypeslib.as_array(row, (self.width,)).astype(np.float32, copy=True)
 

@@ -1,4 +1,4 @@
-"""llama.cpp's log → Python's, and the last errors kept for whoever has to explain a failure."""
+"""llama.cpp's log → Python's, keeping the last errors for error messages."""
 
 import ctypes
 import logging
@@ -8,14 +8,14 @@ from llama_cpp import llama_cpp
 
 logger = logging.getLogger("localinfra.llama")
 
-# ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 continues the line before
+# ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 continues the previous line
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.ERROR}
 _recent_errors: deque[str] = deque(maxlen=4)
 _last_level = logging.DEBUG
 
 
 def recent_errors() -> str:
-    """The newest error lines in one, and forgets them; empty where there were none."""
+    """Returns the latest error lines, joined, and clears them; '' if there were none."""
     text = "; ".join(_recent_errors)
     _recent_errors.clear()
     return text
@@ -34,5 +34,5 @@ def _on_log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
 
 
 def install() -> None:
-    """Routes the log of the whole library; the module keeps the callback alive for ever."""
+    """Redirects the log of the whole library; the module keeps the callback alive."""
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))

@@ -1,6 +1,6 @@
 """A GGUF file in memory: its weights, vocabulary and template text.
 
-The file must have passed `models/gguf/reader.py`: llama.cpp ends the process on some damaged ones.
+The file must have passed `models/gguf/reader.py`: some damaged files crash llama.cpp.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True
 
 
 class LoadFailed(Exception):
-    """llama.cpp could not load the file or make a context; the message carries its own words."""
+    """llama.cpp could not load the file or create a context; the message quotes llama.cpp."""
 
 
 class LoraFile(msgspec.Struct, frozen=True):
@@ -34,7 +34,7 @@ class LoraFile(msgspec.Struct, frozen=True):
 
 
 class ModelSettings(msgspec.Struct, frozen=True):
-    """How weights are placed. Layers count as llama.cpp does: the output layer is one of them."""
+    """Placement of weights. Layers count as in llama.cpp: the output layer is one of them."""
 
     gpu_layers: int = 0
     split_mode: str = "layer"
@@ -52,9 +52,9 @@ def init_library() -> None:
 
 
 class Model:
-    """Weights and vocabulary. The vocabulary's methods may be called from any thread.
+    """Weights and vocabulary, freed with the last reference. Raises LoadFailed.
 
-    Raises LoadFailed. Everything is freed with the last reference.
+    The vocabulary's methods may be called from any thread.
     """
 
     def __init__(self, path: Path, settings: ModelSettings):
@@ -71,8 +71,8 @@ class Model:
         self.pointer: Any = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
             raise LoadFailed(f"{path}: {log.recent_errors() or 'llama.cpp could not load it'}")
-        # Renderings and detokenisers may outlive the engine by a moment: the weights go with the
-        # last reference to this object, not when somebody closes it.
+        # Renderings and detokenizers may outlive the engine by a moment: the weights are freed with
+        # the last reference to this object, not with the engine.
         self._free = weakref.finalize(self, llama_cpp.llama_model_free, self.pointer)
         self._free.atexit = False
         self.path = path
@@ -94,7 +94,7 @@ class Model:
         return adapter
 
     def close(self) -> None:
-        """Frees the weights now, adapters with them; only for who holds the sole reference."""
+        """Frees weights and adapters now; only for the holder of the sole reference."""
         self._free()
 
     @functools.cached_property
@@ -131,7 +131,7 @@ class Model:
 
     @functools.cached_property
     def can_generate(self) -> bool:
-        """Encoders and diffusion models have no next token."""
+        """Whether the model predicts a next token, unlike encoders and diffusion models."""
         return bool(
             llama_cpp.llama_model_has_decoder(self.pointer)
             and not llama_cpp.llama_model_has_encoder(self.pointer)
@@ -146,7 +146,7 @@ class Model:
 
     @functools.cached_property
     def chat_template(self) -> str | None:
-        """The file's Jinja template, unchecked text from a stranger."""
+        """The file's Jinja template: untrusted text."""
         text: bytes | None = llama_cpp.llama_model_chat_template(self.pointer, None)
         return text.decode("utf-8", "replace") if text else None
 
@@ -160,7 +160,7 @@ class Model:
 
     @functools.cached_property
     def tokenizer_kind(self) -> str:
-        """By its name in the GGUF file: gpt2, llama, bert and so on."""
+        """The name in the GGUF file: gpt2, llama, bert and so on."""
         return self._metadata("tokenizer.ggml.model")
 
     @functools.cached_property
@@ -168,7 +168,7 @@ class Model:
         return self._metadata("general.architecture")
 
     def _metadata(self, key: str) -> str:
-        """A short value of the GGUF file's."""
+        """A short metadata value of the GGUF file."""
         buffer = ctypes.create_string_buffer(64)
         llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
@@ -179,19 +179,19 @@ class Model:
 
     @functools.cached_property
     def special_tokens(self) -> Mapping[str, int]:
-        """Text → id of the tokens that the tokenizer reads as marks when asked to."""
+        """Text → id of the tokens that the tokenizer matches with `parse_special`."""
         special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
         attributes = llama_cpp.llama_vocab_get_attr
         ids = (token for token in range(self.num_vocab) if attributes(self._vocab, token) & special)
         return {text: token for token in ids if (text := self.token_text(token))}
 
     def grammar_tokenizer(self) -> Any:
-        """llguidance's view of the vocabulary: an `LLTokenizer`. Takes 0.4 s for 49k tokens, and
-        must not be used once the model is gone."""
+        """llguidance's `LLTokenizer` for the vocabulary. Takes 0.4 s for 49k tokens; must not be
+        used after the model is freed."""
         from llguidance import LLTokenizer
 
         controls = set(self.grammar_tokens.values())
-        # A leading 0xff, which no text has, tells it that a token is none.
+        # 0xff never starts UTF-8 text; llguidance reads it as a special token.
         pieces = [
             b"\xff" + self.token_text(token).encode() if token in controls else self._piece(token)
             for token in range(self.num_vocab)
@@ -202,12 +202,12 @@ class Model:
             tokens=pieces,
             vocab_ptr=self._vocab,
             tokenize_fptr=ctypes.cast(llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value,
-            eos_token=sorted(ends, key=lambda token: token != eos) or eos,  # the usual one first
+            eos_token=sorted(ends, key=lambda token: token != eos) or eos,  # the main one first
         )
 
     @functools.cached_property
     def grammar_tokens(self) -> Mapping[str, int]:
-        """Text → id of the tokens that a grammar has to name, since to it they are no text."""
+        """Text → id of the tokens that a grammar must name, as they are not text to it."""
         control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
         return {
             text: token
@@ -218,9 +218,9 @@ class Model:
 
     @functools.cached_property
     def tokens_around(self) -> tuple[list[int], list[int]]:
-        """What the model puts before and after a whole text, such as [CLS] and [SEP]."""
+        """The tokens that the model puts before and after a whole text, such as [CLS] and [SEP]."""
         whole, text = self._tokenize(b"a", True, False), self._tokenize(b"a", False, False)
-        # Some tokenizers put an end mark whether asked for or not.
+        # Some tokenizers always append an end token.
         text = [token for token in text if token not in self.special_tokens.values()] or text
         starts = range(len(whole) - len(text) + 1)
         at = next((i for i in starts if whole[i : i + len(text)] == text), 0)
@@ -228,13 +228,13 @@ class Model:
 
     @functools.cached_property
     def longest_token(self) -> int:
-        """Bytes of the longest token: no text of more than n times that has n tokens or fewer."""
+        """Bytes of the longest token, so that a text of n tokens has at most n times as many."""
         text = llama_cpp.llama_vocab_get_text
         return max(len(text(self._vocab, token)) for token in range(self.num_vocab))
 
     @functools.cached_property
     def infill_tokens(self) -> tuple[int, int, int] | None:
-        """The ids that stand before prefix, suffix and middle; None where the model has none."""
+        """The ids before prefix, suffix and middle; None if the model has none."""
         ids = (
             llama_cpp.llama_vocab_fim_pre(self._vocab),
             llama_cpp.llama_vocab_fim_suf(self._vocab),
@@ -243,7 +243,7 @@ class Model:
         return ids if min(ids) >= 0 else None
 
     def token_text(self, token: int) -> str:
-        """The vocabulary's own spelling of a token, e.g. `<|im_end|>`; empty for -1."""
+        """The vocabulary's spelling of a token, e.g. `<|im_end|>`; empty for -1."""
         if not 0 <= token < self.num_vocab:
             return ""
         text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
@@ -253,16 +253,16 @@ class Model:
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
     def tokenize(self, text: str, *, parse_special: bool, add_bos: bool) -> list[int]:
-        """Text → token ids. `parse_special` reads the marks of `special_tokens` as such.
+        """Text → token ids. `parse_special` matches `special_tokens` in the text.
 
-        A BOS token is added where asked for, the model wants one and the text has none yet.
-        Raises InvalidRequest for text that has no UTF-8 form (a lone surrogate).
+        `add_bos` adds a BOS token if the model wants one and the text does not start with it.
+        Raises InvalidRequest if the text can't be encoded as UTF-8 (a lone surrogate).
         """
         parts = self.tokens(text, parse_special=parse_special, add_bos=add_bos)
         return [*itertools.chain.from_iterable(parts)]
 
     def tokens(self, text: str, *, parse_special: bool, add_bos: bool) -> Iterator[list[int]]:
-        """The same ids in parts, each of which took milliseconds."""
+        """Yields the same ids in parts of a few milliseconds each."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -276,8 +276,8 @@ class Model:
             yield self._tokenize(text.encode(), add, parse_special)
             return
         before = ""
-        for part in self._windows.of(text, has_marks=parse_special):
-            if not before or (parse_special and self._windows.ends_in_mark(before)):
+        for part in self._windows.of(text, parse_special=parse_special):
+            if not before or (parse_special and self._windows.ends_in_special(before)):
                 yield self._tokenize(part.encode(), add and not before, parse_special)
             else:
                 opened = self._tokenize((self._opening + part).encode(), False, parse_special)
@@ -285,7 +285,7 @@ class Model:
             before = part
 
     def prepare_for(self, num_characters: int) -> None:
-        """Looks at the whole vocabulary before the first long text, which may take a second."""
+        """Scans the vocabulary before the first long text, which may take a second."""
         if num_characters > WINDOW and self._is_cut:
             with self._preparing:
                 assert self._windows
@@ -293,19 +293,19 @@ class Model:
     @functools.cached_property
     def _windows(self) -> Windows:
         pieces = (self._piece(token) for token in range(self.num_vocab))
-        marks = self.special_tokens
-        return Windows(itertools.chain(pieces, map(str.encode, marks)), marks)
+        special = self.special_tokens
+        return Windows(itertools.chain(pieces, map(str.encode, special)), special)
 
     @functools.cached_property
     def _is_cut(self) -> bool:
-        """The other kinds (WordPiece, Unigram and so on) take long texts well."""
+        """Whether long texts must be cut; WordPiece, Unigram and so on handle them well."""
         kinds = llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE
         return llama_cpp.llama_vocab_type(self._vocab) in kinds
 
     @functools.cached_property
     def _opening(self) -> str:
-        """Stands before what goes on with a text: SentencePiece puts a blank before its beginning.
-        No token has this character beside another."""
+        """Put before a part that continues a text, since SentencePiece adds a blank at the start.
+        No token joins this character with another."""
         is_spm = llama_cpp.llama_vocab_type(self._vocab) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
         return "\x01" if is_spm else ""
 
@@ -323,7 +323,7 @@ class Model:
         return list(ids[:count])
 
     def token_bytes(self, token: int) -> bytes:
-        """What a token adds to the text; nothing for control tokens."""
+        """The bytes a token adds to the text; empty for control tokens."""
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self._piece(token)

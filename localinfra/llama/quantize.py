@@ -1,7 +1,7 @@
-"""A GGUF file → the same model with its weights in another type, by llama.cpp's own quantizer.
+"""A GGUF file → the same model with weights of another type, by llama.cpp's own quantizer.
 
-The source must have passed `models/gguf/reader.py`. Takes seconds to minutes and holds no
-interpreter lock meanwhile: to be able to stop it, call it in a process of its own.
+The source must have passed `models/gguf/reader.py`. Takes seconds to minutes without holding the
+GIL; run it in a child process to be able to stop it.
 """
 
 import ctypes
@@ -18,12 +18,12 @@ FTYPES = {"f16": 1, "q4_0": 2, "q8_0": 7}
 
 
 class QuantizeFailed(Exception):
-    """No usable file was written; the message carries llama.cpp's own words."""
+    """No usable file was written; the message quotes llama.cpp."""
 
 
 def quantize(source: Path, target: Path, type: str, threads: int) -> None:
-    """Writes `target`, from weights of any type. Raises QuantizeFailed; a part of `target` may
-    be left behind then."""
+    """Writes `target` from weights of any type. Raises QuantizeFailed, and may leave a partial
+    `target` then."""
     init_library()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = FTYPES[type]
@@ -34,5 +34,5 @@ def quantize(source: Path, target: Path, type: str, threads: int) -> None:
         os.fsencode(source), os.fsencode(target), ctypes.byref(params)
     )
     if code:
-        reason = log.recent_errors() or f"llama_model_quantize gave {code}"
+        reason = log.recent_errors() or f"llama_model_quantize returned {code}"
         raise QuantizeFailed(f"{source} could not be written as {type.upper()}: {reason}")

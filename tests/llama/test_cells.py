@@ -1,4 +1,4 @@
-"""The map of cells against llama.cpp's own, which a saved state shows: it has cells in order."""
+"""The map of cells against llama.cpp's own, as seen in saved state, which lists cells in order."""
 
 import random
 from pathlib import Path
@@ -27,14 +27,14 @@ SETTINGS = ContextSettings(
 )
 
 
-def test_each_type_of_the_cache_is_ggmls_of_that_name() -> None:
+def test_kv_types_have_ggmls_numbers() -> None:
     assert {BLOCKS[number][0]: number for number in KV_TYPES.values()} == KV_TYPES
     assert KV_TYPES.keys() == set(get_args(KvType))
 
 
 def positions_saved(context: LlamaContext, slot: int, is_window: bool = False) -> list[int]:
-    """Of a slot's cells, in their order, as llama.cpp writes them: a magic number, the slot, how
-    many streams and cells there are, and of each cell its position, 1, and the slot."""
+    """The positions of a slot's cells, in cell order, from llama.cpp's format: a magic number, the
+    slot, the number of streams, the number of cells; for each cell its position, 1, the slot."""
     flags = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if is_window else 0
     words = np.empty(
         llama_cpp.llama_state_seq_get_size_ext(context._pointer, slot, flags), np.uint8
@@ -48,7 +48,7 @@ def positions_saved(context: LlamaContext, slot: int, is_window: bool = False) -
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_use_of_the_cache_is_followed(tmp_path: Path, seed: int) -> None:
+def test_any_use_of_the_cache_is_mirrored(tmp_path: Path, seed: int) -> None:
     context = LlamaContext(
         Model(tiny_llama().write(tmp_path / "tiny.gguf"), ModelSettings()), SETTINGS
     )
@@ -60,7 +60,7 @@ def test_any_use_of_the_cache_is_followed(tmp_path: Path, seed: int) -> None:
     for _ in range(400):
         slot = chance.randrange(3)
         move = chance.random()
-        if move < 0.6:  # several slots grow
+        if move < 0.6:  # extend several slots
             batch = Batch()
             for other in range(3):
                 size = chance.choice([0, 1, 1, 2, 9])
@@ -76,11 +76,11 @@ def test_any_use_of_the_cache_is_followed(tmp_path: Path, seed: int) -> None:
             for other in ordered:
                 assert in_order(context, other) == (other in will)
                 num_broken += other not in will
-        elif move < 0.75:  # the end of one, or all of it, goes
+        elif move < 0.75:  # drop the end of one, or all of it
             start = chance.choice([0, chance.randrange(held[slot] + 1)])
             context.drop(slot, start)
             held[slot] = start
-        elif move < 0.85:  # one becomes another's beginning
+        elif move < 0.85:  # copy one to another
             other = (slot + 1) % 3
             context.drop(other, 0)
             context.copy(slot, other, 0, held[slot])
@@ -103,7 +103,7 @@ def in_order(context: LlamaContext, slot: int) -> bool:
     return positions == sorted(positions)
 
 
-def test_attention_looks_at_whole_paddings() -> None:
+def test_attention_covers_multiples_of_the_padding() -> None:
     cells = CellMap(1000)
     assert cells.num_seen == 256
     cells.add([0] * 255, range(255))
@@ -115,7 +115,7 @@ def test_attention_looks_at_whole_paddings() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_cells_of_a_sliding_window_are_followed_too(tmp_path: Path, seed: int) -> None:
+def test_the_cells_of_a_sliding_window_are_mirrored_too(tmp_path: Path, seed: int) -> None:
     settings = msgspec.structs.replace(SETTINGS, context_length=600, num_cells=2048)
     model = Model(tiny_gemma3().write(tmp_path / "tiny.gguf"), ModelSettings())
     context = LlamaContext(model, settings)
@@ -149,7 +149,7 @@ def test_the_cells_of_a_sliding_window_are_followed_too(tmp_path: Path, seed: in
         for slot in range(3):
             assert context._cells[0].positions(slot) == positions_saved(context, slot)
             assert context._cells[1].positions(slot) == positions_saved(context, slot, True)
-            # The oldest is not looked at any more by the next token, so it may be gone.
+            # The oldest is outside the next token's window, so it may be gone.
             assert len(context._cells[1].positions(slot)) >= min(held[slot], window - 1)
     assert num_broken > 10
     context.close()

@@ -1,4 +1,4 @@
-"""Tiny random-weight models of other kinds: real ones to llama.cpp."""
+"""Tiny random-weight models of various architectures, run by llama.cpp."""
 
 import asyncio
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def answer_all(context: LlamaContext, prompts: list[list[int]], together: bool) 
     ("make", "can_share"),
     [(tiny_llama, True), (tiny_gemma3, False), (tiny_mamba, False), (tiny_lfm2, False)],
 )
-def test_models_are_served_alike_whether_or_not_prefixes_can_be_shared(
+def test_answers_are_the_same_alone_and_together_with_and_without_shared_prefixes(
     tmp_path: Path, make: Callable[[], TinyModel], can_share: bool
 ) -> None:
     path = make().write(tmp_path / "tiny.gguf")
@@ -85,11 +85,11 @@ def test_models_are_served_alike_whether_or_not_prefixes_can_be_shared(
     together = answer_all(open_context(path), prompts, together=True)
     assert alone[0] == alone[1] == alone[2] and alone[3:6] == alone[12:15]
     same = sum(a == b for a, b in zip(alone, together, strict=True))
-    assert same >= len(alone) - 3  # random weights have near-ties, which a batch's shape may flip
+    assert same >= len(alone) - 3  # near-ties of random weights, which the batch shape may flip
 
 
-def test_offloaded_cells_come_back_as_they_were(tmp_path: Path) -> None:
-    """More prompts than cells, asked twice: by then each is offloaded, and answers alike."""
+def test_offloaded_cells_are_restored_exactly(tmp_path: Path) -> None:
+    """More prompts than fit the cells, asked twice: the second time from offloaded cells."""
     context = open_context(tiny_llama().write(tmp_path / "tiny.gguf"))
     prompts = [list(range(start, start + 50)) for start in range(40, 120, 10)]
 
@@ -112,7 +112,7 @@ def test_offloaded_cells_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def lora_for(model: TinyModel, strength: float) -> TinyModel:
-    """A rank-1 adapter of the first layer's down projection."""
+    """A rank-1 adapter for the first layer's down projection."""
     [target] = [tensor for tensor in model.tensors if tensor.name == "blk.0.ffn_down.weight"]
     wide, narrow = target.shape
     rng = np.random.default_rng(1)
@@ -136,7 +136,7 @@ def lora_for(model: TinyModel, strength: float) -> TinyModel:
     )
 
 
-def test_lora_files_change_what_the_model_says(tmp_path: Path) -> None:
+def test_lora_files_change_the_answers(tmp_path: Path) -> None:
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     adapter = lora_for(tiny_llama(), 3.0).write(tmp_path / "lora.gguf")
     prompts = [[50, 60, 70]]
@@ -160,7 +160,7 @@ def test_a_damaged_lora_file_is_refused(tmp_path: Path) -> None:
             load_text_model("tiny", entry(path, lora=adapters), 8)
 
 
-def test_files_that_llama_cpp_refuses_say_why(tmp_path: Path) -> None:
+def test_the_error_for_a_refused_file_says_why(tmp_path: Path) -> None:
     model = tiny_llama()
     model.tensors.pop()
     path = model.write(tmp_path / "tiny.gguf")
@@ -170,7 +170,7 @@ def test_files_that_llama_cpp_refuses_say_why(tmp_path: Path) -> None:
         load_text_model("tiny", entry(path), 8)
 
 
-def test_a_load_that_fails_for_memory_is_tried_with_fewer_layers(
+def test_a_load_that_runs_out_of_memory_is_retried_with_fewer_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from localinfra.text import loading
@@ -193,7 +193,7 @@ def test_a_load_that_fails_for_memory_is_tried_with_fewer_layers(
     assert "trying" in caplog.text
 
 
-def test_a_template_may_come_from_settings_and_a_missing_one_is_explained(tmp_path: Path) -> None:
+def test_a_template_may_come_from_settings_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     model = load_text_model("tiny", entry(path, chat_template="{{ messages[0].content }}"), 8)
     assert model.prompts._template is not None
@@ -203,8 +203,8 @@ def test_a_template_may_come_from_settings_and_a_missing_one_is_explained(tmp_pa
     model.close()
 
 
-def test_a_model_may_be_asked_for_text_after_its_engine_has_ended(tmp_path: Path) -> None:
-    """A rendering in another thread can't be cancelled; it must not meet freed memory."""
+def test_a_model_still_tokenizes_after_its_engine_has_ended(tmp_path: Path) -> None:
+    """A rendering in another thread can't be cancelled and must not use freed memory."""
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     model = load_text_model("tiny", entry(path), 8)
     model.close()

@@ -1,4 +1,4 @@
-"""Long texts reach llama.cpp's tokenizers in parts that have the tokens of the whole."""
+"""Long texts are tokenized in parts, which gives the tokens of the whole."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from localinfra.llama.windows import WINDOW, Windows
 
 
 def deepseek_vocabulary() -> dict[str, Value]:
-    """One whose words llama.cpp splits off by std::regex."""
+    """A vocabulary whose words llama.cpp splits by std::regex."""
     return gpt2_vocabulary() | {"tokenizer.ggml.pre": Value(STRING, "deepseek-llm")}
 
 
@@ -27,31 +27,31 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Model(tiny_llama(request.param).write(path), ModelSettings())
 
 
-def parts(text: str, tokens: list[str], marks: list[str], *, has_marks: bool) -> list[str]:
-    spelled = [*tokens, *marks]
-    return [*Windows(map(str.encode, spelled), marks).of(text, has_marks=has_marks)]
+def parts(text: str, tokens: list[str], special: list[str], *, parse_special: bool) -> list[str]:
+    spelled = [*tokens, *special]
+    return [*Windows(map(str.encode, spelled), special).of(text, parse_special=parse_special)]
 
 
 WORDS = ["the", " the", " a", "he", "in", "</s>", "<s>", "</", "\n", "\n\n", "  ", "12", "é", "🦜"]
 
 
 @settings(max_examples=300, deadline=None)
-@given(words=st.lists(st.sampled_from(WORDS), max_size=60), reads_marks=st.booleans())
+@given(words=st.lists(st.sampled_from(WORDS), max_size=60), parse_special=st.booleans())
 def test_the_tokens_are_those_of_the_whole(
-    model: Model, words: list[str], reads_marks: bool
+    model: Model, words: list[str], parse_special: bool
 ) -> None:
     text = "q jumps".join(words)
-    whole = model.tokenize(text, parse_special=reads_marks, add_bos=True)
+    whole = model.tokenize(text, parse_special=parse_special, add_bos=True)
     with pytest.MonkeyPatch.context() as patch:
         for module in (model_module, windows):
             patch.setattr(module, "WINDOW", 40)
-        assert model.tokenize(text, parse_special=reads_marks, add_bos=True) == whole
+        assert model.tokenize(text, parse_special=parse_special, add_bos=True) == whole
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "!", "1", "\n", "🦜", "</s>", "the ", "e\u0301", "漢"])
-def test_a_long_run_of_anything_comes_back_whole(model: Model, unit: str) -> None:
-    """40,000 letters end the process where std::regex gets them at once, and 200,000 line breaks
-    take SentencePiece two seconds."""
+def test_a_long_run_of_anything_is_tokenized_completely(model: Model, unit: str) -> None:
+    """In one call, 40,000 letters crash std::regex, and SentencePiece takes two seconds for 200,000
+    line breaks."""
     text = unit * (100_000 // len(unit))
     ids = model.tokenize(text, parse_special=True, add_bos=False)
     spelled = b"".join(
@@ -60,29 +60,31 @@ def test_a_long_run_of_anything_comes_back_whole(model: Model, unit: str) -> Non
     assert spelled.decode().lstrip(" ") == text.lstrip(" ")
 
 
-@pytest.mark.parametrize("has_marks", [True, False])
+@pytest.mark.parametrize("parse_special", [True, False])
 @pytest.mark.parametrize("unit", ["a", "ab ", "a\n\n", "<mark>", "<mark>a", "é ", "a <mark> "])
-def test_no_part_is_long_and_none_ends_in_a_mark_s_middle(unit: str, has_marks: bool) -> None:
+def test_no_part_is_long_and_none_splits_a_special_token(unit: str, parse_special: bool) -> None:
     text = unit * 10_000
-    found = parts(text, ["aa", "ab", "a"], ["<mark>"], has_marks=has_marks)
+    found = parts(text, ["aa", "ab", "a"], ["<mark>"], parse_special=parse_special)
     assert "".join(found) == text
     assert max(map(len, found)) <= WINDOW
-    if has_marks:
+    if parse_special:
         assert sum(part.count("<mark>") for part in found) == text.count("<mark>")
 
 
-def test_it_is_cut_where_no_token_joins_what_stands_side_by_side() -> None:
+def test_a_cut_is_between_bytes_that_no_token_joins() -> None:
     text = "x y" * WINDOW
-    assert all(part.endswith("x") for part in parts(text, [" y", "yx"], [], has_marks=False)[:-1])
-    assert all(part.endswith("y") for part in parts(text, [" y", "x "], [], has_marks=False)[:-1])
+    after_x = parts(text, [" y", "yx"], [], parse_special=False)
+    after_y = parts(text, [" y", "x "], [], parse_special=False)
+    assert all(part.endswith("x") for part in after_x[:-1])
+    assert all(part.endswith("y") for part in after_y[:-1])
 
 
-def test_a_blank_before_a_cut_would_be_split_otherwise() -> None:
-    found = parts("word \n" * WINDOW, ["word"], [], has_marks=False)
+def test_no_cut_is_after_a_blank() -> None:
+    found = parts("word \n" * WINDOW, ["word"], [], parse_special=False)
     assert all(part.endswith("d") for part in found[:-1])
 
 
-def test_a_cut_keeps_away_from_marks_which_may_strip_blanks() -> None:
-    found = parts("some words <mark> and " * WINDOW, ["words"], ["<mark>"], has_marks=True)
+def test_no_cut_is_beside_a_special_token_which_may_strip_blanks() -> None:
+    found = parts("some words <mark> and " * WINDOW, ["words"], ["<mark>"], parse_special=True)
     for part in found:
         assert not part.endswith("<mark>") and not part.startswith((" <mark>", "<mark>"))
