@@ -1,10 +1,10 @@
-"""Which texts of which requests are computed next. Plain values, no thread.
+"""Chooses which texts of which requests are computed next. Plain values, no thread.
 
-A batch is as large as its padding to the longest text allows (`batch_tokens`), since what a batch
-costs grows with the padded tokens, and large ones of long texts leave the processor's caches.
-Requests take turns. One that fits a batch takes other small ones of similar lengths along, so that
-many clients with a text each go as fast as one with all of them; one with more than a batch of
-texts computes one batch at its turn, and whoever came meanwhile waits for no more than that.
+A batch is bounded by its tokens padded to the longest text (`batch_tokens`), since these determine
+its cost, and large batches of long texts exceed the CPU caches. Requests take turns. A request that
+fits a batch is joined by other small ones of similar lengths, so that many clients with a text each
+are served as fast as one client with all of them. A larger request computes one batch per turn, so
+that others wait for no more than that.
 """
 
 from collections import deque
@@ -15,17 +15,17 @@ import numpy as np
 
 from localinfra.embed.encoder import Rows, Tokens
 
-MAX_LOOKED_AT = 2048  # texts of other requests, for those of similar length
+MAX_LOOKED_AT = 2048  # texts, in the search for ones of similar length
 
 
 class EncodeJob:
-    """One request's texts, and its rows as they are computed."""
+    """One request's texts, and the rows computed so far."""
 
     def __init__(self, texts: Sequence[Tokens], width: int):
         self.texts = texts
         self.rows: Rows = np.empty((len(texts), width), np.float32)
         self.num_missing = len(texts)
-        # Shortest first; taken from the end, so that the longest, which cost most, come first.
+        # Shortest first; taken from the end, so that the longest texts are computed first.
         self.waiting = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         self.num_waiting_tokens = sum(map(len, texts))
 
@@ -39,7 +39,7 @@ class EncodeJob:
         return BatchPart(self, index)
 
     def take_longest(self, batch_tokens: int) -> "list[BatchPart]":
-        """A batch of its own: at least one text."""
+        """Takes a batch from this job alone: at least one text."""
         longest = len(self.texts[self.waiting[-1]])
         count = min(max(1, batch_tokens // max(longest, 1)), len(self.waiting))
         taken = self.waiting[-count:]
@@ -49,10 +49,10 @@ class EncodeJob:
 
 
 class BatchPart(NamedTuple):
-    """A text of a request."""
+    """One text of a request."""
 
     job: EncodeJob
-    at: int  # its index there
+    at: int  # its index in the job
 
     @property
     def tokens(self) -> Tokens:
@@ -72,12 +72,12 @@ class Batcher:
         self._turns.append(job)
 
     def drop(self, job: EncodeJob) -> None:
-        """Nobody wants the rest of it."""
+        """Removes a job whose remaining texts are no longer wanted."""
         if job in self._turns:
             self._turns.remove(job)
 
     def next(self) -> list[BatchPart]:
-        """The next batch; there must be a job."""
+        """Takes the next batch; there must be a job."""
         job = self._turns.popleft()
         parts = (
             job.take_longest(self.batch_tokens) if self._is_large(job) else self._take_similar(job)
@@ -90,7 +90,7 @@ class Batcher:
         return job.num_waiting_tokens > self.batch_tokens
 
     def _take_similar(self, job: EncodeJob) -> list[BatchPart]:
-        """The job's longest text and, from small jobs, the nearest in length that fit with it."""
+        """Takes the job's longest text, and texts of small jobs that are nearest in length."""
         parts = [BatchPart(job, index) for index in job.waiting]
         anchor = len(parts[-1].tokens)
         for other in self._turns:

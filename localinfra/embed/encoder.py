@@ -1,6 +1,6 @@
-"""What the worker drives: token ids in, rows of numbers out. Plain values, no library.
+"""The encoders that the worker runs: token ids in, rows of numbers out. Plain values, no library.
 
-An embedder's row is a text's vector, a cross-encoder's the scores of a pair of texts.
+A row is a text's vector (embedder), or the scores of a pair of texts (cross-encoder).
 """
 
 from collections.abc import Sequence
@@ -15,48 +15,48 @@ Kind = Literal["embedding", "rerank"]
 
 
 class Tokens(msgspec.Struct, frozen=True):
-    """A text, or a pair of texts, as the model reads it: special tokens included."""
+    """A text or a pair of texts as model input, special tokens included."""
 
     ids: list[int]
-    types: list[int] | None = None  # which of a pair each token is of, for models that want it
-    num_prompt: int = 0  # leading tokens that some models leave out of the vector
+    types: list[int] | None = None  # which of a pair each token belongs to, if the model takes it
+    num_prompt: int = 0  # leading tokens that some models exclude from pooling
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 class Encoder(Protocol):
-    """`encode` may be called by as many threads at once as there are lanes."""
+    """`encode` may be called by up to `num_lanes` threads at once."""
 
-    name: str  # of the way it computes, for logs
+    name: str  # of library and precision, for logs
     width: int  # of a row
-    batch_tokens: int  # padded tokens that are computed fastest in one batch
-    num_lanes: int  # batches that are computed fastest at the same time
+    batch_tokens: int  # padded tokens per batch for the best speed
+    num_lanes: int  # concurrent batches for the best speed
 
     def encode(self, batch: Sequence[Tokens], *, is_alone: bool) -> Rows:
-        """The rows in the order of the batch, as the model gives them. `is_alone`: no other batch
-        is being computed, so that it may use all threads."""
+        """Returns the model's rows in the order of the batch. `is_alone`: no other batch is being
+        computed, so it may use all threads."""
 
     def close(self) -> None: ...
 
 
 class Description(msgspec.Struct, frozen=True):
-    """What an encoder's files say of it."""
+    """An encoder's properties, from its files."""
 
     kind: Kind
     width: int  # of a row
     max_tokens: int  # of a text, special tokens included
     pad_id: int
-    takes_types: bool  # token types, which tell a pair's texts apart
+    takes_types: bool  # token types, which distinguish the texts of a pair
     is_left_padded: bool = False
-    prompts: dict[str, str] = {}  # what texts begin with, by name
-    default_prompt: str = ""  # for those of which nothing is said
-    needs_prompt_length: bool = False  # its vectors leave the prompt's tokens out
+    prompts: dict[str, str] = {}  # prefixes of texts, by name
+    default_prompt: str = ""  # if a request names none
+    needs_prompt_length: bool = False  # pooling excludes the prompt's tokens
 
 
 def arrays_of(batch: Sequence[Tokens], described: Description) -> dict[str, NDArray[np.int64]]:
-    """The inputs of a network, each [num_texts, longest]: ids, the mask of those that are text,
-    and token types where it takes them."""
+    """A network's inputs, each [num_texts, longest]: ids, attention mask, and token types if it
+    takes them."""
     longest = max(map(len, batch))
     ids = np.full((len(batch), longest), described.pad_id, np.int64)
     mask, types = np.zeros_like(ids), np.zeros_like(ids)
@@ -72,7 +72,7 @@ def arrays_of(batch: Sequence[Tokens], described: Description) -> dict[str, NDAr
 
 
 def unit_length(rows: Rows) -> Rows:
-    """A row of zeros stays as it is."""
+    """Scales rows to length 1; a row of zeros stays as it is."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     scaled: Rows = rows / np.maximum(norms, np.finfo(np.float32).tiny)
     return scaled

@@ -17,7 +17,7 @@ from localinfra.machine import usable_cores
 from localinfra.models.entries import EmbeddingModelEntry
 from localinfra.models.gguf.reader import BadGguf, read_header
 
-GGUF_CONTEXT = 4096  # more is asked for, not assumed: an encoder reserves memory for all of it
+GGUF_CONTEXT = 4096  # default; an encoder reserves memory for all of it
 
 
 def load_gguf_embedder(
@@ -25,7 +25,7 @@ def load_gguf_embedder(
 ) -> EmbeddingModel:
     try:
         header = read_header(path, embeds=True)
-        # Never more than it was trained for: an encoder has no position beyond.
+        # At most the trained length: an encoder has no positions beyond it.
         trained = header.context_length or GGUF_CONTEXT
         length = min(entry.context_length or GGUF_CONTEXT, trained)
         threads = entry.threads or usable_cores()

@@ -1,8 +1,8 @@
-"""An exported graph (ONNX) run by onnxruntime or by OpenVINO: the same vectors as torch, sooner.
+"""An exported graph (ONNX) run by onnxruntime or OpenVINO: the same vectors as torch, faster.
 
-Neither needs torch in the process. A batch that is
-alone is computed by all threads together. Several at a time get a thread each: threads that don't
-wait for each other at every operation are a sixth faster (two cores, MiniLM).
+Neither needs torch in the process. A single batch is computed by all threads together. Concurrent
+batches get a thread each: without synchronising at every operation, threads are a sixth faster (two
+cores, MiniLM).
 """
 
 import threading
@@ -14,14 +14,14 @@ import numpy as np
 
 from localinfra.embed.encoder import Description, Rows, Tokens, arrays_of
 
-BATCH_TOKENS = 512  # beyond it a batch no longer fits a core's caches
-MAX_SECOND_BYTES = 256 << 20  # of a graph that is held twice, for one thread and for all
+BATCH_TOKENS = 512  # larger batches exceed a core's caches
+MAX_SECOND_BYTES = 256 << 20  # of a graph loaded twice, for one thread and for all
 
 Run: TypeAlias = Callable[[dict[str, Any]], Rows]
 
 
 class GraphEncoder:
-    """`wide` computes with all threads, `narrow` with one, and by several callers at once."""
+    """`wide` uses all threads; `narrow` uses one per caller, for several callers at once."""
 
     name: str
 
@@ -67,7 +67,7 @@ class OnnxEncoder(GraphEncoder):
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = num_threads
             options.log_severity_level = 3
-            # Threads that spin while they wait would take the cores of the text models.
+            # Spinning threads would take cores from the text models.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             providers = ["CPUExecutionProvider"]
             made = onnxruntime.InferenceSession(str(graph), options, providers=providers)
@@ -78,7 +78,7 @@ class OnnxEncoder(GraphEncoder):
 
             return run
 
-        # A session may be run by several callers at once; one for one thread starts none itself.
+        # Several callers may share a session; with one thread it computes in the caller's.
         narrow = session(1) if has_lanes(graph, threads) else None
         super().__init__(description, session(threads), narrow, threads, batch_tokens)
         self.name = f"onnxruntime {onnxruntime.__version__}"
@@ -94,7 +94,7 @@ class OpenVinoEncoder(GraphEncoder):
         precision: str = "f32",
         batch_tokens: int | None = None,
     ):
-        """`precision` is f32 or bf16, which is faster on CPUs that compute in it."""
+        """`precision`: f32, or bf16, which is faster on CPUs with bf16 instructions."""
         import openvino
 
         core = openvino.Core()
@@ -110,9 +110,9 @@ class OpenVinoEncoder(GraphEncoder):
             output, local = compiled.output(0), threading.local()
 
             def run(inputs: dict[str, Any]) -> Rows:
-                if not hasattr(local, "request"):  # each caller has its own
+                if not hasattr(local, "request"):  # one per calling thread
                     local.request = compiled.create_infer_request()
-                # Copied: its memory is used again.
+                # Copied, since the request reuses its memory.
                 return np.array(local.request.infer(inputs)[output], np.float32)
 
             return run

@@ -1,8 +1,8 @@
 """Catalogue entries of embedders and rerankers → models in memory.
 
-Blocking; the pool calls it in a thread. On CPUs what is fastest is found once, by a process of its
-own (`embed/prepare.py`). Meanwhile torch computes, and then what was found takes its place; from
-the next start on this process needs no torch where another library gives the same.
+Blocking; the pool calls it in a thread. On CPUs a child process (`embed/prepare.py`) finds the
+fastest way to compute a model, once. Until then torch computes; the fastest way then replaces it.
+From the next start on, torch is not even imported if another library gives the same vectors.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ NEEDED = {"onnx": ("onnxruntime", "onnxscript"), "openvino": ("openvino", "onnxs
 
 
 class Wanted(NamedTuple):
-    """An encoder and how models.toml wants it computed, on the CPU."""
+    """An encoder to compute on the CPU, with its settings from models.toml."""
 
     name: str
     entry: EncoderEntry
@@ -44,11 +44,11 @@ class Wanted(NamedTuple):
 
     @property
     def ways(self) -> tuple[str, ...] | None:
-        """To be tried; None: all."""
+        """The ways to try; None: all."""
         return None if self.entry.backend == "auto" else (self.entry.backend,)
 
     def place(self, ways: tuple[str, ...] | None) -> Path:
-        """Of the plan that has tried these."""
+        """The cache folder of the plan that tried these ways."""
         length = self.entry.context_length
         identity = plans.fingerprint(
             self.folder, self.kind, machine.cpu(), self.threads, length, ways
@@ -60,11 +60,13 @@ class Loaded(NamedTuple):
     encoder: Encoder
     description: Description
     tokenizer: FastTokenizer
-    unmeasured: Wanted | None = None  # a better way to compute it may be found
+    unmeasured: Wanted | None = None  # set if there is no plan for it yet
 
 
-def served(name: str, loaded: Loaded, max_waiting: int) -> tuple[EmbedWorker, Measurement | None]:
-    """The worker of an encoder, and what looks for a better one beside it."""
+def start_worker(
+    name: str, loaded: Loaded, max_waiting: int
+) -> tuple[EmbedWorker, Measurement | None]:
+    """Starts the encoder's worker, and the measurement if it has none yet."""
     worker = EmbedWorker(loaded.encoder, name=name, max_waiting=max_waiting)
     if loaded.unmeasured is None:
         return worker, None
@@ -81,12 +83,12 @@ def load_embedding_model(name: str, entry: EmbeddingModelEntry, max_waiting: int
     loaded = load_encoder(name, entry, path, "embedding")
     if entry.dimensions not in (None, loaded.description.width):
         logger.warning(
-            "%s has %d dimensions, not %d as models.toml says",
+            "%s has %d dimensions, not %d as set in models.toml",
             name, loaded.description.width, entry.dimensions,
         )  # fmt: skip
     described = loaded.description
     prompts = {**described.prompts, **entry.prompts}
-    worker, measurement = served(name, loaded, max_waiting)
+    worker, measurement = start_worker(name, loaded, max_waiting)
     return EmbeddingModel(
         name, entry, worker, loaded.tokenizer, prompts, described.default_prompt, measurement
     )
@@ -95,7 +97,7 @@ def load_embedding_model(name: str, entry: EmbeddingModelEntry, max_waiting: int
 def load_rerank_model(name: str, entry: RerankModelEntry, max_waiting: int) -> RerankModel:
     """Raises ModelUnavailable with what to do."""
     loaded = load_encoder(name, entry, locate(name, entry.source), "rerank")
-    worker, measurement = served(name, loaded, max_waiting)
+    worker, measurement = start_worker(name, loaded, max_waiting)
     return RerankModel(name, entry, worker, loaded.tokenizer, measurement)
 
 
@@ -109,8 +111,8 @@ def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Lo
     device, is_float32 = device_of(entry), entry.dtype in ("auto", "float32")
     if entry.backend in ("onnx", "openvino") and (device != "cpu" or not is_float32):
         raise ModelUnavailable(
-            f'{name}: backend = "{entry.backend}" computes on the CPU and in float32 or what is as '
-            'exact. Set device = "cpu" and leave dtype out, or backend = "torch".',
+            f'{name}: backend = "{entry.backend}" needs the CPU and float32. Set device = "cpu" '
+            'and leave dtype out, or set backend = "torch".',
             "model",
         )
     if entry.backend == "torch" or device != "cpu" or not is_float32:
@@ -118,14 +120,14 @@ def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Lo
     wanted = Wanted(name, entry, folder, kind)
     if missing := [lib for lib in NEEDED.get(entry.backend, ()) if not is_installed(lib)]:
         raise ModelUnavailable(
-            f"{name} can't be computed by {entry.backend}: pip install {' '.join(missing)}, or set "
-            'backend = "auto" for it in models.toml.',
+            f"{name} can't use {entry.backend}, which is not installed: pip install "
+            f'{" ".join(missing)}, or set backend = "auto" for it in models.toml.',
             "model",
         )
     cache.sweep_if_free(machine.cache_folder("encoders"))
     if found := known_plan(wanted):
         return load_planned(wanted, *found)
-    logger.info("%s is computed by torch at first", name)
+    logger.info("%s runs on torch at first", name)
     loaded = load_torch(name, entry, folder, kind, device, "float32")
     return loaded._replace(unmeasured=wanted)
 
@@ -135,8 +137,8 @@ def is_installed(library: str) -> bool:
 
 
 def known_plan(wanted: Wanted) -> tuple[Path, EncoderPlan] | None:
-    """Where it is kept, and what it says."""
-    for ways in dict.fromkeys((None, wanted.ways)):  # one that has tried all will do for each
+    """The folder and contents of a plan kept in the cache."""
+    for ways in dict.fromkeys((None, wanted.ways)):  # a plan that tried all ways will do
         place = wanted.place(ways)
         if (plan := plans.load(place)) is not None:
             return place, plan
@@ -144,14 +146,14 @@ def known_plan(wanted: Wanted) -> tuple[Path, EncoderPlan] | None:
 
 
 def chosen_way(wanted: Wanted, plan: EncoderPlan) -> str:
-    """Raises ModelUnavailable where models.toml wants one that can't be had."""
+    """The way to compute it. Raises ModelUnavailable if the backend set can't run it."""
     backend = wanted.entry.backend
     if backend == "auto":
         return plan.fastest(exact=wanted.entry.dtype == "float32")
     if backend not in plan.measured:
         raise ModelUnavailable(
-            f"{wanted.name} can't be computed by {backend}, which does not know this model's "
-            'operations. Set backend = "auto" for it in models.toml.',
+            f"{wanted.name} can't use {backend}, which does not support this model's operations. "
+            'Set backend = "auto" for it in models.toml.',
             "model",
         )
     return backend
@@ -159,7 +161,7 @@ def chosen_way(wanted: Wanted, plan: EncoderPlan) -> str:
 
 def load_planned(wanted: Wanted, place: Path, plan: EncoderPlan) -> Loaded:
     chosen = chosen_way(wanted, plan)
-    logger.info("%s is computed by %s: %s", wanted.name, chosen, told(plan))
+    logger.info("%s runs on %s: %s", wanted.name, chosen, timings(plan))
     if chosen.startswith("torch"):
         dtype = "bfloat16" if chosen == "torch-bf16" else "float32"
         return load_torch(wanted.name, wanted.entry, wanted.folder, wanted.kind, "cpu", dtype)
@@ -169,7 +171,7 @@ def load_planned(wanted: Wanted, place: Path, plan: EncoderPlan) -> Loaded:
 
 
 def measurement_of(wanted: Wanted, worker: EmbedWorker) -> Measurement:
-    """Looks for what computes it fastest, and has the worker use that."""
+    """A measurement that switches the worker to the fastest way."""
     place = wanted.place(wanted.ways)
     length = wanted.entry.context_length
     request = plans.Request(
@@ -178,10 +180,10 @@ def measurement_of(wanted: Wanted, worker: EmbedWorker) -> Measurement:
 
     def use(plan: EncoderPlan) -> None:
         if chosen_way(wanted, plan) == "torch":
-            logger.info("%s stays with torch: %s", wanted.name, told(plan))
+            logger.info("%s stays on torch: %s", wanted.name, timings(plan))
         else:
             worker.replace(load_planned(wanted, place, plan).encoder)
-            garbage.collect()  # what torch held is in cycles
+            garbage.collect()  # torch's memory is held by reference cycles
 
     return Measurement(wanted.name, request, place, use)
 
@@ -217,7 +219,7 @@ def load_torch(
 
 
 def device_of(entry: EncoderEntry) -> str:
-    """Asks torch, which takes seconds to load, only where the machine has a GPU."""
+    """The torch device. Imports torch, which takes seconds, only if the machine has a GPU."""
     if entry.device != "auto":
         return entry.device
     found = look()
@@ -228,8 +230,8 @@ def device_of(entry: EncoderEntry) -> str:
     return "cpu"
 
 
-def told(plan: EncoderPlan) -> str:
-    """Each way's milliseconds for a short text and for a batch."""
+def timings(plan: EncoderPlan) -> str:
+    """Milliseconds of each way, for a short text and for a batch."""
     parts = [
         f"{name} {1000 * result.short_s:.1f} / {1000 * result.mixed_s:.0f} ms"
         f"{'' if result.is_near else ' (other vectors)'}"

@@ -1,7 +1,7 @@
-"""Finds beside serving how an encoder is computed fastest: `prepare.py` in a child process.
+"""Finds the fastest way to compute an encoder while it serves, by running `prepare.py` as a child.
 
-Owns the child and the thread that waits for it, and puts the plan into its place in the cache.
-Knows nothing of who computes meanwhile, and by what.
+Owns the child and the thread that waits for it, and puts the plan into the cache. Knows nothing of
+how the encoder is computed meanwhile.
 """
 
 import logging
@@ -24,29 +24,29 @@ from localinfra.embed.plan import EncoderPlan
 
 logger = logging.getLogger(__name__)
 
-# -P: what lies in the working directory is nobody's module.
+# -P: never import from the working directory.
 COMMAND = [sys.executable, "-P", "-m", "localinfra.embed.prepare"]
-LIMIT_S = 1800.0  # for the child, which others may leave little of the processor
+LIMIT_S = 1800.0  # for the child, which may get little CPU time
 END_LIMIT_S = 2.0
 
-# Whoever asks just now comes first: it begins when this process has been quiet for a while.
+# Requests come first: the child starts when this process has been quiet for a while.
 QUIET_CHECK_S = 0.5
 QUIET_CHECKS = 4  # in a row
-QUIET_CORES = 0.2  # that this process uses at most when it is quiet
-MAX_WAIT_S = 600.0  # then it begins all the same, at the lowest priority
+QUIET_CORES = 0.2  # this process counts as quiet if it uses no more
+MAX_WAIT_S = 600.0  # then it starts anyway, at the lowest priority
 
 
 class MeasuringFailed(Exception):
-    """The child gave no plan; the message is what it said last."""
+    """The child made no plan; the message is its last output."""
 
 
 class Measurement:
-    """One attempt to make the plan that belongs to `place`; `use` gets it, in this thread."""
+    """One attempt to make the plan of `place`, which is passed to `use` on its own thread."""
 
     def __init__(
         self, name: str, request: plans.Request, place: Path, use: Callable[[EncoderPlan], None]
     ):
-        """`request.out` is replaced by a folder in scratch."""
+        """`request.out` is replaced by a scratch folder."""
         self._name = name
         self._request = request
         self._place = place
@@ -63,11 +63,11 @@ class Measurement:
         return self._thread.is_alive()
 
     def wait(self, limit_s: float) -> None:
-        """Until it has ended, one way or the other."""
+        """Waits until it has ended, successfully or not."""
         self._thread.join(limit_s)
 
     def cancel(self) -> None:
-        """Ends the child. Idempotent, and for one that never started too."""
+        """Ends the child, if there is one. Idempotent."""
         self._is_cancelled.set()
         if child := self._child:
             child.kill()
@@ -82,10 +82,10 @@ class Measurement:
             plan = self._plan()
             if not self._is_cancelled.is_set():
                 self._use(plan)
-        except Exception as error:  # what computes now goes on computing
+        except Exception as error:  # the current way stays in use
             if not self._is_cancelled.is_set():
                 logger.warning(
-                    "%s is computed as it is, since measuring failed: %s", self._name, error
+                    "%s keeps running as it does: measuring failed: %s", self._name, error
                 )
 
     def _wait_until_quiet(self) -> None:
@@ -101,17 +101,17 @@ class Measurement:
         """Raises MeasuringFailed and OSError."""
         folder = self._place.parent
         lock = cache.locked(
-            folder / cache.LOCK, LIMIT_S, self._tell_waiting, self._is_cancelled.is_set
+            folder / cache.LOCK, LIMIT_S, self._log_waiting, self._is_cancelled.is_set
         )
         with lock:
             cache.sweep(folder)
             if (known := plans.load(self._place)) is not None:
-                return known  # another process was sooner
+                return known  # another process was faster
             scratch = cache.scratch_folder(folder)
             scratch.mkdir()
             try:
                 self._prepare(scratch)
-                shutil.rmtree(self._place, ignore_errors=True)  # what could not be read
+                shutil.rmtree(self._place, ignore_errors=True)  # an unreadable plan
                 scratch.rename(self._place)
             finally:
                 cache.sweep(folder)
@@ -121,11 +121,11 @@ class Measurement:
             raise MeasuringFailed(f"{self._place} has no plan")
         return plan
 
-    def _tell_waiting(self, holder: str) -> None:
+    def _log_waiting(self, holder: str) -> None:
         logger.info("%s: waiting for %s, which is measuring", self._name, holder)
 
     def _prepare(self, out: Path) -> None:
-        logger.info("%s: looking for a faster way to compute it, beside serving", self._name)
+        logger.info("%s: looking for a faster way to compute it while serving", self._name)
         started = time.monotonic()
         request = msgspec.structs.replace(self._request, out=str(out))
         with tempfile.TemporaryFile("w+") as log:
@@ -136,14 +136,16 @@ class Measurement:
                 stderr=log,
                 text=True,
                 env={**os.environ, "PYTHONPATH": str(Path(localinfra.__file__).parent.parent)},
-                start_new_session=True,  # Ctrl-C lets answers end first
+                start_new_session=True,  # Ctrl-C must not end it first
             )
             timer = threading.Timer(LIMIT_S, child.kill)
             timer.daemon = True
             timer.start()
             try:
                 with child:
-                    if self._is_cancelled.is_set():  # `cancel` may have come before the child
+                    if (
+                        self._is_cancelled.is_set()
+                    ):  # `cancel` may have run before the child existed
                         child.kill()
                     assert child.stdout
                     for line in child.stdout:

@@ -1,4 +1,4 @@
-"""EmbeddingModel and RerankModel: loaded models as the API sees them. Texts → vectors or scores."""
+"""EmbeddingModel and RerankModel, as used by the API: texts → vectors or scores."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,24 +16,23 @@ from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.models.entries import EmbeddingModelEntry, ModelDetails, RerankModelEntry
 from localinfra.watchdog import Pulse
 
-# What takes half a millisecond is done without another thread: to tokenise, and to normalise.
+# Up to this size, tokenizing and normalizing take half a millisecond and need no other thread.
 INLINE_CHARACTERS = 4000
 INLINE_NUMBERS = 100_000
 
-NUM_READING = 2  # threads that tokenise, one of them for texts of no more than LARGE_INPUT
+NUM_READING = 2  # threads that tokenize, one of them only for inputs up to LARGE_INPUT
 MAX_READING = 256  # requests that may wait for them
 LARGE_INPUT = 200_000  # characters
 
-# A text is read piece by piece, until it is known to be too long: first this much of it, then all.
-# Words without end and blanks are few tokens, so that its length says little.
+# A text that may be too long is tokenized in two stages: first this many characters, then all. Its
+# length says little, since endless words and blanks are few tokens.
 CHARACTERS_AT_ONCE = 200_000
 MAX_CHARACTERS = 4_000_000  # of a text; they take a second and 300 MB
-MAX_PAIRED = 20_000_000  # of a query with more than its share, which is read with each document
+MAX_PAIRED = 20_000_000  # characters of a very long query times documents, as it is read with each
 PAIRS_AT_ONCE = 32
-MAX_QUERY_SHARE = 0.75  # of what a reranker reads
+MAX_QUERY_SHARE = 0.75  # of a reranker's context
 
-# The names that models give to the prompts of the two kinds of text, as sentence-transformers
-# looks for them.
+# Prompt names by input type, in the order in which sentence-transformers looks for them.
 PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 Input = str | list[int]  # a text, or its token ids
@@ -45,20 +44,19 @@ class InputTooLong(InvalidRequest):
     def __init__(self, index: int, reading: "TokenizedText", limit: int, param: str):
         super().__init__(
             f"{param}[{index}] has {reading.described}, but this model's maximum context length is "
-            f"{limit} tokens. Split it, or send truncate: true to have its end cut off.",
+            f"{limit} tokens. Split it, or send truncate: true to cut off its end.",
             param,
         )
 
 
 class Embeddings(msgspec.Struct, frozen=True):
     rows: Rows  # [num_texts, dimensions]
-    num_tokens: int  # that the model read
-    truncated: list[int]  # indices of texts whose end was not
+    num_tokens: int  # read by the model
+    truncated: list[int]  # indices of texts whose end was cut off
 
 
 class EncoderModel:
-    """Owns its worker, and what looks for a better encoder. Made by `loading.py`, closed
-    by the pool."""
+    """Owns its worker and its measurement. Made by `loading.py`, closed by the pool."""
 
     _worker: EmbedWorker
     _tokenizer: Tokenizer
@@ -78,7 +76,7 @@ class EncoderModel:
 
     @property
     def is_busy(self) -> bool:
-        """A measurement counts: what it finds is kept, and the next load is faster for it."""
+        """A running measurement counts: its result is kept and speeds up the next load."""
         is_measuring = self._measurement is not None and self._measurement.is_running
         return self.num_waiting > 0 or self._reading.is_busy or is_measuring
 
@@ -96,7 +94,7 @@ class EncoderModel:
 
     @functools.cached_property
     def _reading(self) -> BoundedExecutor:
-        """Tokenises texts that would keep the event loop waiting, and finishes their rows."""
+        """Threads for tokenizing and normalizing that would hold up the event loop."""
         return BoundedExecutor("texts", NUM_READING, MAX_READING, LARGE_INPUT)
 
     def close(self) -> None:
@@ -119,8 +117,8 @@ class EmbeddingModel(EncoderModel):
         default_prompt: str = "",
         measurement: Measurement | None = None,
     ):
-        """`prompts` are what texts begin with, by its name: query, document, and the model's;
-        `default_prompt` is for requests that name none."""
+        """`prompts`: prefixes of texts by name (query, document, and the model's own);
+        `default_prompt`: for requests that name none."""
         self.name = name
         self.entry = entry
         self.prompts = prompts
@@ -138,7 +136,7 @@ class EmbeddingModel(EncoderModel):
         return ModelDetails(context_length=self.context_length, dimensions=self.dimensions)
 
     def prompt(self, input_type: str | None, prompt_name: str | None) -> str:
-        """What texts begin with. Raises InvalidRequest for a name the model does not have."""
+        """The prefix of texts. Raises InvalidRequest for a name the model does not have."""
         if prompt_name is None:
             names = PROMPT_NAMES.get(input_type or "", ())
             known = (self.prompts[name] for name in names if name in self.prompts)
@@ -146,8 +144,8 @@ class EmbeddingModel(EncoderModel):
         if prompt_name not in self.prompts:
             listed = ", ".join(sorted(self.prompts)) or "none"
             raise InvalidRequest(
-                f"{self.name} has no prompt called {prompt_name[:100]!r}; it has {listed}. More "
-                "can be set as prompts in models.toml.",
+                f"{self.name} has no prompt called {prompt_name[:100]!r}; it has {listed}. Add "
+                "others as prompts in models.toml.",
                 "prompt_name",
             )
         return self.prompts[prompt_name]
@@ -162,11 +160,11 @@ class EmbeddingModel(EncoderModel):
         normalize: bool = True,
         param: str = "input",
     ) -> Embeddings:
-        """`truncate` None: as models.toml says. Raises InvalidRequest naming `param` and the
-        index of a text that can't be read, QueueFull, EngineFailed."""
+        """`truncate` None: as set in models.toml. Raises InvalidRequest with `param` and the index
+        of a text that can't be used, QueueFull or EngineFailed."""
         if dimensions is not None and not 1 <= dimensions <= self.dimensions:
             raise InvalidRequest(
-                f"dimensions must be from 1 to {self.dimensions}, which {self.name} has.",
+                f"dimensions must be from 1 to {self.dimensions} for {self.name}.",
                 "dimensions",
             )
         self._worker.check_room()
@@ -177,13 +175,15 @@ class EmbeddingModel(EncoderModel):
         run = self._reading.run
         texts, truncated = work() if is_small else await run(work, size=num_characters)
         rows = await self._worker.rows(texts)
-        finish = functools.partial(self._finished, rows, dimensions, normalize)
+        finish = functools.partial(self._finish, rows, dimensions, normalize)
         rows = finish() if rows.size <= INLINE_NUMBERS else await run(finish)
         return Embeddings(rows, sum(map(len, texts)), truncated)
 
-    def _finished(self, rows: Rows, dimensions: int | None, normalize: bool) -> Rows:
+    def _finish(self, rows: Rows, dimensions: int | None, normalize: bool) -> Rows:
         if not np.isfinite(rows).all():
-            raise ApiError(f"{self.name} gave vectors that are no numbers; try dtype = 'float32'.")
+            raise ApiError(
+                f"{self.name} returned vectors with NaN or infinity; try dtype = 'float32'."
+            )
         rows = rows[:, :dimensions]
         return unit_length(rows) if normalize else np.ascontiguousarray(rows)
 
@@ -193,16 +193,19 @@ class EmbeddingModel(EncoderModel):
         if self.entry.token_ids == "model" and isinstance(inputs[0], list):
             if prompt:
                 raise InvalidRequest(
-                    "Token ids can't follow a prompt; send texts, or leave the prompt out.", param
+                    "Token ids can't be combined with a prompt; send texts, or omit the prompt.",
+                    param,
                 )
             found = [self._own(ids, index, param) for index, ids in enumerate(inputs)]  # type: ignore[arg-type]
-            return bounded(self._tokenizer, [TokenizedText(own) for own in found], truncate, param)
+            return cut_to_limit(
+                self._tokenizer, [TokenizedText(own) for own in found], truncate, param
+            )
         texts = [
             prompt + (text if isinstance(text, str) else decode(text, f"{param}[{index}]"))
             for index, text in enumerate(inputs)
         ]
         num_prompt = len(self._tokenizer.tokenize([prompt])[0]) - 1 if prompt else 0
-        found, truncated = tokenized(self._tokenizer, texts, truncate, param)
+        found, truncated = tokenize_within_limit(self._tokenizer, texts, truncate, param)
         if num_prompt:
             found = [Tokens(tokens.ids, tokens.types, num_prompt) for tokens in found]
         return found, truncated
@@ -212,21 +215,21 @@ class EmbeddingModel(EncoderModel):
         for token in ids:
             if not 0 <= token < num_vocab:
                 raise InvalidRequest(
-                    f"{param}[{index}] has the token id {token}, which is not in the vocabulary of "
-                    f"{self.name}: it ends at {num_vocab - 1}.",
+                    f"{param}[{index}] contains token id {token}, which is not in the vocabulary "
+                    f"of {self.name}; the last id is {num_vocab - 1}.",
                     param,
                 )
         return self._tokenizer.wrap(ids)
 
 
 class Scores(msgspec.Struct, frozen=True):
-    values: list[float]  # of each document, in their order
+    values: list[float]  # of each document, in order
     num_tokens: int
-    truncated: list[int]  # indices of documents whose end was not read
+    truncated: list[int]  # indices of documents whose end was cut off
 
 
 class RerankModel(EncoderModel):
-    """A cross-encoder: reads a query together with each document."""
+    """A cross-encoder: scores a query together with each document."""
 
     def __init__(
         self,
@@ -243,8 +246,8 @@ class RerankModel(EncoderModel):
         self._tokenizer: FastTokenizer = tokenizer
 
     async def score(self, query: str, documents: Sequence[str], *, truncate: bool) -> Scores:
-        """Raises InvalidRequest for a query that leaves documents no room, and for a pair that is
-        too long unless `truncate`; QueueFull, EngineFailed."""
+        """Raises InvalidRequest if the query leaves no room for documents, or if a pair is too long
+        without `truncate`; QueueFull or EngineFailed."""
         self._worker.check_room()
         num_characters = len(query) * len(documents) + sum(map(len, documents))
         pairs, truncated = await self._reading.run(
@@ -252,7 +255,9 @@ class RerankModel(EncoderModel):
         )
         rows = await self._worker.rows(pairs)
         if not np.isfinite(rows).all():
-            raise ApiError(f"{self.name} gave scores that are no numbers; try dtype = 'float32'.")
+            raise ApiError(
+                f"{self.name} returned scores with NaN or infinity; try dtype = 'float32'."
+            )
         return Scores(rows[:, 0].tolist(), sum(map(len, pairs)), truncated)
 
     def _pairs(
@@ -260,11 +265,11 @@ class RerankModel(EncoderModel):
     ) -> tuple[list[Tokens], list[int]]:
         tokenizer = self._tokenizer
         limit = int(tokenizer.max_tokens * MAX_QUERY_SHARE)
-        [read] = readings(tokenizer.tokenize, [query], tokenizer.max_characters, limit)
+        [read] = tokenize_beginnings(tokenizer.tokenize, [query], tokenizer.max_characters, limit)
         if not read.fits(limit):
             raise InvalidRequest(
-                f"The query has {read.described}; at most {limit} tokens leave the documents "
-                "room. Shorten it.",
+                f"The query has {read.described}; at most {limit} tokens leave room for the "
+                "documents. Shorten it.",
                 "query",
             )
         is_long = len(query) > tokenizer.max_characters
@@ -278,26 +283,27 @@ class RerankModel(EncoderModel):
         truncated: list[int] = []
         for start in range(0, len(documents), PAIRS_AT_ONCE):
             part = documents[start : start + PAIRS_AT_ONCE]
-            found = readings(
+            found = tokenize_beginnings(
                 functools.partial(tokenizer.tokenize_pairs, query),
                 part,
                 tokenizer.max_characters,
                 tokenizer.max_tokens,
             )
-            cut, at = bounded(tokenizer, found, truncate, "documents", start)
+            cut, at = cut_to_limit(tokenizer, found, truncate, "documents", start)
             pairs += cut
             truncated += at
         return pairs, truncated
 
 
-def tokenized(
+def tokenize_within_limit(
     tokenizer: Tokenizer, texts: Sequence[str], truncate: bool, param: str
 ) -> tuple[list[Tokens], list[int]]:
-    """Tokens of texts, cut to what the model reads, and the indices of those that were. A few at a
-    time: ids take a hundred times their memory. Raises InputTooLong unless `truncate`."""
+    """Tokenizes texts and truncates them; returns the indices of truncated ones too. Works on a few
+    at a time, since ids take a hundred times the text's memory. Raises InputTooLong unless
+    `truncate`."""
     found: list[Tokens] = []
     truncated: list[int] = []
-    # Some thousands more than could fit make the number of tokens exact that an error tells.
+    # Enough characters beyond the limit that errors can state the exact number of tokens.
     first_look = max(tokenizer.max_characters, CHARACTERS_AT_ONCE)
     start = 0
     while start < len(texts):
@@ -305,8 +311,10 @@ def tokenized(
         while stop < len(texts) and num_characters < CHARACTERS_AT_ONCE:
             num_characters += min(len(texts[stop]), first_look)
             stop += 1
-        read = readings(tokenizer.tokenize, texts[start:stop], first_look, tokenizer.max_tokens)
-        cut, at = bounded(tokenizer, read, truncate, param, start)
+        read = tokenize_beginnings(
+            tokenizer.tokenize, texts[start:stop], first_look, tokenizer.max_tokens
+        )
+        cut, at = cut_to_limit(tokenizer, read, truncate, param, start)
         found += cut
         truncated += at
         start = stop
@@ -314,10 +322,10 @@ def tokenized(
 
 
 class TokenizedText(msgspec.Struct, frozen=True):
-    """What was read of a text."""
+    """A text, or its beginning, as tokens."""
 
     tokens: Tokens
-    num_characters: int | None = None  # of its beginning, where that is not all of it
+    num_characters: int | None = None  # of the beginning; None if it is all
 
     def fits(self, limit: int) -> bool:
         return len(self.tokens) <= limit and self.num_characters is None
@@ -330,14 +338,14 @@ class TokenizedText(msgspec.Struct, frozen=True):
         return f"{tokens} in its first {self.num_characters} characters, where reading stopped"
 
 
-def readings(
+def tokenize_beginnings(
     tokenize: Callable[[Sequence[str]], list[Tokens]],
     texts: Sequence[str],
     first_look: int,
     limit: int,
 ) -> list[TokenizedText]:
-    """The first characters of each text, or `MAX_CHARACTERS` where those are no more than `limit`
-    tokens. Raises Abandoned."""
+    """Tokenizes the first characters of each text, and up to `MAX_CHARACTERS` if those are at most
+    `limit` tokens. Raises Abandoned."""
     stop_if_abandoned()
     found: list[TokenizedText] = []
     for text, tokens in zip(texts, tokenize([text[:first_look] for text in texts]), strict=True):
@@ -350,11 +358,11 @@ def readings(
     return found
 
 
-def bounded(
+def cut_to_limit(
     tokenizer: Tokenizer, texts: Sequence[TokenizedText], truncate: bool, param: str, start: int = 0
 ) -> tuple[list[Tokens], list[int]]:
-    """The texts, whose indices begin at `start`, cut to what fits; and the indices of those that
-    were. Raises InputTooLong unless `truncate`."""
+    """Truncates texts, whose indices begin at `start`; returns the indices of truncated ones too.
+    Raises InputTooLong unless `truncate`."""
     limit = tokenizer.max_tokens
     cut: list[Tokens] = []
     truncated: list[int] = []

@@ -1,12 +1,11 @@
-"""Finds the fastest way of computing an encoder on this machine, in a process of its own.
+"""Finds the fastest way to compute an encoder on this machine, in a process of its own.
 
     python -m localinfra.embed.prepare REQUEST    # JSON of a Request
 
-Loads the folder with torch in float32, the reference; exports it for onnxruntime and OpenVINO, as
-far as they are installed; measures each on texts of mixed lengths, and writes into the request's
-folder the graph, the tokenizer and `plan.json`: how fast each is, and how near. Says on standard
-output what it is at. A server is at work beside it, so it takes what others leave of the processor,
-and of several times the best counts.
+Loads the folder with torch in float32, the reference; exports it for onnxruntime and OpenVINO if
+they are installed; measures each on texts of mixed lengths; and writes the graph, the tokenizer and
+`plan.json`, with speed and accuracy of each way, to `out`. Prints its progress to standard output.
+A server runs beside it, so it uses the lowest priority and takes the best of several timings.
 """
 
 import asyncio
@@ -49,7 +48,7 @@ ROUNDS = 3
 
 
 def samples(tokenizer: FastTokenizer, kind: str) -> list[Tokens]:
-    """Of all lengths up to the longest that the model reads, or nearly."""
+    """Texts of all lengths up to the model's limit, or MAX_LENGTH tokens."""
     lengths = [*LENGTHS, min(tokenizer.max_tokens, MAX_LENGTH)]
     texts = [" ".join(WORDS[(at * 5) % len(WORDS)] for at in range(count)) for count in lengths]
     if kind == "rerank":
@@ -60,7 +59,7 @@ def samples(tokenizer: FastTokenizer, kind: str) -> list[Tokens]:
 
 
 def export(reference: TorchEncoder, example: list[Tokens], path: Path) -> None:
-    """Writes the whole network, pooling and all, as an ONNX graph with free batch and length."""
+    """Writes the whole network, with pooling, as an ONNX graph with dynamic batch and length."""
     import torch
 
     from localinfra.embed.torch_encoder import rows_of
@@ -86,7 +85,7 @@ def export(reference: TorchEncoder, example: list[Tokens], path: Path) -> None:
             str(path),
             input_names=names,
             output_names=["rows"],
-            dynamo=True,  # the other exporter gives other vectors, without an error
+            dynamo=True,  # the other exporter silently gives different vectors
             dynamic_shapes=(tuple({0: batch, 1: length} for _ in names),),
             external_data=False,
             verbose=False,
@@ -94,14 +93,14 @@ def export(reference: TorchEncoder, example: list[Tokens], path: Path) -> None:
 
 
 def nearness(rows: Rows, expected: Rows, kind: str) -> float:
-    """The least cosine between rows; for scores 1 less their largest difference."""
+    """The least cosine between rows; for scores, 1 minus the largest difference."""
     if kind == "rerank":
         return 1.0 - float(np.abs(rows - expected).max())
     return float((unit_length(rows) * unit_length(expected)).sum(axis=1).min())
 
 
 def measure(encoder: Encoder, texts: list[Tokens], expected: Rows, kind: str) -> MeasuredWay:
-    """As it is served, by a worker, which is closed then and the encoder with it."""
+    """Measures an encoder under a worker, as in serving; closes both at the end."""
     worker = EmbedWorker(encoder, name=encoder.name, max_waiting=1)
     short, mixed = [texts[3]], texts[: len(LENGTHS)] * 3
     with asyncio.Runner() as loop:
@@ -137,18 +136,18 @@ def prepare(request: Request) -> EncoderPlan:
     expected = reference.encode(texts)
     threads = request.threads
     makers: dict[str, Callable[[], Encoder]] = {}
-    wants_graph = any(found(name) for name in ("onnxruntime", "openvino"))
-    if wants_graph and found("onnxscript") and not description.needs_prompt_length:
-        say("exporting it")
+    wants_graph = any(is_installed(name) for name in ("onnxruntime", "openvino"))
+    if wants_graph and is_installed("onnxscript") and not description.needs_prompt_length:
+        say("exporting")
         try:
             export(reference, texts, out / GRAPH)
-        except Exception as error:  # of the exporter; torch computes it anyway
+        except Exception as error:  # from the exporter; torch still works
             print(f"the export failed: {type(error).__name__}: {error}", file=sys.stderr)
         else:
             graph = out / GRAPH
-            if found("onnxruntime"):
+            if is_installed("onnxruntime"):
                 makers["onnx"] = lambda: OnnxEncoder(graph, description, threads=threads)
-            if found("openvino"):
+            if is_installed("openvino"):
                 makers["openvino"] = lambda: OpenVinoEncoder(graph, description, threads=threads)
                 if computes_bf16():
                     makers["openvino-bf16"] = lambda: OpenVinoEncoder(
@@ -165,10 +164,10 @@ def prepare(request: Request) -> EncoderPlan:
         say(f"measuring {name}")
         try:
             results[name] = measure(make(), texts, expected, request.kind)
-        except Exception as error:  # a library that does not know an operation of the graph
+        except Exception as error:  # e.g. an operation the library does not support
             print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
     say("measuring torch")
-    results["torch"] = measure(reference, texts, expected, request.kind)  # which closes it: last
+    results["torch"] = measure(reference, texts, expected, request.kind)  # last, since it closes it
     return EncoderPlan(description, results)
 
 
@@ -176,12 +175,12 @@ def say(text: str) -> None:
     print(text, file=sys.__stdout__, flush=True)
 
 
-def found(library: str) -> bool:
+def is_installed(library: str) -> bool:
     return importlib.util.find_spec(library) is not None
 
 
 def computes_bf16() -> bool:
-    """Whether the CPU multiplies in bfloat16; elsewhere it is slower than float32."""
+    """Whether the CPU has bfloat16 instructions; without them it is slower than float32."""
     import torch
 
     return bool(torch.cpu._is_avx512_bf16_supported())
@@ -189,7 +188,7 @@ def computes_bf16() -> bool:
 
 def main(text: str) -> None:
     end_with_parent()
-    sys.stdout = sys.stderr  # what libraries print is not what `say` says
+    sys.stdout = sys.stderr  # keeps library output out of the progress lines
     if hasattr(os, "nice"):
         os.nice(19)
     warnings.simplefilter("ignore")

@@ -1,33 +1,33 @@
-"""Texts → the token ids a model reads, through Hugging Face's `tokenizers`. Any thread."""
+"""Texts → token ids for a model, by Hugging Face's `tokenizers`. Any thread."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 from localinfra.embed.encoder import Tokens
 
-MAX_BLANKS = 64  # characters that a token may stand for though none in the vocabulary is as long
+MAX_BLANKS = 64  # characters per token, even if no token in the vocabulary is as long
 
 
 class Tokenizer(Protocol):
-    """Safe to share between threads."""
+    """May be shared between threads."""
 
     max_tokens: int  # of a text, special tokens included
     num_vocab: int
-    max_characters: int  # a text of more is too long, unless it is blanks or words nobody knows
+    max_characters: int  # longer texts exceed `max_tokens`, unless of blanks or unknown words
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """With special tokens, however long."""
+        """Adds special tokens and does not truncate."""
 
     def wrap(self, ids: list[int]) -> Tokens:
-        """Ids of a text as the model has them, with special tokens around."""
+        """The model's own ids of a text, with special tokens added around them."""
 
     def cut(self, tokens: Tokens) -> Tokens:
-        """Down to `max_tokens`, with the special tokens that end it."""
+        """Truncates to `max_tokens`, keeping the final special tokens."""
 
 
 class FastTokenizer:
-    """A folder's tokenizer.json. What that file says of padding and truncation is left out:
-    MiniLM's would cut all texts at 128 tokens, and pad all to that."""
+    """A folder's tokenizer.json, without its padding and truncation settings: MiniLM's would cut
+    or pad every text to 128 tokens."""
 
     def __init__(self, json: str, max_tokens: int):
         """`json` is the file's text."""
@@ -49,8 +49,8 @@ class FastTokenizer:
         return [Tokens(found.ids) for found in self._tokenizer.encode_batch(list(texts))]
 
     def tokenize_pairs(self, first: str, others: Sequence[str]) -> list[Tokens]:
-        """A text together with each of the others; for few and short ones, since it reads the
-        first again with each."""
+        """Pairs a text with each of the others. For few, short pairs: `first` is tokenized again
+        for each."""
         pairs = self._tokenizer.encode_batch([(first, other) for other in others])
         return [Tokens(found.ids, found.type_ids) for found in pairs]
 

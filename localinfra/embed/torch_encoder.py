@@ -1,6 +1,6 @@
-"""sentence-transformers and torch: the reference that all other ways of computing must equal.
+"""sentence-transformers and torch: the reference that all other ways must match.
 
-The only importer of both, besides `prepare.py`, which runs in a process of its own.
+Besides `prepare.py`, which runs in a child process, the only importer of both.
 """
 
 import json
@@ -16,7 +16,7 @@ from localinfra.embed.encoder import Description, Kind, Rows, Tokens, arrays_of
 from localinfra.embed.tokenizer import FastTokenizer
 from localinfra.errors import ModelUnavailable
 
-CPU_BATCH_TOKENS = 1024  # beyond it a batch no longer fits a core's caches
+CPU_BATCH_TOKENS = 1024  # larger batches exceed a core's caches
 GPU_BATCH_TOKENS = 16_384
 
 OWN_MODULES = "sentence_transformers."
@@ -38,9 +38,9 @@ class TorchEncoder:
         batch_tokens: int | None = None,
         max_tokens: int | None = None,
     ):
-        """Raises ModelUnavailable for a folder that can't be used."""
+        """Raises ModelUnavailable if the folder can't be used."""
         check_folder(folder)
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would fight the others
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would compete with the others
         import torch
         from transformers.utils import logging as transformers_logging
 
@@ -69,20 +69,20 @@ class TorchEncoder:
     def encode(self, batch: Sequence[Tokens], *, is_alone: bool = True) -> Rows:
         if not self.description.needs_prompt_length:
             return self._encode(batch)
-        # The network is told of one length for all.
+        # The network takes one prompt length per batch.
         rows: Rows = np.empty((len(batch), self.width), np.float32)
         for length in {tokens.num_prompt for tokens in batch}:
             at = [row for row, tokens in enumerate(batch) if tokens.num_prompt == length]
             rows[at] = self._encode([batch[row] for row in at], prompt_length=length)
         return rows
 
-    def _encode(self, batch: Sequence[Tokens], **told: int) -> Rows:
+    def _encode(self, batch: Sequence[Tokens], **extra: int) -> Rows:
         tensors: dict[str, Any] = {
             name: self._torch.from_numpy(array).to(self._device)
             for name, array in arrays_of(batch, self.description).items()
         }
         with self._torch.inference_mode():
-            rows: Rows = rows_of(self.network, {**tensors, **told}).float().cpu().numpy()
+            rows: Rows = rows_of(self.network, {**tensors, **extra}).float().cpu().numpy()
         return rows
 
     def close(self) -> None:
@@ -90,14 +90,16 @@ class TorchEncoder:
 
 
 def check_folder(folder: Path) -> None:
-    """That nothing in it is a pickle that would be read, or code of others."""
+    """Raises ModelUnavailable if the folder would need pickles or foreign code."""
     if not folder.is_dir():
-        raise ModelUnavailable(f"{folder} is no folder; an embedder is a folder of files.", "model")
+        raise ModelUnavailable(
+            f"{folder} is not a folder; an embedder is a folder of files.", "model"
+        )
     for weights in [*folder.glob("*.bin"), *folder.glob("*/*.bin")]:
         if not list(weights.parent.glob("*.safetensors")):
             raise ModelUnavailable(
-                f"{weights} is a Python pickle, which can run code; only safetensors are read. "
-                "Fetch the model's safetensors files, or convert it.",
+                f"{weights} is a Python pickle, which can run code; only safetensors are loaded. "
+                "Download the model's safetensors files, or convert it.",
                 "model",
             )
     modules = folder / "modules.json"
@@ -108,7 +110,7 @@ def check_folder(folder: Path) -> None:
             raise ModelUnavailable(f"{modules} can't be read.", "model") from None
         if foreign := [kind for kind in types if not kind.startswith(OWN_MODULES)]:
             raise ModelUnavailable(
-                f"{folder} needs code of its own ({foreign[0]}), which is not run here.", "model"
+                f"{folder} needs custom code ({foreign[0]}), which is never run here.", "model"
             )
 
 
@@ -129,7 +131,7 @@ def load_network(folder: Path, kind: str, options: dict[str, Any]) -> Any:
 
 
 def usable_gpu() -> str | None:
-    """The name that torch has for the GPU it can use, if any."""
+    """Torch's name of the GPU it can use, if any."""
     import torch
 
     if torch.cuda.is_available():
@@ -142,7 +144,7 @@ def tokenizer_of(network: Any, folder: Path) -> str:
     backend = getattr(network.tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelUnavailable(
-            f"{folder} has no tokenizer that `tokenizers` can run; a tokenizer.json is needed.",
+            f"{folder} has no fast tokenizer; a tokenizer.json is needed.",
             "model",
         )
     return str(backend.to_str())
@@ -166,14 +168,14 @@ def describe(network: Any, kind: Kind, max_tokens: int | None) -> Description:
 
 
 def check_reading(network: Any, folder: Path, described: Description, json: str) -> None:
-    """That texts are read here as the library reads them: no template around them, one score of a
-    pair."""
+    """Raises ModelUnavailable unless texts are tokenized here as by the library, without a
+    template, and a pair gets one score."""
     tokenizer = FastTokenizer(json, described.max_tokens)
     if described.kind == "rerank":
         if described.width != 1 or described.default_prompt:
             raise ModelUnavailable(
-                f"{folder} gives {described.width} scores of a pair, or wants a prompt before it; "
-                "cross-encoders with one score and without a prompt can rank.",
+                f"{folder} gives {described.width} scores per pair, or needs a prompt; only "
+                "cross-encoders with one score and without a prompt can rerank.",
                 "model",
             )
         read = tokenizer.tokenize_pairs("A river", SAMPLES)
@@ -183,8 +185,8 @@ def check_reading(network: Any, folder: Path, described: Description, json: str)
         expected = [network.preprocess([text]) for text in SAMPLES]
     if [tokens.ids for tokens in read] != [one["input_ids"][0].tolist() for one in expected]:
         raise ModelUnavailable(
-            f"{folder} reads texts in a way of its own (a chat template, perhaps), which is not "
-            "known here; choose another model.",
+            f"{folder} prepares texts in a way that is not supported here (perhaps a chat "
+            "template); choose another model.",
             "model",
         )
 
@@ -195,4 +197,4 @@ def rows_of(network: Any, features: dict[str, Any]) -> Any:
     if "sentence_embedding" in outputs:
         return outputs["sentence_embedding"]
     scores = network.activation_fn(outputs["scores"])
-    return scores if scores.ndim == 2 else scores.unsqueeze(-1)  # of one label or of several
+    return scores if scores.ndim == 2 else scores.unsqueeze(-1)  # one label, or several

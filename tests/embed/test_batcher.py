@@ -1,4 +1,4 @@
-"""Who is computed next: similar lengths together, within the budget, and nobody waits for ever."""
+"""Batches: similar lengths together, within the budget, and no request starves."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ JOBS = st.lists(st.lists(st.integers(1, 150), min_size=1, max_size=30), min_size
 
 @settings(deadline=None)
 @given(JOBS)
-def test_every_text_is_computed_once_and_batches_keep_the_budget(lengths: list[list[int]]) -> None:
+def test_every_text_is_computed_once_in_batches_within_the_budget(lengths: list[list[int]]) -> None:
     batcher = Batcher(BUDGET)
     jobs = [job(*each) for each in lengths]
     for each in jobs:
@@ -45,7 +45,7 @@ def test_every_text_is_computed_once_and_batches_keep_the_budget(lengths: list[l
 
 @settings(deadline=None)
 @given(JOBS)
-def test_between_two_turns_of_a_job_each_other_large_one_has_at_most_one(
+def test_large_jobs_take_turns_of_one_batch(
     lengths: list[list[int]],
 ) -> None:
     batcher = Batcher(BUDGET)
@@ -63,7 +63,7 @@ def test_between_two_turns_of_a_job_each_other_large_one_has_at_most_one(
             since[leader] = since.get(leader, 0) + 1
 
 
-def test_small_requests_travel_together() -> None:
+def test_small_requests_share_a_batch() -> None:
     batcher = Batcher(BUDGET)
     for _ in range(20):
         batcher.add(job(5))
@@ -79,7 +79,7 @@ def test_similar_lengths_are_chosen_first() -> None:
     assert sorted(len(part.tokens) for part in batcher.next()) == [48, 50]
 
 
-def test_a_small_request_waits_for_one_batch_of_a_large_one() -> None:
+def test_a_small_request_waits_for_at_most_one_batch_of_a_large_one() -> None:
     batcher = Batcher(BUDGET)
     large = job(*[10] * 1000)
     batcher.add(large)
@@ -90,7 +90,7 @@ def test_a_small_request_waits_for_one_batch_of_a_large_one() -> None:
     assert [part.job for part in batcher.next()] == [small]
 
 
-def test_small_requests_don_t_keep_a_large_one_waiting() -> None:
+def test_small_requests_do_not_starve_a_large_one() -> None:
     batcher = Batcher(BUDGET)
     large = job(*[10] * 40)
     batcher.add(large)
@@ -107,7 +107,7 @@ def test_a_text_beyond_the_budget_is_a_batch_of_its_own() -> None:
     assert [[len(part.tokens) for part in batch] for batch in drained(batcher)] == [[500], [20, 20]]
 
 
-def test_what_is_dropped_is_not_computed() -> None:
+def test_dropped_texts_are_not_computed() -> None:
     batcher = Batcher(BUDGET)
     left, stays = job(*[10] * 50), job(4)
     batcher.add(left)

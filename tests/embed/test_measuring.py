@@ -1,4 +1,4 @@
-"""Measuring beside serving, by a child that only plays: it writes a plan, fails, or takes long."""
+"""Measuring while serving, with a fake child that writes a plan, fails, or takes long."""
 
 import logging
 import os
@@ -50,7 +50,7 @@ def child(monkeypatch: pytest.MonkeyPatch, work: str = "") -> None:
 
 
 class Found:
-    """What a measurement handed over."""
+    """A measurement, and the plans it handed over."""
 
     def __init__(self, place: Path) -> None:
         self.plans: list[EncoderPlan] = []
@@ -72,7 +72,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != cache.LOCK)
 
 
-def test_the_plan_is_kept_and_handed_over_and_the_log_tells(
+def test_the_plan_is_cached_and_handed_over_and_progress_is_logged(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -82,7 +82,7 @@ def test_the_plan_is_kept_and_handed_over_and_the_log_tells(
     assert "m: measuring onnx" in caplog.text
 
 
-def test_of_two_that_want_the_same_one_measures(
+def test_of_two_with_the_same_request_only_one_measures(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -92,9 +92,7 @@ def test_of_two_that_want_the_same_one_measures(
     assert caplog.text.count("measuring onnx") == 1
 
 
-def test_a_plan_that_can_not_be_read_is_replaced(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_plan_is_replaced(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place.mkdir(parents=True)
     (place / plans.PLAN).write_text("{")
     (place / plans.GRAPH).write_text("old")
@@ -103,7 +101,7 @@ def test_a_plan_that_can_not_be_read_is_replaced(
     assert names(place) == [plans.PLAN]
 
 
-def test_a_child_that_fails_says_why_and_leaves_nothing(
+def test_a_failed_child_is_logged_and_leaves_no_files(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     child(monkeypatch, FAILS)
@@ -112,7 +110,7 @@ def test_a_child_that_fails_says_why_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("moment", ["before it starts", "while it waits", "while it measures"])
-def test_one_that_is_cancelled_ends_at_once_without_a_word(
+def test_a_cancelled_measurement_ends_at_once_and_silently(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
 ) -> None:
     child(monkeypatch, TAKES_LONG)
@@ -132,7 +130,7 @@ def test_one_that_is_cancelled_ends_at_once_without_a_word(
         assert process.poll() is not None
 
 
-def test_one_that_waits_for_another_process_can_be_cancelled(
+def test_a_measurement_that_waits_for_another_process_can_be_cancelled(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child(monkeypatch)
@@ -143,7 +141,7 @@ def test_one_that_waits_for_another_process_can_be_cancelled(
         assert one.wait() == []
 
 
-def test_it_begins_when_the_process_is_quiet(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_starts_when_the_process_is_quiet(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child(monkeypatch)
     used = [0.0]
     monkeypatch.setattr(time, "process_time", lambda: used[0])

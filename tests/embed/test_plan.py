@@ -1,4 +1,4 @@
-"""Plans: what is fastest of what is near, what they belong to, and when they go."""
+"""Plans: the fastest accurate way, what a plan depends on, and when it is removed."""
 
 import os
 import time
@@ -27,7 +27,7 @@ def kept(folder: Path, what: EncoderPlan) -> Path:
     return folder
 
 
-def test_the_fastest_of_those_that_give_the_same() -> None:
+def test_the_fastest_way_among_those_with_the_same_results() -> None:
     known = plan(
         torch=(9.0, True), onnx=(3.0, True), openvino=(1.0, False), openvino_bf16=(2, True)
     )
@@ -45,13 +45,13 @@ def test_a_plan_is_kept_while_it_is_used(tmp_path: Path) -> None:
     assert [fresh.exists(), used.exists(), old.exists()] == [True, True, False]
 
 
-def test_what_can_not_be_read_is_no_plan(tmp_path: Path) -> None:
+def test_an_unreadable_plan_counts_as_none(tmp_path: Path) -> None:
     folder = kept(tmp_path / "a", plan(torch=(1, True)))
     (folder / plans.PLAN).write_text("{")
     assert plans.load(folder) is None and plans.load(tmp_path / "absent") is None
 
 
-def test_it_belongs_to_the_files_and_to_how_they_are_used(tmp_path: Path) -> None:
+def test_a_plan_depends_on_the_files_and_how_they_are_used(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
 
     def identity(kind: str = "embedding", cpu: str = "x", length: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The worker's thread over an encoder whose rows tell what it was given, and how."""
+"""The worker over a fake encoder whose rows show its input and batch size."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ from localinfra.watchdog import Phase
 
 
 class Echo:
-    """A row is the text's first id and the size of its batch. Waits for `gate`, if closed."""
+    """A row is the text's first id and the size of its batch. Blocks while `gate` is closed."""
 
     name, width, batch_tokens, num_lanes = "echo", 2, 100, 1
 
@@ -46,7 +46,7 @@ async def until(condition) -> None:  # type: ignore[no-untyped-def]
 
 
 async def under_way(worker: EmbedWorker, *ids: int) -> "asyncio.Task[Rows]":
-    """A request whose batch is being computed."""
+    """Starts a request and waits until its batch is being computed."""
     task = asyncio.create_task(worker.rows(texts(*ids)))
     while worker._batcher or not worker.num_waiting:
         await asyncio.sleep(0.001)
@@ -64,7 +64,7 @@ def test_rows_come_back_in_the_order_of_the_texts() -> None:
     asyncio.run(main())
 
 
-def test_requests_that_wait_together_are_computed_together() -> None:
+def test_waiting_requests_are_computed_in_one_batch() -> None:
     async def main() -> None:
         encoder = Echo()
         worker = EmbedWorker(encoder, name="echo", max_waiting=20)
@@ -85,7 +85,7 @@ def test_requests_that_wait_together_are_computed_together() -> None:
     asyncio.run(main())
 
 
-def test_each_lane_computes_a_batch_and_a_lone_one_is_told_so() -> None:
+def test_each_lane_computes_a_batch_and_a_single_one_is_alone() -> None:
     class Lanes(Echo):
         num_lanes = 3
 
@@ -113,7 +113,7 @@ def test_each_lane_computes_a_batch_and_a_lone_one_is_told_so() -> None:
     asyncio.run(main())
 
 
-def test_a_batch_that_fails_fails_its_requests_alone() -> None:
+def test_a_failed_batch_fails_only_its_requests() -> None:
     async def main() -> None:
         worker = EmbedWorker(Echo(), name="echo", max_waiting=4)
         with pytest.raises(EngineFailed):
@@ -125,11 +125,11 @@ def test_a_batch_that_fails_fails_its_requests_alone() -> None:
 
 
 class Panic(BaseException):
-    """As the panics of Rust libraries reach Python."""
+    """Like a panic of a Rust library."""
 
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, Panic])
-def test_whatever_an_encoder_raises_the_next_request_works(error: type[BaseException]) -> None:
+def test_the_next_request_works_after_any_exception(error: type[BaseException]) -> None:
     class Failing(Echo):
         def encode(self, batch: Sequence[Tokens], *, is_alone: bool) -> Rows:
             if not self.batches:
@@ -147,7 +147,9 @@ def test_whatever_an_encoder_raises_the_next_request_works(error: type[BaseExcep
     asyncio.run(main())
 
 
-def test_a_thread_that_dies_is_told_to_all_and_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_dies_fails_all_requests_and_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail(batcher: Batcher) -> None:
         raise MemoryError("no room")
 
@@ -172,7 +174,7 @@ def test_a_thread_that_dies_is_told_to_all_and_is_a_fault(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("method", ["add", "drop", "next"])
-def test_whatever_fails_in_the_batcher_nobody_is_left_waiting(
+def test_no_request_hangs_after_an_error_in_the_batcher(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -183,7 +185,7 @@ def test_whatever_fails_in_the_batcher_nobody_is_left_waiting(
         monkeypatch.setattr(Batcher, method, fail)
         asked = [asyncio.create_task(worker.rows(texts(at))) for at in range(4)]
         await asyncio.sleep(0)
-        asked[0].cancel()  # which is a command too
+        asked[0].cancel()  # also a command
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(each, BaseException) for each in outcomes) or method == "drop"
         worker.close()
@@ -191,7 +193,7 @@ def test_whatever_fails_in_the_batcher_nobody_is_left_waiting(
     asyncio.run(main())
 
 
-def test_a_thread_that_is_gone_without_a_word_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_ended_silently_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EmbedWorker, "_run", lambda self: None)
     worker = EmbedWorker(Echo(), name="echo", max_waiting=4)
     for thread in worker._threads:
@@ -225,7 +227,7 @@ def test_another_encoder_takes_over_between_two_batches() -> None:
     asyncio.run(main())
 
 
-def test_an_idle_encoder_leaves_at_once_and_one_that_comes_too_late_is_closed() -> None:
+def test_an_idle_encoder_is_closed_at_once_as_is_one_that_comes_after_closing() -> None:
     async def main() -> None:
         first, second, third = Echo(), Echo(), Echo()
         worker = EmbedWorker(first, name="echo", max_waiting=4)
@@ -238,7 +240,7 @@ def test_an_idle_encoder_leaves_at_once_and_one_that_comes_too_late_is_closed() 
     asyncio.run(main())
 
 
-def test_the_end_has_a_deadline() -> None:
+def test_closing_has_a_deadline() -> None:
     async def main() -> None:
         encoder = Echo()
         encoder.gate.clear()
@@ -253,7 +255,7 @@ def test_the_end_has_a_deadline() -> None:
     asyncio.run(main())
 
 
-def test_a_client_that_leaves_frees_its_place() -> None:
+def test_a_client_that_leaves_frees_its_place_in_the_queue() -> None:
     async def main() -> None:
         encoder = Echo()
         worker = EmbedWorker(encoder, name="echo", max_waiting=3)
@@ -276,7 +278,7 @@ def test_a_client_that_leaves_frees_its_place() -> None:
     asyncio.run(main())
 
 
-def test_a_watchdog_sees_what_hangs_and_whoever_waits_is_told() -> None:
+def test_a_hang_stops_the_pulse_and_abandoning_fails_all_requests() -> None:
     async def main() -> None:
         encoder = Echo()
         worker = EmbedWorker(encoder, name="echo", max_waiting=4)
@@ -299,7 +301,7 @@ def test_a_watchdog_sees_what_hangs_and_whoever_waits_is_told() -> None:
     asyncio.run(main())
 
 
-def test_whoever_waits_when_it_closes_is_told() -> None:
+def test_closing_fails_waiting_requests() -> None:
     async def main() -> None:
         encoder = Echo()
         worker = EmbedWorker(encoder, name="echo", max_waiting=4)
