@@ -1,4 +1,4 @@
-"""Any load over a scripted model, against each request alone."""
+"""Arbitrary load over a scripted model, compared with each request alone."""
 
 import asyncio
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Visit(NamedTuple):
     max_tokens: int
     num_choices: int
     is_scored: bool
-    leaves_after: int  # so many events; 0: never
+    leaves_after: int  # in events; 0: never
 
 
 PROMPTS = st.builds(
@@ -44,7 +44,7 @@ VISITS = st.builds(
     st.sampled_from([0, 400, 100_000]),
     st.booleans(),
 )
-def test_any_load_gives_each_request_what_it_gives_alone(
+def test_any_load_gives_each_request_the_same_answer_as_alone(
     load: list[Visit],
     num_cells: int,
     num_sequences: int,
@@ -53,8 +53,7 @@ def test_any_load_gives_each_request_what_it_gives_alone(
     max_offloaded: int,
     tidies: bool,
 ) -> None:
-    """Whatever is shared, offloaded, evicted, sent back or abandoned; and the cells are accounted
-    for."""
+    """With sharing, offloading, eviction, preemption and clients that leave; no cell is lost."""
     backend = FakeBackend(
         num_cells=num_cells, num_sequences=num_sequences, batch_size=batch_size,
         num_slots=num_sequences + 4, context_length=70, can_share_prefixes=can_share,

@@ -22,7 +22,7 @@ def submitted(engine: Engine, num_choices: int = 1, max_tokens: int = 50) -> Del
     return Deltas(engine.generate([request]), outputs)
 
 
-def test_a_place_is_taken_before_anything_is_read_and_given_back_unread() -> None:
+def test_a_place_is_taken_at_once_and_freed_by_closing_even_if_never_read() -> None:
     async def test() -> None:
         async with running(FakeBackend(num_sequences=1), max_waiting=2) as engine:
             taken = []
@@ -33,13 +33,13 @@ def test_a_place_is_taken_before_anything_is_read_and_given_back_unread() -> Non
                 await deltas.aclose()
             while engine.stats.num_running or engine.num_waiting:
                 await asyncio.sleep(0.001)
-            await taken[0].aclose()  # as often as one likes
+            await taken[0].aclose()  # idempotent
             assert [step async for step in submitted(engine)]
 
     asyncio.run(asyncio.wait_for(test(), 120))
 
 
-def test_many_choices_of_a_step_come_in_several_parts_and_others_have_their_turn() -> None:
+def test_many_choices_of_a_step_are_split_so_that_other_tasks_can_run() -> None:
     async def test() -> None:
         async with running(FakeBackend(num_sequences=16, num_slots=20)) as engine:
             turns = 0
@@ -52,7 +52,7 @@ def test_many_choices_of_a_step_come_in_several_parts_and_others_have_their_turn
 
             task = asyncio.create_task(other())
             deltas = submitted(engine, num_choices=16, max_tokens=1)
-            await asyncio.sleep(0.2)  # all are drawn
+            await asyncio.sleep(0.2)  # all are sampled by then
             turns, sizes, turns_at = 0, [], []
             async for step in deltas:
                 sizes.append(len(step))

@@ -1,4 +1,4 @@
-"""Prompt lookup on plain lists: what is drafted, and how likely it is."""
+"""Prompt lookup on plain lists: drafts and their probabilities."""
 
 import random
 from itertools import pairwise
@@ -13,7 +13,7 @@ from localinfra.engine.drafts import NUMBERS, Drafter, PastIndex
 
 
 def naive_match(tokens: list[int]) -> tuple[int, int]:
-    """Distance and length of the longest earlier occurrence of the list's end."""
+    """The distance and length of the longest earlier match of the list's end."""
     best = (0, 1)
     for distance in range(1, len(tokens)):
         length = 0
@@ -35,18 +35,16 @@ def naive_draft(tokens: list[int], num_tokens: int) -> list[int]:
     return text[len(tokens) :]
 
 
-# What is guessed.
+# The guesses.
 
 
 @given(st.lists(st.integers(0, 2), max_size=30))
-def test_the_index_finds_the_longest_match_and_of_equals_the_most_recent(tokens: list[int]) -> None:
+def test_the_index_finds_the_longest_match_and_the_most_recent_of_equals(tokens: list[int]) -> None:
     assert PastIndex(tokens).find() == naive_match(tokens)
 
 
 @given(st.lists(st.integers(0, 2), max_size=10), st.lists(st.lists(st.integers(0, 2), max_size=3)))
-def test_a_match_that_is_followed_stays_the_longest(
-    prompt: list[int], steps: list[list[int]]
-) -> None:
+def test_a_continued_match_stays_the_longest(prompt: list[int], steps: list[list[int]]) -> None:
     tokens = list(prompt)
     drafter = Drafter(tokens)
     for step in steps:
@@ -59,7 +57,7 @@ def test_a_match_that_is_followed_stays_the_longest(
 
 
 @given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(1, 6), max_size=10))
-def test_steps_of_several_tokens_leave_a_true_match(prompt: list[int], sizes: list[int]) -> None:
+def test_steps_of_several_tokens_keep_a_valid_match(prompt: list[int], sizes: list[int]) -> None:
     source = random.Random(len(prompt))
     tokens = list(prompt)
     drafter = Drafter(tokens)
@@ -75,7 +73,7 @@ def test_too_little_text_gives_no_guess(tokens: list[int]) -> None:
     assert drafter.draft(0) == []
 
 
-def test_a_match_that_reaches_the_end_goes_on_periodically() -> None:
+def test_a_match_that_overlaps_the_end_continues_periodically() -> None:
     for tokens, expected in (
         ([7, 7, 7], [7, 7, 7, 7, 7]),
         ([1, 2, 1, 2, 1], [2, 1, 2, 1, 2]),
@@ -117,20 +115,20 @@ def test_a_step_reads_few_tokens_of_a_long_text(num_words: int) -> None:
         tokens.append(source.randrange(num_words))
         tokens.num_reads = 0
         index.find()
-        assert tokens.num_reads < 300  # 32 candidates that end alike, and some that are compared
+        assert tokens.num_reads < 300  # 32 candidates, some of them compared in full
 
 
-# How likely a guess is.
+# Their probabilities.
 
 
-def test_chances_fall_and_longer_matches_are_surer() -> None:
+def test_chances_fall_along_a_draft_and_rise_with_the_match() -> None:
     text = list(range(50))
     short, long = Drafter([*text, 20, 21]), Drafter([*text, *range(20)])
     assert all(later < sooner for sooner, later in pairwise(short.chances(8)))
     assert short.chances(1) < long.chances(1)
 
 
-def test_rates_are_learned_from_the_tokens_that_come_drafted_or_not() -> None:
+def test_rates_are_learned_from_all_new_tokens_drafted_or_not() -> None:
     source = random.Random(2)
     tokens = [*range(100)]
     drafter = Drafter(tokens)
@@ -143,7 +141,7 @@ def test_rates_are_learned_from_the_tokens_that_come_drafted_or_not() -> None:
 
     unproven = chance_after_two_words_of_the_prompt()
     for _ in range(60):
-        tokens.append(next(new_words))  # nothing goes on as it did in the prompt
+        tokens.append(next(new_words))  # nothing continues as in the prompt
         refuted = chance_after_two_words_of_the_prompt()
     for _ in range(60):
         tokens.append(drafter.draft(1)[0])
@@ -152,7 +150,7 @@ def test_rates_are_learned_from_the_tokens_that_come_drafted_or_not() -> None:
     assert confirmed > unproven
 
 
-def test_tokens_of_steps_without_guesses_are_no_credit() -> None:
+def test_tokens_of_steps_without_drafts_do_not_count_as_accepted() -> None:
     tokens = [*range(100, 200), *range(100, 110)]
     drafter = Drafter(tokens)
     hoped = drafter.chances(8)
@@ -163,7 +161,7 @@ def test_tokens_of_steps_without_guesses_are_no_credit() -> None:
     assert drafter.chances(8)[0] < hoped[0] / 2
 
 
-def test_guesses_that_disappoint_are_trusted_less_for_a_while() -> None:
+def test_rejected_drafts_lower_the_chances_for_a_while() -> None:
     tokens = [*range(100, 200), *range(100, 110)]
     drafter = Drafter(tokens)
     hoped = drafter.chances(8)
@@ -171,7 +169,7 @@ def test_guesses_that_disappoint_are_trusted_less_for_a_while() -> None:
     drafter.accept(0)
     tokens.append(7)
     drafter.chances(8)
-    tokens += range(150, 160)  # as long a match elsewhere
+    tokens += range(150, 160)  # an equally long match elsewhere
     disappointed = drafter.chances(8)
     assert guesses == list(range(110, 118))
     assert disappointed[0] < hoped[0] - 0.2
@@ -182,7 +180,7 @@ def test_guesses_that_disappoint_are_trusted_less_for_a_while() -> None:
     assert drafter.chances(8)[0] > disappointed[0] + 0.1
 
 
-def test_a_step_takes_a_bounded_number_of_guesses() -> None:
+def test_the_draft_of_a_step_is_bounded() -> None:
     drafter = Drafter([7] * 1000)
     for _ in range(3):
         assert len(drafter.chances(10**6)) <= NUMBERS.max_draft

@@ -1,4 +1,4 @@
-"""The engine over a scripted model whose answers depend on every cell it was given."""
+"""The engine over a scripted model whose answers depend on every cell."""
 
 import asyncio
 
@@ -30,7 +30,7 @@ from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_a_request_gives_what_the_model_says_until_max_tokens() -> None:
+def test_a_request_gets_the_models_answer_up_to_max_tokens() -> None:
     async def test() -> None:
         async with running(FakeBackend()) as engine:
             [events] = await collect(engine, GenerationRequest(PROMPT, 5))
@@ -53,7 +53,7 @@ def test_an_end_token_ends_the_turn() -> None:
     run(test)
 
 
-def test_generation_ends_with_length_where_the_context_does() -> None:
+def test_a_full_context_ends_generation_with_length() -> None:
     async def test() -> None:
         async with running(FakeBackend(context_length=12)) as engine:
             [events] = await collect(engine, GenerationRequest(PROMPT, 1000))
@@ -63,8 +63,8 @@ def test_generation_ends_with_length_where_the_context_does() -> None:
     run(test)
 
 
-def test_requests_that_come_together_are_read_one_after_the_other() -> None:
-    """And whoever comes later, beside streams that flow, is read in small chunks."""
+def test_prompts_that_arrive_together_are_prefilled_one_after_the_other() -> None:
+    """And a later one, beside running streams, in small chunks."""
     backend = FakeBackend(num_cells=4000, context_length=600, batch_size=512)
 
     def prompt(start: int) -> list[int]:
@@ -72,7 +72,7 @@ def test_requests_that_come_together_are_read_one_after_the_other() -> None:
 
     async def test() -> None:
         async with running(backend) as engine:
-            await collect(engine, GenerationRequest(prompt(1), 1))  # shows what a token costs
+            await collect(engine, GenerationRequest(prompt(1), 1))  # measures the cost of a token
             backend.batch_sizes.clear()
             await collect(engine, *(GenerationRequest(prompt(start), 9) for start in (2, 3, 4)))
             assert backend.batch_sizes[:3] == [150, 151, 152]
@@ -80,7 +80,7 @@ def test_requests_that_come_together_are_read_one_after_the_other() -> None:
     run(test)
 
 
-def test_an_engine_without_requests_gives_its_threads_back_once() -> None:
+def test_an_idle_engine_rests_its_threads_once() -> None:
     backend = FakeBackend()
 
     async def test() -> None:
@@ -96,10 +96,10 @@ def test_an_engine_without_requests_gives_its_threads_back_once() -> None:
     run(test)
 
 
-def test_prompt_scores_have_one_entry_a_token_the_first_without_a_number() -> None:
+def test_prompt_scores_have_one_entry_per_token_the_first_without_a_logprob() -> None:
     async def test() -> None:
         async with running(FakeBackend(max_output_rows=4)) as engine:
-            for _ in range(2):  # the second time the prefix is cached, and scored all the same
+            for _ in range(2):  # the second time the prefix is cached, but still scored
                 [events] = await collect(
                     engine,
                     GenerationRequest(
@@ -118,7 +118,7 @@ def test_prompt_scores_have_one_entry_a_token_the_first_without_a_number() -> No
 
 
 @pytest.mark.parametrize("prompt", [[7], PROMPT])
-def test_scoring_alone_draws_nothing(prompt: list[int]) -> None:
+def test_scoring_alone_samples_nothing(prompt: list[int]) -> None:
     async def test() -> None:
         async with running(FakeBackend()) as engine:
             request = GenerationRequest(
@@ -131,7 +131,7 @@ def test_scoring_alone_draws_nothing(prompt: list[int]) -> None:
     run(test)
 
 
-def test_a_failed_batch_fails_its_requests_and_the_next_one_works() -> None:
+def test_a_failed_batch_fails_its_requests_and_the_next_batch_works() -> None:
     backend = FakeBackend()
 
     async def test() -> None:
@@ -142,12 +142,12 @@ def test_a_failed_batch_fails_its_requests_and_the_next_one_works() -> None:
                 await collect(engine, GenerationRequest(PROMPT, 5), GenerationRequest([4], 5))
             [events] = await collect(engine, GenerationRequest(PROMPT, 5))
             assert tokens(events) == reference(PROMPT, 5, 128)
-            assert events[0].num_cached == 0  # what the cache held is not trusted any more
+            assert events[0].num_cached == 0  # the cache is not trusted any more
 
     run(test)
 
 
-def test_logits_that_are_not_finite_fail_one_request_alone() -> None:
+def test_logits_that_are_not_finite_fail_only_one_request() -> None:
     backend = FakeBackend(fails_after=20)
     short, long = [3, 3], list(range(30))
 
@@ -165,7 +165,7 @@ def test_logits_that_are_not_finite_fail_one_request_alone() -> None:
     run(test)
 
 
-def test_a_stopped_choice_gives_up_its_place_while_others_go_on() -> None:
+def test_a_stopped_choice_frees_its_slot_while_others_continue() -> None:
     backend = FakeBackend()
 
     async def test() -> None:
@@ -180,7 +180,7 @@ def test_a_stopped_choice_gives_up_its_place_while_others_go_on() -> None:
                         if event.choice == 0 and event.num_generated == 3:
                             generation.stop(0)
                             await asyncio.sleep(0)
-            assert seen[0][:3] == [1, 2, 3]  # what was drawn already may still come
+            assert seen[0][:3] == [1, 2, 3]  # tokens sampled before may still arrive
             assert len(seen[1]) == len(reference([3, 3], 60, 128, 1))
             await settle(engine)
             assert engine.stats.kv_used == backend.num_used
@@ -202,7 +202,7 @@ def test_too_many_waiting_choices_are_refused() -> None:
     run(test)
 
 
-def test_closing_answers_those_who_still_wait() -> None:
+def test_closing_fails_waiting_requests() -> None:
     async def test() -> None:
         backend = FakeBackend(num_sequences=1)
         async with running(backend) as engine:
@@ -220,7 +220,7 @@ def test_closing_answers_those_who_still_wait() -> None:
 
 
 @pytest.mark.parametrize("can_share", [True, False])
-def test_scores_survive_being_sent_back(can_share: bool) -> None:
+def test_scores_survive_preemption(can_share: bool) -> None:
     """Decoding sequences outgrow the cells while a long prompt is scored a few rows at a time."""
     backend = FakeBackend(
         num_cells=200, num_sequences=3, batch_size=8, max_output_rows=4, context_length=190,
@@ -246,7 +246,7 @@ def test_scores_survive_being_sent_back(can_share: bool) -> None:
     run(test)
 
 
-def test_every_choice_of_a_request_draws_from_its_own_stream() -> None:
+def test_every_choice_of_a_request_has_its_own_random_stream() -> None:
     async def test() -> None:
         async with running(FakeBackend()) as engine:
             same = [GenerationRequest(PROMPT, 6, GenerationParams(num_choices=2)) for _ in range(2)]
@@ -257,7 +257,7 @@ def test_every_choice_of_a_request_draws_from_its_own_stream() -> None:
     run(test)
 
 
-def test_choices_run_together_though_their_prompt_fills_most_of_the_cells() -> None:
+def test_choices_run_together_even_if_their_prompt_fills_most_of_the_cells() -> None:
     backend = FakeBackend(num_cells=256, num_sequences=4, context_length=256)
     prompt = [i % 49 for i in range(150)]
 
@@ -269,8 +269,8 @@ def test_choices_run_together_though_their_prompt_fills_most_of_the_cells() -> N
     run(test)
 
 
-def test_right_guesses_save_steps_and_wrong_ones_leave_nothing_behind() -> None:
-    """On a machine where a step takes the same time whatever its rows."""
+def test_accepted_drafts_save_steps_and_rejected_ones_leave_no_cells() -> None:
+    """On a machine where every step takes the same time."""
     backend = FakeBackend(num_cells=400, context_length=300)
     scheduler = Scheduler(backend, EngineSettings())
     sequence = Sequence(
@@ -298,4 +298,4 @@ def test_right_guesses_save_steps_and_wrong_ones_leave_nothing_behind() -> None:
     while len(tokens_alone) < len(sequence.tokens):
         tokens_alone.append(next_token(tokens_alone))
     assert sequence.tokens == tokens_alone
-    assert num_steps < 170  # of 201 without guesses
+    assert num_steps < 170  # 201 without drafts

@@ -1,5 +1,5 @@
-"""What befalls one sequence ends its request, what befalls a step ends those that run, and the
-engine goes on; tried at every call of the backend."""
+"""An error of one sequence ends its request, an error of a step ends the running requests, and the
+engine continues. Tried at every call of the backend."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
 
 
 class Panic(BaseException):
-    """As the panics of Rust libraries reach Python."""
+    """Like a panic of a Rust library."""
 
 
 ERRORS = [DecodeFailed, RuntimeError, MemoryError, Panic]
@@ -36,7 +36,7 @@ METHODS = [
 
 
 class Faulty(FakeBackend):
-    """Raises at the given call of one method; counts the calls of all."""
+    """Raises at a given call of one method; counts the calls of all methods."""
 
     def __init__(
         self, method: str = "", at: int = -1, error: type[BaseException] = RuntimeError, **more: Any
@@ -99,7 +99,7 @@ SMALL: dict[str, Any] = {
     "num_cells": 70, "num_sequences": 2, "num_slots": 6, "batch_size": 16, "context_length": 60,
 }  # fmt: skip
 SHARED = list(range(24))
-LOAD = [  # prefixes that are shared, offloaded, brought back and evicted, in turn
+LOAD = [  # prefixes that are shared, offloaded, restored and evicted
     GenerationRequest([*SHARED, 1], 6),
     GenerationRequest([*SHARED, 2], 6, GenerationParams(num_choices=2)),
     GenerationRequest([7] * 40, 8),
@@ -111,10 +111,10 @@ SEEDED = SamplingParams(seed=7, is_reproducible=True)
 
 
 class Load:
-    """Requests, the backend they are for, and what each gets alone."""
+    """Requests, their backend, and the answer of each alone."""
 
     def __init__(self, is_seeded: bool) -> None:
-        """Where they are seeded, the backend rounds as kernels do."""
+        """If seeded, the backend rounds like real kernels."""
         self.options = {**SMALL, "canonical_rows": 8} if is_seeded else SMALL
         requests = [*LOAD, AFTER]
         if is_seeded:
@@ -136,7 +136,7 @@ class Load:
 
 
 async def serve(load: Load, backend: Faulty) -> int:
-    """Runs the load, some of it at once, then one request more; returns how many failed."""
+    """Runs the load, partly concurrent, then one more request; returns the number of failures."""
     engine = Engine(backend, EngineSettings(max_offloaded=100_000))
     answers = list(await asyncio.gather(*(answer(engine, each) for each in load.requests[:3])))
     answers += [await answer(engine, each) for each in load.requests[3:]]
@@ -170,13 +170,13 @@ def load(request: pytest.FixtureRequest) -> Load:
 
 @pytest.fixture(scope="module")
 def counts(load: Load) -> dict[str, int]:
-    """How often the load calls each method."""
+    """The number of calls of each method by the load."""
     backend = Faulty(**load.options)
     assert failures(load, backend) == 0
     return backend.calls
 
 
-def test_the_load_calls_what_there_is(counts: dict[str, int]) -> None:
+def test_the_load_calls_every_method(counts: dict[str, int]) -> None:
     assert {name for name, count in counts.items() if count} >= {
         *("decode", "logits", "is_end", "set_threads", "copy", "drop", "save", "restore")
     }
@@ -184,11 +184,11 @@ def test_the_load_calls_what_there_is(counts: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("method", METHODS)
-def test_an_error_at_any_call_harms_those_it_befell_alone(
+def test_an_error_at_any_call_harms_only_the_requests_it_concerns(
     load: Load, counts: dict[str, int], method: str, error: type[BaseException]
 ) -> None:
-    """Whatever the call, the other requests and the next one get what they get alone, and cells
-    and slots are accounted for."""
+    """The other requests and the next one get the same answers as alone, and no cell or slot is
+    lost."""
     for at in range(1, min(counts[method], 50) + 1):
         num_failed = failures(load, Faulty(method, at, error, **load.options))
         assert num_failed < len(LOAD), (method, at)
@@ -197,7 +197,7 @@ def test_an_error_at_any_call_harms_those_it_befell_alone(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_those_that_wait_outlive_a_step_that_fails(error: type[BaseException]) -> None:
+def test_waiting_requests_survive_a_failed_step(error: type[BaseException]) -> None:
     async def test() -> None:
         backend = Faulty("decode", 2, error, num_sequences=1)
         engine = Engine(backend)
@@ -211,7 +211,7 @@ def test_those_that_wait_outlive_a_step_that_fails(error: type[BaseException]) -
     run(test)
 
 
-def test_a_backend_that_fails_again_and_again_is_given_up_and_says_so() -> None:
+def test_a_backend_that_keeps_failing_is_given_up() -> None:
     class Broken(Faulty):
         def decode(self, batch: Batch) -> None:
             raise RuntimeError("out of order")
@@ -232,7 +232,7 @@ def test_a_backend_that_fails_again_and_again_is_given_up_and_says_so() -> None:
     run(test)
 
 
-def test_cells_that_cannot_be_cleared_end_the_engine_and_all_are_told() -> None:
+def test_cells_that_cannot_be_cleared_end_the_engine_and_all_requests() -> None:
     class Broken(Faulty):
         def clear(self) -> None:
             raise RuntimeError("no")
@@ -257,7 +257,7 @@ def test_a_thread_that_has_ended_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> 
     assert engine.fault == "the engine's thread has ended"
 
 
-def test_threads_that_cannot_rest_harm_nobody() -> None:
+def test_threads_that_cannot_rest_do_no_harm() -> None:
     class Restless(FakeBackend):
         def rest(self) -> None:
             super().rest()
@@ -275,7 +275,7 @@ def test_threads_that_cannot_rest_harm_nobody() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_request_whose_grammar_breaks_as_it_is_added_fails_alone(at: int) -> None:
+def test_a_grammar_that_fails_when_its_request_is_added_fails_only_that_request(at: int) -> None:
     calls = itertools.count(1)
 
     class Grammar:

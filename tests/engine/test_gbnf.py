@@ -1,4 +1,4 @@
-"""GBNF is followed to the letter: what it means is taken, and nothing else."""
+"""GBNF is converted exactly: the texts it matches are accepted, and no others."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ BYTES = functools.cache(lambda: LLTokenizer("byte"))
 
 
 def matcher(grammar: str) -> LLMatcher:
-    """As a client's grammar stands in that of an answer."""
+    """A matcher with the client's grammar embedded as in an answer's."""
     outer = '%llguidance {"no_forcing": true}\nstart: @output'
     parts = [{"lark_grammar": outer}]
     parts.append({"name": "output", "lark_grammar": as_lark(grammar, "g", {"<stop>": 7})})
@@ -106,7 +106,7 @@ MEANINGS: list[tuple[str, str, list[str], list[str]]] = [
 @pytest.mark.parametrize(
     ("grammar", "taken", "refused"), [row[1:] for row in MEANINGS], ids=[row[0] for row in MEANINGS]
 )
-def test_a_construct_means_what_it_does_in_llama_cpp(
+def test_a_construct_means_the_same_as_in_llama_cpp(
     grammar: str, taken: list[str], refused: list[str]
 ) -> None:
     begun = matcher(grammar)
@@ -179,7 +179,7 @@ def test_a_long_chain_of_rules_and_many_lexemes_compile() -> None:
     assert takes(begun, "word 7word 77.") and not takes(begun, "word 7word")
 
 
-ODD = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000, 2)))  # no two of them are neighbours
+ODD = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000, 2)))  # no two are adjacent
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What free JSON must not go on with: names that are there, items and phrases again and again."""
+"""Loops in free JSON: duplicate names, and repeated items and phrases."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def after(text: str, size: int = 1000, mark: bytes = b"") -> JsonLoops:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 1000])
-def test_a_name_can_not_come_twice_in_its_object(size: int) -> None:
+def test_a_name_cannot_occur_twice_in_its_object(size: int) -> None:
     loops = after('{"a": 1, "abc": {"b": [{"a": 1}], "x": "a"}, "ab', size)
     assert loops.name_endings == [b"c"]
     assert sorted(after('{"a": 1, "abc": 2, "', size).name_endings) == [b"a", b"abc"]
@@ -37,7 +37,7 @@ def test_a_name_can_not_come_twice_in_its_object(size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 @pytest.mark.parametrize("period", [1, 2, 6])
-def test_an_array_ends_that_says_the_same_again_and_again(period: int, size: int) -> None:
+def test_an_array_of_repeated_items_must_end(period: int, size: int) -> None:
     items = [
         json.dumps({"n": f"an item among many others, {n % period}"}) for n in range(MIN_REPEATED)
     ]
@@ -48,7 +48,7 @@ def test_an_array_ends_that_says_the_same_again_and_again(period: int, size: int
     assert not after(other, size).is_filled
 
 
-def test_an_object_ends_that_says_the_same_under_one_name_after_another() -> None:
+def test_an_object_of_repeated_values_must_end() -> None:
     value = '"a creature of the night, with: commas, "'
     members = [f'"description_{n}": {value}' for n in range(MIN_REPEATED)]
     assert after("{" + ", ".join(members) + ", ").is_filled
@@ -57,7 +57,7 @@ def test_an_object_ends_that_says_the_same_under_one_name_after_another() -> Non
     assert not after("{" + ", ".join(flags) + ", ").is_filled
 
 
-def test_tokens_that_give_a_looping_array_another_item_are_known() -> None:
+def test_tokens_that_would_add_an_item_to_a_looping_array() -> None:
     loops = after('{"a": [' + '"x", ' * MIN_REPEATED_DATA + '"x')
     for token in (b'",', b'", "', b'y", "z', b'" ,'):
         assert loops.goes_on(token), token
@@ -67,7 +67,7 @@ def test_tokens_that_give_a_looping_array_another_item_are_known() -> None:
     assert nested.goes_on(b"},") and not nested.goes_on(b', "y"') and not nested.goes_on(b"}]")
 
 
-def test_arrays_and_objects_are_of_a_size_and_a_depth() -> None:
+def test_containers_are_bounded_in_size_and_depth() -> None:
     many = '{"a": [' + ", ".join(map(str, range(MAX_MEMBERS + 1))) + ", "
     assert after(many).is_filled and not after(many[:-8]).is_filled
     deep = after("[" * MAX_DEPTH)
@@ -75,7 +75,7 @@ def test_arrays_and_objects_are_of_a_size_and_a_depth() -> None:
     assert not after("[" * (MAX_DEPTH - 1)).is_filled
 
 
-def test_a_string_ends_that_says_the_same_again_and_again() -> None:
+def test_a_string_of_repeated_phrases_must_end() -> None:
     phrase = "a being of the Aethers, "
     assert after('{"a": "Arachnid, ' + phrase * 50).has_phrase
     assert not after('{"a": "Arachnid, ' + phrase * 30).has_phrase
@@ -115,7 +115,7 @@ HONEST: dict[str, Json] = {
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_data_may_repeat_itself(name: str) -> None:
+def test_data_may_repeat(name: str) -> None:
     text = json.dumps({"data": HONEST[name]})
     loops = JsonLoops()
     for byte in text.encode():
@@ -126,7 +126,7 @@ def test_data_may_repeat_itself(name: str) -> None:
         loops.push(data)
 
 
-def test_the_value_begins_after_the_reasoning_if_there_is_any() -> None:
+def test_the_value_begins_after_the_reasoning_if_any() -> None:
     thinking = '<think>{"a": 1, "a": 2}</think>\n{"b": 1, "'
     for size in (1, 4, 1000):
         assert after(thinking, size, b"</think>").name_endings == [b"b"]

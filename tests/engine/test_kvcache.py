@@ -1,4 +1,4 @@
-"""Which prefixes stay in the cells, over cells that a fake backend counts."""
+"""Which prefixes stay in the cells, over a fake backend that counts cells."""
 
 from fakes import FakeBackend
 
@@ -7,7 +7,7 @@ from localinfra.engine.kvcache import MANY_IDLE, KVCache
 from localinfra.engine.radix import Prefix
 
 
-def test_idle_cells_are_offloaded_though_a_sequence_ends_with_every_step() -> None:
+def test_idle_cells_are_offloaded_even_if_a_sequence_ends_at_every_step() -> None:
     backend = FakeBackend(
         num_cells=8000, num_slots=80, batch_size=100, context_length=900, idle_cells_slow_steps=True
     )
@@ -24,7 +24,7 @@ def test_idle_cells_are_offloaded_though_a_sequence_ends_with_every_step() -> No
         backend.decode(batch)
         cache.advance(slot, len(tokens))
         slots.append((slot, tokens))
-        if len(slots) == 2:  # there is always one that runs
+        if len(slots) == 2:  # one is always running
             cache.finish(*slots.pop(0))
         most = max(most, backend.num_used)
         assert cache.num_used == backend.num_used

@@ -1,4 +1,4 @@
-"""Detokeniser, stop strings and logprobs of one choice, over every cut."""
+"""Detokenizer, stop strings and logprobs of one choice, for every way to cut the text."""
 
 import itertools
 
@@ -26,7 +26,7 @@ def cuts(data: bytes) -> list[list[bytes]]:
     return ways
 
 
-def test_text_comes_in_whole_characters_however_bytes_are_cut() -> None:
+def test_text_is_sent_in_whole_characters_however_bytes_are_cut() -> None:
     for pieces in cuts(TEXT.encode()):
         detokenizer = Detokenizer(pieces.__getitem__)
         sent = [detokenizer.push(i) for i in range(len(pieces))] + [detokenizer.flush()]
@@ -34,7 +34,7 @@ def test_text_comes_in_whole_characters_however_bytes_are_cut() -> None:
         assert all(set(part) <= set(TEXT) for part in sent)  # the bird arrives in one piece
 
 
-def test_bytes_that_are_no_text_become_replacement_characters() -> None:
+def test_invalid_bytes_become_replacement_characters() -> None:
     pieces = [b"a", b"\xf0\x9f", b"b", b"\xc3"]
     detokenizer = Detokenizer(pieces.__getitem__)
     text = "".join(detokenizer.push(i) for i in range(4)) + detokenizer.flush()
@@ -67,7 +67,7 @@ def test_stop_strings_do_not_depend_on_where_text_is_cut(
 
 
 @given(st.text("ab#", min_size=1, max_size=12), STOPS)
-def test_nothing_that_may_become_a_stop_string_is_sent(text: str, stops: list[str]) -> None:
+def test_a_possible_beginning_of_a_stop_string_is_held_back(text: str, stops: list[str]) -> None:
     matcher = StopMatcher(Stops(stops))
     sent = ""
     for character in text:
@@ -101,7 +101,7 @@ def play(
 
 
 @pytest.mark.parametrize("stops", [[], ["🦜"], ["éx"], ["b"], ["é🦜b"]])
-def test_logprobs_arrive_with_the_text_they_begin_in(stops: list[str]) -> None:
+def test_logprobs_are_sent_with_the_text_in_which_their_token_begins(stops: list[str]) -> None:
     for pieces in cuts(TEXT.encode()):
         deltas = play(pieces, stops)
         text = "".join(delta.text for delta in deltas)
@@ -119,7 +119,7 @@ def test_logprobs_arrive_with_the_text_they_begin_in(stops: list[str]) -> None:
             assert all(item.offset < sent for item in delta.scored) or delta is deltas[-1]
 
 
-def test_nothing_follows_a_stop() -> None:
+def test_nothing_is_sent_after_a_stop_string() -> None:
     deltas = play([b"a", b"#", b"b", b"c"], ["#"])
     assert [(delta.text, delta.finish_reason, delta.stop) for delta in deltas] == [
         ("a", None, None),
@@ -155,7 +155,7 @@ paths = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1
 
 
 @given(paths, st.lists(st.integers(0, 7)), paths)
-def test_the_tree_finds_the_longest_prefix_of_any_path_in_it(
+def test_the_tree_finds_the_longest_prefix_on_any_path(
     inserted: list[list[int]], released: list[int], asked: list[list[int]]
 ) -> None:
     tree = RadixTree()

@@ -1,4 +1,4 @@
-"""Prefixes are shared, offloaded and brought back: what is not computed again, in the same text."""
+"""Prefixes are shared, offloaded and restored: less is computed, and the text is the same."""
 
 from fakes import FakeBackend, collect, reference, run, running, settle, tokens
 
@@ -7,7 +7,7 @@ from localinfra.engine.request import GenerationParams, GenerationRequest
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_choices_share_one_computed_prompt_and_draw_from_their_own_streams() -> None:
+def test_choices_share_one_computed_prompt_and_have_their_own_random_streams() -> None:
     backend = FakeBackend(num_sequences=3, context_length=200)
     prompt = list(range(40)) + list(range(40))
 
@@ -20,7 +20,7 @@ def test_choices_share_one_computed_prompt_and_draw_from_their_own_streams() -> 
                 reference(prompt, 4, 200, stream) for stream in range(5)
             ]
             assert [events[0].num_cached for events in choices] == [0, 79, 79, 79, 79]
-        # the prompt once, its last token again for each other choice, and what was drawn
+        # the prompt once, its last token again for each other choice, and the sampled tokens
         drawn = [len(tokens(events)) - 1 for events in choices]
         assert sum(backend.batch_sizes) == 80 + 4 + sum(drawn)
 
@@ -35,7 +35,7 @@ def test_a_later_request_reuses_the_longest_cached_prefix() -> None:
             [longer] = await collect(engine, GenerationRequest([*PROMPT, 9, 9], 3))
             [partial] = await collect(engine, GenerationRequest([1, 2, 3, 9], 3))
             [other] = await collect(engine, GenerationRequest([9, 2, 3], 3))
-        assert same[0].num_cached == 7  # the last token is always computed: its logits are needed
+        assert same[0].num_cached == 7  # the last token is always computed, for its logits
         assert longer[0].num_cached == 8
         assert partial[0].num_cached == 3
         assert other[0].num_cached == 0
@@ -44,8 +44,8 @@ def test_a_later_request_reuses_the_longest_cached_prefix() -> None:
     run(test)
 
 
-def test_what_leaves_the_cells_is_offloaded_and_comes_back() -> None:
-    """Conversations that together need three times the cells, each with two turns."""
+def test_evicted_prefixes_are_offloaded_and_restored() -> None:
+    """Conversations of two turns that together need three times the cells."""
     backend = FakeBackend(num_cells=120, num_sequences=2, context_length=110)
     system = [i % 49 for i in range(40)]
     first = [system + [i] * 20 for i in range(10)]
@@ -68,11 +68,11 @@ def test_what_leaves_the_cells_is_offloaded_and_comes_back() -> None:
     run(test)
 
 
-def test_offloaded_prefixes_keep_to_their_room() -> None:
+def test_offloaded_prefixes_stay_within_their_limit() -> None:
     backend = FakeBackend(num_cells=100, num_sequences=1, context_length=90)
 
     async def test() -> None:
-        async with running(backend, max_offloaded=40 * 8) as engine:  # 8 bytes for one fake cell
+        async with running(backend, max_offloaded=40 * 8) as engine:  # 8 bytes per fake cell
             for start in (1, 2, 3, 4):
                 await collect(engine, GenerationRequest([start] * 60, 1))
             hits = [
@@ -84,7 +84,7 @@ def test_offloaded_prefixes_keep_to_their_room() -> None:
     run(test)
 
 
-def test_prefixes_that_cannot_be_offloaded_are_computed_again() -> None:
+def test_prefixes_that_cannot_be_offloaded_are_recomputed() -> None:
     backend = FakeBackend(num_cells=100, num_sequences=1, context_length=90)
     backend.has_host_memory = False
 
@@ -115,7 +115,7 @@ def test_idle_cells_are_offloaded_while_others_run() -> None:
     run(test)
 
 
-def test_requests_that_come_together_wait_for_the_first_to_compute_their_prefix() -> None:
+def test_concurrent_requests_wait_for_the_first_to_compute_their_prefix() -> None:
     backend = FakeBackend(num_sequences=4, batch_size=16)
     prefix = list(range(48))
 

@@ -1,4 +1,4 @@
-"""Grammars are tried out in a child, which is ended where one takes too long."""
+"""Grammars are tried in a child process, which is killed if one takes too long."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ ENDLESS = (
 )  # hours
 
 
-def test_a_sound_grammar_passes_and_a_wrong_one_is_told_what_is_wrong() -> None:
+def test_a_valid_grammar_passes_and_an_invalid_one_is_refused_with_a_reason() -> None:
     prober = Prober()
     prober.check('%llguidance {"no_forcing": true}\nstart: "a" | /b+/', "p")
     with pytest.raises(InvalidRequest, match="nothing") as caught:
@@ -23,7 +23,7 @@ def test_a_sound_grammar_passes_and_a_wrong_one_is_told_what_is_wrong() -> None:
     prober.close()
 
 
-def test_one_that_takes_too_long_ends_its_child_and_the_next_has_another() -> None:
+def test_a_grammar_that_takes_too_long_ends_its_child_and_the_next_gets_another() -> None:
     prober = Prober()
     with pytest.raises(InvalidRequest, match="too much time"):
         prober.check(ENDLESS, "p")
@@ -31,7 +31,7 @@ def test_one_that_takes_too_long_ends_its_child_and_the_next_has_another() -> No
     prober.close()
 
 
-def test_closing_ends_what_is_under_way() -> None:
+def test_closing_ends_a_running_check() -> None:
     prober = Prober()
     prober.check('%llguidance {}\nstart: "a"', "p")
     ended: list[InvalidRequest] = []

@@ -1,4 +1,4 @@
-"""The sampler against a naive one in float64 that follows API.md section 4 word by word."""
+"""The sampler against a naive one in float64."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ params = st.builds(
 
 @settings(max_examples=80, deadline=None)
 @given(params, st.sampled_from(SIZES), st.integers(0, 5), st.sampled_from([0.3, 3.0]))
-def test_draws_follow_the_distribution_of_the_contract(
+def test_draws_follow_the_distribution_of_a_naive_sampler(
     params: SamplingParams, size: int, seed: int, spread: float
 ) -> None:
     row = logits(size, seed, spread)
@@ -52,9 +52,9 @@ def test_draws_follow_the_distribution_of_the_contract(
     counts = np.bincount(
         [draw(row.copy(), row.max(), params, *key) for key in keys], minlength=size
     )
-    # A token at a cut may fall on its other side for its last digit in float32.
+    # In float32, a token at a cutoff may fall on the other side.
     assert counts[expected == 0].sum() <= 1
-    # Five standard deviations of each share that is large enough for that to mean something.
+    # Five standard deviations, for shares large enough for that to be meaningful.
     large = expected * len(keys) > 20
     deviation = np.sqrt(len(keys) * expected * (1 - expected)) + 1e-9
     assert (np.abs(counts - expected * len(keys)) / deviation)[large].max(initial=0) < 5
@@ -64,13 +64,13 @@ def test_draws_follow_the_distribution_of_the_contract(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_equal_logits_are_kept_by_id(size: int) -> None:
+def test_ties_are_kept_by_id(size: int) -> None:
     row = np.zeros(size, np.float32)
     kept = candidates(row, row.max(), SamplingParams(top_k=7))
     assert list(kept) == list(range(min(7, size)))
 
 
-def test_the_last_numbers_of_a_walk_never_gives_a_forbidden_token() -> None:
+def test_extreme_random_numbers_never_give_a_forbidden_token() -> None:
     row = logits(5000)
     row[1000:] = -np.inf
     most = np.uint64(2**64 - 1)
@@ -80,8 +80,8 @@ def test_the_last_numbers_of_a_walk_never_gives_a_forbidden_token() -> None:
 
 
 def test_another_rounding_hardly_ever_changes_a_draw() -> None:
-    """Noise of 0.01 on each logit, about what another batch shape makes: few draws change
-    though a thousand tokens are likely. Walking along cumulated sums would change half of them."""
+    """Noise of 0.01 on each logit, about the effect of another batch shape, changes few draws among
+    a thousand likely tokens. Inverting the cumulative sums would change half of them."""
     keys = np.random.default_rng(1).integers(1 << 64, size=(1000, 2), dtype=np.uint64)
     row = logits(5 * NUM_GROUPS, 1, 1.0)
     other = row + logits(len(row), 2, 0.01)
@@ -93,14 +93,14 @@ def test_another_rounding_hardly_ever_changes_a_draw() -> None:
     assert 0 < changed < 30
 
 
-def test_zero_temperature_takes_the_best_whatever_else_is_set() -> None:
+def test_zero_temperature_is_greedy_whatever_else_is_set() -> None:
     sampler = Sampler(SamplingParams(temperature=0, top_p=0.1, seed=9), 0, [1])
     for seed in range(20):
         row = logits(300, seed)
         assert sampler.sample(row.copy()) == row.argmax()
 
 
-def test_streams_of_one_seed_differ_and_each_can_be_repeated() -> None:
+def test_streams_of_one_seed_differ_and_are_reproducible() -> None:
     def text(seed: int, stream: int) -> list[int]:
         sampler = Sampler(SamplingParams(seed=seed), stream, [])
         return [sampler.sample(logits(5000, i)) for i in range(12)]
@@ -110,7 +110,7 @@ def test_streams_of_one_seed_differ_and_each_can_be_repeated() -> None:
     assert text(2**63 - 1, 127) == list(texts[-1])
 
 
-def test_presence_and_frequency_count_the_output_repetition_the_prompt_too() -> None:
+def test_presence_and_frequency_penalties_count_only_the_output_repetition_the_prompt_too() -> None:
     greedy = SamplingParams(temperature=0, frequency_penalty=1.0, presence_penalty=0.5)
     sampler = Sampler(greedy, 0, [0])
     row = np.array([4.0, 3.0, 0.0], np.float32)
@@ -122,14 +122,14 @@ def test_presence_and_frequency_count_the_output_repetition_the_prompt_too() -> 
     assert negative.sample(np.array([-1.0, -1.5], np.float32)) == 1  # -1 x 2 against -1.5
 
 
-def test_a_bias_of_minus_100_forbids_and_others_are_added() -> None:
+def test_a_bias_of_minus_100_forbids_a_token_and_others_are_added() -> None:
     row = np.array([50.0, 3.0, 2.0], np.float32)
     forbid = Sampler(SamplingParams(temperature=0, logit_bias={0: -100, 2: 1.5}), 0, [])
     assert forbid.sample(row.copy()) == 2
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_a_bias_that_forbids_every_token_is_the_requests_fault(temperature: float) -> None:
+def test_a_bias_that_forbids_every_token_is_an_invalid_request(temperature: float) -> None:
     params = SamplingParams(temperature=temperature, logit_bias=dict.fromkeys(range(3), -100.0))
     with pytest.raises(InvalidRequest, match="forbids every token of the model"):
         Sampler(params, 0, []).sample(np.array([5.0, 3.0, 2.0], np.float32))

@@ -1,4 +1,4 @@
-"""Clients and requests take turns, whoever asked for more or came first."""
+"""Clients and requests take turns, however much they ask for."""
 
 from collections import Counter
 from typing import Any
@@ -15,7 +15,7 @@ from localinfra.engine.turns import PATIENCE, prompts_in_turn
 
 
 class Steps:
-    """A scheduler over a fake backend: each step decodes and appends a token, no draws."""
+    """A scheduler over a fake backend: each step decodes and appends a token, without sampling."""
 
     def __init__(self, num_sequences: int = 4, **options: Any):
         self.backend = FakeBackend(
@@ -24,13 +24,13 @@ class Steps:
         )  # fmt: skip
         self.scheduler = Scheduler(self.backend, EngineSettings(prompt_lookup=False))
         self.num_steps = 0
-        self.row_s = 0.0  # what each row of a step takes; 0: all steps take as long
-        self.first_token: dict[Sequence, int] = {}  # the step that gave it
+        self.row_s = 0.0  # seconds per row of a step; 0: all steps take equally long
+        self.first_token: dict[Sequence, int] = {}  # the step that produced it
 
     def submit(
         self, num_prompts: int, size: int, max_tokens: int, client: str = ""
     ) -> list[Sequence]:
-        """One request; no two prompts begin alike."""
+        """Adds one request; no two prompts share a prefix."""
         group, start = Group(client), 100 * self.num_steps + len(self.first_token)
         sequences = []
         for number in range(num_prompts):
@@ -58,7 +58,7 @@ class Steps:
                 self.scheduler.remove(sequence)
 
     def wait_for(self, sequence: Sequence, limit: int = 2000) -> int:
-        """Steps until its first token."""
+        """Runs steps until the sequence has its first token; returns their number."""
         start = self.num_steps
         while sequence not in self.first_token:
             self.step()
@@ -67,7 +67,7 @@ class Steps:
 
 
 @pytest.mark.parametrize("num_prompts", [5, 10, 32])
-def test_a_request_of_many_prompts_makes_way_for_a_short_one(num_prompts: int) -> None:
+def test_a_request_of_many_prompts_is_preempted_for_a_short_one(num_prompts: int) -> None:
     steps = Steps()
     many = steps.submit(num_prompts, 20, 500)
     for _ in range(50):
@@ -81,10 +81,10 @@ def test_a_request_of_many_prompts_makes_way_for_a_short_one(num_prompts: int) -
         if all(sequence.finished for sequence in many):
             break
         steps.step()
-    assert all(sequence.finished for sequence in many)  # those that made way too
+    assert all(sequence.finished for sequence in many)  # also the preempted ones
 
 
-def test_clients_share_the_slots_alike() -> None:
+def test_clients_share_the_slots_equally() -> None:
     steps = Steps(num_sequences=6)
     for _ in range(20):
         steps.submit(1, 10, 300, client="a")
@@ -117,7 +117,7 @@ def test_with_one_slot_a_client_of_many_requests_alternates_with_another() -> No
     assert order == ["a", "b", "a", "b", "a", "a", "a", "a"]
 
 
-def test_a_short_prompt_is_not_read_after_a_long_one() -> None:
+def test_a_short_prompt_is_prefilled_before_a_long_one() -> None:
     steps = Steps()
     [long] = steps.submit(1, 900, 5)
     steps.step()
@@ -126,7 +126,7 @@ def test_a_short_prompt_is_not_read_after_a_long_one() -> None:
     assert long not in steps.first_token
 
 
-def test_a_long_prompt_is_read_though_short_ones_keep_coming() -> None:
+def test_a_long_prompt_is_prefilled_even_if_short_ones_keep_coming() -> None:
     steps = Steps(num_sequences=8)
     [long] = steps.submit(1, 600, 5)
     for _ in range(40 * PATIENCE):
@@ -138,7 +138,7 @@ def test_a_long_prompt_is_read_though_short_ones_keep_coming() -> None:
     pytest.fail("it starved")
 
 
-def test_prompts_of_a_client_alone_are_read_shortest_first() -> None:
+def test_prompts_of_a_single_client_are_prefilled_shortest_first() -> None:
     group = Group()
 
     def prompt(size: int, group: Group) -> Sequence:
@@ -160,7 +160,7 @@ def test_prompts_of_a_client_alone_are_read_shortest_first() -> None:
     st.integers(1, 5),
     st.booleans(),
 )
-def test_everyone_is_served_in_the_end(
+def test_every_request_is_served_eventually(
     load: list[tuple[int, int, int, str]], num_sequences: int, can_share: bool
 ) -> None:
     steps = Steps(num_sequences, can_share_prefixes=can_share)
@@ -177,7 +177,7 @@ def test_everyone_is_served_in_the_end(
 
 
 def test_a_clients_stream_does_not_wait_for_all_prompts_of_another() -> None:
-    """That came together with it: they wait for each other, not he for them."""
+    """Prompts that arrive together wait for each other, but the stream does not wait for them."""
     steps = Steps(num_sequences=9)
     steps.row_s = 0.001
     steps.submit(8, 900, 10, client="a")

@@ -1,4 +1,4 @@
-"""Who may wait for a model, and who is told to come again."""
+"""Which requests may wait for a model, and which are refused."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,8 +21,8 @@ def submit(engine: Engine, client: str = "", num_choices: int = 1) -> Generation
 
 
 def over_one_slot(max_waiting: int, test: Callable[[Engine], Awaitable[None]]) -> None:
-    """The first request has the only slot, those after it wait: the test never lets the loop run,
-    but the engine's thread may have begun with any of them."""
+    """The first request has the only slot, later ones wait: the test never lets the loop run, but
+    the engine's thread may start any of them."""
 
     async def run() -> None:
         backend = FakeBackend(num_sequences=1)
@@ -33,17 +33,17 @@ def over_one_slot(max_waiting: int, test: Callable[[Engine], Awaitable[None]]) -
 
 
 def fill(
-    engine: Engine, client: str = "", num_choices: int = 1, told: str = "raise max_queue"
+    engine: Engine, client: str = "", num_choices: int = 1, error: str = "raise max_queue"
 ) -> list[Generation]:
-    """As many as are taken."""
+    """Submits requests until one is refused."""
     taken = []
-    with pytest.raises(QueueFull, match=told):
+    with pytest.raises(QueueFull, match=error):
         while True:
             taken.append(submit(engine, client, num_choices))
     return taken
 
 
-def test_a_request_of_many_choices_keeps_nobody_out() -> None:
+def test_a_request_of_many_choices_does_not_keep_others_out() -> None:
     async def test(engine: Engine) -> None:
         many = submit(engine, num_choices=30)
         others = [submit(engine) for _ in range(3)]
@@ -53,12 +53,12 @@ def test_a_request_of_many_choices_keeps_nobody_out() -> None:
     over_one_slot(4, test)
 
 
-def test_no_client_takes_the_places_of_the_others() -> None:
+def test_no_client_takes_the_places_of_others() -> None:
     async def test(engine: Engine) -> None:
         greedy = fill(engine, "a")
         assert len(greedy) >= 8
         shy = fill(engine, "b")
-        assert len(shy) == 4  # a half of eight
+        assert len(shy) == 4  # half of eight
         with pytest.raises(QueueFull):
             submit(engine, "a")
         assert len(fill(engine, "c")) == 3
@@ -68,9 +68,9 @@ def test_no_client_takes_the_places_of_the_others() -> None:
     over_one_slot(8, test)
 
 
-def test_choices_are_bounded_too() -> None:
+def test_the_number_of_waiting_choices_is_bounded_too() -> None:
     async def test(engine: Engine) -> None:
-        taken = fill(engine, num_choices=MAX_CHOICES // 4, told="ask for fewer at once")
+        taken = fill(engine, num_choices=MAX_CHOICES // 4, error="ask for fewer at once")
         assert 4 <= len(taken) <= 5
         for generation in taken:
             generation.close()
@@ -78,7 +78,7 @@ def test_choices_are_bounded_too() -> None:
     over_one_slot(8, test)
 
 
-def test_whoever_leaves_frees_his_place() -> None:
+def test_a_client_that_leaves_frees_its_place() -> None:
     async def test(engine: Engine) -> None:
         for generation in fill(engine):
             generation.close()

@@ -1,4 +1,4 @@
-"""An engine whose thread hangs is noticed and given up, and its end has a deadline."""
+"""A hung engine thread is noticed and given up, and closing has a deadline."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ from localinfra.watchdog import COMPUTING_FACTOR, Phase, Pulse, Watchdog
 
 
 class Stuck(FakeBackend):
-    """Hangs in a call until let go."""
+    """Hangs in one method until released."""
 
     def __init__(self, method: str) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Stuck(FakeBackend):
 
 
 @pytest.mark.parametrize(("method", "phase"), [("decode", "COMPUTING"), ("logits", "WORKING")])
-def test_a_thread_that_hangs_shows_no_pulse_and_can_be_given_up(method: str, phase: str) -> None:
+def test_a_hung_thread_has_no_pulse_and_can_be_given_up(method: str, phase: str) -> None:
     async def test() -> None:
         backend = Stuck(method)
         engine = Engine(backend)
@@ -54,16 +54,16 @@ def test_a_thread_that_hangs_shows_no_pulse_and_can_be_given_up(method: str, pha
         assert isinstance(await waiting, EngineFailed) and engine.fault == "no step for 1 s"
         with pytest.raises(EngineFailed):
             engine.generate([GenerationRequest([1], 1)])
-        await asyncio.to_thread(engine.close)  # waits for nothing
+        await asyncio.to_thread(engine.close)  # returns at once
         assert not backend.closed
         backend.may_go.set()
-        while not backend.closed:  # the thread frees it when it comes back
+        while not backend.closed:  # the thread frees it when it resumes
             await asyncio.sleep(0.001)
 
     run(test)
 
 
-def test_the_end_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         backend = Stuck("decode")
         engine = Engine(backend)
@@ -94,7 +94,7 @@ def stands_still(pulses: list[Pulse], max_checks: int = 3) -> list[bool]:
     return [dog.stands_still(pulse) for pulse in pulses]
 
 
-def test_a_watchdog_barks_at_what_stays_where_it_was() -> None:
+def test_the_watchdog_reports_a_pulse_that_stands_still() -> None:
     at, on = Pulse(1, Phase.WORKING), Pulse(2, Phase.WORKING)
     assert stands_still([at] * 4) == [False, False, False, True]
     assert not any(stands_still([at, at, at, on, on, on, at, at, at]))
