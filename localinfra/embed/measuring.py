@@ -85,7 +85,7 @@ class Measurement:
         except Exception as error:  # the current way stays in use
             if not self._is_cancelled.is_set():
                 logger.warning(
-                    "%s keeps running as it does: measuring failed: %s", self._name, error
+                    "%s: measuring failed, it keeps its current library: %s", self._name, error
                 )
 
     def _wait_until_quiet(self) -> None:

@@ -18,7 +18,7 @@ class DraftNumbers(msgspec.Struct, frozen=True):
     # How often the next token continues a match of 2-3, 4-7, 8-15 or more tokens: between the
     # rates for new prose and for edited files (this repository's, in SmolLM2's tokens).
     prior_chances: tuple[float, ...] = (0.4, 0.65, 0.8, 0.95)
-    prior_weight: float = 4.0  # in tokens of the sequence's own
+    prior_weight: float = 4.0  # the priors count as this many observed tokens
     memory: float = 1 - 1 / 32  # decay of a hit's or miss's weight with each later token
     max_draft: int = 16  # tokens per step; more pay only where rows are free, and then little
 

@@ -326,22 +326,22 @@ class Engine:
         """Samples for the chunk's sequence. An error while sampling fails its request only; an
         error while moving cells fails the step."""
         sequence = chunk.sequence
-        drawn: list[TokenEvent] = []
+        sampled: list[TokenEvent] = []
         forced: list[TokenEvent] = []
         error: ApiError | None = None
         try:
-            postprocess.sample(self._backend, chunk, drawn)
-            if drawn and drawn[-1].token is not None and drawn[-1].finish_reason is None:
+            postprocess.sample(self._backend, chunk, sampled)
+            if sampled and sampled[-1].token is not None and sampled[-1].finish_reason is None:
                 forced = postprocess.append_forced(self._backend, sequence)
         except BaseException as caught:  # a panic in llguidance is not an Exception
             error = failure(caught)
             if not isinstance(caught, (ApiError, DecodeFailed)):
                 logger.exception("%s: a request failed", self._name)
-        self._scheduler.accept(chunk, max(0, len(drawn) - 1))
+        self._scheduler.accept(chunk, max(0, len(sampled) - 1))
         if error:
             self._fail([sequence], error)
             return []
-        events = drawn + forced
+        events = sampled + forced
         is_finished = bool(events) and events[-1].finish_reason is not None
         self._is_urgent |= is_finished or (bool(events) and events[0].num_generated == 1)
         if is_finished:

@@ -81,7 +81,7 @@ class KVCache:
         return self._tree.match(prefix, limit, canonical_only=is_canonical)
 
     def num_idle(self, prefix: Prefix, length: int) -> int:
-        """Of the first `length` tokens, all matched in cells, those no running slot holds."""
+        """The number of the first `length` tokens (all in cells) that no running slot holds."""
         return self._tree.num_idle(prefix, length, set(self._running))
 
     def acquire(
@@ -200,8 +200,8 @@ class KVCache:
         self._start()
 
     def relay(self) -> None:
-        """Rewrites the cells of all running slots in the order of their positions, node by node;
-        idle prefixes are offloaded. Within a node cells keep their order.
+        """Rewrites the cells of all running slots in prefix order, node by node; idle prefixes are
+        offloaded. Cells within a node keep their order.
 
         Raises MemoryError and leaves the running slots as they were, or DecodeFailed if their
         contents are lost.

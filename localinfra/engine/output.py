@@ -18,7 +18,7 @@ class ScoredToken(msgspec.Struct, frozen=True):
 
 
 class OutputDelta(msgspec.Struct, frozen=True):
-    """What a step added to a choice. All deltas concatenated are the choice, however it is cut."""
+    """What a step added to a choice; its deltas concatenate to the choice, however it is cut."""
 
     choice: int
     text: str = ""

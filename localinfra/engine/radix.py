@@ -223,7 +223,7 @@ class RadixTree:
         return sum(len(node.tokens) for node in {node for p in paths for node in self._path(p)})
 
     def num_idle(self, prefix: Prefix, length: int, running: set[int]) -> int:
-        """Of the first `length` tokens, all in cells, the number that no running slot holds."""
+        """The number of the first `length` tokens (all in cells) that no running slot holds."""
         node, held = self._root(prefix), 0
         while held < length:
             node = node.children[prefix.tokens[held]]

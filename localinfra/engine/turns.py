@@ -49,9 +49,9 @@ class Turns:
         )
 
     def over_share(self, running: list[Sequence], newcomer: Sequence) -> Sequence | None:
-        """The running sequence to preempt for `newcomer`, if any: the youngest of another client
-        with at least two sequences more than the newcomer's, or of such a request of its own
-        client."""
+        """The running sequence to preempt for `newcomer`, if any: the youngest of a client with at
+        least two sequences more than the newcomer's client, else of a request of that client with
+        at least two more than the newcomer's request."""
         shares, group = _Shares(running), newcomer.group
         others = [s for s in reversed(running) if s.group.client != group.client]
         own = [s for s in reversed(running) if s.group.client == group.client]

@@ -1,7 +1,7 @@
 """What a grammar can't express of free JSON: unique names in an object, and that the text ends.
 
 Small models repeat a name, an item or a phrase until the token limit. `JsonLoops` follows the text
-of one value and tells which tokens would continue such a loop. Data may repeat legitimately
+of one value and reports which tokens would continue such a loop. Data may repeat legitimately
 (zeros, table rows, base64 padding), so it may do so for longer than prose. Pure.
 """
 
