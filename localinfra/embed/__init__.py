@@ -1,1 +1,1 @@
-"""Texts → vectors and scores, by torch, a graph or llama.cpp. Knows no HTTP."""
+"""Texts → vectors and scores, by torch, an exported graph or llama.cpp. No HTTP."""

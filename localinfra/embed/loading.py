@@ -66,7 +66,7 @@ class Loaded(NamedTuple):
 def start_worker(
     name: str, loaded: Loaded, max_waiting: int
 ) -> tuple[EmbedWorker, Measurement | None]:
-    """Starts the encoder's worker, and the measurement if it has none yet."""
+    """Starts the encoder's worker, and a measurement if there is no plan for it yet."""
     worker = EmbedWorker(loaded.encoder, name=name, max_waiting=max_waiting)
     if loaded.unmeasured is None:
         return worker, None
@@ -76,7 +76,7 @@ def start_worker(
 
 
 def load_embedding_model(name: str, entry: EmbeddingModelEntry, max_waiting: int) -> EmbeddingModel:
-    """Raises ModelUnavailable with what to do."""
+    """Raises ModelUnavailable; its message says what to do."""
     path = locate(name, entry.source)
     if path.suffix == ".gguf":
         return load_gguf_embedder(name, entry, path, max_waiting)
@@ -95,7 +95,7 @@ def load_embedding_model(name: str, entry: EmbeddingModelEntry, max_waiting: int
 
 
 def load_rerank_model(name: str, entry: RerankModelEntry, max_waiting: int) -> RerankModel:
-    """Raises ModelUnavailable with what to do."""
+    """Raises ModelUnavailable; its message says what to do."""
     loaded = load_encoder(name, entry, locate(name, entry.source), "rerank")
     worker, measurement = start_worker(name, loaded, max_waiting)
     return RerankModel(name, entry, worker, loaded.tokenizer, measurement)
@@ -120,7 +120,7 @@ def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Lo
     wanted = Wanted(name, entry, folder, kind)
     if missing := [lib for lib in NEEDED.get(entry.backend, ()) if not is_installed(lib)]:
         raise ModelUnavailable(
-            f"{name} can't use {entry.backend}, which is not installed: pip install "
+            f'{name}: backend = "{entry.backend}" needs packages that are missing: pip install '
             f'{" ".join(missing)}, or set backend = "auto" for it in models.toml.',
             "model",
         )

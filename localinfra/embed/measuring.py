@@ -143,9 +143,7 @@ class Measurement:
             timer.start()
             try:
                 with child:
-                    if (
-                        self._is_cancelled.is_set()
-                    ):  # `cancel` may have run before the child existed
+                    if self._is_cancelled.is_set():  # `cancel` may have run before the start
                         child.kill()
                     assert child.stdout
                     for line in child.stdout:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from localinfra.engine.sequence import Sequence
 
 # After this many steps without progress a prompt goes before all shorter ones, so that it gets at
-# least that share of the prompt time.
+# least 1 / PATIENCE of the prompt time.
 PATIENCE = 8
 
 

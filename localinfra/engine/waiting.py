@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from localinfra.engine.generation import Generation
 from localinfra.errors import QueueFull
 
-MAX_CHOICES = 4096  # waiting; as many as four requests of the largest size have
+MAX_CHOICES = 4096  # waiting choices: as in four requests of the maximum size
 
 
 def check_room(generations: Iterable[Generation], client: str, most: int) -> None:

@@ -60,7 +60,7 @@ class GrammarVocabulary:
         self.size: int = tokenizer.vocab_size
         # [vocab] the first byte of a token's text; -1 if it has no text.
         self.first = np.full(self.size, -1, np.int16)
-        self.lengths = np.zeros(self.size, np.int16)  # [vocab] of the texts in bytes
+        self.lengths = np.zeros(self.size, np.int16)  # [vocab] byte lengths of these texts
         self.of_byte: dict[int, int] = {}  # a byte → its single-byte token
         self.marked: dict[int, bytes] = {}  # tokens that contain JSON punctuation
         self.closing: dict[bytes, list[int]] = {}  # tokens with a quote, by the bytes before it

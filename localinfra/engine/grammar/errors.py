@@ -26,7 +26,7 @@ EXPLAINED = {
 
 
 def compile_error(problem: str, source: str, param: str) -> InvalidRequest:
-    """`source` is what was compiled; positions in it are a client's if it wraps their grammar."""
+    """`source`: as compiled. If it wraps a client's grammar, positions refer to that grammar."""
     text = reason(problem, has_places=source.startswith('{"grammars"'))
     return InvalidRequest(f"This grammar or schema can't be used: {text}.", param)
 
