@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from localinfra.chat.answer import parser_of
-from localinfra.chat.formats.families import DIALECTS, GENERIC, HARMONY, REASONING, Voice
+from localinfra.chat.formats.families import (
+    DIALECTS,
+    GENERIC,
+    HARMONY,
+    REASONING,
+    CallForm,
+    Voice,
+)
 from localinfra.chat.formats.pieces import (
     CallArguments,
     CallEnd,
@@ -20,7 +27,8 @@ from localinfra.chat.formats.pieces import (
     joined,
 )
 
-FORMS = {dialect.name: dialect.calls for dialect in DIALECTS} | {"generic": GENERIC}
+BLANK = CallForm(trigger="<<call", before="<<call ", between=" ", after=">>", separator="\n")
+FORMS = {d.name: d.calls for d in DIALECTS} | {"generic": GENERIC, "blank": BLANK}
 
 
 def voice(family: str, thinks: bool = False) -> Voice:
@@ -129,6 +137,11 @@ RECORDED: list[tuple[str, str, Message]] = [
         "gemma",
         '{"name": "get_weather", "parameters": {"city": "Paris"}}',
         ("", "", [PARIS]),
+    ),
+    (
+        "blank",  # which is all that ends a name
+        f'Sure. <<call get_weather {{"city": "Paris"}}>>\n<<call note {TRICKY_JSON}>>',
+        ("Sure.", "", [PARIS, TRICKY]),
     ),
     (
         "harmony",

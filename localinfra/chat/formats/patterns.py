@@ -18,35 +18,38 @@ class Found(msgspec.Struct, frozen=True):
 
 
 NAME = "\0"  # stands for a function's name in a pattern's text
+LITERAL = r"[{}\[\],:;]|[^\s\0{}\[\],:;]+"
 
 
 class Pattern:
     """Literal text, with any number of blanks where it has some and around JSON's punctuation; and
-    a name, which extends to the next literal."""
+    a name, which extends to the next literal, or to a blank or a brace if there is none."""
 
     def __init__(self, text: str):
         self._parts: list[str] = []  # literals, "" for any blanks, NAME
-        for literal in re.findall(r"\s+|\0|[{}\[\],:;]|[^\s\0{}\[\],:;]+", text):
+        for literal in re.findall(rf"\s+|\0|{LITERAL}", text):
             if literal.isspace():
                 self._parts.append("")
             elif literal in "{}[],:;":
                 self._parts += ["", literal, ""]
             else:
                 self._parts.append(literal)
+        following = re.search(LITERAL, text.partition(NAME)[2])
+        self._name_end = re.compile(re.escape(following[0]) if following else r"[\s{]")
 
     def match(self, text: str, is_all: bool = False) -> Found:
         """`is_all`: no more text will come."""
         at, name = 0, ""
-        for index, part in enumerate(self._parts):
+        for part in self._parts:
             if part == "":
                 at = skip_blanks(text, at)
             elif part == NAME:
-                following = next((p for p in self._parts[index + 1 :] if p), "")
-                end = text.find(following, at)
-                if end < 0:
+                at = skip_blanks(text, at)
+                end = self._name_end.search(text, at)
+                if end is None:
                     may_be = len(text) <= MAX_HEADER_CHARS
                     return Found(is_open=may_be and not is_all, is_cut=may_be and is_all)
-                name, at = text[at:end].strip(), end
+                name, at = text[at : end.start()].rstrip(), end.start()
             elif text.startswith(part, at):
                 at += len(part)
             else:
