@@ -5,20 +5,45 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgi import call, scope_of
 
 from localinfra import kinds
-from localinfra.api.deepinfra.inference import HANDLERS
-from localinfra.cli.serve import EXAMPLES
+from localinfra.api.app import create_app
 from localinfra.config.settings import ServerSettings
 from localinfra.kinds import Kind
 from localinfra.models import entries
-from localinfra.models.entries import TextModelEntry
+from localinfra.models.catalog import Catalog
+from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.models.sources import PathSource
+from localinfra.runtime import Runtime
 
 
-def test_every_kind_of_entry_can_be_loaded_and_asked_natively() -> None:
-    described = set(entries.KINDS.values())
-    assert described == set(kinds.BY_ENTRY) == set(HANDLERS) == set(EXAMPLES)
+class SpeechEntry(ModelEntry, frozen=True):
+    """A made-up kind, which has a route of its own alone."""
+
+    kind = "speech"
+    article = "a speech model"
+    routes = ("/v1/audio/speech",)
+
+
+def test_every_kind_of_entry_can_be_loaded() -> None:
+    assert set(entries.KINDS.values()) == set(kinds.BY_ENTRY)
+
+
+def test_every_kind_of_entry_answers_where_it_says() -> None:
+    app = create_app(Runtime(ServerSettings(), Catalog({})))
+    paths = {getattr(route, "path", "") for route in app.routes}
+    assert {route for kind in entries.KINDS.values() for route in kind.routes} <= paths
+
+
+def test_a_kind_without_a_native_api_says_where_it_answers() -> None:
+    talker = SpeechEntry(source=PathSource(Path("talker.gguf")))
+    app = create_app(Runtime(ServerSettings(), Catalog({"talker": talker})))
+    reply = call(app, scope_of("POST", "/v1/inference/talker", [("host", "localhost")]))
+    assert reply.status == 400
+    assert reply.error["message"] == (
+        "talker is a speech model: it answers at /v1/audio/speech, not at /v1/inference."
+    )
 
 
 @pytest.mark.parametrize(

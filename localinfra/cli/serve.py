@@ -27,13 +27,7 @@ from localinfra.config.settings import LOG_LEVELS
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models import catalog as catalog_file
-from localinfra.models.entries import (
-    EmbeddingModelEntry,
-    ImageModelEntry,
-    ModelEntry,
-    RerankModelEntry,
-    TextModelEntry,
-)
+from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 
@@ -92,21 +86,12 @@ class Foreground(Server):
             )
 
 
-# Kind → the route and fields of an example request; the kinds that most people try come first.
-EXAMPLES: dict[type[ModelEntry], tuple[str, str]] = {
-    TextModelEntry: ("chat/completions", '"messages": [{"role": "user", "content": "Hello!"}]'),
-    EmbeddingModelEntry: ("embeddings", '"input": "Hello!"'),
-    RerankModelEntry: ("rerank", '"query": "Hello!", "documents": ["Hi!", "Good bye!"]'),
-    ImageModelEntry: ("images/generations", '"prompt": "a lighthouse"'),
-}
-
-
 def banner(base: str, runtime: Runtime) -> str:
     """The URL, the models, and a curl line that works."""
     entries = runtime.catalog.entries
     ready = {name: e for name, e in entries.items() if file_state(e.source) == "present"}
     lines = [f"localinfra answers at {base}/v1", ""]
-    for kind in EXAMPLES:
+    for kind in KINDS.values():
         mark = "" if kind is TextModelEntry else f" ({kind.kind})"
         lines += [f"  {name}{mark}" for name, entry in ready.items() if type(entry) is kind]
     if not entries:
@@ -120,13 +105,12 @@ def banner(base: str, runtime: Runtime) -> str:
 
 
 def example(base: str, ready: Mapping[str, ModelEntry], *, has_keys: bool) -> list[str]:
-    kinds = list(EXAMPLES)
-    name, entry = min(ready.items(), key=lambda item: kinds.index(type(item[1])))
-    route, fields = EXAMPLES[type(entry)]
+    kinds = list(KINDS)
+    name, entry = min(ready.items(), key=lambda item: kinds.index(item[1].kind))
     key = ' \\\n    -H "Authorization: Bearer $LOCALINFRA_API_KEY"' if has_keys else ""
     return [
-        f"  curl {base}/v1/{route} -H 'Content-Type: application/json'{key} \\",
-        f'    -d \'{{"model": "{name}", {fields}}}\'',
+        f"  curl {base}{entry.routes[0]} -H 'Content-Type: application/json'{key} \\",
+        f'    -d \'{{"model": "{name}", {entry.example}}}\'',
     ]
 
 

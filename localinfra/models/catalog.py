@@ -58,10 +58,7 @@ class Catalog:
         """Like `resolve`. Raises InvalidRequest naming the right route for another kind."""
         found, entry = self.resolve(name)
         if not isinstance(entry, kind):
-            raise InvalidRequest(
-                f"{found} is {entry.article}: it answers at {entry.routes}, not at {route}.",
-                "model",
-            )
+            raise misplaced(found, entry, route)
         return found, entry
 
     def versions(self, name: str) -> tuple[str, ...]:
@@ -94,6 +91,14 @@ class Catalog:
         known = [id.removeprefix(prefix) for id in self.names_by_id if id.startswith(prefix)]
         close = [prefix + id for id in close_matches(word, known)]
         return hint(close, [prefix + id for id in known])
+
+
+def misplaced(name: str, entry: ModelEntry, route: str) -> InvalidRequest:
+    """That models of this kind don't answer at the route."""
+    where = " or ".join(entry.routes)
+    return InvalidRequest(
+        f"{name} is {entry.article}: it answers at {where}, not at {route}.", "model"
+    )
 
 
 def hint(close: Sequence[str], known: Collection[str]) -> str:

@@ -67,7 +67,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     kind: ClassVar[str]  # as in models.toml and on the wire
     article: ClassVar[str]  # a model of the kind, in errors
-    routes: ClassVar[str]  # its endpoints
+    routes: ClassVar[tuple[str, ...]]  # its endpoints
+    example: ClassVar[str]  # fields of a request to the first of them
     hub_patterns: ClassVar[tuple[str, ...]] = ()  # the files it needs of a hub repository
 
     source: Source  # where its files are, in one of the forms above
@@ -114,7 +115,8 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
 
     kind: ClassVar[str] = "text"
     article: ClassVar[str] = "a text model"
-    routes: ClassVar[str] = "/v1/chat/completions or /v1/completions"
+    routes: ClassVar[tuple[str, ...]] = ("/v1/chat/completions", "/v1/completions")
+    example: ClassVar[str] = '"messages": [{"role": "user", "content": "Hello!"}]'
 
     # tokens of one sequence; default: what the model was trained for, at most 8192
     context_length: Tokens | None = None
@@ -211,7 +213,8 @@ class EmbeddingModelEntry(EncoderEntry, tag_field="kind", tag="embedding", froze
 
     kind: ClassVar[str] = "embedding"
     article: ClassVar[str] = "an embedding model"
-    routes: ClassVar[str] = "/v1/embeddings"
+    routes: ClassVar[tuple[str, ...]] = ("/v1/embeddings",)
+    example: ClassVar[str] = '"input": "Hello!"'
 
     # size of a vector: shown by /v1/models before loading; a warning if the files differ
     dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
@@ -245,7 +248,8 @@ class RerankModelEntry(EncoderEntry, tag_field="kind", tag="rerank", frozen=True
 
     kind: ClassVar[str] = "rerank"
     article: ClassVar[str] = "a reranker"
-    routes: ClassVar[str] = "/v1/rerank"
+    routes: ClassVar[tuple[str, ...]] = ("/v1/rerank",)
+    example: ClassVar[str] = '"query": "Hello!", "documents": ["Hi!", "Good bye!"]'
 
 
 Offload = Literal["none", "model", "group"]
@@ -260,7 +264,8 @@ class ImageModelEntry(ModelEntry, tag_field="kind", tag="image", frozen=True, kw
     # The components' folders: FLUX's repositories also have all weights in one file beside them.
     hub_patterns: ClassVar[tuple[str, ...]] = ("model_index.json", "*/*")
     article: ClassVar[str] = "an image model"
-    routes: ClassVar[str] = "/v1/images/generations"
+    routes: ClassVar[tuple[str, ...]] = ("/v1/images/generations",)
+    example: ClassVar[str] = '"prompt": "a lighthouse"'
 
     transformer: Source | None = None  # a GGUF file in place of the folder's own
     device: Device = "auto"  # where to compute
@@ -299,6 +304,7 @@ class ImageModelEntry(ModelEntry, tag_field="kind", tag="image", frozen=True, kw
         return "images"
 
 
+# The kinds that most people try come first.
 KINDS: dict[object, type[ModelEntry]] = {
     entry.kind: entry
     for entry in (TextModelEntry, EmbeddingModelEntry, RerankModelEntry, ImageModelEntry)

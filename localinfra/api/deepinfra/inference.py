@@ -7,9 +7,10 @@ from starlette.responses import Response
 
 from localinfra.api.deepinfra.encoders import infer_embeddings, infer_ranking
 from localinfra.api.deepinfra.images import infer_images
+from localinfra.api.deepinfra.status import ROUTE
 from localinfra.api.deepinfra.text import infer_text
 from localinfra.api.http.state import AppState
-from localinfra.models.catalog import DEPLOY_ID
+from localinfra.models.catalog import DEPLOY_ID, misplaced
 from localinfra.models.entries import (
     EmbeddingModelEntry,
     ImageModelEntry,
@@ -27,9 +28,11 @@ HANDLERS: dict[type[ModelEntry], Callable[[Request, str], Awaitable[Response]]] 
 
 
 async def infer(request: Request) -> Response:
-    """Raises ModelNotFound."""
+    """Raises ModelNotFound, and InvalidRequest for a kind of model that has no native API."""
     name = model_name(request.path_params["id"])
-    _, entry = AppState.of(request.app).runtime.catalog.resolve(name)
+    found, entry = AppState.of(request.app).runtime.catalog.resolve(name)
+    if type(entry) not in HANDLERS:
+        raise misplaced(found, entry, ROUTE)
     return await HANDLERS[type(entry)](request, name)
 
 
