@@ -9,7 +9,6 @@ from localinfra.cli.findings import Finding
 from localinfra.models import files
 from localinfra.models.catalog import table_of
 from localinfra.models.entries import ModelEntry, TextModelEntry
-from localinfra.models.sources import HubSource
 from localinfra.optimize import store
 
 
@@ -28,9 +27,8 @@ def check_models(path: Path, entries: Mapping[str, ModelEntry]) -> Iterator[Find
 def check_files(name: str, entry: ModelEntry) -> Iterator[Finding]:
     command = entry.source.command() or ""
     for problem in files.problems(entry, is_thorough=True):
-        is_partial = isinstance(entry.source, HubSource) and entry.source.file is None
         text = f"{table_of(name, entry)} {problem}"
-        yield Finding("failed" if is_partial else "problem", text, command)
+        yield Finding("failed" if entry.source.is_repository else "problem", text, command)
     if entry.source.find() is None:
         size = f" ({entry.download_gb:g} GB)" if entry.download_gb else ""
         why = f"its files are missing{size}" if command else entry.source.remedy(name)

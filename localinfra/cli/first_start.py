@@ -15,7 +15,6 @@ from localinfra.errors import ApiError, ConfigError
 from localinfra.models import files
 from localinfra.models.catalog import Catalog, table_of
 from localinfra.models.entries import TextModelEntry
-from localinfra.models.sources import HubSource
 from localinfra.optimize import store
 
 # An idle machine with two cores needs half of this for 100 MB.
@@ -34,7 +33,7 @@ def check_files(catalog: Catalog, path: Path) -> None:
     for name, entry in catalog.entries.items():
         for problem in files.problems(entry):
             line = f"{path}: {table_of(name, entry)} {problem}"
-            if isinstance(entry.source, HubSource) and entry.source.file is None:
+            if entry.source.is_repository:
                 click.echo(f"{line}. {name} can't be used until that is fixed.", err=True)
             else:
                 refused.append(line)

@@ -4,7 +4,6 @@ Resolves names and finds files. Loads nothing, fetches nothing and imports no mo
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from localinfra.config.settings import Config, read_text
 from localinfra.config.tables import close_matches, decode, either, suggestion, toml
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models.entries import KINDS, ModelEntry, Name, TextModelEntry
-from localinfra.models.sources import HubSource, Source, absolute, parse_source
+from localinfra.models.sources import Source, absolute, parse_source
 from localinfra.models.versions import dotted, table_name, write_out
 
 DEPLOY_ID = "deploy_id:"  # prefix of an id in place of a name
@@ -194,14 +193,8 @@ def decode_entry(table: dict[str, object], folder: Path, where: str) -> ModelEnt
         return absolute(value, folder)
 
     entry: ModelEntry = decode(table, KINDS[kind], where, hook)
-    if isinstance(entry.source, HubSource):
-        source = replace(
-            entry.source,
-            patterns=() if entry.source.file else entry.hub_patterns,
-            without=entry.unneeded_files,
-            size_gb=entry.download_gb,
-        )
-        entry = msgspec.structs.replace(entry, source=source)
+    source = entry.source.narrowed(entry.hub_patterns, entry.unneeded_files, entry.download_gb)
+    entry = msgspec.structs.replace(entry, source=source)
     return with_template(entry, where) if isinstance(entry, TextModelEntry) else entry
 
 

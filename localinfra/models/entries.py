@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from localinfra.engine.request import EngineSettings
 from localinfra.models import looks
-from localinfra.models.sources import HubSource, Source
+from localinfra.models.sources import Source
 from localinfra.models.versions import Version
 
 Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
@@ -155,7 +155,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None  # limit of any answer
 
     def __post_init__(self) -> None:
-        if isinstance(self.source, HubSource) and not self.source.file:
+        if self.source.is_repository:
             raise ValueError('source: a text model is one file: "hf:OWNER/REPO/FILE.gguf"')
         if self.chat_template is not None and self.chat_template_file is not None:
             raise ValueError("chat_template: set it or chat_template_file, not both")

@@ -12,7 +12,7 @@ import shlex
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -35,6 +35,17 @@ class Source(ABC):
     @abstractmethod
     def find(self) -> Path | None:
         """Returns the file or folder, or None if it isn't on this machine."""
+
+    @property
+    def is_repository(self) -> bool:
+        """Whether it is a folder that is fetched file by file, so that some may be missing."""
+        return False
+
+    def narrowed(
+        self, patterns: tuple[str, ...], without: str | None, size_gb: float | None
+    ) -> "Source":
+        """The same where only the files of these patterns are fetched, and none of `without`."""
+        return self
 
     def command(self) -> str | None:
         """The command that gets the files, if there is one."""
@@ -101,6 +112,16 @@ class HubSource(Source):
         if self.file is None and any(folder.glob("blobs/*.incomplete")):
             return None  # still downloading, or interrupted
         return found if found.exists() else None
+
+    @property
+    def is_repository(self) -> bool:
+        return self.file is None
+
+    def narrowed(
+        self, patterns: tuple[str, ...], without: str | None, size_gb: float | None
+    ) -> "HubSource":
+        wanted = patterns if self.is_repository else ()
+        return replace(self, patterns=wanted, without=without, size_gb=size_gb)
 
     def command(self) -> str:
         words = [str(hub_tool() or "hf"), "download", self.repo]
