@@ -45,6 +45,7 @@ KINDS: list[type[msgspec.Struct]] = [
     RESPONSES,
     MESSAGES,
     COMPLETIONS,
+    chat.EngineChatCompletionRequest,
     messages_input.PromptFields,
     completions.EngineCompletionRequest,
     embeddings.EmbeddingsRequest,

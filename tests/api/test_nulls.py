@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from request_structs import (
 )
 from starlette.requests import Request
 
+from localinfra import api
 from localinfra.api import tokens
 from localinfra.api.generation import tools
 from localinfra.api.http.body import decode, decode_within
@@ -36,6 +38,13 @@ from localinfra.api.http.liberal import NUMBERED
 from localinfra.api.openai.responses.handlers import conversation_request
 from localinfra.chat.messages import checked
 from localinfra.errors import InvalidRequest
+
+
+def test_every_body_that_a_route_reads_is_tried_here() -> None:
+    files = Path(api.__path__[0]).rglob("*.py")
+    begun = r"\.begin(?:_with_form)?\(\s*request, (\w+)"
+    read = {name for file in files for name in re.findall(begun, file.read_text("utf-8"))}
+    assert read and read <= {kind.__name__ for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *PARTS], ids=lambda kind: kind.__name__)

@@ -3,9 +3,10 @@
 import pytest
 from asgi import Header, Reply, call, scope_of
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from localinfra.api.app import create_app
-from localinfra.api.http.paths import advice, canonical
+from localinfra.api.http.paths import advice, canonical, example
 from localinfra.config.settings import ServerSettings
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
@@ -110,6 +111,14 @@ def ask(app: Starlette, method: str, path: str, *headers: Header) -> Reply:
 def test_a_path_is_read_as_it_is_meant(given: str, meant: str) -> None:
     assert canonical(given) == meant
     assert canonical(meant) == meant
+
+
+def test_whatever_is_posted_to_is_found_below_any_base_url(app: Starlette) -> None:
+    """Each route's name has its place in `PREFIXED`."""
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    paths = [example(route.path) for route in routes if "POST" in (route.methods or ())]
+    ours = [path for path in paths if path.startswith("/v1/") and "/openai/" not in path]
+    assert ours and [canonical(f"/v1{path}") for path in ours] == ours
 
 
 @pytest.mark.parametrize(
