@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import jsonschema
+import openai
 
 WEATHER: Any = {
     "type": "function",
@@ -55,3 +56,19 @@ def streamed_calls(chunks: Any) -> list[tuple[str, str]]:
             name, arguments = calls[part.index]
             calls[part.index] = (name, arguments + (part.function.arguments or ""))
     return calls
+
+
+def check_required_calls(client: openai.OpenAI, model: str, temperature: float) -> None:
+    """Of three answers each calls once, with an id of its own."""
+    reply = client.chat.completions.create(
+        model=model, messages=MESSAGES, tools=TOOLS, tool_choice="required",
+        temperature=temperature, parallel_tool_calls=False, max_tokens=200, n=3,
+    )  # fmt: skip
+    ids = set()
+    for choice in reply.choices:
+        assert choice.finish_reason == "tool_calls" and choice.message.content is None
+        assert choice.message.tool_calls
+        [call] = choice.message.tool_calls
+        check_call(call)
+        ids.add(call.id)
+    assert len(ids) == 3

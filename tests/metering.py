@@ -2,15 +2,16 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx2
+import pytest
 
 from localinfra import costs
-from localinfra.costs import CostRow, Used
+from localinfra.costs import CostRow, Ledger, Used
 
 ALICE, BOB = "alices-key", "bobs-key"
 SAMPLE = re.compile(r"(?P<name>\w+)(\{(?P<labels>.*)\})? (?P<number>\S+)")
@@ -95,3 +96,20 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def costs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("costs") / "costs.json"
+
+
+@pytest.fixture(scope="module")
+def ledger(costs_file: Path) -> Iterator[Ledger]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "SAVE_INTERVAL_S", 0.1)  # so that no test waits for seconds
+        yield Ledger(costs_file)
+
+
+@pytest.fixture
+def watch(server: Served, costs_file: Path) -> Watch:
+    return Watch(server, costs_file)

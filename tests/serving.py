@@ -14,6 +14,14 @@ from localinfra.config.settings import ServerSettings
 from localinfra.testing import Background
 
 
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 class Serving(Background):
     """Listens on a free port of `host` from the start on."""
 

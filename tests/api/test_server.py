@@ -6,19 +6,12 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from serving import has_ipv6
 
 from localinfra.api.sockets import server
 from localinfra.api.sockets.server import bind
 
 real_bound_socket = server.bound_socket
-
-
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine")

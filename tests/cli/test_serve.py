@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from serve_process import ServeProcess, serving
+from serving import has_ipv6
 
 from localinfra.cli.serve import banner
 from localinfra.config.settings import ServerSettings
@@ -104,14 +105,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start_one
     for process in processes:
         process.kill()
-
-
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_localhost_means_both_addresses_on_one_port(start: Start) -> None:

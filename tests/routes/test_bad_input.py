@@ -3,9 +3,8 @@
 import json
 from typing import Any
 
-import httpx2
 import pytest
-from echo import ECHO, EchoServer
+from echo import ECHO, EchoServer, assert_error
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -98,14 +97,6 @@ COMPLETION_ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"suffix": "x"}, 400, "suffix", "unsupported_parameter"),
     ({"prompt": [1, 2], "suffix": "x"}, 400, "suffix", "invalid_value"),
 ]
-
-
-def assert_error(reply: httpx2.Response, status: int, param: str | None, code: str) -> None:
-    assert reply.status_code == status, reply.text
-    error = reply.json()["error"]
-    assert (error["param"], error["code"]) == (param, code), error
-    assert error["message"] and error["type"]
-    assert reply.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

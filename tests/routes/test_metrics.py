@@ -1,7 +1,6 @@
 """What requests with two keys add to /metrics and the costs."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -9,7 +8,6 @@ import pytest
 from echo import END, EchoServer
 from metering import ALICE, BOB, Watch, bearer, label, metrics, post, wait_for
 
-from localinfra import costs
 from localinfra.costs import Ledger, Used
 
 SMOL = "smol:a"
@@ -34,22 +32,10 @@ CHAT = {
 
 
 @pytest.fixture(scope="module")
-def costs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("costs") / "costs.json"
-
-
-@pytest.fixture(scope="module")
-def server(costs_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "SAVE_INTERVAL_S", 0.1)  # so that tests need not wait for seconds
-        server = EchoServer(tmp_path_factory.mktemp("models"), MODELS, Ledger(costs_file))
-        yield server
-        server.close()
-
-
-@pytest.fixture
-def watch(server: EchoServer, costs_file: Path) -> Watch:
-    return Watch(server, costs_file)
+def server(ledger: Ledger, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
+    server = EchoServer(tmp_path_factory.mktemp("models"), MODELS, ledger)
+    yield server
+    server.close()
 
 
 def test_a_chat(server: EchoServer, watch: Watch) -> None:

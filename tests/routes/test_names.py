@@ -53,12 +53,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
     server.close()
 
 
-@pytest.fixture(scope="module")
-def client(server: EchoServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
 def chat(model: str, **fields: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": "Count to ten."}]
     return {"model": model, "messages": messages, **fields}

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from echo import EchoServer
+from echo import EchoServer, assert_error
 from responding import TIME, TOOLS, WEATHER
 
 IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}
@@ -103,7 +103,4 @@ def test_a_wrong_request_gets_a_clear_error(
     stream: bool,
 ) -> None:
     body = {"model": "echo", "input": "Hi", "max_output_tokens": 1, "stream": stream, **change}
-    reply = server.post("/v1/responses", body)
-    error = reply.json()["error"]
-    assert (reply.status_code, error["param"], error["code"]) == (status, param, code), error
-    assert error["message"] and reply.headers["x-request-id"]
+    assert_error(server.post("/v1/responses", body), status, param, code)

@@ -7,23 +7,21 @@ from typing import Any
 
 import openai
 import pytest
-from calling import MESSAGES, MOOD, TIME, TOOLS, WEATHER, check_call, streamed_calls
+from calling import (
+    MESSAGES,
+    MOOD,
+    TIME,
+    TOOLS,
+    WEATHER,
+    check_call,
+    check_required_calls,
+    streamed_calls,
+)
 
 
 @pytest.mark.parametrize("temperature", [0, 2])
 def test_required_calls_are_valid(client: openai.OpenAI, temperature: float) -> None:
-    reply = client.chat.completions.create(
-        model="echo", messages=MESSAGES, tools=TOOLS, tool_choice="required",
-        temperature=temperature, parallel_tool_calls=False, max_tokens=200, n=3,
-    )  # fmt: skip
-    ids = set()
-    for choice in reply.choices:
-        assert choice.finish_reason == "tool_calls" and choice.message.content is None
-        assert choice.message.tool_calls
-        [call] = choice.message.tool_calls
-        check_call(call)
-        ids.add(call.id)
-    assert len(ids) == 3
+    check_required_calls(client, "echo", temperature)
 
 
 def test_a_required_call_is_not_cut_by_a_stop_string(client: openai.OpenAI) -> None:

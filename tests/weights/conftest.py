@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 
-import openai
 import pytest
+from asking import claude, client
 from grammar_writer import Writer
 from live import CATALOGUE, SMOLLM2, LiveServer
+from metering import costs_file, ledger, watch
 from repeatable import repeatable
 
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.models.sources import locate
 
-__all__ = ["repeatable"]  # of every test here
+__all__ = ["claude", "client", "costs_file", "ledger", "repeatable", "watch"]
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +23,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     server = LiveServer(folder / "models.toml")
     yield server
     server.close()
-
-
-@pytest.fixture(scope="session")
-def client(server: LiveServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture(scope="session")

@@ -31,12 +31,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterato
     server.close()
 
 
-@pytest.fixture(scope="module")
-def client(server: LiveServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
 def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")

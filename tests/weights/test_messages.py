@@ -1,17 +1,7 @@
 """Anthropic's API through its own client, over the real model."""
 
-from collections.abc import Iterator
-
 import anthropic
-import pytest
-from live import LiveServer
 from messaging import QUESTION, TIME, WEATHER, check_call, greedy
-
-
-@pytest.fixture(scope="module")
-def claude(server: LiveServer) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_any_tool_must_be_called(claude: anthropic.Anthropic) -> None:

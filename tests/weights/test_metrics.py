@@ -1,13 +1,11 @@
 """What requests for vectors add to /metrics and to the costs, against MiniLM."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from live import LiveServer
 from metering import ALICE, BOB, Watch, metrics, post
 
-from localinfra import costs
 from localinfra.costs import Ledger
 
 pytestmark = pytest.mark.timeout(300)
@@ -27,24 +25,12 @@ price = {{ input = 5 }}
 
 
 @pytest.fixture(scope="module")
-def costs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("costs") / "costs.json"
-
-
-@pytest.fixture(scope="module")
-def server(costs_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def server(ledger: Ledger, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     path = tmp_path_factory.mktemp("models") / "models.toml"
     path.write_text(MODELS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "SAVE_INTERVAL_S", 0.1)  # so that no test waits for seconds
-        server = LiveServer(path, Ledger(costs_file))
-        yield server
-        server.close()
-
-
-@pytest.fixture
-def watch(server: LiveServer, costs_file: Path) -> Watch:
-    return Watch(server, costs_file)
+    server = LiveServer(path, ledger)
+    yield server
+    server.close()
 
 
 @pytest.mark.parametrize(

@@ -4,23 +4,12 @@ from typing import Any
 
 import openai
 import pytest
-from calling import MESSAGES, TOOLS, check_call
+from calling import MESSAGES, TOOLS, check_required_calls
 
 
 @pytest.mark.parametrize("temperature", [0, 2])
 def test_required_calls_are_valid(client: openai.OpenAI, temperature: float) -> None:
-    reply = client.chat.completions.create(
-        model="smollm2", messages=MESSAGES, tools=TOOLS, tool_choice="required",
-        temperature=temperature, parallel_tool_calls=False, max_tokens=200, n=3,
-    )  # fmt: skip
-    ids = set()
-    for choice in reply.choices:
-        assert choice.finish_reason == "tool_calls" and choice.message.content is None
-        assert choice.message.tool_calls
-        [call] = choice.message.tool_calls
-        check_call(call)
-        ids.add(call.id)
-    assert len(ids) == 3
+    check_required_calls(client, "smollm2", temperature)
 
 
 def test_calls_and_results_go_back_through_the_template(client: openai.OpenAI) -> None:
