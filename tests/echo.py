@@ -292,11 +292,3 @@ class EchoServer(Application):
 
     def post(self, path: str, body: Any, **options: Any) -> httpx2.Response:
         return self.client.post(path, json=body, **options)
-
-
-def assert_error(reply: httpx2.Response, status: int, param: str | None, code: str) -> None:
-    assert reply.status_code == status, reply.text
-    error = reply.json()["error"]
-    assert (error["param"], error["code"]) == (param, code), error
-    assert error["message"] and error["type"]
-    assert reply.headers["x-request-id"]

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,13 +89,6 @@ class Watch:
         new, old = self.settled().get(at, Used()), self.rows.get(at, Used())
         names = Used.__struct_fields__
         return Used(**{name: getattr(new, name) - getattr(old, name) for name in names})
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

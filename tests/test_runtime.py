@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from asgi import answer, scope_of
+from waiting import run
 
 from localinfra import runtime as runtime_module
 from localinfra.api.app import create_app
@@ -76,10 +76,6 @@ def runtime(tmp_path: Path) -> Playing:
     (tmp_path / "models.toml").write_text(CATALOGUE)
     config = config_file.load(tmp_path / "models.toml")
     return Playing(config.server, catalog_file.load(config))
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 @pytest.mark.parametrize("name", ["text", "vectors", "flux"])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from waiting import until
 
 from localinfra.embed.batcher import Batcher
 from localinfra.embed.encoder import Rows, Tokens
@@ -38,11 +39,6 @@ class Echo:
 
 def texts(*ids: int) -> list[Tokens]:
     return [Tokens([each] * 10) for each in ids]
-
-
-async def until(condition) -> None:  # type: ignore[no-untyped-def]
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 async def under_way(worker: EmbedWorker, *ids: int) -> "asyncio.Task[Rows]":

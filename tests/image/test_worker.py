@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from waiting import until
 
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.pipeline import preview_steps
@@ -56,11 +57,6 @@ def request(*seeds: int) -> ImageRequest:
 async def all_events(worker: ImageWorker, *seeds: int) -> list[Any]:
     async with aclosing(worker.events(request(*seeds))) as events:
         return [event async for event in events]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 def test_each_image_has_its_steps_and_its_picture() -> None:

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from catalogues import loaded, refusal
 
 from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models import catalog
-from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ImageModelEntry, TextModelEntry
 from localinfra.models.sources import PathSource
 
@@ -28,21 +28,9 @@ source = "pictures"
 """
 
 
-def loaded(folder: Path, text: str) -> Catalog:
-    path = folder / "models.toml"
-    path.write_text(text, encoding="utf-8")
-    return catalog.load(config_file.load(path))
-
-
 def text_entry(folder: Path, lines: str) -> TextModelEntry:
     text = f'[model.x]\nkind = "text"\nsource = "x.gguf"\n{lines}'
     return loaded(folder, text).resolve_as(TextModelEntry, "x", "/v1/completions")[1]
-
-
-def refusal(folder: Path, text: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        loaded(folder, text)
-    return str(caught.value).replace(f"{folder}/", "")
 
 
 def test_the_shipped_file_is_valid_and_its_first_model_comes_in_a_package() -> None:

@@ -3,9 +3,9 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
 
 import pytest
+from waiting import run, until
 
 from localinfra.errors import ApiError, ModelUnavailable
 from localinfra.models import pool as pool_module
@@ -53,15 +53,6 @@ class Shelf:
             raise self.error
         self.made.append(Model(name))
         return self.made[-1]
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 class Panic(BaseException):

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from catalogues import loaded, refusal
 
 from localinfra.config import settings as config_file
-from localinfra.errors import ConfigError, ModelNotFound
-from localinfra.models import catalog
+from localinfra.errors import ModelNotFound
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
@@ -43,18 +43,6 @@ aliases = ["newest"]
 deploy_id = "Spectrum"
 dimensions = 16
 """
-
-
-def loaded(folder: Path, text: str) -> Catalog:
-    path = folder / "models.toml"
-    path.write_text(text, encoding="utf-8")
-    return catalog.load(config_file.load(path))
-
-
-def refusal(folder: Path, text: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        loaded(folder, text)
-    return str(caught.value).replace(f"{folder}/", "")
 
 
 def unknown(served: Catalog, name: str) -> str:

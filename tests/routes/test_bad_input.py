@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from echo import ECHO, EchoServer, assert_error
+from answers import assert_error
+from echo import ECHO, EchoServer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

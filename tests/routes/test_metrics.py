@@ -6,7 +6,8 @@ from typing import Any
 import httpx2
 import pytest
 from echo import END, EchoServer
-from metering import ALICE, BOB, Watch, bearer, label, metrics, post, wait_for
+from metering import ALICE, BOB, Watch, bearer, label, metrics, post
+from waiting import wait_for
 
 from localinfra.costs import Ledger, Used
 

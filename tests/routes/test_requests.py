@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from answers import ignored, parsed
 from echo import EchoServer
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
@@ -39,19 +40,8 @@ def post(server: EchoServer, path: str, **fields: Any) -> httpx2.Response:
     return server.post(path, {**BODIES[path], **fields})
 
 
-def ignored(reply: httpx2.Response) -> list[str]:
-    assert reply.status_code == 200, reply.text
-    return reply.headers.get("x-localinfra-ignored", "").split(", ")
-
-
 def events(server: EchoServer, path: str, **fields: Any) -> Iterator[Any]:
     return parsed(post(server, path, stream=True, **fields).content)
-
-
-def parsed(body: bytes) -> Iterator[Any]:
-    for line in body.splitlines():
-        if line.startswith(b"data: {"):
-            yield json.loads(line.removeprefix(b"data: "))
 
 
 @pytest.mark.parametrize(

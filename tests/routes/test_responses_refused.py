@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from echo import EchoServer, assert_error
+from answers import assert_error
+from echo import EchoServer
 from responding import TIME, TOOLS, WEATHER
 
 IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}

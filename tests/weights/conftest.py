@@ -26,9 +26,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 @pytest.fixture(scope="session")
-def writer(server: LiveServer) -> Iterator[Writer]:
+def model(server: LiveServer) -> Iterator[Model]:
+    """Beside the server's own."""
     entry = server.runtime.catalog.entries[SMOLLM2]
     model = Model(locate(SMOLLM2, entry.source), ModelSettings())
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session")
+def writer(model: Model) -> Iterator[Writer]:
     writer = Writer(model)
     yield writer
     writer.compiler.close()

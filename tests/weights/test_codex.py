@@ -1,29 +1,14 @@
 """What agents such as Codex need of the real model: long prompts, and signs of life meanwhile."""
 
-import json
-from collections.abc import Iterator
-from typing import Any
-
 import codex
-import httpx2
 import msgspec
 import pytest
+from answers import ignored, parsed
 from live import LiveServer
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def ignored(reply: httpx2.Response) -> list[str]:
-    assert reply.status_code == 200, reply.text
-    return reply.headers.get("x-localinfra-ignored", "").split(", ")
-
-
-def parsed(body: bytes) -> Iterator[Any]:
-    for line in body.splitlines():
-        if line.startswith(b"data: {"):
-            yield json.loads(line.removeprefix(b"data: "))
 
 
 def test_both_turns_of_codex_are_answered(server: LiveServer) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from live import SMOLLM2, LiveServer
+from live import LiveServer
 from llama_cpp import llama_cpp as lib
 
 from localinfra.engine.engine import Engine
@@ -14,17 +14,8 @@ from localinfra.engine.request import GenerationParams, GenerationRequest
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.machine import usable_cores
-from localinfra.models.sources import locate
 
 SENTENCE = "The capital of France is Paris, and the capital of Italy is"
-
-
-@pytest.fixture(scope="module")
-def model(server: LiveServer) -> Any:
-    entry = server.runtime.catalog.entries[SMOLLM2]
-    model = Model(locate(SMOLLM2, entry.source), ModelSettings())
-    yield model
-    model.close()
 
 
 def complete(client: openai.OpenAI, **options: Any) -> Any:

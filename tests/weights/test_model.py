@@ -1,25 +1,13 @@
 """The vocabulary of SmolLM2 through llama.cpp."""
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from live import SMOLLM2, LiveServer
 
 from localinfra.errors import InvalidRequest
 from localinfra.llama import model as model_module
 from localinfra.llama import windows
-from localinfra.llama.model import Model, ModelSettings
-from localinfra.models.sources import locate
-
-
-@pytest.fixture(scope="module")
-def model(server: LiveServer) -> Iterator[Model]:
-    entry = server.runtime.catalog.entries[SMOLLM2]
-    model = Model(locate(SMOLLM2, entry.source), ModelSettings())
-    yield model
-    model.close()
+from localinfra.llama.model import Model
 
 
 @given(st.text("aZ09é漢ßЖ🦜 \n\t<|>im_end.,"))  # this vocabulary lacks some bytes of rarer scripts

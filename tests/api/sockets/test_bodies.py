@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 from raw_http import CHUNKED, GET, POST, SHORT, headers, is_refused
-from serving import Serving, wait_for
+from serving import Serving
+from waiting import wait_for
 
 from localinfra.api.sockets.refusals import MAX_HEADERS, MAX_PIPELINED
 from localinfra.config.settings import ServerSettings
