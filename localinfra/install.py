@@ -1,8 +1,9 @@
-"""Commands that install what is missing, ready to paste.
+"""What is installed, and commands that install what is missing, ready to paste.
 
 localinfra is on no package index: its extras are installed from a checkout, or package by package.
 """
 
+import importlib.util
 import re
 import shlex
 import sys
@@ -12,6 +13,11 @@ from pathlib import Path
 import localinfra
 
 ROOT = Path(localinfra.__file__).resolve().parent.parent
+
+
+def is_installed(library: str) -> bool:
+    """Without importing it."""
+    return importlib.util.find_spec(library) is not None
 
 
 def pip(*arguments: str) -> str:

@@ -4,7 +4,6 @@ Each check is a function from plain values to a Finding. Only `look_around` touc
 queries llama.cpp in a child process, since a build for another CPU dies of an illegal instruction.
 """
 
-import importlib.util
 import json
 import os
 import platform
@@ -259,7 +258,7 @@ def look_around() -> Surroundings:
         cpu=look_at_cpu(),
         memory_bytes=look_at_memory(),
         llama=ask_llama(),
-        packages=frozenset(name for name in optional if importlib.util.find_spec(name)),
+        packages=frozenset(name for name in optional if install.is_installed(name)),
         has_scripts=(ROOT / "scripts" / "serve").exists(),
     )
 

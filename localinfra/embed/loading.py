@@ -5,7 +5,6 @@ fastest way to compute a model, once. Until then torch computes; the fastest way
 From the next start on, torch is not even imported if another library gives the same vectors.
 """
 
-import importlib.util
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -102,7 +101,7 @@ def load_rerank_model(name: str, entry: RerankModelEntry, max_waiting: int) -> R
 
 
 def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Loaded:
-    if importlib.util.find_spec("sentence_transformers") is None:
+    if not install.is_installed("sentence_transformers"):
         raise ModelUnavailable(
             f"{name} needs sentence-transformers, which is not installed: "
             f"{install.extra('embeddings')}. A GGUF file of an embedder works without it.",
@@ -118,7 +117,7 @@ def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Lo
     if entry.backend == "torch" or device != "cpu" or not is_float32:
         return load_torch(name, entry, folder, kind, device, entry.dtype)
     wanted = Wanted(name, entry, folder, kind)
-    if missing := [lib for lib in NEEDED.get(entry.backend, ()) if not is_installed(lib)]:
+    if missing := [lib for lib in NEEDED.get(entry.backend, ()) if not install.is_installed(lib)]:
         raise ModelUnavailable(
             f'{name}: backend = "{entry.backend}" needs packages that are missing: pip install '
             f'{" ".join(missing)}, or set backend = "auto" for it in models.toml.',
@@ -130,10 +129,6 @@ def load_encoder(name: str, entry: EncoderEntry, folder: Path, kind: Kind) -> Lo
     logger.info("%s runs on torch at first", name)
     loaded = load_torch(name, entry, folder, kind, device, "float32")
     return loaded._replace(unmeasured=wanted)
-
-
-def is_installed(library: str) -> bool:
-    return importlib.util.find_spec(library) is not None
 
 
 def known_plan(wanted: Wanted) -> tuple[Path, EncoderPlan] | None:

@@ -9,7 +9,6 @@ A server runs beside it, so it uses the lowest priority and takes the best of se
 """
 
 import asyncio
-import importlib.util
 import logging
 import os
 import sys
@@ -38,6 +37,7 @@ from localinfra.embed.plan import (
 from localinfra.embed.tokenizer import FastTokenizer
 from localinfra.embed.torch_encoder import TorchEncoder
 from localinfra.embed.worker import EmbedWorker
+from localinfra.install import is_installed
 
 WORDS = (
     "the river carries stones from far away mountains to a garden where music was playing in winter"
@@ -173,10 +173,6 @@ def prepare(request: Request) -> EncoderPlan:
 
 def say(text: str) -> None:
     print(text, file=sys.__stdout__, flush=True)
-
-
-def is_installed(library: str) -> bool:
-    return importlib.util.find_spec(library) is not None
 
 
 def computes_bf16() -> bool:

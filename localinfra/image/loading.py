@@ -3,7 +3,6 @@
 Blocking: the pool calls it in a thread.
 """
 
-import importlib.util
 import logging
 from pathlib import Path
 
@@ -20,7 +19,7 @@ logger = logging.getLogger(__name__)
 def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> ImageModel:
     """Loads the pipeline. Raises ModelUnavailable, saying what to do."""
     folder = locate(name, entry.source)
-    if importlib.util.find_spec("diffusers") is None:
+    if not install.is_installed("diffusers"):
         raise ModelUnavailable(
             f"{name} needs diffusers, which is not installed: {install.extra('images')}",
             "model",
