@@ -1,4 +1,4 @@
-"""The threads that compute: requests in, rows out; the one place where they meet asyncio."""
+"""The compute threads of an encoder: requests in, rows out. Only here do they meet asyncio."""
 
 import asyncio
 import contextlib
@@ -20,19 +20,19 @@ CLOSE_LIMIT_S = 6.0  # for the batches under way to end
 
 
 class Waiting(NamedTuple):
-    """Whoever waits for a job."""
+    """The caller awaiting a job."""
 
     future: asyncio.Future[Rows]
     loop: asyncio.AbstractEventLoop
 
 
 class EmbedWorker:
-    """Runs one encoder, a thread for each of its lanes, until `close`. Another encoder of the same
-    vectors may take its place."""
+    """Runs one encoder, a thread for each of its lanes, until `close`. Another encoder that makes
+    the same vectors may replace it."""
 
     def __init__(self, encoder: Encoder, *, name: str, max_waiting: int):
-        """`max_waiting` requests may wait or be computed at once."""
-        self._encoder = encoder  # only the event loop and `replace` ask without the lock
+        """`max_waiting`: requests that may wait or be computed at once."""
+        self._encoder = encoder  # only the event loop and `replace` read it without the lock
         self._name = name
         self._max_waiting = max_waiting
         self._num_waiting = 0  # the event loop's
@@ -40,7 +40,7 @@ class EmbedWorker:
         self._fault: str | None = None  # why its threads have ended
         self._commands: deque[Callable[[], None]] = deque()
         self._work = threading.Semaphore(0)  # wakes a thread for each command, and for each batch
-        # What the threads share.
+        # Shared by the threads.
         self._lock = threading.Lock()
         self._batcher = Batcher(encoder.batch_tokens)
         self._waiting: dict[EncodeJob, Waiting] = {}
@@ -57,12 +57,12 @@ class EmbedWorker:
 
     @property
     def width(self) -> int:
-        """Of a row; that of every encoder it will ever have."""
+        """Length of a row, the same for every encoder it will have."""
         return self._encoder.width
 
     @property
     def fault(self) -> str | None:
-        """Why nothing is computed any more though nobody closed it; None while all is well."""
+        """Why the threads ended although `close` was not called; None while all is well."""
         if self._fault or self._is_closed:
             return self._fault
         is_alive = all(thread.is_alive() for thread in self._threads)
@@ -70,7 +70,7 @@ class EmbedWorker:
 
     @property
     def pulse(self) -> Pulse:
-        """What the threads are at, for a watchdog: one that hangs is seen when the others idle."""
+        """Progress of the threads, for a watchdog; a hanging one shows once the others idle."""
         return self._pulse
 
     @property
@@ -78,7 +78,7 @@ class EmbedWorker:
         return self._num_waiting
 
     def check_room(self) -> None:
-        """Raises QueueFull: for who has work to do before it can ask for rows."""
+        """Raises QueueFull; for callers with work to do before they can ask for rows."""
         if self._num_waiting >= self._max_waiting:
             raise QueueFull(
                 f"{self._name} has {self._num_waiting} requests waiting; try again in a moment.",
@@ -86,16 +86,16 @@ class EmbedWorker:
             )
 
     async def rows(self, texts: Sequence[Tokens]) -> Rows:
-        """The rows of these texts, in their order. Leaving frees the place at the next batch.
+        """The rows of these texts, in their order. Cancelling frees the place at the next batch.
 
-        Raises QueueFull, EngineFailed where computing failed, ModelUnavailable while closing.
+        Raises QueueFull, EngineFailed if computing failed, and ModelUnavailable while closing.
         """
         self.check_room()
         loop = asyncio.get_running_loop()
         job, future = EncodeJob(texts, self.width), loop.create_future()
-        self._waiting[job] = Waiting(future, loop)  # first of all: whatever fails now, it is told
+        self._waiting[job] = Waiting(future, loop)  # first, so that it is told of any failure
         self._tell(lambda: self._batcher.add(job))
-        if self._is_closed:  # asked last: the threads may have looked at commands for the last time
+        if self._is_closed:  # checked last: the threads may not look at commands again
             self._waiting.pop(job, None)
             raise closed(self._fault)
         self._num_waiting += 1
@@ -109,8 +109,8 @@ class EmbedWorker:
             self._num_waiting -= 1
 
     def replace(self, encoder: Encoder) -> None:
-        """Computes from the next batch on by this one, which gives the same rows from at least as
-        many lanes. The old one is closed when its last batch has ended. Any thread."""
+        """Uses this encoder from the next batch on; it must give the same rows on at least as many
+        lanes. The old one is closed once its last batch has ended. Any thread."""
         assert encoder.width == self.width and encoder.num_lanes >= self._encoder.num_lanes
         with self._lock:
             leaving = encoder
@@ -118,13 +118,13 @@ class EmbedWorker:
                 leaving, self._encoder = self._encoder, encoder
                 self._batcher.batch_tokens = encoder.batch_tokens
                 self._add_threads(encoder.num_lanes)
-            is_used = self._num_computing[id(leaving)] > 0  # who ends its last batch closes it
+            is_used = self._num_computing[id(leaving)] > 0  # then its last batch closes it
         if not is_used:
             leaving.close()
 
     def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
-        """Ends after the batches under way; whoever still waits is told. A batch that does not end
-        within the limit is left to itself."""
+        """Ends after the batches under way, and fails waiting requests. A batch that does not end
+        within the limit is left behind."""
         self._is_closed = True
         self._work.release(len(self._threads))
         ends_at = time.monotonic() + limit_s
@@ -138,15 +138,15 @@ class EmbedWorker:
             self._encoder.close()
 
     def abandon(self, reason: str) -> None:
-        """Gives up threads that hang: whoever waits is told. Event loop only."""
+        """Gives up threads that hang and fails waiting requests. Event loop only."""
         self._fault = reason
         self._is_closed = True
-        with self._lock:  # nobody computes while he has it
+        with self._lock:  # never held while computing
             self._fail_all(EngineFailed(f"{self._name} was given up: {reason}."))
         self._work.release(len(self._threads))
 
     def _tell(self, command: Callable[[], None]) -> None:
-        """Never waits: the event loop takes no lock that a thread holds."""
+        """Never blocks: the event loop takes no lock that a thread holds."""
         self._commands.append(command)
         self._work.release()
 
@@ -158,7 +158,7 @@ class EmbedWorker:
                 self._work.acquire()
                 if not self._is_closed:
                     self._round()
-        except BaseException as error:  # not an encoder's, which `_compute` answers
+        except BaseException as error:  # not an encoder's error, which `_compute` handles
             logger.exception("%s: a thread died", self._name)
             with self._lock:
                 self._fault = f"a thread that computes ended with {error!r:.300}"
@@ -242,6 +242,6 @@ def closed(fault: str | None) -> ModelUnavailable:
 
 
 def tell(waiting: Waiting, outcome: Callable[[], None]) -> None:
-    """Runs `outcome` on the event loop unless nobody waits any more."""
+    """Runs `outcome` on the event loop if the caller still waits."""
     with contextlib.suppress(RuntimeError):  # the loop is closed
         waiting.loop.call_soon_threadsafe(lambda: None if waiting.future.done() else outcome())

@@ -1,5 +1,5 @@
-"""The same bits in any company: which sequences are promised them, and the shapes of steps that
-grant it. Decides no order and admits nobody."""
+"""Reproducible answers: which sequences get the same bits whatever runs beside them, and the step
+shapes that guarantee it. Neither orders nor admits sequences."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,27 +9,26 @@ from localinfra.engine.kvcache import KVCache
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Step
 
-# Tokens; so deep, chunks of canonical size read a prompt as fast as larger ones do. Longer prompts
-# of greedy requests without a seed are read in large chunks, whose sums are rounded otherwise.
-# So are short ones that are many together.
+# Tokens. Up to this depth, chunks of canonical size prefill as fast as larger ones. Greedy requests
+# without a seed use large chunks, which round differently, for longer prompts, and for short ones
+# that arrive together.
 SHORT_PROMPT, SHORT_PROMPTS = 256, 512
 
-# Cells; attention over no more of them is never split among threads, which is rounded otherwise.
-# With few left idle, short texts that run alone stay below it.
+# Cells. Attention over no more than this is never split among threads, which would round
+# differently. With few idle cells left, short texts that run alone stay below it.
 FEW_CELLS, FEW_IDLE = 256, 32
 
 
 class CanonicalShapes:
-    """Sequences that name a seed, or are scored, are canonical. Engine thread only."""
+    """Sequences with a seed, and scored ones, are canonical. Engine thread only."""
 
     def __init__(self, backend: Backend, cache: KVCache):
         self._backend = backend
         self._cache = cache
 
     def in_turn(self, running: list[Sequence]) -> list[list[Sequence]]:
-        """The groups of sequences that steps are computed for one after the other; the group whose
-        turn it is first. Mostly one group of all; sequences that stand alone or decode apart are
-        not mixed with others."""
+        """Groups of sequences that take turns at steps, the next one first. Usually a single group;
+        sequences that stand alone or decode apart are never mixed with others."""
         apart: list[Sequence] = []
         others: list[Sequence] = []
         for sequence in running:
@@ -43,22 +42,22 @@ class CanonicalShapes:
         return groups
 
     def stands_alone(self, sequence: Sequence) -> bool:
-        """Whether even its prompt gets the same bits only in steps without others."""
+        """Whether even its prompt needs steps without other sequences to get the same bits."""
         return self._backend.is_canonical_alone and self.is_canonical(sequence)
 
     def decodes_apart(self, sequence: Sequence) -> bool:
-        """Whether its next tokens have the same bits only in small steps without others."""
+        """Whether its next tokens need small steps without other sequences to get the same bits."""
         is_apart = self._backend.canonical_decode_rows > 0 and self.is_canonical(sequence)
         return is_apart and sequence.num_cached >= sequence.num_prompt
 
     def is_canonical(self, sequence: Sequence) -> bool:
-        """Whether its rows get the same bits every time: it is computed in shapes that grant that
-        and reuses only what was."""
+        """Whether its rows get the same bits every time: it is computed in canonical shapes and
+        reuses only cells that were."""
         return sequence.request.is_reproducible and self._backend.canonical_rows > 0
 
     def is_shaped(self, sequence: Sequence) -> bool:
-        """Whether its steps have such shapes, at least where that costs little: so that greedy
-        answers to short prompts hardly ever differ either."""
+        """Whether its steps get canonical shapes at least where that is cheap, so that greedy
+        answers to short prompts rarely differ either."""
         if self.is_canonical(sequence):
             return True
         is_greedy = sequence.request.params.sampling.temperature == 0
@@ -67,16 +66,16 @@ class CanonicalShapes:
 
     @property
     def _has_any_size(self) -> bool:
-        """Whether rows get the same bits in steps of any few rows of anyone's."""
+        """Whether rows get the same bits in any small step, shared or not."""
         is_granted = self._backend.canonical_rows > 0 and not self._backend.is_canonical_alone
         return is_granted and self._backend.canonical_size(3) == 3
 
     def wants_shape(self, running: list[Sequence]) -> bool:
-        """Whether their step has no more than `canonical_rows`: for canonical sequences always,
-        for others while no long prompt would be read in small chunks for their sake."""
+        """Whether their step is limited to `canonical_rows`: always for canonical sequences; for
+        others unless a long prompt would have to be read in small chunks."""
         if any(map(self.is_canonical, running)):
             return True
-        # A long prompt stays one to its end: deep in it, small chunks cost most.
+        # A long prompt counts as long to its end: small chunks cost most deep in it.
         unread = [
             each.num_prompt - (each.num_reused or 0) for each in running if not each.is_decoding
         ]
@@ -84,14 +83,15 @@ class CanonicalShapes:
         return not has_long and any(map(self.is_shaped, running))
 
     def complete(self, step: Step) -> None:
-        """Sees to what scheduling did not: the number of rows, and the order of cells.
+        """Adjusts the number of rows and the order of cells of a scheduled step.
 
-        Raises MemoryError where cells can't be put in order for a canonical sequence."""
+        Raises MemoryError if the cells of a canonical sequence can't be put in order."""
         shaped = [chunk.sequence for chunk in step.chunks if self.is_shaped(chunk.sequence)]
         self._fill_up(step, self.size_of(shaped))
         if shaped and len(step.batch) == 1:
             self._shape_single_row(step, shaped[0])
-        # Without shared prefixes each end leaves a hole, and mending it copies whole sequences.
+        # Without shared prefixes every finished sequence leaves a hole, and closing it copies whole
+        # sequences.
         ordered = [
             sequence
             for sequence in shaped
@@ -104,10 +104,10 @@ class CanonicalShapes:
             self._cache.relay()
         except MemoryError:
             if any(map(self.is_canonical, ordered)):
-                raise  # a text that differs without a word would be worse than an error
+                raise  # a silently different text would be worse than an error
         for sequence in ordered:
             if not self._stay_ordered(step, [sequence]):
-                sequence.is_disordered = True  # a prefix that others computed lies so itself
+                sequence.is_disordered = True  # so is the prefix it took from another sequence
                 assert sequence.slot is not None
                 self._cache.distrust(sequence.slot)
 
@@ -116,14 +116,14 @@ class CanonicalShapes:
         return not slots or self._backend.stays_ordered(step.batch, slots)
 
     def size_of(self, sequences: list[Sequence]) -> Callable[[int], int]:
-        """Up to how many rows a step of theirs is filled."""
+        """The number of rows that a step of theirs is padded to."""
         is_filled = any(
             self.is_canonical(each) and not self.decodes_apart(each) for each in sequences
         )
         return self._backend.canonical_size if is_filled else int
 
     def _fill_up(self, step: Step, size_of: Callable[[int], int]) -> None:
-        """To such a number of rows, and of output rows."""
+        """Pads the step to a canonical number of rows and of output rows."""
         num_outputs = len(step.batch.output_rows)
         wanted_outputs = size_of(num_outputs) if num_outputs else 0
         num_rows = size_of(max(len(step.batch), wanted_outputs))
@@ -131,16 +131,16 @@ class CanonicalShapes:
             step.pad(self._backend.num_sequences, num_rows, wanted_outputs)
 
     def _shape_single_row(self, step: Step, sequence: Sequence) -> None:
-        """A row alone gets other bits where threads split its attention."""
+        """Keeps threads from splitting the attention of a single row, which changes its bits."""
         if self._backend.canonical_threads() == 1:
             num_held = self._cache.num_used - self._cache.num_cached
             if num_held < FEW_CELLS < self._cache.num_used:
                 with contextlib.suppress(MemoryError):
-                    self._cache.relay()  # what is idle leaves: too few are left to be split
+                    self._cache.relay()  # offloads idle cells: too few remain to be split
         threads = self._backend.canonical_threads()
         if threads == self._backend.max_threads or not self.is_canonical(sequence):
             return
-        # With two threads a second row takes as long as one thread does over the first.
+        # On two threads, adding a second row takes as long as computing one row on one thread.
         if self._backend.max_threads <= 2 or self._backend.canonical_decode_rows == 1:
             step.max_threads = threads
         else:
@@ -148,5 +148,5 @@ class CanonicalShapes:
 
 
 def last_turn(group: list[Sequence]) -> int:
-    """The step since which all of the group have had a turn."""
+    """The latest step by which every sequence of the group had its turn."""
     return min(sequence.stepped_at for sequence in group)

@@ -1,4 +1,4 @@
-"""A llama context as `engine.Backend`: fill the batch, decode, rows of logits, cells of slots."""
+"""A llama context as `engine.Backend`: batches, decoding, logits, and the cells of slots."""
 
 import contextlib
 import ctypes
@@ -17,48 +17,48 @@ from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.model import LoadFailed, Model
 from localinfra.machine import usable_cores
 
-# enum ggml_type of the KV cache types llama.cpp has kernels for, which models/catalog.py names
+# enum ggml_type of the KV cache types that llama.cpp has kernels for
 KV_TYPES = {
     "f32": 0, "f16": 1, "bf16": 30, "q8_0": 8,
     "q4_0": 2, "q4_1": 3, "iq4_nl": 20, "q5_0": 6, "q5_1": 7,
 }  # fmt: skip
 FLASH_ATTENTION = {None: -1, False: 0, True: 1}  # enum llama_flash_attn_type; None is auto
 
-# Attention on CPUs (ggml-cpu/ops.cpp): steps of this many rows on are computed in tiles, whose sums
-# depend on which cells share a tile; one row over as many cells as MIN_SPLIT is split among the
-# threads. All between gives each row the same bits, whoever is beside it.
+# Attention on CPUs (ggml-cpu/ops.cpp): steps of this many rows or more are computed in tiles, whose
+# sums depend on which cells share a tile; a single row over MIN_SPLIT or more cells is split among
+# threads. Everything between gives each row the same bits whatever the other rows are.
 TILE_ROWS = 64
 MIN_SPLIT = 512
-TILED_TYPES = ("f16", "f32")  # of the KV cache; others know neither
+TILED_TYPES = ("f16", "f32")  # of the KV cache; other types do neither
 
-# The same of matrices, by the type of their weights: some round all rows alike; some a row alone
-# otherwise; repacked K-quants (ggml-cpu/repack.cpp) take rows in fours, the rest one by one, and
-# others steps of less than eight otherwise. Of each kind: the least number of rows, of which they
-# must be a multiple if that is more than two, and steps of how many tell whether it is so.
+# Matrix products round by the type of the weights: some alike for any number of rows; some
+# differently for a single row; repacked K-quants (ggml-cpu/repack.cpp) compute rows in fours and
+# the rest one by one, and others differ below eight rows. For each kind: the least number of rows
+# (above two, rows must be a multiple of it), and the step sizes whose results are compared.
 ROUNDINGS = ((1, (1, 2, 7, 18)), (2, (2, 7, 18)), (8, (8, 24)), (16, (16, 48)))
-FEW_ROWS = (1, 2, 3)  # so few mostly are alike too; a row alone takes a third of eight rows' time
+FEW_ROWS = (1, 2, 3)  # usually alike too; one row takes a third of the time of eight
 
 PROBED_ROWS = 4
-PROBE_STRIDE = 997  # a prime: any tokens, but not the first ones, which stand for no text
+PROBE_STRIDE = 997  # a prime; probes use any tokens but the first ones, which stand for no text
 
-MAX_SLOTS = 256  # LLAMA_MAX_SEQ: a unified cache has room for all ids, however few may be decoded
-MIN_OUTPUT_ROWS = 64  # logits rows per step; what scoring a prompt may ask for at once
-CELL_PADDING = 256  # llama.cpp rounds the cache up to it
+MAX_SLOTS = 256  # LLAMA_MAX_SEQ: a unified cache accepts all ids, however few are decoded
+MIN_OUTPUT_ROWS = 64  # logits rows per step that scoring a prompt may ask for
+CELL_PADDING = 256  # llama.cpp rounds the cache size up to it
 
-# llama_cpp's own declaration makes a pointer object of each answer, which takes 10 us.
+# llama_cpp's own declaration creates a pointer object per call, which takes 10 us.
 _get_logits = ctypes.cast(llama_cpp.llama_get_logits, ctypes.c_void_p).value or 0
 get_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_get_logits)
 
-# The team of compute threads that OpenMP keeps for each thread that ever computed. libgomp counts
-# those that sleep too, and once there are more than cores it no longer lets waiting ones spin: with
-# two models, of which one only rests, that makes 20 ms of a step of 7 (2 cores). The handle also
-# finds what llama.cpp is linked to; builds without OpenMP have none.
+# OpenMP keeps a team of compute threads for each thread that ever computed. libgomp counts sleeping
+# ones too, and no longer lets waiting threads spin once there are more than cores: with two models,
+# one of them idle, a step of 7 ms takes 20 (2 cores). The handle also finds symbols of libraries
+# that llama.cpp links; builds without OpenMP lack this one.
 pause_openmp = getattr(llama_cpp._lib, "omp_pause_resource_all", None)
 OMP_PAUSE_SOFT = 1
 
 
 def have_same_bits(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
-    """Whether rows [num_rows, num_vocab] are equal, as far as both go."""
+    """Whether the rows [num_rows, num_vocab] that both have are equal."""
     num_rows = min(len(first), len(second))
     return np.array_equal(first[:num_rows].view(np.uint32), second[:num_rows].view(np.uint32))
 
@@ -79,7 +79,7 @@ class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LlamaContext:
-    """Owns the context, and keeps the model it was made of alive. One thread at a time.
+    """Owns the context and keeps its model alive. One thread at a time.
 
     Raises LoadFailed where the context can't be made, mostly for want of memory.
     """
@@ -95,14 +95,14 @@ class LlamaContext:
         self.batch_size = settings.batch_size
         self.max_output_rows = max(settings.num_sequences, MIN_OUTPUT_ROWS)
         params = llama_cpp.llama_context_default_params()
-        # GPUs have other kernels, and without flash attention sums depend on what else is cached
-        # (llama.cpp never uses it for Grok).
+        # GPUs have other kernels, and without flash attention (never used for Grok) sums depend on
+        # what else is cached.
         has_flash = settings.flash_attention is not False and model.architecture != "grok"
         may_be_canonical = has_flash and not model.is_offloaded
         reserve = MOST_PADDING if may_be_canonical else 0
         params.n_ctx = settings.num_cells + reserve
         params.n_batch = params.n_ubatch = settings.batch_size
-        params.n_seq_max = settings.num_sequences + 1  # one more to save and restore through
+        params.n_seq_max = settings.num_sequences + 1  # one more, for saving and restoring
         params.n_outputs_max = self.max_output_rows + MOST_PADDING
         self.max_threads = settings.threads or usable_cores()
         params.n_threads = self._num_threads = self.max_threads
@@ -127,17 +127,18 @@ class LlamaContext:
         self.canonical_rows = self.canonical_decode_rows = 0
         self._least_rows = 1
         if may_be_canonical:
-            with contextlib.suppress(DecodeFailed):  # requests will fail too, and say so
+            with contextlib.suppress(DecodeFailed):  # requests will fail too, with the reason
                 self._find_canonical_shapes()
 
     def _find_canonical_shapes(self) -> None:
-        """Tries how the weights' kernels round, which also fetches them from the disk."""
+        """Finds how the weights' kernels round by running them, which also reads the weights from
+        disk."""
         if self._model.has_attention and not self._cells:
-            return  # in which order it adds up is not known
+            return  # the order of its sums is unknown
         most_rows = min(TILE_ROWS - 1 if self._is_tiled else self.batch_size, self.batch_size)
         if self.is_canonical_alone:
             self.canonical_rows, self.canonical_decode_rows = most_rows, 1
-            self._logits_of_steps(PROBED_ROWS)  # for the disk alone
+            self._logits_of_steps(PROBED_ROWS)  # only to read the weights from disk
             return
         logits_of = functools.cache(self._logits_of_steps)
 
@@ -157,7 +158,8 @@ class LlamaContext:
             self.canonical_decode_rows = FEW_ROWS[-1] if are_alike(FEW_ROWS) else 1
 
     def _logits_of_steps(self, num_rows: int) -> NDArray[np.float32]:
-        """Of some tokens, in steps of so many: of one alone, two kernels may agree by chance."""
+        """Logits of several tokens, `num_rows` per step: for a single token two kernels may agree
+        by chance."""
         slot, logits = self.num_sequences, []
         for start in range(0, max(num_rows, PROBED_ROWS), num_rows):
             tokens = [(start + row + 1) * PROBE_STRIDE for row in range(num_rows)]
@@ -169,8 +171,8 @@ class LlamaContext:
         return np.concatenate(logits)
 
     def _cell_maps(self, batch_size: int) -> list[CellMap]:
-        """Of the layers with full attention, and of those with a sliding window, where they have a
-        cache of their own; none where it is not known how cells are used."""
+        """Maps of the cells of layers with full attention, and of those with a sliding window if
+        they have a separate cache; empty if it is not known how cells are used."""
         window, num_cells = self._model.sliding_window, llama_cpp.llama_n_ctx(self._pointer)
         if self.can_share_prefixes or self._model.is_hybrid_with_one_cache:
             return [CellMap(num_cells)]
@@ -194,7 +196,7 @@ class LlamaContext:
                 raise LoadFailed(f"{self._model.path}: the LoRA files could not be applied")
 
     def _make_batch(self) -> None:
-        """A llama_batch over numpy arrays, filled anew each step and never freed by llama.cpp."""
+        """Creates a llama_batch over numpy arrays, refilled each step; llama.cpp never frees it."""
         size = self.batch_size
         self._tokens = np.zeros(size, np.int32)
         self._positions = np.zeros(size, np.int32)
@@ -219,7 +221,7 @@ class LlamaContext:
     def set_threads(self, num_threads: int) -> None:
         if num_threads != self._num_threads:
             self._num_threads = num_threads
-            # Both: llama.cpp counts by tokens, and calls several decoding sequences a batch.
+            # Sets both: to llama.cpp, several decoding sequences are a batch.
             is_most = num_threads == self.max_threads
             batch_threads = self._batch_threads if is_most else num_threads
             llama_cpp.llama_set_n_threads(self._pointer, num_threads, batch_threads)
@@ -247,15 +249,15 @@ class LlamaContext:
                 continue
             for rows in parts_by_slot(batch.slots):
                 cells.add([batch.slots[at] for at in rows], [batch.positions[at] for at in rows])
-        llama_cpp.llama_synchronize(self._pointer)  # GPUs compute on: the step ends here
+        llama_cpp.llama_synchronize(self._pointer)  # GPUs are asynchronous: the step ends here
 
     def logits(self, row: int) -> NDArray[np.float32]:
         view: NDArray[np.float32] = self._output_rows()[self._output_index[row]]
         return view
 
     def _output_rows(self) -> NDArray[np.float32]:
-        """All rows that llama.cpp has room for, made anew only when that room moves or grows:
-        numpy takes 40 us over it, which is half a per cent of a small model's step."""
+        """All rows that llama.cpp has room for, recreated only when that buffer moves or grows:
+        numpy takes 40 us for that, half a percent of a small model's step."""
         address = get_logits_address(self._pointer)
         num_rows = max(len(self._output_index), len(self._logits))
         if address != self._logits_address or num_rows > len(self._logits):
@@ -291,8 +293,8 @@ class LlamaContext:
             cells.drop(slot, start, stop)
 
     def save(self, slot: int) -> NDArray[np.uint8]:
-        """llama.cpp's state of the slot, and after it what the maps of cells need: of each the
-        positions and their number, the last one first."""
+        """llama.cpp's state of the slot, followed by the positions and their number of each cell
+        map; `restore` reads them from the end."""
         tail = np.zeros(0, np.int32)
         for cells in self._cells:
             positions = cells.positions(slot)
@@ -329,12 +331,12 @@ class LlamaContext:
         return self._model.is_end(token)
 
     def held(self, slot: int) -> int:
-        """Tokens that the slot's cells hold, as llama.cpp sees it; for accounting in tests."""
+        """Tokens in the slot's cells according to llama.cpp, for tests."""
         last: int = llama_cpp.llama_memory_seq_pos_max(self._memory, slot)
         return last + 1
 
     def close(self) -> None:
-        """Frees the context; the model stays for whoever still detokenises."""
+        """Frees the context; the model stays for detokenizing."""
         if self._pointer:
             llama_cpp.llama_free(self._pointer)
             self._pointer = None

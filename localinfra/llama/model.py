@@ -99,8 +99,8 @@ class Model:
 
     @functools.cached_property
     def can_share_prefixes(self) -> bool:
-        """Whether parts of a sequence can be copied: not with recurrent or sliding-window
-        memory, which only knows the state at the sequence's end."""
+        """Whether parts of a sequence can be copied. Recurrent and sliding-window memory only has
+        the state at the sequence's end."""
         return not (self.has_state or llama_cpp.llama_model_n_swa(self.pointer) > 0)
 
     @functools.cached_property
@@ -118,14 +118,14 @@ class Model:
 
     @functools.cached_property
     def is_hybrid_with_one_cache(self) -> bool:
-        """Whether layers with a state stand beside ones with full attention, and no others."""
+        """Whether all layers have either a recurrent state or full attention."""
         is_hybrid = bool(llama_cpp.llama_model_is_hybrid(self.pointer))
         return is_hybrid and llama_cpp.llama_model_n_swa(self.pointer) == 0
 
     @functools.cached_property
     def sliding_window(self) -> int:
-        """Tokens that some layers look back at, in a cache of their own; 0 where none do, or where
-        it is not a window that slides (Llama 4 looks at the present chunk)."""
+        """Tokens that some layers look back at, in a separate cache. 0 if none do, or if the window
+        does not slide (Llama 4 attends to the current chunk)."""
         is_other = llama_cpp.llama_model_is_hybrid(self.pointer) or self.architecture == "llama4"
         return 0 if is_other else int(llama_cpp.llama_model_n_swa(self.pointer))
 
