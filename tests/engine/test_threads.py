@@ -177,6 +177,13 @@ def test_steps_that_are_only_somewhat_slower_are_left_for_fewer_threads(
 
 
 @each_seed
+def test_cores_that_only_seem_idle_are_not_tried_again_and_again(seed: int) -> None:
+    """As in a container with a quota of processor time."""
+    simulation = Simulation(has_hint=True, seed=seed)
+    assert simulation.run(busy, 4800) <= 1.1 * best_fixed(busy, 4800)
+
+
+@each_seed
 @with_and_without_hint
 def test_collapses_of_seconds_are_hardly_ever_risked(has_hint: bool, seed: int) -> None:
     simulation = Simulation(has_hint=has_hint, seed=seed)
@@ -199,7 +206,7 @@ def test_other_work_that_begins_during_a_trial_of_fewer_threads_ends_it(seed: in
 @with_and_without_hint
 def test_other_work_that_comes_and_goes_is_followed(has_hint: bool, seed: int) -> None:
     simulation = Simulation(has_hint=has_hint, seed=seed)
-    back_within_s = 2.0 if has_hint else NUMBERS.max_up_pause_s + 1
+    back_within_s = 2.0 if has_hint else NUMBERS.max_pause_s + 1
     for _ in range(3):
         simulation.num_free = 2
         simulation.run_for(quiet, back_within_s)
@@ -210,6 +217,30 @@ def test_other_work_that_comes_and_goes_is_followed(has_hint: bool, seed: int) -
         simulation.counts.clear()
         simulation.run_for(busy, 10)
         assert len(simulation.counts) >= 10 / 0.016 / 1.3
+
+
+@with_and_without_hint
+def test_a_hiccup_on_a_quiet_machine_costs_no_more_than_a_second_of_fewer_threads(
+    has_hint: bool,
+) -> None:
+    simulation = Simulation(has_hint=has_hint)
+    for _ in range(6):
+        simulation.run_for(quiet, 20)
+        simulation.step(lambda *_: 300.0)
+        assert simulation.counts[-1] == 2
+        simulation.step(quiet)
+        assert simulation.counts[-1] == 1
+        simulation.counts.clear()
+        simulation.run_for(quiet, 4)
+        assert simulation.counts.count(1) < 1 / 0.0115
+
+
+def test_a_step_of_a_minute_is_forgotten_in_two_minutes() -> None:
+    simulation = Simulation()
+    simulation.run(quiet, 100)
+    simulation.step(lambda *_: 60_000.0)  # the process was stopped, say
+    simulation.run_for(quiet, 125)
+    assert simulation.counts[-100:].count(2) > 90
 
 
 @each_seed
