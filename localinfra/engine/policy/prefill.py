@@ -1,13 +1,11 @@
 """How many prompt tokens may join a step while others stream, from what steps take.
 
-A running stream should wait at most `max_gap_ratio` times its usual step; prompts get what fits in
-such a step. Deep in a prompt that may be few tokens, and dear ones: llama.cpp's attention on CPUs
-works on tiles of 64 rows, and row by row in smaller steps. 2,000 tokens deep a token costs 12.5 ms
-in a chunk of 16, and 6.5 ms in steps of 64 rows (SmolLM2-135M on two cores), so that small chunks
-would make all wait longer. There chunks become whole tiles, where that takes less than a second.
+A running stream should wait at most `max_gap_ratio` times its usual step: prompts get what fits in
+such a step. Deep in a prompt, that may be few tokens that cost much each, since llama.cpp's
+attention on CPUs works on tiles of 64 rows: 2,000 tokens deep, a token takes 12.5 ms in a chunk of
+16 and 6.5 ms in steps of 64 rows (SmolLM2-135M on two cores), so small chunks would make everyone
+wait longer. There, chunks become whole tiles if a step then takes less than `max_stall_s`.
 """
-
-import math
 
 import msgspec
 
@@ -20,7 +18,7 @@ class PrefillNumbers(msgspec.Struct, frozen=True):
     aim: float = 0.85  # of the allowed gap: steps scatter by 10 to 15 % on a quiet machine
     max_pauses: int = 4  # steps in a row without prompts, to see what is usual
     tile_depth: int = 384  # tokens of a prompt; before, its chunks are small and show their cost
-    tile_gain: float = 1.2  # from this on a cheaper token is worth a longer gap
+    tile_gain: float = 1.2  # times as cheap has a token to be in a tile
     max_stall_s: float = 0.75  # of a step, for whole tiles and for requests that came together
 
 
@@ -46,15 +44,15 @@ class Prefill:
     @property
     def enough(self) -> int:
         """Tokens of a step from which on larger ones read prompts hardly faster, as they take
-        several times as long as a row alone. Where nobody waits for anything else, the next prompt
-        can have a step of its own, after the first's answer has begun."""
-        row_s = self._times.expected(1, 0, self._threads.settled(is_prefill=False)) or 0.0
-        return max(2 * TIMES.tile_rows, self._fitting(self._max_gap_ratio * row_s))
+        several times as long as a row alone. If nobody waits for anything else, the next prompt can
+        have a step of its own, after the first's answer has begun."""
+        row_s = self._expected(1, 0) or 0.0
+        return max(2 * TIMES.tile_rows, self._fitting(self._max_gap_ratio * row_s, 0))
 
     def burst_budget(self, num_decoding: int) -> int:
         """Prompt tokens for a step whose streams have only just begun, of requests that came
-        together: they let the others catch up, which is shared out in pauses."""
-        return min(self._fitting(NUMBERS.max_stall_s), max(self._batch_size - num_decoding, 0))
+        together: they let the others catch up, and all of them share the wait."""
+        return min(self._fitting(NUMBERS.max_stall_s, 0), max(self._batch_size - num_decoding, 0))
 
     def chunk_budget(
         self, num_rows: int, num_prompts: int = 1, depth: int = 0, max_rows: int | None = None
@@ -62,13 +60,12 @@ class Prefill:
         """Prompt tokens that may join a step of so many decoding rows, for all of `num_prompts`
         together; the first of them comes after `depth` others of its prompt.
 
-        Where more prompts are read than sequences stream, the gap grows with their share: it would
-        be few that are served smoothly, and many that wait.
+        Where more prompts are read than sequences stream, the gap grows with their share: few would
+        be served smoothly, and many would wait.
 
-        0 at times, `max_pauses` times in a row at most: a step without prompts shows what is usual.
+        At times 0, at most `max_pauses` times in a row: a step without prompts shows what is usual.
         """
-        max_rows = max_rows or self._batch_size
-        room = max(max_rows - num_rows, 0)
+        room = max((max_rows or self._batch_size) - num_rows, 0)
         if not num_rows:
             return room
         if self._times.is_fresh(num_rows):
@@ -76,30 +73,26 @@ class Prefill:
         elif self._num_pauses < NUMBERS.max_pauses:
             self._num_pauses += 1
             return 0
-        usual_s = self._times.expected(num_rows, 0, self._threads.settled(is_prefill=False))
+        usual_s = self._expected(num_rows, 0)
         if usual_s is None:
             return min(TIMES.tile_rows, room)
         tile = TIMES.tile_rows - num_rows
-        if depth >= NUMBERS.tile_depth and 0 < tile <= room and self._pays(tile, usual_s):
+        if depth >= NUMBERS.tile_depth and 0 < tile <= room and self._pays(num_rows):
             return tile
         gap_ratio = self._max_gap_ratio * max(1.0, num_prompts / num_rows)
         return min(self._fitting((NUMBERS.aim * gap_ratio - 1) * usual_s, num_rows), room)
 
-    def _fitting(self, seconds: float, num_rows: int = 0) -> int:
-        """One at least: prompts always move. A tile where no step tells."""
-        threads = self._threads.settled(is_prefill=True)
-        if seconds == math.inf:
-            return self._batch_size
-        num_tokens = self._times.num_tokens(seconds, num_rows, threads)
-        return TIMES.tile_rows if num_tokens is None else max(num_tokens, 1)
+    def _expected(self, num_rows: int, num_prompt_tokens: int) -> float | None:
+        threads = self._threads.settled(is_prefill=num_prompt_tokens > 0)
+        return self._times.expected(num_rows, num_prompt_tokens, threads)
 
-    def _pays(self, tile: int, usual_s: float) -> bool:
-        """Whether so many tokens, which make a tile with the rows beside them, are read faster."""
-        threads = self._threads.settled(is_prefill=True)
-        small_s = self._times.expected(0, 1, threads)
-        tile_s = self._times.expected(0, TIMES.tile_rows, threads)
-        if small_s is None or tile_s is None:
-            return False
-        token_s = tile_s / TIMES.tile_rows
-        has_gain = small_s > NUMBERS.tile_gain * token_s
-        return has_gain and usual_s + tile * token_s <= NUMBERS.max_stall_s
+    def _fitting(self, seconds: float, num_rows: int) -> int:
+        return self._times.num_tokens(seconds, num_rows, self._threads.settled(is_prefill=True))
+
+    def _pays(self, num_rows: int) -> bool:
+        """Whether tokens are cheaper in a tile, and one with so many decoding rows is no stall."""
+        small_s = self._expected(0, 1) or 0.0
+        tile_s = self._expected(0, TIMES.tile_rows) or 0.0
+        step_s = self._expected(num_rows, TIMES.tile_rows - num_rows) or 0.0
+        is_cheaper = TIMES.tile_rows * small_s > NUMBERS.tile_gain * tile_s
+        return is_cheaper and step_s <= NUMBERS.max_stall_s
