@@ -1,16 +1,15 @@
-"""How many cores of this machine are idle, read from /proc; None where the system has none."""
+"""How many cores of this machine are idle, read from /proc; None where a system has none."""
 
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-WINDOW_S = 0.5
+WINDOW_S = 0.5  # of ticks of 10 ms
 
 
 class IdleCores:
-    """Cores' worth of idle time among those this process may use, over the last half second or
-    since the last call but one."""
+    """Counts only the cores that this process may use."""
 
     def __init__(
         self,
@@ -18,29 +17,26 @@ class IdleCores:
         loadavg: Path = Path("/proc/loadavg"),
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._stat = stat
-        self._loadavg = loadavg
-        self._clock = clock
+        self._stat, self._loadavg, self._clock = stat, loadavg, clock
         allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         self._names = {f"cpu{core}" for core in allowed}
-        self._has_all_cores = len(allowed) == os.cpu_count()
-        self._read_s = clock()
-        self._idle_s = self._read()
+        self._read_s, self._idle_s = clock(), self._read()
         self._cores: float | None = None
 
     def __call__(self) -> float | None:
+        """Of late: over the last half second, or since the last call if that is longer ago."""
         now = self._clock()
         if self._idle_s is not None and now >= self._read_s + WINDOW_S:
             idle_s = self._read()
             if idle_s is not None:
                 self._cores = (idle_s - self._idle_s) / (now - self._read_s)
-                self._idle_s, self._read_s = idle_s, now
+                self._read_s, self._idle_s = now, idle_s
         return self._cores
 
     def at_once(self) -> float | None:
-        """Cores that no other thread of the machine wants at this moment; None also where this
-        process may use only some cores, for nobody tells where those threads run."""
-        if not self._has_all_cores:
+        """At this moment: cores that no other thread of the machine wants. None also where this
+        process may use only some cores, since nothing tells where those threads run."""
+        if len(self._names) != os.cpu_count():
             return None
         try:
             runnable = int(self._loadavg.read_text().split()[3].partition("/")[0])
@@ -49,14 +45,10 @@ class IdleCores:
         return float(max(0, len(self._names) - (runnable - 1)))  # one of them reads this file
 
     def _read(self) -> float | None:
-        """Idle seconds since boot, of all cores that this process may use."""
+        """Idle seconds since boot, waiting for a disk included."""
         try:
-            with self._stat.open() as lines:
-                ticks = sum(
-                    int(fields[4]) + int(fields[5])  # idle, waiting for a disk
-                    for line in lines
-                    if (fields := line.split(maxsplit=6))[0] in self._names
-                )
-                return ticks / os.sysconf("SC_CLK_TCK")
+            lines = [line.split(maxsplit=6) for line in self._stat.read_text().splitlines()]
+            ticks = sum(int(f[4]) + int(f[5]) for f in lines if f[0] in self._names)
         except (OSError, ValueError, IndexError):
             return None
+        return ticks / os.sysconf("SC_CLK_TCK")
