@@ -244,6 +244,17 @@ def test_a_step_of_a_minute_is_forgotten_in_two_minutes() -> None:
 
 
 @each_seed
+def test_a_thread_that_is_no_gain_is_not_tried_again_and_again_when_cores_are_idle(
+    seed: int,
+) -> None:
+    simulation = Simulation(has_hint=True, seed=seed)
+    simulation.num_free = 0
+    simulation.run_for(busy, 2)
+    simulation.num_free = 2
+    assert simulation.run(without_gain, 2000) <= 1.02 * best_fixed(without_gain, 2000)
+
+
+@each_seed
 @pytest.mark.parametrize(
     "rows", [lambda step: 1 + 7 * (step // 7 % 2), lambda step: 1 + step // 10 % 32]
 )
@@ -365,6 +376,13 @@ def test_a_long_prompt_is_not_slowed_by_trials_of_fewer_threads() -> None:
     for _ in range(8):
         simulation.step(lambda _rng, threads, _size: (2400, 1500)[threads - 1], 512, True)
     assert set(simulation.counts) == {2}
+
+
+def test_a_long_chunk_collapses_though_fewer_threads_were_never_tried() -> None:
+    simulation = Simulation()
+    for seconds in (0.5, 0.5, 8.0, 1.0):
+        simulation.step(lambda *_, seconds=seconds: 1000 * seconds, 128, is_prefill=True)
+    assert simulation.counts == [2, 2, 2, 1]
 
 
 def test_one_core_leaves_nothing_to_choose() -> None:

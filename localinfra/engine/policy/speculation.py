@@ -1,4 +1,9 @@
-"""How many drafted tokens a step verifies, from what steps of more rows take."""
+"""How many drafted tokens a step verifies.
+
+A drafted token costs a row, and gains a token if all are right up to it. What rows cost is learned
+from steps that had them, so at times a step has another number of rows than what seems best, as far
+as `allowance` covers what may be lost.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,7 +14,7 @@ import msgspec
 
 
 class SpeculationNumbers(msgspec.Struct, frozen=True):
-    allowance: float = 2.0  # tokens that trials of other numbers of rows may lose at once
+    allowance: float = 2.0  # tokens that trials may lose at once
     refill: float = 0.005  # of it, tokens per step
 
 
@@ -17,7 +22,7 @@ NUMBERS = SpeculationNumbers()
 
 
 class Speculator:
-    """How many drafted tokens a step verifies. The engine's thread only."""
+    """The engine's thread only."""
 
     def __init__(self) -> None:
         self._allowance = NUMBERS.allowance
@@ -34,10 +39,8 @@ class Speculator:
         most `max_drafted` in all. `chances` is what each sequence's Drafter gave, `cost` what a
         step of so many rows takes, in any unit, and `size_of` up to how many it is filled.
 
-        Makes the geometric mean of the sequences' speeds as large as it can be: alone, that is
-        tokens per second; together, one that repeats itself may not slow the others for more than
-        it gains. Costs are learned from what is tried, so now and then a number is tried that may
-        lose some tokens' time.
+        They maximize the geometric mean of the sequences' speeds. Of one sequence that is tokens
+        per second; of several, none may slow the others by more than it gains.
         """
         self._allowance = min(self._allowance + NUMBERS.refill, NUMBERS.allowance)
         ranked: list[tuple[float, int, float]] = []  # gain in log speed, sequence, chance
@@ -48,23 +51,23 @@ class Speculator:
                 made += chance
         ranked.sort(reverse=True)  # in a sequence gains fall, so its first tokens come first
         del ranked[max_drafted:]
-        num_rows, sizes = len(chances), [0] * len(chances)
+        sizes = [0] * len(chances)
         if not ranked:
             return sizes
         gains = accumulate((gain for gain, _, _ in ranked), initial=0.0)
-        steps = [size_of(num_rows + count) for count in range(len(ranked) + 1)]  # in rows
-        speeds = [gain / num_rows - log(cost(s)) for gain, s in zip(gains, steps, strict=True)]
-        best = max(range(len(speeds)), key=speeds.__getitem__)
-        totals = accumulate((chance for _, _, chance in ranked), initial=float(num_rows))
-        losses = [
-            total * expm1(speeds[best] - speed) for total, speed in zip(totals, speeds, strict=True)
-        ]
-        for _, index, _ in ranked[: self._tried(steps, losses, best)]:
+        totals = accumulate((chance for _, _, chance in ranked), initial=float(len(chances)))
+        steps = [size_of(len(chances) + count) for count in range(len(ranked) + 1)]  # in rows
+        speeds = [g / len(chances) - log(cost(s)) for g, s in zip(gains, steps, strict=True)]
+        best = max(speeds)
+        losses = [total * expm1(best - s) for total, s in zip(totals, speeds, strict=True)]
+        for _, index, _ in ranked[: self._chosen(steps, losses)]:
             sizes[index] += 1
         return sizes
 
-    def _tried(self, steps: list[int], losses: list[float], best: int) -> int:
-        """Only powers of two are tried, in turn; what lies between is close to the line."""
+    def _chosen(self, steps: list[int], losses: list[float]) -> int:
+        """How many drafted tokens are best, or on trial. Only powers of two are tried, in turn:
+        costs between them are close to the line."""
+        best = losses.index(0.0)
         affordable = [
             (self._num_trials[size], count)
             for count, size in enumerate(steps)
