@@ -10,8 +10,9 @@ to five busy processes share). Three rules:
 - *Up or down* on trial: every second step has the next count, until that has shown to be faster or
   slower. Each failure quadruples the pause before the next trial in its direction, up to
   `max_pause_s`, and lengthens it until failures have cost no more than `loss_share` of the last
-  `loss_memory_s`. After a collapse that left no core idle, the pause is `loss_memory_s`, and ends
-  when cores become idle. When one kind of step has gone up, the other tries to.
+  `loss_memory_s`. After a collapse that left no core idle, more threads are tried only after
+  `loss_memory_s`, or at once when cores become idle. When one kind of step has gone up, the other
+  tries to.
 - *Start* after a rest of `rest_s` with no more threads than cores are idle.
 """
 
@@ -44,12 +45,9 @@ NUMBERS = ThreadNumbers()
 
 def rungs(max_threads: int) -> list[int]:
     """The thread counts worth trying, ascending: all but one, then steps of about a third."""
-    counts = {max_threads, max(1, max_threads - 1)}
-    size = max_threads
-    while size >= 1:
-        counts |= {size, max(1, size * 3 // 4)}
-        size //= 2
-    return sorted(counts)
+    sizes = [max_threads >> halvings for halvings in range(max_threads.bit_length())]
+    counts = {max_threads - 1, *sizes, *(size * 3 // 4 for size in sizes)}
+    return sorted(counts - {0})
 
 
 class _Pause:
@@ -70,25 +68,22 @@ class _Pause:
         self._next_s = min(4 * self._next_s, NUMBERS.max_pause_s)
 
 
-class _Trial:
-    """Pairs of steps: one with another count, one with the settled count."""
+class _Trial(msgspec.Struct):
+    """Pairs of steps, the first with another count and the second with the settled one."""
 
-    def __init__(self, threads: int):
-        self.threads = threads
-        self.is_next = True  # the next step has the other count
-        self.num_pairs = 0
-        self.gain = 0.0  # in steps
+    threads: int
+    num_steps: int = 0
+    gain: float = 0.0  # in steps
+
+    @property
+    def is_next(self) -> bool:
+        """Whether the next step has the other count."""
+        return self.num_steps % 2 == 0
 
     @property
     def is_over(self) -> bool:
-        is_lost = self.gain <= -NUMBERS.trial_loss
-        return self.is_next and (is_lost or self.num_pairs == NUMBERS.trial_pairs)
-
-    def add(self, ratio: float) -> None:
-        """A step took `ratio` times what is expected of the settled count."""
-        self.gain += -ratio if self.is_next else ratio
-        self.is_next = not self.is_next
-        self.num_pairs += self.is_next
+        is_long = self.num_steps == 2 * NUMBERS.trial_pairs
+        return self.is_next and (is_long or self.gain <= -NUMBERS.trial_loss)
 
 
 class _Lane:
@@ -96,7 +91,7 @@ class _Lane:
 
     other: "_Lane"  # that of the other kind
 
-    def __init__(self, counts: list[int]):
+    def __init__(self, counts: list[int]) -> None:
         self._counts = counts
         self.settled = counts[-1]
         self._trial: _Trial | None = None
@@ -116,13 +111,14 @@ class _Lane:
         if fewer < threads and seconds > 2 * expected(fewer) + NUMBERS.collapse_s:
             self.fall(fewer, now, seconds - expected(fewer))
             self.other.fall(self.settled, now)
-        elif self._trial:
+        elif trial := self._trial:
             settled_s = expected(self.settled)
-            self._trial.add(seconds / settled_s)
-            if self._trial.is_over:
-                self._end_trial(self._trial, settled_s, now)
+            trial.gain += (-1 if trial.is_next else 1) * seconds / settled_s
+            trial.num_steps += 1
+            if trial.is_over:
+                self._end(trial, settled_s, now)
 
-    def _end_trial(self, trial: _Trial, settled_s: float, now: float) -> None:
+    def _end(self, trial: _Trial, settled_s: float, now: float) -> None:
         self._trial = None
         is_up = trial.threads > self.settled
         if trial.gain <= 0:
@@ -159,12 +155,8 @@ class _Lane:
                 due_s = now
         if above > self.settled and now >= due_s:
             self._trial, self._fell_s = _Trial(above), None
-        elif (
-            below < self.settled
-            and now >= self._down.until_s
-            and seconds <= NUMBERS.max_down_trial_s
-        ):
-            self._trial = _Trial(below)
+        elif now >= self._down.until_s and seconds <= NUMBERS.max_down_trial_s:
+            self._trial = _Trial(below) if below < self.settled else None
 
     def _beside(self, threads: int, step: int) -> int:
         at = self._counts.index(threads) + step
@@ -189,8 +181,8 @@ class ThreadController:
         """`counts`: to choose from, ascending."""
         self._times = times
         self._counts = counts
-        self._decode, self._prefill = (_Lane(counts) for _ in range(2))
-        self._decode.other, self._prefill.other = self._prefill, self._decode
+        self._lanes = decode, prefill = _Lane(counts), _Lane(counts)
+        decode.other, prefill.other = prefill, decode
         self._idle_cores = idle_cores
         self._idle_now = idle_now
         self._clock = clock
@@ -198,7 +190,7 @@ class ThreadController:
 
     def settled(self, is_prefill: bool) -> int:
         """The count for steps of this kind, trials aside."""
-        return self._lane(is_prefill).settled
+        return self._lanes[is_prefill].settled
 
     def threads(self, is_prefill: bool) -> int:
         """The count for the next step, which is of this kind.
@@ -209,7 +201,7 @@ class ThreadController:
         if len(self._counts) > 1 and self._clock() > self._last_step_s + NUMBERS.rest_s:
             self._begin()
         self._last_step_s = self._clock()
-        return self._lane(is_prefill).threads
+        return self._lanes[is_prefill].threads
 
     def observe(self, num_rows: int, num_prompt_tokens: int, threads: int, seconds: float) -> None:
         """A step took `seconds`. Call this before `StepTimes.observe`, which learns from it."""
@@ -220,12 +212,9 @@ class ThreadController:
             return self._times.expected(num_rows, num_prompt_tokens, count) or seconds
 
         now = self._last_step_s = self._clock()
-        lane = self._lane(num_prompt_tokens > 0)
+        lane = self._lanes[num_prompt_tokens > 0]
         lane.observe(threads, seconds, expected, now)
         lane.plan(now, seconds, self._idle_cores())
-
-    def _lane(self, is_prefill: bool) -> _Lane:
-        return self._prefill if is_prefill else self._decode
 
     def _begin(self) -> None:
         """No step ran, so what keeps cores busy is other work."""
@@ -241,6 +230,6 @@ class ThreadController:
                 time.sleep(NUMBERS.look_interval_s)
                 idle = max(idle, self._idle_now() or 0.0)
         room = max(count for count in self._counts if count <= max(1.0, idle + 0.5))
-        for lane in (self._decode, self._prefill):
+        for lane in self._lanes:
             if room < lane.settled:
                 lane.fall(room, self._clock())
