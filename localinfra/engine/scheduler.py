@@ -1,6 +1,6 @@
 """Waiting and running sequences → the next batch, within slots, cells and the token budget.
 
-Policy only: it decides who computes what next; `engine.py` computes it, `kvcache.py` knows where.
+Decides who computes what next. `engine.py` computes it, and `kvcache.py` knows in which cells.
 """
 
 from localinfra.engine.backend import Backend
@@ -17,17 +17,17 @@ from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
 from localinfra.engine.turns import Turns, prompts_in_turn
 
-# Cells kept free for a new sequence's first tokens. More would leave room unused, less would let
-# sequences that all grow push each other out; none is lost either way, only computed again.
+# Cells kept free for a new sequence's first tokens. More would leave cells unused; with fewer,
+# growing sequences would preempt each other, and what they lose is computed again.
 GROWTH_RESERVE = 64
 
-# A sequence waits for another that is just computing its prefix, if that saves this many tokens.
-# Computing them itself would take about as long.
+# Tokens of a prefix that another sequence is just computing: from so many on, waiting for them is
+# faster than computing them twice.
 WORTH_WAITING = 8
 
 
 def least_recent(sequences: list[Sequence], limit: int) -> list[Sequence]:
-    """All, or as many as may be: those whose last step is the longest ago, in turns."""
+    """All, or the `limit` whose last step is longest ago."""
     if len(sequences) <= limit:
         return sequences
     return sorted(sequences, key=lambda sequence: sequence.stepped_at)[:limit]
@@ -36,14 +36,14 @@ def least_recent(sequences: list[Sequence], limit: int) -> list[Sequence]:
 class Scheduler:
     """Owns the queue and the running set. Engine thread only.
 
-    Sequences are admitted in turns (`turns.py`); one is passed over only while a running one
-    computes the prefix it needs. A running sequence never fails for want of cells: if all grow
-    beyond the cache, the youngest goes back to the head of the queue and later goes on. So does
-    one of a client that has more than its share of the slots, when another comes.
+    Sequences are admitted in turns (`turns.py`), except that one waits while another computes the
+    prefix it needs. A running sequence never fails for want of cells: when all outgrow the cache,
+    the youngest is preempted, goes to the head of the queue, and later goes on where it was. When a
+    client comes, a sequence of one with more than its share of slots is preempted.
     """
 
     def __init__(self, backend: Backend, settings: EngineSettings, turns: Turns | None = None):
-        """`turns`: of another scheduler, whose waiting sequences are added to this one."""
+        """`turns`: those of a scheduler whose waiting sequences this one takes over."""
         self._backend = backend
         self._is_drafting = settings.prompt_lookup and backend.can_share_prefixes
         self._times = StepTimes()
@@ -58,7 +58,7 @@ class Scheduler:
         self._shapes = CanonicalShapes(backend, self.cache)
         self.waiting: list[Sequence] = []
         self.turns = turns or Turns()
-        self._has_changed = False  # who waits or runs, since the last look at whose turn it is
+        self._has_changed = False  # who waits or runs, since turns were last looked at
         self.running: list[Sequence] = []  # in order of admission
         self._num_steps = 0
         self._num_computed = 0  # tokens, by the last step
@@ -73,7 +73,7 @@ class Scheduler:
         self._has_changed = True
 
     def remove(self, sequence: Sequence) -> None:
-        """The sequence is done or no longer wanted; what it computed stays as a cached prefix."""
+        """The sequence is done or cancelled. What it computed stays as a cached prefix."""
         self._has_changed = True
         if sequence.slot is None:
             self.waiting.remove(sequence)
@@ -82,10 +82,10 @@ class Scheduler:
             self.running.remove(sequence)
 
     def schedule(self) -> Step:
-        """Admits who fits, and cuts the step: one token for each decoding sequence, and prompt
-        chunks in turn with what is left of the budget; drafts where all decode.
+        """Admits who fits and makes the step: one token of each decoding sequence, then chunks of
+        prompts in turn, within the budget. Drafts join where all decode.
 
-        Raises DecodeFailed and MemoryError as `KVCache.relay`."""
+        Raises DecodeFailed and MemoryError, as `KVCache.relay` does."""
         self._num_steps += 1
         self._admit()
         self.cache.tidy(self._num_computed)
@@ -94,7 +94,7 @@ class Scheduler:
             step = self._cut_step()
             if step.chunks or len(self.running) < 2:
                 break
-            self._preempt_youngest()  # prompts that fill the cells between them, none complete
+            self._preempt_youngest()  # prompts fill all cells, and none is complete
         self._shapes.complete(step)
         threads = self._threads.threads(step.num_prompt_tokens > 0)
         step.threads = min(threads, step.max_threads or threads)
@@ -121,7 +121,7 @@ class Scheduler:
             drafts = self._draft(decoding, max_rows, only_one=is_shaped)
         step = Step()
         share = max_rows // max(1, len(decoding))
-        # Wrong drafts leave the cells again: of those that come last, nobody's order is broken.
+        # Drafts come last: wrong ones leave their cells, and nobody's cells get out of order.
         for sequence in sorted(decoding, key=lambda sequence: sequence in drafts):
             size = min(sequence.num_pending, share)
             is_whole = size == sequence.num_pending
@@ -133,7 +133,7 @@ class Scheduler:
     def _draft(
         self, decoding: list[Sequence], max_rows: int, *, only_one: bool
     ) -> dict[Sequence, list[int]]:
-        """Drafts, as long as pays; for the most promising sequence alone, if `only_one` may."""
+        """Drafts, as long as pays. With `only_one`, only for the most promising sequence."""
         is_usual = all(sequence.num_pending == 1 for sequence in decoding)
         if not self._is_drafting or not is_usual:
             return {}
@@ -153,7 +153,7 @@ class Scheduler:
         return {s: s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True) if size}
 
     def _chances(self, sequence: Sequence) -> list[float]:
-        """Of guesses that could all become part of the answer."""
+        """Of guesses that still fit in the answer."""
         if sequence.request.is_reproducible and not self._backend.canonical_rows:
             return []  # another batch shape rounds differently
         room = self._backend.context_length - len(sequence.tokens)
@@ -188,7 +188,7 @@ class Scheduler:
             if sequence.num_unscored:
                 size = min(size, rows_left)
             elif not rows_left and size == sequence.num_pending:
-                size -= 1  # its last token wants a row, which the next step has
+                size -= 1  # its last token needs an output row, and the next step has one
             if not self.cache.make_room(len(step.batch) + size):
                 if stands_alone:
                     continue  # a smaller chunk would round otherwise
@@ -202,16 +202,15 @@ class Scheduler:
             step.add(sequence, size, num_outputs, [])
 
     def _are_together(self, decoding: list[Sequence], prompt: Sequence) -> bool:
-        """Whether all streams are its client's and have begun after the prompt was admitted: each
-        waited for those before it, and now waits for those behind. Not so streams that flowed when
-        it came."""
+        """Whether all streams are of the prompt's client and began after it was admitted: requests
+        that came together. Streams that flowed when the prompt came are to flow on."""
         return bool(decoding) and all(
             s.decoding_since >= prompt.admitted_at and s.group.client == prompt.group.client
             for s in decoding
         )
 
     def advance(self, step: Step, seconds: float) -> None:
-        """The step's tokens are in the cache now; prompts are offered to others as they grow."""
+        """The step was computed: its tokens are in the cache, and prompts are offered to others."""
         num_rows = len(step.batch) - step.num_prompt_tokens
         if step.max_threads is None:
             self._threads.observe(num_rows, step.num_prompt_tokens, step.threads, seconds)
@@ -223,7 +222,7 @@ class Scheduler:
             sequence.num_cached += chunk.num_tokens
             sequence.stepped_at = self._num_steps
             if sequence.num_cached > sequence.num_prompt and self._shapes.decodes_apart(sequence):
-                self.cache.distrust(sequence.slot)  # a longer prompt would be computed otherwise
+                self.cache.distrust(sequence.slot)  # a longer prompt gets other bits
             if chunk.is_prompt:
                 sequence.decoding_since = self._num_steps
             if sequence.num_cached <= sequence.num_prompt:
@@ -233,7 +232,7 @@ class Scheduler:
         self._num_computed = len(step.batch)
 
     def accept(self, chunk: Chunk, num_right: int) -> None:
-        """So many of the chunk's draft tokens agreed with what was sampled; the others leave."""
+        """So many of the chunk's draft tokens agree with what was sampled; the others leave."""
         chunk.sequence.num_cached += num_right
         if chunk.draft:
             chunk.sequence.drafter.accept(num_right)
@@ -244,14 +243,14 @@ class Scheduler:
     def _admit(self) -> None:
         """Starts who is next in turn, while there is room."""
         if len(self.running) == self._backend.num_sequences and not self._has_changed:
-            return  # it is as it was: nobody had to make way
+            return  # as before, where nobody had to make way
         self._has_changed = False
         passed_over: set[Sequence] = set()
         while self._start_next(passed_over):
             pass
 
     def _start_next(self, passed_over: set[Sequence]) -> bool:
-        """Starts the first in turn that can; False where there is none."""
+        """Starts the first in turn that can start; False where none can."""
         eligible = [sequence for sequence in self.waiting if sequence not in passed_over]
         for sequence in self.turns.order(eligible, self.running):
             if sequence.waits_for_scores:
@@ -275,15 +274,15 @@ class Scheduler:
         return False
 
     def _has_place(self, sequence: Sequence, held: int) -> bool:
-        """Whether there is a slot and room for it; if need be, made by those over their share, if
-        that is enough."""
+        """Whether there is a slot and room for it. Preempts sequences over their share, if need be
+        and if that is enough."""
         running = list(self.running)
         victims: list[Sequence] = []
         while len(running) == self._backend.num_sequences or not self._fits(
             sequence, held, running, victims
         ):
             victim = self.turns.over_share(running, sequence)
-            # Without shared prefixes all that it has computed would be lost.
+            # Without shared prefixes the victim would lose all that it has computed.
             if victim is None or not self._backend.can_share_prefixes:
                 return False
             running.remove(victim)
@@ -319,7 +318,7 @@ class Scheduler:
         )
 
     def _could_share(self, sequence: Sequence, other: Sequence) -> bool:
-        """Whether the first may use what the other computes."""
+        """Whether `sequence` may use what `other` computes."""
         is_same_salt = sequence.request.cache_salt == other.request.cache_salt
         return is_same_salt and (
             self._shapes.is_canonical(other) or not self._shapes.is_canonical(sequence)
@@ -328,14 +327,14 @@ class Scheduler:
     def _fits(
         self, sequence: Sequence, held: int, running: list[Sequence], victims: list[Sequence]
     ) -> bool:
-        """Whether what it needs soon is free, or held by prefixes that can go, besides what the
-        running ones need soon; at best, if the victims made way. A sequence alone always fits: no
-        prompt exceeds the cells."""
+        """Whether enough cells are free, or held by prefixes that can go, for what the sequence and
+        the running ones need soon, once the victims have made way. A sequence alone always fits:
+        no prompt exceeds the cells."""
         if not running:
             return True
         owed = sum(other.num_pending + self._growth(other) for other in running)
         needed = sequence.num_target - held + self._growth(sequence)
-        taken = self.cache.num_idle(sequence.prefix, held)  # it will hold these itself
+        taken = self.cache.num_idle(sequence.prefix, held)  # its prefix, which then can't go
         left = sum(victim.num_cached for victim in victims)
         return self.cache.num_free + self.cache.num_cached + left - taken >= owed + needed
 
@@ -343,7 +342,7 @@ class Scheduler:
         return min(GROWTH_RESERVE, sequence.request.max_tokens - sequence.num_generated)
 
     def _make_room_for_decoding(self) -> None:
-        """Each decoding sequence gets its next cells, if need be by sending the youngest back."""
+        """For the next cells of each decoding sequence; preempts the youngest if need be."""
         while not self.cache.make_room(
             sum(sequence.num_pending for sequence in self.running if sequence.is_decoding)
         ):
@@ -355,7 +354,7 @@ class Scheduler:
         youngest.was_preempted = True
 
     def _preempt(self, sequence: Sequence) -> None:
-        """It waits again, and later goes on where it was."""
+        """The sequence waits again, and later goes on where it was."""
         self.running.remove(sequence)
         self._give_up_slot(sequence)
         self.waiting.append(sequence)

@@ -369,6 +369,16 @@ def test_after_a_short_rest_its_own_work_of_a_moment_ago_does_not_count() -> Non
     assert controller.threads(is_prefill=True) == 1
 
 
+def test_between_steps_that_follow_each_other_its_own_threads_do_not_count() -> None:
+    now, looks = 0.0, [2.0] + [0.0] * 100
+    controller = ThreadController(
+        StepTimes(), rungs(2), lambda: 0.1, lambda: looks.pop(0), clock=lambda: now
+    )
+    for _ in range(10):
+        assert controller.threads(is_prefill=False) == 2
+        now += 0.1
+
+
 def test_a_long_prompt_is_not_slowed_by_trials_of_fewer_threads() -> None:
     simulation = Simulation()
     simulation.run(quiet, 1000)
