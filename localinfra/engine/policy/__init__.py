@@ -1,1 +1,2 @@
-"""How much, how many and how far, from seconds observed. Sees no sequence, no batch, no backend."""
+"""How many prompt tokens, drafted tokens and threads a step gets, from what steps take. Sees no
+sequence, batch or backend."""

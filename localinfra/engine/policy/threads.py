@@ -5,14 +5,14 @@ happen to run together. One thread too many turns 10 ms into 0.2 to 3 s, and the
 128 tokens into 8 s; one too few costs a third (SmolLM2-135M with two threads, on two cores that two
 to five busy processes share). Three rules:
 
-- *Down* at once, to the next lower count, when a step takes twice what it would take with that
-  count and `collapse_s`. The other kind of step goes down with it.
+- *Down* at once, to the next lower count, when a step takes `collapse_s` more than twice its time
+  with that count. The other kind of step goes down with it.
 - *Up or down* on trial: every second step has the next count, until that has shown to be faster or
-  slower. Each failure quadruples the pause before the next trial in its direction, up to
-  `max_pause_s`, and lengthens it until failures have cost no more than `loss_share` of the last
-  `loss_memory_s`. After a collapse that left no core idle, more threads are tried only after
-  `loss_memory_s`, or at once when cores become idle. When one kind of step has gone up, the other
-  tries to.
+  slower. Each failure quadruples the pause before the next trial in its direction, from
+  `first_pause_s` to `max_pause_s`. Failures that cost more than `loss_share` of the last
+  `loss_memory_s` lengthen it. When one kind of step has gone up, the other tries to.
+  After a fall, while too few cores are idle, more threads are tried only after `loss_memory_s`;
+  when cores become idle, at once.
 - *Start* after a rest of `rest_s` with no more threads than cores are idle.
 """
 
@@ -96,8 +96,8 @@ class _Lane:
         self.settled = counts[-1]
         self._trial: _Trial | None = None
         self._up, self._down = _Pause(), _Pause()
-        self._fell_s: float | None = None  # when it fell, unless more were tried since then
-        self._is_crowded = False  # no core has been idle since then
+        self._fell_s: float | None = None  # when it last fell; None once more were tried
+        self._is_crowded = False  # too few cores were idle at some time since then
 
     @property
     def threads(self) -> int:
@@ -219,16 +219,15 @@ class ThreadController:
     def _begin(self) -> None:
         """No step ran, so what keeps cores busy is other work."""
         idle = self._idle_now()
+        for _ in range(NUMBERS.num_looks - 1):
+            if idle is None or idle >= self._counts[-1]:
+                break
+            time.sleep(NUMBERS.look_interval_s)
+            idle = max(idle, self._idle_now() or 0.0)
         if idle is None:
             idle = self._idle_cores()
-            if idle is None:
-                return
-        else:
-            for _ in range(NUMBERS.num_looks - 1):
-                if idle >= self._counts[-1]:
-                    break
-                time.sleep(NUMBERS.look_interval_s)
-                idle = max(idle, self._idle_now() or 0.0)
+        if idle is None:
+            return
         room = max(count for count in self._counts if count <= max(1.0, idle + 0.5))
         for lane in self._lanes:
             if room < lane.settled:
