@@ -93,6 +93,7 @@ class Prefill:
         """Whether tokens are cheaper in a tile, and one with so many decoding rows is no stall."""
         small_s = self._expected(0, 1) or 0.0
         tile_s = self._expected(0, TIMES.tile_rows) or 0.0
-        step_s = self._expected(num_rows, TIMES.tile_rows - num_rows) or 0.0
-        is_cheaper = TIMES.tile_rows * small_s > NUMBERS.tile_gain * tile_s
-        return is_cheaper and step_s <= NUMBERS.max_stall_s
+        if TIMES.tile_rows * small_s <= NUMBERS.tile_gain * tile_s:
+            return False
+        step_s = self._expected(num_rows, TIMES.tile_rows - num_rows)
+        return step_s is not None and step_s <= NUMBERS.max_stall_s

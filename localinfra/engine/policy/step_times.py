@@ -32,7 +32,7 @@ class StepTimes:
         self._speed = _Mean(1.0)  # seconds for a cost of 1
         self._last = (0, 0)  # rows and threads of the last step without prompts
         self._token_s: dict[tuple[int, bool], _Mean] = {}  # by threads and whether it is a tile
-        self._num_odd = 0  # steps with prompts, in a row
+        self._num_odd = 0  # prompt samples in a row
         self._num_steps = 0
         self._confirmed: dict[int, int] = {}  # by rows: the last step that was as expected
 
@@ -116,7 +116,7 @@ class StepTimes:
 
 
 class _Mean:
-    """Of noisy samples, until some in a row are odd and begin a new one."""
+    """Of noisy samples, until some in a row are odd: then the last of them begins a new one."""
 
     def __init__(self, first: float):
         self.value = first
