@@ -26,7 +26,7 @@ from localinfra.engine.policy.step_times import StepTimes
 
 
 class ThreadNumbers(msgspec.Struct, frozen=True):
-    collapse_s: float = 0.1  # a thread that waits for its core once loses less
+    collapse_s: float = 0.05  # a thread that waits for its core once loses less
     trial_pairs: int = 8  # of steps; with 10 % noise their mean is known to 3.5 %
     trial_loss: float = 0.5  # steps; a trial that has lost so much ends early
     max_down_trial_s: float = 0.3  # longer steps are not tried with fewer threads
@@ -123,11 +123,12 @@ class _Lane:
         is_up = trial.threads > self.settled
         if trial.gain <= 0:
             (self._up if is_up else self._down).fail(now, -trial.gain * settled_s)
-            return
-        self.settled = trial.threads
-        self.retry()
-        if is_up:
+        elif is_up:
+            self.settled = trial.threads
+            self.retry()
             self.other.retry()
+        else:
+            self.fall(trial.threads, now)
 
     def fall(self, threads: int, now: float, loss_s: float = 0.0) -> None:
         """To so many threads at most, and no trial of more for a while."""
