@@ -1,10 +1,13 @@
 """How many prompt tokens may join a step while others stream, from what steps take.
 
 A running stream should wait at most `max_gap_ratio` times its usual step: prompts get what fits in
-such a step. Deep in a prompt, that may be few tokens that cost much each, since llama.cpp's
-attention on CPUs works on tiles of 64 rows: 2,000 tokens deep, a token takes 12.5 ms in a chunk of
-16 and 6.5 ms in steps of 64 rows (SmolLM2-135M on two cores), so small chunks would make everyone
-wait longer. There, chunks become whole tiles if a step then takes less than `max_stall_s`.
+such a step. Where the usual step is not known, a few steps go without prompts. Requests that came
+together may stop each other's streams for `max_stall_s` a step, until all are read.
+
+Deep in a prompt, few tokens fit in the gap, and they cost much: llama.cpp's attention on CPUs works
+on tiles of 64 rows. 2,000 tokens deep, a token takes 12.5 ms in a chunk of 16 and 6.5 ms in steps
+of 64 rows (SmolLM2-135M on two cores), so small chunks would make everyone wait longer. There,
+chunks become whole tiles if a step then takes less than `max_stall_s`.
 """
 
 import msgspec
@@ -18,7 +21,7 @@ class PrefillNumbers(msgspec.Struct, frozen=True):
     aim: float = 0.85  # of the allowed gap: steps scatter by 10 to 15 % on a quiet machine
     max_pauses: int = 4  # steps in a row without prompts, to see what is usual
     tile_depth: int = 384  # tokens of a prompt; before, its chunks are small and show their cost
-    tile_gain: float = 1.2  # times as cheap has a token to be in a tile
+    tile_gain: float = 1.2  # times as cheap as in a small chunk must a token be in a tile
     max_stall_s: float = 0.75  # of a step, for whole tiles and for requests that came together
 
 
@@ -43,9 +46,9 @@ class Prefill:
 
     @property
     def enough(self) -> int:
-        """Tokens of a step from which on larger ones read prompts hardly faster, as they take
-        several times as long as a row alone. If nobody waits for anything else, the next prompt can
-        have a step of its own, after the first's answer has begun."""
+        """Prompt tokens after which a step is large enough, where no stream waits: it takes several
+        times as long as a row alone, so larger ones hardly read faster. The next prompt has a step
+        of its own, after the first's answer has begun."""
         row_s = self._expected(1, 0) or 0.0
         return max(2 * TIMES.tile_rows, self._fitting(self._max_gap_ratio * row_s, 0))
 
