@@ -245,7 +245,7 @@ def test_long_prompts_are_cut_visibly_or_refused(server: LiveServer) -> None:
     assert answer.status_code == 200
     assert answer.headers["x-localinfra-truncated"].startswith("clip=77/402, t5=256/")
     refused = server.post(PATH, {**body, "strict": True})
-    assert refused.status_code == 400 and "256 are read" in refused.json()["error"]["message"]
+    assert refused.status_code == 400 and "reads only 256" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
