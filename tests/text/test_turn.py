@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from localinfra.chat.answer import parser_of
-from localinfra.chat.formats.families import GENERIC, HARMONY, REASONING, Voice
+from localinfra.chat.formats.families import GENERIC, HARMONY, REASONING
+from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.pieces import CallArguments, CallEnd, Content, Piece, Thought
 from localinfra.engine.output import ChoiceOutput, OutputDelta
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob

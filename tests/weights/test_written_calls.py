@@ -9,7 +9,8 @@ import pytest
 from grammar_writer import RECORD, Writer
 
 from localinfra.chat.answer import Answer, Tool, ToolUse, grammar_of, parser_of
-from localinfra.chat.formats.families import DIALECTS, GENERIC, HARMONY, REASONING, Voice
+from localinfra.chat.formats.families import DIALECTS, GENERIC, HARMONY, REASONING
+from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.pieces import CallEnd, CallStart, Content, Thought
 
 FORMS = [*{d.name: d.calls for d in DIALECTS}.items(), ("generic", GENERIC)]

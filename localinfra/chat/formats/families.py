@@ -5,32 +5,7 @@ Pure data; `marked.py` parses answers by it and `chat/grammar.py` constrains the
 
 import msgspec
 
-
-class CallForm(msgspec.Struct, frozen=True):
-    """The text of tool calls: `opening`, then for each call `before`, its name, `between`, its
-    arguments as JSON, `after`, with `separator` between two, then `closing`.
-
-    `trigger` begins calls and no other text. If it is too common for that, `only_at_start`: calls
-    are recognized only at the start of an answer.
-    """
-
-    before: str
-    between: str
-    after: str
-    trigger: str
-    opening: str = ""
-    separator: str = ""
-    closing: str = ""
-    only_at_start: bool = False
-    prefix: str = ""  # optional before the trigger at the start; ignored
-
-
-class ReasoningMarks(msgspec.Struct, frozen=True):
-    begin: str
-    end: str
-
-    def is_open_at_end_of(self, prompt: str) -> bool:
-        return prompt.rstrip().endswith(self.begin.rstrip())
+from localinfra.chat.formats.form import NAME, CallForm, ReasoningMarks, Voice
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -40,26 +15,9 @@ class Dialect(msgspec.Struct, frozen=True):
     others: tuple[str, ...] = ()  # signs of other families that share `signs`; none may occur
 
 
-class Voice(msgspec.Struct, frozen=True):
-    """How the model behind one template answers."""
-
-    calls: CallForm
-    takes_tools: bool  # the template itself describes them to the model
-    reasoning: ReasoningMarks | None = None
-    content: str = ""  # precedes content in families that mark everything (gpt-oss)
-
-    @property
-    def marks(self) -> str:
-        """All its marks as one text."""
-        parts = [*msgspec.structs.astuple(self.calls), self.content]
-        parts += msgspec.structs.astuple(self.reasoning) if self.reasoning else ()
-        return " ".join(part for part in parts if isinstance(part, str))
-
-
 HERMES = CallForm(
     trigger="<tool_call>",
-    before='<tool_call>\n{"name": "',
-    between='", "arguments": ',
+    before='<tool_call>\n{"name": "' + NAME + '", "arguments": ',
     after="}\n</tool_call>",
     separator="\n",
 )
@@ -72,8 +30,7 @@ DIALECTS = (
         CallForm(
             trigger="<｜tool▁calls▁begin｜>",
             opening="<｜tool▁calls▁begin｜>",
-            before="<｜tool▁call▁begin｜>",
-            between="<｜tool▁sep｜>",
+            before="<｜tool▁call▁begin｜>" + NAME + "<｜tool▁sep｜>",
             after="<｜tool▁call▁end｜>",
             closing="<｜tool▁calls▁end｜>",
         ),
@@ -84,8 +41,7 @@ DIALECTS = (
         CallForm(
             trigger="<｜tool▁calls▁begin｜>",
             opening="<｜tool▁calls▁begin｜>",
-            before="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-            between="\n```json\n",
+            before="<｜tool▁call▁begin｜>function<｜tool▁sep｜>" + NAME + "\n```json\n",
             after="\n```<｜tool▁call▁end｜>",
             separator="\n",
             closing="<｜tool▁calls▁end｜>",
@@ -94,7 +50,7 @@ DIALECTS = (
     Dialect(
         "mistral-args",
         ("[TOOL_CALLS]", "[ARGS]"),
-        CallForm(trigger="[TOOL_CALLS]", before="[TOOL_CALLS]", between="[ARGS]", after=""),
+        CallForm(trigger="[TOOL_CALLS]", before="[TOOL_CALLS]" + NAME + "[ARGS]", after=""),
     ),
     Dialect(
         "mistral",
@@ -102,8 +58,7 @@ DIALECTS = (
         CallForm(
             trigger="[TOOL_CALLS]",
             opening="[TOOL_CALLS][",
-            before='{"name": "',
-            between='", "arguments": ',
+            before='{"name": "' + NAME + '", "arguments": ',
             after="}",
             separator=", ",
             closing="]",
@@ -118,8 +73,7 @@ DIALECTS = (
         ('"parameters"', "ipython"),
         CallForm(
             trigger="{",
-            before='{"name": "',
-            between='", "parameters": ',
+            before='{"name": "' + NAME + '", "parameters": ',
             after="}",
             separator="; ",
             only_at_start=True,
@@ -131,8 +85,7 @@ DIALECTS = (
         ("<start_of_turn>", '"parameters"'),
         CallForm(
             trigger="{",
-            before='{"name": "',
-            between='", "parameters": ',
+            before='{"name": "' + NAME + '", "parameters": ',
             after="}",
             separator="\n",
             only_at_start=True,
@@ -148,8 +101,7 @@ HARMONY_SIGNS = ("<|channel|>", "<|message|>", "<|start|>assistant")
 HARMONY = Voice(
     calls=CallForm(
         trigger="<|channel|>commentary to=",
-        before="<|channel|>commentary to=functions.",
-        between=" <|constrain|>json<|message|>",
+        before="<|channel|>commentary to=functions." + NAME + " <|constrain|>json<|message|>",
         after="",
     ),
     takes_tools=True,

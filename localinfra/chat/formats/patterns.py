@@ -4,6 +4,8 @@ import re
 
 import msgspec
 
+from localinfra.chat.formats.form import NAME
+
 MAX_HEADER_CHARS = 512  # of a call before its arguments; anything longer is not a call
 
 
@@ -15,9 +17,6 @@ class Found(msgspec.Struct, frozen=True):
     is_open: bool = False
     is_cut: bool = False  # the text is the beginning of a match, and no more will come
     name: str = ""
-
-
-NAME = "\0"  # stands for a function's name in a pattern's text
 
 
 class Pattern:
