@@ -29,6 +29,7 @@ class Members(msgspec.Struct, frozen=True):
     after: str
     separator: str = ""
     quotes: tuple[str, str] = ("", "")  # around a value that is text
+    quotes_always: bool = True  # or only where the value would be taken for something else
     words: tuple[str, str, str] = ("true", "false", "null")
     literals: Literal["json", "python", "bare"] = "json"  # bare: `quotes`, and keys without any
     types: Mapping[str, str] = {}  # JSON type → its spelling in TYPE
@@ -51,6 +52,7 @@ class CallForm(msgspec.Struct, frozen=True):
     closing: str = ""
     members: Members | None = None  # None: the arguments are one JSON object
     only_at_start: bool = False
+    is_single: bool = False  # a message has no more than one call
     prefix: str = ""  # optional before the trigger at the start; ignored
 
 
