@@ -25,7 +25,7 @@ CALLS: tuple[dict[str, Json], dict[str, Json]] = ({KEYS[0]: VALUES[0]}, {KEYS[0]
 PYTHON_TAG = "<|python_tag|>"  # some models begin bare JSON with it
 
 
-class Turn(msgspec.Struct, frozen=True):
+class PlainTurn(msgspec.Struct, frozen=True):
     """What the template writes for an answer without calls."""
 
     prompt: str  # begins an answer
@@ -51,18 +51,19 @@ class DerivedCalls(msgspec.Struct, frozen=True):
     begun: str  # the beginning of the form that the prompt already contains
 
 
-def turn_of(probes: Probes) -> Turn:
+def turn_of(probes: Probes) -> PlainTurn | None:
+    """None if the template doesn't show what an assistant said."""
     prompt = probes.turn() or ""
     last = probes.turn({"content": SAID})
     if last is None or SAID not in last:
-        raise NotDerived("it doesn't show what an assistant said")
+        return None
     before, _, after = last.partition(SAID)
     earlier = probes.turn({"content": SAID}, NEXT) or ""
     followed = earlier.partition(SAID)[2].partition(NEXT)[0]
-    return Turn(prompt, before, after, followed)
+    return PlainTurn(prompt, before, after, followed)
 
 
-def calls_of(probes: Probes, turn: Turn, source: str) -> DerivedCalls | None:
+def calls_of(probes: Probes, turn: PlainTurn, source: str) -> DerivedCalls | None:
     """None if the template shows no calls. Raises NotDerived if their form isn't understood."""
     styles = probes.styles()
     if not styles:
@@ -129,7 +130,7 @@ def _around_members(probes: Probes, style: Style) -> Shown | None:
     return Shown(both[:start], both[end:again], both[last:], rest, found.members)
 
 
-def _content_end(turn: Turn, lead: str, after: str) -> str:
+def _content_end(turn: PlainTurn, lead: str, after: str) -> str:
     """The mark after content that is not the end of the turn: the same before calls, or else what
     calls are not followed by."""
     if lead:
@@ -139,7 +140,7 @@ def _content_end(turn: Turn, lead: str, after: str) -> str:
     return end if end.strip() and turn.after[len(end) :].strip() else ""
 
 
-def _without_turn(turn: Turn, before: str, lead: str) -> str:
+def _without_turn(turn: PlainTurn, before: str, lead: str) -> str:
     """`before` without what begins the turn."""
     wholes = [text for text in (turn.prompt, turn.before) if before.startswith(text)]
     partial = [shared_start(before, text) for text in (turn.prompt, turn.before)]
@@ -149,7 +150,7 @@ def _without_turn(turn: Turn, before: str, lead: str) -> str:
     return before[max(starts) :]
 
 
-def _without_end(turn: Turn, after: str, content_end: str) -> str:
+def _without_end(turn: PlainTurn, after: str, content_end: str) -> str:
     """`after` without what ends the turn."""
     last, followed = (text.removeprefix(content_end) for text in (turn.after, turn.followed))
     end = max(shared_end(after, last), overlap(after, followed), key=len)
@@ -191,7 +192,7 @@ def _divided(shown: Shown, before: str, after: str, lead: str) -> tuple[CallForm
     return form, begun
 
 
-def _trigger(text: str, turn: Turn) -> tuple[str, bool]:
+def _trigger(text: str, turn: PlainTurn) -> tuple[str, bool]:
     """What begins calls and no content, and whether it may occur in content, too."""
     if text.startswith("{"):
         return "{", True

@@ -13,11 +13,12 @@ from localinfra.chat.messages import Json, Plain
 USER, NEXT, SAID, THOUGHT = "Kwuserj", "Kwnextj", "Kwsaidj", "Kwthoughtj"
 KEYS, VALUES = ("kwaj", "kwbj"), ("Kwonej", "Kwtwoj")
 NAMES, IDS = ("Kwfirstj", "Kwsecondj"), ("Kwid00001", "Kwid00002")
+TOOL_NAME = "Kwtoolj"
 TOOLS: list[Json] = [
     {
         "type": "function",
         "function": {
-            "name": "Kwtoolj",
+            "name": TOOL_NAME,
             "description": "d",
             "parameters": {
                 "type": "object",
@@ -89,8 +90,8 @@ class Probes:
         style: Style,
         *arguments: Mapping[str, Json],
         content: str | None = None,
+        more: Mapping[str, Json] = {},
         flags: Mapping[str, Json] = {},
-        **more: Json,
     ) -> str | None:
         """A message with one call for each of `arguments`."""
         calls: list[Json] = [
@@ -107,15 +108,19 @@ class Probes:
         message = {"content": content or style.content, "tool_calls": calls, **more}
         return self.turn(message, flags=flags)
 
+    @property
+    def describes_tools(self) -> bool:
+        return TOOL_NAME in (self.render(self._asked, TOOLS, is_prompt=True) or "")
+
     def styles(self) -> list[Style]:
-        """Styles in which a call is shown: the shortest text first, since others write "None" or an
-        empty message too."""
+        """Styles in which a call is shown. The shortest text is first, since others write "None" or
+        an empty message too; but arguments as text are last, since some copy any text."""
         sizes: dict[Style, int] = {}
         for style in STYLES:
             text = self.calls(style, {KEYS[0]: VALUES[0]})
             if text and NAME in text and VALUES[0] in text:
                 sizes[style] = len(text)
-        return sorted(sizes, key=lambda style: sizes[style])
+        return sorted(sizes, key=lambda style: (style.is_text, sizes[style]))
 
 
 def spans_of_json(text: str, values: Sequence[Json]) -> list[tuple[int, int]] | None:

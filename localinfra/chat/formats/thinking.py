@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from localinfra.chat.formats.derived import CALLS, DerivedCalls, Turn
+from localinfra.chat.formats.derived import CALLS, DerivedCalls, PlainTurn
 from localinfra.chat.formats.form import ID, INDEX, NAME, ReasoningMarks
 from localinfra.chat.formats.probes import SAID, THOUGHT, Probes
 from localinfra.chat.formats.tokens import shared_end, shared_start, tokens
@@ -19,7 +19,7 @@ NAMED = re.compile(r"(<([\w:]*think[\w:]*)>).*(</\2>)", re.DOTALL)
 
 
 def reasoning_of(
-    probes: Probes, turn: Turn, calls: DerivedCalls | None, source: str
+    probes: Probes, turn: PlainTurn, calls: DerivedCalls | None, source: str
 ) -> ReasoningMarks | None:
     """None if the template shows and names none."""
     for said, called in _shown(probes, calls):
@@ -45,7 +45,7 @@ def _shown(probes: Probes, calls: DerivedCalls | None) -> Iterator[tuple[str, st
             called = ""
             if calls:
                 more: dict[str, Json] = {field: THOUGHT}
-                called = probes.calls(calls.style, CALLS[0], flags=flags, **more) or ""
+                called = probes.calls(calls.style, CALLS[0], more=more, flags=flags) or ""
             said, called = (text if THOUGHT in text else "" for text in (said, called))
             if said or called:
                 yield said, called
@@ -56,7 +56,7 @@ def _shown(probes: Probes, calls: DerivedCalls | None) -> Iterator[tuple[str, st
 
 
 def _around(
-    said: str, called: str, turn: Turn, calls: DerivedCalls | None
+    said: str, called: str, turn: PlainTurn, calls: DerivedCalls | None
 ) -> ReasoningMarks | None:
     before = (said or called).partition(THOUGHT)[0]
     ends = []
@@ -72,7 +72,7 @@ def _around(
     return ReasoningMarks(begin, end) if begin and end else None
 
 
-def _begin(before: str, end: str, turn: Turn, calls: DerivedCalls | None) -> str:
+def _begin(before: str, end: str, turn: PlainTurn, calls: DerivedCalls | None) -> str:
     """The mark between what begins the turn and the reasoning."""
     start = before
     for other in (turn.before, turn.prompt):
@@ -88,11 +88,13 @@ def _begin(before: str, end: str, turn: Turn, calls: DerivedCalls | None) -> str
         return prompted
     # It mirrors the end: <think> and </think>, <|open|>think<|sep|> and <|close|>think<|sep|>.
     parts, mirrored = tokens(before), "".join(tokens(end)[1:])
-    size = max(n for n in range(len(parts)) if mirrored.startswith("".join(parts[len(parts) - n :])))
+    size = max(
+        n for n in range(len(parts)) if mirrored.startswith("".join(parts[len(parts) - n :]))
+    )
     return "".join(parts[len(parts) - size - 1 :])
 
 
-def content_mark(turn: Turn, reasoning: ReasoningMarks | None, begun: str) -> str:
+def content_mark(turn: PlainTurn, reasoning: ReasoningMarks | None, begun: str) -> str:
     """What precedes content that has a mark of its own."""
     if shared_end(turn.before, turn.prompt).strip():
         return ""
