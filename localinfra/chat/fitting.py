@@ -13,6 +13,7 @@ import msgspec
 from jinja2 import Template
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens
+from localinfra.chat.formats.form import Voice
 from localinfra.chat.forms import SPELLINGS, WORD, Form, Sketch, Spelling, forms, sketched
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
@@ -29,7 +30,10 @@ TOOL: dict[str, Json] = {
     "function": {
         "name": "f",
         "description": "d",
-        "parameters": {"type": "object", "properties": {"k": {"type": "string"}}},
+        "parameters": {
+            "type": "object",
+            "properties": {"k": {"type": "string", "description": "d"}},
+        },
     },
 }
 
@@ -48,10 +52,10 @@ class RenderInput(msgspec.Struct, frozen=True):
 class Fitting:
     """Finds and caches the forms that one template accepts. Any thread."""
 
-    def __init__(self, template: Template, tokens: ControlTokens, source: str, writes_calls: bool):
+    def __init__(self, template: Template, tokens: ControlTokens, source: str, voice: Voice):
         self._template = template
         self._tokens = tokens
-        self._writes_calls = writes_calls
+        self._voice = voice
         self._knows_developer = "developer" in source
         self._known: dict[bytes, Form] = {}
 
@@ -85,7 +89,9 @@ class Fitting:
     ) -> Iterator[Form]:
         seen: set[bytes] = set()
         for form in forms(
-            self._spellings, writes_calls=self._writes_calls, knows_developer=self._knows_developer
+            self._spellings,
+            writes_calls=self._voice.writes_calls,
+            knows_developer=self._knows_developer,
         ):
             plain = form.messages(asked.messages, asked.instruction)
             encoded = msgspec.json.encode(plain)
@@ -149,7 +155,10 @@ class Fitting:
         result = Message("tool", "Kw2vj", tool_call_id="call_1")
         asked = [Message("user", "Kw0vj"), call]
         full = [*asked, result]
-        for spelling in SPELLINGS if self._writes_calls else ():
+        if not self._voice.writes_calls:
+            return SPELLINGS
+        has_text = not self._voice.has_null_content
+        for spelling in sorted(SPELLINGS, key=lambda it: it.is_content_text != has_text):
             form = Form(spelling=spelling)
             words = ["Kw0vj", "Kw2vj"]
             if self._passes(full, form, words, [TOOL]) and self._passes(asked, form, [], [TOOL]):

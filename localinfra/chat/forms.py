@@ -36,7 +36,7 @@ class Spelling(msgspec.Struct, frozen=True):
     """How calls are spelled for the template."""
 
     has_short_ids: bool = False  # nine letters or digits, as Mistral requires
-    is_content_text: bool = False  # "" instead of None beside calls
+    is_content_text: bool = False  # beside calls an empty text, not None
     parses_arguments: bool = True  # an object if they are valid JSON of one
 
 
@@ -62,8 +62,13 @@ class Form(msgspec.Struct, frozen=True):
             changed = _with_short_ids(changed)
         plain = normalize(changed, parse_arguments=self.spelling.parses_arguments)
         if self.spelling.is_content_text:
-            plain = [{**message, "content": message["content"] or ""} for message in plain]
-        return plain
+            return [{**message, "content": message["content"] or ""} for message in plain]
+        return [
+            {**message, "content": message["content"] or None}
+            if "tool_calls" in message
+            else message
+            for message in plain
+        ]
 
 
 SPELLINGS = [

@@ -58,7 +58,7 @@ class ChatTemplate:
         self._tokens = ControlTokens(special_tokens)
         self._bos_token = bos_token
         self._eos_token = eos_token
-        self._fitting = Fitting(self._compiled, self._tokens, source, self.voice.writes_calls)
+        self._fitting = Fitting(self._compiled, self._tokens, source, self.voice)
 
     @property
     def shows_texts(self) -> bool:

@@ -62,6 +62,7 @@ def _learned(probes: Probes, source: str) -> Voice:
         content_end=calls.content_end,
         writes_calls=True,
         begun=calls.begun,
+        has_null_content=calls.style.content is None,
     )
 
 

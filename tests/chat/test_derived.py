@@ -67,6 +67,7 @@ def test_objects_in_tags() -> None:
 
 def test_a_list_of_objects_with_ids() -> None:
     calls = """{% if message.tool_calls %}{{ '[TOOL_CALLS][' }}{% for call in message.tool_calls %}
+        {%- if call.id | length != 9 %}{{ raise_exception('Nine letters!') }}{% endif %}
         {{- '{"name": "' ~ call.function.name ~ '", "arguments": ' }}
         {{- call.function.arguments | tojson ~ ', "id": "' ~ call.id ~ '"}' }}
         {{- ', ' if not loop.last }}{% endfor %}]{% endif %}"""
@@ -77,6 +78,7 @@ def test_a_list_of_objects_with_ids() -> None:
         after=f', "id": "{ID}"}}',
         separator=", ",
         closing="]",
+        has_short_ids=True,
     )
 
 
@@ -382,6 +384,8 @@ def test_reasoning_without_a_mark_of_its_own_after_the_prompts_words() -> None:
 
 # What can't be learned
 
+ENDLESS = "{% for _ in range(99999) %}" * 3 + END * 4
+
 
 def test_a_template_that_knows_no_tools_gets_the_generic_form() -> None:
     voice = template("{% for message in messages %}{{ message.content }}|{% endfor %}").voice
@@ -393,11 +397,10 @@ def test_a_template_that_knows_no_tools_gets_the_generic_form() -> None:
     [
         (EACH + "{{ call.name ~ call.arguments.values() | join }}" + END, "unknown way"),
         (EACH + "{{ call.arguments | tojson ~ call.name }}" + END, "before their names"),
-        ("{% if message.tool_calls %}" + "{% for _ in range(99999) %}" * 3 + END * 3 + "{% endif %}",
-         "ran for more than"),
+        ("{% for _ in message.tool_calls or [] %}" + ENDLESS, "ran for more than"),
     ],
     ids=["form", "order", "time"],
-)  # fmt: skip
+)
 def test_other_forms_are_replaced_by_the_generic_one_with_a_warning(
     calls: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,6 +10,7 @@ from localinfra.chat.formats.form import ID, INDEX, NAME, CallForm, Members
 from localinfra.chat.formats.members import members_of
 from localinfra.chat.formats.probes import (
     KEYS,
+    LONG_IDS,
     NEXT,
     SAID,
     VALUES,
@@ -87,6 +88,8 @@ def calls_of(probes: Probes, turn: PlainTurn, source: str) -> DerivedCalls | Non
         only_at_start=only_at_start,
         prefix=PYTHON_TAG if has_tag else "",
         members=shown.members,
+        has_short_ids=ID in form.before + form.after
+        and probes.calls(style, CALLS[0], ids=LONG_IDS) is None,
     )
     return DerivedCalls(form, style, content_end, begun)
 

@@ -12,7 +12,8 @@ from localinfra.chat.messages import Json, Plain
 # Words that occur in no template; none is part of another.
 USER, NEXT, SAID, THOUGHT = "Kwuserj", "Kwnextj", "Kwsaidj", "Kwthoughtj"
 KEYS, VALUES = ("kwaj", "kwbj"), ("Kwonej", "Kwtwoj")
-NAMES, IDS = ("Kwfirstj", "Kwsecondj"), ("Kwid00001", "Kwid00002")
+NAMES = "Kwfirstj", "Kwsecondj"
+IDS, LONG_IDS = ("Kwid00001", "Kwid00002"), ("call_Kwid00001", "call_Kwid00002")
 TOOL_NAME = "Kwtoolj"
 TOOLS: list[Json] = [
     {
@@ -90,6 +91,7 @@ class Probes:
         style: Style,
         *arguments: Mapping[str, Json],
         content: str | None = None,
+        ids: tuple[str, str] = IDS,
         more: Mapping[str, Json] = {},
         flags: Mapping[str, Json] = {},
     ) -> str | None:
@@ -103,7 +105,7 @@ class Probes:
                     "arguments": json.dumps(given) if style.is_text else dict(given),
                 },
             }
-            for id, name, given in zip(IDS, NAMES, arguments, strict=False)
+            for id, name, given in zip(ids, NAMES, arguments, strict=False)
         ]
         message = {"content": content or style.content, "tool_calls": calls, **more}
         return self.turn(message, flags=flags)
