@@ -72,7 +72,8 @@ class Read(msgspec.Struct, frozen=True):
         )
 
 
-LOOK, TAKE = ("look", ARGUMENTS), ("take", {"text": "b"})
+LOOK: tuple[str, Json] = ("look", ARGUMENTS)
+TAKE: tuple[str, Json] = ("take", {"text": "b"})
 ANSWERS = {
     "content": Read(SAID),
     "reasoning": Read(SAID, THOUGHT),

@@ -17,7 +17,7 @@ from localinfra.chat.formats.form import (
     Voice,
 )
 from localinfra.chat.formats.generic import GENERIC
-from localinfra.chat.messages import FunctionCall, Message, ToolCall
+from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 
 # `says` is the text of an assistant's message, and `begins` what begins it in the prompt.
 FRAME = """
@@ -415,7 +415,7 @@ def test_a_template_that_describes_no_tools_is_told_the_form_of_its_calls() -> N
     source = FRAME.replace("{{- tools | tojson if tools }}", "").replace("BEGINS", "")
     calls = EACH + "<call>{{ call.name }}:{{ call.arguments | tojson }}</call>" + END
     quiet = template(source.replace("SAYS", CONTENT + calls))
-    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    tool: dict[str, Json] = {"type": "function", "function": {"name": "add", "parameters": {}}}
     call = Message("assistant", "", tool_calls=[ToolCall(FunctionCall("add", "{}"), "a")])
     prompt = quiet.render([Message("user", "Hi"), call, Message("user", "So?")], tools=[tool]).text
     assert '<call>FUNCTION:{"ARGUMENT": "VALUE"}</call>' in prompt
