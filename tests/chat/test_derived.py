@@ -408,7 +408,7 @@ def test_a_template_that_knows_no_tools_gets_the_generic_form() -> None:
         (EACH + "{{ call.arguments | tojson ~ call.name }}" + END, "name of each call before"),
         (EACH + "{{ call.name ~ call.arguments | tojson }}" + END, "no beginning"),
         (EACH + "<c>{{ call.name ~ (call.arguments | tojson) * 2 }}</c>" + END, "twice"),
-        ("{% for _ in message.tool_calls or [] %}" + ENDLESS, "more than 1 s"),
+        ("{% for _ in message.tool_calls or [] %}" + ENDLESS, "more than 0.5 s"),
     ],
     ids=["form", "order", "mark", "twice", "time"],
 )
