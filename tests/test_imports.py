@@ -43,7 +43,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"messages", "partial", "sandbox"},
         {"control_tokens", "formats", "schema"},
         {"calls", "forms", "grammar", "rendering"},
-        {"answer", "fitting"},
+        {"answer", "fitting", "voice"},
         {"relaxing", "template"},
     ],
     "models": [

@@ -7,12 +7,13 @@ letters, however the template is written.
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from jinja2 import Template
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens
+from localinfra.chat.formats.form import Voice
 from localinfra.chat.forms import SPELLINGS, WORD, Form, Sketch, Spelling, forms, sketched
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
@@ -29,7 +30,10 @@ TOOL: dict[str, Json] = {
     "function": {
         "name": "f",
         "description": "d",
-        "parameters": {"type": "object", "properties": {"k": {"type": "string"}}},
+        "parameters": {
+            "type": "object",
+            "properties": {"k": {"type": "string", "description": "d"}},
+        },
     },
 }
 
@@ -38,7 +42,7 @@ class RenderInput(msgspec.Struct, frozen=True):
     """A conversation to be rendered."""
 
     messages: Sequence[Message]  # with text or None as content
-    described: Sequence[Mapping[str, Json]]  # tools that the template can't render itself
+    instruction: str  # about tools that the template can't describe itself; "" if there are none
     variables: dict[str, Json]  # from the client, besides messages
     given: dict[str, object]  # from the server
     is_continued: bool
@@ -48,10 +52,10 @@ class RenderInput(msgspec.Struct, frozen=True):
 class Fitting:
     """Finds and caches the forms that one template accepts. Any thread."""
 
-    def __init__(self, template: Template, tokens: ControlTokens, source: str, takes_tools: bool):
+    def __init__(self, template: Template, tokens: ControlTokens, source: str, voice: Voice):
         self._template = template
         self._tokens = tokens
-        self._takes_tools = takes_tools
+        self._voice = voice
         self._knows_developer = "developer" in source
         self._known: dict[bytes, Form] = {}
 
@@ -60,14 +64,14 @@ class Fitting:
         others to `failures`."""
         sketch = sketched(asked.messages, is_continued=asked.is_continued)
         asked.deadline.check()
-        has_tools = bool(asked.described or asked.variables["tools"])
+        has_tools = bool(asked.instruction or asked.variables["tools"])
         variables = asked.variables
         if variables["tools"]:
             variables = {**variables, "tools": [TOOL]}
         asked = msgspec.structs.replace(
             asked,
             messages=sketch.messages,
-            described=[TOOL] if asked.described else [],
+            instruction="Tools." if asked.instruction else "",
             variables=variables,
         )
         shape = [sketch.messages, has_tools, variables, asked.given["add_generation_prompt"]]
@@ -85,9 +89,11 @@ class Fitting:
     ) -> Iterator[Form]:
         seen: set[bytes] = set()
         for form in forms(
-            self._spellings, takes_tools=self._takes_tools, knows_developer=self._knows_developer
+            self._spellings,
+            writes_calls=self._voice.writes_calls,
+            knows_developer=self._knows_developer,
         ):
-            plain = form.messages(asked.messages, asked.described)
+            plain = form.messages(asked.messages, asked.instruction)
             encoded = msgspec.json.encode(plain)
             if encoded in seen:
                 continue
@@ -118,7 +124,7 @@ class Fitting:
         return sketch.needed.keys() - WORD.findall(text) if self.shows_texts else set()
 
     def _run(self, asked: RenderInput, form: Form) -> str:
-        plain = form.messages(asked.messages, asked.described)
+        plain = form.messages(asked.messages, asked.instruction)
         rendering = Rendering(
             template=self._template,
             tokens=self._tokens,
@@ -149,7 +155,10 @@ class Fitting:
         result = Message("tool", "Kw2vj", tool_call_id="call_1")
         asked = [Message("user", "Kw0vj"), call]
         full = [*asked, result]
-        for spelling in SPELLINGS if self._takes_tools else ():
+        if not self._voice.writes_calls:
+            return SPELLINGS
+        has_text = not self._voice.has_null_content
+        for spelling in sorted(SPELLINGS, key=lambda it: it.is_content_text != has_text):
             form = Form(spelling=spelling)
             words = ["Kw0vj", "Kw2vj"]
             if self._passes(full, form, words, [TOOL]) and self._passes(asked, form, [], [TOOL]):
@@ -165,7 +174,7 @@ class Fitting:
             "add_generation_prompt": True,
             "strftime_now": lambda format: "",
         }
-        asked = RenderInput(messages, [], {"tools": tools}, given, False, Deadline(PROBE_S))
+        asked = RenderInput(messages, "", {"tools": tools}, given, False, Deadline(PROBE_S))
         try:
             text = self._run(asked, form)
         except (TemplateFailed, LimitExceeded):

@@ -8,13 +8,13 @@ import hashlib
 import itertools
 import re
 import string
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
-from localinfra.chat.formats.generic import as_plain_messages
-from localinfra.chat.messages import FunctionCall, Json, Message, Plain, ToolCall, normalize
+from localinfra.chat.formats.generic import as_plain_messages, instructed
+from localinfra.chat.messages import FunctionCall, Message, Plain, ToolCall, normalize
 
 SHORT_ID = re.compile("[A-Za-z0-9]{9}")
 ID_CHARACTERS = string.digits + string.ascii_letters
@@ -36,7 +36,7 @@ class Spelling(msgspec.Struct, frozen=True):
     """How calls are spelled for the template."""
 
     has_short_ids: bool = False  # nine letters or digits, as Mistral requires
-    is_content_text: bool = False  # "" instead of None beside calls
+    is_content_text: bool = False  # beside calls an empty text, not None
     parses_arguments: bool = True  # an object if they are valid JSON of one
 
 
@@ -46,11 +46,9 @@ class Form(msgspec.Struct, frozen=True):
     system: System = "given"
     spelling: Spelling = Spelling()
 
-    def messages(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Json]] = ()
-    ) -> list[Plain]:
-        """The messages for the template. `tools`: those that a message must describe."""
-        changed = _with_calls(messages, self.calls, tools)
+    def messages(self, messages: Sequence[Message], instruction: str = "") -> list[Plain]:
+        """The messages for the template. `instruction`: about tools, for a system message."""
+        changed = instructed(_with_calls(messages, self.calls), instruction)
         system: list[Message] = []
         if self.system == "renamed":
             changed = [_as_system(message) for message in changed]
@@ -64,8 +62,13 @@ class Form(msgspec.Struct, frozen=True):
             changed = _with_short_ids(changed)
         plain = normalize(changed, parse_arguments=self.spelling.parses_arguments)
         if self.spelling.is_content_text:
-            plain = [{**message, "content": message["content"] or ""} for message in plain]
-        return plain
+            return [{**message, "content": message["content"] or ""} for message in plain]
+        return [
+            {**message, "content": message["content"] or None}
+            if "tool_calls" in message
+            else message
+            for message in plain
+        ]
 
 
 SPELLINGS = [
@@ -75,11 +78,13 @@ SPELLINGS = [
 
 
 def forms(
-    spellings: Sequence[Spelling], *, takes_tools: bool, knows_developer: bool
+    spellings: Sequence[Spelling], *, writes_calls: bool, knows_developer: bool
 ) -> Iterator[Form]:
     """From the original to the most altered; the last has alternating user and assistant turns of
     plain text, which every template accepts."""
-    calls: list[Calls] = ["given", "single", "orphans_plain", "plain"] if takes_tools else ["plain"]
+    calls: list[Calls] = ["plain"]
+    if writes_calls:
+        calls = ["given", "single", "orphans_plain", "plain"]
     turns: list[Turns] = ["given", "joined", "led", "bridged", "appended"]
     system: list[System] = ["given", "renamed", "first", "in_user"]
     if not knows_developer:
@@ -91,13 +96,11 @@ def forms(
 # Calls and results
 
 
-def _with_calls(
-    messages: Sequence[Message], calls: Calls, tools: Sequence[Mapping[str, Json]]
-) -> list[Message]:
+def _with_calls(messages: Sequence[Message], calls: Calls) -> list[Message]:
     if calls == "plain":
-        return as_plain_messages(messages, tools)
+        return as_plain_messages(messages)
     if calls == "orphans_plain":
-        return as_plain_messages(messages, (), _without_partner(messages))
+        return as_plain_messages(messages, _without_partner(messages))
     if calls == "single":
         return [part for run in _rounds(messages) for part in _one_by_one(run)]
     if calls == "apart":

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from localinfra.chat.formats.families import CallForm, ReasoningMarks
+from localinfra.chat.formats.form import NAME, CallForm, ReasoningMarks
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.prepared import Leniency, Waiver
 from localinfra.chat.schema.rules import Rule, json_rule
@@ -133,7 +133,7 @@ def calls_body(
     form = calls.form
     rules = []
     for index, declared in enumerate(calls.functions):
-        before = marks.literal(form.before + declared.name + form.between)
+        before = marks.literal(form.before.replace(NAME, declared.name))
         rules.append(f"call_{index}: {before} args_{index} {marks.literal(form.after)}")
         rules.append(f"args_{index}: {declared.arguments.text}")
     rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(calls.functions))))
@@ -168,7 +168,7 @@ def optional_calls(calls: Calls, marks: MarkLiterals, more: str, closing: str) -
     rules = [f"text: {ANY_TEXT}", f"trigger[lazy]: {lazily(form.trigger)}"]
     starts = []
     for index, declared in enumerate(calls.functions):
-        rest = marks.literal(first + declared.name + form.between)
+        rest = marks.literal(first.replace(NAME, declared.name))
         rules.append(f"first_{index}: {rest} args_{index} {marks.literal(form.after)}")
         starts.append(f"first_{index}")
     rules.append(f"body: text | trigger ({' | '.join(starts)}){more} {closing}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from localinfra.chat.answer import Tool
-from localinfra.chat.formats.families import Voice
+from localinfra.chat.formats.form import Voice
 from localinfra.chat.messages import Message, size_of, texts_of
 from localinfra.chat.sandbox.meter import DEADLINE_S, Deadline, LimitExceeded
 from localinfra.chat.template import ChatTemplate

@@ -7,16 +7,11 @@ import json
 from typing import Any
 
 import pytest
+from call_forms import FORMS, REASONING
 
 from localinfra.chat.answer import parser_of
-from localinfra.chat.formats.families import (
-    DIALECTS,
-    GENERIC,
-    HARMONY,
-    REASONING,
-    CallForm,
-    Voice,
-)
+from localinfra.chat.formats.form import NAME, Voice
+from localinfra.chat.formats.harmony import HARMONY
 from localinfra.chat.formats.pieces import (
     CallArguments,
     CallEnd,
@@ -26,9 +21,6 @@ from localinfra.chat.formats.pieces import (
     Thought,
     joined,
 )
-
-BLANK = CallForm(trigger="<<call", before="<<call ", between=" ", after=">>", separator="\n")
-FORMS = {d.name: d.calls for d in DIALECTS} | {"generic": GENERIC, "blank": BLANK}
 
 
 def voice(family: str, thinks: bool = False) -> Voice:
@@ -252,7 +244,7 @@ def test_a_call_that_is_cut_off_has_no_end() -> None:
 @pytest.mark.parametrize("family", [*FORMS, "harmony"])
 def test_a_cut_anywhere_after_a_call_leaves_no_mark_in_the_content(family: str) -> None:
     form = voice(family).calls
-    call = form.before + "f" + form.between + '{"a": 1}' + form.after
+    call = form.before.replace(NAME, "f") + '{"a": 1}' + form.after
     text = form.opening + call + form.separator + call + form.closing
     if family == "harmony":
         text = call + "<|call|>"

@@ -7,9 +7,8 @@ beginning of a mark is held back. Text that only looks like a call stays content
 from collections.abc import Iterator
 from enum import Enum, auto
 
-from localinfra.chat.formats.families import CallForm, ReasoningMarks
+from localinfra.chat.formats.form import CallForm, ReasoningMarks
 from localinfra.chat.formats.patterns import (
-    NAME,
     Found,
     JsonScanner,
     Pattern,
@@ -62,9 +61,8 @@ class MarkedParser:
         self._has_called = False  # and no content has followed
         self._scanner = JsonScanner()
         if calls:
-            first = calls.opening + calls.before + NAME + calls.between
-            self._first = Pattern(first)
-            self._next = Pattern(calls.separator + calls.before + NAME + calls.between)
+            self._first = Pattern(calls.opening + calls.before)
+            self._next = Pattern(calls.separator + calls.before)
             self._after = Pattern(calls.after)
             self._closing = Pattern(calls.closing)
 

@@ -4,6 +4,8 @@ import re
 
 import msgspec
 
+from localinfra.chat.formats.form import NAME
+
 MAX_HEADER_CHARS = 512  # of a call before its arguments; anything longer is not a call
 
 
@@ -17,7 +19,6 @@ class Found(msgspec.Struct, frozen=True):
     name: str = ""
 
 
-NAME = "\0"  # stands for a function's name in a pattern's text
 LITERAL = r"[{}\[\],:;]|[^\s\0{}\[\],:;]+"
 
 
