@@ -8,7 +8,6 @@ import datetime
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
-from jinja2 import meta
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens, strings
 from localinfra.chat.fitting import Fitting, RenderInput
@@ -22,7 +21,7 @@ from localinfra.chat.rendering import (
     TemplateFailed,
     reason_of,
 )
-from localinfra.chat.sandbox.environment import SANDBOX
+from localinfra.chat.sandbox.environment import SANDBOX, compiled
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
 from localinfra.errors import InvalidRequest
 
@@ -48,11 +47,10 @@ class ChatTemplate:
     ):
         """`special_tokens`: spellings that only the template may write. Raises TemplateError."""
         try:
-            self._compiled = SANDBOX.compile_bounded(source)
+            self._compiled, self.variables = compiled(source)
         except (Exception, LimitExceeded) as error:
             raise TemplateError(f"the chat template can't be used: {reason_of(error)}") from error
         self.source = source
-        self.variables = frozenset(meta.find_undeclared_variables(SANDBOX.parse(source)))
         self.voice = voice_of(source)
         self._tokens = ControlTokens(special_tokens)
         self._bos_token = bos_token
