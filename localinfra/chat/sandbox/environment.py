@@ -72,7 +72,7 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class Compiled(NamedTuple):
+class CompiledTemplate(NamedTuple):
     template: Template
     variables: frozenset[str]  # the names that its source reads, including those set by the server
 
@@ -237,7 +237,7 @@ class Sandbox(SandboxedEnvironment):
             del self._running.meter, self._running.passthrough
         return "".join(pieces)
 
-    def compiled(self, source: str) -> Compiled:
+    def compiled(self, source: str) -> CompiledTemplate:
         """Raises LimitExceeded for an excessive template, Exception for an invalid one."""
         if len(source) > MAX_SOURCE_CHARS:
             raise LimitExceeded(f"it is longer than {MAX_SOURCE_CHARS} characters")
@@ -248,7 +248,7 @@ class Sandbox(SandboxedEnvironment):
         generator.visit(self.parse(source))
         compiled = compile(code.getvalue(), "<template>", "exec")
         template = Template.from_code(self, compiled, self.make_globals(None))
-        return Compiled(template, frozenset(generator.variables))
+        return CompiledTemplate(template, frozenset(generator.variables))
 
     # Called by generated code.
 
@@ -351,6 +351,6 @@ SANDBOX = Sandbox()
 
 
 @functools.lru_cache(MAX_COMPILED)
-def compiled(source: str) -> Compiled:
+def compiled(source: str) -> CompiledTemplate:
     """The source's compiled form, kept for models loaded later. See `Sandbox.compiled`."""
     return SANDBOX.compiled(source)
