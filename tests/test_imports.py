@@ -43,7 +43,8 @@ LAYERS: dict[str, list[set[str]]] = {
         {"messages", "partial", "sandbox"},
         {"control_tokens", "formats", "schema"},
         {"calls", "forms", "grammar", "rendering"},
-        {"answer", "fitting"},
+        {"answer", "sketch"},
+        {"fitting"},
         {"relaxing", "template"},
     ],
     "models": [

@@ -7,23 +7,25 @@ letters, however the template is written.
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from jinja2 import Template
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens
-from localinfra.chat.forms import SPELLINGS, WORD, Form, Sketch, Spelling, forms, sketched
+from localinfra.chat.forms import SPELLINGS, TURNS, Form, Spelling, forms
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
+from localinfra.chat.sketch import WORD, Sketch, sketched
 from localinfra.errors import InvalidRequest
 
 PROBE_S = 0.2  # CPU time; a run usually takes a millisecond
 MAX_KNOWN = 1024  # shapes with a cached form
 
 HI = [Message("user", "Kw0vj")]
-CALL = ToolCall(FunctionCall("f", '{"k":"v"}'), "call_1")
+CALL = ToolCall(FunctionCall("Kw1vj", '{"k":"v"}'), "call_1")
 TOOL: dict[str, Json] = {
     "type": "function",
     "function": {
@@ -84,9 +86,7 @@ class Fitting:
         self, asked: RenderInput, sketch: Sketch, failures: list[InvalidRequest]
     ) -> Iterator[Form]:
         seen: set[bytes] = set()
-        for form in forms(
-            self._spellings, takes_tools=self._takes_tools, knows_developer=self._knows_developer
-        ):
+        for form in forms(self._spellings, knows_developer=self._knows_developer):
             plain = form.messages(asked.messages, asked.described)
             encoded = msgspec.json.encode(plain)
             if encoded in seen:
@@ -97,14 +97,18 @@ class Fitting:
             except TemplateFailed as error:
                 failures.append(error)
                 continue
-            lost = missing - sketch.beside_calls
-            if lost:
+            if missing and missing <= sketch.mixed:
+                yield from self._apart(asked, sketch, form)
+            if lost := missing - sketch.beside_calls:
                 failures.append(_left_out(min(sketch.needed[word] for word in lost), asked))
-                continue
-            apart = msgspec.structs.replace(form, calls="apart")
-            if missing and form.calls == "given" and self._fits(asked, sketch, apart):
-                yield apart
-            yield form  # without text beside a call, if the template never shows it
+            else:
+                yield form  # without text beside a call, if the template never shows it
+
+    def _apart(self, asked: RenderInput, sketch: Sketch, form: Form) -> Iterator[Form]:
+        """The form with texts apart from calls, in the first turns that fit, if any do."""
+        apart = msgspec.structs.replace(form, has_texts_apart=True)
+        tries = (msgspec.structs.replace(apart, turns=turns) for turns in TURNS)
+        yield from itertools.islice((t for t in tries if self._fits(asked, sketch, t)), 1)
 
     def _fits(self, asked: RenderInput, sketch: Sketch, form: Form) -> bool:
         try:
@@ -144,17 +148,21 @@ class Fitting:
 
     @functools.cached_property
     def _spellings(self) -> Sequence[Spelling]:
-        """Those to try: the first one in which calls and results appear, or all if none does."""
+        """Those to try: the first one in which calls and results appear; none if the template
+        never shows calls; all if it refuses to render these."""
+        if not self._takes_tools:
+            return []
         call = Message("assistant", None, tool_calls=[CALL])
         result = Message("tool", "Kw2vj", tool_call_id="call_1")
         asked = [Message("user", "Kw0vj"), call]
         full = [*asked, result]
-        for spelling in SPELLINGS if self._takes_tools else ():
+        for spelling in SPELLINGS:
             form = Form(spelling=spelling)
-            words = ["Kw0vj", "Kw2vj"]
+            words = ["Kw0vj", "Kw1vj", "Kw2vj"]
             if self._passes(full, form, words, [TOOL]) and self._passes(asked, form, [], [TOOL]):
                 return [spelling]
-        return SPELLINGS
+        renders = any(self._passes(full, Form(spelling=s), [], [TOOL]) for s in SPELLINGS)
+        return [] if renders else SPELLINGS
 
     def _passes(
         self, messages: Sequence[Message], form: Form, words: Sequence[str], tools: Json

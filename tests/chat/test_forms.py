@@ -22,9 +22,9 @@ from chat_templates import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localinfra.chat.forms import sketched
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
 from localinfra.chat.sandbox.meter import Deadline
+from localinfra.chat.sketch import sketched
 from localinfra.errors import InvalidRequest
 
 TEMPLATES = {
@@ -178,6 +178,29 @@ def test_text_beside_a_call_gets_a_message_of_its_own_if_it_would_be_dropped() -
     assert prompt.count("<|start|>assistant") == 3
 
 
+def test_no_call_is_dropped() -> None:
+    """gpt-oss shows a message's first call only, DeepSeek R1 none beside text, LFM2 none at all."""
+    calls = [ToolCall(FunctionCall(name, "{}"), name) for name in ("one", "two")]
+    asked = Message("assistant", "SAID", tool_calls=calls)
+    conversation = [HI, asked, result("one"), result("two", "OTHER"), BYE]
+    head = KNOWS_TOOLS + "{% for m in messages %}[{{ m.role }}]"
+    first_only = (
+        head + "{{ m.content or '' }}{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}"
+        "{% endif %}{% endfor %}"
+    )
+    prompt = template(first_only).render(conversation).text
+    assert prompt == ("[user]HI[assistant]SAIDone[tool]OUTPUT[assistant]two[tool]OTHER[user]BYE")
+    none_beside_text = (
+        head + "{% if m.content %}{{ m.content }}{% else %}"
+        "{{ m.tool_calls | map(attribute='function.name') | join(',') }}{% endif %}{% endfor %}"
+    )
+    assert template(none_beside_text).render(conversation).text == (
+        "[user]HI[assistant]SAID[assistant]one,two[tool]OUTPUT[tool]OTHER[user]BYE"
+    )
+    prompt = template(head + "{{ m.content }}{% endfor %}").render(conversation).text
+    assert [*re.findall("SAID|one|two|OUTPUT|OTHER", prompt)] == "SAID one two OUTPUT OTHER".split()
+
+
 # Ids
 
 IDS = ["call_abc123", "toolu_01A09q90qw90lq917835lq9", "", "a", "123456789", "ü" * 50, "<|im_end|>"]
@@ -212,11 +235,12 @@ def test_results_without_ids_belong_to_the_calls_in_order() -> None:
 
 
 def test_ids_are_unchanged_if_the_template_accepts_them() -> None:
-    source = KNOWS_TOOLS + "{% for m in messages %}{{ m.tool_call_id }}|{{ m.content }}{% endfor %}"
-    assert (
-        "call_abc123"
-        in template(source).render([HI, call("call_abc123"), result("call_abc123")]).text
+    source = (
+        KNOWS_TOOLS + "{% for m in messages %}{{ m.tool_call_id ~ m.tool_calls ~ m.content }}"
+        "{% endfor %}"
     )
+    prompt = template(source).render([HI, call("call_abc123"), result("call_abc123")]).text
+    assert prompt.count("call_abc123") == 2
 
 
 # Everything
@@ -264,7 +288,9 @@ def test_a_sketch_has_the_shape_of_the_conversation(messages: list[Message]) -> 
     for message, drawn in zip(messages, sketch.messages, strict=True):
         assert (message.role, bool(message.content)) == (drawn.role, bool(drawn.content))
         assert len(message.tool_calls or ()) == len(drawn.tool_calls or ())
-    assert len(sketch.needed) == sum(bool(message.content) for message in messages)
+    num_texts = sum(bool(message.content) for message in messages)
+    num_calls = sum(len(message.tool_calls or ()) for message in messages)
+    assert len(sketch.needed) == num_texts + num_calls
 
 
 def test_a_long_conversation_takes_time_in_proportion() -> None:

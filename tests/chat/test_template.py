@@ -121,8 +121,9 @@ CALL = Message("assistant", None, tool_calls=[ToolCall(FunctionCall("add", '{"a"
 def test_null_content_and_arguments_are_adapted_to_what_the_template_can_use(
     expression: str, expected: str
 ) -> None:
-    loop = f"{{% for message in messages %}}{{{{ {expression} }}}}{{% endfor %}}"
-    assert text(KNOWS_TOOLS + loop, CALL) == expected
+    shown = f"{{{{ {expression} }}}}, {{{{ message.tool_calls[0].function.name }}}}"
+    loop = f"{{% for message in messages %}}{shown}{{% endfor %}}"
+    assert text(KNOWS_TOOLS + loop, CALL) == expected + ", add"
 
 
 # Tools for templates that know none
