@@ -41,7 +41,7 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "chat": [
         {"messages", "partial", "sandbox"},
-        {"control_tokens", "formats", "schema"},
+        {"control_tokens", "formats", "schema", "variables"},
         {"calls", "forms", "grammar", "rendering"},
         {"answer", "sketch"},
         {"fitting"},

@@ -5,20 +5,22 @@ detects a missing or silently dropped system role, turns that must alternate and
 letters, however the template is written.
 """
 
+import datetime
 import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
-from jinja2 import Template
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens
 from localinfra.chat.forms import SPELLINGS, TURNS, Form, Spelling, forms
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
+from localinfra.chat.sandbox.environment import CompiledTemplate
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
 from localinfra.chat.sketch import WORD, Sketch, sketched
+from localinfra.chat.variables import complete, server_values
 from localinfra.errors import InvalidRequest
 
 PROBE_S = 0.2  # CPU time; a run usually takes a millisecond
@@ -26,14 +28,20 @@ MAX_KNOWN = 1024  # shapes with a cached form
 
 HI = [Message("user", "Kw0vj")]
 CALL = ToolCall(FunctionCall("Kw1vj", '{"k":"v"}'), "call_1")
-TOOL: dict[str, Json] = {
-    "type": "function",
-    "function": {
-        "name": "f",
-        "description": "d",
-        "parameters": {"type": "object", "properties": {"k": {"type": "string"}}},
-    },
-}
+
+
+def _tool(parameters: dict[str, Json]) -> dict[str, Json]:
+    function: dict[str, Json] = {"name": "f", "description": "d", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+TOOL = _tool({"type": "object", "properties": {"k": {"type": "string", "description": "d"}}})
+BARE_TOOLS: list[Json] = [  # valid schemas without what `complete` adds
+    _tool({"type": "object"}),
+    _tool({"type": "object", "properties": {"a": {}, "b": True}}),
+    _tool({"type": "object", "properties": {"a": {"type": ["string", "null"]}}}),
+    _tool({"type": "object", "properties": {"a": {"type": "object"}, "b": {"type": "array"}}}),
+]
 
 
 class RenderInput(msgspec.Struct, frozen=True):
@@ -50,8 +58,10 @@ class RenderInput(msgspec.Struct, frozen=True):
 class Fitting:
     """Finds and caches the forms that one template accepts. Any thread."""
 
-    def __init__(self, template: Template, tokens: ControlTokens, source: str, takes_tools: bool):
-        self._template = template
+    def __init__(
+        self, compiled: CompiledTemplate, tokens: ControlTokens, source: str, takes_tools: bool
+    ):
+        self._compiled = compiled
         self._tokens = tokens
         self._takes_tools = takes_tools
         self._knows_developer = "developer" in source
@@ -124,7 +134,7 @@ class Fitting:
     def _run(self, asked: RenderInput, form: Form) -> str:
         plain = form.messages(asked.messages, asked.described)
         rendering = Rendering(
-            template=self._template,
+            compiled=self._compiled,
             tokens=self._tokens,
             given=asked.given,
             variables=asked.variables,
@@ -134,6 +144,16 @@ class Fitting:
             meter=Meter([asked.variables, plain], asked.deadline),
         )
         return rendering.run(plain, asked.variables)
+
+    def readable(self, tools: list[Json]) -> list[Json]:
+        """The tools as they are, unless the template fails then."""
+        if not tools or self._reads_any_tools or self._passes(HI, Form(), [], tools):
+            return tools
+        return complete(tools)
+
+    @functools.cached_property
+    def _reads_any_tools(self) -> bool:
+        return self._passes(HI, Form(), [], BARE_TOOLS)
 
     @functools.cached_property
     def shows_texts(self) -> bool:
@@ -167,12 +187,8 @@ class Fitting:
     def _passes(
         self, messages: Sequence[Message], form: Form, words: Sequence[str], tools: Json
     ) -> bool:
-        given: dict[str, object] = {
-            "bos_token": "",
-            "eos_token": "",
-            "add_generation_prompt": True,
-            "strftime_now": lambda format: "",
-        }
+        now = datetime.datetime(2000, 1, 1)
+        given = server_values(bos_token="", eos_token="", add_generation_prompt=True, now=now)
         asked = RenderInput(messages, [], {"tools": tools}, given, False, Deadline(PROBE_S))
         try:
             text = self._run(asked, form)
