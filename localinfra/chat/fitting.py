@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens
-from localinfra.chat.forms import SPELLINGS, TURNS, Form, Spelling, forms
+from localinfra.chat.forms import SPELLINGS, TURNS, Calls, Form, Spelling, forms
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
 from localinfra.chat.sandbox.environment import CompiledTemplate
@@ -96,7 +96,10 @@ class Fitting:
         self, asked: RenderInput, sketch: Sketch, failures: list[InvalidRequest]
     ) -> Iterator[Form]:
         seen: set[bytes] = set()
+        lossy: set[tuple[Calls, Spelling]] = set()
         for form in forms(self._spellings, knows_developer=self._knows_developer):
+            if (form.calls, form.spelling) in lossy:
+                continue
             plain = form.messages(asked.messages, asked.described)
             encoded = msgspec.json.encode(plain)
             if encoded in seen:
@@ -109,10 +112,13 @@ class Fitting:
                 continue
             if missing and missing <= sketch.mixed:
                 yield from self._apart(asked, sketch, form)
-            if lost := missing - sketch.beside_calls:
-                failures.append(_left_out(min(sketch.needed[word] for word in lost), asked))
-            else:
+            lost = missing - sketch.beside_calls
+            if not lost:
                 yield form  # without text beside a call, if the template never shows it
+                continue
+            failures.append(_left_out(min(sketch.needed[word] for word in lost), asked))
+            if lost <= sketch.names:  # other turns won't show these calls either
+                lossy.add((form.calls, form.spelling))
 
     def _apart(self, asked: RenderInput, sketch: Sketch, form: Form) -> Iterator[Form]:
         """The form with texts apart from calls, in the first turns that fit, if any do."""

@@ -18,8 +18,9 @@ SHORT_ARGUMENTS = 200  # characters
 class Sketch(msgspec.Struct, frozen=True):
     messages: list[Message]
     needed: dict[str, int]  # words that the prompt must contain → the index of their message
-    beside_calls: frozenset[str]  # words that stand for texts in messages that also call
-    mixed: frozenset[str]  # these, and the names of the functions that such messages call
+    names: frozenset[str]  # those of functions
+    beside_calls: frozenset[str]  # those of texts in messages that also call
+    mixed: frozenset[str]  # all of such messages
 
 
 def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sketch:
@@ -27,6 +28,7 @@ def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sket
     end will be marked."""
     ids: dict[str, str] = {}
     needed: dict[str, int] = {}
+    called: set[str] = set()
     beside: set[str] = set()
     mixed: set[str] = set()
     sketch: list[Message] = []
@@ -45,6 +47,7 @@ def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sket
             for number, call in enumerate(message.tool_calls or ())
         ]
         names = [call.function.name for call in calls]
+        called.update(names)
         texts = [content] if content and content != " " else []
         needed.update(dict.fromkeys([*texts, *names], at))
         if texts and names:
@@ -60,7 +63,7 @@ def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sket
                 reasoning_content="r" if message.reasoning_content is not None else None,
             )
         )
-    return Sketch(sketch, needed, frozenset(beside), frozenset(mixed))
+    return Sketch(sketch, needed, frozenset(called), frozenset(beside), frozenset(mixed))
 
 
 def _word(at: int) -> str:
