@@ -7,8 +7,15 @@ from localinfra.chat.template import ChatTemplate
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|im_end|>x", "<|eot_id|>", "[INST]"]
 SPECIAL += ["[/INST]", "<start_of_turn>", "<end_of_turn>", "<tool_call>", "</think>"]
 
-# Adds nothing to a prompt, and shows that the template writes tools and calls by itself.
-KNOWS_TOOLS = """{# tools: <tool_call> "arguments" #}"""
+# Contents, and calls in a form of their own.
+SHOWS_CALLS = """
+{%- for message in messages %}
+    {{- message.content or '' }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<call>' ~ call.function.name ~ call.function.arguments | tojson ~ '</call>' }}
+    {%- endfor %}
+{%- endfor %}
+"""
 
 CHATML = """
 {%- for message in messages %}

@@ -43,7 +43,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"messages", "partial", "sandbox"},
         {"control_tokens", "formats", "schema", "variables"},
         {"calls", "forms", "grammar", "rendering"},
-        {"answer", "sketch"},
+        {"answer", "sketch", "voice"},
         {"fitting"},
         {"relaxing", "template"},
     ],

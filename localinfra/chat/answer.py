@@ -9,9 +9,8 @@ from typing import Literal
 import msgspec
 
 from localinfra.chat import grammar
-from localinfra.chat.formats.families import HARMONY
 from localinfra.chat.formats.form import Voice
-from localinfra.chat.formats.harmony import HarmonyParser
+from localinfra.chat.formats.harmony import HARMONY, HarmonyParser
 from localinfra.chat.formats.marked import MarkedParser
 from localinfra.chat.formats.pieces import Parser
 from localinfra.chat.messages import Json

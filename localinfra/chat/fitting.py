@@ -9,11 +9,12 @@ import datetime
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens
+from localinfra.chat.formats.form import Voice
 from localinfra.chat.forms import SPELLINGS, TURNS, Calls, Form, Spelling, forms
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
@@ -48,7 +49,7 @@ class RenderInput(msgspec.Struct, frozen=True):
     """A conversation to be rendered."""
 
     messages: Sequence[Message]  # with text or None as content
-    described: Sequence[Mapping[str, Json]]  # tools that the template can't render itself
+    instruction: str  # about tools that the template can't describe itself; "" if there are none
     variables: dict[str, Json]  # from the client, besides messages
     given: dict[str, object]  # from the server
     is_continued: bool
@@ -59,11 +60,11 @@ class Fitting:
     """Finds and caches the forms that one template accepts. Any thread."""
 
     def __init__(
-        self, compiled: CompiledTemplate, tokens: ControlTokens, source: str, takes_tools: bool
+        self, compiled: CompiledTemplate, tokens: ControlTokens, source: str, voice: Voice
     ):
         self._compiled = compiled
         self._tokens = tokens
-        self._takes_tools = takes_tools
+        self._voice = voice
         self._knows_developer = "developer" in source
         self._known: dict[bytes, Form] = {}
 
@@ -72,14 +73,14 @@ class Fitting:
         others to `failures`."""
         sketch = sketched(asked.messages, is_continued=asked.is_continued)
         asked.deadline.check()
-        has_tools = bool(asked.described or asked.variables["tools"])
+        has_tools = bool(asked.instruction or asked.variables["tools"])
         variables = asked.variables
         if variables["tools"]:
             variables = {**variables, "tools": [TOOL]}
         asked = msgspec.structs.replace(
             asked,
             messages=sketch.messages,
-            described=[TOOL] if asked.described else [],
+            instruction="Tools." if asked.instruction else "",
             variables=variables,
         )
         shape = [sketch.messages, has_tools, variables, asked.given["add_generation_prompt"]]
@@ -100,7 +101,7 @@ class Fitting:
         for form in forms(self._spellings, knows_developer=self._knows_developer):
             if (form.calls, form.spelling) in lossy:
                 continue
-            plain = form.messages(asked.messages, asked.described)
+            plain = form.messages(asked.messages, asked.instruction)
             encoded = msgspec.json.encode(plain)
             if encoded in seen:
                 continue
@@ -138,7 +139,7 @@ class Fitting:
         return sketch.needed.keys() - WORD.findall(text) if self.shows_texts else set()
 
     def _run(self, asked: RenderInput, form: Form) -> str:
-        plain = form.messages(asked.messages, asked.described)
+        plain = form.messages(asked.messages, asked.instruction)
         rendering = Rendering(
             compiled=self._compiled,
             tokens=self._tokens,
@@ -176,13 +177,14 @@ class Fitting:
     def _spellings(self) -> Sequence[Spelling]:
         """Those to try: the first one in which calls and results appear; none if the template
         never shows calls; all if it refuses to render these."""
-        if not self._takes_tools:
+        if not self._voice.writes_calls:
             return []
         call = Message("assistant", None, tool_calls=[CALL])
         result = Message("tool", "Kw2vj", tool_call_id="call_1")
         asked = [Message("user", "Kw0vj"), call]
         full = [*asked, result]
-        for spelling in SPELLINGS:
+        has_text = not self._voice.has_null_content
+        for spelling in sorted(SPELLINGS, key=lambda it: it.is_content_text != has_text):
             form = Form(spelling=spelling)
             words = ["Kw0vj", "Kw1vj", "Kw2vj"]
             if self._passes(full, form, words, [TOOL]) and self._passes(asked, form, [], [TOOL]):
@@ -195,7 +197,7 @@ class Fitting:
     ) -> bool:
         now = datetime.datetime(2000, 1, 1)
         given = server_values(bos_token="", eos_token="", add_generation_prompt=True, now=now)
-        asked = RenderInput(messages, [], {"tools": tools}, given, False, Deadline(PROBE_S))
+        asked = RenderInput(messages, "", {"tools": tools}, given, False, Deadline(PROBE_S))
         try:
             text = self._run(asked, form)
         except (TemplateFailed, LimitExceeded):

@@ -8,13 +8,13 @@ import hashlib
 import itertools
 import re
 import string
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
-from localinfra.chat.formats.generic import as_plain_messages
-from localinfra.chat.messages import Json, Message, Plain, normalize
+from localinfra.chat.formats.generic import as_plain_messages, instructed
+from localinfra.chat.messages import Message, Plain, normalize
 
 SHORT_ID = re.compile("[A-Za-z0-9]{9}")
 ID_CHARACTERS = string.digits + string.ascii_letters
@@ -33,7 +33,7 @@ class Spelling(msgspec.Struct, frozen=True):
     """How calls are spelled for the template."""
 
     has_short_ids: bool = False  # nine letters or digits, as Mistral requires
-    is_content_text: bool = False  # "" instead of None beside calls
+    is_content_text: bool = False  # beside calls an empty text, not None
     parses_arguments: bool = True  # an object if they are valid JSON of one
 
 
@@ -44,11 +44,9 @@ class Form(msgspec.Struct, frozen=True):
     spelling: Spelling = Spelling()
     has_texts_apart: bool = False  # a text beside calls has a message of its own
 
-    def messages(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Json]] = ()
-    ) -> list[Plain]:
-        """The messages for the template. `tools`: those that a message must describe."""
-        changed = _with_calls(messages, self.calls, tools)
+    def messages(self, messages: Sequence[Message], instruction: str = "") -> list[Plain]:
+        """The messages for the template. `instruction`: about tools, for a system message."""
+        changed = instructed(_with_calls(messages, self.calls), instruction)
         if self.has_texts_apart:
             changed = [part for message in changed for part in _apart(message)]
         system: list[Message] = []
@@ -64,8 +62,13 @@ class Form(msgspec.Struct, frozen=True):
             changed = _with_short_ids(changed)
         plain = normalize(changed, parse_arguments=self.spelling.parses_arguments)
         if self.spelling.is_content_text:
-            plain = [{**message, "content": message["content"] or ""} for message in plain]
-        return plain
+            return [{**message, "content": message["content"] or ""} for message in plain]
+        return [
+            {**message, "content": message["content"] or None}
+            if "tool_calls" in message
+            else message
+            for message in plain
+        ]
 
 
 SPELLINGS = [
@@ -93,13 +96,11 @@ def forms(spellings: Sequence[Spelling], *, knows_developer: bool) -> Iterator[F
 # Calls and results
 
 
-def _with_calls(
-    messages: Sequence[Message], calls: Calls, tools: Sequence[Mapping[str, Json]]
-) -> list[Message]:
+def _with_calls(messages: Sequence[Message], calls: Calls) -> list[Message]:
     if calls == "plain":
-        return as_plain_messages(messages, tools)
+        return as_plain_messages(messages)
     if calls == "orphans_plain":
-        return as_plain_messages(messages, (), _without_partner(messages))
+        return as_plain_messages(messages, _without_partner(messages))
     if calls == "single":
         return [part for run in _rounds(messages) for part in _one_by_one(run)]
     return [*messages]

@@ -11,7 +11,7 @@ import msgspec
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens, strings
 from localinfra.chat.fitting import Fitting, RenderInput
-from localinfra.chat.formats.families import voice_of
+from localinfra.chat.formats.generic import instruction
 from localinfra.chat.forms import Form
 from localinfra.chat.messages import Json, Message, checked
 from localinfra.chat.rendering import (
@@ -24,6 +24,7 @@ from localinfra.chat.rendering import (
 from localinfra.chat.sandbox.environment import SANDBOX, compiled
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
 from localinfra.chat.variables import server_values
+from localinfra.chat.voice import voice_of
 from localinfra.errors import InvalidRequest
 
 RESERVED = frozenset(SANDBOX.globals) | {
@@ -52,11 +53,11 @@ class ChatTemplate:
             raise TemplateError(f"the chat template can't be used: {reason_of(error)}") from error
         self.source = source
         self.variables = self._compiled.variables
-        self.voice = voice_of(source)
+        self.voice = voice_of(source, self._compiled, bos_token, eos_token)
         self._tokens = ControlTokens(special_tokens)
         self._bos_token = bos_token
         self._eos_token = eos_token
-        self._fitting = Fitting(self._compiled, self._tokens, source, self.voice.takes_tools)
+        self._fitting = Fitting(self._compiled, self._tokens, source, self.voice)
 
     @property
     def shows_texts(self) -> bool:
@@ -86,16 +87,16 @@ class ChatTemplate:
         conversation = checked(messages)
         is_continued = add_generation_prompt and ends_in_answer(messages)
         variables: dict[str, Json] = msgspec.to_builtins({"tools": None, **(extra or {})})
-        described: Sequence[Mapping[str, Json]] = ()  # tools the template can't render itself
+        told = ""  # about tools that the template can't describe itself
         if self.voice.takes_tools:
             definitions = msgspec.to_builtins([dict(tool) for tool in tools or ()])
             variables["tools"] = self._fitting.readable(definitions)
         else:
-            described = tools or ()
+            told = instruction(tools or (), self.voice.calls)
         variables["tools"] = variables["tools"] or no_tools
         asked = RenderInput(
             conversation,
-            described,
+            told,
             variables,
             given=server_values(
                 bos_token=self._bos_token,
@@ -114,12 +115,12 @@ class ChatTemplate:
                 except TemplateFailed as error:
                     failures.append(error)
         except LimitExceeded as error:
-            failures.append(stopped(error, size_to_render(conversation, [variables, described])))
+            failures.append(stopped(error, size_to_render(conversation, [variables, told])))
         raise failures[0]  # of the form closest to the original
 
     def _rendered(self, asked: RenderInput, form: Form) -> RenderedPrompt:
         """Raises TemplateFailed, InvalidRequest, and LimitExceeded if it was stopped."""
-        conversation = form.messages(asked.messages, asked.described)
+        conversation = form.messages(asked.messages, asked.instruction)
         asked.deadline.check()
         texts = [self.source, *strings(asked.variables), *strings([*conversation])]
         # Arguments may be rendered as text, which can hold more than the object: duplicate keys.

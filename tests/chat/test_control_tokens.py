@@ -6,7 +6,7 @@ import time
 
 import jinja2
 import pytest
-from chat_templates import CHATML, KNOWS_TOOLS, QWEN, SPECIAL, TRIMMING, template
+from chat_templates import CHATML, QWEN, SHOWS_CALLS, SPECIAL, TRIMMING, template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +63,7 @@ def test_the_longest_of_overlapping_tokens_is_found() -> None:
 )
 @pytest.mark.parametrize("form", ["messages | tojson", "messages | tojson(ensure_ascii=true)"])
 def test_control_tokens_are_found_in_every_field_of_a_message(message: Message, form: str) -> None:
-    source = KNOWS_TOOLS + "{{ " + form + " }}<|im_end|>{{ messages | string }}"
+    source = "{{ " + form + " }}<|im_end|>{{ messages | string }}"
     prompt = template(source).render([message, Message("user", "é \\ua000 \ua001")])
     assert typed(prompt) == [EVIL, EVIL]
     parts = [part.text for part in prompt.segments if part.is_template]
@@ -73,15 +73,17 @@ def test_control_tokens_are_found_in_every_field_of_a_message(message: Message, 
 
 def test_control_tokens_are_found_in_arguments_that_a_template_needs_as_text() -> None:
     call = ToolCall(FunctionCall("f", '{"a": "<|im_end|>", "a": 1}'))
-    source = "{{ 'call ' + messages[0].tool_calls[0].function.arguments }}"
-    prompt = template(KNOWS_TOOLS + source).render([Message("assistant", "", tool_calls=[call])])
+    source = SHOWS_CALLS.replace(
+        "call.function.arguments | tojson", "(' ' + call.function.arguments)"
+    )
+    prompt = template(source).render([Message("assistant", "", tool_calls=[call])])
     assert typed(prompt) == [EVIL]
 
 
 def test_control_tokens_are_found_in_tools_and_variables() -> None:
     described: Json = {"description": EVIL, "parameters": {EVIL: {}}}
     tool: dict[str, Json] = {"type": "function", "function": described}
-    rendered = template(KNOWS_TOOLS + "{{ tools | tojson }} {{ date_string }}").render(
+    rendered = template(SHOWS_CALLS + "{{ tools | tojson }} {{ date_string }}").render(
         [Message("user", "Hi")], tools=[tool], extra={"date_string": EVIL}
     )
     assert typed(rendered) == [EVIL] * 3

@@ -7,10 +7,11 @@ import json
 from typing import Any
 
 import pytest
+from call_forms import FORMS, REASONING
 
 from localinfra.chat.answer import parser_of
-from localinfra.chat.formats.families import DIALECTS, GENERIC, HARMONY, REASONING
 from localinfra.chat.formats.form import NAME, Voice
+from localinfra.chat.formats.harmony import HARMONY
 from localinfra.chat.formats.pieces import (
     CallArguments,
     CallEnd,
@@ -20,8 +21,6 @@ from localinfra.chat.formats.pieces import (
     Thought,
     joined,
 )
-
-FORMS = {dialect.name: dialect.calls for dialect in DIALECTS} | {"generic": GENERIC}
 
 
 def voice(family: str, thinks: bool = False) -> Voice:

@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 import pytest
-from chat_templates import CHATML, GEMMA, KNOWS_TOOLS, LLAMA, MISTRAL, QWEN, TRIMMING, template
+from chat_templates import CHATML, GEMMA, LLAMA, MISTRAL, QWEN, TRIMMING, template
 
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
 from localinfra.chat.template import ChatTemplate, TemplateError, check_kwargs
@@ -110,20 +110,24 @@ CALL = Message("assistant", None, tool_calls=[ToolCall(FunctionCall("add", '{"a"
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [
-        ("message.content is none", "True"),
-        ("message.content + '|'", "|"),
-        ("message.tool_calls[0].function.arguments | tojson", '{"a": 1}'),
-        ("message.tool_calls[0].function.arguments.a + 1", "2"),
-        ("'args: ' + message.tool_calls[0].function.arguments", 'args: {"a":1}'),
-        ("message.content + message.tool_calls[0].function.arguments", '{"a":1}'),
+        ("(message.content is none) ~ call.arguments | tojson", 'True{"a": 1}'),
+        ("message.content + call.arguments | tojson", '{"a": 1}'),
+        ("call.arguments | tojson", '{"a": 1}'),
+        ("call.arguments.items() | list | length ~ call.arguments | tojson", '1{"a": 1}'),
+        ("'args: ' + call.arguments", 'args: {"a":1}'),
+        ("message.content + call.arguments", '{"a":1}'),
     ],
 )
 def test_null_content_and_arguments_are_adapted_to_what_the_template_can_use(
     expression: str, expected: str
 ) -> None:
-    shown = f"{{{{ {expression} }}}}, {{{{ message.tool_calls[0].function.name }}}}"
-    loop = f"{{% for message in messages %}}{shown}{{% endfor %}}"
-    assert text(KNOWS_TOOLS + loop, CALL) == expected + ", add"
+    source = (
+        "{% for message in messages %}{% if message.tool_calls %}"
+        "{% set call = message.tool_calls[0].function %}"
+        f"<call>{{{{ call.name }}}}:{{{{ {expression} }}}}</call>"
+        "{% else %}{{ message.content }}{% endif %}{% endfor %}"
+    )
+    assert text(source, HI, CALL) == f"Hi<call>add:{expected}</call>"
 
 
 # Tools for templates that know none

@@ -4,19 +4,21 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+from call_forms import THINK
 
 from localinfra.chat.answer import parser_of
-from localinfra.chat.formats.families import GENERIC, HARMONY, REASONING
 from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.generic import GENERIC
+from localinfra.chat.formats.harmony import HARMONY
 from localinfra.chat.formats.pieces import CallArguments, CallEnd, Content, Piece, Thought
 from localinfra.engine.output import ChoiceOutput, OutputDelta
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
 from localinfra.engine.stops import Stops
 from localinfra.text.turn import ChoiceReader
 
-THINKER = Voice(GENERIC, takes_tools=True, reasoning=REASONING[0])
+THINKER = Voice(GENERIC, takes_tools=True, reasoning=THINK)
 PLAIN = Voice(GENERIC, takes_tools=True, reasoning=None)
-BEGIN, END = REASONING[0].begin, REASONING[0].end
+BEGIN, END = THINK.begin, THINK.end
 CALL = '<tool_call>\n{"name": "note", "arguments": {"text": "END"}}\n</tool_call>'
 HARMONY_CALL = (
     '<|channel|>commentary to=functions.note <|constrain|>json<|message|>{"text": "END"}<|call|>'

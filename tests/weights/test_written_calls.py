@@ -6,15 +6,15 @@ from typing import Any
 
 import jsonschema
 import pytest
+from call_forms import FORMS, THINK
 from grammar_writer import RECORD, Writer
 
 from localinfra.chat.answer import Answer, Tool, ToolUse, grammar_of, parser_of
-from localinfra.chat.formats.families import DIALECTS, GENERIC, HARMONY, REASONING
 from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.harmony import HARMONY
 from localinfra.chat.formats.pieces import CallEnd, CallStart, Content, Thought
 
-FORMS = [*{d.name: d.calls for d in DIALECTS}.items(), ("generic", GENERIC)]
-VOICES = [(name, Voice(form, takes_tools=True)) for name, form in FORMS]
+VOICES = [(name, Voice(form, takes_tools=True)) for name, form in FORMS.items()]
 TOOLS = [
     Tool("lookup", {}, RECORD, "tools[0]"),
     Tool("stop", {}, None, "tools[1]"),
@@ -29,7 +29,7 @@ def test_required_calls_of_each_family_parse_into_valid_calls(
     writer: Writer, name: str, voice: Voice, thinks: bool
 ) -> None:
     if thinks and name != "harmony":
-        voice = Voice(voice.calls, True, REASONING[0])
+        voice = Voice(voice.calls, True, THINK)
     use = ToolUse(TOOLS, is_required=True)
     source = grammar_of(Answer(use=use), voice, {}, False)
     assert source

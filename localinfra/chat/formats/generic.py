@@ -8,35 +8,60 @@ object per line between `<tools>` and `</tools>`; the model calls one with
     </tool_call>
 
 and reads its result in the next user message, between `<tool_response>` and `</tool_response>`.
-(Hermes models were trained on this wording; others have often seen it.)
+(Hermes models were trained on this wording; others have often seen it.) A template that writes
+calls but describes no tools gets the instruction alone, with the form of its own calls.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from localinfra.chat.formats.form import ID, INDEX, KEY, NAME, TYPE, CallForm
 from localinfra.chat.messages import Json, Message
 
-INSTRUCTION = """You may call functions to help with the user's request. JSON Schemas within \
+GENERIC = CallForm(
+    trigger="<tool_call>",
+    before='<tool_call>\n{"name": "' + NAME + '", "arguments": ',
+    after="}\n</tool_call>",
+    separator="\n",
+)
+
+TOOLS = """You may call functions to help with the user's request. JSON Schemas within \
 <tools></tools> describe them:
 <tools>
 {tools}
 </tools>
 
-To call a function, answer with its name and arguments as JSON within <tool_call></tool_call>:
-<tool_call>
-{{"name": "FUNCTION", "arguments": {{"ARGUMENT": "VALUE"}}}}
-</tool_call>"""
+"""
+IN_GENERIC = """To call a function, answer with its name and arguments as JSON within \
+<tool_call></tool_call>:"""
+IN_ANOTHER = "To call a function, answer in this form:"
+
+
+def instruction(tools: Sequence[Mapping[str, Json]], form: CallForm = GENERIC) -> str:
+    """Tells the model which functions there are and how to call one; "" without any."""
+    if not tools:
+        return ""
+    lines = "\n".join(msgspec.json.encode(tool).decode() for tool in tools)
+    how = IN_GENERIC if form == GENERIC else IN_ANOTHER
+    return f"{TOOLS.format(tools=lines)}{how}\n{_example(form)}"
+
+
+def _example(form: CallForm) -> str:
+    arguments = '{"ARGUMENT": "VALUE"}'
+    if members := form.members:
+        before = members.before.replace(TYPE, members.types.get("string", ""))
+        opening, closing = members.quotes if members.quotes_always else ("", "")
+        arguments = f"{before}{opening}VALUE{closing}{members.after}".replace(KEY, "ARGUMENT")
+    text = f"{form.opening}{form.before}{arguments}{form.after}{form.closing}"
+    return text.replace(NAME, "FUNCTION").replace(ID, "000000001").replace(INDEX, "0")
 
 
 def as_plain_messages(
-    messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Json]],
-    chosen: Collection[int] | None = None,
+    messages: Sequence[Message], chosen: Collection[int] | None = None
 ) -> list[Message]:
     """The conversation in roles and texts that every template knows; with `chosen`, only these
-    indices are rewritten. `messages` have text or None as content. With `tools`, the instruction is
-    added to a leading system message, or put first in one of its own."""
+    indices are rewritten. `messages` have text or None as content."""
     plain: list[Message] = []
     results: list[str] = []  # of parallel calls: many templates require roles to alternate
     for at, message in enumerate(messages):
@@ -50,13 +75,13 @@ def as_plain_messages(
         plain.append(_plain(message) if is_chosen else message)
     if results:
         plain.append(Message("user", "\n".join(results)))
-    if tools:
-        lines = "\n".join(msgspec.json.encode(tool).decode() for tool in tools)
-        plain = _instructed(plain, INSTRUCTION.format(tools=lines))
     return plain
 
 
-def _instructed(messages: list[Message], instruction: str) -> list[Message]:
+def instructed(messages: list[Message], instruction: str) -> list[Message]:
+    """The instruction is added to a leading system message, or put first in one of its own."""
+    if not instruction:
+        return messages
     first, *others = messages
     if first.role in ("system", "developer"):
         content = f"{first.content}\n\n{instruction}" if first.content else instruction

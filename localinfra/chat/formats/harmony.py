@@ -1,8 +1,12 @@
-"""Parses gpt-oss's answers into content, reasoning and tool calls as they stream. Pure."""
+"""gpt-oss: everything is a message on a channel. (Its cookbook, "OpenAI harmony response format".)
+
+Parses answers into content, reasoning and tool calls as they stream. Pure.
+"""
 
 import re
 from collections.abc import Iterator
 
+from localinfra.chat.formats.form import NAME, CallForm, ReasoningMarks, Voice
 from localinfra.chat.formats.patterns import JsonScanner
 from localinfra.chat.formats.pieces import (
     CallArguments,
@@ -13,6 +17,23 @@ from localinfra.chat.formats.pieces import (
     Thought,
     joined,
 )
+
+HARMONY = Voice(
+    calls=CallForm(
+        trigger="<|channel|>commentary to=",
+        before="<|channel|>commentary to=functions." + NAME + " <|constrain|>json<|message|>",
+        after="",
+    ),
+    takes_tools=True,
+    reasoning=ReasoningMarks("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
+    content="<|channel|>final<|message|>",
+    writes_calls=True,
+)
+
+
+def recognizes(template: str) -> bool:
+    """By its source: what it renders is not all that the model may write."""
+    return all(mark in template for mark in ("<|channel|>", "<|message|>", "<|start|>assistant"))
 
 
 class HarmonyParser:

@@ -1,0 +1,119 @@
+"""What a template renders for an assistant's message, read back by the parser of its model."""
+
+import json
+from collections.abc import Iterable
+
+import msgspec
+
+from localinfra.chat.answer import parser_of
+from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.pieces import CallArguments, CallStart, Content, Thought
+from localinfra.chat.formats.tokens import shared_start, tokens
+from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
+from localinfra.chat.template import ChatTemplate
+
+ASKED = Message("user", "Kwaskedj")
+SAID, THOUGHT = "Kwsaidj", "Kwthoughtj"
+# Every JSON type, with what stands in the marks of some forms.
+ARGUMENTS: dict[str, Json] = {
+    "text": "a <b>\"q\"</b> 'x' \\ \n é 😀 </tool_call> ] }",
+    "empty": "",
+    "digits": "12",
+    "integer": 7,
+    "number": -1500.5,
+    "yes": True,
+    "no": False,
+    "object": {"k": [1, "two", {"z": True}], "e": {}},
+    "list": ["x", {"y": 2}],
+}
+KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+def described(value: Json) -> Json:
+    """Its schema, with all that templates read of one."""
+    if isinstance(value, dict):
+        return {
+            "type": "object",
+            "description": "d",
+            "properties": {},
+            "additionalProperties": True,
+        }
+    if isinstance(value, list):
+        return {"type": "array", "description": "d", "items": {"type": "string"}}
+    return {"type": KINDS[type(value)], "description": "d"}
+
+
+PROPERTIES: dict[str, Json] = {key: described(value) for key, value in ARGUMENTS.items()}
+PARAMETERS: dict[str, Json] = {"type": "object", "properties": PROPERTIES}
+TOOLS: list[dict[str, Json]] = [
+    {"type": "function", "function": {"name": name, "description": "d", "parameters": PARAMETERS}}
+    for name in ("look", "take")
+]
+
+
+class Read(msgspec.Struct, frozen=True):
+    """An answer, in its parts."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: list[tuple[str, Json]] = []
+
+    @property
+    def message(self) -> Message:
+        calls = [
+            ToolCall(FunctionCall(name, json.dumps(arguments, ensure_ascii=False)), f"Kwid0000{at}")
+            for at, (name, arguments) in enumerate(self.calls)
+        ]
+        return Message(
+            "assistant",
+            self.content,
+            tool_calls=calls or None,
+            reasoning_content=self.reasoning or None,
+        )
+
+
+LOOK: tuple[str, Json] = ("look", ARGUMENTS)
+TAKE: tuple[str, Json] = ("take", {"text": "b"})
+ANSWERS = {
+    "content": Read(SAID),
+    "reasoning": Read(SAID, THOUGHT),
+    "call": Read(calls=[LOOK]),
+    "no arguments": Read(calls=[("look", {})]),
+    "two calls": Read(calls=[LOOK, TAKE]),
+    "content and a call": Read(SAID, calls=[TAKE]),
+    "reasoning and a call": Read("", THOUGHT, [TAKE]),
+}
+
+
+def written(template: ChatTemplate, answer: Read) -> tuple[str, bool]:
+    """The text of an answer, and whether the prompt has opened its reasoning."""
+    voice = template.voice
+    prompt = template.render([ASKED], tools=TOOLS).text
+    whole = template.render([ASKED, answer.message], tools=TOOLS, add_generation_prompt=False).text
+    shared = shared_start(whole, prompt)
+    # Command R+ says more to the model before the assistant's role.
+    text = whole[len(shared) :].removeprefix(tokens(prompt)[-1])
+    if voice.begun and shared.endswith(voice.begun):
+        text = voice.begun + text
+    if not voice.reasoning:
+        return text, False
+    if voice.reasoning.is_open_at_end_of(shared):
+        return text, True
+    if THOUGHT in text and voice.reasoning.begin not in text:
+        return text, True  # only prompts write its mark
+    return text.lstrip().removeprefix(voice.reasoning.end), False  # a prompt would have closed it
+
+
+def read(voice: Voice, parts: Iterable[str], is_thinking: bool) -> Read:
+    parser = parser_of(voice, has_tools=True, is_thinking=is_thinking)
+    assert parser
+    pieces = [piece for part in parts for piece in parser.push(part)] + parser.finish()
+    content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
+    reasoning = "".join(piece.text for piece in pieces if isinstance(piece, Thought))
+    calls: list[tuple[str, str]] = []
+    for piece in pieces:
+        if isinstance(piece, CallStart):
+            calls.append((piece.name, ""))
+        elif isinstance(piece, CallArguments):
+            calls[-1] = (calls[-1][0], calls[-1][1] + piece.text)
+    return Read(content, reasoning.rstrip(), [(name, json.loads(text)) for name, text in calls])

@@ -1,0 +1,99 @@
+"""70 published templates: all load, and what they render for an answer is parsed into that answer,
+however it is cut."""
+
+import functools
+import re
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from answering import ANSWERS, SAID, THOUGHT, Read, read, written
+from published_templates import folder
+
+from localinfra.chat.formats.form import ID, INDEX
+from localinfra.chat.template import ChatTemplate
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+WITHOUT_CALLS = {
+    "HuggingFaceTB-SmolLM3-3B",
+    "LFM2-8B-A1B",
+    "LFM2.5-Instruct",
+    "google-gemma-2-2b-it",
+    "ibm-granite-granite-3.3-2B-Instruct",
+    "llama-cpp-rwkv-world",
+    "microsoft-Phi-3.5-mini-instruct",
+}
+# Writes the last answer as if it were still reasoning.
+UNFINISHED = "NVIDIA-Nemotron-Nano-v2"
+
+
+@functools.cache
+def templates() -> dict[str, ChatTemplate]:
+    return {
+        path.stem: ChatTemplate(
+            path.read_text(encoding="utf-8"),
+            bos_token="<BOS>",
+            eos_token="<EOS>",
+            special_tokens=[],
+        )
+        for path in sorted(folder().glob("*.jinja"))
+    }
+
+
+def test_all_load() -> None:
+    assert len(templates()) == 70
+
+
+def test_all_that_write_calls_have_their_own_form() -> None:
+    without = {name for name, template in templates().items() if not template.voice.writes_calls}
+    assert without == WITHOUT_CALLS
+
+
+def parsed() -> Iterator[tuple[str, ChatTemplate]]:
+    for name, template in templates().items():
+        voice = template.voice
+        form = voice.calls
+        others = re.search(f"[{ID}{INDEX}]", form.before + form.after) or form.members
+        if voice.writes_calls and not (others or voice.content or voice.begun):
+            yield name, template
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_answers_come_back(kind: str) -> None:
+    failures: dict[str, object] = {}
+    for name, template in parsed():
+        if name == UNFINISHED and not ANSWERS[kind].calls:
+            continue
+        voice = template.voice
+        text, is_thinking = written(template, ANSWERS[kind])
+        answer = msgspec.structs.replace(
+            ANSWERS[kind],
+            reasoning=THOUGHT if THOUGHT in text else "",
+            content=SAID if SAID in text else "",
+        )
+        if len(answer.calls) > 1 and voice.calls.is_single:
+            continue
+        if answer.content and answer.calls and not stands_beside(template, text):
+            continue
+        whole = read(voice, [text], is_thinking)
+        if without_end(whole, answer) != answer:
+            failures[name] = text, whole
+        elif any(
+            read(voice, [text[:at], text[at:]], is_thinking) != whole for at in range(len(text))
+        ):
+            failures[name] = text, "depends on where it is cut"
+    assert not failures
+
+
+def stands_beside(template: ChatTemplate, text: str) -> bool:
+    """Whether content and a call are one message, in this order."""
+    end = written(template, ANSWERS["content"])[0].partition(SAID)[2].strip()
+    between = text.partition(SAID)[2].partition("take")[0]
+    return "take" not in text.partition(SAID)[0] and (not end or end not in between)
+
+
+def without_end(found: Read, answer: Read) -> Read:
+    """Without what the template writes after an answer: the engine ends before it."""
+    content = found.content.strip()
+    return msgspec.structs.replace(found, content=content[: len(answer.content)])
