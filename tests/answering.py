@@ -32,14 +32,11 @@ KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 def described(value: Json) -> Json:
     """Its schema, with all that templates read of one."""
     if isinstance(value, dict):
-        return {
-            "type": "object",
-            "description": "d",
-            "properties": {},
-            "additionalProperties": True,
-        }
+        properties = {key: described(inner) for key, inner in value.items()}
+        kind: dict[str, Json] = {"properties": properties, "additionalProperties": True}
+        return {"type": "object", "description": "d", **kind}
     if isinstance(value, list):
-        return {"type": "array", "description": "d", "items": {"type": "string"}}
+        return {"type": "array", "description": "d", "items": {"description": "d"}}
     return {"type": KINDS[type(value)], "description": "d"}
 
 
@@ -93,15 +90,14 @@ def written(template: ChatTemplate, answer: Read) -> tuple[str, bool]:
     shared = shared_start(whole, prompt)
     # Command R+ says more to the model before the assistant's role.
     text = whole[len(shared) :].removeprefix(tokens(prompt)[-1])
-    if voice.begun and shared.endswith(voice.begun):
-        text = voice.begun + text
     if not voice.reasoning:
         return text, False
     if voice.reasoning.is_open_at_end_of(shared):
         return text, True
-    if THOUGHT in text and voice.reasoning.begin not in text:
+    if THOUGHT in text and voice.reasoning.begin not in voice.begun + text:
         return text, True  # only prompts write its mark
-    return text.lstrip().removeprefix(voice.reasoning.end), False  # a prompt would have closed it
+    closed = text.lstrip().startswith(voice.reasoning.end)  # a prompt would have done that
+    return text.lstrip().removeprefix(voice.reasoning.end) if closed else text, False
 
 
 def read(voice: Voice, parts: Iterable[str], is_thinking: bool) -> Read:

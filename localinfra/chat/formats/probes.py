@@ -14,12 +14,11 @@ USER, NEXT, SAID, THOUGHT = "Kwuserj", "Kwnextj", "Kwsaidj", "Kwthoughtj"
 KEYS, VALUES = ("kwaj", "kwbj"), ("Kwonej", "Kwtwoj")
 NAMES = "Kwfirstj", "Kwsecondj"
 IDS, LONG_IDS = ("Kwid00001", "Kwid00002"), ("call_Kwid00001", "call_Kwid00002")
-TOOL_NAME = "Kwtoolj"
 TOOLS: list[Json] = [
     {
         "type": "function",
         "function": {
-            "name": TOOL_NAME,
+            "name": "Kwtoolj",
             "description": "d",
             "parameters": {
                 "type": "object",
@@ -112,7 +111,9 @@ class Probes:
 
     @property
     def describes_tools(self) -> bool:
-        return TOOL_NAME in (self.render(self._asked, TOOLS, is_prompt=True) or "")
+        """Whether the prompt differs with and without tools."""
+        told = self.render(self._asked, TOOLS, is_prompt=True)
+        return told not in (None, self.render(self._asked, [], is_prompt=True))
 
     def styles(self) -> list[Style]:
         """Styles in which a call is shown. The shortest text is first, since others write "None" or
