@@ -20,7 +20,7 @@ from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
 from localinfra.chat.sandbox.environment import CompiledTemplate
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
-from localinfra.chat.sketch import WORD, Sketch, sketched
+from localinfra.chat.sketch import TOLD, WORD, Sketch, sketched
 from localinfra.chat.variables import complete, server_values
 from localinfra.errors import InvalidRequest
 
@@ -71,16 +71,17 @@ class Fitting:
     def forms(self, asked: RenderInput, failures: list[InvalidRequest]) -> Iterator[Form]:
         """Yields the forms that fit, the closest to the original first, and adds the errors of
         others to `failures`."""
-        sketch = sketched(asked.messages, is_continued=asked.is_continued)
+        is_told = bool(asked.instruction)
+        sketch = sketched(asked.messages, is_continued=asked.is_continued, is_told=is_told)
         asked.deadline.check()
-        has_tools = bool(asked.instruction or asked.variables["tools"])
+        has_tools = bool(is_told or asked.variables["tools"])
         variables = asked.variables
         if variables["tools"]:
             variables = {**variables, "tools": [TOOL]}
         asked = msgspec.structs.replace(
             asked,
             messages=sketch.messages,
-            instruction="Tools." if asked.instruction else "",
+            instruction=TOLD if is_told else "",
             variables=variables,
         )
         shape = [sketch.messages, has_tools, variables, asked.given["add_generation_prompt"]]

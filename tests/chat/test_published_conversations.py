@@ -1,5 +1,7 @@
 """Published templates: each shows every text, call and tool of a conversation, or is made to."""
 
+import functools
+
 import pytest
 from published_templates import folder
 
@@ -43,6 +45,16 @@ CONVERSATIONS = {
 }
 
 
+@functools.cache
+def templates() -> dict[str, ChatTemplate]:
+    return {
+        path.stem: ChatTemplate(
+            path.read_text(encoding="utf-8"), bos_token="", eos_token="", special_tokens=[]
+        )
+        for path in sorted(folder().glob("*.jinja"))
+    }
+
+
 @pytest.mark.parametrize("has_tools", [True, False], ids=["tools", "no tools"])
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_no_template_drops_anything(name: str, has_tools: bool) -> None:
@@ -52,9 +64,7 @@ def test_no_template_drops_anything(name: str, has_tools: bool) -> None:
         words += ["funone", "Arga", "517", "funtwo"]
     if has_tools:
         words += ["funone", "funtwo", "funthree"]
-    for path in sorted(folder().glob("*.jinja")):
-        source = path.read_text(encoding="utf-8")
-        template = ChatTemplate(source, bos_token="", eos_token="", special_tokens=[])
+    for published, template in templates().items():
         prompt = template.render(conversation, tools=TOOLS if has_tools else None)
-        assert [word for word in words if word not in prompt.text] == [], path.stem
-        assert prompt.is_continued == (conversation[-1] is ANSWERED), path.stem
+        assert [word for word in words if word not in prompt.text] == [], published
+        assert prompt.is_continued == (conversation[-1] is ANSWERED), published
