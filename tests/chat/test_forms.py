@@ -183,22 +183,25 @@ def test_no_call_is_dropped() -> None:
     calls = [ToolCall(FunctionCall(name, "{}"), name) for name in ("one", "two")]
     asked = Message("assistant", "SAID", tool_calls=calls)
     conversation = [HI, asked, result("one"), result("two", "OTHER"), BYE]
-    head = KNOWS_TOOLS + "{% for m in messages %}[{{ m.role }}]"
-    first_only = (
-        head + "{{ m.content or '' }}{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}"
-        "{% endif %}{% endfor %}"
+
+    def prompt(*parts: str) -> str:
+        source = "{% for m in messages %}[{{ m.role }}]" + "".join(parts) + "{% endfor %}"
+        return template(KNOWS_TOOLS + source).render(conversation).text
+
+    said = "{{ m.content or '' }}"
+    call = "<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>"
+    first_call = "{% for c in (m.tool_calls or [])[:1] %}" + call + "{% endfor %}"
+    assert prompt(said, first_call) == (
+        "[user]HI[assistant]SAID<call>one {}</call>[tool]OUTPUT"
+        "[assistant]<call>two {}</call>[tool]OTHER[user]BYE"
     )
-    prompt = template(first_only).render(conversation).text
-    assert prompt == ("[user]HI[assistant]SAIDone[tool]OUTPUT[assistant]two[tool]OTHER[user]BYE")
-    none_beside_text = (
-        head + "{% if m.content %}{{ m.content }}{% else %}"
-        "{{ m.tool_calls | map(attribute='function.name') | join(',') }}{% endif %}{% endfor %}"
+    calls_alone = "{% for c in m.tool_calls if not m.content %}" + call + "{% endfor %}"
+    assert prompt(said, calls_alone) == (
+        "[user]HI[assistant]SAID[assistant]<call>one {}</call><call>two {}</call>"
+        "[tool]OUTPUT[tool]OTHER[user]BYE"
     )
-    assert template(none_beside_text).render(conversation).text == (
-        "[user]HI[assistant]SAID[assistant]one,two[tool]OUTPUT[tool]OTHER[user]BYE"
-    )
-    prompt = template(head + "{{ m.content }}{% endfor %}").render(conversation).text
-    assert [*re.findall("SAID|one|two|OUTPUT|OTHER", prompt)] == "SAID one two OUTPUT OTHER".split()
+    order = [*re.findall("SAID|one|two|OUTPUT|OTHER", prompt(said))]
+    assert order == ["SAID", "one", "two", "OUTPUT", "OTHER"]
 
 
 # Ids

@@ -9,6 +9,10 @@ from chat_templates import KNOWS_TOOLS, template
 from localinfra.chat.messages import Json, Message
 from localinfra.chat.variables import complete
 
+CALLS = (
+    "{% for c in m.tool_calls %}<call>{{ c.function.name }} "
+    "{{ c.function.arguments | tojson }}</call>{% endfor %}"
+)
 HI = [Message("user", "Hi")]
 NOW = datetime.datetime(2026, 11, 28, 12)
 
@@ -25,9 +29,7 @@ def test_a_template_may_read_functions_as_text_and_the_date() -> None:
     """firefunction: https://huggingface.co/fireworks-ai/llama-3-firefunction-v2"""
     source = (
         "{# tools #}{{ 'Known: ' + functions + ' on ' + datetime + '.' }}"
-        "{% for m in messages %}{{ m.content }}"
-        "{% for c in m.tool_calls %}{{ c.function.name ~ c.function.arguments }}{% endfor %}"
-        "{% endfor %}"
+        "{% for m in messages %}{{ m.content or '' }}" + CALLS + "{% endfor %}"
     )
     known = template(KNOWS_TOOLS + source)
     told = known.render(HI, tools=[BARE], now=NOW).text
@@ -40,13 +42,14 @@ def test_a_template_may_read_functions_as_text_and_the_date() -> None:
 
 @pytest.mark.parametrize("needed", ["'' + part.description", "(part.type or 'any').upper()"])
 def test_tools_are_completed_for_templates_that_fail_otherwise(needed: str) -> None:
-    head = KNOWS_TOOLS + "{{ messages[0].content }}{% for tool in tools or [] %}"
+    head = KNOWS_TOOLS + "{% for m in messages %}{{ m.content or '' }}" + CALLS + "{% endfor %}"
+    head += "{% for tool in tools or [] %}|{{ tool.function.name }}:"
     head += "{% for name, part in tool.function.parameters.properties | items %}"
     tail = "{{ name }}: {{ part | tojson }}{% endfor %}{% endfor %}"
     text = template(head + tail).render(HI, tools=[BARE]).text
-    assert text == 'Hia: {"type": ["null", "string"]}b: true'
+    assert text == 'Hi|look:a: {"type": ["null", "string"]}b: true'
     text = template(head + "{% set _ = " + needed + " %}" + tail).render(HI, tools=[BARE]).text
-    assert text == 'Hia: {"description": "", "type": "string"}b: {"description": ""}'
+    assert text == 'Hi|look:a: {"description": "", "type": "string"}b: {"description": ""}'
 
 
 def test_tools_are_completed_in_depth() -> None:
