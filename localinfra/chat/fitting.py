@@ -19,7 +19,7 @@ from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
 from localinfra.chat.sandbox.environment import CompiledTemplate
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
-from localinfra.chat.sketch import WORD, Sketch, sketched
+from localinfra.chat.sketch import TOLD, WORD, Sketch, sketched
 from localinfra.chat.variables import complete, server_values
 from localinfra.errors import InvalidRequest
 
@@ -31,7 +31,7 @@ CALL = ToolCall(FunctionCall("Kw1vj", '{"k":"v"}'), "call_1")
 
 
 def _tool(parameters: dict[str, Json]) -> dict[str, Json]:
-    function: dict[str, Json] = {"name": "f", "description": "d", "parameters": parameters}
+    function: dict[str, Json] = {"name": "f", "description": TOLD, "parameters": parameters}
     return {"type": "function", "function": function}
 
 
@@ -70,16 +70,17 @@ class Fitting:
     def forms(self, asked: RenderInput, failures: list[InvalidRequest]) -> Iterator[Form]:
         """Yields the forms that fit, the closest to the original first, and adds the errors of
         others to `failures`."""
-        sketch = sketched(asked.messages, is_continued=asked.is_continued)
+        is_told = bool(asked.described)
+        sketch = sketched(asked.messages, is_continued=asked.is_continued, is_told=is_told)
         asked.deadline.check()
-        has_tools = bool(asked.described or asked.variables["tools"])
+        has_tools = bool(is_told or asked.variables["tools"])
         variables = asked.variables
         if variables["tools"]:
             variables = {**variables, "tools": [TOOL]}
         asked = msgspec.structs.replace(
             asked,
             messages=sketch.messages,
-            described=[TOOL] if asked.described else [],
+            described=[TOOL] if is_told else [],
             variables=variables,
         )
         shape = [sketch.messages, has_tools, variables, asked.given["add_generation_prompt"]]

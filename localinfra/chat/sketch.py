@@ -11,7 +11,8 @@ import msgspec
 from localinfra.chat.forms import SHORT_ID
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
 
-WORD = re.compile(r"Kw\d+(?:c\d+)?vj")  # stands for a text or a function's name
+WORD = re.compile(r"Kw(?:\d+(?:c\d+)?|told)vj")  # stands for a text or a function's name
+TOLD = "Kwtoldvj"  # stands for an instruction about tools
 SHORT_ARGUMENTS = 200  # characters
 
 
@@ -23,11 +24,13 @@ class Sketch(msgspec.Struct, frozen=True):
     mixed: frozenset[str]  # all of such messages
 
 
-def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sketch:
+def sketched(
+    messages: Sequence[Message], *, is_continued: bool = False, is_told: bool = False
+) -> Sketch:
     """`messages` have text or None as content. One to be continued always gets a word, since its
-    end will be marked."""
+    end will be marked. `is_told`: TOLD will be added at the start."""
     ids: dict[str, str] = {}
-    needed: dict[str, int] = {}
+    needed: dict[str, int] = {TOLD: 0} if is_told else {}
     called: set[str] = set()
     beside: set[str] = set()
     mixed: set[str] = set()

@@ -38,7 +38,10 @@ TEMPLATES = {
     "nemo": NEMO,
     "one call": ONE_CALL,
 }
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object"}},
+}
 
 SYSTEM, DEVELOPER = Message("system", "SYS"), Message("developer", "DEV")
 HI, BYE = Message("user", "HI"), Message("user", "BYE")
@@ -202,6 +205,18 @@ def test_no_call_is_dropped() -> None:
     )
     order = [*re.findall("SAID|one|two|OUTPUT|OTHER", prompt(said))]
     assert order == ["SAID", "one", "two", "OUTPUT", "OTHER"]
+
+
+def test_what_is_told_about_tools_is_not_dropped() -> None:
+    """The last system message wins here, as with DeepSeek R1."""
+    source = (
+        "{% set ns = namespace(system='') %}"
+        "{% for m in messages if m.role == 'system' %}{% set ns.system = m.content %}{% endfor %}"
+        "{{ ns.system }}{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    )
+    prompt = template(source).render([HI, HELLO, SYSTEM, BYE], tools=[TOOL]).text
+    assert "<tools>" in prompt and prompt.endswith("HIHELLOBYE")
+    positions(prompt, [SYSTEM, HI, HELLO, BYE])
 
 
 # Ids
