@@ -75,8 +75,6 @@ SPELLINGS = [
     Spelling(short, text, parse)
     for short, text, parse in itertools.product((False, True), (False, True), (True, False))
 ]
-
-
 TURNS: tuple[Turns, ...] = ("given", "joined", "led", "bridged", "appended")
 
 
