@@ -153,10 +153,11 @@ class Fitting:
         return rendering.run(plain, asked.variables)
 
     def readable(self, tools: list[Json]) -> list[Json]:
-        """The tools as they are, unless the template fails then."""
+        """The tools as they are, or `complete` if the template fails otherwise."""
         if not tools or self._reads_any_tools or self._passes(HI, Form(), [], tools):
             return tools
-        return complete(tools)
+        completed = complete(tools)
+        return completed if self._passes(HI, Form(), [], completed) else tools
 
     @functools.cached_property
     def _reads_any_tools(self) -> bool:

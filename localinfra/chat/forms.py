@@ -72,8 +72,6 @@ SPELLINGS = [
     Spelling(short, text, parse)
     for short, text, parse in itertools.product((False, True), (False, True), (True, False))
 ]
-
-
 TURNS: tuple[Turns, ...] = ("given", "joined", "led", "bridged", "appended")
 
 
