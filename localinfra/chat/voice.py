@@ -28,9 +28,8 @@ def voice_of(source: str, compiled: CompiledTemplate, bos_token: str, eos_token:
     learned, the generic form is used, and a warning says why."""
     if harmony.recognizes(source):
         return harmony.HARMONY
-    probes = Probes(_Runs(compiled, bos_token, eos_token))
     try:
-        return _learned(probes, source)
+        return _learned(Probes(_Runs(compiled, bos_token, eos_token)), source)
     except (NotDerived, LimitExceeded) as error:
         logger.warning(
             "The chat template's own form of tool calls can't be learned, so the model is asked to "

@@ -4,6 +4,8 @@ import logging
 
 import pytest
 from chat_templates import template
+from hypothesis import given
+from hypothesis import strategies as st
 
 from localinfra.chat.formats.form import (
     ID,
@@ -18,6 +20,7 @@ from localinfra.chat.formats.form import (
 )
 from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
+from localinfra.chat.template import ChatTemplate
 
 # `says` is the text of an assistant's message, and `begins` what begins it in the prompt.
 FRAME = """
@@ -208,6 +211,12 @@ def test_values_that_are_quoted_only_where_xml_needs_it() -> None:
     assert found.quotes == ("<![CDATA[", "]]>") and not found.quotes_always
 
 
+def test_texts_as_json() -> None:
+    assert members("<arg {{ key }}>{{ value | tojson }}</arg>") == Members(
+        before=f"<arg {KEY}>", after="</arg>", quotes=('"', '"'), has_escapes=True
+    )
+
+
 def test_calls_as_in_python() -> None:
     calls = """{% for call in message.tool_calls or [] %}{{ '<|call|>[' if loop.first }}
         {{- call.function.name ~ '(' }}
@@ -396,10 +405,12 @@ def test_a_template_that_knows_no_tools_gets_the_generic_form() -> None:
     ("calls", "reason"),
     [
         (EACH + "{{ call.name ~ call.arguments.values() | join }}" + END, "unknown way"),
-        (EACH + "{{ call.arguments | tojson ~ call.name }}" + END, "before their names"),
+        (EACH + "{{ call.arguments | tojson ~ call.name }}" + END, "name of each call before"),
+        (EACH + "{{ call.name ~ call.arguments | tojson }}" + END, "no beginning"),
+        (EACH + "<c>{{ call.name ~ (call.arguments | tojson) * 2 }}</c>" + END, "twice"),
         ("{% for _ in message.tool_calls or [] %}" + ENDLESS, "more than 1 s"),
     ],
-    ids=["form", "order", "time"],
+    ids=["form", "order", "mark", "twice", "time"],
 )
 def test_other_forms_are_replaced_by_the_generic_one_with_a_warning(
     calls: str, reason: str, caplog: pytest.LogCaptureFixture
@@ -420,3 +431,44 @@ def test_a_template_that_describes_no_tools_is_told_the_form_of_its_calls() -> N
     prompt = quiet.render([Message("user", "Hi"), call, Message("user", "So?")], tools=[tool]).text
     assert '<call>FUNCTION:{"ARGUMENT": "VALUE"}</call>' in prompt
     assert '"name":"add"' in prompt and "<|bot|><call>add:{}</call><|end|>" in prompt
+
+
+PIECES = [
+    *(
+        "<a>",
+        "</a>",
+        "[CALL]",
+        "[/CALL]",
+        "<think>",
+        "</think>",
+        " ",
+        "\n",
+        "{{ '{' }}",
+        "{{ '}' }}",
+        "[",
+        "]",
+        '"',
+        ",",
+    ),
+    *(
+        "{{ call.name }}",
+        "{{ call.arguments | tojson }}",
+        "{{ call.arguments }}",
+        "{{ loop.index }}",
+    ),
+    *("{{ message.content }}", "{{ message.reasoning_content }}", "{{ message.tool_calls }}"),
+    *("{{ key }}", "{{ value }}", "{{ value | tojson }}", "{{ messages }}", "{{ tools }}", "null"),
+    *("{{ bos_token }}", "{{ eos_token }}", "{{ message.content.split('</think>')[-1] }}", "7"),
+]
+pieces = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+
+
+@given(pieces, pieces, pieces, pieces, pieces, pieces)
+def test_any_template_can_be_learned_or_is_replaced(
+    says: str, begin: str, argument: str, end: str, after: str, begins: str
+) -> None:
+    calls = says + EACH + begin + TAGS + argument + END + end + END + after
+    source = FRAME.replace("SAYS", calls).replace("BEGINS", begins)
+    voice = ChatTemplate(source, bos_token="", eos_token="", special_tokens=[]).voice
+    assert NAME in voice.calls.before and voice.calls.trigger
+    assert (voice.begun + voice.calls.opening + voice.calls.before).find(voice.calls.trigger) >= 0

@@ -70,8 +70,6 @@ def calls_of(probes: Probes, turn: PlainTurn, source: str) -> DerivedCalls | Non
     if not styles:
         return None
     style, shown = _shown(probes, styles)
-    if NAME not in shown.before:
-        raise NotDerived("it writes the arguments of calls before their names")
     beside = probes.calls(style, CALLS[0], content=SAID) or ""
     said, is_said, lead = beside.partition(SAID)
     lead = lead[: -shown.rest] if is_said and NAME not in said else ""
@@ -80,6 +78,7 @@ def calls_of(probes: Probes, turn: PlainTurn, source: str) -> DerivedCalls | Non
     before = _without_turn(turn, shown.before, lead)
     form, begun = _divided(shown, before, after, lead)
     form = msgspec.structs.replace(form, opening=form.opening.removeprefix(content_end))
+    _check(form)
     trigger, only_at_start = _trigger(form.opening + form.before, turn)
     has_tag = only_at_start and PYTHON_TAG in source
     form = msgspec.structs.replace(
@@ -195,11 +194,22 @@ def _divided(shown: Shown, before: str, after: str, lead: str) -> tuple[CallForm
     return form, begun
 
 
+def _check(form: CallForm) -> None:
+    """Raises NotDerived if names or texts stand elsewhere than before and in the arguments."""
+    if NAME not in form.before or NAME in form.opening + form.separator + form.closing:
+        raise NotDerived("it doesn't write the name of each call before its arguments")
+    marks = (form.opening, form.before, form.after, form.separator, form.closing)
+    if any(word in mark for word in (*KEYS, *VALUES) for mark in marks):
+        raise NotDerived("it writes the arguments of calls twice")
+
+
 def _trigger(text: str, turn: PlainTurn) -> tuple[str, bool]:
     """What begins calls and no content, and whether it may occur in content, too."""
     if text.startswith("{"):
         return "{", True
     text = re.split(f"[{NAME}{ID}{INDEX}{{]", text)[0].rstrip()
+    if not text:
+        raise NotDerived("it marks no beginning of calls")
     usual = {*tokens(turn.before), *tokens(turn.after)}
     trigger = ""
     for token in tokens(text):

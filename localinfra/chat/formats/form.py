@@ -31,6 +31,7 @@ class Members(msgspec.Struct, frozen=True):
     separator: str = ""
     quotes: tuple[str, str] = ("", "")  # around a value that is text
     quotes_always: bool = True  # or only where the value would be taken for something else
+    has_escapes: bool = False  # a text in `quotes` is a literal, too
     words: tuple[str, str, str] = ("true", "false", "null")
     literals: Literal["json", "python", "bare"] = "json"  # bare: `quotes`, and keys without any
     types: Mapping[str, str] = {}  # JSON type → its spelling in TYPE

@@ -14,7 +14,7 @@ from localinfra.chat.messages import Json
 
 VALUE = "\5"  # stands for a value
 NUMBER = 70417
-SPECIAL = "x<b>&\ny"  # XML would have to escape it
+SPECIAL = 'x<b>&\n"y"'  # JSON has to escape it, and so would XML
 INNER: dict[str, Json] = {KEYS[1]: VALUES[1]}
 MIXED: list[Json] = ["kwj", None, True]
 WORDS = ("true", "false", "null")
@@ -123,6 +123,8 @@ def _with_values(members: Members, sample: Sample) -> Members:
     if members.quotes == ("", "") and special and special != SPECIAL and SPECIAL in special:
         opening, _, closing = special.partition(SPECIAL)
         members = msgspec.structs.replace(members, quotes=(opening, closing), quotes_always=False)
+    elif SPECIAL not in sample.argument(SPECIAL):
+        members = msgspec.structs.replace(members, has_escapes=True)
     styles = {_style(sample.literal(value, members) or "", value) for value in (INNER, MIXED)}
     literals: Literal["json", "python", "bare"] = "python" if "python" in styles else "json"
     if "bare" in styles:
@@ -138,7 +140,7 @@ def _style(text: str, value: Json) -> str:
         try:
             if read(text) == value:
                 return style
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     return "bare" if re.match(rf"\{{{KEYS[1]}:", text) else ""
 
@@ -157,7 +159,9 @@ def _nested(members: Members, sample: Sample) -> FoundMembers:
     listed = sample.literal([VALUES[1]], members) or ""
     before, is_text, after = inner.partition(VALUES[1])
     before, after = before.replace(KEYS[1], KEY), after.replace(KEYS[1], KEY)
-    found = re.match(re.escape(before).replace(KEY, r"(\w+)"), listed) if KEY in before else None
+    if before.count(KEY) != 1:
+        return FoundMembers(members, sample.head, sample.tail)
+    found = re.match(re.escape(before).replace(KEY, r"(\w+)"), listed)
     if not is_text or not found or not before.endswith(members.before):
         return FoundMembers(members, sample.head, sample.tail)
     # The common text of two arguments, such as "<" of <a> and </a>, is counted with the second.

@@ -28,6 +28,7 @@ TOOLS: list[Json] = [
         },
     }
 ]
+MAX_TURN_CHARS = 8192  # published templates write up to 2000; comparing takes more than linear time
 
 
 class NotDerived(Exception):
@@ -60,9 +61,11 @@ class Probes:
     """What one template writes after the user's message, with placeholders for names and ids."""
 
     def __init__(self, render: Render):
-        self.render = render
+        self._render = render
         user: Plain = {"role": "user", "content": USER}
         self._asked = [user]
+        # Tools that others accept are too much for a template that reads them in its own way.
+        self._tools = TOOLS if render(self._asked, TOOLS) is not None else []
 
     def turn(
         self,
@@ -76,10 +79,11 @@ class Probes:
             messages.append({"role": "assistant", **message})
         if then:
             messages.append({"role": "user", "content": then})
-        text = self.render(messages, TOOLS, is_prompt=message is None, flags=flags)
-        if text is None or USER not in text:
+        text = self._render(messages, self._tools, is_prompt=message is None, flags=flags)
+        start = text.rfind(USER) if text else -1
+        if text is None or start < 0 or len(text) - start > MAX_TURN_CHARS:
             return None
-        text = text[text.rindex(USER) + len(USER) :]
+        text = text[start + len(USER) :]
         for words, placeholder in ((NAMES, NAME), (IDS, ID)):
             for word in words:
                 text = text.replace(word, placeholder)
@@ -112,8 +116,7 @@ class Probes:
     @property
     def describes_tools(self) -> bool:
         """Whether the prompt differs with and without tools."""
-        told = self.render(self._asked, TOOLS, is_prompt=True)
-        return told not in (None, self.render(self._asked, [], is_prompt=True))
+        return self._render(self._asked, self._tools) != self._render(self._asked, [])
 
     def styles(self) -> list[Style]:
         """Styles in which a call is shown. The shortest text is first, since others write "None" or
@@ -135,7 +138,7 @@ def spans_of_json(text: str, values: Sequence[Json]) -> list[tuple[int, int]] | 
         while (at := text.find("{", at)) >= 0:
             try:
                 decoded, end = decoder.raw_decode(text, at)
-            except ValueError:
+            except (ValueError, RecursionError):
                 decoded, end = None, at
             if decoded == value:
                 spans.append((at, end))

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from localinfra.chat.formats.derived import CALLS, DerivedCalls, PlainTurn
 from localinfra.chat.formats.form import ID, INDEX, NAME, ReasoningMarks
 from localinfra.chat.formats.probes import SAID, THOUGHT, Probes
-from localinfra.chat.formats.tokens import shared_end, shared_start, tokens
+from localinfra.chat.formats.tokens import overlap, shared_end, shared_start, tokens
 from localinfra.chat.messages import Json
 
 ENABLED: dict[str, Json] = {"enable_thinking": True, "thinking": True}
 DISABLED: dict[str, Json] = {"enable_thinking": False, "thinking": False}
 FIELDS = ("reasoning_content", "reasoning", "thinking")
 CLOSING = re.compile(r"</[^<>\s{}'\"]+>|\[/[A-Z_]+\]")
+NAMED = re.compile(r"</([\w:]*think[\w:]*)>")
 MAX_CANDIDATES = 12  # a template names few closing marks
 EMPTY = re.compile(r"(<([^<>/]+)>)\s*(</\2>)\s*$")
-NAMED = re.compile(r"(<([\w:]*think[\w:]*)>).*(</\2>)", re.DOTALL)
 
 
 def reasoning_of(
@@ -32,8 +32,11 @@ def reasoning_of(
             return ReasoningMarks(end.replace("/", "", 1), end)
     # Or they show it only as empty, or name its marks to the model.
     prompts = (turn.prompt, probes.turn(flags=DISABLED) or "")
-    found = next(filter(None, map(EMPTY.search, prompts)), None) or NAMED.search(source)
-    return ReasoningMarks(found[1], found[3]) if found else None
+    if found := next(filter(None, map(EMPTY.search, prompts)), None):
+        return ReasoningMarks(found[1], found[3])
+    named = NAMED.search(source)
+    has_both = named and f"<{named[1]}>" in source
+    return ReasoningMarks(f"<{named[1]}>", named[0]) if named and has_both else None
 
 
 def _shown(probes: Probes, calls: DerivedCalls | None) -> Iterator[tuple[str, str]]:
@@ -51,7 +54,7 @@ def _shown(probes: Probes, calls: DerivedCalls | None) -> Iterator[tuple[str, st
                 yield said, called
     blocks: Json = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": SAID}]
     said = probes.turn({"content": blocks}) or ""
-    if THOUGHT in said and said.count("thinking") == 0:  # else it printed the list
+    if THOUGHT in said and "type" not in said:  # else it printed the list
         yield said, ""
 
 
@@ -87,11 +90,8 @@ def _begin(before: str, end: str, turn: PlainTurn, calls: DerivedCalls | None) -
     if prompted and not prompted.startswith(end):
         return prompted
     # It mirrors the end: <think> and </think>, <|open|>think<|sep|> and <|close|>think<|sep|>.
-    parts, mirrored = tokens(before), "".join(tokens(end)[1:])
-    size = max(
-        n for n in range(len(parts)) if mirrored.startswith("".join(parts[len(parts) - n :]))
-    )
-    return "".join(parts[len(parts) - size - 1 :])
+    mirrored = overlap(before, "".join(tokens(end)[1:]))
+    return "".join(tokens(before.removesuffix(mirrored))[-1:]) + mirrored
 
 
 def content_mark(turn: PlainTurn, reasoning: ReasoningMarks | None, begun: str) -> str:
