@@ -1,11 +1,7 @@
 """Templates written for these tests, one for each way to write calls → the learned description."""
 
-import logging
-
-import pytest
 from chat_templates import template
-from hypothesis import given
-from hypothesis import strategies as st
+from learning import CONTENT, EACH, END, FRAME, HERMES, TAGS, learned
 
 from localinfra.chat.formats.form import (
     ID,
@@ -16,29 +12,8 @@ from localinfra.chat.formats.form import (
     CallForm,
     Members,
     ReasoningMarks,
-    Voice,
 )
 from localinfra.chat.formats.generic import GENERIC
-from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
-from localinfra.chat.template import ChatTemplate
-
-# `says` is the text of an assistant's message, and `begins` what begins it in the prompt.
-FRAME = """
-{{- tools | tojson if tools }}
-{%- for message in messages %}
-    {%- if message.role != 'assistant' %}<|{{ message.role }}|>{{ message.content }}<|end|>
-    {%- else %}{{ '<|bot|>' }}SAYS{{ '<|end|>' }}{% endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|bot|>' }}BEGINS{% endif %}
-"""
-CONTENT = "{{ message.content or '' }}"
-EACH = "{% for call in message.tool_calls or [] %}{% set call = call.function %}"
-TAGS = "{% for key, value in call.arguments.items() %}"
-END = "{% endfor %}"
-
-
-def learned(says: str, begins: str = "") -> Voice:
-    return template(FRAME.replace("SAYS", says).replace("BEGINS", begins)).voice
 
 
 def form(calls: str) -> CallForm:
@@ -54,14 +29,6 @@ def members(argument: str) -> Members:
     found = form(calls).members
     assert found
     return found
-
-
-HERMES = (
-    EACH
-    + """{{- '\n<tool_call>\n{"name": "' ~ call.name ~ '", "arguments": ' }}
-    {{- call.arguments | tojson ~ '}\n</tool_call>' }}"""
-    + END
-)
 
 
 def test_objects_in_tags() -> None:
@@ -351,124 +318,3 @@ def test_another_end_of_turns_with_calls_is_no_part_of_them() -> None:
     )
     voice = template(source.replace("SAYS", CONTENT + HERMES).replace("BEGINS", "")).voice
     assert voice.calls == GENERIC
-
-
-# Reasoning
-
-THINK = ReasoningMarks("<think>", "</think>")
-THOUGHT = "<think>\n{{ message.reasoning_content }}\n</think>\n\n"
-
-
-@pytest.mark.parametrize(
-    ("says", "begins"),
-    [
-        ("{% if message.reasoning_content %}" + THOUGHT + "{% endif %}", ""),
-        ("{% if message.reasoning_content %}" + THOUGHT + "{% endif %}", "<think>\n"),
-        ("<think>{{ message.reasoning_content or '' }}</think>", "<think>"),
-        ("{% if message.thinking %}<think>{{ message.thinking }}</think>{% endif %}", ""),
-        ("{% if enable_thinking %}" + THOUGHT + "{% endif %}", ""),
-        ("", "{% if enable_thinking is false %}<think>\n\n</think>\n{% endif %}"),
-        ("{# Write <think> thoughts </think> first. #}", ""),
-    ],
-    ids=["shown", "prompted", "empty", "field", "enabled", "disabled", "named"],
-)
-def test_reasoning(says: str, begins: str) -> None:
-    assert learned(says + CONTENT, begins).reasoning == THINK
-    voice = learned(says + CONTENT + HERMES, begins)
-    assert (voice.reasoning, voice.calls, voice.content) == (THINK, GENERIC, "")
-
-
-def test_reasoning_that_is_cut_off_earlier_content() -> None:
-    says = "{{ (message.content or '').split('[/REASON]')[-1] }}"
-    assert learned(says).reasoning == ReasoningMarks("[REASON]", "[/REASON]")
-
-
-def test_reasoning_without_a_mark_of_its_own_after_the_prompts_words() -> None:
-    says = (
-        "{% if message.reasoning_content %}{{ message.reasoning_content }}\n[ANSWER]\n{% endif %}"
-    )
-    voice = learned(says + CONTENT, begins="My thoughts:\n")
-    assert voice.reasoning == ReasoningMarks("My thoughts:", "[ANSWER]")
-
-
-# What can't be learned
-
-ENDLESS = "{% for _ in range(99999) %}" * 3 + END * 4
-
-
-def test_a_template_that_knows_no_tools_gets_the_generic_form() -> None:
-    voice = template("{% for message in messages %}{{ message.content }}|{% endfor %}").voice
-    assert voice == Voice(GENERIC, takes_tools=False)
-
-
-@pytest.mark.parametrize(
-    ("calls", "reason"),
-    [
-        (EACH + "{{ call.name ~ call.arguments.values() | join }}" + END, "unknown way"),
-        (EACH + "{{ call.arguments | tojson ~ call.name }}" + END, "name of each call before"),
-        (EACH + "{{ call.name ~ call.arguments | tojson }}" + END, "no beginning"),
-        (EACH + "<c>{{ call.name ~ (call.arguments | tojson) * 2 }}</c>" + END, "twice"),
-        ("{% for _ in message.tool_calls or [] %}" + ENDLESS, "more than 1 s"),
-    ],
-    ids=["form", "order", "mark", "twice", "time"],
-)
-def test_other_forms_are_replaced_by_the_generic_one_with_a_warning(
-    calls: str, reason: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        voice = learned(CONTENT + calls)
-    assert voice.calls == GENERIC and not voice.writes_calls
-    [record] = caplog.records
-    assert reason in record.getMessage()
-
-
-def test_a_template_that_describes_no_tools_is_told_the_form_of_its_calls() -> None:
-    source = FRAME.replace("{{- tools | tojson if tools }}", "").replace("BEGINS", "")
-    calls = EACH + "<call>{{ call.name }}:{{ call.arguments | tojson }}</call>" + END
-    quiet = template(source.replace("SAYS", CONTENT + calls))
-    tool: dict[str, Json] = {"type": "function", "function": {"name": "add", "parameters": {}}}
-    call = Message("assistant", "", tool_calls=[ToolCall(FunctionCall("add", "{}"), "a")])
-    prompt = quiet.render([Message("user", "Hi"), call, Message("user", "So?")], tools=[tool]).text
-    assert '<call>FUNCTION:{"ARGUMENT": "VALUE"}</call>' in prompt
-    assert '"name":"add"' in prompt and "<|bot|><call>add:{}</call><|end|>" in prompt
-
-
-PIECES = [
-    *(
-        "<a>",
-        "</a>",
-        "[CALL]",
-        "[/CALL]",
-        "<think>",
-        "</think>",
-        " ",
-        "\n",
-        "{{ '{' }}",
-        "{{ '}' }}",
-        "[",
-        "]",
-        '"',
-        ",",
-    ),
-    *(
-        "{{ call.name }}",
-        "{{ call.arguments | tojson }}",
-        "{{ call.arguments }}",
-        "{{ loop.index }}",
-    ),
-    *("{{ message.content }}", "{{ message.reasoning_content }}", "{{ message.tool_calls }}"),
-    *("{{ key }}", "{{ value }}", "{{ value | tojson }}", "{{ messages }}", "{{ tools }}", "null"),
-    *("{{ bos_token }}", "{{ eos_token }}", "{{ message.content.split('</think>')[-1] }}", "7"),
-]
-pieces = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
-
-
-@given(pieces, pieces, pieces, pieces, pieces, pieces)
-def test_any_template_can_be_learned_or_is_replaced(
-    says: str, begin: str, argument: str, end: str, after: str, begins: str
-) -> None:
-    calls = says + EACH + begin + TAGS + argument + END + end + END + after
-    source = FRAME.replace("SAYS", calls).replace("BEGINS", begins)
-    voice = ChatTemplate(source, bos_token="", eos_token="", special_tokens=[]).voice
-    assert NAME in voice.calls.before and voice.calls.trigger
-    assert (voice.begun + voice.calls.opening + voice.calls.before).find(voice.calls.trigger) >= 0
