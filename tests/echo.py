@@ -30,8 +30,8 @@ from localinfra.kinds import LoadedModel
 from localinfra.models import catalog as catalog_file
 from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.runtime import Runtime
-from localinfra.text.loading import compile_template
 from localinfra.text.model import TextModel
+from localinfra.text.templates import compile_templates
 
 BOS, START, END, PREFIX, SUFFIX, MIDDLE = range(256, 262)
 SPECIAL = {
@@ -245,8 +245,8 @@ class EchoRuntime(Runtime):
         if not isinstance(entry, TextModelEntry) or path is None or path.name not in FILES:
             return super()._load_kind(name, entry)
         vocabulary = Bytes(fills=path.name == "filler.gguf")
-        template, error = compile_template(entry.chat_template or CHATML, vocabulary)
-        assert template, error
+        templates = compile_templates(entry.chat_template or CHATML, None, vocabulary)
+        assert not templates.errors
         step_s = SLOW_STEP_S if path.name == "slow.gguf" else 0.0
         backend = EchoBackend(entry.context_length or 4096, entry.sequences, step_s)
         max_waiting = self.settings.max_queue
@@ -255,8 +255,7 @@ class EchoRuntime(Runtime):
             entry,
             vocabulary,
             Engine(backend, EngineSettings(max_waiting=max_waiting), name=name),
-            template,
-            None,
+            templates,
             max_waiting,
             share_prefixes=self.settings.share_prefixes,
         )

@@ -41,9 +41,10 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "chat": [
         {"messages", "partial", "sandbox"},
-        {"control_tokens", "formats", "schema"},
+        {"control_tokens", "formats", "schema", "variables"},
         {"calls", "forms", "grammar", "rendering"},
-        {"answer", "fitting", "voice"},
+        {"answer", "sketch", "voice"},
+        {"fitting"},
         {"relaxing", "template"},
     ],
     "models": [

@@ -5,37 +5,44 @@ detects a missing or silently dropped system role, turns that must alternate and
 letters, however the template is written.
 """
 
+import datetime
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 
 import msgspec
-from jinja2 import Template
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens
 from localinfra.chat.formats.form import Voice
-from localinfra.chat.forms import SPELLINGS, WORD, Form, Sketch, Spelling, forms, sketched
+from localinfra.chat.forms import SPELLINGS, TURNS, Calls, Form, Spelling, forms
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
+from localinfra.chat.sandbox.environment import CompiledTemplate
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
+from localinfra.chat.sketch import TOLD, WORD, Sketch, sketched
+from localinfra.chat.variables import complete, server_values
 from localinfra.errors import InvalidRequest
 
 PROBE_S = 0.2  # CPU time; a run usually takes a millisecond
 MAX_KNOWN = 1024  # shapes with a cached form
 
 HI = [Message("user", "Kw0vj")]
-CALL = ToolCall(FunctionCall("f", '{"k":"v"}'), "call_1")
-TOOL: dict[str, Json] = {
-    "type": "function",
-    "function": {
-        "name": "f",
-        "description": "d",
-        "parameters": {
-            "type": "object",
-            "properties": {"k": {"type": "string", "description": "d"}},
-        },
-    },
-}
+CALL = ToolCall(FunctionCall("Kw1vj", '{"k":"v"}'), "call_1")
+
+
+def _tool(parameters: dict[str, Json]) -> dict[str, Json]:
+    function: dict[str, Json] = {"name": "f", "description": "d", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+TOOL = _tool({"type": "object", "properties": {"k": {"type": "string", "description": "d"}}})
+BARE_TOOLS: list[Json] = [  # valid schemas without what `complete` adds
+    _tool({"type": "object"}),
+    _tool({"type": "object", "properties": {"a": {}, "b": True}}),
+    _tool({"type": "object", "properties": {"a": {"type": ["string", "null"]}}}),
+    _tool({"type": "object", "properties": {"a": {"type": "object"}, "b": {"type": "array"}}}),
+]
 
 
 class RenderInput(msgspec.Struct, frozen=True):
@@ -52,8 +59,10 @@ class RenderInput(msgspec.Struct, frozen=True):
 class Fitting:
     """Finds and caches the forms that one template accepts. Any thread."""
 
-    def __init__(self, template: Template, tokens: ControlTokens, source: str, voice: Voice):
-        self._template = template
+    def __init__(
+        self, compiled: CompiledTemplate, tokens: ControlTokens, source: str, voice: Voice
+    ):
+        self._compiled = compiled
         self._tokens = tokens
         self._voice = voice
         self._knows_developer = "developer" in source
@@ -62,16 +71,17 @@ class Fitting:
     def forms(self, asked: RenderInput, failures: list[InvalidRequest]) -> Iterator[Form]:
         """Yields the forms that fit, the closest to the original first, and adds the errors of
         others to `failures`."""
-        sketch = sketched(asked.messages, is_continued=asked.is_continued)
+        is_told = bool(asked.instruction)
+        sketch = sketched(asked.messages, is_continued=asked.is_continued, is_told=is_told)
         asked.deadline.check()
-        has_tools = bool(asked.instruction or asked.variables["tools"])
+        has_tools = bool(is_told or asked.variables["tools"])
         variables = asked.variables
         if variables["tools"]:
             variables = {**variables, "tools": [TOOL]}
         asked = msgspec.structs.replace(
             asked,
             messages=sketch.messages,
-            instruction="Tools." if asked.instruction else "",
+            instruction=TOLD if is_told else "",
             variables=variables,
         )
         shape = [sketch.messages, has_tools, variables, asked.given["add_generation_prompt"]]
@@ -88,11 +98,10 @@ class Fitting:
         self, asked: RenderInput, sketch: Sketch, failures: list[InvalidRequest]
     ) -> Iterator[Form]:
         seen: set[bytes] = set()
-        for form in forms(
-            self._spellings,
-            writes_calls=self._voice.writes_calls,
-            knows_developer=self._knows_developer,
-        ):
+        lossy: set[tuple[Calls, Spelling]] = set()
+        for form in forms(self._spellings, knows_developer=self._knows_developer):
+            if (form.calls, form.spelling) in lossy:
+                continue
             plain = form.messages(asked.messages, asked.instruction)
             encoded = msgspec.json.encode(plain)
             if encoded in seen:
@@ -103,14 +112,21 @@ class Fitting:
             except TemplateFailed as error:
                 failures.append(error)
                 continue
+            if missing and missing <= sketch.mixed:
+                yield from self._apart(asked, sketch, form)
             lost = missing - sketch.beside_calls
-            if lost:
-                failures.append(_left_out(min(sketch.needed[word] for word in lost), asked))
+            if not lost:
+                yield form  # without text beside a call, if the template never shows it
                 continue
-            apart = msgspec.structs.replace(form, calls="apart")
-            if missing and form.calls == "given" and self._fits(asked, sketch, apart):
-                yield apart
-            yield form  # without text beside a call, if the template never shows it
+            failures.append(_left_out(min(sketch.needed[word] for word in lost), asked))
+            if lost <= sketch.names:  # other turns won't show these calls either
+                lossy.add((form.calls, form.spelling))
+
+    def _apart(self, asked: RenderInput, sketch: Sketch, form: Form) -> Iterator[Form]:
+        """The form with texts apart from calls, in the first turns that fit, if any do."""
+        apart = msgspec.structs.replace(form, has_texts_apart=True)
+        tries = (msgspec.structs.replace(apart, turns=turns) for turns in TURNS)
+        yield from itertools.islice((t for t in tries if self._fits(asked, sketch, t)), 1)
 
     def _fits(self, asked: RenderInput, sketch: Sketch, form: Form) -> bool:
         try:
@@ -126,7 +142,7 @@ class Fitting:
     def _run(self, asked: RenderInput, form: Form) -> str:
         plain = form.messages(asked.messages, asked.instruction)
         rendering = Rendering(
-            template=self._template,
+            compiled=self._compiled,
             tokens=self._tokens,
             given=asked.given,
             variables=asked.variables,
@@ -136,6 +152,17 @@ class Fitting:
             meter=Meter([asked.variables, plain], asked.deadline),
         )
         return rendering.run(plain, asked.variables)
+
+    def readable(self, tools: list[Json]) -> list[Json]:
+        """The tools as they are, or `complete` if the template fails otherwise."""
+        if not tools or self._reads_any_tools or self._passes(HI, Form(), [], tools):
+            return tools
+        completed = complete(tools)
+        return completed if self._passes(HI, Form(), [], completed) else tools
+
+    @functools.cached_property
+    def _reads_any_tools(self) -> bool:
+        return self._passes(HI, Form(), [], BARE_TOOLS)
 
     @functools.cached_property
     def shows_texts(self) -> bool:
@@ -150,30 +177,28 @@ class Fitting:
 
     @functools.cached_property
     def _spellings(self) -> Sequence[Spelling]:
-        """Those to try: the first one in which calls and results appear, or all if none does."""
+        """Those to try: the first one in which calls and results appear; none if the template
+        never shows calls; all if it refuses to render these."""
+        if not self._voice.writes_calls:
+            return []
         call = Message("assistant", None, tool_calls=[CALL])
         result = Message("tool", "Kw2vj", tool_call_id="call_1")
         asked = [Message("user", "Kw0vj"), call]
         full = [*asked, result]
-        if not self._voice.writes_calls:
-            return SPELLINGS
         has_text = not self._voice.has_null_content
         for spelling in sorted(SPELLINGS, key=lambda it: it.is_content_text != has_text):
             form = Form(spelling=spelling)
-            words = ["Kw0vj", "Kw2vj"]
+            words = ["Kw0vj", "Kw1vj", "Kw2vj"]
             if self._passes(full, form, words, [TOOL]) and self._passes(asked, form, [], [TOOL]):
                 return [spelling]
-        return SPELLINGS
+        renders = any(self._passes(full, Form(spelling=s), [], [TOOL]) for s in SPELLINGS)
+        return [] if renders else SPELLINGS
 
     def _passes(
         self, messages: Sequence[Message], form: Form, words: Sequence[str], tools: Json
     ) -> bool:
-        given: dict[str, object] = {
-            "bos_token": "",
-            "eos_token": "",
-            "add_generation_prompt": True,
-            "strftime_now": lambda format: "",
-        }
+        now = datetime.datetime(2000, 1, 1)
+        given = server_values(bos_token="", eos_token="", add_generation_prompt=True, now=now)
         asked = RenderInput(messages, "", {"tools": tools}, given, False, Deadline(PROBE_S))
         try:
             text = self._run(asked, form)

@@ -14,17 +14,14 @@ from typing import Literal
 import msgspec
 
 from localinfra.chat.formats.generic import as_plain_messages, instructed
-from localinfra.chat.messages import FunctionCall, Message, Plain, ToolCall, normalize
+from localinfra.chat.messages import Message, Plain, normalize
 
 SHORT_ID = re.compile("[A-Za-z0-9]{9}")
 ID_CHARACTERS = string.digits + string.ascii_letters
-WORD = re.compile(r"Kw\d+vj")  # stands for a text in a sketch
-SHORT_ARGUMENTS = 200  # characters
 ROLES_OF_SYSTEM = ("system", "developer")
 
-# Calls and their results: as sent · text beside calls in a message of its own · one call per
-# message · unpaired ones as text · all as text.
-Calls = Literal["given", "apart", "single", "orphans_plain", "plain"]
+# Calls and their results: as sent · one call per message · unpaired ones as text · all as text.
+Calls = Literal["given", "single", "orphans_plain", "plain"]
 # Turns: as sent · neighbours merged · also a user first · also an empty answer between a result and
 # a user · or the user's text appended to the result.
 Turns = Literal["given", "joined", "led", "bridged", "appended"]
@@ -45,10 +42,13 @@ class Form(msgspec.Struct, frozen=True):
     turns: Turns = "given"
     system: System = "given"
     spelling: Spelling = Spelling()
+    has_texts_apart: bool = False  # a text beside calls has a message of its own
 
     def messages(self, messages: Sequence[Message], instruction: str = "") -> list[Plain]:
         """The messages for the template. `instruction`: about tools, for a system message."""
         changed = instructed(_with_calls(messages, self.calls), instruction)
+        if self.has_texts_apart:
+            changed = [part for message in changed for part in _apart(message)]
         system: list[Message] = []
         if self.system == "renamed":
             changed = [_as_system(message) for message in changed]
@@ -75,21 +75,19 @@ SPELLINGS = [
     Spelling(short, text, parse)
     for short, text, parse in itertools.product((False, True), (False, True), (True, False))
 ]
+TURNS: tuple[Turns, ...] = ("given", "joined", "led", "bridged", "appended")
 
 
-def forms(
-    spellings: Sequence[Spelling], *, writes_calls: bool, knows_developer: bool
-) -> Iterator[Form]:
+def forms(spellings: Sequence[Spelling], *, knows_developer: bool) -> Iterator[Form]:
     """From the original to the most altered; the last has alternating user and assistant turns of
-    plain text, which every template accepts."""
-    calls: list[Calls] = ["plain"]
-    if writes_calls:
-        calls = ["given", "single", "orphans_plain", "plain"]
-    turns: list[Turns] = ["given", "joined", "led", "bridged", "appended"]
+    plain text, which every template accepts. No `spellings`: the template shows no calls."""
+    calls: list[Calls] = ["given", "single", "orphans_plain", "plain"] if spellings else ["plain"]
     system: list[System] = ["given", "renamed", "first", "in_user"]
     if not knows_developer:
         system.remove("given")
-    for call, spelling, turn, place in itertools.product(calls, spellings, turns, system):
+    for call, spelling, turn, place in itertools.product(
+        calls, spellings or [Spelling()], TURNS, system
+    ):
         yield Form(call, turn, place, spelling)
 
 
@@ -103,8 +101,6 @@ def _with_calls(messages: Sequence[Message], calls: Calls) -> list[Message]:
         return as_plain_messages(messages, _without_partner(messages))
     if calls == "single":
         return [part for run in _rounds(messages) for part in _one_by_one(run)]
-    if calls == "apart":
-        return [part for message in messages for part in _apart(message)]
     return [*messages]
 
 
@@ -330,74 +326,3 @@ def _with_system(messages: list[Message], system: Message, in_user: bool) -> lis
     content = _blank_line_between([system, messages[at]])
     headed = msgspec.structs.replace(messages[at], content=content)
     return [*messages[:at], headed, *messages[at + 1 :]]
-
-
-# How a template renders a conversation depends on its shape: in a sketch, words stand for texts.
-
-
-class Sketch(msgspec.Struct, frozen=True):
-    """A conversation of the same shape with short texts."""
-
-    messages: list[Message]
-    needed: dict[str, int]  # words that the prompt must contain → the index of their message
-    beside_calls: frozenset[str]  # words in messages that also call
-
-
-def sketched(messages: Sequence[Message], *, is_continued: bool = False) -> Sketch:
-    """`messages` have text or None as content. One to be continued always gets a word, since its
-    end will be marked."""
-    ids: dict[str, str] = {}
-    needed: dict[str, int] = {}
-    beside: list[str] = []
-    sketch: list[Message] = []
-    for at, message in enumerate(messages):
-        content = message.content
-        assert content is None or isinstance(content, str)
-        if is_continued and at == len(messages) - 1:
-            content = _word(at)
-        if content:
-            content = _word(at) if not content.isspace() else " "
-        if content and content != " ":
-            needed[content] = at
-            if message.tool_calls:
-                beside.append(content)
-        calls = [
-            ToolCall(FunctionCall("f", _sketched_arguments(call)), _sketched_id(call.id, ids))
-            for call in message.tool_calls or ()
-        ]
-        sketch.append(
-            Message(
-                message.role,
-                content,
-                name="n" if message.name is not None else None,
-                tool_calls=calls or None,
-                tool_call_id=_sketched_id(message.tool_call_id, ids),
-                reasoning_content="r" if message.reasoning_content is not None else None,
-            )
-        )
-    return Sketch(sketch, needed, frozenset(beside))
-
-
-def _word(at: int) -> str:
-    return f"Kw{at}vj"  # occurs in no template, and no word is part of another
-
-
-def _sketched_arguments(call: ToolCall) -> str:
-    if len(call.function.arguments) <= SHORT_ARGUMENTS:
-        return call.function.arguments
-    try:
-        arguments = msgspec.json.decode(call.function.arguments or "{}")
-    except (msgspec.DecodeError, RecursionError):
-        return "x"
-    if not isinstance(arguments, dict):
-        return "x"
-    return '{"k":"v"}'
-
-
-def _sketched_id(id: str | None, known: dict[str, str]) -> str | None:
-    if id is None:
-        return None
-    if id not in known:
-        number = len(known)
-        known[id] = f"a{number:08}" if SHORT_ID.fullmatch(id) else f"call_{number}" if id else ""
-    return known[id]

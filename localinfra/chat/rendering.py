@@ -6,12 +6,12 @@ inputs.
 
 import jinja2
 import msgspec
-from jinja2 import Template
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens, Segment, mapped
 from localinfra.chat.messages import Json, Plain
-from localinfra.chat.sandbox.environment import SANDBOX, Refusal
+from localinfra.chat.sandbox.environment import SANDBOX, CompiledTemplate, Refusal
 from localinfra.chat.sandbox.meter import LimitExceeded, Meter
+from localinfra.chat.variables import with_functions
 from localinfra.errors import InvalidRequest
 
 MAX_REASON_CHARS = 500
@@ -36,7 +36,7 @@ class TemplateFailed(InvalidRequest):
 class Rendering(msgspec.Struct, frozen=True):
     """The rendering of one request, which may take several runs of the template."""
 
-    template: Template
+    compiled: CompiledTemplate
     tokens: ControlTokens
     given: dict[str, object]  # from the server
     variables: dict[str, Json]  # from the client, besides messages
@@ -88,9 +88,10 @@ class Rendering(msgspec.Struct, frozen=True):
 
     def run(self, messages: list[Plain], variables: dict[str, Json]) -> str:
         """Runs the template once. Raises TemplateFailed, and LimitExceeded if it was stopped."""
-        values = {**self.given, **variables, "messages": messages}
         try:
-            return SANDBOX.run(self.template, values, self.meter, "".join(self.brackets))
+            read = with_functions(variables, self.compiled.variables)
+            values = {**self.given, **read, "messages": messages}
+            return SANDBOX.run(self.compiled.template, values, self.meter, "".join(self.brackets))
         except Refusal as error:
             raise TemplateFailed(
                 f"The model's chat template refuses these messages: {reason_of(error)}", "messages"

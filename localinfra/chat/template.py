@@ -5,10 +5,9 @@ users apart. `rendering.py` renders it.
 """
 
 import datetime
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
-from jinja2 import meta
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens, strings
 from localinfra.chat.fitting import Fitting, RenderInput
@@ -22,8 +21,9 @@ from localinfra.chat.rendering import (
     TemplateFailed,
     reason_of,
 )
-from localinfra.chat.sandbox.environment import SANDBOX
+from localinfra.chat.sandbox.environment import SANDBOX, compiled
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
+from localinfra.chat.variables import server_values
 from localinfra.chat.voice import voice_of
 from localinfra.errors import InvalidRequest
 
@@ -31,7 +31,6 @@ RESERVED = frozenset(SANDBOX.globals) | {
     *("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
 }
 LARGE_CHARACTERS = 200_000  # 50,000 tokens or more; no template needs 2 s for fewer
-MAX_DATE_FORMAT_CHARS = 100  # each may expand to 256 characters
 
 
 class TemplateError(Exception):
@@ -49,11 +48,11 @@ class ChatTemplate:
     ):
         """`special_tokens`: spellings that only the template may write. Raises TemplateError."""
         try:
-            self._compiled = SANDBOX.compile_bounded(source)
+            self._compiled = compiled(source)
         except (Exception, LimitExceeded) as error:
             raise TemplateError(f"the chat template can't be used: {reason_of(error)}") from error
         self.source = source
-        self.variables = frozenset(meta.find_undeclared_variables(SANDBOX.parse(source)))
+        self.variables = self._compiled.variables
         self.voice = voice_of(source, self._compiled, bos_token, eos_token)
         self._tokens = ControlTokens(special_tokens)
         self._bos_token = bos_token
@@ -90,7 +89,8 @@ class ChatTemplate:
         variables: dict[str, Json] = msgspec.to_builtins({"tools": None, **(extra or {})})
         told = ""  # about tools that the template can't describe itself
         if self.voice.takes_tools:
-            variables["tools"] = msgspec.to_builtins([dict(tool) for tool in tools or ()])
+            definitions = msgspec.to_builtins([dict(tool) for tool in tools or ()])
+            variables["tools"] = self._fitting.readable(definitions)
         else:
             told = instruction(tools or (), self.voice.calls)
         variables["tools"] = variables["tools"] or no_tools
@@ -98,12 +98,12 @@ class ChatTemplate:
             conversation,
             told,
             variables,
-            given={
-                "bos_token": self._bos_token,
-                "eos_token": self._eos_token,
-                "add_generation_prompt": add_generation_prompt and not is_continued,
-                "strftime_now": _clock(now),
-            },
+            given=server_values(
+                bos_token=self._bos_token,
+                eos_token=self._eos_token,
+                add_generation_prompt=add_generation_prompt and not is_continued,
+                now=now or datetime.datetime.now(),
+            ),
             is_continued=is_continued,
             deadline=deadline,
         )
@@ -130,7 +130,7 @@ class ChatTemplate:
         asked.deadline.check()
         needs_brackets = asked.is_continued or has_control_tokens
         rendering = Rendering(
-            template=self._compiled,
+            compiled=self._compiled,
             tokens=self._tokens,
             given=asked.given,
             variables=asked.variables,
@@ -176,12 +176,3 @@ def _refuse_reserved(names: Collection[str]) -> None:
             f"{', '.join(taken)} can't be set: the server sets it.",
             "chat_template_kwargs",
         )
-
-
-def _clock(now: datetime.datetime | None) -> Callable[[str], str]:
-    def strftime_now(format: str) -> str:
-        if len(format) > MAX_DATE_FORMAT_CHARS:
-            raise ValueError("the date format is too long")
-        return (now or datetime.datetime.now()).strftime(format)
-
-    return strftime_now

@@ -3,10 +3,9 @@
 Runs the template within limits; `formats/` compares what it renders.
 """
 
+import datetime
 import logging
 from collections.abc import Mapping, Sequence
-
-from jinja2 import Template
 
 from localinfra.chat.formats import harmony
 from localinfra.chat.formats.derived import DerivedCalls, calls_of, turn_of
@@ -15,21 +14,22 @@ from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.formats.probes import NotDerived, Probes
 from localinfra.chat.formats.thinking import content_mark, reasoning_of
 from localinfra.chat.messages import Json, Plain
-from localinfra.chat.sandbox.environment import SANDBOX
+from localinfra.chat.sandbox.environment import SANDBOX, CompiledTemplate
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
+from localinfra.chat.variables import server_values, with_functions
 
 logger = logging.getLogger(__name__)
 
 PROBES_S = 0.5  # CPU time of all probes; 70 published templates take 1 to 80 ms
 
 
-def voice_of(source: str, template: Template, bos_token: str, eos_token: str) -> Voice:
+def voice_of(source: str, compiled: CompiledTemplate, bos_token: str, eos_token: str) -> Voice:
     """Takes milliseconds and never much more than PROBES_S. If the template's calls can't be
     learned, the generic form is used, and a warning says why."""
     if harmony.recognizes(source):
         return harmony.HARMONY
     try:
-        return _learned(Probes(_Runs(template, bos_token, eos_token)), source)
+        return _learned(Probes(_Runs(compiled, bos_token, eos_token)), source)
     except (NotDerived, LimitExceeded) as error:
         logger.warning(
             "The chat template's own form of tool calls can't be learned, so the model is asked to "
@@ -68,9 +68,10 @@ def _learned(probes: Probes, source: str) -> Voice:
 class _Runs:
     """Renders probes, all of them within one budget."""
 
-    def __init__(self, template: Template, bos_token: str, eos_token: str):
-        self._template = template
-        self._given: dict[str, object] = {"bos_token": bos_token, "eos_token": eos_token}
+    def __init__(self, compiled: CompiledTemplate, bos_token: str, eos_token: str):
+        self._compiled = compiled
+        self._bos_token = bos_token
+        self._eos_token = eos_token
         self._deadline = Deadline(PROBES_S)
 
     def __call__(
@@ -81,15 +82,15 @@ class _Runs:
         is_prompt: bool = False,
         flags: Mapping[str, Json] = {},
     ) -> str | None:
-        values = {
-            **self._given,
-            **flags,
-            "messages": [*messages],
-            "tools": [*tools],
-            "add_generation_prompt": is_prompt,
-            "strftime_now": lambda format: "",
-        }
+        given = server_values(
+            bos_token=self._bos_token,
+            eos_token=self._eos_token,
+            add_generation_prompt=is_prompt,
+            now=datetime.datetime(2000, 1, 1),
+        )
+        read = with_functions({**flags, "tools": [*tools]}, self._compiled.variables)
+        values = {**given, **read, "messages": [*messages]}
         try:
-            return SANDBOX.run(self._template, values, Meter(values, self._deadline), "")
+            return SANDBOX.run(self._compiled.template, values, Meter(values, self._deadline), "")
         except Exception:  # what the template was not made for; another probe may suit it
             return None

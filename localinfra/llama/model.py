@@ -145,12 +145,6 @@ class Model:
         return self._buffer.value.decode("utf-8", "replace")
 
     @functools.cached_property
-    def chat_template(self) -> str | None:
-        """The file's Jinja template: untrusted text."""
-        text: bytes | None = llama_cpp.llama_model_chat_template(self.pointer, None)
-        return text.decode("utf-8", "replace") if text else None
-
-    @functools.cached_property
     def bos_text(self) -> str:
         return self.token_text(llama_cpp.llama_vocab_bos(self._vocab))
 

@@ -7,7 +7,6 @@ import logging
 import os
 from pathlib import Path
 
-from localinfra.chat.template import ChatTemplate, TemplateError
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
@@ -21,7 +20,7 @@ from localinfra.models.sources import locate
 from localinfra.optimize import store
 from localinfra.optimize.job import OptimizeJob
 from localinfra.text.model import TextModel
-from localinfra.text.vocabulary import Vocabulary
+from localinfra.text.templates import compile_templates
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +51,12 @@ def load_text_model(
             'give it kind = "embedding" in models.toml if it is an embedder.',
             "model",
         )
-    template, template_error = compile_template(entry.chat_template or model.chat_template, model)
-    if template_error:
-        logger.warning("%s: chat template: %s", name, template_error)
+    if entry.chat_template:
+        templates = compile_templates(entry.chat_template, None, model)
+    else:
+        templates = compile_templates(header.chat_template, header.tool_use_template, model)
+    for problem in templates.errors:
+        logger.warning("%s: chat template: %s", name, problem)
     engine_settings = EngineSettings(
         max_waiting=max_waiting,
         max_offloaded=max_offloaded_bytes(entry),
@@ -68,8 +70,7 @@ def load_text_model(
         entry,
         model,
         engine,
-        template,
-        template_error,
+        templates,
         max_waiting,
         share_prefixes=share_prefixes,
     )
@@ -208,21 +209,3 @@ def load_with_layers(
     except BaseException:
         model.close()
         raise
-
-
-def compile_template(
-    source: str | None, vocabulary: Vocabulary
-) -> tuple[ChatTemplate | None, str | None]:
-    """The template, or the reason why there is none."""
-    if source is None:
-        return None, "the file has none"
-    try:
-        template = ChatTemplate(
-            source,
-            bos_token=vocabulary.bos_text,
-            eos_token=vocabulary.eos_text,
-            special_tokens=vocabulary.special_tokens,
-        )
-    except TemplateError as error:
-        return None, str(error)
-    return template, None

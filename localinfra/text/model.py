@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from localinfra.chat.template import ChatTemplate
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.engine import Engine, EngineStats
 from localinfra.engine.output import ChoiceOutput
@@ -19,6 +18,7 @@ from localinfra.models.entries import ModelDetails, TextModelEntry
 from localinfra.text.grammars import Grammars
 from localinfra.text.prompts import Prompts
 from localinfra.text.request import TextRequest
+from localinfra.text.templates import ModelTemplates
 from localinfra.text.vocabulary import Vocabulary, spelled, text_of
 from localinfra.watchdog import Pulse
 
@@ -32,8 +32,7 @@ class TextModel:
         entry: TextModelEntry,
         vocabulary: Vocabulary,
         engine: Engine,
-        template: ChatTemplate | None,
-        template_error: str | None,
+        templates: ModelTemplates,
         max_waiting: int,
         *,
         share_prefixes: bool = False,
@@ -44,9 +43,7 @@ class TextModel:
         self.name = name
         self.entry = entry
         self.vocabulary = vocabulary
-        self.prompts = Prompts(
-            name, vocabulary, template, template_error, engine.context_length, max_waiting
-        )
+        self.prompts = Prompts(name, vocabulary, templates, engine.context_length, max_waiting)
         self.grammars = Grammars(vocabulary)
         self._engine = engine
 

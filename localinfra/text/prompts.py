@@ -16,6 +16,7 @@ from localinfra.chat.sandbox.meter import DEADLINE_S, Deadline, LimitExceeded
 from localinfra.chat.template import ChatTemplate
 from localinfra.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor, is_abandoned
+from localinfra.text.templates import ModelTemplates
 from localinfra.text.vocabulary import Vocabulary, text_of
 
 # Threads: few, since they hold the GIL, which the event loop needs. Characters: prompts longer than
@@ -52,16 +53,14 @@ class Prompts:
         self,
         name: str,
         vocabulary: Vocabulary,
-        template: ChatTemplate | None,
-        template_error: str | None,
+        templates: ModelTemplates,
         context_length: int,
         max_waiting: int,
     ):
         """`max_waiting` requests may wait for their prompt to be made."""
         self._name = name
         self._vocabulary = vocabulary
-        self._template = template
-        self._template_error = template_error
+        self._templates = templates
         self._context_length = context_length
         self._prompting = BoundedExecutor("prompts", MAX_PROMPTING, max_waiting, LARGE_PROMPT)
         self._counting = BoundedExecutor(
@@ -78,25 +77,30 @@ class Prompts:
 
     @property
     def tokenizer(self) -> TokenizerInfo:
+        default = self._templates.default
         return TokenizerInfo(
             kind=self._vocabulary.tokenizer_kind,
             bos=self._vocabulary.bos_text,
             eos=self._vocabulary.eos_text,
             adds_bos=self._vocabulary.adds_bos,
-            chat_template=self._template.source if self._template else None,
+            chat_template=default.source if default else None,
         )
 
     def unread(self, paths: Mapping[str, str]) -> list[str]:
         """`paths`: template variable → path in the request that sets it. Returns the paths of which
-        the template reads no variable."""
-        variables = self._template.variables if self._template else frozenset()
-        read = {path for name, path in paths.items() if name in variables}
+        no template reads a variable."""
+        templates = self._templates.all
+        read = {
+            path
+            for name, path in paths.items()
+            if any(name in template.variables for template in templates)
+        }
         return [path for path in dict.fromkeys(paths.values()) if path not in read]
 
     @functools.cached_property
     def format_tokens(self) -> frozenset[int]:
-        """The control tokens among the marks of the template's family."""
-        marks = self._template.voice.marks if self._template else ""
+        """The control tokens among the marks of the model's answers."""
+        marks = " ".join(template.voice.marks for template in self._templates.all)
         tokens = self._vocabulary.special_tokens.items()
         return frozenset(token for text, token in tokens if text in marks)
 
@@ -117,10 +121,10 @@ class Prompts:
         Raises InvalidRequest if there is no template or it refuses the messages,
         ContextLengthExceeded if the prompt can't fit, and QueueFull.
         """
-        if self._template is None:
+        template = self._templates.with_tools if tools else self._templates.default
+        if template is None:
             raise InvalidRequest(
-                f"{self._name} has no usable chat template"
-                f"{f' ({self._template_error})' if self._template_error else ''}: set "
+                f"{self._name} has no usable chat template ({self._templates.errors[0]}): set "
                 "chat_template for it in models.toml, or use /v1/completions with a prompt in "
                 "the model's own format.",
                 "model",
@@ -128,7 +132,7 @@ class Prompts:
         if len(messages) > self._context_length:  # each has at least one token
             raise ContextLengthExceeded(len(messages), self._context_length, is_exact=False)
         executor = self._counting if is_counted else self._prompting
-        job = (self._render, self._template, messages, template_kwargs, tools, asks)
+        job = (self._render, template, messages, template_kwargs, tools, asks)
         return await executor.run(*job, size=size_of(messages))
 
     def _render(

@@ -22,9 +22,9 @@ from chat_templates import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localinfra.chat.forms import sketched
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
 from localinfra.chat.sandbox.meter import Deadline
+from localinfra.chat.sketch import sketched
 from localinfra.errors import InvalidRequest
 
 TEMPLATES = {
@@ -38,7 +38,10 @@ TEMPLATES = {
     "nemo": NEMO,
     "one call": ONE_CALL,
 }
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object"}},
+}
 
 SYSTEM, DEVELOPER = Message("system", "SYS"), Message("developer", "DEV")
 HI, BYE = Message("user", "HI"), Message("user", "BYE")
@@ -178,6 +181,44 @@ def test_text_beside_a_call_gets_a_message_of_its_own_if_it_would_be_dropped() -
     assert prompt.count("<|start|>assistant") == 3
 
 
+def test_no_call_is_dropped() -> None:
+    """gpt-oss shows a message's first call only, DeepSeek R1 none beside text, LFM2 none at all."""
+    calls = [ToolCall(FunctionCall(name, "{}"), name) for name in ("one", "two")]
+    asked = Message("assistant", "SAID", tool_calls=calls)
+    conversation = [HI, asked, result("one"), result("two", "OTHER"), BYE]
+
+    def prompt(*parts: str) -> str:
+        source = "{% for m in messages %}[{{ m.role }}]" + "".join(parts) + "{% endfor %}"
+        return template(source).render(conversation).text
+
+    said = "{{ m.content or '' }}"
+    call = "<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>"
+    first_call = "{% for c in (m.tool_calls or [])[:1] %}" + call + "{% endfor %}"
+    assert prompt(said, first_call) == (
+        "[user]HI[assistant]SAID<call>one {}</call>[tool]OUTPUT"
+        "[assistant]<call>two {}</call>[tool]OTHER[user]BYE"
+    )
+    calls_alone = "{% for c in m.tool_calls if not m.content %}" + call + "{% endfor %}"
+    assert prompt(said, calls_alone) == (
+        "[user]HI[assistant]SAID[assistant]<call>one {}</call><call>two {}</call>"
+        "[tool]OUTPUT[tool]OTHER[user]BYE"
+    )
+    order = [*re.findall("SAID|one|two|OUTPUT|OTHER", prompt(said))]
+    assert order == ["SAID", "one", "two", "OUTPUT", "OTHER"]
+
+
+def test_what_is_told_about_tools_is_not_dropped() -> None:
+    """The last system message wins here, as with DeepSeek R1."""
+    source = (
+        "{% set ns = namespace(system='') %}"
+        "{% for m in messages if m.role == 'system' %}{% set ns.system = m.content %}{% endfor %}"
+        "{{ ns.system }}{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    )
+    prompt = template(source).render([HI, HELLO, SYSTEM, BYE], tools=[TOOL]).text
+    assert "<tools>" in prompt and prompt.endswith("HIHELLOBYE")
+    positions(prompt, [SYSTEM, HI, HELLO, BYE])
+
+
 # Ids
 
 IDS = ["call_abc123", "toolu_01A09q90qw90lq917835lq9", "", "a", "123456789", "ü" * 50, "<|im_end|>"]
@@ -213,10 +254,8 @@ def test_results_without_ids_belong_to_the_calls_in_order() -> None:
 
 def test_ids_are_unchanged_if_the_template_accepts_them() -> None:
     source = SHOWS_CALLS + "{% for message in messages %}{{ message.tool_call_id }}{% endfor %}"
-    assert (
-        "call_abc123"
-        in template(source).render([HI, call("call_abc123"), result("call_abc123")]).text
-    )
+    prompt = template(source).render([HI, call("call_abc123"), result("call_abc123")]).text
+    assert "call_abc123" in prompt
 
 
 # Everything
@@ -264,7 +303,9 @@ def test_a_sketch_has_the_shape_of_the_conversation(messages: list[Message]) -> 
     for message, drawn in zip(messages, sketch.messages, strict=True):
         assert (message.role, bool(message.content)) == (drawn.role, bool(drawn.content))
         assert len(message.tool_calls or ()) == len(drawn.tool_calls or ())
-    assert len(sketch.needed) == sum(bool(message.content) for message in messages)
+    num_texts = sum(bool(message.content) for message in messages)
+    num_calls = sum(len(message.tool_calls or ()) for message in messages)
+    assert len(sketch.needed) == num_texts + num_calls
 
 
 def test_a_long_conversation_takes_time_in_proportion() -> None:

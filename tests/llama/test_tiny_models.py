@@ -20,6 +20,8 @@ from models.tiny_gguf import (
     tiny_mamba,
 )
 
+from localinfra.chat.answer import Tool
+from localinfra.chat.messages import Message
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import (
     EngineSettings,
@@ -27,7 +29,7 @@ from localinfra.engine.request import (
     GenerationRequest,
     SamplingParams,
 )
-from localinfra.errors import ModelUnavailable
+from localinfra.errors import InvalidRequest, ModelUnavailable
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
 from localinfra.models.entries import LoraAdapter, TextModelEntry
@@ -42,6 +44,7 @@ SETTINGS = ContextSettings(
     threads=1,
     kv_type="f16",
 )
+HI = [Message("user", "Hi")]
 GREEDY = GenerationParams(SamplingParams(temperature=0))
 
 
@@ -196,10 +199,40 @@ def test_a_load_that_runs_out_of_memory_is_retried_with_fewer_layers(
 def test_a_template_may_come_from_settings_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     model = load_text_model("tiny", entry(path, chat_template="{{ messages[0].content }}"), 8)
-    assert model.prompts._template is not None
+    assert model.prompts.tokenizer.chat_template == "{{ messages[0].content }}"
     model.close()
     model = load_text_model("tiny", entry(path, chat_template="{% for %}"), 8)
-    assert model.prompts._template is None and model.prompts._template_error
+    with pytest.raises(InvalidRequest, match=r"no usable chat template .*Expected an expression"):
+        asyncio.run(model.prompts.chat(HI, {}))
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("templates", "entry_has", "plain", "with_tools"),
+    [
+        ({"": "usual", ".tool_use": "for tools"}, None, "usual", "for tools"),
+        ({"": "usual", ".rag": "rag"}, None, "usual", "usual"),
+        ({".tool_use": "for tools"}, None, "for tools", "for tools"),
+        ({"": "usual", ".tool_use": "{% if %}"}, None, "usual", "usual"),
+        ({"": "usual", ".tool_use": "for tools"}, "mine", "mine", "mine"),
+    ],
+)
+def test_a_file_may_have_a_template_of_its_own_for_tools(
+    templates: dict[str, str], entry_has: str | None, plain: str, with_tools: str, tmp_path: Path
+) -> None:
+    tiny = tiny_llama()
+    for name, source in templates.items():
+        tiny.metadata["tokenizer.chat_template" + name] = Value(STRING, source)
+    model = load_text_model(
+        "tiny", entry(tiny.write(tmp_path / "tiny.gguf"), chat_template=entry_has), 8
+    )
+
+    def prompt(*tools: Tool) -> str:
+        ids = asyncio.run(model.prompts.chat(HI, {}, tools)).ids
+        return model.text(ids).removeprefix("<s>")
+
+    assert prompt() == plain
+    assert prompt(Tool("look", {"name": "look"}, None, "tools[0]")) == with_tools
     model.close()
 
 

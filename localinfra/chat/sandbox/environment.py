@@ -5,33 +5,36 @@ Owns the Jinja environment. A template can use plain values and the functions li
 features and Python's methods turn a small input into a huge output.
 """
 
+import functools
 import re
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from io import StringIO
 from itertools import islice
 from sys import getsizeof
-from types import BuiltinMethodType, FrameType
-from typing import Any, NoReturn
+from types import BuiltinMethodType
+from typing import Any, NamedTuple, NoReturn
 
 from jinja2 import Template, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, LoopControlExtension
+from jinja2.idtracking import VAR_LOAD_RESOLVE
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.runtime import Context, LoopContext, Macro
+from jinja2.sandbox import SandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 
 from localinfra.chat.sandbox import filters
-from localinfra.chat.sandbox.meter import Buffer, LimitExceeded, Meter, written
+from localinfra.chat.sandbox.meter import Buffer, Deadline, LimitExceeded, Meter, written
 
 MAX_SOURCE_CHARS = 128 << 10  # the longest of 70 published templates has 17,000
 MAX_PARTS = 20_000  # tokens of the lexer; the largest of those templates has 3,800
-COMPILE_DEADLINE_S = 5.0
+COMPILE_DEADLINE_S = 5.0  # CPU time; those templates take 40 ms at most
+MAX_COMPILED = 64  # templates kept
 MAX_INT_BITS = 16_384  # of a product; Python reads literals of up to 4300 digits
 GROWING = frozenset(["*", "**", "%"])  # others return no more than they are given
+
+JINJAS_OWN = frozenset(["_loop_vars", "_block_vars"])  # arguments it adds to calls
 
 METHODS: dict[type, frozenset[str]] = {
     str: frozenset(
@@ -41,7 +44,7 @@ METHODS: dict[type, frozenset[str]] = {
         "isupper islower".split()
     ),
     dict: frozenset(["get", "items", "keys", "values"]),
-    list: frozenset(["index", "count"]),
+    list: frozenset(["index", "count", "append", "pop"]),  # the last two only as `call` allows
     tuple: frozenset(["index", "count"]),
 }
 
@@ -69,11 +72,31 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class CompiledTemplate(NamedTuple):
+    template: Template
+    variables: frozenset[str]  # the names that its source reads, including those set by the server
+
+
 class _MeteredCode(CodeGenerator):
     """Generates code that calls the meter in each loop, branch and macro, and for each value made.
 
     Computes nothing while compiling: Jinja would fold `'a'|center(10**9)` into a constant.
     """
+
+    def __init__(self, environment: "Sandbox", output: StringIO):
+        super().__init__(environment, None, None, output, optimized=False)
+        self.variables: set[str] = set()
+        self._tick = Deadline(COMPILE_DEADLINE_S).check
+
+    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
+        self._tick()  # each node is compiled in at most a few walks over those below it
+        return super().visit(node, *args, **kwargs)
+
+    def enter_frame(self, frame: Frame) -> None:
+        super().enter_frame(frame)
+        loads = frame.symbols.loads.values()
+        names = (name for action, name in loads if action == VAR_LOAD_RESOLVE and name)
+        self.variables.update(name for name in names if name not in self.environment.globals)
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
         if not isinstance(node, nodes.TemplateData):
@@ -123,7 +146,9 @@ class _MeteredCode(CodeGenerator):
         self.write("})")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:
-        self._charge(super().visit_List, node, frame)
+        self.write("environment.own(")
+        super().visit_List(node, frame)
+        self.write(")")
 
     def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
         if node.ctx == "load":
@@ -162,11 +187,11 @@ class _Formatter(SandboxedFormatter):
         return text
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
+class Sandbox(SandboxedEnvironment):
     """Stateless, except for each thread's meter while it renders."""
 
-    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
-    code_generator_class = _MeteredCode
+    intercepted_binops = frozenset(SandboxedEnvironment.default_binop_table)
+    code_generator_class: type[_MeteredCode] = _MeteredCode
 
     def __init__(self) -> None:
         super().__init__(
@@ -212,14 +237,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
             del self._running.meter, self._running.passthrough
         return "".join(pieces)
 
-    def compile_bounded(self, source: str) -> Template:
+    def compiled(self, source: str) -> CompiledTemplate:
         """Raises LimitExceeded for an excessive template, Exception for an invalid one."""
         if len(source) > MAX_SOURCE_CHARS:
             raise LimitExceeded(f"it is longer than {MAX_SOURCE_CHARS} characters")
-        with _deadline(COMPILE_DEADLINE_S):
-            if any(True for _ in islice(self.lex(source), MAX_PARTS, None)):
-                raise LimitExceeded("it has too many tokens")
-            return self.from_string(source)
+        if any(True for _ in islice(self.lex(source), MAX_PARTS, None)):
+            raise LimitExceeded("it has too many tokens")
+        code = StringIO()
+        generator = self.code_generator_class(self, code)
+        generator.visit(self.parse(source))
+        compiled = compile(code.getvalue(), "<template>", "exec")
+        template = Template.from_code(self, compiled, self.make_globals(None))
+        return CompiledTemplate(template, frozenset(generator.variables))
 
     # Called by generated code.
 
@@ -230,6 +259,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def charge(self, value: object) -> object:
         meter: Meter = self._running.meter
         return meter.charge(value)
+
+    def own(self, made: list[object]) -> list[object]:
+        meter: Meter = self._running.meter
+        return meter.own(made)
 
     def text(self, value: object) -> str:
         meter: Meter = self._running.meter
@@ -258,13 +291,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         meter: Meter = self._running.meter
         meter.tick()
-        if isinstance(obj, BuiltinMethodType) and isinstance(obj.__self__, str):
+        owner = obj.__self__ if isinstance(obj, BuiltinMethodType) else None
+        if isinstance(owner, str):
             cost = filters.METHOD_BYTES.get(obj.__name__)
             if cost is not None:
-                meter.spend(cost(obj.__self__, *args, **kwargs))
-        else:  # macros see them all as `varargs` and `kwargs`; a namespace keeps them
+                meter.spend(cost(owner, *args, **kwargs))
+        elif isinstance(owner, list) and obj.__name__ == "append":
+            meter.append(owner, *args)
+        elif isinstance(owner, list) and obj.__name__ == "pop":
+            meter.pop(owner, *args)
+        elif _keeps_apart(obj, args):
+            meter.spend(getsizeof(args) + getsizeof(kwargs))
+        else:
             meter.charge(args)
-            meter.charge(kwargs)
+            meter.charge({name: kwargs[name] for name in kwargs.keys() - JINJAS_OWN})
         return meter.charge(super().call(context, obj, *args, **kwargs))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
@@ -300,25 +340,17 @@ def _grown_bytes(meter: Meter, operator: str, left: object, right: object) -> in
     return 0
 
 
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Stops Python code at its next function call once it has used this much CPU time.
-
-    For Jinja's compiler, which can't be metered from within. Restores the previous trace function,
-    such as a debugger's or coverage's.
-    """
-    end = time.thread_time() + seconds
-
-    def on_call(frame: FrameType, event: str, arg: object) -> None:
-        if time.thread_time() > end:
-            raise LimitExceeded(f"compiling it takes more than {seconds:g} s")
-
-    earlier = sys.gettrace()
-    sys.settrace(on_call)
-    try:
-        yield
-    finally:
-        sys.settrace(earlier)
+def _keeps_apart(function: object, args: tuple[object, ...]) -> bool:
+    """Whether each argument becomes a variable: no value will hold it, as `varargs` would."""
+    if isinstance(function, Macro):
+        return not (function.catch_varargs or function.catch_kwargs)
+    return function is _Namespace and not args
 
 
 SANDBOX = Sandbox()
+
+
+@functools.lru_cache(MAX_COMPILED)
+def compiled(source: str) -> CompiledTemplate:
+    """The source's compiled form, kept for models loaded later. See `Sandbox.compiled`."""
+    return SANDBOX.compiled(source)

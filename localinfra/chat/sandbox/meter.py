@@ -15,6 +15,8 @@ LOOK_EVERY_S = 0.02  # between checks that are slower than reading the wall cloc
 MAX_VALUE_BYTES = 4 << 20  # of one value written out in full; plus 8 times the input
 MAX_TOTAL_BYTES = 32 << 20  # of all values made while rendering; plus 32 times the input
 
+POINTER_BYTES = 8  # in a list
+
 CONTAINERS = (list, tuple, dict)
 SCALARS = frozenset([bool, int, float, type(None)])
 
@@ -47,7 +49,7 @@ class Deadline:
             if self._is_abandoned():
                 raise LimitExceeded("its client has left")
             if time.thread_time() > self._cpu_end:
-                raise LimitExceeded(f"it ran for more than {self._limit_s:g} s")
+                raise LimitExceeded(f"it took more than {self._limit_s:g} s of CPU time")
         return True
 
 
@@ -57,6 +59,7 @@ class Meter:
     def __init__(self, inputs: object, deadline: Deadline | None = None):
         self._sizes: dict[int, int] = {}  # id of a container → bytes of it written out
         self._kept: list[object] = []  # keeps those ids from being reused
+        self._own: set[int] = set()  # ids of lists that may change
         input_bytes = self.size(inputs)
         self._max_value = MAX_VALUE_BYTES + 8 * input_bytes
         self._left = MAX_TOTAL_BYTES + 32 * input_bytes
@@ -83,6 +86,32 @@ class Meter:
             return self.charge(list(value))
         return value
 
+    def own(self, made: list[object]) -> list[object]:
+        """Charges for a list of the template's own, which it may change until the list is part of
+        another value: so no value contains itself, and the sizes of others stay as they were."""
+        self.charge(made)
+        self._own.add(id(made))
+        return made
+
+    def append(self, target: list[object], item: object) -> None:
+        """Call it before the list's method, as `pop`. Raises ValueError unless the list is own."""
+        self._own.discard(id(item))
+        self._resize(target, POINTER_BYTES + self.size(item))
+        self.spend(POINTER_BYTES)
+
+    def pop(self, target: list[object], index: int = -1) -> None:
+        self._resize(target, -POINTER_BYTES - self.size(target[index]))
+
+    def _resize(self, target: list[object], by: int) -> None:
+        if id(target) not in self._own:
+            raise ValueError(
+                "a template can only change a list that it wrote and that is in no other value"
+            )
+        size = self._sizes[id(target)] + by
+        if size > self._max_value:
+            raise LimitExceeded("it built too large a value")
+        self._sizes[id(target)] = size
+
     def text(self, value: object) -> str:
         """str(value), charged for if that makes a new string."""
         if type(value) is str:
@@ -95,7 +124,7 @@ class Meter:
         """Bytes of the value written out in full, with shared parts counted each time.
 
         `[x, x]` nested 40 deep is small in memory, but printing, hashing or comparing it takes
-        forever. Containers never change, so each is summed once.
+        forever. Each is summed once: of containers only own lists change, and no part of others.
         """
         if isinstance(value, str):
             return getsizeof(value)
@@ -103,8 +132,10 @@ class Meter:
             return 32
         known = self._sizes.get(id(value))
         if known is None:
-            parts = chain.from_iterable(value.items()) if isinstance(value, dict) else value
+            parts = [*chain.from_iterable(value.items())] if isinstance(value, dict) else value
             known = getsizeof(value) + sum(map(self.size, parts))
+            if self._own:
+                self._own.difference_update(map(id, parts))
             self._sizes[id(value)] = known
             self._kept.append(value)
         return known

@@ -127,6 +127,20 @@ class GgufHeader(msgspec.Struct, frozen=True):
         return tokens.length if isinstance(tokens, Array) else 0
 
     @property
+    def chat_template(self) -> str | None:
+        """Jinja, unchecked text from a stranger."""
+        return self._text("tokenizer.chat_template")
+
+    @property
+    def tool_use_template(self) -> str | None:
+        """Another, for requests with tools. (gguf-py names it after its purpose.)"""
+        return self._text("tokenizer.chat_template.tool_use")
+
+    def _text(self, key: str) -> str | None:
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else None
+
+    @property
     def tensor_bytes(self) -> int:
         return sum(tensor.size_bytes for tensor in self.tensors)
 
