@@ -41,7 +41,8 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "chat": [
         {"messages", "partial", "sandbox"},
-        {"control_tokens", "formats", "schema"},
+        {"control_tokens", "schema"},
+        {"formats"},
         {"calls", "forms", "grammar", "rendering"},
         {"answer", "fitting"},
         {"relaxing", "template"},

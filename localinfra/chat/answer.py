@@ -9,12 +9,14 @@ from typing import Literal
 import msgspec
 
 from localinfra.chat import grammar
+from localinfra.chat.formats.bare import BareCalls
 from localinfra.chat.formats.families import HARMONY
 from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.harmony import HarmonyParser
 from localinfra.chat.formats.marked import MarkedParser
 from localinfra.chat.formats.pieces import Parser
 from localinfra.chat.messages import Json
+from localinfra.chat.schema.expected import Expected
 from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
 from localinfra.chat.schema.rules import Rule, json_rule
 
@@ -158,12 +160,27 @@ def format_rule(wanted: AnswerFormat) -> Rule:
 
 
 def parser_of(
-    voice: Voice, *, has_tools: bool, is_thinking: bool, is_continued: bool = False
+    voice: Voice,
+    *,
+    tools: Sequence[Tool] = (),
+    auto: ToolUse | None = None,
+    is_thinking: bool,
+    is_continued: bool = False,
 ) -> Parser | None:
-    """The parser of an answer, or None if all its text is content."""
+    """The parser of an answer, or None if all its text is content.
+
+    `tools`: those described to the model. `auto`: its calls may also lack the marks of its form.
+    """
     if voice is HARMONY:
-        return HarmonyParser(in_body=is_continued)
-    if not has_tools and voice.reasoning is None:
+        parser: Parser = HarmonyParser(in_body=is_continued)
+    elif tools or voice.reasoning or voice.content or voice.content_end:
+        expected = {tool.name: Expected(tool.parameters) for tool in tools} if tools else None
+        parser = MarkedParser(
+            voice, expected, starts_thinking=is_thinking, is_continued=is_continued
+        )
+    else:
         return None
-    calls = voice.calls if has_tools else None
-    return MarkedParser(calls, voice.reasoning, starts_thinking=is_thinking)
+    if auto is None or not auto.callable or is_continued:
+        return parser
+    callable = {tool.name: Expected(tool.parameters) for tool in auto.callable}
+    return BareCalls(parser, callable, max_calls=None if auto.is_parallel else 1)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from localinfra.chat.answer import parser_of
+from localinfra.chat.answer import Tool, parser_of
 from localinfra.chat.formats.families import GENERIC, HARMONY, REASONING
 from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.pieces import CallArguments, CallEnd, Content, Piece, Thought
@@ -16,6 +16,7 @@ from localinfra.text.turn import ChoiceReader
 
 THINKER = Voice(GENERIC, takes_tools=True, reasoning=REASONING[0])
 PLAIN = Voice(GENERIC, takes_tools=True, reasoning=None)
+TOOLS = [Tool("note", {}, None, "tools[0]")]
 BEGIN, END = REASONING[0].begin, REASONING[0].end
 CALL = '<tool_call>\n{"name": "note", "arguments": {"text": "END"}}\n</tool_call>'
 HARMONY_CALL = (
@@ -33,7 +34,7 @@ def cuts(text: str) -> Iterator[list[str]]:
 
 def play(voice: Voice, parts: list[str], stops: list[str]) -> list[OutputDelta]:
     """The deltas of an answer whose tokens are these parts, cut by max_tokens at their end."""
-    parser = parser_of(voice, has_tools=True, is_thinking=False)
+    parser = parser_of(voice, tools=TOOLS, is_thinking=False)
     reader = ChoiceReader(parser, Stops(stops))
     output = ChoiceOutput(
         0, [part.encode() for part in parts].__getitem__, Stops(()), reader=reader
