@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -251,6 +252,14 @@ def test_the_schema_tells_what_a_raw_value_is(text: str, schema: Any, value: Any
 def test_a_literal_among_others_needs_no_marks_of_its_own(text: str, value: Any) -> None:
     for shape in ("python", "bare"):
         assert equal(one_argument(FORMS[shape], text), value)
+
+
+@pytest.mark.parametrize("text", ["'it\\'s\\n\\\\'", '"it\'s\\n\\\\"', '"it\'s\\u000a\\x5c"'])
+def test_quoted_texts_may_have_escapes(text: str) -> None:
+    form = FORMS["python"]
+    assert form.members
+    members = msgspec.structs.replace(form.members, has_escapes=True)
+    assert one_argument(msgspec.structs.replace(form, members=members), text) == "it's\n\\"
 
 
 def test_blanks_around_tags_do_not_matter_but_lines_of_a_text_do() -> None:

@@ -31,6 +31,7 @@ class Members(msgspec.Struct, frozen=True):
     separator: str = ""
     quotes: tuple[str, str] = ("", "")  # around a value that is text
     quotes_always: bool = True  # or only where the value would be taken for something else
+    has_escapes: bool = False  # a text in `quotes` is a literal, too
     words: tuple[str, str, str] = ("true", "false", "null")
     literals: Literal["json", "python", "bare"] = "json"  # bare: `quotes`, and keys without any
     types: Mapping[str, str] = {}  # JSON type → its spelling in TYPE
@@ -55,6 +56,7 @@ class CallForm(msgspec.Struct, frozen=True):
     only_at_start: bool = False
     is_single: bool = False  # a message has no more than one call
     prefix: str = ""  # optional before the trigger at the start; ignored
+    has_short_ids: bool = False  # ID is nine letters or digits, and nothing else
 
 
 class ReasoningMarks(msgspec.Struct, frozen=True):
@@ -75,6 +77,7 @@ class Voice(msgspec.Struct, frozen=True):
     content_end: str = ""  # ends it; only calls may follow
     writes_calls: bool = False  # the template writes `calls` itself; else they become plain text
     begun: str = ""  # the prompt ends with this; the marks that begin an answer start with it
+    has_null_content: bool = False  # the template wants null beside calls, not an empty text
 
     @property
     def marks(self) -> str:

@@ -174,14 +174,15 @@ class MemberArguments:
             if nested.end is not None:
                 self._begin_container(nested.texts[KEY])
                 return start
-        content = skip_mark(text, start, members.quotes[0], is_all and not self._is_cut)
+        quote = "" if members.has_escapes else members.quotes[0]
+        content = skip_mark(text, start, quote, is_all and not self._is_cut)
         if content is None:
             return self._wait(at)
         if members.after or content > start:
             is_quoted = content > start
             self._expect((members.quotes[1] if is_quoted else "") + members.after)
             self._state = MemberState.TEXT
-            self._parts, self._may_be_text = [], True
+            self._parts, self._may_be_text = [], not members.has_escapes
             if is_quoted:
                 self._pass_text("")
         else:

@@ -44,7 +44,7 @@ def is_text(begun: str, kinds: frozenset[str]) -> bool | None:
 
 def value_json(text: str, kinds: frozenset[str], members: Members) -> str:
     """What a value means: a literal if its types allow that, or else a text."""
-    are_quoted = not members.after  # texts, in this form
+    are_quoted = members.has_escapes or not members.after  # texts, in this form
     if not are_quoted and is_text(text, kinds):
         return quoted(text)
     literal = literal_json(text.strip(), members)
