@@ -56,7 +56,8 @@ class BareCalls:
         return len(self._held) + self._parser.num_held
 
     def push(self, text: str) -> list[Piece]:
-        return joined(self._held_back(self._parser.push(text)))
+        pieces = self._parser.push(text)
+        return joined(self._held_back(pieces)) if self._may_be_calls else pieces
 
     def finish(self, *, is_cut: bool = False) -> list[Piece]:
         pieces = [*self._held_back(self._parser.finish(is_cut=is_cut))]

@@ -13,8 +13,8 @@ from localinfra.chat.formats.member_arguments import MemberArguments
 from localinfra.chat.formats.patterns import (
     Found,
     Pattern,
-    find_or_hold,
     match_any,
+    or_begun,
     skip_blanks,
 )
 from localinfra.chat.formats.pieces import (
@@ -76,6 +76,7 @@ class MarkedParser:
             self._marks_in_text[voice.content_end] = State.START
         if calls and not calls.only_at_start:
             self._marks_in_text[calls.trigger] = State.HEADER
+        self._mark_in_text = or_begun(*self._marks_in_text)
         if calls:
             members = calls.members
             ahead = [f" {members.before}", f" {calls.after}"] if members else [""]
@@ -109,6 +110,8 @@ class MarkedParser:
         before = None
         while before != (before := (self._state, len(self._held))):
             yield from readers[self._state](is_all)
+            if not (self._held or is_all):
+                return
 
     def _take(self, count: int) -> str:
         """What is in the prompt is left out."""
@@ -167,7 +170,9 @@ class MarkedParser:
 
     def _read_thought(self, is_all: bool) -> Iterator[Piece]:
         assert self._reasoning
-        at, is_there = find_or_hold(self._held, self._reasoning.end)
+        found = or_begun(self._reasoning.end).search(self._held)
+        at = found.start() if found else len(self._held)
+        is_there = found is not None and found[0] == self._reasoning.end
         thought = self._take_text(at, is_all and not is_there)
         if self._is_blank:
             thought = thought.lstrip()
@@ -181,9 +186,9 @@ class MarkedParser:
     def _read_text(self, is_all: bool) -> Iterator[Piece]:
         """Content, up to a trigger."""
         marks = self._marks_in_text
-        found = [(*find_or_hold(self._held, mark), mark) for mark in marks]
-        nothing = (len(self._held), False, "")
-        at, is_there, mark = min(found, key=lambda each: (each[0], not each[1]), default=nothing)
+        found = self._mark_in_text.search(self._held)
+        at, mark = (found.start(), found[0]) if found else (len(self._held), "")
+        is_there = mark in marks
         if is_all and not is_there:
             yield from self._say(self._take_text(at, is_all))
             return

@@ -133,21 +133,11 @@ def skip_blanks(text: str, at: int) -> int:
 
 
 @functools.lru_cache(1024)
-def or_begun(mark: str) -> re.Pattern[str]:
-    """Matches a mark, or its beginning at the end of the text."""
-    beginnings = [re.escape(mark[:size]) + r"\Z" for size in range(len(mark) - 1, 0, -1)]
-    return re.compile("|".join([re.escape(mark), *beginnings]))
-
-
-def find_or_hold(text: str, mark: str) -> tuple[int, bool]:
-    """Index of the mark, or of its possible beginning at the end, or else the text's length; and
-    whether the mark is complete."""
-    if (at := text.find(mark)) >= 0:
-        return at, True
-    for size in range(min(len(mark) - 1, len(text)), 0, -1):
-        if text.endswith(mark[:size]):
-            return len(text) - size, False
-    return len(text), False
+def or_begun(*marks: str) -> re.Pattern[str]:
+    """Matches one of the marks, or the beginning of one at the end of the text."""
+    begun = [mark[:size] for mark in marks for size in range(len(mark) - 1, 0, -1)]
+    parts = [*map(re.escape, marks), *(re.escape(beginning) + r"\Z" for beginning in begun)]
+    return re.compile("|".join(parts) or r"(?!)")
 
 
 class JsonScanner:
