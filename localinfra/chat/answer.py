@@ -169,18 +169,19 @@ def parser_of(
 ) -> Parser | None:
     """The parser of an answer, or None if all its text is content.
 
-    `tools`: those described to the model. `auto`: its calls may also lack the marks of its form.
+    `tools`: those described to the model. `auto`: which of them it may call if it likes; such calls
+    count even without the marks of its form.
     """
+    expected = {tool.name: Expected(tool.parameters) for tool in tools}
     if voice is HARMONY:
         parser: Parser = HarmonyParser(in_body=is_continued)
     elif tools or voice.reasoning or voice.content or voice.content_end:
-        expected = {tool.name: Expected(tool.parameters) for tool in tools} if tools else None
         parser = MarkedParser(
-            voice, expected, starts_thinking=is_thinking, is_continued=is_continued
+            voice, expected or None, starts_thinking=is_thinking, is_continued=is_continued
         )
     else:
         return None
     if auto is None or not auto.callable or is_continued:
         return parser
-    callable = {tool.name: Expected(tool.parameters) for tool in auto.callable}
-    return BareCalls(parser, callable, max_calls=None if auto.is_parallel else 1)
+    functions = {tool.name: expected[tool.name] for tool in auto.callable}
+    return BareCalls(parser, functions, max_calls=None if auto.is_parallel else 1)

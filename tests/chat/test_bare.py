@@ -105,6 +105,8 @@ def test_an_answer_of_nothing_but_calls_is_calls(text: str, expected: list[Any])
         '{"name": "get_weather"}',
         '{"name": "get_weather", "arguments": {"city": "Paris"}, "result": "warm"}',
         '{"name": "get_weather", "arguments": {"city": "Par',
+        '{"name": "get_weather", "arguments": {"city": "\\ud800"}}',
+        '{"name": "get_weather", "arguments": {"city": "Paris", "pi": NaN}}',
         f"{PARIS}, 2]]",
         "[1, 2, 3]",
         "```python\nprint(1)\n```",

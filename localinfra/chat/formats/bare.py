@@ -1,7 +1,7 @@
 """Finds calls that a model wrote without the marks of its form, as small models often do. Pure.
 
-An answer counts as calls if it is nothing but calls of declared functions with arguments that
-their schemas accept: JSON, alone, in a fence, or in the tags of Hermes models.
+An answer counts as calls if it is nothing but JSON of calls of declared functions, alone, in a
+fence, or in the tags of Hermes models. Of their arguments, names and types are checked.
 """
 
 import json
@@ -22,6 +22,7 @@ from localinfra.chat.formats.pieces import (
     Thought,
     joined,
 )
+from localinfra.chat.formats.values import is_json
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.expected import Expected
 
@@ -144,4 +145,5 @@ class BareCalls:
         expected = self._expected.get(name)
         if expected is None or not expected.accepts(arguments):
             return None
-        return name, json.dumps(arguments, ensure_ascii=False)
+        text = json.dumps(arguments, ensure_ascii=False)
+        return (name, text) if is_json(text) else None  # not with NaN or half a character
