@@ -108,6 +108,11 @@ RECORDED: list[tuple[str, str, Message]] = [
         ("Sure.", "", [PARIS, TRICKY]),
     ),
     (
+        "mistral",  # blanks after calls are not content
+        '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Paris"}}] Done.',
+        ("Done.", "", [PARIS]),
+    ),
+    (
         "mistral-args",
         f'[TOOL_CALLS]get_weather[ARGS]{{"city": "Paris"}}[TOOL_CALLS]note[ARGS]{TRICKY_JSON}',
         ("", "", [PARIS, TRICKY]),

@@ -1,6 +1,7 @@
 """Calls in every shape of arguments written one by one, however the text is split or cut."""
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -171,29 +172,25 @@ def test_any_written_call_is_read_back(shape: str, calls: list[Call], size: int)
     assert read(parser(form, calls), parts) == whole
 
 
-@settings(max_examples=300)
-@given(
-    parts=st.lists(
-        st.sampled_from(
-            [
-                "<tool_call>", "\n", "<function=", "f", ">", "<parameter=a>", "12", "{", '"', "x",
-                "</parameter>", "</function>", "</tool_call>", " ", "<function=f>\n",
-            ]
-        ),
-        max_size=14,
-    )
-)  # fmt: skip
-def test_no_text_is_an_error_and_a_call_is_json(parts: list[str]) -> None:
-    form = FORMS["lines"]
-    pieces = read(parser(form, [("f", {"a": 1})]), parts)
-    assert read(parser(form, [("f", {"a": 1})]), list("".join(parts))) == pieces
+@pytest.mark.parametrize("shape", FORMS)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_no_text_is_an_error_and_a_call_is_json(shape: str, data: st.DataObject) -> None:
+    form, calls = FORMS[shape], [*CALLS["two"], ("f", {"a": [{"b": "c"}]})]
+    tokens = re.findall(r"\w+|\s+|<[^<>]*>|.", written(form, calls))
+    begun = data.draw(st.integers(0, len(tokens)))
+    others = data.draw(st.lists(st.sampled_from([*tokens, *FRAGMENTS]), max_size=12))
+    parts = [*tokens[:begun], *others]
+    pieces = read(parser(form, calls), parts)
+    assert read(parser(form, calls), list("".join(parts))) == pieces
+    assert read(parser(form, calls), ["".join(parts)]) == pieces
     told = ""
     for piece in pieces:
         if isinstance(piece, CallStart):
             told = ""
         elif isinstance(piece, CallArguments):
             told += piece.text
-        elif isinstance(piece, CallEnd):
+        elif isinstance(piece, CallEnd) and form.members:
             json.loads(told)
 
 

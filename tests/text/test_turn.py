@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from localinfra.chat.answer import Tool, parser_of
+from localinfra.chat.answer import Tool, ToolUse, parser_of
 from localinfra.chat.formats.families import GENERIC, HARMONY, REASONING
 from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.pieces import CallArguments, CallEnd, Content, Piece, Thought
@@ -34,7 +34,7 @@ def cuts(text: str) -> Iterator[list[str]]:
 
 def play(voice: Voice, parts: list[str], stops: list[str]) -> list[OutputDelta]:
     """The deltas of an answer whose tokens are these parts, cut by max_tokens at their end."""
-    parser = parser_of(voice, tools=TOOLS, is_thinking=False)
+    parser = parser_of(voice, tools=TOOLS, auto=ToolUse(TOOLS), is_thinking=False)
     reader = ChoiceReader(parser, Stops(stops))
     output = ChoiceOutput(
         0, [part.encode() for part in parts].__getitem__, Stops(()), reader=reader
@@ -74,6 +74,7 @@ def said(deltas: list[OutputDelta]) -> tuple[str, str, str]:
         (THINKER, "Without END of thought", "Without ", "", "", "END"),
         (PLAIN, f"I note it.\n{CALL}", "I note it.", "", '{"text": "END"}', None),
         (PLAIN, f"I END here.\n{CALL}", "I ", "", "", "END"),
+        (PLAIN, '{"name": "note", "age": 7} END.', '{"name": "note", "age": 7} ', "", "", "END"),
         (PLAIN, f"I EN{CALL}", "I EN", "", '{"text": "END"}', None),
         (THINKER, f"{BEGIN}END{END}{CALL}", "", "END", '{"text": "END"}', None),
         (

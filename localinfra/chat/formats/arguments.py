@@ -24,10 +24,12 @@ class JsonArguments:
 
     def __init__(self) -> None:
         self._scanner = JsonScanner()
+        self._has_begun = False
 
     def read(self, text: str, *, is_all: bool, is_cut: bool) -> ArgumentsRead:
         # Leading blanks are dropped, however the text is split.
-        start = 0 if self._scanner.has_begun else skip_blanks(text, 0)
+        start = 0 if self._has_begun else skip_blanks(text, 0)
+        self._has_begun |= start < len(text)
         end = self._scanner.scan(text[start:])
         if end is None:
             return ArgumentsRead(len(text), text[start:])

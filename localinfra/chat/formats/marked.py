@@ -270,6 +270,8 @@ class MarkedParser:
             self._state = State.TEXT
 
     def _say(self, text: str) -> Iterator[Piece]:
-        self._has_called &= not text.strip()
-        if text and not self._has_called:  # blanks after calls are not content
+        if self._has_called:  # blanks after calls are not content
+            text = text.lstrip()
+            self._has_called = not text
+        if text:
             yield Content(text)
