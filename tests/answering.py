@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from localinfra.chat.answer import parser_of
+from localinfra.chat.answer import Tool, parser_of
 from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.pieces import CallArguments, CallStart, Content, Thought
 from localinfra.chat.formats.tokens import shared_start, tokens
@@ -101,7 +101,8 @@ def written(template: ChatTemplate, answer: Read) -> tuple[str, bool]:
 
 
 def read(voice: Voice, parts: Iterable[str], is_thinking: bool) -> Read:
-    parser = parser_of(voice, has_tools=True, is_thinking=is_thinking)
+    tools = [Tool(name, {}, PARAMETERS, "tools") for name in ("look", "take")]
+    parser = parser_of(voice, tools=tools, is_thinking=is_thinking)
     assert parser
     pieces = [piece for part in parts for piece in parser.push(part)] + parser.finish()
     content = "".join(piece.text for piece in pieces if isinstance(piece, Content))

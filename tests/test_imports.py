@@ -41,7 +41,8 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "chat": [
         {"messages", "partial", "sandbox"},
-        {"control_tokens", "formats", "schema", "variables"},
+        {"control_tokens", "schema", "variables"},
+        {"formats"},
         {"calls", "forms", "grammar", "rendering"},
         {"answer", "sketch", "voice"},
         {"fitting"},

@@ -9,11 +9,13 @@ from typing import Literal
 import msgspec
 
 from localinfra.chat import grammar
+from localinfra.chat.formats.bare import BareCalls
 from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.harmony import HARMONY, HarmonyParser
 from localinfra.chat.formats.marked import MarkedParser
 from localinfra.chat.formats.pieces import Parser
 from localinfra.chat.messages import Json
+from localinfra.chat.schema.expected import Expected
 from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
 from localinfra.chat.schema.rules import Rule, json_rule
 
@@ -157,12 +159,28 @@ def format_rule(wanted: AnswerFormat) -> Rule:
 
 
 def parser_of(
-    voice: Voice, *, has_tools: bool, is_thinking: bool, is_continued: bool = False
+    voice: Voice,
+    *,
+    tools: Sequence[Tool] = (),
+    auto: ToolUse | None = None,
+    is_thinking: bool,
+    is_continued: bool = False,
 ) -> Parser | None:
-    """The parser of an answer, or None if all its text is content."""
+    """The parser of an answer, or None if all its text is content.
+
+    `tools`: those described to the model. `auto`: which of them it may call if it likes; such calls
+    count even without the marks of its form.
+    """
+    expected = {tool.name: Expected(tool.parameters) for tool in tools}
     if voice is HARMONY:
-        return HarmonyParser(in_body=is_continued)
-    if not has_tools and voice.reasoning is None:
+        parser: Parser = HarmonyParser(in_body=is_continued)
+    elif tools or voice.reasoning or voice.content or voice.content_end:
+        parser = MarkedParser(
+            voice, expected or None, starts_thinking=is_thinking, is_continued=is_continued
+        )
+    else:
         return None
-    calls = voice.calls if has_tools else None
-    return MarkedParser(calls, voice.reasoning, starts_thinking=is_thinking)
+    if auto is None or not auto.callable or is_continued:
+        return parser
+    functions = {tool.name: expected[tool.name] for tool in auto.callable}
+    return BareCalls(parser, functions, max_calls=None if auto.is_parallel else 1)

@@ -113,12 +113,14 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
     UnsupportedParameter, ContextLengthExceeded, QueueFull.
     """
     use = wanted.answer.use
+    is_free = not use.is_required and wanted.answer.format is None
     prompt = await model.prompts.chat(wanted.messages, wanted.template_kwargs, use.tools)
     compiled = await model.grammars.compile(wanted.answer, prompt)
     parsers = [
         parser_of(
             prompt.voice,
-            has_tools=bool(use.tools),
+            tools=use.tools,
+            auto=use if is_free else None,
             is_thinking=prompt.is_thinking,
             is_continued=prompt.is_continued,
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from call_forms import FORMS, REASONING
 
-from localinfra.chat.answer import parser_of
+from localinfra.chat.answer import Tool, parser_of
 from localinfra.chat.formats.form import NAME, Voice
 from localinfra.chat.formats.harmony import HARMONY
 from localinfra.chat.formats.pieces import (
@@ -21,6 +21,8 @@ from localinfra.chat.formats.pieces import (
     Thought,
     joined,
 )
+
+TOOLS = [Tool("get_weather", {}, None, "tools[0]")]
 
 
 def voice(family: str, thinks: bool = False) -> Voice:
@@ -36,7 +38,7 @@ Message = tuple[str, str, list[tuple[str, object]]]  # content, reasoning, calls
 def read(
     texts: list[str], spoken: Voice, is_thinking: bool = False, has_tools: bool = True
 ) -> list[Piece]:
-    parser = parser_of(spoken, has_tools=has_tools, is_thinking=is_thinking)
+    parser = parser_of(spoken, tools=TOOLS if has_tools else (), is_thinking=is_thinking)
     assert parser
     pieces = [piece for text in texts for piece in parser.push(text)]
     return joined([*pieces, *parser.finish()])
@@ -104,6 +106,11 @@ RECORDED: list[tuple[str, str, Message]] = [
         'Sure.[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}, '
         f'{{"name": "note", "arguments": {TRICKY_JSON}}}]',
         ("Sure.", "", [PARIS, TRICKY]),
+    ),
+    (
+        "mistral",  # blanks after calls are not content
+        '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Paris"}}] Done.',
+        ("Done.", "", [PARIS]),
     ),
     (
         "mistral-args",
@@ -176,7 +183,7 @@ def test_a_cut_answer_shows_no_beginning_of_a_mark(
     content, thought, _ = expected
     for end in range(len(text)):
         for texts in ([text[:end]], list(text[:end])):
-            parser = parser_of(voice(family), has_tools=True, is_thinking=False)
+            parser = parser_of(voice(family), tools=TOOLS, is_thinking=False)
             assert parser
             pieces = joined([p for t in texts for p in parser.push(t)] + parser.finish(is_cut=True))
             told = {
@@ -225,7 +232,7 @@ def test_reasoning_that_never_ends_is_the_whole_answer() -> None:
 
 
 def test_arguments_are_passed_on_as_written() -> None:
-    parser = parser_of(voice("hermes"), has_tools=True, is_thinking=False)
+    parser = parser_of(voice("hermes"), tools=TOOLS, is_thinking=False)
     assert parser
     assert parser.push('<tool_call>\n{"name": "f", "argum') == []
     assert parser.push('ents": {"a": ') == [CallStart("f"), CallArguments('{"a": ')]
@@ -262,7 +269,7 @@ def test_a_harmony_call_that_is_cut_off_has_no_end() -> None:
 
 
 def test_the_rest_of_a_harmony_message_is_its_content() -> None:
-    parser = parser_of(HARMONY, has_tools=False, is_thinking=False, is_continued=True)
+    parser = parser_of(HARMONY, is_thinking=False, is_continued=True)
     assert parser
     assert [*parser.push(" 42."), *parser.finish()] == [Content(" 42.")]
 
@@ -278,4 +285,4 @@ def test_blanks_before_arguments_are_dropped_however_they_are_split() -> None:
 
 
 def test_an_answer_without_marks_needs_no_parser() -> None:
-    assert parser_of(voice("hermes"), has_tools=False, is_thinking=False) is None
+    assert parser_of(voice("hermes"), is_thinking=False) is None

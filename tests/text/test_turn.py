@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from call_forms import THINK
 
-from localinfra.chat.answer import parser_of
+from localinfra.chat.answer import Tool, ToolUse, parser_of
 from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.formats.harmony import HARMONY
@@ -18,6 +18,7 @@ from localinfra.text.turn import ChoiceReader
 
 THINKER = Voice(GENERIC, takes_tools=True, reasoning=THINK)
 PLAIN = Voice(GENERIC, takes_tools=True, reasoning=None)
+TOOLS = [Tool("note", {}, None, "tools[0]")]
 BEGIN, END = THINK.begin, THINK.end
 CALL = '<tool_call>\n{"name": "note", "arguments": {"text": "END"}}\n</tool_call>'
 HARMONY_CALL = (
@@ -35,7 +36,7 @@ def cuts(text: str) -> Iterator[list[str]]:
 
 def play(voice: Voice, parts: list[str], stops: list[str]) -> list[OutputDelta]:
     """The deltas of an answer whose tokens are these parts, cut by max_tokens at their end."""
-    parser = parser_of(voice, has_tools=True, is_thinking=False)
+    parser = parser_of(voice, tools=TOOLS, auto=ToolUse(TOOLS), is_thinking=False)
     reader = ChoiceReader(parser, Stops(stops))
     output = ChoiceOutput(
         0, [part.encode() for part in parts].__getitem__, Stops(()), reader=reader
@@ -75,6 +76,7 @@ def said(deltas: list[OutputDelta]) -> tuple[str, str, str]:
         (THINKER, "Without END of thought", "Without ", "", "", "END"),
         (PLAIN, f"I note it.\n{CALL}", "I note it.", "", '{"text": "END"}', None),
         (PLAIN, f"I END here.\n{CALL}", "I ", "", "", "END"),
+        (PLAIN, '{"name": "note", "age": 7} END.', '{"name": "note", "age": 7} ', "", "", "END"),
         (PLAIN, f"I EN{CALL}", "I EN", "", '{"text": "END"}', None),
         (THINKER, f"{BEGIN}END{END}{CALL}", "", "END", '{"text": "END"}', None),
         (

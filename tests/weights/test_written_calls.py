@@ -42,7 +42,7 @@ def test_required_calls_of_each_family_parse_into_valid_calls(
         if text is None:
             continue
         num_ended += 1
-        parser = parser_of(voice, has_tools=True, is_thinking=False)
+        parser = parser_of(voice, tools=TOOLS, is_thinking=False)
         assert parser
         pieces = [*parser.push(text), *parser.finish()]
         calls = [piece.name for piece in pieces if isinstance(piece, CallStart)]
@@ -86,7 +86,7 @@ def test_under_auto_a_call_once_begun_is_of_a_declared_tool(
         written = writer.write(source.text, seed, text + form.trigger)
         if written is None:
             continue
-        parser = parser_of(voice, has_tools=True, is_thinking=False)
+        parser = parser_of(voice, tools=TOOLS, is_thinking=False)
         assert parser
         pieces = [*parser.push(written), *parser.finish()]
         for called, arguments in collected(pieces):

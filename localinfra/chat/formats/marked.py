@@ -4,15 +4,17 @@ Pure: text in, pieces out. The pieces add up to the same however the text is spl
 beginning of a mark is held back. Text that only looks like a call stays content.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 
-from localinfra.chat.formats.form import CallForm, ReasoningMarks
+from localinfra.chat.formats.arguments import ArgumentsReader, JsonArguments
+from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.member_arguments import MemberArguments
 from localinfra.chat.formats.patterns import (
     Found,
-    JsonScanner,
     Pattern,
-    find_or_hold,
+    match_any,
+    or_begun,
     skip_blanks,
 )
 from localinfra.chat.formats.pieces import (
@@ -24,13 +26,16 @@ from localinfra.chat.formats.pieces import (
     Thought,
     joined,
 )
+from localinfra.chat.schema.expected import Expected
+
+ANYTHING = Expected()
 
 
 class State(Enum):
     """START → THINKING → START of the content → TEXT → HEADER → ARGUMENTS → AFTER → HEADER … or
-    TEXT again."""
+    TEXT again. From TEXT to START where content has a mark at its end."""
 
-    START = auto()  # only blanks so far, at the start or after the reasoning
+    START = auto()  # only blanks so far, at the start or after reasoning or content
     THINKING = auto()
     TEXT = auto()
     HEADER = auto()  # from a trigger to the arguments, with the name of the function
@@ -39,36 +44,50 @@ class State(Enum):
 
 
 class MarkedParser:
-    """Parses what a `Dialect` describes. Without `calls` and `reasoning`, all text is content."""
+    """Parses what a `Voice` describes."""
 
     def __init__(
         self,
-        calls: CallForm | None,
-        reasoning: ReasoningMarks | None = None,
+        voice: Voice,
+        expected: Mapping[str, Expected] | None,
         *,
         starts_thinking: bool = False,
+        is_continued: bool = False,
     ):
-        """`starts_thinking`: the prompt has already opened the reasoning."""
-        self._calls = calls
-        self._reasoning = reasoning
-        self._state = State.THINKING if starts_thinking and reasoning else State.START
-        self._may_think = reasoning is not None and not starts_thinking
-        self._held = ""
+        """`expected`: the arguments of each function; None: there are no calls. `starts_thinking`,
+        `is_continued`: the prompt has already opened the reasoning or the content."""
+        self._voice = voice
+        self._calls = calls = None if expected is None else voice.calls
+        self._expected = expected or {}
+        self._reasoning = voice.reasoning
+        self._state = State.THINKING if starts_thinking and voice.reasoning else State.START
+        self._may_think = voice.reasoning is not None and not starts_thinking
+        self._may_mark_content = bool(voice.content) and not is_continued
+        self._held = "" if starts_thinking or is_continued else voice.begun
+        self._num_begun = len(self._held)  # characters of it that stand in the prompt
         self._is_cut = False  # the answer was cut off
         self._num_dropped = 0  # characters of an incomplete mark at the cut
         self._is_blank = True  # the reasoning has only blanks so far
-        self._has_thought = False
+        self._drops_blanks = False  # before what follows a mark
         self._has_called = False  # and no content has followed
-        self._scanner = JsonScanner()
+        self._arguments: ArgumentsReader = JsonArguments()
+        self._marks_in_text: dict[str, State] = {}
+        if voice.content_end:
+            self._marks_in_text[voice.content_end] = State.START
+        if calls and not calls.only_at_start:
+            self._marks_in_text[calls.trigger] = State.HEADER
+        self._mark_in_text = or_begun(*self._marks_in_text)
         if calls:
-            self._first = Pattern(calls.opening + calls.before)
-            self._next = Pattern(calls.separator + calls.before)
+            members = calls.members
+            ahead = [f" {members.before}", f" {calls.after}"] if members else [""]
+            self._first = [Pattern(calls.opening + calls.before, each) for each in ahead]
+            self._next = [Pattern(calls.separator + calls.before, each) for each in ahead]
             self._after = Pattern(calls.after)
             self._closing = Pattern(calls.closing)
 
     @property
     def num_held(self) -> int:
-        return len(self._held) + self._num_dropped
+        return len(self._held) - self._num_begun + self._num_dropped
 
     def push(self, text: str) -> list[Piece]:
         self._held += text
@@ -91,9 +110,14 @@ class MarkedParser:
         before = None
         while before != (before := (self._state, len(self._held))):
             yield from readers[self._state](is_all)
+            if not (self._held or is_all):
+                return
 
     def _take(self, count: int) -> str:
-        taken, self._held = self._held[:count], self._held[count:]
+        """What is in the prompt is left out."""
+        num_begun = min(count, self._num_begun)
+        self._num_begun -= num_begun
+        taken, self._held = self._held[num_begun:count], self._held[count:]
         return taken
 
     def _take_text(self, end: int, is_all: bool) -> str:
@@ -110,7 +134,7 @@ class MarkedParser:
     def _read_start(self, is_all: bool) -> Iterator[Piece]:
         """Looks for a mark at the start. Drops blanks before a mark or after reasoning."""
         blanks = skip_blanks(self._held, 0)
-        if self._has_thought:
+        if self._drops_blanks:
             self._take(blanks)
             blanks = 0
         rest = self._held[blanks:]
@@ -118,29 +142,37 @@ class MarkedParser:
             if is_all:
                 yield from self._say(self._take(blanks))
             return
-        calls, reasoning = self._calls, self._reasoning
-        marks = []
-        if self._may_think and reasoning:
-            marks.append((reasoning.begin, State.THINKING))
-        if calls and calls.prefix:
-            marks.append((calls.prefix, State.START))
-        if calls:
-            marks.append((calls.trigger, State.HEADER))
-        for mark, state in marks:
+        # A mark may begin like a longer one.
+        for mark, state in sorted(self._marks_at_start(), key=lambda each: -len(each[0])):
             if rest.startswith(mark):
                 self._may_think &= state is not State.THINKING
+                self._may_mark_content &= state is not State.TEXT
                 self._take(blanks + (0 if state is State.HEADER else len(mark)))
                 self._state = state
                 return
-        is_beginning = any(mark.startswith(rest) for mark, _ in marks)
-        if is_beginning and self._is_cut:
-            self._num_dropped = len(self._take(len(self._held)))
-        elif is_all or not is_beginning:
-            self._state = State.TEXT
+            if mark.startswith(rest) and self._is_cut:
+                self._num_dropped = len(self._take(len(self._held)))
+                return
+            if mark.startswith(rest) and not is_all:
+                return
+        self._take(self._num_begun)
+        self._state = State.TEXT
+
+    def _marks_at_start(self) -> Iterator[tuple[str, State]]:
+        if self._may_think and self._reasoning:
+            yield self._reasoning.begin, State.THINKING
+        if self._may_mark_content:
+            yield self._voice.content.lstrip(), State.TEXT
+        if self._calls and self._calls.prefix:
+            yield self._calls.prefix, State.START
+        if self._calls:
+            yield self._calls.trigger, State.HEADER
 
     def _read_thought(self, is_all: bool) -> Iterator[Piece]:
         assert self._reasoning
-        at, is_there = find_or_hold(self._held, self._reasoning.end)
+        found = or_begun(self._reasoning.end).search(self._held)
+        at = found.start() if found else len(self._held)
+        is_there = found is not None and found[0] == self._reasoning.end
         thought = self._take_text(at, is_all and not is_there)
         if self._is_blank:
             thought = thought.lstrip()
@@ -149,26 +181,27 @@ class MarkedParser:
             yield Thought(thought)
         if is_there:
             self._take(len(self._reasoning.end))
-            self._state, self._has_thought = State.START, True
+            self._state, self._drops_blanks = State.START, True
 
     def _read_text(self, is_all: bool) -> Iterator[Piece]:
         """Content, up to a trigger."""
-        if not self._calls or self._calls.only_at_start:
-            yield from self._say(self._take(len(self._held)))
-            return
-        at, is_there = find_or_hold(self._held, self._calls.trigger)
+        marks = self._marks_in_text
+        found = self._mark_in_text.search(self._held)
+        at, mark = (found.start(), found[0]) if found else (len(self._held), "")
+        is_there = mark in marks
         if is_all and not is_there:
             yield from self._say(self._take_text(at, is_all))
             return
         # Blanks between content and calls belong to the calls.
-        yield from self._say(self._take(len(self._held[:at].rstrip())))
+        end = len(self._held[:at].rstrip()) if State.HEADER in marks.values() else at
+        yield from self._say(self._take(end))
         if is_there:
-            self._held = self._held.lstrip()
-            self._state = State.HEADER
+            self._take(at - end + (len(mark) if marks[mark] is State.START else 0))
+            self._state, self._drops_blanks = marks[mark], True
 
     def _read_header(self, is_all: bool) -> Iterator[Piece]:
         assert self._calls
-        found = self._first.match(self._held, is_all)
+        found = match_any(self._first, self._held, 0, is_all)
         if found.end is not None:
             yield from self._start_call(found)
         elif found.is_cut and (self._is_cut or not self._calls.only_at_start):
@@ -179,20 +212,22 @@ class MarkedParser:
             yield from self._say(self._take(len(self._calls.trigger)))
 
     def _start_call(self, found: Found) -> Iterator[Piece]:
-        assert found.end is not None
+        assert found.end is not None and self._calls
         self._take(found.end)
         self._has_called = True
-        self._scanner = JsonScanner()
+        if self._calls.members:
+            self._arguments = MemberArguments(self._calls, self._expected.get(found.name, ANYTHING))
+        else:
+            self._arguments = JsonArguments()
         self._state = State.ARGUMENTS
         yield CallStart(found.name)
 
     def _read_arguments(self, is_all: bool) -> Iterator[Piece]:
-        if not self._scanner.has_begun:  # drop leading blanks, however the text is split
-            self._take(skip_blanks(self._held, 0))
-        end = self._scanner.scan(self._held)
-        if part := self._take(len(self._held) if end is None else end):
-            yield CallArguments(part)
-        if end is not None:
+        read = self._arguments.read(self._held, is_all=is_all, is_cut=self._is_cut)
+        self._take(read.taken)
+        if read.json:
+            yield CallArguments(read.json)
+        if read.is_complete:
             self._state = State.AFTER
             yield CallEnd()
 
@@ -200,7 +235,7 @@ class MarkedParser:
         """Reads `after`, then another call, the closing mark or neither. Incomplete marks at the
         end are not content either."""
         assert self._calls
-        found = self._after.match(self._held, is_all)
+        found = self._after.match(self._held, 0, is_all)
         if found.end is None:
             if found.is_open:
                 return
@@ -212,9 +247,9 @@ class MarkedParser:
         else:
             after = found.end
         rest = self._held[after:]
-        again = self._first.match(rest.lstrip(), is_all)
-        another = self._next.match(rest, is_all)
-        closing = self._closing.match(rest, is_all)
+        again = match_any(self._first, rest.lstrip(), 0, is_all)
+        another = match_any(self._next, rest, 0, is_all)
+        closing = self._closing.match(rest, 0, is_all)
         if any(match.is_cut for match in (again, another, closing)) and rest.strip():
             self._take(len(self._held))  # another call or the closing mark, cut off
             self._state = State.TEXT
@@ -235,6 +270,8 @@ class MarkedParser:
             self._state = State.TEXT
 
     def _say(self, text: str) -> Iterator[Piece]:
-        self._has_called &= not text.strip()
-        if text and not self._has_called:  # blanks after calls are not content
+        if self._has_called:  # blanks after calls are not content
+            text = text.lstrip()
+            self._has_called = not text
+        if text:
             yield Content(text)

@@ -1,79 +1,143 @@
 """Patterns that match streamed text, and tell whether more text could complete a match. Pure."""
 
+import functools
 import re
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from localinfra.chat.formats.form import NAME
+from localinfra.chat.formats.form import ID, INDEX, KEY, NAME, PLACEHOLDERS, TYPE
 
 MAX_HEADER_CHARS = 512  # of a call before its arguments; anything longer is not a call
+BLANKS = re.compile(r"\s*")
+PARTS = re.compile(rf"\s+|[{PLACEHOLDERS}]|[{{}}\[\],:;]|[^\s{PLACEHOLDERS}{{}}\[\],:;]+")
+
+# What may stand for a placeholder, up to the literal that follows.
+CONTENT = {
+    NAME: re.compile(r"[\w.:/-]*"),
+    ID: re.compile(r"[^\s<>\"']*"),
+    INDEX: re.compile(r"[^\s<>\"']*"),
+    KEY: re.compile(r"(?!/)[^\x00-\x1f<>\"'(){},]*"),
+    TYPE: re.compile(r"\w*"),
+}
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The result of matching a pattern at the start of a text. `end` is None if it does not match;
-    `is_open`: it may match once more text comes."""
+    """The result of matching a pattern. `end` is None if it does not match; `is_open`: it may match
+    once more text comes."""
 
     end: int | None = None
     is_open: bool = False
     is_cut: bool = False  # the text is the beginning of a match, and no more will come
-    name: str = ""
+    texts: Mapping[str, str] = {}  # placeholder → what stands for it
 
-
-LITERAL = r"[{}\[\],:;]|[^\s\0{}\[\],:;]+"
+    @property
+    def name(self) -> str:
+        return self.texts[NAME]
 
 
 class Pattern:
     """Literal text, with any number of blanks where it has some and around JSON's punctuation; and
-    a name, which extends to the next literal, or to a blank or a brace if there is none."""
+    placeholders, which extend to the next literal."""
 
-    def __init__(self, text: str):
-        self._parts: list[str] = []  # literals, "" for any blanks, NAME
-        for literal in re.findall(rf"\s+|\0|{LITERAL}", text):
-            if literal.isspace():
-                self._parts.append("")
-            elif literal in "{}[],:;":
-                self._parts += ["", literal, ""]
-            else:
-                self._parts.append(literal)
-        following = re.search(LITERAL, text.partition(NAME)[2])
-        self._name_end = re.compile(re.escape(following[0]) if following else r"[\s{]")
+    def __init__(self, text: str, ahead: str = ""):
+        """`ahead` must follow, but is not in the match."""
+        self._parts = parts_of(text)  # literals, "" for any blanks, placeholders
+        self._num_own = len(self._parts)
+        self._parts += parts_of(ahead)
+        self._max_chars = MAX_HEADER_CHARS + len(text) + len(ahead)
 
-    def match(self, text: str, is_all: bool = False) -> Found:
+    @property
+    def first(self) -> str:
+        """The literal with which it begins."""
+        return next((part for part in self._parts if part), "")
+
+    def match(self, text: str, at: int = 0, is_all: bool = False) -> Found:
         """`is_all`: no more text will come."""
-        at, name = 0, ""
-        for part in self._parts:
+        begun = Found()
+        if len(text) - at <= self._max_chars:
+            begun = Found(is_open=not is_all, is_cut=is_all)
+        texts: dict[str, str] = {}
+        start, end = at, None
+        for index, part in enumerate(self._parts):
+            if index == self._num_own:
+                end = at
             if part == "":
                 at = skip_blanks(text, at)
-            elif part == NAME:
-                at = skip_blanks(text, at)
-                end = self._name_end.search(text, at)
-                if end is None:
-                    may_be = len(text) <= MAX_HEADER_CHARS
-                    return Found(is_open=may_be and not is_all, is_cut=may_be and is_all)
-                name, at = text[at : end.start()].rstrip(), end.start()
+            elif part in PLACEHOLDERS:
+                stop = self._end_of(index, text, at)
+                if stop is None:
+                    return begun
+                texts[part] = text[at:stop].strip()
+                if not texts[part] and part in (NAME, KEY):
+                    return Found()
+                at = stop
             elif text.startswith(part, at):
                 at += len(part)
             else:
-                is_beginning = part.startswith(text[at:])
-                return Found(is_open=is_beginning and not is_all, is_cut=is_beginning and is_all)
-        return Found(end=at, name=name)
+                is_beginning = part.startswith(text[at : at + len(part)])
+                return begun if is_beginning and len(text) - at < len(part) else Found()
+        if at - start > self._max_chars:
+            return Found()
+        return Found(end=at if end is None else end, texts=texts)
+
+    def _end_of(self, index: int, text: str, at: int) -> int | None:
+        """Where the placeholder's text ends; None if more may belong to it."""
+        part = self._parts[index]
+        found = CONTENT[part].match(text, at)
+        if not found:
+            return at
+        end = found.end()
+        following = next((p for p in self._parts[index + 1 :] if p), "")[:1]
+        if part == NAME:  # it may contain a colon, the last one is the mark
+            stop = text.rfind(following, at, end) if following == ":" and end < len(text) else -1
+        else:
+            stop = text.find(following, at, end) if following else -1
+        if stop >= 0:
+            return stop
+        return end if end < len(text) else None
+
+
+def parts_of(text: str) -> list[str]:
+    parts: list[str] = []
+    for literal in PARTS.findall(text):
+        if literal.isspace():
+            parts.append("")
+        elif literal in "{}[],:;":
+            parts += ["", literal, ""]
+        else:
+            parts.append(literal)
+    return parts
+
+
+@functools.lru_cache(1024)
+def pattern(text: str, ahead: str = "") -> Pattern:
+    return Pattern(text, ahead)
+
+
+def match_any(patterns: Iterable[Pattern], text: str, at: int = 0, is_all: bool = False) -> Found:
+    """The first that matches; or else whether one is open or cut."""
+    best = Found()
+    for each in patterns:
+        found = each.match(text, at, is_all)
+        if found.end is not None:
+            return found
+        best = found if found.is_open or found.is_cut else best
+    return best
 
 
 def skip_blanks(text: str, at: int) -> int:
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at
+    found = BLANKS.match(text, at)
+    assert found
+    return found.end()
 
 
-def find_or_hold(text: str, mark: str) -> tuple[int, bool]:
-    """Index of the mark, or of its possible beginning at the end, or else the text's length; and
-    whether the mark is complete."""
-    if (at := text.find(mark)) >= 0:
-        return at, True
-    for size in range(min(len(mark) - 1, len(text)), 0, -1):
-        if text.endswith(mark[:size]):
-            return len(text) - size, False
-    return len(text), False
+@functools.lru_cache(1024)
+def or_begun(*marks: str) -> re.Pattern[str]:
+    """Matches one of the marks, or the beginning of one at the end of the text."""
+    begun = [mark[:size] for mark in marks for size in range(len(mark) - 1, 0, -1)]
+    parts = [*map(re.escape, marks), *(re.escape(beginning) + r"\Z" for beginning in begun)]
+    return re.compile("|".join(parts) or r"(?!)")
 
 
 class JsonScanner:
@@ -112,3 +176,55 @@ class JsonScanner:
             else:
                 self.has_begun = True
         return None
+
+
+class LiteralScanner:
+    """Finds where a literal that stands among others may end: at one of `stops`, outside of its
+    texts and containers."""
+
+    def __init__(self, stops: str, quotes: str, marks: tuple[str, str] = ("", "")):
+        """`quotes`: characters around texts with escapes. `marks`: around texts as they are."""
+        self._stops = stops
+        self._ends = {quote: quote for quote in quotes} | ({marks[0]: marks[1]} if marks[0] else {})
+        self._inside = {end: re.compile(rf"\\.|\\\Z|{end}", re.DOTALL) for end in quotes}
+        if marks[0]:
+            self._inside[marks[1]] = or_begun(marks[1])
+        singles = "[" + re.escape("{[()]}" + stops + quotes) + "]"
+        self._outside = re.compile(
+            f"{or_begun(marks[0]).pattern}|{singles}" if marks[0] else singles
+        )
+        self._end = ""  # of the text that has begun
+        self._depth = 0
+
+    def scan(self, text: str, at: int) -> tuple[int, bool]:
+        """Index of the next stop; or, with False, the end of what was looked at."""
+        while at < len(text):
+            search = self._inside[self._end] if self._end else self._outside
+            found = search.search(text, at)
+            if not found:
+                return len(text), False
+            mark = found[0]
+            if not self._end and not self._depth and mark in self._stops:
+                return found.start(), True
+            if found.end() == len(text) and not self._knows(mark):
+                return found.start(), False  # it may become a mark
+            at = self.pass_over(text, found.start(), mark)
+        return at, False
+
+    def _knows(self, mark: str) -> bool:
+        if self._end:
+            return mark == self._end or (len(mark) == 2 and mark[0] == "\\")
+        return mark in self._ends or mark in "{[()]}" or mark in self._stops
+
+    def pass_over(self, text: str, at: int, mark: str = "") -> int:
+        """Takes a mark, or the stop at `at`, as part of the literal."""
+        mark = mark or text[at]
+        if self._end:
+            self._end = "" if mark == self._end else self._end
+        elif mark in self._ends:
+            self._end = self._ends[mark]
+        elif mark in "{[(":
+            self._depth += 1
+        elif mark in ")]}":
+            self._depth = max(0, self._depth - 1)
+        return at + len(mark)
