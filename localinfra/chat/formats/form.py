@@ -29,6 +29,7 @@ class Members(msgspec.Struct, frozen=True):
     after: str
     separator: str = ""
     quotes: tuple[str, str] = ("", "")  # around a value that is text
+    quotes_always: bool = True  # or only where the value would be taken for something else
     words: tuple[str, str, str] = ("true", "false", "null")
     literals: Literal["json", "python", "bare"] = "json"  # bare: `quotes`, and keys without any
     types: Mapping[str, str] = {}  # JSON type → its spelling in TYPE
@@ -51,7 +52,9 @@ class CallForm(msgspec.Struct, frozen=True):
     closing: str = ""
     members: Members | None = None  # None: the arguments are one JSON object
     only_at_start: bool = False
+    is_single: bool = False  # a message has no more than one call
     prefix: str = ""  # optional before the trigger at the start; ignored
+    has_short_ids: bool = False  # ID is nine letters or digits, and nothing else
 
 
 class ReasoningMarks(msgspec.Struct, frozen=True):
@@ -68,14 +71,17 @@ class Voice(msgspec.Struct, frozen=True):
     calls: CallForm
     takes_tools: bool  # the template itself describes them to the model
     reasoning: ReasoningMarks | None = None
-    content: str = ""  # precedes content in families that mark everything (gpt-oss)
+    content: str = ""  # precedes content where everything has its mark
+    content_end: str = ""  # ends it; only calls may follow
+    writes_calls: bool = False  # the template writes `calls` itself; else they become plain text
+    begun: str = ""  # the prompt ends with this; the marks that begin an answer start with it
 
     @property
     def marks(self) -> str:
         """All its marks as one text."""
         form, members = self.calls, self.calls.members
         parts = [form.trigger, form.opening, form.before, form.after, form.separator, form.closing]
-        parts += [form.prefix, self.content]
+        parts += [form.prefix, self.content, self.content_end]
         if members:
             parts += [members.before, members.after, members.separator, *members.quotes]
         if self.reasoning:
