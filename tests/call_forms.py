@@ -117,8 +117,8 @@ IDS = CallForm(
     after="<|end|>",
 )
 TWICE = CallForm(  # the name stands twice, also in what separates calls
-    trigger=" to=",
-    before=f' to={NAME}<|sep|><calls>\n<invoke name="{NAME}">\n',
+    trigger="<|call|> to=",
+    before=f'<|call|> to={NAME}<|sep|><calls>\n<invoke name="{NAME}">\n',
     after="</invoke>\n</calls>",
     separator="<|end|>assistant",
     members=Members(f'<parameter name="{KEY}">', "</parameter>\n"),

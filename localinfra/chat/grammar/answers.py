@@ -104,9 +104,12 @@ def calls_body(
     form = calls.form
     begin = form.opening + form.before
     first = begin.removeprefix(begun)
-    alone = calls_from(first.lstrip(), calls, lark)
-    if first[:1].isspace():
-        alone = f"{BLANKS} {alone}"
+    blanks = first.partition(form.trigger)[0]
+    if blanks.isspace():  # reasoning may have ended with them
+        first = first.removeprefix(blanks)
+        alone = f"({lark.literal(blanks)})? {calls_from(first, calls, lark)}"
+    else:
+        alone = calls_from(first, calls, lark)
     if calls.are_required:
         return alone
     if formatted is not None:

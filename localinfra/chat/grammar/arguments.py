@@ -94,7 +94,8 @@ class ArgumentsWriter:
         """A value between its marks; `literal` writes the one before."""
         kinds = self._choices.kinds(schema)
         marks = {before.replace(TYPE, self._spelled_type(kind)) for kind in kinds}
-        if isinstance(schema, dict) and len(marks) == 1 and self._are_json(kinds):
+        says_more = isinstance(schema, dict) and schema.keys() != {"type"}
+        if isinstance(schema, dict) and says_more and len(marks) == 1 and self._are_json(kinds):
             value = self._literals.json(schema, path)
             return self._lark.rule(f"{literal(*marks)} {value} {self._lark.literal(after)}")
         choices = self._choices.of(schema, path)

@@ -11,8 +11,9 @@ from localinfra.chat.schema.choices import Choice, LeaveOut, SchemaChoices
 from localinfra.chat.schema.keywords import BOUNDS, as_map, inside
 from localinfra.chat.schema.rules import json_text
 
-INTEGER = "/-?(0|[1-9][0-9]*)/"
-NUMBER = r"/-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/"
+# Of as many digits as a parser can take for a number.
+INTEGER = "/-?(0|[1-9][0-9]{0,17})/"
+NUMBER = r"/-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?/"
 PYTHON_TEXT = r"""/'([^'\\]|\\(?s:.))*'|"([^"\\]|\\(?s:.))*"/"""
 MAX_GRAMMAR_CHARS = 512 * 1024  # beyond, schemas with references are left out
 
@@ -177,7 +178,7 @@ class Literals:
             return self._lark.terminal(PYTHON_TEXT)
         plain = rf"[^{re.escape(end)}\\]"
         is_matched = choice.schema.keys() & {"pattern", "format"}  # without escapes, to match it
-        unit = plain if is_matched else rf"(?:{plain}|\\(?s:.))"
+        unit = plain if is_matched else rf"(?:{plain}|\\['\"\\nrt])"
         expression = self.expression(choice, unit)
         return self._lark.terminal(f"{quoted(begin)} ({expression}) {quoted(end)}")
 
