@@ -102,18 +102,37 @@ def calls_body(
     format, then the only alternative to calls.
     """
     form = calls.form
-    begin = form.opening + form.before
-    first = begin.removeprefix(begun)
-    blanks = first.partition(form.trigger)[0]
-    if blanks.isspace():  # reasoning may have ended with them
-        first = first.removeprefix(blanks)
-        alone = f"({lark.literal(blanks)})? {calls_from(first, calls, lark)}"
-    else:
-        alone = calls_from(first, calls, lark)
+    has_begin = calls.are_required or formatted is not None or form.only_at_start
+    if not (has_begin or voice.content or voice.content_end):
+        return text_and_calls(calls, lark, voice)  # in which a call may begin at once
+    alone = calls_alone(calls, lark, begun)
     if calls.are_required:
         return alone
     if formatted is not None:
         return f"{alone} | {formatted}"
+    if voice.content or voice.content_end:
+        content = lark.literal(voice.content.removeprefix(begun))
+        return f"{alone} | {content} ({text_and_calls(calls, lark, voice)})"
+    is_token = lark.begins_with_token(form.prefix)
+    prefix = f"({lark.literal(form.prefix)})? " if is_token else ""
+    other = lark.terminal(f"{ANY_TEXT} & ~({BLANKS} {lark.literal(form.trigger)} {ANY_TEXT})")
+    return f"{prefix}{alone} | {other}"
+
+
+def calls_alone(calls: Calls, lark: LarkWriter, begun: str) -> str:
+    form = calls.form
+    begin = (form.opening + form.before).removeprefix(begun)
+    blanks = begin.partition(form.trigger)[0]
+    if not blanks.isspace():
+        return calls_from(begin, calls, lark)
+    # Reasoning may have ended with them.
+    return f"({lark.literal(blanks)})? {calls_from(begin.removeprefix(blanks), calls, lark)}"
+
+
+def text_and_calls(calls: Calls, lark: LarkWriter, voice: Voice) -> str:
+    """Text, and calls after it, if any."""
+    form = calls.form
+    begin = form.opening + form.before
     text = ANY_TEXT
     if not form.only_at_start:
         # The mark is found as text comes, so the rules of the first call begin after it.
@@ -121,14 +140,7 @@ def calls_body(
         text += f" | {lark.up_to(form.trigger)} {calls_from(rest, calls, lark)}"
     if voice.content_end:
         text += f" | {lark.up_to(voice.content_end)} ({calls_from(begin, calls, lark)})?"
-    if voice.content or voice.content_end:
-        return f"{alone} | {lark.literal(voice.content.removeprefix(begun))} ({text})"
-    if not form.only_at_start:
-        return text
-    is_token = lark.begins_with_token(form.prefix)
-    prefix = f"({lark.literal(form.prefix)})? " if is_token else ""
-    other = lark.terminal(f"{ANY_TEXT} & ~({BLANKS} {lark.literal(form.trigger)} {ANY_TEXT})")
-    return f"{prefix}{alone} | {other}"
+    return text
 
 
 def calls_from(begin: str, calls: Calls, lark: LarkWriter) -> str:
