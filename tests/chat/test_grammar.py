@@ -5,12 +5,24 @@ from typing import Any
 
 import msgspec
 import pytest
-from call_forms import BARE, FORMS, IDS, NESTED, ONE_BY_ONE, PYTHON, TAGS, accepting, written
+from call_forms import (
+    BARE,
+    FORMS,
+    IDS,
+    IDS_OF_CONTROL,
+    NESTED,
+    ONE_BY_ONE,
+    PYTHON,
+    TAGS,
+    Accepting,
+    accepting,
+    written,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localinfra.chat.answer import Answer, Tool, ToolUse, grammar_of
-from localinfra.chat.formats.form import CallForm, ReasoningMarks, Voice
+from localinfra.chat.formats.form import NAME, CallForm, ReasoningMarks, Voice
 from localinfra.chat.messages import Json
 from localinfra.engine.grammar.prober import Prober
 from localinfra.errors import UnsupportedParameter
@@ -110,6 +122,19 @@ def test_required_calls_may_follow_reasoning_but_no_text(form: CallForm) -> None
     call = written(form, ("f0", {}))
     assert grammar.takes(call) and grammar.takes(f"<think>hm</think>\n\n{call}")
     assert not grammar.takes(f"Well, {call}")
+
+
+def test_marked_content_may_precede_calls_and_the_prompt_may_have_begun_its_mark() -> None:
+    form = CallForm(trigger=">>>f", before=f">>>{NAME}\n", after="", closing="")
+    voice = Voice(form, True, content=">>>all\n", content_end="<|end|>", begun=">>>")
+    use = ToolUse([Tool("f0", {}, EMPTY, "t0")])
+    source = grammar_of(Answer(use=use), voice, IDS_OF_CONTROL, False)
+    assert source
+    grammar = Accepting(source, IDS_OF_CONTROL)
+    for text in ("all\nHello", "f0\n{}", "all\nHello<|end|>", "all\nHello<|end|>>>>f0\n{}"):
+        assert grammar.takes(text), text
+    for text in ("Hello", ">>>f0\n{}", "f1\n{}", "all\nHello<|end|>>>>f1\n{}"):
+        assert not grammar.takes(text), text
 
 
 def test_ids_and_numbers_are_the_models_choice() -> None:
