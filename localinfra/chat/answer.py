@@ -8,12 +8,19 @@ from typing import Literal
 
 import msgspec
 
-from localinfra.chat import grammar
 from localinfra.chat.formats.bare import BareCalls
-from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.form import Members, Voice
 from localinfra.chat.formats.harmony import HARMONY, HarmonyParser
 from localinfra.chat.formats.marked import MarkedParser
 from localinfra.chat.formats.pieces import Parser
+from localinfra.chat.grammar.answers import (
+    Calls,
+    answer_grammar,
+    calls_body,
+    function,
+    grammar_text,
+)
+from localinfra.chat.grammar.lark import LarkWriter, regex
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.expected import Expected
 from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
@@ -93,41 +100,45 @@ def grammar_of(
     more than usual must be left out. Raises InvalidRequest or UnsupportedParameter if something
     can't be enforced.
     """
-    marks = grammar.MarkLiterals(tokens)
-    reasoning = voice.reasoning if voice and not is_continued else None
-    content = marks.literal(voice.content) if voice and not is_continued else ""
-    rules = []
-    formatted = None
-    if answer.format:
-        rules.append(format_rule(answer.format))
-        formatted = f"{content} {rules[-1].text}"
+    if voice and is_continued:
+        voice = msgspec.structs.replace(voice, reasoning=None, content="", begun="")
+    lark = LarkWriter(tokens, has_short_ids=voice is not None and voice.calls.has_short_ids)
+    rules = [format_rule(answer.format)] if answer.format else []
+    calls = None
     if answer.use.callable and voice:
         functions = [
-            grammar.function(
+            function(
                 tool.name,
                 tool.parameters,
                 tool.param,
                 waivers.get(tool.name, usual_waiver(tool)),
+                voice.calls.members,
+                lark,
             )
             for tool in answer.use.callable
         ]
-        rules += [function.arguments for function in functions]
-        calls = grammar.Calls(
-            functions, voice.calls, answer.use.is_required, answer.use.is_parallel
-        )
-        body = grammar.calls_body(calls, marks, content, formatted)
-    elif formatted is None:
+        are_many = answer.use.is_parallel and not voice.calls.is_single
+        calls = Calls(functions, voice.calls, answer.use.is_required, are_many)
+    elif answer.format is None:
         return None
-    else:
-        body = f"body: {formatted}"
-    text = grammar.answer_grammar(body, marks, reasoning, is_thinking=is_thinking)
+
+    def body(begun: str) -> str:
+        content = lark.literal(voice.content.removeprefix(begun)) if voice else ""
+        formatted = f"{content} {rules[0].text}" if answer.format else None
+        if calls and voice:
+            return calls_body(calls, lark, voice, begun, formatted)
+        assert formatted is not None
+        return formatted
+
+    text = answer_grammar(body, lark, voice, is_thinking=is_thinking)
+    rules += [function.arguments for function in calls.functions] if calls else []
     if answer.format is not None and answer.format.kind == "lark":
         parts = [{"lark_grammar": text}, {"name": OUTPUT, "lark_grammar": answer.format.text}]
         text = msgspec.json.encode({"grammars": parts}).decode()
     left_out = [path for rule in rules for path in rule.left_out]
     free_json = None
     if answer.format and answer.format.schema == ANY_OBJECT and not answer.use.callable:
-        free_json = reasoning.end.encode() if reasoning else b""
+        free_json = voice.reasoning.end.encode() if voice and voice.reasoning else b""
     hard = [part for rule in rules for part in rule.hard]
     return GrammarSource(text, left_out, all(rule.is_plain for rule in rules), free_json, hard)
 
@@ -138,14 +149,18 @@ def usual_waiver(tool: Tool) -> Waiver:
     return Waiver(Leniency.NOTHING if tool.is_strict else Leniency.UNKNOWN)
 
 
-def arguments_source(tool: Tool, waiver: Waiver) -> GrammarSource:
+def arguments_source(
+    tool: Tool, waiver: Waiver, members: Members | None, tokens: Mapping[str, int]
+) -> GrammarSource:
     """A grammar of this function's arguments alone. Raises the same errors as `grammar_of`."""
-    rule = grammar.function(tool.name, tool.parameters, tool.param, waiver).arguments
-    return source_of(rule)
+    lark = LarkWriter(tokens)
+    rule = function(tool.name, tool.parameters, tool.param, waiver, members, lark).arguments
+    return source_of(rule, lark.lines)
 
 
-def source_of(rule: Rule) -> GrammarSource:
-    text = f"{grammar.HEADER}\nstart: {rule.text}\n"
+def source_of(rule: Rule, lines: Sequence[str] = ()) -> GrammarSource:
+    """`lines`: the rules to which it refers."""
+    text = grammar_text(rule.text, lines)
     return GrammarSource(text, rule.left_out, rule.is_plain, hard=rule.hard)
 
 
@@ -154,7 +169,7 @@ def format_rule(wanted: AnswerFormat) -> Rule:
     if wanted.kind == "json":
         return json_rule(wanted.schema, wanted.param, Waiver(Leniency.ONE_OF))
     if wanted.kind == "regex":
-        return Rule(grammar.regex_rule(wanted.text))
+        return Rule(regex(wanted.text))
     return Rule(f"@{OUTPUT}")
 
 

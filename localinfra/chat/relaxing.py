@@ -4,11 +4,12 @@ Compiles nothing itself: the engine does, behind `Problem`.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from localinfra.chat.answer import GrammarSource, Tool, arguments_source, source_of, usual_waiver
+from localinfra.chat.formats.form import Members
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.keywords import as_map
 from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
@@ -25,8 +26,16 @@ Problem = Callable[[GrammarSource], str | None]  # why it does not compile; None
 class Relaxing:
     """The search for one request."""
 
-    def __init__(self, problem: Problem):
+    def __init__(
+        self,
+        problem: Problem,
+        members: Members | None = None,
+        tokens: Mapping[str, int] = {},
+    ):
+        """`members` and `tokens` as for `arguments_source`."""
         self._problem = problem
+        self._members = members
+        self._tokens = tokens
         self._deadline_s = time.monotonic() + MAX_RELAXING_S
 
     def faults(self, hard: Sequence[Hard]) -> dict[str, str]:
@@ -55,7 +64,7 @@ class Relaxing:
         yield usual
         paths: frozenset[str] = frozenset()
         try:
-            paths = frozenset(self.faults(arguments_source(tool, usual).hard))
+            paths = frozenset(self.faults(self._source(tool, usual).hard))
         except InvalidRequest:
             pass  # too large, or too deep
         yield Waiver(usual.level, paths)
@@ -71,11 +80,14 @@ class Relaxing:
 
     def _compiles(self, tool: Tool, waiver: Waiver) -> bool:
         try:
-            source = arguments_source(tool, waiver)
+            source = self._source(tool, waiver)
         except InvalidRequest:
             return False
         is_late = not source.is_plain and time.monotonic() > self._deadline_s
         return not is_late and self._problem(source) is None
+
+    def _source(self, tool: Tool, waiver: Waiver) -> GrammarSource:
+        return arguments_source(tool, waiver, self._members, self._tokens)
 
 
 ANYTHING = Waiver(Leniency.ALL)

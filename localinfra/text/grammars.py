@@ -84,7 +84,8 @@ class Grammars:
         try:
             return self._compiled(self._source(answer, prompt), answer)
         except InvalidRequest:
-            relaxing = Relaxing(self._problem)
+            members = prompt.voice.calls.members if prompt else None
+            relaxing = Relaxing(self._problem, members, self._vocabulary.grammar_tokens)
             lenient = [tool for tool in answer.use.callable if not tool.is_strict]
             waivers = {tool.name: relaxing.waiver(tool) for tool in lenient}
             source = self._source(answer, prompt, waivers)

@@ -120,8 +120,10 @@ def test_a_keyword_that_can_not_be_enforced_is_left_out_or_refused_by_its_path(
         (
             {"properties": {"a": TEXT, "b": {"$ref": "#/properties/a"}, "c": {"$ref": "#"}}},
             {
-                "properties": {"a": TEXT, "b": {"$ref": "#/$defs/d0"}, "c": {"$ref": "#"}},
-                "$defs": {"d0": TEXT},
+                "properties": (
+                    named := {"a": TEXT, "b": {"$ref": "#/$defs/d0"}, "c": {"$ref": "#/$defs/d1"}}
+                ),
+                "$defs": {"d0": TEXT, "d1": {"properties": named}},
             },
         ),
     ],

@@ -10,7 +10,7 @@ from call_forms import FORMS, THINK
 from grammar_writer import RECORD, Writer
 
 from localinfra.chat.answer import Answer, Tool, ToolUse, grammar_of, parser_of
-from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.form import NAME, Voice
 from localinfra.chat.formats.harmony import HARMONY
 from localinfra.chat.formats.pieces import CallEnd, CallStart, Content, Thought
 
@@ -94,11 +94,8 @@ def test_under_auto_a_call_once_begun_is_of_a_declared_tool(
             jsonschema.validate(arguments, RECORD if called == "lookup" else {"maxProperties": 0})
         assert any(isinstance(piece, CallStart) for piece in pieces), written
     constraint = writer.compiler.compile(source.text, "t").follow()
-    begun = (
-        text
-        + (form.opening + form.before).split("{")[0]
-        + ("{" if "{" in form.opening + form.before else "")
-    )
+    before_name = (form.opening + form.before).partition(NAME)[0]
+    begun = text + "".join(before_name.partition("{")[:2])
     for token in writer.model.tokenize(begun, parse_special=False, add_bos=False):
         assert constraint.allows(token)
         constraint.accept(token)

@@ -346,11 +346,10 @@ class SchemaReader:
                 )
             self._left_out.append(at)
             return None
-        if target is self._root:
-            return "#"
         _, _, pointer = reference.rpartition("#/")
         pointed = ".".join(unquote(step) for step in pointer.split("/"))
-        name = self._definition(target, f"{self._path}.{pointed}")
+        is_root = target is self._root
+        name = self._definition(target, self._path if is_root else f"{self._path}.{pointed}")
         self._used.add(name)
         return f"#/$defs/{name}"
 

@@ -49,7 +49,26 @@ class Rule(msgspec.Struct, frozen=True):
     hard: tuple[Hard, ...] = ()  # keywords that may keep it from compiling
 
 
+class Enforceable(msgspec.Struct, frozen=True):
+    """A schema within the limits, of which llguidance can enforce every part."""
+
+    schema: dict[str, Json]
+    left_out: tuple[str, ...] = ()
+    is_plain: bool = False
+    hard: tuple[Hard, ...] = ()
+
+
 def json_rule(schema: Json, path: str, waiver: Waiver = STRICT) -> Rule:
+    """Raises the same errors as `enforceable`."""
+    found = enforceable(schema, path, waiver)
+    return Rule(json_text(found.schema), found.left_out, found.is_plain, found.hard)
+
+
+def json_text(schema: dict[str, Json]) -> str:
+    return f"%json {msgspec.json.encode({**schema, 'x-guidance': WRITING}).decode()}"
+
+
+def enforceable(schema: Json, path: str, waiver: Waiver) -> Enforceable:
     """Raises UnsupportedParameter naming the path of a part that can't be enforced, InvalidRequest
     if it is not a schema or too large.
     """
@@ -69,9 +88,9 @@ def json_rule(schema: Json, path: str, waiver: Waiver = STRICT) -> Rule:
     is_simple = not any(combines(part) for part in known)
     plain = closed(found.schema) if is_simple else found.schema
     assert isinstance(plain, dict)
-    body = msgspec.json.encode({**plain, "x-guidance": WRITING}).decode()
-    is_plain = is_simple and len(body) <= MAX_PLAIN_CHARS and not any(map(is_hard, known))
-    return Rule(f"%json {body}", found.left_out, is_plain, found.hard)
+    size = len(msgspec.json.encode(plain))
+    is_plain = is_simple and size <= MAX_PLAIN_CHARS and not any(map(is_hard, known))
+    return Enforceable(plain, found.left_out, is_plain, found.hard)
 
 
 def is_hard(schema: dict[str, Json]) -> bool:

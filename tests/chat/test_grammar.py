@@ -1,0 +1,357 @@
+"""Which answers a grammar of calls accepts, in one form of each shape."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from grammar_forms import (
+    BARE,
+    FORMS,
+    IDS,
+    IDS_OF_CONTROL,
+    NESTED,
+    ONE_BY_ONE,
+    PYTHON,
+    TAGS,
+    Accepting,
+    accepting,
+    written,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localinfra.chat.answer import Answer, Tool, ToolUse, grammar_of
+from localinfra.chat.formats.form import NAME, CallForm, ReasoningMarks, Voice
+from localinfra.chat.messages import Json
+from localinfra.engine.grammar.prober import Prober
+from localinfra.errors import UnsupportedParameter
+
+WEATHER: dict[str, Json] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        "unit": {"enum": ["C", "F"]},
+        "exact": {"type": "boolean"},
+        "place": {
+            "type": "object",
+            "properties": {
+                "lat": {"type": "number"},
+                "tags": {"type": "array", "items": {"type": "string"}},
+            },
+            "required": ["lat"],
+        },
+    },
+    "required": ["city", "days"],
+}
+EMPTY: dict[str, Json] = {"type": "object", "properties": {}}
+FULL: dict[str, Json] = {
+    "city": "A <b> \"q\" 'x' \\ \n é 😀",
+    "days": 5,
+    "unit": "C",
+    "exact": True,
+    "place": {"lat": -1.5, "tags": ["x", "it's"]},
+}
+LEAST: dict[str, Json] = {"city": "", "days": 14}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_calls_are_accepted_as_the_template_writes_them(form: CallForm) -> None:
+    grammar = accepting(form, WEATHER, EMPTY)
+    several: list[list[tuple[str, dict[str, Json]]]] = [
+        [("f0", FULL)],
+        [("f0", LEAST)],
+        [("f1", {})],
+        [("f0", {**LEAST, "exact": False})],
+        [("f0", FULL), ("f1", {}), ("f0", LEAST)],
+    ]
+    for calls in several:
+        assert grammar.takes(written(form, *calls)), (calls, grammar.source.text)
+    assert not grammar.source.left_out
+
+
+INVALID: list[tuple[str, dict[str, Any]]] = [
+    ("f2", {}),
+    ("f", LEAST),
+    ("f1", LEAST),
+    ("f0", {"city": "x"}),
+    ("f0", {"days": 3}),
+    ("f0", {"days": 3, "city": "x"}),
+    ("f0", {**LEAST, "days": 15}),
+    ("f0", {**LEAST, "days": "soon"}),
+    ("f0", {**LEAST, "days": [1]}),
+    ("f0", {**LEAST, "unit": "K"}),
+    ("f0", {**LEAST, "exact": "perhaps"}),
+    ("f0", {**LEAST, "place": {}}),
+    ("f0", {**LEAST, "place": {"lat": "north"}}),
+    ("f0", {**LEAST, "place": {"lat": 1, "tags": "x"}}),
+    ("f0", {**LEAST, "place": "here"}),
+    ("f0", {**LEAST, "other": 1}),
+    ("f0", {"unit": "C", **LEAST}),
+]
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("call", INVALID, ids=range(len(INVALID)))
+def test_a_call_that_is_not_valid_is_refused(form: CallForm, call: tuple[str, Any]) -> None:
+    assert not accepting(form, WEATHER, EMPTY).takes(written(form, call))
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_without_parallel_calls_there_is_one(form: CallForm) -> None:
+    grammar = accepting(form, EMPTY, is_parallel=False)
+    assert grammar.takes(written(form, ("f0", {})))
+    assert not grammar.takes(written(form, ("f0", {}), ("f0", {})))
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_under_auto_text_may_come_first_and_a_call_begun_is_ended(form: CallForm) -> None:
+    reasoning = ReasoningMarks("<think>", "</think>")
+    grammar = accepting(form, WEATHER, EMPTY, is_required=False, reasoning=reasoning)
+    call = written(form, ("f0", LEAST))
+    for text in ("", "Hello", "5 < 6\n", "Let me see.", "<think>hm</think>\n\n"):
+        assert grammar.takes(text) and grammar.takes(text + call), text
+        assert not grammar.takes(text + call.replace("f0", "f9"))
+        assert not grammar.takes(text + call[: -len(form.closing + form.after)])
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_required_calls_may_follow_reasoning_but_no_text(form: CallForm) -> None:
+    grammar = accepting(form, EMPTY, reasoning=ReasoningMarks("<think>", "</think>"))
+    call = written(form, ("f0", {}))
+    assert grammar.takes(call) and grammar.takes(f"<think>hm</think>\n\n{call}")
+    assert not grammar.takes(f"Well, {call}")
+
+
+def test_marked_content_may_precede_calls_and_the_prompt_may_have_begun_its_mark() -> None:
+    form = CallForm(trigger=">>>f", before=f">>>{NAME}\n", after="", closing="")
+    voice = Voice(form, True, content=">>>all\n", content_end="<|end|>", begun=">>>")
+    use = ToolUse([Tool("f0", {}, EMPTY, "t0")])
+    source = grammar_of(Answer(use=use), voice, IDS_OF_CONTROL, False)
+    assert source
+    grammar = Accepting(source, IDS_OF_CONTROL)
+    for text in ("all\nHello", "f0\n{}", "all\nHello<|end|>", "all\nHello<|end|>>>>f0\n{}"):
+        assert grammar.takes(text), text
+    for text in ("Hello", ">>>f0\n{}", "f1\n{}", "all\nHello<|end|>>>>f1\n{}"):
+        assert not grammar.takes(text), text
+
+
+def test_ids_and_numbers_are_the_models_choice() -> None:
+    text = written(IDS, ("f0", {}))
+    assert accepting(IDS, EMPTY).takes(text.replace("f0:0", "f0:12"))
+    assert not accepting(IDS, EMPTY).takes(text.replace("f0:0", "f0:x"))
+    short = msgspec.structs.replace(IDS, has_short_ids=True)
+    assert not accepting(short, EMPTY).takes(text)
+    assert accepting(short, EMPTY).takes(text.replace("call_0-x", "abcDEF123"))
+
+
+def test_a_text_ends_at_its_mark() -> None:
+    only: Json = {"a": {"type": "string"}}
+    grammar = accepting(TAGS, {"type": "object", "properties": only, "required": ["a"]})
+    text = written(TAGS, ("f0", {"a": "in </parameter> and\n"}))
+    assert grammar.takes(text)
+    assert grammar.takes(text.replace("\n\n", "")), "blanks before the mark are left out"
+    assert not grammar.takes(written(TAGS, ("f0", {"a": "x\n</parameter>\ny"})))
+    assert not grammar.takes(written(TAGS, ("f0", {"a": "x"}))[:-20])
+
+
+# One argument: its schema, values that are valid and values that are not.
+VALUES: list[tuple[dict[str, Json], list[Json], list[Json]]] = [
+    ({"const": "yes"}, ["yes"], ["no", ""]),
+    ({"enum": ["a b", "", "é"]}, ["a b", "", "é"], ["a", "é é"]),
+    ({"type": "string", "minLength": 2, "maxLength": 3}, ["ab", "a\né"], ["a", "abcd"]),
+    ({"type": "string", "pattern": "^[a-z]+[0-9]$"}, ["ab1"], ["ab", "1", "xab12"]),
+    ({"type": "string", "pattern": "b{2}"}, ["abba", "bb"], ["ab", ""]),
+    ({"type": "string", "pattern": r"^\d+$|^x"}, ["12", "xyz"], ["1y", "yx"]),
+    ({"type": "string", "format": "date"}, ["2026-11-28"], ["today", "2026-13-28"]),
+    ({"type": "string", "format": "uuid"}, ["0" * 8 + "-0000" * 3 + "-" + "a" * 12], ["0"]),
+    ({"type": "number", "maximum": 2}, [-1.5, 2, 0], [3, 2.5]),
+    ({"type": "integer"}, [0, -12], [1.5]),
+    ({"type": "integer", "multipleOf": 5}, [10, 0], [12]),
+    ({"enum": [1, 2.5]}, [1, 2.5], [2, 12]),
+    ({"type": "boolean"}, [True, False], [1]),
+    (
+        {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2},
+        [[1]],
+        [[], [1] * 3],
+    ),
+    ({"type": "array", "items": {"enum": ["a", "b"]}}, [[], ["a", "b", "a"]], [["c"]]),
+    ({"type": "array", "items": {"type": "integer"}, "maxItems": 1}, [[], [1]], [[1, 2]]),
+    ({"type": "array", "maxItems": 0}, [[]], [[1]]),
+    (
+        {"type": "array", "items": {"type": "array", "items": {"type": "null"}}},
+        [[[None], []]],
+        [[[1]]],
+    ),
+    (
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        [{}, {"x": 1, "y": 2}],
+        [{"x": "z"}],
+    ),
+    (
+        {"type": "object", "properties": {"x": {"type": "integer"}, "y": {}}, "required": ["y"]},
+        [{"x": 1, "y": 1}, {"y": "text"}],
+        [{"x": 1}, {"y": 1, "z": 1}],
+    ),
+    (
+        {"$ref": "#/$defs/tree"},
+        [{"n": 1, "in": [{"n": 2}, {"n": 3, "in": []}]}],
+        [{"n": 1, "in": [{}]}],
+    ),
+    ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, [7, None], [True, [7]]),
+    (
+        {"anyOf": [{"enum": ["a"]}, {"type": "array", "items": {"type": "integer"}}]},
+        ["a", [1]],
+        ["b", ["a"]],
+    ),
+]
+DEFS: dict[str, Json] = {
+    "tree": {
+        "type": "object",
+        "properties": {
+            "n": {"type": "integer"},
+            "in": {"type": "array", "items": {"$ref": "#/$defs/tree"}},
+        },
+        "required": ["n"],
+    }
+}
+
+
+def taking(schema: dict[str, Json]) -> dict[str, Json]:
+    """Parameters: `v` by the schema, and a number after it."""
+    properties: dict[str, Json] = {"v": schema, "last": {"type": "integer"}}
+    return {"type": "object", "properties": properties, "required": ["v", "last"], "$defs": DEFS}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize(("schema", "valid", "invalid"), VALUES, ids=range(len(VALUES)))
+def test_each_value_is_held_to_its_schema(
+    form: CallForm, schema: dict[str, Json], valid: list[Json], invalid: list[Json]
+) -> None:
+    grammar = accepting(form, taking(schema))
+    for value in valid:
+        text = written(form, ("f0", {"v": value, "last": 1}))
+        assert grammar.takes(text), (value, text, grammar.source.text)
+    for value in invalid:
+        text = written(form, ("f0", {"v": value, "last": 1}))
+        assert not grammar.takes(text), (value, text, grammar.source.text)
+    assert not grammar.source.left_out
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_without_a_schema_any_arguments_will_do(form: CallForm) -> None:
+    grammar = accepting(form, {"type": "object"}, {"type": "object", "properties": {"a": {}}})
+    values: list[Json] = ["text", 1, [1, {"x": None}], {"k": "v"}, True]
+    for value in values:
+        if form is not NESTED or not isinstance(value, list | dict):  # whose closing tags are alike
+            assert grammar.takes(written(form, ("f0", {"any": value, "other": "x"}))), value
+        assert grammar.takes(written(form, ("f1", {"a": value})))
+        assert not grammar.takes(written(form, ("f1", {"b": value})))
+
+
+def test_what_text_can_not_be_told_from_is_left_out_and_named() -> None:
+    mixed: dict[str, Json] = {
+        "type": ["string", "array"],
+        "maxLength": 3,
+        "items": {"type": "null"},
+    }
+    grammar = accepting(TAGS, taking(mixed))
+    assert grammar.source.left_out == ["t0.properties.v"]
+    assert grammar.takes(written(TAGS, ("f0", {"v": "long text", "last": 1})))
+    assert not accepting(PYTHON, taking(mixed)).source.left_out
+    with pytest.raises(UnsupportedParameter):
+        accepting(TAGS, taking(mixed), is_strict=True)
+    both: dict[str, Json] = {"type": "string", "allOf": [{"minLength": 1}, {"maxLength": 2}]}
+    assert accepting(BARE, taking(both)).source.left_out == ["t0.properties.v.allOf"]
+    assert not accepting(
+        TAGS, taking({"allOf": [{"type": "integer"}, {"minimum": 1}]})
+    ).source.left_out
+
+
+names = st.sampled_from(["a", "b", "c", "d"])
+texts = st.text(st.sampled_from("ab1 '\"\\\n<>{}[],:é"), max_size=6).filter(
+    lambda text: not any(mark in text for mark in ("\n</parameter>", "</parameter>"))
+)
+Pair = tuple[dict[str, Json], Json]  # a schema, and a value that is valid by it
+scalars: st.SearchStrategy[Pair] = st.one_of(
+    texts.map(lambda text: ({"type": "string"}, text)),
+    texts.map(lambda text: ({"type": ["string", "null"]}, text)),
+    texts.map(lambda text: ({"enum": [text, "x"]}, text)),
+    texts.map(lambda text: ({"type": "string", "maxLength": len(text)}, text)),
+    st.integers(-99, 99).map(lambda n: ({"type": "integer", "minimum": n}, n)),
+    st.integers(-99, 99).map(lambda n: ({"type": "number"}, n / 4)),
+    st.booleans().map(lambda flag: ({"type": "boolean"}, flag)),
+    st.booleans().map(lambda flag: ({"type": ["boolean", "null"]}, None if flag else flag)),
+)
+
+
+def objects(values: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
+    """Some of the properties are optional, and may be absent."""
+
+    def made(parts: dict[str, tuple[Pair, bool, bool]]) -> Pair:
+        properties: dict[str, Json] = {name: pair[0] for name, (pair, _, _) in parts.items()}
+        required: list[Json] = [name for name, (_, is_required, _) in parts.items() if is_required]
+        value = {
+            name: pair[1]
+            for name, (pair, is_required, is_there) in parts.items()
+            if is_required or is_there
+        }
+        return {"type": "object", "properties": properties, "required": required}, value
+
+    return st.dictionaries(names, st.tuples(values, st.booleans(), st.booleans()), max_size=4).map(
+        made
+    )
+
+
+def lists(values: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
+    pairs = st.tuples(values, st.integers(0, 3))
+    return pairs.map(lambda pair: ({"type": "array", "items": pair[0][0]}, [pair[0][1]] * pair[1]))
+
+
+values = st.recursive(scalars, lambda inner: lists(inner) | objects(inner), max_leaves=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(objects(values), st.sampled_from(sorted(FORMS)))
+def test_what_is_valid_is_accepted_and_what_misses_something_is_not(
+    pair: tuple[dict[str, Any], Any], name: str
+) -> None:
+    (schema, value), form = pair, FORMS[name]
+    grammar = accepting(form, schema)
+    text = written(form, ("f0", value))
+    assert grammar.takes(text), (text, grammar.source.text)
+    for missing in schema["required"]:
+        less = {key: each for key, each in value.items() if key != missing}
+        assert not grammar.takes(written(form, ("f0", less)))
+
+
+CHAIN = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(60)}
+LARGE: list[dict[str, Any]] = [
+    {"properties": {f"p{n}": {"type": "string"} for n in range(2000)}},
+    {"properties": {"v": {"enum": [f"choice {n}" for n in range(20_000)]}}},
+    {"properties": {"v": {"anyOf": [{"const": n} for n in range(2000)]}}},
+    {"properties": {"v": {"type": "string", "maxLength": 10**9}}},
+    {"properties": {"v": {"type": "array", "items": {}, "minItems": 10**6}}},
+    {"properties": {f"p{n}": {"$ref": "#/$defs/d0"} for n in range(500)}, "$defs": CHAIN},
+    {"properties": {"v": {"$ref": "#"}}, "required": ["v"]},
+    {"properties": {"v": {"type": "string", "pattern": "(a*)*b" * 50}}},
+]
+
+
+@pytest.fixture(scope="module")
+def prober() -> Iterator[Prober]:
+    prober = Prober()
+    yield prober
+    prober.close()
+
+
+@pytest.mark.parametrize("form", ONE_BY_ONE.values(), ids=ONE_BY_ONE)
+@pytest.mark.parametrize("schema", LARGE, ids=range(len(LARGE)))
+def test_large_schemas_compile_in_their_time(
+    prober: Prober, form: CallForm, schema: dict[str, Any]
+) -> None:
+    tool = Tool("f", {}, {"type": "object", **schema}, "t")
+    source = grammar_of(Answer(use=ToolUse([tool])), Voice(form, True), {}, False)
+    assert source
+    prober.check(source.text, "t")
