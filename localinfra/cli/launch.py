@@ -63,14 +63,14 @@ class Agent(NamedTuple):
 
 def claude(served: Served) -> Setup:
     """https://code.claude.com/docs/en/env-vars"""
-    models = ("", "DEFAULT_OPUS_", "DEFAULT_SONNET_", "DEFAULT_HAIKU_")
+    kinds = ("", "SMALL_FAST_", "DEFAULT_OPUS_", "DEFAULT_SONNET_", "DEFAULT_HAIKU_")
     window = str(served.context_length)
     return Setup(
         {
             "ANTHROPIC_BASE_URL": served.url,
             "ANTHROPIC_AUTH_TOKEN": served.key,
             "ANTHROPIC_API_KEY": "",  # the user's would go before the token
-            **{f"ANTHROPIC_{kind}MODEL": served.model for kind in models},
+            **{f"ANTHROPIC_{kind}MODEL": served.model for kind in kinds},
             "CLAUDE_CODE_SUBAGENT_MODEL": served.model,
             "CLAUDE_CODE_MAX_CONTEXT_TOKENS": window,
             "CLAUDE_CODE_AUTO_COMPACT_WINDOW": window,  # for models called claude-...

@@ -86,7 +86,8 @@ def test_claude_code(server: EchoServer, environment: dict[str, str]) -> None:
     assert agent.arguments == ["-p", "Hi"]
     assert agent.environment == {
         "ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_AUTH_TOKEN": KEY, "ANTHROPIC_API_KEY": "",
-        "ANTHROPIC_MODEL": ECHO, "ANTHROPIC_DEFAULT_OPUS_MODEL": ECHO,
+        "ANTHROPIC_MODEL": ECHO, "ANTHROPIC_SMALL_FAST_MODEL": ECHO,
+        "ANTHROPIC_DEFAULT_OPUS_MODEL": ECHO,
         "ANTHROPIC_DEFAULT_SONNET_MODEL": ECHO, "ANTHROPIC_DEFAULT_HAIKU_MODEL": ECHO,
         "CLAUDE_CODE_SUBAGENT_MODEL": ECHO, "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "2048",
         "CLAUDE_CODE_AUTO_COMPACT_WINDOW": "2048", "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "512",
