@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from serving import Serving
+from starlette.types import ASGIApp
 
 from localinfra.api.app import create_app
 from localinfra.costs import Ledger
@@ -19,7 +20,11 @@ class Application(Serving):
 
     def __init__(self, runtime: Runtime, ledger: Ledger | None = None) -> None:
         self.runtime = runtime
-        super().__init__(create_app(runtime, ledger), runtime.settings)
+        super().__init__(self.wrapped(create_app(runtime, ledger)), runtime.settings)
+
+    def wrapped(self, app: ASGIApp) -> ASGIApp:
+        """What is served, over the application."""
+        return app
 
     @property
     def stats(self) -> EngineStats:

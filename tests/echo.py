@@ -173,6 +173,7 @@ class EchoBackend:
     canonical_rows = canonical_decode_rows = 0
     is_canonical_alone = False
     idle_cells_slow_steps = False
+    likely = LIKELY
 
     def __init__(self, context_length: int, num_sequences: int, step_s: float = 0.0):
         self.context_length = context_length
@@ -194,8 +195,11 @@ class EchoBackend:
         seed = zlib.crc32(np.array(history, np.int32).tobytes())
         logits = np.full(NUM_VOCAB, UNLIKELY, np.float32)
         logits[32:127] = np.random.default_rng(seed).standard_normal(95, np.float32)
-        logits[next_token(history)] = LIKELY
+        logits[self.next_token(history)] = self.likely
         return logits
+
+    def next_token(self, history: list[int]) -> int:
+        return next_token(history)
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         cells = self._cells[source]
@@ -240,6 +244,8 @@ class EchoBackend:
 class EchoRuntime(Runtime):
     """Loads the text models whose files are those of an echo; others as ever."""
 
+    backend_kind = EchoBackend
+
     def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
         path = entry.source.find()
         if not isinstance(entry, TextModelEntry) or path is None or path.name not in FILES:
@@ -248,7 +254,7 @@ class EchoRuntime(Runtime):
         templates = compile_templates(entry.chat_template or CHATML, None, vocabulary)
         assert not templates.errors
         step_s = SLOW_STEP_S if path.name == "slow.gguf" else 0.0
-        backend = EchoBackend(entry.context_length or 4096, entry.sequences, step_s)
+        backend = self.backend_kind(entry.context_length or 4096, entry.sequences, step_s)
         max_waiting = self.settings.max_queue
         return TextModel(
             name,
@@ -265,13 +271,14 @@ class EchoServer(Application):
     """Of a catalogue whose text models are echoes."""
 
     main_model = ECHO
+    runtime_kind = EchoRuntime
 
     def __init__(self, folder: Path, catalogue: str = CATALOGUE, ledger: Ledger | None = None):
         for name in (*FILES, "damaged.gguf"):
             (folder / name).write_bytes(b"GGUF" + bytes(100))
         (folder / "models.toml").write_text(catalogue)
         config = config_file.load(folder / "models.toml")
-        super().__init__(EchoRuntime(config.server, catalog_file.load(config)), ledger)
+        super().__init__(self.runtime_kind(config.server, catalog_file.load(config)), ledger)
         self.client = httpx2.Client(base_url=self.url, timeout=60)
         self._slow_steps = 0  # of answers that were cut short
 

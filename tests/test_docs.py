@@ -25,6 +25,11 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
+def test_the_readme_leads_to_every_document() -> None:
+    linked = {path for path, _ in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
+    assert {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")} <= linked
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_files_named_in_the_text_exist(document: Path) -> None:
     """`engine/kvcache.py` may leave the package's name out."""

@@ -12,17 +12,16 @@ from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
-from urllib.parse import quote
 
 import click
 import msgspec
 
-from localinfra.cli.client import Client, ServerRefused
+from localinfra.cli.cards import NO_TEXT_MODEL, find_model, refuse_other_kinds, text_models
+from localinfra.cli.client import Client
 from localinfra.cli.connect import connect
 from localinfra.cli.terminal import Prompt, is_typed, silent
-from localinfra.config.tables import close_matches
 from localinfra.errors import ApiError
-from localinfra.models.catalog import Catalog, hint
+from localinfra.models.catalog import Catalog
 from localinfra.models.sources import locate
 
 HELP = """\
@@ -32,11 +31,6 @@ HELP = """\
 /clear        forget the conversation, keep the system message
 /quit         leave (or Ctrl-D); Ctrl-C stops an answer
 A paste is one message. End a line with \\ to continue on the next."""
-
-NO_TEXT_MODEL = (
-    "no chat model is ready: `localinfra list` shows the models in models.toml and how to get "
-    "their files"
-)
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
@@ -69,22 +63,6 @@ class ReceivedUsage(msgspec.Struct):
 class ReceivedChunk(msgspec.Struct):
     choices: list[ReceivedChoice] = []
     usage: ReceivedUsage | None = None
-
-
-class Card(msgspec.Struct):
-    id: str
-    kind: str = "text"
-    state: str = "present"  # loaded, loading, failed, or the state of its files
-    aliases: list[str] = []
-    remedy: str | None = None  # what to do if its files are missing
-
-    @property
-    def is_ready(self) -> bool:
-        return self.state in ("loaded", "loading", "present")
-
-
-class Cards(msgspec.Struct):
-    data: list[Card]
 
 
 @dataclass
@@ -268,9 +246,6 @@ def read_all(stream: TextIO) -> str:
     return stream.read().rstrip("\n")
 
 
-# --- Which model --------------------------------------------------------------------------------
-
-
 def check(catalog: Catalog, name: str | None) -> None:
     """Raises ApiError if the chat could not start; called before a server is started for it."""
     if name is not None:
@@ -281,41 +256,6 @@ def check(catalog: Catalog, name: str | None) -> None:
         entry.kind == "text" and entry.source.find() for entry in catalog.entries.values()
     ):
         raise ApiError(NO_TEXT_MODEL)
-
-
-def find_model(client: Client, name: str) -> Card:
-    """The card of the model with this name or alias. Raises ApiError with similar names if there is
-    none."""
-    cards = client.get("/v1/models", Cards).data
-    card = next((card for card in cards if name in (card.id, *card.aliases)), None)
-    if card is None:  # a deployment, a model whose files are missing, or the fallback
-        try:
-            card = client.get(f"/v1/models/{quote(name, safe='')}", Card)
-        except ServerRefused as error:
-            if error.status != 404:
-                raise
-            known = [card.id for card in cards if card.kind == "text"]
-            ours = f"The model {name!r} does not exist. {hint(close_matches(name, known), known)}"
-            message = error.message if "model" in error.message else ours
-            more = ' To ask once: localinfra chat MODEL "PROMPT".' if " " in name else ""
-            raise ApiError(message + more) from None
-    refuse_other_kinds(card.id, card.kind)
-    if card.remedy:
-        raise ApiError(f"The files of {card.id} are missing: {card.remedy}")
-    return card
-
-
-def refuse_other_kinds(name: str, kind: str) -> None:
-    if kind != "text":
-        raise ApiError(f"{name} is not a chat model (its kind is {kind}).")
-
-
-def text_models(client: Client) -> list[Card]:
-    """The chat models served, ready ones first. Raises ApiError if there are none."""
-    cards = [card for card in client.get("/v1/models", Cards).data if card.kind == "text"]
-    if not cards:
-        raise ApiError(f"{client.url}: {NO_TEXT_MODEL}")
-    return sorted(cards, key=lambda card: not card.is_ready)
 
 
 # --- The conversation ---------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from localinfra.errors import ApiError, ConfigError
 COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "serve": ("serve", "Serve the models of models.toml over HTTP."),
     "chat": ("chat", "Talk with a model in the terminal."),
+    "launch": ("launch", "Start a coding agent on a model of a running server."),
     "image": ("image", "Make an image from a prompt, or from a picture and a prompt."),
     "list": ("list_models", "List the models and whether their files are here."),
     "costs": ("show_costs", "Show what each key has used of each model, and its price."),

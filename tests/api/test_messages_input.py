@@ -69,6 +69,30 @@ def test_a_system_prompt_comes_first_whatever_its_form() -> None:
         assert told(*HELLO, system=nothing) == [{"role": "user", "content": "Hello"}]
 
 
+BILLING = "x-anthropic-billing-header: cc_version=2.1.197.b5b; cc_entrypoint=cli; cch=1a2b3;"
+
+
+@pytest.mark.parametrize(
+    ("system", "words", "left_out"),
+    [
+        ([text(BILLING), text("Be brief.")], "Be brief.", ["system[0]"]),
+        ([text(f"{BILLING}\nBe brief.")], "Be brief.", ["system[0]"]),
+        (f"{BILLING}\n\nBe brief.", "Be brief.", ["system"]),
+        ([text("Be brief."), text(BILLING)], f"Be brief.\n{BILLING}", []),
+    ],
+)
+def test_claude_codes_billing_line_is_ignored_and_reported(
+    system: Any, words: str, left_out: list[str]
+) -> None:
+    assert told(*HELLO, system=system)[0] == {"role": "system", "content": words}
+    assert request(system=system).left_out == left_out
+
+
+def test_a_billing_line_alone_is_no_system_prompt() -> None:
+    for system in (BILLING, [text(BILLING)]):
+        assert [message["role"] for message in told(*HELLO, system=system)] == ["user"]
+
+
 def test_consecutive_messages_of_a_role_are_one_turn() -> None:
     assert told(user(text("a"), text("b")), user(text("c")), assistant(), assistant(text("d"))) == [
         {"role": "user", "content": "a\nb\nc"},

@@ -4,6 +4,7 @@ Shapes and rules: https://platform.claude.com/docs/en/api/messages. Pure; knows 
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -70,6 +71,10 @@ class Block(msgspec.Struct, frozen=True):
             return self.source.type in ("text", "content")
         return self.type in TEXT_TYPES or self.type in ("search_result", "compaction")
 
+
+# Claude Code's first line of `system` is for Anthropic's bills and changes with every conversation,
+# even with every request. Dropped, as wherever it stood the prefix after it could not be reused.
+BILLING = re.compile(r"x-anthropic-billing-header:.*\n*")
 
 # Known types, though not all are allowed in each place; the model can't read any others.
 READABLE = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
@@ -166,10 +171,11 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def left_out(self) -> list[str]:
-        """Paths of ignored parts: tools that can't be offered, blocks that such tools left in the
-        conversation, and images in results."""
+        """Paths of ignored parts: the billing line, tools that can't be offered, blocks that such
+        tools left in the conversation, and images in results."""
+        billing = [path for path, block in placed(self.system, "system")[:1] if is_billing(block)]
         tools = [f"tools[{at}]" for at, tool in enumerate(self.tools) if not tool.is_own]
-        return [*tools, *left_out_blocks(self.messages)]
+        return [*billing, *tools, *left_out_blocks(self.messages)]
 
     @property
     def kwarg_paths(self) -> dict[str, str]:
@@ -225,9 +231,10 @@ def tool_use(tools: Sequence[ToolDefinition], choice: MessagesToolChoice | None)
 
 def conversation(system: Content, messages: Sequence[InputMessage]) -> list[Message]:
     """Merges consecutive messages of one role into one turn."""
-    found = [Message(role="system", content=text_of(placed(system, "system")))] if system else []
+    blocks = without_billing(placed(system, "system")) if system else []
+    found = [Message(role="system", content=text_of(blocks))] if blocks else []
     for role, turn in itertools.groupby(enumerate(messages), key=lambda pair: pair[1].role):
-        blocks: list[Placed] = []
+        blocks = []
         for at, message in turn:
             path = f"messages[{at}].content"
             if not message.content and role != "assistant":
@@ -254,6 +261,18 @@ def left_out_blocks(messages: Sequence[InputMessage]) -> list[str]:
                 inner = placed(block.content, f"{path}.content")
                 paths += [place for place, part in inner if not part.has_text]
     return paths
+
+
+def is_billing(block: Block) -> bool:
+    return isinstance(block.text, str) and bool(BILLING.match(block.text))
+
+
+def without_billing(blocks: list[Placed]) -> list[Placed]:
+    (path, first), *rest = blocks
+    if not is_billing(first):
+        return blocks
+    text = BILLING.sub("", str(first.text), count=1)
+    return [(path, msgspec.structs.replace(first, text=text)), *rest] if text else rest
 
 
 def placed(content: Content | None, path: str) -> list[Placed]:

@@ -1,7 +1,10 @@
-"""GET /v1/models and /v1/models/{id}: the catalogue in OpenAI's shape, with more fields.
+"""GET /v1/models and /v1/models/{id}: the catalogue in the shapes of OpenAI and Anthropic at once,
+with more fields.
 
 Chat applications offer every model listed, so models without files are listed only on request.
 """
+
+import datetime
 
 import msgspec
 from starlette.requests import Request
@@ -19,12 +22,16 @@ BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """OpenAI's four fields, then details that help clients to choose."""
+    """OpenAI's four fields, Anthropic's, then details that help clients to choose."""
 
     id: str
     object: str
     created: int
     owned_by: str
+    type: str
+    display_name: str
+    created_at: datetime.datetime
+    lifecycle: str
     kind: str  # "text", "embedding", "rerank" or "image"
     aliases: tuple[str, ...]
     price: Price
@@ -38,6 +45,18 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     default_max_tokens: int | None = None
     max_output_tokens: int | None = None
     dimensions: int | None = None
+    max_model_len: int | None = None  # vLLM's name for the context length, and Anthropic's
+    max_input_tokens: int | None = None
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """All of them on one page, as Anthropic's clients read it."""
+
+    data: list[ModelCard]
+    first_id: str | None
+    last_id: str | None
+    object: str = "list"
+    has_more: bool = False
 
 
 def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
@@ -49,6 +68,10 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
         object="model",
         created=runtime.started_at,
         owned_by=name.split("/")[0] if "/" in name else "localinfra",
+        type="model",
+        display_name=name,
+        created_at=datetime.datetime.fromtimestamp(runtime.started_at, datetime.UTC),
+        lifecycle="active",
         kind=entry.kind,
         aliases=entry.aliases,
         price=entry.price,
@@ -59,6 +82,8 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
         deploy_id=entry.deploy_id,
         description=entry.description,
         **msgspec.structs.asdict(details),
+        max_model_len=details.context_length,
+        max_input_tokens=details.context_length,
     )
 
 
@@ -68,7 +93,8 @@ async def list_models(request: Request) -> Response:
     cards = [model_card(found, name, entry) for name, entry in found.catalog.entries.items()]
     if not wants_all(request):
         cards = [card for card in cards if card.remedy is None]
-    return json_response({"object": "list", "data": cards})
+    first, last = (cards[0].id, cards[-1].id) if cards else (None, None)
+    return json_response(ModelList(cards, first, last))
 
 
 def wants_all(request: Request) -> bool:

@@ -212,13 +212,15 @@ def conversation_request(
     body.check()
     earlier = previous.conversation if previous else []
     references = References(request)
-    sent = without_orphans(earlier, read_input(body.input, references.find))
+    is_probe = not (body.input or earlier or body.instructions)
+    given = "" if is_probe else body.input  # some clients probe a server without any input
+    sent = without_orphans(earlier, read_input(given, references.find))
     check_outputs(earlier, sent.items, sent.paths)
     instructions = body.instructions
     messages = [Message(role="system", content=instructions)] if instructions else []
     messages += messages_of([*earlier, *sent.items])
     if not messages:
-        raise InvalidRequest("input is empty: send text, or at least one item.", "input")
+        raise InvalidRequest("input has no text: send text, or an item that has some.", "input")
     offered = body.offered
     left_out = [*body.left_out, *offered.left_out, *sent.left_out]
     num_bytes = 0
