@@ -224,6 +224,18 @@ class Accepting:
         assert not walker.is_error(), walker.get_error()
         return bool(walker.is_accepting())
 
+    def rest_of(self, text: str) -> str | None:
+        """What follows the longest beginning that is an answer; None if there is none."""
+        walker = self.matcher.deep_copy()
+        data, end = text.encode(), None
+        for at in range(len(data) + 1):
+            if walker.is_accepting():
+                end = at
+            if at == len(data) or walker.is_stopped() or walker.validate_tokens([data[at]]) != 1:
+                break
+            walker.consume_token(data[at])
+        return None if end is None else data[end:].decode(errors="replace")
+
 
 def accepting(
     form: CallForm,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 
 from localinfra.chat.formats.form import KEY, TYPE, Members
-from localinfra.chat.grammar.lark import ANY_TEXT, CHOSEN, LarkWriter, alternatives, quoted
+from localinfra.chat.grammar.lark import ANY_TEXT, CHOSEN, Item, LarkWriter, alternatives, quoted
 from localinfra.chat.grammar.literals import Literals, items_of, repeated
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.choices import Choice, Field, LeaveOut, SchemaChoices
@@ -62,23 +62,33 @@ class ArgumentsWriter:
 
     def _fields(self, choice: Choice) -> str:
         named, others = self._choices.fields(choice)
+        # The separator is one literal with the mark that follows: llguidance reads the longest
+        # literal, and that of the end of a call may begin with the same characters.
+        separator = self._members.separator
         items = [
-            (self._named(field.name, field.schema, field.path), field.is_required)
+            Item(
+                self._named(field.name, field.schema, field.path),
+                self._named(field.name, field.schema, field.path, separator),
+                field.is_required,
+            )
             for field in named
         ]
-        other = ""
+        other = None
         if others is not False:
-            other = self._other(named, others, f"{choice.path}.additionalProperties")
-        return self._lark.sequence(items, self._lark.literal(self._members.separator), other)
+            path = f"{choice.path}.additionalProperties"
+            other = Item(
+                self._other(named, others, path), self._other(named, others, path, separator)
+            )
+        return self._lark.sequence(items, other)
 
-    def _named(self, name: str, schema: Json, path: str) -> str:
+    def _named(self, name: str, schema: Json, path: str, separator: str = "") -> str:
         """An argument of this name, or a list's item."""
-        before, after = self._members.before, self._members.after
+        before, after = separator + self._members.before, self._members.after
         return self._tagged(
             self._lark.literal, before.replace(KEY, name), schema, path, after.replace(KEY, name)
         )
 
-    def _other(self, named: Sequence[Field], schema: Json, path: str) -> str:
+    def _other(self, named: Sequence[Field], schema: Json, path: str, separator: str = "") -> str:
         """An argument of any name but these."""
         known = " | ".join(quoted(field.name) for field in named)
         name = self._lark.terminal(f"{CHOSEN[KEY]} & ~({known})" if known else CHOSEN[KEY])
@@ -86,7 +96,8 @@ class ArgumentsWriter:
         def literal(before: str) -> str:
             return f" {name} ".join(map(self._lark.literal, before.split(KEY)))
 
-        return self._tagged(literal, self._members.before, schema, path, self._members.after)
+        before = separator + self._members.before
+        return self._tagged(literal, before, schema, path, self._members.after)
 
     def _tagged(
         self, literal: Callable[[str], str], before: str, schema: Json, path: str, after: str

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from localinfra.chat.formats.form import ID, INDEX, KEY
 
@@ -15,6 +16,14 @@ CHOSEN = {
     KEY: "/[A-Za-z_][A-Za-z0-9_.-]{0,63}/",
 }
 SHORT_ID = "/[A-Za-z0-9]{9}/"
+
+
+class Item(NamedTuple):
+    """An element of a sequence."""
+
+    first: str  # as it begins one
+    following: str  # with what separates it from the one before
+    is_required: bool = False
 
 
 class LarkWriter:
@@ -69,21 +78,19 @@ class LarkWriter:
         """The name of a rule with this right side."""
         return self._add("r", "", text or NOTHING)
 
-    def sequence(self, items: Sequence[tuple[str, bool]], separator: str, other: str) -> str:
-        """Elements in order, those without True optional, then any number of `other`, if any, with
-        `separator` between two."""
-        if not separator:
-            parts = [element if is_required else f"({element})?" for element, is_required in items]
-            return " ".join([*parts, f"({other})*"] if other else parts)
-        after = f"({separator} {other})*" if other else ""  # what may follow an element
-        text = f"({other} {after})?" if other else ""
-        for element, is_required in reversed(items):
-            following = self.rule(after) if after else ""
-            text = f"{element} {following}" + (
-                "" if is_required else f" | {self.rule(text) if text else NOTHING}"
+    def sequence(self, items: Sequence[Item], other: Item | None) -> str:
+        """Elements in order, those not required optional, then any number of `other`, if any."""
+        if all(item.first == item.following for item in [*items, *([other] if other else [])]):
+            parts = [item.first if item.is_required else f"({item.first})?" for item in items]
+            return " ".join([*parts, f"({other.first})*"] if other else parts)
+        after = f"({other.following})*" if other else ""  # what may follow an element
+        text = f"({other.first} {after})?" if other else ""
+        for item in reversed(items):
+            rest = self.rule(after) if after else ""
+            text = f"{item.first} {rest}" + (
+                "" if item.is_required else f" | {self.rule(text) if text else NOTHING}"
             )
-            after = f"{separator} {element}"
-            after = f"{after} {following}" if is_required else f"({after})? {following}"
+            after = f"{item.following if item.is_required else f'({item.following})?'} {rest}"
         return text
 
     def reserved(self) -> str:

@@ -4,7 +4,7 @@ import json
 import re
 
 from localinfra.chat.formats.form import KEY, Members
-from localinfra.chat.grammar.lark import LarkWriter, alternatives, quoted
+from localinfra.chat.grammar.lark import Item, LarkWriter, alternatives, quoted
 from localinfra.chat.grammar.texts import ANY_CHARACTER, FORMATS, text_expression
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.choices import Choice, LeaveOut, SchemaChoices
@@ -138,11 +138,15 @@ class Literals:
         items = []
         for field in named:
             element = f"{quoted(self._key(field.name))} {self._value(field.schema, field.path)}"
-            items.append((self._lark.rule(element), field.is_required))
-        other = ""
+            items.append(self._item(self._lark.rule(element), field.is_required))
+        other = None
         if others is not False:
-            other = self._pair(self._value(others, f"{choice.path}.additionalProperties"))
-        return self._lark.sequence(items, quoted(self._comma), other)
+            value = self._value(others, f"{choice.path}.additionalProperties")
+            other = self._item(self._pair(value))
+        return self._lark.sequence(items, other)
+
+    def _item(self, element: str, is_required: bool = False) -> Item:
+        return Item(element, f"{quoted(self._comma)} {element}", is_required)
 
     def _pair(self, value: str) -> str:
         """Any name and a value."""
