@@ -139,7 +139,9 @@ class MarkedParser:
             blanks = 0
         rest = self._held[blanks:]
         if not rest:
-            if is_all:
+            if is_all and self._is_cut and self._calls:
+                self._num_dropped += len(self._take(blanks))  # they may stand before a call
+            elif is_all:
                 yield from self._say(self._take(blanks))
             return
         # A mark may begin like a longer one.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 
 from localinfra.chat.formats.form import KEY, TYPE, Members
-from localinfra.chat.grammar.lark import ANY_TEXT, CHOSEN, Item, LarkWriter, alternatives, quoted
+from localinfra.chat.grammar.lark import ANY_TEXT, CHOSEN, Element, LarkWriter, alternatives, quoted
 from localinfra.chat.grammar.literals import Literals, items_of, repeated
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.choices import Choice, Field, LeaveOut, SchemaChoices
@@ -66,7 +66,7 @@ class ArgumentsWriter:
         # literal, and that of the end of a call may begin with the same characters.
         separator = self._members.separator
         items = [
-            Item(
+            Element(
                 self._named(field.name, field.schema, field.path),
                 self._named(field.name, field.schema, field.path, separator),
                 field.is_required,
@@ -76,7 +76,7 @@ class ArgumentsWriter:
         other = None
         if others is not False:
             path = f"{choice.path}.additionalProperties"
-            other = Item(
+            other = Element(
                 self._other(named, others, path), self._other(named, others, path, separator)
             )
         return self._lark.sequence(items, other)

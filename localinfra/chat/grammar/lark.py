@@ -18,7 +18,7 @@ CHOSEN = {
 SHORT_ID = "/[A-Za-z0-9]{9}/"
 
 
-class Item(NamedTuple):
+class Element(NamedTuple):
     """An element of a sequence."""
 
     first: str  # as it begins one
@@ -78,7 +78,7 @@ class LarkWriter:
         """The name of a rule with this right side."""
         return self._add("r", "", text or NOTHING)
 
-    def sequence(self, items: Sequence[Item], other: Item | None) -> str:
+    def sequence(self, items: Sequence[Element], other: Element | None) -> str:
         """Elements in order, those not required optional, then any number of `other`, if any."""
         if all(item.first == item.following for item in [*items, *([other] if other else [])]):
             parts = [item.first if item.is_required else f"({item.first})?" for item in items]

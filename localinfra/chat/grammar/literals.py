@@ -4,7 +4,7 @@ import json
 import re
 
 from localinfra.chat.formats.form import KEY, Members
-from localinfra.chat.grammar.lark import Item, LarkWriter, alternatives, quoted
+from localinfra.chat.grammar.lark import Element, LarkWriter, alternatives, quoted
 from localinfra.chat.grammar.texts import ANY_CHARACTER, FORMATS, text_expression
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.choices import Choice, LeaveOut, SchemaChoices
@@ -145,8 +145,8 @@ class Literals:
             other = self._item(self._pair(value))
         return self._lark.sequence(items, other)
 
-    def _item(self, element: str, is_required: bool = False) -> Item:
-        return Item(element, f"{quoted(self._comma)} {element}", is_required)
+    def _item(self, element: str, is_required: bool = False) -> Element:
+        return Element(element, f"{quoted(self._comma)} {element}", is_required)
 
     def _pair(self, value: str) -> str:
         """Any name and a value."""
