@@ -107,7 +107,7 @@ def calls_body(
         return text_and_calls(calls, lark, voice)  # in which a call may begin at once
     alone = calls_alone(calls, lark, begun)
     if calls.are_required:
-        # Some templates write blanks before, which models then expect.
+        # Some templates write blanks before calls.
         return alone if form.opening[:1].isspace() else f"(/[ \\n]{{1,4}}/)? {alone}"
     if formatted is not None:
         return f"{alone} | {formatted}"
