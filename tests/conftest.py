@@ -14,11 +14,16 @@ from children import give_children_default_signals
 
 give_children_default_signals()
 
-# Examples take as long as a busy machine needs.
-hypothesis.settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("unhurried")
+# Examples take as long as a busy machine needs. They are the same in every run, lest a run of a
+# good change fails; `--hypothesis-profile search` looks for new ones.
+for profile, is_repeatable in {"repeatable": True, "search": False}.items():
+    hypothesis.settings.register_profile(
+        profile,
+        deadline=None,
+        derandomize=is_repeatable,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -160,6 +160,7 @@ def test_a_text_ends_at_its_mark() -> None:
 VALUES: list[tuple[dict[str, Json], list[Json], list[Json]]] = [
     ({"const": "yes"}, ["yes"], ["no", ""]),
     ({"enum": ["a b", "", "é"]}, ["a b", "", "é"], ["a", "é é"]),
+    ({"enum": ["<", "a<b", "x"]}, ["<", "a<b", "x"], ["a", "<b", "<<"]),
     ({"type": "string", "minLength": 2, "maxLength": 3}, ["ab", "a\né"], ["a", "abcd"]),
     ({"type": "string", "pattern": "^[a-z]+[0-9]$"}, ["ab1"], ["ab", "1", "xab12"]),
     ({"type": "string", "pattern": "b{2}"}, ["abba", "bb"], ["ab", ""]),

@@ -149,8 +149,8 @@ class ArgumentsWriter:
         found = [self._with_mark(others, end)] if others else []
         if members.quotes[0]:
             begin = self._lark.literal(members.quotes[0])
-            quoted_text = f"{begin} {self._lark.up_to(members.quotes[1], text)}"
-            found += [f"{quoted_text} {self._lark.literal(end)}"] if is_open else []
+            quoted_text = self._lark.up_to(members.quotes[1], text, is_open=is_open)
+            found.append(f"{begin} {quoted_text} {self._lark.literal(end)}")
             text = f"({text}) & ~({begin} {ANY_TEXT})"
         return self._lark.rule(alternatives([self._lark.up_to(end, text, is_open=is_open), *found]))
 
