@@ -30,7 +30,7 @@ class Application(Serving):
     def stats(self) -> EngineStats:
         return self.runtime.loaded_text_models()[self.main_model].stats
 
-    def wait_until(self, condition: Callable[[EngineStats], bool], timeout_s: float = 120) -> None:
+    def wait_until(self, condition: Callable[[EngineStats], bool], timeout_s: float = 600) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition(self.stats):
             assert time.monotonic() < deadline, self.stats

@@ -279,7 +279,7 @@ class EchoServer(Application):
         (folder / "models.toml").write_text(catalogue)
         config = config_file.load(folder / "models.toml")
         super().__init__(self.runtime_kind(config.server, catalog_file.load(config)), ledger)
-        self.client = httpx2.Client(base_url=self.url, timeout=60)
+        self.client = httpx2.Client(base_url=self.url, timeout=600)
         self._slow_steps = 0  # of answers that were cut short
 
     def close(self) -> None:

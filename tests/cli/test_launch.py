@@ -18,20 +18,24 @@ from echo import ECHO, EchoServer
 
 from localinfra.cli.launch import AGENTS
 
+# A script's first line can't name a path with spaces, as this Python's may be.
+STARTER = f"""#!/bin/sh
+exec '{sys.executable}' "$0.py" "$@"
+"""
 # Records what it is started with, and ends with the status that its argument names; by default at
 # a signal.
-AGENT = f"""#!{sys.executable}
+AGENT = """
 import json, os, signal, sys
 from pathlib import Path
 settings = os.environ.get("QWEN_CODE_SYSTEM_SETTINGS_PATH", "")
 metadata = os.environ.get("AIDER_MODEL_METADATA_FILE", "")
 if sys.argv[1:] == ["wait"]:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(43))
-found = {{
+found = {
     "arguments": sys.argv[1:],
     "environment": dict(os.environ),
     "file": json.loads(Path(settings or metadata).read_text()) if settings or metadata else None,
-}}
+}
 print(json.dumps(found), flush=True)
 if sys.argv[1:] == ["wait"]:
     signal.pause()
@@ -57,7 +61,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
 def environment(tmp_path: Path) -> dict[str, str]:
     """In which all agents are installed."""
     for name in AGENTS:
-        (tmp_path / name).write_text(AGENT)
+        (tmp_path / f"{name}.py").write_text(AGENT)
+        (tmp_path / name).write_text(STARTER)
         (tmp_path / name).chmod(0o700)
     kept = {name: value for name, value in os.environ.items() if "LOCALINFRA" not in name}
     return {**kept, "PATH": str(tmp_path), "LOCALINFRA_CACHE": str(tmp_path / "cache")}
@@ -65,7 +70,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def run(environment: dict[str, str], *arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "localinfra", "launch", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def launched(environment: dict[str, str], *arguments: object) -> Started:

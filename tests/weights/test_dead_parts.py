@@ -95,7 +95,7 @@ class Server:
             self.url + path, data, {"content-type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=600) as answer:
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
@@ -158,7 +158,7 @@ def test_an_engine_that_hangs_is_left_behind_and_the_server_still_ends(
     while server.order.exists():
         time.sleep(0.01)
     assert server.end() == 0
-    assert "error" in hanging.communicate(timeout=60)[0]
+    assert "error" in hanging.communicate(timeout=600)[0]
 
 
 def test_a_lock_that_another_process_holds_does_not_hold_up_the_end(

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(300)
 
 def post_form(server: LiveServer, path: str, fields: dict[str, str]) -> httpx2.Response:
     parts = {name: (None, value) for name, value in fields.items()}
-    return httpx2.post(server.url + path, files=parts, timeout=60)
+    return httpx2.post(server.url + path, files=parts, timeout=600)
 
 
 VECTORS = "/v1/inference/sentence-transformers/all-MiniLM-L6-v2"

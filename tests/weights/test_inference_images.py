@@ -93,7 +93,7 @@ def test_the_form_of_cog_models(server: LiveServer) -> None:
 def test_a_form_is_answered_like_json(server: LiveServer) -> None:
     fields = {**SMALL, "seed": 3}
     parts = {name: (None, json.dumps(value)) for name, value in fields.items()}
-    answer = httpx2.post(server.url + PATH, files=parts, timeout=60)
+    answer = httpx2.post(server.url + PATH, files=parts, timeout=600)
     [url], [expected] = answer.json()["images"], infer(server, seed=3)["images"]
     assert np.array_equal(pixels(url), pixels(expected))
 
@@ -149,7 +149,7 @@ def test_an_image_to_begin_with_comes_as_a_data_url_or_as_a_file(server: LiveSer
     parts: dict[str, Any] = {name: (None, json.dumps(value)) for name, value in fields.items()}
     file = base64.b64decode(start.partition(",")[2])
     parts["image"] = (None, file, "application/octet-stream")
-    [same] = httpx2.post(server.url + PATH, files=parts, timeout=60).json()["images"]
+    [same] = httpx2.post(server.url + PATH, files=parts, timeout=600).json()["images"]
     assert np.array_equal(pixels(same), pixels(url))
     cog = {"input": {**fields, "image": start, "prompt_strength": 0.5}}
     [again] = server.post(PATH, cog).json()["output"]

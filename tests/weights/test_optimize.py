@@ -91,7 +91,7 @@ def test_the_winner_is_kept_found_and_served(
         found = re.search(r"http://[^/]+", banner)
         assert found
         body = {"model": "small", "prompt": "1, 2, 3, 4, 5, 6,", "temperature": 0}
-        answer = httpx2.post(found.group() + "/v1/completions", json=body, timeout=60).json()
+        answer = httpx2.post(found.group() + "/v1/completions", json=body, timeout=600).json()
         assert answer["choices"][0]["text"].startswith(" 7, 8")
         server.terminate()
         assert server.wait() == 0

@@ -32,7 +32,7 @@ def post(process: ServeProcess, body: dict[str, Any]) -> Any:
         process.url + "/v1/chat/completions", json.dumps(body).encode(),
         {"content-type": "application/json"},
     )  # fmt: skip
-    return urllib.request.urlopen(request, timeout=60)
+    return urllib.request.urlopen(request, timeout=600)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_the_banner_has_a_curl_line_that_works(process: ServeProcess) -> None:
     assert MODEL in process.banner
     command = process.banner[process.banner.index("  curl") : process.banner.index("Press")]
     answer = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True
+        ["bash", "-c", command], capture_output=True, text=True, timeout=600, check=True
     )
     assert json.loads(answer.stdout)["choices"][0]["message"]["content"]
 

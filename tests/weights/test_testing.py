@@ -45,7 +45,7 @@ def said(url: BaseURL, **fields: Any) -> str:
         f"{url}/chat/completions",
         json=body,
         headers={"authorization": f"Bearer {url.api_key}"},
-        timeout=60,
+        timeout=600,
     )
     assert reply.status_code == 200, reply.text
     text: str = reply.json()["choices"][0]["message"]["content"]
@@ -93,7 +93,7 @@ def test_every_route_repeats_itself(small: BaseURL, path: str, fields: dict[str,
     texts = set()
     for _ in range(3):
         body = {"model": "small", **fields}
-        reply = httpx2.post(small.root + path, json=body, timeout=60)
+        reply = httpx2.post(small.root + path, json=body, timeout=600)
         assert reply.status_code == 200, reply.text
         texts.update(re.findall(r'"(?:generated_)?text":("(?:[^"\\]|\\.)+")', reply.text))
     assert len(texts) == 1
@@ -179,7 +179,7 @@ def test_an_answer_that_still_comes_when_the_block_ends_is_told_so() -> None:
     }
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(testing.server(CONFIG))
-        with httpx2.stream("POST", f"{url}/chat/completions", json=body, timeout=60) as stream:
+        with httpx2.stream("POST", f"{url}/chat/completions", json=body, timeout=600) as stream:
             lines = stream.iter_lines()
             assert next(lines).startswith("data: ")
             stack.close()
