@@ -107,7 +107,7 @@ class WatchedServer:
 
     def blocked_s(self) -> float:
         """Since it was asked last."""
-        return float(httpx2.get(f"{self.url}/blocked", timeout=60).text)
+        return float(httpx2.get(f"{self.url}/blocked", timeout=600).text)
 
 
 @contextmanager

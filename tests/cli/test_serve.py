@@ -68,7 +68,7 @@ class Process(ServeProcess):
         return self.errors.read_text()
 
     def get(self, path: str, host: str = "127.0.0.1") -> tuple[int, dict[str, object]]:
-        with contextlib.closing(http.client.HTTPConnection(host, self.port, timeout=30)) as http_:
+        with contextlib.closing(http.client.HTTPConnection(host, self.port, timeout=600)) as http_:
             http_.request("GET", path)
             answer = http_.getresponse()
             return answer.status, json.loads(answer.read())
@@ -155,7 +155,7 @@ def test_the_banner_prefers_a_chat_model_and_counts_models_without_files() -> No
 
 def refused_start(*arguments: str) -> str:
     command = [sys.executable, "-m", "localinfra", "serve", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1  # so nothing was loaded either
     return done.stderr
@@ -278,7 +278,7 @@ def test_a_source_that_is_not_a_model_is_refused_at_start(tmp_path: Path, source
     path = tmp_path / "models.toml"
     path.write_text(f'[model.x]\nkind = "text"\nsource = "{source}"\n')
     command = [sys.executable, "-m", "localinfra", "serve", "--port", "0", "--config", str(path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f'error: {path}: [model."x"] source: {tmp_path}')
 
@@ -303,6 +303,6 @@ def test_a_settings_file_with_a_bom_and_no_models_is_accepted(tmp_path: Path) ->
 )
 def test_a_wrong_option_is_an_error_without_a_traceback(arguments: list[str], words: str) -> None:
     command = [sys.executable, "-m", "localinfra", "serve", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 2
     assert words in ended.stderr and "Traceback" not in ended.stderr

@@ -117,6 +117,6 @@ def test_curl(server: LiveServer, stream: bool) -> None:
         ["curl", "-sN", f"{server.url}/v1/openai/chat/completions", "-H",
          "Content-Type: application/json", "-H", "Authorization: Bearer any", "-d",
          json.dumps(body)],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     ).stdout  # fmt: skip
     assert out.endswith("data: [DONE]\n\n") if stream else json.loads(out)["usage"]

@@ -37,7 +37,7 @@ class Painter:
         seeds = [request.seeds[image] for image in images]
         for number in range(request.num_steps):
             if self.may_step:
-                assert self.may_step.acquire(timeout=10)
+                assert self.may_step.acquire(timeout=600)
             self.num_steps += 1
             for image in images:
                 emit(ImageStep(image, number + 1))

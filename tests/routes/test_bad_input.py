@@ -194,7 +194,7 @@ def test_deep_nesting_is_answered_or_refused(
     body = json.dumps({"model": "echo", "max_tokens": 1, **more}).replace('"DEEP"', deep)
     body = body.replace("DEEP", json.dumps(deep)[1:-1])
     reply = server.client.post(
-        CHAT, content=body, headers={"content-type": "application/json"}, timeout=60
+        CHAT, content=body, headers={"content-type": "application/json"}, timeout=600
     )
     assert reply.status_code in (200, 400), reply.text
     if num_levels == 480 and '"arguments"' not in body:

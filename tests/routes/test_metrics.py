@@ -93,7 +93,7 @@ def test_a_streamed_chat_with_another_key_and_two_choices_finds_its_prompt_cache
 def test_a_client_that_leaves_is_charged_up_to_that_point(server: EchoServer, watch: Watch) -> None:
     body = {**CHAT, "stream": True, "max_tokens": 1900}
     url = f"{server.url}/v1/chat/completions"
-    with httpx2.stream("POST", url, json=body, headers=bearer(BOB), timeout=60) as answer:
+    with httpx2.stream("POST", url, json=body, headers=bearer(BOB), timeout=600) as answer:
         lines = (line for line in answer.iter_lines() if '"content":"' in line)
         received = [next(lines) for _ in range(12)]
         assert watch.grown("sequences_running", SMOL) == 1

@@ -192,13 +192,13 @@ def test_the_word_langchain_takes_for_a_failure_is_never_in_a_stream(
 def test_a_client_that_leaves_a_stream_frees_its_place(server: EchoServer) -> None:
     body = {"input": "Once", "max_new_tokens": 1500, "stream": True}
     url = f"{server.url}/v1/inference/slow"
-    with server.cut_short(1500), httpx2.stream("POST", url, json=body, timeout=60) as answer:
+    with server.cut_short(1500), httpx2.stream("POST", url, json=body, timeout=600) as answer:
         next(answer.iter_bytes())
 
 
 def post_form(server: EchoServer, path: str, fields: dict[str, str]) -> httpx2.Response:
     parts = {name: (None, value) for name, value in fields.items()}
-    return server.client.post(server.url + path, files=parts, timeout=60)
+    return server.client.post(server.url + path, files=parts, timeout=600)
 
 
 def test_a_form_is_answered_like_json(server: EchoServer) -> None:

@@ -78,7 +78,7 @@ def test_a_byte_order_mark_and_any_spelling_of_utf_8_are_fine(
 ) -> None:
     body = b"\xef\xbb\xbf" + json.dumps(BODIES[path]).encode()
     headers = {"content-type": f"application/json{charset}"}
-    reply = server.client.post(server.url + path, content=body, headers=headers, timeout=60)
+    reply = server.client.post(server.url + path, content=body, headers=headers, timeout=600)
     assert reply.status_code == 200, reply.text
 
 
