@@ -24,24 +24,16 @@ if TYPE_CHECKING:
     from localinfra.text.model import TextModel
 
 
-class LoadedModel(Protocol):
-    """The interface of every kind of model. Event loop only, except `close`."""
-
-    @property
-    def details(self) -> ModelDetails:
-        """Limits and sizes for clients, known since it was loaded."""
+class Worker(Protocol):
+    """What computes a model's answers, on threads of its own. Event loop only."""
 
     @property
     def num_waiting(self) -> int:
         """Queue length: choices for a text model, requests for others."""
 
     @property
-    def is_busy(self) -> bool:
-        """Whether it has any work."""
-
-    @property
     def fault(self) -> str | None:
-        """Why it can't go on; None if it can."""
+        """Why it stopped without being closed; None while it serves."""
 
     @property
     def pulse(self) -> Pulse:
@@ -49,6 +41,21 @@ class LoadedModel(Protocol):
 
     def abandon(self, reason: str) -> None:
         """Gives up threads that hang, and fails the requests that wait for them."""
+
+
+class LoadedModel(Protocol):
+    """The interface of every kind of model. Event loop only, except `close`."""
+
+    @property
+    def worker(self) -> Worker: ...
+
+    @property
+    def details(self) -> ModelDetails:
+        """Limits and sizes for clients, known since it was loaded."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has any work."""
 
     def close(self) -> None: ...
 

@@ -55,7 +55,7 @@ class Runtime:
         self._models: Pool[LoadedModel] = Pool(
             self._load,
             self._release,
-            fault=lambda model: model.fault,
+            fault=lambda model: model.worker.fault,
             is_busy=lambda model: model.is_busy,
         )
         self._watchdogs: dict[str, Watchdog] = {}
@@ -175,13 +175,13 @@ class Runtime:
         max_checks = max(1, round(self.settings.watchdog_s / PULSE_CHECK_S))
         for name, model in self.loaded().items():
             dog = self._watchdogs.setdefault(name, Watchdog(max_checks))
-            if not dog.stands_still(model.pulse):
+            if not dog.stands_still(model.worker.pulse):
                 continue
             del self._watchdogs[name]
             self._num_hangs[name] += 1
             logger.error("%s: its engine hangs. All threads:\n%s", name, stacks())
             reason = f"its engine made no step for {dog.num_checks * PULSE_CHECK_S:g} s"
-            model.abandon(reason)
+            model.worker.abandon(reason)
             self._models.drop(name, reason, is_final=self._num_hangs[name] >= MAX_HANGS)
 
     def _revive(self) -> None:

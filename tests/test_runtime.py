@@ -37,19 +37,25 @@ source = "folder"
 """
 
 
-class Model:
-    stats = EngineStats(0, 0, 0, 0, 0)
+class Worker:
     num_waiting = 0
-    is_busy = False
 
     def __init__(self) -> None:
         self.fault: str | None = None
         self.pulse = Pulse()
         self.given_up: str | None = None
-        self.is_closed = False
 
     def abandon(self, reason: str) -> None:
         self.given_up = reason
+
+
+class Model:
+    stats = EngineStats(0, 0, 0, 0, 0)
+    is_busy = False
+
+    def __init__(self) -> None:
+        self.worker = Worker()
+        self.is_closed = False
 
     def close(self) -> None:
         self.is_closed = True
@@ -83,7 +89,7 @@ def test_a_dead_part_makes_health_degraded_until_it_is_back(runtime: Playing, na
     async def test() -> None:
         model = await runtime.model(name)
         assert await runtime.health() == (200, {**(await runtime.health())[1], "status": "ok"})
-        model.fault = "its thread ended with MemoryError()"
+        model.worker.fault = "its thread ended with MemoryError()"
         status, told = await runtime.health()
         assert (status, told["status"]) == (503, "degraded")
         assert told["reason"] == f"{name}: its thread ended with MemoryError()"
@@ -99,7 +105,7 @@ def test_a_dead_part_makes_health_degraded_until_it_is_back(runtime: Playing, na
 
 def test_health_stays_degraded_while_it_can_not_be_loaded(runtime: Playing) -> None:
     async def test() -> None:
-        (await runtime.model("text")).fault = "gone"
+        (await runtime.model("text")).worker.fault = "gone"
         runtime.error = RuntimeError("still no memory")
         with pytest.raises(ModelUnavailable) as caught:
             await runtime.model("text")
@@ -117,7 +123,7 @@ def test_it_comes_back_by_itself_where_nobody_asks(
 
     async def test() -> None:
         runtime.start()
-        (await runtime.model("text")).fault = "gone"
+        (await runtime.model("text")).worker.fault = "gone"
         assert (await runtime.health())[0] == 503
         while (await runtime.health())[0] == 503:
             await asyncio.sleep(0.01)
@@ -136,11 +142,11 @@ def test_an_engine_that_hangs_is_left_behind_and_loaded_anew(
     async def test() -> None:
         for number in range(runtime_module.MAX_HANGS):
             model = await runtime.model(name)
-            model.pulse = Pulse(7, Phase.WORKING)
+            model.worker.pulse = Pulse(7, Phase.WORKING)
             for _ in range(5):
-                assert model.given_up is None
+                assert model.worker.given_up is None
                 runtime._give_up_hanging()
-            assert model.given_up == "its engine made no step for 2 s"
+            assert model.worker.given_up == "its engine made no step for 2 s"
             assert f"{name}: its engine made no step" in (await runtime.health())[1]["reason"]
             assert caplog.text.count("_give_up_hanging") == number + 1  # every thread's stack
         with pytest.raises(ModelUnavailable, match="Restart the server"):

@@ -99,7 +99,7 @@ async def health(request: Request) -> Response:
             "models_loaded": len(found.loaded()),
             "sequences_running": sum(stat.num_running for stat in stats),
             "sequences_waiting": sum(stat.num_waiting for stat in stats),
-            "encodings_waiting": sum(model.num_waiting for model in encoders),
+            "encodings_waiting": sum(model.worker.num_waiting for model in encoders),
         },
         503 if faults else 200,
     )

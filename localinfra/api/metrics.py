@@ -76,7 +76,7 @@ def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
     metrics.kv_cells.show({(name,): stat.kv_total for name, stat in stats.items()})
     loaded = runtime.loaded()
     metrics.requests_pending.show(
-        {(name,): model.num_waiting for name, model in loaded.items() if name not in stats}
+        {(name,): model.worker.num_waiting for name, model in loaded.items() if name not in stats}
     )
     metrics.models_loaded.show(
         {(name, entry.kind): int(name in loaded) for name, entry in runtime.catalog.entries.items()}

@@ -14,7 +14,6 @@ from localinfra.embed.worker import EmbedWorker
 from localinfra.errors import ApiError, InvalidRequest
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.models.entries import EmbeddingModelEntry, ModelDetails, RerankModelEntry
-from localinfra.watchdog import Pulse
 
 # Up to this size, tokenizing and normalizing take half a millisecond and need no other thread.
 INLINE_CHARACTERS = 4000
@@ -58,7 +57,7 @@ class Embeddings(msgspec.Struct, frozen=True):
 class EncoderModel:
     """Owns its worker and its measurement. Made by `loading.py`, closed by the pool."""
 
-    _worker: EmbedWorker
+    worker: EmbedWorker
     _tokenizer: Tokenizer
     _measurement: Measurement | None
 
@@ -71,26 +70,10 @@ class EncoderModel:
         return ModelDetails(context_length=self.context_length)
 
     @property
-    def num_waiting(self) -> int:
-        return self._worker.num_waiting
-
-    @property
     def is_busy(self) -> bool:
         """A running measurement counts: its result is kept and speeds up the next load."""
         is_measuring = self._measurement is not None and self._measurement.is_running
-        return self.num_waiting > 0 or self._reading.is_busy or is_measuring
-
-    @property
-    def fault(self) -> str | None:
-        return self._worker.fault
-
-    @property
-    def pulse(self) -> Pulse:
-        return self._worker.pulse
-
-    def abandon(self, reason: str) -> None:
-        """See `EmbedWorker.abandon`."""
-        self._worker.abandon(reason)
+        return self.worker.num_waiting > 0 or self._reading.is_busy or is_measuring
 
     @functools.cached_property
     def _reading(self) -> BoundedExecutor:
@@ -101,7 +84,7 @@ class EncoderModel:
         if self._measurement:
             self._measurement.cancel()
         self._reading.close()
-        self._worker.close()
+        self.worker.close()
 
 
 class EmbeddingModel(EncoderModel):
@@ -124,12 +107,12 @@ class EmbeddingModel(EncoderModel):
         self.prompts = prompts
         self._default_prompt = default_prompt
         self._measurement = measurement
-        self._worker = worker
+        self.worker = worker
         self._tokenizer = tokenizer
 
     @property
     def dimensions(self) -> int:
-        return self._worker.width
+        return self.worker.width
 
     @property
     def details(self) -> ModelDetails:
@@ -167,14 +150,14 @@ class EmbeddingModel(EncoderModel):
                 f"dimensions must be from 1 to {self.dimensions} for {self.name}.",
                 "dimensions",
             )
-        self._worker.check_room()
+        self.worker.check_room()
         truncate = self.entry.truncate if truncate is None else truncate
         work = functools.partial(self._tokens, inputs, prompt, truncate, param)
         num_characters = sum(len(text) + len(prompt) + 20 for text in inputs)
         is_small = num_characters <= INLINE_CHARACTERS and isinstance(inputs[0], str)
         run = self._reading.run
         texts, truncated = work() if is_small else await run(work, size=num_characters)
-        rows = await self._worker.rows(texts)
+        rows = await self.worker.rows(texts)
         finish = functools.partial(self._finish, rows, dimensions, normalize)
         rows = finish() if rows.size <= INLINE_NUMBERS else await run(finish)
         return Embeddings(rows, sum(map(len, texts)), truncated)
@@ -242,18 +225,18 @@ class RerankModel(EncoderModel):
         self.name = name
         self.entry = entry
         self._measurement = measurement
-        self._worker = worker
+        self.worker = worker
         self._tokenizer: FastTokenizer = tokenizer
 
     async def score(self, query: str, documents: Sequence[str], *, truncate: bool) -> Scores:
         """Raises InvalidRequest if the query leaves no room for documents, or if a pair is too long
         without `truncate`; QueueFull or EngineFailed."""
-        self._worker.check_room()
+        self.worker.check_room()
         num_characters = len(query) * len(documents) + sum(map(len, documents))
         pairs, truncated = await self._reading.run(
             self._pairs, query, documents, truncate, size=num_characters
         )
-        rows = await self._worker.rows(pairs)
+        rows = await self.worker.rows(pairs)
         if not np.isfinite(rows).all():
             raise ApiError(
                 f"{self.name} returned scores with NaN or infinity; try dtype = 'float32'."

@@ -8,7 +8,6 @@ from localinfra.image.pipeline import FluxPainter
 from localinfra.image.request import ImageRequest
 from localinfra.image.worker import ImageWorker, Painting
 from localinfra.models.entries import ImageModelEntry, ModelDetails
-from localinfra.watchdog import Pulse
 
 
 class PromptTokens(msgspec.Struct, frozen=True):
@@ -39,7 +38,7 @@ class ImageModel:
         self.name = name
         self.entry = entry
         self._painter = painter
-        self._worker = ImageWorker(painter, name=name, max_waiting=max_waiting)
+        self.worker = ImageWorker(painter, name=name, max_waiting=max_waiting)
         self._counting = BoundedExecutor("prompts", 1, max_waiting)  # tokenizers: one thread only
 
     @property
@@ -47,24 +46,8 @@ class ImageModel:
         return self.entry.details
 
     @property
-    def num_waiting(self) -> int:
-        return self._worker.num_waiting
-
-    @property
     def is_busy(self) -> bool:
-        return self.num_waiting > 0 or self._counting.is_busy
-
-    @property
-    def fault(self) -> str | None:
-        return self._worker.fault
-
-    @property
-    def pulse(self) -> Pulse:
-        return self._worker.pulse
-
-    def abandon(self, reason: str) -> None:
-        """See `ImageWorker.abandon`."""
-        self._worker.abandon(reason)
+        return self.worker.num_waiting > 0 or self._counting.is_busy
 
     async def count(self, prompt: str, *, strict: bool) -> PromptTokens:
         """Counts a prompt's tokens. Raises QueueFull, and with `strict` InvalidRequest if T5 would
@@ -82,12 +65,12 @@ class ImageModel:
 
     def check_queue(self) -> None:
         """See `ImageWorker.check_queue`; call it before work that a full queue would waste."""
-        self._worker.check_queue()
+        self.worker.check_queue()
 
     def events(self, request: ImageRequest) -> Painting:
         """See `ImageWorker.events`."""
-        return self._worker.events(request)
+        return self.worker.events(request)
 
     def close(self) -> None:
         self._counting.close()
-        self._worker.close()
+        self.worker.close()

@@ -20,7 +20,6 @@ from localinfra.text.prompts import Prompts
 from localinfra.text.request import TextRequest
 from localinfra.text.templates import ModelTemplates
 from localinfra.text.vocabulary import Vocabulary, spelled, text_of
-from localinfra.watchdog import Pulse
 
 
 class TextModel:
@@ -45,11 +44,11 @@ class TextModel:
         self.vocabulary = vocabulary
         self.prompts = Prompts(name, vocabulary, templates, engine.context_length, max_waiting)
         self.grammars = Grammars(vocabulary)
-        self._engine = engine
+        self.worker = engine
 
     @property
     def context_length(self) -> int:
-        return self._engine.context_length
+        return self.worker.context_length
 
     @property
     def details(self) -> ModelDetails:
@@ -57,33 +56,17 @@ class TextModel:
 
     @property
     def stats(self) -> EngineStats:
-        return self._engine.stats
-
-    @property
-    def num_waiting(self) -> int:
-        return self._engine.num_waiting
+        return self.worker.stats
 
     @property
     def is_busy(self) -> bool:
-        num_choices = self.num_waiting + self.stats.num_running
+        num_choices = self.worker.num_waiting + self.stats.num_running
         return num_choices > 0 or self.prompts.is_busy or self.grammars.is_busy
-
-    @property
-    def fault(self) -> str | None:
-        return self._engine.fault
-
-    @property
-    def pulse(self) -> Pulse:
-        return self._engine.pulse
-
-    def abandon(self, reason: str) -> None:
-        """See `Engine.abandon`."""
-        self._engine.abandon(reason)
 
     def close(self) -> None:
         self.grammars.close()
         self.prompts.close()
-        self._engine.close()
+        self.worker.close()
 
     def token_bytes(self, token: int) -> bytes:
         """See `spelled`."""
@@ -115,7 +98,7 @@ class TextModel:
             )
             for choice in range(len(requests) * params.num_choices)
         ]
-        return Deltas(self._engine.generate(requests), outputs)
+        return Deltas(self.worker.generate(requests), outputs)
 
     def _spelled(self, tokens: frozenset[int]) -> Callable[[int], bytes]:
         """The function from a token to its bytes that spells out these control tokens."""

@@ -26,7 +26,7 @@ CONFIDENT = [
 
 
 def accounting(server: LiveServer) -> tuple[KVCache, LlamaContext]:
-    engine: Any = server.runtime.loaded_text_models()[SMOLLM2]._engine
+    engine: Any = server.runtime.loaded_text_models()[SMOLLM2].worker
     return engine._scheduler.cache, engine._backend
 
 

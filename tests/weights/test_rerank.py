@@ -69,12 +69,12 @@ def check_the_first_answer(server: LiveServer, folder: Path) -> None:
     taken over, it is the same."""
     first = ranked(server)["results"]
     [model] = server.runtime.loaded_encoders().values()
-    encoder = model._worker._encoder
+    encoder = model.worker._encoder
     assert encoder.name == "torch float32 on cpu"
     if model._measurement is None:
         return
     model._measurement.wait(800)
-    assert model._worker._encoder is not encoder and not hasattr(encoder, "network")
+    assert model.worker._encoder is not encoder and not hasattr(encoder, "network")
     before, after = (
         [item["relevance_score"] for item in found] for found in (first, ranked(server)["results"])
     )
