@@ -50,9 +50,7 @@ class Scheduler:
         counts = rungs(backend.max_threads) if settings.adapts_threads else [backend.max_threads]
         cores = IdleCores()
         self._threads = ThreadController(self._times, counts, cores, cores.at_once)
-        self._prefill = Prefill(
-            self._times, self._threads, settings.max_gap_ratio, backend.batch_size
-        )
+        self._prefill = Prefill(self._times, self._threads, settings.max_gap_ratio)
         self._speculator = Speculator()
         self.cache = KVCache(backend, settings.max_offloaded)
         self._shapes = CanonicalShapes(backend, self.cache)
@@ -171,11 +169,11 @@ class Scheduler:
         if stands_alone:
             budget = max_rows
         elif is_burst:
-            budget += self._prefill.burst_budget(len(decoding))
+            budget += self._prefill.burst
         else:
             num_rows = self._shapes.size_of(decoding)(len(decoding)) if decoding else 0
             depth = in_turn[0].num_cached
-            budget += self._prefill.chunk_budget(num_rows, len(prompts), depth, max_rows)
+            budget += self._prefill.chunk(num_rows, len(prompts), depth, max_rows - num_rows)
         budget = min(budget, max_rows)
         enough = self._prefill.enough if is_burst or not decoding else 0
         rows_left = self._backend.max_output_rows - len(decoding)

@@ -8,7 +8,8 @@ from msgspec import structs
 
 from localinfra.engine.drafts import Drafter
 from localinfra.engine.policy import speculation
-from localinfra.engine.policy.speculation import NUMBERS, Speculator
+from localinfra.engine.policy.numbers import NUMBERS
+from localinfra.engine.policy.speculation import Speculator
 from localinfra.engine.policy.step_times import StepTimes
 
 Machine = Callable[[int], float]  # rows → seconds of a step

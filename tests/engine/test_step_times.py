@@ -102,7 +102,7 @@ def test_a_usual_step_is_fresh_until_prompts_take_much_longer_or_some_time_has_p
     times.observe(2, 10, 1, 0.12)
     assert not times.is_fresh(2)
     times = learned()
-    for _ in range(3):
+    for _ in range(2):
         assert times.is_fresh(2)
         times.observe(2, 10, 1, 0.4)
     assert not times.is_fresh(2)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from localinfra.engine.policy.numbers import NUMBERS
 from localinfra.engine.policy.step_times import StepTimes
-from localinfra.engine.policy.threads import NUMBERS, ThreadController, rungs
+from localinfra.engine.policy.threads import ThreadController, rungs
 
 # Milliseconds of a step, by threads and rows or prompt tokens. The two-core machines are
 # SmolLM2-135M on two cores of an EPYC, quiet and with a busy process per core.

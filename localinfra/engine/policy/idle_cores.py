@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-WINDOW_S = 0.5  # of ticks of 10 ms
+from localinfra.engine.policy.numbers import NUMBERS
 
 
 class IdleCores:
@@ -26,7 +26,7 @@ class IdleCores:
     def __call__(self) -> float | None:
         """Of late: over the last half second, or since the last call if that is longer ago."""
         now = self._clock()
-        if self._idle_s is not None and now >= self._read_s + WINDOW_S:
+        if self._idle_s is not None and now >= self._read_s + NUMBERS.idle_window_s:
             idle_s = self._read()
             if idle_s is not None:
                 self._cores = (idle_s - self._idle_s) / (now - self._read_s)

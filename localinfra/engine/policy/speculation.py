@@ -10,15 +10,7 @@ from collections.abc import Callable
 from itertools import accumulate
 from math import expm1, log, log1p
 
-import msgspec
-
-
-class SpeculationNumbers(msgspec.Struct, frozen=True):
-    allowance: float = 2.0  # tokens that trials may lose at once
-    refill: float = 0.005  # of it, tokens per step
-
-
-NUMBERS = SpeculationNumbers()
+from localinfra.engine.policy.numbers import NUMBERS
 
 
 class Speculator:

@@ -3,25 +3,14 @@
 A step of decoding rows takes what its number of rows costs, times a speed. The speed is that of the
 moment: it falls as contexts grow and as other work takes the machine. Costs are learned where one
 number of rows follows another, since both steps had the same speed. Prompt tokens come on top, in
-proportion. llama.cpp's attention on CPUs works on tiles of 64 rows and is slower below, so tokens
+proportion and at that speed. llama.cpp's attention on CPUs works on tiles of 64 rows and is slower below, so tokens
 in steps of at least a tile have a cost of their own.
 """
 
 from bisect import bisect_left
 from itertools import accumulate
 
-import msgspec
-
-
-class StepTimesNumbers(msgspec.Struct, frozen=True):
-    num_counting: int = 10  # samples that make a mean
-    surprise: float = 1.34  # times what is expected, either way: 10 to 15 % are noise
-    num_surprises: int = 3  # in a row that are no chance
-    fresh_steps: int = 32  # for so long a usual step counts as known
-    tile_rows: int = 64  # of llama.cpp's attention, decoding ones included
-
-
-NUMBERS = StepTimesNumbers()
+from localinfra.engine.policy.numbers import NUMBERS
 
 
 class StepTimes:
@@ -29,10 +18,9 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._curves: dict[int, _Curve] = {}  # by threads: what rows cost at speed 1
+        self._tokens: dict[tuple[int, bool], _Mean] = {}  # likewise, by threads and "is a tile"
         self._speed = _Mean(1.0)  # seconds for a cost of 1
         self._last = (0, 0)  # rows and threads of the last step without prompts
-        self._token_s: dict[tuple[int, bool], _Mean] = {}  # by threads and whether it is a tile
-        self._num_odd = 0  # prompt samples in a row
         self._num_steps = 0
         self._confirmed: dict[int, int] = {}  # by rows: the last step that was as expected
 
@@ -41,32 +29,32 @@ class StepTimes:
         k times the rows, or a k-th of the threads, take k times as long."""
         cost = self._cost(num_rows, threads) if num_rows else 0.0
         is_tile = num_rows + num_prompt_tokens >= NUMBERS.tile_rows
-        token_s = self._prompt_cost(threads, is_tile) if num_prompt_tokens else 0.0
-        if cost is None or token_s is None:
+        token = self._token_cost(threads, is_tile) if num_prompt_tokens else 0.0
+        if cost is None or token is None:
             return None
-        return cost * self._speed.value + token_s * num_prompt_tokens
+        return (cost + token * num_prompt_tokens) * self._speed.value
 
     def num_tokens(self, seconds: float, num_rows: int, threads: int) -> int:
         """Prompt tokens that take so long beside so many rows, one at least; a tile where no step
         tells."""
-        small_s, tile_s = (self._prompt_cost(threads, is_tile) for is_tile in (False, True))
-        if small_s is None or tile_s is None:
+        small, in_tile = (self._token_cost(threads, is_tile) for is_tile in (False, True))
+        if small is None or in_tile is None:
             return NUMBERS.tile_rows
-        seconds = min(seconds, 1e6)  # an int, even of infinitely many
-        in_tiles, below = int(seconds / tile_s), max(NUMBERS.tile_rows - 1 - num_rows, 0)
-        return max(1, in_tiles if in_tiles > below else min(int(seconds / small_s), below))
+        cost = min(seconds, 1e6) / self._speed.value  # an int, even of infinitely many
+        in_tiles, below = int(cost / in_tile), max(NUMBERS.tile_rows - 1 - num_rows, 0)
+        return max(1, in_tiles if in_tiles > below else min(int(cost / small), below))
 
     def is_fresh(self, num_rows: int) -> bool:
         """Whether a step of such rows without prompts was as expected not long ago."""
-        confirmed = self._confirmed.get(num_rows)
-        return confirmed is not None and self._num_steps - confirmed < NUMBERS.fresh_steps
+        confirmed = self._confirmed.get(num_rows, -NUMBERS.fresh_steps)
+        return self._num_steps - confirmed < NUMBERS.fresh_steps
 
     def observe(self, num_rows: int, num_prompt_tokens: int, threads: int, seconds: float) -> None:
         """A step took so many seconds; each of its rows counts, whether sampled from or not."""
         self._num_steps += 1
         expected = self.expected(num_rows, num_prompt_tokens, threads)
         surprise = NUMBERS.surprise
-        odd = expected is None or not 1 / surprise < seconds / expected < surprise
+        odd = expected is not None and not 1 / surprise < seconds / expected < surprise
         if num_prompt_tokens:
             self._learn_prompt(num_rows, num_prompt_tokens, threads, seconds, odd)
         else:
@@ -79,28 +67,18 @@ class StepTimes:
         if self._last != (num_rows, threads):
             curve.add(num_rows, seconds / self._speed.value, odd)
         self._last = (num_rows, threads)
-        before = self._speed.value
-        if self._speed.add(seconds / curve.at(num_rows), odd):
-            for token_s in self._token_s.values():  # a slower machine is slower at all it does
-                token_s.value *= self._speed.value / before
+        self._speed.add(seconds / curve.at(num_rows), odd)
 
     def _learn_prompt(
         self, num_rows: int, num_tokens: int, threads: int, seconds: float, odd: bool
     ) -> None:
         usual_s = self.expected(num_rows, 0, threads) or 0.0
-        sample_s = max(seconds - usual_s, 1e-6) / num_tokens
+        cost = max(seconds - usual_s, 1e-6) / num_tokens / self._speed.value
         key = threads, num_rows + num_tokens >= NUMBERS.tile_rows
-        token_s = self._token_s.get(key)
-        if token_s is None:  # what other steps tell, if any, counts as a first sample
-            token_s = self._token_s[key] = _Mean(self._prompt_cost(*key) or sample_s)
-            odd = False
-        self._num_odd = self._num_odd + 1 if odd else 0
-        if not odd:
-            token_s.add(sample_s, odd)
-        elif self._num_odd == NUMBERS.num_surprises:
+        mean = self._tokens.setdefault(key, _Mean(self._token_cost(*key) or cost))
+        mean.add(cost, odd)
+        if mean.num_odd == NUMBERS.num_surprises - 1:
             self._confirmed.clear()  # is it the machine? A usual step will show
-        elif self._num_odd > NUMBERS.num_surprises:
-            token_s.value, self._num_odd = sample_s, 0
 
     def _cost(self, num_rows: int, threads: int) -> float | None:
         if curve := self._curves.get(threads):
@@ -108,10 +86,10 @@ class StepTimes:
         known = ((count, curve.at(num_rows)) for count, curve in self._curves.items())
         return min((cost * max(1.0, count / threads) for count, cost in known), default=None)
 
-    def _prompt_cost(self, threads: int, is_tile: bool) -> float | None:
-        if token_s := self._token_s.get((threads, is_tile)):
-            return token_s.value
-        known = ((count, token_s.value) for (count, _), token_s in self._token_s.items())
+    def _token_cost(self, threads: int, is_tile: bool) -> float | None:
+        if mean := self._tokens.get((threads, is_tile)):
+            return mean.value
+        known = ((count, mean.value) for (count, _), mean in self._tokens.items())
         return min((cost * max(1.0, count / threads) for count, cost in known), default=None)
 
 
@@ -121,17 +99,15 @@ class _Mean:
     def __init__(self, first: float):
         self.value = first
         self._num_counting = 1
-        self._num_odd = 0  # in a row
+        self.num_odd = 0  # in a row
 
-    def add(self, sample: float, odd: bool) -> bool:
-        """Whether this begins a new one."""
-        self._num_odd = self._num_odd + 1 if odd else 0
-        if 0 < self._num_odd < NUMBERS.num_surprises:
-            return False
+    def add(self, sample: float, odd: bool) -> None:
+        self.num_odd = self.num_odd + 1 if odd else 0
+        if 0 < self.num_odd < NUMBERS.num_surprises:
+            return
         self._num_counting = 1 if odd else min(self._num_counting + 1, NUMBERS.num_counting)
         self.value += (sample - self.value) / self._num_counting
-        self._num_odd = 0
-        return odd
+        self.num_odd = 0
 
 
 class _Curve:
@@ -153,10 +129,7 @@ class _Curve:
 
     def add(self, num_rows: int, cost: float, odd: bool) -> None:
         """Where two numbers disagree the lower cost holds: it gets used, and so corrected."""
-        if mean := self._means.get(num_rows):
-            mean.add(cost, odd)
-        else:
-            self._means[num_rows] = _Mean(cost)
+        self._means.setdefault(num_rows, _Mean(cost)).add(cost, odd)
         rows = sorted(self._means)
         costs = accumulate((self._means[count].value for count in reversed(rows)), min)
         self._rows, self._costs = [0, *rows], [0.0, *[*costs][::-1]]

@@ -22,25 +22,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from localinfra.engine.policy.numbers import NUMBERS
 from localinfra.engine.policy.step_times import StepTimes
-
-
-class ThreadNumbers(msgspec.Struct, frozen=True):
-    collapse_s: float = 0.05  # a thread that waits for its core once loses less
-    trial_pairs: int = 8  # of steps; with 10 % noise their mean is known to 3.5 %
-    trial_loss: float = 0.5  # steps; a trial that has lost so much ends early
-    max_down_trial_s: float = 0.3  # longer steps are not tried with fewer threads
-    first_pause_s: float = 0.1
-    max_pause_s: float = 4.0
-    loss_share: float = 0.02
-    loss_memory_s: float = 120.0
-    rest_s: float = 0.25
-    # Just after a rest the event loop, which submitted the request, may still use a core.
-    num_looks: int = 8
-    look_interval_s: float = 0.001
-
-
-NUMBERS = ThreadNumbers()
 
 
 def rungs(max_threads: int) -> list[int]:
