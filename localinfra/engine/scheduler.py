@@ -48,8 +48,7 @@ class Scheduler:
         self._is_drafting = settings.prompt_lookup and backend.can_share_prefixes
         self._times = StepTimes()
         counts = rungs(backend.max_threads) if settings.adapts_threads else [backend.max_threads]
-        cores = IdleCores()
-        self._threads = ThreadController(self._times, counts, cores, cores.at_once)
+        self._threads = ThreadController(self._times, counts, IdleCores())
         self._prefill = Prefill(self._times, self._threads, settings.max_gap_ratio)
         self._speculator = Speculator()
         self.cache = KVCache(backend, settings.max_offloaded)
@@ -166,12 +165,12 @@ class Scheduler:
         is_burst = self._are_together(decoding, prompts[0])
         budget = len(step.batch)
         stands_alone = self._shapes.stands_alone(prompts[0])
-        if stands_alone:
+        if stands_alone or not decoding:
             budget = max_rows
         elif is_burst:
             budget += self._prefill.burst
         else:
-            num_rows = self._shapes.size_of(decoding)(len(decoding)) if decoding else 0
+            num_rows = self._shapes.size_of(decoding)(len(decoding))
             depth = in_turn[0].num_cached
             budget += self._prefill.chunk(num_rows, len(prompts), depth, max_rows - num_rows)
         budget = min(budget, max_rows)

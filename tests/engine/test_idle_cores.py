@@ -19,19 +19,21 @@ def test_idle_cores_are_read_from_the_system(tmp_path: Path) -> None:
         stat.write_text(f"cpu  1 1 1 1 1\n{line}{busy_line}intr 1 2 3\n")
 
     write(10)
-    idle_cores = IdleCores(stat, clock=lambda: now)
-    assert idle_cores() is None
+    idle_cores = IdleCores(tmp_path, clock=lambda: now)
+    assert idle_cores.of_late() is None
     now = 2.0
     write(11.5)
-    assert idle_cores() == pytest.approx(0.75)
+    assert idle_cores.of_late() == pytest.approx(0.75)
+    assert idle_cores.at_once() == pytest.approx(0.75)  # nothing tells
     now = 2.1
-    assert idle_cores() == pytest.approx(0.75)  # the window is not over
+    assert idle_cores.of_late() == pytest.approx(0.75)  # the window is not over
     stat.unlink()
     now = 4.0
-    assert idle_cores() == pytest.approx(0.75)  # a read that fails, for want of descriptors say
-    assert IdleCores(stat)() is None
+    # a read that fails, for want of descriptors say
+    assert idle_cores.of_late() == pytest.approx(0.75)
+    assert IdleCores(tmp_path).of_late() is None
     write(13.5)
-    assert idle_cores() == pytest.approx(1.0)
+    assert idle_cores.of_late() == pytest.approx(1.0)
 
 
 def test_idle_cores_at_once_are_those_that_no_other_thread_wants(
@@ -40,11 +42,11 @@ def test_idle_cores_at_once_are_those_that_no_other_thread_wants(
     loadavg = tmp_path / "loadavg"
     num_cores = len(os.sched_getaffinity(0))
     monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
-    idle_cores = IdleCores(loadavg=loadavg)
+    idle_cores = IdleCores(tmp_path)
     assert idle_cores.at_once() is None
     loadavg.write_text("0.52 0.58 0.59 1/467 12345\n")
     assert idle_cores.at_once() == num_cores
     loadavg.write_text(f"9.52 8.58 7.59 {num_cores + 1}/467 12345\n")
     assert idle_cores.at_once() == 0
     monkeypatch.setattr(os, "cpu_count", lambda: num_cores + 1)  # others may run on the other one
-    assert IdleCores(loadavg=loadavg).at_once() is None
+    assert IdleCores(tmp_path).at_once() is None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from idling import ToldCores
 
 from localinfra.engine.policy.numbers import NUMBERS
 from localinfra.engine.policy.step_times import StepTimes
@@ -81,9 +82,9 @@ class Simulation:
         self._idle_s = self._window_s = 0.0
         self._idle: float | None = None
         self._times = StepTimes()
-        hint = self._idle_cores if has_hint else lambda: None
+        cores = ToldCores(self._idle_cores) if has_hint else ToldCores()
         self.controller = ThreadController(
-            self._times, rungs(num_cores), hint, clock=lambda: self.now
+            self._times, rungs(num_cores), cores, clock=lambda: self.now
         )
 
     def step(self, machine: Machine, size: int = 1, is_prefill: bool = False) -> float:
@@ -378,7 +379,7 @@ def test_whatever_is_observed_the_count_is_possible(
 ) -> None:
     now = 0.0
     times = StepTimes()
-    controller = ThreadController(times, rungs(num_cores), lambda: idle, clock=lambda: now)
+    controller = ThreadController(times, rungs(num_cores), ToldCores(lambda: idle), lambda: now)
     for is_prefill, size, seconds, rest_s in reports:
         now += rest_s
         threads = controller.threads(is_prefill)

@@ -11,20 +11,15 @@ from localinfra.engine.policy.numbers import NUMBERS
 class IdleCores:
     """Counts only the cores that this process may use."""
 
-    def __init__(
-        self,
-        stat: Path = Path("/proc/stat"),
-        loadavg: Path = Path("/proc/loadavg"),
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._stat, self._loadavg, self._clock = stat, loadavg, clock
+    def __init__(self, proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic):
+        self._proc, self._clock = proc, clock
         allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         self._names = {f"cpu{core}" for core in allowed}
         self._read_s, self._idle_s = clock(), self._read()
         self._cores: float | None = None
 
-    def __call__(self) -> float | None:
-        """Of late: over the last half second, or since the last call if that is longer ago."""
+    def of_late(self) -> float | None:
+        """Over the last half second, or since the last call if that is longer ago."""
         now = self._clock()
         if self._idle_s is not None and now >= self._read_s + NUMBERS.idle_window_s:
             idle_s = self._read()
@@ -34,20 +29,22 @@ class IdleCores:
         return self._cores
 
     def at_once(self) -> float | None:
-        """At this moment: cores that no other thread of the machine wants. None also where this
-        process may use only some cores, since nothing tells where those threads run."""
+        """At this moment: cores that no other thread of the machine wants. Of late where nothing
+        tells: where this process may use only some cores, its cores may not be the wanted ones."""
         if len(self._names) != os.cpu_count():
-            return None
+            return self.of_late()
         try:
-            runnable = int(self._loadavg.read_text().split()[3].partition("/")[0])
+            runnable = int((self._proc / "loadavg").read_text().split()[3].partition("/")[0])
         except (OSError, ValueError, IndexError):
-            return None
+            return self.of_late()
         return float(max(0, len(self._names) - (runnable - 1)))  # one of them reads this file
 
     def _read(self) -> float | None:
         """Idle seconds since boot, waiting for a disk included."""
         try:
-            lines = [line.split(maxsplit=6) for line in self._stat.read_text().splitlines()]
+            lines = [
+                line.split(maxsplit=6) for line in (self._proc / "stat").read_text().splitlines()
+            ]
             ticks = sum(int(f[4]) + int(f[5]) for f in lines if f[0] in self._names)
         except (OSError, ValueError, IndexError):
             return None

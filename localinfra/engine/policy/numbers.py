@@ -27,13 +27,12 @@ class PolicyNumbers(msgspec.Struct, frozen=True):
     trial_pairs: int = 8  # of steps; with 10 % noise their mean is known to 3.5 %
     trial_loss: float = 0.5  # steps; a trial that has lost so much ends early
     max_down_trial_s: float = 0.3  # longer steps are not tried with fewer threads
-    first_pause_s: float = 0.1
+    first_pause_s: float = 0.1  # between a failed trial and the next
     max_pause_s: float = 4.0
-    loss_share: float = 0.02
+    loss_share: float = 0.02  # of the time may be lost in failed trials
     loss_memory_s: float = 120.0
-    rest_s: float = 0.25
-    # Just after a rest the event loop, which submitted the request, may still use a core.
-    num_looks: int = 8
+    rest_s: float = 0.25  # without steps, after which idle cores are counted
+    num_looks: int = 8  # at them: the event loop, which submitted the request, may still use a core
     look_interval_s: float = 0.001
     idle_window_s: float = 0.5  # of the kernel's ticks of 10 ms
 

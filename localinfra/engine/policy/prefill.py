@@ -44,8 +44,6 @@ class Prefill:
         Where more prompts are read than sequences stream, the gap grows with their share: few would
         be served smoothly, and many would wait.
         """
-        if not num_rows:
-            return room
         if self._times.is_fresh(num_rows):
             self._num_pauses = 0
         elif self._num_pauses < NUMBERS.max_pauses:

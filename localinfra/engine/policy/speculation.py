@@ -37,10 +37,8 @@ class Speculator:
         self._allowance = min(self._allowance + NUMBERS.refill, NUMBERS.allowance)
         ranked: list[tuple[float, int, float]] = []  # gain in log speed, sequence, chance
         for index, falling in enumerate(chances):
-            made = 1.0
-            for chance in falling:
-                ranked.append((log1p(chance / made), index, chance))
-                made += chance
+            made = accumulate(falling, initial=1.0)  # tokens before each
+            ranked += [(log1p(p / m), index, p) for p, m in zip(falling, made, strict=False)]
         ranked.sort(reverse=True)  # in a sequence gains fall, so its first tokens come first
         del ranked[max_drafted:]
         sizes = [0] * len(chances)

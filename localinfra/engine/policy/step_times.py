@@ -2,9 +2,9 @@
 
 A step of decoding rows takes what its number of rows costs, times a speed. The speed is that of the
 moment: it falls as contexts grow and as other work takes the machine. Costs are learned where one
-number of rows follows another, since both steps had the same speed. Prompt tokens come on top, in
-proportion and at that speed. llama.cpp's attention on CPUs works on tiles of 64 rows and is slower below, so tokens
-in steps of at least a tile have a cost of their own.
+number of rows follows another, since both steps had the same speed. Each prompt token adds a cost
+of its own, which is lower in steps of at least a tile: llama.cpp's attention on CPUs works on tiles
+of 64 rows and is slower below.
 """
 
 from bisect import bisect_left
@@ -56,7 +56,10 @@ class StepTimes:
         surprise = NUMBERS.surprise
         odd = expected is not None and not 1 / surprise < seconds / expected < surprise
         if num_prompt_tokens:
-            self._learn_prompt(num_rows, num_prompt_tokens, threads, seconds, odd)
+            usual_s = self.expected(num_rows, 0, threads) or 0.0
+            token_s = max(seconds - usual_s, 1e-6) / num_prompt_tokens
+            is_tile = num_rows + num_prompt_tokens >= NUMBERS.tile_rows
+            self._learn_token((threads, is_tile), token_s, odd)
         else:
             self._learn_rows(num_rows, threads, seconds, odd)
 
@@ -69,12 +72,8 @@ class StepTimes:
         self._last = (num_rows, threads)
         self._speed.add(seconds / curve.at(num_rows), odd)
 
-    def _learn_prompt(
-        self, num_rows: int, num_tokens: int, threads: int, seconds: float, odd: bool
-    ) -> None:
-        usual_s = self.expected(num_rows, 0, threads) or 0.0
-        cost = max(seconds - usual_s, 1e-6) / num_tokens / self._speed.value
-        key = threads, num_rows + num_tokens >= NUMBERS.tile_rows
+    def _learn_token(self, key: tuple[int, bool], seconds: float, odd: bool) -> None:
+        cost = seconds / self._speed.value
         mean = self._tokens.setdefault(key, _Mean(self._token_cost(*key) or cost))
         mean.add(cost, odd)
         if mean.num_odd == NUMBERS.num_surprises - 1:

@@ -11,8 +11,8 @@ to five busy processes share). Three rules:
   slower. Each failure quadruples the pause before the next trial in its direction, from
   `first_pause_s` to `max_pause_s`. Failures that cost more than `loss_share` of the last
   `loss_memory_s` lengthen it. When one kind of step has gone up, the other tries to.
-  After a fall, while too few cores are idle, more threads are tried only after `loss_memory_s`;
-  when cores become idle, at once.
+  While too few cores are idle, a failure rules out more threads for `loss_memory_s`; when cores
+  become idle, they are tried at once.
 - *Start* after a rest of `rest_s` with no more threads than cores are idle.
 """
 
@@ -20,8 +20,7 @@ import math
 import time
 from collections.abc import Callable
 
-import msgspec
-
+from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.engine.policy.numbers import NUMBERS
 from localinfra.engine.policy.step_times import StepTimes
 
@@ -37,36 +36,14 @@ class _Pause:
     """Before the next trial in one direction."""
 
     def __init__(self) -> None:
-        self._debt_s = -math.inf  # the time by which all losses are made up for
-        self.end()
-
-    def end(self) -> None:
-        self.until_s = -math.inf
+        self.failed_s = self.until_s = self._debt_s = -math.inf
         self._next_s = NUMBERS.first_pause_s
 
     def fail(self, now: float, loss_s: float) -> None:
         debt_s = max(self._debt_s, now - NUMBERS.loss_memory_s) + loss_s / NUMBERS.loss_share
         self._debt_s = min(debt_s, now + NUMBERS.loss_memory_s)
-        self.until_s = max(now + self._next_s, self._debt_s)
+        self.failed_s, self.until_s = now, max(now + self._next_s, self._debt_s)
         self._next_s = min(4 * self._next_s, NUMBERS.max_pause_s)
-
-
-class _Trial(msgspec.Struct):
-    """Pairs of steps, the first with another count and the second with the settled one."""
-
-    threads: int
-    num_steps: int = 0
-    gain: float = 0.0  # in steps
-
-    @property
-    def is_next(self) -> bool:
-        """Whether the next step has the other count."""
-        return self.num_steps % 2 == 0
-
-    @property
-    def is_over(self) -> bool:
-        is_long = self.num_steps == 2 * NUMBERS.trial_pairs
-        return self.is_next and (is_long or self.gain <= -NUMBERS.trial_loss)
 
 
 class _Lane:
@@ -74,73 +51,69 @@ class _Lane:
 
     other: "_Lane"  # that of the other kind
 
-    def __init__(self, counts: list[int]) -> None:
-        self._counts = counts
+    def __init__(self, counts: list[int], cores: IdleCores, clock: Callable[[], float]):
+        self._counts, self._cores, self._clock = counts, cores, clock
         self.settled = counts[-1]
-        self._trial: _Trial | None = None
+        self._tried: int | None = None  # the count on trial
+        self._gains: list[float] = []  # of its steps, in steps
         self._up, self._down = _Pause(), _Pause()
-        self._fell_s: float | None = None  # when it last fell; None once more were tried
-        self._is_crowded = False  # too few cores were idle at some time since then
+        self._is_crowded = False  # too few cores are idle for more
 
     @property
     def threads(self) -> int:
-        return self._trial.threads if self._trial and self._trial.is_next else self.settled
+        """Of the next step; in a trial, every second one has the settled count."""
+        return self.settled if self._tried is None or len(self._gains) % 2 else self._tried
 
-    def observe(
-        self, threads: int, seconds: float, expected: Callable[[int], float], now: float
-    ) -> None:
+    def observe(self, threads: int, seconds: float, expected: Callable[[int], float]) -> None:
         """`expected`: seconds of the same step, by threads."""
         fewer = self._beside(threads, -1)
         if fewer < threads and seconds > 2 * expected(fewer) + NUMBERS.collapse_s:
-            self.fall(fewer, now, seconds - expected(fewer))
-            self.other.fall(self.settled, now)
-        elif trial := self._trial:
+            self.fall(fewer, seconds - expected(fewer))
+            self.other.fall(self.settled)
+        elif self._tried is not None:
             settled_s = expected(self.settled)
-            trial.gain += (-1 if trial.is_next else 1) * seconds / settled_s
-            trial.num_steps += 1
-            if trial.is_over:
-                self._end(trial, settled_s, now)
-
-    def _end(self, trial: _Trial, settled_s: float, now: float) -> None:
-        self._trial = None
-        is_up = trial.threads > self.settled
-        if trial.gain <= 0:
-            (self._up if is_up else self._down).fail(now, -trial.gain * settled_s)
-        elif is_up:
-            self.settled = trial.threads
-            self.retry()
-            self.other.retry()
+            gain = 1 - seconds / settled_s
+            self._gains.append(gain if threads == self._tried else -gain)
+            gain = sum(self._gains)
+            if len(self._gains) == 2 * NUMBERS.trial_pairs or gain <= -NUMBERS.trial_loss:
+                self._end_trial(self._tried, gain * settled_s)
         else:
-            self.fall(trial.threads, now)
+            self._begin_trial(seconds)
 
-    def fall(self, threads: int, now: float, loss_s: float = 0.0) -> None:
+    def _end_trial(self, tried: int, gain_s: float) -> None:
+        self._tried = None
+        is_up = tried > self.settled
+        if gain_s <= 0:
+            (self._up if is_up else self._down).fail(self._clock(), -gain_s)
+        elif is_up:
+            self.settled = tried
+            self._up, self.other._up = _Pause(), _Pause()
+        else:
+            self.fall(tried)
+
+    def fall(self, threads: int, loss_s: float = 0.0) -> None:
         """To so many threads at most, and no trial of more for a while."""
         self.settled = min(self.settled, threads)
-        self._trial = None
-        self._up.fail(now, loss_s)
-        self._fell_s, self._is_crowded = now, False
+        self._tried = None
+        self._up.fail(self._clock(), loss_s)
+        self._is_crowded = False  # until it shows: cores of late were idle before the fall, perhaps
 
-    def retry(self) -> None:
-        """More threads may be better now."""
-        self._up.end()
-        self._fell_s = None
-
-    def plan(self, now: float, seconds: float, idle: float | None) -> None:
-        """Begins a trial if one is due; the last step took `seconds`."""
-        if self._trial:
-            return
+    def _begin_trial(self, seconds: float) -> None:
+        """If one is due; the last step took `seconds`."""
+        now, idle = self._clock(), self._cores.of_late()
         above, below = self._beside(self.settled, 1), self._beside(self.settled, -1)
         due_s = self._up.until_s
-        if self._fell_s is not None and idle is not None:
-            if above - self.settled > idle + 0.5:
-                self._is_crowded = True
-                due_s = max(due_s, self._fell_s + NUMBERS.loss_memory_s)
-            elif self._is_crowded:
+        if idle is not None:
+            was_crowded, self._is_crowded = self._is_crowded, above - self.settled > idle + 0.5
+            if self._is_crowded:
+                due_s = max(due_s, self._up.failed_s + NUMBERS.loss_memory_s)
+            elif was_crowded:
                 due_s = now
+        goes_down = now >= self._down.until_s and seconds <= NUMBERS.max_down_trial_s
         if above > self.settled and now >= due_s:
-            self._trial, self._fell_s = _Trial(above), None
-        elif now >= self._down.until_s and seconds <= NUMBERS.max_down_trial_s:
-            self._trial = _Trial(below) if below < self.settled else None
+            self._tried, self._gains = above, []
+        elif below < self.settled and goes_down:
+            self._tried, self._gains = below, []
 
     def _beside(self, threads: int, step: int) -> int:
         at = self._counts.index(threads) + step
@@ -148,27 +121,21 @@ class _Lane:
 
 
 class ThreadController:
-    """Call `threads()` before and `observe()` after each step. The engine's thread only.
-
-    `idle_cores` tells how many cores had nothing to do of late, and `idle_now` at this moment, as
-    in `IdleCores`; None where that is not known.
-    """
+    """Call `threads()` before and `observe()` after each step. The engine's thread only."""
 
     def __init__(
         self,
         times: StepTimes,
         counts: list[int],
-        idle_cores: Callable[[], float | None] = lambda: None,
-        idle_now: Callable[[], float | None] = lambda: None,
+        cores: IdleCores,
         clock: Callable[[], float] = time.monotonic,
     ):
         """`counts`: to choose from, ascending."""
         self._times = times
         self._counts = counts
-        self._lanes = decode, prefill = _Lane(counts), _Lane(counts)
+        self._lanes = decode, prefill = [_Lane(counts, cores, clock) for _ in range(2)]
         decode.other, prefill.other = prefill, decode
-        self._idle_cores = idle_cores
-        self._idle_now = idle_now
+        self._cores = cores
         self._clock = clock
         self._last_step_s = -math.inf
 
@@ -183,36 +150,30 @@ class ThreadController:
         and computes any step of several rows with `n_threads_batch`.
         """
         if len(self._counts) > 1 and self._clock() > self._last_step_s + NUMBERS.rest_s:
-            self._begin()
+            self._start()
         self._last_step_s = self._clock()
         return self._lanes[is_prefill].threads
 
     def observe(self, num_rows: int, num_prompt_tokens: int, threads: int, seconds: float) -> None:
         """A step took `seconds`. Call this before `StepTimes.observe`, which learns from it."""
-        if len(self._counts) == 1:
-            return
 
         def expected(count: int) -> float:
             return self._times.expected(num_rows, num_prompt_tokens, count) or seconds
 
-        now = self._last_step_s = self._clock()
-        lane = self._lanes[num_prompt_tokens > 0]
-        lane.observe(threads, seconds, expected, now)
-        lane.plan(now, seconds, self._idle_cores())
+        self._last_step_s = self._clock()
+        if len(self._counts) > 1:
+            self._lanes[num_prompt_tokens > 0].observe(threads, seconds, expected)
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         """No step ran, so what keeps cores busy is other work."""
-        idle = self._idle_now()
-        for _ in range(NUMBERS.num_looks - 1):
-            if idle is None or idle >= self._counts[-1]:
-                break
-            time.sleep(NUMBERS.look_interval_s)
-            idle = max(idle, self._idle_now() or 0.0)
-        if idle is None:
-            idle = self._idle_cores()
+        idle = self._cores.at_once()
         if idle is None:
             return
+        for _ in range(NUMBERS.num_looks - 1):
+            if idle < self._counts[-1]:
+                time.sleep(NUMBERS.look_interval_s)
+                idle = max(idle, self._cores.at_once() or 0.0)
         room = max(count for count in self._counts if count <= max(1.0, idle + 0.5))
         for lane in self._lanes:
             if room < lane.settled:
-                lane.fall(room, self._clock())
+                lane.fall(room)
