@@ -30,9 +30,7 @@ def connect(
     Raises ApiError if no server can be used and ConfigError if the settings are invalid.
     """
     if url is not None:
-        client = Client(url, key)
-        child.is_healthy(client)
-        return client
+        return answering(url, key)
     settings = config_file.load(config)
     catalog = catalog_file.load(settings)
     running = find_running(settings.server, key)
@@ -50,6 +48,13 @@ def connect(
         return stack.enter_context(server)
     finally:
         line.end()
+
+
+def answering(url: str, key: str | None) -> Client:
+    """A client of the server at `url`. Raises ApiError if none answers."""
+    client = Client(url, key)
+    child.is_healthy(client)
+    return client
 
 
 def find_running(server: ServerSettings, key: str | None) -> Client | None:

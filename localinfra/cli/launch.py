@@ -18,10 +18,9 @@ from urllib.parse import quote
 import click
 import msgspec
 
-from localinfra.cli import child
 from localinfra.cli.cards import find_model, text_models
 from localinfra.cli.client import Client, ServerUnreachable, local_url
-from localinfra.cli.connect import find_running
+from localinfra.cli.connect import answering, find_running
 from localinfra.config import settings as config_file
 from localinfra.errors import ApiError
 from localinfra.machine import cache_folder
@@ -202,9 +201,7 @@ def launch(
 def running(url: str | None, key: str | None, config: Path | None) -> Client:
     """A client of the server that runs. Raises ApiError if none does."""
     if url is not None:
-        client = Client(url, key)
-        child.is_healthy(client)
-        return client
+        return answering(url, key)
     settings = config_file.load(config)
     if client_found := find_running(settings.server, key):
         return client_found

@@ -113,10 +113,7 @@ class LlamaContext:
         params.kv_unified = True
         params.swa_full = False
         params.no_perf = True
-        log.recent_errors()
-        self._pointer: Any = llama_cpp.llama_init_from_model(model.pointer, params)
-        if not self._pointer:
-            raise LoadFailed(f"{model.path}: {log.recent_errors() or 'no context could be made'}")
+        self._pointer = model.new_context(params)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
         self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - reserve
         self._num_vocab = model.num_vocab

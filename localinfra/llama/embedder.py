@@ -43,10 +43,7 @@ class LlamaEmbedder:
         params.embeddings = True
         params.pooling_type = POOLING[settings.pooling]
         params.no_perf = True
-        log.recent_errors()
-        self._pointer: Any = llama_cpp.llama_init_from_model(model.pointer, params)
-        if not self._pointer:
-            raise LoadFailed(f"{model.path}: {log.recent_errors() or 'no context could be made'}")
+        self._pointer = model.new_context(params)
         pooling = llama_cpp.llama_pooling_type(self._pointer)
         if pooling in (POOLING_NONE, POOLING_RANK):
             self.close()

@@ -93,6 +93,15 @@ class Model:
             raise LoadFailed(f"{path}: {reason}")
         return adapter
 
+    def new_context(self, params: Any) -> Any:
+        """A pointer to a llama_context, which the caller frees (`llama_init_from_model`). Raises
+        LoadFailed where it can't be made, mostly for want of memory."""
+        log.recent_errors()
+        pointer = llama_cpp.llama_init_from_model(self.pointer, params)
+        if not pointer:
+            raise LoadFailed(f"{self.path}: {log.recent_errors() or 'no context could be made'}")
+        return pointer
+
     def close(self) -> None:
         """Frees weights and adapters now; only for the holder of the sole reference."""
         self._free()

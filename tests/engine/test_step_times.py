@@ -71,6 +71,14 @@ def test_a_machine_that_is_slower_for_a_while_costs_the_same_in_proportion() -> 
     assert expected(times, 4) == pytest.approx(7.5)
 
 
+def test_costs_that_change_little_by_little_are_followed() -> None:
+    times = StepTimes()
+    for turn in range(300):
+        times.observe(1, 0, 1, 1.0)
+        times.observe(4, 0, 1, 2 + turn / 300)
+    assert expected(times, 4) / expected(times, 1) == pytest.approx(3, rel=0.05)
+
+
 def test_small_chunks_have_a_cost_of_their_own() -> None:
     times = StepTimes()
     for num_tokens, seconds in ((512, 3.5), (8, 0.09)):
