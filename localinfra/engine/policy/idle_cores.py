@@ -29,8 +29,8 @@ class IdleCores:
         return self._cores
 
     def at_once(self) -> float | None:
-        """At this moment: cores that no other thread of the machine wants. Of late where nothing
-        tells: where this process may use only some cores, its cores may not be the wanted ones."""
+        """At this moment: cores that no other thread of the machine wants. `of_late` where this is
+        not known: if this process may use only some cores, those threads may run on others."""
         if len(self._names) != os.cpu_count():
             return self.of_late()
         try:

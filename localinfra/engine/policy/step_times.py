@@ -18,7 +18,7 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._curves: dict[int, _Curve] = {}  # by threads: what rows cost at speed 1
-        self._tokens: dict[tuple[int, bool], _Mean] = {}  # likewise, by threads and "is a tile"
+        self._tokens: dict[tuple[int, bool], _Mean] = {}  # of a token, by threads and "is a tile"
         self._speed = _Mean(1.0)  # seconds for a cost of 1
         self._last = (0, 0)  # rows and threads of the last step without prompts
         self._num_steps = 0
