@@ -43,6 +43,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"messages", "partial", "sandbox"},
         {"control_tokens", "schema", "variables"},
         {"formats"},
+        {"thoughts"},
         {"calls", "forms", "grammar", "rendering"},
         {"answer", "sketch", "voice"},
         {"fitting"},

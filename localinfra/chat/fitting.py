@@ -9,24 +9,27 @@ import datetime
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens
 from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.thinking import ENABLED
 from localinfra.chat.forms import SPELLINGS, TURNS, Calls, Form, Spelling, forms
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
 from localinfra.chat.rendering import Rendering, TemplateFailed
 from localinfra.chat.sandbox.environment import CompiledTemplate
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
 from localinfra.chat.sketch import TOLD, WORD, Sketch, sketched
+from localinfra.chat.thoughts import Thoughts, candidates
 from localinfra.chat.variables import complete, server_values
 from localinfra.errors import InvalidRequest
 
 PROBE_S = 0.2  # CPU time; a run usually takes a millisecond
 MAX_KNOWN = 1024  # shapes with a cached form
 
+THOUGHT = "Kw3vj"
 HI = [Message("user", "Kw0vj")]
 CALL = ToolCall(FunctionCall("Kw1vj", '{"k":"v"}'), "call_1")
 
@@ -54,6 +57,7 @@ class RenderInput(msgspec.Struct, frozen=True):
     given: dict[str, object]  # from the server
     is_continued: bool
     deadline: Deadline
+    thoughts: Thoughts = Thoughts()
 
 
 class Fitting:
@@ -111,6 +115,8 @@ class Fitting:
                 missing = self._missing(asked, sketch, form)
             except TemplateFailed as error:
                 failures.append(error)
+                if sketch.mixed:  # gpt-oss refuses a text between reasoning and a call
+                    yield from self._apart(asked, sketch, form)
                 continue
             if missing and missing <= sketch.mixed:
                 yield from self._apart(asked, sketch, form)
@@ -150,6 +156,7 @@ class Fitting:
             has_control_tokens=False,
             brackets=Brackets("", "", ""),
             meter=Meter([asked.variables, plain], asked.deadline),
+            thoughts=asked.thoughts,
         )
         return rendering.run(plain, asked.variables)
 
@@ -194,17 +201,53 @@ class Fitting:
         renders = any(self._passes(full, Form(spelling=s), [], [TOOL]) for s in SPELLINGS)
         return [] if renders else SPELLINGS
 
+    @functools.cached_property
+    def thoughts(self) -> Thoughts:
+        """Where the template shows reasoning, once: beside a call, or else before an answer."""
+        spelling = next(iter(self._spellings), Spelling())
+        called = Message("assistant", None, tool_calls=[CALL], reasoning_content=THOUGHT)
+        calling = [*HI, called, Message("tool", "Kw2vj", tool_call_id="call_1")]
+        answering = [*HI, Message("assistant", "Kw2vj", reasoning_content=THOUGHT)]
+        for thoughts in candidates(self._voice.reasoning):
+            # Some templates leave out calls beside a content.
+            is_risky = thoughts.marks is not None and self._voice.writes_calls
+            for messages in (calling,) if is_risky else (calling, answering):
+                for flags in ({}, ENABLED):
+                    text = self._tried(messages, Form(spelling=spelling), [TOOL], flags, thoughts)
+                    _, is_asked, turn = (text or "").partition("Kw0vj")
+                    if is_asked and "Kw2vj" in turn and thoughts.is_shown(turn, THOUGHT):
+                        before, _, after = turn.partition(THOUGHT)
+                        return msgspec.structs.replace(
+                            thoughts,
+                            has_blank_before=before[-1:].isspace(),
+                            has_blank_after=after[:1].isspace(),
+                        )
+        return Thoughts()
+
     def _passes(
         self, messages: Sequence[Message], form: Form, words: Sequence[str], tools: Json
     ) -> bool:
+        text = self._tried(messages, form, tools)
+        return text is not None and all(word in text for word in words)
+
+    def _tried(
+        self,
+        messages: Sequence[Message],
+        form: Form,
+        tools: Json,
+        flags: Mapping[str, Json] = {},
+        thoughts: Thoughts = Thoughts(),
+    ) -> str | None:
+        """The prompt, or None if the template fails."""
         now = datetime.datetime(2000, 1, 1)
         given = server_values(bos_token="", eos_token="", add_generation_prompt=True, now=now)
-        asked = RenderInput(messages, "", {"tools": tools}, given, False, Deadline(PROBE_S))
+        asked = RenderInput(
+            messages, "", {**flags, "tools": tools}, given, False, Deadline(PROBE_S), thoughts
+        )
         try:
-            text = self._run(asked, form)
+            return self._run(asked, form)
         except (TemplateFailed, LimitExceeded):
-            return False
-        return all(word in text for word in words)
+            return None
 
 
 def _left_out(index: int, asked: RenderInput) -> InvalidRequest:

@@ -107,8 +107,8 @@ def _with_calls(messages: Sequence[Message], calls: Calls) -> list[Message]:
 def _apart(message: Message) -> list[Message]:
     if not message.tool_calls or not message.content:
         return [message]
-    said = msgspec.structs.replace(message, tool_calls=None)
-    return [said, msgspec.structs.replace(message, content=None, reasoning_content=None)]
+    said = msgspec.structs.replace(message, tool_calls=None, reasoning_content=None)
+    return [said, msgspec.structs.replace(message, content=None)]
 
 
 def _rounds(messages: Sequence[Message]) -> Iterator[list[Message]]:

@@ -34,19 +34,47 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 # The types of text parts in all of OpenAI's APIs: clients mix them up.
 TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
 
+# Parts of an assistant's content that hold its reasoning: Mistral's, and those of other APIs.
+THOUGHT_TYPES = frozenset({"thinking", "reasoning"})
+MAX_THOUGHT_LEVELS = 4  # of blocks in blocks
+
 
 class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a content list. Only text and an assistant's `refusal` can be honoured."""
+    """One part of a content list. Only text, and an assistant's reasoning and `refusal`, can be
+    honoured."""
 
     type: TypeName
     text: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
+    thinking: Any = None  # text, or blocks of it
 
     def field(self, role: "Role") -> Literal["text", "refusal"] | None:
         """The field that holds text for the model, or None if no field does."""
         if self.type in TEXT_TYPES:
             return "text"
         return "refusal" if self.type == "refusal" and role == "assistant" else None
+
+    def is_thought(self, role: "Role") -> bool:
+        return role == "assistant" and self.type in THOUGHT_TYPES
+
+    @property
+    def thought(self) -> str:
+        return thought_in(self.thinking) or self.text or ""
+
+
+def thought_in(value: object, levels: int = MAX_THOUGHT_LEVELS) -> str:
+    """The text in reasoning that a client sent as text or as blocks; "" in anything else, such as
+    encrypted blocks."""
+    if isinstance(value, str):
+        return value
+    if not levels:
+        return ""
+    if isinstance(value, list):
+        return "\n".join(filter(None, (thought_in(part, levels - 1) for part in value)))
+    if isinstance(value, dict):
+        texts = (thought_in(value.get(key), levels - 1) for key in ("thinking", "text", "summary"))
+        return next(filter(None, texts), "")
+    return ""
 
 
 def json_text(value: object) -> str:
@@ -97,6 +125,22 @@ class Message(msgspec.Struct, frozen=True):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
+    # Reasoning by other names, which `checked` turns into `reasoning_content`: vLLM's, Ollama's,
+    # OpenRouter's and LiteLLM's. Any: whatever else is called so is ignored.
+    reasoning: Any = None
+    thinking: Any = None
+    reasoning_details: Any = None
+    thinking_blocks: Any = None
+
+    @property
+    def thought(self) -> str | None:
+        """The reasoning by the first name that has any: a client may send it by several."""
+        names = (self.reasoning, self.thinking, self.reasoning_details, self.thinking_blocks)
+        texts = [self.reasoning_content or "", *map(thought_in, names)]
+        if isinstance(self.content, list):
+            parts = (part.thought for part in self.content if part.is_thought(self.role))
+            texts.append("\n".join(filter(None, parts)))
+        return next(filter(None, texts), self.reasoning_content)
 
 
 def normalize(messages: Sequence[Message], *, parse_arguments: bool = True) -> list[Plain]:
@@ -152,7 +196,7 @@ def left_out(messages: Sequence[Message]) -> list[str]:
             paths += [
                 f"messages[{at}].content[{index}]"
                 for index, part in enumerate(message.content)
-                if part.field(message.role) is None
+                if part.field(message.role) is None and not part.is_thought(message.role)
             ]
     return paths
 
@@ -164,6 +208,8 @@ def _checked(message: Message, path: str) -> Message:
         calls = _functions(message.tool_calls, f"{path}.tool_calls")
         if calls != message.tool_calls:
             message = msgspec.structs.replace(message, tool_calls=calls)
+    if message.role == "assistant" and (thought := message.thought) != message.reasoning_content:
+        message = msgspec.structs.replace(message, reasoning_content=thought)
     content = _content(message, path)
     if content is message.content:
         return message

@@ -11,6 +11,7 @@ from localinfra.chat.control_tokens import Brackets, ControlTokens, Segment, map
 from localinfra.chat.messages import Json, Plain
 from localinfra.chat.sandbox.environment import SANDBOX, CompiledTemplate, Refusal
 from localinfra.chat.sandbox.meter import LimitExceeded, Meter
+from localinfra.chat.thoughts import Thoughts
 from localinfra.chat.variables import with_functions
 from localinfra.errors import InvalidRequest
 
@@ -44,6 +45,7 @@ class Rendering(msgspec.Struct, frozen=True):
     has_control_tokens: bool  # in messages or variables
     brackets: Brackets
     meter: Meter  # one budget for all runs
+    thoughts: Thoughts = Thoughts()
 
     def prompt(self, messages: list[Plain]) -> RenderedPrompt:
         plain = self._text(messages, self.variables)
@@ -90,7 +92,8 @@ class Rendering(msgspec.Struct, frozen=True):
         """Runs the template once. Raises TemplateFailed, and LimitExceeded if it was stopped."""
         try:
             read = with_functions(variables, self.compiled.variables)
-            values = {**self.given, **read, "messages": messages}
+            placed = [self.thoughts.placed(message) for message in messages]
+            values = {**self.given, **read, "messages": placed}
             return SANDBOX.run(self.compiled.template, values, self.meter, "".join(self.brackets))
         except Refusal as error:
             raise TemplateFailed(

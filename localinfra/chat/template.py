@@ -23,6 +23,7 @@ from localinfra.chat.rendering import (
 )
 from localinfra.chat.sandbox.environment import SANDBOX, compiled
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
+from localinfra.chat.thoughts import Thoughts, taken_out
 from localinfra.chat.variables import server_values
 from localinfra.chat.voice import voice_of
 from localinfra.errors import InvalidRequest
@@ -82,9 +83,12 @@ class ChatTemplate:
         InvalidRequest if the messages or `extra` can't be rendered.
         """
         _refuse_reserved(extra or {})
-        no_tools = self._fitting.no_tools  # before the clock starts: it probes the template once
+        conversation = taken_out(checked(messages), self.voice.reasoning)
+        has_thoughts = any(message.reasoning_content for message in conversation)
+        # Before the clock starts: they probe the template once.
+        thoughts = self._fitting.thoughts if has_thoughts else Thoughts()
+        no_tools = self._fitting.no_tools
         deadline = deadline or Deadline()
-        conversation = checked(messages)
         is_continued = add_generation_prompt and ends_in_answer(messages)
         variables: dict[str, Json] = msgspec.to_builtins({"tools": None, **(extra or {})})
         told = ""  # about tools that the template can't describe itself
@@ -106,6 +110,7 @@ class ChatTemplate:
             ),
             is_continued=is_continued,
             deadline=deadline,
+            thoughts=thoughts,
         )
         failures: list[InvalidRequest] = []
         try:
@@ -138,6 +143,7 @@ class ChatTemplate:
             has_control_tokens=has_control_tokens,
             brackets=Brackets.absent_from(texts) if needs_brackets else Brackets("", "", ""),
             meter=Meter([asked.variables, conversation], asked.deadline),
+            thoughts=asked.thoughts,
         )
         return rendering.prompt(conversation)
 
