@@ -44,7 +44,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"control_tokens", "schema", "variables"},
         {"formats"},
         {"thoughts"},
-        {"calls", "forms", "grammar", "rendering"},
+        {"calls", "forms", "grammar", "ids", "rendering"},
         {"answer", "sketch", "voice"},
         {"fitting"},
         {"relaxing", "template"},

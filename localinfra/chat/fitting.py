@@ -22,7 +22,7 @@ from localinfra.chat.rendering import Rendering, TemplateFailed
 from localinfra.chat.sandbox.environment import CompiledTemplate
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
 from localinfra.chat.sketch import TOLD, WORD, Sketch, sketched
-from localinfra.chat.thoughts import Thoughts, candidates
+from localinfra.chat.thoughts import USUAL, Thoughts, candidates
 from localinfra.chat.variables import complete, server_values
 from localinfra.errors import InvalidRequest
 
@@ -57,7 +57,7 @@ class RenderInput(msgspec.Struct, frozen=True):
     given: dict[str, object]  # from the server
     is_continued: bool
     deadline: Deadline
-    thoughts: Thoughts = Thoughts()
+    thoughts: Thoughts = USUAL
 
 
 class Fitting:
@@ -222,7 +222,7 @@ class Fitting:
                             has_blank_before=before[-1:].isspace(),
                             has_blank_after=after[:1].isspace(),
                         )
-        return Thoughts()
+        return USUAL
 
     def _passes(
         self, messages: Sequence[Message], form: Form, words: Sequence[str], tools: Json
@@ -236,7 +236,7 @@ class Fitting:
         form: Form,
         tools: Json,
         flags: Mapping[str, Json] = {},
-        thoughts: Thoughts = Thoughts(),
+        thoughts: Thoughts = USUAL,
     ) -> str | None:
         """The prompt, or None if the template fails."""
         now = datetime.datetime(2000, 1, 1)

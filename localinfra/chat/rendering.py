@@ -11,7 +11,7 @@ from localinfra.chat.control_tokens import Brackets, ControlTokens, Segment, map
 from localinfra.chat.messages import Json, Plain
 from localinfra.chat.sandbox.environment import SANDBOX, CompiledTemplate, Refusal
 from localinfra.chat.sandbox.meter import LimitExceeded, Meter
-from localinfra.chat.thoughts import Thoughts
+from localinfra.chat.thoughts import USUAL, Thoughts
 from localinfra.chat.variables import with_functions
 from localinfra.errors import InvalidRequest
 
@@ -45,7 +45,7 @@ class Rendering(msgspec.Struct, frozen=True):
     has_control_tokens: bool  # in messages or variables
     brackets: Brackets
     meter: Meter  # one budget for all runs
-    thoughts: Thoughts = Thoughts()
+    thoughts: Thoughts = USUAL
 
     def prompt(self, messages: list[Plain]) -> RenderedPrompt:
         plain = self._text(messages, self.variables)

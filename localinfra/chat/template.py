@@ -23,7 +23,7 @@ from localinfra.chat.rendering import (
 )
 from localinfra.chat.sandbox.environment import SANDBOX, compiled
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
-from localinfra.chat.thoughts import Thoughts, taken_out
+from localinfra.chat.thoughts import USUAL, taken_out
 from localinfra.chat.variables import server_values
 from localinfra.chat.voice import voice_of
 from localinfra.errors import InvalidRequest
@@ -86,7 +86,7 @@ class ChatTemplate:
         conversation = taken_out(checked(messages), self.voice.reasoning)
         has_thoughts = any(message.reasoning_content for message in conversation)
         # Before the clock starts: they probe the template once.
-        thoughts = self._fitting.thoughts if has_thoughts else Thoughts()
+        thoughts = self._fitting.thoughts if has_thoughts else USUAL
         no_tools = self._fitting.no_tools
         deadline = deadline or Deadline()
         is_continued = add_generation_prompt and ends_in_answer(messages)

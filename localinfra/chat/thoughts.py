@@ -55,6 +55,9 @@ class Thoughts(msgspec.Struct, frozen=True):
         return self.marks is None or bool(is_marked and turn.count(self.marks.begin) == 1)
 
 
+USUAL = Thoughts()
+
+
 def candidates(marks: ReasoningMarks | None) -> Iterator[Thoughts]:
     """In the order in which they should be tried."""
     for field in FIELDS:

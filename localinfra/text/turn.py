@@ -19,6 +19,7 @@ from localinfra.chat.formats.pieces import (
     Piece,
     joined,
 )
+from localinfra.chat.ids import CallIds, ids_in
 from localinfra.chat.messages import Message
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta, ParsedText
@@ -46,10 +47,11 @@ class ChoiceReader:
     half a call is useless. None matches across reasoning or a call.
     """
 
-    def __init__(self, parser: Parser | None, stops: Stops):
+    def __init__(self, parser: Parser | None, stops: Stops, ids: CallIds):
         self._parser = parser
         self._stops = StopMatcher(stops)
         self._calls = CallFilter()
+        self._ids = ids
         self._num_calls = 0
 
     def push(self, text: str, *, is_last: bool, is_cut: bool = False) -> ParsedText:
@@ -79,9 +81,10 @@ class ChoiceReader:
             return content(text)
         pieces = self._parser.push(text) if text else []
         if not is_last:
-            return self._calls.push(pieces)
+            return self._ids.push(self._calls.push(pieces))
         pieces = self._calls.push(joined(pieces + self._parser.finish(is_cut=is_cut)))
-        return pieces + self._calls.finish()
+        pieces = self._ids.push(pieces + self._calls.finish())
+        return pieces + self._ids.finish()
 
     @property
     def _num_unparsed(self) -> int:
@@ -127,7 +130,8 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
         for _ in range(wanted.params.num_choices)
     ]
     stops = Stops(() if use.is_required else wanted.params.stops)  # never cut a required call
-    readers = [ChoiceReader(parser, stops) for parser in parsers]
+    used = ids_in(wanted.messages)
+    readers = [ChoiceReader(parser, stops, CallIds(prompt.voice.calls, used)) for parser in parsers]
     deltas = model.generate(
         TextRequest(
             prompts=[prompt.ids],

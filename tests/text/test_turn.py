@@ -11,6 +11,7 @@ from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.formats.harmony import HARMONY
 from localinfra.chat.formats.pieces import CallArguments, CallEnd, Content, Piece, Thought
+from localinfra.chat.ids import CallIds
 from localinfra.engine.output import ChoiceOutput, OutputDelta
 from localinfra.engine.request import FinishReason, TokenEvent, TokenLogprob
 from localinfra.engine.stops import Stops
@@ -37,7 +38,7 @@ def cuts(text: str) -> Iterator[list[str]]:
 def play(voice: Voice, parts: list[str], stops: list[str]) -> list[OutputDelta]:
     """The deltas of an answer whose tokens are these parts, cut by max_tokens at their end."""
     parser = parser_of(voice, tools=TOOLS, auto=ToolUse(TOOLS), is_thinking=False)
-    reader = ChoiceReader(parser, Stops(stops))
+    reader = ChoiceReader(parser, Stops(stops), CallIds(voice.calls, frozenset()))
     output = ChoiceOutput(
         0, [part.encode() for part in parts].__getitem__, Stops(()), reader=reader
     )

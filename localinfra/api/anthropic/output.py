@@ -125,7 +125,7 @@ def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[Conten
     """An answer's pieces as blocks. If max_tokens cut off a call, its input holds only the complete
     parts, as clients read a stream that ends there."""
     blocks: list[ContentBlock] = []
-    name = arguments = ""
+    call, arguments = CallStart(""), ""
     is_open = False
     for _, run in itertools.groupby(pieces, key=type):
         first, *others = run
@@ -134,16 +134,15 @@ def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[Conten
         elif isinstance(first, Thought):
             blocks.append(ThinkingBlock("" if hides_thinking else text_of([first, *others])))
         elif isinstance(first, CallStart):
-            name, arguments, is_open = first.name, "{}", True
+            call, arguments, is_open = first, "{}", True
         elif isinstance(first, CallArguments):
             arguments = text_of([first, *others])
         else:
             # The grammar ensures that it is an object.
-            blocks.append(ToolUseBlock(tool_use_id(), name, msgspec.Raw(arguments.encode())))
+            blocks.append(tool_use(call, arguments))
             is_open = False
     if is_open:
-        cut = msgspec.Raw(completed_object(arguments).encode())
-        blocks.append(ToolUseBlock(tool_use_id(), name, cut))
+        blocks.append(tool_use(call, completed_object(arguments)))
     return blocks
 
 
@@ -167,7 +166,7 @@ class BlockWriter:
         if isinstance(piece, CallArguments):
             return [self._delta(InputJsonDelta(piece.text))]
         if isinstance(piece, CallStart):
-            return self._start(piece, ToolUseBlock(tool_use_id(), piece.name, msgspec.Raw(b"{}")))
+            return self._start(piece, tool_use(piece, "{}"))
         if isinstance(piece, Content):
             begun = self._start(piece, TextBlock(""))
             return [*begun, self._delta(MessagesTextDelta(piece.text))]
@@ -199,5 +198,6 @@ class BlockWriter:
         return ContentBlockDelta(self._num_blocks - 1, delta)
 
 
-def tool_use_id() -> str:
-    return f"toolu_{random_hex(24)}"
+def tool_use(call: CallStart, arguments: str) -> ToolUseBlock:
+    id = call.id or f"toolu_{random_hex(24)}"
+    return ToolUseBlock(id, call.name, msgspec.Raw(arguments.encode()))

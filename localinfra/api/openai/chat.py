@@ -212,7 +212,7 @@ class MessageBuilder:
     def __init__(self) -> None:
         self._content: list[str] = []
         self._thought: list[str] = []
-        self._calls: list[tuple[str, list[str]]] = []  # names, with the pieces of their arguments
+        self._calls: list[tuple[CallStart, list[str]]] = []  # with the pieces of their arguments
 
     def add(self, pieces: list[Piece]) -> None:
         for piece in pieces:
@@ -221,7 +221,7 @@ class MessageBuilder:
             elif isinstance(piece, Thought):
                 self._thought.append(piece.text)
             elif isinstance(piece, CallStart):
-                self._calls.append((piece.name, []))
+                self._calls.append((piece, []))
             elif isinstance(piece, CallArguments):
                 self._calls[-1][1].append(piece.text)
 
@@ -229,8 +229,8 @@ class MessageBuilder:
         """The message; max_tokens may have cut off its last call."""
         content, thought = "".join(self._content), "".join(self._thought)
         calls = [
-            ChatToolCall(call_id(), ChatFunctionCall(name, "".join(arguments)))
-            for name, arguments in self._calls
+            ChatToolCall(call.id or call_id(), ChatFunctionCall(call.name, "".join(arguments)))
+            for call, arguments in self._calls
         ]
         return AssistantMessage(
             content=None if calls and not content else content,
@@ -253,7 +253,8 @@ class DeltaWriter:
         if isinstance(piece, CallStart):
             self._num_calls += 1
             function = FunctionDelta(name=piece.name, arguments="")
-            return ChatDelta(tool_calls=[self._call(function, id=call_id(), type="function")])
+            id = piece.id or call_id()
+            return ChatDelta(tool_calls=[self._call(function, id=id, type="function")])
         if isinstance(piece, CallArguments):
             return ChatDelta(tool_calls=[self._call(FunctionDelta(arguments=piece.text))])
         return None

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 
 from localinfra.chat.formats.arguments import ArgumentsReader, JsonArguments
-from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.form import ID, Voice
 from localinfra.chat.formats.member_arguments import MemberArguments
 from localinfra.chat.formats.patterns import (
     Found,
@@ -70,6 +70,7 @@ class MarkedParser:
         self._is_blank = True  # the reasoning has only blanks so far
         self._drops_blanks = False  # before what follows a mark
         self._has_called = False  # and no content has followed
+        self._has_ended = False  # the last call; where its id comes last, only then
         self._arguments: ArgumentsReader = JsonArguments()
         self._marks_in_text: dict[str, State] = {}
         if voice.content_end:
@@ -84,6 +85,7 @@ class MarkedParser:
             self._next = [Pattern(calls.separator + calls.before, each) for each in ahead]
             self._after = Pattern(calls.after)
             self._closing = Pattern(calls.closing)
+            self._has_late_id = ID in calls.after
 
     @property
     def num_held(self) -> int:
@@ -222,7 +224,8 @@ class MarkedParser:
         else:
             self._arguments = JsonArguments()
         self._state = State.ARGUMENTS
-        yield CallStart(found.name)
+        self._has_ended = False
+        yield CallStart(found.name, found.texts.get(ID, ""))
 
     def _read_arguments(self, is_all: bool) -> Iterator[Piece]:
         read = self._arguments.read(self._held, is_all=is_all, is_cut=self._is_cut)
@@ -231,7 +234,9 @@ class MarkedParser:
             yield CallArguments(read.json)
         if read.is_complete:
             self._state = State.AFTER
-            yield CallEnd()
+            if not self._has_late_id:
+                self._has_ended = True
+                yield CallEnd()
 
     def _read_after(self, is_all: bool) -> Iterator[Piece]:
         """Reads `after`, then another call, the closing mark or neither. Incomplete marks at the
@@ -241,6 +246,10 @@ class MarkedParser:
         if found.end is None:
             if found.is_open:
                 return
+        if not self._has_ended:
+            self._has_ended = True
+            yield CallEnd(found.texts.get(ID, ""))
+        if found.end is None:
             if found.is_cut:
                 self._take(len(self._held))
                 self._state = State.TEXT

@@ -19,6 +19,7 @@ class Thought(msgspec.Struct, frozen=True):
 
 class CallStart(msgspec.Struct, frozen=True):
     name: str
+    id: str = ""  # as the model wrote it, if it wrote one before the arguments
 
 
 class CallArguments(msgspec.Struct, frozen=True):
@@ -29,6 +30,8 @@ class CallArguments(msgspec.Struct, frozen=True):
 
 class CallEnd(msgspec.Struct, frozen=True):
     """The last call's arguments are complete."""
+
+    id: str = ""  # as the model wrote it, if it wrote one after the arguments
 
 
 Piece: TypeAlias = Content | Thought | CallStart | CallArguments | CallEnd

@@ -147,11 +147,12 @@ class OpenItem:
 class OpenCall(OpenItem):
     kind = "fc"
 
-    def __init__(self, output_index: int, name: ToolName):
+    def __init__(self, output_index: int, name: ToolName, id: str):
+        """`id`: the model's own, or "" for a new one."""
         super().__init__(output_index)
         self._name = name.name
         self._namespace = name.namespace or UNSET
-        self._call_id = call_id()
+        self._call_id = id or call_id()
 
     def item(self, status: Status) -> FunctionCallItem:
         return FunctionCallItem(
@@ -265,7 +266,7 @@ class OutputWriter:
             elif isinstance(piece, CallStart):
                 yield from self._end("completed")
                 name = self._names.get(piece.name, ToolName(piece.name))
-                yield from self._begin(OpenCall(len(self.items), name))
+                yield from self._begin(OpenCall(len(self.items), name, piece.id))
             elif isinstance(piece, CallArguments):
                 yield self._add(piece.text)
             elif isinstance(piece, CallEnd):
