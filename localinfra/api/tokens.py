@@ -109,7 +109,7 @@ async def create_tokens(request: Request) -> Response:
     body = call.body
     body.check()
     model = await named_model(request, body.model)
-    tools = read_tools(body.tools)
+    tools = await call.convert(lambda: read_tools(body.tools))
     call.report_ignored([*tools.left_out, *left_out(body.messages or ())], tools.unknown)
     call.report_ignored(model.prompts.unread(kwarg_paths(body.chat_template_kwargs)))
     if body.prompt is not UNSET:

@@ -45,3 +45,8 @@ def test_the_reason_leaves_out_generated_source(wanted: AnswerFormat, problem: s
 def test_long_reasons_are_cut() -> None:
     assert reason("x" * 9000) == "x" * 500
     assert reason("") == "no reason was given"
+
+
+def test_a_grammar_with_too_many_parts_says_what_to_send_less_of() -> None:
+    panic = "panic: assertion failed: grammar.symbols.len() < u16::MAX as usize - 10\n<backtrace>"
+    assert reason(panic).startswith("it has too many parts: send fewer tools, or simpler schemas")

@@ -117,7 +117,7 @@ async def count_message_tokens(request: Request) -> Response:
     call = await Call.begin(request, PromptFields)
     body = call.body
     messages, left_out = await call.convert(lambda: (body.conversation(), body.left_out))
-    use = body.answer().use
+    use = (await call.convert(body.answer)).use
     model = await call.runtime.text_model(body.model, COUNT_ROUTE)
     call.report_ignored([*left_out, *model.prompts.unread(body.kwarg_paths)])
     prompt = await model.prompts.chat(messages, body.template_kwargs, use.tools)

@@ -97,6 +97,11 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
             ),
         )
 
+    def asked(self, default_seed: int | None) -> tuple[Tools, TurnRequest]:
+        """The tools and the turn. Raises the same errors as `answer`."""
+        tools = self.offered
+        return tools, self.turn(tools, default_seed)
+
     @property
     def limit(self) -> int | None:
         """The most tokens to generate; the newer of the two field names takes precedence."""
@@ -192,8 +197,7 @@ async def create_engine_chat_completion(request: Request) -> Response:
 async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
     body = call.body
     body.check()
-    tools = body.offered
-    wanted = body.turn(tools, call.default_seed)
+    tools, wanted = await call.convert(lambda: body.asked(call.default_seed))
     call.log_user(body.user)
     model = await call.runtime.text_model(name, ROUTE)
     charge = call.charge(model)

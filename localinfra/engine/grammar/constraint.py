@@ -363,7 +363,10 @@ class GrammarCompiler:
         for source in [source for source, kept in self._grammars.items() if kept.is_broken]:
             del self._grammars[source]
         work_s = sum(grammar.work_s for grammar in self._grammars.values())
-        while len(self._grammars) > MAX_CACHED or (work_s > MAX_CACHED_S and self._grammars):
+        # The newest stays in any case: the next request of its client needs it again.
+        while len(self._grammars) > 1 and (
+            len(self._grammars) > MAX_CACHED or work_s > MAX_CACHED_S
+        ):
             _, oldest = self._grammars.popitem(last=False)
             work_s -= oldest.work_s
 

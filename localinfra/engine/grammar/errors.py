@@ -20,6 +20,8 @@ EXPLAINED = {
     "too many items": "it is too ambiguous: too many ways to parse a text are open at once",
     "initial lexer configuration (grammar) too big": "its texts and patterns are too large: use "
     "shorter ones, or smaller counts",
+    "panic: assertion failed: grammar.symbols.len()": "it has too many parts: send fewer tools, or "
+    "simpler schemas",
     "no start rule found": "there is no rule named start",
     "Unsatisfiable schema": "no value is valid for this schema",
 }

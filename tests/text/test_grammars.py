@@ -1,0 +1,111 @@
+"""Grammars of many tools, and of tools that together are too large."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from echo import Bytes
+
+from localinfra.chat.answer import Answer, Tool, ToolUse
+from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.generic import GENERIC
+from localinfra.engine.grammar.constraint import Grammar, GrammarCompiler
+from localinfra.errors import InvalidRequest
+from localinfra.text import grammars as module
+from localinfra.text.grammars import Compiled, Grammars
+from localinfra.text.prompts import ChatPrompt
+
+PROMPT = ChatPrompt([], Voice(GENERIC, takes_tools=True), is_thinking=False, is_continued=False)
+
+
+def tools(count: int, num_properties: int) -> list[Tool]:
+    """Each with a schema of its own, since equal ones are written once."""
+    schemas = [{"type": "string"}, {"type": "integer"}, {"enum": ["one", "two"]}]
+    properties = {f"property_{at}": schemas[at % 3] for at in range(num_properties)}
+    return [
+        Tool(
+            f"tool_{at}",
+            {},
+            {"type": "object", "properties": {**properties, f"own_{at}": {"type": "string"}}},
+            f"tools[{at}].parameters",
+        )
+        for at in range(count)
+    ]
+
+
+def compiled(answer: Answer, times: int = 1) -> Compiled:
+    grammars = Grammars(Bytes())
+
+    async def compile() -> Compiled:
+        for _ in range(times):
+            last = await grammars.compile(answer, PROMPT)
+        return last
+
+    try:
+        return asyncio.run(compile())
+    finally:
+        grammars.close()
+
+
+def accepts(found: Compiled, name: str, arguments: str) -> bool:
+    assert found.grammar
+    constraint = found.grammar.follow()
+    for byte in f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}'.encode():
+        if not constraint.allows(byte):
+            return False
+        constraint.accept(byte)
+    return True
+
+
+def required(declared: list[Tool]) -> Answer:
+    return Answer(use=ToolUse(declared, is_required=True))
+
+
+def test_a_thousand_tools_are_told_apart_and_each_keeps_its_schema() -> None:
+    found = compiled(required(tools(1000, 3)))
+    assert accepts(found, "tool_999", '{"property_1": 5')
+    assert not accepts(found, "tool_999", '{"property_1": "')
+    assert not accepts(found, "tool_1000", "{")
+    assert found.left_out == []
+
+
+def test_the_grammar_of_the_same_tools_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[object] = []
+    original = module.grammar_of
+
+    def grammar_of(*given: Any, **options: Any) -> Any:
+        written.append(given)
+        return original(*given, **options)
+
+    monkeypatch.setattr(module, "grammar_of", grammar_of)
+    assert accepts(compiled(required(tools(3, 3)), times=3), "tool_2", '{"property_1": 5')
+    assert len(written) == 1
+
+
+@pytest.fixture
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llguidance takes at most 65,000 symbols, which are slow to reach."""
+    original = GrammarCompiler.compile
+
+    def compile(self: GrammarCompiler, source: str, param: str, **options: Any) -> Grammar:
+        if len(source) > 6000:
+            raise InvalidRequest("It is too large.", param)
+        return original(self, source, param, **options)
+
+    monkeypatch.setattr(GrammarCompiler, "compile", compile)
+
+
+@pytest.mark.usefixtures("small_limit")
+def test_tools_that_are_too_large_together_may_be_called_with_any_object() -> None:
+    found = compiled(required(tools(20, 20)), times=2)
+    assert accepts(found, "tool_19", '{"property_1": "')
+    assert not accepts(found, "tool_20", "{")
+    assert found.left_out == [f"tools[{at}].parameters" for at in range(20)]
+
+
+@pytest.mark.usefixtures("small_limit")
+def test_strict_tools_that_are_too_large_together_are_refused() -> None:
+    strict = [msgspec.structs.replace(tool, is_strict=True) for tool in tools(20, 20)]
+    with pytest.raises(InvalidRequest, match="too large"):
+        compiled(required(strict))
