@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.anthropic.output import BlockWriter, content_blocks
+from localinfra.api.anthropic.input import InputMessage, conversation
+from localinfra.api.anthropic.output import BlockWriter, ThinkingBlock, content_blocks
+from localinfra.api.generation.carried import read_carried
 from localinfra.chat.formats.pieces import (
     CallArguments,
     CallEnd,
@@ -114,10 +116,19 @@ def test_a_thinking_block_ends_with_its_signature() -> None:
     ]
 
 
-def test_omitted_thinking_leaves_an_empty_block() -> None:
-    [block, _] = content_blocks([Thought("secret"), Content("b")], hides_thinking=True)
-    assert without_ids([block]) == [{"type": "thinking", "thinking": "", "signature": ""}]
-    assert "secret" not in str(events_of([Thought("secret"), Content("b")], hides_thinking=True))
+def test_omitted_thinking_leaves_an_empty_block_whose_signature_carries_it_back() -> None:
+    pieces: list[Piece] = [Thought("sec"), Content("b"), Thought("secret"), Content("c")]
+    thinking, _, again, _ = content_blocks(pieces, hides_thinking=True)
+    assert isinstance(again, ThinkingBlock)
+    assert (again.thinking, read_carried(again.signature)) == ("", "secret")
+    events = events_of(pieces, hides_thinking=True)
+    deltas = [event["delta"] for event in events if "delta" in event]
+    signatures = [delta["signature"] for delta in deltas if "signature" in delta]
+    assert [*map(read_carried, signatures)] == ["sec", "secret"]
+    assert not any("thinking" in delta for delta in deltas) and "secret" not in str(events)
+    sent = {"role": "assistant", "content": msgspec.to_builtins([thinking, again])}
+    [message] = conversation("", [msgspec.convert(sent, InputMessage)])
+    assert message.reasoning_content == "sec\nsecret"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from localinfra.api.openai.responses.output import OutputWriter, ResponsesEvent, TokenKinds
+from localinfra.api.generation.carried import read_carried
+from localinfra.api.openai.responses.input import read_input
+from localinfra.api.openai.responses.items import AnyItem, ReasoningItem
+from localinfra.api.openai.responses.output import (
+    ItemAdded,
+    ItemDone,
+    OutputWriter,
+    ResponsesEvent,
+    TokenKinds,
+)
 from localinfra.chat.formats.pieces import (
     CallArguments,
     CallEnd,
@@ -149,3 +158,26 @@ def test_tokens_belong_to_the_next_piece() -> None:
     assert kinds.num_reasoning == 3
     assert [token.logprob.token for token in said] == [4, 5]
     assert kinds.content_of(step(6), [CallStart("add")]) == []
+
+
+def test_reasoning_is_also_sent_in_encrypted_content_if_asked_for() -> None:
+    """Codex and others send nothing else back."""
+    writer = OutputWriter(carries=True)
+    events = [*writer.write([Thought("Hm"), Thought(" é.")]), *writer.finish(is_cut=False)]
+    first, *_, last = [event for event in events if isinstance(event, ItemAdded | ItemDone)][:2]
+    assert plain(first)["item"]["encrypted_content"] is None
+    reasoning = plain(last)["item"]
+    assert reasoning["content"][0]["text"] == "Hm é."
+    [item] = read_input(
+        [msgspec.Raw(msgspec.json.encode({**reasoning, "content": None}))], find
+    ).items
+    assert isinstance(item, ReasoningItem) and item.text == "Hm é."
+
+
+def find(id: str, path: str) -> AnyItem:
+    pytest.fail(id)
+
+
+@pytest.mark.parametrize("value", ["", "gAAA", "localinfra:", "localinfra:!", "localinfra:/w=="])
+def test_foreign_values_in_encrypted_content_are_ignored(value: str) -> None:
+    assert read_carried(value) == ""

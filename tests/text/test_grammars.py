@@ -7,12 +7,13 @@ import msgspec
 import pytest
 from echo import Bytes
 
+from localinfra.chat import answer
 from localinfra.chat.answer import Answer, Tool, ToolUse
 from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.generic import GENERIC
+from localinfra.chat.messages import Json
 from localinfra.engine.grammar.constraint import Grammar, GrammarCompiler
 from localinfra.errors import InvalidRequest
-from localinfra.text import grammars as module
 from localinfra.text.grammars import Compiled, Grammars
 from localinfra.text.prompts import ChatPrompt
 
@@ -21,7 +22,7 @@ PROMPT = ChatPrompt([], Voice(GENERIC, takes_tools=True), is_thinking=False, is_
 
 def tools(count: int, num_properties: int) -> list[Tool]:
     """Each with a schema of its own, since equal ones are written once."""
-    schemas = [{"type": "string"}, {"type": "integer"}, {"enum": ["one", "two"]}]
+    schemas: list[Json] = [{"type": "string"}, {"type": "integer"}, {"enum": ["one", "two"]}]
     properties = {f"property_{at}": schemas[at % 3] for at in range(num_properties)}
     return [
         Tool(
@@ -34,12 +35,12 @@ def tools(count: int, num_properties: int) -> list[Tool]:
     ]
 
 
-def compiled(answer: Answer, times: int = 1) -> Compiled:
+def compiled(wanted: Answer, times: int = 1) -> Compiled:
     grammars = Grammars(Bytes())
 
     async def compile() -> Compiled:
         for _ in range(times):
-            last = await grammars.compile(answer, PROMPT)
+            last = await grammars.compile(wanted, PROMPT)
         return last
 
     try:
@@ -72,13 +73,12 @@ def test_a_thousand_tools_are_told_apart_and_each_keeps_its_schema() -> None:
 
 def test_the_grammar_of_the_same_tools_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[object] = []
-    original = module.grammar_of
 
-    def grammar_of(*given: Any, **options: Any) -> Any:
+    def noted(*given: Any, **options: Any) -> Any:
         written.append(given)
-        return original(*given, **options)
+        return answer.grammar_of(*given, **options)
 
-    monkeypatch.setattr(module, "grammar_of", grammar_of)
+    monkeypatch.setattr("localinfra.text.grammars.grammar_of", noted)
     assert accepts(compiled(required(tools(3, 3)), times=3), "tool_2", '{"property_1": 5')
     assert len(written) == 1
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from localinfra.api.generation.carried import read_carried
 from localinfra.api.generation.tools import (
     MAX_TOOLS,
     NamedFunction,
@@ -63,7 +64,7 @@ class Block(msgspec.Struct, frozen=True):
     title: str | None = None  # in document and search_result, like the next
     source: str | DocumentSource | None = None
     cache_control: Any = None  # no effect: every prefix is cached anyway
-    signature: str | None = None  # in thinking; not verified
+    signature: str | None = None  # in thinking; holds it if it was hidden
 
     @property
     def has_text(self) -> bool:
@@ -314,7 +315,8 @@ def assistant_message(blocks: Iterable[Placed]) -> Message:
     calls: list[ToolCall] = []
     for path, block in blocks:
         if block.type == "thinking":
-            thoughts.append(require(block.thinking, f"{path}.thinking") or "")
+            thought = require(block.thinking, f"{path}.thinking") or read_carried(block.signature)
+            thoughts.append(thought)
         elif block.type == "tool_use":
             calls.append(tool_call(path, block))
         elif block.has_text or (block.type in READABLE and block.type != "redacted_thinking"):
@@ -323,7 +325,7 @@ def assistant_message(blocks: Iterable[Placed]) -> Message:
         role="assistant",
         content=None if calls and not texts else text_of(texts),
         tool_calls=calls or None,
-        reasoning_content="\n".join(thoughts) or None,
+        reasoning_content="\n".join(filter(None, thoughts)) or None,
     )
 
 

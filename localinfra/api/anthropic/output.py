@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from localinfra.api.generation.carried import carried
 from localinfra.api.http.sse import NamedEvent
 from localinfra.chance import random_hex
 from localinfra.chat.formats.pieces import (
@@ -30,7 +31,7 @@ class TextBlock(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
 
 class ThinkingBlock(msgspec.Struct, frozen=True, tag_field="type", tag="thinking"):
     thinking: str
-    signature: str = ""  # unused here: thinking sent back is not verified
+    signature: str = ""  # carries hidden thinking; visible thinking is not verified
 
 
 class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
@@ -132,7 +133,9 @@ def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[Conten
         if isinstance(first, Content):
             blocks.append(TextBlock(text_of([first, *others])))
         elif isinstance(first, Thought):
-            blocks.append(ThinkingBlock("" if hides_thinking else text_of([first, *others])))
+            thought = text_of([first, *others])
+            hidden = ThinkingBlock("", carried(thought))
+            blocks.append(hidden if hides_thinking else ThinkingBlock(thought))
         elif isinstance(first, CallStart):
             call, arguments, is_open = first, "{}", True
         elif isinstance(first, CallArguments):
@@ -159,6 +162,7 @@ class BlockWriter:
         self._hides_thinking = hides_thinking
         self._num_blocks = 0
         self._open: type[Piece] | None = None  # the type of piece in the open block
+        self._hidden: list[str] = []  # thinking in that block
 
     def events(self, piece: Piece) -> list[MessagesEvent]:
         if isinstance(piece, CallEnd):
@@ -172,6 +176,7 @@ class BlockWriter:
             return [*begun, self._delta(MessagesTextDelta(piece.text))]
         begun = self._start(piece, ThinkingBlock(""))
         if self._hides_thinking:
+            self._hidden.append(piece.text)
             return begun
         return [*begun, self._delta(ThinkingDelta(piece.text))]
 
@@ -179,8 +184,10 @@ class BlockWriter:
         """Ends the open block, if any."""
         if self._open is None:
             return []
-        signature = [self._delta(SignatureDelta(""))] if self._open is Thought else []
-        self._open = None
+        signature = []
+        if self._open is Thought:
+            signature = [self._delta(SignatureDelta(carried("".join(self._hidden))))]
+        self._open, self._hidden = None, []
         return [*signature, ContentBlockStop(self._num_blocks - 1)]
 
     def _start(self, piece: Piece, block: ContentBlock) -> list[MessagesEvent]:

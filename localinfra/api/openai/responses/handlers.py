@@ -26,6 +26,7 @@ from localinfra.api.openai.responses.input import (
 from localinfra.api.openai.responses.items import AnyItem, OutputItem, new_id
 from localinfra.api.openai.responses.output import OutputWriter, ResponsesEvent, TokenKinds
 from localinfra.api.openai.responses.request import (
+    CARRIED,
     Metadata,
     ReasoningOptions,
     ResponsesRequest,
@@ -295,7 +296,8 @@ class ResponseAnswer:
         # Encoded once: it repeats fields of the request, which may be megabytes.
         self._json = msgspec.Raw(encode(self._response))
         self._meter = UsageMeter(charge, [turn.num_prompt], 1)
-        self._writer = OutputWriter(asked.offered.names)
+        carries = CARRIED in asked.body.include
+        self._writer = OutputWriter(asked.offered.names, carries=carries)
         self._kinds = TokenKinds()
         self._numbers = itertools.count()
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from localinfra.api.generation.carried import read_carried
 from localinfra.api.http.body import NULL, decode_within
 from localinfra.api.openai.responses.foreign import FOREIGN
 from localinfra.api.openai.responses.items import (
@@ -76,7 +77,7 @@ class SentMessage(SentItem, frozen=True, kw_only=True):
 class SentReasoning(SentItem, frozen=True, kw_only=True):
     summary: Parts | None = None
     content: Parts | None = None
-    encrypted_content: str | None = None  # ignored: only the service that wrote it can read it
+    encrypted_content: str | None = None  # read if there is no text and it is from this server
 
 
 class SentCall(SentItem, frozen=True, kw_only=True):
@@ -193,6 +194,8 @@ def _message(sent: SentMessage, path: str, left_out: list[str]) -> MessageItem:
 def _reasoning(sent: SentReasoning, path: str, left_out: list[str]) -> ReasoningItem:
     summary = _texts(sent.summary or (), f"{path}.summary", left_out)
     content = _texts(sent.content or (), f"{path}.content", left_out)
+    if not any([*summary, *content]) and (text := read_carried(sent.encrypted_content)):
+        content = [text]
     return ReasoningItem(
         id=sent.id or new_id("rs"),
         status=sent.status or "completed",

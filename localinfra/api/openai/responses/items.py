@@ -53,11 +53,12 @@ class MessageItem(Item, frozen=True, kw_only=True, tag="message"):
 
 
 class ReasoningItem(Item, frozen=True, kw_only=True, tag="reasoning"):
-    """In plain text, so that clients that keep the conversation can send it back."""
+    """In plain text, so that clients that keep the conversation can send it back; also in
+    `encrypted_content` if they ask for that, since some send nothing else back."""
 
     summary: tuple[SummaryText, ...] = ()
     content: tuple[ReasoningText, ...] = ()
-    encrypted_content: None = None
+    encrypted_content: str | None = None
 
     @property
     def text(self) -> str:

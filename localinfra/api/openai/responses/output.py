@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from localinfra.api.generation.carried import carried
 from localinfra.api.generation.tools import call_id
 from localinfra.api.openai.responses.items import (
     FunctionCallItem,
@@ -213,9 +214,19 @@ class OpenMessage(OpenText):
 class OpenReasoning(OpenText):
     kind = "rs"
 
+    def __init__(self, output_index: int, carries: bool):
+        super().__init__(output_index)
+        self._carries = carries
+
     def item(self, status: Status) -> ReasoningItem:
-        content = () if status == "in_progress" else (self._part(),)
-        return ReasoningItem(id=self.id, status=status, content=content)
+        if status == "in_progress":
+            return ReasoningItem(id=self.id, status=status)
+        return ReasoningItem(
+            id=self.id,
+            status=status,
+            content=(self._part(),),
+            encrypted_content=carried(self._text) if self._carries else None,
+        )
 
     def _part(self) -> ReasoningText:
         return ReasoningText(self._text)
@@ -233,9 +244,13 @@ class OpenReasoning(OpenText):
 class OutputWriter:
     """Writes an answer's items one after the other. An item's deltas add up to its content."""
 
-    def __init__(self, names: Mapping[str, ToolName] = MappingProxyType({})) -> None:
-        """`names`: the client's names of functions, by the flat names the model uses."""
+    def __init__(
+        self, names: Mapping[str, ToolName] = MappingProxyType({}), *, carries: bool = False
+    ) -> None:
+        """`names`: the client's names of functions, by the flat names the model uses. `carries`:
+        the client wants `encrypted_content`."""
         self._names = names
+        self._carries = carries
         self.items: list[OutputItem] = []  # completed
         self._open: OpenItem | None = None
 
@@ -257,11 +272,15 @@ class OutputWriter:
     ) -> Iterator[ResponsesEvent]:
         for piece in pieces:
             if isinstance(piece, Content):
-                yield from self._turn_to(OpenMessage)
+                if not isinstance(self._open, OpenMessage):
+                    yield from self._end("completed")
+                    yield from self._begin(OpenMessage(len(self.items)))
                 yield self._add(piece.text, logprobs)
                 logprobs = ()
             elif isinstance(piece, Thought):
-                yield from self._turn_to(OpenReasoning)
+                if not isinstance(self._open, OpenReasoning):
+                    yield from self._end("completed")
+                    yield from self._begin(OpenReasoning(len(self.items), self._carries))
                 yield self._add(piece.text)
             elif isinstance(piece, CallStart):
                 yield from self._end("completed")
@@ -278,11 +297,6 @@ class OutputWriter:
         if not is_cut and all(isinstance(item, ReasoningItem) for item in self.items):
             yield from self._begin(OpenMessage(len(self.items)))
             yield from self._end("completed")
-
-    def _turn_to(self, kind: type[OpenText]) -> Iterator[ResponsesEvent]:
-        if not isinstance(self._open, kind):
-            yield from self._end("completed")
-            yield from self._begin(kind(len(self.items)))
 
     def _begin(self, item: OpenItem) -> Iterator[ResponsesEvent]:
         self._open = item

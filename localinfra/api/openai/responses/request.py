@@ -24,10 +24,8 @@ from localinfra.chat.template import check_kwargs
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 LOGPROBS = "message.output_text.logprobs"
-INCLUDABLE = {
-    LOGPROBS,
-    "reasoning.encrypted_content",  # reasoning is sent in plain text, which serves as well
-}
+CARRIED = "reasoning.encrypted_content"
+INCLUDABLE = {LOGPROBS, CARRIED}
 # What images and OpenAI's own tools would add to a response.
 NEVER_INCLUDED = {
     "code_interpreter_call.outputs",

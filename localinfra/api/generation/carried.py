@@ -1,0 +1,26 @@
+"""Reasoning in fields that clients keep and send back unread: OpenAI's `encrypted_content` and
+Anthropic's `signature`.
+
+Some clients send reasoning back in no other field, and the next prompt should have it. Encoded,
+not encrypted: what the model reasoned is no secret from its client.
+"""
+
+import base64
+import binascii
+
+MARK = "localinfra:"  # other services' values are ignored
+
+
+def carried(reasoning: str) -> str:
+    encoded = base64.b64encode(reasoning.encode())
+    return f"{MARK}{encoded.decode()}" if reasoning else ""
+
+
+def read_carried(value: str | None) -> str:
+    """The reasoning; "" if the value is not ours."""
+    if not value or not value.startswith(MARK):
+        return ""
+    try:
+        return base64.b64decode(value.removeprefix(MARK), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
