@@ -133,10 +133,13 @@ class Message(msgspec.Struct, frozen=True):
     thinking_blocks: Any = None
 
     @property
+    def other_thoughts(self) -> Sequence[object]:
+        return self.reasoning, self.thinking, self.reasoning_details, self.thinking_blocks
+
+    @property
     def thought(self) -> str | None:
         """The reasoning by the first name that has any: a client may send it by several."""
-        names = (self.reasoning, self.thinking, self.reasoning_details, self.thinking_blocks)
-        texts = [self.reasoning_content or "", *map(thought_in, names)]
+        texts = [self.reasoning_content or "", *map(thought_in, self.other_thoughts)]
         if isinstance(self.content, list):
             parts = (part.thought for part in self.content if part.is_thought(self.role))
             texts.append("\n".join(filter(None, parts)))
@@ -208,12 +211,18 @@ def _checked(message: Message, path: str) -> Message:
         calls = _functions(message.tool_calls, f"{path}.tool_calls")
         if calls != message.tool_calls:
             message = msgspec.structs.replace(message, tool_calls=calls)
-    if message.role == "assistant" and (thought := message.thought) != message.reasoning_content:
-        message = msgspec.structs.replace(message, reasoning_content=thought)
     content = _content(message, path)
-    if content is message.content:
+    thought = message.thought if message.role == "assistant" else message.reasoning_content
+    if content is message.content and not any(message.other_thoughts):
         return message
-    return msgspec.structs.replace(message, content=content)
+    return Message(
+        message.role,
+        content,
+        name=message.name,
+        tool_calls=message.tool_calls,
+        tool_call_id=message.tool_call_id,
+        reasoning_content=thought,
+    )
 
 
 def _functions(calls: Sequence[ToolCall], path: str) -> list[ToolCall]:
@@ -254,7 +263,7 @@ def _content(message: Message, path: str) -> str | None:
             return message.refusal
         if message.tool_calls:
             return None
-    if content is UNSET and message.reasoning_content is None:
+    if content is UNSET and message.thought is None:
         needs = "content or tool_calls" if message.role == "assistant" else "content"
         raise InvalidRequest(f"This {message.role} message needs {needs}.", f"{path}.content")
     return ""  # an empty answer, or a tool without output

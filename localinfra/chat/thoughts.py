@@ -49,10 +49,11 @@ class Thoughts(msgspec.Struct, frozen=True):
         """Whether this turn, as the template writes it, has the thought where reasoning stands."""
         if turn.count(thought) != 1:
             return False
+        if self.marks is None:
+            return True
         # Some print lists as they are, or an empty reasoning before every content.
         before = turn.partition(thought)[0].rstrip()
-        is_marked = self.marks and before.endswith(self.marks.begin)
-        return self.marks is None or bool(is_marked and turn.count(self.marks.begin) == 1)
+        return before.endswith(self.marks.begin) and before.count(self.marks.begin) == 1
 
 
 USUAL = Thoughts()
