@@ -193,13 +193,15 @@ class Fitting:
         asked = [Message("user", "Kw0vj"), call]
         full = [*asked, result]
         has_text = not self._voice.has_null_content
-        for spelling in sorted(SPELLINGS, key=lambda it: it.is_content_text != has_text):
+        ids = self._voice.calls.ids
+        spellings = [msgspec.structs.replace(spelling, ids=ids) for spelling in SPELLINGS]
+        for spelling in sorted(spellings, key=lambda it: it.is_content_text != has_text):
             form = Form(spelling=spelling)
             words = ["Kw0vj", "Kw1vj", "Kw2vj"]
             if self._passes(full, form, words, [TOOL]) and self._passes(asked, form, [], [TOOL]):
                 return [spelling]
-        renders = any(self._passes(full, Form(spelling=s), [], [TOOL]) for s in SPELLINGS)
-        return [] if renders else SPELLINGS
+        renders = any(self._passes(full, Form(spelling=s), [], [TOOL]) for s in spellings)
+        return [] if renders else spellings
 
     @functools.cached_property
     def thoughts(self) -> Thoughts:

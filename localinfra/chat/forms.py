@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from localinfra.chat.formats.form import INDEX, NAME
 from localinfra.chat.formats.generic import as_plain_messages, instructed
 from localinfra.chat.messages import Message, Plain, normalize
 
@@ -35,6 +36,7 @@ class Spelling(msgspec.Struct, frozen=True):
     has_short_ids: bool = False  # nine letters or digits, as Mistral requires
     is_content_text: bool = False  # beside calls an empty text, not None
     parses_arguments: bool = True  # an object if they are valid JSON of one
+    ids: str = ""  # `CallForm.ids`
 
 
 class Form(msgspec.Struct, frozen=True):
@@ -60,6 +62,8 @@ class Form(msgspec.Struct, frozen=True):
             changed = _with_system(changed, _join(system), self.system == "in_user")
         if self.spelling.has_short_ids:
             changed = _with_short_ids(changed)
+        if self.spelling.ids:
+            changed = _with_named_ids(changed, self.spelling.ids)
         plain = normalize(changed, parse_arguments=self.spelling.parses_arguments)
         if self.spelling.is_content_text:
             return [{**message, "content": message["content"] or ""} for message in plain]
@@ -198,6 +202,30 @@ def _with_short_ids(messages: Sequence[Message]) -> list[Message]:
             if waiting and waiting[-1] == short:
                 waiting.pop()
             message = msgspec.structs.replace(message, tool_call_id=short)
+        changed.append(message)
+    return changed
+
+
+def _with_named_ids(messages: Sequence[Message], form: str) -> list[Message]:
+    """Ids that hold the name of the function and count the calls, as the model writes them."""
+    named: dict[str | None, str] = {}
+    waiting: list[str] = []  # ids of calls still without a result
+    num_calls = itertools.count()
+    changed: list[Message] = []
+    for message in messages:
+        if message.tool_calls:
+            calls = []
+            for call in message.tool_calls:
+                id = form.replace(NAME, call.function.name).replace(INDEX, str(next(num_calls)))
+                named[call.id] = id
+                calls.append(msgspec.structs.replace(call, id=id))
+            waiting = [str(call.id) for call in calls]
+            message = msgspec.structs.replace(message, tool_calls=calls)
+        elif message.role == "tool":
+            given = message.tool_call_id
+            known = waiting[:1] if given is None else [named[given]] if given in named else []
+            waiting = [id for id in waiting if id not in known]
+            message = msgspec.structs.replace(message, tool_call_id=next(iter(known), given))
         changed.append(message)
     return changed
 

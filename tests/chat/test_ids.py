@@ -7,7 +7,7 @@ from chat_templates import NEMO, template
 from written_calls import FORMS, written
 
 from localinfra.chat.answer import Tool, parser_of
-from localinfra.chat.formats.form import ID, NAME, CallForm, Voice
+from localinfra.chat.formats.form import ID, INDEX, NAME, CallForm, Voice
 from localinfra.chat.formats.pieces import CallArguments, CallEnd, CallStart, Piece, joined
 from localinfra.chat.ids import CallIds, ids_in
 from localinfra.chat.messages import FunctionCall, Message, ToolCall
@@ -90,3 +90,43 @@ def test_the_next_prompt_has_the_call_as_the_model_wrote_it() -> None:
     results = [Message("tool", "Seen.", tool_call_id=id) for id in ids]
     conversation = [asked, Message("assistant", None, tool_calls=calls), *results]
     assert nemo.render(conversation).text.startswith(nemo.render([asked]).text + text)
+
+
+# As Kimi K2 has it since September 2025: the name stands only in the id.
+KIMI = """{% for message in messages %}<|im_{{ message.role }}|>
+{%- if message.role == 'tool' %}## Return of {{ message.tool_call_id }}
+{% endif %}{{ message.content or '' }}
+{%- if message.tool_calls %}<|calls|>{% for call in message.tool_calls %}
+{{- '<|call|>' ~ call['id'] ~ '<|args|>' ~ call.function.arguments | tojson ~ '<|end|>' }}
+{%- endfor %}<|calls_end|>{% endif %}<|im_end|>
+{%- endfor %}{% if tools %}{{ tools | tojson }}{% endif %}
+{%- if add_generation_prompt %}<|im_assistant|>{% endif %}"""
+
+
+def test_ids_that_hold_the_names_of_functions_are_made_as_the_model_writes_them() -> None:
+    kimi = template(KIMI)
+    assert kimi.voice.writes_calls and kimi.voice.calls.ids == f"functions.{NAME}:{INDEX}"
+    text = "<|calls|><|call|>functions.look:0<|args|>{}<|end|>"
+    text += '<|call|>functions.take:1<|args|>{"b": "x"}<|end|><|calls_end|>'
+    found = read(kimi.voice.calls, text)
+    assert [piece.name for piece in found if isinstance(piece, CallStart)] == ["look", "take"]
+    assert given(kimi.voice.calls, text) == ["", ""]  # any id will do: it is made again
+
+    def calls(*names: str, ids: tuple[str | None, ...]) -> list[Message]:
+        made = [
+            ToolCall(FunctionCall(name, "{}" if name == "look" else '{"b": "x"}'), id)
+            for name, id in zip(names, ids, strict=True)
+        ]
+        results = [Message("tool", f"Seen {id}.", tool_call_id=id) for id in reversed(ids)]
+        return [Message("assistant", None, tool_calls=made), *results]
+
+    asked = Message("user", "Look.")
+    first = calls("look", "take", ids=("call_x", "functions.take:1"))
+    prompt = kimi.render([asked, *first, *calls("look", ids=(None,)), asked]).text
+    assert prompt.startswith(kimi.render([asked]).text + text)
+    returns = [line.partition("\n")[::2] for line in prompt.split("## Return of ")[1:]]
+    assert [(id, content.partition("<")[0]) for id, content in returns] == [
+        ("functions.take:1", "Seen functions.take:1."),
+        ("functions.look:0", "Seen call_x."),
+        ("functions.look:2", "Seen None."),
+    ]

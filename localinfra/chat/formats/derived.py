@@ -24,6 +24,7 @@ from localinfra.chat.messages import Json
 
 CALLS: tuple[dict[str, Json], dict[str, Json]] = ({KEYS[0]: VALUES[0]}, {KEYS[0]: VALUES[1]})
 PYTHON_TAG = "<|python_tag|>"  # some models begin bare JSON with it
+NAMED_IDS = f"functions.{NAME}:{INDEX}"  # the only known ids that hold names: Kimi K2's
 
 
 class PlainTurn(msgspec.Struct, frozen=True):
@@ -78,6 +79,9 @@ def calls_of(probes: Probes, turn: PlainTurn, source: str) -> DerivedCalls | Non
     before = _without_turn(turn, shown.before, lead)
     form, begun = _divided(shown, before, after, lead)
     form = msgspec.structs.replace(form, opening=form.opening.removeprefix(content_end))
+    if NAME not in form.before and ID in form.before:
+        named = form.before.replace(ID, NAMED_IDS)
+        form = msgspec.structs.replace(form, before=named, ids=NAMED_IDS)
     _check(form)
     trigger, only_at_start = _trigger(form.opening + form.before, turn)
     has_tag = only_at_start and PYTHON_TAG in source

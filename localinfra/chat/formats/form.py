@@ -57,6 +57,7 @@ class CallForm(msgspec.Struct, frozen=True):
     is_single: bool = False  # a message has no more than one call
     prefix: str = ""  # optional before the trigger at the start; ignored
     has_short_ids: bool = False  # ID is nine letters or digits, and nothing else
+    ids: str = ""  # with NAME: the template writes names of functions only in ids, which look so
 
 
 class ReasoningMarks(msgspec.Struct, frozen=True):

@@ -124,7 +124,7 @@ class Probes:
         sizes: dict[Style, int] = {}
         for style in STYLES:
             text = self.calls(style, {KEYS[0]: VALUES[0]})
-            if text and NAME in text and VALUES[0] in text:
+            if text and (NAME in text or ID in text) and VALUES[0] in text:
                 sizes[style] = len(text)
         return sorted(sizes, key=lambda style: (style.is_text, sizes[style]))
 
