@@ -103,7 +103,9 @@ class Fitting:
     ) -> Iterator[Form]:
         seen: set[bytes] = set()
         lossy: set[tuple[Calls, Spelling]] = set()
+        is_apart = asked.thoughts.refuses_texts and bool(sketch.mixed)
         for form in forms(self._spellings, knows_developer=self._knows_developer):
+            form = msgspec.structs.replace(form, has_texts_apart=is_apart)
             if (form.calls, form.spelling) in lossy:
                 continue
             plain = form.messages(asked.messages, asked.instruction)
@@ -115,8 +117,6 @@ class Fitting:
                 missing = self._missing(asked, sketch, form)
             except TemplateFailed as error:
                 failures.append(error)
-                if sketch.mixed:  # gpt-oss refuses a text between reasoning and a call
-                    yield from self._apart(asked, sketch, form)
                 continue
             if missing and missing <= sketch.mixed:
                 yield from self._apart(asked, sketch, form)
@@ -219,10 +219,15 @@ class Fitting:
                     _, is_asked, turn = (text or "").partition("Kw0vj")
                     if is_asked and "Kw2vj" in turn and thoughts.is_shown(turn, THOUGHT):
                         before, _, after = turn.partition(THOUGHT)
+                        said = msgspec.structs.replace(called, content="Kw4vj")
+                        mixed = [*HI, said, *calling[2:]]
+                        form = Form(spelling=spelling)
                         return msgspec.structs.replace(
                             thoughts,
                             has_blank_before=before[-1:].isspace(),
                             has_blank_after=after[:1].isspace(),
+                            refuses_texts=messages is calling
+                            and self._tried(mixed, form, [TOOL], flags, thoughts) is None,
                         )
         return USUAL
 

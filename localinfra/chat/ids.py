@@ -35,7 +35,9 @@ class CallIds:
         self._used = {*used}
         self._held: list[Piece] = []  # of a call without its id
 
-    def push(self, pieces: Iterable[Piece]) -> list[Piece]:
+    def push(self, pieces: list[Piece]) -> list[Piece]:
+        if not self._held and not any(isinstance(piece, CallStart) for piece in pieces):
+            return pieces
         return joined(self._push(pieces))
 
     def finish(self) -> list[Piece]:

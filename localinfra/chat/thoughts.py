@@ -26,6 +26,7 @@ class Thoughts(msgspec.Struct, frozen=True):
     # The template writes blanks there itself; the model's own would be doubled.
     has_blank_before: bool = False
     has_blank_after: bool = False
+    refuses_texts: bool = False  # gpt-oss's fails if a message has reasoning, a text and calls
 
     def placed(self, message: Plain) -> Plain:
         """The message as the template reads it; `reasoning_content` is the reasoning until then."""

@@ -33,7 +33,7 @@ class Compiled(msgspec.Struct, frozen=True):
 
 class Sources:
     """The grammars of recent answers, since an agent sends the same tools with every request:
-    writing one takes 0.25 ms per tool, finding it a tenth of that. Any thread."""
+    writing one takes 0.25 ms per tool, finding it 0.004 ms. Any thread."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, GrammarSource] = OrderedDict()
@@ -128,11 +128,13 @@ class Grammars:
         relaxing = Relaxing(self._problem, members, self._vocabulary.grammar_tokens)
         lenient = [tool for tool in answer.use.callable if not tool.is_strict]
         waivers = {tool.name: relaxing.waiver(tool) for tool in lenient}
+        tries = [waivers, dict.fromkeys(waivers, ANYTHING)]
         if all(waivers[tool.name] == usual_waiver(tool) for tool in lenient):
             source = self._source(answer, prompt, waivers)
             for path, problem in relaxing.faults(source.hard).items():
                 raise UnsupportedParameter(problem, path) from None
-        for tried in (waivers, dict.fromkeys(waivers, ANYTHING)):
+            del tries[0]
+        for tried in filter(None, tries):
             try:
                 source = self._source(answer, prompt, tried)
                 compiled = self._compiled(source, answer)

@@ -16,9 +16,8 @@ from localinfra.chat.schema.keywords import as_map
 from localinfra.chat.schema.prepared import MAX_PARTS
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
-# Agents with several MCP servers send hundreds. 1,000 with five parameters each: 200,000 tokens of
-# prompt, and a second to compile their grammar, which stays below llguidance's limit of 2,000
-# alternatives.
+# Agents with several MCP servers send hundreds. 1,000 with five parameters each take 200,000 tokens
+# of prompt and a second to compile. llguidance allows 2,000 alternatives.
 MAX_TOOLS = 1024
 NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)  # OpenAI's rule, and characters MCP servers use
 
