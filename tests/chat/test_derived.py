@@ -290,7 +290,7 @@ def test_content_between_marks_before_calls() -> None:
     voice = learned(says, begins="<|open|>think<|sep|>")
     assert voice.content_end == "<|close|>response<|sep|>"
     assert voice.reasoning == ReasoningMarks(
-        "<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>"
+        "<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>", keeps_blanks=True
     )
     assert voice.calls == CallForm(
         trigger="<|open|>tools",

@@ -6,6 +6,8 @@ import msgspec
 import pytest
 from chat_templates import template
 
+from localinfra.chat.answer import parser_of
+from localinfra.chat.formats.pieces import Content, Thought, joined
 from localinfra.chat.messages import FunctionCall, Message, ToolCall, checked
 
 CALLS = "{% for call in message.tool_calls or [] %}<call>{{ call.function | tojson }}</call>"
@@ -82,6 +84,24 @@ def test_other_blanks_stay_as_the_model_wrote_them() -> None:
     said = called(reasoning_content="Hm.\n")
     text = template(field("reasoning_content")).render([HI, said, RESULT]).text
     assert "<think>Hm.\n</think>" in text
+
+
+@pytest.mark.parametrize("blanks", ["", " ", "\n"])
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_blanks_of_the_model_come_back_where_the_template_writes_none(
+    blanks: str, size: int
+) -> None:
+    thinker = template(field("reasoning_content"))
+    answer = f"<think>{blanks}Hm.\n</think>Said."
+    parser = parser_of(thinker.voice, is_thinking=False)
+    assert parser
+    parts = [answer[at : at + size] for at in range(0, len(answer), size)]
+    pieces = [piece for part in parts for piece in parser.push(part)] + parser.finish()
+    thought, said = joined(pieces)
+    assert isinstance(thought, Thought) and isinstance(said, Content)
+    message = Message("assistant", said.text, reasoning_content=thought.text)
+    prompt = thinker.render([HI, message, HI]).text
+    assert prompt.startswith(thinker.render([HI]).text + answer)
 
 
 def test_reasoning_that_a_client_left_in_the_content_is_taken_out_of_it() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 
+import msgspec
 import pytest
 from answering import ANSWERS, read, written
 from chat_templates import template
@@ -34,9 +35,10 @@ THOUGHT = "<think>\n{{ message.reasoning_content }}\n</think>\n\n"
     ids=["shown", "prompted", "empty", "field", "enabled", "disabled", "named"],
 )
 def test_reasoning(says: str, begins: str) -> None:
-    assert learned(says + CONTENT, begins).reasoning == THINK
+    marks = msgspec.structs.replace(THINK, keeps_blanks="<think>{{" in says)
+    assert learned(says + CONTENT, begins).reasoning == marks
     voice = learned(says + CONTENT + HERMES, begins)
-    assert (voice.reasoning, voice.calls, voice.content) == (THINK, GENERIC, "")
+    assert (voice.reasoning, voice.calls, voice.content) == (marks, GENERIC, "")
 
 
 def test_reasoning_that_is_cut_off_earlier_content() -> None:
@@ -49,7 +51,7 @@ def test_reasoning_without_a_mark_of_its_own_after_the_prompts_words() -> None:
         "{% if message.reasoning_content %}{{ message.reasoning_content }}\n[ANSWER]\n{% endif %}"
     )
     voice = learned(says + CONTENT, begins="My thoughts:\n")
-    assert voice.reasoning == ReasoningMarks("My thoughts:", "[ANSWER]")
+    assert voice.reasoning == ReasoningMarks("My thoughts:", "[ANSWER]", keeps_blanks=True)
 
 
 # What can't be learned

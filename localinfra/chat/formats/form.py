@@ -63,6 +63,9 @@ class CallForm(msgspec.Struct, frozen=True):
 class ReasoningMarks(msgspec.Struct, frozen=True):
     begin: str
     end: str
+    # The template shows reasoning right after `begin`: blanks there are the model's own, and the
+    # next prompt must have them.
+    keeps_blanks: bool = False
 
     def is_open_at_end_of(self, prompt: str) -> bool:
         return prompt.rstrip().endswith(self.begin.rstrip())

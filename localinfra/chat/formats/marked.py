@@ -68,6 +68,7 @@ class MarkedParser:
         self._is_cut = False  # the answer was cut off
         self._num_dropped = 0  # characters of an incomplete mark at the cut
         self._is_blank = True  # the reasoning has only blanks so far
+        self._blanks = ""  # these, if they are to be kept
         self._drops_blanks = False  # before what follows a mark
         self._has_called = False  # and no content has followed
         self._has_ended = False  # the last call; where its id comes last, only then
@@ -179,7 +180,10 @@ class MarkedParser:
         is_there = found is not None and found[0] == self._reasoning.end
         thought = self._take_text(at, is_all and not is_there)
         if self._is_blank:
+            self._blanks += thought[: len(thought) - len(thought.lstrip())]
             thought = thought.lstrip()
+            if thought and self._reasoning.keeps_blanks:
+                thought = self._blanks + thought
         if thought:
             self._is_blank = False
             yield Thought(thought)

@@ -72,7 +72,8 @@ def _around(
     if len(ends) > 1:
         end = shared_start(ends[0].strip(), ends[1].strip()).strip() or end
     begin = _begin(before, end, turn, calls)
-    return ReasoningMarks(begin, end) if begin and end else None
+    keeps_blanks = not before[-1:].isspace()
+    return ReasoningMarks(begin, end, keeps_blanks) if begin and end else None
 
 
 def _begin(before: str, end: str, turn: PlainTurn, calls: DerivedCalls | None) -> str:
