@@ -29,7 +29,7 @@ from localinfra.errors import InvalidRequest
 PROBE_S = 0.2  # CPU time; a run usually takes a millisecond
 MAX_KNOWN = 1024  # shapes with a cached form
 
-THOUGHT = "Kw3vj"
+THOUGHT = "Kwthoughtvj"
 HI = [Message("user", "Kw0vj")]
 CALL = ToolCall(FunctionCall("Kw1vj", '{"k":"v"}'), "call_1")
 
@@ -206,30 +206,36 @@ class Fitting:
     @functools.cached_property
     def thoughts(self) -> Thoughts:
         """Where the template shows reasoning, once: beside a call, or else before an answer."""
-        spelling = next(iter(self._spellings), Spelling())
+        result = Message("tool", "Kw2vj", tool_call_id="call_1")
         called = Message("assistant", None, tool_calls=[CALL], reasoning_content=THOUGHT)
-        calling = [*HI, called, Message("tool", "Kw2vj", tool_call_id="call_1")]
-        answering = [*HI, Message("assistant", "Kw2vj", reasoning_content=THOUGHT)]
+        said = Message("assistant", "Kw2vj", reasoning_content=THOUGHT)
+        mixed = msgspec.structs.replace(called, content="Kw3vj")
         for thoughts in candidates(self._voice.reasoning):
+            turn = self._thinking([called, result], thoughts)
+            refuses_texts = bool(turn) and self._thinking([mixed, result], thoughts) is None
             # Some templates leave out calls beside a content.
-            is_risky = thoughts.marks is not None and self._voice.writes_calls
-            for messages in (calling,) if is_risky else (calling, answering):
-                for flags in ({}, ENABLED):
-                    text = self._tried(messages, Form(spelling=spelling), [TOOL], flags, thoughts)
-                    _, is_asked, turn = (text or "").partition("Kw0vj")
-                    if is_asked and "Kw2vj" in turn and thoughts.is_shown(turn, THOUGHT):
-                        before, _, after = turn.partition(THOUGHT)
-                        said = msgspec.structs.replace(called, content="Kw4vj")
-                        mixed = [*HI, said, *calling[2:]]
-                        form = Form(spelling=spelling)
-                        return msgspec.structs.replace(
-                            thoughts,
-                            has_blank_before=before[-1:].isspace(),
-                            has_blank_after=after[:1].isspace(),
-                            refuses_texts=messages is calling
-                            and self._tried(mixed, form, [TOOL], flags, thoughts) is None,
-                        )
+            if not turn and not (thoughts.marks and self._voice.writes_calls):
+                turn = self._thinking([said], thoughts)
+            if turn:
+                before, _, after = turn.partition(THOUGHT)
+                return msgspec.structs.replace(
+                    thoughts,
+                    has_blank_before=before[-1:].isspace(),
+                    has_blank_after=after[:1].isspace(),
+                    refuses_texts=refuses_texts,
+                )
         return USUAL
+
+    def _thinking(self, messages: Sequence[Message], thoughts: Thoughts) -> str | None:
+        """What follows the user's message; "" if it does not show reasoning where it belongs, None
+        if the template fails."""
+        form = Form(spelling=next(iter(self._spellings), Spelling()))
+        texts = [
+            self._tried([*HI, *messages], form, [TOOL], flags, thoughts) for flags in ({}, ENABLED)
+        ]
+        turns = [text.partition("Kw0vj")[2] for text in texts if text is not None]
+        shown = (turn for turn in turns if "Kw2vj" in turn and thoughts.is_shown(turn, THOUGHT))
+        return next(shown, "" if turns else None)
 
     def _passes(
         self, messages: Sequence[Message], form: Form, words: Sequence[str], tools: Json
