@@ -11,17 +11,14 @@ import msgspec
 from localinfra.chat.formats.form import ReasoningMarks
 from localinfra.chat.messages import Json, Message, Plain
 
-FIELDS: Sequence[Literal["reasoning_content", "reasoning", "thinking", "thought"]] = (
-    *("reasoning_content", "reasoning", "thinking", "thought"),
-)
+Field = Literal["reasoning_content", "reasoning", "thinking", "thought"]
+FIELDS: Sequence[Field] = ("reasoning_content", "reasoning", "thinking", "thought")
 
 
 class Thoughts(msgspec.Struct, frozen=True):
     """Where one template reads the reasoning of a message."""
 
-    place: Literal["reasoning_content", "reasoning", "thinking", "thought", "blocks", "content"] = (
-        "reasoning_content"
-    )
+    place: Field | Literal["blocks", "content"] = "reasoning_content"
     marks: ReasoningMarks | None = None  # around blocks and what stands in the content
     # The template writes blanks there itself; the model's own would be doubled.
     has_blank_before: bool = False

@@ -134,8 +134,8 @@ def content_blocks(pieces: Iterable[Piece], hides_thinking: bool) -> list[Conten
             blocks.append(TextBlock(text_of([first, *others])))
         elif isinstance(first, Thought):
             thought = text_of([first, *others])
-            hidden = ThinkingBlock("", carried(thought))
-            blocks.append(hidden if hides_thinking else ThinkingBlock(thought))
+            shown = ("", carried(thought)) if hides_thinking else (thought,)
+            blocks.append(ThinkingBlock(*shown))
         elif isinstance(first, CallStart):
             call, arguments, is_open = first, "{}", True
         elif isinstance(first, CallArguments):
