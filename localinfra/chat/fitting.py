@@ -15,6 +15,7 @@ import msgspec
 
 from localinfra.chat.control_tokens import Brackets, ControlTokens
 from localinfra.chat.formats.form import Voice
+from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.formats.thinking import ENABLED
 from localinfra.chat.forms import SPELLINGS, TURNS, Calls, Form, Spelling, forms
 from localinfra.chat.messages import FunctionCall, Json, Message, ToolCall
@@ -104,7 +105,10 @@ class Fitting:
         seen: set[bytes] = set()
         lossy: set[tuple[Calls, Spelling]] = set()
         is_apart = asked.thoughts.refuses_texts and bool(sketch.mixed)
-        for form in forms(self._spellings, knows_developer=self._knows_developer):
+        worded = GENERIC if self._voice.writes_calls else self._voice.calls
+        for form in forms(
+            self._spellings, knows_developer=self._knows_developer, plain_calls=worded
+        ):
             form = msgspec.structs.replace(form, has_texts_apart=is_apart)
             if (form.calls, form.spelling) in lossy:
                 continue

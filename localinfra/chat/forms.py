@@ -13,8 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from localinfra.chat.formats.form import INDEX, NAME
-from localinfra.chat.formats.generic import as_plain_messages, instructed
+from localinfra.chat.formats.form import INDEX, NAME, CallForm
+from localinfra.chat.formats.generic import GENERIC, as_plain_messages, instructed
 from localinfra.chat.messages import Message, Plain, normalize
 
 SHORT_ID = re.compile("[A-Za-z0-9]{9}")
@@ -45,10 +45,11 @@ class Form(msgspec.Struct, frozen=True):
     system: System = "given"
     spelling: Spelling = Spelling()
     has_texts_apart: bool = False  # a text beside calls has a message of its own
+    plain_calls: CallForm = GENERIC  # of calls as plain text
 
     def messages(self, messages: Sequence[Message], instruction: str = "") -> list[Plain]:
         """The messages for the template. `instruction`: about tools, for a system message."""
-        changed = instructed(_with_calls(messages, self.calls), instruction)
+        changed = instructed(_with_calls(messages, self), instruction)
         if self.has_texts_apart:
             changed = [part for message in changed for part in _apart(message)]
         system: list[Message] = []
@@ -82,7 +83,9 @@ SPELLINGS = [
 TURNS: tuple[Turns, ...] = ("given", "joined", "led", "bridged", "appended")
 
 
-def forms(spellings: Sequence[Spelling], *, knows_developer: bool) -> Iterator[Form]:
+def forms(
+    spellings: Sequence[Spelling], *, knows_developer: bool, plain_calls: CallForm = GENERIC
+) -> Iterator[Form]:
     """From the original to the most altered; the last has alternating user and assistant turns of
     plain text, which every template accepts. No `spellings`: the template shows no calls."""
     calls: list[Calls] = ["given", "single", "orphans_plain", "plain"] if spellings else ["plain"]
@@ -92,18 +95,18 @@ def forms(spellings: Sequence[Spelling], *, knows_developer: bool) -> Iterator[F
     for call, spelling, turn, place in itertools.product(
         calls, spellings or [Spelling()], TURNS, system
     ):
-        yield Form(call, turn, place, spelling)
+        yield Form(call, turn, place, spelling, plain_calls=plain_calls)
 
 
 # Calls and results
 
 
-def _with_calls(messages: Sequence[Message], calls: Calls) -> list[Message]:
-    if calls == "plain":
-        return as_plain_messages(messages)
-    if calls == "orphans_plain":
+def _with_calls(messages: Sequence[Message], form: Form) -> list[Message]:
+    if form.calls == "plain":
+        return as_plain_messages(messages, form=form.plain_calls)
+    if form.calls == "orphans_plain":
         return as_plain_messages(messages, _without_partner(messages))
-    if calls == "single":
+    if form.calls == "single":
         return [part for run in _rounds(messages) for part in _one_by_one(run)]
     return [*messages]
 

@@ -13,6 +13,7 @@ from localinfra.chat.formats.form import Voice
 from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.formats.probes import NotDerived, Probes
 from localinfra.chat.formats.thinking import content_mark, reasoning_of
+from localinfra.chat.formats.worded import worded_form
 from localinfra.chat.messages import Json, Plain
 from localinfra.chat.sandbox.environment import SANDBOX, CompiledTemplate
 from localinfra.chat.sandbox.meter import Deadline, LimitExceeded, Meter
@@ -47,9 +48,10 @@ def _learned(probes: Probes, source: str) -> Voice:
     calls: DerivedCalls | None = calls_of(probes, turn, source)
     reasoning = reasoning_of(probes, turn, calls, source)
     if calls is None:
+        worded = worded_form(probes.instruction)
         return Voice(
-            GENERIC,
-            takes_tools=False,
+            worded or GENERIC,
+            takes_tools=worded is not None,
             reasoning=reasoning,
             content=content_mark(turn, reasoning, ""),
         )

@@ -58,10 +58,13 @@ def _example(form: CallForm) -> str:
 
 
 def as_plain_messages(
-    messages: Sequence[Message], chosen: Collection[int] | None = None
+    messages: Sequence[Message],
+    chosen: Collection[int] | None = None,
+    form: CallForm = GENERIC,
 ) -> list[Message]:
     """The conversation in roles and texts that every template knows; with `chosen`, only these
-    indices are rewritten. `messages` have text or None as content."""
+    indices are rewritten. `messages` have text or None as content. `form`: of calls, with
+    arguments as JSON."""
     plain: list[Message] = []
     results: list[str] = []  # of parallel calls: many templates require roles to alternate
     for at, message in enumerate(messages):
@@ -72,7 +75,7 @@ def as_plain_messages(
         if results:
             plain.append(Message("user", "\n".join(results)))
             results = []
-        plain.append(_plain(message) if is_chosen else message)
+        plain.append(_plain(message, form) if is_chosen else message)
     if results:
         plain.append(Message("user", "\n".join(results)))
     return plain
@@ -89,14 +92,16 @@ def instructed(messages: list[Message], instruction: str) -> list[Message]:
     return [Message("system", instruction), *messages]
 
 
-def _plain(message: Message) -> Message:
+def _plain(message: Message, form: CallForm) -> Message:
     if not message.tool_calls:
         return message
     calls = [
-        f'<tool_call>\n{{"name": "{call.function.name}", '
-        f'"arguments": {call.function.arguments or "{}"}}}\n</tool_call>'
+        form.before.replace(NAME, call.function.name)
+        + (call.function.arguments or "{}")
+        + form.after
         for call in message.tool_calls
     ]
-    parts = [message.content, *calls] if isinstance(message.content, str) else calls
+    called = f"{form.opening}{form.separator.join(calls)}{form.closing}"
+    parts = [message.content, called] if isinstance(message.content, str) else [called]
     text = "\n".join(part for part in parts if part)
     return msgspec.structs.replace(message, content=text, tool_calls=None)

@@ -114,6 +114,11 @@ class Probes:
         return self.turn(message, flags=flags)
 
     @property
+    def instruction(self) -> str:
+        """What the model is told before the user's message, with tools."""
+        return (self._render(self._asked, self._tools) or "").partition(USER)[0]
+
+    @property
     def describes_tools(self) -> bool:
         """Whether the prompt differs with and without tools."""
         return self._render(self._asked, self._tools) != self._render(self._asked, [])
