@@ -1,7 +1,7 @@
 """What a template renders for an assistant's message, read back by the parser of its model."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -29,23 +29,30 @@ ARGUMENTS: dict[str, Json] = {
 KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
-def described(value: Json) -> Json:
-    """Its schema, with all that templates read of one."""
+def schema_of(value: Json) -> dict[str, Json]:
     if isinstance(value, dict):
-        properties = {key: described(inner) for key, inner in value.items()}
-        kind: dict[str, Json] = {"properties": properties, "additionalProperties": True}
-        return {"type": "object", "description": "d", **kind}
+        properties: dict[str, Json] = {key: schema_of(inner) for key, inner in value.items()}
+        return {"type": "object", "properties": properties, "additionalProperties": True}
     if isinstance(value, list):
-        return {"type": "array", "description": "d", "items": {"description": "d"}}
-    return {"type": KINDS[type(value)], "description": "d"}
+        return {"type": "array", "items": {}}
+    return {"type": KINDS[type(value)]}
 
 
-PROPERTIES: dict[str, Json] = {key: described(value) for key, value in ARGUMENTS.items()}
-PARAMETERS: dict[str, Json] = {"type": "object", "properties": PROPERTIES}
-TOOLS: list[dict[str, Json]] = [
-    {"type": "function", "function": {"name": name, "description": "d", "parameters": PARAMETERS}}
-    for name in ("look", "take")
-]
+def described(schema: dict[str, Json]) -> dict[str, Json]:
+    """With the descriptions that templates want to read everywhere."""
+    found: dict[str, Json] = {"description": "d", **schema}
+    properties, items = schema.get("properties"), schema.get("items")
+    if isinstance(properties, dict):
+        found["properties"] = {
+            name: described(each) for name, each in properties.items() if isinstance(each, dict)
+        }
+    if isinstance(items, dict):
+        found["items"] = described(items)
+    return found
+
+
+PARAMETERS = described(schema_of(ARGUMENTS))
+TOOLS = [Tool(name, {}, PARAMETERS, "tools") for name in ("look_up", "take_in")]
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -69,24 +76,34 @@ class Read(msgspec.Struct, frozen=True):
         )
 
 
-LOOK: tuple[str, Json] = ("look", ARGUMENTS)
-TAKE: tuple[str, Json] = ("take", {"text": "b"})
+LOOK: tuple[str, Json] = ("look_up", ARGUMENTS)
+TAKE: tuple[str, Json] = ("take_in", {"text": "b"})
 ANSWERS = {
     "content": Read(SAID),
     "reasoning": Read(SAID, THOUGHT),
     "call": Read(calls=[LOOK]),
-    "no arguments": Read(calls=[("look", {})]),
+    "no arguments": Read(calls=[("look_up", {})]),
     "two calls": Read(calls=[LOOK, TAKE]),
     "content and a call": Read(SAID, calls=[TAKE]),
     "reasoning and a call": Read("", THOUGHT, [TAKE]),
 }
 
 
-def written(template: ChatTemplate, answer: Read) -> tuple[str, bool]:
+def written(
+    template: ChatTemplate, answer: Read, tools: Sequence[Tool] = TOOLS
+) -> tuple[str, bool]:
     """The text of an answer, and whether the prompt has opened its reasoning."""
     voice = template.voice
-    prompt = template.render([ASKED], tools=TOOLS).text
-    whole = template.render([ASKED, answer.message], tools=TOOLS, add_generation_prompt=False).text
+    declared: list[dict[str, Json]] = [
+        {
+            "type": "function",
+            "function": {"name": tool.name, "description": "d", "parameters": tool.parameters},
+        }
+        for tool in tools
+    ]
+    said = [ASKED, answer.message]
+    prompt = template.render([ASKED], tools=declared).text
+    whole = template.render(said, tools=declared, add_generation_prompt=False).text
     shared = shared_start(whole, prompt)
     # Command R+ says more to the model before the assistant's role.
     text = whole[len(shared) :].removeprefix(tokens(prompt)[-1])
@@ -100,8 +117,9 @@ def written(template: ChatTemplate, answer: Read) -> tuple[str, bool]:
     return text.lstrip().removeprefix(voice.reasoning.end) if closed else text, False
 
 
-def read(voice: Voice, parts: Iterable[str], is_thinking: bool) -> Read:
-    tools = [Tool(name, {}, PARAMETERS, "tools") for name in ("look", "take")]
+def read(
+    voice: Voice, parts: Iterable[str], is_thinking: bool, tools: Sequence[Tool] = TOOLS
+) -> Read:
     parser = parser_of(voice, tools=tools, is_thinking=is_thinking)
     assert parser
     pieces = [piece for part in parts for piece in parser.push(part)] + parser.finish()

@@ -3,12 +3,28 @@
 import json
 from typing import Any
 
-from localinfra.chat.formats.form import ID, INDEX, KEY, NAME, TYPE, CallForm, Members
+import msgspec
 
+from localinfra.chat.formats.form import (
+    ID,
+    INDEX,
+    KEY,
+    NAME,
+    TYPE,
+    CallForm,
+    Layout,
+    Members,
+    in_order,
+)
+from localinfra.chat.formats.generic import GENERIC
+from localinfra.chat.messages import Json
+
+Call = tuple[str, dict[str, Any]]
 ALL_BUT_TEXT = ("number", "integer", "boolean", "null", "object", "array")
 P = "]<]minimax[>["  # MiniMax-M3 writes it before each tag
 
 FORMS = {
+    "json": GENERIC,
     "lines": CallForm(  # Qwen3-Coder
         trigger="<tool_call>",
         before=f"<tool_call>\n<function={NAME}>\n",
@@ -88,7 +104,9 @@ FORMS = {
         members=Members(
             f"{KEY}:", "", ",",
             quotes=('<|"|>', '<|"|>'), words=("true", "false", "None"), literals="bare",
+            order="caseless",
         ),
+        layout=Layout(",", ":", order="caseless"),
     ),
     "python": CallForm(  # LFM2.5
         trigger="<|tool_call_start|>",
@@ -100,6 +118,7 @@ FORMS = {
         members=Members(
             f"{KEY}=", "", ", ",
             quotes=("'", "'"), words=("True", "False", "None"), literals="python",
+            json_kinds=frozenset(["object"]),
         ),
     ),
     "cdata": CallForm(  # MiniCPM5
@@ -109,7 +128,8 @@ FORMS = {
         separator="\n",
         members=Members(
             f'<param name="{KEY}">', "</param>",
-            quotes=("<![CDATA[", "]]>"), words=("True", "False", "None"), literals="python",
+            quotes=("<![CDATA[", "]]>"), quotes_always=False,
+            words=("True", "False", "None"), literals="python",
         ),
     ),
     "named-twice": CallForm(  # muse-glimmer
@@ -142,10 +162,44 @@ FORMS = {
         separator=",\n    ",
         closing="\n]<|END_ACTION|>",
     ),
+    "json-on-lines": CallForm(  # Command R+
+        trigger="Action:",
+        opening="Action:\n```json\n[\n    ",
+        before=f'{{\n        "tool_name": "{NAME}",\n        "parameters": ',
+        after="\n    }",
+        separator=",\n    ",
+        closing="\n]```",
+        layout=Layout(is_on_lines=True),
+    ),
+    "json-in-ascii": msgspec.structs.replace(GENERIC, layout=Layout(is_ascii=True)),  # Reka
+    "sorted-json": msgspec.structs.replace(GENERIC, layout=Layout(",", ":", order="sorted")),
+    "json-in-tags": CallForm(
+        trigger="<call",
+        before=f'<call name="{NAME}">\n',
+        after="</call>",
+        separator="\n",
+        members=Members(
+            f"<{KEY}>", f"</{KEY}>\n",
+            quotes=('"', '"'), has_escapes=True, words=("True", "False", "None"),
+        ),
+        layout=Layout(is_ascii=True),
+    ),
+    "python-texts": CallForm(
+        trigger="[calls:",
+        opening="[calls: ",
+        before=f"{NAME}(",
+        after=")",
+        separator=", ",
+        closing="]",
+        members=Members(
+            f"{KEY}=", "", ", ",
+            quotes=("'", "'"), words=("True", "False", "None"), literals="python", has_escapes=True,
+        ),
+    ),
 }  # fmt: skip
 
 
-def written(form: CallForm, calls: list[tuple[str, dict[str, Any]]]) -> str:
+def written(form: CallForm, *calls: Call) -> str:
     """The calls as the model's template writes them."""
     texts = []
     for at, (name, arguments) in enumerate(calls):
@@ -153,56 +207,86 @@ def written(form: CallForm, calls: list[tuple[str, dict[str, Any]]]) -> str:
             mark.replace(NAME, name).replace(ID, f"abcdefgh{at}").replace(INDEX, str(at))
             for mark in (form.before, form.after)
         )
-        texts.append(before + written_arguments(form, arguments) + after)
+        texts.append(before + inside(form, arguments) + after)
     return form.opening + form.separator.join(texts) + form.closing
 
 
-def written_arguments(form: CallForm, arguments: dict[str, Any]) -> str:
+def inside(form: CallForm, arguments: dict[str, Json]) -> str:
     if form.members is None:
-        return json.dumps(arguments, ensure_ascii=False)
+        return json_text(form.layout, arguments)
+    names = in_order(arguments, form.members.order)
+    return form.members.separator.join(member(form, name, arguments[name]) for name in names)
+
+
+def member(form: CallForm, name: str, value: Json) -> str:
+    """An argument, or what is written like one."""
+    assert form.members
     members = form.members
-    return members.separator.join(member(key, value, members) for key, value in arguments.items())
+    text = argument_text(members, value) if isinstance(value, str) else plain(form, value)
+    kind = members.types.get(kind_of(value), "")
+    before, after = (
+        mark.replace(KEY, name).replace(TYPE, kind) for mark in (members.before, members.after)
+    )
+    return before + text + after
 
 
-def member(key: str, value: Any, members: Members) -> str:
-    kind = kind_of(value)
-    before = members.before.replace(KEY, key).replace(TYPE, members.types.get(kind, ""))
-    return before + plain(value, members) + members.after.replace(KEY, key)
+def argument_text(members: Members, value: str) -> str:
+    if members.has_escapes:
+        return repr(value) if members.literals == "python" else json.dumps(value)
+    is_quoted = members.quotes_always or "<" in value
+    return value.join(members.quotes) if is_quoted else value
 
 
-def plain(value: Any, members: Members) -> str:
-    if isinstance(value, str):
-        return members.quotes[0] + value + members.quotes[1]
-    if isinstance(value, dict | list) and members.item:
-        pairs = value.items() if isinstance(value, dict) else [(members.item, v) for v in value]
-        return "".join(member(key, each, members) for key, each in pairs)
+def plain(form: CallForm, value: Json) -> str:
+    """Of another type than text."""
+    assert form.members
+    members = form.members
+    if value is None or isinstance(value, bool):
+        return members.words[2 if value is None else 1 - value]
+    if members.item and isinstance(value, dict):
+        return "".join(member(form, *each) for each in value.items())
+    if members.item and isinstance(value, list):
+        return "".join(member(form, members.item, each) for each in value)
     if members.literals == "bare":
-        return bare(value, members)
-    if value is None or isinstance(value, bool):
-        return members.words[2 if value is None else 1 - value]
-    return repr(value) if members.literals == "python" else json.dumps(value, ensure_ascii=False)
+        return bare(form, value)
+    is_json = members.literals == "json" or kind_of(value) in members.json_kinds
+    return json_text(form.layout, value) if is_json else repr(value)
 
 
-def bare(value: Any, members: Members) -> str:
+def bare(form: CallForm, value: Json) -> str:
+    layout = form.layout
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{bare(each, members)}" for key, each in value.items()) + "}"
+        names = in_order(value, layout.order)
+        pairs = [f"{name}{layout.colon}{bare(form, value[name])}" for name in names]
+        return "{" + layout.comma.join(pairs) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(bare(each, members) for each in value) + "]"
+        return "[" + layout.comma.join(bare(form, each) for each in value) + "]"
+    assert form.members
     if value is None or isinstance(value, bool):
-        return members.words[2 if value is None else 1 - value]
-    return plain(value, members) if isinstance(value, str) else json.dumps(value)
+        return plain(form, value)
+    return value.join(form.members.quotes) if isinstance(value, str) else json.dumps(value)
 
 
-def kind_of(value: Any) -> str:
+def json_text(layout: Layout, value: Json) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=layout.is_ascii,
+        indent=4 if layout.is_on_lines else None,
+        separators=("," if layout.is_on_lines else layout.comma, layout.colon),
+        sort_keys=layout.order == "sorted",
+    )
+
+
+def kind_of(value: Json) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else "boolean"
     kinds = {str: "string", int: "integer", float: "number", list: "array", dict: "object"}
     return kinds[type(value)]
 
 
-def schema_of(value: Any) -> dict[str, Any]:
+def schema_of(value: Json) -> dict[str, Json]:
     """A schema that this value has, and no value of another type."""
-    schema: dict[str, Any] = {"type": kind_of(value)}
+    schema: dict[str, Json] = {"type": kind_of(value)}
     if isinstance(value, dict):
         schema["properties"] = {key: schema_of(each) for key, each in value.items()}
     if isinstance(value, list) and value:

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from localinfra.chat.formats.bare import BareCalls
-from localinfra.chat.formats.form import Members, Voice
+from localinfra.chat.formats.form import CallForm, Voice
 from localinfra.chat.formats.harmony import HARMONY, HarmonyParser
 from localinfra.chat.formats.marked import MarkedParser
 from localinfra.chat.formats.pieces import Parser
@@ -112,7 +112,7 @@ def grammar_of(
                 tool.parameters,
                 tool.param,
                 waivers.get(tool.name, usual_waiver(tool)),
-                voice.calls.members,
+                voice.calls,
                 lark,
             )
             for tool in answer.use.callable
@@ -150,11 +150,11 @@ def usual_waiver(tool: Tool) -> Waiver:
 
 
 def arguments_source(
-    tool: Tool, waiver: Waiver, members: Members | None, tokens: Mapping[str, int]
+    tool: Tool, waiver: Waiver, form: CallForm, tokens: Mapping[str, int]
 ) -> GrammarSource:
     """A grammar of this function's arguments alone. Raises the same errors as `grammar_of`."""
     lark = LarkWriter(tokens)
-    rule = function(tool.name, tool.parameters, tool.param, waiver, members, lark).arguments
+    rule = function(tool.name, tool.parameters, tool.param, waiver, form, lark).arguments
     return source_of(rule, lark.lines)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from localinfra.chat.answer import GrammarSource, Tool, arguments_source, source_of, usual_waiver
-from localinfra.chat.formats.form import Members
+from localinfra.chat.formats.form import CallForm
+from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.keywords import as_map
 from localinfra.chat.schema.prepared import Hard, Leniency, Waiver
@@ -29,12 +30,12 @@ class Relaxing:
     def __init__(
         self,
         problem: Problem,
-        members: Members | None = None,
+        form: CallForm = GENERIC,
         tokens: Mapping[str, int] = {},
     ):
-        """`members` and `tokens` as for `arguments_source`."""
+        """`form` and `tokens` as for `arguments_source`."""
         self._problem = problem
-        self._members = members
+        self._form = form
         self._tokens = tokens
         self._deadline_s = time.monotonic() + MAX_RELAXING_S
 
@@ -87,7 +88,7 @@ class Relaxing:
         return not is_late and self._problem(source) is None
 
     def _source(self, tool: Tool, waiver: Waiver) -> GrammarSource:
-        return arguments_source(tool, waiver, self._members, self._tokens)
+        return arguments_source(tool, waiver, self._form, self._tokens)
 
 
 ANYTHING = Waiver(Leniency.ALL)

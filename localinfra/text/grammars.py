@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from localinfra.chat.answer import Answer, GrammarSource, grammar_of, usual_waiver
+from localinfra.chat.formats.generic import GENERIC
 from localinfra.chat.relaxing import ANYTHING, Relaxing
 from localinfra.chat.schema.prepared import Waiver
 from localinfra.engine.grammar.client import as_lark, as_regex
@@ -124,8 +125,8 @@ class Grammars:
     ) -> Compiled:
         """Leaves out parts of single tools' schemas; or else, if each compiles but not all of them
         together, the schemas of all. Raises `error` if that does not help."""
-        members = prompt.voice.calls.members if prompt else None
-        relaxing = Relaxing(self._problem, members, self._vocabulary.grammar_tokens)
+        form = prompt.voice.calls if prompt else GENERIC
+        relaxing = Relaxing(self._problem, form, self._vocabulary.grammar_tokens)
         lenient = [tool for tool in answer.use.callable if not tool.is_strict]
         waivers = {tool.name: relaxing.waiver(tool) for tool in lenient}
         tries = [waivers, dict.fromkeys(waivers, ANYTHING)]

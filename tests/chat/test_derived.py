@@ -10,10 +10,12 @@ from localinfra.chat.formats.form import (
     NAME,
     TYPE,
     CallForm,
+    Layout,
     Members,
     ReasoningMarks,
 )
 from localinfra.chat.formats.generic import GENERIC
+from localinfra.chat.messages import FunctionCall, Message, ToolCall
 
 
 def form(calls: str) -> CallForm:
@@ -106,6 +108,7 @@ def test_calls_in_messages_without_content_and_arguments_as_text() -> None:
         after="</call>",
         separator="\n",
         closing="</calls>",
+        has_open_end=True,
     )
 
 
@@ -184,6 +187,21 @@ def test_texts_as_json() -> None:
     )
 
 
+def test_the_layout_of_json() -> None:
+    def layout(options: str) -> Layout:
+        written = HERMES.replace("tojson ~", f"tojson({options}) ~")
+        return form(written).layout
+
+    assert layout("indent=2") == Layout(is_on_lines=True)
+    assert layout("ensure_ascii=true") == Layout(is_ascii=True)
+    assert layout("separators=(',', ':'), sort_keys=true") == Layout(",", ":", order="sorted")
+
+
+def test_objects_as_json_beside_pythons_lists() -> None:
+    found = members("<arg {{ key }}>{{ value | tojson if value is mapping else value }}</arg>")
+    assert found.literals == "python" and found.json_kinds == {"object"}
+
+
 def test_calls_as_in_python() -> None:
     calls = """{% for call in message.tool_calls or [] %}{{ '<|call|>[' if loop.first }}
         {{- call.function.name ~ '(' }}
@@ -232,7 +250,9 @@ def test_objects_without_quoted_keys() -> None:
             separator=",",
             quotes=('<|"|>', '<|"|>'),
             literals="bare",
+            order="caseless",
         ),
+        layout=Layout(",", ":", order="caseless"),
     )
 
 
@@ -253,6 +273,33 @@ def test_nested_tags() -> None:
     found = form(calls)
     assert found.members == Members(f"|<{KEY}>", f"|</{KEY}>", item="item")
     assert (found.before, found.after) == (f'|<call name="{NAME}">', "|</call>")
+
+
+def test_null_as_an_item_where_it_is_no_argument() -> None:
+    calls = NESTED.replace("else %}{{ value if", "elif value is not none %}{{ value if")
+    calls = calls.replace("value.items() %}", "value.items() if inner is not none %}")
+    calls += EACH + '|<call name="{{ call.name }}">{{ nested(call.arguments) }}|</call>\n' + END
+    found = form(calls).members
+    assert found and found.words == ("true", "false", "")
+
+
+def test_a_form_that_is_only_described_to_the_model() -> None:
+    told = "{% if tools %}Call tools only with <|tool_call|> and a JSON list of calls.{% endif %}"
+    found = template(told + FRAME.replace("SAYS", CONTENT).replace("BEGINS", ""))
+    voice = found.voice
+    assert voice.takes_tools and not voice.writes_calls
+    assert voice.calls == CallForm(
+        trigger="<|tool_call|>",
+        opening="<|tool_call|>[",
+        before=f'{{"name": "{NAME}", "arguments": ',
+        after="}",
+        separator=", ",
+        closing="]",
+    )
+    call = ToolCall(FunctionCall("f", '{"a": 1}'), "id1")
+    messages = [Message("user", "Hi"), Message("assistant", None, tool_calls=[call])]
+    shown = found.render(messages, add_generation_prompt=False).text
+    assert '<|bot|><|tool_call|>[{"name": "f", "arguments": {"a": 1}}]<|end|>' in shown
 
 
 def test_a_message_for_each_call() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from written_calls import FORMS, schema_of, written
+from written_calls import FORMS, Call, schema_of, written
 
 from localinfra.chat.answer import Tool, parser_of
 from localinfra.chat.formats.form import CallForm, ReasoningMarks, Voice
@@ -22,8 +22,6 @@ from localinfra.chat.formats.pieces import (
     joined,
 )
 from localinfra.chat.partial import completed_object
-
-Call = tuple[str, dict[str, Any]]
 
 TRICKY: Call = (
     "note",
@@ -87,7 +85,7 @@ def one_argument(form: CallForm, text: str, schema: Any = None) -> Any:
     """The value of an argument `a` of `f` that is written like this."""
     schemas = {"f": {"type": "object", "properties": {"a": {} if schema is None else schema}}}
     mark = "VALUE"
-    whole = written(form, [("f", {"a": mark})])
+    whole = written(form, ("f", {"a": mark}))
     quotes = form.members.quotes if form.members else ("", "")
     whole = whole.replace(quotes[0] + mark + quotes[1], text)
     ((_, arguments),) = calls_in(read(parser(form, [("f", {})], schemas), [whole]))
@@ -98,7 +96,7 @@ def one_argument(form: CallForm, text: str, schema: Any = None) -> Any:
 @pytest.mark.parametrize("shape", FORMS)
 def test_a_written_call_is_read_back_however_it_is_split(shape: str, name: str) -> None:
     form, calls = FORMS[shape], CALLS[name]
-    text = f"Let me see.\n{written(form, calls)}\n"
+    text = f"Let me see.\n{written(form, *calls)}\n"
     pieces = read(parser(form, calls), [text])
     assert isinstance(pieces[0], Content) and pieces[0].text.strip() == "Let me see."
     assert equal(calls_in(pieces[1:]), calls)
@@ -110,7 +108,7 @@ def test_a_written_call_is_read_back_however_it_is_split(shape: str, name: str) 
 @pytest.mark.parametrize("shape", FORMS)
 def test_a_cut_call_has_the_beginning_of_its_arguments_and_no_end(shape: str) -> None:
     form = FORMS[shape]
-    text = written(form, [TRICKY])
+    text = written(form, TRICKY)
     (whole,) = [
         p.text for p in read(parser(form, [TRICKY]), [text]) if isinstance(p, CallArguments)
     ]
@@ -165,7 +163,7 @@ SOME_CALLS = st.lists(ARGUMENTS, min_size=1, max_size=2).map(
 @given(calls=SOME_CALLS, size=st.integers(1, 9))
 def test_any_written_call_is_read_back(shape: str, calls: list[Call], size: int) -> None:
     form = FORMS[shape]
-    text = written(form, calls)
+    text = written(form, *calls)
     whole = read(parser(form, calls), [text])
     assert equal(calls_in(whole), calls)
     parts = [text[at : at + size] for at in range(0, len(text), size)]
@@ -177,7 +175,7 @@ def test_any_written_call_is_read_back(shape: str, calls: list[Call], size: int)
 @given(data=st.data())
 def test_no_text_is_an_error_and_a_call_is_json(shape: str, data: st.DataObject) -> None:
     form, calls = FORMS[shape], [*CALLS["two"], ("f", {"a": [{"b": "c"}]})]
-    tokens = re.findall(r"\w+|\s+|<[^<>]*>|.", written(form, calls))
+    tokens = re.findall(r"\w+|\s+|<[^<>]*>|.", written(form, *calls))
     begun = data.draw(st.integers(0, len(tokens)))
     others = data.draw(st.lists(st.sampled_from([*tokens, *FRAGMENTS]), max_size=12))
     parts = [*tokens[:begun], *others]
@@ -251,6 +249,10 @@ def test_a_literal_among_others_needs_no_marks_of_its_own(text: str, value: Any)
         assert equal(one_argument(FORMS[shape], text), value)
 
 
+def test_bare_keys_may_have_blanks() -> None:
+    assert one_argument(FORMS["bare"], "{a b:None,c d e : [1]}") == {"a b": None, "c d e": [1]}
+
+
 @pytest.mark.parametrize("text", ["'it\\'s\\n\\\\'", '"it\'s\\n\\\\"', '"it\'s\\u000a\\x5c"'])
 def test_quoted_texts_may_have_escapes(text: str) -> None:
     form = FORMS["python"]
@@ -307,7 +309,7 @@ def test_content_and_reasoning_may_have_marks_of_their_own() -> None:
     )
     text = (
         "<|open|>think<|sep|>Hm.<|close|>think<|sep|><|open|>response<|sep|>Sure <|open|>. "
-        f"<|close|>response<|sep|>{written(form, calls)}"
+        f"<|close|>response<|sep|>{written(form, *calls)}"
     )
     for cut in range(len(text)):
         pieces = read(parser(voice, calls), [text[:cut], text[cut:]])
@@ -322,7 +324,7 @@ def test_marks_may_begin_with_the_end_of_the_prompt() -> None:
         form, takes_tools=True, begun=begun, content=f"{begun} to=user<|message|>",
         reasoning=ReasoningMarks(f"{begun} to=self<|message|>", "<|eom|>"),
     )  # fmt: skip
-    called = written(form, calls)
+    called = written(form, *calls)
     answers: list[tuple[str, list[Piece], list[Call]]] = [
         (called, [], calls),
         (f"{begun} to=user<|message|>Hello.", [Content("Hello.")], []),
@@ -344,9 +346,11 @@ def test_a_long_text_streams() -> None:
     """All but what may be a mark, in any form that tells that it is a text."""
     text = "word </para, \n" * 500
     for shape, form in FORMS.items():
+        if form.members and form.members.has_escapes:
+            continue  # such a text is a literal, which is read as a whole
         for schema in ({"type": "string"}, {}):
             call = ("f", {"a": text})
-            whole = written(form, [call])
+            whole = written(form, call)
             reader = parser(form, [call], {"f": {"properties": {"a": schema}}})
             num_told = 0
             for at in range(0, len(whole) - 200, 3):
@@ -358,7 +362,7 @@ def test_a_long_text_streams() -> None:
 def test_nothing_is_held_of_a_long_literal_but_the_end() -> None:
     call = ("f", {"a": [1.5] * 1000})
     for shape, form in FORMS.items():
-        whole = written(form, [call])
+        whole = written(form, call)
         reader = parser(form, [call])
         for at in range(0, len(whole), 3):
             reader.push(whole[at : at + 3])

@@ -3,14 +3,18 @@ however it is cut, and grammars accept it."""
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
-from answering import ANSWERS, PARAMETERS, SAID, THOUGHT, Read, read, written
+from answering import ANSWERS, SAID, THOUGHT, TOOLS, Read, described, read, written
 from grammar_forms import Accepting
+from hypothesis import given, settings
 from published_templates import folder
+from valid_calls import ARGUMENTS, has_null, is_ambiguous
 
 from localinfra.chat.answer import Answer, Tool, ToolUse, grammar_of
+from localinfra.chat.messages import Json
 from localinfra.chat.template import ChatTemplate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -90,8 +94,8 @@ def test_answers_come_back(kind: str) -> None:
 def stands_beside(template: ChatTemplate, text: str) -> bool:
     """Whether content and a call are one message, in this order."""
     end = written(template, ANSWERS["content"])[0].partition(SAID)[2].strip()
-    between = text.partition(SAID)[2].partition("take")[0]
-    return "take" not in text.partition(SAID)[0] and (not end or end not in between)
+    between = text.partition(SAID)[2].partition("take_in")[0]
+    return "take_in" not in text.partition(SAID)[0] and (not end or end not in between)
 
 
 def without_end(found: Read, answer: Read) -> Read:
@@ -100,31 +104,43 @@ def without_end(found: Read, answer: Read) -> Read:
     return msgspec.structs.replace(found, content=content[: len(answer.content)])
 
 
-# Their grammar wants calls otherwise than they write them: of several arguments in the schema's
-# order, JSON in one line and without \u, quotes in texts escaped, an end after the last call.
-WRITTEN_OTHERWISE = {
-    *("CohereForAI-c4ai-command-r-plus-tool_use", "LFM2.5-8B-A1B", "Reka-Edge"),
-    *("deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "google-gemma-4-31B-it"),
-    *("google-gemma-4-31B-it-interleaved", "openai-gpt-oss-120b"),
-}
-
-
 @pytest.mark.parametrize("kind", ["call", "no arguments", "two calls", "reasoning and a call"])
 @pytest.mark.parametrize("is_required", [True, False])
 def test_grammars_accept_what_templates_write(kind: str, is_required: bool) -> None:
-    tools = [Tool(name, {}, PARAMETERS, "tools") for name in ("look", "take")]
-    answer = Answer(use=ToolUse(tools, is_required=is_required))
+    answer = Answer(use=ToolUse(TOOLS, is_required=is_required))
     failures: dict[str, object] = {}
     for name, template in parsed():
         voice = template.voice
-        # They write an empty response before calls, or a line before reasoning.
-        is_odd = is_required and name in ("Kimi-K3", "GLM-4.6")
-        if name in WRITTEN_OTHERWISE or is_odd or (voice.calls.is_single and kind == "two calls"):
+        if voice.calls.is_single and kind == "two calls":
             continue
         text, is_thinking = written(template, ANSWERS[kind])
         source = grammar_of(answer, voice, {}, is_thinking)
         assert source
         rest = Accepting(source, {}).rest_of(text)
-        if rest is None or "look" in rest or "take" in rest:
+        if rest is None or "look_up" in rest or "take_in" in rest:
             failures[name] = text, rest
+    assert not failures
+
+
+@settings(max_examples=30)
+@given(ARGUMENTS)
+def test_any_valid_call_is_accepted_and_read_back(pair: tuple[dict[str, Json], Any]) -> None:
+    schema, arguments = pair
+    called = Read(calls=[("look_up", arguments)])
+    tool = Tool("look_up", {}, described(schema), "tools")
+    use = ToolUse([tool], is_required=True)
+    failures: dict[str, object] = {}
+    for name, template in parsed():
+        voice = template.voice
+        # Nested tags say nothing of null.
+        is_left_out = voice.calls.members and voice.calls.members.item and has_null(arguments)
+        if is_left_out or is_ambiguous(voice.calls, arguments):
+            continue
+        text, is_thinking = written(template, called, [tool])
+        found = read(voice, [text], is_thinking, [tool])
+        source = grammar_of(Answer(use=use), voice, {}, is_thinking)
+        assert source
+        rest = Accepting(source, {}).rest_of(text)
+        if found.calls != called.calls or rest is None or "look_up" in rest:
+            failures[name] = text, found.calls, rest
     assert not failures

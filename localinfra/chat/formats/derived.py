@@ -6,7 +6,8 @@ import re
 
 import msgspec
 
-from localinfra.chat.formats.form import ID, INDEX, NAME, CallForm, Members
+from localinfra.chat.formats.form import ID, INDEX, NAME, CallForm, Layout, Members
+from localinfra.chat.formats.layout import SAMPLE, layout_of
 from localinfra.chat.formats.members import members_of
 from localinfra.chat.formats.probes import (
     KEYS,
@@ -43,6 +44,8 @@ class Shown(msgspec.Struct, frozen=True):
     between: str  # "" if a message shows no more than one call
     after: str
     rest: int  # characters from the arguments on, of a message with one call
+    one_after: str  # the arguments of such a message
+    layout: Layout
     members: Members | None = None
 
 
@@ -90,7 +93,9 @@ def calls_of(probes: Probes, turn: PlainTurn, source: str) -> DerivedCalls | Non
         trigger=trigger,
         only_at_start=only_at_start,
         prefix=PYTHON_TAG if has_tag else "",
+        has_open_end=bool(form.closing) and form.closing not in shown.one_after,
         members=shown.members,
+        layout=shown.layout,
         has_short_ids=ID in form.before + form.after
         and probes.calls(style, CALLS[0], ids=LONG_IDS) is None,
     )
@@ -113,13 +118,20 @@ def _around_json(probes: Probes, style: Style) -> Shown | None:
     if not spans:
         return None
     [(start, end)] = spans
-    rest = len(one) - start
+    rest, one_after, layout = len(one) - start, one[end:], _layout(probes, style)
     both = probes.calls(style, *CALLS) or ""
     spans = spans_of_json(both, CALLS)
     if not spans:
-        return Shown(one[:start], "", one[end:], rest)
+        return Shown(one[:start], "", one_after, rest, one_after, layout)
     (start, end), (again, last) = spans
-    return Shown(both[:start], both[end:again], both[last:], rest)
+    return Shown(both[:start], both[end:again], both[last:], rest, one_after, layout)
+
+
+def _layout(probes: Probes, style: Style) -> Layout:
+    """Of arguments that are one JSON object."""
+    text = "" if style.is_text else probes.calls(style, SAMPLE) or ""
+    spans = spans_of_json(text, [SAMPLE])
+    return layout_of(text[slice(*spans[0])]) if spans else Layout()
 
 
 def _around_members(probes: Probes, style: Style) -> Shown | None:
@@ -127,13 +139,15 @@ def _around_members(probes: Probes, style: Style) -> Shown | None:
     if found is None:
         return None
     first, second = (found.written(KEYS[0], text) for text in VALUES)
-    rest = len(first) + len(found.tail)
+    rest, one_after = len(first) + len(found.tail), found.tail
     both = probes.calls(style, *CALLS) or ""
     start, again = both.find(first), both.find(second)
     if start < 0 or again < 0:
-        return Shown(found.head, "", found.tail, rest, found.members)
-    end, last = start + len(first), again + len(second)
-    return Shown(both[:start], both[end:again], both[last:], rest, found.members)
+        before, between, after = found.head, "", found.tail
+    else:
+        end, last = start + len(first), again + len(second)
+        before, between, after = both[:start], both[end:again], both[last:]
+    return Shown(before, between, after, rest, one_after, found.layout, found.members)
 
 
 def _content_end(turn: PlainTurn, lead: str, after: str) -> str:

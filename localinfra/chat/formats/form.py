@@ -4,8 +4,8 @@ Plain data. `derived.py` learns it from the model's template; forms that can't b
 each, such as `harmony.py`.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,25 @@ INDEX = "\2"  # a number, counted up
 KEY = "\3"  # the name of an argument
 TYPE = "\4"  # of its value, as `Members.types` spells it
 PLACEHOLDERS = NAME + ID + INDEX + KEY + TYPE
+
+# Of the names in an object: as they come, by code points, or like words in a dictionary.
+Order: TypeAlias = Literal["given", "sorted", "caseless"]
+
+
+def in_order(names: Iterable[str], order: Order) -> list[str]:
+    if order == "given":
+        return list(names)
+    return sorted(names, key=str.lower if order == "caseless" else None)
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """How JSON is laid out, and literals that are much like it."""
+
+    comma: str = ", "
+    colon: str = ": "
+    is_on_lines: bool = False  # each member and item on a line of its own, indented
+    is_ascii: bool = False  # all other characters are \u escapes
+    order: Order = "given"
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -34,8 +53,10 @@ class Members(msgspec.Struct, frozen=True):
     has_escapes: bool = False  # a text in `quotes` is a literal, too
     words: tuple[str, str, str] = ("true", "false", "null")
     literals: Literal["json", "python", "bare"] = "json"  # bare: `quotes`, and keys without any
+    json_kinds: frozenset[str] = frozenset()  # JSON types that are JSON nevertheless
     types: Mapping[str, str] = {}  # JSON type → its spelling in TYPE
     item: str = ""  # objects and lists are nested tags, items of a list called this
+    order: Order = "given"  # of the arguments
 
 
 class CallForm(msgspec.Struct, frozen=True):
@@ -52,7 +73,10 @@ class CallForm(msgspec.Struct, frozen=True):
     opening: str = ""
     separator: str = ""
     closing: str = ""
+    has_open_end: bool = False  # `closing` may be left out
+    others: tuple[str, ...] = ()  # that may stand instead of `opening` and `before`
     members: Members | None = None  # None: the arguments are one JSON object
+    layout: Layout = Layout()  # of this object, or of the values of members
     only_at_start: bool = False
     is_single: bool = False  # a message has no more than one call
     prefix: str = ""  # optional before the trigger at the start; ignored
@@ -88,7 +112,7 @@ class Voice(msgspec.Struct, frozen=True):
         """All its marks as one text."""
         form, members = self.calls, self.calls.members
         parts = [form.trigger, form.opening, form.before, form.after, form.separator, form.closing]
-        parts += [form.prefix, self.content, self.content_end]
+        parts += [*form.others, form.prefix, self.content, self.content_end]
         if members:
             parts += [members.before, members.after, members.separator, *members.quotes]
         if self.reasoning:

@@ -21,8 +21,13 @@ from localinfra.chat.formats.pieces import (
 HARMONY = Voice(
     calls=CallForm(
         trigger="<|channel|>commentary to=",
-        before="<|channel|>commentary to=functions." + NAME + " <|constrain|>json<|message|>",
+        before=f"<|channel|>commentary to=functions.{NAME} <|constrain|>json<|message|>",
         after="",
+        separator="<|call|><|start|>assistant",
+        others=(
+            f" to=functions.{NAME}<|channel|>commentary json<|message|>",
+            f" to=functions.{NAME}<|channel|>commentary <|constrain|>json<|message|>",
+        ),
     ),
     takes_tools=True,
     reasoning=ReasoningMarks("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),

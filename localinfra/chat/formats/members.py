@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from localinfra.chat.formats.form import KEY, TYPE, Members
+from localinfra.chat.formats.form import KEY, TYPE, Layout, Members
+from localinfra.chat.formats.layout import SAMPLE, layout_of, order_in
 from localinfra.chat.formats.probes import KEYS, VALUES, NotDerived, Probes, Style
 from localinfra.chat.formats.tokens import repeated
 from localinfra.chat.messages import Json
@@ -31,6 +32,7 @@ SAMPLES: dict[str, Json] = {
 
 class FoundMembers(msgspec.Struct, frozen=True):
     members: Members
+    layout: Layout  # of their values
     head: str  # a message with one call, up to its arguments
     tail: str  # and after them
 
@@ -87,7 +89,9 @@ def members_of(probes: Probes, style: Style) -> FoundMembers | None:
         members = msgspec.structs.replace(members, quotes=quotes)
     else:
         members = _typed(members, before, sample)
-    return _nested(_with_values(members, sample), sample)
+    ordered = order_in(probes.calls(style, SAMPLE) or "")
+    members = msgspec.structs.replace(_with_values(members, sample), order=ordered)
+    return _nested(members, sample)
 
 
 def _marked(text: str) -> str:
@@ -125,9 +129,16 @@ def _with_values(members: Members, sample: Sample) -> Members:
         members = msgspec.structs.replace(members, quotes=(opening, closing), quotes_always=False)
     elif SPECIAL not in sample.argument(SPECIAL):
         members = msgspec.structs.replace(members, has_escapes=True)
-    styles = {_style(sample.literal(value, members) or "", value) for value in (INNER, MIXED)}
-    literals: Literal["json", "python", "bare"] = "python" if "python" in styles else "json"
-    if "bare" in styles:
+    styles = {
+        kind: _style(sample.literal(value, members) or "", value)
+        for kind, value in (("object", INNER), ("array", MIXED))
+    }
+    literals: Literal["json", "python", "bare"] = "json"
+    if "python" in styles.values():
+        literals = "python"
+        kinds = frozenset(kind for kind, style in styles.items() if style == "json")
+        members = msgspec.structs.replace(members, json_kinds=kinds)
+    if "bare" in styles.values():
         literals = "bare"
         inner = _null_inside(sample.literal(MIXED, members) or "", members)
         true, false, _ = members.words
@@ -159,13 +170,24 @@ def _nested(members: Members, sample: Sample) -> FoundMembers:
     listed = sample.literal([VALUES[1]], members) or ""
     before, is_text, after = inner.partition(VALUES[1])
     before, after = before.replace(KEYS[1], KEY), after.replace(KEYS[1], KEY)
+    laid_out = sample.literal(SAMPLE, members)
+    layout = layout_of(laid_out) if laid_out else Layout()
     if before.count(KEY) != 1:
-        return FoundMembers(members, sample.head, sample.tail)
+        return FoundMembers(members, layout, sample.head, sample.tail)
     found = re.match(re.escape(before).replace(KEY, r"(\w+)"), listed)
     if not is_text or not found or not before.endswith(members.before):
-        return FoundMembers(members, sample.head, sample.tail)
+        return FoundMembers(members, layout, sample.head, sample.tail)
     # The common text of two arguments, such as "<" of <a> and </a>, is counted with the second.
     moved = before.removesuffix(members.before)
-    members = msgspec.structs.replace(members, before=before, after=after, item=found[1])
+    begin, end = (mark.replace(KEY, found[1]) for mark in (before, after))
+    nulls = sample.literal([None], members)
+    null = nulls.removeprefix(begin).removesuffix(end) if nulls else members.words[2]
+    members = msgspec.structs.replace(
+        members,
+        before=before,
+        after=after,
+        item=found[1],
+        words=(*members.words[:2], null),  # as an item: arguments that are null may be left out
+    )
     head = sample.head.removesuffix(moved)
-    return FoundMembers(members, head, moved + sample.tail)
+    return FoundMembers(members, layout, head, moved + sample.tail)

@@ -19,6 +19,7 @@ NUMBER_BEGUN = re.compile(r"-?\d*(\.\d*)?([eE][+-]?\d*)?")
 MAX_SCALAR_CHARS = 400  # anything longer is no number: a double has 309 digits before its point
 ESCAPE = re.compile(r"\\(u[\da-fA-F]{4}|U[\da-fA-F]{8}|x[\da-fA-F]{2}|.)", re.DOTALL)
 ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "\n": ""}
+WORD = r"""[^\s{}\[\],:"']++"""  # of a literal: a number, a name, a part of a bare key
 
 
 def quoted(text: str) -> str:
@@ -93,7 +94,7 @@ def tokens(marks: tuple[str, str]) -> re.Pattern[str]:
     return re.compile(
         raw + r"""(?P<string>"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')"""
         r"""|(?P<mark>[{}\[\],:]\s*|\s+)"""
-        r"""|(?P<key>[^\s{}\[\],:"']++(?=\s*:))|(?P<word>[^\s{}\[\],:"']+)""",
+        rf"|(?P<key>{WORD}(?:[ ]++{WORD}){{0,8}}+(?=\s*:))|(?P<word>{WORD})",
         re.DOTALL,
     )
 

@@ -1,21 +1,23 @@
 """The grammar of an answer: reasoning, then content, calls of functions, or both."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from localinfra.chat.formats.form import NAME, CallForm, Members, Voice
+from localinfra.chat.formats.form import NAME, CallForm, Voice
 from localinfra.chat.grammar.arguments import arguments_rule
 from localinfra.chat.grammar.lark import ANY_TEXT, LarkWriter, alternatives
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.prepared import Leniency, Waiver
-from localinfra.chat.schema.rules import Rule, json_rule
+from localinfra.chat.schema.rules import Rule
 from localinfra.errors import InvalidRequest
 
 NO_ARGUMENTS: dict[str, Json] = {"type": "object", "properties": {}, "additionalProperties": False}
 OTHERS = ("additionalProperties", "allOf", "anyOf", "oneOf", "$ref")
 MAX_CALLS = 16  # in one answer: some small models never stop calling
 BLANKS = r"/\s*/"
+LEADING = r"(/[ \n]{1,4}/)?"  # some templates write blanks before reasoning or calls
 # llguidance would compute forced text in one go, however long; `Constraint` does it in steps.
 HEADER = '%llguidance {"no_forcing": true}'
 
@@ -41,7 +43,7 @@ def function(
     parameters: dict[str, Json] | None,
     path: str,
     waiver: Waiver,
-    members: Members | None,
+    form: CallForm,
     lark: LarkWriter,
 ) -> Function:
     """Its rule may refer to others, which are added to `lark`. Raises the same errors as
@@ -62,10 +64,7 @@ def function(
         schema = {**schema, "type": "object"}
     elif kind is None and not schema.keys() & {"$ref"}:  # some clients leave it implicit
         schema = {**schema, "type": "object"}
-    if members is None:
-        rule = json_rule(schema, path, waiver)
-    else:
-        rule = arguments_rule(schema, path, waiver, members, lark)
+    rule = arguments_rule(schema, path, waiver, form, lark)
     if is_odd and waiver.level in (Leniency.UNKNOWN, Leniency.HARD):
         rule = msgspec.structs.replace(rule, left_out=(f"{path}.type", *rule.left_out))
     return Function(name, rule)
@@ -85,7 +84,7 @@ def answer_grammar(
         later = lark.rule(body("")) if begun else start
         thought = f"{lark.up_to(voice.reasoning.end)} {BLANKS} {later}"
         begin = lark.literal(voice.reasoning.begin.removeprefix(begun))
-        start = thought if is_thinking else f"{begin} {thought} | {start}"
+        start = thought if is_thinking else f"{LEADING} {begin} {thought} | {start}"
     return grammar_text(start, lark.lines)
 
 
@@ -106,13 +105,14 @@ def calls_body(
     if not (has_begin or voice.content or voice.content_end):
         return text_and_calls(calls, lark, voice)  # in which a call may begin at once
     alone = calls_alone(calls, lark, begun)
+    content = lark.literal(voice.content.removeprefix(begun))
     if calls.are_required:
-        # Some templates write blanks before calls.
-        return alone if form.opening[:1].isspace() else f"(/[ \\n]{{1,4}}/)? {alone}"
+        if voice.content_end:  # after an empty content
+            alone = f"({content} {lark.literal(voice.content_end)})? {alone}"
+        return alone if form.opening[:1].isspace() else f"{LEADING} {alone}"
     if formatted is not None:
         return f"{alone} | {formatted}"
     if voice.content or voice.content_end:
-        content = lark.literal(voice.content.removeprefix(begun))
         return f"{alone} | {content} ({text_and_calls(calls, lark, voice)})"
     is_token = lark.begins_with_token(form.prefix)
     prefix = f"({lark.literal(form.prefix)})? " if is_token else ""
@@ -125,9 +125,9 @@ def calls_alone(calls: Calls, lark: LarkWriter, begun: str) -> str:
     begin = (form.opening + form.before).removeprefix(begun)
     blanks = begin.partition(form.trigger)[0]
     if not blanks.isspace():
-        return calls_from(begin, calls, lark)
+        return calls_from([begin, *form.others], calls, lark)
     # Reasoning may have ended with them.
-    return f"({lark.literal(blanks)})? {calls_from(begin.removeprefix(blanks), calls, lark)}"
+    return f"({lark.literal(blanks)})? {calls_from([begin.removeprefix(blanks)], calls, lark)}"
 
 
 def text_and_calls(calls: Calls, lark: LarkWriter, voice: Voice) -> str:
@@ -138,24 +138,27 @@ def text_and_calls(calls: Calls, lark: LarkWriter, voice: Voice) -> str:
     if not form.only_at_start:
         # The mark is found as text comes, so the rules of the first call begin after it.
         rest = begin.partition(form.trigger)[2]
-        text += f" | {lark.up_to(form.trigger)} {calls_from(rest, calls, lark)}"
+        text += f" | {lark.up_to(form.trigger)} {calls_from([rest], calls, lark)}"
     if voice.content_end:
-        text += f" | {lark.up_to(voice.content_end)} ({calls_from(begin, calls, lark)})?"
+        text += f" | {lark.up_to(voice.content_end)} ({calls_from([begin], calls, lark)})?"
     return text
 
 
-def calls_from(begin: str, calls: Calls, lark: LarkWriter) -> str:
-    """Elements of calls, the first of which begins with `begin`."""
+def calls_from(begins: Sequence[str], calls: Calls, lark: LarkWriter) -> str:
+    """Elements of calls, the first of which begins with one of `begins`."""
     form = calls.form
     ends = [f"{each.arguments.text} {named(form.after, each, lark)}" for each in calls.functions]
     ends = [lark.rule(end) for end in ends]
 
-    def call(begin: str) -> str:
-        begins = [named(begin, each, lark) for each in calls.functions]
-        return lark.rule(alternatives(map(" ".join, zip(begins, ends, strict=True))))
+    def call(begins: Iterable[str]) -> str:
+        marks = itertools.product(begins, zip(calls.functions, ends, strict=True))
+        found = [f"{named(begin, each, lark)} {end}" for begin, (each, end) in marks]
+        return lark.rule(alternatives(found))
 
-    more = f"{call(form.separator + form.before)}{{0,{MAX_CALLS - 1}}}" if calls.are_many else ""
-    return f"{call(begin)} {more} {lark.literal(form.closing)}"
+    another = [form.separator + begin for begin in (form.before, *form.others)]
+    more = f"{call(another)}{{0,{MAX_CALLS - 1}}}" if calls.are_many else ""
+    closing = lark.literal(form.closing)
+    return f"{call(begins)} {more} {f'({closing})?' if form.has_open_end else closing}"
 
 
 def named(mark: str, function: Function, lark: LarkWriter) -> str:

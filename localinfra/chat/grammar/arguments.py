@@ -1,10 +1,19 @@
-"""Arguments written one by one, as `Members` says: each value is held to its own schema."""
+"""Arguments as one object, or one by one as `Members` says: each value is held to its schema."""
 
+import re
 from collections.abc import Callable, Collection, Sequence
 
-from localinfra.chat.formats.form import KEY, TYPE, Members
+from localinfra.chat.formats.form import KEY, TYPE, CallForm, Members
 from localinfra.chat.grammar.lark import ANY_TEXT, CHOSEN, Element, LarkWriter, alternatives, quoted
-from localinfra.chat.grammar.literals import Literals, items_of, repeated
+from localinfra.chat.grammar.literals import (
+    JSON,
+    Literals,
+    arranged,
+    is_delegated,
+    items_of,
+    laid_out,
+    repeated,
+)
 from localinfra.chat.messages import Json
 from localinfra.chat.schema.choices import Choice, Field, LeaveOut, SchemaChoices
 from localinfra.chat.schema.keywords import TYPES
@@ -12,14 +21,16 @@ from localinfra.chat.schema.prepared import Leniency, Waiver
 from localinfra.chat.schema.rules import MAX_PLAIN_CHARS, Rule, enforceable
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
-JSON_WORDS = Members("", "").words
-
 
 def arguments_rule(
-    schema: dict[str, Json], path: str, waiver: Waiver, members: Members, lark: LarkWriter
+    schema: dict[str, Json], path: str, waiver: Waiver, form: CallForm, lark: LarkWriter
 ) -> Rule:
-    """Adds rules to `lark`; the result refers to them. Raises the same errors as `enforceable`."""
+    """May add rules to `lark`, to which the result refers. Raises the same errors as
+    `enforceable`."""
     found = enforceable(schema, path, waiver)
+    if not form.members and is_delegated(form):
+        text = laid_out(found.schema, form.layout)
+        return Rule(text, found.left_out, found.is_plain, found.hard)
     left_out = list(found.left_out)
 
     def leave_out(at: str) -> None:
@@ -32,9 +43,14 @@ def arguments_rule(
         left_out.append(at)
 
     num_chars = lark.num_chars
-    writer = ArgumentsWriter(found.schema, members, lark, leave_out)
+    choices = SchemaChoices(found.schema, leave_out)
+    literals = Literals(form, lark, found.schema, choices, leave_out)
     try:
-        text = lark.rule(writer.arguments(path))
+        if form.members is None:
+            text = literals.value(found.schema, path)
+        else:
+            writer = ArgumentsWriter(form, form.members, lark, choices, literals, leave_out)
+            text = lark.rule(writer.arguments(found.schema, path))
     except RecursionError:
         raise InvalidRequest("The schema is nested too deeply.", path) from None
     is_plain = found.is_plain and lark.num_chars - num_chars <= MAX_PLAIN_CHARS
@@ -45,19 +61,25 @@ class ArgumentsWriter:
     """Writes the rules of one function's arguments."""
 
     def __init__(
-        self, root: dict[str, Json], members: Members, lark: LarkWriter, leave_out: LeaveOut
+        self,
+        form: CallForm,
+        members: Members,
+        lark: LarkWriter,
+        choices: SchemaChoices,
+        literals: Literals,
+        leave_out: LeaveOut,
     ):
-        self._root = root
         self._members = members
+        self._following = f"{members.separator[:1]}{form.after[:1]}"  # begins what follows a value
         self._lark = lark
+        self._choices = choices
+        self._literals = literals
         self._leave_out = leave_out
-        self._choices = SchemaChoices(root, leave_out)
-        self._literals = Literals(members, lark, root, self._choices, leave_out)
         # Rules by the id of their schema, which is kept lest another one gets its id.
         self._tags: dict[tuple[int, str], tuple[str, Json]] = {}
 
-    def arguments(self, path: str) -> str:
-        found = self._choices.of(self._root, path)
+    def arguments(self, schema: dict[str, Json], path: str) -> str:
+        found = self._choices.of(schema, path)
         return alternatives(self._fields(choice) for choice in found)
 
     def _fields(self, choice: Choice) -> str:
@@ -71,7 +93,7 @@ class ArgumentsWriter:
                 self._named(field.name, field.schema, field.path, separator),
                 field.is_required,
             )
-            for field in named
+            for field in arranged(named, self._members.order)
         ]
         other = None
         if others is not False:
@@ -79,7 +101,7 @@ class ArgumentsWriter:
             other = Element(
                 self._other(named, others, path), self._other(named, others, path, separator)
             )
-        return self._lark.sequence(items, other)
+        return self._lark.sequence(items, other, is_mixed=self._members.order != "given")
 
     def _named(self, name: str, schema: Json, path: str, separator: str = "") -> str:
         """An argument of this name, or a list's item."""
@@ -122,8 +144,8 @@ class ArgumentsWriter:
     def _are_json(self, kinds: Collection[str]) -> bool:
         """Whether all such values are written in JSON."""
         members = self._members
-        has_words = members.words != JSON_WORDS and not {"boolean", "null"}.isdisjoint(kinds)
-        is_json = members.literals == "json" and not members.item
+        has_words = members.words != JSON.words and not {"boolean", "null"}.isdisjoint(kinds)
+        is_json = self._literals.is_delegated and not members.item
         return is_json and not has_words and "string" not in kinds
 
     def _spelled_type(self, kind: str) -> str:
@@ -134,8 +156,11 @@ class ArgumentsWriter:
         """A value of one of these kinds, and the mark after it."""
         members = self._members
         texts = [choice for choice in choices if choice.kind in ("string", "any")]
-        if not texts or (members.quotes[0] and members.quotes_always):
+        if not texts:
             return self._with_mark(choices, end)
+        if members.quotes[0] and members.quotes_always:
+            is_raw = not members.has_escapes and members.literals != "bare"
+            return self._raw(choices, end) if is_raw else self._with_mark(choices, end)
         # Bare text can be told from other values only where all are regular expressions.
         expressions = [self._expression(choice) for choice in choices]
         regular = [text for text in expressions if text is not None]
@@ -154,11 +179,34 @@ class ArgumentsWriter:
             text = f"({text}) & ~({begin} {ANY_TEXT})"
         return self._lark.rule(alternatives([self._lark.up_to(end, text, is_open=is_open), *found]))
 
+    def _raw(self, choices: Sequence[Choice], end: str) -> str:
+        """A text in quotes without escapes, or something else."""
+        path = choices[0].path
+        if choices[0].kind == "any":
+            choices = [Choice(kind, {}, path) for kind in TYPES if kind != "integer"]
+        texts = [choice for choice in choices if choice.kind == "string"]
+        others = [choice for choice in choices if choice.kind != "string"]
+        opening, closing = self._members.quotes
+        expression = " | ".join(map(self._literals.expression, texts))
+        if end or len(closing) > 1:
+            is_open = any(choice.values is None for choice in texts)
+            text = self._lark.up_to(closing + end, expression, is_open=is_open)
+        else:
+            # It may contain the quote, but where something else could follow it.
+            quote, following = re.escape(closing), re.escape(self._following)
+            inner = f"/([^{quote}]|{quote}+[^{quote}{following}])*{quote}*/"
+            text = self._lark.terminal(f"(({expression}) & {inner}) {quoted(closing)}")
+        found = [f"{self._lark.literal(opening)} {text}"]
+        return self._lark.rule(
+            alternatives([*found, self._with_mark(others, end)] if others else found)
+        )
+
     def _expression(self, choice: Choice) -> str | None:
         if choice.kind == "any":
             return ANY_TEXT
-        is_text = choice.kind == "string"
-        return self._literals.expression(choice) if is_text else self._literals.scalar(choice)
+        if choice.kind == "string":
+            return self._literals.expression(choice)
+        return self._literals.scalar(choice, self._members.words)
 
     def _with_mark(self, choices: Sequence[Choice], end: str) -> str:
         value = self._lark.rule(alternatives(map(self._element, choices)))
@@ -167,7 +215,7 @@ class ArgumentsWriter:
     def _element(self, choice: Choice) -> str:
         is_nested = self._members.item and choice.kind in ("array", "object")
         if not is_nested or choice.values is not None:
-            return self._literals.elements(choice)
+            return self._literals.elements(choice, is_argument=True)
         key = (id(choice.schema), choice.kind)
         if key not in self._tags:
             name = self._lark.reserved()

@@ -78,19 +78,28 @@ class LarkWriter:
         """The name of a rule with this right side."""
         return self._add("r", "", text or NOTHING)
 
-    def sequence(self, items: Sequence[Element], other: Element | None) -> str:
-        """Elements in order, those not required optional, then any number of `other`, if any."""
+    def sequence(
+        self, items: Sequence[Element], other: Element | None, *, is_mixed: bool = False
+    ) -> str:
+        """Elements in order, those not required optional, then any number of `other`, if any.
+        `is_mixed`: these may stand anywhere."""
+        others = f"({other.following})*" if other else ""
+        between = others if is_mixed else ""
         if all(item.first == item.following for item in [*items, *([other] if other else [])]):
             parts = [item.first if item.is_required else f"({item.first})?" for item in items]
-            return " ".join([*parts, f"({other.first})*"] if other else parts)
-        after = f"({other.following})*" if other else ""  # what may follow an element
+            return " ".join([*(f"{between} {part}" for part in parts), others])
+        after = others  # what may follow an element
         text = f"({other.first} {after})?" if other else ""
         for item in reversed(items):
             rest = self.rule(after) if after else ""
-            text = f"{item.first} {rest}" + (
-                "" if item.is_required else f" | {self.rule(text) if text else NOTHING}"
-            )
             after = f"{item.following if item.is_required else f'({item.following})?'} {rest}"
+            choices = [f"{item.first} {rest}"]
+            if other and is_mixed:
+                after = f"{between} {after}"
+                choices.append(f"{other.first} {self.rule(after)}")
+            if not item.is_required:
+                choices.append(self.rule(text))
+            text = alternatives(choices)
         return text
 
     def reserved(self) -> str:

@@ -4,7 +4,7 @@ Pure. Knows what llguidance does with each keyword; compiles nothing.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -64,8 +64,8 @@ def json_rule(schema: Json, path: str, waiver: Waiver = STRICT) -> Rule:
     return Rule(json_text(found.schema), found.left_out, found.is_plain, found.hard)
 
 
-def json_text(schema: dict[str, Json]) -> str:
-    return f"%json {msgspec.json.encode({**schema, 'x-guidance': WRITING}).decode()}"
+def json_text(schema: Mapping[str, Json], writing: Mapping[str, Json] = WRITING) -> str:
+    return f"%json {msgspec.json.encode({**schema, 'x-guidance': writing}).decode()}"
 
 
 def enforceable(schema: Json, path: str, waiver: Waiver) -> Enforceable:
