@@ -197,9 +197,9 @@ class ArgumentsWriter:
             inner = f"/([^{quote}]|{quote}+[^{quote}{following}])*{quote}*/"
             text = self._lark.terminal(f"(({expression}) & {inner}) {quoted(closing)}")
         found = [f"{self._lark.literal(opening)} {text}"]
-        return self._lark.rule(
-            alternatives([*found, self._with_mark(others, end)] if others else found)
-        )
+        if others:
+            found.append(self._with_mark(others, end))
+        return self._lark.rule(alternatives(found))
 
     def _expression(self, choice: Choice) -> str | None:
         if choice.kind == "any":
