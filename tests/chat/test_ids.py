@@ -4,7 +4,7 @@ import json
 
 import pytest
 from chat_templates import NEMO, template
-from written_calls import FORMS, written
+from written_calls import FORMS, Call, written
 
 from localinfra.chat.answer import Tool, parser_of
 from localinfra.chat.formats.form import ID, INDEX, NAME, CallForm, Voice
@@ -19,7 +19,7 @@ FIRST = CallForm(  # Mistral Small 3.2
     has_short_ids=True,
 )
 LAST = FORMS["json-with-ids"]  # Mistral Nemo
-CALLS: list[tuple[str, dict[str, object]]] = [("look", {"a": 1}), ("take", {"b": "x"})]
+CALLS: list[Call] = [("look", {"a": 1}), ("take", {"b": "x"})]
 TOOLS = [Tool(name, {}, None, "tools") for name in ("look", "take")]
 
 
@@ -47,28 +47,28 @@ def given(form: CallForm, text: str, *, used: frozenset[str] = frozenset()) -> l
 
 @pytest.mark.parametrize("form", [FIRST, LAST])
 def test_a_call_keeps_the_id_that_its_model_wrote(form: CallForm) -> None:
-    assert given(form, written(form, CALLS)) == ["abcdefgh0", "abcdefgh1"]
+    assert given(form, written(form, *CALLS)) == ["abcdefgh0", "abcdefgh1"]
 
 
 @pytest.mark.parametrize("form", [FIRST, LAST])
 def test_an_id_that_the_conversation_has_is_not_given_again(form: CallForm) -> None:
     earlier = [Message("assistant", None, tool_calls=[ToolCall(FunctionCall("f"), "abcdefgh1")])]
-    assert given(form, written(form, CALLS), used=ids_in(earlier)) == ["abcdefgh0", ""]
-    twice = written(form, CALLS).replace("abcdefgh1", "abcdefgh0")
+    assert given(form, written(form, *CALLS), used=ids_in(earlier)) == ["abcdefgh0", ""]
+    twice = written(form, *CALLS).replace("abcdefgh1", "abcdefgh0")
     assert given(form, twice) == ["abcdefgh0", ""]
 
 
 def test_an_id_that_not_all_clients_take_is_not_given() -> None:
-    text = written(FIRST, CALLS).replace("abcdefgh0", "functions.look:0")
+    text = written(FIRST, *CALLS).replace("abcdefgh0", "functions.look:0")
     assert given(FIRST, text.replace("abcdefgh1", "x" * 41)) == ["", ""]
 
 
 def test_calls_of_forms_without_ids_have_none() -> None:
-    assert given(FORMS["lines"], written(FORMS["lines"], CALLS)) == ["", ""]
+    assert given(FORMS["lines"], written(FORMS["lines"], *CALLS)) == ["", ""]
 
 
 def test_a_call_with_its_id_last_is_held_back_until_then() -> None:
-    text = written(LAST, CALLS[:1])
+    text = written(LAST, CALLS[0])
     cut = text.index("abcdefgh0")
     arguments = CallArguments('{"a": 1}')
     whole = [CallStart("look", "abcdefgh0"), arguments, CallEnd("abcdefgh0")]
@@ -82,7 +82,7 @@ def test_the_next_prompt_has_the_call_as_the_model_wrote_it() -> None:
     nemo = template(NEMO.replace("call.function | tojson ~ call.id", end))
     asked = Message("user", "Look.")
     form = nemo.voice.calls
-    ids = given(form, text := written(form, CALLS))
+    ids = given(form, text := written(form, *CALLS))
     calls = [
         ToolCall(FunctionCall(name, json.dumps(arguments)), id)
         for (name, arguments), id in zip(CALLS, ids, strict=True)
