@@ -135,6 +135,15 @@ class UnsupportedHttpVersion(ApiError):
     status, type, code = 505, "invalid_request_error", "unsupported_protocol"
 
 
+class NoSummary(ApiError):
+    """A conversation was to be summarized."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The model wrote no summary of the conversation: try again, or begin a new one."
+        )
+
+
 class EngineFailed(ApiError):
     """The engine failed during this request; the details are in the server's log."""
 

@@ -64,7 +64,8 @@ KINDS: list[type[msgspec.Struct]] = [
 ]
 PARTS: list[type[msgspec.Struct]] = [  # of bodies, which are read by themselves
     responses_input.Sent, responses_input.SentMessage, responses_input.SentReasoning,
-    responses_input.SentCall, responses_input.SentOutput, responses_input.ItemReference,
+    responses_input.SentCall, responses_input.SentOutput, responses_input.SentCompaction,
+    responses_input.ItemReference,
     responses_tools.SentNamespace, tools.ToolType, tools.SentFunction,
     *FOREIGN.values(),
 ]  # fmt: skip

@@ -27,7 +27,11 @@ from localinfra.api.openai.image_edits import create_edits
 from localinfra.api.openai.image_files import ImageFiles, get_image_file
 from localinfra.api.openai.images import create_images
 from localinfra.api.openai.models import get_model, list_models
-from localinfra.api.openai.responses.handlers import count_input_tokens, create_response
+from localinfra.api.openai.responses.handlers import (
+    compact_conversation,
+    count_input_tokens,
+    create_response,
+)
 from localinfra.api.openai.responses.store import (
     ResponseStore,
     delete_response,
@@ -52,6 +56,7 @@ OPENAI_ROUTES = [
     ("/engines/{id:path}/embeddings", create_engine_embeddings, "POST"),
     ("/rerank", create_ranking, "POST"),
     ("/responses", create_response, "POST"),
+    ("/responses/compact", compact_conversation, "POST"),
     ("/responses/input_tokens", count_input_tokens, "POST"),
     ("/responses/{id}", get_response, "GET"),
     ("/responses/{id}", delete_response, "DELETE"),

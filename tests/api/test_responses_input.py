@@ -354,3 +354,19 @@ def test_an_output_needs_the_call_that_it_answers() -> None:
         with pytest.raises(InvalidRequest, match="call_id c1") as caught:
             check_outputs([], items)
         assert caught.value.param == "input[0].call_id"
+
+
+@pytest.mark.parametrize("kind", ["compaction", "compaction_summary"])
+def test_a_summary_made_here_is_read(kind: str) -> None:
+    item = {"type": kind, "id": "cmp_1", "encrypted_content": "localinfra:They spoke of rivers."}
+    told = messages(user("Hi"), item, user("Go on."))
+    assert told[1] == {
+        "role": "user",
+        "content": "Summary of the conversation so far:\n\nThey spoke of rivers.",
+    }
+
+
+@pytest.mark.parametrize("content", ["gAAAAABpQ4", "", None])
+def test_a_summary_of_another_service_is_ignored_and_reported(content: str | None) -> None:
+    found = read_all([user("Hi"), {"type": "compaction", "encrypted_content": content}])
+    assert len(found.items) == 1 and found.left_out == ["input[1]"]

@@ -1,10 +1,10 @@
-"""POST /v1/responses and /v1/responses/input_tokens."""
+"""POST /v1/responses, /v1/responses/compact and /v1/responses/input_tokens."""
 
 import contextlib
 import itertools
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.requests import Request
@@ -14,7 +14,6 @@ from starlette.types import Scope
 from localinfra.api.call import Call
 from localinfra.api.generation.logprobs import token_logprob
 from localinfra.api.generation.params import none_if_not_given
-from localinfra.api.generation.tools import ToolChoice
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.sse import NamedEvent
 from localinfra.api.openai.responses.input import (
@@ -23,14 +22,27 @@ from localinfra.api.openai.responses.input import (
     read_input,
     without_orphans,
 )
-from localinfra.api.openai.responses.items import AnyItem, OutputItem, new_id
-from localinfra.api.openai.responses.output import OutputWriter, ResponsesEvent, TokenKinds
-from localinfra.api.openai.responses.request import (
-    CARRIED,
-    Metadata,
-    ReasoningOptions,
-    ResponsesRequest,
-    TextOptions,
+from localinfra.api.openai.responses.items import AnyItem, MessageItem, new_id
+from localinfra.api.openai.responses.output import (
+    CompactionWriter,
+    OutputWriter,
+    ResponsesEvent,
+    TokenKinds,
+)
+from localinfra.api.openai.responses.request import CARRIED, ResponsesRequest
+from localinfra.api.openai.responses.response import (
+    CompactedResponse,
+    Completed,
+    Created,
+    Incomplete,
+    IncompleteDetails,
+    InProgress,
+    InputTokensDetails,
+    OutputTokensDetails,
+    Response,
+    ResponseError,
+    ResponseFailed,
+    ResponseUsage,
 )
 from localinfra.api.openai.responses.store import (
     KeptResponse,
@@ -39,7 +51,7 @@ from localinfra.api.openai.responses.store import (
     previous_response,
 )
 from localinfra.api.openai.responses.tools import Offered
-from localinfra.chat.answer import Answer
+from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError, InvalidRequest
@@ -51,102 +63,23 @@ if TYPE_CHECKING:
 
 ROUTE = "/v1/responses"
 
+# Asks for a summary, after the conversation.
+SUMMARIZE = (
+    "Summarize this conversation. You will go on with the work from your summary alone, so keep "
+    "what you need for it: what the user asked for and how they want it done; what you found and "
+    "changed, with the names of files, commands and values; what failed; what is still to do. "
+    "Write only the summary."
+)
+
 encode = msgspec.json.Encoder().encode
-
-
-class InputTokensDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int  # of the prompt, found in the prefix cache
-    cache_write_tokens: int = 0  # always 0: writing the cache is not charged
-
-
-class OutputTokensDetails(msgspec.Struct, frozen=True):
-    reasoning_tokens: int
-
-
-class ResponseUsage(msgspec.Struct, frozen=True):
-    input_tokens: int
-    input_tokens_details: InputTokensDetails
-    output_tokens: int
-    output_tokens_details: OutputTokensDetails
-    total_tokens: int
-    estimated_cost: float  # USD
-
-
-class ResponseError(msgspec.Struct, frozen=True):
-    code: str  # from OpenAI's list, which has none of ours
-    message: str
-
-
-class IncompleteDetails(msgspec.Struct, frozen=True):
-    reason: str
-
-
-class Response(msgspec.Struct, frozen=True, kw_only=True):
-    """https://platform.openai.com/docs/api-reference/responses/object"""
-
-    id: str
-    object: Literal["response"] = "response"
-    created_at: int  # Unix time
-    status: Literal["in_progress", "completed", "incomplete", "failed"] = "in_progress"
-    completed_at: int | None = None
-    error: ResponseError | None = None
-    incomplete_details: IncompleteDetails | None = None
-    model: str
-    output: Sequence[OutputItem] = ()
-    usage: ResponseUsage | None = None
-
-    # Repeated from the request.
-    background: bool = False
-    instructions: str | None
-    max_output_tokens: int | None
-    max_tool_calls: int | None
-    metadata: Metadata
-    parallel_tool_calls: bool
-    previous_response_id: str | None
-    prompt_cache_key: str | None
-    reasoning: ReasoningOptions
-    safety_identifier: str | None
-    service_tier: str = "default"
-    store: bool
-    temperature: float
-    text: TextOptions
-    tool_choice: str | ToolChoice
-    tools: msgspec.Raw  # those the model may call: `Offered.shown`
-    top_logprobs: int
-    top_p: float
-    truncation: str = "disabled"
-    user: str | None
-
-
-class ResponseEvent(ResponsesEvent, frozen=True, kw_only=True):
-    response: msgspec.Raw  # a Response
-
-
-class Created(ResponseEvent, frozen=True, kw_only=True, tag="response.created"):
-    pass
-
-
-class InProgress(ResponseEvent, frozen=True, kw_only=True, tag="response.in_progress"):
-    pass
-
-
-class Completed(ResponseEvent, frozen=True, kw_only=True, tag="response.completed"):
-    pass
-
-
-class Incomplete(ResponseEvent, frozen=True, kw_only=True, tag="response.incomplete"):
-    pass
-
-
-class ResponseFailed(ResponseEvent, frozen=True, kw_only=True, tag="response.failed"):
-    pass
 
 
 class ConversationRequest(msgspec.Struct, frozen=True):
     """A request, with the conversation that it continues."""
 
     body: ResponsesRequest
-    items: list[AnyItem]
+    compacts: bool  # the answer is a summary
+    items: list[AnyItem]  # what a next response continues, before this one's output
     num_bytes: int  # of the items as JSON; 0 if they are not stored
     messages: list[Message]
     answer: Answer
@@ -172,7 +105,31 @@ class ConversationRequest(msgspec.Struct, frozen=True):
 
 async def create_response(request: Request) -> HttpResponse:
     call = await Call.begin(request, ResponsesRequest)
-    body, asked = call.body, await read_conversation(call)
+    answer = await begin_answer(call, await read_conversation(call))
+    if call.body.stream:
+        return call.named_stream(
+            answer.events(), answer.turn.deltas, answer.failure, answer.heartbeat_event
+        )
+    return call.json(await answer.json())
+
+
+async def compact_conversation(request: Request) -> HttpResponse:
+    """The users' messages and a summary, to be sent in place of the conversation.
+
+    https://platform.openai.com/docs/api-reference/responses/compact"""
+    call = await Call.begin(request, ResponsesRequest)
+    asked = await read_conversation(call, compacts=True)
+    answer = await begin_answer(call, asked)
+    done = await answer.response()
+    assert done.usage is not None
+    output = [*asked.items, *done.output]
+    return call.json(CompactedResponse(done.id, done.created_at, output, done.usage))
+
+
+async def begin_answer(
+    call: Call[ResponsesRequest], asked: ConversationRequest
+) -> "ResponseAnswer":
+    body = call.body
     call.log_user(body.user)
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)
@@ -180,12 +137,7 @@ async def create_response(request: Request) -> HttpResponse:
         turn = await begin_turn(model, asked.turn(call.default_seed), call.caller)
     left_out = [*asked.left_out, *model.prompts.unread(body.kwarg_paths), *turn.left_out]
     call.report_ignored(left_out, asked.unknown)
-    answer = ResponseAnswer(call, asked, model, turn, charge)
-    if body.stream:
-        return call.named_stream(
-            answer.events(), turn.deltas, answer.failure, answer.heartbeat_event
-        )
-    return call.json(await answer.response())
+    return ResponseAnswer(call, asked, model, turn, charge)
 
 
 async def count_input_tokens(request: Request) -> HttpResponse:
@@ -199,16 +151,23 @@ async def count_input_tokens(request: Request) -> HttpResponse:
     return call.json({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
 
-async def read_conversation(call: Call[ResponsesRequest]) -> ConversationRequest:
+async def read_conversation(
+    call: Call[ResponsesRequest], *, compacts: bool = False
+) -> ConversationRequest:
     """Raises InvalidRequest, UnsupportedParameter, NotFound, BodyTooLarge or QueueFull."""
     request, body = call.request, call.body
     previous = previous_response(request, body.previous_response_id)
     more_bytes = previous.conversation_bytes if previous else 0
-    return await call.convert(lambda: conversation_request(request, body, previous), more_bytes)
+    return await call.convert(
+        lambda: conversation_request(request, body, previous, compacts), more_bytes
+    )
 
 
 def conversation_request(
-    request: Request, body: ResponsesRequest, previous: KeptResponse | None
+    request: Request,
+    body: ResponsesRequest,
+    previous: KeptResponse | None,
+    compacts: bool = False,
 ) -> ConversationRequest:
     body.check()
     earlier = previous.conversation if previous else []
@@ -230,13 +189,21 @@ def conversation_request(
         own = [item for item, path in placed if path not in references.paths]
         num_bytes = len(encode(own)) + references.num_bytes
         num_bytes += previous.conversation_bytes if previous else 0
-    items = [*earlier, *sent.items]
+    items, answer = [*earlier, *sent.items], body.answer()
+    if compacts := compacts or bool(sent.triggers):
+        messages.append(Message(role="user", content=SUMMARIZE))
+        items = [item for item in items if isinstance(item, MessageItem) and item.role == "user"]
+        answer = without_calls(answer)
     unknown = [*offered.unknown, *sent.unknown]
     tools = msgspec.Raw(encode(offered.shown))
-    answer = body.answer()
     return ConversationRequest(
-        body, items, num_bytes, messages, answer, offered, tools, left_out, unknown
+        body, compacts, items, num_bytes, messages, answer, offered, tools, left_out, unknown
     )
+
+
+def without_calls(answer: Answer) -> Answer:
+    """Any text. The tools stay in the prompt: the conversation's prefix was cached with them."""
+    return Answer(use=ToolUse(answer.use.tools, allowed=frozenset()))
 
 
 @contextlib.contextmanager
@@ -291,21 +258,27 @@ class ResponseAnswer:
         self._call = call
         self._asked = asked
         self._model = model
-        self._turn = turn
+        self.turn = turn
         self._response = response_to(asked, model.name)
         # Encoded once: it repeats fields of the request, which may be megabytes.
         self._json = msgspec.Raw(encode(self._response))
         self._meter = UsageMeter(charge, [turn.num_prompt], 1)
-        carries = CARRIED in asked.body.include
-        self._writer = OutputWriter(asked.offered.names, carries=carries)
+        names, carries = asked.offered.names, CARRIED in asked.body.include
+        self._writer = (
+            CompactionWriter() if asked.compacts else OutputWriter(names, carries=carries)
+        )
         self._kinds = TokenKinds()
         self._numbers = itertools.count()
 
-    async def response(self) -> msgspec.Raw:
-        """The whole response as JSON."""
+    async def response(self) -> Response:
         async with contextlib.aclosing(self._output()) as output:
             async for _ in output:
                 pass
+        return self._response
+
+    async def json(self) -> msgspec.Raw:
+        """The whole response."""
+        await self.response()
         return self._json
 
     async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
@@ -337,14 +310,15 @@ class ResponseAnswer:
 
     async def _output(self) -> AsyncGenerator[list[ResponsesEvent], None]:
         """The events of the output's items. Once exhausted, the response is complete and stored."""
-        async with contextlib.aclosing(pieces_of(self._turn)) as deltas:
+        compacts = self._asked.compacts
+        async with contextlib.aclosing(pieces_of(self.turn)) as deltas:
             async for delta, pieces in deltas:
                 self._meter.add(delta)
                 scored = self._kinds.content_of(delta, pieces)
                 logprobs = [token_logprob(self._model, token) for token in scored]
                 events = self._writer.write(pieces, logprobs)
                 if delta.finish_reason is not None:
-                    is_cut = delta.finish_reason is FinishReason.LENGTH
+                    is_cut = delta.finish_reason is FinishReason.LENGTH and not compacts
                     events += self._writer.finish(is_cut=is_cut)
                     self._response = self._finished(is_cut)
                     self._json = msgspec.Raw(encode(self._response))

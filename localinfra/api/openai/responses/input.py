@@ -12,7 +12,9 @@ from localinfra.api.generation.carried import read_carried
 from localinfra.api.http.body import NULL, decode_within
 from localinfra.api.openai.responses.foreign import FOREIGN
 from localinfra.api.openai.responses.items import (
+    READABLE,
     AnyItem,
+    CompactionItem,
     FunctionCallItem,
     FunctionCallOutputItem,
     InputText,
@@ -67,6 +69,7 @@ class SentItem(msgspec.Struct, frozen=True, kw_only=True):
     type: str | None = None
     id: str | None = None
     status: Status | None = None
+    internal_chat_message_metadata_passthrough: Any = None  # no effect: Codex's own
 
 
 class SentMessage(SentItem, frozen=True, kw_only=True):
@@ -92,6 +95,10 @@ class SentOutput(SentItem, frozen=True, kw_only=True):
     output: str | Parts | None
 
 
+class SentCompaction(SentItem, frozen=True, kw_only=True):
+    encrypted_content: str | None = None
+
+
 class ItemReference(msgspec.Struct, frozen=True):
     id: str
     type: str | None = None
@@ -108,6 +115,7 @@ class Input(msgspec.Struct, frozen=True):
     left_out: list[str]  # paths of ignored parts
     unknown: list[str]  # paths of unknown names
     orphanable: set[str] = set()  # paths of outputs whose calls may have been ignored
+    triggers: list[str] = []  # paths of items that ask for a summary in place of an answer
 
 
 def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
@@ -120,7 +128,7 @@ def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
     if isinstance(given, str):
         message = MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))
         return Input([message], ["input"], [], [])
-    found = Input([], [], [], [], set())
+    found = Input([], [], [], [], set(), [])
     for at, raw in enumerate(given):
         if raw == NULL:
             continue
@@ -160,6 +168,13 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
         return [_output(sent, path, found.left_out)]
     if kind == "item_reference":
         return [find(decode_within(path, raw, ItemReference, unknown).id, path)]
+    if kind == "compaction_trigger":
+        found.triggers.append(path)
+        return []
+    if kind in ("compaction", "compaction_summary"):
+        content = decode_within(path, raw, SentCompaction, unknown).encrypted_content or ""
+        if content.startswith(READABLE):
+            return [CompactionItem(id=new_id("cmp"), encrypted_content=content)]
     if kind.endswith("_output"):
         found.orphanable.add(path)
     with contextlib.suppress(InvalidRequest):  # an invalid one comes from elsewhere: ignore it
@@ -263,7 +278,8 @@ def without_orphans(earlier: Iterable[AnyItem], sent: Input) -> Input:
     known = set(paths)
     orphans = [path for path in sent.paths if path not in known]
     left_out = [*sent.left_out, *orphans]
-    return Input([item for item, _ in kept], paths, left_out, sent.unknown)
+    items = [item for item, _ in kept]
+    return msgspec.structs.replace(sent, items=items, paths=paths, left_out=left_out)
 
 
 def check_outputs(
@@ -312,6 +328,8 @@ def _is_assistant(item: AnyItem) -> bool:
 def _other_message(item: AnyItem) -> Message:
     if isinstance(item, FunctionCallOutputItem):
         return Message(role="tool", content=item.text, tool_call_id=item.call_id)
+    if isinstance(item, CompactionItem):
+        return Message(role="user", content=item.text)
     assert isinstance(item, MessageItem)
     return Message(role=item.role, content=item.text)
 

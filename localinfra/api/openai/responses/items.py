@@ -15,6 +15,7 @@ Role = Literal["user", "system", "developer", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
 
 MAX_NAME_CHARS = 128  # of a function
+READABLE = "localinfra:"  # begins the summaries made here; those of OpenAI are encrypted
 NOT_IN_NAMES = re.compile(r"[^\w.:/-]", re.ASCII)
 
 
@@ -87,7 +88,18 @@ class FunctionCallOutputItem(Item, frozen=True, kw_only=True, tag="function_call
         return "\n".join(part.text for part in self.output)
 
 
-OutputItem: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem
+class CompactionItem(Item, frozen=True, kw_only=True, tag="compaction"):
+    """The summary of a conversation, to go on with in its place."""
+
+    encrypted_content: str  # in plain text, after `READABLE`
+
+    @property
+    def text(self) -> str:
+        summary = self.encrypted_content.removeprefix(READABLE)
+        return f"Summary of the conversation so far:\n\n{summary}"
+
+
+OutputItem: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem | CompactionItem
 AnyItem: TypeAlias = OutputItem | FunctionCallOutputItem
 
 

@@ -13,6 +13,8 @@ from msgspec import UNSET
 from localinfra.api.generation.carried import carried
 from localinfra.api.generation.tools import call_id
 from localinfra.api.openai.responses.items import (
+    READABLE,
+    CompactionItem,
     FunctionCallItem,
     MessageItem,
     OutputItem,
@@ -32,6 +34,7 @@ from localinfra.chat.formats.pieces import (
     Thought,
 )
 from localinfra.engine.output import OutputDelta, ScoredToken
+from localinfra.errors import NoSummary
 
 
 class ResponsesEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -238,6 +241,22 @@ class OpenReasoning(OpenText):
         return ReasoningDone(**self._at, text=self._text)
 
 
+class OpenCompaction(OpenItem):
+    """The only item that is written as a whole."""
+
+    kind = "cmp"
+
+    def __init__(self, output_index: int, summary: str):
+        super().__init__(output_index)
+        self._texts = [READABLE, summary]
+
+    def end(self, status: Status) -> Iterator[ResponsesEvent]:
+        yield ItemDone(output_index=self._output_index, item=self.item(status))
+
+    def item(self, status: Status) -> CompactionItem:
+        return CompactionItem(id=self.id, status=status, encrypted_content=self._text)
+
+
 # --- the whole output -----------------------------------------------------------------------------
 
 
@@ -311,6 +330,28 @@ class OutputWriter:
             yield from self._open.end(status)
             self.items.append(self._open.item(status))
             self._open = None
+
+
+class CompactionWriter(OutputWriter):
+    """Writes the content of the answer as a summary. Reasoning and calls are no part of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._texts: list[str] = []
+
+    def _write(
+        self, pieces: Sequence[Piece], logprobs: Sequence[msgspec.Raw]
+    ) -> Iterator[ResponsesEvent]:
+        self._texts += [piece.text for piece in pieces if isinstance(piece, Content)]
+        return iter(())
+
+    def _finish(self, is_cut: bool) -> Iterator[ResponsesEvent]:
+        """A summary that was cut off still serves. Raises NoSummary."""
+        summary = "".join(self._texts).strip()
+        if not summary:
+            raise NoSummary
+        yield from self._begin(OpenCompaction(0, summary))
+        yield from self._end("completed")
 
 
 class TokenKinds:
