@@ -24,6 +24,7 @@ from localinfra.cli.connect import answering, find_running
 from localinfra.config import settings as config_file
 from localinfra.errors import ApiError
 from localinfra.machine import cache_folder
+from localinfra.models.entries import Price
 
 # The first request of Claude Code and Qwen Code has about 20,000 tokens, of Codex 10,000.
 MIN_CONTEXT_LENGTH = 32_768
@@ -33,6 +34,7 @@ MAX_ANSWER_LENGTH = 32_000  # tokens; agents keep so much of a context free
 class LoadedCard(msgspec.Struct):
     id: str
     context_length: int  # tokens
+    price: Price = Price()
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -42,6 +44,7 @@ class Served(msgspec.Struct, frozen=True):
     key: str  # never empty: agents refuse to start without one
     model: str
     context_length: int  # tokens
+    price: Price
 
     @property
     def answer_length(self) -> int:
@@ -73,6 +76,7 @@ def claude(served: Served) -> Setup:
             "CLAUDE_CODE_SUBAGENT_MODEL": served.model,
             "CLAUDE_CODE_MAX_CONTEXT_TOKENS": window,
             "CLAUDE_CODE_AUTO_COMPACT_WINDOW": window,  # for models called claude-...
+            "CLAUDE_CODE_DISABLE_1M_CONTEXT": "1",  # its picker would offer a million tokens
             "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(served.answer_length),
             "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -98,6 +102,7 @@ def codex(served: Served) -> Setup:
 def opencode(served: Served) -> Setup:
     """https://opencode.ai/docs/config; the user's configuration is merged with this one."""
     limit = {"context": served.context_length, "output": served.answer_length}
+    price = {"input": served.price.input, "output": served.price.output}
     config = {
         "model": f"localinfra/{served.model}",
         "small_model": f"localinfra/{served.model}",
@@ -105,7 +110,7 @@ def opencode(served: Served) -> Setup:
             "localinfra": {
                 "npm": "@ai-sdk/openai-compatible",
                 "options": {"baseURL": f"{served.url}/v1", "apiKey": served.key},
-                "models": {served.model: {"limit": limit}},
+                "models": {served.model: {"limit": limit, "cost": price}},
             }
         },
     }
@@ -125,6 +130,8 @@ def qwen(served: Served) -> Setup:
         "OPENAI_BASE_URL": f"{served.url}/v1",
         "OPENAI_API_KEY": served.key,
         "OPENAI_MODEL": served.model,
+        # Else 8,000, and a longer answer is cut and computed once more from its beginning.
+        "QWEN_CODE_MAX_OUTPUT_TOKENS": str(served.answer_length),
     }
     return Setup(environment, files={"QWEN_CODE_SYSTEM_SETTINGS_PATH": settings})
 
@@ -136,8 +143,8 @@ def aider(served: Served) -> Setup:
         "max_tokens": served.answer_length,
         "max_input_tokens": served.context_length,
         "max_output_tokens": served.answer_length,
-        "input_cost_per_token": 0,
-        "output_cost_per_token": 0,
+        "input_cost_per_token": served.price.input / 1e6,
+        "output_cost_per_token": served.price.output / 1e6,
         "litellm_provider": "openai",
         "mode": "chat",
     }
@@ -217,7 +224,7 @@ def load(client: Client, name: str | None) -> Served:
     model = (find_model(client, name) if name else text_models(client)[0]).id
     client.post("/v1/tokenize", {"model": model, "prompt": "Hi"}, msgspec.Raw)
     card = client.get(f"/v1/models/{quote(model, safe='')}", LoadedCard)
-    return Served(client.url, client.key or "none", card.id, card.context_length)
+    return Served(client.url, client.key or "none", card.id, card.context_length, card.price)
 
 
 def become(path: str, setup: Setup, arguments: tuple[str, ...]) -> NoReturn:

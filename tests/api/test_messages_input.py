@@ -154,6 +154,18 @@ def test_tool_results_are_messages_of_their_own_before_the_users() -> None:
     ]
 
 
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
+NOTE = "[image left out: this model reads text only]"
+
+
+@pytest.mark.parametrize("between", [[], [assistant(text("I see."))]])
+def test_a_note_stands_for_an_image_of_an_earlier_message(between: list[Any]) -> None:
+    """A client sends it again with each turn, also if it was refused."""
+    turns = [user(IMAGE, text("What is it?")), *between, user(text("Go on."))]
+    assert told(*turns)[0]["content"].startswith(f"{NOTE}\nWhat is it?")
+    assert request(messages=turns).left_out == ["messages[0].content[0]"]
+
+
 @pytest.mark.parametrize("kind", ["image", "document", "container_upload", "new"])
 def test_non_text_blocks_of_a_user_are_refused(kind: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
@@ -190,11 +202,10 @@ def test_text_is_also_read_by_openais_names(type: str) -> None:
     assert request(messages=turns).left_out == []
 
 
-def test_only_non_text_parts_of_a_result_are_ignored() -> None:
-    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
-    turns = [*HELLO, assistant(use("a"), use("b")), user(result("a", [image, text("one")]),
-                                                         result("b", [image]))]  # fmt: skip
-    assert [message["content"] for message in told(*turns)[2:]] == ["one", ""]
+def test_a_note_stands_for_non_text_parts_of_a_result() -> None:
+    turns = [*HELLO, assistant(use("a"), use("b")), user(result("a", [IMAGE, text("one")]),
+                                                         result("b", [IMAGE]))]  # fmt: skip
+    assert [message["content"] for message in told(*turns)[2:]] == [f"{NOTE}\none", NOTE]
     assert request(messages=turns).left_out == [
         "messages[2].content[0].content[0]", "messages[2].content[1].content[0]",
     ]  # fmt: skip

@@ -315,7 +315,7 @@ def test_calls_of_other_kinds_become_function_calls(
 
 
 @pytest.mark.parametrize("kind", ["function_call_output", "custom_tool_call_output"])
-def test_only_non_text_parts_of_an_output_are_ignored(kind: str) -> None:
+def test_notes_stand_for_non_text_parts_of_an_output(kind: str) -> None:
     parts = [
         {"type": "input_image", "image_url": "data:image/png;base64,"},
         {"type": "input_text", "text": "an image"},
@@ -323,7 +323,22 @@ def test_only_non_text_parts_of_an_output_are_ignored(kind: str) -> None:
     ]
     found = read_all([CALL, {"type": kind, "call_id": "c1", "output": parts}])
     assert found.left_out == ["input[1].output[0]", "input[1].output[2]"]
-    assert normalize(messages_of(found.items))[1]["content"] == "an image"
+    assert normalize(messages_of(found.items))[1]["content"] == (
+        "[image left out: this model reads text only]\nan image\n"
+        "[file left out: this model reads text only]"
+    )
+
+
+def test_a_note_stands_for_an_image_of_an_earlier_message() -> None:
+    """A client sends it again with each turn, also if it was refused."""
+    image = {"type": "input_image", "image_url": "data:image/png;base64,"}
+    asked = {"role": "user", "content": [image, {"type": "input_text", "text": "What is it?"}]}
+    found = read_all([asked, user("Go on.")])
+    assert found.left_out == ["input[0].content[0]"]
+    assert [message["content"] for message in normalize(messages_of(found.items))] == [
+        "[image left out: this model reads text only]\nWhat is it?",
+        "Go on.",
+    ]
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "assistant"])

@@ -96,6 +96,7 @@ def test_claude_code(server: EchoServer, environment: dict[str, str]) -> None:
         "ANTHROPIC_DEFAULT_SONNET_MODEL": ECHO, "ANTHROPIC_DEFAULT_HAIKU_MODEL": ECHO,
         "CLAUDE_CODE_SUBAGENT_MODEL": ECHO, "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "2048",
         "CLAUDE_CODE_AUTO_COMPACT_WINDOW": "2048", "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "512",
+        "CLAUDE_CODE_DISABLE_1M_CONTEXT": "1",
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }  # fmt: skip
     url, token = agent.environment["ANTHROPIC_BASE_URL"], agent.environment["ANTHROPIC_AUTH_TOKEN"]
@@ -132,7 +133,9 @@ def test_opencode(server: EchoServer, environment: dict[str, str]) -> None:
     assert config["provider"]["localinfra"] == {
         "npm": "@ai-sdk/openai-compatible",
         "options": {"baseURL": f"{server.url}/v1", "apiKey": "none"},
-        "models": {ECHO: {"limit": {"context": 2048, "output": 512}}},
+        "models": {
+            ECHO: {"limit": {"context": 2048, "output": 512}, "cost": {"input": 1, "output": 2}}
+        },
     }
 
 
@@ -143,6 +146,7 @@ def test_qwen_code(server: EchoServer, environment: dict[str, str]) -> None:
     assert agent.arguments == ["-p", "Hi"]
     assert agent.environment == {
         "OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": "none", "OPENAI_MODEL": ECHO,
+        "QWEN_CODE_MAX_OUTPUT_TOKENS": "512",
     }  # fmt: skip
     assert agent.file == {
         "security": {"auth": {"selectedType": "openai"}},
@@ -160,6 +164,8 @@ def test_aider(server: EchoServer, environment: dict[str, str]) -> None:
     [(name, details)] = agent.file.items()
     assert name == agent.environment["AIDER_MODEL"]
     assert (details["max_input_tokens"], details["max_output_tokens"]) == (2048, 512)
+    prices = (details["input_cost_per_token"], details["output_cost_per_token"])
+    assert prices == (0.000001, 0.000002)
     url, key = agent.environment["OPENAI_API_BASE"], agent.environment["OPENAI_API_KEY"]
     with openai.OpenAI(base_url=url, api_key=key, max_retries=0) as client:
         answer = client.chat.completions.create(

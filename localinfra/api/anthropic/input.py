@@ -21,6 +21,7 @@ from localinfra.api.generation.tools import (
     no_function_to_call,
     use_of,
 )
+from localinfra.api.generation.unread import note_for
 from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse
 from localinfra.chat.messages import (
     MAX_MESSAGES,
@@ -71,6 +72,10 @@ class Block(msgspec.Struct, frozen=True):
         if isinstance(self.source, DocumentSource) and self.type == "document":
             return self.source.type in ("text", "content")
         return self.type in TEXT_TYPES or self.type in ("search_result", "compaction")
+
+    @property
+    def is_known(self) -> bool:
+        return self.has_text or self.type in READABLE
 
 
 # Claude Code's first line of `system` is for Anthropic's bills and changes with every conversation,
@@ -231,7 +236,10 @@ def tool_use(tools: Sequence[ToolDefinition], choice: MessagesToolChoice | None)
 
 
 def conversation(system: Content, messages: Sequence[InputMessage]) -> list[Message]:
-    """Merges consecutive messages of one role into one turn."""
+    """Merges consecutive messages of one role into one turn. Blocks that the model can't read are
+    refused in the last message of the user, and noted in earlier ones: else an image would end the
+    conversation for good, as clients send it again with each turn."""
+    asked = last_of_user(messages)
     blocks = without_billing(placed(system, "system")) if system else []
     found = [Message(role="system", content=text_of(blocks))] if blocks else []
     for role, turn in itertools.groupby(enumerate(messages), key=lambda pair: pair[1].role):
@@ -240,7 +248,9 @@ def conversation(system: Content, messages: Sequence[InputMessage]) -> list[Mess
             path = f"messages[{at}].content"
             if not message.content and role != "assistant":
                 raise InvalidRequest(f"A {role} message needs content.", path)
-            blocks += placed(message.content, path)
+            content = placed(message.content, path)
+            is_earlier = role == "user" and at != asked
+            blocks += map(noted, content) if is_earlier else content
         if role == "user":
             found += user_messages(blocks)
         elif role == "assistant":
@@ -251,17 +261,28 @@ def conversation(system: Content, messages: Sequence[InputMessage]) -> list[Mess
 
 
 def left_out_blocks(messages: Sequence[InputMessage]) -> list[str]:
-    """Paths of non-text blocks in tool results and assistant messages. They are ignored rather than
-    refused: the model or its tools produced them, and the conversation can go on without them."""
+    """Paths of non-text blocks in tool results, assistant messages and earlier messages of the
+    user. They are ignored rather than refused: the conversation can go on without them."""
     paths: list[str] = []
+    asked = last_of_user(messages)
     for at, message in enumerate(messages):
         for path, block in placed(message.content, f"messages[{at}].content"):
-            if message.role == "assistant":
-                paths += [] if block.has_text or block.type in READABLE else [path]
-            elif block.type == "tool_result" and isinstance(block.content, list):
+            if message.role == "assistant" or (message.role == "user" and at != asked):
+                paths += [] if block.is_known else [path]
+            if block.type == "tool_result" and isinstance(block.content, list):
                 inner = placed(block.content, f"{path}.content")
                 paths += [place for place, part in inner if not part.has_text]
     return paths
+
+
+def last_of_user(messages: Sequence[InputMessage]) -> int:
+    return max((at for at, message in enumerate(messages) if message.role == "user"), default=-1)
+
+
+def noted(place: Placed) -> Placed:
+    """The block, or a note in the place of one that the model can't read."""
+    path, block = place
+    return place if block.is_known else (path, Block("text", note_for(block.type)))
 
 
 def is_billing(block: Block) -> bool:
@@ -299,7 +320,7 @@ def result_message(path: str, block: Block) -> Message:
             "A tool_result's content must be a string or a list of blocks.", f"{path}.content"
         )
     parts = placed(block.content or "", f"{path}.content")
-    text = text_of(place for place in parts if place[1].has_text)
+    text = text_of(place for place in map(noted, parts) if place[1].has_text)
     return Message(
         role="tool",
         # Templates have no field for errors.

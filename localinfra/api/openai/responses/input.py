@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from localinfra.api.generation.carried import read_carried
+from localinfra.api.generation.unread import note_for
 from localinfra.api.http.body import NULL, decode_within
 from localinfra.api.openai.responses.foreign import FOREIGN
 from localinfra.api.openai.responses.items import (
@@ -115,20 +116,22 @@ class Input(msgspec.Struct, frozen=True):
     left_out: list[str]  # paths of ignored parts
     unknown: list[str]  # paths of unknown names
     orphanable: set[str] = set()  # paths of outputs whose calls may have been ignored
+    unread: list[str] = []  # paths of parts of the user's last message that are no text
     triggers: list[str] = []  # paths of items that ask for a summary in place of an answer
 
 
 def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
     """Reads a request's `input`. `find` looks up item references.
 
-    Calls of other kinds of tools, and their outputs, become function calls. Items without text and
-    images in outputs are ignored. Raises InvalidRequest with the path, UnsupportedParameter for a
-    part of a message that is not text, and the errors of `find`.
+    Calls of other kinds of tools, and their outputs, become function calls. Items without text are
+    ignored, and a note stands for an image, except in the user's last message. Raises
+    InvalidRequest with the path, UnsupportedParameter for an image in that one, and the errors of
+    `find`.
     """
     if isinstance(given, str):
         message = MessageItem(id=new_id("msg"), role="user", content=(InputText(given),))
         return Input([message], ["input"], [], [])
-    found = Input([], [], [], [], set(), [])
+    found = Input([], [], [], [], set(), [], [])
     for at, raw in enumerate(given):
         if raw == NULL:
             continue
@@ -136,6 +139,11 @@ def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
         items = _items(raw, path, find, found)
         found.items.extend(items)
         found.paths.extend([path] * len(items))
+    if found.unread:
+        raise UnsupportedParameter(
+            "This model takes text only, no images or files: send input_text parts.",
+            found.unread[0],
+        )
     items = found.items
     if items and isinstance(last := items[-1], MessageItem) and last.role == "assistant":
         items[-1] = msgspec.structs.replace(last, status="incomplete")  # it will be continued
@@ -145,7 +153,7 @@ def read_input(given: str | Sequence[msgspec.Raw], find: Find) -> Input:
 def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyItem]:
     kind, unknown = decode_within(path, raw, Sent, []).kind, found.unknown
     if kind == "message":
-        return [_message(decode_within(path, raw, SentMessage, unknown), path, found.left_out)]
+        return [_message(decode_within(path, raw, SentMessage, unknown), path, found)]
     if kind == "reasoning":
         reasoning = decode_within(path, raw, SentReasoning, unknown)
         thought = _reasoning(reasoning, path, found.left_out)
@@ -187,16 +195,20 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
     return []
 
 
-def _message(sent: SentMessage, path: str, left_out: list[str]) -> MessageItem:
+def _message(sent: SentMessage, path: str, found: Input) -> MessageItem:
     path = f"{path}.content"
+    unread: list[str] = []
     if isinstance(sent.content, str) or sent.content is None:
         texts = [sent.content or ""]
     elif not sent.content and sent.role != "assistant":
         raise InvalidRequest("A list of content parts needs at least one.", path)
     elif sent.role == "user":
-        texts = [_text(part, f"{path}[{at}]") for at, part in enumerate(sent.content)]
+        texts = _noted(sent.content, path, unread)
     else:
-        texts = _texts(sent.content, path, left_out)
+        texts = _texts(sent.content, path, found.left_out)
+    if sent.role == "user":
+        found.left_out.extend(found.unread)
+        found.unread[:] = unread
     part = OutputText if sent.role == "assistant" else InputText
     return MessageItem(
         id=sent.id or new_id("msg"),
@@ -224,7 +236,7 @@ def _output(sent: SentOutput, path: str, left_out: list[str]) -> FunctionCallOut
     if isinstance(sent.output, str) or sent.output is None:
         output = sent.output or ""
     else:
-        output = tuple(map(InputText, _texts(sent.output, f"{path}.output", left_out)))
+        output = tuple(map(InputText, _noted(sent.output, f"{path}.output", left_out)))
     return FunctionCallOutputItem(
         id=sent.id or new_id("fco"),
         status=sent.status or "completed",
@@ -241,20 +253,21 @@ def _is_text(part: InputPart) -> bool:
 
 
 def _texts(parts: Sequence[InputPart], path: str, left_out: list[str]) -> list[str]:
-    """The text of the parts; ignores the others. The model or its tools produced those and it can
-    go on without them, unlike parts of a user's message."""
+    """The text of the parts. The others are ignored: the model produced them, and the conversation
+    can go on without them."""
     placed = [(part, f"{path}[{at}]") for at, part in enumerate(parts)]
     left_out += [place for part, place in placed if not _is_text(part)]
     return [_text(part, place) for part, place in placed if _is_text(part)]
 
 
+def _noted(parts: Sequence[InputPart], path: str, left_out: list[str]) -> list[str]:
+    """The text of the parts, with notes for the others."""
+    placed = [(part, f"{path}[{at}]") for at, part in enumerate(parts)]
+    left_out += [place for part, place in placed if not _is_text(part)]
+    return [_text(part, place) if _is_text(part) else note_for(part.type) for part, place in placed]
+
+
 def _text(part: InputPart, path: str) -> str:
-    if not _is_text(part):
-        raise UnsupportedParameter(
-            f"This model takes text only, no content part of type {part.type[:100]!r}: send "
-            "input_text parts.",
-            path,
-        )
     field = "refusal" if part.type == "refusal" else "text"
     text = part.refusal if field == "refusal" else part.text
     if text is UNSET:
