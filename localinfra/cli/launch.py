@@ -75,8 +75,7 @@ def claude(served: Served) -> Setup:
             **{f"ANTHROPIC_{kind}MODEL": served.model for kind in kinds},
             "CLAUDE_CODE_SUBAGENT_MODEL": served.model,
             "CLAUDE_CODE_MAX_CONTEXT_TOKENS": window,
-            "CLAUDE_CODE_AUTO_COMPACT_WINDOW": window,  # for models called claude-...
-            "CLAUDE_CODE_DISABLE_1M_CONTEXT": "1",  # its picker would offer a million tokens
+            "CLAUDE_CODE_AUTO_COMPACT_WINDOW": window,  # for claude-..., and "Default" in /model
             "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(served.answer_length),
             "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",

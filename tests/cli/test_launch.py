@@ -96,7 +96,6 @@ def test_claude_code(server: EchoServer, environment: dict[str, str]) -> None:
         "ANTHROPIC_DEFAULT_SONNET_MODEL": ECHO, "ANTHROPIC_DEFAULT_HAIKU_MODEL": ECHO,
         "CLAUDE_CODE_SUBAGENT_MODEL": ECHO, "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "2048",
         "CLAUDE_CODE_AUTO_COMPACT_WINDOW": "2048", "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "512",
-        "CLAUDE_CODE_DISABLE_1M_CONTEXT": "1",
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }  # fmt: skip
     url, token = agent.environment["ANTHROPIC_BASE_URL"], agent.environment["ANTHROPIC_AUTH_TOKEN"]

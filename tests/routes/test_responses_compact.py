@@ -5,6 +5,7 @@ from typing import Any
 
 import openai
 import pytest
+from answers import assert_error
 from echo import EchoServer
 from responding import TOOLS, create
 
@@ -86,3 +87,8 @@ def test_an_empty_summary_is_an_error(server: EchoServer) -> None:
     body = {"model": "echo", "input": "Hi", "max_output_tokens": 0}
     reply = server.post("/v1/responses/compact", body)
     assert reply.status_code == 500 and "no summary" in reply.json()["error"]["message"]
+
+
+def test_a_compaction_is_not_streamed(server: EchoServer) -> None:
+    reply = server.post("/v1/responses/compact", {"model": "echo", "input": "Hi", "stream": True})
+    assert_error(reply, 400, "stream", "unsupported_parameter")

@@ -54,7 +54,7 @@ from localinfra.api.openai.responses.tools import Offered
 from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.messages import Message
 from localinfra.engine.request import FinishReason
-from localinfra.errors import ApiError, InvalidRequest
+from localinfra.errors import ApiError, InvalidRequest, UnsupportedParameter
 from localinfra.text.request import TextParams
 from localinfra.text.turn import Turn, TurnRequest, begin_turn, pieces_of
 
@@ -118,6 +118,8 @@ async def compact_conversation(request: Request) -> HttpResponse:
 
     https://platform.openai.com/docs/api-reference/responses/compact"""
     call = await Call.begin(request, ResponsesRequest)
+    if call.body.stream:
+        raise UnsupportedParameter("A compaction is not streamed: leave stream out.", "stream")
     asked = await read_conversation(call, compacts=True)
     answer = await begin_answer(call, asked)
     done = await answer.response()

@@ -179,16 +179,16 @@ def _items(raw: msgspec.Raw, path: str, find: Find, found: Input) -> list[AnyIte
     if kind == "compaction_trigger":
         found.triggers.append(path)
         return []
-    if kind in ("compaction", "compaction_summary"):
-        content = decode_within(path, raw, SentCompaction, unknown).encrypted_content or ""
-        if content.startswith(READABLE):
-            return [CompactionItem(id=new_id("cmp"), encrypted_content=content)]
     if kind.endswith("_output"):
         found.orphanable.add(path)
     with contextlib.suppress(InvalidRequest):  # an invalid one comes from elsewhere: ignore it
         if kind == "custom_tool_call_output":
             sent = decode_within(path, raw, SentOutput, unknown)
             return [_output(sent, path, found.left_out)]
+        if kind in ("compaction", "compaction_summary"):
+            content = decode_within(path, raw, SentCompaction, unknown).encrypted_content or ""
+            if content.startswith(READABLE):
+                return [CompactionItem(id=new_id("cmp"), encrypted_content=content)]
         if kind in FOREIGN:
             return decode_within(path, raw, FOREIGN[kind], []).items()
     found.left_out.append(path)
