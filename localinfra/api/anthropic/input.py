@@ -37,7 +37,6 @@ from localinfra.errors import ApiError, InvalidRequest, UnsupportedParameter
 
 T = TypeVar("T")
 
-
 Name = Annotated[str, Meta(max_length=256)]
 
 
@@ -249,8 +248,7 @@ def conversation(system: Content, messages: Sequence[InputMessage]) -> list[Mess
             if not message.content and role != "assistant":
                 raise InvalidRequest(f"A {role} message needs content.", path)
             content = placed(message.content, path)
-            is_earlier = role == "user" and at != asked
-            blocks += map(noted, content) if is_earlier else content
+            blocks += map(noted, content) if role == "user" and at != asked else content
         if role == "user":
             found += user_messages(blocks)
         elif role == "assistant":
