@@ -40,7 +40,8 @@ LAYERS: dict[str, list[set[str]]] = {
         {"deltas"},
     ],
     "chat": [
-        {"messages", "partial", "sandbox"},
+        {"partial", "sandbox", "unread"},
+        {"messages"},
         {"control_tokens", "schema", "variables"},
         {"formats"},
         {"thoughts"},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from localinfra.chat.unread import note_for
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
@@ -155,7 +156,8 @@ def normalize(messages: Sequence[Message], *, parse_arguments: bool = True) -> l
     templates expect a mapping; otherwise, or without `parse_arguments`, they stay text.
 
     Raises InvalidRequest naming the path of the mistake, UnsupportedParameter for a non-text part
-    of a user message. In other roles such parts are `left_out`.
+    of the user's last message. In others such parts are `left_out`: else an image would end the
+    conversation for good, as clients send it again with each turn.
     """
     return [_plain(message, parse_arguments) for message in checked(messages)]
 
@@ -164,7 +166,15 @@ def checked(messages: Sequence[Message]) -> list[Message]:
     """The messages with text or None as content. Raises the same errors as `normalize`."""
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message.", "messages")
-    return [_checked(message, f"messages[{at}]") for at, message in enumerate(messages)]
+    asked = _last_of_user(messages)
+    return [
+        _checked(message, f"messages[{at}]", is_asked=at == asked)
+        for at, message in enumerate(messages)
+    ]
+
+
+def _last_of_user(messages: Sequence[Message]) -> int:
+    return max((at for at, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
 def texts_of(messages: Sequence[Message]) -> Iterator[str]:
@@ -187,15 +197,16 @@ def size_of(messages: Sequence[Message]) -> int:
 
 def left_out(messages: Sequence[Message]) -> list[str]:
     """Paths of parts that the model can't read but can do without: calls of unknown kinds, and
-    images outside of user messages."""
+    images outside of the user's last message."""
     paths: list[str] = []
+    asked = _last_of_user(messages)
     for at, message in enumerate(messages):
         paths += [
             f"messages[{at}].tool_calls[{index}]"
             for index, call in enumerate(message.tool_calls or ())
             if not call.is_function and not call.custom
         ]
-        if message.role != "user" and isinstance(message.content, list):
+        if at != asked and isinstance(message.content, list):
             paths += [
                 f"messages[{at}].content[{index}]"
                 for index, part in enumerate(message.content)
@@ -204,14 +215,14 @@ def left_out(messages: Sequence[Message]) -> list[str]:
     return paths
 
 
-def _checked(message: Message, path: str) -> Message:
+def _checked(message: Message, path: str, *, is_asked: bool) -> Message:
     if message.tool_calls:
         if message.role != "assistant":
             raise InvalidRequest("Only assistant messages have tool_calls.", f"{path}.tool_calls")
         calls = _functions(message.tool_calls, f"{path}.tool_calls")
         if calls != message.tool_calls:
             message = msgspec.structs.replace(message, tool_calls=calls)
-    content = _content(message, path)
+    content = _content(message, path, is_asked=is_asked)
     thought = message.thought if message.role == "assistant" else message.reasoning_content
     if content is message.content and not any(message.other_thoughts):
         return message
@@ -252,12 +263,12 @@ def _plain(message: Message, parse_arguments: bool) -> Plain:
     return plain | {key: value for key, value in optional.items() if value is not None}
 
 
-def _content(message: Message, path: str) -> str | None:
+def _content(message: Message, path: str, *, is_asked: bool) -> str | None:
     content = message.content
     if isinstance(content, str):
         return content
     if content or (content == [] and message.role not in ("assistant", "tool")):
-        return _joined(content, message.role, f"{path}.content")
+        return _joined(content, message.role, f"{path}.content", is_asked=is_asked)
     if message.role == "assistant":
         if message.refusal is not None:
             return message.refusal
@@ -269,14 +280,16 @@ def _content(message: Message, path: str) -> str | None:
     return ""  # an empty answer, or a tool without output
 
 
-def _joined(parts: Sequence[ContentPart], role: Role, path: str) -> str:
+def _joined(parts: Sequence[ContentPart], role: Role, path: str, *, is_asked: bool) -> str:
+    """`is_asked`: parts that the model can't read are refused."""
     if not parts:
         raise InvalidRequest("A list of content parts needs at least one.", path)
     texts = []
     for at, part in enumerate(parts):
         field = part.field(role)
         if field is None:
-            if role != "user":
+            if not is_asked:
+                texts += [note_for(part.type)] if role in ("user", "tool") else []
                 continue
             raise UnsupportedParameter(
                 f"This model takes text only; a content part of type {part.type!r} can't be "

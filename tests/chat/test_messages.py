@@ -108,9 +108,18 @@ def test_a_part_that_is_not_text_is_refused_by_its_path(type: str) -> None:
     assert error.value.param == "messages[1].content[1]"
 
 
-@pytest.mark.parametrize("role", ["tool", "assistant", "system", "developer"])
+def test_in_an_earlier_message_a_note_stands_for_it() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:,"}}
+    asked = {"role": "user", "content": [{"type": "text", "text": "What is this?"}, image]}
+    messages = [asked, {"role": "assistant", "content": "A cat."}, {"role": "user", "content": "?"}]
+    noted = "What is this?\n[image left out: this model reads text only]"
+    assert [message["content"] for message in plain(*messages)] == [noted, "A cat.", "?"]
+    assert left_out(msgspec.convert(messages, list[Message])) == ["messages[0].content[1]"]
+
+
+@pytest.mark.parametrize("role", ["assistant", "system", "developer"])
 @pytest.mark.parametrize("type", ["image_url", "input_audio", "file", "of_next_year"])
-def test_in_other_roles_than_user_it_is_left_out(role: str, type: str) -> None:
+def test_in_other_roles_it_is_left_out(role: str, type: str) -> None:
     part = {"type": type, type: {}}
     several = {"role": role, "content": [part, {"type": "text", "text": "a"}, part]}
     alone = {"role": role, "content": [part]}

@@ -21,7 +21,6 @@ from localinfra.api.generation.tools import (
     no_function_to_call,
     use_of,
 )
-from localinfra.api.generation.unread import note_for
 from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse
 from localinfra.chat.messages import (
     MAX_MESSAGES,
@@ -33,6 +32,7 @@ from localinfra.chat.messages import (
     TypeName,
     json_text,
 )
+from localinfra.chat.unread import note_for
 from localinfra.errors import ApiError, InvalidRequest, UnsupportedParameter
 
 T = TypeVar("T")

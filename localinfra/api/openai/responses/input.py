@@ -9,7 +9,6 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from localinfra.api.generation.carried import read_carried
-from localinfra.api.generation.unread import note_for
 from localinfra.api.http.body import NULL, decode_within
 from localinfra.api.openai.responses.foreign import FOREIGN
 from localinfra.api.openai.responses.items import (
@@ -37,6 +36,7 @@ from localinfra.chat.messages import (
     TypeName,
     json_text,
 )
+from localinfra.chat.unread import note_for
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
 Find = Callable[[str, str], AnyItem]  # (a stored item's id, the reference's path) → the item

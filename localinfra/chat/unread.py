@@ -4,4 +4,5 @@
 def note_for(kind: str) -> str:
     """`kind`: the part's type. Tells the model why it has no image, say, of which the text around
     it speaks."""
-    return f"[{kind.removeprefix('input_')} left out: this model reads text only]"
+    name = kind.removeprefix("input_").removesuffix("_url")
+    return f"[{name} left out: this model reads text only]"
