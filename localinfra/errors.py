@@ -125,6 +125,28 @@ class ModelUnavailable(ApiError):
     status, type, code = 503, "server_error", "model_unavailable"
 
 
+class PullRefused(ApiError):
+    """The source of a model's files wants a login, or its terms accepted."""
+
+    status, type, code = 403, "permission_error", "pull_refused"
+
+
+class PullFailed(ApiError):
+    """A model's files could not be fetched, or are not what their source promised."""
+
+    status, type, code = 502, "server_error", "pull_failed"
+
+
+class PullStopped(ApiError):
+    """Whoever asked for the files asked to stop. What is here is kept."""
+
+    status, type, code = 409, "invalid_request_error", "pull_stopped"
+
+
+class DiskFull(ApiError):
+    status, type, code = 507, "server_error", "insufficient_storage"
+
+
 class ServerBusy(ApiError):
     """This server's limit on open connections is reached."""
 

@@ -51,10 +51,12 @@ LAYERS: dict[str, list[set[str]]] = {
         {"relaxing", "template"},
     ],
     "models": [
-        {"gguf", "pool", "sources", "versions"},
+        {"gguf", "places", "pool", "quants", "versions"},
+        {"sources"},
         {"looks"},
         {"entries"},
         {"catalog", "files", "memory"},
+        {"fetch"},
     ],
     "api": [
         {"http", "vectors"},
@@ -81,6 +83,8 @@ OWNERS: dict[str, str | tuple[str, ...]] = {
     "tokenizers": "embed/",
     "diffusers": "image/",
     "ray": "ray_serve.py",
+    "httpx2": "models/fetch/",
+    "huggingface_hub": "models/fetch/",
     "pytest": "pytest_plugin.py",
     "openai": "pytest_plugin.py",
 }
@@ -149,6 +153,7 @@ def test_libraries_stay_with_their_owners(file: Path) -> None:
     [
         ("localinfra.api.app", "torch transformers sentence_transformers diffusers uvicorn ray"),
         ("localinfra.cli.main", "torch llama_cpp numpy starlette uvicorn"),
+        ("localinfra.runtime", "httpx2 huggingface_hub"),
         ("localinfra.engine.engine", "llama_cpp starlette torch"),
         ("localinfra.optimize.store", "llama_cpp numpy"),
         ("localinfra.backend_detect", "llama_cpp numpy msgspec"),

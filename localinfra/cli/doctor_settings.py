@@ -25,7 +25,7 @@ def check_models(path: Path, entries: Mapping[str, ModelEntry]) -> Iterator[Find
 
 
 def check_files(name: str, entry: ModelEntry) -> Iterator[Finding]:
-    command = entry.source.command() or ""
+    command = entry.source.command(name) or ""
     for problem in files.problems(entry, is_thorough=True):
         text = f"{table_of(name, entry)} {problem}"
         yield Finding("failed" if entry.source.is_repository else "problem", text, command)

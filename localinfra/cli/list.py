@@ -10,7 +10,6 @@ from localinfra.cli.first_start import no_models
 from localinfra.config import settings as config_file
 from localinfra.models import catalog, files
 from localinfra.models.entries import KINDS, ModelEntry, Price
-from localinfra.models.sources import HUB_TOOL_FROM, hub_tool
 
 HEADER = ("MODEL", "KIND", "FILES", "CONTEXT", "PRICE", "ALIASES")
 
@@ -60,8 +59,6 @@ def remedies(rows: Sequence[ModelRow]) -> list[str]:
     lines += [f"{row.name}: {row.remedy}" for row in absent if row.command is None]
     if commands := list(dict.fromkeys(row.command for row in absent if row.command)):
         lines += ["To get the missing files:", *(f"  {command}" for command in commands)]
-        if not hub_tool() and any("hf download" in command for command in commands):
-            lines.append(f"hf comes with {HUB_TOOL_FROM}")
     return ["", *lines] if lines else []
 
 
@@ -74,7 +71,7 @@ def row(name: str, entry: ModelEntry) -> ModelRow:
         files=files.state(entry),
         path=str(path) if path else None,
         remedy=(problems or None) if path else entry.source.remedy(name),
-        command=None if path else entry.source.command(),
+        command=None if path else entry.source.command(name),
         context_length=entry.details.context_length,
         price=entry.price,
         aliases=entry.aliases,

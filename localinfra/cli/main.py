@@ -17,6 +17,7 @@ COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "chat": ("chat", "Talk with a model in the terminal."),
     "launch": ("launch", "Start a coding agent on a model of a running server."),
     "image": ("image", "Make an image from a prompt, or from a picture and a prompt."),
+    "pull": ("pull", "Fetch a model from Hugging Face, Ollama's registry or a URL."),
     "list": ("list_models", "List the models and whether their files are here."),
     "costs": ("show_costs", "Show what each key has used of each model, and its price."),
     "optimize": ("optimize", "Measure faster types of a model's weights on this CPU."),

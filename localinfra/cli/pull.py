@@ -1,0 +1,181 @@
+"""`localinfra pull`: says what a model takes, fetches it, and says how to use it."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from localinfra import machine
+from localinfra.cli.progress import ProgressLine
+from localinfra.config import settings as config_file
+from localinfra.models import catalog, quants
+from localinfra.models.catalog import Catalog
+from localinfra.models.fetch import pull as pulling
+from localinfra.models.fetch import references
+from localinfra.models.fetch.peek import peek
+from localinfra.models.fetch.plan import Plan
+from localinfra.models.fetch.progress import Progress
+from localinfra.models.gguf.reader import GgufHeader
+from localinfra.models.memory import kv_bytes_per_layer, layers_per_device
+from localinfra.models.sources import HubSource, RemoteSource
+
+INTERRUPTED = 130  # as shells report a command ended by Ctrl-C
+SHOWN_CONTEXT = 8192  # tokens for which the memory is estimated
+RESERVE_BYTES = 512 << 20  # of a process beside weights and cache
+
+
+@click.command()
+@click.argument("references", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Another models.toml.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be fetched.")
+def pull(references: Sequence[str], path: Path | None, dry_run: bool) -> None:
+    """Fetch models: their sizes, licenses and memory first, then their files.
+
+    \b
+    MODEL is one of
+      NAME                    a model of models.toml
+      hf:OWNER/REPO[:QUANT]   of Hugging Face: its GGUF file (Q4_K_M, else Q8_0, if no
+                              QUANT is named), or the folder of an embedder or pipeline
+      hf:OWNER/REPO/FILE      one file of it
+      ollama:NAME[:TAG]       of Ollama's registry
+      https://...             a page or a file of Hugging Face, or any GGUF file
+
+    A pull that was interrupted goes on where it was. Files that other programs have
+    fetched are used where they are.
+    """
+    known = catalog.load(config_file.load(path))
+    try:
+        plans = [(text, plan) for text in references for plan in prepare(text, known)]
+        if dry_run:
+            return
+        for text, plan in plans:
+            result = carry_out(plan)
+            for line in uses(text, plan, result, known):
+                click.echo(line)
+    except KeyboardInterrupt:
+        words = " ".join(references)
+        click.echo(f"\nStopped. What came is kept: `localinfra pull {words}` goes on.", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def prepare(text: str, known: Catalog) -> list[Plan]:
+    """Makes the plans for one reference, and shows them."""
+    plans = []
+    for source in references.parse(text, known):
+        plan = pulling.plan(source)
+        header = peek(plan, threading.Event())
+        for line in description(plan, header):
+            click.echo(line)
+        plans.append(plan)
+    return plans
+
+
+def carry_out(plan: Plan) -> Path:
+    line = ProgressLine()
+    try:
+        return pulling.fetch(plan, lambda progress: show(line, progress), threading.Event())
+    finally:
+        line.end()
+
+
+def show(line: ProgressLine, progress: Progress) -> None:
+    done, total = progress.done_bytes, progress.total_bytes
+    if not total or done == total:
+        return
+    if not line.is_terminal:  # a line at each tenth
+        tenth = done * 10 // total
+        line.show(tenth / 10, f"{size(total * tenth // 10)} of {size(total)}")
+        return
+    doing = {"fetching": "", "waiting": "another process fetches it; ", "verifying": "verifying; "}
+    rate = f"  {size(int(progress.rate))}/s" if progress.rate else ""
+    left = f"  {duration(progress.left_s)} left" if progress.left_s is not None else ""
+    text = f"{doing[progress.stage]}{size(done)} of {size(total)}{rate}{left}"
+    line.show(done / total, f"{text}  {shortened(progress.file)}")
+
+
+def description(plan: Plan, header: GgufHeader | None) -> list[str]:
+    lines = [plan.source.text]
+    if not plan.files:
+        return [*lines, f"  is here: {plan.result}"]
+    shown = plan.files if len(plan.files) <= 6 else ()
+    lines += [f"  {size(file.blob.size_bytes):>8}  {file.blob.name}" for file in shown]
+    missing, total = plan.missing_bytes, plan.total_bytes
+    here = f"; {size(total - missing)} of them are here" if missing < total else ""
+    count = "" if shown else f" in {len(plan.files)} files"
+    lines.append(f"  {size(total):>8}{count or ' in all'}{here if missing else '; all is here'}")
+    lines.append(f"  license  {plan.license or 'not stated'}")
+    if header:
+        lines.append(f"  memory   {fit(plan, header)}")
+    return lines
+
+
+def fit(plan: Plan, header: GgufHeader) -> str:
+    """Whether the model fits this machine, and how: an estimate from its header."""
+    from localinfra.llama.build_info import free_memory  # loads llama.cpp
+
+    tokens = min(header.context_length or SHOWN_CONTEXT, SHOWN_CONTEXT)
+    cache = tokens * sum(kv_bytes_per_layer(header, "f16"))
+    need = plan.total_bytes + cache + RESERVE_BYTES
+    what = f"about {size(need)} with {tokens:,} tokens of context"
+    if gpus := free_memory():
+        layers, on_gpus = (
+            header.block_count + 1,
+            sum(layers_per_device(header, gpus, tokens, "f16")),
+        )
+        if on_gpus == layers:
+            return f"{what}: all {layers} layers fit the GPU"
+        if on_gpus:
+            return f"{what}: {on_gpus} of {layers} layers fit the GPU, the CPU computes the others"
+    free = machine.available_memory()
+    if free is None:
+        return f"{what}, computed on the CPU"
+    if need <= free:
+        return f"{what}, computed on the CPU; {size(free)} are free"
+    return f"{what}, but {size(free)} are free: it may be very slow or fail; try a smaller QUANT"
+
+
+def uses(text: str, plan: Plan, result: Path, known: Catalog) -> list[str]:
+    """How to use what was fetched."""
+    lines = [f"Here: {result}"]
+    if text in known.names_by_id:
+        return [*lines, f"It answers as {known.names_by_id[text]}."]
+    kind = "text" if plan.model or result.is_file() else kind_of(result)
+    return [
+        *lines,
+        "Serve it with these lines in models.toml:",
+        f'  [model."{name_of(plan.source)}"]',
+        f'  kind = "{kind}"',
+        f'  source = "{plan.source.text}"',
+    ]
+
+
+def kind_of(folder: Path) -> str:
+    if (folder / "model_index.json").exists():
+        return "image"
+    return "embedding" if (folder / "modules.json").exists() else "rerank"
+
+
+def name_of(source: RemoteSource) -> str:
+    if isinstance(source, HubSource):
+        quant = source.quant or (quants.quant_of(source.file) if source.file else "")
+        return f"{source.repo}:{quant}" if quant else source.repo
+    return source.text.partition(":")[2].partition("#")[0].rpartition("/")[2].removesuffix(".gguf")
+
+
+def size(count: int) -> str:
+    """4.9 GB, 120 MB, 3 kB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if count >= factor:
+            return f"{count / factor:.{1 if count < 100 * factor else 0}f} {unit}"
+    return f"{count / 1000:.0f} kB"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def shortened(name: str, limit: int = 30) -> str:
+    return name if len(name) <= limit else f"…{name[1 - limit :]}"

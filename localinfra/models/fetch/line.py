@@ -1,0 +1,181 @@
+"""Requests to servers that are not trusted: redirects, tokens, and answers of bounded size.
+
+Knows HTTP, and nothing of what is fetched.
+"""
+
+import contextlib
+import email.utils
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Self
+
+import httpx2
+
+from localinfra import __version__
+from localinfra.addresses import parse_ip
+from localinfra.errors import ModelNotFound, PullFailed, PullRefused, PullStopped
+from localinfra.models.fetch.pace import PACE, Pace, Passing, Patience
+
+MAX_REDIRECTS = 6
+REDIRECTS = (301, 302, 303, 307, 308)
+PASSING = (408, 421, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524)
+HEADERS = {"User-Agent": f"localinfra/{__version__}", "Accept-Encoding": "identity"}
+
+
+class Line:
+    """A client with one token, which goes to one origin alone. Used by several threads."""
+
+    def __init__(self, token: str | None = None, home: str = "", pace: Pace = PACE) -> None:
+        """`home`: a URL of the origin that may see the token."""
+        self.pace = pace
+        self._token = token
+        self._home = httpx2.URL(home)
+        self._open: set[httpx2.Response] = set()
+        self._client = httpx2.Client(  # reads the usual variables of proxies and certificates
+            headers=HEADERS,
+            timeout=httpx2.Timeout(pace.read_s, connect=pace.connect_s, pool=None),
+            limits=httpx2.Limits(max_connections=2 * pace.connections),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._client.close()
+
+    @contextmanager
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx2.Response]:
+        """The answer after redirects, whatever its status, its body unread.
+
+        Raises Passing for a line that breaks, also while the body is read, and PullFailed for a
+        redirect to where we don't go.
+        """
+        response = None
+        try:
+            response = self._follow(checked(url), dict(headers or {}))
+            self._open.add(response)
+            yield response
+        except httpx2.TransportError as error:
+            host = httpx2.URL(url).host
+            raise Passing(f"The line to {host} broke ({type(error).__name__})") from error
+        finally:
+            if response is not None:
+                self._open.discard(response)
+                response.close()
+
+    def cut(self) -> None:
+        """Ends the answers that other threads wait for."""
+        for response in self._open.copy():
+            stream = response.extensions["network_stream"]
+            with contextlib.suppress(OSError):
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+    def _follow(self, url: httpx2.URL, headers: dict[str, str]) -> httpx2.Response:
+        for _ in range(MAX_REDIRECTS + 1):
+            may_see = self._token and origin(url) == origin(self._home)
+            login = {"Authorization": f"Bearer {self._token}"} if may_see else {}
+            request = self._client.build_request("GET", url, headers=headers | login)
+            response = self._client.send(request, stream=True)
+            if response.status_code not in REDIRECTS or "Location" not in response.headers:
+                return response
+            response.close()
+            url = redirected(url, response.headers["Location"])
+        raise PullFailed(f"{url.host} redirects in a circle.")
+
+    def read(
+        self, url: str, limit: int, stop: threading.Event, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """The whole body of at most `limit` bytes, after as many attempts as it takes."""
+        patience = Patience(self.pace, stop)
+        while True:
+            try:
+                return self._read_once(url, limit, stop, headers)
+            except Passing as fault:
+                patience.wait(fault)
+
+    def _read_once(
+        self, url: str, limit: int, stop: threading.Event, headers: Mapping[str, str] | None
+    ) -> bytes:
+        started, body = time.monotonic(), bytearray()
+        with self.get(url, headers) as response:
+            check(response)
+            for chunk in response.iter_raw():
+                body += chunk
+                if len(body) > limit:
+                    raise PullFailed(f"{response.url.host} answers with more than {limit:,} bytes.")
+                if time.monotonic() - started > self.pace.answer_s:
+                    raise Passing(f"{response.url.host} answers too slowly")
+                if stop.is_set():
+                    raise PullStopped("Stopped.")
+        return bytes(body)
+
+
+def checked(url: str) -> httpx2.URL:
+    """Raises PullFailed unless it is a URL of HTTP with a host, and without a password."""
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        parsed = httpx2.URL("")
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
+        raise PullFailed(f"Only http and https are fetched, not {url[:200]!r}.")
+    return parsed
+
+
+def origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    return url.scheme, url.host, port
+
+
+def redirected(url: httpx2.URL, location: str) -> httpx2.URL:
+    """Raises PullFailed for a redirect that leaves HTTP, drops its encryption, or leads from a
+    public host into a private network, whose servers trust whoever can reach them."""
+    try:
+        joined = str(url.join(location))
+    except httpx2.InvalidURL:
+        joined = location
+    target = checked(joined)
+    if url.scheme == "https" and target.scheme == "http":
+        raise PullFailed(f"{url.host} redirects to an address without encryption: {target.host}.")
+    if target.host != url.host and not urllib.request.getproxies():  # else the proxy looks up names
+        if is_private(target.host) and not is_private(url.host):
+            raise PullFailed(f"{url.host} redirects into a private network: {target.host}.")
+    return target
+
+
+def is_private(host: str) -> bool:
+    """Whether any address of the host is not a public one. Unknown names are not."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    addresses = (parse_ip(str(text)) for text in found)
+    return any(address is not None and not address.is_global for address in addresses)
+
+
+def check(response: httpx2.Response) -> None:
+    """Raises what a status of 400 and above means."""
+    status, host = response.status_code, response.url.host
+    if status < 400:
+        return
+    if status in PASSING:
+        retry_after_s = parse_retry_after(response.headers.get("Retry-After", ""))
+        raise Passing(f"{host} answers with status {status}", retry_after_s)
+    if status in (401, 403):
+        raise PullRefused(f"{host} refuses this ({status}).")
+    if status in (404, 410):
+        raise ModelNotFound(f"{host} has nothing at {response.url.path}.", "model")
+    raise PullFailed(f"{host} answers with status {status}.")
+
+
+def parse_retry_after(text: str) -> float | None:
+    """Seconds, given as such or as a date."""
+    if text.strip().isascii() and text.strip().isdigit():
+        return float(text.strip()[:9])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,85 @@
+"""A GGUF file at any address.
+
+Its server promises a size and an ETag. Only a hash that the user gives (`#sha256=…`) says whether
+the bytes are right; without one the file must at least begin as GGUF.
+"""
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+from localinfra.errors import ModelNotFound, PullFailed
+from localinfra.models import places, quants
+from localinfra.models.fetch.line import Line, check
+from localinfra.models.fetch.pace import PACE, Pace, Passing, Patience
+from localinfra.models.fetch.plan import Plan, PlannedFile
+from localinfra.models.fetch.transfer import CONTENT_RANGE, Blob, Hash, validator
+from localinfra.models.sources import UrlSource
+
+START = "bytes=0-23"  # the magic and the counts of a GGUF header
+
+
+def plan_url(source: UrlSource, stop: threading.Event, pace: Pace = PACE) -> Plan:
+    """Raises PullRefused, ModelNotFound and PullFailed."""
+    with Line(pace=pace) as line:
+        blobs = [probe(source, url, line, stop) for url in parts(source.url)]
+    links = (source.own_path.with_name(name) for name in quants.parts(source.own_path.name))
+    folder = places.own_store() / "blobs"
+    older = (folder.glob(f"{prefix(blob.url)}*") for blob in blobs if not blob.hash)
+    kept = {path for blob in blobs for path in (blob.path, blob.lock)}
+    return Plan(
+        source,
+        tuple(PlannedFile(*pair) for pair in zip(blobs, links, strict=True)),
+        source.own_path,
+        obsolete=tuple(path for found in older for path in found if path not in kept),
+        refusal=f"{urlsplit(source.url).hostname} wants a login, which localinfra has not.",
+    )
+
+
+def prefix(url: str) -> str:
+    """Of the names of all contents that the URL has had."""
+    return f"url-{digest(url)}-"
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def parts(url: str) -> Iterator[str]:
+    """The URLs of all parts of the file."""
+    pieces = urlsplit(url)
+    for path in quants.parts(pieces.path):
+        yield urlunsplit(pieces._replace(path=path))
+
+
+def probe(source: UrlSource, url: str, line: Line, stop: threading.Event) -> Blob:
+    """Asks for the size and the ETag."""
+    patience = Patience(line.pace, stop)
+    while True:
+        try:
+            with line.get(url, {"Range": START}) as response:
+                check(response)
+                found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+                size = found[3] if found else response.headers.get("Content-Length", "")
+                etag = validator(response)
+            break
+        except Passing as fault:
+            patience.wait(fault)
+    host = urlsplit(url).hostname
+    if not re.fullmatch(r"\d{1,15}", size):
+        raise PullFailed(f"{host} does not say how large the file is; is it a file?")
+    if int(size) == 0:
+        raise ModelNotFound(f"The file at {host} is empty.", "model")
+    name = f"sha256-{source.sha256}" if source.sha256 else f"{prefix(url)}{digest(etag or '')}"
+    path = places.own_store() / "blobs" / name
+    return Blob(
+        name=source.own_path.name,
+        url=url,
+        size_bytes=int(size),
+        path=path,
+        lock=path.with_name(f"{name}.lock"),
+        hash=Hash("sha256", source.sha256) if source.sha256 else None,
+        etag=etag,
+    )
