@@ -15,7 +15,7 @@ from localinfra.models.fetch import pull as pulling
 from localinfra.models.fetch import references
 from localinfra.models.fetch.peek import peek
 from localinfra.models.fetch.plan import Plan
-from localinfra.models.fetch.progress import Progress
+from localinfra.models.fetch.progress import PullProgress
 from localinfra.models.gguf.reader import GgufHeader
 from localinfra.models.memory import kv_bytes_per_layer, layers_per_device
 from localinfra.models.sources import HubSource, RemoteSource
@@ -79,7 +79,7 @@ def carry_out(plan: Plan) -> Path:
         line.end()
 
 
-def show(line: ProgressLine, progress: Progress) -> None:
+def show(line: ProgressLine, progress: PullProgress) -> None:
     done, total = progress.done_bytes, progress.total_bytes
     if not total or done == total:
         return

@@ -70,7 +70,7 @@ def test_list_as_json_has_paths_and_remedies(tmp_path: Path) -> None:
     (row,) = json.loads(CliRunner().invoke(main, ["list", "--json", "--config", str(path)]).stdout)
     assert row["name"] == "c"
     assert row["path"] is None
-    assert "download o/c --include" in row["remedy"]
+    assert "`localinfra pull hf:o/c`" in row["remedy"]
 
 
 def test_list_says_what_to_do_about_each_file(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_list_says_what_to_do_about_each_file(tmp_path: Path) -> None:
     assert any(line.startswith(f"a: source: {tmp_path} is a folder") for line in lines)
     assert any(line.startswith(f"b: there is nothing at {tmp_path}/b.gguf") for line in lines)
     commands = [line.strip() for line in lines if line.startswith("  ")]
-    assert commands[0].endswith(" download o/c c.gguf")
+    assert commands[0] == "localinfra pull hf:o/c/c.gguf"
     assert commands[1].endswith("-m pip install --no-deps no-such-package")
     rows = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
     states = ["unusable", "file missing", "fetch needed", "package missing"]
@@ -94,7 +94,7 @@ def test_list_says_what_to_do_about_each_file(tmp_path: Path) -> None:
     assert rows[2]["command"] == commands[0] and "is a folder" in rows[0]["remedy"]
 
 
-@pytest.mark.parametrize("command", ["chat", "doctor", "launch", "list", "optimize"])
+@pytest.mark.parametrize("command", ["chat", "doctor", "launch", "list", "optimize", "pull"])
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--help"])
     assert result.exit_code == 0

@@ -9,12 +9,17 @@ from localinfra.errors import ModelUnavailable
 from localinfra.models import places
 from localinfra.models.sources import (
     HubSource,
+    OllamaSource,
     PackageSource,
     PathSource,
+    RemoteSource,
+    UrlSource,
     locate,
     parse_source,
     state,
 )
+
+HASH = "ab" * 32
 
 
 def package(site: Path, folder: str, distribution: str) -> None:
@@ -38,10 +43,18 @@ def package(site: Path, folder: str, distribution: str) -> None:
         ("package:some-weights==0.1.2/a/b", PackageSource("some-weights", "a/b", "0.1.2")),
         ("hf:org/repo/sub/a.gguf", HubSource("org/repo", "sub/a.gguf")),
         ("hf:org/repo", HubSource("org/repo")),
+        ("hf:org/repo:Q4_K_M", HubSource("org/repo", quant="Q4_K_M")),
+        ("ollama:llama3", OllamaSource("llama3")),
+        ("ollama:me/llama3:8b", OllamaSource("me/llama3", "8b")),
+        ("https://example.org/a.gguf", UrlSource("https://example.org/a.gguf")),
+        (f"https://example.org/a#sha256={HASH}", UrlSource("https://example.org/a", HASH)),
     ],
 )
-def test_a_source_is_a_path_a_package_or_a_repository(text: str, source: object) -> None:
-    assert parse_source(text, Path("/here")) == source
+def test_a_source_is_a_path_a_package_or_what_can_be_pulled(text: str, source: object) -> None:
+    parsed = parse_source(text, Path("/here"))
+    assert parsed == source
+    if isinstance(parsed, RemoteSource):
+        assert parse_source(parsed.text, Path("/here")) == source
 
 
 @pytest.mark.parametrize(
@@ -56,8 +69,14 @@ def test_a_source_is_a_path_a_package_or_a_repository(text: str, source: object)
         "package:x",
         "hf:org/repo/../../a",
         "hf:org",
-        "ollama:llama3",
-        "https://example.org/a.gguf",
+        "ollama:../../etc/passwd",
+        "ollama:a/../b",
+        "ollama:a:../b",
+        "https://user:secret@example.org/a.gguf",
+        "https://example.org:port/a.gguf",
+        "https:///a.gguf",
+        "file:///etc/passwd",
+        "ftp://example.org/a.gguf",
     ],
 )
 def test_other_schemes_and_paths_that_leave_their_package_are_refused(text: str) -> None:

@@ -11,7 +11,7 @@ Stage = Literal["fetching", "waiting", "verifying"]  # waiting: another process 
 
 
 @dataclass(frozen=True)
-class Progress:
+class PullProgress:
     file: str  # the one at work
     done_bytes: int  # of all files of the plan
     total_bytes: int
@@ -24,10 +24,10 @@ class Progress:
         return (self.total_bytes - self.done_bytes) / self.rate if self.rate else None
 
 
-Show = Callable[[Progress], None]
+Show = Callable[[PullProgress], None]
 
 
-class Meter:
+class PullMeter:
     """Turns the bytes of the file at work into the progress of all. One thread calls it."""
 
     def __init__(self, total_bytes: int, show: Show) -> None:
@@ -55,4 +55,4 @@ class Meter:
         is_known = now > then and stage != "verifying"
         rate = max(0, done_bytes - before) / (now - then) if is_known else None
         done = min(self._before_bytes + done_bytes, self._total_bytes)
-        self._show(Progress(self._file, done, self._total_bytes, rate or None, stage))
+        self._show(PullProgress(self._file, done, self._total_bytes, rate or None, stage))

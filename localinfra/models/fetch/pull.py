@@ -13,7 +13,7 @@ from localinfra.models.fetch.line import Line
 from localinfra.models.fetch.ollama import plan_ollama
 from localinfra.models.fetch.pace import PACE, Pace
 from localinfra.models.fetch.plan import Plan
-from localinfra.models.fetch.progress import Meter, Show
+from localinfra.models.fetch.progress import PullMeter, Show
 from localinfra.models.fetch.transfer import Changed, check_space, transfer
 from localinfra.models.fetch.web import plan_url
 from localinfra.models.sources import HubSource, OllamaSource, RemoteSource, UrlSource
@@ -61,7 +61,7 @@ def fetch(planned: Plan, show: Show, stop: threading.Event, pace: Pace = PACE) -
 def transfer_all(planned: Plan, show: Show, stop: threading.Event, pace: Pace) -> None:
     if planned.files:
         check_space(planned.files[0].blob.path, planned.missing_bytes)
-    meter = Meter(planned.total_bytes, show)
+    meter = PullMeter(planned.total_bytes, show)
     try:
         with Line(planned.token, planned.home, pace) as line:
             for file in planned.files:

@@ -25,7 +25,7 @@ from localinfra.models.fetch import journal
 from localinfra.models.fetch.journal import About, Journal, Part, PartWriter
 from localinfra.models.fetch.line import Line, check
 from localinfra.models.fetch.pace import KEPT, Passing, Patience
-from localinfra.models.fetch.progress import Meter
+from localinfra.models.fetch.progress import PullMeter
 
 SPARE_BYTES = 256 << 20  # of the disk, left free
 LOOK_S = 0.1  # between two looks at the threads' work
@@ -89,7 +89,7 @@ class NoRanges(Exception):
     """The server sends whole files only."""
 
 
-def transfer(blob: Blob, line: Line, meter: Meter, stop: threading.Event) -> None:
+def transfer(blob: Blob, line: Line, meter: PullMeter, stop: threading.Event) -> None:
     """Blocks until the file is at its place. While another process fetches it, shows that one's
     progress and waits.
 
@@ -114,7 +114,7 @@ def transfer(blob: Blob, line: Line, meter: Meter, stop: threading.Event) -> Non
     meter.update(blob.size_bytes)
 
 
-def fetch_locked(blob: Blob, line: Line, meter: Meter, stop: threading.Event) -> None:
+def fetch_locked(blob: Blob, line: Line, meter: PullMeter, stop: threading.Event) -> None:
     # Without an ETag, two connections may see two contents: so whole, and never resumed.
     whole = About(blob.content or secrets.token_hex(), blob.size_bytes, max(1, blob.size_bytes))
     try:
@@ -128,7 +128,7 @@ def fetch_locked(blob: Blob, line: Line, meter: Meter, stop: threading.Event) ->
 
 
 def fetch_verified(
-    blob: Blob, line: Line, about: About, meter: Meter, stop: threading.Event
+    blob: Blob, line: Line, about: About, meter: PullMeter, stop: threading.Event
 ) -> None:
     """Fetches what is missing, twice if the first time the hash is wrong."""
     for is_last in (False, True):
@@ -146,7 +146,7 @@ def fetch_verified(
     )
 
 
-def is_right(blob: Blob, kept: Journal, meter: Meter, stop: threading.Event) -> bool:
+def is_right(blob: Blob, kept: Journal, meter: PullMeter, stop: threading.Event) -> bool:
     if blob.hash is None:
         if problem := looks.gguf(kept.path):
             journal.discard(kept.path)
@@ -178,7 +178,7 @@ def check_space(path: Path, need_bytes: int) -> None:
 class Crew:
     """The threads that fetch the missing parts of one file."""
 
-    def __init__(self, blob: Blob, line: Line, kept: Journal, meter: Meter) -> None:
+    def __init__(self, blob: Blob, line: Line, kept: Journal, meter: PullMeter) -> None:
         self._blob = blob
         self._line = line
         self._journal = kept
