@@ -158,12 +158,12 @@ def handler_of(site: Site) -> type[BaseHTTPRequestHandler]:
                 body = bytes([body[0] ^ 255]) + body[1:]
             cut = len(body) if fault.cut_after is None else min(fault.cut_after, len(body))
             for at in range(0, cut, CHUNK):
+                chunk = body[at : min(at + CHUNK, cut)]
                 if not site.before_chunk():
                     break
-                chunk = body[at : min(at + CHUNK, cut)]
-                self.wfile.write(chunk)
                 with site.lock:
                     site.sent_bytes += len(chunk)
+                self.wfile.write(chunk)
             if fault.stall:
                 self.connection.recv(1)  # until the client ends it
             self.close_connection = cut < len(body)

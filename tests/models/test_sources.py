@@ -80,7 +80,7 @@ def test_a_source_is_a_path_a_package_or_what_can_be_pulled(text: str, source: o
     ],
 )
 def test_other_schemes_and_paths_that_leave_their_package_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected a path"):
+    with pytest.raises(ValueError, match=r"expected a (path|URL)"):
         parse_source(text, Path("/here"))
 
 
