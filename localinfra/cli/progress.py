@@ -1,6 +1,7 @@
 """Progress of long work, on standard error."""
 
 import os
+import shutil
 import sys
 
 import click
@@ -23,6 +24,9 @@ class ProgressLine:
     def wait(self, line: str) -> None:
         """Shows what is waited for, on a terminal only: elsewhere its clock would fill a log."""
         if self.is_terminal:
+            line = line[
+                : shutil.get_terminal_size().columns - 1
+            ]  # a wrapped line can't be rewritten
             click.echo(f"\r{line.ljust(len(self._last))}", nl=False, err=True)
             self._last = line
 

@@ -21,6 +21,7 @@ from localinfra.models.memory import kv_bytes_per_layer, layers_per_device
 from localinfra.models.sources import HubSource, RemoteSource
 
 INTERRUPTED = 130  # as shells report a command ended by Ctrl-C
+MOST_ROWS = 6  # of files that are shown one by one
 SHOWN_CONTEXT = 8192  # tokens for which the memory is estimated
 RESERVE_BYTES = 512 << 20  # of a process beside weights and cache
 
@@ -95,19 +96,19 @@ def show(line: ProgressLine, progress: PullProgress) -> None:
 
 
 def description(plan: Plan, header: GgufHeader | None) -> list[str]:
-    lines = [plan.source.text]
     if not plan.files:
-        return [*lines, f"  is here: {plan.result}"]
-    shown = plan.files if len(plan.files) <= 6 else ()
-    lines += [f"  {size(file.blob.size_bytes):>8}  {file.blob.name}" for file in shown]
-    missing, total = plan.missing_bytes, plan.total_bytes
-    here = f"; {size(total - missing)} of them are here" if missing < total else ""
-    count = "" if shown else f" in {len(plan.files)} files"
-    lines.append(f"  {size(total):>8}{count or ' in all'}{here if missing else '; all is here'}")
-    lines.append(f"  license  {plan.license or 'not stated'}")
-    if header:
-        lines.append(f"  memory   {fit(plan, header)}")
-    return lines
+        return [plan.source.text, f"  is here: {plan.result}"]
+    rows = [(file.blob.size_bytes, file.blob.name) for file in plan.files]
+    if len(rows) > 1:
+        rows = [*(rows if len(rows) <= MOST_ROWS else []), (plan.total_bytes, f"{len(rows)} files")]
+    here = plan.total_bytes - plan.missing_bytes
+    return [
+        plan.source.text,
+        *(f"{size(count):>10}  {name}" for count, name in rows),
+        *([f"{size(here):>10}  of it here already"] if here else []),
+        f"  license: {plan.license or 'not stated'}",
+        *([f"  memory: {fit(plan, header)}"] if header else []),
+    ]
 
 
 def fit(plan: Plan, header: GgufHeader) -> str:
@@ -168,7 +169,7 @@ def size(count: int) -> str:
     for unit, factor in (("GB", 10**9), ("MB", 10**6)):
         if count >= factor:
             return f"{count / factor:.{1 if count < 100 * factor else 0}f} {unit}"
-    return f"{count / 1000:.0f} kB"
+    return f"{count / 1000:.0f} kB" if count >= 1000 else f"{count} B"
 
 
 def duration(seconds: float) -> str:

@@ -77,7 +77,7 @@ def start_worker(
 def load_embedding_model(name: str, entry: EmbeddingModelEntry, max_waiting: int) -> EmbeddingModel:
     """Raises ModelUnavailable; its message says what to do."""
     path = locate(name, entry.source)
-    if path.suffix == ".gguf":
+    if path.is_file():
         return load_gguf_embedder(name, entry, path, max_waiting)
     loaded = load_encoder(name, entry, path, "embedding")
     if entry.dimensions not in (None, loaded.description.width):

@@ -156,7 +156,9 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
 
     def __post_init__(self) -> None:
         if self.source.is_repository:
-            raise ValueError('source: a text model is one file: "hf:OWNER/REPO/FILE.gguf"')
+            raise ValueError(
+                'source: a text model is one file: "hf:OWNER/REPO:QUANT" or "hf:OWNER/REPO/FILE"'
+            )
         if self.chat_template is not None and self.chat_template_file is not None:
             raise ValueError("chat_template: set it or chat_template_file, not both")
 
@@ -232,12 +234,7 @@ class EmbeddingModelEntry(EncoderEntry, tag_field="kind", tag="embedding", froze
         if path.is_dir():
             has_ggufs_alone = any(path.glob("*.gguf")) and not looks.safetensors(path)
             return looks.ggufs_inside(path) if has_ggufs_alone else super().problem(path)
-        if path.suffix == ".gguf":
-            return looks.gguf(path)
-        return (
-            f"{path} is neither a folder in sentence-transformers' layout nor a file whose name "
-            "ends in .gguf"
-        )
+        return looks.gguf(path)
 
     def problem_inside(self, path: Path) -> str | None:
         return None if path.is_dir() else looks.gguf_header(path, embeds=True)

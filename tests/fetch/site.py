@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 CHUNK = 64 << 10
 COMMIT = "c0ffee" + "0" * 34
@@ -95,89 +95,87 @@ def registry(site: Site, path: str, layers: Mapping[str, bytes]) -> None:
     site.answers[f"/v2/{name}/manifests/{tag}"] = json.dumps({"layers": rows}).encode()
 
 
-def handler_of(site: Site) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    site: ClassVar[Site]
 
-        def handle(self) -> None:
-            with contextlib.suppress(OSError):
-                super().handle()
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            super().handle()
 
-        def setup(self) -> None:
-            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
-            super().setup()
+    def setup(self) -> None:
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
+        super().setup()
 
-        def do_GET(self) -> None:
-            path, authorization = self.path.partition("?")[0], self.headers["Authorization"]
-            with site.lock:
-                site.requests.append(Asked(path, self.headers["Range"], authorization))
-            if site.token and authorization != f"Bearer {site.token}":
-                self.reply(401, b'{"error":"no"}')
-            elif path in site.answers:
-                self.reply(200, site.answers[path])
-            elif path in site.redirects:
-                self.reply(302, b"", {"Location": site.redirects[path]})
-            elif path in site.files:
-                self.send_file(site.files[path])
-            else:
-                self.reply(404, b"nothing here")
+    def do_GET(self) -> None:
+        path, authorization = self.path.partition("?")[0], self.headers["Authorization"]
+        with self.site.lock:
+            self.site.requests.append(Asked(path, self.headers["Range"], authorization))
+        if self.site.token and authorization != f"Bearer {self.site.token}":
+            self.reply(401, b'{"error":"no"}')
+        elif path in self.site.answers:
+            self.reply(200, self.site.answers[path])
+        elif path in self.site.redirects:
+            self.reply(302, b"", {"Location": self.site.redirects[path]})
+        elif path in self.site.files:
+            self.send_file(self.site.files[path])
+        else:
+            self.reply(404, b"nothing here")
 
-        def reply(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+    def reply(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
 
-        def send_file(self, content: Content) -> None:
-            with site.lock:
-                fault = site.faults.pop(0) if site.faults else Fault()
-            if fault.status:
-                self.reply(fault.status, b"fault", fault.headers)
-                return
-            start, end = self.asked_range(content)
-            self.send_response(206 if (start, end) != (0, len(content.data)) else 200)
-            self.send_header("Content-Length", str(end - start))
-            if (start, end) != (0, len(content.data)):
-                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content.data)}")
-            if content.etag:
-                self.send_header("ETag", content.etag)
-            self.end_headers()
-            self.pour(content.data[start:end], fault)
+    def send_file(self, content: Content) -> None:
+        with self.site.lock:
+            fault = self.site.faults.pop(0) if self.site.faults else Fault()
+        if fault.status:
+            self.reply(fault.status, b"fault", fault.headers)
+            return
+        start, end = self.asked_range(content)
+        self.send_response(206 if (start, end) != (0, len(content.data)) else 200)
+        self.send_header("Content-Length", str(end - start))
+        if (start, end) != (0, len(content.data)):
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content.data)}")
+        if content.etag:
+            self.send_header("ETag", content.etag)
+        self.end_headers()
+        self.pour(content.data[start:end], fault)
 
-        def asked_range(self, content: Content) -> tuple[int, int]:
-            """Start and end, the end excluded."""
-            found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
-            is_same = self.headers["If-Range"] in (None, content.etag)
-            if found is None or not content.has_ranges or not is_same:
-                return 0, len(content.data)
-            return int(found[1]), min(int(found[2]) + 1, len(content.data))
+    def asked_range(self, content: Content) -> tuple[int, int]:
+        """Start and end, the end excluded."""
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
+        is_same = self.headers["If-Range"] in (None, content.etag)
+        if found is None or not content.has_ranges or not is_same:
+            return 0, len(content.data)
+        return int(found[1]), min(int(found[2]) + 1, len(content.data))
 
-        def pour(self, body: bytes, fault: Fault) -> None:
-            if fault.spoil:
-                body = bytes([body[0] ^ 255]) + body[1:]
-            cut = len(body) if fault.cut_after is None else min(fault.cut_after, len(body))
-            for at in range(0, cut, CHUNK):
-                chunk = body[at : min(at + CHUNK, cut)]
-                if not site.before_chunk():
-                    break
-                with site.lock:
-                    site.sent_bytes += len(chunk)
-                self.wfile.write(chunk)
-            if fault.stall:
-                self.connection.recv(1)  # until the client ends it
-            self.close_connection = cut < len(body)
+    def pour(self, body: bytes, fault: Fault) -> None:
+        if fault.spoil:
+            body = bytes([body[0] ^ 255]) + body[1:]
+        cut = len(body) if fault.cut_after is None else min(fault.cut_after, len(body))
+        for at in range(0, cut, CHUNK):
+            chunk = body[at : min(at + CHUNK, cut)]
+            if not self.site.before_chunk():
+                break
+            with self.site.lock:
+                self.site.sent_bytes += len(chunk)
+            self.wfile.write(chunk)
+        if fault.stall:
+            self.connection.recv(1)  # until the client ends it
+        self.close_connection = cut < len(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    return Handler
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 @contextlib.contextmanager
 def serving() -> Iterator[Site]:
     site = Site()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(site))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"site": site}))
     server.daemon_threads = True
     server.block_on_close = False
     site.url = f"http://127.0.0.1:{server.server_port}"

@@ -52,7 +52,7 @@ BAD = [
     ("text", {"model": b'{"error": "no"}'}, "is JSON"),
     ("text", {"model": bytes(64)}, "begins with zeros"),
     ("text", {"model": struct.pack("<4sIQQ", b"GGUF", 1, 1, 1)}, "is GGUF version 1"),
-    ("embedding", {"model": b"hello"}, "is neither a folder in sentence-transformers' layout nor"),
+    ("embedding", {"model": b"hello"}, "is not a GGUF file"),
     ("embedding", {"model/": b""}, "has no .safetensors file; an embedding model is a folder"),
     ("embedding", {"model/model.safetensors": b"x"}, "has no config.json"),
     ("embedding", {"model/config.json": b"", "model/pytorch_model.bin": b"x"}, "pickled weights"),

@@ -62,7 +62,10 @@ def hub_page(text: str) -> HubSource | None:
     if text.startswith(tuple(f"{host}/" for host in HUB_HOSTS)):
         text = f"https://{text}"
     url = urlsplit(text)
-    if url.scheme not in ("http", "https") or url.hostname not in hub_hosts():
+    if url.scheme not in ("http", "https") or url.netloc not in (
+        *HUB_HOSTS,
+        urlsplit(endpoint()).netloc,
+    ):
         return None
     match = HUB_PATH.fullmatch(unquote(url.path))
     if match is None:
@@ -71,7 +74,3 @@ def hub_page(text: str) -> HubSource | None:
         raise ValueError(f"only the branch main can be pulled, not {match['revision']!r}")
     file = match["file"]
     return HubSource(match["repo"], inner_path(file) if file else None, quant=match["quant"])
-
-
-def hub_hosts() -> tuple[str | None, ...]:
-    return (*HUB_HOSTS, urlsplit(endpoint()).hostname)
