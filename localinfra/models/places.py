@@ -51,6 +51,11 @@ def own_store() -> Path:
     return cache_folder("models")
 
 
+def own_blob(name: str) -> tuple[Path, Path]:
+    """Its place, and that of its lock."""
+    return own_store() / "blobs" / name, own_store() / ".locks" / f"{name}.lock"
+
+
 def lm_studio_folders() -> Iterator[Path]:
     """They hold OWNER/REPO/FILE.gguf."""
     for folder in ("~/.lmstudio/models", "~/.cache/lm-studio/models"):

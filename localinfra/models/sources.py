@@ -12,6 +12,7 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
@@ -137,8 +138,8 @@ class HubSource(RemoteSource):
             unfinished = any(places.hub_folder(self.repo).glob("blobs/*.incomplete"))
             return None if unfinished else next(iter(snapshots), None)
         # After an update of the repository, files that were not fetched anew are in older ones.
-        folders = (*snapshots, *(at / self.repo for at in places.lm_studio_folders()))
-        return next(filter(None, map(self._file_in, folders)), None)
+        others = (folder / self.repo for folder in places.lm_studio_folders())
+        return next(filter(None, map(self._file_in, chain(snapshots, others))), None)
 
     def _file_in(self, folder: Path) -> Path | None:
         name = self.file

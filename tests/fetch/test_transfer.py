@@ -76,7 +76,7 @@ def test_bytes_that_came_wrong_are_fetched_again(cdn: Site, tmp_path: Path) -> N
 
 def test_a_file_that_stays_wrong_gets_no_name(cdn: Site, tmp_path: Path) -> None:
     cdn.faults = [Fault(spoil=True)] * 100
-    with pytest.raises(PullFailed, match="has not the hash it should have, twice"):
+    with pytest.raises(PullFailed, match="has not the hash it should have, also"):
         pulled(MODEL)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "lock" not in path.name]
 
@@ -134,7 +134,7 @@ def test_a_stalled_line_is_given_up(cdn: Site) -> None:
 
 def test_a_line_that_trickles_is_made_anew(cdn: Site) -> None:
     """Each wait is far below the limit, so only the rate shows that the line is of no use."""
-    trickled = []
+    trickled: list[int] = []
 
     def trickle() -> bool:
         if len(trickled) < 5 and cdn.sent_bytes:

@@ -105,9 +105,15 @@ class Journal:
             yield data
             start, size = start + len(data), size - len(data)
 
-    def forget_bad(self) -> None:
-        """Forgets the parts whose bytes on disk are not those that were written; all parts if none
-        differs, since then some came wrong."""
+    @property
+    def whole_bytes(self) -> int:
+        """How far the file is whole from its beginning."""
+        gap = next((part for part in self.parts if self.done[part.index] < part.size), None)
+        return gap.start + self.done[gap.index] if gap else self.about.size_bytes
+
+    def forget_bad(self) -> bool:
+        """Forgets the parts whose bytes on disk are not those that were written. If none differs,
+        some came wrong: forgets all and returns true."""
         bad = []
         for part in self.parts:
             hash = hashlib.sha256()
@@ -117,6 +123,7 @@ class Journal:
                 bad.append(part)
         for part in bad or self.parts:
             self.record(part, 0)
+        return not bad
 
     def finish(self, target: Path) -> None:
         """Gives the whole and verified file its name."""

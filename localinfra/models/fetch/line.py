@@ -37,12 +37,17 @@ class Line:
         self._token = token
         self._home = httpx2.URL(home)
         self._open: set[httpx2.Response] = set()
-        self._client = httpx2.Client(  # reads the usual variables of proxies
-            verify=certificates(),
-            headers=HEADERS,
-            timeout=httpx2.Timeout(pace.read_s, connect=pace.connect_s, pool=None),
-            limits=httpx2.Limits(max_connections=2 * pace.connections),
-        )
+        try:
+            self._client = httpx2.Client(  # reads the usual variables of proxies
+                verify=certificates(),
+                headers=HEADERS,
+                timeout=httpx2.Timeout(pace.read_s, connect=pace.connect_s, pool=None),
+                limits=httpx2.Limits(max_connections=2 * pace.connections),
+            )
+        except (ImportError, ValueError, OSError) as error:
+            raise PullFailed(
+                f"The proxies or certificates that the environment names can't be used: {error}"
+            ) from None
 
     def __enter__(self) -> Self:
         return self

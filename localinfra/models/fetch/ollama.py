@@ -83,13 +83,13 @@ def license_of(
 def blob_of(source: OllamaSource, layer: OllamaLayer) -> Blob:
     name = layer.digest.replace(":", "-")
     elsewhere = (places.ollama_file(folder, layer) for folder in places.ollama_folders())
-    own = places.own_store() / "blobs" / name
+    own, lock = places.own_blob(name)
     return Blob(
         name=f"{source.text.removeprefix('ollama:')}.gguf",
         url=f"{base(source)}/blobs/{layer.digest}",
         size_bytes=layer.size,
         path=next(filter(None, elsewhere), own),
-        lock=own.with_name(f"{name}.lock"),
+        lock=lock,
         hash=Hash("sha256", layer.digest.removeprefix("sha256:")),
     )
 

@@ -1,6 +1,6 @@
 """What a pull will do: which files, how large, from where, and where they go. Plain values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from localinfra.models.fetch.transfer import Blob
@@ -25,7 +25,7 @@ class Plan:
     links: tuple[tuple[Path, Path], ...] = ()  # name → blob, for files that are here already
     obsolete: tuple[Path, ...] = ()  # of earlier contents, deleted when all is here
     home: str = ""  # a URL of the origin that may see the token
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     refusal: str = ""  # what to do if the server wants a login
 
     @property

@@ -28,6 +28,8 @@ from localinfra.models.fetch.pace import KEPT, Passing, Patience
 from localinfra.models.fetch.progress import PullMeter
 
 SPARE_BYTES = 256 << 20  # of the disk, left free
+MOST_ROUNDS = 3  # bytes that a disk lost, then bytes that came wrong, and the last try
+CHECKED_BYTES = 32 << 20  # at each look, so up to 320 MB/s
 LOOK_S = 0.1  # between two looks at the threads' work
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -130,37 +132,56 @@ def fetch_locked(blob: Blob, line: Line, meter: PullMeter, stop: threading.Event
 def fetch_verified(
     blob: Blob, line: Line, about: About, meter: PullMeter, stop: threading.Event
 ) -> None:
-    """Fetches what is missing, twice if the first time the hash is wrong."""
-    for is_last in (False, True):
+    """Fetches what is missing; if the hash is wrong then, the bad parts or else all anew, once."""
+    is_anew = False
+    for _ in range(MOST_ROUNDS):
         with Journal(blob.part_path, about) as kept:
-            Crew(blob, line, kept, meter).work(stop)
-            if is_right(blob, kept, meter, stop):
+            check = Check(blob, kept)
+            Crew(blob, line, kept, meter, check).work(stop)
+            if check.finish(meter, stop):
                 kept.finish(blob.path)
                 return
-            kept.forget_bad()
-            if is_last:
-                journal.discard(kept.path)
+            if is_anew:
+                break
+            is_anew = kept.forget_bad()
+    journal.discard(blob.part_path)
     raise PullFailed(
-        f"{blob.name} from {httpx2.URL(blob.url).host} has not the hash it should have, twice: "
-        "the server or a proxy between sends other bytes. What came was deleted."
+        f"{blob.name} from {httpx2.URL(blob.url).host} has not the hash it should have, also when "
+        "fetched anew: the server, or a proxy before it, sends other bytes. What came was deleted."
     )
 
 
-def is_right(blob: Blob, kept: Journal, meter: PullMeter, stop: threading.Event) -> bool:
-    if blob.hash is None:
-        if problem := looks.gguf(kept.path):
-            journal.discard(kept.path)
-            raise PullFailed(f"{blob.name}{problem.removeprefix(str(kept.path))}")
+class Check:
+    """Hashes the file while it comes, from its beginning as far as it is whole: then the bytes need
+    not be read from the disk again."""
+
+    def __init__(self, blob: Blob, kept: Journal) -> None:
+        self._blob = blob
+        self._journal = kept
+        self._hash = blob.hash.begin(blob.size_bytes) if blob.hash else None
+        self._at = 0
+
+    def advance(self) -> None:
+        """Takes some hundredths of a second."""
+        end = min(self._journal.whole_bytes, self._at + CHECKED_BYTES)
+        if self._hash:
+            for data in self._journal.read(self._at, end - self._at):
+                self._hash.update(data)
+        self._at = end
+
+    def finish(self, meter: PullMeter, stop: threading.Event) -> bool:
+        """Whether the whole file is right. Without a hash it must at least be GGUF."""
+        while self._at < self._blob.size_bytes:
+            if stop.is_set():
+                raise PullStopped(f"Stopped; {KEPT}")
+            meter.update(self._blob.size_bytes, "verifying")
+            self.advance()
+        if self._blob.hash and self._hash:
+            return self._hash.hexdigest() == self._blob.hash.hex
+        if problem := looks.gguf(self._journal.path):
+            journal.discard(self._journal.path)
+            raise PullFailed(self._blob.name + problem.removeprefix(str(self._journal.path)))
         return True
-    hash, done = blob.hash.begin(blob.size_bytes), 0
-    for data in kept.read(0, blob.size_bytes):
-        hash.update(data)
-        done += len(data)
-        if done % (256 << 20) == 0:
-            meter.update(blob.size_bytes, "verifying")
-        if stop.is_set():
-            raise PullStopped(f"Stopped; {KEPT}")
-    return hash.hexdigest() == blob.hash.hex
 
 
 def check_space(path: Path, need_bytes: int) -> None:
@@ -178,11 +199,14 @@ def check_space(path: Path, need_bytes: int) -> None:
 class Crew:
     """The threads that fetch the missing parts of one file."""
 
-    def __init__(self, blob: Blob, line: Line, kept: Journal, meter: PullMeter) -> None:
+    def __init__(
+        self, blob: Blob, line: Line, kept: Journal, meter: PullMeter, check: Check
+    ) -> None:
         self._blob = blob
         self._line = line
         self._journal = kept
         self._meter = meter
+        self._check = check
         self._parts: queue.SimpleQueue[Part] = queue.SimpleQueue()
         self._halt = threading.Event()  # for the threads: stopped, or one has failed
         self._failures: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
@@ -200,6 +224,7 @@ class Crew:
                 thread.start()
             while (busy := next((one for one in threads if one.is_alive()), None)) is not None:
                 self._meter.update(self._journal.done_bytes)
+                self._check.advance()
                 busy.join(LOOK_S)
                 if stop.is_set():
                     break

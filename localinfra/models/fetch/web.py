@@ -28,7 +28,7 @@ def plan_url(source: UrlSource, stop: threading.Event, pace: Pace = PACE) -> Pla
     links = (source.own_path.with_name(name) for name in quants.parts(source.own_path.name))
     folder = places.own_store() / "blobs"
     older = (folder.glob(f"{prefix(blob.url)}*") for blob in blobs if not blob.hash)
-    kept = {path for blob in blobs for path in (blob.path, blob.lock)}
+    kept = {blob.path for blob in blobs}
     return Plan(
         source,
         tuple(PlannedFile(*pair) for pair in zip(blobs, links, strict=True)),
@@ -73,13 +73,13 @@ def probe(source: UrlSource, url: str, line: Line, stop: threading.Event) -> Blo
     if int(size) == 0:
         raise ModelNotFound(f"The file at {host} is empty.", "model")
     name = f"sha256-{source.sha256}" if source.sha256 else f"{prefix(url)}{digest(etag or '')}"
-    path = places.own_store() / "blobs" / name
+    path, lock = places.own_blob(name)
     return Blob(
         name=source.own_path.name,
         url=url,
         size_bytes=int(size),
         path=path,
-        lock=path.with_name(f"{name}.lock"),
+        lock=lock,
         hash=Hash("sha256", source.sha256) if source.sha256 else None,
         etag=etag,
     )

@@ -1,0 +1,84 @@
+"""Requests to servers that are not trusted."""
+
+import email.utils
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+from fetch.pulling import pulled
+from fetch.site import Site
+
+from localinfra.errors import PullFailed
+from localinfra.models.fetch.line import parse_retry_after, redirected
+
+
+@pytest.mark.parametrize(
+    ("start", "location"),
+    [
+        ("https://8.8.8.8/a", "https://1.1.1.1/b"),
+        ("https://8.8.8.8/a", "/b?signature=x"),
+        ("http://8.8.8.8/a", "https://8.8.8.8/a"),
+        ("http://127.0.0.1/a", "http://127.0.0.2/b"),
+    ],
+)
+def test_a_redirect_may_lead_to_another_host(start: str, location: str) -> None:
+    url = httpx2.URL(start)
+    assert redirected(url, location) == url.join(location)
+
+
+@pytest.mark.parametrize(
+    ("start", "location", "problem"),
+    [
+        ("https://8.8.8.8/a", "http://1.1.1.1/b", "without encryption"),
+        ("http://8.8.8.8/a", "http://127.0.0.1/b", "private network"),
+        ("http://8.8.8.8/a", "http://169.254.169.254/latest/meta-data", "private network"),
+        ("http://8.8.8.8/a", "http://[::1]/b", "private network"),
+        ("http://8.8.8.8/a", "http://[::ffff:10.0.0.1]/b", "private network"),
+        ("http://8.8.8.8/a", "http://localhost/b", "private network"),
+        ("http://8.8.8.8/a", "http://2130706433/b", "private network"),
+        ("http://8.8.8.8/a", "data:text/plain,x", "Only http and https"),
+    ],
+)
+def test_a_redirect_may_not_lead_into_a_private_network_nor_out_of_the_web(
+    start: str, location: str, problem: str
+) -> None:
+    with pytest.raises(PullFailed, match=problem):
+        redirected(httpx2.URL(start), location)
+
+
+def test_a_server_says_when_to_come_back_in_seconds_or_by_a_date() -> None:
+    assert parse_retry_after(" 7 ") == 7
+    later = parse_retry_after(email.utils.formatdate(time.time() + 3600, usegmt=True))
+    assert later is not None and later > 3000
+    assert parse_retry_after(email.utils.formatdate(0, usegmt=True)) == 0
+    assert [parse_retry_after(text) for text in ("", "soon", "-1", "1e9", "٣")] == [None] * 5
+
+
+def test_the_proxy_of_the_environment_is_used(cdn: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"GGUF\3\0\0\0" + b"\1" + bytes(7) + b"\1" + bytes(7)
+    cdn.put("http://models.invalid/m.gguf", data)
+    monkeypatch.setenv("http_proxy", cdn.url)
+    assert pulled("http://models.invalid/m.gguf").read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("all_proxy", "socks5://127.0.0.1:1"),
+        ("http_proxy", "nonsense://x"),
+        ("SSL_CERT_FILE", "/no"),
+    ],
+)
+def test_a_proxy_or_certificate_that_cant_be_used_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr("localinfra.models.fetch.line.certificates", httpx2.create_ssl_context)
+    with pytest.raises(PullFailed, match="that the environment names can't be used"):
+        pulled("http://models.invalid/m.gguf")
+
+
+def test_a_host_that_nobody_has_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(PullFailed, match=r"The line to models\.invalid broke"):
+        pulled("http://models.invalid/m.gguf")
