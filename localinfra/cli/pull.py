@@ -18,7 +18,7 @@ from localinfra.models.fetch.plan import Plan
 from localinfra.models.fetch.progress import PullProgress
 from localinfra.models.gguf.reader import GgufHeader
 from localinfra.models.memory import kv_bytes_per_layer, layers_per_device
-from localinfra.models.sources import HubSource, RemoteSource
+from localinfra.models.sources import HubSource, RemoteSource, UrlSource
 
 INTERRUPTED = 130  # as shells report a command ended by Ctrl-C
 MOST_ROWS = 6  # of files that are shown one by one
@@ -161,7 +161,9 @@ def name_of(source: RemoteSource) -> str:
     if isinstance(source, HubSource):
         quant = source.quant or (quants.quant_of(source.file) if source.file else "")
         return f"{source.repo}:{quant}" if quant else source.repo
-    return source.text.partition(":")[2].partition("#")[0].rpartition("/")[2].removesuffix(".gguf")
+    if isinstance(source, UrlSource):
+        return source.own_path.stem
+    return source.text.rpartition("/")[2].removeprefix("ollama:")
 
 
 def size(count: int) -> str:

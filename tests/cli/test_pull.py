@@ -102,7 +102,7 @@ def test_ctrl_c_ends_a_pull_and_says_how_to_go_on(hub: Site) -> None:
     repository(hub, hub, "org/m", {"m.Q8_0.gguf": data, "model_index.json": b"{}"})
     sent: list[int] = []
 
-    def hold() -> bool:
+    def hold(size: int) -> bool:
         sent.append(1)
         if len(sent) > 2:  # two have brought the header, so this is the file's
             terminal.type("\x03")
@@ -113,5 +113,5 @@ def test_ctrl_c_ends_a_pull_and_says_how_to_go_on(hub: Site) -> None:
     with Terminal("pull", "org/m") as terminal:
         terminal.until(r"Stopped\. What came is kept: `localinfra pull org/m` goes on\.")
         assert terminal.exit_code() == 130
-    hub.before_chunk = lambda: True
+    hub.before_chunk = lambda size: True
     assert pull("org/m").exit_code == 0

@@ -53,7 +53,8 @@ class Site:
     faults: list[Fault] = field(default_factory=list)
     requests: list[Asked] = field(default_factory=list)
     sent_bytes: int = 0  # of files
-    before_chunk: Callable[[], bool] = lambda: True  # false: this answer ends
+    num_connections: int = 0
+    before_chunk: Callable[[int], bool] = lambda size: True  # false: this answer ends
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, path: str, data: bytes, etag: str | None = None, **more: bool) -> str:
@@ -106,6 +107,8 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
         super().setup()
+        with self.site.lock:
+            self.site.num_connections += 1
 
     def do_GET(self) -> None:
         path, authorization = self.path.partition("?")[0], self.headers["Authorization"]
@@ -159,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
         cut = len(body) if fault.cut_after is None else min(fault.cut_after, len(body))
         for at in range(0, cut, CHUNK):
             chunk = body[at : min(at + CHUNK, cut)]
-            if not self.site.before_chunk():
+            if not self.site.before_chunk(len(chunk)):
                 break
             with self.site.lock:
                 self.site.sent_bytes += len(chunk)

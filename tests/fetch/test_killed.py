@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from children import started
-from fetch.site import CHUNK, Site, repository
+from fetch.site import Site, repository
 
 from localinfra.models.fetch import journal
 
@@ -50,15 +50,15 @@ class ThinLine:
             self._generation += 1
             self._let_bytes = self.arrived_bytes()
 
-    def wait(self) -> bool:
+    def wait(self, size: int) -> bool:
         """Until there is room for a chunk. False if the process is gone."""
         generation = self._generation
         while generation == self._generation:
             with self._lock:
                 arrived = self.arrived_bytes()
-                has_room = self._let_bytes + CHUNK - arrived <= ON_THE_WAY
+                has_room = self._let_bytes + size - arrived <= ON_THE_WAY
                 if has_room and arrived < self.limit_bytes:
-                    self._let_bytes += CHUNK
+                    self._let_bytes += size
                     return True
             time.sleep(0.001)
         return False

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from fetch.pulling import pulled
-from fetch.site import Site
+from fetch.site import Content, Fault, Site
 
 from localinfra.errors import PullFailed
 from localinfra.models.fetch.line import parse_retry_after, redirected
@@ -55,6 +55,13 @@ def test_a_server_says_when_to_come_back_in_seconds_or_by_a_date() -> None:
     assert [parse_retry_after(text) for text in ("", "soon", "-1", "1e9", "٣")] == [None] * 5
 
 
+def test_the_hubs_own_limit_says_when_to_come_back(hub: Site) -> None:
+    hub.files["/api/models/org/m"] = Content(b"", None)
+    hub.faults = [Fault(429, {"RateLimit": '"api";r=0;t=7000'})]
+    with pytest.raises(PullFailed, match="asks to wait 7000 s"):
+        pulled("hf:org/m")
+
+
 def test_the_proxy_of_the_environment_is_used(cdn: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     data = b"GGUF\3\0\0\0" + b"\1" + bytes(7) + b"\1" + bytes(7)
     cdn.put("http://models.invalid/m.gguf", data)
@@ -80,5 +87,5 @@ def test_a_proxy_or_certificate_that_cant_be_used_is_an_error(
 
 
 def test_a_host_that_nobody_has_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(PullFailed, match=r"The line to models\.invalid broke"):
+    with pytest.raises(PullFailed, match=r"models\.invalid can't be reached \("):
         pulled("http://models.invalid/m.gguf")

@@ -52,9 +52,9 @@ def test_a_file_that_changed_at_its_server_is_begun_anew(cdn: Site, tmp_path: Pa
 def test_a_file_that_changes_while_it_comes_is_begun_anew(cdn: Site) -> None:
     url = cdn.put("/m.gguf", DATA)
 
-    def change() -> bool:
+    def change(size: int) -> bool:
         if cdn.sent_bytes > 200_000:
-            cdn.before_chunk = lambda: True
+            cdn.before_chunk = lambda size: True
             cdn.put("/m.gguf", OTHER)
         return True
 

@@ -24,9 +24,8 @@ ENCODERS = (
     "text-ranking",
     "text-classification",
 )
-SHARD = r"(-\d+-of-\d+)?\.safetensors"
-VARIANT = re.compile(rf"(?P<stem>(.*/)?[^./]+)\.\w+{SHARD}")  # .fp16, .non_ema
-PLAIN = re.compile(SHARD)
+SHARD = re.compile(r"(-\d+-of-\d+)?\.safetensors$")
+VARIANT = re.compile(r"(?P<stem>.*[^./])\.\w+")  # .fp16, .non_ema
 
 
 def is_folder(source: HubSource, names: Sequence[str]) -> bool:
@@ -53,8 +52,9 @@ def needed(source: HubSource, names: Sequence[str], tags: Sequence[str]) -> list
         raise InvalidRequest(pickled(source.repo, pickled_only), "model")
     if not folders:
         raise InvalidRequest(f"{source.repo} has no weights as safetensors or GGUF.", "model")
-    kept = (name for name in matching if name.endswith(KEPT) and not is_variant(name, names))
-    return sorted(kept)
+    weights = [name for name in names if name.endswith(".safetensors")]
+    unneeded = variants(weights)
+    return sorted(name for name in matching if name.endswith(KEPT) and name not in unneeded)
 
 
 def patterns_for(repo: str, names: Sequence[str], tags: Sequence[str]) -> tuple[str, ...]:
@@ -72,14 +72,11 @@ def patterns_for(repo: str, names: Sequence[str], tags: Sequence[str]) -> tuple[
     return ()
 
 
-def is_variant(name: str, names: Sequence[str]) -> bool:
-    """Whether it repeats other weights in another precision: `model.fp16.safetensors` does."""
-    match = VARIANT.fullmatch(name)
-    return match is not None and any(
-        PLAIN.fullmatch(other.removeprefix(match["stem"]))
-        for other in names
-        if other.startswith(match["stem"])
-    )
+def variants(names: Sequence[str]) -> set[str]:
+    """Those that repeat other weights in another precision: `model.fp16.safetensors`."""
+    stems = {SHARD.sub("", name) for name in names}
+    found = ((name, VARIANT.fullmatch(SHARD.sub("", name))) for name in names)
+    return {name for name, match in found if match and match["stem"] in stems}
 
 
 def is_pickle(name: str) -> bool:

@@ -60,8 +60,9 @@ class Sibling(msgspec.Struct, frozen=True, rename="camel"):
             inner_path(self.rfilename)
         except ValueError:
             return False
+        is_name = self.rfilename.isprintable() and len(self.rfilename) < 1000
         has_size = self.size is not None and 0 <= self.size < 1 << 50
-        return self.rfilename.isprintable() and has_size and self.hash is not None
+        return is_name and has_size and self.hash is not None
 
 
 class Repository(msgspec.Struct, frozen=True):

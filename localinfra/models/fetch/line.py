@@ -5,6 +5,7 @@ Knows HTTP, and nothing of what is fetched.
 
 import contextlib
 import email.utils
+import re
 import socket
 import ssl
 import threading
@@ -20,11 +21,12 @@ import httpx2
 from localinfra import __version__
 from localinfra.addresses import parse_ip
 from localinfra.errors import ModelNotFound, PullFailed, PullRefused, PullStopped
-from localinfra.models.fetch.pace import PACE, Pace, Passing, Patience
+from localinfra.models.fetch.pace import PACE, Pace, Passing, Patience, brief
 
 MAX_REDIRECTS = 6
 REDIRECTS = (301, 302, 303, 307, 308)
 PASSING = (408, 421, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524)
+LIMIT_ENDS = re.compile(r";\s*t=(\d{1,9})")  # seconds; the hub sends this with a 429
 HEADERS = {"User-Agent": f"localinfra/{__version__}", "Accept-Encoding": "identity"}
 
 
@@ -68,8 +70,7 @@ class Line:
             self._open.add(response)
             yield response
         except httpx2.TransportError as error:
-            host = httpx2.URL(url).host
-            raise Passing(f"The line to {host} broke ({type(error).__name__})") from error
+            raise Passing(f"{httpx2.URL(url).host} {trouble(error)}") from error
         finally:
             if response is not None:
                 self._open.discard(response)
@@ -78,9 +79,10 @@ class Line:
     def cut(self) -> None:
         """Ends the answers that other threads wait for."""
         for response in self._open.copy():
-            stream = response.extensions["network_stream"]
+            found = response.extensions["network_stream"].get_extra_info("socket")
             with contextlib.suppress(OSError):
-                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+                if found is not None:
+                    found.shutdown(socket.SHUT_RDWR)
 
     def _follow(self, url: httpx2.URL, headers: dict[str, str]) -> httpx2.Response:
         for _ in range(MAX_REDIRECTS + 1):
@@ -97,8 +99,8 @@ class Line:
     def read(
         self, url: str, limit: int, stop: threading.Event, headers: Mapping[str, str] | None = None
     ) -> bytes:
-        """The whole body of at most `limit` bytes, after as many attempts as it takes."""
-        patience = Patience(self.pace, stop)
+        """The whole body of at most `limit` bytes, after a few attempts."""
+        patience = Patience(brief(self.pace), stop)
         while True:
             try:
                 return self._read_once(url, limit, stop, headers)
@@ -120,6 +122,15 @@ class Line:
                 if stop.is_set():
                     raise PullStopped("Stopped.")
         return bytes(body)
+
+
+def trouble(error: httpx2.TransportError) -> str:
+    match error:
+        case httpx2.ConnectError():
+            return f"can't be reached ({error})"
+        case httpx2.TimeoutException():
+            return "does not answer"
+    return f"broke the line ({type(error).__name__})"
 
 
 @cache
@@ -177,6 +188,10 @@ def check(response: httpx2.Response) -> None:
         return
     if status in PASSING:
         retry_after_s = parse_retry_after(response.headers.get("Retry-After", ""))
+        if retry_after_s is None and (
+            rest := LIMIT_ENDS.search(response.headers.get("RateLimit", ""))
+        ):
+            retry_after_s = float(rest[1])
         raise Passing(f"{host} answers with status {status}", retry_after_s)
     if status in (401, 403):
         raise PullRefused(f"{host} refuses this ({status}).")

@@ -1,7 +1,7 @@
 """How long to wait for servers, and how to begin again when they fail."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from localinfra.errors import PullFailed, PullStopped
 
@@ -21,6 +21,11 @@ class Pace:
 
 
 PACE = Pace()
+
+
+def brief(pace: Pace) -> Pace:
+    """For questions before a transfer, where somebody waits for the answer."""
+    return replace(pace, attempts=min(3, pace.attempts))
 
 
 class Passing(Exception):
@@ -47,9 +52,9 @@ class Patience:
         self._failed += 1
         asked_s = fault.retry_after_s
         if self._failed >= self._pace.attempts:
-            raise PullFailed(f"{fault}, {self._failed} times in a row. Try again later: {KEPT}")
+            raise PullFailed(f"{fault}, {self._failed} times in a row. Try again later; {KEPT}")
         if asked_s is not None and asked_s > self._pace.longest_retry_after_s:
-            raise PullFailed(f"{fault}, and asks to wait {asked_s:.0f} s. Try again then: {KEPT}")
+            raise PullFailed(f"{fault}, and asks to wait {asked_s:.0f} s. Try again then; {KEPT}")
         wait_s = self._pace.first_wait_s * 2.0 ** (self._failed - 1)
         if self._stop.wait(max(min(wait_s, self._pace.longest_wait_s), asked_s or 0)):
             raise PullStopped(f"Stopped; {KEPT}")

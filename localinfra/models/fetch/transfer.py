@@ -10,9 +10,9 @@ import re
 import secrets
 import shutil
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 import httpx2
@@ -258,7 +258,8 @@ class Crew:
             except Passing as fault:
                 if writer.at > before:
                     patience.progressed()
-                patience.wait(fault)
+                if writer.left:
+                    patience.wait(fault)
 
     def _fetch_once(self, writer: PartWriter) -> None:
         url = self._resolved
@@ -277,17 +278,18 @@ class Crew:
             self._pour(response, writer)
 
     def _pour(self, response: httpx2.Response, writer: PartWriter) -> None:
-        since, brought = time.monotonic(), 0
-        for chunk in response.iter_raw():
-            writer.write(chunk)
-            brought += len(chunk)
+        since, brought = monotonic(), 0
+        for chunk in response.iter_raw():  # to its end, so that the connection can be used again
             if not writer.left or self._halt.is_set():
                 return
-            if time.monotonic() - since > self._line.pace.read_s:
+            writer.write(chunk)
+            brought += len(chunk)
+            if monotonic() - since > self._line.pace.read_s:
                 if brought < self._line.pace.slow_bytes:
                     raise Passing(f"{response.url.host} has become very slow")
-                since, brought = time.monotonic(), 0
-        raise Passing(f"{response.url.host} ended the answer early")
+                since, brought = monotonic(), 0
+        if writer.left:
+            raise Passing(f"{response.url.host} ended the answer early")
 
 
 def check_answer(

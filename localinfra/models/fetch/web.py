@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from localinfra.errors import ModelNotFound, PullFailed
 from localinfra.models import places, quants
 from localinfra.models.fetch.line import Line, check
-from localinfra.models.fetch.pace import PACE, Pace, Passing, Patience
+from localinfra.models.fetch.pace import PACE, Pace, Passing, Patience, brief
 from localinfra.models.fetch.plan import Plan, PlannedFile
 from localinfra.models.fetch.transfer import CONTENT_RANGE, Blob, Hash, validator
 from localinfra.models.sources import UrlSource
@@ -56,7 +56,7 @@ def parts(url: str) -> Iterator[str]:
 
 def probe(source: UrlSource, url: str, line: Line, stop: threading.Event) -> Blob:
     """Asks for the size and the ETag."""
-    patience = Patience(line.pace, stop)
+    patience = Patience(brief(line.pace), stop)
     while True:
         try:
             with line.get(url, {"Range": START}) as response:
