@@ -82,7 +82,7 @@ def carry_out(plan: Plan) -> Path:
 
 def show(line: ProgressLine, progress: PullProgress) -> None:
     done, total = progress.done_bytes, progress.total_bytes
-    if not total or done == total:
+    if not total or (done == total and progress.stage != "verifying"):
         return
     if not line.is_terminal:  # a line at each tenth
         tenth = done * 10 // total

@@ -20,7 +20,7 @@ ON_THE_WAY = 128 << 10  # bytes that the line holds at most: 10 ms of 100 Mbit/s
 PULL = """
 from dataclasses import replace
 from fetch.pulling import QUICK, pulled
-print(pulled("hf:org/m", replace(QUICK, part_bytes=4 << 20)))
+print(pulled("hf:org/m", replace(QUICK, part_bytes=4 << 20, read_s=3600)))
 """
 
 
@@ -53,15 +53,16 @@ class ThinLine:
     def wait(self, size: int) -> bool:
         """Until there is room for a chunk. False if the process is gone."""
         generation = self._generation
-        while generation == self._generation:
+        while True:
             with self._lock:
+                if generation != self._generation:
+                    return False
                 arrived = self.arrived_bytes()
                 has_room = self._let_bytes + size - arrived <= ON_THE_WAY
                 if has_room and arrived < self.limit_bytes:
                     self._let_bytes += size
                     return True
             time.sleep(0.001)
-        return False
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from fetch.pulling import pulled
 from fetch.site import Content, Fault, Site
 
-from localinfra.errors import PullFailed
+from localinfra.errors import InvalidRequest, PullFailed
 from localinfra.models.fetch.line import parse_retry_after, redirected
 
 
@@ -20,6 +20,7 @@ from localinfra.models.fetch.line import parse_retry_after, redirected
         ("https://8.8.8.8/a", "/b?signature=x"),
         ("http://8.8.8.8/a", "https://8.8.8.8/a"),
         ("http://127.0.0.1/a", "http://127.0.0.2/b"),
+        ("http://8.8.8.8/a", "http://198.18.0.7/b"),
     ],
 )
 def test_a_redirect_may_lead_to_another_host(start: str, location: str) -> None:
@@ -84,6 +85,15 @@ def test_a_proxy_or_certificate_that_cant_be_used_is_an_error(
     monkeypatch.setattr("localinfra.models.fetch.line.certificates", httpx2.create_ssl_context)
     with pytest.raises(PullFailed, match="that the environment names can't be used"):
         pulled("http://models.invalid/m.gguf")
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "a..b", "-", "é" * 100, "[::g]"])
+def test_a_name_that_no_host_can_have_is_an_error(hub: Site, host: str) -> None:
+    with pytest.raises((PullFailed, InvalidRequest, ValueError)):
+        pulled(f"http://{host}/m.gguf")
+    hub.redirects["/api/models/org/m"] = f"http://{host}/"
+    with pytest.raises(PullFailed):
+        pulled("hf:org/m")
 
 
 def test_a_host_that_nobody_has_is_an_error_that_names_it(tmp_path: Path) -> None:

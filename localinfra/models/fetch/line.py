@@ -5,6 +5,7 @@ Knows HTTP, and nothing of what is fetched.
 
 import contextlib
 import email.utils
+import ipaddress
 import re
 import socket
 import ssl
@@ -25,7 +26,8 @@ from localinfra.models.fetch.pace import PACE, Pace, Passing, Patience, brief
 
 MAX_REDIRECTS = 6
 REDIRECTS = (301, 302, 303, 307, 308)
-PASSING = (408, 421, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524)
+PASSING = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
+INVENTED = ipaddress.ip_network("198.18.0.0/15")  # proxies that route by name answer with these
 LIMIT_ENDS = re.compile(r";\s*t=(\d{1,9})")  # seconds; the hub sends this with a 429
 HEADERS = {"User-Agent": f"localinfra/{__version__}", "Accept-Encoding": "identity"}
 
@@ -71,6 +73,8 @@ class Line:
             yield response
         except httpx2.TransportError as error:
             raise Passing(f"{httpx2.URL(url).host} {trouble(error)}") from error
+        except UnicodeError as error:  # of a name that the socket layer can't encode
+            raise PullFailed(f"Nothing can have this name: {error}.") from None
         finally:
             if response is not None:
                 self._open.discard(response)
@@ -175,10 +179,10 @@ def is_private(host: str) -> bool:
     """Whether any address of the host is not a public one. Unknown names are not."""
     try:
         found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
+    except (OSError, UnicodeError):
         return False
-    addresses = (parse_ip(str(text)) for text in found)
-    return any(address is not None and not address.is_global for address in addresses)
+    addresses = [address for text in found if (address := parse_ip(str(text)))]
+    return any(not address.is_global and address not in INVENTED for address in addresses)
 
 
 def check(response: httpx2.Response) -> None:
@@ -206,5 +210,5 @@ def parse_retry_after(text: str) -> float | None:
         return float(text.strip()[:9])
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -31,7 +31,7 @@ SPARE_BYTES = 256 << 20  # of the disk, left free
 MOST_ROUNDS = 3  # bytes that a disk lost, then bytes that came wrong, and the last try
 CHECKED_BYTES = 32 << 20  # at each look, so up to 320 MB/s
 LOOK_S = 0.1  # between two looks at the threads' work
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-\d{1,15}/(?P<size>\d{1,15})")
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ def fetch_verified(
     is_anew = False
     for _ in range(MOST_ROUNDS):
         with Journal(blob.part_path, about) as kept:
-            check = Check(blob, kept)
-            Crew(blob, line, kept, meter, check).work(stop)
-            if check.finish(meter, stop):
+            hashed = RunningHash(blob, kept)
+            Crew(blob, line, kept, meter, hashed).work(stop)
+            if hashed.finish(meter, stop):
                 kept.finish(blob.path)
                 return
             if is_anew:
@@ -151,7 +151,7 @@ def fetch_verified(
     )
 
 
-class Check:
+class RunningHash:
     """Hashes the file while it comes, from its beginning as far as it is whole: then the bytes need
     not be read from the disk again."""
 
@@ -200,13 +200,13 @@ class Crew:
     """The threads that fetch the missing parts of one file."""
 
     def __init__(
-        self, blob: Blob, line: Line, kept: Journal, meter: PullMeter, check: Check
+        self, blob: Blob, line: Line, kept: Journal, meter: PullMeter, hashed: RunningHash
     ) -> None:
         self._blob = blob
         self._line = line
         self._journal = kept
         self._meter = meter
-        self._check = check
+        self._hashed = hashed
         self._parts: queue.SimpleQueue[Part] = queue.SimpleQueue()
         self._halt = threading.Event()  # for the threads: stopped, or one has failed
         self._failures: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
@@ -224,7 +224,7 @@ class Crew:
                 thread.start()
             while (busy := next((one for one in threads if one.is_alive()), None)) is not None:
                 self._meter.update(self._journal.done_bytes)
-                self._check.advance()
+                self._hashed.advance()
                 busy.join(LOOK_S)
                 if stop.is_set():
                     break
@@ -295,18 +295,34 @@ class Crew:
 def check_answer(
     blob: Blob, response: httpx2.Response, writer: PartWriter, *, is_whole: bool
 ) -> None:
-    """Raises Changed, NoRanges or Passing unless the answer brings the bytes from `writer.at` on,
-    of the right content."""
-    if blob.hash is None and blob.etag not in (None, validator(response)):
+    """Raises Changed, PullFailed, NoRanges or Passing unless the answer brings the bytes from
+    `writer.at` on, of the right content."""
+    size = size_of(response)
+    is_other = size not in (None, blob.size_bytes)
+    if blob.hash is None and (is_other or blob.etag not in (None, validator(response))):
         raise Changed
+    if is_other:
+        raise PullFailed(
+            f"{response.url.host} has {size:,} bytes as {blob.name}, not {blob.size_bytes:,} as "
+            "was said before."
+        )
     if response.status_code == 206:
         found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
-        if not found or int(found[1]) != writer.at or int(found[3]) != blob.size_bytes:
+        if not found or int(found[1]) != writer.at:
             raise Passing(f"{response.url.host} sends another range than asked for")
     elif not is_whole:
         if writer.part.size < blob.size_bytes:
             raise NoRanges
         writer.restart()  # the whole file again
+
+
+def size_of(response: httpx2.Response) -> int | None:
+    """Of the whole file, also if the answer is a part of it. None: not said."""
+    if response.status_code == 206:
+        found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+        return int(found["size"]) if found else None
+    length = response.headers.get("Content-Length", "")
+    return int(length) if re.fullmatch(r"\d{1,15}", length, re.A) else None
 
 
 def validator(response: httpx2.Response) -> str | None:

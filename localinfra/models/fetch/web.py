@@ -5,7 +5,6 @@ the bytes are right; without one the file must at least begin as GGUF.
 """
 
 import hashlib
-import re
 import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
@@ -15,7 +14,7 @@ from localinfra.models import places, quants
 from localinfra.models.fetch.line import Line, check
 from localinfra.models.fetch.pace import PACE, Pace, Passing, Patience, brief
 from localinfra.models.fetch.plan import Plan, PlannedFile
-from localinfra.models.fetch.transfer import CONTENT_RANGE, Blob, Hash, validator
+from localinfra.models.fetch.transfer import Blob, Hash, size_of, validator
 from localinfra.models.sources import UrlSource
 
 START = "bytes=0-23"  # the magic and the counts of a GGUF header
@@ -61,23 +60,22 @@ def probe(source: UrlSource, url: str, line: Line, stop: threading.Event) -> Blo
         try:
             with line.get(url, {"Range": START}) as response:
                 check(response)
-                found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
-                size = found[3] if found else response.headers.get("Content-Length", "")
+                size = size_of(response)
                 etag = validator(response)
             break
         except Passing as fault:
             patience.wait(fault)
     host = urlsplit(url).hostname
-    if not re.fullmatch(r"\d{1,15}", size):
+    if size is None:
         raise PullFailed(f"{host} does not say how large the file is; is it a file?")
-    if int(size) == 0:
+    if size == 0:
         raise ModelNotFound(f"The file at {host} is empty.", "model")
     name = f"sha256-{source.sha256}" if source.sha256 else f"{prefix(url)}{digest(etag or '')}"
     path, lock = places.own_blob(name)
     return Blob(
         name=source.own_path.name,
         url=url,
-        size_bytes=int(size),
+        size_bytes=size,
         path=path,
         lock=lock,
         hash=Hash("sha256", source.sha256) if source.sha256 else None,
