@@ -27,10 +27,10 @@ RESERVE_BYTES = 512 << 20  # of a process beside weights and cache
 
 
 @click.command()
-@click.argument("references", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--config", "path", type=click.Path(path_type=Path), help="Another models.toml.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be fetched.")
-def pull(references: Sequence[str], path: Path | None, dry_run: bool) -> None:
+def pull(models: Sequence[str], path: Path | None, dry_run: bool) -> None:
     """Fetch models: their sizes, licenses and memory first, then their files.
 
     \b
@@ -47,7 +47,7 @@ def pull(references: Sequence[str], path: Path | None, dry_run: bool) -> None:
     """
     known = catalog.load(config_file.load(path))
     try:
-        plans = [(text, plan) for text in references for plan in prepare(text, known)]
+        plans = [(text, plan) for text in models for plan in prepare(text, known)]
         if dry_run:
             return
         for text, plan in plans:
@@ -55,7 +55,7 @@ def pull(references: Sequence[str], path: Path | None, dry_run: bool) -> None:
             for line in uses(text, plan, result, known):
                 click.echo(line)
     except KeyboardInterrupt:
-        words = " ".join(references)
+        words = " ".join(models)
         click.echo(f"\nStopped. What came is kept: `localinfra pull {words}` goes on.", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
 
@@ -65,9 +65,9 @@ def prepare(text: str, known: Catalog) -> list[Plan]:
     plans = []
     for source in references.parse(text, known):
         plan = pulling.plan(source)
-        header = peek(plan, threading.Event())
-        for line in description(plan, header):
+        for line in description(plan, peek(plan, threading.Event())):
             click.echo(line)
+        pulling.check_room(plan)
         plans.append(plan)
     return plans
 
@@ -107,7 +107,7 @@ def description(plan: Plan, header: GgufHeader | None) -> list[str]:
         *(f"{size(count):>10}  {name}" for count, name in rows),
         *([f"{size(here):>10}  of it here already"] if here else []),
         f"  license: {plan.license or 'not stated'}",
-        *([f"  memory: {fit(plan, header)}"] if header else []),
+        f"  memory: {fit(plan, header) if header else weights_fit(plan)}",
     ]
 
 
@@ -134,6 +134,13 @@ def fit(plan: Plan, header: GgufHeader) -> str:
     if need <= free:
         return f"{what}, computed on the CPU; {size(free)} are free"
     return f"{what}, but {size(free)} are free: it may be very slow or fail; try a smaller QUANT"
+
+
+def weights_fit(plan: Plan) -> str:
+    """Of a folder, or a file whose header can't be read yet."""
+    free = machine.available_memory()
+    rest = f"; {size(free)} of main memory are free" if free is not None else ""
+    return f"about {size(plan.total_bytes)} for the weights{rest}"
 
 
 def uses(text: str, plan: Plan, result: Path, known: Catalog) -> list[str]:

@@ -97,6 +97,29 @@ def test_a_file_that_is_no_model_is_known_by_its_first_bytes(hub: Site, tmp_path
     assert not (tmp_path / "HF_HUB_CACHE").exists()
 
 
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("gpus", "free", "expected"),
+    [
+        ([8 * GB], 8 * GB, "all 3 layers fit the GPU"),
+        ([(1 << 30) + 50_000], 8 * GB, "1 of 3 layers fit the GPU, the CPU computes the others"),
+        ([1], 8 * GB, "computed on the CPU; 8.0 GB are free"),
+        ([], 8 * GB, "computed on the CPU; 8.0 GB are free"),
+        ([], GB // 10, "but 100 MB are free: it may be very slow or fail; try a smaller QUANT"),
+        ([], None, "computed on the CPU"),
+    ],
+)
+def test_it_says_how_a_model_fits_this_machine(
+    hub: Site, gpus: list[int], free: int | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localinfra.llama.build_info.free_memory", lambda: gpus)
+    monkeypatch.setattr("localinfra.machine.available_memory", lambda: free)
+    [line] = [line for line in pull("org/m", "--dry-run").stdout.splitlines() if "memory:" in line]
+    assert line.endswith(expected)
+
+
 def test_ctrl_c_ends_a_pull_and_says_how_to_go_on(hub: Site) -> None:
     data = tiny_llama().to_bytes()
     repository(hub, hub, "org/m", {"m.Q8_0.gguf": data, "model_index.json": b"{}"})

@@ -55,7 +55,7 @@ def test_a_server_that_is_overloaded_is_asked_again(cdn: Site, status: int) -> N
 
 def test_a_server_that_stays_overloaded_is_an_error_that_says_how_to_go_on(cdn: Site) -> None:
     cdn.faults = [Fault()] * 5 + [Fault(503)] * 100
-    with pytest.raises(PullFailed, match=r"127\.0\.0\.1 answers with status 503.*goes on"):
+    with pytest.raises(PullFailed, match=r"127\.0\.0\.1 answers with status 503.* goes on"):
         pulled(MODEL)
     cdn.faults, before = [], cdn.sent_bytes
     assert before

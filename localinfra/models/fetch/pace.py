@@ -5,16 +5,18 @@ from dataclasses import dataclass, replace
 
 from localinfra.errors import PullFailed, PullStopped
 
+KEPT = "What has been fetched is kept, and the same pull goes on from there."
+
 
 @dataclass(frozen=True)
 class Pace:
     connections: int = 8  # for one file
-    part_bytes: int = 32 << 20  # of one range: at 1 MB/s and eight connections half a minute's
+    part_bytes: int = 32 << 20  # of one range: half a minute at 1 MB/s
     connect_s: float = 15
     read_s: float = 30  # without a byte
     slow_bytes: int = 64 << 10  # a connection that brings less in `read_s` is made anew
     answer_s: float = 60  # for a whole listing or manifest
-    attempts: int = 8  # in a row that bring nothing: with these waits, a bit more than two minutes
+    attempts: int = 8  # in a row that bring nothing: a minute and a half with these waits
     first_wait_s: float = 1
     longest_wait_s: float = 30
     longest_retry_after_s: float = 600  # what a server may ask for before we say so and end
@@ -39,9 +41,10 @@ class Passing(Exception):
 class Patience:
     """Counts the attempts that brought nothing. Not shared by threads."""
 
-    def __init__(self, pace: Pace, stop: threading.Event) -> None:
+    def __init__(self, pace: Pace, stop: threading.Event, advice: str = "Try again later.") -> None:
         self._pace = pace
         self._stop = stop
+        self._advice = advice
         self._failed = 0
 
     def progressed(self) -> None:
@@ -52,12 +55,9 @@ class Patience:
         self._failed += 1
         asked_s = fault.retry_after_s
         if self._failed >= self._pace.attempts:
-            raise PullFailed(f"{fault}, {self._failed} times in a row. Try again later; {KEPT}")
+            raise PullFailed(f"{fault}, {self._failed} times in a row. {self._advice}")
         if asked_s is not None and asked_s > self._pace.longest_retry_after_s:
-            raise PullFailed(f"{fault}, and asks to wait {asked_s:.0f} s. Try again then; {KEPT}")
+            raise PullFailed(f"{fault}, and asks to wait {asked_s:.0f} s. {self._advice}")
         wait_s = self._pace.first_wait_s * 2.0 ** (self._failed - 1)
         if self._stop.wait(max(min(wait_s, self._pace.longest_wait_s), asked_s or 0)):
-            raise PullStopped(f"Stopped; {KEPT}")
-
-
-KEPT = "what has been fetched is kept, and the same command goes on from there."
+            raise PullStopped("Stopped.")

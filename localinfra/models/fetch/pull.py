@@ -59,8 +59,7 @@ def fetch(planned: Plan, show: Show, stop: threading.Event, pace: Pace = PACE) -
 
 
 def transfer_all(planned: Plan, show: Show, stop: threading.Event, pace: Pace) -> None:
-    if planned.files:
-        check_space(planned.files[0].blob.path, planned.missing_bytes)
+    check_room(planned)
     meter = PullMeter(planned.total_bytes, show)
     try:
         with Line(planned.token, planned.home, pace) as line:
@@ -70,6 +69,12 @@ def transfer_all(planned: Plan, show: Show, stop: threading.Event, pace: Pace) -
                 meter.end(file.blob.size_bytes)
     except PullRefused as error:
         raise PullRefused(planned.refusal or error.message) from None
+
+
+def check_room(planned: Plan) -> None:
+    """Raises DiskFull if the missing files don't fit the disk."""
+    if planned.files:
+        check_space(planned.files[0].blob.path, planned.missing_bytes)
 
 
 def publish(planned: Plan) -> None:

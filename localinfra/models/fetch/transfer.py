@@ -109,7 +109,7 @@ def transfer(blob: Blob, line: Line, meter: PullMeter, stop: threading.Event) ->
                 check_space(blob.path, blob.size_bytes - blob.kept_bytes)
                 fetch_locked(blob, line, meter, stop)
     except LockHeld:
-        raise PullStopped(f"Stopped; {KEPT}") from None
+        raise PullStopped(f"Stopped. {KEPT}") from None
     except OSError as error:
         why = error.strerror or error
         raise DiskFull(f"Can't write to {blob.path.parent}: {why}.") from None
@@ -173,7 +173,7 @@ class RunningHash:
         """Whether the whole file is right. Without a hash it must at least be GGUF."""
         while self._at < self._blob.size_bytes:
             if stop.is_set():
-                raise PullStopped(f"Stopped; {KEPT}")
+                raise PullStopped(f"Stopped. {KEPT}")
             meter.update(self._blob.size_bytes, "verifying")
             self.advance()
         if self._blob.hash and self._hash:
@@ -236,11 +236,11 @@ class Crew:
         if not self._failures.empty():
             raise self._failures.get()
         if stop.is_set():
-            raise PullStopped(f"Stopped; {KEPT}")
+            raise PullStopped(f"Stopped. {KEPT}")
 
     def _run(self) -> None:
         try:
-            patience = Patience(self._line.pace, self._halt)
+            patience = Patience(self._line.pace, self._halt, f"Try again later. {KEPT}")
             while not self._halt.is_set():
                 self._fetch(self._journal.writer(self._parts.get_nowait()), patience)
         except queue.Empty:
