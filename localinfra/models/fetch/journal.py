@@ -18,6 +18,7 @@ from typing import Self
 import msgspec
 
 RECORD = struct.Struct("<Q32s")  # bytes written from the part's beginning, SHA-256 or zeros
+NOTHING = (0, bytes(32))
 READ_BYTES = 1 << 20
 
 
@@ -37,6 +38,13 @@ class Part:
     size: int
 
 
+def parts_of(about: About) -> list[Part]:
+    """An empty file has one, of nothing."""
+    starts = range(0, about.size_bytes, about.part_bytes) or (0,)
+    size = about.size_bytes
+    return [Part(at, start, min(about.part_bytes, size - start)) for at, start in enumerate(starts)]
+
+
 class Journal:
     """An unfinished file with its record. Parts are written by one thread each, under one lock of
     the file for all processes."""
@@ -46,29 +54,22 @@ class Journal:
         self.path = path
         self.about = about
         self.own_path = beside(path)
-        count = max(1, -(-about.size_bytes // about.part_bytes))
-        self.parts = [
-            Part(at, start, min(about.part_bytes, about.size_bytes - start))
-            for at in range(count)
-            for start in [at * about.part_bytes]
-        ]
+        self.parts = parts_of(about)
         known = read(path)
-        if known is None or known[0] != about:
-            path.unlink(missing_ok=True)
-            records = [(0, bytes(32))] * count
-        else:
-            records = known[1]
+        is_same = known is not None and known[0] == about
+        records = known[1] if known and is_same else [NOTHING] * len(self.parts)
         self.done = [done for done, _ in records]
         self._hashes = [hash for _, hash in records]
+        head = msgspec.json.encode(about) + b"\n"
+        self._records_at = len(head)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self._journal = os.open(self.own_path, os.O_RDWR | os.O_CREAT, 0o666)
-        if known is None or known[0] != about:
-            head = msgspec.json.encode(about) + b"\n"
+        if not is_same:  # in an order in which the journal is never about other bytes
             os.ftruncate(self._journal, 0)
-            os.pwrite(self._journal, head + RECORD.pack(0, bytes(32)) * count, 0)
-        self._records_at = len(msgspec.json.encode(about)) + 1
-        os.ftruncate(self._file, about.size_bytes)
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._journal, head + RECORD.pack(*NOTHING) * len(self.parts), 0)
+            os.ftruncate(self._file, about.size_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -84,9 +85,6 @@ class Journal:
     def missing(self) -> list[Part]:
         return [part for part in self.parts if self.done[part.index] < part.size]
 
-    def writer(self, part: Part) -> "PartWriter":
-        return PartWriter(self, part)
-
     def write(self, part: Part, data: bytes) -> None:
         done = self.done[part.index]
         view = memoryview(data)
@@ -95,7 +93,7 @@ class Journal:
             done, view = done + written, view[written:]
         self.record(part, done)
 
-    def record(self, part: Part, done: int, hash: bytes = bytes(32)) -> None:
+    def record(self, part: Part, done: int, hash: bytes = NOTHING[1]) -> None:
         self.done[part.index], self._hashes[part.index] = done, hash
         at = self._records_at + part.index * RECORD.size
         os.pwrite(self._journal, RECORD.pack(done, hash), at)
@@ -185,11 +183,8 @@ def read(path: Path) -> tuple[About, list[tuple[int, bytes]]] | None:
         records: list[tuple[int, bytes]] = list(RECORD.iter_unpack(rest))
     except (OSError, msgspec.DecodeError, struct.error):
         return None
-    if about.part_bytes <= 0 or size != about.size_bytes:
+    count = max(1, -(-about.size_bytes // max(1, about.part_bytes)))
+    if size != about.size_bytes or about.part_bytes <= 0 or len(records) != count:
         return None
-    count = max(1, -(-about.size_bytes // about.part_bytes))
-    ends = [min(about.part_bytes, about.size_bytes - at * about.part_bytes) for at in range(count)]
-    fitting = len(records) == count and all(
-        done <= end for (done, _), end in zip(records, ends, strict=True)
-    )
-    return (about, records) if fitting else None
+    pairs = zip(records, parts_of(about), strict=True)
+    return (about, records) if all(done <= part.size for (done, _), part in pairs) else None

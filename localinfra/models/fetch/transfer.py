@@ -242,7 +242,7 @@ class Crew:
         try:
             patience = Patience(self._line.pace, self._halt, f"Try again later. {KEPT}")
             while not self._halt.is_set():
-                self._fetch(self._journal.writer(self._parts.get_nowait()), patience)
+                self._fetch(PartWriter(self._journal, self._parts.get_nowait()), patience)
         except queue.Empty:
             pass
         except BaseException as error:
