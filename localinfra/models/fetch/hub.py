@@ -124,17 +124,17 @@ def plan_hub(source: HubSource, stop: threading.Event, pace: Pace = PACE) -> Pla
     names = chosen(source, found, siblings)
     folder = places.hub_folder(source.repo)
     snapshot = folder / "snapshots" / found.sha
-    blobs = {name: blob_of(source.repo, found.sha, siblings[name]) for name in names}
-    known = ((snapshot / name, blob_path(source.repo, one)) for name, one in siblings.items())
     is_file = not folders.is_folder(source, list(siblings))
     return Plan(
         exactly(source, names[0], list(siblings)) if is_file else source,
-        tuple(PlannedFile(blob, snapshot / name) for name, blob in blobs.items()),
+        tuple(
+            PlannedFile(blob_of(source.repo, found.sha, siblings[name]), snapshot / name)
+            for name in names
+        ),
         snapshot / names[0] if is_file else snapshot,
         found.license,
         (folder / "refs" / "main", found.sha),
-        # What was fetched at an earlier commit, and is the same in this one.
-        tuple((link, path) for link, path in known if path.exists() and not link.exists()),
+        unchanged(folder, snapshot, siblings),
         home=endpoint(),
         token=secret,
         refusal=refusal(source.repo, has_token=secret is not None),
@@ -195,15 +195,23 @@ def exactly(source: HubSource, model: str, names: Sequence[str]) -> HubSource:
     return replace(source, quant=None, file=model)
 
 
-def blob_path(repo: str, sibling: Sibling) -> Path:
-    assert sibling.hash, "it is usable"
-    return places.hub_folder(repo) / "blobs" / sibling.hash.hex
+def unchanged(
+    folder: Path, snapshot: Path, siblings: Mapping[str, Sibling]
+) -> tuple[tuple[Path, Path], ...]:
+    """Name → blob, for what was fetched at an earlier commit and is the same in this one."""
+    blobs = {path.name: path for path in (folder / "blobs").glob("*")}
+    return tuple(
+        (snapshot / name, blobs[one.hash.hex])
+        for name, one in siblings.items()
+        if one.hash and one.hash.hex in blobs
+    )
 
 
 def blob_of(repo: str, commit: str, sibling: Sibling) -> Blob:
-    path = blob_path(repo, sibling)
-    locks = places.hub_cache() / ".locks" / places.hub_folder(repo).name  # as huggingface_hub does
-    assert sibling.size is not None, "it is usable"
+    assert sibling.hash and sibling.size is not None, "it is usable"
+    folder = places.hub_folder(repo)
+    path = folder / "blobs" / sibling.hash.hex
+    locks = places.hub_cache() / ".locks" / folder.name  # as huggingface_hub does
     return Blob(
         name=sibling.rfilename,
         url=f"{endpoint()}/{repo}/resolve/{commit}/{quote(sibling.rfilename)}",
