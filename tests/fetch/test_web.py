@@ -76,7 +76,8 @@ def test_without_an_etag_a_file_comes_whole_and_is_never_resumed(cdn: Site) -> N
 def test_a_model_in_parts_comes_with_all_of_them(cdn: Site) -> None:
     cdn.put("/m-00001-of-00002.gguf", DATA)
     cdn.put("/m-00002-of-00002.gguf", OTHER)
-    path = pulled(f"{cdn.url}/m-00001-of-00002.gguf")
+    path = pulled(f"{cdn.url}/m-00001-of-00002.gguf#sha256={hashlib.sha256(DATA).hexdigest()}")
+    assert path.read_bytes() == DATA
     assert path.with_name("m-00002-of-00002.gguf").read_bytes() == OTHER
 
 

@@ -22,9 +22,10 @@ START = "bytes=0-23"  # the magic and the counts of a GGUF header
 
 def plan_url(source: UrlSource, stop: threading.Event, pace: Pace = PACE) -> Plan:
     """Raises PullRefused, ModelNotFound and PullFailed."""
+    links = [source.own_path.with_name(name) for name in quants.parts(source.own_path.name)]
     with Line(pace=pace) as line:
-        blobs = [probe(source, url, line, stop) for url in parts(source.url)]
-    links = (source.own_path.with_name(name) for name in quants.parts(source.own_path.name))
+        urls = zip(parts(source.url), links, strict=True)
+        blobs = [probe(source, url, link.name, line, stop) for url, link in urls]
     folder = places.own_store() / "blobs"
     older = (folder.glob(f"{prefix(blob.url)}*") for blob in blobs if not blob.hash)
     kept = {blob.path for blob in blobs}
@@ -53,8 +54,8 @@ def parts(url: str) -> Iterator[str]:
         yield urlunsplit(pieces._replace(path=path))
 
 
-def probe(source: UrlSource, url: str, line: Line, stop: threading.Event) -> Blob:
-    """Asks for the size and the ETag."""
+def probe(source: UrlSource, url: str, name: str, line: Line, stop: threading.Event) -> Blob:
+    """Asks for the size and the ETag of the file at `url`, which is the source or a part of it."""
     patience = Patience(brief(line.pace), stop)
     while True:
         try:
@@ -70,14 +71,15 @@ def probe(source: UrlSource, url: str, line: Line, stop: threading.Event) -> Blo
         raise PullFailed(f"{host} does not say how large the file is; is it a file?")
     if size == 0:
         raise ModelNotFound(f"The file at {host} is empty.", "model")
-    name = f"sha256-{source.sha256}" if source.sha256 else f"{prefix(url)}{digest(etag or '')}"
-    path, lock = places.own_blob(name)
+    sha256 = source.sha256 if url == source.url else None
+    key = f"sha256-{sha256}" if sha256 else f"{prefix(url)}{digest(etag or '')}"
+    path, lock = places.own_blob(key)
     return Blob(
-        name=source.own_path.name,
+        name=name,
         url=url,
         size_bytes=size,
         path=path,
         lock=lock,
-        hash=Hash("sha256", source.sha256) if source.sha256 else None,
+        hash=Hash("sha256", sha256) if sha256 else None,
         etag=etag,
     )
