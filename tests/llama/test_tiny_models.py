@@ -18,6 +18,7 @@ from models.tiny_gguf import (
     tiny_lfm2,
     tiny_llama,
     tiny_mamba,
+    write_parts,
 )
 
 from localinfra.chat.answer import Tool
@@ -243,3 +244,12 @@ def test_a_model_still_tokenizes_after_its_engine_has_ended(tmp_path: Path) -> N
     model.close()
     [ids] = model.vocabulary.tokens("hello", parse_special=True, add_bos=True)
     assert b"".join(map(model.token_bytes, ids))
+
+
+def test_a_model_in_parts_says_the_same(tmp_path: Path) -> None:
+    model = tiny_llama()
+    first, *_ = write_parts(model, tmp_path, [0, 3, len(model.tensors) - 3])
+    whole = model.write(tmp_path / "whole.gguf")
+    prompts = [list(range(40, 60))]
+    said = [answer_all(open_context(path), prompts, together=True) for path in (first, whole)]
+    assert said[0] == said[1]

@@ -12,6 +12,7 @@ from models.tiny_gguf import (
     F32,
     I32,
     STRING,
+    U16,
     U32,
     TinyModel,
     Value,
@@ -20,6 +21,7 @@ from models.tiny_gguf import (
     tiny_lfm2,
     tiny_llama,
     tiny_mamba,
+    write_parts,
 )
 
 from localinfra.models.gguf.reader import Array, BadGguf, read_header
@@ -91,7 +93,7 @@ def test_a_number_may_be_given_for_each_layer(tmp_path: Path) -> None:
         (b"GGUF" + struct.pack(">IQQ", 3, 1, 1), "big-endian"),
         (b"GGUF" + struct.pack("<IQQ", 1, 1, 1), "version 1"),
         (b"GGUF" + struct.pack("<IQQ", 4, 1, 1), "version 4"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1), "claims 0 tensors"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1), "is truncated"),
         (b"GGUF" + struct.pack("<IQQ", 3, 1, 1 << 40), "metadata keys"),
         (b"what", "is not a GGUF file"),
     ],
@@ -136,7 +138,10 @@ def set_key(key: str, value: Value) -> Callable[[TinyModel], object]:
         ("general.architecture", Value(STRING, "t5"), "encoder"),
         ("general.architecture", Value(STRING, b"\xff"), "not UTF-8"),
         ("general.type", Value(STRING, "adapter"), "LoRA adapter"),
-        ("split.count", Value(U32, 3), "00003-of-00003"),
+        ("split.count", Value(U32, 3), "name must end in -00001-of-00003.gguf"),
+        ("split.count", Value(U32, 0), "one of 0 parts"),
+        ("split.no", Value(U32, 0), "part number"),
+        ("split.no", Value(U16, 1), "one of 1 parts"),
         ("llama.block_count", Value(U32, 0), "block_count = 0"),
         ("llama.block_count", Value(U32, 3), "claims 3 layers but holds 2"),
         ("llama.context_length", Value(U32, 0), "context_length = 0"),
@@ -240,3 +245,38 @@ def test_a_header_longer_than_the_first_read_is_read_on(
     for size in (8, 30, 1000, 5000):
         monkeypatch.setattr("localinfra.models.gguf.reader.FIRST_READ_BYTES", size)
         assert read_header(path) == whole
+
+
+def test_a_model_in_parts_is_read_as_one(tmp_path: Path) -> None:
+    model = tiny_llama()
+    whole = read_header(model.write(tmp_path / "model.gguf"))
+    num_tensors = len(model.tensors)
+    for sizes in ([0, num_tensors], [2, 3, num_tensors - 5]):
+        first, *others = write_parts(model, tmp_path, sizes)
+        header = read_header(first)
+        assert [tensor.name for tensor in header.tensors] == [one.name for one in whole.tensors]
+        assert header.layer_bytes == whole.layer_bytes and header.num_parts == len(sizes)
+        assert header.size_bytes == sum(path.stat().st_size for path in (first, *others))
+
+
+def test_a_model_in_parts_needs_all_of_them(tmp_path: Path) -> None:
+    model = tiny_llama()
+    first, second, third = write_parts(model, tmp_path, [2, 3, len(model.tensors) - 5])
+    assert "give the first one, …-00001-of-00003.gguf" in problem(second)
+    data = third.read_bytes()
+    wrong: dict[bytes, str] = {
+        b"": "is empty",
+        data[:-1]: "is truncated",
+        second.read_bytes(): "is not part 3 of 3",
+        data.replace(b"split.no", b"split.on"): "is not part 3 of 3",
+    }
+    for content, words in wrong.items():
+        third.write_bytes(content)
+        with pytest.raises(BadGguf, match=words) as caught:
+            read_header(first)
+        assert str(caught.value).startswith(str(third))
+    third.unlink()
+    with pytest.raises(BadGguf, match="can't be read"):
+        read_header(first)
+    write_parts(model, tmp_path, [2, 3, len(model.tensors) - 4])  # announces one more
+    assert "tensors" in problem(first)

@@ -5,7 +5,7 @@ of localinfra. `TinyModel` is plain data: change its `metadata` or `tensors`, th
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +78,24 @@ class TinyModel:
     def write(self, path: Path) -> Path:
         path.write_bytes(self.to_bytes())
         return path
+
+
+def write_parts(model: TinyModel, folder: Path, sizes: Sequence[int]) -> list[Path]:
+    """The model split into files, `sizes`: how many tensors each has. Only the first has metadata
+    beyond that of a part."""
+    paths, at = [], 0
+    for number, size in enumerate(sizes):
+        part = {
+            "split.no": Value(U16, number),
+            "split.count": Value(U16, len(sizes)),
+            "split.tensors.count": Value(I32, sum(sizes)),
+        }
+        metadata = {**(model.metadata if not number else {}), **part}
+        name = f"tiny-{number + 1:05}-of-{len(sizes):05}.gguf"
+        piece = TinyModel(metadata, model.tensors[at : at + size], model.version, model.alignment)
+        paths.append(piece.write(folder / name))
+        at += size
+    return paths
 
 
 def _padded(size: int, alignment: int) -> int:

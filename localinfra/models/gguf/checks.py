@@ -117,13 +117,6 @@ def _kind(header: GgufHeader) -> Iterator[str]:
     if header.architecture in NO_GENERATORS:
         why = NO_GENERATORS[header.architecture]
         yield f"holds a model of architecture {header.architecture}, which {why}; choose another"
-    splits = header.metadata.get("split.count", 1)
-    if isinstance(splits, int) and splits > 1:
-        yield (
-            f"is one of {splits} parts (…-00001-of-{splits:05}.gguf to "
-            f"…-{splits:05}-of-{splits:05}.gguf); merge them with llama-gguf-split --merge, "
-            "or fetch a file in one piece"
-        )
 
 
 def _generates(header: GgufHeader) -> Iterator[str]:

@@ -27,11 +27,14 @@ class Array(msgspec.Struct, frozen=True):
     values: tuple[int | float | str, ...] | None
 
 
+Metadatum = int | float | bool | str | Array
+
+
 class Tensor(msgspec.Struct, frozen=True):
     name: str
     shape: tuple[int, ...]  # one to four numbers, the fastest dimension first
     type: int  # ggml_type
-    offset: int  # in bytes, from the header's data_offset
+    offset: int  # in bytes, from the data_offset of its file
     size_bytes: int
 
     @property
@@ -58,10 +61,11 @@ class GgufHeader(msgspec.Struct, frozen=True):
 
     path: str
     version: int
-    metadata: Mapping[str, int | float | bool | str | Array]
+    metadata: Mapping[str, Metadatum]
     tensors: tuple[Tensor, ...]
     data_offset: int  # where the first tensor begins, in bytes
-    size_bytes: int  # of the whole file
+    size_bytes: int  # of the whole file, or all parts together
+    num_parts: int = 1  # files
 
     def number(self, key: str, default: int = 0) -> int:
         """The integer under `<architecture>.<key>`; the largest of an array."""

@@ -17,12 +17,21 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 
 from localinfra.models.gguf import checks
-from localinfra.models.gguf.header import Array, BadGguf, GgufHeader, GgufVocabulary, Tensor
+from localinfra.models.gguf.header import (
+    Array,
+    BadGguf,
+    GgufHeader,
+    GgufVocabulary,
+    Metadatum,
+    Tensor,
+)
+from localinfra.models.gguf.parts import whole
 
-__all__ = ["Array", "BadGguf", "GgufHeader", "Tensor", "check_start", "read_header"]
+__all__ = ["Array", "BadGguf", "GgufHeader", "Tensor", "check_start", "glance", "read_header"]
 
 FIRST_READ_BYTES = 16 << 20  # fits the header of a 262k vocabulary; a longer one takes more reads
 MAX_HEADER_BYTES = 1 << 30
+GLANCE_BYTES = 256 << 10
 START_BYTES = 24  # magic, version, and how many tensors and keys follow
 MAX_KEY_BYTES = 65535  # gguf.md
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME less its NUL
@@ -35,7 +44,7 @@ SCALARS = {
     **{0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B"},
     **{10: "<Q", 11: "<q", 12: "<d"},
 }
-BOOL, STRING, ARRAY = 7, 8, 9
+U16, BOOL, STRING, ARRAY = 2, 7, 8, 9
 
 # ggml_type → (name, weights in a block, bytes of a block): ggml_blck_size and ggml_type_size.
 BLOCKS = {
@@ -70,10 +79,12 @@ _U64 = struct.Struct("<Q")
 
 def read_header(path: str | os.PathLike[str], *, embeds: bool = False) -> GgufHeader:
     """The header of a model file that passed all checks for text, or with `embeds` for vectors.
+    `path`: of the first part, if the model is split into several files.
 
-    Raises BadGguf if the file is absent, not GGUF, damaged, or would make llama.cpp abort.
+    Raises BadGguf if a file is absent, not GGUF, damaged, or would make llama.cpp abort.
     """
     header, tokenizer = _read(Path(path))
+    header = whole(header, lambda part: _read(part)[0])
     for problem in checks.problems(header, tokenizer, embeds=embeds):
         raise BadGguf(path, problem)
     return header
@@ -95,6 +106,19 @@ def check_start(path: Path) -> None:
     """Raises BadGguf if the first bytes are not those of GGUF; `read_header` checks the rest."""
     with contextlib.suppress(_NeedsMore), _opened(path) as (file, size_bytes):
         _Parser(path, file.read(START_BYTES), size_bytes).start()
+
+
+def glance(path: Path) -> dict[str, Metadatum]:
+    """The metadata at the start of a model file, up to its vocabulary if that is large. Takes
+    milliseconds. Raises BadGguf for a file that is absent or not GGUF; `read_header` checks the
+    rest."""
+    found: dict[str, Metadatum] = {}
+    with contextlib.suppress(_NeedsMore), _opened(path) as (file, size_bytes):
+        parser = _Parser(path, file.read(GLANCE_BYTES), size_bytes)
+        _, _, num_keys = parser.start()
+        for key, value in parser.keys(num_keys):
+            found[key] = value
+    return found
 
 
 @contextlib.contextmanager
@@ -144,14 +168,13 @@ class _Parser:
 
     def parse(self) -> GgufHeader:
         version, num_tensors, num_keys = self.start()
-        metadata: dict[str, int | float | bool | str | Array] = {}
-        for _ in range(num_keys):
-            self.what = "the next metadata key"
-            key = self.text(MAX_KEY_BYTES)
+        metadata: dict[str, Metadatum] = {}
+        for key, value in self.keys(num_keys):
             if not key or key in metadata:
                 self.fail(f"has the metadata key {key!r} twice or empty; fetch it again")
-            self.what = f"the value of {key}"
-            metadata[key] = self.value(key)
+            metadata[key] = value
+        if not num_tensors and metadata.get("split.count", 1) == 1:
+            self.fail("has no tensors; fetch it again")
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
             self.fail(f"has general.alignment {alignment!r}, not a power of two; convert it again")
@@ -179,9 +202,16 @@ class _Parser:
             self.fail("is a big-endian GGUF file; this machine needs the little-endian one")
         if version not in (2, 3):
             self.fail(f"is GGUF version {version}; only 2 and 3 are known: fetch a current file")
-        if not 0 < num_tensors <= MAX_TENSORS or num_keys > MAX_KEYS:
+        if num_tensors > MAX_TENSORS or num_keys > MAX_KEYS:
             self.fail(f"claims {num_tensors} tensors and {num_keys} metadata keys; fetch it again")
         return version, num_tensors, num_keys
+
+    def keys(self, num_keys: int) -> Iterator[tuple[str, Metadatum]]:
+        for _ in range(num_keys):
+            self.what = "the next metadata key"
+            key = self.text(MAX_KEY_BYTES)
+            self.what = f"the value of {key}"
+            yield key, self.value(key)
 
     def take(self, count: int) -> int:
         """Steps over `count` bytes and returns where they begin."""
@@ -215,12 +245,14 @@ class _Parser:
         except UnicodeDecodeError:
             self.fail(f"is damaged: {self.what} is not UTF-8; fetch it again")
 
-    def value(self, key: str) -> int | float | bool | str | Array:
+    def value(self, key: str) -> Metadatum:
         kind = self.u32()
         if kind == STRING:  # names and licences are only shown: Latin-1 is harmless
             return self.text(strict=key.partition(".")[0] != "general" or "architecture" in key)
         if kind == ARRAY:
             return self.array(key)
+        if key == "split.no" and kind != U16:  # gguf_get_val_u16 asserts it
+            self.fail("is damaged: its part number is of another type; fetch it again")
         number = self.scalars(kind, 1)[0]
         return bool(number) if kind == BOOL else number
 
