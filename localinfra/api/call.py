@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from localinfra.api.generation.params import Defaults
 from localinfra.api.generation.usage import Charge
 from localinfra.api.http.body import Decoded, read_body
 from localinfra.api.http.errors import json_response
@@ -97,6 +98,11 @@ class Call(Generic[Body]):
         if size <= INLINE_SIZE:
             return work()
         return await self.threads.conversions.run(work, size=size)
+
+    def defaults(self, name: str) -> Defaults:
+        """Those of a text model, before it is loaded. Without any of its own if there is no such
+        model, which is an error elsewhere."""
+        return Defaults(self.default_seed, self.runtime.catalog.sampling(name))
 
     def log_user(self, user: str | None) -> None:
         if user:

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from localinfra.engine.request import EngineSettings
 from localinfra.models import looks
+from localinfra.models.sampling import SamplingSettings
 from localinfra.models.sources import Source
 from localinfra.models.versions import Version
 
@@ -60,6 +61,8 @@ class ModelDetails(msgspec.Struct, frozen=True):
     default_max_tokens: int | None = None
     max_output_tokens: int | None = None
     dimensions: int | None = None
+    # what the model's authors recommend, for clients to send
+    recommended: SamplingSettings | None = None
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,6 +156,11 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     # conversations, 2048 in text completions
     default_max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None  # limit of any answer
+    # sampling parameters of requests that leave them out, in place of the API's own defaults
+    sampling: SamplingSettings = SamplingSettings()
+    # sampling parameters that `localinfra chat` and other clients should send, shown by
+    # GET /v1/models; default: those in the file, if it has any
+    recommended: SamplingSettings | None = None
 
     def __post_init__(self) -> None:
         if self.source.is_repository:
@@ -168,6 +176,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
             context_length=self.context_length,
             default_max_tokens=self.default_max_tokens,
             max_output_tokens=self.max_output_tokens,
+            recommended=self.recommended,
         )
 
     @property

@@ -20,7 +20,9 @@ Version = Annotated[
     ),
 ]
 WRITTEN = '[model."NAME".versions."VERSION"]'
-TABLES = frozenset({"price", "prompts", "versions"})  # the settings that are tables themselves
+TABLES = frozenset(
+    {"price", "prompts", "recommended", "sampling", "versions"}
+)  # the settings that are tables themselves
 
 # Not inherited, since a name means one model; and inherited by the default version alone.
 NAMES = frozenset({"aliases", "version"})

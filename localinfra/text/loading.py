@@ -16,6 +16,7 @@ from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, read_header
 from localinfra.models.memory import fewer_layers, layers_per_device
+from localinfra.models.sampling import recommended_in
 from localinfra.models.sources import locate
 from localinfra.optimize import store
 from localinfra.optimize.job import OptimizeJob
@@ -73,6 +74,7 @@ def load_text_model(
         templates,
         max_waiting,
         share_prefixes=share_prefixes,
+        recommended=recommended_in(header.metadata),
     )
 
 
@@ -113,9 +115,16 @@ def optimize_job(
             "model",
         )
     try:
-        settings = context_settings(entry, read_header(source))
+        header = read_header(source)
+        settings = context_settings(entry, header)
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None
+    if header.num_parts > 1:
+        raise ModelUnavailable(
+            f"{name} is split into {header.num_parts} files. Only models in one file can be "
+            "optimized: merge them with llama-gguf-split --merge.",
+            "model",
+        )
     return OptimizeJob(
         source=str(source), settings=settings, lossless_only=lossless_only, keep=keep
     )

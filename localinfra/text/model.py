@@ -15,6 +15,7 @@ from localinfra.engine.request import GenerationRequest
 from localinfra.engine.stops import Stops
 from localinfra.errors import ContextLengthExceeded, InvalidRequest
 from localinfra.models.entries import ModelDetails, TextModelEntry
+from localinfra.models.sampling import SamplingSettings
 from localinfra.text.grammars import Grammars
 from localinfra.text.prompts import Prompts
 from localinfra.text.request import TextRequest
@@ -35,10 +36,13 @@ class TextModel:
         max_waiting: int,
         *,
         share_prefixes: bool = False,
+        recommended: SamplingSettings | None = None,
     ):
         """`max_waiting` requests may wait for their prompt to be made. `share_prefixes`: clients
-        reuse each other's prefixes, not only their own."""
+        reuse each other's prefixes, not only their own. `recommended`: by the file, for entries
+        that don't say."""
         self._shares_prefixes = share_prefixes
+        self._recommended = recommended
         self.name = name
         self.entry = entry
         self.vocabulary = vocabulary
@@ -52,7 +56,12 @@ class TextModel:
 
     @property
     def details(self) -> ModelDetails:
-        return msgspec.structs.replace(self.entry.details, context_length=self.context_length)
+        known = self.entry.details
+        return msgspec.structs.replace(
+            known,
+            context_length=self.context_length,
+            recommended=known.recommended or self._recommended,
+        )
 
     @property
     def stats(self) -> EngineStats:

@@ -7,7 +7,7 @@ import pytest
 
 from localinfra.api.anthropic.messages import MessageRequest
 from localinfra.api.deepinfra.images import NativeImageFields, native_image_request
-from localinfra.api.generation.params import SamplingFields
+from localinfra.api.generation.params import Defaults, SamplingFields
 from localinfra.api.openai.images import ImageFields, image_request
 from localinfra.engine.request import SamplingParams
 from localinfra.models.entries import ImageModelEntry
@@ -18,13 +18,13 @@ NOT_GIVEN: list[dict[str, Any]] = [{}, {"seed": -1}, {"seed": None}]
 
 
 def of_openai(fields: dict[str, Any], default_seed: int | None) -> SamplingParams:
-    return msgspec.convert(fields, SamplingFields).sampling_params(default_seed)
+    return msgspec.convert(fields, SamplingFields).sampling_params(Defaults(default_seed))
 
 
 def of_anthropic(fields: dict[str, Any], default_seed: int | None) -> SamplingParams:
     messages = [{"role": "user", "content": "Hi"}]
     body = msgspec.convert({"model": "m", "messages": messages, **fields}, MessageRequest)
-    return body.turn(default_seed).params.sampling
+    return body.turn(Defaults(default_seed)).params.sampling
 
 
 @pytest.mark.parametrize("sampling", [of_openai, of_anthropic])

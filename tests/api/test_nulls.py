@@ -33,6 +33,7 @@ from starlette.requests import Request
 from localinfra import api
 from localinfra.api import tokens
 from localinfra.api.generation import tools
+from localinfra.api.generation.params import Defaults
 from localinfra.api.http.body import decode, decode_within
 from localinfra.api.http.liberal import NUMBERED
 from localinfra.api.openai.responses.handlers import conversation_request
@@ -114,7 +115,7 @@ def test_a_null_among_tools_and_items_is_dropped() -> None:
         assert tool.name == "add" and tool.param.startswith("tools[1].")
     fields = {"model": "m", "input": [None, *HELLO, None], "tools": [None]}
     asked = conversation_request(
-        Request(scope_of()), decode(json.dumps(fields).encode(), RESPONSES).value, None
+        Request(scope_of()), decode(json.dumps(fields).encode(), RESPONSES).value, None, Defaults()
     )
     assert [message.content for message in asked.messages] == ["Hello"]
     assert asked.left_out == []
@@ -148,7 +149,7 @@ def test_a_null_among_tools_and_items_is_dropped() -> None:
 def test_nulls_are_accepted_where_absence_is(kind: type[Any], fields: dict[str, Any]) -> None:
     decoded = decode(json.dumps({**BODIES[kind], **fields}).encode(), kind)
     if kind is RESPONSES:
-        conversation_request(Request(scope_of()), decoded.value, None)
+        conversation_request(Request(scope_of()), decoded.value, None, Defaults())
     elif kind is MESSAGES:
         decoded.value.conversation()
     else:

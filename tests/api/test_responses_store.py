@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from localinfra.api.app import create_app
 from localinfra.api.call import Call
+from localinfra.api.generation.params import Defaults
 from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.body import Decoded, decode
 from localinfra.api.http.state import AppState, RequestState
@@ -225,7 +226,7 @@ def test_references_count_with_the_size_of_their_items(server: Server) -> None:
         items = [{"type": "item_reference", "id": "long"}] * num_references
         fields = {"model": "m", "input": [*items, {"role": "user", "content": "Hi"}]}
         body = decode(msgspec.json.encode(fields), ResponsesRequest).value
-        return conversation_request(request, body, None)
+        return conversation_request(request, body, None, Defaults())
 
     assert ask(100).num_bytes == sum(len(encode(item)) for item in ask(100).items) + 2
     with pytest.raises(BodyTooLarge, match="refer to fewer"):

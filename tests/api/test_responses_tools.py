@@ -8,6 +8,7 @@ import pytest
 from asgi import scope_of
 from starlette.requests import Request
 
+from localinfra.api.generation.params import Defaults
 from localinfra.api.http.body import decode
 from localinfra.api.openai.responses.handlers import conversation_request
 from localinfra.api.openai.responses.input import messages_of, read_input
@@ -240,7 +241,7 @@ def test_both_turns_of_codex_are_understood() -> None:
         body = msgspec.json.encode(codex.request(turn))
         assert len(body) > 40_000
         decoded = decode(body, ResponsesRequest)
-        asked = conversation_request(Request(scope_of()), decoded.value, None)
+        asked = conversation_request(Request(scope_of()), decoded.value, None, Defaults())
         assert decoded.ignored == ("client_metadata",)
         left_out = ["reasoning.summary", "tools[8]"] + ["input[7]"] * (turn is not items)
         assert (asked.left_out, asked.unknown) == (left_out, [])

@@ -20,6 +20,7 @@ from request_structs import (
 )
 from starlette.requests import Request
 
+from localinfra.api.generation.params import Defaults
 from localinfra.api.http.body import decode, decode_within
 from localinfra.api.openai.responses import input as responses_input
 from localinfra.api.openai.responses.handlers import conversation_request
@@ -71,7 +72,7 @@ def test_unknown_names_are_reported_with_their_paths(
 
 def responses_headers(**fields: Any) -> str:
     decoded = decode(json.dumps({**BODIES[RESPONSES], **fields}).encode(), RESPONSES)
-    asked = conversation_request(Request(scope_of()), decoded.value, None)
+    asked = conversation_request(Request(scope_of()), decoded.value, None, Defaults())
     headers = decoded.ignoring(asked.left_out, asked.unknown).headers
     return headers.get("x-localinfra-ignored", "")
 

@@ -7,6 +7,7 @@ import pytest
 from asgi import scope_of
 from starlette.requests import Request
 
+from localinfra.api.generation.params import Defaults
 from localinfra.api.http.body import decode
 from localinfra.api.openai.chat import ChatCompletionRequest
 from localinfra.api.openai.responses.handlers import conversation_request
@@ -159,7 +160,7 @@ KINDS_OF_ITEMS = [
 def test_an_unusable_item_is_ignored_even_if_invalid(kind: str, more: dict[str, Any]) -> None:
     body = {"model": "m", "input": [HELLO, {"type": kind, **more}, HELLO]}
     decoded = decode(json.dumps(body).encode(), ResponsesRequest)
-    asked = conversation_request(Request(scope_of()), decoded.value, None)
+    asked = conversation_request(Request(scope_of()), decoded.value, None, Defaults())
     assert asked.left_out == ["input[1]"]
     assert [message.role for message in asked.messages] == ["user", "user"]
 
@@ -175,7 +176,10 @@ def test_an_unusable_item_is_ignored_even_if_invalid(kind: str, more: dict[str, 
 def test_the_output_of_an_ignored_call_is_ignored_too(items: list[Any]) -> None:
     body = {"model": "m", "input": [HELLO, *items]}
     asked = conversation_request(
-        Request(scope_of()), decode(json.dumps(body).encode(), ResponsesRequest).value, None
+        Request(scope_of()),
+        decode(json.dumps(body).encode(), ResponsesRequest).value,
+        None,
+        Defaults(),
     )
     assert asked.left_out == ["input[1]", "input[2]"] and len(asked.messages) == 1
 
@@ -185,7 +189,10 @@ def test_a_call_without_an_id_keeps_its_output() -> None:
             "output": "42"}  # fmt: skip
     body = {"model": "m", "input": [HELLO, item]}
     asked = conversation_request(
-        Request(scope_of()), decode(json.dumps(body).encode(), ResponsesRequest).value, None
+        Request(scope_of()),
+        decode(json.dumps(body).encode(), ResponsesRequest).value,
+        None,
+        Defaults(),
     )
     _, call, result = asked.messages
     assert call.tool_calls and call.tool_calls[0].id == result.tool_call_id
@@ -197,5 +204,7 @@ def test_an_outputs_path_is_right_after_items_that_become_two_or_none() -> None:
              {"type": "function_call_output", "call_id": "nobody", "output": "1"}]  # fmt: skip
     body = json.dumps({"model": "m", "input": items}).encode()
     with pytest.raises(InvalidRequest) as caught:
-        conversation_request(Request(scope_of()), decode(body, ResponsesRequest).value, None)
+        conversation_request(
+            Request(scope_of()), decode(body, ResponsesRequest).value, None, Defaults()
+        )
     assert caught.value.param == "input[3].call_id"

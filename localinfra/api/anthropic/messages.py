@@ -26,11 +26,12 @@ from localinfra.api.anthropic.output import (
 from localinfra.api.call import Call
 from localinfra.api.generation.params import (
     MAX_STOPS,
+    NOT_GIVEN,
+    Defaults,
     MaxTokens,
     Seed,
     StopString,
     TopK,
-    chosen_seed,
     none_if_not_given,
 )
 from localinfra.api.generation.usage import Charge, UsageMeter
@@ -39,8 +40,9 @@ from localinfra.api.http.sse import NamedEvent
 from localinfra.chance import random_hex
 from localinfra.chat.formats.pieces import Piece
 from localinfra.engine.output import OutputDelta
-from localinfra.engine.request import FinishReason, SamplingParams
+from localinfra.engine.request import FinishReason
 from localinfra.errors import ApiError
+from localinfra.models.sampling import SamplingSettings, TopP
 from localinfra.text.request import TextParams
 from localinfra.text.turn import Turn, TurnRequest, begin_turn, pieces_of
 
@@ -57,9 +59,9 @@ class Metadata(msgspec.Struct, frozen=True):
 
 class MessageRequest(PromptFields, frozen=True, kw_only=True):
     max_tokens: MaxTokens | None = None
-    temperature: Annotated[float, Meta(ge=0, le=1)] = 1.0
-    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    top_k: TopK = 0
+    temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
     stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = msgspec.field(
         default_factory=list
     )
@@ -68,21 +70,19 @@ class MessageRequest(PromptFields, frozen=True, kw_only=True):
     service_tier: str = "auto"  # no effect: there is only one
     seed: Seed | None = None  # our extension: makes the text reproducible
 
-    def turn(self, default_seed: int | None) -> TurnRequest:
+    def turn(self, defaults: Defaults) -> TurnRequest:
         """Raises InvalidRequest or UnsupportedParameter."""
-        seed, is_reproducible = chosen_seed(self.seed, default_seed)
+        given = SamplingSettings(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=0 if self.top_k == NOT_GIVEN else self.top_k,
+        )
         return TurnRequest(
             messages=self.conversation(),
             answer=self.answer(),
             template_kwargs=self.template_kwargs,
             params=TextParams(
-                sampling=SamplingParams(
-                    temperature=self.temperature,
-                    top_p=self.top_p,
-                    top_k=none_if_not_given(self.top_k) or 0,
-                    seed=seed,
-                    is_reproducible=is_reproducible,
-                ),
+                sampling=defaults.sampling_params(given.given, self.seed),
                 max_tokens=none_if_not_given(self.max_tokens),
                 stops=self.stop_sequences,
             ),
@@ -99,8 +99,8 @@ class TokenCount(msgspec.Struct, frozen=True):
 
 async def create_message(request: Request) -> Response:
     call = await Call.begin(request, MessageRequest)
-    body, seed = call.body, call.default_seed
-    wanted, left_out = await call.convert(lambda: (body.turn(seed), body.left_out))
+    body, defaults = call.body, call.defaults(call.body.model)
+    wanted, left_out = await call.convert(lambda: (body.turn(defaults), body.left_out))
     call.log_user(body.metadata.user_id)
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
-from localinfra.api.generation.params import MaxTokens, SamplingFields, none_if_not_given
+from localinfra.api.generation.params import Defaults, MaxTokens, SamplingFields, none_if_not_given
 from localinfra.api.generation.usage import UsageMeter
 from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
@@ -46,9 +46,9 @@ class TextBody(SamplingFields, frozen=True, kw_only=True):
                 "num_responses",
             )
 
-    def params(self, default_seed: int | None) -> TextParams:
+    def params(self, defaults: Defaults) -> TextParams:
         return TextParams(
-            sampling=self.sampling_params(default_seed),
+            sampling=self.sampling_params(defaults),
             num_choices=self.num_responses,
             top_logprobs=0 if self.stream else None,
             max_tokens=none_if_not_given(self.max_new_tokens) or DEFAULT_NEW_TOKENS,
@@ -101,7 +101,7 @@ async def infer_text(request: Request, name: str) -> Response:
     deltas = model.generate(
         TextRequest(
             prompts=[prompt],
-            params=body.params(call.default_seed),
+            params=body.params(call.defaults(name)),
             grammar=compiled.grammar,
             prompt_param="input",
             client=call.caller,

@@ -1,6 +1,6 @@
 """Fields shared by all requests for text: sampling, length, stops."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -11,6 +11,10 @@ from localinfra.chance import random_seed
 from localinfra.chat.answer import AnswerFormat
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest, UnsupportedParameter
+from localinfra.models.sampling import (
+    RepetitionPenalty,
+    SamplingSettings,
+)
 
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 256
@@ -21,8 +25,6 @@ DEFAULT_TEXT_TOKENS = 2048  # of a completion, if neither the request nor models
 
 MaxTokens = Annotated[int, Meta(ge=NOT_GIVEN, le=1_000_000)]
 TopK = Annotated[int, Meta(ge=NOT_GIVEN, lt=1000)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
-RepetitionPenalty = Annotated[float, Meta(ge=0.01, le=5)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 StopString = Annotated[str, Meta(max_length=MAX_STOP_CHARACTERS)]
@@ -35,19 +37,32 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
-class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
+class Defaults(msgspec.Struct, frozen=True):
+    """What a request gets for fields that it leaves out."""
+
+    seed: int | None = None  # None: a new one each time
+    sampling: SamplingSettings = SamplingSettings()
+
+    def sampling_params(self, given: Mapping[str, float], seed: int | None) -> SamplingParams:
+        """`given` and `seed`: as in the request."""
+        chosen, is_reproducible = chosen_seed(seed, self.seed)
+        params = SamplingParams(seed=chosen, is_reproducible=is_reproducible)
+        return msgspec.structs.replace(params, **{**self.sampling.given, **given})
+
+
+class SamplingFields(
+    SamplingSettings, frozen=True, kw_only=True, forbid_unknown_fields=False, omit_defaults=False
+):
     """Fields of every text route. A null counts as absent."""
 
-    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0  # 0: always the likeliest token
-    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    top_k: TopK = 0
-    presence_penalty: Penalty = 0.0
-    frequency_penalty: Penalty = 0.0
-    repetition_penalty: RepetitionPenalty | None = None
+    top_k: TopK | None = None
     repeat_penalty: RepetitionPenalty | None = None  # Ollama's and llama.cpp's name for it
-    logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = {}
-    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = []
+    logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = msgspec.field(
+        default_factory=dict
+    )
+    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = msgspec.field(
+        default_factory=list
+    )
     seed: Seed | None = None
     stream: bool = False
     response_format: ResponseFormat | None = None
@@ -62,36 +77,25 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> None:
         """Checks what annotations cannot express. Raises InvalidRequest or
         UnsupportedParameter."""
-        if self._repetition_penalties[1:]:
+        both = (self.repetition_penalty, self.repeat_penalty)
+        if None not in both and both[0] != both[1]:
             raise InvalidRequest(
                 "repeat_penalty is another name for repetition_penalty: leave one of them out.",
                 "repeat_penalty",
             )
 
     @property
-    def _repetition_penalties(self) -> list[float]:
-        """The distinct values given under both names."""
-        given = (self.repetition_penalty, self.repeat_penalty)
-        return sorted({penalty for penalty in given if penalty is not None})
-
-    @property
     def answer_format(self) -> AnswerFormat | None:
         return self.response_format.answer_format() if self.response_format else None
 
-    def sampling_params(self, default_seed: int | None) -> SamplingParams:
-        seed, is_reproducible = chosen_seed(self.seed, default_seed)
-        return SamplingParams(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            top_k=none_if_not_given(self.top_k) or 0,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=next(iter(self._repetition_penalties), 1.0),
-            logit_bias=self.logit_bias,
-            seed=seed,
-            is_reproducible=is_reproducible,
-        )
+    def sampling_params(self, defaults: Defaults) -> SamplingParams:
+        given = self.given
+        if self.top_k == NOT_GIVEN:
+            given["top_k"] = 0
+        if self.repeat_penalty is not None:
+            given["repetition_penalty"] = self.repeat_penalty
+        params = defaults.sampling_params(given, self.seed)
+        return msgspec.structs.replace(params, logit_bias=self.logit_bias)
 
 
 class GenerationFields(SamplingFields, frozen=True, kw_only=True):

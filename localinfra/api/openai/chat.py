@@ -12,6 +12,7 @@ from starlette.responses import Response
 from localinfra.api.call import Call
 from localinfra.api.generation.logprobs import token_logprob
 from localinfra.api.generation.params import (
+    Defaults,
     GenerationFields,
     MaxTokens,
     ShortName,
@@ -82,14 +83,14 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
         use = tool_use(tools, self.tool_choice or None, self.parallel_tool_calls)
         return answer_of(self.answer_format, use, "response_format")
 
-    def turn(self, tools: Tools, default_seed: int | None) -> TurnRequest:
+    def turn(self, tools: Tools, defaults: Defaults) -> TurnRequest:
         """Raises the same errors as `answer`."""
         return TurnRequest(
             messages=self.messages,
             answer=self.answer(tools),
             template_kwargs=self.template_kwargs,
             params=TextParams(
-                sampling=self.sampling_params(default_seed),
+                sampling=self.sampling_params(defaults),
                 num_choices=self.n,
                 top_logprobs=self.num_logprobs,
                 max_tokens=self.limit,
@@ -97,10 +98,10 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
             ),
         )
 
-    def asked(self, default_seed: int | None) -> tuple[Tools, TurnRequest]:
+    def asked(self, defaults: Defaults) -> tuple[Tools, TurnRequest]:
         """The tools and the turn. Raises the same errors as `answer`."""
         tools = self.offered
-        return tools, self.turn(tools, default_seed)
+        return tools, self.turn(tools, defaults)
 
     @property
     def limit(self) -> int | None:
@@ -197,7 +198,8 @@ async def create_engine_chat_completion(request: Request) -> Response:
 async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
     body = call.body
     body.check()
-    tools, wanted = await call.convert(lambda: body.asked(call.default_seed))
+    defaults = call.defaults(name)
+    tools, wanted = await call.convert(lambda: body.asked(defaults))
     call.log_user(body.user)
     model = await call.runtime.text_model(name, ROUTE)
     charge = call.charge(model)

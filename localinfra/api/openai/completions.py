@@ -14,6 +14,7 @@ from localinfra.api.call import Call
 from localinfra.api.generation.logprobs import LogprobColumns
 from localinfra.api.generation.params import (
     DEFAULT_TEXT_TOKENS,
+    Defaults,
     GenerationFields,
     TopLogprobs,
     none_if_not_given,
@@ -81,11 +82,11 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
         """Choices to generate per prompt; the best n are returned."""
         return max(self.n, self.best_of or 1)
 
-    def params(self, default_seed: int | None) -> TextParams:
+    def params(self, defaults: Defaults) -> TextParams:
         # Ranking needs at least the logprobs of the sampled tokens.
         ranks = self.num_candidates > self.n
         return TextParams(
-            sampling=self.sampling_params(default_seed),
+            sampling=self.sampling_params(defaults),
             num_choices=self.num_candidates,
             top_logprobs=0 if ranks and self.logprobs is None else self.logprobs,
             score_prompt=self.echo and self.logprobs is not None,
@@ -154,7 +155,7 @@ async def answer_completion(call: Call[CompletionRequest], name: str) -> Respons
     deltas = model.generate(
         TextRequest(
             prompts=prompts,
-            params=body.params(call.default_seed),
+            params=body.params(call.defaults(name)),
             grammar=compiled.grammar,
             prompt_param="prompt",
             client=call.caller,

@@ -15,6 +15,7 @@ from localinfra.api.http.state import AppState
 from localinfra.errors import InvalidRequest
 from localinfra.models.entries import ModelEntry, Price
 from localinfra.models.pool import LoadState
+from localinfra.models.sampling import SamplingSettings
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 
@@ -45,6 +46,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     default_max_tokens: int | None = None
     max_output_tokens: int | None = None
     dimensions: int | None = None
+    recommended: SamplingSettings | None = None  # sampling parameters to send
     max_model_len: int | None = None  # vLLM's name for the context length, and Anthropic's
     max_input_tokens: int | None = None
 
@@ -90,6 +92,7 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
 async def list_models(request: Request) -> Response:
     """The models whose files are present; with ?all=true, all models."""
     found = AppState.of(request.app).runtime
+    await found.refresh()
     cards = [model_card(found, name, entry) for name, entry in found.catalog.entries.items()]
     if not wants_all(request):
         cards = [card for card in cards if card.remedy is None]
@@ -107,5 +110,6 @@ def wants_all(request: Request) -> bool:
 
 async def get_model(request: Request) -> Response:
     found = AppState.of(request.app).runtime
+    await found.refresh()
     name, entry = found.catalog.resolve(request.path_params["id"])
     return json_response(model_card(found, name, entry))

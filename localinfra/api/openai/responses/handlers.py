@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from localinfra.api.call import Call
 from localinfra.api.generation.logprobs import token_logprob
-from localinfra.api.generation.params import none_if_not_given
+from localinfra.api.generation.params import Defaults, none_if_not_given
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.api.http.sse import NamedEvent
 from localinfra.api.openai.responses.input import (
@@ -53,7 +53,7 @@ from localinfra.api.openai.responses.store import (
 from localinfra.api.openai.responses.tools import Offered
 from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.messages import Message
-from localinfra.engine.request import FinishReason
+from localinfra.engine.request import FinishReason, SamplingParams
 from localinfra.errors import ApiError, InvalidRequest, UnsupportedParameter
 from localinfra.text.request import TextParams
 from localinfra.text.turn import Turn, TurnRequest, begin_turn, pieces_of
@@ -82,20 +82,21 @@ class ConversationRequest(msgspec.Struct, frozen=True):
     items: list[AnyItem]  # what a next response continues, before this one's output
     num_bytes: int  # of the items as JSON; 0 if they are not stored
     messages: list[Message]
+    sampling: SamplingParams
     answer: Answer
     offered: Offered
     tools: msgspec.Raw  # for the response
     left_out: list[str]  # paths of ignored parts
     unknown: list[str]  # paths of unknown names
 
-    def turn(self, default_seed: int | None) -> TurnRequest:
+    def turn(self) -> TurnRequest:
         body = self.body
         return TurnRequest(
             messages=self.messages,
             answer=self.answer,
             template_kwargs=body.template_kwargs,
             params=TextParams(
-                sampling=body.sampling_params(default_seed),
+                sampling=self.sampling,
                 top_logprobs=body.num_logprobs,
                 max_tokens=none_if_not_given(body.max_output_tokens),
                 stops=body.stops,
@@ -136,7 +137,7 @@ async def begin_answer(
     model = await call.runtime.text_model(body.model, ROUTE)
     charge = call.charge(model)
     with naming_input():
-        turn = await begin_turn(model, asked.turn(call.default_seed), call.caller)
+        turn = await begin_turn(model, asked.turn(), call.caller)
     left_out = [*asked.left_out, *model.prompts.unread(body.kwarg_paths), *turn.left_out]
     call.report_ignored(left_out, asked.unknown)
     return ResponseAnswer(call, asked, model, turn, charge)
@@ -157,11 +158,11 @@ async def read_conversation(
     call: Call[ResponsesRequest], *, compacts: bool = False
 ) -> ConversationRequest:
     """Raises InvalidRequest, UnsupportedParameter, NotFound, BodyTooLarge or QueueFull."""
-    request, body = call.request, call.body
+    request, body, defaults = call.request, call.body, call.defaults(call.body.model)
     previous = previous_response(request, body.previous_response_id)
     more_bytes = previous.conversation_bytes if previous else 0
     return await call.convert(
-        lambda: conversation_request(request, body, previous, compacts), more_bytes
+        lambda: conversation_request(request, body, previous, defaults, compacts), more_bytes
     )
 
 
@@ -169,6 +170,7 @@ def conversation_request(
     request: Request,
     body: ResponsesRequest,
     previous: KeptResponse | None,
+    defaults: Defaults,
     compacts: bool = False,
 ) -> ConversationRequest:
     body.check()
@@ -196,10 +198,18 @@ def conversation_request(
         messages.append(Message(role="user", content=SUMMARIZE))
         items = [item for item in items if isinstance(item, MessageItem) and item.role == "user"]
         answer = without_calls(answer)
-    unknown = [*offered.unknown, *sent.unknown]
-    tools = msgspec.Raw(encode(offered.shown))
     return ConversationRequest(
-        body, compacts, items, num_bytes, messages, answer, offered, tools, left_out, unknown
+        body=body,
+        compacts=compacts,
+        items=items,
+        num_bytes=num_bytes,
+        messages=messages,
+        sampling=body.sampling_params(defaults),
+        answer=answer,
+        offered=offered,
+        tools=msgspec.Raw(encode(offered.shown)),
+        left_out=left_out,
+        unknown=[*offered.unknown, *sent.unknown],
     )
 
 
@@ -236,12 +246,12 @@ def response_to(asked: ConversationRequest, model_name: str) -> Response:
         reasoning=body.reasoning,
         safety_identifier=body.safety_identifier,
         store=body.store,
-        temperature=body.temperature,
+        temperature=asked.sampling.temperature,
         text=body.text,
         tool_choice=body.tool_choice,
         tools=asked.tools,
         top_logprobs=body.top_logprobs or 0,
-        top_p=body.top_p,
+        top_p=asked.sampling.top_p,
         user=body.user,
     )
 

@@ -1,0 +1,54 @@
+"""A model's own sampling defaults on every text route, and what its authors recommend."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from echo import EchoServer
+
+GREEDY = """
+[model.greedy]
+kind = "text"
+source = "echo.gguf"
+context_length = 512
+sampling = { temperature = 0 }
+recommended = { temperature = 0.6, top_k = 20 }
+"""
+SAID = "what is said"  # and only at temperature 0 repeated without noise
+
+MESSAGES = [{"role": "user", "content": SAID}]
+ROUTES: list[tuple[str, dict[str, Any], str]] = [  # path, body, name of its limit
+    ("/v1/chat/completions", {"messages": MESSAGES}, "max_tokens"),
+    ("/v1/completions", {"prompt": f"{SAID}\n"}, "max_tokens"),
+    ("/v1/responses", {"input": SAID}, "max_output_tokens"),
+    ("/v1/messages", {"messages": MESSAGES}, "max_tokens"),
+    ("/v1/inference/greedy", {"input": f"{SAID}\n"}, "max_new_tokens"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
+    server = EchoServer(tmp_path_factory.mktemp("greedy"), GREEDY)
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize(("path", "body", "limit"), ROUTES, ids=[path for path, _, _ in ROUTES])
+def test_a_request_without_a_temperature_gets_the_models(
+    server: EchoServer, path: str, body: dict[str, Any], limit: str
+) -> None:
+    body = {"model": "greedy", limit: len(SAID), **body}
+    assert SAID in server.post(path, body).text.replace(f'"input":"{SAID}', "")
+    own = [server.post(path, {**body, "temperature": 1, "seed": seed}).text for seed in range(3)]
+    assert not all(SAID in text for text in own), "the request's own wins"
+
+
+def test_a_response_says_what_was_sampled_with(server: EchoServer) -> None:
+    body = {"model": "greedy", "input": SAID, "max_output_tokens": 1}
+    assert server.post("/v1/responses", body).json()["temperature"] == 0
+    assert server.post("/v1/responses", {**body, "temperature": 0.5}).json()["temperature"] == 0.5
+
+
+def test_the_card_has_what_is_recommended(server: EchoServer) -> None:
+    card = server.client.get(f"{server.url}/v1/models/greedy").json()
+    assert card["recommended"] == {"temperature": 0.6, "top_k": 20}
