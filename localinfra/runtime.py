@@ -9,17 +9,20 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, TypeVar
 
 from localinfra import garbage
 from localinfra.cache import sweep_if_free
 from localinfra.config.settings import ServerSettings
-from localinfra.errors import ApiError
+from localinfra.errors import ApiError, ConfigError
+from localinfra.executor import in_daemon_thread
 from localinfra.kinds import BY_ENTRY, EMBEDDING, IMAGE, RERANK, TEXT, Kind, LoadedModel
 from localinfra.machine import cache_folder
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry
 from localinfra.models.pool import LoadState, Pool
+from localinfra.origin import Changes, Origin, merged
 from localinfra.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ PULSE_CHECK_S = 1.0
 # The next request reloads a broken model. A load balancer that watches `/health` sends none until
 # the model is back, so it is reloaded without a request after this long.
 REVIVE_AFTER_S = 10.0
+REFRESH_AFTER_S = 2.0  # at most so often, clients may ask for unknown names
 MEASURED = ("encoders", "optimized")  # folders of the cache
 MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory and a core
 
@@ -48,9 +52,17 @@ MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory
 class Runtime:
     """Everything one server process owns. Event loop only: create it and `close` it there."""
 
-    def __init__(self, settings: ServerSettings, catalog: Catalog):
+    def __init__(
+        self,
+        settings: ServerSettings,
+        catalog: Catalog,
+        origin: Origin | None = None,
+    ):
+        """`origin`: of both, to read them anew."""
         self.settings = settings
         self.catalog = catalog
+        self._origin = origin
+        self._refreshed_at = time.monotonic()
         self.started_at = int(time.time())
         self._models: Pool[LoadedModel] = Pool(
             self._load,
@@ -60,7 +72,7 @@ class Runtime:
         )
         self._watchdogs: dict[str, Watchdog] = {}
         self._num_hangs: Counter[str] = Counter()
-        self._preloads: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[bool] | None = None
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -78,6 +90,45 @@ class Runtime:
     def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
         return BY_ENTRY[type(entry)].load(name, entry, self.settings)
 
+    async def refresh(self) -> None:
+        """Looks for models without a table that have come or gone, unless that was just done."""
+        if self._origin is None or time.monotonic() - self._refreshed_at < REFRESH_AFTER_S:
+            return
+        self._refreshed_at = time.monotonic()
+        try:
+            catalog = await in_daemon_thread(self._origin.discover, name="search for models")
+        except (ConfigError, OSError) as error:
+            logger.warning("the models are not read again: %s", error)
+        else:
+            await self._serve(catalog)
+
+    async def reload(self) -> Changes:
+        """Reads settings and models anew. Running requests keep the models that they have. Raises
+        ConfigError and changes nothing if the file is wrong."""
+        assert self._origin, "not read from a file"
+        settings, catalog = await in_daemon_thread(self._origin.read, name="reload")
+        self.settings, needs_restart = merged(self.settings, settings)
+        old, new = self.catalog.entries, catalog.entries
+        await self._serve(catalog)
+        return Changes(
+            added=[name for name in new if name not in old],
+            changed=[name for name in new if name in old and old[name] != new[name]],
+            removed=[name for name in old if name not in new],
+            needs_restart=needs_restart,
+        )
+
+    async def _serve(self, catalog: Catalog) -> None:
+        """Takes the new catalogue. Models whose entries have changed are unloaded once they are
+        idle; new requests load them anew."""
+        before, self.catalog = self.catalog, catalog
+        for name, entry in before.entries.items():
+            if catalog.entries.get(name) != entry:
+                self._start(self._models.unload(name))
+        for name, entry in catalog.entries.items():
+            if entry.preload and before.entries.get(name) != entry:
+                self._start(self._preload(name))
+        await asyncio.sleep(0)  # until all of it has begun
+
     async def load(self, name: str) -> None:
         """Loads the model, if it is not loaded yet. Raises ModelUnavailable."""
         await self._models.get(name)
@@ -85,6 +136,8 @@ class Runtime:
     async def get(self, kind: Kind[E, M], name: str, route: str) -> M:
         """The model a request asks for, loaded. Raises ModelNotFound, InvalidRequest for a model
         of another kind, and ModelUnavailable."""
+        if name not in self.catalog.names_by_id:
+            await self.refresh()
         found, _ = self.catalog.resolve_as(kind.entry, name, route)
         return kind.own(await self._models.get(found))
 
@@ -134,15 +187,15 @@ class Runtime:
             ).start()
         for name, entry in self.catalog.entries.items():
             if entry.preload:
-                self._start_preload(name)
+                self._start(self._preload(name))
         self._watches = [
             asyncio.create_task(watch()) for watch in (self._unload_idle, self._watch_models)
         ]
 
-    def _start_preload(self, name: str) -> None:
-        task = asyncio.create_task(self._preload(name))
-        self._preloads.add(task)
-        task.add_done_callback(self._preloads.discard)
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _preload(self, name: str) -> None:
         with contextlib.suppress(ApiError):  # logged by the pool; requests get it again
@@ -187,7 +240,7 @@ class Runtime:
     def _revive(self) -> None:
         for name, fault in self._models.faults.items():
             if time.monotonic() - fault.since > REVIVE_AFTER_S:
-                self._start_preload(name)
+                self._start(self._preload(name))
 
     async def close(self) -> None:
         """Ends all running work, with an error to its clients, and frees all models. Threads that

@@ -22,7 +22,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"models", "llama"},
         {"optimize"},
         {"text", "embed", "image"},
-        {"kinds"},
+        {"kinds", "origin"},
         {"runtime"},
         {"api"},
         {"cli", "ray_serve", "testing"},
@@ -51,11 +51,12 @@ LAYERS: dict[str, list[set[str]]] = {
         {"relaxing", "template"},
     ],
     "models": [
-        {"gguf", "places", "pool", "quants", "versions"},
+        {"gguf", "places", "pool", "quants", "sampling", "versions"},
         {"sources"},
         {"looks"},
         {"entries"},
-        {"catalog", "files", "memory"},
+        {"files", "found", "memory"},
+        {"catalog"},
         {"fetch"},
     ],
     "api": [

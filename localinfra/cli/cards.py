@@ -21,6 +21,7 @@ class Card(msgspec.Struct):
     state: str = "present"  # loaded, loading, failed, or the state of its files
     aliases: list[str] = []
     remedy: str | None = None  # what to do if its files are missing
+    recommended: dict[str, float] = {}  # sampling parameters to send
 
     @property
     def is_ready(self) -> bool:

@@ -7,17 +7,19 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
 
 import click
 import msgspec
 
-from localinfra.cli.cards import NO_TEXT_MODEL, find_model, refuse_other_kinds, text_models
+from localinfra.cli.cards import NO_TEXT_MODEL, Card, find_model, refuse_other_kinds, text_models
 from localinfra.cli.client import Client
+from localinfra.cli.completion import complete_models
 from localinfra.cli.connect import connect
 from localinfra.cli.terminal import Prompt, is_typed, silent
 from localinfra.errors import ApiError
@@ -31,6 +33,8 @@ HELP = """\
 /clear        forget the conversation, keep the system message
 /quit         leave (or Ctrl-D); Ctrl-C stops an answer
 A paste is one message. End a line with \\ to continue on the next."""
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
@@ -92,7 +96,7 @@ class Conversation:
     """The messages so far, and the settings of the next request."""
 
     client: Client
-    model: str
+    card: Card
     interactive: bool
     system: str | None = None
     temperature: float | None = None
@@ -101,9 +105,10 @@ class Conversation:
 
     def body(self) -> dict[str, object]:
         head = [HistoryMessage("system", self.system)] if self.system else []
-        body = {"model": self.model, "messages": [*head, *self.messages], "stream": True}
-        limits = {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        return body | {name: value for name, value in limits.items() if value is not None}
+        body = {"model": self.card.id, "messages": [*head, *self.messages], "stream": True}
+        given = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        given = {name: value for name, value in given.items() if value is not None}
+        return body | self.card.recommended | given
 
     def say(self, text: str) -> bool:
         """Sends a message and prints the answer; returns False if Ctrl-C stopped it.
@@ -170,19 +175,35 @@ def printable(text: str) -> str:
     return CONTROL.sub("", text)
 
 
-@click.command("chat")
-@click.argument("model", required=False)
-@click.argument("prompt", required=False)
-@click.option("--system", help="A system message.")
-@click.option("--temperature", type=click.FloatRange(0, 2))
-@click.option("--max-tokens", type=click.IntRange(1), help="Limit of an answer's length.")
-@click.option("--url", envvar="LOCALINFRA_URL", help="The server to use.")
-@click.option("--key", envvar="LOCALINFRA_API_KEY", help="Its API key.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="Use the server of this models.toml, started if needed.",
+def options(command: F) -> F:
+    """The options of a chat."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+OPTIONS = (
+    click.option("--system", help="A system message."),
+    click.option(
+        "--temperature",
+        type=click.FloatRange(0, 2),
+        help="Default: as the model's authors recommend.",
+    ),
+    click.option("--max-tokens", type=click.IntRange(1), help="Limit of an answer's length."),
+    click.option("--url", envvar="LOCALINFRA_URL", help="The server to use."),
+    click.option("--key", envvar="LOCALINFRA_API_KEY", help="Its API key."),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="Use the server of this models.toml, started if needed.",
+    ),
 )
+
+
+@click.command("chat")
+@click.argument("model", required=False, shell_complete=complete_models)
+@click.argument("prompt", required=False)
+@options
 def chat(
     model: str | None,
     prompt: str | None,
@@ -212,11 +233,9 @@ def chat(
             # A script's background job starts with SIGINT ignored; at a terminal Ctrl-C must work.
             signal.signal(signal.SIGINT, signal.default_int_handler)
         with silent():
-            client = connect(stack, url, key, config, lambda catalog: check(catalog, model))
+            client = connect(stack, url, key, config, lambda catalog: check(catalog, model), model)
             card = find_model(client, model) if model else text_models(client)[0]
-        conversation = Conversation(
-            client, card.id, question is None, system, temperature, max_tokens
-        )
+        conversation = Conversation(client, card, question is None, system, temperature, max_tokens)
         if question is None:
             click.secho(f"{card.id} at {client.url}; /help lists the commands", dim=True)
             converse(conversation)
@@ -302,10 +321,10 @@ def obey(conversation: Conversation, line: str) -> bool:
         case "/model", "":
             for card in text_models(conversation.client):
                 state = "" if card.is_ready else f" ({card.state})"
-                click.echo(f"{'*' if card.id == conversation.model else ' '} {card.id}{state}")
+                click.echo(f"{'*' if card.id == conversation.card.id else ' '} {card.id}{state}")
         case "/model", name:
-            conversation.model = find_model(conversation.client, name).id
-            click.secho(f"now with {conversation.model}", dim=True)
+            conversation.card = find_model(conversation.client, name)
+            click.secho(f"now with {conversation.card.id}", dim=True)
         case "/retry", _:
             return conversation.retry()
         case "/quit" | "/exit", _:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 import msgspec
@@ -22,19 +23,21 @@ def connect(
     key: str | None,
     config: Path | None,
     check: Callable[[Catalog], None] = lambda catalog: None,
+    model: str | None = None,
 ) -> Client:
     """Returns a client of a server that answers. `stack` stops the server if it was started here.
 
     Without a `url`, looks where the settings say that `serve` listens, with their first key if
-    none is given. `check` gets the catalogue before a server is started.
+    none is given; a named `model` must be served there. `check` gets the catalogue before a server
+    is started.
     Raises ApiError if no server can be used and ConfigError if the settings are invalid.
     """
     if url is not None:
         return answering(url, key)
     settings = config_file.load(config)
-    catalog = catalog_file.load(settings)
+    catalog = catalog_file.discover(settings)
     running = find_running(settings.server, key)
-    if running and (config is None or serves_all(running, catalog)):
+    if running and (serves_all(running, catalog) if config else serves(running, model)):
         return running
     check(catalog)
     first_start.check_files(catalog, settings.path)
@@ -68,6 +71,20 @@ def find_running(server: ServerSettings, key: str | None) -> Client | None:
     except (ServerUnreachable, ServerRefused):  # nothing there, or another program
         return None
     return client
+
+
+def serves(client: Client, model: str | None) -> bool:
+    """Whether the server knows the model, if one is named; it may have been started with others."""
+    if model is None:
+        return True
+    try:
+        client.get(f"/v1/models/{quote(model, safe='')}", Name)
+    except ServerRefused as error:
+        if error.status != 404:
+            raise
+        click.echo(f"The server at {client.url} does not serve {model}: starting one.", err=True)
+        return False
+    return True
 
 
 class Name(msgspec.Struct):

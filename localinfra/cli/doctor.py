@@ -267,7 +267,7 @@ def with_settings(seen: Surroundings, path: Path | None) -> Surroundings:
     """Adds what the settings file at `path`, by default models.toml, needs of the machine."""
     try:
         settings = config_file.load(path)
-        entries = catalog.load(settings).entries
+        entries = catalog.discover(settings).entries
     except ConfigError as error:
         lines = str(error).splitlines()
         return replace(seen, models=tuple(Finding("problem", line) for line in lines))

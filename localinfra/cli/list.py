@@ -37,7 +37,7 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
 def list_models(path: Path | None, as_json: bool) -> None:
     """List the models and whether their files are here."""
     settings = config_file.load(path)
-    rows = [row(name, entry) for name, entry in catalog.load(settings).entries.items()]
+    rows = [row(name, entry) for name, entry in catalog.discover(settings).entries.items()]
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
         return

@@ -14,11 +14,15 @@ from localinfra.errors import ApiError, ConfigError
 
 COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "serve": ("serve", "Serve the models of models.toml over HTTP."),
+    "run": ("run", "Talk with a model, fetched first if need be."),
     "chat": ("chat", "Talk with a model in the terminal."),
     "launch": ("launch", "Start a coding agent on a model of a running server."),
     "image": ("image", "Make an image from a prompt, or from a picture and a prompt."),
     "pull": ("pull", "Fetch a model from Hugging Face, Ollama's registry or a URL."),
     "list": ("list_models", "List the models and whether their files are here."),
+    "show": ("show", "Show what a model is, and what it takes."),
+    "rm": ("remove_models", "Delete the files of pulled models."),
+    "completion": ("completion", "Print the script that completes commands in a shell."),
     "costs": ("show_costs", "Show what each key has used of each model, and its price."),
     "optimize": ("optimize", "Measure faster types of a model's weights on this CPU."),
     "doctor": ("doctor", "Check this installation and its models, and say what to fix."),

@@ -1,5 +1,6 @@
 """`localinfra pull`: says what a model takes, fetches it, and says how to use it."""
 
+import shlex
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,14 +46,15 @@ def pull(models: Sequence[str], path: Path | None, dry_run: bool) -> None:
     A pull that was interrupted goes on where it was. Files that other programs have
     fetched are used where they are.
     """
-    known = catalog.load(config_file.load(path))
+    known = catalog.discover(config_file.load(path))
     try:
-        plans = [(text, plan) for text in models for plan in prepare(text, known)]
+        plans = [plan for text in models for plan in prepare(text, known)]
         if dry_run:
             return
-        for text, plan in plans:
+        for plan in plans:
             result = carry_out(plan)
-            for line in uses(text, plan, result, known):
+            click.echo(f"Here: {result}")
+            for line in uses(plan, result, catalog.discover(config_file.load(path))):
                 click.echo(line)
     except KeyboardInterrupt:
         words = " ".join(models)
@@ -60,13 +62,13 @@ def pull(models: Sequence[str], path: Path | None, dry_run: bool) -> None:
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 
-def prepare(text: str, known: Catalog) -> list[Plan]:
+def prepare(text: str, known: Catalog, *, to_stderr: bool = False) -> list[Plan]:
     """Makes the plans for one reference, and shows them."""
     plans = []
     for source in references.parse(text, known):
         plan = pulling.plan(source)
         for line in description(plan, peek(plan, threading.Event())):
-            click.echo(line)
+            click.echo(line, err=to_stderr)
         pulling.check_room(plan)
         plans.append(plan)
     return plans
@@ -143,14 +145,14 @@ def weights_fit(plan: Plan) -> str:
     return f"about {size(plan.total_bytes)} for the weights{rest}"
 
 
-def uses(text: str, plan: Plan, result: Path, known: Catalog) -> list[str]:
+def uses(plan: Plan, result: Path, known: Catalog) -> list[str]:
     """How to use what was fetched."""
-    lines = [f"Here: {result}"]
-    if text in known.names_by_id:
-        return [*lines, f"It answers as {known.names_by_id[text]}."]
+    if name := known.name_at(result):
+        if known.entries[name].kind != "text":
+            return [f"It answers as {name}."]
+        return [f"It answers as {name}. Try it: localinfra run {shlex.quote(name)}"]
     kind = "text" if plan.model or result.is_file() else kind_of(result)
     return [
-        *lines,
         "Serve it with these lines in models.toml:",
         f'  [model."{name_of(plan.source)}"]',
         f'  kind = "{kind}"',

@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import errno
 import faulthandler
+import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 import click
-import msgspec
 import uvicorn
 
 from localinfra import logs
@@ -22,14 +22,15 @@ from localinfra.cli import first_start
 from localinfra.cli.client import local_url
 from localinfra.cli.ending import end_within, leave
 from localinfra.cli.ports import listener_on
-from localinfra.config import settings as config_file
 from localinfra.config.settings import LOG_LEVELS
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
-from localinfra.models import catalog as catalog_file
 from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
 from localinfra.models.sources import state as file_state
+from localinfra.origin import Origin
 from localinfra.runtime import Runtime
+
+logger = logging.getLogger(__name__)
 
 CANCEL_S = 25.0  # after the deadline for answers, to end threads and free models
 
@@ -65,7 +66,23 @@ class Foreground(Server):
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        if hasattr(signal, "SIGHUP"):  # not on Windows
+            signal.signal(signal.SIGHUP, self._on_hangup)
         yield
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._start_reload)
+
+    def _start_reload(self) -> None:
+        self._reloading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            changes = await self._runtime.reload()
+        except ConfigError as error:
+            logger.error("the settings stay as they were: %s", error)
+        else:
+            logger.info("reloaded: %s", changes)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.should_exit:
@@ -115,6 +132,7 @@ def example(base: str, ready: Mapping[str, ModelEntry], *, has_keys: bool) -> li
 
 
 @click.command()
+@click.argument("models", nargs=-1, metavar="[FILE]...")
 @click.option(
     "--host", help="Address to listen on. Default: the settings' host, else this machine only."
 )
@@ -129,16 +147,22 @@ def example(base: str, ready: Mapping[str, ModelEntry], *, has_keys: bool) -> li
     "--verbose", "-v", is_flag=True, help="Log every request and llama.cpp's messages: level debug."
 )
 def serve(
-    host: str | None, port: int | None, path: Path | None, log_level: str | None, verbose: bool
+    models: Sequence[str],
+    host: str | None,
+    port: int | None,
+    path: Path | None,
+    log_level: str | None,
+    verbose: bool,
 ) -> None:
-    """Serve the models of models.toml until Ctrl-C."""
-    config = config_file.load(path)
-    catalog = catalog_file.load(config)
-    first_start.check_files(catalog, config.path)
+    """Serve the models of models.toml, and those that were pulled, until Ctrl-C.
+
+    With FILEs, GGUF files or folders of models, serves these alone under their files' names, or in
+    addition to the models of --config.
+    """
     flags = {"host": host, "port": port, "log_level": "debug" if verbose else log_level}
     given = {name: value for name, value in flags.items() if value is not None}
-    settings = msgspec.structs.replace(config.server, **given)
-    settings.check_exposure()
+    origin = Origin(path, models, given, first_start.check_files)
+    settings, catalog = origin.read()
     logs.configure(settings.log_level)
     raise_descriptor_limit(settings)
 
@@ -148,7 +172,7 @@ def serve(
 
     async def run() -> bool:
         ledger = Ledger(default_path() if settings.keep_costs else None)
-        server = Foreground(Runtime(settings, catalog), ledger)
+        server = Foreground(Runtime(settings, catalog, origin), ledger)
         await server.serve(sockets)
         end_within(0 if server.started else 1)
         return server.started

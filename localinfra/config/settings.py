@@ -91,6 +91,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     keepalive_s: Seconds = 15.0  # a stream silent for this long gets a keep-alive
     image_urls_s: Seconds = 3600.0  # how long images requested as URLs are kept
     fallback_model: str | None = None  # model that answers to unknown model names
+    # a folder whose models are served without a table, under their files' names
+    models_dir: str | None = None
+    # serve what `localinfra pull` and other programs have fetched, without a table
+    serve_pulled: bool = True
     # seed of requests that name none, so that the same request gets the same answer; without it,
     # each gets a random one
     default_seed: Annotated[int, Meta(ge=0, le=4_294_967_295)] | None = None

@@ -13,6 +13,8 @@ from localinfra.config.settings import Config, read_text
 from localinfra.config.tables import close_matches, decode, either, suggestion, toml
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models.entries import KINDS, ModelEntry, Name, TextModelEntry
+from localinfra.models.found import given_models, in_folder, pulled, with_found
+from localinfra.models.sampling import SamplingSettings
 from localinfra.models.sources import Source, absolute, parse_source
 from localinfra.models.versions import dotted, table_name, write_out
 
@@ -59,6 +61,20 @@ class Catalog:
         if not isinstance(entry, kind):
             raise misplaced(found, entry, route)
         return found, entry
+
+    def sampling(self, name: str) -> SamplingSettings:
+        """The sampling defaults of a text model; none if no text model answers to the name."""
+        try:
+            _, entry = self.resolve(name)
+        except ModelNotFound:
+            return SamplingSettings()
+        return entry.sampling if isinstance(entry, TextModelEntry) else SamplingSettings()
+
+    def name_at(self, path: Path) -> str | None:
+        """The model whose file or folder this is; None if it is not served."""
+        at = path.resolve()
+        paths = ((name, entry.source.find()) for name, entry in self.entries.items())
+        return next((name for name, found in paths if found and found.resolve() == at), None)
 
     def versions(self, name: str) -> tuple[str, ...]:
         """All versions of the model that the entry `name` belongs to."""
@@ -136,10 +152,41 @@ def name_taken(id: str, by: str, place: str) -> str:
 
 
 def load(config: Config) -> Catalog:
-    """Decodes the model tables of a settings file and reads their chat template files.
+    """The models that have a table in the settings file.
 
-    Raises ConfigError naming the file, the table and the key.
+    Reads their chat template files. Raises ConfigError naming the file, the table and the key.
     """
+    return catalog_of(config, decode_models(config))
+
+
+def discover(config: Config, given: Sequence[str] = ()) -> Catalog:
+    """The same, and the models without a table: the `given` files, folders and other sources, those
+    of `models_dir`, and pulled ones.
+
+    Raises ConfigError like `load`, and if there is no such file or folder.
+    """
+    try:
+        found = [one for text in given for one in given_models(text, Path.cwd())]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if config.server.models_dir is not None:
+        folder = absolute(config.server.models_dir, config.folder)
+        if not folder.is_dir():
+            raise ConfigError(f"{config.path}: [server] models_dir: {folder} is not a folder")
+        found.extend(in_folder(folder))
+    if config.server.serve_pulled:
+        found.extend(pulled())
+    return catalog_of(config, with_found(decode_models(config), found))
+
+
+def catalog_of(config: Config, entries: Mapping[str, ModelEntry]) -> Catalog:
+    try:
+        return Catalog(entries, config.server.fallback_model)
+    except ValueError as error:
+        raise ConfigError(f"{config.path}: {error}") from None
+
+
+def decode_models(config: Config) -> dict[str, ModelEntry]:
     entries: dict[str, ModelEntry] = {}
     for name, table in config.models.items():
         for own_name, entry in decode_model(name, table, config.folder, str(config.path)).items():
@@ -147,10 +194,7 @@ def load(config: Config) -> Catalog:
                 other, place = (table_of(own_name, one) for one in (entries[own_name], entry))
                 raise ConfigError(f"{config.path}: {name_taken(own_name, other, place)}")
             entries[own_name] = entry
-    try:
-        return Catalog(entries, config.server.fallback_model)
-    except ValueError as error:
-        raise ConfigError(f"{config.path}: {error}") from None
+    return entries
 
 
 def decode_model(name: str, table: object, folder: Path, file: str) -> dict[str, ModelEntry]:

@@ -3,6 +3,7 @@
 Cheap enough for every start and every listing, except `gguf_header`. The loaders check the rest.
 """
 
+import json
 from pathlib import Path
 
 GIT_LFS = b"version https://git-lfs"
@@ -73,3 +74,26 @@ def encoder(path: Path, article: str) -> str | None:
             if opened.read(len(GIT_LFS)) == GIT_LFS:
                 return f"{file} is a git-lfs pointer, not the weights; run `git lfs pull`"
     return None
+
+
+def is_library_folder(path: Path) -> bool:
+    """Whether it may be a model in a library's layout rather than a folder of models."""
+    return any((path / name).is_file() for name in ("model_index.json", "config.json"))
+
+
+def library_kind(folder: Path) -> str | None:
+    """The kind of model, as in models.toml, that a library's files make; None if none that is
+    served."""
+    if (folder / "model_index.json").is_file():
+        return "image"
+    if not safetensors(folder):
+        return None
+    if (folder / "modules.json").is_file():
+        return "embedding"
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    names = config.get("architectures") if isinstance(config, dict) else None
+    first = str(names[0]) if isinstance(names, list) and names else ""
+    return "rerank" if first.endswith("ForSequenceClassification") else None

@@ -71,6 +71,17 @@ def test_options_not_given_are_left_to_the_server(stub: Any) -> None:
     assert set(stub.bodies[-1]) == {"model", "messages", "stream"}
 
 
+def test_what_the_models_authors_recommend_is_sent_unless_an_option_says_otherwise(
+    stub: Any,
+) -> None:
+    card = b'{"id":"one","kind":"text","recommended":{"temperature":0.2,"top_p":0.9}}'
+    stub.models = b'{"object":"list","data":[' + card + b"]}"
+    piped(stub, "a\n")
+    assert (stub.bodies[-1]["temperature"], stub.bodies[-1]["top_p"]) == (0.2, 0.9)
+    piped(stub, "a\n", "--temperature", "1")
+    assert (stub.bodies[-1]["temperature"], stub.bodies[-1]["top_p"]) == (1, 0.9)
+
+
 def test_the_model_is_the_named_one_else_the_first_text_model_that_is_ready(stub: Any) -> None:
     piped(stub, "a\n")
     piped(stub, "a\n", "two")

@@ -1,0 +1,96 @@
+"""Commands about models and their files: show, rm, run, completion."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from models.tiny_gguf import F32, STRING, Value, tiny_llama
+
+from localinfra.cli.main import main
+from localinfra.models import places
+
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with one pulled model, `owner/repo`."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path / "own"))
+    monkeypatch.delenv("LOCALINFRA_CONFIG", raising=False)
+    folder = places.hub_folder("owner/repo")
+    for path in ("refs", "snapshots/abc", "blobs"):
+        (folder / path).mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    model = tiny_llama()
+    model.metadata["general.sampling.temp"] = Value(F32, 0.6)
+    model.metadata["general.license"] = Value(STRING, "apache-2.0")
+    model.write(folder / "blobs" / "tiny")
+    (folder / "snapshots" / "abc" / "tiny-Q4_K_M.gguf").symlink_to(folder / "blobs" / "tiny")
+    return tmp_path / "hub"
+
+
+def called(*arguments: str, input: str | None = None) -> Result:
+    return CliRunner().invoke(main, arguments, input=input)
+
+
+def test_show_says_what_a_pulled_model_is() -> None:
+    done = called("show", "owner/repo:Q4_K_M")
+    rows = dict(line.split("  ", 1) for line in done.output.splitlines())
+    found = {title.strip(): text.strip() for title, text in rows.items()}
+    assert done.exit_code == 0, done.output
+    assert (found["name"], found["kind"]) == ("owner/repo", "text")
+    assert found["model"].startswith("llama, ") and found["license"] == "apache-2.0"
+    assert found["context"] == "by memory tokens; trained for 512"
+    assert found["recommended"] == "temperature 0.6"
+
+
+def test_show_of_an_unknown_model_names_close_ones() -> None:
+    done = called("show", "owner/rep")
+    assert done.exit_code == 1 and "Did you mean owner/repo" in done.output
+
+
+def test_a_model_is_removed_once_its_user_agrees(hub: Path) -> None:
+    refused = called("rm", "owner/repo", input="n\n")
+    assert refused.exit_code == 1 and "Delete these files?" in refused.output
+    assert any(hub.iterdir())
+    agreed = called("rm", "owner/repo", input="y\n")
+    assert agreed.exit_code == 0 and "owner/repo is removed." in agreed.output
+    assert not any(hub.iterdir())
+    assert called("rm", "owner/repo", "--yes").exit_code == 1
+
+
+def test_what_was_not_pulled_stays() -> None:
+    done = called("rm", "smollm2", "--yes")
+    assert done.exit_code == 1 and "was not pulled" in done.output
+
+
+def test_a_model_that_is_here_is_run_without_a_pull(stub: Any) -> None:
+    stub.models = b'{"object":"list","data":[{"id":"two"}]}'
+    done = called("run", "two", "Hello", "--url", stub.url)
+    assert (done.exit_code, done.output) == (0, "<Hello>\n")
+
+
+def test_what_can_neither_be_found_nor_pulled_is_refused() -> None:
+    done = called("run", "smolm2", "Hello")
+    assert done.exit_code == 1 and "Did you mean smollm2" in done.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_is_printed(shell: str) -> None:
+    done = called("completion", shell)
+    assert done.exit_code == 0 and "_LOCALINFRA_COMPLETE" in done.output
+
+
+def test_models_are_completed() -> None:
+    environment = {"_LOCALINFRA_COMPLETE": "bash_complete", "COMP_WORDS": "localinfra show own"}
+    program = "import sys; sys.argv[0] = 'localinfra'; from localinfra.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment, "COMP_CWORD": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["plain,owner/repo", "plain,owner/repo:Q4_K_M"], done.stderr

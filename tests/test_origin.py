@@ -1,0 +1,133 @@
+"""Settings and models that are read again while a server runs."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from models.tiny_gguf import tiny_llama
+from waiting import run, until
+
+from localinfra.errors import ConfigError, ModelNotFound
+from localinfra.models.entries import ModelEntry
+from localinfra.models.pool import LoadState
+from localinfra.origin import Origin
+from localinfra.runtime import Runtime
+
+FILE = """
+[server]
+default_seed = 1
+[model.a]
+kind = "text"
+source = "a.gguf"
+[model.b]
+kind = "text"
+source = "b.gguf"
+"""
+
+
+class Model:
+    """A model that only says which entry it was loaded for."""
+
+    is_busy = False
+
+    def __init__(self, entry: ModelEntry):
+        self.entry = entry
+        self.worker = SimpleNamespace(fault=None)
+
+    def close(self) -> None: ...
+
+
+class Playing(Runtime):
+    def _load_kind(self, name: str, entry: ModelEntry) -> Any:
+        return Model(entry)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("LOCALINFRA_CACHE", str(tmp_path / "own"))
+    (tmp_path / "models.toml").write_text(FILE)
+    for name in ("a", "b"):
+        tiny_llama().write(tmp_path / f"{name}.gguf")
+    return tmp_path
+
+
+def playing(folder: Path, *models: str, check: Any = lambda *_: None) -> Playing:
+    origin = Origin(folder / "models.toml", models, check=check)
+    settings, catalog = origin.read()
+    return Playing(settings, catalog, origin)
+
+
+def test_a_reload_changes_models_and_live_settings_and_names_the_rest(folder: Path) -> None:
+    text = FILE.replace("seed = 1", "seed = 2\nport = 9").replace("[model.b]", "[model.c]")
+    text = text.replace('"a.gguf"', '"a.gguf"\ncontext_length = 64')
+
+    async def scenario() -> None:
+        runtime = playing(folder)
+        for name in ("a", "b"):
+            await runtime.load(name)
+        old = cast("Model", runtime.loaded()["a"])
+        (folder / "models.toml").write_text(text)
+        changes = await runtime.reload()
+        assert (changes.added, changes.changed, changes.removed) == (["c"], ["a"], ["b"])
+        assert str(changes) == (
+            "added: c; changed: a; removed: b. Only a restart changes port of [server]."
+        )
+        assert (runtime.settings.default_seed, runtime.settings.port) == (2, 8000)
+        await runtime.load("a")
+        new = cast("Model", runtime.loaded()["a"])
+        assert new is not old and new.entry.details.context_length == 64
+        await until(lambda: runtime.state("b") is LoadState.ABSENT)
+        with pytest.raises(ModelNotFound):
+            runtime.catalog.resolve("b")
+        await runtime.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("text", ["[server", "[server]\nprot = 1", FILE + "optimise = 1"])
+def test_a_bad_file_changes_nothing(folder: Path, text: str) -> None:
+    async def scenario() -> None:
+        runtime = playing(folder)
+        await runtime.load("a")
+        before = runtime.settings, runtime.catalog, runtime.loaded()
+        (folder / "models.toml").write_text(text)
+        with pytest.raises(ConfigError):
+            await runtime.reload()
+        assert (runtime.settings, runtime.catalog, runtime.loaded()) == before
+        (folder / "new.gguf").write_bytes(b"")
+        await runtime.refresh()
+        assert runtime.catalog.names == ("a", "b")
+        await runtime.close()
+
+    run(scenario)
+
+
+def test_new_files_are_found_and_gone_ones_are_forgotten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localinfra.runtime.REFRESH_AFTER_S", 0.0)
+    (folder / "models").mkdir()
+
+    async def scenario() -> None:
+        (folder / "models.toml").write_text('server.models_dir = "models"')
+        runtime = playing(folder)
+        assert not runtime.catalog.names
+        path = tiny_llama().write(folder / "models" / "new.gguf")
+        await runtime.refresh()
+        assert runtime.catalog.names == ("new",)
+        await runtime.load("new")
+        path.unlink()
+        await runtime.refresh()
+        assert not runtime.catalog.names
+        await runtime.close()
+
+    run(scenario)
+
+
+def test_given_files_are_served_alone_without_a_settings_file(folder: Path) -> None:
+    file = str(folder / "a.gguf")
+    assert Origin(None, [file]).read()[1].names == ("a",)
+    together = Origin(folder / "models.toml", [str(tiny_llama().write(folder / "c.gguf"))])
+    assert together.read()[1].names == ("a", "b", "c")
