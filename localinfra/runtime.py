@@ -11,6 +11,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from localinfra import garbage
 from localinfra.cache import sweep_if_free
 from localinfra.config.settings import ServerSettings
@@ -20,6 +22,8 @@ from localinfra.machine import cache_folder
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry
 from localinfra.models.pool import LoadState, Pool
+from localinfra.text import faster_weights
+from localinfra.text.faster_weights import FasterWeights
 from localinfra.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -63,6 +67,17 @@ class Runtime:
         self._preloads: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[bool] | None = None
+        # Weights that are found while serving change the texts of seeds, once.
+        may_change = settings.default_seed is None
+        optimized = faster_weights.optimized(catalog.entries)
+        self._faster_weights = FasterWeights(
+            optimized, is_busy=self._is_busy, renew=self._models.renew if may_change else None
+        )
+        self._keeps_original = frozenset(
+            name
+            for name, entry in optimized.items()
+            if not may_change and not faster_weights.serves_others(entry)
+        )
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _load(self, name: str) -> LoadedModel:
@@ -76,6 +91,8 @@ class Runtime:
         garbage.collect()
 
     def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
+        if name in self._keeps_original:
+            entry = msgspec.structs.replace(entry, optimize="off")
         return BY_ENTRY[type(entry)].load(name, entry, self.settings)
 
     async def load(self, name: str) -> None:
@@ -86,6 +103,7 @@ class Runtime:
         """The model a request asks for, loaded. Raises ModelNotFound, InvalidRequest for a model
         of another kind, and ModelUnavailable."""
         found, _ = self.catalog.resolve_as(kind.entry, name, route)
+        self._faster_weights.make_way()
         return kind.own(await self._models.get(found))
 
     async def text_model(self, name: str, route: str) -> "TextModel":
@@ -109,6 +127,16 @@ class Runtime:
 
     def state(self, name: str) -> LoadState:
         return self._models.state(name)
+
+    def optimize_state(self, name: str) -> str | None:
+        """What was decided on a model's weights, or how far the search for faster ones is. None
+        for models that are served as they are."""
+        return self._faster_weights.states().get(name)
+
+    def _is_busy(self) -> bool:
+        """Whether requests run or models are loading."""
+        is_loading = any(self.state(name) is LoadState.LOADING for name in self.catalog.entries)
+        return is_loading or any(model.is_busy for model in self.loaded().values())
 
     def loaded(self) -> dict[str, LoadedModel]:
         return self._models.loaded()
@@ -136,7 +164,8 @@ class Runtime:
             if entry.preload:
                 self._start_preload(name)
         self._watches = [
-            asyncio.create_task(watch()) for watch in (self._unload_idle, self._watch_models)
+            asyncio.create_task(watch())
+            for watch in (self._unload_idle, self._watch_models, self._faster_weights.run)
         ]
 
     def _start_preload(self, name: str) -> None:
