@@ -24,6 +24,7 @@ from localinfra.models.entries import ModelEntry
 from localinfra.models.pool import LoadState, Pool
 from localinfra.text import faster_weights
 from localinfra.text.faster_weights import FasterWeights
+from localinfra.text.quiet import Quiet
 from localinfra.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Runtime:
         may_change = settings.default_seed is None
         optimized = faster_weights.optimized(catalog.entries)
         self._faster_weights = FasterWeights(
-            optimized, is_busy=self._is_busy, renew=self._models.renew if may_change else None
+            optimized, Quiet(self._is_busy), self._models.renew if may_change else None
         )
         self._keeps_original = frozenset(
             name

@@ -102,9 +102,7 @@ class Bench:
 
     def use_threads(self, count: int) -> None:
         """Reopens the contexts with so many threads."""
-        self._settings = msgspec.structs.replace(
-            self._settings, threads=count, batch_threads=count
-        )
+        self._settings = msgspec.structs.replace(self._settings, threads=count, batch_threads=count)
         for type in self.files:
             self._contexts[type].close()
             self._open_context(type)

@@ -1,7 +1,8 @@
 """Looks for faster weights of a server's models while no request runs, and changes over to them.
 
-Owns when a measurement may run: its process is stopped while requests run, so that neither disturbs
-the other. `optimize/` measures and keeps the weights; the pool replaces the model. Event loop only.
+A measurement starts when the machine is idle, and its process is stopped while requests run, so
+that neither disturbs the other. `optimize/` measures and keeps the weights; the pool replaces the
+model. Event loop only.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from localinfra.errors import ApiError
 from localinfra.executor import in_daemon_thread
 from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.optimize import store
+from localinfra.text.quiet import CHECK_S, FOR_OTHERS, FOR_REQUESTS, Quiet
 
 if TYPE_CHECKING:  # they import llama.cpp, which only a measurement needs
     from localinfra.optimize.job import OptimizeJob, Progress, Report
@@ -25,11 +27,9 @@ if TYPE_CHECKING:  # they import llama.cpp, which only a measurement needs
 
 logger = logging.getLogger(__name__)
 
-QUIET_S = 2.0  # without a request, before a measurement starts or continues
-CHECK_S = 0.1
+BUSY_CHECKS = 600  # that found other programs busy, until the log says so
 
-# Between tries on a machine that other programs keep busy. A try takes seconds at the lowest
-# priority, and does not write the weights again.
+# Between tries that other programs have disturbed. The weights are not written again.
 FIRST_RETRY_S, MAX_RETRY_S = 15.0, 600.0
 
 
@@ -37,7 +37,7 @@ class Search(msgspec.Struct):
     """The search for one model's weights."""
 
     entry: TextModelEntry
-    state: str = "waiting until no request runs"
+    state: str = FOR_REQUESTS
     due_at: float = 0.0  # of the next try, by time.monotonic()
     retry_after_s: float = FIRST_RETRY_S
 
@@ -69,18 +69,16 @@ class FasterWeights:
     def __init__(
         self,
         entries: Mapping[str, TextModelEntry],
-        *,
-        is_busy: Callable[[], bool],
+        quiet: Quiet,
         renew: Callable[[str], Awaitable[bool]] | None,
     ):
-        """`is_busy`: whether requests run or models are loading. `renew` loads a model again and
-        returns whether it did; None: better weights are served from the next start."""
-        self._is_busy = is_busy
+        """`renew` loads a model again and returns whether it did; None: better weights are served
+        from the next start."""
+        self._quiet = quiet
         self._renew = renew
         self._searches = {name: Search(entry) for name, entry in entries.items()}
         self._control: Control | None = None  # of the measurement that runs
         self._measured = ""  # the name of its model
-        self._busy_at = time.monotonic()
 
     def states(self) -> dict[str, str]:
         """Model → what was decided for it, or how far the search is."""
@@ -91,7 +89,7 @@ class FasterWeights:
 
     def make_way(self) -> None:
         """Stops the measurement: a request has come."""
-        self._busy_at = time.monotonic()
+        self._quiet.end()
         if self._control:
             self._control.pause()
 
@@ -135,22 +133,23 @@ class FasterWeights:
 
     async def _try(self, name: str, search: Search) -> bool:
         """Returns whether it is decided; else `search` says when to try again."""
-        from localinfra.optimize.run import Control, OptimizeFailed
-        from localinfra.text.loading import optimize_job
-
-        await self._quiet()
-        control = Control()
+        await self._wait(name, search)
         try:
             job = await in_daemon_thread(
-                lambda: optimize_job(name, search.entry, lossless_only=True, keep=True),
-                name=f"optimize {name}",
+                background_job, name, search.entry, name=f"optimize {name}"
             )
-            job = msgspec.structs.replace(job, is_background=True)
-            report = await self._measure(name, search, job, control)
         except ApiError as error:  # on a GPU; or missing or damaged, which loading reports too
             logger.info("%s: not looking for faster weights: %s", name, error)
             search.state = str(error)
             return True
+        from localinfra.optimize.run import (
+            Control,
+            OptimizeFailed,
+        )  # light, now that there is a job
+
+        control = Control()
+        try:
+            report = await self._measure(name, search, job, control)
         except OptimizeFailed as error:
             return await self._put_off(name, search, str(error), is_final=error.is_final)
         if not report.is_steady and not report.kept:
@@ -163,14 +162,17 @@ class FasterWeights:
             logger.info("%s: %s, so the original stays", name, report.reason)
         return True
 
-    async def _quiet(self) -> None:
-        while not self._is_quiet():
-            await asyncio.sleep(CHECK_S)
+    async def _wait(self, name: str, search: Search) -> None:
+        num_busy = 0
 
-    def _is_quiet(self) -> bool:
-        if self._is_busy():
-            self._busy_at = time.monotonic()
-        return time.monotonic() - self._busy_at >= QUIET_S
+        def show(obstacle: str) -> None:
+            nonlocal num_busy
+            search.state = obstacle
+            num_busy += obstacle == FOR_OTHERS
+            if obstacle == FOR_OTHERS and num_busy == BUSY_CHECKS:  # once
+                logger.info("%s: faster weights: %s", name, obstacle)
+
+        await self._quiet.wait(show)
 
     async def _measure(
         self, name: str, search: Search, job: "OptimizeJob", control: "Control"
@@ -188,7 +190,7 @@ class FasterWeights:
         )
         try:
             while not work.done():
-                if self._is_quiet():
+                if self._quiet.is_here:
                     control.resume()
                 else:
                     control.pause()
@@ -201,7 +203,7 @@ class FasterWeights:
     def _retry(self, name: str, search: Search, *, was_paused: bool) -> None:
         """After a disturbed measurement. One that requests disturbed goes on after them."""
         if was_paused:
-            search.state = "waiting until no request runs"
+            search.state = FOR_REQUESTS
             return
         wait_s = search.retry_after_s
         level = logging.INFO if wait_s == FIRST_RETRY_S else logging.DEBUG  # once
@@ -212,7 +214,7 @@ class FasterWeights:
             name,
             wait_s,
         )
-        search.state = "waiting until other programs leave the machine idle"
+        search.state = FOR_OTHERS
         search.due_at = time.monotonic() + wait_s
         search.retry_after_s = min(2 * wait_s, MAX_RETRY_S)
 
@@ -234,28 +236,25 @@ class FasterWeights:
     async def _change_over(self, name: str, search: Search, weights: Path) -> None:
         reason = search.state
         if self._renew is None:
-            logger.info(
-                "%s: %s; served from the next start, since default_seed promises the same "
-                "texts until then",
-                name,
-                reason,
-            )
-            return
-        await self._quiet()
-        if not await in_daemon_thread(fits, search.entry, weights, name=f"optimize {name}"):
-            logger.info(
-                "%s: %s; served from its next load, since memory is too short for both",
-                name,
-                reason,
-            )
-            return
-        try:
-            is_served = await self._renew(name)
-        except Exception as error:
-            await self._put_off(name, search, f"they can't be loaded: {error}", is_final=True)
-            return
-        since = "from now on" if is_served else "when it is loaded next"
+            since = "from the next start, as default_seed promises the same texts until then"
+        elif not await in_daemon_thread(fits, search.entry, weights, name=f"optimize {name}"):
+            since = "when it is loaded next, as memory is too short for both"
+        else:
+            try:
+                is_served = await self._renew(name)
+            except Exception as error:
+                await self._put_off(name, search, f"they can't be loaded: {error}", is_final=True)
+                return
+            since = "from now on" if is_served else "when it is loaded next"
         logger.info("%s: %s; served %s", name, reason, since)
+
+
+def background_job(name: str, entry: TextModelEntry) -> "OptimizeJob":
+    """Imports llama.cpp. Raises ModelUnavailable."""
+    from localinfra.text.loading import optimize_job
+
+    job = optimize_job(name, entry, lossless_only=True, keep=True)
+    return msgspec.structs.replace(job, is_background=True)
 
 
 def fits(entry: TextModelEntry, weights: Path) -> bool:
