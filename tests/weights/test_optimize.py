@@ -50,7 +50,7 @@ def test_eight_bits_lose_as_little_as_the_original_and_four_bits_much(
 ) -> None:
     with Bench(read_header(path), SETTINGS, tmp_path) as bench:
         for type in ("q8_0", "q4_0", "f16"):
-            bench.make(type)
+            bench.make(type, 1)
         losses = bench.losses(lambda part: None)
         speeds = dict.fromkeys(losses, Speed(1, 1, 1))
         original, *candidates = bench.measured(["q4_1", "q8_0", "q4_0", "f16"], speeds, losses)
