@@ -39,7 +39,7 @@ class Search(msgspec.Struct):
     entry: TextModelEntry
     state: str = FOR_REQUESTS
     due_at: float = 0.0  # of the next try, by time.monotonic()
-    retry_after_s: float = FIRST_RETRY_S
+    num_disturbed: int = 0  # tries, by other programs
 
 
 def optimized(entries: Mapping[str, ModelEntry]) -> dict[str, TextModelEntry]:
@@ -205,10 +205,9 @@ class FasterWeights:
         if was_paused:
             search.state = FOR_REQUESTS
             return
-        wait_s = search.retry_after_s
-        level = logging.INFO if wait_s == FIRST_RETRY_S else logging.DEBUG  # once
+        wait_s = min(FIRST_RETRY_S * 2**search.num_disturbed, MAX_RETRY_S)
         logger.log(
-            level,
+            logging.DEBUG if search.num_disturbed else logging.INFO,
             "%s: other programs kept the machine too busy to measure faster weights; "
             "trying again in %.0f s, then less and less often",
             name,
@@ -216,13 +215,12 @@ class FasterWeights:
         )
         search.state = FOR_OTHERS
         search.due_at = time.monotonic() + wait_s
-        search.retry_after_s = min(2 * wait_s, MAX_RETRY_S)
+        search.num_disturbed += 1
 
     async def _put_off(self, name: str, search: Search, reason: str, *, is_final: bool) -> bool:
         """Records a failure, so that not every start repeats it. Returns `is_final`."""
         again = "" if is_final else f"; trying again in {store.RETRY_AFTER_S // 60} minutes"
         logger.warning("%s: faster weights could not be measured: %s%s", name, reason, again)
-        search.state = f"failed: {reason}"
         search.due_at = time.monotonic() + store.RETRY_AFTER_S
         if path := search.entry.source.find():
             try:
@@ -231,6 +229,7 @@ class FasterWeights:
                 )
             except (store.CacheUnusable, OSError):
                 pass  # it was the reason, or the next start finds it again
+        search.state = f"failed: {reason}"
         return is_final
 
     async def _change_over(self, name: str, search: Search, weights: Path) -> None:
