@@ -10,6 +10,7 @@ A server runs beside it, so it uses the lowest priority and takes the best of se
 
 import asyncio
 import logging
+import os
 import sys
 import time
 import warnings
@@ -20,7 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from localinfra.children import end_with_parent, give_way
+from localinfra.children import end_with_parent
 from localinfra.embed.encoder import Encoder, Rows, Tokens, arrays_of, unit_length
 from localinfra.embed.graph_encoders import OnnxEncoder, OpenVinoEncoder
 from localinfra.embed.plan import (
@@ -184,7 +185,8 @@ def computes_bf16() -> bool:
 def main(text: str) -> None:
     end_with_parent()
     sys.stdout = sys.stderr  # keeps library output out of the progress lines
-    give_way()
+    if hasattr(os, "nice"):
+        os.nice(19)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     request = msgspec.json.decode(text, type=Request)

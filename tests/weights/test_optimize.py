@@ -102,18 +102,16 @@ def test_the_winner_is_kept_found_and_served(
         assert server.wait() == 0
 
 
-# The server, with a worker whose speeds are fake and which other programs can't starve, and which
-# starts on a busy machine too.
-FIRST_START = """
+# The server, with a worker whose speeds are fake and which starts on a busy machine too.
+FIRST_START = f"""
 import sys
 from localinfra.cli.main import main
 from localinfra.optimize import run
 from localinfra.text import quiet
 quiet.IDLE_SHARE = 0
-run.COMMAND = [sys.executable, "-c", sys.argv.pop(1)]
+run.COMMAND = [sys.executable, "-c", {PATCHED!r}]
 main()
 """
-WORKER = "from localinfra.optimize import worker\nworker.give_way = lambda: None\n" + PATCHED
 
 
 @pytest.mark.slow
@@ -125,7 +123,7 @@ def test_the_first_start_answers_at_once_and_gets_faster_weights_between_request
         f'[server]\nkeep_costs = false\n[model.small]\nkind = "text"\nsource = "{path}"\n'
         'optimize = "lossless"\ngpu_layers = 0\n'
     )
-    command = [sys.executable, "-c", FIRST_START, WORKER, "serve", "--port", "0"]
+    command = [sys.executable, "-c", FIRST_START, "serve", "--port", "0"]
     command += ["--config", str(tmp_path / "models.toml")]
     log = tmp_path / "log"
     with (
