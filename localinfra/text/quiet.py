@@ -22,10 +22,10 @@ class Quiet:
         is_busy: Callable[[], bool],
         idle_cores: Callable[[], float | None] | None = None,
     ):
-        """`is_busy`: whether requests run or models are loading. `idle_cores`: of late, as
-        `IdleCores` tells."""
+        """`is_busy`: whether requests run or models are loading. `idle_cores`: of late, None if
+        nothing is known."""
         self._is_busy = is_busy
-        self._idle_cores = idle_cores or IdleCores()
+        self._idle_cores = idle_cores or IdleCores().of_late
         self._num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self._busy_at = time.monotonic()
 
