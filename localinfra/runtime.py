@@ -68,17 +68,12 @@ class Runtime:
         self._preloads: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[bool] | None = None
-        # Weights that are found while serving change the texts of seeds, once.
-        may_change = settings.default_seed is None
         optimized = faster_weights.optimized(catalog.entries)
+        may_change = settings.default_seed is None  # it promises the same texts until the end
         self._faster_weights = FasterWeights(
             optimized, Quiet(self._is_busy), self._models.renew if may_change else None
         )
-        self._keeps_original = frozenset(
-            name
-            for name, entry in optimized.items()
-            if not may_change and not faster_weights.serves_others(entry)
-        )
+        self._keeps_original = () if may_change else faster_weights.unchanged(optimized)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _load(self, name: str) -> LoadedModel:

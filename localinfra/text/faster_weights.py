@@ -57,10 +57,10 @@ def decision(entry: TextModelEntry) -> store.Decision | None:
     return store.find(path) if path else None
 
 
-def serves_others(entry: TextModelEntry) -> bool:
-    """Whether other weights than the file's were chosen for it already."""
-    known = decision(entry)
-    return known is not None and known.path is not None
+def unchanged(entries: Mapping[str, TextModelEntry]) -> tuple[str, ...]:
+    """The models for which no other weights than the file's have been chosen."""
+    known = {name: decision(entry) for name, entry in entries.items()}
+    return tuple(name for name, found in known.items() if not found or not found.path)
 
 
 class FasterWeights:
