@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, however it ends.
+"""Child processes that end with their parent, however it ends, and that give way to it.
 
 The parent holds the write end of the child's stdin open. A child calls `end_with_parent` first.
 """
@@ -26,6 +26,15 @@ def end_with_parent() -> None:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_wait_for_the_end, name="parent", daemon=True).start()
+
+
+def give_way() -> None:
+    """Lets this process run only while others leave a core idle. On Linux its reads and writes of
+    files wait for theirs too: the I/O class follows the scheduling class."""
+    with contextlib.suppress(OSError, AttributeError):  # some sandboxes forbid it; Windows has none
+        os.nice(19)
+    with contextlib.suppress(OSError, AttributeError):  # Linux alone has this class
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _wait_for_the_end() -> None:

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from localinfra import garbage
 from localinfra.cache import sweep_if_free
 from localinfra.config.settings import ServerSettings
@@ -23,6 +25,9 @@ from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry
 from localinfra.models.pool import LoadState, Pool
 from localinfra.origin import Changes, Origin, merged
+from localinfra.text import faster_weights
+from localinfra.text.faster_weights import FasterWeights
+from localinfra.text.quiet import Quiet
 from localinfra.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -75,6 +80,12 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[bool] | None = None
+        optimized = faster_weights.optimized(catalog.entries)
+        may_change = settings.default_seed is None  # it promises the same texts until the end
+        self._faster_weights = FasterWeights(
+            optimized, Quiet(self._is_busy), self._models.renew if may_change else None
+        )
+        self._keeps_original = () if may_change else faster_weights.unchanged(optimized)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _load(self, name: str) -> LoadedModel:
@@ -88,6 +99,8 @@ class Runtime:
         garbage.collect()
 
     def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
+        if name in self._keeps_original:
+            entry = msgspec.structs.replace(entry, optimize="off")
         return BY_ENTRY[type(entry)].load(name, entry, self.settings)
 
     async def refresh(self) -> None:
@@ -139,6 +152,7 @@ class Runtime:
         if name not in self.catalog.names_by_id:
             await self.refresh()
         found, _ = self.catalog.resolve_as(kind.entry, name, route)
+        self._faster_weights.make_way()
         return kind.own(await self._models.get(found))
 
     async def text_model(self, name: str, route: str) -> "TextModel":
@@ -162,6 +176,16 @@ class Runtime:
 
     def state(self, name: str) -> LoadState:
         return self._models.state(name)
+
+    def optimize_state(self, name: str) -> str | None:
+        """What was decided on a model's weights, or how far the search for faster ones is. None
+        for models that are served as they are."""
+        return self._faster_weights.states().get(name)
+
+    def _is_busy(self) -> bool:
+        """Whether requests run or models are loading."""
+        is_loading = any(self.state(name) is LoadState.LOADING for name in self.catalog.entries)
+        return is_loading or any(model.is_busy for model in self.loaded().values())
 
     def loaded(self) -> dict[str, LoadedModel]:
         return self._models.loaded()
@@ -189,7 +213,8 @@ class Runtime:
             if entry.preload:
                 self._start(self._preload(name))
         self._watches = [
-            asyncio.create_task(watch()) for watch in (self._unload_idle, self._watch_models)
+            asyncio.create_task(watch())
+            for watch in (self._unload_idle, self._watch_models, self._faster_weights.run)
         ]
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
@@ -203,10 +228,10 @@ class Runtime:
 
     async def _unload_idle(self) -> None:
         """Unloads models that have been idle for as long as their entry says."""
-        limits_s = {name: entry.unload_after_s for name, entry in self.catalog.entries.items()}
         while True:
             await asyncio.sleep(IDLE_CHECK_S)
-            await self._models.unload_idle(limits_s)
+            entries = self.catalog.entries.items()
+            await self._models.unload_idle({name: one.unload_after_s for name, one in entries})
 
     def faults(self) -> dict[str, str]:
         """Models that broke and are not back yet → why they broke."""

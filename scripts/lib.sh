@@ -43,4 +43,6 @@ prepare() {
     is_ready "$1" && return
     python=$(find_python) || exit 1
     "$python" "$root/scripts/setup.py" "$1" || exit $?
+    # Or the first start would do it, half a second later for that.
+    "$root/.venv/bin/python" -m compileall -q "$root/localinfra" || true
 }

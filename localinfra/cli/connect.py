@@ -41,12 +41,11 @@ def connect(
         return running
     check(catalog)
     first_start.check_files(catalog, settings.path)
-    why = " (once, it first looks for faster weights)" if first_start.undecided(catalog) else ""
     line = ProgressLine()
     try:
         server = child.server(
             settings.path if config else None,
-            lambda waited_s: line.wait(f"starting a server{why}: {waited_s:.0f} s"),
+            lambda waited_s: line.wait(f"starting a server: {waited_s:.0f} s"),
         )
         return stack.enter_context(server)
     finally:

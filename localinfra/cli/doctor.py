@@ -213,7 +213,7 @@ def check_weights(packages: frozenset[str]) -> Finding:
 def check_decision(name: str, reason: str | None, command: str) -> Finding:
     if reason is not None:
         return Finding("ok", f"{name}: {reason}")
-    text = f"{name}: not yet measured for faster weights; the next start does that, or run"
+    text = f"{name}: not yet measured for faster weights; a server does that while idle, or run"
     return Finding("hint", text, command)
 
 

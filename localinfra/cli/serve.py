@@ -166,9 +166,7 @@ def serve(
     logs.configure(settings.log_level)
     raise_descriptor_limit(settings)
 
-    sockets = take_address(settings.host, settings.port)  # fail early, before the slow part
-    for name, entry in first_start.undecided(catalog).items():
-        first_start.fit_weights(name, entry)
+    sockets = take_address(settings.host, settings.port)
 
     async def run() -> bool:
         ledger = Ledger(default_path() if settings.keep_costs else None)

@@ -12,6 +12,7 @@ from llama_cpp import llama_cpp
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
+from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.llama import log
 from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.model import LoadFailed, Model
@@ -156,15 +157,22 @@ class LlamaContext:
 
     def _logits_of_steps(self, num_rows: int) -> NDArray[np.float32]:
         """Logits of several tokens, `num_rows` per step: for a single token two kernels may agree
-        by chance."""
-        slot, logits = self.num_sequences, []
+        by chance.
+
+        Computed by as many threads as cores are idle, which changes no bits here: on two cores that
+        six busy processes shared, two threads took 4 to 19 s for all steps, and one 0.5 s.
+        """
+        slot, logits, idle = self.num_sequences, [], IdleCores()
         for start in range(0, max(num_rows, PROBED_ROWS), num_rows):
+            if (cores := idle.at_once()) is not None:
+                self.set_threads(min(max(1, int(cores)), self.max_threads))
             tokens = [(start + row + 1) * PROBE_STRIDE for row in range(num_rows)]
             batch = Batch()
             batch.extend(slot, start, [token % self._num_vocab for token in tokens], num_rows)
             self.decode(batch)
             logits.append(self._output_rows()[:num_rows].copy())
         self.drop(slot, 0)
+        self.set_threads(self.max_threads)
         return np.concatenate(logits)
 
     def _cell_maps(self, batch_size: int) -> list[CellMap]:

@@ -27,6 +27,10 @@ PAUSE_PER_LOAD = 2.0  # seconds per second that the load took
 MAX_RETRY_AFTER_S = 120.0
 
 UNLOAD_LIMIT_S = 10.0  # how long a load waits for its predecessor to free its memory
+# A request that has just got its model may have no work in it for a moment, as when it waits for
+# its prompt: a model is replaced once no request has asked for it for so long.
+REPLACE_AFTER_S = 1.0
+REPLACE_CHECK_S = 0.1
 CLOSE_LIMIT_S = 8.0  # for all models together
 
 
@@ -78,7 +82,8 @@ class Pool(Generic[T]):
         self._unload = unload
         self._fault = fault
         self._is_busy = is_busy
-        self._loads: dict[str, asyncio.Task[T]] = {}
+        self._loads: dict[str, asyncio.Future[T]] = {}
+        self._renewals: dict[str, asyncio.Future[T]] = {}  # loads of models that are loaded
         self._used_at: dict[str, float] = {}  # time.monotonic()
         self._failures: dict[str, Failure] = {}
         self._faults: dict[str, Fault] = {}
@@ -126,11 +131,46 @@ class Pool(Generic[T]):
             await asyncio.shield(self._start_unload(name))
             logger.info("unloaded %s", name)
 
+    async def renew(self, name: str) -> bool:
+        """Loads a loaded model again beside itself, and replaces it between two requests. Returns
+        whether it did: not if the model was unloaded meanwhile, or was not loaded at all.
+
+        Raises what the load raises; the model then stays as it is.
+        """
+        old = self._loads.get(name)
+        if self._is_closed or name in self._renewals or old is None or not is_loaded(old):
+            return False
+        load = in_daemon_thread(self._load, name, name=f"renew {name}")
+        new = self._renewals[name] = asyncio.ensure_future(load)
+        try:
+            await asyncio.shield(new)
+            while self._loads.get(name) is old and not self._is_closed and not self._rests(name):
+                await asyncio.sleep(REPLACE_CHECK_S)
+        except Exception:
+            self._renewals.pop(name, None)
+            raise
+        if self._is_closed:
+            return False  # `close` frees both
+        del self._renewals[name]
+        if self._loads.get(name) is not old:
+            await in_daemon_thread(self._unload, new.result(), name=f"unload {name}")
+            return False
+        unloading = self._start_unload(name)
+        unloading.add_done_callback(lambda task: log_failure(name, task))
+        self._loads[name] = new
+        return True
+
+    def _rests(self, name: str) -> bool:
+        """Whether a loaded model has no work, nor had a request of late."""
+        if self._is_busy(self._loads[name].result()):
+            self._used_at[name] = time.monotonic()
+        return time.monotonic() - self._used_at[name] > REPLACE_AFTER_S
+
     async def unload_idle(self, limits_s: Mapping[str, float | None]) -> None:
         """Frees the models that have been idle for longer than their limit. Call it regularly: it
         is also what notes when a model was last busy."""
         for name, model in self.loaded().items():
-            limit_s = limits_s[name]
+            limit_s = limits_s.get(name)
             if self._is_busy(model):
                 self._used_at[name] = time.monotonic()
             elif limit_s is not None and time.monotonic() - self._used_at[name] > limit_s:
@@ -167,7 +207,7 @@ class Pool(Generic[T]):
         Leaves behind what has not ended within the limit. Returns whether everything has.
         """
         self._is_closed = True
-        names = self._loads.keys() | self._unloads.keys()
+        names = self._loads.keys() | self._unloads.keys() | self._renewals.keys()
         closing = [asyncio.create_task(self._close(name), name=name) for name in names]
         if not closing:
             return True
@@ -180,6 +220,10 @@ class Pool(Generic[T]):
     async def _close(self, name: str) -> None:
         if unloading := self._unloads.pop(name, None):
             await asyncio.wait((unloading,))
+        if renewal := self._renewals.pop(name, None):
+            await asyncio.wait((renewal,))
+            if is_loaded(renewal):
+                await in_daemon_thread(self._unload, renewal.result(), name=f"unload {name}")
         if load := self._loads.get(name):
             await asyncio.wait((load,))
             if is_loaded(load):
@@ -218,7 +262,7 @@ class Pool(Generic[T]):
         return Failure(unavailable, retry_at, says_when=True)
 
 
-def is_loaded(load: "asyncio.Task[T]") -> bool:
+def is_loaded(load: "asyncio.Future[T]") -> bool:
     return load.done() and not load.cancelled() and load.exception() is None
 
 

@@ -1,10 +1,10 @@
 """Opens a file of weights and others made from it side by side, and measures them.
 
 Owns llama.cpp's side of a measurement: contexts set up as for serving, and the files made, in the
-caller's scratch folder. `choose` decides on the figures.
+caller's folders. `choose` decides on the figures.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.quantize import QuantizeFailed, quantize
 from localinfra.machine import usable_cores
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header
-from localinfra.optimize import choose, exact, loss, speed
+from localinfra.optimize import choose, exact, loss, speed, store
 from localinfra.optimize.choose import Loss, MeasuredType, Speed
 
 # Tokens per context: enough for the passage or eight streams. The served context's size changes
@@ -32,8 +32,17 @@ class CannotMeasure(Exception):
 class Bench:
     """Use it in a `with` statement, which closes the contexts. The files stay."""
 
-    def __init__(self, header: GgufHeader, settings: ContextSettings, folder: Path):
-        """Raises CannotMeasure or LoadFailed if the file can't be measured."""
+    def __init__(
+        self,
+        header: GgufHeader,
+        settings: ContextSettings,
+        folder: Path,
+        places: Mapping[str, Path] | None = None,
+    ):
+        """`folder` is for files in the making. `places`: type → where its file goes once complete;
+        one that is there already is used. The other files stay in `folder`.
+
+        Raises CannotMeasure or LoadFailed if the file can't be measured."""
         room = min(NUM_CELLS, header.context_length or NUM_CELLS)
         if room < MIN_CELLS:
             raise CannotMeasure(f"{header.path} has a context of {room} tokens: too few to measure")
@@ -41,9 +50,10 @@ class Bench:
         self.files: dict[str, Path] = {}  # type → file
         self._header = header
         self._folder = folder
+        self._places = places or {}
         self._room = room  # tokens per sequence
         self._settings = msgspec.structs.replace(settings, num_cells=room, context_length=room)
-        self._threads = settings.threads or usable_cores()
+        self.threads = settings.threads or usable_cores()
         self._models: dict[str, Model] = {}
         self._contexts: dict[str, LlamaContext] = {}
         self._open = ExitStack()
@@ -58,21 +68,29 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def make(self, type: str) -> None:
-        """Writes the weights in another type and opens them. Raises QuantizeFailed, LoadFailed."""
+    def make(self, type: str, threads: int) -> None:
+        """Writes the weights in another type, unless they are in their place, and opens them.
+        Raises QuantizeFailed, LoadFailed."""
         path = self._folder / f"{type}.gguf"
-        quantize(Path(self._header.path), path, type, self._threads)
+        place = self._places.get(type, path)
+        if not is_complete(place):
+            self._write(type, path, threads)
+            if place != path:
+                store.settle(path, place)
+        self._load(type, place)
+
+    def _write(self, type: str, path: Path, threads: int) -> None:
+        quantize(Path(self._header.path), path, type, threads)
         try:
             header = read_header(path)
         except BadGguf as error:  # a full disk leaves an incomplete file
             raise QuantizeFailed(str(error)) from None
         if type == "q8_0":
             exact.improve(self._header, header)
-        self._load(type, path)
 
     def speeds(self, progress: Progress) -> tuple[dict[str, Speed], bool]:
         """Type → speed, and whether the speeds are reliable."""
-        threads = self._threads, self._settings.batch_threads or self._threads
+        threads = self.threads, self._settings.batch_threads or self.threads
         return speed.speeds(
             self._contexts, self.original, self._tokens, self._room, threads, progress
         )
@@ -82,10 +100,9 @@ class Bench:
         tokens = self._tokens[: min(self._room, loss.MAX_TOKENS)]
         return loss.losses(self._contexts, choose.REFERENCE, self.original, tokens, progress)
 
-    def use_one_thread(self) -> None:
-        """Reopens the contexts with one thread, for a busy machine whose threads would wait for
-        each other."""
-        self._settings = msgspec.structs.replace(self._settings, threads=1, batch_threads=1)
+    def use_threads(self, count: int) -> None:
+        """Reopens the contexts with so many threads."""
+        self._settings = msgspec.structs.replace(self._settings, threads=count, batch_threads=count)
         for type in self.files:
             self._contexts[type].close()
             self._open_context(type)
@@ -118,3 +135,11 @@ class Bench:
     def _open_context(self, type: str) -> None:
         context = self._contexts[type] = LlamaContext(self._models[type], self._settings)
         self._open.callback(context.close)
+
+
+def is_complete(path: Path) -> bool:
+    try:
+        read_header(path)
+    except BadGguf:
+        return False
+    return True

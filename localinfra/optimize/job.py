@@ -11,6 +11,7 @@ class OptimizeJob(msgspec.Struct, frozen=True, kw_only=True):
     settings: ContextSettings  # as for serving
     lossless_only: bool  # measure only what could replace the original, and stop if nothing can
     keep: bool  # save the decision, with the weights if any are better
+    is_background: bool = False  # at the lowest priority, with a core to spare where that will do
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,8 @@ from localinfra.optimize.job import Done, Event, JobFailed, OptimizeJob, Progres
 
 events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 COMMAND = [sys.executable, "-m", "localinfra.optimize.worker"]
+# What ended the worker from outside: the kernel when memory runs out, or a person.
+FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 class OptimizeFailed(Exception):
@@ -25,41 +27,79 @@ class OptimizeFailed(Exception):
         self.is_final = is_final
 
 
-def run(job: OptimizeJob, show: Callable[[Progress], None], limit_s: float | None = None) -> Report:
+class Control:
+    """Pauses a running job and ends it, from any thread at any time, also before it has started.
+
+    A paused process has all its threads stopped by the kernel, wherever they are.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_ended = False
+        self.is_paused = False
+        self.num_pauses = 0
+
+    def attach(self, process: "subprocess.Popen[bytes]") -> None:
+        """Takes over a process that has just been started."""
+        with self._lock:
+            self._process = process
+            if self._is_ended:
+                process.kill()
+            elif self.is_paused:
+                process.send_signal(signal.SIGSTOP)
+
+    def pause(self) -> None:
+        with self._lock:
+            if not self.is_paused:
+                self.is_paused = True
+                self.num_pauses += 1
+                self._send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        with self._lock:
+            if self.is_paused:
+                self.is_paused = False
+                self._send(signal.SIGCONT)
+
+    def end(self) -> None:
+        """Kills the process. `run` then raises OptimizeFailed."""
+        with self._lock:
+            self._is_ended = True
+            self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)  # does nothing once it has ended
+
+
+def run(
+    job: OptimizeJob, show: Callable[[Progress], None], control: Control | None = None
+) -> Report:
     """Runs the job in its own process, which ends with this call, even at Ctrl-C or an error in
     `show`. Raises OptimizeFailed if there is no report."""
-    ran_out = threading.Event()
-    at = ["starting"]  # the last progress text
-
-    def note(progress: Progress) -> None:
-        at[0] = progress.text
-        show(progress)
-
     with tempfile.TemporaryFile() as log:
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, stderr=log)
-
-        def end() -> None:
-            ran_out.set()
-            process.kill()
-
-        timer = threading.Timer(limit_s or 0, end)
-        timer.daemon = True
-        if limit_s:
-            timer.start()
+        process = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            # Out of Ctrl-C's reach, and in this session: if its parent is killed while it is
+            # stopped, it gets a SIGHUP and continues, as a group that nobody can continue.
+            process_group=0 if job.is_background else None,
+        )
+        if control:
+            control.attach(process)
         try:
             with process:  # closes its pipes and waits for it
-                last = converse(process, job, note)
+                last = converse(process, job, show)
         finally:
-            timer.cancel()
             store.sweep_if_free()
         match last:
             case Done():
                 return last.report
             case JobFailed():
                 raise OptimizeFailed(last.message)
-        if ran_out.is_set():
-            raise OptimizeFailed(f"the measurement did not finish within {limit_s:.0f} s ({at[0]})")
         raise epitaph(process.returncode, log)
 
 
@@ -93,9 +133,7 @@ def epitaph(status: int, log: IO[bytes]) -> OptimizeFailed:
     lines = log.read().decode(errors="replace").strip().splitlines()
     words = f": {lines[-1]}" if lines else ""
     if status < 0:
-        # SIGKILL comes from the kernel when memory runs out, any other signal from llama.cpp.
-        is_final = status != -signal.SIGKILL
-        return OptimizeFailed(
-            f"the measurement ended with {signal.Signals(-status).name}{words}", is_final
-        )
+        number = signal.Signals(-status)
+        is_final = number not in FROM_OUTSIDE
+        return OptimizeFailed(f"the measurement ended with {number.name}{words}", is_final)
     return OptimizeFailed(f"the measurement ended with status {status}{words}")

@@ -2,7 +2,9 @@
 
 One folder in the cache holds a JSON record per decision, the weights that won, a lock held by the
 measuring process, and scratch folders; the next measurement removes any that a crash left. A
-record is written last and replaced atomically, so the file it names is complete.
+record is written last and replaced atomically, so the file it names is complete. Weights are moved
+to their place when complete, before they are measured: an interrupted measurement goes on from
+there. Those that no decision names are removed by the next one.
 """
 
 import contextlib
@@ -118,17 +120,29 @@ def decide(
 ) -> Decision:
     """A decision for this machine: for `weights`, a type and its file, or for the source itself."""
     type, path = weights or (None, None)
-    cpu, build = machine.cpu(), machine.llama_build()
     return Decision(
         source=source,
         digest=digest,
-        cpu=cpu,
-        llama_build=build,
-        file=f"{_stem(source)}.{type}-{_short(digest, cpu, build)}.gguf" if type else None,
+        cpu=machine.cpu(),
+        llama_build=machine.llama_build(),
+        file=place_of(source, digest, type).name if type else None,
         file_bytes=path.stat().st_size if path else 0,
         type=type,
         reason=reason,
     )
+
+
+def place_of(source: Identity, digest: str, type: str) -> Path:
+    """Where weights made for this machine are kept."""
+    here = _short(digest, machine.cpu(), machine.llama_build())
+    return folder() / f"{_stem(source)}.{type}-{here}.gguf"
+
+
+def settle(made: Path, place: Path) -> None:
+    """Moves a complete file to its place. Raises OSError."""
+    with made.open("rb") as file:
+        os.fsync(file.fileno())  # or a power failure could leave the name without the data
+    made.replace(place)
 
 
 def put_off(source: Path, reason: str, is_final: bool) -> None:
@@ -145,15 +159,13 @@ def put_off(source: Path, reason: str, is_final: bool) -> None:
 
 
 def keep(decision: Decision, weights: Path | None = None) -> None:
-    """Moves `weights`, a scratch file, to its place, then records the decision.
+    """Moves `weights` to their place, if they are not there yet, then records the decision.
 
     Call it with the lock held. Raises OSError; the previous decision is then still valid.
     """
     if weights:
         assert decision.path, "weights belong to a decision for them"
-        with weights.open("rb") as file:
-            os.fsync(file.fileno())  # or a power failure could leave the name without the data
-        weights.replace(decision.path)
+        settle(weights, decision.path)
     source = decision.source
     name = f"{_stem(source)}-{_short(source.path, decision.cpu, decision.llama_build)}"
     record = folder() / f"{name}.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from localinfra import machine
-from localinfra.children import end_with_parent
+from localinfra.children import end_with_parent, give_way
 from localinfra.engine.backend import DecodeFailed
 from localinfra.llama.model import LoadFailed
 from localinfra.llama.quantize import QuantizeFailed
@@ -32,6 +32,8 @@ FAILURES = (BadGguf, QuantizeFailed, LoadFailed, DecodeFailed, CannotMeasure, Ca
 def main() -> None:
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=OptimizeJob)
     end_with_parent()
+    if job.is_background:
+        give_way()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, which removes scratch
 
     def emit(event: Event) -> None:
@@ -64,12 +66,14 @@ def work(job: OptimizeJob, show: Show) -> Report:
         if known:
             store.keep(msgspec.structs.replace(known, source=identity))
             return Report(original=original, reason=known.reason, kept=as_text(known.path))
-        made = dict.fromkeys((*types, choose.REFERENCE))
-        sizes = [choose.size_as(header, type) for type in made]
-        check_memory(header.size_bytes + sum(sizes))
-        with store.scratch(sum(sizes) * 21 // 20) as folder:
-            with Bench(header, job.settings, folder) as bench:
-                report = measure(bench, types, job.lossless_only, show)
+        goes_on = job.keep and job.lossless_only  # where an interrupted job has ended
+        places = {type: store.place_of(identity, digest, type) for type in types if goes_on}
+        sizes = {type: choose.size_as(header, type) for type in (*types, choose.REFERENCE)}
+        check_memory(header.size_bytes + sum(sizes.values()))
+        missing = [type for type in sizes if type not in places or not places[type].exists()]
+        with store.scratch(sum(sizes[type] for type in missing) * 21 // 20) as folder:
+            with Bench(header, job.settings, folder, places) as bench:
+                report = measure(bench, job, types, show)
             return keep(job, report, bench.files, identity, digest) if job.keep else report
 
 
@@ -84,21 +88,27 @@ def check_memory(needed: int) -> None:
         )
 
 
-def measure(bench: Bench, types: Sequence[str], lossless_only: bool, show: Show) -> Report:
-    """Measures speed first: if nothing is faster, the loss doesn't matter."""
+def measure(bench: Bench, job: OptimizeJob, types: Sequence[str], show: Show) -> Report:
+    """Measures speed first: if nothing is faster, the loss doesn't matter.
+
+    Speed needs the threads that will serve; all else leaves a core to others in the background.
+    """
+    threads = max(1, bench.threads - 1) if job.is_background else bench.threads
     for number, type in enumerate(types):
         show(0.2 * number / len(types), f"writing {type.upper()}")
-        bench.make(type)
+        bench.make(type, threads)
     show(0.2, "measuring speed")
     speeds, is_steady = bench.speeds(lambda part: show(0.2 + 0.4 * part, "measuring speed"))
     original, *candidates = bench.measured([bench.original, *types], speeds)
     is_any_faster = any(choose.is_faster(one, original) for one in candidates)
-    if not lossless_only or (is_any_faster and is_steady):
+    if not job.lossless_only or (is_any_faster and is_steady):
         if choose.REFERENCE not in bench.files:
             show(0.6, f"writing {choose.REFERENCE.upper()} to compare with")
-            bench.make(choose.REFERENCE)
+            bench.make(choose.REFERENCE, threads)
         if not is_steady:
-            bench.use_one_thread()
+            bench.use_threads(1)  # several would wait for each other
+        elif job.is_background:
+            bench.use_threads(threads)
         show(0.65, "measuring loss")
         losses = bench.losses(lambda part: show(0.65 + 0.35 * part, "measuring loss"))
         original, *candidates = bench.measured([bench.original, *types], speeds, losses)

@@ -1,4 +1,4 @@
-"""`localinfra optimize`, and the measurement that `serve` makes before it answers."""
+"""`localinfra optimize`, and serving what was kept."""
 
 import socket
 from collections.abc import Callable
@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 from models.tiny_gguf import tiny_llama
 
-from localinfra.cli import first_start, serve
 from localinfra.cli import optimize as command
+from localinfra.cli import serve
 from localinfra.cli.main import main
 from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError
@@ -159,82 +159,7 @@ def test_a_failure_is_one_line(models: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-# --- Before serving -------------------------------------------------------------------------------
-
-
-def undecided(models: Path) -> list[str]:
-    return list(first_start.undecided(catalog.load(config_file.load(models))))
-
-
-def test_only_present_models_with_optimize_on_are_measured_and_only_once(models: Path) -> None:
-    assert undecided(models) == ["fast"]
-    store.put_off(models.parent / "tiny.gguf", "nothing better", is_final=True)
-    assert undecided(models) == []
-
-
-def test_serve_measures_lossless_types_within_a_time_limit(
-    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    limits: list[float | None] = []
-
-    def answer(job: OptimizeJob, show: Show, limit_s: float | None = None) -> Report:
-        assert job.keep and job.lossless_only
-        limits.append(limit_s)
-        return Report(original=REPORT.original, reason="Q8_0 is faster", kept="/cache/x.gguf")
-
-    monkeypatch.setattr(run, "run", answer)
-    first_start.fit_weights("fast", entry(models, "fast"))
-    assert limits[0] and 60 <= limits[0] < 61
-    printed = capsys.readouterr().err
-    assert 'optimize = "off"' in printed and "saved as /cache/x.gguf" in printed
-
-
-@pytest.mark.parametrize("is_final", [True, False])
-def test_a_failure_is_printed_and_remembered_and_the_original_served(
-    models: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    is_final: bool,
-) -> None:
-    def fail(job: OptimizeJob, show: Show, limit_s: float | None = None) -> Report:
-        raise OptimizeFailed("it ended with SIGABRT", is_final)
-
-    monkeypatch.setattr(run, "run", fail)
-    first_start.fit_weights("fast", entry(models, "fast"))
-    printed = capsys.readouterr().err
-    assert "Serving the original: it ended with SIGABRT" in printed
-    assert ("--apply" in printed) is not is_final
-    assert undecided(models) == []
-    path, _ = loading.weights("fast", entry(models, "fast"))
-    assert path == models.parent / "tiny.gguf"
-
-
-def test_a_busy_machine_is_measured_again_later(
-    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    busy = Report(original=REPORT.original, reason="", is_steady=False)
-    monkeypatch.setattr(run, "run", lambda *_: busy)
-    first_start.fit_weights("fast", entry(models, "fast"))
-    assert "too busy to measure" in capsys.readouterr().err
-    known = store.find(models.parent / "tiny.gguf")
-    assert known and known.retry_at
-
-
-def test_an_unwritable_cache_is_a_warning(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (models.parent / "cache").write_text("")
-    first_start.fit_weights("fast", entry(models, "fast"))
-    assert "LOCALINFRA_CACHE" in capsys.readouterr().err
-
-
-def test_files_that_cannot_be_loaded_are_left_to_loading(
-    models: Path, jobs: list[OptimizeJob], capsys: pytest.CaptureFixture[str]
-) -> None:
-    (models.parent / "tiny.gguf").write_bytes(b"")
-    first_start.fit_weights("fast", entry(models, "fast"))
-    assert "is empty" in capsys.readouterr().err and not jobs
-
-
-def test_an_address_in_use_is_found_before_measuring() -> None:
+def test_an_address_in_use_is_found_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match="--port"):

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from waiting import run, until
@@ -43,12 +44,15 @@ class Shelf:
         self.made: list[Model] = []
         self.error: BaseException | None = None
         self.num_loads = 0
+        self.may_load = threading.Event()
+        self.may_load.set()
         self.pool: Pool[Model] = Pool(
             self.load, Model.close, lambda model: model.fault, lambda model: model.is_busy
         )
 
     def load(self, name: str) -> Model:
         self.num_loads += 1
+        assert self.may_load.wait(60)
         if self.error:
             raise self.error
         self.made.append(Model(name))
@@ -239,5 +243,148 @@ def test_a_load_that_hangs_ends_with_the_deadline_too() -> None:
         assert not await pool.close(0.05)
         waiting.cancel()
         may_go.set()
+
+    run(test)
+
+
+# --- Replacing a model between two requests -------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "REPLACE_AFTER_S", 0.02)
+    monkeypatch.setattr(pool_module, "REPLACE_CHECK_S", 0.001)
+
+
+async def renewing(shelf: Shelf) -> "tuple[Model, asyncio.Task[bool]]":
+    """A model whose successor is being loaded."""
+    old = await shelf.pool.get("a")
+    shelf.may_load.clear()
+    renewal = asyncio.create_task(shelf.pool.renew("a"))
+    await until(lambda: shelf.num_loads == 2)
+    return old, renewal
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_renewed_model_is_replaced_when_it_has_no_work() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        old, renewal = await renewing(shelf)
+        old.is_busy = True
+        assert await shelf.pool.get("a") is old  # nobody waits for the load
+        shelf.may_load.set()
+        await until(lambda: len(shelf.made) == 2)
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+            assert await shelf.pool.get("a") is old and not old.is_closed
+        old.is_busy = False
+        assert await renewal
+        new = await shelf.pool.get("a")
+        assert new is shelf.made[1] and shelf.pool.loaded() == {"a": new}
+        await until(lambda: old.is_closed)
+        assert await shelf.pool.close() and new.is_closed
+
+    run(test)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_request_that_has_just_got_its_model_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]  # the pool's clock; asyncio has its own
+    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def test() -> None:
+        shelf = Shelf()
+        old = await shelf.pool.get("a")
+        renewal = asyncio.create_task(shelf.pool.renew("a"))
+        await until(lambda: len(shelf.made) == 2)
+        for _ in range(5):
+            assert await shelf.pool.get("a") is old  # its prompt is not made yet: it has no work
+            now[0] += 0.019
+            await asyncio.sleep(0.01)
+            assert not old.is_closed and not renewal.done()
+        now[0] += 0.019
+        assert await renewal and await shelf.pool.get("a") is shelf.made[1]
+        await shelf.pool.close()
+
+    run(test)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_whose_successor_can_not_be_loaded_stays() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        old, renewal = await renewing(shelf)
+        shelf.error = MemoryError("too little")
+        shelf.may_load.set()
+        with pytest.raises(MemoryError):
+            await renewal
+        assert await shelf.pool.get("a") is old and shelf.pool.state("a") is LoadState.LOADED
+        shelf.error = None
+        assert await shelf.pool.renew("a")
+        await shelf.pool.close()
+
+    run(test)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("end", ["unloaded", "broken", "reloaded"])
+def test_a_successor_that_comes_too_late_is_freed(end: str) -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        old, renewal = await renewing(shelf)
+        if end == "unloaded":
+            await shelf.pool.unload("a")
+        else:
+            old.fault = "its thread ended"
+            shelf.pool.check()
+        late = asyncio.create_task(shelf.pool.get("a")) if end == "reloaded" else None
+        shelf.may_load.set()
+        assert not await renewal
+        if late:
+            assert await late in shelf.made
+        kept = list(shelf.pool.loaded().values())
+        assert all(model.is_closed is (model not in kept) for model in shelf.made)
+        assert len(kept) == (end == "reloaded")
+        await shelf.pool.close()
+
+    run(test)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("phase", ["loading", "waiting for rest", "replaced"])
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_closing_frees_both_models_in_every_phase(phase: str, is_cancelled: bool) -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        old, renewal = await renewing(shelf)
+        old.is_busy = phase == "waiting for rest"
+        if phase != "loading":
+            shelf.may_load.set()
+            await until(lambda: len(shelf.made) == 2)
+        if phase == "replaced":
+            assert await renewal
+        if is_cancelled:
+            renewal.cancel()
+        closing = asyncio.create_task(shelf.pool.close())
+        await asyncio.sleep(0.01)
+        shelf.may_load.set()
+        assert await closing
+        await until(lambda: len(shelf.made) == 2 and all(model.is_closed for model in shelf.made))
+        await asyncio.wait((renewal,))
+
+    run(test)
+
+
+@pytest.mark.usefixtures("quick")
+def test_only_a_loaded_model_is_renewed_and_once_at_a_time() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        assert not await shelf.pool.renew("a") and not shelf.made
+        _, renewal = await renewing(shelf)
+        assert not await shelf.pool.renew("a")
+        shelf.may_load.set()
+        assert await renewal
+        await shelf.pool.close()
+        assert not await shelf.pool.renew("a")
 
     run(test)

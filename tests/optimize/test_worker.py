@@ -4,43 +4,23 @@ import os
 import resource
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from models.tiny_gguf import tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba
+from optimizing import job, left_over
 
 from localinfra import machine
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.quantize import QuantizeFailed, quantize
 from localinfra.models.gguf.reader import read_header
-from localinfra.optimize import choose, run, speed, store, worker
+from localinfra.optimize import bench, choose, run, speed, store, worker
 from localinfra.optimize.bench import CannotMeasure
 from localinfra.optimize.choose import Speed
-from localinfra.optimize.job import OptimizeJob, Progress, Report
+from localinfra.optimize.job import OptimizeJob, Report
 from localinfra.optimize.run import OptimizeFailed
 from localinfra.optimize.store import CacheUnusable
-
-# The worker with fake speeds, independent of the machine's load.
-PATCHED = """
-from localinfra.optimize import speed, worker
-from localinfra.optimize.choose import Speed
-def speeds(runners, original, *rest):
-    rate = lambda name: 100.0 if name == original else 200.0
-    return {name: Speed(*[rate(name)] * 3) for name in runners}, True
-speed.speeds = speeds
-worker.main()
-"""
-
-
-@pytest.fixture(scope="module")
-def q4_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose weights fit Q8_0 exactly."""
-    folder = tmp_path_factory.mktemp("models")
-    quantize(tiny_llama().write(folder / "f32.gguf"), folder / "tiny.gguf", "q4_0", 1)
-    return folder / "tiny.gguf"
 
 
 @pytest.fixture
@@ -56,24 +36,8 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return rates
 
 
-@pytest.fixture
-def patched_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "COMMAND", [sys.executable, "-c", PATCHED])
-
-
-def job(path: Path, lossless_only: bool = True, keep: bool = True) -> OptimizeJob:
-    settings = ContextSettings(
-        context_length=512, num_cells=512, num_sequences=3, batch_size=512, threads=1, kv_type="f16"
-    )
-    return OptimizeJob(source=str(path), settings=settings, lossless_only=lossless_only, keep=keep)
-
-
 def work(job: OptimizeJob, shown: list[str] | None = None) -> Report:
     return worker.work(job, lambda part, text: (shown if shown is not None else []).append(text))
-
-
-def left_over(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.iterdir() if path.name != ".lock")
 
 
 @pytest.mark.usefixtures("rates")
@@ -216,81 +180,51 @@ def test_a_source_that_llama_cpp_refuses_says_why(tmp_path: Path) -> None:
         quantize(tmp_path / "absent.gguf", tmp_path / "out.gguf", "q8_0", 1)
 
 
-# --- The parent's side ----------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("patched_worker")
-def test_a_worker_does_the_job_and_reports_progress(q4_0: Path) -> None:
-    shown: list[Progress] = []
-    report = run.run(job(q4_0), shown.append)
-    assert report.winner == "q8_0" and report.kept
-    parts = [progress.fraction for progress in shown]
-    assert parts == sorted(parts) and parts[-1] == 1
-
-
-@pytest.mark.usefixtures("patched_worker")
-def test_two_workers_at_once_do_the_work_once(q4_0: Path, cache: Path) -> None:
-    shown: list[list[str]] = [[], []]
-    reports: list[Report] = []
-
-    def start(texts: list[str]) -> None:
-        reports.append(run.run(job(q4_0), lambda progress: texts.append(progress.text)))
-
-    threads = [threading.Thread(target=start, args=(texts,)) for texts in shown]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({report.kept for report in reports}) == 1 and len(left_over(cache)) == 2
-    assert sum("measuring speed" in texts for texts in shown) == 1
-
-
-@pytest.mark.usefixtures("patched_worker")
-@pytest.mark.parametrize("stage", ["writing Q8_0", "measuring speed", "measuring loss"])
-def test_an_interruption_leaves_no_half_file_and_no_worker(
-    q4_0: Path, cache: Path, stage: str
+@pytest.mark.usefixtures("rates")
+def test_an_interrupted_job_goes_on_with_the_weights_it_has_written(
+    q4_0: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(progress: Progress) -> None:
-        if progress.text == stage:
+    def interrupt(part: float, text: str) -> None:
+        if text == "measuring loss":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.run(job(q4_0), interrupt)
-    assert left_over(cache) == []
-    assert run.run(job(q4_0), lambda progress: None).kept  # and the next one is not blocked
+        worker.work(job(q4_0), interrupt)
+    [made] = cache.glob("*.q8_0-*.gguf")
+    written: list[str] = []
+
+    def note(source: Path, target: Path, type: str, threads: int) -> None:
+        written.append(type)
+        quantize(source, target, type, threads)
+
+    monkeypatch.setattr(bench, "quantize", note)
+    before = made.stat().st_mtime_ns
+    assert work(job(q4_0)).kept == str(made)
+    assert written == ["f16"] and made.stat().st_mtime_ns == before
 
 
-def test_a_worker_that_takes_too_long_is_ended(q4_0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    endless = "import sys, time; sys.stdin.read(); time.sleep(60)"
-    monkeypatch.setattr(run, "COMMAND", [sys.executable, "-c", endless])
-    with pytest.raises(OptimizeFailed, match=r"not finish within 1 s"):
-        run.run(job(q4_0), lambda progress: None, limit_s=1)
-
-
-DEATHS = {
-    "import os; os.abort()": ("SIGABRT", True),
-    "import os, signal; os.kill(os.getpid(), signal.SIGKILL)": ("SIGKILL", False),
-    "raise ImportError('no llama_cpp')": ("no llama_cpp", False),
-    "print('{'); print('[]')": ("status 0", False),
-}
-
-
-@pytest.mark.parametrize(("program", "words", "is_final"), [(k, *v) for k, v in DEATHS.items()])
-def test_a_worker_that_dies_is_reported(
-    q4_0: Path, monkeypatch: pytest.MonkeyPatch, program: str, words: str, is_final: bool
+@pytest.mark.usefixtures("rates")
+@pytest.mark.parametrize("data", [b"", b"GGUF" + bytes(100)])
+def test_weights_that_were_damaged_since_are_written_again(
+    q4_0: Path, cache: Path, data: bytes
 ) -> None:
-    monkeypatch.setattr(run, "COMMAND", [sys.executable, "-c", program])
-    with pytest.raises(OptimizeFailed, match=words) as caught:
-        run.run(job(q4_0), lambda progress: None)
-    assert caught.value.is_final is is_final
+    identity = store.identify(q4_0)
+    place = store.place_of(identity, store.digest_of(q4_0), "q8_0")
+    cache.mkdir(parents=True)
+    place.write_bytes(data)
+    assert work(job(q4_0)).kept == str(place)
+    assert choose.main_type(read_header(place)) == "q8_0"
 
 
-def test_a_damaged_file_never_reaches_llama_cpp(q4_0: Path, tmp_path: Path) -> None:
-    damaged = tmp_path / "damaged.gguf"
-    for data in (q4_0.read_bytes()[:-5000], b"GGUF" + bytes(100), b""):
-        damaged.write_bytes(data)
-        with pytest.raises(OptimizeFailed, match=r"damaged\.gguf "):
-            run.run(job(damaged), lambda progress: None)
+def test_weights_that_are_no_faster_are_not_kept(
+    q4_0: Path, cache: Path, rates: dict[str, float]
+) -> None:
+    rates.update(q8_0=101, busy=1)
+    work(job(q4_0))
+    assert len(list(cache.glob("*.gguf"))) == 1  # for the next try
+    del rates["busy"]
+    work(job(q4_0))
+    assert not list(cache.glob("*.gguf"))
 
 
 def test_contexts_are_closed(q4_0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,11 +238,3 @@ def test_contexts_are_closed(q4_0: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(LlamaContext, "__init__", note)
     work(job(q4_0, keep=False))
     assert opened and not any(context._pointer for context in opened)
-
-
-@pytest.fixture(autouse=True)
-def _no_worker_is_left() -> Iterator[None]:
-    yield
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    if children.exists():
-        assert not children.read_text().split()

