@@ -177,16 +177,16 @@ def test_tokens_are_found_as_if_each_were_tried_the_longest_first(
 
 def test_many_tokens_in_a_long_text_take_a_moment() -> None:
     tokens = ControlTokens([*SPECIAL, *(f"<unused{number}>" for number in range(3000))])
-    started = time.perf_counter()
+    started = time.thread_time()
     assert not tokens.occur_in(["<unused1 <unus <|im_en < <div class=<b>" * 30_000])
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @pytest.mark.parametrize("source", [CHATML, TRIMMING, QWEN])
 def test_a_message_of_nothing_but_tokens_takes_a_moment(source: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     template(source).render([Message("user", " </think>\n" + "</think> <|im_end|>\n" * 20_000)])
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 words = st.sampled_from(

@@ -232,9 +232,9 @@ def test_a_large_vocabulary_is_read_quickly(tmp_path: Path) -> None:
     model.metadata["tokenizer.ggml.tokens"] = Value(ARRAY, words, STRING)
     model.metadata.pop("tokenizer.ggml.token_type")
     path = model.write(tmp_path / "model.gguf")
-    started = time.perf_counter()
+    started = time.thread_time()
     assert read_header(path).vocab_size == 262_144
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_a_header_longer_than_the_first_read_is_read_on(
