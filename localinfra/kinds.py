@@ -97,8 +97,20 @@ def wake(model: LoadedModel) -> None:
     model.wake()
 
 
+T = TypeVar("T")
 E_co = TypeVar("E_co", bound=ModelEntry, covariant=True)
 M_co = TypeVar("M_co", bound=LoadedModel, covariant=True)
+
+
+def again_if_disturbed(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except SystemError as error:
+        # Python 3.11 counts the depth of syntax trees in all threads together: two threads that
+        # parse source at once, as some libraries do on import, can make each other fail.
+        if "AST constructor" not in str(error):
+            raise
+        return work()
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,8 @@ class Kind(Generic[E_co, M_co]):
         """How the model will be loaded; `room` is for all models together. Blocks for seconds, as
         it imports the kind's libraries. Raises ModelUnavailable with the remedy."""
         assert isinstance(entry, self.entry)
-        return self.planner(name, entry, room)
+        planner, own = self.planner, entry
+        return again_if_disturbed(lambda: planner(name, own, room))
 
     def load(
         self,
@@ -124,14 +137,8 @@ class Kind(Generic[E_co, M_co]):
     ) -> M_co:
         """Blocks for seconds. Raises ModelUnavailable with the remedy."""
         assert isinstance(entry, self.entry)
-        try:
-            return self.loader(name, entry, settings, plan)
-        except SystemError as error:
-            # Python 3.11 counts the depth of syntax trees in all threads together: two threads that
-            # parse source at once, as some libraries do on import, can make each other fail.
-            if "AST constructor" not in str(error):
-                raise
-            return self.loader(name, entry, settings, plan)
+        loader, own = self.loader, entry
+        return again_if_disturbed(lambda: loader(name, own, settings, plan))
 
     def own(self, model: LoadedModel) -> M_co:
         """Casts a model that `load` returned to its type: the pool holds models of all kinds."""
