@@ -238,3 +238,11 @@ def held_memory() -> Footprint:
     if (own := machine.own_memory()) is not None:
         held[CPU] = own
     return Footprint(held)
+
+
+def trim_devices() -> None:
+    """Gives the memory of GPUs that a model has left back to them."""
+    if torch := imported("torch"):
+        from localinfra.image.placement import torch_trim
+
+        torch_trim(torch)

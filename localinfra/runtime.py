@@ -30,6 +30,7 @@ from localinfra.kinds import (
     held_memory,
     park,
     parked,
+    trim_devices,
     wake,
 )
 from localinfra.machine import cache_folder
@@ -128,6 +129,7 @@ class Runtime:
         model.close()
         garbage.collect()
         garbage.trim()
+        trim_devices()
 
     async def load(self, name: str) -> None:
         """Loads the model, if it is not loaded yet. Raises ModelUnavailable."""

@@ -240,13 +240,17 @@ def torch_free(torch: Any) -> dict[str, int]:
     """Device → free bytes, of GPUs in use: asking one for the first time takes a second."""
     free: dict[str, int] = {}
     if torch.cuda.is_initialized():
-        # What torch has freed is only there for others once its cache is empty.
-        unused = torch.cuda.memory_reserved(0) - torch.cuda.memory_allocated(0)
-        free["cuda:0"] = torch.cuda.mem_get_info(0)[0] + unused
+        free["cuda:0"] = torch.cuda.mem_get_info(0)[0]
     if torch.backends.mps.is_available():
         used = torch.mps.driver_allocated_memory()
         free["mps"] = torch.mps.recommended_max_memory() - used
     return free
+
+
+def torch_trim(torch: Any) -> None:
+    """Gives what torch has freed back to the GPU, where others can have it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def torch_allocated(torch: Any) -> dict[str, int]:

@@ -148,8 +148,9 @@ class ImageWorker:
     def _fail_all(self, error: ApiError) -> None:
         for job in [*self._turns, *self._arrivals]:
             job.put(error)
-        while self._commands:
-            self._commands.popleft()[1].set_exception(error)
+        with contextlib.suppress(IndexError):
+            while True:
+                self._commands.popleft()[1].set_exception(error)
 
     # --- the thread ---
 
@@ -170,8 +171,11 @@ class ImageWorker:
             self._fail_all(EngineFailed(f"{self._name} failed; the server's log says why."))
 
     def _run_commands(self) -> None:
-        while self._commands:
-            command, done = self._commands.popleft()
+        while True:
+            try:
+                command, done = self._commands.popleft()
+            except IndexError:  # also where `_fail_all` was faster
+                return
             self._pulse = self._pulse.computing()
             try:
                 command()

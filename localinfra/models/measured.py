@@ -30,9 +30,17 @@ def identity(entry: ModelEntry, *facts: object) -> str:
     """A name for the entry's files and all its settings, on this machine."""
     path = entry.source.find()
     files = sorted(path.rglob("*")) if path and path.is_dir() else [path] if path else []
-    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    states = [state_of(file) for file in files]
     known = repr((states, entry, machine.llama_build(), machine.cpu(), facts))
     return hashlib.sha256(known.encode()).hexdigest()[:32]
+
+
+def state_of(file: Path) -> tuple[str, int, int]:
+    try:
+        status = file.stat()
+    except OSError:  # a broken link; the load will say so if it matters
+        return str(file), 0, 0
+    return str(file), status.st_size, status.st_mtime_ns
 
 
 def find(name: str) -> Footprint | None:
