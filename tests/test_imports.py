@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"addresses", "errors", "metrics", "backend_detect", "logs"},
+        {"addresses", "errors", "footprint", "metrics", "backend_detect", "logs"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"},
         {"config", "chat", "engine", "costs"},
         {"models", "llama"},
@@ -24,6 +24,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"text", "embed", "image"},
         {"kinds", "origin"},
         {"runtime"},
+        {"leases"},
         {"api"},
         {"cli", "ray_serve", "testing"},
         {"__main__", "pytest_plugin"},
@@ -51,12 +52,12 @@ LAYERS: dict[str, list[set[str]]] = {
         {"relaxing", "template"},
     ],
     "models": [
-        {"gguf", "places", "pool", "quants", "sampling", "versions"},
-        {"sources"},
-        {"looks"},
-        {"entries"},
-        {"files", "found", "memory"},
-        {"catalog"},
+        {"budget", "failures", "gguf", "places", "quants", "sampling", "swaps", "versions"},
+        {"seats", "sources"},
+        {"looks", "sharing"},
+        {"entries", "pool"},
+        {"files", "found", "kv_cache", "measured"},
+        {"catalog", "memory"},
         {"fetch"},
     ],
     "api": [

@@ -9,8 +9,10 @@ from models.tiny_gguf import tiny_llama
 from waiting import run, until
 
 from localinfra.errors import ConfigError, ModelNotFound
+from localinfra.footprint import NO_MEMORY
 from localinfra.models.entries import ModelEntry
 from localinfra.models.pool import LoadState
+from localinfra.models.seats import LoadPlan
 from localinfra.origin import Origin
 from localinfra.runtime import Runtime
 
@@ -30,6 +32,7 @@ class Model:
     """A model that only says which entry it was loaded for."""
 
     is_busy = False
+    footprint = NO_MEMORY
 
     def __init__(self, entry: ModelEntry):
         self.entry = entry
@@ -39,7 +42,7 @@ class Model:
 
 
 class Playing(Runtime):
-    def _load_kind(self, name: str, entry: ModelEntry) -> Any:
+    def _load_kind(self, name: str, entry: ModelEntry, plan: LoadPlan) -> Any:
         return Model(entry)
 
 

@@ -11,13 +11,12 @@ from waiting import run
 
 from localinfra.api.app import create_app
 from localinfra.config import settings as config_file
+from localinfra.kinds import TEXT
 from localinfra.llama.model import Model
 from localinfra.models import catalog as catalog_file
 from localinfra.optimize import store
 from localinfra.runtime import Runtime
 from localinfra.text.quiet import FOR_REQUESTS
-
-ROUTE = "/v1/completions"
 
 
 @pytest.fixture
@@ -48,7 +47,9 @@ def choose_others(file: Path) -> Path:
 
 
 async def served(runtime: Runtime) -> Path:
-    model = await runtime.text_model("a", ROUTE)
+    lease = await runtime.lease("a")
+    model = TEXT.own(lease.model)
+    lease.release()
     assert isinstance(model.vocabulary, Model)
     return model.vocabulary.path
 

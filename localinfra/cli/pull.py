@@ -18,7 +18,8 @@ from localinfra.models.fetch.peek import peek
 from localinfra.models.fetch.plan import Plan
 from localinfra.models.fetch.progress import PullProgress
 from localinfra.models.gguf.reader import GgufHeader
-from localinfra.models.memory import kv_bytes_per_layer, layers_per_device
+from localinfra.models.kv_cache import CacheShape, cache_bytes
+from localinfra.models.memory import layers_per_device
 from localinfra.models.sources import HubSource, RemoteSource, UrlSource
 
 INTERRUPTED = 130  # as shells report a command ended by Ctrl-C
@@ -118,13 +119,14 @@ def fit(plan: Plan, header: GgufHeader) -> str:
     from localinfra.llama.build_info import free_memory  # loads llama.cpp
 
     tokens = min(header.context_length or SHOWN_CONTEXT, SHOWN_CONTEXT)
-    cache = tokens * sum(kv_bytes_per_layer(header, "f16"))
+    shape = CacheShape(num_cells=tokens, num_sequences=1, batch_size=512, kv_type="f16")
+    cache = sum(cache_bytes(header, shape))
     need = plan.total_bytes + cache + RESERVE_BYTES
     what = f"about {size(need)} with {tokens:,} tokens of context"
     if gpus := free_memory():
         layers, on_gpus = (
             header.block_count + 1,
-            sum(layers_per_device(header, gpus, tokens, "f16")),
+            sum(layers_per_device(header, list(gpus.values()), shape)),
         )
         if on_gpus == layers:
             return f"{what}: all {layers} layers fit the GPU"

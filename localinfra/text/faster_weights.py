@@ -9,12 +9,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from localinfra import machine
 from localinfra.errors import ApiError
 from localinfra.executor import in_daemon_thread
 from localinfra.models.entries import ModelEntry, TextModelEntry
@@ -157,7 +155,7 @@ class FasterWeights:
             return False
         search.state = report.reason
         if report.kept:
-            await self._change_over(name, search, Path(report.kept))
+            await self._change_over(name, search)
         else:
             logger.info("%s: %s, so the original stays", name, report.reason)
         return True
@@ -232,12 +230,10 @@ class FasterWeights:
         search.state = f"failed: {reason}"
         return is_final
 
-    async def _change_over(self, name: str, search: Search, weights: Path) -> None:
+    async def _change_over(self, name: str, search: Search) -> None:
         reason = search.state
         if self._renew is None:
             since = "from the next start, as default_seed promises the same texts until then"
-        elif not await in_daemon_thread(fits, search.entry, weights, name=f"optimize {name}"):
-            since = "when it is loaded next, as memory is too short for both"
         else:
             try:
                 is_served = await self._renew(name)
@@ -254,16 +250,3 @@ def background_job(name: str, entry: TextModelEntry) -> "OptimizeJob":
 
     job = optimize_job(name, entry, lossless_only=True, keep=True)
     return msgspec.structs.replace(job, is_background=True)
-
-
-def fits(entry: TextModelEntry, weights: Path) -> bool:
-    """Whether memory has room for a model with these weights beside the one that is loaded."""
-    from localinfra.models.gguf.reader import read_header
-    from localinfra.models.memory import kv_bytes_per_layer
-    from localinfra.text.loading import context_settings
-
-    header = read_header(weights)
-    settings = context_settings(entry, header)
-    cache_bytes = settings.num_cells * sum(kv_bytes_per_layer(header, settings.kv_type))
-    available = machine.available_memory()
-    return available is None or header.size_bytes + cache_bytes <= available

@@ -14,6 +14,7 @@ from localinfra.engine.output import ChoiceOutput
 from localinfra.engine.request import GenerationRequest
 from localinfra.engine.stops import Stops
 from localinfra.errors import ContextLengthExceeded, InvalidRequest
+from localinfra.footprint import NO_MEMORY, Footprint
 from localinfra.models.entries import ModelDetails, TextModelEntry
 from localinfra.models.sampling import SamplingSettings
 from localinfra.text.grammars import Grammars
@@ -37,6 +38,7 @@ class TextModel:
         *,
         share_prefixes: bool = False,
         recommended: SamplingSettings | None = None,
+        footprint: Footprint = NO_MEMORY,
     ):
         """`max_waiting` requests may wait for their prompt to be made. `share_prefixes`: clients
         reuse each other's prefixes, not only their own. `recommended`: by the file, for entries
@@ -45,6 +47,7 @@ class TextModel:
         self._recommended = recommended
         self.name = name
         self.entry = entry
+        self.footprint = footprint
         self.vocabulary = vocabulary
         self.prompts = Prompts(name, vocabulary, templates, engine.context_length, max_waiting)
         self.grammars = Grammars(vocabulary)

@@ -201,7 +201,7 @@ async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
     defaults = call.defaults(name)
     tools, wanted = await call.convert(lambda: body.asked(defaults))
     call.log_user(body.user)
-    model = await call.runtime.text_model(name, ROUTE)
+    model = await call.models.text(name, ROUTE)
     charge = call.charge(model)
     turn = await begin_turn(model, wanted, call.caller)
     call.report_ignored([*tools.left_out, *left_out(body.messages)], tools.unknown)
