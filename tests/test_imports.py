@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"addresses", "errors", "metrics", "backend_detect", "logs"},
+        {"addresses", "errors", "footprint", "metrics", "backend_detect", "logs"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"},
         {"config", "chat", "engine", "costs"},
         {"models", "llama"},
@@ -24,6 +24,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"text", "embed", "image"},
         {"kinds"},
         {"runtime"},
+        {"leases"},
         {"api"},
         {"cli", "ray_serve", "testing"},
         {"__main__", "pytest_plugin"},
@@ -51,10 +52,15 @@ LAYERS: dict[str, list[set[str]]] = {
         {"relaxing", "template"},
     ],
     "models": [
-        {"gguf", "pool", "sources", "versions"},
+        {"gguf", "sources", "versions"},
+        {"budget", "failures", "swaps"},
+        {"seats"},
+        {"sharing"},
+        {"pool"},
         {"looks"},
         {"entries"},
-        {"catalog", "files", "memory"},
+        {"catalog", "files", "kv_cache", "measured"},
+        {"memory"},
     ],
     "api": [
         {"http", "vectors"},

@@ -1,38 +1,37 @@
-"""Keeps models in memory: loads each once, on demand, off the event loop; drops broken ones.
+"""Keeps models in memory: loads each once, on demand, off the event loop; unloads them for others;
+drops broken ones.
 
-Does not know what a model is. A memory budget and an eviction policy would belong here.
+Does not know what a model is, nor which to load or unload: `swaps.py` decides that.
 """
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-import msgspec
-
-from localinfra.errors import ApiError, ModelUnavailable
+from localinfra.errors import ModelUnavailable
 from localinfra.executor import in_daemon_thread
+from localinfra.footprint import less, total
+from localinfra.models.budget import too_large
+from localinfra.models.failures import Failures, Fault
+from localinfra.models.seats import Lease, LoadPlan, Pending, Seat, Seats
+from localinfra.models.sharing import Sharing
+from localinfra.models.swaps import ResidentState, decide
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# After a failed load, requests get its error at once for this long, so that not every request reads
-# the model from disk again. For longer after a slow load, which must not run most of the time.
-RETRY_AFTER_S = 10.0
-PAUSE_PER_LOAD = 2.0  # seconds per second that the load took
-MAX_RETRY_AFTER_S = 120.0
-
-UNLOAD_LIMIT_S = 10.0  # how long a load waits for its predecessor to free its memory
+UNLOAD_LIMIT_S = 10.0  # then its memory no longer counts, and its successor may load
 CLOSE_LIMIT_S = 8.0  # for all models together
+RECHECK_S = 0.25  # while a model is wanted: other programs may free memory, patience may end
 
 
 class LoadState(StrEnum):
     """absent → loading → loaded | failed; failed → loading once its pause has passed; loaded →
-    absent by `unload` and by `drop`."""
+    absent by `unload`, by `drop`, and to make room for another."""
 
     ABSENT = "not loaded"
     LOADING = "loading"
@@ -40,62 +39,44 @@ class LoadState(StrEnum):
     FAILED = "failed"
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """A failed load."""
-
-    error: ApiError
-    retry_at: float  # time.monotonic()
-    says_when: bool  # the error has a Retry-After
-
-    def again(self) -> ApiError:
-        """The error that requests get meanwhile."""
-        if self.says_when:
-            self.error.retry_after_s = max(1, math.ceil(self.retry_at - time.monotonic()))
-        return self.error.with_traceback(None)
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """Why a loaded model broke."""
-
-    reason: str
-    since: float  # time.monotonic()
-
-
 class Pool(Generic[T]):
-    """Loaded models by name. Event loop only; `load` and `unload` run in threads.
-
-    `fault` says why a loaded model can't go on, None if it can; `is_busy`, whether it has any work.
-    """
+    """Loaded models by name. Event loop only; `plan`, `load` and `unload` run in threads."""
 
     def __init__(
         self,
-        load: Callable[[str], T],
+        load: Callable[[str, LoadPlan], T],
         unload: Callable[[T], None],
         fault: Callable[[T], str | None] = lambda _: None,
         is_busy: Callable[[T], bool] = lambda _: False,
+        sharing: Sharing[T] | None = None,
     ):
+        """`fault` says why a loaded model can't go on, None if it can; `is_busy`, whether it works
+        for itself, without a request."""
         self._load = load
         self._unload = unload
         self._fault = fault
         self._is_busy = is_busy
-        self._loads: dict[str, asyncio.Task[T]] = {}
-        self._used_at: dict[str, float] = {}  # time.monotonic()
-        self._failures: dict[str, Failure] = {}
+        self._sharing = sharing or Sharing()
+        self.seats: Seats[T] = Seats()  # for others to read
+        self._pending: dict[str, Pending[T]] = {}  # wanted, and not loading yet
+        self._tasks: set[asyncio.Task[None]] = set()  # that make plans
+        self._recheck: asyncio.TimerHandle | None = None
+        self._failures = Failures()
         self._faults: dict[str, Fault] = {}
-        self._unloads: dict[str, asyncio.Task[None]] = {}
         self._is_closed = False
 
     def state(self, name: str) -> LoadState:
         if name in self._failures:
             return LoadState.FAILED
-        load = self._loads.get(name)
-        if load is None:
-            return LoadState.ABSENT
-        return LoadState.LOADED if is_loaded(load) else LoadState.LOADING
+        seat = self.seats.named(name)
+        if seat is None:
+            return LoadState.LOADING if name in self._pending else LoadState.ABSENT
+        is_loaded = seat.state is ResidentState.LOADED
+        return LoadState.LOADED if is_loaded else LoadState.LOADING
 
     def loaded(self) -> dict[str, T]:
         """The models that are ready."""
-        return {name: load.result() for name, load in self._loads.items() if is_loaded(load)}
+        return {seat.name: model for seat, model in self.seats.ready()}
 
     @property
     def faults(self) -> dict[str, Fault]:
@@ -103,41 +84,97 @@ class Pool(Generic[T]):
         return dict(self._faults)
 
     async def get(self, name: str) -> T:
-        """The model, loaded if it is not in memory. Concurrent calls share one load.
+        """The model, loaded if it is not in memory; it may be unloaded at any time. For requests
+        there is `lease`."""
+        lease = await self.lease(name)
+        lease.release()
+        return lease.model
 
-        Raises ModelUnavailable if it can't be loaded.
+    async def lease(self, name: str) -> Lease[T]:
+        """The model, loaded if it is not in memory, and kept there until the lease is released.
+        Concurrent calls share one load.
+
+        Raises ModelUnavailable if it can't be loaded. Whoever holds a lease must not wait for
+        another model: its own may be in the way.
         """
         if self._is_closed:
             raise ModelUnavailable("The server is shutting down.")
         self.check()
-        if failure := self._failures.get(name):
-            if time.monotonic() < failure.retry_at:
-                raise failure.again()
-            del self._failures[name]
-        if name not in self._loads:
-            self._loads[name] = asyncio.create_task(self._load_in_thread(name))
-        self._used_at[name] = time.monotonic()
-        # Shielded: a client that leaves must not cancel the load that others wait for.
-        return await asyncio.shield(self._loads[name])
+        self._failures.check(name)
+        seat = self.seats.named(name)
+        if seat is not None and seat.is_open:
+            return self._lease(seat)
+        is_loading = seat is not None and seat.state is ResidentState.LOADING
+        pending = seat.pending if seat is not None and is_loading else self._demand(name)
+        request: asyncio.Future[Lease[T]] = asyncio.get_running_loop().create_future()
+        pending.requests.append(request)
+        try:
+            return await request
+        except asyncio.CancelledError:
+            if request.done() and not request.cancelled() and not request.exception():
+                request.result().release()  # it was granted in the same moment
+            request.cancel()
+            self._decide()  # if no other request wants the model, it need not be loaded
+            raise
+
+    def _lease(self, seat: Seat[T]) -> Lease[T]:
+        assert seat.model is not None
+
+        def release() -> None:
+            seat.num_leases -= 1
+            seat.used_at = time.monotonic()
+            if not seat.num_leases and (self._pending or seat.is_leaving):
+                self._decide()
+
+        seat.num_leases += 1
+        return Lease(seat.model, release)
 
     async def unload(self, name: str) -> None:
-        """Frees a loaded model; the next request loads it again, once its memory is free."""
-        if self.state(name) is LoadState.LOADED:
-            await asyncio.shield(self._start_unload(name))
-            logger.info("unloaded %s", name)
+        """Frees a loaded model once its requests have ended; new ones load it again."""
+        seat = self.seats.named(name)
+        if seat is not None:
+            seat.is_leaving = True
+            self._decide()
+            await seat.is_gone.wait()
+
+    async def renew(self, name: str) -> bool:
+        """Loads a loaded model again beside itself, if there is memory for both. New requests then
+        get the new one; the old one leaves after the requests it has. Returns whether it did: not
+        if the model is not loaded, or was unloaded meanwhile.
+
+        Raises what the load raises; the model then stays as it is.
+        """
+        old = self.seats.named(name)
+        if self._is_closed or old is None or not old.is_open or self.seats.is_loading(name):
+            return False
+        pending: Pending[T] = Pending(name)
+        pending.plan = await self._plan(name)
+        free = less(self._sharing.room(self.seats.held), total(seat.takes for seat in self.seats))
+        if self._is_closed or not old.is_open or self.seats.is_loading(name):
+            return False
+        if not pending.plan.takes.fits(free):
+            logger.info("%s stays as it is: there is no memory for two of it", name)
+            return False
+        new = self._new_seat(pending)
+        new.task = asyncio.create_task(self._load_into(new))
+        await asyncio.shield(new.task)
+        is_replaced = old.state is ResidentState.LOADED and not self._is_closed
+        leaving = old if is_replaced or new.num_leases else new
+        leaving.is_leaving = True
+        self._decide()
+        if leaving is new:
+            await new.is_gone.wait()
+        return is_replaced
 
     async def unload_idle(self, limits_s: Mapping[str, float | None]) -> None:
         """Frees the models that have been idle for longer than their limit. Call it regularly: it
-        is also what notes when a model was last busy."""
-        for name, model in self.loaded().items():
-            limit_s = limits_s[name]
-            if self._is_busy(model):
-                self._used_at[name] = time.monotonic()
-            elif limit_s is not None and time.monotonic() - self._used_at[name] > limit_s:
-                try:
-                    await self.unload(name)
-                except Exception:  # a device error; unload the other models all the same
-                    logger.exception("%s could not be unloaded", name)
+        is also what notes when a model last worked for itself."""
+        for seat, model in list(self.seats.ready()):
+            limit_s = limits_s[seat.name]
+            if seat.num_leases or self._is_busy(model):
+                seat.used_at = time.monotonic()
+            elif limit_s is not None and time.monotonic() - seat.used_at > limit_s:
+                await self.unload(seat.name)
 
     def check(self) -> None:
         """Drops the models that can't go on."""
@@ -149,17 +186,11 @@ class Pool(Generic[T]):
         """Gives up a loaded model. The next request loads it again, unless `is_final`."""
         logger.error("giving up on %s: %s", name, reason)
         self._faults[name] = Fault(reason, time.monotonic())
-        unloading = self._start_unload(name)
-        unloading.add_done_callback(lambda task: log_failure(name, task))
+        seat = self.seats.named(name)
+        assert seat is not None
+        self._start_unload(seat)
         if is_final:
-            error = ModelUnavailable(f"{name}: {reason}. Restart the server.", "model")
-            self._failures[name] = Failure(error, math.inf, says_when=False)
-
-    def _start_unload(self, name: str) -> asyncio.Task[None]:
-        model = self._loads.pop(name).result()
-        unloading = in_daemon_thread(self._unload, model, name=f"unload {name}")
-        task = self._unloads[name] = asyncio.create_task(unloading)
-        return task
+            self._failures.add_final(name, f"{name}: {reason}. Restart the server.")
 
     async def close(self, limit_s: float = CLOSE_LIMIT_S) -> bool:
         """Unloads everything; waits for running loads first, since they can't be stopped.
@@ -167,8 +198,10 @@ class Pool(Generic[T]):
         Leaves behind what has not ended within the limit. Returns whether everything has.
         """
         self._is_closed = True
-        names = self._loads.keys() | self._unloads.keys()
-        closing = [asyncio.create_task(self._close(name), name=name) for name in names]
+        for pending in self._pending.values():
+            pending.fail(ModelUnavailable("The server is shutting down."))
+        self._pending.clear()
+        closing = [asyncio.create_task(self._close(seat), name=seat.name) for seat in self.seats]
         if not closing:
             return True
         _, late = await asyncio.wait(closing, timeout=limit_s)
@@ -177,51 +210,184 @@ class Pool(Generic[T]):
             task.cancel()
         return not late
 
-    async def _close(self, name: str) -> None:
-        if unloading := self._unloads.pop(name, None):
-            await asyncio.wait((unloading,))
-        if load := self._loads.get(name):
-            await asyncio.wait((load,))
-            if is_loaded(load):
-                await asyncio.wait((self._start_unload(name),))
+    async def _close(self, seat: Seat[T]) -> None:
+        if seat.state is not ResidentState.LOADED and seat.task:
+            await asyncio.wait((seat.task,))
+        if seat.state is ResidentState.LOADED:
+            self._start_unload(seat)
+        if seat.task:
+            await asyncio.wait((seat.task,))
 
-    async def _load_in_thread(self, name: str) -> T:
-        if leaving := self._unloads.pop(name, None):
-            await asyncio.wait((leaving,), timeout=UNLOAD_LIMIT_S)
+    # --- from a demand to a loaded model ---
+
+    def _demand(self, name: str) -> Pending[T]:
+        pending = self._pending.get(name)
+        if pending is None:
+            pending = self._pending[name] = Pending(name)
+            planning = asyncio.create_task(self._make_plan(pending))
+            self._tasks.add(planning)
+            planning.add_done_callback(self._tasks.discard)
+        return pending
+
+    async def _plan(self, name: str) -> LoadPlan:
+        held = self.seats.held
+        return await in_daemon_thread(self._sharing.plan, name, held, name=f"plan {name}")
+
+    async def _make_plan(self, pending: Pending[T]) -> None:
+        started = time.monotonic()
+        name = pending.name
+        try:
+            plan = await self._plan(name)
+        except Exception as error:
+            if self._pending.get(name) is pending:
+                del self._pending[name]
+            self._fail(pending, error, time.monotonic() - started)
+        else:
+            pending.plan, pending.takes = plan, plan.takes
+            self._decide()
+
+    def _decide(self) -> None:
+        """Does what `swaps.decide` says. Call it after every change."""
+        if self._is_closed:
+            return
+        self._pending = {name: one for name, one in self._pending.items() if one.has_requests}
+        room, now = self._sharing.room(self.seats.held), time.monotonic()
+        moves = decide(self.seats, self._pending.values(), room, now, self._sharing.patience_s)
+        for seat in moves.park:
+            self._start_park(seat)
+        for seat in moves.unload:
+            if not seat.is_leaving:
+                logger.info("%s makes room for another model", seat.name)
+            self._start_unload(seat)
+        for seat in self.seats:
+            seat.is_closed = seat in moves.closed
+            if seat.is_open and (waiting := self._pending.pop(seat.name, None)):
+                self._grant(seat, waiting)  # it was closed, which turned out needless
+        for pending in moves.refused:
+            del self._pending[pending.name]
+            error = too_large(pending.name, pending.plan.takes, room, self.seats.footprints)
+            self._fail(pending, error, 0.0)
+        for pending in moves.load:
+            self._start_load(pending)
+        for pending in moves.wake:
+            self._start_wake(pending)
+        if self._pending and self._recheck is None:
+            self._recheck = asyncio.get_running_loop().call_later(RECHECK_S, self._decide_again)
+
+    def _decide_again(self) -> None:
+        self._recheck = None
+        self._decide()
+
+    def _start_load(self, pending: Pending[T]) -> None:
+        del self._pending[pending.name]
+        seat = self._new_seat(pending)
+        seat.task = asyncio.create_task(self._load_wanted(seat))
+
+    def _new_seat(self, pending: Pending[T]) -> Seat[T]:
+        seat: Seat[T] = Seat(
+            name=pending.name,
+            takes=pending.plan.takes,
+            is_pinned=self._sharing.is_pinned(pending.name),
+            pending=pending,
+        )
+        self.seats.append(seat)
+        return seat
+
+    async def _load_wanted(self, seat: Seat[T]) -> None:
         started = time.monotonic()
         try:
-            model = await in_daemon_thread(self._load, name, name=f"load {name}")
+            await self._load_into(seat)
         except Exception as error:
-            del self._loads[name]
-            failure = self._failure(name, error, time.monotonic() - started)
-            self._failures[name] = failure
-            raise failure.again() from (None if failure.error is error else error)
-        self._used_at[name] = time.monotonic()
-        logger.info("loaded %s in %.2f s", name, self._used_at[name] - started)
+            self._fail(seat.pending, error, time.monotonic() - started)
+
+    async def _load_into(self, seat: Seat[T]) -> None:
+        """Raises what the load raises; the seat is gone then."""
+        started = time.monotonic()
+        name, plan = seat.name, seat.pending.plan
+        try:
+            model = await in_daemon_thread(self._load, name, plan, name=f"load {name}")
+        except Exception:
+            self._forget(seat)
+            self._decide()
+            raise
+        seat.model, seat.takes = model, self._sharing.takes(model)
+        seat.measured, seat.parked = seat.takes, self._sharing.parked(model)
+        elapsed_s = time.monotonic() - started
+        logger.info("loaded %s in %.2f s; it takes %s", name, elapsed_s, seat.takes)
         if self._faults.pop(name, None):
             logger.info("%s is back", name)
-        return model
+        self._is_ready(seat)
 
-    def _failure(self, name: str, error: Exception, load_s: float) -> Failure:
-        """The failure to report after a load that took `load_s`."""
-        pause_s = min(max(RETRY_AFTER_S, PAUSE_PER_LOAD * load_s), MAX_RETRY_AFTER_S)
-        retry_at = time.monotonic() + pause_s
-        if isinstance(error, ApiError):
-            # Waiting does not bring absent files; a model that was loaded before may come back.
-            logger.warning("%s can't be loaded: %s", name, error)
-            return Failure(error, retry_at, says_when=name in self._faults)
-        # The reason on one line; the traceback only if debugging.
-        traceback = error if logger.isEnabledFor(logging.DEBUG) else None
-        kind = type(error).__name__
-        logger.error("loading %s failed: %s: %s", name, kind, error, exc_info=traceback)
-        unavailable = ModelUnavailable(f"The model {name} could not be loaded: {error}", "model")
-        return Failure(unavailable, retry_at, says_when=True)
+    def _is_ready(self, seat: Seat[T]) -> None:
+        seat.state = ResidentState.LOADED
+        seat.loaded_at = seat.used_at = time.monotonic()
+        self._grant(seat, seat.pending)
+        self._decide()
 
+    def _grant(self, seat: Seat[T], pending: Pending[T]) -> None:
+        for request in pending.requests:
+            if not request.done():
+                request.set_result(self._lease(seat))
 
-def is_loaded(load: "asyncio.Task[T]") -> bool:
-    return load.done() and not load.cancelled() and load.exception() is None
+    # --- to main memory and back ---
 
+    def _start_park(self, seat: Seat[T]) -> None:
+        seat.state = ResidentState.PARKING
+        seat.task = asyncio.create_task(self._move(seat, self._sharing.park))
 
-def log_failure(name: str, task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()):
-        logger.error("%s could not be freed", name, exc_info=error)
+    def _start_wake(self, pending: Pending[T]) -> None:
+        seat = self.seats.named(pending.name)
+        assert seat is not None and seat.is_parked
+        del self._pending[pending.name]
+        seat.state, seat.pending, seat.takes = ResidentState.LOADING, pending, seat.measured
+        seat.task = asyncio.create_task(self._move(seat, self._sharing.wake))
+
+    async def _move(self, seat: Seat[T], move: Callable[[T], None]) -> None:
+        assert seat.model is not None
+        try:
+            await in_daemon_thread(move, seat.model, name=f"move {seat.name}")
+        except Exception as error:  # it is in pieces
+            seat.state = ResidentState.LOADED
+            self._fail(seat.pending, error, 0.0)
+            self._start_unload(seat)
+            return
+        seat.is_parked = not seat.is_parked
+        if seat.is_parked and seat.parked is not None:
+            seat.takes, seat.state = seat.parked, ResidentState.LOADED
+            logger.info("%s was moved to main memory to make room for another model", seat.name)
+            self._decide()
+        else:
+            self._is_ready(seat)
+
+    # --- from a loaded model to free memory ---
+
+    def _start_unload(self, seat: Seat[T]) -> None:
+        if seat.state is ResidentState.LOADED:
+            seat.state = ResidentState.UNLOADING
+            seat.task = asyncio.create_task(self._unload_in_thread(seat))
+
+    async def _unload_in_thread(self, seat: Seat[T]) -> None:
+        model, seat.model = seat.model, None
+        assert model is not None
+        freeing = in_daemon_thread(self._unload, model, name=f"unload {seat.name}")
+        del model
+        unloading = asyncio.create_task(freeing)
+        await asyncio.wait((unloading,), timeout=UNLOAD_LIMIT_S)
+        self._forget(seat)
+        self._decide()
+        try:
+            await unloading
+        except Exception:  # a device error
+            logger.exception("%s could not be freed", seat.name)
+        else:
+            logger.info("unloaded %s", seat.name)
+
+    def _forget(self, seat: Seat[T]) -> None:
+        """The memory of this model is free."""
+        self.seats.remove(seat)
+        seat.is_gone.set()
+
+    def _fail(self, pending: Pending[T], error: Exception, load_s: float) -> None:
+        """Gives the error to the requests that wait, and remembers it for a while."""
+        name = pending.name
+        pending.fail(self._failures.add(name, error, load_s, was_loaded=name in self._faults))

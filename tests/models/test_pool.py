@@ -8,8 +8,12 @@ import pytest
 from waiting import run, until
 
 from localinfra.errors import ApiError, ModelUnavailable
+from localinfra.footprint import CPU, Footprint
+from localinfra.models import failures
 from localinfra.models import pool as pool_module
 from localinfra.models.pool import LoadState, Pool
+from localinfra.models.seats import LoadPlan
+from localinfra.models.sharing import Sharing
 
 
 class Model:
@@ -43,12 +47,15 @@ class Shelf:
         self.made: list[Model] = []
         self.error: BaseException | None = None
         self.num_loads = 0
+        self.may_load = threading.Event()
+        self.may_load.set()
         self.pool: Pool[Model] = Pool(
             self.load, Model.close, lambda model: model.fault, lambda model: model.is_busy
         )
 
-    def load(self, name: str) -> Model:
+    def load(self, name: str, plan: LoadPlan) -> Model:
         self.num_loads += 1
+        assert self.may_load.wait(60)
         if self.error:
             raise self.error
         self.made.append(Model(name))
@@ -131,7 +138,7 @@ def test_an_idle_model_that_can_not_be_freed_does_not_keep_others(
         broken.error = OSError("the device is gone")
         clock.now += 2
         await shelf.pool.unload_idle({"a": 1.0, "b": 1.0})
-        assert fine.is_closed and "a could not be unloaded" in caplog.text
+        assert fine.is_closed and "a could not be freed" in caplog.text
         await shelf.pool.close()
 
     run(test)
@@ -179,11 +186,11 @@ def test_a_failed_load_is_remembered_for_some_seconds(
         for _ in range(3):
             with pytest.raises(ModelUnavailable) as caught:
                 await shelf.pool.get("a")
-            assert 1 <= (caught.value.retry_after_s or 0) <= pool_module.RETRY_AFTER_S
+            assert 1 <= (caught.value.retry_after_s or 0) <= failures.RETRY_AFTER_S
         assert shelf.num_loads == 1 and shelf.pool.state("a") is LoadState.FAILED
         assert not shelf.pool.faults  # it was never loaded
         shelf.error = None
-        later = time.monotonic() + pool_module.RETRY_AFTER_S
+        later = time.monotonic() + failures.RETRY_AFTER_S
         monkeypatch.setattr(time, "monotonic", lambda: later)
         assert (await shelf.pool.get("a")).name == "a"
         await shelf.pool.close()
@@ -233,11 +240,121 @@ def test_closing_has_a_deadline(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_load_that_hangs_ends_with_the_deadline_too() -> None:
     async def test() -> None:
         may_go = threading.Event()
-        pool: Pool[bool] = Pool(lambda name: may_go.wait(60), lambda model: None)
+        pool: Pool[bool] = Pool(lambda name, plan: may_go.wait(60), lambda model: None)
         waiting = asyncio.create_task(pool.get("a"))
         await until(lambda: pool.state("a") is LoadState.LOADING)
         assert not await pool.close(0.05)
         waiting.cancel()
         may_go.set()
+
+    run(test)
+
+
+# --- replacing a model under its requests ---------------------------------------------------------
+
+
+async def renewing(shelf: Shelf) -> "tuple[Model, asyncio.Task[bool]]":
+    """A model whose successor is being loaded."""
+    old = await shelf.pool.get("a")
+    shelf.may_load.clear()
+    renewal = asyncio.create_task(shelf.pool.renew("a"))
+    await until(lambda: shelf.num_loads == 2)
+    return old, renewal
+
+
+def test_a_renewed_model_keeps_the_requests_it_has_and_gets_no_new_ones() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        old, renewal = await renewing(shelf)
+        lease = await shelf.pool.lease("a")
+        assert lease.model is old  # nobody waits for the load
+        assert not await shelf.pool.renew("a")  # once at a time
+        shelf.may_load.set()
+        assert await renewal and not old.is_closed
+        new = await shelf.pool.get("a")
+        assert new is shelf.made[1] and shelf.pool.loaded() == {"a": new}
+        lease.release()
+        await until(lambda: old.is_closed)
+        assert await shelf.pool.close() and new.is_closed
+        assert not await shelf.pool.renew("a")
+
+    run(test)
+
+
+def test_a_model_whose_successor_can_not_be_loaded_stays() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        old, renewal = await renewing(shelf)
+        shelf.error = MemoryError("too little")
+        shelf.may_load.set()
+        with pytest.raises(MemoryError):
+            await renewal
+        assert await shelf.pool.get("a") is old and shelf.pool.state("a") is LoadState.LOADED
+        shelf.error = None
+        assert await shelf.pool.renew("a")
+        await shelf.pool.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("end", ["unloaded", "broken", "asked for again"])
+def test_a_successor_that_comes_too_late_is_freed_unless_it_is_wanted(end: str) -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        old, renewal = await renewing(shelf)
+        if end == "unloaded":
+            await shelf.pool.unload("a")
+        else:
+            old.fault = "its thread ended"
+            shelf.pool.check()
+        is_wanted = end == "asked for again"
+        late = asyncio.create_task(shelf.pool.lease("a")) if is_wanted else None
+        await asyncio.sleep(0)
+        shelf.may_load.set()
+        assert not await renewal
+        if late:
+            assert (await late).model is shelf.made[1]
+        kept = list(shelf.pool.loaded().values())
+        assert all(model.is_closed is (model not in kept) for model in shelf.made)
+        assert len(kept) == is_wanted
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_there_must_be_memory_for_both() -> None:
+    async def test() -> None:
+        sizes = {CPU: 3}
+        pool: Pool[str] = Pool(
+            lambda name, plan: name,
+            lambda model: None,
+            sharing=Sharing(
+                plan=lambda name, held: LoadPlan(Footprint({CPU: 2})),
+                takes=lambda model: Footprint({CPU: 2}),
+                room=lambda held: sizes,
+            ),
+        )
+        await pool.get("a")
+        assert not await pool.renew("a")
+        sizes[CPU] = 4
+        assert await pool.renew("a")
+        await pool.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_closing_frees_both_models(is_cancelled: bool) -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        _, renewal = await renewing(shelf)
+        if is_cancelled:
+            renewal.cancel()
+        closing = asyncio.create_task(shelf.pool.close())
+        await asyncio.sleep(0.01)
+        shelf.may_load.set()
+        assert await closing
+        assert len(shelf.made) == 2 and all(model.is_closed for model in shelf.made)
+        await asyncio.wait((renewal,))
 
     run(test)

@@ -1,0 +1,108 @@
+"""A model's way into memory as values: how it will be loaded, who waits for it, who uses it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import msgspec
+
+from localinfra.errors import ApiError
+from localinfra.footprint import NO_MEMORY, Footprint, total
+from localinfra.models.swaps import Demand, Resident, ResidentState
+
+T = TypeVar("T")
+
+
+class LoadPlan(msgspec.Struct, frozen=True):
+    """How a model will be loaded. Loaders that decide more have a subclass."""
+
+    expected: Footprint = NO_MEMORY
+    measured: Footprint | None = None  # when it was loaded before
+    working: Footprint = NO_MEMORY  # taken besides while it computes
+
+    @property
+    def takes(self) -> Footprint:
+        return total((self.measured or self.expected, self.working))
+
+    @property
+    def shape(self) -> object:
+        """What was decided that changes what it takes."""
+        return None
+
+
+class Lease(Generic[T]):
+    """A request's hold on a model, which stays in memory until `release`."""
+
+    def __init__(self, model: T, release: Callable[[], None]):
+        self.model = model
+        self._release: Callable[[], None] | None = release
+
+    def release(self) -> None:
+        """Once is enough; more do no harm."""
+        release, self._release = self._release, None
+        if release:
+            release()
+
+
+class Pending(Demand, Generic[T]):
+    """A model that is wanted or loading, and the requests that wait for it."""
+
+    def __init__(self, name: str):
+        super().__init__(name, time.monotonic())
+        self.plan = LoadPlan()
+        self.requests: list[asyncio.Future[Lease[T]]] = []
+
+    @property
+    def has_requests(self) -> bool:
+        return any(not request.done() for request in self.requests)
+
+    def fail(self, error: ApiError) -> None:
+        for request in self.requests:
+            if not request.done():
+                request.set_exception(error)
+
+
+@dataclass(eq=False, kw_only=True)
+class Seat(Resident, Generic[T]):
+    """A model in memory, as the pool sees it."""
+
+    pending: Pending[T]  # the requests that wait while it loads
+    model: T | None = None  # once it is loaded
+    measured: Footprint = NO_MEMORY  # what it takes where it can compute
+    task: asyncio.Task[None] | None = None  # that loads or unloads it
+    is_gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Seats(list[Seat[T]], Generic[T]):
+    """The models in memory, in the order of their arrival."""
+
+    def named(self, name: str) -> Seat[T] | None:
+        """The model that is loaded or being loaded; of two, the one that takes requests."""
+        same = [seat for seat in self if seat.name == name]
+        found = [seat for seat in same if seat.state is not ResidentState.UNLOADING]
+        return next((seat for seat in found if seat.is_open), found[-1] if found else None)
+
+    def ready(self) -> Iterator[tuple[Seat[T], T]]:
+        for seat in self:
+            if seat.state is ResidentState.LOADED and seat.model is not None:
+                yield seat, seat.model
+
+    def is_loading(self, name: str) -> bool:
+        return ResidentState.LOADING in (seat.state for seat in self if seat.name == name)
+
+    @property
+    def held(self) -> Footprint:
+        """What the loaded models have taken, without what they only take to compute. Not those
+        being loaded or unloaded: how much of theirs is taken is not known."""
+        return total(
+            seat.takes if seat.is_parked else seat.takes - seat.pending.plan.working
+            for seat, _ in self.ready()
+        )
+
+    @property
+    def footprints(self) -> dict[str, Footprint]:
+        """What each model takes, those included that are being loaded or unloaded."""
+        names = dict.fromkeys(seat.name for seat in self)
+        return {name: total(seat.takes for seat in self if seat.name == name) for name in names}
