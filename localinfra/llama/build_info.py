@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 import llama_cpp
 from llama_cpp import _ggml
 
+from localinfra.llama.load_log import device_of
+
 # enum ggml_backend_dev_type of ggml-backend.h, in its order
 DEVICE_KINDS = ("cpu", "gpu", "integrated gpu", "accelerator", "meta")
 
@@ -84,13 +86,15 @@ def devices() -> tuple[Device, ...]:
     return tuple(describe(get(i)) for i in range(count()))
 
 
-def free_memory() -> list[int]:
-    """The free bytes of each GPU that llama.cpp would use; empty without one.
+def free_memory() -> dict[str, int]:
+    """The free bytes of each GPU that llama.cpp would use, in its order; empty without one.
 
     An integrated GPU counts only if there is no other, as in llama.cpp.
     """
-    gpus = [device.free_bytes for device in devices() if device.kind == "gpu"]
-    return gpus or [device.free_bytes for device in devices() if device.kind == "integrated gpu"]
+    found = devices()
+    gpus = [device for device in found if device.kind == "gpu"]
+    gpus = gpus or [device for device in found if device.kind == "integrated gpu"]
+    return {device_of(gpu.name): gpu.free_bytes for gpu in gpus}
 
 
 def ggml(name: str, returns: type | None, *takes: type) -> "ctypes._NamedFuncPointer":

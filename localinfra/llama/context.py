@@ -81,7 +81,7 @@ class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
 class LlamaContext:
     """Owns the context and keeps its model alive. One thread at a time.
 
-    Raises LoadFailed where the context can't be made, mostly for want of memory.
+    Raises NoContext, and LoadFailed if adapters can't be applied.
     """
 
     def __init__(self, model: Model, settings: ContextSettings):
@@ -113,7 +113,7 @@ class LlamaContext:
         params.kv_unified = True
         params.swa_full = False
         params.no_perf = True
-        self._pointer = model.new_context(params)
+        self._pointer, self.footprint = model.new_context(params)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
         self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - reserve
         self._num_vocab = model.num_vocab

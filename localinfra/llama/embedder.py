@@ -43,7 +43,7 @@ class LlamaEmbedder:
         params.embeddings = True
         params.pooling_type = POOLING[settings.pooling]
         params.no_perf = True
-        self._pointer = model.new_context(params)
+        self._pointer, self.footprint = model.new_context(params)
         pooling = llama_cpp.llama_pooling_type(self._pointer)
         if pooling in (POOLING_NONE, POOLING_RANK):
             self.close()

@@ -2,7 +2,10 @@
 
 import ctypes
 import logging
+import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from llama_cpp import llama_cpp
 
@@ -12,6 +15,7 @@ logger = logging.getLogger("localinfra.llama")
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.ERROR}
 _recent_errors: deque[str] = deque(maxlen=4)
 _last_level = logging.DEBUG
+_collecting = threading.local()  # `.lines`: where this thread's go
 
 
 def recent_errors() -> str:
@@ -19,6 +23,17 @@ def recent_errors() -> str:
     text = "; ".join(_recent_errors)
     _recent_errors.clear()
     return text
+
+
+@contextmanager
+def collected() -> Iterator[list[str]]:
+    """The lines that calls of this thread log in the block. llama.cpp logs a load on the thread
+    that called it."""
+    _collecting.lines = []
+    try:
+        yield _collecting.lines
+    finally:
+        _collecting.lines = None
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator] # llama_cpp has no annotations
@@ -30,6 +45,8 @@ def _on_log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
         return
     if _last_level >= logging.ERROR:
         _recent_errors.append(line)
+    if (lines := getattr(_collecting, "lines", None)) is not None:
+        lines.append(line)
     logger.log(_last_level, "%s", line)
 
 

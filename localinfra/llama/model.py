@@ -17,7 +17,9 @@ import msgspec
 from llama_cpp import llama_cpp
 
 from localinfra.errors import InvalidRequest
+from localinfra.footprint import Footprint, total
 from localinfra.llama import log
+from localinfra.llama.load_log import footprint_of
 from localinfra.llama.windows import WINDOW, Windows
 
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}  # enum llama_split_mode
@@ -26,6 +28,10 @@ LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True
 
 class LoadFailed(Exception):
     """llama.cpp could not load the file or create a context; the message quotes llama.cpp."""
+
+
+class NoContext(LoadFailed):
+    """llama.cpp could not create a context, mostly for want of memory."""
 
 
 class LoraFile(msgspec.Struct, frozen=True):
@@ -68,7 +74,8 @@ class Model:
         if settings.tensor_split:
             params.tensor_split = split
         log.recent_errors()
-        self.pointer: Any = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        with log.collected() as lines:
+            self.pointer: Any = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
             raise LoadFailed(f"{path}: {log.recent_errors() or 'llama.cpp could not load it'}")
         # Renderings and detokenizers may outlive the engine by a moment: the weights are freed with
@@ -83,7 +90,9 @@ class Model:
         self._buffer = ctypes.create_string_buffer(256)
         self._pieces: dict[int, bytes] = {}
         self._preparing = threading.Lock()
-        self.adapters = [(self._load_adapter(file.path), file.scale) for file in settings.lora]
+        with log.collected() as adapter_lines:
+            self.adapters = [(self._load_adapter(file.path), file.scale) for file in settings.lora]
+        self.footprint = footprint_of(lines + adapter_lines)
 
     def _load_adapter(self, path: Path) -> Any:
         adapter = llama_cpp.llama_adapter_lora_init(self.pointer, os.fsencode(path))
@@ -93,14 +102,15 @@ class Model:
             raise LoadFailed(f"{path}: {reason}")
         return adapter
 
-    def new_context(self, params: Any) -> Any:
-        """A pointer to a llama_context, which the caller frees (`llama_init_from_model`). Raises
-        LoadFailed where it can't be made, mostly for want of memory."""
+    def new_context(self, params: Any) -> tuple[Any, Footprint]:
+        """A pointer to a llama_context, which the caller frees (`llama_init_from_model`), and what
+        it takes together with the model. Raises NoContext where it can't be made."""
         log.recent_errors()
-        pointer = llama_cpp.llama_init_from_model(self.pointer, params)
+        with log.collected() as lines:
+            pointer = llama_cpp.llama_init_from_model(self.pointer, params)
         if not pointer:
-            raise LoadFailed(f"{self.path}: {log.recent_errors() or 'no context could be made'}")
-        return pointer
+            raise NoContext(f"{self.path}: {log.recent_errors() or 'no context could be made'}")
+        return pointer, total((self.footprint, footprint_of(lines)))
 
     def close(self) -> None:
         """Frees weights and adapters now; only for the holder of the sole reference."""

@@ -1,51 +1,43 @@
-"""How many bytes a model needs, and how many of its layers fit on a device.
+"""How many bytes a text model needs, how many of its layers fit on a device, and how long a context
+leaves room for others.
 
 Arithmetic on a header's numbers: queries no device, allocates nothing. The results are estimates; a
-load that fails all the same is retried with `fewer_layers`.
+load that fails all the same is retried smaller.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from localinfra.models.gguf.header import GgufHeader
-from localinfra.models.gguf.reader import BLOCKS
+from localinfra.models.kv_cache import BOTH, CacheShape, cache_bytes, padded, recurrent_blocks
 
 # For the backend's context and a batch's compute buffer, beside weights and KV cache. Estimated,
 # not measured: 0.3 to 0.5 GiB for a CUDA context, 0.25 GiB for 512 rows of logits (4 bytes each,
 # 128k tokens), and as much for activations.
 DEVICE_RESERVE_BYTES = 1 << 30
 
-
-def kv_bytes_per_layer(header: GgufHeader, kv_type: str) -> list[int]:
-    """Bytes one token adds to the KV cache of each block, rounded up.
-
-    Ignores sliding windows: their layers count as if they kept every token. Blocks with a recurrent
-    state and no key heads count 0, since the state does not grow with the text.
-    """
-    key = max(header.key_length, header.number("attention.key_length_swa"))
-    value = max(header.value_length, header.number("attention.value_length_swa"))
-    [one_number] = [size / weights for name, weights, size in BLOCKS.values() if name == kv_type]
-    return [-int(-heads * (key + value) * one_number // 1) for heads in header.head_counts_kv]
+MIN_CONTEXT = 4096  # tokens; less is too little for the conversations people have
+UNKNOWN_CONTEXT = 8192  # if the file doesn't say what the model was trained for
+CACHE_SHARE = 0.5  # of the memory beside the weights: the rest is for other models
 
 
 def layers_per_device(
     header: GgufHeader,
     free_bytes: Sequence[int],
-    n_ctx: int,
-    kv_type: str,
+    shape: CacheShape,
     reserve_bytes: int = DEVICE_RESERVE_BYTES,
 ) -> list[int]:
     """The most layers whose weights and KV cache fit into each device's free memory; their sum is
     `n_gpu_layers`.
 
     Counts as llama.cpp does (llama_model_base::load_tensors): the output layer leaves the CPU
-    first, then the last blocks, so 0 is none and block_count + 1 is all. `n_ctx` is the whole
-    cache in tokens, all sequences together. More free memory never gives fewer layers.
+    first, then the last blocks, so 0 is none and block_count + 1 is all. More free memory never
+    gives fewer layers.
 
     Pass it as `tensor_split`: llama.cpp's own split goes by free memory alone, and may give a
     device one layer more than it has room for.
     """
     rooms = [max(free - reserve_bytes, 0) for free in free_bytes]
-    sizes = _layer_sizes(header, n_ctx, kv_type)
+    sizes = layer_sizes(header, shape)
     fitting = [0] * len(rooms)
     for count in range(1, len(sizes) + 1):
         counts = _fill(sizes[-count:], rooms)
@@ -60,13 +52,43 @@ def fewer_layers(n: int) -> int:
     return n * 3 // 4
 
 
-def _layer_sizes(header: GgufHeader, n_ctx: int, kv_type: str) -> list[int]:
+def smaller_context(length: int, trained: int) -> int:
+    """Tokens to try after a load with `length` ran out of memory; the same if it can't be less."""
+    return max(min(MIN_CONTEXT, trained, length), length // 2)
+
+
+def default_context(
+    header: GgufHeader, room_bytes: int, shape_of: Callable[[int], CacheShape]
+) -> int:
+    """Tokens of context for a model whose settings don't say: what it was trained for if that
+    leaves other models half of the room beside the weights, else the largest power of two that
+    does, but no less than `MIN_CONTEXT`. `room_bytes` is where the model will be."""
+    trained = header.context_length or UNKNOWN_CONTEXT
+    room = CACHE_SHARE * (room_bytes - header.tensor_bytes)
+    length = trained
+    while length > MIN_CONTEXT and sum(cache_bytes(header, shape_of(length))) > room:
+        length = 1 << (length - 1).bit_length() - 1
+    return max(length, min(trained, MIN_CONTEXT))
+
+
+def compute_bytes(header: GgufHeader, shape: CacheShape, num_outputs: int) -> int:
+    """Buffers beside weights and cache: the logits of a step twice, its masks, its activations.
+    With flash attention, which needs no matrix of all scores."""
+    logits = 2 * 4 * num_outputs * header.vocab_size
+    mask = 2 * padded(shape.num_cells) * shape.batch_size
+    if header.architecture not in BOTH and all(recurrent_blocks(header)):
+        mask = 0
+    widest = max(header.embedding_length, header.number("feed_forward_length"))
+    return logits + mask + 4 * 4 * shape.batch_size * widest
+
+
+def layer_sizes(header: GgufHeader, shape: CacheShape) -> list[int]:
     """Bytes of each block with its cache, then of the output layer.
 
     The input embedding stays on the CPU; a model without an output matrix copies it for its output.
     """
-    cache = kv_bytes_per_layer(header, kv_type)
-    blocks = [size + n_ctx * kv for size, kv in zip(header.layer_bytes, cache, strict=True)]
+    cache = cache_bytes(header, shape)
+    blocks = [size + own for size, own in zip(header.layer_bytes, cache, strict=True)]
     outside = {tensor.name: tensor.size_bytes for tensor in header.tensors if tensor.layer is None}
     if "output.weight" in outside:
         outside.pop("token_embd.weight", 0)

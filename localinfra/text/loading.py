@@ -10,40 +10,37 @@ from pathlib import Path
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
+from localinfra.footprint import Room
 from localinfra.llama.build_info import free_memory
-from localinfra.llama.context import ContextSettings, LlamaContext
-from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, read_header
-from localinfra.models.memory import fewer_layers, layers_per_device
 from localinfra.models.sources import locate
 from localinfra.optimize import store
 from localinfra.optimize.job import OptimizeJob
 from localinfra.text.model import TextModel
+from localinfra.text.placing import TextPlan, place, plan_text, short_context
 from localinfra.text.templates import compile_templates
 
 logger = logging.getLogger(__name__)
-
-# A longer context must be configured, since its KV cache is allocated at load.
-DEFAULT_CONTEXT = 8192
 
 DEFAULT_MAX_OFFLOADED = 2 << 30  # bytes
 
 
 def load_text_model(
-    name: str, entry: TextModelEntry, max_waiting: int, *, share_prefixes: bool = False
+    name: str,
+    entry: TextModelEntry,
+    max_waiting: int,
+    *,
+    share_prefixes: bool = False,
+    plan: TextPlan | None = None,
 ) -> TextModel:
-    """`share_prefixes`: clients reuse each other's prefixes, not only their own.
+    """`share_prefixes`: clients reuse each other's prefixes, not only their own. Without a `plan`,
+    the model may take all memory that is free.
 
     Raises ModelUnavailable with the remedy: file absent, damaged, or too large for memory."""
-    try:
-        path, header = weights(name, entry)
-        for adapter in entry.lora:
-            read_adapter(adapter.path)
-    except BadGguf as error:
-        raise ModelUnavailable(str(error), "model") from None
-    settings = context_settings(entry, header)
-    context, model = place(name, entry, path, header, settings)
+    plan = plan or text_plan(name, entry, {})
+    path, header = plan.path, plan.header
+    context, model = place(name, entry, plan)
     if not model.can_generate:
         context.close()
         raise ModelUnavailable(
@@ -73,7 +70,20 @@ def load_text_model(
         templates,
         max_waiting,
         share_prefixes=share_prefixes,
+        footprint=context.footprint,
     )
+
+
+def text_plan(name: str, entry: TextModelEntry, room: Room) -> TextPlan:
+    """How the model will be loaded; `room` is for all models together. Raises ModelUnavailable if
+    a file is absent or damaged."""
+    try:
+        path, header = weights(name, entry)
+        for adapter in entry.lora:
+            read_adapter(adapter.path)
+    except BadGguf as error:
+        raise ModelUnavailable(str(error), "model") from None
+    return plan_text(name, entry, path, header, room)
 
 
 def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:
@@ -113,25 +123,11 @@ def optimize_job(
             "model",
         )
     try:
-        settings = context_settings(entry, read_header(source))
+        settings = short_context(entry, read_header(source))
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None
     return OptimizeJob(
         source=str(source), settings=settings, lossless_only=lossless_only, keep=keep
-    )
-
-
-def context_settings(entry: TextModelEntry, header: GgufHeader) -> ContextSettings:
-    length = entry.context_length or min(header.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-    return ContextSettings(
-        context_length=length,
-        num_cells=max(entry.kv_cache_tokens or length, length),
-        num_sequences=entry.sequences,
-        batch_size=max(entry.batch_size, entry.sequences),
-        threads=entry.threads,
-        batch_threads=entry.batch_threads,
-        flash_attention=None if entry.flash_attention == "auto" else entry.flash_attention,
-        kv_type=entry.kv_type,
     )
 
 
@@ -147,65 +143,3 @@ def host_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 0
-
-
-def place(
-    name: str, entry: TextModelEntry, path: Path, header: GgufHeader, settings: ContextSettings
-) -> tuple[LlamaContext, Model]:
-    """Loads the weights and makes the context, with as many layers on the devices as fit.
-
-    With `gpu_layers = "auto"`, retries a failed load with fewer layers, and logs that.
-    """
-    layers, split = entry.gpu_layers, entry.tensor_split
-    if layers == "auto":
-        devices = free_memory()
-        if entry.split_mode == "none":
-            devices = devices[entry.main_gpu : entry.main_gpu + 1]
-        fitting = layers_per_device(header, devices, settings.num_cells, settings.kv_type)
-        layers, split = sum(fitting), split or tuple(map(float, fitting))
-        if devices:
-            total = sum(devices) / 2**30
-            logger.info("%s: %d layers fit the %.1f GiB free on the GPU", name, layers, total)
-    while True:
-        try:
-            return load_with_layers(entry, path, settings, layers, split)
-        except LoadFailed as error:
-            if entry.gpu_layers != "auto" or layers == 0:
-                raise ModelUnavailable(
-                    f"{name} could not be loaded: {error}. If memory is short, lower "
-                    "context_length, kv_cache_tokens or gpu_layers in models.toml.",
-                    "model",
-                ) from None
-            retry = fewer_layers(layers)
-            logger.warning(
-                "%s: loading with %d layers on the device failed (%s); trying %d",
-                name, layers, error, retry,
-            )  # fmt: skip
-            layers = retry
-
-
-def load_with_layers(
-    entry: TextModelEntry,
-    path: Path,
-    settings: ContextSettings,
-    layers: int,
-    tensor_split: tuple[float, ...],
-) -> tuple[LlamaContext, Model]:
-    """Raises LoadFailed, after freeing everything."""
-    model = Model(
-        path,
-        ModelSettings(
-            gpu_layers=layers,
-            split_mode=entry.split_mode,
-            main_gpu=entry.main_gpu,
-            tensor_split=tensor_split if layers else (),
-            mmap=entry.mmap,
-            mlock=entry.mlock,
-            lora=tuple(LoraFile(adapter.path, adapter.scale) for adapter in entry.lora),
-        ),
-    )
-    try:
-        return LlamaContext(model, settings), model
-    except BaseException:
-        model.close()
-        raise

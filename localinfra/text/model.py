@@ -14,6 +14,7 @@ from localinfra.engine.output import ChoiceOutput
 from localinfra.engine.request import GenerationRequest
 from localinfra.engine.stops import Stops
 from localinfra.errors import ContextLengthExceeded, InvalidRequest
+from localinfra.footprint import NO_MEMORY, Footprint
 from localinfra.models.entries import ModelDetails, TextModelEntry
 from localinfra.text.grammars import Grammars
 from localinfra.text.prompts import Prompts
@@ -35,12 +36,14 @@ class TextModel:
         max_waiting: int,
         *,
         share_prefixes: bool = False,
+        footprint: Footprint = NO_MEMORY,
     ):
         """`max_waiting` requests may wait for their prompt to be made. `share_prefixes`: clients
         reuse each other's prefixes, not only their own."""
         self._shares_prefixes = share_prefixes
         self.name = name
         self.entry = entry
+        self.footprint = footprint
         self.vocabulary = vocabulary
         self.prompts = Prompts(name, vocabulary, templates, engine.context_length, max_waiting)
         self.grammars = Grammars(vocabulary)

@@ -142,7 +142,7 @@ def test_a_damaged_file_is_refused_before_any_measurement(
 def test_a_model_on_the_gpu_is_not_measured(
     models: Path, jobs: list[OptimizeJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "free_memory", lambda: [8 << 30])
+    monkeypatch.setattr(loading, "free_memory", lambda: {"cuda:0": 8 << 30})
     assert "runs on the GPU" in optimize(models, "plain").stderr and not jobs
     assert optimize(models, "fast").exit_code == 0 and jobs  # gpu_layers = 0
 

@@ -176,7 +176,7 @@ def test_the_error_for_a_refused_file_says_why(tmp_path: Path) -> None:
 def test_a_load_that_runs_out_of_memory_is_retried_with_fewer_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from localinfra.text import loading
+    from localinfra.text import placing
 
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     tried: list[int] = []
@@ -187,9 +187,9 @@ def test_a_load_that_runs_out_of_memory_is_retried_with_fewer_layers(
             raise LoadFailed("unable to allocate")
         return real(entry, path, settings, layers, split)  # type: ignore[arg-type]
 
-    real = loading.load_with_layers
-    monkeypatch.setattr(loading, "load_with_layers", refuse)
-    monkeypatch.setattr(loading, "free_memory", lambda: [2 << 40])
+    real = placing.load_with_layers
+    monkeypatch.setattr(placing, "load_with_layers", refuse)
+    monkeypatch.setattr(placing, "free_memory", lambda: {"cuda:0": 2 << 40})
     model = load_text_model("tiny", entry(path), 8)
     model.close()
     assert tried[0] == 3 and tried == sorted(tried, reverse=True) and tried[-1] <= 1

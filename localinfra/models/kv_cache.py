@@ -1,0 +1,102 @@
+"""The bytes of a model's cache, block by block, from its header: keys and values of attention, and
+recurrent states. Pure arithmetic, as llama.cpp allocates it (llama-kv-cache-iswa.cpp,
+llama-memory-recurrent.cpp, llama-hparams.cpp).
+"""
+
+import msgspec
+
+from localinfra.models.gguf.header import GgufHeader
+from localinfra.models.gguf.reader import BLOCKS
+
+CELL_PADDING = 256  # llama.cpp rounds the number of cells up to it
+
+# Architecture → every n-th block has full attention and the others a window (llama.cpp's
+# src/models), unless the file says which. Of others, all blocks count as full, which is never less.
+FULL_EVERY = {
+    "afmoe": 4, "cohere2": 4, "exaone-moe": 4, "gemma-embedding": 6, "gemma2": 2, "gemma3": 6,
+    "gemma3n": 5, "gpt-oss": 2, "olmo2": 4, "plamo3": 8,
+}  # fmt: skip
+FIRST_SHARED = {"gemma3n": 20}  # from this block on, they use the cache of earlier ones
+
+# Every n-th block of these has attention and the others a recurrent state, unless the file says it.
+ATTENTION_EVERY = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
+BOTH = {"falcon-h1"}  # attention and a recurrent state in every block
+STATE_NUMBER_BYTES = 4  # recurrent states are float32
+
+
+class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
+    num_cells: int  # tokens of all sequences together
+    num_sequences: int  # that keep a state or a window at the same time
+    batch_size: int  # tokens of a step
+    kv_type: str
+
+
+def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
+    """Bytes of each block's part of the cache."""
+    [number_bytes] = [
+        size / count for name, count, size in BLOCKS.values() if name == shape.kv_type
+    ]
+    full_cells = padded(shape.num_cells)
+    window = header.number("attention.sliding_window")
+    window_cells = padded(min(full_cells, window * shape.num_sequences + shape.batch_size))
+    full_head = header.key_length + header.value_length
+    window_head = header.number("attention.key_length_swa", header.key_length) + header.number(
+        "attention.value_length_swa", header.value_length
+    )
+    has_window = windows(header)
+    has_state = recurrent_blocks(header)
+    state = state_bytes(header) * shape.num_sequences
+    last = header.block_count - header.number("attention.shared_kv_layers")
+    last = min(last, FIRST_SHARED.get(header.architecture, last))
+    sizes = []
+    for block, heads in enumerate(header.head_counts_kv):
+        size = state if has_state[block] else 0
+        if block < last and (not has_state[block] or header.architecture in BOTH):
+            cells = window_cells if has_window[block] else full_cells
+            head = window_head if has_window[block] else full_head
+            size += -int(-heads * head * number_bytes // 1) * cells
+        sizes.append(size)
+    return sizes
+
+
+def windows(header: GgufHeader) -> list[bool]:
+    """Whether each block's attention is limited to a sliding window."""
+    key = "attention.sliding_window_pattern"
+    if not header.number("attention.sliding_window"):
+        return [False] * header.block_count
+    pattern = header.per_layer(key)
+    if len(set(pattern)) > 1:
+        return [bool(has_window) for has_window in pattern]
+    every = header.number(key) or FULL_EVERY.get(header.architecture, 1)
+    return [block % every < every - 1 for block in range(header.block_count)]
+
+
+def recurrent_blocks(header: GgufHeader) -> list[bool]:
+    """Whether each block keeps a recurrent state."""
+    if header.architecture in BOTH:
+        return [True] * header.block_count
+    every = header.number("full_attention_interval", ATTENTION_EVERY.get(header.architecture, 0))
+    if every:
+        return [(block + 1) % every != 0 for block in range(header.block_count)]
+    return [heads == 0 for heads in header.head_counts_kv]
+
+
+def state_bytes(header: GgufHeader) -> int:
+    """The state of one sequence in one block."""
+    number, width = header.number, header.embedding_length
+    if head := number("wkv.head_size"):  # RWKV
+        numbers = width * (number("token_shift_count", 2) + head)
+    elif taps := number("shortconv.l_cache"):  # LFM2
+        numbers = width * (taps - 1)
+    elif head := number("kda.head_dim"):  # Kimi
+        heads = max(header.head_counts, default=0)
+        numbers = heads * head * (3 * max(number("ssm.conv_kernel") - 1, 3) + head)
+    else:
+        inner, state = number("ssm.inner_size"), number("ssm.state_size")
+        rows = max(number("ssm.conv_kernel") - 1, 0)
+        numbers = rows * (inner + 2 * number("ssm.group_count") * state) + state * inner
+    return STATE_NUMBER_BYTES * numbers
+
+
+def padded(num_cells: int) -> int:
+    return -(-num_cells // CELL_PADDING) * CELL_PADDING

@@ -1,0 +1,188 @@
+"""Where a text model's layers go, how long its context is and what it will take: a plan from its
+header and the room there is; then llama.cpp's weights and context by that plan, or by a smaller one
+if memory runs out.
+"""
+
+import logging
+from pathlib import Path
+
+from localinfra import machine
+from localinfra.engine.backend import MOST_PADDING
+from localinfra.errors import ModelUnavailable
+from localinfra.footprint import CPU, Footprint, Room
+from localinfra.llama.build_info import free_memory
+from localinfra.llama.context import MIN_OUTPUT_ROWS, ContextSettings, LlamaContext
+from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings, NoContext
+from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.reader import GgufHeader
+from localinfra.models.kv_cache import CacheShape, cache_bytes
+from localinfra.models.memory import (
+    UNKNOWN_CONTEXT,
+    compute_bytes,
+    default_context,
+    fewer_layers,
+    layer_sizes,
+    layers_per_device,
+    smaller_context,
+)
+from localinfra.models.seats import LoadPlan
+
+logger = logging.getLogger(__name__)
+
+
+class TextPlan(LoadPlan, frozen=True, kw_only=True):
+    path: Path
+    header: GgufHeader
+    settings: ContextSettings
+    gpu_layers: int
+    tensor_split: tuple[float, ...]
+
+    @property
+    def shape(self) -> object:
+        return self.path, self.settings, self.gpu_layers, self.tensor_split
+
+
+def plan_text(
+    name: str, entry: TextModelEntry, path: Path, header: GgufHeader, room: Room
+) -> TextPlan:
+    """`room` is for all models together: a plan does not depend on what else is loaded now."""
+    free = free_memory() if entry.gpu_layers != 0 else {}
+    if entry.split_mode == "none":
+        free = dict(list(free.items())[entry.main_gpu : entry.main_gpu + 1])
+    gpus = {device: room.get(device, size) for device, size in free.items()}
+    host_bytes = room.get(CPU, machine.available_memory() or 0)
+    length = entry.context_length
+    if length is None:
+        # Layers that don't fit the GPUs share main memory with their caches.
+        is_on_gpu = sum(gpus.values()) > header.tensor_bytes
+        place_bytes = sum(gpus.values()) + (0 if is_on_gpu else host_bytes)
+        length = default_context(
+            header, place_bytes, lambda length: cache_shape(context_settings(entry, length))
+        )
+    settings = context_settings(entry, length)
+    layers, split = entry.gpu_layers, entry.tensor_split
+    if layers == "auto":
+        fitting = layers_per_device(header, list(gpus.values()), cache_shape(settings))
+        layers, split = sum(fitting), split or tuple(map(float, fitting))
+        if gpus:
+            total = sum(gpus.values()) / 2**30
+            logger.info("%s: %d layers fit the %.1f GiB of the GPU", name, layers, total)
+    return TextPlan(
+        expected=expected(entry, header, settings, layers, split, list(gpus)),
+        path=path,
+        header=header,
+        settings=settings,
+        gpu_layers=layers,
+        tensor_split=split,
+    )
+
+
+def context_settings(entry: TextModelEntry, length: int) -> ContextSettings:
+    """`length`: tokens of one sequence."""
+    return ContextSettings(
+        context_length=length,
+        num_cells=max(entry.kv_cache_tokens or length, length),
+        num_sequences=entry.sequences,
+        batch_size=max(entry.batch_size, entry.sequences),
+        threads=entry.threads,
+        batch_threads=entry.batch_threads,
+        flash_attention=None if entry.flash_attention == "auto" else entry.flash_attention,
+        kv_type=entry.kv_type,
+    )
+
+
+def short_context(entry: TextModelEntry, header: GgufHeader) -> ContextSettings:
+    """Settings to measure speed with, whatever memory there is."""
+    trained = header.context_length or UNKNOWN_CONTEXT
+    return context_settings(entry, entry.context_length or min(trained, UNKNOWN_CONTEXT))
+
+
+def cache_shape(settings: ContextSettings) -> CacheShape:
+    return CacheShape(
+        num_cells=settings.num_cells + MOST_PADDING,
+        num_sequences=settings.num_sequences + 1,  # one more, for saving and restoring
+        batch_size=settings.batch_size,
+        kv_type=settings.kv_type,
+    )
+
+
+def expected(
+    entry: TextModelEntry,
+    header: GgufHeader,
+    settings: ContextSettings,
+    gpu_layers: int,
+    tensor_split: tuple[float, ...],
+    gpus: list[str],
+) -> Footprint:
+    """What a model will take that has never been loaded with these settings."""
+    shape = cache_shape(settings)
+    sizes = layer_sizes(header, shape)
+    num_on_gpus = min(gpu_layers, len(sizes)) if gpus else 0
+    on_gpus = sum(sizes[len(sizes) - num_on_gpus :])
+    num_outputs = max(settings.num_sequences, MIN_OUTPUT_ROWS) + MOST_PADDING
+    compute = compute_bytes(header, shape, num_outputs)
+    host = max(0, header.tensor_bytes + sum(cache_bytes(header, shape)) - on_gpus)
+    mapped = max(0, header.tensor_bytes - on_gpus) if entry.mmap and not entry.mlock else 0
+    shares = tensor_split if sum(tensor_split) else (1.0,) * len(gpus)
+    by_gpu = {
+        gpu: round(on_gpus * share / sum(shares)) + compute
+        for gpu, share in zip(gpus, shares, strict=False)
+        if share and num_on_gpus
+    }
+    return Footprint({CPU: host + compute, **by_gpu}, mapped)
+
+
+def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple[LlamaContext, Model]:
+    """Loads the weights and makes the context. If memory runs out, tries with fewer layers on the
+    GPU where their number is not set, then with a shorter context where that is not set."""
+    trained = plan.header.context_length or UNKNOWN_CONTEXT
+    layers, settings = plan.gpu_layers, plan.settings
+    while True:
+        try:
+            return load_with_layers(entry, plan.path, settings, layers, plan.tensor_split)
+        except LoadFailed as error:
+            tried = layers, settings.context_length
+            smaller = tried
+            if entry.gpu_layers == "auto" and layers:
+                smaller = fewer_layers(layers), settings.context_length
+            elif entry.context_length is None and isinstance(error, NoContext):
+                smaller = layers, smaller_context(settings.context_length, trained)
+            if smaller == tried:
+                raise ModelUnavailable(
+                    f"{name} could not be loaded: {error}. If memory is short, lower "
+                    "context_length, kv_cache_tokens or gpu_layers in models.toml.",
+                    "model",
+                ) from None
+            layers, length = smaller
+            logger.warning(
+                "%s: loading failed (%s); trying %d layers on the device and %d tokens of context",
+                name, error, layers, length,
+            )  # fmt: skip
+            settings = context_settings(entry, length)
+
+
+def load_with_layers(
+    entry: TextModelEntry,
+    path: Path,
+    settings: ContextSettings,
+    layers: int,
+    tensor_split: tuple[float, ...],
+) -> tuple[LlamaContext, Model]:
+    """Raises LoadFailed, after freeing everything."""
+    model = Model(
+        path,
+        ModelSettings(
+            gpu_layers=layers,
+            split_mode=entry.split_mode,
+            main_gpu=entry.main_gpu,
+            tensor_split=tensor_split if layers else (),
+            mmap=entry.mmap,
+            mlock=entry.mlock,
+            lora=tuple(LoraFile(adapter.path, adapter.scale) for adapter in entry.lora),
+        ),
+    )
+    try:
+        return LlamaContext(model, settings), model
+    except BaseException:
+        model.close()
+        raise
