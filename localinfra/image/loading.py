@@ -8,9 +8,20 @@ from pathlib import Path
 
 from localinfra import install
 from localinfra.errors import ModelUnavailable
+from localinfra.footprint import Footprint, Room
 from localinfra.image.model import ImageModel
 from localinfra.image.pipeline import FluxPainter
+from localinfra.image.placement import (
+    WORKING_BYTES,
+    decide,
+    free_memory,
+    part_elements,
+    torch_device,
+    weights,
+)
+from localinfra.machine import available_memory
 from localinfra.models.entries import ImageModelEntry
+from localinfra.models.seats import LoadPlan
 from localinfra.models.sources import locate
 
 logger = logging.getLogger(__name__)
@@ -30,6 +41,26 @@ def load_image_model(name: str, entry: ImageModelEntry, max_waiting: int) -> Ima
     if placed.device == "cpu":
         logger.warning("%s runs on the CPU: an image of a full-size model takes minutes", name)
     return ImageModel(name, entry, painter, max_waiting)
+
+
+def image_plan(name: str, entry: ImageModelEntry, room: Room) -> LoadPlan:
+    """What the pipeline will take where `room` is for all models together. Raises
+    ModelUnavailable if its files are absent or damaged, or it is too large."""
+    folder, transformer = locate(name, entry.source), transformer_file(name, entry)
+    if not install.is_installed("torch"):
+        return LoadPlan()  # the load says what to install
+    import torch
+
+    free = {
+        device: room.get(torch_device(device), size)
+        for device, size in free_memory(torch, available_memory()).items()
+    }
+    elements = part_elements(folder)
+    placement = decide(entry, transformer, elements, free)
+    return LoadPlan(
+        expected=weights(placement, transformer, elements),
+        working=Footprint({torch_device(placement.device): WORKING_BYTES}),
+    )
 
 
 def transformer_file(name: str, entry: ImageModelEntry) -> Path | None:

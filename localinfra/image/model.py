@@ -4,6 +4,7 @@ import msgspec
 
 from localinfra.errors import InvalidRequest
 from localinfra.executor import BoundedExecutor
+from localinfra.footprint import NO_MEMORY, Footprint
 from localinfra.image.pipeline import FluxPainter
 from localinfra.image.request import ImageRequest
 from localinfra.image.worker import ImageWorker, Painting
@@ -37,6 +38,7 @@ class ImageModel:
     def __init__(self, name: str, entry: ImageModelEntry, painter: FluxPainter, max_waiting: int):
         self.name = name
         self.entry = entry
+        self.footprint = NO_MEMORY  # until it is measured
         self._painter = painter
         self.worker = ImageWorker(painter, name=name, max_waiting=max_waiting)
         self._counting = BoundedExecutor("prompts", 1, max_waiting)  # tokenizers: one thread only
@@ -48,6 +50,17 @@ class ImageModel:
     @property
     def is_busy(self) -> bool:
         return self.worker.num_waiting > 0 or self._counting.is_busy
+
+    @property
+    def parked(self) -> Footprint | None:
+        return self._painter.parked
+
+    def park(self) -> None:
+        """Between two images. Raises what torch raises, and ModelUnavailable if closed."""
+        self.worker.call(self._painter.park)
+
+    def wake(self) -> None:
+        self.worker.call(self._painter.wake)
 
     async def count(self, prompt: str, *, strict: bool) -> PromptTokens:
         """Counts a prompt's tokens. Raises QueueFull, and with `strict` InvalidRequest if T5 would

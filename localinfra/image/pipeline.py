@@ -17,6 +17,7 @@ from typing import Any
 
 from localinfra import garbage
 from localinfra.errors import ModelUnavailable
+from localinfra.footprint import CPU, Footprint
 from localinfra.image.placement import decide, free_memory, part_elements
 from localinfra.image.request import Event, ImageRequest, ImageStep, Preview
 from localinfra.machine import available_memory
@@ -74,6 +75,9 @@ class FluxPainter:
         self.placement = decide(entry, transformer, part_elements(folder), free)
         self._pipe = self._load(diffusers, folder, transformer)
         self._place()
+        modules = [part for part in self._pipe.components.values() if hasattr(part, "parameters")]
+        tensors = [tensor for module in modules for tensor in module.parameters()]
+        self._weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         self._from_picture, self._from_mask = picture_pipelines(diffusers, self._pipe)
         for pipe in (self._pipe, self._from_picture, self._from_mask):
             pipe.set_progress_bar_config(disable=True)
@@ -255,6 +259,23 @@ class FluxPainter:
         small = (small / config.scaling_factor + config.shift_factor).to(pipe.vae.dtype)
         decoded = pipe.vae.decode(small.to(pipe._execution_device), return_dict=False)[0]
         return pipe.image_processor.postprocess(decoded, output_type="pil")[0]
+
+    @property
+    def parked(self) -> Footprint | None:
+        """What the weights take in main memory; None if they are not all on a GPU of their own."""
+        if self.placement.device != "cuda" or self.placement.offload != "none":
+            return None
+        return Footprint({CPU: self._weights_bytes})
+
+    def park(self) -> None:
+        """Moves the weights to main memory until `wake`."""
+        self._prompts.clear()
+        self._pipe.to("cpu")
+        garbage.collect()
+        self._torch.cuda.empty_cache()
+
+    def wake(self) -> None:
+        self._pipe.to(self.placement.device)
 
     def close(self) -> None:
         self._prompts.clear()

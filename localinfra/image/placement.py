@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from localinfra.errors import ModelUnavailable
+from localinfra.footprint import CPU, Footprint
 from localinfra.machine import available_memory
 from localinfra.models.entries import Attention, ImageModelEntry, Offload, Quantize
 
@@ -95,9 +96,7 @@ def decide(
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     room = free.get(device, 0)
-    sizes = {part: count * ITEM_BYTES[dtype] for part, count in elements.items()}
-    if transformer:
-        sizes["transformer"] = file_bytes(transformer, dtype)
+    sizes = part_bytes(transformer, elements, dtype)
     has_file = transformer is not None
     quantize = entry.quantize
     if quantize == "auto":
@@ -123,6 +122,33 @@ def decide(
         compile=entry.compile,
         batch_size=None if entry.images_at_once == "auto" else entry.images_at_once,
     )
+
+
+def weights(
+    placement: Placement, transformer: Path | None, elements: Mapping[str, int]
+) -> Footprint:
+    """What the weights will take."""
+    sizes = part_bytes(transformer, elements, placement.dtype)
+    if placement.quantize == "float8":
+        sizes["transformer"] //= ITEM_BYTES[placement.dtype]
+    whole, device = sum(sizes.values()), torch_device(placement.device)
+    if device == CPU or placement.offload == "none":
+        return Footprint({device: whole})
+    largest = max(sizes.values()) if placement.offload == "model" else 0
+    return Footprint({CPU: whole, device: largest})
+
+
+def torch_device(device: str) -> str:
+    """The name with a number of torch's first device of a kind."""
+    return "cuda:0" if device == "cuda" else device
+
+
+def part_bytes(transformer: Path | None, elements: Mapping[str, int], dtype: str) -> dict[str, int]:
+    """Bytes of each part's weights in this type."""
+    sizes = {part: count * ITEM_BYTES[dtype] for part, count in elements.items()}
+    if transformer:
+        sizes["transformer"] = file_bytes(transformer, dtype)
+    return sizes
 
 
 def check_room(sizes: Mapping[str, int], room: int, where: str, dtype: str, has_file: bool) -> None:
@@ -208,6 +234,33 @@ def free_memory(torch: Any, host_bytes: int | None) -> dict[str, int]:
         used = torch.mps.driver_allocated_memory()
         found["mps"] = torch.mps.recommended_max_memory() - used
     return {**found, "cpu": host_bytes or 0}
+
+
+def torch_free(torch: Any) -> dict[str, int]:
+    """Device → free bytes, of GPUs in use: asking one for the first time takes a second."""
+    free: dict[str, int] = {}
+    if torch.cuda.is_initialized():
+        free["cuda:0"] = torch.cuda.mem_get_info(0)[0]
+    if torch.backends.mps.is_available():
+        used = torch.mps.driver_allocated_memory()
+        free["mps"] = torch.mps.recommended_max_memory() - used
+    return free
+
+
+def torch_trim(torch: Any) -> None:
+    """Gives what torch has freed back to the GPU, where others can have it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def torch_allocated(torch: Any) -> dict[str, int]:
+    """Device → bytes that torch has taken of it, in this process."""
+    taken: dict[str, int] = {}
+    if torch.cuda.is_initialized():
+        taken["cuda:0"] = torch.cuda.memory_reserved(0)
+    if torch.backends.mps.is_available():
+        taken["mps"] = torch.mps.driver_allocated_memory()
+    return taken
 
 
 if __name__ == "__main__":  # for `localinfra doctor`

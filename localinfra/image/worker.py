@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
@@ -71,6 +72,7 @@ class ImageWorker:
         self._fault: str | None = None  # why the thread has ended
         self._pulse = Pulse()  # written by the thread
         self._arrivals: deque[PaintJob] = deque()
+        self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._work = threading.Semaphore(0)
         self._turns: deque[PaintJob] = deque()  # thread only
         self._thread = threading.Thread(target=self._run, name=f"image {name}", daemon=True)
@@ -115,6 +117,16 @@ class ImageWorker:
         """Called once when a request ends, whether finished or not."""
         self._num_waiting -= 1
 
+    def call(self, command: Callable[[], None]) -> None:
+        """Runs the command on the painting thread, between two batches. Blocks; raises what the
+        command raises, and ModelUnavailable if the worker is closed."""
+        done: Future[None] = Future()
+        self._commands.append((command, done))
+        self._work.release()
+        if self._is_closed:
+            self._fail_all(unloaded(self._name))
+        done.result()
+
     def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
         """Stops at the next step and fails waiting requests. Leaves behind a thread whose step does
         not end within the limit."""
@@ -136,6 +148,9 @@ class ImageWorker:
     def _fail_all(self, error: ApiError) -> None:
         for job in [*self._turns, *self._arrivals]:
             job.put(error)
+        with contextlib.suppress(IndexError):
+            while True:
+                self._commands.popleft()[1].set_exception(error)
 
     # --- the thread ---
 
@@ -145,6 +160,7 @@ class ImageWorker:
                 self._pulse = self._pulse.idle()
                 self._work.acquire()
                 self._pulse = self._pulse.next()
+                self._run_commands()
                 self._take_arrivals()
                 if self._turns and not self._is_closed:
                     self._paint(self._turns[0])
@@ -153,6 +169,20 @@ class ImageWorker:
             self._fault = f"the painting thread ended with {error!r:.300}"
             self._is_closed = True
             self._fail_all(EngineFailed(f"{self._name} failed; the server's log says why."))
+
+    def _run_commands(self) -> None:
+        while True:
+            try:
+                command, done = self._commands.popleft()
+            except IndexError:  # also where `_fail_all` was faster
+                return
+            self._pulse = self._pulse.computing()
+            try:
+                command()
+            except Exception as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
     def _take_arrivals(self) -> None:
         while self._arrivals:

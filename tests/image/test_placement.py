@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from localinfra.errors import ModelUnavailable
-from localinfra.image.placement import GIB, Placement, decide, part_elements
+from localinfra.image.placement import GIB, Placement, decide, part_elements, weights
 from localinfra.models.entries import ImageModelEntry
 from localinfra.models.sources import PackageSource
 
@@ -146,3 +146,23 @@ def test_a_damaged_file_is_named(tmp_path: Path, data: bytes) -> None:
         part_elements(tmp_path)
     with pytest.raises(ModelUnavailable, match="no safetensors files"):
         part_elements(tmp_path / "vae")
+
+
+@pytest.mark.parametrize(
+    ("gib", "on_gpu", "in_main_memory"),
+    [
+        (47, 33.7, 0),  # all parts stay on the GPU
+        (23.2, 21.8, 0),  # with the transformer in float8
+        (15.5, 11.9, 21.8),  # one part at a time
+        (7.5, 0, 33.7),  # one layer at a time
+    ],
+)
+def test_weights_count_where_they_are(gib: float, on_gpu: float, in_main_memory: float) -> None:
+    found = weights(placed(gib), None, FLUX).bytes_on
+    assert found["cuda:0"] == pytest.approx(on_gpu * 1e9, abs=1e8)
+    assert found.get("cpu", 0) == pytest.approx(in_main_memory * 1e9, abs=1e8)
+
+
+def test_weights_on_a_cpu_are_in_main_memory() -> None:
+    found = weights(placed(0, "cpu", dtype="bfloat16"), None, FLUX).bytes_on
+    assert found == {"cpu": 2 * sum(FLUX.values())}

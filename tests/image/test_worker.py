@@ -254,3 +254,26 @@ def test_closing_has_a_deadline() -> None:
         painter.may_step.release(9)
 
     asyncio.run(main())
+
+
+def test_a_command_runs_between_two_images_and_its_error_reaches_the_caller() -> None:
+    async def test() -> None:
+        painter = Painter(gated=True)
+        worker = ImageWorker(painter, name="p", max_waiting=9)
+        painted_before: list[int] = []
+        painting = asyncio.create_task(all_events(worker, 1, 2))
+        await until(lambda: worker.pulse.phase is Phase.COMPUTING)
+        command = asyncio.create_task(
+            asyncio.to_thread(worker.call, lambda: painted_before.extend(painter.painted))
+        )
+        assert painter.may_step
+        painter.may_step.release(4)
+        await asyncio.gather(painting, command)
+        assert painted_before in ([1], [1, 2])
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.to_thread(worker.call, lambda: print(1 / 0))
+        await asyncio.to_thread(worker.close)
+        with pytest.raises(ModelUnavailable):
+            await asyncio.to_thread(worker.call, lambda: None)
+
+    asyncio.run(test())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import numpy as np
 import openai
 import pytest
@@ -18,7 +19,11 @@ from live import SMOLLM2, LiveServer
 from numpy.typing import NDArray
 from PIL import Image
 
+from localinfra.image.pipeline import FluxPainter
+from localinfra.image.request import ImageRequest
 from localinfra.kinds import IMAGE
+from localinfra.models.entries import ImageModelEntry
+from localinfra.models.sources import PathSource
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -307,3 +312,21 @@ def test_a_full_queue_is_429_and_leaving_frees_it(server: LiveServer) -> None:
         thread.join()
     while server.post(PATH, {"prompt": "x", "size": "64x64"}).status_code == 429:
         time.sleep(0.1)
+
+
+def test_a_pipeline_that_was_moved_to_main_memory_and_back_makes_the_same_image(
+    tiny_flux: Path,
+) -> None:
+    """Here without a GPU, where both ways are short."""
+    entry = ImageModelEntry(source=PathSource(tiny_flux), device="cpu")
+    painter = FluxPainter(tiny_flux, entry, None)
+    assert painter.parked is None  # it already is there
+    wanted = ImageRequest("a lighthouse", 64, 64, 1, 0.0, (7,))
+    [first] = painter.paint(wanted, [0], lambda event: None)
+    painter.park()
+    painter.wake()
+    [second] = painter.paint(wanted, [0], lambda event: None)
+    assert first.tobytes() == second.tobytes()
+    painter.placement = msgspec.structs.replace(painter.placement, device="cuda")
+    found = painter.parked
+    assert found is not None and found.bytes_on["cpu"] > 100_000
