@@ -152,6 +152,13 @@ class Metrics:
             "localinfra_model_loaded", "1 for a model in memory, else 0.", "model", "kind"
         )
 
+        self.model_memory = Gauge(
+            "localinfra_model_memory_bytes", "Memory that a model takes.", "model", "device"
+        )
+        self.memory_budget = Gauge(
+            "localinfra_memory_budget_bytes", "Memory that all models may take.", "device"
+        )
+
     def text(self) -> str:
         metrics = (value for value in vars(self).values() if isinstance(value, Metric))
         return "".join(f"{line}\n" for metric in metrics for line in metric.lines())

@@ -81,3 +81,11 @@ def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
     metrics.models_loaded.show(
         {(name, entry.kind): int(name in loaded) for name, entry in runtime.catalog.entries.items()}
     )
+    metrics.model_memory.show(
+        {
+            (name, device): size
+            for name, held in runtime.footprints().items()
+            for device, size in held.bytes_on.items()
+        }
+    )
+    metrics.memory_budget.show({(device,): size for device, size in runtime.room().items()})

@@ -130,6 +130,13 @@ class OriginRules:
         page = parse_authority(rest)
         if page is None or scheme not in DEFAULT_PORTS:
             return False
-        default = DEFAULT_PORTS[scheme]
-        same = page.name == host.name and (page.port or default) == (host.port or default)
-        return same or is_local(page.name)
+        return is_same_origin(origin, host) or is_local(page.name)
+
+
+def is_same_origin(origin: str, host: Authority) -> bool:
+    """Whether the page comes from the host that the request is for."""
+    scheme, _, rest = origin.lower().partition("://")
+    page, default = parse_authority(rest), DEFAULT_PORTS.get(scheme)
+    if page is None or default is None:
+        return False
+    return page.name == host.name and (page.port or default) == (host.port or default)

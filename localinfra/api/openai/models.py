@@ -1,16 +1,18 @@
 """GET /v1/models and /v1/models/{id}: the catalogue in the shapes of OpenAI and Anthropic at once,
-with more fields.
+with more fields. POST /v1/models/{id}/load and /unload.
 
 Chat applications offer every model listed, so models without files are listed only on request.
 """
 
 import datetime
+from collections.abc import Mapping
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.http.errors import json_response
+from localinfra.api.http.managing import check_may_manage
 from localinfra.api.http.state import AppState
 from localinfra.errors import InvalidRequest
 from localinfra.models.entries import ModelEntry, Price
@@ -36,6 +38,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     aliases: tuple[str, ...]
     price: Price
     state: str  # "loaded", "loading" or "failed"; else, or if files are missing, the files' state
+    memory: Mapping[str, int] | None = None  # bytes by device, if it is in memory
     remedy: str | None = None  # what to do if files are missing
     version: str | None = None
     versions: tuple[str, ...] = ()  # each can be requested as NAME:VERSION
@@ -62,6 +65,7 @@ class ModelList(msgspec.Struct, frozen=True):
 def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
     load, files = runtime.state(name), file_state(entry.source)
     is_failed_for_files = load is LoadState.FAILED and files != "present"
+    held = runtime.footprints().get(name)
     details = runtime.loaded().get(name, entry).details
     return ModelCard(
         id=name,
@@ -76,6 +80,7 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
         aliases=entry.aliases,
         price=entry.price,
         state=files if load is LoadState.ABSENT or is_failed_for_files else load.value,
+        memory=held.bytes_on if held else None,
         remedy=None if files == "present" else entry.source.remedy(name),
         version=entry.version,
         versions=runtime.catalog.versions(name),
@@ -108,4 +113,22 @@ def wants_all(request: Request) -> bool:
 async def get_model(request: Request) -> Response:
     found = AppState.of(request.app).runtime
     name, entry = found.catalog.resolve(request.path_params["id"])
+    return json_response(model_card(found, name, entry))
+
+
+async def load_model(request: Request) -> Response:
+    """Answers once the model is in memory, with its card. Raises what a request for it would."""
+    check_may_manage(request)
+    found = AppState.of(request.app).runtime
+    name, entry = found.catalog.resolve(request.path_params["id"])
+    await found.load(name)
+    return json_response(model_card(found, name, entry))
+
+
+async def unload_model(request: Request) -> Response:
+    """Answers once the model's requests have ended and its memory is free, with its card."""
+    check_may_manage(request)
+    found = AppState.of(request.app).runtime
+    name, entry = found.catalog.resolve(request.path_params["id"])
+    await found.unload(name)
     return json_response(model_card(found, name, entry))

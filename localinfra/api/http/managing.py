@@ -1,0 +1,27 @@
+"""Who may load, unload and fetch models: holders of a key, and on a server without keys only this
+machine's own programs and the server's own page."""
+
+from starlette.requests import Request
+
+from localinfra.addresses import is_loopback
+from localinfra.api.http.hosts import is_same_origin, parse_authority
+from localinfra.api.http.state import AppState
+from localinfra.errors import Forbidden
+
+
+def check_may_manage(request: Request) -> None:
+    """Raises Forbidden. The guard has checked the key, if the server has any."""
+    if AppState.of(request.app).runtime.settings.api_keys:
+        return
+    if request.client is None or not is_loopback(request.client.host):
+        raise Forbidden(
+            "Without an API key, models can only be managed from the server's own machine. Set "
+            "api_keys in [server] or LOCALINFRA_API_KEYS, and send one of them."
+        )
+    host = parse_authority(request.headers.get("host", ""))
+    for origin in request.headers.getlist("origin"):
+        if host is None or not is_same_origin(origin, host):
+            raise Forbidden(
+                f"Pages of {origin[:200]!r} may not manage models without an API key: use the "
+                "server's own page, or set api_keys in [server]."
+            )
