@@ -13,6 +13,8 @@ from pathlib import Path
 
 from localinfra.backend_detect import output_of
 
+CGROUP = Path("/sys/fs/cgroup")
+
 
 def usable_cores() -> int:
     """Physical cores that this process may run on: a second thread on a core only adds waiting."""
@@ -67,8 +69,30 @@ def llama_build() -> str:
 
 
 def available_memory() -> int | None:
-    """Bytes available without swapping; None if the system doesn't report them."""
+    """Bytes available without swapping, within the limits of this process's control groups; None
+    if the system doesn't report them."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(Path("/proc/meminfo")), re.M)
+    own = re.search(r"^0::/(.*)$", _read(Path("/proc/self/cgroup")), re.M)
+    group = CGROUP / (own[1] if own else "")
+    groups = [folder for folder in (group, *group.parents) if folder.is_relative_to(CGROUP)]
+    sizes = [int(found[1]) * 1024 if found else None, *map(_left_in_group, groups)]
+    return min((size for size in sizes if size is not None), default=None)
+
+
+def _left_in_group(folder: Path) -> int | None:
+    """Bytes left of the limit of a control group (v2). Pages of files count as left: the system
+    drops them first."""
+    limit, used = _read(folder / "memory.max").strip(), _read(folder / "memory.current").strip()
+    if not (limit.isdigit() and used.isdigit()):
+        return None
+    files = re.findall(r"^(?:in)?active_file (\d+)$", _read(folder / "memory.stat"), re.M)
+    return max(0, int(limit) - int(used) + sum(map(int, files)))
+
+
+def own_memory() -> int | None:
+    """Bytes of main memory that this process holds, without the pages of mapped files; None if the
+    system doesn't report them."""
+    found = re.search(r"^RssAnon:\s+(\d+) kB", _read(Path("/proc/self/status")), re.M)
     return int(found[1]) * 1024 if found else None
 
 

@@ -11,20 +11,41 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from localinfra import garbage
 from localinfra.cache import sweep_if_free
 from localinfra.config.settings import ServerSettings
+from localinfra.config.sizes import num_bytes
 from localinfra.errors import ApiError
-from localinfra.kinds import BY_ENTRY, EMBEDDING, IMAGE, RERANK, TEXT, Kind, LoadedModel
+from localinfra.footprint import Footprint, Room, total
+from localinfra.kinds import (
+    BY_ENTRY,
+    EMBEDDING,
+    RERANK,
+    TEXT,
+    Kind,
+    LoadedModel,
+    free_memory,
+    held_memory,
+    park,
+    parked,
+    trim_devices,
+    wake,
+)
 from localinfra.machine import cache_folder
+from localinfra.models import measured
+from localinfra.models.budget import Budget
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry
+from localinfra.models.measured import LoadMeter
 from localinfra.models.pool import LoadState, Pool
+from localinfra.models.seats import Lease, LoadPlan
+from localinfra.models.sharing import Sharing
 from localinfra.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from localinfra.embed.model import EmbeddingModel, RerankModel
-    from localinfra.image.model import ImageModel
     from localinfra.text.model import TextModel
 
 logger = logging.getLogger(__name__)
@@ -52,12 +73,25 @@ class Runtime:
         self.settings = settings
         self.catalog = catalog
         self.started_at = int(time.time())
+        limit = settings.memory_budget
+        self._budget = Budget(None if limit == "auto" else num_bytes(limit), free_memory)
         self._models: Pool[LoadedModel] = Pool(
             self._load,
             self._release,
             fault=lambda model: model.worker.fault,
             is_busy=lambda model: model.is_busy,
+            sharing=Sharing(
+                plan=self._plan,
+                takes=lambda model: model.footprint,
+                room=self._budget.room,
+                is_pinned=lambda name: self.catalog.entries[name].pinned,
+                parked=parked,
+                park=park,
+                wake=wake,
+                patience_s=settings.swap_wait_s,
+            ),
         )
+        self._meter = LoadMeter(held_memory)
         self._watchdogs: dict[str, Watchdog] = {}
         self._num_hangs: Counter[str] = Counter()
         self._preloads: set[asyncio.Task[None]] = set()
@@ -65,53 +99,64 @@ class Runtime:
         self._closing: asyncio.Task[bool] | None = None
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
-    def _load(self, name: str) -> LoadedModel:
-        """Also imports the libraries of a kind, with its first model."""
-        model = self._load_kind(name, self.catalog.entries[name])
+    def _plan(self, name: str, held: Footprint) -> LoadPlan:
+        """How the model will be loaded, and what it takes: as it was measured before, or else as
+        expected. Imports the libraries of its kind."""
+        entry = self.catalog.entries[name]
+        try:
+            plan = BY_ENTRY[type(entry)].plan(name, entry, self._budget.room(held))
+        except ApiError:
+            return LoadPlan()  # the load will fail too, and say why
+        known = measured.find(measured.identity(entry, plan.shape))
+        return msgspec.structs.replace(plan, measured=known)
+
+    def _load(self, name: str, plan: LoadPlan) -> LoadedModel:
+        """Also measures what it takes."""
+        entry = self.catalog.entries[name]
+        with self._meter.load() as load:
+            model = self._load_kind(name, entry, plan)
+        found = model.footprint if model.footprint.bytes_on else load.grown(plan.expected)
+        if found and found != plan.measured:
+            measured.keep(measured.identity(entry, plan.shape), found)
+        model.footprint = total((found or plan.measured or plan.expected, plan.working))
         garbage.freeze()
         return model
+
+    def _load_kind(self, name: str, entry: ModelEntry, plan: LoadPlan) -> LoadedModel:
+        return BY_ENTRY[type(entry)].load(name, entry, self.settings, plan)
 
     def _release(self, model: LoadedModel) -> None:
         model.close()
         garbage.collect()
-
-    def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
-        return BY_ENTRY[type(entry)].load(name, entry, self.settings)
+        garbage.trim()
+        trim_devices()
 
     async def load(self, name: str) -> None:
         """Loads the model, if it is not loaded yet. Raises ModelUnavailable."""
         await self._models.get(name)
 
-    async def get(self, kind: Kind[E, M], name: str, route: str) -> M:
-        """The model a request asks for, loaded. Raises ModelNotFound, InvalidRequest for a model
-        of another kind, and ModelUnavailable."""
-        found, _ = self.catalog.resolve_as(kind.entry, name, route)
-        return kind.own(await self._models.get(found))
+    async def unload(self, name: str) -> None:
+        """Frees the model once its requests have ended. Later ones load it again."""
+        await self._models.unload(name)
 
-    async def text_model(self, name: str, route: str) -> "TextModel":
-        return await self.get(TEXT, name, route)
-
-    async def embedding_model(self, name: str, route: str) -> "EmbeddingModel":
-        return await self.get(EMBEDDING, name, route)
-
-    async def rerank_model(self, name: str, route: str) -> "RerankModel":
-        return await self.get(RERANK, name, route)
-
-    async def image_model(self, name: str | None, default: str, route: str) -> "ImageModel":
-        """Without a name: the default, or the first image model if that is not served."""
-        if name is None:
-            name = default if default in self.catalog.names_by_id else self._first(IMAGE) or default
-        return await self.get(IMAGE, name, route)
-
-    def _first(self, kind: Kind[ModelEntry, LoadedModel]) -> str | None:
-        entries = self.catalog.entries.items()
-        return next((name for name, entry in entries if isinstance(entry, kind.entry)), None)
+    async def lease(self, name: str) -> Lease[LoadedModel]:
+        """The model, loaded and kept in memory until the lease is released. Raises
+        ModelUnavailable."""
+        return await self._models.lease(name)
 
     def state(self, name: str) -> LoadState:
         return self._models.state(name)
 
     def loaded(self) -> dict[str, LoadedModel]:
         return self._models.loaded()
+
+    def footprints(self) -> dict[str, Footprint]:
+        """What each model in memory takes."""
+        return self._models.seats.footprints
+
+    def room(self) -> Room:
+        """Bytes by device for all models together."""
+        return self._budget.room(self._models.seats.held)
 
     def loaded_of(self, kind: Kind[E, M]) -> dict[str, M]:
         """The loaded models of one kind."""

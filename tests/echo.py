@@ -29,6 +29,7 @@ from localinfra.errors import InvalidRequest
 from localinfra.kinds import LoadedModel
 from localinfra.models import catalog as catalog_file
 from localinfra.models.entries import ModelEntry, TextModelEntry
+from localinfra.models.seats import LoadPlan
 from localinfra.runtime import Runtime
 from localinfra.text.model import TextModel
 from localinfra.text.templates import compile_templates
@@ -246,10 +247,10 @@ class EchoRuntime(Runtime):
 
     backend_kind = EchoBackend
 
-    def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
+    def _load_kind(self, name: str, entry: ModelEntry, plan: LoadPlan) -> LoadedModel:
         path = entry.source.find()
         if not isinstance(entry, TextModelEntry) or path is None or path.name not in FILES:
-            return super()._load_kind(name, entry)
+            return super()._load_kind(name, entry, plan)
         vocabulary = Bytes(fills=path.name == "filler.gguf")
         templates = compile_templates(entry.chat_template or CHATML, None, vocabulary)
         assert not templates.errors

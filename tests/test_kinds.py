@@ -53,12 +53,12 @@ def test_a_kind_without_a_native_api_says_where_it_answers() -> None:
 def test_threads_that_parse_source_at_once_cost_no_model(says: str, num_loads: int) -> None:
     loads: list[str] = []
 
-    def loader(name: str, entry: TextModelEntry, settings: ServerSettings) -> Any:
+    def loader(name: str, entry: TextModelEntry, settings: ServerSettings, plan: object) -> Any:
         loads.append(name)
         if len(loads) == 1:
             raise SystemError(says)
 
-    kind = Kind(TextModelEntry, loader)
+    kind = Kind(TextModelEntry, kinds.plan_text, loader)
     with pytest.raises(SystemError) if num_loads == 1 else contextlib.nullcontext():
         kind.load("m", TextModelEntry(source=PathSource(Path("m.gguf"))), ServerSettings())
     assert loads == ["m"] * num_loads

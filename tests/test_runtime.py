@@ -15,6 +15,7 @@ from localinfra.api.app import create_app
 from localinfra.config import settings as config_file
 from localinfra.engine.engine import EngineStats
 from localinfra.errors import ModelUnavailable
+from localinfra.footprint import NO_MEMORY
 from localinfra.models import catalog as catalog_file
 from localinfra.runtime import Runtime
 from localinfra.watchdog import Phase, Pulse
@@ -52,6 +53,7 @@ class Worker:
 class Model:
     stats = EngineStats(0, 0, 0, 0, 0)
     is_busy = False
+    footprint = NO_MEMORY
 
     def __init__(self) -> None:
         self.worker = Worker()
@@ -64,7 +66,7 @@ class Model:
 class Playing(Runtime):
     error: Exception | None = None
 
-    def _load_kind(self, name: str, entry: object) -> Any:
+    def _load_kind(self, name: str, entry: object, plan: object) -> Any:
         if self.error:
             raise self.error
         return Model()

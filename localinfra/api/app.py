@@ -16,6 +16,7 @@ from localinfra.api.deepinfra.inference import infer
 from localinfra.api.http.arriving import Arriving
 from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
 from localinfra.api.http.guard import IMAGE_FILES, Guard
+from localinfra.api.http.leasing import Leasing
 from localinfra.api.http.leaving import Leaving
 from localinfra.api.http.paths import CanonicalPaths
 from localinfra.api.http.state import AppState
@@ -26,7 +27,7 @@ from localinfra.api.openai.embeddings import create_embeddings, create_engine_em
 from localinfra.api.openai.image_edits import create_edits
 from localinfra.api.openai.image_files import ImageFiles, get_image_file
 from localinfra.api.openai.images import create_images
-from localinfra.api.openai.models import get_model, list_models
+from localinfra.api.openai.models import get_model, list_models, load_model, unload_model
 from localinfra.api.openai.responses.handlers import (
     compact_conversation,
     count_input_tokens,
@@ -66,6 +67,8 @@ OPENAI_ROUTES = [
     ("/tokenize", create_tokens, "POST"),
     ("/detokenize", join_tokens, "POST"),
     ("/models", list_models, "GET"),
+    ("/models/{id:path}/load", load_model, "POST"),
+    ("/models/{id:path}/unload", unload_model, "POST"),
     ("/models/{id:path}", get_model, "GET"),
 ]
 
@@ -161,6 +164,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
                 on_loopback=is_local(settings.host),
                 api_keys=settings.api_keys,
             ),
+            Middleware(Leasing, runtime=runtime),
             Middleware(Leaving),
         ],
         exception_handlers=EXCEPTION_HANDLERS,

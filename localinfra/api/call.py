@@ -2,7 +2,7 @@
 
     call = await Call.begin(request, RerankRequest)
     texts = call.body.texts()                        # raises if the body is invalid
-    model = await call.runtime.rerank_model(call.body.model, ROUTE)
+    model = await call.models.rerank(call.body.model, ROUTE)
     charge = call.charge(model)                      # add usage to it
     ...
     return call.json(ranking)
@@ -61,6 +61,7 @@ class Call(Generic[Body]):
         self.request = request
         self.body = decoded.value
         self.runtime = self._app.runtime
+        self.models = self._state.models
         self.threads = self._app.threads
         self.caller = self._state.caller
         # For requests that set no seed; None: a new one for each.

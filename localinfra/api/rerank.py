@@ -64,7 +64,7 @@ def checked_documents(query: str, documents: list[str | Document]) -> list[str]:
 async def create_ranking(request: Request) -> Response:
     call = await Call.begin(request, RerankRequest)
     body, texts = call.body, call.body.texts()
-    model = await call.runtime.rerank_model(body.model, ROUTE)
+    model = await call.models.rerank(body.model, ROUTE)
     charge = call.charge(model)
     scores = await model.score(body.query, texts, truncate=body.truncate)
     call.add_headers(truncated_header(scores.truncated))

@@ -15,7 +15,7 @@ from localinfra.api.call import Call
 from localinfra.api.generation.params import TemplateKwargs, kwarg_paths
 from localinfra.api.generation.tools import SentTools, Tools, read_tools, tool_use
 from localinfra.api.http.errors import json_response
-from localinfra.api.http.state import AppState
+from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out
 from localinfra.chat.template import check_kwargs, ends_in_answer
@@ -155,10 +155,9 @@ async def describe_tokenizer(request: Request) -> Response:
 
 
 async def named_model(request: Request, name: str | None) -> "TextModel":
-    runtime = AppState.of(request.app).runtime
     if name is None:
-        name = only_text_model(runtime.catalog)
-    return await runtime.text_model(name, request.scope["path"])
+        name = only_text_model(AppState.of(request.app).runtime.catalog)
+    return await RequestState.of(request.scope).models.text(name, request.scope["path"])
 
 
 def only_text_model(catalog: Catalog) -> str:

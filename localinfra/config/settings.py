@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from localinfra.addresses import is_loopback
+from localinfra.config.sizes import AutoOrSize
 from localinfra.config.tables import decode, suggestion
 from localinfra.errors import ConfigError
 
@@ -84,6 +85,12 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # let clients with different keys share the prefix cache; `cached_tokens` and the time to the
     # first token then reveal what others have asked
     share_prefixes: bool = False
+    # memory that all models together may take, of main memory and of each GPU, such as "12GiB";
+    # auto: what is free, less a small reserve
+    memory_budget: AutoOrSize = "auto"
+    # a model that needs the memory of a busy one gets it after this long: the busy one then takes
+    # no new requests, and is unloaded once those it has are done
+    swap_wait_s: Seconds = 10.0
     # how long running answers may continue after SIGTERM or Ctrl-C; `docker stop` kills after 10 s,
     # which leaves 4 s to notify clients and free models
     shutdown_timeout_s: Seconds = 6.0

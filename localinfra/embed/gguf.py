@@ -35,7 +35,9 @@ def load_gguf_embedder(
     except (BadGguf, LoadFailed) as error:
         raise ModelUnavailable(f"{name}: {error}", "model") from None
     worker = EmbedWorker(encoder, name=name, max_waiting=max_waiting)
-    return EmbeddingModel(name, entry, worker, GgufTokenizer(model, length), entry.prompts)
+    found = EmbeddingModel(name, entry, worker, GgufTokenizer(model, length), entry.prompts)
+    found.footprint = encoder.footprint
+    return found
 
 
 class GgufTokenizer:

@@ -21,7 +21,9 @@ from localinfra.embed.plan import EncoderPlan
 from localinfra.embed.tokenizer import FastTokenizer
 from localinfra.embed.worker import EmbedWorker
 from localinfra.errors import ModelUnavailable
+from localinfra.footprint import CPU, Footprint, Room
 from localinfra.models.entries import EmbeddingModelEntry, EncoderEntry, RerankModelEntry
+from localinfra.models.seats import LoadPlan
 from localinfra.models.sources import locate
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,17 @@ def start_worker(
     measurement = measurement_of(loaded.unmeasured, worker)
     measurement.start()
     return worker, measurement
+
+
+def encoder_plan(name: str, entry: EncoderEntry, room: Room) -> LoadPlan:
+    """What an encoder will take: its weights. Raises ModelUnavailable if its files are absent."""
+    path = locate(name, entry.source)
+    files = [path] if path.is_file() else [*path.rglob("*.safetensors")]
+    size = sum(file.stat().st_size for file in files)
+    if path.is_file():
+        return LoadPlan(Footprint({CPU: size}, size))
+    device = device_of(entry)
+    return LoadPlan(Footprint({"cuda:0" if device == "cuda" else device: size}))
 
 
 def load_embedding_model(name: str, entry: EmbeddingModelEntry, max_waiting: int) -> EmbeddingModel:

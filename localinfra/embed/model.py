@@ -13,6 +13,7 @@ from localinfra.embed.tokenizer import FastTokenizer, Tokenizer
 from localinfra.embed.worker import EmbedWorker
 from localinfra.errors import ApiError, InvalidRequest
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
+from localinfra.footprint import NO_MEMORY, Footprint
 from localinfra.models.entries import EmbeddingModelEntry, ModelDetails, RerankModelEntry
 
 # Up to this size, tokenizing and normalizing take half a millisecond and need no other thread.
@@ -56,6 +57,8 @@ class Embeddings(msgspec.Struct, frozen=True):
 
 class EncoderModel:
     """Owns its worker and its measurement. Made by `loading.py`, closed by the pool."""
+
+    footprint: Footprint = NO_MEMORY  # until it is measured
 
     worker: EmbedWorker
     _tokenizer: Tokenizer

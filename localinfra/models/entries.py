@@ -78,6 +78,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     description: str | None = None  # shown by GET /v1/models
     price: Price = Price()  # for usage.estimated_cost, /metrics and `localinfra costs`
     preload: bool = False  # load when the server starts, not at the first request
+    pinned: bool = False  # never unload it to make room for another model
     # unload the model when idle for this many seconds; default: never
     unload_after_s: Annotated[float, Meta(ge=1)] | None = None
     download_gb: Annotated[float, Meta(gt=0)] | None = None  # size, shown if files are absent
@@ -118,7 +119,8 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     routes: ClassVar[tuple[str, ...]] = ("/v1/chat/completions", "/v1/completions")
     example: ClassVar[str] = '"messages": [{"role": "user", "content": "Hello!"}]'
 
-    # tokens of one sequence; default: what the model was trained for, at most 8192
+    # tokens of one sequence; default: what the model was trained for if that leaves enough memory
+    # for others, else less, but no less than 4096
     context_length: Tokens | None = None
     sequences: Annotated[int, Meta(ge=1, le=64)] = 8  # the most that run at once; others wait
     # tokens of all running sequences together; default and minimum: `context_length`

@@ -102,7 +102,7 @@ async def create_message(request: Request) -> Response:
     body, seed = call.body, call.default_seed
     wanted, left_out = await call.convert(lambda: (body.turn(seed), body.left_out))
     call.log_user(body.metadata.user_id)
-    model = await call.runtime.text_model(body.model, ROUTE)
+    model = await call.models.text(body.model, ROUTE)
     charge = call.charge(model)
     turn = await begin_turn(model, wanted, call.caller)
     call.report_ignored([*left_out, *model.prompts.unread(body.kwarg_paths), *turn.left_out])
@@ -118,7 +118,7 @@ async def count_message_tokens(request: Request) -> Response:
     body = call.body
     messages, left_out = await call.convert(lambda: (body.conversation(), body.left_out))
     use = (await call.convert(body.answer)).use
-    model = await call.runtime.text_model(body.model, COUNT_ROUTE)
+    model = await call.models.text(body.model, COUNT_ROUTE)
     call.report_ignored([*left_out, *model.prompts.unread(body.kwarg_paths)])
     prompt = await model.prompts.chat(messages, body.template_kwargs, use.tools)
     return call.json(TokenCount(len(prompt.ids)))

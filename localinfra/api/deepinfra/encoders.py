@@ -92,7 +92,7 @@ async def infer_ranking(request: Request, name: str) -> Response:
     if len(set(body.queries)) > 1:
         raise InvalidRequest("Send one query: all documents are ranked by it.", "queries")
     texts = checked_documents(query, body.documents)
-    model = await call.runtime.rerank_model(name, ROUTE)
+    model = await call.models.rerank(name, ROUTE)
     charge = call.charge(model)
     found = await model.score(query, texts, truncate=body.truncate)
     call.add_headers(truncated_header(found.truncated))

@@ -173,7 +173,7 @@ async def make_images(
     fields.check()
     if strength is not None and not fields.image:
         raise InvalidRequest("strength needs an image: send one, or leave out strength.", "image")
-    model = await call.runtime.image_model(name, name, ROUTE)
+    model = await call.models.image(name, name, ROUTE)
     charge = call.charge(model)
     model.check_queue()
     tokens = await model.count(fields.prompt, strict=False)

@@ -93,7 +93,7 @@ async def infer_text(request: Request, name: str) -> Response:
     body = call.body
     body.check()
     call.log_user(body.user)
-    model = await call.runtime.text_model(name, ROUTE)
+    model = await call.models.text(name, ROUTE)
     charge = call.charge(model)
     prompt = await model.prompts.text(body.input, param="input")
     compiled = await model.grammars.compile(Answer(body.answer_format))

@@ -13,6 +13,7 @@ from localinfra.api.http.body import BodyLimits, UnfinishedBodies
 from localinfra.costs import Ledger
 from localinfra.errors import ApiError
 from localinfra.executor import BoundedExecutor
+from localinfra.leases import Leases
 from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
 
@@ -76,7 +77,14 @@ class RequestState(msgspec.Struct):
     caller: str = ""  # the key's holder, as named by `ApiKeys.caller`
     model: str = ""  # the model that is charged, once it is loaded
     error: ApiError | None = None  # why it was refused, or failed even after its response began
+    leases: Leases | None = None  # on the models that it uses
     target_host: str | None = None  # the host in an absolute request URL
+
+    @property
+    def models(self) -> Leases:
+        """The models for this request."""
+        assert self.leases is not None, "set before any handler runs"
+        return self.leases
 
     @staticmethod
     def of(scope: Scope) -> "RequestState":

@@ -199,7 +199,7 @@ async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
     body.check()
     tools, wanted = await call.convert(lambda: body.asked(call.default_seed))
     call.log_user(body.user)
-    model = await call.runtime.text_model(name, ROUTE)
+    model = await call.models.text(name, ROUTE)
     charge = call.charge(model)
     turn = await begin_turn(model, wanted, call.caller)
     call.report_ignored([*tools.left_out, *left_out(body.messages)], tools.unknown)

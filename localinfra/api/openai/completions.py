@@ -137,7 +137,7 @@ async def answer_completion(call: Call[CompletionRequest], name: str) -> Respons
     body = call.body
     body.check()
     call.log_user(body.user)
-    model = await call.runtime.text_model(name, ROUTE)
+    model = await call.models.text(name, ROUTE)
     charge = call.charge(model)
     prompts = [
         await model.prompts.text(prompt, body.suffix or None)

@@ -128,7 +128,7 @@ async def embed_texts(
 ) -> tuple["Embeddings", str, Charge]:
     """The vectors, the model's name, and the charge to which the caller adds the tokens. `param`:
     the field of the texts, for errors."""
-    model = await call.runtime.embedding_model(name, ROUTE)
+    model = await call.models.embedding(name, ROUTE)
     charge = call.charge(model)
     found = await model.embed(
         inputs,

@@ -45,7 +45,7 @@ async def create_edits(request: Request) -> Response:
     body = call.body
     body.check()
     call.log_user(body.user)
-    model = await call.runtime.image_model(body.model, DEFAULT_MODEL, ROUTE)
+    model = await call.models.image(body.model, DEFAULT_MODEL, ROUTE)
     model.check_queue()
     start = await call.threads.pictures_in.run(body.original, model.entry.default_size)
     return await answer_images(call, model, start)

@@ -144,7 +144,7 @@ async def create_images(request: Request) -> Response:
     body = call.body
     body.check()
     call.log_user(body.user)
-    model = await call.runtime.image_model(body.model, DEFAULT_MODEL, ROUTE)
+    model = await call.models.image(body.model, DEFAULT_MODEL, ROUTE)
     return await answer_images(call, model)
 
 

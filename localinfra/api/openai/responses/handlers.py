@@ -133,7 +133,7 @@ async def begin_answer(
 ) -> "ResponseAnswer":
     body = call.body
     call.log_user(body.user)
-    model = await call.runtime.text_model(body.model, ROUTE)
+    model = await call.models.text(body.model, ROUTE)
     charge = call.charge(model)
     with naming_input():
         turn = await begin_turn(model, asked.turn(call.default_seed), call.caller)
@@ -145,7 +145,7 @@ async def begin_answer(
 async def count_input_tokens(request: Request) -> HttpResponse:
     call = await Call.begin(request, ResponsesRequest)
     body, asked = call.body, await read_conversation(call)
-    model = await call.runtime.text_model(body.model, ROUTE)
+    model = await call.models.text(body.model, ROUTE)
     with naming_input():
         tools = asked.answer.use.tools
         prompt = await model.prompts.chat(asked.messages, body.template_kwargs, tools)

@@ -1,0 +1,58 @@
+"""The models of one request: found by name, loaded, and kept in memory until it has ended."""
+
+from typing import TYPE_CHECKING, TypeVar
+
+from localinfra.kinds import EMBEDDING, IMAGE, RERANK, TEXT, Kind, LoadedModel
+from localinfra.models.entries import ModelEntry
+from localinfra.models.seats import Lease
+from localinfra.runtime import Runtime
+
+if TYPE_CHECKING:
+    from localinfra.embed.model import EmbeddingModel, RerankModel
+    from localinfra.image.model import ImageModel
+    from localinfra.text.model import TextModel
+
+E = TypeVar("E", bound=ModelEntry)
+M = TypeVar("M", bound=LoadedModel)
+
+
+class Leases:
+    """Event loop only. Every method that gets a model raises ModelNotFound, InvalidRequest for a
+    model of another kind, and ModelUnavailable."""
+
+    def __init__(self, runtime: Runtime):
+        self._runtime = runtime
+        self._leases: dict[str, Lease[LoadedModel]] = {}
+
+    async def get(self, kind: Kind[E, M], name: str, route: str) -> M:
+        """The model a request asks for, loaded."""
+        found, _ = self._runtime.catalog.resolve_as(kind.entry, name, route)
+        if found not in self._leases:
+            # Another model than before would wait for memory that this request itself may keep.
+            assert not self._leases, "a request uses one model"
+            self._leases[found] = await self._runtime.lease(found)
+        return kind.own(self._leases[found].model)
+
+    async def text(self, name: str, route: str) -> "TextModel":
+        return await self.get(TEXT, name, route)
+
+    async def embedding(self, name: str, route: str) -> "EmbeddingModel":
+        return await self.get(EMBEDDING, name, route)
+
+    async def rerank(self, name: str, route: str) -> "RerankModel":
+        return await self.get(RERANK, name, route)
+
+    async def image(self, name: str | None, default: str, route: str) -> "ImageModel":
+        """Without a name: the default, or the first image model if that is not served."""
+        catalog = self._runtime.catalog
+        if name is None:
+            entries = catalog.entries.items()
+            images = (name for name, entry in entries if isinstance(entry, IMAGE.entry))
+            name = default if default in catalog.names_by_id else next(images, default)
+        return await self.get(IMAGE, name, route)
+
+    def release(self) -> None:
+        """The request has ended."""
+        for lease in self._leases.values():
+            lease.release()
+        self._leases.clear()
