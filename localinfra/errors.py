@@ -160,10 +160,12 @@ class UnsupportedHttpVersion(ApiError):
 class NoSummary(ApiError):
     """A conversation was to be summarized."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The model wrote no summary of the conversation: try again, or begin a new one."
-        )
+    def __init__(
+        self,
+        message: str = "The model wrote no summary of the conversation: try again, or begin a new "
+        "one.",
+    ) -> None:
+        super().__init__(message)
 
 
 class EngineFailed(ApiError):

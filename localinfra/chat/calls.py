@@ -4,10 +4,13 @@ same function with the same arguments, in any order.
 Pure: pieces in, pieces out.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
 from localinfra.chat.formats.pieces import CallArguments, CallEnd, CallStart, Piece, joined
+
+PARTS = re.compile(r"""[\\"{}\[\],]|\s+|[^\s\\"{}\[\],]+""")  # of JSON: signs, blanks and words
 
 
 class Arguments:
@@ -15,29 +18,36 @@ class Arguments:
 
     def __init__(self) -> None:
         self.members: Counter[str] = Counter()
-        self.begun = ""  # the incomplete member
+        self._parts: list[str] = []  # of the incomplete member; one text would be copied each time
         self._depth = 0
         self._in_string = False
         self._is_escaped = False
 
-    def add(self, text: str) -> None:
-        for character in text:
-            if self._in_string:
-                self.begun += character
-                self._in_string = self._is_escaped or character != '"'
-                self._is_escaped = character == "\\" and not self._is_escaped
-            elif not character.isspace():
-                self._add_outside(character)
+    @property
+    def begun(self) -> str:
+        """The incomplete member."""
+        self._parts = ["".join(self._parts)]
+        return self._parts[0]
 
-    def _add_outside(self, character: str) -> None:
-        self._in_string = character == '"'
-        self._depth -= character in "}]"
-        if (self._depth == 1 and character == ",") or (not self._depth and character in "}]"):
+    def add(self, text: str) -> None:
+        for found in PARTS.finditer(text):
+            part = found[0]
+            if self._in_string:
+                self._parts.append(part)
+                self._in_string = self._is_escaped or part != '"'
+                self._is_escaped = part == "\\" and not self._is_escaped
+            elif not part.isspace():
+                self._add_outside(part)
+
+    def _add_outside(self, part: str) -> None:
+        self._in_string = part == '"'
+        self._depth -= part in "}]"
+        if (self._depth == 1 and part == ",") or (not self._depth and part in "}]"):
             self.members.update([self.begun] if self.begun else ())
-            self.begun = ""
-        elif self._depth or character not in "{[":
-            self.begun += character
-        self._depth += character in "{["
+            self._parts = []
+        elif self._depth or part not in "{[":
+            self._parts.append(part)
+        self._depth += part in "{["
 
     def may_become(self, other: "Arguments") -> bool:
         """Whether more text could make it equal to `other`, which is complete."""

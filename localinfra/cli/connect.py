@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from localinfra.cli import child, first_start
+from localinfra.cli.cards import Cards
 from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, local_url
 from localinfra.cli.progress import ProgressLine
 from localinfra.config import settings as config_file
@@ -76,7 +77,10 @@ def serves(client: Client, model: str | None) -> bool:
     """Whether the server knows the model, if one is named; it may have been started with others."""
     if model is None:
         return True
-    try:
+    cards = client.get("/v1/models?all=true", Cards).data
+    if any(model in (card.id, *card.aliases) for card in cards):
+        return True
+    try:  # a deployment, or a model that has just been pulled
         client.get(f"/v1/models/{quote(model, safe='')}", Name)
     except ServerRefused as error:
         if error.status != 404:

@@ -274,6 +274,23 @@ def test_the_rest_of_a_harmony_message_is_its_content() -> None:
     assert [*parser.push(" 42."), *parser.finish()] == [Content(" 42.")]
 
 
+@pytest.mark.parametrize(
+    ("text", "content", "thought"),
+    [
+        ("Hello", "Hello", ""),
+        ("to be or not", "to be or not", ""),
+        ("final", "final", ""),
+        ("final answer", "final answer", ""),
+        ("<|channel|>final<|message|>x<|end|>\ny", "x\ny", ""),
+        ("<|channel|>final<|message|>x<|end|>\n", "x", ""),
+        ("<|channel|>final<|message|>x<|channel|>analysis<|message|>t", "x", "t"),
+    ],
+)
+def test_text_in_no_message_of_harmony_is_content(text: str, content: str, thought: str) -> None:
+    for parts in ([text], list(text)):
+        assert message(read(parts, HARMONY)) == (content, thought, [])
+
+
 def test_only_functions_are_called() -> None:
     text = "<|channel|>commentary to=python<|message|>print()<|end|>"
     assert not any(isinstance(piece, CallStart) for piece in read([text], HARMONY))

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from valid_calls import ARGUMENTS, is_ambiguous
 from written_calls import FORMS, written
 
-from localinfra.chat.answer import Answer, Tool, ToolUse, grammar_of
+from localinfra.chat.answer import Answer, Tool, ToolUse, grammar_of, parser_of
 from localinfra.chat.formats.form import NAME, CallForm, ReasoningMarks, Voice
 from localinfra.chat.formats.harmony import HARMONY
+from localinfra.chat.formats.pieces import CallArguments
 from localinfra.chat.messages import Json
 from localinfra.engine.grammar.prober import Prober
 from localinfra.errors import UnsupportedParameter
@@ -325,6 +326,22 @@ def test_without_a_schema_any_arguments_will_do(form: CallForm) -> None:
             assert grammar.takes(written(form, ("f0", {"any": value, "other": "x"}))), value
         assert grammar.takes(written(form, ("f1", {"a": value})))
         assert not grammar.takes(written(form, ("f1", {"b": value})))
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("name", ["a b", "é", "$x", "x(y)", '"', "it's", "a,b", "", " x", "</a>"])
+def test_a_name_that_can_not_be_read_back_is_left_out_and_named(form: CallForm, name: str) -> None:
+    schema: dict[str, Json] = {"type": "object", "properties": {name: {"type": "string"}}}
+    arguments: dict[str, Json] = {name: "v"}
+    parser = parser_of(
+        Voice(form, takes_tools=True), tools=[Tool("f0", {}, schema, "t0")], is_thinking=False
+    )
+    assert parser
+    pieces = [*parser.push(written(form, ("f0", arguments))), *parser.finish()]
+    text = "".join(piece.text for piece in pieces if isinstance(piece, CallArguments))
+    is_read = text.endswith("}") and msgspec.json.decode(text) == arguments
+    left_out = [] if is_read else [f"t0.properties.{name}"]
+    assert accepting(form, schema).source.left_out == left_out
 
 
 def test_what_text_can_not_be_told_from_is_left_out_and_named() -> None:

@@ -24,10 +24,12 @@ class Echo:
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[int] = []
+        self.num_begun = 0
         self.is_closed = False
 
     def encode(self, batch: Sequence[Tokens], *, is_alone: bool) -> Rows:
-        self.gate.wait(10)
+        self.num_begun += 1
+        self.gate.wait(600)
         self.batches.append(len(batch))
         if any(tokens.ids[0] == 666 for tokens in batch):
             raise ValueError("666")
@@ -208,6 +210,7 @@ def test_another_encoder_takes_over_between_two_batches() -> None:
         worker = EmbedWorker(old, name="echo", max_waiting=50)
         old.gate.clear()
         old_batch = await under_way(worker, 1, 2)
+        await until(lambda: old.num_begun == 1)
         worker.replace(new)
         after = await asyncio.gather(*(worker.rows(texts(at)) for at in range(20)))
         assert [int(rows[0, 0]) for rows in after] == list(range(20))

@@ -286,7 +286,7 @@ def test_absent_weights_and_other_kinds(server: LiveServer) -> None:
     answer = server.post(PATH, {"prompt": "x", "model": "absent"})
     message = answer.json()["error"]["message"]
     assert answer.status_code == 503 and "(34 GB)" in message
-    assert "download owner/repo --include model_index.json --include '*/*'`" in message
+    assert "`localinfra pull hf:owner/repo`" in message
     body = {"model": "black-forest-labs/FLUX.1-schnell", "messages": [{"role": "user"}]}
     refused = server.post("/v1/chat/completions", {**body, "messages": []})
     assert refused.status_code == 400

@@ -93,6 +93,7 @@ CASES = [
     Case("/v1/responses", responses_input.SentReasoning, {"type": "reasoning"}, as_item),
     Case("/v1/responses", responses_input.SentCall, {"type": "function_call"}, as_item),
     Case("/v1/responses", responses_input.SentOutput, {"type": "function_call_output"}, as_item),
+    Case("/v1/responses", responses_input.SentCompaction, {"type": "compaction"}, as_item),
     Case("/v1/responses", responses_input.ItemReference, {"type": "item_reference"}, as_item),
     *(Case("/v1/responses", kind, {"type": name}, as_item) for name, kind in FOREIGN.items()),
     Case("/v1/responses", tools.ToolType, {"type": "web_search"}, as_tool),

@@ -93,7 +93,10 @@ class MarkedParser:
         return len(self._held) - self._num_begun + self._num_dropped
 
     def push(self, text: str) -> list[Piece]:
+        is_waiting = text.isspace() and self._held[-1:].isspace()
         self._held += text
+        if is_waiting:
+            return []  # more blanks tell nothing; to read all of them again takes quadratic time
         return joined(self._read(is_all=False))
 
     def finish(self, *, is_cut: bool = False) -> list[Piece]:

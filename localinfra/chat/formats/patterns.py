@@ -115,6 +115,12 @@ def pattern(text: str, ahead: str = "") -> Pattern:
     return Pattern(text, ahead)
 
 
+def reads_back(name: str, mark: str) -> bool:
+    """Whether this name, written in a mark for KEY, is what is read there."""
+    written = mark.replace(TYPE, "").replace(KEY, name)
+    return pattern(mark).match(written).texts.get(KEY) == name
+
+
 def match_any(patterns: Iterable[Pattern], text: str, at: int = 0, is_all: bool = False) -> Found:
     """The first that matches; or else whether one is open or cut."""
     best = Found()

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 
 from localinfra.chat.formats.form import KEY, TYPE, CallForm, Members
+from localinfra.chat.formats.patterns import reads_back
 from localinfra.chat.grammar.lark import ANY_TEXT, CHOSEN, Element, LarkWriter, alternatives, quoted
 from localinfra.chat.grammar.literals import (
     JSON,
@@ -83,7 +84,11 @@ class ArgumentsWriter:
         return alternatives(self._fields(choice) for choice in found)
 
     def _fields(self, choice: Choice) -> str:
-        named, others = self._choices.fields(choice)
+        found, others = self._choices.fields(choice)
+        named = [field for field in found if reads_back(field.name, self._members.before)]
+        for field in found:
+            if field not in named:
+                self._leave_out(field.path)
         # The separator is one literal with the mark that follows: llguidance reads the longest
         # literal, and that of the end of a call may begin with the same characters.
         separator = self._members.separator
