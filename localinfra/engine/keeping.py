@@ -1,0 +1,110 @@
+"""Lets prefixes outlive the engine: from the cache to a shelf, and back when a prompt needs them.
+
+Decides when copies are made, one at a time between steps. `kvcache.py` makes them; the shelf's
+threads do what takes long.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localinfra.engine.backend import Backend
+from localinfra.engine.kvcache import KVCache
+from localinfra.engine.offloaded import OffloadedCells, Shelf
+from localinfra.engine.radix import Match, Prefix
+
+# Seconds. A conversation that goes on at once is written once it rests; what came meanwhile is lost
+# with a process that is killed.
+REST_S = 3.0
+BEHIND_S = 0.05  # between two looks at a shelf that is behind
+
+
+class Keeping:
+    """Engine thread only. Without a shelf it does nothing."""
+
+    def __init__(
+        self,
+        cache: KVCache,
+        backend: Backend,
+        shelf: Shelf | None,
+        send: Callable[[Callable[[], None]], None],
+    ):
+        """`send` runs a function on the engine's thread."""
+        self._cache = cache
+        self._backend = backend
+        self._shelf = shelf if cache.copies.max_bytes else None
+        self._send = send
+        self._reading: set[OffloadedCells] = set()
+        self.num_arrived = 0  # copies, read or found unusable
+        self._finished: deque[Prefix] = deque()  # since the last look
+        self._resting: deque[tuple[float, Prefix]] = deque()  # with the time to write each
+        self.has_news = False  # copies arrived since the scheduler last looked
+        if self._shelf:
+            self._shelf.remove(cache.take_in(self._shelf.take()))
+
+    @property
+    def is_reading(self) -> bool:
+        return bool(self._reading)
+
+    def fetch(self, match: Match) -> bool:
+        """Starts reading the match's copies that are in files only, as far as host memory has room
+        for all of the match. Returns whether some are being read."""
+        if not match.unread:
+            return False
+        wanted: list[OffloadedCells] = []
+        num_bytes = 0
+        for copy, _, _ in match.offloaded:
+            num_bytes += copy.num_bytes
+            if num_bytes > self._cache.copies.max_bytes:
+                break
+            if copy.data is None:
+                wanted.append(copy)
+        new = [copy for copy in wanted if copy not in self._reading]
+        if new and self._shelf:
+            self._reading.update(new)
+            self._shelf.read(new, lambda copy, data: self._send(lambda: self._arrived(copy, data)))
+        return not self._reading.isdisjoint(wanted)
+
+    def _arrived(self, copy: OffloadedCells, data: NDArray[np.uint8] | None) -> None:
+        self._reading.discard(copy)
+        self.num_arrived += 1
+        if data is not None and self._backend.accepts(data, copy.start, copy.stop):
+            self._cache.copies.fill(copy, data)
+            self._cache.copies.fit()
+            return
+        self._cache.lose(copy)
+        if self._shelf:
+            self._shelf.remove([copy])
+
+    def finished(self, prefix: Prefix) -> None:
+        """A sequence left these tokens in the cache."""
+        if self._shelf and self._shelf.has_files:
+            self._finished.append(prefix)
+
+    def step(self, now_s: float) -> float | None:
+        """Hands the shelf at most one piece of a prefix that rests. Returns the seconds to the next
+        call, None if there is nothing to do until a sequence finishes."""
+        if not self._finished and not self._resting:
+            return None
+        while self._finished:
+            self._resting.append((now_s + REST_S, self._finished.popleft()))
+        due_s, prefix = self._resting[0]
+        if due_s > now_s:
+            return due_s - now_s
+        assert self._shelf
+        if self._shelf.is_behind:
+            return BEHIND_S
+        if span := self._cache.copy_next(prefix):
+            self._shelf.write(span)
+            self._cache.copies.fit()
+        else:
+            self._resting.popleft()
+            self._shelf.touch(self._cache.files_of(prefix))
+        return 0.0
+
+    def leave(self) -> None:
+        """Leaves all prefixes to the next engine. Nothing may run."""
+        if self._shelf and self._shelf.is_open:
+            self._shelf.put(self._cache.take_out())
