@@ -16,6 +16,7 @@ from localinfra.models.entries import (
     RerankModelEntry,
     TextModelEntry,
 )
+from localinfra.prefixes.shelves import Shelves
 from localinfra.watchdog import Pulse
 
 if TYPE_CHECKING:
@@ -69,46 +70,55 @@ class Kind(Generic[E_co, M_co]):
     """A row: the kind's entry struct, and the loader of its models."""
 
     entry: type[E_co]
-    loader: Callable[[str, E_co, ServerSettings], M_co]
+    loader: Callable[[str, E_co, ServerSettings, Shelves], M_co]
 
-    def load(self, name: str, entry: ModelEntry, settings: ServerSettings) -> M_co:
+    def load(
+        self, name: str, entry: ModelEntry, settings: ServerSettings, shelves: Shelves
+    ) -> M_co:
         """Blocks for seconds. Raises ModelUnavailable with the remedy."""
         assert isinstance(entry, self.entry)
         try:
-            return self.loader(name, entry, settings)
+            return self.loader(name, entry, settings, shelves)
         except SystemError as error:
             # Python 3.11 counts the depth of syntax trees in all threads together: two threads that
             # parse source at once, as some libraries do on import, can make each other fail.
             if "AST constructor" not in str(error):
                 raise
-            return self.loader(name, entry, settings)
+            return self.loader(name, entry, settings, shelves)
 
     def own(self, model: LoadedModel) -> M_co:
         """Casts a model that `load` returned to its type: the pool holds models of all kinds."""
         return cast("M_co", model)
 
 
-def load_text(name: str, entry: TextModelEntry, settings: ServerSettings) -> "TextModel":
+def load_text(
+    name: str, entry: TextModelEntry, settings: ServerSettings, shelves: Shelves
+) -> "TextModel":
     from localinfra.text.loading import load_text_model
 
-    return load_text_model(name, entry, settings.max_queue, share_prefixes=settings.share_prefixes)
+    share = settings.share_prefixes
+    return load_text_model(name, entry, settings.max_queue, share_prefixes=share, shelves=shelves)
 
 
 def load_embedder(
-    name: str, entry: EmbeddingModelEntry, settings: ServerSettings
+    name: str, entry: EmbeddingModelEntry, settings: ServerSettings, _: Shelves
 ) -> "EmbeddingModel":
     from localinfra.embed.loading import load_embedding_model
 
     return load_embedding_model(name, entry, settings.max_queue)
 
 
-def load_reranker(name: str, entry: RerankModelEntry, settings: ServerSettings) -> "RerankModel":
+def load_reranker(
+    name: str, entry: RerankModelEntry, settings: ServerSettings, _: Shelves
+) -> "RerankModel":
     from localinfra.embed.loading import load_rerank_model
 
     return load_rerank_model(name, entry, settings.max_queue)
 
 
-def load_images(name: str, entry: ImageModelEntry, settings: ServerSettings) -> "ImageModel":
+def load_images(
+    name: str, entry: ImageModelEntry, settings: ServerSettings, _: Shelves
+) -> "ImageModel":
     from localinfra.image.loading import load_image_model
 
     return load_image_model(name, entry, settings.max_queue)

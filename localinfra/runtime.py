@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from localinfra import garbage
 from localinfra.cache import sweep_if_free
+from localinfra.config import sizes
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
+from localinfra.executor import in_daemon_thread
 from localinfra.kinds import BY_ENTRY, EMBEDDING, IMAGE, RERANK, TEXT, Kind, LoadedModel
 from localinfra.machine import cache_folder
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry
 from localinfra.models.pool import LoadState, Pool
+from localinfra.prefixes.shelves import Shelves
 from localinfra.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ PULSE_CHECK_S = 1.0
 # the model is back, so it is reloaded without a request after this long.
 REVIVE_AFTER_S = 10.0
 MEASURED = ("encoders", "optimized")  # folders of the cache
+LAST_WRITES_S = 3.0  # for prefixes that are not in files yet, at the end
 MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory and a core
 
 
@@ -52,6 +56,8 @@ class Runtime:
         self.settings = settings
         self.catalog = catalog
         self.started_at = int(time.time())
+        disk_bytes = sizes.num_bytes(settings.disk_cache) if settings.disk_cache else 0
+        self.prefixes = Shelves(cache_folder("prefixes"), disk_bytes)
         self._models: Pool[LoadedModel] = Pool(
             self._load,
             self._release,
@@ -62,7 +68,7 @@ class Runtime:
         self._num_hangs: Counter[str] = Counter()
         self._preloads: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
-        self._closing: asyncio.Task[bool] | None = None
+        self._closing: asyncio.Task[None] | None = None
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _load(self, name: str) -> LoadedModel:
@@ -76,7 +82,7 @@ class Runtime:
         garbage.collect()
 
     def _load_kind(self, name: str, entry: ModelEntry) -> LoadedModel:
-        return BY_ENTRY[type(entry)].load(name, entry, self.settings)
+        return BY_ENTRY[type(entry)].load(name, entry, self.settings, self.prefixes)
 
     async def load(self, name: str) -> None:
         """Loads the model, if it is not loaded yet. Raises ModelUnavailable."""
@@ -195,8 +201,13 @@ class Runtime:
         for watch in self._watches:
             watch.cancel()
         if self._closing is None:
-            self._closing = asyncio.create_task(self._models.close())
+            self._closing = asyncio.create_task(self._close())
         await self._closing
+
+    async def _close(self) -> None:
+        self.prefixes.is_ending = True
+        await self._models.close()
+        await in_daemon_thread(self.prefixes.close, LAST_WRITES_S, name="last prefixes")
 
 
 def stacks() -> str:

@@ -19,7 +19,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"addresses", "errors", "metrics", "backend_detect", "logs"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"},
         {"config", "chat", "engine", "costs"},
-        {"models", "llama"},
+        {"models", "llama", "prefixes"},
         {"optimize"},
         {"text", "embed", "image"},
         {"kinds"},

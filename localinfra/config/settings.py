@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from localinfra.addresses import is_loopback
+from localinfra.config.sizes import Size
 from localinfra.config.tables import decode, suggestion
 from localinfra.errors import ConfigError
 
@@ -84,6 +85,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # let clients with different keys share the prefix cache; `cached_tokens` and the time to the
     # first token then reveal what others have asked
     share_prefixes: bool = False
+    # size of the files that keep conversations' prefixes across restarts, such as "4GiB", in the
+    # cache; they hold what was said, in a form that only this server reads; default: no files
+    disk_cache: Size | None = None
     # how long running answers may continue after SIGTERM or Ctrl-C; `docker stop` kills after 10 s,
     # which leaves 4 s to notify clients and free models
     shutdown_timeout_s: Seconds = 6.0

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import Backend
 from localinfra.engine.kvcache import KVCache
-from localinfra.engine.offloaded import OffloadedCells, Shelf
+from localinfra.engine.offloaded import KeptSpan, OffloadedCells, Shelf
 from localinfra.engine.radix import Match, Prefix
 
 # Seconds. A conversation that goes on at once is written once it rests; what came meanwhile is lost
 # with a process that is killed.
 REST_S = 3.0
 BEHIND_S = 0.05  # between two looks at a shelf that is behind
+MOST_RESTING = 1024  # conversations that wait; of more, the first ones are not written
+WORTH_WRITING = 128  # tokens; shorter conversations are read again as fast
 
 
 class Keeping:
@@ -40,6 +42,7 @@ class Keeping:
         self.num_arrived = 0  # copies, read or found unusable
         self._finished: deque[Prefix] = deque()  # since the last look
         self._resting: deque[tuple[float, Prefix]] = deque()  # with the time to write each
+        self._num_written = 0  # tokens, of the first of these
         self.has_news = False  # copies arrived since the scheduler last looked
         if self._shelf:
             self._shelf.remove(cache.take_in(self._shelf.take()))
@@ -80,31 +83,51 @@ class Keeping:
 
     def finished(self, prefix: Prefix) -> None:
         """A sequence left these tokens in the cache."""
-        if self._shelf and self._shelf.has_files:
+        if self._shelf and self._shelf.has_files and len(prefix.tokens) >= WORTH_WRITING:
             self._finished.append(prefix)
 
     def step(self, now_s: float) -> float | None:
         """Hands the shelf at most one piece of a prefix that rests. Returns the seconds to the next
         call, None if there is nothing to do until a sequence finishes."""
-        if not self._finished and not self._resting:
-            return None
         while self._finished:
             self._resting.append((now_s + REST_S, self._finished.popleft()))
-        due_s, prefix = self._resting[0]
-        if due_s > now_s:
-            return due_s - now_s
-        assert self._shelf
-        if self._shelf.is_behind:
-            return BEHIND_S
-        if span := self._cache.copy_next(prefix):
-            self._shelf.write(span)
-            self._cache.copies.fit()
-        else:
-            self._resting.popleft()
+        while len(self._resting) > MOST_RESTING:
+            self._next_resting()
+        while self._resting:
+            due_s, prefix = self._resting[0]
+            assert self._shelf
+            if due_s > now_s:
+                return due_s - now_s
+            if self._shelf.is_behind:
+                return BEHIND_S
+            if span := self._cache.copy_next(prefix, self._num_written):
+                self._num_written = span.cells.stop
+                self._write(span)
+                self._cache.copies.fit()
+                return 0.0
             self._shelf.touch(self._cache.files_of(prefix))
-        return 0.0
+            self._next_resting()
+        return None
+
+    def _next_resting(self) -> None:
+        self._resting.popleft()
+        self._num_written = 0
+
+    def _write(self, span: KeptSpan) -> None:
+        """Unless it is of an architecture whose states would not be accepted again."""
+        copy = span.cells
+        assert self._shelf and copy.data is not None
+        if self._backend.accepts(copy.data, copy.start, copy.stop):
+            self._shelf.write(span)
 
     def leave(self) -> None:
         """Leaves all prefixes to the next engine. Nothing may run."""
         if self._shelf and self._shelf.is_open:
-            self._shelf.put(self._cache.take_out())
+            spans = self._cache.take_out()
+            if self._shelf.has_files:
+                parents = {span.parent for span in spans}
+                for span in spans:
+                    is_worth = span.cells in parents or span.cells.stop >= WORTH_WRITING
+                    if is_worth and span.cells.data is not None and not span.cells.file:
+                        self._write(span)
+            self._shelf.put(spans)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.copies import Copies
-from localinfra.engine.offloaded import MAX_OFFLOADED, MIN_OFFLOADED, OffloadedCells, KeptSpan
+from localinfra.engine.offloaded import MAX_OFFLOADED, MIN_OFFLOADED, KeptSpan, OffloadedCells
 from localinfra.engine.radix import Match, Node, Prefix, RadixTree
 
 # Steps between two looks at idle cells: a conversation that continues at once finds its cells in
@@ -175,10 +175,13 @@ class KVCache:
             self._evict(leaf, len(leaf.tokens))
         self._steps_to_tidying = TIDY_INTERVAL
 
-    def copy_next(self, prefix: Prefix) -> KeptSpan | None:
-        """Copies the first part of a prefix that has no file yet, a piece of at most MAX_OFFLOADED
-        tokens. None if there is no such part, or no room in host memory."""
+    def copy_next(self, prefix: Prefix, start: int) -> KeptSpan | None:
+        """Copies the first part of a prefix after its first `start` tokens that has no file yet, a
+        piece of at most MAX_OFFLOADED tokens. None if there is no such part, or no room in host
+        memory."""
         for node in self._tree.path(prefix):
+            if node.end <= start:
+                continue
             if node.offloaded is None:
                 if not node.children and len(node.tokens) < MIN_OFFLOADED:
                     return None
@@ -212,9 +215,7 @@ class KVCache:
                 self._give_up(leaf, len(leaf.tokens))
             else:
                 self._evict(leaf, len(leaf.tokens))
-        return [
-            span._replace(age=self._tree.age(node)) for node, span in self._tree.spans()
-        ]
+        return [span._replace(age=self._tree.age(node)) for node, span in self._tree.spans()]
 
     def take_in(self, spans: list[KeptSpan]) -> list[OffloadedCells]:
         """Fills a new cache with copies, parents first. Returns those that are of no use."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from localinfra.engine.offloaded import OffloadedCells, KeptSpan
+from localinfra.engine.offloaded import KeptSpan, OffloadedCells
 
 # At this depth a token costs twice as much to compute as the first, since it attends to all before
 # it (measured: 26 % more at a mean depth of 950).

@@ -116,6 +116,8 @@ class Scheduler:
         return step
 
     def _cut_step(self) -> Step:
+        """An empty one if everybody waits for a prefix that is being read."""
+        step = Step()
         for running in self._shapes.in_turn(self.running):
             step = self._step_of(running)
             if step.chunks:

@@ -7,6 +7,9 @@ import logging
 import os
 from pathlib import Path
 
+import msgspec
+
+from localinfra import machine
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
@@ -19,6 +22,7 @@ from localinfra.models.memory import fewer_layers, layers_per_device
 from localinfra.models.sources import locate
 from localinfra.optimize import store
 from localinfra.optimize.job import OptimizeJob
+from localinfra.prefixes.shelves import Shelves
 from localinfra.text.model import TextModel
 from localinfra.text.templates import compile_templates
 
@@ -31,9 +35,15 @@ DEFAULT_MAX_OFFLOADED = 2 << 30  # bytes
 
 
 def load_text_model(
-    name: str, entry: TextModelEntry, max_waiting: int, *, share_prefixes: bool = False
+    name: str,
+    entry: TextModelEntry,
+    max_waiting: int,
+    *,
+    share_prefixes: bool = False,
+    shelves: Shelves | None = None,
 ) -> TextModel:
-    """`share_prefixes`: clients reuse each other's prefixes, not only their own.
+    """`share_prefixes`: clients reuse each other's prefixes, not only their own. `shelves` keep
+    them beyond the model's unloading.
 
     Raises ModelUnavailable with the remedy: file absent, damaged, or too large for memory."""
     try:
@@ -64,7 +74,8 @@ def load_text_model(
         max_gap_ratio=entry.max_gap_ratio,
         adapts_threads=entry.threads is None and entry.batch_threads is None,
     )
-    engine = Engine(context, engine_settings, name=name)
+    shelf = shelves.shelf(name, identity(entry, path, settings)) if shelves else None
+    engine = Engine(context, engine_settings, name=name, shelf=shelf)
     return TextModel(
         name,
         entry,
@@ -73,7 +84,16 @@ def load_text_model(
         templates,
         max_waiting,
         share_prefixes=share_prefixes,
+        salt_of=shelves.salt if shelves else str,
     )
+
+
+def identity(entry: TextModelEntry, path: Path, settings: ContextSettings) -> list[str]:
+    """Everything that the numbers in KV cells depend on besides their tokens."""
+    files = [store.identify(path), *(store.identify(adapter.path) for adapter in entry.lora)]
+    counts = msgspec.structs.replace(settings, threads=None, batch_threads=None, num_sequences=1)
+    facts = (files, [adapter.scale for adapter in entry.lora], counts)
+    return [machine.cpu(), machine.llama_build(), msgspec.json.encode(facts).decode()]
 
 
 def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:

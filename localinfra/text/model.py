@@ -35,10 +35,12 @@ class TextModel:
         max_waiting: int,
         *,
         share_prefixes: bool = False,
+        salt_of: Callable[[str], str] = str,
     ):
         """`max_waiting` requests may wait for their prompt to be made. `share_prefixes`: clients
-        reuse each other's prefixes, not only their own."""
-        self._shares_prefixes = share_prefixes
+        reuse each other's prefixes, not only their own; `salt_of` says what a client's are kept
+        under."""
+        self._salt_of = (lambda _: salt_of("")) if share_prefixes else salt_of
         self.name = name
         self.entry = entry
         self.vocabulary = vocabulary
@@ -120,7 +122,7 @@ class TextModel:
                 params=request.params,
                 grammar=request.grammar,
                 client=request.client,
-                cache_salt="" if self._shares_prefixes else request.client,
+                cache_salt=self._salt_of(request.client),
             )
             for prompt in request.prompts
         ]
