@@ -22,7 +22,7 @@ class Copies:
         self.max_bytes = max_bytes
         self.bytes_per_cell = 0.0  # of a copy; 0 until there was one
         self._transfer_slot = backend.num_sequences
-        self._bound = 0  # bytes, an upper bound of what copies take
+        self.most_bytes = 0  # an upper bound of what copies take, known without counting
 
     @property
     def num_bytes(self) -> int:
@@ -34,13 +34,13 @@ class Copies:
             data = self.save_span(node.holders, node.depth, node.end)
             node.offloaded = OffloadedCells(node.depth, node.tokens, node.is_canonical, data)
             self.bytes_per_cell = data.nbytes / len(node.tokens)
-            self._bound += data.nbytes
+            self.most_bytes += data.nbytes
 
     def fill(self, copy: OffloadedCells, data: NDArray[np.uint8]) -> None:
         """Takes in the data of a copy that was in a file only."""
         copy.data = data
         self.bytes_per_cell = data.nbytes / len(copy.tokens)
-        self._bound += data.nbytes
+        self.most_bytes += data.nbytes
 
     def save_span(self, holders: set[int], start: int, stop: int) -> NDArray[np.uint8]:
         """Saves the cells that these slots share at [start, stop). Raises MemoryError."""
@@ -62,7 +62,7 @@ class Copies:
 
     def recount(self) -> None:
         """Fits copies that came with the tree."""
-        self._bound = self.num_bytes
+        self.most_bytes = self.num_bytes
         self.fit()
 
     def fit(self) -> None:
@@ -71,13 +71,13 @@ class Copies:
 
         Frees some slack, so that not every eviction has to search through all copies.
         """
-        if self._bound <= self.max_bytes:
+        if self.most_bytes <= self.max_bytes:
             return
         target: float = self.max_bytes
         while (size := self.num_bytes) > target:
             target = self.max_bytes * FULL_SHARE
             self._tree.forget(min(self._victims(), key=self._tree.usefulness))
-        self._bound = size
+        self.most_bytes = size
 
     def _victims(self) -> list[Node]:
         copied = [node for node in self._tree.nodes() if node.offloaded]

@@ -13,13 +13,11 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from localinfra.engine import postprocess
 from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.generation import Generation, call, deliver_all
 from localinfra.engine.offloaded import Shelf
-from localinfra.engine.request import EngineSettings, GenerationRequest, TokenEvent
+from localinfra.engine.request import EngineSettings, EngineStats, GenerationRequest, TokenEvent
 from localinfra.engine.scheduler import Scheduler
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
@@ -38,16 +36,6 @@ REST_AFTER_S = 0.05  # of idling; resting compute threads take 0.1 ms to come ba
 MAX_FAULTS = 3  # failed steps in a row before the backend itself is given up
 CLOSE_LIMIT_S = 6.0  # for the current step to end
 FAIL_WAITING_AFTER_S = 2.0  # after this, requests fail without waiting for that step
-
-
-class EngineStats(msgspec.Struct, frozen=True):
-    """A snapshot for `/health` and the metrics, read without waiting for the engine's thread."""
-
-    num_running: int
-    num_waiting: int
-    num_steps: int
-    kv_used: int  # cells, including those of idle cached prefixes
-    kv_total: int
 
 
 def failure(error: BaseException) -> ApiError:
@@ -405,4 +393,5 @@ class Engine:
             num_steps=self._num_steps,
             kv_used=scheduler.cache.num_used,
             kv_total=self._backend.num_cells,
+            offloaded_bytes=scheduler.cache.copies.most_bytes,
         )

@@ -3,10 +3,11 @@ values: neither cells nor files are touched here.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # the server imports this file, but not numpy before a model that needs it
+    import numpy as np
+    from numpy.typing import NDArray
 
 MIN_OFFLOADED = 16  # tokens; fewer are recomputed as fast as looked up and copied
 MAX_OFFLOADED = 512  # tokens per copy: it holds up the steps for a few milliseconds
@@ -26,7 +27,7 @@ class OffloadedCells:
         start: int,
         tokens: Sequence[int],
         is_canonical: bool,
-        data: NDArray[np.uint8] | None,
+        data: "NDArray[np.uint8] | None",
         *,
         file: str | None = None,
         num_bytes: int = 0,
@@ -59,6 +60,10 @@ class KeptSpan(NamedTuple):
     age: int = 0  # since it was last used, to compare with others of the same list
 
 
+# Takes the data of a copy that was to be read; None if its file is gone or damaged.
+Done = Callable[[OffloadedCells, "NDArray[np.uint8] | None"], None]
+
+
 class Shelf(Protocol):
     """Keeps the copies of one model from one engine to the next, in memory or in files. Used by
     one engine at a time, on its thread; no call waits for a disk."""
@@ -84,13 +89,8 @@ class Shelf(Protocol):
     def write(self, span: KeptSpan) -> None:
         """Writes the span to a file, soon. Sets `cells.file`, and resets it if that fails."""
 
-    def read(
-        self,
-        copies: list[OffloadedCells],
-        done: Callable[[OffloadedCells, NDArray[np.uint8] | None], None],
-    ) -> None:
-        """Reads the files of these copies, in order. Calls `done` from other threads, with None
-        for a file that is gone or damaged."""
+    def read(self, copies: list[OffloadedCells], done: Done) -> None:
+        """Reads the files of these copies, in order, and calls `done` for each from any thread."""
 
     def touch(self, copies: list[OffloadedCells]) -> None:
         """Marks the files of these copies as used now; parents come first."""

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import msgspec
-import numpy as np
 
 from localinfra.engine.offloaded import MAX_OFFLOADED
 
@@ -102,7 +101,7 @@ def parse(secret: bytes, name: str, head: bytes, file_bytes: int) -> Entry:
     end = FIXED.size + 4 * count
     if not hmac.compare_digest(head[end : end + HASH_BYTES], keyed_hash(secret, head[:end])):
         raise BadEntry("its header is damaged, or was written elsewhere")
-    tokens = np.frombuffer(head[FIXED.size : end], "<i4").tolist()
+    tokens = list(struct.unpack(f"<{count}i", head[FIXED.size : end]))
     entry = Entry(model, salt, parent, start, tokens, bool(is_canonical), data_bytes, crc)
     if name != name_of(secret, entry):
         raise BadEntry("it has the name of another one")
@@ -112,4 +111,4 @@ def parse(secret: bytes, name: str, head: bytes, file_bytes: int) -> Entry:
 
 
 def _packed(tokens: Sequence[int]) -> bytes:
-    return np.array(tokens, "<i4").tobytes()
+    return struct.pack(f"<{len(tokens)}i", *tokens)

@@ -18,10 +18,9 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from localinfra.engine.offloaded import KeptSpan, OffloadedCells
 from localinfra.prefixes.entry import (
@@ -34,6 +33,10 @@ from localinfra.prefixes.entry import (
     name_of,
     parse,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SECRET_BYTES = 32
 NAME = re.compile(rf"[0-9a-f]{{{2 * HASH_BYTES}}}")
@@ -126,8 +129,10 @@ class Folder:
         parent = entries[name]
         return parent.salt == entry.salt and parent.start < entry.start <= parent.stop
 
-    def read(self, model: bytes, name: str) -> NDArray[np.uint8] | None:
+    def read(self, model: bytes, name: str) -> "NDArray[np.uint8] | None":
         """The data of a file; None if it is gone or damaged, and it is removed then."""
+        import numpy as np
+
         path = self._path(model, name)
         try:
             with self._opened(path) as file:
@@ -149,9 +154,11 @@ class Folder:
             return None
         return data
 
-    def write(self, entry: Entry, data: NDArray[np.uint8]) -> None:
+    def write(self, entry: Entry, data: "NDArray[np.uint8]") -> None:
         """Writes a file, and removes others if it exceeds the limit. Raises OSError."""
-        entry = msgspec.structs.replace(entry, data_bytes=data.nbytes, data_crc=zlib.crc32(data.data))
+        entry = msgspec.structs.replace(
+            entry, data_bytes=data.nbytes, data_crc=zlib.crc32(data.data)
+        )
         path = self._path(entry.model, name_of(self.secret, entry))
         if entry.file_bytes > self._max_bytes:
             raise OSError("an entry is larger than disk_cache")

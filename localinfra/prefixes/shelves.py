@@ -6,17 +6,19 @@ Files are read and written in threads of their own; engines only queue.
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from localinfra.engine.offloaded import KeptSpan, OffloadedCells, offloaded_bytes
+from localinfra.engine.offloaded import Done, KeptSpan, OffloadedCells, offloaded_bytes
 from localinfra.prefixes.entry import HASH_BYTES, NO_PARENT, Entry, keyed_hash, name_of
 from localinfra.prefixes.folder import Folder, FolderUnusable
 from localinfra.prefixes.workers import Workers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +162,7 @@ class ModelShelf:
         self._shelves.writer.run(partial(self._write, copy, name, entry, data))
 
     def _write(
-        self, copy: OffloadedCells, name: str, entry: Entry, data: NDArray[np.uint8]
+        self, copy: OffloadedCells, name: str, entry: Entry, data: "NDArray[np.uint8]"
     ) -> None:
         assert self._folder
         try:
@@ -175,26 +177,18 @@ class ModelShelf:
             with self._lock:
                 self._unwritten.pop(name, None)
 
-    def read(
-        self,
-        copies: list[OffloadedCells],
-        done: Callable[[OffloadedCells, NDArray[np.uint8] | None], None],
-    ) -> None:
+    def read(self, copies: list[OffloadedCells], done: Done) -> None:
         for copy in copies:
             self._shelves.readers.run(partial(self._read, copy, done))
 
-    def _read(
-        self,
-        copy: OffloadedCells,
-        done: Callable[[OffloadedCells, NDArray[np.uint8] | None], None],
-    ) -> None:
+    def _read(self, copy: OffloadedCells, done: Done) -> None:
         data = None
         try:
             data = self._data_of(copy)
         finally:
             done(copy, data)
 
-    def _data_of(self, copy: OffloadedCells) -> NDArray[np.uint8] | None:
+    def _data_of(self, copy: OffloadedCells) -> "NDArray[np.uint8] | None":
         name = copy.file
         if not self._folder or not name:
             return None

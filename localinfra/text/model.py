@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from localinfra.engine.deltas import Deltas
-from localinfra.engine.engine import Engine, EngineStats
+from localinfra.engine.engine import Engine
 from localinfra.engine.output import ChoiceOutput
-from localinfra.engine.request import GenerationRequest
+from localinfra.engine.request import EngineStats, GenerationRequest
 from localinfra.engine.stops import Stops
 from localinfra.errors import ContextLengthExceeded, InvalidRequest
 from localinfra.models.entries import ModelDetails, TextModelEntry
