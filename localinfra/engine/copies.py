@@ -29,16 +29,19 @@ class Copies:
         return offloaded_bytes(node.offloaded for node in self._tree.nodes())
 
     def offload(self, node: Node) -> None:
-        """Copies the node's cells, unless there is a copy. Raises MemoryError."""
-        if node.offloaded is None:
-            data = self.save_span(node.holders, node.depth, node.end)
-            node.offloaded = OffloadedCells(node.depth, node.tokens, node.is_canonical, data)
-            self.bytes_per_cell = data.nbytes / len(node.tokens)
-            self.most_bytes += data.nbytes
+        """Copies the node's cells to memory, unless they are there. Raises MemoryError."""
+        copy = node.offloaded
+        if copy and copy.data is not None:
+            return
+        data = self.save_span(node.holders, node.depth, node.end)
+        if copy is None or (copy.start, copy.stop) != (node.depth, node.end):
+            copy = OffloadedCells(node.depth, node.tokens, node.is_canonical, None)
+        node.offloaded = copy
+        self.fill(copy, data)
 
     def fill(self, copy: OffloadedCells, data: NDArray[np.uint8]) -> None:
-        """Takes in the data of a copy that was in a file only."""
-        copy.data = data
+        """Takes in the data of a copy that has none, or only a file."""
+        copy.data, copy.num_bytes = data, data.nbytes
         self.bytes_per_cell = data.nbytes / len(copy.tokens)
         self.most_bytes += data.nbytes
 

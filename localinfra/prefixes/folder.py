@@ -17,6 +17,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ PART = ".part"
 STALE_PART_S = 60.0  # a file takes well under a second to write
 FULL_SHARE = 15 / 16  # of the limit is kept after files exceed it
 FREE_BYTES = 256 << 20  # of the disk are left to others
+MOST_FILES = 20_000  # of a model are looked at, the newest; each takes 50 us
 PIECE_BYTES = 4 << 20  # written at a time
 
 
@@ -92,9 +94,11 @@ class Folder:
         to anyone."""
         entries: dict[str, Entry] = {}
         ages: dict[str, int] = {}
-        for path, status in self._files(model):
+        newest = sorted(self._files(model), key=lambda each: -each[1].st_mtime_ns)
+        for path, status in newest[:MOST_FILES]:
             try:
-                entry = self._entry(path)
+                with self._opened(path) as file:
+                    entry = self._entry(path, file)
                 if entry.model != model:
                     raise BadEntry("it is of another model")
             except (OSError, BadEntry):
@@ -136,15 +140,11 @@ class Folder:
         path = self._path(model, name)
         try:
             with self._opened(path) as file:
-                head = os.pread(file, MAX_HEADER_BYTES, 0)
-                entry = parse(self.secret, name, head, os.fstat(file).st_size)
+                entry = self._entry(path, file)
+                file.seek(entry.header_bytes)
                 data = np.empty(entry.data_bytes, np.uint8)
-                at = 0
-                while at < data.nbytes:
-                    size = os.preadv(file, [data.data[at:]], entry.header_bytes + at)
-                    if not size:
-                        raise BadEntry("it was cut meanwhile")
-                    at += size
+                if file.readinto(data.data) != data.nbytes:
+                    raise BadEntry("it was cut meanwhile")
             if entry.model != model or zlib.crc32(data.data) != entry.data_crc:
                 raise BadEntry("its data is damaged")
         except FileNotFoundError:
@@ -231,23 +231,21 @@ class Folder:
                     with contextlib.suppress(OSError):
                         yield Path(each.path), each.stat(follow_symlinks=False)
 
-    def _entry(self, path: Path) -> Entry:
+    def _entry(self, path: Path, file: BufferedReader) -> Entry:
         """Raises OSError and BadEntry."""
-        with self._opened(path) as file:
-            head = os.pread(file, MAX_HEADER_BYTES, 0)
-            return parse(self.secret, path.name, head, os.fstat(file).st_size)
+        size = os.fstat(file.fileno()).st_size
+        return parse(self.secret, path.name, file.read(MAX_HEADER_BYTES), size)
 
     @staticmethod
     @contextlib.contextmanager
-    def _opened(path: Path) -> Iterator[int]:
+    def _opened(path: Path) -> Iterator[BufferedReader]:
         """A regular file: neither a link, nor a pipe that would block."""
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise BadEntry("it is no file")
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise BadEntry("it is no file")
+        with os.fdopen(number, "rb") as file:
             yield file
-        finally:
-            os.close(file)
 
     def _remove_damaged(self, path: Path) -> None:
         self.num_damaged += 1
@@ -257,7 +255,7 @@ class Folder:
     def _read_secret(self) -> bytes | None:
         try:
             with self._opened(self._root / "secret") as file:
-                secret = os.read(file, SECRET_BYTES + 1)
+                secret = file.read(SECRET_BYTES + 1)
         except (FileNotFoundError, BadEntry):
             return None
         return secret if len(secret) == SECRET_BYTES else None

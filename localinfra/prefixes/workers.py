@@ -19,11 +19,11 @@ class Workers:
         self._name = name
         self._num_threads = num_threads
         self._niceness = niceness
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
 
-    def run(self, job: Callable[[], None]) -> None:
+    def run(self, job: Callable[[], object]) -> None:
         self._jobs.put(job)
         with self._starting:
             if not self._threads:
