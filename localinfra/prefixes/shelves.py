@@ -85,7 +85,8 @@ class Shelves:
         return {name: shelf.num_read_tokens for name, shelf in self._shelves.items()}
 
     def close(self, limit_s: float) -> None:
-        """Writes what is queued, for `limit_s` at most."""
+        """Writes what is queued, for `limit_s` at most, and ends the threads."""
+        self.readers.finish(0)
         if not self.writer.finish(limit_s):
             logger.warning("disk_cache: the last prompts could not be written within %g s", limit_s)
 

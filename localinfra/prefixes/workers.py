@@ -6,6 +6,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
@@ -34,10 +35,11 @@ class Workers:
 
     def finish(self, limit_s: float) -> bool:
         """Runs what waits, for `limit_s` at most. Returns whether all has ended."""
+        deadline_s = time.monotonic() + limit_s
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join(limit_s / len(self._threads))
+            thread.join(max(0.0, deadline_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
