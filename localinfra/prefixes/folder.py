@@ -8,6 +8,7 @@ Several servers may share a folder, since no file ever changes: one that is gone
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from io import BufferedReader
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,6 @@ STALE_PART_S = 60.0  # a file takes well under a second to write
 FULL_SHARE = 15 / 16  # of the limit is kept after files exceed it
 FREE_BYTES = 256 << 20  # of the disk are left to others
 MOST_FILES = 20_000  # of a model are looked at, the newest; each takes 50 us
-PIECE_BYTES = 4 << 20  # written at a time
 
 
 class FolderUnusable(Exception):
@@ -78,16 +78,13 @@ class Folder:
             if self._root.stat().st_mode & 0o077:
                 self._root.chmod(0o700)  # fails if it is somebody else's
             self.secret = self._read_secret() or self._make_secret()
+            self._remove_stale_parts()
+            self.fit()
         except OSError as error:
             raise FolderUnusable(
                 f"{self._root} can't hold disk_cache ({error.strerror or error}): make it yours "
                 "and writable, or set LOCALINFRA_CACHE to another folder"
             ) from None
-        for path in self._root.rglob(f"*{PART}"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.lstat().st_mtime > STALE_PART_S:
-                    path.unlink()
-        self.fit()
 
     def spans(self, model: bytes) -> list[KeptSpan]:
         """What there is of a model, without data, parents first. Removes files that are of no use
@@ -101,7 +98,9 @@ class Folder:
                     entry = self._entry(path, file)
                 if entry.model != model:
                     raise BadEntry("it is of another model")
-            except (OSError, BadEntry):
+            except OSError:
+                continue
+            except BadEntry:
                 self._remove_damaged(path)
                 continue
             entries[path.name] = entry
@@ -147,9 +146,9 @@ class Folder:
                     raise BadEntry("it was cut meanwhile")
             if entry.model != model or zlib.crc32(data.data) != entry.data_crc:
                 raise BadEntry("its data is damaged")
-        except FileNotFoundError:
+        except (OSError, MemoryError):  # perhaps it can be read another time
             return None
-        except (OSError, BadEntry, MemoryError):
+        except BadEntry:
             self._remove_damaged(path)
             return None
         return data
@@ -170,15 +169,9 @@ class Folder:
         part = path.with_suffix(f".{os.getpid()}{PART}")
         part.unlink(missing_ok=True)
         try:
-            with os.fdopen(
-                os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb", 0
-            ) as file:
+            with self._created(part) as file:
                 file.write(header(self.secret, entry))
-                view = data.data
-                for at in range(0, data.nbytes, PIECE_BYTES):
-                    piece = view[at : at + PIECE_BYTES]
-                    while piece:  # a nearly full disk takes less at a time
-                        piece = piece[file.write(piece) :]
+                file.write(data.data)
             part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -239,18 +232,34 @@ class Folder:
     @staticmethod
     @contextlib.contextmanager
     def _opened(path: Path) -> Iterator[BufferedReader]:
-        """A regular file: neither a link, nor a pipe that would block."""
-        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        """A regular file: neither a link, nor a pipe that would block. Raises OSError and
+        BadEntry."""
+        try:
+            number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise BadEntry("it is a link") from None
+            raise
         if not stat.S_ISREG(os.fstat(number).st_mode):
             os.close(number)
             raise BadEntry("it is no file")
         with os.fdopen(number, "rb") as file:
             yield file
 
+    @staticmethod
+    def _created(path: Path) -> BufferedWriter:
+        return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
+
     def _remove_damaged(self, path: Path) -> None:
         self.num_damaged += 1
         with contextlib.suppress(OSError):
             path.unlink()
+
+    def _remove_stale_parts(self) -> None:
+        for path in self._root.rglob(f"*{PART}"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.lstat().st_mtime > STALE_PART_S:
+                    path.unlink()
 
     def _read_secret(self) -> bytes | None:
         try:
@@ -264,7 +273,7 @@ class Folder:
         part = self._root / f"secret.{os.getpid()}{PART}"
         part.unlink(missing_ok=True)
         secret = secrets.token_bytes(SECRET_BYTES)
-        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        with self._created(part) as file:
             file.write(secret)
         part.replace(self._root / "secret")
         return secret
