@@ -43,7 +43,6 @@ class Keeping:
         self._finished: deque[Prefix] = deque()  # since the last look
         self._resting: deque[tuple[float, Prefix]] = deque()  # with the time to write each
         self._num_written = 0  # tokens, of the first of these
-        self.has_news = False  # copies arrived since the scheduler last looked
         if self._shelf:
             self._shelf.remove(cache.take_in(self._shelf.take()))
 

@@ -1,6 +1,7 @@
 """Conversations outlive their model's unloading, and with `disk_cache` the server's death."""
 
 import json
+import re
 import signal
 import time
 import urllib.request
@@ -134,6 +135,11 @@ def test_a_killed_server_s_successor_goes_on_and_other_keys_get_nothing(
         talk.go_on()
         assert talk.num_cached >= 0.95 * talk.num_prompt
         assert stranger.messages == talk.messages
+        headers = {"authorization": "Bearer ours"}
+        request = urllib.request.Request(process.url + "/metrics", headers=headers)
+        metrics = urllib.request.urlopen(request, timeout=60).read().decode()
+        [read] = re.findall(r"localinfra_disk_cache_read_tokens_total{.*} (\d+)", metrics)
+        assert int(read) >= 0.95 * talk.num_prompt
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
