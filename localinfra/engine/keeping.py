@@ -4,6 +4,7 @@ Decides when copies are made, one at a time between steps. `kvcache.py` makes th
 threads do what takes long.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 
@@ -15,10 +16,13 @@ from localinfra.engine.kvcache import KVCache
 from localinfra.engine.offloaded import KeptSpan, OffloadedCells, Shelf
 from localinfra.engine.radix import Match, Prefix
 
+logger = logging.getLogger(__name__)
+
 # Seconds. A conversation that goes on at once is written once it rests; what came meanwhile is lost
 # with a process that is killed.
 REST_S = 3.0
 BEHIND_S = 0.05  # between two looks at a shelf that is behind
+READ_LIMIT_S = 10.0  # without a piece that arrives; then the prompt is computed: the disk hangs
 MOST_RESTING = 1024  # conversations that wait; of more, the first ones are not written
 WORTH_WRITING = 128  # tokens; shorter conversations are read again as fast
 
@@ -39,7 +43,9 @@ class Keeping:
         self._shelf = shelf if cache.copies.max_bytes else None
         self._send = send
         self._reading: set[OffloadedCells] = set()
-        self.num_arrived = 0  # copies, read or found unusable
+        self._late: set[OffloadedCells] = set()  # for which nobody waits any more
+        self._give_up_at_s: float | None = None
+        self.num_arrived = 0  # copies, read or given up
         self._finished: deque[Prefix] = deque()  # since the last look
         self._resting: deque[tuple[float, Prefix]] = deque()  # with the time to write each
         self._num_written = 0  # tokens, of the first of these
@@ -61,7 +67,7 @@ class Keeping:
             num_bytes += copy.num_bytes
             if num_bytes > self._cache.copies.max_bytes:
                 break
-            if copy.data is None:
+            if copy.data is None and copy not in self._late:
                 wanted.append(copy)
         new = [copy for copy in wanted if copy not in self._reading]
         if new and self._shelf:
@@ -71,6 +77,8 @@ class Keeping:
 
     def _arrived(self, copy: OffloadedCells, data: NDArray[np.uint8] | None) -> None:
         self._reading.discard(copy)
+        self._late.discard(copy)
+        self._give_up_at_s = None
         self.num_arrived += 1
         if data is not None and self._backend.accepts(data, copy.start, copy.stop):
             self._cache.copies.fill(copy, data)
@@ -87,7 +95,26 @@ class Keeping:
 
     def step(self, now_s: float) -> float | None:
         """Hands the shelf at most one piece of a prefix that rests. Returns the seconds to the next
-        call, None if there is nothing to do until a sequence finishes."""
+        call, None if there is nothing to do until a sequence comes or finishes."""
+        waits_s = self._write_next(now_s), self._limit_reads(now_s)
+        return min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
+
+    def _limit_reads(self, now_s: float) -> float | None:
+        if not self._reading:
+            return None
+        if self._give_up_at_s is None:
+            self._give_up_at_s = now_s + READ_LIMIT_S
+        if now_s < self._give_up_at_s:
+            return self._give_up_at_s - now_s
+        logger.warning("disk_cache: no answer of the disk for %g s", READ_LIMIT_S)
+        self._late |= self._reading
+        self._reading.clear()
+        self._give_up_at_s = None
+        self.num_arrived += 1
+        self._send(lambda: None)  # wakes the engine
+        return None
+
+    def _write_next(self, now_s: float) -> float | None:
         while self._finished:
             self._resting.append((now_s + REST_S, self._finished.popleft()))
         while len(self._resting) > MOST_RESTING:

@@ -240,6 +240,29 @@ def test_a_client_that_leaves_while_its_prefix_is_read_leaves_nothing_behind(
     run(test)
 
 
+def test_a_disk_that_hangs_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "READ_LIMIT_S", 0.05)
+    server = Server(tmp_path, 64 * MIB)
+
+    async def test() -> None:
+        first = server.engine()
+        await server.ask(first, LONG)
+        await close(first)
+        server.shelves.close(60)
+        next_server = restarted(server, tmp_path)
+        shelf = SlowReads(next_server.shelf)
+        second = next_server.engine(shelf=shelf)
+        assert await next_server.ask(second, [*LONG, 7]) == 0
+        for read in shelf.asked:  # it is back
+            read()
+        assert await next_server.ask(second, [*LONG, 8]) == len(LONG)
+        await close(second)
+
+    run(test)
+
+
 def test_files_that_vanish_are_computed_anew(tmp_path: Path) -> None:
     server = Server(tmp_path, 64 * MIB)
 
