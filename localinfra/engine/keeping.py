@@ -96,6 +96,8 @@ class Keeping:
     def step(self, now_s: float) -> float | None:
         """Hands the shelf at most one piece of a prefix that rests. Returns the seconds to the next
         call, None if there is nothing to do until a sequence comes or finishes."""
+        if not (self._finished or self._resting or self._reading):
+            return None
         waits_s = self._write_next(now_s), self._limit_reads(now_s)
         return min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
 

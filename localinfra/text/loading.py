@@ -74,7 +74,8 @@ def load_text_model(
         max_gap_ratio=entry.max_gap_ratio,
         adapts_threads=entry.threads is None and entry.batch_threads is None,
     )
-    shelf = shelves.shelf(name, identity(entry, path, settings)) if shelves else None
+    known_by = identity(entry, path, settings, is_offloaded=model.is_offloaded)
+    shelf = shelves.shelf(name, known_by) if shelves else None
     engine = Engine(context, engine_settings, name=name, shelf=shelf)
     return TextModel(
         name,
@@ -88,11 +89,13 @@ def load_text_model(
     )
 
 
-def identity(entry: TextModelEntry, path: Path, settings: ContextSettings) -> list[str]:
+def identity(
+    entry: TextModelEntry, path: Path, settings: ContextSettings, *, is_offloaded: bool
+) -> list[str]:
     """Everything that the numbers in KV cells depend on besides their tokens."""
     files = [store.identify(path), *(store.identify(adapter.path) for adapter in entry.lora)]
     counts = msgspec.structs.replace(settings, threads=None, batch_threads=None, num_sequences=1)
-    facts = (files, [adapter.scale for adapter in entry.lora], counts)
+    facts = (files, [adapter.scale for adapter in entry.lora], counts, is_offloaded)
     return [machine.cpu(), machine.llama_build(), msgspec.json.encode(facts).decode()]
 
 

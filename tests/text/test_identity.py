@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {
 
 def identity_of(path: Path, lora: tuple[LoraAdapter, ...] = (), **changes: Any) -> list[str]:
     entry = TextModelEntry(source=PathSource(path), lora=lora)
-    return identity(entry, path, ContextSettings(**{**SETTINGS, **changes}))
+    return identity(entry, path, ContextSettings(**{**SETTINGS, **changes}), is_offloaded=False)
 
 
 @pytest.fixture
