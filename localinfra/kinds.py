@@ -21,6 +21,7 @@ from localinfra.models.entries import (
     TextModelEntry,
 )
 from localinfra.models.seats import LoadPlan
+from localinfra.prefixes.shelves import Shelves
 from localinfra.watchdog import Pulse
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Kind(Generic[E_co, M_co]):
 
     entry: type[E_co]
     planner: Callable[[str, E_co, Room], LoadPlan]
-    loader: Callable[[str, E_co, ServerSettings, LoadPlan | None], M_co]
+    loader: Callable[[str, E_co, ServerSettings, LoadPlan | None, Shelves], M_co]
 
     def plan(self, name: str, entry: ModelEntry, room: Room) -> LoadPlan:
         """How the model will be loaded; `room` is for all models together. Blocks for seconds, as
@@ -133,12 +134,13 @@ class Kind(Generic[E_co, M_co]):
         name: str,
         entry: ModelEntry,
         settings: ServerSettings,
-        plan: LoadPlan | None = None,
+        plan: LoadPlan | None,
+        shelves: Shelves,
     ) -> M_co:
         """Blocks for seconds. Raises ModelUnavailable with the remedy."""
         assert isinstance(entry, self.entry)
         loader, own = self.loader, entry
-        return again_if_disturbed(lambda: loader(name, own, settings, plan))
+        return again_if_disturbed(lambda: loader(name, own, settings, plan, shelves))
 
     def own(self, model: LoadedModel) -> M_co:
         """Casts a model that `load` returned to its type: the pool holds models of all kinds."""
@@ -152,14 +154,24 @@ def plan_text(name: str, entry: TextModelEntry, room: Room) -> LoadPlan:
 
 
 def load_text(
-    name: str, entry: TextModelEntry, settings: ServerSettings, plan: LoadPlan | None
+    name: str,
+    entry: TextModelEntry,
+    settings: ServerSettings,
+    plan: LoadPlan | None,
+    shelves: Shelves,
 ) -> "TextModel":
     from localinfra.text.loading import load_text_model
     from localinfra.text.placing import TextPlan
 
     found = plan if isinstance(plan, TextPlan) else None
-    shares = settings.share_prefixes
-    return load_text_model(name, entry, settings.max_queue, share_prefixes=shares, plan=found)
+    return load_text_model(
+        name,
+        entry,
+        settings.max_queue,
+        share_prefixes=settings.share_prefixes,
+        plan=found,
+        shelves=shelves,
+    )
 
 
 def plan_encoder(name: str, entry: EncoderEntry, room: Room) -> LoadPlan:
@@ -169,7 +181,7 @@ def plan_encoder(name: str, entry: EncoderEntry, room: Room) -> LoadPlan:
 
 
 def load_embedder(
-    name: str, entry: EmbeddingModelEntry, settings: ServerSettings, _: LoadPlan | None
+    name: str, entry: EmbeddingModelEntry, settings: ServerSettings, *_: object
 ) -> "EmbeddingModel":
     from localinfra.embed.loading import load_embedding_model
 
@@ -177,7 +189,7 @@ def load_embedder(
 
 
 def load_reranker(
-    name: str, entry: RerankModelEntry, settings: ServerSettings, _: LoadPlan | None
+    name: str, entry: RerankModelEntry, settings: ServerSettings, *_: object
 ) -> "RerankModel":
     from localinfra.embed.loading import load_rerank_model
 
@@ -191,7 +203,7 @@ def plan_images(name: str, entry: ImageModelEntry, room: Room) -> LoadPlan:
 
 
 def load_images(
-    name: str, entry: ImageModelEntry, settings: ServerSettings, _: LoadPlan | None
+    name: str, entry: ImageModelEntry, settings: ServerSettings, *_: object
 ) -> "ImageModel":
     from localinfra.image.loading import load_image_model
 

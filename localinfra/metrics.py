@@ -48,6 +48,10 @@ class Counter(Metric):
         if number:
             self._values[values] = self._values.get(values, 0) + number
 
+    def show(self, numbers: Mapping[Labels, float]) -> None:
+        """Takes counts over that are kept elsewhere, without those that are 0."""
+        self._values |= {values: number for values, number in numbers.items() if number}
+
 
 class Gauge(Metric):
     """The value at the time of a scrape."""
@@ -143,6 +147,21 @@ class Metrics:
             "model",
         )
         self.kv_cells = Gauge("localinfra_kv_cells", "Tokens that fit in the KV cache.", "model")
+        self.parked_bytes = Gauge(
+            "localinfra_parked_prefix_bytes",
+            "Main memory that prefixes outside the KV cache take, also of unloaded models.",
+            "model",
+        )
+        self.disk_cache_bytes = Gauge("localinfra_disk_cache_bytes", "Size of disk_cache's files.")
+        self.disk_cache_tokens = Counter(
+            "localinfra_disk_cache_read_tokens_total",
+            "Prompt tokens whose cells were read from files.",
+            "model",
+        )
+        self.disk_cache_damaged = Counter(
+            "localinfra_disk_cache_damaged_total",
+            "Files removed since they were damaged.",
+        )
         self.requests_pending = Gauge(
             "localinfra_requests_pending",
             "Requests for vectors, scores and images that are waiting or running.",

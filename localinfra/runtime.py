@@ -44,6 +44,7 @@ from localinfra.models.pool import LoadState, Pool
 from localinfra.models.seats import Lease, LoadPlan
 from localinfra.models.sharing import Sharing
 from localinfra.origin import Changes, Origin, merged
+from localinfra.prefixes.shelves import Shelves
 from localinfra.text import faster_weights
 from localinfra.text.faster_weights import FasterWeights
 from localinfra.text.quiet import Quiet
@@ -69,6 +70,7 @@ PULSE_CHECK_S = 1.0
 REVIVE_AFTER_S = 10.0
 REFRESH_AFTER_S = 2.0  # at most so often, clients may ask for unknown names
 MEASURED = ("encoders", "optimized")  # folders of the cache
+LAST_WRITES_S = 3.0  # for prefixes that are not in files yet, at the end
 MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory and a core
 
 
@@ -89,6 +91,8 @@ class Runtime:
         self.started_at = int(time.time())
         limit = settings.memory_budget
         self._budget = Budget(None if limit == "auto" else num_bytes(limit), free_memory)
+        disk_bytes = num_bytes(settings.disk_cache) if settings.disk_cache else 0
+        self.prefixes = Shelves(cache_folder("prefixes"), disk_bytes)
         self._models: Pool[LoadedModel] = Pool(
             self._load,
             self._release,
@@ -110,7 +114,7 @@ class Runtime:
         self._num_hangs: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
-        self._closing: asyncio.Task[bool] | None = None
+        self._closing: asyncio.Task[None] | None = None
         optimized = faster_weights.optimized(catalog.entries)
         may_change = settings.default_seed is None  # it promises the same texts until the end
         self._faster_weights = FasterWeights(
@@ -154,7 +158,7 @@ class Runtime:
     def _load_kind(self, name: str, entry: ModelEntry, plan: LoadPlan) -> LoadedModel:
         if name in self._keeps_original:
             entry = msgspec.structs.replace(entry, optimize="off")
-        return BY_ENTRY[type(entry)].load(name, entry, self.settings, plan)
+        return BY_ENTRY[type(entry)].load(name, entry, self.settings, plan, self.prefixes)
 
     async def refresh(self) -> None:
         """Looks for models without a table that have come or gone, unless that was just done."""
@@ -316,8 +320,13 @@ class Runtime:
         for watch in self._watches:
             watch.cancel()
         if self._closing is None:
-            self._closing = asyncio.create_task(self._models.close())
+            self._closing = asyncio.create_task(self._close())
         await self._closing
+
+    async def _close(self) -> None:
+        self.prefixes.is_ending = True
+        await self._models.close()
+        await in_daemon_thread(self.prefixes.close, LAST_WRITES_S, name="last prefixes")
 
 
 def stacks() -> str:

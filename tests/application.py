@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from localinfra.api.app import create_app
 from localinfra.costs import Ledger
-from localinfra.engine.engine import EngineStats
+from localinfra.engine.request import EngineStats
 from localinfra.runtime import Runtime
 
 

@@ -239,6 +239,9 @@ class EchoBackend:
 
     def rest(self) -> None: ...
 
+    def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
+        return True
+
     def close(self) -> None: ...
 
 

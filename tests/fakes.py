@@ -247,6 +247,12 @@ class FakeBackend:
             self.put(Cell(position, token, rounding, {slot}))
         return True
 
+    def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
+        if data.nbytes != 12 * (stop - start):
+            return False
+        positions = data.view(np.int32).reshape(-1, 3)[:, 0].tolist()
+        return sorted(positions) == list(range(start, stop))
+
     def clear(self) -> None:
         self.num_relaid += self.num_used > 0
         self.cells, self.head = [None] * len(self.cells), 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from localinfra.config import settings as config_file
+from localinfra.config import sizes
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ConfigError
 
@@ -197,3 +198,17 @@ def test_other_addresses_need_a_key_or_explicit_permission(host: str) -> None:
 def test_endless_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="more than 16 MiB"):
         config_file.load(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    ("size", "num_bytes"),
+    [("4GiB", 4 << 30), ("500 MB", 500 << 20), ("1.5GB", 3 << 29), ("64KiB", 1 << 16)],
+)
+def test_sizes_have_a_unit(size: str, num_bytes: int) -> None:
+    assert sizes.num_bytes(size) == num_bytes
+
+
+@pytest.mark.parametrize("size", ["4", "4 bytes", "-1GiB", "GiB", "1e9GiB", "4gib", ""])
+def test_a_size_without_one_is_refused_with_an_example(tmp_path: Path, size: str) -> None:
+    told = refusal(tmp_path, f'[server]\ndisk_cache = "{size}"\n')
+    assert "disk_cache" in told and 'such as "4GiB"' in told

@@ -15,6 +15,7 @@ from localinfra.models import entries
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.models.sources import PathSource
+from localinfra.prefixes.shelves import Shelves
 from localinfra.runtime import Runtime
 
 
@@ -53,12 +54,15 @@ def test_a_kind_without_a_native_api_says_where_it_answers() -> None:
 def test_threads_that_parse_source_at_once_cost_no_model(says: str, num_loads: int) -> None:
     loads: list[str] = []
 
-    def loader(name: str, entry: TextModelEntry, settings: ServerSettings, plan: object) -> Any:
+    def loader(
+        name: str, entry: TextModelEntry, settings: ServerSettings, plan: object, _: Shelves
+    ) -> Any:
         loads.append(name)
         if len(loads) == 1:
             raise SystemError(says)
 
     kind = Kind(TextModelEntry, kinds.plan_text, loader)
     with pytest.raises(SystemError) if num_loads == 1 else contextlib.nullcontext():
-        kind.load("m", TextModelEntry(source=PathSource(Path("m.gguf"))), ServerSettings())
+        entry = TextModelEntry(source=PathSource(Path("m.gguf")))
+        kind.load("m", entry, ServerSettings(), None, Shelves(Path()))
     assert loads == ["m"] * num_loads

@@ -13,7 +13,7 @@ from waiting import run
 from localinfra import runtime as runtime_module
 from localinfra.api.app import create_app
 from localinfra.config import settings as config_file
-from localinfra.engine.engine import EngineStats
+from localinfra.engine.request import EngineStats
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import NO_MEMORY
 from localinfra.models import catalog as catalog_file

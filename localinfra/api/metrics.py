@@ -74,6 +74,13 @@ def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
     metrics.sequences_waiting.show({(name,): stat.num_waiting for name, stat in stats.items()})
     metrics.kv_cells_used.show({(name,): stat.kv_used for name, stat in stats.items()})
     metrics.kv_cells.show({(name,): stat.kv_total for name, stat in stats.items()})
+    prefixes = runtime.prefixes
+    parked = prefixes.num_bytes | {name: stat.offloaded_bytes for name, stat in stats.items()}
+    metrics.parked_bytes.show({(name,): size for name, size in parked.items()})
+    metrics.disk_cache_bytes.show({(): prefixes.num_disk_bytes})
+    read = prefixes.num_read_tokens.items()
+    metrics.disk_cache_tokens.show({(name,): number for name, number in read})
+    metrics.disk_cache_damaged.show({(): prefixes.num_damaged})
     loaded = runtime.loaded()
     metrics.requests_pending.show(
         {(name,): model.worker.num_waiting for name, model in loaded.items() if name not in stats}

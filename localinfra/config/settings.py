@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from localinfra.addresses import is_loopback
-from localinfra.config.sizes import AutoOrSize
+from localinfra.config.sizes import AutoOrSize, Size
 from localinfra.config.tables import decode, suggestion
 from localinfra.errors import ConfigError
 
@@ -91,6 +91,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # a model that needs the memory of a busy one gets it after this long: the busy one then takes
     # no new requests, and is unloaded once those it has are done
     swap_wait_s: Seconds = 10.0
+    # size of the files that keep conversations' prefixes across restarts, such as "4GiB", in the
+    # cache; they hold what was said, in a form that only this server reads; default: no files
+    disk_cache: Size | None = None
     # how long running answers may continue after SIGTERM or Ctrl-C; `docker stop` kills after 10 s,
     # which leaves 4 s to notify clients and free models
     shutdown_timeout_s: Seconds = 6.0

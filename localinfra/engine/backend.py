@@ -105,6 +105,10 @@ class Backend(Protocol):
         """Restores a copy made by `save` to an empty slot, at most `num_sequences`. Returns False
         if there is no room."""
 
+    def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
+        """Whether data from elsewhere is safe to `restore`: formed as `save` forms the contents of
+        a slot with the positions [start, stop)."""
+
     def clear(self) -> None:
         """Empties every slot."""
 

@@ -13,12 +13,11 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from localinfra.engine import postprocess
 from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.generation import Generation, call, deliver_all
-from localinfra.engine.request import EngineSettings, GenerationRequest, TokenEvent
+from localinfra.engine.offloaded import Shelf
+from localinfra.engine.request import EngineSettings, EngineStats, GenerationRequest, TokenEvent
 from localinfra.engine.scheduler import Scheduler
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
@@ -39,16 +38,6 @@ CLOSE_LIMIT_S = 6.0  # for the current step to end
 FAIL_WAITING_AFTER_S = 2.0  # after this, requests fail without waiting for that step
 
 
-class EngineStats(msgspec.Struct, frozen=True):
-    """A snapshot for `/health` and the metrics, read without waiting for the engine's thread."""
-
-    num_running: int
-    num_waiting: int
-    num_steps: int
-    kv_used: int  # cells, including those of idle cached prefixes
-    kv_total: int
-
-
 def failure(error: BaseException) -> ApiError:
     """The error as its client sees it; details go to the log."""
     if isinstance(error, ApiError):
@@ -67,12 +56,15 @@ class Engine:
         settings: EngineSettings | None = None,
         *,
         name: str = "engine",
+        shelf: Shelf | None = None,
     ):
+        """`shelf` has the prefixes that earlier engines left, and gets those of this one."""
         self._settings = settings = settings or EngineSettings()
         self._name = name
         self._backend = backend
-        self._scheduler = Scheduler(backend, settings)
+        self._shelf = shelf
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._scheduler = Scheduler(backend, settings, shelf=shelf, send=self._send)
         self._owners: dict[Sequence, Generation] = {}
         self._max_waiting = settings.max_waiting
         self._num_submitted = 0  # choices, counted on the event loop
@@ -213,15 +205,26 @@ class Engine:
                 self._refuse_commands()
             with contextlib.suppress(BaseException):  # the scheduler may be in pieces
                 self._hand_over()
+            if self._fault is None and not self._is_abandoned:
+                self._leave_prefixes(reason)
             self._fail_all(self._owners, reason)
             self._stats = EngineStats(0, 0, self._num_steps, 0, self._backend.num_cells)
             self._backend.close()
+
+    def _leave_prefixes(self, reason: ApiError) -> None:
+        """Ends running requests, and leaves what they and others have computed to the shelf."""
+        try:
+            self._fail(list(self._owners), reason)
+            self._scheduler.keeping.leave()
+        except BaseException:  # closing goes on
+            logger.exception("%s: prefixes could not be kept", self._name)
 
     def _round(self) -> None:
         self._take_commands()
         if not self._scheduler.is_idle:
             self._pulse = self._pulse.next()
             self._step()
+            self._scheduler.keeping.step(time.monotonic())
             self._num_faults = 0
         if self._scheduler.is_idle:
             self._hand_over()  # no next step will do it
@@ -236,7 +239,9 @@ class Engine:
         waiting = [sequence for sequence in self._scheduler.waiting if not sequence.finished]
         lost = self._owners.keys() - waiting
         self._backend.clear()
-        self._scheduler = Scheduler(self._backend, self._settings, self._scheduler.turns)
+        self._scheduler = Scheduler(
+            self._backend, self._settings, self._scheduler.turns, self._shelf, self._send
+        )
         self._fail_all(lost, EngineFailed(f"A step of the engine failed: {error!r:.300}"))
         for sequence in waiting:
             if not sequence.finished:  # finished: other choices of its request had slots
@@ -266,9 +271,16 @@ class Engine:
                 self._backend.rest()
             except Exception:  # harmless here: only other programs lose CPU time
                 logger.exception("%s: the compute threads could not rest", self._name)
-            return self._commands.get()
+            return self._command_while_keeping()
         finally:
             self._pulse = self._pulse.next()
+
+    def _command_while_keeping(self) -> Callable[[], None]:
+        """Copies prefixes that rest until the next command."""
+        while (wait_s := self._scheduler.keeping.step(time.monotonic())) is not None:
+            with contextlib.suppress(queue.Empty):
+                return self._commands.get(timeout=wait_s)
+        return self._commands.get()
 
     def _add(self, generation: Generation) -> None:
         self._num_added += generation.num_choices
@@ -381,4 +393,5 @@ class Engine:
             num_steps=self._num_steps,
             kv_used=scheduler.cache.num_used,
             kv_total=self._backend.num_cells,
+            offloaded_bytes=scheduler.cache.copies.most_bytes,
         )

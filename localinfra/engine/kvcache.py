@@ -7,29 +7,14 @@ running slot beyond its recorded prefix count with that slot.
 import contextlib
 from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from localinfra.engine.backend import Backend, DecodeFailed
-from localinfra.engine.radix import (
-    MAX_OFFLOADED,
-    MIN_OFFLOADED,
-    Match,
-    Node,
-    OffloadedCells,
-    Prefix,
-    RadixTree,
-    offloaded_bytes,
-)
-
-# At this depth a token costs twice as much to compute as the first, since it attends to all before
-# it (measured: 26 % more at a mean depth of 950).
-DOUBLE_COST_DEPTH = 3600
+from localinfra.engine.copies import Copies
+from localinfra.engine.offloaded import MAX_OFFLOADED, MIN_OFFLOADED, KeptSpan, OffloadedCells
+from localinfra.engine.radix import Match, Node, Prefix, RadixTree
 
 # Steps between two looks at idle cells: a conversation that continues at once finds its cells in
 # place, unless many others have ended since.
 TIDY_INTERVAL = 8
-FULL_SHARE = 15 / 16  # of `max_offloaded` is kept after offloaded copies exceed it
 MANY_IDLE = 512  # cells; 1,700 slowed a step of one row by 5 to 9 %
 
 
@@ -44,14 +29,11 @@ class KVCache:
 
     def __init__(self, backend: Backend, max_offloaded: int = 0):
         self._backend = backend
-        self._max_offloaded = max_offloaded if backend.can_share_prefixes else 0
-        self._bytes_per_cell = 0.0  # of an offloaded copy; 0 until there was one
         self._transfer_slot = backend.num_sequences
-        self._start()
-
-    def _start(self) -> None:
-        backend = self._backend
         self._tree = RadixTree()
+        self.copies = Copies(
+            backend, self._tree, max_offloaded if backend.can_share_prefixes else 0
+        )
         self._free = list(reversed(range(backend.num_sequences)))
         self._free_cache_slots = list(range(backend.num_sequences + 1, backend.num_slots))
         self._running: dict[int, int] = {}  # slot → tokens it holds
@@ -59,7 +41,6 @@ class KVCache:
         self._recorded: dict[int, Prefix] = {}  # running or cache slot → its path in the tree
         self._num_private = 0  # cells of running slots beyond their recorded prefixes
         self._steps_to_tidying = TIDY_INTERVAL
-        self._offloaded_bound = 0  # bytes, an upper bound of what offloaded copies take
 
     @property
     def num_used(self) -> int:
@@ -181,7 +162,7 @@ class KVCache:
         which takes a hundredth of the step's time and keeps up with any load.
         """
         self._steps_to_tidying -= 1
-        if not self._max_offloaded or self._steps_to_tidying > 0:
+        if not self.copies.max_bytes or self._steps_to_tidying > 0:
             return
         num_offloaded = 0
         while self._backend.idle_cells_slow_steps and self.num_cached >= MANY_IDLE:
@@ -194,10 +175,54 @@ class KVCache:
             self._evict(leaf, len(leaf.tokens))
         self._steps_to_tidying = TIDY_INTERVAL
 
-    def clear(self) -> None:
-        """Forgets everything, running slots too, and empties the backend's cells."""
-        self._backend.clear()
-        self._start()
+    def copy_next(self, prefix: Prefix, start: int) -> KeptSpan | None:
+        """Copies the first part of a prefix after its first `start` tokens that has no file yet, a
+        piece of at most MAX_OFFLOADED tokens. None if there is no such part, or no room in host
+        memory."""
+        for node in self._tree.path(prefix):
+            if node.end <= start:
+                continue
+            if node.offloaded is None:
+                if not node.children and len(node.tokens) < MIN_OFFLOADED:
+                    return None
+                if len(node.tokens) > MAX_OFFLOADED:
+                    node = self._tree.split(node, MAX_OFFLOADED)
+                try:
+                    self.copies.offload(node)
+                except MemoryError:
+                    return None
+            copy = node.offloaded
+            if copy and not copy.file:
+                return self._tree.span(prefix.salt, node) if copy.data is not None else None
+        return None
+
+    def files_of(self, prefix: Prefix) -> list[OffloadedCells]:
+        """The copies along the prefix that have files."""
+        copies = (node.offloaded for node in self._tree.path(prefix))
+        return [copy for copy in dict.fromkeys(copies) if copy and copy.file]
+
+    def lose(self, copy: OffloadedCells) -> None:
+        """Forgets a copy that turned out to be unusable."""
+        self._tree.lose(copy)
+
+    def take_out(self) -> list[KeptSpan]:
+        """The most useful prefixes as copies, parents first, as many as host memory has room for.
+        Nothing may run; the cells are empty afterwards."""
+        assert not self._running
+        while (leaf := self._least_useful_leaf()) is not None:
+            num_bytes = self._tree.num_tokens * self.copies.bytes_per_cell
+            if num_bytes > self.copies.max_bytes:
+                self._give_up(leaf, len(leaf.tokens))
+            else:
+                self._evict(leaf, len(leaf.tokens))
+        return [span._replace(age=self._tree.age(node)) for node, span in self._tree.spans()]
+
+    def take_in(self, spans: list[KeptSpan]) -> list[OffloadedCells]:
+        """Fills a new cache with copies, parents first. Returns those that are of no use."""
+        self._tree.adopt(spans)
+        self.copies.recount()
+        used = {span.cells for _, span in self._tree.spans()}
+        return [span.cells for span in spans if span.cells not in used]
 
     def relay(self) -> None:
         """Rewrites the cells of all running slots in prefix order, node by node; idle prefixes are
@@ -214,11 +239,11 @@ class KVCache:
                     node.holders,
                     node.depth,
                     node.end,
-                    self._save_span(node.holders, node.depth, node.end),
+                    self.copies.save_span(node.holders, node.depth, node.end),
                 )
                 for node in self._tree.nodes(only_held=True)
             ] + [
-                ({slot}, start, stop, self._save_span({slot}, start, stop))
+                ({slot}, start, stop, self.copies.save_span({slot}, start, stop))
                 for slot, stop in self._running.items()
                 if (start := len(self._recorded[slot].tokens)) < stop
             ]
@@ -250,7 +275,7 @@ class KVCache:
         """Whether a sequence that runs alone would attend over `max_idle` or more idle cells in
         every step, and there is room to offload them."""
         num_idle = self._tree.num_tokens - match.num_held
-        has_room = self._tree.num_tokens * self._bytes_per_cell < self._max_offloaded
+        has_room = self._tree.num_tokens * self.copies.bytes_per_cell < self.copies.max_bytes
         return has_room and self._backend.idle_cells_slow_steps and num_idle >= max_idle
 
     def _offload_all(self) -> None:
@@ -271,22 +296,22 @@ class KVCache:
 
     def _least_useful_leaf(self) -> Node | None:
         leaves = self._tree.idle_leaves(set(self._running))
-        return min(leaves, key=self._usefulness, default=None)
-
-    def _usefulness(self, node: Node) -> float:
-        """Recompute cost saved per cell, divided by the node's age."""
-        cost = 1 + (node.depth + node.end) / 2 / DOUBLE_COST_DEPTH
-        return cost / self._tree.age(node)
+        return min(leaves, key=self._tree.usefulness, default=None)
 
     def _evict(self, leaf: Node, num_tokens: int) -> None:
         """Evicts the leaf's last `num_tokens` cells, or a whole piece if it is offloaded."""
-        holders = list(leaf.holders)
         is_worth_offloading = leaf.children or len(leaf.tokens) >= MIN_OFFLOADED
-        if self._max_offloaded and is_worth_offloading:
+        if self.copies.max_bytes and is_worth_offloading:
             num_tokens = min(len(leaf.tokens), MAX_OFFLOADED)
             self._tree.cut(leaf, num_tokens)
             with contextlib.suppress(MemoryError):  # then it is recomputed when needed
-                self._offload(leaf)
+                self.copies.offload(leaf)
+        self._give_up(leaf, num_tokens)
+        self.copies.fit()
+
+    def _give_up(self, leaf: Node, num_tokens: int) -> None:
+        """Frees the leaf's last `num_tokens` cells."""
+        holders = list(leaf.holders)
         start = max(leaf.depth, leaf.end - num_tokens)
         self._tree.give_up(leaf, num_tokens)
         for slot in holders:
@@ -295,46 +320,12 @@ class KVCache:
             self._recorded[slot] = Prefix(tokens[:start], salt)
             if not start:
                 self._forget(slot)
-        self._fit_offloaded()
-
-    def _offload(self, node: Node) -> None:
-        if node.offloaded is None:
-            data = self._save_span(node.holders, node.depth, node.end)
-            node.offloaded = OffloadedCells(node.depth, node.end, data)
-            self._bytes_per_cell = data.nbytes / len(node.tokens)
-            self._offloaded_bound += data.nbytes
-
-    def _save_span(self, holders: set[int], start: int, stop: int) -> NDArray[np.uint8]:
-        """Saves the cells that these slots share at [start, stop). Raises MemoryError."""
-        self._backend.copy(min(holders), self._transfer_slot, start, stop)
-        try:
-            return self._backend.save(self._transfer_slot)
-        finally:
-            self._backend.drop(self._transfer_slot, 0)
 
     def _restore_span(self, copy: OffloadedCells, slot: int, start: int, stop: int) -> bool:
-        """Restores positions [start, stop) to `slot`; False if there are too few cells."""
-        if not self.make_room(copy.stop - copy.start):
-            return False
-        if is_restored := self._backend.restore(self._transfer_slot, copy.data):
-            self._backend.copy(self._transfer_slot, slot, start, stop)
-        self._backend.drop(self._transfer_slot, 0)
-        return is_restored
-
-    def _fit_offloaded(self) -> None:
-        """Drops offloaded copies until the rest fits: first of runs also in cells, then leaves.
-
-        Frees some slack, so that not every eviction has to search through all copies.
-        """
-        if self._offloaded_bound <= self._max_offloaded:
-            return
-        target: float = self._max_offloaded
-        while (size := offloaded_bytes(node.offloaded for node in self._tree.nodes())) > target:
-            target = self._max_offloaded * FULL_SHARE
-            doubles = [node for node in self._tree.nodes() if node.holders and node.offloaded]
-            victims = doubles or self._tree.offloaded_leaves()
-            self._tree.forget(min(victims, key=self._usefulness))
-        self._offloaded_bound = size
+        """Restores positions [start, stop) to `slot`; False if there are too few cells, or the
+        copy is in a file only, perhaps since room was made."""
+        has_room = self.make_room(copy.stop - copy.start)
+        return has_room and self.copies.restore(copy, slot, start, stop)
 
     def _take_cache_slot(self) -> int:
         """Takes a free cache slot; if there is none, the least useful one loses its prefix."""

@@ -2,40 +2,20 @@
 
 Every node is a run of tokens; the path from the root to a node's end is a prefix, and `holders`
 are the slots that hold all of it. Slots of running sequences count as references: a node with one
-is never evicted. A node without holders is offloaded: its cells are gone, but a copy of them is in
-host memory. Every ancestor of a held or offloaded node is held or offloaded.
+is never evicted. A node without holders is offloaded: its cells are gone, but there is a copy of
+them. Every ancestor of a held or offloaded node is held or offloaded.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-MIN_OFFLOADED = 16  # tokens; fewer are recomputed as fast as looked up and copied
-MAX_OFFLOADED = 512  # tokens per copy: it holds up the steps for a few milliseconds
+from localinfra.engine.offloaded import KeptSpan, OffloadedCells
 
-
-class OffloadedCells:
-    """A host-memory copy of the cells of positions [start, stop) of a prefix, in the backend's
-    own format.
-
-    Restoring takes microseconds per token, recomputing milliseconds: evicted cells are worth
-    keeping while there is room.
-    """
-
-    __slots__ = ("data", "start", "stop")
-
-    def __init__(self, start: int, stop: int, data: NDArray[np.uint8]):
-        self.start = start
-        self.stop = stop
-        self.data = data
-
-
-def offloaded_bytes(copies: Iterable[OffloadedCells | None]) -> int:
-    """The total size; the parts of a split run share one copy."""
-    return sum({id(copy): copy.data.nbytes for copy in copies if copy is not None}.values())
+# At this depth a token costs twice as much to compute as the first, since it attends to all before
+# it (measured: 26 % more at a mean depth of 950).
+DOUBLE_COST_DEPTH = 3600
 
 
 class Prefix(NamedTuple):
@@ -91,6 +71,11 @@ class Match(msgspec.Struct):
     @property
     def num_known(self) -> int:
         return self.offloaded[-1][2] if self.offloaded else self.num_held
+
+    @property
+    def unread(self) -> list[OffloadedCells]:
+        """The copies that are in files only."""
+        return [copy for copy, _, _ in self.offloaded if copy.data is None]
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int], start: int = 0) -> int:
@@ -196,7 +181,7 @@ class RadixTree:
 
     def release(self, slot: int, prefix: Prefix) -> None:
         """Removes `slot` as a holder; runs neither held nor offloaded leave the tree."""
-        for node in reversed(list(self._path(prefix))):
+        for node in reversed(list(self.path(prefix))):
             if slot in node.holders:
                 node.holders.discard(slot)
                 if not node.holders:
@@ -204,7 +189,7 @@ class RadixTree:
 
     def is_redundant(self, slot: int, prefix: Prefix) -> bool:
         """Whether other slots hold everything that this one holds."""
-        return all(len(node.holders) > 1 for node in self._path(prefix) if slot in node.holders)
+        return all(len(node.holders) > 1 for node in self.path(prefix) if slot in node.holders)
 
     def idle_leaves(self, running: set[int]) -> list[Node]:
         """Nodes held by idle slots only, without held children."""
@@ -214,13 +199,9 @@ class RadixTree:
             if node.is_idle(running) and not any(c.holders for c in node.children.values())
         ]
 
-    def offloaded_leaves(self) -> list[Node]:
-        """Offloaded nodes without children."""
-        return [node for node in self.nodes() if not node.holders and not node.children]
-
     def num_held_by(self, paths: Iterable[Prefix]) -> int:
         """The number of tokens along these paths, each run counted once."""
-        return sum(len(node.tokens) for node in {node for p in paths for node in self._path(p)})
+        return sum(len(node.tokens) for node in {node for p in paths for node in self.path(p)})
 
     def num_idle(self, prefix: Prefix, length: int, running: set[int]) -> int:
         """The number of the first `length` tokens (all in cells) that no running slot holds."""
@@ -236,6 +217,11 @@ class RadixTree:
         """Lookups and insertions since the node was last on a path; at least 1."""
         return self._clock - node.last_used + 1
 
+    def usefulness(self, node: Node) -> float:
+        """Recompute cost saved per cell, divided by the node's age."""
+        cost = 1 + (node.depth + node.end) / 2 / DOUBLE_COST_DEPTH
+        return cost / self.age(node)
+
     def cut(self, node: Node, num_tokens: int) -> None:
         """Keeps only the last `num_tokens` in the node; a new parent gets those before."""
         if num_tokens < len(node.tokens):
@@ -248,14 +234,94 @@ class RadixTree:
         self._vacate(leaf)
 
     def forget(self, node: Node) -> None:
-        """Drops the node's offloaded copy, and the node if it has no holders."""
+        """Drops the node's offloaded copy from memory. If there is no file of it, the copy is lost,
+        and so is the node if it has no holders."""
+        if node.offloaded and node.offloaded.file and node.offloaded.data is not None:
+            node.offloaded.data = None
+            return
         node.offloaded = None
         if not node.holders:
             self._remove(node)
 
+    def lose(self, copy: OffloadedCells) -> None:
+        """Drops a copy that turned out to be unusable."""
+        for node in [node for node in self.nodes() if node.offloaded is copy]:
+            node.offloaded = None
+            if not node.holders and node.parent is not None:  # else it left with its parent
+                self._remove(node)
+
+    def spans(self) -> Iterator[tuple[Node, KeptSpan]]:
+        """Every copy once, after those it continues, with the topmost node that it covers."""
+        seen: set[OffloadedCells] = set()
+        for salt, root in self._roots.items():
+            for node in self._below(root):
+                copy = node.offloaded
+                if copy is None or copy in seen:
+                    continue
+                seen.add(copy)
+                if span := self.span(salt, node):
+                    yield node, span
+
+    def span(self, salt: str, node: Node) -> KeptSpan | None:
+        """The node's copy with its parent; None if there is no copy that it continues."""
+        copy, above = node.offloaded, node.parent
+        assert copy is not None
+        while above is not None and above.end > copy.start:
+            above = above.parent
+        if above is None or above.end < copy.start or (copy.start and not above.offloaded):
+            return None
+        return KeptSpan(salt, above.offloaded, copy)
+
+    def adopt(self, spans: list[KeptSpan]) -> None:
+        """Records copies from elsewhere, the least recently used first. Those are ignored whose
+        parents are missing. Of two copies of the same tokens the canonical one stays."""
+        by_copy = {span.cells: span for span in spans}
+        ends: dict[OffloadedCells, Node] = {}
+        for span in sorted(spans, key=lambda span: -span.age):
+            chain = [span]
+            while (parent := chain[-1].parent) in by_copy and parent not in ends:
+                chain.append(by_copy[parent])
+            for each in reversed(chain):
+                self._adopt(each, ends)
+
+    def _adopt(self, span: KeptSpan, ends: dict[OffloadedCells, Node]) -> None:
+        """`ends` has the last node of each copy adopted before."""
+        copy = span.cells
+        node = ends.get(span.parent) if span.parent else self._root(Prefix((), span.salt))
+        if node is None:
+            return
+        while node.parent is not None and node.depth >= copy.start:
+            node = node.parent
+        if node.end > copy.start:
+            node = self.split(node, copy.start - node.depth)
+        self._clock += 1
+        length = 0
+        while length < len(copy.tokens):
+            child = node.children.get(copy.tokens[length])
+            if child is None:
+                child = Node(copy.tokens[length:], node, node.end, self._clock)
+                node.children[copy.tokens[length]] = child
+            else:
+                shared = common_prefix(child.tokens, copy.tokens[length:])
+                if shared < len(child.tokens):
+                    child = self.split(child, shared)
+            if child.offloaded is None or (copy.is_canonical and not child.is_canonical):
+                child.offloaded, child.is_canonical = copy, copy.is_canonical
+            node = child
+            length += len(child.tokens)
+        ends[copy] = node
+        while node.parent is not None:  # a prefix was used when what continues it was
+            node.last_used = self._clock
+            node = node.parent
+
     def nodes(self, only_held: bool = False) -> Iterator[Node]:
         """All nodes, parents before children."""
-        stack = [node for root in self._roots.values() for node in root.children.values()]
+        for root in self._roots.values():
+            yield from self._below(root, only_held)
+
+    @staticmethod
+    def _below(root: Node, only_held: bool = False) -> Iterator[Node]:
+        stack = list(root.children.values())
         while stack:
             node = stack.pop()
             if node.holders or not only_held:  # an unheld node has no held descendants
@@ -265,7 +331,7 @@ class RadixTree:
     def _root(self, prefix: Prefix) -> Node:
         return self._roots.setdefault(prefix.salt, Node((), None, 0, 0))
 
-    def _path(self, prefix: Prefix) -> Iterator[Node]:
+    def path(self, prefix: Prefix) -> Iterator[Node]:
         """The nodes along the prefix, as far as they go."""
         tokens = prefix.tokens
         node, length = self._root(prefix), 0
@@ -306,6 +372,6 @@ class RadixTree:
         if parent is None or parent.parent is None or len(parent.children) > 1:
             return
         is_alike = (parent.holders, parent.is_canonical) == (node.holders, node.is_canonical)
-        if is_alike and not node.children and not parent.offloaded:
+        if is_alike and not node.children and not parent.offloaded and not node.offloaded:
             parent.tokens = [*parent.tokens, *node.tokens]
             parent.children = {}

@@ -89,3 +89,14 @@ class TokenEvent(msgspec.Struct, frozen=True):
     prompt_logprobs: list[TokenLogprob] | None = None  # on the first event after scoring
     is_end_token: bool = False  # ends the turn and has no text
     finish_reason: FinishReason | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """A snapshot for `/health` and the metrics, read without waiting for the engine's thread."""
+
+    num_running: int
+    num_waiting: int
+    num_steps: int
+    kv_used: int  # cells, including those of idle cached prefixes
+    kv_total: int
+    offloaded_bytes: int = 0  # host memory that copies of cells take, at most

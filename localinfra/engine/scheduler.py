@@ -3,15 +3,19 @@
 Decides who computes what next. `engine.py` computes it, and `kvcache.py` knows in which cells.
 """
 
+from collections.abc import Callable
+
 from localinfra.engine.backend import Backend
 from localinfra.engine.canonical import FEW_IDLE, CanonicalShapes
+from localinfra.engine.keeping import Keeping
 from localinfra.engine.kvcache import MANY_IDLE, KVCache
+from localinfra.engine.offloaded import Shelf
 from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.engine.policy.prefill import Prefill
 from localinfra.engine.policy.speculation import Speculator
 from localinfra.engine.policy.step_times import StepTimes
 from localinfra.engine.policy.threads import ThreadController, rungs
-from localinfra.engine.radix import common_prefix
+from localinfra.engine.radix import Prefix, common_prefix
 from localinfra.engine.request import EngineSettings
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
@@ -42,8 +46,16 @@ class Scheduler:
     client comes, a sequence of one with more than its share of slots is preempted.
     """
 
-    def __init__(self, backend: Backend, settings: EngineSettings, turns: Turns | None = None):
-        """`turns`: those of a scheduler whose waiting sequences this one takes over."""
+    def __init__(
+        self,
+        backend: Backend,
+        settings: EngineSettings,
+        turns: Turns | None = None,
+        shelf: Shelf | None = None,
+        send: Callable[[Callable[[], None]], None] = lambda command: command(),
+    ):
+        """`turns`: those of a scheduler whose waiting sequences this one takes over. `shelf` has
+        the prefixes of earlier engines; `send` runs a function on the engine's thread."""
         self._backend = backend
         self._is_drafting = settings.prompt_lookup and backend.can_share_prefixes
         self._times = StepTimes()
@@ -52,6 +64,7 @@ class Scheduler:
         self._prefill = Prefill(self._times, self._threads, settings.max_gap_ratio)
         self._speculator = Speculator()
         self.cache = KVCache(backend, settings.max_offloaded)
+        self.keeping = Keeping(self.cache, backend, shelf, send)
         self._shapes = CanonicalShapes(backend, self.cache)
         self.waiting: list[Sequence] = []
         self.turns = turns or Turns()
@@ -59,10 +72,15 @@ class Scheduler:
         self.running: list[Sequence] = []  # in order of admission
         self._num_steps = 0
         self._num_computed = 0  # tokens, by the last step
+        self._num_arrived = 0  # copies of prefixes, when turns were last looked at
 
     @property
     def is_idle(self) -> bool:
-        return not self.waiting and not self.running
+        """Whether there is nothing to do before a command comes: nobody runs, and who waits, waits
+        for its prefix to be read."""
+        has_news = self._has_changed or self.keeping.num_arrived != self._num_arrived
+        is_stalled = self.keeping.is_reading and not has_news
+        return not self.running and (not self.waiting or is_stalled)
 
     def add(self, sequence: Sequence) -> None:
         self.turns.arrived(sequence)
@@ -98,6 +116,8 @@ class Scheduler:
         return step
 
     def _cut_step(self) -> Step:
+        """An empty one if everybody waits for a prefix that is being read."""
+        step = Step()
         for running in self._shapes.in_turn(self.running):
             step = self._step_of(running)
             if step.chunks:
@@ -242,6 +262,7 @@ class Scheduler:
         if len(self.running) == self._backend.num_sequences and not self._has_changed:
             return  # as before, where nobody had to make way
         self._has_changed = False
+        self._num_arrived = self.keeping.num_arrived
         passed_over: set[Sequence] = set()
         while self._start_next(passed_over):
             pass
@@ -262,6 +283,9 @@ class Scheduler:
             if self._prefix_is_coming(sequence, match.num_known):
                 passed_over.add(sequence)
                 self._has_changed = True  # soon
+                continue
+            if self.keeping.fetch(match):
+                passed_over.add(sequence)
                 continue
             if not self._has_place(sequence, match.num_held):
                 return False
@@ -359,5 +383,7 @@ class Scheduler:
 
     def _give_up_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
-        self.cache.finish(sequence.slot, sequence.tokens[: sequence.num_cached])
+        tokens = sequence.tokens[: sequence.num_cached]
+        self.cache.finish(sequence.slot, tokens)
+        self.keeping.finished(Prefix(tokens, sequence.request.cache_salt))
         sequence.slot, sequence.num_cached = None, 0

@@ -16,6 +16,7 @@ from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.llama import log
 from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.model import LoadFailed, Model
+from localinfra.llama.state import is_sound
 from localinfra.machine import usable_cores
 
 # enum ggml_type of the KV cache types that llama.cpp has kernels for
@@ -326,6 +327,9 @@ class LlamaContext:
             for cells, positions in places:
                 cells.restore(slot, positions)
         return is_restored
+
+    def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
+        return is_sound(data, start, stop, num_maps=len(self._cells))
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)

@@ -7,17 +7,22 @@ import logging
 import os
 from pathlib import Path
 
+import msgspec
+
+from localinfra import machine
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import Room
 from localinfra.llama.build_info import free_memory
+from localinfra.llama.context import ContextSettings
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, read_header
 from localinfra.models.sampling import recommended_in
 from localinfra.models.sources import locate
 from localinfra.optimize import store
 from localinfra.optimize.job import OptimizeJob
+from localinfra.prefixes.shelves import Shelves
 from localinfra.text.model import TextModel
 from localinfra.text.placing import TextPlan, place, plan_text, short_context
 from localinfra.text.templates import compile_templates
@@ -34,9 +39,10 @@ def load_text_model(
     *,
     share_prefixes: bool = False,
     plan: TextPlan | None = None,
+    shelves: Shelves | None = None,
 ) -> TextModel:
     """`share_prefixes`: clients reuse each other's prefixes, not only their own. Without a `plan`,
-    the model may take all memory that is free.
+    the model may take all memory that is free. `shelves` keep prefixes beyond its unloading.
 
     Raises ModelUnavailable with the remedy: file absent, damaged, or too large for memory."""
     plan = plan or text_plan(name, entry, {})
@@ -62,7 +68,11 @@ def load_text_model(
         max_gap_ratio=entry.max_gap_ratio,
         adapts_threads=entry.threads is None and entry.batch_threads is None,
     )
-    engine = Engine(context, engine_settings, name=name)
+    # After a load that ran out of memory, the context may be shorter than planned.
+    settings = msgspec.structs.replace(plan.settings, context_length=context.context_length)
+    known_by = identity(entry, path, settings, is_offloaded=model.is_offloaded)
+    shelf = shelves.shelf(name, known_by) if shelves else None
+    engine = Engine(context, engine_settings, name=name, shelf=shelf)
     return TextModel(
         name,
         entry,
@@ -73,6 +83,7 @@ def load_text_model(
         share_prefixes=share_prefixes,
         recommended=recommended_in(header.metadata),
         footprint=context.footprint,
+        salt_of=shelves.salt if shelves else str,
     )
 
 
@@ -86,6 +97,16 @@ def text_plan(name: str, entry: TextModelEntry, room: Room) -> TextPlan:
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None
     return plan_text(name, entry, path, header, room)
+
+
+def identity(
+    entry: TextModelEntry, path: Path, settings: ContextSettings, *, is_offloaded: bool
+) -> list[str]:
+    """Everything that the numbers in KV cells depend on besides their tokens."""
+    files = [store.identify(path), *(store.identify(adapter.path) for adapter in entry.lora)]
+    counts = msgspec.structs.replace(settings, threads=None, batch_threads=None, num_sequences=1)
+    facts = (files, [adapter.scale for adapter in entry.lora], counts, is_offloaded)
+    return [machine.cpu(), machine.llama_build(), msgspec.json.encode(facts).decode()]
 
 
 def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:

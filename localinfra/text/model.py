@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from localinfra.engine.deltas import Deltas
-from localinfra.engine.engine import Engine, EngineStats
+from localinfra.engine.engine import Engine
 from localinfra.engine.output import ChoiceOutput
-from localinfra.engine.request import GenerationRequest
+from localinfra.engine.request import EngineStats, GenerationRequest
 from localinfra.engine.stops import Stops
 from localinfra.errors import ContextLengthExceeded, InvalidRequest
 from localinfra.footprint import NO_MEMORY, Footprint
@@ -39,11 +39,12 @@ class TextModel:
         share_prefixes: bool = False,
         recommended: SamplingSettings | None = None,
         footprint: Footprint = NO_MEMORY,
+        salt_of: Callable[[str], str] = str,
     ):
         """`max_waiting` requests may wait for their prompt to be made. `share_prefixes`: clients
-        reuse each other's prefixes, not only their own. `recommended`: by the file, for entries
-        that don't say."""
-        self._shares_prefixes = share_prefixes
+        reuse each other's prefixes, not only their own; `salt_of` says what a client's are kept
+        under. `recommended`: by the file, for entries that don't say."""
+        self._salt_of = (lambda _: salt_of("")) if share_prefixes else salt_of
         self._recommended = recommended
         self.name = name
         self.entry = entry
@@ -132,7 +133,7 @@ class TextModel:
                 params=request.params,
                 grammar=request.grammar,
                 client=request.client,
-                cache_salt="" if self._shares_prefixes else request.client,
+                cache_salt=self._salt_of(request.client),
             )
             for prompt in request.prompts
         ]

@@ -1,0 +1,99 @@
+"""Checks saved states of a slot that come from a file, before llama.cpp reads them.
+
+llama.cpp compares types, row sizes and the number of layers with its own, and fails cleanly. Here
+is checked what it takes on trust: that there is one cell for each position, and that every length
+is within the data. Pure: no pointers.
+"""
+
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC = 0xAF143CD8  # io_magic in llama-context.cpp
+MAX_LAYERS = 4096
+CELL_EXTRAS = (0, 12)  # bytes: sizeof(llama_kv_cell_ext), with M-RoPE
+
+
+class _Unsound(Exception):
+    pass
+
+
+def is_sound(data: NDArray[np.uint8], start: int, stop: int, num_maps: int) -> bool:
+    """Whether `data` is formed like what `LlamaContext.save` gives for positions [start, stop) of
+    a model with full attention: a state, and the positions of each of `num_maps` cell maps."""
+    places = np.arange(start, stop)
+    tail_bytes = 4 * (stop - start + 1)
+    size = data.nbytes
+    for _ in range(num_maps):
+        tail = data[max(0, size - tail_bytes) : size]
+        if tail.nbytes != tail_bytes or not _is_each_once(_int32(tail), places):
+            return False
+        size -= tail_bytes
+    return any(_is_state(data[:size], places, extra) for extra in CELL_EXTRAS)
+
+
+def _is_each_once(tail: NDArray[np.int32], places: NDArray[np.int64]) -> bool:
+    """Whether the tail has each place once, in any order, and then their number."""
+    return bool(tail[-1] == len(places) and np.array_equal(np.sort(tail[:-1]), places))
+
+
+def _is_state(data: NDArray[np.uint8], places: NDArray[np.int64], extra_bytes: int) -> bool:
+    """`llama_context::state_seq_write_data`: a header, then one or several caches."""
+    reader = _Reader(data)
+    try:
+        if reader.unpack("<Ii")[0] != MAGIC:
+            return False
+        while reader.num_left:
+            _check_cache(reader, places, extra_bytes)
+    except _Unsound:
+        return False
+    return reader.at > 8
+
+
+def _check_cache(reader: "_Reader", places: NDArray[np.int64], extra_bytes: int) -> None:
+    """`llama_kv_cache::state_write`, of a unified cache. Raises _Unsound."""
+    num_streams, num_cells = reader.unpack("<II")
+    _require(num_streams == 1 and num_cells == len(places))
+    # Of each cell: position, number of sequences (1), extra, the sequence.
+    cells = _int32(reader.take(num_cells * (12 + extra_bytes))).reshape(num_cells, -1)
+    _require(np.array_equal(np.sort(cells[:, 0]), places) and bool((cells[:, 1] == 1).all()))
+    is_transposed, num_layers = reader.unpack("<II")
+    _require(is_transposed <= 1 and 0 < num_layers <= MAX_LAYERS)
+    for _ in range(num_layers):
+        _, row_bytes = reader.unpack("<iQ")
+        reader.take(num_cells * row_bytes)
+    for _ in range(num_layers):
+        if not is_transposed:
+            _, row_bytes = reader.unpack("<iQ")
+        else:
+            _, element_bytes, width = reader.unpack("<iII")
+            row_bytes = element_bytes * width
+        reader.take(num_cells * row_bytes)
+
+
+class _Reader:
+    def __init__(self, data: NDArray[np.uint8]):
+        self._data = data
+        self.at = 0
+
+    @property
+    def num_left(self) -> int:
+        return self._data.nbytes - self.at
+
+    def take(self, num_bytes: int) -> NDArray[np.uint8]:
+        _require(num_bytes <= self.num_left)
+        self.at += num_bytes
+        return self._data[self.at - num_bytes : self.at]
+
+    def unpack(self, form: str) -> tuple[int, ...]:
+        return struct.unpack(form, self.take(struct.calcsize(form)).tobytes())
+
+
+def _int32(data: NDArray[np.uint8]) -> NDArray[np.int32]:
+    return np.frombuffer(data.tobytes(), np.int32)  # a copy, since it may not be aligned
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise _Unsound

@@ -1,0 +1,71 @@
+"""Saved states from files: only what is formed as it was saved reaches llama.cpp."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from models.tiny_gguf import tiny_llama
+from numpy.typing import NDArray
+
+from localinfra.engine.backend import Batch
+from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.model import Model, ModelSettings
+
+SETTINGS = ContextSettings(
+    context_length=64, num_cells=256, num_sequences=2, batch_size=64, threads=1, kv_type="f16"
+)
+START, STOP = 5, 17
+
+
+@pytest.fixture(params=[None, False], ids=["", "transposed"])
+def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaContext]:
+    model = Model(tiny_llama().write(tmp_path / "tiny.gguf"), ModelSettings())
+    context = LlamaContext(model, msgspec.structs.replace(SETTINGS, flash_attention=request.param))
+    batch = Batch()
+    batch.extend(0, 0, list(range(40, 60)), 0)
+    context.decode(batch)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def data(context: LlamaContext) -> NDArray[np.uint8]:
+    slot = context.num_sequences
+    context.copy(0, slot, START, STOP)
+    data = context.save(slot)
+    context.drop(slot, 0)
+    return data
+
+
+def test_what_was_saved_is_accepted_for_its_positions_alone(
+    context: LlamaContext, data: NDArray[np.uint8]
+) -> None:
+    assert context.accepts(data, START, STOP)
+    for start, stop in ((START + 1, STOP + 1), (START, STOP - 1), (START, STOP + 1), (0, 12)):
+        assert not context.accepts(data, start, stop)
+
+
+def test_whatever_was_cut_is_refused(context: LlamaContext, data: NDArray[np.uint8]) -> None:
+    assert not any(context.accepts(data[:size], START, STOP) for size in range(data.nbytes))
+    assert not any(context.accepts(data[size:], START, STOP) for size in range(1, 600))
+    assert not context.accepts(np.concatenate((data, data)), START, STOP)
+
+
+def test_no_changed_byte_does_harm(context: LlamaContext, data: NDArray[np.uint8]) -> None:
+    """It is refused here, or by llama.cpp, or is one of a number in a cell."""
+    num_refused = 0
+    slot = context.num_sequences
+    for at in range(data.nbytes):
+        for mask in (0x01, 0x80):
+            changed = data.copy()
+            changed[at] ^= mask
+            if not context.accepts(changed, START, STOP):
+                num_refused += 1
+            elif context.restore(slot, changed):
+                assert context.held(slot) == STOP
+                context.drop(slot, 0)
+    # Magic, two counts, position and number of sequences of each cell, the positions at the end.
+    assert num_refused >= 2 * 4 * (1 + 2 + 2 * (STOP - START) + (STOP - START) + 1)
+    assert context.held(0) == 20
