@@ -123,6 +123,13 @@ class Runtime:
         self._keeps_original = () if may_change else faster_weights.unchanged(optimized)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
+    def _entry(self, name: str) -> ModelEntry:
+        """As the model is loaded."""
+        entry = self.catalog.entries[name]
+        if name in self._keeps_original:
+            entry = msgspec.structs.replace(entry, optimize="off")
+        return entry
+
     def _is_pinned(self, name: str) -> bool:
         entry = self.catalog.entries.get(name)  # a reload may have removed it
         return entry is not None and entry.pinned
@@ -130,7 +137,7 @@ class Runtime:
     def _plan(self, name: str, held: Footprint) -> LoadPlan:
         """How the model will be loaded, and what it takes: as it was measured before, or else as
         expected. Imports the libraries of its kind."""
-        entry = self.catalog.entries[name]
+        entry = self._entry(name)
         try:
             plan = BY_ENTRY[type(entry)].plan(name, entry, self._budget.room(held))
         except ApiError:
@@ -140,7 +147,7 @@ class Runtime:
 
     def _load(self, name: str, plan: LoadPlan) -> LoadedModel:
         """Also measures what it takes."""
-        entry = self.catalog.entries[name]
+        entry = self._entry(name)
         with self._meter.load() as load:
             model = self._load_kind(name, entry, plan)
         found = model.footprint if model.footprint.bytes_on else load.grown(plan.expected)
@@ -156,13 +163,13 @@ class Runtime:
         garbage.trim()
 
     def _load_kind(self, name: str, entry: ModelEntry, plan: LoadPlan) -> LoadedModel:
-        if name in self._keeps_original:
-            entry = msgspec.structs.replace(entry, optimize="off")
         return BY_ENTRY[type(entry)].load(name, entry, self.settings, plan, self.prefixes)
 
-    async def refresh(self) -> None:
-        """Looks for models without a table that have come or gone, unless that was just done."""
-        if self._origin is None or time.monotonic() - self._refreshed_at < REFRESH_AFTER_S:
+    async def refresh(self, *, is_urgent: bool = False) -> None:
+        """Looks for models without a table that have come or gone, unless that was just done and
+        nothing is known to have changed (`is_urgent`)."""
+        is_new = time.monotonic() - self._refreshed_at < REFRESH_AFTER_S
+        if self._origin is None or (is_new and not is_urgent):
             return
         self._refreshed_at = time.monotonic()
         try:
@@ -175,7 +182,8 @@ class Runtime:
     async def reload(self) -> Changes:
         """Reads settings and models anew. Running requests keep the models that they have. Raises
         ConfigError and changes nothing if the file is wrong."""
-        assert self._origin, "not read from a file"
+        if self._origin is None:
+            raise ConfigError("this server's settings don't come from a file")
         settings, catalog = await in_daemon_thread(self._origin.read, name="reload")
         self.settings, needs_restart = merged(self.settings, settings)
         old, new = self.catalog.entries, catalog.entries

@@ -27,6 +27,7 @@ from localinfra.api.openai.embeddings import create_embeddings, create_engine_em
 from localinfra.api.openai.image_edits import create_edits
 from localinfra.api.openai.image_files import ImageFiles, get_image_file
 from localinfra.api.openai.images import create_images
+from localinfra.api.openai.managing import delete_model, pull_model, reload_models
 from localinfra.api.openai.models import get_model, list_models, load_model, unload_model
 from localinfra.api.openai.responses.handlers import (
     compact_conversation,
@@ -67,9 +68,12 @@ OPENAI_ROUTES = [
     ("/tokenize", create_tokens, "POST"),
     ("/detokenize", join_tokens, "POST"),
     ("/models", list_models, "GET"),
+    ("/models/pull", pull_model, "POST"),
+    ("/models/reload", reload_models, "POST"),
     ("/models/{id:path}/load", load_model, "POST"),
     ("/models/{id:path}/unload", unload_model, "POST"),
     ("/models/{id:path}", get_model, "GET"),
+    ("/models/{id:path}", delete_model, "DELETE"),
 ]
 
 # For Anthropic's clients, and for a hosted service that puts Anthropic's API under its own path.

@@ -14,6 +14,7 @@ from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, loca
 from localinfra.cli.progress import ProgressLine
 from localinfra.config import settings as config_file
 from localinfra.config.settings import ServerSettings
+from localinfra.errors import ApiError
 from localinfra.models import catalog as catalog_file
 from localinfra.models.catalog import Catalog
 
@@ -58,6 +59,19 @@ def answering(url: str, key: str | None) -> Client:
     client = Client(url, key)
     child.is_healthy(client)
     return client
+
+
+def running(url: str | None, key: str | None, config: Path | None) -> Client:
+    """A client of the server at `url`, else of the one of the settings. Raises ApiError if none
+    answers, and ConfigError."""
+    if url is not None:
+        return answering(url, key)
+    settings = config_file.load(config).server
+    found = find_running(settings, key)
+    if found is None:
+        at = local_url(settings.host, settings.port)
+        raise ApiError(f"No server answers at {at}: start one with `localinfra serve`.")
+    return found
 
 
 def find_running(server: ServerSettings, key: str | None) -> Client | None:

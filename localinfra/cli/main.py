@@ -20,6 +20,9 @@ COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "image": ("image", "Make an image from a prompt, or from a picture and a prompt."),
     "pull": ("pull", "Fetch a model from Hugging Face, Ollama's registry or a URL."),
     "list": ("list_models", "List the models and whether their files are here."),
+    "ps": ("ps", "Show the models that a running server has in memory."),
+    "stop": ("stop", "Unload a model, or end the running server."),
+    "reload": ("reload", "Let a running server read models.toml again."),
     "show": ("show", "Show what a model is, and what it takes."),
     "rm": ("remove_models", "Delete the files of pulled models."),
     "completion": ("completion", "Print the script that completes commands in a shell."),
@@ -27,6 +30,7 @@ COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "optimize": ("optimize", "Measure faster types of a model's weights on this CPU."),
     "doctor": ("doctor", "Check this installation and its models, and say what to fix."),
 }
+MODULES = dict.fromkeys(("ps", "stop", "reload"), "running")  # where it isn't the command's name
 
 
 class Commands(click.Group):
@@ -36,7 +40,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"localinfra.cli.{cmd_name}"), COMMANDS[cmd_name][0])
+        module = MODULES.get(cmd_name, cmd_name)
+        command = getattr(import_module(f"localinfra.cli.{module}"), COMMANDS[cmd_name][0])
         assert isinstance(command, click.Command)
         return command
 

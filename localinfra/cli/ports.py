@@ -3,13 +3,22 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 PROC = Path("/proc")
 LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
-def listener_on(port: int) -> str | None:
-    """The process's name and id, such as "python3 (process 123)"; None if they can't be found."""
+class Listener(NamedTuple):
+    name: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"{self.name} (process {self.pid})"
+
+
+def listener_on(port: int) -> Listener | None:
+    """The process; None if it can't be found."""
     sockets = {f"socket:[{inode}]" for inode in listening_inodes(port)}
     if not sockets:
         return None
@@ -17,7 +26,7 @@ def listener_on(port: int) -> str | None:
         with contextlib.suppress(OSError):  # it has ended, or is another user's
             for descriptor in (process / "fd").iterdir():
                 if str(descriptor.readlink()) in sockets:
-                    return f"{(process / 'comm').read_text().strip()} (process {process.name})"
+                    return Listener((process / "comm").read_text().strip(), int(process.name))
     return None
 
 

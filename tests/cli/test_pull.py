@@ -111,7 +111,8 @@ GB = 10**9
 def test_it_says_how_a_model_fits_this_machine(
     hub: Site, gpus: list[int], free: int | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("localinfra.llama.build_info.free_memory", lambda: gpus)
+    named = {f"gpu{at}": free_bytes for at, free_bytes in enumerate(gpus)}
+    monkeypatch.setattr("localinfra.llama.build_info.free_memory", lambda: named)
     monkeypatch.setattr("localinfra.machine.available_memory", lambda: free)
     [line] = [line for line in pull("org/m", "--dry-run").stdout.splitlines() if "memory:" in line]
     assert line.endswith(expected)

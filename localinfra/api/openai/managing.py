@@ -1,0 +1,148 @@
+"""POST /v1/models/pull and /v1/models/reload, DELETE /v1/models/{id}: the catalogue changed by
+request.
+
+Only those may call who may manage models (`http/managing.py`).
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra.api.call import Call
+from localinfra.api.http.errors import json_response
+from localinfra.api.http.managing import check_may_manage
+from localinfra.api.http.state import AppState
+from localinfra.errors import ConfigError, InvalidRequest
+from localinfra.executor import in_daemon_thread
+from localinfra.models.fetch import pull as pulling
+from localinfra.models.fetch import references
+from localinfra.models.fetch.plan import Plan
+from localinfra.models.fetch.progress import PullProgress
+from localinfra.models.fetch.removal import plan_removal, remove
+from localinfra.models.sources import RemoteSource
+from localinfra.runtime import Runtime
+
+
+class PullRequest(msgspec.Struct, frozen=True):
+    model: str  # what `localinfra pull` takes
+    stream: bool = False
+
+
+class PullEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a pull is. The last one has the status "done" and the names that answer now."""
+
+    status: str  # planning, fetching, waiting (for another process), verifying, done
+    file: str | None = None
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+    rate: float | None = None  # bytes per second
+    left_s: float | None = None
+    ids: tuple[str, ...] = ()
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    id: str
+    deleted: bool
+    size_bytes: int  # that are free now
+    object: str = "model"
+
+
+async def pull_model(request: Request) -> Response:
+    """Fetches a model. With `stream`, a `PullEvent` comes as it goes on. A client that leaves stops
+    it; what came is kept for the next pull."""
+    check_may_manage(request)
+    call = await Call.begin(request, PullRequest)
+    sources = references.parse(call.body.model, call.runtime.catalog)
+    pull = Pull(call.runtime, sources)
+    if call.body.stream:
+        return call.stream(pull.events(), pull)
+    async with contextlib.aclosing(pull):
+        events = [event async for event in pull.events()]
+    return call.pieces([events[-1]])
+
+
+class Pull:
+    """Fetches sources one after the other in a thread. Event loop only."""
+
+    def __init__(self, runtime: Runtime, sources: list[RemoteSource]):
+        self._runtime = runtime
+        self._sources = sources
+        self._stop = threading.Event()
+        self._shown: asyncio.Queue[PullProgress | None] = asyncio.Queue()
+
+    async def aclose(self) -> None:
+        self._stop.set()
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yields PullEvents as JSON. Raises what `pull.plan` and `pull.fetch` raise."""
+        ids = []
+        for source in self._sources:
+            yield encoded(PullEvent("planning"))
+            plan = await in_daemon_thread(pulling.plan, source, self._stop, name="plan a pull")
+            pulling.check_room(plan)
+            fetching = asyncio.create_task(self._fetch(plan))
+            while (progress := await self._shown.get()) is not None:
+                yield encoded(event_of(progress))
+            path = await fetching
+            await self._runtime.refresh(is_urgent=True)
+            if name := self._runtime.catalog.name_at(path):
+                ids.append(name)
+        yield encoded(PullEvent("done", ids=tuple(ids)))
+
+    async def _fetch(self, plan: Plan) -> Path:
+        loop = asyncio.get_running_loop()
+
+        def show(progress: PullProgress) -> None:
+            loop.call_soon_threadsafe(self._shown.put_nowait, progress)
+
+        try:
+            return await in_daemon_thread(pulling.fetch, plan, show, self._stop, name="pull")
+        finally:
+            self._shown.put_nowait(None)
+
+
+def event_of(progress: PullProgress) -> PullEvent:
+    return PullEvent(
+        progress.stage,
+        file=progress.file,
+        done_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+        rate=progress.rate,
+        left_s=progress.left_s,
+    )
+
+
+def encoded(event: PullEvent) -> bytes:
+    return msgspec.json.encode(event)
+
+
+async def delete_model(request: Request) -> Response:
+    """Deletes the files of a pulled model, once the requests that use it have ended."""
+    check_may_manage(request)
+    runtime = AppState.of(request.app).runtime
+    name, entry = runtime.catalog.resolve(request.path_params["id"])
+    planned = await in_daemon_thread(plan_removal, name, entry.source, name="plan a removal")
+    await runtime.unload(name)
+    try:
+        await in_daemon_thread(remove, planned, name="remove a model")
+    except OSError as error:
+        raise InvalidRequest(f"{error.filename}: {error.strerror or error}", "model") from None
+    await runtime.refresh(is_urgent=True)
+    return json_response(Deleted(name, True, planned.size_bytes))
+
+
+async def reload_models(request: Request) -> Response:
+    """Reads models.toml again. Answers with what has changed; a wrong file is a 400 and changes
+    nothing."""
+    check_may_manage(request)
+    try:
+        changes = await AppState.of(request.app).runtime.reload()
+    except ConfigError as error:
+        raise InvalidRequest(f"The settings stay as they were: {error}") from None
+    return json_response(changes)

@@ -1,0 +1,33 @@
+"""Commands about a running server: ps, stop and reload."""
+
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from localinfra.cli.main import main
+
+
+def called(stub: Any, *arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--url", stub.url])
+
+
+def test_ps_shows_what_is_in_memory(stub: Any) -> None:
+    stub.models = (
+        b'{"data":[{"id":"a","kind":"text","state":"loaded","memory":{"cpu":2000000000},'
+        b'"context_length":4096},{"id":"b","kind":"text","state":"present"}]}'
+    )
+    lines = called(stub, "ps").stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["MODEL", "KIND", "STATE", "MEMORY", "CONTEXT"],
+        ["a", "text", "loaded", "2.0", "GB", "cpu", "4096"],
+    ]
+    stub.models = b'{"data":[]}'
+    assert "no model in memory" in called(stub, "ps").stdout
+
+
+def test_without_a_server_the_command_says_how_to_start_one(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text("server.port = 1")
+    done = CliRunner().invoke(main, ["ps", "--config", str(file)])
+    assert done.exit_code == 1 and "localinfra serve" in done.output
