@@ -1,6 +1,5 @@
 """Which answers a grammar of calls accepts, in one form of each shape."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -16,7 +15,6 @@ from localinfra.chat.formats.form import NAME, CallForm, ReasoningMarks, Voice
 from localinfra.chat.formats.harmony import HARMONY
 from localinfra.chat.formats.pieces import CallArguments
 from localinfra.chat.messages import Json
-from localinfra.engine.grammar.prober import Prober
 from localinfra.errors import UnsupportedParameter
 
 TAGS, PYTHON = FORMS["lines"], FORMS["python"]
@@ -376,34 +374,3 @@ def test_what_is_valid_is_accepted_and_what_misses_something_is_not(
     for missing in schema["required"]:
         less = {key: each for key, each in value.items() if key != missing}
         assert not grammar.takes(written(form, ("f0", less)))
-
-
-CHAIN = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(60)}
-LARGE: list[dict[str, Any]] = [
-    {"properties": {f"p{n}": {"type": "string"} for n in range(2000)}},
-    {"properties": {"v": {"enum": [f"choice {n}" for n in range(20_000)]}}},
-    {"properties": {"v": {"anyOf": [{"const": n} for n in range(2000)]}}},
-    {"properties": {"v": {"type": "string", "maxLength": 10**9}}},
-    {"properties": {"v": {"type": "array", "items": {}, "minItems": 10**6}}},
-    {"properties": {f"p{n}": {"$ref": "#/$defs/d0"} for n in range(500)}, "$defs": CHAIN},
-    {"properties": {"v": {"$ref": "#"}}, "required": ["v"]},
-    {"properties": {"v": {"type": "string", "pattern": "(a*)*b" * 50}}},
-]
-
-
-@pytest.fixture(scope="module")
-def prober() -> Iterator[Prober]:
-    prober = Prober()
-    yield prober
-    prober.close()
-
-
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("schema", LARGE, ids=range(len(LARGE)))
-def test_large_schemas_compile_in_their_time(
-    prober: Prober, form: CallForm, schema: dict[str, Any]
-) -> None:
-    tool = Tool("f", {}, {"type": "object", **schema}, "t")
-    source = grammar_of(Answer(use=ToolUse([tool])), Voice(form, True), {}, False)
-    assert source
-    prober.check(source.text, "t")
