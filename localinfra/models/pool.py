@@ -131,6 +131,18 @@ class Pool(Generic[T]):
             await asyncio.shield(self._start_unload(name))
             logger.info("unloaded %s", name)
 
+    async def unload_at_rest(self, name: str) -> None:
+        """Frees the model between two requests, also one that is still loading."""
+        load = self._loads.get(name)
+        if load is None:
+            return
+        await asyncio.wait((load,))
+        while self._loads.get(name) is load and not self._is_closed:
+            if is_loaded(load) and self._rests(name):
+                await self.unload(name)
+                return
+            await asyncio.sleep(REPLACE_CHECK_S)
+
     async def renew(self, name: str) -> bool:
         """Loads a loaded model again beside itself, and replaces it between two requests. Returns
         whether it did: not if the model was unloaded meanwhile, or was not loaded at all.
