@@ -177,7 +177,7 @@ class Runtime:
         except (ConfigError, OSError) as error:
             logger.warning("the models are not read again: %s", error)
         else:
-            await self._serve(catalog)
+            self._serve(catalog)
 
     async def reload(self) -> Changes:
         """Reads settings and models anew. Running requests keep the models that they have. Raises
@@ -187,7 +187,7 @@ class Runtime:
         settings, catalog = await in_daemon_thread(self._origin.read, name="reload")
         self.settings, needs_restart = merged(self.settings, settings)
         old, new = self.catalog.entries, catalog.entries
-        await self._serve(catalog)
+        self._serve(catalog)
         return Changes(
             added=[name for name in new if name not in old],
             changed=[name for name in new if name in old and old[name] != new[name]],
@@ -195,17 +195,22 @@ class Runtime:
             needs_restart=needs_restart,
         )
 
-    async def _serve(self, catalog: Catalog) -> None:
-        """Takes the new catalogue. Models whose entries have changed are unloaded once they are
-        idle; new requests load them anew."""
+    def _serve(self, catalog: Catalog) -> None:
+        """Takes the new catalogue. Models whose entries have changed are unloaded once they rest;
+        later requests load them anew."""
         before, self.catalog = self.catalog, catalog
         for name, entry in before.entries.items():
             if catalog.entries.get(name) != entry:
-                self._start(self._models.unload(name))
+                self._start(self._change(name))
         for name, entry in catalog.entries.items():
-            if entry.preload and before.entries.get(name) != entry:
+            if entry.preload and name not in before.entries:
                 self._start(self._preload(name))
-        await asyncio.sleep(0)  # until all of it has begun
+
+    async def _change(self, name: str) -> None:
+        await self._models.unload_at_rest(name)
+        entry = self.catalog.entries.get(name)
+        if entry is not None and entry.preload:
+            await self._preload(name)
 
     async def load(self, name: str) -> None:
         """Loads the model, if it is not loaded yet. Raises ModelUnavailable."""
@@ -246,10 +251,10 @@ class Runtime:
         return self._budget.room(self._models.seats.held)
 
     def loaded_of(self, kind: Kind[E, M]) -> dict[str, M]:
-        """The loaded models of one kind."""
+        """The loaded models of one kind, without those that a reload has removed."""
         entries = self.catalog.entries
         loaded = self._models.loaded().items()
-        return {n: kind.own(model) for n, model in loaded if isinstance(entries[n], kind.entry)}
+        return {n: kind.own(model) for n, model in loaded if isinstance(entries.get(n), kind.entry)}
 
     def loaded_text_models(self) -> "dict[str, TextModel]":
         return self.loaded_of(TEXT)

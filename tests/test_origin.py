@@ -1,5 +1,6 @@
 """Settings and models that are read again while a server runs."""
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -37,8 +38,10 @@ class Model:
     def __init__(self, entry: ModelEntry):
         self.entry = entry
         self.worker = SimpleNamespace(fault=None)
+        self.is_closed = False
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.is_closed = True
 
 
 class Playing(Runtime):
@@ -62,7 +65,11 @@ def playing(folder: Path, *models: str, check: Any = lambda *_: None) -> Playing
     return Playing(settings, catalog, origin)
 
 
-def test_a_reload_changes_models_and_live_settings_and_names_the_rest(folder: Path) -> None:
+def test_a_reload_changes_models_and_live_settings_and_names_the_rest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localinfra.models.pool.REPLACE_AFTER_S", 0.05)
+    monkeypatch.setattr("localinfra.models.pool.REPLACE_CHECK_S", 0.001)
     text = FILE.replace("seed = 1", "seed = 2\nport = 9").replace("[model.b]", "[model.c]")
     text = text.replace('"a.gguf"', '"a.gguf"\ncontext_length = 64')
 
@@ -78,6 +85,12 @@ def test_a_reload_changes_models_and_live_settings_and_names_the_rest(folder: Pa
             "added: c; changed: a; removed: b. Only a restart changes port of [server]."
         )
         assert (runtime.settings.default_seed, runtime.settings.port) == (2, 8000)
+        old.is_busy = True
+        await asyncio.sleep(0.01)
+        assert "a" in runtime.loaded() and not old.is_closed, "its requests go on"
+        assert runtime.loaded_text_models().keys() <= {"a"}, "b is removed, though in memory"
+        old.is_busy = False
+        await until(lambda: old.is_closed)
         await runtime.load("a")
         new = cast("Model", runtime.loaded()["a"])
         assert new is not old and new.entry.details.context_length == 64

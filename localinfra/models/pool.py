@@ -137,6 +137,18 @@ class Pool(Generic[T]):
             self._decide()
             await seat.is_gone.wait()
 
+    async def unload_at_rest(self, name: str) -> None:
+        """Frees the model between two requests, also one that is still loading."""
+        load = self._loads.get(name)
+        if load is None:
+            return
+        await asyncio.wait((load,))
+        while self._loads.get(name) is load and not self._is_closed:
+            if is_loaded(load) and self._rests(name):
+                await self.unload(name)
+                return
+            await asyncio.sleep(REPLACE_CHECK_S)
+
     async def renew(self, name: str) -> bool:
         """Loads a loaded model again beside itself, if there is memory for both. New requests then
         get the new one; the old one leaves after the requests it has. Returns whether it did: not
