@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -41,7 +42,7 @@ from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry
 from localinfra.models.measured import LoadMeter
 from localinfra.models.pool import LoadState, Pool
-from localinfra.models.seats import Lease, LoadPlan
+from localinfra.models.seats import Lease, LoadPlan, Seat
 from localinfra.models.sharing import Sharing
 from localinfra.origin import Changes, Origin, merged
 from localinfra.prefixes.shelves import Shelves
@@ -110,7 +111,7 @@ class Runtime:
             ),
         )
         self._meter = LoadMeter(held_memory)
-        self._watchdogs: dict[str, Watchdog] = {}
+        self._watchdogs: WeakKeyDictionary[Seat[LoadedModel], Watchdog] = WeakKeyDictionary()
         self._num_hangs: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
@@ -196,8 +197,8 @@ class Runtime:
         )
 
     def _serve(self, catalog: Catalog) -> None:
-        """Takes the new catalogue. Models whose entries have changed are unloaded once they rest;
-        later requests load them anew."""
+        """Takes the new catalogue. Models whose entries have changed are unloaded once the requests
+        that use them have ended; later ones load them anew."""
         before, self.catalog = self.catalog, catalog
         for name, entry in before.entries.items():
             if catalog.entries.get(name) != entry:
@@ -207,7 +208,7 @@ class Runtime:
                 self._start(self._preload(name))
 
     async def _change(self, name: str) -> None:
-        await self._models.unload_at_rest(name)
+        await self._models.unload(name)
         entry = self.catalog.entries.get(name)
         if entry is not None and entry.preload:
             await self._preload(name)
@@ -311,16 +312,16 @@ class Runtime:
     def _give_up_hanging(self) -> None:
         """Abandons models that hang and loads them again: their threads can't be stopped."""
         max_checks = max(1, round(self.settings.watchdog_s / PULSE_CHECK_S))
-        for name, model in self.loaded().items():
-            dog = self._watchdogs.setdefault(name, Watchdog(max_checks))
+        for seat, model in list(self._models.seats.ready()):
+            dog = self._watchdogs.setdefault(seat, Watchdog(max_checks))
             if not dog.stands_still(model.worker.pulse):
                 continue
-            del self._watchdogs[name]
+            name = seat.name
             self._num_hangs[name] += 1
             logger.error("%s: its engine hangs. All threads:\n%s", name, stacks())
             reason = f"its engine made no step for {dog.num_checks * PULSE_CHECK_S:g} s"
             model.worker.abandon(reason)
-            self._models.drop(name, reason, is_final=self._num_hangs[name] >= MAX_HANGS)
+            self._models.drop(seat, reason, is_final=self._num_hangs[name] >= MAX_HANGS)
 
     def _revive(self) -> None:
         for name, fault in self._models.faults.items():

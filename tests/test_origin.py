@@ -65,11 +65,7 @@ def playing(folder: Path, *models: str, check: Any = lambda *_: None) -> Playing
     return Playing(settings, catalog, origin)
 
 
-def test_a_reload_changes_models_and_live_settings_and_names_the_rest(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("localinfra.models.pool.REPLACE_AFTER_S", 0.05)
-    monkeypatch.setattr("localinfra.models.pool.REPLACE_CHECK_S", 0.001)
+def test_a_reload_changes_models_and_live_settings_and_names_the_rest(folder: Path) -> None:
     text = FILE.replace("seed = 1", "seed = 2\nport = 9").replace("[model.b]", "[model.c]")
     text = text.replace('"a.gguf"', '"a.gguf"\ncontext_length = 64')
 
@@ -77,7 +73,8 @@ def test_a_reload_changes_models_and_live_settings_and_names_the_rest(
         runtime = playing(folder)
         for name in ("a", "b"):
             await runtime.load(name)
-        old = cast("Model", runtime.loaded()["a"])
+        request = await runtime.lease("a")
+        old = cast("Model", request.model)
         (folder / "models.toml").write_text(text)
         changes = await runtime.reload()
         assert (changes.added, changes.changed, changes.removed) == (["c"], ["a"], ["b"])
@@ -85,11 +82,10 @@ def test_a_reload_changes_models_and_live_settings_and_names_the_rest(
             "added: c; changed: a; removed: b. Only a restart changes port of [server]."
         )
         assert (runtime.settings.default_seed, runtime.settings.port) == (2, 8000)
-        old.is_busy = True
         await asyncio.sleep(0.01)
         assert "a" in runtime.loaded() and not old.is_closed, "its requests go on"
         assert runtime.loaded_text_models().keys() <= {"a"}, "b is removed, though in memory"
-        old.is_busy = False
+        request.release()
         await until(lambda: old.is_closed)
         await runtime.load("a")
         new = cast("Model", runtime.loaded()["a"])

@@ -104,8 +104,8 @@ class Pool(Generic[T]):
         seat = self.seats.named(name)
         if seat is not None and seat.is_open:
             return self._lease(seat)
-        is_loading = seat is not None and seat.state is ResidentState.LOADING
-        pending = seat.pending if seat is not None and is_loading else self._demand(name)
+        is_coming = seat is not None and seat.is_coming
+        pending = seat.pending if seat is not None and is_coming else self._demand(name)
         request: asyncio.Future[Lease[T]] = asyncio.get_running_loop().create_future()
         pending.requests.append(request)
         try:
@@ -130,24 +130,15 @@ class Pool(Generic[T]):
         return Lease(seat.model, release)
 
     async def unload(self, name: str) -> None:
-        """Frees a loaded model once its requests have ended; new ones load it again."""
+        """Frees a model that is loaded or loading, once its requests have ended; new ones load it
+        again. One that is not loading yet is planned anew."""
+        if pending := self._pending.get(name):
+            self._start_plan(pending)
         seat = self.seats.named(name)
         if seat is not None:
             seat.is_leaving = True
             self._decide()
             await seat.is_gone.wait()
-
-    async def unload_at_rest(self, name: str) -> None:
-        """Frees the model between two requests, also one that is still loading."""
-        load = self._loads.get(name)
-        if load is None:
-            return
-        await asyncio.wait((load,))
-        while self._loads.get(name) is load and not self._is_closed:
-            if is_loaded(load) and self._rests(name):
-                await self.unload(name)
-                return
-            await asyncio.sleep(REPLACE_CHECK_S)
 
     async def renew(self, name: str) -> bool:
         """Loads a loaded model again beside itself, if there is memory for both. New requests then
@@ -190,16 +181,16 @@ class Pool(Generic[T]):
 
     def check(self) -> None:
         """Drops the models that can't go on."""
-        for name, model in self.loaded().items():
+        for seat, model in list(self.seats.ready()):
             if reason := self._fault(model):
-                self.drop(name, reason)
+                self.drop(seat, reason)
 
-    def drop(self, name: str, reason: str, *, is_final: bool = False) -> None:
+    def drop(self, seat: Seat[T], reason: str, *, is_final: bool = False) -> None:
         """Gives up a loaded model. The next request loads it again, unless `is_final`."""
+        name = seat.name
         logger.error("giving up on %s: %s", name, reason)
-        self._faults[name] = Fault(reason, time.monotonic())
-        seat = self.seats.named(name)
-        assert seat is not None
+        if self.seats.named(name) is seat:  # else its successor serves already
+            self._faults[name] = Fault(reason, time.monotonic())
         self._start_unload(seat)
         if is_final:
             self._failures.add_final(name, f"{name}: {reason}. Restart the server.")
@@ -236,25 +227,29 @@ class Pool(Generic[T]):
         pending = self._pending.get(name)
         if pending is None:
             pending = self._pending[name] = Pending(name)
-            planning = asyncio.create_task(self._make_plan(pending))
-            self._tasks.add(planning)
-            planning.add_done_callback(self._tasks.discard)
+            self._start_plan(pending)
         return pending
+
+    def _start_plan(self, pending: Pending[T]) -> None:
+        pending.takes = None
+        pending.planning = asyncio.create_task(self._make_plan(pending))
+        self._tasks.add(pending.planning)
+        pending.planning.add_done_callback(self._tasks.discard)
 
     async def _plan(self, name: str) -> LoadPlan:
         held = self.seats.held
         return await in_daemon_thread(self._sharing.plan, name, held, name=f"plan {name}")
 
     async def _make_plan(self, pending: Pending[T]) -> None:
-        started = time.monotonic()
-        name = pending.name
+        started, name = time.monotonic(), pending.name
         try:
             plan = await self._plan(name)
         except Exception as error:
             if self._pending.get(name) is pending:
                 del self._pending[name]
             self._fail(pending, error, time.monotonic() - started)
-        else:
+            return
+        if pending.planning is asyncio.current_task():  # else another plan has been begun
             pending.plan, pending.takes = plan, plan.takes
             self._decide()
 

@@ -52,6 +52,7 @@ class Pending(Demand, Generic[T]):
     def __init__(self, name: str):
         super().__init__(name, time.monotonic())
         self.plan = LoadPlan()
+        self.planning: asyncio.Task[None] | None = None
         self.requests: list[asyncio.Future[Lease[T]]] = []
 
     @property

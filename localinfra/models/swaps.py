@@ -53,6 +53,11 @@ class Resident:
         return is_here and not self.is_leaving and not self.is_closed
 
     @property
+    def is_coming(self) -> bool:
+        """Whether it will be open without anything more being decided."""
+        return self.state is ResidentState.LOADING and not self.is_leaving
+
+    @property
     def is_going(self) -> bool:
         """Whether its memory will be free without anything more being decided."""
         states = ResidentState.UNLOADING, ResidentState.PARKING

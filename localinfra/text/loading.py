@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from localinfra import machine
+from localinfra.engine.backend import MOST_PADDING
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
@@ -17,6 +18,7 @@ from localinfra.footprint import Room
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.context import ContextSettings
 from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.parts import part_paths
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, read_header
 from localinfra.models.sampling import recommended_in
 from localinfra.models.sources import locate
@@ -70,7 +72,7 @@ def load_text_model(
     )
     # After a load that ran out of memory, the context may be shorter than planned.
     settings = msgspec.structs.replace(plan.settings, context_length=context.context_length)
-    known_by = identity(entry, path, settings, is_offloaded=model.is_offloaded)
+    known_by = identity(entry, header, settings, is_offloaded=model.is_offloaded)
     shelf = shelves.shelf(name, known_by) if shelves else None
     engine = Engine(context, engine_settings, name=name, shelf=shelf)
     return TextModel(
@@ -100,11 +102,22 @@ def text_plan(name: str, entry: TextModelEntry, room: Room) -> TextPlan:
 
 
 def identity(
-    entry: TextModelEntry, path: Path, settings: ContextSettings, *, is_offloaded: bool
+    entry: TextModelEntry, header: GgufHeader, settings: ContextSettings, *, is_offloaded: bool
 ) -> list[str]:
-    """Everything that the numbers in KV cells depend on besides their tokens."""
-    files = [store.identify(path), *(store.identify(adapter.path) for adapter in entry.lora)]
-    counts = msgspec.structs.replace(settings, threads=None, batch_threads=None, num_sequences=1)
+    """Everything that the numbers in KV cells depend on besides their tokens. Not the size of the
+    cache, which may follow from the memory that happens to be free: only whether it is beyond what
+    the model was made for, as positions may be scaled then (llama_model_base::get_rope_factors)."""
+    own = part_paths(Path(header.path), header.num_parts)
+    files = [store.identify(path) for path in (*own, *(adapter.path for adapter in entry.lora))]
+    most = header.number("rope.scaling.original_context_length", header.context_length)
+    counts = msgspec.structs.replace(
+        settings,
+        threads=None,
+        batch_threads=None,
+        num_sequences=1,
+        context_length=0,
+        num_cells=int(settings.num_cells + MOST_PADDING > most),
+    )
     facts = (files, [adapter.scale for adapter in entry.lora], counts, is_offloaded)
     return [machine.cpu(), machine.llama_build(), msgspec.json.encode(facts).decode()]
 

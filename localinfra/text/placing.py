@@ -39,7 +39,7 @@ class TextPlan(LoadPlan, frozen=True, kw_only=True):
 
     @property
     def shape(self) -> object:
-        return self.path, self.settings, self.gpu_layers, self.tensor_split
+        return self.path, self.header.size_bytes, self.settings, self.gpu_layers, self.tensor_split
 
 
 def plan_text(

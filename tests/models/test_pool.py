@@ -99,6 +99,56 @@ def test_a_model_that_broke_is_dropped_and_comes_back_with_the_next_request() ->
     run(test)
 
 
+def test_a_model_unloaded_while_it_loads_serves_only_those_that_waited() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        shelf.may_load.clear()
+        early = asyncio.create_task(shelf.pool.lease("a"))
+        await until(lambda: shelf.num_loads == 1)
+        unload = asyncio.create_task(shelf.pool.unload("a"))
+        await asyncio.sleep(0)
+        late = asyncio.create_task(shelf.pool.lease("a"))
+        shelf.may_load.set()
+        lease = await early
+        assert lease.model is shelf.made[0] and not unload.done() and not late.done()
+        lease.release()
+        await unload
+        assert shelf.made[0].is_closed and (await late).model is shelf.made[1]
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_an_unload_before_the_load_makes_a_new_plan() -> None:
+    """The plan may be from settings that are no longer true."""
+    plans: list[str] = []
+    may_plan = threading.Event()
+
+    def plan(name: str, held: Footprint) -> LoadPlan:
+        plans.append(name)
+        assert may_plan.wait(60)
+        return LoadPlan(expected=Footprint({CPU: plans.count(name)}))
+
+    async def test() -> None:
+        loaded: list[LoadPlan] = []
+
+        def load(name: str, plan: LoadPlan) -> Model:
+            loaded.append(plan)
+            return Model(name)
+
+        pool = Pool(load, Model.close, sharing=Sharing(plan=plan))
+        request = asyncio.create_task(pool.get("a"))
+        await until(lambda: plans == ["a"])
+        await pool.unload("a")
+        await until(lambda: plans == ["a", "a"])
+        may_plan.set()
+        await request
+        assert [one.expected for one in loaded] == [Footprint({CPU: 2})]
+        await pool.close()
+
+    run(test)
+
+
 def test_an_idle_model_is_unloaded_after_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
 
@@ -167,7 +217,8 @@ def test_a_model_given_up_for_good_is_not_loaded_again() -> None:
     async def test() -> None:
         shelf = Shelf()
         await shelf.pool.get("a")
-        shelf.pool.drop("a", "it hung three times", is_final=True)
+        [seat] = shelf.pool.seats
+        shelf.pool.drop(seat, "it hung three times", is_final=True)
         with pytest.raises(ModelUnavailable, match="hung three times"):
             await shelf.pool.get("a")
         assert shelf.num_loads == 1 and shelf.pool.faults
@@ -277,6 +328,23 @@ def test_a_renewed_model_keeps_the_requests_it_has_and_gets_no_new_ones() -> Non
         await until(lambda: old.is_closed)
         assert await shelf.pool.close() and new.is_closed
         assert not await shelf.pool.renew("a")
+
+    run(test)
+
+
+def test_a_model_that_breaks_beside_its_successor_is_dropped_alone() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        old, renewal = await renewing(shelf)
+        lease = await shelf.pool.lease("a")
+        shelf.may_load.set()
+        assert await renewal
+        old.fault = "its thread ended"
+        shelf.pool.check()
+        await until(lambda: old.is_closed)
+        assert shelf.pool.loaded() == {"a": shelf.made[1]} and not shelf.pool.faults
+        lease.release()
+        await shelf.pool.close()
 
     run(test)
 

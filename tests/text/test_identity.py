@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models.tiny_gguf import U32, Value, tiny_llama, write_parts
 
 from localinfra.llama.context import ContextSettings
 from localinfra.models.entries import LoraAdapter, TextModelEntry
+from localinfra.models.gguf.reader import read_header
 from localinfra.models.sources import PathSource
 from localinfra.text.loading import identity
 
@@ -19,30 +21,47 @@ SETTINGS: dict[str, Any] = {
 
 def identity_of(path: Path, lora: tuple[LoraAdapter, ...] = (), **changes: Any) -> list[str]:
     entry = TextModelEntry(source=PathSource(path), lora=lora)
-    return identity(entry, path, ContextSettings(**{**SETTINGS, **changes}), is_offloaded=False)
+    settings = ContextSettings(**{**SETTINGS, **changes})
+    return identity(entry, read_header(path), settings, is_offloaded=False)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(b"GGUF")
-    return path
-
-
-@pytest.mark.parametrize("changes", [{"num_sequences": 8}, {"threads": 2}, {"batch_threads": 2}])
-def test_how_many_compute_at_once_does_not_matter(model: Path, changes: dict[str, Any]) -> None:
-    assert identity_of(model, **changes) == identity_of(model)
+    return tiny_llama(context_length=1024).write(tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"kv_type": "q8_0"}, {"flash_attention": False}, {"context_length": 32},
-        {"num_cells": 512}, {"batch_size": 8},
+        {"num_sequences": 8}, {"threads": 2}, {"batch_threads": 2}, {"context_length": 32},
+        {"num_cells": 512},
     ],
 )  # fmt: skip
+def test_how_much_is_computed_at_once_does_not_matter(model: Path, changes: dict[str, Any]) -> None:
+    assert identity_of(model, **changes) == identity_of(model)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kv_type": "q8_0"}, {"flash_attention": False}, {"batch_size": 8}]
+)
 def test_settings_of_the_cells_matter(model: Path, changes: dict[str, Any]) -> None:
     assert identity_of(model, **changes) != identity_of(model)
+
+
+def test_a_cache_beyond_what_positions_are_made_for_matters(tmp_path: Path) -> None:
+    scaled = tiny_llama(context_length=1024)
+    scaled.metadata["llama.rope.scaling.original_context_length"] = Value(U32, 512)
+    path = scaled.write(tmp_path / "model.gguf")
+    short, long, longer = (identity_of(path, num_cells=cells) for cells in (256, 600, 1000))
+    assert short != long == longer
+
+
+def test_every_part_of_a_split_file_matters(tmp_path: Path) -> None:
+    model = tiny_llama()
+    first, second = write_parts(model, tmp_path, (5, len(model.tensors) - 5))
+    before = identity_of(first)
+    os.utime(second, (0, 0))
+    assert identity_of(first) != before
 
 
 def test_so_do_the_files_and_the_scales_of_adapters(model: Path) -> None:

@@ -29,10 +29,9 @@ def whole(first: GgufHeader, read: Callable[[Path], GgufHeader]) -> GgufHeader:
         raise BadGguf(
             path, f"is the first of {count} parts: its name must end in {part_ending(0, count)}"
         )
-    names = path.name.removesuffix(part_ending(0, count))
     parts = [first]
-    for at in range(1, count):
-        part = read(path.with_name(names + part_ending(at, count)))
+    for at, other in enumerate(part_paths(path, count)[1:], start=1):
+        part = read(other)
         if part.metadata.get("split.no") != at:
             raise BadGguf(part.path, f"is not part {at + 1} of {count}; fetch it again")
         parts.append(part)
@@ -44,6 +43,14 @@ def whole(first: GgufHeader, read: Callable[[Path], GgufHeader]) -> GgufHeader:
     return msgspec.structs.replace(
         first, tensors=tuple(tensors), size_bytes=size_bytes, num_parts=count
     )
+
+
+def part_paths(first: Path, count: int) -> list[Path]:
+    """The files of a model, of which `first` is the first or only one."""
+    if count == 1:
+        return [first]
+    names = first.name.removesuffix(part_ending(0, count))
+    return [first.with_name(names + part_ending(at, count)) for at in range(count)]
 
 
 def part_ending(number: int, count: int) -> str:
