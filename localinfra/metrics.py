@@ -135,6 +135,10 @@ class Metrics:
             "Cost of requests at the prices in models.toml, in US dollars.",
             "key", "model",
         )  # fmt: skip
+        self._add_models()
+
+    def _add_models(self) -> None:
+        """What is read from the models at each scrape."""
         self.sequences_running = Gauge(
             "localinfra_sequences_running", "Choices being generated.", "model"
         )
@@ -170,7 +174,6 @@ class Metrics:
         self.models_loaded = Gauge(
             "localinfra_model_loaded", "1 for a model in memory, else 0.", "model", "kind"
         )
-
         self.model_memory = Gauge(
             "localinfra_model_memory_bytes", "Memory that a model takes.", "model", "device"
         )

@@ -14,7 +14,7 @@ from localinfra.api.deepinfra import encoders as native_encoders
 from localinfra.api.deepinfra import images as native_images
 from localinfra.api.deepinfra import text as native_text
 from localinfra.api.generation import tools
-from localinfra.api.openai import chat, completions, embeddings, image_edits, images
+from localinfra.api.openai import chat, completions, embeddings, image_edits, images, managing
 from localinfra.api.openai.responses import input as responses_input
 from localinfra.api.openai.responses import request as responses_request
 from localinfra.api.openai.responses import tools as responses_tools
@@ -61,6 +61,7 @@ KINDS: list[type[msgspec.Struct]] = [
     native_encoders.RerankBody,
     native_images.ImageBody,
     native_images.CogInput,
+    managing.PullRequest,
 ]
 PARTS: list[type[msgspec.Struct]] = [  # of bodies, which are read by themselves
     responses_input.Sent, responses_input.SentMessage, responses_input.SentReasoning,

@@ -30,6 +30,7 @@ from localinfra.api.http.sse import Closable, EventStream, NamedEvent, NamedEven
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.http.weight import MAX_VALUES
 from localinfra.errors import ApiError
+from localinfra.leases import Leases
 from localinfra.logs import shown
 from localinfra.models.entries import ModelEntry
 
@@ -62,7 +63,6 @@ class Call(Generic[Body]):
         self.request = request
         self.body = decoded.value
         self.runtime = self._app.runtime
-        self.models = self._state.models
         self.threads = self._app.threads
         self.caller = self._state.caller
         # For requests that set no seed; None: a new one for each.
@@ -87,6 +87,11 @@ class Call(Generic[Body]):
         """The same, for routes that also take forms; `files` names the fields that may be files."""
         limits = AppState.of(request.app).limits
         return cls(request, await read_body_or_form(request, kind, limits, files, max_values))
+
+    @property
+    def models(self) -> Leases:
+        """The models for this request."""
+        return self._state.models
 
     def store(self, kind: type[T]) -> T:
         """The API's store, kept across requests."""

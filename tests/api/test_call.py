@@ -15,6 +15,7 @@ from starlette.routing import Route
 from localinfra.api.call import Call
 from localinfra.api.http.errors import EXCEPTION_HANDLERS
 from localinfra.api.http.guard import Guard
+from localinfra.api.http.leasing import Leasing
 from localinfra.api.http.pieces import fill_arrays, join_items
 from localinfra.api.http.state import AppState
 from localinfra.api.metrics import RequestMetrics
@@ -58,7 +59,11 @@ class Server:
         self.state = AppState(Runtime(settings, Catalog({})), self.ledger)
         self.app = Starlette(
             routes=[Route("/", handler, methods=["POST"])],
-            middleware=[Middleware(RequestMetrics, metrics=self.state.metrics), Middleware(Guard)],
+            middleware=[
+                Middleware(RequestMetrics, metrics=self.state.metrics),
+                Middleware(Guard),
+                Middleware(Leasing, runtime=self.state.runtime),
+            ],
             exception_handlers=EXCEPTION_HANDLERS,
         )
         self.state.attach(self.app)

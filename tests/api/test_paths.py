@@ -222,7 +222,7 @@ def test_health_needs_no_key_in_any_spelling(locked: Starlette, path: str) -> No
         ("/v1/chat", "Did you mean /v1/chat/completions"),
         ("/V1/Chat/Completions", "Did you mean /v1/chat/completions"),
         ("/v1/embedding", "Did you mean /v1/embeddings"),
-        ("/v1/model", "Did you mean /v1/models or /v1/models/MODEL"),
+        ("/v1/model", "Did you mean /v1/models or /v1/models/pull or /v1/models/MODEL"),
         ("/v1/openai/model", "Did you mean /v1/openai/models"),
         ("/v1/response", "Did you mean /v1/responses"),
         ("/v1/tokenise", "Did you mean /v1/tokenize"),

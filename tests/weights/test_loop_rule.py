@@ -23,7 +23,7 @@ from localinfra.api.deepinfra import encoders as native_encoders
 from localinfra.api.deepinfra import images as native_images
 from localinfra.api.deepinfra import text as native_text
 from localinfra.api.generation import tools
-from localinfra.api.openai import chat, completions, embeddings, image_edits, images
+from localinfra.api.openai import chat, completions, embeddings, image_edits, images, managing
 from localinfra.api.openai.responses import input as responses_input
 from localinfra.api.openai.responses import request as responses_request
 from localinfra.api.openai.responses import tools as responses_tools
@@ -109,6 +109,7 @@ CASES = [
     Case(NATIVE + "cross", native_encoders.RerankBody, {"queries": ["a"], "documents": ["b"]}),
     Case(NATIVE + "flux", native_images.ImageBody, {"prompt": "a"}),
     Case(NATIVE + "flux", native_images.CogInput, {"prompt": "a"}, as_input),
+    Case("/v1/models/pull", managing.PullRequest, {"model": "no such model"}),
 ]  # fmt: skip
 
 

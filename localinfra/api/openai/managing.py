@@ -9,8 +9,10 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -29,8 +31,11 @@ from localinfra.models.sources import RemoteSource
 from localinfra.runtime import Runtime
 
 
+MAX_REFERENCE = 4096  # characters; signed URLs are long
+
+
 class PullRequest(msgspec.Struct, frozen=True):
-    model: str  # what `localinfra pull` takes
+    model: Annotated[str, Meta(max_length=MAX_REFERENCE)]  # what `localinfra pull` takes
     stream: bool = False
 
 
