@@ -55,6 +55,13 @@ def total(footprints: Iterable[Footprint]) -> Footprint:
     return Footprint(sums, mapped)
 
 
+def larger(one: Footprint, other: Footprint) -> Footprint:
+    """The larger number of each device."""
+    devices = one.bytes_on.keys() | other.bytes_on.keys()
+    sizes = {d: max(one.bytes_on.get(d, 0), other.bytes_on.get(d, 0)) for d in devices}
+    return Footprint(sizes, max(one.mapped, other.mapped))
+
+
 def less(room: Room, taken: Footprint) -> dict[str, int]:
     """What remains of the room; negative where more is taken than there is."""
     return {device: size - taken.bytes_on.get(device, 0) for device, size in room.items()}

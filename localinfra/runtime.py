@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,7 @@ from localinfra.config.settings import ServerSettings
 from localinfra.config.sizes import num_bytes
 from localinfra.errors import ApiError, ConfigError
 from localinfra.executor import in_daemon_thread
-from localinfra.footprint import Footprint, Room, total
+from localinfra.footprint import CPU, Footprint, Room, less, total
 from localinfra.kinds import (
     BY_ENTRY,
     EMBEDDING,
@@ -45,6 +45,7 @@ from localinfra.models.pool import LoadState, Pool
 from localinfra.models.seats import Lease, LoadPlan, Seat
 from localinfra.models.sharing import Sharing
 from localinfra.origin import Changes, Origin, merged
+from localinfra.prefixes.allowance import Allowance
 from localinfra.prefixes.shelves import Shelves
 from localinfra.text import faster_weights
 from localinfra.text.faster_weights import FasterWeights
@@ -94,6 +95,7 @@ class Runtime:
         self._budget = Budget(None if limit == "auto" else num_bytes(limit), free_memory)
         disk_bytes = num_bytes(settings.disk_cache) if settings.disk_cache else 0
         self.prefixes = Shelves(cache_folder("prefixes"), disk_bytes)
+        self._allowance = Allowance(self.prefixes)
         self._models: Pool[LoadedModel] = Pool(
             self._load,
             self._release,
@@ -102,11 +104,12 @@ class Runtime:
             sharing=Sharing(
                 plan=self._plan,
                 takes=lambda model: model.footprint,
-                room=self._budget.room,
+                room=self._room,
                 is_pinned=self._is_pinned,
                 parked=parked,
                 park=park,
                 wake=wake,
+                changed=self._fit_prefixes,
                 patience_s=settings.swap_wait_s,
             ),
         )
@@ -140,7 +143,7 @@ class Runtime:
         expected. Imports the libraries of its kind."""
         entry = self._entry(name)
         try:
-            plan = BY_ENTRY[type(entry)].plan(name, entry, self._budget.room(held))
+            plan = BY_ENTRY[type(entry)].plan(name, entry, self._room(held))
         except ApiError:
             return LoadPlan()  # the load will fail too, and say why
         known = measured.find(measured.identity(entry, plan.shape))
@@ -247,9 +250,25 @@ class Runtime:
         """What each model in memory takes."""
         return self._models.seats.footprints
 
+    def prefix_bytes(self) -> dict[str, int]:
+        """Main memory that prefixes outside of KV caches take, by model; also of unloaded ones."""
+        running = self.loaded_text_models().items()
+        return self.prefixes.num_bytes | {n: m.worker.offloaded_bytes for n, m in running}
+
     def room(self) -> Room:
-        """Bytes by device for all models together."""
-        return self._budget.room(self._models.seats.held)
+        """Bytes by device for all models and their prefixes together."""
+        return self._room(self._models.seats.held)
+
+    def _room(self, held: Footprint) -> Room:
+        prefixes = Footprint({CPU: self._allowance.num_bytes})
+        return self._budget.room(total((held, prefixes)))
+
+    def _fit_prefixes(self, takes: Mapping[str, Footprint]) -> None:
+        """Lets prefixes outside of KV caches have what the models leave of the budget."""
+        left = less(self.room(), total(takes.values()))
+        if CPU in left:
+            workers = [model.worker for model in self.loaded().values()]
+            self._allowance.fit(left[CPU], workers, takes)
 
     def loaded_of(self, kind: Kind[E, M]) -> dict[str, M]:
         """The loaded models of one kind, without those that a reload has removed."""
@@ -275,7 +294,7 @@ class Runtime:
                 self._start(self._preload(name))
         self._watches = [
             asyncio.create_task(watch())
-            for watch in (self._unload_idle, self._watch_models, self._faster_weights.run)
+            for watch in (self._watch_memory, self._watch_models, self._faster_weights.run)
         ]
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
@@ -287,12 +306,14 @@ class Runtime:
         with contextlib.suppress(ApiError):  # logged by the pool; requests get it again
             await self._models.get(name)
 
-    async def _unload_idle(self) -> None:
-        """Unloads models that have been idle for as long as their entry says."""
+    async def _watch_memory(self) -> None:
+        """Unloads models that have been idle for as long as their entry says, and keeps prefixes
+        within the budget."""
         while True:
             await asyncio.sleep(IDLE_CHECK_S)
             entries = self.catalog.entries.items()
             await self._models.unload_idle({name: one.unload_after_s for name, one in entries})
+            self._fit_prefixes(self.footprints())
 
     def faults(self) -> dict[str, str]:
         """Models that broke and are not back yet → why they broke."""

@@ -75,8 +75,7 @@ def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
     metrics.kv_cells_used.show({(name,): stat.kv_used for name, stat in stats.items()})
     metrics.kv_cells.show({(name,): stat.kv_total for name, stat in stats.items()})
     prefixes = runtime.prefixes
-    parked = prefixes.num_bytes | {name: stat.offloaded_bytes for name, stat in stats.items()}
-    metrics.parked_bytes.show({(name,): size for name, size in parked.items()})
+    metrics.parked_bytes.show({(name,): n for name, n in runtime.prefix_bytes().items()})
     metrics.disk_cache_bytes.show({(): prefixes.num_disk_bytes})
     read = prefixes.num_read_tokens.items()
     metrics.disk_cache_tokens.show({(name,): number for name, number in read})

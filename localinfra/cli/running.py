@@ -16,7 +16,7 @@ from localinfra.cli.ports import listener_on
 from localinfra.cli.pull import size
 from localinfra.errors import ApiError
 
-HEADER = ("MODEL", "KIND", "STATE", "MEMORY", "CONTEXT")
+HEADER = ("MODEL", "KIND", "STATE", "MEMORY", "PREFIXES", "CONTEXT")
 
 
 class RunningCard(msgspec.Struct):
@@ -24,6 +24,7 @@ class RunningCard(msgspec.Struct):
     kind: str
     state: str
     memory: dict[str, int] = {}  # bytes by device
+    prefix_memory: int = 0  # bytes of main memory; also while it is unloaded
     context_length: int | None = None
 
 
@@ -54,7 +55,8 @@ def ps(url: str | None, key: str | None, config: Path | None) -> None:
     """Show the models that a running server has in memory."""
     client = running(url, key, config)
     cards = client.get("/v1/models?all=true", RunningCards).data
-    rows = [row(card) for card in cards if card.state in ("loaded", "loading", "failed")]
+    is_shown = ("loaded", "loading", "failed")
+    rows = [row(card) for card in cards if card.state in is_shown or card.prefix_memory]
     if not rows:
         click.echo(f"{client.url} has no model in memory: the first request loads one.")
         return
@@ -64,7 +66,9 @@ def ps(url: str | None, key: str | None, config: Path | None) -> None:
 
 def row(card: RunningCard) -> Sequence[str]:
     memory = ", ".join(f"{size(count)} {device}" for device, count in card.memory.items())
-    return card.id, card.kind, card.state, memory or "-", str(card.context_length or "-")
+    state = "unloaded" if card.state == "present" else card.state
+    prefixes = size(card.prefix_memory) if card.prefix_memory else "-"
+    return card.id, card.kind, state, memory or "-", prefixes, str(card.context_length or "-")
 
 
 @click.command()

@@ -85,8 +85,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # let clients with different keys share the prefix cache; `cached_tokens` and the time to the
     # first token then reveal what others have asked
     share_prefixes: bool = False
-    # memory that all models together may take, of main memory and of each GPU, such as "12GiB";
-    # auto: what is free, less a small reserve
+    # memory that all models and their prefixes together may take, of main memory and of each GPU,
+    # such as "12GiB"; auto: what is free, less a small reserve
     memory_budget: AutoOrSize = "auto"
     # a model that needs the memory of a busy one gets it after this long: the busy one then takes
     # no new requests, and is unloaded once those it has are done

@@ -19,6 +19,7 @@ class Copies:
     def __init__(self, backend: Backend, tree: RadixTree, max_bytes: int):
         self._backend = backend
         self._tree = tree
+        self._largest_bytes = max_bytes
         self.max_bytes = max_bytes
         self.bytes_per_cell = 0.0  # of a copy; 0 until there was one
         self._transfer_slot = backend.num_sequences
@@ -62,6 +63,11 @@ class Copies:
             self._backend.copy(self._transfer_slot, slot, start, stop)
         self._backend.drop(self._transfer_slot, 0)
         return is_restored
+
+    def limit(self, max_bytes: int) -> None:
+        """Keeps at most so much from now on, and never more than it was made for."""
+        self.max_bytes = min(self._largest_bytes, max_bytes)
+        self.fit()
 
     def recount(self) -> None:
         """Fits copies that came with the tree."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from localinfra.engine import postprocess
 from localinfra.engine.backend import Backend, DecodeFailed
-from localinfra.engine.generation import Generation, call, deliver_all
+from localinfra.engine.generation import Generation, call, deliver_all, failure
 from localinfra.engine.offloaded import Shelf
 from localinfra.engine.request import EngineSettings, EngineStats, GenerationRequest, TokenEvent
 from localinfra.engine.scheduler import Scheduler
@@ -38,15 +38,6 @@ CLOSE_LIMIT_S = 6.0  # for the current step to end
 FAIL_WAITING_AFTER_S = 2.0  # after this, requests fail without waiting for that step
 
 
-def failure(error: BaseException) -> ApiError:
-    """The error as its client sees it; details go to the log."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, DecodeFailed):
-        return EngineFailed(str(error))
-    return EngineFailed(f"The engine could not continue this request: {type(error).__name__}.")
-
-
 class Engine:
     """Runs one backend on a thread of its own until `close`."""
 
@@ -63,6 +54,8 @@ class Engine:
         self._name = name
         self._backend = backend
         self._shelf = shelf
+        self.most_offloaded_bytes = settings.max_offloaded if backend.can_share_prefixes else 0
+        self.max_offloaded_bytes = self.most_offloaded_bytes  # now
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._scheduler = Scheduler(backend, settings, shelf=shelf, send=self._send)
         self._owners: dict[Sequence, Generation] = {}
@@ -104,6 +97,16 @@ class Engine:
     def pulse(self) -> Pulse:
         """The thread's progress, for a watchdog."""
         return self._pulse
+
+    @property
+    def offloaded_bytes(self) -> int:
+        """Host memory that prefixes outside the KV cache take, at most."""
+        return self._scheduler.cache.copies.most_bytes
+
+    def limit_offloaded(self, max_bytes: int) -> None:
+        """Lets these take at most so much, from the next step on. Event loop only."""
+        self.max_offloaded_bytes = max_bytes
+        self._send(lambda: self._scheduler.cache.copies.limit(max_bytes))
 
     @property
     def num_waiting(self) -> int:
@@ -242,6 +245,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._backend, self._settings, self._scheduler.turns, self._shelf, self._send
         )
+        self._scheduler.cache.copies.limit(self.max_offloaded_bytes)
         self._fail_all(lost, EngineFailed(f"A step of the engine failed: {error!r:.300}"))
         for sequence in waiting:
             if not sequence.finished:  # finished: other choices of its request had slots
@@ -393,5 +397,4 @@ class Engine:
             num_steps=self._num_steps,
             kv_used=scheduler.cache.num_used,
             kv_total=self._backend.num_cells,
-            offloaded_bytes=scheduler.cache.copies.most_bytes,
         )

@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
+from localinfra.engine.backend import DecodeFailed
 from localinfra.engine.request import GenerationRequest, TokenEvent
 from localinfra.engine.sequence import Group, Sequence
-from localinfra.errors import EngineFailed
+from localinfra.errors import ApiError, EngineFailed
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,15 @@ class Generation:
         """Ends the request with an error. Called on the event loop."""
         self._error = error
         self._arrived.set()
+
+
+def failure(error: BaseException) -> ApiError:
+    """The error as its client sees it; details go to the log."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, DecodeFailed):
+        return EngineFailed(str(error))
+    return EngineFailed(f"The engine could not continue this request: {type(error).__name__}.")
 
 
 T = TypeVar("T")

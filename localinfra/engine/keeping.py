@@ -159,3 +159,4 @@ class Keeping:
                     if is_worth and span.cells.data is not None and not span.cells.file:
                         self._write(span)
             self._shelf.put(spans)
+            self._cache.copies.most_bytes = 0  # they are the shelf's now

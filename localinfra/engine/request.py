@@ -99,4 +99,3 @@ class EngineStats(msgspec.Struct, frozen=True):
     num_steps: int
     kv_used: int  # cells, including those of idle cached prefixes
     kv_total: int
-    offloaded_bytes: int = 0  # host memory that copies of cells take, at most

@@ -71,8 +71,7 @@ class Pool(Generic[T]):
         seat = self.seats.named(name)
         if seat is None:
             return LoadState.LOADING if name in self._pending else LoadState.ABSENT
-        is_loaded = seat.state is ResidentState.LOADED
-        return LoadState.LOADED if is_loaded else LoadState.LOADING
+        return LoadState.LOADED if seat.state is ResidentState.LOADED else LoadState.LOADING
 
     def loaded(self) -> dict[str, T]:
         """The models that are ready."""
@@ -104,8 +103,7 @@ class Pool(Generic[T]):
         seat = self.seats.named(name)
         if seat is not None and seat.is_open:
             return self._lease(seat)
-        is_coming = seat is not None and seat.is_coming
-        pending = seat.pending if seat is not None and is_coming else self._demand(name)
+        pending = seat.pending if seat is not None and seat.is_coming else self._demand(name)
         request: asyncio.Future[Lease[T]] = asyncio.get_running_loop().create_future()
         pending.requests.append(request)
         try:
@@ -159,6 +157,7 @@ class Pool(Generic[T]):
             logger.info("%s stays as it is: there is no memory for two of it", name)
             return False
         new = self._new_seat(pending)
+        self._sharing.changed(self.seats.footprints)
         new.task = asyncio.create_task(self._load_into(new))
         await asyncio.shield(new.task)
         is_replaced = old.state is ResidentState.LOADED and not self._is_closed
@@ -278,6 +277,7 @@ class Pool(Generic[T]):
             self._start_load(pending)
         for pending in moves.wake:
             self._start_wake(pending)
+        self._sharing.changed(self.seats.footprints)
         if self._pending and self._recheck is None:
             self._recheck = asyncio.get_running_loop().call_later(RECHECK_S, self._decide_again)
 

@@ -106,4 +106,4 @@ class Seats(list[Seat[T]], Generic[T]):
     def footprints(self) -> dict[str, Footprint]:
         """What each model takes, those included that are being loaded or unloaded."""
         names = dict.fromkeys(seat.name for seat in self)
-        return {name: total(seat.takes for seat in self if seat.name == name) for name in names}
+        return {name: total(seat.occupies for seat in self if seat.name == name) for name in names}

@@ -1,6 +1,6 @@
 """What the pool must know to share memory among models; by default there is no limit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -26,6 +26,10 @@ def never(name: str) -> bool:
     return False
 
 
+def told(takes: Mapping[str, Footprint]) -> None:
+    """For pools of which nobody needs to know."""
+
+
 def stays(model: object) -> None:
     """For models that can't be moved."""
 
@@ -41,4 +45,6 @@ class Sharing(Generic[T]):
     parked: Callable[[T], Footprint | None] = stays  # once in main memory; None: it can't be moved
     park: Callable[[T], None] = stays  # moves it to main memory
     wake: Callable[[T], None] = stays  # moves it back
+    # told after every change what each model takes, those included that are being loaded or moved
+    changed: Callable[[Mapping[str, Footprint]], None] = told
     patience_s: float = 10.0  # a busy model is unloaded for one that has waited for so long

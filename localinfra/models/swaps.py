@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from localinfra.footprint import Footprint, Room, less, more, total
+from localinfra.footprint import Footprint, Room, larger, less, more, total
 
 
 class ResidentState(StrEnum):
@@ -62,6 +62,13 @@ class Resident:
         """Whether its memory will be free without anything more being decided."""
         states = ResidentState.UNLOADING, ResidentState.PARKING
         return self.state in states or self.is_leaving
+
+    @property
+    def occupies(self) -> Footprint:
+        """What nobody else may have: while it is moved, what it takes here and there."""
+        if self.state is ResidentState.PARKING and self.parked is not None:
+            return larger(self.takes, self.parked)
+        return self.takes
 
     @property
     def can_park(self) -> bool:

@@ -6,7 +6,8 @@ Files are read and written in threads of their own; engines only queue.
 import hashlib
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +70,22 @@ class Shelves:
     @property
     def num_bytes(self) -> dict[str, int]:
         """Main memory that prefixes of unloaded models take, by model."""
-        return {name: shelf.num_bytes for name, shelf in self._shelves.items()}
+        return {name: shelf.num_bytes for name, shelf in list(self._shelves.items())}
+
+    def fit(self, max_bytes: int, wanted: Collection[str]) -> None:
+        """Frees main memory until prefixes of unloaded models take at most so much: those of models
+        that are `wanted` last, else of those first that were unloaded first. Files stay."""
+        excess = sum(self.num_bytes.values()) - max_bytes
+        freed: list[NDArray[np.uint8]] = []
+        shelves = list(self._shelves.values())  # loads add to them
+        for shelf in sorted(shelves, key=lambda one: (one.name in wanted, one.left_at)):
+            if excess <= 0:
+                break
+            data = shelf.shed(excess)
+            excess -= sum(one.nbytes for one in data)
+            freed += data
+        if freed:
+            self.readers.run(freed.clear)  # it takes the system a while
 
     @property
     def num_disk_bytes(self) -> int:
@@ -97,9 +113,10 @@ class ModelShelf:
     def __init__(self, shelves: Shelves, name: str, model: bytes):
         self.model = model
         self._shelves = shelves
-        self._name = name
+        self.name = name
         self._folder = shelves.opened_folder()
         self._left: list[KeptSpan] | None = None  # by the last engine
+        self.left_at = 0.0  # time.monotonic()
         self._lock = threading.Lock()
         self._unwritten: dict[str, NDArray[np.uint8]] = {}  # by file
         self._is_failing = False
@@ -122,8 +139,25 @@ class ModelShelf:
         with self._lock:
             return sum(data.nbytes for data in self._unwritten.values()) > MOST_UNWRITTEN
 
+    def shed(self, num_bytes: int) -> "list[NDArray[np.uint8]]":
+        """Gives up so much of what is in memory, the least recently used first; or all of it."""
+        freed: list[NDArray[np.uint8]] = []
+        with self._lock:
+            if not self._left:
+                return freed
+            for copy in in_order_of_leaving(self._left):
+                if num_bytes <= 0:
+                    break
+                if (data := copy.data) is not None:
+                    copy.data = None
+                    freed.append(data)
+                    num_bytes -= data.nbytes
+            self._left = [one for one in self._left if one.cells.data is not None or one.cells.file]
+        return freed
+
     def take(self) -> list[KeptSpan]:
-        spans, self._left = self._left, None
+        with self._lock:
+            spans, self._left = self._left, None
         if spans is None:
             spans = self._folder.spans(self.model) if self._folder else []
         if spans:
@@ -131,7 +165,8 @@ class ModelShelf:
         return spans
 
     def put(self, spans: list[KeptSpan]) -> None:
-        self._left = spans
+        with self._lock:
+            self._left, self.left_at = spans, time.monotonic()
         if spans:
             self._log("are kept", spans)
 
@@ -141,7 +176,7 @@ class ModelShelf:
         on_disk = sum(span.cells.num_bytes for span in spans if span.cells.file) / 2**20
         logger.info(
             "%s: %d tokens of earlier prompts %s (%.0f MiB in memory, %.0f MiB on disk)",
-            self._name, num_tokens, what, in_memory, on_disk,
+            self.name, num_tokens, what, in_memory, on_disk,
         )  # fmt: skip
 
     def write(self, span: KeptSpan) -> None:
@@ -209,3 +244,14 @@ class ModelShelf:
         names = [copy.file for copy in copies if copy.file]
         if self._folder and names:
             self._shelves.writer.run(partial(self._folder.remove, self.model, names))
+
+
+def in_order_of_leaving(spans: Sequence[KeptSpan]) -> list[OffloadedCells]:
+    """The least recently used first, and none before what continues it. `spans`: parents first."""
+    ages: dict[OffloadedCells, int] = {}  # of the copy and all that continues it
+    for span in reversed(spans):
+        age = ages[span.cells] = min(span.age, ages.get(span.cells, span.age))
+        if span.parent:
+            ages[span.parent] = min(age, ages.get(span.parent, age))
+    copies = (span.cells for span in spans)
+    return sorted(copies, key=lambda copy: (-ages[copy], -copy.start))

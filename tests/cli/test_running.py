@@ -15,12 +15,14 @@ def called(stub: Any, *arguments: str) -> Result:
 def test_ps_shows_what_is_in_memory(stub: Any) -> None:
     stub.models = (
         b'{"data":[{"id":"a","kind":"text","state":"loaded","memory":{"cpu":2000000000},'
-        b'"context_length":4096},{"id":"b","kind":"text","state":"present"}]}'
+        b'"context_length":4096},{"id":"b","kind":"text","state":"present"},'
+        b'{"id":"c","kind":"text","state":"present","prefix_memory":12000000}]}'
     )
     lines = called(stub, "ps").stdout.splitlines()
     assert [line.split() for line in lines] == [
-        ["MODEL", "KIND", "STATE", "MEMORY", "CONTEXT"],
-        ["a", "text", "loaded", "2.0", "GB", "cpu", "4096"],
+        ["MODEL", "KIND", "STATE", "MEMORY", "PREFIXES", "CONTEXT"],
+        ["a", "text", "loaded", "2.0", "GB", "cpu", "-", "4096"],
+        ["c", "text", "unloaded", "-", "12.0", "MB", "-"],
     ]
     stub.models = b'{"data":[]}'
     assert "no model in memory" in called(stub, "ps").stdout

@@ -1,8 +1,12 @@
 """Prefixes are shared, offloaded and restored: less is computed, and the text is the same."""
 
+import asyncio
+
+import pytest
 from fakes import FakeBackend, collect, reference, run, running, settle, tokens
 
 from localinfra.engine.request import GenerationParams, GenerationRequest
+from localinfra.errors import EngineFailed
 
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8]
 
@@ -80,6 +84,31 @@ def test_offloaded_prefixes_stay_within_their_limit() -> None:
                 for start in (4, 3, 2, 1)
             ]
         assert hits[0] >= 59 and hits[-1] == 0
+
+    run(test)
+
+
+def test_a_lower_limit_holds_for_an_engine_with_nothing_to_do_and_after_a_failed_step() -> None:
+    backend = FakeBackend(num_cells=100, num_sequences=1, context_length=90)
+
+    async def test() -> None:
+        async with running(backend, max_offloaded=1 << 20) as engine:
+            for start in (1, 2, 3, 4):
+                await collect(engine, GenerationRequest([start] * 60, 1))
+            before = engine.offloaded_bytes
+            engine.limit_offloaded(before - 1)
+            while engine.offloaded_bytes >= before:
+                await asyncio.sleep(0.001)
+            assert engine.offloaded_bytes > 0
+            engine.limit_offloaded(0)
+            backend.broken = True
+            with pytest.raises(EngineFailed):
+                await collect(engine, GenerationRequest(PROMPT, 1))
+            for start in (1, 2, 3, 4):
+                prompt = [start] * 60
+                [events] = await collect(engine, GenerationRequest(prompt, 3))
+                assert tokens(events) == reference(prompt, 3, 90)
+            assert engine.offloaded_bytes == 0
 
     run(test)
 

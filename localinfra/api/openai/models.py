@@ -40,6 +40,9 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     price: Price
     state: str  # "loaded", "loading" or "failed"; else, or if files are missing, the files' state
     memory: Mapping[str, int] | None = None  # bytes by device, if it is in memory
+    # bytes of main memory that earlier prompts take outside of its KV cache, also while it is
+    # unloaded
+    prefix_memory: int | None = None
     remedy: str | None = None  # what to do if files are missing
     optimize: str | None = None  # what was decided on its weights, or how far the search is
     version: str | None = None
@@ -84,6 +87,7 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
         price=entry.price,
         state=files if load is LoadState.ABSENT or is_failed_for_files else load.value,
         memory=held.bytes_on if held else None,
+        prefix_memory=runtime.prefix_bytes().get(name) or None,
         remedy=None if files == "present" else entry.source.remedy(name),
         optimize=runtime.optimize_state(name),
         version=entry.version,
