@@ -10,7 +10,8 @@ from weakref import WeakSet
 from localinfra.footprint import MIB
 from localinfra.prefixes.shelves import Shelves
 
-# Left free for what each engine offloads until the next look at it, a second later.
+# Left free for what each engine offloads until the next look at it, a second later; but not more
+# than half of what there is.
 GROWTH_BYTES = 64 * MIB
 
 
@@ -80,8 +81,8 @@ def divided(room: int, kept: int, shares: Sequence[Share]) -> tuple[int, list[in
     nothing to do is left alone."""
     room = max(0, room)
     used = sum(share.used for share in shares)
-    growth = sum(min(GROWTH_BYTES, share.most - share.used) for share in shares)
-    kept = max(0, min(kept, room - used - growth))
+    growth = sum(min(GROWTH_BYTES, max(0, share.most - share.used)) for share in shares)
+    kept = max(0, min(kept, room - used - min(growth, (room - used) // 2)))
     spare = room - kept - used
     if spare < 0:
         return kept, [room * share.used // used for share in shares]
