@@ -10,16 +10,13 @@ from localinfra.config.settings import Config, ServerSettings
 from localinfra.models import catalog as catalog_file
 from localinfra.models.catalog import Catalog
 
-# Read whenever they are needed; the others are read once, at the start.
-LIVE = frozenset(
+# What the process holds from its start to its end; a reload changes all others.
+NEEDS_RESTART = frozenset(
     {
-        "default_seed",
-        "fallback_model",
-        "keepalive_s",
-        "models_dir",
-        "serve_pulled",
-        "shutdown_timeout_s",
-        "watchdog_s",
+        "host",  # the socket is bound
+        "port",
+        "disk_cache",  # engines have its files
+        "keep_costs",  # what was used meanwhile would be lost, or charged
     }
 )
 
@@ -80,7 +77,9 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 def merged(old: ServerSettings, new: ServerSettings) -> tuple[ServerSettings, list[str]]:
-    """The old settings with the new values of live keys, and the keys that need a restart."""
-    differing = [name for name in old.__struct_fields__ if getattr(old, name) != getattr(new, name)]
-    live = {name: getattr(new, name) for name in differing if name in LIVE}
-    return msgspec.structs.replace(old, **live), [name for name in differing if name not in LIVE]
+    """The new settings with the old values of the keys that need a restart, and those of these that
+    differ. Raises ConfigError if others could then use the server without a key."""
+    kept = {name: getattr(old, name) for name in NEEDS_RESTART}
+    found = msgspec.structs.replace(new, **kept)
+    found.check_exposure()
+    return found, [name for name in sorted(kept) if getattr(new, name) != kept[name]]

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -71,6 +71,7 @@ PULSE_CHECK_S = 1.0
 # the model is back, so it is reloaded without a request after this long.
 REVIVE_AFTER_S = 10.0
 REFRESH_AFTER_S = 2.0  # at most so often, clients may ask for unknown names
+OF_LOADED_MODELS = ("max_queue", "share_prefixes")  # settings that a model is loaded with
 MEASURED = ("encoders", "optimized")  # folders of the cache
 LAST_WRITES_S = 3.0  # for prefixes that are not in files yet, at the end
 MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory and a core
@@ -87,12 +88,12 @@ class Runtime:
     ):
         """`origin`: of both, to read them anew."""
         self.settings = settings
+        self._followers: list[Callable[[ServerSettings], None]] = []
         self.catalog = catalog
         self._origin = origin
         self._refreshed_at = time.monotonic()
         self.started_at = int(time.time())
-        limit = settings.memory_budget
-        self._budget = Budget(None if limit == "auto" else num_bytes(limit), free_memory)
+        self._budget = budget(settings)
         disk_bytes = num_bytes(settings.disk_cache) if settings.disk_cache else 0
         self.prefixes = Shelves(cache_folder("prefixes"), disk_bytes)
         self._allowance = Allowance(self.prefixes)
@@ -110,7 +111,7 @@ class Runtime:
                 park=park,
                 wake=wake,
                 changed=self._fit_prefixes,
-                patience_s=settings.swap_wait_s,
+                patience_s=lambda: self.settings.swap_wait_s,
             ),
         )
         self._meter = LoadMeter(held_memory)
@@ -122,7 +123,7 @@ class Runtime:
         optimized = faster_weights.optimized(catalog.entries)
         may_change = settings.default_seed is None  # it promises the same texts until the end
         self._faster_weights = FasterWeights(
-            optimized, Quiet(self._is_busy), self._models.renew if may_change else None
+            optimized, Quiet(self._is_busy), self._renew if may_change else None
         )
         self._keeps_original = () if may_change else faster_weights.unchanged(optimized)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -189,15 +190,32 @@ class Runtime:
         if self._origin is None:
             raise ConfigError("this server's settings don't come from a file")
         settings, catalog = await in_daemon_thread(self._origin.read, name="reload")
-        self.settings, needs_restart = merged(self.settings, settings)
+        before = self.settings
+        self.settings, needs_restart = merged(before, settings)
         old, new = self.catalog.entries, catalog.entries
         self._serve(catalog)
+        self._apply(before)
         return Changes(
             added=[name for name in new if name not in old],
             changed=[name for name in new if name in old and old[name] != new[name]],
             removed=[name for name in old if name not in new],
             needs_restart=needs_restart,
         )
+
+    def follow(self, apply: Callable[[ServerSettings], None]) -> None:
+        """Calls `apply` with the settings, now and whenever a reload has read them."""
+        self._followers.append(apply)
+        apply(self.settings)
+
+    def _apply(self, before: ServerSettings) -> None:
+        settings = self.settings
+        for apply in self._followers:
+            apply(settings)
+        self._budget = budget(settings)
+        self._models.settle()
+        if any(getattr(before, key) != getattr(settings, key) for key in OF_LOADED_MODELS):
+            for name in self.loaded():
+                self._start(self._change(name))
 
     def _serve(self, catalog: Catalog) -> None:
         """Takes the new catalogue. Models whose entries have changed are unloaded once the requests
@@ -215,6 +233,11 @@ class Runtime:
         entry = self.catalog.entries.get(name)
         if entry is not None and entry.preload:
             await self._preload(name)
+
+    async def _renew(self, name: str) -> bool:
+        """See `Pool.renew`; not if a reload has brought a default_seed, which promises the same
+        texts from then on."""
+        return self.settings.default_seed is None and await self._models.renew(name)
 
     async def load(self, name: str) -> None:
         """Loads the model, if it is not loaded yet. Raises ModelUnavailable."""
@@ -362,6 +385,11 @@ class Runtime:
         self.prefixes.is_ending = True
         await self._models.close()
         await in_daemon_thread(self.prefixes.close, LAST_WRITES_S, name="last prefixes")
+
+
+def budget(settings: ServerSettings) -> Budget:
+    limit = settings.memory_budget
+    return Budget(None if limit == "auto" else num_bytes(limit), free_memory)
 
 
 def stacks() -> str:

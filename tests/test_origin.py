@@ -6,11 +6,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from asgi import answer, scope_of
 from models.tiny_gguf import tiny_llama
+from starlette.types import ASGIApp
 from waiting import run, until
 
+from localinfra.api.app import create_app
 from localinfra.errors import ConfigError, ModelNotFound
-from localinfra.footprint import NO_MEMORY
+from localinfra.footprint import CPU, GIB, NO_MEMORY, Footprint
 from localinfra.models.entries import ModelEntry
 from localinfra.models.pool import LoadState
 from localinfra.models.seats import LoadPlan
@@ -93,6 +96,77 @@ def test_a_reload_changes_models_and_live_settings_and_names_the_rest(folder: Pa
         await until(lambda: runtime.state("b") is LoadState.ABSENT)
         with pytest.raises(ModelNotFound):
             runtime.catalog.resolve("b")
+        await runtime.close()
+
+    run(scenario)
+
+
+def test_keys_limits_and_the_budget_change_at_a_reload(folder: Path) -> None:
+    async def status(app: ASGIApp, key: str, body: bytes = b"") -> int:
+        headers = [("host", "localhost"), ("authorization", f"Bearer {key}")]
+        headers += [("content-type", "application/json")]
+        path = "/v1/chat/completions" if body else "/v1/models"
+        scope = scope_of("POST" if body else "GET", path, headers)
+        return (await answer(app, scope, [body])).status
+
+    async def scenario() -> None:
+        (folder / "models.toml").write_text('server.api_keys = ["old"]')
+        runtime = playing(folder)
+        app = create_app(runtime)
+        assert [await status(app, key) for key in ("old", "new")] == [200, 401]
+        (folder / "models.toml").write_text(
+            '[server]\napi_keys = ["new"]\nmax_body_bytes = 1024\nmemory_budget = "3GiB"'
+        )
+        assert (await runtime.reload()).needs_restart == []
+        assert [await status(app, key) for key in ("old", "new")] == [401, 200]
+        assert await status(app, "new", b'"' + b"a" * 2000 + b'"') == 413
+        assert runtime.room()[CPU] == 3 * GIB
+        await runtime.close()
+
+    run(scenario)
+
+
+def test_a_smaller_budget_unloads_idle_models_at_once(folder: Path) -> None:
+    async def scenario() -> None:
+        runtime = playing(folder)
+        for name in ("a", "b"):
+            await runtime.load(name)
+        for seat in runtime._models.seats:
+            seat.takes = Footprint({CPU: 2 * GIB})
+        (folder / "models.toml").write_text(
+            FILE.replace("[model.a]", 'memory_budget = "3GiB"\n[model.a]')
+        )
+        await runtime.reload()
+        await until(lambda: runtime.state("a") is LoadState.ABSENT)
+        assert runtime.state("b") is LoadState.LOADED
+        await runtime.close()
+
+    run(scenario)
+
+
+def test_what_models_are_loaded_with_is_changed_by_loading_them_anew(folder: Path) -> None:
+    async def scenario() -> None:
+        runtime = playing(folder)
+        await runtime.load("a")
+        (folder / "models.toml").write_text(FILE.replace("[model.a]", "max_queue = 3\n[model.a]"))
+        assert not (await runtime.reload()).needs_restart
+        await until(lambda: runtime.state("a") is LoadState.ABSENT)
+        await runtime.close()
+
+    run(scenario)
+
+
+def test_a_reload_never_opens_a_server_that_others_can_reach(folder: Path) -> None:
+    """The new file is safe by itself, but its host needs a restart."""
+
+    async def scenario() -> None:
+        (folder / "models.toml").write_text('server.host = "0.0.0.0"\nserver.api_keys = ["old"]')
+        runtime = playing(folder)
+        before = runtime.settings, runtime.catalog
+        (folder / "models.toml").write_text(FILE)
+        with pytest.raises(ConfigError, match="without an API key"):
+            await runtime.reload()
+        assert (runtime.settings, runtime.catalog) == before
         await runtime.close()
 
     run(scenario)

@@ -15,7 +15,7 @@ from localinfra.api.cohere import create_cohere_embeddings
 from localinfra.api.deepinfra.inference import infer
 from localinfra.api.http.arriving import Arriving
 from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
-from localinfra.api.http.guard import IMAGE_FILES, Guard
+from localinfra.api.http.guard import IMAGE_FILES, Access, Guard
 from localinfra.api.http.leasing import Leasing
 from localinfra.api.http.leaving import Leaving
 from localinfra.api.http.paths import CanonicalPaths
@@ -42,7 +42,6 @@ from localinfra.api.openai.responses.store import (
 )
 from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
-from localinfra.config.settings import is_local
 from localinfra.costs import Ledger
 from localinfra.runtime import Runtime
 
@@ -121,9 +120,11 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     """The application over a runtime; its lifespan starts loading the models and closes them.
 
     Usage goes to the ledger if there is one, else to the metrics only."""
-    settings = runtime.settings
     ledger = ledger or Ledger()
-    state = AppState(runtime, ledger, ImageFiles(settings.image_urls_s), ResponseStore())
+    images, access = ImageFiles(), Access()
+    runtime.follow(images.apply)
+    runtime.follow(access.apply)
+    state = AppState(runtime, ledger, images, ResponseStore())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -161,13 +162,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
             Middleware(CanonicalPaths),
             Middleware(RequestMetrics, metrics=state.metrics),
             Middleware(Arriving),
-            Middleware(
-                Guard,
-                allowed_hosts=(settings.host, *settings.allowed_hosts),
-                allowed_origins=settings.allowed_origins,
-                on_loopback=is_local(settings.host),
-                api_keys=settings.api_keys,
-            ),
+            Middleware(Guard, access=access),
             Middleware(Leasing, runtime=runtime),
             Middleware(Leaving),
         ],

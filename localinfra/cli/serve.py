@@ -17,12 +17,12 @@ import uvicorn
 
 from localinfra import logs
 from localinfra.api.app import create_app
-from localinfra.api.sockets.server import Server, bind, raise_descriptor_limit
+from localinfra.api.sockets.server import Server, bind
 from localinfra.cli import first_start
 from localinfra.cli.client import local_url
 from localinfra.cli.ending import end_within, leave
 from localinfra.cli.ports import listener_on
-from localinfra.config.settings import LOG_LEVELS
+from localinfra.config.settings import LOG_LEVELS, ServerSettings
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
@@ -43,6 +43,11 @@ class Foreground(Server):
     def __init__(self, runtime: Runtime, ledger: Ledger):
         super().__init__(create_app(runtime, ledger), runtime.settings)
         self._runtime = runtime
+        runtime.follow(self.apply)
+
+    def apply(self, settings: ServerSettings) -> None:
+        super().apply(settings)
+        logging.getLogger().setLevel(settings.log_level.upper())
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -164,7 +169,6 @@ def serve(
     origin = Origin(path, models, given, first_start.check_files)
     settings, catalog = origin.read()
     logs.configure(settings.log_level)
-    raise_descriptor_limit(settings)
 
     sockets = take_address(settings.host, settings.port)
 

@@ -112,7 +112,7 @@ class Pool(Generic[T]):
             if request.done() and not request.cancelled() and not request.exception():
                 request.result().release()  # it was granted in the same moment
             request.cancel()
-            self._decide()  # if no other request wants the model, it need not be loaded
+            self.settle()  # if no other request wants the model, it need not be loaded
             raise
 
     def _lease(self, seat: Seat[T]) -> Lease[T]:
@@ -122,7 +122,7 @@ class Pool(Generic[T]):
             seat.num_leases -= 1
             seat.used_at = time.monotonic()
             if not seat.num_leases and (self._pending or seat.is_leaving):
-                self._decide()
+                self.settle()
 
         seat.num_leases += 1
         return Lease(seat.model, release)
@@ -135,7 +135,7 @@ class Pool(Generic[T]):
         seat = self.seats.named(name)
         if seat is not None:
             seat.is_leaving = True
-            self._decide()
+            self.settle()
             await seat.is_gone.wait()
 
     async def renew(self, name: str) -> bool:
@@ -163,7 +163,7 @@ class Pool(Generic[T]):
         is_replaced = old.state is ResidentState.LOADED and not self._is_closed
         leaving = old if is_replaced or new.num_leases else new
         leaving.is_leaving = True
-        self._decide()
+        self.settle()
         if leaving is new:
             await new.is_gone.wait()
         return is_replaced
@@ -250,15 +250,15 @@ class Pool(Generic[T]):
             return
         if pending.planning is asyncio.current_task():  # else another plan has been begun
             pending.plan, pending.takes = plan, plan.takes
-            self._decide()
+            self.settle()
 
-    def _decide(self) -> None:
+    def settle(self) -> None:
         """Does what `swaps.decide` says. Call it after every change."""
         if self._is_closed:
             return
         self._pending = {name: one for name, one in self._pending.items() if one.has_requests}
         room, now = self._sharing.room(self.seats.held), time.monotonic()
-        moves = decide(self.seats, self._pending.values(), room, now, self._sharing.patience_s)
+        moves = decide(self.seats, self._pending.values(), room, now, self._sharing.patience_s())
         for seat in moves.park:
             self._start_park(seat)
         for seat in moves.unload:
@@ -283,7 +283,7 @@ class Pool(Generic[T]):
 
     def _decide_again(self) -> None:
         self._recheck = None
-        self._decide()
+        self.settle()
 
     def _start_load(self, pending: Pending[T]) -> None:
         del self._pending[pending.name]
@@ -315,7 +315,7 @@ class Pool(Generic[T]):
             model = await in_daemon_thread(self._load, name, plan, name=f"load {name}")
         except Exception:
             self._forget(seat)
-            self._decide()
+            self.settle()
             raise
         seat.model, seat.takes = model, self._sharing.takes(model)
         seat.measured, seat.parked = seat.takes, self._sharing.parked(model)
@@ -329,7 +329,7 @@ class Pool(Generic[T]):
         seat.state = ResidentState.LOADED
         seat.loaded_at = seat.used_at = time.monotonic()
         self._grant(seat, seat.pending)
-        self._decide()
+        self.settle()
 
     def _grant(self, seat: Seat[T], pending: Pending[T]) -> None:
         for request in pending.requests:
@@ -362,7 +362,7 @@ class Pool(Generic[T]):
         if seat.is_parked and seat.parked is not None:
             seat.takes, seat.state = seat.parked, ResidentState.LOADED
             logger.info("%s was moved to main memory to make room for another model", seat.name)
-            self._decide()
+            self.settle()
         else:
             self._is_ready(seat)
 
@@ -381,7 +381,7 @@ class Pool(Generic[T]):
         unloading = asyncio.create_task(freeing)
         await asyncio.wait((unloading,), timeout=UNLOAD_LIMIT_S)
         self._forget(seat)
-        self._decide()
+        self.settle()
         try:
             await unloading
         except Exception:  # a device error

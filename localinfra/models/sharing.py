@@ -47,4 +47,4 @@ class Sharing(Generic[T]):
     wake: Callable[[T], None] = stays  # moves it back
     # told after every change what each model takes, those included that are being loaded or moved
     changed: Callable[[Mapping[str, Footprint]], None] = told
-    patience_s: float = 10.0  # a busy model is unloaded for one that has waited for so long
+    patience_s: Callable[[], float] = lambda: 10.0  # then a busy model is unloaded for another

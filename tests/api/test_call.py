@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from localinfra.api.call import Call
 from localinfra.api.http.errors import EXCEPTION_HANDLERS
-from localinfra.api.http.guard import Guard
+from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.leasing import Leasing
 from localinfra.api.http.pieces import fill_arrays, join_items
 from localinfra.api.http.state import AppState
@@ -61,7 +61,7 @@ class Server:
             routes=[Route("/", handler, methods=["POST"])],
             middleware=[
                 Middleware(RequestMetrics, metrics=self.state.metrics),
-                Middleware(Guard),
+                Middleware(Guard, access=Access()),
                 Middleware(Leasing, runtime=self.state.runtime),
             ],
             exception_handlers=EXCEPTION_HANDLERS,

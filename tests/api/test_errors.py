@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from localinfra import errors
 from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
-from localinfra.api.http.guard import Guard
+from localinfra.api.http.guard import Access, Guard
 from localinfra.errors import ApiError
 
 
@@ -32,7 +32,7 @@ def app(failure: Exception | None = None) -> Starlette:
             Route("/v1/messages", endpoint, methods=["POST"]),
             Route("/anthropic/v1/messages/count_tokens", endpoint, methods=["POST"]),
         ],
-        middleware=[Middleware(Guard)],
+        middleware=[Middleware(Guard, access=Access())],
         exception_handlers=EXCEPTION_HANDLERS,
     )
 

@@ -8,9 +8,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from localinfra.api.http.guard import Guard
+from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.state import RequestState
 from localinfra.api.metrics import RequestMetrics
+from localinfra.config.settings import ServerSettings
 from localinfra.metrics import Metrics
 
 HOST = ("host", "localhost")
@@ -41,7 +42,7 @@ def counted(path: str, *headers: Header, api_keys: tuple[str, ...] = ()) -> str:
         ],
         middleware=[
             Middleware(RequestMetrics, metrics=metrics),
-            Middleware(Guard, api_keys=api_keys),
+            Middleware(Guard, access=Access(ServerSettings(api_keys=api_keys))),
         ],
     )
     scope = scope_of(path=path, headers=headers or (HOST,))

@@ -17,7 +17,7 @@ from streams import Events, Source, yielding
 
 from localinfra.api.http.body import BodyLimits, receive_body
 from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
-from localinfra.api.http.guard import Guard
+from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.sse import EventStream, until_disconnect
 
 LIMITS = BodyLimits(max_bytes=100_000, timeout_s=9.0)
@@ -28,7 +28,7 @@ async def serving(endpoint: Callable[[Request], object]) -> AsyncIterator[int]:
     """Yields the port of a server with this one route, behind Guard."""
     app = Starlette(
         routes=[Route("/", endpoint, methods=["GET", "POST"])],
-        middleware=[Middleware(Guard)],
+        middleware=[Middleware(Guard, access=Access())],
         exception_handlers=EXCEPTION_HANDLERS,
     )
     config = uvicorn.Config(

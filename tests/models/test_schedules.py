@@ -98,7 +98,7 @@ class Schedule:
                 plan=lambda name, _: LoadPlan(takes(self.sizes[name])),
                 takes=lambda name: takes(self.sizes[name]),
                 room=lambda _: {CPU: self.budget},
-                patience_s=PATIENCE_S,
+                patience_s=lambda: PATIENCE_S,
                 changed=self.changed,
             ),
         )

@@ -5,7 +5,6 @@ can forge). Renders its own refusals and all errors not rendered elsewhere as JS
 """
 
 import re
-from collections.abc import Iterable
 from typing import cast
 
 from starlette.datastructures import Headers
@@ -18,6 +17,7 @@ from localinfra.api.http.errors import as_api_error, error_response, speaks_anth
 from localinfra.api.http.hosts import Authority, HostRules, OriginRules, parse_authority
 from localinfra.api.http.state import RequestState
 from localinfra.chance import random_hex
+from localinfra.config.settings import ServerSettings, is_local
 from localinfra.errors import Forbidden, Unauthorized
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -29,6 +29,21 @@ OPEN_PATHS = frozenset({"/health"})  # readable without a key
 IMAGE_FILES = "/v1/images/files"  # paths below it are open too: their names can't be guessed
 
 
+class Access:
+    """Who may call, by the settings that were last applied."""
+
+    def __init__(self, settings: ServerSettings | None = None):
+        self.apply(settings or ServerSettings())
+
+    def apply(self, settings: ServerSettings) -> None:
+        self.hosts = HostRules((settings.host, *settings.allowed_hosts))
+        # Desktop apps may use a server that no other machine can reach.
+        self.origins = OriginRules(
+            settings.allowed_origins, takes_desktop_apps=is_local(settings.host)
+        )
+        self.keys = ApiKeys(settings.api_keys)
+
+
 class Guard:
     """ASGI middleware around the application.
 
@@ -37,20 +52,9 @@ class Guard:
     preflights need no key: unknown paths need one too, so that routes can't be probed.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        allowed_hosts: Iterable[str] = (),
-        allowed_origins: Iterable[str] = (),
-        api_keys: Iterable[str] = (),
-        on_loopback: bool = False,
-    ):
-        """`allowed_hosts`: names, or `*.lan` for all below; `allowed_origins`: origins, or `*`;
-        `on_loopback`: no other machine can reach the server, so desktop apps may use it."""
+    def __init__(self, app: ASGIApp, access: Access):
         self.app = app
-        self.hosts = HostRules(allowed_hosts)
-        self.origins = OriginRules(allowed_origins, takes_desktop_apps=on_loopback)
-        self.keys = ApiKeys(api_keys)
+        self.access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -102,7 +106,7 @@ class Guard:
         server = scope.get("server")  # (address, port) of this end of the connection
         local_address = server[0] if server else None
         if len(headers.getlist("host")) != 1 or not all(
-            host is not None and self.hosts.allows(host, local_address) for host in hosts
+            host is not None and self.access.hosts.allows(host, local_address) for host in hosts
         ):
             raise Forbidden(
                 f"This server does not answer to the host {', '.join(given)[:200]!r}. If the name "
@@ -118,9 +122,8 @@ class Guard:
         given = [origin for origin in headers.getlist("origin") if origin]
         if not given and not is_foreign_fetch(headers, method):
             return {}
-        if not self.origins.allows_all and not (
-            len(given) == 1 and self.origins.allows(given[0], host)
-        ):
+        origins = self.access.origins
+        if not origins.allows_all and not (len(given) == 1 and origins.allows(given[0], host)):
             page = ", ".join(given)[:200] or "other sites"
             if page == "null":
                 raise Forbidden(
@@ -140,7 +143,7 @@ class Guard:
     def check_key(self, headers: Headers) -> str:
         """Returns the caller's name. Raises Unauthorized."""
         given = headers.get("authorization", ""), headers.get("x-api-key", "")
-        caller = self.keys.caller(*given)
+        caller = self.access.keys.caller(*given)
         if caller is None:
             raise Unauthorized(
                 "The API key is missing or unknown. Send 'Authorization: Bearer KEY' with one of "

@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.types import Scope
 
 from localinfra.api.http.body import BodyLimits, UnfinishedBodies
+from localinfra.config.settings import ServerSettings
 from localinfra.costs import Ledger
 from localinfra.errors import ApiError
 from localinfra.executor import BoundedExecutor
@@ -43,17 +44,17 @@ class AppState:
 
     def __init__(self, runtime: Runtime, ledger: Ledger, *stores: object):
         """`stores`: data that single APIs keep across requests."""
-        settings = runtime.settings
         self.runtime = runtime
         self.ledger = ledger
         self.metrics = Metrics()
         self.threads = Threads()
-        self.limits = BodyLimits(
-            settings.max_body_bytes,
-            settings.body_timeout_s,
-            UnfinishedBodies(max(settings.max_unfinished_bytes, settings.max_body_bytes)),
-        )
+        self._unfinished = UnfinishedBodies(0)
         self._stores = stores
+        runtime.follow(self.apply)
+
+    def apply(self, settings: ServerSettings) -> None:
+        self._unfinished.max_bytes = max(settings.max_unfinished_bytes, settings.max_body_bytes)
+        self.limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s, self._unfinished)
 
     def store(self, kind: type[T]) -> T:
         """The store of this class."""

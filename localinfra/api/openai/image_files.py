@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from localinfra.api.http.guard import IMAGE_FILES
 from localinfra.api.http.state import AppState
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import NotFound
 
 MAX_BYTES = 256 << 20  # in total; the oldest are dropped first
@@ -24,10 +25,14 @@ class KeptImage(msgspec.Struct, frozen=True):
 class ImageFiles:
     """The images kept. Event loop only."""
 
-    def __init__(self, kept_s: float):
+    def __init__(self, kept_s: float = 0.0):
         self._kept_s = kept_s
         self._images: OrderedDict[str, KeptImage] = OrderedDict()
         self._num_bytes = 0
+
+    def apply(self, settings: ServerSettings) -> None:
+        """Images that are kept already stay for as long as they were promised."""
+        self._kept_s = settings.image_urls_s
 
     def put(self, data: bytes, media_type: str) -> str:
         """Keeps an image and returns its path."""

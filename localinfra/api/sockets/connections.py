@@ -33,8 +33,7 @@ class Connections:
 
     def __init__(self, settings: ServerSettings, capacity: int | None = None):
         """`capacity`: how many connections the process has descriptors for, if known."""
-        self.settings = settings
-        self.capacity = min(settings.max_connections, capacity or settings.max_connections)
+        self.apply(settings, capacity)
         self._all: dict[ClosableConnection, None] = {}
         self._num_from: Counter[str] = Counter()
         self._leaving: dict[ClosableConnection, None] = {}
@@ -44,6 +43,11 @@ class Connections:
         # Slow readers → bytes buffered for them. The one that read most recently is last.
         self._unread: dict[ClosableConnection, int] = {}
         self.unread_bytes = 0
+
+    def apply(self, settings: ServerSettings, capacity: int | None = None) -> None:
+        """Changes the limits. Connections beyond them stay open until others need their place."""
+        self.settings = settings
+        self.capacity = min(settings.max_connections, capacity or settings.max_connections)
 
     def __len__(self) -> int:
         return len(self._all)

@@ -46,15 +46,28 @@ class Server(uvicorn.Server):
                 server_header=False,
                 ws="none",
                 timeout_keep_alive=cast(int, settings.idle_timeout_s),
-                timeout_graceful_shutdown=round(settings.shutdown_timeout_s + FINAL_WRITE_S),
+                timeout_graceful_shutdown=longest_shutdown(settings),
                 lifespan="on" if lifespan else "off",
             )
         )
+
+    def apply(self, settings: ServerSettings) -> None:
+        """Changes the limits, for connections that are open too."""
+        raise_descriptor_limit(settings)
+        most = capacity()
+        self.open.apply(settings, most + len(self.open) if most is not None else None)
+        self.config.timeout_keep_alive = cast(int, settings.idle_timeout_s)
+        self.config.timeout_graceful_shutdown = longest_shutdown(settings)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % CHECK_TICKS == 0:
             self.open.check(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
+
+
+def longest_shutdown(settings: ServerSettings) -> int:
+    """Seconds."""
+    return round(settings.shutdown_timeout_s + FINAL_WRITE_S)
 
 
 def capacity() -> int | None:
