@@ -8,9 +8,10 @@ from urllib.parse import quote
 import click
 import msgspec
 
-from localinfra.cli import child, first_start
+from localinfra.cli import child
 from localinfra.cli.cards import Cards
 from localinfra.cli.client import Client, ServerRefused, ServerUnreachable, local_url
+from localinfra.cli.file_checks import check_files
 from localinfra.cli.progress import ProgressLine
 from localinfra.config import settings as config_file
 from localinfra.config.settings import ServerSettings
@@ -42,7 +43,7 @@ def connect(
     if running and (serves_all(running, catalog) if config else serves(running, model)):
         return running
     check(catalog)
-    first_start.check_files(catalog, settings.path)
+    check_files(catalog, settings.path)
     line = ProgressLine()
     try:
         server = child.server(

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from localinfra.cli.first_start import no_models
+from localinfra.cli.file_checks import no_models
 from localinfra.config import settings as config_file
 from localinfra.models import catalog, files
 from localinfra.models.entries import KINDS, ModelEntry, Price

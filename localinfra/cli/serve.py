@@ -18,9 +18,9 @@ import uvicorn
 from localinfra import logs
 from localinfra.api.app import create_app
 from localinfra.api.sockets.server import Server, bind
-from localinfra.cli import first_start
 from localinfra.cli.client import local_url
 from localinfra.cli.ending import end_within, leave
+from localinfra.cli.file_checks import check_files
 from localinfra.cli.ports import listener_on
 from localinfra.config.settings import LOG_LEVELS, ServerSettings
 from localinfra.costs import Ledger, default_path
@@ -166,7 +166,7 @@ def serve(
     """
     flags = {"host": host, "port": port, "log_level": "debug" if verbose else log_level}
     given = {name: value for name, value in flags.items() if value is not None}
-    origin = Origin(path, models, given, first_start.check_files)
+    origin = Origin(path, models, given, check_files)
     settings, catalog = origin.read()
     logs.configure(settings.log_level)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from models.tiny_gguf import tiny_llama
 
-from localinfra.cli.first_start import check_files
+from localinfra.cli.file_checks import check_files
 from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError
 from localinfra.models import catalog, files

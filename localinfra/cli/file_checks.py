@@ -1,4 +1,4 @@
-"""What is checked before a server starts: whether the models' files are what their tables say."""
+"""Whether the models' files are what their tables say: checked before models are served."""
 
 from pathlib import Path
 
