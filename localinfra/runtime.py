@@ -93,7 +93,7 @@ class Runtime:
         self._origin = origin
         self._refreshed_at = time.monotonic()
         self.started_at = int(time.time())
-        self._budget = budget(settings)
+        self._budget = Budget.of(settings, free_memory)
         disk_bytes = num_bytes(settings.disk_cache) if settings.disk_cache else 0
         self.prefixes = Shelves(cache_folder("prefixes"), disk_bytes)
         self._allowance = Allowance(self.prefixes)
@@ -211,7 +211,7 @@ class Runtime:
         settings = self.settings
         for apply in self._followers:
             apply(settings)
-        self._budget = budget(settings)
+        self._budget = Budget.of(settings, free_memory)
         self._models.settle()
         if any(getattr(before, key) != getattr(settings, key) for key in OF_LOADED_MODELS):
             for name in self.loaded():
@@ -385,11 +385,6 @@ class Runtime:
         self.prefixes.is_ending = True
         await self._models.close()
         await in_daemon_thread(self.prefixes.close, LAST_WRITES_S, name="last prefixes")
-
-
-def budget(settings: ServerSettings) -> Budget:
-    limit = settings.memory_budget
-    return Budget(None if limit == "auto" else num_bytes(limit), free_memory)
 
 
 def stacks() -> str:

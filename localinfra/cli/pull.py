@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from localinfra import machine
+from localinfra.cli.memory import fit, size, weights_fit
 from localinfra.cli.progress import ProgressLine
 from localinfra.config import settings as config_file
 from localinfra.models import catalog, quants
@@ -18,14 +18,10 @@ from localinfra.models.fetch.peek import peek
 from localinfra.models.fetch.plan import Plan
 from localinfra.models.fetch.progress import PullProgress
 from localinfra.models.gguf.reader import GgufHeader
-from localinfra.models.kv_cache import CacheShape, cache_bytes
-from localinfra.models.memory import layers_per_device
 from localinfra.models.sources import HubSource, RemoteSource, UrlSource
 
 INTERRUPTED = 130  # as shells report a command ended by Ctrl-C
 MOST_ROWS = 6  # of files that are shown one by one
-SHOWN_CONTEXT = 8192  # tokens for which the memory is estimated
-RESERVE_BYTES = 512 << 20  # of a process beside weights and cache
 
 
 @click.command()
@@ -104,47 +100,15 @@ def description(plan: Plan, header: GgufHeader | None) -> list[str]:
     rows = [(file.blob.size_bytes, file.blob.name) for file in plan.files]
     if len(rows) > 1:
         rows = [*(rows if len(rows) <= MOST_ROWS else []), (plan.total_bytes, f"{len(rows)} files")]
-    here = plan.total_bytes - plan.missing_bytes
+    total = plan.total_bytes
+    here = total - plan.missing_bytes
     return [
         plan.source.text,
         *(f"{size(count):>10}  {name}" for count, name in rows),
         *([f"{size(here):>10}  of it here already"] if here else []),
         f"  license: {plan.license or 'not stated'}",
-        f"  memory: {fit(plan, header) if header else weights_fit(plan)}",
+        f"  memory: {fit(header, total) if header else weights_fit(total)}",
     ]
-
-
-def fit(plan: Plan, header: GgufHeader) -> str:
-    """Whether the model fits this machine, and how: an estimate from its header."""
-    from localinfra.llama.build_info import free_memory  # loads llama.cpp
-
-    tokens = min(header.context_length or SHOWN_CONTEXT, SHOWN_CONTEXT)
-    shape = CacheShape(num_cells=tokens, num_sequences=1, batch_size=512, kv_type="f16")
-    cache = sum(cache_bytes(header, shape))
-    need = plan.total_bytes + cache + RESERVE_BYTES
-    what = f"about {size(need)} with {tokens:,} tokens of context"
-    if gpus := free_memory():
-        layers, on_gpus = (
-            header.block_count + 1,
-            sum(layers_per_device(header, list(gpus.values()), shape)),
-        )
-        if on_gpus == layers:
-            return f"{what}: all {layers} layers fit the GPU"
-        if on_gpus:
-            return f"{what}: {on_gpus} of {layers} layers fit the GPU, the CPU computes the others"
-    free = machine.available_memory()
-    if free is None:
-        return f"{what}, computed on the CPU"
-    if need <= free:
-        return f"{what}, computed on the CPU; {size(free)} are free"
-    return f"{what}, but {size(free)} are free: it may be very slow or fail; try a smaller QUANT"
-
-
-def weights_fit(plan: Plan) -> str:
-    """Of a folder, or a file whose header can't be read yet."""
-    free = machine.available_memory()
-    rest = f"; {size(free)} of main memory are free" if free is not None else ""
-    return f"about {size(plan.total_bytes)} for the weights{rest}"
 
 
 def uses(plan: Plan, result: Path, known: Catalog) -> list[str]:
@@ -175,14 +139,6 @@ def name_of(source: RemoteSource) -> str:
     if isinstance(source, UrlSource):
         return source.own_path.stem
     return source.text.rpartition("/")[2].removeprefix("ollama:")
-
-
-def size(count: int) -> str:
-    """4.9 GB, 120 MB, 3 kB."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
-        if count >= factor:
-            return f"{count / factor:.{1 if count < 100 * factor else 0}f} {unit}"
-    return f"{count / 1000:.0f} kB" if count >= 1000 else f"{count} B"
 
 
 def duration(seconds: float) -> str:

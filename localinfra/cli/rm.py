@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from localinfra.cli.completion import complete_models
-from localinfra.cli.pull import size
+from localinfra.cli.memory import size
 from localinfra.config import settings as config_file
 from localinfra.errors import ApiError
 from localinfra.models import catalog

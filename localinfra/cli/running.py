@@ -12,8 +12,8 @@ import msgspec
 from localinfra.cli.completion import complete_models
 from localinfra.cli.connect import running
 from localinfra.cli.list import table
+from localinfra.cli.memory import size
 from localinfra.cli.ports import listener_on
-from localinfra.cli.pull import size
 from localinfra.errors import ApiError
 
 HEADER = ("MODEL", "KIND", "STATE", "MEMORY", "PREFIXES", "CONTEXT")

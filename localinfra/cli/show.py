@@ -7,10 +7,13 @@ from pathlib import Path
 import click
 
 from localinfra.cli.completion import complete_models
-from localinfra.cli.pull import size
+from localinfra.cli.memory import in_words, size, weights_fit
 from localinfra.config import settings as config_file
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
-from localinfra.models import catalog, files
+from localinfra.footprint import CPU, NO_MEMORY
+from localinfra.models import catalog, files, measured
+from localinfra.models.budget import Budget
 from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header
 from localinfra.models.sampling import SamplingSettings, recommended_in
@@ -23,8 +26,11 @@ Row = tuple[str, str]
 @click.option("--config", "path", type=click.Path(path_type=Path), help="Another models.toml.")
 def show(model: str, path: Path | None) -> None:
     """Show what MODEL is: its files, size, context, chat template and sampling."""
-    name, entry = catalog.discover(config_file.load(path)).resolve(model)
+    config = config_file.load(path)
+    name, entry = catalog.discover(config).resolve(model)
     rows = [("name", name), *rows_of(name, entry)]
+    if entry.source.find():
+        rows.append(("memory", memory_of(name, entry, config.server)))
     width = max(len(title) for title, _ in rows)
     for title, text in rows:
         click.echo(f"{title.ljust(width)}  {text}")
@@ -50,6 +56,26 @@ def rows_of(name: str, entry: ModelEntry) -> Iterator[Row]:
         except BadGguf as error:
             raise ApiError(str(error)) from None
         yield from rows_of_header(entry, header)
+
+
+def memory_of(name: str, entry: ModelEntry, settings: ServerSettings) -> str:
+    """What it takes with its settings on this machine, if no other model is loaded."""
+    if not isinstance(entry, TextModelEntry):
+        found = entry.source.find()
+        return weights_fit(bytes_of(found) if found else 0)
+    from localinfra.kinds import free_memory
+    from localinfra.text.loading import text_plan
+
+    free = free_memory()
+    budget = Budget.of(settings, lambda: free).room(NO_MEMORY)
+    room = {device: min(size, free.get(device, size)) for device, size in budget.items()}
+    plan = text_plan(name, entry, room)
+    takes = measured.find(measured.identity(entry, plan.shape)) or plan.expected
+    gpus = {device: size for device, size in room.items() if device != CPU}
+    layers = plan.header.block_count + 1
+    tokens = plan.settings.context_length
+    need = sum(takes.bytes_on.values())
+    return in_words(need, tokens, layers, plan.gpu_layers, gpus, room.get(CPU))
 
 
 def rows_of_header(entry: ModelEntry, header: GgufHeader) -> Iterator[Row]:

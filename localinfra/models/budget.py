@@ -1,7 +1,10 @@
 """How much memory all models together may take, by device. Asks no device itself."""
 
 from collections.abc import Callable, Mapping
+from typing import Self
 
+from localinfra.config.settings import ServerSettings
+from localinfra.config.sizes import num_bytes
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, MIB, Footprint, Room, device_name, sized
 
@@ -18,6 +21,11 @@ class Budget:
     def __init__(self, limit: int | None, free: Callable[[], Mapping[str, int]]):
         self._limit = limit
         self._free = free
+
+    @classmethod
+    def of(cls, settings: ServerSettings, free: Callable[[], Mapping[str, int]]) -> Self:
+        limit = settings.memory_budget
+        return cls(None if limit == "auto" else num_bytes(limit), free)
 
     def room(self, held: Footprint) -> Room:
         """Bytes by device for all models together, of which they hold `held` now."""

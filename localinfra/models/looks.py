@@ -1,10 +1,13 @@
-"""Checks files at a glance: names and first bytes. Knows paths, but not entries.
+"""What files show at a glance: names and first bytes. Knows paths, but not entries.
 
 Cheap enough for every start and every listing, except `gguf_header`. The loaders check the rest.
 """
 
+import functools
 import json
 from pathlib import Path
+
+from localinfra.models.sampling import SamplingSettings, recommended_in
 
 GIT_LFS = b"version https://git-lfs"
 
@@ -29,6 +32,27 @@ def gguf_header(path: Path, *, embeds: bool = False) -> str | None:
     except BadGguf as error:
         return str(error)
     return None
+
+
+def recommended_by(path: Path) -> SamplingSettings | None:
+    """The recommendation in a file's first bytes, which are read once. None if there is none, or
+    the file can't be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _recommended_by(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _recommended_by(path: Path, size_bytes: int, modified_ns: int) -> SamplingSettings | None:
+    """`size_bytes` and `modified_ns` tell one content from another."""
+    from localinfra.models.gguf.reader import BadGguf, glance  # imports numpy
+
+    try:
+        return recommended_in(glance(path))
+    except BadGguf:  # the load will say why
+        return None
 
 
 def ggufs_inside(folder: Path) -> str:

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from models.tiny_gguf import F32, STRING, Value, tiny_llama
 
 from localinfra.cli.main import main
+from localinfra.footprint import GIB
 from localinfra.models import places
 
 
@@ -45,6 +46,26 @@ def test_show_says_what_a_pulled_model_is() -> None:
     assert found["model"].startswith("llama, ") and found["license"] == "apache-2.0"
     assert found["context"] == "by memory tokens; trained for 512"
     assert found["recommended"] == "temperature 0.6"
+    assert found["memory"].startswith("about ") and " tokens of context" in found["memory"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "free", "expected"),
+    [
+        ([8 * GIB], 8 * GIB, "all 3 layers fit the GPU"),
+        ([], 8 * GIB, "computed on the CPU; 8.1 GB are free"),
+        ([], GIB // 2, "but 0 B are free: it may be very slow or fail; try a smaller QUANT"),
+    ],
+)
+def test_show_says_how_a_model_fits_this_machine(
+    gpus: list[int], free: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {f"gpu{at}": free_bytes for at, free_bytes in enumerate(gpus)}
+    monkeypatch.setattr("localinfra.llama.build_info.free_memory", lambda: named)
+    monkeypatch.setattr("localinfra.text.placing.free_memory", lambda: named)
+    monkeypatch.setattr("localinfra.machine.available_memory", lambda: free)
+    line = called("show", "owner/repo").stdout.splitlines()[-1]
+    assert line.startswith("memory") and line.endswith(expected), line
 
 
 def test_show_of_an_unknown_model_names_close_ones() -> None:

@@ -1,10 +1,20 @@
 """A model's own sampling defaults on every text route, and what its authors recommend."""
 
+import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from asgi import answer, scope_of
 from echo import EchoServer
+from models.tiny_gguf import F32, Value, tiny_llama
+
+from localinfra.api.app import create_app
+from localinfra.config import settings as config_file
+from localinfra.models import catalog as catalog_file
+from localinfra.runtime import Runtime
 
 GREEDY = """
 [model.greedy]
@@ -52,3 +62,25 @@ def test_a_response_says_what_was_sampled_with(server: EchoServer) -> None:
 def test_the_card_has_what_is_recommended(server: EchoServer) -> None:
     card = server.client.get(f"{server.url}/v1/models/greedy").json()
     assert card["recommended"] == {"temperature": 0.6, "top_k": 20}
+
+
+def test_a_file_recommends_before_its_model_is_loaded(tmp_path: Path) -> None:
+    model = tiny_llama()
+    model.metadata["general.sampling.temp"] = Value(F32, 0.6)
+    model.write(tmp_path / "a.gguf")
+    (tmp_path / "b.gguf").write_bytes(b"GGUF, and no more")
+    names = {"a": "a.gguf", "b": "b.gguf", "absent": "absent.gguf"}
+    tables = [f'[model.{name}]\nkind = "text"\nsource = "{file}"' for name, file in names.items()]
+    (tmp_path / "models.toml").write_text("\n".join(tables))
+    config = config_file.load(tmp_path / "models.toml")
+
+    async def cards() -> dict[str, Any]:
+        runtime = Runtime(config.server, catalog_file.load(config))
+        app = create_app(runtime)
+        one = msgspec.json.decode((await answer(app, scope_of(path="/v1/models/a"))).body)
+        listed = msgspec.json.decode((await answer(app, scope_of(path="/v1/models"))).body)
+        assert (one["state"], one["recommended"]) == ("present", {"temperature": 0.6})
+        await runtime.close()
+        return {card["id"]: card.get("recommended") for card in listed["data"]}
+
+    assert asyncio.run(cards()) == {"a": {"temperature": 0.6}, "b": None}

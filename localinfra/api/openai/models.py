@@ -5,7 +5,7 @@ Chat applications offer every model listed, so models without files are listed o
 """
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from starlette.requests import Request
@@ -15,7 +15,9 @@ from localinfra.api.http.errors import json_response
 from localinfra.api.http.managing import check_may_manage
 from localinfra.api.http.state import AppState
 from localinfra.errors import InvalidRequest
-from localinfra.models.entries import ModelEntry, Price
+from localinfra.executor import in_daemon_thread
+from localinfra.models.entries import ModelEntry, Price, TextModelEntry
+from localinfra.models.looks import recommended_by
 from localinfra.models.pool import LoadState
 from localinfra.models.sampling import SamplingSettings
 from localinfra.models.sources import state as file_state
@@ -68,6 +70,32 @@ class ModelList(msgspec.Struct, frozen=True):
     has_more: bool = False
 
 
+async def model_cards(runtime: Runtime, names: Iterable[str]) -> list[ModelCard]:
+    """Also what the files recommend of models that are not loaded yet: a conversation's first
+    message is sent before."""
+    entries = {name: runtime.catalog.entries[name] for name in names}
+    cards = [model_card(runtime, name, entry) for name, entry in entries.items()]
+    paths = {
+        name: path
+        for name, entry in entries.items()
+        if isinstance(entry, TextModelEntry) and not entry.recommended
+        if name not in runtime.loaded() and (path := entry.source.find())
+    }
+
+    def read() -> dict[str, SamplingSettings | None]:
+        return {name: recommended_by(path) for name, path in paths.items()}
+
+    recommended = await in_daemon_thread(read, name="recommendations") if paths else {}
+    return [
+        msgspec.structs.replace(card, recommended=card.recommended or recommended.get(card.id))
+        for card in cards
+    ]
+
+
+async def answered(runtime: Runtime, name: str) -> Response:
+    return json_response((await model_cards(runtime, [name]))[0])
+
+
 def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
     load, files = runtime.state(name), file_state(entry.source)
     is_failed_for_files = load is LoadState.FAILED and files != "present"
@@ -104,7 +132,7 @@ async def list_models(request: Request) -> Response:
     """The models whose files are present; with ?all=true, all models."""
     found = AppState.of(request.app).runtime
     await found.refresh()
-    cards = [model_card(found, name, entry) for name, entry in found.catalog.entries.items()]
+    cards = await model_cards(found, found.catalog.names)
     if not wants_all(request):
         cards = [card for card in cards if card.remedy is None]
     first, last = (cards[0].id, cards[-1].id) if cards else (None, None)
@@ -122,23 +150,23 @@ def wants_all(request: Request) -> bool:
 async def get_model(request: Request) -> Response:
     found = AppState.of(request.app).runtime
     await found.refresh()
-    name, entry = found.catalog.resolve(request.path_params["id"])
-    return json_response(model_card(found, name, entry))
+    name, _ = found.catalog.resolve(request.path_params["id"])
+    return await answered(found, name)
 
 
 async def load_model(request: Request) -> Response:
     """Answers once the model is in memory, with its card. Raises what a request for it would."""
     check_may_manage(request)
     found = AppState.of(request.app).runtime
-    name, entry = found.catalog.resolve(request.path_params["id"])
+    name, _ = found.catalog.resolve(request.path_params["id"])
     await found.load(name)
-    return json_response(model_card(found, name, entry))
+    return await answered(found, name)
 
 
 async def unload_model(request: Request) -> Response:
     """Answers once the model's requests have ended and its memory is free, with its card."""
     check_may_manage(request)
     found = AppState.of(request.app).runtime
-    name, entry = found.catalog.resolve(request.path_params["id"])
+    name, _ = found.catalog.resolve(request.path_params["id"])
     await found.unload(name)
-    return json_response(model_card(found, name, entry))
+    return await answered(found, name)
