@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from children import Terminal
 from click.testing import CliRunner, Result
+from fetch.pulling import remote
 from fetch.site import Site, repository, serving
 from models.tiny_gguf import tiny_llama
 
 from localinfra.cli.main import main
+from localinfra.models.fetch import pull as pulling
+from localinfra.models.fetch.journal import About, Journal
 
 MODELS = """
 [model."org/chat"]
@@ -92,6 +95,18 @@ def test_a_file_that_is_no_model_is_known_by_its_first_bytes(hub: Site, tmp_path
     done = pull("org/page")
     assert "error: m.gguf is a web page, not a model" in done.stderr
     assert not (tmp_path / "HF_HUB_CACHE").exists()
+
+
+def test_a_pull_that_was_begun_reads_the_header_where_it_is(hub: Site) -> None:
+    data = tiny_llama().to_bytes()
+    blob = pulling.plan(remote("org/m")).model
+    assert blob and blob.content
+    with Journal(blob.part_path, About(blob.content, len(data), 1 << 20)) as begun:
+        for piece, is_asked in ((data[:100], True), (data[100:], False)):
+            begun.write(begun.parts[0], piece)
+            hub.requests.clear()
+            assert "memory: about 5" in pull("org/m", "--dry-run").stdout
+            assert bool(hub.asked("/cdn")) == is_asked
 
 
 GB = 10**9

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from localinfra.errors import InvalidRequest, PullRefused
 from localinfra.models import looks
+from localinfra.models.fetch import journal
 from localinfra.models.fetch.line import Line, check
 from localinfra.models.fetch.pace import PACE, Pace, Passing
 from localinfra.models.fetch.plan import Plan
@@ -27,6 +28,8 @@ def peek(plan: Plan, stop: threading.Event, pace: Pace = PACE) -> GgufHeader | N
     blob = plan.model
     if blob is None or blob.is_here:
         return header_at(blob.path) if blob else None
+    if header := begun(blob):
+        return header
     try:
         with Line(plan.token, plan.home, pace) as line, tempfile.TemporaryDirectory() as folder:
             return from_start(blob, line, Path(folder, "start.gguf"), stop)
@@ -34,6 +37,16 @@ def peek(plan: Plan, stop: threading.Event, pace: Pace = PACE) -> GgufHeader | N
         return None
     except PullRefused as error:
         raise PullRefused(plan.refusal or error.message) from None
+
+
+def begun(blob: Blob) -> GgufHeader | None:
+    """From what an earlier pull has brought, if that is enough."""
+    known = journal.read(blob.part_path)
+    if known is None or known[0].content != blob.content:
+        return None
+    header = header_at(blob.part_path)
+    (first_bytes, _), *_ = known[1]
+    return header if header and header.data_offset <= first_bytes else None
 
 
 def from_start(blob: Blob, line: Line, file: Path, stop: threading.Event) -> GgufHeader | None:
