@@ -1,4 +1,4 @@
-"""Folders of models on this machine: Hugging Face's cache, Ollama's, LM Studio's and our own.
+"""Where models are: Hugging Face's hub and its cache, Ollama's folder, LM Studio's and our own.
 
 Only names and manifests are read. Ollama's and LM Studio's folders are never written to.
 """
@@ -21,6 +21,10 @@ def hub_cache() -> Path:
     """https://huggingface.co/docs/huggingface_hub/guides/manage-cache has the layout."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     return _expanded(named) if named else hub_home() / "hub"
+
+
+def hub_url() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def hub_home() -> Path:

@@ -99,7 +99,7 @@ def test_a_file_that_is_no_model_is_known_by_its_first_bytes(hub: Site, tmp_path
 
 def test_a_pull_that_was_begun_reads_the_header_where_it_is(hub: Site) -> None:
     data = tiny_llama().to_bytes()
-    blob = pulling.plan(remote("org/m")).model
+    blob = pulling.plan(remote("hf:org/m:Q8_0")).model
     assert blob and blob.content
     with Journal(blob.part_path, About(blob.content, len(data), 1 << 20)) as begun:
         for piece, is_asked in ((data[:100], True), (data[100:], False)):

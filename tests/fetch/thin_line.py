@@ -13,6 +13,7 @@ from fetch.site import Site
 from localinfra.models.fetch import journal
 
 ON_THE_WAY = 128 << 10  # bytes that the line holds at most: 10 ms of 100 Mbit/s
+LOST_AFTER_S = 3.0  # without progress: it was let to a process just as that was killed
 
 
 class ThinLine:
@@ -44,18 +45,22 @@ class ThinLine:
     def wait(self, size: int) -> bool:
         """Until there is room for a chunk. False if the process is gone."""
         generation = self._generation
-        while True:
-            if journal.read(self._part) is None:
-                return True  # a look at the header, before the file is begun
+        stuck_at, stuck_since = -1, time.monotonic()
+        while journal.read(self._part) is not None:  # else it is a look at the header, before
             with self._lock:
                 if generation != self._generation:
                     return False
                 arrived = self.arrived_bytes()
+                if arrived != stuck_at:
+                    stuck_at, stuck_since = arrived, time.monotonic()
+                elif time.monotonic() - stuck_since > LOST_AFTER_S:
+                    self._let_bytes, stuck_since = arrived, time.monotonic()
                 has_room = self._let_bytes + size - arrived <= ON_THE_WAY
                 if has_room and arrived < self.limit_bytes:
                     self._let_bytes += size
                     return True
             time.sleep(0.001)
+        return True
 
 
 def kill_pulls(

@@ -9,7 +9,7 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
@@ -22,13 +22,14 @@ from localinfra.api.http.managing import check_may_manage
 from localinfra.api.http.state import AppState
 from localinfra.errors import ConfigError, InvalidRequest
 from localinfra.executor import in_daemon_thread
-from localinfra.models.fetch import pull as pulling
 from localinfra.models.fetch import references
-from localinfra.models.fetch.plan import Plan
 from localinfra.models.fetch.progress import PullProgress
 from localinfra.models.fetch.removal import plan_removal, remove
 from localinfra.models.sources import RemoteSource
 from localinfra.runtime import Runtime
+
+if TYPE_CHECKING:
+    from localinfra.models.fetch.plan import Plan
 
 
 MAX_REFERENCE = 4096  # characters; signed URLs are long
@@ -89,8 +90,7 @@ class Pull:
         ids = []
         for source in self._sources:
             yield encoded(PullEvent("planning"))
-            plan = await in_daemon_thread(pulling.plan, source, self._stop, name="plan a pull")
-            pulling.check_room(plan)
+            plan = await in_daemon_thread(self._plan, source, name="plan a pull")
             fetching = asyncio.create_task(self._fetch(plan))
             while (progress := await self._shown.get()) is not None:
                 yield encoded(event_of(progress))
@@ -100,14 +100,23 @@ class Pull:
                 ids.append(name)
         yield encoded(PullEvent("done", ids=tuple(ids)))
 
-    async def _fetch(self, plan: Plan) -> Path:
+    def _plan(self, source: RemoteSource) -> "Plan":
+        from localinfra.models.fetch import pull  # and httpx2, which a start need not wait for
+
+        plan = pull.plan(source, self._stop)
+        pull.check_room(plan)
+        return plan
+
+    async def _fetch(self, plan: "Plan") -> Path:
+        from localinfra.models.fetch import pull
+
         loop = asyncio.get_running_loop()
 
         def show(progress: PullProgress) -> None:
             loop.call_soon_threadsafe(self._shown.put_nowait, progress)
 
         try:
-            return await in_daemon_thread(pulling.fetch, plan, show, self._stop, name="pull")
+            return await in_daemon_thread(pull.fetch, plan, show, self._stop, name="pull")
         finally:
             self._shown.put_nowait(None)
 

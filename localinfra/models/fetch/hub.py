@@ -85,10 +85,6 @@ class Repository(msgspec.Struct, frozen=True):
         return shown[:100] if shown.isprintable() and shown else None
 
 
-def endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
 def is_offline() -> bool:
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in TRUE
@@ -118,7 +114,7 @@ def plan_hub(source: HubSource, stop: threading.Event, pace: Pace = PACE) -> Pla
             raise PullFailed(f"{source.repo} is not here, and HF_HUB_OFFLINE is set: unset it.")
         return Plan(source, (), here)
     secret = token()
-    with Line(secret, endpoint(), pace) as line:
+    with Line(secret, places.hub_url(), pace) as line:
         found = listing(source.repo, line, stop, has_token=secret is not None)
     siblings = {one.rfilename: one for one in found.siblings if one.is_usable}
     names = chosen(source, found, siblings)
@@ -135,24 +131,27 @@ def plan_hub(source: HubSource, stop: threading.Event, pace: Pace = PACE) -> Pla
         found.license,
         (folder / "refs" / "main", found.sha),
         unchanged(folder, snapshot, siblings),
-        home=endpoint(),
+        home=places.hub_url(),
         token=secret,
         refusal=refusal(source.repo, has_token=secret is not None),
     )
 
 
 def listing(repo: str, line: Line, stop: threading.Event, *, has_token: bool) -> Repository:
-    url = f"{endpoint()}/api/models/{repo}?blobs=true"
+    url = f"{places.hub_url()}/api/models/{repo}?blobs=true"
     try:
         found = msgspec.json.decode(line.read(url, LISTING_LIMIT, stop), type=Repository)
     except msgspec.DecodeError as error:
-        raise PullFailed(f"{endpoint()} lists {repo} in a way not understood: {error}.") from None
+        raise PullFailed(
+            f"{places.hub_url()} lists {repo} in a way not understood: {error}."
+        ) from None
     except ModelNotFound:
-        raise ModelNotFound(f"{endpoint()} has no model {repo!r}.", "model") from None
+        message = f"{places.hub_url()} has no model {repo!r}."
+        raise ModelNotFound(message, "model") from None
     except PullRefused:  # also for what doesn't exist
         raise PullRefused(refusal(repo, has_token=has_token)) from None
     if not COMMIT.fullmatch(found.sha):
-        raise PullFailed(f"{endpoint()} lists {repo} without a commit.")
+        raise PullFailed(f"{places.hub_url()} lists {repo} without a commit.")
     return found
 
 
@@ -160,7 +159,7 @@ def refusal(repo: str, *, has_token: bool) -> str:
     login = "use a token that may read it" if has_token else "log in with `hf auth login`"
     return (
         f"{repo} does not exist, is private, or wants its terms accepted: accept them at "
-        f"{endpoint()}/{repo}, and {login} (or set HF_TOKEN), then try again."
+        f"{places.hub_url()}/{repo}, and {login} (or set HF_TOKEN), then try again."
     )
 
 
@@ -214,7 +213,7 @@ def blob_of(repo: str, commit: str, sibling: Sibling) -> Blob:
     locks = places.hub_cache() / ".locks" / folder.name  # as huggingface_hub does
     return Blob(
         name=sibling.rfilename,
-        url=f"{endpoint()}/{repo}/resolve/{commit}/{quote(sibling.rfilename)}",
+        url=f"{places.hub_url()}/{repo}/resolve/{commit}/{quote(sibling.rfilename)}",
         size_bytes=sibling.size,
         path=path,
         lock=locks / f"{path.name}.lock",

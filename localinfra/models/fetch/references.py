@@ -6,9 +6,9 @@ from urllib.parse import unquote, urlsplit
 
 from localinfra.config.tables import close_matches
 from localinfra.errors import InvalidRequest, ModelNotFound
+from localinfra.models import places
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ImageModelEntry, ModelEntry
-from localinfra.models.fetch.hub import endpoint
 from localinfra.models.sources import HubSource, RemoteSource, inner_path, parse_source
 
 FORMS = (
@@ -64,7 +64,7 @@ def hub_page(text: str) -> HubSource | None:
     url = urlsplit(text)
     if url.scheme not in ("http", "https") or url.netloc not in (
         *HUB_HOSTS,
-        urlsplit(endpoint()).netloc,
+        urlsplit(places.hub_url()).netloc,
     ):
         return None
     match = HUB_PATH.fullmatch(unquote(url.path))
