@@ -208,8 +208,8 @@ def swap(options: Options, folder: Path) -> Outcome:
 
 def pull(options: Options, folder: Path) -> Outcome:
     size = options.pull_mib * MIB
-    data = tiny_llama().to_bytes()
-    data += random.Random(1).randbytes(size - len(data))
+    data = tiny_llama().to_bytes() + options.pull_mib * random.Random(1).randbytes(MIB)
+    data = data[:size]
     sha256 = hashlib.sha256(data).hexdigest()
     with serving() as hub, serving() as cdn:
         repository(hub, cdn, "org/m", {"m-Q8_0.gguf": data})

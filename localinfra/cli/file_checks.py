@@ -32,7 +32,8 @@ def check_files(catalog: Catalog, path: Path) -> None:
 
 def no_models(path: Path) -> str:
     return (
-        f"{path} has no model to serve. Add a table for each, such as\n\n"
+        f"There is no model to serve yet. `localinfra pull hf:OWNER/REPO` fetches one, which then "
+        f"needs no table; or add tables to {path}, such as\n\n"
         '  [model."my-model"]\n  kind = "text"\n  source = "/models/my-model.gguf"\n\n'
         f"More examples are in {shipped_file()}.\n"
     )

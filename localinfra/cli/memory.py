@@ -1,30 +1,35 @@
 """Bytes in words, and whether a model fits this machine."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from localinfra import machine
+from localinfra.config.settings import ServerSettings
+from localinfra.footprint import CPU, NO_MEMORY
+from localinfra.kinds import free_memory
+from localinfra.models import measured
+from localinfra.models.budget import Budget
+from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import GgufHeader
-from localinfra.models.kv_cache import CacheShape, cache_bytes
-from localinfra.models.memory import layers_per_device
-
-SHOWN_CONTEXT = 8192  # tokens for which the memory is estimated
-RESERVE_BYTES = 512 << 20  # of a process beside weights and cache
 
 
-def fit(header: GgufHeader, num_bytes: int) -> str:
-    """Of a model that may be served with any settings: an estimate. `num_bytes`: of its files."""
-    from localinfra.llama.build_info import free_memory  # loads llama.cpp
+def fit(entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerSettings) -> str:
+    """What a text model takes if no other is loaded, as measured before or else as expected, and
+    whether and how that fits. The file need not be here."""
+    from localinfra.text.placing import plan_text  # loads llama.cpp
 
-    tokens = min(header.context_length or SHOWN_CONTEXT, SHOWN_CONTEXT)
-    shape = CacheShape(num_cells=tokens, num_sequences=1, batch_size=512, kv_type="f16")
-    gpus = free_memory()
+    free = free_memory()
+    budget = Budget.of(settings, lambda: free).room(NO_MEMORY)
+    room = {device: min(size, free.get(device, size)) for device, size in budget.items()}
+    plan = plan_text("", entry, path, header, room)
+    takes = measured.find(measured.identity(entry, plan.shape)) or plan.expected
     return in_words(
-        num_bytes + sum(cache_bytes(header, shape)) + RESERVE_BYTES,
-        tokens,
+        sum(takes.bytes_on.values()),
+        plan.settings.context_length,
         header.block_count + 1,
-        sum(layers_per_device(header, list(gpus.values()), shape)),
-        gpus,
-        machine.available_memory(),
+        plan.gpu_layers,
+        {device: size for device, size in room.items() if device != CPU},
+        room.get(CPU),
     )
 
 

@@ -10,8 +10,10 @@ import click
 from localinfra.cli.memory import fit, size, weights_fit
 from localinfra.cli.progress import ProgressLine
 from localinfra.config import settings as config_file
+from localinfra.config.settings import ServerSettings
 from localinfra.models import catalog, quants
 from localinfra.models.catalog import Catalog
+from localinfra.models.entries import TextModelEntry
 from localinfra.models.fetch import pull as pulling
 from localinfra.models.fetch import references
 from localinfra.models.fetch.peek import peek
@@ -43,9 +45,10 @@ def pull(models: Sequence[str], path: Path | None, dry_run: bool) -> None:
     A pull that was interrupted goes on where it was. Files that other programs have
     fetched are used where they are.
     """
-    known = catalog.discover(config_file.load(path))
+    config = config_file.load(path)
+    known = catalog.discover(config)
     try:
-        plans = [plan for text in models for plan in prepare(text, known)]
+        plans = [plan for text in models for plan in prepare(text, known, config.server)]
         if dry_run:
             return
         for plan in plans:
@@ -59,12 +62,14 @@ def pull(models: Sequence[str], path: Path | None, dry_run: bool) -> None:
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 
-def prepare(text: str, known: Catalog, *, to_stderr: bool = False) -> list[Plan]:
+def prepare(
+    text: str, known: Catalog, settings: ServerSettings, *, to_stderr: bool = False
+) -> list[Plan]:
     """Makes the plans for one reference, and shows them."""
     plans = []
     for source in references.parse(text, known):
         plan = pulling.plan(source)
-        for line in description(plan, peek(plan, threading.Event())):
+        for line in description(plan, peek(plan, threading.Event()), settings):
             click.echo(line, err=to_stderr)
         pulling.check_room(plan)
         plans.append(plan)
@@ -94,7 +99,7 @@ def show(line: ProgressLine, progress: PullProgress) -> None:
     line.show(done / total, f"{text}  {shortened(progress.file)}")
 
 
-def description(plan: Plan, header: GgufHeader | None) -> list[str]:
+def description(plan: Plan, header: GgufHeader | None, settings: ServerSettings) -> list[str]:
     if not plan.files:
         return [plan.source.text, f"  is here: {plan.result}"]
     rows = [(file.blob.size_bytes, file.blob.name) for file in plan.files]
@@ -102,12 +107,15 @@ def description(plan: Plan, header: GgufHeader | None) -> list[str]:
         rows = [*(rows if len(rows) <= MOST_ROWS else []), (plan.total_bytes, f"{len(rows)} files")]
     total = plan.total_bytes
     here = total - plan.missing_bytes
+    memory = weights_fit(total)
+    if header:
+        memory = fit(TextModelEntry(source=plan.source), Path(header.path), header, settings)
     return [
         plan.source.text,
         *(f"{size(count):>10}  {name}" for count, name in rows),
         *([f"{size(here):>10}  of it here already"] if here else []),
         f"  license: {plan.license or 'not stated'}",
-        f"  memory: {fit(header, total) if header else weights_fit(total)}",
+        f"  memory: {memory}",
     ]
 
 

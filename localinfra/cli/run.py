@@ -8,9 +8,9 @@ from localinfra.cli import pull
 from localinfra.cli.chat import chat, options
 from localinfra.cli.completion import complete_models
 from localinfra.config import settings as config_file
+from localinfra.config.settings import Config
 from localinfra.errors import ApiError
 from localinfra.models import catalog
-from localinfra.models.catalog import Catalog
 
 
 @click.command()
@@ -29,16 +29,18 @@ def run(ctx: click.Context, /, model: str, config: Path | None, **others: object
       cat notes.txt | localinfra run smollm2 "Explain this:"
     """
     if others["url"] is None:  # else that server's models
-        model = fetched(model, catalog.discover(config_file.load(config)), config)
+        model = fetched(model, config_file.load(config), config)
     ctx.invoke(chat, model=model, config=config, **others)
 
 
-def fetched(text: str, known: Catalog, config: Path | None) -> str:
+def fetched(text: str, settings: Config, config: Path | None) -> str:
     """The name of the model, once its files are here. Raises ApiError."""
+    known = catalog.discover(settings)
     name = known.names_by_id.get(text)
     if name and known.entries[name].source.find():
         return name
-    result, *_ = [pull.carry_out(plan) for plan in pull.prepare(text, known, to_stderr=True)]
+    plans = pull.prepare(text, known, settings.server, to_stderr=True)
+    result, *_ = [pull.carry_out(plan) for plan in plans]
     name = catalog.discover(config_file.load(config)).name_at(result)
     if name is None:
         raise ApiError(

@@ -7,13 +7,11 @@ from pathlib import Path
 import click
 
 from localinfra.cli.completion import complete_models
-from localinfra.cli.memory import in_words, size, weights_fit
+from localinfra.cli.memory import fit, size, weights_fit
 from localinfra.config import settings as config_file
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
-from localinfra.footprint import CPU, NO_MEMORY
-from localinfra.models import catalog, files, measured
-from localinfra.models.budget import Budget
+from localinfra.models import catalog, files
 from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header
 from localinfra.models.sampling import SamplingSettings, recommended_in
@@ -63,19 +61,9 @@ def memory_of(name: str, entry: ModelEntry, settings: ServerSettings) -> str:
     if not isinstance(entry, TextModelEntry):
         found = entry.source.find()
         return weights_fit(bytes_of(found) if found else 0)
-    from localinfra.kinds import free_memory
-    from localinfra.text.loading import text_plan
+    from localinfra.text.loading import weights
 
-    free = free_memory()
-    budget = Budget.of(settings, lambda: free).room(NO_MEMORY)
-    room = {device: min(size, free.get(device, size)) for device, size in budget.items()}
-    plan = text_plan(name, entry, room)
-    takes = measured.find(measured.identity(entry, plan.shape)) or plan.expected
-    gpus = {device: size for device, size in room.items() if device != CPU}
-    layers = plan.header.block_count + 1
-    tokens = plan.settings.context_length
-    need = sum(takes.bytes_on.values())
-    return in_words(need, tokens, layers, plan.gpu_layers, gpus, room.get(CPU))
+    return fit(entry, *weights(name, entry), settings)
 
 
 def rows_of_header(entry: ModelEntry, header: GgufHeader) -> Iterator[Row]:
@@ -88,8 +76,9 @@ def rows_of_header(entry: ModelEntry, header: GgufHeader) -> Iterator[Row]:
     for title, key in (("license", "general.license"), ("base", "general.base_model.0.repo_url")):
         if isinstance(text := header.metadata.get(key), str):
             yield title, text.splitlines()[0][:200] if text else ""
-    served = f"{entry.details.context_length:,}" if entry.details.context_length else "by memory"
-    yield "context", f"{served} tokens; trained for {header.context_length:,}"
+    length = entry.details.context_length
+    served = f"{length:,} tokens" if length else "as memory allows"
+    yield "context", f"{served}; trained for {header.context_length:,}"
     if isinstance(entry, TextModelEntry):
         yield from rows_of_chat(entry, header)
 

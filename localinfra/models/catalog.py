@@ -119,7 +119,11 @@ def misplaced(name: str, entry: ModelEntry, route: str) -> InvalidRequest:
 def hint(close: Sequence[str], known: Collection[str]) -> str:
     if close:
         return f"Did you mean {' or '.join(close)}?"
-    return f"Served here: {', '.join(known)}." if known else "models.toml has no models."
+    return (
+        f"Served here: {', '.join(known)}."
+        if known
+        else "No model is served yet: localinfra pull fetches one."
+    )
 
 
 def model_of(name: str, entry: ModelEntry) -> str:

@@ -44,7 +44,7 @@ def test_show_says_what_a_pulled_model_is() -> None:
     assert done.exit_code == 0, done.output
     assert (found["name"], found["kind"]) == ("owner/repo", "text")
     assert found["model"].startswith("llama, ") and found["license"] == "apache-2.0"
-    assert found["context"] == "by memory tokens; trained for 512"
+    assert found["context"] == "as memory allows; trained for 512"
     assert found["recommended"] == "temperature 0.6"
     assert found["memory"].startswith("about ") and " tokens of context" in found["memory"]
 

@@ -50,7 +50,7 @@ def test_a_pull_says_what_it_takes_and_how_to_serve_it(hub: Site, tmp_path: Path
     assert lines[0] == "hf:org/m:Q8_0"
     assert lines[1].split()[2:] == ["m.Q8_0.gguf"]
     assert lines[2] == "  license: mit"
-    assert lines[3].startswith("  memory: about 5")
+    assert lines[3].startswith("  memory: about 1.7 MB with 512 tokens of context")
     assert lines[4].startswith(f"Here: {tmp_path}")
     assert lines[-1] == "It answers as org/m. Try it: localinfra run org/m"
 
@@ -105,7 +105,7 @@ def test_a_pull_that_was_begun_reads_the_header_where_it_is(hub: Site) -> None:
         for piece, is_asked in ((data[:100], True), (data[100:], False)):
             begun.write(begun.parts[0], piece)
             hub.requests.clear()
-            assert "memory: about 5" in pull("org/m", "--dry-run").stdout
+            assert "memory: about 1.7 MB" in pull("org/m", "--dry-run").stdout
             assert bool(hub.asked("/cdn")) == is_asked
 
 
@@ -116,10 +116,10 @@ GB = 10**9
     ("gpus", "free", "expected"),
     [
         ([8 * GB], 8 * GB, "all 3 layers fit the GPU"),
-        ([(1 << 30) + 50_000], 8 * GB, "1 of 3 layers fit the GPU, the CPU computes the others"),
-        ([1], 8 * GB, "computed on the CPU; 8.0 GB are free"),
-        ([], 8 * GB, "computed on the CPU; 8.0 GB are free"),
-        ([], GB // 10, "but 100 MB are free: it may be very slow or fail; try a smaller QUANT"),
+        ([(5 << 28) + 50_000], 8 * GB, "1 of 3 layers fit the GPU, the CPU computes the others"),
+        ([1], 8 * GB, "computed on the CPU; 7.5 GB are free"),
+        ([], 8 * GB, "computed on the CPU; 7.5 GB are free"),
+        ([], 1 << 29, "but 0 B are free: it may be very slow or fail; try a smaller QUANT"),
         ([], None, "computed on the CPU"),
     ],
 )
@@ -128,6 +128,7 @@ def test_it_says_how_a_model_fits_this_machine(
 ) -> None:
     named = {f"gpu{at}": free_bytes for at, free_bytes in enumerate(gpus)}
     monkeypatch.setattr("localinfra.llama.build_info.free_memory", lambda: named)
+    monkeypatch.setattr("localinfra.text.placing.free_memory", lambda: named)
     monkeypatch.setattr("localinfra.machine.available_memory", lambda: free)
     [line] = [line for line in pull("org/m", "--dry-run").stdout.splitlines() if "memory:" in line]
     assert line.endswith(expected)

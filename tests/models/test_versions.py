@@ -127,7 +127,7 @@ def test_a_versions_own_template_replaces_the_models(tmp_path: Path) -> None:
     [
         ("org/chatty:2024-9", "no version '2024-9'. Did you mean org/chatty:2024-09"),
         ("small:x", "no version 'x'. Served here: small:2024-07, small:2024-09."),
-        ("newest:v1", "no version 'v1'. models.toml has no models."),
+        ("newest:v1", "no version 'v1'. No model is served yet"),
         ("org/chatty:2024-07:x", "no version 'x'"),
         ("org/chaty:2024-07", "does not exist. Did you mean org/chatty:2024-07"),
         ("deploy_id:Zx80", "no model has the deploy_id 'zx80'. Did you mean deploy_id:Zx81?"),
