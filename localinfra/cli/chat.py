@@ -21,6 +21,7 @@ from localinfra.cli.cards import NO_TEXT_MODEL, Card, find_model, refuse_other_k
 from localinfra.cli.client import Client
 from localinfra.cli.completion import complete_models
 from localinfra.cli.connect import connect
+from localinfra.cli.progress import Waiting
 from localinfra.cli.terminal import Prompt, is_typed, silent
 from localinfra.errors import ApiError
 from localinfra.models.catalog import Catalog
@@ -148,10 +149,11 @@ class Conversation:
         """Prints an answer as it arrives, collects its text in `parts`, returns its summary."""
         timing = AnswerTiming()
         usage, finish_reason = None, None
-        with closing(
-            self.client.stream("/v1/chat/completions", self.body(), ReceivedChunk)
-        ) as chunks:
+        stream = self.client.stream("/v1/chat/completions", self.body(), ReceivedChunk)
+        with Waiting(self.card.id) as waiting, closing(stream) as chunks:
             for chunk in chunks:
+                if any(one.delta.content or one.delta.reasoning_content for one in chunk.choices):
+                    waiting.end()
                 usage = chunk.usage or usage
                 for choice in chunk.choices:
                     finish_reason = choice.finish_reason or finish_reason

@@ -3,8 +3,41 @@
 import os
 import shutil
 import sys
+import threading
+import time
+from typing import Self
 
 import click
+
+
+class Waiting:
+    """Shows on a terminal what is waited for, from the first second until `end`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._line = ProgressLine()
+        self._has_ended = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+        if self._line.is_terminal:
+            self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.end()
+
+    def _show(self) -> None:
+        started = time.monotonic()
+        while not self._has_ended.wait(1.0):
+            self._line.wait(f"waiting for {self._what}: {time.monotonic() - started:.0f} s")
+
+    def end(self) -> None:
+        """Once is enough; more do no harm."""
+        self._has_ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._line.end()
 
 
 class ProgressLine:

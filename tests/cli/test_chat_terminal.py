@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from children import Terminal
+from cli.conftest import event
 
 from localinfra.cli.terminal import MAX_REMEMBERED, recall, remember
 
@@ -56,6 +57,26 @@ def test_a_terminal_shows_counts_and_takes_commands(stub: Any, chat: Chat) -> No
     ]
     chat.type("/quit\n")
     assert chat.exit_code() == 0
+
+
+def test_a_wait_for_the_first_token_is_shown_until_it_comes(
+    stub: Any, home: dict[str, str]
+) -> None:
+    was_shown = threading.Event()
+
+    def late(body: Any) -> Iterator[bytes]:
+        yield event({"role": "assistant", "content": ""})
+        was_shown.wait()
+        yield event({"content": "here"})
+        yield event({}, "stop")
+        yield b"data: [DONE]\n\n"
+
+    stub.stream = late
+    with Chat("one", "Hello", "--url", stub.url, TERM="xterm", **home) as chat:
+        chat.until(r"waiting for one: \d+ s")
+        was_shown.set()
+        assert chat.rest().endswith("\rhere\r\n")
+        assert chat.exit_code() == 0
 
 
 PASTE = "/usr/bin/x: error\r\r\tindented\rlast"

@@ -147,7 +147,7 @@ class Guard:
         if caller is None:
             raise Unauthorized(
                 "The API key is missing or unknown. Send 'Authorization: Bearer KEY' with one of "
-                "the keys this server was started with."
+                "this server's keys."
             )
         return caller
 
