@@ -92,7 +92,9 @@ async def model_cards(runtime: Runtime, names: Iterable[str]) -> list[ModelCard]
     ]
 
 
-async def answered(runtime: Runtime, name: str) -> Response:
+async def card_of(runtime: Runtime, id: str) -> Response:
+    """Raises ModelNotFound, also if a reload has just removed the model."""
+    name, _ = runtime.catalog.resolve(id)
     return json_response((await model_cards(runtime, [name]))[0])
 
 
@@ -150,8 +152,7 @@ def wants_all(request: Request) -> bool:
 async def get_model(request: Request) -> Response:
     found = AppState.of(request.app).runtime
     await found.refresh()
-    name, _ = found.catalog.resolve(request.path_params["id"])
-    return await answered(found, name)
+    return await card_of(found, request.path_params["id"])
 
 
 async def load_model(request: Request) -> Response:
@@ -160,7 +161,7 @@ async def load_model(request: Request) -> Response:
     found = AppState.of(request.app).runtime
     name, _ = found.catalog.resolve(request.path_params["id"])
     await found.load(name)
-    return await answered(found, name)
+    return await card_of(found, request.path_params["id"])
 
 
 async def unload_model(request: Request) -> Response:
@@ -169,4 +170,4 @@ async def unload_model(request: Request) -> Response:
     found = AppState.of(request.app).runtime
     name, _ = found.catalog.resolve(request.path_params["id"])
     await found.unload(name)
-    return await answered(found, name)
+    return await card_of(found, request.path_params["id"])

@@ -22,6 +22,7 @@ from localinfra.api.sockets import refusals
 from localinfra.api.sockets.connections import Connections
 from localinfra.api.sockets.refusals import MAX_HEADERS, MAX_PIPELINED, MAX_URL_BYTES
 from localinfra.chance import random_hex
+from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,11 @@ class Connection(HttpToolsProtocol):
         self._progress_s = 0.0
 
     @property
+    def settings(self) -> ServerSettings:
+        """Those of the last reload."""
+        return self.registry.settings
+
+    @property
     def is_busy(self) -> bool:
         return self.running is not None and not self.running.response_complete
 
@@ -144,14 +150,12 @@ class Connection(HttpToolsProtocol):
         # An endless header or trailer never reaches a callback, so its bytes are counted here.
         if was_in_head and self._head_began_s is not None:
             self._head_bytes += len(data)
-            if self._head_bytes > self.registry.settings.max_header_bytes:
+            if self._head_bytes > self.settings.max_header_bytes:
                 self.refuse(self.head_too_large())
         elif was_in_body and self._in_body:
             self._framed_bytes += len(data)
             framing_bytes = self._framed_bytes - self._body_bytes
-            allowed = (
-                self.registry.settings.max_header_bytes + CHUNK_FRAMING_BYTES * self._num_chunks
-            )
+            allowed = self.settings.max_header_bytes + CHUNK_FRAMING_BYTES * self._num_chunks
             if framing_bytes > allowed:
                 self.refuse(refusals.odd_chunks())
         elif not was_in_head and not was_in_body:
@@ -224,9 +228,9 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._is_resuming:
             return
-        if self._head_is_split or self._read_bytes > self.registry.settings.max_header_bytes:
+        if self._head_is_split or self._read_bytes > self.settings.max_header_bytes:
             size = sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > self.registry.settings.max_header_bytes:
+            if size > self.settings.max_header_bytes:
                 self.stop(self.head_too_large())
         if self.parser.should_upgrade():
             self.check_upgrade()
@@ -251,10 +255,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        if (
-            self.cycle.response_complete
-            and self._body_bytes > self.registry.settings.max_body_bytes
-        ):
+        if self.cycle.response_complete and self._body_bytes > self.settings.max_body_bytes:
             self.drop()  # it was refused as too large, and the client keeps sending
             return
         super().on_body(body)
@@ -330,7 +331,7 @@ class Connection(HttpToolsProtocol):
         self.registry.leave(self)
 
     def head_too_large(self) -> ApiError:
-        return refusals.head_too_large(self.registry.settings.max_header_bytes)
+        return refusals.head_too_large(self.settings.max_header_bytes)
 
     def drop(self) -> None:
         self._drops_input = True
@@ -343,21 +344,20 @@ class Connection(HttpToolsProtocol):
             log.warning(
                 "%s did not read its answer for %g s: connection closed",
                 self.address,
-                self.registry.settings.write_timeout_s,
+                self.settings.write_timeout_s,
             )
             self.drop()
         elif self._closes_at_s is not None:
             if now_s >= self._closes_at_s:
                 self.drop()
         elif self._head_began_s is not None and not self._drops_input:
-            timeout_s = self.registry.settings.head_timeout_s
+            timeout_s = self.settings.head_timeout_s
             if now_s - self._head_began_s > timeout_s:
                 self.refuse(refusals.head_too_slow(timeout_s))
         elif not self.is_busy:
             # Still in a body: the response was sent before all of the body arrived.
             is_new = self._num_heads == 0 or self._in_body
-            settings = self.registry.settings
-            limit_s = settings.head_timeout_s if is_new else settings.idle_timeout_s
+            limit_s = self.settings.head_timeout_s if is_new else self.settings.idle_timeout_s
             if now_s - self._waits_since_s > limit_s:
                 self.transport.close()
 
@@ -370,4 +370,4 @@ class Connection(HttpToolsProtocol):
             if self.flow.write_paused:
                 self.registry.hold(self, self.unread_bytes)
         self._unsent_bytes = unsent_bytes
-        return now_s - self._progress_s > self.registry.settings.write_timeout_s
+        return now_s - self._progress_s > self.settings.write_timeout_s
