@@ -21,7 +21,7 @@ from localinfra.cli.cards import NO_TEXT_MODEL, Card, find_model, refuse_other_k
 from localinfra.cli.client import Client
 from localinfra.cli.completion import complete_models
 from localinfra.cli.connect import connect
-from localinfra.cli.progress import Waiting
+from localinfra.cli.progress import WaitingLine
 from localinfra.cli.terminal import Prompt, is_typed, silent
 from localinfra.errors import ApiError
 from localinfra.models.catalog import Catalog
@@ -150,7 +150,7 @@ class Conversation:
         timing = AnswerTiming()
         usage, finish_reason = None, None
         stream = self.client.stream("/v1/chat/completions", self.body(), ReceivedChunk)
-        with Waiting(self.card.id) as waiting, closing(stream) as chunks:
+        with WaitingLine(self.card.id) as waiting, closing(stream) as chunks:
             for chunk in chunks:
                 if any(one.delta.content or one.delta.reasoning_content for one in chunk.choices):
                     waiting.end()

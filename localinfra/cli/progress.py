@@ -10,7 +10,7 @@ from typing import Self
 import click
 
 
-class Waiting:
+class WaitingLine:
     """Shows on a terminal what is waited for, from the first second until `end`."""
 
     def __init__(self, what: str) -> None:
