@@ -86,6 +86,7 @@ class FakeBackend:
         context_length: int = 128,
         max_output_rows: int = 8,
         can_share_prefixes: bool = True,
+        max_saved: int = 10_000,
         idle_cells_slow_steps: bool = False,
         canonical_rows: int = 0,
         least_rows: int = 1,
@@ -109,6 +110,7 @@ class FakeBackend:
         self.context_length = context_length
         self.max_output_rows = max_output_rows
         self.can_share_prefixes = can_share_prefixes
+        self.max_saved = max_saved
         self.fails_after = fails_after  # a history longer than this has no finite logits
         self.broken = False  # the next decode fails
         self.cells: list[Cell | None] = [None] * (num_cells + MOST_PADDING)

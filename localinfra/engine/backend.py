@@ -43,8 +43,8 @@ class Batch:
 class Backend(Protocol):
     """A model with its KV cache.
 
-    `can_share_prefixes`: parts of a slot can be copied and removed. Not so with recurrent, hybrid
-    and sliding-window models.
+    `can_share_prefixes`: parts of a slot can be copied and removed. Not so where layers with a
+    sliding window keep the cells of the window only.
     """
 
     context_length: int  # tokens a single sequence may hold
@@ -55,6 +55,7 @@ class Backend(Protocol):
     max_output_rows: int  # logits rows a batch may ask for
     max_threads: int
     can_share_prefixes: bool
+    max_saved: int  # positions of a slot that `save` can hold at once
     # A step of up to this many rows gives each row the same bits whatever the other rows are, if
     # its numbers of rows and of output rows are canonical sizes. 0 if no such limit is known.
     canonical_rows: int

@@ -18,6 +18,11 @@ TIDY_INTERVAL = 8
 MANY_IDLE = 512  # cells; 1,700 slowed a step of one row by 5 to 9 %
 
 
+def pieces(start: int, stop: int, size: int) -> list[tuple[int, int]]:
+    """[start, stop) cut into pieces of at most `size`."""
+    return [(at, min(at + size, stop)) for at in range(start, stop, size)]
+
+
 class KVCache:
     """Slots and prefixes over a backend's cells. Engine thread only.
 
@@ -30,6 +35,7 @@ class KVCache:
     def __init__(self, backend: Backend, max_offloaded: int = 0):
         self._backend = backend
         self._transfer_slot = backend.num_sequences
+        self._max_piece = min(MAX_OFFLOADED, backend.max_saved)  # tokens per copy
         self._tree = RadixTree()
         self.copies = Copies(
             backend, self._tree, max_offloaded if backend.can_share_prefixes else 0
@@ -171,13 +177,13 @@ class KVCache:
                 break
             if num_offloaded >= num_computed:
                 return  # the next step continues
-            num_offloaded += min(len(leaf.tokens), MAX_OFFLOADED)
+            num_offloaded += min(len(leaf.tokens), self._max_piece)
             self._evict(leaf, len(leaf.tokens))
         self._steps_to_tidying = TIDY_INTERVAL
 
     def copy_next(self, prefix: Prefix, start: int) -> KeptSpan | None:
         """Copies the first part of a prefix after its first `start` tokens that has no file yet, a
-        piece of at most MAX_OFFLOADED tokens. None if there is no such part, or no room in host
+        piece of limited size. None if there is no such part, or no room in host
         memory."""
         for node in self._tree.path(prefix):
             if node.end <= start:
@@ -185,8 +191,8 @@ class KVCache:
             if node.offloaded is None:
                 if not node.children and len(node.tokens) < MIN_OFFLOADED:
                     return None
-                if len(node.tokens) > MAX_OFFLOADED:
-                    node = self._tree.split(node, MAX_OFFLOADED)
+                if len(node.tokens) > self._max_piece:
+                    node = self._tree.split(node, self._max_piece)
                 try:
                     self.copies.offload(node)
                 except MemoryError:
@@ -234,18 +240,13 @@ class KVCache:
         backend = self._backend
         if backend.can_share_prefixes:
             self._evict_idle()
+            held = [
+                (node.holders, node.depth, node.end) for node in self._tree.nodes(only_held=True)
+            ] + [({s}, len(self._recorded[s].tokens), stop) for s, stop in self._running.items()]
             saved = [
-                (
-                    node.holders,
-                    node.depth,
-                    node.end,
-                    self.copies.save_span(node.holders, node.depth, node.end),
-                )
-                for node in self._tree.nodes(only_held=True)
-            ] + [
-                ({slot}, start, stop, self.copies.save_span({slot}, start, stop))
-                for slot, stop in self._running.items()
-                if (start := len(self._recorded[slot].tokens)) < stop
+                (holders, start, stop, self.copies.save_span(holders, start, stop))
+                for holders, first, end in held
+                for start, stop in pieces(first, end, backend.max_saved)
             ]
         else:
             saved = [({s}, 0, n, backend.save(s)) for s, n in self._running.items() if n]
@@ -302,7 +303,7 @@ class KVCache:
         """Evicts the leaf's last `num_tokens` cells, or a whole piece if it is offloaded."""
         is_worth_offloading = leaf.children or len(leaf.tokens) >= MIN_OFFLOADED
         if self.copies.max_bytes and is_worth_offloading:
-            num_tokens = min(len(leaf.tokens), MAX_OFFLOADED)
+            num_tokens = min(len(leaf.tokens), self._max_piece)
             self._tree.cut(leaf, num_tokens)
             with contextlib.suppress(MemoryError):  # then it is recomputed when needed
                 self.copies.offload(leaf)

@@ -16,6 +16,7 @@ from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.llama import log
 from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.model import LoadFailed, Model
+from localinfra.llama.slots import Slots, WindowSlots
 from localinfra.llama.state import is_sound
 from localinfra.machine import usable_cores
 
@@ -43,7 +44,6 @@ FEW_ROWS = (1, 2, 3)  # usually alike too; one row takes a third of the time of 
 PROBED_ROWS = 4
 PROBE_STRIDE = 997  # a prime; probes use any tokens but the first ones, which stand for no text
 
-MAX_SLOTS = 256  # LLAMA_MAX_SEQ: a unified cache accepts all ids, however few are decoded
 MIN_OUTPUT_ROWS = 64  # logits rows per step that scoring a prompt may ask for
 CELL_PADDING = 256  # llama.cpp rounds the cache size up to it
 
@@ -78,6 +78,7 @@ class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch_threads: int | None = None
     flash_attention: bool | None = None  # None: where it is supported
     kv_type: str  # of KV_TYPES
+    full_window: bool = False  # layers with a sliding window have a cell for each token too
 
 
 class LlamaContext:
@@ -88,12 +89,13 @@ class LlamaContext:
 
     def __init__(self, model: Model, settings: ContextSettings):
         self._model = model
-        self.can_share_prefixes = model.can_share_prefixes
+        self.has_full_window = settings.full_window and model.sliding_window > 0
+        self.can_share_prefixes = model.can_share_prefixes or self.has_full_window
+        self.max_saved = model.sliding_window if self.has_full_window else settings.num_cells
         self.is_canonical_alone = model.has_state
         self.context_length = settings.context_length
         self.num_sequences = settings.num_sequences
         self.idle_cells_slow_steps = not model.is_offloaded  # not measured on GPUs
-        self.num_slots = MAX_SLOTS if self.can_share_prefixes else settings.num_sequences + 1
         self.batch_size = settings.batch_size
         self.max_output_rows = max(settings.num_sequences, MIN_OUTPUT_ROWS)
         params = llama_cpp.llama_context_default_params()
@@ -113,10 +115,15 @@ class LlamaContext:
         params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
         params.kv_unified = True
-        params.swa_full = False
+        params.swa_full = self.has_full_window
         params.no_perf = True
         self._pointer, self.footprint = model.new_context(params)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
+        self._slots = Slots(self._memory)
+        if self.has_full_window:
+            self._slots = WindowSlots(self._memory, model.sliding_window)
+        can_share = self.can_share_prefixes
+        self.num_slots = self._slots.num_slots if can_share else settings.num_sequences + 1
         self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - reserve
         self._num_vocab = model.num_vocab
         self._is_tiled = settings.kv_type in TILED_TYPES
@@ -255,6 +262,7 @@ class LlamaContext:
                 continue
             for rows in parts_by_slot(batch.slots):
                 cells.add([batch.slots[at] for at in rows], [batch.positions[at] for at in rows])
+        self._slots.computed(batch)
         llama_cpp.llama_synchronize(self._pointer)  # GPUs are asynchronous: the step ends here
 
     def logits(self, row: int) -> NDArray[np.float32]:
@@ -287,14 +295,12 @@ class LlamaContext:
         return 1 if self._is_tiled and most_seen >= MIN_SPLIT else self.max_threads
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, stop)
+        self._slots.copy(source, target, start, stop)
         for cells in self._cells:
             cells.copy(source, target, start, stop)
 
     def drop(self, slot: int, start: int, stop: int | None = None) -> None:
-        end = -1 if stop is None else stop
-        removed = llama_cpp.llama_memory_seq_rm(self._memory, slot, start, end)
-        assert removed, "only whole sequences are dropped where parts can't be"
+        self._slots.drop(slot, start, stop)
         for cells in self._cells:
             cells.drop(slot, start, stop)
 
@@ -332,7 +338,7 @@ class LlamaContext:
         return is_sound(data, start, stop, num_maps=len(self._cells))
 
     def clear(self) -> None:
-        llama_cpp.llama_memory_clear(self._memory, False)
+        self._slots.clear()
         for cells in self._cells:
             cells.clear()
 

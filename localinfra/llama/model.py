@@ -22,6 +22,10 @@ from localinfra.llama import log
 from localinfra.llama.load_log import footprint_of
 from localinfra.llama.windows import WINDOW, Windows
 
+# Architectures whose windows don't slide (attention to the current chunk), or whose cache is not
+# tested here.
+OTHER_WINDOWS = {"llama4", "deepseek4", "dots3note"}
+
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}  # enum llama_split_mode
 LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 
@@ -144,8 +148,9 @@ class Model:
     @functools.cached_property
     def sliding_window(self) -> int:
         """Tokens that some layers look back at, in a separate cache. 0 if none do, or if the window
-        does not slide (Llama 4 attends to the current chunk)."""
-        is_other = llama_cpp.llama_model_is_hybrid(self.pointer) or self.architecture == "llama4"
+        is not understood."""
+        is_hybrid = bool(llama_cpp.llama_model_is_hybrid(self.pointer))
+        is_other = is_hybrid or self.architecture in OTHER_WINDOWS
         return 0 if is_other else int(llama_cpp.llama_model_n_swa(self.pointer))
 
     @functools.cached_property

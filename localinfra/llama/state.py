@@ -59,7 +59,7 @@ def _check_cache(reader: "_Reader", places: NDArray[np.int64], extra_bytes: int)
     cells = _int32(reader.take(num_cells * (12 + extra_bytes))).reshape(num_cells, -1)
     _require(np.array_equal(np.sort(cells[:, 0]), places) and bool((cells[:, 1] == 1).all()))
     is_transposed, num_layers = reader.unpack("<II")
-    _require(is_transposed <= 1 and 0 < num_layers <= MAX_LAYERS)
+    _require(is_transposed <= 1 and num_layers <= MAX_LAYERS)
     for _ in range(num_layers):
         _, row_bytes = reader.unpack("<iQ")
         reader.take(num_cells * row_bytes)

@@ -29,6 +29,7 @@ class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
     num_sequences: int  # that keep a state or a window at the same time
     batch_size: int  # tokens of a step
     kv_type: str
+    full_window: bool = False  # layers with a sliding window have as many cells as others
 
 
 def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
@@ -39,6 +40,8 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
     full_cells = padded(shape.num_cells)
     window = header.number("attention.sliding_window")
     window_cells = padded(min(full_cells, window * shape.num_sequences + shape.batch_size))
+    if shape.full_window:
+        window_cells = full_cells
     full_head = header.key_length + header.value_length
     window_head = header.number("attention.key_length_swa", header.key_length) + header.number(
         "attention.value_length_swa", header.value_length

@@ -64,18 +64,23 @@ def default_context(
     leaves other models half of the room beside the weights, else the largest power of two that
     does, but no less than `MIN_CONTEXT`. `room_bytes` is where the model will be."""
     trained = header.context_length or UNKNOWN_CONTEXT
-    room = CACHE_SHARE * (room_bytes - header.tensor_bytes)
     length = trained
-    while length > MIN_CONTEXT and sum(cache_bytes(header, shape_of(length))) > room:
+    while length > MIN_CONTEXT and not leaves_room(header, room_bytes, shape_of(length)):
         length = 1 << (length - 1).bit_length() - 1
     return max(length, min(trained, MIN_CONTEXT))
+
+
+def leaves_room(header: GgufHeader, room_bytes: int, shape: CacheShape) -> bool:
+    """Whether the cache leaves other models their share of the room beside the weights."""
+    room = CACHE_SHARE * (room_bytes - header.tensor_bytes)
+    return sum(cache_bytes(header, shape)) <= room
 
 
 def compute_bytes(header: GgufHeader, shape: CacheShape, num_outputs: int) -> int:
     """Buffers beside weights and cache: the logits of a step twice, its masks, its activations.
     With flash attention, which needs no matrix of all scores."""
     logits = 2 * 4 * num_outputs * header.vocab_size
-    mask = 2 * padded(shape.num_cells) * shape.batch_size
+    mask = 2 * padded(shape.num_cells) * shape.batch_size * (1 + shape.full_window)
     if header.architecture not in BOTH and all(recurrent_blocks(header)):
         mask = 0
     widest = max(header.embedding_length, header.number("feed_forward_length"))

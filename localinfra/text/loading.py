@@ -70,8 +70,12 @@ def load_text_model(
         max_gap_ratio=entry.max_gap_ratio,
         adapts_threads=entry.threads is None and entry.batch_threads is None,
     )
-    # After a load that ran out of memory, the context may be shorter than planned.
-    settings = msgspec.structs.replace(plan.settings, context_length=context.context_length)
+    # After a load that ran out of memory, the context may be smaller than planned.
+    settings = msgspec.structs.replace(
+        plan.settings,
+        context_length=context.context_length,
+        full_window=context.has_full_window,
+    )
     known_by = identity(entry, header, settings, is_offloaded=model.is_offloaded)
     shelf = shelves.shelf(name, known_by) if shelves else None
     engine = Engine(context, engine_settings, name=name, shelf=shelf)

@@ -6,16 +6,25 @@ if memory runs out.
 import logging
 from pathlib import Path
 
+import msgspec
+
 from localinfra import machine
 from localinfra.engine.backend import MOST_PADDING
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.context import MIN_OUTPUT_ROWS, ContextSettings, LlamaContext
-from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings, NoContext
+from localinfra.llama.model import (
+    OTHER_WINDOWS,
+    LoadFailed,
+    LoraFile,
+    Model,
+    ModelSettings,
+    NoContext,
+)
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import GgufHeader
-from localinfra.models.kv_cache import CacheShape, cache_bytes
+from localinfra.models.kv_cache import CacheShape, cache_bytes, recurrent_blocks, windows
 from localinfra.models.memory import (
     UNKNOWN_CONTEXT,
     compute_bytes,
@@ -23,6 +32,7 @@ from localinfra.models.memory import (
     fewer_layers,
     layer_sizes,
     layers_per_device,
+    leaves_room,
     smaller_context,
 )
 from localinfra.models.seats import LoadPlan
@@ -51,15 +61,17 @@ def plan_text(
         free = dict(list(free.items())[entry.main_gpu : entry.main_gpu + 1])
     gpus = {device: room.get(device, size) for device, size in free.items()}
     host_bytes = room.get(CPU, machine.available_memory() or 0)
+    # Layers that don't fit the GPUs share main memory with their caches.
+    is_on_gpu = sum(gpus.values()) > header.tensor_bytes
+    place_bytes = sum(gpus.values()) + (0 if is_on_gpu else host_bytes)
     length = entry.context_length
     if length is None:
-        # Layers that don't fit the GPUs share main memory with their caches.
-        is_on_gpu = sum(gpus.values()) > header.tensor_bytes
-        place_bytes = sum(gpus.values()) + (0 if is_on_gpu else host_bytes)
         length = default_context(
             header, place_bytes, lambda length: cache_shape(context_settings(entry, length))
         )
     settings = context_settings(entry, length)
+    if has_full_window(entry, header, settings, place_bytes, list(gpus.values())):
+        settings = msgspec.structs.replace(settings, full_window=True)
     layers, split = entry.gpu_layers, entry.tensor_split
     if layers == "auto":
         fitting = layers_per_device(header, list(gpus.values()), cache_shape(settings))
@@ -75,6 +87,24 @@ def plan_text(
         gpu_layers=layers,
         tensor_split=split,
     )
+
+
+def has_full_window(
+    entry: TextModelEntry,
+    header: GgufHeader,
+    settings: ContextSettings,
+    place_bytes: int,
+    gpus: list[int],
+) -> bool:
+    """Whether layers with a sliding window get a cell for each token. `gpus`: their free bytes."""
+    can_be = any(windows(header)) and not any(recurrent_blocks(header))
+    if not can_be or header.architecture in OTHER_WINDOWS or entry.window_cache != "auto":
+        return can_be and entry.window_cache == "full"
+    small = cache_shape(settings)
+    full = msgspec.structs.replace(small, full_window=True)
+    if not leaves_room(header, place_bytes, full):
+        return False
+    return layers_per_device(header, gpus, full) == layers_per_device(header, gpus, small)
 
 
 def context_settings(entry: TextModelEntry, length: int) -> ContextSettings:
@@ -103,6 +133,7 @@ def cache_shape(settings: ContextSettings) -> CacheShape:
         num_sequences=settings.num_sequences + 1,  # one more, for saving and restoring
         batch_size=settings.batch_size,
         kv_type=settings.kv_type,
+        full_window=settings.full_window,
     )
 
 
@@ -141,6 +172,10 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple[LlamaContex
         try:
             return load_with_layers(entry, plan.path, settings, layers, plan.tensor_split)
         except LoadFailed as error:
+            if settings.full_window and entry.window_cache == "auto":
+                logger.warning("%s: loading failed (%s); trying a window cache", name, error)
+                settings = msgspec.structs.replace(settings, full_window=False)
+                continue
             tried = layers, settings.context_length
             smaller = tried
             if entry.gpu_layers == "auto" and layers:
@@ -158,7 +193,8 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple[LlamaContex
                 "%s: loading failed (%s); trying %d layers on the device and %d tokens of context",
                 name, error, layers, length,
             )  # fmt: skip
-            settings = context_settings(entry, length)
+            is_full = settings.full_window
+            settings = msgspec.structs.replace(context_settings(entry, length), full_window=is_full)
 
 
 def load_with_layers(

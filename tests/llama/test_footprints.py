@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba
 
 from localinfra.footprint import CPU, MIB, Footprint
-from localinfra.llama.context import LlamaContext
+from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.load_log import device_of, footprint_of
 from localinfra.llama.model import LoadFailed, Model, ModelSettings, NoContext
 from localinfra.models.entries import TextModelEntry
@@ -68,14 +69,19 @@ def test_devices_have_their_names_in_torch(name: str, device: str) -> None:
     ids=["full", "windows", "recurrent", "hybrid"],
 )
 @pytest.mark.parametrize("kv_type", ["f16", "f32"])
+@pytest.mark.parametrize("full_window", [False, True])
 def test_a_cache_takes_what_the_header_says(
-    make: Callable[[], TinyModel], kv_type: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[[], TinyModel],
+    full_window: bool,
+    kv_type: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = make().write(tmp_path / "tiny.gguf")
     entry = TextModelEntry(
         source=PathSource(path), kv_type=kv_type, sequences=64, kv_cache_tokens=20_000  # type: ignore[arg-type] # a parameter
     )  # fmt: skip
-    settings = context_settings(entry, 512)
+    settings = msgspec.structs.replace(context_settings(entry, 512), full_window=full_window)
     caplog.set_level("DEBUG", "localinfra.llama")
     LlamaContext(Model(path, ModelSettings()), settings).close()
     lines = [line for line in caplog.messages if " KV buffer" in line or " RS buffer" in line]
@@ -96,6 +102,46 @@ def test_a_model_takes_about_what_is_expected(
     expected, measured = plan.takes.bytes_on[CPU], context.footprint.bytes_on[CPU]
     assert measured <= 1.1 * expected + MIB and expected <= 2 * measured
     assert abs(context.footprint.mapped - plan.takes.mapped) <= PRECISION
+
+
+def test_layers_with_a_window_keep_all_tokens_where_there_is_room(tmp_path: Path) -> None:
+    path = tiny_gemma3(layers=6, context_length=50_000).write(tmp_path / "tiny.gguf")
+    header = read_header(path)
+
+    def is_full(room_bytes: float, **options: object) -> bool:
+        entry = TextModelEntry(
+            source=PathSource(path), context_length=50_000, gpu_layers=0, **options  # type: ignore[arg-type] # a parameter
+        )  # fmt: skip
+        return plan_text("tiny", entry, path, header, {CPU: int(room_bytes)}).settings.full_window
+
+    shape = cache_shape(context_settings(TextModelEntry(source=PathSource(path)), 50_000))
+    full = sum(cache_bytes(header, msgspec.structs.replace(shape, full_window=True)))
+    assert full > 5 * sum(cache_bytes(header, shape))
+    assert is_full(header.tensor_bytes + 2 * full)
+    assert not is_full(header.tensor_bytes + 2 * full - 2)
+    assert is_full(0, window_cache="full")
+    assert not is_full(1e12, window_cache="window")
+
+
+def test_a_full_window_cache_that_finds_no_memory_is_made_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_gemma3(layers=6).write(tmp_path / "tiny.gguf")
+    entry = TextModelEntry(source=PathSource(path), context_length=512)
+    plan = plan_text("tiny", entry, path, read_header(path), {CPU: 1 << 40})
+    real = placing.load_with_layers
+
+    def load(
+        entry: TextModelEntry, path: Path, settings: ContextSettings, *rest: object
+    ) -> tuple[LlamaContext, Model]:
+        if settings.full_window:
+            raise NoContext("no memory")
+        return real(entry, path, settings, *rest)  # type: ignore[arg-type] # as it was called
+
+    monkeypatch.setattr(placing, "load_with_layers", load)
+    context, _ = place("tiny", entry, plan)
+    assert plan.settings.full_window and not context.has_full_window
+    context.close()
 
 
 def test_a_context_is_as_long_as_leaves_room_for_others(tmp_path: Path) -> None:

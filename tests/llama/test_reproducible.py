@@ -52,11 +52,13 @@ def other(number: int) -> GenerationRequest:
     )
 
 
-def are_equal_in_company(path: Path, kv_type: str = "f16", *, attempts: int = 4) -> bool:
+def are_equal_in_company(
+    path: Path, kv_type: str = "f16", *, attempts: int = 4, full_window: bool = False
+) -> bool:
     model = Model(path, ModelSettings())
     settings = ContextSettings(
         context_length=400, num_cells=1000, num_sequences=4, batch_size=128, threads=2,
-        kv_type=kv_type,
+        kv_type=kv_type, full_window=full_window,
     )  # fmt: skip
 
     async def run() -> bool:
@@ -80,6 +82,11 @@ def test_seeded_texts_are_the_same_in_any_company(
     tmp_path: Path, make: Callable[[], TinyModel], kv_type: str
 ) -> None:
     assert are_equal_in_company(make().write(tmp_path / "tiny.gguf"), kv_type)
+
+
+def test_so_they_are_where_layers_with_a_window_keep_all_tokens(tmp_path: Path) -> None:
+    path = tiny_gemma3(layers=7).write(tmp_path / "tiny.gguf")
+    assert are_equal_in_company(path, full_window=True)
 
 
 # As llama.h numbers them (enum llama_ftype); each has kernels that round in ways of their own.

@@ -49,8 +49,15 @@ HI = [Message("user", "Hi")]
 GREEDY = GenerationParams(SamplingParams(temperature=0))
 
 
-def open_context(path: Path, lora: tuple[LoraFile, ...] = ()) -> LlamaContext:
-    return LlamaContext(Model(path, ModelSettings(lora=lora)), SETTINGS)
+def open_context(
+    path: Path, lora: tuple[LoraFile, ...] = (), settings: ContextSettings = SETTINGS
+) -> LlamaContext:
+    return LlamaContext(Model(path, ModelSettings(lora=lora)), settings)
+
+
+def small_window() -> TinyModel:
+    """To be run with a cache of the window only."""
+    return tiny_gemma3()
 
 
 def answer_all(context: LlamaContext, prompts: list[list[int]], together: bool) -> list[list[int]]:
@@ -76,17 +83,24 @@ def answer_all(context: LlamaContext, prompts: list[list[int]], together: bool) 
 
 @pytest.mark.parametrize(
     ("make", "can_share"),
-    [(tiny_llama, True), (tiny_gemma3, False), (tiny_mamba, False), (tiny_lfm2, False)],
+    [
+        (tiny_llama, True),
+        (tiny_gemma3, True),
+        (small_window, False),
+        (tiny_mamba, False),
+        (tiny_lfm2, False),
+    ],
 )
 def test_answers_are_the_same_alone_and_together_with_and_without_shared_prefixes(
     tmp_path: Path, make: Callable[[], TinyModel], can_share: bool
 ) -> None:
     path = make().write(tmp_path / "tiny.gguf")
     prompts = [list(range(40, 40 + size)) for size in (3, 17, 30, 45, 17)]
-    context = open_context(path)
+    settings = msgspec.structs.replace(SETTINGS, full_window=make is tiny_gemma3)
+    context = open_context(path, settings=settings)
     assert context.can_share_prefixes is can_share
     alone = answer_all(context, prompts, together=False)
-    together = answer_all(open_context(path), prompts, together=True)
+    together = answer_all(open_context(path, settings=settings), prompts, together=True)
     assert alone[0] == alone[1] == alone[2] and alone[3:6] == alone[12:15]
     same = sum(a == b for a, b in zip(alone, together, strict=True))
     assert same >= len(alone) - 3  # near-ties of random weights, which the batch shape may flip

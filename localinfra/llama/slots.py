@@ -1,0 +1,85 @@
+"""Copies and drops cells of slots, by the rules of each kind of llama.cpp's memory. Knows neither
+prefixes nor their tokens.
+
+A slot is a sequence id of llama.cpp. A unified cache accepts MAX_SEQUENCE_IDS of them, however few
+are decoded.
+"""
+
+from typing import Any
+
+from llama_cpp import llama_cpp
+
+from localinfra.engine.backend import Batch
+
+MAX_SEQUENCE_IDS = 256  # LLAMA_MAX_SEQ
+
+
+class Slots:
+    """Full attention, with a cell for each token: slots share cells at no cost."""
+
+    num_slots = MAX_SEQUENCE_IDS
+
+    def __init__(self, memory: Any):
+        self._memory = memory
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, stop)
+
+    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
+        end = -1 if stop is None else stop
+        removed = llama_cpp.llama_memory_seq_rm(self._memory, slot, start, end)
+        assert removed, "only whole sequences are dropped where parts can't be"
+
+    def computed(self, batch: Batch) -> None:
+        """To be called after each decoded batch."""
+
+    def clear(self) -> None:
+        llama_cpp.llama_memory_clear(self._memory, False)
+
+
+class WindowSlots(Slots):
+    """Layers with a sliding window beside ones with full attention, all with a cell for each token.
+
+    llama.cpp reuses cells outside the window of the one slot that holds them
+    (`llama_kv_cache::find_slot`), but none that several slots hold. So each slot has a shadow, a
+    second one with the same cells, which may lag by half a window.
+    """
+
+    num_slots = MAX_SEQUENCE_IDS // 2
+
+    def __init__(self, memory: Any, window: int):
+        super().__init__(memory)
+        self._max_lag = window // 2
+        self._ends: dict[int, int] = {}  # slot → positions it has
+        self._shadowed: dict[int, int] = {}  # slot → positions its shadow has
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        self._catch_up(target)
+        super().copy(source, target, start, stop)
+        super().copy(source, target + self.num_slots, start, stop)
+        self._ends[target] = self._shadowed[target] = max(stop, self._ends[target])
+
+    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
+        self._catch_up(slot)
+        super().drop(slot, start, stop)
+        super().drop(slot + self.num_slots, start, stop)
+        if stop is None or stop >= self._ends[slot]:
+            self._ends[slot] = self._shadowed[slot] = min(start, self._ends[slot])
+
+    def computed(self, batch: Batch) -> None:
+        last = dict(zip(batch.slots, batch.positions, strict=True))
+        for slot, position in last.items():
+            self._ends[slot] = position + 1
+            if position + 1 - self._shadowed.get(slot, 0) > self._max_lag:
+                self._catch_up(slot)
+
+    def _catch_up(self, slot: int) -> None:
+        known, end = self._shadowed.get(slot, 0), self._ends.setdefault(slot, 0)
+        if known < end:
+            super().copy(slot, slot + self.num_slots, known, end)
+        self._shadowed[slot] = end
+
+    def clear(self) -> None:
+        super().clear()
+        self._ends.clear()
+        self._shadowed.clear()
