@@ -156,6 +156,11 @@ class Metrics:
             "Main memory that prefixes outside the KV cache take, also of unloaded models.",
             "model",
         )
+        self.state_bytes = Gauge(
+            "localinfra_prefix_state_bytes",
+            "Of it, saved states of recurrent layers, of loaded models.",
+            "model",
+        )
         self.disk_cache_bytes = Gauge("localinfra_disk_cache_bytes", "Size of disk_cache's files.")
         self.disk_cache_tokens = Counter(
             "localinfra_disk_cache_read_tokens_total",

@@ -171,6 +171,7 @@ class EchoBackend:
     max_output_rows = 512
     max_threads = 1
     can_share_prefixes = True
+    needs_states = False
     canonical_rows = canonical_decode_rows = 0
     is_canonical_alone = False
     idle_cells_slow_steps = False
@@ -179,7 +180,7 @@ class EchoBackend:
     def __init__(self, context_length: int, num_sequences: int, step_s: float = 0.0):
         self.context_length = context_length
         self.num_sequences = num_sequences
-        self.num_cells = self.max_saved = context_length * 2
+        self.num_cells = self.max_saved = self.max_rollback = context_length * 2
         self.step_s = step_s
         self._cells: defaultdict[int, dict[int, int]] = defaultdict(dict)  # slot → position → token
         self._rows: list[tuple[int, int]] = []  # of the last batch: slot and position
@@ -219,6 +220,12 @@ class EchoBackend:
     def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
         self._cells[slot] = {at: token for at, token in data.view(np.int32).reshape(-1, 2).tolist()}
         return True
+
+    def save_state(self, slot: int) -> NDArray[np.uint8]:
+        raise NotImplementedError
+
+    def restore_state(self, slot: int, data: NDArray[np.uint8], position: int) -> bool:
+        raise NotImplementedError
 
     def clear(self) -> None:
         self._cells.clear()

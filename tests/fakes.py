@@ -73,8 +73,9 @@ class FakeBackend:
     gives depends on how many rows it has beyond those, or besides multiples of `least_rows`, on how
     many of them have logits, on the threads if it has one row, and on the order of the cells it
     looks at; with `canonical_decode_rows` also on whether it has no more rows than those; with
-    `is_canonical_alone` on how many rows each slot has. Rows that
-    only fill a step have room of their own."""
+    `is_canonical_alone` on how many rows each slot has. Rows that only fill a step have room of
+    their own. With `needs_states`, a slot has a state beside its cells: the tokens it has read, and
+    how each was rounded."""
 
     def __init__(
         self,
@@ -87,6 +88,8 @@ class FakeBackend:
         max_output_rows: int = 8,
         can_share_prefixes: bool = True,
         max_saved: int = 10_000,
+        needs_states: bool = False,
+        max_rollback: int = 10_000,
         idle_cells_slow_steps: bool = False,
         canonical_rows: int = 0,
         least_rows: int = 1,
@@ -111,6 +114,10 @@ class FakeBackend:
         self.max_output_rows = max_output_rows
         self.can_share_prefixes = can_share_prefixes
         self.max_saved = max_saved
+        self.needs_states = needs_states
+        self.max_rollback = max_rollback if can_share_prefixes else 0
+        self.states: dict[int, list[tuple[int, int]]] = {}  # by slot
+        self.num_restored = 0  # states
         self.fails_after = fails_after  # a history longer than this has no finite logits
         self.broken = False  # the next decode fails
         self.cells: list[Cell | None] = [None] * (num_cells + MOST_PADDING)
@@ -193,10 +200,18 @@ class FakeBackend:
             rounding = shape
             if self.canonical_rows:
                 past = next((c.rounding for c in self.held(slot) if c.position == position - 1), 0)
+                state = self.states.get(slot, [])[-1:]
                 parts = (shape, past, self.is_ordered(slot))
                 rounding = zlib.crc32(repr(parts).encode()) >> 1 if parts != (0, 0, True) else 0
+                rounding ^= (
+                    zlib.crc32(repr(state).encode()) >> 1 if state and state[0][1] != past else 0
+                )
                 at = self.cells.index(Cell(position, token, 0, {slot}))
                 self.cells[at] = Cell(position, token, rounding, {slot})
+            if self.needs_states:
+                state = self.states.setdefault(slot, [])
+                assert [each for each, _ in state] == held, "the state is of another position"
+                state.append((token, rounding))
             if row in batch.output_rows:
                 self.histories[row] = [*held, token], rounding or 1000 * bool(is_odd)
 
@@ -230,6 +245,10 @@ class FakeBackend:
 
     def drop(self, slot: int, start: int, stop: int | None = None) -> None:
         assert self.can_share_prefixes or (start, stop) == (0, None)
+        if stop is None and slot in self.states:
+            state = self.states[slot]
+            assert start == 0 or len(state) - start <= self.max_rollback
+            self.states[slot] = state[:start]
         for at, cell in enumerate(self.cells):
             if cell and cell.position >= start and (stop is None or cell.position < stop):
                 cell.slots.discard(slot)
@@ -249,7 +268,24 @@ class FakeBackend:
             self.put(Cell(position, token, rounding, {slot}))
         return True
 
+    def save_state(self, slot: int) -> NDArray[np.uint8]:
+        assert self.needs_states and self.states[slot]
+        if not self.has_host_memory:
+            raise MemoryError
+        return np.array(self.states[slot], np.int64).view(np.uint8).reshape(-1)
+
+    def restore_state(self, slot: int, data: NDArray[np.uint8], position: int) -> bool:
+        state = [
+            (token, rounding) for token, rounding in data.view(np.int64).reshape(-1, 2).tolist()
+        ]
+        assert len(state) == position
+        self.states[slot] = state
+        self.num_restored += 1
+        return True
+
     def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
+        if start == stop:
+            return data.nbytes == 16 * stop
         if data.nbytes != 12 * (stop - start):
             return False
         positions = data.view(np.int32).reshape(-1, 3)[:, 0].tolist()
@@ -258,6 +294,7 @@ class FakeBackend:
     def clear(self) -> None:
         self.num_relaid += self.num_used > 0
         self.cells, self.head = [None] * len(self.cells), 0
+        self.states = {}
 
     def is_end(self, token: int) -> bool:
         return token == END

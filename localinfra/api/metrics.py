@@ -76,6 +76,7 @@ def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
     metrics.kv_cells.show({(name,): stat.kv_total for name, stat in stats.items()})
     prefixes = runtime.prefixes
     metrics.parked_bytes.show({(name,): n for name, n in runtime.prefix_bytes().items()})
+    metrics.state_bytes.show({(name,): stat.state_bytes for name, stat in stats.items()})
     metrics.disk_cache_bytes.show({(): prefixes.num_disk_bytes})
     read = prefixes.num_read_tokens.items()
     metrics.disk_cache_tokens.show({(name,): number for name, number in read})

@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 # `num_cells` and `max_output_rows`.
 MOST_PADDING = 16
 
+# Where each slot takes the memory of a state, there are so many besides those that are decoded: a
+# few for idle prefixes, and one to move states with. Other idle prefixes go to host memory.
+EXTRA_STATES = 4
+
 
 class DecodeFailed(Exception):
     """The batch could not be computed; the contents of its slots are unknown."""
@@ -56,6 +60,8 @@ class Backend(Protocol):
     max_threads: int
     can_share_prefixes: bool
     max_saved: int  # positions of a slot that `save` can hold at once
+    needs_states: bool  # a slot goes on from its last position, or from a saved state
+    max_rollback: int  # tokens that can be dropped from a slot's end after they were computed
     # A step of up to this many rows gives each row the same bits whatever the other rows are, if
     # its numbers of rows and of output rows are canonical sizes. 0 if no such limit is known.
     canonical_rows: int
@@ -106,9 +112,17 @@ class Backend(Protocol):
         """Restores a copy made by `save` to an empty slot, at most `num_sequences`. Returns False
         if there is no room."""
 
+    def save_state(self, slot: int) -> NDArray[np.uint8]:
+        """A copy of what the slot needs to go on besides cells, which `copy` leaves as it is.
+        Raises MemoryError."""
+
+    def restore_state(self, slot: int, data: NDArray[np.uint8], position: int) -> bool:
+        """Lets a slot with the cells of all tokens before `position` go on from there. Returns
+        False if it can't."""
+
     def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
         """Whether data from elsewhere is safe to `restore`: formed as `save` forms the contents of
-        a slot with the positions [start, stop)."""
+        a slot with the positions [start, stop). If these are equal: to `restore_state`."""
 
     def clear(self) -> None:
         """Empties every slot."""

@@ -55,6 +55,23 @@ class CanonicalShapes:
         reuses only cells that were."""
         return sequence.request.is_reproducible and self._backend.canonical_rows > 0
 
+    def num_reusable(self, sequence: Sequence) -> int:
+        """How many tokens of a cached prefix are of use. The last one of several chunks of a fixed
+        size never has a single token."""
+        return sequence.num_reusable - (self.fixed_chunk(sequence) > 0)
+
+    def fixed_chunk(self, sequence: Sequence) -> int:
+        """The tokens that each chunk of its prompt must have, where states are saved; else 0."""
+        is_fixed = self._backend.needs_states and self.is_canonical(sequence)
+        return self._backend.canonical_rows if is_fixed else 0
+
+    def is_shared(self, sequence: Sequence) -> bool:
+        """Whether others may use what it has computed so far of its prompt. Of chunks of a fixed
+        size, only whole ones are alike for every prompt."""
+        chunk = self.fixed_chunk(sequence)
+        is_scored = sequence.request.params.score_prompt
+        return not chunk or (sequence.num_cached % chunk == 0 and not is_scored)
+
     def is_shaped(self, sequence: Sequence) -> bool:
         """Whether its steps get canonical shapes at least where that is cheap, so that greedy
         answers to short prompts rarely differ either."""

@@ -1,4 +1,5 @@
-"""Copies of cells in host memory, within a limit: saved from a tree's nodes, restored to slots.
+"""Copies of cells and states in host memory, within a limit: saved from a tree's nodes, restored to
+slots.
 
 Decides which copies leave; which cells leave is up to `kvcache.py`.
 """
@@ -7,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Backend
+from localinfra.engine.node import Node
 from localinfra.engine.offloaded import OffloadedCells, offloaded_bytes
-from localinfra.engine.radix import Node, RadixTree
+from localinfra.engine.radix import RadixTree
 
 FULL_SHARE = 15 / 16  # of the limit is kept after copies exceed it
 
@@ -23,11 +25,13 @@ class Copies:
         self.max_bytes = max_bytes
         self.bytes_per_cell = 0.0  # of a copy; 0 until there was one
         self._transfer_slot = backend.num_sequences
-        self.most_bytes = 0  # an upper bound of what copies take, known without counting
+        # Upper bounds of what copies take, and of what states among them do, without counting.
+        self.most_bytes = self.most_state_bytes = 0
 
     @property
     def num_bytes(self) -> int:
-        return offloaded_bytes(node.offloaded for node in self._tree.nodes())
+        nodes = self._tree.nodes()
+        return offloaded_bytes(copy for node in nodes for copy in (node.offloaded, node.state))
 
     def offload(self, node: Node) -> None:
         """Copies the node's cells to memory, unless they are there. Raises MemoryError."""
@@ -43,8 +47,11 @@ class Copies:
     def fill(self, copy: OffloadedCells, data: NDArray[np.uint8]) -> None:
         """Takes in the data of a copy that has none, or only a file."""
         copy.data, copy.num_bytes = data, data.nbytes
-        self.bytes_per_cell = data.nbytes / len(copy.tokens)
         self.most_bytes += data.nbytes
+        if copy.tokens:
+            self.bytes_per_cell = data.nbytes / len(copy.tokens)
+        else:
+            self.most_state_bytes += data.nbytes
 
     def save_span(self, holders: set[int], start: int, stop: int) -> NDArray[np.uint8]:
         """Saves the cells that these slots share at [start, stop). Raises MemoryError."""
@@ -72,11 +79,11 @@ class Copies:
     def recount(self) -> None:
         """Fits copies that came with the tree."""
         self.most_bytes = self.num_bytes
+        self.most_state_bytes = offloaded_bytes(node.state for node in self._tree.nodes())
         self.fit()
 
     def fit(self) -> None:
-        """Drops copies until the rest fits: first of runs also in cells, then what is in a file
-        too, and leaves.
+        """Drops copies until the rest fits.
 
         Frees some slack, so that not every eviction has to search through all copies.
         """
@@ -85,13 +92,29 @@ class Copies:
         target: float = self.max_bytes
         while (size := self.num_bytes) > target:
             target = self.max_bytes * FULL_SHARE
-            self._tree.forget(min(self._victims(), key=self._tree.usefulness))
+            self._forget_one()
         self.most_bytes = size
+        self.most_state_bytes = offloaded_bytes(node.state for node in self._tree.nodes())
 
-    def _victims(self) -> list[Node]:
-        copied = [node for node in self._tree.nodes() if node.offloaded]
+    def _forget_one(self) -> None:
+        """First of runs also in cells, then what is in a file too, and leaves; states before the
+        runs that are of no use without them."""
+        tree = self._tree
+        copied = [node for node in tree.nodes() if node.offloaded]
         in_memory = [node for node in copied if node.offloaded and node.offloaded.data is not None]
         doubles = [node for node in in_memory if node.holders]
-        leaves = [n for n in in_memory if not n.children or (n.offloaded and n.offloaded.file)]
-        # Else there are runs in files below runs whose file was not written: useless after these.
-        return doubles or leaves or [n for n in copied if not n.children and not n.holders]
+        states = [n for n in tree.nodes() if n.state and n.state.data is not None]
+        leaves = [
+            node
+            for node in in_memory
+            if (not node.children and node not in states)
+            or (node.offloaded and node.offloaded.file)
+        ]
+        if victims := doubles or leaves:
+            tree.forget(min(victims, key=tree.usefulness))
+        elif states:
+            tree.forget_state(min(states, key=tree.state_usefulness))
+        else:
+            # There are runs in files below runs whose file was not written: useless after these.
+            leaves = [node for node in copied if not node.children and not node.holders]
+            tree.forget(min(leaves, key=tree.usefulness))

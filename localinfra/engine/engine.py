@@ -397,4 +397,5 @@ class Engine:
             num_steps=self._num_steps,
             kv_used=scheduler.cache.num_used,
             kv_total=self._backend.num_cells,
+            state_bytes=scheduler.cache.copies.most_state_bytes,
         )

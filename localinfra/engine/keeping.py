@@ -49,6 +49,7 @@ class Keeping:
         self._finished: deque[Prefix] = deque()  # since the last look
         self._resting: deque[tuple[float, Prefix]] = deque()  # with the time to write each
         self._num_written = 0  # tokens, of the first of these
+        self._last_state = 0  # the last position of it whose state was written
         if self._shelf:
             self._shelf.remove(cache.take_in(self._shelf.take()))
 
@@ -63,7 +64,7 @@ class Keeping:
             return False
         wanted: list[OffloadedCells] = []
         num_bytes = 0
-        for copy, _, _ in match.offloaded:
+        for copy in match.copies:
             num_bytes += copy.num_bytes
             if num_bytes > self._cache.copies.max_bytes:
                 break
@@ -133,13 +134,18 @@ class Keeping:
                 self._write(span)
                 self._cache.copies.fit()
                 return 0.0
+            if span := self._cache.states.next_unwritten(prefix, self._last_state):
+                self._last_state = span.cells.stop
+                if not span.cells.file:
+                    self._write(span)
+                return 0.0
             self._shelf.touch(self._cache.files_of(prefix))
             self._next_resting()
         return None
 
     def _next_resting(self) -> None:
         self._resting.popleft()
-        self._num_written = 0
+        self._num_written = self._last_state = 0
 
     def _write(self, span: KeptSpan) -> None:
         """Unless it is of an architecture whose states would not be accepted again."""

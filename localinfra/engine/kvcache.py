@@ -9,8 +9,10 @@ from collections.abc import Iterable
 
 from localinfra.engine.backend import Backend, DecodeFailed
 from localinfra.engine.copies import Copies
+from localinfra.engine.node import Node
 from localinfra.engine.offloaded import MAX_OFFLOADED, MIN_OFFLOADED, KeptSpan, OffloadedCells
-from localinfra.engine.radix import Match, Node, Prefix, RadixTree
+from localinfra.engine.radix import Match, Prefix, RadixTree
+from localinfra.engine.states import States
 
 # Steps between two looks at idle cells: a conversation that continues at once finds its cells in
 # place, unless many others have ended since.
@@ -36,10 +38,11 @@ class KVCache:
         self._backend = backend
         self._transfer_slot = backend.num_sequences
         self._max_piece = min(MAX_OFFLOADED, backend.max_saved)  # tokens per copy
-        self._tree = RadixTree()
+        self._tree = RadixTree(needs_states=backend.needs_states)
         self.copies = Copies(
             backend, self._tree, max_offloaded if backend.can_share_prefixes else 0
         )
+        self.states = States(backend, self._tree, self.copies)
         self._free = list(reversed(range(backend.num_sequences)))
         self._free_cache_slots = list(range(backend.num_sequences + 1, backend.num_slots))
         self._running: dict[int, int] = {}  # slot → tokens it holds
@@ -88,6 +91,9 @@ class KVCache:
         if not self._running and self._is_slowed(match, max_idle):
             self._offload_all()
             match = self.match(prefix, limit, is_canonical=is_canonical)
+        state = match.state.data if match.state else None  # held: making room may drop the copy
+        if self._backend.needs_states and state is None:
+            match = Match()
         tokens = list(prefix.tokens)
         slot = self._free.pop()
         length = self._running[slot] = match.num_held
@@ -97,7 +103,7 @@ class KVCache:
         if match.holder is not None:
             self._backend.copy(match.holder, slot, 0, length)
             self._tree.insert(self._recorded[slot], slot)
-        if match.num_known - length >= MIN_OFFLOADED:
+        if match.num_known - length >= (MIN_OFFLOADED if state is None else 1):
             for copy, start, stop in match.offloaded:
                 if not self._restore_span(copy, slot, start, stop):
                     break
@@ -106,7 +112,18 @@ class KVCache:
             self._recorded[slot] = Prefix(tokens[:length], prefix.salt)
             self._tree.insert(self._recorded[slot], slot)
             self._num_private -= length - match.num_held
-        return slot, length
+        if state is not None and not (
+            length == match.num_known and self._backend.restore_state(slot, state, length)
+        ):
+            self._empty(slot)
+        return slot, self._running[slot]
+
+    def _empty(self, slot: int) -> None:
+        """Drops all that a slot was given, without which there is no going on."""
+        given = self._recorded[slot]
+        self._tree.release(slot, given)
+        self._backend.drop(slot, 0)
+        self._running[slot], self._recorded[slot] = 0, Prefix([], given.salt)
 
     def advance(self, slot: int, num_tokens: int) -> None:
         """Counts `num_tokens` more tokens in the slot."""
@@ -139,10 +156,18 @@ class KVCache:
         self._backend.drop(target, start, stop)
         self._backend.copy(source, target, start, stop)
 
+    def save_state(self, slot: int) -> None:
+        """Saves the state after what was just recorded of a running slot."""
+        self.states.save(slot, self._recorded[slot])
+
     def finish(self, slot: int, tokens: list[int]) -> None:
         """Frees the slot; its `tokens` stay as a cached prefix."""
         self.record(slot, tokens)
         prefix = self._recorded[slot]
+        is_at_end = self._running[slot] == len(prefix.tokens) > 0
+        # A canonical slot's chunks end alike for all at some positions only.
+        if self._backend.needs_states and is_at_end and slot not in self._canonical:
+            self.states.save(slot, prefix, MIN_OFFLOADED)
         if not self._tree.is_redundant(slot, prefix):
             cache_slot = self._take_cache_slot()
             self._backend.copy(slot, cache_slot, 0, len(tokens))
@@ -204,7 +229,8 @@ class KVCache:
 
     def files_of(self, prefix: Prefix) -> list[OffloadedCells]:
         """The copies along the prefix that have files."""
-        copies = (node.offloaded for node in self._tree.path(prefix))
+        path = self._tree.path(prefix)
+        copies = (copy for node in path for copy in (node.offloaded, node.state))
         return [copy for copy in dict.fromkeys(copies) if copy and copy.file]
 
     def lose(self, copy: OffloadedCells) -> None:
@@ -250,6 +276,9 @@ class KVCache:
             ]
         else:
             saved = [({s}, 0, n, backend.save(s)) for s, n in self._running.items() if n]
+        states = []
+        if backend.needs_states:
+            states = [(s, n, backend.save_state(s)) for s, n in self._running.items() if n]
         backend.clear()
         for holders, start, stop, data in saved:
             target = self._transfer_slot if backend.can_share_prefixes else min(holders)
@@ -259,6 +288,9 @@ class KVCache:
                 for holder in holders:
                     backend.copy(target, holder, start, stop)
                 backend.drop(target, 0)
+        for slot, position, state in states:
+            if not backend.restore_state(slot, state, position):
+                raise DecodeFailed("a state could not be restored")
 
     def distrust(self, slot: int) -> None:
         """Marks what the slot computes from now on as not canonical."""
@@ -301,7 +333,8 @@ class KVCache:
 
     def _evict(self, leaf: Node, num_tokens: int) -> None:
         """Evicts the leaf's last `num_tokens` cells, or a whole piece if it is offloaded."""
-        is_worth_offloading = leaf.children or len(leaf.tokens) >= MIN_OFFLOADED
+        is_usable = leaf.state or not self._backend.needs_states
+        is_worth_offloading = leaf.children or (is_usable and len(leaf.tokens) >= MIN_OFFLOADED)
         if self.copies.max_bytes and is_worth_offloading:
             num_tokens = min(len(leaf.tokens), self._max_piece)
             self._tree.cut(leaf, num_tokens)
@@ -338,8 +371,21 @@ class KVCache:
                 leaf = self._least_useful_leaf()
                 assert leaf is not None, "every cache slot ends in a leaf of its own"
                 victim = next(iter(leaf.holders))
+            self._park(victim)
             self._release(victim)
         return self._free_cache_slots.pop()
+
+    def _park(self, slot: int) -> None:
+        """Copies what only this slot holds to host memory."""
+        for node in list(self._tree.path(self._recorded[slot])):
+            while self.copies.max_bytes and len(node.holders) == 1:
+                piece = node
+                if len(node.tokens) > self._max_piece:
+                    piece = self._tree.split(node, self._max_piece)
+                with contextlib.suppress(MemoryError):  # then it is recomputed when needed
+                    self.copies.offload(piece)
+                if piece is node:
+                    break
 
     def _release(self, slot: int) -> None:
         self._tree.release(slot, self._recorded[slot])

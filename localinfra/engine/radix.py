@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from localinfra.engine.node import Node
 from localinfra.engine.offloaded import KeptSpan, OffloadedCells
 
 # At this depth a token costs twice as much to compute as the first, since it attends to all before
@@ -25,48 +26,14 @@ class Prefix(NamedTuple):
     salt: str = ""
 
 
-class Node:
-    """A run of tokens after its parent's path; `depth` is the position of its first token.
-
-    `is_canonical`: its cells were computed in shapes that give the same bits every time.
-    """
-
-    __slots__ = (
-        "children",
-        "depth",
-        "holders",
-        "is_canonical",
-        "last_used",
-        "offloaded",
-        "parent",
-        "tokens",
-    )  # fmt: skip
-
-    def __init__(self, tokens: Sequence[int], parent: "Node | None", depth: int, last_used: int):
-        self.tokens = tokens
-        self.parent = parent
-        self.depth = depth
-        self.last_used = last_used
-        self.children: dict[int, Node] = {}
-        self.holders: set[int] = set()
-        self.is_canonical = False
-        self.offloaded: OffloadedCells | None = None  # covers at least the run
-
-    @property
-    def end(self) -> int:
-        return self.depth + len(self.tokens)
-
-    def is_idle(self, running: set[int]) -> bool:
-        """Whether it occupies cells that no running slot holds."""
-        return bool(self.holders) and running.isdisjoint(self.holders)
-
-
 class Match(msgspec.Struct):
     """The longest known prefix of some tokens: a part in cells, then an offloaded part."""
 
     num_held: int = 0
     holder: int | None = None  # a slot that holds these
     offloaded: list[tuple[OffloadedCells, int, int]] = []  # with the span to restore
+    state: OffloadedCells | None = None  # to go on from there, for models that need one
+    num_seen: int = 0  # tokens that the tree knows, whether one can go on from there or not
 
     @property
     def num_known(self) -> int:
@@ -75,7 +42,12 @@ class Match(msgspec.Struct):
     @property
     def unread(self) -> list[OffloadedCells]:
         """The copies that are in files only."""
-        return [copy for copy, _, _ in self.offloaded if copy.data is None]
+        return [copy for copy in self.copies if copy.data is None]
+
+    @property
+    def copies(self) -> list[OffloadedCells]:
+        """All that must be in host memory to use it."""
+        return [copy for copy, _, _ in self.offloaded] + ([self.state] if self.state else [])
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int], start: int = 0) -> int:
@@ -93,6 +65,11 @@ def common_prefix(left: Sequence[int], right: Sequence[int], start: int = 0) -> 
     return low
 
 
+def compute_cost(start: int, stop: int) -> float:
+    """Of the tokens at these positions, in what the first token costs."""
+    return (stop - start) * (1 + (start + stop) / 2 / DOUBLE_COST_DEPTH)
+
+
 class Doubles(NamedTuple):
     """Spans that a slot and others hold in separate cells: one copy of each should be shared."""
 
@@ -104,7 +81,9 @@ class RadixTree:
     """Prefixes and their holders. `num_tokens` is the length of all held runs, which is the number
     of cells they occupy."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, needs_states: bool = False) -> None:
+        """With `needs_states`, a prefix is of use up to a state only."""
+        self.needs_states = needs_states
         self._roots: dict[str, Node] = {}  # by salt
         self.num_tokens = 0
         self._clock = 0
@@ -112,7 +91,7 @@ class RadixTree:
     def match(self, prefix: Prefix, limit: int, *, canonical_only: bool = False) -> Match:
         """Finds the longest known prefix of the first `limit` tokens and marks its path as used."""
         self._clock += 1
-        match = Match()
+        match, usable = Match(), Match()
         tokens = prefix.tokens
         node, length = self._root(prefix), 0
         while length < limit:
@@ -135,6 +114,11 @@ class RadixTree:
             node = child
             if shared < len(run):
                 break
+            if child.state:
+                usable = Match(match.num_held, match.holder, [*match.offloaded], child.state)
+        if self.needs_states:
+            match = usable
+        match.num_seen = length
         return match
 
     def insert(self, prefix: Prefix, slot: int, *, is_canonical: bool | None = None) -> Doubles:
@@ -176,7 +160,7 @@ class RadixTree:
         if node.holders:
             doubles.ours.append((list(node.holders), node.depth, node.end))
         if node.is_canonical != is_canonical:
-            node.offloaded = None  # a copy of cells of the other kind
+            node.offloaded = node.state = None  # copies of the other kind
             node.is_canonical = is_canonical
 
     def release(self, slot: int, prefix: Prefix) -> None:
@@ -219,8 +203,13 @@ class RadixTree:
 
     def usefulness(self, node: Node) -> float:
         """Recompute cost saved per cell, divided by the node's age."""
-        cost = 1 + (node.depth + node.end) / 2 / DOUBLE_COST_DEPTH
-        return cost / self.age(node)
+        if self.needs_states and not node.state and not node.children:
+            return 0.0
+        return compute_cost(node.depth, node.end) / len(node.tokens) / self.age(node)
+
+    def state_usefulness(self, node: Node) -> float:
+        """Recompute cost that the node's state saves, divided by the node's age."""
+        return compute_cost(node.state_before, node.end) / self.age(node)
 
     def cut(self, node: Node, num_tokens: int) -> None:
         """Keeps only the last `num_tokens` in the node; a new parent gets those before."""
@@ -243,8 +232,18 @@ class RadixTree:
         if not node.holders:
             self._remove(node)
 
+    def forget_state(self, node: Node) -> None:
+        """Drops the node's state from memory. If there is no file of it, it is lost."""
+        if node.state and node.state.file:
+            node.state.data = None
+        else:
+            node.state = None
+
     def lose(self, copy: OffloadedCells) -> None:
         """Drops a copy that turned out to be unusable."""
+        for node in self.nodes():
+            if node.state is copy:
+                node.state = None
         for node in [node for node in self.nodes() if node.offloaded is copy]:
             node.offloaded = None
             if not node.holders and node.parent is not None:  # else it left with its parent
@@ -256,11 +255,12 @@ class RadixTree:
         for salt, root in self._roots.items():
             for node in self._below(root):
                 copy = node.offloaded
-                if copy is None or copy in seen:
-                    continue
-                seen.add(copy)
-                if span := self.span(salt, node):
-                    yield node, span
+                if copy is not None and copy not in seen:
+                    seen.add(copy)
+                    if span := self.span(salt, node):
+                        yield node, span
+                if copy is not None and node.state:
+                    yield node, KeptSpan(salt, copy, node.state)
 
     def span(self, salt: str, node: Node) -> KeptSpan | None:
         """The node's copy with its parent; None if there is no copy that it continues."""
@@ -306,9 +306,11 @@ class RadixTree:
                 if shared < len(child.tokens):
                     child = self.split(child, shared)
             if child.offloaded is None or (copy.is_canonical and not child.is_canonical):
-                child.offloaded, child.is_canonical = copy, copy.is_canonical
+                child.offloaded, child.is_canonical, child.state = copy, copy.is_canonical, None
             node = child
             length += len(child.tokens)
+        if not copy.tokens and node.is_canonical == copy.is_canonical:
+            node.state = copy
         ends[copy] = node
         while node.parent is not None:  # a prefix was used when what continues it was
             node.last_used = self._clock
@@ -372,6 +374,8 @@ class RadixTree:
         if parent is None or parent.parent is None or len(parent.children) > 1:
             return
         is_alike = (parent.holders, parent.is_canonical) == (node.holders, node.is_canonical)
-        if is_alike and not node.children and not parent.offloaded and not node.offloaded:
+        has_copies = parent.offloaded or node.offloaded or parent.state
+        if is_alike and not node.children and not has_copies:
+            parent.state = node.state
             parent.tokens = [*parent.tokens, *node.tokens]
             parent.children = {}

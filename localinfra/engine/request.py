@@ -52,6 +52,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     grammar: "Grammar | None" = None  # followed by every choice
     client: str = ""  # clients take turns
     cache_salt: str = ""  # only requests with the same salt share prefixes
+    border: int = 0  # in the prompt: another one is likely to differ from here on
 
     @property
     def is_reproducible(self) -> bool:
@@ -99,3 +100,4 @@ class EngineStats(msgspec.Struct, frozen=True):
     num_steps: int
     kv_used: int  # cells, including those of idle cached prefixes
     kv_total: int
+    state_bytes: int = 0  # host memory that saved states take, at most

@@ -6,6 +6,7 @@ Decides who computes what next. `engine.py` computes it, and `kvcache.py` knows 
 from collections.abc import Callable
 
 from localinfra.engine.backend import Backend
+from localinfra.engine.borders import saved_before, saved_positions
 from localinfra.engine.canonical import FEW_IDLE, CanonicalShapes
 from localinfra.engine.keeping import Keeping
 from localinfra.engine.kvcache import MANY_IDLE, KVCache
@@ -15,11 +16,11 @@ from localinfra.engine.policy.prefill import Prefill
 from localinfra.engine.policy.speculation import Speculator
 from localinfra.engine.policy.step_times import StepTimes
 from localinfra.engine.policy.threads import ThreadController, rungs
-from localinfra.engine.radix import Prefix, common_prefix
+from localinfra.engine.radix import Match, Prefix, common_prefix
 from localinfra.engine.request import EngineSettings
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
-from localinfra.engine.turns import Turns, prompts_in_turn
+from localinfra.engine.turns import Turns, came_together, least_recent, prompts_in_turn
 
 # Cells kept free for a new sequence's first tokens. More would leave cells unused; with fewer,
 # growing sequences would preempt each other, and what they lose is computed again.
@@ -28,13 +29,6 @@ GROWTH_RESERVE = 64
 # Tokens of a prefix that another sequence is just computing: from so many on, waiting for them is
 # faster than computing them twice.
 WORTH_WAITING = 8
-
-
-def least_recent(sequences: list[Sequence], limit: int) -> list[Sequence]:
-    """All, or the `limit` whose last step is longest ago."""
-    if len(sequences) <= limit:
-        return sequences
-    return sorted(sequences, key=lambda sequence: sequence.stepped_at)[:limit]
 
 
 class Scheduler:
@@ -57,7 +51,7 @@ class Scheduler:
         """`turns`: those of a scheduler whose waiting sequences this one takes over. `shelf` has
         the prefixes of earlier engines; `send` runs a function on the engine's thread."""
         self._backend = backend
-        self._is_drafting = settings.prompt_lookup and backend.can_share_prefixes
+        self._is_drafting = settings.prompt_lookup and backend.max_rollback > 0
         self._times = StepTimes()
         counts = rungs(backend.max_threads) if settings.adapts_threads else [backend.max_threads]
         self._threads = ThreadController(self._times, counts, IdleCores())
@@ -175,14 +169,14 @@ class Scheduler:
             return []  # another batch shape rounds differently
         room = self._backend.context_length - len(sequence.tokens)
         num_wanted = min(sequence.request.max_tokens - sequence.num_generated, room) - 1
-        return sequence.drafter.chances(max(0, num_wanted))
+        return sequence.drafter.chances(min(max(0, num_wanted), self._backend.max_rollback))
 
     def _add_prompts(
         self, step: Step, running: list[Sequence], decoding: list[Sequence], max_rows: int
     ) -> None:
         prompts = [sequence for sequence in running if not sequence.is_decoding]
         in_turn = prompts_in_turn(prompts, self._num_steps)
-        is_burst = self._are_together(decoding, prompts[0])
+        is_burst = came_together(decoding, prompts[0])
         budget = len(step.batch)
         stands_alone = self._shapes.stands_alone(prompts[0])
         if stands_alone or not decoding:
@@ -210,21 +204,15 @@ class Scheduler:
                 if stands_alone:
                     continue  # a smaller chunk would round otherwise
                 size = min(size, self.cache.num_free - len(step.batch))
-            if size > 2 and size == sequence.num_pending - 1:
+            size = sequence.until_saved(size)
+            is_saved = sequence.num_cached + size in sequence.saved_at
+            if size > 2 and size == sequence.num_pending - 1 and not is_saved:
                 size -= 1  # a single row is left to nobody: it may need a second one for its bits
             if size <= 0:
                 continue
             num_outputs = size if sequence.num_unscored else int(size == sequence.num_pending)
             rows_left -= num_outputs
             step.add(sequence, size, num_outputs, [])
-
-    def _are_together(self, decoding: list[Sequence], prompt: Sequence) -> bool:
-        """Whether all streams are of the prompt's client and began after it was admitted: requests
-        that came together. Streams that flowed when the prompt came are to flow on."""
-        return bool(decoding) and all(
-            s.decoding_since >= prompt.admitted_at and s.group.client == prompt.group.client
-            for s in decoding
-        )
 
     def advance(self, step: Step, seconds: float) -> None:
         """The step was computed: its tokens are in the cache, and prompts are offered to others."""
@@ -242,8 +230,10 @@ class Scheduler:
                 self.cache.distrust(sequence.slot)  # a longer prompt gets other bits
             if chunk.is_prompt:
                 sequence.decoding_since = self._num_steps
-            if sequence.num_cached <= sequence.num_prompt:
+            if sequence.num_cached <= sequence.num_prompt and self._shapes.is_shared(sequence):
                 self.cache.record(sequence.slot, sequence.tokens[: sequence.num_cached])
+                if sequence.num_cached in sequence.saved_at:
+                    self.cache.save_state(sequence.slot)
         if step.num_padding:
             self.cache.drop_padding()
         self._num_computed = len(step.batch)
@@ -277,7 +267,7 @@ class Scheduler:
                 continue
             match = self.cache.match(
                 sequence.prefix,
-                sequence.num_reusable,
+                self._shapes.num_reusable(sequence),
                 is_canonical=self._shapes.is_canonical(sequence),
             )
             if self._prefix_is_coming(sequence, match.num_known):
@@ -290,7 +280,7 @@ class Scheduler:
             if not self._has_place(sequence, match.num_held):
                 return False
             self.waiting.remove(sequence)
-            self._start(sequence)
+            self._start(sequence, match)
             return True
         return False
 
@@ -312,10 +302,13 @@ class Scheduler:
             self._preempt(victim)
         return self._fits(sequence, held, self.running, [])
 
-    def _start(self, sequence: Sequence) -> None:
+    def _start(self, sequence: Sequence, match: Match) -> None:
+        if self._backend.needs_states:
+            chunk = self._shapes.fixed_chunk(sequence)
+            sequence.saved_at = saved_positions(sequence, match, chunk)
         slot, length = self.cache.acquire(
             sequence.prefix,
-            sequence.num_reusable,
+            self._shapes.num_reusable(sequence),
             is_canonical=self._shapes.is_canonical(sequence),
             max_idle=FEW_IDLE if self._shapes.is_shaped(sequence) else MANY_IDLE,
         )
@@ -328,15 +321,24 @@ class Scheduler:
         self.running.append(sequence)
 
     def _prefix_is_coming(self, sequence: Sequence, reusable: int) -> bool:
-        limit = sequence.num_reusable
+        limit = self._shapes.num_reusable(sequence)
         if not self._backend.can_share_prefixes or limit < reusable + WORTH_WAITING:
             return False
         return any(
-            other.num_cached < (shared := common_prefix(other.tokens, sequence.tokens))
+            other.num_cached < (shared := self._num_shared(sequence, other, reusable))
             and min(shared, limit) >= reusable + WORTH_WAITING
             for other in self.running
             if not other.is_decoding and self._could_share(sequence, other)
         )
+
+    def _num_shared(self, sequence: Sequence, other: Sequence, reusable: int) -> int:
+        """How many of its first tokens a running prompt will share with `sequence`."""
+        shared = common_prefix(other.tokens, sequence.tokens)
+        if not self._backend.needs_states:
+            return shared
+        shared = min(shared, self._shapes.num_reusable(sequence), other.num_prompt)
+        can_add = shared >= reusable + WORTH_WAITING and not self._shapes.fixed_chunk(other)
+        return saved_before(other, shared, can_add=can_add)
 
     def _could_share(self, sequence: Sequence, other: Sequence) -> bool:
         """Whether `sequence` may use what `other` computes."""
@@ -384,6 +386,8 @@ class Scheduler:
     def _give_up_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
         tokens = sequence.tokens[: sequence.num_cached]
+        if self._shapes.fixed_chunk(sequence):
+            self.cache.distrust(sequence.slot)  # what comes after its last whole chunk
         self.cache.finish(sequence.slot, tokens)
         self.keeping.finished(Prefix(tokens, sequence.request.cache_salt))
         sequence.slot, sequence.num_cached = None, 0

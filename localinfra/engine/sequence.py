@@ -31,7 +31,8 @@ class Sequence:
     __slots__ = (
         "_drafter", "admitted_at", "arrived_at", "choice", "constraint", "decoding_since",
         "finished", "first", "group", "is_disordered", "num_cached", "num_prompt", "num_reused",
-        "prompt_logprobs", "request", "sampler", "slot", "stepped_at", "tokens", "was_preempted",
+        "prompt_logprobs", "request", "sampler", "saved_at", "slot", "stepped_at", "tokens",
+        "was_preempted",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class Sequence:
         self.num_cached = 0  # tokens whose KV cells are in the slot
         self.num_reused: int | None = None  # of the prompt, at the first admission
         self.slot: int | None = None
+        self.saved_at: set[int] = set()  # positions where a chunk ends and its state is saved
         # Step numbers.
         self.admitted_at = self.decoding_since = self.stepped_at = 0
         self.arrived_at = 0  # its number in the queue
@@ -98,6 +100,11 @@ class Sequence:
         """Whether only the last sampled token, and those its grammar forced after it, are left to
         compute."""
         return 1 <= self.num_pending <= MAX_FORCED and self.num_generated >= self.num_pending
+
+    def until_saved(self, num_tokens: int) -> int:
+        """Fewer than these if a state is to be saved on the way."""
+        ahead = [at - self.num_cached for at in self.saved_at if at > self.num_cached]
+        return min(num_tokens, *ahead) if ahead else num_tokens
 
     @property
     def num_unscored(self) -> int:

@@ -94,3 +94,19 @@ class _Shares:
         groups = [sequence.group for sequence in running]
         self.of_client = Counter(group.client for group in groups)
         self.of_group = Counter(id(group) for group in groups)
+
+
+def least_recent(sequences: list[Sequence], limit: int) -> list[Sequence]:
+    """All, or the `limit` whose last step is longest ago."""
+    if len(sequences) <= limit:
+        return sequences
+    return sorted(sequences, key=lambda sequence: sequence.stepped_at)[:limit]
+
+
+def came_together(streams: list[Sequence], prompt: Sequence) -> bool:
+    """Whether all streams are of the prompt's client and began after it was admitted: requests that
+    came together. Streams that flowed when the prompt came are to flow on."""
+    return bool(streams) and all(
+        s.decoding_since >= prompt.admitted_at and s.group.client == prompt.group.client
+        for s in streams
+    )

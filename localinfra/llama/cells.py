@@ -159,18 +159,24 @@ class CellMap:
         return [start + int(cell) for cell in empty]
 
 
-def parts_by_slot(slots: Sequence[int]) -> list[list[int]]:
+def parts_by_slot(slots: Sequence[int], whole_tail: int = 0) -> list[list[int]]:
     """The rows of each part in which a model with a recurrent state computes a batch: as many of
-    every slot that has some left (`llama_batch_allocr::split_equal`). Each slot's rows are
-    neighbours."""
+    every slot that has some left, but the last `whole_tail` of a slot all in one part
+    (`llama_batch_allocr::split_equal`). Each slot's rows are neighbours."""
     left: dict[int, list[int]] = {}
     for row, slot in enumerate(slots):
         left.setdefault(slot, []).append(row)
     parts = []
     while left:
         size = min(map(len, left.values()))
-        parts.append([row for rows in left.values() for row in rows[:size]])
-        left = {slot: rows[size:] for slot, rows in left.items() if len(rows) > size}
+        fits = [len(rows) == size or len(rows) - size >= whole_tail for rows in left.values()]
+        taken = dict(list(left.items())[: [*fits, False].index(False)])
+        if not taken:
+            slot, rows = next(iter(left.items()))
+            taken, size = {slot: rows}, len(rows)
+        parts.append([row for rows in taken.values() for row in rows[:size]])
+        left = {slot: rows[size:] if slot in taken else rows for slot, rows in left.items()}
+        left = {slot: rows for slot, rows in left.items() if rows}
     return parts
 
 

@@ -11,13 +11,13 @@ import numpy as np
 from llama_cpp import llama_cpp
 from numpy.typing import NDArray
 
-from localinfra.engine.backend import MOST_PADDING, Batch, DecodeFailed
+from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING, Batch, DecodeFailed
 from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.llama import log
 from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.model import LoadFailed, Model
-from localinfra.llama.slots import Slots, WindowSlots
-from localinfra.llama.state import is_sound
+from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots
+from localinfra.llama.state import is_sound, is_sound_state
 from localinfra.machine import usable_cores
 
 # enum ggml_type of the KV cache types that llama.cpp has kernels for
@@ -44,6 +44,7 @@ FEW_ROWS = (1, 2, 3)  # usually alike too; one row takes a third of the time of 
 PROBED_ROWS = 4
 PROBE_STRIDE = 997  # a prime; probes use any tokens but the first ones, which stand for no text
 
+STATE_ONLY = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 MIN_OUTPUT_ROWS = 64  # logits rows per step that scoring a prompt may ask for
 CELL_PADDING = 256  # llama.cpp rounds the cache size up to it
 
@@ -79,6 +80,7 @@ class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
     flash_attention: bool | None = None  # None: where it is supported
     kv_type: str  # of KV_TYPES
     full_window: bool = False  # layers with a sliding window have a cell for each token too
+    max_rollback: int = 0  # tokens that recurrent layers can take back, where llama.cpp supports it
 
 
 class LlamaContext:
@@ -90,12 +92,14 @@ class LlamaContext:
     def __init__(self, model: Model, settings: ContextSettings):
         self._model = model
         self.has_full_window = settings.full_window and model.sliding_window > 0
-        self.can_share_prefixes = model.can_share_prefixes or self.has_full_window
+        self.needs_states = model.can_save_states
+        self.can_share_prefixes = model.has_plain_cache or self.has_full_window or self.needs_states
         self.max_saved = model.sliding_window if self.has_full_window else settings.num_cells
         self.is_canonical_alone = model.has_state
         self.context_length = settings.context_length
         self.num_sequences = settings.num_sequences
-        self.idle_cells_slow_steps = not model.is_offloaded  # not measured on GPUs
+        # Not measured on GPUs.
+        self.idle_cells_slow_steps = model.has_attention and not model.is_offloaded
         self.batch_size = settings.batch_size
         self.max_output_rows = max(settings.num_sequences, MIN_OUTPUT_ROWS)
         params = llama_cpp.llama_context_default_params()
@@ -106,7 +110,10 @@ class LlamaContext:
         reserve = MOST_PADDING if may_be_canonical else 0
         params.n_ctx = settings.num_cells + reserve
         params.n_batch = params.n_ubatch = settings.batch_size
-        params.n_seq_max = settings.num_sequences + 1  # one more, for saving and restoring
+        num_states = settings.num_sequences + 1  # one more, for saving and restoring
+        if self.needs_states and model.has_attention:
+            num_states += EXTRA_STATES
+        params.n_seq_max = num_states
         params.n_outputs_max = self.max_output_rows + MOST_PADDING
         self.max_threads = settings.threads or usable_cores()
         params.n_threads = self._num_threads = self.max_threads
@@ -115,13 +122,17 @@ class LlamaContext:
         params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
         params.kv_unified = True
+        params.n_rs_seq = settings.max_rollback if self.needs_states else 0
         params.swa_full = self.has_full_window
         params.no_perf = True
         self._pointer, self.footprint = model.new_context(params)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
-        self._slots = Slots(self._memory)
-        if self.has_full_window:
-            self._slots = WindowSlots(self._memory, model.sliding_window)
+        self._slots = self._slots_of(model, num_states)
+        self._whole_tail = 0
+        self.max_rollback = settings.context_length if self.can_share_prefixes else 0
+        if self.needs_states:
+            self.max_rollback = llama_cpp.llama_n_rs_seq(self._pointer)
+            self._whole_tail = self.max_rollback + 1 if self.max_rollback else 0
         can_share = self.can_share_prefixes
         self.num_slots = self._slots.num_slots if can_share else settings.num_sequences + 1
         self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - reserve
@@ -135,6 +146,15 @@ class LlamaContext:
         if may_be_canonical:
             with contextlib.suppress(DecodeFailed):  # requests will fail too, with the reason
                 self._find_canonical_shapes()
+
+    def _slots_of(self, model: Model, num_states: int) -> Slots:
+        if self.has_full_window:
+            return WindowSlots(self._memory, model.sliding_window)
+        if not self.needs_states:
+            return Slots(self._memory)
+        if not model.has_attention:
+            return StateSlots(self._memory, num_states)
+        return HybridSlots(self._memory, self.num_sequences, num_states - 1)
 
     def _find_canonical_shapes(self) -> None:
         """Finds how the weights' kernels round by running them, which also reads the weights from
@@ -187,6 +207,8 @@ class LlamaContext:
         """Maps of the cells of layers with full attention, and of those with a sliding window if
         they have a separate cache; empty if it is not known how cells are used."""
         window, num_cells = self._model.sliding_window, llama_cpp.llama_n_ctx(self._pointer)
+        if not self._model.has_attention:
+            return []
         if self.can_share_prefixes or self._model.is_hybrid_with_one_cache:
             return [CellMap(num_cells)]
         if not window:
@@ -260,7 +282,7 @@ class LlamaContext:
             if not self._model.has_state:
                 cells.add(batch.slots, batch.positions)
                 continue
-            for rows in parts_by_slot(batch.slots):
+            for rows in parts_by_slot(batch.slots, self._whole_tail):
                 cells.add([batch.slots[at] for at in rows], [batch.positions[at] for at in rows])
         self._slots.computed(batch)
         llama_cpp.llama_synchronize(self._pointer)  # GPUs are asynchronous: the step ends here
@@ -334,7 +356,24 @@ class LlamaContext:
                 cells.restore(slot, positions)
         return is_restored
 
+    def save_state(self, slot: int) -> NDArray[np.uint8]:
+        size = llama_cpp.llama_state_seq_get_size_ext(self._pointer, slot, STATE_ONLY)
+        data = np.empty(size, np.uint8)
+        written = llama_cpp.llama_state_seq_get_data_ext(
+            self._pointer, pointer_to(data), size, slot, STATE_ONLY
+        )
+        assert written == size, "the state's size is what was promised"
+        return data
+
+    def restore_state(self, slot: int, data: NDArray[np.uint8], position: int) -> bool:
+        is_restored = llama_cpp.llama_state_seq_set_data_ext(
+            self._pointer, pointer_to(data), data.nbytes, slot, STATE_ONLY
+        )
+        return bool(is_restored) and self.held(slot) == position
+
     def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
+        if start == stop:
+            return self.needs_states and is_sound_state(data, start)
         return is_sound(data, start, stop, num_maps=len(self._cells))
 
     def clear(self) -> None:
@@ -346,7 +385,7 @@ class LlamaContext:
         return self._model.is_end(token)
 
     def held(self, slot: int) -> int:
-        """Tokens in the slot's cells according to llama.cpp, for tests."""
+        """Tokens in the slot's cells, and in its state, according to llama.cpp."""
         last: int = llama_cpp.llama_memory_seq_pos_max(self._memory, slot)
         return last + 1
 

@@ -26,6 +26,9 @@ from localinfra.llama.windows import WINDOW, Windows
 # tested here.
 OTHER_WINDOWS = {"llama4", "deepseek4", "dots3note"}
 
+# Hybrids with a memory of their own kind, whose parts this server does not know how to move.
+OTHER_HYBRIDS = {"deepseek4", "glm5-next", "qwen4exp"}
+
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}  # enum llama_split_mode
 LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 
@@ -121,10 +124,15 @@ class Model:
         self._free()
 
     @functools.cached_property
-    def can_share_prefixes(self) -> bool:
-        """Whether parts of a sequence can be copied. Recurrent and sliding-window memory only has
-        the state at the sequence's end."""
+    def has_plain_cache(self) -> bool:
+        """Whether all layers have full attention, so that any part of a sequence can be copied."""
         return not (self.has_state or llama_cpp.llama_model_n_swa(self.pointer) > 0)
+
+    @functools.cached_property
+    def can_save_states(self) -> bool:
+        """Whether it has a recurrent state that can be moved by itself, and else full attention."""
+        is_known = self.is_hybrid_with_one_cache and self.architecture not in OTHER_HYBRIDS
+        return is_known or not self.has_attention
 
     @functools.cached_property
     def has_state(self) -> bool:

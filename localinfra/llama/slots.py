@@ -5,6 +5,8 @@ A slot is a sequence id of llama.cpp. A unified cache accepts MAX_SEQUENCE_IDS o
 are decoded.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from llama_cpp import llama_cpp
@@ -83,3 +85,54 @@ class WindowSlots(Slots):
         super().clear()
         self._ends.clear()
         self._shadowed.clear()
+
+
+class HybridSlots(Slots):
+    """Layers with a recurrent state beside ones with full attention.
+
+    `llama_memory_seq_cp` of any cells also gives the target the source's state, or takes away its
+    own if the source has none; `llama_memory_seq_rm` refuses to cut what has a state. So a state is
+    put aside meanwhile, which moves no data. Every slot needs room for a state, although only those
+    that are decoded have one.
+    """
+
+    def __init__(self, memory: Any, stateless: int, spare: int):
+        """Two slots without cells and state whenever these methods are called; `spare` is used by
+        nobody else."""
+        super().__init__(memory)
+        self.num_slots = spare
+        self._stateless = stateless
+        self._spare = spare
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        with self._state_aside(target):
+            super().copy(source, target, start, stop)
+
+    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
+        if stop is None:  # all of it, or the end of what can be rolled back
+            super().drop(slot, start)
+            return
+        with self._state_aside(slot):
+            super().drop(slot, start, stop)
+
+    @contextlib.contextmanager
+    def _state_aside(self, slot: int) -> Iterator[None]:
+        super().copy(slot, self._spare, 0, 0)  # no cells
+        super().copy(self._stateless, slot, 0, 0)
+        yield
+        super().copy(self._spare, slot, 0, 0)
+        super().drop(self._spare, 0)
+
+
+class StateSlots(Slots):
+    """Layers with a recurrent state only: there are no cells to copy or to cut."""
+
+    def __init__(self, memory: Any, num_states: int):
+        super().__init__(memory)
+        self._num_states = num_states
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None: ...
+
+    def drop(self, slot: int, start: int, stop: int | None = None) -> None:
+        if start == 0 and stop is None and slot < self._num_states:
+            super().drop(slot, start)

@@ -21,7 +21,7 @@ class _Unsound(Exception):
 
 def is_sound(data: NDArray[np.uint8], start: int, stop: int, num_maps: int) -> bool:
     """Whether `data` is formed like what `LlamaContext.save` gives for positions [start, stop) of
-    a model with full attention: a state, and the positions of each of `num_maps` cell maps."""
+    slots without a recurrent state: cells, and the positions of each of `num_maps` cell maps."""
     places = np.arange(start, stop)
     tail_bytes = 4 * (stop - start + 1)
     size = data.nbytes
@@ -45,10 +45,42 @@ def _is_state(data: NDArray[np.uint8], places: NDArray[np.int64], extra_bytes: i
         if reader.unpack("<Ii")[0] != MAGIC:
             return False
         while reader.num_left:
-            _check_cache(reader, places, extra_bytes)
+            if reader.next_count == 0:
+                _check_states(reader, None)
+            else:
+                _check_cache(reader, places, extra_bytes)
     except _Unsound:
         return False
     return reader.at > 8
+
+
+def is_sound_state(data: NDArray[np.uint8], position: int) -> bool:
+    """Whether `data` is formed like what `LlamaContext.save_state` gives after the tokens before
+    `position`."""
+    reader = _Reader(data)
+    try:
+        if reader.unpack("<Ii")[0] != MAGIC:
+            return False
+        _check_states(reader, position - 1)
+    except _Unsound:
+        return False
+    return True
+
+
+def _check_states(reader: "_Reader", last: int | None) -> None:
+    """`llama_memory_recurrent::state_write`, up to the data's end: the state after position `last`,
+    or none. Raises _Unsound."""
+    has_one = last is not None
+    _require(reader.unpack("<I") == (has_one,))
+    _require(not has_one or reader.unpack("<iI") == (last, 0))
+    is_transposed, num_layers = reader.unpack("<II")
+    _require(not is_transposed and 0 < num_layers <= MAX_LAYERS)
+    num_rows = 0
+    while reader.num_left:
+        _, row_bytes = reader.unpack("<iQ")
+        reader.take(row_bytes * has_one)
+        num_rows += 1
+    _require(0 < num_rows <= 2 * num_layers)
 
 
 def _check_cache(reader: "_Reader", places: NDArray[np.int64], extra_bytes: int) -> None:
@@ -80,6 +112,10 @@ class _Reader:
     @property
     def num_left(self) -> int:
         return self._data.nbytes - self.at
+
+    @property
+    def next_count(self) -> int:
+        return int.from_bytes(self._data[self.at : self.at + 4].tobytes(), "little")
 
     def take(self, num_bytes: int) -> NDArray[np.uint8]:
         _require(num_bytes <= self.num_left)

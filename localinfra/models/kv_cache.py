@@ -21,6 +21,10 @@ FIRST_SHARED = {"gemma3n": 20}  # from this block on, they use the cache of earl
 # Every n-th block of these has attention and the others a recurrent state, unless the file says it.
 ATTENTION_EVERY = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 BOTH = {"falcon-h1"}  # attention and a recurrent state in every block
+ROLLS_BACK = {
+    "bailingmoe3", "kimi-k3", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "qwen35",
+    "qwen35moe",
+}  # fmt: skip
 STATE_NUMBER_BYTES = 4  # recurrent states are float32
 
 
@@ -29,6 +33,8 @@ class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
     num_sequences: int  # that keep a state or a window at the same time
     batch_size: int  # tokens of a step
     kv_type: str
+    num_extra_states: int = 0  # of models that also have attention
+    max_rollback: int = 0  # tokens that states can be taken back: each has so many earlier ones
     full_window: bool = False  # layers with a sliding window have as many cells as others
 
 
@@ -48,7 +54,9 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
     )
     has_window = windows(header)
     has_state = recurrent_blocks(header)
-    state = state_bytes(header) * shape.num_sequences
+    is_hybrid = header.architecture in BOTH or not all(has_state)
+    num_states = shape.num_sequences + (shape.num_extra_states if is_hybrid else 0)
+    state = state_bytes(header) * num_states * (1 + shape.max_rollback)
     last = header.block_count - header.number("attention.shared_kv_layers")
     last = min(last, FIRST_SHARED.get(header.architecture, last))
     sizes = []

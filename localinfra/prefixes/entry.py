@@ -1,5 +1,7 @@
 """The format of a file: a header that says what its cells are of, then the cells. Pure.
 
+An entry without tokens is a state: what a model needs to go on at that position besides cells.
+
 Little-endian: `FIXED`, the token ids as int32, a keyed hash of all this, then the data with the
 CRC-32 that the header names. The key is this folder's secret, so a header that fits was written
 here. A file is named by a keyed hash of all that determines its contents, its parent's name among
@@ -36,7 +38,7 @@ class Entry(msgspec.Struct, frozen=True):
     model: bytes  # HASH_BYTES each
     salt: bytes
     parent: bytes  # NO_PARENT at the beginning of a prompt
-    start: int  # position of the first token
+    start: int  # position of the first token, or of the state
     tokens: Sequence[int]
     is_canonical: bool
     data_bytes: int = 0
@@ -96,7 +98,7 @@ def parse(secret: bytes, name: str, head: bytes, file_bytes: int) -> Entry:
     magic, version, is_canonical, model, salt, parent, data_bytes, crc, start, count = fields
     if (magic, version) != (MAGIC, VERSION):
         raise BadEntry("it has another format")
-    if not 0 < count <= MAX_OFFLOADED or start > MAX_START or data_bytes > MAX_DATA_BYTES:
+    if count > MAX_OFFLOADED or start > MAX_START or data_bytes > MAX_DATA_BYTES:
         raise BadEntry("its sizes are impossible")
     end = FIXED.size + 4 * count
     if not hmac.compare_digest(head[end : end + HASH_BYTES], keyed_hash(secret, head[:end])):

@@ -134,6 +134,7 @@ class TextModel:
                 grammar=request.grammar,
                 client=request.client,
                 cache_salt=self._salt_of(request.client),
+                border=request.border,
             )
             for prompt in request.prompts
         ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from localinfra import machine
-from localinfra.engine.backend import MOST_PADDING
+from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
 from localinfra.llama.build_info import free_memory
@@ -24,7 +24,13 @@ from localinfra.llama.model import (
 )
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import GgufHeader
-from localinfra.models.kv_cache import CacheShape, cache_bytes, recurrent_blocks, windows
+from localinfra.models.kv_cache import (
+    ROLLS_BACK,
+    CacheShape,
+    cache_bytes,
+    recurrent_blocks,
+    windows,
+)
 from localinfra.models.memory import (
     UNKNOWN_CONTEXT,
     compute_bytes,
@@ -38,6 +44,9 @@ from localinfra.models.memory import (
 from localinfra.models.seats import LoadPlan
 
 logger = logging.getLogger(__name__)
+
+MAX_ROLLBACK = 8  # tokens of a draft that recurrent layers can take back
+ROLLBACK_SHARE = 1 / 16  # of the weights' size may be spent on it: small states, as LFM2's
 
 
 class TextPlan(LoadPlan, frozen=True, kw_only=True):
@@ -72,6 +81,8 @@ def plan_text(
     settings = context_settings(entry, length)
     if has_full_window(entry, header, settings, place_bytes, list(gpus.values())):
         settings = msgspec.structs.replace(settings, full_window=True)
+    if can_roll_back(entry, header, settings):
+        settings = msgspec.structs.replace(settings, max_rollback=MAX_ROLLBACK)
     layers, split = entry.gpu_layers, entry.tensor_split
     if layers == "auto":
         fitting = layers_per_device(header, list(gpus.values()), cache_shape(settings))
@@ -107,6 +118,19 @@ def has_full_window(
     return layers_per_device(header, gpus, full) == layers_per_device(header, gpus, small)
 
 
+def can_roll_back(entry: TextModelEntry, header: GgufHeader, settings: ContextSettings) -> bool:
+    """Whether drafts pay for the memory that taking back recurrent states needs."""
+    if not entry.prompt_lookup or header.architecture not in ROLLS_BACK:
+        return False
+    # llama.cpp asserts that a step is larger than what it keeps together.
+    if settings.batch_size <= MAX_ROLLBACK + 1:
+        return False
+    plain = cache_shape(settings)
+    rolling = msgspec.structs.replace(plain, max_rollback=MAX_ROLLBACK)
+    num_bytes = sum(cache_bytes(header, rolling)) - sum(cache_bytes(header, plain))
+    return num_bytes <= ROLLBACK_SHARE * header.tensor_bytes
+
+
 def context_settings(entry: TextModelEntry, length: int) -> ContextSettings:
     """`length`: tokens of one sequence."""
     return ContextSettings(
@@ -133,6 +157,8 @@ def cache_shape(settings: ContextSettings) -> CacheShape:
         num_sequences=settings.num_sequences + 1,  # one more, for saving and restoring
         batch_size=settings.batch_size,
         kv_type=settings.kv_type,
+        num_extra_states=EXTRA_STATES,
+        max_rollback=settings.max_rollback,
         full_window=settings.full_window,
     )
 
@@ -193,8 +219,11 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple[LlamaContex
                 "%s: loading failed (%s); trying %d layers on the device and %d tokens of context",
                 name, error, layers, length,
             )  # fmt: skip
-            is_full = settings.full_window
-            settings = msgspec.structs.replace(context_settings(entry, length), full_window=is_full)
+            settings = msgspec.structs.replace(
+                context_settings(entry, length),
+                full_window=settings.full_window,
+                max_rollback=settings.max_rollback,
+            )
 
 
 def load_with_layers(

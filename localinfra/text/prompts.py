@@ -17,7 +17,7 @@ from localinfra.chat.template import ChatTemplate
 from localinfra.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from localinfra.executor import BoundedExecutor, is_abandoned
 from localinfra.text.templates import ModelTemplates
-from localinfra.text.vocabulary import Vocabulary, text_of
+from localinfra.text.vocabulary import Vocabulary, spelled, text_of
 
 # Threads: few, since they hold the GIL, which the event loop needs. Characters: prompts longer than
 # this leave one thread free for the others.
@@ -36,6 +36,7 @@ class ChatPrompt(msgspec.Struct, frozen=True):
     voice: Voice
     is_thinking: bool  # the template has already opened the reasoning
     is_continued: bool  # the answer is the rest of a message
+    border: int = 0  # tokens before the last message's text
 
 
 class TokenizerInfo(msgspec.Struct, frozen=True):
@@ -164,7 +165,20 @@ class Prompts:
             )
         reasoning = template.voice.reasoning
         is_thinking = reasoning is not None and reasoning.is_open_at_end_of(rendered.text)
-        return ChatPrompt(ids, template.voice, is_thinking, rendered.is_continued)
+        border = self._border(ids, rendered.text, messages)
+        return ChatPrompt(ids, template.voice, is_thinking, rendered.is_continued, border)
+
+    def _border(self, ids: Sequence[int], text: str, messages: Sequence[Message]) -> int:
+        """How many tokens there are before the last message's text; 0 if it is not found."""
+        parts = [part.strip() for part in texts_of(messages[-1:])]
+        at = text.rfind(next(filter(None, parts), text))
+        if at <= 0:
+            return 0
+        num_left, border = len(text[at:].encode()), len(ids)
+        while border and num_left > 0:
+            border -= 1
+            num_left -= len(spelled(self._vocabulary, ids[border]))
+        return border
 
     async def text(self, text: str, suffix: str | None = None, param: str = "prompt") -> list[int]:
         """A completions prompt → token ids; control tokens in it are recognized.

@@ -25,6 +25,7 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     prompts: list[list[int]]
     params: TextParams
+    border: int = 0  # token of the prompts: others are likely to differ from here on
     readers: Sequence[TextReader] = ()  # one per choice; they match the stops themselves
     grammar: "Grammar | None" = None
     # control tokens to be spelled out in the text

@@ -136,6 +136,7 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
         TextRequest(
             prompts=[prompt.ids],
             params=wanted.params,
+            border=prompt.border,
             readers=readers,
             grammar=compiled.grammar,
             spelled_tokens=model.prompts.format_tokens if parsers[0] else frozenset(),

@@ -1,7 +1,7 @@
 """Arbitrary load over a scripted model, compared with each request alone."""
 
 import asyncio
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fakes import FakeBackend, next_token, reference, run, running, settle
 from hypothesis import given, settings
@@ -11,6 +11,16 @@ from localinfra.engine.engine import Engine
 from localinfra.engine.request import GenerationParams, GenerationRequest
 
 FAMILIES = [list(range(40)), [*range(20), *range(30, 48)], [5] * 40]
+
+
+# How cells can be copied and cut.
+MEMORIES: dict[str, Any] = {
+    "shared": {},
+    "pieces": {"max_saved": 16},
+    "states": {"needs_states": True, "max_rollback": 0},
+    "rollback": {"needs_states": True, "max_rollback": 3},
+    "whole": {"can_share_prefixes": False},
+}
 
 
 class Visit(NamedTuple):
@@ -40,7 +50,7 @@ VISITS = st.builds(
     st.sampled_from([70, 90, 140, 400]),
     st.integers(1, 5),
     st.sampled_from([5, 8, 32]),
-    st.booleans(),
+    st.sampled_from(["shared", "pieces", "states", "rollback", "whole"]),
     st.sampled_from([0, 400, 100_000]),
     st.booleans(),
 )
@@ -49,15 +59,15 @@ def test_any_load_gives_each_request_the_same_answer_as_alone(
     num_cells: int,
     num_sequences: int,
     batch_size: int,
-    can_share: bool,
+    memory: str,
     max_offloaded: int,
     tidies: bool,
 ) -> None:
     """With sharing, offloading, eviction, preemption and clients that leave; no cell is lost."""
     backend = FakeBackend(
         num_cells=num_cells, num_sequences=num_sequences, batch_size=batch_size,
-        num_slots=num_sequences + 4, context_length=70, can_share_prefixes=can_share,
-        idle_cells_slow_steps=tidies,
+        num_slots=num_sequences + 4, context_length=70, idle_cells_slow_steps=tidies,
+        **MEMORIES[memory],
     )  # fmt: skip
 
     async def one(engine: Engine, visit: Visit) -> None:

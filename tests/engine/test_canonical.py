@@ -210,7 +210,9 @@ def test_seeded_texts_are_the_same_in_any_company(
     def backend_of(**options: Any) -> FakeBackend:
         return FakeBackend(
             batch_size=32, context_length=CONTEXT,
-            can_share_prefixes=can_share and not shape.is_canonical_alone,
+            can_share_prefixes=can_share,
+            needs_states=can_share and shape.is_canonical_alone,
+            max_rollback=0 if shape.is_canonical_alone else CONTEXT,
             single_row_threads=single_row_threads, max_threads=max_threads,
             idle_cells_slow_steps=tidies,
             **shape._asdict(), **options,

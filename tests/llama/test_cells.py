@@ -155,12 +155,14 @@ def test_the_cells_of_a_sliding_window_are_mirrored_too(tmp_path: Path, seed: in
     context.close()
 
 
+@pytest.mark.parametrize("max_rollback", [0, 4])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_cells_of_a_hybrid_are_followed_by_the_parts_of_its_steps(
-    tmp_path: Path, seed: int
+    tmp_path: Path, seed: int, max_rollback: int
 ) -> None:
     model = Model(tiny_lfm2().write(tmp_path / "tiny.gguf"), ModelSettings())
-    context = LlamaContext(model, SETTINGS)
+    context = LlamaContext(model, msgspec.structs.replace(SETTINGS, max_rollback=max_rollback))
+    assert context.max_rollback == max_rollback
     assert context.is_canonical_alone and context._cells
     chance = random.Random(seed)
     held = [0, 0, 0]

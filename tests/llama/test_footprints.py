@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba
+from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba, tiny_qwen35
 
 from localinfra.footprint import CPU, MIB, Footprint
 from localinfra.llama.context import ContextSettings, LlamaContext
@@ -13,7 +13,7 @@ from localinfra.llama.load_log import device_of, footprint_of
 from localinfra.llama.model import LoadFailed, Model, ModelSettings, NoContext
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import read_header
-from localinfra.models.kv_cache import cache_bytes
+from localinfra.models.kv_cache import ROLLS_BACK, cache_bytes
 from localinfra.models.sources import PathSource
 from localinfra.text import placing
 from localinfra.text.placing import cache_shape, context_settings, place, plan_text
@@ -65,14 +65,15 @@ def test_devices_have_their_names_in_torch(name: str, device: str) -> None:
         lambda: tiny_gemma3(layers=13),
         lambda: tiny_mamba(layers=9),
         lambda: tiny_lfm2(layers=8),
+        lambda: tiny_qwen35(layers=8),
     ],
-    ids=["full", "windows", "recurrent", "hybrid"],
+    ids=["full", "windows", "recurrent", "hybrid", "delta net"],
 )
 @pytest.mark.parametrize("kv_type", ["f16", "f32"])
-@pytest.mark.parametrize("full_window", [False, True])
+@pytest.mark.parametrize("is_large", [False, True])
 def test_a_cache_takes_what_the_header_says(
     make: Callable[[], TinyModel],
-    full_window: bool,
+    is_large: bool,
     kv_type: str,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -81,7 +82,12 @@ def test_a_cache_takes_what_the_header_says(
     entry = TextModelEntry(
         source=PathSource(path), kv_type=kv_type, sequences=64, kv_cache_tokens=20_000  # type: ignore[arg-type] # a parameter
     )  # fmt: skip
-    settings = msgspec.structs.replace(context_settings(entry, 512), full_window=full_window)
+    settings = context_settings(entry, 512)
+    if is_large:
+        rolls_back = read_header(path).architecture in ROLLS_BACK
+        settings = msgspec.structs.replace(
+            settings, full_window=True, max_rollback=3 if rolls_back else 0
+        )
     caplog.set_level("DEBUG", "localinfra.llama")
     LlamaContext(Model(path, ModelSettings()), settings).close()
     lines = [line for line in caplog.messages if " KV buffer" in line or " RS buffer" in line]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from models import tiny_gguf
-from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba
+from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba, tiny_qwen35
 
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import (
@@ -53,12 +53,17 @@ def other(number: int) -> GenerationRequest:
 
 
 def are_equal_in_company(
-    path: Path, kv_type: str = "f16", *, attempts: int = 4, full_window: bool = False
+    path: Path,
+    kv_type: str = "f16",
+    *,
+    attempts: int = 4,
+    full_window: bool = False,
+    max_rollback: int = 0,
 ) -> bool:
     model = Model(path, ModelSettings())
     settings = ContextSettings(
         context_length=400, num_cells=1000, num_sequences=4, batch_size=128, threads=2,
-        kv_type=kv_type, full_window=full_window,
+        kv_type=kv_type, full_window=full_window, max_rollback=max_rollback,
     )  # fmt: skip
 
     async def run() -> bool:
@@ -87,6 +92,13 @@ def test_seeded_texts_are_the_same_in_any_company(
 def test_so_they_are_where_layers_with_a_window_keep_all_tokens(tmp_path: Path) -> None:
     path = tiny_gemma3(layers=7).write(tmp_path / "tiny.gguf")
     assert are_equal_in_company(path, full_window=True)
+
+
+@pytest.mark.parametrize("make", [tiny_lfm2, tiny_qwen35])
+def test_so_they_are_where_recurrent_layers_take_drafts_back(
+    tmp_path: Path, make: Callable[[], TinyModel]
+) -> None:
+    assert are_equal_in_company(make().write(tmp_path / "tiny.gguf"), max_rollback=8)
 
 
 # As llama.h numbers them (enum llama_ftype); each has kernels that round in ways of their own.

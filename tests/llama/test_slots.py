@@ -15,7 +15,7 @@ from localinfra.llama.model import Model, ModelSettings
 NUM_SLOTS = 4  # three that are decoded, and a cache slot
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_full_window_cache_keeps_every_cell_in_both_caches(tmp_path: Path, seed: int) -> None:
     settings = replace(SETTINGS, context_length=200, num_cells=1024, full_window=True)
     model = Model(tiny_gemma3().write(tmp_path / "tiny.gguf"), ModelSettings())
@@ -26,7 +26,7 @@ def test_a_full_window_cache_keeps_every_cell_in_both_caches(tmp_path: Path, see
     slots = [0, 1, 2, transfer + 1]
     held = dict.fromkeys(slots, 0)
     chance = random.Random(seed)
-    for _ in range(300):
+    for _ in range(150):
         slot, other = chance.sample(slots, 2)
         move = chance.random()
         if move < 0.6:

@@ -1,0 +1,47 @@
+"""Where a prompt's states are saved: where others are likely to branch off. Pure."""
+
+from localinfra.engine.radix import Match
+from localinfra.engine.sequence import Sequence
+
+# Tokens. From one state to the next there are at least so many: fewer are computed again as fast.
+MIN_GAP = 16
+# The next turn leaves the prompt of this one up to so many before its end: templates open an answer
+# (`<|im_start|>assistant`, `<think>`) in other words than they repeat it.
+BEFORE_END = 6
+INTERVAL = 2048  # of a long prompt, for prompts that leave it somewhere
+CANONICAL_INTERVAL = 16  # chunks
+
+
+def saved_positions(sequence: Sequence, match: Match, chunk: int) -> set[int]:
+    """The positions of a prompt whose states are to be saved, after what it shares by `match`. Its
+    chunks end there; a canonical one has chunks of a fixed size, `chunk` (else 0).
+
+    They are where its last message begins, where its answer does, and where an earlier prompt left
+    the same beginning: a second one tells that more will.
+    """
+    request, end = sequence.request, sequence.num_prompt
+    if chunk:
+        # The chunk before the last two tokens ends alike in every longer prompt.
+        last = 0 if request.params.score_prompt else (end - 2) // chunk * chunk
+        every = chunk * CANONICAL_INTERVAL
+        return {*range(every, last, every), last} - {0}
+    # Further choices begin before the last token, which is computed for its logits.
+    before_end = 1 if request.params.num_choices > 1 else BEFORE_END
+    wanted = {request.border, end - before_end, match.num_seen, *range(INTERVAL, end, INTERVAL)}
+    positions: set[int] = set()
+    known = match.num_known
+    for position in sorted(wanted):
+        if known + MIN_GAP <= position < end:
+            positions.add(position)
+            known = position
+    return positions
+
+
+def saved_before(sequence: Sequence, position: int, *, can_add: bool) -> int:
+    """The last saved position of its prompt up to this one, which is added if it can be, and is
+    neither computed yet nor near another."""
+    last = max((at for at in sequence.saved_at if at <= position), default=0)
+    if can_add and position > sequence.num_cached and position - last >= MIN_GAP:
+        sequence.saved_at.add(position)
+        return position
+    return last

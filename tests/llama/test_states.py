@@ -1,0 +1,185 @@
+"""States of recurrent layers: what goes on from a restored one computes what it computed before."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_lfm2, tiny_mamba, tiny_qwen35
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from localinfra.engine.backend import Batch
+from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.model import Model, ModelSettings
+
+SETTINGS = ContextSettings(
+    context_length=200, num_cells=1024, num_sequences=3, batch_size=64, threads=1, kv_type="f16",
+    full_window=True,
+)  # fmt: skip
+PROMPT = [40 + (i * i) % 150 for i in range(90)]
+OTHER_ORDER = 5e-3  # attention adds up in the order of cells; another token gives 0.1 or more
+
+
+def make_gemma3() -> TinyModel:
+    return tiny_gemma3(layers=7)
+
+
+@pytest.fixture(params=[tiny_mamba, tiny_lfm2, tiny_qwen35, make_gemma3])
+def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaContext]:
+    make: Callable[[], TinyModel] = request.param
+    context = LlamaContext(Model(make().write(tmp_path / "tiny.gguf"), ModelSettings()), SETTINGS)
+    yield context
+    context.close()
+
+
+def logits_of(
+    context: LlamaContext, slot: int, start: int, tokens: list[int]
+) -> NDArray[np.float32]:
+    """Those after the last of these tokens."""
+    batch = Batch()
+    batch.extend(slot, start, tokens, 1)
+    context.decode(batch)
+    return context.logits(len(tokens) - 1).copy()
+
+
+def save_state(context: LlamaContext, slot: int) -> NDArray[np.uint8] | None:
+    return context.save_state(slot) if context.needs_states else None
+
+
+def test_logits_after_a_restore_are_those_of_computing_it_again(context: LlamaContext) -> None:
+    idle = context.num_sequences + 1
+    logits_of(context, 0, 0, PROMPT[:60])
+    context.copy(0, idle, 0, 60)
+    state = save_state(context, 0)
+    expected = logits_of(context, 0, 60, PROMPT[60:])
+    for slot in (0, 2):
+        context.drop(0, 0)
+        logits_of(context, 1, 0, PROMPT[::-1][:7])  # others compute meanwhile
+        context.copy(idle, slot, 0, 60)
+        if state is not None:
+            assert context.accepts(state, 60, 60) and not context.accepts(state, 59, 59)
+            assert context.restore_state(slot, state, 60)
+        assert np.array_equal(logits_of(context, slot, 60, PROMPT[60:]), expected)
+        context.drop(slot, 0)
+        context.drop(1, 0)
+
+
+def test_so_they_are_with_cells_that_were_in_host_memory(context: LlamaContext) -> None:
+    transfer, idle = context.num_sequences, context.num_sequences + 1
+    logits_of(context, 0, 0, PROMPT[:60])
+    context.copy(0, idle, 0, 60)
+    state = save_state(context, 0)
+    expected = logits_of(context, 0, 60, PROMPT[60:])
+    context.copy(0, transfer, 0, 16)
+    piece = context.save(transfer)
+    context.drop(transfer, 0)
+    context.drop(0, 0)
+    assert context.accepts(piece, 0, 16) and context.restore(transfer, piece)
+    context.copy(transfer, 1, 0, 16)
+    context.drop(transfer, 0)
+    context.copy(idle, 1, 16, 60)
+    assert state is None or context.restore_state(1, state, 60)
+    assert np.abs(logits_of(context, 1, 60, PROMPT[60:]) - expected).max() < OTHER_ORDER
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_moves_leave_each_slot_its_own_state(context: LlamaContext, seed: int) -> None:
+    """Slots get longer, are copied in parts and in whole, and lose spans that are given back."""
+    if not context.needs_states:
+        pytest.skip("cells alone")
+    chance = random.Random(seed)
+    slots = [0, 1, 2]
+    idle = context.num_sequences + 1
+    held: dict[int, list[int]] = {slot: [] for slot in slots}
+    saved: list[tuple[list[int], NDArray[np.uint8], NDArray[np.uint8]]] = []
+    transfer = context.num_sequences
+    for _ in range(150):
+        slot = chance.choice(slots)
+        move = chance.random()
+        tokens = held[slot]
+        if move < 0.5 and len(tokens) < 60:
+            more = [chance.randrange(40, 190) for _ in range(chance.choice([1, 1, 3, 9]))]
+            logits_of(context, slot, len(tokens), more)
+            held[slot] = tokens + more
+        elif move < 0.6:
+            context.drop(slot, 0)
+            held[slot] = []
+        elif move < 0.75 and tokens:
+            context.copy(slot, transfer, 0, len(tokens))
+            saved.append((tokens, context.save(transfer), context.save_state(slot)))
+            context.drop(transfer, 0)
+        elif move < 0.9 and saved:
+            tokens, cells, state = chance.choice(saved)
+            context.drop(slot, 0)
+            assert context.restore(transfer, cells)
+            context.copy(transfer, slot, 0, len(tokens))
+            context.drop(transfer, 0)
+            assert context.restore_state(slot, state, len(tokens))
+            held[slot] = tokens
+        elif tokens:
+            middle = chance.randrange(len(tokens))
+            context.copy(slot, idle, 0, len(tokens))
+            context.drop(slot, middle, len(tokens))
+            context.copy(idle, slot, middle, len(tokens))
+            context.drop(idle, 0)
+    for slot in slots:
+        tokens = held[slot]
+        got = logits_of(context, slot, len(tokens), [77])
+        spare = slots[slot - 1]
+        context.drop(spare, 0)
+        for at, token in enumerate(tokens):
+            logits_of(context, spare, at, [token])
+        assert np.abs(got - logits_of(context, spare, len(tokens), [77])).max() < OTHER_ORDER
+        context.drop(slot, 0)
+        held[spare] = []
+        if slot == 0:
+            break  # the others gave way
+
+
+def test_whatever_is_no_state_is_refused(context: LlamaContext) -> None:
+    if not context.needs_states:
+        pytest.skip("cells alone")
+    logits_of(context, 0, 0, PROMPT[:20])
+    data = context.save_state(0)
+    assert context.accepts(data, 20, 20)
+    assert not any(context.accepts(data[:size], 20, 20) for size in range(0, data.nbytes, 7))
+    assert not context.accepts(np.concatenate((data, data)), 20, 20)
+    num_refused = 0
+    for at in range(min(data.nbytes, 200)):
+        changed = data.copy()
+        changed[at] ^= 0x81
+        if not context.accepts(changed, 20, 20):
+            num_refused += 1
+        elif context.restore_state(1, changed, 20):
+            assert context.held(1) in (0, 20)
+        context.drop(1, 0)
+    assert num_refused >= 4 * 4
+
+
+@pytest.mark.parametrize("make", [tiny_lfm2, tiny_qwen35])
+def test_a_draft_that_is_taken_back_leaves_no_trace(
+    tmp_path: Path, make: Callable[[], TinyModel]
+) -> None:
+    model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings())
+    context = LlamaContext(model, replace(SETTINGS, max_rollback=4))
+    chance = random.Random(1)
+    tokens = PROMPT[:20]
+    logits_of(context, 0, 0, tokens)
+    for wrong in (4, 1, 3, 2, 4):
+        draft = [chance.randrange(40, 190) for _ in range(5)]
+        logits_of(context, 0, len(tokens), draft)
+        tokens = tokens + draft[: 5 - wrong]
+        context.drop(0, len(tokens))
+        if wrong == 3:  # a pending one can be saved
+            state = context.save_state(0)
+            context.copy(0, context.num_sequences + 1, 0, len(tokens))
+            context.drop(0, 0)
+            context.copy(context.num_sequences + 1, 0, 0, len(tokens))
+            assert context.restore_state(0, state, len(tokens))
+    got = logits_of(context, 0, len(tokens), [77])
+    for at, token in enumerate(tokens):
+        logits_of(context, 1, at, [token])
+    assert np.abs(got - logits_of(context, 1, len(tokens), [77])).max() < OTHER_ORDER
+    context.close()
