@@ -80,7 +80,25 @@ def rows_of_header(entry: ModelEntry, header: GgufHeader) -> Iterator[Row]:
     served = f"{length:,} tokens" if length else "as memory allows"
     yield "context", f"{served}; trained for {header.context_length:,}"
     if isinstance(entry, TextModelEntry):
+        yield from rows_of_cache(entry, header)
         yield from rows_of_chat(entry, header)
+
+
+def rows_of_cache(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:
+    """What can be shared of conversations, where that depends on the model."""
+    from localinfra.models.kv_cache import recurrent_blocks, windows
+
+    has_windows, has_state = any(windows(header)), any(recurrent_blocks(header))
+    if has_windows and not has_state:
+        from localinfra.text.placing import plan_text
+
+        plan = plan_text("", entry, Path(header.path), header, {})
+        if plan.settings.full_window:
+            yield "prefixes", "shared in any part: layers with a sliding window keep all tokens"
+        else:
+            yield "prefixes", "not shared, for want of memory: see window_cache in settings.md"
+    elif has_state and not has_windows:
+        yield "prefixes", "shared up to saved states, in main memory (parked_prefixes_mib)"
 
 
 def rows_of_chat(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:

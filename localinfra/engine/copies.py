@@ -104,11 +104,11 @@ class Copies:
         in_memory = [node for node in copied if node.offloaded and node.offloaded.data is not None]
         doubles = [node for node in in_memory if node.holders]
         states = [n for n in tree.nodes() if n.state and n.state.data is not None]
+        with_state = set(states)
         leaves = [
             node
             for node in in_memory
-            if (not node.children and node not in states)
-            or (node.offloaded and node.offloaded.file)
+            if (node.offloaded and node.offloaded.file) or not (node.children or node in with_state)
         ]
         if victims := doubles or leaves:
             tree.forget(min(victims, key=tree.usefulness))

@@ -129,9 +129,10 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     # tokens of all running sequences together; default and minimum: `context_length`
     kv_cache_tokens: Tokens | None = None
     kv_type: KvType = "f16"  # number type of the KV cache; smaller ones take less memory
-    # layers with a sliding window keep all tokens, so that parts of conversations can be shared and
-    # drafts taken back, or only those of the window; auto: all, if they leave half of the memory
-    # beside the weights to others and cost no layer on a GPU
+    # what layers with a sliding window keep; full: all tokens, so that parts of prompts can be
+    # shared and drafts taken back; window: less, but every prompt is read whole; auto: full, if it
+    # leaves half of the memory beside the weights to others, with a context of 32768 tokens where
+    # its length is not set, and costs no layer on a GPU
     window_cache: Literal["auto", "full", "window"] = "auto"
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 512  # maximum number of tokens in one step
     flash_attention: Literal["auto"] | bool = "auto"  # auto: llama.cpp decides

