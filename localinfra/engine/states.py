@@ -38,17 +38,10 @@ class States:
     def next_unwritten(self, prefix: Prefix, start: int) -> KeptSpan | None:
         """The first state after position `start` of a prefix that is worth a file; None if there is
         no more. Those close to each other are not, but for the last one."""
-        path = [node for node in self._tree.path(prefix) if node.state]
+        path = [node for node in self._tree.path(prefix) if node.state and node.end > start]
         for node in path:
             is_worth = node is path[-1] or node.end - start >= WORTH_WRITING
             parent, state = node.offloaded, node.state
-            if (
-                node.end > start
-                and is_worth
-                and parent
-                and parent.file
-                and state
-                and state.data is not None
-            ):
+            if is_worth and parent and parent.file and state and state.data is not None:
                 return KeptSpan(prefix.salt, parent, state)
         return None

@@ -145,8 +145,9 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     main_gpu: Annotated[int, Meta(ge=0)] = 0  # number of the GPU used by split_mode "none"
     # share of each GPU; default: by free memory
     tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] = ()
-    # MiB of main memory for prefixes offloaded from the KV cache; default: an eighth of the memory,
-    # at most 2048; 0 keeps none
+    # MiB of main memory for prefixes offloaded from the KV cache, and for saved states of recurrent
+    # layers, without which they share no prefixes; default: an eighth of the memory, at most 2048;
+    # 0 keeps none
     parked_prefixes_mib: Annotated[int, Meta(ge=0)] | None = None
     # speculative decoding with drafts from the text so far, when that is faster
     prompt_lookup: bool = ENGINE.prompt_lookup

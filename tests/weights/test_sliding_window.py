@@ -15,7 +15,6 @@ from localinfra.llama.model import Model, ModelSettings
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TOKENS = [1000 + 7919 * i % 200_000 for i in range(1200)]  # more than two windows
-OTHER_ORDER = 0.1  # of cells: attention adds up in it; another token gives several times that
 
 
 @pytest.fixture
@@ -56,25 +55,23 @@ def test_logits_after_shared_cells_are_those_of_computing_them(context: LlamaCon
         pieces.append(context.save(transfer))
         context.drop(transfer, 0)
     context.drop(idle, 0)
-    for start, data in reversed(list(zip((0, 400), pieces, strict=True))):
+    for start, data in zip((0, 400), pieces, strict=True):
         assert context.restore(transfer, data)
         context.copy(transfer, 0, start, start + 400)
         context.drop(transfer, 0)
-    assert np.abs(read(context, 0, 800, 1200) - expected).max() < OTHER_ORDER
+    assert np.array_equal(read(context, 0, 800, 1200), expected)
 
 
-def test_the_next_turn_and_further_choices_reuse_what_was_read(gemma: openai.OpenAI) -> None:
+def test_the_next_turn_reuses_what_was_read(gemma: openai.OpenAI) -> None:
     story = "The ship left the harbour at dawn, and nobody on board knew where it went. " * 40
 
-    def ask(prompt: str, n: int = 1) -> tuple[str, int, int]:
-        reply = gemma.completions.create(model="gemma", prompt=prompt, max_tokens=12, n=n)
+    def ask(prompt: str) -> tuple[int, int]:
+        """Tokens of the prompt, and how many were cached."""
+        reply = gemma.completions.create(model="gemma", prompt=prompt, max_tokens=12)
         assert reply.usage and reply.usage.prompt_tokens_details
-        usage = reply.usage
-        return reply.choices[0].text, usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens  # type: ignore[union-attr, return-value] # as asserted
+        return reply.usage.prompt_tokens, reply.usage.prompt_tokens_details.cached_tokens or 0
 
-    _, num_first, cached = ask(story)
+    num_first, cached = ask(story)
     assert num_first > 600 and cached == 0
-    _, num_second, cached = ask(story + "Then")
+    num_second, cached = ask(story + "Then")
     assert num_first - 2 <= cached < num_second
-    _, num_third, cached = ask("Once more. " + story, n=4)
-    assert cached <= num_third
