@@ -158,7 +158,7 @@ class Metrics:
         )
         self.state_bytes = Gauge(
             "localinfra_prefix_state_bytes",
-            "Of it, saved states of recurrent layers, of loaded models.",
+            "Of it, saved states of loaded models.",
             "model",
         )
         self.disk_cache_bytes = Gauge("localinfra_disk_cache_bytes", "Size of disk_cache's files.")

@@ -18,6 +18,8 @@ from localinfra.models.sampling import SamplingSettings, recommended_in
 
 Row = tuple[str, str]
 
+STATES = "shared up to saved states, in main memory (parked_prefixes_mib)"
+
 
 @click.command()
 @click.argument("model", shell_complete=complete_models)
@@ -90,15 +92,18 @@ def rows_of_cache(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:
 
     has_windows, has_state = any(windows(header)), any(recurrent_blocks(header))
     if has_windows and not has_state:
+        from localinfra.llama.model import OTHER_WINDOWS
         from localinfra.text.placing import plan_text
 
+        if header.architecture in OTHER_WINDOWS:
+            return
         plan = plan_text("", entry, Path(header.path), header, {})
         if plan.settings.full_window:
             yield "prefixes", "shared in any part: layers with a sliding window keep all tokens"
         else:
-            yield "prefixes", "not shared, for want of memory: see window_cache in settings.md"
+            yield "prefixes", f"{STATES}; full sharing takes more memory (window_cache)"
     elif has_state and not has_windows:
-        yield "prefixes", "shared up to saved states, in main memory (parked_prefixes_mib)"
+        yield "prefixes", STATES
 
 
 def rows_of_chat(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:

@@ -47,8 +47,7 @@ class Batch:
 class Backend(Protocol):
     """A model with its KV cache.
 
-    `can_share_prefixes`: parts of a slot can be copied and removed. Not so where layers with a
-    sliding window keep the cells of the window only.
+    `can_share_prefixes`: parts of a slot can be copied and removed. Not so in some kinds of memory.
     """
 
     context_length: int  # tokens a single sequence may hold

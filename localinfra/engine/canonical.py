@@ -62,7 +62,7 @@ class CanonicalShapes:
 
     def fixed_chunk(self, sequence: Sequence) -> int:
         """The tokens that each chunk of its prompt must have, where states are saved; else 0."""
-        is_fixed = self._backend.needs_states and self.is_canonical(sequence)
+        is_fixed = self._backend.needs_states and self.stands_alone(sequence)
         return self._backend.canonical_rows if is_fixed else 0
 
     def is_shared(self, sequence: Sequence) -> bool:
@@ -107,13 +107,13 @@ class CanonicalShapes:
         self._fill_up(step, self.size_of(shaped))
         if shaped and len(step.batch) == 1:
             self._shape_single_row(step, shaped[0])
-        # Without shared prefixes every finished sequence leaves a hole, and closing it copies whole
-        # sequences.
+        # Where states or whole sequences are copied, closing a hole takes long, and every finished
+        # sequence leaves one.
+        copies_cells_only = self._backend.can_share_prefixes and not self._backend.needs_states
         ordered = [
             sequence
             for sequence in shaped
-            if not sequence.is_disordered
-            and (self.is_canonical(sequence) or self._backend.can_share_prefixes)
+            if not sequence.is_disordered and (self.is_canonical(sequence) or copies_cells_only)
         ]
         if self._stay_ordered(step, ordered):
             return

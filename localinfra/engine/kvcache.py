@@ -165,8 +165,7 @@ class KVCache:
         self.record(slot, tokens)
         prefix = self._recorded[slot]
         is_at_end = self._running[slot] == len(prefix.tokens) > 0
-        # A canonical slot's chunks end alike for all at some positions only.
-        if self._backend.needs_states and is_at_end and slot not in self._canonical:
+        if self._backend.needs_states and is_at_end:
             self.states.save(slot, prefix, MIN_OFFLOADED)
         if not self._tree.is_redundant(slot, prefix):
             cache_slot = self._take_cache_slot()

@@ -1,6 +1,6 @@
-"""Saved states, at nodes of the tree: models with recurrent layers, which know a sequence's last
-position only, can go on from there. `borders.py` decides where they are saved, `copies.py` keeps
-them within the limit of host memory.
+"""Saved states, at nodes of the tree. Recurrent layers know a sequence's last position only, as do
+caches of a sliding window: their models go on from a state. `borders.py` decides where they are
+saved, `copies.py` keeps them within the limit of host memory.
 """
 
 import contextlib

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import functools
 from itertools import pairwise
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING, Batch, DecodeFailed
 from localinfra.engine.policy.idle_cores import IdleCores
-from localinfra.llama import log
+from localinfra.llama import log, saving
 from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.model import LoadFailed, Model
-from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots
+from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots, WindowStateSlots
 from localinfra.llama.state import is_sound, is_sound_state
 from localinfra.machine import usable_cores
 
@@ -44,7 +43,6 @@ FEW_ROWS = (1, 2, 3)  # usually alike too; one row takes a third of the time of 
 PROBED_ROWS = 4
 PROBE_STRIDE = 997  # a prime; probes use any tokens but the first ones, which stand for no text
 
-STATE_ONLY = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 MIN_OUTPUT_ROWS = 64  # logits rows per step that scoring a prompt may ask for
 CELL_PADDING = 256  # llama.cpp rounds the cache size up to it
 
@@ -64,10 +62,6 @@ def have_same_bits(first: NDArray[np.float32], second: NDArray[np.float32]) -> b
     """Whether the rows [num_rows, num_vocab] that both have are equal."""
     num_rows = min(len(first), len(second))
     return np.array_equal(first[:num_rows].view(np.uint32), second[:num_rows].view(np.uint32))
-
-
-def pointer_to(data: NDArray[np.uint8]) -> Any:
-    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,8 +85,13 @@ class LlamaContext:
 
     def __init__(self, model: Model, settings: ContextSettings):
         self._model = model
-        self.has_full_window = settings.full_window and model.sliding_window > 0
-        self.needs_states = model.can_save_states
+        # As llama.cpp sizes the cache of windows. With less than one for each slot, they could not be
+        # kept apart.
+        window_cells = model.sliding_window * (settings.num_sequences + 1) + settings.batch_size
+        is_full = settings.full_window or window_cells >= settings.num_cells
+        self.has_full_window = model.sliding_window > 0 and is_full
+        has_window_states = model.sliding_window > 0 and not self.has_full_window
+        self.needs_states = model.can_save_states or has_window_states
         self.can_share_prefixes = model.has_plain_cache or self.has_full_window or self.needs_states
         self.max_saved = model.sliding_window if self.has_full_window else settings.num_cells
         self.is_canonical_alone = model.has_state
@@ -111,7 +110,7 @@ class LlamaContext:
         params.n_ctx = settings.num_cells + reserve
         params.n_batch = params.n_ubatch = settings.batch_size
         num_states = settings.num_sequences + 1  # one more, for saving and restoring
-        if self.needs_states and model.has_attention:
+        if model.can_save_states and model.has_attention:
             num_states += EXTRA_STATES
         params.n_seq_max = num_states
         params.n_outputs_max = self.max_output_rows + MOST_PADDING
@@ -122,11 +121,13 @@ class LlamaContext:
         params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
         params.kv_unified = True
-        params.n_rs_seq = settings.max_rollback if self.needs_states else 0
+        params.n_rs_seq = settings.max_rollback if model.can_save_states else 0
         params.swa_full = self.has_full_window
         params.no_perf = True
         self._pointer, self.footprint = model.new_context(params)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
+        self._cells = self._cell_maps(settings.batch_size)
+        self._state_maps = self._cells[1:]  # of windows that are states
         self._slots = self._slots_of(model, num_states)
         self._whole_tail = 0
         self.max_rollback = settings.context_length if self.can_share_prefixes else 0
@@ -138,9 +139,10 @@ class LlamaContext:
         self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - reserve
         self._num_vocab = model.num_vocab
         self._is_tiled = settings.kv_type in TILED_TYPES
-        self._cells = self._cell_maps(settings.batch_size)
         self._apply_adapters()
         self._make_batch()
+        if isinstance(self._slots, WindowStateSlots):
+            self._make_stub(self._slots)
         self.canonical_rows = self.canonical_decode_rows = 0
         self._least_rows = 1
         if may_be_canonical:
@@ -149,12 +151,23 @@ class LlamaContext:
 
     def _slots_of(self, model: Model, num_states: int) -> Slots:
         if self.has_full_window:
-            return WindowSlots(self._memory, model.sliding_window)
+            return WindowSlots(self._memory, self._cells, model.sliding_window)
         if not self.needs_states:
-            return Slots(self._memory)
+            return Slots(self._memory, self._cells)
         if not model.has_attention:
             return StateSlots(self._memory, num_states)
-        return HybridSlots(self._memory, self.num_sequences, num_states - 1)
+        if model.has_state:
+            return HybridSlots(self._memory, self._cells, self.num_sequences, num_states - 1)
+        return WindowStateSlots(
+            self._memory, self._cells, self._pointer, self.num_sequences, model.sliding_window
+        )
+
+    def _make_stub(self, slots: WindowStateSlots) -> None:
+        batch = Batch()
+        batch.extend(self.num_sequences, 0, [0], 1)
+        self.decode(batch)
+        slots.stub = self.save_state(self.num_sequences)
+        self.drop(self.num_sequences, 0)
 
     def _find_canonical_shapes(self) -> None:
         """Finds how the weights' kernels round by running them, which also reads the weights from
@@ -209,7 +222,10 @@ class LlamaContext:
         window, num_cells = self._model.sliding_window, llama_cpp.llama_n_ctx(self._pointer)
         if not self._model.has_attention:
             return []
-        if self.can_share_prefixes or self._model.is_hybrid_with_one_cache:
+        is_window_alone = window > 0 and not self.has_full_window
+        if not is_window_alone and (
+            self.can_share_prefixes or self._model.is_hybrid_with_one_cache
+        ):
             return [CellMap(num_cells)]
         if not window:
             return []
@@ -318,68 +334,32 @@ class LlamaContext:
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         self._slots.copy(source, target, start, stop)
-        for cells in self._cells:
-            cells.copy(source, target, start, stop)
 
     def drop(self, slot: int, start: int, stop: int | None = None) -> None:
         self._slots.drop(slot, start, stop)
-        for cells in self._cells:
-            cells.drop(slot, start, stop)
 
     def save(self, slot: int) -> NDArray[np.uint8]:
-        """llama.cpp's state of the slot, followed by the positions and their number of each cell
-        map; `restore` reads them from the end."""
-        tail = np.zeros(0, np.int32)
-        for cells in self._cells:
-            positions = cells.positions(slot)
-            tail = np.concatenate((tail, np.array([*positions, len(positions)], np.int32)))
-        size = llama_cpp.llama_state_seq_get_size(self._pointer, slot)
-        data = np.empty(size + tail.nbytes, np.uint8)
-        written = llama_cpp.llama_state_seq_get_data(self._pointer, pointer_to(data), size, slot)
-        assert written == size, "the state's size is what was promised"
-        data[size:] = tail.view(np.uint8)
-        return data
+        return saving.save(self._pointer, slot, self._cells)
 
     def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
-        size = data.nbytes
-        places = []
-        for cells in reversed(self._cells):
-            count = int(data[size - 4 : size].view(np.int32)[0])
-            positions = data[size - 4 * (count + 1) : size - 4].view(np.int32).tolist()
-            places.append((cells, positions))
-            size -= 4 * (count + 1)
-        is_restored = bool(
-            llama_cpp.llama_state_seq_set_data(self._pointer, pointer_to(data), size, slot)
-        )
-        if is_restored:
-            for cells, positions in places:
-                cells.restore(slot, positions)
-        return is_restored
+        return saving.restore(self._pointer, slot, data, self._cells)
 
     def save_state(self, slot: int) -> NDArray[np.uint8]:
-        size = llama_cpp.llama_state_seq_get_size_ext(self._pointer, slot, STATE_ONLY)
-        data = np.empty(size, np.uint8)
-        written = llama_cpp.llama_state_seq_get_data_ext(
-            self._pointer, pointer_to(data), size, slot, STATE_ONLY
-        )
-        assert written == size, "the state's size is what was promised"
-        return data
+        return saving.save(self._pointer, slot, self._state_maps, saving.STATE_ONLY)
 
     def restore_state(self, slot: int, data: NDArray[np.uint8], position: int) -> bool:
-        is_restored = llama_cpp.llama_state_seq_set_data_ext(
-            self._pointer, pointer_to(data), data.nbytes, slot, STATE_ONLY
-        )
-        return bool(is_restored) and self.held(slot) == position
+        is_restored = saving.restore(self._pointer, slot, data, self._state_maps, saving.STATE_ONLY)
+        self._slots.restored(slot)
+        return is_restored and self.held(slot) == position
 
     def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
+        window = self._model.sliding_window if self._state_maps else 0
         if start == stop:
-            return self.needs_states and is_sound_state(data, start)
-        return is_sound(data, start, stop, num_maps=len(self._cells))
+            return self.needs_states and is_sound_state(data, start, window)
+        return is_sound(data, start, stop, len(self._cells), has_stub=window > 0)
 
     def clear(self) -> None:
         self._slots.clear()
-        for cells in self._cells:
-            cells.clear()
 
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)

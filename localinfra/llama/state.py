@@ -5,6 +5,7 @@ is checked what it takes on trust: that there is one cell for each position, and
 is within the data. Pure: no pointers.
 """
 
+import itertools
 import struct
 
 import numpy as np
@@ -19,18 +20,27 @@ class _Unsound(Exception):
     pass
 
 
-def is_sound(data: NDArray[np.uint8], start: int, stop: int, num_maps: int) -> bool:
+def is_sound(
+    data: NDArray[np.uint8], start: int, stop: int, num_maps: int, *, has_stub: bool = False
+) -> bool:
     """Whether `data` is formed like what `LlamaContext.save` gives for positions [start, stop) of
-    slots without a recurrent state: cells, and the positions of each of `num_maps` cell maps."""
-    places = np.arange(start, stop)
-    tail_bytes = 4 * (stop - start + 1)
+    slots without a recurrent state: cells, and the positions of each of `num_maps` cell maps. With
+    `has_stub`, the last ones are of a window with position 0 alone."""
+    places, stub = np.arange(start, stop), np.arange(1)
     size = data.nbytes
-    for _ in range(num_maps):
-        tail = data[max(0, size - tail_bytes) : size]
-        if tail.nbytes != tail_bytes or not _is_each_once(_int32(tail), places):
+    for at in range(num_maps):
+        expected = stub if has_stub and at == 0 else places
+        size = _before_tail(data, size, expected)
+        if size < 0:
             return False
-        size -= tail_bytes
-    return any(_is_state(data[:size], places, extra) for extra in CELL_EXTRAS)
+    caches = [places, stub] if has_stub else None
+    return any(_is_state(data[:size], places, extra, caches) for extra in CELL_EXTRAS)
+
+
+def _before_tail(data: NDArray[np.uint8], size: int, places: NDArray[np.int64]) -> int:
+    """Where the positions of a cell map begin that end at `size`; -1 if they are not these."""
+    start = size - 4 * (len(places) + 1)
+    return start if start >= 0 and _is_each_once(_int32(data[start:size]), places) else -1
 
 
 def _is_each_once(tail: NDArray[np.int32], places: NDArray[np.int64]) -> bool:
@@ -38,25 +48,37 @@ def _is_each_once(tail: NDArray[np.int32], places: NDArray[np.int64]) -> bool:
     return bool(tail[-1] == len(places) and np.array_equal(np.sort(tail[:-1]), places))
 
 
-def _is_state(data: NDArray[np.uint8], places: NDArray[np.int64], extra_bytes: int) -> bool:
-    """`llama_context::state_seq_write_data`: a header, then one or several caches."""
+def _is_state(
+    data: NDArray[np.uint8],
+    places: NDArray[np.int64],
+    extra_bytes: int,
+    caches: list[NDArray[np.int64]] | None = None,
+) -> bool:
+    """`llama_context::state_seq_write_data`: a header, then one or several caches, with these
+    places each, or with those of `caches`."""
     reader = _Reader(data)
+    expected = iter(caches) if caches is not None else itertools.repeat(places)
     try:
         if reader.unpack("<Ii")[0] != MAGIC:
             return False
         while reader.num_left:
             if reader.next_count == 0:
                 _check_states(reader, None)
-            else:
-                _check_cache(reader, places, extra_bytes)
+                continue
+            cache = next(expected, None)
+            _require(cache is not None)
+            assert cache is not None
+            _check_cache(reader, cache, extra_bytes)
     except _Unsound:
         return False
-    return reader.at > 8
+    return reader.at > 8 and (caches is None or next(expected, None) is None)
 
 
-def is_sound_state(data: NDArray[np.uint8], position: int) -> bool:
+def is_sound_state(data: NDArray[np.uint8], position: int, window: int = 0) -> bool:
     """Whether `data` is formed like what `LlamaContext.save_state` gives after the tokens before
-    `position`."""
+    `position`: a recurrent state, or the cells of a `window`."""
+    if window:
+        return _is_window(data, position, window)
     reader = _Reader(data)
     try:
         if reader.unpack("<Ii")[0] != MAGIC:
@@ -65,6 +87,16 @@ def is_sound_state(data: NDArray[np.uint8], position: int) -> bool:
     except _Unsound:
         return False
     return True
+
+
+def _is_window(data: NDArray[np.uint8], position: int, window: int) -> bool:
+    """The oldest cell is outside the next token's window, so it may be gone."""
+    for start in (max(0, position - window), max(0, position + 1 - window)):
+        places = np.arange(start, position)
+        size = _before_tail(data, data.nbytes, places)
+        if size >= 0:
+            return any(_is_state(data[:size], places, e, [places]) for e in CELL_EXTRAS)
+    return False
 
 
 def _check_states(reader: "_Reader", last: int | None) -> None:

@@ -129,10 +129,10 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     # tokens of all running sequences together; default and minimum: `context_length`
     kv_cache_tokens: Tokens | None = None
     kv_type: KvType = "f16"  # number type of the KV cache; smaller ones take less memory
-    # what layers with a sliding window keep; full: all tokens, so that parts of prompts can be
-    # shared and drafts taken back; window: less, but every prompt is read whole; auto: full, if it
-    # leaves half of the memory beside the weights to others, with a context of 32768 tokens where
-    # its length is not set, and costs no layer on a GPU
+    # what layers with a sliding window keep; full: all tokens, so that any part of a prompt can be
+    # shared, and drafts taken back; window: less, and prompts go on from saved states; auto: full,
+    # if it leaves half of the memory beside the weights to others, with a context of 32768 tokens
+    # where its length is not set, and costs no layer on a GPU
     window_cache: Literal["auto", "full", "window"] = "auto"
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 512  # maximum number of tokens in one step
     flash_attention: Literal["auto"] | bool = "auto"  # auto: llama.cpp decides
@@ -145,9 +145,8 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     main_gpu: Annotated[int, Meta(ge=0)] = 0  # number of the GPU used by split_mode "none"
     # share of each GPU; default: by free memory
     tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] = ()
-    # MiB of main memory for prefixes offloaded from the KV cache, and for saved states of recurrent
-    # layers, without which they share no prefixes; default: an eighth of the memory, at most 2048;
-    # 0 keeps none
+    # MiB of main memory for prefixes offloaded from the KV cache, and for saved states, which some
+    # models need to share prefixes; default: an eighth of the memory, at most 2048; 0 keeps none
     parked_prefixes_mib: Annotated[int, Meta(ge=0)] | None = None
     # speculative decoding with drafts from the text so far, when that is faster
     prompt_lookup: bool = ENGINE.prompt_lookup

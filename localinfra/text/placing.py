@@ -45,8 +45,8 @@ from localinfra.models.seats import LoadPlan
 
 logger = logging.getLogger(__name__)
 
-# Tokens of context. More is not worth reading every turn of a conversation from its beginning, as
-# layers with a sliding window do whose cache is as small as that.
+# Tokens of context. A longer one is worth less than prefixes that can be shared in any part, where
+# layers with a sliding window keep all tokens.
 ENOUGH_CONTEXT = 32_768
 MAX_ROLLBACK = 8  # tokens of a draft that recurrent layers can take back
 ROLLBACK_SHARE = 1 / 16  # of the weights' size may be spent on it: small states, as LFM2's
@@ -112,19 +112,20 @@ def sized(
 
     small = settings(length(full=False), full=False)
     can_be_full = any(windows(header)) and not any(recurrent_blocks(header))
-    if not can_be_full or header.architecture in OTHER_WINDOWS or entry.window_cache == "window":
+    if not can_be_full or header.architecture in OTHER_WINDOWS:
         return small
     full = settings(length(full=True), full=True)
-    if entry.window_cache == "full":
+    shape, of_window = cache_shape(full), cache_shape(small)
+    costs_nothing = cache_bytes(header, shape) == cache_bytes(header, of_window)
+    if entry.window_cache == "full" or costs_nothing:
         return full
+    if entry.window_cache == "window":
+        return small
     is_long = full.context_length >= min(small.context_length, ENOUGH_CONTEXT)
-    full_shape, window_shape = (
-        cache_shape(msgspec.structs.replace(full, full_window=each)) for each in (True, False)
-    )
-    costs_layers = layers_per_device(header, gpus, full_shape) != layers_per_device(
-        header, gpus, window_shape
-    )
-    fits = is_long and leaves_room(header, place_bytes, full_shape) and not costs_layers
+    of_window = msgspec.structs.replace(shape, full_window=False)
+    layers = layers_per_device(header, gpus, shape)
+    costs_layers = layers != layers_per_device(header, gpus, of_window)
+    fits = is_long and leaves_room(header, place_bytes, shape) and not costs_layers
     return full if fits else small
 
 
@@ -204,8 +205,6 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple[LlamaContex
     GPU where their number is not set, then with a shorter context where that is not set."""
     trained = plan.header.context_length or UNKNOWN_CONTEXT
     layers, settings = plan.gpu_layers, plan.settings
-    if any(windows(plan.header)) and not settings.full_window:
-        logger.info("%s: prompts are read whole, since layers keep their window only", name)
     while True:
         try:
             return load_with_layers(entry, plan.path, settings, layers, plan.tensor_split)

@@ -73,7 +73,7 @@ def test_show_says_how_a_model_fits_this_machine(
     ("make", "window_cache", "words"),
     [
         (tiny_gemma3, "auto", "shared in any part"),
-        (tiny_gemma3, "window", "not shared"),
+        (tiny_gemma3, "window", "shared up to saved states"),
         (tiny_lfm2, "auto", "shared up to saved states"),
     ],
 )
@@ -81,7 +81,7 @@ def test_show_says_how_prefixes_are_shared(
     tmp_path: Path, make: Callable[[], TinyModel], window_cache: str, words: str
 ) -> None:
     path = make().write(tmp_path / "tiny.gguf")
-    table = f'source = "{path}"\nkind = "text"\nwindow_cache = "{window_cache}"\n'
+    table = f'source = "{path}"\nkind = "text"\nwindow_cache = "{window_cache}"\nkv_cache_tokens = 4096\n'
     (tmp_path / "models.toml").write_text(f'[model."tiny"]\n{table}')
     done = called("show", "tiny", "--config", str(tmp_path / "models.toml"))
     assert done.exit_code == 0 and f"prefixes  {words}" in done.output

@@ -193,7 +193,7 @@ loads = st.builds(
     st.sampled_from([1, 2]),
     st.sampled_from([2, 4]),
     st.sampled_from([0, 400, 100_000]),
-    st.booleans(),
+    st.sampled_from(["shared", "states", "whole"]),
     st.booleans(),
 )
 def test_seeded_texts_are_the_same_in_any_company(
@@ -204,15 +204,18 @@ def test_seeded_texts_are_the_same_in_any_company(
     single_row_threads: int,
     max_threads: int,
     max_offloaded: int,
-    can_share: bool,
+    memory: str,
     tidies: bool,
 ) -> None:
+    if memory == "shared" and shape.is_canonical_alone:
+        memory = "states"
+
     def backend_of(**options: Any) -> FakeBackend:
         return FakeBackend(
             batch_size=32, context_length=CONTEXT,
-            can_share_prefixes=can_share,
-            needs_states=can_share and shape.is_canonical_alone,
-            max_rollback=0 if shape.is_canonical_alone else CONTEXT,
+            can_share_prefixes=memory != "whole",
+            needs_states=memory == "states",
+            max_rollback=CONTEXT if memory == "shared" else 0,
             single_row_threads=single_row_threads, max_threads=max_threads,
             idle_cells_slow_steps=tidies,
             **shape._asdict(), **options,

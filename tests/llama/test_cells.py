@@ -12,8 +12,9 @@ from models.tiny_gguf import tiny_gemma3, tiny_lfm2, tiny_llama
 
 from localinfra.engine.backend import Batch
 from localinfra.llama.cells import CellMap
-from localinfra.llama.context import KV_TYPES, ContextSettings, LlamaContext, pointer_to
+from localinfra.llama.context import KV_TYPES, ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.saving import pointer_to
 from localinfra.models.entries import KvType
 from localinfra.models.gguf.reader import BLOCKS
 

@@ -153,7 +153,7 @@ def test_a_full_window_cache_that_finds_no_memory_is_made_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny_gemma3(layers=6).write(tmp_path / "tiny.gguf")
-    entry = TextModelEntry(source=PathSource(path), context_length=512)
+    entry = TextModelEntry(source=PathSource(path), context_length=512, kv_cache_tokens=4096)
     plan = plan_text("tiny", entry, path, read_header(path), {CPU: 1 << 40})
     real = placing.load_with_layers
 

@@ -26,10 +26,17 @@ def make_gemma3() -> TinyModel:
     return tiny_gemma3(layers=7)
 
 
-@pytest.fixture(params=[tiny_mamba, tiny_lfm2, tiny_qwen35, make_gemma3])
+def small_window() -> TinyModel:
+    """To be run with a cache of the windows only."""
+    return tiny_gemma3(layers=7)
+
+
+@pytest.fixture(params=[tiny_mamba, tiny_lfm2, tiny_qwen35, make_gemma3, small_window])
 def context(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaContext]:
     make: Callable[[], TinyModel] = request.param
-    context = LlamaContext(Model(make().write(tmp_path / "tiny.gguf"), ModelSettings()), SETTINGS)
+    model = Model(make().write(tmp_path / "tiny.gguf"), ModelSettings())
+    context = LlamaContext(model, replace(SETTINGS, full_window=make is not small_window))
+    assert context.has_full_window == (make is make_gemma3)
     yield context
     context.close()
 
@@ -183,3 +190,15 @@ def test_a_draft_that_is_taken_back_leaves_no_trace(
         logits_of(context, 1, at, [token])
     assert np.abs(got - logits_of(context, 1, len(tokens), [77])).max() < OTHER_ORDER
     context.close()
+
+
+def test_a_cache_with_less_than_a_window_for_each_slot_has_a_cell_for_each_token(
+    tmp_path: Path,
+) -> None:
+    """It is as large as that of other layers then, and windows can't be shared."""
+    model = Model(tiny_gemma3(layers=7).write(tmp_path / "tiny.gguf"), ModelSettings())
+    sizes = {"full_window": False, "batch_size": 64, "num_sequences": 3}
+    for num_cells, is_full in ((4 * model.sliding_window + 64, True), (4 * 16 + 65, False)):
+        context = LlamaContext(model, replace(SETTINGS, num_cells=num_cells, **sizes))
+        assert context.has_full_window is is_full
+        context.close()

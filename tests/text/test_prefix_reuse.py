@@ -39,12 +39,25 @@ async def turn(
     return cached, begun.num_prompt
 
 
-@pytest.mark.parametrize("make", [tiny_llama, gemma3, tiny_mamba, tiny_lfm2, tiny_qwen35])
+def small_window() -> TinyModel:
+    """To be run with a cache of the windows only."""
+    return tiny_gemma3(layers=7)
+
+
+@pytest.mark.parametrize(
+    "make", [tiny_llama, gemma3, small_window, tiny_mamba, tiny_lfm2, tiny_qwen35]
+)
 def test_only_what_is_new_in_a_conversation_is_read(
     tmp_path: Path, make: Callable[[], TinyModel]
 ) -> None:
     path = make().write(tmp_path / "tiny.gguf")
-    entry = TextModelEntry(source=PathSource(path), context_length=512, chat_template=CHATML)
+    entry = TextModelEntry(
+        source=PathSource(path),
+        context_length=512,
+        kv_cache_tokens=4096,
+        chat_template=CHATML,
+        window_cache="window" if make is small_window else "auto",
+    )
     model = load_text_model("tiny", entry, 8)
 
     async def test() -> None:
