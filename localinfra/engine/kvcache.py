@@ -158,7 +158,7 @@ class KVCache:
 
     def save_state(self, slot: int) -> None:
         """Saves the state after what was just recorded of a running slot."""
-        self.states.save(slot, self._recorded[slot])
+        self.states.save(slot, self._recorded[slot], is_canonical=slot in self._canonical)
 
     def finish(self, slot: int, tokens: list[int]) -> None:
         """Frees the slot; its `tokens` stay as a cached prefix."""
@@ -166,7 +166,8 @@ class KVCache:
         prefix = self._recorded[slot]
         is_at_end = self._running[slot] == len(prefix.tokens) > 0
         if self._backend.needs_states and is_at_end:
-            self.states.save(slot, prefix, MIN_OFFLOADED)
+            is_canonical = slot in self._canonical
+            self.states.save(slot, prefix, is_canonical=is_canonical, min_gap=MIN_OFFLOADED)
         if not self._tree.is_redundant(slot, prefix):
             cache_slot = self._take_cache_slot()
             self._backend.copy(slot, cache_slot, 0, len(tokens))

@@ -114,7 +114,7 @@ class RadixTree:
             node = child
             if shared < len(run):
                 break
-            if child.state:
+            if child.state and (child.state.is_canonical or not canonical_only):
                 usable = Match(match.num_held, match.holder, [*match.offloaded], child.state)
         if self.needs_states:
             match = usable
@@ -309,7 +309,8 @@ class RadixTree:
                 child.offloaded, child.is_canonical, child.state = copy, copy.is_canonical, None
             node = child
             length += len(child.tokens)
-        if not copy.tokens and node.is_canonical == copy.is_canonical:
+        is_right = node.is_canonical or not copy.is_canonical
+        if not copy.tokens and is_right and (copy.is_canonical or not node.state):
             node.state = copy
         ends[copy] = node
         while node.parent is not None:  # a prefix was used when what continues it was

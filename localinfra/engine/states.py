@@ -21,17 +21,25 @@ class States:
         self._tree = tree
         self._copies = copies
 
-    def save(self, slot: int, prefix: Prefix, min_gap: int = 1) -> None:
+    def save(self, slot: int, prefix: Prefix, *, is_canonical: bool, min_gap: int = 1) -> None:
         """Saves the state of `slot` after the prefix, which the tree knows and the slot has
-        computed, if that is at least `min_gap` tokens after the last one."""
+        computed, if that is at least `min_gap` tokens after the last one.
+
+        `is_canonical` is about the slot: it may share canonical cells, and still have a state that
+        was computed otherwise."""
         *_, node = self._tree.path(prefix)
         assert node.end == len(prefix.tokens)
-        is_known = node.state is not None and node.state.data is not None
-        if is_known or not self._copies.max_bytes or node.end - node.state_before < min_gap:
+        if not self._copies.max_bytes or node.end - node.state_before < min_gap:
+            return
+        known = node.state
+        is_better = is_canonical and known is not None and not known.is_canonical
+        if known and known.data is not None and not is_better:
             return
         with contextlib.suppress(MemoryError):  # then more is computed again
             data = self._backend.save_state(slot)
-            node.state = node.state or OffloadedCells(node.end, (), node.is_canonical, None)
+            if known is None or known.is_canonical != is_canonical:
+                node.state = OffloadedCells(node.end, (), is_canonical, None)
+            assert node.state
             self._copies.fill(node.state, data)
             self._copies.fit()
 

@@ -85,8 +85,7 @@ class LlamaContext:
 
     def __init__(self, model: Model, settings: ContextSettings):
         self._model = model
-        # As llama.cpp sizes the cache of windows. With less than one for each slot, they could not be
-        # kept apart.
+        # As llama.cpp sizes the cache of windows: it must have room for one of each slot.
         window_cells = model.sliding_window * (settings.num_sequences + 1) + settings.batch_size
         is_full = settings.full_window or window_cells >= settings.num_cells
         self.has_full_window = model.sliding_window > 0 and is_full

@@ -81,8 +81,10 @@ def test_show_says_how_prefixes_are_shared(
     tmp_path: Path, make: Callable[[], TinyModel], window_cache: str, words: str
 ) -> None:
     path = make().write(tmp_path / "tiny.gguf")
-    table = f'source = "{path}"\nkind = "text"\nwindow_cache = "{window_cache}"\nkv_cache_tokens = 4096\n'
-    (tmp_path / "models.toml").write_text(f'[model."tiny"]\n{table}')
+    (tmp_path / "models.toml").write_text(
+        f'[model."tiny"]\nsource = "{path}"\nkind = "text"\nkv_cache_tokens = 4096\n'
+        f'window_cache = "{window_cache}"\n'
+    )
     done = called("show", "tiny", "--config", str(tmp_path / "models.toml"))
     assert done.exit_code == 0 and f"prefixes  {words}" in done.output
 

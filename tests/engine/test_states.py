@@ -130,6 +130,25 @@ def test_choices_with_a_seed_share_whole_chunks_of_their_prompt() -> None:
     run(test)
 
 
+def test_a_seeded_text_does_not_go_on_from_a_state_of_an_unseeded_one() -> None:
+    """Even where they share cells that were computed for a seed."""
+    shape = {"canonical_rows": 20, "canonical_decode_rows": 1, "is_canonical_alone": True}
+    params = GenerationParams(SamplingParams(is_reproducible=True))
+
+    async def test() -> None:
+        said = []
+        last = GenerationRequest([*PROMPT[:45], *[3] * 20], 8, params)
+        async with running(backend_of(**shape), max_offloaded=MIB) as engine:
+            await collect(engine, GenerationRequest(PROMPT, 1, params))
+            await collect(engine, GenerationRequest([*PROMPT[:50], *[4] * 20], 1, border=40))
+            said.append(tokens((await collect(engine, last))[0]))
+        async with running(backend_of(**shape)) as engine:
+            said.append(tokens((await collect(engine, last))[0]))
+        assert said[0] == said[1]
+
+    run(test)
+
+
 @pytest.mark.parametrize("num_slots", [6, 64])
 def test_evicted_conversations_come_back_with_their_states(num_slots: int) -> None:
     """Ten of them, together three times the cells."""
