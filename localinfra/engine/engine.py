@@ -390,12 +390,12 @@ class Engine:
                 self._owners.pop(sequence, None)
 
     def _publish(self) -> None:
-        scheduler = self._scheduler
+        scheduler, cache = self._scheduler, self._scheduler.cache
         self._stats = EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_steps=self._num_steps,
-            kv_used=scheduler.cache.num_used,
+            kv_used=cache.num_used,
             kv_total=self._backend.num_cells,
-            state_bytes=scheduler.cache.copies.most_state_bytes,
+            state_bytes=cache.copies.most_state_bytes,
         )

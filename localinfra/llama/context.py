@@ -14,7 +14,7 @@ from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING, Batch, DecodeF
 from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.llama import log, saving
 from localinfra.llama.cells import CellMap, parts_by_slot
-from localinfra.llama.model import LoadFailed, Model
+from localinfra.llama.model import LoadFailed, Model, NoContext
 from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots, WindowStateSlots
 from localinfra.llama.state import is_sound, is_sound_state
 from localinfra.machine import usable_cores
@@ -164,7 +164,11 @@ class LlamaContext:
     def _make_stub(self, slots: WindowStateSlots) -> None:
         batch = Batch()
         batch.extend(self.num_sequences, 0, [0], 1)
-        self.decode(batch)
+        try:
+            self.decode(batch)
+        except DecodeFailed as error:
+            self.close()
+            raise NoContext(f"{self._model.path}: {error}") from None
         slots.stub = self.save_state(self.num_sequences)
         self.drop(self.num_sequences, 0)
 
