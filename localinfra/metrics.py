@@ -129,6 +129,16 @@ class Metrics:
         self.generated_tokens = Counter(
             "localinfra_generated_tokens_total", "Tokens generated.", "model"
         )
+        self.drafted_tokens = Counter(
+            "localinfra_drafted_tokens_total",
+            "Tokens drafted for speculative decoding, since the model was loaded.",
+            "model",
+        )
+        self.accepted_draft_tokens = Counter(
+            "localinfra_accepted_draft_tokens_total",
+            "Of these, the tokens that the model itself chose too.",
+            "model",
+        )
         self.images = Counter("localinfra_images_total", "Images made.", "model")
         self.cost = Counter(
             "localinfra_cost_usd_total",

@@ -180,6 +180,7 @@ class EchoBackend:
     def __init__(self, context_length: int, num_sequences: int, step_s: float = 0.0):
         self.context_length = context_length
         self.num_sequences = num_sequences
+        self.num_vocab = NUM_VOCAB
         self.num_cells = self.max_saved = self.max_rollback = context_length * 2
         self.step_s = step_s
         self._cells: defaultdict[int, dict[int, int]] = defaultdict(dict)  # slot → position → token

@@ -101,6 +101,7 @@ class FakeBackend:
     ):
         self.num_cells = num_cells
         self.num_sequences = num_sequences
+        self.num_vocab = NUM_VOCAB
         self.num_slots = num_slots if can_share_prefixes else num_sequences + 1
         self.max_threads = self.num_threads = max_threads
         self.canonical_rows = canonical_rows
@@ -303,14 +304,28 @@ class FakeBackend:
         self.closed = True
 
 
+class FakeDrafter(FakeBackend):
+    """Says what the fake model says, with `noise` of another model in it."""
+
+    def __init__(self, noise: float = 0.0, **options: Any):
+        super().__init__(**options)
+        self.noise = noise
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        history, _ = self.histories[row]
+        return super().logits(row) + np.float32(self.noise) * hashed([*history[-2:], 99])
+
+
 @asynccontextmanager
-async def running(backend: FakeBackend, **options: Any) -> AsyncIterator[Engine]:
-    engine = Engine(backend, EngineSettings(**options))
+async def running(
+    backend: FakeBackend, drafter: FakeBackend | None = None, **options: Any
+) -> AsyncIterator[Engine]:
+    engine = Engine(backend, EngineSettings(**options), drafter=drafter)
     try:
         yield engine
     finally:
         await asyncio.to_thread(engine.close)
-        assert backend.closed
+        assert backend.closed and (drafter is None or drafter.closed)
 
 
 async def collect(engine: Engine, *requests: GenerationRequest) -> list[list[TokenEvent]]:

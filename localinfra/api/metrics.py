@@ -74,6 +74,8 @@ def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
     metrics.sequences_waiting.show({(name,): stat.num_waiting for name, stat in stats.items()})
     metrics.kv_cells_used.show({(name,): stat.kv_used for name, stat in stats.items()})
     metrics.kv_cells.show({(name,): stat.kv_total for name, stat in stats.items()})
+    metrics.drafted_tokens.show({(name,): stat.num_drafted for name, stat in stats.items()})
+    metrics.accepted_draft_tokens.show({(name,): stat.num_accepted for name, stat in stats.items()})
     prefixes = runtime.prefixes
     metrics.parked_bytes.show({(name,): n for name, n in runtime.prefix_bytes().items()})
     metrics.state_bytes.show({(name,): stat.state_bytes for name, stat in stats.items()})

@@ -53,6 +53,7 @@ class Backend(Protocol):
     context_length: int  # tokens a single sequence may hold
     num_cells: int  # tokens that all slots together may hold
     num_sequences: int  # slots below this take part in batches; this one saves and restores
+    num_vocab: int  # logits of a row
     num_slots: int  # slots above that only hold cells shared with others
     batch_size: int  # tokens a batch may have
     max_output_rows: int  # logits rows a batch may ask for

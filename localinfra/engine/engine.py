@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from localinfra.engine import postprocess
 from localinfra.engine.backend import Backend, DecodeFailed
@@ -48,16 +49,19 @@ class Engine:
         *,
         name: str = "engine",
         shelf: Shelf | None = None,
+        drafter: Backend | None = None,
     ):
-        """`shelf` has the prefixes that earlier engines left, and gets those of this one."""
-        self._settings = settings = settings or EngineSettings()
+        """`shelf` has the prefixes that earlier engines left, and gets those of this one. `drafter`
+        is a model with the same vocabulary that drafts; the engine closes it too."""
+        settings = settings or EngineSettings()
         self._name = name
         self._backend = backend
-        self._shelf = shelf
+        self._backends = (backend, drafter) if drafter else (backend,)
         self.most_offloaded_bytes = settings.max_offloaded if backend.can_share_prefixes else 0
         self.max_offloaded_bytes = self.most_offloaded_bytes  # now
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._scheduler = Scheduler(backend, settings, shelf=shelf, send=self._send)
+        self._new_scheduler = partial(Scheduler, backend, settings, shelf, self._send, drafter)
+        self._scheduler = self._new_scheduler()
         self._owners: dict[Sequence, Generation] = {}
         self._max_waiting = settings.max_waiting
         self._num_submitted = 0  # choices, counted on the event loop
@@ -120,10 +124,8 @@ class Engine:
         check_room(self._generations, client, self._max_waiting)
 
     def generate(self, requests: list[GenerationRequest]) -> Generation:
-        """Queues requests that are answered together. Event loop only.
-
-        Each prompt must have 1 to `context_length` tokens. Raises like `check_queue`.
-        """
+        """Queues requests that are answered together, each with a prompt of 1 to `context_length`
+        tokens. Raises like `check_queue`. Event loop only."""
         assert all(0 < len(request.prompt) <= self.context_length for request in requests)
         generation = Generation(requests, self._retire_choice)
         with self._ending:
@@ -138,11 +140,8 @@ class Engine:
         self._commands.put(command)
 
     def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
-        """Fails running requests, ends the thread and frees the backend. Idempotent.
-
-        A thread that does not end within the limit is left behind; it frees the backend when it
-        does end.
-        """
+        """Fails running requests, ends the thread and frees the backends. Idempotent. A thread that
+        does not end within the limit is left behind; it frees the backends when it does end."""
         if not self._closed:
             self._closed = True
             self._send(lambda: None)
@@ -212,7 +211,8 @@ class Engine:
                 self._leave_prefixes(reason)
             self._fail_all(self._owners, reason)
             self._stats = EngineStats(0, 0, self._num_steps, 0, self._backend.num_cells)
-            self._backend.close()
+            for backend in self._backends:
+                backend.close()
 
     def _leave_prefixes(self, reason: ApiError) -> None:
         """Ends running requests, and leaves what they and others have computed to the shelf."""
@@ -241,10 +241,9 @@ class Engine:
         logger.error("%s: a step failed: %r", self._name, error, exc_info=error)
         waiting = [sequence for sequence in self._scheduler.waiting if not sequence.finished]
         lost = self._owners.keys() - waiting
-        self._backend.clear()
-        self._scheduler = Scheduler(
-            self._backend, self._settings, self._scheduler.turns, self._shelf, self._send
-        )
+        for backend in self._backends:
+            backend.clear()
+        self._scheduler = self._new_scheduler(self._scheduler.turns)
         self._scheduler.cache.copies.limit(self.max_offloaded_bytes)
         self._fail_all(lost, EngineFailed(f"A step of the engine failed: {error!r:.300}"))
         for sequence in waiting:
@@ -342,22 +341,18 @@ class Engine:
         """Samples for the chunk's sequence. An error while sampling fails its request only; an
         error while moving cells fails the step."""
         sequence = chunk.sequence
-        sampled: list[TokenEvent] = []
-        forced: list[TokenEvent] = []
+        events: list[TokenEvent] = []
         error: ApiError | None = None
         try:
-            postprocess.sample(self._backend, chunk, sampled)
-            if sampled and sampled[-1].token is not None and sampled[-1].finish_reason is None:
-                forced = postprocess.append_forced(self._backend, sequence)
+            postprocess.sample(self._backend, chunk, events)
         except BaseException as caught:  # a panic in llguidance is not an Exception
             error = failure(caught)
             if not isinstance(caught, (ApiError, DecodeFailed)):
                 logger.exception("%s: a request failed", self._name)
-        self._scheduler.accept(chunk, max(0, len(sampled) - 1))
+        self._scheduler.accept(chunk)
         if error:
             self._fail([sequence], error)
             return []
-        events = sampled + forced
         is_finished = bool(events) and events[-1].finish_reason is not None
         self._is_urgent |= is_finished or (bool(events) and events[0].num_generated == 1)
         if is_finished:
@@ -398,4 +393,6 @@ class Engine:
             kv_used=cache.num_used,
             kv_total=self._backend.num_cells,
             state_bytes=cache.copies.most_state_bytes,
+            num_drafted=scheduler.drafting.num_drafted,
+            num_accepted=scheduler.drafting.num_accepted,
         )

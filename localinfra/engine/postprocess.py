@@ -10,7 +10,8 @@ from localinfra.engine.step import Chunk
 
 def sample(backend: Backend, chunk: Chunk, events: list[TokenEvent]) -> None:
     """Scores the chunk's prompt rows; samples a token if the chunk completes the sequence, and
-    another after each accepted draft token. Appends an event for each; those before an error stay.
+    another after each accepted draft token, up to where the grammar forces others: so a text does
+    not depend on drafts. Appends an event for each; those before an error stay.
     """
     sequence = chunk.sequence
     if sequence.num_unscored:
@@ -22,15 +23,20 @@ def sample(backend: Backend, chunk: Chunk, events: list[TokenEvent]) -> None:
         return
     row = chunk.first_row + chunk.num_tokens - 1
     for guess in [*chunk.draft, None]:
-        events.append(_sample_token(backend, sequence, row + len(events)))
-        if events[-1].finish_reason is not None or events[-1].token != guess:
+        events.append(_sample_token(backend, sequence, row + chunk.num_right))
+        if events[-1].finish_reason is not None:
+            break
+        is_right = events[-1].token == guess
+        chunk.num_right += is_right
+        if _append_forced(backend, sequence, events) or not is_right:
             break
 
 
-def append_forced(backend: Backend, sequence: Sequence) -> list[TokenEvent]:
+def _append_forced(backend: Backend, sequence: Sequence, events: list[TokenEvent]) -> bool:
     """Appends the tokens forced by the grammar: not sampled, and decoded with the last sampled
-    token. With logprobs every token is sampled instead, since only that gives its logits."""
-    events: list[TokenEvent] = []
+    token. With logprobs every token is sampled instead, since only that gives its logits. Returns
+    whether there are any."""
+    num_before = len(events)
     if sequence.constraint and sequence.request.params.top_logprobs is None:
         assert sequence.sampler is not None
         for token in sequence.constraint.forced():
@@ -40,7 +46,7 @@ def append_forced(backend: Backend, sequence: Sequence) -> list[TokenEvent]:
             events.append(_event(backend, sequence, token, None))
             if events[-1].finish_reason is not None:
                 break
-    return events
+    return len(events) > num_before
 
 
 def _sample_token(backend: Backend, sequence: Sequence, row: int) -> TokenEvent:

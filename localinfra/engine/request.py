@@ -101,3 +101,5 @@ class EngineStats(msgspec.Struct, frozen=True):
     kv_used: int  # cells, including those of idle cached prefixes
     kv_total: int
     state_bytes: int = 0  # host memory that saved states take, at most
+    num_drafted: int = 0  # tokens verified since the start
+    num_accepted: int = 0  # of these

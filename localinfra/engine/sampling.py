@@ -7,10 +7,13 @@ no token is left out for being unlikely.
 Tokens are drawn by an exponential race: each gets a random time from the seed, the draw and its id,
 divided by its probability, and the earliest wins. A batch of another shape changes the logits in
 the last digits; that changes a race's winner far more rarely than the result of inverting the
-cumulative probabilities, all of which shift.
+cumulative probabilities, all of which shift. A draft model's tokens race with the same numbers, so
+both models mostly draw the same token where they mostly agree (Daliri, Musco and Suresh, "Coupling
+without Communication and Drafter-Invariant Speculative Decoding", 2024).
 """
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,6 +76,7 @@ class Sampler:
     def __init__(self, params: SamplingParams, stream: int, prompt: list[int]):
         self._params = params
         self._random = None
+        self._keys: deque[NDArray[np.uint64]] = deque()  # the random numbers of the next tokens
         if params.temperature >= GREEDY_BELOW:
             self._random = np.random.Generator(np.random.PCG64([params.seed, stream]))
         penalised = (
@@ -88,6 +92,25 @@ class Sampler:
 
         Raises DecodeFailed if they are not finite, InvalidRequest if no token is left.
         """
+        token, _ = self._choose(row, constraint, 0)
+        if self._keys:
+            self._keys.popleft()
+        self.accept(token)
+        return token
+
+    def guess(
+        self, row: Floats, num_ahead: int, constraint: "Constraint | None" = None
+    ) -> tuple[int, float]:
+        """Samples as `sample` will after `num_ahead` more tokens, from logits of another model.
+        Counts nothing, so tokens ahead are not penalised.
+
+        Returns the token, and the probability of the model's best one. Raises like `sample`.
+        """
+        return self._choose(row, constraint, num_ahead, rates=True)
+
+    def _choose(
+        self, row: Floats, constraint: "Constraint | None", num_ahead: int, *, rates: bool = False
+    ) -> tuple[int, float]:
         if self._penalties:
             self._penalties.apply(row)
         if len(self._bias_ids):
@@ -105,16 +128,12 @@ class Sampler:
             )
         if not math.isfinite(row[best]):
             raise DecodeFailed("the model's logits are not finite; its file may be damaged")
-        token = best
-        if self._random is not None:
-            token = draw(
-                row,
-                row[best],
-                self._params,
-                *self._random.integers(1 << 64, size=2, dtype=np.uint64),
-            )
-        self.accept(token)
-        return token
+        chance = 1 / float(weights_of(row, row[best]).sum()) if rates else 1.0
+        if self._random is None:
+            return best, chance
+        while len(self._keys) <= num_ahead:
+            self._keys.append(self._random.integers(1 << 64, size=2, dtype=np.uint64))
+        return draw(row, row[best], self._params, *self._keys[num_ahead]), chance
 
     def accept(self, token: int) -> None:
         """Counts a token of the text, sampled or forced."""

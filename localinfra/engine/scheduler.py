@@ -8,12 +8,12 @@ from collections.abc import Callable
 from localinfra.engine.backend import Backend
 from localinfra.engine.borders import saved_before, saved_positions
 from localinfra.engine.canonical import FEW_IDLE, CanonicalShapes
+from localinfra.engine.drafting import Drafting
 from localinfra.engine.keeping import Keeping
 from localinfra.engine.kvcache import MANY_IDLE, KVCache
 from localinfra.engine.offloaded import Shelf
 from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.engine.policy.prefill import Prefill
-from localinfra.engine.policy.speculation import Speculator
 from localinfra.engine.policy.step_times import StepTimes
 from localinfra.engine.policy.threads import ThreadController, rungs
 from localinfra.engine.radix import Match, Prefix, common_prefix
@@ -44,22 +44,25 @@ class Scheduler:
         self,
         backend: Backend,
         settings: EngineSettings,
-        turns: Turns | None = None,
         shelf: Shelf | None = None,
         send: Callable[[Callable[[], None]], None] = lambda command: command(),
+        drafter: Backend | None = None,
+        turns: Turns | None = None,
     ):
-        """`turns`: those of a scheduler whose waiting sequences this one takes over. `shelf` has
-        the prefixes of earlier engines; `send` runs a function on the engine's thread."""
+        """`shelf` has the prefixes of earlier engines; `send` runs a function on the engine's
+        thread; `drafter` is a model that drafts. `turns`: those of a scheduler whose waiting
+        sequences this one takes over."""
         self._backend = backend
-        self._is_drafting = settings.prompt_lookup and backend.max_rollback > 0
         self._times = StepTimes()
         counts = rungs(backend.max_threads) if settings.adapts_threads else [backend.max_threads]
         self._threads = ThreadController(self._times, counts, IdleCores())
         self._prefill = Prefill(self._times, self._threads, settings.max_gap_ratio)
-        self._speculator = Speculator()
         self.cache = KVCache(backend, settings.max_offloaded)
         self.keeping = Keeping(self.cache, backend, shelf, send)
         self._shapes = CanonicalShapes(backend, self.cache)
+        self.drafting = Drafting(
+            backend, self.cache, self._shapes, self._times, self._threads, drafter, settings
+        )
         self.waiting: list[Sequence] = []
         self.turns = turns or Turns()
         self._has_changed = False  # who waits or runs, since turns were last looked at
@@ -129,7 +132,7 @@ class Scheduler:
         decoding = least_recent(decoding, max(1, max_rows * 3 // 4) if has_prompts else max_rows)
         drafts = {}
         if len(decoding) == len(running):
-            drafts = self._draft(decoding, max_rows, only_one=is_shaped)
+            drafts = self.drafting.draft(decoding, max_rows, only_one=is_shaped)
         step = Step()
         share = max_rows // max(1, len(decoding))
         # Drafts come last: wrong ones leave their cells, and nobody's cells get out of order.
@@ -140,36 +143,6 @@ class Scheduler:
         if has_prompts:
             self._add_prompts(step, running, decoding, max_rows)
         return step
-
-    def _draft(
-        self, decoding: list[Sequence], max_rows: int, *, only_one: bool
-    ) -> dict[Sequence, list[int]]:
-        """Drafts, as long as pays. With `only_one`, only for the most promising sequence."""
-        is_usual = all(sequence.num_pending == 1 for sequence in decoding)
-        if not self._is_drafting or not is_usual:
-            return {}
-        chances = [self._chances(sequence) for sequence in decoding]
-        if only_one and chances:
-            best = max(chances, key=sum)
-            chances = [each if each is best else [] for each in chances]
-        threads = self._threads.settled(is_prefill=False)
-
-        def cost(num_rows: int) -> float:
-            return self._times.expected(num_rows, 0, threads) or num_rows
-
-        limit = min(self._backend.max_output_rows, max_rows) - len(decoding)
-        sizes = self._speculator.sizes(chances, limit, cost, self._shapes.size_of(decoding))
-        if not any(sizes) or not self.cache.make_room(len(decoding) + sum(sizes)):
-            return {}
-        return {s: s.drafter.draft(size) for s, size in zip(decoding, sizes, strict=True) if size}
-
-    def _chances(self, sequence: Sequence) -> list[float]:
-        """Of guesses that still fit in the answer."""
-        if sequence.request.is_reproducible and not self._backend.canonical_rows:
-            return []  # another batch shape rounds differently
-        room = self._backend.context_length - len(sequence.tokens)
-        num_wanted = min(sequence.request.max_tokens - sequence.num_generated, room) - 1
-        return sequence.drafter.chances(min(max(0, num_wanted), self._backend.max_rollback))
 
     def _add_prompts(
         self, step: Step, running: list[Sequence], decoding: list[Sequence], max_rows: int
@@ -238,14 +211,13 @@ class Scheduler:
             self.cache.drop_padding()
         self._num_computed = len(step.batch)
 
-    def accept(self, chunk: Chunk, num_right: int) -> None:
-        """So many of the chunk's draft tokens agree with what was sampled; the others leave."""
-        chunk.sequence.num_cached += num_right
-        if chunk.draft:
-            chunk.sequence.drafter.accept(num_right)
-        if num_right < len(chunk.draft):
+    def accept(self, chunk: Chunk) -> None:
+        """The chunk was sampled from: draft tokens that are not right leave."""
+        chunk.sequence.num_cached += chunk.num_right
+        self.drafting.accept(chunk)
+        if chunk.num_right < len(chunk.draft):
             assert chunk.sequence.slot is not None
-            self.cache.retract(chunk.sequence.slot, len(chunk.draft) - num_right)
+            self.cache.retract(chunk.sequence.slot, len(chunk.draft) - chunk.num_right)
 
     def _admit(self) -> None:
         """Starts who is next in turn, while there is room."""
@@ -390,4 +362,5 @@ class Scheduler:
             self.cache.distrust(sequence.slot)  # what comes after its last whole chunk
         self.cache.finish(sequence.slot, tokens)
         self.keeping.finished(Prefix(tokens, sequence.request.cache_salt))
+        self.drafting.finish(sequence)
         sequence.slot, sequence.num_cached = None, 0

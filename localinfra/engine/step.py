@@ -10,13 +10,14 @@ class Chunk:
     While the sequence decodes, a draft may follow them.
     """
 
-    __slots__ = ("draft", "first_row", "is_prompt", "num_tokens", "sequence", "start")
+    __slots__ = ("draft", "first_row", "is_prompt", "num_right", "num_tokens", "sequence", "start")
 
     def __init__(self, sequence: Sequence, num_tokens: int, draft: list[int], first_row: int):
         self.sequence = sequence
         self.start = sequence.num_cached
         self.num_tokens = num_tokens  # without the draft
         self.draft = draft
+        self.num_right = 0  # tokens of the draft that were sampled too
         self.first_row = first_row
         self.is_prompt = not sequence.is_decoding
 

@@ -136,7 +136,7 @@ class LlamaContext:
         can_share = self.can_share_prefixes
         self.num_slots = self._slots.num_slots if can_share else settings.num_sequences + 1
         self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - reserve
-        self._num_vocab = model.num_vocab
+        self.num_vocab = model.num_vocab
         self._is_tiled = settings.kv_type in TILED_TYPES
         self._apply_adapters()
         self._make_batch()
@@ -212,7 +212,7 @@ class LlamaContext:
                 self.set_threads(min(max(1, int(cores)), self.max_threads))
             tokens = [(start + row + 1) * PROBE_STRIDE for row in range(num_rows)]
             batch = Batch()
-            batch.extend(slot, start, [token % self._num_vocab for token in tokens], num_rows)
+            batch.extend(slot, start, [token % self.num_vocab for token in tokens], num_rows)
             self.decode(batch)
             logits.append(self._output_rows()[:num_rows].copy())
         self.drop(slot, 0)
@@ -269,7 +269,7 @@ class LlamaContext:
         batch.seq_id = self._seq_id_pointers
         batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         self._output_index: dict[int, int] = {}
-        self._logits = np.zeros((0, self._num_vocab), np.float32)
+        self._logits = np.zeros((0, self.num_vocab), np.float32)
         self._logits_address = 0
 
     def set_threads(self, num_threads: int) -> None:
@@ -316,9 +316,9 @@ class LlamaContext:
         address = get_logits_address(self._pointer)
         num_rows = max(len(self._output_index), len(self._logits))
         if address != self._logits_address or num_rows > len(self._logits):
-            buffer = (ctypes.c_float * (num_rows * self._num_vocab)).from_address(address)
+            buffer = (ctypes.c_float * (num_rows * self.num_vocab)).from_address(address)
             self._logits = np.frombuffer(memoryview(buffer), np.float32).reshape(
-                num_rows, self._num_vocab
+                num_rows, self.num_vocab
             )
             self._logits_address = address
         return self._logits

@@ -15,7 +15,7 @@ from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models.entries import KINDS, ModelEntry, Name, TextModelEntry
 from localinfra.models.found import given_models, in_folder, pulled, with_found
 from localinfra.models.sampling import SamplingSettings
-from localinfra.models.sources import Source, absolute, parse_source
+from localinfra.models.sources import ModelSource, Source, absolute, parse_source
 from localinfra.models.versions import dotted, table_name, write_out
 
 DEPLOY_ID = "deploy_id:"  # prefix of an id in place of a name
@@ -29,9 +29,12 @@ class Catalog:
     def __init__(
         self, entries: Mapping[str, ModelEntry], fallback_model: str | None = None
     ) -> None:
-        """Raises ValueError for a duplicate name and for a fallback that isn't served."""
-        self.entries = dict(entries)
-        self.names_by_id = unique_ids(self.entries)
+        """Raises ValueError for a duplicate name, and for a fallback or draft model that isn't
+        served."""
+        self.names_by_id = unique_ids(entries)
+        self.entries = {
+            name: self._with_draft(name, entry, entries) for name, entry in entries.items()
+        }
         if fallback_model is not None and fallback_model not in self.names_by_id:
             raise ValueError(
                 f"fallback_model: no model is called {toml(fallback_model)}; "
@@ -84,6 +87,24 @@ class Catalog:
             for other, entry in self.entries.items()
             if entry.version and model_of(other, entry) == model
         )
+
+    def _with_draft(
+        self, name: str, entry: ModelEntry, entries: Mapping[str, ModelEntry]
+    ) -> ModelEntry:
+        """The entry with the files of its draft model."""
+        if not isinstance(entry, TextModelEntry) or entry.draft is None:
+            return entry
+        wanted = entry.draft.name
+        place = f"{table_of(name, entry)} draft:"
+        found = self.names_by_id.get(wanted)
+        if found is None:
+            hint = suggestion(wanted, self.names_by_id)
+            raise ValueError(f"{place} no model is called {toml(wanted)}; {hint}")
+        other = entries[found]
+        if found == name or not isinstance(other, TextModelEntry):
+            what = "the model itself" if found == name else other.article
+            raise ValueError(f"{place} {toml(wanted)} is {what}; expected another text model")
+        return msgspec.structs.replace(entry, draft=ModelSource(wanted, other.source))
 
     def _is_foreign(self, name: str) -> bool:
         """Whether the name refers to nothing here, not even a model's unknown version or an id."""
@@ -236,6 +257,8 @@ def decode_entry(table: dict[str, object], folder: Path, where: str) -> ModelEnt
     def hook(type: type, value: Any) -> Any:
         if not isinstance(value, str) or not value:
             raise ValueError(f"expected a string, got {toml(value)}")
+        if type is ModelSource:
+            return ModelSource(value)
         if type is Source:
             return parse_source(value, folder)
         return absolute(value, folder)

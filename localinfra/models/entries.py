@@ -13,7 +13,7 @@ from msgspec import Meta
 from localinfra.engine.request import EngineSettings
 from localinfra.models import looks
 from localinfra.models.sampling import SamplingSettings
-from localinfra.models.sources import Source
+from localinfra.models.sources import ModelSource, Source
 from localinfra.models.versions import Version
 
 Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
@@ -150,6 +150,8 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     parked_prefixes_mib: Annotated[int, Meta(ge=0)] | None = None
     # speculative decoding with drafts from the text so far, when that is faster
     prompt_lookup: bool = ENGINE.prompt_lookup
+    # a small model with the same vocabulary whose drafts are verified, when that is faster
+    draft: Annotated[ModelSource, Meta(description="the name of another text model")] | None = None
     # while a prompt is read, aim for steps of at most this many times the usual step of the streams
     max_gap_ratio: Annotated[float, Meta(ge=1.5, le=1000)] = ENGINE.max_gap_ratio
     mmap: bool = True  # map the file into memory instead of reading it
@@ -188,7 +190,9 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
 
     @property
     def other_ggufs(self) -> Mapping[str, Path]:
-        return {f"lora[{at}].path": adapter.path for at, adapter in enumerate(self.lora)}
+        draft = self.draft.find() if self.draft else None
+        adapters = {f"lora[{at}].path": adapter.path for at, adapter in enumerate(self.lora)}
+        return adapters | ({"draft": draft} if draft else {})
 
     def problem(self, path: Path) -> str | None:
         return looks.ggufs_inside(path) if path.is_dir() else looks.gguf(path)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from localinfra.models import looks, sources
-from localinfra.models.entries import ModelEntry
+from localinfra.models.entries import ModelEntry, TextModelEntry
 
 UNUSABLE = "unusable"
 
@@ -24,6 +24,8 @@ def problems(entry: ModelEntry, *, is_thorough: bool = False) -> Iterator[str]:
         yield f"source: {problem}"
     elif found is not None and is_thorough and (problem := entry.problem_inside(found)):
         yield f"source: {problem}"
+    if isinstance(entry, TextModelEntry) and entry.draft and entry.draft.find() is None:
+        yield f"draft: {entry.draft.remedy(entry.draft.name)}"
     for key, path in entry.other_ggufs.items():
         if problem := looks.gguf(path):
             yield f"{key}: {problem}"

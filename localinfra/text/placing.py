@@ -58,10 +58,13 @@ class TextPlan(LoadPlan, frozen=True, kw_only=True):
     settings: ContextSettings
     gpu_layers: int
     tensor_split: tuple[float, ...]
+    draft: "TextPlan | None" = None  # of its draft model, which `expected` includes
 
     @property
     def shape(self) -> object:
-        return self.path, self.header.size_bytes, self.settings, self.gpu_layers, self.tensor_split
+        draft = self.draft and self.draft.shape
+        own = (self.path, self.header.size_bytes, self.settings, self.gpu_layers, self.tensor_split)
+        return (*own, draft)
 
 
 def plan_text(

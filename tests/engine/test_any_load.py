@@ -3,11 +3,14 @@
 import asyncio
 from typing import Any, NamedTuple
 
-from fakes import FakeBackend, next_token, reference, run, running, settle
+import pytest
+from fakes import FakeBackend, FakeDrafter, next_token, reference, run, running, settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localinfra.engine.drafting import Drafting
 from localinfra.engine.engine import Engine
+from localinfra.engine.policy.speculation import Speculator
 from localinfra.engine.request import GenerationParams, GenerationRequest
 
 FAMILIES = [list(range(40)), [*range(20), *range(30, 48)], [5] * 40]
@@ -53,6 +56,7 @@ VISITS = st.builds(
     st.sampled_from(["shared", "pieces", "states", "rollback", "whole"]),
     st.sampled_from([0, 400, 100_000]),
     st.booleans(),
+    st.sampled_from([None, 0.0, 0.5, 50.0]),
 )
 def test_any_load_gives_each_request_the_same_answer_as_alone(
     load: list[Visit],
@@ -62,13 +66,16 @@ def test_any_load_gives_each_request_the_same_answer_as_alone(
     memory: str,
     max_offloaded: int,
     tidies: bool,
+    noise: float | None,
 ) -> None:
-    """With sharing, offloading, eviction, preemption and clients that leave; no cell is lost."""
-    backend = FakeBackend(
-        num_cells=num_cells, num_sequences=num_sequences, batch_size=batch_size,
-        num_slots=num_sequences + 4, context_length=70, idle_cells_slow_steps=tidies,
-        **MEMORIES[memory],
-    )  # fmt: skip
+    """With sharing, offloading, eviction, preemption, a draft model that is right at times, and
+    clients that leave; no cell is lost."""
+    size: dict[str, Any] = {
+        "num_cells": num_cells, "num_sequences": num_sequences, "batch_size": batch_size,
+        "num_slots": num_sequences + 4, "context_length": 70,
+    }  # fmt: skip
+    backend = FakeBackend(idle_cells_slow_steps=tidies, **size, **MEMORIES[memory])
+    drafter = None if noise is None else FakeDrafter(noise, **size)
 
     async def one(engine: Engine, visit: Visit) -> None:
         prompt, max_tokens, num_choices, score, leaves_after = visit
@@ -95,10 +102,19 @@ def test_any_load_gives_each_request_the_same_answer_as_alone(
         assert got == [reference(prompt, max_tokens, 70, i) for i in range(num_choices)]
 
     async def test() -> None:
-        async with running(backend, max_offloaded=max_offloaded) as engine:
+        async with running(backend, drafter, max_offloaded=max_offloaded) as engine:
             await asyncio.gather(*(one(engine, visit) for visit in load))
             await settle(engine)
             await asyncio.sleep(0.002)
             assert engine.stats.kv_used == backend.num_used
 
-    run(test)
+    with pytest.MonkeyPatch.context() as patch:
+        if drafter:
+            patch.setattr(Speculator, "sizes", eager)
+            patch.setattr(Drafting, "_is_worth_reading", lambda *_: True)
+        run(test)
+
+
+def eager(_: Speculator, chances: list[list[float]], limit: int, *__: object) -> list[int]:
+    """As if rows were free."""
+    return [min(len(each), limit // len(chances)) for each in chances]

@@ -342,9 +342,10 @@ def test_guesses_are_weighed_by_the_rows_that_are_computed(
         limit: int,
         cost: Callable[[int], float],
         size_of: Callable[[int], int],
+        work: list[float],
     ) -> list[int]:
         sizes.add(size_of(1))
-        return drafted(self, chances, limit, cost, size_of)
+        return drafted(self, chances, limit, cost, size_of, work)
 
     monkeypatch.setattr(Speculator, "sizes", spy)
 

@@ -284,14 +284,13 @@ def test_accepted_drafts_save_steps_and_rejected_ones_leave_no_cells() -> None:
         scheduler.advance(step, 1.0)
         num_steps += 1
         [chunk] = step.chunks
-        num_right = 0
         for row, guess in enumerate([*chunk.draft, None]):
             token = int(backend.logits(chunk.first_row + chunk.num_tokens - 1 + row).argmax())
             sequence.tokens.append(token)
             if token != guess:
                 break
-            num_right += 1
-        scheduler.accept(chunk, num_right)
+            chunk.num_right += 1
+        scheduler.accept(chunk)
         assert backend.history(0) == sequence.tokens[: sequence.num_cached]
         assert scheduler.cache.num_used == backend.num_used
     tokens_alone = list(PROMPT)

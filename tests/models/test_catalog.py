@@ -10,7 +10,7 @@ from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models import catalog
 from localinfra.models.entries import ImageModelEntry, TextModelEntry
-from localinfra.models.sources import PathSource
+from localinfra.models.sources import ModelSource, PathSource
 
 TWO_MODELS = """
 [model."org/chatty"]
@@ -229,3 +229,26 @@ def test_every_setting_of_a_text_model_is_read(tmp_path: Path) -> None:
     assert (entry.flash_attention, entry.gpu_layers, entry.tensor_split) == (True, 10, (1.0, 0.5))
     assert (entry.price.input, entry.price.output) == (1.0, 2.5)
     assert entry.optimize == "lossless"
+
+
+def test_a_draft_is_the_name_of_another_text_model(tmp_path: Path) -> None:
+    drafted = TWO_MODELS.replace('"chatty.gguf"', '"chatty.gguf"\ndraft = "tiny"')
+    small = '[model.mini]\nkind = "text"\nsource = "small.gguf"\naliases = ["tiny"]\n'
+    entry = loaded(tmp_path, drafted + small).entries["org/chatty"]
+    assert isinstance(entry, TextModelEntry) and entry.draft
+    assert entry.draft == ModelSource("tiny", PathSource(tmp_path / "small.gguf"))
+    moved = loaded(tmp_path, drafted + small.replace("small.gguf", "other.gguf"))
+    assert moved.entries["org/chatty"] != entry  # so that a reload loads it anew
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tinny", 'draft: no model is called "tinny"; known: '),
+        ("small", 'draft: "small" is the model itself; expected another text model'),
+        ("org/vectors", 'draft: "org/vectors" is an embedding model; expected another text model'),
+    ],
+)
+def test_other_drafts_are_refused(name: str, words: str, tmp_path: Path) -> None:
+    text = TWO_MODELS.replace('"chatty.gguf"', f'"chatty.gguf"\ndraft = "{name}"')
+    assert words in refusal(tmp_path, text)

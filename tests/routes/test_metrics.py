@@ -10,6 +10,7 @@ from metering import ALICE, BOB, Watch, bearer, label, metrics, post
 from waiting import wait_for
 
 from localinfra.costs import Ledger, Used
+from localinfra.engine.policy.speculation import Speculator
 
 SMOL = "smol:a"
 MODELS = f"""
@@ -58,6 +59,19 @@ def test_a_chat(server: EchoServer, watch: Watch) -> None:
         7,
     )
     assert kept.usd == pytest.approx(usage["estimated_cost"])
+
+
+def test_drafted_tokens_and_those_accepted(
+    server: EchoServer, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def eager(_: Speculator, chances: list[list[float]], *__: object) -> list[int]:
+        return [min(len(each), 2) for each in chances]
+
+    monkeypatch.setattr(Speculator, "sizes", eager)
+    messages = [{"role": "user", "content": "tick tock " * 20}]
+    post(server, ALICE, "/v1/chat/completions", {**CHAT, "messages": messages, "max_tokens": 40})
+    drafted = watch.grown("drafted_tokens_total", SMOL)
+    assert drafted >= watch.grown("accepted_draft_tokens_total", SMOL) > 0
 
 
 @pytest.mark.parametrize("stream", [False, True])

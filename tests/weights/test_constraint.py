@@ -78,6 +78,21 @@ def test_forced_text_is_cut_as_the_tokenizer_cuts_it(writer: Writer) -> None:
     assert tokens == expected and num_draws <= 3
 
 
+def test_a_fork_looks_ahead_and_leaves_the_choice_where_it_is(writer: Writer) -> None:
+    constraint = writer.compiler.compile(f'{FOLLOWED}start: "one two three"', "x").follow()
+    words = writer.model.tokenize("one two three", parse_special=False, add_bos=False)
+    constraint.accept(words[0])
+    fork = constraint.fork()
+    for token in words[1:]:
+        assert fork.allows(token)
+        fork.accept(token)
+    assert fork.is_complete and not constraint.is_complete
+    assert constraint.allows(words[1]) and not constraint.allows(words[2])
+    row = np.zeros(writer.model.num_vocab, np.float32)
+    constraint.fork().forbid(row)
+    assert row[words[1]] == 0 and row[words[2]] == -np.inf
+
+
 def test_one_who_fails_leaves_the_others_of_a_grammar_alone(writer: Writer) -> None:
     source = FOLLOWED + "start: /(?s:.*)a(?s:.{200})b/"
     grammar = writer.compiler.compile(source, "x")

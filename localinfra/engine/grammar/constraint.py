@@ -135,6 +135,13 @@ class Constraint:
         self._extra_s = 0.0
         self._loops = None if grammar.free_json is None else JsonLoops(grammar.free_json)
 
+    def fork(self) -> "Constraint":
+        """A state of its own at the same place, to look ahead in. It follows the grammar only: what
+        would continue a loop is not forbidden."""
+        fork = Constraint(self._grammar, self._matcher.deep_copy())
+        fork._loops, fork._is_alone = None, True
+        return fork
+
     @property
     def is_complete(self) -> bool:
         """Whether only the end can follow."""

@@ -1,2 +1,1 @@
-"""How many prompt tokens, drafted tokens and threads a step gets, from what steps take. Sees no
-sequence, batch or backend."""
+"""Prompt tokens, drafted tokens and threads of a step, from what steps take. Sees no sequence."""

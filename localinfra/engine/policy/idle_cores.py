@@ -42,10 +42,9 @@ class IdleCores:
     def _read(self) -> float | None:
         """Idle seconds since boot, waiting for a disk included."""
         try:
-            lines = [
-                line.split(maxsplit=6) for line in (self._proc / "stat").read_text().splitlines()
-            ]
-            ticks = sum(int(f[4]) + int(f[5]) for f in lines if f[0] in self._names)
+            lines = (self._proc / "stat").read_text().splitlines()
+            parts = (line.split(maxsplit=6) for line in lines)
+            ticks = sum(int(p[4]) + int(p[5]) for p in parts if p[0] in self._names)
         except (OSError, ValueError, IndexError):
             return None
         return ticks / os.sysconf("SC_CLK_TCK")

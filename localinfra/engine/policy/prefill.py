@@ -4,9 +4,8 @@ A running stream should wait at most `max_gap_ratio` times its usual step: promp
 such a step. Where the usual step is not known, a few steps go without prompts to show it.
 
 Deep in a prompt, few tokens fit in the gap, and they cost much: 2,000 tokens deep, a token takes
-12.5 ms in a chunk of 16 and 6.5 ms in steps of a tile, 64 rows (SmolLM2-135M on two cores). So
-small chunks would make everyone wait longer, and chunks become whole tiles if a step then takes
-less than `max_stall_s`.
+12.5 ms in a chunk of 16 and 6.5 ms in a tile of 64 rows (SmolLM2-135M on two cores). Chunks become
+whole tiles there, if a step then takes less than `max_stall_s`.
 """
 
 from localinfra.engine.policy.numbers import NUMBERS
@@ -25,9 +24,8 @@ class Prefill:
 
     @property
     def enough(self) -> int:
-        """Prompt tokens after which a step is large enough, where no stream waits: it takes several
-        times as long as a row alone, so larger ones hardly read faster. The next prompt has a step
-        of its own, after the first's answer has begun."""
+        """Prompt tokens after which a step is large enough, where no stream waits: larger ones
+        hardly read faster. The next prompt has its own step, after the first's answer has begun."""
         row_s = self._expected(1, 0) or 0.0
         return max(2 * NUMBERS.tile_rows, self._fitting(self._max_gap_ratio * row_s, 0))
 

@@ -1,18 +1,16 @@
 """How many compute threads a step gets: one count for prefill, one for decode.
 
 Compute threads spin at barriers. With other work on the cores, a step waits until all its threads
-happen to run together. One thread too many turns 10 ms into 0.2 to 3 s, and the 0.5 s of a chunk of
-128 tokens into 8 s; one too few costs a third (SmolLM2-135M with two threads, on two cores that two
-to five busy processes share). Three rules:
+happen to run together. One thread too many turns 10 ms into 0.2 to 3 s; one too few costs a third
+(SmolLM2-135M with two threads, on two cores that two to five busy processes share). Three rules:
 
 - *Down* at once, to the next lower count, when a step takes `collapse_s` more than twice its time
   with that count. The other kind of step goes down with it.
 - *Up or down* on trial: every second step has the next count, until that has shown to be faster or
-  slower. Each failure quadruples the pause before the next trial in its direction, from
-  `first_pause_s` to `max_pause_s`. Failures that cost more than `loss_share` of the last
-  `loss_memory_s` lengthen it. When one kind of step has gone up, the other tries to.
-  While too few cores are idle, a failure rules out more threads for `loss_memory_s`; when cores
-  become idle, they are tried at once.
+  slower. Each failure quadruples the pause before the next one in its direction, and failures that
+  cost more than `loss_share` of the last `loss_memory_s` lengthen it. When one kind of step has
+  gone up, the other tries to. While too few cores are idle, a failure rules out more threads for
+  `loss_memory_s`; when cores become idle, they are tried at once.
 - *Start* after a rest of `rest_s` with no more threads than cores are idle.
 """
 
@@ -144,11 +142,7 @@ class ThreadController:
         return self._lanes[is_prefill].settled
 
     def threads(self, is_prefill: bool) -> int:
-        """The count for the next step, which is of this kind.
-
-        Give both arguments of `llama_set_n_threads` this number: llama.cpp does not know the kinds,
-        and computes any step of several rows with `n_threads_batch`.
-        """
+        """The count for the next step, which is of this kind."""
         if len(self._counts) > 1 and self._clock() > self._last_step_s + NUMBERS.rest_s:
             self._start()
         self._last_step_s = self._clock()

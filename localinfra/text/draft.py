@@ -1,0 +1,100 @@
+"""The model that drafts for a text model: how it is planned and loaded beside it.
+
+Knows nothing of how drafts are made or verified.
+"""
+
+import logging
+from pathlib import Path
+
+import msgspec
+
+from localinfra import machine
+from localinfra.errors import ModelUnavailable
+from localinfra.footprint import CPU, Room, less, total
+from localinfra.llama.build_info import free_memory
+from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.model import Model
+from localinfra.llama.vocabularies import difference
+from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.reader import GgufHeader, read_header
+from localinfra.models.sources import locate
+from localinfra.text.placing import TextPlan, place, plan_text
+
+logger = logging.getLogger(__name__)
+
+
+def plan_with_draft(
+    name: str, entry: TextModelEntry, path: Path, header: GgufHeader, room: Room
+) -> TextPlan:
+    """Like `plan_text`, with the entry's draft model, which has its place first: its steps come
+    before every step of the large one. Raises ModelUnavailable and BadGguf."""
+    plan = plan_text(name, entry, path, header, room)
+    if entry.draft is None:
+        return plan
+    draft_path = locate(name, entry.draft, "draft")
+    draft_header = read_header(draft_path)
+    free = free_memory() if entry.gpu_layers != 0 else {}
+    free[CPU] = machine.available_memory() or 0
+    room = {device: room.get(device, size) for device, size in free.items()}
+
+    def plan_draft(settings: ContextSettings) -> TextPlan:
+        own = draft_entry(entry, draft_header, settings)
+        return plan_text(f"the draft model of {name}", own, draft_path, draft_header, room)
+
+    rest = less(room, plan_draft(plan.settings).expected)
+    plan = plan_text(name, entry, path, header, rest)
+    draft = plan_draft(plan.settings)
+    expected = total((plan.expected, draft.expected))
+    return msgspec.structs.replace(plan, expected=expected, draft=draft)
+
+
+def draft_entry(
+    entry: TextModelEntry, header: GgufHeader, settings: ContextSettings
+) -> TextModelEntry:
+    """The draft model's settings: those of `entry`, where they do not refer to its file."""
+    trained = header.context_length or settings.context_length
+    return msgspec.structs.replace(
+        entry,
+        context_length=min(settings.context_length, trained),
+        kv_cache_tokens=settings.num_cells,
+        tensor_split=(),
+        lora=(),
+        draft=None,
+    )
+
+
+def load_draft(
+    name: str, entry: TextModelEntry, plan: TextPlan, model: Model, verifier: LlamaContext
+) -> LlamaContext | None:
+    """The context of the model that drafts for `model`, whose context verifies; None if there is
+    none, or one of them can't drop what was drafted in vain. Raises ModelUnavailable with the
+    reason, also if their vocabularies differ."""
+    if entry.draft is None or plan.draft is None:
+        return None
+    if not verifier.max_rollback:
+        warn(name, f"{name} ({model.architecture})")
+        return None
+    title = f"the draft model of {name}"
+    own = draft_entry(entry, plan.draft.header, plan.settings)
+    context, draft = place(title, own, plan.draft)
+    if not context.can_share_prefixes or context.needs_states:
+        context.close()
+        warn(name, f"{entry.draft.name} ({draft.architecture})")
+        return None
+    problem = difference(model, draft)
+    if not draft.can_generate:
+        problem = "it does not generate text"
+    if problem:
+        context.close()
+        raise ModelUnavailable(
+            f"{name}: {entry.draft.name} can't draft for it: {problem}. Name a model with the same "
+            'vocabulary in its draft = "NAME" in models.toml, or remove that line.',
+            "model",
+        )
+    return context
+
+
+def warn(name: str, what: str) -> None:
+    logger.warning(
+        "%s: no drafts from a model: the memory of %s can't go back to an earlier token", name, what
+    )
