@@ -151,6 +151,52 @@ def conversations(trial: Trial) -> Iterator[Figure]:
         yield Figure(f"{count} conversations over 1,200 shared tokens, two turns", "s", total_s)
 
 
+def later_turns(trial: Trial) -> Iterator[Figure]:
+    """First tokens of five more turns over a history of 1,500 tokens."""
+    history = trial.prompt(1500)
+    take_turn(trial, history)
+    streams = [take_turn(trial, history) for _ in range(5)]
+    first_token_s = statistics.median(stream.first_token_s for stream in streams)
+    yield Figure("first token of a turn over 1,500 tokens", "s", first_token_s)
+    cached = [cached_tokens(stream) for stream in streams]
+    if None not in cached:
+        share = sum(map(int, cached)) / sum(s.answer().usage["prompt_tokens"] for s in streams)
+        say(f"{share:.1%} of the prompts of these turns were cached")
+
+
+def turns_in_rotation(trial: Trial) -> Iterator[Figure]:
+    """First tokens of twice as many conversations of 800 tokens as there are sequences, which take
+    turns one after the other: each finds that others came in between."""
+    histories = trial.prompts(800, 2 * trial.setup.sequences)
+    for history in histories:
+        take_turn(trial, history)
+    streams = [take_turn(trial, history) for _ in range(3) for history in histories]
+    title = f"first token of a turn, {len(histories)} conversations one after the other"
+    yield Figure(title, "s", statistics.median(stream.first_token_s for stream in streams))
+
+
+def take_turn(trial: Trial, history: list[Message]) -> Stream:
+    """Asks for 48 tokens, and adds them and a next message of 30 words to the history."""
+    [stream] = trial.server.ask([history], 48)
+    history.append({"role": "assistant", "content": stream.answer().texts[0]})
+    history.append(user(words(f"{trial.seed} {len(history)} {history[0]}", 30)))
+    return stream
+
+
+def cached_tokens(stream: Stream) -> int | None:
+    details = stream.answer().usage.get("prompt_tokens_details")
+    return details.get("cached_tokens") if isinstance(details, dict) else None
+
+
+def few_choices(trial: Trial) -> Iterator[Figure]:
+    """Seconds from request to answer, not streamed."""
+    stream = trial.server.send(trial.prompt(800), 32, n=4, stream=None)
+    trial.server.finish(stream)
+    if (count := len(stream.answer().texts)) != 4:
+        raise Unmeasurable(f"number of choices for n=4: {count}")
+    yield Figure("n=4 over 800 tokens, 32 each", "s", stream.duration_s)
+
+
 def any_ended(streams: Iterable[Stream]) -> bool:
     return any(stream.ended_at for stream in streams)
 
@@ -281,6 +327,9 @@ MEASUREMENTS: dict[str, Callable[[Trial], Iterator[Figure]]] = {
     "f": short_requests,
     "g": interrupted_streams,
     "h": json_schema,
+    "l": later_turns,
+    "m": turns_in_rotation,
+    "n": few_choices,
     "s": repetition,
     "i": busy_machine,
     "j": first_answer,
