@@ -158,9 +158,9 @@ def later_turns(trial: Trial) -> Iterator[Figure]:
     streams = [take_turn(trial, history) for _ in range(5)]
     first_token_s = statistics.median(stream.first_token_s for stream in streams)
     yield Figure("first token of a turn over 1,500 tokens", "s", first_token_s)
-    cached = [cached_tokens(stream) for stream in streams]
-    if None not in cached:
-        share = sum(map(int, cached)) / sum(s.answer().usage["prompt_tokens"] for s in streams)
+    cached = [count for stream in streams if (count := cached_tokens(stream)) is not None]
+    if len(cached) == len(streams):
+        share = sum(cached) / sum(stream.answer().usage["prompt_tokens"] for stream in streams)
         say(f"{share:.1%} of the prompts of these turns were cached")
 
 

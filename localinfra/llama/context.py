@@ -85,14 +85,7 @@ class LlamaContext:
 
     def __init__(self, model: Model, settings: ContextSettings):
         self._model = model
-        # As llama.cpp sizes the cache of windows: it must have room for one of each slot.
-        window_cells = model.sliding_window * (settings.num_sequences + 1) + settings.batch_size
-        is_full = settings.full_window or window_cells >= settings.num_cells
-        self.has_full_window = model.sliding_window > 0 and is_full
-        has_window_states = model.sliding_window > 0 and not self.has_full_window
-        self.needs_states = model.can_save_states or has_window_states
-        self.can_share_prefixes = model.has_plain_cache or self.has_full_window or self.needs_states
-        self.max_saved = model.sliding_window if self.has_full_window else settings.num_cells
+        self._set_kind_of_memory(model, settings)
         self.is_canonical_alone = model.has_state
         self.context_length = settings.context_length
         self.num_sequences = settings.num_sequences
@@ -100,29 +93,17 @@ class LlamaContext:
         self.idle_cells_slow_steps = model.has_attention and not model.is_offloaded
         self.batch_size = settings.batch_size
         self.max_output_rows = max(settings.num_sequences, MIN_OUTPUT_ROWS)
-        params = llama_cpp.llama_context_default_params()
+        self.max_threads = self._num_threads = settings.threads or usable_cores()
+        self._batch_threads = settings.batch_threads or self.max_threads
         # GPUs have other kernels, and without flash attention (never used for Grok) sums depend on
         # what else is cached.
         has_flash = settings.flash_attention is not False and model.architecture != "grok"
         may_be_canonical = has_flash and not model.is_offloaded
         reserve = MOST_PADDING if may_be_canonical else 0
-        params.n_ctx = settings.num_cells + reserve
-        params.n_batch = params.n_ubatch = settings.batch_size
         num_states = settings.num_sequences + 1  # one more, for saving and restoring
         if model.can_save_states and model.has_attention:
             num_states += EXTRA_STATES
-        params.n_seq_max = num_states
-        params.n_outputs_max = self.max_output_rows + MOST_PADDING
-        self.max_threads = settings.threads or usable_cores()
-        params.n_threads = self._num_threads = self.max_threads
-        self._batch_threads = settings.batch_threads or self.max_threads
-        params.n_threads_batch = self._batch_threads
-        params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
-        params.type_k = params.type_v = KV_TYPES[settings.kv_type]
-        params.kv_unified = True
-        params.n_rs_seq = settings.max_rollback if model.can_save_states else 0
-        params.swa_full = self.has_full_window
-        params.no_perf = True
+        params = self._params(settings, settings.num_cells + reserve, num_states)
         self._pointer, self.footprint = model.new_context(params)
         self._memory = llama_cpp.llama_get_memory(self._pointer)
         self._cells = self._cell_maps(settings.batch_size)
@@ -147,6 +128,35 @@ class LlamaContext:
         if may_be_canonical:
             with contextlib.suppress(DecodeFailed):  # requests will fail too, with the reason
                 self._find_canonical_shapes()
+
+    def _set_kind_of_memory(self, model: Model, settings: ContextSettings) -> None:
+        # As llama.cpp sizes the cache of windows: it must have room for one of each slot.
+        window_cells = model.sliding_window * (settings.num_sequences + 1) + settings.batch_size
+        is_full = settings.full_window or window_cells >= settings.num_cells
+        self.has_full_window = model.sliding_window > 0 and is_full
+        has_window_states = model.sliding_window > 0 and not self.has_full_window
+        self.needs_states = model.can_save_states or has_window_states
+        self.can_share_prefixes = model.has_plain_cache or self.has_full_window or self.needs_states
+        self.max_saved = model.sliding_window if self.has_full_window else settings.num_cells
+
+    def _params(
+        self, settings: ContextSettings, num_cells: int, num_states: int
+    ) -> llama_cpp.llama_context_params:
+        """llama_context_params for so many cells and sequences."""
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = num_cells
+        params.n_batch = params.n_ubatch = settings.batch_size
+        params.n_seq_max = num_states
+        params.n_outputs_max = self.max_output_rows + MOST_PADDING
+        params.n_threads = self.max_threads
+        params.n_threads_batch = self._batch_threads
+        params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
+        params.type_k = params.type_v = KV_TYPES[settings.kv_type]
+        params.kv_unified = True
+        params.n_rs_seq = settings.max_rollback if self._model.can_save_states else 0
+        params.swa_full = self.has_full_window
+        params.no_perf = True
+        return params
 
     def _slots_of(self, model: Model, num_states: int) -> Slots:
         if self.has_full_window:

@@ -17,6 +17,7 @@ from localinfra.errors import ModelUnavailable
 from localinfra.footprint import Room, total
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.context import ContextSettings
+from localinfra.llama.model import Model
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.parts import part_paths
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, read_header
@@ -28,7 +29,7 @@ from localinfra.prefixes.shelves import Shelves
 from localinfra.text.draft import load_draft, plan_with_draft
 from localinfra.text.model import TextModel
 from localinfra.text.placing import TextPlan, place, short_context
-from localinfra.text.templates import compile_templates
+from localinfra.text.templates import ModelTemplates, compile_templates
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +64,6 @@ def load_text_model(
     except BaseException:
         context.close()
         raise
-    if entry.chat_template:
-        templates = compile_templates(entry.chat_template, None, model)
-    else:
-        templates = compile_templates(header.chat_template, header.tool_use_template, model)
-    for problem in templates.errors:
-        logger.warning("%s: chat template: %s", name, problem)
     engine_settings = EngineSettings(
         max_waiting=max_waiting,
         max_offloaded=max_offloaded_bytes(entry),
@@ -90,13 +85,25 @@ def load_text_model(
         entry,
         model,
         engine,
-        templates,
+        templates_of(name, entry, header, model),
         max_waiting,
         share_prefixes=share_prefixes,
         recommended=recommended_in(header.metadata),
         footprint=total(each.footprint for each in (context, drafter) if each),
         salt_of=shelves.salt if shelves else str,
     )
+
+
+def templates_of(
+    name: str, entry: TextModelEntry, header: GgufHeader, model: Model
+) -> ModelTemplates:
+    if entry.chat_template:
+        templates = compile_templates(entry.chat_template, None, model)
+    else:
+        templates = compile_templates(header.chat_template, header.tool_use_template, model)
+    for problem in templates.errors:
+        logger.warning("%s: chat template: %s", name, problem)
+    return templates
 
 
 def text_plan(name: str, entry: TextModelEntry, room: Room) -> TextPlan:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from models.tiny_gguf import F32, STRING, TinyModel, Value, tiny_gemma3, tiny_lfm2, tiny_llama
+from models.tiny_gguf import F32, STRING, TinyModel, Value, tiny_gemma3, tiny_llama
+from models.tiny_hybrids import tiny_lfm2
 
 from localinfra.cli.main import main
 from localinfra.footprint import GIB

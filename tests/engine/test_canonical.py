@@ -213,8 +213,7 @@ def test_seeded_texts_are_the_same_in_any_company(
     def backend_of(**options: Any) -> FakeBackend:
         return FakeBackend(
             batch_size=32, context_length=CONTEXT,
-            can_share_prefixes=memory != "whole",
-            needs_states=memory == "states",
+            can_share_prefixes=memory != "whole", needs_states=memory == "states",
             max_rollback=CONTEXT if memory == "shared" else 0,
             single_row_threads=single_row_threads, max_threads=max_threads,
             idle_cells_slow_steps=tidies,
@@ -256,7 +255,7 @@ def test_seeded_texts_are_the_same_in_any_company(
         async with running(backend, max_offloaded=max_offloaded) as engine:
             await asyncio.gather(*(one(engine, spec) for spec in load))
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    asyncio.run(asyncio.wait_for(test(), 600))
 
 
 def test_an_answer_computed_apart_is_read_anew_by_the_next_turn() -> None:
@@ -370,8 +369,7 @@ def test_a_broken_order_of_cells_is_mended_and_what_was_idle_comes_back() -> Non
             got, *_ = await asyncio.gather(*(events_of(engine, r) for r in [request, *others]))
             assert texts(got) == expected(second, 40)
             assert backend.num_relaid > 0
-            [events] = await events_of(engine, GenerationRequest(first, 2))
-            assert events[0].num_cached == 39
+            assert (await events_of(engine, GenerationRequest(first, 2)))[0][0].num_cached == 39
 
     asyncio.run(test())
 
@@ -390,15 +388,12 @@ def test_prompts_of_greedy_requests_are_shaped_while_that_costs_little(
 
     async def test() -> None:
         async with running(backend, prompt_lookup=False) as engine:
-            requests = [
-                GenerationRequest([(i * 7 + at) % 48 for at in range(size)], 1, greedy)
-                for i, size in enumerate(sizes)
-            ]
+            prompts = [[(i * 7 + at) % 48 for at in range(n)] for i, n in enumerate(sizes)]
+            requests = [GenerationRequest(prompt, 1, greedy) for prompt in prompts]
             async with engine.generate(requests) as generation:
                 async for _ in generation:
                     pass
         assert (max(backend.batch_sizes) > 8) == is_large
-        if sizes == [60]:
-            assert min(backend.batch_sizes) > 8
+        assert sizes != [60] or min(backend.batch_sizes) > 8
 
     asyncio.run(test())

@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 from llama_cpp import llama_cpp
-from models.tiny_gguf import tiny_gemma3, tiny_lfm2, tiny_llama
+from models.tiny_gguf import tiny_gemma3, tiny_llama
+from models.tiny_hybrids import tiny_lfm2
 
 from localinfra.engine.backend import Batch
 from localinfra.llama.cells import CellMap

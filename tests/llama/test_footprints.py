@@ -5,7 +5,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba, tiny_qwen35
+from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
+from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 
 from localinfra.footprint import CPU, MIB, Footprint
 from localinfra.llama.context import ContextSettings, LlamaContext

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from models import tiny_gguf
-from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba, tiny_qwen35
+from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
+from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import (

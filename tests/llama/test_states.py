@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_lfm2, tiny_mamba, tiny_qwen35
+from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_mamba
+from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 from msgspec.structs import replace
 from numpy.typing import NDArray
 

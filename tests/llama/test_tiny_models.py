@@ -15,12 +15,11 @@ from models.tiny_gguf import (
     TinyTensor,
     Value,
     tiny_gemma3,
-    tiny_lfm2,
     tiny_llama,
     tiny_mamba,
-    tiny_qwen35,
     write_parts,
 )
+from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 
 from localinfra.chat.answer import Tool
 from localinfra.chat.messages import Message

@@ -18,11 +18,11 @@ from models.tiny_gguf import (
     Value,
     spm_vocabulary,
     tiny_gemma3,
-    tiny_lfm2,
     tiny_llama,
     tiny_mamba,
     write_parts,
 )
+from models.tiny_hybrids import tiny_lfm2
 
 from localinfra.models.gguf.reader import Array, BadGguf, read_header
 

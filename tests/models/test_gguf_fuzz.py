@@ -10,14 +10,8 @@ from pathlib import Path
 import pytest
 from children import end
 from models.mutations import Mutation, mutations
-from models.tiny_gguf import (
-    TinyModel,
-    spm_vocabulary,
-    tiny_gemma3,
-    tiny_lfm2,
-    tiny_llama,
-    tiny_mamba,
-)
+from models.tiny_gguf import TinyModel, spm_vocabulary, tiny_gemma3, tiny_llama, tiny_mamba
+from models.tiny_hybrids import tiny_lfm2
 
 from localinfra.models.gguf.reader import BadGguf, read_header
 

@@ -180,7 +180,7 @@ def spm_vocabulary(chat_template: str | None = None) -> dict[str, Value]:
 # --- models ---------------------------------------------------------------------------------------
 
 
-class _Weights:
+class Weights:
     """Adds float32 tensors, seeded: 1-D ones are 1 (norms), others small and random."""
 
     def __init__(self, seed: int) -> None:
@@ -196,7 +196,7 @@ class _Weights:
         self.tensors.append(TinyTensor(name, shape, values.astype("<f4").tobytes()))
 
 
-def _common(architecture: str, layers: int, context_length: int) -> dict[str, Value]:
+def common_metadata(architecture: str, layers: int, context_length: int) -> dict[str, Value]:
     return {
         "general.architecture": Value(STRING, architecture),
         "general.name": Value(STRING, f"tiny {architecture}"),
@@ -207,7 +207,7 @@ def _common(architecture: str, layers: int, context_length: int) -> dict[str, Va
     }
 
 
-def _attention(weights: _Weights, layer: int, heads: int, heads_kv: int, head: int) -> None:
+def add_attention(weights: Weights, layer: int, heads: int, heads_kv: int, head: int) -> None:
     weights.add(f"blk.{layer}.attn_norm.weight", EMBD)
     weights.add(f"blk.{layer}.attn_q.weight", EMBD, heads * head)
     weights.add(f"blk.{layer}.attn_k.weight", EMBD, heads_kv * head)
@@ -215,15 +215,15 @@ def _attention(weights: _Weights, layer: int, heads: int, heads_kv: int, head: i
     weights.add(f"blk.{layer}.attn_output.weight", heads * head, EMBD)
 
 
-def _feed_forward(weights: _Weights, layer: int) -> None:
+def add_feed_forward(weights: Weights, layer: int) -> None:
     weights.add(f"blk.{layer}.ffn_norm.weight", EMBD)
     weights.add(f"blk.{layer}.ffn_gate.weight", EMBD, FFN)
     weights.add(f"blk.{layer}.ffn_up.weight", EMBD, FFN)
     weights.add(f"blk.{layer}.ffn_down.weight", FFN, EMBD)
 
 
-def _start(vocabulary: Mapping[str, Value], seed: int) -> _Weights:
-    weights = _Weights(seed)
+def start_weights(vocabulary: Mapping[str, Value], seed: int) -> Weights:
+    weights = Weights(seed)
     tokens: list[str] = vocabulary["tokenizer.ggml.tokens"].value  # type: ignore[assignment]
     weights.add("token_embd.weight", EMBD, len(tokens))
     weights.add("output_norm.weight", EMBD)
@@ -239,8 +239,8 @@ def tiny_llama(
 ) -> TinyModel:
     """Plain attention: every sequence can be copied and cut anywhere."""
     words = vocabulary()
-    weights = _start(words, seed)
-    metadata = _common("llama", layers, context_length) | {
+    weights = start_weights(words, seed)
+    metadata = common_metadata("llama", layers, context_length) | {
         "llama.feed_forward_length": Value(U32, FFN),
         "llama.attention.head_count": Value(U32, HEADS),
         "llama.attention.head_count_kv": Value(U32, HEADS_KV),
@@ -248,9 +248,9 @@ def tiny_llama(
         "llama.rope.freq_base": Value(F32, 10000.0),
     }
     for layer in range(layers):
-        _attention(weights, layer, HEADS, HEADS_KV, EMBD // HEADS)
+        add_attention(weights, layer, HEADS, HEADS_KV, EMBD // HEADS)
         if not experts:
-            _feed_forward(weights, layer)
+            add_feed_forward(weights, layer)
             continue
         weights.add(f"blk.{layer}.ffn_norm.weight", EMBD)
         weights.add(f"blk.{layer}.ffn_gate_inp.weight", EMBD, experts)
@@ -273,8 +273,8 @@ def tiny_gemma3(
     """Sliding-window attention in the first layers: positions older than the window are gone."""
     head = 16
     words = vocabulary()
-    weights = _start(words, seed)
-    metadata = _common("gemma3", layers, context_length) | {
+    weights = start_weights(words, seed)
+    metadata = common_metadata("gemma3", layers, context_length) | {
         "gemma3.feed_forward_length": Value(U32, FFN),
         "gemma3.attention.head_count": Value(U32, HEADS),
         "gemma3.attention.head_count_kv": Value(U32, 1),
@@ -284,11 +284,11 @@ def tiny_gemma3(
         "gemma3.rope.freq_base": Value(F32, 1000000.0),
     }
     for layer in range(layers):
-        _attention(weights, layer, HEADS, 1, head)
+        add_attention(weights, layer, HEADS, 1, head)
         weights.add(f"blk.{layer}.attn_q_norm.weight", head)
         weights.add(f"blk.{layer}.attn_k_norm.weight", head)
         weights.add(f"blk.{layer}.post_attention_norm.weight", EMBD)
-        _feed_forward(weights, layer)
+        add_feed_forward(weights, layer)
         weights.add(f"blk.{layer}.post_ffw_norm.weight", EMBD)
     return TinyModel(metadata | words, weights.tensors)
 
@@ -302,8 +302,8 @@ def tiny_mamba(
     """A recurrent state: a sequence can be copied whole, never cut back."""
     inner, state, rank, conv = 2 * EMBD, 16, 2, 4
     words = vocabulary()
-    weights = _start(words, seed)
-    metadata = _common("mamba", layers, context_length) | {
+    weights = start_weights(words, seed)
+    metadata = common_metadata("mamba", layers, context_length) | {
         "mamba.feed_forward_length": Value(U32, 0),
         "mamba.attention.head_count": Value(U32, 0),
         "mamba.ssm.conv_kernel": Value(U32, conv),
@@ -322,91 +322,4 @@ def tiny_mamba(
         weights.add(f"blk.{layer}.ssm_a", state, inner)
         weights.add(f"blk.{layer}.ssm_d", inner)
         weights.add(f"blk.{layer}.ssm_out.weight", inner, EMBD)
-    return TinyModel(metadata | words, weights.tensors)
-
-
-def tiny_lfm2(
-    vocabulary: Callable[[], dict[str, Value]] = gpt2_vocabulary,
-    layers: int = 4,
-    context_length: int = 512,
-    seed: int = 0,
-) -> TinyModel:
-    """A hybrid: short convolutions, which keep a state, with attention in every second layer."""
-    taps = 3
-    words = vocabulary()
-    weights = _start(words, seed)
-    weights.tensors[-1].name = "token_embd_norm.weight"
-    heads_kv = [0 if layer % 2 == 0 else HEADS_KV for layer in range(layers)]
-    metadata = _common("lfm2", layers, context_length) | {
-        "lfm2.feed_forward_length": Value(U32, FFN),
-        "lfm2.attention.head_count": Value(U32, HEADS),
-        "lfm2.attention.head_count_kv": Value(ARRAY, heads_kv, U32),
-        "lfm2.rope.freq_base": Value(F32, 1000000.0),
-        "lfm2.shortconv.l_cache": Value(U32, taps),
-    }
-    for layer in range(layers):
-        if heads_kv[layer]:
-            _attention(weights, layer, HEADS, HEADS_KV, EMBD // HEADS)
-            weights.add(f"blk.{layer}.attn_q_norm.weight", EMBD // HEADS)
-            weights.add(f"blk.{layer}.attn_k_norm.weight", EMBD // HEADS)
-        else:
-            weights.add(f"blk.{layer}.attn_norm.weight", EMBD)
-            weights.add(f"blk.{layer}.shortconv.conv.weight", taps, EMBD)
-            weights.add(f"blk.{layer}.shortconv.in_proj.weight", EMBD, 3 * EMBD)
-            weights.add(f"blk.{layer}.shortconv.out_proj.weight", EMBD, EMBD)
-        _feed_forward(weights, layer)
-    return TinyModel(metadata | words, weights.tensors)
-
-
-def tiny_qwen35(
-    vocabulary: Callable[[], dict[str, Value]] = gpt2_vocabulary,
-    layers: int = 4,
-    context_length: int = 512,
-    seed: int = 0,
-) -> TinyModel:
-    """A hybrid: a gated delta net, whose state is a matrix per head, with attention in every fourth
-    layer."""
-    head, state, heads_k, heads_v, conv = 16, 16, 2, 4, 4
-    words = vocabulary()
-    weights = _start(words, seed)
-    metadata = _common("qwen35", layers, context_length) | {
-        "qwen35.feed_forward_length": Value(U32, FFN),
-        "qwen35.attention.head_count": Value(U32, HEADS),
-        "qwen35.attention.head_count_kv": Value(U32, HEADS_KV),
-        "qwen35.attention.key_length": Value(U32, head),
-        "qwen35.attention.value_length": Value(U32, head),
-        "qwen35.rope.dimension_count": Value(U32, head),
-        "qwen35.rope.dimension_sections": Value(ARRAY, [4, 2, 2, 0], I32),
-        "qwen35.rope.freq_base": Value(F32, 1000000.0),
-        "qwen35.full_attention_interval": Value(U32, 4),
-        "qwen35.ssm.conv_kernel": Value(U32, conv),
-        "qwen35.ssm.inner_size": Value(U32, heads_v * state),
-        "qwen35.ssm.state_size": Value(U32, state),
-        "qwen35.ssm.time_step_rank": Value(U32, heads_v),
-        "qwen35.ssm.group_count": Value(U32, heads_k),
-    }
-    mixed = (2 * heads_k + heads_v) * state
-    for layer in range(layers):
-        if layer % 4 == 3:
-            weights.add(f"blk.{layer}.attn_norm.weight", EMBD)
-            weights.add(f"blk.{layer}.attn_q.weight", EMBD, 2 * HEADS * head)  # and its gate
-            weights.add(f"blk.{layer}.attn_k.weight", EMBD, HEADS_KV * head)
-            weights.add(f"blk.{layer}.attn_v.weight", EMBD, HEADS_KV * head)
-            weights.add(f"blk.{layer}.attn_output.weight", HEADS * head, EMBD)
-            weights.add(f"blk.{layer}.attn_q_norm.weight", head)
-            weights.add(f"blk.{layer}.attn_k_norm.weight", head)
-        else:
-            weights.add(f"blk.{layer}.attn_norm.weight", EMBD)
-            weights.add(f"blk.{layer}.attn_qkv.weight", EMBD, mixed)
-            weights.add(f"blk.{layer}.attn_gate.weight", EMBD, heads_v * state)
-            weights.add(f"blk.{layer}.ssm_conv1d.weight", conv, mixed)
-            weights.add(f"blk.{layer}.ssm_dt.bias", heads_v)
-            weights.add(f"blk.{layer}.ssm_a", heads_v)
-            weights.add(f"blk.{layer}.ssm_beta.weight", EMBD, heads_v)
-            weights.add(f"blk.{layer}.ssm_alpha.weight", EMBD, heads_v)
-            weights.add(f"blk.{layer}.ssm_norm.weight", state)
-            weights.add(f"blk.{layer}.ssm_out.weight", heads_v * state, EMBD)
-        weights.add(f"blk.{layer}.post_attention_norm.weight", EMBD)
-        _feed_forward(weights, layer)
-        weights.tensors = [t for t in weights.tensors if t.name != f"blk.{layer}.ffn_norm.weight"]
     return TinyModel(metadata | words, weights.tensors)

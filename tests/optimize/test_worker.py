@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from models.tiny_gguf import tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba
+from models.tiny_gguf import tiny_gemma3, tiny_llama, tiny_mamba
+from models.tiny_hybrids import tiny_lfm2
 from optimizing import job, left_over
 
 from localinfra import machine

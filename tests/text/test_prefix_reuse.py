@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from chat_templates import CHATML
-from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_lfm2, tiny_llama, tiny_mamba, tiny_qwen35
+from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
+from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import Message
