@@ -19,7 +19,7 @@ from localinfra import garbage
 from localinfra.cache import sweep_if_free
 from localinfra.config.settings import ServerSettings
 from localinfra.config.sizes import num_bytes
-from localinfra.errors import ApiError, ConfigError
+from localinfra.errors import ApiError, ConfigError, ModelNotFound
 from localinfra.executor import in_daemon_thread
 from localinfra.footprint import CPU, Footprint, Room, less, total
 from localinfra.kinds import (
@@ -91,6 +91,7 @@ class Runtime:
         self._followers: list[Callable[[ServerSettings], None]] = []
         self.catalog = catalog
         self._origin = origin
+        self._reading = asyncio.Lock()  # or a slow look would undo what a later one has found
         self._refreshed_at = time.monotonic()
         self.started_at = int(time.time())
         self._budget = Budget.of(settings, free_memory)
@@ -129,8 +130,10 @@ class Runtime:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _entry(self, name: str) -> ModelEntry:
-        """As the model is loaded."""
-        entry = self.catalog.entries[name]
+        """As the model is loaded. Raises ModelNotFound if a reload has just removed it."""
+        entry = self.catalog.entries.get(name)
+        if entry is None:
+            raise ModelNotFound(f"The model {name!r} is not served any more.", "model")
         if name in self._keeps_original:
             entry = msgspec.structs.replace(entry, optimize="off")
         return entry
@@ -142,8 +145,8 @@ class Runtime:
     def _plan(self, name: str, held: Footprint) -> LoadPlan:
         """How the model will be loaded, and what it takes: as it was measured before, or else as
         expected. Imports the libraries of its kind."""
-        entry = self._entry(name)
         try:
+            entry = self._entry(name)
             plan = BY_ENTRY[type(entry)].plan(name, entry, self._room(held))
         except ApiError:
             return LoadPlan()  # the load will fail too, and say why
@@ -171,30 +174,37 @@ class Runtime:
         return BY_ENTRY[type(entry)].load(name, entry, self.settings, plan, self.prefixes)
 
     async def refresh(self, *, is_urgent: bool = False) -> None:
-        """Looks for models without a table that have come or gone, unless that was just done and
-        nothing is known to have changed (`is_urgent`)."""
-        is_new = time.monotonic() - self._refreshed_at < REFRESH_AFTER_S
-        if self._origin is None or (is_new and not is_urgent):
+        """Looks for models without a table that came or went; not often, unless it `is_urgent`."""
+        if self._origin is None:
             return
-        self._refreshed_at = time.monotonic()
-        try:
-            catalog = await in_daemon_thread(self._origin.discover, name="search for models")
-        except (ConfigError, OSError) as error:
-            logger.warning("the models are not read again: %s", error)
-        else:
-            self._serve(catalog)
+        async with self._reading:
+            if time.monotonic() - self._refreshed_at < REFRESH_AFTER_S and not is_urgent:
+                return
+            try:
+                catalog = await in_daemon_thread(self._origin.discover, name="search for models")
+            except ConfigError as error:
+                logger.warning("the models are not read again: %s", error)
+            else:
+                self._serve(catalog)
+            self._refreshed_at = time.monotonic()
+
+    async def seek(self, id: str) -> None:
+        """Looks for an unknown model, whose files may have just come."""
+        if id not in self.catalog.names_by_id:
+            await self.refresh()
 
     async def reload(self) -> Changes:
         """Reads settings and models anew. Running requests keep the models that they have. Raises
         ConfigError and changes nothing if the file is wrong."""
         if self._origin is None:
             raise ConfigError("this server's settings don't come from a file")
-        settings, catalog = await in_daemon_thread(self._origin.read, name="reload")
-        before = self.settings
-        self.settings, needs_restart = merged(before, settings)
-        old, new = self.catalog.entries, catalog.entries
-        self._serve(catalog)
-        self._apply(before)
+        async with self._reading:
+            settings, catalog = await in_daemon_thread(self._origin.read, name="reload")
+            before = self.settings
+            self.settings, needs_restart = merged(before, settings)
+            old, new = self.catalog.entries, catalog.entries
+            self._serve(catalog)
+            self._apply(before)
         return Changes(
             added=[name for name in new if name not in old],
             changed=[name for name in new if name in old and old[name] != new[name]],
@@ -218,15 +228,12 @@ class Runtime:
                 self._start(self._change(name))
 
     def _serve(self, catalog: Catalog) -> None:
-        """Takes the new catalogue. Models whose entries have changed are unloaded once the requests
-        that use them have ended; later ones load them anew."""
-        before, self.catalog = self.catalog, catalog
-        for name, entry in before.entries.items():
-            if catalog.entries.get(name) != entry:
+        """Unloads models whose entries have changed once their requests have ended."""
+        old, self.catalog = self.catalog.entries, catalog
+        for name in old | catalog.entries:
+            if old.get(name) != catalog.entries.get(name):
+                self._models.failures.forget(name)
                 self._start(self._change(name))
-        for name, entry in catalog.entries.items():
-            if entry.preload and name not in before.entries:
-                self._start(self._preload(name))
 
     async def _change(self, name: str) -> None:
         await self._models.unload(name)
@@ -257,8 +264,7 @@ class Runtime:
         return self._models.state(name)
 
     def optimize_state(self, name: str) -> str | None:
-        """What was decided on a model's weights, or how far the search for faster ones is. None
-        for models that are served as they are."""
+        """What was decided on a model's weights, or how far the search is; None without one."""
         return self._faster_weights.states().get(name)
 
     def _is_busy(self) -> bool:
@@ -377,8 +383,7 @@ class Runtime:
         do not end in time are left behind."""
         for watch in self._watches:
             watch.cancel()
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
+        self._closing = self._closing or asyncio.create_task(self._close())
         await self._closing
 
     async def _close(self) -> None:

@@ -140,6 +140,7 @@ async def delete_model(request: Request) -> Response:
     """Deletes the files of a pulled model, once the requests that use it have ended."""
     check_may_manage(request)
     runtime = AppState.of(request.app).runtime
+    await runtime.seek(request.path_params["id"])
     name, entry = runtime.catalog.resolve(request.path_params["id"])
     planned = await in_daemon_thread(plan_removal, name, entry.source, name="plan a removal")
     await runtime.unload(name)

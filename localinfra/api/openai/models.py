@@ -159,6 +159,7 @@ async def load_model(request: Request) -> Response:
     """Answers once the model is in memory, with its card. Raises what a request for it would."""
     check_may_manage(request)
     found = AppState.of(request.app).runtime
+    await found.seek(request.path_params["id"])
     name, _ = found.catalog.resolve(request.path_params["id"])
     await found.load(name)
     return await card_of(found, request.path_params["id"])
@@ -168,6 +169,7 @@ async def unload_model(request: Request) -> Response:
     """Answers once the model's requests have ended and its memory is free, with its card."""
     check_may_manage(request)
     found = AppState.of(request.app).runtime
+    await found.seek(request.path_params["id"])
     name, _ = found.catalog.resolve(request.path_params["id"])
     await found.unload(name)
     return await card_of(found, request.path_params["id"])
