@@ -13,7 +13,7 @@ from localinfra.config.settings import Config, read_text
 from localinfra.config.tables import close_matches, decode, either, suggestion, toml
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models.entries import KINDS, ModelEntry, Name, TextModelEntry
-from localinfra.models.found import given_models, in_folder, pulled, with_found
+from localinfra.models.found import FoundModel, given_models, in_folder, pulled, with_found
 from localinfra.models.sampling import SamplingSettings
 from localinfra.models.sources import Source, absolute, parse_source
 from localinfra.models.versions import dotted, table_name, write_out
@@ -170,6 +170,13 @@ def discover(config: Config, given: Sequence[str] = ()) -> Catalog:
     Raises ConfigError like `load`, and if there is no such file or folder.
     """
     try:
+        return catalog_of(config, with_found(decode_models(config), found_models(config, given)))
+    except OSError as error:  # a disk that can't be read
+        raise ConfigError(f"{error.filename}: {error.strerror or error}") from None
+
+
+def found_models(config: Config, given: Sequence[str]) -> list[FoundModel]:
+    try:
         found = [one for text in given for one in given_models(text, Path.cwd())]
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -180,7 +187,7 @@ def discover(config: Config, given: Sequence[str] = ()) -> Catalog:
         found.extend(in_folder(folder))
     if config.server.serve_pulled:
         found.extend(pulled())
-    return catalog_of(config, with_found(decode_models(config), found))
+    return found
 
 
 def catalog_of(config: Config, entries: Mapping[str, ModelEntry]) -> Catalog:
