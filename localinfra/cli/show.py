@@ -137,9 +137,9 @@ def named(sampling: SamplingSettings) -> str:
 
 
 def bytes_of(path: Path) -> int:
-    from localinfra.models.fetch.removal import files_of
+    from localinfra.models.fetch.removal import files_of, total_bytes
 
-    return sum(file.stat().st_size for file in files_of(path))
+    return total_bytes(files_of(path))
 
 
 def count(number: int) -> str:

@@ -142,9 +142,9 @@ async def delete_model(request: Request) -> Response:
     runtime = AppState.of(request.app).runtime
     await runtime.seek(request.path_params["id"])
     name, entry = runtime.catalog.resolve(request.path_params["id"])
-    planned = await in_daemon_thread(plan_removal, name, entry.source, name="plan a removal")
-    await runtime.unload(name)
     try:
+        planned = await in_daemon_thread(plan_removal, name, entry.source, name="plan a removal")
+        await runtime.unload(name)
         await in_daemon_thread(remove, planned, name="remove a model")
     except OSError as error:
         raise InvalidRequest(f"{error.filename}: {error.strerror or error}", "model") from None
