@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import faulthandler
 import logging
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -35,6 +33,7 @@ from localinfra.kinds import (
     parked,
     wake,
 )
+from localinfra.logs import stacks
 from localinfra.machine import cache_folder
 from localinfra.models import measured
 from localinfra.models.budget import Budget
@@ -232,7 +231,7 @@ class Runtime:
         old, self.catalog = self.catalog.entries, catalog
         for name in old | catalog.entries:
             if old.get(name) != catalog.entries.get(name):
-                self._models.failures.forget(name)
+                self.forgive(name)
                 self._start(self._change(name))
 
     async def _change(self, name: str) -> None:
@@ -245,6 +244,10 @@ class Runtime:
         """See `Pool.renew`; not if a reload has brought a default_seed, which promises the same
         texts from then on."""
         return self.settings.default_seed is None and await self._models.renew(name)
+
+    def forgive(self, name: str) -> None:
+        """Forgets that a load failed: what was missing may be here now."""
+        self._models.failures.forget(name)
 
     async def load(self, name: str) -> None:
         """Loads the model, if it is not loaded yet. Raises ModelUnavailable."""
@@ -390,11 +393,3 @@ class Runtime:
         self.prefixes.is_ending = True
         await self._models.close()
         await in_daemon_thread(self.prefixes.close, LAST_WRITES_S, name="last prefixes")
-
-
-def stacks() -> str:
-    """The stack of every thread of this process."""
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read()

@@ -8,7 +8,7 @@ import pytest
 from localinfra.errors import InvalidRequest
 from localinfra.models import places
 from localinfra.models.fetch.removal import plan_removal, remove
-from localinfra.models.sources import HubSource, PathSource
+from localinfra.models.sources import HubSource, PackageSource, PathSource
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,11 @@ def test_a_projector_goes_with_the_last_model_that_needs_it(tmp_path: Path) -> N
     assert files["a-Q8_0.gguf"].exists() and projector.exists()
     assert removed(HubSource("o/r", "a-Q8_0.gguf")) == len("a-Q8_0.gguf") + len("eyes")
     assert list((tmp_path / "hub").iterdir()) == []
+
+
+def test_what_a_package_brought_goes_with_it() -> None:
+    with pytest.raises(InvalidRequest, match="goes with its package, pytest"):
+        plan_removal("m", PackageSource("pytest", "__init__.py"))
 
 
 def test_what_is_damaged_can_be_removed(tmp_path: Path) -> None:

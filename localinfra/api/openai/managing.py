@@ -92,11 +92,15 @@ class Pull:
             yield encoded(PullEvent("planning"))
             plan = await in_daemon_thread(self._plan, source, name="plan a pull")
             fetching = asyncio.create_task(self._fetch(plan))
+            # Once the client has left, nobody waits for its PullStopped.
+            fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
             while (progress := await self._shown.get()) is not None:
                 yield encoded(event_of(progress))
             path = await fetching
             await self._runtime.refresh(is_urgent=True)
-            if name := self._runtime.catalog.name_at(path):
+            catalog = self._runtime.catalog
+            if name := await in_daemon_thread(catalog.name_at, path, name="find the name"):
+                self._runtime.forgive(name)
                 ids.append(name)
         yield encoded(PullEvent("done", ids=tuple(ids)))
 

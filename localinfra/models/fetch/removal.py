@@ -11,7 +11,7 @@ from pathlib import Path
 
 from localinfra.errors import InvalidRequest
 from localinfra.models import places, quants
-from localinfra.models.sources import HubSource, Source
+from localinfra.models.sources import HubSource, OllamaSource, PackageSource, Source
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,7 @@ def plan_removal(name: str, source: Source) -> Removal:
     roots.append(places.own_store())
     root = next((root for root in roots if path.is_relative_to(root)), None)
     if root is None:
-        raise InvalidRequest(
-            f"{path} was not pulled, so it is not removed: delete it yourself, and what refers to "
-            "it in models.toml.",
-            "model",
-        )
+        raise InvalidRequest(f"{path} was not pulled, so it is not removed: {how(source)}", "model")
     names = tuple(
         file
         for copy, folder in copies(path, root)
@@ -47,6 +43,16 @@ def plan_removal(name: str, source: Source) -> Removal:
     blobs = tuple(sorted(blob for blob in contents - others if blob.is_relative_to(root.resolve())))
     files = [link for link in names if not link.is_symlink()]
     return Removal(names, blobs, total_bytes((*blobs, *files)))
+
+
+def how(source: Source) -> str:
+    """To remove what was not pulled."""
+    match source:
+        case PackageSource():
+            return f"it goes with its package, {source.package}."
+        case OllamaSource():
+            return f"`ollama rm {source.name}:{source.tag}` does it."
+    return "delete it yourself, and what refers to it in models.toml."
 
 
 def total_bytes(files: Iterable[Path]) -> int:
