@@ -27,7 +27,7 @@ STATES = "shared up to saved states, in main memory (parked_prefixes_mib)"
 def show(model: str, path: Path | None) -> None:
     """Show what MODEL is: its files, size, context, chat template and sampling."""
     config = config_file.load(path)
-    name, entry = catalog.discover(config).resolve(model)
+    name, entry = catalog.discover(config).find(model)
     rows = [("name", name), *rows_of(name, entry)]
     if entry.source.find():
         rows.append(("memory", memory_of(name, entry, config.server)))

@@ -48,9 +48,14 @@ class Catalog:
 
         Raises ModelNotFound, unless a fallback model answers for foreign names.
         """
+        is_known = name in self.names_by_id
+        if not is_known and self.fallback_model is not None and self._is_foreign(name):
+            name = self.fallback_model
+        return self.find(name)
+
+    def find(self, name: str) -> tuple[str, ModelEntry]:
+        """The same without the fallback: for what must mean no other model, such as deleting."""
         found = self.names_by_id.get(name)
-        if found is None and self.fallback_model is not None and self._is_foreign(name):
-            found = self.names_by_id[self.fallback_model]
         if found is None:
             raise ModelNotFound(self._why_unknown(name[:200]), "model")
         return found, self.entries[found]

@@ -73,7 +73,6 @@ class Pool(Generic[T]):
         return LoadState.LOADED if seat.state is ResidentState.LOADED else LoadState.LOADING
 
     def loaded(self) -> dict[str, T]:
-        """The models that are ready."""
         return {seat.name: model for seat, model in self.seats.ready()}
 
     @property
@@ -131,7 +130,9 @@ class Pool(Generic[T]):
         again. One that is not loading yet is planned anew."""
         if pending := self._pending.get(name):
             self._start_plan(pending)
-        leaving = [seat for seat in self.seats if seat.name == name]  # two while it is renewed
+        await self._leave([seat for seat in self.seats if seat.name == name])
+
+    async def _leave(self, leaving: list[Seat[T]]) -> None:
         for seat in leaving:
             seat.is_leaving = True
         self.settle()
@@ -176,7 +177,7 @@ class Pool(Generic[T]):
             if seat.num_leases or self._is_busy(model):
                 seat.used_at = time.monotonic()
             elif limit_s is not None and time.monotonic() - seat.used_at > limit_s:
-                await self.unload(seat.name)
+                await self._leave([seat])
 
     def check(self) -> None:
         """Drops the models that can't go on."""
@@ -390,7 +391,6 @@ class Pool(Generic[T]):
             logger.info("unloaded %s", seat.name)
 
     def _forget(self, seat: Seat[T]) -> None:
-        """The memory of this model is free."""
         self.seats.remove(seat)
         seat.is_gone.set()
 

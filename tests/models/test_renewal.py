@@ -114,6 +114,21 @@ def test_a_model_unloaded_beside_its_successor_takes_it_along() -> None:
     run(test)
 
 
+def test_an_idle_successor_leaves_while_its_predecessor_still_answers() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        old, renewal = await renewing(shelf)
+        lease = await shelf.pool.lease("a")
+        shelf.may_load.set()
+        await renewal
+        await shelf.pool.unload_idle({"a": 0.0})
+        assert shelf.made[1].is_closed and not old.is_closed
+        lease.release()
+        await shelf.pool.close()
+
+    run(test)
+
+
 def test_there_must_be_memory_for_both() -> None:
     async def test() -> None:
         sizes = {CPU: 3}

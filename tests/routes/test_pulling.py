@@ -124,6 +124,21 @@ def test_a_model_that_failed_for_its_files_is_loaded_once_they_are_pulled(
     assert loaded.status == 200
 
 
+def test_a_fallback_model_is_not_what_is_deleted_loaded_or_unloaded(
+    hub: Site, tmp_path: Path
+) -> None:
+    asked(tmp_path, ("POST", "/v1/models/pull", {"model": "org/m"}))
+    (tmp_path / "models.toml").write_text('server.fallback_model = "org/m"')
+    replies = asked(
+        tmp_path,
+        ("DELETE", "/v1/models/gpt-4o", None),
+        ("POST", "/v1/models/gpt-4o/load", None),
+        ("POST", "/v1/models/gpt-4o/unload", None),
+        ("DELETE", "/v1/models/org/m", None),
+    )
+    assert [reply.status for reply in replies] == [404, 404, 404, 200]
+
+
 def test_a_file_that_has_just_come_can_be_loaded_at_once(
     hub: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

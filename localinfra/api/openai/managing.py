@@ -145,7 +145,7 @@ async def delete_model(request: Request) -> Response:
     check_may_manage(request)
     runtime = AppState.of(request.app).runtime
     await runtime.seek(request.path_params["id"])
-    name, entry = runtime.catalog.resolve(request.path_params["id"])
+    name, entry = runtime.catalog.find(request.path_params["id"])
     try:
         planned = await in_daemon_thread(plan_removal, name, entry.source, name="plan a removal")
         await runtime.unload(name)

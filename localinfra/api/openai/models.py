@@ -168,7 +168,7 @@ async def load_model(request: Request) -> Response:
     check_may_manage(request)
     found = AppState.of(request.app).runtime
     await found.seek(request.path_params["id"])
-    name, _ = found.catalog.resolve(request.path_params["id"])
+    name, _ = found.catalog.find(request.path_params["id"])
     await found.load(name)
     return await card_of(found, request.path_params["id"])
 
@@ -178,6 +178,6 @@ async def unload_model(request: Request) -> Response:
     check_may_manage(request)
     found = AppState.of(request.app).runtime
     await found.seek(request.path_params["id"])
-    name, _ = found.catalog.resolve(request.path_params["id"])
+    name, _ = found.catalog.find(request.path_params["id"])
     await found.unload(name)
     return await card_of(found, request.path_params["id"])
