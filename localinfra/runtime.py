@@ -31,6 +31,7 @@ from localinfra.kinds import (
     held_memory,
     park,
     parked,
+    trim_devices,
     wake,
 )
 from localinfra.logs import stacks
@@ -167,6 +168,7 @@ class Runtime:
     def _release(self, model: LoadedModel) -> None:
         model.close()
         garbage.collect()
+        trim_devices()  # after that: only what nothing refers to is given back
         garbage.trim()
 
     def _load_kind(self, name: str, entry: ModelEntry, plan: LoadPlan) -> LoadedModel:
@@ -344,8 +346,11 @@ class Runtime:
         while True:
             await asyncio.sleep(IDLE_CHECK_S)
             entries = self.catalog.entries.items()
-            await self._models.unload_idle({name: one.unload_after_s for name, one in entries})
-            self._fit_prefixes(self.footprints())
+            try:
+                await self._models.unload_idle({name: one.unload_after_s for name, one in entries})
+                self._fit_prefixes(self.footprints())
+            except Exception:  # a failed look must not end the watch
+                logger.exception("the memory could not be looked after")
 
     def faults(self) -> dict[str, str]:
         """Models that broke and are not back yet → why they broke."""
