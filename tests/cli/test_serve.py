@@ -313,7 +313,7 @@ def test_a_settings_file_with_a_bom_and_no_models_is_accepted(tmp_path: Path) ->
         assert "no model yet" in process.banner
         process.popen.send_signal(signal.SIGTERM)
         assert process.popen.wait(60) == 0
-        assert process.popen.stderr and f"{path} has no model" in process.popen.stderr.read()
+        assert process.popen.stderr and f"add tables to {path}" in process.popen.stderr.read()
 
 
 @pytest.mark.parametrize(
