@@ -20,7 +20,7 @@ class Listener(NamedTuple):
     def is_server(self) -> bool:
         """Whether it is a localinfra server, not a tunnel or a proxy that leads to one."""
         try:
-            words = (PROC / str(self.pid) / "cmdline").read_text().split("\0")
+            words = (PROC / str(self.pid) / "cmdline").read_text(errors="replace").split("\0")
         except OSError:
             return False
         return "serve" in words and any(Path(word).name == "localinfra" for word in words)
