@@ -55,6 +55,9 @@ class LoadedModel(Protocol):
     footprint: Footprint  # the memory it takes, measured when it was loaded
 
     @property
+    def entry(self) -> ModelEntry: ...
+
+    @property
     def worker(self) -> Worker: ...
 
     @property

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, TypeVar
 
 from localinfra.kinds import EMBEDDING, IMAGE, RERANK, TEXT, Kind, LoadedModel
+from localinfra.models.catalog import misplaced
 from localinfra.models.entries import ModelEntry
 from localinfra.models.seats import Lease
 from localinfra.runtime import Runtime
@@ -26,13 +27,14 @@ class Leases:
 
     async def get(self, kind: Kind[E, M], name: str, route: str) -> M:
         """The model a request asks for, loaded."""
-        if name not in self._runtime.catalog.names_by_id:
-            await self._runtime.refresh()
+        await self._runtime.seek(name)
         found, _ = self._runtime.catalog.resolve_as(kind.entry, name, route)
         if found not in self._leases:
             # Another model than before would wait for memory that this request itself may keep.
             assert not self._leases, "a request uses one model"
-            self._leases[found] = await self._runtime.lease(found)
+            lease = self._leases[found] = await self._runtime.lease(found)
+            if not isinstance(lease.model.entry, kind.entry):  # a reload has changed it meanwhile
+                raise misplaced(found, lease.model.entry, route)
         return kind.own(self._leases[found].model)
 
     async def text(self, name: str, route: str) -> "TextModel":

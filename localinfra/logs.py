@@ -3,7 +3,9 @@
 Knows neither HTTP nor models. Only the serving process calls `configure`; other code just logs.
 """
 
+import faulthandler
 import logging
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -87,3 +89,11 @@ class Throttle(logging.Filter):
             lines - cost if passes else lines, now, 0 if passes else num_left_out + 1
         )
         return passes
+
+
+def stacks() -> str:
+    """The stack of every thread of this process."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()

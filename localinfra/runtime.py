@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import faulthandler
 import logging
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -19,7 +17,7 @@ from localinfra import garbage
 from localinfra.cache import sweep_if_free
 from localinfra.config.settings import ServerSettings
 from localinfra.config.sizes import num_bytes
-from localinfra.errors import ApiError, ConfigError
+from localinfra.errors import ApiError, ConfigError, ModelNotFound
 from localinfra.executor import in_daemon_thread
 from localinfra.footprint import CPU, Footprint, Room, less, total
 from localinfra.kinds import (
@@ -33,8 +31,10 @@ from localinfra.kinds import (
     held_memory,
     park,
     parked,
+    trim_devices,
     wake,
 )
+from localinfra.logs import stacks
 from localinfra.machine import cache_folder
 from localinfra.models import measured
 from localinfra.models.budget import Budget
@@ -91,6 +91,7 @@ class Runtime:
         self._followers: list[Callable[[ServerSettings], None]] = []
         self.catalog = catalog
         self._origin = origin
+        self._reading = asyncio.Lock()  # or a slow look would undo what a later one has found
         self._refreshed_at = time.monotonic()
         self.started_at = int(time.time())
         self._budget = Budget.of(settings, free_memory)
@@ -129,8 +130,10 @@ class Runtime:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _entry(self, name: str) -> ModelEntry:
-        """As the model is loaded."""
-        entry = self.catalog.entries[name]
+        """As the model is loaded. Raises ModelNotFound if a reload has just removed it."""
+        entry = self.catalog.entries.get(name)
+        if entry is None:
+            raise ModelNotFound(f"The model {name!r} is not served any more.", "model")
         if name in self._keeps_original:
             entry = msgspec.structs.replace(entry, optimize="off")
         return entry
@@ -142,8 +145,8 @@ class Runtime:
     def _plan(self, name: str, held: Footprint) -> LoadPlan:
         """How the model will be loaded, and what it takes: as it was measured before, or else as
         expected. Imports the libraries of its kind."""
-        entry = self._entry(name)
         try:
+            entry = self._entry(name)
             plan = BY_ENTRY[type(entry)].plan(name, entry, self._room(held))
         except ApiError:
             return LoadPlan()  # the load will fail too, and say why
@@ -165,36 +168,44 @@ class Runtime:
     def _release(self, model: LoadedModel) -> None:
         model.close()
         garbage.collect()
+        trim_devices()  # after that: only what nothing refers to is given back
         garbage.trim()
 
     def _load_kind(self, name: str, entry: ModelEntry, plan: LoadPlan) -> LoadedModel:
         return BY_ENTRY[type(entry)].load(name, entry, self.settings, plan, self.prefixes)
 
     async def refresh(self, *, is_urgent: bool = False) -> None:
-        """Looks for models without a table that have come or gone, unless that was just done and
-        nothing is known to have changed (`is_urgent`)."""
-        is_new = time.monotonic() - self._refreshed_at < REFRESH_AFTER_S
-        if self._origin is None or (is_new and not is_urgent):
+        """Looks for models without a table that came or went; not often, unless it `is_urgent`."""
+        if self._origin is None:
             return
-        self._refreshed_at = time.monotonic()
-        try:
-            catalog = await in_daemon_thread(self._origin.discover, name="search for models")
-        except (ConfigError, OSError) as error:
-            logger.warning("the models are not read again: %s", error)
-        else:
-            self._serve(catalog)
+        async with self._reading:
+            if time.monotonic() - self._refreshed_at < REFRESH_AFTER_S and not is_urgent:
+                return
+            try:
+                catalog = await in_daemon_thread(self._origin.discover, name="search for models")
+            except ConfigError as error:
+                logger.warning("the models are not read again: %s", error)
+            else:
+                self._serve(catalog)
+            self._refreshed_at = time.monotonic()
+
+    async def seek(self, id: str) -> None:
+        """Looks for an unknown model, whose files may have just come."""
+        if id not in self.catalog.names_by_id:
+            await self.refresh()
 
     async def reload(self) -> Changes:
         """Reads settings and models anew. Running requests keep the models that they have. Raises
         ConfigError and changes nothing if the file is wrong."""
         if self._origin is None:
             raise ConfigError("this server's settings don't come from a file")
-        settings, catalog = await in_daemon_thread(self._origin.read, name="reload")
-        before = self.settings
-        self.settings, needs_restart = merged(before, settings)
-        old, new = self.catalog.entries, catalog.entries
-        self._serve(catalog)
-        self._apply(before)
+        async with self._reading:
+            settings, catalog = await in_daemon_thread(self._origin.read, name="reload")
+            before = self.settings
+            self.settings, needs_restart = merged(before, settings)
+            old, new = self.catalog.entries, catalog.entries
+            self._serve(catalog)
+            self._apply(before)
         return Changes(
             added=[name for name in new if name not in old],
             changed=[name for name in new if name in old and old[name] != new[name]],
@@ -218,15 +229,12 @@ class Runtime:
                 self._start(self._change(name))
 
     def _serve(self, catalog: Catalog) -> None:
-        """Takes the new catalogue. Models whose entries have changed are unloaded once the requests
-        that use them have ended; later ones load them anew."""
-        before, self.catalog = self.catalog, catalog
-        for name, entry in before.entries.items():
-            if catalog.entries.get(name) != entry:
+        """Unloads models whose entries have changed once their requests have ended."""
+        old, self.catalog = self.catalog.entries, catalog
+        for name in old | catalog.entries:
+            if old.get(name) != catalog.entries.get(name):
+                self.forgive(name)
                 self._start(self._change(name))
-        for name, entry in catalog.entries.items():
-            if entry.preload and name not in before.entries:
-                self._start(self._preload(name))
 
     async def _change(self, name: str) -> None:
         await self._models.unload(name)
@@ -238,6 +246,10 @@ class Runtime:
         """See `Pool.renew`; not if a reload has brought a default_seed, which promises the same
         texts from then on."""
         return self.settings.default_seed is None and await self._models.renew(name)
+
+    def forgive(self, name: str) -> None:
+        """Forgets that a load failed: what was missing may be here now."""
+        self._models.failures.forget(name)
 
     async def load(self, name: str) -> None:
         """Loads the model, if it is not loaded yet. Raises ModelUnavailable."""
@@ -257,8 +269,7 @@ class Runtime:
         return self._models.state(name)
 
     def optimize_state(self, name: str) -> str | None:
-        """What was decided on a model's weights, or how far the search for faster ones is. None
-        for models that are served as they are."""
+        """What was decided on a model's weights, or how far the search is; None without one."""
         return self._faster_weights.states().get(name)
 
     def _is_busy(self) -> bool:
@@ -335,8 +346,11 @@ class Runtime:
         while True:
             await asyncio.sleep(IDLE_CHECK_S)
             entries = self.catalog.entries.items()
-            await self._models.unload_idle({name: one.unload_after_s for name, one in entries})
-            self._fit_prefixes(self.footprints())
+            try:
+                await self._models.unload_idle({name: one.unload_after_s for name, one in entries})
+                self._fit_prefixes(self.footprints())
+            except Exception:  # a failed look must not end the watch
+                logger.exception("the memory could not be looked after")
 
     def faults(self) -> dict[str, str]:
         """Models that broke and are not back yet → why they broke."""
@@ -377,19 +391,10 @@ class Runtime:
         do not end in time are left behind."""
         for watch in self._watches:
             watch.cancel()
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
+        self._closing = self._closing or asyncio.create_task(self._close())
         await self._closing
 
     async def _close(self) -> None:
         self.prefixes.is_ending = True
         await self._models.close()
         await in_daemon_thread(self.prefixes.close, LAST_WRITES_S, name="last prefixes")
-
-
-def stacks() -> str:
-    """The stack of every thread of this process."""
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read()

@@ -1,6 +1,8 @@
 """Settings and models that are read again while a server runs."""
 
 import asyncio
+import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,8 +14,10 @@ from starlette.types import ASGIApp
 from waiting import run, until
 
 from localinfra.api.app import create_app
-from localinfra.errors import ConfigError, ModelNotFound
+from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound, ModelUnavailable
 from localinfra.footprint import CPU, GIB, NO_MEMORY, Footprint
+from localinfra.leases import Leases
+from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry
 from localinfra.models.pool import LoadState
 from localinfra.models.seats import LoadPlan
@@ -217,3 +221,93 @@ def test_given_files_are_served_alone_without_a_settings_file(folder: Path) -> N
     assert Origin(None, [file]).read()[1].names == ("a",)
     together = Origin(folder / "models.toml", [str(tiny_llama().write(folder / "c.gguf"))])
     assert together.read()[1].names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("is_loading", [True, False])
+def test_a_model_that_failed_is_tried_anew_once_its_table_has_changed(
+    folder: Path, is_loading: bool
+) -> None:
+    async def scenario() -> None:
+        runtime = playing(folder)
+        has_begun, may_fail, may_load = threading.Event(), threading.Event(), runtime._load_kind
+
+        def fail(name: str, entry: ModelEntry, plan: LoadPlan) -> Any:
+            has_begun.set()
+            may_fail.wait(60)
+            raise MemoryError("too little")
+
+        runtime._load_kind = fail  # type: ignore[method-assign]
+        early = asyncio.create_task(runtime.load("a"))
+        await until(has_begun.is_set)
+        if not is_loading:
+            may_fail.set()
+            await asyncio.wait((early,))
+        (folder / "models.toml").write_text(
+            FILE.replace('"a.gguf"', '"a.gguf"\ncontext_length = 64')
+        )
+        await runtime.reload()
+        may_fail.set()
+        with pytest.raises(ModelUnavailable, match="too little"):
+            await early
+        runtime._load_kind = may_load  # type: ignore[method-assign]
+        await runtime.load("a")
+        await runtime.close()
+
+    run(scenario)
+
+
+def test_a_model_that_a_reload_removes_or_changes_while_requests_wait_is_told(
+    folder: Path,
+) -> None:
+    async def scenario() -> None:
+        runtime = playing(folder)
+        plan, may_plan = runtime._plan, threading.Event()
+
+        def wait(name: str, held: Footprint) -> LoadPlan:
+            may_plan.wait(60)
+            return plan(name, held)
+
+        runtime._models._sharing = replace(runtime._models._sharing, plan=wait)
+        waiting = [asyncio.create_task(Leases(runtime).text(name, "/")) for name in ("a", "b")]
+        await until(lambda: runtime.state("b") is LoadState.LOADING)
+        (folder / "models.toml").write_text(
+            'model.b = { kind = "embedding", source = "b.gguf" }\n'
+            'model.other = { kind = "text", source = "a.gguf" }\n'
+            'server.fallback_model = "other"\n'
+        )
+        await runtime.reload()
+        may_plan.set()
+        with pytest.raises(ModelNotFound, match="'a' is not served any more"):
+            await waiting[0]
+        with pytest.raises(InvalidRequest, match="b is an embedding model"):
+            await waiting[1]
+        await runtime.close()
+
+    run(scenario)
+
+
+def test_a_slow_search_for_models_does_not_undo_a_reload(folder: Path) -> None:
+    async def scenario() -> None:
+        runtime = playing(folder)
+        origin = runtime._origin
+        assert origin
+        discover, may_go, has_read = origin.discover, threading.Event(), threading.Event()
+
+        def slow() -> Catalog:
+            found = discover()
+            has_read.set()
+            may_go.wait(60)
+            return found
+
+        origin.discover = slow  # type: ignore[method-assign]
+        search = asyncio.create_task(runtime.refresh(is_urgent=True))
+        await until(has_read.is_set)
+        (folder / "models.toml").write_text(FILE.replace("[model.b]", "[model.c]"))
+        reload = asyncio.create_task(runtime.reload())
+        await asyncio.sleep(0.05)
+        may_go.set()
+        await asyncio.gather(search, reload)
+        assert runtime.catalog.names == ("a", "c")
+        await runtime.close()
+
+    run(scenario)

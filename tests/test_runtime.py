@@ -1,8 +1,10 @@
 """Parts that break come back, and `/health` tells meanwhile; over models that only play."""
 
 import asyncio
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -173,6 +175,30 @@ def test_a_check_that_fails_is_not_the_last_one(
         runtime.start()
         while len(seen) < 3:
             await asyncio.sleep(0.01)
+        await runtime.close()
+
+    run(test)
+
+
+def test_what_an_unloaded_model_leaves_of_a_gpu_is_given_back(
+    runtime: Playing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch keeps what it frees, and another library's model could not have it."""
+    emptied: list[bool] = []
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        mem_get_info=lambda device: (1 << 30, 1 << 30),
+        memory_reserved=lambda device: 0,
+        empty_cache=lambda: emptied.append(True),
+    )
+    mps = SimpleNamespace(is_available=lambda: False)
+    torch = SimpleNamespace(cuda=cuda, backends=SimpleNamespace(mps=mps))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+    async def test() -> None:
+        await runtime.load("vectors")
+        await runtime.unload("vectors")
+        assert emptied
         await runtime.close()
 
     run(test)

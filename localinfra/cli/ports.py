@@ -16,6 +16,15 @@ class Listener(NamedTuple):
     def __str__(self) -> str:
         return f"{self.name} (process {self.pid})"
 
+    @property
+    def is_server(self) -> bool:
+        """Whether it is a localinfra server, not a tunnel or a proxy that leads to one."""
+        try:
+            words = (PROC / str(self.pid) / "cmdline").read_text(errors="replace").split("\0")
+        except OSError:
+            return False
+        return "serve" in words and any(Path(word).name == "localinfra" for word in words)
+
 
 def listener_on(port: int) -> Listener | None:
     """The process; None if it can't be found."""

@@ -28,7 +28,7 @@ def remove_models(models: Sequence[str], path: Path | None, yes: bool) -> None:
     known = catalog.discover(config_file.load(path))
     planned = {}
     for given in models:
-        name, entry = known.resolve(given)
+        name, entry = known.find(given)
         planned[name] = plan_removal(name, entry.source)
     for name, removal in planned.items():
         click.echo(f"{name}: {size(removal.size_bytes)} in {removal.names[0].parent}")

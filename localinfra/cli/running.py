@@ -14,6 +14,7 @@ from localinfra.cli.connect import running
 from localinfra.cli.list import table
 from localinfra.cli.memory import size
 from localinfra.cli.ports import listener_on
+from localinfra.config.settings import is_local
 from localinfra.errors import ApiError
 
 HEADER = ("MODEL", "KIND", "STATE", "MEMORY", "PREFIXES", "CONTEXT")
@@ -81,12 +82,11 @@ def stop(model: str | None, url: str | None, key: str | None, config: Path | Non
         card = client.post(f"/v1/models/{quote(model, safe='')}/unload", {}, RunningCard)
         click.echo(f"{card.id} is not in memory any more.")
         return
-    holder = listener_on(client.port or 80)
-    if holder is None:
-        raise ApiError(
-            f"The process behind {client.url} can't be found from here: end it where it was "
-            "started."
-        )
+    is_here = url is None or is_local(client.host)
+    holder = listener_on(client.port or 80) if is_here else None
+    if holder is None or not holder.is_server:
+        what = f"{holder} listens there" if holder else "its process can't be found from here"
+        raise ApiError(f"{client.url} is not ended: {what}. End the server where it was started.")
     os.kill(holder.pid, signal.SIGTERM)
     click.echo(f"{holder} ends once its running answers are finished.")
 

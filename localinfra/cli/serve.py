@@ -43,6 +43,8 @@ class Foreground(Server):
     def __init__(self, runtime: Runtime, ledger: Ledger):
         super().__init__(create_app(runtime, ledger), runtime.settings)
         self._runtime = runtime
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._ends_with_terminal = False
         runtime.follow(self.apply)
 
     def apply(self, settings: ServerSettings) -> None:
@@ -72,14 +74,22 @@ class Foreground(Server):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         if hasattr(signal, "SIGHUP"):  # not on Windows
+            has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            self._ends_with_terminal = has_terminal() and not has_nohup
             signal.signal(signal.SIGHUP, self._on_hangup)
         yield
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
-        self._loop.call_soon_threadsafe(self._start_reload)
+        if self._ends_with_terminal and not has_terminal():  # its window was closed
+            if not self.should_exit:  # a shell sends it too
+                self._on_signal(number, frame)
+        else:
+            self._loop.call_soon_threadsafe(self._start_reload)
 
     def _start_reload(self) -> None:
-        self._reloading = asyncio.create_task(self._reload())
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     async def _reload(self) -> None:
         try:
@@ -106,6 +116,15 @@ class Foreground(Server):
                 f"Finishing {running} running answers within {deadline_s:g} s. "
                 "Press Ctrl-C again to stop at once."
             )
+
+
+def has_terminal() -> bool:
+    """Whether the process belongs to a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def banner(base: str, runtime: Runtime) -> str:

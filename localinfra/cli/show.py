@@ -27,7 +27,7 @@ STATES = "shared up to saved states, in main memory (parked_prefixes_mib)"
 def show(model: str, path: Path | None) -> None:
     """Show what MODEL is: its files, size, context, chat template and sampling."""
     config = config_file.load(path)
-    name, entry = catalog.discover(config).resolve(model)
+    name, entry = catalog.discover(config).find(model)
     rows = [("name", name), *rows_of(name, entry)]
     if entry.source.find():
         rows.append(("memory", memory_of(name, entry, config.server)))
@@ -137,9 +137,9 @@ def named(sampling: SamplingSettings) -> str:
 
 
 def bytes_of(path: Path) -> int:
-    from localinfra.models.fetch.removal import files_of
+    from localinfra.models.fetch.removal import files_of, total_bytes
 
-    return sum(file.stat().st_size for file in files_of(path))
+    return total_bytes(files_of(path))
 
 
 def count(number: int) -> str:

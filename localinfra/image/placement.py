@@ -237,10 +237,14 @@ def free_memory(torch: Any, host_bytes: int | None) -> dict[str, int]:
 
 
 def torch_free(torch: Any) -> dict[str, int]:
-    """Device → free bytes, of GPUs in use: asking one for the first time takes a second."""
+    """Device → free bytes, of GPUs in use: asking one for the first time takes a second. A GPU that
+    has failed answers no call any more, and has no room: models elsewhere must go on."""
     free: dict[str, int] = {}
     if torch.cuda.is_initialized():
-        free["cuda:0"] = torch.cuda.mem_get_info(0)[0]
+        try:
+            free["cuda:0"] = torch.cuda.mem_get_info(0)[0]
+        except RuntimeError:
+            free["cuda:0"] = 0
     if torch.backends.mps.is_available():
         used = torch.mps.driver_allocated_memory()
         free["mps"] = torch.mps.recommended_max_memory() - used

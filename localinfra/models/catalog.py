@@ -13,7 +13,7 @@ from localinfra.config.settings import Config, read_text
 from localinfra.config.tables import close_matches, decode, either, suggestion, toml
 from localinfra.errors import ConfigError, InvalidRequest, ModelNotFound
 from localinfra.models.entries import KINDS, ModelEntry, Name, TextModelEntry
-from localinfra.models.found import given_models, in_folder, pulled, with_found
+from localinfra.models.found import FoundModel, given_models, in_folder, pulled, with_found
 from localinfra.models.sampling import SamplingSettings
 from localinfra.models.sources import ModelSource, Source, absolute, parse_source
 from localinfra.models.versions import dotted, table_name, write_out
@@ -51,9 +51,14 @@ class Catalog:
 
         Raises ModelNotFound, unless a fallback model answers for foreign names.
         """
+        is_known = name in self.names_by_id
+        if not is_known and self.fallback_model is not None and self._is_foreign(name):
+            name = self.fallback_model
+        return self.find(name)
+
+    def find(self, name: str) -> tuple[str, ModelEntry]:
+        """The same without the fallback: for what must mean no other model, such as deleting."""
         found = self.names_by_id.get(name)
-        if found is None and self.fallback_model is not None and self._is_foreign(name):
-            found = self.names_by_id[self.fallback_model]
         if found is None:
             raise ModelNotFound(self._why_unknown(name[:200]), "model")
         return found, self.entries[found]
@@ -191,6 +196,13 @@ def discover(config: Config, given: Sequence[str] = ()) -> Catalog:
     Raises ConfigError like `load`, and if there is no such file or folder.
     """
     try:
+        return catalog_of(config, with_found(decode_models(config), found_models(config, given)))
+    except OSError as error:  # a disk that can't be read
+        raise ConfigError(f"{error.filename}: {error.strerror or error}") from None
+
+
+def found_models(config: Config, given: Sequence[str]) -> list[FoundModel]:
+    try:
         found = [one for text in given for one in given_models(text, Path.cwd())]
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -201,7 +213,7 @@ def discover(config: Config, given: Sequence[str] = ()) -> Catalog:
         found.extend(in_folder(folder))
     if config.server.serve_pulled:
         found.extend(pulled())
-    return catalog_of(config, with_found(decode_models(config), found))
+    return found
 
 
 def catalog_of(config: Config, entries: Mapping[str, ModelEntry]) -> Catalog:

@@ -73,6 +73,11 @@ class Failures:
         self._failures[name] = failure
         return failure.again()
 
+    def forget(self, name: str) -> None:
+        """Unless it is final."""
+        if name in self._failures and self._failures[name].retry_at < math.inf:
+            del self._failures[name]
+
     def add_final(self, name: str, message: str) -> None:
         """The model is not loaded again."""
         error = ModelUnavailable(message, "model")

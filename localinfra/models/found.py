@@ -4,6 +4,7 @@ Reads names and the first bytes of files. Imports no library that computes.
 """
 
 import functools
+import hashlib
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ from localinfra.models.sources import HubSource, OllamaSource, PathSource, Sourc
 logger = logging.getLogger(__name__)
 
 MAX_DEPTH = 4  # folders below the given one; LM Studio's are PUBLISHER/REPOSITORY/FILE
+MAX_NAME = 200  # characters
 MAX_PATHS = 20_000  # looked at in one folder, lest a whole disk is searched
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._/@+-]+")
 
@@ -41,11 +43,14 @@ def with_found(
     """The entries of models.toml, then what was found and has no table there."""
     paths = {path.resolve() for entry in entries.values() if (path := entry.source.find())}
     names = {id for name, entry in entries.items() for id in (name, *entry.aliases)}
+    own_names = frozenset(names)
     together = dict(entries)
     for one in found:
         path = one.path.resolve()
-        if path in paths or not one.name or one.name in names:
+        if path in paths or one.name in own_names:
             continue
+        if one.name in names:  # of another file
+            one = one._replace(name=distinct(one.name, one.path), aliases=())
         aliases = tuple(alias for alias in one.aliases if alias not in names)
         paths.add(path)
         names.update((one.name, *aliases))
@@ -189,9 +194,16 @@ def own_stem(path: Path) -> str:
 
 
 def own_name(path: Path) -> str:
-    return named(own_stem(path))
+    stem = own_stem(path)
+    return named(stem) or distinct("model", Path(stem))
+
+
+def distinct(name: str, path: Path) -> str:
+    """The name with an end that other paths don't have."""
+    end = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return f"{name[: MAX_NAME - 9]}-{end}"
 
 
 def named(text: str) -> str:
-    """The text as a model's name: with no more than 200 of the characters that one may have."""
-    return NOT_IN_NAMES.sub("-", text).lstrip("._/@+-")[:200]
+    """The text as a model's name: at most MAX_NAME of the characters that one may have."""
+    return NOT_IN_NAMES.sub("-", text).lstrip("._/@+-")[:MAX_NAME]

@@ -50,8 +50,7 @@ class Pool(Generic[T]):
         is_busy: Callable[[T], bool] = lambda _: False,
         sharing: Sharing[T] | None = None,
     ):
-        """`fault` says why a loaded model can't go on, None if it can; `is_busy`, whether it works
-        for itself, without a request."""
+        """`fault`: why a loaded model can't go on; `is_busy`: if it works without a request."""
         self._load = load
         self._unload = unload
         self._fault = fault
@@ -61,12 +60,12 @@ class Pool(Generic[T]):
         self._pending: dict[str, Pending[T]] = {}  # wanted, and not loading yet
         self._tasks: set[asyncio.Task[None]] = set()  # that make plans
         self._recheck: asyncio.TimerHandle | None = None
-        self._failures = Failures()
+        self.failures = Failures()  # for others to forget
         self._faults: dict[str, Fault] = {}
         self._is_closed = False
 
     def state(self, name: str) -> LoadState:
-        if name in self._failures:
+        if name in self.failures:
             return LoadState.FAILED
         seat = self.seats.named(name)
         if seat is None:
@@ -74,7 +73,6 @@ class Pool(Generic[T]):
         return LoadState.LOADED if seat.state is ResidentState.LOADED else LoadState.LOADING
 
     def loaded(self) -> dict[str, T]:
-        """The models that are ready."""
         return {seat.name: model for seat, model in self.seats.ready()}
 
     @property
@@ -99,7 +97,7 @@ class Pool(Generic[T]):
         if self._is_closed:
             raise ModelUnavailable("The server is shutting down.")
         self.check()
-        self._failures.check(name)
+        self.failures.check(name)
         seat = self.seats.named(name)
         if seat is not None and seat.is_open:
             return self._lease(seat)
@@ -132,10 +130,13 @@ class Pool(Generic[T]):
         again. One that is not loading yet is planned anew."""
         if pending := self._pending.get(name):
             self._start_plan(pending)
-        seat = self.seats.named(name)
-        if seat is not None:
+        await self._leave([seat for seat in self.seats if seat.name == name])
+
+    async def _leave(self, leaving: list[Seat[T]]) -> None:
+        for seat in leaving:
             seat.is_leaving = True
-            self.settle()
+        self.settle()
+        for seat in leaving:
             await seat.is_gone.wait()
 
     async def renew(self, name: str) -> bool:
@@ -160,7 +161,7 @@ class Pool(Generic[T]):
         self._sharing.changed(self.seats.footprints)
         new.task = asyncio.create_task(self._load_into(new))
         await asyncio.shield(new.task)
-        is_replaced = old.state is ResidentState.LOADED and not self._is_closed
+        is_replaced = old.state is ResidentState.LOADED and not (old.is_leaving or self._is_closed)
         leaving = old if is_replaced or new.num_leases else new
         leaving.is_leaving = True
         self.settle()
@@ -176,7 +177,7 @@ class Pool(Generic[T]):
             if seat.num_leases or self._is_busy(model):
                 seat.used_at = time.monotonic()
             elif limit_s is not None and time.monotonic() - seat.used_at > limit_s:
-                await self.unload(seat.name)
+                await self._leave([seat])
 
     def check(self) -> None:
         """Drops the models that can't go on."""
@@ -192,7 +193,7 @@ class Pool(Generic[T]):
             self._faults[name] = Fault(reason, time.monotonic())
         self._start_unload(seat)
         if is_final:
-            self._failures.add_final(name, f"{name}: {reason}. Restart the server.")
+            self.failures.add_final(name, f"{name}: {reason}. Restart the server.")
 
     async def close(self, limit_s: float = CLOSE_LIMIT_S) -> bool:
         """Unloads everything; waits for running loads first, since they can't be stopped.
@@ -215,8 +216,7 @@ class Pool(Generic[T]):
     async def _close(self, seat: Seat[T]) -> None:
         if seat.state is not ResidentState.LOADED and seat.task:
             await asyncio.wait((seat.task,))
-        if seat.state is ResidentState.LOADED:
-            self._start_unload(seat)
+        self._start_unload(seat)
         if seat.task:
             await asyncio.wait((seat.task,))
 
@@ -306,11 +306,12 @@ class Pool(Generic[T]):
             await self._load_into(seat)
         except Exception as error:
             self._fail(seat.pending, error, time.monotonic() - started)
+            if seat.is_leaving:  # it was changed meanwhile
+                self.failures.forget(seat.name)
 
     async def _load_into(self, seat: Seat[T]) -> None:
         """Raises what the load raises; the seat is gone then."""
-        started = time.monotonic()
-        name, plan = seat.name, seat.pending.plan
+        started, name, plan = time.monotonic(), seat.name, seat.pending.plan
         try:
             model = await in_daemon_thread(self._load, name, plan, name=f"load {name}")
         except Exception:
@@ -319,8 +320,8 @@ class Pool(Generic[T]):
             raise
         seat.model, seat.takes = model, self._sharing.takes(model)
         seat.measured, seat.parked = seat.takes, self._sharing.parked(model)
-        elapsed_s = time.monotonic() - started
-        logger.info("loaded %s in %.2f s; it takes %s", name, elapsed_s, seat.takes)
+        load_s = time.monotonic() - started
+        logger.info("loaded %s in %.2f s; it takes %s", name, load_s, seat.takes)
         if self._faults.pop(name, None):
             logger.info("%s is back", name)
         self._is_ready(seat)
@@ -390,11 +391,10 @@ class Pool(Generic[T]):
             logger.info("unloaded %s", seat.name)
 
     def _forget(self, seat: Seat[T]) -> None:
-        """The memory of this model is free."""
         self.seats.remove(seat)
         seat.is_gone.set()
 
     def _fail(self, pending: Pending[T], error: Exception, load_s: float) -> None:
         """Gives the error to the requests that wait, and remembers it for a while."""
         name = pending.name
-        pending.fail(self._failures.add(name, error, load_s, was_loaded=name in self._faults))
+        pending.fail(self.failures.add(name, error, load_s, was_loaded=name in self._faults))

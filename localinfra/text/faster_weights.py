@@ -122,7 +122,8 @@ class FasterWeights:
                 search.state = f"failed: {known.reason}" if known.is_put_off else known.reason
                 if known.retry_at is None:
                     continue
-                search.due_at = time.monotonic() + known.retry_at - time.time()
+                wait_s = known.retry_at - time.time()  # absurd if the clock was set meanwhile
+                search.due_at = time.monotonic() + min(wait_s, store.RETRY_AFTER_S)
             elif search.entry.source.find() is None:
                 search.state = "its file is missing"
                 continue

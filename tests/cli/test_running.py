@@ -1,9 +1,12 @@
 """Commands about a running server: ps, stop and reload."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
+from serve_process import serving
 
 from localinfra.cli.main import main
 
@@ -26,6 +29,23 @@ def test_ps_shows_what_is_in_memory(stub: Any) -> None:
     ]
     stub.models = b'{"data":[]}'
     assert "no model in memory" in called(stub, "ps").stdout
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_what_listens_where_a_tunnel_or_another_machine_answers_is_not_ended(
+    stub: Any, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("ended"))
+    stub.url = stub.url.replace("127.0.0.1", host)
+    done = called(stub, "stop")
+    assert done.exit_code == 1 and "where it was started" in done.output
+
+
+def test_a_server_of_this_machine_is_ended() -> None:
+    with serving() as server:
+        done = called(server, "stop")
+        assert done.exit_code == 0, done.output
+        assert server.popen.wait() == 0
 
 
 def test_without_a_server_the_command_says_how_to_start_one(tmp_path: Path) -> None:

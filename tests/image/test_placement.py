@@ -3,12 +3,13 @@
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from localinfra.errors import ModelUnavailable
-from localinfra.image.placement import GIB, Placement, decide, part_elements, weights
+from localinfra.image.placement import GIB, Placement, decide, part_elements, torch_free, weights
 from localinfra.models.entries import ImageModelEntry
 from localinfra.models.sources import PackageSource
 
@@ -166,3 +167,13 @@ def test_weights_count_where_they_are(gib: float, on_gpu: float, in_main_memory:
 def test_weights_on_a_cpu_are_in_main_memory() -> None:
     found = weights(placed(0, "cpu", dtype="bfloat16"), None, FLUX).bytes_on
     assert found == {"cpu": 2 * sum(FLUX.values())}
+
+
+def test_a_gpu_that_has_failed_has_no_room_and_stops_nobody_else() -> None:
+    def fail(device: int) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    cuda = SimpleNamespace(is_initialized=lambda: True, mem_get_info=fail)
+    mps = SimpleNamespace(is_available=lambda: False)
+    torch = SimpleNamespace(cuda=cuda, backends=SimpleNamespace(mps=mps))
+    assert torch_free(torch) == {"cuda:0": 0}

@@ -6,12 +6,14 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from models.tiny_gguf import STRING, U32, TinyModel, Value, tiny_llama, write_parts
 
 from localinfra.config.settings import read
 from localinfra.errors import ConfigError
 from localinfra.models.catalog import Catalog, discover
+from localinfra.models.entries import Name
 from localinfra.models.found import in_folder
 
 
@@ -50,6 +52,18 @@ def test_files_and_library_folders_are_served_under_their_names(tmp_path: Path) 
         "cross": "rerank",
         "flux": "image",
     }
+
+
+def test_files_that_would_share_a_name_or_have_none_are_all_served(tmp_path: Path) -> None:
+    texts = [tmp_path / name for name in ("a/m x.gguf", "b/m-x.gguf", "c/m x.gguf", "模型.gguf")]
+    for path in texts:
+        path.parent.mkdir(exist_ok=True)
+        tiny_llama().write(path)
+    config = read({"server": {"serve_pulled": False}}, tmp_path / "models.toml")
+    for given in (list(map(str, texts)), [str(tmp_path)]):
+        names = discover(config, given).names
+        assert len(names) == 4 and "m-x" in names
+        msgspec.convert(names, tuple[Name, ...])
 
 
 def test_what_belongs_to_a_model_is_none(tmp_path: Path) -> None:

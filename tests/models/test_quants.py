@@ -40,6 +40,10 @@ def test_a_quant_names_a_model(quant: str | None, expected: str | None) -> None:
     assert quants.choose(REPOSITORY, quant) == expected
 
 
+def test_a_file_is_no_part_of_nothing() -> None:
+    assert quants.parts("m-00001-of-00000.gguf") == ["m-00001-of-00000.gguf"]
+
+
 @pytest.mark.parametrize(
     ("paths", "expected"),
     [

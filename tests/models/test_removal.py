@@ -8,7 +8,7 @@ import pytest
 from localinfra.errors import InvalidRequest
 from localinfra.models import places
 from localinfra.models.fetch.removal import plan_removal, remove
-from localinfra.models.sources import HubSource, PathSource
+from localinfra.models.sources import HubSource, PackageSource, PathSource
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +77,27 @@ def test_all_parts_of_a_model_go() -> None:
     parts = [keep("o/r", f"a-0000{at}-of-00002.gguf", str(at).encode()) for at in (1, 2)]
     assert removed(HubSource("o/r", "a-00001-of-00002.gguf")) == 2
     assert not any(part.is_symlink() for part in parts)
+
+
+def test_a_projector_goes_with_the_last_model_that_needs_it(tmp_path: Path) -> None:
+    files = {name: keep("o/r", name, name.encode()) for name in ("a-Q4_0.gguf", "a-Q8_0.gguf")}
+    projector = keep("o/r", "mmproj-F16.gguf", b"eyes")
+    removed(HubSource("o/r", "a-Q4_0.gguf"))
+    assert files["a-Q8_0.gguf"].exists() and projector.exists()
+    assert removed(HubSource("o/r", "a-Q8_0.gguf")) == len("a-Q8_0.gguf") + len("eyes")
+    assert list((tmp_path / "hub").iterdir()) == []
+
+
+def test_what_a_package_brought_goes_with_it() -> None:
+    with pytest.raises(InvalidRequest, match="goes with its package, pytest"):
+        plan_removal("m", PackageSource("pytest", "__init__.py"))
+
+
+def test_what_is_damaged_can_be_removed(tmp_path: Path) -> None:
+    keep("o/r", "config.json", b"{}")
+    keep("o/r", "model.safetensors", b"weights").resolve().unlink()
+    assert removed(HubSource("o/r")) == 2
+    assert list((tmp_path / "hub").iterdir()) == []
 
 
 def test_what_was_not_pulled_is_not_removed(tmp_path: Path) -> None:

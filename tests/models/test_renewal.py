@@ -73,17 +73,13 @@ def test_a_model_whose_successor_can_not_be_loaded_stays() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("end", ["unloaded", "broken", "asked for again"])
-def test_a_successor_that_comes_too_late_is_freed_unless_it_is_wanted(end: str) -> None:
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_successor_that_comes_too_late_is_freed_unless_it_is_wanted(is_wanted: bool) -> None:
     async def test() -> None:
         shelf = Shelf()
         old, renewal = await renewing(shelf)
-        if end == "unloaded":
-            await shelf.pool.unload("a")
-        else:
-            old.fault = "its thread ended"
-            shelf.pool.check()
-        is_wanted = end == "asked for again"
+        old.fault = "its thread ended"
+        shelf.pool.check()
         late = asyncio.create_task(shelf.pool.lease("a")) if is_wanted else None
         await asyncio.sleep(0)
         shelf.may_load.set()
@@ -93,6 +89,41 @@ def test_a_successor_that_comes_too_late_is_freed_unless_it_is_wanted(end: str) 
         kept = list(shelf.pool.loaded().values())
         assert all(model.is_closed is (model not in kept) for model in shelf.made)
         assert len(kept) == is_wanted
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_a_model_unloaded_beside_its_successor_takes_it_along() -> None:
+    """Its settings may have changed, and the successor was begun with the old ones."""
+
+    async def test() -> None:
+        shelf = Shelf()
+        _, renewal = await renewing(shelf)
+        unloading = asyncio.create_task(shelf.pool.unload("a"))
+        await asyncio.sleep(0)
+        late = asyncio.create_task(shelf.pool.lease("a"))
+        await asyncio.sleep(0)
+        shelf.may_load.set()
+        assert not await renewal
+        await unloading
+        assert (await late).model is shelf.made[2]
+        assert [model.is_closed for model in shelf.made] == [True, True, False]
+        await shelf.pool.close()
+
+    run(test)
+
+
+def test_an_idle_successor_leaves_while_its_predecessor_still_answers() -> None:
+    async def test() -> None:
+        shelf = Shelf()
+        old, renewal = await renewing(shelf)
+        lease = await shelf.pool.lease("a")
+        shelf.may_load.set()
+        await renewal
+        await shelf.pool.unload_idle({"a": 0.0})
+        assert shelf.made[1].is_closed and not old.is_closed
+        lease.release()
         await shelf.pool.close()
 
     run(test)

@@ -95,6 +95,11 @@ def test_a_package_is_found_without_being_imported(
     assert "carries_weights" not in sys.modules
 
 
+@pytest.mark.parametrize("text", ["{}", "ollama:{}", "package:pytest/{}", "hf:o/r/{}", "hf:o/{}"])
+def test_a_name_that_no_file_can_have_is_absent(text: str, tmp_path: Path) -> None:
+    assert parse_source(text.format("x" * 300), tmp_path).find() is None
+
+
 def test_a_package_whose_folder_has_another_name_is_found_by_its_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,22 @@ def test_a_folder_that_can_not_be_used_is_told_with_its_name(tmp_path: Path) -> 
         opened(tmp_path / "file")
 
 
+def test_servers_that_start_together_have_one_secret(tmp_path: Path) -> None:
+    """Else each would take the other's files for damaged."""
+    first = Folder(tmp_path, LIMIT)
+    read, others = first._read_secret, list[Folder]()
+
+    def late() -> bytes | None:
+        first._read_secret = read  # type: ignore[method-assign]
+        found = read()
+        others.append(opened(tmp_path))  # another server, right after this one has looked
+        return found
+
+    first._read_secret = late  # type: ignore[method-assign]
+    first.make()
+    assert first.secret == others[0].secret == opened(tmp_path).secret
+
+
 def test_a_damaged_secret_makes_all_files_foreign(tmp_path: Path) -> None:
     chain(opened(tmp_path), 2)
     (tmp_path / "secret").write_bytes(b"short")

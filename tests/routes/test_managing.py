@@ -59,11 +59,15 @@ def test_a_model_is_unloaded_after_the_answers_it_is_giving(own: EchoServer) -> 
 
 
 def managed(
-    origin: str | None = None, client: str = "127.0.0.1", key: str = "", keys: tuple[str, ...] = ()
+    origin: str | None = None,
+    client: str = "127.0.0.1",
+    key: str = "",
+    keys: tuple[str, ...] = (),
+    more: tuple[Header, ...] = (),
 ) -> Reply:
     """The answer to a request to unload, on a server with these keys."""
     settings = ServerSettings(api_keys=keys, allowed_origins=("https://friend.example",))
-    headers: list[Header] = [("host", "localhost:8000")]
+    headers: list[Header] = [("host", "localhost:8000"), *more]
     headers += [("origin", origin)] if origin else []
     headers += [("authorization", f"Bearer {key}")] if key else []
     scope = scope_of("POST", "/v1/models/nobody/unload", headers)
@@ -87,6 +91,13 @@ def test_without_keys_only_this_machine_and_the_servers_own_page_may_manage(
     origin: str | None, client: str, status: int
 ) -> None:
     assert managed(origin, client).status == status
+
+
+@pytest.mark.parametrize("name", ["forwarded", "x-forwarded-for", "x-real-ip", "via"])
+def test_a_proxy_on_this_machine_does_not_make_others_its_programs(name: str) -> None:
+    header = (name, "203.0.113.9")
+    assert managed(more=(header,)).status == 403
+    assert managed(more=(header,), key="k", keys=("k",)).status == 404
 
 
 def test_with_a_key_anyone_may_manage_from_anywhere() -> None:

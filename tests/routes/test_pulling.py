@@ -1,5 +1,7 @@
 """Models that are fetched, removed and read again by request, from a hub on this machine."""
 
+import asyncio
+import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,9 +11,12 @@ import pytest
 from asgi import Reply, answer, scope_of
 from fetch.site import Fault, Site, repository, serving
 from models.tiny_gguf import tiny_llama
-from waiting import run
+from waiting import run, until
 
 from localinfra.api.app import create_app
+from localinfra.api.openai.managing import Pull
+from localinfra.models.fetch import references
+from localinfra.models.sources import HubSource
 from localinfra.origin import Origin
 from localinfra.runtime import Runtime
 
@@ -81,6 +86,98 @@ def test_a_pulled_model_is_served_at_once_and_gone_once_it_is_deleted(
 def test_without_a_stream_the_answer_comes_at_the_end(hub: Site, tmp_path: Path) -> None:
     [reply] = asked(tmp_path, ("POST", "/v1/models/pull", {"model": "hf:org/m:Q8_0"}))
     assert json.loads(reply.body) == {"status": "done", "ids": ["org/m"]}
+
+
+def test_a_client_that_leaves_stops_the_pull_and_nothing_complains(
+    hub: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        origin = Origin(tmp_path / "models.toml")
+        runtime = Runtime(*origin.read(), origin)
+        pull = Pull(runtime, references.parse("org/m", runtime.catalog))
+        events = pull.events()
+        assert await anext(events) == b'{"status":"planning"}'
+        # From here on the file's line brings nothing.
+        hub.faults += [Fault(cut_after=10, stall=True)] * 20
+        assert b"fetching" in await anext(events)
+        await pull.aclose()
+        await events.aclose()
+        await until(lambda: not any("Pull._fetch" in repr(task) for task in asyncio.all_tasks()))
+        gc.collect()
+        await runtime.close()
+
+    run(scenario)
+    assert not caplog.records
+
+
+def test_a_model_that_failed_for_its_files_is_loaded_once_they_are_pulled(
+    hub: Site, tmp_path: Path
+) -> None:
+    (tmp_path / "models.toml").write_text('[model.m]\nkind = "text"\nsource = "hf:org/m:Q8_0"')
+    absent, _, loaded = asked(
+        tmp_path,
+        ("POST", "/v1/models/m/load", None),
+        ("POST", "/v1/models/pull", {"model": "m"}),
+        ("POST", "/v1/models/m/load", None),
+    )
+    assert absent.status == 503 and "localinfra pull" in absent.error["message"]
+    assert loaded.status == 200
+
+
+def test_a_fallback_model_is_not_what_is_deleted_loaded_or_unloaded(
+    hub: Site, tmp_path: Path
+) -> None:
+    asked(tmp_path, ("POST", "/v1/models/pull", {"model": "org/m"}))
+    (tmp_path / "models.toml").write_text('server.fallback_model = "org/m"')
+    replies = asked(
+        tmp_path,
+        ("DELETE", "/v1/models/gpt-4o", None),
+        ("POST", "/v1/models/gpt-4o/load", None),
+        ("POST", "/v1/models/gpt-4o/unload", None),
+        ("DELETE", "/v1/models/org/m", None),
+    )
+    assert [reply.status for reply in replies] == [404, 404, 404, 200]
+
+
+def test_a_file_that_has_just_come_can_be_loaded_at_once(
+    hub: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localinfra.runtime.REFRESH_AFTER_S", 0.0)
+    (tmp_path / "models.toml").write_text('server.models_dir = "."')
+
+    async def scenario() -> None:
+        origin = Origin(tmp_path / "models.toml")
+        runtime = Runtime(*origin.read(), origin)
+        tiny_llama().write(tmp_path / "new.gguf")
+        loaded = await answer(create_app(runtime), scope_of("POST", "/v1/models/new/load"))
+        assert loaded.status == 200
+        await runtime.close()
+
+    run(scenario)
+
+
+def test_the_disk_is_not_asked_on_the_event_loop(
+    hub: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models.toml").write_text('[model.m]\nkind = "text"\nsource = "hf:org/m:Q8_0"')
+    find = HubSource.find
+
+    def elsewhere(source: HubSource) -> Path | None:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        return find(source)
+
+    origin = Origin(tmp_path / "models.toml")
+    settings, catalog = origin.read()
+
+    async def scenario() -> None:
+        app = create_app(Runtime(settings, catalog, origin))
+        monkeypatch.setattr(HubSource, "find", elsewhere)
+        for path in ("/v1/models", "/v1/models/m"):
+            scope = scope_of("GET", path, [("host", "localhost")])
+            assert (await answer(app, scope)).status == 200
+
+    run(scenario)
 
 
 @pytest.mark.parametrize(

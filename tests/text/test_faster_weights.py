@@ -294,6 +294,17 @@ def test_a_failure_that_may_pass_is_tried_again_later_also_after_a_restart(
     assert len(measurer.jobs) == 2
 
 
+def test_a_clock_that_was_set_back_does_not_put_it_off_for_years(
+    server: Server, measurer: Measurer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "RETRY_AFTER_S", 10**9)
+    store.put_off(server.file(), "memory is short", is_final=False)
+    monkeypatch.setattr(store, "RETRY_AFTER_S", 0)
+    measurer.reports = [SAME]
+    run(server.search.run)
+    assert len(measurer.jobs) == 1
+
+
 @pytest.mark.parametrize("data", [b"", b"GGUF" + bytes(100)])
 def test_files_that_can_not_be_measured_are_left_to_loading(
     server: Server, measurer: Measurer, data: bytes

@@ -30,7 +30,9 @@ HANDLERS: dict[type[ModelEntry], Callable[[Request, str], Awaitable[Response]]] 
 async def infer(request: Request) -> Response:
     """Raises ModelNotFound, and InvalidRequest for a kind of model that has no native API."""
     name = model_name(request.path_params["id"])
-    found, entry = AppState.of(request.app).runtime.catalog.resolve(name)
+    runtime = AppState.of(request.app).runtime
+    await runtime.seek(name)
+    found, entry = runtime.catalog.resolve(name)
     if type(entry) not in HANDLERS:
         raise misplaced(found, entry, ROUTE)
     return await HANDLERS[type(entry)](request, name)

@@ -8,12 +8,16 @@ from localinfra.api.http.hosts import is_same_origin, parse_authority
 from localinfra.api.http.state import AppState
 from localinfra.errors import Forbidden
 
+# With one of these the request comes from a program of this machine that passes on others'.
+OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+
 
 def check_may_manage(request: Request) -> None:
     """Raises Forbidden. The guard has checked the key, if the server has any."""
     if AppState.of(request.app).runtime.settings.api_keys:
         return
-    if request.client is None or not is_loopback(request.client.host):
+    is_here = request.client is not None and is_loopback(request.client.host)
+    if not is_here or any(name in request.headers for name in OF_PROXIES):
         raise Forbidden(
             "Without an API key, models can only be managed from the server's own machine. Set "
             "api_keys in [server] or LOCALINFRA_API_KEYS, and send one of them."

@@ -92,11 +92,15 @@ class Pull:
             yield encoded(PullEvent("planning"))
             plan = await in_daemon_thread(self._plan, source, name="plan a pull")
             fetching = asyncio.create_task(self._fetch(plan))
+            # Once the client has left, nobody waits for its PullStopped.
+            fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
             while (progress := await self._shown.get()) is not None:
                 yield encoded(event_of(progress))
             path = await fetching
             await self._runtime.refresh(is_urgent=True)
-            if name := self._runtime.catalog.name_at(path):
+            catalog = self._runtime.catalog
+            if name := await in_daemon_thread(catalog.name_at, path, name="find the name"):
+                self._runtime.forgive(name)
                 ids.append(name)
         yield encoded(PullEvent("done", ids=tuple(ids)))
 
@@ -140,10 +144,11 @@ async def delete_model(request: Request) -> Response:
     """Deletes the files of a pulled model, once the requests that use it have ended."""
     check_may_manage(request)
     runtime = AppState.of(request.app).runtime
-    name, entry = runtime.catalog.resolve(request.path_params["id"])
-    planned = await in_daemon_thread(plan_removal, name, entry.source, name="plan a removal")
-    await runtime.unload(name)
+    await runtime.seek(request.path_params["id"])
+    name, entry = runtime.catalog.find(request.path_params["id"])
     try:
+        planned = await in_daemon_thread(plan_removal, name, entry.source, name="plan a removal")
+        await runtime.unload(name)
         await in_daemon_thread(remove, planned, name="remove a model")
     except OSError as error:
         raise InvalidRequest(f"{error.filename}: {error.strerror or error}", "model") from None

@@ -6,6 +6,7 @@ Chat applications offer every model listed, so models without files are listed o
 
 import datetime
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -16,11 +17,11 @@ from localinfra.api.http.managing import check_may_manage
 from localinfra.api.http.state import AppState
 from localinfra.errors import InvalidRequest
 from localinfra.executor import in_daemon_thread
+from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry, Price, TextModelEntry
 from localinfra.models.looks import recommended_by
 from localinfra.models.pool import LoadState
 from localinfra.models.sampling import SamplingSettings
-from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
 
 BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
@@ -70,26 +71,31 @@ class ModelList(msgspec.Struct, frozen=True):
     has_more: bool = False
 
 
+class OnDisk(NamedTuple):
+    """What a model's files say."""
+
+    state: str  # present, or in what way they are missing
+    recommended: SamplingSettings | None
+
+
 async def model_cards(runtime: Runtime, names: Iterable[str]) -> list[ModelCard]:
     """Also what the files recommend of models that are not loaded yet: a conversation's first
     message is sent before."""
-    entries = {name: runtime.catalog.entries[name] for name in names}
-    cards = [model_card(runtime, name, entry) for name, entry in entries.items()]
-    paths = {
-        name: path
-        for name, entry in entries.items()
-        if isinstance(entry, TextModelEntry) and not entry.recommended
-        if name not in runtime.loaded() and (path := entry.source.find())
-    }
+    catalog, loaded = runtime.catalog, frozenset(runtime.loaded())  # both may change meanwhile
+    entries = {name: catalog.entries[name] for name in names}
 
-    def read() -> dict[str, SamplingSettings | None]:
-        return {name: recommended_by(path) for name, path in paths.items()}
+    def look() -> dict[str, OnDisk]:
+        return {name: on_disk(entry, name in loaded) for name, entry in entries.items()}
 
-    recommended = await in_daemon_thread(read, name="recommendations") if paths else {}
-    return [
-        msgspec.structs.replace(card, recommended=card.recommended or recommended.get(card.id))
-        for card in cards
-    ]
+    files = await in_daemon_thread(look, name="models' files")
+    return [model_card(runtime, catalog, name, files[name]) for name in entries]
+
+
+def on_disk(entry: ModelEntry, is_loaded: bool) -> OnDisk:
+    is_asked = isinstance(entry, TextModelEntry) and not (entry.recommended or is_loaded)
+    path = entry.source.find()
+    state = entry.source.absent if path is None else "present"
+    return OnDisk(state, recommended_by(path) if path and is_asked else None)
 
 
 async def card_of(runtime: Runtime, id: str) -> Response:
@@ -98,11 +104,13 @@ async def card_of(runtime: Runtime, id: str) -> Response:
     return json_response((await model_cards(runtime, [name]))[0])
 
 
-def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
-    load, files = runtime.state(name), file_state(entry.source)
+def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> ModelCard:
+    entry, load, files = catalog.entries[name], runtime.state(name), found.state
     is_failed_for_files = load is LoadState.FAILED and files != "present"
     held = runtime.footprints().get(name)
     details = runtime.loaded().get(name, entry).details
+    if found.recommended:
+        details = msgspec.structs.replace(details, recommended=found.recommended)
     return ModelCard(
         id=name,
         object="model",
@@ -121,7 +129,7 @@ def model_card(runtime: Runtime, name: str, entry: ModelEntry) -> ModelCard:
         remedy=None if files == "present" else entry.source.remedy(name),
         optimize=runtime.optimize_state(name),
         version=entry.version,
-        versions=runtime.catalog.versions(name),
+        versions=catalog.versions(name),
         deploy_id=entry.deploy_id,
         description=entry.description,
         **msgspec.structs.asdict(details),
@@ -159,7 +167,8 @@ async def load_model(request: Request) -> Response:
     """Answers once the model is in memory, with its card. Raises what a request for it would."""
     check_may_manage(request)
     found = AppState.of(request.app).runtime
-    name, _ = found.catalog.resolve(request.path_params["id"])
+    await found.seek(request.path_params["id"])
+    name, _ = found.catalog.find(request.path_params["id"])
     await found.load(name)
     return await card_of(found, request.path_params["id"])
 
@@ -168,6 +177,7 @@ async def unload_model(request: Request) -> Response:
     """Answers once the model's requests have ended and its memory is free, with its card."""
     check_may_manage(request)
     found = AppState.of(request.app).runtime
-    name, _ = found.catalog.resolve(request.path_params["id"])
+    await found.seek(request.path_params["id"])
+    name, _ = found.catalog.find(request.path_params["id"])
     await found.unload(name)
     return await card_of(found, request.path_params["id"])

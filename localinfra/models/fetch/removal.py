@@ -5,13 +5,13 @@ Blocking. The hub's cache is shared with other programs, so ask before `remove`.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from localinfra.errors import InvalidRequest
 from localinfra.models import places, quants
-from localinfra.models.sources import HubSource, Source
+from localinfra.models.sources import HubSource, OllamaSource, PackageSource, Source
 
 
 @dataclass(frozen=True)
@@ -32,29 +32,45 @@ def plan_removal(name: str, source: Source) -> Removal:
     roots.append(places.own_store())
     root = next((root for root in roots if path.is_relative_to(root)), None)
     if root is None:
-        raise InvalidRequest(
-            f"{path} was not pulled, so it is not removed: delete it yourself, and what refers to "
-            "it in models.toml.",
-            "model",
-        )
-    names = tuple(file for copy in copies(path, root) for file in files_of(copy))
+        raise InvalidRequest(f"{path} was not pulled, so it is not removed: {how(source)}", "model")
+    names = tuple(
+        file
+        for copy, folder in copies(path, root)
+        for file in (*files_of(copy), *projector_of(copy, folder))
+    )
     others = {link.resolve() for link in links_below(root) if link not in names}
     contents = {link.resolve() for link in names if link.is_symlink()}
     blobs = tuple(sorted(blob for blob in contents - others if blob.is_relative_to(root.resolve())))
     files = [link for link in names if not link.is_symlink()]
-    return Removal(names, blobs, sum(file.stat().st_size for file in (*blobs, *files)))
+    return Removal(names, blobs, total_bytes((*blobs, *files)))
 
 
-def copies(path: Path, root: Path) -> Iterator[Path]:
-    """The file or folder in each commit that the cache has of a repository; else itself."""
+def how(source: Source) -> str:
+    """To remove what was not pulled."""
+    match source:
+        case PackageSource():
+            return f"it goes with its package, {source.package}."
+        case OllamaSource():
+            return f"`ollama rm {source.name}:{source.tag}` does it."
+    return "delete it yourself, and what refers to it in models.toml."
+
+
+def total_bytes(files: Iterable[Path]) -> int:
+    """Of those that are there: some may be lost, and links lead nowhere."""
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+def copies(path: Path, root: Path) -> Iterator[tuple[Path, Path]]:
+    """The file or folder in each commit that the cache has of a repository, and the commit's
+    folder; else itself and the folder around it."""
     snapshots = root / "snapshots"
     if not path.is_relative_to(snapshots):
-        yield path
+        yield path, path.parent
         return
     _, *rest = path.relative_to(snapshots).parts
     for commit in snapshots.iterdir():
         if (copy := commit.joinpath(*rest)).exists():
-            yield copy
+            yield copy, commit
 
 
 def files_of(path: Path) -> Iterator[Path]:
@@ -63,6 +79,22 @@ def files_of(path: Path) -> Iterator[Path]:
         yield from sorted(file for file in path.rglob("*") if not file.is_dir())
     else:
         yield from (path.with_name(part) for part in quants.parts(path.name))
+
+
+def projector_of(path: Path, folder: Path) -> Iterator[Path]:
+    """The mmproj file that came with a GGUF file, unless another model in the folder needs it."""
+    if path.is_dir():
+        return
+    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.gguf")]
+    model = path.relative_to(folder).as_posix()
+    needed = {
+        quants.projector(names, name)
+        for name in names
+        if quants.is_model(name) and name not in quants.parts(model)
+    }
+    found = quants.projector(names, model)
+    if found and found not in needed:
+        yield folder / found
 
 
 def links_below(root: Path) -> Iterator[Path]:
