@@ -72,6 +72,6 @@ def test_the_next_turn_reuses_what_was_read(gemma: openai.OpenAI) -> None:
         return reply.usage.prompt_tokens, reply.usage.prompt_tokens_details.cached_tokens or 0
 
     num_first, cached = ask(story)
-    assert num_first > 600 and cached == 0
+    assert num_first > 600 and cached < 16  # other tests' prompts may begin alike
     num_second, cached = ask(story + "Then")
     assert num_first - 2 <= cached < num_second
