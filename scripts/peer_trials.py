@@ -122,13 +122,13 @@ def many_streams(trial: Trial) -> Iterator[Figure]:
         yield Figure(f"{count} streams, median first token", "s", first_token_s)
 
 
-def choices(trial: Trial) -> Iterator[Figure]:
-    """Seconds from request to answer, not streamed."""
-    stream = trial.server.send(trial.prompt(1000), 64, n=8, stream=None)
+def choices(trial: Trial, count: int = 8, prompt: int = 1000, each: int = 64) -> Iterator[Figure]:
+    """Seconds from request to answer, not streamed; `prompt` and `each` are numbers of tokens."""
+    stream = trial.server.send(trial.prompt(prompt), each, n=count, stream=None)
     trial.server.finish(stream)
-    if (count := len(stream.answer().texts)) != 8:
-        raise Unmeasurable(f"number of choices for n=8: {count}")
-    yield Figure("n=8 over 1,000 tokens, 64 each", "s", stream.duration_s)
+    if (found := len(stream.answer().texts)) != count:
+        raise Unmeasurable(f"number of choices for n={count}: {found}")
+    yield Figure(f"n={count} over {prompt:,} tokens, {each} each", "s", stream.duration_s)
 
 
 def conversations(trial: Trial) -> Iterator[Figure]:
@@ -186,15 +186,6 @@ def take_turn(trial: Trial, history: list[Message]) -> Stream:
 def cached_tokens(stream: Stream) -> int | None:
     details = stream.answer().usage.get("prompt_tokens_details")
     return details.get("cached_tokens") if isinstance(details, dict) else None
-
-
-def few_choices(trial: Trial) -> Iterator[Figure]:
-    """Seconds from request to answer, not streamed."""
-    stream = trial.server.send(trial.prompt(800), 32, n=4, stream=None)
-    trial.server.finish(stream)
-    if (count := len(stream.answer().texts)) != 4:
-        raise Unmeasurable(f"number of choices for n=4: {count}")
-    yield Figure("n=4 over 800 tokens, 32 each", "s", stream.duration_s)
 
 
 def any_ended(streams: Iterable[Stream]) -> bool:
@@ -329,7 +320,7 @@ MEASUREMENTS: dict[str, Callable[[Trial], Iterator[Figure]]] = {
     "h": json_schema,
     "l": later_turns,
     "m": turns_in_rotation,
-    "n": few_choices,
+    "n": partial(choices, count=4, prompt=800, each=32),
     "s": repetition,
     "i": busy_machine,
     "j": first_answer,
