@@ -2,12 +2,15 @@
 shapes that guarantee it. Neither orders nor admits sequences."""
 
 import contextlib
+import logging
 from collections.abc import Callable
 
 from localinfra.engine.backend import Backend
 from localinfra.engine.kvcache import KVCache
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Step
+
+logger = logging.getLogger(__name__)
 
 # Tokens. Up to this depth, chunks of canonical size prefill as fast as larger ones. Greedy requests
 # without a seed use large chunks, which round differently, for longer prompts, and for short ones
@@ -125,6 +128,8 @@ class CanonicalShapes:
         for sequence in ordered:
             if not self._stay_ordered(step, [sequence]):
                 sequence.is_disordered = True  # so is the prefix it took from another sequence
+                if self.is_canonical(sequence):
+                    logger.error("the cells of a reproducible text are out of order: it may differ")
                 assert sequence.slot is not None
                 self._cache.distrust(sequence.slot)
 

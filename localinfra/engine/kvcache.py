@@ -288,7 +288,9 @@ class KVCache:
                 for holder in holders:
                     backend.copy(target, holder, start, stop)
                 backend.drop(target, 0)
-        for slot, position, state in states:
+        # Windows are states with cells, and each begins in the place of a stub. What fits there
+        # goes first: the next tokens then get cells behind all windows, not in between.
+        for slot, position, state in sorted(states, key=lambda each: each[1]):
             if not backend.restore_state(slot, state, position):
                 raise DecodeFailed("a state could not be restored")
 

@@ -12,6 +12,8 @@ from models.tiny_gguf import tiny_gemma3, tiny_llama
 from models.tiny_hybrids import tiny_lfm2
 
 from localinfra.engine.backend import Batch
+from localinfra.engine.kvcache import KVCache
+from localinfra.engine.radix import Prefix
 from localinfra.llama.cells import CellMap
 from localinfra.llama.context import KV_TYPES, ContextSettings, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
@@ -154,6 +156,47 @@ def test_the_cells_of_a_sliding_window_are_mirrored_too(tmp_path: Path, seed: in
             # The oldest is outside the next token's window, so it may be gone.
             assert len(context._cells[1].positions(slot)) >= min(held[slot], window - 1)
     assert num_broken > 10
+    context.close()
+
+
+def test_after_a_relay_the_next_tokens_of_every_slot_get_cells_behind_its_own(
+    tmp_path: Path,
+) -> None:
+    """If they were in order before: windows, which are states, are restored as they were."""
+    settings = msgspec.structs.replace(
+        SETTINGS, context_length=200, num_cells=1024, num_sequences=4
+    )
+    context = LlamaContext(
+        Model(tiny_gemma3().write(tmp_path / "tiny.gguf"), ModelSettings()), settings
+    )
+    assert context.needs_states and len(context._cells) == 2
+    chance = random.Random(1)
+    num_ordered = 0
+    for _ in range(100):
+        cache = KVCache(context, 1 << 30)
+        held = {cache.acquire(Prefix([]), 0)[0]: 0 for _ in range(4)}
+        wanted = {slot: chance.choice([0, 1, 2, 16, 17, 40, 120]) for slot in held}
+        while held != wanted:
+            batch = Batch()
+            for slot in chance.sample([*held], 4):
+                size = min(chance.choice([1, 2, 9, 16]), wanted[slot] - held[slot])
+                batch.extend(slot, held[slot], [40 + slot] * size, 0)
+                cache.advance(slot, size)
+                held[slot] += size
+            context.decode(batch)
+            for slot, length in held.items():
+                if length and chance.random() < 0.3:
+                    cache.record(slot, [40 + slot] * length)
+        ordered = {slot for slot in held if context.stays_ordered(Batch(), {slot})}
+        num_ordered += len(ordered)
+        cache.relay()
+        for size in (1, 2):
+            batch = Batch()
+            for slot in chance.sample([*held], 4):
+                batch.extend(slot, held[slot], [40 + slot] * size, 0)
+            assert context.stays_ordered(batch, ordered), held
+        context.clear()
+    assert num_ordered > 300
     context.close()
 
 
