@@ -54,6 +54,10 @@ class TimedOut(Unmeasurable):
     pass
 
 
+class Refused(Unmeasurable):
+    """The server found fault with the request, and would again."""
+
+
 @dataclass(eq=False)
 class Stream:
     """One request and its answer as it arrives."""
@@ -90,7 +94,9 @@ class Stream:
         if b"transfer-encoding: chunked" in head.lower():
             body = join_chunks(body)
         if not head.startswith(b"HTTP/1.1 200"):
-            raise Unmeasurable(f"{head[9:12].decode() or 'no answer'}: {error_message(body)}")
+            status = head[9:12].decode() or "no answer"
+            is_refused = status in ("400", "401", "422")
+            raise (Refused if is_refused else Unmeasurable)(f"{status}: {error_message(body)}")
         lines = [line[6:] for line in body.splitlines() if line.startswith(b"data: {")]
         objects = lines if b"text/event-stream" in head else [body]
         answer = Answer([json.loads(line) for line in objects])
@@ -213,6 +219,8 @@ class Server:
             try:
                 self.first_answer_s = self.say_hello().first_at - self.exec_at
                 return
+            except Refused:
+                raise
             except (OSError, Unmeasurable) as error:
                 if self.process.poll() is not None:
                     raise Unmeasurable(f"did not start: {self._last_words()}") from None

@@ -57,6 +57,7 @@ class Setup:
     threads: int
     sequences: int
     flash_attention: str
+    chat_template: str | None  # a file, for a model that has none
     conversations: list[int]
     timeout_s: float  # for one measurement
     busy_limit_s: float  # for each part of measurement i
