@@ -25,7 +25,7 @@ class PolicyNumbers(msgspec.Struct, frozen=True):
     # Threads.
     collapse_s: float = 0.05  # a thread that waits for its core once loses less
     trial_pairs: int = 8  # of steps; with 10 % noise their mean is known to 3.5 %
-    trial_loss: float = 0.5  # steps; a trial that has lost so much ends early
+    trial_loss: float = 0.3  # steps; a trial that has lost so much ends early
     max_down_trial_s: float = 0.3  # longer steps are not tried with fewer threads
     first_pause_s: float = 0.1  # between a failed trial and the next
     max_pause_s: float = 4.0

@@ -9,8 +9,10 @@ happen to run together. One thread too many turns 10 ms into 0.2 to 3 s; one too
 - *Up or down* on trial: every second step has the next count, until that has shown to be faster or
   slower. Each failure quadruples the pause before the next one in its direction, and failures that
   cost more than `loss_share` of the last `loss_memory_s` lengthen it. When one kind of step has
-  gone up, the other tries to. While too few cores are idle, a failure rules out more threads for
-  `loss_memory_s`; when cores become idle, they are tried at once.
+  gone up, the other tries to. Prefill tries fewer threads only where decode gets by with fewer, and
+  before fewer threads, pauses count time in steps: in a chat, each turn has one step of prefill,
+  and its user would wait for the trial. While too few cores are idle, a failure rules out more
+  threads for `loss_memory_s`; when cores become idle, they are tried at once.
 - *Start* after a rest of `rest_s` with no more threads than cores are idle.
 """
 
@@ -49,12 +51,16 @@ class _Lane:
 
     other: "_Lane"  # that of the other kind
 
-    def __init__(self, counts: list[int], cores: IdleCores, clock: Callable[[], float]):
-        self._counts, self._cores, self._clock = counts, cores, clock
+    def __init__(
+        self, counts: list[int], cores: IdleCores, clock: Callable[[], float], *, leads: bool
+    ):
+        """Which one `leads` is the first to try fewer threads."""
+        self._counts, self._cores, self._clock, self._leads = counts, cores, clock, leads
         self.settled = counts[-1]
         self._tried: int | None = None  # the count on trial
         self._gains: list[float] = []  # of its steps, in steps
         self._up, self._down = _Pause(), _Pause()
+        self._busy_s = 0.0  # in steps of this kind: the clock of `_down`
         self._is_crowded = False  # too few cores are idle for more
 
     @property
@@ -64,6 +70,7 @@ class _Lane:
 
     def observe(self, threads: int, seconds: float, expected: Callable[[int], float]) -> None:
         """`expected`: seconds of the same step, by threads."""
+        self._busy_s += seconds
         fewer = self._beside(threads, -1)
         if fewer < threads and seconds > 2 * expected(fewer) + NUMBERS.collapse_s:
             self.fall(fewer, seconds - expected(fewer))
@@ -81,8 +88,10 @@ class _Lane:
     def _end_trial(self, tried: int, gain_s: float) -> None:
         self._tried = None
         is_up = tried > self.settled
-        if gain_s <= 0:
-            (self._up if is_up else self._down).fail(self._clock(), -gain_s)
+        if gain_s <= 0 and is_up:
+            self._up.fail(self._clock(), -gain_s)
+        elif gain_s <= 0:
+            self._down.fail(self._busy_s, -gain_s)
         elif is_up:
             self.settled = tried
             self._up, self.other._up = _Pause(), _Pause()
@@ -107,10 +116,11 @@ class _Lane:
                 due_s = max(due_s, self._up.failed_s + NUMBERS.loss_memory_s)
             elif was_crowded:
                 due_s = now
-        goes_down = now >= self._down.until_s and seconds <= NUMBERS.max_down_trial_s
+        may_go_down = seconds <= NUMBERS.max_down_trial_s
+        may_go_down &= self._leads or self.other.settled < self.settled
         if above > self.settled and now >= due_s:
             self._tried, self._gains = above, []
-        elif below < self.settled and goes_down:
+        elif below < self.settled and may_go_down and self._busy_s >= self._down.until_s:
             self._tried, self._gains = below, []
 
     def _beside(self, threads: int, step: int) -> int:
@@ -131,7 +141,8 @@ class ThreadController:
         """`counts`: to choose from, ascending."""
         self._times = times
         self._counts = counts
-        self._lanes = decode, prefill = [_Lane(counts, cores, clock) for _ in range(2)]
+        self._lanes = [_Lane(counts, cores, clock, leads=leads) for leads in (True, False)]
+        decode, prefill = self._lanes
         decode.other, prefill.other = prefill, decode
         self._cores = cores
         self._clock = clock
