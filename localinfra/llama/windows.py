@@ -6,6 +6,7 @@ a token (29 s for 800,000 line breaks), and the search for special tokens time q
 number.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 
@@ -30,15 +31,22 @@ class Windows:
 
     def __init__(self, tokens: Iterable[bytes], special_tokens: Iterable[str]):
         """`tokens`: the spellings of all tokens, including the special ones."""
+        spelled = [token for token in tokens if token]
+        data = np.frombuffer(b"".join(spelled), np.uint8)
+        is_within = np.ones(max(0, len(data) - 1), np.bool_)  # a pair of neighbours, one token
+        is_within[np.cumsum([len(token) for token in spelled[:-1]], dtype=np.intp) - 1] = False
         joined = np.zeros((256, 256), np.bool_)
-        for token in tokens:
-            pairs = np.frombuffer(token, np.uint8)
-            joined[pairs[:-1], pairs[1:]] = True
+        joined[data[:-1][is_within], data[1:][is_within]] = True
         joined[:, 0x80:0xC0] = True  # inside a character
         self._joined = joined
         self._special_tokens = tuple(text for text in special_tokens if text)
+
+    @functools.cached_property
+    def _special(self) -> re.Pattern[str]:
+        """Finds special tokens. With Gemma's 6,400 of them it takes 0.4 s to compile, and 20 ms to
+        search a window, so it is only used where there is no better place to cut."""
         longest_first = sorted(self._special_tokens, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def of(self, text: str, *, parse_special: bool) -> Iterator[str]:
         """Yields parts of at most WINDOW characters; `parse_special` as in `Model.tokenize`."""
@@ -60,12 +68,13 @@ class Windows:
         places = np.flatnonzero(free)[::-1] + half + 1
         # Best before a blank: elsewhere punctuation before the cut may affect the split after it.
         places = places[np.argsort(~np.isin(data[places], BLANKS), kind="stable")]
-        starts = [found.start() for found in self._special.finditer(text)] if parse_special else []
         for place in places[:TRIES].tolist():
             at = len(data[:place].tobytes().decode())
             # Not after a blank: how blanks are split depends on what follows them.
-            if not text[at - 1].isspace() and not (starts and self._is_beside_special(text, at)):
+            is_beside = parse_special and self._is_beside_special(text, at)
+            if not text[at - 1].isspace() and not is_beside:
                 return at
+        starts = [found.start() for found in self._special.finditer(text)] if parse_special else []
         start = max((start for start in starts if start <= WINDOW), default=0)
         if start and not text[start - 1].isspace():
             return start
