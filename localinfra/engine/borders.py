@@ -8,6 +8,9 @@ MIN_GAP = 16
 # The next turn leaves the prompt of this one up to so many before its end: templates open an answer
 # (`<|im_start|>assistant`, `<think>`) in other words than they repeat it.
 BEFORE_END = 6
+# So few new tokens are read in one step rather than one for each state among them: a step of its
+# own for a few tokens takes as long as ten more in a larger one.
+SHORT = 64
 INTERVAL = 2048  # of a long prompt, for prompts that leave it somewhere
 CANONICAL_INTERVAL = 16  # chunks
 
@@ -17,7 +20,9 @@ def saved_positions(sequence: Sequence, match: Match, chunk: int) -> set[int]:
     chunks end there; a canonical one has chunks of a fixed size, `chunk` (else 0).
 
     They are where its last message begins, where its answer does, and where an earlier prompt left
-    the same beginning: a second one tells that more will.
+    the same beginning: a second one tells that more will. A short message after an answer that is
+    known to its end needs none: the template repeats answers as they were, so the next turn goes
+    on from the end of this one.
     """
     request, end = sequence.request, sequence.num_prompt
     if chunk:
@@ -25,11 +30,17 @@ def saved_positions(sequence: Sequence, match: Match, chunk: int) -> set[int]:
         last = 0 if request.params.score_prompt else (end - 2) // chunk * chunk
         every = chunk * CANONICAL_INTERVAL
         return {*range(every, last, every), last} - {0}
-    # Further choices begin before the last token, which is computed for its logits.
-    before_end = 1 if request.params.num_choices > 1 else BEFORE_END
-    wanted = {request.border, end - before_end, match.num_seen, *range(INTERVAL, end, INTERVAL)}
-    positions: set[int] = set()
     known = match.num_known
+    wanted = {request.border, *range(INTERVAL, end, INTERVAL)}
+    if match.num_seen - known >= SHORT:
+        wanted.add(match.num_seen)
+    if request.params.num_choices > 1:
+        wanted.add(
+            end - 1
+        )  # where further choices begin: the last token is computed for its logits
+    elif not 0 < request.border <= known + MIN_GAP or end - known >= SHORT:
+        wanted.add(end - BEFORE_END)
+    positions: set[int] = set()
     for position in sorted(wanted):
         if known + MIN_GAP <= position < end:
             positions.add(position)

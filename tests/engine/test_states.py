@@ -64,8 +64,40 @@ def test_a_prompt_that_differs_in_its_last_message_begins_there() -> None:
 def test_the_third_prompt_begins_where_the_second_left_the_first() -> None:
     async def test() -> None:
         async with running(backend_of(), max_offloaded=MIB) as engine:
-            seen = [(await ask(engine, [*PROMPT[:50], *[last] * 40]))[0] for last in (1, 2, 3)]
-            assert seen == [0, 0, 50]
+            seen = [(await ask(engine, [*PROMPT[:80], *[last] * 40]))[0] for last in (1, 2, 3)]
+            assert seen == [0, 0, 80]
+
+    run(test)
+
+
+def test_a_short_message_after_a_known_answer_is_read_in_one_step() -> None:
+    backend = backend_of()
+
+    async def test() -> None:
+        async with running(backend, max_offloaded=MIB) as engine:
+            _, *answer = await ask(engine, PROMPT, 16, border=60)
+            history = [*PROMPT, *answer]
+            prompt = [*history, *[7] * 40]
+            backend.batch_sizes.clear()
+            cached, *_ = await ask(engine, prompt, 1, border=len(history) + 1)
+            assert cached == len(history) - 1  # the last token was never computed
+            assert backend.batch_sizes == [41]
+
+    run(test)
+
+
+def test_where_answers_come_back_in_other_words_the_next_turn_goes_on_from_before_them() -> None:
+    """As with templates that leave out what was thought."""
+
+    async def test() -> None:
+        async with running(backend_of(), max_offloaded=MIB) as engine:
+            history = PROMPT[:40]
+            for turn in range(4):
+                border = len(history)
+                prompt = [*history, *[turn] * 20, 44, 44, 44]
+                cached, *_ = await ask(engine, prompt, 16, border=border)
+                assert cached >= border - 46, turn  # the turn before, but for its end
+                history = [*prompt[:-3], *[30 + turn] * 20]
 
     run(test)
 
