@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from localinfra.cli.findings import Finding
+from localinfra.cli.memory import sharing
+from localinfra.errors import ApiError
 from localinfra.models import files
 from localinfra.models.catalog import table_of
 from localinfra.models.entries import ModelEntry, TextModelEntry
+from localinfra.models.gguf.reader import BadGguf, read_header
 from localinfra.optimize import store
 
 
@@ -33,6 +36,19 @@ def check_files(name: str, entry: ModelEntry) -> Iterator[Finding]:
         size = f" ({entry.download_gb:g} GB)" if entry.download_gb else ""
         why = f"its files are missing{size}" if command else entry.source.remedy(name)
         yield Finding("hint", f"{name}: {why}", command)
+    elif isinstance(entry, TextModelEntry):
+        yield from check_sharing(name, entry)
+
+
+def check_sharing(name: str, entry: TextModelEntry) -> Iterator[Finding]:
+    """Of models whose memory is not cells alone."""
+    path = entry.source.find()
+    try:
+        words = sharing(entry, read_header(path)) if path else None
+    except (BadGguf, ApiError):
+        return  # reported as a problem of its files
+    if words:
+        yield Finding("ok", f"{name}: prefixes are {words}")
 
 
 def part_of(entry: ModelEntry) -> str | None:

@@ -1,4 +1,4 @@
-"""Bytes in words, and whether a model fits this machine."""
+"""Bytes in words, whether a model fits this machine, and what is shared of conversations there."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +11,8 @@ from localinfra.models import measured
 from localinfra.models.budget import Budget
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import GgufHeader
+
+STATES = "shared up to saved states, in main memory (parked_prefixes_mib)"
 
 
 def fit(entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerSettings) -> str:
@@ -31,6 +33,25 @@ def fit(entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerS
         {device: size for device, size in room.items() if device != CPU},
         room.get(CPU),
     )
+
+
+def sharing(entry: TextModelEntry, header: GgufHeader) -> str | None:
+    """What conversations share of what was read, where that depends on the model: it has layers
+    with a sliding window, or recurrent ones."""
+    from localinfra.llama.model import OTHER_HYBRIDS, OTHER_WINDOWS
+    from localinfra.models.kv_cache import recurrent_blocks, windows
+    from localinfra.text.placing import plan_text
+
+    has_windows, has_state = any(windows(header)), any(recurrent_blocks(header))
+    is_other = header.architecture in OTHER_WINDOWS | OTHER_HYBRIDS
+    if is_other or (has_windows and has_state):
+        return "not shared: llama.cpp gives no access to this kind of memory"
+    if has_windows:
+        plan = plan_text("", entry, Path(header.path), header, {})
+        if plan.settings.full_window:
+            return "shared in any part: layers with a sliding window keep all tokens"
+        return f"{STATES}; full sharing takes more memory (window_cache)"
+    return STATES if has_state else None
 
 
 def in_words(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from localinfra.cli.completion import complete_models
-from localinfra.cli.memory import fit, size, weights_fit
+from localinfra.cli.memory import fit, sharing, size, weights_fit
 from localinfra.config import settings as config_file
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
@@ -17,8 +17,6 @@ from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header
 from localinfra.models.sampling import SamplingSettings, recommended_in
 
 Row = tuple[str, str]
-
-STATES = "shared up to saved states, in main memory (parked_prefixes_mib)"
 
 
 @click.command()
@@ -82,28 +80,9 @@ def rows_of_header(entry: ModelEntry, header: GgufHeader) -> Iterator[Row]:
     served = f"{length:,} tokens" if length else "as memory allows"
     yield "context", f"{served}; trained for {header.context_length:,}"
     if isinstance(entry, TextModelEntry):
-        yield from rows_of_cache(entry, header)
+        if words := sharing(entry, header):
+            yield "prefixes", words
         yield from rows_of_chat(entry, header)
-
-
-def rows_of_cache(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:
-    """What can be shared of conversations, where that depends on the model."""
-    from localinfra.models.kv_cache import recurrent_blocks, windows
-
-    has_windows, has_state = any(windows(header)), any(recurrent_blocks(header))
-    if has_windows and not has_state:
-        from localinfra.llama.model import OTHER_WINDOWS
-        from localinfra.text.placing import plan_text
-
-        if header.architecture in OTHER_WINDOWS:
-            return
-        plan = plan_text("", entry, Path(header.path), header, {})
-        if plan.settings.full_window:
-            yield "prefixes", "shared in any part: layers with a sliding window keep all tokens"
-        else:
-            yield "prefixes", f"{STATES}; full sharing takes more memory (window_cache)"
-    elif has_state and not has_windows:
-        yield "prefixes", STATES
 
 
 def rows_of_chat(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:

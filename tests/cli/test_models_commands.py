@@ -12,9 +12,11 @@ from click.testing import CliRunner, Result
 from models.tiny_gguf import F32, STRING, TinyModel, Value, tiny_gemma3, tiny_llama
 from models.tiny_hybrids import tiny_lfm2
 
+from localinfra.cli.doctor_settings import check_files
 from localinfra.cli.main import main
+from localinfra.config import settings as config_file
 from localinfra.footprint import GIB
-from localinfra.models import places
+from localinfra.models import catalog, places
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +80,7 @@ def test_show_says_how_a_model_fits_this_machine(
         (tiny_lfm2, "auto", "shared up to saved states"),
     ],
 )
-def test_show_says_how_prefixes_are_shared(
+def test_show_and_doctor_say_how_prefixes_are_shared(
     tmp_path: Path, make: Callable[[], TinyModel], window_cache: str, words: str
 ) -> None:
     path = make().write(tmp_path / "tiny.gguf")
@@ -88,6 +90,9 @@ def test_show_says_how_prefixes_are_shared(
     )
     done = called("show", "tiny", "--config", str(tmp_path / "models.toml"))
     assert done.exit_code == 0 and f"prefixes  {words}" in done.output
+    entry = catalog.discover(config_file.load(tmp_path / "models.toml")).entries["tiny"]
+    [finding] = check_files("tiny", entry)
+    assert finding.level == "ok" and f"tiny: prefixes are {words}" in finding.text
 
 
 def test_show_of_an_unknown_model_names_close_ones() -> None:
