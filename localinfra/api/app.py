@@ -5,16 +5,13 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
-from localinfra import __version__
 from localinfra.api.anthropic.messages import count_message_tokens, create_message
 from localinfra.api.cohere import create_cohere_embeddings
 from localinfra.api.deepinfra.inference import infer
 from localinfra.api.http.arriving import Arriving
-from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
+from localinfra.api.http.errors import EXCEPTION_HANDLERS
 from localinfra.api.http.guard import IMAGE_FILES, Access, Guard
 from localinfra.api.http.leasing import Leasing
 from localinfra.api.http.leaving import Leaving
@@ -40,6 +37,7 @@ from localinfra.api.openai.responses.store import (
     get_response,
     list_input_items,
 )
+from localinfra.api.probes import get_health, get_root
 from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
 from localinfra.costs import Ledger
@@ -84,38 +82,6 @@ ANTHROPIC_ROUTES = [
 ]
 
 
-async def index(request: Request) -> Response:
-    """Shown to browsers and to clients that probe the root."""
-    return json_response(
-        {
-            "name": "localinfra",
-            "version": __version__,
-            "routes": ["/v1/chat/completions", "/v1/models", "/v1/embeddings", "/health"],
-        }
-    )
-
-
-async def health(request: Request) -> Response:
-    """Uses only state held on the event loop, so it answers in milliseconds under any load.
-    Returns 503 while a model is broken."""
-    found = AppState.of(request.app).runtime
-    faults = found.faults()
-    stats = [model.stats for model in found.loaded_text_models().values()]
-    encoders = found.loaded_encoders().values()
-    return json_response(
-        {
-            "status": "degraded" if faults else "ok",
-            **({"reason": "; ".join(f"{n}: {r}" for n, r in faults.items())} if faults else {}),
-            "version": __version__,
-            "models_loaded": len(found.loaded()),
-            "sequences_running": sum(stat.num_running for stat in stats),
-            "sequences_waiting": sum(stat.num_waiting for stat in stats),
-            "encodings_waiting": sum(model.worker.num_waiting for model in encoders),
-        },
-        503 if faults else 200,
-    )
-
-
 def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     """The application over a runtime; its lifespan starts loading the models and closes them.
 
@@ -136,8 +102,8 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/", index),
-            Route("/health", health),
+            Route("/", get_root),
+            Route("/health", get_health),
             Route("/metrics", get_metrics),
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),
             Route("/tokenize", create_tokens, methods=["POST"]),  # at the root, as in vLLM

@@ -4,6 +4,7 @@ https://docs.cohere.com/reference/embed
 """
 
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -19,6 +20,7 @@ from localinfra.api.vectors import as_base64, as_floats, pieces
 from localinfra.chat.messages import TEXT_TYPES, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
+# What vectors may be asked for, by their name in `embedding_types`.
 FORMS = {"float": as_floats, "base64": as_base64}
 INPUT_TYPES: dict[str, InputType] = {"search_query": "query", "search_document": "document"}
 Texts = Annotated[list[str], Meta(max_length=MAX_INPUTS)]
@@ -80,6 +82,30 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
+class ApiVersion(msgspec.Struct, frozen=True):
+    version: str  # 1 or 2, as in the path
+
+
+class BilledUnits(msgspec.Struct, frozen=True):
+    input_tokens: int
+
+
+class EmbedMeta(msgspec.Struct, frozen=True):
+    api_version: ApiVersion
+    billed_units: BilledUnits
+
+
+class CohereEmbeddings(msgspec.Struct, frozen=True):
+    """The vectors, in the order of the texts."""
+
+    id: str
+    response_type: Literal["embeddings_floats", "embeddings_by_type"]
+    # a list of vectors below /v1 without `embedding_types`; else such a list for each type
+    embeddings: Sequence[Sequence[float]] | Mapping[str, Sequence[Sequence[float] | str]]
+    texts: Sequence[str]
+    meta: EmbedMeta
+
+
 async def create_cohere_embeddings(request: Request) -> Response:
     call = await Call.begin(request, EmbedRequest)
     body, forms = call.body, call.body.forms()
@@ -105,15 +131,12 @@ async def create_cohere_embeddings(request: Request) -> Response:
         for at, name in enumerate(body.embedding_types)
         if name not in FORMS
     )
-    answer = {
-        "id": str(uuid.uuid4()),
-        "response_type": "embeddings_floats" if is_plain else "embeddings_by_type",
-        "embeddings": () if is_plain else dict.fromkeys(forms, ()),
-        "texts": texts,
-        "meta": {
-            "api_version": {"version": version},
-            "billed_units": {"input_tokens": found.num_tokens},
-        },
-    }
+    answer = CohereEmbeddings(
+        id=str(uuid.uuid4()),
+        response_type="embeddings_floats" if is_plain else "embeddings_by_type",
+        embeddings=() if is_plain else dict.fromkeys(forms, ()),
+        texts=texts,
+        meta=EmbedMeta(ApiVersion(version), BilledUnits(found.num_tokens)),
+    )
     arrays = {"embeddings": vectors["float"]} if is_plain else vectors
     return call.pieces(fill_arrays(answer, arrays))

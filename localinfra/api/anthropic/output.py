@@ -6,8 +6,10 @@ https://platform.claude.com/docs/en/build-with-claude/streaming. Pure.
 
 import itertools
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from localinfra.api.generation.carried import carried
 from localinfra.api.http.sse import NamedEvent
@@ -37,7 +39,7 @@ class ThinkingBlock(msgspec.Struct, frozen=True, tag_field="type", tag="thinking
 class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
     id: str
     name: str
-    input: msgspec.Raw
+    input: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
 
 
 ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock

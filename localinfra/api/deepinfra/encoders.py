@@ -1,5 +1,6 @@
 """POST /v1/inference/{model} for embedders and rerankers."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -43,9 +44,9 @@ class RerankBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NativeEmbeddings(msgspec.Struct, frozen=True, kw_only=True):
-    """A response; `fill_arrays` adds the vectors."""
+    """The vectors, in the order of the texts."""
 
-    embeddings: tuple[()] = ()
+    embeddings: Sequence[Sequence[float]] = ()
     input_tokens: int
     request_id: str
     inference_status: InferenceStatus

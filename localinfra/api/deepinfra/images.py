@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +16,7 @@ from localinfra.api.call import Call
 from localinfra.api.deepinfra.status import ROUTE, InferenceStatus, Timer, refuse_webhook
 from localinfra.api.generation.params import chosen_seed
 from localinfra.api.http.body import decode
+from localinfra.api.http.held import holding
 from localinfra.api.http.pieces import fill_arrays, join_items
 from localinfra.api.openai.image_edits import Strength, from_data_url
 from localinfra.api.openai.images import (
@@ -37,8 +38,6 @@ from localinfra.image.request import (
     Original,
 )
 from localinfra.models.entries import ImageModelEntry
-
-NO_INPUT = msgspec.Raw()
 
 NumImages = Annotated[int, Meta(ge=1, le=10)]
 Side = int | Annotated[str, Meta(pattern=r"^[0-9]{1,5}$")]  # Vercel's AI SDK sends strings
@@ -101,23 +100,24 @@ def side(name: str, given: Side | None, default: int) -> int:
     return length
 
 
-class ImageBody(NativeImageFields, frozen=True, kw_only=True):
-    num_images: NumImages = 1
-    strength: Strength | None = None
-    use_compel: bool | None = None  # no effect: FLUX has no prompt weights
-    webhook: str | None = None
-    input: msgspec.Raw = NO_INPUT  # a CogInput, instead of the other fields
-
-
 class CogInput(NativeImageFields, frozen=True, kw_only=True):
     num_outputs: NumImages = 1
     prompt_strength: Strength | None = None
 
 
-class NativeImages(msgspec.Struct, frozen=True, kw_only=True):
-    """A response; `fill_arrays` adds the images."""
+class ImageBody(NativeImageFields, frozen=True, kw_only=True):
+    num_images: NumImages = 1
+    strength: Strength | None = None
+    use_compel: bool | None = None  # no effect: FLUX has no prompt weights
+    webhook: str | None = None
+    # in place of the other fields
+    input: Annotated[msgspec.Raw, holding(CogInput)] | UnsetType = UNSET
 
-    images: tuple[()] = ()
+
+class NativeImages(msgspec.Struct, frozen=True, kw_only=True):
+    """The images, in the order of their seeds."""
+
+    images: Sequence[str] = ()  # data URLs
     nsfw_content_detected: list[bool]  # always false: images are not checked
     seed: int  # of the first image; each further one adds 1
     request_id: str
@@ -125,9 +125,9 @@ class NativeImages(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CogImages(msgspec.Struct, frozen=True, kw_only=True):
-    """A response in Cog's form; `fill_arrays` adds the images."""
+    """The images in Cog's form."""
 
-    output: tuple[()] = ()
+    output: Sequence[str] = ()  # data URLs
     status: str
     request_id: str
     inference_status: InferenceStatus
@@ -144,7 +144,7 @@ async def infer_images(request: Request, name: str) -> Response:
     call = await Call.begin_with_form(request, ImageBody, files=("image", "mask"))
     body = call.body
     refuse_webhook(body.webhook)
-    if body.input != NO_INPUT:
+    if body.input is not UNSET:
         await give_way()  # both the body and this may take long to decode
         return await infer_cog_images(Call(request, decode(bytes(body.input), CogInput)), name)
     made = await make_images(call, name, body.num_images, body.strength)

@@ -45,8 +45,17 @@ def _alternative(model: "TextModel", token: int, logprob: float) -> TopLogprob:
     return TopLogprob(data.decode("utf-8", "replace"), logprob, list(data))
 
 
+class TextLogprobs(msgspec.Struct, frozen=True):
+    """Logprobs of a text completion: one list per field, an item per token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]  # null for the first token of a prompt
+    top_logprobs: list[dict[str, float] | None]  # the likeliest tokens there, by text
+    text_offset: list[int]  # where the token's text starts, in characters
+
+
 class LogprobColumns:
-    """The `logprobs` of a text completion: one list per field."""
+    """Writes the JSON of a `TextLogprobs`."""
 
     def __init__(self, model: "TextModel"):
         self._model = model

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from localinfra.api.http.body import NULL, decode_within, missing
+from localinfra.api.http.held import holding
 from localinfra.chance import random_hex
 from localinfra.chat.answer import Answer, AnswerFormat, Tool, ToolUse
 from localinfra.chat.messages import Json, TypeName
@@ -107,7 +108,8 @@ def read_function(
     return decode_within(path, raw, SentFunction, unknown).declared(path, usual)
 
 
-SentTools = Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOOLS)]
+SentTool = Annotated[msgspec.Raw, holding(SentFunction)]  # or a tool of another kind
+SentTools = Annotated[list[SentTool], Meta(max_length=MAX_TOOLS)]
 
 
 class Tools(msgspec.Struct, frozen=True):

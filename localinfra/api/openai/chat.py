@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.call import Call
-from localinfra.api.generation.logprobs import token_logprob
+from localinfra.api.generation.logprobs import TokenLogprobEntry, token_logprob
 from localinfra.api.generation.params import (
     Defaults,
     GenerationFields,
@@ -31,7 +31,8 @@ from localinfra.api.generation.tools import (
     tool_use,
 )
 from localinfra.api.generation.usage import Charge, UsageMeter
-from localinfra.api.openai.completion_writer import CompletionWriter
+from localinfra.api.http.held import holding
+from localinfra.api.openai.completion_writer import CompletionObject, CompletionWriter
 from localinfra.chat.answer import Answer, ToolUse
 from localinfra.chat.formats.pieces import CallArguments, CallStart, Content, Piece, Thought
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out
@@ -125,7 +126,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
 
 
 class Logprobs(msgspec.Struct, frozen=True):
-    content: list[msgspec.Raw]
+    content: list[Annotated[msgspec.Raw, holding(TokenLogprobEntry)]]
     refusal: None = None
 
 
@@ -152,7 +153,14 @@ class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: AssistantMessage
     logprobs: Logprobs | None
-    finish_reason: str
+    finish_reason: str  # stop, length (max_tokens or the context is full) or tool_calls
+
+
+class ChatCompletion(CompletionObject, frozen=True, kw_only=True):
+    """An answer, or several with `n`."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: Sequence[ChatChoice] = ()
 
 
 class FunctionDelta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -178,7 +186,14 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
     index: int
     delta: ChatDelta
     logprobs: Logprobs | None = None
-    finish_reason: str | None = None
+    finish_reason: str | None = None  # in the last chunk of the choice
+
+
+class ChatCompletionChunk(CompletionObject, frozen=True, kw_only=True):
+    """A piece of a streamed answer."""
+
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    choices: Sequence[ChatChunkChoice] = ()
 
 
 async def create_chat_completion(request: Request) -> Response:
@@ -285,8 +300,8 @@ class ChatAnswer:
         self._use = use
         self._turn = turn
         self._meter = UsageMeter(charge, [turn.num_prompt], body.n)
-        kind = "chat.completion.chunk" if body.stream else "chat.completion"
-        self._writer = CompletionWriter("chatcmpl", kind, model.name, body, self._meter)
+        kind = ChatCompletionChunk if body.stream else ChatCompletion
+        self._writer = CompletionWriter(kind, "chatcmpl", model.name, body, self._meter)
 
     async def whole(self) -> list[bytes]:
         """The completion, in pieces."""

@@ -26,28 +26,29 @@ class ChunkChoice(Protocol):
 
 
 class CompletionObject(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole completion, or one chunk of it."""
+    """A whole completion, or one chunk of it. Subclasses know what kind."""
 
     id: str
-    object: str
+    object: str = ""
     created: int  # Unix time
-    model: str
+    model: str  # that answered: the name behind an alias
     choices: Sequence[ChunkChoice] = ()
-    usage: Usage | UnsetType = UNSET
+    usage: Usage | UnsetType = UNSET  # of a stream: in the last chunk
 
 
 class CompletionWriter:
     """Writes one completion, whole or in chunks."""
 
     def __init__(
-        self, id_prefix: str, kind: str, model: str, body: GenerationFields, meter: UsageMeter
+        self,
+        kind: type[CompletionObject],
+        id_prefix: str,
+        model: str,
+        body: GenerationFields,
+        meter: UsageMeter,
     ):
-        self._empty = CompletionObject(
-            id=f"{id_prefix}-{random_hex(32)}",
-            object=kind,
-            created=int(time.time()),
-            model=model,
-        )
+        id = f"{id_prefix}-{random_hex(32)}"
+        self._empty = kind(id=id, created=int(time.time()), model=model)
         self._includes_usage = body.includes_usage
         self._meter = meter
 

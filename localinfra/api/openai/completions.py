@@ -2,8 +2,8 @@
 
 import codecs
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localinfra.api.call import Call
-from localinfra.api.generation.logprobs import LogprobColumns
+from localinfra.api.generation.logprobs import LogprobColumns, TextLogprobs
 from localinfra.api.generation.params import (
     DEFAULT_TEXT_TOKENS,
     Defaults,
@@ -20,8 +20,9 @@ from localinfra.api.generation.params import (
     none_if_not_given,
 )
 from localinfra.api.generation.usage import Charge, UsageMeter
+from localinfra.api.http.held import holding
 from localinfra.api.http.weight import MAX_TOKEN_IDS
-from localinfra.api.openai.completion_writer import CompletionWriter
+from localinfra.api.openai.completion_writer import CompletionObject, CompletionWriter
 from localinfra.chat.answer import Answer
 from localinfra.engine.deltas import Deltas
 from localinfra.engine.output import OutputDelta
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from localinfra.text.model import TextModel  # brings numpy, which only a loaded model needs
 
 ROUTE = "/v1/completions"
-KIND = "text_completion"  # of a whole object and of a chunk
 MAX_PROMPTS = 128
 MAX_CHOICES = 1024  # prompts times best_of
 INLINE_TOKENS = 2000  # detokenized in 1 ms
@@ -116,8 +116,15 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
 class TextChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
-    logprobs: msgspec.Raw | None = None  # LogprobColumns
-    finish_reason: str | None = None
+    logprobs: Annotated[msgspec.Raw, holding(TextLogprobs)] | None = None
+    finish_reason: str | None = None  # stop or length; in a stream, null until the choice ends
+
+
+class TextCompletion(CompletionObject, frozen=True, kw_only=True):
+    """The texts that go on with the prompts, or a piece of a streamed one."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: Sequence[TextChoice] = ()
 
 
 async def create_completion(request: Request) -> Response:
@@ -190,7 +197,7 @@ class CompletionAnswer:
         self._prompt_ids = prompts
         lengths = [len(prompt) for prompt in prompts]
         self._meter = UsageMeter(charge, lengths, body.num_candidates)
-        self._writer = CompletionWriter("cmpl", KIND, model.name, body, self._meter)
+        self._writer = CompletionWriter(TextCompletion, "cmpl", model.name, body, self._meter)
         self._echoes = echoes or [""] * len(prompts)
         self._prompt_scores: dict[int, LogprobColumns] = {}
 

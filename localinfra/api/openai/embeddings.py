@@ -77,11 +77,19 @@ class EngineEmbeddingsRequest(EmbeddingsRequest, frozen=True, kw_only=True):
     model: str = ""
 
 
+class EmbeddingObject(msgspec.Struct, frozen=True):
+    """A vector, as `frame` writes it."""
+
+    object: Literal["embedding"]
+    index: int  # of its text
+    embedding: list[float] | str  # text in base64: little-endian float32
+
+
 class EmbeddingsList(msgspec.Struct, frozen=True, kw_only=True):
-    """A response; `fill_arrays` adds the vectors."""
+    """The vectors, in the order of the texts."""
 
     object: Literal["list"] = "list"
-    data: tuple[()] = ()
+    data: Sequence[EmbeddingObject] = ()
     model: str
     usage: InputUsage
 

@@ -3,9 +3,9 @@
 import base64
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -134,9 +134,59 @@ class ImageDatum(msgspec.Struct, frozen=True):
 class ImagesUsage(msgspec.Struct, frozen=True):
     input_tokens: int
     input_tokens_details: dict[str, int]
-    output_tokens: int
+    output_tokens: int  # always 0: images have no tokens here
     total_tokens: int
     estimated_cost: float  # USD
+
+
+class ImagesAbout(msgspec.Struct, frozen=True):
+    """What concerns all images of a request."""
+
+    size: str  # WIDTHxHEIGHT
+    quality: str
+    background: Literal["opaque"]
+    output_format: OutputFormat
+
+
+class ImagesAnswer(ImagesAbout, frozen=True, kw_only=True):
+    """The images, in order of their seeds."""
+
+    created: int  # Unix time
+    data: Sequence[ImageDatum] = ()
+    usage: ImagesUsage
+
+
+class ImageProgress(msgspec.Struct, frozen=True):
+    """An event per step, if `progress` is asked for."""
+
+    type: str  # image_generation.progress or image_edit.progress
+    created_at: int  # Unix time
+    index: int  # of the image
+    step: int
+    steps: int  # in all
+
+
+class ImageFile(ImagesAbout, frozen=True, kw_only=True):
+    """An event with an image."""
+
+    type: str
+    created_at: int  # Unix time
+    index: int  # of the image
+    b64_json: str
+
+
+class ImagePreview(ImageFile, frozen=True, kw_only=True):
+    """An image while it is being made, if `partial_images` are asked for. Its type is
+    image_generation.partial_image or image_edit.partial_image."""
+
+    partial_image_index: int
+
+
+class ImageCompleted(ImageFile, frozen=True, kw_only=True):
+    """A finished image. The event's type is image_generation.completed or image_edit.completed."""
+
+    seed: int  # reproduces the image
+    usage: ImagesUsage
 
 
 async def create_images(request: Request) -> Response:
@@ -252,10 +302,12 @@ class ImageAnswer:
     async def whole(self) -> list[bytes]:
         """The whole response, in pieces."""
         data = await collect_images(self.painting, self._charge, self._datum)
-        about = {**self._common(), "usage": self._usage(len(data))}
-        return fill_arrays(
-            {"created": self._created, "data": (), **about}, {"data": join_items(data)}
+        answer = ImagesAnswer(
+            created=self._created,
+            usage=self._usage(len(data)),
+            **msgspec.structs.asdict(self._about(self._request.width, self._request.height)),
         )
+        return fill_arrays(answer, {"data": join_items(data)})
 
     async def events(self) -> AsyncGenerator[bytes | list[bytes], None]:
         async with aclosing(self.painting) as events:
@@ -266,24 +318,25 @@ class ImageAnswer:
                     yield shown
 
     async def _event(self, event: Event) -> bytes | None:
-        about: dict[str, Any] = {"created_at": self._created, "index": event.image}
         kind = "image_generation" if self._request.original is None else "image_edit"
+        created, index = self._created, event.image
         if isinstance(event, ImageStep):
             if not self._body.progress:
                 return None
-            steps = {"step": event.number, "steps": self._request.num_steps_taken}
-            return encode({"type": f"{kind}.progress", **about, **steps})
+            steps = self._request.num_steps_taken
+            return encode(ImageProgress(f"{kind}.progress", created, index, event.number, steps))
         data = await self._file(event)
-        about |= {"b64_json": (await self._executor.run(base64.b64encode, data)).decode()}
-        about |= {**self._common(), "size": f"{event.picture.width}x{event.picture.height}"}
+        fields = {
+            "created_at": created,
+            "index": index,
+            "b64_json": (await self._executor.run(base64.b64encode, data)).decode(),
+            **msgspec.structs.asdict(self._about(event.picture.width, event.picture.height)),
+        }
         if isinstance(event, Finished):
-            seed = self._request.seeds[event.image]
-            return encode(
-                {"type": f"{kind}.completed", **about, "seed": seed, "usage": self._usage(1)}
-            )
-        return encode(
-            {"type": f"{kind}.partial_image", **about, "partial_image_index": event.number}
-        )
+            fields |= {"seed": self._request.seeds[index], "usage": self._usage(1)}
+            return encode(ImageCompleted(type=f"{kind}.completed", **fields))
+        fields["partial_image_index"] = event.number
+        return encode(ImagePreview(type=f"{kind}.partial_image", **fields))
 
     async def _file(self, event: Finished | Preview) -> bytes:
         form, compression = self._body.output_format, self._body.output_compression
@@ -299,15 +352,9 @@ class ImageAnswer:
         encoded = await self._executor.run(base64.b64encode, data)
         return b'{"b64_json":"%b","seed":%d}' % (encoded, seed)
 
-    def _common(self) -> dict[str, str]:
-        """The fields of OpenAI's responses that concern all images."""
-        request = self._request
-        return {
-            "size": f"{request.width}x{request.height}",
-            "quality": self._body.quality or "auto",
-            "background": "opaque",
-            "output_format": self._body.output_format,
-        }
+    def _about(self, width: int, height: int) -> ImagesAbout:
+        quality, form = self._body.quality or "auto", self._body.output_format
+        return ImagesAbout(f"{width}x{height}", quality, "opaque", form)
 
     def _usage(self, num_images: int) -> ImagesUsage:
         num_tokens = min(self._tokens.t5, self._tokens.t5_limit)

@@ -37,6 +37,7 @@ from localinfra.api.openai.responses.response import (
     Incomplete,
     IncompleteDetails,
     InProgress,
+    InputTokens,
     InputTokensDetails,
     OutputTokensDetails,
     Response,
@@ -151,7 +152,7 @@ async def count_input_tokens(request: Request) -> HttpResponse:
         tools = asked.answer.use.tools
         prompt = await model.prompts.chat(asked.messages, body.template_kwargs, tools)
     call.report_ignored([*asked.left_out, *model.prompts.unread(body.kwarg_paths)], asked.unknown)
-    return call.json({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
+    return call.json(InputTokens(len(prompt.ids)))
 
 
 async def read_conversation(

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from localinfra.api.generation.carried import read_carried
 from localinfra.api.http.body import NULL, decode_within
+from localinfra.api.http.held import holding
 from localinfra.api.openai.responses.foreign import FOREIGN
 from localinfra.api.openai.responses.items import (
     READABLE,
@@ -103,6 +104,13 @@ class SentCompaction(SentItem, frozen=True, kw_only=True):
 class ItemReference(msgspec.Struct, frozen=True):
     id: str
     type: str | None = None
+
+
+# An item of `input`; others are ignored, or read by the structs in foreign.py.
+SentAny: TypeAlias = Annotated[
+    msgspec.Raw,
+    holding(SentMessage, SentReasoning, SentCall, SentOutput, SentCompaction, ItemReference),
+]
 
 
 # --- input → items --------------------------------------------------------------------------------

@@ -4,11 +4,13 @@ https://platform.openai.com/docs/api-reference/responses/object
 """
 
 import re
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from localinfra.api.generation.logprobs import TokenLogprobEntry
+from localinfra.api.http.held import holding
 from localinfra.chance import random_hex
 
 Role = Literal["user", "system", "developer", "assistant"]
@@ -26,7 +28,7 @@ class InputText(msgspec.Struct, frozen=True, tag="input_text", tag_field="type")
 class OutputText(msgspec.Struct, frozen=True, tag="output_text", tag_field="type"):
     text: str
     annotations: tuple[()] = ()  # there are no files or pages to cite
-    logprobs: tuple[msgspec.Raw, ...] = ()
+    logprobs: tuple[Annotated[msgspec.Raw, holding(TokenLogprobEntry)], ...] = ()
 
 
 class ReasoningText(msgspec.Struct, frozen=True, tag="reasoning_text", tag_field="type"):

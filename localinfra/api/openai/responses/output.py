@@ -5,13 +5,15 @@ https://platform.openai.com/docs/api-reference/responses-streaming
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET
 
 from localinfra.api.generation.carried import carried
+from localinfra.api.generation.logprobs import TokenLogprobEntry
 from localinfra.api.generation.tools import call_id
+from localinfra.api.http.held import holding
 from localinfra.api.openai.responses.items import (
     READABLE,
     CompactionItem,
@@ -75,12 +77,12 @@ class PartDone(PartEvent, frozen=True, kw_only=True, tag="response.content_part.
 
 class ResponsesTextDelta(PartEvent, frozen=True, kw_only=True, tag="response.output_text.delta"):
     delta: str
-    logprobs: Sequence[msgspec.Raw] = ()
+    logprobs: Sequence[Annotated[msgspec.Raw, holding(TokenLogprobEntry)]] = ()
 
 
 class TextDone(PartEvent, frozen=True, kw_only=True, tag="response.output_text.done"):
     text: str
-    logprobs: Sequence[msgspec.Raw] = ()
+    logprobs: Sequence[Annotated[msgspec.Raw, holding(TokenLogprobEntry)]] = ()
 
 
 class ReasoningDelta(PartEvent, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):

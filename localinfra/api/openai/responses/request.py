@@ -16,8 +16,9 @@ from localinfra.api.generation.params import (
     TopLogprobs,
     kwarg_paths,
 )
-from localinfra.api.generation.tools import SentTools, ToolChoice, answer_of
-from localinfra.api.openai.responses.tools import Offered, read_tools, tool_use
+from localinfra.api.generation.tools import ToolChoice, answer_of
+from localinfra.api.openai.responses.input import SentAny
+from localinfra.api.openai.responses.tools import Offered, SentGroups, read_tools, tool_use
 from localinfra.chat.answer import ANY_OBJECT, Answer, AnswerFormat
 from localinfra.chat.messages import MAX_MESSAGES, TypeName
 from localinfra.chat.template import check_kwargs
@@ -75,7 +76,7 @@ class ReasoningOptions(msgspec.Struct, frozen=True):
 MetadataKey = Annotated[str, Meta(max_length=64)]
 MetadataValue = Annotated[str, Meta(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=16)]
-Items = Annotated[list[msgspec.Raw], Meta(max_length=MAX_MESSAGES)]
+Items = Annotated[list[SentAny], Meta(max_length=MAX_MESSAGES)]
 
 
 class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
@@ -85,7 +86,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     previous_response_id: str | None = None
     max_output_tokens: MaxTokens | None = None
     store: bool = True
-    tools: SentTools = msgspec.field(default_factory=list)
+    tools: SentGroups = msgspec.field(default_factory=list)
     tool_choice: ShortName | ToolChoice = "auto"
     parallel_tool_calls: bool = True
     text: TextOptions = TextOptions()

@@ -1,14 +1,16 @@
 """The response object and the events that carry it."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from localinfra.api.generation.tools import ToolChoice
+from localinfra.api.http.held import holding
 from localinfra.api.openai.responses.items import AnyItem, OutputItem
 from localinfra.api.openai.responses.output import ResponsesEvent
 from localinfra.api.openai.responses.request import Metadata, ReasoningOptions, TextOptions
+from localinfra.api.openai.responses.tools import FunctionTool, Namespace
 
 
 class InputTokensDetails(msgspec.Struct, frozen=True):
@@ -68,7 +70,8 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     text: TextOptions
     tool_choice: str | ToolChoice
-    tools: msgspec.Raw  # those the model may call: `Offered.shown`
+    # those the model may call: `Offered.shown`
+    tools: Annotated[msgspec.Raw, holding(FunctionTool, Namespace, is_list=True)]
     top_logprobs: int
     top_p: float
     truncation: str = "disabled"
@@ -76,7 +79,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseEvent(ResponsesEvent, frozen=True, kw_only=True):
-    response: msgspec.Raw  # a Response
+    response: Annotated[msgspec.Raw, holding(Response)]
 
 
 class Created(ResponseEvent, frozen=True, kw_only=True, tag="response.created"):
@@ -97,6 +100,16 @@ class Incomplete(ResponseEvent, frozen=True, kw_only=True, tag="response.incompl
 
 class ResponseFailed(ResponseEvent, frozen=True, kw_only=True, tag="response.failed"):
     pass
+
+
+class InputTokens(msgspec.Struct, frozen=True, tag="response.input_tokens", tag_field="object"):
+    input_tokens: int
+
+
+class ResponseDeleted(msgspec.Struct, frozen=True):
+    id: str
+    object: Literal["response"] = "response"
+    deleted: bool = True
 
 
 class CompactedResponse(msgspec.Struct, frozen=True, tag="response.compaction", tag_field="object"):

@@ -15,6 +15,7 @@ from localinfra.api.http.errors import json_response
 from localinfra.api.http.pieces import PiecesResponse, fill_arrays, join_items
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.responses.items import AnyItem
+from localinfra.api.openai.responses.response import ResponseDeleted
 from localinfra.errors import BodyTooLarge, InvalidRequest, NotFound, UnsupportedParameter
 
 # Limits over all callers. When one is exceeded, the caller with the largest share loses its least
@@ -229,14 +230,14 @@ async def get_response(request: Request) -> HttpResponse:
 async def delete_response(request: Request) -> HttpResponse:
     kept = kept_response(request)
     store_of(request).drop(kept.id, kept.caller)
-    return json_response({"id": kept.id, "object": "response", "deleted": True})
+    return json_response(ResponseDeleted(kept.id))
 
 
 class ItemList(msgspec.Struct, frozen=True, kw_only=True):
-    """A response; `fill_arrays` adds the items."""
+    """A page of items."""
 
     object: Literal["list"] = "list"
-    data: tuple[()] = ()
+    data: Sequence[AnyItem] = ()
     first_id: str | None
     last_id: str | None
     has_more: bool

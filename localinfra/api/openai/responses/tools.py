@@ -18,6 +18,7 @@ from localinfra.api.generation.tools import (
     FunctionDefinition,
     NamedFunction,
     NamedTool,
+    SentFunction,
     SentTools,
     ToolChoice,
     ToolType,
@@ -27,6 +28,7 @@ from localinfra.api.generation.tools import (
     use_of,
 )
 from localinfra.api.http.body import NULL, decode_within
+from localinfra.api.http.held import holding
 from localinfra.api.openai.responses.items import flat_name
 from localinfra.chat.answer import Tool, ToolUse
 from localinfra.chat.messages import TypeName
@@ -44,6 +46,11 @@ class SentNamespace(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, max_length=256)]
     description: str = ""
     tools: SentTools
+
+
+SentGroups = Annotated[
+    list[Annotated[msgspec.Raw, holding(SentFunction, SentNamespace)]], Meta(max_length=MAX_TOOLS)
+]
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,57 @@
+"""GET / and /health, for those who ask whether this server is there, and well."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localinfra import __version__
+from localinfra.api.http.errors import json_response
+from localinfra.api.http.state import AppState
+
+
+class ServerName(msgspec.Struct, frozen=True):
+    name: str = "localinfra"
+    version: str = __version__
+    routes: tuple[str, ...] = (
+        "/v1/chat/completions",
+        "/v1/models",
+        "/v1/embeddings",
+        "/health",
+        "/docs",
+    )
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal["ok", "degraded"]
+    reason: str | UnsetType = UNSET  # why a model is broken
+    version: str
+    models_loaded: int
+    sequences_running: int
+    sequences_waiting: int
+    encodings_waiting: int
+
+
+async def get_root(request: Request) -> Response:
+    """What this server is. For browsers, and for clients that probe the root."""
+    return json_response(ServerName())
+
+
+async def get_health(request: Request) -> Response:
+    """Answers in milliseconds under any load. A 503 while a model is broken."""
+    found = AppState.of(request.app).runtime  # only state held on the event loop
+    faults = found.faults()
+    stats = [model.stats for model in found.loaded_text_models().values()]
+    encoders = found.loaded_encoders().values()
+    health = Health(
+        status="degraded" if faults else "ok",
+        reason="; ".join(f"{n}: {r}" for n, r in faults.items()) if faults else UNSET,
+        version=__version__,
+        models_loaded=len(found.loaded()),
+        sequences_running=sum(stat.num_running for stat in stats),
+        sequences_waiting=sum(stat.num_waiting for stat in stats),
+        encodings_waiting=sum(model.worker.num_waiting for model in encoders),
+    )
+    return json_response(health, 503 if faults else 200)
