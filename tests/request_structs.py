@@ -71,7 +71,13 @@ PARTS: list[type[msgspec.Struct]] = [  # of bodies, which are read by themselves
     *FOREIGN.values(),
 ]  # fmt: skip
 
-ANYTHING = (inspect.AnyType, inspect.RawType)
+
+def takes_anything(info: inspect.Type) -> bool:
+    """JSON of any kind: read later, if at all."""
+    if isinstance(info, inspect.Metadata):
+        return takes_anything(info.type)
+    return isinstance(info, inspect.AnyType | inspect.RawType)
+
 
 Wrap = Callable[[bytes], bytes]
 

@@ -41,20 +41,3 @@ def test_every_key_has_a_row() -> None:
     keys = {key for struct in structs for key in struct.__struct_fields__}
     tables = script.tables()
     assert not {key for key in keys if f"| `{key}` |" not in tables}
-
-
-def test_a_keys_effect_is_the_comment_beside_or_above_it() -> None:
-    source = (
-        "class Settings:\n"
-        "    # of all of them\n"
-        "\n"
-        "    beside: int = 1  # seconds\n"
-        "    # in two\n"
-        "    # lines\n"
-        "    above: int = (\n"
-        "        2  # and beside\n"
-        "    )\n"
-        "    silent: int = 3\n"
-    )
-    expected = {"beside": "seconds", "above": "in two lines and beside", "silent": ""}
-    assert script.own_effects(source) == expected

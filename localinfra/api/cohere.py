@@ -107,6 +107,9 @@ class CohereEmbeddings(msgspec.Struct, frozen=True):
 
 
 async def create_cohere_embeddings(request: Request) -> Response:
+    """Makes embeddings in Cohere's form.
+
+    Below /v1 without `embedding_types`, the answer is a plain list of vectors."""
     call = await Call.begin(request, EmbedRequest)
     body, forms = call.body, call.body.forms()
     texts, param = body.all_texts()

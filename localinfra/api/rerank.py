@@ -62,6 +62,9 @@ def checked_documents(query: str, documents: list[str | Document]) -> list[str]:
 
 
 async def create_ranking(request: Request) -> Response:
+    """Ranks documents by how well they answer a query.
+
+    In the form of Cohere's and Jina's clients."""
     call = await Call.begin(request, RerankRequest)
     body, texts = call.body, call.body.texts()
     model = await call.models.rerank(body.model, ROUTE)

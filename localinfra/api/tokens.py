@@ -105,6 +105,7 @@ class TokenizerDescription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_tokens(request: Request) -> Response:
+    """Turns a text, or a conversation, into token ids: those of the model's prompt."""
     call = await Call.begin(request, TokenizeRequest)
     body = call.body
     body.check()
@@ -133,12 +134,14 @@ async def chat_tokens(model: "TextModel", body: TokenizeRequest, tools: Tools) -
 
 
 async def join_tokens(request: Request) -> Response:
+    """Turns token ids into text."""
     call = await Call.begin(request, DetokenizeRequest, MAX_TOKEN_IDS)
     model = await named_model(request, call.body.model)
     return call.json(Detokenized(await model.prompts.detokenize(call.body.tokens, "tokens")))
 
 
 async def describe_tokenizer(request: Request) -> Response:
+    """Describes a model's tokenizer, as its tokenizer_config.json would."""
     model = await named_model(request, request.query_params.get("model") or None)
     tokenizer = model.prompts.tokenizer
     return json_response(

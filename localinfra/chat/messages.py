@@ -101,7 +101,7 @@ class CustomCall(msgspec.Struct, frozen=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """`checked` turns custom calls into function calls and leaves out unknown kinds."""
+    """Custom calls become function calls; unknown kinds are left out (`checked`)."""
 
     function: FunctionCall = FunctionCall("")
     id: str | None = None

@@ -98,6 +98,7 @@ class TokenCount(msgspec.Struct, frozen=True):
 
 
 async def create_message(request: Request) -> Response:
+    """Answers a conversation, in the form of Anthropic's clients."""
     call = await Call.begin(request, MessageRequest)
     body, defaults = call.body, call.defaults(call.body.model)
     wanted, left_out = await call.convert(lambda: (body.turn(defaults), body.left_out))
@@ -113,7 +114,9 @@ async def create_message(request: Request) -> Response:
 
 
 async def count_message_tokens(request: Request) -> Response:
-    """Counts the whole rendered prompt, cached or not, as `create_message` would report it."""
+    """Counts a conversation's tokens, without an answer.
+
+    Cached or not, as the usage of an answer would report them."""
     call = await Call.begin(request, PromptFields)
     body = call.body
     messages, left_out = await call.convert(lambda: (body.conversation(), body.left_out))

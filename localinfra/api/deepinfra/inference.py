@@ -28,7 +28,9 @@ HANDLERS: dict[type[ModelEntry], Callable[[Request, str], Awaitable[Response]]] 
 
 
 async def infer(request: Request) -> Response:
-    """Raises ModelNotFound, and InvalidRequest for a kind of model that has no native API."""
+    """Runs a model of any kind in DeepInfra's native form.
+
+    Body and answer depend on the model's kind. A deployment is named `deploy/ID`."""
     name = model_name(request.path_params["id"])
     runtime = AppState.of(request.app).runtime
     await runtime.seek(name)

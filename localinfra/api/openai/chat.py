@@ -197,6 +197,9 @@ class ChatCompletionChunk(CompletionObject, frozen=True, kw_only=True):
 
 
 async def create_chat_completion(request: Request) -> Response:
+    """Answers a conversation.
+
+    Reasoning comes in `reasoning_content`, calls of tools in `tool_calls`."""
     call = await Call.begin(request, ChatCompletionRequest)
     return await answer_chat(call, call.body.model)
 
@@ -206,6 +209,7 @@ class EngineChatCompletionRequest(ChatCompletionRequest, frozen=True, kw_only=Tr
 
 
 async def create_engine_chat_completion(request: Request) -> Response:
+    """Answers a conversation; the model is in the path."""
     call = await Call.begin(request, EngineChatCompletionRequest)
     return await answer_chat(call, request.path_params["id"])
 

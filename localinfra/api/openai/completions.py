@@ -128,6 +128,9 @@ class TextCompletion(CompletionObject, frozen=True, kw_only=True):
 
 
 async def create_completion(request: Request) -> Response:
+    """Goes on with one or several texts.
+
+    Control tokens in a prompt are read as such. With `echo` and `logprobs`, the prompt is scored."""
     call = await Call.begin(request, CompletionRequest, MAX_TOKEN_IDS)
     return await answer_completion(call, call.body.model)
 
@@ -137,6 +140,7 @@ class EngineCompletionRequest(CompletionRequest, frozen=True, kw_only=True):
 
 
 async def create_engine_completion(request: Request) -> Response:
+    """Goes on with a text; the model is in the path."""
     call = await Call.begin(request, EngineCompletionRequest, MAX_TOKEN_IDS)
     return await answer_completion(call, request.path_params["id"])
 

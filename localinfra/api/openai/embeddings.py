@@ -95,11 +95,13 @@ class EmbeddingsList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_embeddings(request: Request) -> Response:
+    """Makes vectors of unit length from texts."""
     call = await Call.begin(request, EmbeddingsRequest, MAX_TOKEN_IDS)
     return await answer_embeddings(call, call.body.model)
 
 
 async def create_engine_embeddings(request: Request) -> Response:
+    """Makes vectors from texts; the model is in the path."""
     call = await Call.begin(request, EngineEmbeddingsRequest, MAX_TOKEN_IDS)
     return await answer_embeddings(call, request.path_params["id"])
 

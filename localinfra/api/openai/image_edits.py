@@ -41,6 +41,9 @@ class EditFields(ImageFields, frozen=True, kw_only=True):
 
 
 async def create_edits(request: Request) -> Response:
+    """Repaints an image, or the part of it that a mask marks.
+
+    Takes a form with files, or JSON with data URLs."""
     call = await Call.begin_with_form(request, EditFields, files=("image", "mask"))
     body = call.body
     body.check()

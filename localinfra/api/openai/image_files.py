@@ -61,6 +61,9 @@ class ImageFiles:
 
 
 async def get_image_file(request: Request) -> Response:
+    """Fetches an image that was asked for as URL.
+
+    Needs no key: only who has the URL can know it. It expires after `image_urls_s`."""
     kept = AppState.of(request.app).store(ImageFiles).get(request.path_params["name"])
     headers = {"cache-control": "private, max-age=3600", "x-content-type-options": "nosniff"}
     return Response(kept.data, 200, headers, kept.media_type)

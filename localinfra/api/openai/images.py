@@ -190,6 +190,9 @@ class ImageCompleted(ImageFile, frozen=True, kw_only=True):
 
 
 async def create_images(request: Request) -> Response:
+    """Makes images from a prompt.
+
+    A stream sends each image once it is done, and previews with `partial_images`."""
     call = await Call.begin(request, ImageFields)
     body = call.body
     body.check()

@@ -60,8 +60,9 @@ class Deleted(msgspec.Struct, frozen=True):
 
 
 async def pull_model(request: Request) -> Response:
-    """Fetches a model. With `stream`, a `PullEvent` comes as it goes on. A client that leaves stops
-    it; what came is kept for the next pull."""
+    """Fetches a model.
+
+    A stream tells how far it is. A client that leaves stops it; what came is kept for the next pull."""
     check_may_manage(request)
     call = await Call.begin(request, PullRequest)
     sources = references.parse(call.body.model, call.runtime.catalog)
@@ -157,8 +158,9 @@ async def delete_model(request: Request) -> Response:
 
 
 async def reload_models(request: Request) -> Response:
-    """Reads models.toml again. Answers with what has changed; a wrong file is a 400 and changes
-    nothing."""
+    """Reads models.toml again, and answers with what has changed.
+
+    A wrong file is a 400 and changes nothing."""
     check_may_manage(request)
     try:
         changes = await AppState.of(request.app).runtime.reload()

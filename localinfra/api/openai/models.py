@@ -139,7 +139,7 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
 
 
 async def list_models(request: Request) -> Response:
-    """The models whose files are present; with ?all=true, all models."""
+    """Lists the models whose files are present."""
     found = AppState.of(request.app).runtime
     await found.refresh()
     cards = await model_cards(found, found.catalog.names)
@@ -158,13 +158,14 @@ def wants_all(request: Request) -> bool:
 
 
 async def get_model(request: Request) -> Response:
+    """Describes a model, by any of its names."""
     found = AppState.of(request.app).runtime
     await found.refresh()
     return await card_of(found, request.path_params["id"])
 
 
 async def load_model(request: Request) -> Response:
-    """Answers once the model is in memory, with its card. Raises what a request for it would."""
+    """Loads a model, and answers with its card once it is in memory."""
     check_may_manage(request)
     found = AppState.of(request.app).runtime
     await found.seek(request.path_params["id"])
@@ -174,7 +175,7 @@ async def load_model(request: Request) -> Response:
 
 
 async def unload_model(request: Request) -> Response:
-    """Answers once the model's requests have ended and its memory is free, with its card."""
+    """Unloads a model, and answers with its card once its requests have ended and its memory is free."""
     check_may_manage(request)
     found = AppState.of(request.app).runtime
     await found.seek(request.path_params["id"])

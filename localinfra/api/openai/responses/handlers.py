@@ -106,6 +106,7 @@ class ConversationRequest(msgspec.Struct, frozen=True):
 
 
 async def create_response(request: Request) -> HttpResponse:
+    """Answers a conversation in items, which the next request may go on with."""
     call = await Call.begin(request, ResponsesRequest)
     answer = await begin_answer(call, await read_conversation(call))
     if call.body.stream:
@@ -116,8 +117,9 @@ async def create_response(request: Request) -> HttpResponse:
 
 
 async def compact_conversation(request: Request) -> HttpResponse:
-    """The users' messages and a summary, to be sent in place of the conversation.
+    """Summarizes a conversation.
 
+    The users' messages and the summary are to be sent in its place.
     https://platform.openai.com/docs/api-reference/responses/compact"""
     call = await Call.begin(request, ResponsesRequest)
     if call.body.stream:
@@ -145,6 +147,7 @@ async def begin_answer(
 
 
 async def count_input_tokens(request: Request) -> HttpResponse:
+    """Counts a conversation's tokens, without an answer."""
     call = await Call.begin(request, ResponsesRequest)
     body, asked = call.body, await read_conversation(call)
     model = await call.models.text(body.model, ROUTE)

@@ -219,6 +219,7 @@ def caller_of(request: Request) -> str:
 
 
 async def get_response(request: Request) -> HttpResponse:
+    """Fetches a stored response."""
     kept = kept_response(request)
     if request.query_params.get("stream") == "true":
         raise UnsupportedParameter(
@@ -228,6 +229,7 @@ async def get_response(request: Request) -> HttpResponse:
 
 
 async def delete_response(request: Request) -> HttpResponse:
+    """Deletes a stored response."""
     kept = kept_response(request)
     store_of(request).drop(kept.id, kept.caller)
     return json_response(ResponseDeleted(kept.id))
@@ -244,7 +246,7 @@ class ItemList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def list_input_items(request: Request) -> HttpResponse:
-    """The items of a response's whole input, including earlier responses."""
+    """Lists the items of a response's whole input, including earlier responses."""
     kept = kept_response(request)
     query = request.query_params
     limit, order = query.get("limit") or str(ITEMS_PER_PAGE), query.get("order") or "desc"
