@@ -1,5 +1,7 @@
-"""What comments in the source say of the fields of structs: docs/settings.md and the OpenAPI document
-are made from them, so that a field is described in one place."""
+"""What comments in the source say of the fields of structs.
+
+docs/settings.md and the OpenAPI document repeat them, so that a field is described in one place.
+"""
 
 import ast
 import functools

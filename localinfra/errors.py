@@ -46,8 +46,7 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Clients parse this wording (litellm reads the text, not the code): keep it. `is_exact` is
-    false if counting stopped at `num_tokens`."""
+    """The prompt does not fit into the model's context."""
 
     code = "context_length_exceeded"
     quotes_body = False
@@ -55,6 +54,8 @@ class ContextLengthExceeded(InvalidRequest):
     def __init__(
         self, num_tokens: int, limit: int, param: str = "messages", *, is_exact: bool = True
     ):
+        """`is_exact`: false if counting stopped at `num_tokens`."""
+        # Clients parse this wording (litellm reads the text, not the code): keep it.
         super().__init__(
             f"This model's maximum context length is {limit} tokens, however your request has "
             f"{'' if is_exact else 'at least '}{num_tokens} prompt tokens and the answer needs "

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"addresses", "errors", "footprint", "metrics", "backend_detect", "logs"},
+        {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"},
         {"config", "chat", "engine", "costs"},
         {"models", "llama", "prefixes"},
@@ -67,10 +67,12 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "api": [
         {"http", "vectors"},
-        {"generation", "metrics", "sockets"},
+        {"generation", "metrics", "probes", "sockets"},
         {"call"},
         {"openai", "anthropic", "rerank", "tokens"},
         {"cohere", "deepinfra"},
+        {"openapi"},
+        {"docs"},
         {"app"},
     ],
 }

@@ -10,6 +10,7 @@ from starlette.routing import Route
 from localinfra.api.anthropic.messages import count_message_tokens, create_message
 from localinfra.api.cohere import create_cohere_embeddings
 from localinfra.api.deepinfra.inference import infer
+from localinfra.api.docs import DOCS_ROUTES
 from localinfra.api.http.arriving import Arriving
 from localinfra.api.http.errors import EXCEPTION_HANDLERS
 from localinfra.api.http.guard import IMAGE_FILES, Access, Guard
@@ -105,6 +106,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
             Route("/", get_root),
             Route("/health", get_health),
             Route("/metrics", get_metrics),
+            *DOCS_ROUTES,
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),
             Route("/tokenize", create_tokens, methods=["POST"]),  # at the root, as in vLLM
             Route("/detokenize", join_tokens, methods=["POST"]),

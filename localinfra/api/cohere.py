@@ -43,17 +43,17 @@ class EmbedInput(msgspec.Struct, frozen=True):
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
-    texts: Texts = []
+    texts: Texts = []  # or inputs
     inputs: Annotated[list[EmbedInput], Meta(max_length=MAX_INPUTS)] = []
     images: Annotated[list[str], Meta(max_length=MAX_INPUTS)] = []
-    # Types not in FORMS are reported as ignored, if one of FORMS is asked for too.
+    # float, base64; others are ignored beside one of these
     embedding_types: Annotated[list[ShortName], Meta(max_length=16)] = []
-    # classification and clustering use no prompt here.
+    # queries and documents begin with the model's prompts for them
     input_type: (
         Literal["search_query", "search_document", "classification", "clustering", "image"] | None
     ) = None
-    output_dimension: Annotated[int, Meta(ge=1)] | None = None
-    truncate: Literal["NONE", "START", "END"] = "END"
+    output_dimension: Annotated[int, Meta(ge=1)] | None = None  # shorten the vectors
+    truncate: Literal["NONE", "START", "END"] = "END"  # of texts that are too long; no START
 
     def all_texts(self) -> tuple[list[str], str]:
         """The texts and the name of their field. Raises InvalidRequest, or UnsupportedParameter

@@ -62,7 +62,7 @@ def route_of(scope: Scope) -> str:
 
 
 async def get_metrics(request: Request) -> Response:
-    """Counters and gauges in Prometheus' text format."""
+    """Counts and measures what happens, in Prometheus' text format."""
     state = AppState.of(request.app)
     update_gauges(state.metrics, state.runtime)
     return Response(state.metrics.text(), headers={"content-type": CONTENT_TYPE})

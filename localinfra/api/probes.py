@@ -24,7 +24,7 @@ class ServerName(msgspec.Struct, frozen=True):
     )
 
 
-class Health(msgspec.Struct, frozen=True, kw_only=True):
+class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["ok", "degraded"]
     reason: str | UnsetType = UNSET  # why a model is broken
     version: str
@@ -35,17 +35,21 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def get_root(request: Request) -> Response:
-    """What this server is. For browsers, and for clients that probe the root."""
+    """Says what this server is.
+
+    For clients that probe the root."""
     return json_response(ServerName())
 
 
 async def get_health(request: Request) -> Response:
-    """Answers in milliseconds under any load. A 503 while a model is broken."""
+    """Says whether all is well.
+
+    In milliseconds under any load. The status is 503 while a model is broken."""
     found = AppState.of(request.app).runtime  # only state held on the event loop
     faults = found.faults()
     stats = [model.stats for model in found.loaded_text_models().values()]
     encoders = found.loaded_encoders().values()
-    health = Health(
+    health = ServerHealth(
         status="degraded" if faults else "ok",
         reason="; ".join(f"{n}: {r}" for n, r in faults.items()) if faults else UNSET,
         version=__version__,

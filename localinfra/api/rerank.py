@@ -28,9 +28,9 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     query: str
     documents: Documents
-    top_n: Annotated[int, Meta(ge=1)] | None = None
-    return_documents: bool = False
-    truncate: bool = True  # documents that are too long, as other rerankers do
+    top_n: Annotated[int, Meta(ge=1)] | None = None  # send the best ones only
+    return_documents: bool = False  # send their texts too
+    truncate: bool = True  # cut off documents that are too long, as other rerankers do
 
     def texts(self) -> list[str]:
         """The documents' texts. Raises InvalidRequest."""
@@ -38,7 +38,7 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RankedDocument(msgspec.Struct, frozen=True):
-    index: int
+    index: int  # in the request
     relevance_score: float
     document: Document | UnsetType = UNSET
 

@@ -37,13 +37,13 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     prompt: Annotated[str, Meta(max_length=MAX_CHARACTERS)] | UnsetType = UNSET
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    # Adds BOS to a prompt. No effect on messages, whose BOS comes from the template.
+    # add BOS to a prompt; that of messages comes from the template
     add_special_tokens: bool = True
     return_token_strs: bool = False
     add_generation_prompt: bool | None = None  # this and the fields below are for messages
     continue_final_message: bool = False
     tools: SentTools = []
-    chat_template: str | None = None
+    chat_template: str | None = None  # refused
     chat_template_kwargs: TemplateKwargs = {}
 
     def check(self) -> None:
@@ -93,7 +93,8 @@ class Detokenized(msgspec.Struct, frozen=True):
 
 
 class TokenizerDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of tokenizer_config.json that clients read. None: the model has no such token."""
+    """The fields of tokenizer_config.json that clients read. A null: the model has no such
+    token."""
 
     tokenizer_class: str
     bos_token: str | None

@@ -117,7 +117,7 @@ Parts: TypeAlias = Annotated[list[ContentPart], Meta(max_length=MAX_MESSAGES)]
 
 
 class Message(msgspec.Struct, frozen=True):
-    """https://platform.openai.com/docs/api-reference/chat/create; other fields are ignored."""
+    """A message of a conversation. https://platform.openai.com/docs/api-reference/chat/create"""
 
     role: Role
     content: str | Parts | UnsetType | None = UNSET
@@ -126,9 +126,8 @@ class Message(msgspec.Struct, frozen=True):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    # Reasoning by other names, which `checked` turns into `reasoning_content`: vLLM's, Ollama's,
-    # OpenRouter's and LiteLLM's. Any: whatever else is called so is ignored.
-    reasoning: Any = None
+    # reasoning by other names: those of vLLM, Ollama, OpenRouter and LiteLLM
+    reasoning: Any = None  # Any: whatever else is called so is ignored
     thinking: Any = None
     reasoning_details: Any = None
     thinking_blocks: Any = None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from asgi import Reply, answer, scope_of
+from documented import Example, check_answer, examples, operation
 from fetch.site import Fault, Site, repository, serving
 from models.tiny_gguf import tiny_llama
 from waiting import run, until
@@ -86,6 +87,18 @@ def test_a_pulled_model_is_served_at_once_and_gone_once_it_is_deleted(
 def test_without_a_stream_the_answer_comes_at_the_end(hub: Site, tmp_path: Path) -> None:
     [reply] = asked(tmp_path, ("POST", "/v1/models/pull", {"model": "hf:org/m:Q8_0"}))
     assert json.loads(reply.body) == {"status": "done", "ids": ["org/m"]}
+
+
+def test_the_documents_examples_are_answered_as_it_says(hub: Site, tmp_path: Path) -> None:
+    repository(hub, hub, "Qwen/Qwen3-0.6B-GGUF", {"Qwen3-0.6B-Q8_0.gguf": tiny_llama().to_bytes()})
+    sent = [one for one in examples() if one.operation in ("pull_model", "delete_model")]
+    reload = Example("reload_models", "", "POST", "/v1/models/reload", None)
+    requests = [*sent, reload]
+    assert [one.method for one in requests] == ["POST", "POST", "DELETE", "POST"]
+    replies = asked(tmp_path, *((one.method, one.path, one.body) for one in requests))
+    for one, reply in zip(requests, replies, strict=True):
+        check_answer(operation(one.operation), reply.status, dict(reply.headers), reply.body)
+        assert reply.status == 200
 
 
 def test_a_client_that_leaves_stops_the_pull_and_nothing_complains(

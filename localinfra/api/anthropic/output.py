@@ -107,7 +107,7 @@ class ContentBlockStop(MessagesEvent, frozen=True, tag="content_block_stop"):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    stop_reason: str | None  # None: not stopped yet
+    stop_reason: str | None  # null: not stopped yet
     stop_sequence: str | None = None
 
 

@@ -24,7 +24,7 @@ class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     input_type: InputType | None = None
     truncate: bool | None = None
-    image: str | None = None
+    image: str | None = None  # refused
     webhook: str | None = None
 
     def check(self) -> None:

@@ -34,7 +34,7 @@ Seed = Annotated[int, Meta(ge=NOT_GIVEN, le=MAX_SEED)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    include_usage: bool | None = None
+    include_usage: bool | None = None  # send the usage in a last chunk of its own
 
 
 class Defaults(msgspec.Struct, frozen=True):
@@ -55,17 +55,19 @@ class SamplingFields(
 ):
     """Fields of every text route. A null counts as absent."""
 
-    top_k: TopK | None = None
+    top_k: TopK | None = None  # sample from this many of the likeliest tokens; 0 or -1: from all
     repeat_penalty: RepetitionPenalty | None = None  # Ollama's and llama.cpp's name for it
+    # token id → what is added to its logit; 100: always, -100: never
     logit_bias: Annotated[dict[int, Bias], Meta(max_length=1024)] = msgspec.field(
         default_factory=dict
     )
+    # the answer ends before any of these texts
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] = msgspec.field(
         default_factory=list
     )
-    seed: Seed | None = None
-    stream: bool = False
-    response_format: ResponseFormat | None = None
+    seed: Seed | None = None  # the same request and seed give the same text; -1: random
+    stream: bool = False  # send events as the answer is generated
+    response_format: ResponseFormat | None = None  # the answer is guaranteed to have this form
     user: str | None = None  # only logged
 
     @property
@@ -101,10 +103,11 @@ class SamplingFields(
 class GenerationFields(SamplingFields, frozen=True, kw_only=True):
     """Fields of OpenAI's routes: chat and text completions."""
 
-    model: str
-    max_tokens: MaxTokens | None = None
-    n: Annotated[int, Meta(ge=1, le=128)] = 1
+    model: str  # a name, an alias, NAME:VERSION or deploy_id:ID
+    max_tokens: MaxTokens | None = None  # the most tokens to generate; -1: as not given
+    n: Annotated[int, Meta(ge=1, le=128)] = 1  # answers, over a prompt that is read once
     stream_options: StreamOptions | None = None
+    # refused, like the next: send tools and tool_choice
     functions: list[Any] = msgspec.field(default_factory=list)
     function_call: str | dict[str, Any] = "none"
 

@@ -18,13 +18,13 @@ PREFIXED = re.compile(
     r"(?P<base>(?:/(?:v1|v2|openai|api|anthropic|inference-api))*)"
     r"/(?P<name>chat/completions|completions|embeddings|embed|engines|images/generations|"
     r"images/edits|messages|models|rerank|reranking|responses|inference|tokenize|detokenize|"
-    r"tokenizer_info|health|metrics)(?P<rest>/.*)?",
+    r"tokenizer_info|health|metrics|openapi\.json)(?P<rest>/.*)?",
     re.DOTALL,
 )
 INFERENCE_TWICE = re.compile("^/v1/inference(?:/v1/inference)+(?=/)")
 KEPT_BASES = {"/v1", "/v1/openai", "/inference-api/openai/v1"}  # these have routes of their own
-AT_ROOT = {"tokenize", "detokenize", "tokenizer_info", "health", "metrics"}
-ONLY_AT_ROOT = {"tokenizer_info", "health", "metrics"}
+ONLY_AT_ROOT = {"tokenizer_info", "health", "metrics", "openapi.json"}
+AT_ROOT = {"tokenize", "detokenize"} | ONLY_AT_ROOT
 COHERES = {"rerank", "embed"}  # in /v1 and /v2
 OLLAMAS = {"embed", "embeddings"}  # below /api
 SECOND_NAMES = ("/v1/openai/", "/inference-api/")  # aliases of routes below /v1

@@ -50,14 +50,17 @@ ROUTE = "/v1/chat/completions"
 
 class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: MaxTokens | None = None
-    logprobs: bool = False
-    top_logprobs: TopLogprobs | None = None
-    reasoning_effort: ShortName | None = None
+    max_completion_tokens: MaxTokens | None = None  # the newer name of max_tokens
+    logprobs: bool = False  # send the log probability of each token
+    top_logprobs: TopLogprobs | None = None  # and of this many of the likeliest in its place
+    reasoning_effort: ShortName | None = None  # for the model's template, if it reads it
+    # variables for the model's template, such as enable_thinking
     chat_template_kwargs: TemplateKwargs = msgspec.field(default_factory=dict)
     tools: SentTools = msgspec.field(default_factory=list)
+    # none, auto, required, or a function: calls that are required are guaranteed
     tool_choice: ShortName | ToolChoice | None = None
-    parallel_tool_calls: bool = True
+    parallel_tool_calls: bool = True  # allow several calls in one answer
+    # text only
     modalities: Annotated[list[ShortName], Meta(max_length=16)] = msgspec.field(
         default_factory=list
     )

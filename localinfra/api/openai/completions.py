@@ -42,7 +42,7 @@ SCORES_AT_ONCE = 64  # encoded in 2 ms, with twenty alternatives each
 
 
 class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
-    # A list holds either texts, or the token ids of one prompt, or lists of token ids.
+    # a text, the token ids of one, or a list of either
     prompt: (
         str
         | Annotated[
@@ -50,10 +50,11 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
             Meta(min_length=1, max_length=MAX_TOKEN_IDS),
         ]
     )
-    logprobs: TopLogprobs | None = None
-    echo: bool = False
+    logprobs: TopLogprobs | None = None  # log probabilities of this many of the likeliest tokens
+    echo: bool = False  # begin with the prompt, and with its log probabilities
+    # generate so many, and send the n likeliest
     best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
-    suffix: str | None = None
+    suffix: str | None = None  # what follows the text, for models that can fill in the middle
 
     def check(self) -> None:
         super().check()
@@ -130,7 +131,7 @@ class TextCompletion(CompletionObject, frozen=True, kw_only=True):
 async def create_completion(request: Request) -> Response:
     """Goes on with one or several texts.
 
-    Control tokens in a prompt are read as such. With `echo` and `logprobs`, the prompt is scored."""
+    Control tokens in a prompt are read as such. `echo` with `logprobs` scores the prompt."""
     call = await Call.begin(request, CompletionRequest, MAX_TOKEN_IDS)
     return await answer_completion(call, call.body.model)
 

@@ -30,13 +30,13 @@ Inputs = Annotated[list[str | int | Ids], Meta(max_length=MAX_TOKEN_IDS)]
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
-    input: str | Inputs
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
-    input_type: InputType | None = None
-    prompt_name: str | None = None
-    truncate: bool | None = None
-    user: str | None = None
+    input: str | Inputs  # a text, the token ids of one, or a list of either
+    encoding_format: Literal["float", "base64"] = "float"  # base64: little-endian float32
+    dimensions: Annotated[int, Meta(ge=1)] | None = None  # shorten the vectors
+    input_type: InputType | None = None  # begin with the model's prompt for queries, documents
+    prompt_name: str | None = None  # begin with this prompt of the model
+    truncate: bool | None = None  # cut off texts that are too long, in place of refusing them
+    user: str | None = None  # only logged
 
     def inputs(self) -> list[str | list[int]]:
         """A text or its token ids per vector. Raises InvalidRequest."""
@@ -78,11 +78,11 @@ class EngineEmbeddingsRequest(EmbeddingsRequest, frozen=True, kw_only=True):
 
 
 class EmbeddingObject(msgspec.Struct, frozen=True):
-    """A vector, as `frame` writes it."""
+    """A vector."""
 
     object: Literal["embedding"]
     index: int  # of its text
-    embedding: list[float] | str  # text in base64: little-endian float32
+    embedding: list[float] | str  # numbers, or base64
 
 
 class EmbeddingsList(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,4 +153,5 @@ async def embed_texts(
 
 
 def frame(index: int, row: bytes) -> bytes:
+    """An EmbeddingObject."""
     return b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row)

@@ -22,9 +22,9 @@ Strength = Annotated[float, Meta(ge=0.01, le=1)]
 
 
 class EditFields(ImageFields, frozen=True, kw_only=True):
-    # One image: a file in the form, or a data URL.
+    # a file in the form, or a data URL
     image: str | Annotated[list[str], Meta(max_length=MAX_IMAGES)]
-    mask: str | None = None  # likewise
+    mask: str | None = None  # likewise; its transparent part is repainted
     strength: Strength | None = None  # how much of the image may change
 
     def original(self, default_side: int) -> Original:

@@ -51,20 +51,20 @@ encode = msgspec.json.Encoder().encode
 
 
 class ImageFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields of both routes. A null counts as absent."""
+    """A prompt, and what to make of it."""
 
     prompt: str
     model: str | None = None
-    n: Annotated[int, Meta(ge=1, le=10)] = 1
-    size: ShortName = "auto"
+    n: Annotated[int, Meta(ge=1, le=10)] = 1  # images
+    size: ShortName = "auto"  # WIDTHxHEIGHT, multiples of 16 from 64 to 2048; auto: the model's
     response_format: Literal["b64_json", "url"] = "b64_json"
-    seed: ImageSeed | None = None
+    seed: ImageSeed | None = None  # of the first image; each further one adds 1
     num_inference_steps: Annotated[int, Meta(ge=1, le=50)] | None = None
     guidance_scale: Annotated[float, Meta(ge=0, le=30)] | None = None
     output_format: OutputFormat = "png"
-    output_compression: Annotated[int, Meta(ge=0, le=100)] | None = None
+    output_compression: Annotated[int, Meta(ge=0, le=100)] | None = None  # quality, not for png
     stream: bool = False
-    partial_images: Annotated[int, Meta(ge=0, le=3)] = 0
+    partial_images: Annotated[int, Meta(ge=0, le=3)] = 0  # previews of each image, in a stream
     progress: bool = False  # an event per step, in a stream
     strict: bool = False  # refuse prompts that would be cut off
     quality: ShortName | None = None  # low: two steps

@@ -62,7 +62,8 @@ class Deleted(msgspec.Struct, frozen=True):
 async def pull_model(request: Request) -> Response:
     """Fetches a model.
 
-    A stream tells how far it is. A client that leaves stops it; what came is kept for the next pull."""
+    A stream tells how far it is. A client that leaves stops it, and what came is kept for the next
+    pull."""
     check_may_manage(request)
     call = await Call.begin(request, PullRequest)
     sources = references.parse(call.body.model, call.runtime.catalog)

