@@ -7,6 +7,7 @@ import ast
 import functools
 import inspect
 import io
+import textwrap
 import tokenize
 from types import ModuleType
 
@@ -37,18 +38,13 @@ def _comments(module: ModuleType) -> dict[str, dict[str, str]]:
 def comments_in(source: str) -> dict[str, dict[str, str]]:
     """Class → its own fields' comments."""
     lines = source.splitlines()
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
 
-    def comment(node: ast.stmt) -> str:
-        first = node.lineno
-        while lines[first - 2].lstrip().startswith("#"):
+    def comment(field: ast.AnnAssign) -> str:
+        first = at = field.lineno - 1
+        while lines[first - 1].lstrip().startswith("#"):
             first -= 1
-        places = range(first, (node.end_lineno or node.lineno) + 1)
-        texts = [comments[line] for line in places if line in comments]
+        beside = _comments_of(lines[at : field.end_lineno])
+        texts = [text.lstrip("# ") for text in (*lines[first:at], *beside)]
         return " ".join(text for text in texts if not text.startswith(DIRECTIVES))
 
     return {
@@ -60,3 +56,12 @@ def comments_in(source: str) -> dict[str, dict[str, str]]:
         for node in ast.parse(source).body
         if isinstance(node, ast.ClassDef)
     }
+
+
+def _comments_of(statement: list[str]) -> list[str]:
+    """Those among its lines. Only these lines are read token by token, which is slow."""
+    if not any("#" in line for line in statement):
+        return []
+    text = textwrap.dedent("\n".join(statement))
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return [token.string for token in tokens if token.type == tokenize.COMMENT]

@@ -101,7 +101,7 @@ class CustomCall(msgspec.Struct, frozen=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """Custom calls become function calls; unknown kinds are left out (`checked`)."""
+    """Custom calls become function calls; unknown kinds are left out."""
 
     function: FunctionCall = FunctionCall("")
     id: str | None = None

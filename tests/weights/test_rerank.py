@@ -1,5 +1,6 @@
 """/v1/rerank over a real cross-encoder with small random weights: the scores are the library's."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from localinfra import __version__, errors
 from localinfra.api.http.errors import AnthropicErrorBody, ErrorBody, speaks_anthropic
+from localinfra.api.openapi.examples import MODEL_KINDS
 from localinfra.api.openapi.operation import JSON, Operation
 from localinfra.api.openapi.operations import OPERATIONS, TAGS
 from localinfra.api.openapi.schemas import Schema, component_schemas, docstring, one_of, reference
@@ -78,6 +79,7 @@ def openapi_document(routes: Sequence[BaseRoute]) -> Schema:
             "securitySchemes": SECURITY,
         },
         "security": USUAL_SECURITY,
+        "x-example-models": MODEL_KINDS,  # name → kind
     }
 
 
@@ -122,8 +124,6 @@ def operation_object(route: Route) -> Schema:
         found["security"] = []
     if operation.is_old:
         found["deprecated"] = True
-    if operation.model:
-        found["x-models"] = list(operation.model)
     return found
 
 
@@ -192,8 +192,10 @@ def header_reference(name: str) -> Schema:
 
 
 def error_references(route: Route, operation: Operation) -> Schema:
-    statuses = {*(() if operation.is_open else OF_ALL), 500, *operation.statuses}
-    statuses |= {*(OF_BODIES if operation.body else ()), *(OF_MODELS if operation.model else ())}
+    statuses = {500, *operation.statuses}
+    statuses |= set() if operation.is_open else set(OF_ALL)
+    statuses |= set(OF_BODIES) if operation.body else set()
+    statuses |= set(OF_MODELS) if operation.uses_model else set()
     statuses |= {404} if route.param_convertors else set()
     prefix = "Anthropic" if speaks_anthropic({"path": route.path}) else "Error"
     return {

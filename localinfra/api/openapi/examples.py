@@ -12,6 +12,12 @@ CHAT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 RERANKER = "BAAI/bge-reranker-v2-m3"
 PAINTER = "black-forest-labs/FLUX.1-schnell"
+MODEL_KINDS = {
+    CHAT_MODEL: "text",
+    EMBEDDER: "embedding",
+    RERANKER: "rerank",
+    PAINTER: "image",
+}
 PULLED = "Qwen/Qwen3-0.6B-GGUF:Q8_0"
 
 RIVERS = {"role": "user", "content": "Name three rivers."}

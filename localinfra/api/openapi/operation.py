@@ -1,14 +1,13 @@
 """What the document says of one route, beside the docstring of its handler."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
-ModelKind: TypeAlias = Literal["text", "embedding", "rerank", "image"]
 
 JSON = "application/json"
 
@@ -32,7 +31,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str = JSON
     events: tuple[type[msgspec.Struct], ...] = ()  # one of these is the data of each, in a stream
     has_named_events: bool = False
-    model: tuple[ModelKind, ...] = ()  # the kinds that it takes
+    uses_model: bool = False
     headers: tuple[str, ...] = ()  # of the answer, beside those of all
     statuses: tuple[int, ...] = ()  # of errors, beside those that its body and model entail
     is_open: bool = False  # needs no key
