@@ -1,8 +1,8 @@
 """GET /openapi.json, and /docs, the page that shows it: the files in localinfra/web/docs/."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import msgspec
 from starlette.applications import Starlette
@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from localinfra.api.http.guard import DOCS, OPENAPI
+from localinfra.api.http.state import AppState
 from localinfra.api.http.static import StaticFile, static_file, static_response
 from localinfra.api.openapi.document import openapi_document
 from localinfra.errors import NotFound
-from localinfra.executor import in_daemon_thread
 
 FOLDER = Path(__file__).parent.parent / "web" / "docs"
 MEDIA_TYPES = {
@@ -40,38 +40,48 @@ POLICY = "; ".join(
 PAGE_HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
 
 
-@functools.lru_cache(maxsize=1)
-def document_file(app: Starlette) -> StaticFile:
-    """Takes 0.6 s the first time: the comments are read from the source."""
-    return static_file(msgspec.json.encode(openapi_document(app.routes)), "application/json")
+KEPT: WeakKeyDictionary[Starlette, Mapping[str, StaticFile]] = WeakKeyDictionary()
+DOCUMENT = "openapi.json"  # its name among the files
 
 
-@functools.cache
-def page_files() -> Mapping[str, StaticFile]:
-    """By their names."""
-    return {
-        path.name: static_file(path.read_bytes(), MEDIA_TYPES[path.suffix])
-        for path in FOLDER.iterdir()
-        if path.suffix in MEDIA_TYPES
-    }
+def files_of(app: Starlette) -> Mapping[str, StaticFile]:
+    """The page's files and the document, by name. Takes half a second, once for an application:
+    comments are read from the source."""
+    if app not in KEPT:
+        document = msgspec.json.encode(openapi_document(app.routes))
+        pages = [path for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES]
+        KEPT[app] = {
+            DOCUMENT: static_file(document, "application/json"),
+            **{
+                path.name: static_file(path.read_bytes(), MEDIA_TYPES[path.suffix])
+                for path in pages
+            },
+        }
+    return KEPT[app]
+
+
+async def answer_file(
+    request: Request, name: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    app: Starlette = request.app
+    # The first requests make the files in threads that are bounded: anyone may send them.
+    threads = AppState.of(app).threads.conversions
+    files = KEPT.get(app) or await threads.run(files_of, app)
+    if name not in files:
+        raise NotFound("The page of the docs has no such file: reload it.")
+    return static_response(request, files[name], headers)
 
 
 async def get_openapi(request: Request) -> Response:
-    file = await in_daemon_thread(document_file, request.app, name="write the OpenAPI document")
-    return static_response(request, file)
+    return await answer_file(request, DOCUMENT)
 
 
 async def get_docs(request: Request) -> Response:
-    files = await in_daemon_thread(page_files, name="read the page of the docs")
-    return static_response(request, files["index.html"], PAGE_HEADERS)
+    return await answer_file(request, "index.html", PAGE_HEADERS)
 
 
 async def get_docs_file(request: Request) -> Response:
-    files = await in_daemon_thread(page_files, name="read the page of the docs")
-    file = files.get(request.path_params["name"])
-    if file is None:
-        raise NotFound("The page of the docs has no such file: reload it.")
-    return static_response(request, file)
+    return await answer_file(request, request.path_params["name"])
 
 
 # They describe the other routes, and are not among those.

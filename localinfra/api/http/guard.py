@@ -155,7 +155,8 @@ class Guard:
 
 
 def is_open(path: str) -> bool:
-    """Image files are open: browsers fetch them without a key, and only their URL gives access."""
+    """Browsers open pages and images without a key. Only its URL gives access to an image; the
+    docs are the same on every server."""
     return path in OPEN_PATHS or path.startswith((IMAGE_FILES + "/", DOCS + "/"))
 
 

@@ -5,7 +5,7 @@ https://spec.openapis.org/oas/v3.1.0.html
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from starlette.routing import BaseRoute, Route
@@ -148,8 +148,7 @@ def parameters_of(route: Route, operation: Operation) -> Iterator[Schema]:
         }
 
 
-def named_examples(examples: object) -> Schema:
-    assert isinstance(examples, dict)
+def named_examples(examples: Mapping[str, object]) -> Schema:
     return {name: {"value": value} for name, value in examples.items()}
 
 
