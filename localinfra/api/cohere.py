@@ -20,7 +20,6 @@ from localinfra.api.vectors import as_base64, as_floats, pieces
 from localinfra.chat.messages import TEXT_TYPES, TypeName
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 
-# What vectors may be asked for, by their name in `embedding_types`.
 FORMS = {"float": as_floats, "base64": as_base64}
 INPUT_TYPES: dict[str, InputType] = {"search_query": "query", "search_document": "document"}
 Texts = Annotated[list[str], Meta(max_length=MAX_INPUTS)]
