@@ -21,6 +21,11 @@ PREFIXED = re.compile(
     r"tokenizer_info|health|metrics)(?P<rest>/.*)?",
     re.DOTALL,
 )
+# Ollama's routes, below what its clients may have as base URL: OpenAI's, or that of a gateway.
+OLLAMA_ROUTE = re.compile(
+    r"(?:/(?:v1|api|ollama))*"
+    r"(?P<route>/api/(?:chat|generate|tags|show|embed|embeddings|ps|pull|delete|version))"
+)
 INFERENCE_TWICE = re.compile("^/v1/inference(?:/v1/inference)+(?=/)")
 KEPT_BASES = {"/v1", "/v1/openai", "/inference-api/openai/v1"}  # these have routes of their own
 AT_ROOT = {"tokenize", "detokenize", "tokenizer_info", "health", "metrics"}
@@ -34,10 +39,18 @@ AZURES = (
     "model in the body."
 )
 BATCHES = "Batches are not supported: send requests concurrently, they are batched on the model."
+OLLAMAS_MODELS = (
+    "Models are not made, copied or pushed here: /api/pull fetches one, and models.toml gives it "
+    "other names and settings."
+)
 # APIs of other servers that this one lacks, by path prefix.
 NOT_SERVED = {
-    "/api": "That is Ollama's API. Use an OpenAI client with the base URL {base}/v1 instead; chat "
-    "is at /v1/chat/completions.",
+    "/api": "That is Ollama's API, which this server has not all of; ollama_api under [server] of "
+    "models.toml turns it on and off. OpenAI's is at {base}/v1, chat at /v1/chat/completions.",
+    "/api/create": OLLAMAS_MODELS,
+    "/api/copy": OLLAMAS_MODELS,
+    "/api/push": OLLAMAS_MODELS,
+    "/api/blobs": OLLAMAS_MODELS,
     "/v2/chat": "Cohere's chat is not supported: use OpenAI's, /v1/chat/completions.",
     "/v1/audio": "Speech and transcription are not supported.",
     "/v1/moderations": "Moderation is not supported.",
@@ -75,6 +88,8 @@ def canonical(path: str) -> str:
     """The path without double and trailing slashes, with one base and the route's main name."""
     path = SLASHES.sub("/", path).rstrip("/") or "/"
     path = INFERENCE_TWICE.sub("/v1/inference", path)
+    if ollamas := OLLAMA_ROUTE.fullmatch(path):
+        return ollamas["route"]
     found = PREFIXED.fullmatch(path)
     if found is None:
         return path
