@@ -32,7 +32,8 @@ AT_ROOT = {"tokenize", "detokenize", "tokenizer_info", "health", "metrics"}
 ONLY_AT_ROOT = {"tokenizer_info", "health", "metrics"}
 COHERES = {"rerank", "embed"}  # in /v1 and /v2
 OLLAMAS = {"embed", "embeddings"}  # below /api
-SECOND_NAMES = ("/v1/openai/", "/inference-api/")  # aliases of routes below /v1
+# Routes that only those ask for who know them: aliases of those below /v1, and Ollama's.
+SECOND_NAMES = ("/v1/openai/", "/inference-api/", "/api/")
 
 AZURES = (
     "That is Azure's form of the API: use an OpenAI client with the base URL {base}/v1 and the "

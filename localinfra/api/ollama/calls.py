@@ -1,16 +1,14 @@
-"""What Ollama's routes have in common: requests as curl sends them, models by Ollama's spelling of
-their names, and `keep_alive`."""
+"""What Ollama's routes have in common: Ollama's spelling of models' names, and `keep_alive`.
+
+Their bodies need no Content-Type: Ollama's documents use curl without.
+"""
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
-
-import msgspec
-from starlette.requests import Request
+from typing import TYPE_CHECKING
 
 from localinfra.api.call import Call
 from localinfra.api.http.managing import check_may_manage
-from localinfra.api.http.weight import MAX_VALUES
 from localinfra.api.ollama.answer import OllamaReply, now
 from localinfra.api.ollama.options import OllamaFields
 from localinfra.errors import FilesAbsent, Forbidden, ModelNotFound
@@ -20,15 +18,8 @@ if TYPE_CHECKING:
     from localinfra.embed.model import EmbeddingModel
     from localinfra.text.model import TextModel  # both bring numpy, which only loaded models need
 
-Body = TypeVar("Body", bound=msgspec.Struct)
-
 LATEST = ":latest"  # added by clients to names without a tag
 HUBS = ("hf.co/", "huggingface.co/")
-
-
-async def begin(request: Request, kind: type[Body], max_values: int = MAX_VALUES) -> Call[Body]:
-    """Ollama's documents use curl without a Content-Type."""
-    return await Call.begin(request, kind, max_values, has_type=False)
 
 
 async def served_name(runtime: Runtime, given: str) -> str:

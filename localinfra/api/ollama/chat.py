@@ -8,10 +8,11 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localinfra.api.call import Call
 from localinfra.api.generation.tools import SentTools, Tools, read_tools, tool_use
 from localinfra.api.generation.usage import UsageMeter
 from localinfra.api.ollama.answer import OllamaAnswer, OllamaCall, OllamaReply, Said, Stopwatch
-from localinfra.api.ollama.calls import begin, load_or_unload, text_model
+from localinfra.api.ollama.calls import load_or_unload, text_model
 from localinfra.api.ollama.options import TextFields
 from localinfra.chat.answer import Answer
 from localinfra.chat.messages import (
@@ -97,7 +98,7 @@ def chat_reply(said: Said, frame: OllamaReply) -> ChatReply:
 
 
 async def create_ollama_chat(request: Request) -> Response:
-    call = await begin(request, ChatFields)
+    call = await Call.begin(request, ChatFields, has_type=False)
     body, watch = call.body, Stopwatch(call.started_s)
     if not body.messages:
         return call.json(chat_reply(Said(), await load_or_unload(call, ROUTE)))

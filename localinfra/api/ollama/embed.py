@@ -10,7 +10,7 @@ from starlette.responses import Response
 from localinfra.api.call import Call
 from localinfra.api.http.pieces import fill_arrays
 from localinfra.api.ollama.answer import Stopwatch
-from localinfra.api.ollama.calls import begin, embedding_model
+from localinfra.api.ollama.calls import embedding_model
 from localinfra.api.ollama.options import OllamaFields
 from localinfra.api.openai.embeddings import MAX_INPUTS, checked_inputs, embed_texts
 from localinfra.api.vectors import as_floats, pieces
@@ -46,7 +46,7 @@ class OldEmbedding(msgspec.Struct, frozen=True):
 
 
 async def create_ollama_embeddings(request: Request) -> Response:
-    call = await begin(request, OllamaEmbedFields)
+    call = await Call.begin(request, OllamaEmbedFields, has_type=False)
     body, watch = call.body, Stopwatch(call.started_s)
     texts = checked_inputs(body.input, "input") if body.input else []
     model = await embedding_model(call, ROUTE)
@@ -76,7 +76,7 @@ async def create_ollama_embeddings(request: Request) -> Response:
 
 async def create_old_ollama_embedding(request: Request) -> Response:
     """One text → its vector, which is not normalized, as in Ollama."""
-    call = await begin(request, OldEmbedFields)
+    call = await Call.begin(request, OldEmbedFields, has_type=False)
     model = await embedding_model(call, OLD_ROUTE)
     rows: list[bytes] = []
     if call.body.prompt:

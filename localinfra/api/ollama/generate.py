@@ -13,7 +13,7 @@ from localinfra.api.call import Call
 from localinfra.api.generation.usage import UsageMeter
 from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.api.ollama.answer import OllamaAnswer, OllamaReply, Said, Stopwatch
-from localinfra.api.ollama.calls import begin, load_or_unload, text_model
+from localinfra.api.ollama.calls import load_or_unload, text_model
 from localinfra.api.ollama.chat import Images, with_images
 from localinfra.api.ollama.options import TextFields
 from localinfra.chat.answer import Answer
@@ -116,7 +116,7 @@ def generate_reply(said: Said, frame: OllamaReply) -> GenerateReply:
 
 
 async def create_ollama_text(request: Request) -> Response:
-    call = await begin(request, GenerateFields, MAX_TOKEN_IDS)
+    call = await Call.begin(request, GenerateFields, MAX_TOKEN_IDS, has_type=False)
     body, watch = call.body, Stopwatch(call.started_s)
     body.check()
     answer = Answer(body.answer_format)

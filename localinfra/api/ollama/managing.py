@@ -10,8 +10,9 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localinfra.api.call import Call
 from localinfra.api.http.managing import check_may_manage
-from localinfra.api.ollama.calls import HUBS, begin, renamed_errors, served_name
+from localinfra.api.ollama.calls import HUBS, renamed_errors, served_name
 from localinfra.api.openai.managing import MAX_REFERENCE, Pull, PullEvent, delete_files
 from localinfra.errors import InvalidRequest
 from localinfra.models.fetch import references
@@ -52,7 +53,7 @@ class OllamaPullLine(msgspec.Struct, frozen=True):
 
 async def pull_ollama_model(request: Request) -> Response:
     check_may_manage(request)
-    call = await begin(request, OllamaPullFields)
+    call = await Call.begin(request, OllamaPullFields, has_type=False)
     pull = Pull(call.runtime, await sources_of(call.runtime, call.body.id))
     if call.body.stream:
         return call.lines(lines_of(pull), pull, lambda: msgspec.json.encode(WAITING))
@@ -94,7 +95,7 @@ def line_of(event: PullEvent) -> OllamaPullLine:
 
 async def delete_ollama_model(request: Request) -> Response:
     check_may_manage(request)
-    call = await begin(request, ManagingFields)
+    call = await Call.begin(request, ManagingFields, has_type=False)
     name = await served_name(call.runtime, call.body.id)
     with renamed_errors(call.body.id):
         await delete_files(call.runtime, name)

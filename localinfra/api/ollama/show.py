@@ -8,7 +8,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localinfra.api.ollama.calls import begin, renamed_errors, served_name
+from localinfra.api.call import Call
+from localinfra.api.ollama.calls import renamed_errors, served_name
 from localinfra.api.ollama.managing import ManagingFields
 from localinfra.api.ollama.models import OllamaDetails, shown_details
 from localinfra.chat.template import ChatTemplate, TemplateError
@@ -40,7 +41,7 @@ class ShownModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def show_ollama_model(request: Request) -> Response:
-    call = await begin(request, ManagingFields)
+    call = await Call.begin(request, ManagingFields, has_type=False)
     name = await served_name(call.runtime, call.body.id)
     with renamed_errors(call.body.id):
         name, entry = call.runtime.catalog.resolve(name)
