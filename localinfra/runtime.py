@@ -254,6 +254,11 @@ class Runtime:
         """Frees the model once its requests have ended. Later ones load it again."""
         await self._models.unload(name)
 
+    def keep(self, name: str, idle_s: float | None) -> None:
+        """Lets the loaded model stay for this long without a request; None: for good."""
+        if seat := self.seats.named(name):
+            seat.kept_s = idle_s
+
     async def lease(self, name: str) -> Lease[LoadedModel]:
         """The model, loaded and kept in memory until the lease is released. Raises
         ModelUnavailable."""

@@ -125,6 +125,13 @@ def test_whatever_is_posted_to_is_found_below_any_base_url(app: Starlette) -> No
     assert ours and [canonical(f"/v1{path}") for path in ours] == ours
 
 
+def test_ollamas_routes_are_found_below_openais_base_url(app: Starlette) -> None:
+    """Each has its place in `OLLAMA_ROUTE`."""
+    routes = [route.path for route in app.routes if isinstance(route, Route)]
+    ours = [path for path in routes if path.startswith("/api/")]
+    assert ours and [canonical(f"/v1{path}") for path in ours] == ours
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -80,7 +80,7 @@ class PieceReader:
 
     def __init__(self) -> None:
         self._call: CallStart | None = None  # whose arguments are being written
-        self._arguments = ""
+        self._arguments: list[str] = []
 
     def read(self, pieces: Sequence[Piece], *, is_last: bool) -> Said:
         content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
@@ -88,13 +88,13 @@ class PieceReader:
         calls = []
         for piece in pieces:
             if isinstance(piece, CallStart):
-                self._call, self._arguments = piece, ""
+                self._call, self._arguments = piece, []
             elif isinstance(piece, CallArguments):
-                self._arguments += piece.text
+                self._arguments.append(piece.text)
             elif isinstance(piece, CallEnd):
-                calls.append(self._called(self._arguments or "{}"))
+                calls.append(self._called("".join(self._arguments) or "{}"))
         if is_last and self._call is not None:  # it was cut off
-            calls.append(self._called(completed_object(self._arguments)))
+            calls.append(self._called(completed_object("".join(self._arguments))))
         return Said(content, thinking, calls)
 
     def _called(self, arguments: str) -> OllamaCall:

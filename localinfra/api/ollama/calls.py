@@ -76,8 +76,7 @@ def keep(call: Call[OllamaFields], name: str) -> None:
     except Forbidden:
         call.report_ignored(["keep_alive"])
         return
-    if (seat := call.runtime.seats.named(name)) is not None:
-        seat.kept_s = call.body.kept_s
+    call.runtime.keep(name, call.body.kept_s)
 
 
 async def load_or_unload(call: Call[OllamaFields], route: str) -> OllamaReply:

@@ -134,8 +134,12 @@ class TextFields(OllamaFields, frozen=True, kw_only=True):
     def unmet(self, model: "TextModel") -> list[str]:
         """Paths of what this model can't honour."""
         num_ctx = self.options.num_ctx or 0
-        too_long = ["options.num_ctx"] if num_ctx > model.context_length else []
-        return [*too_long, *model.prompts.unread(self.kwarg_paths)]
+        unmet = {
+            "options.num_ctx": num_ctx > model.context_length,
+            "top_logprobs": self.top_logprobs and not self.logprobs,
+        }
+        named = [path for path, is_unmet in unmet.items() if is_unmet]
+        return [*named, *model.prompts.unread(self.kwarg_paths)]
 
     def text_params(self, model: "TextModel", default_seed: int | None) -> TextParams:
         options = self.options
