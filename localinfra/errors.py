@@ -126,6 +126,10 @@ class ModelUnavailable(ApiError):
     status, type, code = 503, "server_error", "model_unavailable"
 
 
+class FilesAbsent(ModelUnavailable):
+    """The model's files are not on this machine."""
+
+
 class PullRefused(ApiError):
     """The source of a model's files wants a login, or its terms accepted."""
 

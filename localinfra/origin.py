@@ -15,6 +15,8 @@ NEEDS_RESTART = frozenset(
     {
         "host",  # the socket is bound
         "port",
+        "ollama_port",
+        "ollama_api",  # the routes are made
         "disk_cache",  # engines have its files
         "keep_costs",  # what was used meanwhile would be lost, or charged
     }

@@ -42,7 +42,7 @@ from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry
 from localinfra.models.measured import LoadMeter
 from localinfra.models.pool import LoadState, Pool
-from localinfra.models.seats import Lease, LoadPlan, Seat
+from localinfra.models.seats import Lease, LoadPlan, Seat, Seats
 from localinfra.models.sharing import Sharing
 from localinfra.origin import Changes, Origin, merged
 from localinfra.prefixes.allowance import Allowance
@@ -80,12 +80,7 @@ MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory
 class Runtime:
     """Everything one server process owns. Event loop only: create it and `close` it there."""
 
-    def __init__(
-        self,
-        settings: ServerSettings,
-        catalog: Catalog,
-        origin: Origin | None = None,
-    ):
+    def __init__(self, settings: ServerSettings, catalog: Catalog, origin: Origin | None = None):
         """`origin`: of both, to read them anew."""
         self.settings = settings
         self._followers: list[Callable[[ServerSettings], None]] = []
@@ -259,6 +254,11 @@ class Runtime:
         """Frees the model once its requests have ended. Later ones load it again."""
         await self._models.unload(name)
 
+    def keep(self, name: str, idle_s: float | None) -> None:
+        """Lets the loaded model stay for this long without a request; None: for good."""
+        if seat := self.seats.named(name):
+            seat.kept_s = idle_s
+
     async def lease(self, name: str) -> Lease[LoadedModel]:
         """The model, loaded and kept in memory until the lease is released. Raises
         ModelUnavailable."""
@@ -280,9 +280,10 @@ class Runtime:
     def loaded(self) -> dict[str, LoadedModel]:
         return self._models.loaded()
 
-    def footprints(self) -> dict[str, Footprint]:
-        """What each model in memory takes."""
-        return self._models.seats.footprints
+    @property
+    def seats(self) -> Seats[LoadedModel]:
+        """The models in memory, those included that are being loaded or unloaded."""
+        return self._models.seats
 
     def prefix_bytes(self) -> dict[str, int]:
         """Main memory that prefixes outside of KV caches take, by model; also of unloaded ones."""
@@ -291,7 +292,7 @@ class Runtime:
 
     def room(self) -> Room:
         """Bytes by device for all models and their prefixes together."""
-        return self._room(self._models.seats.held)
+        return self._room(self.seats.held)
 
     def _room(self, held: Footprint) -> Room:
         prefixes = Footprint({CPU: self._allowance.num_bytes})
@@ -306,8 +307,7 @@ class Runtime:
 
     def loaded_of(self, kind: Kind[E, M]) -> dict[str, M]:
         """The loaded models of one kind, without those that a reload has removed."""
-        entries = self.catalog.entries
-        loaded = self._models.loaded().items()
+        entries, loaded = self.catalog.entries, self.loaded().items()
         return {n: kind.own(model) for n, model in loaded if isinstance(entries.get(n), kind.entry)}
 
     def loaded_text_models(self) -> "dict[str, TextModel]":
@@ -348,7 +348,7 @@ class Runtime:
             entries = self.catalog.entries.items()
             try:
                 await self._models.unload_idle({name: one.unload_after_s for name, one in entries})
-                self._fit_prefixes(self.footprints())
+                self._fit_prefixes(self.seats.footprints)
             except Exception:  # a failed look must not end the watch
                 logger.exception("the memory could not be looked after")
 
@@ -370,7 +370,7 @@ class Runtime:
     def _give_up_hanging(self) -> None:
         """Abandons models that hang and loads them again: their threads can't be stopped."""
         max_checks = max(1, round(self.settings.watchdog_s / PULSE_CHECK_S))
-        for seat, model in list(self._models.seats.ready()):
+        for seat, model in list(self.seats.ready()):
             dog = self._watchdogs.setdefault(seat, Watchdog(max_checks))
             if not dog.stands_still(model.worker.pulse):
                 continue

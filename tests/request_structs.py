@@ -14,6 +14,10 @@ from localinfra.api.deepinfra import encoders as native_encoders
 from localinfra.api.deepinfra import images as native_images
 from localinfra.api.deepinfra import text as native_text
 from localinfra.api.generation import tools
+from localinfra.api.ollama import chat as ollama_chat
+from localinfra.api.ollama import embed as ollama_embed
+from localinfra.api.ollama import generate as ollama_generate
+from localinfra.api.ollama import managing as ollama_managing
 from localinfra.api.openai import chat, completions, embeddings, image_edits, images, managing
 from localinfra.api.openai.responses import input as responses_input
 from localinfra.api.openai.responses import request as responses_request
@@ -62,6 +66,12 @@ KINDS: list[type[msgspec.Struct]] = [
     native_images.ImageBody,
     native_images.CogInput,
     managing.PullRequest,
+    ollama_chat.ChatFields,
+    ollama_generate.GenerateFields,
+    ollama_embed.OllamaEmbedFields,
+    ollama_embed.OldEmbedFields,
+    ollama_managing.ManagingFields,
+    ollama_managing.OllamaPullFields,
 ]
 PARTS: list[type[msgspec.Struct]] = [  # of bodies, which are read by themselves
     responses_input.Sent, responses_input.SentMessage, responses_input.SentReasoning,

@@ -80,6 +80,10 @@ def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("[server]\nlog_level = 'loud'", '"debug", "error", "info" or "warning", got "loud"'),
         ("[server]\nallowed_origins = ['https://a.b/']", "allowed_origins[0]: expected an origin"),
         ("[server]\nhost = ''", "[server] host: expected a host name or address"),
+        (
+            "[server]\nollama_api = false\nollama_port = 11434",
+            "[server] ollama_port: it is of no use without ollama_api = true",
+        ),
         ("[servr]\nport = 1", "models.toml: servr: unknown table; did you mean server?"),
         ("server = 3", "models.toml: server: expected a table, written [server]"),
         ("[server\nport = 1", "models.toml: not valid TOML: "),

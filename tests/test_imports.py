@@ -59,7 +59,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "models": [
         {"budget", "failures", "gguf", "places", "quants", "sampling", "swaps", "versions"},
         {"seats", "sources"},
-        {"looks", "sharing"},
+        {"details", "looks", "sharing"},
         {"entries", "pool"},
         {"files", "found", "kv_cache", "measured"},
         {"catalog", "memory"},
@@ -70,7 +70,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"generation", "metrics", "probes", "sockets"},
         {"call"},
         {"openai", "anthropic", "rerank", "tokens"},
-        {"cohere", "deepinfra"},
+        {"cohere", "deepinfra", "ollama"},
         {"openapi"},
         {"docs"},
         {"app"},

@@ -19,6 +19,17 @@ from localinfra.api.http.leaving import Leaving
 from localinfra.api.http.paths import CanonicalPaths
 from localinfra.api.http.state import AppState
 from localinfra.api.metrics import RequestMetrics, get_metrics
+from localinfra.api.ollama.chat import create_ollama_chat
+from localinfra.api.ollama.embed import create_old_ollama_embedding, create_ollama_embeddings
+from localinfra.api.ollama.generate import create_ollama_text
+from localinfra.api.ollama.managing import delete_ollama_model, pull_ollama_model
+from localinfra.api.ollama.models import (
+    answering_probes,
+    get_ollama_version,
+    list_ollama_models,
+    list_running_models,
+)
+from localinfra.api.ollama.show import show_ollama_model
 from localinfra.api.openai.chat import create_chat_completion, create_engine_chat_completion
 from localinfra.api.openai.completions import create_completion, create_engine_completion
 from localinfra.api.openai.embeddings import create_embeddings, create_engine_embeddings
@@ -82,6 +93,19 @@ ANTHROPIC_ROUTES = [
     ("/messages/count_tokens", count_message_tokens),
 ]
 
+OLLAMA_ROUTES = [
+    ("/api/chat", create_ollama_chat, "POST"),
+    ("/api/generate", create_ollama_text, "POST"),
+    ("/api/embed", create_ollama_embeddings, "POST"),
+    ("/api/embeddings", create_old_ollama_embedding, "POST"),
+    ("/api/tags", list_ollama_models, "GET"),
+    ("/api/show", show_ollama_model, "POST"),
+    ("/api/ps", list_running_models, "GET"),
+    ("/api/pull", pull_ollama_model, "POST"),
+    ("/api/delete", delete_ollama_model, "DELETE"),
+    ("/api/version", get_ollama_version, "GET"),
+]
+
 
 def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     """The application over a runtime; its lifespan starts loading the models and closes them.
@@ -91,6 +115,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     images, access = ImageFiles(), Access()
     runtime.follow(images.apply)
     runtime.follow(access.apply)
+    has_ollama = runtime.settings.ollama_api
     state = AppState(runtime, ledger, images, ResponseStore())
 
     @asynccontextmanager
@@ -103,7 +128,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/", get_root),
+            Route("/", answering_probes(get_root) if has_ollama else get_root),
             Route("/health", get_health),
             Route("/metrics", get_metrics),
             *DOCS_ROUTES,
@@ -124,6 +149,11 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
                 Route(prefix + path, handler, methods=["POST"])
                 for prefix in ANTHROPIC_PREFIXES
                 for path, handler in ANTHROPIC_ROUTES
+            ),
+            *(
+                Route(path, handler, methods=[method])
+                for path, handler, method in OLLAMA_ROUTES
+                if has_ollama
             ),
         ],
         middleware=[

@@ -25,6 +25,7 @@ from localinfra.api.generation.usage import Charge
 from localinfra.api.http.body import Decoded, read_body
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.form import read_body_or_form
+from localinfra.api.http.lines import LineStream
 from localinfra.api.http.pieces import PiecesResponse
 from localinfra.api.http.sse import Closable, EventStream, NamedEvent, NamedEventStream
 from localinfra.api.http.state import AppState, RequestState
@@ -65,16 +66,23 @@ class Call(Generic[Body]):
         self.runtime = self._app.runtime
         self.threads = self._app.threads
         self.caller = self._state.caller
+        self.started_s = self._state.started_s  # on time.perf_counter()
         # For requests that set no seed; None: a new one for each.
         self.default_seed = self.runtime.settings.default_seed
 
     @classmethod
     async def begin(
-        cls, request: Request, kind: type[Body], max_values: int = MAX_VALUES
+        cls,
+        request: Request,
+        kind: type[Body],
+        max_values: int = MAX_VALUES,
+        *,
+        has_type: bool = True,
     ) -> "Call[Body]":
-        """Raises the same errors as `read_body`."""
+        """Takes and raises the same as `read_body`."""
         limits = AppState.of(request.app).limits
-        return cls(request, await read_body(request, kind, limits, max_values))
+        decoded = await read_body(request, kind, limits, max_values, has_type=has_type)
+        return cls(request, decoded)
 
     @classmethod
     async def begin_with_form(
@@ -120,7 +128,7 @@ class Call(Generic[Body]):
         app, state = self._app, self._state
         state.model = model.name
         price = model.entry.price
-        return Charge(price, model.name, state.caller, state.started_s, app.metrics, app.ledger)
+        return Charge(price, model.name, state.caller, self.started_s, app.metrics, app.ledger)
 
     def report_ignored(self, paths: Iterable[str], unknown: Iterable[str] = ()) -> None:
         """Reports these parts of the body as without effect, in a header of the response;
@@ -162,4 +170,14 @@ class Call(Generic[Body]):
             self._keepalive_s,
             source,
             heartbeat_event=heartbeat_event,
+        )
+
+    def lines(
+        self,
+        lines: AsyncGenerator[bytes | list[bytes], None],
+        source: Closable,
+        heartbeat_line: Callable[[], bytes],
+    ) -> Response:
+        return LineStream(
+            lines, self.headers, self._keepalive_s, source, heartbeat_line=heartbeat_line
         )

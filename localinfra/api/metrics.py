@@ -94,7 +94,7 @@ def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
     metrics.model_memory.show(
         {
             (name, device): size
-            for name, held in runtime.footprints().items()
+            for name, held in runtime.seats.footprints.items()
             for device, size in held.bytes_on.items()
         }
     )

@@ -54,8 +54,11 @@ class Foreground(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            click.echo(banner(local_url(host, port), self._runtime))
+            addresses = [server.sockets[0].getsockname()[:2] for server in self.servers]
+            (host, port), others = addresses[0], {other for _, other in addresses}
+            ollama_port = self._runtime.settings.ollama_port
+            ollama = local_url(host, ollama_port) if ollama_port in others - {port} else None
+            click.echo(banner(local_url(host, port), self._runtime, ollama))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends answers that outlast the deadline with an error that their clients can read."""
@@ -127,11 +130,12 @@ def has_terminal() -> bool:
     return True
 
 
-def banner(base: str, runtime: Runtime) -> str:
-    """The URL, the models, and a curl line that works."""
+def banner(base: str, runtime: Runtime, ollama: str | None = None) -> str:
+    """The URL, the models, and a curl line that works. `ollama`: another URL."""
     entries = runtime.catalog.entries
     ready = {name: e for name, e in entries.items() if file_state(e.source) == "present"}
-    lines = [f"localinfra answers at {base}/v1", ""]
+    also = [f"and Ollama's clients at {ollama}"] if ollama else []
+    lines = [f"localinfra answers at {base}/v1", *also, ""]
     for kind in KINDS.values():
         mark = "" if kind is TextModelEntry else f" ({kind.kind})"
         lines += [f"  {name}{mark}" for name, entry in ready.items() if type(entry) is kind]
@@ -189,7 +193,7 @@ def serve(
     settings, catalog = origin.read()
     logs.configure(settings.log_level)
 
-    sockets = take_address(settings.host, settings.port)
+    sockets = take_address(settings.host, settings.port) + take_ollama_port(settings)
 
     async def run() -> bool:
         ledger = Ledger(default_path() if settings.keep_costs else None)
@@ -219,19 +223,38 @@ def take_address(host: str, port: int) -> list[socket.socket]:
         raise cannot_listen(host, port, error) from None
 
 
-def cannot_listen(host: str, port: int, error: OSError) -> ConfigError:
+def take_ollama_port(settings: ServerSettings) -> list[socket.socket]:
+    """Listens on the settings' `ollama_port`. If that fails, the server goes on without it."""
+    host, port = settings.host, settings.ollama_port
+    if port is None or port == settings.port:
+        return []
+    sockets: list[socket.socket] = []
+    try:
+        sockets = bind(host, port)
+        for listener in sockets:
+            listener.listen()  # two processes may bind one port, but only one can listen
+    except OSError as error:
+        for listener in sockets:
+            listener.close()
+        why = cannot_listen(host, port, error, option="ollama_port")
+        logger.warning("Ollama's clients have no port of their own: %s", why)
+        return []
+    return sockets
+
+
+def cannot_listen(host: str, port: int, error: OSError, option: str = "--port") -> ConfigError:
     where = f"can't listen on {host}:{port}"
     if isinstance(error, socket.gaierror):
         return ConfigError(f"{where}: the host name has no address. Choose another --host.")
     if error.errno == errno.EADDRINUSE:
         holder = listener_on(port)
         who = f"{holder} listens there" if holder else "another server listens there"
-        return ConfigError(f"{where}: {who}. End it, or choose another --port.")
+        return ConfigError(f"{where}: {who}. End it, or choose another {option}.")
     if error.errno == errno.EADDRNOTAVAIL:
         return ConfigError(f"{where}: this machine has no such address. Choose another --host.")
     if error.errno == errno.EACCES:
         return ConfigError(
-            f"{where}: permission denied. Choose a --port above 1023."
+            f"{where}: permission denied. Choose a {option} above 1023."
             if port < 1024
             else f"{where}: permission denied."
         )

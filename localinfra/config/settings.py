@@ -108,8 +108,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # seed of requests that name none, so that the same request gets the same answer; without it,
     # each gets a random one
     default_seed: Annotated[int, Meta(ge=0, le=4_294_967_295)] | None = None
+    ollama_api: bool = True  # also answer Ollama's clients, below /api
+    # also listen on this port, such as 11434, where Ollama's clients look; if another program has
+    # it, the server says so and goes on
+    ollama_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
     keep_costs: bool = True  # record each key's usage in the cache, for `localinfra costs`
     log_level: LogLevel = "info"  # debug also logs every request
+
+    def __post_init__(self) -> None:
+        if self.ollama_port is not None and not self.ollama_api:
+            raise ValueError("ollama_port: it is of no use without ollama_api = true")
 
     def __repr__(self) -> str:
         hidden = f"<{len(self.api_keys)} hidden>"

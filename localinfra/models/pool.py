@@ -158,6 +158,7 @@ class Pool(Generic[T]):
             logger.info("%s stays as it is: there is no memory for two of it", name)
             return False
         new = self._new_seat(pending)
+        new.kept_s = old.kept_s
         self._sharing.changed(self.seats.footprints)
         new.task = asyncio.create_task(self._load_into(new))
         await asyncio.shield(new.task)
@@ -173,7 +174,7 @@ class Pool(Generic[T]):
         """Frees the models that have been idle for longer than their limit. Call it regularly: it
         is also what notes when a model last worked for itself."""
         for seat, model in list(self.seats.ready()):
-            limit_s = limits_s.get(seat.name)
+            limit_s = seat.idle_limit_s(limits_s.get(seat.name))
             if seat.num_leases or self._is_busy(model):
                 seat.used_at = time.monotonic()
             elif limit_s is not None and time.monotonic() - seat.used_at > limit_s:
@@ -311,7 +312,7 @@ class Pool(Generic[T]):
 
     async def _load_into(self, seat: Seat[T]) -> None:
         """Raises what the load raises; the seat is gone then."""
-        started, name, plan = time.monotonic(), seat.name, seat.pending.plan
+        begun, name, plan = time.monotonic(), seat.name, seat.pending.plan
         try:
             model = await in_daemon_thread(self._load, name, plan, name=f"load {name}")
         except Exception:
@@ -320,8 +321,7 @@ class Pool(Generic[T]):
             raise
         seat.model, seat.takes = model, self._sharing.takes(model)
         seat.measured, seat.parked = seat.takes, self._sharing.parked(model)
-        load_s = time.monotonic() - started
-        logger.info("loaded %s in %.2f s; it takes %s", name, load_s, seat.takes)
+        logger.info("loaded %s in %.2f s; it takes %s", name, time.monotonic() - begun, seat.takes)
         if self._faults.pop(name, None):
             logger.info("%s is back", name)
         self._is_ready(seat)

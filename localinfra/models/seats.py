@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from localinfra.errors import ApiError
 from localinfra.footprint import NO_MEMORY, Footprint, total
@@ -74,6 +75,18 @@ class Seat(Resident, Generic[T]):
     measured: Footprint = NO_MEMORY  # what it takes where it can compute
     task: asyncio.Task[None] | None = None  # that loads or unloads it
     is_gone: asyncio.Event = field(default_factory=asyncio.Event)
+    # Seconds without a request after which it is unloaded, as a client last asked for. None: never;
+    # UNSET: none did, and the model's entry says.
+    kept_s: float | UnsetType | None = UNSET
+
+    def idle_limit_s(self, usual_s: float | None) -> float | None:
+        """The same, given what the entry says."""
+        return usual_s if self.kept_s is UNSET else self.kept_s
+
+    def left_s(self, usual_s: float | None) -> float | None:
+        """Seconds until then, if no request comes. None: never."""
+        limit_s = self.idle_limit_s(usual_s)
+        return None if limit_s is None else max(0.0, limit_s - time.monotonic() + self.used_at)
 
 
 class Seats(list[Seat[T]], Generic[T]):

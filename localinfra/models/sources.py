@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
-from localinfra.errors import ModelUnavailable
+from localinfra.errors import FilesAbsent
 from localinfra.install import pip
 from localinfra.models import places, quants
 
@@ -298,12 +298,10 @@ def absolute(text: str, folder: Path) -> Path:
 
 def locate(name: str, source: Source, key: str = "source") -> Path:
     """Returns the path of the files that `key` of the model `name` refers to. Raises
-    ModelUnavailable."""
+    FilesAbsent."""
     path = source.find()
     if path is None:
-        raise ModelUnavailable(
-            f"The files of {name} are not here: {source.remedy(name, key)}", "model"
-        )
+        raise FilesAbsent(f"The files of {name} are not here: {source.remedy(name, key)}", "model")
     return path
 
 

@@ -242,6 +242,14 @@ class Prompts:
         self._check_ids(ids, param)
         return ids
 
+    def after(self, before: list[int], ids: list[int]) -> list[int]:
+        """The tokens of a prompt that goes on from these, without a second BOS. Raises the errors
+        of `checked_ids`."""
+        vocabulary = self._vocabulary
+        bos = vocabulary.special_tokens.get(vocabulary.bos_text)
+        has_bos = vocabulary.adds_bos and ids[:1] == [bos]
+        return [*self.checked_ids(before, "context"), *(ids[1:] if has_bos else ids)]
+
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
         num_vocab = self._vocabulary.num_vocab
         if not ids or (min(ids) >= 0 and max(ids) < num_vocab):

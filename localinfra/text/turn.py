@@ -103,14 +103,21 @@ class Turn(msgspec.Struct, frozen=True):
     """A submitted answer, queued or running. The caller must close `deltas`, even if it never
     iterates them."""
 
-    num_prompt: int  # tokens
+    prompt: Sequence[int]  # token ids
     readers: list[ChoiceReader]  # one per choice
     deltas: Deltas
     left_out: Sequence[str] = ()  # paths of requirements that are not enforced
 
+    @property
+    def num_prompt(self) -> int:
+        return len(self.prompt)
 
-async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Turn:
+
+async def begin_turn(
+    model: "TextModel", wanted: TurnRequest, client: str, before: list[int] | None = None
+) -> Turn:
     """Renders the messages, compiles the answer's grammar, chooses its parser and submits it all.
+    `before`: token ids of an earlier prompt and its answer, which the messages go on from.
 
     Raises the errors of `TextModel`'s methods before anything is generated: InvalidRequest,
     UnsupportedParameter, ContextLengthExceeded, QueueFull.
@@ -119,6 +126,7 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
     is_free = not use.is_required and wanted.answer.format is None
     prompt = await model.prompts.chat(wanted.messages, wanted.template_kwargs, use.tools)
     compiled = await model.grammars.compile(wanted.answer, prompt)
+    ids = model.prompts.after(before, prompt.ids) if before else prompt.ids
     parsers = [
         parser_of(
             prompt.voice,
@@ -134,16 +142,16 @@ async def begin_turn(model: "TextModel", wanted: TurnRequest, client: str) -> Tu
     readers = [ChoiceReader(parser, stops, CallIds(prompt.voice.calls, used)) for parser in parsers]
     deltas = model.generate(
         TextRequest(
-            prompts=[prompt.ids],
+            prompts=[ids],
             params=wanted.params,
-            border=prompt.border,
+            border=prompt.border + len(ids) - len(prompt.ids),
             readers=readers,
             grammar=compiled.grammar,
             spelled_tokens=model.prompts.format_tokens if parsers[0] else frozenset(),
             client=client,
         )
     )
-    return Turn(len(prompt.ids), readers, deltas, compiled.left_out)
+    return Turn(ids, readers, deltas, compiled.left_out)
 
 
 def pieces_in(delta: OutputDelta) -> list[Piece]:

@@ -103,6 +103,10 @@ def ask(app: Starlette, method: str, path: str, *headers: Header) -> Reply:
         ("/modelsx", "/modelsx"),
         ("/chat", "/chat"),
         ("/api/tags", "/api/tags"),
+        ("/api/api/tags", "/api/tags"),
+        ("/v1/api/chat", "/api/chat"),
+        ("/ollama/api/embeddings/", "/api/embeddings"),
+        ("/v1/api/embeddings", "/api/embeddings"),
         ("/v1/models/v1/v1/x", "/v1/models/v1/v1/x"),
         ("", "/"),
         ("*", "*"),
@@ -118,6 +122,13 @@ def test_whatever_is_posted_to_is_found_below_any_base_url(app: Starlette) -> No
     routes = [route for route in app.routes if isinstance(route, Route)]
     paths = [example(route.path) for route in routes if "POST" in (route.methods or ())]
     ours = [path for path in paths if path.startswith("/v1/") and "/openai/" not in path]
+    assert ours and [canonical(f"/v1{path}") for path in ours] == ours
+
+
+def test_ollamas_routes_are_found_below_openais_base_url(app: Starlette) -> None:
+    """Each has its place in `OLLAMA_ROUTE`."""
+    routes = [route.path for route in app.routes if isinstance(route, Route)]
+    ours = [path for path in routes if path.startswith("/api/")]
     assert ours and [canonical(f"/v1{path}") for path in ours] == ours
 
 
@@ -205,9 +216,9 @@ def test_health_needs_no_key_in_any_spelling(locked: Starlette, path: str) -> No
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/api/tags", "http://127.0.0.1:8000/v1"),
-        ("/api/chat", "/v1/chat/completions"),
-        ("/api/generate", "Ollama"),
+        ("/api/create", "/api/pull"),
+        ("/api/blobs/sha256:0", "models.toml"),
+        ("/api/experimental/web_search", "ollama_api"),
         ("/v2/chat", "/v1/chat/completions"),
         ("/v1/audio/speech", "not supported"),
         ("/v1/audio/transcriptions", "not supported"),
@@ -230,14 +241,14 @@ def test_health_needs_no_key_in_any_spelling(locked: Starlette, path: str) -> No
         ("/openai/deployments/m/chat/completions", "base URL http://127.0.0.1:8000/v1"),
         ("/v1/deployments/m/chat/completions", "base URL http://127.0.0.1:8000/v1"),
         ("/deployments/m/embeddings", "base URL http://127.0.0.1:8000/v1"),
-        ("/api/embed", "Ollama"),
         ("/nowhere", "/v1/chat/completions"),
     ],
 )
 def test_an_unknown_path_says_what_to_do(app: Starlette, path: str, words: str) -> None:
     reply = ask(app, "POST", path, JSON)
-    assert reply.status == 404 and words in str(reply.error["message"]), reply.error
-    assert "{" not in str(reply.error["message"])
+    said = reply.error if path.startswith("/api/") else reply.error["message"]
+    assert reply.status == 404 and words in said, reply.error
+    assert "{" not in said
 
 
 def test_no_hint_shows_a_pattern(app: Starlette) -> None:

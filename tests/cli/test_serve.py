@@ -115,6 +115,30 @@ def test_localhost_means_both_addresses_on_one_port(start: Start) -> None:
         assert process.get("/health", "::1")[0] == 200
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_ollamas_clients_may_have_a_port_of_their_own(start: Start) -> None:
+    process = start(server=f"ollama_port = {(port := free_port())}")
+    assert process.get("/health")[0] == 200
+    assert f"http://localhost:{port}" in process.banner or f"127.0.0.1:{port}" in process.banner
+    process.port = port
+    assert process.get("/api/tags") == (200, {"models": []})
+
+
+def test_without_that_port_the_server_says_who_has_it_and_goes_on(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = start(server=f"ollama_port = {taken.getsockname()[1]}")
+        assert process.get("/health")[0] == 200
+        assert "choose another ollama_port" in process.log
+        assert "for Ollama" not in process.banner and "Ollama's" not in process.banner
+    if Path("/proc").exists():
+        assert f"(process {os.getpid()})" in process.log
+
+
 def test_an_address_means_only_that_address(start: Start) -> None:
     process = start("--host", "127.0.0.1")
     assert process.get("/health")[0] == 200

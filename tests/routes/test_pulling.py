@@ -16,9 +16,10 @@ from models.tiny_gguf import tiny_llama
 from waiting import run, until
 
 from localinfra.api.app import create_app
+from localinfra.api.ollama.managing import sources_of
 from localinfra.api.openai.managing import Pull
 from localinfra.models.fetch import references
-from localinfra.models.sources import HubSource
+from localinfra.models.sources import HubSource, OllamaSource, RemoteSource
 from localinfra.origin import Origin
 from localinfra.runtime import Runtime
 
@@ -85,6 +86,67 @@ def test_a_pulled_model_is_served_at_once_and_gone_once_it_is_deleted(
     assert [path.name for path in (tmp_path / "HF_HUB_CACHE").iterdir()] == [".locks"]
 
 
+def test_ollamas_clients_pull_and_delete_in_their_own_form(hub: Site, tmp_path: Path) -> None:
+    pulled, again, listed, deleted, gone = asked(
+        tmp_path,
+        ("POST", "/api/pull", {"name": "hf:org/m"}),
+        ("POST", "/api/pull", {"model": "hf.co/org/m", "stream": False}),
+        ("GET", "/api/tags", None),
+        ("DELETE", "/api/delete", {"model": "org/m:latest"}),
+        ("DELETE", "/api/delete", {"name": "org/m"}),
+    )
+    first, *_, last = [json.loads(line) for line in pulled.body.splitlines()]
+    assert first == {"status": "pulling manifest"} and last == {"status": "success"}
+    size = len(tiny_llama().to_bytes())
+    bars = [json.loads(line) for line in pulled.body.splitlines() if b"digest" in line]
+    assert bars and all(bar["total"] == size and len(bar["digest"]) == 71 for bar in bars)
+    assert json.loads(again.body) == {"status": "success"}
+    assert [model["name"] for model in json.loads(listed.body)["models"]] == ["org/m"]
+    assert (deleted.status, deleted.body) == (200, b"")
+    assert gone.status == 404 and "not found" in gone.error
+
+
+def test_a_failed_pull_ends_in_an_error_that_ollamas_clients_read(
+    hub: Site, tmp_path: Path
+) -> None:
+    stream, whole, wrong = asked(
+        tmp_path,
+        ("POST", "/api/pull", {"model": "hf:org/none"}),
+        ("POST", "/api/pull", {"model": "hf:org/none", "stream": False}),
+        ("POST", "/api/pull", {}),
+    )
+    assert (stream.status, whole.status, wrong.status) == (200, 404, 400)
+    assert json.loads(stream.body.splitlines()[-1]).keys() == {"error"}
+    assert isinstance(whole.error, str) and "model is required" in wrong.error
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("llama3.2", OllamaSource("llama3.2")),
+        ("qwen3:8b", OllamaSource("qwen3", "8b")),
+        ("user/model:tag", OllamaSource("user/model", "tag")),
+        ("hf.co/org/m:Q4_K_M", HubSource("org/m", quant="Q4_K_M")),
+        ("hf:org/m", HubSource("org/m")),
+        ("mine", HubSource("org/other", quant="Q8_0")),
+        ("mine:latest", HubSource("org/other", quant="Q8_0")),
+    ],
+)
+def test_a_name_means_what_it_means_to_ollama(
+    tmp_path: Path, name: str, source: RemoteSource
+) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text('[model.mine]\nkind = "text"\nsource = "hf:org/other:Q8_0"')
+
+    async def scenario() -> None:
+        origin = Origin(path)
+        runtime = Runtime(*origin.read(), origin)
+        assert await sources_of(runtime, name) == [source]
+        await runtime.close()
+
+    run(scenario)
+
+
 def test_without_a_stream_the_answer_comes_at_the_end(hub: Site, tmp_path: Path) -> None:
     [reply] = asked(tmp_path, ("POST", "/v1/models/pull", {"model": "hf:org/m:Q8_0"}))
     assert json.loads(reply.body) == {"status": "done", "ids": ["org/m"]}
@@ -109,10 +171,10 @@ def test_a_client_that_leaves_stops_the_pull_and_nothing_complains(
         runtime = Runtime(*origin.read(), origin)
         pull = Pull(runtime, references.parse("org/m", runtime.catalog))
         events = pull.events()
-        assert await anext(events) == b'{"status":"planning"}'
+        assert (await anext(events)).status == "planning"
         # From here on the file's line brings nothing.
         hub.faults += [Fault(cut_after=10, stall=True)] * 20
-        assert b"fetching" in await anext(events)
+        assert (await anext(events)).status == "fetching"
         await pull.aclose()
         await events.aclose()
         await until(lambda: not any("Pull._fetch" in repr(task) for task in asyncio.all_tasks()))

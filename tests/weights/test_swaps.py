@@ -47,7 +47,7 @@ def test_two_models_take_turns_and_every_request_is_answered(server: LiveServer)
     with ThreadPoolExecutor(4) as clients:
         answers = list(clients.map(ask, range(8)))
     assert len(set(answers)) == 1
-    taken = sum(held.bytes_on[CPU] for held in server.runtime.footprints().values())
+    taken = sum(held.bytes_on[CPU] for held in server.runtime.seats.footprints.values())
     prefixes = sum(server.runtime.prefix_bytes().values())
     assert prefixes and 100 * MIB < taken + prefixes <= BUDGET_MIB * MIB
 

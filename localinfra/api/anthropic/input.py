@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from localinfra.api.generation.carried import read_carried
+from localinfra.api.generation.params import thinking_kwargs
 from localinfra.api.generation.tools import (
     MAX_TOOLS,
     NamedFunction,
@@ -135,10 +136,9 @@ class Thinking(msgspec.Struct, frozen=True):
 
     @property
     def template_kwargs(self) -> dict[str, Json]:
-        """Under all names that the templates of different model families use."""
         thinks = self.type != "disabled"
         budget = {"thinking_budget": self.budget_tokens} if self.budget_tokens and thinks else {}
-        return {"enable_thinking": thinks, "thinking": thinks, **budget}
+        return {**thinking_kwargs(thinks), **budget}
 
 
 class OutputFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):

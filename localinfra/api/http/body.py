@@ -35,6 +35,7 @@ from localinfra.executor import give_way
 T = TypeVar("T", bound=msgspec.Struct)
 
 JSON_TYPE = re.compile(rb"application/([\w.-]+\+)?json", re.IGNORECASE)
+UNTYPED = ("", "application/x-www-form-urlencoded")
 READABLE_CHARSETS = ("utf-8", "ascii")  # Python's names; ASCII is valid UTF-8
 MAX_PARSED_BYTES = 4096  # of a header: parsing takes 1 µs per parameter
 NESTED_SIZE = 32  # a list, object or name is as much work as this many characters
@@ -111,8 +112,11 @@ async def read_body(
     kind: type[T],
     limits: BodyLimits,
     max_values: int = MAX_VALUES,
+    *,
+    has_type: bool = True,
 ) -> Decoded[T]:
-    """Reads and checks the request's JSON body.
+    """Reads and checks the request's JSON body. Without `has_type`, its Content-Type may be absent
+    or what curl sends unless told otherwise.
 
     A `null` counts as absent if the field has a default, so structs need no `| None` for it; so
     does an empty string if the default is a string or None. An ApiError raised in `__post_init__`
@@ -121,7 +125,9 @@ async def read_body(
     Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, InvalidRequest with the field's path
     as `param`, or ClientDisconnect if the client has left.
     """
-    check_content_type(request)
+    if has_type or request.headers.get("content-type", "") not in UNTYPED:
+        check_content_type(request)
+    check_content_encoding(request)
     weight = Weight(max_values)
     body = without_mark(await receive_body(request, limits, weight))
     if weight.is_too_deep:
@@ -140,7 +146,6 @@ def check_content_type(request: Request) -> None:
         raise UnsupportedMediaType(
             f"Send the body as 'Content-Type: application/json' in UTF-8, not {given[:100]!r}."
         )
-    check_content_encoding(request)
 
 
 def is_json_in_utf_8(content_type: str) -> bool:

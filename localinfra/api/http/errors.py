@@ -29,8 +29,10 @@ STATUS_ERRORS: dict[int, type[ApiError]] = {
 }
 
 
-# Paths of Anthropic's API, which has another error body.
+# Paths of APIs that have other error bodies.
 ANTHROPIC_PATHS = re.compile(r"(/anthropic)?/v1/messages(/.*)?")
+OLLAMA_PATHS = re.compile(r"/api(/.*)?")
+OLLAMA_STATUSES = {429: 503}  # a full queue
 
 # https://platform.claude.com/docs/en/api/errors; other 4xx are invalid_request_error.
 ANTHROPIC_TYPES = {
@@ -60,9 +62,18 @@ class AnthropicErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
 
 
+class OllamaErrorBody(msgspec.Struct, frozen=True):
+    error: str
+
+
 def speaks_anthropic(scope: Scope) -> bool:
     """Whether the path belongs to Anthropic's API, even if there is no such route."""
     return ANTHROPIC_PATHS.fullmatch(scope["path"]) is not None
+
+
+def speaks_ollama(scope: Scope) -> bool:
+    """The same for Ollama's API."""
+    return OLLAMA_PATHS.fullmatch(scope["path"]) is not None
 
 
 def json_response(
@@ -74,7 +85,9 @@ def json_response(
 
 def error_body(error: ApiError, scope: Scope) -> bytes:
     """`{"error": {message, type, param, code}}`, with `request_id` if the server is at fault; the
-    same in Anthropic's shape on its paths."""
+    same in Anthropic's shape on its paths, and the message alone on Ollama's."""
+    if speaks_ollama(scope):
+        return msgspec.json.encode(OllamaErrorBody(error.message))
     detail = ErrorDetail(error.message, error.type, error.param, error.code)
     id = RequestState.of(scope).id
     if speaks_anthropic(scope):
@@ -103,7 +116,10 @@ def error_response(
         own["www-authenticate"] = "Bearer"
     if error.status == 408:
         own["connection"] = "close"  # else the rest of the body would be read as a request
-    return Response(error_body(error, scope), error.status, own, "application/json")
+    status = error.status
+    if speaks_ollama(scope):
+        status = OLLAMA_STATUSES.get(status, status)
+    return Response(error_body(error, scope), status, own, "application/json")
 
 
 def as_api_error(error: Exception, scope: Scope) -> ApiError:

@@ -21,23 +21,37 @@ PREFIXED = re.compile(
     r"tokenizer_info|health|metrics|openapi\.json)(?P<rest>/.*)?",
     re.DOTALL,
 )
+# Ollama's routes, below what its clients may have as base URL: OpenAI's, or that of a gateway.
+OLLAMA_ROUTE = re.compile(
+    r"(?:/(?:v1|api|ollama))*"
+    r"(?P<route>/api/(?:chat|generate|tags|show|embed|embeddings|ps|pull|delete|version))"
+)
 INFERENCE_TWICE = re.compile("^/v1/inference(?:/v1/inference)+(?=/)")
 KEPT_BASES = {"/v1", "/v1/openai", "/inference-api/openai/v1"}  # these have routes of their own
 ONLY_AT_ROOT = {"tokenizer_info", "health", "metrics", "openapi.json"}
 AT_ROOT = {"tokenize", "detokenize"} | ONLY_AT_ROOT
 COHERES = {"rerank", "embed"}  # in /v1 and /v2
 OLLAMAS = {"embed", "embeddings"}  # below /api
-SECOND_NAMES = ("/v1/openai/", "/inference-api/")  # aliases of routes below /v1
+# Routes that only those ask for who know them: aliases of those below /v1, and Ollama's.
+SECOND_NAMES = ("/v1/openai/", "/inference-api/", "/api/")
 
 AZURES = (
     "That is Azure's form of the API: use an OpenAI client with the base URL {base}/v1 and the "
     "model in the body."
 )
 BATCHES = "Batches are not supported: send requests concurrently, they are batched on the model."
+OLLAMAS_MODELS = (
+    "Models are not made, copied or pushed here: /api/pull fetches one, and models.toml gives it "
+    "other names and settings."
+)
 # APIs of other servers that this one lacks, by path prefix.
 NOT_SERVED = {
-    "/api": "That is Ollama's API. Use an OpenAI client with the base URL {base}/v1 instead; chat "
-    "is at /v1/chat/completions.",
+    "/api": "That is Ollama's API, which this server has not all of; ollama_api under [server] of "
+    "models.toml turns it on and off. OpenAI's is at {base}/v1, chat at /v1/chat/completions.",
+    "/api/create": OLLAMAS_MODELS,
+    "/api/copy": OLLAMAS_MODELS,
+    "/api/push": OLLAMAS_MODELS,
+    "/api/blobs": OLLAMAS_MODELS,
     "/v2/chat": "Cohere's chat is not supported: use OpenAI's, /v1/chat/completions.",
     "/v1/audio": "Speech and transcription are not supported.",
     "/v1/moderations": "Moderation is not supported.",
@@ -75,6 +89,8 @@ def canonical(path: str) -> str:
     """The path without double and trailing slashes, with one base and the route's main name."""
     path = SLASHES.sub("/", path).rstrip("/") or "/"
     path = INFERENCE_TWICE.sub("/v1/inference", path)
+    if ollamas := OLLAMA_ROUTE.fullmatch(path):
+        return ollamas["route"]
     found = PREFIXED.fullmatch(path)
     if found is None:
         return path

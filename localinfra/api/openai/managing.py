@@ -69,10 +69,8 @@ async def pull_model(request: Request) -> Response:
     sources = references.parse(call.body.model, call.runtime.catalog)
     pull = Pull(call.runtime, sources)
     if call.body.stream:
-        return call.stream(pull.events(), pull)
-    async with contextlib.aclosing(pull):
-        events = [event async for event in pull.events()]
-    return call.pieces([events[-1]])
+        return call.stream(encoded(pull), pull)
+    return call.json(await pull.whole())
 
 
 class Pull:
@@ -87,24 +85,31 @@ class Pull:
     async def aclose(self) -> None:
         self._stop.set()
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yields PullEvents as JSON. Raises what `pull.plan` and `pull.fetch` raise."""
+    async def whole(self) -> PullEvent:
+        """The last event. Raises the same as `events`."""
+        async with contextlib.aclosing(self), contextlib.aclosing(self.events()) as events:
+            async for event in events:
+                last = event
+        return last
+
+    async def events(self) -> AsyncGenerator[PullEvent, None]:
+        """Raises what `pull.plan` and `pull.fetch` raise."""
         ids = []
         for source in self._sources:
-            yield encoded(PullEvent("planning"))
+            yield PullEvent("planning")
             plan = await in_daemon_thread(self._plan, source, name="plan a pull")
             fetching = asyncio.create_task(self._fetch(plan))
             # Once the client has left, nobody waits for its PullStopped.
             fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
             while (progress := await self._shown.get()) is not None:
-                yield encoded(event_of(progress))
+                yield event_of(progress)
             path = await fetching
             await self._runtime.refresh(is_urgent=True)
             catalog = self._runtime.catalog
             if name := await in_daemon_thread(catalog.name_at, path, name="find the name"):
                 self._runtime.forgive(name)
                 ids.append(name)
-        yield encoded(PullEvent("done", ids=tuple(ids)))
+        yield PullEvent("done", ids=tuple(ids))
 
     def _plan(self, source: RemoteSource) -> "Plan":
         from localinfra.models.fetch import pull  # and httpx2, which a start need not wait for
@@ -138,16 +143,23 @@ def event_of(progress: PullProgress) -> PullEvent:
     )
 
 
-def encoded(event: PullEvent) -> bytes:
-    return msgspec.json.encode(event)
+async def encoded(pull: Pull) -> AsyncGenerator[bytes, None]:
+    async with contextlib.aclosing(pull.events()) as events:
+        async for event in events:
+            yield msgspec.json.encode(event)
 
 
 async def delete_model(request: Request) -> Response:
-    """Deletes the files of a pulled model, once the requests that use it have ended."""
     check_may_manage(request)
     runtime = AppState.of(request.app).runtime
-    await runtime.seek(request.path_params["id"])
-    name, entry = runtime.catalog.find(request.path_params["id"])
+    return json_response(await delete_files(runtime, request.path_params["id"]))
+
+
+async def delete_files(runtime: Runtime, id: str) -> Deleted:
+    """Deletes the files of a pulled model, once the requests that use it have ended. Raises
+    ModelNotFound, and InvalidRequest for files that can't be deleted."""
+    await runtime.seek(id)
+    name, entry = runtime.catalog.find(id)
     try:
         planned = await in_daemon_thread(plan_removal, name, entry.source, name="plan a removal")
         await runtime.unload(name)
@@ -155,7 +167,7 @@ async def delete_model(request: Request) -> Response:
     except OSError as error:
         raise InvalidRequest(f"{error.filename}: {error.strerror or error}", "model") from None
     await runtime.refresh(is_urgent=True)
-    return json_response(Deleted(name, True, planned.size_bytes))
+    return Deleted(name, True, planned.size_bytes)
 
 
 async def reload_models(request: Request) -> Response:

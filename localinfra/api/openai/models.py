@@ -107,7 +107,7 @@ async def card_of(runtime: Runtime, id: str) -> Response:
 def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> ModelCard:
     entry, load, files = catalog.entries[name], runtime.state(name), found.state
     is_failed_for_files = load is LoadState.FAILED and files != "present"
-    held = runtime.footprints().get(name)
+    held = runtime.seats.footprints.get(name)
     details = runtime.loaded().get(name, entry).details
     if found.recommended:
         details = msgspec.structs.replace(details, recommended=found.recommended)
