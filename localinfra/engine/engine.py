@@ -395,4 +395,6 @@ class Engine:
             state_bytes=cache.copies.most_state_bytes,
             num_drafted=scheduler.drafting.num_drafted,
             num_accepted=scheduler.drafting.num_accepted,
+            step_s=scheduler.step_s,
+            num_step_tokens=scheduler.num_step_tokens,
         )

@@ -69,6 +69,8 @@ class Scheduler:
         self.running: list[Sequence] = []  # in order of admission
         self._num_steps = 0
         self._num_computed = 0  # tokens, by the last step
+        self.step_s = 0.0  # of all steps
+        self.num_step_tokens = 0
         self._num_arrived = 0  # copies of prefixes, when turns were last looked at
 
     @property
@@ -210,6 +212,8 @@ class Scheduler:
         if step.num_padding:
             self.cache.drop_padding()
         self._num_computed = len(step.batch)
+        self.step_s += seconds
+        self.num_step_tokens += self._num_computed - step.num_padding
 
     def accept(self, chunk: Chunk) -> None:
         """The chunk was sampled from: draft tokens that are not right leave."""
