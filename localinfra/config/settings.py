@@ -18,6 +18,7 @@ from localinfra.addresses import is_loopback
 from localinfra.config.sizes import AutoOrSize, Size
 from localinfra.config.tables import decode, suggestion
 from localinfra.errors import ConfigError
+from localinfra.logs import LogFormat
 
 PACKAGE = Path(__file__).parent.parent
 MIB = 1024 * 1024
@@ -110,6 +111,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     default_seed: Annotated[int, Meta(ge=0, le=4_294_967_295)] | None = None
     keep_costs: bool = True  # record each key's usage in the cache, for `localinfra costs`
     log_level: LogLevel = "info"  # debug also logs every request
+    log_format: LogFormat = "text"  # json: one object per line, for programs
 
     def __repr__(self) -> str:
         hidden = f"<{len(self.api_keys)} hidden>"
