@@ -82,7 +82,7 @@ OWNERS: dict[str, str | tuple[str, ...]] = {
     "llguidance": ("engine/grammar/", "llama/"),
     "jinja2": "chat/",
     "starlette": "api/",
-    "prometheus_client": "api/exposition.py",
+    "prometheus_client": ("api/exposition.py", "cli/readings.py"),
     "uvicorn": ("api/sockets/", "cli/serve.py"),
     "httptools": "api/sockets/",
     "sentence_transformers": "embed/",

@@ -5,15 +5,18 @@ from typing import Any
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 from echo import END, EchoServer
 from metering import ALICE, BOB, Watch, bearer, label, metrics, post
 from waiting import wait_for
 
+from localinfra.cli.main import main
+from localinfra.cli.top import MODELS
 from localinfra.costs import Ledger, Used
 from localinfra.engine.policy.speculation import Speculator
 
 SMOL = "smol:a"
-MODELS = f"""
+CATALOGUE = f"""
 [server]
 api_keys = ["{ALICE}", "{BOB}"]
 share_prefixes = true
@@ -35,7 +38,7 @@ CHAT = {
 
 @pytest.fixture(scope="module")
 def server(ledger: Ledger, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
-    server = EchoServer(tmp_path_factory.mktemp("models"), MODELS, ledger)
+    server = EchoServer(tmp_path_factory.mktemp("models"), CATALOGUE, ledger)
     yield server
     server.close()
 
@@ -224,3 +227,18 @@ def test_opentelemetrys_names_are_there_too(server: EchoServer, watch: Watch) ->
     server.post("/v1/chat/completions", {**CHAT, "max_tokens": -2}, headers=bearer(ALICE))
     refused = ("invalid_value", "chat", "localinfra", "")
     assert watch.grown("gen_ai_server_request_duration_seconds_count", *refused) == 1
+
+
+def test_top_shows_what_the_server_does(server: EchoServer) -> None:
+    body = {**CHAT, "stream": True, "max_tokens": 1900}
+    url = f"{server.url}/v1/chat/completions"
+    with httpx2.stream("POST", url, json=body, headers=bearer(ALICE), timeout=600) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        command = ["top", "--interval", "0.5", "--url", server.url, "--key", ALICE]
+        done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    shown = [line.split() for line in done.stdout.splitlines()]
+    [row] = [dict(zip(MODELS, line, strict=False)) for line in shown if line[:1] == [SMOL]]
+    assert row["RUN"] == "1" and row["KV"].endswith("%")
+    assert all(float(row[name]) > 0 for name in ("OUT/S", "BATCH", "MS/STEP"))
