@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal, NamedTuple
 
@@ -113,12 +114,10 @@ def last_lines(traceback: str) -> list[str]:
 class JsonLine(logging.Formatter):
     """For programs: one JSON object per line, in ASCII."""
 
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
-        at, id = self.formatTime(record, "%Y-%m-%dT%H:%M:%S"), id_of(record)
+        at, id = datetime.fromtimestamp(record.created, UTC), id_of(record)
         line: dict[str, object] = {
-            "time": f"{at}.{record.msecs:03.0f}Z",
+            "time": at.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": shown(record.getMessage(), MAX_LINE),

@@ -103,7 +103,7 @@ def test_a_json_line_holds_what_the_text_does_and_nothing_but_visible_ascii(
     first, second = out.getvalue().splitlines()
     assert re.fullmatch(r"[ -~]+", first) and re.fullmatch(r"[ -~]+", second)
     found = json.loads(first)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("time"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", found.pop("time"))
     assert found == {
         "level": "warning",
         "logger": "test",

@@ -12,7 +12,7 @@ from typing import Self
 
 import click
 
-from localinfra.cli.terminal import changed, is_typed, termios
+from localinfra.cli.terminal import is_typed, keys_at_once
 
 # https://invisible-island.net/xterm/ctlseqs/ctlseqs.html
 ENTER = "\x1b[?1049h\x1b[?25l"  # the alternate screen, without a cursor
@@ -31,11 +31,11 @@ class Screen:
 
     def __init__(self) -> None:
         self._modes = ExitStack()
-        self._has_keys = termios is not None and is_typed()
+        self._has_keys = is_typed()
 
     def __enter__(self) -> Self:
-        if termios is not None and self._has_keys:
-            self._modes.enter_context(changed(termios.ICANON | termios.ECHO))
+        if self._has_keys:
+            self._has_keys = self._modes.enter_context(keys_at_once())
         click.echo(ENTER, nl=False)
         return self
 

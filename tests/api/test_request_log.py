@@ -183,7 +183,7 @@ def test_programs_get_each_fact_by_its_name(
     line_of(app, caplog, "POST", "/v1/embeddings", JSON, body=b'{"model":"m","input":"x"}')
     [record] = [record for record in caplog.records if record.name == "localinfra.requests"]
     found = msgspec.json.decode(JsonLine().format(record))
-    assert found.pop("time").endswith("Z") and found.pop("ms") >= 0 and found.pop("message")
+    assert found.pop("time").endswith("+00:00") and found.pop("ms") >= 0 and found.pop("message")
     assert found == {
         "level": "warning",
         "logger": "localinfra.requests",

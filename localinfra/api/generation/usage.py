@@ -98,11 +98,12 @@ class Charge:
         progress.generated_tokens += generated_tokens
         progress.images += images
         metrics, model = self._metrics, self._model
-        metrics.prompt_tokens.add(prompt_tokens, model)
-        metrics.cached_tokens.add(cached_tokens, model)
         metrics.generated_tokens.add(generated_tokens, model)
-        metrics.images.add(images, model)
         metrics.cost.add(used.usd, self._key, model)
+        if prompt_tokens or cached_tokens or images:  # not with every token
+            metrics.prompt_tokens.add(prompt_tokens, model)
+            metrics.cached_tokens.add(cached_tokens, model)
+            metrics.images.add(images, model)
         if generated_tokens and not self._has_generated:
             self._has_generated = True
             progress.first_token_s = time.perf_counter() - self._started_s
