@@ -93,7 +93,7 @@ class OneLine(logging.Formatter):
         id = id_of(record)
         pairs = ({"id": id} if id else {}) | values(record, "fields")
         words = (f" {name}={word(value)}" for name, value in pairs.items())
-        record.message = shown(record.message, MAX_LINE) + "".join(words)
+        record.message = shown(record.message.rstrip(), MAX_LINE) + "".join(words)
         return super().formatMessage(record)
 
     def formatException(self, ei: Caught) -> str:
@@ -120,7 +120,7 @@ class JsonLine(logging.Formatter):
             "time": at.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": shown(record.getMessage(), MAX_LINE),
+            "message": shown(record.getMessage().rstrip(), MAX_LINE),
         }
         if id:
             line["request_id"] = shown(id)

@@ -23,7 +23,7 @@ HOME, END_OF_LINE, END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 def is_screen() -> bool:
     """Whether standard output is a terminal that can rewrite its lines."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return is_terminal and os.environ.get("TERM", "dumb") != "dumb"
+    return is_terminal and os.environ.get("TERM") != "dumb"
 
 
 class Screen:
