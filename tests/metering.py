@@ -1,5 +1,6 @@
 """What requests add to /metrics and to the costs, as tests see it."""
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import httpx2
 import pytest
 
 from localinfra import costs
+from localinfra.api.exposition import Exposition
 from localinfra.costs import CostRow, Ledger, Used
+from localinfra.metrics import Metrics
 
 ALICE, BOB = "alices-key", "bobs-key"
 SAMPLE = re.compile(r"(?P<name>\w+)(\{(?P<labels>.*)\})? (?P<number>\S+)")
@@ -43,8 +46,16 @@ def post(server: Served, key: str, path: str, body: dict[str, Any]) -> dict[str,
     return found
 
 
+def written(metrics: Metrics, accept: str = "") -> str:
+    """As a scrape gets them, without those of the process."""
+    text, _ = asyncio.run(Exposition(metrics).text(accept))
+    lines = text.decode().splitlines(keepends=True)
+    return "".join(line for line in lines if "process_" not in line.split("{")[0])
+
+
 def metrics(server: Served) -> Numbers:
-    """Numbers by the metric's name, without its prefix, and its labels' values."""
+    """Numbers by the metric's name, without its prefix, and its labels' values in the order of
+    the labels' names."""
     answer = httpx2.get(f"{server.url}/metrics", headers=bearer(ALICE))
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     samples = [SAMPLE.fullmatch(line) for line in answer.text.splitlines() if line[0] != "#"]

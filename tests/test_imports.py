@@ -66,6 +66,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"fetch"},
     ],
     "api": [
+        {"exposition"},
         {"http", "vectors"},
         {"generation", "metrics", "probes", "sockets"},
         {"call"},
@@ -83,6 +84,7 @@ OWNERS: dict[str, str | tuple[str, ...]] = {
     "llguidance": ("engine/grammar/", "llama/"),
     "jinja2": "chat/",
     "starlette": "api/",
+    "prometheus_client": ("api/exposition.py", "cli/readings.py"),
     "uvicorn": ("api/sockets/", "cli/serve.py"),
     "httptools": "api/sockets/",
     "sentence_transformers": "embed/",
@@ -160,7 +162,10 @@ def test_libraries_stay_with_their_owners(file: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("localinfra.api.app", "torch transformers sentence_transformers diffusers uvicorn ray"),
+        (
+            "localinfra.api.app",
+            "torch transformers sentence_transformers diffusers uvicorn ray prometheus_client",
+        ),
         ("localinfra.cli.main", "torch llama_cpp numpy starlette uvicorn"),
         ("localinfra.runtime", "httpx2 huggingface_hub"),
         ("localinfra.engine.engine", "llama_cpp starlette torch"),

@@ -1,80 +1,77 @@
-"""Prometheus' text format, as its page describes it."""
-
-import re
+"""The metrics as a scrape gets them."""
 
 import pytest
+from metering import written
 
-from localinfra.metrics import Counter, Gauge, Histogram, Metric, Metrics
-
-SAMPLE = re.compile(
-    r'(?P<name>[a-z_]+)(\{[a-z]+="([^"\\\n]|\\["\\n])*"(,[a-z]+="([^"\\\n]|\\["\\n])*")*\})? '
-    r"[0-9.e+-]+"
-)
+from localinfra.metrics import Metrics
 
 
-def samples(metric: Metric) -> list[str]:
-    return [line for line in metric.lines() if not line.startswith("#")]
+def lines(metrics: Metrics, name: str) -> list[str]:
+    """The samples of one metric."""
+    return [line for line in written(metrics).splitlines() if line.startswith(name)]
 
 
 def test_a_counter_sums_up_for_each_combination_of_labels() -> None:
-    counter = Counter("tokens_total", "Tokens.", "model", "key")
+    metrics = Metrics()
     for number, key in ((2, "a"), (3, "b"), (0.5, "a"), (0, "c")):
-        counter.add(number, "m", key)
-    assert list(counter.lines()) == [
-        "# HELP tokens_total Tokens.",
-        "# TYPE tokens_total counter",
-        'tokens_total{model="m",key="a"} 2.5',
-        'tokens_total{model="m",key="b"} 3',
+        metrics.cost.add(number, key, "m")
+    assert lines(metrics, "localinfra_cost_usd_total") == [
+        'localinfra_cost_usd_total{key="a",model="m"} 2.5',
+        'localinfra_cost_usd_total{key="b",model="m"} 3.0',
     ]
 
 
 def test_a_gauge_shows_what_it_was_given_last() -> None:
-    gauge = Gauge("waiting", "Waiting.", "model")
-    gauge.show({("gone",): 1, ("m",): 2})
-    gauge.show({("m",): 0})
-    assert samples(gauge) == ['waiting{model="m"} 0']
+    metrics = Metrics()
+    metrics.kv_cells.show({("gone",): 1, ("m",): 2})
+    metrics.kv_cells.show({("m",): 0})
+    assert lines(metrics, "localinfra_kv_cells{") == ['localinfra_kv_cells{model="m"} 0.0']
 
 
 def test_a_histogram_counts_what_is_at_most_each_bound() -> None:
-    histogram = Histogram("took_seconds", "Time.", (0.1, 1), "model")
-    for seconds in (0.05, 0.1, 0.5, 2):
-        histogram.observe(seconds, "m")
-    assert samples(histogram) == [
-        'took_seconds_bucket{model="m",le="0.1"} 2',
-        'took_seconds_bucket{model="m",le="1"} 3',
-        'took_seconds_bucket{model="m",le="+Inf"} 4',
-        'took_seconds_sum{model="m"} 2.65',
-        'took_seconds_count{model="m"} 4',
-    ]
+    metrics = Metrics()
+    for seconds in (0.05, 0.06, 70, 8):
+        metrics.first_token_seconds.observe(seconds, "m")
+    name = "localinfra_time_to_first_token_seconds"
+    found = dict(line.rsplit(" ", 1) for line in lines(metrics, name))
+    assert found[name + '_bucket{le="0.05",model="m"}'] == "1.0"
+    assert found[name + '_bucket{le="0.1",model="m"}'] == "2.0"
+    assert found[name + '_bucket{le="10.0",model="m"}'] == "3.0"
+    assert found[name + '_bucket{le="+Inf",model="m"}'] == "4.0"
+    assert found[name + '_sum{model="m"}'] == "78.11"
+    assert found[name + '_count{model="m"}'] == "4.0"
 
 
 @pytest.mark.parametrize(
-    ("value", "written"), [('a"b', r"a\"b"), ("a\\b", r"a\\b"), ("a\nb", r"a\nb"), ("ü", "ü")]
+    ("value", "shown"), [('a"b', r"a\"b"), ("a\\b", r"a\\b"), ("a\nb", r"a\nb"), ("ü", "ü")]
 )
-def test_label_values_are_escaped(value: str, written: str) -> None:
-    counter = Counter("x_total", "X.", "model")
-    counter.add(1, value)
-    assert samples(counter) == [f'x_total{{model="{written}"}} 1']
-
-
-def test_a_metric_without_labels_has_a_bare_name() -> None:
-    gauge = Gauge("up", "Up.")
-    gauge.show({(): 1})
-    assert samples(gauge) == ["up 1"]
+def test_label_values_are_escaped(value: str, shown: str) -> None:
+    metrics = Metrics()
+    metrics.images.add(1, value)
+    assert lines(metrics, "localinfra_images") == [
+        f'localinfra_images_total{{model="{shown}"}} 1.0'
+    ]
 
 
 def test_the_list_has_units_in_its_names_and_each_metric_once() -> None:
     metrics = Metrics()
-    metrics.requests.add(1, "/v1/models", "", "2xx")
-    metrics.request_seconds.observe(0.2, "/v1/models", "")
-    metrics.cost.add(1e-7, "none", "org/name:2024-07")
-    text = metrics.text()
-    assert text.endswith("\n") and "\n\n" not in text
-    lines = text.splitlines()
-    assert all(SAMPLE.fullmatch(line) for line in lines if not line.startswith("#"))
-    types = [line.split()[2:] for line in lines if line.startswith("# TYPE")]
+    types = [line.split()[2:] for line in written(metrics).splitlines() if "# TYPE" in line]
     assert len({name for name, _ in types}) == len(types) == len(vars(metrics))
     for name, kind in types:
-        assert name.startswith("localinfra_")
+        assert name.startswith(("localinfra_", "gen_ai_server_"))
         assert name.endswith("_total") == (kind == "counter")
         assert name.endswith("_seconds") == (kind == "histogram")
+
+
+def test_scrapers_that_ask_for_openmetrics_get_it() -> None:
+    metrics = Metrics()
+    metrics.images.add(1, "m")
+    text = written(metrics, "application/openmetrics-text; version=1.0.0, text/plain;q=0.5")
+    assert "# TYPE localinfra_images counter\n" in text
+    assert 'localinfra_images_total{model="m"} 1.0\n' in text and text.endswith("# EOF\n")
+
+
+def test_an_application_has_numbers_of_its_own() -> None:
+    one, other = Metrics(), Metrics()
+    one.images.add(1, "m")
+    assert lines(one, "localinfra_images") and not lines(other, "localinfra_images")

@@ -32,7 +32,7 @@ from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.http.weight import MAX_VALUES
 from localinfra.errors import ApiError
 from localinfra.leases import Leases
-from localinfra.logs import shown
+from localinfra.logs import about, shown
 from localinfra.models.entries import ModelEntry
 
 Body = TypeVar("Body", bound=msgspec.Struct, covariant=True)
@@ -120,7 +120,10 @@ class Call(Generic[Body]):
 
     def log_user(self, user: str | None) -> None:
         if user:
-            logger.info("request %s is for user '%s'", self._state.id, shown(user))
+            said = {"user": user}
+            logger.info(
+                "the request is for user '%s'", shown(user), extra=about(self._state.id, said=said)
+            )
 
     def charge(self, model: ChargedModel) -> Charge:
         """The request's charge. Call it once, as soon as the model is loaded: from then on the
@@ -128,7 +131,15 @@ class Call(Generic[Body]):
         app, state = self._app, self._state
         state.model = model.name
         price = model.entry.price
-        return Charge(price, model.name, state.caller, self.started_s, app.metrics, app.ledger)
+        return Charge(
+            price,
+            model.name,
+            state.caller,
+            self.started_s,
+            app.metrics,
+            app.ledger,
+            state.progress,
+        )
 
     def report_ignored(self, paths: Iterable[str], unknown: Iterable[str] = ()) -> None:
         """Reports these parts of the body as without effect, in a header of the response;

@@ -9,8 +9,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra.api.http.request_log import log_request
 from localinfra.api.http.state import AppState, RequestState
-from localinfra.metrics import CONTENT_TYPE, Metrics
+from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
+
+# A route → OpenTelemetry's name of what it does; `rerank` is ours.
+OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/engines/{id:path}/chat/completions": "chat",
+    "/v1/responses": "chat",
+    "/v1/messages": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/engines/{id:path}/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+    "/v1/engines/{id:path}/embeddings": "embeddings",
+    "/v1/embed": "embeddings",
+    "/v1/rerank": "rerank",
+    "/v1/images/generations": "generate_content",
+    "/v1/images/edits": "generate_content",
+    "/v1/inference/{id:path}": "generate_content",
+}
 
 
 class RequestMetrics:
@@ -50,6 +67,25 @@ class RequestMetrics:
         status_class = "none" if status is None else f"{status // 100}xx"
         self.metrics.requests.add(1, route, model, status_class)
         self.metrics.request_seconds.observe(seconds, route, model)
+        if route in OPERATIONS:
+            self.observe(RequestState.of(scope), OPERATIONS[route], status, seconds)
+
+    def observe(
+        self, state: RequestState, operation: str, status: int | None, seconds: float
+    ) -> None:
+        """OpenTelemetry's view of it."""
+        labels = (operation, "localinfra", state.model)
+        error = "client_disconnected" if status is None else ""
+        if state.error is not None:
+            error = state.error.code or state.error.type
+        self.metrics.otel_request_seconds.observe(seconds, *labels, error)
+        used = state.progress
+        if error or not used.generated_tokens:
+            return
+        self.metrics.otel_first_token_seconds.observe(used.first_token_s, *labels)
+        if used.generated_tokens > 1:
+            per_token = (seconds - used.first_token_s) / (used.generated_tokens - 1)
+            self.metrics.otel_token_seconds.observe(per_token, *labels)
 
 
 def route_of(scope: Scope) -> str:
@@ -62,10 +98,12 @@ def route_of(scope: Scope) -> str:
 
 
 async def get_metrics(request: Request) -> Response:
-    """Counts and measures what happens, in Prometheus' text format."""
+    """Counts and measures what happens, in Prometheus' text format, or in OpenMetrics' if the client
+    asks for it."""
     state = AppState.of(request.app)
     update_gauges(state.metrics, state.runtime)
-    return Response(state.metrics.text(), headers={"content-type": CONTENT_TYPE})
+    text, kind = await state.exposition.text(request.headers.get("accept", ""))
+    return Response(text, headers={"content-type": kind})
 
 
 def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
@@ -75,6 +113,9 @@ def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
     metrics.sequences_waiting.show({(name,): stat.num_waiting for name, stat in stats.items()})
     metrics.kv_cells_used.show({(name,): stat.kv_used for name, stat in stats.items()})
     metrics.kv_cells.show({(name,): stat.kv_total for name, stat in stats.items()})
+    metrics.steps.show({(name,): stat.num_steps for name, stat in stats.items()})
+    metrics.step_seconds.show({(name,): stat.step_s for name, stat in stats.items()})
+    metrics.step_tokens.show({(name,): stat.num_step_tokens for name, stat in stats.items()})
     metrics.drafted_tokens.show({(name,): stat.num_drafted for name, stat in stats.items()})
     metrics.accepted_draft_tokens.show({(name,): stat.num_accepted for name, stat in stats.items()})
     prefixes = runtime.prefixes

@@ -70,12 +70,19 @@ class Client:
         return f"{self.url} is not a server's URL: use one like {DEFAULT_URL}"
 
     def get(self, path: str, into: type[T]) -> T:
-        with closing(self.connect()) as connection:
-            return self.decode(self.send(connection, "GET", path).read(), into)
+        return self.decode(self.body("GET", path), into)
 
     def post(self, path: str, body: object, into: type[T]) -> T:
+        return self.decode(self.body("POST", path, body), into)
+
+    def body(self, method: str, path: str, body: object = None) -> bytes:
+        """The answer's."""
         with closing(self.connect()) as connection:
-            return self.decode(self.send(connection, "POST", path, body).read(), into)
+            response = self.send(connection, method, path, body)
+            try:
+                return response.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise ServerUnreachable(f"The answer broke off: {error}") from None
 
     def stream(self, path: str, body: object, into: type[T]) -> Generator[T, None, None]:
         """Yields an answer's events up to [DONE]. Close the generator to stop the answer."""

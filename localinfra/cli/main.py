@@ -21,6 +21,7 @@ COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "pull": ("pull", "Fetch a model from Hugging Face, Ollama's registry or a URL."),
     "list": ("list_models", "List the models and whether their files are here."),
     "ps": ("ps", "Show the models that a running server has in memory."),
+    "top": ("top", "Show what a running server does, until q."),
     "stop": ("stop", "Unload a model, or end the running server."),
     "reload": ("reload", "Let a running server read models.toml again."),
     "show": ("show", "Show what a model is, and what it takes."),

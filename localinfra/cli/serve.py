@@ -49,7 +49,7 @@ class Foreground(Server):
 
     def apply(self, settings: ServerSettings) -> None:
         super().apply(settings)
-        logging.getLogger().setLevel(settings.log_level.upper())
+        logs.configure(settings.log_level, settings.log_format)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -191,7 +191,7 @@ def serve(
     given = {name: value for name, value in flags.items() if value is not None}
     origin = Origin(path, models, given, check_files)
     settings, catalog = origin.read()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
 
     sockets = take_address(settings.host, settings.port) + take_ollama_port(settings)
 
@@ -202,7 +202,8 @@ def serve(
         end_within(0 if server.started else 1)
         return server.started
 
-    loop_factory = uvicorn.Config("").get_loop_factory()  # uvloop if installed
+    # uvloop if installed. By default, it would also give its loggers handlers of their own.
+    loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             started = runner.run(run())

@@ -97,6 +97,16 @@ def silent() -> Iterator[None]:
 
 
 @contextmanager
+def keys_at_once() -> Iterator[bool]:
+    """Within, each key can be read when it is typed, and none is shown. Yields whether it can."""
+    if termios is None:
+        yield False
+        return
+    with changed(termios.ICANON | termios.ECHO):
+        yield True
+
+
+@contextmanager
 def changed(without: int) -> Iterator[None]:
     """Clears terminal modes (c_lflag bits) for the block. Never flushes typed input."""
     before = termios.tcgetattr(sys.stdin)

@@ -18,6 +18,7 @@ from localinfra.addresses import is_loopback
 from localinfra.config.sizes import AutoOrSize, Size
 from localinfra.config.tables import decode, suggestion
 from localinfra.errors import ConfigError
+from localinfra.logs import LogFormat
 
 PACKAGE = Path(__file__).parent.parent
 MIB = 1024 * 1024
@@ -114,6 +115,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ollama_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
     keep_costs: bool = True  # record each key's usage in the cache, for `localinfra costs`
     log_level: LogLevel = "info"  # debug also logs every request
+    log_format: LogFormat = "text"  # json: one object per line, for programs
 
     def __post_init__(self) -> None:
         if self.ollama_port is not None and not self.ollama_api:

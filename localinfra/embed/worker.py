@@ -12,6 +12,7 @@ from typing import NamedTuple
 from localinfra.embed.batcher import Batcher, BatchPart, EncodeJob
 from localinfra.embed.encoder import Encoder, Rows, Tokens
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
+from localinfra.logs import about, request_id
 from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class Waiting(NamedTuple):
 
     future: asyncio.Future[Rows]
     loop: asyncio.AbstractEventLoop
+    request_id: str
 
 
 class EmbedWorker:
@@ -93,7 +95,8 @@ class EmbedWorker:
         self.check_room()
         loop = asyncio.get_running_loop()
         job, future = EncodeJob(texts, self.width), loop.create_future()
-        self._waiting[job] = Waiting(future, loop)  # first, so that it is told of any failure
+        # First, so that it is told of any failure.
+        self._waiting[job] = Waiting(future, loop, request_id.get())
         self._tell(lambda: self._batcher.add(job))
         if self._is_closed:  # checked last: the threads may not look at commands again
             self._waiting.pop(job, None)
@@ -196,7 +199,10 @@ class EmbedWorker:
             if rows.shape != (len(batch), encoder.width):
                 raise ValueError(f"rows of the shape {rows.shape}")
         except BaseException:  # a library's panic is no Exception
-            logger.exception("%s: a batch of %d texts failed", self._name, len(batch))
+            waiting = [self._waiting.get(part.job) for part in batch]
+            ids = dict.fromkeys(one.request_id for one in waiting if one)
+            extra = about(*ids)
+            logger.exception("%s: a batch of %d texts failed", self._name, len(batch), extra=extra)
             rows = None
         with self._lock:
             self._num_computing[id(encoder)] -= 1

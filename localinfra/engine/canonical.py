@@ -9,6 +9,7 @@ from localinfra.engine.backend import Backend
 from localinfra.engine.kvcache import KVCache
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Step
+from localinfra.logs import about
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,10 @@ class CanonicalShapes:
             if not self._stay_ordered(step, [sequence]):
                 sequence.is_disordered = True  # so is the prefix it took from another sequence
                 if self.is_canonical(sequence):
-                    logger.error("the cells of a reproducible text are out of order: it may differ")
+                    logger.error(
+                        "the cells of a reproducible text are out of order: it may differ",
+                        extra=about(sequence.group.request_id),
+                    )
                 assert sequence.slot is not None
                 self._cache.distrust(sequence.slot)
 

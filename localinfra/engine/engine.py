@@ -24,6 +24,7 @@ from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
 from localinfra.engine.waiting import check_room
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
+from localinfra.logs import about
 from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
@@ -290,7 +291,8 @@ class Engine:
         try:
             self._add_sequences(generation)
         except BaseException as error:  # from the grammar, or out of memory
-            logger.exception("%s: a request could not be added", self._name)
+            extra = about(generation.group.request_id)
+            logger.exception("%s: a request could not be added", self._name, extra=extra)
             self._fail(generation.sequences, failure(error))
             call(generation.loop, generation.fail, failure(error))  # it may have no sequences yet
 
@@ -348,7 +350,8 @@ class Engine:
         except BaseException as caught:  # a panic in llguidance is not an Exception
             error = failure(caught)
             if not isinstance(caught, (ApiError, DecodeFailed)):
-                logger.exception("%s: a request failed", self._name)
+                extra = about(sequence.group.request_id)
+                logger.exception("%s: a request failed", self._name, extra=extra)
         self._scheduler.accept(chunk)
         if error:
             self._fail([sequence], error)
@@ -385,14 +388,4 @@ class Engine:
                 self._owners.pop(sequence, None)
 
     def _publish(self) -> None:
-        scheduler, cache = self._scheduler, self._scheduler.cache
-        self._stats = EngineStats(
-            num_running=len(scheduler.running),
-            num_waiting=len(scheduler.waiting),
-            num_steps=self._num_steps,
-            kv_used=cache.num_used,
-            kv_total=self._backend.num_cells,
-            state_bytes=cache.copies.most_state_bytes,
-            num_drafted=scheduler.drafting.num_drafted,
-            num_accepted=scheduler.drafting.num_accepted,
-        )
+        self._stats = self._scheduler.stats(self._num_steps)

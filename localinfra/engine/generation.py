@@ -11,6 +11,7 @@ from localinfra.engine.backend import DecodeFailed
 from localinfra.engine.request import GenerationRequest, TokenEvent
 from localinfra.engine.sequence import Group, Sequence
 from localinfra.errors import ApiError, EngineFailed
+from localinfra.logs import about, request_id
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Generation:
     ):
         """`retire` removes a choice before the engine's next step."""
         self.requests = requests
-        self.group = Group(requests[0].client)
+        self.group = Group(requests[0].client, request_id.get())
         self.sequences: list[Sequence] = []  # touched by the engine's thread alone
         self._retire = retire
         self.loop = asyncio.get_running_loop()
@@ -109,5 +110,7 @@ def deliver_all(parcels: list[tuple[Generation, list[TokenEvent]]]) -> None:
         try:
             generation.deliver(events)
         except Exception:  # the others still get theirs
-            logger.exception("events could not be delivered")
+            logger.exception(
+                "events could not be delivered", extra=about(generation.group.request_id)
+            )
             generation.fail(EngineFailed("The engine's events could not be delivered."))

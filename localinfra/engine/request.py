@@ -103,3 +103,5 @@ class EngineStats(msgspec.Struct, frozen=True):
     state_bytes: int = 0  # host memory that saved states take, at most
     num_drafted: int = 0  # tokens verified since the start
     num_accepted: int = 0  # of these
+    step_s: float = 0.0  # that decoding took
+    num_step_tokens: int = 0  # in the batches: of prompts, of answers, and drafted

@@ -17,7 +17,7 @@ from localinfra.engine.policy.prefill import Prefill
 from localinfra.engine.policy.step_times import StepTimes
 from localinfra.engine.policy.threads import ThreadController, rungs
 from localinfra.engine.radix import Match, Prefix, common_prefix
-from localinfra.engine.request import EngineSettings
+from localinfra.engine.request import EngineSettings, EngineStats
 from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
 from localinfra.engine.turns import Turns, came_together, least_recent, prompts_in_turn
@@ -69,6 +69,8 @@ class Scheduler:
         self.running: list[Sequence] = []  # in order of admission
         self._num_steps = 0
         self._num_computed = 0  # tokens, by the last step
+        self._step_s = 0.0  # of all steps
+        self._num_step_tokens = 0
         self._num_arrived = 0  # copies of prefixes, when turns were last looked at
 
     @property
@@ -210,6 +212,23 @@ class Scheduler:
         if step.num_padding:
             self.cache.drop_padding()
         self._num_computed = len(step.batch)
+        self._step_s += seconds
+        self._num_step_tokens += self._num_computed - step.num_padding
+
+    def stats(self, num_steps: int) -> EngineStats:
+        """`num_steps`: of the engine, which may have had other schedulers."""
+        return EngineStats(
+            num_running=len(self.running),
+            num_waiting=len(self.waiting),
+            num_steps=num_steps,
+            kv_used=self.cache.num_used,
+            kv_total=self._backend.num_cells,
+            state_bytes=self.cache.copies.most_state_bytes,
+            num_drafted=self.drafting.num_drafted,
+            num_accepted=self.drafting.num_accepted,
+            step_s=self._step_s,
+            num_step_tokens=self._num_step_tokens,
+        )
 
     def accept(self, chunk: Chunk) -> None:
         """The chunk was sampled from: draft tokens that are not right leave."""

@@ -13,10 +13,11 @@ class Group:
     """The sequences of requests submitted together: how many of them have ever had a slot, and
     when the last one got its slot."""
 
-    __slots__ = ("client", "num_started", "turn")
+    __slots__ = ("client", "num_started", "request_id", "turn")
 
-    def __init__(self, client: str = ""):
+    def __init__(self, client: str = "", request_id: str = ""):
         self.client = client
+        self.request_id = request_id  # for the log
         self.num_started = 0
         self.turn = 0
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.request import Event, Finished, ImageRequest
+from localinfra.logs import about, request_id
 from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class PaintJob:
 
     def __init__(self, request: ImageRequest, loop: asyncio.AbstractEventLoop):
         self.request = request
+        self.request_id = request_id.get()
         self.is_cancelled = False
         self.next_image = 0  # thread only
         self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
@@ -215,7 +217,7 @@ class ImageWorker:
             self._end(job, error)
             return
         except BaseException:  # a Rust panic in tokenizers is not an Exception
-            logger.exception("%s: an image failed", self._name)
+            logger.exception("%s: an image failed", self._name, extra=about(job.request_id))
             self._end(job, EngineFailed(f"{self._name} could not make this image."))
             return
         if job.is_cancelled or job.next_image >= num_images:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import msgspec
 import pytest
 from asgi import Reply, call, scope_of
+from metering import written
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -122,8 +123,8 @@ def test_usage_counts_for_the_caller_and_the_model() -> None:
     assert usage == {"prompt_tokens": 500_000, "total_tokens": 500_000, "estimated_cost": 1.0}
     [(caller, model, used)] = server.ledger.added
     assert (caller, model, used.prompt_tokens, used.requests) == ("none", "org/name", 500_000, 1)
-    metrics = server.state.metrics.text()
-    assert 'localinfra_requests_total{route="/",model="org/name",status="2xx"} 1' in metrics
+    metrics = written(server.state.metrics)
+    assert 'localinfra_requests_total{model="org/name",route="/",status="2xx"} 1' in metrics
 
 
 @pytest.mark.parametrize(("size", "is_inline"), [(1000, True), (100_000, False)])

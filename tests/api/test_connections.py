@@ -9,6 +9,7 @@ from localinfra.config.settings import ServerSettings
 class Fake:
     def __init__(self, address: str = "127.0.0.1") -> None:
         self.address = address
+        self.request_id = ""
         self.is_dropped = False
         self.checks: list[float] = []
 

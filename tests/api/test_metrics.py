@@ -2,17 +2,22 @@
 
 import pytest
 from asgi import Header, call, scope_of
+from metering import written
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from localinfra.api.app import create_app
 from localinfra.api.http.guard import Access, Guard
 from localinfra.api.http.state import RequestState
-from localinfra.api.metrics import RequestMetrics
+from localinfra.api.metrics import OPERATIONS, RequestMetrics
 from localinfra.config.settings import ServerSettings
+from localinfra.errors import ApiError, QueueFull
 from localinfra.metrics import Metrics
+from localinfra.models.catalog import Catalog
+from localinfra.runtime import Runtime
 
 HOST = ("host", "localhost")
 
@@ -51,30 +56,67 @@ def counted(path: str, *headers: Header, api_keys: tuple[str, ...] = ()) -> str:
             call(app, scope)
     else:
         call(app, scope)
-    lines = metrics.text().splitlines()
-    assert sum("duration_seconds_count{" in line for line in lines) == 1
+    lines = written(metrics).splitlines()
+    assert sum("localinfra_request_duration_seconds_count" in line for line in lines) == 1
     [line] = [line for line in lines if line.startswith("localinfra_requests_total")]
     return line.removeprefix("localinfra_requests_total")
 
 
 @pytest.mark.parametrize("path", ["/v1/models/a/b", "/v1/openai/models/a"])
 def test_an_answer_counts_for_its_route_under_any_prefix(path: str) -> None:
-    assert counted(path) == '{route="/v1/models/{id:path}",model="org/name",status="2xx"} 1'
+    assert counted(path) == '{model="org/name",route="/v1/models/{id:path}",status="2xx"} 1.0'
 
 
 def test_an_unknown_path_has_no_label() -> None:
-    assert counted("/any/thing") == '{route="",model="",status="4xx"} 1'
+    assert counted("/any/thing") == '{model="",route="",status="4xx"} 1.0'
 
 
 @pytest.mark.parametrize("host", [HOST, ("host", "evil.com")], ids=["no key", "foreign host"])
 def test_requests_refused_by_the_guard_count_without_a_route(host: Header) -> None:
     refused = counted("/v1/models/a", host, api_keys=("secret",))
-    assert refused == '{route="",model="",status="4xx"} 1'
+    assert refused == '{model="",route="",status="4xx"} 1.0'
 
 
 def test_a_failure_counts_as_the_server_error_it_becomes() -> None:
-    assert counted("/fail") == '{route="/fail",model="",status="5xx"} 1'
+    assert counted("/fail") == '{model="",route="/fail",status="5xx"} 1.0'
 
 
 def test_a_client_that_left_before_the_answer_has_no_status() -> None:
-    assert counted("/gone") == '{route="/gone",model="",status="none"} 1'
+    assert counted("/gone") == '{model="",route="/gone",status="none"} 1.0'
+
+
+def told(error: ApiError | None = None, tokens: int = 0, status: int | None = 200) -> list[str]:
+    """OpenTelemetry's counts after a chat of 3 s whose first token came after 1 s."""
+    metrics = Metrics()
+    state = RequestState(model="m", error=error)
+    state.progress.generated_tokens, state.progress.first_token_s = tokens, 1.0
+    RequestMetrics(Starlette(), metrics).observe(state, "chat", status, 3.0)
+    lines = written(metrics).splitlines()
+    kept = [line for line in lines if line.startswith("gen_ai_") and "bucket" not in line]
+    labels = 'gen_ai_operation_name="chat",gen_ai_provider_name="localinfra",'
+    labels += 'gen_ai_request_model="m"'
+    return [
+        line.replace(labels, "").removeprefix("gen_ai_server_") for line in kept if "_sum" in line
+    ]
+
+
+def test_opentelemetry_hears_of_the_first_token_and_of_the_time_for_each_later_one() -> None:
+    assert told(tokens=5) == [
+        'request_duration_seconds_sum{error_type="",} 3.0',
+        "time_to_first_token_seconds_sum{} 1.0",
+        "time_per_output_token_seconds_sum{} 0.5",
+    ]
+    assert len(told(tokens=1)) == 2  # nothing came after the first
+
+
+def test_opentelemetry_hears_of_errors_by_their_code() -> None:
+    assert told(QueueFull("full"), tokens=5) == [
+        'request_duration_seconds_sum{error_type="queue_full",} 3.0'
+    ]
+    [left] = told(status=None)
+    assert 'error_type="client_disconnected"' in left
+
+
+def test_every_operation_has_a_route() -> None:
+    app = create_app(Runtime(ServerSettings(), Catalog({})))
+    assert OPERATIONS.keys() <= {route.path for route in app.routes if isinstance(route, Route)}

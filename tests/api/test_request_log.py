@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from asgi import Header, call, scope_of
+from metering import label
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from localinfra.api.http.request_log import reason
 from localinfra.api.http.sse import EventStream
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import QueueFull, UnsupportedParameter
+from localinfra.logs import JsonLine, OneLine
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
 
@@ -64,7 +66,7 @@ def line_of(
         pass
     records = [record for record in caplog.records if record.name == "localinfra.requests"]
     [record] = records
-    line = record.getMessage()
+    line = OneLine().format(record).partition("localinfra.requests: ")[2]
     assert "id=id-7" in line and "client=127.0.0.1:50000" in line and line.isprintable()
     assert "secret" not in caplog.text.replace("secret sauce", "")
     return f"{record.levelname} {line}"
@@ -173,6 +175,49 @@ def test_a_line_has_the_place_and_the_fault_but_never_the_value(
 def test_a_path_is_cut_before_the_clients_own_names(param: str, place: str) -> None:
     error = UnsupportedParameter("SECRET is no keyword", param)
     assert reason(error) == f"unsupported_parameter ({place})"
+
+
+def test_programs_get_each_fact_by_its_name(
+    app: Starlette, caplog: pytest.LogCaptureFixture
+) -> None:
+    line_of(app, caplog, "POST", "/v1/embeddings", JSON, body=b'{"model":"m","input":"x"}')
+    [record] = [record for record in caplog.records if record.name == "localinfra.requests"]
+    found = msgspec.json.decode(JsonLine().format(record))
+    assert found.pop("time").endswith("+00:00") and found.pop("ms") >= 0 and found.pop("message")
+    assert found == {
+        "level": "warning",
+        "logger": "localinfra.requests",
+        "request_id": "id-7",
+        "method": "POST",
+        "path": "/v1/embeddings",
+        "status": 404,
+        "error": "model_not_found",
+        "client": "127.0.0.1:50000",
+        "key": label("secret"),
+    }
+
+
+def test_an_error_of_ours_has_the_id_that_the_client_got(
+    app: Starlette, caplog: pytest.LogCaptureFixture
+) -> None:
+    line_of(app, caplog, "GET", "/fail")
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert " a request failed id=id-7\n" in OneLine().format(record)
+
+
+def test_other_libraries_lines_have_the_id_of_the_request_at_hand(
+    app: Starlette, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = []
+
+    async def warn(request: Request) -> Response:
+        logging.getLogger("uvicorn.error").warning("odd")
+        lines.append(OneLine().format(caplog.records[-1]))
+        return Response()
+
+    app.router.routes.append(Route("/warn", warn))
+    line_of(app, caplog, "GET", "/warn")
+    assert lines[0].endswith(" odd id=id-7")
 
 
 def test_successful_requests_are_logged_at_debug_level_only(

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from metering import written
 
 from localinfra.api.generation.usage import Charge, UsageMeter
 from localinfra.costs import Ledger, Used
@@ -55,7 +56,7 @@ def test_uses_of_one_request_sum_up(charge: Charge, account: Account, metrics: M
         images=2,
         usd=pytest.approx(1.0012),  # type: ignore[arg-type]  # equals what is near
     )
-    text = metrics.text()
+    text = written(metrics)
     for line in (
         'localinfra_prompt_tokens_total{model="model"} 1000',
         'localinfra_cached_prompt_tokens_total{model="model"} 600',
@@ -69,10 +70,10 @@ def test_uses_of_one_request_sum_up(charge: Charge, account: Account, metrics: M
 
 def test_only_the_first_token_is_timed(charge: Charge, metrics: Metrics) -> None:
     charge.add(prompt_tokens=3)
-    assert "first_token_seconds_count" not in metrics.text()
+    assert "first_token_seconds_count" not in written(metrics)
     for _ in range(3):
         charge.add(generated_tokens=1)
-    assert 'first_token_seconds_count{model="model"} 1' in metrics.text()
+    assert 'first_token_seconds_count{model="model"} 1' in written(metrics)
 
 
 def test_a_prompt_is_charged_after_prefill_and_tokens_as_they_arrive(

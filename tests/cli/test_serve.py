@@ -226,6 +226,21 @@ def test_a_refused_request_is_one_line_of_the_log(start: Start) -> None:
     assert len(process.log.splitlines()) == 2
 
 
+def test_programs_may_have_a_log_of_json_lines(start: Start) -> None:
+    process = start("-v", server='log_format = "json"')
+    process.get("/health")
+    process.get("/v1/nowhere")
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.end() == 0
+    lines = [json.loads(line) for line in process.log.splitlines()]
+    told = [line for line in lines if line["logger"] == "localinfra.requests"]
+    assert [(line["path"], line["status"]) for line in told] == [
+        ("/health", 200),
+        ("/v1/nowhere", 404),
+    ]
+    assert all(line["request_id"] for line in told)
+
+
 @pytest.mark.parametrize(
     ("arguments", "seen", "unseen"),
     [

@@ -12,6 +12,7 @@ from localinfra.embed.batcher import Batcher
 from localinfra.embed.encoder import Rows, Tokens
 from localinfra.embed.worker import EmbedWorker
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
+from localinfra.logs import id_of, request_id
 from localinfra.watchdog import Phase
 
 
@@ -111,15 +112,17 @@ def test_each_lane_computes_a_batch_and_a_single_one_is_alone() -> None:
     asyncio.run(main())
 
 
-def test_a_failed_batch_fails_only_its_requests() -> None:
+def test_a_failed_batch_fails_only_its_requests(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         worker = EmbedWorker(Echo(), name="echo", max_waiting=4)
+        request_id.set("id-7")
         with pytest.raises(EngineFailed):
             await worker.rows(texts(666))
         assert (await worker.rows(texts(5)))[0, 0] == 5
         worker.close()
 
     asyncio.run(main())
+    assert [id_of(record) for record in caplog.records] == ["id-7"]
 
 
 class Panic(BaseException):

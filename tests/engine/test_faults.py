@@ -22,6 +22,7 @@ from localinfra.engine.request import (
     TokenEvent,
 )
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
+from localinfra.logs import id_of, request_id
 
 
 class Panic(BaseException):
@@ -319,3 +320,15 @@ def test_what_can_not_be_delivered_to_one_client_costs_the_others_nothing(
         await asyncio.to_thread(engine.close)
 
     asyncio.run(test())
+
+
+def test_the_log_names_the_request_that_failed(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        engine = Engine(Faulty("logits", 1, **SMALL))
+        request_id.set("id-7")
+        assert isinstance(await answer(engine, LOAD[0]), ApiError)
+        await asyncio.to_thread(engine.close)
+
+    run(main)
+    [record] = [record for record in caplog.records if "a request failed" in record.message]
+    assert id_of(record) == "id-7"

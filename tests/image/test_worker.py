@@ -13,6 +13,7 @@ from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.pipeline import preview_steps
 from localinfra.image.request import Event, Finished, ImageRequest, ImageStep
 from localinfra.image.worker import ImageWorker
+from localinfra.logs import id_of, request_id
 from localinfra.watchdog import Phase
 
 
@@ -147,8 +148,11 @@ def test_a_client_that_leaves_stops_its_image_at_the_next_step() -> None:
     asyncio.run(main())
 
 
-def test_a_full_queue_refuses_and_a_failure_ends_only_its_request() -> None:
+def test_a_full_queue_refuses_and_a_failure_ends_only_its_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main() -> None:
+        request_id.set("id-7")
         painter = Painter(gated=True)
         worker = ImageWorker(painter, name="flux", max_waiting=2)
         assert painter.may_step
@@ -164,6 +168,7 @@ def test_a_full_queue_refuses_and_a_failure_ends_only_its_request() -> None:
         worker.close()
 
     asyncio.run(main())
+    assert [id_of(record) for record in caplog.records] == ["id-7"]
 
 
 def test_a_request_is_queued_before_its_events_are_read_and_leaves_when_closed() -> None:

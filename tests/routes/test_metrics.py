@@ -5,15 +5,18 @@ from typing import Any
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 from echo import END, EchoServer
 from metering import ALICE, BOB, Watch, bearer, label, metrics, post
 from waiting import wait_for
 
+from localinfra.cli.main import main
+from localinfra.cli.top import MODELS
 from localinfra.costs import Ledger, Used
 from localinfra.engine.policy.speculation import Speculator
 
 SMOL = "smol:a"
-MODELS = f"""
+CATALOGUE = f"""
 [server]
 api_keys = ["{ALICE}", "{BOB}"]
 share_prefixes = true
@@ -35,7 +38,7 @@ CHAT = {
 
 @pytest.fixture(scope="module")
 def server(ledger: Ledger, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
-    server = EchoServer(tmp_path_factory.mktemp("models"), MODELS, ledger)
+    server = EchoServer(tmp_path_factory.mktemp("models"), CATALOGUE, ledger)
     yield server
     server.close()
 
@@ -48,10 +51,10 @@ def test_a_chat(server: EchoServer, watch: Watch) -> None:
     cost = watch.grown("cost_usd_total", label(ALICE), SMOL)
     assert cost == pytest.approx(usage["estimated_cost"])
     assert watch.grown("cost_usd_total", label(BOB), SMOL) == 0
-    assert watch.grown("requests_total", "/v1/chat/completions", SMOL, "2xx") == 1
+    assert watch.grown("requests_total", SMOL, "/v1/chat/completions", "2xx") == 1
     assert watch.grown("time_to_first_token_seconds_count", SMOL) == 1
     assert 0 < watch.grown("time_to_first_token_seconds_sum", SMOL) < 60
-    assert watch.grown("request_duration_seconds_count", "/v1/chat/completions", SMOL) == 1
+    assert watch.grown("request_duration_seconds_count", SMOL, "/v1/chat/completions") == 1
     kept = watch.kept(ALICE, SMOL)
     assert (kept.requests, kept.prompt_tokens, kept.generated_tokens) == (
         1,
@@ -84,7 +87,7 @@ def test_a_message_of_anthropics_api(server: EchoServer, watch: Watch, stream: b
     assert kept.requests == 1 and kept.prompt_tokens > kept.cached_tokens
     assert 0 < kept.generated_tokens <= 7
     assert kept.usd == pytest.approx((kept.prompt_tokens + 3 * kept.generated_tokens) / 1e6)
-    assert watch.grown("requests_total", "/v1/messages", SMOL, "2xx") == 1
+    assert watch.grown("requests_total", SMOL, "/v1/messages", "2xx") == 1
 
 
 def test_a_streamed_chat_with_another_key_and_two_choices_finds_its_prompt_cached(
@@ -100,7 +103,7 @@ def test_a_streamed_chat_with_another_key_and_two_choices_finds_its_prompt_cache
     assert kept.cached_tokens == kept.prompt_tokens - 1  # the last one gives the logits
     assert watch.grown("cached_prompt_tokens_total", SMOL) - before == kept.cached_tokens
     assert kept.usd == pytest.approx((kept.prompt_tokens + 3 * 14) / 1e6)
-    chats = watch.grown("requests_total", "/v1/chat/completions", SMOL, "2xx")
+    chats = watch.grown("requests_total", SMOL, "/v1/chat/completions", "2xx")
     assert chats == 2  # whatever the prefix
 
 
@@ -116,7 +119,7 @@ def test_a_client_that_leaves_is_charged_up_to_that_point(server: EchoServer, wa
     assert kept.requests == 1 and kept.prompt_tokens > 0
     assert len(received) - 1 <= kept.generated_tokens < 1900  # the first chunk has the role
     assert watch.grown("generated_tokens_total", SMOL) == kept.generated_tokens
-    assert watch.grown("requests_total", "/v1/chat/completions", SMOL, "2xx") == 1
+    assert watch.grown("requests_total", SMOL, "/v1/chat/completions", "2xx") == 1
 
 
 def test_a_client_that_leaves_before_its_whole_answer_is_charged_too(
@@ -126,7 +129,7 @@ def test_a_client_that_leaves_before_its_whole_answer_is_charged_too(
     with pytest.raises(httpx2.TimeoutException):
         url = f"{server.url}/v1/chat/completions"
         server.client.post(url, json=body, headers=bearer(ALICE), timeout=2)
-    wait_for(lambda: watch.grown("requests_total", "/v1/chat/completions", SMOL, "none") == 1)
+    wait_for(lambda: watch.grown("requests_total", SMOL, "/v1/chat/completions", "none") == 1)
     assert 0 < watch.kept(ALICE, SMOL).generated_tokens < 1900
 
 
@@ -152,7 +155,7 @@ def test_a_response_is_charged_to_its_key(server: EchoServer, watch: Watch) -> N
         "logit_bias": {str(END): -100},
     }
     answer = post(server, ALICE, "/v1/responses", body)
-    assert watch.grown("requests_total", "/v1/responses", SMOL, "2xx") == 1
+    assert watch.grown("requests_total", SMOL, "/v1/responses", "2xx") == 1
     kept = watch.kept(ALICE, SMOL)
     assert (kept.requests, kept.generated_tokens) == (1, 5)
     assert kept.usd == pytest.approx(answer["usage"]["estimated_cost"])
@@ -178,7 +181,7 @@ def test_refused_requests_are_counted_but_cost_nothing(
 ) -> None:
     answer = server.post("/v1/chat/completions", body, headers=bearer(ALICE))
     assert answer.status_code == status
-    assert watch.grown("requests_total", "/v1/chat/completions", model, "4xx") == 1
+    assert watch.grown("requests_total", model, "/v1/chat/completions", "4xx") == 1
     assert watch.kept(ALICE, SMOL) == Used()
 
 
@@ -200,5 +203,42 @@ def test_gauges_show_the_current_state(server: EchoServer) -> None:
     post(server, ALICE, "/v1/chat/completions", CHAT)
     wait_for(lambda: metrics(server)["sequences_running", SMOL] == 0)
     now = metrics(server)
-    assert now["model_loaded", SMOL, "text"] == 1 and now["sequences_waiting", SMOL] == 0
+    assert now["model_loaded", "text", SMOL] == 1 and now["sequences_waiting", SMOL] == 0
     assert 0 < now["kv_cells_used", SMOL] <= now["kv_cells", SMOL]
+
+
+def test_steps_of_the_engine_are_counted_with_their_time_and_tokens(
+    server: EchoServer, watch: Watch
+) -> None:
+    used = post(server, ALICE, "/v1/chat/completions", CHAT)["usage"]
+    computed = used["prompt_tokens"] - used["prompt_tokens_details"]["cached_tokens"]
+    wait_for(lambda: metrics(server)["sequences_running", SMOL] == 0)
+    assert 0 < watch.grown("steps_total", SMOL) <= computed + 7
+    assert watch.grown("step_tokens_total", SMOL) >= computed + 7 - 1  # the last is not read
+    assert 0 < watch.grown("step_seconds_total", SMOL) < 60
+
+
+def test_opentelemetrys_names_are_there_too(server: EchoServer, watch: Watch) -> None:
+    post(server, ALICE, "/v1/chat/completions", CHAT)
+    labels = ("chat", "localinfra", SMOL)
+    assert watch.grown("gen_ai_server_time_to_first_token_seconds_count", *labels) == 1
+    assert watch.grown("gen_ai_server_time_per_output_token_seconds_count", *labels) == 1
+    assert watch.grown("gen_ai_server_request_duration_seconds_count", "", *labels) == 1
+    server.post("/v1/chat/completions", {**CHAT, "max_tokens": -2}, headers=bearer(ALICE))
+    refused = ("invalid_value", "chat", "localinfra", "")
+    assert watch.grown("gen_ai_server_request_duration_seconds_count", *refused) == 1
+
+
+def test_top_shows_what_the_server_does(server: EchoServer) -> None:
+    body = {**CHAT, "stream": True, "max_tokens": 1900}
+    url = f"{server.url}/v1/chat/completions"
+    with httpx2.stream("POST", url, json=body, headers=bearer(ALICE), timeout=600) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        command = ["top", "--interval", "0.5", "--url", server.url, "--key", ALICE]
+        done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    shown = [line.split() for line in done.stdout.splitlines()]
+    [row] = [dict(zip(MODELS, line, strict=False)) for line in shown if line[:1] == [SMOL]]
+    assert row["RUN"] == "1" and row["KV"].endswith("%")
+    assert all(float(row[name]) > 0 for name in ("OUT/S", "BATCH", "MS/STEP"))

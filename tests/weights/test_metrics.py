@@ -51,4 +51,4 @@ def test_embeddings(server: LiveServer, watch: Watch, path: str, texts: str) -> 
 def test_how_things_stand(server: LiveServer) -> None:
     post(server, ALICE, "/v1/embeddings", {"model": "mini", "input": "x"})
     now = metrics(server)
-    assert now["model_loaded", MINI, "embedding"] == 1 and now["requests_pending", MINI] == 0
+    assert now["model_loaded", "embedding", MINI] == 1 and now["requests_pending", MINI] == 0

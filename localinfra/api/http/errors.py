@@ -15,7 +15,7 @@ from localinfra.api.http.paths import not_found
 from localinfra.api.http.request_log import remember_error
 from localinfra.api.http.state import RequestState
 from localinfra.errors import ApiError
-from localinfra.logs import shown
+from localinfra.logs import about, shown
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def as_api_error(error: Exception, scope: Scope) -> ApiError:
     only."""
     if not isinstance(error, ApiError):
         id = RequestState.of(scope).id
-        log.error("request %s failed", id, exc_info=error)
+        log.error("a request failed", exc_info=error, extra=about(id))
         error = errors.EngineFailed(
             f"The server failed on this request: see its log for request {id}."
         )

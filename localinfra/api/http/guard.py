@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from localinfra import logs
 from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.errors import as_api_error, error_response, speaks_anthropic
 from localinfra.api.http.hosts import Authority, HostRules, OriginRules, parse_authority
@@ -70,6 +71,7 @@ class Guard:
         headers = Headers(scope=scope)
         state = RequestState.of(scope)
         state.id = request_id_of(headers)
+        logs.request_id.set(state.id)
         own_headers = {"x-request-id": state.id}
         if speaks_anthropic(scope):
             own_headers["request-id"] = state.id  # the name its SDKs read

@@ -9,6 +9,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.types import Scope
 
+from localinfra.api.exposition import Exposition
 from localinfra.api.http.body import BodyLimits, UnfinishedBodies
 from localinfra.config.settings import ServerSettings
 from localinfra.costs import Ledger
@@ -47,6 +48,7 @@ class AppState:
         self.runtime = runtime
         self.ledger = ledger
         self.metrics = Metrics()
+        self.exposition = Exposition(self.metrics)
         self.threads = Threads()
         self._unfinished = UnfinishedBodies(0)
         self._stores = stores
@@ -70,6 +72,15 @@ class AppState:
         return found
 
 
+class UsedSoFar(msgspec.Struct):
+    """What a request has used so far."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    images: int = 0
+    first_token_s: float = 0.0  # after its arrival, once there is one
+
+
 class RequestState(msgspec.Struct):
     """Facts about one request: set by the middleware and the handler, read by metrics and log."""
 
@@ -79,6 +90,7 @@ class RequestState(msgspec.Struct):
     model: str = ""  # the model that is charged, once it is loaded
     error: ApiError | None = None  # why it was refused, or failed even after its response began
     leases: Leases | None = None  # on the models that it uses
+    progress: UsedSoFar = msgspec.field(default_factory=UsedSoFar)
     target_host: str | None = None  # the host in an absolute request URL
 
     @property

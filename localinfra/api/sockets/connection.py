@@ -24,6 +24,7 @@ from localinfra.api.sockets.refusals import MAX_HEADERS, MAX_PIPELINED, MAX_URL_
 from localinfra.chance import random_hex
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError
+from localinfra.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,11 @@ class Connection(HttpToolsProtocol):
     @property
     def address(self) -> str:
         return self.client[0] if self.client else ""
+
+    @property
+    def request_id(self) -> str:
+        """Of the request that is being answered."""
+        return RequestState.of(cast(Scope, self.running.scope)).id if self.running else ""
 
     # From the transport
 
@@ -345,6 +351,7 @@ class Connection(HttpToolsProtocol):
                 "%s did not read its answer for %g s: connection closed",
                 self.address,
                 self.settings.write_timeout_s,
+                extra=about(self.request_id),
             )
             self.drop()
         elif self._closes_at_s is not None:

@@ -7,6 +7,7 @@ from typing import Protocol
 from localinfra.addresses import is_loopback
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import ApiError, ServerBusy
+from localinfra.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,8 @@ class ClosableConnection(Protocol):
 
     @property
     def address(self) -> str: ...
+    @property
+    def request_id(self) -> str: ...
     def drop(self) -> None: ...
     def check(self, now_s: float) -> None: ...
 
@@ -116,6 +119,7 @@ class Connections:
                 "%s is slow to read its answer, and too much is buffered for slow clients: "
                 "connection closed",
                 slowest.address,
+                extra=about(slowest.request_id),
             )
             self.forget(slowest)
             slowest.drop()

@@ -11,6 +11,7 @@ from waiting import wait_for
 
 from localinfra.api.sockets.refusals import MAX_HEADERS, MAX_PIPELINED
 from localinfra.config.settings import ServerSettings
+from localinfra.logs import OneLine
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_a_refusal_is_one_log_line(server: Serving, caplog: pytest.LogCaptureFix
     with server.talk() as talk:
         reply = talk.ask(b"GET /\xff\x1b[31m HTTP/1.1\r\n\r\n")
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    line = record.getMessage()
+    line = OneLine().format(record)
     assert reply.headers["x-request-id"] in line and "400" in line and "127.0.0.1:" in line
     assert line.isprintable()
 
