@@ -13,10 +13,11 @@ from localinfra.api.deepinfra.inference import infer
 from localinfra.api.docs import DOCS_ROUTES
 from localinfra.api.http.arriving import Arriving
 from localinfra.api.http.errors import EXCEPTION_HANDLERS
-from localinfra.api.http.guard import IMAGE_FILES, Access, Guard
+from localinfra.api.http.guard import IMAGE_FILES, PAGE_FILES, Access, Guard
 from localinfra.api.http.leasing import Leasing
 from localinfra.api.http.leaving import Leaving
 from localinfra.api.http.paths import CanonicalPaths
+from localinfra.api.http.running import Running
 from localinfra.api.http.state import AppState
 from localinfra.api.metrics import RequestMetrics, get_metrics
 from localinfra.api.ollama.chat import create_ollama_chat
@@ -49,7 +50,9 @@ from localinfra.api.openai.responses.store import (
     get_response,
     list_input_items,
 )
-from localinfra.api.probes import get_health, get_root
+from localinfra.api.page import get_index, get_page_file
+from localinfra.api.probes import get_health
+from localinfra.api.requests import cancel_request, list_requests
 from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
 from localinfra.costs import Ledger
@@ -83,6 +86,8 @@ OPENAI_ROUTES = [
     ("/models/{id:path}/unload", unload_model, "POST"),
     ("/models/{id:path}", get_model, "GET"),
     ("/models/{id:path}", delete_model, "DELETE"),
+    ("/requests", list_requests, "GET"),
+    ("/requests/{id}", cancel_request, "DELETE"),
 ]
 
 # For Anthropic's clients, and for a hosted service that puts Anthropic's API under its own path.
@@ -112,11 +117,11 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
 
     Usage goes to the ledger if there is one, else to the metrics only."""
     ledger = ledger or Ledger()
-    images, access = ImageFiles(), Access()
+    images, access, running = ImageFiles(), Access(), Running()
     runtime.follow(images.apply)
     runtime.follow(access.apply)
     has_ollama = runtime.settings.ollama_api
-    state = AppState(runtime, ledger, images, ResponseStore())
+    state = AppState(runtime, ledger, images, ResponseStore(), running)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -128,7 +133,8 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/", answering_probes(get_root) if has_ollama else get_root),
+            Route("/", answering_probes(get_index) if has_ollama else get_index),
+            Route(PAGE_FILES + "/{version}/{path:path}", get_page_file, include_in_schema=False),
             Route("/health", get_health),
             Route("/metrics", get_metrics),
             *DOCS_ROUTES,
@@ -162,7 +168,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
             Middleware(Arriving),
             Middleware(Guard, access=access),
             Middleware(Leasing, runtime=runtime),
-            Middleware(Leaving),
+            Middleware(Leaving, running=running),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,

@@ -1,4 +1,4 @@
-"""GET / and /health, for those who ask whether this server is there, and well."""
+"""GET /health, and what is known of this server before a key is given."""
 
 from typing import Literal
 
@@ -13,6 +13,8 @@ from localinfra.api.http.state import AppState
 
 
 class ServerName(msgspec.Struct, frozen=True):
+    """For clients that probe the root."""
+
     name: str = "localinfra"
     version: str = __version__
     routes: tuple[str, ...] = (
@@ -32,13 +34,6 @@ class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):
     sequences_running: int
     sequences_waiting: int
     encodings_waiting: int
-
-
-async def get_root(request: Request) -> Response:
-    """Says what this server is.
-
-    For clients that probe the root."""
-    return json_response(ServerName())
 
 
 async def get_health(request: Request) -> Response:

@@ -131,11 +131,11 @@ def has_terminal() -> bool:
 
 
 def banner(base: str, runtime: Runtime, ollama: str | None = None) -> str:
-    """The URL, the models, and a curl line that works. `ollama`: another URL."""
+    """The URLs, the models, and a curl line that works. `ollama`: another URL."""
     entries = runtime.catalog.entries
     ready = {name: e for name, e in entries.items() if file_state(e.source) == "present"}
     also = [f"and Ollama's clients at {ollama}"] if ollama else []
-    lines = [f"localinfra answers at {base}/v1", *also, ""]
+    lines = [f"localinfra answers at {base}/v1", *also, f"Its page, for a browser: {base}", ""]
     for kind in KINDS.values():
         mark = "" if kind is TextModelEntry else f" ({kind.kind})"
         lines += [f"  {name}{mark}" for name, entry in ready.items() if type(entry) is kind]

@@ -28,8 +28,9 @@ EXPOSED_HEADERS = (
 )
 OPENAPI = "/openapi.json"
 DOCS = "/docs"  # and below it: the page that shows the document, and asks for a key to try
-OPEN_PATHS = frozenset({"/health", OPENAPI, DOCS})  # readable without a key
+OPEN_PATHS = frozenset({"/", "/health", OPENAPI, DOCS})  # readable without a key
 IMAGE_FILES = "/v1/images/files"  # paths below it are open too: their names can't be guessed
+PAGE_FILES = "/web"  # and below this: the page, which asks for the key
 
 
 class Access:
@@ -158,8 +159,8 @@ class Guard:
 
 def is_open(path: str) -> bool:
     """Browsers open pages and images without a key. Only its URL gives access to an image; the
-    docs are the same on every server."""
-    return path in OPEN_PATHS or path.startswith((IMAGE_FILES + "/", DOCS + "/"))
+    pages are the same on every server."""
+    return path in OPEN_PATHS or path.startswith((IMAGE_FILES + "/", DOCS + "/", PAGE_FILES + "/"))
 
 
 def request_id_of(headers: Headers) -> str:

@@ -81,8 +81,9 @@ class UsedSoFar(msgspec.Struct):
     first_token_s: float = 0.0  # after its arrival, once there is one
 
 
-class RequestState(msgspec.Struct):
-    """Facts about one request: set by the middleware and the handler, read by metrics and log."""
+class RequestState(msgspec.Struct, eq=False):
+    """Facts about one request: set by the middleware and the handler, read by metrics and log. No
+    two are equal."""
 
     id: str = ""  # `x-request-id`
     started_s: float = 0.0  # of time.perf_counter()
@@ -91,6 +92,7 @@ class RequestState(msgspec.Struct):
     error: ApiError | None = None  # why it was refused, or failed even after its response began
     leases: Leases | None = None  # on the models that it uses
     progress: UsedSoFar = msgspec.field(default_factory=UsedSoFar)
+    is_cancelled: bool = False  # by DELETE /v1/requests/{id}
     target_host: str | None = None  # the host in an absolute request URL
 
     @property

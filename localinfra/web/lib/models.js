@@ -1,0 +1,72 @@
+// The server's models, as every panel chooses among them.
+
+import { h, put } from "./dom.js";
+import { json } from "./api.js";
+import { Signal } from "./signal.js";
+
+/** @type {Signal<any[]>} cards of GET /v1/models, those without files too */
+export const models = new Signal([]);
+
+export async function refreshModels() {
+  models.set((await json("/v1/models?all=true")).data);
+  return models.value;
+}
+
+export const isPresent = (card) => !card.remedy;
+export const ofKind = (kinds) => models.value.filter((card) => kinds.includes(card.kind) && isPresent(card));
+
+const STATES = { loaded: "in memory", present: "on disk", "fetch needed": "not fetched" };
+export const stateName = (card) => STATES[card.state] ?? card.state;
+
+/**
+ * A list to choose a model of some kinds from, which follows the server's catalogue, and a sign of
+ * the chosen one's state.
+ * @param {string[]} kinds
+ * @param {Signal<string>} chosen the model's id; set to the first if it is none
+ * @param {Signal<string> | null} [first] of which this picker's should differ at first
+ */
+export function modelPicker(kinds, chosen, label = "Model", first = null) {
+  const select = h("select", {
+    class: "picker",
+    "aria-label": label,
+    onchange: () => chosen.set(select.value),
+  });
+  const state = h("span", { class: "badge", role: "img" });
+  const showState = () => {
+    const card = models.value.find(({ id }) => id === chosen.value);
+    state.className = `badge ${card?.state ?? ""}`;
+    state.hidden = !card;
+    state.title = card ? stateName(card) : "";
+    state.setAttribute("aria-label", state.title);
+  };
+  const show = () => {
+    const cards = ofKind(kinds);
+    if (cards.length && !cards.some((card) => card.id === chosen.value))
+      chosen.set(preferred(cards, first?.value).id);
+    put(
+      select,
+      cards.map((card) =>
+        h(
+          "option",
+          { value: card.id },
+          `${card.id}${card.state === "present" ? "" : ` · ${stateName(card)}`}`,
+        ),
+      ),
+      cards.length ? null : h("option", { value: "" }, "no model of this kind"),
+    );
+    select.disabled = !cards.length;
+    select.value = chosen.value;
+    showState();
+  };
+  models.watch(show);
+  chosen.watch((id) => {
+    select.value = id;
+    showState();
+  });
+  return h("span", { class: "picker-box" }, state, select);
+}
+
+function preferred(cards, other) {
+  const others = cards.filter((card) => card.id !== other);
+  return others.find((card) => card.state === "loaded") ?? others[0] ?? cards[0];
+}
