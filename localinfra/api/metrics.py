@@ -98,8 +98,9 @@ def route_of(scope: Scope) -> str:
 
 
 async def get_metrics(request: Request) -> Response:
-    """Counts and measures what happens, in Prometheus' text format, or in OpenMetrics' if the client
-    asks for it."""
+    """Counts and measures what happens.
+
+    In Prometheus' text format, or in OpenMetrics' if the client asks for it."""
     state = AppState.of(request.app)
     update_gauges(state.metrics, state.runtime)
     text, kind = await state.exposition.text(request.headers.get("accept", ""))

@@ -57,7 +57,9 @@ class Foreground(Server):
             addresses = [server.sockets[0].getsockname()[:2] for server in self.servers]
             (host, port), others = addresses[0], {other for _, other in addresses}
             ollama_port = self._runtime.settings.ollama_port
-            ollama = local_url(host, ollama_port) if ollama_port in others - {port} else None
+            ollama = None
+            if ollama_port and ollama_port in others - {port}:
+                ollama = local_url(host, ollama_port)
             click.echo(banner(local_url(host, port), self._runtime, ollama))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
