@@ -121,6 +121,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     runtime.follow(images.apply)
     runtime.follow(access.apply)
     has_ollama = runtime.settings.ollama_api
+    get_root = answering_probes(get_index) if has_ollama else get_index
     state = AppState(runtime, ledger, images, ResponseStore(), running)
 
     @asynccontextmanager
@@ -133,7 +134,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/", answering_probes(get_index) if has_ollama else get_index),
+            Route("/", get_root, include_in_schema=False),
             Route(PAGE_FILES + "/{version}/{path:path}", get_page_file, include_in_schema=False),
             Route("/health", get_health),
             Route("/metrics", get_metrics),
@@ -157,7 +158,8 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
                 for path, handler in ANTHROPIC_ROUTES
             ),
             *(
-                Route(path, handler, methods=[method])
+                # Ollama's own documents describe these.
+                Route(path, handler, methods=[method], include_in_schema=False)
                 for path, handler, method in OLLAMA_ROUTES
                 if has_ollama
             ),

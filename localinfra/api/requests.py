@@ -27,12 +27,14 @@ class RequestsCancelled(msgspec.Struct, frozen=True):
 
 
 async def list_requests(request: Request) -> Response:
+    """Lists the requests that are being answered: those with the same key."""
     check_may_manage(request)
     running = AppState.of(request.app).store(Running)
     return json_response(RunningList(running.of(RequestState.of(request.scope).caller)))
 
 
 async def cancel_request(request: Request) -> Response:
+    """Ends a running request with the same key."""
     check_may_manage(request)
     running, id = AppState.of(request.app).store(Running), request.path_params["id"]
     number = running.cancel(id, RequestState.of(request.scope).caller)

@@ -36,12 +36,12 @@ def file_path(name: str) -> str:
     return f"/web/{read_page().version}/{name}"
 
 
-def test_browsers_get_the_page_and_other_clients_json(app: Starlette) -> None:
+def test_browsers_get_the_page_and_other_clients_a_word(app: Starlette) -> None:
     page = get(app, "/", BROWSER)
     assert page.status == 200 and page.body.startswith(b"<!doctype html>")
     assert page.header("content-type") == "text/html; charset=utf-8"
     probe = get(app, "/", ("accept", "*/*"))
-    assert probe.header("content-type") == "application/json" and b'"localinfra"' in probe.body
+    assert probe.header("content-type") == "text/plain; charset=utf-8"
     assert page.header("vary") == "Accept, Accept-Encoding" and probe.header("vary") == "Accept"
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from localinfra.api import cohere, metrics, page, probes, rerank, tokens
+from localinfra.api import cohere, metrics, probes, requests, rerank, tokens
 from localinfra.api.anthropic import input as anthropic_input
 from localinfra.api.anthropic import messages
 from localinfra.api.anthropic import output as blocks
@@ -284,5 +284,8 @@ OPERATIONS: dict[Handler, Operation] = {
     managing.reload_models: Operation(tag="Models", answer=(Changes,), statuses=(400,)),
     probes.get_health: Operation(tag="Server", answer=(probes.ServerHealth,), is_open=True),
     metrics.get_metrics: Operation(tag="Server", media_type="text/plain"),
-    page.get_index: Operation(tag="Server", answer=(probes.ServerName,)),
+    requests.list_requests: Operation(tag="Server", answer=(requests.RunningList,)),
+    requests.cancel_request: Operation(
+        tag="Server", answer=(requests.RequestsCancelled,), statuses=(404,)
+    ),
 }
