@@ -121,6 +121,20 @@ def test_what_was_encoded_before_is_described_too() -> None:
     assert content["items"] == {"$ref": "#/components/schemas/TokenLogprobEntry"}
 
 
+def lists_in(schema: Any) -> Iterator[Any]:
+    inner = schema.values() if isinstance(schema, dict) else schema
+    for value in inner if isinstance(schema, dict | list) else ():
+        yield from lists_in(value)
+    if isinstance(schema, dict) and schema.get("type") == "array":
+        yield schema
+
+
+def test_every_list_says_what_it_holds() -> None:
+    """Generators of clients leave out the whole struct otherwise."""
+    lists = list(lists_in(document()["components"]["schemas"]))
+    assert lists and all("items" in schema for schema in lists)
+
+
 def test_an_answer_has_its_fields_with_defaults_in_any_case() -> None:
     schemas = document()["components"]["schemas"]
     assert set(schemas["ChatCompletion"]["required"]) >= {"object", "choices"}
