@@ -63,7 +63,7 @@ async def answer_file(
     app: Starlette = request.app
     # The first requests make the files in threads that are bounded: anyone may send them.
     threads = AppState.of(app).threads.conversions
-    files = MADE.get(app) or await threads.run(files_of, app)
+    files = MADE[app] if app in MADE else await threads.run(files_of, app)
     if name not in files:
         raise NotFound("The page of the docs has no such file: reload it.")
     return static_response(request, files[name], headers)

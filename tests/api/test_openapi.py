@@ -15,12 +15,14 @@ from request_structs import KINDS
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from localinfra.api.anthropic.output import MessagesEvent
 from localinfra.api.app import create_app
 from localinfra.api.deepinfra.images import CogInput
 from localinfra.api.deepinfra.inference import HANDLERS, infer
+from localinfra.api.openai.responses.output import ResponsesEvent
 from localinfra.api.openapi.document import plain
 from localinfra.api.openapi.operation import Handler
-from localinfra.api.openapi.operations import OPERATIONS
+from localinfra.api.openapi.operations import MESSAGE_EVENTS, OPERATIONS, RESPONSE_EVENTS
 from localinfra.config.settings import ServerSettings
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
@@ -106,6 +108,16 @@ def test_every_body_has_an_example(found: Any) -> None:
 @pytest.mark.parametrize("example", [one for one in examples() if one.body], ids=str)
 def test_an_example_has_known_fields_only(example: Example) -> None:
     check_body(operation(example.operation), example.body)
+
+
+def leaves(kind: type) -> set[type]:
+    below = [leaves(child) for child in kind.__subclasses__()]
+    return set().union(*below) if below else {kind}
+
+
+def test_every_event_of_a_stream_is_in_the_document() -> None:
+    assert leaves(ResponsesEvent) == {*RESPONSE_EVENTS}
+    assert leaves(MessagesEvent) == {*MESSAGE_EVENTS}
 
 
 def test_fields_are_described_by_the_comments_beside_them() -> None:
