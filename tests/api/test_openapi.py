@@ -15,12 +15,14 @@ from request_structs import KINDS
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from localinfra.api.anthropic.output import MessagesEvent
 from localinfra.api.app import create_app
 from localinfra.api.deepinfra.images import CogInput
 from localinfra.api.deepinfra.inference import HANDLERS, infer
+from localinfra.api.openai.responses.output import ResponsesEvent
 from localinfra.api.openapi.document import plain
 from localinfra.api.openapi.operation import Handler
-from localinfra.api.openapi.operations import OPERATIONS
+from localinfra.api.openapi.operations import MESSAGE_EVENTS, OPERATIONS, RESPONSE_EVENTS
 from localinfra.config.settings import ServerSettings
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
@@ -109,6 +111,16 @@ def test_an_example_has_known_fields_only(example: Example) -> None:
     check_body(operation(example.operation), example.body)
 
 
+def leaves(kind: type) -> set[type]:
+    below = [leaves(child) for child in kind.__subclasses__()]
+    return set().union(*below) if below else {kind}
+
+
+def test_every_event_of_a_stream_is_in_the_document() -> None:
+    assert leaves(ResponsesEvent) == {*RESPONSE_EVENTS}
+    assert leaves(MessagesEvent) == {*MESSAGE_EVENTS}
+
+
 def test_fields_are_described_by_the_comments_beside_them() -> None:
     schemas = document()["components"]["schemas"]
     seed = schemas["ChatCompletionRequest"]["properties"]["seed"]
@@ -120,6 +132,20 @@ def test_what_was_encoded_before_is_described_too() -> None:
     """By what the `msgspec.Raw` holds."""
     content = document()["components"]["schemas"]["Logprobs"]["properties"]["content"]
     assert content["items"] == {"$ref": "#/components/schemas/TokenLogprobEntry"}
+
+
+def lists_in(schema: Any) -> Iterator[Any]:
+    inner = schema.values() if isinstance(schema, dict) else schema
+    for value in inner if isinstance(schema, dict | list) else ():
+        yield from lists_in(value)
+    if isinstance(schema, dict) and schema.get("type") == "array":
+        yield schema
+
+
+def test_every_list_says_what_it_holds() -> None:
+    """Generators of clients leave out the whole struct otherwise."""
+    lists = list(lists_in(document()["components"]["schemas"]))
+    assert lists and all("items" in schema for schema in lists)
 
 
 def test_an_answer_has_its_fields_with_defaults_in_any_case() -> None:

@@ -150,6 +150,7 @@ async def encoded(pull: Pull) -> AsyncGenerator[bytes, None]:
 
 
 async def delete_model(request: Request) -> Response:
+    """Deletes the files of a pulled model, once the requests that use it have ended."""
     check_may_manage(request)
     runtime = AppState.of(request.app).runtime
     return json_response(await delete_files(runtime, request.path_params["id"]))
