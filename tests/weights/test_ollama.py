@@ -29,7 +29,8 @@ def test_vectors_are_those_of_openais_api(server: LiveServer, vectors: Any) -> N
 
 
 def test_an_empty_input_loads_the_model(server: LiveServer) -> None:
-    for empty in ({}, {"input": ""}, {"input": []}):
+    empties: list[dict[str, Any]] = [{}, {"input": ""}, {"input": []}]
+    for empty in empties:
         answer = server.post("/api/embed", {"model": "minilm", **empty}).json()
         assert answer["embeddings"] == [] and answer["model"] == MINILM
     assert server.post("/api/embeddings", {"model": "minilm"}).json() == {"embedding": []}
