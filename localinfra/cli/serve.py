@@ -55,12 +55,9 @@ class Foreground(Server):
         await super().startup(sockets)
         if self.started:
             addresses = [server.sockets[0].getsockname()[:2] for server in self.servers]
-            (host, port), others = addresses[0], {other for _, other in addresses}
-            ollama_port = self._runtime.settings.ollama_port
-            ollama = None
-            if ollama_port and ollama_port in others - {port}:
-                ollama = local_url(host, ollama_port)
-            click.echo(banner(local_url(host, port), self._runtime, ollama))
+            (host, port), *others = addresses
+            for_ollama = next((local_url(host, at) for _, at in others if at != port), None)
+            click.echo(banner(local_url(host, port), self._runtime, for_ollama))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends answers that outlast the deadline with an error that their clients can read."""
@@ -132,11 +129,11 @@ def has_terminal() -> bool:
     return True
 
 
-def banner(base: str, runtime: Runtime, ollama: str | None = None) -> str:
-    """The URLs, the models, and a curl line that works. `ollama`: another URL."""
+def banner(base: str, runtime: Runtime, for_ollama: str | None = None) -> str:
+    """The URLs, the models, and a curl line that works. `for_ollama`: another URL."""
     entries = runtime.catalog.entries
     ready = {name: e for name, e in entries.items() if file_state(e.source) == "present"}
-    also = [f"and Ollama's clients at {ollama}"] if ollama else []
+    also = [f"and Ollama's clients at {for_ollama}"] if for_ollama else []
     lines = [f"localinfra answers at {base}/v1", *also, f"Its page, for a browser: {base}", ""]
     for kind in KINDS.values():
         mark = "" if kind is TextModelEntry else f" ({kind.kind})"

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from localinfra import errors
-from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
+from localinfra.api.http.errors import EXCEPTION_HANDLERS, error_response, json_response
 from localinfra.api.http.guard import Access, Guard
 from localinfra.errors import ApiError
 
@@ -112,6 +112,16 @@ def test_errors_on_anthropics_paths_have_their_shape(
 def test_an_unknown_path_of_anthropics_api_gets_their_shape(path: str) -> None:
     body = msgspec.json.decode(call(app(), scope_of("POST", path)).body)
     assert (body["type"], body["error"]["type"]) == ("error", "not_found_error")
+
+
+def test_errors_on_ollamas_paths_are_their_message_with_its_statuses() -> None:
+    scope = scope_of("POST", "/api/chat")
+    full = error_response(errors.QueueFull("Too many.", retry_after_s=2), scope)
+    assert (full.status_code, full.headers["retry-after"]) == (503, "2")
+    assert bytes(full.body) == b'{"error":"Too many."}'
+    assert error_response(errors.ModelNotFound("Which?"), scope).status_code == 404
+    reply = call(app(), scope_of(path="/api/nowhere"))
+    assert reply.status == 404 and "Ollama" in reply.error
 
 
 def test_other_paths_keep_openais_shape_and_header() -> None:

@@ -263,8 +263,11 @@ def test_a_suffix_is_for_models_that_fill_in(server: EchoServer) -> None:
     assert filled.status_code == 200 and "context" not in filled.json()
     refused = generate(server, suffix="return 1")
     assert refused.status_code == 400 and "fill-in-the-middle" in refused.json()["error"]
-    for field in ({"system": "Hi"}, {"context": [1]}, {"template": "{{ .Prompt }}"}):
-        assert generate(server, raw=True, **field).status_code == 400
+    for field in (
+        {"system": "Hi"}, {"context": [1]}, {"template": "{{ .Prompt }}"}, {"images": ["aGk="]},
+    ):  # fmt: skip
+        wrong = generate(server, raw=True, **field)
+        assert wrong.status_code == 400 and "raw is true" in wrong.json()["error"]
     assert ignored(generate(server, template="{{ .Prompt }}")) == "template"
 
 

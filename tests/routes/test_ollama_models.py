@@ -180,6 +180,11 @@ def test_what_its_template_and_its_authors_say_is_shown(tmp_path: Path) -> None:
     assert "PARAMETER temperature 0.6" in found["modelfile"]
 
 
+def test_a_model_whose_reasoning_has_a_form_of_its_own_is_said_to_think(tmp_path: Path) -> None:
+    harmony = "{{ '<|start|>assistant<|channel|>analysis<|message|>' }}"
+    assert "thinking" in shown(tmp_path, "tiny", chat_template=harmony)["capabilities"]
+
+
 def test_a_model_without_files_can_not_be_shown() -> None:
     nowhere = PathSource(Path("/nowhere/model"))
     entries = {"gone": TextModelEntry(source=nowhere), "ranks": RerankModelEntry(source=nowhere)}

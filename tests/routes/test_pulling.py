@@ -120,6 +120,13 @@ def test_a_failed_pull_ends_in_an_error_that_ollamas_clients_read(
     assert isinstance(whole.error, str) and "model is required" in wrong.error
 
 
+def test_pulling_what_is_here_already_succeeds(hub: Site, tmp_path: Path) -> None:
+    tiny_llama().write(tmp_path / "own.gguf")
+    (tmp_path / "models.toml").write_text('[model.own]\nkind = "text"\nsource = "own.gguf"')
+    [reply] = asked(tmp_path, ("POST", "/api/pull", {"model": "own"}))
+    assert json.loads(reply.body) == {"status": "success"}
+
+
 @pytest.mark.parametrize(
     ("name", "source"),
     [

@@ -29,7 +29,7 @@ def test_vectors_are_those_of_openais_api(server: LiveServer, vectors: Any) -> N
 
 
 def test_an_empty_input_loads_the_model(server: LiveServer) -> None:
-    empties: list[dict[str, object]] = [{}, {"input": ""}, {"input": []}]
+    empties: list[dict[str, Any]] = [{}, {"input": ""}, {"input": []}]
     for empty in empties:
         answer = server.post("/api/embed", {"model": "minilm", **empty}).json()
         assert answer["embeddings"] == [] and answer["model"] == MINILM

@@ -45,8 +45,9 @@ class GenerateFields(TextFields, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Checks what annotations cannot express. Raises InvalidRequest."""
-        texts = {"system": self.system, "template": self.template, "context": self.context}
-        given = [name for name, value in texts.items() if value]
+        given = [
+            name for name in ("system", "template", "context", "images") if getattr(self, name)
+        ]
         if self.is_plain and given:
             why = "raw is true" if self.raw else "there is a suffix"
             raise InvalidRequest(
@@ -156,7 +157,7 @@ async def plain_answer(
     charge = call.charge(model)
     ids = await model.prompts.text(body.prompt, body.suffix or None)
     compiled = await model.grammars.compile(answer)
-    call.report_ignored([*compiled.left_out, *(["images"] if body.images else [])])
+    call.report_ignored(compiled.left_out)
     deltas = model.generate(
         TextRequest(
             prompts=[ids],

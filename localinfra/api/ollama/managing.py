@@ -15,6 +15,7 @@ from localinfra.api.http.managing import check_may_manage
 from localinfra.api.ollama.calls import HUBS, renamed_errors, served_name
 from localinfra.api.openai.managing import MAX_REFERENCE, Pull, PullEvent, delete_files
 from localinfra.errors import InvalidRequest
+from localinfra.executor import in_daemon_thread
 from localinfra.models.fetch import references
 from localinfra.models.sources import RemoteSource
 from localinfra.runtime import Runtime
@@ -61,12 +62,18 @@ async def pull_ollama_model(request: Request) -> Response:
 
 
 async def sources_of(runtime: Runtime, id: str) -> list[RemoteSource]:
-    """Those of a model in models.toml, else what the name means to Ollama, or to `localinfra pull`.
-    Raises InvalidRequest and ModelNotFound."""
-    name = await served_name(runtime, id)
-    if name not in runtime.catalog.names_by_id and not id.startswith(ELSEWHERE):
+    """Those of a model in models.toml, none if it came with a package or so: applications pull what
+    they need without asking whether it is here. Else what the name means to Ollama, or to
+    `localinfra pull`. Raises InvalidRequest and ModelNotFound."""
+    name, catalog = await served_name(runtime, id), runtime.catalog
+    if name in catalog.names_by_id:
+        source = catalog.find(name)[1].source
+        is_here = await in_daemon_thread(source.find, name="look for a model")
+        if is_here and not isinstance(source, RemoteSource):
+            return []
+    elif not id.startswith(ELSEWHERE):
         name = f"ollama:{id}"
-    return references.parse(name, runtime.catalog)
+    return references.parse(name, catalog)
 
 
 async def lines_of(pull: Pull) -> AsyncGenerator[bytes, None]:

@@ -127,7 +127,7 @@ async def details_of(entries: Mapping[str, ModelEntry]) -> dict[str, FileDetails
 
 
 def details_at(entry: ModelEntry) -> FileDetails | None:
-    """None if the files are absent. Blocks."""
+    """None if the files are absent, or some of them. Blocks."""
     path = entry.source.find()
     try:
         return file_details(path) if path else None

@@ -11,10 +11,12 @@ from starlette.responses import Response
 from localinfra.api.call import Call
 from localinfra.api.ollama.calls import renamed_errors, served_name
 from localinfra.api.ollama.managing import ManagingFields
-from localinfra.api.ollama.models import OllamaDetails, shown_details
+from localinfra.api.ollama.models import OllamaDetails, details_at, shown_details
+from localinfra.chat.formats.harmony import HARMONY
 from localinfra.chat.template import ChatTemplate, TemplateError
+from localinfra.errors import FilesAbsent
 from localinfra.executor import in_daemon_thread
-from localinfra.models.details import HeaderDetails, file_details, header_details
+from localinfra.models.details import HeaderDetails, header_details
 from localinfra.models.entries import (
     EmbeddingModelEntry,
     ImageModelEntry,
@@ -52,8 +54,9 @@ async def show_ollama_model(request: Request) -> Response:
 
 def shown_model(name: str, entry: ModelEntry, known: ModelDetails) -> ShownModel:
     """Blocks. Raises FilesAbsent."""
-    path = locate(name, entry.source)
-    found = file_details(path)
+    path, found = locate(name, entry.source), details_at(entry)
+    if found is None:
+        raise FilesAbsent(f"The files of {name} are not all here any more.", "model")
     header = HeaderDetails()
     if path.is_file():
         header = header_details(path, found, embeds=isinstance(entry, EmbeddingModelEntry))
@@ -125,4 +128,5 @@ def template_capabilities(source: str) -> tuple[str, ...]:
         template = ChatTemplate(source, bos_token="", eos_token="", special_tokens=())
     except TemplateError:
         return ()
-    return ("tools", "thinking") if template.voice.reasoning else ("tools",)
+    thinks = template.voice is HARMONY or template.voice.reasoning is not None
+    return ("tools", "thinking") if thinks else ("tools",)
