@@ -2,6 +2,7 @@
 
 import pytest
 from metering import written
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from localinfra.metrics import Metrics
 
@@ -66,9 +67,13 @@ def test_the_list_has_units_in_its_names_and_each_metric_once() -> None:
 def test_scrapers_that_ask_for_openmetrics_get_it() -> None:
     metrics = Metrics()
     metrics.images.add(1, "m")
+    metrics.request_seconds.observe(0.2, "/v1/models", "m")
+    metrics.disk_cache_bytes.show({(): 1.5e9})
     text = written(metrics, "application/openmetrics-text; version=1.0.0, text/plain;q=0.5")
     assert "# TYPE localinfra_images counter\n" in text
     assert 'localinfra_images_total{model="m"} 1.0\n' in text and text.endswith("# EOF\n")
+    families = list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]  # strict
+    assert len(families) == len(list(metrics))
 
 
 def test_an_application_has_numbers_of_its_own() -> None:

@@ -1,5 +1,6 @@
 """What a running server says of itself at one moment, and what has changed since an earlier one."""
 
+import math
 import time
 from collections import defaultdict
 
@@ -35,7 +36,7 @@ class Reading:
         self._samples: defaultdict[str, list[tuple[dict[str, str], float]]] = defaultdict(list)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                if not sample.name.endswith("_bucket"):
+                if math.isfinite(sample.value) and not sample.name.endswith("_bucket"):
                     name = sample.name.removeprefix("localinfra_")
                     self._samples[name].append((sample.labels, sample.value))
 

@@ -70,7 +70,7 @@ def top(
             except ApiError as error:
                 if not is_watched:
                     raise
-                page.show([error.message, "Asking again; q leaves."])
+                page.show([shown(error.message), "Asking again; q leaves."])
                 continue
             page.show(view(client.url, Change(before, now), page.columns))
             before = now
@@ -162,7 +162,7 @@ def model_cells(change: Change, name: str) -> Sequence[str]:
         percent(gauge("kv_cells_used") / cells if cells else None),
         number(ratio("step_tokens_total", "steps_total")),
         number(None if step_s is None else step_s * 1000),
-        state + held,
+        (state + held) or "-",
         percent(ratio("accepted_draft_tokens_total", "drafted_tokens_total")),
     )
 

@@ -109,6 +109,12 @@ def test_a_models_name_is_cut_where_the_screen_is_narrow() -> None:
     assert len(model) <= 95 and model.startswith("..") and "-long-name " in model
 
 
+def test_numbers_that_are_none_are_left_out() -> None:
+    odd = EARLIER.replace("3.2e+08", "NaN").replace("8e+09", "+Inf")
+    _, _, memory, *_, model = view("", change(odd, odd))
+    assert memory.startswith("process") and model.split()[-2:] == ["-", "-"]
+
+
 def test_without_a_model_in_memory_it_says_what_loads_one() -> None:
     absent = 'localinfra_model_loaded{kind="text",model="absent"} 0.0\n'
     assert view("", change(absent, absent))[-1].startswith("No model is in memory")
