@@ -67,7 +67,7 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "api": [
         {"http", "vectors"},
-        {"generation", "metrics", "sockets"},
+        {"generation", "metrics", "page", "sockets"},
         {"call"},
         {"openai", "anthropic", "rerank", "tokens"},
         {"cohere", "deepinfra"},

@@ -15,7 +15,7 @@ from localinfra.api.cohere import create_cohere_embeddings
 from localinfra.api.deepinfra.inference import infer
 from localinfra.api.http.arriving import Arriving
 from localinfra.api.http.errors import EXCEPTION_HANDLERS, json_response
-from localinfra.api.http.guard import IMAGE_FILES, Access, Guard
+from localinfra.api.http.guard import IMAGE_FILES, PAGE_FILES, Access, Guard
 from localinfra.api.http.leasing import Leasing
 from localinfra.api.http.leaving import Leaving
 from localinfra.api.http.paths import CanonicalPaths
@@ -40,6 +40,7 @@ from localinfra.api.openai.responses.store import (
     get_response,
     list_input_items,
 )
+from localinfra.api.page import get_index, get_page_file
 from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
 from localinfra.costs import Ledger
@@ -84,17 +85,6 @@ ANTHROPIC_ROUTES = [
 ]
 
 
-async def index(request: Request) -> Response:
-    """Shown to browsers and to clients that probe the root."""
-    return json_response(
-        {
-            "name": "localinfra",
-            "version": __version__,
-            "routes": ["/v1/chat/completions", "/v1/models", "/v1/embeddings", "/health"],
-        }
-    )
-
-
 async def health(request: Request) -> Response:
     """Uses only state held on the event loop, so it answers in milliseconds under any load.
     Returns 503 while a model is broken."""
@@ -136,7 +126,8 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route("/", index),
+            Route("/", get_index),
+            Route(PAGE_FILES + "/{version}/{path:path}", get_page_file),
             Route("/health", health),
             Route("/metrics", get_metrics),
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),

@@ -25,8 +25,9 @@ HEADER_NAMES = re.compile(r"[A-Za-z0-9_, -]{0,1000}")  # echoed to a preflight
 EXPOSED_HEADERS = (
     "x-request-id, request-id, x-localinfra-ignored, x-localinfra-truncated, retry-after"
 )
-OPEN_PATHS = frozenset({"/health"})  # readable without a key
+OPEN_PATHS = frozenset({"/", "/health"})  # readable without a key
 IMAGE_FILES = "/v1/images/files"  # paths below it are open too: their names can't be guessed
+PAGE_FILES = "/web"  # and below this: the page, which asks for the key
 
 
 class Access:
@@ -154,7 +155,7 @@ class Guard:
 
 def is_open(path: str) -> bool:
     """Image files are open: browsers fetch them without a key, and only their URL gives access."""
-    return path in OPEN_PATHS or path.startswith(IMAGE_FILES + "/")
+    return path in OPEN_PATHS or path.startswith((IMAGE_FILES + "/", PAGE_FILES + "/"))
 
 
 def request_id_of(headers: Headers) -> str:

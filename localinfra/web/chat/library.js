@@ -1,0 +1,126 @@
+// The conversations of this browser: saved, found, carried elsewhere.
+
+import * as db from "../lib/db.js";
+import { Signal } from "../lib/signal.js";
+import { messagesOf, Tree } from "./tree.js";
+
+const STORE = "conversations";
+const FORMAT = "localinfra-conversations";
+const MAX_TITLE = 80;
+
+/**
+ * @typedef {{id: string, title: string, createdAt: number, updatedAt: number, system: string,
+ *   turns: import("./tree.js").Turn[], picked: Object<string, string>}} Conversation
+ */
+
+/** @type {Signal<{id: string, title: string, updatedAt: number}[]>} the latest first */
+export const heads = new Signal([]);
+
+export async function loadHeads(query = "") {
+  const found = [];
+  const wanted = query.trim().toLowerCase();
+  await db.each(STORE, (conversation) => {
+    if (!wanted || contains(conversation, wanted)) found.push(headOf(conversation));
+  });
+  heads.set(found.sort((a, b) => b.updatedAt - a.updatedAt));
+}
+
+const headOf = ({ id, title, updatedAt }) => ({ id, title, updatedAt });
+
+function contains(conversation, wanted) {
+  const texts = [conversation.title, ...conversation.turns.map((turn) => turn.content)];
+  return texts.some((text) => text.toLowerCase().includes(wanted));
+}
+
+export const load = (id) => db.get(STORE, id);
+
+/** Saves a conversation under the time of now. @param {Conversation} conversation */
+export async function save(conversation) {
+  conversation.updatedAt = Date.now();
+  await db.save(STORE, conversation);
+  heads.set([headOf(conversation), ...heads.value.filter(({ id }) => id !== conversation.id)]);
+}
+
+export async function remove(id) {
+  await db.remove(STORE, id);
+  heads.set(heads.value.filter((head) => head.id !== id));
+}
+
+/** @returns {Conversation} */
+export function newConversation(system = "") {
+  const now = Date.now();
+  return { id: crypto.randomUUID(), title: "", createdAt: now, updatedAt: now, system, turns: [], picked: {} };
+}
+
+export function titleOf(text) {
+  const line = text.trim().split("\n")[0];
+  return line.length > MAX_TITLE ? `${line.slice(0, MAX_TITLE - 1)}…` : line;
+}
+
+/** A file with all of them. */
+export async function exported() {
+  return JSON.stringify({ format: FORMAT, version: 1, conversations: await db.getAll(STORE) }, null, 1);
+}
+
+/** A conversation's picked branch as Markdown. @param {Conversation} conversation */
+export function asMarkdown({ title, system, turns, picked }) {
+  const parts = new Tree(turns, picked).path().map((turn) => `## ${turn.role === "user" ? "User" : (turn.model ?? turn.role)}\n\n${turn.content}`);
+  return [`# ${title || "Conversation"}`, ...(system ? [`> ${system.replaceAll("\n", "\n> ")}`] : []), ...parts].join("\n\n") + "\n";
+}
+
+/** A conversation's picked branch as the messages of a request. @param {Conversation} conversation */
+export const asMessages = ({ system, turns, picked }) => messagesOf(new Tree(turns, picked).path(), system);
+
+/**
+ * Takes over a file: ours, or messages in OpenAI's form. Returns how many conversations it had.
+ * @throws {Error} if it is neither
+ */
+export async function imported(text) {
+  let given;
+  try {
+    given = JSON.parse(text);
+  } catch {
+    throw new Error("The file is no JSON.");
+  }
+  const found = given?.format === FORMAT ? given.conversations.map(checked) : [fromMessages(given?.messages ?? given)];
+  for (const conversation of found) await db.save(STORE, conversation);
+  await loadHeads();
+  return found.length;
+}
+
+const ROLES = new Set(["user", "assistant", "tool"]);
+const isText = (value) => typeof value === "string";
+
+/** Only what is of the right kind gets into the database: a file may come from anywhere. */
+function checked({ id, title, createdAt, updatedAt, system, turns, picked }) {
+  if (!isText(id) || !Array.isArray(turns)) throw new Error("A conversation in the file has no id or no turns.");
+  const isTurn = (turn) => isText(turn?.id) && ROLES.has(turn.role) && isText(turn.content) && (turn.parent === null || isText(turn.parent));
+  if (!turns.every(isTurn)) throw new Error(`The conversation ${isText(title) ? `“${title}”` : id} has a turn that can't be read.`);
+  const now = Date.now();
+  const pairs = Object.entries(picked ?? {}).filter(([, value]) => isText(value));
+  return {
+    id,
+    title: isText(title) ? title : "",
+    createdAt: Number(createdAt) || now,
+    updatedAt: Number(updatedAt) || now,
+    system: isText(system) ? system : "",
+    turns,
+    picked: Object.fromEntries(pairs),
+  };
+}
+
+function fromMessages(messages) {
+  if (!Array.isArray(messages)) throw new Error("The file has neither conversations of this page nor a list of messages.");
+  const conversation = newConversation();
+  const tree = new Tree();
+  let parent = null;
+  for (const { role, content } of messages) {
+    const text = isText(content) ? content : (content ?? []).map((part) => part?.text ?? "").join("");
+    if (role === "system" || role === "developer") conversation.system = text;
+    else if (role === "user" || role === "assistant") parent = tree.add({ parent, role, content: text }).id;
+  }
+  conversation.turns = [...tree.turns.values()];
+  conversation.picked = tree.picked;
+  conversation.title = titleOf(conversation.turns[0]?.content ?? "Imported");
+  return conversation;
+}

@@ -1,0 +1,184 @@
+// The Chat panel: conversations on one side, parameters on the other, the thread between.
+
+import { h, icon, iconButton, put } from "../lib/dom.js";
+import { announce, notify } from "../lib/dialog.js";
+import { count } from "../lib/format.js";
+import { modelPicker, models, ofKind } from "../lib/models.js";
+import { remembered } from "../lib/settings.js";
+import { showRequest } from "../lib/snippets.js";
+import { ROUTE } from "./answer.js";
+import { composer } from "./composer.js";
+import * as library from "./library.js";
+import { paramsForm } from "./params.js";
+import { Session } from "./session.js";
+import { sidebar } from "./sidebar.js";
+import { Thread } from "./thread.js";
+
+const IDEAS = [
+  ["Explain", "Explain how a language model chooses its next word, to a curious twelve-year-old."],
+  ["Write code", "Write a Python function that merges overlapping intervals, with a test."],
+  ["Derive", "Derive the quadratic formula step by step."],
+  ["Compare", "Compare REST and gRPC in a table."],
+];
+
+export default class ChatPanel {
+  constructor() {
+    this.model = remembered("model", "");
+    this.second = remembered("second-model", "");
+    this.isComparing = remembered("compare", false);
+    this.kept = new Map(); // by conversation's id: sessions whose answers go on in the background
+    this.thread = new Thread(() => this.session, this.actions());
+    this.composer = composer({ send: (text) => this.guard(this.session.send(text, this.names)), stop: () => this.session.stop() });
+    this.session = this.newSession(library.newConversation());
+    this.sidebar = sidebar({ open: (id) => this.open(id), startNew: () => this.startNew(), current: () => this.session });
+    this.welcome = h("div", { class: "welcome" });
+    this.thread.element.prepend(this.welcome);
+    this.element = this.layout();
+    models.watch(() => this.showWelcome());
+    this.model.watch(() => this.showWelcome());
+    library.loadHeads().catch(() => notify("The browser's storage can't be used: conversations will be lost when the page closes.", "error"));
+  }
+
+  get names() {
+    return this.isComparing.value && this.second.value ? [this.model.value, this.second.value] : [this.model.value];
+  }
+
+  layout() {
+    const params = h("aside", { class: "side-params", "aria-label": "Parameters" }, h("h2", {}, "Parameters"), paramsForm(this.model));
+    const second = h("span", { class: "second" }, modelPicker(["text"], this.second, "Second model"));
+    const compare = iconButton("columns", "Compare with a second model", () => this.isComparing.set(!this.isComparing.value));
+    this.isComparing.watch((on) => {
+      second.hidden = !on;
+      compare.setAttribute("aria-pressed", String(on));
+    });
+    const element = h(
+      "section",
+      { class: "chat", "aria-label": "Chat" },
+      this.sidebar.element,
+      h(
+        "div",
+        { class: "chat-main" },
+        h(
+          "header",
+          { class: "panel-head" },
+          toggle("list", "Conversations", "shows-list", () => element),
+          modelPicker(["text"], this.model),
+          second,
+          compare,
+          h("span", { class: "grow" }),
+          toggle("sliders", "Parameters", "shows-params", () => element),
+        ),
+        this.thread.element,
+        this.composer.element,
+      ),
+      params,
+    );
+    return element;
+  }
+
+  newSession(conversation) {
+    return new Session(conversation, { onShape: () => this.show(), onText: (turn) => this.thread.update(turn) });
+  }
+
+  show() {
+    const { isRunning, tree } = this.session;
+    if (this.wasRunning && !isRunning) announce(this.ending());
+    if (!this.wasRunning && isRunning) announce("The model is answering.");
+    this.wasRunning = isRunning;
+    this.thread.show();
+    this.composer.setRunning(isRunning);
+    this.welcome.hidden = tree.turns.size > 0;
+  }
+
+  /** What a screen reader hears when an answer has ended. */
+  ending() {
+    const last = this.session.tree.path().at(-1);
+    if (last?.error) return `The answer failed: ${last.error}`;
+    return `The answer is complete${last?.stats?.tokens ? `, ${count(last.stats.tokens)} tokens` : ""}.`;
+  }
+
+  startNew() {
+    this.use(this.newSession(library.newConversation()));
+    this.composer.focus();
+  }
+
+  async open(id) {
+    if (this.kept.get(id)?.isRunning) return this.use(this.kept.get(id));
+    const conversation = await library.load(id);
+    if (conversation) this.use(this.newSession(conversation));
+  }
+
+  use(session) {
+    if (this.session.isRunning) this.kept.set(this.session.conversation.id, this.session);
+    this.session = session;
+    this.kept.delete(session.conversation.id);
+    this.wasRunning = session.isRunning;
+    this.thread.reset();
+    this.show();
+    this.sidebar.refresh();
+    this.element.classList.remove("shows-list");
+  }
+
+  showWelcome() {
+    const hasModel = ofKind(["text"]).length > 0;
+    const advice = hasModel
+      ? IDEAS.map(([name, text]) => h("button", { type: "button", class: "idea", onclick: () => this.composer.set(text) }, h("strong", {}, name), text))
+      : h("p", {}, "No chat model is on this machine yet. ", h("a", { href: "#models" }, "Fetch one"), ", then come back.");
+    put(this.welcome, icon("mark"), h("h1", {}, "What shall we think about?"), h("div", { class: "ideas" }, advice));
+    this.welcome.hidden = this.session.tree.turns.size > 0;
+  }
+
+  /** Shows what goes wrong before a request is sent. */
+  guard(work) {
+    Promise.resolve(work).catch((error) => notify(error.message, "error"));
+  }
+
+  /** @returns {import("./turns.js").Actions} */
+  actions() {
+    const shaped = (change) => (turn) => {
+      change(this.session.tree, turn);
+      this.show();
+      this.guard(this.session.save());
+    };
+    return {
+      edit: (turn, text) => this.guard(this.session.edit(turn, text, this.names)),
+      regenerate: (turn) => this.guard(this.session.answer(this.session.tree.turns.get(turn.parent), this.names)),
+      goOn: (turn) => this.guard(this.session.goOn(turn)),
+      giveResult: (turn, id, text) => this.guard(this.session.giveResult(turn, id, text, this.names)),
+      stop: (turn) => this.session.stop(turn),
+      pick: shaped((tree, turn) => tree.pick(turn)),
+      remove: shaped((tree, turn) => (this.session.stop(), tree.remove(turn))),
+      showRequest: (turn) => showRequest(ROUTE, this.session.request(turn.params, this.session.tree.before(turn))),
+    };
+  }
+
+  /** Keys of the whole page while this panel is shown. Returns whether it took the key. */
+  onKey(event) {
+    if (event.key === "Escape" && this.session.isRunning) return this.session.stop(), true;
+    const isCommand = event.ctrlKey || event.metaKey;
+    if (isCommand && event.key === "k") return this.element.classList.add("shows-list"), this.sidebar.focusSearch(), true;
+    if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") return this.startNew(), true;
+    return false;
+  }
+
+  enter() {
+    this.composer.focus();
+  }
+}
+
+/** A button that shows or hides a side of the panel. */
+function toggle(name, label, className, element) {
+  const isOn = remembered(className, window.innerWidth > 1100);
+  const button = iconButton(name, label, () => {
+    // On a narrow screen a side lies over the thread, and isn't remembered.
+    if (window.innerWidth <= 900) element().classList.toggle(className);
+    else isOn.set(!isOn.value);
+  });
+  queueMicrotask(() =>
+    isOn.watch((on) => {
+      button.setAttribute("aria-pressed", String(on));
+      element().classList.toggle(className, on && window.innerWidth > 900);
+    }),
+  );
+  return button;
+}

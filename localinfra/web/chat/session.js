@@ -1,0 +1,147 @@
+// A conversation in use: turns are added, answers run, everything is saved. Knows no DOM.
+
+import { models } from "../lib/models.js";
+import { ask, Answer, speed } from "./answer.js";
+import * as library from "./library.js";
+import { bodyOf, system } from "./params.js";
+import { messagesOf, Tree } from "./tree.js";
+
+const SAVE_EVERY_MS = 2000; // of a running answer: what a reload keeps
+
+export class Session {
+  /**
+   * @param {library.Conversation} conversation
+   * @param {{onShape: () => void, onText: (turn: import("./tree.js").Turn) => void}} view
+   */
+  constructor(conversation, view) {
+    this.conversation = conversation;
+    this.tree = new Tree(conversation.turns, conversation.picked);
+    this.view = view;
+    this.running = new Map(); // turn's id → AbortController of its request
+    this.savedAt = 0;
+  }
+
+  get isRunning() {
+    return this.running.size > 0;
+  }
+
+  async save() {
+    this.savedAt = Date.now();
+    this.conversation.turns = [...this.tree.turns.values()];
+    this.conversation.picked = this.tree.picked;
+    await library.save(this.conversation);
+  }
+
+  /** Adds what the user says and has it answered. @param {string[]} names of models */
+  send(text, names) {
+    if (!this.tree.turns.size) this.conversation.title = library.titleOf(text);
+    const last = this.tree.path().at(-1);
+    const turn = this.tree.add({ parent: last?.id ?? null, role: "user", content: text });
+    return this.answer(turn, names);
+  }
+
+  /** A tool's result; once all calls have theirs, the model goes on. */
+  async giveResult(turn, callId, text, names) {
+    const last = this.tree.path().at(-1);
+    const added = this.tree.add({ parent: last.id, role: "tool", content: text, callId });
+    const given = new Set(this.tree.path().filter((other) => other.role === "tool").map((other) => other.callId));
+    if (turn.calls.every((call) => given.has(call.id))) return this.answer(added, names);
+    this.view.onShape();
+    await this.save();
+  }
+
+  /** Adds a branch beside a turn. What the user says is answered, an answer stands as edited. */
+  async edit(turn, text, names) {
+    const { parent, role, model } = turn;
+    const added = this.tree.add({ parent, role, content: text, ...(role === "assistant" ? { model, edited: true } : {}) });
+    if (role === "user") return this.answer(added, names);
+    this.view.onShape();
+    await this.save();
+  }
+
+  /** Generates answers to a turn, side by side if there are several models or choices. */
+  async answer(parent, names) {
+    const run = crypto.randomUUID();
+    const asked = names.map((model) => {
+      const params = this.params(model);
+      const turns = Array.from({ length: params.n ?? 1 }, () =>
+        this.tree.add({ parent: parent.id, role: "assistant", content: "", run, model, params }),
+      );
+      return [params, turns];
+    });
+    this.tree.pick(asked[0][1][0]);
+    await Promise.all(asked.map(([params, turns]) => this.run(params, turns, this.tree.before(turns[0]))));
+  }
+
+  /** Goes on where an answer was cut off. */
+  goOn(turn) {
+    return this.run({ ...this.params(turn.model), n: 1 }, [turn], [...this.tree.before(turn), turn]);
+  }
+
+  params(model) {
+    return { model, ...bodyOf(models.value.find((card) => card.id === model)) };
+  }
+
+  request(params, before) {
+    return { ...params, messages: messagesOf(before, this.systemPrompt), stream: true, stream_options: { include_usage: true } };
+  }
+
+  get systemPrompt() {
+    return system.value;
+  }
+
+  async run(params, turns, before) {
+    const control = new AbortController();
+    const starts = turns.map((turn) => turn.content);
+    const answers = turns.map(() => new Answer());
+    for (const turn of turns) {
+      this.running.set(turn.id, control);
+      delete turn.error;
+    }
+    this.view.onShape();
+    const show = (stats) => {
+      turns.forEach((turn, at) => {
+        takeOver(turn, starts[at], answers[at], stats);
+        this.view.onText(turn);
+      });
+      if (Date.now() - this.savedAt > SAVE_EVERY_MS) this.save().catch(() => {});
+    };
+    try {
+      show(await ask(this.request(params, before), answers, control.signal, show));
+    } catch (error) {
+      for (const turn of turns) turn.error = error.name === "AbortError" ? undefined : error.message;
+      if (control.signal.aborted) for (const turn of turns) turn.finish ??= "stopped";
+    } finally {
+      for (const turn of turns) this.running.delete(turn.id);
+      this.view.onShape();
+      for (const turn of turns) this.view.onText(turn);
+      await this.save();
+    }
+  }
+
+  /** Stops the answers that run, or those of one request. */
+  stop(turn = null) {
+    const controls = turn ? [this.running.get(turn.id)] : [...this.running.values()];
+    for (const control of controls) control?.abort();
+  }
+}
+
+function takeOver(turn, start, answer, stats) {
+  turn.content = start + answer.content;
+  turn.finish = answer.finish;
+  if (answer.reasoning) turn.reasoning = answer.reasoning;
+  if (answer.thoughtS !== null) turn.thoughtS = answer.thoughtS;
+  if (answer.calls.length) turn.calls = answer.calls;
+  if (answer.scores.length) turn.scores = answer.scores;
+  turn.stats = {
+    firstTokenS: stats.firstTokenS,
+    totalS: stats.totalS,
+    speed: speed(stats),
+    choices: stats.choices,
+    ignored: stats.ignored,
+    tokens: stats.usage?.completion_tokens ?? null,
+    promptTokens: stats.usage?.prompt_tokens ?? null,
+    cachedTokens: stats.usage?.prompt_tokens_details?.cached_tokens ?? 0,
+    cost: stats.usage?.estimated_cost ?? null,
+  };
+}

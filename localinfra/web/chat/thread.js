@@ -1,0 +1,93 @@
+// The picked branch of a conversation on the page. A turn keeps its element as long as it is shown,
+// so a stream changes only the answer that it is for.
+
+import { h, oncePerFrame, put } from "../lib/dom.js";
+import { AnswerView, branchSwitch, SaidView } from "./turns.js";
+
+const NEAR_END_PX = 60; // still counts as looking at the end
+
+export class Thread {
+  /** @param {() => import("./session.js").Session} session @param {import("./turns.js").Actions} actions */
+  constructor(session, actions) {
+    this.session = session;
+    this.actions = actions;
+    this.views = new Map(); // turn's id → its view
+    this.list = h("ol", { class: "thread", "aria-label": "Conversation" });
+    this.element = h("div", { class: "thread-scroll", tabindex: "-1" }, this.list);
+    this.changed = new Set();
+    this.draw = oncePerFrame(() => this.drawChanged());
+    this.follows = true;
+    this.element.addEventListener("scroll", () => (this.follows = this.isAtEnd), { passive: true });
+  }
+
+  get isAtEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = this.element;
+    return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+  }
+
+  /** For another conversation. */
+  reset() {
+    this.views.clear();
+    this.changed.clear();
+    this.follows = true;
+    this.show();
+  }
+
+  /** Draws a turn's new text in the next frame. */
+  update(turn) {
+    this.changed.add(turn);
+    this.draw();
+  }
+
+  drawChanged() {
+    const session = this.session();
+    for (const turn of this.changed) {
+      const view = this.views.get(turn.id);
+      if (view instanceof AnswerView) view.show(...this.stateOf(turn, session));
+    }
+    this.changed.clear();
+    if (this.follows) this.element.scrollTop = this.element.scrollHeight;
+  }
+
+  stateOf(turn, { tree, running }) {
+    const others = tree.together(turn);
+    return [running.has(turn.id), tree.child(turn.parent) === turn, others.length > 1];
+  }
+
+  /** Draws the branch, after turns were added, picked or removed. */
+  show() {
+    const session = this.session();
+    const path = session.tree.path();
+    put(this.list, path.map((turn) => (turn.role === "assistant" ? this.answers(turn, session) : this.said(turn, session))));
+    this.list.classList.toggle("empty", !path.length);
+    if (this.follows) this.element.scrollTop = this.element.scrollHeight;
+  }
+
+  viewOf(turn, kind) {
+    if (!this.views.has(turn.id)) this.views.set(turn.id, new kind(turn, this.actions));
+    return this.views.get(turn.id);
+  }
+
+  said(turn, { tree }) {
+    const view = this.viewOf(turn, SaidView);
+    view.showBranches(tree.branches(turn), tree.branchIndex(turn));
+    return view.element;
+  }
+
+  answers(turn, session) {
+    const { tree } = session;
+    const together = tree.together(turn);
+    const columns = together.map((other) => {
+      const view = this.viewOf(other, AnswerView);
+      view.show(...this.stateOf(other, session));
+      return view.element;
+    });
+    const branches = branchSwitch(tree.branches(turn), tree.branchIndex(turn), this.actions.pick);
+    return h(
+      "li",
+      { class: `turn assistant ${columns.length > 1 ? "beside" : ""}` },
+      h("div", { class: "columns" }, columns),
+      branches && h("div", { class: "turn-tools" }, branches),
+    );
+  }
+}

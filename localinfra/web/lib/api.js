@@ -1,0 +1,87 @@
+// Requests to the server, with the key, and its event streams.
+
+import { apiKey } from "./settings.js";
+
+/** What went wrong, in the server's words. */
+export class ApiError extends Error {
+  constructor(message, status = 0, code = null) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/** @type {(refused: string) => Promise<boolean>} asks for a key; set by the frame */
+let askForKey = async () => false;
+
+export function onMissingKey(ask) {
+  askForKey = ask;
+}
+
+/**
+ * A response with status 2xx. Asks for a key where one is missing, and tries again.
+ * @param {string} path
+ * @param {{method?: string, body?: any, signal?: AbortSignal}} [options] `body` becomes JSON
+ * @throws {ApiError} or an AbortError
+ */
+export async function request(path, { method, body, signal } = {}) {
+  for (;;) {
+    const headers = {};
+    if (apiKey.value) headers.authorization = `Bearer ${apiKey.value}`;
+    if (body !== undefined) headers["content-type"] = "application/json";
+    const sent = { method: method ?? (body === undefined ? "GET" : "POST"), headers, signal };
+    if (body !== undefined) sent.body = JSON.stringify(body);
+    const reply = await fetch(path, sent).catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new ApiError("The server can't be reached. Is it still running?");
+    });
+    if (reply.ok) return reply;
+    const error = await errorOf(reply);
+    if (reply.status !== 401 || !(await askForKey(error.message))) throw error;
+  }
+}
+
+export async function json(path, options) {
+  return (await request(path, options)).json();
+}
+
+async function errorOf(reply) {
+  const body = await reply.json().catch(() => null);
+  const message = body?.error?.message ?? `The server answered ${reply.status}.`;
+  return new ApiError(message, reply.status, body?.error?.code);
+}
+
+/**
+ * The objects of an event stream. Leaving the loop closes the connection, and the server stops.
+ * @param {Response} reply
+ */
+export async function* events(reply) {
+  for await (const data of eventData(reply.body)) {
+    if (data === "[DONE]") continue; // the end follows; leaving before would look like an abort
+    const value = JSON.parse(data);
+    if (value.error) throw new ApiError(value.error.message, 0, value.error.code);
+    yield value;
+  }
+}
+
+/** The data of each event: lines may be cut anywhere between two reads. */
+async function* eventData(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) if (line.startsWith("data:")) yield line.slice(5).trim();
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+/** POSTs a body with `stream: true` and yields the events. */
+export async function* stream(path, body, signal) {
+  yield* events(await request(path, { body: { ...body, stream: true }, signal }));
+}

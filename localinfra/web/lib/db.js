@@ -1,0 +1,45 @@
+// IndexedDB as promises. Conversations and pictures are in this browser only.
+
+const NAME = "localinfra";
+const STORES = ["conversations", "pictures"]; // both by `id`
+
+let opened = null;
+
+function open() {
+  opened ??= new Promise((resolve, reject) => {
+    const asked = indexedDB.open(NAME, 1);
+    asked.onupgradeneeded = () => {
+      for (const store of STORES) asked.result.createObjectStore(store, { keyPath: "id" });
+    };
+    asked.onsuccess = () => resolve(asked.result);
+    asked.onerror = () => reject(asked.error);
+  });
+  return opened;
+}
+
+async function run(store, mode, act) {
+  const transaction = (await open()).transaction(store, mode);
+  const asked = act(transaction.objectStore(store));
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve(asked.result);
+    transaction.onerror = transaction.onabort = () => reject(transaction.error ?? new Error("The browser's storage refused."));
+  });
+}
+
+export const getAll = (store) => run(store, "readonly", (at) => at.getAll());
+export const get = (store, id) => run(store, "readonly", (at) => at.get(id));
+export const save = (store, value) => run(store, "readwrite", (at) => at.put(value));
+export const remove = (store, id) => run(store, "readwrite", (at) => at.delete(id));
+
+/** Calls `look` with one value after the other, so that they need not be in memory together. */
+export function each(store, look) {
+  return run(store, "readonly", (at) => {
+    const asked = at.openCursor();
+    asked.onsuccess = () => {
+      if (!asked.result) return;
+      look(asked.result.value);
+      asked.result.continue();
+    };
+    return asked;
+  });
+}

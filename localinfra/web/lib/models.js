@@ -1,0 +1,44 @@
+// The server's models, as every panel chooses among them.
+
+import { h, put } from "./dom.js";
+import { json } from "./api.js";
+import { Signal } from "./signal.js";
+
+/** @type {Signal<any[]>} cards of GET /v1/models, those without files too */
+export const models = new Signal([]);
+
+export async function refreshModels() {
+  models.set((await json("/v1/models?all=true")).data);
+  return models.value;
+}
+
+export const isPresent = (card) => !card.remedy;
+export const ofKind = (kinds) => models.value.filter((card) => kinds.includes(card.kind) && isPresent(card));
+
+const STATES = { loaded: "in memory", loading: "loading", failed: "failed", present: "on disk", missing: "not fetched" };
+export const stateName = (card) => STATES[card.state] ?? card.state;
+
+/**
+ * A list to choose a model of some kinds from, which follows the server's catalogue.
+ * @param {string[]} kinds
+ * @param {Signal<string>} chosen the model's id; set to the first if it is none
+ */
+export function modelPicker(kinds, chosen, label = "Model") {
+  const select = h("select", { class: "picker", "aria-label": label, onchange: () => chosen.set(select.value) });
+  const show = () => {
+    const cards = ofKind(kinds);
+    if (cards.length && !cards.some((card) => card.id === chosen.value)) chosen.set(preferred(cards).id);
+    put(
+      select,
+      cards.map((card) => h("option", { value: card.id }, `${card.id}${card.state === "present" ? "" : ` · ${stateName(card)}`}`)),
+      cards.length ? null : h("option", { value: "" }, "no model of this kind"),
+    );
+    select.disabled = !cards.length;
+    select.value = chosen.value;
+  };
+  models.watch(show);
+  chosen.watch((id) => (select.value = id));
+  return select;
+}
+
+const preferred = (cards) => cards.find((card) => card.state === "loaded") ?? cards[0];

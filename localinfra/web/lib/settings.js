@@ -1,0 +1,45 @@
+// What the browser remembers of the page itself, and the API key.
+
+import { Signal } from "./signal.js";
+
+const PREFIX = "localinfra.";
+const KEY = PREFIX + "key";
+
+/** A value kept in localStorage; private windows may refuse, then it lasts as long as the page. */
+export function remembered(name, initial) {
+  const signal = new Signal(read(localStorage, PREFIX + name) ?? initial);
+  let isFirst = true;
+  signal.watch((value) => {
+    if (!isFirst) write(localStorage, PREFIX + name, value);
+    isFirst = false;
+  });
+  return signal;
+}
+
+export const theme = remembered("theme", "system"); // "light", "dark"
+
+/** The API key: for this tab only, unless the user asked to keep it. */
+export const apiKey = new Signal(read(sessionStorage, KEY) ?? read(localStorage, KEY) ?? "");
+
+export function keepKey(key, isForGood) {
+  write(sessionStorage, KEY, key);
+  write(localStorage, KEY, isForGood ? key : null);
+  apiKey.set(key);
+}
+
+function read(storage, name) {
+  try {
+    return JSON.parse(storage.getItem(name));
+  } catch {
+    return null;
+  }
+}
+
+function write(storage, name, value) {
+  try {
+    if (value === null || value === "") storage.removeItem(name);
+    else storage.setItem(name, JSON.stringify(value));
+  } catch {
+    // the storage is full or forbidden
+  }
+}

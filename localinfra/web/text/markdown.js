@@ -1,0 +1,111 @@
+// Markdown → DOM, at once or as it streams in.
+
+import { h, put } from "../lib/dom.js";
+import { copyButton } from "../lib/dialog.js";
+import { plain } from "../lib/format.js";
+import { parseBlocks } from "./blocks.js";
+import { highlight } from "./highlight.js";
+import { inline } from "./inline.js";
+import { mathml } from "./math.js";
+
+/**
+ * Shows a text that grows. Blocks that are complete stay as they are; only the last one is made
+ * anew, so the work for each piece of text doesn't grow with the answer.
+ */
+export class MarkdownView {
+  constructor() {
+    this.element = h("div", { class: "prose", dir: "auto" });
+    this.tail = null; // the element of the last block, which may still change
+    this.open = ""; // its text
+    this.shown = 0; // characters taken
+  }
+
+  /** @param {string} text all of it; what it began with before must not have changed */
+  show(text) {
+    if (text.length === this.shown) return;
+    this.open += text.slice(this.shown);
+    this.shown = text.length;
+    const blocks = parseBlocks(this.open);
+    if (!blocks.length) return;
+    const last = blocks.at(-1);
+    if (blocks.length === 1 && this.growCode(last)) return;
+    this.tail?.remove();
+    this.tail = null;
+    const made = blocks.map(blockNode);
+    this.element.append(...made);
+    this.tail = made.at(-1);
+    if (blocks.length > 1) this.open = this.open.split("\n").slice(blocks.at(-2).end).join("\n");
+  }
+
+  /** Appends to a code block that is still open, as nothing before changes then. */
+  growCode(block) {
+    const code = this.tail?.querySelector(":scope > pre > code");
+    if (!block.isOpen || !code || this.tail.dataset.open !== "true") return false;
+    const shown = code.firstChild?.data ?? "";
+    const text = plain(block.text);
+    if (!code.firstChild) code.append(text);
+    else code.firstChild.appendData(text.slice(shown.length));
+    return true;
+  }
+}
+
+/** @returns {HTMLElement} */
+export function markdown(text) {
+  const view = new MarkdownView();
+  view.show(text);
+  return view.element;
+}
+
+/** @returns {HTMLElement} */
+function blockNode(block) {
+  switch (block.kind) {
+    case "code":
+      return codeBlock(block);
+    case "math":
+      return h("div", { class: "formula", tabindex: "0" }, mathml(block.text, true));
+    case "heading":
+      // The page has headings of its own above those of answers.
+      return h(`h${Math.min(6, block.level + 2)}`, { dir: "auto" }, inline(block.text));
+    case "rule":
+      return h("hr");
+    case "quote":
+      return h("blockquote", {}, block.blocks.map(blockNode));
+    case "list":
+      return listNode(block);
+    case "table":
+      return tableNode(block);
+    default:
+      return h("p", { dir: "auto" }, inline(block.text));
+  }
+}
+
+function codeBlock({ language, text, isOpen }) {
+  const code = h("code", {}, isOpen ? plain(text) : highlight(text, language));
+  return h(
+    "div",
+    { class: "code-block", data: { open: String(Boolean(isOpen)) }, dir: "ltr" },
+    h("div", { class: "code-head" }, h("span", {}, language || "text"), copyButton(() => code.textContent, "Copy the code")),
+    h("pre", { class: "code", tabindex: "0" }, code),
+  );
+}
+
+const TASK = /^\[([ xX])\]\s+/;
+
+function listNode({ start, items }) {
+  const nodes = items.map((blocks) => {
+    const [first, ...others] = blocks;
+    if (first?.kind !== "paragraph") return h("li", { dir: "auto" }, blocks.map(blockNode));
+    const task = TASK.exec(first.text);
+    const box = task && h("input", { type: "checkbox", disabled: true, checked: task[1] !== " ", "aria-label": "done" });
+    // Tight: the first paragraph needs no element of its own.
+    return h("li", { dir: "auto" }, box, inline(first.text.replace(TASK, "")), others.map(blockNode));
+  });
+  return start === null ? h("ul", {}, nodes) : h("ol", { start: start === 1 ? null : start }, nodes);
+}
+
+function tableNode({ head, aligns, rows }) {
+  const cell = (tag) => (text, at) => h(tag, { class: aligns[at] ? `align-${aligns[at]}` : null, dir: "auto" }, inline(text));
+  const table = h("table", {}, h("thead", {}, h("tr", {}, head.map(cell("th")))), h("tbody", {}));
+  put(table.tBodies[0], rows.map((row) => h("tr", {}, head.map((_, at) => cell("td")(row[at] ?? "", at)))));
+  return h("div", { class: "table-wrap", tabindex: "0" }, table);
+}
