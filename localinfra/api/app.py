@@ -127,7 +127,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     app = Starlette(
         routes=[
             Route("/", get_index),
-            Route(PAGE_FILES + "/{version}/{path:path}", get_page_file),
+            Route(PAGE_FILES + "/{version}/{path:path}", get_page_file, include_in_schema=False),
             Route("/health", health),
             Route("/metrics", get_metrics),
             Route("/v1/inference/{id:path}", infer, methods=["POST"]),

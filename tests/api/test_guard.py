@@ -232,9 +232,9 @@ def test_other_options_requests_are_not_preflights() -> None:
 
 @pytest.mark.parametrize("method", HTTP_METHODS)
 @pytest.mark.parametrize("path", PATHS)
-def test_only_reading_health_needs_no_key(method: str, path: str) -> None:
+def test_only_reading_health_and_the_page_needs_no_key(method: str, path: str) -> None:
     guard = guarded(app, api_keys=["secret"])
-    is_open = path == "/health" and method in ("GET", "HEAD")
+    is_open = path in ("/", "/health") and method in ("GET", "HEAD")
     for headers in ([], [("authorization", "Bearer wrong")], [("authorization", "Bearer ")]):
         reply = get(guard, HOST, *headers, method=method, path=path)
         assert reply.status == (200 if is_open else 401)

@@ -190,7 +190,7 @@ def test_anthropics_clients_are_answered_in_their_shape(app: Starlette, base: st
     assert b'"type":"error"' in ask(app, "POST", f"{base}/messages", JSON).body
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/", "//v1/models", "/models", "/", "//"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/", "//v1/models", "/models"])
 def test_no_spelling_avoids_the_key(locked: Starlette, path: str) -> None:
     assert ask(locked, "GET", path).status == 401
     assert ask(locked, "GET", path, ("authorization", "Bearer secret")).status == 200

@@ -8,6 +8,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ExceptionHandler, Scope
 
 from localinfra import errors
@@ -140,7 +141,9 @@ async def render_http_exception(request: Request, error: Exception) -> Response:
 
 
 def routes_of(request: Request) -> list[str]:
-    return [getattr(route, "path", "") for route in request.app.routes]
+    """Those that people may mean."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    return [route.path for route in routes if route.include_in_schema]
 
 
 def base_of(scope: Scope) -> str:

@@ -53,7 +53,7 @@ export function newConversation(system = "") {
 }
 
 export function titleOf(text) {
-  const line = text.trim().split("\n")[0];
+  const line = text.trim().split("\n")[0].replace(/^[#>*\s-]+/, "") || "Untitled";
   return line.length > MAX_TITLE ? `${line.slice(0, MAX_TITLE - 1)}…` : line;
 }
 

@@ -101,7 +101,7 @@ export class Session {
     this.view.onShape();
     const show = (stats) => {
       turns.forEach((turn, at) => {
-        takeOver(turn, starts[at], answers[at], stats);
+        takeOver(turn, starts[at], answers[at], at === 0 ? stats : null);
         this.view.onText(turn);
       });
       if (Date.now() - this.savedAt > SAVE_EVERY_MS) this.save().catch(() => {});
@@ -126,6 +126,7 @@ export class Session {
   }
 }
 
+/** `stats`: those of the request, which stand under its first answer. */
 function takeOver(turn, start, answer, stats) {
   turn.content = start + answer.content;
   turn.finish = answer.finish;
@@ -133,6 +134,7 @@ function takeOver(turn, start, answer, stats) {
   if (answer.thoughtS !== null) turn.thoughtS = answer.thoughtS;
   if (answer.calls.length) turn.calls = answer.calls;
   if (answer.scores.length) turn.scores = answer.scores;
+  if (!stats) return;
   turn.stats = {
     firstTokenS: stats.firstTokenS,
     totalS: stats.totalS,

@@ -172,7 +172,7 @@ export class AnswerView {
       iconButton("again", "Ask again", () => actions.regenerate(turn)),
       isCut && turn.content ? iconButton("forward", "Go on from here", () => actions.goOn(turn)) : null,
       iconButton("edit", "Edit the answer", () => this.edit(isPicked, hasOthers)),
-      turn.scores?.length ? iconButton("heat", "Probabilities or text", () => this.toggleHeat(), { "aria-pressed": String(this.wantsHeat) }) : null,
+      turn.scores?.length ? iconButton("heat", "Probabilities or text", (event) => this.toggleHeat(event.currentTarget), { "aria-pressed": String(this.wantsHeat) }) : null,
       turn.params ? iconButton("code", "The request as code", () => actions.showRequest(turn)) : null,
       iconButton("trash", "Delete from here on", () => actions.remove(turn)),
       hasOthers && !isPicked ? h("button", { type: "button", class: "button quiet", onclick: () => actions.pick(turn) }, "Go on with this one") : null,
@@ -180,8 +180,9 @@ export class AnswerView {
     ];
   }
 
-  toggleHeat() {
+  toggleHeat(button) {
     this.wantsHeat = !this.wantsHeat;
+    button.setAttribute("aria-pressed", String(this.wantsHeat));
     this.showText();
   }
 
@@ -203,7 +204,9 @@ const ENDS = { length: "cut off at the limit", stopped: "stopped", tool_calls: "
 
 /** Time to the first token, speed, tokens, cost. */
 function figuresOf({ stats, finish }, isRunning) {
-  if (!stats) return isRunning ? h("span", { class: "waiting" }, "Waiting for the model…") : null;
+  const end = !isRunning && ENDS[finish] ? [ENDS[finish], "Why the answer ended"] : null;
+  if (!stats && isRunning) return h("span", { class: "waiting" }, "Waiting for the model…");
+  if (!stats) return end && h("span", { title: end[1] }, end[0]);
   const { firstTokenS, totalS, tokens, promptTokens, cachedTokens, cost, choices, ignored } = stats;
   const facts = [
     stats.speed === null ? null : [rate(stats.speed), "Speed of generation after the first token"],
@@ -212,7 +215,7 @@ function figuresOf({ stats, finish }, isRunning) {
     tokens === null ? null : [`prompt ${count(promptTokens)}${cachedTokens ? ` (${count(cachedTokens)} cached)` : ""}`, "Tokens of the prompt, and those that were not computed again"],
     tokens === null ? null : [seconds(totalS), "From the request to the end"],
     cost === null ? null : [dollars(cost), "At the prices in models.toml"],
-    !isRunning && ENDS[finish] ? [ENDS[finish], "Why the answer ended"] : null,
+    end,
     ignored ? [`ignored: ${plain(ignored)}`, "Fields of the request that had no effect"] : null,
   ];
   return facts.filter(Boolean).map(([text, title]) => h("span", { title }, text));

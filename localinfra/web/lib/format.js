@@ -41,7 +41,7 @@ export function when(milliseconds) {
   const then = new Date(milliseconds);
   const isToday = then.toDateString() === new Date().toDateString();
   return isToday
-    ? then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })
+    ? then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false })
     : then.toLocaleDateString([], { day: "numeric", month: "short" });
 }
 

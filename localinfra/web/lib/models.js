@@ -15,16 +15,24 @@ export async function refreshModels() {
 export const isPresent = (card) => !card.remedy;
 export const ofKind = (kinds) => models.value.filter((card) => kinds.includes(card.kind) && isPresent(card));
 
-const STATES = { loaded: "in memory", loading: "loading", failed: "failed", present: "on disk", missing: "not fetched" };
+const STATES = { loaded: "in memory", present: "on disk", "fetch needed": "not fetched" };
 export const stateName = (card) => STATES[card.state] ?? card.state;
 
 /**
- * A list to choose a model of some kinds from, which follows the server's catalogue.
+ * A list to choose a model of some kinds from, which follows the server's catalogue, and a sign of
+ * the chosen one's state.
  * @param {string[]} kinds
  * @param {Signal<string>} chosen the model's id; set to the first if it is none
  */
 export function modelPicker(kinds, chosen, label = "Model") {
   const select = h("select", { class: "picker", "aria-label": label, onchange: () => chosen.set(select.value) });
+  const state = h("span", { class: "badge", role: "img" });
+  const showState = () => {
+    const card = models.value.find(({ id }) => id === chosen.value);
+    state.className = `badge ${card?.state ?? ""}`;
+    state.title = card ? stateName(card) : "";
+    state.setAttribute("aria-label", state.title);
+  };
   const show = () => {
     const cards = ofKind(kinds);
     if (cards.length && !cards.some((card) => card.id === chosen.value)) chosen.set(preferred(cards).id);
@@ -35,10 +43,14 @@ export function modelPicker(kinds, chosen, label = "Model") {
     );
     select.disabled = !cards.length;
     select.value = chosen.value;
+    showState();
   };
   models.watch(show);
-  chosen.watch((id) => (select.value = id));
-  return select;
+  chosen.watch((id) => {
+    select.value = id;
+    showState();
+  });
+  return h("span", { class: "picker-box" }, state, select);
 }
 
 const preferred = (cards) => cards.find((card) => card.state === "loaded") ?? cards[0];

@@ -122,6 +122,20 @@ const WIDTH = 640;
 const HEIGHT = 400;
 const MARGIN = 40;
 
+/** Beside their points, towards the middle, and below each other where points are close. */
+function labelPlaces(points) {
+  const places = [];
+  const order = points.map((_, at) => at).sort((a, b) => points[a][1] - points[b][1]);
+  for (const at of order) {
+    const [x, y] = points[at];
+    const isRight = x > WIDTH * 0.6;
+    const near = Object.values(places).filter((other) => Math.abs(other.x - x) < WIDTH * 0.4);
+    const top = Math.max(y + 4, ...near.map((other) => other.top + 14).filter((lowest) => lowest - y < 60));
+    places[at] = { x, left: x + (isRight ? -10 : 10), top, anchor: isRight ? "end" : "start" };
+  }
+  return places;
+}
+
 function map(texts, matrix) {
   const { points, share } = principalPlane(matrix);
   const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
@@ -130,10 +144,11 @@ function map(texts, matrix) {
     return (value) => MARGIN + ((value - low) / (high - low || 1)) * (size - 2 * MARGIN);
   };
   const [x, y] = [scale(xs, WIDTH), scale(ys, HEIGHT)];
+  const labels = labelPlaces(points.map(([px, py]) => [x(px), y(py)]));
   const marks = points.map(([px, py], at) => {
-    const isRight = x(px) > WIDTH * 0.62; // its label goes to the left
     const label = texts[at].length > 34 ? `${texts[at].slice(0, 33)}…` : texts[at];
-    return s("g", {}, s("title", {}, plain(texts[at])), s("circle", { cx: x(px), cy: y(py), r: 5 }), s("text", { x: x(px) + (isRight ? -10 : 10), y: y(py) + 4, "text-anchor": isRight ? "end" : "start" }, plain(label)));
+    const { left, top, anchor } = labels[at];
+    return s("g", {}, s("title", {}, plain(texts[at])), s("circle", { cx: x(px), cy: y(py), r: 5 }), s("text", { x: left, y: top, "text-anchor": anchor }, plain(label)));
   });
   const drawing = s("svg", { class: "map", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": "The texts as points: similar ones are near each other" }, marks);
   return [drawing, h("p", { class: "hint" }, `Near means similar. The plane shows ${percent(share)} of all differences.`)];

@@ -95,12 +95,12 @@ export default class ModelsPanel {
         card.description ? h("p", { class: "hint" }, plain(card.description)) : null,
       ),
       h("div", { class: "row" }, this.buttons(card)),
-      card.remedy ? h("div", { class: "remedy" }, plain(card.remedy)) : null,
+      card.remedy ? h("details", { class: "remedy" }, h("summary", {}, "By hand"), plain(card.remedy)) : null,
     );
   }
 
   buttons(card) {
-    if (!isPresent(card)) return h("button", { type: "button", class: "button", data: { act: `get ${card.id}` }, onclick: () => this.pull(card.id) }, icon("download"), "Fetch");
+    if (!isPresent(card)) return h("button", { type: "button", class: "button", data: { act: `get ${card.id}` }, onclick: () => this.pull(card.id) }, icon("download"), `Fetch ${/\(([\d.]+ [GM]B)\)/.exec(card.remedy)?.[1] ?? ""}`);
     const isBusy = this.busy.has(card.id) || card.state === "loading";
     const isLoaded = card.state === "loaded";
     const label = isBusy ? (isLoaded ? "Unloading…" : "Loading…") : isLoaded ? "Unload" : "Load";
@@ -186,13 +186,13 @@ function priceOf({ input, output, image }) {
 function memoryBar(device, parts, budget) {
   const used = parts.reduce((sum, [, size]) => sum + size, 0);
   const total = Math.max(budget ?? 0, used) || 1;
+  const sorted = parts.sort((a, b) => b[1] - a[1]).map(([name, size], at) => ({ text: `${plain(name)} ${bytes(size)}`, share: size / total, at: Math.min(at, 4) }));
   const bar = h(
     "div",
     { class: "memory-bar", role: "img", "aria-label": `${device}: ${bytes(used)} of ${bytes(total)} in use` },
-    parts
-      .sort((a, b) => b[1] - a[1])
-      .map(([name, size], at) => h("div", { class: "memory-part", title: `${plain(name)}: ${bytes(size)}`, style: { width: `${(size / total) * 100}%`, "--at": Math.min(at, 4) } }, plain(name))),
+    sorted.map(({ text, share, at }) => h("div", { class: "memory-part", title: text, style: { width: `${share * 100}%`, "--at": at } })),
   );
+  const legend = h("div", { class: "legend" }, sorted.map(({ text, at }) => h("span", { style: { "--at": at } }, text)));
   const line = h("div", { class: "memory-line" }, h("span", {}, device === "cpu" ? "Main memory" : device), h("span", { class: "number" }, `${bytes(used)}${budget ? ` of ${bytes(budget)} for models` : ""}`));
-  return h("div", {}, line, bar);
+  return h("div", {}, line, bar, legend);
 }
