@@ -14,6 +14,8 @@ import { Session } from "./session.js";
 import { sidebar } from "./sidebar.js";
 import { Thread } from "./thread.js";
 
+const narrow = matchMedia("(max-width: 900px)"); // as in chat.css
+
 const IDEAS = [
   ["Explain", "Explain how a language model chooses its next word, to a curious twelve-year-old."],
   ["Write code", "Write a Python function that merges overlapping intervals, with a test."],
@@ -116,7 +118,7 @@ export default class ChatPanel {
     this.thread.reset();
     this.show();
     this.sidebar.refresh();
-    this.element.classList.remove("shows-list");
+    if (narrow.matches) this.element.classList.remove("shows-list");
   }
 
   showWelcome() {
@@ -171,13 +173,13 @@ function toggle(name, label, className, element) {
   const isOn = remembered(className, window.innerWidth > 1100);
   const button = iconButton(name, label, () => {
     // On a narrow screen a side lies over the thread, and isn't remembered.
-    if (window.innerWidth <= 900) element().classList.toggle(className);
+    if (narrow.matches) element().classList.toggle(className);
     else isOn.set(!isOn.value);
   });
   queueMicrotask(() =>
     isOn.watch((on) => {
       button.setAttribute("aria-pressed", String(on));
-      element().classList.toggle(className, on && window.innerWidth > 900);
+      element().classList.toggle(className, on && !narrow.matches);
     }),
   );
   return button;

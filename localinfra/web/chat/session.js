@@ -99,6 +99,7 @@ export class Session {
       delete turn.error;
     }
     this.view.onShape();
+    this.save().catch(() => {});
     const show = (stats) => {
       turns.forEach((turn, at) => {
         takeOver(turn, starts[at], answers[at], at === 0 ? stats : null);

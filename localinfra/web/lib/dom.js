@@ -54,9 +54,11 @@ export function iconButton(name, label, onclick, props = {}) {
 
 /** A labelled control of a form. `hint` is shown when one points at the label. */
 export function field(label, control, hint = "") {
-  const name = h("span", { class: "field-name", title: hint || null }, label);
-  return h("label", { class: "field" }, name, control);
+  control.id ||= `field-${++numFields}`;
+  return h("div", { class: "field" }, h("label", { class: "field-name", for: control.id, title: hint || null }, label), control);
 }
+
+let numFields = 0;
 
 /** Runs `work` once in the next frame, however often it is called before. */
 export function oncePerFrame(work) {

@@ -1,0 +1,259 @@
+"""The chat as a person uses it, over models that repeat what they are told."""
+
+import json
+from pathlib import Path
+
+import pytest
+from echo import ECHO, EchoServer
+from playwright.sync_api import Page, expect
+from talking import OTHER, Open, begin, choose, finish, say, text_of
+
+pytestmark = pytest.mark.browser
+
+
+def test_an_answer_comes_with_its_figures(page: Page) -> None:
+    answer = say(page, "Hello there.")
+    expect(text_of(answer)).to_have_text("Hello there.")
+    figures = answer.locator(".figures")
+    for words in ("tok/s", "first token", "13 tokens", "$0.0000"):
+        expect(figures).to_contain_text(words)
+    expect(page.locator("#announcer")).to_contain_text("complete, 13 tokens")
+
+
+def test_the_conversation_goes_on_with_what_was_said(page: Page) -> None:
+    say(page, "one")
+    answer = say(page, "two")
+    expect(text_of(answer)).to_have_text("two")
+    answer.get_by_label("The request as code").click()
+    code = page.locator("dialog code")
+    for words in ('"content": "one"', '"content": "two"', '"stream": true', "curl -N"):
+        expect(code).to_contain_text(words)
+    page.get_by_role("button", name="Python").click()
+    expect(code).to_contain_text("client.chat.completions.create(")
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_escape_stops_an_answer_and_frees_its_place(page: Page, server: EchoServer) -> None:
+    choose(page, "slow")
+    begin(page, "word " * 2000)
+    expect(page.locator(".answer-text")).to_contain_text("word word word")
+    page.keyboard.press("Escape")
+    finish(page)
+    expect(page.locator(".figures")).to_contain_text("stopped")
+    model = server.runtime.loaded_text_models()["slow"]
+    page.wait_for_timeout(50)
+    assert not model.is_busy or model.stats.num_running == 0
+
+
+def test_an_answer_that_was_stopped_can_go_on(page: Page) -> None:
+    page.get_by_label("Max tokens").fill("5")
+    answer = say(page, "0123456789")
+    expect(text_of(answer)).to_have_text("01234")
+    expect(answer.locator(".figures")).to_contain_text("cut off")
+    answer.get_by_label("Go on from here").click()
+    expect(text_of(answer)).to_have_text("0123456789")
+
+
+def test_editing_a_message_adds_a_branch_and_keeps_the_old_one(page: Page) -> None:
+    say(page, "first")
+    say(page, "more")
+    page.locator(".turn.user").first.get_by_label("Edit and ask again").click()
+    page.get_by_label("Edit the message").fill("second")
+    page.get_by_role("button", name="Ask again", exact=True).first.click()
+    finish(page)
+    expect(page.locator(".turn")).to_have_count(2)
+    expect(text_of(page.locator(".turn").last)).to_have_text("second")
+    expect(page.locator(".branches").first).to_have_text("2/2")
+    page.get_by_label("Previous version").first.click()
+    expect(page.locator(".turn")).to_have_count(4)
+    expect(text_of(page.locator(".turn").last)).to_have_text("more")
+
+
+def test_asking_again_adds_a_version_of_the_answer(page: Page) -> None:
+    answer = say(page, "again")
+    answer.get_by_label("Ask again").click()
+    finish(page)
+    expect(page.locator(".turn.assistant .branches")).to_have_text("2/2")
+
+
+def test_an_edited_answer_is_what_the_conversation_goes_on_with(page: Page) -> None:
+    answer = say(page, "red")
+    answer.get_by_label("Edit the answer").click()
+    page.get_by_label("Edit the message").fill("blue")
+    page.get_by_role("button", name="Keep as a version").click()
+    expect(text_of(page.locator(".turn.assistant"))).to_have_text("blue")
+    say(page, "next").get_by_label("The request as code").click()
+    expect(page.locator("dialog code")).to_contain_text('"content": "blue"')
+
+
+def test_several_answers_stand_side_by_side_and_one_goes_on(page: Page) -> None:
+    page.get_by_label("Answers").fill("3")
+    begin(page, "said three times")
+    finish(page)
+    answers = page.locator(".answer")
+    expect(page.locator(".answer-text")).to_have_text(["said three times"] * 3)
+    expect(answers.nth(0)).to_have_class("answer picked")
+    answers.nth(2).get_by_label("Edit the answer").click()
+    page.get_by_label("Edit the message").fill("not chosen")
+    page.keyboard.press("Escape")
+    answers.nth(2).get_by_role("button", name="Go on with this one").click()
+    expect(answers.nth(2)).to_have_class("answer picked")
+    page.get_by_label("Answers").fill("1")
+    say(page, "next")
+    expect(page.locator(".turn")).to_have_count(4)
+    page.reload()
+    page.locator(".conversation").click()
+    expect(answers.nth(2)).to_have_class("answer picked")
+
+
+def test_two_models_answer_one_prompt(page: Page) -> None:
+    page.get_by_label("Compare with a second model").click()
+    choose(page, OTHER, "Second model")
+    begin(page, "both of you")
+    finish(page)
+    expect(page.locator(".answer .model-name")).to_have_text([ECHO, OTHER])
+    expect(page.locator(".answer-text")).to_have_text(["both of you", "both of you"])
+
+
+def test_parameters_are_the_models_own_where_the_user_sets_none(open_page: Open,
+                                                                server: EchoServer) -> None:  # fmt: skip
+    page = open_page(server.url)
+    choose(page, OTHER)
+    expect(page.get_by_label("Temperature")).to_have_attribute("placeholder", "0.25")
+    page.get_by_label("Top p").fill("0.5")
+    page.get_by_label("System prompt").fill("Be brief.")
+    answer = say(page, "x")
+    answer.get_by_label("The request as code").click()
+    code = page.locator("dialog code")
+    for words in ('"temperature": 0.25', '"top_p": 0.5', '"content": "Be brief."'):
+        expect(code).to_contain_text(words)
+
+
+def test_reasoning_is_folded(page: Page) -> None:
+    choose(page, "thinker")
+    answer = say(page, "let me see</think>It is 4.")
+    expect(text_of(answer)).to_have_text("It is 4.")
+    fold = answer.locator("details.reasoning")
+    expect(fold.locator("summary")).to_contain_text("Thought for")
+    expect(fold.locator(".reasoning-text")).not_to_be_visible()
+    fold.locator("summary").click()
+    expect(fold.locator(".reasoning-text")).to_have_text("let me see")
+
+
+def test_probabilities_are_a_heat_map_with_alternatives(page: Page) -> None:
+    page.get_by_label("Token probabilities").check()
+    answer = say(page, "abc")
+    expect(answer.locator(".token")).to_have_text(["a", "b", "c"])
+    answer.locator(".tokens").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(answer.locator(".alternative.taken code")).to_have_text("b")
+    expect(answer.locator(".alternative")).to_have_count(5)
+    expect(answer.locator(".alternative.taken .number")).to_contain_text("%")
+    answer.get_by_label("Probabilities or text").click()
+    expect(answer.locator(".prose")).to_have_text("abc")
+
+
+def test_a_call_is_shown_and_its_result_goes_back(page: Page) -> None:
+    page.get_by_text("Tools", exact=True).click()
+    tool = {"name": "noon", "parameters": {"type": "object", "properties": {}}}
+    page.get_by_label("Functions as JSON").fill(json.dumps(tool))
+    page.get_by_label("Use", exact=True).select_option("required")
+    answer = say(page, "What time is it?")
+    expect(answer.locator(".call .turn-name")).to_have_text("noon")
+    page.get_by_label("Use", exact=True).select_option("none")
+    answer.get_by_label("Result of noon").fill("12:00")
+    answer.get_by_role("button", name="Give result").click()
+    expect(page.locator(".turn")).to_have_count(4)
+    finish(page)
+    expect(page.locator(".turn.tool .said")).to_have_text("12:00")
+
+
+def test_an_error_is_told_in_the_servers_words(open_page: Open, server: EchoServer) -> None:
+    page = open_page(server.url, refusals=True)
+    choose(page, OTHER)
+    answer = say(page, "too long " * 400)
+    expect(answer.get_by_role("alert")).to_contain_text("maximum context length is 2048 tokens")
+
+
+def test_conversations_survive_a_reload_and_are_found_by_their_words(page: Page) -> None:
+    say(page, "The albatross sleeps in flight.")
+    page.get_by_role("button", name="New chat").click()
+    say(page, "Something else.")
+    page.reload()
+    titles = page.locator(".conversation-title")
+    expect(titles).to_have_text(["Something else.", "The albatross sleeps in flight."])
+    page.get_by_label("Search conversations").fill("albatross")
+    expect(titles).to_have_count(1)
+    titles.click()
+    expect(text_of(page.locator(".turn.assistant"))).to_have_text("The albatross sleeps in flight.")
+
+
+def test_an_answer_goes_on_while_another_conversation_is_open(page: Page) -> None:
+    choose(page, "slow")
+    begin(page, "slowly " * 60)
+    expect(page.locator(".answer-text")).to_contain_text("slowly")
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".turn")).to_have_count(0)
+    page.locator(".conversation").click()
+    finish(page)
+    expect(page.locator(".answer-text")).to_have_text(("slowly " * 60).strip())
+
+
+def test_exported_conversations_come_back_in_another_browser(
+    page: Page, open_page: Open, server: EchoServer, tmp_path: Path
+) -> None:
+    say(page, "Keep this.")
+    page.get_by_label("Import and export").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export all").click()
+    download.value.save_as(tmp_path / "all.json")
+    other = open_page(server.url)
+    other.get_by_label("Import and export").click()
+    with other.expect_file_chooser() as chooser:
+        other.get_by_role("button", name="Import…").click()
+    chooser.value.set_files(tmp_path / "all.json")
+    other.locator(".conversation").click()
+    expect(other.locator(".turn.user .said")).to_have_text("Keep this.")
+
+
+def test_a_wrong_file_is_refused_in_words(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "wrong.json").write_text('{"format": "localinfra-conversations", '
+                                         '"conversations": [{"id": "1", "turns": [{}]}]}')  # fmt: skip
+    page.get_by_label("Import and export").click()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import…").click()
+    chooser.value.set_files(tmp_path / "wrong.json")
+    expect(page.get_by_role("alert")).to_contain_text("can't be read")
+    expect(page.locator(".conversation")).to_have_count(0)
+
+
+def test_deleting_a_conversation_asks_first(page: Page) -> None:
+    say(page, "Not for long.")
+    page.locator(".conversations li").hover()
+    page.get_by_label("More on Not for long.").click()
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".conversation")).to_have_count(1)
+    page.get_by_label("More on Not for long.").click()
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.locator(".conversation")).to_have_count(0)
+    expect(page.locator(".turn")).to_have_count(0)
+
+
+def test_what_is_complete_is_not_drawn_again_while_more_comes(page: Page) -> None:
+    """So that a long answer stays smooth, and what a reader has marked stays marked."""
+    choose(page, "slow")
+    begin(page, "The first paragraph.\n\n- a\n- b\n\n" + "and so on " * 100)
+    expect(page.locator(".prose p").nth(1)).to_contain_text("and so on and")
+    blocks = page.locator(".prose > *")
+    blocks.nth(0).evaluate("block => block.marked = true")
+    blocks.nth(1).evaluate("block => block.marked = true")
+    finish(page)
+    assert blocks.evaluate_all("all => all.map(block => block.marked === true)") == [
+        True,
+        True,
+        False,
+    ]
