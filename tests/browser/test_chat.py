@@ -116,8 +116,9 @@ def test_two_models_answer_one_prompt(page: Page) -> None:
     expect(page.locator(".answer-text")).to_have_text(["both of you", "both of you"])
 
 
-def test_parameters_are_the_models_own_where_the_user_sets_none(open_page: Open,
-                                                                server: EchoServer) -> None:  # fmt: skip
+def test_parameters_are_the_models_own_where_the_user_sets_none(
+    open_page: Open, server: EchoServer
+) -> None:
     page = open_page(server.url)
     choose(page, OTHER)
     expect(page.get_by_label("Temperature")).to_have_attribute("placeholder", "0.25")
@@ -219,8 +220,8 @@ def test_exported_conversations_come_back_in_another_browser(
 
 
 def test_a_wrong_file_is_refused_in_words(page: Page, tmp_path: Path) -> None:
-    (tmp_path / "wrong.json").write_text('{"format": "localinfra-conversations", '
-                                         '"conversations": [{"id": "1", "turns": [{}]}]}')  # fmt: skip
+    wrong = {"format": "localinfra-conversations", "conversations": [{"id": "1", "turns": [{}]}]}
+    (tmp_path / "wrong.json").write_text(json.dumps(wrong))
     page.get_by_label("Import and export").click()
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Import…").click()

@@ -10,13 +10,15 @@ const MAX_MARK_CHARS = 400; // of a line that is a fence, a rule or a table's se
 const RULE = /^ {0,3}(?:(?:\*\s*){3,}|(?:-\s*){3,}|(?:_\s*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?:( +)(.*)|)$/;
+const MAX_ITEM_SIGN = "123456789. ".length;
 const TABLE_LINE = /^ {0,3}\|?(?:\s*:?-+:?\s*\|)+(?:\s*:?-+:?\s*)?\|?\s*$/;
 const MATH_START = /^ {0,3}(\$\$|\\\[)(.*)$/;
 const MATH_ENDS = { $$: "$$", "\\[": "\\]" };
 
 /**
- * @typedef {{kind: string, end: number, isOpen?: boolean, [other: string]: any}} Block
- * `end`: the number of lines up to its end; `isOpen`: its closing line is missing
+ * @typedef {{kind: string, start: number, end: number, isOpen?: boolean, [other: string]: any}} Block
+ * `start`, `end`: the number of lines before it and up to its end; `isOpen`: its closing line is
+ * missing
  */
 
 /** @returns {Block[]} */
@@ -30,7 +32,7 @@ export function parseBlocks(text, depth = 0) {
       continue;
     }
     const block = blockAt(lines, at, depth);
-    blocks.push(block);
+    blocks.push({ ...block, start: at });
     at = block.end;
   }
   return blocks;
@@ -38,6 +40,16 @@ export function parseBlocks(text, depth = 0) {
 
 /** The match of a line that should be short, so that no expression has much to try. */
 const short = (expression, line) => (line.length <= MAX_MARK_CHARS ? expression.exec(line) : null);
+
+/**
+ * How many lines are known to begin what they begin. The last one may still grow: it is known after
+ * a blank line, once it is longer than any sign of a list.
+ */
+export function numKnown(lines) {
+  const last = lines.at(-1).trim();
+  const isKnown = !lines.at(-2)?.trim() && last.length > MAX_ITEM_SIGN && /[^-*_\s]/.test(last);
+  return isKnown ? lines.length : lines.length - 1;
+}
 
 function blockAt(lines, at, depth) {
   const line = lines[at];
@@ -72,20 +84,20 @@ function fenced(lines, at, [, mark, language]) {
   return { kind: "code", language, text: text.join("\n"), isOpen: end === lines.length, end: Math.min(end + 1, lines.length) };
 }
 
-/** Null if the formula has no end: while it comes, and where the sign means something else. */
+/** Null if more follows its end: then it is within a paragraph. Without an end it is plain text. */
 function formula(lines, at, [, mark, rest]) {
   const closing = MATH_ENDS[mark];
   const parts = [];
-  for (let line = at, text = rest; line < lines.length; text = lines[++line]) {
+  let line = at;
+  for (let text = rest; line < lines.length && (line === at || text.trim()); text = lines[++line]) {
     const found = text.indexOf(closing);
     if (found >= 0) {
       if (text.slice(found + closing.length).trim()) return null;
       return { kind: "math", text: [...parts, text.slice(0, found)].join("\n"), end: line + 1 };
     }
-    if (line > at && !text.trim() && mark === "$$") return null;
     parts.push(text);
   }
-  return null;
+  return { kind: "paragraph", text: lines.slice(at, line).join("\n"), end: line };
 }
 
 function quote(lines, at, depth) {
@@ -114,8 +126,8 @@ function list(lines, at, depth) {
     else items.at(-1).push(lines[end]);
     end++;
   }
-  const start = isOrdered ? Number.parseInt(first[2], 10) : null;
-  return { kind: "list", start, items: items.map((item) => parseBlocks(item.join("\n"), depth + 1)), end };
+  const number = isOrdered ? Number.parseInt(first[2], 10) : null;
+  return { kind: "list", number, items: items.map((item) => parseBlocks(item.join("\n"), depth + 1)), end };
 }
 
 function goesOn(line, indent, isOrdered) {

@@ -15,8 +15,8 @@ const LINE_BREAK = /^<br\s*\/?>/i;
 const MARKS = { "**": "strong", __: "strong", "~~": "del", "*": "em", _: "em" };
 const WORD = /[\p{L}\p{N}]/u;
 
-/** @returns {Node[]} */
-export function inline(text, depth = 0) {
+/** @param {boolean} [hasLinks] false within a link's label @returns {Node[]} */
+export function inline(text, depth = 0, hasLinks = true) {
   const nodes = [];
   const missing = new Set(); // closing marks that don't occur any more: each is looked for once
   let plainFrom = 0;
@@ -27,7 +27,7 @@ export function inline(text, depth = 0) {
     const found = SPECIAL.exec(text);
     if (!found) break;
     at = found.index;
-    const made = spanAt(text, at, depth, missing);
+    const made = spanAt(text, at, { depth, hasLinks, missing });
     if (!made) {
       at++;
       continue;
@@ -43,7 +43,8 @@ export function inline(text, depth = 0) {
 const textNode = (text) => document.createTextNode(plain(text));
 
 /** What begins at a special sign: its nodes and where it ends, or null if the sign is just text. */
-function spanAt(text, at, depth, missing) {
+function spanAt(text, at, within) {
+  const { hasLinks, missing } = within;
   const rest = () => text.slice(at, at + 4000); // no link or formula is longer
   switch (text[at]) {
     case "\n":
@@ -55,15 +56,15 @@ function spanAt(text, at, depth, missing) {
     case "$":
       return dollarMath(text, at, missing);
     case "<":
-      return angle(rest(), at);
+      return angle(rest(), at, hasLinks);
     case "!":
-      return text[at + 1] === "[" ? link(text.slice(at + 1, at + 4000), at + 1, depth, "Picture: ") : null;
+      return hasLinks && text[at + 1] === "[" ? link(text.slice(at + 1, at + 4000), at + 1, within, "Picture: ") : null;
     case "[":
-      return link(rest(), at, depth);
+      return hasLinks ? link(rest(), at, within) : null;
     case "h":
-      return bareLink(rest(), at);
+      return hasLinks ? bareLink(rest(), at) : null;
     default:
-      return marked(text, at, depth, missing);
+      return marked(text, at, within);
   }
 }
 
@@ -107,10 +108,10 @@ function dollarMath(text, at, missing) {
   return { nodes: [mathml(text.slice(start, end), mark === "$$")], end: end + mark.length };
 }
 
-function angle(rest, at) {
+function angle(rest, at, hasLinks) {
   const lineBreak = LINE_BREAK.exec(rest);
   if (lineBreak) return { nodes: [h("br")], end: at + lineBreak[0].length };
-  const found = ANGLE_LINK.exec(rest);
+  const found = hasLinks && ANGLE_LINK.exec(rest);
   return found && { nodes: [anchor(found[1], [textNode(found[1])])], end: at + found[0].length };
 }
 
@@ -121,10 +122,10 @@ function bareLink(rest, at) {
   return { nodes: [anchor(url, [textNode(url)])], end: at + url.length };
 }
 
-function link(rest, at, depth, prefix = "") {
+function link(rest, at, { depth }, prefix = "") {
   const found = LINK.exec(rest);
   if (!found || depth >= MAX_DEPTH) return null;
-  const label = [prefix && textNode(prefix), ...inline(found[1], depth + 1)].filter(Boolean);
+  const label = [prefix && textNode(prefix), ...inline(found[1], depth + 1, false)].filter(Boolean);
   const nodes = isSafe(found[2]) ? [anchor(found[2], label)] : [...label, textNode(` (${found[2]})`)];
   return { nodes, end: at + found[0].length };
 }
@@ -140,7 +141,7 @@ function anchor(url, label) {
   return h("a", { href: url, title: plain(url), target: "_blank", rel: "noopener noreferrer nofollow" }, label);
 }
 
-function marked(text, at, depth, missing) {
+function marked(text, at, { depth, hasLinks, missing }) {
   const double = text.slice(at, at + 2);
   const mark = MARKS[double] ? double : text[at];
   if (!MARKS[mark] || depth >= MAX_DEPTH) return null;
@@ -149,7 +150,7 @@ function marked(text, at, depth, missing) {
   if (mark[0] === "_" && WORD.test(text[at - 1] ?? "")) return null; // snake_case
   const end = markEnd(text, mark, start, missing);
   if (end < 0) return mark.length === 2 ? { nodes: [textNode(mark)], end: start } : null;
-  return { nodes: [h(MARKS[mark], {}, inline(text.slice(start, end), depth + 1))], end: end + mark.length };
+  return { nodes: [h(MARKS[mark], {}, inline(text.slice(start, end), depth + 1, hasLinks))], end: end + mark.length };
 }
 
 /** Where a mark closes: after a letter, and not as half of a longer mark. */

@@ -3,20 +3,20 @@
 import { h, put } from "../lib/dom.js";
 import { copyButton } from "../lib/dialog.js";
 import { plain } from "../lib/format.js";
-import { parseBlocks } from "./blocks.js";
+import { numKnown, parseBlocks } from "./blocks.js";
 import { highlight } from "./highlight.js";
 import { inline } from "./inline.js";
 import { mathml } from "./math.js";
 
 /**
- * Shows a text that grows. Blocks that are complete stay as they are; only the last one is made
- * anew, so the work for each piece of text doesn't grow with the answer.
+ * Shows a text that grows. Blocks that nothing can change any more stay as they are; only the rest
+ * is made anew, so the work for each piece of text doesn't grow with the answer.
  */
 export class MarkdownView {
   constructor() {
     this.element = h("div", { class: "prose", dir: "auto" });
-    this.tail = null; // the element of the last block, which may still change
-    this.open = ""; // its text
+    this.tail = []; // the elements of the blocks that may still change
+    this.open = ""; // their text
     this.shown = 0; // characters taken
   }
 
@@ -27,20 +27,23 @@ export class MarkdownView {
     this.shown = text.length;
     const blocks = parseBlocks(this.open);
     if (!blocks.length) return;
-    const last = blocks.at(-1);
-    if (blocks.length === 1 && this.growCode(last)) return;
-    this.tail?.remove();
-    this.tail = null;
+    if (blocks.length === 1 && this.growCode(blocks[0])) return;
+    for (const element of this.tail) element.remove();
     const made = blocks.map(blockNode);
     this.element.append(...made);
-    this.tail = made.at(-1);
-    if (blocks.length > 1) this.open = this.open.split("\n").slice(blocks.at(-2).end).join("\n");
+    // Until it is known what the last line begins, the block before may go on with it.
+    const lines = this.open.split("\n");
+    const known = numKnown(lines);
+    const settled = blocks.findLastIndex((_, at) => blocks[at + 1]?.start < known) + 1;
+    this.tail = made.slice(settled);
+    this.open = lines.slice(blocks[settled].start).join("\n");
   }
 
   /** Appends to a code block that is still open, as nothing before changes then. */
   growCode(block) {
-    const code = this.tail?.querySelector(":scope > pre > code");
-    if (!block.isOpen || !code || this.tail.dataset.open !== "true") return false;
+    const isGrowing = block.isOpen && this.tail.length === 1 && this.tail[0].dataset.open === "true";
+    if (!isGrowing) return false;
+    const code = this.tail[0].querySelector("code");
     const shown = code.firstChild?.data ?? "";
     const text = plain(block.text);
     if (!code.firstChild) code.append(text);
@@ -91,7 +94,7 @@ function codeBlock({ language, text, isOpen }) {
 
 const TASK = /^\[([ xX])\]\s+/;
 
-function listNode({ start, items }) {
+function listNode({ number, items }) {
   const nodes = items.map((blocks) => {
     const [first, ...others] = blocks;
     if (first?.kind !== "paragraph") return h("li", { dir: "auto" }, blocks.map(blockNode));
@@ -100,7 +103,7 @@ function listNode({ start, items }) {
     // Tight: the first paragraph needs no element of its own.
     return h("li", { dir: "auto" }, box, inline(first.text.replace(TASK, "")), others.map(blockNode));
   });
-  return start === null ? h("ul", {}, nodes) : h("ol", { start: start === 1 ? null : start }, nodes);
+  return number === null ? h("ul", {}, nodes) : h("ol", { start: number === 1 ? null : number }, nodes);
 }
 
 function tableNode({ head, aligns, rows }) {
