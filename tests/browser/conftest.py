@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from talking import CATALOGUE, Open
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-PATIENCE_MS = 9_000  # with a busy machine
+PATIENCE_MS = 60_000  # with a busy machine
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -45,8 +45,11 @@ def open_page(chromium: Browser) -> Iterator[Open]:
     troubles: list[str] = []
     contexts = []
 
-    def open_at(url: str, refusals: bool = False, **options: object) -> Page:
-        """`refusals`: the server may refuse requests of this page."""
+    def open_at(
+        url: str, *, refusals: bool = False, is_shown: bool = True, **options: object
+    ) -> Page:
+        """`refusals`: the server may refuse requests of this page; `is_shown`: a panel is, at
+        once."""
         context = chromium.new_context(**options)  # type: ignore[arg-type]
         context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
@@ -66,7 +69,8 @@ def open_page(chromium: Browser) -> Iterator[Open]:
         page.on("console", lambda message: watch_console(message.type, message.text))
         page.on("pageerror", lambda error: troubles.append(f"exception: {error}"))
         page.goto(url)
-        page.locator("#stage > section").wait_for()
+        if is_shown:
+            page.locator("#stage > section").wait_for()
         return page
 
     yield open_at

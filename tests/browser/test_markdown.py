@@ -32,7 +32,7 @@ DRAW = """async ({ text, steps }) => {
 WRITTEN = [
     ("plain", "<p>plain</>"),
     ("a\nb", "<p>a<br></>b</>"),
-    ("# Title #\ntext", "<h3>Title</><p>text</>"),
+    ("# Title #\ntext", "<h2>Title</><p>text</>"),
     ("*a* **b** ***c*** ~~d~~", "<p><em>a</> <strong>b</> <strong><em>c</></> <del>d</></>"),
     ("snake_case and 2 * 3 * 4", "<p>snake_case and 2 * 3 * 4</>"),
     ("__a__ _b_", "<p><strong>a</> <em>b</></>"),

@@ -2,7 +2,7 @@
 
 import { h, icon, iconButton, put } from "../lib/dom.js";
 import { announce, notify } from "../lib/dialog.js";
-import { count } from "../lib/format.js";
+import { count, plain } from "../lib/format.js";
 import { modelPicker, models, ofKind } from "../lib/models.js";
 import { remembered } from "../lib/settings.js";
 import { showRequest } from "../lib/snippets.js";
@@ -33,9 +33,11 @@ export default class ChatPanel {
     this.composer = composer({ send: (text) => this.guard(this.session.send(text, this.names)), stop: () => this.session.stop() });
     this.session = this.newSession(library.newConversation());
     this.sidebar = sidebar({ open: (id) => this.open(id), startNew: () => this.startNew(), current: () => this.session });
+    this.heading = h("h1", { class: "unseen" });
     this.welcome = h("div", { class: "welcome" });
     this.thread.element.prepend(this.welcome);
     this.element = this.layout();
+    this.show();
     models.watch(() => this.showWelcome());
     this.model.watch(() => this.showWelcome());
     library.loadHeads().catch(() => notify("The browser's storage can't be used: conversations will be lost when the page closes.", "error"));
@@ -63,6 +65,7 @@ export default class ChatPanel {
         h(
           "header",
           { class: "panel-head" },
+          this.heading,
           toggle("list", "Conversations", "shows-list", () => element),
           modelPicker(["text"], this.model),
           second,
@@ -90,6 +93,7 @@ export default class ChatPanel {
     this.thread.show();
     this.composer.setRunning(isRunning);
     this.welcome.hidden = tree.turns.size > 0;
+    put(this.heading, plain(this.session.conversation.title || "New chat"));
   }
 
   /** What a screen reader hears when an answer has ended. */
@@ -126,7 +130,7 @@ export default class ChatPanel {
     const advice = hasModel
       ? IDEAS.map(([name, text]) => h("button", { type: "button", class: "idea", onclick: () => this.composer.set(text) }, h("strong", {}, name), text))
       : h("p", {}, "No chat model is on this machine yet. ", h("a", { href: "#models" }, "Fetch one"), ", then come back.");
-    put(this.welcome, icon("mark"), h("h1", {}, "What shall we think about?"), h("div", { class: "ideas" }, advice));
+    put(this.welcome, icon("mark"), h("h2", {}, "What shall we think about?"), h("div", { class: "ideas" }, advice));
     this.welcome.hidden = this.session.tree.turns.size > 0;
   }
 

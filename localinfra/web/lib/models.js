@@ -30,6 +30,7 @@ export function modelPicker(kinds, chosen, label = "Model") {
   const showState = () => {
     const card = models.value.find(({ id }) => id === chosen.value);
     state.className = `badge ${card?.state ?? ""}`;
+    state.hidden = !card;
     state.title = card ? stateName(card) : "";
     state.setAttribute("aria-label", state.title);
   };

@@ -67,8 +67,8 @@ function blockNode(block) {
     case "math":
       return h("div", { class: "formula", tabindex: "0" }, mathml(block.text, true));
     case "heading":
-      // The page has headings of its own above those of answers.
-      return h(`h${Math.min(6, block.level + 2)}`, { dir: "auto" }, inline(block.text));
+      // The page has a heading above those of answers.
+      return h(`h${Math.min(6, block.level + 1)}`, { dir: "auto" }, inline(block.text));
     case "rule":
       return h("hr");
     case "quote":

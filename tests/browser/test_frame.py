@@ -1,0 +1,134 @@
+"""What all panels share: keys, colours, sizes of screens, accessibility."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from echo import EchoServer
+from playwright.sync_api import Page, expect
+from talking import CATALOGUE, Open, say
+
+pytestmark = pytest.mark.browser
+
+PANELS = ["chat", "complete", "embed", "image", "models", "server"]
+SIZES = {"phone": (360, 740), "tablet": (820, 1100), "desktop": (1440, 900)}
+
+
+def go_to(page: Page, panel: str) -> None:
+    page.get_by_role("navigation").get_by_role("link", name=panel.capitalize()).click()
+    page.locator(f"#stage > [aria-label={panel.capitalize()}]").wait_for()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
+    settings = '[server]\napi_keys = ["open-sesame"]\n'
+    server = EchoServer(tmp_path_factory.mktemp("guarded"), settings + CATALOGUE)
+    yield server
+    server.close()
+
+
+def stored(page: Page, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(page.evaluate(f"JSON.stringify({kind})"))
+    return found
+
+
+def test_a_server_with_keys_is_asked_with_one(open_page: Open, guarded: EchoServer) -> None:
+    page = open_page(guarded.url + "/#models", refusals=True, is_shown=False)
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("API key").fill("wrong")
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text("missing or unknown")
+    dialog.get_by_label("API key").fill("open-sesame")
+    dialog.get_by_role("button", name="Use this key").click()
+    expect(page.locator("#stage")).to_contain_text("tests/echo")
+    assert "localinfra.key" in stored(page, "sessionStorage")
+    assert "localinfra.key" not in stored(page, "localStorage")
+    go_to(page, "chat")
+    expect(say(page, "hello").locator(".figures")).to_contain_text("tokens")
+
+
+def test_a_key_is_kept_if_the_user_says_so(open_page: Open, guarded: EchoServer) -> None:
+    page = open_page(guarded.url, refusals=True, is_shown=False)
+    page.get_by_label("Remember it in this browser").check()
+    page.get_by_label("API key").fill("open-sesame")
+    page.get_by_role("button", name="Use this key").click()
+    page.locator("#stage > section").wait_for()
+    other_tab = page.context.new_page()
+    other_tab.goto(guarded.url)
+    expect(other_tab.get_by_label("Model", exact=True)).to_have_value("tests/echo")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_panel_is_wider_than_its_screen(
+    open_page: Open, server: EchoServer, size: str, screenshots: Path | None
+) -> None:
+    width, height = SIZES[size]
+    page = open_page(server.url, viewport={"width": width, "height": height})
+    for panel in PANELS:
+        go_to(page, panel)
+        for element in ("document.documentElement", "document.querySelector('#stage > *')"):
+            room = page.evaluate(f"[{element}.scrollWidth, {element}.clientWidth]")
+            assert room[0] <= room[1], (panel, element, room)
+        if screenshots:
+            page.screenshot(path=screenshots / f"{panel}-{size}.png")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("panel", PANELS)
+def test_axe_finds_no_serious_fault(open_page: Open, server: EchoServer, panel: str, scheme: str) -> None:
+    page = open_page(server.url, color_scheme=scheme)
+    if panel == "chat":
+        page.get_by_label("Temperature").fill("0")
+        page.get_by_label("Token probabilities").check()
+        say(page, "hello")
+        page.get_by_label("Token probabilities").uncheck()
+        say(page, "# Title\n\n```js\n// x\nlet a = f(1)\n```\n\n|a|b|\n|-|-|\n|$x^2$|~~c~~|")
+    go_to(page, panel)
+    expect(page.locator("#stage > section")).to_be_visible()
+    found = Axe().run(page).response["violations"]
+    faults = [
+        f"{fault['impact']} {fault['id']}: {node['html'][:150]} {node['failureSummary']}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
+    assert faults == []
+
+
+def test_colours_follow_the_system_or_the_user(page: Page) -> None:
+    page.emulate_media(color_scheme="dark")
+    ground = "getComputedStyle(document.body.parentElement).backgroundColor"
+    dark = page.evaluate(ground)
+    page.locator("#theme").click()
+    light = page.evaluate(ground)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(ground) == light
+    page.locator("#theme").click()
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate(ground) == dark
+
+
+def test_keys_lead_everywhere(page: Page) -> None:
+    page.keyboard.press("Alt+5")
+    expect(page.get_by_role("heading", name="Models", exact=True)).to_be_visible()
+    page.keyboard.press("Alt+1")
+    page.keyboard.press("Control+k")
+    expect(page.get_by_label("Search conversations")).to_be_focused()
+    page.keyboard.press("Control+Shift+O")
+    expect(page.get_by_label("Message", exact=True)).to_be_focused()
+    page.locator("#keys").click()
+    expect(page.get_by_role("dialog")).to_contain_text("new chat")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_the_page_says_that_the_server_is_gone(open_page: Open, tmp_path: Path) -> None:
+    server = EchoServer(tmp_path, CATALOGUE)
+    page = open_page(server.url, refusals=True)
+    server.close()
+    answer = say(page, "anyone?")
+    expect(answer.get_by_role("alert")).to_contain_text("can't be reached")
