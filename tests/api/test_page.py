@@ -76,6 +76,20 @@ def test_imports_are_relative_and_lead_to_files(name: str) -> None:
         assert (script.parent / target).resolve().is_file(), target
 
 
+def test_the_browser_is_told_of_all_scripts_of_the_first_load_at_once(app: Starlette) -> None:
+    found, new = set(), ["main.js"]
+    while new:
+        name = new.pop()
+        found.add(name)
+        for target, _ in IMPORT.findall((FOLDER / name).read_text(encoding="utf-8")):
+            if target:  # not when a panel is opened
+                path = (FOLDER / name).parent / target
+                new += {path.resolve().relative_to(FOLDER).as_posix()} - found
+    page = get(app, "/", BROWSER).body.decode()
+    told = re.findall(r'rel="modulepreload" href="/web/\w+/(.+?)"', page)
+    assert sorted(told) == sorted(found - {"main.js"})
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_text_never_becomes_markup(name: str) -> None:
     script = (FOLDER / name).read_text(encoding="utf-8")

@@ -78,7 +78,9 @@ def test_no_panel_is_wider_than_its_screen(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("panel", PANELS)
-def test_axe_finds_no_serious_fault(open_page: Open, server: EchoServer, panel: str, scheme: str) -> None:
+def test_axe_finds_no_serious_fault(
+    open_page: Open, server: EchoServer, panel: str, scheme: str
+) -> None:
     page = open_page(server.url, color_scheme=scheme)
     if panel == "chat":
         page.get_by_label("Temperature").fill("0")

@@ -32,7 +32,7 @@ export default class ChatPanel {
     this.thread = new Thread(() => this.session, this.actions());
     this.composer = composer({ send: (text) => this.guard(this.session.send(text, this.names)), stop: () => this.session.stop() });
     this.session = this.newSession(library.newConversation());
-    this.sidebar = sidebar({ open: (id) => this.open(id), startNew: () => this.startNew(), current: () => this.session });
+    this.sidebar = sidebar({ open: (id) => this.open(id), startNew: () => this.startNew(), rename: (id, title) => this.rename(id, title), current: () => this.session });
     this.heading = h("h1", { class: "unseen" });
     this.welcome = h("div", { class: "welcome" });
     this.thread.element.prepend(this.welcome);
@@ -112,6 +112,14 @@ export default class ChatPanel {
     if (this.kept.get(id)?.isRunning) return this.use(this.kept.get(id));
     const conversation = await library.load(id);
     if (conversation) this.use(this.newSession(conversation));
+  }
+
+  async rename(id, title) {
+    const session = [this.session, ...this.kept.values()].find(({ conversation }) => conversation.id === id);
+    if (!session) return library.save({ ...(await library.load(id)), title });
+    session.conversation.title = title;
+    await session.save();
+    this.show();
   }
 
   use(session) {

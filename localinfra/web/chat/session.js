@@ -1,11 +1,12 @@
 // A conversation in use: turns are added, answers run, everything is saved. Knows no DOM.
 
-import { models } from "../lib/models.js";
+import { models, refreshModels } from "../lib/models.js";
 import { ask, Answer, speed } from "./answer.js";
 import * as library from "./library.js";
 import { bodyOf, system } from "./params.js";
 import { messagesOf, Tree } from "./tree.js";
 
+const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
 const SAVE_EVERY_MS = 2000; // of a running answer: what a reload keeps
 
 export class Session {
@@ -100,6 +101,7 @@ export class Session {
     }
     this.view.onShape();
     this.save().catch(() => {});
+    const loading = setInterval(() => this.lookForLoading(turns[0], loading), LOOK_EVERY_MS);
     const show = (stats) => {
       turns.forEach((turn, at) => {
         takeOver(turn, starts[at], answers[at], at === 0 ? stats : null);
@@ -113,11 +115,20 @@ export class Session {
       for (const turn of turns) turn.error = error.name === "AbortError" ? undefined : error.message;
       if (control.signal.aborted) for (const turn of turns) turn.finish ??= "stopped";
     } finally {
+      clearInterval(loading);
+      refreshModels().catch(() => {});
       for (const turn of turns) this.running.delete(turn.id);
       this.view.onShape();
       for (const turn of turns) this.view.onText(turn);
       await this.save();
     }
+  }
+
+  /** Until the first token, the page tells whether the model is being loaded. */
+  async lookForLoading(turn, timer) {
+    if (turn.stats) return clearInterval(timer);
+    await refreshModels().catch(() => {});
+    this.view.onText(turn);
   }
 
   /** Stops the answers that run, or those of one request. */

@@ -1,14 +1,15 @@
 // The list of conversations: search, new, import, export.
 
 import { h, icon, put } from "../lib/dom.js";
-import { chooseFiles, confirmed, download, menuButton, notify } from "../lib/dialog.js";
+import { asked, chooseFiles, confirmed, download, menuButton, notify } from "../lib/dialog.js";
 import { plain, when } from "../lib/format.js";
 import * as library from "./library.js";
 
 const SEARCH_AFTER_MS = 200;
 
 /**
- * @param {{open: (id: string) => void, startNew: () => void, current: () => import("./session.js").Session}} actions
+ * @param {{open: (id: string) => void, startNew: () => void, rename: (id: string, title: string) => Promise<void>,
+ *   current: () => import("./session.js").Session}} actions
  */
 export function sidebar(actions) {
   const list = h("ul", { class: "conversations" });
@@ -60,17 +61,15 @@ function row(head, isCurrent, actions) {
       h("span", { class: "hint" }, when(head.updatedAt)),
     ),
     menuButton("more", `More on ${title}`, [
-      ["Rename…", () => rename(head)],
+      ["Rename…", () => rename(head, actions)],
       ["Delete…", () => removeOne(head, isCurrent, actions)],
     ]),
   );
 }
 
-async function rename(head) {
-  const title = prompt("Name of the conversation", head.title);
-  if (!title?.trim()) return;
-  const conversation = await library.load(head.id);
-  await library.save({ ...conversation, title: library.titleOf(title) });
+async function rename(head, actions) {
+  const title = await asked("Name of the conversation", head.title, "Rename");
+  if (title) await actions.rename(head.id, library.titleOf(title));
 }
 
 async function removeOne(head, isCurrent, actions) {

@@ -3,6 +3,7 @@
 import { h, icon, iconButton, put } from "../lib/dom.js";
 import { copyButton } from "../lib/dialog.js";
 import { count, dollars, plain, rate, seconds } from "../lib/format.js";
+import { models } from "../lib/models.js";
 import { highlight } from "../text/highlight.js";
 import { MarkdownView } from "../text/markdown.js";
 import { TokensView } from "../draw/tokens.js";
@@ -202,10 +203,12 @@ function indented(text) {
 
 const ENDS = { length: "cut off at the limit", stopped: "stopped", tool_calls: "waits for its tools" };
 
+const isLoading = (name) => models.value.some((card) => card.id === name && card.state === "loading");
+
 /** Time to the first token, speed, tokens, cost. */
-function figuresOf({ stats, finish }, isRunning) {
+function figuresOf({ stats, finish, model }, isRunning) {
   const end = !isRunning && ENDS[finish] ? [ENDS[finish], "Why the answer ended"] : null;
-  if (!stats && isRunning) return h("span", { class: "waiting" }, "Waiting for the model…");
+  if (!stats && isRunning) return h("span", { class: "waiting" }, isLoading(model) ? "Loading the model into memory…" : "Waiting for the model…");
   if (!stats) return end && h("span", { title: end[1] }, end[0]);
   const { firstTokenS, totalS, tokens, promptTokens, cachedTokens, cost, choices, ignored } = stats;
   const facts = [

@@ -49,6 +49,22 @@ export async function confirmed(question, action) {
   return answer;
 }
 
+/** Asks for a line of text. Resolves to null if the user gives none. */
+export async function asked(question, value, action) {
+  let answer = null;
+  const input = h("input", { value, required: true, "aria-label": question });
+  const give = (event) => {
+    event.preventDefault();
+    answer = input.value.trim() || null;
+    dialog.close();
+  };
+  const button = h("button", { type: "submit", class: "button primary" }, action);
+  const dialog = openDialog(question, h("form", { class: "stack", onsubmit: give }, input, h("div", { class: "row end" }, button)));
+  input.select();
+  await dialog.closed;
+  return answer;
+}
+
 const NOTICE_MS = 6000;
 
 /** Shows a notice at the page's edge for a few seconds; `kind` is "info" or "error". */

@@ -3,7 +3,7 @@
 import { field, h, icon, iconButton, oncePerFrame, put } from "../lib/dom.js";
 import { stream } from "../lib/api.js";
 import { count, dollars, plain } from "../lib/format.js";
-import { modelPicker } from "../lib/models.js";
+import { modelPicker, refreshModels } from "../lib/models.js";
 import { remembered } from "../lib/settings.js";
 import { showRequest } from "../lib/snippets.js";
 import { TokensView } from "../draw/tokens.js";
@@ -78,6 +78,7 @@ export default class CompletePanel {
     } finally {
       this.control = null;
       put(this.button, "Complete");
+      refreshModels().catch(() => {});
     }
   }
 }

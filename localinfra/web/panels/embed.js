@@ -3,7 +3,7 @@
 import { h, icon, iconButton, put, s } from "../lib/dom.js";
 import { json } from "../lib/api.js";
 import { count, dollars, percent, plain } from "../lib/format.js";
-import { modelPicker, models } from "../lib/models.js";
+import { modelPicker, models, refreshModels } from "../lib/models.js";
 import { remembered } from "../lib/settings.js";
 import { showRequest } from "../lib/snippets.js";
 import { principalPlane, similarities } from "../draw/geometry.js";
@@ -70,6 +70,7 @@ export default class EmbedPanel {
       put(place, h("div", { class: "problem", role: "alert" }, icon("warning"), plain(error.message)));
     }
     place.removeAttribute("aria-busy");
+    refreshModels().catch(() => {});
   }
 
   async compare() {

@@ -6,7 +6,7 @@ import { stream } from "../lib/api.js";
 import * as db from "../lib/db.js";
 import { announce, confirmed, notify } from "../lib/dialog.js";
 import { dollars, plain, seconds } from "../lib/format.js";
-import { modelPicker, models, ofKind } from "../lib/models.js";
+import { modelPicker, models, ofKind, refreshModels } from "../lib/models.js";
 import { remembered } from "../lib/settings.js";
 import { showRequest } from "../lib/snippets.js";
 import { Mask } from "./mask.js";
@@ -100,6 +100,7 @@ export default class ImagePanel {
     }
     this.control = null;
     this.setEditing(null);
+    refreshModels().catch(() => {});
   }
 
   async follow(path, body, preview, progress, text) {
