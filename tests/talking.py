@@ -7,6 +7,7 @@ from playwright.sync_api import Locator, Page, expect
 
 Open = Callable[..., Page]  # a URL and options of a browser context → the page
 
+ELSEWHERE = "box.test"  # a name of this machine that browsers take for another's
 OTHER = "tests/other"
 CATALOGUE = f"""
 [model."{ECHO}"]

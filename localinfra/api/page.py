@@ -48,7 +48,6 @@ POLICY = "; ".join(
 COMMON_HEADERS = {"vary": "Accept, Accept-Encoding", "x-content-type-options": "nosniff"}
 INDEX_HEADERS = COMMON_HEADERS | {
     "content-security-policy": POLICY,
-    "cross-origin-opener-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }

@@ -12,10 +12,16 @@ from urllib.parse import urlsplit
 import pytest
 from echo import EchoServer
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from talking import CATALOGUE, Open
+from talking import CATALOGUE, ELSEWHERE, Open
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-PATIENCE_MS = 60_000  # with a busy machine
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-sync",
+    f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
+]
+PATIENCE_MS = 12_000  # with a busy machine
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -50,7 +56,7 @@ def open_page(chromium: Browser) -> Iterator[Open]:
     ) -> Page:
         """`refusals`: the server may refuse requests of this page; `is_shown`: a panel is, at
         once."""
-        context = chromium.new_context(**options)  # type: ignore[arg-type]
+        context = chromium.new_context(**options)
         context.set_default_timeout(PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()

@@ -1,6 +1,9 @@
 """The chat as a person uses it, over models that repeat what they are told."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,65 @@ def test_the_conversation_goes_on_with_what_was_said(page: Page) -> None:
     expect(code).to_contain_text("client.chat.completions.create(")
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_the_request_as_code_is_a_program_that_works(page: Page, tmp_path: Path) -> None:
+    say(page, "it's \"quoted\" $HOME `x` \\\\ 'here'").get_by_label("The request as code").click()
+    programs = {
+        "curl": ["sh"],
+        "Python": [sys.executable],
+        "JavaScript": ["node", "--input-type=module"],
+    }
+    for name, command in programs.items():
+        if shutil.which(command[0]) is None:
+            continue
+        page.get_by_role("button", name=name, exact=True).click()
+        program = page.locator("dialog code").inner_text()
+        done = subprocess.run(command, input=program, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        text = done.stdout
+        if name != "Python":
+            chunks = [
+                json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")
+            ]
+            pieces = [
+                choice["delta"].get("content") for each in chunks for choice in each["choices"]
+            ]
+            text = "".join(piece or "" for piece in pieces)
+        assert text == "it's \"quoted\" $HOME `x` \\\\ 'here'", name
+
+
+def test_the_system_prompt_stays_with_its_conversation(page: Page) -> None:
+    page.get_by_label("System prompt").fill("Be brief.")
+    say(page, "one")
+    page.get_by_role("button", name="New chat").click()
+    page.get_by_label("System prompt").fill("Be long.")
+    say(page, "two")
+    page.get_by_role("button", name="one").click()
+    expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
+    say(page, "more").get_by_label("The request as code").click()
+    expect(page.locator("dialog code")).to_contain_text('"content": "Be brief."')
+
+
+def test_tools_that_are_no_json_are_refused_and_the_message_is_kept(page: Page) -> None:
+    page.get_by_text("Tools", exact=True).click()
+    page.get_by_label("Functions as JSON").fill("{oops")
+    begin(page, "a message")
+    expect(page.get_by_role("alert").first).to_contain_text("can't be read as JSON")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("a message")
+    expect(page.locator(".turn")).to_have_count(0)
+
+
+def test_a_text_file_becomes_part_of_the_message(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("Some ```code``` here.\n")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\0\0")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_label("Add text files").click()
+    chooser.value.set_files([tmp_path / "notes.md", tmp_path / "picture.png"])
+    expect(page.get_by_role("alert")).to_contain_text("picture.png is no text")
+    expect(page.get_by_label("Message", exact=True)).to_have_value(
+        "\n\nnotes.md:\n````md\nSome ```code``` here.\n````\n"
+    )
 
 
 def test_escape_stops_an_answer_and_frees_its_place(page: Page, server: EchoServer) -> None:

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from echo import EchoServer
 from playwright.sync_api import Page, expect
-from talking import CATALOGUE, Open, say
+from talking import CATALOGUE, ELSEWHERE, Open, say
 
 pytestmark = pytest.mark.browser
 
@@ -59,6 +59,22 @@ def test_a_key_is_kept_if_the_user_says_so(open_page: Open, guarded: EchoServer)
     other_tab = page.context.new_page()
     other_tab.goto(guarded.url)
     expect(other_tab.get_by_label("Model", exact=True)).to_have_value("tests/echo")
+
+
+def test_the_page_works_over_plain_http_from_another_machine(
+    open_page: Open, tmp_path: Path
+) -> None:
+    """Browsers keep some functions from such pages. Chromium is told where the name leads."""
+    server = EchoServer(tmp_path, f'[server]\nallowed_hosts = ["{ELSEWHERE}"]\n' + CATALOGUE)
+    page = open_page(server.url.replace("127.0.0.1", ELSEWHERE))
+    assert page.evaluate("window.isSecureContext") is False
+    page.get_by_label("Temperature").fill("0")
+    answer = say(page, "over the net")
+    answer.get_by_label("Copy", exact=True).click()
+    expect(page.get_by_role("status").filter(has_text="Copied")).to_be_visible()
+    page.reload()
+    expect(page.locator(".conversation")).to_have_count(1)
+    server.close()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -118,6 +134,7 @@ def test_keys_lead_everywhere(page: Page) -> None:
     page.keyboard.press("Alt+5")
     expect(page.get_by_role("heading", name="Models", exact=True)).to_be_visible()
     page.keyboard.press("Alt+1")
+    expect(page.get_by_label("Message", exact=True)).to_be_focused()
     page.keyboard.press("Control+k")
     expect(page.get_by_label("Search conversations")).to_be_focused()
     page.keyboard.press("Control+Shift+O")

@@ -1,8 +1,11 @@
-// Where the user writes. Enter sends, Shift+Enter starts a line, Escape stops the answer.
+// Where the user writes. Enter sends, Shift+Enter starts a line, Escape stops the answer. Text files
+// can be dropped or chosen: their text becomes part of the message.
 
-import { h, icon } from "../lib/dom.js";
+import { h, icon, iconButton } from "../lib/dom.js";
+import { chooseFiles, notify } from "../lib/dialog.js";
 
 const MAX_HEIGHT_PX = 320;
+const MAX_FILE_BYTES = 1_000_000; // far more than models read
 
 /** @param {{send: (text: string) => void, stop: () => void}} actions */
 export function composer({ send, stop }) {
@@ -27,8 +30,19 @@ export function composer({ send, stop }) {
     event.preventDefault();
     submit();
   });
+  const attach = async (files) => {
+    area.value += (await Promise.all(files.map(quoted))).join("");
+    fit();
+    area.focus();
+  };
+  area.addEventListener("drop", (event) => {
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
+    attach([...event.dataTransfer.files]);
+  });
+  const clip = iconButton("clip", "Add text files", async () => attach(await chooseFiles("")));
   button.disabled = true;
-  const element = h("form", { class: "composer", onsubmit: (event) => (event.preventDefault(), submit()) }, area, button, stopper);
+  const element = h("form", { class: "composer", onsubmit: (event) => (event.preventDefault(), submit()) }, clip, area, button, stopper);
   return {
     element,
     focus: () => area.focus(),
@@ -42,4 +56,16 @@ export function composer({ send, stop }) {
       stopper.hidden = !isRunning;
     },
   };
+}
+
+/** A file's text as a block of code under its name; nothing, and a notice, if it is none. */
+async function quoted(file) {
+  const text = file.size > MAX_FILE_BYTES ? null : await file.text();
+  if (text === null || text.includes("\0")) {
+    notify(`${file.name} is ${text === null ? "too large" : "no text"}: models here read text of up to a megabyte.`, "error");
+    return "";
+  }
+  const longest = Math.max(2, ...(text.match(/`+/g) ?? []).map((run) => run.length));
+  const fence = "`".repeat(longest + 1);
+  return `\n\n${file.name}:\n${fence}${file.name.split(".").at(-1)}\n${text.trimEnd()}\n${fence}\n`;
 }

@@ -1,6 +1,7 @@
 // The conversations of this browser: saved, found, carried elsewhere.
 
 import * as db from "../lib/db.js";
+import { newId } from "../lib/id.js";
 import { Signal } from "../lib/signal.js";
 import { messagesOf, Tree } from "./tree.js";
 
@@ -49,7 +50,7 @@ export async function remove(id) {
 /** @returns {Conversation} */
 export function newConversation(system = "") {
   const now = Date.now();
-  return { id: crypto.randomUUID(), title: "", createdAt: now, updatedAt: now, system, turns: [], picked: {} };
+  return { id: newId(), title: "", createdAt: now, updatedAt: now, system, turns: [], picked: {} };
 }
 
 export function titleOf(text) {

@@ -9,7 +9,7 @@ import { showRequest } from "../lib/snippets.js";
 import { ROUTE } from "./answer.js";
 import { composer } from "./composer.js";
 import * as library from "./library.js";
-import { paramsForm } from "./params.js";
+import { paramsForm, system } from "./params.js";
 import { Session } from "./session.js";
 import { sidebar } from "./sidebar.js";
 import { Thread } from "./thread.js";
@@ -30,8 +30,8 @@ export default class ChatPanel {
     this.isComparing = remembered("compare", false);
     this.kept = new Map(); // by conversation's id: sessions whose answers go on in the background
     this.thread = new Thread(() => this.session, this.actions());
-    this.composer = composer({ send: (text) => this.guard(this.session.send(text, this.names)), stop: () => this.session.stop() });
-    this.session = this.newSession(library.newConversation());
+    this.composer = composer({ send: (text) => this.guard(() => this.send(text)), stop: () => this.session.stop() });
+    this.session = this.newSession(library.newConversation(system.value));
     this.sidebar = sidebar({ open: (id) => this.open(id), startNew: () => this.startNew(), rename: (id, title) => this.rename(id, title), current: () => this.session });
     this.heading = h("h1", { class: "unseen" });
     this.welcome = h("div", { class: "welcome" });
@@ -40,6 +40,7 @@ export default class ChatPanel {
     this.show();
     models.watch(() => this.showWelcome());
     this.model.watch(() => this.showWelcome());
+    system.watch((text) => (this.session.conversation.system = text));
     library.loadHeads().catch(() => notify("The browser's storage can't be used: conversations will be lost when the page closes.", "error"));
   }
 
@@ -104,7 +105,7 @@ export default class ChatPanel {
   }
 
   startNew() {
-    this.use(this.newSession(library.newConversation()));
+    this.use(this.newSession(library.newConversation(system.value)));
     this.composer.focus();
   }
 
@@ -125,6 +126,7 @@ export default class ChatPanel {
   use(session) {
     if (this.session.isRunning) this.kept.set(this.session.conversation.id, this.session);
     this.session = session;
+    system.set(session.conversation.system);
     this.kept.delete(session.conversation.id);
     this.wasRunning = session.isRunning;
     this.thread.reset();
@@ -142,9 +144,23 @@ export default class ChatPanel {
     this.welcome.hidden = this.session.tree.turns.size > 0;
   }
 
+  send(text) {
+    try {
+      this.session.check(this.names);
+    } catch (error) {
+      this.composer.set(text);
+      throw error;
+    }
+    return this.session.send(text, this.names);
+  }
+
   /** Shows what goes wrong before a request is sent. */
-  guard(work) {
-    Promise.resolve(work).catch((error) => notify(error.message, "error"));
+  async guard(work) {
+    try {
+      await work();
+    } catch (error) {
+      notify(error.message, "error");
+    }
   }
 
   /** @returns {import("./turns.js").Actions} */
@@ -152,13 +168,13 @@ export default class ChatPanel {
     const shaped = (change) => (turn) => {
       change(this.session.tree, turn);
       this.show();
-      this.guard(this.session.save());
+      this.guard(() => this.session.save());
     };
     return {
-      edit: (turn, text) => this.guard(this.session.edit(turn, text, this.names)),
-      regenerate: (turn) => this.guard(this.session.answer(this.session.tree.turns.get(turn.parent), this.names)),
-      goOn: (turn) => this.guard(this.session.goOn(turn)),
-      giveResult: (turn, id, text) => this.guard(this.session.giveResult(turn, id, text, this.names)),
+      edit: (turn, text) => this.guard(() => this.session.edit(turn, text, this.names)),
+      regenerate: (turn) => this.guard(() => this.session.answer(this.session.tree.turns.get(turn.parent), this.names)),
+      goOn: (turn) => this.guard(() => this.session.goOn(turn)),
+      giveResult: (turn, id, text) => this.guard(() => this.session.giveResult(turn, id, text, this.names)),
       stop: (turn) => this.session.stop(turn),
       pick: shaped((tree, turn) => tree.pick(turn)),
       remove: shaped((tree, turn) => (this.session.stop(), tree.remove(turn))),

@@ -24,6 +24,7 @@ const EFFORTS = ["", "none", "minimal", "low", "medium", "high"];
 /** What the user set, by the names of the API; kept in the browser. */
 export const params = remembered("params", {});
 
+/** The system prompt of the conversation that is shown, and of the next new one. */
 export const system = remembered("system", "");
 
 function change(name, value) {
@@ -33,7 +34,7 @@ function change(name, value) {
 
 /**
  * The fields of a request that come from here: the model's recommended sampling, then the user's.
- * @throws {SyntaxError} if the tools or the schema are no JSON
+ * @throws {Error} if the tools or the schema are no JSON
  */
 export function bodyOf(card) {
   const { stop, tools, toolChoice, format, formatText, effort, scores, alternatives, ...numbers } = params.value;
@@ -50,14 +51,22 @@ export function bodyOf(card) {
   return body;
 }
 
+function parsed(text, name) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`The ${name} beside the chat can't be read as JSON: ${error.message}`);
+  }
+}
+
 function toolList(text) {
-  const given = JSON.parse(text);
+  const given = parsed(text, "functions");
   const list = Array.isArray(given) ? given : [given];
   return list.map((tool) => (tool.function ? tool : { type: "function", function: tool }));
 }
 
 function formatOf(type, text) {
-  if (type === "json_schema") return { type, json_schema: { name: "answer", schema: JSON.parse(text) } };
+  if (type === "json_schema") return { type, json_schema: { name: "answer", schema: parsed(text, "schema") } };
   if (type === "regex" || type === "grammar") return { type, [type]: text };
   return { type };
 }
@@ -69,10 +78,11 @@ export function paramsForm(model) {
     const recommended = models.value.find((card) => card.id === model.value)?.recommended ?? {};
     put(numbers, SAMPLING.map((row) => numberField(row, recommended)));
   };
+  const systemPrompt = systemField();
   const form = h("form", { class: "params", onsubmit: (event) => event.preventDefault() });
   const fill = () => {
     const reset = h("button", { type: "button", class: "button quiet", onclick: resetAll }, "Reset all");
-    put(form, systemField(), numbers, probabilityField(), formSection(), toolSection(), reset);
+    put(form, systemPrompt, numbers, probabilityField(), formSection(), toolSection(), reset);
     showNumbers();
   };
   const resetAll = () => {
@@ -85,7 +95,11 @@ export function paramsForm(model) {
   return form;
 }
 
-const systemField = () => textArea("System prompt", system.value, "You are …", 3, (text) => system.set(text));
+function systemField() {
+  const made = textArea("System prompt", system.value, "You are …", 3, (text) => system.set(text));
+  system.watch((text) => (made.querySelector("textarea").value = text));
+  return made;
+}
 
 function formSection() {
   return section("Stop, form, reasoning", ["stop", "format", "effort"], [
@@ -97,7 +111,7 @@ function formSection() {
 
 function toolSection() {
   return section("Tools", ["tools"], [
-    textArea("Functions as JSON", params.value.tools ?? "", '{"name": "get_weather", "parameters": {…}}', 6, (text) => change("tools", text), "mono", checkJson),
+    textArea("Functions as JSON", params.value.tools ?? "", '{"name": "get_weather", "parameters": {…}}', 6, (text) => change("tools", text), "mono", checkTools),
     choice("Use", "toolChoice", ["", "required", "none"], (name) => name || "as the model likes"),
   ]);
 }
@@ -127,12 +141,11 @@ function textArea(label, value, placeholder, rows, onchange, className = "", che
   return field(label, area);
 }
 
-function checkJson(text) {
-  if (!text.trim()) return;
+function checkTools(text) {
   try {
-    JSON.parse(text);
+    if (text.trim()) toolList(text);
   } catch (error) {
-    notify(`The functions are no valid JSON yet: ${error.message}`, "error");
+    notify(error.message, "error");
   }
 }
 

@@ -1,9 +1,10 @@
 // A conversation in use: turns are added, answers run, everything is saved. Knows no DOM.
 
+import { newId } from "../lib/id.js";
 import { models, refreshModels } from "../lib/models.js";
 import { ask, Answer, speed } from "./answer.js";
 import * as library from "./library.js";
-import { bodyOf, system } from "./params.js";
+import { bodyOf } from "./params.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
@@ -53,6 +54,7 @@ export class Session {
 
   /** Adds a branch beside a turn. What the user says is answered, an answer stands as edited. */
   async edit(turn, text, names) {
+    this.check(names);
     const { parent, role, model } = turn;
     const added = this.tree.add({ parent, role, content: text, ...(role === "assistant" ? { model, edited: true } : {}) });
     if (role === "user") return this.answer(added, names);
@@ -62,7 +64,7 @@ export class Session {
 
   /** Generates answers to a turn, side by side if there are several models or choices. */
   async answer(parent, names) {
-    const run = crypto.randomUUID();
+    const run = newId();
     const asked = names.map((model) => {
       const params = this.params(model);
       const turns = Array.from({ length: params.n ?? 1 }, () =>
@@ -79,16 +81,17 @@ export class Session {
     return this.run({ ...this.params(turn.model), n: 1 }, [turn], [...this.tree.before(turn), turn]);
   }
 
+  /** Before anything is added. @throws {Error} if a parameter can't be read */
+  check(names) {
+    for (const name of names) this.params(name);
+  }
+
   params(model) {
     return { model, ...bodyOf(models.value.find((card) => card.id === model)) };
   }
 
   request(params, before) {
-    return { ...params, messages: messagesOf(before, this.systemPrompt), stream: true, stream_options: { include_usage: true } };
-  }
-
-  get systemPrompt() {
-    return system.value;
+    return { ...params, messages: messagesOf(before, this.conversation.system), stream: true, stream_options: { include_usage: true } };
   }
 
   async run(params, turns, before) {

@@ -1,6 +1,8 @@
 // A conversation as a tree: editing a message or asking again adds a branch and loses nothing.
 // Plain values only, so that it can be saved as it is.
 
+import { newId } from "../lib/id.js";
+
 /**
  * @typedef {object} Turn
  * @property {string} id
@@ -51,7 +53,7 @@ export class Tree {
 
   /** Adds a turn and picks its branch. @param {Omit<Turn, "id">} turn @returns {Turn} */
   add(turn) {
-    const added = { ...turn, id: crypto.randomUUID() };
+    const added = { ...turn, id: newId() };
     this.turns.set(added.id, added);
     this.pick(added);
     return added;

@@ -170,7 +170,7 @@ export class AnswerView {
     const isCut = turn.finish === "length" || turn.finish === "stopped";
     return [
       copyButton(() => turn.content),
-      iconButton("again", "Ask again", () => actions.regenerate(turn)),
+      turn.parent ? iconButton("again", "Ask again", () => actions.regenerate(turn)) : null,
       isCut && turn.content ? iconButton("forward", "Go on from here", () => actions.goOn(turn)) : null,
       iconButton("edit", "Edit the answer", () => this.edit(isPicked, hasOthers)),
       turn.scores?.length ? iconButton("heat", "Probabilities or text", (event) => this.toggleHeat(event.currentTarget), { "aria-pressed": String(this.wantsHeat) }) : null,

@@ -3,6 +3,7 @@
 
 import { h, put } from "../lib/dom.js";
 import { percent, plain } from "../lib/format.js";
+import { newId } from "../lib/id.js";
 
 /**
  * @typedef {{token: string, logprob: number | null, top_logprobs: {token: string, logprob: number | null}[]}} Score
@@ -34,7 +35,7 @@ export class TokensView {
     const score = this.scores[span.dataset.at];
     this.tokens.querySelector("[aria-selected=true]")?.setAttribute("aria-selected", "false");
     span.setAttribute("aria-selected", "true");
-    this.tokens.setAttribute("aria-activedescendant", (span.id ||= `token-${crypto.randomUUID()}`));
+    this.tokens.setAttribute("aria-activedescendant", (span.id ||= `token-${newId()}`));
     this.chosen = Number(span.dataset.at);
     put(this.details, alternatives(score));
   }

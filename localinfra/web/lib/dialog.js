@@ -79,11 +79,23 @@ export function announce(text) {
   document.getElementById("announcer").textContent = text;
 }
 
-export async function copy(text) {
-  await navigator.clipboard.writeText(text).then(
-    () => notify("Copied."),
-    () => notify("The browser doesn't allow copying here.", "error"),
-  );
+async function copy(text) {
+  try {
+    await (navigator.clipboard?.writeText(text) ?? copySelected(text));
+    notify("Copied.");
+  } catch {
+    notify("The browser doesn't allow copying here.", "error");
+  }
+}
+
+/** The old way, for pages that come by plain HTTP from another machine. */
+function copySelected(text) {
+  const area = h("textarea", { class: "unseen", value: text });
+  (document.querySelector("dialog[open]") ?? document.body).append(area);
+  area.select();
+  const isCopied = document.execCommand("copy");
+  area.remove();
+  if (!isCopied) throw new Error();
 }
 
 /** A button that copies what `text` returns. */

@@ -6,6 +6,7 @@ import { stream } from "../lib/api.js";
 import * as db from "../lib/db.js";
 import { announce, confirmed, notify } from "../lib/dialog.js";
 import { dollars, plain, seconds } from "../lib/format.js";
+import { newId } from "../lib/id.js";
 import { modelPicker, models, ofKind, refreshModels } from "../lib/models.js";
 import { remembered } from "../lib/settings.js";
 import { showRequest } from "../lib/snippets.js";
@@ -119,7 +120,7 @@ export default class ImagePanel {
   }
 
   async keep(picture) {
-    const kept = { ...picture, id: crypto.randomUUID(), createdAt: Date.now() };
+    const kept = { ...picture, id: newId(), createdAt: Date.now() };
     this.pictures.unshift(kept);
     await db.save(STORE, kept).catch(() => notify("The browser's storage is full: this picture is lost when the page closes.", "error"));
     this.showGallery();

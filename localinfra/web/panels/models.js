@@ -5,8 +5,10 @@ import { json, stream } from "../lib/api.js";
 import { confirmed, notify } from "../lib/dialog.js";
 import { bytes, count, dollars, plain, seconds } from "../lib/format.js";
 import { isPresent, models, refreshModels, stateName } from "../lib/models.js";
+import { showRequest } from "../lib/snippets.js";
 import { budgets } from "./metrics.js";
 
+const PULL = "/v1/models/pull";
 const KINDS = { text: "Chat and text", embedding: "Embeddings", rerank: "Rerankers", image: "Images" };
 const EVERY_MS = 2000; // while the panel is shown
 
@@ -141,7 +143,8 @@ export default class ModelsPanel {
       if (name.value.trim()) this.pull(name.value.trim());
       name.value = "";
     };
-    return h("form", { class: "row", onsubmit: send, style: { "margin-bottom": "14px" } }, name, h("button", { type: "submit", class: "button primary" }, icon("download"), "Fetch"));
+    const code = iconButton("code", "The request as code", () => showRequest(PULL, { model: name.value || "hf:owner/repo", stream: true }));
+    return h("form", { class: "row", onsubmit: send, style: { "margin-bottom": "14px" } }, name, code, h("button", { type: "submit", class: "button primary" }, icon("download"), "Fetch"));
   }
 
   /** Fetches a model and shows how far it is; closing its line stops it, and what came is kept. */
@@ -157,7 +160,7 @@ export default class ModelsPanel {
     );
     this.pulls.append(line);
     try {
-      for await (const event of stream("/v1/models/pull", { model: name }, control.signal)) {
+      for await (const event of stream(PULL, { model: name }, control.signal)) {
         if (event.total_bytes) bar.value = (event.done_bytes ?? 0) / event.total_bytes;
         text.textContent = progressText(event);
         if (event.status === "done") notify(`${event.ids?.join(", ") || name} is here now.`);
