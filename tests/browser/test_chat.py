@@ -306,6 +306,23 @@ def test_deleting_a_conversation_asks_first(page: Page) -> None:
     expect(page.locator(".turn")).to_have_count(0)
 
 
+def test_the_page_follows_an_answer_until_its_reader_looks_up(page: Page) -> None:
+    choose(page, "slow")
+    begin(page, "\n\n".join(f"Paragraph {number}." for number in range(60)))
+    end = page.locator(".thread-scroll")
+    left = "pane => pane.scrollHeight - pane.clientHeight - pane.scrollTop"
+    expect(page.locator(".answer-text")).to_contain_text("Paragraph 20.")
+    page.wait_for_timeout(100)
+    assert end.evaluate(left) < 60
+    end.hover()
+    page.mouse.wheel(0, -300)
+    expect(page.locator(".answer-text")).to_contain_text("Paragraph 40.")
+    assert end.evaluate(left) > 200
+    end.evaluate("pane => pane.scrollTop = pane.scrollHeight")
+    finish(page)
+    expect(page.get_by_label("Ask again", exact=True)).to_be_in_viewport()
+
+
 def test_what_is_complete_is_not_drawn_again_while_more_comes(page: Page) -> None:
     """So that a long answer stays smooth, and what a reader has marked stays marked."""
     choose(page, "slow")

@@ -50,7 +50,7 @@ export default class ChatPanel {
 
   layout() {
     const params = h("aside", { class: "side-params", "aria-label": "Parameters" }, h("h2", {}, "Parameters"), paramsForm(this.model));
-    const second = h("span", { class: "second" }, modelPicker(["text"], this.second, "Second model"));
+    const second = h("span", { class: "second" }, modelPicker(["text"], this.second, "Second model", this.model));
     const compare = iconButton("columns", "Compare with a second model", () => this.isComparing.set(!this.isComparing.value));
     this.isComparing.watch((on) => {
       second.hidden = !on;

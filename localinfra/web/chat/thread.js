@@ -16,8 +16,22 @@ export class Thread {
     this.element = h("div", { class: "thread-scroll", tabindex: "-1" }, this.list);
     this.changed = new Set();
     this.draw = oncePerFrame(() => this.drawChanged());
-    this.follows = true;
-    this.element.addEventListener("scroll", () => (this.follows = this.isAtEnd), { passive: true });
+    this.follows = true; // until the user looks further up
+    this.lastTop = 0;
+    this.element.addEventListener("scroll", () => this.watchScrolling(), { passive: true });
+    new ResizeObserver(() => this.follow()).observe(this.list);
+    new ResizeObserver(() => this.follow()).observe(this.element);
+  }
+
+  watchScrolling() {
+    const { scrollTop } = this.element;
+    if (this.isAtEnd) this.follows = true;
+    else if (scrollTop < this.lastTop) this.follows = false;
+    this.lastTop = scrollTop;
+  }
+
+  follow() {
+    if (this.follows) this.element.scrollTop = this.element.scrollHeight;
   }
 
   get isAtEnd() {
@@ -46,7 +60,6 @@ export class Thread {
       if (view instanceof AnswerView) view.show(...this.stateOf(turn, session));
     }
     this.changed.clear();
-    if (this.follows) this.element.scrollTop = this.element.scrollHeight;
   }
 
   stateOf(turn, { tree, running }) {
@@ -60,7 +73,6 @@ export class Thread {
     const path = session.tree.path();
     put(this.list, path.map((turn) => (turn.role === "assistant" ? this.answers(turn, session) : this.said(turn, session))));
     this.list.classList.toggle("empty", !path.length);
-    if (this.follows) this.element.scrollTop = this.element.scrollHeight;
   }
 
   viewOf(turn, kind) {

@@ -23,8 +23,9 @@ export const stateName = (card) => STATES[card.state] ?? card.state;
  * the chosen one's state.
  * @param {string[]} kinds
  * @param {Signal<string>} chosen the model's id; set to the first if it is none
+ * @param {Signal<string> | null} [first] of which this picker's should differ at first
  */
-export function modelPicker(kinds, chosen, label = "Model") {
+export function modelPicker(kinds, chosen, label = "Model", first = null) {
   const select = h("select", { class: "picker", "aria-label": label, onchange: () => chosen.set(select.value) });
   const state = h("span", { class: "badge", role: "img" });
   const showState = () => {
@@ -36,7 +37,7 @@ export function modelPicker(kinds, chosen, label = "Model") {
   };
   const show = () => {
     const cards = ofKind(kinds);
-    if (cards.length && !cards.some((card) => card.id === chosen.value)) chosen.set(preferred(cards).id);
+    if (cards.length && !cards.some((card) => card.id === chosen.value)) chosen.set(preferred(cards, first?.value).id);
     put(
       select,
       cards.map((card) => h("option", { value: card.id }, `${card.id}${card.state === "present" ? "" : ` · ${stateName(card)}`}`)),
@@ -54,4 +55,7 @@ export function modelPicker(kinds, chosen, label = "Model") {
   return h("span", { class: "picker-box" }, state, select);
 }
 
-const preferred = (cards) => cards.find((card) => card.state === "loaded") ?? cards[0];
+function preferred(cards, other) {
+  const others = cards.filter((card) => card.id !== other);
+  return others.find((card) => card.state === "loaded") ?? others[0] ?? cards[0];
+}

@@ -22,9 +22,9 @@ const CHARTS = [
   ["Running", whole, (now) => total(now, "sequences_running")],
   ["Waiting", whole, (now) => total(now, "sequences_waiting") + total(now, "requests_pending")],
   ["KV cache", whole, (now) => total(now, "kv_cells_used"), (now) => total(now, "kv_cells")],
-  ["Prompt tokens from the cache", share, cacheShare, () => 1],
+  ["Prompts from the cache", share, cacheShare, () => 1],
   ["Time to first token", seconds, meanOf("time_to_first_token_seconds")],
-  ["Memory of models", bytes, (now) => total(now, "model_memory_bytes"), (now) => total(now, "memory_budget_bytes")],
+  ["Memory", bytes, (now) => total(now, "model_memory_bytes"), (now) => total(now, "memory_budget_bytes")],
 ];
 
 function cacheShare(now, before) {
