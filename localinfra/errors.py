@@ -101,6 +101,15 @@ class UrlTooLong(ApiError):
     status, type, code = 414, "invalid_request_error", "url_too_long"
 
 
+class RequestCancelled(ApiError):
+    """Not a 5xx, 408, 409 or 429: clients would send the request again by themselves."""
+
+    status, type, code = 400, "invalid_request_error", "request_cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("This request was cancelled on the server, by DELETE /v1/requests/ID.")
+
+
 class UnsupportedMediaType(ApiError):
     status, type, code = 415, "invalid_request_error", "unsupported_media_type"
 

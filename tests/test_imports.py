@@ -69,7 +69,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"http", "vectors"},
         {"generation", "metrics", "page", "sockets"},
         {"call"},
-        {"openai", "anthropic", "rerank", "tokens"},
+        {"openai", "anthropic", "requests", "rerank", "tokens"},
         {"cohere", "deepinfra"},
         {"app"},
     ],

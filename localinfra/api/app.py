@@ -19,6 +19,7 @@ from localinfra.api.http.guard import IMAGE_FILES, PAGE_FILES, Access, Guard
 from localinfra.api.http.leasing import Leasing
 from localinfra.api.http.leaving import Leaving
 from localinfra.api.http.paths import CanonicalPaths
+from localinfra.api.http.running import Running
 from localinfra.api.http.state import AppState
 from localinfra.api.metrics import RequestMetrics, get_metrics
 from localinfra.api.openai.chat import create_chat_completion, create_engine_chat_completion
@@ -41,6 +42,7 @@ from localinfra.api.openai.responses.store import (
     list_input_items,
 )
 from localinfra.api.page import get_index, get_page_file
+from localinfra.api.requests import cancel_request, list_requests
 from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
 from localinfra.costs import Ledger
@@ -74,6 +76,8 @@ OPENAI_ROUTES = [
     ("/models/{id:path}/unload", unload_model, "POST"),
     ("/models/{id:path}", get_model, "GET"),
     ("/models/{id:path}", delete_model, "DELETE"),
+    ("/requests", list_requests, "GET"),
+    ("/requests/{id}", cancel_request, "DELETE"),
 ]
 
 # For Anthropic's clients, and for a hosted service that puts Anthropic's API under its own path.
@@ -111,10 +115,10 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
 
     Usage goes to the ledger if there is one, else to the metrics only."""
     ledger = ledger or Ledger()
-    images, access = ImageFiles(), Access()
+    images, access, running = ImageFiles(), Access(), Running()
     runtime.follow(images.apply)
     runtime.follow(access.apply)
-    state = AppState(runtime, ledger, images, ResponseStore())
+    state = AppState(runtime, ledger, images, ResponseStore(), running)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -155,7 +159,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
             Middleware(Arriving),
             Middleware(Guard, access=access),
             Middleware(Leasing, runtime=runtime),
-            Middleware(Leaving),
+            Middleware(Leaving, running=running),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,

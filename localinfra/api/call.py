@@ -120,7 +120,15 @@ class Call(Generic[Body]):
         app, state = self._app, self._state
         state.model = model.name
         price = model.entry.price
-        return Charge(price, model.name, state.caller, state.started_s, app.metrics, app.ledger)
+        return Charge(
+            price,
+            model.name,
+            state.caller,
+            state.started_s,
+            app.metrics,
+            app.ledger,
+            state.progress,
+        )
 
     def report_ignored(self, paths: Iterable[str], unknown: Iterable[str] = ()) -> None:
         """Reports these parts of the body as without effect, in a header of the response;

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from localinfra.api.http.leaving import Leaving
+from localinfra.api.http.running import Running
 
 SCOPE: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
 BODY: list[Message] = [
@@ -35,7 +36,9 @@ class Connection:
             response = await handler(Request(scope, receive, send))
             await response(scope, receive, send)
 
-        return asyncio.ensure_future(Leaving(app)(SCOPE, self.incoming.get, self.send))
+        return asyncio.ensure_future(
+            Leaving(app, Running())(dict(SCOPE), self.incoming.get, self.send)
+        )
 
 
 def test_the_work_of_a_client_that_left_is_cancelled() -> None:

@@ -3,7 +3,7 @@
 import pytest
 from echo import ECHO, EchoServer
 from playwright.sync_api import Page, expect
-from talking import OTHER, Open, say
+from talking import OTHER, Open, begin, choose, say
 
 pytestmark = pytest.mark.browser
 
@@ -85,13 +85,24 @@ def test_deleting_a_model_asks_first(open_page: Open, server: EchoServer) -> Non
     expect(page.get_by_role("article", name=OTHER)).to_be_visible()
 
 
+def test_a_running_request_is_shown_and_can_be_cancelled(page: Page) -> None:
+    choose(page, "slow")
+    begin(page, "word " * 2000)
+    expect(page.locator(".answer-text")).to_contain_text("word word")
+    page.keyboard.press("Alt+6")
+    page.get_by_role("row", name="slow").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#stage")).to_contain_text("No request is running.")
+    page.keyboard.press("Alt+1")
+    expect(page.get_by_role("alert")).to_contain_text("cancelled on the server")
+
+
 def test_the_server_shows_what_it_does(page: Page) -> None:
     page.keyboard.press("Alt+6")
     expect(page.get_by_role("img", name="Running")).to_be_visible()
     page.keyboard.press("Alt+1")
     say(page, "a few words, to be counted")
     page.keyboard.press("Alt+6")
-    row = page.get_by_role("row", name=ECHO)
+    row = page.get_by_role("row", name=ECHO).last
     expect(row).to_contain_text("$")
     expect(page.get_by_role("row", name="/v1/chat/completions")).to_be_visible()
     expect(page.get_by_role("img", name="Generated: now")).to_be_visible()

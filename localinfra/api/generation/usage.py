@@ -7,6 +7,7 @@ import time
 
 import msgspec
 
+from localinfra.api.http.state import UsedSoFar
 from localinfra.costs import Ledger, Used
 from localinfra.engine.output import OutputDelta
 from localinfra.metrics import Metrics
@@ -48,14 +49,17 @@ class Charge:
         started_s: float,
         metrics: Metrics,
         ledger: Ledger,
+        progress: UsedSoFar | None = None,
     ):
-        """`started_s`: the request's arrival on time.perf_counter()."""
+        """`started_s`: the request's arrival on time.perf_counter(); `progress` is kept up to
+        date."""
         self.price = price
         self._model = model
         self._key = key
         self._started_s = started_s
         self._metrics = metrics
         self._ledger = ledger
+        self._progress = progress or UsedSoFar()
         self._usd = 0.0
         self._is_first = True  # nothing was used yet
         self._has_generated = False
@@ -89,6 +93,10 @@ class Charge:
         self._is_first = False
         self._usd += used.usd
         self._ledger.add(self._key, self._model, used)
+        progress = self._progress
+        progress.prompt_tokens += prompt_tokens
+        progress.generated_tokens += generated_tokens
+        progress.images += images
         metrics, model = self._metrics, self._model
         metrics.prompt_tokens.add(prompt_tokens, model)
         metrics.cached_tokens.add(cached_tokens, model)

@@ -1,4 +1,4 @@
-"""Cancels the work for a client that disconnects before its response begins.
+"""Cancels the work for a client that disconnects before its response begins, or that is cancelled.
 
 After that the response watches for itself (`sse.until_disconnect`), as it may have to clean up.
 """
@@ -8,18 +8,27 @@ import asyncio
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from localinfra.api.http.running import Running
+from localinfra.api.http.state import RequestState
+from localinfra.errors import RequestCancelled
+
 
 class Leaving:
     """ASGI middleware. Cancelling the handler frees its places in queues."""
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, running: Running):
         self.app = app
+        self.running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         client = _Client(receive)
+        with self.running.entered(scope, client.gone):
+            await self.answer(client, scope, send)
+
+    async def answer(self, client: "_Client", scope: Scope, send: Send) -> None:
         has_begun = False
 
         async def reply(message: Message) -> None:
@@ -32,7 +41,7 @@ class Leaving:
         try:
             await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and not has_begun:
-                raise ClientDisconnect
+                raise RequestCancelled if RequestState.of(scope).is_cancelled else ClientDisconnect
             await work
         finally:
             leaving.cancel()

@@ -17,7 +17,7 @@ SLASHES = re.compile("/{2,}")
 PREFIXED = re.compile(
     r"(?P<base>(?:/(?:v1|v2|openai|api|anthropic|inference-api))*)"
     r"/(?P<name>chat/completions|completions|embeddings|embed|engines|images/generations|"
-    r"images/edits|messages|models|rerank|reranking|responses|inference|tokenize|detokenize|"
+    r"images/edits|messages|models|requests|rerank|reranking|responses|inference|tokenize|detokenize|"
     r"tokenizer_info|health|metrics)(?P<rest>/.*)?",
     re.DOTALL,
 )

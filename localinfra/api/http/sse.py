@@ -14,7 +14,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from localinfra.api.http.errors import as_api_error, error_body
-from localinfra.errors import ApiError
+from localinfra.api.http.state import RequestState
+from localinfra.errors import ApiError, RequestCancelled
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -64,6 +65,10 @@ class Stream(Response, Generic[Item]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await until_disconnect(receive, self.stream(scope, send))
+        except ClientDisconnect:
+            if not RequestState.of(scope).is_cancelled:
+                raise
+            await Wire(send).write(self.frame(self.failure(RequestCancelled(), scope)), last=True)
         finally:
             if self.source is not None:
                 await self.source.aclose()

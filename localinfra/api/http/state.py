@@ -70,7 +70,15 @@ class AppState:
         return found
 
 
-class RequestState(msgspec.Struct):
+class UsedSoFar(msgspec.Struct):
+    """What a request has used so far."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    images: int = 0
+
+
+class RequestState(msgspec.Struct, eq=False):
     """Facts about one request: set by the middleware and the handler, read by metrics and log."""
 
     id: str = ""  # `x-request-id`
@@ -79,6 +87,8 @@ class RequestState(msgspec.Struct):
     model: str = ""  # the model that is charged, once it is loaded
     error: ApiError | None = None  # why it was refused, or failed even after its response began
     leases: Leases | None = None  # on the models that it uses
+    progress: UsedSoFar = msgspec.field(default_factory=UsedSoFar)
+    is_cancelled: bool = False  # by DELETE /v1/requests/{id}
     target_host: str | None = None  # the host in an absolute request URL
 
     @property

@@ -1,6 +1,7 @@
 // The Server panel: what the server does now, from its metrics.
 
 import { h, put } from "../lib/dom.js";
+import { json } from "../lib/api.js";
 import { notify } from "../lib/dialog.js";
 import { bytes, count, dollars, plain, rate, seconds } from "../lib/format.js";
 import { Chart } from "../draw/chart.js";
@@ -46,13 +47,14 @@ export default class ServerPanel {
   constructor() {
     this.charts = CHARTS.map(([title, shown]) => new Chart(title, shown, KEPT));
     this.routes = h("div");
+    this.requests = h("div");
     this.models = h("div");
     this.before = null;
     this.element = h(
       "section",
       { class: "panel", "aria-label": "Server" },
       h("div", { class: "panel-title" }, h("h1", {}, "Server"), h("span", { class: "hint" }, "Every two seconds, from ", h("a", { href: "/metrics", target: "_blank" }, "/metrics"))),
-      h("div", { class: "stack" }, h("div", { class: "charts" }, this.charts.map((chart) => chart.element)), this.models, this.routes),
+      h("div", { class: "stack" }, h("div", { class: "charts" }, this.charts.map((chart) => chart.element)), this.requests, this.models, this.routes),
     );
     // It watches from the first visit on, so that coming back shows what happened meanwhile.
     setInterval(() => document.hidden || this.look(), EVERY_MS);
@@ -74,8 +76,38 @@ export default class ServerPanel {
     this.before = now;
     this.at = at;
     if (!this.element.isConnected) return;
+    await this.showRequests();
     put(this.models, this.modelTable(now));
     put(this.routes, this.routeTable(now));
+  }
+
+  /** One row for each request that is being answered. Without keys, others may not ask for them. */
+  async showRequests() {
+    const found = await json("/v1/requests").catch(() => null);
+    if (!found) return put(this.requests);
+    const rows = new Map(found.data.map((request) => [request.id, request]));
+    const each = (value) => new Map([...rows].map(([id, request]) => [id, value(request)]));
+    const columns = [
+      ["Route", each((request) => request.route), String],
+      ["Model", each((request) => request.model ?? "loading…"), plain],
+      ["Key", each((request) => request.key), plain],
+      ["Running", each((request) => request.running_s), seconds],
+      ["Prompt", each((request) => request.prompt_tokens), whole],
+      ["Generated", each((request) => request.generated_tokens), whole],
+      ["", each((request) => request.id), (id) => h("button", { type: "button", class: "button", "aria-label": `Cancel ${plain(id)}`, onclick: () => this.cancel(id) }, "Cancel")],
+    ];
+    const had = document.activeElement?.getAttribute("aria-label");
+    put(this.requests, table("Running now", "Request", [...rows.keys()], columns, "No request is running."));
+    if (had?.startsWith("Cancel ")) this.requests.querySelector(`[aria-label="${CSS.escape(had)}"]`)?.focus();
+  }
+
+  async cancel(id) {
+    try {
+      await json(`/v1/requests/${encodeURIComponent(id)}`, { method: "DELETE" });
+    } catch (error) {
+      notify(error.message, "error");
+    }
+    await this.showRequests();
   }
 
   modelTable(samples) {
@@ -105,12 +137,15 @@ export default class ServerPanel {
   }
 }
 
+/** Numbers stand at the end of their cells. */
+const sideOf = (values) => (typeof [...values.values()][0] === "string" ? null : "number");
+
 function table(title, first, names, columns, empty) {
   const body = names.map((name) =>
-    h("tr", {}, h("td", {}, plain(name || "unknown paths")), columns.map(([, values, shown]) => h("td", { class: "number" }, values.has(name) ? shown(values.get(name)) : "–"))),
+    h("tr", {}, h("td", {}, plain(name || "unknown paths")), columns.map(([, values, shown]) => h("td", { class: sideOf(values) }, values.has(name) ? shown(values.get(name)) : "–"))),
   );
   const content = names.length
-    ? h("div", { class: "table-wrap", tabindex: "0", role: "group", "aria-label": title }, h("table", { class: "wide-table" }, h("thead", {}, h("tr", {}, h("th", {}, first), columns.map(([name]) => h("th", { class: "number" }, name)))), h("tbody", {}, body)))
+    ? h("div", { class: "table-wrap", tabindex: "0", role: "group", "aria-label": title }, h("table", { class: "wide-table" }, h("thead", {}, h("tr", {}, h("th", {}, first), columns.map(([name, values]) => h("th", { class: sideOf(values) }, name)))), h("tbody", {}, body)))
     : h("div", { class: "empty" }, empty);
   return h("div", { class: "card" }, h("h2", {}, title), content);
 }
