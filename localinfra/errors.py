@@ -106,8 +106,8 @@ class RequestCancelled(ApiError):
 
     status, type, code = 400, "invalid_request_error", "request_cancelled"
 
-    def __init__(self) -> None:
-        super().__init__("This request was cancelled on the server, by DELETE /v1/requests/ID.")
+    def __init__(self, message: str = "This request was cancelled on the server."):
+        super().__init__(message)
 
 
 class UnsupportedMediaType(ApiError):
