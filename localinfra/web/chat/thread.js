@@ -4,6 +4,7 @@
 import { h, oncePerFrame, put } from "../lib/dom.js";
 import { AnswerView, branchSwitch, SaidView } from "./turns.js";
 
+const MAX_SHARE = 0.25; // of the time may go into drawing, however long a paragraph is
 const NEAR_END_PX = 60; // still counts as looking at the end
 
 export class Thread {
@@ -16,6 +17,7 @@ export class Thread {
     this.element = h("div", { class: "thread-scroll", tabindex: "-1" }, this.list);
     this.changed = new Set();
     this.draw = oncePerFrame(() => this.drawChanged());
+    this.drawAgainAt = 0;
     this.follows = true; // until the user looks further up
     this.lastTop = 0;
     this.element.addEventListener("scroll", () => this.watchScrolling(), { passive: true });
@@ -47,19 +49,24 @@ export class Thread {
     this.show();
   }
 
-  /** Draws a turn's new text in the next frame. */
+  /** Draws a turn's new text in the next frame, or later if drawing takes long. */
   update(turn) {
     this.changed.add(turn);
-    this.draw();
+    const wait = this.drawAgainAt - performance.now();
+    if (wait <= 0) this.draw();
+    else this.timer ??= setTimeout(() => ((this.timer = null), this.draw()), wait);
   }
 
   drawChanged() {
     const session = this.session();
+    const start = performance.now();
     for (const turn of this.changed) {
       const view = this.views.get(turn.id);
       if (view instanceof AnswerView) view.show(...this.stateOf(turn, session));
     }
     this.changed.clear();
+    const end = performance.now();
+    this.drawAgainAt = end + (end - start) * (1 / MAX_SHARE - 1);
   }
 
   stateOf(turn, { tree, running }) {

@@ -19,7 +19,10 @@ export function s(tag, props = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), props, children);
 }
 
+/** Children come first: a select takes its value from them, and `dir="auto"` would look at all of
+ * them again with each one. */
 function fill(element, props, children) {
+  element.append(...flat(children));
   for (const [name, value] of Object.entries(props)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2).toLowerCase(), value);
@@ -28,7 +31,6 @@ function fill(element, props, children) {
     else if (name === "value") element.value = value;
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...flat(children));
   return element;
 }
 

@@ -14,7 +14,7 @@ import { mathml } from "./math.js";
  */
 export class MarkdownView {
   constructor() {
-    this.element = h("div", { class: "prose", dir: "auto" });
+    this.element = h("div", { class: "prose" }); // each block has its own direction
     this.tail = []; // the elements of the blocks that may still change
     this.open = ""; // their text
     this.shown = 0; // characters taken
