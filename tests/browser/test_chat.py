@@ -137,6 +137,10 @@ def test_asking_again_adds_a_version_of_the_answer(page: Page) -> None:
     answer.get_by_label("Ask again").click()
     finish(page)
     expect(page.locator(".turn.assistant .branches")).to_have_text("2/2")
+    page.get_by_label("Previous version").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant .branches")).to_have_text("1/2")
+    expect(page.get_by_label("Previous version")).to_be_focused()
 
 
 def test_an_edited_answer_is_what_the_conversation_goes_on_with(page: Page) -> None:

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from echo import EchoServer
 from playwright.sync_api import Page, expect
-from talking import CATALOGUE, ELSEWHERE, Open, say
+from talking import CATALOGUE, ELSEWHERE, Open, begin, say
 
 pytestmark = pytest.mark.browser
 
@@ -143,6 +143,20 @@ def test_keys_lead_everywhere(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_contain_text("new chat")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_server_without_a_chat_model_says_where_to_get_one(
+    open_page: Open, tmp_path: Path
+) -> None:
+    catalogue = '[model."absent"]\nkind = "text"\nsource = "hf:owner/repo/file.gguf"\n'
+    server = EchoServer(tmp_path, catalogue)
+    page = open_page(server.url)
+    expect(page.locator(".welcome")).to_contain_text("No chat model is on this machine yet.")
+    begin(page, "hello?")
+    expect(page.get_by_role("alert")).to_contain_text("fetch one under Models")
+    page.locator(".welcome").get_by_role("link", name="Fetch one").click()
+    expect(page.get_by_role("article", name="absent")).to_be_visible()
+    server.close()
 
 
 def test_the_page_says_that_the_server_is_gone(open_page: Open, tmp_path: Path) -> None:

@@ -81,8 +81,9 @@ export class Session {
     return this.run({ ...this.params(turn.model), n: 1 }, [turn], [...this.tree.before(turn), turn]);
   }
 
-  /** Before anything is added. @throws {Error} if a parameter can't be read */
+  /** Before anything is added. @throws {Error} if there is no model, or a parameter can't be read */
   check(names) {
+    if (!names[0]) throw new Error("No chat model is on this machine yet: fetch one under Models.");
     for (const name of names) this.params(name);
   }
 

@@ -78,8 +78,18 @@ export class Thread {
   show() {
     const session = this.session();
     const path = session.tree.path();
+    const focused = document.activeElement;
     put(this.list, path.map((turn) => (turn.role === "assistant" ? this.answers(turn, session) : this.said(turn, session))));
     this.list.classList.toggle("empty", !path.length);
+    this.focusAgain(focused);
+  }
+
+  /** What moves loses the focus; a switch between branches is a new one. */
+  focusAgain(element) {
+    if (element === document.activeElement) return;
+    const label = element.getAttribute("aria-label");
+    const same = element.isConnected ? element : label && this.list.querySelector(`.branches [aria-label="${CSS.escape(label)}"]`);
+    same?.focus({ preventScroll: true });
   }
 
   viewOf(turn, kind) {
