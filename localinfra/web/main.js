@@ -42,7 +42,13 @@ async function showPanel() {
 }
 
 function askForKey(refused) {
-  const input = h("input", { type: "password", autocomplete: "off", required: true, "aria-label": "API key", value: apiKey.value });
+  const input = h("input", {
+    type: "password",
+    autocomplete: "off",
+    required: true,
+    "aria-label": "API key",
+    value: apiKey.value,
+  });
   const isForGood = h("input", { type: "checkbox" });
   let isGiven = false;
   const give = (event) => {
@@ -52,13 +58,29 @@ function askForKey(refused) {
     dialog.close();
   };
   const dialog = openDialog("This server needs a key", [
-    h("p", {}, apiKey.value ? refused : "Ask whoever runs this server, or see api_keys in models.toml and LOCALINFRA_API_KEYS."),
+    h(
+      "p",
+      {},
+      apiKey.value
+        ? refused
+        : "Ask whoever runs this server, or see api_keys in models.toml and LOCALINFRA_API_KEYS.",
+    ),
     h(
       "form",
       { class: "stack", onsubmit: give },
       input,
-      h("label", { class: "check" }, isForGood, "Remember it in this browser", h("span", { class: "hint" }, "else only in this tab")),
-      h("div", { class: "row end" }, h("button", { type: "submit", class: "button primary" }, "Use this key")),
+      h(
+        "label",
+        { class: "check" },
+        isForGood,
+        "Remember it in this browser",
+        h("span", { class: "hint" }, "else only in this tab"),
+      ),
+      h(
+        "div",
+        { class: "row end" },
+        h("button", { type: "submit", class: "button primary" }, "Use this key"),
+      ),
     ),
   ]);
   return dialog.closed.then(() => isGiven);
@@ -87,7 +109,14 @@ const KEYS = [
 ];
 
 function showKeys() {
-  openDialog("Keys", h("dl", { class: "keys" }, KEYS.map(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)])));
+  openDialog(
+    "Keys",
+    h(
+      "dl",
+      { class: "keys" },
+      KEYS.map(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)]),
+    ),
+  );
 }
 
 document.addEventListener("keydown", (event) => {

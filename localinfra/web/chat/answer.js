@@ -38,7 +38,11 @@ export class Answer {
 
 /** A token's score without what is never shown. */
 function slim({ token, logprob, top_logprobs }) {
-  return { token, logprob, top_logprobs: top_logprobs.map((other) => ({ token: other.token, logprob: other.logprob })) };
+  return {
+    token,
+    logprob,
+    top_logprobs: top_logprobs.map((other) => ({ token: other.token, logprob: other.logprob })),
+  };
 }
 
 /**

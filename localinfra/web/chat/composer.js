@@ -10,8 +10,23 @@ const MAX_FILE_BYTES = 1_000_000; // far more than models read
 /** @param {{send: (text: string) => void, stop: () => void}} actions */
 export function composer({ send, stop }) {
   const area = h("textarea", { rows: 1, placeholder: "Ask anything", "aria-label": "Message" });
-  const button = h("button", { type: "submit", class: "send", "aria-label": "Send", title: "Send (Enter)" }, icon("send"));
-  const stopper = h("button", { type: "button", class: "send", "aria-label": "Stop", title: "Stop (Escape)", onclick: stop, hidden: true }, icon("stop"));
+  const button = h(
+    "button",
+    { type: "submit", class: "send", "aria-label": "Send", title: "Send (Enter)" },
+    icon("send"),
+  );
+  const stopper = h(
+    "button",
+    {
+      type: "button",
+      class: "send",
+      "aria-label": "Stop",
+      title: "Stop (Escape)",
+      onclick: stop,
+      hidden: true,
+    },
+    icon("stop"),
+  );
   const fit = () => {
     area.style.height = "auto";
     area.style.height = `${Math.min(MAX_HEIGHT_PX, area.scrollHeight)}px`;
@@ -42,7 +57,14 @@ export function composer({ send, stop }) {
   });
   const clip = iconButton("clip", "Add text files", async () => attach(await chooseFiles("")));
   button.disabled = true;
-  const element = h("form", { class: "composer", onsubmit: (event) => (event.preventDefault(), submit()) }, clip, area, button, stopper);
+  const element = h(
+    "form",
+    { class: "composer", onsubmit: (event) => (event.preventDefault(), submit()) },
+    clip,
+    area,
+    button,
+    stopper,
+  );
   return {
     element,
     focus: () => area.focus(),
@@ -62,7 +84,10 @@ export function composer({ send, stop }) {
 async function quoted(file) {
   const text = file.size > MAX_FILE_BYTES ? null : await file.text();
   if (text === null || text.includes("\0")) {
-    notify(`${file.name} is ${text === null ? "too large" : "no text"}: models here read text of up to a megabyte.`, "error");
+    notify(
+      `${file.name} is ${text === null ? "too large" : "no text"}: models here read text of up to a megabyte.`,
+      "error",
+    );
     return "";
   }
   const longest = Math.max(2, ...(text.match(/`+/g) ?? []).map((run) => run.length));

@@ -54,7 +54,11 @@ export function newConversation(system = "") {
 }
 
 export function titleOf(text) {
-  const line = text.trim().split("\n")[0].replace(/^[#>*\s-]+/, "") || "Untitled";
+  const line =
+    text
+      .trim()
+      .split("\n")[0]
+      .replace(/^[#>*\s-]+/, "") || "Untitled";
   return line.length > MAX_TITLE ? `${line.slice(0, MAX_TITLE - 1)}…` : line;
 }
 
@@ -65,8 +69,16 @@ export async function exported() {
 
 /** A conversation's picked branch as Markdown. @param {Conversation} conversation */
 export function asMarkdown({ title, system, turns, picked }) {
-  const parts = new Tree(turns, picked).path().map((turn) => `## ${turn.role === "user" ? "User" : (turn.model ?? turn.role)}\n\n${turn.content}`);
-  return [`# ${title || "Conversation"}`, ...(system ? [`> ${system.replaceAll("\n", "\n> ")}`] : []), ...parts].join("\n\n") + "\n";
+  const parts = new Tree(turns, picked)
+    .path()
+    .map((turn) => `## ${turn.role === "user" ? "User" : (turn.model ?? turn.role)}\n\n${turn.content}`);
+  return (
+    [
+      `# ${title || "Conversation"}`,
+      ...(system ? [`> ${system.replaceAll("\n", "\n> ")}`] : []),
+      ...parts,
+    ].join("\n\n") + "\n"
+  );
 }
 
 /** A conversation's picked branch as the messages of a request. @param {Conversation} conversation */
@@ -83,7 +95,8 @@ export async function imported(text) {
   } catch {
     throw new Error("The file is no JSON.");
   }
-  const found = given?.format === FORMAT ? given.conversations.map(checked) : [fromMessages(given?.messages ?? given)];
+  const found =
+    given?.format === FORMAT ? given.conversations.map(checked) : [fromMessages(given?.messages ?? given)];
   for (const conversation of found) await db.save(STORE, conversation);
   await loadHeads();
   return found.length;
@@ -94,9 +107,15 @@ const isText = (value) => typeof value === "string";
 
 /** Only what is of the right kind gets into the database: a file may come from anywhere. */
 function checked({ id, title, createdAt, updatedAt, system, turns, picked }) {
-  if (!isText(id) || !Array.isArray(turns)) throw new Error("A conversation in the file has no id or no turns.");
-  const isTurn = (turn) => isText(turn?.id) && ROLES.has(turn.role) && isText(turn.content) && (turn.parent === null || isText(turn.parent));
-  if (!turns.every(isTurn)) throw new Error(`The conversation ${isText(title) ? `“${title}”` : id} has a turn that can't be read.`);
+  if (!isText(id) || !Array.isArray(turns))
+    throw new Error("A conversation in the file has no id or no turns.");
+  const isTurn = (turn) =>
+    isText(turn?.id) &&
+    ROLES.has(turn.role) &&
+    isText(turn.content) &&
+    (turn.parent === null || isText(turn.parent));
+  if (!turns.every(isTurn))
+    throw new Error(`The conversation ${isText(title) ? `“${title}”` : id} has a turn that can't be read.`);
   const now = Date.now();
   const pairs = Object.entries(picked ?? {}).filter(([, value]) => isText(value));
   return {
@@ -111,7 +130,8 @@ function checked({ id, title, createdAt, updatedAt, system, turns, picked }) {
 }
 
 function fromMessages(messages) {
-  if (!Array.isArray(messages)) throw new Error("The file has neither conversations of this page nor a list of messages.");
+  if (!Array.isArray(messages))
+    throw new Error("The file has neither conversations of this page nor a list of messages.");
   const conversation = newConversation();
   const tree = new Tree();
   let parent = null;

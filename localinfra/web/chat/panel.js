@@ -30,9 +30,17 @@ export default class ChatPanel {
     this.isComparing = remembered("compare", false);
     this.kept = new Map(); // by conversation's id: sessions whose answers go on in the background
     this.thread = new Thread(() => this.session, this.actions());
-    this.composer = composer({ send: (text) => this.guard(() => this.send(text)), stop: () => this.session.stop() });
+    this.composer = composer({
+      send: (text) => this.guard(() => this.send(text)),
+      stop: () => this.session.stop(),
+    });
     this.session = this.newSession(library.newConversation(system.value));
-    this.sidebar = sidebar({ open: (id) => this.open(id), startNew: () => this.startNew(), rename: (id, title) => this.rename(id, title), current: () => this.session });
+    this.sidebar = sidebar({
+      open: (id) => this.open(id),
+      startNew: () => this.startNew(),
+      rename: (id, title) => this.rename(id, title),
+      current: () => this.session,
+    });
     this.heading = h("h1", { class: "unseen" });
     this.welcome = h("div", { class: "welcome" });
     this.thread.element.prepend(this.welcome);
@@ -41,17 +49,37 @@ export default class ChatPanel {
     models.watch(() => this.showWelcome());
     this.model.watch(() => this.showWelcome());
     system.watch((text) => (this.session.conversation.system = text));
-    library.loadHeads().catch(() => notify("The browser's storage can't be used: conversations will be lost when the page closes.", "error"));
+    library
+      .loadHeads()
+      .catch(() =>
+        notify(
+          "The browser's storage can't be used: conversations will be lost when the page closes.",
+          "error",
+        ),
+      );
   }
 
   get names() {
-    return this.isComparing.value && this.second.value ? [this.model.value, this.second.value] : [this.model.value];
+    return this.isComparing.value && this.second.value
+      ? [this.model.value, this.second.value]
+      : [this.model.value];
   }
 
   layout() {
-    const params = h("aside", { class: "side-params", "aria-label": "Parameters" }, h("h2", {}, "Parameters"), paramsForm(this.model));
-    const second = h("span", { class: "second" }, modelPicker(["text"], this.second, "Second model", this.model));
-    const compare = iconButton("columns", "Compare with a second model", () => this.isComparing.set(!this.isComparing.value));
+    const params = h(
+      "aside",
+      { class: "side-params", "aria-label": "Parameters" },
+      h("h2", {}, "Parameters"),
+      paramsForm(this.model),
+    );
+    const second = h(
+      "span",
+      { class: "second" },
+      modelPicker(["text"], this.second, "Second model", this.model),
+    );
+    const compare = iconButton("columns", "Compare with a second model", () =>
+      this.isComparing.set(!this.isComparing.value),
+    );
     this.isComparing.watch((on) => {
       second.hidden = !on;
       compare.setAttribute("aria-pressed", String(on));
@@ -83,7 +111,10 @@ export default class ChatPanel {
   }
 
   newSession(conversation) {
-    return new Session(conversation, { onShape: () => this.show(), onText: (turn) => this.thread.update(turn) });
+    return new Session(conversation, {
+      onShape: () => this.show(),
+      onText: (turn) => this.thread.update(turn),
+    });
   }
 
   show() {
@@ -138,9 +169,27 @@ export default class ChatPanel {
   showWelcome() {
     const hasModel = ofKind(["text"]).length > 0;
     const advice = hasModel
-      ? IDEAS.map(([name, text]) => h("button", { type: "button", class: "idea", onclick: () => this.composer.set(text) }, h("strong", {}, name), text))
-      : h("p", {}, "No chat model is on this machine yet. ", h("a", { href: "#models" }, "Fetch one"), ", then come back.");
-    put(this.welcome, icon("mark"), h("h2", {}, "What shall we think about?"), h("div", { class: "ideas" }, advice));
+      ? IDEAS.map(([name, text]) =>
+          h(
+            "button",
+            { type: "button", class: "idea", onclick: () => this.composer.set(text) },
+            h("strong", {}, name),
+            text,
+          ),
+        )
+      : h(
+          "p",
+          {},
+          "No chat model is on this machine yet. ",
+          h("a", { href: "#models" }, "Fetch one"),
+          ", then come back.",
+        );
+    put(
+      this.welcome,
+      icon("mark"),
+      h("h2", {}, "What shall we think about?"),
+      h("div", { class: "ideas" }, advice),
+    );
     this.welcome.hidden = this.session.tree.turns.size > 0;
   }
 
@@ -172,22 +221,25 @@ export default class ChatPanel {
     };
     return {
       edit: (turn, text) => this.guard(() => this.session.edit(turn, text, this.names)),
-      regenerate: (turn) => this.guard(() => this.session.answer(this.session.tree.turns.get(turn.parent), this.names)),
+      regenerate: (turn) =>
+        this.guard(() => this.session.answer(this.session.tree.turns.get(turn.parent), this.names)),
       goOn: (turn) => this.guard(() => this.session.goOn(turn)),
       giveResult: (turn, id, text) => this.guard(() => this.session.giveResult(turn, id, text, this.names)),
       stop: (turn) => this.session.stop(turn),
       pick: shaped((tree, turn) => tree.pick(turn)),
       remove: shaped((tree, turn) => (this.session.stop(), tree.remove(turn))),
-      showRequest: (turn) => showRequest(ROUTE, this.session.request(turn.params, this.session.tree.before(turn))),
+      showRequest: (turn) =>
+        showRequest(ROUTE, this.session.request(turn.params, this.session.tree.before(turn))),
     };
   }
 
   /** Keys of the whole page while this panel is shown. Returns whether it took the key. */
   onKey(event) {
-    if (event.key === "Escape" && this.session.isRunning) return this.session.stop(), true;
+    if (event.key === "Escape" && this.session.isRunning) return (this.session.stop(), true);
     const isCommand = event.ctrlKey || event.metaKey;
-    if (isCommand && event.key === "k") return this.element.classList.add("shows-list"), this.sidebar.focusSearch(), true;
-    if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") return this.startNew(), true;
+    if (isCommand && event.key === "k")
+      return (this.element.classList.add("shows-list"), this.sidebar.focusSearch(), true);
+    if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") return (this.startNew(), true);
     return false;
   }
 

@@ -37,7 +37,8 @@ function change(name, value) {
  * @throws {Error} if the tools or the schema are no JSON
  */
 export function bodyOf(card) {
-  const { stop, tools, toolChoice, format, formatText, effort, scores, alternatives, ...numbers } = params.value;
+  const { stop, tools, toolChoice, format, formatText, effort, scores, alternatives, ...numbers } =
+    params.value;
   const body = { ...card?.recommended, ...numbers };
   const stops = (stop ?? "").split("\n").filter(Boolean);
   if (stops.length) body.stop = stops;
@@ -66,7 +67,8 @@ function toolList(text) {
 }
 
 function formatOf(type, text) {
-  if (type === "json_schema") return { type, json_schema: { name: "answer", schema: parsed(text, "schema") } };
+  if (type === "json_schema")
+    return { type, json_schema: { name: "answer", schema: parsed(text, "schema") } };
   if (type === "regex" || type === "grammar") return { type, [type]: text };
   return { type };
 }
@@ -76,7 +78,10 @@ export function paramsForm(model) {
   const numbers = h("div", { class: "field-grid" });
   const showNumbers = () => {
     const recommended = models.value.find((card) => card.id === model.value)?.recommended ?? {};
-    put(numbers, SAMPLING.map((row) => numberField(row, recommended)));
+    put(
+      numbers,
+      SAMPLING.map((row) => numberField(row, recommended)),
+    );
   };
   const systemPrompt = systemField();
   const form = h("form", { class: "params", onsubmit: (event) => event.preventDefault() });
@@ -102,18 +107,34 @@ function systemField() {
 }
 
 function formSection() {
-  return section("Stop, form, reasoning", ["stop", "format", "effort"], [
-    textArea("Stop at (one a line)", params.value.stop ?? "", "###", 2, (text) => change("stop", text)),
-    formatFields(),
-    choice("Reasoning effort", "effort", EFFORTS, (name) => name || "the model's own"),
-  ]);
+  return section(
+    "Stop, form, reasoning",
+    ["stop", "format", "effort"],
+    [
+      textArea("Stop at (one a line)", params.value.stop ?? "", "###", 2, (text) => change("stop", text)),
+      formatFields(),
+      choice("Reasoning effort", "effort", EFFORTS, (name) => name || "the model's own"),
+    ],
+  );
 }
 
 function toolSection() {
-  return section("Tools", ["tools"], [
-    textArea("Functions as JSON", params.value.tools ?? "", '{"name": "get_weather", "parameters": {…}}', 6, (text) => change("tools", text), "mono", checkTools),
-    choice("Use", "toolChoice", ["", "required", "none"], (name) => name || "as the model likes"),
-  ]);
+  return section(
+    "Tools",
+    ["tools"],
+    [
+      textArea(
+        "Functions as JSON",
+        params.value.tools ?? "",
+        '{"name": "get_weather", "parameters": {…}}',
+        6,
+        (text) => change("tools", text),
+        "mono",
+        checkTools,
+      ),
+      choice("Use", "toolChoice", ["", "required", "none"], (name) => name || "as the model likes"),
+    ],
+  );
 }
 
 function section(title, names, content) {
@@ -129,15 +150,26 @@ function numberField([name, label, min, max, step, usual, hint], recommended) {
     placeholder: String(recommended[name] ?? usual),
     value: params.value[name] ?? "",
     onchange: () => {
-      if (!input.checkValidity() && !input.validity.stepMismatch) input.value = input.value === "" ? "" : String(Math.min(max, Math.max(min, input.valueAsNumber)));
+      if (!input.checkValidity() && !input.validity.stepMismatch)
+        input.value = input.value === "" ? "" : String(Math.min(max, Math.max(min, input.valueAsNumber)));
       change(name, input.value === "" ? null : input.valueAsNumber);
     },
   });
-  return field(label, input, hint + (name in recommended ? ` The model's makers recommend ${recommended[name]}.` : ""));
+  return field(
+    label,
+    input,
+    hint + (name in recommended ? ` The model's makers recommend ${recommended[name]}.` : ""),
+  );
 }
 
 function textArea(label, value, placeholder, rows, onchange, className = "", check = () => {}) {
-  const area = h("textarea", { class: className, placeholder, rows, value, onchange: () => (check(area.value), onchange(area.value)) });
+  const area = h("textarea", {
+    class: className,
+    placeholder,
+    rows,
+    value,
+    onchange: () => (check(area.value), onchange(area.value)),
+  });
   return field(label, area);
 }
 
@@ -160,7 +192,14 @@ function choice(label, name, values, shown) {
 }
 
 function formatFields() {
-  const details = textArea("Schema, expression or grammar", params.value.formatText ?? "", "", 4, (text) => change("formatText", text), "mono");
+  const details = textArea(
+    "Schema, expression or grammar",
+    params.value.formatText ?? "",
+    "",
+    4,
+    (text) => change("formatText", text),
+    "mono",
+  );
   const show = () => (details.hidden = !["json_schema", "regex", "grammar"].includes(params.value.format));
   const select = h(
     "select",
@@ -175,5 +214,10 @@ function formatFields() {
 function probabilityField() {
   const box = h("input", { type: "checkbox", onchange: () => change("scores", box.checked || null) });
   box.checked = Boolean(params.value.scores);
-  return h("label", { class: "check", title: "How likely each token was, as a heat map" }, box, "Token probabilities");
+  return h(
+    "label",
+    { class: "check", title: "How likely each token was, as a heat map" },
+    box,
+    "Token probabilities",
+  );
 }

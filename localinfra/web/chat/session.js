@@ -46,7 +46,12 @@ export class Session {
   async giveResult(turn, callId, text, names) {
     const last = this.tree.path().at(-1);
     const added = this.tree.add({ parent: last.id, role: "tool", content: text, callId });
-    const given = new Set(this.tree.path().filter((other) => other.role === "tool").map((other) => other.callId));
+    const given = new Set(
+      this.tree
+        .path()
+        .filter((other) => other.role === "tool")
+        .map((other) => other.callId),
+    );
     if (turn.calls.every((call) => given.has(call.id))) return this.answer(added, names);
     this.view.onShape();
     await this.save();
@@ -56,7 +61,12 @@ export class Session {
   async edit(turn, text, names) {
     this.check(names);
     const { parent, role, model } = turn;
-    const added = this.tree.add({ parent, role, content: text, ...(role === "assistant" ? { model, edited: true } : {}) });
+    const added = this.tree.add({
+      parent,
+      role,
+      content: text,
+      ...(role === "assistant" ? { model, edited: true } : {}),
+    });
     if (role === "user") return this.answer(added, names);
     this.view.onShape();
     await this.save();
@@ -92,7 +102,12 @@ export class Session {
   }
 
   request(params, before) {
-    return { ...params, messages: messagesOf(before, this.conversation.system), stream: true, stream_options: { include_usage: true } };
+    return {
+      ...params,
+      messages: messagesOf(before, this.conversation.system),
+      stream: true,
+      stream_options: { include_usage: true },
+    };
   }
 
   async run(params, turns, before) {

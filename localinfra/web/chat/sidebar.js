@@ -25,8 +25,15 @@ export function sidebar(actions) {
   });
   const show = (heads) => {
     const current = actions.current()?.conversation.id;
-    const empty = search.value ? "No conversation has these words." : "Your conversations stay in this browser. Start one below.";
-    put(list, heads.length ? heads.map((head) => row(head, head.id === current, actions)) : h("li", { class: "empty-list" }, empty));
+    const empty = search.value
+      ? "No conversation has these words."
+      : "Your conversations stay in this browser. Start one below.";
+    put(
+      list,
+      heads.length
+        ? heads.map((head) => row(head, head.id === current, actions))
+        : h("li", { class: "empty-list" }, empty),
+    );
   };
   library.heads.watch(show);
   const element = h(
@@ -35,7 +42,12 @@ export function sidebar(actions) {
     h(
       "div",
       { class: "row" },
-      h("button", { type: "button", class: "button grow", onclick: actions.startNew }, icon("plus"), "New chat"),
+      h(
+        "button",
+        { type: "button", class: "button grow", onclick: actions.startNew },
+        icon("plus"),
+        "New chat",
+      ),
       menuButton("more", "Import and export", [
         ["Import…", importFiles],
         ["Export all", async () => download("localinfra-conversations.json", await library.exported())],
@@ -56,7 +68,13 @@ function row(head, isCurrent, actions) {
     { class: isCurrent ? "current" : null },
     h(
       "button",
-      { type: "button", class: "conversation", "aria-current": isCurrent ? "true" : null, onclick: () => actions.open(head.id), dir: "auto" },
+      {
+        type: "button",
+        class: "conversation",
+        "aria-current": isCurrent ? "true" : null,
+        onclick: () => actions.open(head.id),
+        dir: "auto",
+      },
       h("span", { class: "conversation-title" }, title),
       h("span", { class: "hint" }, when(head.updatedAt)),
     ),
@@ -73,7 +91,8 @@ async function rename(head, actions) {
 }
 
 async function removeOne(head, isCurrent, actions) {
-  if (!(await confirmed(`Delete “${plain(head.title || "Untitled")}”? It can't be brought back.`, "Delete"))) return;
+  if (!(await confirmed(`Delete “${plain(head.title || "Untitled")}”? It can't be brought back.`, "Delete")))
+    return;
   if (isCurrent) actions.startNew();
   await library.remove(head.id);
 }
@@ -90,7 +109,8 @@ async function importFiles() {
 }
 
 function exportOne({ conversation }, type) {
-  const name = (conversation.title || "conversation").replace(/[^\p{L}\p{N} _-]+/gu, "").trim() || "conversation";
+  const name =
+    (conversation.title || "conversation").replace(/[^\p{L}\p{N} _-]+/gu, "").trim() || "conversation";
   if (type === "md") return download(`${name}.md`, library.asMarkdown(conversation), "text/markdown");
   download(`${name}.json`, JSON.stringify({ messages: library.asMessages(conversation) }, null, 2));
 }

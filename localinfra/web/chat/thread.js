@@ -79,7 +79,12 @@ export class Thread {
     const session = this.session();
     const path = session.tree.path();
     const focused = document.activeElement;
-    put(this.list, path.map((turn) => (turn.role === "assistant" ? this.answers(turn, session) : this.said(turn, session))));
+    put(
+      this.list,
+      path.map((turn) =>
+        turn.role === "assistant" ? this.answers(turn, session) : this.said(turn, session),
+      ),
+    );
     this.list.classList.toggle("empty", !path.length);
     this.focusAgain(focused);
   }
@@ -88,7 +93,9 @@ export class Thread {
   focusAgain(element) {
     if (element === document.activeElement) return;
     const label = element.getAttribute("aria-label");
-    const same = element.isConnected ? element : label && this.list.querySelector(`.branches [aria-label="${CSS.escape(label)}"]`);
+    const same = element.isConnected
+      ? element
+      : label && this.list.querySelector(`.branches [aria-label="${CSS.escape(label)}"]`);
     same?.focus({ preventScroll: true });
   }
 

@@ -98,7 +98,11 @@ export function messagesOf(turns, system) {
   const messages = turns.map((turn) => {
     if (turn.role === "tool") return { role: "tool", tool_call_id: turn.callId, content: turn.content };
     if (!turn.calls?.length) return { role: turn.role, content: turn.content };
-    const calls = turn.calls.map(({ id, name, arguments: text }) => ({ id, type: "function", function: { name, arguments: text } }));
+    const calls = turn.calls.map(({ id, name, arguments: text }) => ({
+      id,
+      type: "function",
+      function: { name, arguments: text },
+    }));
     return { role: turn.role, content: turn.content || null, tool_calls: calls };
   });
   return system.trim() ? [{ role: "system", content: system }, ...messages] : messages;

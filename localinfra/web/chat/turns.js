@@ -23,7 +23,12 @@ import { TokensView } from "../draw/tokens.js";
 
 /** An element in place of which the user edits a text. Resolves nothing: `done` gets the text. */
 function editor(text, submit, done, cancel) {
-  const area = h("textarea", { class: "edit", rows: Math.min(20, text.split("\n").length + 1), value: text, "aria-label": "Edit the message" });
+  const area = h("textarea", {
+    class: "edit",
+    rows: Math.min(20, text.split("\n").length + 1),
+    value: text,
+    "aria-label": "Edit the message",
+  });
   const finish = () => (area.value.trim() && area.value !== text ? done(area.value) : cancel());
   area.addEventListener("keydown", (event) => {
     if (event.key === "Escape") cancel();
@@ -73,12 +78,21 @@ export class SaidView {
       iconButton("trash", "Delete from here on", () => actions.remove(turn)),
     );
     const label = turn.role === "tool" ? h("div", { class: "turn-name" }, icon("tool"), "Result") : null;
-    this.element = h("li", { class: `turn ${turn.role}`, "aria-label": turn.role === "tool" ? "Tool result" : "You" }, label, this.body, this.tools);
+    this.element = h(
+      "li",
+      { class: `turn ${turn.role}`, "aria-label": turn.role === "tool" ? "Tool result" : "You" },
+      label,
+      this.body,
+      this.tools,
+    );
   }
 
   edit() {
     const back = () => put(this.element, this.body, this.tools);
-    put(this.element, editor(this.turn.content, "Ask again", (text) => (back(), this.actions.edit(this.turn, text)), back));
+    put(
+      this.element,
+      editor(this.turn.content, "Ask again", (text) => (back(), this.actions.edit(this.turn, text)), back),
+    );
   }
 
   showBranches(branches, index) {
@@ -95,7 +109,11 @@ export class AnswerView {
     this.markdown = null;
     this.heat = null;
     this.wantsHeat = Boolean(turn.params?.logprobs);
-    this.name = h("div", { class: "turn-name" }, h("span", { class: "model-name" }, plain(turn.model ?? "edited")));
+    this.name = h(
+      "div",
+      { class: "turn-name" },
+      h("span", { class: "model-name" }, plain(turn.model ?? "edited")),
+    );
     this.reasoning = null;
     this.text = h("div", { class: "answer-text" });
     this.calls = h("div", { class: "calls" });
@@ -103,7 +121,11 @@ export class AnswerView {
     this.figures = h("div", { class: "figures" });
     this.tools = h("div", { class: "turn-tools" });
     this.body = [this.name, this.text, this.calls, this.problem, this.figures, this.tools];
-    this.element = h("article", { class: "answer", "aria-label": `Answer of ${plain(turn.model ?? "the assistant")}` }, this.body);
+    this.element = h(
+      "article",
+      { class: "answer", "aria-label": `Answer of ${plain(turn.model ?? "the assistant")}` },
+      this.body,
+    );
   }
 
   /** @param {boolean} isRunning @param {boolean} isPicked @param {boolean} hasOthers beside it */
@@ -114,8 +136,17 @@ export class AnswerView {
     this.showReasoning(isRunning);
     this.showText();
     const calls = this.turn.calls ?? [];
-    if (calls.length) put(this.calls, calls.map((call) => this.callCard(call, isRunning)));
-    put(this.problem, this.turn.error ? h("div", { class: "problem", role: "alert" }, icon("warning"), plain(this.turn.error)) : null);
+    if (calls.length)
+      put(
+        this.calls,
+        calls.map((call) => this.callCard(call, isRunning)),
+      );
+    put(
+      this.problem,
+      this.turn.error
+        ? h("div", { class: "problem", role: "alert" }, icon("warning"), plain(this.turn.error))
+        : null,
+    );
     put(this.figures, figuresOf(this.turn, isRunning));
     put(this.tools, isRunning ? this.stopButton() : this.buttons(isPicked, hasOthers));
   }
@@ -139,8 +170,17 @@ export class AnswerView {
     const { reasoning, thoughtS, content } = this.turn;
     if (!reasoning) return;
     if (!this.reasoning) {
-      this.reasoning = { text: h("div", { class: "reasoning-text", dir: "auto" }), label: h("summary"), shown: 0 };
-      this.reasoning.element = h("details", { class: "reasoning" }, this.reasoning.label, this.reasoning.text);
+      this.reasoning = {
+        text: h("div", { class: "reasoning-text", dir: "auto" }),
+        label: h("summary"),
+        shown: 0,
+      };
+      this.reasoning.element = h(
+        "details",
+        { class: "reasoning" },
+        this.reasoning.label,
+        this.reasoning.text,
+      );
       this.name.after(this.reasoning.element);
     }
     this.reasoning.text.append(plain(reasoning.slice(this.reasoning.shown)));
@@ -152,17 +192,44 @@ export class AnswerView {
 
   callCard(call, isRunning) {
     const open = this.calls.querySelector(`[data-call="${CSS.escape(call.id)}"] textarea`);
-    const card = h("div", { class: "call", data: { call: call.id } }, h("div", { class: "turn-name" }, icon("tool"), plain(call.name)));
-    card.append(h("pre", { class: "code", tabindex: "0" }, h("code", {}, highlight(indented(call.arguments), "json"))));
+    const card = h(
+      "div",
+      { class: "call", data: { call: call.id } },
+      h("div", { class: "turn-name" }, icon("tool"), plain(call.name)),
+    );
+    card.append(
+      h("pre", { class: "code", tabindex: "0" }, h("code", {}, highlight(indented(call.arguments), "json"))),
+    );
     if (isRunning) return card;
-    const area = open ?? h("textarea", { rows: 2, placeholder: "What the tool returns", "aria-label": `Result of ${plain(call.name)}` });
+    const area =
+      open ??
+      h("textarea", {
+        rows: 2,
+        placeholder: "What the tool returns",
+        "aria-label": `Result of ${plain(call.name)}`,
+      });
     const give = () => area.value && this.actions.giveResult(this.turn, call.id, area.value);
-    card.append(h("div", { class: "row" }, area, h("button", { type: "button", class: "button", onclick: give }, "Give result")));
+    card.append(
+      h(
+        "div",
+        { class: "row" },
+        area,
+        h("button", { type: "button", class: "button", onclick: give }, "Give result"),
+      ),
+    );
     return card;
   }
 
   stopButton() {
-    return this.tools.querySelector(".stop") ?? h("button", { type: "button", class: "button quiet stop", onclick: () => this.actions.stop(this.turn) }, icon("stop"), "Stop");
+    return (
+      this.tools.querySelector(".stop") ??
+      h(
+        "button",
+        { type: "button", class: "button quiet stop", onclick: () => this.actions.stop(this.turn) },
+        icon("stop"),
+        "Stop",
+      )
+    );
   }
 
   buttons(isPicked, hasOthers) {
@@ -173,10 +240,20 @@ export class AnswerView {
       turn.parent ? iconButton("again", "Ask again", () => actions.regenerate(turn)) : null,
       isCut && turn.content ? iconButton("forward", "Go on from here", () => actions.goOn(turn)) : null,
       iconButton("edit", "Edit the answer", () => this.edit(isPicked, hasOthers)),
-      turn.scores?.length ? iconButton("heat", "Probabilities or text", (event) => this.toggleHeat(event.currentTarget), { "aria-pressed": String(this.wantsHeat) }) : null,
+      turn.scores?.length
+        ? iconButton("heat", "Probabilities or text", (event) => this.toggleHeat(event.currentTarget), {
+            "aria-pressed": String(this.wantsHeat),
+          })
+        : null,
       turn.params ? iconButton("code", "The request as code", () => actions.showRequest(turn)) : null,
       iconButton("trash", "Delete from here on", () => actions.remove(turn)),
-      hasOthers && !isPicked ? h("button", { type: "button", class: "button quiet", onclick: () => actions.pick(turn) }, "Go on with this one") : null,
+      hasOthers && !isPicked
+        ? h(
+            "button",
+            { type: "button", class: "button quiet", onclick: () => actions.pick(turn) },
+            "Go on with this one",
+          )
+        : null,
       hasOthers && isPicked ? h("span", { class: "hint" }, "The conversation goes on with this one.") : null,
     ];
   }
@@ -188,8 +265,17 @@ export class AnswerView {
   }
 
   edit(isPicked, hasOthers) {
-    const back = () => put(this.element, this.body), redraw = () => this.show(false, isPicked, hasOthers);
-    put(this.element, editor(this.turn.content, "Keep as a version", (text) => (back(), this.actions.edit(this.turn, text)), () => (back(), redraw())));
+    const back = () => put(this.element, this.body),
+      redraw = () => this.show(false, isPicked, hasOthers);
+    put(
+      this.element,
+      editor(
+        this.turn.content,
+        "Keep as a version",
+        (text) => (back(), this.actions.edit(this.turn, text)),
+        () => (back(), redraw()),
+      ),
+    );
   }
 }
 
@@ -208,14 +294,28 @@ const isLoading = (name) => models.value.some((card) => card.id === name && card
 /** Time to the first token, speed, tokens, cost. */
 function figuresOf({ stats, finish, model }, isRunning) {
   const end = !isRunning && ENDS[finish] ? [ENDS[finish], "Why the answer ended"] : null;
-  if (!stats && isRunning) return h("span", { class: "waiting" }, isLoading(model) ? "Loading the model into memory…" : "Waiting for the model…");
+  if (!stats && isRunning)
+    return h(
+      "span",
+      { class: "waiting" },
+      isLoading(model) ? "Loading the model into memory…" : "Waiting for the model…",
+    );
   if (!stats) return end && h("span", { title: end[1] }, end[0]);
   const { firstTokenS, totalS, tokens, promptTokens, cachedTokens, cost, choices, ignored } = stats;
   const facts = [
     stats.speed === null ? null : [rate(stats.speed), "Speed of generation after the first token"],
-    firstTokenS === null ? null : [`first token ${seconds(firstTokenS)}`, "From the request to the first token"],
-    tokens === null ? null : [`${count(tokens)} tokens${choices > 1 ? ` in ${choices} answers` : ""}`, "Tokens generated"],
-    tokens === null ? null : [`prompt ${count(promptTokens)}${cachedTokens ? ` (${count(cachedTokens)} cached)` : ""}`, "Tokens of the prompt, and those that were not computed again"],
+    firstTokenS === null
+      ? null
+      : [`first token ${seconds(firstTokenS)}`, "From the request to the first token"],
+    tokens === null
+      ? null
+      : [`${count(tokens)} tokens${choices > 1 ? ` in ${choices} answers` : ""}`, "Tokens generated"],
+    tokens === null
+      ? null
+      : [
+          `prompt ${count(promptTokens)}${cachedTokens ? ` (${count(cachedTokens)} cached)` : ""}`,
+          "Tokens of the prompt, and those that were not computed again",
+        ],
     tokens === null ? null : [seconds(totalS), "From the request to the end"],
     cost === null ? null : [dollars(cost), "At the prices in models.toml"],
     end,

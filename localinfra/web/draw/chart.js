@@ -22,7 +22,13 @@ export class Chart {
     this.line = s("path", { class: "line" });
     this.area = s("path", { class: "area" });
     const ground = s("line", { class: "ground", x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT });
-    this.drawing = s("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" }, ground, this.area, this.line);
+    this.drawing = s(
+      "svg",
+      { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" },
+      ground,
+      this.area,
+      this.line,
+    );
     this.top = h("span", {});
     this.title = title;
     this.element = h(
@@ -48,10 +54,27 @@ export class Chart {
     const peak = Math.max(this.full, ...known, 1e-9);
     const step = WIDTH / (this.size - 1);
     const start = WIDTH - (this.values.length - 1) * step;
-    const points = this.values.map((value, at) => (value === null ? null : `${(start + at * step).toFixed(1)} ${(HEIGHT - (value / peak) * (HEIGHT - 4)).toFixed(1)}`)).filter(Boolean);
+    const points = this.values
+      .map((value, at) =>
+        value === null
+          ? null
+          : `${(start + at * step).toFixed(1)} ${(HEIGHT - (value / peak) * (HEIGHT - 4)).toFixed(1)}`,
+      )
+      .filter(Boolean);
     this.line.setAttribute("d", points.length ? `M${points.join("L")}` : "");
-    this.area.setAttribute("d", points.length ? `M${points.join("L")}L${WIDTH} ${HEIGHT}L${points[0].split(" ")[0]} ${HEIGHT}Z` : "");
-    put(this.top, known.length ? `${this.full ? "of" : "peak"} ${this.shown(this.full || Math.max(...known))}` : "");
-    this.drawing.setAttribute("aria-label", known.length ? `${this.title}: now ${this.shown(known.at(-1))}, peak ${this.shown(Math.max(...known))}` : `${this.title}: nothing yet`);
+    this.area.setAttribute(
+      "d",
+      points.length ? `M${points.join("L")}L${WIDTH} ${HEIGHT}L${points[0].split(" ")[0]} ${HEIGHT}Z` : "",
+    );
+    put(
+      this.top,
+      known.length ? `${this.full ? "of" : "peak"} ${this.shown(this.full || Math.max(...known))}` : "",
+    );
+    this.drawing.setAttribute(
+      "aria-label",
+      known.length
+        ? `${this.title}: now ${this.shown(known.at(-1))}, peak ${this.shown(Math.max(...known))}`
+        : `${this.title}: nothing yet`,
+    );
   }
 }

@@ -32,7 +32,9 @@ export function principalPlane(products) {
   for (let axis = 0; axis < 2; axis++) axes.push(mainDirection(centred, axis));
   const shown = axes.reduce((sum, { value }) => sum + value, 0);
   return {
-    points: products.map((_, at) => axes.map(({ vector, value }) => vector[at] * Math.sqrt(Math.max(0, value)))),
+    points: products.map((_, at) =>
+      axes.map(({ vector, value }) => vector[at] * Math.sqrt(Math.max(0, value))),
+    ),
     share: spread > 0 ? shown / spread : 1,
   };
 }

@@ -12,7 +12,12 @@ import { newId } from "../lib/id.js";
 /** Grows with a stream: `show` adds the tokens that are new. */
 export class TokensView {
   constructor() {
-    this.tokens = h("div", { class: "tokens", role: "listbox", "aria-label": "Tokens and their probabilities", tabindex: "0" });
+    this.tokens = h("div", {
+      class: "tokens",
+      role: "listbox",
+      "aria-label": "Tokens and their probabilities",
+      tabindex: "0",
+    });
     this.details = h("div", { class: "token-details", "aria-live": "polite" }, HINT);
     this.element = h("div", { class: "tokens-view" }, this.tokens, this.details);
     /** @type {Score[]} */
@@ -25,7 +30,9 @@ export class TokensView {
 
   /** @param {Score[]} scores all of them */
   show(scores) {
-    const added = scores.slice(this.scores.length).map((score, at) => tokenSpan(score, this.scores.length + at));
+    const added = scores
+      .slice(this.scores.length)
+      .map((score, at) => tokenSpan(score, this.scores.length + at));
     this.tokens.append(...added.flat());
     this.scores = [...scores];
   }
@@ -58,7 +65,11 @@ const visible = (token) => shown(token).replaceAll("\n", "⏎").replaceAll(" ", 
 
 function tokenSpan(score, at) {
   const text = shown(score.token);
-  const span = h("span", { class: "token", role: "option", "aria-selected": "false", data: { at: String(at) } }, text);
+  const span = h(
+    "span",
+    { class: "token", role: "option", "aria-selected": "false", data: { at: String(at) } },
+    text,
+  );
   const share = score.logprob === null ? 1 : Math.exp(score.logprob);
   span.style.setProperty("--doubt", `${Math.round((1 - share) * 100)}%`);
   if (score.logprob === null) span.classList.add("unscored");

@@ -22,7 +22,8 @@ async function run(store, mode, act) {
   const asked = act(transaction.objectStore(store));
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve(asked.result);
-    transaction.onerror = transaction.onabort = () => reject(transaction.error ?? new Error("The browser's storage refused."));
+    transaction.onerror = transaction.onabort = () =>
+      reject(transaction.error ?? new Error("The browser's storage refused."));
   });
 }
 

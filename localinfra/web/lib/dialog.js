@@ -59,7 +59,10 @@ export async function asked(question, value, action) {
     dialog.close();
   };
   const button = h("button", { type: "submit", class: "button primary" }, action);
-  const dialog = openDialog(question, h("form", { class: "stack", onsubmit: give }, input, h("div", { class: "row end" }, button)));
+  const dialog = openDialog(
+    question,
+    h("form", { class: "stack", onsubmit: give }, input, h("div", { class: "row end" }, button)),
+  );
   input.select();
   await dialog.closed;
   return answer;
@@ -112,9 +115,7 @@ export function menuButton(name, label, items) {
     h(
       "div",
       { class: "menu-items" },
-      items.map(([text, act]) =>
-        h("button", { type: "button", onclick: () => (close(), act()) }, text),
-      ),
+      items.map(([text, act]) => h("button", { type: "button", onclick: () => (close(), act()) }, text)),
     ),
   );
   details.addEventListener("focusout", (event) => {

@@ -26,7 +26,8 @@ function fill(element, props, children) {
   for (const [name, value] of Object.entries(props)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2).toLowerCase(), value);
-    else if (name === "style") for (const [key, css] of Object.entries(value)) element.style.setProperty(key, css);
+    else if (name === "style")
+      for (const [key, css] of Object.entries(value)) element.style.setProperty(key, css);
     else if (name === "data") Object.assign(element.dataset, value);
     else if (name === "value") element.value = value;
     else element.setAttribute(name, value === true ? "" : String(value));
@@ -51,13 +52,22 @@ export function icon(name) {
 
 /** A button with an icon; `label` is what a screen reader says, and the tooltip. */
 export function iconButton(name, label, onclick, props = {}) {
-  return h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...props }, icon(name));
+  return h(
+    "button",
+    { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...props },
+    icon(name),
+  );
 }
 
 /** A labelled control of a form. `hint` is shown when one points at the label. */
 export function field(label, control, hint = "") {
   control.id ||= `field-${++numFields}`;
-  return h("div", { class: "field" }, h("label", { class: "field-name", for: control.id, title: hint || null }, label), control);
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { class: "field-name", for: control.id, title: hint || null }, label),
+    control,
+  );
 }
 
 let numFields = 0;

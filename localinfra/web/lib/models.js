@@ -26,7 +26,11 @@ export const stateName = (card) => STATES[card.state] ?? card.state;
  * @param {Signal<string> | null} [first] of which this picker's should differ at first
  */
 export function modelPicker(kinds, chosen, label = "Model", first = null) {
-  const select = h("select", { class: "picker", "aria-label": label, onchange: () => chosen.set(select.value) });
+  const select = h("select", {
+    class: "picker",
+    "aria-label": label,
+    onchange: () => chosen.set(select.value),
+  });
   const state = h("span", { class: "badge", role: "img" });
   const showState = () => {
     const card = models.value.find(({ id }) => id === chosen.value);
@@ -37,10 +41,17 @@ export function modelPicker(kinds, chosen, label = "Model", first = null) {
   };
   const show = () => {
     const cards = ofKind(kinds);
-    if (cards.length && !cards.some((card) => card.id === chosen.value)) chosen.set(preferred(cards, first?.value).id);
+    if (cards.length && !cards.some((card) => card.id === chosen.value))
+      chosen.set(preferred(cards, first?.value).id);
     put(
       select,
-      cards.map((card) => h("option", { value: card.id }, `${card.id}${card.state === "present" ? "" : ` · ${stateName(card)}`}`)),
+      cards.map((card) =>
+        h(
+          "option",
+          { value: card.id },
+          `${card.id}${card.state === "present" ? "" : ` · ${stateName(card)}`}`,
+        ),
+      ),
       cards.length ? null : h("option", { value: "" }, "no model of this kind"),
     );
     select.disabled = !cards.length;

@@ -43,10 +43,12 @@ const METHODS = {
 };
 // Arguments of OpenAI's methods; others go into `extra_body`.
 const KNOWN = new Set(
-  ("model messages prompt input n stream stream_options temperature top_p max_tokens max_completion_tokens " +
+  (
+    "model messages prompt input n stream stream_options temperature top_p max_tokens max_completion_tokens " +
     "presence_penalty frequency_penalty logit_bias logprobs top_logprobs response_format seed stop tools " +
     "tool_choice parallel_tool_calls reasoning_effort user echo suffix best_of size quality partial_images " +
-    "dimensions encoding_format").split(" "),
+    "dimensions encoding_format"
+  ).split(" "),
 );
 
 export function pythonProgram(path, body) {
@@ -60,7 +62,9 @@ export function pythonProgram(path, body) {
   const lines = values.map(([name, value]) => `    ${name}=${python(value, "    ")},\n`).join("");
   const head = `import os\nfrom openai import OpenAI\n\nclient = OpenAI(base_url="${location.origin}/v1", api_key=os.environ.get("${KEY}", "none"))\n`;
   if (!body.stream) return `${head}reply = client.${method}(\n${lines})\nprint(reply)`;
-  const shown = text.startsWith("chunk.choices") ? `    if chunk.choices:\n        print(${text} or "", end="")` : `    print(${text})`;
+  const shown = text.startsWith("chunk.choices")
+    ? `    if chunk.choices:\n        print(${text} or "", end="")`
+    : `    print(${text})`;
   return `${head}for chunk in client.${method}(\n${lines}):\n${shown}`;
 }
 
@@ -96,7 +100,13 @@ export function showRequest(path, body) {
   openDialog(
     "This request",
     [
-      h("div", { class: "row" }, h("div", { class: "tabs" }, tabs), h("span", { class: "grow" }), copyButton(() => code.textContent)),
+      h(
+        "div",
+        { class: "row" },
+        h("div", { class: "tabs" }, tabs),
+        h("span", { class: "grow" }),
+        copyButton(() => code.textContent),
+      ),
       h("pre", { class: "code", tabindex: "0" }, code),
     ],
     "wide",

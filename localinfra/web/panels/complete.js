@@ -13,7 +13,13 @@ const ROUTE = "/v1/completions";
 export default class CompletePanel {
   constructor() {
     this.model = remembered("complete-model", "");
-    this.prompt = h("textarea", { rows: 8, class: "mono", "aria-label": "Prompt", placeholder: "Once upon a time", value: sessionStorage.getItem("localinfra.prompt") ?? "" });
+    this.prompt = h("textarea", {
+      rows: 8,
+      class: "mono",
+      "aria-label": "Prompt",
+      placeholder: "Once upon a time",
+      value: sessionStorage.getItem("localinfra.prompt") ?? "",
+    });
     this.maxTokens = h("input", { type: "number", min: 0, max: 100000, value: 64 });
     this.temperature = h("input", { type: "number", min: 0, max: 2, step: 0.1, value: 0.7 });
     this.stop = h("input", { placeholder: "none" });
@@ -35,8 +41,23 @@ export default class CompletePanel {
       "form",
       { class: "card stack", onsubmit: (event) => (event.preventDefault(), this.run()) },
       this.prompt,
-      h("div", { class: "fields-line" }, field("Max tokens", this.maxTokens), field("Temperature", this.temperature), field("Stop at", this.stop), field("Text after the gap", this.suffix, "For models that fill in the middle.")),
-      h("div", { class: "row wrap" }, h("label", { class: "check" }, this.scores, "Probabilities"), h("label", { class: "check" }, this.echo, "Of the prompt too"), h("span", { class: "grow" }), iconButton("code", "The request as code", () => showRequest(ROUTE, { ...this.body(), stream: true })), this.button),
+      h(
+        "div",
+        { class: "fields-line" },
+        field("Max tokens", this.maxTokens),
+        field("Temperature", this.temperature),
+        field("Stop at", this.stop),
+        field("Text after the gap", this.suffix, "For models that fill in the middle."),
+      ),
+      h(
+        "div",
+        { class: "row wrap" },
+        h("label", { class: "check" }, this.scores, "Probabilities"),
+        h("label", { class: "check" }, this.echo, "Of the prompt too"),
+        h("span", { class: "grow" }),
+        iconButton("code", "The request as code", () => showRequest(ROUTE, { ...this.body(), stream: true })),
+        this.button,
+      ),
     );
     return h(
       "section",
@@ -47,12 +68,24 @@ export default class CompletePanel {
   }
 
   clear() {
-    put(this.output, h("p", { class: "hint" }, "Write how a text begins, and the model goes on. Nothing is added to it: no chat template, no system prompt. Ctrl+Enter sends."));
+    put(
+      this.output,
+      h(
+        "p",
+        { class: "hint" },
+        "Write how a text begins, and the model goes on. Nothing is added to it: no chat template, no system prompt. Ctrl+Enter sends.",
+      ),
+    );
     put(this.figures);
   }
 
   body() {
-    const body = { model: this.model.value, prompt: this.prompt.value, max_tokens: this.maxTokens.valueAsNumber || 0, temperature: this.temperature.valueAsNumber || 0 };
+    const body = {
+      model: this.model.value,
+      prompt: this.prompt.value,
+      max_tokens: this.maxTokens.valueAsNumber || 0,
+      temperature: this.temperature.valueAsNumber || 0,
+    };
     if (this.scores.checked) body.logprobs = 5;
     if (this.echo.checked) body.echo = true;
     if (this.stop.value) body.stop = [this.stop.value];
@@ -69,12 +102,25 @@ export default class CompletePanel {
     put(this.output, answer.element);
     put(this.figures, "Waiting for the model…");
     try {
-      for await (const chunk of stream(ROUTE, { ...this.body(), stream_options: { include_usage: true } }, this.control.signal)) {
+      for await (const chunk of stream(
+        ROUTE,
+        { ...this.body(), stream_options: { include_usage: true } },
+        this.control.signal,
+      )) {
         for (const choice of chunk.choices) answer.take(choice);
-        if (chunk.usage) put(this.figures, usageText(chunk.usage).map((text) => h("span", {}, text)));
+        if (chunk.usage)
+          put(
+            this.figures,
+            usageText(chunk.usage).map((text) => h("span", {}, text)),
+          );
       }
     } catch (error) {
-      put(this.figures, error.name === "AbortError" ? "Stopped." : h("div", { class: "problem" }, icon("warning"), plain(error.message)));
+      put(
+        this.figures,
+        error.name === "AbortError"
+          ? "Stopped."
+          : h("div", { class: "problem" }, icon("warning"), plain(error.message)),
+      );
     } finally {
       this.control = null;
       put(this.button, "Complete");
@@ -83,7 +129,11 @@ export default class CompletePanel {
   }
 }
 
-const usageText = (usage) => [`${count(usage.completion_tokens)} tokens`, `prompt ${count(usage.prompt_tokens)}`, dollars(usage.estimated_cost ?? 0)];
+const usageText = (usage) => [
+  `${count(usage.completion_tokens)} tokens`,
+  `prompt ${count(usage.prompt_tokens)}`,
+  dollars(usage.estimated_cost ?? 0),
+];
 
 /** A completion as it comes: as tokens if there are probabilities, else as text. */
 class Completion {
@@ -114,6 +164,8 @@ function scoresOf({ tokens, token_logprobs, top_logprobs }) {
   return tokens.map((token, at) => ({
     token,
     logprob: token_logprobs[at],
-    top_logprobs: Object.entries(top_logprobs?.[at] ?? {}).map(([other, logprob]) => ({ token: other, logprob })).sort((a, b) => b.logprob - a.logprob),
+    top_logprobs: Object.entries(top_logprobs?.[at] ?? {})
+      .map(([other, logprob]) => ({ token: other, logprob }))
+      .sort((a, b) => b.logprob - a.logprob),
   }));
 }

@@ -11,35 +11,82 @@ import { principalPlane, similarities } from "../draw/geometry.js";
 const EMBEDDINGS = "/v1/embeddings";
 const RERANK = "/v1/rerank";
 const MAX_TEXTS = 100; // more make no picture
-const EXAMPLE = ["The cat sleeps on the warm windowsill.", "A kitten is napping in the sun.", "Interest rates rose again in March.", "The central bank tightened its policy.", "She tuned the violin before the concert.", "The orchestra rehearsed all afternoon."];
+const EXAMPLE = [
+  "The cat sleeps on the warm windowsill.",
+  "A kitten is napping in the sun.",
+  "Interest rates rose again in March.",
+  "The central bank tightened its policy.",
+  "She tuned the violin before the concert.",
+  "The orchestra rehearsed all afternoon.",
+];
 
 export default class EmbedPanel {
   constructor() {
     this.model = remembered("embed-model", "");
     this.ranker = remembered("rank-model", "");
-    this.texts = h("textarea", { rows: 10, "aria-label": "Texts, one a line", placeholder: "One text a line", value: EXAMPLE.join("\n") });
-    this.query = h("input", { placeholder: "Which of the texts answers this best?", "aria-label": "Query", value: "What did the musicians do?" });
+    this.texts = h("textarea", {
+      rows: 10,
+      "aria-label": "Texts, one a line",
+      placeholder: "One text a line",
+      value: EXAMPLE.join("\n"),
+    });
+    this.query = h("input", {
+      placeholder: "Which of the texts answers this best?",
+      "aria-label": "Query",
+      value: "What did the musicians do?",
+    });
     this.output = h("div", { class: "stack", "aria-live": "polite" });
     this.ranking = h("div", { "aria-live": "polite" });
-    put(this.output, h("div", { class: "empty" }, "Compare the texts: each pair's similarity is drawn as a square, and all of them as a map."));
+    put(
+      this.output,
+      h(
+        "div",
+        { class: "empty" },
+        "Compare the texts: each pair's similarity is drawn as a square, and all of them as a map.",
+      ),
+    );
     this.element = this.layout();
   }
 
   get lines() {
-    return this.texts.value.split("\n").map((line) => line.trim()).filter(Boolean).slice(0, MAX_TEXTS);
+    return this.texts.value
+      .split("\n")
+      .map((line) => line.trim())
+      .filter(Boolean)
+      .slice(0, MAX_TEXTS);
   }
 
   layout() {
-    const compare = h("form", { class: "card stack", onsubmit: (event) => (event.preventDefault(), this.guard(this.output, () => this.compare())) },
+    const compare = h(
+      "form",
+      {
+        class: "card stack",
+        onsubmit: (event) => (event.preventDefault(), this.guard(this.output, () => this.compare())),
+      },
       modelPicker(["embedding"], this.model),
       this.texts,
-      h("div", { class: "row end" }, iconButton("code", "The request as code", () => showRequest(EMBEDDINGS, this.embeddingsBody())), h("button", { type: "submit", class: "button primary" }, "Compare")),
+      h(
+        "div",
+        { class: "row end" },
+        iconButton("code", "The request as code", () => showRequest(EMBEDDINGS, this.embeddingsBody())),
+        h("button", { type: "submit", class: "button primary" }, "Compare"),
+      ),
     );
-    const rank = h("form", { class: "card stack", onsubmit: (event) => (event.preventDefault(), this.guard(this.ranking, () => this.rank())) },
+    const rank = h(
+      "form",
+      {
+        class: "card stack",
+        onsubmit: (event) => (event.preventDefault(), this.guard(this.ranking, () => this.rank())),
+      },
       h("h2", {}, "Rank the texts"),
       modelPicker(["rerank", "embedding"], this.ranker, "Model for ranking"),
       this.query,
-      h("div", { class: "row end" }, iconButton("code", "The request as code", () => showRequest(...this.rankRequest())), h("button", { type: "submit", class: "button" }, "Rank")),
+      h(
+        "div",
+        { class: "row end" },
+        iconButton("code", "The request as code", () => showRequest(...this.rankRequest())),
+        h("button", { type: "submit", class: "button" }, "Rank"),
+      ),
       this.ranking,
     );
     return h(
@@ -80,7 +127,13 @@ export default class EmbedPanel {
     const facts = `${data[0].embedding.length} dimensions · ${count(usage.prompt_tokens)} tokens · ${dollars(usage.estimated_cost ?? 0)}`;
     put(
       this.output,
-      h("div", { class: "card" }, h("h2", {}, "Similarity"), heatTable(texts, matrix), h("p", { class: "hint" }, facts)),
+      h(
+        "div",
+        { class: "card" },
+        h("h2", {}, "Similarity"),
+        heatTable(texts, matrix),
+        h("p", { class: "hint" }, facts),
+      ),
       texts.length > 2 ? h("div", { class: "card" }, h("h2", {}, "Map"), map(texts, matrix)) : null,
     );
   }
@@ -93,9 +146,20 @@ export default class EmbedPanel {
     const best = Math.max(...results.map((result) => result.relevance_score), 1e-9);
     put(
       this.ranking,
-      h("ol", { class: "ranked" }, results.map(({ index, relevance_score: score }, at) =>
-        h("li", {}, h("span", { class: "hint number" }, at + 1), h("span", { dir: "auto" }, plain(texts[index])), h("span", { class: "bar", style: { "--share": `${Math.max(0, score / best) * 100}%` } }), h("span", { class: "number" }, score.toFixed(3))),
-      )),
+      h(
+        "ol",
+        { class: "ranked" },
+        results.map(({ index, relevance_score: score }, at) =>
+          h(
+            "li",
+            {},
+            h("span", { class: "hint number" }, at + 1),
+            h("span", { dir: "auto" }, plain(texts[index])),
+            h("span", { class: "bar", style: { "--share": `${Math.max(0, score / best) * 100}%` } }),
+            h("span", { class: "number" }, score.toFixed(3)),
+          ),
+        ),
+      ),
     );
   }
 }
@@ -103,20 +167,47 @@ export default class EmbedPanel {
 /** How near each vector is to the first, in the form of a ranking. */
 function bySimilarity([query, ...vectors]) {
   const scores = similarities([query, ...vectors])[0].slice(1);
-  return scores.map((score, index) => ({ index, relevance_score: score })).sort((a, b) => b.relevance_score - a.relevance_score);
+  return scores
+    .map((score, index) => ({ index, relevance_score: score }))
+    .sort((a, b) => b.relevance_score - a.relevance_score);
 }
 
 /** Each pair's cosine, tinted from the least to the most similar pair. */
 function heatTable(texts, matrix) {
   const others = matrix.flatMap((row, i) => row.filter((_, j) => j !== i));
-  const low = Math.min(...others, 1), high = Math.max(...others, low + 1e-9);
+  const low = Math.min(...others, 1),
+    high = Math.max(...others, low + 1e-9);
   const cell = (value, i, j) => {
     const share = i === j ? 1 : (value - low) / (high - low);
-    return h("td", { class: share > 0.6 ? "dark" : null, title: `${plain(texts[i])}\n${plain(texts[j])}`, style: { "--share": `${Math.round(share * 100)}%` } }, value.toFixed(2).replace("0.", "."));
+    return h(
+      "td",
+      {
+        class: share > 0.6 ? "dark" : null,
+        title: `${plain(texts[i])}\n${plain(texts[j])}`,
+        style: { "--share": `${Math.round(share * 100)}%` },
+      },
+      value.toFixed(2).replace("0.", "."),
+    );
   };
-  const head = h("tr", {}, h("td", {}), texts.map((_, at) => h("th", { scope: "col" }, at + 1)));
-  const rows = matrix.map((row, i) => h("tr", {}, h("th", { scope: "row", title: plain(texts[i]) }, `${i + 1}  ${plain(texts[i])}`), row.map((value, j) => cell(value, i, j))));
-  return h("div", { class: "matrix", tabindex: "0", role: "group", "aria-label": "Similarity of each pair" }, h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
+  const head = h(
+    "tr",
+    {},
+    h("td", {}),
+    texts.map((_, at) => h("th", { scope: "col" }, at + 1)),
+  );
+  const rows = matrix.map((row, i) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row", title: plain(texts[i]) }, `${i + 1}  ${plain(texts[i])}`),
+      row.map((value, j) => cell(value, i, j)),
+    ),
+  );
+  return h(
+    "div",
+    { class: "matrix", tabindex: "0", role: "group", "aria-label": "Similarity of each pair" },
+    h("table", {}, h("thead", {}, head), h("tbody", {}, rows)),
+  );
 }
 
 const WIDTH = 640;
@@ -149,8 +240,26 @@ function map(texts, matrix) {
   const marks = points.map(([px, py], at) => {
     const label = texts[at].length > 34 ? `${texts[at].slice(0, 33)}…` : texts[at];
     const { left, top, anchor } = labels[at];
-    return s("g", {}, s("title", {}, plain(texts[at])), s("circle", { cx: x(px), cy: y(py), r: 5 }), s("text", { x: left, y: top, "text-anchor": anchor }, plain(label)));
+    return s(
+      "g",
+      {},
+      s("title", {}, plain(texts[at])),
+      s("circle", { cx: x(px), cy: y(py), r: 5 }),
+      s("text", { x: left, y: top, "text-anchor": anchor }, plain(label)),
+    );
   });
-  const drawing = s("svg", { class: "map", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": "The texts as points: similar ones are near each other" }, marks);
-  return [drawing, h("p", { class: "hint" }, `Near means similar. The plane shows ${percent(share)} of all differences.`)];
+  const drawing = s(
+    "svg",
+    {
+      class: "map",
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      role: "img",
+      "aria-label": "The texts as points: similar ones are near each other",
+    },
+    marks,
+  );
+  return [
+    drawing,
+    h("p", { class: "hint" }, `Near means similar. The plane shows ${percent(share)} of all differences.`),
+  ];
 }

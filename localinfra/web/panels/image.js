@@ -20,8 +20,16 @@ const SIZES = ["auto", "512x512", "768x768", "1024x1024", "1024x768", "768x1024"
 export default class ImagePanel {
   constructor() {
     this.model = remembered("image-model", "");
-    this.prompt = h("textarea", { rows: 4, "aria-label": "Prompt", placeholder: "A lighthouse in a storm, oil on canvas" });
-    this.size = h("select", {}, SIZES.map((size) => h("option", { value: size }, size.replace("x", " × "))));
+    this.prompt = h("textarea", {
+      rows: 4,
+      "aria-label": "Prompt",
+      placeholder: "A lighthouse in a storm, oil on canvas",
+    });
+    this.size = h(
+      "select",
+      {},
+      SIZES.map((size) => h("option", { value: size }, size.replace("x", " × "))),
+    );
     this.steps = h("input", { type: "number", min: 1, max: 50, placeholder: "model's" });
     this.seed = h("input", { type: "number", min: 0, placeholder: "random" });
     this.number = h("input", { type: "number", min: 1, max: 10, value: 1 });
@@ -45,9 +53,21 @@ export default class ImagePanel {
       { class: "card stack", onsubmit: (event) => (event.preventDefault(), this.run()) },
       modelPicker(["image"], this.model),
       this.prompt,
-      h("div", { class: "fields-line" }, field("Size", this.size), field("Steps", this.steps), field("Seed", this.seed), field("Pictures", this.number)),
+      h(
+        "div",
+        { class: "fields-line" },
+        field("Size", this.size),
+        field("Steps", this.steps),
+        field("Seed", this.seed),
+        field("Pictures", this.number),
+      ),
       this.strengthField,
-      h("div", { class: "row end" }, iconButton("code", "The request as code", () => showRequest(...this.request(true))), this.button),
+      h(
+        "div",
+        { class: "row end" },
+        iconButton("code", "The request as code", () => showRequest(...this.request(true))),
+        this.button,
+      ),
     );
     this.prompt.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.run();
@@ -68,12 +88,33 @@ export default class ImagePanel {
 
   showEmpty() {
     const hasModel = ofKind(["image"]).length > 0;
-    put(this.stage, h("div", { class: "empty" }, hasModel ? "Describe a picture. It appears here while it is being made." : ["No image model is on this machine yet. ", h("a", { href: "#models" }, "Fetch one"), ", then come back."]));
+    put(
+      this.stage,
+      h(
+        "div",
+        { class: "empty" },
+        hasModel
+          ? "Describe a picture. It appears here while it is being made."
+          : [
+              "No image model is on this machine yet. ",
+              h("a", { href: "#models" }, "Fetch one"),
+              ", then come back.",
+            ],
+      ),
+    );
   }
 
   /** The path and body. `isShort`: data URLs are only named, as people read them. */
   request(isShort = false) {
-    const body = { model: this.model.value, prompt: this.prompt.value, size: this.size.value, n: this.number.valueAsNumber || 1, stream: true, partial_images: 3, progress: true };
+    const body = {
+      model: this.model.value,
+      prompt: this.prompt.value,
+      size: this.size.value,
+      n: this.number.valueAsNumber || 1,
+      stream: true,
+      partial_images: 3,
+      progress: true,
+    };
     if (this.steps.value) body.num_inference_steps = this.steps.valueAsNumber;
     if (this.seed.value) body.seed = this.seed.valueAsNumber;
     if (!this.mask) return [GENERATE, body];
@@ -97,7 +138,8 @@ export default class ImagePanel {
       await this.follow(path, body, preview, progress, text);
     } catch (error) {
       if (error.name === "AbortError") this.chosen ? this.choose(this.chosen) : this.showEmpty();
-      else put(this.stage, h("div", { class: "problem", role: "alert" }, icon("warning"), plain(error.message)));
+      else
+        put(this.stage, h("div", { class: "problem", role: "alert" }, icon("warning"), plain(error.message)));
     }
     this.control = null;
     this.setEditing(null);
@@ -115,14 +157,27 @@ export default class ImagePanel {
       const url = `data:image/${event.output_format};base64,${event.b64_json}`;
       put(preview, h("img", { src: url, alt: `Preview of: ${plain(body.prompt)}` }));
       if (!event.type.endsWith(".completed")) continue;
-      await this.keep({ url, prompt: body.prompt, model: body.model, seed: event.seed, size: event.size, steps: body.num_inference_steps ?? null, cost: event.usage?.estimated_cost, tookS: (performance.now() - start) / 1000 });
+      await this.keep({
+        url,
+        prompt: body.prompt,
+        model: body.model,
+        seed: event.seed,
+        size: event.size,
+        steps: body.num_inference_steps ?? null,
+        cost: event.usage?.estimated_cost,
+        tookS: (performance.now() - start) / 1000,
+      });
     }
   }
 
   async keep(picture) {
     const kept = { ...picture, id: newId(), createdAt: Date.now() };
     this.pictures.unshift(kept);
-    await db.save(STORE, kept).catch(() => notify("The browser's storage is full: this picture is lost when the page closes.", "error"));
+    await db
+      .save(STORE, kept)
+      .catch(() =>
+        notify("The browser's storage is full: this picture is lost when the page closes.", "error"),
+      );
     this.showGallery();
     this.choose(kept);
     announce("The picture is finished.");
@@ -132,7 +187,17 @@ export default class ImagePanel {
     put(
       this.gallery,
       this.pictures.map((picture) =>
-        h("button", { type: "button", class: "picture", "aria-pressed": String(picture === this.chosen), title: plain(picture.prompt), onclick: () => this.choose(picture) }, h("img", { src: picture.url, alt: plain(picture.prompt), loading: "lazy" })),
+        h(
+          "button",
+          {
+            type: "button",
+            class: "picture",
+            "aria-pressed": String(picture === this.chosen),
+            title: plain(picture.prompt),
+            onclick: () => this.choose(picture),
+          },
+          h("img", { src: picture.url, alt: plain(picture.prompt), loading: "lazy" }),
+        ),
       ),
     );
   }
@@ -142,18 +207,42 @@ export default class ImagePanel {
     this.setEditing(null);
     this.showGallery();
     const image = h("img", { src: picture.url, alt: plain(picture.prompt) });
-    const facts = [picture.size?.replace("x", " × "), `seed ${picture.seed}`, picture.tookS && seconds(picture.tookS), picture.cost && dollars(picture.cost), picture.model];
+    const facts = [
+      picture.size?.replace("x", " × "),
+      `seed ${picture.seed}`,
+      picture.tookS && seconds(picture.tookS),
+      picture.cost && dollars(picture.cost),
+      picture.model,
+    ];
     put(
       this.stage,
       h("div", { class: "canvas" }, image),
       h("p", { dir: "auto" }, plain(picture.prompt)),
-      h("div", { class: "figures" }, facts.filter(Boolean).map((fact) => h("span", {}, plain(String(fact))))),
+      h(
+        "div",
+        { class: "figures" },
+        facts.filter(Boolean).map((fact) => h("span", {}, plain(String(fact)))),
+      ),
       h(
         "div",
         { class: "row wrap" },
-        h("button", { type: "button", class: "button", onclick: () => this.setEditing(image) }, icon("brush"), "Repaint a part"),
-        h("button", { type: "button", class: "button", onclick: () => this.reuse(picture) }, "Use its prompt and seed"),
-        h("a", { class: "button", href: picture.url, download: `${picture.seed}.png` }, icon("download"), "Save"),
+        h(
+          "button",
+          { type: "button", class: "button", onclick: () => this.setEditing(image) },
+          icon("brush"),
+          "Repaint a part",
+        ),
+        h(
+          "button",
+          { type: "button", class: "button", onclick: () => this.reuse(picture) },
+          "Use its prompt and seed",
+        ),
+        h(
+          "a",
+          { class: "button", href: picture.url, download: `${picture.seed}.png` },
+          icon("download"),
+          "Save",
+        ),
         iconButton("trash", "Delete this picture", () => this.remove(picture)),
       ),
     );
@@ -184,13 +273,29 @@ export default class ImagePanel {
     put(this.button, image ? "Repaint" : "Make the picture");
     if (!image) return;
     image.after(this.mask.canvas);
-    const brush = h("input", { type: "range", min: 0.02, max: 0.25, step: 0.01, value: this.mask.brush, "aria-label": "Width of the brush", oninput: () => (this.mask.brush = brush.valueAsNumber) });
+    const brush = h("input", {
+      type: "range",
+      min: 0.02,
+      max: 0.25,
+      step: 0.01,
+      value: this.mask.brush,
+      "aria-label": "Width of the brush",
+      oninput: () => (this.mask.brush = brush.valueAsNumber),
+    });
     put(
       this.stage.querySelector(".row"),
-      h("span", { class: "hint" }, "Paint over what may change, or nothing for all of it, and say what shall be there."),
+      h(
+        "span",
+        { class: "hint" },
+        "Paint over what may change, or nothing for all of it, and say what shall be there.",
+      ),
       field("Brush", brush),
       h("button", { type: "button", class: "button", onclick: () => this.mask.clear() }, "Clear"),
-      h("button", { type: "button", class: "button quiet", onclick: () => this.choose(this.chosen) }, "Cancel"),
+      h(
+        "button",
+        { type: "button", class: "button quiet", onclick: () => this.choose(this.chosen) },
+        "Cancel",
+      ),
     );
     this.prompt.focus();
   }

@@ -11,7 +11,11 @@ export class Mask {
     this.height = picture.naturalHeight;
     this.brush = 0.08; // of the width
     this.isEmpty = true;
-    this.canvas = h("canvas", { width: this.width, height: this.height, "aria-label": "Paint over what may change" });
+    this.canvas = h("canvas", {
+      width: this.width,
+      height: this.height,
+      "aria-label": "Paint over what may change",
+    });
     this.pen = this.canvas.getContext("2d");
     let last = null;
     this.canvas.addEventListener("pointerdown", (event) => {
@@ -28,7 +32,10 @@ export class Mask {
 
   at(event) {
     const box = this.canvas.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * this.width, ((event.clientY - box.top) / box.height) * this.height];
+    return [
+      ((event.clientX - box.left) / box.width) * this.width,
+      ((event.clientY - box.top) / box.height) * this.height,
+    ];
   }
 
   stroke([x0, y0], [x1, y1]) {

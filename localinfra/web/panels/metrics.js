@@ -16,18 +16,27 @@ export async function scrape() {
 function sampleOf(line) {
   const found = line.startsWith("#") ? null : SAMPLE.exec(line);
   if (!found) return null;
-  const labels = Object.fromEntries([...(found[2] ?? "").matchAll(LABEL)].map(([, name, value]) => [name, value.replace(/\\(.)/g, (_, sign) => (sign === "n" ? "\n" : sign))]));
+  const labels = Object.fromEntries(
+    [...(found[2] ?? "").matchAll(LABEL)].map(([, name, value]) => [
+      name,
+      value.replace(/\\(.)/g, (_, sign) => (sign === "n" ? "\n" : sign)),
+    ]),
+  );
   return { name: found[1], labels, value: Number(found[3]) };
 }
 
 /** The sum over all labels. @param {Sample[]} samples */
-export const total = (samples, name) => samples.filter((sample) => sample.name === `localinfra_${name}`).reduce((sum, sample) => sum + sample.value, 0);
+export const total = (samples, name) =>
+  samples
+    .filter((sample) => sample.name === `localinfra_${name}`)
+    .reduce((sum, sample) => sum + sample.value, 0);
 
 /** By the value of one label. @param {Sample[]} samples @returns {Map<string, number>} */
 export function byLabel(samples, name, label) {
   const found = new Map();
   for (const sample of samples) {
-    if (sample.name === `localinfra_${name}`) found.set(sample.labels[label], (found.get(sample.labels[label]) ?? 0) + sample.value);
+    if (sample.name === `localinfra_${name}`)
+      found.set(sample.labels[label], (found.get(sample.labels[label]) ?? 0) + sample.value);
   }
   return found;
 }

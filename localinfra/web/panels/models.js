@@ -54,14 +54,23 @@ export default class ModelsPanel {
 
   show() {
     put(this.memory, this.memoryBars());
-    const groups = Object.entries(KINDS).map(([kind, title]) => [title, models.value.filter((card) => card.kind === kind)]);
+    const groups = Object.entries(KINDS).map(([kind, title]) => [
+      title,
+      models.value.filter((card) => card.kind === kind),
+    ]);
     const wasIn = document.activeElement?.dataset?.act;
     put(
       this.list,
-      groups.filter(([, cards]) => cards.length).map(([title, cards]) => [
-        h("h2", {}, title),
-        h("div", { class: "model-list" }, cards.sort((a, b) => Number(isPresent(b)) - Number(isPresent(a))).map((card) => this.row(card))),
-      ]),
+      groups
+        .filter(([, cards]) => cards.length)
+        .map(([title, cards]) => [
+          h("h2", {}, title),
+          h(
+            "div",
+            { class: "model-list" },
+            cards.sort((a, b) => Number(isPresent(b)) - Number(isPresent(a))).map((card) => this.row(card)),
+          ),
+        ]),
     );
     if (wasIn) this.list.querySelector(`[data-act="${CSS.escape(wasIn)}"]`)?.focus();
   }
@@ -69,10 +78,16 @@ export default class ModelsPanel {
   memoryBars() {
     const held = new Map(); // device → [[model, bytes]]
     for (const card of models.value) {
-      for (const [device, size] of Object.entries(card.memory ?? {})) held.set(device, [...(held.get(device) ?? []), [card.id, size]]);
+      for (const [device, size] of Object.entries(card.memory ?? {}))
+        held.set(device, [...(held.get(device) ?? []), [card.id, size]]);
     }
     const devices = new Set([...this.budget.keys(), ...held.keys()]);
-    if (!devices.size) return h("div", { class: "empty" }, "No model is in memory. The first request for one loads it, or the button beside it here.");
+    if (!devices.size)
+      return h(
+        "div",
+        { class: "empty" },
+        "No model is in memory. The first request for one loads it, or the button beside it here.",
+      );
     return [...devices].map((device) => memoryBar(device, held.get(device) ?? [], this.budget.get(device)));
   }
 
@@ -92,8 +107,17 @@ export default class ModelsPanel {
       h(
         "div",
         {},
-        h("div", { class: "model-title" }, plain(card.id), h("span", { class: `badge ${card.state}` }, stateName(card))),
-        h("div", { class: "model-facts" }, facts.filter(Boolean).map((fact) => h("span", {}, plain(String(fact))))),
+        h(
+          "div",
+          { class: "model-title" },
+          plain(card.id),
+          h("span", { class: `badge ${card.state}` }, stateName(card)),
+        ),
+        h(
+          "div",
+          { class: "model-facts" },
+          facts.filter(Boolean).map((fact) => h("span", {}, plain(String(fact)))),
+        ),
         card.description ? h("p", { class: "hint" }, plain(card.description)) : null,
       ),
       h("div", { class: "row" }, this.buttons(card)),
@@ -102,12 +126,33 @@ export default class ModelsPanel {
   }
 
   buttons(card) {
-    if (!isPresent(card)) return h("button", { type: "button", class: "button", data: { act: `get ${card.id}` }, onclick: () => this.pull(card.id) }, icon("download"), `Fetch ${/\(([\d.]+ [GM]B)\)/.exec(card.remedy)?.[1] ?? ""}`);
+    if (!isPresent(card))
+      return h(
+        "button",
+        {
+          type: "button",
+          class: "button",
+          data: { act: `get ${card.id}` },
+          onclick: () => this.pull(card.id),
+        },
+        icon("download"),
+        `Fetch ${/\(([\d.]+ [GM]B)\)/.exec(card.remedy)?.[1] ?? ""}`,
+      );
     const isBusy = this.busy.has(card.id) || card.state === "loading";
     const isLoaded = card.state === "loaded";
     const label = isBusy ? (isLoaded ? "Unloading…" : "Loading…") : isLoaded ? "Unload" : "Load";
     return [
-      h("button", { type: "button", class: "button", disabled: isBusy, data: { act: `load ${card.id}` }, onclick: () => this.change(card, isLoaded ? "unload" : "load") }, label),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "button",
+          disabled: isBusy,
+          data: { act: `load ${card.id}` },
+          onclick: () => this.change(card, isLoaded ? "unload" : "load"),
+        },
+        label,
+      ),
       iconButton("trash", `Delete the files of ${card.id}`, () => this.remove(card)),
     ];
   }
@@ -121,7 +166,8 @@ export default class ModelsPanel {
   }
 
   async remove(card) {
-    if (!(await confirmed(`Delete the files of ${card.id}? Fetching them again may take long.`, "Delete"))) return;
+    if (!(await confirmed(`Delete the files of ${card.id}? Fetching them again may take long.`, "Delete")))
+      return;
     const deleted = await this.tell(`/v1/models/${encodeURIComponent(card.id)}`, "DELETE");
     if (deleted) notify(`${bytes(deleted.size_bytes)} are free now.`);
     await this.refresh();
@@ -137,14 +183,26 @@ export default class ModelsPanel {
   }
 
   pullForm() {
-    const name = h("input", { "aria-label": "Model to fetch", placeholder: "hf:owner/repo, ollama:name, or a name from the list", spellcheck: "false" });
+    const name = h("input", {
+      "aria-label": "Model to fetch",
+      placeholder: "hf:owner/repo, ollama:name, or a name from the list",
+      spellcheck: "false",
+    });
     const send = (event) => {
       event.preventDefault();
       if (name.value.trim()) this.pull(name.value.trim());
       name.value = "";
     };
-    const code = iconButton("code", "The request as code", () => showRequest(PULL, { model: name.value || "hf:owner/repo", stream: true }));
-    return h("form", { class: "row", onsubmit: send, style: { "margin-bottom": "14px" } }, name, code, h("button", { type: "submit", class: "button primary" }, icon("download"), "Fetch"));
+    const code = iconButton("code", "The request as code", () =>
+      showRequest(PULL, { model: name.value || "hf:owner/repo", stream: true }),
+    );
+    return h(
+      "form",
+      { class: "row", onsubmit: send, style: { "margin-bottom": "14px" } },
+      name,
+      code,
+      h("button", { type: "submit", class: "button primary" }, icon("download"), "Fetch"),
+    );
   }
 
   /** Fetches a model and shows how far it is; closing its line stops it, and what came is kept. */
@@ -155,7 +213,13 @@ export default class ModelsPanel {
     const line = h(
       "div",
       { class: "card stack", role: "group", "aria-label": `Fetching ${name}` },
-      h("div", { class: "row" }, h("strong", { class: "grow" }, plain(name)), text, iconButton("close", "Stop fetching", () => (control.abort(), line.remove()))),
+      h(
+        "div",
+        { class: "row" },
+        h("strong", { class: "grow" }, plain(name)),
+        text,
+        iconButton("close", "Stop fetching", () => (control.abort(), line.remove())),
+      ),
       bar,
     );
     this.pulls.append(line);
@@ -168,34 +232,68 @@ export default class ModelsPanel {
       line.remove();
     } catch (error) {
       if (error.name === "AbortError") return;
-      put(line, h("div", { class: "row" }, h("strong", { class: "grow" }, plain(name)), iconButton("close", "Dismiss", () => line.remove())), h("div", { class: "problem" }, icon("warning"), plain(error.message)));
+      put(
+        line,
+        h(
+          "div",
+          { class: "row" },
+          h("strong", { class: "grow" }, plain(name)),
+          iconButton("close", "Dismiss", () => line.remove()),
+        ),
+        h("div", { class: "problem" }, icon("warning"), plain(error.message)),
+      );
     }
     await this.refresh();
   }
 }
 
 function progressText({ status, file, done_bytes, total_bytes, rate, left_s }) {
-  const parts = [status, file, total_bytes ? `${bytes(done_bytes ?? 0)} of ${bytes(total_bytes)}` : null, rate ? `${bytes(rate)}/s` : null, left_s ? `${seconds(left_s)} left` : null];
+  const parts = [
+    status,
+    file,
+    total_bytes ? `${bytes(done_bytes ?? 0)} of ${bytes(total_bytes)}` : null,
+    rate ? `${bytes(rate)}/s` : null,
+    left_s ? `${seconds(left_s)} left` : null,
+  ];
   return plain(parts.filter(Boolean).join(" · "));
 }
 
 function priceOf({ input, output, image }) {
   if (image) return `${dollars(image)} an image`;
   if (!input && !output) return null;
-  return output ? `${dollars(input)} in, ${dollars(output)} out per million` : `${dollars(input)} per million`;
+  return output
+    ? `${dollars(input)} in, ${dollars(output)} out per million`
+    : `${dollars(input)} per million`;
 }
 
 /** How much of a device's budget each model takes. */
 function memoryBar(device, parts, budget) {
   const used = parts.reduce((sum, [, size]) => sum + size, 0);
   const total = Math.max(budget ?? 0, used) || 1;
-  const sorted = parts.sort((a, b) => b[1] - a[1]).map(([name, size], at) => ({ text: `${plain(name)} ${bytes(size)}`, share: size / total, at: Math.min(at, 4) }));
+  const sorted = parts
+    .sort((a, b) => b[1] - a[1])
+    .map(([name, size], at) => ({
+      text: `${plain(name)} ${bytes(size)}`,
+      share: size / total,
+      at: Math.min(at, 4),
+    }));
   const bar = h(
     "div",
     { class: "memory-bar", role: "img", "aria-label": `${device}: ${bytes(used)} of ${bytes(total)} in use` },
-    sorted.map(({ text, share, at }) => h("div", { class: "memory-part", title: text, style: { width: `${share * 100}%`, "--at": at } })),
+    sorted.map(({ text, share, at }) =>
+      h("div", { class: "memory-part", title: text, style: { width: `${share * 100}%`, "--at": at } }),
+    ),
   );
-  const legend = h("div", { class: "legend" }, sorted.map(({ text, at }) => h("span", { style: { "--at": at } }, text)));
-  const line = h("div", { class: "memory-line" }, h("span", {}, device === "cpu" ? "Main memory" : device), h("span", { class: "number" }, `${bytes(used)}${budget ? ` of ${bytes(budget)} for models` : ""}`));
+  const legend = h(
+    "div",
+    { class: "legend" },
+    sorted.map(({ text, at }) => h("span", { style: { "--at": at } }, text)),
+  );
+  const line = h(
+    "div",
+    { class: "memory-line" },
+    h("span", {}, device === "cpu" ? "Main memory" : device),
+    h("span", { class: "number" }, `${bytes(used)}${budget ? ` of ${bytes(budget)} for models` : ""}`),
+  );
   return h("div", {}, line, bar, legend);
 }

@@ -14,7 +14,8 @@ const whole = (value) => count(Math.round(value));
 const share = (value) => `${Math.round(value * 100)} %`;
 
 /** Counters become rates: how much they grew between two scrapes. */
-const grown = (name) => (now, before, passedS) => (before ? Math.max(0, total(now, name) - total(before, name)) / passedS : null);
+const grown = (name) => (now, before, passedS) =>
+  before ? Math.max(0, total(now, name) - total(before, name)) / passedS : null;
 
 /** @type {[string, (value: number) => string, (now: any, before: any, passedS: number) => number | null, ((now: any) => number)?][]} */
 const CHARTS = [
@@ -31,7 +32,9 @@ const CHARTS = [
 function cacheShare(now, before) {
   if (!before) return null;
   const prompts = total(now, "prompt_tokens_total") - total(before, "prompt_tokens_total");
-  return prompts > 0 ? (total(now, "cached_prompt_tokens_total") - total(before, "cached_prompt_tokens_total")) / prompts : null;
+  return prompts > 0
+    ? (total(now, "cached_prompt_tokens_total") - total(before, "cached_prompt_tokens_total")) / prompts
+    : null;
 }
 
 /** Of the observations between two scrapes. */
@@ -53,8 +56,29 @@ export default class ServerPanel {
     this.element = h(
       "section",
       { class: "panel", "aria-label": "Server" },
-      h("div", { class: "panel-title" }, h("h1", {}, "Server"), h("span", { class: "hint" }, "Every two seconds, from ", h("a", { href: "/metrics", target: "_blank" }, "/metrics"))),
-      h("div", { class: "stack" }, h("div", { class: "charts" }, this.charts.map((chart) => chart.element)), this.requests, this.models, this.routes),
+      h(
+        "div",
+        { class: "panel-title" },
+        h("h1", {}, "Server"),
+        h(
+          "span",
+          { class: "hint" },
+          "Every two seconds, from ",
+          h("a", { href: "/metrics", target: "_blank" }, "/metrics"),
+        ),
+      ),
+      h(
+        "div",
+        { class: "stack" },
+        h(
+          "div",
+          { class: "charts" },
+          this.charts.map((chart) => chart.element),
+        ),
+        this.requests,
+        this.models,
+        this.routes,
+      ),
     );
     // It watches from the first visit on, so that coming back shows what happened meanwhile.
     setInterval(() => document.hidden || this.look(), EVERY_MS);
@@ -72,7 +96,9 @@ export default class ServerPanel {
     }
     this.failed = false;
     const at = performance.now() / 1000;
-    CHARTS.forEach(([, , value, full], index) => this.charts[index].add(value(now, this.before, at - this.at), full?.(now)));
+    CHARTS.forEach(([, , value, full], index) =>
+      this.charts[index].add(value(now, this.before, at - this.at), full?.(now)),
+    );
     this.before = now;
     this.at = at;
     if (!this.element.isConnected) return;
@@ -94,7 +120,21 @@ export default class ServerPanel {
       ["Running", each((request) => request.running_s), seconds],
       ["Prompt", each((request) => request.prompt_tokens), whole],
       ["Generated", each((request) => request.generated_tokens), whole],
-      ["", each((request) => request.id), (id) => h("button", { type: "button", class: "button", "aria-label": `Cancel ${plain(id)}`, onclick: () => this.cancel(id) }, "Cancel")],
+      [
+        "",
+        each((request) => request.id),
+        (id) =>
+          h(
+            "button",
+            {
+              type: "button",
+              class: "button",
+              "aria-label": `Cancel ${plain(id)}`,
+              onclick: () => this.cancel(id),
+            },
+            "Cancel",
+          ),
+      ],
     ];
     const had = document.activeElement?.getAttribute("aria-label");
     put(this.requests, table("Running now", "Request", [...rows.keys()], columns, "No request is running."));
@@ -120,7 +160,13 @@ export default class ServerPanel {
       ["Cost", byLabel(samples, "cost_usd_total", "model"), dollars],
     ];
     const names = [...new Set(columns.flatMap(([, values]) => [...values.keys()]))];
-    return table("Models since the server started", "Model", names, columns, "No request has come yet. Chat, or send one from anywhere: it shows here.");
+    return table(
+      "Models since the server started",
+      "Model",
+      names,
+      columns,
+      "No request has come yet. Chat, or send one from anywhere: it shows here.",
+    );
   }
 
   routeTable(samples) {
@@ -129,10 +175,15 @@ export default class ServerPanel {
     const means = new Map([...counts].map(([route, number]) => [route, sums.get(route) / number]));
     const failed = new Map();
     for (const { name, labels, value } of samples) {
-      if (name === "localinfra_requests_total" && /^[45none]/.test(labels.status)) failed.set(labels.route, (failed.get(labels.route) ?? 0) + value);
+      if (name === "localinfra_requests_total" && /^[45none]/.test(labels.status))
+        failed.set(labels.route, (failed.get(labels.route) ?? 0) + value);
     }
     const names = [...counts.keys()].filter((route) => !route.startsWith("/web/"));
-    const columns = [["Requests", counts, whole], ["Mean time", means, seconds], ["Failed or left", failed, whole]];
+    const columns = [
+      ["Requests", counts, whole],
+      ["Mean time", means, seconds],
+      ["Failed or left", failed, whole],
+    ];
     return table("Requests since the server started", "Route", names, columns, "No request has ended yet.");
   }
 }
@@ -142,10 +193,35 @@ const sideOf = (values) => (typeof [...values.values()][0] === "string" ? null :
 
 function table(title, first, names, columns, empty) {
   const body = names.map((name) =>
-    h("tr", {}, h("td", {}, plain(name || "unknown paths")), columns.map(([, values, shown]) => h("td", { class: sideOf(values) }, values.has(name) ? shown(values.get(name)) : "–"))),
+    h(
+      "tr",
+      {},
+      h("td", {}, plain(name || "unknown paths")),
+      columns.map(([, values, shown]) =>
+        h("td", { class: sideOf(values) }, values.has(name) ? shown(values.get(name)) : "–"),
+      ),
+    ),
   );
   const content = names.length
-    ? h("div", { class: "table-wrap", tabindex: "0", role: "group", "aria-label": title }, h("table", { class: "wide-table" }, h("thead", {}, h("tr", {}, h("th", {}, first), columns.map(([name, values]) => h("th", { class: sideOf(values) }, name)))), h("tbody", {}, body)))
+    ? h(
+        "div",
+        { class: "table-wrap", tabindex: "0", role: "group", "aria-label": title },
+        h(
+          "table",
+          { class: "wide-table" },
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              h("th", {}, first),
+              columns.map(([name, values]) => h("th", { class: sideOf(values) }, name)),
+            ),
+          ),
+          h("tbody", {}, body),
+        ),
+      )
     : h("div", { class: "empty" }, empty);
   return h("div", { class: "card" }, h("h2", {}, title), content);
 }

@@ -81,7 +81,13 @@ function fenced(lines, at, [, mark, language]) {
   let end = at + 1;
   while (end < lines.length && !closing.test(lines[end])) end++;
   const text = lines.slice(at + 1, end).map((line) => line.replace(new RegExp(`^ {0,${indent}}`), ""));
-  return { kind: "code", language, text: text.join("\n"), isOpen: end === lines.length, end: Math.min(end + 1, lines.length) };
+  return {
+    kind: "code",
+    language,
+    text: text.join("\n"),
+    isOpen: end === lines.length,
+    end: Math.min(end + 1, lines.length),
+  };
 }
 
 /** Null if more follows its end: then it is within a paragraph. Without an end it is plain text. */
@@ -115,13 +121,15 @@ function list(lines, at, depth) {
   let end = at;
   while (end < lines.length) {
     const found = ITEM.exec(lines[end]);
-    const isItem = found && found[1].length <= indent + 1 && /\d/.test(found[2]) === isOrdered && !short(RULE, lines[end]);
+    const isItem =
+      found && found[1].length <= indent + 1 && /\d/.test(found[2]) === isOrdered && !short(RULE, lines[end]);
     if (isItem) items.push([found[4] ?? ""]);
     else if (!lines[end].trim()) {
       const next = nextFilled(lines, end);
       if (next === lines.length || !goesOn(lines[next], indent, isOrdered)) break;
       items.at(-1).push("");
-    } else if (leading(lines[end]) > indent) items.at(-1).push(outdented(lines[end], indent + 2 + Number(isOrdered)));
+    } else if (leading(lines[end]) > indent)
+      items.at(-1).push(outdented(lines[end], indent + 2 + Number(isOrdered)));
     else if (startsBlock(lines[end]) || !lines[end - 1].trim()) break;
     else items.at(-1).push(lines[end]);
     end++;
@@ -143,7 +151,8 @@ function nextFilled(lines, at) {
 
 const leading = (line) => line.search(/\S|$/);
 const outdented = (line, by) => line.slice(Math.min(by, leading(line)));
-const startsBlock = (line) => short(FENCE, line) || HEADING.test(line) || short(RULE, line) || QUOTE.test(line) || ITEM.test(line);
+const startsBlock = (line) =>
+  short(FENCE, line) || HEADING.test(line) || short(RULE, line) || QUOTE.test(line) || ITEM.test(line);
 
 function table(lines, at) {
   const aligns = cells(lines[at + 1]).map((cell) => {
@@ -158,13 +167,22 @@ function table(lines, at) {
 
 /** The cells of a line: `\|` and bars within code don't separate. */
 function cells(line) {
-  const found = line.trim().replace(/^\|/, "").replace(/(^|[^\\])\|$/, "$1").match(/(?:\\.|`[^`]*`|[^|\\]|\\)+|(?<=\|)(?=\|)/g);
+  const found = line
+    .trim()
+    .replace(/^\|/, "")
+    .replace(/(^|[^\\])\|$/, "$1")
+    .match(/(?:\\.|`[^`]*`|[^|\\]|\\)+|(?<=\|)(?=\|)/g);
   return (found ?? []).map((cell) => cell.trim().replaceAll("\\|", "|"));
 }
 
 function paragraph(lines, at) {
   let end = at + 1;
-  while (end < lines.length && lines[end].trim() && !startsBlock(lines[end]) && !MATH_START.test(lines[end])) {
+  while (
+    end < lines.length &&
+    lines[end].trim() &&
+    !startsBlock(lines[end]) &&
+    !MATH_START.test(lines[end])
+  ) {
     if (lines[end].includes("|") && short(TABLE_LINE, lines[end + 1] ?? "")) break;
     end++;
   }

@@ -31,16 +31,28 @@ const NUMBER = "\\b(?:0[xXbBoO][\\da-fA-F_]+|\\d[\\d_]*(?:\\.\\d[\\d_]*)?(?:[eE]
 
 function family(keywords, comment, string, flags = "") {
   const words = keywords && `(?<keyword>\\b(?:${keywords.split(" ").join("|")})\\b)|`;
-  return new RegExp(`(?<comment>${comment})|(?<string>${string})|${words}(?<number>${NUMBER})|(?<call>\\b[\\p{L}_]\\w*(?=\\())`, `gu${flags}`);
+  return new RegExp(
+    `(?<comment>${comment})|(?<string>${string})|${words}(?<number>${NUMBER})|(?<call>\\b[\\p{L}_]\\w*(?=\\())`,
+    `gu${flags}`,
+  );
 }
 
 const FAMILIES = {
-  c: family(C_LIKE, "\\/\\/[^\\n]*|\\/\\*[^]*?(?:\\*\\/|$)", `${DOUBLE}|${SINGLE}|\`(?:\\\\[^]|[^\`\\\\])*\`?`),
+  c: family(
+    C_LIKE,
+    "\\/\\/[^\\n]*|\\/\\*[^]*?(?:\\*\\/|$)",
+    `${DOUBLE}|${SINGLE}|\`(?:\\\\[^]|[^\`\\\\])*\`?`,
+  ),
   python: family(PYTHON, "#[^\\n]*", `"""[^]*?(?:"""|$)|'''[^]*?(?:'''|$)|${DOUBLE}|${SINGLE}`),
   shell: family(SHELL, "(?<![^\\s;])#[^\\n]*", `${DOUBLE}|'[^']*'?|\\$\\w+|\\$\\{[^}\\n]*\\}?`),
   sql: family(SQL, "--[^\\n]*|\\/\\*[^]*?(?:\\*\\/|$)", `${SINGLE}|${DOUBLE}`, "i"),
-  data: family("true false null yes no", "(?<![^\\s])#[^\\n]*|(?<![^\\s])\\/\\/[^\\n]*", `${DOUBLE}|${SINGLE}`),
-  markup: /(?<comment><!--[^]*?(?:-->|$))|(?<keyword><\/?[\w:-]+|\/?>)|(?<string>(?<==\s?)"[^"]*"?|(?<==\s?)'[^'\n]*'?)|(?<call>\b[\w:-]+(?==))/gu,
+  data: family(
+    "true false null yes no",
+    "(?<![^\\s])#[^\\n]*|(?<![^\\s])\\/\\/[^\\n]*",
+    `${DOUBLE}|${SINGLE}`,
+  ),
+  markup:
+    /(?<comment><!--[^]*?(?:-->|$))|(?<keyword><\/?[\w:-]+|\/?>)|(?<string>(?<==\s?)"[^"]*"?|(?<==\s?)'[^'\n]*'?)|(?<call>\b[\w:-]+(?==))/gu,
   css: /(?<comment>\/\*[^]*?(?:\*\/|$))|(?<string>"[^"\n]*"?|'[^'\n]*'?)|(?<keyword>@[\w-]+|--[\w-]+|[\w-]+(?=\s*:))|(?<number>#[\da-fA-F]{3,8}\b|-?\d+(?:\.\d+)?(?:%|\w+)?)|(?<call>[\w-]+(?=\())/gu,
   diff: /(?<comment>^@@[^\n]*)|(?<string>^\+[^\n]*)|(?<keyword>^-[^\n]*)/gmu,
 };
@@ -54,7 +66,9 @@ const NAMES = {
   diff: "diff patch",
   c: "c cpp c++ cc h hpp cs csharp java js javascript jsx ts typescript tsx go rust rs swift kotlin kt scala php dart zig lua haskell hs",
 };
-const FAMILY_OF = new Map(Object.entries(NAMES).flatMap(([family, names]) => names.split(" ").map((name) => [name, family])));
+const FAMILY_OF = new Map(
+  Object.entries(NAMES).flatMap(([family, names]) => names.split(" ").map((name) => [name, family])),
+);
 
 /** @returns {DocumentFragment} */
 export function highlight(text, language) {

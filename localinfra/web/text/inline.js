@@ -8,7 +8,8 @@ const MAX_DEPTH = 8;
 // Where something other than text may begin.
 const SPECIAL = /[\\`*_~[!<$\n]|https?:\/\//g;
 const ESCAPED = /^\\([!-/:-@[-`{-~])/;
-const LINK = /^\[((?:[^[\]\\]|\\.|\[[^[\]]*\])*)\]\(\s*<?([^\s<>()]*(?:\([^\s()]*\)[^\s<>()]*)*)>?(?:\s+"[^"]*")?\s*\)/;
+const LINK =
+  /^\[((?:[^[\]\\]|\\.|\[[^[\]]*\])*)\]\(\s*<?([^\s<>()]*(?:\([^\s()]*\)[^\s<>()]*)*)>?(?:\s+"[^"]*")?\s*\)/;
 const ANGLE_LINK = /^<((?:https?:\/\/|mailto:)[^\s<>]+)>/;
 const BARE_LINK = /^https?:\/\/[^\s<>"']+/;
 const LINE_BREAK = /^<br\s*\/?>/i;
@@ -58,7 +59,9 @@ function spanAt(text, at, within) {
     case "<":
       return angle(rest(), at, hasLinks);
     case "!":
-      return hasLinks && text[at + 1] === "[" ? link(text.slice(at + 1, at + 4000), at + 1, within, "Picture: ") : null;
+      return hasLinks && text[at + 1] === "["
+        ? link(text.slice(at + 1, at + 4000), at + 1, within, "Picture: ")
+        : null;
     case "[":
       return hasLinks ? link(rest(), at, within) : null;
     case "h":
@@ -138,7 +141,11 @@ function isSafe(url) {
 function anchor(url, label) {
   if (!isSafe(url)) return h("span", {}, label);
   // The address is shown as it is, since the text may claim another.
-  return h("a", { href: url, title: plain(url), target: "_blank", rel: "noopener noreferrer nofollow" }, label);
+  return h(
+    "a",
+    { href: url, title: plain(url), target: "_blank", rel: "noopener noreferrer nofollow" },
+    label,
+  );
 }
 
 function marked(text, at, { depth, hasLinks, missing }) {
@@ -150,7 +157,10 @@ function marked(text, at, { depth, hasLinks, missing }) {
   if (mark[0] === "_" && WORD.test(text[at - 1] ?? "")) return null; // snake_case
   const end = markEnd(text, mark, start, missing);
   if (end < 0) return mark.length === 2 ? { nodes: [textNode(mark)], end: start } : null;
-  return { nodes: [h(MARKS[mark], {}, inline(text.slice(start, end), depth + 1, hasLinks))], end: end + mark.length };
+  return {
+    nodes: [h(MARKS[mark], {}, inline(text.slice(start, end), depth + 1, hasLinks))],
+    end: end + mark.length,
+  };
 }
 
 /** Where a mark closes: after a letter, and not as half of a longer mark. */

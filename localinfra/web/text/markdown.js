@@ -87,7 +87,12 @@ function codeBlock({ language, text, isOpen }) {
   return h(
     "div",
     { class: "code-block", data: { open: String(Boolean(isOpen)) }, dir: "ltr" },
-    h("div", { class: "code-head" }, h("span", {}, language || "text"), copyButton(() => code.textContent, "Copy the code")),
+    h(
+      "div",
+      { class: "code-head" },
+      h("span", {}, language || "text"),
+      copyButton(() => code.textContent, "Copy the code"),
+    ),
     h("pre", { class: "code", tabindex: "0" }, code),
   );
 }
@@ -99,7 +104,9 @@ function listNode({ number, items }) {
     const [first, ...others] = blocks;
     if (first?.kind !== "paragraph") return h("li", { dir: "auto" }, blocks.map(blockNode));
     const task = TASK.exec(first.text);
-    const box = task && h("input", { type: "checkbox", disabled: true, checked: task[1] !== " ", "aria-label": "done" });
+    const box =
+      task &&
+      h("input", { type: "checkbox", disabled: true, checked: task[1] !== " ", "aria-label": "done" });
     // Tight: the first paragraph needs no element of its own.
     return h("li", { dir: "auto" }, box, inline(first.text.replace(TASK, "")), others.map(blockNode));
   });
@@ -107,8 +114,18 @@ function listNode({ number, items }) {
 }
 
 function tableNode({ head, aligns, rows }) {
-  const cell = (tag) => (text, at) => h(tag, { class: aligns[at] ? `align-${aligns[at]}` : null, dir: "auto" }, inline(text));
+  const cell = (tag) => (text, at) =>
+    h(tag, { class: aligns[at] ? `align-${aligns[at]}` : null, dir: "auto" }, inline(text));
   const table = h("table", {}, h("thead", {}, h("tr", {}, head.map(cell("th")))), h("tbody", {}));
-  put(table.tBodies[0], rows.map((row) => h("tr", {}, head.map((_, at) => cell("td")(row[at] ?? "", at)))));
+  put(
+    table.tBodies[0],
+    rows.map((row) =>
+      h(
+        "tr",
+        {},
+        head.map((_, at) => cell("td")(row[at] ?? "", at)),
+      ),
+    ),
+  );
   return h("div", { class: "table-wrap", tabindex: "0" }, table);
 }

@@ -7,8 +7,42 @@ import { ACCENTS, FUNCTIONS, LARGE, SPACES, STYLES, SYMBOLS } from "./symbols.js
 const MATHML = "http://www.w3.org/1998/Math/MathML";
 const MAX_DEPTH = 40;
 const TOKEN = /\\(?:[a-zA-Z]+\*?|[^])|\s+|[^]/gu;
-const FENCES = { "\\{": "{", "\\}": "}", "\\lbrace": "{", "\\rbrace": "}", "\\langle": "⟨", "\\rangle": "⟩", "\\|": "‖", "\\lvert": "|", "\\rvert": "|", "\\lVert": "‖", "\\rVert": "‖", "\\lfloor": "⌊", "\\rfloor": "⌋", "\\lceil": "⌈", "\\rceil": "⌉", ".": "" };
-const TABLES = { matrix: ["", ""], smallmatrix: ["", ""], pmatrix: ["(", ")"], bmatrix: ["[", "]"], Bmatrix: ["{", "}"], vmatrix: ["|", "|"], Vmatrix: ["‖", "‖"], cases: ["{", ""], array: ["", ""], aligned: ["", ""], align: ["", ""], "align*": ["", ""], gathered: ["", ""], split: ["", ""], equation: ["", ""], "equation*": ["", ""] };
+const FENCES = {
+  "\\{": "{",
+  "\\}": "}",
+  "\\lbrace": "{",
+  "\\rbrace": "}",
+  "\\langle": "⟨",
+  "\\rangle": "⟩",
+  "\\|": "‖",
+  "\\lvert": "|",
+  "\\rvert": "|",
+  "\\lVert": "‖",
+  "\\rVert": "‖",
+  "\\lfloor": "⌊",
+  "\\rfloor": "⌋",
+  "\\lceil": "⌈",
+  "\\rceil": "⌉",
+  ".": "",
+};
+const TABLES = {
+  matrix: ["", ""],
+  smallmatrix: ["", ""],
+  pmatrix: ["(", ")"],
+  bmatrix: ["[", "]"],
+  Bmatrix: ["{", "}"],
+  vmatrix: ["|", "|"],
+  Vmatrix: ["‖", "‖"],
+  cases: ["{", ""],
+  array: ["", ""],
+  aligned: ["", ""],
+  align: ["", ""],
+  "align*": ["", ""],
+  gathered: ["", ""],
+  split: ["", ""],
+  equation: ["", ""],
+  "equation*": ["", ""],
+};
 
 function m(tag, attributes = {}, ...children) {
   const element = document.createElementNS(MATHML, tag);
@@ -21,7 +55,11 @@ function m(tag, attributes = {}, ...children) {
 export function mathml(source, isDisplay) {
   try {
     const reader = new Reader(source, isDisplay);
-    const row = m("mrow", {}, reader.list(() => false));
+    const row = m(
+      "mrow",
+      {},
+      reader.list(() => false),
+    );
     const note = m("annotation", { encoding: "application/x-tex" }, plain(source.trim()));
     return m("math", { display: isDisplay ? "block" : "inline" }, m("semantics", {}, row, note));
   } catch (error) {
@@ -63,7 +101,8 @@ class Reader {
     if (++this.depth > MAX_DEPTH) throw new Unreadable();
     const nodes = [];
     for (let token = this.peek(); token !== undefined && !isEnd(token); token = this.peek()) {
-      if (token === "}" || token === "&" || token === "\\\\" || token === "\\end" || token === "\\right") throw new Unreadable();
+      if (token === "}" || token === "&" || token === "\\\\" || token === "\\end" || token === "\\right")
+        throw new Unreadable();
       nodes.push(this.scripted());
     }
     this.depth--;
@@ -79,9 +118,9 @@ class Reader {
     for (;;) {
       const sign = this.peek();
       if (sign === "\\limits" || sign === "\\nolimits") this.at++;
-      else if (sign === "_" && !sub) this.at++, (sub = this.argument());
-      else if (sign === "^" && !sup) this.at++, (sup = this.argument());
-      else if (sign === "'") this.at++, (base = m("msup", {}, base, m("mo", {}, "′")));
+      else if (sign === "_" && !sub) (this.at++, (sub = this.argument()));
+      else if (sign === "^" && !sup) (this.at++, (sup = this.argument()));
+      else if (sign === "'") (this.at++, (base = m("msup", {}, base, m("mo", {}, "′"))));
       else break;
     }
     if (!sub && !sup) return base;
@@ -95,7 +134,11 @@ class Reader {
   argument() {
     if (this.peek() !== "{") return this.atom();
     this.at++;
-    const row = m("mrow", {}, this.list((token) => token === "}"));
+    const row = m(
+      "mrow",
+      {},
+      this.list((token) => token === "}"),
+    );
     this.expect("}");
     return row;
   }
@@ -108,7 +151,7 @@ class Reader {
   rawArgument() {
     this.expect("{");
     let text = "";
-    for (let open = 1; ; ) {
+    for (let open = 1; ;) {
       const token = this.tokens[this.at++];
       if (token === undefined) throw new Unreadable();
       open += token === "{" ? 1 : token === "}" ? -1 : 0;
@@ -125,7 +168,7 @@ class Reader {
   }
 
   atomOf(token) {
-    if (token === "{") return this.at--, this.argument();
+    if (token === "{") return (this.at--, this.argument());
     if (token === "~") return m("mspace", { width: "0.33em" });
     if (/^\d$/.test(token)) return this.number(token);
     if (/^\p{L}$/u.test(token)) return m("mi", {}, token);
@@ -141,12 +184,21 @@ class Reader {
 
   number(first) {
     let text = first;
-    while (/^[\d.,]$/.test(this.tokens[this.at] ?? "") && /\d/.test(this.tokens[this.at + 1] ?? this.tokens[this.at])) text += this.tokens[this.at++];
+    while (
+      /^[\d.,]$/.test(this.tokens[this.at] ?? "") &&
+      /\d/.test(this.tokens[this.at + 1] ?? this.tokens[this.at])
+    )
+      text += this.tokens[this.at++];
     return m("mn", {}, text);
   }
 
   accent(sign, isBelow) {
-    return m(isBelow ? "munder" : "mover", { [isBelow ? "accentunder" : "accent"]: "true" }, this.argument(), m("mo", {}, sign));
+    return m(
+      isBelow ? "munder" : "mover",
+      { [isBelow ? "accentunder" : "accent"]: "true" },
+      this.argument(),
+      m("mo", {}, sign),
+    );
   }
 
   command(token) {
@@ -157,7 +209,13 @@ class Reader {
       case "\\cfrac":
         return m("mfrac", {}, this.argument(), this.argument());
       case "\\binom":
-        return m("mrow", {}, m("mo", {}, "("), m("mfrac", { linethickness: "0" }, this.argument(), this.argument()), m("mo", {}, ")"));
+        return m(
+          "mrow",
+          {},
+          m("mo", {}, "("),
+          m("mfrac", { linethickness: "0" }, this.argument(), this.argument()),
+          m("mo", {}, ")"),
+        );
       case "\\sqrt":
         return this.root();
       case "\\text":
@@ -193,7 +251,11 @@ class Reader {
   root() {
     if (this.peek() !== "[") return m("msqrt", {}, this.argument());
     this.at++;
-    const index = m("mrow", {}, this.list((token) => token === "]"));
+    const index = m(
+      "mrow",
+      {},
+      this.list((token) => token === "]"),
+    );
     this.expect("]");
     return m("mroot", {}, this.argument(), index);
   }
@@ -220,14 +282,24 @@ class Reader {
     if (name === "array") this.rawArgument();
     const rows = [[]];
     for (;;) {
-      rows.at(-1).push(m("mtd", {}, this.list((token) => token === "&" || token === "\\\\" || token === "\\end")));
+      rows.at(-1).push(
+        m(
+          "mtd",
+          {},
+          this.list((token) => token === "&" || token === "\\\\" || token === "\\end"),
+        ),
+      );
       const sign = this.next();
       if (sign === "\\end") break;
       if (sign === "\\\\") rows.push([]);
     }
     if (this.rawArgument() !== name) throw new Unreadable();
     const isAligned = /align|split|aligned/.test(name);
-    const table = m("mtable", { class: isAligned ? "aligned" : name === "cases" ? "cases" : "" }, rows.map((row) => m("mtr", {}, row)));
+    const table = m(
+      "mtable",
+      { class: isAligned ? "aligned" : name === "cases" ? "cases" : "" },
+      rows.map((row) => m("mtr", {}, row)),
+    );
     const [open, close] = fences.map((sign) => m("mo", { fence: "true", stretchy: "true" }, sign));
     return m("mrow", {}, open, table, close);
   }
@@ -244,7 +316,13 @@ function styled(element, { upper, lower, digit, other = {} }) {
     leaf.textContent = [...leaf.textContent]
       .map((sign) => {
         if (other[sign]) return other[sign];
-        const start = /[A-Z]/.test(sign) ? [upper, 65] : /[a-z]/.test(sign) ? [lower, 97] : /\d/.test(sign) ? [digit, 48] : [];
+        const start = /[A-Z]/.test(sign)
+          ? [upper, 65]
+          : /[a-z]/.test(sign)
+            ? [lower, 97]
+            : /\d/.test(sign)
+              ? [digit, 48]
+              : [];
         return start[0] ? String.fromCodePoint(start[0] + sign.codePointAt(0) - start[1]) : sign;
       })
       .join("");

@@ -1,6 +1,11 @@
 // The commands of LaTeX that stand for one sign, by kind.
 
-const pairs = (text) => text.trim().split(/\s+/).map((pair) => pair.split("=")).map(([name, sign]) => [`\\${name}`, sign]);
+const pairs = (text) =>
+  text
+    .trim()
+    .split(/\s+/)
+    .map((pair) => pair.split("="))
+    .map(([name, sign]) => [`\\${name}`, sign]);
 
 export const SYMBOLS = new Map(
   pairs(`
@@ -31,7 +36,16 @@ export const LARGE = new Set(
     .map((name) => `\\${name}`),
 );
 
-export const SPACES = { "\\,": "0.167em", "\\:": "0.222em", "\\>": "0.222em", "\\;": "0.278em", "\\!": "-0.167em", "\\ ": "0.333em", "\\quad": "1em", "\\qquad": "2em" };
+export const SPACES = {
+  "\\,": "0.167em",
+  "\\:": "0.222em",
+  "\\>": "0.222em",
+  "\\;": "0.278em",
+  "\\!": "-0.167em",
+  "\\ ": "0.333em",
+  "\\quad": "1em",
+  "\\qquad": "2em",
+};
 
 /** The sign, and whether it stands below. */
 export const ACCENTS = {
@@ -52,12 +66,25 @@ export const ACCENTS = {
 
 /** Where the letters of an alphabet begin in Unicode. */
 export const STYLES = {
-  "\\mathbb": { upper: 0x1d538, lower: 0x1d552, digit: 0x1d7d8, other: { C: "ℂ", H: "ℍ", N: "ℕ", P: "ℙ", Q: "ℚ", R: "ℝ", Z: "ℤ" } },
+  "\\mathbb": {
+    upper: 0x1d538,
+    lower: 0x1d552,
+    digit: 0x1d7d8,
+    other: { C: "ℂ", H: "ℍ", N: "ℕ", P: "ℙ", Q: "ℚ", R: "ℝ", Z: "ℤ" },
+  },
   "\\mathbf": { upper: 0x1d400, lower: 0x1d41a, digit: 0x1d7ce },
   "\\boldsymbol": { upper: 0x1d468, lower: 0x1d482, digit: 0x1d7ce },
   "\\bm": { upper: 0x1d468, lower: 0x1d482, digit: 0x1d7ce },
-  "\\mathcal": { upper: 0x1d49c, lower: 0x1d4b6, other: { B: "ℬ", E: "ℰ", F: "ℱ", H: "ℋ", I: "ℐ", L: "ℒ", M: "ℳ", R: "ℛ", e: "ℯ", g: "ℊ", o: "ℴ" } },
-  "\\mathscr": { upper: 0x1d49c, lower: 0x1d4b6, other: { B: "ℬ", E: "ℰ", F: "ℱ", H: "ℋ", I: "ℐ", L: "ℒ", M: "ℳ", R: "ℛ", e: "ℯ", g: "ℊ", o: "ℴ" } },
+  "\\mathcal": {
+    upper: 0x1d49c,
+    lower: 0x1d4b6,
+    other: { B: "ℬ", E: "ℰ", F: "ℱ", H: "ℋ", I: "ℐ", L: "ℒ", M: "ℳ", R: "ℛ", e: "ℯ", g: "ℊ", o: "ℴ" },
+  },
+  "\\mathscr": {
+    upper: 0x1d49c,
+    lower: 0x1d4b6,
+    other: { B: "ℬ", E: "ℰ", F: "ℱ", H: "ℋ", I: "ℐ", L: "ℒ", M: "ℳ", R: "ℛ", e: "ℯ", g: "ℊ", o: "ℴ" },
+  },
   "\\mathfrak": { upper: 0x1d504, lower: 0x1d51e, other: { C: "ℭ", H: "ℌ", I: "ℑ", R: "ℜ", Z: "ℨ" } },
   "\\mathrm": { upper: 0, lower: 0, digit: 0 },
   "\\mathit": { upper: 0, lower: 0, digit: 0 },
