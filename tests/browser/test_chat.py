@@ -310,6 +310,20 @@ def test_deleting_a_conversation_asks_first(page: Page) -> None:
     expect(page.locator(".turn")).to_have_count(0)
 
 
+def test_a_conversation_that_is_deleted_while_it_runs_stays_deleted(page: Page) -> None:
+    choose(page, "slow")
+    begin(page, "unwanted " * 500)
+    expect(page.locator(".answer-text")).to_contain_text("unwanted")
+    page.get_by_label("More on unwanted").click()
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.locator(".conversation")).to_have_count(0)
+    expect(page.locator(".turn")).to_have_count(0)
+    say(page, "later")
+    page.reload()
+    expect(page.locator(".conversation-title")).to_have_text(["later"])
+
+
 def test_the_page_follows_an_answer_until_its_reader_looks_up(page: Page) -> None:
     choose(page, "slow")
     begin(page, "\n\n".join(f"Paragraph {number}." for number in range(60)))

@@ -39,6 +39,7 @@ export default class ChatPanel {
       open: (id) => this.open(id),
       startNew: () => this.startNew(),
       rename: (id, title) => this.rename(id, title),
+      forget: (id) => this.forget(id),
       current: () => this.session,
     });
     this.heading = h("h1", { class: "unseen" });
@@ -146,8 +147,19 @@ export default class ChatPanel {
     if (conversation) this.use(this.newSession(conversation));
   }
 
+  sessionOf(id) {
+    return [this.session, ...this.kept.values()].find(({ conversation }) => conversation.id === id);
+  }
+
+  forget(id) {
+    const session = this.sessionOf(id);
+    session?.forget();
+    if (session === this.session) this.startNew();
+    this.kept.delete(id);
+  }
+
   async rename(id, title) {
-    const session = [this.session, ...this.kept.values()].find(({ conversation }) => conversation.id === id);
+    const session = this.sessionOf(id);
     if (!session) return library.save({ ...(await library.load(id)), title });
     session.conversation.title = title;
     await session.save();

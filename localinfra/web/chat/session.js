@@ -21,13 +21,21 @@ export class Session {
     this.view = view;
     this.running = new Map(); // turn's id → AbortController of its request
     this.savedAt = 0;
+    this.isForgotten = false;
   }
 
   get isRunning() {
     return this.running.size > 0;
   }
 
+  /** Its conversation was deleted: answers that run must not bring it back. */
+  forget() {
+    this.isForgotten = true;
+    this.stop();
+  }
+
   async save() {
+    if (this.isForgotten) return;
     this.savedAt = Date.now();
     this.conversation.turns = [...this.tree.turns.values()];
     this.conversation.picked = this.tree.picked;
@@ -61,12 +69,7 @@ export class Session {
   async edit(turn, text, names) {
     this.check(names);
     const { parent, role, model } = turn;
-    const added = this.tree.add({
-      parent,
-      role,
-      content: text,
-      ...(role === "assistant" ? { model, edited: true } : {}),
-    });
+    const added = this.tree.add({ parent, role, content: text, model });
     if (role === "user") return this.answer(added, names);
     this.view.onShape();
     await this.save();

@@ -8,7 +8,8 @@ import * as library from "./library.js";
 const SEARCH_AFTER_MS = 200;
 
 /**
- * @param {{open: (id: string) => void, startNew: () => void, rename: (id: string, title: string) => Promise<void>,
+ * @param {{open: (id: string) => void, startNew: () => void, forget: (id: string) => void,
+ *   rename: (id: string, title: string) => Promise<void>,
  *   current: () => import("./session.js").Session}} actions
  */
 export function sidebar(actions) {
@@ -80,7 +81,7 @@ function row(head, isCurrent, actions) {
     ),
     menuButton("more", `More on ${title}`, [
       ["Rename…", () => rename(head, actions)],
-      ["Delete…", () => removeOne(head, isCurrent, actions)],
+      ["Delete…", () => removeOne(head, actions)],
     ]),
   );
 }
@@ -90,10 +91,10 @@ async function rename(head, actions) {
   if (title) await actions.rename(head.id, library.titleOf(title));
 }
 
-async function removeOne(head, isCurrent, actions) {
+async function removeOne(head, actions) {
   if (!(await confirmed(`Delete “${plain(head.title || "Untitled")}”? It can't be brought back.`, "Delete")))
     return;
-  if (isCurrent) actions.startNew();
+  actions.forget(head.id);
   await library.remove(head.id);
 }
 

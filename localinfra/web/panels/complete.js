@@ -73,7 +73,8 @@ export default class CompletePanel {
       h(
         "p",
         { class: "hint" },
-        "Write how a text begins, and the model goes on. Nothing is added to it: no chat template, no system prompt. Ctrl+Enter sends.",
+        "Write how a text begins, and the model goes on. Nothing is added to it: no chat template, no " +
+          "system prompt. Ctrl+Enter sends.",
       ),
     );
     put(this.figures);
