@@ -25,8 +25,10 @@ PATIENCE_MS = 60_000  # with a busy machine
 expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """For one module: as long as it runs, this thread has an event loop, and other tests of asyncio
+    could not start theirs."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if path is None:
         assert "CI" not in os.environ, "install Debian's chromium"

@@ -52,21 +52,37 @@ const KNOWN = new Set(
 );
 
 export function pythonProgram(path, body) {
-  const [method, text] = METHODS[path] ?? [];
-  if (!method) {
-    return `import os\nimport httpx\n\nreply = httpx.post(\n    "${location.origin}${path}",\n    headers={"Authorization": f"Bearer {os.environ['${KEY}']}"},\n    json=${python(body, "    ")},\n    timeout=None,\n)\nprint(reply.json())`;
-  }
+  return METHODS[path] ? openaiProgram(path, body) : httpxProgram(path, body);
+}
+
+function openaiProgram(path, body) {
+  const [method, text] = METHODS[path];
   const known = Object.entries(body).filter(([name]) => KNOWN.has(name));
   const extra = Object.fromEntries(Object.entries(body).filter(([name]) => !KNOWN.has(name)));
   const values = [...known, ...(Object.keys(extra).length ? [["extra_body", extra]] : [])];
-  const lines = values.map(([name, value]) => `    ${name}=${python(value, "    ")},\n`).join("");
-  const head = `import os\nfrom openai import OpenAI\n\nclient = OpenAI(base_url="${location.origin}/v1", api_key=os.environ.get("${KEY}", "none"))\n`;
-  if (!body.stream) return `${head}reply = client.${method}(\n${lines})\nprint(reply)`;
+  const lines = values.map(([name, value]) => `    ${name}=${python(value, "    ")},`).join("\n");
+  const head = `import os
+from openai import OpenAI
+
+client = OpenAI(base_url="${location.origin}/v1", api_key=os.environ.get("${KEY}", "none"))
+`;
+  if (!body.stream) return `${head}reply = client.${method}(\n${lines}\n)\nprint(reply)`;
   const shown = text.startsWith("chunk.choices")
     ? `    if chunk.choices:\n        print(${text} or "", end="")`
     : `    print(${text})`;
-  return `${head}for chunk in client.${method}(\n${lines}):\n${shown}`;
+  return `${head}for chunk in client.${method}(\n${lines}\n):\n${shown}`;
 }
+
+const httpxProgram = (path, body) => `import os
+import httpx
+
+reply = httpx.post(
+    "${location.origin}${path}",
+    headers={"Authorization": "Bearer " + os.environ.get("${KEY}", "none")},
+    json=${python(body, "    ")},
+    timeout=None,
+)
+print(reply.text)`;
 
 export function javascriptProgram(path, body) {
   const value = JSON.stringify(body, null, 2);
@@ -79,7 +95,10 @@ export function javascriptProgram(path, body) {
   body: JSON.stringify(${value.replaceAll("\n", "\n  ")}),
 });`;
   if (!body.stream) return `${send}\nconsole.log(await reply.json());`;
-  return `${send}\nfor await (const part of reply.body.pipeThrough(new TextDecoderStream())) {\n  process.stdout.write(part);\n}`;
+  return `${send}
+for await (const part of reply.body.pipeThrough(new TextDecoderStream())) {
+  process.stdout.write(part);
+}`;
 }
 
 /** Shows a request as curl, Python and JavaScript. */
