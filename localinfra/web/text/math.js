@@ -174,7 +174,7 @@ class Reader {
     if (/^\p{L}$/u.test(token)) return m("mi", {}, token);
     if (token.length === 1) return m("mo", { stretchy: "false" }, plain(token === "-" ? "−" : token));
     if (SYMBOLS.has(token)) return symbol(SYMBOLS.get(token), LARGE.has(token));
-    if (FUNCTIONS.has(token)) return m("mi", {}, token.slice(1));
+    if (FUNCTIONS.has(token)) return this.named(token.slice(1));
     if (SPACES[token]) return m("mspace", { width: SPACES[token] });
     if (ACCENTS[token]) return this.accent(...ACCENTS[token]);
     if (STYLES[token]) return styled(this.argument(), STYLES[token]);
@@ -190,6 +190,12 @@ class Reader {
     )
       text += this.tokens[this.at++];
     return m("mn", {}, text);
+  }
+
+  /** A function's name, with thin spaces around it, but none before a parenthesis. */
+  named(name) {
+    const isClosed = ["(", "[", "\\left", "^", "_"].includes(this.peek());
+    return m("mo", { form: "prefix", lspace: "0.17em", rspace: isClosed ? "0" : "0.17em" }, name);
   }
 
   accent(sign, isBelow) {

@@ -31,7 +31,7 @@ export const FUNCTIONS = new Set(
 
 /** Scripts go below and above these in displayed formulas. */
 export const LARGE = new Set(
-  "sum prod coprod bigcup bigcap bigoplus bigotimes bigvee bigwedge lim liminf limsup max min sup inf det gcd Pr argmax argmin"
+  "sum prod coprod bigcup bigcap bigoplus bigotimes bigvee bigwedge overbrace underbrace lim liminf limsup max min sup inf det gcd Pr argmax argmin"
     .split(" ")
     .map((name) => `\\${name}`),
 );
