@@ -85,6 +85,13 @@ def page_file(name: str, data: bytes) -> PageFile:
     return PageFile(data, gzip.compress(data, mtime=0), MEDIA_TYPES[Path(name).suffix])
 
 
+async def current_page() -> Page:
+    """Reads it in a thread, once."""
+    if not read_page.cache_info().currsize:
+        await in_daemon_thread(read_page, name="read the page")
+    return read_page()
+
+
 async def get_index(request: Request) -> Response:
     """The page for browsers; JSON for clients that probe the root."""
     if "text/html" not in request.headers.get("accept", ""):
@@ -96,12 +103,12 @@ async def get_index(request: Request) -> Response:
             },
             headers={"vary": "Accept"},
         )
-    page = await in_daemon_thread(read_page, name="read the page")
+    page = await current_page()
     return file_response(request, page.files[INDEX], page.version, INDEX_HEADERS)
 
 
 async def get_page_file(request: Request) -> Response:
-    page = await in_daemon_thread(read_page, name="read the page")
+    page = await current_page()
     file = page.files.get(request.path_params["path"])
     if request.path_params["version"] != page.version or file is None:
         raise NotFound("The page has no such file, or no longer: reload it.")

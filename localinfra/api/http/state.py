@@ -79,7 +79,8 @@ class UsedSoFar(msgspec.Struct):
 
 
 class RequestState(msgspec.Struct, eq=False):
-    """Facts about one request: set by the middleware and the handler, read by metrics and log."""
+    """Facts about one request: set by the middleware and the handler, read by metrics and log. No
+    two are equal."""
 
     id: str = ""  # `x-request-id`
     started_s: float = 0.0  # of time.perf_counter()
