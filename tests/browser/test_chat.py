@@ -13,6 +13,17 @@ from talking import OTHER, Open, begin, choose, finish, say, text_of
 
 pytestmark = pytest.mark.browser
 
+# How many characters of answers the browser's storage has.
+KEPT = """() => new Promise((resolve) => {
+  indexedDB.open("localinfra").onsuccess = ({ target: { result: db } }) => {
+    db.transaction("conversations").objectStore("conversations").getAll().onsuccess = (event) => {
+      const turns = event.target.result.flatMap((conversation) => conversation.turns);
+      const answers = turns.filter((turn) => turn.role === "assistant");
+      resolve(answers.reduce((sum, turn) => sum + turn.content.length, 0));
+    };
+  };
+})"""
+
 
 def test_an_answer_comes_with_its_figures(page: Page) -> None:
     answer = say(page, "Hello there.")
@@ -266,6 +277,22 @@ def test_an_answer_goes_on_while_another_conversation_is_open(page: Page) -> Non
     page.locator(".conversation").click()
     finish(page)
     expect(page.locator(".answer-text")).to_have_text(("slowly " * 60).strip())
+
+
+def test_what_came_before_a_reload_is_kept_and_can_go_on(page: Page) -> None:
+    choose(page, "slow")
+    whole = " ".join(map(str, range(1500)))  # nothing in it repeats, so no draft makes it quick
+    begin(page, whole)
+    while not page.evaluate(KEPT):
+        page.wait_for_timeout(50)
+    page.reload()
+    page.locator(".conversation").click()
+    answer = page.locator(".turn.assistant")
+    expect(answer.locator(".figures")).to_contain_text("stopped")
+    expect(answer.locator(".prose")).to_contain_text("0 1 2 3")
+    answer.get_by_label("Go on from here").click()
+    finish(page)
+    expect(text_of(answer)).to_have_text(whole)
 
 
 def test_exported_conversations_come_back_in_another_browser(

@@ -8,7 +8,7 @@ import { bodyOf } from "./params.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
-const SAVE_EVERY_MS = 2000; // of a running answer: what a reload keeps
+const SAVE_EVERY_MS = 1000; // of a running answer: what a reload keeps
 
 export class Session {
   /**
@@ -18,6 +18,10 @@ export class Session {
   constructor(conversation, view) {
     this.conversation = conversation;
     this.tree = new Tree(conversation.turns, conversation.picked);
+    for (const turn of this.tree.turns.values()) {
+      const isCut = turn.params && !turn.finish && !turn.error; // the page was closed meanwhile
+      if (isCut) turn.finish = "stopped";
+    }
     this.view = view;
     this.running = new Map(); // turn's id → AbortController of its request
     this.savedAt = 0;
