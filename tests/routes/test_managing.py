@@ -58,39 +58,48 @@ def test_a_model_is_unloaded_after_the_answers_it_is_giving(own: EchoServer) -> 
     wait_for(lambda: "slow" not in own.runtime.loaded())
 
 
+ROUTES = {  # of managing → the status if one may: there is no such model and no such request
+    ("POST", "/v1/models/nobody/unload"): 404,
+    ("GET", "/v1/requests"): 200,
+    ("DELETE", "/v1/requests/nobody"): 404,
+}
+
+
 def managed(
     origin: str | None = None,
     client: str = "127.0.0.1",
     key: str = "",
     keys: tuple[str, ...] = (),
     more: tuple[Header, ...] = (),
+    route: tuple[str, str] = ("POST", "/v1/models/nobody/unload"),
 ) -> Reply:
-    """The answer to a request to unload, on a server with these keys."""
+    """The answer to a request to manage something, on a server with these keys."""
     settings = ServerSettings(api_keys=keys, allowed_origins=("https://friend.example",))
     headers: list[Header] = [("host", "localhost:8000"), *more]
     headers += [("origin", origin)] if origin else []
     headers += [("authorization", f"Bearer {key}")] if key else []
-    scope = scope_of("POST", "/v1/models/nobody/unload", headers)
+    scope = scope_of(*route, headers)
     scope["client"] = (client, 50_000)
     return call(create_app(Runtime(settings, Catalog({}))), scope)
 
 
+@pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(
-    ("origin", "client", "status"),
+    ("origin", "client", "may"),
     [
-        (None, "127.0.0.1", 404),  # let through: there is no such model
-        (None, "::1", 404),
-        ("http://localhost:8000", "127.0.0.1", 404),
-        ("http://localhost:3000", "127.0.0.1", 403),  # another program's page
-        ("https://friend.example", "127.0.0.1", 403),
-        ("app://obsidian", "127.0.0.1", 403),
-        (None, "192.168.1.7", 403),
+        (None, "127.0.0.1", True),
+        (None, "::1", True),
+        ("http://localhost:8000", "127.0.0.1", True),
+        ("http://localhost:3000", "127.0.0.1", False),  # another program's page
+        ("https://friend.example", "127.0.0.1", False),
+        ("app://obsidian", "127.0.0.1", False),
+        (None, "192.168.1.7", False),
     ],
 )
 def test_without_keys_only_this_machine_and_the_servers_own_page_may_manage(
-    origin: str | None, client: str, status: int
+    origin: str | None, client: str, may: bool, route: tuple[str, str]
 ) -> None:
-    assert managed(origin, client).status == status
+    assert managed(origin, client, route=route).status == (ROUTES[route] if may else 403)
 
 
 @pytest.mark.parametrize("name", ["forwarded", "x-forwarded-for", "x-real-ip", "via"])
