@@ -128,10 +128,10 @@ def has_terminal() -> bool:
 
 
 def banner(base: str, runtime: Runtime) -> str:
-    """The URL, the models, and a curl line that works."""
+    """The URLs, the models, and a curl line that works."""
     entries = runtime.catalog.entries
     ready = {name: e for name, e in entries.items() if file_state(e.source) == "present"}
-    lines = [f"localinfra answers at {base}/v1", ""]
+    lines = [f"localinfra answers at {base}/v1", f"Its page, for a browser: {base}", ""]
     for kind in KINDS.values():
         mark = "" if kind is TextModelEntry else f" ({kind.kind})"
         lines += [f"  {name}{mark}" for name, entry in ready.items() if type(entry) is kind]

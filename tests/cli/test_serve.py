@@ -144,6 +144,10 @@ def test_the_banner_lists_models_of_every_kind_with_an_example(name: str, route:
     assert f'"model": "{name}"' in shown and "missing" not in shown
 
 
+def test_the_banner_leads_to_the_page() -> None:
+    assert "page, for a browser: http://localhost:8000\n" in banner_of(OTHERS)
+
+
 def test_the_banner_prefers_a_chat_model_and_counts_models_without_files() -> None:
     gone = ImageModelEntry(source=PathSource(Path("/nowhere")))
     shown = banner_of({**OTHERS, "chats": TextModelEntry(source=HERE), "gone": gone})
