@@ -22,8 +22,10 @@ const stage = document.getElementById("stage");
 const made = new Map();
 let shown = null;
 
+const asked = () => (location.hash.slice(1) in PANELS ? location.hash.slice(1) : "chat");
+
 async function showPanel() {
-  const name = location.hash.slice(1) in PANELS ? location.hash.slice(1) : "chat";
+  const name = asked();
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -35,6 +37,7 @@ async function showPanel() {
     notify("This part of the page could not be loaded. If the server was updated, reload the page.", "error");
     throw error;
   }
+  if (name !== asked()) return; // another was asked for while this one was fetched
   shown?.leave?.();
   shown = made.get(name);
   put(stage, shown.element);
@@ -99,6 +102,12 @@ document.getElementById("theme").addEventListener("click", () => {
   theme.set({ system: "light", light: "dark", dark: "system" }[theme.value]);
 });
 
+// A file that is dropped must not replace the page, wherever it lands.
+for (const kind of ["dragover", "drop"])
+  document.addEventListener(kind, (event) => {
+    if (event.dataTransfer.types.includes("Files")) event.preventDefault();
+  });
+
 const KEYS = [
   ["Enter", "send the message; Shift+Enter starts a line"],
   ["Escape", "stop the answer, close what is open"],
@@ -147,4 +156,6 @@ setInterval(() => document.hidden || document.querySelector("dialog[open]") || r
 window.addEventListener("hashchange", showPanel);
 await refresh();
 showPanel();
-json("/health").then(({ version }) => (document.getElementById("version").textContent = version));
+json("/health")
+  .then(({ version }) => (document.getElementById("version").textContent = version))
+  .catch(() => {}); // the notice of refresh() says it

@@ -10,19 +10,9 @@ import pytest
 from echo import ECHO, EchoServer
 from playwright.sync_api import Page, expect
 from talking import OTHER, Open, begin, choose, finish, say, text_of
+from waiting import wait_for
 
 pytestmark = pytest.mark.browser
-
-# How many characters of answers the browser's storage has.
-KEPT = """() => new Promise((resolve) => {
-  indexedDB.open("localinfra").onsuccess = ({ target: { result: db } }) => {
-    db.transaction("conversations").objectStore("conversations").getAll().onsuccess = (event) => {
-      const turns = event.target.result.flatMap((conversation) => conversation.turns);
-      const answers = turns.filter((turn) => turn.role === "assistant");
-      resolve(answers.reduce((sum, turn) => sum + turn.content.length, 0));
-    };
-  };
-})"""
 
 
 def test_an_answer_comes_with_its_figures(page: Page) -> None:
@@ -107,6 +97,22 @@ def test_a_text_file_becomes_part_of_the_message(page: Page, tmp_path: Path) -> 
     )
 
 
+def test_a_file_can_be_dropped_anywhere_and_never_replaces_the_page(page: Page) -> None:
+    drop = """pane => {
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File(["some text"], "notes.txt"));
+      const rest = { dataTransfer, bubbles: true, cancelable: true };
+      return ["dragover", "drop"].map((kind) => pane.dispatchEvent(new DragEvent(kind, rest)));
+    }"""
+    assert page.locator(".welcome").evaluate(drop) == [False, False]  # prevented
+    expect(page.get_by_label("Message", exact=True)).to_have_value(
+        "\n\nnotes.txt:\n```txt\nsome text\n```\n"
+    )
+    page.keyboard.press("Alt+5")
+    expect(page.get_by_role("heading", name="Models", exact=True)).to_be_visible()
+    assert page.locator("#stage").evaluate(drop) == [False, False]
+
+
 def test_escape_stops_an_answer_and_frees_its_place(page: Page, server: EchoServer) -> None:
     choose(page, "slow")
     begin(page, "word " * 2000)
@@ -115,16 +121,18 @@ def test_escape_stops_an_answer_and_frees_its_place(page: Page, server: EchoServ
     finish(page)
     expect(page.locator(".figures")).to_contain_text("stopped")
     model = server.runtime.loaded_text_models()["slow"]
-    page.wait_for_timeout(50)
-    assert not model.is_busy or model.stats.num_running == 0
+    wait_for(lambda: not model.is_busy)
 
 
 def test_an_answer_that_was_stopped_can_go_on(page: Page) -> None:
     page.get_by_label("Max tokens").fill("5")
+    page.get_by_label("Token probabilities").check()
     answer = say(page, "0123456789")
-    expect(text_of(answer)).to_have_text("01234")
+    expect(text_of(answer).locator(".token")).to_have_text(list("01234"))
     expect(answer.locator(".figures")).to_contain_text("cut off")
     answer.get_by_label("Go on from here").click()
+    expect(text_of(answer).locator(".token")).to_have_text(list("0123456789"))
+    answer.get_by_label("Probabilities or text").click()
     expect(text_of(answer)).to_have_text("0123456789")
 
 
@@ -255,110 +263,14 @@ def test_an_error_is_told_in_the_servers_words(open_page: Open, server: EchoServ
     expect(answer.get_by_role("alert")).to_contain_text("maximum context length is 2048 tokens")
 
 
-def test_conversations_survive_a_reload_and_are_found_by_their_words(page: Page) -> None:
-    say(page, "The albatross sleeps in flight.")
-    page.get_by_role("button", name="New chat").click()
-    say(page, "Something else.")
-    page.reload()
-    titles = page.locator(".conversation-title")
-    expect(titles).to_have_text(["Something else.", "The albatross sleeps in flight."])
-    page.get_by_label("Search conversations").fill("albatross")
-    expect(titles).to_have_count(1)
-    titles.click()
-    expect(text_of(page.locator(".turn.assistant"))).to_have_text("The albatross sleeps in flight.")
-
-
-def test_an_answer_goes_on_while_another_conversation_is_open(page: Page) -> None:
-    choose(page, "slow")
-    begin(page, "slowly " * 60)
-    expect(page.locator(".answer-text")).to_contain_text("slowly")
-    page.get_by_role("button", name="New chat").click()
-    expect(page.locator(".turn")).to_have_count(0)
-    page.locator(".conversation").click()
-    finish(page)
-    expect(page.locator(".answer-text")).to_have_text(("slowly " * 60).strip())
-
-
-def test_what_came_before_a_reload_is_kept_and_can_go_on(page: Page) -> None:
-    choose(page, "slow")
-    whole = " ".join(map(str, range(1500)))  # nothing in it repeats, so no draft makes it quick
-    begin(page, whole)
-    while not page.evaluate(KEPT):
-        page.wait_for_timeout(50)
-    page.reload()
-    page.locator(".conversation").click()
-    answer = page.locator(".turn.assistant")
-    expect(answer.locator(".figures")).to_contain_text("stopped")
-    expect(answer.locator(".prose")).to_contain_text("0 1 2 3")
-    answer.get_by_label("Go on from here").click()
-    finish(page)
-    expect(text_of(answer)).to_have_text(whole)
-
-
-def test_exported_conversations_come_back_in_another_browser(
-    page: Page, open_page: Open, server: EchoServer, tmp_path: Path
-) -> None:
-    say(page, "Keep this.")
-    page.get_by_label("Import and export").click()
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Export all").click()
-    download.value.save_as(tmp_path / "all.json")
-    other = open_page(server.url)
-    other.get_by_label("Import and export").click()
-    with other.expect_file_chooser() as chooser:
-        other.get_by_role("button", name="Import…").click()
-    chooser.value.set_files(tmp_path / "all.json")
-    other.locator(".conversation").click()
-    expect(other.locator(".turn.user .said")).to_have_text("Keep this.")
-
-
-def test_a_wrong_file_is_refused_in_words(page: Page, tmp_path: Path) -> None:
-    wrong = {"format": "localinfra-conversations", "conversations": [{"id": "1", "turns": [{}]}]}
-    (tmp_path / "wrong.json").write_text(json.dumps(wrong))
-    page.get_by_label("Import and export").click()
-    with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Import…").click()
-    chooser.value.set_files(tmp_path / "wrong.json")
-    expect(page.get_by_role("alert")).to_contain_text("can't be read")
-    expect(page.locator(".conversation")).to_have_count(0)
-
-
-def test_deleting_a_conversation_asks_first(page: Page) -> None:
-    say(page, "Not for long.")
-    page.locator(".conversations li").hover()
-    page.get_by_label("More on Not for long.").click()
-    page.get_by_role("button", name="Delete…").click()
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator(".conversation")).to_have_count(1)
-    page.get_by_label("More on Not for long.").click()
-    page.get_by_role("button", name="Delete…").click()
-    page.get_by_role("button", name="Delete", exact=True).click()
-    expect(page.locator(".conversation")).to_have_count(0)
-    expect(page.locator(".turn")).to_have_count(0)
-
-
-def test_a_conversation_that_is_deleted_while_it_runs_stays_deleted(page: Page) -> None:
-    choose(page, "slow")
-    begin(page, "unwanted " * 500)
-    expect(page.locator(".answer-text")).to_contain_text("unwanted")
-    page.get_by_label("More on unwanted").click()
-    page.get_by_role("button", name="Delete…").click()
-    page.get_by_role("button", name="Delete", exact=True).click()
-    expect(page.locator(".conversation")).to_have_count(0)
-    expect(page.locator(".turn")).to_have_count(0)
-    say(page, "later")
-    page.reload()
-    expect(page.locator(".conversation-title")).to_have_text(["later"])
-
-
 def test_the_page_follows_an_answer_until_its_reader_looks_up(page: Page) -> None:
     choose(page, "slow")
     begin(page, "\n\n".join(f"Paragraph {number}." for number in range(60)))
     end = page.locator(".thread-scroll")
     left = "pane => pane.scrollHeight - pane.clientHeight - pane.scrollTop"
     expect(page.locator(".answer-text")).to_contain_text("Paragraph 20.")
-    page.wait_for_timeout(100)
-    assert end.evaluate(left) < 60
+    while end.evaluate(left) >= 60:
+        page.wait_for_timeout(50)
     end.hover()
     page.mouse.wheel(0, -300)
     expect(page.locator(".answer-text")).to_contain_text("Paragraph 40.")

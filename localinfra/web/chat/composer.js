@@ -1,5 +1,5 @@
-// Where the user writes. Enter sends, Shift+Enter starts a line, Escape stops the answer. Text files
-// can be dropped or chosen: their text becomes part of the message.
+// Where the user writes. Enter sends, Shift+Enter starts a line, Escape stops the answer. The text of
+// files becomes part of the message.
 
 import { h, icon, iconButton } from "../lib/dom.js";
 import { chooseFiles, notify } from "../lib/dialog.js";
@@ -50,11 +50,6 @@ export function composer({ send, stop }) {
     fit();
     area.focus();
   };
-  area.addEventListener("drop", (event) => {
-    if (!event.dataTransfer.files.length) return;
-    event.preventDefault();
-    attach([...event.dataTransfer.files]);
-  });
   const clip = iconButton("clip", "Add text files", async () => attach(await chooseFiles("")));
   button.disabled = true;
   const element = h(
@@ -67,6 +62,7 @@ export function composer({ send, stop }) {
   );
   return {
     element,
+    attach,
     focus: () => area.focus(),
     set: (text) => {
       area.value = text;

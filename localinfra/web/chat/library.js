@@ -3,10 +3,10 @@
 import * as db from "../lib/db.js";
 import { newId } from "../lib/id.js";
 import { Signal } from "../lib/signal.js";
+import { FORMAT, readConversations } from "./reading.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const STORE = "conversations";
-const FORMAT = "localinfra-conversations";
 const MAX_TITLE = 80;
 
 /**
@@ -89,59 +89,11 @@ export const asMessages = ({ system, turns, picked }) => messagesOf(new Tree(tur
  * @throws {Error} if it is neither
  */
 export async function imported(text) {
-  let given;
-  try {
-    given = JSON.parse(text);
-  } catch {
-    throw new Error("The file is no JSON.");
+  const found = readConversations(text, newConversation);
+  for (const conversation of found) {
+    conversation.title ||= titleOf(conversation.turns[0]?.content ?? "Imported");
+    await db.save(STORE, conversation);
   }
-  const found =
-    given?.format === FORMAT ? given.conversations.map(checked) : [fromMessages(given?.messages ?? given)];
-  for (const conversation of found) await db.save(STORE, conversation);
   await loadHeads();
   return found.length;
-}
-
-const ROLES = new Set(["user", "assistant", "tool"]);
-const isText = (value) => typeof value === "string";
-
-/** Only what is of the right kind gets into the database: a file may come from anywhere. */
-function checked({ id, title, createdAt, updatedAt, system, turns, picked }) {
-  if (!isText(id) || !Array.isArray(turns))
-    throw new Error("A conversation in the file has no id or no turns.");
-  const isTurn = (turn) =>
-    isText(turn?.id) &&
-    ROLES.has(turn.role) &&
-    isText(turn.content) &&
-    (turn.parent === null || isText(turn.parent));
-  if (!turns.every(isTurn))
-    throw new Error(`The conversation ${isText(title) ? `“${title}”` : id} has a turn that can't be read.`);
-  const now = Date.now();
-  const pairs = Object.entries(picked ?? {}).filter(([, value]) => isText(value));
-  return {
-    id,
-    title: isText(title) ? title : "",
-    createdAt: Number(createdAt) || now,
-    updatedAt: Number(updatedAt) || now,
-    system: isText(system) ? system : "",
-    turns,
-    picked: Object.fromEntries(pairs),
-  };
-}
-
-function fromMessages(messages) {
-  if (!Array.isArray(messages))
-    throw new Error("The file has neither conversations of this page nor a list of messages.");
-  const conversation = newConversation();
-  const tree = new Tree();
-  let parent = null;
-  for (const { role, content } of messages) {
-    const text = isText(content) ? content : (content ?? []).map((part) => part?.text ?? "").join("");
-    if (role === "system" || role === "developer") conversation.system = text;
-    else if (role === "user" || role === "assistant") parent = tree.add({ parent, role, content: text }).id;
-  }
-  conversation.turns = [...tree.turns.values()];
-  conversation.picked = tree.picked;
-  conversation.title = titleOf(conversation.turns[0]?.content ?? "Imported");
-  return conversation;
 }

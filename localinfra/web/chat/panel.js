@@ -108,6 +108,10 @@ export default class ChatPanel {
       ),
       params,
     );
+    element.addEventListener("drop", (event) => {
+      const files = [...event.dataTransfer.files];
+      if (files.length) this.composer.attach(files);
+    });
     return element;
   }
 

@@ -81,6 +81,7 @@ export class Session {
 
   /** Generates answers to a turn, side by side if there are several models or choices. */
   async answer(parent, names) {
+    this.check(names);
     const run = newId();
     const asked = names.map((model) => {
       const params = this.params(model);
@@ -119,7 +120,7 @@ export class Session {
 
   async run(params, turns, before) {
     const control = new AbortController();
-    const starts = turns.map((turn) => turn.content);
+    const starts = turns.map(({ content, scores }) => ({ content, scores }));
     const answers = turns.map(() => new Answer());
     for (const turn of turns) {
       this.running.set(turn.id, control);
@@ -164,14 +165,19 @@ export class Session {
   }
 }
 
-/** `stats`: those of the request, which stand under its first answer. */
+/**
+ * `start`: what the turn had before, where it goes on. `stats`: those of the request, which stand under its
+ * first answer.
+ */
 function takeOver(turn, start, answer, stats) {
-  turn.content = start + answer.content;
+  turn.content = start.content + answer.content;
   turn.finish = answer.finish;
   if (answer.reasoning) turn.reasoning = answer.reasoning;
   if (answer.thoughtS !== null) turn.thoughtS = answer.thoughtS;
   if (answer.calls.length) turn.calls = answer.calls;
-  if (answer.scores.length) turn.scores = answer.scores;
+  const hasAllScores = answer.scores.length > 0 && (start.scores || !start.content);
+  if (hasAllScores) turn.scores = [...(start.scores ?? []), ...answer.scores];
+  else if (answer.content) delete turn.scores; // a part would be shown as the whole answer
   if (!stats) return;
   turn.stats = {
     firstTokenS: stats.firstTokenS,

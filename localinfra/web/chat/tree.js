@@ -41,7 +41,8 @@ export class Tree {
   }
 
   child(id) {
-    return this.turns.get(this.picked[id ?? ""]) ?? this.children(id).at(-1);
+    const picked = this.turns.get(this.picked[id ?? ""]);
+    return picked?.parent === id ? picked : this.children(id).at(-1);
   }
 
   /** The turns that lead to one, without it. @returns {Turn[]} */

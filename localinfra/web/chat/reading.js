@@ -1,0 +1,109 @@
+// A file that the user brings → conversations. It may come from anywhere: only what the rest of the
+// page can rely on is taken over.
+
+import { Tree } from "./tree.js";
+
+export const FORMAT = "localinfra-conversations";
+
+const ROLES = new Set(["user", "assistant", "tool"]);
+const isText = (value) => typeof value === "string";
+const isNumber = (value) => Number.isFinite(value);
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const listOf = (check) => (value) => Array.isArray(value) && value.every(check);
+const orNull = (check) => (value) => value === null || check(value);
+const isOdds = (value) => isText(value?.token) && orNull(isNumber)(value.logprob);
+
+const STATS = {
+  firstTokenS: orNull(isNumber),
+  totalS: isNumber,
+  speed: orNull(isNumber),
+  choices: isNumber,
+  ignored: isText,
+  tokens: orNull(isNumber),
+  promptTokens: orNull(isNumber),
+  cachedTokens: isNumber,
+  cost: orNull(isNumber),
+};
+
+/** What a turn may have beside what it needs; anything else is left out. */
+const OPTIONAL = {
+  run: isText,
+  reasoning: isText,
+  thoughtS: isNumber,
+  calls: listOf((call) => isText(call?.id) && isText(call.name) && isText(call.arguments)),
+  callId: isText,
+  model: isText,
+  params: isObject,
+  scores: listOf((score) => isOdds(score) && listOf(isOdds)(score.top_logprobs)),
+  stats: (value) => isObject(value) && Object.entries(STATS).every(([name, check]) => check(value[name])),
+  finish: isText,
+  error: isText,
+};
+
+/**
+ * @param {string} text our own format, or messages in OpenAI's
+ * @param {(system: string) => import("./library.js").Conversation} newConversation
+ * @returns {import("./library.js").Conversation[]}
+ * @throws {Error} if it is neither
+ */
+export function readConversations(text, newConversation) {
+  let given;
+  try {
+    given = JSON.parse(text);
+  } catch {
+    throw new Error("The file is no JSON.");
+  }
+  if (given?.format !== FORMAT) return [fromMessages(given?.messages ?? given, newConversation)];
+  if (!Array.isArray(given.conversations)) throw new Error("The file has no list of conversations.");
+  return given.conversations.map(conversationOf);
+}
+
+function conversationOf(given) {
+  const { id, title, createdAt, updatedAt, system, turns, picked } = given ?? {};
+  if (!isText(id) || !Array.isArray(turns))
+    throw new Error("A conversation in the file has no id or no turns.");
+  const known = new Set([null]);
+  const name = isText(title) ? `“${title}”` : id;
+  const read = turns.map((turn) => turnOf(turn, known, name));
+  const now = Date.now();
+  return {
+    id,
+    title: isText(title) ? title : "",
+    createdAt: isNumber(createdAt) ? createdAt : now,
+    updatedAt: isNumber(updatedAt) ? updatedAt : now,
+    system: isText(system) ? system : "",
+    turns: read,
+    picked: Object.fromEntries(Object.entries(picked ?? {}).filter(([, value]) => isText(value))),
+  };
+}
+
+/** A turn follows one that came before it, so that no branch leads in a circle. */
+function turnOf(given, known, conversation) {
+  const { id, parent, role, content } = given ?? {};
+  if (!isText(id) || known.has(id) || !known.has(parent) || !ROLES.has(role) || !isText(content))
+    throw new Error(`The conversation ${conversation} has a turn that can't be read.`);
+  known.add(id);
+  const others = Object.entries(OPTIONAL).filter(([name, check]) => check(given[name]));
+  return { id, parent, role, content, ...Object.fromEntries(others.map(([name]) => [name, given[name]])) };
+}
+
+function fromMessages(messages, newConversation) {
+  if (!listOf(isObject)(messages))
+    throw new Error("The file has neither conversations of this page nor a list of messages.");
+  const tree = new Tree();
+  let parent = null;
+  let system = "";
+  for (const { role, content } of messages) {
+    const text = textOf(content);
+    if (role === "system" || role === "developer") system = text;
+    else if (role === "user" || role === "assistant") parent = tree.add({ parent, role, content: text }).id;
+  }
+  return { ...newConversation(system), turns: [...tree.turns.values()], picked: tree.picked };
+}
+
+/** A message's text: itself, or that of its parts. */
+function textOf(content) {
+  if (isText(content)) return content;
+  const parts = Array.isArray(content) ? content : [];
+  return parts.map((part) => (isText(part?.text) ? part.text : "")).join("");
+}
