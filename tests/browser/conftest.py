@@ -39,6 +39,8 @@ class Skipped(pytest.Module):
         pytest.skip(MISSING or "")
 
 
-def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
     """The modules here import playwright, so without it they can't even be read."""
     return None if MISSING is None else Skipped.from_parent(parent, path=module_path)

@@ -130,6 +130,16 @@ def test_colours_follow_the_system_or_the_user(page: Page) -> None:
     assert page.evaluate(ground) == dark
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_button_can_be_read_while_one_points_at_it(
+    open_page: Open, server: EchoServer, scheme: str
+) -> None:
+    page = open_page(server.url + "/#complete", color_scheme=scheme, reduced_motion="reduce")
+    page.get_by_role("button", name="Complete", exact=True).hover()
+    found = Axe().run(page, options={"runOnly": ["color-contrast"]}).response["violations"]
+    assert [node["html"] for fault in found for node in fault["nodes"]] == []
+
+
 def test_keys_lead_everywhere(page: Page) -> None:
     page.keyboard.press("Alt+5")
     expect(page.get_by_role("heading", name="Models", exact=True)).to_be_visible()

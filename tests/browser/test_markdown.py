@@ -99,6 +99,13 @@ def test_a_text_is_drawn_as_it_is_meant(drawing: Page, text: str, tree: str) -> 
     assert drawing.evaluate(DRAW, {"text": text, "steps": []}) == tree
 
 
+def test_a_code_block_has_its_language_while_it_streams(drawing: Page) -> None:
+    text = "```python\nx"
+    assert drawing.evaluate(DRAW, {"text": text, "steps": [3, 5, 10]}) == (
+        "<span>python</><pre><code>x</></>"
+    )
+
+
 def test_it_does_not_matter_where_a_stream_is_cut(drawing: Page) -> None:
     text = "\n\n".join(text for text, _ in WRITTEN)
     whole = drawing.evaluate(DRAW, {"text": text, "steps": []})

@@ -1,5 +1,7 @@
 """Complete, Models and Server, over models that repeat what they are told."""
 
+from urllib.parse import urlsplit
+
 import pytest
 from echo import ECHO, EchoServer
 from playwright.sync_api import Page, expect
@@ -94,6 +96,21 @@ def test_a_running_request_is_shown_and_can_be_cancelled(page: Page) -> None:
     expect(page.locator("#stage")).to_contain_text("No request is running.")
     page.keyboard.press("Alt+1")
     expect(page.get_by_role("alert")).to_contain_text("cancelled on the server")
+
+
+def test_without_a_key_other_machines_are_told_why_they_see_no_requests(
+    open_page: Open, server: EchoServer
+) -> None:
+    proxied = {"x-forwarded-for": "192.0.2.1"}
+    page = open_page(server.url + "/#server", refusals=True, extra_http_headers=proxied)
+    expect(page.locator("#stage")).to_contain_text(
+        "Without an API key, models and running requests"
+    )
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+    while asked.count("/metrics") < 3:
+        page.wait_for_timeout(50)
+    assert "/v1/requests" not in asked
 
 
 def test_the_server_shows_what_it_does(page: Page) -> None:

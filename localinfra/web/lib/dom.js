@@ -59,13 +59,14 @@ export function iconButton(name, label, onclick, props = {}) {
   );
 }
 
-/** A labelled control of a form. `hint` is shown when one points at the label. */
+/** A labelled control of a form. `hint` is shown when one points at it, and read by screen readers. */
 export function field(label, control, hint = "") {
   control.id ||= `field-${++numFields}`;
+  if (hint) control.setAttribute("aria-description", hint);
   return h(
     "div",
-    { class: "field" },
-    h("label", { class: "field-name", for: control.id, title: hint || null }, label),
+    { class: "field", title: hint || null },
+    h("label", { class: "field-name", for: control.id }, label),
     control,
   );
 }

@@ -98,7 +98,7 @@ export default class ModelsPanel {
       priceOf(card.price),
       card.memory && bytes(Object.values(card.memory).reduce((sum, size) => sum + size, 0)),
       card.versions?.length ? `versions ${card.versions.join(", ")}` : null,
-      card.optimize,
+      card.optimize && `faster weights: ${card.optimize}`,
       card.aliases?.length ? `also ${card.aliases.join(", ")}` : null,
     ];
     return h(

@@ -4,6 +4,7 @@ import { h, put } from "../lib/dom.js";
 import { json } from "../lib/api.js";
 import { notify } from "../lib/dialog.js";
 import { bytes, count, dollars, plain, rate, seconds } from "../lib/format.js";
+import { apiKey } from "../lib/settings.js";
 import { Chart } from "../draw/chart.js";
 import { byLabel, scrape, total } from "./metrics.js";
 
@@ -11,6 +12,7 @@ const EVERY_MS = 2000;
 const KEPT = 150; // five minutes
 
 const whole = (value) => count(Math.round(value));
+const tokens = (value) => `${whole(value)} tokens`;
 const share = (value) => `${Math.round(value * 100)} %`;
 
 /** Counters become rates: how much they grew between two scrapes. */
@@ -23,7 +25,7 @@ const CHARTS = [
   ["Prompts read", rate, grown("prompt_tokens_total")],
   ["Running", whole, (now) => total(now, "sequences_running")],
   ["Waiting", whole, (now) => total(now, "sequences_waiting") + total(now, "requests_pending")],
-  ["KV cache", whole, (now) => total(now, "kv_cells_used"), (now) => total(now, "kv_cells")],
+  ["KV cache", tokens, (now) => total(now, "kv_cells_used"), (now) => total(now, "kv_cells")],
   ["Prompts from the cache", share, cacheShare, () => 1],
   ["Time to first token", seconds, meanOf("time_to_first_token_seconds")],
   ["Memory", bytes, (now) => total(now, "model_memory_bytes"), (now) => total(now, "memory_budget_bytes")],
@@ -64,7 +66,7 @@ export default class ServerPanel {
           "span",
           { class: "hint" },
           "Every two seconds, from ",
-          h("a", { href: "/metrics", target: "_blank" }, "/metrics"),
+          apiKey.value ? "/metrics" : h("a", { href: "/metrics", target: "_blank" }, "/metrics"),
         ),
       ),
       h(
@@ -107,10 +109,10 @@ export default class ServerPanel {
     put(this.routes, this.routeTable(now));
   }
 
-  /** One row for each request that is being answered. Without keys, others may not ask for them. */
+  /** One row for each request that is being answered. */
   async showRequests() {
-    const found = await json("/v1/requests").catch(() => null);
-    if (!found) return put(this.requests);
+    const found = this.mayNotAsk ? null : await json("/v1/requests").catch((error) => this.refused(error));
+    if (!found) return;
     const rows = new Map(found.data.map((request) => [request.id, request]));
     const each = (value) => new Map([...rows].map(([id, request]) => [id, value(request)]));
     const columns = [
@@ -139,6 +141,13 @@ export default class ServerPanel {
     const had = document.activeElement?.getAttribute("aria-label");
     put(this.requests, table("Running now", "Request", [...rows.keys()], columns, "No request is running."));
     if (had?.startsWith("Cancel ")) this.requests.querySelector(`[aria-label="${CSS.escape(had)}"]`)?.focus();
+  }
+
+  /** Without keys, other machines may not know: they don't ask again. */
+  refused(error) {
+    if (error.status !== 403) return;
+    this.mayNotAsk = true;
+    put(this.requests, h("p", { class: "hint" }, plain(error.message)));
   }
 
   async cancel(id) {
@@ -175,7 +184,7 @@ export default class ServerPanel {
     const means = new Map([...counts].map(([route, number]) => [route, sums.get(route) / number]));
     const failed = new Map();
     for (const { name, labels, value } of samples) {
-      if (name === "localinfra_requests_total" && /^[45none]/.test(labels.status))
+      if (name === "localinfra_requests_total" && /^[45n]/.test(labels.status))
         failed.set(labels.route, (failed.get(labels.route) ?? 0) + value);
     }
     const names = [...counts.keys()].filter((route) => !route.startsWith("/web/"));

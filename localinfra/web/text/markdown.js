@@ -41,8 +41,8 @@ export class MarkdownView {
 
   /** Appends to a code block that is still open, as nothing before changes then. */
   growCode(block) {
-    const isGrowing = block.isOpen && this.tail.length === 1 && this.tail[0].dataset.open === "true";
-    if (!isGrowing) return false;
+    const { open, language } = this.tail.length === 1 ? this.tail[0].dataset : {};
+    if (!block.isOpen || open !== "true" || language !== block.language) return false;
     const code = this.tail[0].querySelector("code");
     const shown = code.firstChild?.data ?? "";
     const text = plain(block.text);
@@ -86,7 +86,7 @@ function codeBlock({ language, text, isOpen }) {
   const code = h("code", {}, isOpen ? plain(text) : highlight(text, language));
   return h(
     "div",
-    { class: "code-block", data: { open: String(Boolean(isOpen)) }, dir: "ltr" },
+    { class: "code-block", data: { open: String(Boolean(isOpen)), language }, dir: "ltr" },
     h(
       "div",
       { class: "code-head" },
