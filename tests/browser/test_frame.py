@@ -92,6 +92,20 @@ def test_no_panel_is_wider_than_its_screen(
             page.screenshot(path=screenshots / f"{panel}-{size}.png")
 
 
+def test_on_a_phone_what_lies_over_the_chat_goes_when_one_taps_beside_it(
+    open_page: Open, server: EchoServer
+) -> None:
+    width, height = SIZES["phone"]
+    page = open_page(server.url, viewport={"width": width, "height": height}, has_touch=True)
+    button = page.get_by_role("button", name="Parameters")
+    button.tap()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_label("Temperature")).to_be_visible()
+    page.touchscreen.tap(20, height / 2)
+    expect(button).to_have_attribute("aria-pressed", "false")
+    expect(page.get_by_label("Temperature")).not_to_be_visible()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("panel", PANELS)
 def test_axe_finds_no_serious_fault(

@@ -85,9 +85,10 @@ export default class ChatPanel {
       second.hidden = !on;
       compare.setAttribute("aria-pressed", String(on));
     });
-    const element = h(
-      "section",
-      { class: "chat", "aria-label": "Chat" },
+    const element = h("section", { class: "chat", "aria-label": "Chat" });
+    this.list = new Side("list", "Conversations", "shows-list", element);
+    this.params = new Side("sliders", "Parameters", "shows-params", element);
+    element.append(
       this.sidebar.element,
       h(
         "div",
@@ -96,23 +97,33 @@ export default class ChatPanel {
           "header",
           { class: "panel-head" },
           this.heading,
-          toggle("list", "Conversations", "shows-list", () => element),
+          this.list.button,
           modelPicker(["text"], this.model),
           second,
           compare,
           h("span", { class: "grow" }),
-          toggle("sliders", "Parameters", "shows-params", () => element),
+          this.params.button,
         ),
         this.thread.element,
         this.composer.element,
       ),
       params,
     );
+    element.addEventListener("pointerdown", ({ target }) => {
+      if (!target.closest("aside, .panel-head")) this.uncover();
+    });
     element.addEventListener("drop", (event) => {
       const files = [...event.dataTransfer.files];
       if (files.length) this.composer.attach(files);
     });
     return element;
+  }
+
+  /** Takes away what lies over the thread. */
+  uncover() {
+    if (!narrow.matches) return;
+    this.list.show(false);
+    this.params.show(false);
   }
 
   newSession(conversation) {
@@ -179,7 +190,7 @@ export default class ChatPanel {
     this.thread.reset();
     this.show();
     this.sidebar.refresh();
-    if (narrow.matches) this.element.classList.remove("shows-list");
+    this.uncover();
   }
 
   showWelcome() {
@@ -251,10 +262,11 @@ export default class ChatPanel {
 
   /** Keys of the whole page while this panel is shown. Returns whether it took the key. */
   onKey(event) {
+    if (event.key === "Escape") this.uncover();
     if (event.key === "Escape" && this.session.isRunning) return (this.session.stop(), true);
     const isCommand = event.ctrlKey || event.metaKey;
     if (isCommand && event.key === "k")
-      return (this.element.classList.add("shows-list"), this.sidebar.focusSearch(), true);
+      return (this.list.show(true), this.sidebar.focusSearch(), true);
     if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") return (this.startNew(), true);
     return false;
   }
@@ -264,19 +276,30 @@ export default class ChatPanel {
   }
 }
 
-/** A button that shows or hides a side of the panel. */
-function toggle(name, label, className, element) {
-  const isOn = remembered(className, window.innerWidth > 1100);
-  const button = iconButton(name, label, () => {
-    // On a narrow screen a side lies over the thread, and isn't remembered.
-    if (narrow.matches) element().classList.toggle(className);
-    else isOn.set(!isOn.value);
-  });
-  queueMicrotask(() =>
-    isOn.watch((on) => {
-      button.setAttribute("aria-pressed", String(on));
-      element().classList.toggle(className, on && !narrow.matches);
-    }),
-  );
-  return button;
+/**
+ * A side of the panel with the button that shows or hides it. On a narrow screen it lies over the thread, and
+ * isn't remembered.
+ */
+class Side {
+  /** @param {string} className of `panel` while it is shown */
+  constructor(icon, label, className, panel) {
+    this.className = className;
+    this.panel = panel;
+    this.isOn = remembered(className, window.innerWidth > 1100);
+    this.button = iconButton(icon, label, () => {
+      if (narrow.matches) this.show(!panel.classList.contains(className));
+      else this.isOn.set(!this.isOn.value);
+    });
+    this.isOn.watch(() => this.settle());
+    narrow.addEventListener("change", () => this.settle());
+  }
+
+  settle() {
+    this.show(this.isOn.value && !narrow.matches);
+  }
+
+  show(on) {
+    this.button.setAttribute("aria-pressed", String(on));
+    this.panel.classList.toggle(this.className, on);
+  }
 }
