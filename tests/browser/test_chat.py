@@ -216,6 +216,17 @@ def test_parameters_are_the_models_own_where_the_user_sets_none(
         expect(code).to_contain_text(words)
 
 
+def test_a_parameter_out_of_range_becomes_the_nearest_that_is_allowed(page: Page) -> None:
+    for label, given, taken in [
+        ("Top k", "2.4", "2"), ("Answers", "99", "16"), ("Max tokens", "-3", "1"),
+        ("Top p", "0.123", "0.123"), ("Temperature", "7", "2"), ("Seed", "", ""),
+    ]:  # fmt: skip
+        field = page.get_by_label(label, exact=True)
+        field.fill(given)
+        field.blur()
+        expect(field).to_have_value(taken)
+
+
 def test_reasoning_is_folded(page: Page) -> None:
     choose(page, "thinker")
     answer = say(page, "let me see</think>It is 4.")

@@ -74,6 +74,12 @@ def test_signs_that_turn_the_direction_are_shown(page: Page) -> None:
     assert "\u202e" not in page.locator(".conversation").inner_text()
 
 
+def test_signs_that_hide_text_are_shown_but_those_of_flags(page: Page) -> None:
+    flag = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+    answer = say(page, f"a\U000e0041b\u061cc {flag}\U000e0042")
+    expect(text_of(answer)).to_have_text(f"a⟨U+E0041⟩b⟨U+061C⟩c {flag}⟨U+E0042⟩")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -150,8 +150,8 @@ function numberField([name, label, min, max, step, usual, hint], recommended) {
     placeholder: String(recommended[name] ?? usual),
     value: params.value[name] ?? "",
     onchange: () => {
-      if (!input.checkValidity() && !input.validity.stepMismatch)
-        input.value = input.value === "" ? "" : String(Math.min(max, Math.max(min, input.valueAsNumber)));
+      const given = step === 1 ? Math.round(input.valueAsNumber) : input.valueAsNumber;
+      input.value = Number.isNaN(given) ? "" : String(Math.min(max, Math.max(min, given)));
       change(name, input.value === "" ? null : input.valueAsNumber);
     },
   });

@@ -21,7 +21,7 @@ export default class CompletePanel {
       value: sessionStorage.getItem("localinfra.prompt") ?? "",
     });
     this.maxTokens = h("input", { type: "number", min: 0, max: 100000, value: 64 });
-    this.temperature = h("input", { type: "number", min: 0, max: 2, step: 0.1, value: 0.7 });
+    this.temperature = h("input", { type: "number", min: 0, max: 2, step: 0.01, value: 0.7 });
     this.stop = h("input", { placeholder: "none" });
     this.suffix = h("input", { placeholder: "none" });
     this.echo = h("input", { type: "checkbox" });
