@@ -276,11 +276,11 @@ export default class ChatPanel {
  */
 class Side {
   /** @param {string} className of `panel` while it is shown */
-  constructor(icon, label, className, panel) {
+  constructor(iconName, label, className, panel) {
     this.className = className;
     this.panel = panel;
     this.isOn = remembered(className, window.innerWidth > 1100);
-    this.button = iconButton(icon, label, () => {
+    this.button = iconButton(iconName, label, () => {
       if (narrow.matches) this.show(!panel.classList.contains(className));
       else this.isOn.set(!this.isOn.value);
     });
