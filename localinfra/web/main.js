@@ -49,6 +49,7 @@ function askForKey(refused) {
     type: "password",
     autocomplete: "off",
     required: true,
+    autofocus: true,
     "aria-label": "API key",
     value: apiKey.value,
   });
@@ -131,7 +132,10 @@ function showKeys() {
 document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open]")) return;
   const isTyping = event.target.closest?.("input, textarea, select");
-  if (event.altKey && /^[1-6]$/.test(event.key)) location.hash = Object.keys(PANELS)[event.key - 1];
+  const digit = /^Digit([1-6])$/.exec(event.code)?.[1];
+  // On a Mac, Alt and a digit type a sign.
+  const isPanel = digit && event.altKey && (event.key === digit || !isTyping);
+  if (isPanel) location.hash = Object.keys(PANELS)[digit - 1];
   else if (event.key === "?" && !isTyping) showKeys();
   else if (!shown?.onKey?.(event)) return;
   event.preventDefault();
@@ -139,9 +143,9 @@ document.addEventListener("keydown", (event) => {
 document.getElementById("keys").addEventListener("click", showKeys);
 document.getElementById("skip").addEventListener("click", () => stage.focus());
 
-async function refresh() {
+async function refresh(isQuiet = true) {
   try {
-    await refreshModels();
+    await refreshModels(isQuiet);
     document.body.classList.remove("offline");
   } catch (error) {
     document.body.classList.add("offline");
@@ -154,7 +158,7 @@ async function refresh() {
 
 setInterval(() => document.hidden || document.querySelector("dialog[open]") || refresh(), REFRESH_MS);
 window.addEventListener("hashchange", showPanel);
-await refresh();
+await refresh(false);
 showPanel();
 json("/health")
   .then(({ version }) => (document.getElementById("version").textContent = version))

@@ -1,6 +1,7 @@
 """Event streams on a scripted connection, whose client leaves at every step."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.types import Message, Scope
 from streams import Client, Source, yielding
 
 from localinfra.api.http.sse import EventStream, NamedEvent, NamedEventStream, until_disconnect
+from localinfra.api.http.state import RequestState
 from localinfra.errors import ApiError, EngineFailed
 
 
@@ -203,6 +205,32 @@ def test_shutdown_at_any_step_closes_the_source(steps: int) -> None:
         assert source.closed == source.started
         await asyncio.sleep(0)
         assert len(asyncio.all_tasks()) == 1  # no task of the response is left
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("steps", range(30))
+def test_a_stream_that_is_cancelled_at_any_step_ends_once(steps: int) -> None:
+    async def run() -> None:
+        client, scope = Client(), scope_of()
+
+        async def slowly(message: Message) -> None:
+            await client.send(message)
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+        answer = EventStream(yielding(b"1", b"2"))(scope, client.receive, slowly)
+        task = asyncio.create_task(answer)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        RequestState.of(scope).is_cancelled = True
+        client.left.set()
+        with contextlib.suppress(ClientDisconnect):  # when the last bytes were on their way
+            await task
+        bodies = [sent for sent in client.sent if sent["type"] == "http.response.body"]
+        assert [sent["more_body"] for sent in bodies] == [True] * (len(bodies) - 1) + [False]
+        is_whole = bodies[-1]["body"] == b"data: [DONE]\n\n"
+        assert is_whole or b"request_cancelled" in bodies[-1]["body"]
 
     asyncio.run(run())
 

@@ -61,6 +61,25 @@ def test_a_key_is_kept_if_the_user_says_so(open_page: Open, guarded: EchoServer)
     expect(other_tab.get_by_label("Model", exact=True)).to_have_value("tests/echo")
 
 
+def test_who_sends_the_question_for_a_key_away_is_not_asked_again_by_the_page_itself(
+    open_page: Open, guarded: EchoServer
+) -> None:
+    page = open_page(guarded.url, refusals=True, is_shown=False)
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("API key")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("alert")).to_have_text("This server needs an API key.")
+    for panel in ("server", "models"):  # which ask the server every two seconds
+        go_to(page, panel)
+    page.wait_for_timeout(2500)
+    expect(dialog).to_have_count(0)
+    go_to(page, "chat")
+    page.get_by_role("button", name="Ask it again").click()
+    dialog.get_by_label("API key").fill("open-sesame")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Model", exact=True)).to_have_value("tests/echo")
+
+
 def test_the_page_works_over_plain_http_from_another_machine(
     open_page: Open, tmp_path: Path
 ) -> None:
@@ -158,7 +177,14 @@ def test_keys_lead_everywhere(page: Page) -> None:
     page.keyboard.press("Alt+5")
     expect(page.get_by_role("heading", name="Models", exact=True)).to_be_visible()
     page.keyboard.press("Alt+1")
-    expect(page.get_by_label("Message", exact=True)).to_be_focused()
+    message = page.get_by_label("Message", exact=True)
+    expect(message).to_be_focused()
+    sign = {"key": "£", "code": "Digit3", "altKey": True, "bubbles": True}  # as a Mac has it
+    message.dispatch_event("keydown", sign)
+    expect(message).to_be_visible()
+    page.locator("#stage").dispatch_event("keydown", sign)
+    expect(page.get_by_role("heading", name="Embed", exact=True)).to_be_visible()
+    page.keyboard.press("Alt+1")
     page.keyboard.press("Control+k")
     expect(page.get_by_label("Search conversations")).to_be_focused()
     page.keyboard.press("Control+Shift+O")

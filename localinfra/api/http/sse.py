@@ -63,18 +63,18 @@ class Stream(Response, Generic[Item]):
         self.init_headers({**own, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wire = Wire(send)
         try:
-            await until_disconnect(receive, self.stream(scope, send))
+            await until_disconnect(receive, self.stream(scope, wire))
         except ClientDisconnect:
-            if not RequestState.of(scope).is_cancelled:
+            if wire.has_ended or not RequestState.of(scope).is_cancelled:
                 raise
-            await Wire(send).write(self.frame(self.failure(RequestCancelled(), scope)), last=True)
+            await wire.write(self.frame(self.failure(RequestCancelled(), scope)), last=True)
         finally:
             if self.source is not None:
                 await self.source.aclose()
 
-    async def stream(self, scope: Scope, send: Send) -> None:
-        wire = Wire(send)
+    async def stream(self, scope: Scope, wire: "Wire") -> None:
         await wire.start(self.status_code, self.raw_headers)
         heartbeat = asyncio.create_task(wire.keep_alive(self.keepalive_s, self.heartbeat))
         try:
@@ -153,6 +153,7 @@ class Wire:
 
     def __init__(self, send: Send):
         self.send = send
+        self.has_ended = False  # the last bytes were handed over, if not yet taken
         self.clock = asyncio.get_running_loop().time
         self.last_sent_s = self.clock()
 
@@ -161,6 +162,7 @@ class Wire:
         self.last_sent_s = self.clock()
 
     async def write(self, data: bytes, last: bool = False) -> None:
+        self.has_ended = self.has_ended or last
         try:
             await self.send({"type": "http.response.body", "body": data, "more_body": not last})
         except OSError:  # some servers raise it if the client is gone
@@ -170,7 +172,7 @@ class Wire:
     async def keep_alive(self, interval_s: float, heartbeat: Callable[[], bytes]) -> None:
         """Writes a heartbeat after each `interval_s` of silence, until cancelled."""
         with contextlib.suppress(ClientDisconnect):  # the task that writes events gets it too
-            while True:
+            while not self.has_ended:
                 wait_s = self.last_sent_s + interval_s - self.clock()
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)

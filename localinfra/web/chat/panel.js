@@ -3,7 +3,7 @@
 import { h, icon, iconButton, put } from "../lib/dom.js";
 import { announce, notify } from "../lib/dialog.js";
 import { count, plain } from "../lib/format.js";
-import { modelPicker, models, ofKind } from "../lib/models.js";
+import { adviceWithout, modelPicker, models, ofKind } from "../lib/models.js";
 import { remembered } from "../lib/settings.js";
 import { showRequest } from "../lib/snippets.js";
 import { ROUTE } from "./answer.js";
@@ -204,13 +204,7 @@ export default class ChatPanel {
             text,
           ),
         )
-      : h(
-          "p",
-          {},
-          "No chat model is on this machine yet. ",
-          h("a", { href: "#models" }, "Fetch one"),
-          ", then come back.",
-        );
+      : h("p", {}, adviceWithout("chat model"));
     put(
       this.welcome,
       icon("mark"),
@@ -282,11 +276,11 @@ export default class ChatPanel {
  */
 class Side {
   /** @param {string} className of `panel` while it is shown */
-  constructor(icon, label, className, panel) {
+  constructor(iconName, label, className, panel) {
     this.className = className;
     this.panel = panel;
     this.isOn = remembered(className, window.innerWidth > 1100);
-    this.button = iconButton(icon, label, () => {
+    this.button = iconButton(iconName, label, () => {
       if (narrow.matches) this.show(!panel.classList.contains(className));
       else this.isOn.set(!this.isOn.value);
     });

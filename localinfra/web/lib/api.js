@@ -2,6 +2,8 @@
 
 import { apiKey } from "./settings.js";
 
+const NEEDS_KEY = "This server needs an API key.";
+
 /** What went wrong, in the server's words. */
 export class ApiError extends Error {
   constructor(message, status = 0, code = null) {
@@ -18,14 +20,19 @@ export function onMissingKey(ask) {
   askForKey = ask;
 }
 
+let lacksKey = false; // the last request was refused for want of one
+
 /**
- * A response with status 2xx. Asks for a key where one is missing, and tries again.
+ * A response with status 2xx. Asks for a key where one is missing, and tries again; not if `isQuiet`, for what
+ * the page does by itself: who has sent the question away must not be asked again and again.
  * @param {string} path
- * @param {{method?: string, body?: any, signal?: AbortSignal}} [options] `body` becomes JSON
+ * @param {{method?: string, body?: any, signal?: AbortSignal, isQuiet?: boolean}} [options] `body` becomes
+ *   JSON
  * @throws {ApiError} or an AbortError
  */
-export async function request(path, { method, body, signal } = {}) {
+export async function request(path, { method, body, signal, isQuiet = false } = {}) {
   for (;;) {
+    if (isQuiet && lacksKey) throw new ApiError(NEEDS_KEY, 401);
     const headers = {};
     if (apiKey.value) headers.authorization = `Bearer ${apiKey.value}`;
     if (body !== undefined) headers["content-type"] = "application/json";
@@ -35,9 +42,11 @@ export async function request(path, { method, body, signal } = {}) {
       if (error.name === "AbortError") throw error;
       throw new ApiError("The server can't be reached. Is it still running?");
     });
+    lacksKey = reply.status === 401;
     if (reply.ok) return reply;
     const error = await errorOf(reply);
-    if (reply.status !== 401 || !(await askForKey(error.message))) throw error;
+    if (!lacksKey) throw error;
+    if (isQuiet || !(await askForKey(error.message))) throw new ApiError(NEEDS_KEY, 401);
   }
 }
 

@@ -52,7 +52,7 @@ export async function confirmed(question, action) {
 /** Asks for a line of text. Resolves to null if the user gives none. */
 export async function asked(question, value, action) {
   let answer = null;
-  const input = h("input", { value, required: true, "aria-label": question });
+  const input = h("input", { value, required: true, autofocus: true, "aria-label": question });
   const give = (event) => {
     event.preventDefault();
     answer = input.value.trim() || null;

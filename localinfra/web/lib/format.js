@@ -47,7 +47,7 @@ export function when(milliseconds) {
 
 // Control characters, signs of direction, and invisible letters that don't belong to an emoji's flag.
 const HIDDEN =
-  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f]|(?<!\u{1f3f4}[\u{e0020}-\u{e007e}]{0,6})[\u{e0000}-\u{e007f}]/gu;
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f]|[\u{e0000}-\u{e007f}](?<!\u{1f3f4}[\u{e0020}-\u{e007e}]{0,6}[^])/gu;
 
 /** The text with characters shown that would turn the direction of what follows, or hide it. */
 export function plain(text) {

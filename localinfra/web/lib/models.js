@@ -2,14 +2,34 @@
 
 import { h, put } from "./dom.js";
 import { json } from "./api.js";
+import { notify } from "./dialog.js";
 import { Signal } from "./signal.js";
 
-/** @type {Signal<any[]>} cards of GET /v1/models, those without files too */
-export const models = new Signal([]);
+const UNKNOWN = [];
 
-export async function refreshModels() {
-  models.set((await json("/v1/models?all=true")).data);
-  return models.value;
+/** @type {Signal<any[]>} cards of GET /v1/models, those without files too */
+export const models = new Signal(UNKNOWN);
+
+/** @param {boolean} [isQuiet] whether not to ask for a key */
+export async function refreshModels(isQuiet = true) {
+  models.set((await json("/v1/models?all=true", { isQuiet })).data);
+}
+
+export const areKnown = () => models.value !== UNKNOWN;
+
+/** What to do where there is no model, as the content of a paragraph. @param {string} what "chat model" */
+export function adviceWithout(what) {
+  const again = () => refreshModels(false).catch((error) => notify(error.message, "error"));
+  if (!areKnown())
+    return [
+      "What this server has is not known yet. ",
+      h("button", { type: "button", class: "button", onclick: again }, "Ask it again"),
+    ];
+  return [
+    `No ${what} is on this machine yet. `,
+    h("a", { href: "#models" }, "Fetch one"),
+    ", then come back.",
+  ];
 }
 
 export const isPresent = (card) => !card.remedy;
@@ -52,7 +72,7 @@ export function modelPicker(kinds, chosen, label = "Model", first = null) {
           `${card.id}${card.state === "present" ? "" : ` · ${stateName(card)}`}`,
         ),
       ),
-      cards.length ? null : h("option", { value: "" }, "no model of this kind"),
+      cards.length ? null : h("option", { value: "" }, areKnown() ? "no model of this kind" : "not known yet"),
     );
     select.disabled = !cards.length;
     select.value = chosen.value;

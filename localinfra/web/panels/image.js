@@ -7,7 +7,7 @@ import * as db from "../lib/db.js";
 import { announce, confirmed, notify } from "../lib/dialog.js";
 import { dollars, plain, seconds } from "../lib/format.js";
 import { newId } from "../lib/id.js";
-import { modelPicker, models, ofKind, refreshModels } from "../lib/models.js";
+import { adviceWithout, modelPicker, models, ofKind, refreshModels } from "../lib/models.js";
 import { remembered } from "../lib/settings.js";
 import { showRequest } from "../lib/snippets.js";
 import { Mask } from "./mask.js";
@@ -95,11 +95,7 @@ export default class ImagePanel {
         { class: "empty" },
         hasModel
           ? "Describe a picture. It appears here while it is being made."
-          : [
-              "No image model is on this machine yet. ",
-              h("a", { href: "#models" }, "Fetch one"),
-              ", then come back.",
-            ],
+          : adviceWithout("image model"),
       ),
     );
   }

@@ -9,7 +9,7 @@ const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 
 /** @returns {Promise<Sample[]>} */
 export async function scrape() {
-  const text = await (await request("/metrics")).text();
+  const text = await (await request("/metrics", { isQuiet: true })).text();
   return text.split("\n").map(sampleOf).filter(Boolean);
 }
 

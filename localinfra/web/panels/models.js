@@ -4,7 +4,7 @@ import { h, icon, iconButton, put } from "../lib/dom.js";
 import { json, stream } from "../lib/api.js";
 import { confirmed, notify } from "../lib/dialog.js";
 import { bytes, count, dollars, plain, seconds } from "../lib/format.js";
-import { isPresent, models, refreshModels, stateName } from "../lib/models.js";
+import { adviceWithout, areKnown, isPresent, models, refreshModels, stateName } from "../lib/models.js";
 import { showRequest } from "../lib/snippets.js";
 import { budgets } from "./metrics.js";
 
@@ -53,6 +53,7 @@ export default class ModelsPanel {
   }
 
   show() {
+    if (!models.value.length) return put(this.list, h("div", { class: "empty" }, emptyAdvice()));
     put(this.memory, this.memoryBars());
     const groups = Object.entries(KINDS).map(([kind, title]) => [
       title,
@@ -246,6 +247,9 @@ export default class ModelsPanel {
     await this.refresh();
   }
 }
+
+const emptyAdvice = () =>
+  areKnown() ? "The server has no models yet: fetch one above." : adviceWithout("model");
 
 function progressText({ status, file, done_bytes, total_bytes, rate, left_s }) {
   const parts = [

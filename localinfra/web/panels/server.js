@@ -111,7 +111,7 @@ export default class ServerPanel {
 
   /** One row for each request that is being answered. */
   async showRequests() {
-    const found = this.mayNotAsk ? null : await json("/v1/requests").catch((error) => this.refused(error));
+    const found = this.mayNotAsk ? null : await json("/v1/requests", { isQuiet: true }).catch((error) => this.refused(error));
     if (!found) return;
     const rows = new Map(found.data.map((request) => [request.id, request]));
     const each = (value) => new Map([...rows].map(([id, request]) => [id, value(request)]));
