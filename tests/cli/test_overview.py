@@ -83,6 +83,7 @@ def test_a_program_at_the_servers_port_is_named_and_another_port_proposed(settin
     program += "; print(s.server_port, flush=True); s.serve_forever()"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with started([sys.executable, "-c", program], **pipes) as process:
+        assert process.stdout
         port = int(process.stdout.readline())
         server = f'server = {{host = "127.0.0.1", port = {port}, '
         settings.write_text(settings.read_text().replace("server = {port = 1, ", server))

@@ -46,6 +46,17 @@ def environment(installed: Path, cache: Path) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(installed), "LOCALINFRA_CACHE": str(cache)}
 
 
+def printed(installed: Path, folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        command(installed, *arguments),
+        cwd=folder,
+        env=environment(installed, folder.parent / "cache"),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+
+
 def test_the_wheel_has_every_file_of_the_package_and_the_default_settings(wheel: Path) -> None:
     package = ROOT / "localinfra"
     files = (path for path in package.rglob("*") if path.is_file())
@@ -58,21 +69,18 @@ def test_the_wheel_has_every_file_of_the_package_and_the_default_settings(wheel:
 def test_a_server_from_the_wheel_answers_in_an_empty_folder(
     installed: Path, tmp_path: Path
 ) -> None:
-    empty, cache = tmp_path / "empty", tmp_path / "cache"
+    empty = tmp_path / "empty"
     empty.mkdir()
-    where = {"cwd": empty, "env": environment(installed, cache), "text": True}
-    listed = subprocess.check_output(command(installed, "list"), **where)
+    listed = printed(installed, empty, "list")
     assert f"from {installed}/localinfra/models.toml" in listed
     assert re.search(r"SmolLM2-135M-Instruct +text +present", listed)
 
-    serve = command(installed, "serve", "--port", "0")
-    with started(serve, stdout=subprocess.PIPE, **where) as popen:
+    serve, cache = command(installed, "serve", "--port", "0"), tmp_path / "cache"
+    pipes = {"stdout": subprocess.PIPE, "text": True}
+    with started(serve, cwd=empty, env=environment(installed, cache), **pipes) as popen:
         server = ServeProcess(popen)
-        body = {
-            "model": "default",
-            "messages": [{"role": "user", "content": "Hi"}],
-            "max_tokens": 4,
-        }
+        message = {"role": "user", "content": "Hi"}
+        body = {"model": "default", "messages": [message], "max_tokens": 4}
         request = urllib.request.Request(
             f"{server.url}/v1/chat/completions",
             json.dumps(body).encode(),
@@ -83,15 +91,8 @@ def test_a_server_from_the_wheel_answers_in_an_empty_folder(
     assert list(empty.iterdir()) == []
 
 
-def test_commands_that_the_wheel_proposes_need_no_checkout(installed: Path, tmp_path: Path) -> None:
-    """All of the documents' scripts are in the checkout only."""
-    for arguments in ([], ["doctor"]):
-        done = subprocess.run(
-            command(installed, *arguments),
-            cwd=tmp_path,
-            env=environment(installed, tmp_path / "cache"),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "scripts/" not in done.stdout
+@pytest.mark.parametrize("arguments", [(), ("doctor",)])
+def test_what_the_wheel_proposes_needs_no_checkout(
+    installed: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    assert "scripts/" not in printed(installed, tmp_path, *arguments)
