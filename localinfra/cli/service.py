@@ -36,8 +36,9 @@ NOT_RUNNING = 3  # as `systemctl status` exits
 # Variables of this terminal that the server reads, itself or in a library.
 PATHS = r"LOCALINFRA_CACHE|HF_HOME|(HF|HUGGINGFACE)_HUB_CACHE|OLLAMA_MODELS|XDG_CACHE_HOME"
 KEPT = re.compile(
-    rf"({PATHS})|LOCALINFRA_API_KEYS|HF_\w+|TRANSFORMERS_OFFLINE|CUDA_\w+|GGML_\w+|OMP_NUM_THREADS"
-    r"|(LD|DYLD)_LIBRARY_PATH|SSL_CERT_(FILE|DIR)|(HTTPS?|ALL|NO)_PROXY|(https?|all|no)_proxy"
+    rf"({PATHS})|LOCALINFRA_(API_KEYS|ALLOWED_HOSTS)|HF_\w+|TRANSFORMERS_OFFLINE"
+    r"|CUDA_\w+|GGML_\w+|OMP_NUM_THREADS|(LD|DYLD)_LIBRARY_PATH"
+    r"|SSL_CERT_(FILE|DIR)|(HTTPS?|ALL|NO)_PROXY|(https?|all|no)_proxy"
 )
 
 
