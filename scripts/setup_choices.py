@@ -18,7 +18,7 @@ class SetupError(Exception):
 @dataclass(frozen=True)
 class Pins:
     llama: str  # requirement of llama-cpp-python
-    weights: tuple[str, ...]  # requirements of the packages that hold the small models
+    weights: tuple[str, ...]  # requirements of the packages that hold small chat models
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def cmake_flags(backend: str, machine: Machine) -> str:
 
 def missing_tool(backend: str, machine: Machine, found: set[str]) -> str:
     """What must be installed before the build can be compiled; "" if nothing seems missing."""
-    if not found & {"c++", "g++", "clang++", "CXX"}:
+    # CMake finds Visual Studio's compiler by itself, which is in no PATH.
+    if machine.system != "Windows" and not found & {"c++", "g++", "clang++", "CXX"}:
         return f"A C++ compiler is needed. {compiler_line(machine.system)}"
     if backend == "cuda" and not found & {"nvcc", "CUDACXX"}:
         return (

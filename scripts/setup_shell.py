@@ -3,7 +3,6 @@ advice from their logs, and the lock that only one setup holds.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -17,9 +16,15 @@ from typing import IO
 
 from setup_choices import SetupError
 
+try:
+    import fcntl
+except ImportError:  # Windows: no lock, so run one setup at a time there
+    fcntl = None  # type: ignore[assignment]
+
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
+IS_WINDOWS = os.name == "nt"
+PYTHON = VENV / ("Scripts/python.exe" if IS_WINDOWS else "bin/python")
 
 REMEDIES = (  # (pattern in the log, what to do); the first match counts
     (r"No space left on device", "The disk is full: free some space and run again."),
@@ -39,7 +44,8 @@ REMEDIES = (  # (pattern in the log, what to do); the first match counts
     ),
     (
         r"CMAKE_C(XX)?_COMPILER|No C(XX)? compiler|unable to find .*compiler",
-        "The C++ compiler doesn't work.",
+        "The C++ compiler is missing or doesn't work. On Windows, install Visual Studio's Build "
+        "Tools with C++.",
     ),
     (
         r"signal terminated program cc1plus|ninja: .*Killed|cc1plus: out of memory",
@@ -135,7 +141,7 @@ class Shell:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(self.lock.fileno(),),
+                pass_fds=() if IS_WINDOWS else (self.lock.fileno(),),
                 process_group=0,
             )
         status = Status(title)
@@ -177,6 +183,9 @@ def poll(process: subprocess.Popen[bytes]) -> int | None:
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
     """Ends compilers too: they are in the child's group and would go on compiling."""
+    if IS_WINDOWS:  # it has no groups
+        subprocess.run(["taskkill", "/t", "/f", "/pid", str(process.pid)], capture_output=True)
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave them behind
     for sign, patience_s in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         with contextlib.suppress(ProcessLookupError):
@@ -204,6 +213,8 @@ def only_setup(path: Path) -> Iterator[IO[str]]:
 
 
 def locked(file: IO[str]) -> bool:
+    if fcntl is None:
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

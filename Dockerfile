@@ -1,0 +1,39 @@
+# localinfra on the CPU. docs/operations.md says how to build and run it.
+
+FROM python:3.12-slim AS build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends build-essential \
+    && rm -rf /var/lib/apt/lists/*
+RUN python -m venv /opt/localinfra
+
+# llama.cpp in a layer of its own, since compiling takes minutes. It is compiled for the machine that
+# builds the image; --build-arg CMAKE_ARGS=-DGGML_NATIVE=off makes an image for others too.
+# Without pip's cache: it knows builds by their version only.
+ARG CMAKE_ARGS=""
+COPY pyproject.toml /src/
+RUN grep -o 'llama-cpp-python==[0-9.]*' /src/pyproject.toml \
+    | xargs /opt/localinfra/bin/pip install --no-cache-dir
+
+# EXTRAS=demo leaves PyTorch out: chat, and embedders in GGUF files.
+ARG EXTRAS=all
+ARG PIP_EXTRA_INDEX_URL=""
+COPY README.md LICENSE models.toml /src/
+COPY localinfra /src/localinfra
+RUN /opt/localinfra/bin/pip install --no-cache-dir "/src[$EXTRAS]"
+
+FROM python:3.12-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 10001 localinfra \
+    && install -d -o localinfra -g localinfra /models
+COPY --from=build /opt/localinfra /opt/localinfra
+ENV PATH=/opt/localinfra/bin:$PATH HF_HOME=/models/huggingface LOCALINFRA_CACHE=/models/localinfra
+USER localinfra
+WORKDIR /home/localinfra
+VOLUME /models
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
+    CMD ["python3", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/health'); exit(c.getresponse().status != 200)"]
+ENTRYPOINT ["localinfra"]
+CMD ["serve", "--host", "0.0.0.0"]
