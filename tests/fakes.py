@@ -307,6 +307,8 @@ class FakeBackend:
 class FakeDrafter(FakeBackend):
     """Says what the fake model says, with `noise` of another model in it."""
 
+    rereads_guesses = False
+
     def __init__(self, noise: float = 0.0, **options: Any):
         super().__init__(**options)
         self.noise = noise
@@ -315,10 +317,13 @@ class FakeDrafter(FakeBackend):
         history, _ = self.histories[row]
         return super().logits(row) + np.float32(self.noise) * hashed([*history[-2:], 99])
 
+    def first_readable(self, slot: int) -> int | None:
+        return 0
+
 
 @asynccontextmanager
 async def running(
-    backend: FakeBackend, drafter: FakeBackend | None = None, **options: Any
+    backend: FakeBackend, drafter: FakeDrafter | None = None, **options: Any
 ) -> AsyncIterator[Engine]:
     engine = Engine(backend, EngineSettings(**options), drafter=drafter)
     try:

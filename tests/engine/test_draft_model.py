@@ -32,7 +32,7 @@ GREEDY = SamplingParams(temperature=0)
 class Machine:
     """Runs sequences; knows the time."""
 
-    drafter: FakeBackend | None
+    drafter: FakeDrafter | None
     step_s: Callable[[int], float] = lambda rows: 0.1  # of the model, by rows
     draft_s: Callable[[int], float] = lambda rows: 0.01
     backend: FakeBackend = field(
