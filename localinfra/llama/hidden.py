@@ -14,10 +14,11 @@ KEPT = 1024
 
 
 class HiddenStates:
-    """Rows by slot and position: in each slot those of [start, stop), at most `KEPT`."""
+    """Rows by slot and position: in each slot those of [start, stop), the last `kept` at most."""
 
-    def __init__(self, num_slots: int, width: int):
-        self._rows = np.zeros((num_slots, KEPT, width), np.float32)  # rings
+    def __init__(self, num_slots: int, width: int, kept: int = KEPT):
+        self._rows = np.zeros((num_slots, kept, width), np.float32)  # rings
+        self._kept = kept
         self._spans = [(0, 0)] * num_slots
 
     @property
@@ -36,9 +37,9 @@ class HiddenStates:
         if position != stop:
             start = position
         stop = position + len(rows)
-        start = max(start, stop - KEPT)
-        rows = rows[-KEPT:]
-        self._rows[slot, np.arange(stop - len(rows), stop) % KEPT] = rows
+        start = max(start, stop - self._kept)
+        rows = rows[-self._kept :]
+        self._rows[slot, np.arange(stop - len(rows), stop) % self._kept] = rows
         self._spans[slot] = start, stop
 
     def drop(self, slot: int, start: int) -> None:
@@ -65,7 +66,7 @@ class HiddenStates:
         if not (start < position or start == position == 0) or position + count - 1 > stop:
             return None
         rows: NDArray[np.float32] = self._rows[
-            slot, np.arange(position - 1, position + count - 1) % KEPT
+            slot, np.arange(position - 1, position + count - 1) % self._kept
         ]
         if not position:
             rows[0] = 0
