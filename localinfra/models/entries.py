@@ -203,7 +203,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
         return looks.ggufs_inside(path) if path.is_dir() else looks.gguf(path)
 
     def problem_inside(self, path: Path) -> str | None:
-        return looks.gguf_header(path)
+        return looks.gguf_header(path, mtp=self.mtp)
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]

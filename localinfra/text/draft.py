@@ -1,5 +1,5 @@
-"""The model that drafts for a text model, or its own layers that do: how they are planned and loaded
-beside it.
+"""The model that drafts for a text model, or its own layers that do: how they are planned, and
+loaded beside it.
 
 Knows nothing of how drafts are made or verified.
 """
@@ -32,10 +32,7 @@ def plan_with_draft(
     """Like `plan_text`, with the entry's draft model, which has its place first: its steps come
     before every step of the large one. Raises ModelUnavailable and BadGguf."""
     if entry.mtp and (problem := mtp_problem(header)):
-        raise ModelUnavailable(
-            f"{name}: {path} can't draft for itself: {problem}. Remove mtp = true in models.toml.",
-            "model",
-        )
+        raise ModelUnavailable(f"{name}: {problem}. Remove that line in models.toml.", "model")
     plan = plan_text(name, entry, path, header, room)
     if entry.draft is None:
         return plan
@@ -105,9 +102,7 @@ def load_draft(
     return context
 
 
-def load_mtp(
-    name: str, plan: TextPlan, model: Model, verifier: HiddenContext
-) -> LlamaContext:
+def load_mtp(name: str, plan: TextPlan, model: Model, verifier: HiddenContext) -> LlamaContext:
     """The context of the model's own MTP layers. Raises ModelUnavailable."""
     settings = msgspec.structs.replace(
         plan.settings,

@@ -4,7 +4,17 @@ import asyncio
 from typing import Any, NamedTuple
 
 import pytest
-from fakes import FakeBackend, FakeDrafter, FakeHidden, FakeMtp, next_token, reference, run, running, settle
+from fakes import (
+    FakeBackend,
+    FakeDrafter,
+    FakeHidden,
+    FakeMtp,
+    next_token,
+    reference,
+    run,
+    running,
+    settle,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -11,7 +11,12 @@ NEEDED_BY_EXPERTS = ("ffn_gate_inp.weight",)
 
 
 def mtp_problem(header: GgufHeader) -> str | None:
-    """Why they can't draft; None if they can."""
+    """Why they can't draft, in a sentence; None if they can."""
+    why = _why_not(header)
+    return why and f"{header.path} can't draft for itself (mtp = true): {why}"
+
+
+def _why_not(header: GgufHeader) -> str | None:
     count = header.number("nextn_predict_layers")
     if not count:
         return "it has no layers for multi-token prediction"
