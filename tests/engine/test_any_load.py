@@ -87,7 +87,8 @@ def test_any_load_gives_each_request_the_same_answer_as_alone(
         "num_slots": num_sequences + 4, "context_length": 70,
     }  # fmt: skip
     size_of_main = {"idle_cells_slow_steps": tidies, **size, **MEMORIES[memory]}
-    backend, drafter = FakeBackend(**size_of_main), None
+    backend = FakeBackend(**size_of_main)
+    drafter: FakeDrafter | None = None
     if noise is not None and kept_hidden:
         backend = verifier = FakeHidden(kept_hidden, **size_of_main)
         drafter = FakeMtp(verifier, noise, **size)

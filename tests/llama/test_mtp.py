@@ -132,7 +132,9 @@ def texts(
     model = load_text_model("tiny", entry, 8)
     compiled: Grammar | None = None
     if grammar:
-        compiled = GrammarCompiler(model.vocabulary.grammar_tokenizer).compile(grammar, "grammar", is_plain=True)
+        compiled = GrammarCompiler(model.vocabulary.grammar_tokenizer).compile(
+            grammar, "grammar", is_plain=True
+        )
 
     async def run() -> list[list[int]]:
         found = []
