@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from localinfra.engine import postprocess
 from localinfra.engine.backend import Batch
 from localinfra.engine.draft_model import DraftModel
+from localinfra.engine.drafting import Drafting
 from localinfra.engine.grammar.constraint import Constraint, Grammar
 from localinfra.engine.request import (
     EngineSettings,
@@ -297,18 +298,20 @@ def test_of_a_text_they_read_the_end_whose_hidden_states_are_kept() -> None:
         accepted = machine.scheduler.drafting.num_accepted
 
 
-def test_they_draft_again_after_the_cells_were_rearranged() -> None:
+def test_they_draft_again_after_the_cells_were_rearranged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever of the text was read: its hidden states are gone then."""
+    monkeypatch.setattr(Drafting, "_is_worth_reading", lambda *_: True)
     machine, _ = predicting(kept=1000)
-    sequence = Sequence(request(200), 0)
+    text = request(200, prompt=[*range(48)] * 4)
+    sequence, has_cut_reading = Sequence(text, 0), False
     machine.scheduler.add(sequence)
-    while sequence.num_generated < 100:
-        machine.step()
-    machine.scheduler.cache.relay()
-    before = machine.scheduler.drafting.num_accepted
     while not machine.scheduler.is_idle:
         machine.step()
-    assert [sequence.tokens[sequence.num_prompt :]] == Machine(None).texts(request(200))
-    assert machine.scheduler.drafting.num_accepted > before + 20
+        if machine.num_steps % 9 == 0 and machine.scheduler.running:
+            has_cut_reading |= bool(machine.scheduler.drafting._reading)
+            machine.scheduler.cache.relay()
+    assert [sequence.tokens[sequence.num_prompt :]] == Machine(None).texts(text)
+    assert machine.scheduler.drafting.num_accepted > 20 and has_cut_reading
 
 
 # How many tokens pay.

@@ -81,6 +81,7 @@ def test_guesses_come_from_the_models_hidden_states(pair: Pair) -> None:
     expected = decode(mtp, tokens)
     for context in pair:
         context.clear()
+    assert mtp.first_readable(0) is None
     decode(verifier, tokens[:10])
     decode(mtp, tokens[:11])
     decode(mtp, [60], 11)  # a guess, from the layer's own hidden state
@@ -98,14 +99,35 @@ def test_guesses_come_from_the_models_hidden_states(pair: Pair) -> None:
     assert np.abs(decode(mtp, tokens) - expected).max() > 1e-2
 
 
-def test_a_layer_gives_a_guess_after_a_guess_its_own_hidden_state(pair: Pair) -> None:
+def test_a_guess_is_read_after_the_layers_own_hidden_state(pair: Pair) -> None:
     verifier, mtp = pair
     decode(verifier, [50, 60])
     decode(mtp, [50, 60, 70])
     first = decode(mtp, [80], 3)
+    mtp.drop(0, 2)
+    decode(mtp, [70], 2)
+    assert np.abs(decode(mtp, [80], 3) - first).max() < 1e-5
     mtp.drop(0, 3)
     mtp._own[:] = 0
     assert np.abs(decode(mtp, [80], 3) - first).max() > 1e-2
+
+
+def test_slots_that_are_computed_together_keep_their_own(pair: Pair) -> None:
+    verifier, _ = pair
+    texts = [[50, 60, 70], [80, 90, 100, 110, 120], [130]]
+    alone = []
+    for tokens in texts:
+        decode(verifier, tokens)
+        alone.append(verifier.hidden.before(0, 1, len(tokens)))
+        verifier.drop(0, 0)
+    batch = Batch()
+    for slot, tokens in enumerate(texts):
+        batch.extend(slot, 0, tokens, 1)
+    verifier.decode(batch)
+    for slot, rows in enumerate(alone):
+        assert rows is not None
+        found = verifier.hidden.before(slot, 1, len(rows))
+        assert found is not None and np.abs(found - rows).max() < 1e-5
 
 
 @pytest.fixture
