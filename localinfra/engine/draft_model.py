@@ -125,7 +125,7 @@ class DraftModel:
         for sequence in sequences:
             if self._first_readable(sequence) is None:
                 continue
-            reading = self._reading(sequence)
+            reading = self._reading_of(sequence)
             missing = len(sequence.tokens) - 1 - reading.num_cached
             if missing < FEW:
                 continue
@@ -234,7 +234,7 @@ class DraftModel:
         num_held = self._cache.match(sequence.prefix, limit).num_held
         return (0, num_held) if num_held >= first else (first, 0)
 
-    def _reading(self, sequence: Sequence) -> _Reading:
+    def _reading_of(self, sequence: Sequence) -> _Reading:
         """Made anew where nothing was read, or the next tokens can't be."""
         reading = self._readings.get(sequence)
         if reading and self._goes_on_from(reading, sequence):

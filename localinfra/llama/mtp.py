@@ -12,9 +12,9 @@ from llama_cpp import llama_cpp, llama_cpp_ext
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
-from localinfra.footprint import NO_MEMORY, Footprint
+from localinfra.footprint import CPU, NO_MEMORY, Footprint, total
 from localinfra.llama.context import ContextSettings, LlamaContext
-from localinfra.llama.hidden import HiddenStates, rows_by_slot
+from localinfra.llama.hidden import HiddenStates, hidden_bytes, rows_by_slot
 from localinfra.llama.model import Model
 
 # As for logits, a declaration that returns an address.
@@ -29,6 +29,8 @@ class HiddenContext(LlamaContext):
         super()._make_batch()
         width = llama_cpp.llama_model_n_embd_out(self._model.pointer)
         self.hidden = HiddenStates(self.num_sequences, width)
+        rows = Footprint({CPU: hidden_bytes(self.num_sequences, width)})
+        self.footprint = total((self.footprint, rows))
         llama_cpp_ext.llama_set_embeddings_nextn(self._pointer, True, False)
 
     def decode(self, batch: Batch) -> None:

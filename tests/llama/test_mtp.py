@@ -10,7 +10,7 @@ import pytest
 from llama.test_cells import SETTINGS
 from llama.test_reproducible import other, seeded, text
 from models.tiny_gguf import U32, TinyModel, Value, tiny_llama
-from models.tiny_mtp import often_right, tiny_glm4, tiny_qwen35_mtp
+from models.tiny_mtp import often_right, tiny_glm4, tiny_qwen35_moe_mtp, tiny_qwen35_mtp
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
@@ -44,10 +44,11 @@ SCORED = GenerationParams(SamplingParams(temperature=0), top_logprobs=0)
 SAMPLED = GenerationParams(SamplingParams(temperature=0.7, seed=1))
 WORDS = 'start: LETTER{8} ("," LETTER{3}){2,9}\nLETTER: /[a-m]/'
 
+MAKERS = [tiny_glm4, tiny_qwen35_mtp, tiny_qwen35_moe_mtp]
 Pair = tuple[HiddenContext, MtpContext]
 
 
-@pytest.fixture(params=[tiny_glm4, tiny_qwen35_mtp])
+@pytest.fixture(params=MAKERS)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
     made = contexts(request.param(), tmp_path)
     yield made
@@ -176,7 +177,7 @@ def texts(
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("grammar", ["", WORDS], ids=["free", "grammar"])
-@pytest.mark.parametrize("make", [tiny_glm4, tiny_qwen35_mtp])
+@pytest.mark.parametrize("make", MAKERS)
 def test_texts_are_those_without_drafts(
     make: Callable[[], TinyModel], grammar: str, params: GenerationParams, tmp_path: Path
 ) -> None:
@@ -218,7 +219,7 @@ def test_seeded_texts_are_bit_for_bit_those_without_drafts_in_any_company(
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("make", [tiny_glm4, tiny_qwen35_mtp])
+@pytest.mark.parametrize("make", MAKERS)
 def test_rejected_drafts_leave_both_contexts(
     make: Callable[[], TinyModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +272,7 @@ def test_prefixes_from_host_memory_go_on_with_drafts(tmp_path: Path) -> None:
 
 def test_its_memory_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "localinfra.llama")
-    for make in (tiny_glm4, tiny_qwen35_mtp):
+    for make in MAKERS:
         taken, planned = [], []
         for mtp in (False, True):
             entry = entry_of(make(), tmp_path, mtp=mtp, kv_cache_tokens=20_000)

@@ -9,6 +9,7 @@ from models.tiny_gguf import (
     FFN,
     HEADS,
     HEADS_KV,
+    STRING,
     U32,
     TinyModel,
     TinyTensor,
@@ -68,6 +69,27 @@ def tiny_qwen35_mtp(layers: int = 4, seed: int = 0) -> TinyModel:
     _add_prediction(weights, layers)
     model.tensors += weights.tensors
     return model
+
+
+def tiny_qwen35_moe_mtp(layers: int = 4, seed: int = 0) -> TinyModel:
+    """The same with experts in each layer."""
+    model = tiny_qwen35_mtp(layers, seed)
+    metadata = {
+        key.replace("qwen35.", "qwen35moe."): value for key, value in model.metadata.items()
+    } | {
+        "general.architecture": Value(STRING, "qwen35moe"),
+        "qwen35moe.expert_count": Value(U32, EXPERTS),
+        "qwen35moe.expert_used_count": Value(U32, 1),
+        "qwen35moe.expert_feed_forward_length": Value(U32, EXPERT_FFN),
+        "qwen35moe.expert_shared_feed_forward_length": Value(U32, EXPERT_FFN),
+    }
+    tensors = [each for each in model.tensors if ".ffn_" not in each.name]
+    weights = Weights(seed + 2)
+    for layer in range(layers + 1):
+        _add_experts(weights, layer)
+        weights.add(f"blk.{layer}.ffn_gate_inp_shexp.weight", EMBD)
+    tensors += [each for each in weights.tensors if "exp_probs_b" not in each.name]
+    return TinyModel(metadata, tensors)
 
 
 def often_right(model: TinyModel) -> TinyModel:
