@@ -33,7 +33,7 @@ from localinfra.llama.load_log import footprint_of
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.mtp import HiddenContext, MtpContext
 from localinfra.models.entries import TextModelEntry
-from localinfra.models.gguf.reader import read_header
+from localinfra.models.gguf.reader import BadGguf, read_header
 from localinfra.models.kv_cache import cache_bytes
 from localinfra.models.sources import ModelSource, PathSource
 from localinfra.text.loading import load_text_model, text_plan
@@ -319,6 +319,19 @@ def test_a_layer_without_a_tensor_that_llama_cpp_insists_on_is_refused(
     tiny.tensors = [each for each in tiny.tensors if each.name != f"blk.2.{name}"]
     with pytest.raises(ModelUnavailable, match=f"it lacks blk.2.{name}. Remove that line"):
         text_plan("tiny", entry_of(tiny, tmp_path, mtp=True), {})
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_file_with_nothing_but_such_a_layer_is_no_model(
+    make: Callable[[], TinyModel], tmp_path: Path
+) -> None:
+    tiny = make()
+    last = max(each.name for each in tiny.tensors if each.name.startswith("blk."))[:6]
+    tiny.tensors = [
+        each for each in tiny.tensors if each.name.startswith(last) or each.name[:4] != "blk."
+    ]
+    with pytest.raises(BadGguf, match="has only layers that draft for another model"):
+        read_header(tiny.write(tmp_path / "tiny.gguf"))
 
 
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
