@@ -82,7 +82,18 @@ def rows_of_header(entry: ModelEntry, header: GgufHeader) -> Iterator[Row]:
     if isinstance(entry, TextModelEntry):
         if words := sharing(entry, header):
             yield "prefixes", words
+        yield from rows_of_mtp(entry, header)
         yield from rows_of_chat(entry, header)
+
+
+def rows_of_mtp(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:
+    """Whether its own layers draft, where it has some."""
+    from localinfra.models.gguf.mtp import mtp_problem
+
+    if entry.mtp:
+        yield "drafts", mtp_problem(header) or "by its own MTP layer"
+    elif not mtp_problem(header):
+        yield "drafts", "not by its own MTP layer: for that, set mtp = true"
 
 
 def rows_of_chat(entry: TextModelEntry, header: GgufHeader) -> Iterator[Row]:

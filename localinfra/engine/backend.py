@@ -25,13 +25,16 @@ class DecodeFailed(Exception):
 class Batch:
     """The tokens of one step as parallel lists; each token extends one slot by one position."""
 
-    __slots__ = ("output_rows", "positions", "slots", "tokens")
+    __slots__ = ("origins", "output_rows", "positions", "slots", "tokens")
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.positions: list[int] = []
         self.slots: list[int] = []
         self.output_rows: list[int] = []  # indices of the tokens whose logits are wanted
+        # For a drafter, by slot: the slot of the same text in the model that verifies, and how many
+        # more tokens that has before.
+        self.origins: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -131,3 +134,16 @@ class Backend(Protocol):
         """Whether the token ends a generation."""
 
     def close(self) -> None: ...
+
+
+class DraftBackend(Backend, Protocol):
+    """A backend that drafts for another one, perhaps with hidden states of that one.
+
+    `rereads_guesses`: guesses are computed again as tokens, more exactly.
+    """
+
+    rereads_guesses: bool
+
+    def first_readable(self, slot: int) -> int | None:
+        """From which position on it can read the tokens in a slot of the model that verifies, and
+        the one after them; None if it can read none now."""

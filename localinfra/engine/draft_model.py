@@ -1,4 +1,5 @@
-"""Drafts from a smaller model with the same vocabulary, which reads what the sequences have.
+"""Drafts from a smaller model with the same vocabulary, or from layers made for that, which read
+what the sequences have.
 
 Owns that model's backend, with a prefix cache of its own. How much is drafted, others decide. A
 guess is drawn as the sequence's sampler will draw the token itself, and drafts change only the
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from localinfra.engine.backend import Backend, Batch, DecodeFailed
+from localinfra.engine.backend import Batch, DecodeFailed, DraftBackend
 from localinfra.engine.drafts import NUMBERS
 from localinfra.engine.kvcache import KVCache
 from localinfra.engine.policy.step_times import StepTimes
+from localinfra.engine.radix import Prefix
 from localinfra.engine.sampling import Floats
 from localinfra.engine.sequence import Sequence
 from localinfra.errors import ApiError
@@ -67,13 +69,16 @@ class Guess(NamedTuple):
 
 
 class _Reading:
-    """What the draft model has read of a sequence, and its guesses."""
+    """What the draft model has read of a sequence, and its guesses.
 
-    __slots__ = ("guesses", "num_ahead", "num_cached", "record", "slot")
+    To it, the text may begin later: without tokens whose hidden states are gone."""
 
-    def __init__(self, slot: int, num_cached: int, record: Record):
+    __slots__ = ("begin", "guesses", "num_ahead", "num_cached", "record", "slot")
+
+    def __init__(self, slot: int, begin: int, num_cached: int, record: Record):
         self.slot = slot
-        self.num_cached = num_cached  # tokens of the sequence in the slot
+        self.begin = begin  # where the text begins: a position in the sequence
+        self.num_cached = num_cached  # tokens of the sequence up to the last one in the slot
         self.num_ahead = 0  # guesses in the slot after them
         self.guesses: list[Guess] = []  # after the sequence's last token
         self.record = record
@@ -82,7 +87,7 @@ class _Reading:
 class DraftModel:
     """Call `read` and then `draft` before a step, `accept` after it. Engine thread only."""
 
-    def __init__(self, backend: Backend, num_vocab: int):
+    def __init__(self, backend: DraftBackend, num_vocab: int):
         """`num_vocab`: of the model that verifies."""
         self._backend = backend
         self._num_vocab = num_vocab
@@ -98,16 +103,18 @@ class DraftModel:
         reading = self._readings.get(sequence)
         usual = (reading.record if reading else self._record).usual
         room = self._backend.context_length - len(sequence.tokens)
-        count = 0 if self.is_broken else max(0, min(max_tokens, NUMBERS.max_draft, room))
+        can_draft = not self.is_broken and self._first_readable(sequence) is not None
+        count = max(0, min(max_tokens, NUMBERS.max_draft, room)) if can_draft else 0
         return [usual**length for length in range(1, count + 1)]
 
     def num_unread(self, sequence: Sequence) -> int:
         """Tokens that `read` has to compute before a draft."""
         reading = self._readings.get(sequence)
-        limit = len(sequence.tokens) - 1
-        known = (
-            reading.num_cached if reading else self._cache.match(sequence.prefix, limit).num_held
-        )
+        if reading and self._goes_on_from(reading, sequence):
+            known = reading.num_cached
+        else:
+            begin, num_held = self._place(sequence)
+            known = begin + num_held
         return max(0, len(sequence.tokens) - FEW - known)
 
     def read(self, sequences: Iterable[Sequence], max_tokens: int, threads: int) -> None:
@@ -116,21 +123,24 @@ class DraftModel:
         parts: list[tuple[Sequence, _Reading, int]] = []
         max_tokens = min(max_tokens, self._backend.batch_size)
         for sequence in sequences:
-            reading = self._readings.get(sequence) or self._begin(sequence)
+            if self._first_readable(sequence) is None:
+                continue
+            reading = self._reading_of(sequence)
             missing = len(sequence.tokens) - 1 - reading.num_cached
             if missing < FEW:
                 continue
             size = min(missing, max_tokens - len(batch))
             if size:
                 start = reading.num_cached
-                batch.extend(reading.slot, start, sequence.tokens[start : start + size], 0)
+                self._extend(batch, sequence, sequence.tokens[start : start + size], 0)
                 parts.append((sequence, reading, size))
         if not parts or not self._decode(batch, len(batch), threads):
             return
         for sequence, reading, size in parts:
             self._cache.advance(reading.slot, size)
             reading.num_cached += size
-            self._cache.record(reading.slot, sequence.tokens[: reading.num_cached])
+            tokens = sequence.tokens[reading.begin : reading.num_cached]
+            self._cache.record(reading.slot, tokens)
 
     def draft(
         self, sizes: Mapping[Sequence, int], least_chance: float, threads: int
@@ -195,7 +205,7 @@ class DraftModel:
             if guess.token != token:
                 break
         reading.guesses.clear()
-        num_kept = min(num_right, reading.num_ahead)
+        num_kept = 0 if self._backend.rereads_guesses else min(num_right, reading.num_ahead)
         if reading.num_ahead > num_kept:
             self._cache.retract(reading.slot, reading.num_ahead - num_kept)
         reading.num_cached += num_kept
@@ -205,21 +215,56 @@ class DraftModel:
     def finish(self, sequence: Sequence) -> None:
         """The sequence lost its slot; what was read stays as a cached prefix."""
         if reading := self._readings.pop(sequence, None):
-            self._cache.finish(reading.slot, sequence.tokens[: reading.num_cached])
+            tokens = sequence.tokens[reading.begin : reading.num_cached]
+            self._cache.finish(reading.slot, tokens)
 
-    def _begin(self, sequence: Sequence) -> _Reading:
-        slot, num_cached = self._cache.acquire(sequence.prefix, len(sequence.tokens) - 1)
-        reading = self._readings[sequence] = _Reading(slot, num_cached, Record(self._record))
-        return reading
+    def _first_readable(self, sequence: Sequence) -> int | None:
+        assert sequence.slot is not None, "it is running"
+        return self._backend.first_readable(sequence.slot)
+
+    def _goes_on_from(self, reading: _Reading, sequence: Sequence) -> bool:
+        """Whether what comes next can be read."""
+        first = self._first_readable(sequence)
+        return first is not None and reading.num_cached >= first
+
+    def _place(self, sequence: Sequence) -> tuple[int, int]:
+        """Where the text begins to the model, and how much after that it has in its cache."""
+        first = self._first_readable(sequence) or 0
+        limit = len(sequence.tokens) - 1
+        num_held = self._cache.match(sequence.prefix, limit).num_held
+        return (0, num_held) if num_held >= first else (first, 0)
+
+    def _reading_of(self, sequence: Sequence) -> _Reading:
+        """Made anew where nothing was read, or the next tokens can't be."""
+        reading = self._readings.get(sequence)
+        if reading and self._goes_on_from(reading, sequence):
+            return reading
+        record = reading.record if reading else Record(self._record)
+        self.finish(sequence)
+        begin, _ = self._place(sequence)
+        prefix = Prefix(sequence.tokens[begin:], sequence.request.cache_salt)
+        slot, num_held = self._cache.acquire(prefix, len(prefix.tokens) - 1)
+        self._readings[sequence] = _Reading(slot, begin, begin + num_held, record)
+        return self._readings[sequence]
+
+    def _extend(
+        self, batch: Batch, sequence: Sequence, tokens: list[int], num_outputs: int
+    ) -> None:
+        """Adds the next tokens of the sequence, or a guess."""
+        reading = self._readings[sequence]
+        assert sequence.slot is not None
+        start = reading.num_cached + reading.num_ahead - reading.begin
+        batch.extend(reading.slot, start, tokens, num_outputs)
+        batch.origins[reading.slot] = sequence.slot, reading.begin
 
     def _step(self, sequences: list[Sequence], threads: int) -> list[Floats] | None:
         """The logits after each sequence and its guesses; None if there are none to be had."""
         batch, last = Batch(), []
         for sequence in sequences:
             reading = self._readings[sequence]
-            start = reading.num_cached + reading.num_ahead
-            tokens = [reading.guesses[-1].token] if reading.guesses else sequence.tokens[start:]
-            batch.extend(reading.slot, start, tokens, 1)
+            new = sequence.tokens[reading.num_cached :]
+            tokens = [reading.guesses[-1].token] if reading.guesses else new
+            self._extend(batch, sequence, tokens, 1)
             last.append(len(batch) - 1)
         if not self._decode(batch, 0, threads):
             return None

@@ -5,7 +5,7 @@ the tokens it brings. What the model has not read of a text costs once more than
 it is read when that would pay if the answer became twice as long as it is.
 """
 
-from localinfra.engine.backend import Backend
+from localinfra.engine.backend import Backend, DraftBackend
 from localinfra.engine.canonical import CanonicalShapes
 from localinfra.engine.draft_model import DraftModel
 from localinfra.engine.kvcache import KVCache
@@ -28,7 +28,7 @@ class Drafting:
         shapes: CanonicalShapes,
         times: StepTimes,
         threads: ThreadController,
-        drafter: Backend | None,
+        drafter: DraftBackend | None,
         settings: EngineSettings,
     ):
         can_draft = backend.max_rollback > 0

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from localinfra.engine import postprocess
-from localinfra.engine.backend import Backend, DecodeFailed
+from localinfra.engine.backend import Backend, DecodeFailed, DraftBackend
 from localinfra.engine.generation import Generation, call, deliver_all, failure
 from localinfra.engine.offloaded import Shelf
 from localinfra.engine.request import EngineSettings, EngineStats, GenerationRequest, TokenEvent
@@ -50,14 +50,14 @@ class Engine:
         *,
         name: str = "engine",
         shelf: Shelf | None = None,
-        drafter: Backend | None = None,
+        drafter: DraftBackend | None = None,
     ):
         """`shelf` has the prefixes that earlier engines left, and gets those of this one. `drafter`
         is a model with the same vocabulary that drafts; the engine closes it too."""
         settings = settings or EngineSettings()
         self._name = name
         self._backend = backend
-        self._backends = (backend, drafter) if drafter else (backend,)
+        self._backends: tuple[Backend, ...] = (backend, drafter) if drafter else (backend,)
         self.most_offloaded_bytes = settings.max_offloaded if backend.can_share_prefixes else 0
         self.max_offloaded_bytes = self.most_offloaded_bytes  # now
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

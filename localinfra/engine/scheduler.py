@@ -5,7 +5,7 @@ Decides who computes what next. `engine.py` computes it, and `kvcache.py` knows 
 
 from collections.abc import Callable
 
-from localinfra.engine.backend import Backend
+from localinfra.engine.backend import Backend, DraftBackend
 from localinfra.engine.borders import saved_before, saved_positions
 from localinfra.engine.canonical import FEW_IDLE, CanonicalShapes
 from localinfra.engine.drafting import Drafting
@@ -46,7 +46,7 @@ class Scheduler:
         settings: EngineSettings,
         shelf: Shelf | None = None,
         send: Callable[[Callable[[], None]], None] = lambda command: command(),
-        drafter: Backend | None = None,
+        drafter: DraftBackend | None = None,
         turns: Turns | None = None,
     ):
         """`shelf` has the prefixes of earlier engines; `send` runs a function on the engine's

@@ -75,6 +75,7 @@ class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
     kv_type: str  # of KV_TYPES
     full_window: bool = False  # layers with a sliding window have a cell for each token too
     max_rollback: int = 0  # tokens that recurrent layers can take back, where llama.cpp supports it
+    mtp: bool = False  # the file's MTP layers draft, in a context of their own
 
 
 class LlamaContext:
@@ -82,6 +83,8 @@ class LlamaContext:
 
     Raises NoContext, and LoadFailed if adapters can't be applied.
     """
+
+    rereads_guesses = False  # as a drafter
 
     def __init__(self, model: Model, settings: ContextSettings):
         self._model = model
@@ -376,6 +379,10 @@ class LlamaContext:
 
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)
+
+    def first_readable(self, slot: int) -> int | None:
+        """As a drafter, which needs nothing from the model that verifies."""
+        return 0
 
     def held(self, slot: int) -> int:
         """Tokens in the slot's cells, and in its state, according to llama.cpp."""

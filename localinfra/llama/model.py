@@ -56,6 +56,7 @@ class ModelSettings(msgspec.Struct, frozen=True):
     mmap: bool = True
     mlock: bool = False
     lora: tuple[LoraFile, ...] = ()
+    mtp: bool = False  # with the layers for multi-token prediction
 
 
 @functools.cache
@@ -76,6 +77,7 @@ class Model:
         params.n_gpu_layers = settings.gpu_layers
         params.split_mode = SPLIT_MODES[settings.split_mode]
         params.main_gpu = settings.main_gpu
+        params.load_mtp = settings.mtp
         params.load_mode = LOAD_MODES[settings.mmap, settings.mlock]
         split = (ctypes.c_float * llama_cpp.llama_max_devices())(*settings.tensor_split)
         if settings.tensor_split:

@@ -152,6 +152,9 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
     prompt_lookup: bool = ENGINE.prompt_lookup
     # a small model with the same vocabulary whose drafts are verified, when that is faster
     draft: Annotated[ModelSource, Meta(description="the name of another text model")] | None = None
+    # draft with the file's own layers for multi-token prediction, when that is faster; they take
+    # memory, also for states to go back to in hybrid models
+    mtp: bool = False
     # while a prompt is read, aim for steps of at most this many times the usual step of the streams
     max_gap_ratio: Annotated[float, Meta(ge=1.5, le=1000)] = ENGINE.max_gap_ratio
     mmap: bool = True  # map the file into memory instead of reading it
@@ -178,6 +181,8 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
             )
         if self.chat_template is not None and self.chat_template_file is not None:
             raise ValueError("chat_template: set it or chat_template_file, not both")
+        if self.mtp and self.draft is not None:
+            raise ValueError("mtp: set it or draft, not both")
 
     @property
     def details(self) -> ModelDetails:
@@ -198,7 +203,7 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
         return looks.ggufs_inside(path) if path.is_dir() else looks.gguf(path)
 
     def problem_inside(self, path: Path) -> str | None:
-        return looks.gguf_header(path)
+        return looks.gguf_header(path, mtp=self.mtp)
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]

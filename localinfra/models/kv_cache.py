@@ -36,6 +36,7 @@ class CacheShape(msgspec.Struct, frozen=True, kw_only=True):
     num_extra_states: int = 0  # of models that also have attention
     max_rollback: int = 0  # tokens that states can be taken back: each has so many earlier ones
     full_window: bool = False  # layers with a sliding window have as many cells as others
+    mtp: bool = False  # layers for multi-token prediction have a cache too
 
 
 def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
@@ -59,6 +60,8 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> list[int]:
     state = state_bytes(header) * num_states * (1 + shape.max_rollback)
     last = header.block_count - header.number("attention.shared_kv_layers")
     last = min(last, FIRST_SHARED.get(header.architecture, last))
+    if not shape.mtp:
+        last = min(last, num_trunk_blocks(header))
     sizes = []
     for block, heads in enumerate(header.head_counts_kv):
         size = state if has_state[block] else 0
@@ -88,8 +91,14 @@ def recurrent_blocks(header: GgufHeader) -> list[bool]:
         return [True] * header.block_count
     every = header.number("full_attention_interval", ATTENTION_EVERY.get(header.architecture, 0))
     if every:
-        return [(block + 1) % every != 0 for block in range(header.block_count)]
+        trunk = num_trunk_blocks(header)
+        return [(at + 1) % every != 0 and at < trunk for at in range(header.block_count)]
     return [heads == 0 for heads in header.head_counts_kv]
+
+
+def num_trunk_blocks(header: GgufHeader) -> int:
+    """Those before the layers for multi-token prediction."""
+    return header.block_count - header.number("nextn_predict_layers")
 
 
 def state_bytes(header: GgufHeader) -> int:

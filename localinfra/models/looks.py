@@ -23,15 +23,17 @@ def gguf(path: Path) -> str | None:
     return None
 
 
-def gguf_header(path: Path, *, embeds: bool = False) -> str | None:
-    """Checks the whole header, which takes a tenth of a second."""
+def gguf_header(path: Path, *, embeds: bool = False, mtp: bool = False) -> str | None:
+    """Checks the whole header, which takes a tenth of a second. With `mtp`, its MTP layers are to
+    draft."""
+    from localinfra.models.gguf.mtp import mtp_problem
     from localinfra.models.gguf.reader import BadGguf, read_header
 
     try:
-        read_header(path, embeds=embeds)
+        header = read_header(path, embeds=embeds)
     except BadGguf as error:
         return str(error)
-    return None
+    return mtp_problem(header) if mtp else None
 
 
 def recommended_by(path: Path) -> SamplingSettings | None:

@@ -1,4 +1,5 @@
-"""The model that drafts for a text model: how it is planned and loaded beside it.
+"""The model that drafts for a text model, or its own layers that do: how they are planned, and
+loaded beside it.
 
 Knows nothing of how drafts are made or verified.
 """
@@ -13,9 +14,11 @@ from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Room, less, total
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.context import ContextSettings, LlamaContext
-from localinfra.llama.model import Model
+from localinfra.llama.model import LoadFailed, Model
+from localinfra.llama.mtp import HiddenContext, MtpContext
 from localinfra.llama.vocabularies import difference
 from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.mtp import mtp_problem
 from localinfra.models.gguf.reader import GgufHeader, read_header
 from localinfra.models.sources import locate
 from localinfra.text.placing import TextPlan, place, plan_text
@@ -28,6 +31,8 @@ def plan_with_draft(
 ) -> TextPlan:
     """Like `plan_text`, with the entry's draft model, which has its place first: its steps come
     before every step of the large one. Raises ModelUnavailable and BadGguf."""
+    if entry.mtp and (problem := mtp_problem(header)):
+        raise ModelUnavailable(f"{name}: {problem}. Remove that line in models.toml.", "model")
     plan = plan_text(name, entry, path, header, room)
     if entry.draft is None:
         return plan
@@ -69,11 +74,14 @@ def load_draft(
     """The context of the model that drafts for `model`, whose context verifies; None if there is
     none, or one of them can't drop what was drafted in vain. Raises ModelUnavailable with the
     reason, also if their vocabularies differ."""
-    if entry.draft is None or plan.draft is None:
+    if not entry.mtp and plan.draft is None:
         return None
     if not verifier.max_rollback:
         warn(name, f"{name} ({model.architecture})")
         return None
+    if isinstance(verifier, HiddenContext):
+        return load_mtp(name, plan, model, verifier)
+    assert entry.draft is not None and plan.draft is not None
     title = f"the draft model of {name}"
     own = draft_entry(entry, plan.draft.header, plan.settings)
     context, draft = place(title, own, plan.draft)
@@ -92,6 +100,25 @@ def load_draft(
             "model",
         )
     return context
+
+
+def load_mtp(name: str, plan: TextPlan, model: Model, verifier: HiddenContext) -> LlamaContext:
+    """The context of the model's own MTP layers. Raises ModelUnavailable."""
+    settings = msgspec.structs.replace(
+        plan.settings,
+        context_length=verifier.context_length,
+        num_cells=verifier.num_cells,
+        full_window=False,
+        max_rollback=0,
+    )
+    try:
+        return MtpContext(model, verifier, settings)
+    except LoadFailed as error:
+        raise ModelUnavailable(
+            f"{name}: its MTP layers got no context: {error}. If memory is short, lower "
+            "context_length or kv_cache_tokens, or remove mtp = true in models.toml.",
+            "model",
+        ) from None
 
 
 def warn(name: str, what: str) -> None:

@@ -133,6 +133,7 @@ def identity(
         batch_threads=None,
         num_sequences=1,
         context_length=0,
+        mtp=False,
         num_cells=int(settings.num_cells + MOST_PADDING > most),
     )
     facts = (files, [adapter.scale for adapter in entry.lora], counts, is_offloaded)

@@ -14,6 +14,7 @@ from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.context import MIN_OUTPUT_ROWS, ContextSettings, LlamaContext
+from localinfra.llama.hidden import hidden_bytes
 from localinfra.llama.model import (
     OTHER_WINDOWS,
     LoadFailed,
@@ -22,6 +23,7 @@ from localinfra.llama.model import (
     ModelSettings,
     NoContext,
 )
+from localinfra.llama.mtp import HiddenContext
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import GgufHeader
 from localinfra.models.kv_cache import (
@@ -50,6 +52,7 @@ logger = logging.getLogger(__name__)
 ENOUGH_CONTEXT = 32_768
 MAX_ROLLBACK = 8  # tokens of a draft that recurrent layers can take back
 ROLLBACK_SHARE = 1 / 16  # of the weights' size may be spent on it: small states, as LFM2's
+ASKED_ROLLBACK = 3  # whatever it costs, where settings name who drafts
 
 
 class TextPlan(LoadPlan, frozen=True, kw_only=True):
@@ -80,8 +83,7 @@ def plan_text(
     is_on_gpu = sum(gpus.values()) > header.tensor_bytes
     place_bytes = sum(gpus.values()) + (0 if is_on_gpu else host_bytes)
     settings = sized(entry, header, place_bytes, list(gpus.values()))
-    if can_roll_back(entry, header, settings):
-        settings = msgspec.structs.replace(settings, max_rollback=MAX_ROLLBACK)
+    settings = msgspec.structs.replace(settings, max_rollback=rollback(entry, header, settings))
     layers, split = entry.gpu_layers, entry.tensor_split
     if layers == "auto":
         fitting = layers_per_device(header, list(gpus.values()), cache_shape(settings))
@@ -132,17 +134,21 @@ def sized(
     return full if fits else small
 
 
-def can_roll_back(entry: TextModelEntry, header: GgufHeader, settings: ContextSettings) -> bool:
-    """Whether drafts pay for the memory that taking back recurrent states needs."""
-    if not entry.prompt_lookup or header.architecture not in ROLLS_BACK:
-        return False
+def rollback(entry: TextModelEntry, header: GgufHeader, settings: ContextSettings) -> int:
+    """The tokens of a draft that recurrent states can take back: none where drafts don't pay for
+    the memory that this needs."""
+    is_asked = entry.mtp or entry.draft is not None
+    if not (entry.prompt_lookup or is_asked) or header.architecture not in ROLLS_BACK:
+        return 0
     # llama.cpp asserts that a step is larger than what it keeps together.
     if settings.batch_size <= MAX_ROLLBACK + 1:
-        return False
+        return 0
     plain = cache_shape(settings)
     rolling = msgspec.structs.replace(plain, max_rollback=MAX_ROLLBACK)
     num_bytes = sum(cache_bytes(header, rolling)) - sum(cache_bytes(header, plain))
-    return num_bytes <= ROLLBACK_SHARE * header.tensor_bytes
+    if num_bytes <= ROLLBACK_SHARE * header.tensor_bytes:
+        return MAX_ROLLBACK
+    return ASKED_ROLLBACK if is_asked else 0
 
 
 def context_settings(entry: TextModelEntry, length: int) -> ContextSettings:
@@ -156,6 +162,7 @@ def context_settings(entry: TextModelEntry, length: int) -> ContextSettings:
         batch_threads=entry.batch_threads,
         flash_attention=None if entry.flash_attention == "auto" else entry.flash_attention,
         kv_type=entry.kv_type,
+        mtp=entry.mtp,
     )
 
 
@@ -174,6 +181,7 @@ def cache_shape(settings: ContextSettings) -> CacheShape:
         num_extra_states=EXTRA_STATES,
         max_rollback=settings.max_rollback,
         full_window=settings.full_window,
+        mtp=settings.mtp,
     )
 
 
@@ -193,6 +201,9 @@ def expected(
     num_outputs = max(settings.num_sequences, MIN_OUTPUT_ROWS) + MOST_PADDING
     compute = compute_bytes(header, shape, num_outputs)
     host = max(0, header.tensor_bytes + sum(cache_bytes(header, shape)) - on_gpus)
+    if settings.mtp:
+        compute *= 2  # in two contexts
+        host += hidden_bytes(settings.num_sequences, header.embedding_length)
     mapped = max(0, header.tensor_bytes - on_gpus) if entry.mmap and not entry.mlock else 0
     shares = tensor_split if sum(tensor_split) else (1.0,) * len(gpus)
     by_gpu = {
@@ -258,10 +269,11 @@ def load_with_layers(
             mmap=entry.mmap,
             mlock=entry.mlock,
             lora=tuple(LoraFile(adapter.path, adapter.scale) for adapter in entry.lora),
+            mtp=settings.mtp,
         ),
     )
     try:
-        return LlamaContext(model, settings), model
+        return (HiddenContext if settings.mtp else LlamaContext)(model, settings), model
     except BaseException:
         model.close()
         raise

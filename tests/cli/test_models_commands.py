@@ -11,12 +11,13 @@ import pytest
 from click.testing import CliRunner, Result
 from models.tiny_gguf import F32, STRING, TinyModel, Value, tiny_gemma3, tiny_llama
 from models.tiny_hybrids import tiny_lfm2
+from models.tiny_mtp import tiny_glm4
 
 from localinfra.cli.doctor_settings import check_files
 from localinfra.cli.main import main
 from localinfra.config import settings as config_file
 from localinfra.footprint import GIB
-from localinfra.models import catalog, places
+from localinfra.models import catalog, files, places
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +94,27 @@ def test_show_and_doctor_say_how_prefixes_are_shared(
     entry = catalog.discover(config_file.load(tmp_path / "models.toml")).entries["tiny"]
     [finding] = check_files("tiny", entry)
     assert finding.level == "ok" and f"tiny: prefixes are {words}" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("make", "mtp", "words"),
+    [
+        (tiny_glm4, True, "  by its own MTP layer"),
+        (tiny_glm4, False, "  not by its own MTP layer: for that, set mtp = true"),
+        (tiny_llama, True, "can't draft for itself (mtp = true): it has no layers for multi-"),
+    ],
+)
+def test_show_says_whether_a_model_drafts_for_itself(
+    tmp_path: Path, make: Callable[[], TinyModel], mtp: bool, words: str
+) -> None:
+    path = make().write(tmp_path / "tiny.gguf")
+    table = f'[model."tiny"]\nsource = "{path}"\nkind = "text"\nmtp = {str(mtp).lower()}\n'
+    (tmp_path / "models.toml").write_text(table)
+    done = called("show", "tiny", "--config", str(tmp_path / "models.toml"))
+    assert done.exit_code == 0 and words in done.output
+    entry = catalog.discover(config_file.load(tmp_path / "models.toml")).entries["tiny"]
+    problems = list(files.problems(entry, is_thorough=True))
+    assert [words in problem for problem in problems] == [True] * (make is tiny_llama)
 
 
 def test_show_of_an_unknown_model_names_close_ones() -> None:

@@ -4,7 +4,17 @@ import asyncio
 from typing import Any, NamedTuple
 
 import pytest
-from fakes import FakeBackend, FakeDrafter, next_token, reference, run, running, settle
+from fakes import (
+    FakeBackend,
+    FakeDrafter,
+    FakeHidden,
+    FakeMtp,
+    next_token,
+    reference,
+    run,
+    running,
+    settle,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +67,7 @@ VISITS = st.builds(
     st.sampled_from([0, 400, 100_000]),
     st.booleans(),
     st.sampled_from([None, 0.0, 0.5, 50.0]),
+    st.sampled_from([None, 4, 1000]),
 )
 def test_any_load_gives_each_request_the_same_answer_as_alone(
     load: list[Visit],
@@ -67,15 +78,22 @@ def test_any_load_gives_each_request_the_same_answer_as_alone(
     max_offloaded: int,
     tidies: bool,
     noise: float | None,
+    kept_hidden: int | None,
 ) -> None:
-    """With sharing, offloading, eviction, preemption, a draft model that is right at times, and
-    clients that leave; no cell is lost."""
+    """With sharing, offloading, eviction, preemption, a draft model that is right at times or
+    layers that draft from hidden states, and clients that leave; no cell is lost."""
     size: dict[str, Any] = {
         "num_cells": num_cells, "num_sequences": num_sequences, "batch_size": batch_size,
         "num_slots": num_sequences + 4, "context_length": 70,
     }  # fmt: skip
-    backend = FakeBackend(idle_cells_slow_steps=tidies, **size, **MEMORIES[memory])
-    drafter = None if noise is None else FakeDrafter(noise, **size)
+    size_of_main = {"idle_cells_slow_steps": tidies, **size, **MEMORIES[memory]}
+    backend = FakeBackend(**size_of_main)
+    drafter: FakeDrafter | None = None
+    if noise is not None and kept_hidden:
+        backend = verifier = FakeHidden(kept_hidden, **size_of_main)
+        drafter = FakeMtp(verifier, noise, **size)
+    elif noise is not None:
+        drafter = FakeDrafter(noise, **size)
 
     async def one(engine: Engine, visit: Visit) -> None:
         prompt, max_tokens, num_choices, score, leaves_after = visit

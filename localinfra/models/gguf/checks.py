@@ -170,6 +170,8 @@ def _layers(header: GgufHeader) -> Iterator[str]:
         yield f"claims {header.block_count} layers but holds {max(layers, default=-1) + 1}; {AGAIN}"
     if header.number("nextn_predict_layers") >= header.block_count:
         yield f"claims {header.number('nextn_predict_layers')} prediction layers; {AGAIN}"
+    elif header.number("nextn_predict_layers") and 0 not in layers:
+        yield "has only layers that draft for another model; fetch the whole model"
 
 
 def _experts(header: GgufHeader) -> Iterator[str]:
