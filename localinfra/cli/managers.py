@@ -134,7 +134,7 @@ def launchd(home: PurePath, uid: int) -> Manager:
             ("launchctl", "bootstrap", session, str(path)),
         ),
         # bootout does not wait, and bootstrap fails until the old agent is gone.
-        stop=(("sh", "-c", f"launchctl bootout {agent} && while {shown}; do sleep 0.2; done"),),
+        stop=(("sh", "-c", f"launchctl bootout {agent} && while {shown}; do sleep 1; done"),),
         forget=(),
         is_running=("sh", "-c", f"{shown} | grep -q 'state = running'"),
         advice=(f"Its log: tail -f {shlex.quote(str(log))}",),
