@@ -13,6 +13,7 @@ from pathlib import PurePath
 from xml.sax.saxutils import escape
 
 RETRY_S = 10  # pause before a server that failed is started again
+EXIT_LIMIT_S = 90  # for running answers to end, as systemd has it; launchd's own may be 5
 DESCRIPTION = re.compile(r"localinfra at (http://[^\s<]+)")
 
 
@@ -118,6 +119,7 @@ def launchd(home: PurePath, uid: int) -> Manager:
     path = home / "Library" / "LaunchAgents" / f"{LABEL}.plist"
     log = home / "Library" / "Logs" / "localinfra.log"
     session, agent = f"gui/{uid}", f"gui/{uid}/{LABEL}"
+    shown = f"launchctl print {agent} 2>/dev/null"
     return Manager(
         name="launchd",
         probe=("launchctl", "print", session),
@@ -131,9 +133,10 @@ def launchd(home: PurePath, uid: int) -> Manager:
             ("launchctl", "enable", agent),  # an earlier `launchctl disable` is remembered
             ("launchctl", "bootstrap", session, str(path)),
         ),
-        stop=(("launchctl", "bootout", agent),),
+        # bootout does not wait, and bootstrap fails until the old agent is gone.
+        stop=(("sh", "-c", f"launchctl bootout {agent} && while {shown}; do sleep 1; done"),),
         forget=(),
-        is_running=("launchctl", "print", agent),
+        is_running=("sh", "-c", f"{shown} | grep -q 'state = running'"),
         advice=(f"Its log: tail -f {shlex.quote(str(log))}",),
     )
 
@@ -148,6 +151,7 @@ def property_list(job: Job, log: PurePath) -> bytes:
             "RunAtLoad": True,
             "KeepAlive": {"SuccessfulExit": False},
             "ThrottleInterval": RETRY_S,
+            "ExitTimeOut": EXIT_LIMIT_S,
             "ProcessType": "Interactive",  # others get less of the CPU and the disk
             "StandardOutPath": str(log),
             "StandardErrorPath": str(log),

@@ -95,7 +95,9 @@ def test_list_says_what_to_do_about_each_file(tmp_path: Path) -> None:
     assert rows[2]["command"] == commands[0] and "is a folder" in rows[0]["remedy"]
 
 
-@pytest.mark.parametrize("command", ["chat", "doctor", "launch", "list", "optimize", "pull"])
+@pytest.mark.parametrize(
+    "command", ["chat", "doctor", "launch", "list", "optimize", "pull", "service"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--help"])
     assert result.exit_code == 0
