@@ -4,11 +4,10 @@ import asyncio
 from typing import Any, NamedTuple
 
 import pytest
+from fake_mtp import FakeHidden, FakeMtp
 from fakes import (
     FakeBackend,
     FakeDrafter,
-    FakeHidden,
-    FakeMtp,
     next_token,
     reference,
     run,
