@@ -13,12 +13,12 @@ from benchlib import (
     Stream,
     TimedOut,
     Unmeasurable,
-    ask_review,
     busy_cores,
     user,
     words,
 )
 from benchreport import say
+from benchreview import ask_review
 
 PARAGRAPH = """The old lighthouse stands at the end of a narrow path that winds along the cliffs.
 Every evening the keeper climbs one hundred and twelve steps, cleans the glass, and lights the lamp

@@ -112,6 +112,41 @@ OLLAMA_ROUTES = [
 ]
 
 
+def routes(*, has_ollama: bool) -> list[Route]:
+    get_root = answering_probes(get_index) if has_ollama else get_index
+    return [
+        Route("/", get_root, include_in_schema=False),
+        Route(PAGE_FILES + "/{version}/{path:path}", get_page_file, include_in_schema=False),
+        Route("/health", get_health),
+        Route("/metrics", get_metrics),
+        *DOCS_ROUTES,
+        Route("/v1/inference/{id:path}", infer, methods=["POST"]),
+        Route("/tokenize", create_tokens, methods=["POST"]),  # at the root, as in vLLM
+        Route("/detokenize", join_tokens, methods=["POST"]),
+        Route("/tokenizer_info", describe_tokenizer),
+        Route(IMAGE_FILES + "/{name}", get_image_file),
+        *(
+            Route(prefix + path, handler, methods=[method])
+            for prefix in PREFIXES
+            for path, handler, method in OPENAI_ROUTES
+        ),
+        Route("/v2/rerank", create_ranking, methods=["POST"]),  # Cohere's newer client
+        Route("/v1/embed", create_cohere_embeddings, methods=["POST"]),
+        Route("/v2/embed", create_cohere_embeddings, methods=["POST"]),
+        *(
+            Route(prefix + path, handler, methods=["POST"])
+            for prefix in ANTHROPIC_PREFIXES
+            for path, handler in ANTHROPIC_ROUTES
+        ),
+        *(
+            # Ollama's own documents describe these.
+            Route(path, handler, methods=[method], include_in_schema=False)
+            for path, handler, method in OLLAMA_ROUTES
+            if has_ollama
+        ),
+    ]
+
+
 def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     """The application over a runtime; its lifespan starts loading the models and closes them.
 
@@ -120,8 +155,6 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     images, access, running = ImageFiles(), Access(), Running()
     runtime.follow(images.apply)
     runtime.follow(access.apply)
-    has_ollama = runtime.settings.ollama_api
-    get_root = answering_probes(get_index) if has_ollama else get_index
     state = AppState(runtime, ledger, images, ResponseStore(), running)
 
     @asynccontextmanager
@@ -133,37 +166,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
             state.threads.close()
 
     app = Starlette(
-        routes=[
-            Route("/", get_root, include_in_schema=False),
-            Route(PAGE_FILES + "/{version}/{path:path}", get_page_file, include_in_schema=False),
-            Route("/health", get_health),
-            Route("/metrics", get_metrics),
-            *DOCS_ROUTES,
-            Route("/v1/inference/{id:path}", infer, methods=["POST"]),
-            Route("/tokenize", create_tokens, methods=["POST"]),  # at the root, as in vLLM
-            Route("/detokenize", join_tokens, methods=["POST"]),
-            Route("/tokenizer_info", describe_tokenizer),
-            Route(IMAGE_FILES + "/{name}", get_image_file),
-            *(
-                Route(prefix + path, handler, methods=[method])
-                for prefix in PREFIXES
-                for path, handler, method in OPENAI_ROUTES
-            ),
-            Route("/v2/rerank", create_ranking, methods=["POST"]),  # Cohere's newer client
-            Route("/v1/embed", create_cohere_embeddings, methods=["POST"]),
-            Route("/v2/embed", create_cohere_embeddings, methods=["POST"]),
-            *(
-                Route(prefix + path, handler, methods=["POST"])
-                for prefix in ANTHROPIC_PREFIXES
-                for path, handler in ANTHROPIC_ROUTES
-            ),
-            *(
-                # Ollama's own documents describe these.
-                Route(path, handler, methods=[method], include_in_schema=False)
-                for path, handler, method in OLLAMA_ROUTES
-                if has_ollama
-            ),
-        ],
+        routes=routes(has_ollama=runtime.settings.ollama_api),
         middleware=[
             Middleware(CanonicalPaths),
             Middleware(RequestMetrics, metrics=state.metrics),

@@ -87,12 +87,10 @@ def test_any_load_gives_each_request_the_same_answer_as_alone(
     }  # fmt: skip
     size_of_main = {"idle_cells_slow_steps": tidies, **size, **MEMORIES[memory]}
     backend = FakeBackend(**size_of_main)
-    drafter: FakeDrafter | None = None
+    drafter = None if noise is None else FakeDrafter(noise, **size)
     if noise is not None and kept_hidden:
         backend = verifier = FakeHidden(kept_hidden, **size_of_main)
         drafter = FakeMtp(verifier, noise, **size)
-    elif noise is not None:
-        drafter = FakeDrafter(noise, **size)
 
     async def one(engine: Engine, visit: Visit) -> None:
         prompt, max_tokens, num_choices, score, leaves_after = visit
