@@ -68,8 +68,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "api": [
         {"exposition"},
         {"http", "vectors"},
-        {"generation", "metrics", "probes", "sockets"},
-        {"page"},
+        {"generation", "metrics", "page", "probes", "sockets"},
         {"call"},
         {"openai", "anthropic", "requests", "rerank", "tokens"},
         {"cohere", "deepinfra", "ollama"},

@@ -1,7 +1,6 @@
 """GET /openapi.json, and /docs, the page that shows it: the files in localinfra/web/docs/."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -14,31 +13,11 @@ from localinfra.api.http.guard import DOCS, OPENAPI
 from localinfra.api.http.state import AppState
 from localinfra.api.http.static import StaticFile, static_file, static_response
 from localinfra.api.openapi.document import openapi_document
+from localinfra.api.page import FOLDER as WEB
+from localinfra.api.page import MEDIA_TYPES, PAGE_HEADERS
 from localinfra.errors import NotFound
 
-FOLDER = Path(__file__).parent.parent / "web" / "docs"
-MEDIA_TYPES = {
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-}
-# No script but the page's own files runs, and nothing is asked of another host.
-POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data: blob:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    ]
-)
-PAGE_HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
-
+FOLDER = WEB / "docs"
 DOCUMENT = "openapi.json"  # its name among the files
 MADE: WeakKeyDictionary[Starlette, Mapping[str, StaticFile]] = WeakKeyDictionary()
 

@@ -5,7 +5,6 @@ imports of a page that is open never mix two versions. The page itself is asked 
 """
 
 import functools
-import gzip
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from localinfra import __version__
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.guard import PAGE_FILES
-from localinfra.api.probes import ServerName
+from localinfra.api.http.static import StaticFile, static_file, static_response
 from localinfra.errors import NotFound
 from localinfra.executor import in_daemon_thread
 
@@ -45,24 +45,26 @@ POLICY = "; ".join(
         "trusted-types 'none'",
     ]
 )
-COMMON_HEADERS = {"vary": "Accept, Accept-Encoding", "x-content-type-options": "nosniff"}
-INDEX_HEADERS = COMMON_HEADERS | {
-    "content-security-policy": POLICY,
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
-FILE_HEADERS = COMMON_HEADERS | {"cache-control": "public, max-age=31536000, immutable"}
+PAGE_HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
+INDEX_HEADERS = PAGE_HEADERS | {"vary": "Accept, Accept-Encoding"}
+FILE_HEADERS = {"cache-control": "public, max-age=31536000, immutable"}
 
 
-class PageFile(msgspec.Struct, frozen=True):
-    data: bytes
-    gzipped: bytes
-    media_type: str
+class ServerName(msgspec.Struct, frozen=True):
+    name: str = "localinfra"
+    version: str = __version__
+    routes: tuple[str, ...] = (
+        "/v1/chat/completions",
+        "/v1/models",
+        "/v1/embeddings",
+        "/health",
+        "/docs",
+    )
 
 
 class Page(msgspec.Struct, frozen=True):
     version: str  # hash of all names and contents
-    files: Mapping[str, PageFile]  # by path below the folder
+    files: Mapping[str, StaticFile]  # by path below the folder
 
 
 @functools.cache
@@ -78,11 +80,10 @@ def read_page(folder: Path = FOLDER) -> Page:
         digest.update(b"%d %s %d " % (len(name), name.encode(), len(data)) + data)
     version = digest.hexdigest()[:16]
     contents[INDEX] = contents[INDEX].replace(HERE, f"{PAGE_FILES}/{version}".encode())
-    return Page(version, {name: page_file(name, data) for name, data in contents.items()})
-
-
-def page_file(name: str, data: bytes) -> PageFile:
-    return PageFile(data, gzip.compress(data, mtime=0), MEDIA_TYPES[Path(name).suffix])
+    files = {
+        name: static_file(data, MEDIA_TYPES[Path(name).suffix]) for name, data in contents.items()
+    }
+    return Page(version, files)
 
 
 async def current_page() -> Page:
@@ -93,11 +94,13 @@ async def current_page() -> Page:
 
 
 async def get_index(request: Request) -> Response:
-    """The page for browsers; JSON for clients that probe the root."""
+    """Says what this server is.
+
+    Browsers get the page; others JSON, or the words that Ollama's clients look for."""
     if "text/html" not in request.headers.get("accept", ""):
         return json_response(ServerName(), headers={"vary": "Accept"})
     page = await current_page()
-    return file_response(request, page.files[INDEX], page.version, INDEX_HEADERS)
+    return static_response(request, page.files[INDEX], INDEX_HEADERS)
 
 
 async def get_page_file(request: Request) -> Response:
@@ -105,17 +108,4 @@ async def get_page_file(request: Request) -> Response:
     file = page.files.get(request.path_params["path"])
     if request.path_params["version"] != page.version or file is None:
         raise NotFound("The page has no such file, or no longer: reload it.")
-    return file_response(request, file, page.version, FILE_HEADERS)
-
-
-def file_response(
-    request: Request, file: PageFile, version: str, headers: Mapping[str, str]
-) -> Response:
-    etag = f'W/"{version}"'  # weak: the same for both encodings
-    own = {**headers, "etag": etag}
-    if etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=own)
-    if "gzip" in request.headers.get("accept-encoding", ""):
-        own["content-encoding"] = "gzip"
-        return Response(file.gzipped, headers=own, media_type=file.media_type)
-    return Response(file.data, headers=own, media_type=file.media_type)
+    return static_response(request, file, FILE_HEADERS)

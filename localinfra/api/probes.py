@@ -1,4 +1,4 @@
-"""GET /health, and what is known of this server before a key is given."""
+"""GET /health, for those who ask whether this server is well."""
 
 from typing import Literal
 
@@ -10,20 +10,6 @@ from starlette.responses import Response
 from localinfra import __version__
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.state import AppState
-
-
-class ServerName(msgspec.Struct, frozen=True):
-    """For clients that probe the root."""
-
-    name: str = "localinfra"
-    version: str = __version__
-    routes: tuple[str, ...] = (
-        "/v1/chat/completions",
-        "/v1/models",
-        "/v1/embeddings",
-        "/health",
-        "/docs",
-    )
 
 
 class ServerHealth(msgspec.Struct, frozen=True, kw_only=True):

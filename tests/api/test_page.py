@@ -18,7 +18,8 @@ HOST = ("host", "localhost:8000")
 BROWSER = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8")
 GZIP = ("accept-encoding", "gzip, deflate, br")
 FIRST_LOAD_BYTES = 80_000  # with gzip
-LAZY = ("panels/", "draw/chart.js", "draw/geometry.js")  # fetched when their panel is opened
+# Fetched when their panel is opened, or the page of the docs.
+LAZY = ("panels/", "draw/chart.js", "draw/geometry.js", "docs/")
 IMPORT = re.compile(r'^(?:import|export)\b.*?from "(.+?)";$|\bimport\("(.+?)"\)', re.M)
 SCRIPTS = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.js"))
 

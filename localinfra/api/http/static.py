@@ -24,7 +24,8 @@ def static_file(data: bytes, media_type: str) -> StaticFile:
 def static_response(
     request: Request, file: StaticFile, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Clients may keep the file, and ask each time whether it is still the same."""
+    """Clients may keep the file, and ask each time whether it is still the same, unless `headers`
+    say otherwise."""
     own = {
         "cache-control": "no-cache",
         "etag": file.etag,
