@@ -85,10 +85,16 @@ def check_answer(operation: Any, status: int, headers: Mapping[str, str], body: 
     own = {name for name in headers if name.startswith("x-localinfra-")}
     assert own <= documented["headers"].keys()
     assert "x-request-id" in headers
-    media_type = headers["content-type"].partition(";")[0]
     content = documented["content"]
+    if not body:
+        assert content == {}
+        return
+    media_type = headers["content-type"].partition(";")[0]
     if media_type == "application/json":
         check(json.loads(body), content[media_type]["schema"])
+    elif media_type == "application/x-ndjson":
+        for line in body.splitlines():
+            check(json.loads(line), content[media_type]["schema"])
     elif media_type == "text/event-stream":
         check_events(body, content[media_type]["schema"], documented["description"])
     else:

@@ -113,9 +113,8 @@ OLLAMA_ROUTES = [
 
 
 def routes(*, has_ollama: bool) -> list[Route]:
-    get_root = answering_probes(get_index) if has_ollama else get_index
     return [
-        Route("/", get_root, include_in_schema=False),
+        Route("/", answering_probes(get_index) if has_ollama else get_index),
         Route(PAGE_FILES + "/{version}/{path:path}", get_page_file, include_in_schema=False),
         Route("/health", get_health),
         Route("/metrics", get_metrics),
@@ -139,8 +138,7 @@ def routes(*, has_ollama: bool) -> list[Route]:
             for path, handler in ANTHROPIC_ROUTES
         ),
         *(
-            # Ollama's own documents describe these.
-            Route(path, handler, methods=[method], include_in_schema=False)
+            Route(path, handler, methods=[method])
             for path, handler, method in OLLAMA_ROUTES
             if has_ollama
         ),

@@ -161,7 +161,13 @@ def test_without_a_stream_the_answer_comes_at_the_end(hub: Site, tmp_path: Path)
 
 def test_the_documents_examples_are_answered_as_it_says(hub: Site, tmp_path: Path) -> None:
     repository(hub, hub, "Qwen/Qwen3-0.6B-GGUF", {"Qwen3-0.6B-Q8_0.gguf": tiny_llama().to_bytes()})
-    order = ("pull_model", "delete_model", "reload_models")
+    order = (
+        "pull_model",
+        "delete_model",
+        "pull_ollama_model",
+        "delete_ollama_model",
+        "reload_models",
+    )
     requests = [one for name in order for one in examples() if one.operation == name]
     assert {one.operation for one in requests} == {*order}
     replies = asked(tmp_path, *((one.method, unquote(one.path), one.body) for one in requests))

@@ -17,7 +17,13 @@ from localinfra.api.openapi.examples import CHAT_MODEL, EMBEDDER, PAINTER, RERAN
 pytestmark = pytest.mark.timeout(900)
 
 # These change the catalogue: tests/routes/test_pulling.py sends them, to a hub on this machine.
-CHANGES = {"pull_model", "delete_model", "reload_models"}
+CHANGES = {
+    "pull_model",
+    "delete_model",
+    "pull_ollama_model",
+    "delete_ollama_model",
+    "reload_models",
+}
 SENT = [example for example in examples() if example.operation not in CHANGES]
 FORMS = [  # in which nothing can be nested
     one for one in SENT if one.files and not any(isinstance(at, dict) for at in one.body.values())
@@ -90,6 +96,23 @@ def test_an_image_is_fetched_as_documented(server: LiveServer) -> None:
     check("get_image_file", httpx2.get(made.json()["data"][0]["url"], timeout=600))
 
 
+def test_a_running_request_is_listed_and_cancelled_as_documented(server: LiveServer) -> None:
+    body = {"model": CHAT_MODEL, "prompt": "One, two,", "max_tokens": 1500, "temperature": 0}
+    with httpx2.stream(
+        "POST",
+        server.url + "/v1/completions",
+        json=body | {"stream": True},
+        headers={"x-request-id": "counting"},
+        timeout=600,
+    ) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        listed = check("list_requests", send(server, "GET", "/v1/requests"))
+        assert "counting" in [one["id"] for one in listed.json()["data"]]
+        check("cancel_request", send(server, "DELETE", "/v1/requests/counting"))
+        assert "request_cancelled" in [*lines][-2]
+
+
 def test_an_answer_names_what_it_ignored_as_documented(server: LiveServer) -> None:
     body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     path = "/v1/chat/completions"
@@ -102,5 +125,11 @@ def test_an_answer_names_what_it_ignored_as_documented(server: LiveServer) -> No
 def test_nothing_is_left_out(server: LiveServer) -> None:
     """Every operation is answered by one of these tests."""
     told = {one["operationId"] for item in document()["paths"].values() for one in item.values()}
-    here = {"get_response", "list_input_items", "delete_response", "get_image_file"}
+    here = {
+        "cancel_request",
+        "get_response",
+        "list_input_items",
+        "delete_response",
+        "get_image_file",
+    }
     assert {one.operation for one in SENT} | here | CHANGES == told

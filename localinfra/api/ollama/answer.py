@@ -7,14 +7,15 @@ import contextlib
 import datetime
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
-from localinfra.api.generation.logprobs import token_logprob
+from localinfra.api.generation.logprobs import TokenLogprobEntry, token_logprob
 from localinfra.api.generation.tools import call_id
 from localinfra.api.generation.usage import UsageMeter
+from localinfra.api.http.held import holding
 from localinfra.chat.formats.pieces import (
     CallArguments,
     CallEnd,
@@ -37,7 +38,7 @@ encode = msgspec.json.Encoder().encode
 
 class CalledFunction(msgspec.Struct, frozen=True):
     name: str
-    arguments: msgspec.Raw  # an object
+    arguments: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
 
 
 class OllamaCall(msgspec.Struct, frozen=True):
@@ -63,7 +64,7 @@ class OllamaReply(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     created_at: datetime.datetime
-    logprobs: list[msgspec.Raw] | UnsetType = UNSET
+    logprobs: list[Annotated[msgspec.Raw, holding(TokenLogprobEntry)]] | UnsetType = UNSET
     done: bool = False
     done_reason: str | UnsetType = UNSET
     total_duration: int | UnsetType = UNSET

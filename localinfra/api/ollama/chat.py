@@ -98,6 +98,9 @@ def chat_reply(said: Said, frame: OllamaReply) -> ChatReply:
 
 
 async def create_ollama_chat(request: Request) -> Response:
+    """Answers a conversation, in the form of Ollama's clients.
+
+    Without messages, the model is loaded, or unloaded with `keep_alive` 0."""
     call = await Call.begin(request, ChatFields, has_type=False)
     body, watch = call.body, Stopwatch(call.started_s)
     if not body.messages:

@@ -1,5 +1,6 @@
 """POST /api/embed, and its predecessor /api/embeddings."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -32,20 +33,21 @@ class OldEmbedFields(OllamaFields, frozen=True, kw_only=True):
 
 
 class OllamaEmbeddings(msgspec.Struct, frozen=True, kw_only=True):
-    """A response; `fill_arrays` adds the vectors."""
+    """The vectors, in the order of the texts."""
 
     model: str
-    embeddings: tuple[()] = ()
+    embeddings: Sequence[Sequence[float]] = ()
     total_duration: int  # nanoseconds, like the next
     load_duration: int
     prompt_eval_count: int  # tokens
 
 
 class OldEmbedding(msgspec.Struct, frozen=True):
-    embedding: tuple[()] = ()
+    embedding: Sequence[float] = ()
 
 
 async def create_ollama_embeddings(request: Request) -> Response:
+    """Makes vectors from texts, in the form of Ollama's clients."""
     call = await Call.begin(request, OllamaEmbedFields, has_type=False)
     body, watch = call.body, Stopwatch(call.started_s)
     texts = checked_inputs(body.input, "input") if body.input else []
@@ -75,7 +77,9 @@ async def create_ollama_embeddings(request: Request) -> Response:
 
 
 async def create_old_ollama_embedding(request: Request) -> Response:
-    """One text → its vector, which is not normalized, as in Ollama."""
+    """Makes the vector of one text, in Ollama's old form.
+
+    It is not normalized, as in Ollama."""
     call = await Call.begin(request, OldEmbedFields, has_type=False)
     model = await embedding_model(call, OLD_ROUTE)
     rows: list[bytes] = []

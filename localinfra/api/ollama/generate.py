@@ -117,6 +117,9 @@ def generate_reply(said: Said, frame: OllamaReply) -> GenerateReply:
 
 
 async def create_ollama_text(request: Request) -> Response:
+    """Answers a prompt or goes on with a text, in the form of Ollama's clients.
+
+    Without a prompt, the model is loaded, or unloaded with `keep_alive` 0."""
     call = await Call.begin(request, GenerateFields, MAX_TOKEN_IDS, has_type=False)
     body, watch = call.body, Stopwatch(call.started_s)
     body.check()

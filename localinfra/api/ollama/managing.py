@@ -53,6 +53,7 @@ class OllamaPullLine(msgspec.Struct, frozen=True):
 
 
 async def pull_ollama_model(request: Request) -> Response:
+    """Fetches a model, in the form of Ollama's clients."""
     check_may_manage(request)
     call = await Call.begin(request, OllamaPullFields, has_type=False)
     pull = Pull(call.runtime, await sources_of(call.runtime, call.body.id))
@@ -101,6 +102,7 @@ def line_of(event: PullEvent) -> OllamaPullLine:
 
 
 async def delete_ollama_model(request: Request) -> Response:
+    """Deletes the files of a pulled model, in the form of Ollama's clients."""
     check_may_manage(request)
     call = await Call.begin(request, ManagingFields, has_type=False)
     name = await served_name(call.runtime, call.body.id)

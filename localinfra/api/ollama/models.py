@@ -4,6 +4,7 @@ Models without files are not listed, nor those of kinds that Ollama's clients ha
 """
 
 import datetime
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
@@ -71,11 +72,12 @@ class OllamaVersion(msgspec.Struct, frozen=True):
 
 
 async def get_ollama_version(request: Request) -> Response:
+    """Says which version of Ollama's API this is."""
     return json_response(OllamaVersion(VERSION))
 
 
 async def list_ollama_models(request: Request) -> Response:
-    """The newest first."""
+    """Lists the models whose files are present, the newest first."""
     runtime = AppState.of(request.app).runtime
     await runtime.refresh()
     files = await details_of(runtime.catalog.entries)
@@ -91,7 +93,7 @@ async def list_ollama_models(request: Request) -> Response:
 
 
 async def list_running_models(request: Request) -> Response:
-    """The one that stays longest first."""
+    """Lists the models in memory, the one that stays longest first."""
     runtime = AppState.of(request.app).runtime
     files = await details_of({seat.name: model.entry for seat, model in runtime.seats.ready()})
     running = [
@@ -158,6 +160,7 @@ def shown_details(found: FileDetails) -> OllamaDetails:
 def answering_probes(page: Handler) -> Handler:
     """GET / as Ollama's clients expect it; a browser gets the page."""
 
+    @functools.wraps(page)
     async def answer(request: Request) -> Response:
         if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
             return await page(request)

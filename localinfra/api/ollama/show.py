@@ -3,6 +3,7 @@
 import datetime
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -37,12 +38,13 @@ class ShownModel(msgspec.Struct, frozen=True, kw_only=True):
     parameters: str  # one per line
     template: str  # Jinja, where Ollama has Go's templates
     details: OllamaDetails
-    model_info: Mapping[str, object]  # of a GGUF file's header, without long lists
+    model_info: Mapping[str, Any]  # of a GGUF file's header, without long lists
     capabilities: list[str]
     modified_at: datetime.datetime
 
 
 async def show_ollama_model(request: Request) -> Response:
+    """Says what a model's files and settings hold."""
     call = await Call.begin(request, ManagingFields, has_type=False)
     name = await served_name(call.runtime, call.body.id)
     with renamed_errors(call.body.id):

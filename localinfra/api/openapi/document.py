@@ -3,6 +3,7 @@
 https://spec.openapis.org/oas/v3.1.0.html
 """
 
+import inspect
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,11 +12,25 @@ import msgspec
 from starlette.routing import BaseRoute, Route
 
 from localinfra import __version__, errors
-from localinfra.api.http.errors import AnthropicErrorBody, ErrorBody, speaks_anthropic
+from localinfra.api.http.errors import (
+    OLLAMA_STATUSES,
+    AnthropicErrorBody,
+    ErrorBody,
+    OllamaErrorBody,
+    speaks_anthropic,
+    speaks_ollama,
+)
 from localinfra.api.openapi.examples import MODEL_KINDS
-from localinfra.api.openapi.operation import JSON, Operation
+from localinfra.api.openapi.operation import JSON, LINES, Handler, Operation
 from localinfra.api.openapi.operations import OPERATIONS, TAGS
-from localinfra.api.openapi.schemas import Schema, component_schemas, docstring, one_of, reference
+from localinfra.api.openapi.schemas import (
+    Schema,
+    Struct,
+    component_schemas,
+    docstring,
+    one_of,
+    reference,
+)
 
 ABOUT = """\
 GGUF chat models, embedders, rerankers and image pipelines, on your own machine.
@@ -26,8 +41,9 @@ GGUF chat models, embedders, rerankers and image pipelines, on your own machine.
 **Second names.** `x-also-at` lists further paths of an operation, below the base URLs that \
 clients of other services are used to.
 
-**Streams.** The schema of a `text/event-stream` is that of each event's `data`. An error after \
-the first byte is an event too."""
+**Streams.** The schema of a `text/event-stream` is that of each event's `data`, and of an \
+`application/x-ndjson` that of each line. An error after the first byte is an event or a line \
+too."""
 
 HEADERS = {
     "x-request-id": "The request's id in the log: the client's own if it sent one.",
@@ -42,6 +58,12 @@ SECURITY = {
 # A server without keys needs none.
 USUAL_SECURITY: list[dict[str, list[str]]] = [{"key": []}, {"x-api-key": []}, {}]
 
+# By the beginnings of their names among the document's responses.
+ERROR_BODIES: Mapping[str, Struct] = {
+    "Error": ErrorBody,
+    "Anthropic": AnthropicErrorBody,
+    "Ollama": OllamaErrorBody,
+}
 OF_ALL = (401, 403, 500)
 OF_BODIES = (400, 408, 413, 415, 429)
 OF_MODELS = (404, 503)
@@ -55,7 +77,7 @@ PARAMETERS = {
 def openapi_document(routes: Sequence[BaseRoute]) -> Schema:
     """The document of these routes. Raises KeyError for a route without an operation."""
     shown = [one for one in routes if isinstance(one, Route) and one.include_in_schema]
-    operations = [OPERATIONS[route.endpoint] for route in shown]
+    operations = [OPERATIONS[handler_of(route)] for route in shown]
     asked = itertools.chain.from_iterable(operation.body for operation in operations)
     answered = itertools.chain.from_iterable((*one.answer, *one.events) for one in operations)
     return {
@@ -70,7 +92,7 @@ def openapi_document(routes: Sequence[BaseRoute]) -> Schema:
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths_of(shown),
         "components": {
-            "schemas": component_schemas(asked, (*answered, ErrorBody, AnthropicErrorBody)),
+            "schemas": component_schemas(asked, (*answered, *ERROR_BODIES.values())),
             "responses": dict(error_responses()),
             "headers": {
                 name: {"description": text, "schema": {"type": "string"}}
@@ -83,14 +105,20 @@ def openapi_document(routes: Sequence[BaseRoute]) -> Schema:
     }
 
 
+def handler_of(route: Route) -> Handler:
+    """The handler itself, within what may be around it."""
+    handler: Handler = inspect.unwrap(route.endpoint)
+    return handler
+
+
 def paths_of(routes: Iterable[Route]) -> Schema:
     """Each handler at the first of its paths, preferably one below /v1."""
     groups: dict[object, list[Route]] = {}
     for route in routes:
-        groups.setdefault(route.endpoint, []).append(route)
+        groups.setdefault(handler_of(route), []).append(route)
     paths: dict[str, Schema] = {}
     order = list(OPERATIONS)
-    for group in sorted(groups.values(), key=lambda group: order.index(group[0].endpoint)):
+    for group in sorted(groups.values(), key=lambda group: order.index(handler_of(group[0]))):
         first, *others = sorted(group, key=lambda route: not route.path.startswith("/v1/"))
         [method] = set(first.methods or ()) - {"HEAD"}
         operation = operation_object(first)
@@ -106,10 +134,10 @@ def plain(path: str) -> str:
 
 
 def operation_object(route: Route) -> Schema:
-    operation = OPERATIONS[route.endpoint]
-    summary, _, more = docstring(route.endpoint).partition("\n\n")
+    operation = OPERATIONS[handler_of(route)]
+    summary, _, more = docstring(handler_of(route)).partition("\n\n")
     found: Schema = {
-        "operationId": route.endpoint.__name__,
+        "operationId": handler_of(route).__name__,
         "tags": [operation.tag],
         "summary": summary.rstrip("."),
     }
@@ -161,12 +189,13 @@ def body_contents(operation: Operation) -> Iterator[tuple[str, Schema]]:
 
 
 def answer_object(operation: Operation) -> Schema:
+    content: Schema = {}
     if operation.answer:
-        content: Schema = {JSON: {"schema": one_of(operation.answer)}}
-    else:
-        content = {operation.media_type: {"schema": {"type": "string"}}}
+        content[JSON] = {"schema": one_of(operation.answer)}
+    if operation.media_type:
+        content[operation.media_type] = {"schema": {"type": "string"}}
     if operation.events:
-        content["text/event-stream"] = {"schema": one_of(operation.events)}
+        content[operation.stream_type] = {"schema": one_of(operation.events)}
     headers = ["x-request-id", *(["x-localinfra-ignored"] if operation.body else [])]
     return {
         "description": answer_text(operation),
@@ -178,6 +207,8 @@ def answer_object(operation: Operation) -> Schema:
 def answer_text(operation: Operation) -> str:
     if not operation.events:
         return "The answer."
+    if operation.stream_type == LINES:
+        return "The answer; with `stream`, the default, a line for each part of it."
     if operation.has_named_events:
         return "The answer; with `stream`, events whose names are the types of their data."
     return "The answer; with `stream`, events that end with `data: [DONE]`."
@@ -196,23 +227,35 @@ def error_references(route: Route, operation: Operation) -> Schema:
     statuses |= set(OF_BODIES) if operation.body else set()
     statuses |= set(OF_MODELS) if operation.uses_model else set()
     statuses |= {404} if route.param_convertors else set()
-    prefix = "Anthropic" if speaks_anthropic({"path": route.path}) else "Error"
+    api = api_of(route.path)
     return {
-        str(status): {"$ref": f"#/components/responses/{prefix}{status}"}
-        for status in sorted(statuses)
+        str(status): {"$ref": f"#/components/responses/{api}{status}"}
+        for status in sorted({status_in(api, status) for status in statuses})
     }
 
 
+def api_of(path: str) -> str:
+    """The one whose error bodies the route has: a key of ERROR_BODIES."""
+    scope = {"path": path}
+    if speaks_ollama(scope):
+        return "Ollama"
+    return "Anthropic" if speaks_anthropic(scope) else "Error"
+
+
+def status_in(api: str, status: int) -> int:
+    return OLLAMA_STATUSES.get(status, status) if api == "Ollama" else status
+
+
 def error_responses() -> Iterator[tuple[str, Schema]]:
-    """A response for each status, in OpenAI's shape and in Anthropic's."""
-    by_status: dict[int, list[type[errors.ApiError]]] = {}
-    for kind in error_kinds(errors.ApiError):
-        by_status.setdefault(kind.status, []).append(kind)
-    for status, kinds in sorted(by_status.items()):
-        headers = ["x-request-id", *(["retry-after"] if status == 429 else [])]
-        for prefix, body in (("Error", ErrorBody), ("Anthropic", AnthropicErrorBody)):
+    """A response for each status, in each API's shape."""
+    for api, body in ERROR_BODIES.items():
+        by_status: dict[int, list[type[errors.ApiError]]] = {}
+        for kind in error_kinds(errors.ApiError):
+            by_status.setdefault(status_in(api, kind.status), []).append(kind)
+        for status, kinds in sorted(by_status.items()):
+            headers = ["x-request-id", *(["retry-after"] if errors.QueueFull in kinds else [])]
             yield (
-                f"{prefix}{status}",
+                f"{api}{status}",
                 {
                     "description": "\n".join(dict.fromkeys(map(error_text, kinds))),
                     "headers": {name: header_reference(name) for name in headers},

@@ -177,3 +177,49 @@ PULL: Examples = {
     "A file of a repository": {"model": PULLED},
     "With progress": {"model": PULLED, "stream": True},
 }
+OLLAMA_CHAT: Examples = {
+    "A stream": {"model": CHAT_MODEL, "messages": [RIVERS], "options": {"num_predict": 60}},
+    "An answer": {
+        "model": CHAT_MODEL,
+        "messages": [RIVERS],
+        "options": {"num_predict": 60},
+        "stream": False,
+    },
+    "A call of a tool": {
+        "model": CHAT_MODEL,
+        "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+        "tools": [{"type": "function", "function": {**WEATHER, "parameters": CITY}}],
+        "options": {"num_predict": 60},
+    },
+}
+OLLAMA_TEXT: Examples = {
+    "A stream": {
+        "model": CHAT_MODEL,
+        "prompt": "Name three rivers.",
+        "options": {"num_predict": 60},
+    },
+    "A text that goes on": {
+        "model": CHAT_MODEL,
+        "prompt": BEGUN,
+        "raw": True,
+        "options": {"num_predict": 30},
+        "stream": False,
+    },
+    "Token probabilities": {
+        "model": CHAT_MODEL,
+        "prompt": "Name three rivers.",
+        "options": {"num_predict": 5, "temperature": 0},
+        "logprobs": True,
+        "top_logprobs": 3,
+        "stream": False,
+    },
+    "A model to load": {"model": CHAT_MODEL},
+}
+OLLAMA_EMBED: Examples = {"Two texts": {"model": EMBEDDER, "input": TEXTS}}
+OLLAMA_OLD_EMBED: Examples = {"A text": {"model": EMBEDDER, "prompt": TEXTS[0]}}
+OLLAMA_SHOW: Examples = {"A chat model": {"model": CHAT_MODEL}, "An embedder": {"model": EMBEDDER}}
+OLLAMA_PULL: Examples = {
+    "With progress": {"model": f"hf.co/{PULLED}"},
+    "Without": {"model": f"hf.co/{PULLED}", "stream": False},
+}
+OLLAMA_DELETE: Examples = {"A pulled model": {"model": PULLED}}

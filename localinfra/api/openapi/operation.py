@@ -10,6 +10,8 @@ from starlette.responses import Response
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 JSON = "application/json"
+EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -27,9 +29,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     # for each parameter in the path, examples; one with the name of a body's goes with it
     path: Mapping[str, Mapping[str, str]] = {}
     query: Mapping[str, Query] = {}
-    answer: tuple[type[msgspec.Struct], ...] = ()  # one of these; none: it is not JSON
-    media_type: str = JSON
+    answer: tuple[type[msgspec.Struct], ...] = ()  # one of these; none: it is not JSON, or empty
+    media_type: str | None = None  # of an answer that is not JSON
     events: tuple[type[msgspec.Struct], ...] = ()  # one of these is the data of each, in a stream
+    stream_type: str = EVENTS
     has_named_events: bool = False
     uses_model: bool = False
     headers: tuple[str, ...] = ()  # of the answer, beside those of all

@@ -4,13 +4,17 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from localinfra.api import cohere, metrics, probes, requests, rerank, tokens
+from localinfra.api import cohere, metrics, page, probes, requests, rerank, tokens
 from localinfra.api.anthropic import input as anthropic_input
 from localinfra.api.anthropic import messages
 from localinfra.api.anthropic import output as blocks
 from localinfra.api.deepinfra import encoders, inference
 from localinfra.api.deepinfra import images as native_images
 from localinfra.api.deepinfra import text as native_text
+from localinfra.api.ollama import chat as ollama_chat
+from localinfra.api.ollama import embed, generate, show
+from localinfra.api.ollama import managing as ollama_managing
+from localinfra.api.ollama import models as ollama_models
 from localinfra.api.openai import (
     chat,
     completions,
@@ -25,7 +29,7 @@ from localinfra.api.openai.responses import handlers, response, store
 from localinfra.api.openai.responses import output as items
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openapi import examples
-from localinfra.api.openapi.operation import Handler, Operation, Query
+from localinfra.api.openapi.operation import LINES, Handler, Operation, Query
 from localinfra.origin import Changes
 
 TAGS = {
@@ -34,6 +38,7 @@ TAGS = {
     "Embeddings": "Vectors of texts, and rankings.",
     "Images": "Images from prompts, and from other images.",
     "Native": "Models of any kind in DeepInfra's form.",
+    "Ollama": "Ollama's API, for applications that know only that.",
     "Models": "What is served. Changing that needs a key, or a client on the server's machine.",
     "Server": "Whether it is well, and what it does.",
 }
@@ -267,6 +272,70 @@ OPERATIONS: dict[Handler, Operation] = {
         tag="Models", path=IN_PATH, answer=(models.ModelCard,), statuses=(429, 503)
     ),
     models.unload_model: Operation(tag="Models", path=IN_PATH, answer=(models.ModelCard,)),
+    ollama_chat.create_ollama_chat: Operation(
+        tag="Ollama",
+        body=(ollama_chat.ChatFields,),
+        examples=examples.OLLAMA_CHAT,
+        answer=(ollama_chat.ChatReply,),
+        events=(ollama_chat.ChatReply,),
+        stream_type=LINES,
+        uses_model=True,
+    ),
+    generate.create_ollama_text: Operation(
+        tag="Ollama",
+        body=(generate.GenerateFields,),
+        examples=examples.OLLAMA_TEXT,
+        answer=(generate.GenerateReply,),
+        events=(generate.GenerateReply,),
+        stream_type=LINES,
+        uses_model=True,
+    ),
+    embed.create_ollama_embeddings: Operation(
+        tag="Ollama",
+        body=(embed.OllamaEmbedFields,),
+        examples=examples.OLLAMA_EMBED,
+        answer=(embed.OllamaEmbeddings,),
+        headers=TRUNCATED,
+        uses_model=True,
+    ),
+    embed.create_old_ollama_embedding: Operation(
+        tag="Ollama",
+        body=(embed.OldEmbedFields,),
+        examples=examples.OLLAMA_OLD_EMBED,
+        answer=(embed.OldEmbedding,),
+        headers=TRUNCATED,
+        uses_model=True,
+        is_old=True,
+    ),
+    ollama_models.list_ollama_models: Operation(tag="Ollama", answer=(ollama_models.ListedModels,)),
+    ollama_models.list_running_models: Operation(
+        tag="Ollama", answer=(ollama_models.RunningModels,)
+    ),
+    show.show_ollama_model: Operation(
+        tag="Ollama",
+        body=(ollama_managing.ManagingFields,),
+        examples=examples.OLLAMA_SHOW,
+        answer=(show.ShownModel,),
+        statuses=(404,),
+    ),
+    ollama_managing.pull_ollama_model: Operation(
+        tag="Ollama",
+        body=(ollama_managing.OllamaPullFields,),
+        examples=examples.OLLAMA_PULL,
+        answer=(ollama_managing.OllamaPullLine,),
+        events=(ollama_managing.OllamaPullLine,),
+        stream_type=LINES,
+        statuses=(404, 409, 502, 507),
+    ),
+    ollama_managing.delete_ollama_model: Operation(
+        tag="Ollama",
+        body=(ollama_managing.ManagingFields,),
+        examples=examples.OLLAMA_DELETE,
+        statuses=(404,),
+    ),
+    ollama_models.get_ollama_version: Operation(
+        tag="Ollama", answer=(ollama_models.OllamaVersion,)
+    ),
     managing.pull_model: Operation(
         tag="Models",
         body=(managing.PullRequest,),
@@ -285,7 +354,8 @@ OPERATIONS: dict[Handler, Operation] = {
     probes.get_health: Operation(tag="Server", answer=(probes.ServerHealth,), is_open=True),
     metrics.get_metrics: Operation(tag="Server", media_type="text/plain"),
     requests.list_requests: Operation(tag="Server", answer=(requests.RunningList,)),
-    requests.cancel_request: Operation(
-        tag="Server", answer=(requests.RequestsCancelled,), statuses=(404,)
+    requests.cancel_request: Operation(tag="Server", answer=(requests.RequestsCancelled,)),
+    page.get_index: Operation(
+        tag="Server", answer=(page.ServerName,), media_type="text/plain", is_open=True
     ),
 }

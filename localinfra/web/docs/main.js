@@ -88,7 +88,7 @@ function parameterView({ name, in: place, description, required, schema }) {
 
 function answerTitle(status, response) {
   const codes = [...response.description.matchAll(/^- `(\w+)`/gm)].map((match) => match[1]);
-  return [h("strong", {}, status), ` ${codes.join(", ") || Object.keys(response.content).join(", ")}`];
+  return [h("strong", {}, status), ` ${codes.join(", ") || Object.keys(response.content).join(", ") || "empty"}`];
 }
 
 function answerView(response) {

@@ -5,6 +5,7 @@ import { hasKey, send, standIn } from "./server.js";
 
 const LONGEST_TEXT = 400; // of a value that is shown: pictures have millions of letters
 const LONGEST_ANSWER = 200_000;
+const LINES = "application/x-ndjson"; // streams of Ollama's API, where they are the default
 
 /** Single quotes for a POSIX shell. */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -87,7 +88,9 @@ export class Trying {
   }
 
   get isStreamed() {
-    return /"stream":\s*true/.test(this.body?.value ?? "");
+    const isUsual = LINES in this.operation.responses["200"].content;
+    const given = /"stream":\s*(true|false)/.exec(this.body?.value ?? "");
+    return given ? given[1] === "true" : isUsual;
   }
 
   async run() {
@@ -121,7 +124,8 @@ export class Trying {
     const type = reply.headers.get("content-type") ?? "";
     if (reply.status === 401) this.answer.append(h("p", {}, "The button at the top of the page takes a key."));
     if (type.startsWith("image/")) this.answer.append(picture(URL.createObjectURL(await reply.blob())));
-    else if (type.startsWith("text/event-stream")) await this.follow(reply);
+    else if (type.startsWith("text/event-stream")) await this.follow(reply, "\n\n");
+    else if (type.startsWith(LINES)) await this.follow(reply, "\n");
     else this.showText(await reply.text(), type);
     status.append(` in ${Math.round(performance.now() - started)} ms`);
   }
@@ -133,21 +137,21 @@ export class Trying {
     this.answer.append(...pictures(value));
   }
 
-  /** Shows events as they come. */
-  async follow(reply) {
+  /** Shows events as they come, or lines: each is one up to an `end`. */
+  async follow(reply, end) {
     const shown = h("pre", { tabindex: "0", "aria-label": "Events" });
     this.answer.append(shown);
     const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
-      const events = (rest + part.value).split("\n\n");
+      const events = (rest + part.value).split(end);
       rest = events.pop();
       for (const event of events) this.showEvent(event, shown);
     }
   }
 
   showEvent(event, shown) {
-    const data = event.slice(event.indexOf("data: ") + 6);
+    const data = event.startsWith("{") ? event : event.slice(event.indexOf("data: ") + 6);
     const value = data.startsWith("{") ? JSON.parse(data) : null;
     const text = value ? event.slice(0, -data.length) + JSON.stringify(value, shortened) : event;
     if (shown.textContent.length < LONGEST_ANSWER) shown.append(`${text}\n\n`);
