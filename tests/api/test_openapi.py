@@ -154,6 +154,16 @@ def test_an_answer_has_its_fields_with_defaults_in_any_case() -> None:
     assert schemas["PullEvent"]["required"] == ["status"]  # the others if they say something
 
 
+def test_without_ollamas_api_the_document_is_silent_on_it() -> None:
+    app = create_app(Runtime(ServerSettings(ollama_api=False), Catalog({})))
+    found = json.loads(get(app, "/openapi.json").body)
+    assert "Ollama" not in [tag["name"] for tag in found["tags"]]
+    assert not any(path.startswith("/api/") for path in found["paths"])
+    root = get(app, "/")
+    assert root.header("content-type") == "application/json"
+    check_answer(operation("get_index"), 200, dict(root.headers), root.body)
+
+
 # Errors
 
 

@@ -89,7 +89,11 @@ def openapi_document(routes: Sequence[BaseRoute]) -> Schema:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "tags": [
+            {"name": name, "description": text}
+            for name, text in TAGS.items()
+            if any(operation.tag == name for operation in operations)
+        ],
         "paths": paths_of(shown),
         "components": {
             "schemas": component_schemas(asked, (*answered, *ERROR_BODIES.values())),
