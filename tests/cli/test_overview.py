@@ -1,5 +1,6 @@
 """Bare `localinfra`: what it can do here and now."""
 
+import shlex
 import struct
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_a_model_whose_libraries_are_missing_is_not_called_ready(
     monkeypatch.setattr(install, "is_installed", lambda library: library == "pip")
     assert "-m pip install llama-cpp-python==" in shown()
     monkeypatch.setattr(install, "is_installed", lambda library: False)  # as in uv's environments
-    assert f"uv pip install --python {sys.executable} llama-cpp-python==" in shown()
+    assert f"uv pip install --python {shlex.quote(sys.executable)} llama-cpp-python==" in shown()
 
 
 def test_a_running_server_is_named_with_what_it_has_in_memory(

@@ -24,6 +24,10 @@ from localinfra.api.deepinfra import encoders as native_encoders
 from localinfra.api.deepinfra import images as native_images
 from localinfra.api.deepinfra import text as native_text
 from localinfra.api.generation import tools
+from localinfra.api.ollama import chat as ollama_chat
+from localinfra.api.ollama import embed as ollama_embed
+from localinfra.api.ollama import generate as ollama_generate
+from localinfra.api.ollama import managing as ollama_managing
 from localinfra.api.openai import chat, completions, embeddings, image_edits, images, managing
 from localinfra.api.openai.responses import input as responses_input
 from localinfra.api.openai.responses import request as responses_request
@@ -50,6 +54,7 @@ HELLO = [{"role": "user", "content": "a"}]
 CHAT = {"model": "smollm2", "max_tokens": 1, "messages": HELLO}
 PROMPT = {"model": "smollm2", "max_tokens": 1, "prompt": "a"}
 INPUT = {"model": "smollm2", "max_output_tokens": 1, "input": "a"}
+OLLAMA: dict[str, object] = {"model": "smollm2", "options": {"num_predict": 1}}
 NATIVE = "/v1/inference/"
 
 
@@ -111,6 +116,12 @@ CASES = [
     Case(NATIVE + "flux", native_images.ImageBody, {"prompt": "a"}),
     Case(NATIVE + "flux", native_images.CogInput, {"prompt": "a"}, as_input),
     Case("/v1/models/pull", managing.PullRequest, {"model": "no such model"}),
+    Case("/api/chat", ollama_chat.ChatFields, OLLAMA | {"messages": HELLO}),
+    Case("/api/generate", ollama_generate.GenerateFields, OLLAMA | {"prompt": "a"}),
+    Case("/api/embed", ollama_embed.OllamaEmbedFields, {"model": "own-ids", "input": "a"}),
+    Case("/api/embeddings", ollama_embed.OldEmbedFields, {"model": "own-ids", "prompt": "a"}),
+    Case("/api/show", ollama_managing.ManagingFields, {"model": "smollm2"}),
+    Case("/api/pull", ollama_managing.OllamaPullFields, {"model": "no such model"}),
 ]  # fmt: skip
 
 # Without those that read another's fields at another path.
