@@ -21,7 +21,7 @@ import msgspec
 
 from localinfra import install
 from localinfra.backend_detect import Machine, best_backend, look, output_of
-from localinfra.cli.doctor_settings import check_models, look_at_weights, part_of
+from localinfra.cli.doctor_settings import check_models, check_sharing, look_at_weights, part_of
 from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ImageOutlook, look_at_images
 from localinfra.config import settings as config_file
@@ -272,9 +272,12 @@ def with_settings(seen: Surroundings, path: Path | None) -> Surroundings:
         lines = str(error).splitlines()
         return replace(seen, models=tuple(Finding("problem", line) for line in lines))
     decided, put_off = look_at_weights(entries)
+    models = [*check_models(settings.path, entries)]
+    if isinstance(seen.llama, LlamaBuild):  # else loading it here may end this process
+        models += check_sharing(entries)
     return replace(
         seen,
-        models=tuple(check_models(settings.path, entries)),
+        models=tuple(models),
         needed=frozenset(part for entry in entries.values() if (part := part_of(entry))),
         decided=decided,
         put_off=put_off,

@@ -36,19 +36,20 @@ def check_files(name: str, entry: ModelEntry) -> Iterator[Finding]:
         size = f" ({entry.download_gb:g} GB)" if entry.download_gb else ""
         why = f"its files are missing{size}" if command else entry.source.remedy(name)
         yield Finding("hint", f"{name}: {why}", command)
-    elif isinstance(entry, TextModelEntry):
-        yield from check_sharing(name, entry)
 
 
-def check_sharing(name: str, entry: TextModelEntry) -> Iterator[Finding]:
-    """Of models whose memory is not cells alone."""
-    path = entry.source.find()
-    try:
-        words = sharing(entry, read_header(path)) if path else None
-    except (BadGguf, ApiError):
-        return  # reported as a problem of its files
-    if words:
-        yield Finding("ok", f"{name}: prefixes are {words}")
+def check_sharing(entries: Mapping[str, ModelEntry]) -> Iterator[Finding]:
+    """Of models whose memory is not cells alone. Loads llama.cpp."""
+    for name, entry in entries.items():
+        path = entry.source.find()
+        if path is None or not isinstance(entry, TextModelEntry):
+            continue
+        try:
+            words = sharing(entry, read_header(path))
+        except (BadGguf, ApiError):
+            continue  # reported as a problem of its files
+        if words:
+            yield Finding("ok", f"{name}: prefixes are {words}")
 
 
 def part_of(entry: ModelEntry) -> str | None:

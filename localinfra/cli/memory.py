@@ -45,7 +45,7 @@ def sharing(entry: TextModelEntry, header: GgufHeader) -> str | None:
     has_windows, has_state = any(windows(header)), any(recurrent_blocks(header))
     is_other = header.architecture in OTHER_WINDOWS | OTHER_HYBRIDS
     if is_other or (has_windows and has_state):
-        return "not shared: llama.cpp gives no access to this kind of memory"
+        return "not shared: this server can't move this kind of memory, and reads each turn whole"
     if has_windows:
         plan = plan_text("", entry, Path(header.path), header, {})
         if plan.settings.full_window:

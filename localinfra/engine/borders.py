@@ -35,9 +35,7 @@ def saved_positions(sequence: Sequence, match: Match, chunk: int) -> set[int]:
     if match.num_seen - known >= SHORT:
         wanted.add(match.num_seen)
     if request.params.num_choices > 1:
-        wanted.add(
-            end - 1
-        )  # where further choices begin: the last token is computed for its logits
+        wanted.add(end - 1)  # further choices begin before the last token: its logits are needed
     elif not 0 < request.border <= known + MIN_GAP or end - known >= SHORT:
         wanted.add(end - BEFORE_END)
     positions: set[int] = set()

@@ -28,6 +28,7 @@ from localinfra.cli.doctor import (
     parse_cpuinfo,
     parse_meminfo,
     rebuild,
+    with_settings,
 )
 from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ask_torch, outlook
@@ -100,6 +101,16 @@ def test_without_a_checkout_the_command_uses_pip() -> None:
 def test_a_llama_that_does_not_start_is_a_problem(status: int, says: str) -> None:
     finding = check_failure(status, has_scripts=True)
     assert finding.level == "problem" and says in finding.text and finding.command
+
+
+def test_a_llama_that_does_not_start_is_not_loaded_for_the_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(SMOL)
+    monkeypatch.setitem(sys.modules, "localinfra.llama.model", None)  # imports of it fail
+    seen = with_settings(replace(SEEN, llama=-signal.SIGILL), path)
+    assert [finding.level for finding in seen.models] == ["ok"]
 
 
 def test_a_container_limited_to_part_of_its_cores_gets_a_hint() -> None:

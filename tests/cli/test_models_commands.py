@@ -13,7 +13,7 @@ from models.tiny_gguf import F32, STRING, TinyModel, Value, tiny_gemma3, tiny_ll
 from models.tiny_hybrids import tiny_lfm2
 from models.tiny_mtp import tiny_glm4
 
-from localinfra.cli.doctor_settings import check_files
+from localinfra.cli.doctor_settings import check_sharing
 from localinfra.cli.main import main
 from localinfra.config import settings as config_file
 from localinfra.footprint import GIB
@@ -91,8 +91,8 @@ def test_show_and_doctor_say_how_prefixes_are_shared(
     )
     done = called("show", "tiny", "--config", str(tmp_path / "models.toml"))
     assert done.exit_code == 0 and f"prefixes  {words}" in done.output
-    entry = catalog.discover(config_file.load(tmp_path / "models.toml")).entries["tiny"]
-    [finding] = check_files("tiny", entry)
+    entries = catalog.discover(config_file.load(tmp_path / "models.toml")).entries
+    [finding] = check_sharing({"tiny": entries["tiny"]})
     assert finding.level == "ok" and f"tiny: prefixes are {words}" in finding.text
 
 
