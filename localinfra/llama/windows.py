@@ -43,7 +43,7 @@ class Windows:
 
     @functools.cached_property
     def _special(self) -> re.Pattern[str]:
-        """Finds special tokens. With Gemma's 6,400 of them it takes 0.4 s to compile, and 20 ms to
+        """Finds special tokens. With Gemma's 6,400 of them it takes 0.13 s to compile, and 20 ms to
         search a window, so it is only used where there is no better place to cut."""
         longest_first = sorted(self._special_tokens, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
