@@ -111,9 +111,9 @@ FORMATS = jsonschema.Draft202012Validator.FORMAT_CHECKER
 CHECKER = jsonschema.FormatChecker(FORMATS.checkers)
 
 
-def is_time(text: str, name: str) -> bool:
+def is_time(value: object, name: str) -> bool:
     """Leap seconds included, which llguidance writes and this library does not know."""
-    return bool(FORMATS.conforms(text.replace(":60", ":59"), name))
+    return not isinstance(value, str) or FORMATS.conforms(value.replace(":60", ":59"), name)
 
 
 for name in ("time", "date-time"):
