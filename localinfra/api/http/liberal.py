@@ -29,9 +29,9 @@ FLOATS = re.compile(
 
 
 def decode_liberally(
-    body: bytes, fields: Mapping[str, msgspec.Raw], decoder: msgspec.json.Decoder[T]
+    body: bytes, fields: Mapping[str, msgspec.Raw], decoder: msgspec.json.Decoder[T], kind: type[T]
 ) -> T:
-    """Decodes a JSON object with these `fields`. If the struct refuses a value,
+    """Decodes a JSON object with these `fields` as a struct of this kind. If the struct refuses a value,
 
     - a float without a fraction (4.0, 1e3) is read as an integer. msgspec's lax mode does so too,
       but also reads strings as numbers;
@@ -47,7 +47,7 @@ def decode_liberally(
     except msgspec.ValidationError as error:
         if not WRONG_TYPE.match(str(error)):
             raise
-        mended = mended_fields(fields, decoder.type)
+        mended = mended_fields(fields, kind)
         if mended == fields:
             raise
     return decoder.decode(msgspec.json.encode(mended))
