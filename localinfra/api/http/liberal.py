@@ -31,7 +31,7 @@ FLOATS = re.compile(
 def decode_liberally(
     body: bytes, fields: Mapping[str, msgspec.Raw], decoder: msgspec.json.Decoder[T], kind: type[T]
 ) -> T:
-    """Decodes a JSON object with these `fields` as a struct of this kind. If the struct refuses a value,
+    """Decodes a JSON object with these `fields` as this kind of struct. If that refuses a value,
 
     - a float without a fraction (4.0, 1e3) is read as an integer. msgspec's lax mode does so too,
       but also reads strings as numbers;
