@@ -145,7 +145,7 @@ class Runtime:
             plan = BY_ENTRY[type(entry)].plan(name, entry, self._room(held))
         except ApiError:
             return LoadPlan()  # the load will fail too, and say why
-        known = measured.find(measured.identity(entry, plan.shape))
+        known = measured.footprints.find(measured.identity(entry, plan.shape))
         return msgspec.structs.replace(plan, measured=known)
 
     def _load(self, name: str, plan: LoadPlan) -> LoadedModel:
@@ -155,7 +155,7 @@ class Runtime:
             model = self._load_kind(name, entry, plan)
         found = model.footprint if model.footprint.bytes_on else load.grown(plan.expected)
         if found and found != plan.measured:
-            measured.keep(measured.identity(entry, plan.shape), found)
+            measured.footprints.keep(measured.identity(entry, plan.shape), found)
         model.footprint = total((found or plan.measured or plan.expected, plan.working))
         garbage.freeze()
         return model
@@ -318,7 +318,9 @@ class Runtime:
 
     def start(self) -> None:
         """Starts loading the entries with `preload`; requests for them wait. Sweeps the cache of
-        what interrupted measurements have left."""
+        what interrupted measurements have left. Does nothing the second time."""
+        if self._watches:
+            return
         for folder in MEASURED:
             threading.Thread(
                 target=sweep_if_free, args=(cache_folder(folder),), daemon=True
@@ -326,10 +328,8 @@ class Runtime:
         for name, entry in self.catalog.entries.items():
             if entry.preload:
                 self._start(self._preload(name))
-        self._watches = [
-            asyncio.create_task(watch())
-            for watch in (self._watch_memory, self._watch_models, self._faster_weights.run)
-        ]
+        watches = (self._watch_memory, self._watch_models, self._faster_weights.run)
+        self._watches = [asyncio.create_task(watch()) for watch in watches]
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)

@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from localinfra.api.app import create_app
-from localinfra.api.sockets.server import Server, bind
+from localinfra.api.sockets.binding import bind
+from localinfra.api.sockets.server import Server
 from localinfra.config import settings as config_file
 from localinfra.config.settings import ServerSettings
 from localinfra.config.tables import decode

@@ -85,7 +85,7 @@ OWNERS: dict[str, str | tuple[str, ...]] = {
     "jinja2": "chat/",
     "starlette": "api/",
     "prometheus_client": ("api/exposition.py", "cli/readings.py"),
-    "uvicorn": ("api/sockets/", "cli/serve.py"),
+    "uvicorn": ("api/sockets/",),
     "httptools": "api/sockets/",
     "sentence_transformers": "embed/",
     "torch": ("embed/", "image/"),

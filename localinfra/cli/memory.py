@@ -24,7 +24,7 @@ def fit(entry: TextModelEntry, path: Path, header: GgufHeader, settings: ServerS
     budget = Budget.of(settings, lambda: free).room(NO_MEMORY)
     room = {device: min(size, free.get(device, size)) for device, size in budget.items()}
     plan = plan_text("", entry, path, header, room)
-    takes = measured.find(measured.identity(entry, plan.shape)) or plan.expected
+    takes = measured.footprints.find(measured.identity(entry, plan.shape)) or plan.expected
     return in_words(
         sum(takes.bytes_on.values()),
         plan.settings.context_length,

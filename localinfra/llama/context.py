@@ -2,8 +2,6 @@
 
 import contextlib
 import ctypes
-import functools
-from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -15,6 +13,7 @@ from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.llama import log, saving
 from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.model import LoadFailed, Model, NoContext
+from localinfra.llama.rounding import Rounding, find_rounding
 from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots, WindowStateSlots
 from localinfra.llama.state import is_sound, is_sound_state
 from localinfra.machine import usable_cores
@@ -33,13 +32,6 @@ TILE_ROWS = 64
 MIN_SPLIT = 512
 TILED_TYPES = ("f16", "f32")  # of the KV cache; other types do neither
 
-# Matrix products round by the type of the weights: some alike for any number of rows; some
-# differently for a single row; repacked K-quants (ggml-cpu/repack.cpp) compute rows in fours and
-# the rest one by one, and others differ below eight rows. For each kind: the least number of rows
-# (above two, rows must be a multiple of it), and the step sizes whose results are compared.
-ROUNDINGS = ((1, (1, 2, 7, 18)), (2, (2, 7, 18)), (8, (8, 24)), (16, (16, 48)))
-FEW_ROWS = (1, 2, 3)  # usually alike too; one row takes a third of the time of eight
-
 PROBED_ROWS = 4
 PROBE_STRIDE = 997  # a prime; probes use any tokens but the first ones, which stand for no text
 
@@ -56,12 +48,6 @@ get_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_get_log
 # that llama.cpp links; builds without OpenMP lack this one.
 pause_openmp = getattr(llama_cpp._lib, "omp_pause_resource_all", None)
 OMP_PAUSE_SOFT = 1
-
-
-def have_same_bits(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
-    """Whether the rows [num_rows, num_vocab] that both have are equal."""
-    num_rows = min(len(first), len(second))
-    return np.array_equal(first[:num_rows].view(np.uint32), second[:num_rows].view(np.uint32))
 
 
 class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +72,8 @@ class LlamaContext:
 
     rereads_guesses = False  # as a drafter
 
-    def __init__(self, model: Model, settings: ContextSettings):
+    def __init__(self, model: Model, settings: ContextSettings, rounding: Rounding | None = None):
+        """`rounding`: as an earlier context like this one had it."""
         self._model = model
         self._set_kind_of_memory(model, settings)
         self.is_canonical_alone = model.has_state
@@ -126,11 +113,14 @@ class LlamaContext:
         self._make_batch()
         if isinstance(self._slots, WindowStateSlots):
             self._make_stub(self._slots)
-        self.canonical_rows = self.canonical_decode_rows = 0
-        self._least_rows = 1
+        self.rounding = None
         if may_be_canonical:
             with contextlib.suppress(DecodeFailed):  # requests will fail too, with the reason
-                self._find_canonical_shapes()
+                self.rounding = self._probe(rounding)
+        found = self.rounding or Rounding()
+        self.canonical_rows = found.canonical_rows
+        self.canonical_decode_rows = found.canonical_decode_rows
+        self._least_rows = found.least_rows
 
     def _set_kind_of_memory(self, model: Model, settings: ContextSettings) -> None:
         # As llama.cpp sizes the cache of windows: it must have room for one of each slot.
@@ -185,32 +175,18 @@ class LlamaContext:
         slots.stub = self.save_state(self.num_sequences)
         self.drop(self.num_sequences, 0)
 
-    def _find_canonical_shapes(self) -> None:
+    def _probe(self, known: Rounding | None) -> Rounding | None:
         """Finds how the weights' kernels round by running them, which also reads the weights from
         disk."""
         if self._model.has_attention and not self._cells:
-            return  # the order of its sums is unknown
+            return None  # the order of its sums is unknown
         most_rows = min(TILE_ROWS - 1 if self._is_tiled else self.batch_size, self.batch_size)
         if self.is_canonical_alone:
-            self.canonical_rows, self.canonical_decode_rows = most_rows, 1
-            self._logits_of_steps(PROBED_ROWS)  # only to read the weights from disk
-            return
-        logits_of = functools.cache(self._logits_of_steps)
-
-        def are_alike(sizes: tuple[int, ...]) -> bool:
-            pairs = pairwise(min(size, most_rows) for size in sizes)
-            return all(have_same_bits(logits_of(few), logits_of(more)) for few, more in pairs)
-
-        for least, sizes in ROUNDINGS:
-            if least <= most_rows and are_alike(sizes):
-                break
-        else:
-            return
-        self._least_rows = least
-        self.canonical_rows = most_rows
-        if least > 2:
-            self.canonical_rows -= most_rows % least
-            self.canonical_decode_rows = FEW_ROWS[-1] if are_alike(FEW_ROWS) else 1
+            known = Rounding(most_rows, 1)
+        if known is None:
+            return find_rounding(most_rows, self._logits_of_steps)
+        self._logits_of_steps(PROBED_ROWS)  # only to read the weights from disk
+        return known
 
     def _logits_of_steps(self, num_rows: int) -> NDArray[np.float32]:
         """Logits of several tokens, `num_rows` per step: for a single token two kernels may agree

@@ -1,5 +1,4 @@
-"""What models took when they were loaded, for the plans of later starts: one JSON file in the cache
-for each model and its settings."""
+"""What loads have shown, kept for later starts: above all how much memory a model takes."""
 
 import contextlib
 import hashlib
@@ -8,12 +7,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import msgspec
 
 from localinfra import machine
 from localinfra.footprint import MIB, Footprint
 from localinfra.models.entries import ModelEntry
+
+T = TypeVar("T")
 
 # Growth of the process's memory includes whatever else happens in it at the same time. Beyond these
 # bounds it says nothing of the model.
@@ -31,8 +33,11 @@ def identity(entry: ModelEntry, *facts: object) -> str:
     path = entry.source.find()
     files = sorted(path.rglob("*")) if path and path.is_dir() else [path] if path else []
     states = [state_of(file) for file in files]
-    known = repr((states, entry, machine.llama_build(), machine.cpu(), facts))
-    return hashlib.sha256(known.encode()).hexdigest()[:32]
+    return digest(states, entry, machine.llama_build(), machine.cpu(), facts)
+
+
+def digest(*facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 def state_of(file: Path) -> tuple[str, int, int]:
@@ -43,29 +48,36 @@ def state_of(file: Path) -> tuple[str, int, int]:
     return str(file), status.st_size, status.st_mtime_ns
 
 
-def find(name: str) -> Footprint | None:
-    """What was kept under this identity; None if nothing was, or it can't be read."""
-    try:
-        return msgspec.json.decode(place(name).read_bytes(), type=Footprint)
-    except (OSError, msgspec.MsgspecError):
-        return None
+class Records(Generic[T]):
+    """A folder of the cache with a small JSON file for each name."""
+
+    def __init__(self, folder: str, kind: type[T]):
+        self._folder, self._kind = folder, kind
+
+    def find(self, name: str) -> T | None:
+        """What was kept under this name; None if nothing was, or it can't be read."""
+        try:
+            return msgspec.json.decode(self.place(name).read_bytes(), type=self._kind)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def keep(self, name: str, value: T) -> None:
+        """Does nothing if the cache can't be written: the next start finds it out again."""
+        path = self.place(name)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_suffix(f".{os.getpid()}")
+            scratch.write_bytes(msgspec.json.encode(value))
+            scratch.replace(path)
+            kept = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)
+            for file in kept[:-MOST_KEPT]:
+                file.unlink()
+
+    def place(self, name: str) -> Path:
+        return machine.cache_folder(self._folder) / f"{name}.json"
 
 
-def keep(name: str, footprint: Footprint) -> None:
-    """Does nothing if the cache can't be written: the next start plans by expectation again."""
-    path = place(name)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.write_bytes(msgspec.json.encode(footprint))
-        scratch.replace(path)
-        kept = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)
-        for file in kept[:-MOST_KEPT]:
-            file.unlink()
-
-
-def place(name: str) -> Path:
-    return machine.cache_folder("memory") / f"{name}.json"
+footprints = Records("memory", Footprint)
 
 
 class LoadMeter:

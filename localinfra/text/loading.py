@@ -9,17 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from localinfra import machine
-from localinfra.engine.backend import MOST_PADDING
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import Room, total
 from localinfra.llama.build_info import free_memory
-from localinfra.llama.context import ContextSettings
 from localinfra.llama.model import Model
 from localinfra.models.entries import TextModelEntry
-from localinfra.models.gguf.parts import part_paths
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, read_header
 from localinfra.models.sampling import recommended_in
 from localinfra.models.sources import locate
@@ -27,6 +23,7 @@ from localinfra.optimize import store
 from localinfra.optimize.job import OptimizeJob
 from localinfra.prefixes.shelves import Shelves
 from localinfra.text.draft import load_draft, plan_with_draft
+from localinfra.text.identity import identity
 from localinfra.text.model import TextModel
 from localinfra.text.placing import TextPlan, place, short_context
 from localinfra.text.templates import ModelTemplates, compile_templates
@@ -116,28 +113,6 @@ def text_plan(name: str, entry: TextModelEntry, room: Room) -> TextPlan:
         return plan_with_draft(name, entry, path, header, room)
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None
-
-
-def identity(
-    entry: TextModelEntry, header: GgufHeader, settings: ContextSettings, *, is_offloaded: bool
-) -> list[str]:
-    """Everything that the numbers in KV cells depend on besides their tokens. Not the size of the
-    cache, which may follow from the memory that happens to be free: only whether it is beyond what
-    the model was made for, as positions may be scaled then (llama_model_base::get_rope_factors)."""
-    own = part_paths(Path(header.path), header.num_parts)
-    files = [store.identify(path) for path in (*own, *(adapter.path for adapter in entry.lora))]
-    most = header.number("rope.scaling.original_context_length", header.context_length)
-    counts = msgspec.structs.replace(
-        settings,
-        threads=None,
-        batch_threads=None,
-        num_sequences=1,
-        context_length=0,
-        mtp=False,
-        num_cells=int(settings.num_cells + MOST_PADDING > most),
-    )
-    facts = (files, [adapter.scale for adapter in entry.lora], counts, is_offloaded)
-    return [machine.cpu(), machine.llama_build(), msgspec.json.encode(facts).decode()]
 
 
 def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:

@@ -24,6 +24,8 @@ from localinfra.llama.model import (
     NoContext,
 )
 from localinfra.llama.mtp import HiddenContext
+from localinfra.llama.rounding import Rounding
+from localinfra.models import measured
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import GgufHeader
 from localinfra.models.kv_cache import (
@@ -44,8 +46,11 @@ from localinfra.models.memory import (
     smaller_context,
 )
 from localinfra.models.seats import LoadPlan
+from localinfra.text.identity import identity
 
 logger = logging.getLogger(__name__)
+
+roundings = measured.Records("rounding", Rounding)  # finding them takes as long as a small load
 
 # Tokens of context. A longer one is worth less than prefixes that can be shared in any part, where
 # layers with a sliding window keep all tokens.
@@ -221,7 +226,7 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple[LlamaContex
     layers, settings = plan.gpu_layers, plan.settings
     while True:
         try:
-            return load_with_layers(entry, plan.path, settings, layers, plan.tensor_split)
+            return load_with_layers(entry, plan, settings, layers)
         except LoadFailed as error:
             if settings.full_window and entry.window_cache == "auto":
                 logger.warning("%s: loading failed (%s); trying a window cache", name, error)
@@ -252,28 +257,30 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple[LlamaContex
 
 
 def load_with_layers(
-    entry: TextModelEntry,
-    path: Path,
-    settings: ContextSettings,
-    layers: int,
-    tensor_split: tuple[float, ...],
+    entry: TextModelEntry, plan: TextPlan, settings: ContextSettings, layers: int
 ) -> tuple[LlamaContext, Model]:
     """Raises LoadFailed, after freeing everything."""
     model = Model(
-        path,
+        plan.path,
         ModelSettings(
             gpu_layers=layers,
             split_mode=entry.split_mode,
             main_gpu=entry.main_gpu,
-            tensor_split=tensor_split if layers else (),
+            tensor_split=plan.tensor_split if layers else (),
             mmap=entry.mmap,
             mlock=entry.mlock,
             lora=tuple(LoraFile(adapter.path, adapter.scale) for adapter in entry.lora),
             mtp=settings.mtp,
         ),
     )
+    known_by = identity(entry, plan.header, settings, is_offloaded=model.is_offloaded)
+    name = measured.digest(known_by)
+    known = roundings.find(name)
     try:
-        return (HiddenContext if settings.mtp else LlamaContext)(model, settings), model
+        context = (HiddenContext if settings.mtp else LlamaContext)(model, settings, known)
     except BaseException:
         model.close()
         raise
+    if context.rounding and context.rounding != known:
+        roundings.keep(name, context.rounding)
+    return context, model

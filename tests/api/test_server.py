@@ -9,7 +9,7 @@ import pytest
 from serving import has_ipv6
 
 from localinfra.api.sockets import server
-from localinfra.api.sockets.server import bind
+from localinfra.api.sockets.binding import bind
 
 real_bound_socket = server.bound_socket
 

@@ -18,7 +18,7 @@ from children import Terminal
 from serve_process import ServeProcess, serving
 from serving import has_ipv6
 
-from localinfra.cli.serve import banner
+from localinfra.cli.foreground import banner
 from localinfra.config.settings import ServerSettings
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import (
@@ -312,9 +312,9 @@ def test_a_shutdown_that_hangs_is_cut_off(start: Start) -> None:
     """Models are freed in threads and by C code, which may hang."""
     process = start(
         server="shutdown_timeout_s = 0.5",
-        patch="import time; from localinfra import runtime; from localinfra.cli import serve\n"
+        patch="import time; from localinfra import runtime; from localinfra.cli import foreground\n"
         "async def hang(self): time.sleep(3600)\n"
-        "runtime.Runtime.close = hang; serve.CANCEL_S = 1.0",
+        "runtime.Runtime.close = hang; foreground.CANCEL_S = 1.0",
     )
     process.popen.send_signal(signal.SIGTERM)
     assert process.end() == 1

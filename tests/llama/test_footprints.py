@@ -17,7 +17,7 @@ from localinfra.models.gguf.reader import read_header
 from localinfra.models.kv_cache import ROLLS_BACK, cache_bytes
 from localinfra.models.sources import PathSource
 from localinfra.text import placing
-from localinfra.text.placing import cache_shape, context_settings, place, plan_text
+from localinfra.text.placing import TextPlan, cache_shape, context_settings, place, plan_text
 
 
 def six_gemma3() -> TinyModel:
@@ -159,11 +159,11 @@ def test_a_full_window_cache_that_finds_no_memory_is_made_small(
     real = placing.load_with_layers
 
     def load(
-        entry: TextModelEntry, path: Path, settings: ContextSettings, *rest: object
+        entry: TextModelEntry, plan: TextPlan, settings: ContextSettings, layers: int
     ) -> tuple[LlamaContext, Model]:
         if settings.full_window:
             raise NoContext("no memory")
-        return real(entry, path, settings, *rest)  # type: ignore[arg-type] # as it was called
+        return real(entry, plan, settings, layers)
 
     monkeypatch.setattr(placing, "load_with_layers", load)
     context, _ = place("tiny", entry, plan)
@@ -202,12 +202,14 @@ def test_a_context_that_finds_no_memory_is_made_shorter_unless_it_is_configured(
     tried: list[int] = []
     real = placing.load_with_layers
 
-    def refuse(entry: TextModelEntry, path: Path, settings: object, *others: object) -> object:
-        length: int = settings.context_length  # type: ignore[attr-defined] # ContextSettings
+    def refuse(
+        entry: TextModelEntry, plan: TextPlan, settings: ContextSettings, layers: int
+    ) -> tuple[LlamaContext, Model]:
+        length = settings.context_length
         if length > 4096:
             tried.append(length)
             raise NoContext("no memory")
-        return real(entry, path, settings, *others)  # type: ignore[arg-type] # as it was called
+        return real(entry, plan, settings, layers)
 
     monkeypatch.setattr(placing, "load_with_layers", refuse)
     plan = plan_text("tiny", entry, path, read_header(path), {CPU: 1 << 40})

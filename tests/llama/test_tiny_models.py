@@ -189,11 +189,11 @@ def test_a_load_that_runs_out_of_memory_is_retried_with_fewer_layers(
     path = tiny_llama().write(tmp_path / "tiny.gguf")
     tried: list[int] = []
 
-    def refuse(entry: object, path: Path, settings: object, layers: int, split: object) -> object:
+    def refuse(entry: object, plan: object, settings: object, layers: int) -> object:
         tried.append(layers)
         if layers > 1:
             raise LoadFailed("unable to allocate")
-        return real(entry, path, settings, layers, split)  # type: ignore[arg-type]
+        return real(entry, plan, settings, layers)  # type: ignore[arg-type]
 
     real = placing.load_with_layers
     monkeypatch.setattr(placing, "load_with_layers", refuse)

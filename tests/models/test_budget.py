@@ -93,14 +93,14 @@ def test_measured_figures_are_kept_for_the_same_file_and_settings(
     file.write_bytes(b"weights")
     entry = TextModelEntry(source=PathSource(file))
     name = measured.identity(entry, 4096)
-    assert measured.find(name) is None
-    measured.keep(name, Footprint({CPU: 7}, 3))
-    assert measured.find(measured.identity(entry, 4096)) == Footprint({CPU: 7}, 3)
-    assert measured.find(measured.identity(entry, 8192)) is None
+    assert measured.footprints.find(name) is None
+    measured.footprints.keep(name, Footprint({CPU: 7}, 3))
+    assert measured.footprints.find(measured.identity(entry, 4096)) == Footprint({CPU: 7}, 3)
+    assert measured.footprints.find(measured.identity(entry, 8192)) is None
     file.write_bytes(b"other weights")
-    assert measured.find(measured.identity(entry, 4096)) is None
-    measured.place(name).write_text("damaged")
-    assert measured.find(name) is None
+    assert measured.footprints.find(measured.identity(entry, 4096)) is None
+    measured.footprints.place(name).write_text("damaged")
+    assert measured.footprints.find(name) is None
 
 
 def test_growth_is_a_models_unless_it_could_be_anothers(

@@ -11,7 +11,7 @@ from localinfra.llama.context import ContextSettings
 from localinfra.models.entries import LoraAdapter, TextModelEntry
 from localinfra.models.gguf.reader import read_header
 from localinfra.models.sources import PathSource
-from localinfra.text.loading import identity
+from localinfra.text.identity import identity
 
 SETTINGS: dict[str, Any] = {
     "context_length": 64, "num_cells": 256, "num_sequences": 3, "batch_size": 16, "threads": 1,

@@ -295,7 +295,7 @@ def _bert_tokenizer(header: GgufHeader, tokenizer: GgufVocabulary) -> Iterator[s
 
 def _as_c_reads_them(tokens: list[bytes]) -> list[bytes]:
     """C strings end at NUL, and llama.cpp names empty tokens by their index."""
-    if b"" not in tokens and not any(b"\0" in token for token in tokens):
+    if b"" not in tokens and b"\0" not in b"".join(tokens):
         return tokens
     cut = [token.partition(b"\0")[0] for token in tokens]
     return [token or b"[EMPTY_%d]" % place for place, token in enumerate(cut)]

@@ -1,0 +1,35 @@
+"""What the numbers that a model computes depend on, besides its input."""
+
+from pathlib import Path
+
+import msgspec
+
+from localinfra import machine
+from localinfra.engine.backend import MOST_PADDING
+from localinfra.llama.context import ContextSettings
+from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.parts import part_paths
+from localinfra.models.gguf.reader import GgufHeader
+from localinfra.optimize import store
+
+
+def identity(
+    entry: TextModelEntry, header: GgufHeader, settings: ContextSettings, *, is_offloaded: bool
+) -> list[str]:
+    """Everything that the numbers in KV cells depend on besides their tokens. Not the size of the
+    cache, which may follow from the memory that happens to be free: only whether it is beyond what
+    the model was made for, as positions may be scaled then (llama_model_base::get_rope_factors)."""
+    own = part_paths(Path(header.path), header.num_parts)
+    files = [store.identify(path) for path in (*own, *(adapter.path for adapter in entry.lora))]
+    most = header.number("rope.scaling.original_context_length", header.context_length)
+    counts = msgspec.structs.replace(
+        settings,
+        threads=None,
+        batch_threads=None,
+        num_sequences=1,
+        context_length=0,
+        mtp=False,
+        num_cells=int(settings.num_cells + MOST_PADDING > most),
+    )
+    facts = (files, [adapter.scale for adapter in entry.lora], counts, is_offloaded)
+    return [machine.cpu(), machine.llama_build(), msgspec.json.encode(facts).decode()]

@@ -1,0 +1,56 @@
+"""How kernels round is found out once, and known at later loads."""
+
+from pathlib import Path
+
+import pytest
+from models.tiny_gguf import tiny_llama
+
+from localinfra.llama.context import LlamaContext
+from localinfra.llama.quantize import quantize
+from localinfra.llama.rounding import Rounding
+from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.reader import read_header
+from localinfra.models.sources import PathSource
+from localinfra.text.placing import place, plan_text
+
+
+class Loads:
+    """Loads a file again and again; counts the rows of the steps that each load takes."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+        self.path, self.probed = path, list[int]()
+        real = LlamaContext._logits_of_steps
+
+        def counted(context: LlamaContext, num_rows: int) -> object:
+            self.probed.append(num_rows)
+            return real(context, num_rows)
+
+        monkeypatch.setenv("LOCALINFRA_CACHE", str(path.parent / "cache"))
+        monkeypatch.setattr(LlamaContext, "_logits_of_steps", counted)
+
+    def load(self) -> tuple[Rounding | None, list[int]]:
+        self.probed.clear()
+        entry = TextModelEntry(source=PathSource(self.path), context_length=256)
+        plan = plan_text("tiny", entry, self.path, read_header(self.path), {})
+        context, _ = place("tiny", entry, plan)
+        context.close()
+        return context.rounding, list(self.probed)
+
+
+def test_a_later_load_takes_one_step_instead_of_all_probes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize(tiny_llama().write(tmp_path / "tiny.gguf"), tmp_path / "q4_0.gguf", "q4_0", 1)
+    loads = Loads(tmp_path / "q4_0.gguf", monkeypatch)
+    first, probed = loads.load()
+    assert first and first.canonical_rows and len(probed) > 1
+    assert loads.load() == (first, [4])
+
+
+def test_other_weights_in_the_same_place_are_probed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = Loads(tiny_llama().write(tmp_path / "tiny.gguf"), monkeypatch)
+    loads.load()
+    tiny_llama(layers=4).write(loads.path)
+    assert len(loads.load()[1]) > 1
