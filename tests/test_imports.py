@@ -80,7 +80,7 @@ LAYERS: dict[str, list[set[str]]] = {
 
 # A library → the only paths (under localinfra/) that may import it.
 OWNERS: dict[str, str | tuple[str, ...]] = {
-    "llama_cpp": "llama/",
+    "llama_cpp": "llama/library.py",
     "llguidance": ("engine/grammar/", "llama/"),
     "jinja2": "chat/",
     "starlette": "api/",

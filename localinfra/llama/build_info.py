@@ -10,10 +10,9 @@ import ctypes
 import json
 import sys
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 
-import llama_cpp
-from llama_cpp import _ggml
-
+from localinfra.llama.library import libggml, llama_cpp
 from localinfra.llama.load_log import device_of
 
 # enum ggml_backend_dev_type of ggml-backend.h, in its order
@@ -42,7 +41,7 @@ def build_info() -> BuildInfo:
     llama_cpp.llama_backend_init()
     system_info = llama_cpp.llama_print_system_info().decode()
     return BuildInfo(
-        version=llama_cpp.__version__,
+        version=version("llama-cpp-python"),
         backends=backends(),
         cpu_features=compiled_features(system_info),
         gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
@@ -99,7 +98,7 @@ def free_memory() -> dict[str, int]:
 
 def ggml(name: str, returns: type | None, *takes: type) -> "ctypes._NamedFuncPointer":
     """A function of ggml-backend.h, which llama-cpp-python loads but does not declare."""
-    function: ctypes._NamedFuncPointer = getattr(_ggml.libggml, name)
+    function: ctypes._NamedFuncPointer = getattr(libggml, name)
     function.restype, function.argtypes = returns, takes
     return function
 

@@ -5,13 +5,13 @@ import ctypes
 
 import msgspec
 import numpy as np
-from llama_cpp import llama_cpp
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING, Batch, DecodeFailed
 from localinfra.engine.policy.idle_cores import IdleCores
 from localinfra.llama import log, saving
 from localinfra.llama.cells import CellMap, parts_by_slot
+from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import LoadFailed, Model, NoContext
 from localinfra.llama.rounding import Rounding, find_rounding
 from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots, WindowStateSlots

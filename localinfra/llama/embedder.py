@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from llama_cpp import llama_cpp
 from numpy.typing import NDArray
 
 from localinfra.llama import log
+from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import LoadFailed, Model
 
 # enum llama_pooling_type; None: as the file says

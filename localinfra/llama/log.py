@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llama_cpp import llama_cpp
+from localinfra.llama.library import llama_cpp
 
 logger = logging.getLogger("localinfra.llama")
 

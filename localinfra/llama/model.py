@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from llama_cpp import llama_cpp
 
 from localinfra.errors import InvalidRequest
 from localinfra.footprint import Footprint, total
 from localinfra.llama import log
+from localinfra.llama.library import llama_cpp
 from localinfra.llama.load_log import footprint_of
 from localinfra.llama.windows import WINDOW, Windows
 

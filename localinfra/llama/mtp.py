@@ -8,13 +8,13 @@ context keeps its last hidden states, and a second context with the same weights
 import ctypes
 
 import numpy as np
-from llama_cpp import llama_cpp, llama_cpp_ext
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
 from localinfra.footprint import CPU, NO_MEMORY, Footprint, total
 from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.hidden import HiddenStates, hidden_bytes, rows_by_slot
+from localinfra.llama.library import llama_cpp, llama_cpp_ext
 from localinfra.llama.model import Model
 
 # As for logits, a declaration that returns an address.

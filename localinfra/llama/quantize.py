@@ -8,9 +8,8 @@ import ctypes
 import os
 from pathlib import Path
 
-from llama_cpp import llama_cpp
-
 from localinfra.llama import log
+from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import init_library
 
 # enum llama_ftype; norms and other vectors stay F32 in all of them

@@ -4,10 +4,10 @@ import ctypes
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp
 from numpy.typing import NDArray
 
 from localinfra.llama.cells import CellMap
+from localinfra.llama.library import llama_cpp
 
 # Without the cells of layers with full attention, which slots can share.
 STATE_ONLY = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp
 
 from localinfra.engine.backend import Batch
 from localinfra.llama import saving
 from localinfra.llama.cells import CellMap
+from localinfra.llama.library import llama_cpp
 
 MAX_SEQUENCE_IDS = 256  # LLAMA_MAX_SEQ
 IDLE_WINDOWS = 32  # slots that only hold cells where each takes a cell of a window

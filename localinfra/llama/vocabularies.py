@@ -1,7 +1,6 @@
 """Whether the tokens of one model mean the same to another."""
 
-from llama_cpp import llama_cpp
-
+from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import Model
 
 # As in llama.cpp's common/speculative.cpp: vocabularies may be padded to different sizes, and the
