@@ -14,8 +14,8 @@ class PolicyNumbers(msgspec.Struct, frozen=True):
     # Prefill.
     aim: float = 0.85  # of the allowed gap: steps scatter by 10 to 15 % on a quiet machine
     max_pauses: int = 4  # steps in a row without prompts, to see what is usual
-    tile_depth: int = 384  # tokens of a prompt; before, its chunks are small and show their cost
-    tile_gain: float = 1.2  # times as cheap as in a small chunk must a token be in a tile
+    tile_depth: int = 256  # tokens of a prompt; before, its chunks are small and show their cost
+    tile_gain: float = 1.45  # times as soon as by small chunks must a prompt be read by tiles
     max_stall_s: float = 0.75  # of a step, for whole tiles and for requests that came together
 
     # Speculation.

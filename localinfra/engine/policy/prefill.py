@@ -50,19 +50,20 @@ class Prefill:
         usual_s = self._expected(num_rows, 0)
         if usual_s is None:
             return min(NUMBERS.tile_rows, room)
+        gap_ratio = self._max_gap_ratio * max(1.0, num_prompts / num_rows)
+        small = min(self._fitting((NUMBERS.aim * gap_ratio - 1) * usual_s, num_rows), room)
         for num_tiles in (2, 1) if depth >= NUMBERS.tile_depth else ():
             size = num_tiles * NUMBERS.tile_rows - num_rows
-            if 0 < size <= room and self._pays(num_tiles, usual_s):
+            if small < size <= room and self._pays(size, small, num_rows):
                 return size
-        gap_ratio = self._max_gap_ratio * max(1.0, num_prompts / num_rows)
-        return min(self._fitting((NUMBERS.aim * gap_ratio - 1) * usual_s, num_rows), room)
+        return small
 
-    def _pays(self, num_tiles: int, usual_s: float) -> bool:
-        """Whether tokens are cheaper in tiles, and these beside the usual rows are no stall."""
-        rows = num_tiles * NUMBERS.tile_rows
-        small_s, tiles_s = (self._expected(0, size) or 0.0 for size in (1, rows))
-        is_cheaper = rows * small_s > NUMBERS.tile_gain * tiles_s
-        return is_cheaper and usual_s + tiles_s <= NUMBERS.max_stall_s
+    def _pays(self, size: int, small: int, num_rows: int) -> bool:
+        """Whether a prompt is read sooner by steps with so many of its tokens than by those with a
+        `small` number, which the rows make longer too, and such a step is no stall."""
+        large_s, small_s = (self._expected(num_rows, n) or 0.0 for n in (size, small))
+        is_sooner = small_s * size > NUMBERS.tile_gain * large_s * small
+        return is_sooner and large_s <= NUMBERS.max_stall_s
 
     def _expected(self, num_rows: int, num_prompt_tokens: int) -> float | None:
         threads = self._threads.settled(is_prefill=num_prompt_tokens > 0)
