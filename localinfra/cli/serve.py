@@ -8,16 +8,19 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import click
 import uvicorn
 
-from localinfra import logs
+from localinfra import logs, supervisor
 from localinfra.api.app import create_app
 from localinfra.api.sockets.server import Server, bind
+from localinfra.children import follow_parent
 from localinfra.cli.client import local_url
 from localinfra.cli.ending import end_within, leave
 from localinfra.cli.file_checks import check_files
@@ -25,10 +28,13 @@ from localinfra.cli.ports import listener_on
 from localinfra.config.settings import LOG_LEVELS, ServerSettings
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
+from localinfra.machine import cache_folder
 from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
 from localinfra.models.sources import state as file_state
 from localinfra.origin import Origin
 from localinfra.runtime import Runtime
+from localinfra.safeguard import DEATHS
+from localinfra.supervisor import HandedOver
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +46,13 @@ class Foreground(Server):
     0. A second one ends the process at once, and so does failing to end within `CANCEL_S` after
     the deadline."""
 
-    def __init__(self, runtime: Runtime, ledger: Ledger):
+    def __init__(self, runtime: Runtime, ledger: Ledger, handed: HandedOver | None = None):
         super().__init__(create_app(runtime, ledger), runtime.settings)
         self._runtime = runtime
+        self._handed = handed
+        self._is_broken = False
+        if handed:
+            runtime.safeguard.supervise(handed.journal, self.restart)
         self._reloads: set[asyncio.Task[None]] = set()
         self._ends_with_terminal = False
         runtime.follow(self.apply)
@@ -51,8 +61,17 @@ class Foreground(Server):
         super().apply(settings)
         logs.configure(settings.log_level, settings.log_format)
 
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        if self._is_broken:
+            return supervisor.RESTART
+        return 0 if self.started else 1
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.started and self._handed:
+            self._handed.journal.set_ready()
         if self.started:
             addresses = [server.sockets[0].getsockname()[:2] for server in self.servers]
             (host, port), *others = addresses
@@ -79,6 +98,7 @@ class Foreground(Server):
             has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             self._ends_with_terminal = has_terminal() and not has_nohup
             signal.signal(signal.SIGHUP, self._on_hangup)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, supervisor.PASSED_ON)
         yield
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
@@ -103,13 +123,23 @@ class Foreground(Server):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.should_exit:
-            os._exit(130)
+            os._exit(supervisor.AT_ONCE)
+        self._end()
+        self._loop.call_soon_threadsafe(self._announce_deadline)
+
+    def restart(self, reason: str) -> None:
+        """Ends the process as a signal does, for the supervisor to start another. Any thread."""
+        if not self.should_exit:
+            logger.error("the server restarts: %s", reason)
+            self._is_broken = True
+            self._end()
+
+    def _end(self) -> None:
         self.should_exit = True
         # Needs neither the loop nor the GIL, so that nothing can keep the process alive.
         faulthandler.dump_traceback_later(
             self._runtime.settings.shutdown_timeout_s + CANCEL_S, exit=True, file=2
         )
-        self._loop.call_soon_threadsafe(self._announce_deadline)
 
     def _announce_deadline(self) -> None:
         if running := len(self.server_state.tasks):
@@ -171,6 +201,11 @@ def example(base: str, ready: Mapping[str, ModelEntry], *, has_keys: bool) -> li
     "--log-level", type=click.Choice(LOG_LEVELS), help="Default: the settings' level, else info."
 )
 @click.option(
+    "--supervised",
+    is_flag=True,
+    help="Start the server again when it dies, while clients wait. Not on Windows.",
+)
+@click.option(
     "--verbose", "-v", is_flag=True, help="Log every request and llama.cpp's messages: level debug."
 )
 def serve(
@@ -179,6 +214,7 @@ def serve(
     port: int | None,
     path: Path | None,
     log_level: str | None,
+    supervised: bool,
     verbose: bool,
 ) -> None:
     """Serve the models of models.toml, and those that were pulled, until Ctrl-C.
@@ -192,27 +228,45 @@ def serve(
     settings, catalog = origin.read()
     logs.configure(settings.log_level, settings.log_format)
 
-    sockets = take_address(settings.host, settings.port) + take_ollama_port(settings)
+    handed = supervisor.handed_over()
+    if handed:
+        follow_parent()
+        faulthandler.enable(handed.report)
+        sockets = handed.sockets
+    else:
+        sockets = take_address(settings.host, settings.port) + take_ollama_port(settings)
+    if supervised and not handed:
+        become_supervisor(sockets, settings)
 
-    async def run() -> bool:
+    async def run() -> tuple[bool, int]:
         ledger = Ledger(default_path() if settings.keep_costs else None)
-        server = Foreground(Runtime(settings, catalog, origin), ledger)
+        server = Foreground(Runtime(settings, catalog, origin), ledger, handed)
         await server.serve(sockets)
-        end_within(0 if server.started else 1)
-        return server.started
+        end_within(server.status)
+        return server.started, server.status
 
     # uvloop if installed. By default, it would also give its loggers handlers of their own.
     loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            started = runner.run(run())
+            started, status = runner.run(run())
     except OSError as error:  # two processes may bind one port, but only one can listen
         raise cannot_listen(settings.host, settings.port, error) from None
     except SystemExit:  # how uvicorn reports that the application did not start; it logged why
-        started = False
-    leave(0 if started else 1)
+        started, status = False, 1
+    leave(status)
     if not started:
         raise ConfigError("the server could not start; the lines above say why")
+    sys.exit(status)
+
+
+def become_supervisor(sockets: list[socket.socket], settings: ServerSettings) -> NoReturn:
+    if os.name != "posix":
+        raise ConfigError("--supervised: this system can't hand sockets to another process")
+    try:
+        supervisor.become(sockets, cache_folder(DEATHS), settings.log_level, settings.log_format)
+    except OSError as error:  # two processes may bind one port, but only one can listen
+        raise cannot_listen(settings.host, settings.port, error) from None
 
 
 def take_address(host: str, port: int) -> list[socket.socket]:
