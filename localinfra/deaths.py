@@ -7,7 +7,7 @@ changed model starts anew. Standard library only, as the supervisor imports it.
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
@@ -28,17 +28,17 @@ class Safety(IntEnum):
     QUARANTINED = 2  # not loaded
 
 
+class Record(NamedTuple):
+    """What is noted about a model."""
+
+    safety: Safety = Safety.NORMAL
+    words: str | None = None  # why it is not loaded as it is, for people
+
+
 class Death(NamedTuple):
     at_s: float  # time.time()
     step: str  # what the model did, as a clause
     cause: str  # a signal's name, or another reason
-
-
-def safety(deaths: Iterable[Death]) -> Safety:
-    """A step further with each death that follows another within WITHIN_S."""
-    times = sorted(death.at_s for death in deaths)
-    num_pairs = sum(after - before <= WITHIN_S for before, after in pairwise(times))
-    return Safety(min(num_pairs, Safety.QUARANTINED))
 
 
 class Deaths:
@@ -46,12 +46,12 @@ class Deaths:
     can't be used, nothing is known."""
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self.folder = folder
 
     @property
     def has_any(self) -> bool:
         """Whether it is worth asking for a model."""
-        return next(self._folder.glob("*.json"), None) is not None
+        return next(self.folder.glob("*.json"), None) is not None
 
     def of(self, identity: str) -> list[Death]:
         try:
@@ -64,32 +64,34 @@ class Deaths:
         """Returns all that are known of the model, with this one."""
         deaths = [*self.of(identity), death][-MOST_DEATHS:]
         with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            scratch = self._folder / f"{identity}.{os.getpid()}"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            scratch = self.folder / f"{identity}.{os.getpid()}"
             scratch.write_text(json.dumps({"model": name, "deaths": deaths}), encoding="utf-8")
             scratch.replace(self._place(identity))
-            kept = sorted(self._folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
+            kept = sorted(self.folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
             for file in kept[:-MOST_FILES]:
                 file.unlink()
         return deaths
 
     def forget(self) -> None:
         """All of them: someone wants the models tried again."""
-        for file in self._folder.glob("*.json"):
+        for file in self.folder.glob("*.json"):
             file.unlink(missing_ok=True)
 
     def _place(self, identity: str) -> Path:
-        return self._folder / f"{identity}.json"
+        return self.folder / f"{identity}.json"
 
 
-def account(deaths: Sequence[Death]) -> str | None:
-    """What became of the model and why, for people; None while nothing has."""
-    level = safety(deaths)
-    if level is Safety.NORMAL:
-        return None
-    last = deaths[-1]
+def record(deaths: Sequence[Death]) -> Record:
+    """A step further with each death that follows another within WITHIN_S."""
+    times = sorted(death.at_s for death in deaths)
+    num_pairs = sum(after - before <= WITHIN_S for before, after in pairwise(times))
+    safety = Safety(min(num_pairs, Safety.QUARANTINED))
+    if safety is Safety.NORMAL:
+        return Record()
     what = "is not loaded any more"
-    if level is Safety.SAFER:
+    if safety is Safety.SAFER:
         what = "is loaded with safer settings: on the CPU, without flash attention and drafts"
-    times = f"it ended the server {len(deaths)} times, last {last.step} ({last.cause})"
-    return f"{times}, and {what}. {REMEDY}"
+    last = deaths[-1]
+    ended = f"It ended the server {len(deaths)} times, last {last.step} (the server {last.cause})"
+    return Record(safety, f"{ended}, and {what}. {REMEDY}")

@@ -1,7 +1,6 @@
 """What becomes of models that hang or kill the server: noted, loaded with safer settings, refused.
 
-Deaths are noted by the supervisor (`supervisor.py`), from the marks that models leave here. What it
-noted holds for every server with this cache, supervised or not.
+Deaths are noted by the supervisor (`supervisor.py`), from the marks that models leave here.
 """
 
 import contextlib
@@ -9,17 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from weakref import WeakKeyDictionary
 
-from localinfra.deaths import Deaths, Safety, account, safety
+from localinfra.deaths import Safety
 from localinfra.errors import Quarantined
 from localinfra.journal import CrashJournal, Mark, StepKind, Trouble
 from localinfra.kinds import LoadedModel
-from localinfra.machine import cache_folder
 from localinfra.models import measured
 from localinfra.models.entries import ModelEntry
+from localinfra.models.records import deaths, recorded
 from localinfra.models.seats import Seat, Seats
 from localinfra.watchdog import Watchdog
 
-DEATHS = "deaths"  # folder of the cache
 MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory and a core
 
 
@@ -28,7 +26,6 @@ class Safeguard:
 
     def __init__(self) -> None:
         self._journal = CrashJournal()
-        self._deaths = Deaths(cache_folder(DEATHS))
         self._watchdogs: WeakKeyDictionary[Seat[LoadedModel], Watchdog] = WeakKeyDictionary()
         self._num_hangs: Counter[str] = Counter()
         self._suspects: set[str] = set()  # models that are not served as they are
@@ -43,23 +40,17 @@ class Safeguard:
 
     def served(self, name: str, entry: ModelEntry) -> ModelEntry:
         """The entry to load: with safer settings where need be. Raises Quarantined."""
-        if not self._deaths.has_any:
+        found = recorded(entry)
+        if found.safety is Safety.NORMAL:
             return entry
-        deaths = self._deaths.of(measured.identity(entry))
-        level = safety(deaths)
-        if level is not Safety.NORMAL:
-            self._suspects.add(name)
-        if level is Safety.QUARANTINED:
-            raise Quarantined(f"{name} is in quarantine: {account(deaths)}", "model")
-        return entry.safer if level is Safety.SAFER else entry
-
-    def account(self, entry: ModelEntry) -> str | None:
-        """Why the entry is not loaded as it is; None if it is."""
-        return account(self._deaths.of(measured.identity(entry))) if self._deaths.has_any else None
+        self._suspects.add(name)
+        if found.safety is Safety.QUARANTINED:
+            raise Quarantined(f"{name} is in quarantine. {found.words}", "model")
+        return entry.safer
 
     def forget(self) -> set[str]:
         """Lets all models be tried again as they are. Returns the names of those that were not."""
-        self._deaths.forget()
+        deaths().forget()
         forgiven, self._suspects = self._suspects, set()
         return forgiven
 

@@ -24,10 +24,10 @@ from types import FrameType
 from typing import IO, NamedTuple, NoReturn
 
 from localinfra import logs
-from localinfra.deaths import Death, Deaths, account
+from localinfra.deaths import Death, Deaths, record
 from localinfra.journal import SIZE, CrashJournal, Trouble, culprits
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("localinfra.supervisor")  # __main__, where it runs
 
 HANDED = "LOCALINFRA_HANDED_OVER"  # the descriptors, for the server
 RESTART = 75  # status of a server that wants to be started again (EX_TEMPFAIL of sysexits.h)
@@ -208,7 +208,7 @@ class Supervisor:
             death = Death(time.time(), entry.step.words, cause)
             deaths = self._deaths.add(entry.identity, entry.name, death)
             logger.error("%s: the server %s %s", entry.name, cause, entry.step.words)
-            if words := account(deaths):
+            if words := record(deaths).words:
                 logger.error("%s: %s", entry.name, words)
 
     def _paused(self, pause_s: float) -> bool:

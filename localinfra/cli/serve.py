@@ -28,12 +28,11 @@ from localinfra.cli.ports import listener_on
 from localinfra.config.settings import LOG_LEVELS, ServerSettings
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
-from localinfra.machine import cache_folder
 from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
+from localinfra.models.records import deaths
 from localinfra.models.sources import state as file_state
 from localinfra.origin import Origin
 from localinfra.runtime import Runtime
-from localinfra.safeguard import DEATHS
 from localinfra.supervisor import HandedOver
 
 logger = logging.getLogger(__name__)
@@ -123,6 +122,8 @@ class Foreground(Server):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.should_exit:
+            if self._handed:  # a supervisor kills at a second one; both may get each
+                return
             os._exit(supervisor.AT_ONCE)
         self._end()
         self._loop.call_soon_threadsafe(self._announce_deadline)
@@ -264,7 +265,7 @@ def become_supervisor(sockets: list[socket.socket], settings: ServerSettings) ->
     if os.name != "posix":
         raise ConfigError("--supervised: this system can't hand sockets to another process")
     try:
-        supervisor.become(sockets, cache_folder(DEATHS), settings.log_level, settings.log_format)
+        supervisor.become(sockets, deaths().folder, settings.log_level, settings.log_format)
     except OSError as error:  # two processes may bind one port, but only one can listen
         raise cannot_listen(settings.host, settings.port, error) from None
 
