@@ -132,9 +132,10 @@ class CrashJournal:
             return mark
 
     def close(self, mark: Mark) -> None:
+        """The model is gone; a row with trouble stays, for the supervisor."""
         with self._lock:
             for at, one in list(self._marks.items()):
-                if one is mark:
+                if one is mark and self._memory[at + 1] == Trouble.NONE:
                     del self._marks[at]
                     mark.detach()
                     self._memory[at : at + ROW.size] = bytes(ROW.size)

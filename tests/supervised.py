@@ -16,10 +16,16 @@ from children import started
 from models.tiny_gguf import tiny_llama
 from serve_process import ServeProcess
 
-ABORTS = (  # as GGML_ASSERT does, on the engine's thread
-    "import ctypes; from localinfra.engine.engine import Engine\n"
-    "Engine._decode = lambda self, step: ctypes.CDLL(None).abort()\n"
-)
+ABORTS = """ # as GGML_ASSERT does
+import ctypes, threading
+from localinfra.llama.context import LlamaContext
+decode = LlamaContext.decode
+def abort(self, batch):
+    if threading.current_thread().name.startswith("engine"):
+        ctypes.CDLL(None).abort()
+    decode(self, batch)
+LlamaContext.decode = abort
+"""
 
 
 class Supervised(ServeProcess):

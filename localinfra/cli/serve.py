@@ -133,7 +133,13 @@ class Foreground(Server):
         if not self.should_exit:
             logger.error("the server restarts: %s", reason)
             self._is_broken = True
+            self._loop.call_soon_threadsafe(self._stop_listening)
             self._end()
+
+    def _stop_listening(self) -> None:
+        """New clients wait for the next process."""
+        for server in self.servers:
+            server.close()
 
     def _end(self) -> None:
         self.should_exit = True

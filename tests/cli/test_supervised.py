@@ -90,14 +90,6 @@ def test_settings_that_can_not_be_used_end_it_at_once(tmp_path: Path) -> None:
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
 
 
-def test_settings_that_were_broken_meanwhile_end_it_at_the_next_death(tmp_path: Path) -> None:
-    with supervised(tmp_path) as process:
-        (tmp_path / "models.toml").write_text("server.prot = 1")
-        process.kill_server()
-        assert process.popen.wait() == 2
-        assert "did you mean" in process.log and "can't start with these settings" in process.log
-
-
 def test_a_model_that_kills_the_server_is_loaded_more_safely_then_not_at_all(
     tmp_path: Path,
 ) -> None:
@@ -105,9 +97,7 @@ def test_a_model_that_kills_the_server_is_loaded_more_safely_then_not_at_all(
         for number in range(3):
             with pytest.raises((OSError, http.client.HTTPException)):
                 process.complete()
-            process.wait_for_log(
-                "tiny: the server died of SIGABRT while reading a prompt", number + 1
-            )
+            process.wait_for_log("tiny: the server died of SIGABRT while reading", number + 1)
             status, card = process.ask("GET", "/v1/models/tiny")
             is_safer = number == 1
             assert status == 200 and ("safer settings" in card.get("trouble", "")) == is_safer
