@@ -101,27 +101,27 @@ def handed_over() -> HandedOver | None:
 class Supervisor:
     """Runs servers one after another until one ends well or none can start."""
 
-    def __init__(self, orders: Orders):
+    def __init__(self, orders: Orders, shared: IO[bytes], report: IO[bytes]):
+        """Two empty files, for the journal and for faulthandler's report."""
         self._orders = orders
         self._listeners = list(orders.descriptors)
         self._deaths = Deaths(Path(orders.deaths))
-        self._file = tempfile.TemporaryFile()
-        self._file.truncate(SIZE)
-        self._journal = CrashJournal.on(self._file.fileno())
-        self._report = tempfile.TemporaryFile()
+        shared.truncate(SIZE)
+        self._shared, self._report = shared, report
+        self._journal = CrashJournal.on(shared.fileno())
         self._process: subprocess.Popen[bytes] | None = None
         self._num_signals = 0  # that end it
         self._num_failed_starts = 0
         self._died_at: deque[float] = deque(maxlen=MAX_DEATHS_A_MINUTE)
-        self._wakes, self._woken = os.pipe()  # for signals that come during a pause
-        os.set_blocking(self._woken, False)
 
     def run(self) -> int:
         """Returns the exit status."""
         for number in PASSED_ON:
             if number in ENDING or signal.getsignal(number) is not signal.SIG_IGN:  # of nohup
                 signal.signal(number, self._on_signal)
-        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        self._wakes, woken = os.pipe()  # for signals that come during a pause
+        os.set_blocking(woken, False)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         while True:
             num_kills = out_of_memory_kills()
             status = self._one_server()
@@ -140,7 +140,7 @@ class Supervisor:
         """Starts a server and waits for its end; returns its status, negative for a signal."""
         self._journal.clear()
         self._report.truncate(0)
-        shared = (self._file.fileno(), self._report.fileno(), *self._listeners)
+        shared = (self._shared.fileno(), self._report.fileno(), *self._listeners)
         environment = os.environ | {HANDED: ",".join(map(str, shared))}
         # They reach it once it has handlers for them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
@@ -252,7 +252,8 @@ def out_of_memory_kills() -> int:
 def main() -> NoReturn:
     orders = Orders(*json.loads(sys.argv[1]))
     logs.configure(orders.log_level, orders.log_format)
-    sys.exit(Supervisor(orders).run())
+    with tempfile.TemporaryFile() as shared, tempfile.TemporaryFile() as report:
+        sys.exit(Supervisor(orders, shared, report).run())
 
 
 if __name__ == "__main__":

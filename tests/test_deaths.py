@@ -1,6 +1,7 @@
 """What follows for a model that has killed the server, and how a supervisor notes it."""
 
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def test_a_safer_model_leaves_out_what_may_fail_on_this_machine() -> None:
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
-    yield Supervisor(Orders([], [], str(tmp_path), "info", "text"))
+    with tempfile.TemporaryFile() as shared, tempfile.TemporaryFile() as report:
+        yield Supervisor(Orders([], [], str(tmp_path), "info", "text"), shared, report)
 
 
 def noted(supervisor: Supervisor) -> list[Death]:
