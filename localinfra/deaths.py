@@ -28,7 +28,7 @@ class Safety(IntEnum):
     QUARANTINED = 2  # not loaded
 
 
-class Record(NamedTuple):
+class History(NamedTuple):
     """What is noted about a model."""
 
     safety: Safety = Safety.NORMAL
@@ -82,16 +82,16 @@ class Deaths:
         return self.folder / f"{identity}.json"
 
 
-def record(deaths: Sequence[Death]) -> Record:
+def history(deaths: Sequence[Death]) -> History:
     """A step further with each death that follows another within WITHIN_S."""
     times = sorted(death.at_s for death in deaths)
     num_pairs = sum(after - before <= WITHIN_S for before, after in pairwise(times))
     safety = Safety(min(num_pairs, Safety.QUARANTINED))
     if safety is Safety.NORMAL:
-        return Record()
+        return History()
     what = "is not loaded any more"
     if safety is Safety.SAFER:
         what = "is loaded with safer settings: on the CPU, without flash attention and drafts"
     last = deaths[-1]
     ended = f"It ended the server {len(deaths)} times, last {last.step} (the server {last.cause})"
-    return Record(safety, f"{ended}, and {what}. {REMEDY}")
+    return History(safety, f"{ended}, and {what}. {REMEDY}")

@@ -14,7 +14,7 @@ from localinfra.journal import CrashJournal, Mark, StepKind, Trouble
 from localinfra.kinds import LoadedModel
 from localinfra.models import measured
 from localinfra.models.entries import ModelEntry
-from localinfra.models.records import deaths, recorded
+from localinfra.models.histories import deaths, history_of
 from localinfra.models.seats import Seat, Seats
 from localinfra.watchdog import Watchdog
 
@@ -40,7 +40,7 @@ class Safeguard:
 
     def served(self, name: str, entry: ModelEntry) -> ModelEntry:
         """The entry to load: with safer settings where need be. Raises Quarantined."""
-        found = recorded(entry)
+        found = history_of(entry)
         if found.safety is Safety.NORMAL:
             return entry
         self._suspects.add(name)

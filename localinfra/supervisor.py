@@ -24,7 +24,7 @@ from types import FrameType
 from typing import IO, NamedTuple, NoReturn
 
 from localinfra import logs
-from localinfra.deaths import Death, Deaths, record
+from localinfra.deaths import Death, Deaths, history
 from localinfra.journal import SIZE, CrashJournal, Trouble, culprits
 
 logger = logging.getLogger("localinfra.supervisor")  # __main__, where it runs
@@ -208,7 +208,7 @@ class Supervisor:
             death = Death(time.time(), entry.step.words, cause)
             deaths = self._deaths.add(entry.identity, entry.name, death)
             logger.error("%s: the server %s %s", entry.name, cause, entry.step.words)
-            if words := record(deaths).words:
+            if words := history(deaths).words:
                 logger.error("%s: %s", entry.name, words)
 
     def _paused(self, pause_s: float) -> bool:

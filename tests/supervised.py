@@ -16,7 +16,7 @@ from children import started
 from models.tiny_gguf import tiny_llama
 from serve_process import ServeProcess
 
-ABORTS = """ # as GGML_ASSERT does
+ABORTS = """  # as GGML_ASSERT does
 import ctypes, threading
 from localinfra.llama.context import LlamaContext
 decode = LlamaContext.decode

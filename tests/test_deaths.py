@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from localinfra import supervisor as supervisor_module
-from localinfra.deaths import MOST_FILES, Death, Deaths, Safety, record
+from localinfra.deaths import MOST_FILES, Death, Deaths, Safety, history
 from localinfra.journal import StepKind, Trouble
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
@@ -32,7 +32,7 @@ A = "a" * 32
 )
 def test_deaths_within_ten_minutes_are_a_step_each(minutes: list[int], safety: Safety) -> None:
     deaths = [Death(60.0 * minute, "while decoding", "died of SIGSEGV") for minute in minutes]
-    found = record(deaths)
+    found = history(deaths)
     assert found.safety is safety and (found.words is None) == (safety is Safety.NORMAL)
 
 

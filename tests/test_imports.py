@@ -65,7 +65,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"details", "looks", "sharing"},
         {"entries", "pool"},
         {"files", "found", "kv_cache", "measured"},
-        {"records"},
+        {"histories"},
         {"catalog", "memory"},
         {"fetch"},
     ],

@@ -29,7 +29,7 @@ from localinfra.config.settings import LOG_LEVELS, ServerSettings
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ConfigError
 from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
-from localinfra.models.records import deaths
+from localinfra.models.histories import deaths
 from localinfra.models.sources import state as file_state
 from localinfra.origin import Origin
 from localinfra.runtime import Runtime

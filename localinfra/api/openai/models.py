@@ -15,14 +15,14 @@ from starlette.responses import Response
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.managing import check_may_manage
 from localinfra.api.http.state import AppState
-from localinfra.deaths import Record, Safety
+from localinfra.deaths import History, Safety
 from localinfra.errors import InvalidRequest
 from localinfra.executor import in_daemon_thread
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry, Price, TextModelEntry
+from localinfra.models.histories import history_of
 from localinfra.models.looks import recommended_by
 from localinfra.models.pool import LoadState
-from localinfra.models.records import recorded
 from localinfra.models.sampling import SamplingSettings
 from localinfra.runtime import Runtime
 
@@ -80,7 +80,7 @@ class OnDisk(NamedTuple):
 
     state: str  # present, or in what way they are missing
     recommended: SamplingSettings | None
-    record: Record
+    history: History
 
 
 async def model_cards(runtime: Runtime, names: Iterable[str]) -> list[ModelCard]:
@@ -101,7 +101,7 @@ def on_disk(entry: ModelEntry, is_loaded: bool) -> OnDisk:
     path = entry.source.find()
     state = entry.source.absent if path is None else "present"
     recommended = recommended_by(path) if path and is_asked else None
-    return OnDisk(state, recommended, recorded(entry))
+    return OnDisk(state, recommended, history_of(entry))
 
 
 async def card_of(runtime: Runtime, id: str) -> Response:
@@ -114,7 +114,7 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
     entry, load, files = catalog.entries[name], runtime.state(name), found.state
     is_failed_for_files = load is LoadState.FAILED and files != "present"
     state = files if load is LoadState.ABSENT or is_failed_for_files else load.value
-    is_quarantined = found.record.safety is Safety.QUARANTINED and load is not LoadState.LOADED
+    is_quarantined = found.history.safety is Safety.QUARANTINED and load is not LoadState.LOADED
     held = runtime.seats.footprints.get(name)
     details = runtime.loaded().get(name, entry).details
     if found.recommended:
@@ -135,7 +135,7 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
         memory=held.bytes_on if held else None,
         prefix_memory=runtime.prefix_bytes().get(name) or None,
         remedy=None if files == "present" else entry.source.remedy(name),
-        trouble=found.record.words,
+        trouble=found.history.words,
         optimize=runtime.optimize_state(name),
         version=entry.version,
         versions=catalog.versions(name),

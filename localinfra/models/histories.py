@@ -1,7 +1,7 @@
 """What the supervisor has noted about a model: how often it has ended the server."""
 
 from localinfra import machine
-from localinfra.deaths import Deaths, Record, record
+from localinfra.deaths import Deaths, History, history
 from localinfra.models import measured
 from localinfra.models.entries import ModelEntry
 
@@ -11,7 +11,7 @@ def deaths() -> Deaths:
     return Deaths(machine.cache_folder("deaths"))
 
 
-def recorded(entry: ModelEntry) -> Record:
+def history_of(entry: ModelEntry) -> History:
     """Of the entry's files and settings as they are. Blocks for moments."""
     known = deaths()
-    return record(known.of(measured.identity(entry))) if known.has_any else Record()
+    return history(known.of(measured.identity(entry))) if known.has_any else History()
