@@ -139,6 +139,12 @@ class FilesAbsent(ModelUnavailable):
     """The model's files are not on this machine."""
 
 
+class Quarantined(ModelUnavailable):
+    """The model has killed the server several times, and is not loaded any more."""
+
+    code = "model_quarantined"
+
+
 class PullRefused(ApiError):
     """The source of a model's files wants a login, or its terms accepted."""
 

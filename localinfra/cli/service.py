@@ -154,7 +154,8 @@ def make_job(host: str | None, port: int | None, path: Path | None) -> Job:
         raise ApiError("port = 0 takes any free port, which nobody would find: give a --port.")
     program = (sys.executable, "-P", "-m", "localinfra")  # -P: whatever lies in the start folder
     check_program(program)
-    options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    options = ["--supervised"] if os.name == "posix" else []
+    options += [word for name, value in given.items() for word in (f"--{name}", str(value))]
     if path or os.environ.get("LOCALINFRA_CONFIG"):
         options += ["--config", str(config_file.find_file(path).absolute())]
     url = local_url(settings.host, settings.port)

@@ -146,7 +146,7 @@ def test_a_service_is_installed_started_and_removed(called: Called, tmp_path: Pa
     assert done.exit_code == 0, done.output
     assert "http://localhost:1/v1" in done.output and "loginctl enable-linger" in done.output
     unit = unit_of(tmp_path)
-    assert '"-P" "-m" "localinfra" "serve" "--port" "1"' in unit.read_text()
+    assert '"-P" "-m" "localinfra" "serve" "--supervised" "--port" "1"' in unit.read_text()
     assert called("status").exit_code == 0
 
     (tmp_path / "running").unlink()  # it failed
