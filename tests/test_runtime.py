@@ -172,7 +172,8 @@ def test_under_a_supervisor_the_process_ends_for_a_model_that_only_a_new_one_can
     journal, reasons = CrashJournal(), list[str]()
 
     async def test() -> None:
-        runtime.safeguard.supervise(journal, reasons.append)
+        runtime.safeguard.note_in(journal)
+        runtime.safeguard.supervise(reasons.append)
         model = await runtime.model("text")
         if trouble is Trouble.HANGS:
             model.worker.pulse = Pulse(7, Phase.WORKING)
