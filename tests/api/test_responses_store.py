@@ -16,7 +16,7 @@ from localinfra.api.generation.params import Defaults
 from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.body import Decoded, decode
 from localinfra.api.http.state import AppState, RequestState
-from localinfra.api.openai.responses.handlers import (
+from localinfra.api.openai.responses.conversation import (
     ConversationRequest,
     conversation_request,
     read_conversation,
@@ -269,7 +269,7 @@ def test_input_items_are_encoded_once_and_in_a_thread(
         written.append((threading.current_thread().name, encode(item)))
         return encode(item)
 
-    monkeypatch.setattr("localinfra.api.openai.responses.store.encode", spy)
+    monkeypatch.setattr("localinfra.api.openai.responses.retrieving.encode", spy)
     first, second = (server.ask(f"/resp_1/input_items?order={order}") for order in ("asc", "desc"))
     assert ids(first) == ids(second)[::-1] and len(written) == 5
     assert all(thread != threading.main_thread().name for thread, _ in written)
