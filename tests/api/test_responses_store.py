@@ -113,6 +113,18 @@ def test_a_caller_with_many_only_pushes_out_their_own() -> None:
     assert store.find("other", OTHER) and kept(store, "r0", "r29") == ["r29"]
 
 
+def test_a_response_in_progress_is_replaced_and_never_dropped() -> None:
+    store = ResponseStore(max_responses=2)
+    for id in ("r1", "r2", "r3"):
+        store.put(id, ME, b"{}", [], [], 0, status="in_progress", is_background=True)
+    put(store, "r4")
+    assert kept(store, "r1", "r2", "r3", "r4") == ["r1", "r2", "r3"]
+    put(store, "r1")
+    assert kept(store, "r1", "r2", "r3") == ["r2", "r3"]
+    put(store, "r2")
+    assert store.drop("r3", ME) and store.find("r2", ME) and store.find_item("r2_m", ME)
+
+
 class Counted(list[Any]):
     """Items that must not be iterated: a conversation can be tens of megabytes."""
 
