@@ -157,13 +157,13 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     ledger = ledger or Ledger()
     images, access, running = ImageFiles(), Access(), Running()
 
-    def alone(work: ASGIApp) -> ASGIApp:
+    def detached(work: ASGIApp) -> ASGIApp:
         """What work in the background has around it."""
         return RequestMetrics(Leasing(Leaving(work, running), runtime), state.metrics)
 
     runtime.follow(images.apply)
     runtime.follow(access.apply)
-    backgrounds = BackgroundAnswers(alone)
+    backgrounds = BackgroundAnswers(detached)
     runtime.follow(backgrounds.apply)
     state = AppState(runtime, ledger, images, ResponseStore(), running, backgrounds)
 

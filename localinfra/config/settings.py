@@ -78,7 +78,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # read nothing for longest is cut off
     max_unread_bytes: Annotated[int, Meta(ge=MIB)] = 128 * MIB
     # answers of one key that run in the background at the same time; more get a 429
-    max_background: Annotated[int, Meta(ge=1)] = 32
+    max_background: Annotated[int, Meta(ge=1)] = 64
     # how long the events of such an answer can be read again after its end
     events_kept_s: Seconds = 600.0
     # limit of the events kept of one such answer; beyond it, the oldest are dropped

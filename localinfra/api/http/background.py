@@ -4,6 +4,7 @@ Event loop only. Knows no answer's content.
 """
 
 import asyncio
+import functools
 import math
 import re
 from collections.abc import Awaitable, Callable
@@ -30,13 +31,7 @@ Respond = Callable[[Request], Awaitable[Response]]
 class BackgroundAnswer:
     """One answer: the client of its own stream, which it reads into a log."""
 
-    def __init__(
-        self,
-        id: str,
-        scope: Scope,
-        respond: Respond,
-        grew: Callable[["BackgroundAnswer", int], None],
-    ):
+    def __init__(self, id: str, scope: Scope, grew: Callable[["BackgroundAnswer", int], None]):
         """`scope`: of the request that it was asked by. `grew` is called with the size of what was
         just added to the log."""
         self.id = id
@@ -45,7 +40,6 @@ class BackgroundAnswer:
         self.log = EventLog()
         self.headers: dict[str, str] = {}  # that its readers get too
         self.ended_at = math.inf  # of the event loop's clock
-        self._respond = respond
         self._grew = grew
         self._gone = asyncio.Event()
         self._begun = asyncio.Event()
@@ -61,8 +55,10 @@ class BackgroundAnswer:
     def is_running(self) -> bool:
         return not self.log.has_ended
 
-    def start(self, around: Callable[[ASGIApp], ASGIApp]) -> None:
-        self._task = asyncio.create_task(self._run(around(self._answer)))
+    def start(self, respond: Respond, around: Callable[[ASGIApp], ASGIApp]) -> None:
+        """`respond` is only kept until the end: it holds the request's body."""
+        app = around(functools.partial(self._answer, respond))
+        self._task = asyncio.create_task(self._run(app))
 
     async def begun(self) -> None:
         """Returns once there is a stream. Raises the error for which there is none."""
@@ -88,10 +84,10 @@ class BackgroundAnswer:
             self.log.end()
             self._begun.set()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, respond: Respond, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # the body: from its end on, `Leaving` sees a client that leaves
         try:
-            response = await self._respond(Request(scope))
+            response = await respond(Request(scope))
         except Exception as error:
             self._error = as_api_error(error, scope)
             response = error_response(self._error, scope)
@@ -138,10 +134,10 @@ class BackgroundAnswers:
         self._check_room(key)
         if key in self._found:
             self._drop(key)
-        background = self._found[key] = BackgroundAnswer(id, scope, respond, self._count)
+        background = self._found[key] = BackgroundAnswer(id, scope, self._count)
         self._num_bytes += OWN_BYTES
         RequestState.of(scope).goes_on = True
-        background.start(self._around)
+        background.start(respond, self._around)
         return background
 
     def find(self, id: str, caller: str) -> BackgroundAnswer | None:

@@ -114,13 +114,13 @@ def response_to(asked: ConversationRequest, model_name: str) -> Response:
 
 
 def keep(
-    call: Call[ResponsesRequest], asked: ConversationRequest, response: Response, json: bytes
+    call: Call[ResponsesRequest], asked: ConversationRequest, response: Response, json: msgspec.Raw
 ) -> None:
     """Stores a response as it is now."""
     call.store(ResponseStore).put(
         response.id,
         call.caller,
-        json,
+        bytes(json),
         asked.items,
         response.output,
         asked.num_bytes,
@@ -142,11 +142,11 @@ def failed(response: Response, error: ApiError) -> Response:
     )
 
 
-def last_event(response: Response, json: bytes) -> ResponseEvent:
+def last_event(response: Response, json: msgspec.Raw) -> ResponseEvent:
     """The last event of a response. OpenAI has none for one that was cancelled: like one that is
     incomplete, it may have a part of its output."""
     kinds = {"completed": Completed, "failed": ResponseFailed}
-    return kinds.get(response.status, Incomplete)(response=msgspec.Raw(json))
+    return kinds.get(response.status, Incomplete)(response=json)
 
 
 class ResponseAnswer:
@@ -192,7 +192,7 @@ class ResponseAnswer:
         """Yields the events of one step together."""
         start: list[ResponsesEvent] = [InProgress(response=self._json)]
         if self._response.background:  # it was created before
-            keep(self._call, self._asked, self._response, bytes(self._json))
+            keep(self._call, self._asked, self._response, self._json)
         else:
             start.insert(0, Created(response=self._json))
         async with contextlib.aclosing(self._output()) as output:
@@ -200,7 +200,7 @@ class ResponseAnswer:
             async for events in output:
                 if events:
                     yield self._numbered(events)
-        yield self._numbered([last_event(self._response, bytes(self._json))])
+        yield self._numbered([last_event(self._response, self._json)])
 
     def heartbeat_event(self) -> NamedEvent:
         """A heartbeat, sent during a long prefill. An event, as some clients do not count comments
@@ -209,14 +209,13 @@ class ResponseAnswer:
 
     def failure(self, error: ApiError, scope: Scope) -> NamedEvent:
         """The last event if the response fails."""
-        response = failed(self._response, error)
+        response, usage = failed(self._response, error), None
         if response.status == "cancelled" and not self._asked.compacts:
             self._writer.finish(is_cut=True)  # what there is of its last item counts as output
+            usage = self._usage() if self._writer.items else None
         output = tuple(self._writer.items)
-        if response.status == "cancelled" and output:
-            response = msgspec.structs.replace(response, usage=self._usage())
-        response = msgspec.structs.replace(response, output=output)
-        json = encode(response)
+        response = msgspec.structs.replace(response, output=output, usage=usage)
+        json = msgspec.Raw(encode(response))
         if response.background:
             keep(self._call, self._asked, response, json)
         return self._numbered([last_event(response, json)])[0]
@@ -237,7 +236,7 @@ class ResponseAnswer:
                     self._json = msgspec.Raw(encode(self._response))
                 yield events
         if self._asked.body.store:
-            keep(self._call, self._asked, self._response, bytes(self._json))
+            keep(self._call, self._asked, self._response, self._json)
 
     def _finished(self, is_cut: bool) -> Response:
         return msgspec.structs.replace(

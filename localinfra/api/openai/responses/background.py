@@ -36,29 +36,36 @@ async def answer_in_background(
     name = await call.models.name(TEXT, call.body.model, ROUTE)
     call.report_ignored(asked.left_out, asked.unknown)
     queued = response_to(asked, name)
+    json = msgspec.Raw(encode(queued))
 
     async def answer(own: Call[ResponsesRequest]) -> HttpResponse:
-        waiting = QueuedAnswer(own, asked, queued)
+        waiting = QueuedAnswer(own, asked, queued, json)
         return NamedEventStream(waiting.events(), waiting.failure)
 
     background = await call.in_background(queued.id, answer)
-    return follow(call.request, background) if call.body.stream else call.json(queued)
+    return follow(call.request, background) if call.body.stream else call.json(json)
 
 
 class QueuedAnswer:
     """A response from its creation on, before its model is loaded."""
 
-    def __init__(self, call: Call[ResponsesRequest], asked: ConversationRequest, queued: Response):
+    def __init__(
+        self,
+        call: Call[ResponsesRequest],
+        asked: ConversationRequest,
+        queued: Response,
+        json: msgspec.Raw,
+    ):
         self._call = call
         self._asked = asked
         self._queued = queued
+        self._json = json  # the same
         self._numbered = Numbered()
         self._answer: ResponseAnswer | None = None  # once it is in progress
-        keep(call, asked, queued, encode(queued))
+        keep(call, asked, queued, json)
 
     async def events(self) -> AsyncGenerator[list[NamedEvent], None]:
-        json = msgspec.Raw(encode(self._queued))
-        yield self._numbered([Created(response=json), Queued(response=json)])
+        yield self._numbered([Created(response=self._json), Queued(response=self._json)])
         answer = await begin_answer(self._call, self._asked, self._queued, self._numbered)
         async with (
             contextlib.aclosing(answer.turn.deltas),
@@ -73,6 +80,6 @@ class QueuedAnswer:
         if self._answer is not None:
             return self._answer.failure(error, scope)
         response = failed(self._queued, error)
-        json = encode(response)
+        json = msgspec.Raw(encode(response))
         keep(self._call, self._asked, response, json)
         return self._numbered([last_event(response, json)])[0]
