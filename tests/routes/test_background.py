@@ -76,7 +76,7 @@ def test_a_stream_that_broke_goes_on_after_the_last_event(client: openai.OpenAI)
     assert seen[-1].type == "response.completed"
     assert seen[-1].response == client.responses.retrieve(id)
     for start in (None, 0, last, len(seen) - 2, len(seen) - 1, len(seen) + 100):  # again and again
-        after = {} if start is None else {"starting_after": start}
+        after: Any = {} if start is None else {"starting_after": start}
         again = list(client.responses.retrieve(id, stream=True, **after))
         assert again == seen[0 if start is None else start + 1 :]
 
@@ -171,7 +171,7 @@ def test_deleting_ends_an_answer(client: openai.OpenAI, server: EchoServer) -> N
 def test_a_failure_is_told_to_whoever_asks(client: openai.OpenAI) -> None:
     absent = ended(client, begin(client, model="absent").id)
     assert absent.status == "failed" and absent.error.code == "server_error"
-    events = list(client.responses.retrieve(absent.id, stream=True))
+    events: list[Any] = list(client.responses.retrieve(absent.id, stream=True))
     assert [event.type for event in events][1:] == ["response.queued", "response.failed"]
     assert [event.sequence_number for event in events] == [0, 1, 2]
     assert events[-1].response == absent

@@ -64,7 +64,7 @@ class BackgroundAnswer:
         """Returns once there is a stream. Raises the error for which there is none."""
         await self._begun.wait()
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # or it would grow with each
 
     async def cancel(self) -> None:
         """Ends it with `RequestCancelled`, unless it has ended. Returns after its end."""
