@@ -12,7 +12,7 @@ Knows no API's shapes.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from starlette.types import Scope
 
 from localinfra.api.generation.params import Defaults
 from localinfra.api.generation.usage import Charge
+from localinfra.api.http.background import BackgroundAnswer, BackgroundAnswers
 from localinfra.api.http.body import Decoded, read_body
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.form import read_body_or_form
@@ -65,6 +66,7 @@ class Call(Generic[Body]):
         self.body = decoded.value
         self.runtime = self._app.runtime
         self.threads = self._app.threads
+        self.id = self._state.id  # `x-request-id`
         self.caller = self._state.caller
         self.started_s = self._state.started_s  # on time.perf_counter()
         # For requests that set no seed; None: a new one for each.
@@ -182,6 +184,18 @@ class Call(Generic[Body]):
             source,
             heartbeat_event=heartbeat_event,
         )
+
+    async def in_background(
+        self, id: str, answer: "Callable[[Call[Body]], Awaitable[Response]]"
+    ) -> BackgroundAnswer:
+        """Has the call answered by a stream that goes on if the client leaves. Returns once that
+        has begun; raises what `answer` raises, InvalidRequest and QueueFull. `id`: for those who
+        look for it."""
+        background = self._app.store(BackgroundAnswers).start(
+            id, self.request.scope, lambda request: answer(Call(request, self._decoded))
+        )
+        await background.begun()
+        return background
 
     def lines(
         self,

@@ -58,7 +58,8 @@ class RequestMetrics:
             await self.app(scope, receive, reply)
         finally:
             seconds = time.perf_counter() - state.started_s
-            self.count(scope, status, seconds)
+            if not state.goes_on:
+                self.count(scope, status, seconds)
             log_request(scope, status, seconds)
 
     def count(self, scope: Scope, status: int | None, seconds: float) -> None:

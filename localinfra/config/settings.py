@@ -77,6 +77,14 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # limit of all answers that clients have not read yet, together; beyond it, the client that has
     # read nothing for longest is cut off
     max_unread_bytes: Annotated[int, Meta(ge=MIB)] = 128 * MIB
+    # answers of one key that run in the background at the same time; more get a 429
+    max_background: Annotated[int, Meta(ge=1)] = 64
+    # how long the events of such an answer can be read again after its end
+    events_kept_s: Seconds = 600.0
+    # limit of the events kept of one such answer; beyond it, the oldest are dropped
+    max_answer_event_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB
+    # the same of all of them together; beyond it, those of the oldest ended answer are dropped
+    max_event_bytes: Annotated[int, Meta(ge=1024)] = 64 * MIB
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # largest head of a request
     head_timeout_s: Seconds = 10.0  # longest wait for a request's complete head
     # how long an idle connection stays open; longer than most clients keep theirs

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from localinfra.api.generation.params import Defaults
 from localinfra.api.http.body import decode, decode_within
 from localinfra.api.openai.responses import input as responses_input
-from localinfra.api.openai.responses.handlers import conversation_request
+from localinfra.api.openai.responses.conversation import conversation_request
 from localinfra.errors import InvalidRequest
 
 TEXT = {"type": "text", "text": "Hello"}

@@ -90,6 +90,25 @@ def test_a_stored_response_is_read_and_deleted_as_documented(server: LiveServer)
     check_answer(operation("get_response"), 404, gone.headers, gone.content)
 
 
+def test_a_response_in_the_background_is_read_and_cancelled_as_documented(
+    server: LiveServer,
+) -> None:
+    body = {"model": CHAT_MODEL, "input": "Count to a thousand.", "background": True}
+    made = check("create_response", send(server, "POST", "/v1/responses", json=body))
+    path = f"/v1/responses/{made.json()['id']}"
+    check("cancel_response", send(server, "POST", path + "/cancel"))
+    check("get_response", send(server, "GET", path, params={"stream": "true"}))
+
+
+def test_a_chat_in_the_background_is_followed_as_documented(server: LiveServer) -> None:
+    body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}
+    body |= {"stream": True, "background": True}
+    path, id = "/v1/chat/completions", {"x-request-id": "a-chat"}
+    told = check("create_chat_completion", send(server, "POST", path, json=body, headers=id))
+    again = check("follow_request", send(server, "GET", "/v1/requests/a-chat/events"))
+    assert again.content == told.content
+
+
 def test_an_image_is_fetched_as_documented(server: LiveServer) -> None:
     body = {"prompt": "fog", "size": "64x64", "response_format": "url"}
     made = check("create_images", send(server, "POST", "/v1/images/generations", json=body))
@@ -128,6 +147,8 @@ def test_nothing_is_left_out(server: LiveServer) -> None:
     here = {
         "cancel_request",
         "get_response",
+        "cancel_response",
+        "follow_request",
         "list_input_items",
         "delete_response",
         "get_image_file",

@@ -93,6 +93,7 @@ class RequestState(msgspec.Struct, eq=False):
     leases: Leases | None = None  # on the models that it uses
     progress: UsedSoFar = msgspec.field(default_factory=UsedSoFar)
     is_cancelled: bool = False  # by DELETE /v1/requests/{id}
+    goes_on: bool = False  # its work is done in the background, where it counts as the request
     target_host: str | None = None  # the host in an absolute request URL
 
     @property
@@ -109,3 +110,11 @@ class RequestState(msgspec.Struct, eq=False):
         if found is None:
             found = states[NAME] = RequestState()
         return found
+
+    @staticmethod
+    def detached(scope: Scope) -> Scope:
+        """A scope for work that goes on when the request has ended: the same request and caller,
+        nothing done yet."""
+        state = RequestState.of(scope)
+        own = RequestState(id=state.id, started_s=state.started_s, caller=state.caller)
+        return {**scope, "state": {**scope["state"], NAME: own}}

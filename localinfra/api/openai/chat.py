@@ -31,6 +31,7 @@ from localinfra.api.generation.tools import (
     tool_use,
 )
 from localinfra.api.generation.usage import Charge, UsageMeter
+from localinfra.api.http.background import follow
 from localinfra.api.http.held import holding
 from localinfra.api.openai.completion_writer import CompletionObject, CompletionWriter
 from localinfra.chat.answer import Answer, ToolUse
@@ -60,6 +61,8 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     # none, auto, required, or a function: calls that are required are guaranteed
     tool_choice: ShortName | ToolChoice | None = None
     parallel_tool_calls: bool = True  # allow several calls in one answer
+    # with stream: go on without the client, who may come back for the events, by x-request-id
+    background: bool = False
     # text only
     modalities: Annotated[list[ShortName], Meta(max_length=16)] = msgspec.field(
         default_factory=list
@@ -70,6 +73,8 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: set it to true.", "top_logprobs")
         check_kwargs(self.chat_template_kwargs)
+        if self.background and not self.stream:
+            raise InvalidRequest("background needs stream: set it to true.", "background")
         if any(modality != "text" for modality in self.modalities):
             raise UnsupportedParameter(
                 "Chat models generate text only: leave modalities out.", "modalities"
@@ -220,6 +225,14 @@ async def create_engine_chat_completion(request: Request) -> Response:
 async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
     body = call.body
     body.check()
+    if body.background:
+        background = await call.in_background(call.id, lambda own: begin_chat(own, name))
+        return follow(call.request, background)
+    return await begin_chat(call, name)
+
+
+async def begin_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
+    body = call.body
     defaults = call.defaults(name)
     tools, wanted = await call.convert(lambda: body.asked(defaults))
     call.log_user(body.user)

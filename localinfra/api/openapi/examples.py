@@ -95,6 +95,12 @@ RESPONSES: Examples = {
         "max_output_tokens": 60,
         "stream": True,
     },
+    "In the background": {
+        "model": CHAT_MODEL,
+        "input": "Name three rivers.",
+        "max_output_tokens": 60,
+        "background": True,
+    },
     "A call of a tool": {
         "model": CHAT_MODEL,
         "input": [{"role": "user", "content": "What is the weather in Paris?"}],

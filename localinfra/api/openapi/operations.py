@@ -25,7 +25,7 @@ from localinfra.api.openai import (
     managing,
     models,
 )
-from localinfra.api.openai.responses import handlers, response, store
+from localinfra.api.openai.responses import handlers, response, retrieving
 from localinfra.api.openai.responses import output as items
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openapi import examples
@@ -56,6 +56,7 @@ MESSAGE_EVENTS = (
 )
 RESPONSE_EVENTS = (
     response.Created,
+    response.Queued,
     response.InProgress,
     items.ItemAdded,
     items.PartAdded,
@@ -70,6 +71,10 @@ RESPONSE_EVENTS = (
     response.Completed,
     response.Incomplete,
     response.ResponseFailed,
+)
+AFTER = Query(
+    Annotated[int, Meta(ge=0)],
+    "the number of the last event that was read, from 0 on; default: from the beginning",
 )
 IMAGE_EVENTS = (images.ImageProgress, images.ImagePreview, images.ImageCompleted)
 
@@ -115,19 +120,33 @@ OPERATIONS: dict[Handler, Operation] = {
         answer=(response.InputTokens,),
         uses_model=True,
     ),
-    store.get_response: Operation(tag="Chat", answer=(response.Response,)),
-    store.delete_response: Operation(tag="Chat", answer=(response.ResponseDeleted,)),
-    store.list_input_items: Operation(
+    retrieving.get_response: Operation(
+        tag="Chat",
+        query={
+            "stream": Query(bool, "send its events, if it was created with background: true"),
+            "starting_after": AFTER,
+        },
+        answer=(response.Response,),
+        events=RESPONSE_EVENTS,
+        has_named_events=True,
+        headers=("x-localinfra-ignored",),
+        statuses=(400,),
+    ),
+    retrieving.cancel_response: Operation(
+        tag="Chat", answer=(response.Response,), headers=("x-localinfra-ignored",), statuses=(400,)
+    ),
+    retrieving.delete_response: Operation(tag="Chat", answer=(response.ResponseDeleted,)),
+    retrieving.list_input_items: Operation(
         tag="Chat",
         query={
             "limit": Query(
-                Annotated[int, Meta(ge=1, le=store.MAX_ITEMS_PER_PAGE)],
-                f"items of a page; default: {store.ITEMS_PER_PAGE}",
+                Annotated[int, Meta(ge=1, le=retrieving.MAX_ITEMS_PER_PAGE)],
+                f"items of a page; default: {retrieving.ITEMS_PER_PAGE}",
             ),
             "order": Query(Literal["asc", "desc"], "desc, the default: the newest first"),
             "after": Query(str, "the id of the item before the first one"),
         },
-        answer=(store.ItemList,),
+        answer=(retrieving.ItemList,),
         statuses=(400,),
     ),
     messages.create_message: Operation(
@@ -355,6 +374,13 @@ OPERATIONS: dict[Handler, Operation] = {
     metrics.get_metrics: Operation(tag="Server", media_type="text/plain"),
     requests.list_requests: Operation(tag="Server", answer=(requests.RunningList,)),
     requests.cancel_request: Operation(tag="Server", answer=(requests.RequestsCancelled,)),
+    requests.follow_request: Operation(
+        tag="Chat",
+        query={"starting_after": AFTER},
+        events=(chat.ChatCompletionChunk,),
+        headers=("x-localinfra-ignored",),
+        statuses=(400,),
+    ),
     page.get_index: Operation(
         tag="Server", answer=(page.ServerName,), media_type="text/plain", is_open=True
     ),

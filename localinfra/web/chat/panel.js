@@ -159,7 +159,9 @@ export default class ChatPanel {
   async open(id) {
     if (this.kept.get(id)?.isRunning) return this.use(this.kept.get(id));
     const conversation = await library.load(id);
-    if (conversation) this.use(this.newSession(conversation));
+    if (!conversation) return;
+    this.use(this.newSession(conversation));
+    await this.guard(() => this.session.resume());
   }
 
   sessionOf(id) {

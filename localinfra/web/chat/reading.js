@@ -15,7 +15,7 @@ const isOdds = (value) => isText(value?.token) && orNull(isNumber)(value.logprob
 
 const STATS = {
   firstTokenS: orNull(isNumber),
-  totalS: isNumber,
+  totalS: orNull(isNumber),
   speed: orNull(isNumber),
   choices: isNumber,
   ignored: isText,

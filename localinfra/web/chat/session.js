@@ -1,13 +1,15 @@
 // A conversation in use: turns are added, answers run, everything is saved. Knows no DOM.
 
+import { ApiError } from "../lib/api.js";
 import { newId } from "../lib/id.js";
 import { models, refreshModels } from "../lib/models.js";
-import { ask, Answer, speed } from "./answer.js";
+import { ask, askAgain, Answer, cancel, speed } from "./answer.js";
 import * as library from "./library.js";
 import { bodyOf } from "./params.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
+const LOST = "The connection broke. The answer goes on: open the conversation again to read it.";
 const SAVE_EVERY_MS = 1000; // of a running answer: what a reload keeps
 
 export class Session {
@@ -19,7 +21,8 @@ export class Session {
     this.conversation = conversation;
     this.tree = new Tree(conversation.turns, conversation.picked);
     for (const turn of this.tree.turns.values()) {
-      const isCut = turn.params && !turn.finish && !turn.error; // the page was closed meanwhile
+      // The page was closed meanwhile, and nothing is left to read on.
+      const isCut = turn.params && !turn.finish && !turn.error && !turn.asked;
       if (isCut) turn.finish = "stopped";
     }
     this.view = view;
@@ -118,33 +121,63 @@ export class Session {
     };
   }
 
-  async run(params, turns, before) {
+  run(params, turns, before) {
+    const id = newId();
+    turns.forEach((turn, choice) => {
+      turn.asked = { id, choice, content: turn.content, scores: turn.scores };
+    });
+    return this.read(id, turns, (...how) => ask(this.request(params, before), id, ...how));
+  }
+
+  /** Reads on where answers ran when the page was left. */
+  async resume() {
+    const asked = new Map();
+    for (const turn of this.tree.turns.values()) {
+      const id = turn.asked?.id;
+      if (id && !this.running.has(turn.id)) asked.set(id, [...(asked.get(id) ?? []), turn]);
+    }
+    await Promise.all(
+      [...asked].map(([id, turns]) => this.read(id, turns, (...how) => askAgain(id, ...how))),
+    );
+  }
+
+  /** Reads a request's answers into its turns, until their end. */
+  async read(id, turns, ask) {
     const control = new AbortController();
-    const starts = turns.map(({ content, scores }) => ({ content, scores }));
-    const answers = turns.map(() => new Answer());
+    control.signal.addEventListener("abort", () => cancel(id));
+    const answers = [];
+    let isLost = false;
     for (const turn of turns) {
-      this.running.set(turn.id, control);
       delete turn.error;
+      answers[turn.asked.choice] = new Answer();
+      this.running.set(turn.id, control);
     }
     this.view.onShape();
     this.save().catch(() => {});
     const loading = setInterval(() => this.lookForLoading(turns[0], loading), LOOK_EVERY_MS);
     const show = (stats) => {
       turns.forEach((turn, at) => {
-        takeOver(turn, starts[at], answers[at], at === 0 ? stats : null);
+        takeOver(turn, answers[turn.asked.choice], at === 0 ? stats : null);
         this.view.onText(turn);
       });
       if (Date.now() - this.savedAt > SAVE_EVERY_MS) this.save().catch(() => {});
     };
     try {
-      show(await ask(this.request(params, before), answers, control.signal, show));
+      show(await ask(answers, control.signal, show));
     } catch (error) {
-      for (const turn of turns) turn.error = error.name === "AbortError" ? undefined : error.message;
-      if (control.signal.aborted) for (const turn of turns) turn.finish ??= "stopped";
+      const isOver = control.signal.aborted || error.status === 404; // or the server has forgotten it
+      isLost = !isOver && !(error instanceof ApiError);
+      for (const turn of turns) {
+        turn.error = isOver ? undefined : isLost ? LOST : error.message;
+        if (isOver) turn.finish ??= "stopped";
+      }
     } finally {
       clearInterval(loading);
       refreshModels().catch(() => {});
-      for (const turn of turns) this.running.delete(turn.id);
+      for (const turn of turns) {
+        if (!isLost) delete turn.asked;
+        this.running.delete(turn.id);
+      }
       this.view.onShape();
       for (const turn of turns) this.view.onText(turn);
       await this.save();
@@ -166,10 +199,11 @@ export class Session {
 }
 
 /**
- * `start`: what the turn had before, where it goes on. `stats`: those of the request, which stand under its
- * first answer.
+ * `turn.asked` has what the turn had before, where it goes on. `stats`: those of the request, which stand under
+ * its first answer.
  */
-function takeOver(turn, start, answer, stats) {
+function takeOver(turn, answer, stats) {
+  const start = turn.asked;
   turn.content = start.content + answer.content;
   turn.finish = answer.finish;
   if (answer.reasoning) turn.reasoning = answer.reasoning;

@@ -18,6 +18,7 @@ import { newId } from "../lib/id.js";
  * @property {object[]} [scores] logprobs
  * @property {string | null} [finish]
  * @property {string} [error]
+ * @property {object} [asked] while it is answered: the request's id, which choice of it, and what was there before
  */
 
 export class Tree {

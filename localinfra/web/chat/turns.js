@@ -316,7 +316,7 @@ function figuresOf({ stats, finish, model }, isRunning) {
           `prompt ${count(promptTokens)}${cachedTokens ? ` (${count(cachedTokens)} cached)` : ""}`,
           "Tokens of the prompt, and those that were not computed again",
         ],
-    tokens === null ? null : [seconds(totalS), "From the request to the end"],
+    tokens === null || totalS === null ? null : [seconds(totalS), "From the request to the end"],
     cost === null ? null : [dollars(cost), "At the prices in models.toml"],
     end,
     ignored ? [`ignored: ${plain(ignored)}`, "Fields of the request that had no effect"] : null,
