@@ -8,6 +8,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from localinfra.api.anthropic.messages import count_message_tokens, create_message
+from localinfra.api.chats import delete_chat, delete_chats, get_chat, list_chats, put_chat
 from localinfra.api.cohere import create_cohere_embeddings
 from localinfra.api.deepinfra.inference import infer
 from localinfra.api.docs import DOCS_ROUTES
@@ -55,6 +56,8 @@ from localinfra.api.probes import get_health
 from localinfra.api.requests import cancel_request, list_requests
 from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
+from localinfra.conversations.database import default_path
+from localinfra.conversations.store import ChatStore
 from localinfra.costs import Ledger
 from localinfra.runtime import Runtime
 
@@ -88,6 +91,11 @@ OPENAI_ROUTES = [
     ("/models/{id:path}", delete_model, "DELETE"),
     ("/requests", list_requests, "GET"),
     ("/requests/{id}", cancel_request, "DELETE"),
+    ("/chats", list_chats, "GET"),
+    ("/chats", delete_chats, "DELETE"),
+    ("/chats/{id}", get_chat, "GET"),
+    ("/chats/{id}", put_chat, "PUT"),
+    ("/chats/{id}", delete_chat, "DELETE"),
 ]
 
 # For Anthropic's clients, and for a hosted service that puts Anthropic's API under its own path.
@@ -153,7 +161,8 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     images, access, running = ImageFiles(), Access(), Running()
     runtime.follow(images.apply)
     runtime.follow(access.apply)
-    state = AppState(runtime, ledger, images, ResponseStore(), running)
+    chats = ChatStore(default_path())
+    state = AppState(runtime, ledger, images, ResponseStore(), running, chats)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -161,6 +170,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
         async with ledger.kept():
             yield
             await runtime.close()
+            await chats.close()
             state.threads.close()
 
     app = Starlette(
