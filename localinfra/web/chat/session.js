@@ -8,12 +8,12 @@ import { bodyOf } from "./params.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
-const SAVE_EVERY_MS = 1000; // of a running answer: what a reload keeps
 
 export class Session {
   /**
    * @param {library.Conversation} conversation
-   * @param {{onShape: () => void, onText: (turn: import("./tree.js").Turn) => void}} view
+   * @param {{onShape: () => void, onText: (turn: import("./tree.js").Turn) => void,
+   *   onMerge: () => void}} view
    */
   constructor(conversation, view) {
     this.conversation = conversation;
@@ -41,9 +41,24 @@ export class Session {
   async save() {
     if (this.isForgotten) return;
     this.savedAt = Date.now();
+    this.writeDown();
+    await library.save(this.conversation, (theirs, base) => this.takeIn(theirs, base));
+  }
+
+  writeDown() {
     this.conversation.turns = [...this.tree.turns.values()];
     this.conversation.picked = this.tree.picked;
-    await library.save(this.conversation);
+  }
+
+  /** Merges what another window has saved. @type {library.Merge} */
+  takeIn(theirs, base) {
+    // Answers that run here stay, whatever happens there.
+    const known = new Set([...base.ids].filter((id) => !this.running.has(id)));
+    this.tree.takeIn(theirs, known);
+    for (const name of ["title", "system"])
+      if (this.conversation[name] === base[name]) this.conversation[name] = theirs[name];
+    this.writeDown();
+    this.view.onMerge();
   }
 
   /** Adds what the user says and has it answered. @param {string[]} names of models */
@@ -134,7 +149,7 @@ export class Session {
         takeOver(turn, starts[at], answers[at], at === 0 ? stats : null);
         this.view.onText(turn);
       });
-      if (Date.now() - this.savedAt > SAVE_EVERY_MS) this.save().catch(() => {});
+      if (Date.now() - this.savedAt > (library.place.value?.saveEveryMs ?? 0)) this.save().catch(() => {});
     };
     try {
       show(await ask(this.request(params, before), answers, control.signal, show));
