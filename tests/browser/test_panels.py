@@ -143,3 +143,21 @@ def test_charts_show_steps_with_units_and_say_in_words_what_they_draw(page: Page
         expect(card.locator(".line")).to_have_attribute("d", re.compile(r"^M.*L"))
     page.get_by_role("row", name="slow").get_by_role("button", name="Cancel").click()
     expect(page.locator("#stage")).to_contain_text("No request is running.")
+
+
+def test_what_is_open_on_a_models_card_stays_open(open_page: Open, server: EchoServer) -> None:
+    page = open_page(server.url + "/#models")
+    card = page.get_by_role("article", name="absent")
+    card.get_by_text("By hand").click()
+    asked: list[str] = []
+    page.on("response", lambda reply: asked.append(urlsplit(reply.url).path))
+    while asked.count("/v1/models") < 3:
+        page.wait_for_timeout(50)
+    expect(card.locator("details")).to_have_attribute("open", "")
+
+
+def test_more_texts_than_a_picture_shows_are_refused(open_page: Open, server: EchoServer) -> None:
+    page = open_page(server.url + "/#embed")
+    page.get_by_label("Texts, one a line").fill("\n".join(map(str, range(101))))
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("alert")).to_contain_text("These are 101 texts")

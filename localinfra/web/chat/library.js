@@ -35,8 +35,9 @@ let asking = null;
 
 /** Never the browser only because the server could not say. @throws {ApiError} */
 async function here() {
+  if (place.value) return place.value;
   asking ??= placeHere().finally(() => (asking = null));
-  if (!place.value) place.set(await asking);
+  place.set(await asking);
   return place.value;
 }
 
