@@ -9,6 +9,7 @@ import pytest
 from echo import EchoServer
 from playwright.sync_api import Page, expect
 from talking import CATALOGUE, Open, begin, choose, finish, say, text_of
+from waiting import wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -35,6 +36,31 @@ def texts(chat: Any) -> list[str]:
     return [turn["content"] for turn in chat["data"]["turns"]]
 
 
+# Answers that are complete, in the browser's storage.
+IN_BROWSER = """() => new Promise((resolve) => {
+  indexedDB.open("localinfra").onsuccess = ({ target: { result: db } }) => {
+    db.transaction("conversations").objectStore("conversations").getAll().onsuccess = (event) => {
+      const turns = event.target.result.flatMap((conversation) => conversation.turns);
+      resolve(turns.filter((turn) => turn.finish).map((turn) => turn.content));
+    };
+  };
+})"""
+
+
+def tell(page: Page, server: EchoServer | None, text: str) -> None:
+    """Sends a message and waits until its answer is kept, by the server or else the browser."""
+    say(page, text)
+
+    def answers() -> list[str]:
+        if server is None:
+            found: list[str] = page.evaluate(IN_BROWSER)
+            return found
+        turns = [turn for chat in kept(server) for turn in chat["data"]["turns"]]
+        return [turn["content"] for turn in turns if turn.get("finish")]
+
+    wait_for(lambda: text in answers())
+
+
 def opened(open_page: Open, server: EchoServer) -> Page:
     """Another browser, at temperature 0. It may be told that another window has saved."""
     page = open_page(server.url, refusals=True)
@@ -45,7 +71,7 @@ def opened(open_page: Open, server: EchoServer) -> Page:
 def test_every_browser_has_the_same_conversations(open_page: Open, keeper: EchoServer) -> None:
     page = opened(open_page, keeper)
     expect(page.locator(".kept")).to_have_text("Kept on this server.")
-    say(page, "The albatross sleeps in flight.")
+    tell(page, keeper, "The albatross sleeps in flight.")
     other = opened(open_page, keeper)
     other.locator(".conversation").click()
     expect(text_of(other.locator(".turn.assistant"))).to_have_text(
@@ -60,9 +86,9 @@ def test_without_the_setting_they_stay_in_the_browser(page: Page) -> None:
 
 def test_they_are_found_renamed_and_deleted(open_page: Open, keeper: EchoServer) -> None:
     page = opened(open_page, keeper)
-    say(page, "The albatross sleeps in flight.")
+    tell(page, keeper, "The albatross sleeps in flight.")
     page.get_by_role("button", name="New chat").click()
-    say(page, "Something else.")
+    tell(page, keeper, "Something else.")
     page.get_by_label("Search conversations").fill("ALBATROSS")
     expect(page.locator(".conversation-title")).to_have_text(["The albatross sleeps in flight."])
     page.get_by_label("More on The albatross").click()
@@ -88,13 +114,14 @@ def test_two_windows_lose_nothing_of_each_other(
     open_page: Open, keeper: EchoServer, server: EchoServer, keeps: bool
 ) -> None:
     one = opened(open_page, keeper if keeps else server)
-    say(one, "Begin.")
+    place = keeper if keeps else None
+    tell(one, place, "Begin.")
     two = one.context.new_page()
     two.goto(one.url)
     two.locator(".conversation").click()
     expect(two.locator(".turn")).to_have_count(2)
-    say(one, "From the first window.")
-    say(two, "From the second window.")
+    tell(one, place, "From the first window.")
+    tell(two, place, "From the second window.")
     two.reload()
     two.locator(".conversation").click()
     branches = two.locator(".turn .branches .number")
@@ -109,10 +136,10 @@ def test_a_window_that_is_seen_again_has_what_another_has_said(
     open_page: Open, keeper: EchoServer
 ) -> None:
     one, two = opened(open_page, keeper), opened(open_page, keeper)
-    say(one, "Begin.")
+    tell(one, keeper, "Begin.")
     two.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     two.locator(".conversation").click()
-    say(one, "And more.")
+    tell(one, keeper, "And more.")
     two.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(two.locator(".turn.user .said")).to_have_text(["Begin.", "And more."])
 
@@ -121,9 +148,9 @@ def test_what_another_window_deleted_goes_on_where_it_is_in_use(
     open_page: Open, keeper: EchoServer
 ) -> None:
     page = opened(open_page, keeper)
-    say(page, "Begin.")
+    tell(page, keeper, "Begin.")
     keeper.client.delete("/v1/chats")
-    say(page, "Go on.")
+    tell(page, keeper, "Go on.")
     assert [texts(chat) for chat in kept(keeper)] == [["Begin.", "Begin.", "Go on.", "Go on."]]
 
 
@@ -132,9 +159,9 @@ def test_conversations_of_the_browser_move_to_the_server_by_one_click(
 ) -> None:
     keeper.runtime.settings = type(keeper.runtime.settings)()  # as if it did not keep them yet
     page = opened(open_page, keeper)
-    say(page, "First.")
+    tell(page, None, "First.")
     page.get_by_role("button", name="New chat").click()
-    say(page, "Second.")
+    tell(page, None, "Second.")
     keeper.runtime.settings = type(keeper.runtime.settings)(keep_chats=True)
     page.reload()
     expect(page.locator(".conversation")).to_have_count(0)
@@ -164,7 +191,7 @@ def test_export_and_import_are_the_same_as_in_the_browser(
     open_page: Open, keeper: EchoServer, tmp_path: Path
 ) -> None:
     page = opened(open_page, keeper)
-    say(page, "Keep this.")
+    tell(page, keeper, "Keep this.")
     page.get_by_label("Import and export").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Export all").click()
@@ -216,6 +243,7 @@ def test_a_running_answer_of_a_background_conversation_is_kept(
     page.locator(".conversation").click()
     finish(page)
     expect(page.locator(".answer-text")).to_have_text(("slowly " * 40).strip())
+    wait_for(lambda: kept(keeper)[0]["data"]["turns"][-1].get("finish") == "stop")
     page.reload()
     page.locator(".conversation").click()
     expect(page.locator(".answer-text")).to_have_text(("slowly " * 40).strip())
