@@ -28,7 +28,8 @@ RUN apt-get update \
     && useradd --create-home --uid 10001 localinfra \
     && install -d -o localinfra -g localinfra /models
 COPY --from=build /opt/localinfra /opt/localinfra
-ENV PATH=/opt/localinfra/bin:$PATH HF_HOME=/models/huggingface LOCALINFRA_CACHE=/models/localinfra
+ENV PATH=/opt/localinfra/bin:$PATH HF_HOME=/models/huggingface LOCALINFRA_CACHE=/models/localinfra \
+    LOCALINFRA_DATA=/models/data
 USER localinfra
 WORKDIR /home/localinfra
 VOLUME /models

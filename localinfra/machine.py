@@ -1,4 +1,4 @@
-"""This machine: its cores and memory, what identifies it to a benchmark, its cache folders.
+"""This machine: its cores and memory, what identifies it to a benchmark, its folders.
 
 Reads a few small files and imports no library, since every server start calls it.
 """
@@ -31,11 +31,20 @@ def usable_cores() -> int:
 
 def cache_folder(name: str) -> Path:
     """A folder in $LOCALINFRA_CACHE, else in the user's cache folder. It may not exist yet."""
-    if named := os.environ.get("LOCALINFRA_CACHE"):
+    return _user_folder("LOCALINFRA_CACHE", "XDG_CACHE_HOME", (".cache",), name)
+
+
+def data_folder(name: str) -> Path:
+    """The same for what can't be made again: in $LOCALINFRA_DATA, else in the user's data."""
+    return _user_folder("LOCALINFRA_DATA", "XDG_DATA_HOME", (".local", "share"), name)
+
+
+def _user_folder(own: str, shared: str, usual: tuple[str, ...], name: str) -> Path:
+    if named := os.environ.get(own):
         return Path(named).absolute() / name
-    named = os.environ.get("XDG_CACHE_HOME", "")
+    named = os.environ.get(shared, "")
     if not os.path.isabs(named):  # XDG says to ignore relative paths
-        named = os.path.join(os.sep, os.path.expanduser("~"), ".cache")  # / without a home
+        named = os.path.join(os.sep, os.path.expanduser("~"), *usual)  # / without a home
     return Path(named, "localinfra", name)
 
 

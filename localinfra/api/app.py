@@ -9,6 +9,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from localinfra.api.anthropic.messages import count_message_tokens, create_message
+from localinfra.api.chats import delete_chat, delete_chats, get_chat, list_chats, put_chat
 from localinfra.api.cohere import create_cohere_embeddings
 from localinfra.api.deepinfra.inference import infer
 from localinfra.api.docs import DOCS_ROUTES
@@ -58,6 +59,8 @@ from localinfra.api.probes import get_health
 from localinfra.api.requests import cancel_request, follow_request, list_requests
 from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
+from localinfra.conversations.database import default_path
+from localinfra.conversations.store import ChatStore
 from localinfra.costs import Ledger
 from localinfra.runtime import Runtime
 
@@ -93,6 +96,11 @@ OPENAI_ROUTES = [
     ("/requests", list_requests, "GET"),
     ("/requests/{id}", cancel_request, "DELETE"),
     ("/requests/{id}/events", follow_request, "GET"),
+    ("/chats", list_chats, "GET"),
+    ("/chats", delete_chats, "DELETE"),
+    ("/chats/{id}", get_chat, "GET"),
+    ("/chats/{id}", put_chat, "PUT"),
+    ("/chats/{id}", delete_chat, "DELETE"),
 ]
 
 # For Anthropic's clients, and for a hosted service that puts Anthropic's API under its own path.
@@ -165,7 +173,8 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     runtime.follow(access.apply)
     backgrounds = BackgroundAnswers(detached)
     runtime.follow(backgrounds.apply)
-    state = AppState(runtime, ledger, images, ResponseStore(), running, backgrounds)
+    chats = ChatStore(default_path())
+    state = AppState(runtime, ledger, images, ResponseStore(), running, backgrounds, chats)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -174,6 +183,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
             yield
             await runtime.close()
             await backgrounds.close()
+            await chats.close()
             state.threads.close()
 
     app = Starlette(

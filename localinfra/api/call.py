@@ -30,7 +30,7 @@ from localinfra.api.http.lines import LineStream
 from localinfra.api.http.pieces import PiecesResponse
 from localinfra.api.http.sse import Closable, EventStream, NamedEvent, NamedEventStream
 from localinfra.api.http.state import AppState, RequestState
-from localinfra.api.http.weight import MAX_VALUES
+from localinfra.api.http.weight import MAX_NESTED, MAX_VALUES
 from localinfra.errors import ApiError
 from localinfra.leases import Leases
 from localinfra.logs import about, shown
@@ -79,11 +79,14 @@ class Call(Generic[Body]):
         kind: type[Body],
         max_values: int = MAX_VALUES,
         *,
+        max_nested: int = MAX_NESTED,
         has_type: bool = True,
     ) -> "Call[Body]":
         """Takes and raises the same as `read_body`."""
         limits = AppState.of(request.app).limits
-        decoded = await read_body(request, kind, limits, max_values, has_type=has_type)
+        decoded = await read_body(
+            request, kind, limits, max_values, max_nested=max_nested, has_type=has_type
+        )
         return cls(request, decoded)
 
     @classmethod

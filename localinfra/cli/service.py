@@ -34,7 +34,7 @@ from localinfra.origin import Origin
 NOT_RUNNING = 3  # as `systemctl status` exits
 
 # Variables of this terminal that the server reads, itself or in a library.
-PATHS = r"LOCALINFRA_CACHE|HF_HOME|(HF|HUGGINGFACE)_HUB_CACHE|OLLAMA_MODELS|XDG_CACHE_HOME"
+PATHS = r"(LOCALINFRA|XDG)_(CACHE|DATA)(_HOME)?|HF_HOME|(HF|HUGGINGFACE)_HUB_CACHE|OLLAMA_MODELS"
 KEPT = re.compile(
     rf"({PATHS})|LOCALINFRA_(API_KEYS|ALLOWED_HOSTS)|HF_\w+|TRANSFORMERS_OFFLINE"
     r"|CUDA_\w+|GGML_\w+|OMP_NUM_THREADS|(LD|DYLD)_LIBRARY_PATH"

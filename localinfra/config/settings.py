@@ -125,6 +125,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # also listen on this port, such as 11434, where Ollama's clients look; if another program has
     # it, the server says so and goes on
     ollama_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+    # keep the page's conversations on this server, for each key its own, instead of in the browser
+    keep_chats: bool = False
     keep_costs: bool = True  # record each key's usage in the cache, for `localinfra costs`
     log_level: LogLevel = "info"  # debug also logs every request
     log_format: LogFormat = "text"  # json: one object per line, for programs

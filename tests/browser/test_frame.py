@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from echo import EchoServer
 from playwright.sync_api import Page, expect
-from talking import CATALOGUE, ELSEWHERE, Open, begin, say
+from talking import CATALOGUE, ELSEWHERE, Open, begin, choose, say
 
 pytestmark = pytest.mark.browser
 
@@ -185,6 +185,7 @@ def test_keys_lead_everywhere(page: Page) -> None:
     page.locator("#stage").dispatch_event("keydown", sign)
     expect(page.get_by_role("heading", name="Embed", exact=True)).to_be_visible()
     page.keyboard.press("Alt+1")
+    expect(message).to_be_focused()
     page.keyboard.press("Control+k")
     expect(page.get_by_label("Search conversations")).to_be_focused()
     page.keyboard.press("Control+Shift+O")
@@ -215,3 +216,56 @@ def test_the_page_says_that_the_server_is_gone(open_page: Open, tmp_path: Path) 
     server.close()
     answer = say(page, "anyone?")
     expect(answer.get_by_role("alert")).to_contain_text("can't be reached")
+
+
+def test_escape_ends_an_edit_or_a_menu_and_no_answer(page: Page) -> None:
+    say(page, "first")
+    choose(page, "slow")
+    begin(page, "word " * 500)
+    expect(page.locator(".answer.running")).to_contain_text("word")
+    page.get_by_label("Edit and ask again").first.click()
+    page.get_by_label("Edit the message").press("Escape")
+    expect(page.get_by_label("Edit the message")).to_have_count(0)
+    page.get_by_label("Import and export").press("Enter")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Export all")).to_be_hidden()
+    expect(page.get_by_label("Import and export")).to_be_focused()
+    expect(page.locator(".answer.running")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(page.locator(".answer.running")).to_have_count(0)
+
+
+def test_a_dialog_says_what_happens_in_it_and_outlives_a_selection(page: Page) -> None:
+    say(page, "first")
+    page.get_by_label("The request as code").click()
+    dialog = page.get_by_role("dialog")
+    box = dialog.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 40, box["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(5, 5)
+    page.mouse.up()
+    expect(dialog).to_be_visible()
+    dialog.get_by_label("Copy").click()
+    expect(dialog.locator(".notice")).to_be_visible()
+    page.mouse.click(5, 5)
+    expect(dialog).to_have_count(0)
+
+
+def test_a_tab_that_may_store_nothing_works(open_page: Open, server: EchoServer) -> None:
+    page = open_page(server.url)
+    page.add_init_script(
+        "for (const name of ['localStorage', 'sessionStorage']) Object.defineProperty(window, name,"
+        "{ get() { throw new DOMException('refused', 'SecurityError'); } });"
+        "IDBFactory.prototype.open = () => { throw new DOMException('refused', 'SecurityError'); };"
+    )
+    page.reload()
+    expect(page.get_by_role("alert").first).to_contain_text("storage can't be used")
+    page.get_by_label("Temperature").fill("0")
+    expect(say(page, "hello").locator(".answer-text")).to_have_text("hello")
+    for panel in ("complete", "image"):
+        go_to(page, panel)
+    go_to(page, "complete")
+    page.get_by_label("Prompt", exact=True).fill("abc\n")
+    page.get_by_role("button", name="Complete").click()
+    expect(page.locator(".figures")).to_contain_text("tokens")

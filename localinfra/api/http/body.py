@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from localinfra.api.http.liberal import MAX_READ_AGAIN_BYTES, decode_liberally
 from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, shape_of
 from localinfra.api.http.surrogates import lone_surrogate
-from localinfra.api.http.weight import MAX_DEPTH, MAX_VALUES, Weight
+from localinfra.api.http.weight import MAX_DEPTH, MAX_NESTED, MAX_VALUES, Weight
 from localinfra.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -113,6 +113,7 @@ async def read_body(
     limits: BodyLimits,
     max_values: int = MAX_VALUES,
     *,
+    max_nested: int = MAX_NESTED,
     has_type: bool = True,
 ) -> Decoded[T]:
     """Reads and checks the request's JSON body. Without `has_type`, its Content-Type may be absent
@@ -128,7 +129,7 @@ async def read_body(
     if has_type or request.headers.get("content-type", "") not in UNTYPED:
         check_content_type(request)
     check_content_encoding(request)
-    weight = Weight(max_values)
+    weight = Weight(max_values, max_nested)
     body = without_mark(await receive_body(request, limits, weight))
     if weight.is_too_deep:
         too_deep = f"The body is nested too deeply: at most {MAX_DEPTH} levels are allowed."

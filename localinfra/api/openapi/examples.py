@@ -183,6 +183,13 @@ PULL: Examples = {
     "A file of a repository": {"model": PULLED},
     "With progress": {"model": PULLED, "stream": True},
 }
+CHAT_IDS = {"A conversation": "rivers"}
+CHATS: Examples = {
+    "A conversation": {
+        "title": "Rivers",
+        "data": {"turns": [{"role": "user", "content": "Name three rivers."}]},
+    }
+}
 OLLAMA_CHAT: Examples = {
     "A stream": {"model": CHAT_MODEL, "messages": [RIVERS], "options": {"num_predict": 60}},
     "An answer": {

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from localinfra.api import cohere, metrics, page, probes, requests, rerank, tokens
+from localinfra.api import chats, cohere, metrics, page, probes, requests, rerank, tokens
 from localinfra.api.anthropic import input as anthropic_input
 from localinfra.api.anthropic import messages
 from localinfra.api.anthropic import output as blocks
@@ -30,6 +30,7 @@ from localinfra.api.openai.responses import output as items
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openapi import examples
 from localinfra.api.openapi.operation import LINES, Handler, Operation, Query
+from localinfra.conversations.store import ChatHead, KeptChat
 from localinfra.origin import Changes
 
 TAGS = {
@@ -40,6 +41,7 @@ TAGS = {
     "Native": "Models of any kind in DeepInfra's form.",
     "Ollama": "Ollama's API, for applications that know only that.",
     "Models": "What is served. Changing that needs a key, or a client on the server's machine.",
+    "Conversations": "Kept by the server for its page, for each key its own, with `keep_chats`.",
     "Server": "Whether it is well, and what it does.",
 }
 
@@ -370,6 +372,34 @@ OPERATIONS: dict[Handler, Operation] = {
         statuses=(400,),
     ),
     managing.reload_models: Operation(tag="Models", answer=(Changes,), statuses=(400,)),
+    chats.list_chats: Operation(
+        tag="Conversations",
+        query={
+            "search": Query(str, "only those with these words, in their title or a turn"),
+            "limit": Query(
+                Annotated[int, Meta(ge=1, le=chats.MAX_PER_PAGE)],
+                f"conversations of a page; default: {chats.PER_PAGE}",
+            ),
+            "after": Query(str, "the `next` of the page before"),
+        },
+        answer=(chats.ChatList,),
+        statuses=(400, 429, 503),
+    ),
+    chats.put_chat: Operation(
+        tag="Conversations",
+        body=(chats.ChatBody,),
+        examples=examples.CHATS,
+        path={"id": examples.CHAT_IDS},
+        answer=(ChatHead,),
+        statuses=(404, 409, 503, 507),
+    ),
+    chats.get_chat: Operation(tag="Conversations", answer=(KeptChat,), statuses=(404, 429, 503)),
+    chats.delete_chat: Operation(
+        tag="Conversations", answer=(chats.ChatsDeleted,), statuses=(404, 429, 503)
+    ),
+    chats.delete_chats: Operation(
+        tag="Conversations", answer=(chats.ChatsDeleted,), statuses=(404, 429, 503)
+    ),
     probes.get_health: Operation(tag="Server", answer=(probes.ServerHealth,), is_open=True),
     metrics.get_metrics: Operation(tag="Server", media_type="text/plain"),
     requests.list_requests: Operation(tag="Server", answer=(requests.RunningList,)),

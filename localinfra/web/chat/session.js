@@ -10,12 +10,12 @@ import { messagesOf, Tree } from "./tree.js";
 
 const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
 const LOST = "The connection broke. The answer goes on: open the conversation again to read it.";
-const SAVE_EVERY_MS = 1000; // of a running answer: what a reload keeps
 
 export class Session {
   /**
    * @param {library.Conversation} conversation
-   * @param {{onShape: () => void, onText: (turn: import("./tree.js").Turn) => void}} view
+   * @param {{onShape: () => void, onText: (turn: import("./tree.js").Turn) => void,
+   *   onMerge: () => void}} view
    */
   constructor(conversation, view) {
     this.conversation = conversation;
@@ -44,9 +44,24 @@ export class Session {
   async save() {
     if (this.isForgotten) return;
     this.savedAt = Date.now();
+    this.writeDown();
+    await library.save(this.conversation, (theirs, base) => this.takeIn(theirs, base));
+  }
+
+  writeDown() {
     this.conversation.turns = [...this.tree.turns.values()];
     this.conversation.picked = this.tree.picked;
-    await library.save(this.conversation);
+  }
+
+  /** Merges what another window has saved. @type {library.Merge} */
+  takeIn(theirs, base) {
+    // Answers that run here stay, whatever happens there.
+    const known = new Set([...base.ids].filter((id) => !this.running.has(id)));
+    this.tree.takeIn(theirs, known);
+    for (const name of ["title", "system"])
+      if (this.conversation[name] === base[name]) this.conversation[name] = theirs[name];
+    this.writeDown();
+    this.view.onMerge();
   }
 
   /** Adds what the user says and has it answered. @param {string[]} names of models */
@@ -160,7 +175,7 @@ export class Session {
         takeOver(turn, answers[turn.asked.choice], at === 0 ? stats : null);
         this.view.onText(turn);
       });
-      if (Date.now() - this.savedAt > SAVE_EVERY_MS) this.save().catch(() => {});
+      if (Date.now() - this.savedAt > (library.place.value?.saveEveryMs ?? 0)) this.save().catch(() => {});
     };
     try {
       show(await ask(answers, control.signal, show));

@@ -85,6 +85,29 @@ export class Tree {
     return this.branches(turn).findIndex((other) => (other.run ?? other.id) === (turn.run ?? turn.id));
   }
 
+  /**
+   * Takes in what another window made of the same conversation since both had the turns `known`: what is new
+   * there, texts that have grown, and what is missing there, unless this one goes on from it.
+   * @param {{turns: Turn[], picked: Object<string, string>}} theirs @param {Set<string>} known ids
+   */
+  takeIn({ turns, picked }, known) {
+    const theirs = new Map(turns.map((turn) => [turn.id, turn]));
+    for (const turn of turns) {
+      const own = this.turns.get(turn.id);
+      if (own && turn.content.length > own.content.length) Object.assign(own, turn);
+    }
+    const ours = this.turns;
+    const all = new Map([...theirs, ...ours]);
+    this.turns = new Map();
+    for (const turn of all.values()) {
+      if (known.has(turn.id) && !(ours.has(turn.id) && theirs.has(turn.id))) continue; // deleted on one side
+      const line = []; // with what it follows, which comes first
+      for (let at = turn; at && !this.turns.has(at.id); at = all.get(at.parent)) line.unshift(at);
+      for (const one of line) this.turns.set(one.id, one);
+    }
+    this.picked = { ...picked, ...this.picked };
+  }
+
   /** Removes a turn, those generated with it, and all that follow them. */
   remove(turn) {
     const doomed = this.together(turn);

@@ -31,7 +31,11 @@ function editor(text, submit, done, cancel) {
   });
   const finish = () => (area.value.trim() && area.value !== text ? done(area.value) : cancel());
   area.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") cancel();
+    if (event.isComposing) return;
+    if (event.key === "Escape") {
+      event.stopPropagation(); // it stops answers elsewhere
+      cancel();
+    }
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) finish();
   });
   setTimeout(() => area.focus());

@@ -5,7 +5,7 @@ import { fieldNames, readSchemas, schemaView, typeText } from "./schema.js";
 import { useKey } from "./server.js";
 import { Trying } from "./trying.js";
 
-const METHODS = ["get", "post", "delete"];
+const METHODS = ["get", "post", "put", "delete"];
 const byId = (id) => document.getElementById(id);
 
 /** An operation with its place. */
