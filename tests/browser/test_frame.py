@@ -61,6 +61,21 @@ def test_a_key_is_kept_if_the_user_says_so(open_page: Open, guarded: EchoServer)
     expect(other_tab.get_by_label("Model", exact=True)).to_have_value("tests/echo")
 
 
+def test_a_key_that_no_header_can_hold_is_refused_at_once(
+    open_page: Open, guarded: EchoServer
+) -> None:
+    """Kept, it would lock the user out: the browser sends no request with it."""
+    page = open_page(guarded.url, refusals=True, is_shown=False)
+    key = page.get_by_label("API key")
+    key.fill("сезам")
+    page.keyboard.press("Enter")
+    expect(key).to_be_visible()
+    assert key.evaluate("input => !input.validity.valid")
+    key.fill("open-sesame")
+    page.keyboard.press("Enter")
+    page.locator("#stage > section").wait_for()
+
+
 def test_who_sends_the_question_for_a_key_away_is_not_asked_again_by_the_page_itself(
     open_page: Open, guarded: EchoServer
 ) -> None:
@@ -215,3 +230,40 @@ def test_the_page_says_that_the_server_is_gone(open_page: Open, tmp_path: Path) 
     server.close()
     answer = say(page, "anyone?")
     expect(answer.get_by_role("alert")).to_contain_text("can't be reached")
+
+
+FORBIDDEN = """for (const name of ["localStorage", "sessionStorage", "indexedDB"])
+  Object.defineProperty(window, name, {
+    get() { throw new DOMException("Access is denied.", "SecurityError"); },
+  });"""
+
+
+def test_the_page_works_where_the_browser_keeps_nothing(page: Page, server: EchoServer) -> None:
+    page.context.add_init_script(FORBIDDEN)
+    page.reload()
+    assert say(page, "hello").locator(".figures").inner_text()
+    go_to(page, "complete")
+    page.get_by_label("Prompt", exact=True).fill("hello\n")
+    page.get_by_role("button", name="Complete").click()
+    expect(page.locator(".output")).to_contain_text("hello")
+    page.goto(server.url + "/docs")
+    expect(page.get_by_role("heading", name="API", exact=True)).to_be_visible()
+
+
+def test_what_was_kept_and_can_not_be_read_counts_as_nothing(page: Page) -> None:
+    damaged = {"params": "5", "system": "[]", "model": "{}", "theme": "no JSON"}
+    page.evaluate(
+        "kept => Object.entries(kept).forEach(([n, v]) => localStorage[`localinfra.${n}`] = v)",
+        damaged,
+    )
+    page.reload()
+    page.get_by_label("Temperature").fill("0")
+    expect(say(page, "hello").locator(".prose")).to_have_text("hello")
+
+
+def test_an_answer_that_breaks_off_says_so(page: Page) -> None:
+    page.evaluate(
+        """window.fetch = async () => new Response(new ReadableStream({
+          pull: (stream) => stream.error(new TypeError("network error")) }))"""
+    )
+    expect(say(page, "hello").get_by_role("alert")).to_contain_text("connection to the server broke")
