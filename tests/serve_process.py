@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from children import started
 
-
 LAST = re.compile(r'Press Ctrl-C|\{.*"localinfra answers at')  # in a log of JSON it is all
 
 

@@ -266,4 +266,6 @@ def test_an_answer_that_breaks_off_says_so(page: Page) -> None:
         """window.fetch = async () => new Response(new ReadableStream({
           pull: (stream) => stream.error(new TypeError("network error")) }))"""
     )
-    expect(say(page, "hello").get_by_role("alert")).to_contain_text("connection to the server broke")
+    expect(say(page, "hello").get_by_role("alert")).to_contain_text(
+        "connection to the server broke"
+    )
