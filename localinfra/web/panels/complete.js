@@ -4,7 +4,7 @@ import { field, h, icon, iconButton, oncePerFrame, put } from "../lib/dom.js";
 import { stream } from "../lib/api.js";
 import { count, dollars, plain } from "../lib/format.js";
 import { modelPicker, refreshModels } from "../lib/models.js";
-import { inThisTab, remembered } from "../lib/settings.js";
+import { inTab, keepInTab, remembered } from "../lib/settings.js";
 import { showRequest } from "../lib/snippets.js";
 import { TokensView } from "../draw/tokens.js";
 
@@ -13,13 +13,12 @@ const ROUTE = "/v1/completions";
 export default class CompletePanel {
   constructor() {
     this.model = remembered("complete-model", "");
-    this.lastPrompt = remembered("prompt", "", inThisTab);
     this.prompt = h("textarea", {
       rows: 8,
       class: "mono",
       "aria-label": "Prompt",
       placeholder: "Once upon a time",
-      value: this.lastPrompt.value,
+      value: inTab("prompt"),
     });
     this.maxTokens = h("input", { type: "number", min: 0, max: 100000, value: 64 });
     this.temperature = h("input", { type: "number", min: 0, max: 2, step: 0.01, value: 0.7 });
@@ -98,7 +97,7 @@ export default class CompletePanel {
   async run() {
     if (this.control) return this.control.abort();
     this.control = new AbortController();
-    this.lastPrompt.set(this.prompt.value);
+    keepInTab("prompt", this.prompt.value);
     put(this.button, icon("stop"), "Stop");
     const answer = new Completion(this.body());
     put(this.output, answer.element);
