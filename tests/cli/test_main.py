@@ -48,8 +48,9 @@ def test_a_missing_server_is_an_error_with_status_1() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_a_full_disk_is_a_one_line_error(tmp_path: Path) -> None:
-    (tmp_path / "models.toml").touch()
-    command = [sys.executable, "-m", "localinfra", "list", "--config", str(tmp_path / "models.toml")]
+    config = tmp_path / "models.toml"
+    config.touch()
+    command = [sys.executable, "-m", "localinfra", "list", "--config", str(config)]
     with open("/dev/full", "w") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 1
