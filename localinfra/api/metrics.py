@@ -27,6 +27,10 @@ OPERATIONS = {
     "/v1/images/generations": "generate_content",
     "/v1/images/edits": "generate_content",
     "/v1/inference/{id:path}": "generate_content",
+    "/api/chat": "chat",
+    "/api/generate": "text_completion",
+    "/api/embed": "embeddings",
+    "/api/embeddings": "embeddings",
 }
 
 

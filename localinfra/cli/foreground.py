@@ -64,7 +64,15 @@ class Foreground(Server):
             addresses = [server.sockets[0].getsockname()[:2] for server in self.servers]
             (host, port), *others = addresses
             for_ollama = next((local_url(host, at) for _, at in others if at != port), None)
-            click.echo(banner(local_url(host, port), self._runtime, for_ollama))
+            self._tell(banner(local_url(host, port), self._runtime, for_ollama))
+
+    def _tell(self, text: str) -> None:
+        """For who has started it. Containers and services join the output with the log: where
+        programs read that, only the first line is told, as a record of it."""
+        if self._runtime.settings.log_format == "json":
+            logger.info("%s", text.partition("\n")[0])
+        else:
+            click.echo(text)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends answers that outlast the deadline with an error that their clients can read."""
@@ -140,7 +148,7 @@ class Foreground(Server):
     def _announce_deadline(self) -> None:
         if running := len(self.server_state.tasks):
             deadline_s = self._runtime.settings.shutdown_timeout_s
-            click.echo(
+            self._tell(
                 f"Finishing {running} running answers within {deadline_s:g} s. "
                 "Press Ctrl-C again to stop at once."
             )

@@ -3,6 +3,7 @@
 Imports a subcommand's module only when it is called, so that each starts fast.
 """
 
+import errno
 import os
 from importlib import import_module
 from typing import NoReturn
@@ -60,6 +61,10 @@ class Commands(click.Group):
             fail(str(error), 2)
         except ApiError as error:
             fail(error.message, 1)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            fail(f"There is no space left to write to: {error.filename or 'the output'}", 1)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -61,6 +61,21 @@ def test_a_key_is_kept_if_the_user_says_so(open_page: Open, guarded: EchoServer)
     expect(other_tab.get_by_label("Model", exact=True)).to_have_value("tests/echo")
 
 
+def test_a_key_that_no_header_can_hold_is_refused_at_once(
+    open_page: Open, guarded: EchoServer
+) -> None:
+    """Kept, it would lock the user out: the browser sends no request with it."""
+    page = open_page(guarded.url, refusals=True, is_shown=False)
+    key = page.get_by_label("API key")
+    key.fill("сезам")
+    page.keyboard.press("Enter")
+    expect(key).to_be_visible()
+    assert key.evaluate("input => !input.validity.valid")
+    key.fill("open-sesame")
+    page.keyboard.press("Enter")
+    page.locator("#stage > section").wait_for()
+
+
 def test_who_sends_the_question_for_a_key_away_is_not_asked_again_by_the_page_itself(
     open_page: Open, guarded: EchoServer
 ) -> None:
@@ -269,3 +284,26 @@ def test_a_tab_that_may_store_nothing_works(open_page: Open, server: EchoServer)
     page.get_by_label("Prompt", exact=True).fill("abc\n")
     page.get_by_role("button", name="Complete").click()
     expect(page.locator(".figures")).to_contain_text("tokens")
+    page.goto(server.url + "/docs")
+    expect(page.get_by_role("heading", name="API", exact=True)).to_be_visible()
+
+
+def test_what_was_kept_and_can_not_be_read_counts_as_nothing(page: Page) -> None:
+    damaged = {"params": "5", "system": "[]", "model": "{}", "theme": "no JSON"}
+    page.evaluate(
+        "kept => Object.entries(kept).forEach(([n, v]) => localStorage[`localinfra.${n}`] = v)",
+        damaged,
+    )
+    page.reload()
+    page.get_by_label("Temperature").fill("0")
+    expect(say(page, "hello").locator(".prose")).to_have_text("hello")
+
+
+def test_an_answer_that_breaks_off_says_so(page: Page) -> None:
+    page.evaluate(
+        """window.fetch = async () => new Response(new ReadableStream({
+          pull: (stream) => stream.error(new TypeError("network error")) }))"""
+    )
+    expect(say(page, "hello").get_by_role("alert")).to_contain_text(
+        "connection to the server broke"
+    )

@@ -74,13 +74,19 @@ export async function* events(reply) {
   }
 }
 
-/** The data of each event: lines may be cut anywhere between two reads. */
+/**
+ * The data of each event: lines may be cut anywhere between two reads.
+ * @throws {ApiError} if the connection breaks off
+ */
 async function* eventData(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch((error) => {
+        if (error.name === "AbortError") throw error;
+        throw new ApiError("The connection to the server broke off.");
+      });
       if (done) return;
       const lines = (rest + value).split("\n");
       rest = lines.pop();

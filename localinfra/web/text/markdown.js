@@ -1,6 +1,6 @@
 // Markdown → DOM, at once or as it streams in.
 
-import { h, put } from "../lib/dom.js";
+import { append, h, put } from "../lib/dom.js";
 import { copyButton } from "../lib/dialog.js";
 import { plain } from "../lib/format.js";
 import { numKnown, parseBlocks } from "./blocks.js";
@@ -30,7 +30,7 @@ export class MarkdownView {
     if (blocks.length === 1 && this.growCode(blocks[0])) return;
     for (const element of this.tail) element.remove();
     const made = blocks.map(blockNode);
-    this.element.append(...made);
+    append(this.element, made);
     // Until it is known what the last line begins, the block before may go on with it.
     const lines = this.open.split("\n");
     const known = numKnown(lines);
