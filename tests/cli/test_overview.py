@@ -74,6 +74,7 @@ def test_a_running_server_is_named_with_what_it_has_in_memory(
     stub.models = b'{"data":[{"id":"one","state":"loaded"},{"id":"two","state":"present"}]}'
     text = shown()
     assert f"A server answers at {stub.url}/v1; in memory: one." in text
+    assert f"Its page: {stub.url}\n" in text
     assert "localinfra chat" in text and "localinfra serve" not in text
 
 
