@@ -11,7 +11,7 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from localinfra.backend_detect import output_of
+from localinfra.backend_detect import output_of, read
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -44,7 +44,7 @@ def cpu() -> str:
     if platform.system() == "Darwin":
         info = output_of(["sysctl", "-n", "machdep.cpu.brand_string"])
     else:
-        info = _read(Path("/proc/cpuinfo"))
+        info = read(Path("/proc/cpuinfo"))
     # ARM writes "Features", and numbers in place of a name.
     lines = re.findall(
         r"^(?:model name|flags|Features|CPU implementer|CPU part)\s*:.*$", info, re.M
@@ -71,8 +71,8 @@ def llama_build() -> str:
 def available_memory() -> int | None:
     """Bytes available without swapping, within the limits of this process's control groups; None
     if the system doesn't report them."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(Path("/proc/meminfo")), re.M)
-    own = re.search(r"^0::/(.*)$", _read(Path("/proc/self/cgroup")), re.M)
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", read(Path("/proc/meminfo")), re.M)
+    own = re.search(r"^0::/(.*)$", read(Path("/proc/self/cgroup")), re.M)
     group = CGROUP / (own[1] if own else "")
     groups = [folder for folder in (group, *group.parents) if folder.is_relative_to(CGROUP)]
     sizes = [int(found[1]) * 1024 if found else None, *map(_left_in_group, groups)]
@@ -82,26 +82,19 @@ def available_memory() -> int | None:
 def _left_in_group(folder: Path) -> int | None:
     """Bytes left of the limit of a control group (v2). Pages of files count as left: the system
     drops them first."""
-    limit, used = _read(folder / "memory.max").strip(), _read(folder / "memory.current").strip()
+    limit, used = read(folder / "memory.max").strip(), read(folder / "memory.current").strip()
     if not (limit.isdigit() and used.isdigit()):
         return None
-    files = re.findall(r"^(?:in)?active_file (\d+)$", _read(folder / "memory.stat"), re.M)
+    files = re.findall(r"^(?:in)?active_file (\d+)$", read(folder / "memory.stat"), re.M)
     return max(0, int(limit) - int(used) + sum(map(int, files)))
 
 
 def own_memory() -> int | None:
     """Bytes of main memory that this process holds, without the pages of mapped files; None if the
     system doesn't report them."""
-    found = re.search(r"^RssAnon:\s+(\d+) kB", _read(Path("/proc/self/status")), re.M)
+    found = re.search(r"^RssAnon:\s+(\d+) kB", read(Path("/proc/self/status")), re.M)
     return int(found[1]) * 1024 if found else None
 
 
 def _digest(*facts: str) -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

