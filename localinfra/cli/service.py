@@ -185,7 +185,7 @@ def check_stays(environment: Path) -> None:
     if any((folder / CACHE_MARK).exists() for folder in environment.parents):
         raise ApiError(
             f"{environment} is in a cache, which may be emptied at any time, as those of uvx are. "
-            "Install localinfra to stay, by `uv tool install` or pip, and run this again from there."
+            "Install localinfra by pip or `uv tool install`, and run this again from there."
         )
 
 

@@ -138,7 +138,6 @@ class Journal:
         os.replace(self.path, target)
         self.own_path.unlink(missing_ok=True)
 
-
     def discard(self) -> None:
         """Deletes the unfinished file."""
         self.close()
