@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from localinfra import install
+from localinfra import install, llama_usable
 from localinfra.backend_detect import BACKENDS, best_backend, look
 from localinfra.errors import ApiError
 from localinfra.llama_builds import TRIAL, attempts, missing_tool, tools, verdict
@@ -53,16 +53,19 @@ def setup(backend: str | None, compiles: bool) -> None:
         options = ["--no-deps", "--force-reinstall", *fresh]
         command = install.pip_command(*options, *way.pip_arguments)
         if subprocess.run(command, env={**os.environ, **way.environment}).returncode:
+            click.echo("That failed: the lines above say why.")
             continue
         if not (fault := trial(backend)):
             click.echo(f"llama.cpp for {backend} is installed and runs.")
             return
         click.echo(f"This build of llama.cpp does not work: {fault}.")
-    raise ApiError(f"No build of llama.cpp for {backend} works here: the lines above say why.")
+    raise ApiError(f"There is no llama.cpp for {backend} that works here.")
 
 
 def trial(backend: str) -> str:
     """What is wrong with the installed build; "" if nothing is."""
+    if fault := llama_usable.problem():
+        return fault
     done = subprocess.run(
         [sys.executable, "-P", "-c", TRIAL],
         stdin=subprocess.DEVNULL,
