@@ -18,9 +18,9 @@ RUN export CMAKE_ARGS="-DLLAVA_BUILD=off -DCMAKE_PROJECT_llama.cpp_INCLUDE=/src/
 # EXTRAS=demo leaves PyTorch out: chat, and embedders in GGUF files.
 ARG EXTRAS=all
 ARG PIP_EXTRA_INDEX_URL=""
-COPY README.md LICENSE models.toml /src/
+COPY README.md LICENSE models.toml scripts/tested.txt /src/
 COPY localinfra /src/localinfra
-RUN /opt/localinfra/bin/pip install --no-cache-dir "/src[$EXTRAS]"
+RUN /opt/localinfra/bin/pip install --no-cache-dir -c /src/tested.txt "/src[$EXTRAS]"
 
 FROM python:3.12-slim
 RUN apt-get update \

@@ -38,7 +38,7 @@ PARTS = ("serve", "test")  # test includes all that serve needs, but not what ma
 def write(path: Path, text: str) -> None:
     """Writes atomically: even a power failure leaves the old text or the new."""
     beside = path.with_name(path.name + ".new")
-    with beside.open("w") as file:
+    with beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -46,7 +46,7 @@ def write(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def make_venv(shell: Shell, requested_python: str) -> None:
@@ -188,7 +188,7 @@ def inputs() -> str:
     scripts = ("setup.py", "setup_choices.py", "setup_shell.py")
     builds = ROOT / "localinfra" / "llama_builds.py"
     files = (ROOT / "pyproject.toml", TESTED, *(SCRIPTS / name for name in scripts), builds)
-    return "".join(file.read_text() for file in files)
+    return "".join(map(read, files))
 
 
 def stamp_text(python: str, backend: str, cmake_args: str, inputs: str) -> str:
@@ -213,7 +213,7 @@ def set_up(shell: Shell, part: str) -> Build:
     requested = environment.get("LOCALINFRA_BACKEND", "")
     kept = Build.load(VENV / "setup.llama")
     make_venv(shell, environment.get("LOCALINFRA_PYTHON", ""))
-    requirements = pins((ROOT / "pyproject.toml").read_text())
+    requirements = pins(read(ROOT / "pyproject.toml"))
     machine = look()
     backend = choose_backend(requested, kept, machine)
     kept_args = kept.cmake_args if kept and kept.backend == backend else ""
