@@ -250,11 +250,16 @@ def with_settings(seen: Surroundings, path: Path | None) -> Surroundings:
     )
 
 
-def ask_llama() -> LlamaBuild | str:
+def ask_llama(timeout_s: float = 60) -> LlamaBuild | str:
     if fault := llama_usable.problem():
         return fault
     command = [sys.executable, "-m", "localinfra.llama.build_info"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        return f"it hangs when asked for its devices: {timeout_s:g} s were not enough"
     if done.returncode:
         return f"it ends with status {done.returncode} when asked for its devices"
     return msgspec.json.decode(done.stdout, type=LlamaBuild)
