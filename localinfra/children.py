@@ -7,10 +7,13 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+# Popen's `creationflags` that keep Ctrl-C from a child: what a session of its own does elsewhere.
+OWN_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 
 def end_with_parent() -> None:

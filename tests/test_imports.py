@@ -17,10 +17,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: dict[str, list[set[str]]] = {
     "": [
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"},
-        {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"},
+        {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
+        | {"llama_builds"},
         {"deaths", "devices", "journal"},
         {"supervisor"},
-        {"config", "chat", "engine", "costs", "conversations"},
+        {"config", "chat", "engine", "costs", "conversations", "llama_usable"},
         {"models", "llama", "prefixes"},
         {"optimize"},
         {"text", "embed", "image"},
@@ -176,6 +177,7 @@ def test_libraries_stay_with_their_owners(file: Path) -> None:
         ("localinfra.engine.engine", "llama_cpp starlette torch"),
         ("localinfra.optimize.store", "llama_cpp numpy"),
         ("localinfra.backend_detect", "llama_cpp numpy msgspec"),
+        ("localinfra.llama_builds", "llama_cpp numpy msgspec"),
         ("localinfra.pytest_plugin", "localinfra.testing msgspec asyncio openai"),
         ("localinfra.testing", "llama_cpp numpy torch pytest"),
     ],

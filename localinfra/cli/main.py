@@ -31,6 +31,7 @@ COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "completion": ("completion", "Print the script that completes commands in a shell."),
     "costs": ("show_costs", "Show what each key has used of each model, and its price."),
     "optimize": ("optimize", "Measure faster types of a model's weights on this CPU."),
+    "setup": ("setup", "Install the llama.cpp that suits this machine."),
     "doctor": ("doctor", "Check this installation and its models, and say what to fix."),
 }
 MODULES = dict.fromkeys(("ps", "stop", "reload"), "running")  # where it isn't the command's name

@@ -231,6 +231,22 @@ def test_a_command_of_the_manager_that_fails_is_shown_with_its_words(tmp_path: P
         service.run(("sh", "-c", "echo no luck; exit 1"))
 
 
+def test_a_command_of_the_manager_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "COMMAND_LIMIT_S", 0.1)
+    with pytest.raises(ApiError, match="`sleep 600` did not end within"):
+        service.run(("sleep", "600"))
+
+
+def test_an_environment_in_a_cache_is_refused_and_no_other(tmp_path: Path) -> None:
+    environment = tmp_path / "uv" / "archive-v0" / "a1b2"
+    environment.mkdir(parents=True)
+    (environment / "CACHEDIR.TAG").touch()
+    service.check_stays(environment)
+    (tmp_path / "uv" / "CACHEDIR.TAG").touch()
+    with pytest.raises(ApiError, match="uv tool install"):
+        service.check_stays(environment)
+
+
 def test_a_python_that_finds_localinfra_here_alone_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from localinfra.api.http.body import BodyLimits, UnfinishedBodies
 from localinfra.config.settings import ServerSettings
 from localinfra.costs import Ledger
 from localinfra.errors import ApiError
-from localinfra.executor import BoundedExecutor
+from localinfra.executor import BoundedExecutor, DaemonThreads
 from localinfra.leases import Leases
 from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
@@ -34,6 +34,7 @@ class Threads:
         self.pictures_in = BoundedExecutor("image decoding", 2, 64)
         # These images are generated already, so more may wait than for the models.
         self.pictures_out = BoundedExecutor("image encoding", 2, 1024)
+        self.files = DaemonThreads("a look at models' files", 4, 256)
 
     def close(self) -> None:
         for executor in (self.conversions, self.vectors, self.pictures_in, self.pictures_out):

@@ -17,7 +17,6 @@ from localinfra.api.http.managing import check_may_manage
 from localinfra.api.http.state import AppState
 from localinfra.deaths import History, Safety
 from localinfra.errors import InvalidRequest
-from localinfra.executor import in_daemon_thread
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry, Price, TextModelEntry
 from localinfra.models.histories import history_of
@@ -83,16 +82,17 @@ class OnDisk(NamedTuple):
     history: History
 
 
-async def model_cards(runtime: Runtime, names: Iterable[str]) -> list[ModelCard]:
+async def model_cards(state: AppState, names: Iterable[str]) -> list[ModelCard]:
     """Also what the files recommend of models that are not loaded yet: a conversation's first
     message is sent before."""
+    runtime = state.runtime
     catalog, loaded = runtime.catalog, frozenset(runtime.loaded())  # both may change meanwhile
     entries = {name: catalog.entries[name] for name in names}
 
     def look() -> dict[str, OnDisk]:
         return {name: on_disk(entry, name in loaded) for name, entry in entries.items()}
 
-    files = await in_daemon_thread(look, name="models' files")
+    files = await state.threads.files.run(look)
     return [model_card(runtime, catalog, name, files[name]) for name in entries]
 
 
@@ -104,10 +104,10 @@ def on_disk(entry: ModelEntry, is_loaded: bool) -> OnDisk:
     return OnDisk(state, recommended, history_of(entry))
 
 
-async def card_of(runtime: Runtime, id: str) -> Response:
+async def card_of(state: AppState, id: str) -> Response:
     """Raises ModelNotFound, also if a reload has just removed the model."""
-    name, _ = runtime.catalog.resolve(id)
-    return json_response((await model_cards(runtime, [name]))[0])
+    name, _ = state.runtime.catalog.resolve(id)
+    return json_response((await model_cards(state, [name]))[0])
 
 
 def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> ModelCard:
@@ -149,9 +149,9 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
 
 async def list_models(request: Request) -> Response:
     """Lists the models whose files are present."""
-    found = AppState.of(request.app).runtime
-    await found.refresh()
-    cards = await model_cards(found, found.catalog.names)
+    state = AppState.of(request.app)
+    await state.runtime.refresh()
+    cards = await model_cards(state, state.runtime.catalog.names)
     if not wants_all(request):
         cards = [card for card in cards if card.remedy is None]
     first, last = (cards[0].id, cards[-1].id) if cards else (None, None)
@@ -168,19 +168,19 @@ def wants_all(request: Request) -> bool:
 
 async def get_model(request: Request) -> Response:
     """Describes a model, by any of its names."""
-    found = AppState.of(request.app).runtime
-    await found.refresh()
-    return await card_of(found, request.path_params["id"])
+    state = AppState.of(request.app)
+    await state.runtime.refresh()
+    return await card_of(state, request.path_params["id"])
 
 
 async def load_model(request: Request) -> Response:
     """Loads a model, and answers with its card once it is there."""
     check_may_manage(request)
-    found = AppState.of(request.app).runtime
-    await found.seek(request.path_params["id"])
-    name, _ = found.catalog.find(request.path_params["id"])
-    await found.load(name)
-    return await card_of(found, request.path_params["id"])
+    state = AppState.of(request.app)
+    await state.runtime.seek(request.path_params["id"])
+    name, _ = state.runtime.catalog.find(request.path_params["id"])
+    await state.runtime.load(name)
+    return await card_of(state, request.path_params["id"])
 
 
 async def unload_model(request: Request) -> Response:
@@ -188,8 +188,8 @@ async def unload_model(request: Request) -> Response:
 
     That is once its requests have ended and its memory is free."""
     check_may_manage(request)
-    found = AppState.of(request.app).runtime
-    await found.seek(request.path_params["id"])
-    name, _ = found.catalog.find(request.path_params["id"])
-    await found.unload(name)
-    return await card_of(found, request.path_params["id"])
+    state = AppState.of(request.app)
+    await state.runtime.seek(request.path_params["id"])
+    name, _ = state.runtime.catalog.find(request.path_params["id"])
+    await state.runtime.unload(name)
+    return await card_of(state, request.path_params["id"])
