@@ -11,10 +11,6 @@ from localinfra.api.anthropic import output as blocks
 from localinfra.api.deepinfra import encoders, inference
 from localinfra.api.deepinfra import images as native_images
 from localinfra.api.deepinfra import text as native_text
-from localinfra.api.ollama import chat as ollama_chat
-from localinfra.api.ollama import embed, generate, show
-from localinfra.api.ollama import managing as ollama_managing
-from localinfra.api.ollama import models as ollama_models
 from localinfra.api.openai import (
     chat,
     completions,
@@ -29,7 +25,8 @@ from localinfra.api.openai.responses import handlers, response, retrieving
 from localinfra.api.openai.responses import output as items
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openapi import examples
-from localinfra.api.openapi.operation import LINES, Handler, Operation, Query
+from localinfra.api.openapi.ollama_operations import OLLAMA_OPERATIONS
+from localinfra.api.openapi.operation import TRUNCATED, Handler, Operation, Query
 from localinfra.conversations.store import ChatHead, KeptChat
 from localinfra.origin import Changes
 
@@ -46,7 +43,6 @@ TAGS = {
 }
 
 IN_PATH = {"id": {"The chat model": examples.CHAT_MODEL}}
-TRUNCATED = ("x-localinfra-truncated",)
 MESSAGE_EVENTS = (
     blocks.MessageStart,
     blocks.ContentBlockStart,
@@ -293,70 +289,7 @@ OPERATIONS: dict[Handler, Operation] = {
         tag="Models", path=IN_PATH, answer=(models.ModelCard,), statuses=(429, 503)
     ),
     models.unload_model: Operation(tag="Models", path=IN_PATH, answer=(models.ModelCard,)),
-    ollama_chat.create_ollama_chat: Operation(
-        tag="Ollama",
-        body=(ollama_chat.ChatFields,),
-        examples=examples.OLLAMA_CHAT,
-        answer=(ollama_chat.ChatReply,),
-        events=(ollama_chat.ChatReply,),
-        stream_type=LINES,
-        uses_model=True,
-    ),
-    generate.create_ollama_text: Operation(
-        tag="Ollama",
-        body=(generate.GenerateFields,),
-        examples=examples.OLLAMA_TEXT,
-        answer=(generate.GenerateReply,),
-        events=(generate.GenerateReply,),
-        stream_type=LINES,
-        uses_model=True,
-    ),
-    embed.create_ollama_embeddings: Operation(
-        tag="Ollama",
-        body=(embed.OllamaEmbedFields,),
-        examples=examples.OLLAMA_EMBED,
-        answer=(embed.OllamaEmbeddings,),
-        headers=TRUNCATED,
-        uses_model=True,
-    ),
-    embed.create_old_ollama_embedding: Operation(
-        tag="Ollama",
-        body=(embed.OldEmbedFields,),
-        examples=examples.OLLAMA_OLD_EMBED,
-        answer=(embed.OldEmbedding,),
-        headers=TRUNCATED,
-        uses_model=True,
-        is_old=True,
-    ),
-    ollama_models.list_ollama_models: Operation(tag="Ollama", answer=(ollama_models.ListedModels,)),
-    ollama_models.list_running_models: Operation(
-        tag="Ollama", answer=(ollama_models.RunningModels,)
-    ),
-    show.show_ollama_model: Operation(
-        tag="Ollama",
-        body=(ollama_managing.ManagingFields,),
-        examples=examples.OLLAMA_SHOW,
-        answer=(show.ShownModel,),
-        statuses=(404,),
-    ),
-    ollama_managing.pull_ollama_model: Operation(
-        tag="Ollama",
-        body=(ollama_managing.OllamaPullFields,),
-        examples=examples.OLLAMA_PULL,
-        answer=(ollama_managing.OllamaPullLine,),
-        events=(ollama_managing.OllamaPullLine,),
-        stream_type=LINES,
-        statuses=(404, 409, 502, 507),
-    ),
-    ollama_managing.delete_ollama_model: Operation(
-        tag="Ollama",
-        body=(ollama_managing.ManagingFields,),
-        examples=examples.OLLAMA_DELETE,
-        statuses=(404,),
-    ),
-    ollama_models.get_ollama_version: Operation(
-        tag="Ollama", answer=(ollama_models.OllamaVersion,)
-    ),
+    **OLLAMA_OPERATIONS,
     managing.pull_model: Operation(
         tag="Models",
         body=(managing.PullRequest,),
