@@ -156,8 +156,8 @@ export class Session {
     );
   }
 
-  /** Reads a request's answers into its turns, until their end. */
-  async read(id, turns, ask) {
+  /** Reads a request's answers into its turns, until their end. `begin`: `ask` or `askAgain` for the request. */
+  async read(id, turns, begin) {
     const control = new AbortController();
     control.signal.addEventListener("abort", () => cancel(id));
     const answers = [];
@@ -178,7 +178,7 @@ export class Session {
       if (Date.now() - this.savedAt > (library.place.value?.saveEveryMs ?? 0)) this.save().catch(() => {});
     };
     try {
-      show(await ask(answers, control.signal, show));
+      show(await begin(answers, control.signal, show));
     } catch (error) {
       const isOver = control.signal.aborted || error.status === 404; // or the server has forgotten it
       isLost = !isOver && !(error instanceof ApiError);
