@@ -54,13 +54,17 @@ apiKey.watch((key) => {
   place.set(null);
 });
 
-let shown = { query: "", next: null, number: 0 };
+const shown = { query: "", next: null, control: new AbortController() };
 
 export async function loadHeads(query = "") {
-  const number = ++shown.number;
-  const at = await here();
-  const found = await at.heads(query.trim());
-  if (number !== shown.number) return; // another was asked for meanwhile
+  shown.control.abort();
+  const { signal } = (shown.control = new AbortController());
+  const found = await here()
+    .then((at) => at.heads(query.trim(), null, signal))
+    .catch((error) => {
+      if (!signal.aborted) throw error;
+    });
+  if (signal.aborted) return; // another was asked for meanwhile
   Object.assign(shown, { query: query.trim(), next: found.next });
   hasMore.set(found.next !== null);
   heads.set(found.heads);
@@ -68,9 +72,9 @@ export async function loadHeads(query = "") {
 }
 
 export async function loadMoreHeads() {
-  const { number, query, next } = shown;
+  const { control, query, next } = shown;
   const found = await (await here()).heads(query, next);
-  if (number !== shown.number) return;
+  if (control.signal.aborted) return;
   shown.next = found.next;
   const known = new Set(heads.value.map(({ id }) => id));
   hasMore.set(found.next !== null);
