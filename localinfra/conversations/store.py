@@ -18,9 +18,8 @@ T = TypeVar("T")
 
 MIB = 1024 * 1024
 MAX_WAITING = 256
-STEPS_UNWATCHED = (
-    1000  # of SQLite's machine, some hundred rows: then a search whose client left ends
-)
+# Of SQLite's machine, some hundred rows: after so many, a search looks whether its client has left.
+STEPS_UNWATCHED = 1000
 
 
 class Limits(msgspec.Struct, frozen=True):

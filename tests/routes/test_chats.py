@@ -157,6 +157,13 @@ def test_a_wrong_query_is_refused(server: EchoServer, query: dict[str, Any]) -> 
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, *query)
 
 
+@pytest.mark.parametrize("id", ["%ff", "%00", "%ed%a0%80", "x" * 5000])
+def test_an_id_of_any_bytes_is_not_found(server: EchoServer, id: str) -> None:
+    assert error(server.client.get(f"/v1/chats/{id}"))[:2] == (404, "not_found")
+    assert listed(server, search="\0")["data"] == []
+    assert server.client.get("/v1/chats?search=%ff%ed%a0%80").json()["data"] == []
+
+
 # Whose they are
 
 
