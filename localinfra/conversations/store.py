@@ -5,7 +5,6 @@ Rows only: what a conversation means is its client's business, but for the texts
 
 import sqlite3
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,12 +12,14 @@ import msgspec
 
 from localinfra.conversations.database import Database, Work
 from localinfra.errors import BodyTooLarge, Conflict, DiskFull, NotFound
-from localinfra.executor import BoundedExecutor
+from localinfra.executor import BoundedExecutor, is_abandoned
 
 T = TypeVar("T")
 
 MIB = 1024 * 1024
 MAX_WAITING = 256
+# Of SQLite's machine, some hundred rows: after so many, a search looks whether its client has left.
+STEPS_UNWATCHED = 1000
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -79,7 +80,7 @@ def words_of(title: str, data: bytes) -> str:
 
 
 class ChatStore:
-    """All SQL runs in a thread of its own. Event loop only.
+    """All SQL runs in two threads of its own, since a search may take seconds. Event loop only.
 
     Every method raises ChatsUnavailable if the file can't be used, and QueueFull.
     """
@@ -87,24 +88,23 @@ class ChatStore:
     def __init__(self, path: Path, limits: Limits | None = None):
         """Nothing is opened or made before it is used."""
         self.limits = limits or Limits()
-        self._database = Database(path)
-        self._thread = BoundedExecutor("conversations", 1, MAX_WAITING)
-        self._is_used = False
+        self._usual = _Thread("conversations", path)
+        self._searches = _Thread("a search of conversations", path)
 
     async def close(self) -> None:
-        if self._is_used:
-            await self._thread.run(self._database.close)
-        self._thread.close()
+        await self._searches.close()
+        await self._usual.close()  # the last one empties the log
 
     async def page(self, owner: str, search: str, limit: int, after: str | None) -> ChatPage:
         """Those with the words, or all. `after`: the `next` of the page before. Raises ValueError
         if it is none."""
         start = _start(after) if after else None
-        return await self._run(self._database.read, _page, owner, search.casefold(), limit, start)
+        thread, words = self._searches if search else self._usual, search.casefold()
+        return await thread.read(lambda at: _page(at, owner, words, limit, start))
 
     async def get(self, owner: str, id: str) -> KeptChat:
         """Raises NotFound."""
-        return await self._run(self._database.read, _get, owner, id)
+        return await self._usual.read(lambda at: _get(at, owner, id))
 
     async def put(
         self,
@@ -128,20 +128,39 @@ class ChatStore:
         now_ms = time.time_ns() // 1_000_000
         updated_ms = now_ms if updated_at is None else min(now_ms, int(updated_at * 1000))
         row = _Row(owner, id, title, updated_ms, revision, data)
-        return await self._run(self._database.write, _put, row, self.limits)
+        return await self._usual.write(lambda at: _put(at, row, self.limits))
 
     async def delete(self, owner: str, id: str | None = None) -> int:
         """Deletes a conversation, or all of the owner's. Returns how many there were."""
-        number = await self._run(self._database.write, _delete, owner, id)
+        number = await self._usual.write(lambda at: _delete(at, owner, id))
         if number:
-            await self._thread.run(self._database.forget_deleted)
+            await self._usual.forget_deleted()
         return number
 
-    async def _run(
-        self, run: Callable[[Work[T]], T], work: Callable[..., T], *arguments: object
-    ) -> T:
+
+class _Thread:
+    """A thread with a connection of its own."""
+
+    def __init__(self, name: str, path: Path):
+        self._executor = BoundedExecutor(name, 1, MAX_WAITING)
+        self._database = Database(path)
+        self._is_used = False
+
+    async def read(self, work: Work[T]) -> T:
         self._is_used = True
-        return await self._thread.run(run, lambda connection: work(connection, *arguments))
+        return await self._executor.run(self._database.read, work)
+
+    async def write(self, work: Work[T]) -> T:
+        self._is_used = True
+        return await self._executor.run(self._database.write, work)
+
+    async def forget_deleted(self) -> None:
+        await self._executor.run(self._database.forget_deleted)
+
+    async def close(self) -> None:
+        if self._is_used:
+            await self._executor.run(self._database.close)
+        self._executor.close()
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -187,6 +206,7 @@ def _page(
 ) -> ChatPage:
     conditions, values = ["owner = ?"], list[object]([owner])
     if words:
+        connection.set_progress_handler(is_abandoned, STEPS_UNWATCHED)
         conditions.append("instr(words, ?)")
         values.append(words)
     if start is not None:

@@ -36,6 +36,18 @@ def texts(chat: Any) -> list[str]:
     return [turn["content"] for turn in chat["data"]["turns"]]
 
 
+PUT_IN_BROWSER = """(conversations) => new Promise((resolve) => {
+  const asked = indexedDB.open("localinfra", 1);
+  asked.onupgradeneeded = () => {
+    for (const name of ["conversations", "pictures"])
+      asked.result.createObjectStore(name, { keyPath: "id" });
+  };
+  asked.onsuccess = () => {
+    const change = asked.result.transaction("conversations", "readwrite");
+    for (const one of conversations) change.objectStore("conversations").put(one);
+    change.oncomplete = resolve;
+  };
+})"""
 # Answers that are complete, in the browser's storage.
 IN_BROWSER = """() => new Promise((resolve) => {
   indexedDB.open("localinfra").onsuccess = ({ target: { result: db } }) => {
@@ -132,6 +144,31 @@ def test_two_windows_lose_nothing_of_each_other(
     expect(text_of(two.locator(".turn.assistant").last)).to_have_text("From the first window.")
 
 
+TAKE_IN = """async ([known, ours, theirs]) => {
+  const script = document.querySelector("script[type=module]").src;
+  const { Tree } = await import(new URL("./chat/tree.js", script));
+  const turn = (name) => ({ id: name[0], parent: name[1] ?? null, role: "user", content: name });
+  const tree = new Tree(ours.map(turn));
+  tree.takeIn({ turns: theirs.map(turn), picked: {} }, new Set(known));
+  return [...tree.turns.values()].map((turn) => turn.content);
+}"""
+
+
+def test_branches_of_two_windows_are_put_together(page: Page) -> None:
+    """A turn is its id, its parent's, and more text: "cb" is c, which follows b."""
+    for known, ours, theirs, both in (
+        ("ab", ["a", "ba", "ca"], ["a", "ba", "db"], ["a", "ba", "db", "ca"]),  # new on both sides
+        ("ab", ["a", "ba"], ["a"], ["a"]),  # deleted there
+        ("ab", ["a"], ["a", "ba"], ["a"]),  # deleted here
+        ("ab", ["a", "ba", "cb"], ["a"], ["a", "ba", "cb"]),  # deleted there, gone on from here
+        ("ab", ["a"], ["a", "ba", "cb"], ["a", "ba", "cb"]),  # and the other way round
+        ("ab", ["a", "ba"], ["a", "ba grown"], ["a", "ba grown"]),
+        ("ab", ["a", "ba grown"], ["a", "ba"], ["a", "ba grown"]),
+        ("", ["a"], ["b"], ["b", "a"]),
+    ):
+        assert page.evaluate(TAKE_IN, [list(known), ours, theirs]) == both
+
+
 def test_a_window_that_is_seen_again_has_what_another_has_said(
     open_page: Open, keeper: EchoServer
 ) -> None:
@@ -173,6 +210,18 @@ def test_conversations_of_the_browser_move_to_the_server_by_one_click(
     page.reload()
     expect(page.locator(".conversation")).to_have_count(2)
     expect(page.locator(".kept")).to_have_text("Kept on this server.")
+
+
+def test_one_that_can_not_move_stays_and_keeps_no_other(
+    open_page: Open, keeper: EchoServer
+) -> None:
+    page = opened(open_page, keeper)
+    page.evaluate(PUT_IN_BROWSER, [{"id": "a", "turns": [1]}, {"id": "b", "turns": []}])
+    page.reload()
+    page.get_by_role("button", name="Move to the server").click()
+    expect(page.get_by_role("alert")).to_contain_text("can't be read")
+    expect(page.locator(".kept")).to_contain_text("One conversation from before is")
+    assert [chat["id"] for chat in kept(keeper)] == ["b"]
 
 
 def test_a_server_that_can_not_keep_them_says_why(

@@ -1,6 +1,7 @@
 """Conversations kept by the server: listed, found, changed by two windows, deleted; within limits,
 on files that are damaged, full or of no use."""
 
+import asyncio
 import os
 import sqlite3
 import stat
@@ -156,6 +157,13 @@ def test_a_wrong_query_is_refused(server: EchoServer, query: dict[str, Any]) -> 
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, *query)
 
 
+@pytest.mark.parametrize("id", ["%ff", "%00", "%ed%a0%80", "x" * 5000])
+def test_an_id_of_any_bytes_is_not_found(server: EchoServer, id: str) -> None:
+    assert error(server.client.get(f"/v1/chats/{id}"))[:2] == (404, "not_found")
+    assert listed(server, search="\0")["data"] == []
+    assert server.client.get("/v1/chats?search=%ff%ed%a0%80").json()["data"] == []
+
+
 # Whose they are
 
 
@@ -222,7 +230,7 @@ def test_a_limit_says_what_to_do_and_never_keeps_one_from_making_room(
 def test_many_small_values_are_no_obstacle(server: EchoServer) -> None:
     """As token probabilities are."""
     score = {"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -0.5}] * 5}
-    data = {"turns": [{"content": "a", "scores": [score] * 20_000}]}
+    data = {"turns": [{"content": "a", "scores": [score] * 7000}]}
     assert put(server, "one", data=data).status_code == 200
     assert server.client.get("/v1/chats/one").json()["data"] == data
 
@@ -350,3 +358,21 @@ def test_each_version_of_the_file_is_brought_to_this_one(
     rows = second.read(lambda at: at.execute("SELECT id, pinned FROM chats").fetchall())
     assert rows == [("b", 0)]
     second.close()
+
+
+def test_a_search_whose_client_has_left_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localinfra.conversations.store.STEPS_UNWATCHED", 1)
+
+    async def look() -> None:
+        store = ChatStore(tmp_path / "chats.sqlite")
+        await store.put("o", "one", "Birds", b"{}", 0)
+        assert (await store.page("o", "birds", 1, None)).heads
+        monkeypatch.setattr("localinfra.conversations.store.is_abandoned", lambda: True)
+        with pytest.raises(ChatsUnavailable, match="interrupted"):
+            await store.page("o", "birds", 1, None)
+        assert (await store.page("o", "", 1, None)).heads  # in the other thread
+        await store.close()
+
+    asyncio.run(look())

@@ -1,5 +1,6 @@
 // The conversations, wherever they are kept: listed, saved one after the other, carried elsewhere.
 
+import { ApiError } from "../lib/api.js";
 import { newId } from "../lib/id.js";
 import { apiKey } from "../lib/settings.js";
 import { Signal } from "../lib/signal.js";
@@ -31,6 +32,9 @@ export const numStray = new Signal(0);
 const bases = new Map();
 const NEW = { revision: 0, title: "", system: "", ids: new Set() };
 
+/** Whether other machines may change them. */
+export const isOnServer = () => place.value === server;
+
 let asking = null;
 
 /** Never the browser only because the server could not say. @throws {ApiError} */
@@ -50,23 +54,27 @@ apiKey.watch((key) => {
   place.set(null);
 });
 
-let shown = { query: "", next: null, number: 0 };
+const shown = { query: "", next: null, control: new AbortController() };
 
 export async function loadHeads(query = "") {
-  const number = ++shown.number;
-  const at = await here();
-  const found = await at.heads(query.trim());
-  if (number !== shown.number) return; // another was asked for meanwhile
+  shown.control.abort();
+  const { signal } = (shown.control = new AbortController());
+  const found = await here()
+    .then((at) => at.heads(query.trim(), null, signal))
+    .catch((error) => {
+      if (!signal.aborted) throw error;
+    });
+  if (signal.aborted) return; // another was asked for meanwhile
   Object.assign(shown, { query: query.trim(), next: found.next });
   hasMore.set(found.next !== null);
   heads.set(found.heads);
-  if (at === server) numStray.set((await idsInBrowser().catch(() => [])).length);
+  if (isOnServer()) numStray.set((await idsInBrowser().catch(() => [])).length);
 }
 
 export async function loadMoreHeads() {
-  const { number, query, next } = shown;
+  const { control, query, next } = shown;
   const found = await (await here()).heads(query, next);
-  if (number !== shown.number) return;
+  if (control.signal.aborted) return;
   shown.next = found.next;
   const known = new Set(heads.value.map(({ id }) => id));
   hasMore.set(found.next !== null);
@@ -246,19 +254,29 @@ export async function imported(text) {
   return found.length;
 }
 
-/** Moves the conversations of this browser to the server, one after the other. @returns how many */
+/**
+ * Moves the conversations of this browser to the server, one after the other. One that can't be moved stays, and
+ * doesn't keep the others. @returns how many
+ */
 export async function moveToServer(onMoved = (/** @type {number} */ _number) => {}) {
-  const ids = await idsInBrowser();
   let number = 0;
+  let problem = null;
   try {
-    for (const id of ids) {
-      const found = await browser.load(id);
-      if (found) await bring(server, readConversation(found.conversation));
-      await browser.remove(id);
-      onMoved(++number);
+    for (const id of await idsInBrowser()) {
+      try {
+        const found = await browser.load(id);
+        if (found) await bring(server, readConversation(found.conversation));
+        await browser.remove(id);
+        onMoved(++number);
+      } catch (error) {
+        const isItsOwn = !(error instanceof ApiError) || [400, 413].includes(error.status);
+        if (!isItsOwn) throw error;
+        problem ??= error;
+      }
     }
   } finally {
     await loadHeads();
   }
+  if (problem) throw problem;
   return number;
 }

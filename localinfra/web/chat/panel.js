@@ -55,8 +55,9 @@ export default class ChatPanel {
     document.addEventListener("visibilitychange", () => document.hidden || this.catchUp());
   }
 
-  /** Another window may have changed the conversations while this one was not seen. */
+  /** Another browser may have changed the conversations while this page was not seen. */
   async catchUp() {
+    if (!library.isOnServer()) return;
     await this.sidebar.load();
     const { session } = this;
     if (!session.isRunning)

@@ -16,8 +16,8 @@ const MAX_TITLE = 200; // characters that the server takes
  * @typedef {object} Place
  * @property {string} sign what the page says of it
  * @property {number} saveEveryMs of a running answer: what a reload keeps
- * @property {(query: string, after?: string | null) => Promise<{heads: Head[], next: string | null}>} heads
- *   the latest first
+ * @property {(query: string, after?: string | null, signal?: AbortSignal) =>
+ *   Promise<{heads: Head[], next: string | null}>} heads the latest first
  * @property {(id: string) => Promise<{conversation: Conversation, revision: number} | null>} load
  * @property {(conversation: Conversation, revision: number) => Promise<number>} save returns the next revision;
  *   fails with an ApiError, 409 if another window has saved meanwhile, 404 if it has deleted
@@ -76,9 +76,9 @@ export const server = {
   sign: "Kept on this server",
   saveEveryMs: 5000,
 
-  async heads(query, after = null) {
+  async heads(query, after = null, signal = undefined) {
     const asked = new URLSearchParams({ limit: PER_PAGE, search: query.slice(0, 1000), after: after ?? "" });
-    const { data, next } = await json(`${ROUTE}?${asked}`, { isQuiet: true });
+    const { data, next } = await json(`${ROUTE}?${asked}`, { isQuiet: true, signal });
     return { heads: data.map(headOnServer), next };
   },
 
