@@ -80,7 +80,7 @@ class Mark:
         self._thread = 0
 
     def note(self, step: StepKind) -> None:
-        """0.2 µs."""
+        """Takes 0.5 µs on a busy machine."""
         if (thread := threading.get_ident()) != self._thread:
             THREAD.pack_into(self._memory, self._at + THREAD_AT, thread)
             self._thread = thread

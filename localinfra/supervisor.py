@@ -39,6 +39,7 @@ MAX_FAILED_STARTS = 5  # in a row
 PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)  # before each start after a failed one
 MAX_DEATHS_A_MINUTE = 30  # of servers that had started; more wait
 LONG_PAUSE_S = 10.0
+MOST_REPORT_BYTES = 1 << 20
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 # Windows, which has no supervisor, lacks these.
@@ -139,7 +140,8 @@ class Supervisor:
     def _one_server(self) -> int:
         """Starts a server and waits for its end; returns its status, negative for a signal."""
         self._journal.clear()
-        self._report.truncate(0)
+        os.ftruncate(self._report.fileno(), 0)
+        os.lseek(self._report.fileno(), 0, os.SEEK_SET)  # servers write where the last one ended
         shared = (self._shared.fileno(), self._report.fileno(), *self._listeners)
         environment = os.environ | {HANDED: ",".join(map(str, shared))}
         # They reach it once it has handlers for them.
@@ -199,8 +201,7 @@ class Supervisor:
         return pause_s
 
     def _note_deaths(self, status: int, is_oom: bool) -> None:
-        self._report.seek(0)
-        report = self._report.read().decode(errors="replace")
+        report = os.pread(self._report.fileno(), MOST_REPORT_BYTES, 0).decode(errors="replace")
         if stack := CURRENT_STACK.search(report):
             logger.error("the thread that died: %s", stack[0])
         for entry in culprits(self._journal.at_work(), report):

@@ -53,18 +53,21 @@ class Supervised(ServeProcess):
         while self.popen.poll() is None and self.server == server:
             time.sleep(0.01)
 
-    def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    def ask(self, method: str, path: str, body: dict[str, object] | None = None) -> tuple[int, Any]:
         """Raises OSError or HTTPException if there is no whole answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         with contextlib.closing(connection):
             connection.request(
-                method, path, body and json.dumps(body), {"content-type": "application/json"}
+                method,
+                path,
+                json.dumps(body) if body is not None else None,
+                {"content-type": "application/json"},
             )
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
 
     def complete(self) -> tuple[int, Any]:
-        body = {"model": "tiny", "prompt": "Hi", "max_tokens": 2}
+        body: dict[str, object] = {"model": "tiny", "prompt": "Hi", "max_tokens": 2}
         return self.ask("POST", "/v1/completions", body)
 
     def wait_for_log(self, words: str, times: int = 1) -> None:
