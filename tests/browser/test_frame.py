@@ -222,6 +222,7 @@ def test_a_server_without_a_chat_model_says_where_to_get_one(
     expect(page.get_by_role("alert")).to_contain_text("fetch one under Models")
     page.locator(".welcome").get_by_role("link", name="Fetch one").click()
     expect(page.get_by_role("article", name="absent")).to_be_visible()
+    page.close()  # it asks on
     server.close()
 
 

@@ -27,6 +27,12 @@ const STATS = {
   cost: orNull(isNumber),
 };
 
+const areScores = listOf((score) => isOdds(score) && listOf(isOdds)(score.top_logprobs));
+
+/** A request whose answer may still be read. */
+const isAsked = ({ id, choice, content, scores }) =>
+  isText(id) && Number.isInteger(choice) && isText(content) && (scores === undefined || areScores(scores));
+
 /** What a turn may have beside what it needs; anything else is left out. */
 const OPTIONAL = {
   run: isText,
@@ -36,7 +42,8 @@ const OPTIONAL = {
   callId: isText,
   model: isText,
   params: isObject,
-  scores: listOf((score) => isOdds(score) && listOf(isOdds)(score.top_logprobs)),
+  scores: areScores,
+  asked: (value) => isObject(value) && isAsked(value),
   stats: (value) => isObject(value) && Object.entries(STATS).every(([name, check]) => check(value[name])),
   finish: isText,
   error: isText,
