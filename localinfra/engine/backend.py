@@ -25,7 +25,7 @@ class DecodeFailed(Exception):
 
 
 class DeviceFailed(DecodeFailed, DeviceLost):
-    """Nor will the next one be."""
+    """The batch could not be computed, and no other will be by this device."""
 
 
 class Batch:
