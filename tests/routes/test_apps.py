@@ -133,6 +133,34 @@ def test_dify_asks_with_tools_and_for_a_schema(server: EchoServer) -> None:
     assert ignored(formed) == [""] and isinstance(json.loads(content)["a"], int)
 
 
+def test_librechat_asks_for_a_title_by_a_schema(server: EchoServer) -> None:
+    """As @librechat/agents 3.2.21 sent it, without `strict`."""
+    text = {"type": "string", "description": "The detected language of the conversation"}
+    schema = {
+        "type": "object", "properties": {"language": text, "title": text},
+        "required": ["language", "title"],
+    }  # fmt: skip
+    reply = server.post("/v1/chat/completions", {
+        "model": "echo", "temperature": 0, "user": "u1", "stream": False, "messages": [ASKED],
+        "response_format": {
+            "type": "json_schema", "json_schema": {"name": "extract", "schema": schema},
+        },
+        "max_tokens": 2000,
+    })  # fmt: skip
+    assert ignored(reply) == [""]
+    title = json.loads(reply.json()["choices"][0]["message"]["content"])
+    assert title.keys() == {"language", "title"}
+
+
+def test_n8n_asks_by_the_responses_api(server: EchoServer) -> None:
+    """As 2.35 sent it."""
+    message = {"type": "message", **ASKED}
+    body = {"input": [message], "model": "echo", "temperature": 0, "stream": False, "text": {}}
+    reply = server.post("/v1/responses", body)
+    assert ignored(reply) == [""]
+    assert reply.json()["output"][0]["content"][0]["text"] == ASKED["content"]
+
+
 @pytest.mark.parametrize(
     "switch",
     [
