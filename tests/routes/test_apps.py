@@ -183,6 +183,7 @@ def test_applications_turn_thinking_off(server: EchoServer, switch: dict[str, An
     ("switch", "named"),
     [
         ({"enable_thinking": True}, ["enable_thinking"]),
+        ({"thinking": {"type": "auto"}}, ["thinking"]),
         (
             {"thinking": {"type": "enabled", "budget_tokens": 99}},
             ["thinking", "thinking.budget_tokens"],

@@ -9,7 +9,7 @@ from localinfra.chat.messages import Json
 
 
 class Thinking(msgspec.Struct, frozen=True):
-    type: Literal["enabled", "disabled", "adaptive"]
+    type: Literal["enabled", "disabled", "adaptive", "auto"]  # the last two: as it sees fit
     budget_tokens: Annotated[int, Meta(ge=1)] | None = None
     display: Literal["summarized", "omitted"] | None = None
 
