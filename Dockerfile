@@ -10,8 +10,9 @@ RUN python -m venv /opt/localinfra
 # builds the image; --build-arg CMAKE_ARGS=-DGGML_NATIVE=off makes an image for others too.
 # Without pip's cache: it knows builds by their version only.
 ARG CMAKE_ARGS=""
-COPY pyproject.toml /src/
-RUN grep -o 'llama-cpp-python==[0-9.]*' /src/pyproject.toml \
+COPY pyproject.toml localinfra/llama_parts.cmake /src/
+RUN export CMAKE_ARGS="-DLLAVA_BUILD=off -DCMAKE_PROJECT_llama.cpp_INCLUDE=/src/llama_parts.cmake $CMAKE_ARGS" \
+    && grep -o 'llama-cpp-python==[0-9.]*' /src/pyproject.toml \
     | xargs /opt/localinfra/bin/pip install --no-cache-dir
 
 # EXTRAS=demo leaves PyTorch out: chat, and embedders in GGUF files.

@@ -7,6 +7,7 @@ come first.
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from dataclasses import dataclass, field
@@ -26,6 +27,11 @@ ONLY_THAT_INDEX = {
 }
 GGML_NAMES = {"cpu": "CPU", "cuda": "CUDA", "metal": "MTL", "vulkan": "Vulkan"}
 ILLEGAL_INSTRUCTION = (-signal.SIGILL, 0xC000001D)  # exit statuses; the latter on Windows
+
+# Would be compiled for nothing: llama.cpp's `common` and, since models here read no pictures,
+# `mtmd`. llama-cpp-python itself leaves out its tools, examples and tests.
+PARTS = Path(__file__).with_name("llama_parts.cmake").as_posix()
+LEAVE_OUT = (f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={PARTS}", "-DLLAVA_BUILD=off")
 
 # Run by the environment's Python: loads the build, decodes tokens if the small model is installed,
 # and prints what the build is.
@@ -51,7 +57,10 @@ class Attempt:
 def attempts(
     requirement: str, backend: str, machine: Machine, is_cached: bool, cmake_args: str, cache: Path
 ) -> list[Attempt]:
-    """Ways to install the build, in order. The last one compiles."""
+    """Ways to install the build, in order. The last one compiles.
+
+    `cache`: for what is compiled. Not pip's own, which knows builds by their version only: others
+    would find them there, who need another backend or the parts that are left out here."""
     source = ("--no-binary", "llama-cpp-python")
     flags = cmake_flags(backend, machine)
     if cmake_args:  # a custom build: no prebuilt wheel matches it, and pip must not cache it
@@ -62,6 +71,7 @@ def attempts(
             compiles=True,
         )
         return [compiled]
+    environment = {"CMAKE_ARGS": flags}
     only = ("--only-binary", "llama-cpp-python")
     prebuilt = [
         Attempt(
@@ -74,19 +84,20 @@ def attempts(
     if backend == "cpu" and is_cached:
         # Compiled here earlier for exactly this CPU: at least as fast as any prebuilt wheel.
         cached = Attempt("from pip's cache, compiled earlier", (requirement,))
-        fresh = Attempt("from source", (*source, "--no-cache-dir", requirement), compiles=True)
+        anew = (*source, "--no-cache-dir", requirement)
+        fresh = Attempt("from source", anew, environment, compiles=True)
         return [cached, *prebuilt, fresh]
-    # pip caches wheels by version only: from a shared cache, a CUDA install could get a CPU build.
-    own_cache = () if backend == "cpu" else ("--cache-dir", str(cache / backend))
-    environment = {"CMAKE_ARGS": flags} if flags else {}
+    own_cache = ("--cache-dir", str(cache / backend))
     compiled = Attempt("from source", (*source, *own_cache, requirement), environment, True)
     return [*prebuilt, compiled]
 
 
 def cmake_flags(backend: str, machine: Machine) -> str:
     if backend == "cpu":
-        return "-DGGML_METAL=off" if machine.system == "Darwin" else ""
-    return f"-DGGML_{backend.upper()}=on"
+        own = ["-DGGML_METAL=off"] if machine.system == "Darwin" else []
+    else:
+        own = [f"-DGGML_{backend.upper()}=on"]
+    return shlex.join([*own, *LEAVE_OUT])
 
 
 def missing_tool(backend: str, machine: Machine, found: set[str]) -> str:

@@ -30,6 +30,7 @@ from setup_shell import IS_WINDOWS, PYTHON, ROOT, VENV, Shell, only_setup, say  
 
 from localinfra.backend_detect import BACKENDS, Machine, best_backend, gains_openvino, look  # noqa: E402
 from localinfra.llama_builds import TRIAL, attempts, missing_tool, tools, verdict  # noqa: E402
+from localinfra.machine import cache_folder, cpu  # noqa: E402
 
 PARTS = ("serve", "test")  # test includes all that serve needs, but not what makes it faster
 
@@ -126,10 +127,6 @@ def cached_by_pip(version: str) -> bool:
     return f"llama_cpp_python-{version}-" in done.stdout
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "localinfra" / "pip"
-
-
 def trial(shell: Shell, backend: str) -> str:
     """Loads the build and decodes a token in a child process. Returns what is wrong, or ""."""
     code = shell.run("Testing the build", [str(PYTHON), "-c", TRIAL], {})
@@ -160,8 +157,9 @@ def install(shell: Shell, part: str, wanted: Build, requirements: Pins, machine:
     """Installs the build, and what its trial needs. Raises SetupError if no build works."""
     fault = ""
     is_cached = cached_by_pip(wanted.requirement.partition("==")[2])
+    cache = cache_folder("pip") / cpu().split()[-1]
     for attempt in attempts(
-        wanted.requirement, wanted.backend, machine, is_cached, wanted.cmake_args, cache_folder()
+        wanted.requirement, wanted.backend, machine, is_cached, wanted.cmake_args, cache
     ):
         title = f"llama.cpp for {wanted.backend}, {attempt.title}"
         if attempt.compiles:

@@ -1,6 +1,7 @@
 """The choices of scripts/setup*.py, on plain values, and which build suits which machine."""
 
 import importlib.util
+import shlex
 import subprocess
 import sys
 import time
@@ -8,7 +9,6 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
 
 import pytest
 from children import started
@@ -29,6 +29,7 @@ from localinfra.llama_builds import attempts, missing_tool, verdict
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("scripts/setup.py", "scripts/setup_choices.py", "scripts/setup_shell.py")
 SOURCES = (*SCRIPTS, "localinfra/llama_builds.py")
+STANDARD_LIBRARY_ALONE = ("localinfra/backend_detect.py", "localinfra/machine.py")
 LINUX = Machine("Linux", "x86_64")
 MAC = Machine("Darwin", "arm64")
 SPEC = "llama-cpp-python==0.3.36"
@@ -143,7 +144,8 @@ def test_an_earlier_compiled_build_is_preferred_for_the_cpu_only() -> None:
 def test_custom_cmake_args_are_always_compiled() -> None:
     only = attempts(SPEC, "cuda", nvidia(12, 4), True, "-DX=1", Path("/c"))
     assert [attempt.compiles for attempt in only] == [True]
-    assert only[0].environment == {"CMAKE_ARGS": "-DGGML_CUDA=on -DX=1"}
+    flags = only[0].environment["CMAKE_ARGS"].split()
+    assert flags[0] == "-DGGML_CUDA=on" and flags[-1] == "-DX=1"
     assert "--no-cache-dir" in only[0].pip_arguments
 
 
@@ -154,11 +156,21 @@ def test_prebuilt_wheels_come_only_from_their_own_index() -> None:
     assert wheel.environment["PIP_FIND_LINKS"].split() == []
 
 
-def test_a_gpu_build_never_shares_pips_cache() -> None:
-    for backend in ("cuda", "metal", "vulkan"):
-        source = attempts(SPEC, backend, MAC, True, "", Path("/cache"))[-1]
+def test_what_is_compiled_never_comes_into_pips_own_cache() -> None:
+    for backend in ("cpu", "cuda", "metal", "vulkan"):
+        source = attempts(SPEC, backend, MAC, False, "", Path("/cache"))[-1]
         assert f"/cache/{backend}" in source.pip_arguments
-        assert source.environment == {"CMAKE_ARGS": f"-DGGML_{backend.upper()}=on"}
+    assert (
+        "--no-cache-dir" in attempts(SPEC, "cpu", MAC, True, "", Path("/cache"))[-1].pip_arguments
+    )
+
+
+def test_what_no_model_needs_is_not_compiled() -> None:
+    for backend, flag in (("cpu", "-DGGML_METAL=off"), ("cuda", "-DGGML_CUDA=on")):
+        source = attempts(SPEC, backend, MAC, False, "", Path("/cache"))[-1]
+        own, inserted, pictures = shlex.split(source.environment["CMAKE_ARGS"])
+        assert (own, pictures) == (flag, "-DLLAVA_BUILD=off")
+        assert "LLAMA_BUILD_COMMON OFF" in Path(inserted.partition("=")[2]).read_text()
 
 
 @pytest.mark.parametrize(
@@ -195,18 +207,19 @@ def test_pins_are_those_of_pyproject() -> None:
 def test_openvino_comes_where_it_is_a_gain_and_may_fail(
     part: str, machine: Machine, is_wanted: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class FailingShell(shell.Shell):  # type: ignore[misc] # a module loaded by its path
-        installed: ClassVar[list[str]] = []
+    installed: list[str] = []
 
-        def __init__(self) -> None: ...
-
-        def pip(self, title: str, arguments: list[str], environment: object = None) -> bool:
-            self.installed.append(arguments[-1])
+    class FailingShell:
+        def pip(self, title: str, arguments: list[str]) -> bool:
+            installed.append(arguments[-1])
             return "openvino" not in arguments[-1]
+
+        def must(self, is_done: bool, what: str) -> None:
+            assert is_done, what
 
     pins = choices.Pins("llama-cpp-python==1", ("weights==1",), ("openvino>=1",))
     setup.install_package(FailingShell(), part, pins, machine)
-    assert ("openvino>=1" in FailingShell.installed) is is_wanted
+    assert ("openvino>=1" in installed) is is_wanted
     assert ("doctor" in capsys.readouterr().err) is is_wanted
 
 
@@ -301,7 +314,7 @@ def test_a_second_setup_waits_for_the_first(
 
 
 def test_a_system_error_is_printed_in_one_line(tmp_path: Path) -> None:
-    for name in (*SOURCES, "localinfra/backend_detect.py"):
+    for name in (*SOURCES, *STANDARD_LIBRARY_ALONE):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "localinfra" / "__init__.py").touch()

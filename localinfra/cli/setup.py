@@ -14,7 +14,7 @@ from localinfra import install, llama_usable
 from localinfra.backend_detect import BACKENDS, best_backend, look
 from localinfra.errors import ApiError
 from localinfra.llama_builds import TRIAL, attempts, missing_tool, tools, verdict
-from localinfra.machine import cache_folder
+from localinfra.machine import cache_folder, cpu
 
 
 @click.command()
@@ -42,16 +42,15 @@ def setup(backend: str | None, compiles: bool) -> None:
         click.echo(f"llama.cpp for {backend} is installed and runs: there is nothing to do.")
         return
     requirement = install.pinned("llama-cpp-python")
-    ways = attempts(requirement, backend, machine, False, arguments, cache_folder("pip"))
+    cache = cache_folder("pip") / cpu().split()[-1]
+    ways = attempts(requirement, backend, machine, False, arguments, cache)
     for way in ways:
         if compiles and not way.compiles:
             continue
         if way.compiles and (missing := missing_tool(backend, machine, tools())):
             raise ApiError(missing)
         click.echo(f"llama.cpp for {backend}, {way.title}")
-        fresh = ["--no-cache-dir"] if way.compiles else []  # pip's may be for another CPU
-        options = ["--no-deps", "--force-reinstall", *fresh]
-        command = install.pip_command(*options, *way.pip_arguments)
+        command = install.pip_command("--no-deps", "--force-reinstall", *way.pip_arguments)
         if subprocess.run(command, env={**os.environ, **way.environment}).returncode:
             click.echo("That failed: the lines above say why.")
             continue

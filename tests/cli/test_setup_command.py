@@ -47,7 +47,7 @@ def test_without_a_ready_made_build_it_is_compiled_and_tried(
     assert done.exit_code == 0 and "installed and runs" in done.output
     ready, compiled = tried
     assert "--only-binary" in ready and ready[-2].endswith("/whl/cpu")
-    assert "--no-binary" in compiled and "--no-cache-dir" in compiled
+    assert "--no-binary" in compiled and "--cache-dir" in compiled
     assert compiled[-1] == install.pinned("llama-cpp-python")
 
 
