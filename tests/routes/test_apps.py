@@ -166,6 +166,7 @@ def test_n8n_asks_by_the_responses_api(server: EchoServer) -> None:
     [
         {"enable_thinking": False},  # RAGFlow, for models called Qwen3
         {"thinking": {"type": "disabled"}},  # what DeepSeek's and Zhipu's services read
+        {"thinking": False},
         {  # Dify, with the compatibility mode "extended"
             "enable_thinking": False, "thinking": {"type": "disabled"},
             "chat_template_kwargs": {"enable_thinking": False, "thinking": False},

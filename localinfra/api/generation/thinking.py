@@ -32,6 +32,13 @@ class Thinking(msgspec.Struct, frozen=True):
         return names | ({"thinking_budget": "thinking.budget_tokens"} if self.budget_tokens else {})
 
 
+def as_thinking(given: Thinking | bool | None) -> Thinking | None:
+    """Some clients send only whether."""
+    if isinstance(given, bool):
+        return Thinking("enabled" if given else "disabled")
+    return given
+
+
 def thinking_kwargs(thinks: bool) -> dict[str, Json]:
     """Template variables under all names that the templates of different model families use."""
     return {"enable_thinking": thinks, "thinking": thinks}

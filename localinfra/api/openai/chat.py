@@ -21,7 +21,7 @@ from localinfra.api.generation.params import (
     kwarg_paths,
     none_if_not_given,
 )
-from localinfra.api.generation.thinking import Thinking, thinking_kwargs
+from localinfra.api.generation.thinking import Thinking, as_thinking, thinking_kwargs
 from localinfra.api.generation.tools import (
     SentTools,
     ToolChoice,
@@ -58,7 +58,7 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     reasoning_effort: ShortName | None = None  # for the model's template, if it reads it
     # switches as services for models such as Qwen and DeepSeek have them, and so applications send
     enable_thinking: bool | None = None
-    thinking: Thinking | None = None
+    thinking: Thinking | bool | None = None
     # variables for the model's template, such as enable_thinking
     chat_template_kwargs: TemplateKwargs = msgspec.field(default_factory=dict)
     tools: SentTools = msgspec.field(default_factory=list)
@@ -129,14 +129,16 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     @property
     def template_kwargs(self) -> dict[str, object]:
         effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
-        thinking = self.thinking.template_kwargs if self.thinking else {}
+        asked = as_thinking(self.thinking)
+        thinking = asked.template_kwargs if asked else {}
         switch = {} if self.enable_thinking is None else thinking_kwargs(self.enable_thinking)
         return {**effort, **thinking, **switch, **self.chat_template_kwargs}
 
     @property
     def kwarg_paths(self) -> dict[str, str]:
         effort = {"reasoning_effort": "reasoning_effort"} if self.reasoning_effort else {}
-        thinking = self.thinking.kwarg_paths if self.thinking else {}
+        asked = as_thinking(self.thinking)
+        thinking = asked.kwarg_paths if asked else {}
         switch = thinking_kwargs(True) if self.enable_thinking else {}
         return {
             **effort,
