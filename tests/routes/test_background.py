@@ -1,8 +1,9 @@
 """Answers that go on without their client, with openai's client."""
 
+import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,20 @@ context_length = 4096
 """
 
 
-def client_of(server: EchoServer, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
+ClientOf = Callable[..., openai.OpenAI]
+
+
+@pytest.fixture
+def client_of() -> Iterator[ClientOf]:
+    """Makes clients of a server with a key, and closes them."""
+    with contextlib.ExitStack() as made:
+
+        def client_of(server: EchoServer, key: str = "none") -> openai.OpenAI:
+            url = f"{server.url}/v1"
+            client = openai.OpenAI(base_url=url, api_key=key, max_retries=0)
+            return made.enter_context(client)
+
+        yield client_of
 
 
 def begin(client: openai.OpenAI, input: Any = LETTERS, **fields: Any) -> Any:
@@ -256,7 +269,9 @@ def strict(tmp_path: Path) -> Iterator[EchoServer]:
     server.close()
 
 
-def test_nobody_sees_or_ends_answers_of_another_key(strict: EchoServer) -> None:
+def test_nobody_sees_or_ends_answers_of_another_key(
+    strict: EchoServer, client_of: ClientOf
+) -> None:
     ours, theirs = (client_of(strict, key) for key in ("ours", "theirs"))
     id = begin(ours, extra_body=ENDLESS, extra_headers={"x-request-id": "secret"}).id
     for act in (
@@ -279,7 +294,9 @@ def test_nobody_sees_or_ends_answers_of_another_key(strict: EchoServer) -> None:
     assert begin(ours, "Hi").status == "queued"
 
 
-def test_the_oldest_events_of_a_long_answer_are_dropped(strict: EchoServer) -> None:
+def test_the_oldest_events_of_a_long_answer_are_dropped(
+    strict: EchoServer, client_of: ClientOf
+) -> None:
     client = client_of(strict, "ours")
     id = begin(client, LETTERS).id
     response = ended(client, id)
@@ -298,7 +315,7 @@ def test_the_oldest_events_of_a_long_answer_are_dropped(strict: EchoServer) -> N
     assert client.responses.retrieve(id) == response
 
 
-def test_the_end_of_the_server_is_told_to_readers(tmp_path: Path) -> None:
+def test_the_end_of_the_server_is_told_to_readers(tmp_path: Path, client_of: ClientOf) -> None:
     server = EchoServer(tmp_path, SLOW)
     client = client_of(server)
     stream = begin(client, stream=True, extra_body=ENDLESS)
