@@ -10,16 +10,17 @@ RUN python -m venv /opt/localinfra
 # builds the image; --build-arg CMAKE_ARGS=-DGGML_NATIVE=off makes an image for others too.
 # Without pip's cache: it knows builds by their version only.
 ARG CMAKE_ARGS=""
-COPY pyproject.toml /src/
-RUN grep -o 'llama-cpp-python==[0-9.]*' /src/pyproject.toml \
+COPY pyproject.toml localinfra/llama_parts.cmake /src/
+RUN export CMAKE_ARGS="-DLLAVA_BUILD=off -DCMAKE_PROJECT_llama.cpp_INCLUDE=/src/llama_parts.cmake $CMAKE_ARGS" \
+    && grep -o 'llama-cpp-python==[0-9.]*' /src/pyproject.toml \
     | xargs /opt/localinfra/bin/pip install --no-cache-dir
 
 # EXTRAS=demo leaves PyTorch out: chat, and embedders in GGUF files.
 ARG EXTRAS=all
 ARG PIP_EXTRA_INDEX_URL=""
-COPY README.md LICENSE models.toml /src/
+COPY README.md LICENSE models.toml scripts/tested.txt /src/
 COPY localinfra /src/localinfra
-RUN /opt/localinfra/bin/pip install --no-cache-dir "/src[$EXTRAS]"
+RUN /opt/localinfra/bin/pip install --no-cache-dir -c /src/tested.txt "/src[$EXTRAS]"
 
 FROM python:3.12-slim
 RUN apt-get update \
@@ -28,7 +29,8 @@ RUN apt-get update \
     && useradd --create-home --uid 10001 localinfra \
     && install -d -o localinfra -g localinfra /models
 COPY --from=build /opt/localinfra /opt/localinfra
-ENV PATH=/opt/localinfra/bin:$PATH HF_HOME=/models/huggingface LOCALINFRA_CACHE=/models/localinfra
+ENV PATH=/opt/localinfra/bin:$PATH HF_HOME=/models/huggingface LOCALINFRA_CACHE=/models/localinfra \
+    LOCALINFRA_DATA=/models/data
 USER localinfra
 WORKDIR /home/localinfra
 VOLUME /models
@@ -36,4 +38,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
     CMD ["python3", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/health'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["localinfra"]
-CMD ["serve", "--host", "0.0.0.0"]
+CMD ["serve", "--supervised", "--host", "0.0.0.0"]

@@ -27,6 +27,7 @@ class Machine:
     nvidia_gpu: str = ""  # name, "" when nvidia-smi finds none
     cuda_version: tuple[int, int] | None = None  # the newest CUDA that the driver can run
     vulkan_gpu: str = ""  # name or vendor, "" without a GPU and libvulkan
+    has_bf16: bool = False  # the CPU multiplies bfloat16 matrices: AVX512-BF16 or AMX
 
 
 def best_backend(machine: Machine) -> str:
@@ -35,6 +36,12 @@ def best_backend(machine: Machine) -> str:
     if machine.nvidia_gpu:
         return "cuda"
     return "vulkan" if machine.vulkan_gpu else "cpu"
+
+
+def gains_openvino(machine: Machine) -> bool:
+    """Whether embeddings are faster with OpenVINO than with what is installed in any case. On other
+    CPUs it is no faster than onnxruntime, and with these GPUs PyTorch computes them there."""
+    return machine.has_bf16 and not machine.nvidia_gpu
 
 
 def wheel_indexes(backend: str, machine: Machine) -> tuple[str, ...]:
@@ -53,6 +60,11 @@ def parse_nvidia_smi(text: str) -> tuple[int, int] | None:
     """The CUDA version in nvidia-smi's header, "CUDA Version: 12.8" or "CUDA UMD Version: 13.0"."""
     found = re.search(r"CUDA[\w ]* Version\s*:\s*(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2])) if found else None
+
+
+def parse_bf16(cpuinfo: str) -> bool:
+    """Whether the flags in /proc/cpuinfo name instructions for bfloat16 matrices."""
+    return re.search(r"^flags\s*:.*\b(?:avx512_bf16|amx_bf16)\b", cpuinfo, re.MULTILINE) is not None
 
 
 def parse_vulkaninfo(text: str) -> str:
@@ -76,7 +88,16 @@ def look() -> Machine:
     vulkan_gpu = parse_vulkaninfo(output_of(["vulkaninfo", "--summary"])) or (
         render_node_vendor() if ctypes.util.find_library("vulkan") else ""
     )
-    return Machine(system, machine, nvidia_gpu, cuda_version, vulkan_gpu)
+    has_bf16 = parse_bf16(read(Path("/proc/cpuinfo")))
+    return Machine(system, machine, nvidia_gpu, cuda_version, vulkan_gpu, has_bf16)
+
+
+def read(path: Path) -> str:
+    """The file's text, or "" if it can't be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def render_node_vendor(drm: Path = Path("/sys/class/drm")) -> str:

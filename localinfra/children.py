@@ -7,21 +7,29 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+# Popen's `creationflags` that keep Ctrl-C from a child: what a session of its own does elsewhere.
+OWN_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 
 def end_with_parent() -> None:
-    """Ends this process at EOF on stdin, which means that the parent is gone. On Linux the kernel
-    kills it too, in case Python is stuck. Resets signal handling, since the parent may have been
-    started with signals ignored or blocked."""
+    """Like `follow_parent`. Resets signal handling, since the parent may have been started with
+    signals ignored or blocked."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_DFL)
             with contextlib.suppress(AttributeError):  # Windows has no signal masks
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    follow_parent()
+
+
+def follow_parent() -> None:
+    """Ends this process at EOF on stdin, which means that the parent is gone. On Linux the kernel
+    kills it too, in case Python is stuck."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -88,6 +88,12 @@ class MethodNotAllowed(ApiError):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
 
+class Conflict(ApiError):
+    """What the request would change has been changed by another one meanwhile."""
+
+    status, type, code = 409, "invalid_request_error", "conflict"
+
+
 class RequestTimeout(ApiError):
     """The head or the body came too slowly."""
 
@@ -139,6 +145,12 @@ class FilesAbsent(ModelUnavailable):
     """The model's files are not on this machine."""
 
 
+class Quarantined(ModelUnavailable):
+    """The model has killed the server several times, and is not loaded any more."""
+
+    code = "model_quarantined"
+
+
 class PullRefused(ApiError):
     """The source of a model's files wants a login, or its terms accepted."""
 
@@ -157,7 +169,15 @@ class PullStopped(ApiError):
     status, type, code = 409, "invalid_request_error", "pull_stopped"
 
 
+class ChatsUnavailable(ApiError):
+    """The file of the conversations can't be read or written. The message names the remedy."""
+
+    status, type, code = 503, "server_error", "chats_unavailable"
+
+
 class DiskFull(ApiError):
+    """There is no room for it: on the disk, or within a limit."""
+
     status, type, code = 507, "server_error", "insufficient_storage"
 
 

@@ -116,10 +116,7 @@ class BoundedExecutor:
             self._start(job)
             return
         if self._is_full(job.is_large):
-            raise QueueFull(
-                f"Too many requests are already waiting for {self._name}; try again later.",
-                retry_after_s=5,
-            )
+            raise refusal(self._name)
         place = asyncio.get_running_loop().create_future()
         number = next(self._numbers)
         heap = self._waiting[job.is_large]
@@ -168,6 +165,43 @@ def _run(job: _Job, function: Callable[..., T], *arguments: Any) -> T:
         return function(*arguments)
     finally:
         del _running.job
+
+
+class DaemonThreads:
+    """Runs functions in order of their arrival, a few at once, in daemon threads: for work that may
+    hang, as on a disk, and must not keep the process alive. Event loop only."""
+
+    def __init__(self, name: str, num_threads: int, max_waiting: int):
+        """At most `max_waiting` callers wait besides those whose function runs; a refusal gives
+        `name`."""
+        self._name = name
+        self._max_waiting = max_waiting
+        self._num_waiting = 0
+        self._places = asyncio.Semaphore(num_threads)
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Returns the function's result. Raises QueueFull if too many wait."""
+        if self._num_waiting >= self._max_waiting:
+            raise refusal(self._name)
+        self._num_waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._num_waiting -= 1
+        work = asyncio.ensure_future(in_daemon_thread(function, *arguments, name=self._name))
+        work.add_done_callback(self._leave)
+        return await asyncio.shield(work)  # a thread holds its place, also if its caller leaves
+
+    def _leave(self, work: "asyncio.Future[Any]") -> None:
+        self._places.release()
+        if not work.cancelled():
+            work.exception()  # seen, if the caller has left
+
+
+def refusal(name: str) -> QueueFull:
+    return QueueFull(
+        f"Too many requests are already waiting for {name}; try again later.", retry_after_s=5
+    )
 
 
 async def in_daemon_thread(function: Callable[..., T], *arguments: Any, name: str) -> T:

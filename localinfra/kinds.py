@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, runtime
 from localinfra import machine
 from localinfra.config.settings import ServerSettings
 from localinfra.footprint import CPU, Footprint, Room
+from localinfra.journal import Mark
 from localinfra.models.entries import (
     EmbeddingModelEntry,
     EncoderEntry,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 class Worker(Protocol):
     """What computes a model's answers, on threads of its own. Event loop only."""
 
+    mark: Mark  # where its threads note what they do
+
     @property
     def num_waiting(self) -> int:
         """Queue length: choices for a text model, requests for others."""
@@ -40,6 +43,10 @@ class Worker(Protocol):
     @property
     def fault(self) -> str | None:
         """Why it stopped without being closed; None while it serves."""
+
+    @property
+    def is_device_lost(self) -> bool:
+        """Whether it stopped since its GPU computes nothing more for this process."""
 
     @property
     def pulse(self) -> Pulse:

@@ -27,8 +27,7 @@ class Leases:
 
     async def get(self, kind: Kind[E, M], name: str, route: str) -> M:
         """The model a request asks for, loaded."""
-        await self._runtime.seek(name)
-        found, _ = self._runtime.catalog.resolve_as(kind.entry, name, route)
+        found = await self.name(kind, name, route)
         if found not in self._leases:
             # Another model than before would wait for memory that this request itself may keep.
             assert not self._leases, "a request uses one model"
@@ -36,6 +35,11 @@ class Leases:
             if not isinstance(lease.model.entry, kind.entry):  # a reload has changed it meanwhile
                 raise misplaced(found, lease.model.entry, route)
         return kind.own(self._leases[found].model)
+
+    async def name(self, kind: Kind[E, M], name: str, route: str) -> str:
+        """That of the model that `get` would load."""
+        await self._runtime.seek(name)
+        return self._runtime.catalog.resolve_as(kind.entry, name, route)[0]
 
     async def text(self, name: str, route: str) -> "TextModel":
         return await self.get(TEXT, name, route)

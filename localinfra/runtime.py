@@ -6,10 +6,8 @@ import logging
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import TYPE_CHECKING, TypeVar
-from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -20,6 +18,7 @@ from localinfra.config.sizes import num_bytes
 from localinfra.errors import ApiError, ConfigError, ModelNotFound
 from localinfra.executor import in_daemon_thread
 from localinfra.footprint import CPU, Footprint, Room, less, total
+from localinfra.journal import Trouble
 from localinfra.kinds import (
     BY_ENTRY,
     EMBEDDING,
@@ -42,15 +41,15 @@ from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry
 from localinfra.models.measured import LoadMeter
 from localinfra.models.pool import LoadState, Pool
-from localinfra.models.seats import Lease, LoadPlan, Seat, Seats
+from localinfra.models.seats import Lease, LoadPlan, Seats
 from localinfra.models.sharing import Sharing
 from localinfra.origin import Changes, Origin, merged
 from localinfra.prefixes.allowance import Allowance
 from localinfra.prefixes.shelves import Shelves
+from localinfra.safeguard import Safeguard
 from localinfra.text import faster_weights
 from localinfra.text.faster_weights import FasterWeights
 from localinfra.text.quiet import Quiet
-from localinfra.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from localinfra.embed.model import EmbeddingModel, RerankModel
@@ -74,7 +73,6 @@ REFRESH_AFTER_S = 2.0  # at most so often, clients may ask for unknown names
 OF_LOADED_MODELS = ("max_queue", "share_prefixes")  # settings that a model is loaded with
 MEASURED = ("encoders", "optimized")  # folders of the cache
 LAST_WRITES_S = 3.0  # for prefixes that are not in files yet, at the end
-MAX_HANGS = 3  # per model; each leaves a thread behind that may keep its memory and a core
 
 
 class Runtime:
@@ -111,8 +109,7 @@ class Runtime:
             ),
         )
         self._meter = LoadMeter(held_memory)
-        self._watchdogs: WeakKeyDictionary[Seat[LoadedModel], Watchdog] = WeakKeyDictionary()
-        self._num_hangs: Counter[str] = Counter()
+        self.safeguard = Safeguard()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[None] | None = None
@@ -125,10 +122,11 @@ class Runtime:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _entry(self, name: str) -> ModelEntry:
-        """As the model is loaded. Raises ModelNotFound if a reload has just removed it."""
+        """As the model is loaded. Raises ModelNotFound after a reload, and Quarantined."""
         entry = self.catalog.entries.get(name)
         if entry is None:
             raise ModelNotFound(f"The model {name!r} is not served any more.", "model")
+        entry = self.safeguard.served(name, entry)
         if name in self._keeps_original:
             entry = msgspec.structs.replace(entry, optimize="off")
         return entry
@@ -151,8 +149,10 @@ class Runtime:
     def _load(self, name: str, plan: LoadPlan) -> LoadedModel:
         """Also measures what it takes."""
         entry = self._entry(name)
-        with self._meter.load() as load:
-            model = self._load_kind(name, entry, plan)
+        with self.safeguard.loading(name, self.catalog.entries[name]) as mark:
+            with self._meter.load() as load:
+                model = self._load_kind(name, entry, plan)
+        model.worker.mark = mark
         found = model.footprint if model.footprint.bytes_on else load.grown(plan.expected)
         if found and found != plan.measured:
             measured.footprints.keep(measured.identity(entry, plan.shape), found)
@@ -161,7 +161,8 @@ class Runtime:
         return model
 
     def _release(self, model: LoadedModel) -> None:
-        model.close()
+        with self.safeguard.releasing(model):
+            model.close()
         garbage.collect()
         trim_devices()  # after that: only what nothing refers to is given back
         garbage.trim()
@@ -199,7 +200,8 @@ class Runtime:
             before = self.settings
             self.settings, needs_restart = merged(before, settings)
             old, new = self.catalog.entries, catalog.entries
-            self._serve(catalog)
+            forgiven = await in_daemon_thread(self.safeguard.forget, name="forget deaths")
+            self._serve(catalog, forgiven)
             self._apply(before)
         return Changes(
             added=[name for name in new if name not in old],
@@ -223,11 +225,12 @@ class Runtime:
             for name in self.loaded():
                 self._start(self._change(name))
 
-    def _serve(self, catalog: Catalog) -> None:
-        """Unloads models whose entries have changed once their requests have ended."""
+    def _serve(self, catalog: Catalog, forgiven: Collection[str] = ()) -> None:
+        """Unloads models whose entries have changed once their requests have ended, and those that
+        are forgiven to have killed the server."""
         old, self.catalog = self.catalog.entries, catalog
         for name in old | catalog.entries:
-            if old.get(name) != catalog.entries.get(name):
+            if old.get(name) != catalog.entries.get(name) or name in forgiven:
                 self.forgive(name)
                 self._start(self._change(name))
 
@@ -370,16 +373,12 @@ class Runtime:
     def _give_up_hanging(self) -> None:
         """Abandons models that hang and loads them again: their threads can't be stopped."""
         max_checks = max(1, round(self.settings.watchdog_s / PULSE_CHECK_S))
-        for seat, model in list(self.seats.ready()):
-            dog = self._watchdogs.setdefault(seat, Watchdog(max_checks))
-            if not dog.stands_still(model.worker.pulse):
-                continue
-            name = seat.name
-            self._num_hangs[name] += 1
-            logger.error("%s: its engine hangs. All threads:\n%s", name, stacks())
-            reason = f"its engine made no step for {dog.num_checks * PULSE_CHECK_S:g} s"
+        for seat, model, num_checks in self.safeguard.hanging(self.seats, max_checks):
+            reason = f"its engine made no step for {num_checks * PULSE_CHECK_S:g} s"
+            logger.error("%s: %s. All threads:\n%s", seat.name, reason, stacks())
             model.worker.abandon(reason)
-            self._models.drop(seat, reason, is_final=self._num_hangs[name] >= MAX_HANGS)
+            self.safeguard.give_up(model, Trouble.HANGS, f"{seat.name}: {reason}")
+            self._models.drop(seat, reason, is_final=self.safeguard.hangs_too_often(seat.name))
 
     def _revive(self) -> None:
         for name, fault in self._models.faults.items():

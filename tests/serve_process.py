@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from children import started
 
+LAST = re.compile(r'Press Ctrl-C|\{.*"localinfra answers at')  # in a log of JSON it is all
+
 
 class ServeProcess:
     """It listens when this is made, or has ended."""
@@ -19,7 +21,7 @@ class ServeProcess:
         assert popen.stdout is not None
         for line in popen.stdout:
             self.banner += line
-            if line.startswith("Press Ctrl-C"):
+            if LAST.match(line):
                 break
         found = re.search(r"http://[^/:]+:(\d+)", self.banner)
         self.url, self.port = (found[0], int(found[1])) if found else ("", 0)

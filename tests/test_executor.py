@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from localinfra.errors import QueueFull
-from localinfra.executor import BoundedExecutor, is_abandoned
+from localinfra.executor import BoundedExecutor, DaemonThreads, is_abandoned
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -137,5 +137,25 @@ def test_an_error_reaches_the_caller_and_frees_the_place() -> None:
         with pytest.raises(ZeroDivisionError):
             await executor.run(lambda: 1 / 0)
         assert await executor.run(lambda: 1) == 1
+
+    run(test())
+
+
+def test_a_thread_keeps_its_place_when_its_caller_has_left() -> None:
+    async def test() -> None:
+        threads, gate = DaemonThreads("tests", 1, 1), threading.Event()
+        hung = asyncio.create_task(threads.run(gate.wait))
+        await asyncio.sleep(0)
+        hung.cancel()
+        waiting = asyncio.create_task(threads.run(lambda: "done"))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull, match="tests"):
+            await threads.run(lambda: "one too many")
+        assert not waiting.done()
+        gate.set()
+        assert await waiting == "done"
+        with pytest.raises(ZeroDivisionError):
+            await threads.run(lambda: 1 / 0)
+        assert await threads.run(lambda: "free again") == "free again"
 
     run(test())

@@ -44,7 +44,7 @@ class Model:
 
     def __init__(self, entry: ModelEntry):
         self.entry = entry
-        self.worker = SimpleNamespace(fault=None)
+        self.worker = SimpleNamespace(fault=None, is_device_lost=False)
         self.is_closed = False
 
     def close(self) -> None:

@@ -18,8 +18,10 @@ from localinfra.config import settings as config_file
 from localinfra.engine.request import EngineStats
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import NO_MEMORY
+from localinfra.journal import CrashJournal, Mark, Trouble
 from localinfra.models import catalog as catalog_file
 from localinfra.runtime import Runtime
+from localinfra.safeguard import MAX_HANGS
 from localinfra.watchdog import Phase, Pulse
 
 CATALOGUE = """
@@ -42,8 +44,10 @@ source = "folder"
 
 class Worker:
     num_waiting = 0
+    is_device_lost = False
 
     def __init__(self) -> None:
+        self.mark = Mark()
         self.fault: str | None = None
         self.pulse = Pulse()
         self.given_up: str | None = None
@@ -144,7 +148,7 @@ def test_an_engine_that_hangs_is_left_behind_and_loaded_anew(
     monkeypatch.setattr(runtime_module, "PULSE_CHECK_S", 0.5)  # four checks are two seconds
 
     async def test() -> None:
-        for number in range(runtime_module.MAX_HANGS):
+        for number in range(MAX_HANGS):
             model = await runtime.model(name)
             model.worker.pulse = Pulse(7, Phase.WORKING)
             for _ in range(5):
@@ -155,6 +159,32 @@ def test_an_engine_that_hangs_is_left_behind_and_loaded_anew(
             assert caplog.text.count("_give_up_hanging") == number + 1  # every thread's stack
         with pytest.raises(ModelUnavailable, match="Restart the server"):
             await runtime.model(name)
+        await runtime.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("trouble", [Trouble.HANGS, Trouble.DEVICE_LOST])
+def test_under_a_supervisor_the_process_ends_for_a_model_that_only_a_new_one_can_free(
+    runtime: Playing, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_module, "PULSE_CHECK_S", 0.5)
+    journal, reasons = CrashJournal(), list[str]()
+
+    async def test() -> None:
+        runtime.safeguard.note_in(journal)
+        runtime.safeguard.supervise(reasons.append)
+        model = await runtime.model("text")
+        if trouble is Trouble.HANGS:
+            model.worker.pulse = Pulse(7, Phase.WORKING)
+            for _ in range(5):
+                runtime._give_up_hanging()
+        else:
+            model.worker.is_device_lost, model.worker.fault = True, "its GPU fell off the bus"
+            runtime.faults()
+        while not reasons:
+            await asyncio.sleep(0.01)
+        assert [(one.name, one.trouble) for one in journal.at_work()] == [("text", trouble)]
         await runtime.close()
 
     run(test)

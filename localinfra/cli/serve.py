@@ -2,16 +2,20 @@
 
 import asyncio
 import errno
+import faulthandler
 import logging
+import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from localinfra import logs
+from localinfra import logs, supervisor
 from localinfra.api.sockets.binding import bind
+from localinfra.children import follow_parent
 from localinfra.cli.ending import end_within, leave
 from localinfra.cli.file_checks import check_files
 from localinfra.cli.ports import listener_on
@@ -21,6 +25,7 @@ from localinfra.errors import ConfigError
 from localinfra.executor import in_daemon_thread
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
+from localinfra.models.histories import deaths
 from localinfra.origin import Origin
 from localinfra.runtime import Runtime
 
@@ -43,6 +48,11 @@ logger = logging.getLogger(__name__)
     "--log-level", type=click.Choice(LOG_LEVELS), help="Default: the settings' level, else info."
 )
 @click.option(
+    "--supervised",
+    is_flag=True,
+    help="Start the server again when it dies, while clients wait. Not on Windows.",
+)
+@click.option(
     "--verbose", "-v", is_flag=True, help="Log every request and llama.cpp's messages: level debug."
 )
 def serve(
@@ -51,6 +61,7 @@ def serve(
     port: int | None,
     path: Path | None,
     log_level: str | None,
+    supervised: bool,
     verbose: bool,
 ) -> None:
     """Serve the models of models.toml, and those that were pulled, until Ctrl-C.
@@ -64,28 +75,40 @@ def serve(
     settings, catalog = origin.read()
     logs.configure(settings.log_level, settings.log_format)
 
-    sockets = take_address(settings.host, settings.port) + take_ollama_port(settings)
+    handed = supervisor.handed_over()
+    if handed:
+        follow_parent()
+        faulthandler.enable(handed.report)
+        sockets = handed.sockets
+    else:
+        sockets = take_address(settings.host, settings.port) + take_ollama_port(settings)
+    if supervised and not handed:
+        become_supervisor(sockets, settings)
 
-    async def run() -> bool:
+    async def run() -> tuple[bool, int]:
         runtime = Runtime(settings, catalog, origin)
+        if handed:
+            runtime.safeguard.note_in(handed.journal)
         runtime.start()  # models with `preload` load while the rest is imported
         serving = await in_daemon_thread(imported, name="imports")
-        server = serving(runtime, Ledger(default_path() if settings.keep_costs else None))
+        ledger = Ledger(default_path() if settings.keep_costs else None)
+        server = serving(runtime, ledger, handed)
         await server.serve(sockets)
-        end_within(0 if server.started else 1)
-        return server.started
+        end_within(server.status)
+        return server.started, server.status
 
     bring_libraries(catalog)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            started = runner.run(run())
+            started, status = runner.run(run())
     except OSError as error:  # two processes may bind one port, but only one can listen
         raise cannot_listen(settings.host, settings.port, error) from None
     except SystemExit:  # how uvicorn reports that the application did not start; it logged why
-        started = False
-    leave(0 if started else 1)
+        started, status = False, 1
+    leave(status)
     if not started:
         raise ConfigError("the server could not start; the lines above say why")
+    sys.exit(status)
 
 
 def bring_libraries(catalog: Catalog) -> None:
@@ -109,6 +132,15 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # Windows
         return None
     return uvloop.new_event_loop
+
+
+def become_supervisor(sockets: list[socket.socket], settings: ServerSettings) -> NoReturn:
+    if os.name != "posix":
+        raise ConfigError("--supervised: this system can't hand sockets to another process")
+    try:
+        supervisor.become(sockets, deaths().folder, settings.log_level, settings.log_format)
+    except OSError as error:  # two processes may bind one port, but only one can listen
+        raise cannot_listen(settings.host, settings.port, error) from None
 
 
 def take_address(host: str, port: int) -> list[socket.socket]:

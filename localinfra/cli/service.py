@@ -18,6 +18,7 @@ from localinfra.cli.child import is_healthy
 from localinfra.cli.client import Client, local_url
 from localinfra.cli.file_checks import check_files
 from localinfra.cli.managers import (
+    EXIT_LIMIT_S,
     Command,
     Job,
     Manager,
@@ -31,10 +32,12 @@ from localinfra.config import settings as config_file
 from localinfra.errors import ApiError
 from localinfra.origin import Origin
 
+CACHE_MARK = "CACHEDIR.TAG"  # https://bford.info/cachedir/
 NOT_RUNNING = 3  # as `systemctl status` exits
+COMMAND_LIMIT_S = EXIT_LIMIT_S + 30  # to stop a service, it waits for its running answers
 
 # Variables of this terminal that the server reads, itself or in a library.
-PATHS = r"LOCALINFRA_CACHE|HF_HOME|(HF|HUGGINGFACE)_HUB_CACHE|OLLAMA_MODELS|XDG_CACHE_HOME"
+PATHS = r"(LOCALINFRA|XDG)_(CACHE|DATA)(_HOME)?|HF_HOME|(HF|HUGGINGFACE)_HUB_CACHE|OLLAMA_MODELS"
 KEPT = re.compile(
     rf"({PATHS})|LOCALINFRA_(API_KEYS|ALLOWED_HOSTS)|HF_\w+|TRANSFORMERS_OFFLINE"
     r"|CUDA_\w+|GGML_\w+|OMP_NUM_THREADS|(LD|DYLD)_LIBRARY_PATH"
@@ -152,9 +155,11 @@ def make_job(host: str | None, port: int | None, path: Path | None) -> Job:
     settings, _ = Origin(path, (), given, check_files).read()
     if not settings.port:
         raise ApiError("port = 0 takes any free port, which nobody would find: give a --port.")
+    check_stays(Path(sys.prefix))
     program = (sys.executable, "-P", "-m", "localinfra")  # -P: whatever lies in the start folder
     check_program(program)
-    options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    options = ["--supervised"] if os.name == "posix" else []
+    options += [word for name, value in given.items() for word in (f"--{name}", str(value))]
     if path or os.environ.get("LOCALINFRA_CONFIG"):
         options += ["--config", str(config_file.find_file(path).absolute())]
     url = local_url(settings.host, settings.port)
@@ -173,6 +178,16 @@ def kept(environment: Mapping[str, str]) -> dict[str, str]:
 
 def absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
+
+
+def check_stays(environment: Path) -> None:
+    """Raises ApiError for an environment of uvx, which lies in uv's cache and goes with it. Its own
+    mark does not count: uv marks every environment so."""
+    if any((folder / CACHE_MARK).exists() for folder in environment.parents):
+        raise ApiError(
+            f"{environment} is in a cache, which may be emptied at any time, as those of uvx are. "
+            "Install localinfra by pip or `uv tool install`, and run this again from there."
+        )
 
 
 def check_program(program: Command) -> None:
@@ -225,10 +240,19 @@ def succeeds(command: Command) -> bool:
 
 
 def run(*commands: Command) -> None:
-    """Raises ApiError with the end of a command's output if it fails."""
+    """Raises ApiError with the end of a command's output if it fails, or if it hangs."""
     for command in commands:
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=COMMAND_LIMIT_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise ApiError(
+                f"`{shlex.join(command)}` did not end within {COMMAND_LIMIT_S} s. Try it by itself."
+            ) from None
         except OSError as error:
             raise ApiError(f"{command[0]}: {error.strerror or error}") from None
         if done.returncode:

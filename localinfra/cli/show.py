@@ -14,6 +14,7 @@ from localinfra.errors import ApiError
 from localinfra.models import catalog, files
 from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header
+from localinfra.models.histories import history_of
 from localinfra.models.sampling import SamplingSettings, recommended_in
 
 Row = tuple[str, str]
@@ -48,6 +49,8 @@ def rows_of(name: str, entry: ModelEntry) -> Iterator[Row]:
     yield "files", f"{found} ({size(bytes_of(found))})"
     for problem in files.problems(entry):
         yield "problem", problem
+    if words := history_of(entry).words:
+        yield "trouble", words
     if found.is_file():
         try:
             header = read_header(found, embeds=not isinstance(entry, TextModelEntry))

@@ -77,6 +77,14 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # limit of all answers that clients have not read yet, together; beyond it, the client that has
     # read nothing for longest is cut off
     max_unread_bytes: Annotated[int, Meta(ge=MIB)] = 128 * MIB
+    # answers of one key that run in the background at the same time; more get a 429
+    max_background: Annotated[int, Meta(ge=1)] = 64
+    # how long the events of such an answer can be read again after its end
+    events_kept_s: Seconds = 600.0
+    # limit of the events kept of one such answer; beyond it, the oldest are dropped
+    max_answer_event_bytes: Annotated[int, Meta(ge=1024)] = 16 * MIB
+    # the same of all of them together; beyond it, those of the oldest ended answer are dropped
+    max_event_bytes: Annotated[int, Meta(ge=1024)] = 64 * MIB
     max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024  # largest head of a request
     head_timeout_s: Seconds = 10.0  # longest wait for a request's complete head
     # how long an idle connection stays open; longer than most clients keep theirs
@@ -117,6 +125,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # also listen on this port, such as 11434, where Ollama's clients look; if another program has
     # it, the server says so and goes on
     ollama_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+    # keep the page's conversations on this server, for each key its own, instead of in the browser
+    keep_chats: bool = False
     keep_costs: bool = True  # record each key's usage in the cache, for `localinfra costs`
     log_level: LogLevel = "info"  # debug also logs every request
     log_format: LogFormat = "text"  # json: one object per line, for programs

@@ -5,6 +5,7 @@ batches get a thread each: without synchronising at every operation, threads are
 cores, MiniLM).
 """
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from localinfra.embed.encoder import Description, Rows, Tokens, arrays_of
 
 BATCH_TOKENS = 512  # larger batches exceed a core's caches
 MAX_SECOND_BYTES = 256 << 20  # of a graph loaded twice, for one thread and for all
+
+# OpenVINO tells its makers of every import, by this package; where there is none it tells nobody.
+REPORTER = "openvino_telemetry"
 
 Run: TypeAlias = Callable[[dict[str, Any]], Rows]
 
@@ -95,6 +99,7 @@ class OpenVinoEncoder(GraphEncoder):
         batch_tokens: int | None = None,
     ):
         """`precision`: f32, or bf16, which is faster on CPUs with bf16 instructions."""
+        sys.modules.setdefault(REPORTER, None)  # type: ignore[arg-type] # as its docs have it
         import openvino
 
         core = openvino.Core()

@@ -19,6 +19,7 @@ import msgspec
 
 import localinfra
 from localinfra import cache
+from localinfra.children import OWN_GROUP
 from localinfra.embed import plan as plans
 from localinfra.embed.plan import EncoderPlan
 
@@ -137,6 +138,7 @@ class Measurement:
                 text=True,
                 env={**os.environ, "PYTHONPATH": str(Path(localinfra.__file__).parent.parent)},
                 start_new_session=True,  # Ctrl-C must not end it first
+                creationflags=OWN_GROUP,
             )
             timer = threading.Timer(LIMIT_S, child.kill)
             timer.daemon = True

@@ -9,9 +9,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from localinfra.devices import DeviceLost, is_lost
 from localinfra.embed.batcher import Batcher, BatchPart, EncodeJob
 from localinfra.embed.encoder import Encoder, Rows, Tokens
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
+from localinfra.journal import Mark, StepKind
 from localinfra.logs import about, request_id
 from localinfra.watchdog import Pulse
 
@@ -48,6 +50,8 @@ class EmbedWorker:
         self._waiting: dict[EncodeJob, Waiting] = {}
         self._num_computing: Counter[int] = Counter()  # batches, by the id of their encoder
         self._pulse = Pulse()
+        self.is_device_lost = False
+        self.mark = Mark()
         self._threads: list[threading.Thread] = []
         self._add_threads(encoder.num_lanes)
 
@@ -194,11 +198,13 @@ class EmbedWorker:
 
     def _compute(self, encoder: Encoder, batch: list[BatchPart], is_alone: bool) -> None:
         rows: Rows | None = None
+        self.mark.note(StepKind.EMBED)
         try:
             rows = encoder.encode([part.tokens for part in batch], is_alone=is_alone)
             if rows.shape != (len(batch), encoder.width):
                 raise ValueError(f"rows of the shape {rows.shape}")
-        except BaseException:  # a library's panic is no Exception
+        except BaseException as error:  # a library's panic is no Exception
+            self.is_device_lost |= is_lost(error)
             waiting = [self._waiting.get(part.job) for part in batch]
             ids = dict.fromkeys(one.request_id for one in waiting if one)
             extra = about(*ids)
@@ -207,11 +213,15 @@ class EmbedWorker:
         with self._lock:
             self._num_computing[id(encoder)] -= 1
             is_idle = not self._num_computing.total()
+            if is_idle:
+                self.mark.note(StepKind.IDLE)
             self._pulse = self._pulse.idle() if is_idle else self._pulse.computing()
             is_left = encoder is not self._encoder and not self._num_computing[id(encoder)]
             self._deliver(batch, rows)
         if is_left:
             encoder.close()
+        if self.is_device_lost:
+            raise DeviceLost("its device computes nothing more; the log has the first error")
 
     def _deliver(self, batch: list[BatchPart], rows: Rows | None) -> None:
         if rows is None:

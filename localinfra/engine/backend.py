@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from localinfra.devices import DeviceLost
+
 # Most rows that pad a step to a `canonical_size`. A backend has room for them in addition to
 # `num_cells` and `max_output_rows`.
 MOST_PADDING = 16
@@ -20,6 +22,10 @@ EXTRA_STATES = 4
 
 class DecodeFailed(Exception):
     """The batch could not be computed; the contents of its slots are unknown."""
+
+
+class DeviceFailed(DecodeFailed, DeviceLost):
+    """The batch could not be computed, and no other will be by this device."""
 
 
 class Batch:

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from localinfra.devices import is_lost
 from localinfra.engine import postprocess
 from localinfra.engine.backend import Backend, DecodeFailed, DraftBackend
 from localinfra.engine.generation import Generation, call, deliver_all, failure
@@ -24,6 +25,7 @@ from localinfra.engine.sequence import Sequence
 from localinfra.engine.step import Chunk, Step
 from localinfra.engine.waiting import check_room
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
+from localinfra.journal import Mark, StepKind
 from localinfra.logs import about
 from localinfra.watchdog import Pulse
 
@@ -76,6 +78,8 @@ class Engine:
         self._fault: str | None = None  # why the engine ended without `close`
         self._is_abandoned = False
         self._num_faults = 0  # failed steps in a row
+        self.is_device_lost = False
+        self.mark = Mark()
         self._pulse = Pulse()
         self._generations: weakref.WeakSet[Generation] = weakref.WeakSet()  # the event loop's
         self._ending = threading.Lock()  # each request is queued or refused, never lost
@@ -228,6 +232,7 @@ class Engine:
         if not self._scheduler.is_idle:
             self._pulse = self._pulse.next()
             self._step()
+            self.mark.note(StepKind.KEEP)
             self._scheduler.keeping.step(time.monotonic())
             self._num_faults = 0
         if self._scheduler.is_idle:
@@ -235,9 +240,11 @@ class Engine:
 
     def _start_over(self, error: BaseException) -> None:
         """Recovers from a failed step: fails the requests that had slots, whose contents are
-        unknown now, and keeps those that wait. Reraises after MAX_FAULTS failures in a row."""
+        unknown now, and keeps those that wait. Reraises after MAX_FAULTS failures in a row, and if
+        the device is lost."""
         self._num_faults += 1
-        if self._num_faults >= MAX_FAULTS:
+        self.is_device_lost = is_lost(error)
+        if self._num_faults >= MAX_FAULTS or self.is_device_lost:
             raise error
         logger.error("%s: a step failed: %r", self._name, error, exc_info=error)
         waiting = [sequence for sequence in self._scheduler.waiting if not sequence.finished]
@@ -268,6 +275,7 @@ class Engine:
 
     def _next_command(self) -> Callable[[], None]:
         self._pulse = self._pulse.idle()
+        self.mark.note(StepKind.IDLE)
         try:
             return self._commands.get(timeout=REST_AFTER_S)
         except queue.Empty:
@@ -308,6 +316,7 @@ class Engine:
 
     def _step(self) -> None:
         """Decodes one batch and puts an event per sampled token into the outbox."""
+        self.mark.note(StepKind.SCHEDULE)
         step = self._scheduler.schedule()
         self._num_steps += 1
         self._deliver(step)
@@ -327,11 +336,13 @@ class Engine:
         self._backend.set_threads(step.threads)
         started_s = time.perf_counter()
         self._pulse = self._pulse.computing()
+        self.mark.note(StepKind.PREFILL if step.num_prompt_tokens else StepKind.DECODE)
         self._backend.decode(step.batch)
         self._pulse = self._pulse.next()
         return time.perf_counter() - started_s
 
     def _postprocess(self, step: Step) -> None:
+        self.mark.note(StepKind.SAMPLE)
         for chunk in step.chunks:
             generation = self._owners.get(chunk.sequence)
             if generation is None:
@@ -367,7 +378,7 @@ class Engine:
         outbox, self._outbox = self._outbox, {}
         self._is_urgent = False
         self._handed_over_s = time.perf_counter()
-        self._publish()
+        self._stats = self._scheduler.stats(self._num_steps)
         for loop in {generation.loop for generation in outbox}:
             parcels = [(owner, events) for owner, events in outbox.items() if owner.loop is loop]
             call(loop, deliver_all, parcels)
@@ -386,6 +397,3 @@ class Engine:
             for sequence in generation.sequences:
                 sequence.finished = True
                 self._owners.pop(sequence, None)
-
-    def _publish(self) -> None:
-        self._stats = self._scheduler.stats(self._num_steps)

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
+from localinfra.devices import is_lost
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.request import Event, Finished, ImageRequest
+from localinfra.journal import Mark, StepKind
 from localinfra.logs import about, request_id
 from localinfra.watchdog import Pulse
 
@@ -73,6 +75,8 @@ class ImageWorker:
         self._is_closed = False
         self._fault: str | None = None  # why the thread has ended
         self._pulse = Pulse()  # written by the thread
+        self.is_device_lost = False
+        self.mark = Mark()
         self._arrivals: deque[PaintJob] = deque()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._work = threading.Semaphore(0)
@@ -160,7 +164,9 @@ class ImageWorker:
         try:
             while not self._is_closed:
                 self._pulse = self._pulse.idle()
+                self.mark.note(StepKind.IDLE)
                 self._work.acquire()
+                self.mark.note(StepKind.PAINT)
                 self._pulse = self._pulse.next()
                 self._run_commands()
                 self._take_arrivals()
@@ -216,9 +222,12 @@ class ImageWorker:
         except ApiError as error:
             self._end(job, error)
             return
-        except BaseException:  # a Rust panic in tokenizers is not an Exception
+        except BaseException as error:  # a Rust panic in tokenizers is not an Exception
             logger.exception("%s: an image failed", self._name, extra=about(job.request_id))
             self._end(job, EngineFailed(f"{self._name} could not make this image."))
+            self.is_device_lost = is_lost(error)
+            if self.is_device_lost:
+                raise
             return
         if job.is_cancelled or job.next_image >= num_images:
             self._turns.popleft()

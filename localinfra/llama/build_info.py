@@ -1,7 +1,7 @@
 """What the installed llama.cpp was compiled for, and which devices it sees.
 
-Run as a child process, `python -m localinfra.llama.build_info [MODEL]`: a build for another CPU
-dies of an illegal instruction, and the caller (doctor, setup) must survive to report it. Prints
+Run as a child process, `python -m localinfra.llama.build_info [MODEL]`: a build that dies must not
+take its caller (doctor, setup) with it. Prints
 `BuildInfo` as JSON to standard output, after decoding one token if a MODEL is given; llama.cpp's
 own log goes to standard error. Serving code uses only `free_memory`.
 """
@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 from localinfra.llama.library import libggml, llama_cpp
 from localinfra.llama.load_log import device_of
+from localinfra.llama_usable import compiled_features
 
 # enum ggml_backend_dev_type of ggml-backend.h, in its order
 DEVICE_KINDS = ("cpu", "gpu", "integrated gpu", "accelerator", "meta")
@@ -47,12 +48,6 @@ def build_info() -> BuildInfo:
         gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
         devices=devices(),
     )
-
-
-def compiled_features(system_info: str) -> tuple[str, ...]:
-    """`CPU : SSE3 = 1 | AVX2 = 1 | ` → the names whose value is 1, of the CPU backend only."""
-    pairs = [pair.split("=") for pair in system_info.partition("CPU :")[2].split("|")]
-    return tuple(p[0].strip() for p in pairs if len(p) == 2 and p[1].strip() == "1")
 
 
 def backends() -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING, Batch, DecodeFailed
 from localinfra.engine.policy.idle_cores import IdleCores
-from localinfra.llama import log, saving
+from localinfra.llama import saving
 from localinfra.llama.cells import CellMap, parts_by_slot
+from localinfra.llama.failures import decode_failure
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import LoadFailed, Model, NoContext
 from localinfra.llama.rounding import Rounding, find_rounding
@@ -284,8 +285,7 @@ class LlamaContext:
         self._output_index = {row: index for index, row in enumerate(batch.output_rows)}
         code = llama_cpp.llama_decode(self._pointer, self._batch)
         if code:
-            reason = log.recent_errors() or "no further word from llama.cpp"
-            raise DecodeFailed(f"llama_decode gave {code} ({reason})")
+            raise decode_failure(code, is_offloaded=self._model.is_offloaded)
         for cells in self._cells:
             if not self._model.has_state:
                 cells.add(batch.slots, batch.positions)

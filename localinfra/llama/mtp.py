@@ -16,6 +16,7 @@ from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.hidden import HiddenStates, hidden_bytes, rows_by_slot
 from localinfra.llama.library import llama_cpp, llama_cpp_ext
 from localinfra.llama.model import Model
+from localinfra.llama.rounding import Rounding
 
 # As for logits, a declaration that returns an address.
 _get_rows = ctypes.cast(llama_cpp_ext.llama_get_embeddings_nextn, ctypes.c_void_p).value or 0
@@ -85,7 +86,7 @@ class MtpContext(LlamaContext):
         # Of all rows: of output rows only, llama.cpp would give the first ones in their place.
         llama_cpp_ext.llama_set_embeddings_nextn(self._pointer, True, False)
 
-    def _find_canonical_shapes(self) -> None:
+    def _probe(self, known: Rounding | None) -> None:
         """Drafts change no text, so their bits don't matter."""
 
     def decode(self, batch: Batch) -> None:

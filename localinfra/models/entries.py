@@ -5,7 +5,7 @@ Knows what a model's files look like, but not how it is loaded or computes.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -95,6 +95,12 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def details(self) -> ModelDetails:
         """The details that are known before the model is loaded."""
         return ModelDetails()
+
+    @property
+    def safer(self) -> Self:
+        """The entry for a model that has killed the server: with as little as possible of what may
+        differ between machines."""
+        return self
 
     @property
     def other_ggufs(self) -> Mapping[str, Path]:
@@ -194,6 +200,20 @@ class TextModelEntry(ModelEntry, tag_field="kind", tag="text", frozen=True, kw_o
         )
 
     @property
+    def safer(self) -> Self:
+        return msgspec.structs.replace(
+            self,
+            gpu_layers=0,
+            flash_attention=False,
+            # llama.cpp reads other types with flash attention only
+            kv_type=self.kv_type if self.kv_type in ("f32", "bf16") else "f16",
+            prompt_lookup=False,
+            draft=None,
+            mtp=False,
+            optimize="off",
+        )
+
+    @property
     def other_ggufs(self) -> Mapping[str, Path]:
         draft = self.draft.find() if self.draft else None
         adapters = {f"lora[{at}].path": adapter.path for at, adapter in enumerate(self.lora)}
@@ -227,6 +247,10 @@ class EncoderEntry(ModelEntry, frozen=True, kw_only=True):
     @property
     def details(self) -> ModelDetails:
         return ModelDetails(context_length=self.context_length)
+
+    @property
+    def safer(self) -> Self:
+        return msgspec.structs.replace(self, device="cpu", backend="torch")
 
     def problem(self, path: Path) -> str | None:
         return looks.encoder(path, self.article)

@@ -10,13 +10,15 @@ from typing import IO
 
 import msgspec
 
+from localinfra.children import OWN_GROUP
 from localinfra.optimize import store
 from localinfra.optimize.job import Done, Event, JobFailed, OptimizeJob, Progress, Report
 
 events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 COMMAND = [sys.executable, "-m", "localinfra.optimize.worker"]
+CAN_PAUSE = hasattr(signal, "SIGSTOP")  # not on Windows
 # What ended the worker from outside: the kernel when memory runs out, or a person.
-FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}
 
 
 class OptimizeFailed(Exception):
@@ -30,7 +32,7 @@ class OptimizeFailed(Exception):
 class Control:
     """Pauses a running job and ends it, from any thread at any time, also before it has started.
 
-    A paused process has all its threads stopped by the kernel, wherever they are.
+    A paused process has all its threads stopped by the kernel, wherever they are: if `CAN_PAUSE`.
     """
 
     def __init__(self) -> None:
@@ -66,7 +68,8 @@ class Control:
         """Kills the process. `run` then raises OptimizeFailed."""
         with self._lock:
             self._is_ended = True
-            self._send(signal.SIGKILL)
+            if self._process is not None:
+                self._process.kill()
 
     def _send(self, number: signal.Signals) -> None:
         if self._process is not None:
@@ -87,6 +90,7 @@ def run(
             # Out of Ctrl-C's reach, and in this session: if its parent is killed while it is
             # stopped, it gets a SIGHUP and continues, as a group that nobody can continue.
             process_group=0 if job.is_background else None,
+            creationflags=OWN_GROUP if job.is_background else 0,
         )
         if control:
             control.attach(process)
@@ -134,6 +138,6 @@ def epitaph(status: int, log: IO[bytes]) -> OptimizeFailed:
     words = f": {lines[-1]}" if lines else ""
     if status < 0:
         number = signal.Signals(-status)
-        is_final = number not in FROM_OUTSIDE
+        is_final = number.name not in FROM_OUTSIDE
         return OptimizeFailed(f"the measurement ended with {number.name}{words}", is_final)
     return OptimizeFailed(f"the measurement ended with status {status}{words}")

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 SECRET_BYTES = 32
 NAME = re.compile(rf"[0-9a-f]{{{2 * HASH_BYTES}}}")
 PART = ".part"
+# Windows has neither of these, and alone tells text from bytes.
+NEITHER_LINK_NOR_PIPE: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+BINARY: int = getattr(os, "O_BINARY", 0)
 STALE_PART_S = 60.0  # a file takes well under a second to write
 FULL_SHARE = 15 / 16  # of the limit is kept after files exceed it
 FREE_BYTES = 256 << 20  # of the disk are left to others
@@ -235,7 +238,7 @@ class Folder:
         """A regular file: neither a link, nor a pipe that would block. Raises OSError and
         BadEntry."""
         try:
-            number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            number = os.open(path, os.O_RDONLY | BINARY | NEITHER_LINK_NOR_PIPE)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise BadEntry("it is a link") from None
@@ -248,7 +251,7 @@ class Folder:
 
     @staticmethod
     def _created(path: Path) -> BufferedWriter:
-        return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
+        return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | BINARY, 0o600), "wb")
 
     def _remove_damaged(self, path: Path) -> None:
         self.num_damaged += 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from localinfra.errors import ApiError
+from localinfra.errors import ApiError, ModelUnavailable
 from localinfra.executor import in_daemon_thread
 from localinfra.models.entries import ModelEntry, TextModelEntry
 from localinfra.optimize import store
@@ -247,7 +247,13 @@ class FasterWeights:
 
 def background_job(name: str, entry: TextModelEntry) -> "OptimizeJob":
     """Imports llama.cpp. Raises ModelUnavailable."""
+    from localinfra.optimize.run import CAN_PAUSE
     from localinfra.text.loading import optimize_job
 
+    if not CAN_PAUSE:
+        raise ModelUnavailable(
+            "a measurement can't be paused while requests run on this system; without a server, "
+            f"`localinfra optimize {name} --apply` does it"
+        )
     job = optimize_job(name, entry, lossless_only=True, keep=True)
     return msgspec.structs.replace(job, is_background=True)

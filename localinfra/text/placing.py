@@ -27,6 +27,7 @@ from localinfra.llama.mtp import HiddenContext
 from localinfra.llama.rounding import Rounding
 from localinfra.models import measured
 from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.mtp import without_mtp
 from localinfra.models.gguf.reader import GgufHeader
 from localinfra.models.kv_cache import (
     ROLLS_BACK,
@@ -79,25 +80,26 @@ def plan_text(
     name: str, entry: TextModelEntry, path: Path, header: GgufHeader, room: Room
 ) -> TextPlan:
     """`room` is for all models together: a plan does not depend on what else is loaded now."""
+    loaded = header if entry.mtp else without_mtp(header)
     free = free_memory() if entry.gpu_layers != 0 else {}
     if entry.split_mode == "none":
         free = dict(list(free.items())[entry.main_gpu : entry.main_gpu + 1])
     gpus = {device: room.get(device, size) for device, size in free.items()}
     host_bytes = room.get(CPU, machine.available_memory() or 0)
     # Layers that don't fit the GPUs share main memory with their caches.
-    is_on_gpu = sum(gpus.values()) > header.tensor_bytes
+    is_on_gpu = sum(gpus.values()) > loaded.tensor_bytes
     place_bytes = sum(gpus.values()) + (0 if is_on_gpu else host_bytes)
-    settings = sized(entry, header, place_bytes, list(gpus.values()))
-    settings = msgspec.structs.replace(settings, max_rollback=rollback(entry, header, settings))
+    settings = sized(entry, loaded, place_bytes, list(gpus.values()))
+    settings = msgspec.structs.replace(settings, max_rollback=rollback(entry, loaded, settings))
     layers, split = entry.gpu_layers, entry.tensor_split
     if layers == "auto":
-        fitting = layers_per_device(header, list(gpus.values()), cache_shape(settings))
+        fitting = layers_per_device(loaded, list(gpus.values()), cache_shape(settings))
         layers, split = sum(fitting), split or tuple(map(float, fitting))
         if gpus:
             total = sum(gpus.values()) / 2**30
             logger.info("%s: %d layers fit the %.1f GiB of the GPU", name, layers, total)
     return TextPlan(
-        expected=expected(entry, header, settings, layers, split, list(gpus)),
+        expected=expected(entry, loaded, settings, layers, split, list(gpus)),
         path=path,
         header=header,
         settings=settings,

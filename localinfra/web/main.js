@@ -4,7 +4,7 @@ import { h, put } from "./lib/dom.js";
 import { json, onMissingKey } from "./lib/api.js";
 import { notify, openDialog } from "./lib/dialog.js";
 import { refreshModels } from "./lib/models.js";
-import { apiKey, keepKey, theme } from "./lib/settings.js";
+import { apiKey, keepKey, SENDABLE, theme } from "./lib/settings.js";
 import ChatPanel from "./chat/panel.js";
 
 // Chat is what most people come for; the others are fetched when they are opened.
@@ -50,6 +50,8 @@ function askForKey(refused) {
     autocomplete: "off",
     required: true,
     autofocus: true,
+    pattern: SENDABLE,
+    title: "Letters, digits and signs of ASCII",
     "aria-label": "API key",
     value: apiKey.value,
   });

@@ -36,7 +36,7 @@ from localinfra.api.generation import tools
 from localinfra.api.generation.params import Defaults
 from localinfra.api.http.body import decode, decode_within
 from localinfra.api.http.liberal import NUMBERED
-from localinfra.api.openai.responses.handlers import conversation_request
+from localinfra.api.openai.responses.conversation import conversation_request
 from localinfra.chat.messages import checked
 from localinfra.errors import InvalidRequest
 

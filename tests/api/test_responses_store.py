@@ -16,7 +16,7 @@ from localinfra.api.generation.params import Defaults
 from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.body import Decoded, decode
 from localinfra.api.http.state import AppState, RequestState
-from localinfra.api.openai.responses.handlers import (
+from localinfra.api.openai.responses.conversation import (
     ConversationRequest,
     conversation_request,
     read_conversation,
@@ -111,6 +111,18 @@ def test_a_caller_with_many_only_pushes_out_their_own() -> None:
     for at in range(30):
         put(store, f"r{at}", "x" * 1000)
     assert store.find("other", OTHER) and kept(store, "r0", "r29") == ["r29"]
+
+
+def test_a_response_in_progress_is_replaced_and_never_dropped() -> None:
+    store = ResponseStore(max_responses=2)
+    for id in ("r1", "r2", "r3"):
+        store.put(id, ME, b"{}", [], [], 0, status="in_progress", is_background=True)
+    put(store, "r4")
+    assert kept(store, "r1", "r2", "r3", "r4") == ["r1", "r2", "r3"]
+    put(store, "r1")
+    assert kept(store, "r1", "r2", "r3") == ["r2", "r3"]
+    put(store, "r2")
+    assert store.drop("r3", ME) and store.find("r2", ME) and store.find_item("r2_m", ME)
 
 
 class Counted(list[Any]):
@@ -269,7 +281,7 @@ def test_input_items_are_encoded_once_and_in_a_thread(
         written.append((threading.current_thread().name, encode(item)))
         return encode(item)
 
-    monkeypatch.setattr("localinfra.api.openai.responses.store.encode", spy)
+    monkeypatch.setattr("localinfra.api.openai.responses.retrieving.encode", spy)
     first, second = (server.ask(f"/resp_1/input_items?order={order}") for order in ("asc", "desc"))
     assert ids(first) == ids(second)[::-1] and len(written) == 5
     assert all(thread != threading.main_thread().name for thread, _ in written)

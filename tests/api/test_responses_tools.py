@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from localinfra.api.generation.params import Defaults
 from localinfra.api.http.body import decode
-from localinfra.api.openai.responses.handlers import conversation_request
+from localinfra.api.openai.responses.conversation import conversation_request
 from localinfra.api.openai.responses.input import messages_of, read_input
 from localinfra.api.openai.responses.output import OutputWriter
 from localinfra.api.openai.responses.request import ResponsesRequest

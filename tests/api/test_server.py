@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from serving import has_ipv6
 
-from localinfra.api.sockets import server
+from localinfra.api.sockets import binding
 from localinfra.api.sockets.binding import bind
 
-real_bound_socket = server.bound_socket
+real_bound_socket = binding.bound_socket
 
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine")
@@ -45,7 +45,7 @@ def test_without_ipv6_localhost_is_one_address(
             raise OSError(number, "no such address")
         return real_bound_socket(family, address, port)
 
-    monkeypatch.setattr(server, "bound_socket", bound_socket)
+    monkeypatch.setattr(binding, "bound_socket", bound_socket)
     with taken("localhost") as [(address, _)]:
         assert address == "127.0.0.1"
 
@@ -63,7 +63,7 @@ def test_a_port_in_use_on_the_other_address_is_skipped(
             return real_bound_socket(socket.AF_INET, "127.0.0.2", port)
         return real_bound_socket(family, address, port)
 
-    monkeypatch.setattr(server, "bound_socket", bound_socket)
+    monkeypatch.setattr(binding, "bound_socket", bound_socket)
     with taken("localhost") as [(_, port), (_, same_port)]:
         assert port == same_port == tried[-1] and len(tried) == 4
 

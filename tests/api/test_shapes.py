@@ -23,7 +23,7 @@ from starlette.requests import Request
 from localinfra.api.generation.params import Defaults
 from localinfra.api.http.body import decode, decode_within
 from localinfra.api.openai.responses import input as responses_input
-from localinfra.api.openai.responses.handlers import conversation_request
+from localinfra.api.openai.responses.conversation import conversation_request
 from localinfra.errors import InvalidRequest
 
 TEXT = {"type": "text", "text": "Hello"}
@@ -47,7 +47,7 @@ EPHEMERAL = {"type": "ephemeral"}
          ["messages[1].tool_calls[0].index", "messages[1].tool_calls[0].function.foo"]),
         (CHAT, {"tool_choice": {"type": "function", "function": {"name": "f", "foo": 1}}},
          ["tool_choice.function.foo"]),
-        (CHAT, {"thinking": {"type": "adaptive"}, "x": {"y": 1}}, ["thinking", "x"]),
+        (CHAT, {"thinking": {"type": "adaptive", "foo": 1}, "x": {"y": 1}}, ["x", "thinking.foo"]),
         (COMPLETIONS, {"stream_options": {"x": [1]}}, ["stream_options.x"]),
         (MESSAGES, {"metadata": {"user_id": "u", "team": "t"}}, ["metadata.team"]),
         (MESSAGES, {"messages": user({**TEXT, "citations": [1]})},

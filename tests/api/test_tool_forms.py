@@ -10,7 +10,7 @@ from starlette.requests import Request
 from localinfra.api.generation.params import Defaults
 from localinfra.api.http.body import decode
 from localinfra.api.openai.chat import ChatCompletionRequest
-from localinfra.api.openai.responses.handlers import conversation_request
+from localinfra.api.openai.responses.conversation import conversation_request
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.chat.answer import ToolUse
 from localinfra.errors import InvalidRequest

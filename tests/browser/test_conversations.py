@@ -7,6 +7,7 @@ import pytest
 from echo import EchoServer
 from playwright.sync_api import Page, expect
 from talking import Open, begin, choose, finish, say, text_of
+from waiting import wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -46,20 +47,58 @@ def test_an_answer_goes_on_while_another_conversation_is_open(page: Page) -> Non
     expect(page.locator(".answer-text")).to_have_text(("slowly " * 60).strip())
 
 
-def test_what_came_before_a_reload_is_kept_and_can_go_on(page: Page) -> None:
+def test_a_reloaded_page_reads_on_where_an_answer_runs(page: Page) -> None:
     choose(page, "slow")
-    whole = " ".join(map(str, range(1500)))  # nothing in it repeats, so no draft makes it quick
+    whole = " ".join(map(str, range(300)))  # nothing in it repeats, so no draft makes it quick
     begin(page, whole)
     while not page.evaluate(KEPT):
         page.wait_for_timeout(50)
     page.reload()
     page.locator(".conversation").click()
     answer = page.locator(".turn.assistant")
-    expect(answer.locator(".figures")).to_contain_text("stopped")
+    expect(text_of(answer)).to_have_text(whole)
+    finish(page)
+    expect(answer.locator(".figures")).not_to_contain_text("stopped")
+    page.reload()  # and it ended once
+    page.locator(".conversation").click()
+    expect(text_of(answer)).to_have_text(whole)
+    finish(page)
+
+
+def test_an_answer_that_was_read_on_can_be_stopped_and_go_on(
+    page: Page, server: EchoServer
+) -> None:
+    choose(page, "slow")
+    whole = " ".join(map(str, range(500)))
+    begin(page, whole)
+    while not page.evaluate(KEPT):
+        page.wait_for_timeout(50)
+    page.reload()
+    page.locator(".conversation").click()
+    answer = page.locator(".turn.assistant")
     expect(answer.locator(".prose")).to_contain_text("0 1 2 3")
+    page.keyboard.press("Escape")
+    finish(page)
+    expect(answer.locator(".figures")).to_contain_text("stopped")
+    model = server.runtime.loaded_text_models()["slow"]
+    wait_for(lambda: not model.is_busy)
     answer.get_by_label("Go on from here").click()
     finish(page)
     expect(text_of(answer)).to_have_text(whole)
+
+
+def test_two_windows_read_one_answer(page: Page) -> None:
+    choose(page, "slow")
+    whole = " ".join(map(str, range(200)))
+    begin(page, whole)
+    while not page.evaluate(KEPT):
+        page.wait_for_timeout(50)
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.locator(".conversation").click()
+    for window in (other, page):
+        finish(window)
+        expect(text_of(window.locator(".turn.assistant"))).to_have_text(whole)
 
 
 def test_exported_conversations_come_back_in_another_browser(

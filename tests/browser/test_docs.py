@@ -42,3 +42,9 @@ def test_an_answer_that_is_no_stream_is_shown_whole(open_page: Open, server: Ech
 def test_an_answer_without_a_body_is_said_to_be_empty(open_page: Open, server: EchoServer) -> None:
     found = panel(open_page, server, "delete_ollama_model")
     expect(found.locator("summary", has_text="200")).to_have_text("200 empty")
+
+
+def test_it_fits_a_phone(open_page: Open, server: EchoServer) -> None:
+    page = open_page(server.url + "/docs", is_shown=False, viewport={"width": 360, "height": 640})
+    expect(page.locator("#create_chat_completion code").last).to_contain_text("curl")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from echo import EchoServer
 from playwright.sync_api import Page, expect
-from talking import CATALOGUE, ELSEWHERE, Open, begin, say
+from talking import CATALOGUE, ELSEWHERE, Open, begin, choose, say
 
 pytestmark = pytest.mark.browser
 
@@ -59,6 +59,21 @@ def test_a_key_is_kept_if_the_user_says_so(open_page: Open, guarded: EchoServer)
     other_tab = page.context.new_page()
     other_tab.goto(guarded.url)
     expect(other_tab.get_by_label("Model", exact=True)).to_have_value("tests/echo")
+
+
+def test_a_key_that_no_header_can_hold_is_refused_at_once(
+    open_page: Open, guarded: EchoServer
+) -> None:
+    """Kept, it would lock the user out: the browser sends no request with it."""
+    page = open_page(guarded.url, refusals=True, is_shown=False)
+    key = page.get_by_label("API key")
+    key.fill("сезам")
+    page.keyboard.press("Enter")
+    expect(key).to_be_visible()
+    assert key.evaluate("input => !input.validity.valid")
+    key.fill("open-sesame")
+    page.keyboard.press("Enter")
+    page.locator("#stage > section").wait_for()
 
 
 def test_who_sends_the_question_for_a_key_away_is_not_asked_again_by_the_page_itself(
@@ -185,6 +200,7 @@ def test_keys_lead_everywhere(page: Page) -> None:
     page.locator("#stage").dispatch_event("keydown", sign)
     expect(page.get_by_role("heading", name="Embed", exact=True)).to_be_visible()
     page.keyboard.press("Alt+1")
+    expect(message).to_be_focused()
     page.keyboard.press("Control+k")
     expect(page.get_by_label("Search conversations")).to_be_focused()
     page.keyboard.press("Control+Shift+O")
@@ -206,6 +222,7 @@ def test_a_server_without_a_chat_model_says_where_to_get_one(
     expect(page.get_by_role("alert")).to_contain_text("fetch one under Models")
     page.locator(".welcome").get_by_role("link", name="Fetch one").click()
     expect(page.get_by_role("article", name="absent")).to_be_visible()
+    page.close()  # it asks on
     server.close()
 
 
@@ -215,3 +232,79 @@ def test_the_page_says_that_the_server_is_gone(open_page: Open, tmp_path: Path) 
     server.close()
     answer = say(page, "anyone?")
     expect(answer.get_by_role("alert")).to_contain_text("can't be reached")
+
+
+def test_escape_ends_an_edit_or_a_menu_and_no_answer(page: Page) -> None:
+    say(page, "first")
+    choose(page, "slow")
+    begin(page, "word " * 500)
+    expect(page.locator(".answer.running")).to_contain_text("word")
+    page.get_by_label("Edit and ask again").first.click()
+    page.get_by_label("Edit the message").press("Escape")
+    expect(page.get_by_label("Edit the message")).to_have_count(0)
+    page.get_by_label("Import and export").press("Enter")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Export all")).to_be_hidden()
+    expect(page.get_by_label("Import and export")).to_be_focused()
+    expect(page.locator(".answer.running")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(page.locator(".answer.running")).to_have_count(0)
+
+
+def test_a_dialog_says_what_happens_in_it_and_outlives_a_selection(page: Page) -> None:
+    say(page, "first")
+    page.get_by_label("The request as code").click()
+    dialog = page.get_by_role("dialog")
+    box = dialog.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 40, box["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(5, 5)
+    page.mouse.up()
+    expect(dialog).to_be_visible()
+    dialog.get_by_label("Copy").click()
+    expect(dialog.locator(".notice")).to_be_visible()
+    page.mouse.click(5, 5)
+    expect(dialog).to_have_count(0)
+
+
+def test_a_tab_that_may_store_nothing_works(open_page: Open, server: EchoServer) -> None:
+    page = open_page(server.url)
+    page.add_init_script(
+        "for (const name of ['localStorage', 'sessionStorage']) Object.defineProperty(window, name,"
+        "{ get() { throw new DOMException('refused', 'SecurityError'); } });"
+        "IDBFactory.prototype.open = () => { throw new DOMException('refused', 'SecurityError'); };"
+    )
+    page.reload()
+    expect(page.get_by_role("alert").first).to_contain_text("storage can't be used")
+    page.get_by_label("Temperature").fill("0")
+    expect(say(page, "hello").locator(".answer-text")).to_have_text("hello")
+    for panel in ("complete", "image"):
+        go_to(page, panel)
+    go_to(page, "complete")
+    page.get_by_label("Prompt", exact=True).fill("abc\n")
+    page.get_by_role("button", name="Complete").click()
+    expect(page.locator(".figures")).to_contain_text("tokens")
+    page.goto(server.url + "/docs")
+    expect(page.get_by_role("heading", name="API", exact=True)).to_be_visible()
+
+
+def test_what_was_kept_and_can_not_be_read_counts_as_nothing(page: Page) -> None:
+    damaged = {"params": "5", "system": "[]", "model": "{}", "theme": "no JSON"}
+    page.evaluate(
+        "kept => Object.entries(kept).forEach(([n, v]) => localStorage[`localinfra.${n}`] = v)",
+        damaged,
+    )
+    page.reload()
+    page.get_by_label("Temperature").fill("0")
+    expect(say(page, "hello").locator(".prose")).to_have_text("hello")
+
+
+def test_an_answer_that_breaks_off_says_so(page: Page) -> None:
+    page.evaluate(
+        """window.fetch = async () => new Response(new ReadableStream({
+          pull: (stream) => stream.error(new TypeError("network error")) }))"""
+    )
+    expect(say(page, "hello").get_by_role("alert")).to_contain_text(
+        "connection to the server broke"
+    )

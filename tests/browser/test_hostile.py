@@ -123,3 +123,20 @@ def test_no_text_takes_long_or_breaks_the_page(page: Page, text: str) -> None:
         }}"""
     )
     assert length >= 0
+
+
+def test_a_wide_table_of_short_lines_makes_few_cells(page: Page) -> None:
+    """A cell for each column of each line would be 190,000 of them here."""
+    width, lines = 190, 1000
+    text = f"{'|a' * width}|\n{'|-' * width}|\n" + "|b\n" * lines
+    count = """async (text) => {
+      const script = document.querySelector("script[type=module]").src;
+      const { markdown } = await import(new URL("./text/markdown.js", script));
+      return markdown(text).querySelectorAll("td").length;
+    }"""
+    assert page.evaluate(count, text) == 2 * lines
+
+
+def test_a_language_of_code_can_not_turn_the_direction(page: Page) -> None:
+    answer = say(page, "```\u202egnp\ncode\n```")
+    expect(answer.locator(".code-head span").first).to_have_text("⟨U+202E⟩gnp")

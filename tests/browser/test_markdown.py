@@ -113,3 +113,9 @@ def test_it_does_not_matter_where_a_stream_is_cut(drawing: Page) -> None:
         assert drawing.evaluate(DRAW, {"text": text, "steps": [cut]}) == whole, text[:cut]
     letters = list(range(len(text)))
     assert drawing.evaluate(DRAW, {"text": text, "steps": letters}) == whole
+
+
+def test_a_text_may_have_any_number_of_parts(drawing: Page) -> None:
+    """More than a call can have arguments."""
+    tree = drawing.evaluate(DRAW, {"text": "*a* " * 70_000, "steps": []})
+    assert tree.count("<em>a</>") == 70_000

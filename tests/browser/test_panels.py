@@ -1,5 +1,6 @@
 """Complete, Models and Server, over models that repeat what they are told."""
 
+import re
 from urllib.parse import urlsplit
 
 import pytest
@@ -123,3 +124,40 @@ def test_the_server_shows_what_it_does(page: Page) -> None:
     expect(row).to_contain_text("$")
     expect(page.get_by_role("row", name="/v1/chat/completions")).to_be_visible()
     expect(page.get_by_role("img", name="Generated: now")).to_be_visible()
+
+
+def test_charts_show_steps_with_units_and_say_in_words_what_they_draw(page: Page) -> None:
+    page.keyboard.press("Alt+6")
+    expect(page.get_by_role("img", name="Running: now")).to_be_visible()
+    page.keyboard.press("Alt+1")
+    choose(page, "slow")
+    begin(page, "word " * 2000)
+    page.keyboard.press("Alt+6")
+    for title, unit in (("Step time", "ms"), ("Batch size", "tokens")):
+        told = (
+            rf"^{title}: now [\d.,]+ {unit}, lowest [\d.,]+ {unit}, highest [\d.,]+ {unit} in 5 m"
+        )
+        expect(page.get_by_role("img", name=re.compile(told))).to_be_visible()
+        card = page.get_by_role("article").filter(has_text=title)
+        expect(card.locator(".chart-value")).to_have_text(re.compile(rf"^[\d.,]+ {unit}$"))
+        expect(card.locator(".line")).to_have_attribute("d", re.compile(r"^M.*L"))
+    page.get_by_role("row", name="slow").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#stage")).to_contain_text("No request is running.")
+
+
+def test_what_is_open_on_a_models_card_stays_open(open_page: Open, server: EchoServer) -> None:
+    page = open_page(server.url + "/#models")
+    card = page.get_by_role("article", name="absent")
+    card.get_by_text("By hand").click()
+    asked: list[str] = []
+    page.on("response", lambda reply: asked.append(urlsplit(reply.url).path))
+    while asked.count("/v1/models") < 3:
+        page.wait_for_timeout(50)
+    expect(card.locator("details")).to_have_attribute("open", "")
+
+
+def test_more_texts_than_a_picture_shows_are_refused(open_page: Open, server: EchoServer) -> None:
+    page = open_page(server.url + "/#embed")
+    page.get_by_label("Texts, one a line").fill("\n".join(map(str, range(101))))
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("alert")).to_contain_text("These are 101 texts")

@@ -36,7 +36,8 @@ def test_what_an_image_copies_is_there_and_reaches_its_build(file: Path) -> None
     sent = (ROOT / ".dockerignore").read_text().splitlines()
     assert {"pyproject.toml", "models.toml", "localinfra"} <= set(sources)
     for name in sources:
-        assert (ROOT / name).exists() and f"!{name}" in sent
+        assert (ROOT / name).exists()
+        assert any(f"!{path}" in sent for path in (name, *Path(name).parents))
 
 
 @each_file
@@ -84,5 +85,5 @@ def test_a_container_runs_as_an_ordinary_user_who_owns_the_volume(file: Path) ->
     (volume,) = of(file, "VOLUME")
     (run,) = (run for run in of(file, "RUN") if "useradd" in run)
     assert f"install -d -o localinfra -g localinfra {volume}" in run
-    for setting in ("HF_HOME", "LOCALINFRA_CACHE"):
+    for setting in ("HF_HOME", "LOCALINFRA_CACHE", "LOCALINFRA_DATA"):
         assert f"{setting}={volume}/" in of(file, "ENV")[0]

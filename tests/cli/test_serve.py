@@ -44,6 +44,7 @@ class Process(ServeProcess):
         files: tuple[int, int] | None = None,  # the soft and the hard limit of descriptors
         server: str = "",
         patch: str = "",
+        joined: bool = False,  # the log goes where the output goes
     ) -> None:
         (folder / "models.toml").write_text(
             f"[server]\nkeep_costs = false\n{server}\n"
@@ -59,7 +60,7 @@ class Process(ServeProcess):
             popen = subprocess.Popen(
                 [sys.executable, "-c", program, "serve", *options, *arguments],
                 stdout=subprocess.PIPE,
-                stderr=errors,
+                stderr=subprocess.STDOUT if joined else errors,
                 text=True,
             )
         super().__init__(popen)
@@ -231,12 +232,16 @@ def test_a_refused_request_is_one_line_of_the_log(start: Start) -> None:
 
 
 def test_programs_may_have_a_log_of_json_lines(start: Start) -> None:
-    process = start("-v", server='log_format = "json"')
+    """And nothing else, also where the output is joined with the log."""
+    process = start("-v", server='log_format = "json"', joined=True)
     process.get("/health")
     process.get("/v1/nowhere")
     process.popen.send_signal(signal.SIGTERM)
+    assert process.popen.stdout is not None
+    rest = process.popen.stdout.read()
     assert process.end() == 0
-    lines = [json.loads(line) for line in process.log.splitlines()]
+    lines = [json.loads(line) for line in (process.banner + rest).splitlines()]
+    assert f"localinfra answers at {process.url}/v1" in [line["message"] for line in lines]
     told = [line for line in lines if line["logger"] == "localinfra.requests"]
     assert [(line["path"], line["status"]) for line in told] == [
         ("/health", 200),

@@ -146,7 +146,7 @@ def test_a_service_is_installed_started_and_removed(called: Called, tmp_path: Pa
     assert done.exit_code == 0, done.output
     assert "http://localhost:1/v1" in done.output and "loginctl enable-linger" in done.output
     unit = unit_of(tmp_path)
-    assert '"-P" "-m" "localinfra" "serve" "--port" "1"' in unit.read_text()
+    assert '"-P" "-m" "localinfra" "serve" "--supervised" "--port" "1"' in unit.read_text()
     assert called("status").exit_code == 0
 
     (tmp_path / "running").unlink()  # it failed
@@ -229,6 +229,22 @@ def test_where_no_manager_answers_the_command_says_what_to_do(
 def test_a_command_of_the_manager_that_fails_is_shown_with_its_words(tmp_path: Path) -> None:
     with pytest.raises(ApiError, match="`sh -c 'echo no luck; exit 1'` failed: no luck"):
         service.run(("sh", "-c", "echo no luck; exit 1"))
+
+
+def test_a_command_of_the_manager_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "COMMAND_LIMIT_S", 0.1)
+    with pytest.raises(ApiError, match="`sleep 600` did not end within"):
+        service.run(("sleep", "600"))
+
+
+def test_an_environment_in_a_cache_is_refused_and_no_other(tmp_path: Path) -> None:
+    environment = tmp_path / "uv" / "archive-v0" / "a1b2"
+    environment.mkdir(parents=True)
+    (environment / "CACHEDIR.TAG").touch()
+    service.check_stays(environment)
+    (tmp_path / "uv" / "CACHEDIR.TAG").touch()
+    with pytest.raises(ApiError, match="uv tool install"):
+        service.check_stays(environment)
 
 
 def test_a_python_that_finds_localinfra_here_alone_is_refused(

@@ -24,7 +24,7 @@ CODEX = "@openai/codex@0.171.0"
 OPENCODE = "opencode-ai@1.18.33"
 QWEN_CODE = "@qwen-code/qwen-code@0.15.10"
 AIDER = "aider-chat==0.86.2"
-LLM = "llm==0.36"
+LLM = ("llm==0.36", "llm-ollama==0.19.1")
 
 TEXT = "rivers and lakes"
 # A machine may forbid its sandbox.
@@ -159,24 +159,43 @@ def test_aider_gets_its_answer(
     assert not [exchange for exchange in agents.exchanges if exchange.status >= 400]
 
 
+@pytest.fixture
+def llm(
+    run: Callable[..., str], python: Callable[..., Environment], tmp_path: Path
+) -> Callable[..., str]:
+    """Runs llm with a function that reads a file."""
+    (tmp_path / "tools.py").write_text(
+        'def read(path: str) -> str:\n    "A file\'s text."\n    return open(path).read()\n'
+    )
+    programs = Path(python(*LLM).executable).parent
+    functions = ["--functions", str(tmp_path / "tools.py")]
+
+    def llm(*words: str, **variables: str) -> str:
+        return run(programs, "llm", *words, *functions, LLM_USER_PATH=str(tmp_path), **variables)
+
+    return llm
+
+
 def test_llm_runs_a_function_and_continues(
-    run: Callable[..., str],
-    agents: AgentServer,
-    python: Callable[..., Environment],
-    tmp_path: Path,
+    llm: Callable[..., str], agents: AgentServer, tmp_path: Path
 ) -> None:
     (tmp_path / "extra-openai-models.yaml").write_text(
         f"[{{model_id: {MODEL}, model_name: {MODEL}, api_base: {agents.url}/v1, "
         "supports_tools: true}]"
     )
-    (tmp_path / "tools.py").write_text(
-        'def read(path: str) -> str:\n    "A file\'s text."\n    return open(path).read()\n'
-    )
-    programs, home = Path(python(LLM).executable).parent, {"LLM_USER_PATH": str(tmp_path)}
-    functions = ["--functions", str(tmp_path / "tools.py")]
-    asked = calling("read", path="notes.txt")
-    shown = run(programs, "llm", "-m", MODEL, *functions, asked, **home)
+    # Without Ollama, whose models are listed by the plugin.
+    host = {"OLLAMA_HOST": "http://127.0.0.1:9"}
+    shown = llm("-m", MODEL, calling("read", path="notes.txt"), **host)
     assert "The tool says" in shown and TEXT in shown
-    assert "Fine." in run(programs, "llm", "-c", *functions, "Go on.", **home)
+    assert "Fine." in llm("-c", "Go on.", **host)
     assert len(with_tools(agents.exchanges)) == 3
     check(agents.exchanges, min_tokens=100)
+
+
+def test_llm_finds_a_model_and_runs_a_function_over_ollamas_api(
+    llm: Callable[..., str], agents: AgentServer
+) -> None:
+    asked = calling("read", path="notes.txt")
+    shown = llm("-m", f"ollama/{MODEL}", asked, OLLAMA_HOST=agents.url)
+    assert "The tool says" in shown and TEXT in shown
+    assert [each.path for each in agents.exchanges].count("POST /api/chat") == 2

@@ -74,6 +74,35 @@ def test_clients_since_version_1(
     assert "stop" in out or "length" in out
 
 
+RESUMED = """
+import openai
+client = openai.OpenAI(api_key="any", base_url={base!r}, max_retries=0)
+seen = []
+stream = client.responses.create(
+    model={model!r}, input="Tell me of rivers.", background=True, stream=True, max_output_tokens=40
+)
+for event in stream:
+    seen.append(event)
+    if event.type == "response.output_text.delta":
+        stream.close()
+        break
+id = seen[0].response.id
+seen += client.responses.retrieve(id, stream=True, starting_after=seen[-1].sequence_number)
+assert [event.sequence_number for event in seen] == list(range(len(seen)))
+text = "".join(event.delta for event in seen if event.type == "response.output_text.delta")
+whole = client.responses.retrieve(id)
+assert whole.output_text == text and whole.status in ("completed", "incomplete"), whole
+assert client.responses.cancel(id).status == whole.status
+print(len(seen), "events, each once")
+"""
+
+
+def test_a_broken_stream_is_resumed(server: LiveServer, python: Callable[..., Environment]) -> None:
+    model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    out = python(*CLIENTS["new"]).run(RESUMED.format(base=server.url + "/v1", model=model))
+    assert "events, each once" in out
+
+
 LEGACY = """
 import openai
 openai.api_key = "any"

@@ -148,6 +148,29 @@ def test_the_next_request_works_after_any_exception(error: type[BaseException]) 
     asyncio.run(main())
 
 
+def test_a_lost_device_is_a_fault_and_lack_of_memory_is_none() -> None:
+    class OnGpu(Echo):
+        words = "CUDA error: out of memory"
+
+        def encode(self, batch: Sequence[Tokens], *, is_alone: bool) -> Rows:
+            raise RuntimeError(self.words)
+
+    async def main() -> None:
+        encoder = OnGpu()
+        worker = EmbedWorker(encoder, name="echo", max_waiting=4)
+        with pytest.raises(EngineFailed):
+            await worker.rows(texts(5))
+        assert worker.fault is None
+        encoder.words = "CUDA error: an illegal memory access was encountered"
+        with pytest.raises(EngineFailed):
+            await worker.rows(texts(5))
+        await until(lambda: worker.fault is not None)
+        assert worker.is_device_lost
+        worker.close()
+
+    asyncio.run(main())
+
+
 def test_a_thread_that_dies_fails_all_requests_and_is_a_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,7 +11,7 @@ from fakes import FakeBackend, answer, reference, run, settle
 from msgspec import structs
 from numpy.typing import NDArray
 
-from localinfra.engine.backend import Batch, DecodeFailed
+from localinfra.engine.backend import Batch, DecodeFailed, DeviceFailed
 from localinfra.engine.engine import MAX_FAULTS, Engine
 from localinfra.engine.generation import Generation
 from localinfra.engine.request import (
@@ -22,6 +22,7 @@ from localinfra.engine.request import (
     TokenEvent,
 )
 from localinfra.errors import ApiError, EngineFailed, ModelUnavailable
+from localinfra.journal import CrashJournal, StepKind
 from localinfra.logs import id_of, request_id
 
 
@@ -229,6 +230,37 @@ def test_a_backend_that_keeps_failing_is_given_up() -> None:
             engine.generate([GenerationRequest([1], 2)])
         assert caught.value.retry_after_s
         await asyncio.to_thread(engine.close)
+
+    run(test)
+
+
+def test_a_device_that_fails_is_given_up_at_once() -> None:
+    async def test() -> None:
+        backend = Faulty("decode", 1, DeviceFailed)
+        engine = Engine(backend, name="m")
+        assert isinstance(await answer(engine, GenerationRequest([1], 2)), EngineFailed)
+        while not backend.closed:
+            await asyncio.sleep(0.001)
+        assert engine.is_device_lost and engine.fault
+        await asyncio.to_thread(engine.close)
+
+    run(test)
+
+
+def test_each_kind_of_step_is_noted_for_a_supervisor() -> None:
+    async def test() -> None:
+        journal, seen = CrashJournal(), list[StepKind]()
+
+        class Watched(FakeBackend):
+            def decode(self, batch: Batch) -> None:
+                seen.extend(one.step for one in journal.at_work())
+                super().decode(batch)
+
+        engine = Engine(Watched(), name="m")
+        engine.mark = journal.open("m", "a" * 32)
+        await answer(engine, GenerationRequest([1, 2, 3], 3))
+        await asyncio.to_thread(engine.close)
+        assert seen[0] is StepKind.PREFILL and set(seen[1:]) == {StepKind.DECODE}
 
     run(test)
 

@@ -171,6 +171,22 @@ def test_a_full_queue_refuses_and_a_failure_ends_only_its_request(
     assert [id_of(record) for record in caplog.records] == ["id-7"]
 
 
+def test_a_lost_device_is_a_fault() -> None:
+    class OnGpu(Painter):
+        def images_at_once(self, request: ImageRequest) -> int:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    async def main() -> None:
+        worker = ImageWorker(OnGpu(), name="flux", max_waiting=2)
+        with pytest.raises(EngineFailed):
+            await all_events(worker, 4)
+        await until(lambda: worker.fault is not None)
+        assert worker.is_device_lost
+        worker.close()
+
+    asyncio.run(main())
+
+
 def test_a_request_is_queued_before_its_events_are_read_and_leaves_when_closed() -> None:
     async def main() -> None:
         painter = Painter(gated=True)

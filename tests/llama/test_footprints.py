@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from models.tiny_gguf import TinyModel, tiny_gemma3, tiny_llama, tiny_mamba
 from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
+from models.tiny_mtp import tiny_glm4
 
 from localinfra.footprint import CPU, MIB, Footprint
 from localinfra.llama.context import ContextSettings, LlamaContext
@@ -109,6 +110,22 @@ def test_a_model_takes_about_what_is_expected(
     expected, measured = plan.takes.bytes_on[CPU], context.footprint.bytes_on[CPU]
     assert measured <= 1.1 * expected + MIB and expected <= 2 * measured
     assert abs(context.footprint.mapped - plan.takes.mapped) <= PRECISION
+
+
+@pytest.mark.parametrize("mtp", [False, True])
+def test_layers_for_multi_token_prediction_count_where_they_are_loaded(
+    mtp: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tiny_glm4().write(tmp_path / "tiny.gguf")
+    header = read_header(path)
+    entry = TextModelEntry(source=PathSource(path), context_length=512, gpu_layers=0, mtp=mtp)
+    expected = plan_text("tiny", entry, path, header, {CPU: 1 << 40}).takes.mapped
+    assert (expected == header.tensor_bytes) is mtp
+    caplog.set_level("DEBUG", "localinfra.llama")
+    Model(path, ModelSettings(mtp=mtp, mmap=False)).close()
+    lines = [line for line in caplog.messages if " model buffer" in line]
+    [measured] = footprint_of(lines).bytes_on.values()
+    assert abs(measured - expected) <= PRECISION * len(lines)
 
 
 def test_layers_with_a_window_keep_all_tokens_where_there_is_room(tmp_path: Path) -> None:

@@ -43,6 +43,21 @@ def server(ledger: Ledger, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     server.close()
 
 
+def test_an_answer_in_the_background_is_one_request_until_its_end(
+    server: EchoServer, watch: Watch
+) -> None:
+    route = "/v1/responses"
+    body = {"model": "smol", "input": "Hello", "temperature": 0, "background": True}
+    id = post(server, ALICE, route, body)["id"]
+    wait_for(lambda: watch.grown("requests_total", SMOL, route, "2xx") == 1)
+    path, headers = f"{server.url}{route}/{id}", bearer(ALICE)
+    reply = httpx2.get(path, headers=headers, timeout=600).json()
+    assert (reply["status"], reply["usage"]["output_tokens"]) == ("completed", 6)
+    assert watch.grown("generated_tokens_total", SMOL) == 6
+    assert watch.grown("requests_total", "", route, "2xx") == 0
+    assert watch.kept(ALICE, SMOL).requests == 1
+
+
 def test_a_chat(server: EchoServer, watch: Watch) -> None:
     usage = post(server, ALICE, "/v1/chat/completions", CHAT)["usage"]
     assert usage["completion_tokens"] == 7

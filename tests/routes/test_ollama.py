@@ -62,13 +62,17 @@ def test_a_stream_is_the_default_and_adds_up_to_the_whole_answer(server: EchoSer
     assert last.keys() == whole.keys() and last["eval_count"] == whole["eval_count"]
 
 
-def test_curl_without_a_content_type_is_understood(server: EchoServer) -> None:
+def test_a_content_type_need_not_be_given(server: EchoServer) -> None:
+    """curl sends that of a form unless told otherwise, and fetch that of a text."""
     body = json.dumps({"model": "echo", "messages": RIVERS, "options": GREEDY})
-    for headers in ({}, {"content-type": "application/x-www-form-urlencoded"}):
+    of_form, of_text = "application/x-www-form-urlencoded", "text/plain;charset=UTF-8"
+    for headers in ({}, {"content-type": of_form}, {"content-type": of_text}):
         reply = server.client.post("/api/chat", content=body, headers=headers)
         assert lines(reply)[-1]["done_reason"] == "stop"
-    refused = server.client.post("/api/chat", content=body, headers={"content-type": "text/plain"})
+    refused = server.client.post("/api/chat", content=body, headers={"content-type": "text/html"})
     assert refused.status_code == 415 and "application/json" in refused.json()["error"]
+    foreign = {"content-type": "text/plain", "origin": "https://example.org"}
+    assert server.client.post("/api/chat", content=body, headers=foreign).status_code == 403
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from waiting import run, until
 from localinfra.api.app import create_app
 from localinfra.api.ollama.managing import sources_of
 from localinfra.api.openai.managing import Pull
+from localinfra.executor import DaemonThreads
 from localinfra.models.fetch import references
 from localinfra.models.sources import HubSource, OllamaSource, RemoteSource
 from localinfra.origin import Origin
@@ -148,7 +149,7 @@ def test_a_name_means_what_it_means_to_ollama(
     async def scenario() -> None:
         origin = Origin(path)
         runtime = Runtime(*origin.read(), origin)
-        assert await sources_of(runtime, name) == [source]
+        assert await sources_of(runtime, name, DaemonThreads("files", 1, 1)) == [source]
         await runtime.close()
 
     run(scenario)

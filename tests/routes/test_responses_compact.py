@@ -9,7 +9,7 @@ from answers import assert_error
 from echo import EchoServer
 from responding import TOOLS, create
 
-from localinfra.api.openai.responses.handlers import SUMMARIZE
+from localinfra.api.openai.responses.conversation import SUMMARIZE
 
 CONVERSATION: list[Any] = [
     {"role": "system", "content": "Be brief."},

@@ -81,7 +81,7 @@ ERRORS: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"include": ["message.thoughts"]}, 400, "include[0]", "unsupported_parameter"),
     ({"metadata": {"a": "b" * 513}}, 400, "metadata[...]", "invalid_value"),
     ({"metadata": {"a": 1}}, 400, "metadata[...]", "invalid_value"),
-    ({"background": True}, 400, "background", "unsupported_parameter"),
+    ({"background": True, "store": False}, 400, "background", "invalid_value"),
     ({"truncation": "early"}, 400, "truncation", "invalid_value"),
     ({"conversation": "conv_1"}, 400, "conversation", "unsupported_parameter"),
     ({"stop": ["a"] * 65}, 400, "stop", "invalid_value"),

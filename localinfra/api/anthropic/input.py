@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from localinfra.api.generation.carried import read_carried
-from localinfra.api.generation.params import thinking_kwargs
+from localinfra.api.generation.thinking import Thinking
 from localinfra.api.generation.tools import (
     MAX_TOOLS,
     NamedFunction,
@@ -129,18 +129,6 @@ class MessagesToolChoice(msgspec.Struct, frozen=True):
     disable_parallel_tool_use: bool | None = None
 
 
-class Thinking(msgspec.Struct, frozen=True):
-    type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Annotated[int, Meta(ge=1)] | None = None
-    display: Literal["summarized", "omitted"] | None = None
-
-    @property
-    def template_kwargs(self) -> dict[str, Json]:
-        thinks = self.type != "disabled"
-        budget = {"thinking_budget": self.budget_tokens} if self.budget_tokens and thinks else {}
-        return {**thinking_kwargs(thinks), **budget}
-
-
 class OutputFormat(msgspec.Struct, frozen=True, rename={"schema_": "schema"}):
     type: Literal["json_schema"]
     schema_: dict[str, Any]
@@ -186,12 +174,7 @@ class PromptFields(msgspec.Struct, frozen=True, kw_only=True):
     def kwarg_paths(self) -> dict[str, str]:
         """Template variables set by the request → their paths in it."""
         paths = {"reasoning_effort": "output_config.effort"} if self.output_config.effort else {}
-        if self.thinking is None or self.thinking.type == "disabled":
-            return paths  # "disabled" also holds if the template does not know thinking
-        names = {name: "thinking" for name in self.thinking.template_kwargs}
-        if "thinking_budget" in names:
-            names["thinking_budget"] = "thinking.budget_tokens"
-        return paths | names
+        return paths | (self.thinking.kwarg_paths if self.thinking else {})
 
     def answer(self) -> Answer:
         """The form required of the answer. Raises InvalidRequest or UnsupportedParameter."""

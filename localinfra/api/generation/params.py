@@ -9,7 +9,6 @@ from msgspec import Meta
 from localinfra.api.generation.response_format import ResponseFormat
 from localinfra.chance import random_seed
 from localinfra.chat.answer import AnswerFormat
-from localinfra.chat.messages import Json
 from localinfra.engine.request import SamplingParams
 from localinfra.errors import InvalidRequest, UnsupportedParameter
 from localinfra.models.sampling import (
@@ -130,11 +129,6 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
                     "OpenAI's API.",
                     param,
                 )
-
-
-def thinking_kwargs(thinks: bool) -> dict[str, Json]:
-    """Template variables under all names that the templates of different model families use."""
-    return {"enable_thinking": thinks, "thinking": thinks}
 
 
 def none_if_not_given(number: int | None) -> int | None:

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from localinfra.api.http.liberal import MAX_READ_AGAIN_BYTES, decode_liberally
 from localinfra.api.http.shapes import MAX_NAMED, Unknown, ValueShape, shape_of
 from localinfra.api.http.surrogates import lone_surrogate
-from localinfra.api.http.weight import MAX_DEPTH, MAX_VALUES, Weight
+from localinfra.api.http.weight import MAX_DEPTH, MAX_NESTED, MAX_VALUES, Weight
 from localinfra.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -35,7 +35,8 @@ from localinfra.executor import give_way
 T = TypeVar("T", bound=msgspec.Struct)
 
 JSON_TYPE = re.compile(rb"application/([\w.-]+\+)?json", re.IGNORECASE)
-UNTYPED = ("", "application/x-www-form-urlencoded")
+# What curl, and fetch with a text, send where nothing is said.
+UNTYPED = ("", "application/x-www-form-urlencoded", "text/plain")
 READABLE_CHARSETS = ("utf-8", "ascii")  # Python's names; ASCII is valid UTF-8
 MAX_PARSED_BYTES = 4096  # of a header: parsing takes 1 µs per parameter
 NESTED_SIZE = 32  # a list, object or name is as much work as this many characters
@@ -113,10 +114,11 @@ async def read_body(
     limits: BodyLimits,
     max_values: int = MAX_VALUES,
     *,
+    max_nested: int = MAX_NESTED,
     has_type: bool = True,
 ) -> Decoded[T]:
     """Reads and checks the request's JSON body. Without `has_type`, its Content-Type may be absent
-    or what curl sends unless told otherwise.
+    or what programs send unless told otherwise; the guard has refused forms of other sites.
 
     A `null` counts as absent if the field has a default, so structs need no `| None` for it; so
     does an empty string if the default is a string or None. An ApiError raised in `__post_init__`
@@ -125,10 +127,11 @@ async def read_body(
     Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, InvalidRequest with the field's path
     as `param`, or ClientDisconnect if the client has left.
     """
-    if has_type or request.headers.get("content-type", "") not in UNTYPED:
+    given = request.headers.get("content-type", "")
+    if has_type or given.partition(";")[0].strip().lower() not in UNTYPED:
         check_content_type(request)
     check_content_encoding(request)
-    weight = Weight(max_values)
+    weight = Weight(max_values, max_nested)
     body = without_mark(await receive_body(request, limits, weight))
     if weight.is_too_deep:
         too_deep = f"The body is nested too deeply: at most {MAX_DEPTH} levels are allowed."

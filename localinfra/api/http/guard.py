@@ -115,7 +115,8 @@ class Guard:
         ):
             raise Forbidden(
                 f"This server does not answer to the host {', '.join(given)[:200]!r}. If the name "
-                "is yours, add it to allowed_hosts under [server] of models.toml."
+                "is yours, add it to allowed_hosts under [server] of models.toml, or to "
+                "LOCALINFRA_ALLOWED_HOSTS."
             )
         return cast(Authority, hosts[0])
 
@@ -187,7 +188,7 @@ def preflight(headers: Headers) -> Response:
     return Response(
         status_code=204,
         headers={
-            "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
+            "access-control-allow-methods": "GET, POST, PUT, DELETE, OPTIONS",
             "access-control-allow-headers": allow_headers,
             "access-control-max-age": "600",  # seconds
         },

@@ -16,7 +16,7 @@ SLASHES = re.compile("/{2,}")
 # Ends of base URLs: ours, those of hosted services and gateways, and mixtures.
 PREFIXED = re.compile(
     r"(?P<base>(?:/(?:v1|v2|openai|api|anthropic|inference-api))*)"
-    r"/(?P<name>chat/completions|completions|embeddings|embed|engines|images/generations|"
+    r"/(?P<name>chat/completions|chats|completions|embeddings|embed|engines|images/generations|"
     r"images/edits|messages|models|requests|rerank|reranking|responses|inference|tokenize|detokenize|"
     r"tokenizer_info|health|metrics|openapi\.json)(?P<rest>/.*)?",
     re.DOTALL,
@@ -32,8 +32,8 @@ ONLY_AT_ROOT = {"tokenizer_info", "health", "metrics", "openapi.json"}
 AT_ROOT = {"tokenize", "detokenize"} | ONLY_AT_ROOT
 COHERES = {"rerank", "embed"}  # in /v1 and /v2
 OLLAMAS = {"embed", "embeddings"}  # below /api
-# Routes that only those ask for who know them: aliases of those below /v1, and Ollama's.
-SECOND_NAMES = ("/v1/openai/", "/inference-api/", "/api/")
+# Routes that only those ask for who know them: aliases of those below /v1, Ollama's, the page's.
+SECOND_NAMES = ("/v1/openai/", "/inference-api/", "/api/", "/v1/chats")
 
 AZURES = (
     "That is Azure's form of the API: use an OpenAI client with the base URL {base}/v1 and the "
@@ -152,7 +152,7 @@ def advice(path: str, routes: Iterable[str], base: str) -> str:
 
 def example(route: str) -> str:
     """A route as a user would type it: `/v1/models/{id:path}` → `/v1/models/MODEL`."""
-    named = EXAMPLES | ({"id": "ID"} if "/responses/" in route else {})
+    named = EXAMPLES | ({"id": "ID"} if "/responses/" in route or "/chats/" in route else {})
     return PARAMETER.sub(lambda match: named.get(match[1], match[1].upper()), route)
 
 

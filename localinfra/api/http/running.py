@@ -57,7 +57,7 @@ class Running:
                 images=state.progress.images,
             )
             for state, (path, _) in self._requests.items()
-            if state.caller == caller
+            if state.caller == caller and not state.goes_on
         ]
 
     def cancel(self, id: str, caller: str) -> int:
@@ -66,7 +66,7 @@ class Running:
         found = [
             (state, gone)
             for state, (_, gone) in self._requests.items()
-            if (state.id, state.caller) == (id, caller)
+            if (state.id, state.caller) == (id, caller) and not state.goes_on
         ]
         for state, gone in found:
             state.is_cancelled = True

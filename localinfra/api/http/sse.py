@@ -148,6 +148,16 @@ class NamedEventStream(Stream[NamedEvent]):
         return self.frame(self.heartbeat_event()) if self.heartbeat_event else super().heartbeat()
 
 
+class FramedStream(Stream[bytes]):
+    """Events that another stream has framed already."""
+
+    def frame(self, item: bytes) -> bytes:
+        return item
+
+    def failure(self, error: ApiError, scope: Scope) -> bytes:
+        return b"event: error\ndata: %b\n\n" % error_body(error, scope)
+
+
 class Wire:
     """The sending end of one response, and when it was last used."""
 

@@ -14,7 +14,7 @@ from localinfra.api.http.body import BodyLimits, UnfinishedBodies
 from localinfra.config.settings import ServerSettings
 from localinfra.costs import Ledger
 from localinfra.errors import ApiError
-from localinfra.executor import BoundedExecutor
+from localinfra.executor import BoundedExecutor, DaemonThreads
 from localinfra.leases import Leases
 from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
@@ -34,6 +34,7 @@ class Threads:
         self.pictures_in = BoundedExecutor("image decoding", 2, 64)
         # These images are generated already, so more may wait than for the models.
         self.pictures_out = BoundedExecutor("image encoding", 2, 1024)
+        self.files = DaemonThreads("a look at models' files", 4, 256)
 
     def close(self) -> None:
         for executor in (self.conversions, self.vectors, self.pictures_in, self.pictures_out):
@@ -93,6 +94,7 @@ class RequestState(msgspec.Struct, eq=False):
     leases: Leases | None = None  # on the models that it uses
     progress: UsedSoFar = msgspec.field(default_factory=UsedSoFar)
     is_cancelled: bool = False  # by DELETE /v1/requests/{id}
+    goes_on: bool = False  # its work is done in the background, where it counts as the request
     target_host: str | None = None  # the host in an absolute request URL
 
     @property
@@ -109,3 +111,11 @@ class RequestState(msgspec.Struct, eq=False):
         if found is None:
             found = states[NAME] = RequestState()
         return found
+
+    @staticmethod
+    def detached(scope: Scope) -> Scope:
+        """A scope for work that goes on when the request has ended: the same request and caller,
+        nothing done yet."""
+        state = RequestState.of(scope)
+        own = RequestState(id=state.id, started_s=state.started_s, caller=state.caller)
+        return {**scope, "state": {**scope["state"], NAME: own}}

@@ -124,7 +124,7 @@ class Stopwatch:
             self._first_s = time.perf_counter()
 
     def durations(self) -> "Durations":
-        """So far. None is 0, as clients divide by them."""
+        """So far. Each is at least 1: clients divide by them."""
         now_s = time.perf_counter()
         first_s = now_s if self._first_s is None else self._first_s
         return Durations(

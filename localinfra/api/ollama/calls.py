@@ -1,6 +1,6 @@
 """What Ollama's routes have in common: Ollama's spelling of models' names, and `keep_alive`.
 
-Their bodies need no Content-Type: Ollama's documents use curl without.
+Their bodies need no Content-Type: Ollama does not look at it, and its documents use curl without.
 """
 
 import contextlib

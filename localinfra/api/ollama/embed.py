@@ -25,7 +25,7 @@ ROUTE, OLD_ROUTE = "/api/embed", "/api/embeddings"
 class OllamaEmbedFields(OllamaFields, frozen=True, kw_only=True):
     input: str | Annotated[list[str], Meta(max_length=MAX_INPUTS)] = ""  # empty: load the model
     truncate: bool = True
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    dimensions: Annotated[int, Meta(ge=0)] = 0  # 0: the model's own
 
 
 class OldEmbedFields(OllamaFields, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ async def create_ollama_embeddings(request: Request) -> Response:
             texts,
             input_type=None,
             truncate=body.truncate,
-            dimensions=body.dimensions,
+            dimensions=body.dimensions or None,
         )
         num_tokens = charge.add_input(found.num_tokens).prompt_tokens
         rows = await rows_of(call, found)

@@ -15,7 +15,7 @@ from localinfra.api.http.managing import check_may_manage
 from localinfra.api.ollama.calls import HUBS, renamed_errors, served_name
 from localinfra.api.openai.managing import MAX_REFERENCE, Pull, PullEvent, delete_files
 from localinfra.errors import InvalidRequest
-from localinfra.executor import in_daemon_thread
+from localinfra.executor import DaemonThreads
 from localinfra.models.fetch import references
 from localinfra.models.sources import RemoteSource
 from localinfra.runtime import Runtime
@@ -56,20 +56,20 @@ async def pull_ollama_model(request: Request) -> Response:
     """Fetches a model, in the form of Ollama's clients."""
     check_may_manage(request)
     call = await Call.begin(request, OllamaPullFields, has_type=False)
-    pull = Pull(call.runtime, await sources_of(call.runtime, call.body.id))
+    pull = Pull(call.runtime, await sources_of(call.runtime, call.body.id, call.threads.files))
     if call.body.stream:
         return call.lines(lines_of(pull), pull, lambda: msgspec.json.encode(WAITING))
     return call.json(line_of(await pull.whole()))
 
 
-async def sources_of(runtime: Runtime, id: str) -> list[RemoteSource]:
+async def sources_of(runtime: Runtime, id: str, threads: DaemonThreads) -> list[RemoteSource]:
     """Those of a model in models.toml, none if it came with a package or so: applications pull what
     they need without asking whether it is here. Else what the name means to Ollama, or to
     `localinfra pull`. Raises InvalidRequest and ModelNotFound."""
     name, catalog = await served_name(runtime, id), runtime.catalog
     if name in catalog.names_by_id:
         source = catalog.find(name)[1].source
-        is_here = await in_daemon_thread(source.find, name="look for a model")
+        is_here = await threads.run(source.find)
         if is_here and not isinstance(source, RemoteSource):
             return []
     elif not id.startswith(ELSEWHERE):

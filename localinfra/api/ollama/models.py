@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.state import AppState
-from localinfra.executor import in_daemon_thread
+from localinfra.executor import DaemonThreads
 from localinfra.footprint import CPU
 from localinfra.kinds import LoadedModel
 from localinfra.models.details import FileDetails, file_details
@@ -78,9 +78,9 @@ async def get_ollama_version(request: Request) -> Response:
 
 async def list_ollama_models(request: Request) -> Response:
     """Lists the models whose files are present, the newest first."""
-    runtime = AppState.of(request.app).runtime
-    await runtime.refresh()
-    files = await details_of(runtime.catalog.entries)
+    state = AppState.of(request.app)
+    await state.runtime.refresh()
+    files = await details_of(state.runtime.catalog.entries, state.threads.files)
     listed = [
         ListedModel(
             modified_at=datetime.datetime.fromtimestamp(found.modified_s, datetime.UTC),
@@ -94,11 +94,12 @@ async def list_ollama_models(request: Request) -> Response:
 
 async def list_running_models(request: Request) -> Response:
     """Lists the models in memory, the one that stays longest first."""
-    runtime = AppState.of(request.app).runtime
-    files = await details_of({seat.name: model.entry for seat, model in runtime.seats.ready()})
+    state = AppState.of(request.app)
+    entries = {seat.name: model.entry for seat, model in state.runtime.seats.ready()}
+    files = await details_of(entries, state.threads.files)
     running = [
         running_model(seat, model, files[seat.name])
-        for seat, model in runtime.seats.ready()
+        for seat, model in state.runtime.seats.ready()
         if seat.name in files
     ]
     running.sort(key=lambda model: model.expires_at, reverse=True)
@@ -117,7 +118,9 @@ def running_model(seat: Seat[LoadedModel], model: LoadedModel, found: FileDetail
     )
 
 
-async def details_of(entries: Mapping[str, ModelEntry]) -> dict[str, FileDetails]:
+async def details_of(
+    entries: Mapping[str, ModelEntry], threads: DaemonThreads
+) -> dict[str, FileDetails]:
     """Of the models that are listed."""
     listed = {name: e for name, e in entries.items() if isinstance(e, LISTED)}
 
@@ -125,7 +128,7 @@ async def details_of(entries: Mapping[str, ModelEntry]) -> dict[str, FileDetails
         found = {name: details_at(entry) for name, entry in listed.items()}
         return {name: details for name, details in found.items() if details}
 
-    return await in_daemon_thread(look, name="models' files")
+    return await threads.run(look)
 
 
 def details_at(entry: ModelEntry) -> FileDetails | None:

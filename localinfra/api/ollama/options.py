@@ -17,8 +17,8 @@ from localinfra.api.generation.params import (
     StopString,
     TopK,
     TopLogprobs,
-    thinking_kwargs,
 )
+from localinfra.api.generation.thinking import thinking_kwargs
 from localinfra.chat.answer import ANY_OBJECT, AnswerFormat
 from localinfra.chat.messages import Json
 from localinfra.engine.request import SamplingParams

@@ -16,7 +16,6 @@ from localinfra.api.ollama.models import OllamaDetails, details_at, shown_detail
 from localinfra.chat.formats.harmony import HARMONY
 from localinfra.chat.template import ChatTemplate, TemplateError
 from localinfra.errors import FilesAbsent
-from localinfra.executor import in_daemon_thread
 from localinfra.models.details import HeaderDetails, header_details
 from localinfra.models.entries import (
     EmbeddingModelEntry,
@@ -51,7 +50,7 @@ async def show_ollama_model(request: Request) -> Response:
         name, entry = call.runtime.catalog.resolve(name)
         loaded = call.runtime.loaded().get(name)
         known = loaded.details if loaded else entry.details
-        return call.json(await in_daemon_thread(shown_model, name, entry, known, name="show"))
+        return call.json(await call.threads.files.run(shown_model, name, entry, known))
 
 
 def shown_model(name: str, entry: ModelEntry, known: ModelDetails) -> ShownModel:

@@ -21,6 +21,7 @@ from localinfra.api.generation.params import (
     kwarg_paths,
     none_if_not_given,
 )
+from localinfra.api.generation.thinking import Thinking, as_thinking, thinking_kwargs
 from localinfra.api.generation.tools import (
     SentTools,
     ToolChoice,
@@ -31,6 +32,7 @@ from localinfra.api.generation.tools import (
     tool_use,
 )
 from localinfra.api.generation.usage import Charge, UsageMeter
+from localinfra.api.http.background import follow
 from localinfra.api.http.held import holding
 from localinfra.api.openai.completion_writer import CompletionObject, CompletionWriter
 from localinfra.chat.answer import Answer, ToolUse
@@ -54,12 +56,17 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     logprobs: bool = False  # send the log probability of each token
     top_logprobs: TopLogprobs | None = None  # and of this many of the likeliest in its place
     reasoning_effort: ShortName | None = None  # for the model's template, if it reads it
+    # switches as services for models such as Qwen and DeepSeek have them, and so applications send
+    enable_thinking: bool | None = None
+    thinking: Thinking | bool | None = None
     # variables for the model's template, such as enable_thinking
     chat_template_kwargs: TemplateKwargs = msgspec.field(default_factory=dict)
     tools: SentTools = msgspec.field(default_factory=list)
     # none, auto, required, or a function: calls that are required are guaranteed
     tool_choice: ShortName | ToolChoice | None = None
     parallel_tool_calls: bool = True  # allow several calls in one answer
+    # with stream: go on without the client, who may come back for the events, by x-request-id
+    background: bool = False
     # text only
     modalities: Annotated[list[ShortName], Meta(max_length=16)] = msgspec.field(
         default_factory=list
@@ -70,6 +77,8 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: set it to true.", "top_logprobs")
         check_kwargs(self.chat_template_kwargs)
+        if self.background and not self.stream:
+            raise InvalidRequest("background needs stream: set it to true.", "background")
         if any(modality != "text" for modality in self.modalities):
             raise UnsupportedParameter(
                 "Chat models generate text only: leave modalities out.", "modalities"
@@ -120,12 +129,23 @@ class ChatCompletionRequest(GenerationFields, frozen=True, kw_only=True):
     @property
     def template_kwargs(self) -> dict[str, object]:
         effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
-        return {**effort, **self.chat_template_kwargs}
+        asked = as_thinking(self.thinking)
+        thinking = asked.template_kwargs if asked else {}
+        switch = {} if self.enable_thinking is None else thinking_kwargs(self.enable_thinking)
+        return {**effort, **thinking, **switch, **self.chat_template_kwargs}
 
     @property
     def kwarg_paths(self) -> dict[str, str]:
         effort = {"reasoning_effort": "reasoning_effort"} if self.reasoning_effort else {}
-        return {**effort, **kwarg_paths(self.chat_template_kwargs)}
+        asked = as_thinking(self.thinking)
+        thinking = asked.kwarg_paths if asked else {}
+        switch = thinking_kwargs(True) if self.enable_thinking else {}
+        return {
+            **effort,
+            **thinking,
+            **dict.fromkeys(switch, "enable_thinking"),
+            **kwarg_paths(self.chat_template_kwargs),
+        }
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -220,6 +240,14 @@ async def create_engine_chat_completion(request: Request) -> Response:
 async def answer_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
     body = call.body
     body.check()
+    if body.background:
+        background = await call.in_background(call.id, lambda own: begin_chat(own, name))
+        return follow(call.request, background)
+    return await begin_chat(call, name)
+
+
+async def begin_chat(call: Call[ChatCompletionRequest], name: str) -> Response:
+    body = call.body
     defaults = call.defaults(name)
     tools, wanted = await call.convert(lambda: body.asked(defaults))
     call.log_user(body.user)

@@ -15,10 +15,11 @@ from starlette.responses import Response
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.managing import check_may_manage
 from localinfra.api.http.state import AppState
+from localinfra.deaths import History, Safety
 from localinfra.errors import InvalidRequest
-from localinfra.executor import in_daemon_thread
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import ModelEntry, Price, TextModelEntry
+from localinfra.models.histories import history_of
 from localinfra.models.looks import recommended_by
 from localinfra.models.pool import LoadState
 from localinfra.models.sampling import SamplingSettings
@@ -41,12 +42,14 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str  # "text", "embedding", "rerank" or "image"
     aliases: tuple[str, ...]
     price: Price
-    state: str  # "loaded", "loading" or "failed"; else, or if files are missing, the files' state
+    # "loaded", "loading", "failed" or "quarantined"; else, or if files are missing, their state
+    state: str
     memory: Mapping[str, int] | None = None  # bytes by device, if it is in memory
     # bytes of main memory that earlier prompts take outside of its KV cache, also while it is
     # unloaded
     prefix_memory: int | None = None
     remedy: str | None = None  # what to do if files are missing
+    trouble: str | None = None  # why it is loaded with safer settings, or not any more
     optimize: str | None = None  # what was decided on its weights, or how far the search is
     version: str | None = None
     versions: tuple[str, ...] = ()  # each can be requested as NAME:VERSION
@@ -72,22 +75,24 @@ class ModelList(msgspec.Struct, frozen=True):
 
 
 class OnDisk(NamedTuple):
-    """What a model's files say."""
+    """What a model's files say, and what is noted about it."""
 
     state: str  # present, or in what way they are missing
     recommended: SamplingSettings | None
+    history: History
 
 
-async def model_cards(runtime: Runtime, names: Iterable[str]) -> list[ModelCard]:
+async def model_cards(state: AppState, names: Iterable[str]) -> list[ModelCard]:
     """Also what the files recommend of models that are not loaded yet: a conversation's first
     message is sent before."""
+    runtime = state.runtime
     catalog, loaded = runtime.catalog, frozenset(runtime.loaded())  # both may change meanwhile
     entries = {name: catalog.entries[name] for name in names}
 
     def look() -> dict[str, OnDisk]:
         return {name: on_disk(entry, name in loaded) for name, entry in entries.items()}
 
-    files = await in_daemon_thread(look, name="models' files")
+    files = await state.threads.files.run(look)
     return [model_card(runtime, catalog, name, files[name]) for name in entries]
 
 
@@ -95,18 +100,21 @@ def on_disk(entry: ModelEntry, is_loaded: bool) -> OnDisk:
     is_asked = isinstance(entry, TextModelEntry) and not (entry.recommended or is_loaded)
     path = entry.source.find()
     state = entry.source.absent if path is None else "present"
-    return OnDisk(state, recommended_by(path) if path and is_asked else None)
+    recommended = recommended_by(path) if path and is_asked else None
+    return OnDisk(state, recommended, history_of(entry))
 
 
-async def card_of(runtime: Runtime, id: str) -> Response:
+async def card_of(state: AppState, id: str) -> Response:
     """Raises ModelNotFound, also if a reload has just removed the model."""
-    name, _ = runtime.catalog.resolve(id)
-    return json_response((await model_cards(runtime, [name]))[0])
+    name, _ = state.runtime.catalog.resolve(id)
+    return json_response((await model_cards(state, [name]))[0])
 
 
 def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> ModelCard:
     entry, load, files = catalog.entries[name], runtime.state(name), found.state
     is_failed_for_files = load is LoadState.FAILED and files != "present"
+    state = files if load is LoadState.ABSENT or is_failed_for_files else load.value
+    is_quarantined = found.history.safety is Safety.QUARANTINED and load is not LoadState.LOADED
     held = runtime.seats.footprints.get(name)
     details = runtime.loaded().get(name, entry).details
     if found.recommended:
@@ -123,10 +131,11 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
         kind=entry.kind,
         aliases=entry.aliases,
         price=entry.price,
-        state=files if load is LoadState.ABSENT or is_failed_for_files else load.value,
+        state="quarantined" if is_quarantined else state,
         memory=held.bytes_on if held else None,
         prefix_memory=runtime.prefix_bytes().get(name) or None,
         remedy=None if files == "present" else entry.source.remedy(name),
+        trouble=found.history.words,
         optimize=runtime.optimize_state(name),
         version=entry.version,
         versions=catalog.versions(name),
@@ -140,9 +149,9 @@ def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> 
 
 async def list_models(request: Request) -> Response:
     """Lists the models whose files are present."""
-    found = AppState.of(request.app).runtime
-    await found.refresh()
-    cards = await model_cards(found, found.catalog.names)
+    state = AppState.of(request.app)
+    await state.runtime.refresh()
+    cards = await model_cards(state, state.runtime.catalog.names)
     if not wants_all(request):
         cards = [card for card in cards if card.remedy is None]
     first, last = (cards[0].id, cards[-1].id) if cards else (None, None)
@@ -159,19 +168,19 @@ def wants_all(request: Request) -> bool:
 
 async def get_model(request: Request) -> Response:
     """Describes a model, by any of its names."""
-    found = AppState.of(request.app).runtime
-    await found.refresh()
-    return await card_of(found, request.path_params["id"])
+    state = AppState.of(request.app)
+    await state.runtime.refresh()
+    return await card_of(state, request.path_params["id"])
 
 
 async def load_model(request: Request) -> Response:
     """Loads a model, and answers with its card once it is there."""
     check_may_manage(request)
-    found = AppState.of(request.app).runtime
-    await found.seek(request.path_params["id"])
-    name, _ = found.catalog.find(request.path_params["id"])
-    await found.load(name)
-    return await card_of(found, request.path_params["id"])
+    state = AppState.of(request.app)
+    await state.runtime.seek(request.path_params["id"])
+    name, _ = state.runtime.catalog.find(request.path_params["id"])
+    await state.runtime.load(name)
+    return await card_of(state, request.path_params["id"])
 
 
 async def unload_model(request: Request) -> Response:
@@ -179,8 +188,8 @@ async def unload_model(request: Request) -> Response:
 
     That is once its requests have ended and its memory is free."""
     check_may_manage(request)
-    found = AppState.of(request.app).runtime
-    await found.seek(request.path_params["id"])
-    name, _ = found.catalog.find(request.path_params["id"])
-    await found.unload(name)
-    return await card_of(found, request.path_params["id"])
+    state = AppState.of(request.app)
+    await state.runtime.seek(request.path_params["id"])
+    name, _ = state.runtime.catalog.find(request.path_params["id"])
+    await state.runtime.unload(name)
+    return await card_of(state, request.path_params["id"])

@@ -95,6 +95,12 @@ RESPONSES: Examples = {
         "max_output_tokens": 60,
         "stream": True,
     },
+    "In the background": {
+        "model": CHAT_MODEL,
+        "input": "Name three rivers.",
+        "max_output_tokens": 60,
+        "background": True,
+    },
     "A call of a tool": {
         "model": CHAT_MODEL,
         "input": [{"role": "user", "content": "What is the weather in Paris?"}],
@@ -176,6 +182,13 @@ NATIVE_MODELS = {
 PULL: Examples = {
     "A file of a repository": {"model": PULLED},
     "With progress": {"model": PULLED, "stream": True},
+}
+CHAT_IDS = {"A conversation": "rivers"}
+CHATS: Examples = {
+    "A conversation": {
+        "title": "Rivers",
+        "data": {"turns": [{"role": "user", "content": "Name three rivers."}]},
+    }
 }
 OLLAMA_CHAT: Examples = {
     "A stream": {"model": CHAT_MODEL, "messages": [RIVERS], "options": {"num_predict": 60}},

@@ -12,6 +12,7 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 JSON = "application/json"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
+TRUNCATED = ("x-localinfra-truncated",)  # headers
 
 
 class Query(msgspec.Struct, frozen=True):

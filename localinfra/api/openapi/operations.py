@@ -4,17 +4,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from localinfra.api import cohere, metrics, page, probes, requests, rerank, tokens
+from localinfra.api import chats, cohere, metrics, page, probes, requests, rerank, tokens
 from localinfra.api.anthropic import input as anthropic_input
 from localinfra.api.anthropic import messages
 from localinfra.api.anthropic import output as blocks
 from localinfra.api.deepinfra import encoders, inference
 from localinfra.api.deepinfra import images as native_images
 from localinfra.api.deepinfra import text as native_text
-from localinfra.api.ollama import chat as ollama_chat
-from localinfra.api.ollama import embed, generate, show
-from localinfra.api.ollama import managing as ollama_managing
-from localinfra.api.ollama import models as ollama_models
 from localinfra.api.openai import (
     chat,
     completions,
@@ -25,11 +21,13 @@ from localinfra.api.openai import (
     managing,
     models,
 )
-from localinfra.api.openai.responses import handlers, response, store
+from localinfra.api.openai.responses import handlers, response, retrieving
 from localinfra.api.openai.responses import output as items
 from localinfra.api.openai.responses.request import ResponsesRequest
 from localinfra.api.openapi import examples
-from localinfra.api.openapi.operation import LINES, Handler, Operation, Query
+from localinfra.api.openapi.ollama_operations import OLLAMA_OPERATIONS
+from localinfra.api.openapi.operation import TRUNCATED, Handler, Operation, Query
+from localinfra.conversations.store import ChatHead, KeptChat
 from localinfra.origin import Changes
 
 TAGS = {
@@ -40,11 +38,11 @@ TAGS = {
     "Native": "Models of any kind in DeepInfra's form.",
     "Ollama": "Ollama's API, for applications that know only that.",
     "Models": "What is served. Changing that needs a key, or a client on the server's machine.",
+    "Conversations": "Kept by the server for its page, for each key its own, with `keep_chats`.",
     "Server": "Whether it is well, and what it does.",
 }
 
 IN_PATH = {"id": {"The chat model": examples.CHAT_MODEL}}
-TRUNCATED = ("x-localinfra-truncated",)
 MESSAGE_EVENTS = (
     blocks.MessageStart,
     blocks.ContentBlockStart,
@@ -56,6 +54,7 @@ MESSAGE_EVENTS = (
 )
 RESPONSE_EVENTS = (
     response.Created,
+    response.Queued,
     response.InProgress,
     items.ItemAdded,
     items.PartAdded,
@@ -70,6 +69,10 @@ RESPONSE_EVENTS = (
     response.Completed,
     response.Incomplete,
     response.ResponseFailed,
+)
+AFTER = Query(
+    Annotated[int, Meta(ge=0)],
+    "the number of the last event that was read, from 0 on; default: from the beginning",
 )
 IMAGE_EVENTS = (images.ImageProgress, images.ImagePreview, images.ImageCompleted)
 
@@ -115,19 +118,33 @@ OPERATIONS: dict[Handler, Operation] = {
         answer=(response.InputTokens,),
         uses_model=True,
     ),
-    store.get_response: Operation(tag="Chat", answer=(response.Response,)),
-    store.delete_response: Operation(tag="Chat", answer=(response.ResponseDeleted,)),
-    store.list_input_items: Operation(
+    retrieving.get_response: Operation(
+        tag="Chat",
+        query={
+            "stream": Query(bool, "send its events, if it was created with background: true"),
+            "starting_after": AFTER,
+        },
+        answer=(response.Response,),
+        events=RESPONSE_EVENTS,
+        has_named_events=True,
+        headers=("x-localinfra-ignored",),
+        statuses=(400,),
+    ),
+    retrieving.cancel_response: Operation(
+        tag="Chat", answer=(response.Response,), headers=("x-localinfra-ignored",), statuses=(400,)
+    ),
+    retrieving.delete_response: Operation(tag="Chat", answer=(response.ResponseDeleted,)),
+    retrieving.list_input_items: Operation(
         tag="Chat",
         query={
             "limit": Query(
-                Annotated[int, Meta(ge=1, le=store.MAX_ITEMS_PER_PAGE)],
-                f"items of a page; default: {store.ITEMS_PER_PAGE}",
+                Annotated[int, Meta(ge=1, le=retrieving.MAX_ITEMS_PER_PAGE)],
+                f"items of a page; default: {retrieving.ITEMS_PER_PAGE}",
             ),
             "order": Query(Literal["asc", "desc"], "desc, the default: the newest first"),
             "after": Query(str, "the id of the item before the first one"),
         },
-        answer=(store.ItemList,),
+        answer=(retrieving.ItemList,),
         statuses=(400,),
     ),
     messages.create_message: Operation(
@@ -272,70 +289,7 @@ OPERATIONS: dict[Handler, Operation] = {
         tag="Models", path=IN_PATH, answer=(models.ModelCard,), statuses=(429, 503)
     ),
     models.unload_model: Operation(tag="Models", path=IN_PATH, answer=(models.ModelCard,)),
-    ollama_chat.create_ollama_chat: Operation(
-        tag="Ollama",
-        body=(ollama_chat.ChatFields,),
-        examples=examples.OLLAMA_CHAT,
-        answer=(ollama_chat.ChatReply,),
-        events=(ollama_chat.ChatReply,),
-        stream_type=LINES,
-        uses_model=True,
-    ),
-    generate.create_ollama_text: Operation(
-        tag="Ollama",
-        body=(generate.GenerateFields,),
-        examples=examples.OLLAMA_TEXT,
-        answer=(generate.GenerateReply,),
-        events=(generate.GenerateReply,),
-        stream_type=LINES,
-        uses_model=True,
-    ),
-    embed.create_ollama_embeddings: Operation(
-        tag="Ollama",
-        body=(embed.OllamaEmbedFields,),
-        examples=examples.OLLAMA_EMBED,
-        answer=(embed.OllamaEmbeddings,),
-        headers=TRUNCATED,
-        uses_model=True,
-    ),
-    embed.create_old_ollama_embedding: Operation(
-        tag="Ollama",
-        body=(embed.OldEmbedFields,),
-        examples=examples.OLLAMA_OLD_EMBED,
-        answer=(embed.OldEmbedding,),
-        headers=TRUNCATED,
-        uses_model=True,
-        is_old=True,
-    ),
-    ollama_models.list_ollama_models: Operation(tag="Ollama", answer=(ollama_models.ListedModels,)),
-    ollama_models.list_running_models: Operation(
-        tag="Ollama", answer=(ollama_models.RunningModels,)
-    ),
-    show.show_ollama_model: Operation(
-        tag="Ollama",
-        body=(ollama_managing.ManagingFields,),
-        examples=examples.OLLAMA_SHOW,
-        answer=(show.ShownModel,),
-        statuses=(404,),
-    ),
-    ollama_managing.pull_ollama_model: Operation(
-        tag="Ollama",
-        body=(ollama_managing.OllamaPullFields,),
-        examples=examples.OLLAMA_PULL,
-        answer=(ollama_managing.OllamaPullLine,),
-        events=(ollama_managing.OllamaPullLine,),
-        stream_type=LINES,
-        statuses=(404, 409, 502, 507),
-    ),
-    ollama_managing.delete_ollama_model: Operation(
-        tag="Ollama",
-        body=(ollama_managing.ManagingFields,),
-        examples=examples.OLLAMA_DELETE,
-        statuses=(404,),
-    ),
-    ollama_models.get_ollama_version: Operation(
-        tag="Ollama", answer=(ollama_models.OllamaVersion,)
-    ),
+    **OLLAMA_OPERATIONS,
     managing.pull_model: Operation(
         tag="Models",
         body=(managing.PullRequest,),
@@ -351,10 +305,45 @@ OPERATIONS: dict[Handler, Operation] = {
         statuses=(400,),
     ),
     managing.reload_models: Operation(tag="Models", answer=(Changes,), statuses=(400,)),
+    chats.list_chats: Operation(
+        tag="Conversations",
+        query={
+            "search": Query(str, "only those with these words, in their title or a turn"),
+            "limit": Query(
+                Annotated[int, Meta(ge=1, le=chats.MAX_PER_PAGE)],
+                f"conversations of a page; default: {chats.PER_PAGE}",
+            ),
+            "after": Query(str, "the `next` of the page before"),
+        },
+        answer=(chats.ChatList,),
+        statuses=(400, 429, 503),
+    ),
+    chats.put_chat: Operation(
+        tag="Conversations",
+        body=(chats.ChatBody,),
+        examples=examples.CHATS,
+        path={"id": examples.CHAT_IDS},
+        answer=(ChatHead,),
+        statuses=(404, 409, 503, 507),
+    ),
+    chats.get_chat: Operation(tag="Conversations", answer=(KeptChat,), statuses=(404, 429, 503)),
+    chats.delete_chat: Operation(
+        tag="Conversations", answer=(chats.ChatsDeleted,), statuses=(404, 429, 503)
+    ),
+    chats.delete_chats: Operation(
+        tag="Conversations", answer=(chats.ChatsDeleted,), statuses=(404, 429, 503)
+    ),
     probes.get_health: Operation(tag="Server", answer=(probes.ServerHealth,), is_open=True),
     metrics.get_metrics: Operation(tag="Server", media_type="text/plain"),
     requests.list_requests: Operation(tag="Server", answer=(requests.RunningList,)),
     requests.cancel_request: Operation(tag="Server", answer=(requests.RequestsCancelled,)),
+    requests.follow_request: Operation(
+        tag="Chat",
+        query={"starting_after": AFTER},
+        events=(chat.ChatCompletionChunk,),
+        headers=("x-localinfra-ignored",),
+        statuses=(400,),
+    ),
     page.get_index: Operation(
         tag="Server", answer=(page.ServerName,), media_type="text/plain", is_open=True
     ),

@@ -6,19 +6,26 @@ llguidance busy for hours, and some crash it.
 """
 
 import contextlib
+import math
 import os
 import random
-import resource
 import signal
 import struct
 import sys
+import threading
 import time
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+try:
+    import resource
+except ImportError:  # Windows: memory is limited by the CPU time alone
+    resource = None  # type: ignore[assignment]
+
 MAX_MEMORY = 1 << 30  # bytes of address space beyond those at the start
 NUM_STEPS = 48
+WATCH_S = 0.05
 MAX_STEP_S = 0.1  # CPU time; usual steps take 10 µs
 
 # llguidance's own limits, used by `constraint.py` too.
@@ -33,21 +40,54 @@ LIMITS: dict[str, int | bool] = {
 
 def main() -> None:
     """Reads sources from stdin and answers each with its problem, or ''. Both length-prefixed."""
-    os.nice(5)  # generation goes first
-    budget_s = float(sys.argv[1])
+    if hasattr(os, "nice"):
+        os.nice(5)  # generation goes first
+    budget = CpuBudget(float(sys.argv[1]))
     tokenizer = LLTokenizer("byte")
+    if resource:
+        limit_memory()
+    read, write = sys.stdin.buffer.read, sys.stdout.buffer
+    while len(header := read(4)) == 4:
+        source = read(struct.unpack("<I", header)[0]).decode()
+        with budget:
+            problem = probe(tokenizer, source).encode()
+        write.write(struct.pack("<I", len(problem)) + problem)
+        write.flush()
+
+
+def limit_memory() -> None:
     with contextlib.suppress(OSError), open("/proc/self/statm") as file:  # on Linux
         used = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MAX_MEMORY, used + MAX_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    read, write = sys.stdin.buffer.read, sys.stdout.buffer
-    while len(header := read(4)) == 4:
-        source = read(struct.unpack("<I", header)[0]).decode()
-        signal.setitimer(signal.ITIMER_PROF, budget_s)  # CPU time; the signal ends the process
-        problem = probe(tokenizer, source).encode()
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        write.write(struct.pack("<I", len(problem)) + problem)
-        write.flush()
+
+
+class CpuBudget:
+    """Ends the process after so many seconds of CPU time within."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends_at = math.inf  # by time.process_time()
+        self._has_timer = hasattr(signal, "setitimer")
+        if not self._has_timer:  # Windows. llguidance releases the GIL while it computes
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def __enter__(self) -> None:
+        if self._has_timer:
+            signal.setitimer(signal.ITIMER_PROF, self._seconds)  # its signal ends the process
+        else:
+            self._ends_at = time.process_time() + self._seconds
+
+    def __exit__(self, *failure: object) -> None:
+        if self._has_timer:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        else:
+            self._ends_at = math.inf
+
+    def _watch(self) -> None:
+        while time.process_time() < self._ends_at:
+            time.sleep(WATCH_S)
+        os._exit(1)
 
 
 def probe(tokenizer: LLTokenizer, source: str) -> str:

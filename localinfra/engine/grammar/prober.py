@@ -5,14 +5,14 @@ since a compiled grammar can't be passed between processes.
 """
 
 import contextlib
-import select
 import struct
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
+from typing import IO
 
+from localinfra.children import OWN_GROUP
 from localinfra.engine.grammar.errors import compile_error
 from localinfra.errors import QueueFull
 
@@ -37,6 +37,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C goes to the parent only
+            creationflags=OWN_GROUP,
         )
 
     @property
@@ -46,38 +47,39 @@ class Child:
     def ask(self, source: str) -> str:
         """Returns the source's problem, or ''. Raises TooLong; the child has ended then."""
         self.num_jobs += 1
-        stdin = self._process.stdin
-        assert stdin
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin and stdout
         data = source.encode()
+        timer = threading.Timer(MAX_WAIT_S, self._process.kill)  # its pipe ends then
+        timer.daemon = True
+        timer.start()
         try:
             stdin.write(struct.pack("<I", len(data)) + data)
             stdin.flush()
-            deadline_s = time.monotonic() + MAX_WAIT_S
-            (size,) = struct.unpack("<I", self._read(4, deadline_s))
-            return self._read(size, deadline_s).decode()
-        except (OSError, ValueError, TooLong, struct.error):  # ValueError: closed by `close`
+            (size,) = struct.unpack("<I", read(stdout, 4))
+            return read(stdout, size).decode()
+        except (OSError, ValueError, TooLong):  # ValueError: closed by `close`
             self.close()
             raise TooLong from None
-
-    def _read(self, size: int, deadline_s: float) -> bytes:
-        stdout = self._process.stdout
-        assert stdout
-        data = b""
-        while len(data) < size:
-            ready, _, _ = select.select([stdout], [], [], max(0, deadline_s - time.monotonic()))
-            part = stdout.raw.read(size - len(data)) if ready else b""  # type: ignore[attr-defined]
-            if not part:
-                raise TooLong
-            data += part
-        return data
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
+        """Any thread: one that asks gets TooLong."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 if pipe:
                     pipe.close()
         self._process.wait()
+
+
+def read(pipe: IO[bytes], size: int) -> bytes:
+    """Raises TooLong if the pipe ends before."""
+    data = pipe.read(size)
+    if len(data) < size:
+        raise TooLong
+    return data
 
 
 class Prober:

@@ -10,6 +10,7 @@ hashes then say where.
 import hashlib
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import msgspec
 RECORD = struct.Struct("<Q32s")  # bytes written from the part's beginning, SHA-256 or zeros
 NOTHING = (0, bytes(32))
 READ_BYTES = 1 << 20
+OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
 
 
 class About(msgspec.Struct, frozen=True):
@@ -63,20 +65,26 @@ class Journal:
         head = msgspec.json.encode(about) + b"\n"
         self._records_at = len(head)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        self._journal = os.open(self.own_path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._file = os.open(path, OPEN, 0o666)
+        self._journal = os.open(self.own_path, OPEN, 0o666)
+        self._is_open = True
         if not is_same:  # in an order in which the journal is never about other bytes
             os.ftruncate(self._journal, 0)
             os.ftruncate(self._file, 0)
-            os.pwrite(self._journal, head + RECORD.pack(*NOTHING) * len(self.parts), 0)
+            pwrite(self._journal, head + RECORD.pack(*NOTHING) * len(self.parts), 0)
             os.ftruncate(self._file, about.size_bytes)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        os.close(self._file)
-        os.close(self._journal)
+        self.close()
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            os.close(self._file)
+            os.close(self._journal)
 
     @property
     def done_bytes(self) -> int:
@@ -89,17 +97,17 @@ class Journal:
         done = self.done[part.index]
         view = memoryview(data)
         while view:
-            written = os.pwrite(self._file, view, part.start + done)
+            written = pwrite(self._file, view, part.start + done)
             done, view = done + written, view[written:]
         self.record(part, done)
 
     def record(self, part: Part, done: int, hash: bytes = NOTHING[1]) -> None:
         self.done[part.index], self._hashes[part.index] = done, hash
         at = self._records_at + part.index * RECORD.size
-        os.pwrite(self._journal, RECORD.pack(done, hash), at)
+        pwrite(self._journal, RECORD.pack(done, hash), at)
 
     def read(self, start: int, size: int) -> Iterator[bytes]:
-        while size > 0 and (data := os.pread(self._file, min(READ_BYTES, size), start)):
+        while size > 0 and (data := pread(self._file, min(READ_BYTES, size), start)):
             yield data
             start, size = start + len(data), size - len(data)
 
@@ -126,8 +134,14 @@ class Journal:
     def finish(self, target: Path) -> None:
         """Gives the whole and verified file its name."""
         os.fsync(self._file)
+        self.close()  # Windows moves and deletes no open file
         os.replace(self.path, target)
         self.own_path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Deletes the unfinished file."""
+        self.close()
+        discard(self.path)
 
 
 class PartWriter:
@@ -165,6 +179,25 @@ class PartWriter:
 
 def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.journal")
+
+
+_seeking = threading.Lock()  # threads share a file's position
+
+
+def seek_and_write(file: int, data: bytes | memoryview, at: int) -> int:
+    with _seeking:
+        os.lseek(file, at, os.SEEK_SET)
+        return os.write(file, data)
+
+
+def seek_and_read(file: int, size: int, at: int) -> bytes:
+    with _seeking:
+        os.lseek(file, at, os.SEEK_SET)
+        return os.read(file, size)
+
+
+pwrite = getattr(os, "pwrite", seek_and_write)  # Windows has neither
+pread = getattr(os, "pread", seek_and_read)
 
 
 def discard(path: Path) -> None:

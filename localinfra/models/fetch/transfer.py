@@ -179,7 +179,7 @@ class RunningHash:
         if self._blob.hash and self._hash:
             return self._hash.hexdigest() == self._blob.hash.hex
         if problem := looks.gguf(self._journal.path):
-            journal.discard(self._journal.path)
+            self._journal.discard()
             raise PullFailed(self._blob.name + problem.removeprefix(str(self._journal.path)))
         return True
 

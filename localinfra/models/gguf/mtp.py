@@ -1,5 +1,7 @@
 """Whether a file's layers for multi-token prediction can draft: where they are not as it expects,
-llama.cpp ends the process. Opens no file."""
+llama.cpp ends the process. And what is loaded of a file without them. Opens no file."""
+
+import msgspec
 
 from localinfra.models.gguf.header import GgufHeader
 
@@ -14,6 +16,13 @@ def mtp_problem(header: GgufHeader) -> str | None:
     """Why they can't draft, in a sentence; None if they can."""
     why = _why_not(header)
     return why and f"{header.path} can't draft for itself (mtp = true): {why}"
+
+
+def without_mtp(header: GgufHeader) -> GgufHeader:
+    """The file without the weights of those layers, which llama.cpp skips unless `mtp` is set."""
+    last = header.block_count - header.number("nextn_predict_layers")
+    kept = (tensor for tensor in header.tensors if tensor.layer is None or tensor.layer < last)
+    return msgspec.structs.replace(header, tensors=tuple(kept))
 
 
 def _why_not(header: GgufHeader) -> str | None:

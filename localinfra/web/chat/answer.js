@@ -15,7 +15,7 @@ export class Answer {
     this.thoughtS = null; // how long the reasoning took
   }
 
-  /** @param {any} choice of a chunk @param {number} now seconds since the request */
+  /** @param {any} choice of a chunk @param {number | null} now seconds since the request, if known */
   take(choice, now) {
     const { delta } = choice;
     if (delta.reasoning_content) {
@@ -46,17 +46,33 @@ function slim({ token, logprob, top_logprobs }) {
 }
 
 /**
- * Sends a request and updates its answers as they come.
+ * Sends a request, which the server answers to the end even if this page is left, and updates its answers as they
+ * come.
  * @param {any} body with `n` and `stream`
- * @param {Answer[]} answers one for each choice
+ * @param {string} id a new one
+ * @param {Answer[]} answers by choice; those that nobody wants any more are left out
  * @param {(stats: any) => void} onChange
  * @returns {Promise<any>} the stats: `firstTokenS`, `totalS`, and what the server's usage says
  */
-export async function ask(body, answers, signal, onChange) {
+export async function ask(body, id, answers, signal, onChange) {
   const start = performance.now();
-  const now = () => (performance.now() - start) / 1000;
-  const stats = { firstTokenS: null, totalS: 0, chunks: 0, choices: answers.length, ignored: "" };
-  const reply = await request(ROUTE, { body, signal });
+  const reply = await request(ROUTE, { body: { ...body, background: true }, signal, id });
+  return take(reply, answers, () => (performance.now() - start) / 1000, onChange);
+}
+
+/** The same for a request that was sent before: all of its answers again, then what is still to come, untimed. */
+export async function askAgain(id, answers, signal, onChange) {
+  return take(await request(`${placeOf(id)}/events`, { signal }), answers, () => null, onChange);
+}
+
+/** Ends a request; it may have ended. */
+export const cancel = (id) => request(placeOf(id), { method: "DELETE", isQuiet: true }).catch(() => {});
+
+const placeOf = (id) => `/v1/requests/${encodeURIComponent(id)}`;
+
+async function take(reply, answers, now, onChange) {
+  const choices = answers.filter(Boolean).length;
+  const stats = { firstTokenS: null, totalS: now(), chunks: 0, choices, ignored: "" };
   stats.ignored = reply.headers.get("x-localinfra-ignored") ?? "";
   for await (const chunk of events(reply)) {
     for (const choice of chunk.choices) {
@@ -65,7 +81,7 @@ export async function ask(body, answers, signal, onChange) {
         stats.firstTokenS ??= now();
         stats.chunks++;
       }
-      answers[choice.index].take(choice, now());
+      answers[choice.index]?.take(choice, now());
     }
     if (chunk.usage) stats.usage = chunk.usage;
     stats.totalS = now();

@@ -86,7 +86,8 @@ async function quoted(file) {
     );
     return "";
   }
-  const longest = Math.max(2, ...(text.match(/`+/g) ?? []).map((run) => run.length));
+  const runs = text.match(/`+/g) ?? [];
+  const longest = runs.reduce((most, run) => Math.max(most, run.length), 2);
   const fence = "`".repeat(longest + 1);
   return `\n\n${file.name}:\n${fence}${file.name.split(".").at(-1)}\n${text.trimEnd()}\n${fence}\n`;
 }

@@ -4,7 +4,7 @@ import { h, icon, iconButton, put } from "../lib/dom.js";
 import { announce, notify } from "../lib/dialog.js";
 import { count, plain } from "../lib/format.js";
 import { adviceWithout, modelPicker, models, ofKind } from "../lib/models.js";
-import { remembered } from "../lib/settings.js";
+import { apiKey, remembered } from "../lib/settings.js";
 import { showRequest } from "../lib/snippets.js";
 import { ROUTE } from "./answer.js";
 import { composer } from "./composer.js";
@@ -40,6 +40,7 @@ export default class ChatPanel {
       startNew: () => this.startNew(),
       rename: (id, title) => this.rename(id, title),
       forget: (id) => this.forget(id),
+      forgetAll: () => [this.session, ...this.kept.values()].forEach((one) => this.forget(one.conversation.id)),
       current: () => this.session,
     });
     this.heading = h("h1", { class: "unseen" });
@@ -50,13 +51,18 @@ export default class ChatPanel {
     models.watch(() => this.showWelcome());
     this.model.watch(() => this.showWelcome());
     system.watch((text) => (this.session.conversation.system = text));
-    library
-      .loadHeads()
-      .catch(() =>
-        notify(
-          "The browser's storage can't be used: conversations will be lost when the page closes.",
-          "error",
-        ),
+    apiKey.watch(() => this.sidebar.load());
+    document.addEventListener("visibilitychange", () => document.hidden || this.catchUp());
+  }
+
+  /** Another browser may have changed the conversations while this page was not seen. */
+  async catchUp() {
+    if (!library.isOnServer()) return;
+    await this.sidebar.load();
+    const { session } = this;
+    if (!session.isRunning)
+      await this.guard(() =>
+        library.catchUp(session.conversation.id, (theirs, base) => session.takeIn(theirs, base)),
       );
   }
 
@@ -127,10 +133,19 @@ export default class ChatPanel {
   }
 
   newSession(conversation) {
-    return new Session(conversation, {
-      onShape: () => this.show(),
+    const session = new Session(conversation, {
+      onShape: () => {
+        if (session !== this.session && !session.isRunning) this.kept.delete(conversation.id);
+        this.show();
+      },
       onText: (turn) => this.thread.update(turn),
+      onMerge: () => {
+        if (session !== this.session) return;
+        system.set(conversation.system);
+        this.show();
+      },
     });
+    return session;
   }
 
   show() {
@@ -158,8 +173,15 @@ export default class ChatPanel {
 
   async open(id) {
     if (this.kept.get(id)?.isRunning) return this.use(this.kept.get(id));
-    const conversation = await library.load(id);
-    if (conversation) this.use(this.newSession(conversation));
+    await this.guard(async () => {
+      const conversation = await library.load(id);
+      if (conversation) {
+        this.use(this.newSession(conversation));
+        return this.session.resume();
+      }
+      notify("Another window has deleted this conversation.");
+      await this.sidebar.load();
+    });
   }
 
   sessionOf(id) {
@@ -175,7 +197,7 @@ export default class ChatPanel {
 
   async rename(id, title) {
     const session = this.sessionOf(id);
-    if (!session) return library.save({ ...(await library.load(id)), title });
+    if (!session) return library.rename(id, title);
     session.conversation.title = title;
     await session.save();
     this.show();

@@ -1,10 +1,12 @@
-// A file that the user brings → conversations. It may come from anywhere: only what the rest of the
+// What a file or the server has → conversations. It may come from anywhere: only what the rest of the
 // page can rely on is taken over.
 
+import { newId } from "../lib/id.js";
 import { Tree } from "./tree.js";
 
 export const FORMAT = "localinfra-conversations";
 
+const ID = /^[\w-]{1,64}$/; // as the server takes it
 const ROLES = new Set(["user", "assistant", "tool"]);
 const isText = (value) => typeof value === "string";
 const isNumber = (value) => Number.isFinite(value);
@@ -15,7 +17,7 @@ const isOdds = (value) => isText(value?.token) && orNull(isNumber)(value.logprob
 
 const STATS = {
   firstTokenS: orNull(isNumber),
-  totalS: isNumber,
+  totalS: orNull(isNumber),
   speed: orNull(isNumber),
   choices: isNumber,
   ignored: isText,
@@ -24,6 +26,12 @@ const STATS = {
   cachedTokens: isNumber,
   cost: orNull(isNumber),
 };
+
+const areScores = listOf((score) => isOdds(score) && listOf(isOdds)(score.top_logprobs));
+
+/** A request whose answer may still be read. */
+const isAsked = ({ id, choice, content, scores }) =>
+  isText(id) && Number.isInteger(choice) && isText(content) && (scores === undefined || areScores(scores));
 
 /** What a turn may have beside what it needs; anything else is left out. */
 const OPTIONAL = {
@@ -34,7 +42,8 @@ const OPTIONAL = {
   callId: isText,
   model: isText,
   params: isObject,
-  scores: listOf((score) => isOdds(score) && listOf(isOdds)(score.top_logprobs)),
+  scores: areScores,
+  asked: (value) => isObject(value) && isAsked(value),
   stats: (value) => isObject(value) && Object.entries(STATS).every(([name, check]) => check(value[name])),
   finish: isText,
   error: isText,
@@ -55,10 +64,11 @@ export function readConversations(text, newConversation) {
   }
   if (given?.format !== FORMAT) return [fromMessages(given?.messages ?? given, newConversation)];
   if (!Array.isArray(given.conversations)) throw new Error("The file has no list of conversations.");
-  return given.conversations.map(conversationOf);
+  return given.conversations.map(readConversation);
 }
 
-function conversationOf(given) {
+/** @returns {import("./library.js").Conversation} @throws {Error} if it is none */
+export function readConversation(given) {
   const { id, title, createdAt, updatedAt, system, turns, picked } = given ?? {};
   if (!isText(id) || !Array.isArray(turns))
     throw new Error("A conversation in the file has no id or no turns.");
@@ -67,7 +77,7 @@ function conversationOf(given) {
   const read = turns.map((turn) => turnOf(turn, known, name));
   const now = Date.now();
   return {
-    id,
+    id: ID.test(id) ? id : newId(),
     title: isText(title) ? title : "",
     createdAt: isNumber(createdAt) ? createdAt : now,
     updatedAt: isNumber(updatedAt) ? updatedAt : now,

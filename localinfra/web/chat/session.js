@@ -1,25 +1,28 @@
 // A conversation in use: turns are added, answers run, everything is saved. Knows no DOM.
 
+import { ApiError } from "../lib/api.js";
 import { newId } from "../lib/id.js";
 import { models, refreshModels } from "../lib/models.js";
-import { ask, Answer, speed } from "./answer.js";
+import { ask, askAgain, Answer, cancel, speed } from "./answer.js";
 import * as library from "./library.js";
 import { bodyOf } from "./params.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
-const SAVE_EVERY_MS = 1000; // of a running answer: what a reload keeps
+const LOST = "The connection broke. The answer goes on: open the conversation again to read it.";
 
 export class Session {
   /**
    * @param {library.Conversation} conversation
-   * @param {{onShape: () => void, onText: (turn: import("./tree.js").Turn) => void}} view
+   * @param {{onShape: () => void, onText: (turn: import("./tree.js").Turn) => void,
+   *   onMerge: () => void}} view
    */
   constructor(conversation, view) {
     this.conversation = conversation;
     this.tree = new Tree(conversation.turns, conversation.picked);
     for (const turn of this.tree.turns.values()) {
-      const isCut = turn.params && !turn.finish && !turn.error; // the page was closed meanwhile
+      // The page was closed meanwhile, and nothing is left to read on.
+      const isCut = turn.params && !turn.finish && !turn.error && !turn.asked;
       if (isCut) turn.finish = "stopped";
     }
     this.view = view;
@@ -41,9 +44,24 @@ export class Session {
   async save() {
     if (this.isForgotten) return;
     this.savedAt = Date.now();
+    this.writeDown();
+    await library.save(this.conversation, (theirs, base) => this.takeIn(theirs, base));
+  }
+
+  writeDown() {
     this.conversation.turns = [...this.tree.turns.values()];
     this.conversation.picked = this.tree.picked;
-    await library.save(this.conversation);
+  }
+
+  /** Merges what another window has saved. @type {library.Merge} */
+  takeIn(theirs, base) {
+    // Answers that run here stay, whatever happens there.
+    const known = new Set([...base.ids].filter((id) => !this.running.has(id)));
+    this.tree.takeIn(theirs, known);
+    for (const name of ["title", "system"])
+      if (this.conversation[name] === base[name]) this.conversation[name] = theirs[name];
+    this.writeDown();
+    this.view.onMerge();
   }
 
   /** Adds what the user says and has it answered. @param {string[]} names of models */
@@ -118,33 +136,63 @@ export class Session {
     };
   }
 
-  async run(params, turns, before) {
+  run(params, turns, before) {
+    const id = newId();
+    turns.forEach((turn, choice) => {
+      turn.asked = { id, choice, content: turn.content, scores: turn.scores };
+    });
+    return this.read(id, turns, (...how) => ask(this.request(params, before), id, ...how));
+  }
+
+  /** Reads on where answers ran when the page was left. */
+  async resume() {
+    const asked = new Map();
+    for (const turn of this.tree.turns.values()) {
+      const id = turn.asked?.id;
+      if (id && !this.running.has(turn.id)) asked.set(id, [...(asked.get(id) ?? []), turn]);
+    }
+    await Promise.all(
+      [...asked].map(([id, turns]) => this.read(id, turns, (...how) => askAgain(id, ...how))),
+    );
+  }
+
+  /** Reads a request's answers into its turns, until their end. `begin`: `ask` or `askAgain` for the request. */
+  async read(id, turns, begin) {
     const control = new AbortController();
-    const starts = turns.map(({ content, scores }) => ({ content, scores }));
-    const answers = turns.map(() => new Answer());
+    control.signal.addEventListener("abort", () => cancel(id));
+    const answers = [];
+    let isLost = false;
     for (const turn of turns) {
-      this.running.set(turn.id, control);
       delete turn.error;
+      answers[turn.asked.choice] = new Answer();
+      this.running.set(turn.id, control);
     }
     this.view.onShape();
     this.save().catch(() => {});
     const loading = setInterval(() => this.lookForLoading(turns[0], loading), LOOK_EVERY_MS);
     const show = (stats) => {
       turns.forEach((turn, at) => {
-        takeOver(turn, starts[at], answers[at], at === 0 ? stats : null);
+        takeOver(turn, answers[turn.asked.choice], at === 0 ? stats : null);
         this.view.onText(turn);
       });
-      if (Date.now() - this.savedAt > SAVE_EVERY_MS) this.save().catch(() => {});
+      if (Date.now() - this.savedAt > (library.place.value?.saveEveryMs ?? 0)) this.save().catch(() => {});
     };
     try {
-      show(await ask(this.request(params, before), answers, control.signal, show));
+      show(await begin(answers, control.signal, show));
     } catch (error) {
-      for (const turn of turns) turn.error = error.name === "AbortError" ? undefined : error.message;
-      if (control.signal.aborted) for (const turn of turns) turn.finish ??= "stopped";
+      const isOver = control.signal.aborted || error.status === 404; // or the server has forgotten it
+      isLost = !isOver && !(error instanceof ApiError);
+      for (const turn of turns) {
+        turn.error = isOver ? undefined : isLost ? LOST : error.message;
+        if (isOver) turn.finish ??= "stopped";
+      }
     } finally {
       clearInterval(loading);
       refreshModels().catch(() => {});
-      for (const turn of turns) this.running.delete(turn.id);
+      for (const turn of turns) {
+        if (!isLost) delete turn.asked;
+        this.running.delete(turn.id);
+      }
       this.view.onShape();
       for (const turn of turns) this.view.onText(turn);
       await this.save();
@@ -166,10 +214,11 @@ export class Session {
 }
 
 /**
- * `start`: what the turn had before, where it goes on. `stats`: those of the request, which stand under its
- * first answer.
+ * `turn.asked` has what the turn had before, where it goes on. `stats`: those of the request, which stand under
+ * its first answer.
  */
-function takeOver(turn, start, answer, stats) {
+function takeOver(turn, answer, stats) {
+  const start = turn.asked;
   turn.content = start.content + answer.content;
   turn.finish = answer.finish;
   if (answer.reasoning) turn.reasoning = answer.reasoning;

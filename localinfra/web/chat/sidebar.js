@@ -8,7 +8,7 @@ import * as library from "./library.js";
 const SEARCH_AFTER_MS = 200;
 
 /**
- * @param {{open: (id: string) => void, startNew: () => void, forget: (id: string) => void,
+ * @param {{open: (id: string) => void, startNew: () => void, forget: (id: string) => void, forgetAll: () => void,
  *   rename: (id: string, title: string) => Promise<void>,
  *   current: () => import("./session.js").Session}} actions
  */
@@ -21,22 +21,32 @@ export function sidebar(actions) {
     "aria-label": "Search conversations",
     oninput: () => {
       clearTimeout(timer);
-      timer = setTimeout(() => library.loadHeads(search.value), SEARCH_AFTER_MS);
+      timer = setTimeout(load, SEARCH_AFTER_MS);
     },
   });
+  const load = () => showing(() => library.loadHeads(search.value));
   const show = (heads) => {
     const current = actions.current()?.conversation.id;
     const empty = search.value
       ? "No conversation has these words."
-      : "Your conversations stay in this browser. Start one below.";
+      : "No conversations yet. Start one below.";
+    const had = document.activeElement?.dataset?.conversation;
     put(
       list,
       heads.length
         ? heads.map((head) => row(head, head.id === current, actions))
         : h("li", { class: "empty-list" }, empty),
+      library.hasMore.value
+        ? h("li", {}, h("button", { type: "button", class: "button quiet grow", onclick: loadMore }, "Show more"))
+        : null,
     );
+    if (had) list.querySelector(`[data-conversation="${CSS.escape(had)}"]`)?.focus();
   };
   library.heads.watch(show);
+  const foot = h("div", { class: "kept" });
+  const showFoot = () => put(foot, keptText(), strayText());
+  library.place.watch(showFoot);
+  library.numStray.watch(showFoot);
   const element = h(
     "aside",
     { class: "sidebar", "aria-label": "Conversations" },
@@ -51,16 +61,53 @@ export function sidebar(actions) {
       ),
       menuButton("more", "Import and export", [
         ["Import…", importFiles],
-        ["Export all", async () => download("localinfra-conversations.json", await library.exported())],
+        ["Export all", () => showing(exportAll)],
         ["This one as Markdown", () => exportOne(actions.current(), "md")],
         ["This one as messages", () => exportOne(actions.current(), "json")],
+        ["Delete all…", () => showing(() => removeAll(actions))],
       ]),
     ),
     search,
     list,
+    foot,
   );
-  return { element, refresh: () => show(library.heads.value), focusSearch: () => search.focus() };
+  return { element, load, refresh: () => show(library.heads.value), focusSearch: () => search.focus() };
 }
+
+/** Shows what goes wrong. */
+async function showing(work) {
+  try {
+    await work();
+  } catch (error) {
+    notify(error.message, "error");
+  }
+}
+
+const loadMore = () => showing(library.loadMoreHeads);
+
+const keptText = () => h("p", { class: "hint" }, library.place.value ? `${library.place.value.sign}.` : null);
+
+/** What is in this browser although the server keeps conversations now. */
+function strayText() {
+  const number = library.numStray.value;
+  if (!number) return null;
+  const text = h("p", { role: "status" }, `${conversations(number)} from before ${number === 1 ? "is" : "are"} in this browser only.`);
+  const button = h("button", { type: "button", class: "button" }, "Move to the server");
+  button.addEventListener("click", () =>
+    showing(async () => {
+      button.disabled = true;
+      try {
+        const moved = await library.moveToServer((done) => put(text, `Moving: ${done} of ${number}`));
+        notify(`${conversations(moved)} moved to the server.`);
+      } finally {
+        button.disabled = false;
+      }
+    }),
+  );
+  return [text, button];
+}
+
+const conversations = (number) => (number === 1 ? "One conversation" : `${number} conversations`);
 
 function row(head, isCurrent, actions) {
   const title = plain(head.title || "Untitled");
@@ -72,6 +119,7 @@ function row(head, isCurrent, actions) {
       {
         type: "button",
         class: "conversation",
+        data: { conversation: head.id },
         "aria-current": isCurrent ? "true" : null,
         onclick: () => actions.open(head.id),
         dir: "auto",
@@ -88,15 +136,23 @@ function row(head, isCurrent, actions) {
 
 async function rename(head, actions) {
   const title = await asked("Name of the conversation", head.title, "Rename");
-  if (title) await actions.rename(head.id, library.titleOf(title));
+  if (title) await showing(() => actions.rename(head.id, library.titleOf(title)));
 }
 
 async function removeOne(head, actions) {
   if (!(await confirmed(`Delete “${plain(head.title || "Untitled")}”? It can't be brought back.`, "Delete")))
     return;
   actions.forget(head.id);
-  await library.remove(head.id);
+  await showing(() => library.remove(head.id));
 }
+
+async function removeAll(actions) {
+  if (!(await confirmed("Delete all conversations? They can't be brought back.", "Delete all"))) return;
+  actions.forgetAll();
+  await library.removeAll();
+}
+
+const exportAll = async () => download("localinfra-conversations.json", await library.exported());
 
 async function importFiles() {
   for (const file of await chooseFiles("application/json,.json")) {

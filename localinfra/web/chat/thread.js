@@ -78,6 +78,7 @@ export class Thread {
   show() {
     const session = this.session();
     const path = session.tree.path();
+    for (const id of this.views.keys()) if (!session.tree.turns.has(id)) this.views.delete(id);
     const focused = document.activeElement;
     put(
       this.list,

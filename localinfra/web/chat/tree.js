@@ -18,6 +18,7 @@ import { newId } from "../lib/id.js";
  * @property {object[]} [scores] logprobs
  * @property {string | null} [finish]
  * @property {string} [error]
+ * @property {object} [asked] while it is answered: the request's id, which choice of it, and what was there before
  */
 
 export class Tree {
@@ -82,6 +83,29 @@ export class Tree {
   /** Where a turn is among the branches, from 0. */
   branchIndex(turn) {
     return this.branches(turn).findIndex((other) => (other.run ?? other.id) === (turn.run ?? turn.id));
+  }
+
+  /**
+   * Takes in what another window made of the same conversation since both had the turns `known`: what is new
+   * there, texts that have grown, and what is missing there, unless this one goes on from it.
+   * @param {{turns: Turn[], picked: Object<string, string>}} theirs @param {Set<string>} known ids
+   */
+  takeIn({ turns, picked }, known) {
+    const theirs = new Map(turns.map((turn) => [turn.id, turn]));
+    for (const turn of turns) {
+      const own = this.turns.get(turn.id);
+      if (own && turn.content.length > own.content.length) Object.assign(own, turn);
+    }
+    const ours = this.turns;
+    const all = new Map([...theirs, ...ours]);
+    this.turns = new Map();
+    for (const turn of all.values()) {
+      if (known.has(turn.id) && !(ours.has(turn.id) && theirs.has(turn.id))) continue; // deleted on one side
+      const line = []; // with what it follows, which comes first
+      for (let at = turn; at && !this.turns.has(at.id); at = all.get(at.parent)) line.unshift(at);
+      for (const one of line) this.turns.set(one.id, one);
+    }
+    this.picked = { ...picked, ...this.picked };
   }
 
   /** Removes a turn, those generated with it, and all that follow them. */

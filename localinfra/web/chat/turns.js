@@ -31,7 +31,11 @@ function editor(text, submit, done, cancel) {
   });
   const finish = () => (area.value.trim() && area.value !== text ? done(area.value) : cancel());
   area.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") cancel();
+    if (event.isComposing) return;
+    if (event.key === "Escape") {
+      event.stopPropagation(); // it stops answers elsewhere
+      cancel();
+    }
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) finish();
   });
   setTimeout(() => area.focus());
@@ -316,7 +320,7 @@ function figuresOf({ stats, finish, model }, isRunning) {
           `prompt ${count(promptTokens)}${cachedTokens ? ` (${count(cachedTokens)} cached)` : ""}`,
           "Tokens of the prompt, and those that were not computed again",
         ],
-    tokens === null ? null : [seconds(totalS), "From the request to the end"],
+    tokens === null || totalS === null ? null : [seconds(totalS), "From the request to the end"],
     cost === null ? null : [dollars(cost), "At the prices in models.toml"],
     end,
     ignored ? [`ignored: ${plain(ignored)}`, "Fields of the request that had no effect"] : null,

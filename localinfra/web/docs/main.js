@@ -3,9 +3,10 @@
 import { folded, h, inline, prose } from "./dom.js";
 import { fieldNames, readSchemas, schemaView, typeText } from "./schema.js";
 import { useKey } from "./server.js";
+import { keep, kept } from "./storage.js";
 import { Trying } from "./trying.js";
 
-const METHODS = ["get", "post", "delete"];
+const METHODS = ["get", "post", "put", "delete"];
 const byId = (id) => document.getElementById(id);
 
 /** An operation with its place. */
@@ -202,11 +203,11 @@ function offerKey() {
 function offerTheme() {
   const root = document.documentElement;
   const name = "localinfra.docs.theme";
-  root.dataset.theme = localStorage.getItem(name) ?? "";
+  root.dataset.theme = kept("localStorage", name);
   byId("theme").addEventListener("click", () => {
     const isDark = getComputedStyle(root).getPropertyValue("--is-dark") === "1";
     root.dataset.theme = isDark ? "light" : "dark";
-    localStorage.setItem(name, root.dataset.theme);
+    keep("localStorage", name, root.dataset.theme);
   });
 }
 

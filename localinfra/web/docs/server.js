@@ -1,14 +1,16 @@
 // Requests to the server, with the key, and the models that it has.
 
+import { keep, kept } from "./storage.js";
+
 const STORED = "localinfra.docs.key";
 
-let key = sessionStorage.getItem(STORED) ?? "";
+let key = kept("sessionStorage", STORED);
 
 export const hasKey = () => key !== "";
 
 export function useKey(value) {
   key = value;
-  sessionStorage.setItem(STORED, value);
+  keep("sessionStorage", STORED, value);
   models = null;
 }
 

@@ -22,6 +22,7 @@ export class TokensView {
     this.element = h("div", { class: "tokens-view" }, this.tokens, this.details);
     /** @type {Score[]} */
     this.scores = [];
+    this.number = 0; // of them that are shown
     this.chosen = -1;
     this.tokens.addEventListener("mouseover", (event) => this.choose(event.target));
     this.tokens.addEventListener("click", (event) => this.choose(event.target));
@@ -30,11 +31,10 @@ export class TokensView {
 
   /** @param {Score[]} scores all of them */
   show(scores) {
-    const added = scores
-      .slice(this.scores.length)
-      .map((score, at) => tokenSpan(score, this.scores.length + at));
-    this.tokens.append(...added.flat());
-    this.scores = [...scores];
+    const added = scores.slice(this.number).map((score, at) => tokenSpan(score, this.number + at));
+    this.tokens.append(...added);
+    this.scores = scores;
+    this.number = scores.length;
   }
 
   choose(span) {

@@ -26,16 +26,17 @@ let lacksKey = false; // the last request was refused for want of one
  * A response with status 2xx. Asks for a key where one is missing, and tries again; not if `isQuiet`, for what
  * the page does by itself: who has sent the question away must not be asked again and again.
  * @param {string} path
- * @param {{method?: string, body?: any, signal?: AbortSignal, isQuiet?: boolean}} [options] `body` becomes
- *   JSON
+ * @param {{method?: string, body?: any, signal?: AbortSignal, isQuiet?: boolean, id?: string}} [options] `body`
+ *   becomes JSON; `id`: the request's, of letters and digits
  * @throws {ApiError} or an AbortError
  */
-export async function request(path, { method, body, signal, isQuiet = false } = {}) {
+export async function request(path, { method, body, signal, isQuiet = false, id } = {}) {
   for (;;) {
     if (isQuiet && lacksKey) throw new ApiError(NEEDS_KEY, 401);
     const headers = {};
     if (apiKey.value) headers.authorization = `Bearer ${apiKey.value}`;
     if (body !== undefined) headers["content-type"] = "application/json";
+    if (id) headers["x-request-id"] = id;
     const sent = { method: method ?? (body === undefined ? "GET" : "POST"), headers, signal };
     if (body !== undefined) sent.body = JSON.stringify(body);
     const reply = await fetch(path, sent).catch((error) => {
@@ -73,13 +74,19 @@ export async function* events(reply) {
   }
 }
 
-/** The data of each event: lines may be cut anywhere between two reads. */
+/**
+ * The data of each event: lines may be cut anywhere between two reads.
+ * @throws {ApiError} if the connection breaks off
+ */
 async function* eventData(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch((error) => {
+        if (error.name === "AbortError") throw error;
+        throw new ApiError("The connection to the server broke off.");
+      });
       if (done) return;
       const lines = (rest + value).split("\n");
       rest = lines.pop();

@@ -1,4 +1,4 @@
-// IndexedDB as promises. Conversations and pictures are in this browser only.
+// IndexedDB as promises.
 
 const NAME = "localinfra";
 const STORES = ["conversations", "pictures"]; // both by `id`
@@ -13,6 +13,9 @@ function open() {
     };
     asked.onsuccess = () => resolve(asked.result);
     asked.onerror = () => reject(asked.error);
+  }).catch((error) => {
+    opened = null; // it may be allowed later
+    throw error;
   });
   return opened;
 }
@@ -31,6 +34,21 @@ export const getAll = (store) => run(store, "readonly", (at) => at.getAll());
 export const get = (store, id) => run(store, "readonly", (at) => at.get(id));
 export const save = (store, value) => run(store, "readwrite", (at) => at.put(value));
 export const remove = (store, id) => run(store, "readwrite", (at) => at.delete(id));
+export const ids = (store) => run(store, "readonly", (at) => at.getAllKeys());
+export const clear = (store) => run(store, "readwrite", (at) => at.clear());
+
+/** Saves what `next` makes of the value that is there, or nothing if that is null. No other window can come
+ * between. */
+export function change(store, id, next) {
+  return run(store, "readwrite", (at) => {
+    const asked = at.get(id);
+    asked.onsuccess = () => {
+      const value = next(asked.result);
+      if (value) at.put(value);
+    };
+    return asked;
+  });
+}
 
 /** Calls `look` with one value after the other, so that they need not be in memory together. */
 export function each(store, look) {

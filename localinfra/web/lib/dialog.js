@@ -15,9 +15,12 @@ export function openDialog(title, content, className = "") {
     { class: `dialog ${className}`, "aria-label": title },
     h("header", {}, h("h2", {}, title), iconButton("close", "Close", close)),
     h("div", { class: "dialog-body" }, content),
+    h("div", { class: "notices" }), // those outside can't be reached meanwhile
   );
+  let pressed = null; // a click may also end a selection of text that began within
+  element.addEventListener("pointerdown", (event) => (pressed = event.target));
   element.addEventListener("click", (event) => {
-    if (event.target === element) close();
+    if (event.target === element && pressed === element) close();
   });
   const closed = new Promise((resolve) => {
     element.addEventListener("close", () => {
@@ -68,13 +71,16 @@ export async function asked(question, value, action) {
   return answer;
 }
 
-const NOTICE_MS = 6000;
+const NOTICE_MS = 5000;
+const READING_MS = 60; // for each character
 
-/** Shows a notice at the page's edge for a few seconds; `kind` is "info" or "error". */
+/** Shows a notice at the page's edge, as long as it takes to read; `kind` is "info" or "error". */
 export function notify(text, kind = "info") {
   const notice = h("div", { class: `notice ${kind}`, role: kind === "error" ? "alert" : "status" }, text);
-  document.getElementById("notices").append(notice);
-  setTimeout(() => notice.remove(), NOTICE_MS);
+  const home = document.querySelector("dialog[open] > .notices") ?? document.getElementById("notices");
+  for (const other of home.children) if (other.textContent === text) other.remove();
+  home.append(notice);
+  setTimeout(() => notice.remove(), NOTICE_MS + READING_MS * text.length);
 }
 
 /** Tells a screen reader what others see. */
@@ -122,7 +128,10 @@ export function menuButton(name, label, items) {
     if (!details.contains(event.relatedTarget)) close();
   });
   details.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") close();
+    if (event.key !== "Escape" || !details.open) return;
+    event.stopPropagation(); // it stops answers elsewhere
+    close();
+    details.firstChild.focus();
   });
   return details;
 }

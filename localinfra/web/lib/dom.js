@@ -22,7 +22,7 @@ export function s(tag, props = {}, ...children) {
 /** Children come first: a select takes its value from them, and `dir="auto"` would look at all of
  * them again with each one. */
 function fill(element, props, children) {
-  element.append(...flat(children));
+  append(element, children);
   for (const [name, value] of Object.entries(props)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2).toLowerCase(), value);
@@ -35,13 +35,18 @@ function fill(element, props, children) {
   return element;
 }
 
-function flat(children) {
-  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+/** Adds children. Not as arguments of one call: a long text has more nodes than a call can have arguments. */
+export function append(element, children) {
+  const all = document.createDocumentFragment();
+  for (const child of children.flat(Infinity))
+    if (child !== null && child !== undefined && child !== false) all.append(child);
+  element.append(all);
 }
 
 /** Replaces an element's children. */
 export function put(element, ...children) {
-  element.replaceChildren(...flat(children));
+  element.replaceChildren();
+  append(element, children);
   return element;
 }
 

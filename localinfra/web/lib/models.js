@@ -12,7 +12,9 @@ export const models = new Signal(UNKNOWN);
 
 /** @param {boolean} [isQuiet] whether not to ask for a key */
 export async function refreshModels(isQuiet = true) {
-  models.set((await json("/v1/models?all=true", { isQuiet })).data);
+  const { data } = await json("/v1/models?all=true", { isQuiet });
+  // What stays the same is not drawn again: it may be in use.
+  if (!areKnown() || JSON.stringify(data) !== JSON.stringify(models.value)) models.set(data);
 }
 
 export const areKnown = () => models.value !== UNKNOWN;

@@ -4,7 +4,7 @@ import { field, h, icon, iconButton, oncePerFrame, put } from "../lib/dom.js";
 import { stream } from "../lib/api.js";
 import { count, dollars, plain } from "../lib/format.js";
 import { modelPicker, refreshModels } from "../lib/models.js";
-import { remembered } from "../lib/settings.js";
+import { inTab, keepInTab, remembered } from "../lib/settings.js";
 import { showRequest } from "../lib/snippets.js";
 import { TokensView } from "../draw/tokens.js";
 
@@ -18,7 +18,7 @@ export default class CompletePanel {
       class: "mono",
       "aria-label": "Prompt",
       placeholder: "Once upon a time",
-      value: sessionStorage.getItem("localinfra.prompt") ?? "",
+      value: inTab("prompt"),
     });
     this.maxTokens = h("input", { type: "number", min: 0, max: 100000, value: 64 });
     this.temperature = h("input", { type: "number", min: 0, max: 2, step: 0.01, value: 0.7 });
@@ -97,7 +97,7 @@ export default class CompletePanel {
   async run() {
     if (this.control) return this.control.abort();
     this.control = new AbortController();
-    sessionStorage.setItem("localinfra.prompt", this.prompt.value);
+    keepInTab("prompt", this.prompt.value);
     put(this.button, icon("stop"), "Stop");
     const answer = new Completion(this.body());
     put(this.output, answer.element);

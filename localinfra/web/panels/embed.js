@@ -24,6 +24,7 @@ export default class EmbedPanel {
   constructor() {
     this.model = remembered("embed-model", "");
     this.ranker = remembered("rank-model", "");
+    this.controls = new Map(); // place on the page → AbortController of the request for it
     this.texts = h("textarea", {
       rows: 10,
       "aria-label": "Texts, one a line",
@@ -52,8 +53,7 @@ export default class EmbedPanel {
     return this.texts.value
       .split("\n")
       .map((line) => line.trim())
-      .filter(Boolean)
-      .slice(0, MAX_TEXTS);
+      .filter(Boolean);
   }
 
   layout() {
@@ -61,7 +61,7 @@ export default class EmbedPanel {
       "form",
       {
         class: "card stack",
-        onsubmit: (event) => (event.preventDefault(), this.guard(this.output, () => this.compare())),
+        onsubmit: (event) => (event.preventDefault(), this.guard(this.output, (signal) => this.compare(signal))),
       },
       modelPicker(["embedding"], this.model),
       this.texts,
@@ -76,7 +76,7 @@ export default class EmbedPanel {
       "form",
       {
         class: "card stack",
-        onsubmit: (event) => (event.preventDefault(), this.guard(this.ranking, () => this.rank())),
+        onsubmit: (event) => (event.preventDefault(), this.guard(this.ranking, (signal) => this.rank(signal))),
       },
       h("h2", {}, "Rank the texts"),
       modelPicker(["rerank", "embedding"], this.ranker, "Model for ranking"),
@@ -109,20 +109,27 @@ export default class EmbedPanel {
     return [EMBEDDINGS, { model, input: [this.query.value, ...this.lines], encoding_format: "float" }];
   }
 
+  /** Does the latest of what was asked for. */
   async guard(place, work) {
+    this.controls.get(place)?.abort();
+    const control = new AbortController();
+    this.controls.set(place, control);
     place.setAttribute("aria-busy", "true");
     try {
-      await work();
+      if (this.lines.length > MAX_TEXTS)
+        throw new Error(`These are ${this.lines.length} texts: more than ${MAX_TEXTS} make no picture.`);
+      await work(control.signal);
     } catch (error) {
+      if (control.signal.aborted) return;
       put(place, h("div", { class: "problem", role: "alert" }, icon("warning"), plain(error.message)));
     }
     place.removeAttribute("aria-busy");
     refreshModels().catch(() => {});
   }
 
-  async compare() {
+  async compare(signal) {
     const texts = this.lines;
-    const { data, usage } = await json(EMBEDDINGS, { body: this.embeddingsBody() });
+    const { data, usage } = await json(EMBEDDINGS, { body: this.embeddingsBody(), signal });
     const matrix = similarities(data.map((item) => item.embedding));
     const facts = `${data[0].embedding.length} dimensions · ${count(usage.prompt_tokens)} tokens · ${dollars(usage.estimated_cost ?? 0)}`;
     put(
@@ -138,10 +145,10 @@ export default class EmbedPanel {
     );
   }
 
-  async rank() {
+  async rank(signal) {
     const texts = this.lines;
     const [path, body] = this.rankRequest();
-    const reply = await json(path, { body });
+    const reply = await json(path, { body, signal });
     const results = reply.results ?? bySimilarity(reply.data.map((item) => item.embedding));
     const best = Math.max(...results.map((result) => result.relevance_score), 1e-9);
     put(

@@ -81,7 +81,8 @@ export default class ImagePanel {
   }
 
   async load() {
-    this.pictures = (await db.getAll(STORE)).sort((a, b) => b.createdAt - a.createdAt);
+    const found = await db.getAll(STORE).catch(() => []); // keeping one says that there is no storage
+    this.pictures = found.map(withUrl).sort((a, b) => b.createdAt - a.createdAt);
     this.showGallery();
     if (this.pictures.length) this.choose(this.pictures[0]);
   }
@@ -114,7 +115,7 @@ export default class ImagePanel {
     if (this.steps.value) body.num_inference_steps = this.steps.valueAsNumber;
     if (this.seed.value) body.seed = this.seed.valueAsNumber;
     if (!this.mask) return [GENERATE, body];
-    body.image = isShort ? "data:image/png;base64,…" : this.chosen.url;
+    body.image = isShort ? "data:image/png;base64,…" : this.mask.pictureUrl();
     if (!this.mask.isEmpty) body.mask = isShort ? "data:image/png;base64,…" : this.mask.dataUrl();
     body.strength = this.strength.valueAsNumber;
     body.size = "auto";
@@ -154,7 +155,7 @@ export default class ImagePanel {
       put(preview, h("img", { src: url, alt: `Preview of: ${plain(body.prompt)}` }));
       if (!event.type.endsWith(".completed")) continue;
       await this.keep({
-        url,
+        image: blobOf(event.b64_json, event.output_format),
         prompt: body.prompt,
         model: body.model,
         seed: event.seed,
@@ -167,10 +168,11 @@ export default class ImagePanel {
   }
 
   async keep(picture) {
-    const kept = { ...picture, id: newId(), createdAt: Date.now() };
+    const made = { ...picture, id: newId(), createdAt: Date.now() };
+    const kept = withUrl(made);
     this.pictures.unshift(kept);
     await db
-      .save(STORE, kept)
+      .save(STORE, made)
       .catch(() =>
         notify("The browser's storage is full: this picture is lost when the page closes.", "error"),
       );
@@ -235,7 +237,7 @@ export default class ImagePanel {
         ),
         h(
           "a",
-          { class: "button", href: picture.url, download: `${picture.seed}.png` },
+          { class: "button", href: picture.url, download: `${picture.seed}.${picture.image?.type.split("/")[1] ?? "png"}` },
           icon("download"),
           "Save",
         ),
@@ -253,7 +255,8 @@ export default class ImagePanel {
 
   async remove(picture) {
     if (!(await confirmed("Delete this picture? It can't be brought back.", "Delete"))) return;
-    await db.remove(STORE, picture.id);
+    await db.remove(STORE, picture.id).catch((error) => notify(error.message, "error"));
+    URL.revokeObjectURL(picture.url);
     this.pictures = this.pictures.filter((other) => other !== picture);
     this.chosen = null;
     this.showGallery();
@@ -296,3 +299,12 @@ export default class ImagePanel {
     this.prompt.focus();
   }
 }
+
+/** The bytes themselves: texts of all pictures would fill the memory. */
+function blobOf(base64, format) {
+  const bytes = Uint8Array.from(atob(base64), (sign) => sign.charCodeAt(0));
+  return new Blob([bytes], { type: `image/${format}` });
+}
+
+/** With a URL for this page; older ones have it as a text. */
+const withUrl = (picture) => (picture.image ? { ...picture, url: URL.createObjectURL(picture.image) } : picture);

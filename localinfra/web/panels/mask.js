@@ -7,6 +7,7 @@ const TINT = "rgb(98, 199, 183)";
 export class Mask {
   /** @param {HTMLImageElement} picture loaded */
   constructor(picture) {
+    this.picture = picture;
     this.width = picture.naturalWidth;
     this.height = picture.naturalHeight;
     this.brush = 0.08; // of the width
@@ -50,6 +51,13 @@ export class Mask {
   clear() {
     this.pen.clearRect(0, 0, this.width, this.height);
     this.isEmpty = true;
+  }
+
+  /** What is painted over. */
+  pictureUrl() {
+    const made = h("canvas", { width: this.width, height: this.height });
+    made.getContext("2d").drawImage(this.picture, 0, 0);
+    return made.toDataURL("image/png");
   }
 
   /** As the API wants it: transparent where the picture may change. */

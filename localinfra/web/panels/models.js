@@ -120,6 +120,7 @@ export default class ModelsPanel {
           facts.filter(Boolean).map((fact) => h("span", {}, plain(String(fact)))),
         ),
         card.description ? h("p", { class: "hint" }, plain(card.description)) : null,
+        card.trouble ? h("p", { class: "hint trouble" }, plain(card.trouble)) : null,
       ),
       h("div", { class: "row" }, this.buttons(card)),
       card.remedy ? h("details", { class: "remedy" }, h("summary", {}, "By hand"), plain(card.remedy)) : null,

@@ -1,6 +1,6 @@
 // Markdown → DOM, at once or as it streams in.
 
-import { h, put } from "../lib/dom.js";
+import { append, h, put } from "../lib/dom.js";
 import { copyButton } from "../lib/dialog.js";
 import { plain } from "../lib/format.js";
 import { numKnown, parseBlocks } from "./blocks.js";
@@ -30,7 +30,7 @@ export class MarkdownView {
     if (blocks.length === 1 && this.growCode(blocks[0])) return;
     for (const element of this.tail) element.remove();
     const made = blocks.map(blockNode);
-    this.element.append(...made);
+    append(this.element, made);
     // Until it is known what the last line begins, the block before may go on with it.
     const lines = this.open.split("\n");
     const known = numKnown(lines);
@@ -90,7 +90,7 @@ function codeBlock({ language, text, isOpen }) {
     h(
       "div",
       { class: "code-head" },
-      h("span", {}, language || "text"),
+      h("span", {}, plain(language || "text")),
       copyButton(() => code.textContent, "Copy the code"),
     ),
     h("pre", { class: "code", tabindex: "0" }, code),
@@ -113,19 +113,16 @@ function listNode({ number, items }) {
   return number === null ? h("ul", {}, nodes) : h("ol", { start: number === 1 ? null : number }, nodes);
 }
 
+/** What is missing in a row as one cell: many cells for each of many lines would stop the page. */
+const rest = (number) => (number > 0 ? h("td", { colspan: number }) : null);
+
 function tableNode({ head, aligns, rows }) {
   const cell = (tag) => (text, at) =>
     h(tag, { class: aligns[at] ? `align-${aligns[at]}` : null, dir: "auto" }, inline(text));
   const table = h("table", {}, h("thead", {}, h("tr", {}, head.map(cell("th")))), h("tbody", {}));
   put(
     table.tBodies[0],
-    rows.map((row) =>
-      h(
-        "tr",
-        {},
-        head.map((_, at) => cell("td")(row[at] ?? "", at)),
-      ),
-    ),
+    rows.map((row) => h("tr", {}, row.slice(0, head.length).map(cell("td")), rest(head.length - row.length))),
   );
   return h("div", { class: "table-wrap", tabindex: "0" }, table);
 }

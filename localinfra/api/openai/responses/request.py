@@ -87,6 +87,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     previous_response_id: str | None = None  # go on with this stored response
     max_output_tokens: MaxTokens | None = None  # the most tokens to generate
     store: bool = True  # so that a next request may go on with the response
+    background: bool = False  # answer at once, and go on without the client; needs store
     tools: SentGroups = msgspec.field(default_factory=list)
     tool_choice: ShortName | ToolChoice = "auto"
     parallel_tool_calls: bool = True
@@ -113,7 +114,6 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
 
     # Refused.
 
-    background: bool = False  # refused, like the next
     conversation: str | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
     moderation: dict[str, Any] | None = None
@@ -128,7 +128,6 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
                     f"include[{at}]",
                 )
         refused = {
-            "background": (self.background, "Wait for the answer, or stream it."),
             "conversation": (self.conversation, "Use previous_response_id."),
             "prompt": (self.prompt, "Send its text as instructions and input."),
             "moderation": (self.moderation, "Leave it out."),
@@ -137,6 +136,12 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
         for param, (is_wanted, remedy) in refused.items():
             if is_wanted:
                 raise UnsupportedParameter(f"{param} is not supported. {remedy}", param)
+
+        if self.background and not self.store:
+            raise InvalidRequest(
+                "Background responses need store=true: they could not be read otherwise.",
+                "background",
+            )
 
     def answer(self) -> Answer:
         """The form required of the answer. Raises InvalidRequest or UnsupportedParameter."""

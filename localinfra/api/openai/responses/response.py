@@ -12,6 +12,10 @@ from localinfra.api.openai.responses.output import ResponsesEvent
 from localinfra.api.openai.responses.request import Metadata, ReasoningOptions, TextOptions
 from localinfra.api.openai.responses.tools import FunctionTool, Namespace
 
+# The first two: it is not yet loaded or read, and it is being answered. The others stay.
+ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+NOT_ENDED = {"queued", "in_progress"}
+
 
 class InputTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int  # of the prompt, found in the prefix cache
@@ -46,7 +50,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     object: Literal["response"] = "response"
     created_at: int  # Unix time
-    status: Literal["in_progress", "completed", "incomplete", "failed"] = "in_progress"
+    status: ResponseStatus = "in_progress"
     completed_at: int | None = None
     error: ResponseError | None = None
     incomplete_details: IncompleteDetails | None = None
@@ -84,6 +88,10 @@ class ResponseEvent(ResponsesEvent, frozen=True, kw_only=True):
 
 
 class Created(ResponseEvent, frozen=True, kw_only=True, tag="response.created"):
+    pass
+
+
+class Queued(ResponseEvent, frozen=True, kw_only=True, tag="response.queued"):
     pass
 
 

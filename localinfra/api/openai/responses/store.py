@@ -1,31 +1,23 @@
-"""Stores finished responses in memory, so that requests can continue them: GET and DELETE
-/v1/responses/{id}."""
+"""Stores responses in memory, so that requests can read and continue them."""
 
-import re
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response as HttpResponse
 
-from localinfra.api.http.errors import json_response
-from localinfra.api.http.pieces import PiecesResponse, fill_arrays, join_items
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.responses.items import AnyItem
-from localinfra.api.openai.responses.response import ResponseDeleted
-from localinfra.errors import BodyTooLarge, InvalidRequest, NotFound, UnsupportedParameter
+from localinfra.api.openai.responses.response import NOT_ENDED, ResponseStatus
+from localinfra.errors import BodyTooLarge, InvalidRequest, NotFound
 
 # Limits over all callers. When one is exceeded, the caller with the largest share loses its least
 # recently used response, so that no one can push out the responses of others.
 MAX_RESPONSES = 1000
 # As JSON. Each response counts its whole conversation, though they share the items.
 MAX_BYTES = 64 << 20
-
-ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE = 20, 100
-LIMIT = re.compile(r"0{,20}\d{1,3}", re.ASCII)
 
 encode = msgspec.json.Encoder().encode
 
@@ -46,11 +38,18 @@ class ItemNotFound(NotFound):
 class KeptResponse(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     caller: str  # see `RequestState.caller`
+    status: ResponseStatus = "completed"
+    is_background: bool = False
+    headers: Mapping[str, str] = {}  # of an answer with it
     body: bytes  # the response as JSON
     input: Sequence[AnyItem]  # the whole input, including earlier responses
     output: Sequence[AnyItem]
     conversation_bytes: int  # of both, as JSON
     written: dict[int, bytes] = {}  # input items already encoded as JSON, by id(item)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status not in NOT_ENDED
 
     @property
     def num_bytes(self) -> int:
@@ -80,29 +79,41 @@ class ResponseStore:
         input: Sequence[AnyItem],
         output: Sequence[AnyItem],
         input_bytes: int,
+        *,
+        status: ResponseStatus = "completed",
+        is_background: bool = False,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`input_bytes`: the input's size as JSON, as encoding it here would take too long."""
+        """Stores a response, in place of an earlier state of it. `input_bytes`: the input's size as
+        JSON, as encoding it here would take too long."""
         kept = KeptResponse(
             id=id,
             caller=caller,
+            status=status,
+            is_background=is_background,
+            headers=headers,
             body=body,
             input=input,
             output=output,
             conversation_bytes=input_bytes + len(encode(output)),
         )
         with self._lock:
+            if id in self._kept:
+                self._drop(id)
             self._kept[id] = kept
             self._of_item |= {item.id: id for item in output}
             self._num_bytes += kept.num_bytes
-            while self._is_full and len(self._kept) > 1:
-                self._drop(self._least_wanted())
+            while self._is_full and len(self._kept) > 1 and (least := self._least_wanted()):
+                self._drop(least)
 
-    def _least_wanted(self) -> str:
+    def _least_wanted(self) -> str | None:
+        """None if all are still being answered."""
         shares: defaultdict[str, float] = defaultdict(float)
         for kept in self._kept.values():
             shares[kept.caller] += 1 / self._max_responses + kept.num_bytes / self._max_bytes
-        greediest = max(shares, key=shares.__getitem__)
-        return next(kept.id for kept in self._kept.values() if kept.caller == greediest)
+        droppable = [kept for kept in self._kept.values() if kept.has_ended]
+        greediest = max((kept.caller for kept in droppable), key=shares.__getitem__, default=None)
+        return next((kept.id for kept in droppable if kept.caller == greediest), None)
 
     @property
     def _is_full(self) -> bool:
@@ -153,8 +164,8 @@ def kept_response(request: Request) -> KeptResponse:
 
 
 def previous_response(request: Request, id: str | None) -> KeptResponse | None:
-    """The response with a `previous_response_id`. Raises NotFound, or BodyTooLarge, so that
-    conversations can't grow without end."""
+    """The response with a `previous_response_id`. Raises NotFound, InvalidRequest if it can't be
+    continued, or BodyTooLarge, so that conversations can't grow without end."""
     if not id:
         return None
     kept = store_of(request).find(id, caller_of(request))
@@ -162,6 +173,12 @@ def previous_response(request: Request, id: str | None) -> KeptResponse | None:
         raise PreviousResponseNotFound(
             f"Previous response with id {id[:100]!r} not found. {WHY}: send the whole conversation "
             "as input instead.",
+            "previous_response_id",
+        )
+    if kept.status in (*NOT_ENDED, "failed"):
+        what = "has failed" if kept.has_ended else f"is {kept.status}: wait for its end"
+        raise InvalidRequest(
+            f"Previous response with id {id[:100]!r} can't be continued, as it {what}.",
             "previous_response_id",
         )
     if kept.conversation_bytes > MAX_BYTES:
@@ -216,70 +233,3 @@ def store_of(request: Request) -> ResponseStore:
 
 def caller_of(request: Request) -> str:
     return RequestState.of(request.scope).caller
-
-
-async def get_response(request: Request) -> HttpResponse:
-    """Fetches a stored response."""
-    kept = kept_response(request)
-    if request.query_params.get("stream") == "true":
-        raise UnsupportedParameter(
-            "A stored response can't be streamed: leave stream out.", "stream"
-        )
-    return HttpResponse(kept.body, media_type="application/json")
-
-
-async def delete_response(request: Request) -> HttpResponse:
-    """Deletes a stored response."""
-    kept = kept_response(request)
-    store_of(request).drop(kept.id, kept.caller)
-    return json_response(ResponseDeleted(kept.id))
-
-
-class ItemList(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of items."""
-
-    object: Literal["list"] = "list"
-    data: Sequence[AnyItem] = ()
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-async def list_input_items(request: Request) -> HttpResponse:
-    """Lists the items of a response's whole input, including earlier responses."""
-    kept = kept_response(request)
-    query = request.query_params
-    limit, order = query.get("limit") or str(ITEMS_PER_PAGE), query.get("order") or "desc"
-    if not (LIMIT.fullmatch(limit) and 1 <= int(limit) <= MAX_ITEMS_PER_PAGE):
-        raise InvalidRequest(f"limit must be from 1 to {MAX_ITEMS_PER_PAGE}.", "limit")
-    if order not in ("asc", "desc"):
-        raise InvalidRequest("order must be asc or desc.", "order")
-    items = list(kept.input) if order == "asc" else list(reversed(kept.input))
-    items = items_after(items, query.get("after") or None)
-    page = items[: int(limit)]
-    answer = ItemList(
-        first_id=page[0].id if page else None,
-        last_id=page[-1].id if page else None,
-        has_more=len(items) > len(page),
-    )
-    threads = AppState.of(request.app).threads
-    written = await threads.conversions.run(encode_items, kept, page, size=kept.conversation_bytes)
-    return PiecesResponse(fill_arrays(answer, {"data": join_items(written)}))
-
-
-def encode_items(kept: KeptResponse, items: Sequence[AnyItem]) -> list[bytes]:
-    """The items as JSON, encoded once for all readers. Run it in a thread: an item may be as long
-    as a body."""
-    for item in items:
-        if id(item) not in kept.written:
-            kept.written[id(item)] = encode(item)
-    return [kept.written[id(item)] for item in items]
-
-
-def items_after(items: list[AnyItem], id: str | None) -> list[AnyItem]:
-    if id is None:
-        return items
-    at = next((at for at, item in enumerate(items) if item.id == id), None)
-    if at is None:
-        raise InvalidRequest(f"No input item has the id {id[:100]!r}.", "after")
-    return items[at + 1 :]

@@ -1,0 +1,212 @@
+"""Answers that go on without their client, and their events for whoever reads them later.
+
+Event loop only. Knows no answer's content.
+"""
+
+import asyncio
+import functools
+import math
+import re
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from localinfra.api.http.errors import as_api_error, error_response
+from localinfra.api.http.event_log import EventLog
+from localinfra.api.http.sse import FramedStream, Stream
+from localinfra.api.http.state import AppState, RequestState
+from localinfra.config.settings import ServerSettings
+from localinfra.errors import ApiError, InvalidRequest, QueueFull
+
+RETRY_AFTER_S = 5
+NUMBER = re.compile(r"\d{1,15}", re.ASCII)
+OWN_BYTES = 4096  # about what one takes beside its events
+DROPPED_SHARE = 8  # of a log that is full, an eighth goes at once: dropping moves those that stay
+
+Respond = Callable[[Request], Awaitable[Response]]
+
+
+class BackgroundAnswer:
+    """One answer: the client of its own stream, which it reads into a log."""
+
+    def __init__(self, id: str, scope: Scope, grew: Callable[["BackgroundAnswer", int], None]):
+        """`scope`: of the request that it was asked by. `grew` is called with the size of what was
+        just added to the log."""
+        self.id = id
+        self.scope = RequestState.detached(scope)
+        self.caller = RequestState.of(scope).caller
+        self.log = EventLog()
+        self.headers: dict[str, str] = {}  # that its readers get too
+        self.ended_at = math.inf  # of the event loop's clock
+        self._grew = grew
+        self._gone = asyncio.Event()
+        self._begun = asyncio.Event()
+        self._is_read = False  # the body, which is empty: the first request had it
+        self._error: ApiError | None = None  # why there is no stream
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.caller, self.id
+
+    @property
+    def is_running(self) -> bool:
+        return not self.log.has_ended
+
+    def start(self, respond: Respond, around: Callable[[ASGIApp], ASGIApp]) -> None:
+        """`respond` is only kept until the end: it holds the request's body."""
+        app = around(functools.partial(self._answer, respond))
+        self._task = asyncio.create_task(self._run(app))
+
+    async def begun(self) -> None:
+        """Returns once there is a stream. Raises the error for which there is none."""
+        await self._begun.wait()
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # or it would grow with each
+
+    async def cancel(self) -> None:
+        """Ends it with `RequestCancelled`, unless it has ended. Returns after its end."""
+        RequestState.of(self.scope).is_cancelled = True
+        self._gone.set()
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
+    async def _run(self, app: ASGIApp) -> None:
+        try:
+            await app(self.scope, self._receive, self._send)
+        except Exception as error:
+            if not self._begun.is_set():
+                self._error = as_api_error(error, self.scope)
+        finally:
+            self.ended_at = asyncio.get_running_loop().time()
+            self.log.end()
+            self._begun.set()
+
+    async def _answer(self, respond: Respond, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # the body: from its end on, `Leaving` sees a client that leaves
+        try:
+            response = await respond(Request(scope))
+        except Exception as error:
+            self._error = as_api_error(error, scope)
+            response = error_response(self._error, scope)
+        if isinstance(response, Stream):
+            response.keepalive_s = math.inf  # readers get heartbeats of their own
+        await response(scope, receive, send)
+
+    async def _receive(self) -> Message:
+        if not self._is_read:
+            self._is_read = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            own = ((name.decode(), value.decode()) for name, value in message["headers"])
+            self.headers = {name: value for name, value in own if name.startswith("x-localinfra-")}
+            self._begun.set()
+        elif message["body"] and self._error is None:
+            self.log.append(message["body"])
+            self._grew(self, len(message["body"]))
+
+
+class BackgroundAnswers:
+    """Those that run, and those whose events are still kept."""
+
+    def __init__(self, around: Callable[[ASGIApp], ASGIApp]):
+        """`around`: the middleware that their work needs, as a request's does."""
+        self._around = around
+        # By caller and id, the oldest first.
+        self._found: dict[tuple[str, str], BackgroundAnswer] = {}
+        self._num_bytes = 0
+        self._settings = ServerSettings()
+
+    def apply(self, settings: ServerSettings) -> None:
+        self._settings = settings
+
+    def start(self, id: str, scope: Scope, respond: Respond) -> BackgroundAnswer:
+        """Has `respond`, given a request of its own, make a stream and sends that to a log. The
+        request of `scope` itself has nothing more to do. Raises InvalidRequest and QueueFull."""
+        self._drop_old()
+        key = RequestState.of(scope).caller, id
+        self._check_room(key)
+        if key in self._found:
+            self._drop(key)
+        background = self._found[key] = BackgroundAnswer(id, scope, self._count)
+        self._num_bytes += OWN_BYTES
+        RequestState.of(scope).goes_on = True
+        background.start(respond, self._around)
+        return background
+
+    def find(self, id: str, caller: str) -> BackgroundAnswer | None:
+        """None also for another caller's, so that ids can't be probed."""
+        self._drop_old()
+        return self._found.get((caller, id))
+
+    async def remove(self, background: BackgroundAnswer) -> None:
+        """Cancels it and drops its events."""
+        await background.cancel()
+        if self._found.get(background.key) is background:
+            self._drop(background.key)
+
+    async def close(self) -> None:
+        for background in list(self._found.values()):
+            await background.cancel()
+
+    def _check_room(self, key: tuple[str, str]) -> None:
+        caller, id = key
+        if key in self._found and self._found[key].is_running:
+            raise InvalidRequest(
+                f"A request with the id {id!r} is running in the background: send another "
+                "x-request-id.",
+                "x-request-id",
+            )
+        own = [one for one in self._found.values() if one.caller == caller and one.is_running]
+        if len(own) >= self._settings.max_background:
+            raise QueueFull(
+                f"{len(own)} answers with this key run in the background, as many as may: wait "
+                "for one to end, or cancel one.",
+                "background",
+                RETRY_AFTER_S,
+            )
+
+    def _count(self, grown: BackgroundAnswer, num_bytes: int) -> None:
+        """Keeps the events within the limits on their bytes."""
+        self._num_bytes += num_bytes
+        most = self._settings.max_answer_event_bytes
+        if grown.log.num_bytes > most:
+            self._num_bytes -= grown.log.drop(num_bytes + most // DROPPED_SHARE)
+        if self._num_bytes > self._settings.max_event_bytes:
+            self._make_room(self._settings.max_event_bytes)
+
+    def _make_room(self, most: int) -> None:
+        for key in [key for key, one in self._found.items() if not one.is_running]:
+            if self._num_bytes <= most:
+                return
+            self._drop(key)
+        if self._num_bytes > most:
+            largest = max(self._found.values(), key=lambda one: one.log.num_bytes)
+            self._num_bytes -= largest.log.drop(self._num_bytes - most + most // DROPPED_SHARE)
+
+    def _drop_old(self) -> None:
+        oldest = asyncio.get_running_loop().time() - self._settings.events_kept_s
+        for key in [key for key, one in self._found.items() if one.ended_at < oldest]:
+            self._drop(key)
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        self._num_bytes -= OWN_BYTES + self._found.pop(key).log.num_bytes
+
+
+def follow(request: Request, background: BackgroundAnswer, after: str | None = None) -> Response:
+    """The events after number `after`, or all, then those to come. Raises InvalidRequest if `after`
+    is no number, or the events are not all here."""
+    if after and not NUMBER.fullmatch(after):
+        raise InvalidRequest(
+            "starting_after must be the number of an event, from 0 on.", "starting_after"
+        )
+    start = int(after) + 1 if after else 0
+    background.log.check(start)
+    keepalive_s = AppState.of(request.app).runtime.settings.keepalive_s
+    return FramedStream(background.log.follow(start), background.headers, keepalive_s)

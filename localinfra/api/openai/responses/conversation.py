@@ -1,0 +1,141 @@
+"""A Responses request and the conversation that it continues → what the model is asked."""
+
+import contextlib
+from collections.abc import Iterator
+
+import msgspec
+from starlette.requests import Request
+
+from localinfra.api.call import Call
+from localinfra.api.generation.params import Defaults, none_if_not_given
+from localinfra.api.openai.responses.input import (
+    check_outputs,
+    messages_of,
+    read_input,
+    without_orphans,
+)
+from localinfra.api.openai.responses.items import AnyItem, MessageItem
+from localinfra.api.openai.responses.request import ResponsesRequest
+from localinfra.api.openai.responses.store import KeptResponse, References, previous_response
+from localinfra.api.openai.responses.tools import Offered
+from localinfra.chat.answer import Answer, ToolUse
+from localinfra.chat.messages import Message
+from localinfra.engine.request import SamplingParams
+from localinfra.errors import InvalidRequest
+from localinfra.text.request import TextParams
+from localinfra.text.turn import TurnRequest
+
+# Asks for a summary, after the conversation.
+SUMMARIZE = (
+    "Summarize this conversation. You will go on with the work from your summary alone, so keep "
+    "what you need for it: what the user asked for and how they want it done; what you found and "
+    "changed, with the names of files, commands and values; what failed; what is still to do. "
+    "Write only the summary."
+)
+
+encode = msgspec.json.Encoder().encode
+
+
+class ConversationRequest(msgspec.Struct, frozen=True):
+    """A request, with the conversation that it continues."""
+
+    body: ResponsesRequest
+    compacts: bool  # the answer is a summary
+    items: list[AnyItem]  # what a next response continues, before this one's output
+    num_bytes: int  # of the items as JSON; 0 if they are not stored
+    messages: list[Message]
+    sampling: SamplingParams
+    answer: Answer
+    offered: Offered
+    tools: msgspec.Raw  # for the response
+    left_out: list[str]  # paths of ignored parts
+    unknown: list[str]  # paths of unknown names
+
+    def turn(self) -> TurnRequest:
+        body = self.body
+        return TurnRequest(
+            messages=self.messages,
+            answer=self.answer,
+            template_kwargs=body.template_kwargs,
+            params=TextParams(
+                sampling=self.sampling,
+                top_logprobs=body.num_logprobs,
+                max_tokens=none_if_not_given(body.max_output_tokens),
+                stops=body.stops,
+            ),
+        )
+
+
+async def read_conversation(
+    call: Call[ResponsesRequest], *, compacts: bool = False
+) -> ConversationRequest:
+    """Raises InvalidRequest, UnsupportedParameter, NotFound, BodyTooLarge or QueueFull."""
+    request, body, defaults = call.request, call.body, call.defaults(call.body.model)
+    previous = previous_response(request, body.previous_response_id)
+    more_bytes = previous.conversation_bytes if previous else 0
+    return await call.convert(
+        lambda: conversation_request(request, body, previous, defaults, compacts), more_bytes
+    )
+
+
+def conversation_request(
+    request: Request,
+    body: ResponsesRequest,
+    previous: KeptResponse | None,
+    defaults: Defaults,
+    compacts: bool = False,
+) -> ConversationRequest:
+    body.check()
+    earlier = previous.conversation if previous else []
+    references = References(request)
+    is_probe = not (body.input or earlier or body.instructions)
+    given = "" if is_probe else body.input  # some clients probe a server without any input
+    sent = without_orphans(earlier, read_input(given, references.find))
+    check_outputs(earlier, sent.items, sent.paths)
+    instructions = body.instructions
+    messages = [Message(role="system", content=instructions)] if instructions else []
+    messages += messages_of([*earlier, *sent.items])
+    if not messages:
+        raise InvalidRequest("input has no text: send text, or an item that has some.", "input")
+    offered = body.offered
+    left_out = [*body.left_out, *offered.left_out, *sent.left_out]
+    num_bytes = 0
+    if body.store:
+        placed = zip(sent.items, sent.paths, strict=True)
+        own = [item for item, path in placed if path not in references.paths]
+        num_bytes = len(encode(own)) + references.num_bytes
+        num_bytes += previous.conversation_bytes if previous else 0
+    items, answer = [*earlier, *sent.items], body.answer()
+    if compacts := compacts or bool(sent.triggers):
+        messages.append(Message(role="user", content=SUMMARIZE))
+        items = [item for item in items if isinstance(item, MessageItem) and item.role == "user"]
+        answer = without_calls(answer)
+    return ConversationRequest(
+        body=body,
+        compacts=compacts,
+        items=items,
+        num_bytes=num_bytes,
+        messages=messages,
+        sampling=body.sampling_params(defaults),
+        answer=answer,
+        offered=offered,
+        tools=msgspec.Raw(encode(offered.shown)),
+        left_out=left_out,
+        unknown=[*offered.unknown, *sent.unknown],
+    )
+
+
+def without_calls(answer: Answer) -> Answer:
+    """Any text. The tools stay in the prompt: the conversation's prefix was cached with them."""
+    return Answer(use=ToolUse(answer.use.tools, allowed=frozenset()))
+
+
+@contextlib.contextmanager
+def naming_input() -> Iterator[None]:
+    """Renames the param of errors about messages to `input`."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param == "messages":
+            error.param = "input"
+        raise

@@ -1,0 +1,116 @@
+"""What follows for a model that has killed the server, and how a supervisor notes it."""
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from localinfra import supervisor as supervisor_module
+from localinfra.deaths import MOST_FILES, Death, Deaths, Safety, history
+from localinfra.journal import StepKind, Trouble
+from localinfra.models.entries import TextModelEntry
+from localinfra.models.sources import PathSource
+from localinfra.supervisor import RESTART, WRONG_SETTINGS, Orders, Supervisor
+
+A = "a" * 32
+
+
+@pytest.mark.parametrize(
+    ("minutes", "safety"),
+    [
+        ([], Safety.NORMAL),
+        ([0], Safety.NORMAL),
+        ([0, 11], Safety.NORMAL),
+        ([0, 9], Safety.SAFER),
+        ([0, 9, 30], Safety.SAFER),
+        ([0, 9, 18], Safety.QUARANTINED),
+        ([0, 9, 30, 31], Safety.QUARANTINED),
+        ([0, 1, 2, 3], Safety.QUARANTINED),
+    ],
+)
+def test_deaths_within_ten_minutes_are_a_step_each(minutes: list[int], safety: Safety) -> None:
+    deaths = [Death(60.0 * minute, "while decoding", "died of SIGSEGV") for minute in minutes]
+    found = history(deaths)
+    assert found.safety is safety and (found.words is None) == (safety is Safety.NORMAL)
+
+
+def test_files_that_say_nothing_sound_are_no_deaths(tmp_path: Path) -> None:
+    deaths = Deaths(tmp_path / "deaths")
+    assert deaths.of(A) == [] and not deaths.has_any
+    deaths.add(A, "model", Death(1.0, "while loading", "died of SIGBUS"))
+    assert deaths.of(A) == [Death(1.0, "while loading", "died of SIGBUS")] and deaths.has_any
+    for damaged in ("", "{}", '{"deaths": [1]}', '{"deaths": [[1, 2]]}', "[]", "\0"):
+        (deaths.folder / f"{A}.json").write_text(damaged)
+        assert deaths.of(A) == []
+
+
+def test_only_the_newest_files_are_kept(tmp_path: Path) -> None:
+    deaths = Deaths(tmp_path)
+    for number in range(MOST_FILES + 3):
+        deaths.add(f"{number:032x}", "model", Death(1.0, "", ""))
+    assert len(list(tmp_path.iterdir())) == MOST_FILES
+    deaths.forget()
+    assert not deaths.has_any
+
+
+def test_a_safer_model_leaves_out_what_may_fail_on_this_machine() -> None:
+    entry = TextModelEntry(source=PathSource(Path("a.gguf")), mtp=True, kv_type="q8_0")
+    assert (entry.safer.gpu_layers, entry.safer.flash_attention) == (0, False)
+    assert not entry.safer.mtp and entry.safer.kv_type == "f16"
+    assert entry.safer.context_length == entry.context_length
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    with tempfile.TemporaryFile() as shared, tempfile.TemporaryFile() as report:
+        yield Supervisor(Orders([], [], str(tmp_path), "info", "text"), shared, report)
+
+
+def noted(supervisor: Supervisor) -> list[Death]:
+    return supervisor._deaths.of(A)
+
+
+def at_work(supervisor: Supervisor, trouble: Trouble = Trouble.NONE) -> None:
+    supervisor._journal.set_ready()
+    mark = supervisor._journal.open("model", A)
+    mark.note(StepKind.DECODE)
+    mark.blame(trouble)
+
+
+def test_a_server_that_never_listens_is_tried_five_times_with_growing_pauses(
+    supervisor: Supervisor,
+) -> None:
+    pauses = [supervisor._after_death(1, is_oom=False) for _ in range(5)]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, None]
+
+
+def test_wrong_settings_are_not_tried_again(supervisor: Supervisor) -> None:
+    assert supervisor._after_death(WRONG_SETTINGS, is_oom=False) is None
+
+
+def test_a_server_that_dies_often_is_started_less_often(supervisor: Supervisor) -> None:
+    supervisor._journal.set_ready()
+    pauses = [supervisor._after_death(-signal.SIGKILL, is_oom=False) for _ in range(31)]
+    assert pauses == [0.0] * 30 + [supervisor_module.LONG_PAUSE_S]
+
+
+@pytest.mark.parametrize(
+    ("status", "is_oom", "trouble", "cause"),
+    [
+        (-signal.SIGSEGV, False, Trouble.NONE, "died of SIGSEGV"),
+        (-signal.SIGKILL, True, Trouble.NONE, "was killed for lack of memory"),
+        (RESTART, False, Trouble.HANGS, "made no step"),
+        (RESTART, False, Trouble.DEVICE_LOST, "lost its device"),
+        (3, False, Trouble.NONE, "ended with status 3"),
+        (-signal.SIGKILL, False, Trouble.NONE, None),
+        (-signal.SIGTERM, False, Trouble.NONE, None),
+    ],
+)
+def test_a_death_is_noted_unless_it_came_from_outside(
+    supervisor: Supervisor, status: int, is_oom: bool, trouble: Trouble, cause: str | None
+) -> None:
+    at_work(supervisor, trouble)
+    assert supervisor._after_death(status, is_oom) == 0.0
+    assert [death.cause for death in noted(supervisor)] == ([cause] if cause else [])
