@@ -46,8 +46,11 @@ def texts(*ids: int) -> list[Tokens]:
 
 async def under_way(worker: EmbedWorker, *ids: int) -> "asyncio.Task[Rows]":
     """Starts a request and waits until its batch is being computed."""
+    encoder = worker._encoder
+    assert isinstance(encoder, Echo)
+    num_begun = encoder.num_begun
     task = asyncio.create_task(worker.rows(texts(*ids)))
-    while worker._batcher or not worker.num_waiting:
+    while encoder.num_begun == num_begun:
         await asyncio.sleep(0.001)
     return task
 
