@@ -24,6 +24,7 @@ from types import FrameType
 from typing import IO, NamedTuple, NoReturn
 
 from localinfra import logs
+from localinfra.children import module_command
 from localinfra.deaths import Death, Deaths, history
 from localinfra.journal import SIZE, CrashJournal, Trouble, culprits
 
@@ -66,14 +67,12 @@ class Orders(NamedTuple):
 def become(listeners: Sequence[socket.socket], deaths: Path, level: str, form: str) -> NoReturn:
     """Makes this process a supervisor of itself: of a server started with the same command."""
     for listener in listeners:
-        listener.listen(BACKLOG)
         listener.set_inheritable(True)
     command = [sys.executable, *sys.orig_argv[1:]]
     orders = (command, [one.fileno() for one in listeners], str(deaths), level, form)
-    options = ["-P"] if sys.flags.safe_path else []
     sys.stdout.flush()
     # Another program: this one has the server's libraries in memory.
-    arguments = [sys.executable, *options, "-m", "localinfra.supervisor", json.dumps(orders)]
+    arguments = [*module_command("localinfra.supervisor"), json.dumps(orders)]
     os.execv(sys.executable, [*arguments, *command])  # the rest is for those who list processes
 
 

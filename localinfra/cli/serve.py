@@ -1,6 +1,7 @@
 """`localinfra serve`: runs the server in the foreground, from its banner to a clean end."""
 
 import asyncio
+import contextlib
 import errno
 import faulthandler
 import logging
@@ -21,7 +22,7 @@ from localinfra.cli.file_checks import check_files
 from localinfra.cli.ports import listener_on
 from localinfra.config.settings import LOG_LEVELS, ServerSettings
 from localinfra.costs import Ledger, default_path
-from localinfra.errors import ConfigError
+from localinfra.errors import ApiError, ConfigError
 from localinfra.executor import in_daemon_thread
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
@@ -101,8 +102,6 @@ def serve(
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             started, status = runner.run(run())
-    except OSError as error:  # two processes may bind one port, but only one can listen
-        raise cannot_listen(settings.host, settings.port, error) from None
     except SystemExit:  # how uvicorn reports that the application did not start; it logged why
         started, status = False, 1
     leave(status)
@@ -115,7 +114,8 @@ def bring_libraries(catalog: Catalog) -> None:
     """Imports what loads a model that is loaded first of all: from then on llama.cpp works, which
     needs no interpreter, and other imports don't make it wait."""
     if any(isinstance(e, TextModelEntry) and e.preload for e in catalog.entries.values()):
-        import localinfra.text.loading  # noqa: F401
+        with contextlib.suppress(ApiError, ImportError):  # the load fails too, and says why
+            import localinfra.text.loading  # noqa: F401
 
 
 def imported() -> "type[Foreground]":
@@ -137,18 +137,29 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def become_supervisor(sockets: list[socket.socket], settings: ServerSettings) -> NoReturn:
     if os.name != "posix":
         raise ConfigError("--supervised: this system can't hand sockets to another process")
-    try:
-        supervisor.become(sockets, deaths().folder, settings.log_level, settings.log_format)
-    except OSError as error:  # two processes may bind one port, but only one can listen
-        raise cannot_listen(settings.host, settings.port, error) from None
+    supervisor.become(sockets, deaths().folder, settings.log_level, settings.log_format)
 
 
 def take_address(host: str, port: int) -> list[socket.socket]:
-    """Binds the address. Raises ConfigError if that fails."""
+    """Listens on the address: who asks before the server is there waits. Raises ConfigError."""
     try:
-        return bind(host, port)
+        return listening(host, port)
     except OSError as error:
         raise cannot_listen(host, port, error) from None
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Two processes may bind one port, but only one can listen: the other ends before it loads
+    any model. Raises OSError."""
+    sockets = bind(host, port)
+    try:
+        for listener in sockets:
+            listener.listen(supervisor.BACKLOG)
+    except OSError:
+        for listener in sockets:
+            listener.close()
+        raise
+    return sockets
 
 
 def take_ollama_port(settings: ServerSettings) -> list[socket.socket]:
@@ -156,18 +167,12 @@ def take_ollama_port(settings: ServerSettings) -> list[socket.socket]:
     host, port = settings.host, settings.ollama_port
     if port is None or port == settings.port:
         return []
-    sockets: list[socket.socket] = []
     try:
-        sockets = bind(host, port)
-        for listener in sockets:
-            listener.listen()  # two processes may bind one port, but only one can listen
+        return listening(host, port)
     except OSError as error:
-        for listener in sockets:
-            listener.close()
         why = cannot_listen(host, port, error, option="ollama_port")
         logger.warning("Ollama's clients have no port of their own: %s", why)
         return []
-    return sockets
 
 
 def cannot_listen(host: str, port: int, error: OSError, option: str = "--port") -> ConfigError:
