@@ -120,6 +120,7 @@ class Supervisor:
         for number in PASSED_ON:
             if number in ENDING or signal.getsignal(number) is not signal.SIG_IGN:  # of nohup
                 signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         self._wakes, woken = os.pipe()  # for signals that come during a pause
         os.set_blocking(woken, False)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)

@@ -6,6 +6,7 @@ import errno
 import faulthandler
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -70,6 +71,7 @@ def serve(
     With FILEs, GGUF files or folders of models, serves these alone under their files' names, or in
     addition to the models of --config.
     """
+    hold_hangups()
     flags = {"host": host, "port": port, "log_level": "debug" if verbose else log_level}
     given = {name: value for name, value in flags.items() if value is not None}
     origin = Origin(path, models, given, check_files)
@@ -108,6 +110,13 @@ def serve(
     if not started:
         raise ConfigError("the server could not start; the lines above say why")
     sys.exit(status)
+
+
+def hold_hangups() -> None:
+    """A request to reload that comes during the start waits for its handler: it ended the process
+    else."""
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
 
 def bring_libraries(catalog: Catalog) -> None:
