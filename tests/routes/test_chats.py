@@ -115,9 +115,7 @@ def test_all_are_deleted_at_once_and_leave_nothing_in_the_files(
     assert b"Albatross" not in left and b"albatross" not in left
 
 
-def test_what_a_conversation_took_is_given_back_to_the_disk(
-    server: EchoServer, file: Path
-) -> None:
+def test_what_a_conversation_took_is_given_back_to_the_disk(server: EchoServer, file: Path) -> None:
     put(server, "small")
     put(server, "large", data={"turns": [{"content": "long " * 100_000}]})
     server.client.delete("/v1/chats/large")
