@@ -16,6 +16,14 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 OWN_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 
+def module_command(name: str) -> list[str]:
+    """The command that runs one of our modules. Nothing is imported from the working directory,
+    unless this process was started so."""
+    by_module = getattr(sys.modules["__main__"], "__spec__", None) is not None
+    is_safe = sys.flags.safe_path or not by_module
+    return [sys.executable, *(["-P"] if is_safe else []), "-m", name]
+
+
 def end_with_parent() -> None:
     """Like `follow_parent`. Resets signal handling, since the parent may have been started with
     signals ignored or blocked."""

@@ -57,7 +57,7 @@ class Deaths:
         try:
             rows = json.loads(self._place(identity).read_text(encoding="utf-8"))["deaths"]
             return [Death(float(at_s), str(step), str(cause)) for at_s, step, cause in rows]
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return []
 
     def add(self, identity: str, name: str, death: Death) -> list[Death]:

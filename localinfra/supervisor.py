@@ -24,6 +24,7 @@ from types import FrameType
 from typing import IO, NamedTuple, NoReturn
 
 from localinfra import logs
+from localinfra.children import module_command
 from localinfra.deaths import Death, Deaths, history
 from localinfra.journal import SIZE, CrashJournal, Trouble, culprits
 
@@ -31,6 +32,7 @@ logger = logging.getLogger("localinfra.supervisor")  # __main__, where it runs
 
 HANDED = "LOCALINFRA_HANDED_OVER"  # the descriptors, for the server
 RESTART = 75  # status of a server that wants to be started again (EX_TEMPFAIL of sysexits.h)
+FAILED = 1  # status after an error of Python
 WRONG_SETTINGS = 2  # status for settings and options that can't be used
 AT_ONCE = 130  # status after a second signal
 BACKLOG = 2048  # clients that may wait
@@ -65,14 +67,12 @@ class Orders(NamedTuple):
 def become(listeners: Sequence[socket.socket], deaths: Path, level: str, form: str) -> NoReturn:
     """Makes this process a supervisor of itself: of a server started with the same command."""
     for listener in listeners:
-        listener.listen(BACKLOG)
         listener.set_inheritable(True)
     command = [sys.executable, *sys.orig_argv[1:]]
     orders = (command, [one.fileno() for one in listeners], str(deaths), level, form)
-    options = ["-P"] if sys.flags.safe_path else []
     sys.stdout.flush()
     # Another program: this one has the server's libraries in memory.
-    arguments = [sys.executable, *options, "-m", "localinfra.supervisor", json.dumps(orders)]
+    arguments = [*module_command("localinfra.supervisor"), json.dumps(orders)]
     os.execv(sys.executable, [*arguments, *command])  # the rest is for those who list processes
 
 
@@ -120,6 +120,7 @@ class Supervisor:
         for number in PASSED_ON:
             if number in ENDING or signal.getsignal(number) is not signal.SIG_IGN:  # of nohup
                 signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         self._wakes, woken = os.pipe()  # for signals that come during a pause
         os.set_blocking(woken, False)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
@@ -174,9 +175,13 @@ class Supervisor:
         """Notes who is to blame. Returns how long to wait before the next start; None: the server
         can't be started."""
         is_from_outside = signal_name(status) in FROM_OUTSIDE and not is_oom
-        if not is_from_outside:
-            self._note_deaths(status, is_oom)
-        if self._journal.is_ready or is_from_outside:
+        # It ended itself, perhaps beside models that were loading, which may be sound.
+        could_not_start = status in (FAILED, WRONG_SETTINGS) and not self._journal.is_ready
+        is_noted = False
+        if not is_from_outside and not could_not_start:
+            is_noted = self._note_deaths(status, is_oom)
+        # Models with `preload` may kill it before it listens: each is left out in the end.
+        if self._journal.is_ready or is_from_outside or is_noted:
             self._num_failed_starts = 0
             return self._pause_after(how_it_ended(status, is_oom))
         if status == WRONG_SETTINGS:
@@ -200,7 +205,9 @@ class Supervisor:
         logger.error("the server %s; it is started again %s", ended, when)
         return pause_s
 
-    def _note_deaths(self, status: int, is_oom: bool) -> None:
+    def _note_deaths(self, status: int, is_oom: bool) -> bool:
+        """Whether a model is to blame, and the next servers will know."""
+        is_noted = False
         report = os.pread(self._report.fileno(), MOST_REPORT_BYTES, 0).decode(errors="replace")
         if stack := CURRENT_STACK.search(report):
             logger.error("the thread that died: %s", stack[0])
@@ -208,9 +215,11 @@ class Supervisor:
             cause = TROUBLES.get(entry.trouble) or how_it_ended(status, is_oom)
             death = Death(time.time(), entry.step.words, cause)
             deaths = self._deaths.add(entry.identity, entry.name, death)
+            is_noted = is_noted or bool(self._deaths.of(entry.identity))
             logger.error("%s: the server %s %s", entry.name, cause, entry.step.words)
             if words := history(deaths).words:
                 logger.error("%s: %s", entry.name, words)
+        return is_noted
 
     def _paused(self, pause_s: float) -> bool:
         """Waits; returns whether a signal has ended the wait for good."""

@@ -60,3 +60,14 @@ def test_a_child_ends_with_a_parent_that_is_killed(before: str, work: str) -> No
                 os.kill(int(pid), signal.SIGKILL)
                 pytest.fail("it outlived its parent")
             time.sleep(0.01)
+
+
+def test_our_modules_import_nothing_from_the_folder_a_program_runs_in(tmp_path: Path) -> None:
+    (tmp_path / "ctypes.py").write_text("raise SystemExit('imported')")
+    program = tmp_path / "programs" / "one.py"
+    program.parent.mkdir()
+    program.write_text(
+        "import subprocess\nfrom localinfra.children import module_command\n"
+        "subprocess.run(module_command('localinfra.children'), check=True)"
+    )
+    subprocess.run([sys.executable, str(program)], cwd=tmp_path, check=True)

@@ -1,5 +1,6 @@
 """What follows for a model that has killed the server, and how a supervisor notes it."""
 
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -9,12 +10,12 @@ import pytest
 
 from localinfra import supervisor as supervisor_module
 from localinfra.deaths import MOST_FILES, Death, Deaths, Safety, history
-from localinfra.journal import StepKind, Trouble
+from localinfra.journal import CrashJournal, StepKind, Trouble
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.sources import PathSource
-from localinfra.supervisor import RESTART, WRONG_SETTINGS, Orders, Supervisor
+from localinfra.supervisor import FAILED, RESTART, WRONG_SETTINGS, Orders, Supervisor
 
-A = "a" * 32
+A, B, C = (letter * 32 for letter in "abc")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,8 @@ def test_files_that_say_nothing_sound_are_no_deaths(tmp_path: Path) -> None:
     assert deaths.of(A) == [] and not deaths.has_any
     deaths.add(A, "model", Death(1.0, "while loading", "died of SIGBUS"))
     assert deaths.of(A) == [Death(1.0, "while loading", "died of SIGBUS")] and deaths.has_any
-    for damaged in ("", "{}", '{"deaths": [1]}', '{"deaths": [[1, 2]]}', "[]", "\0"):
+    unsound = ("", "{}", '{"deaths": [1]}', '{"deaths": [[1, 2]]}', "[]", "\0", "[" * 100_000)
+    for damaged in (*unsound, f'{{"deaths": [[1{"0" * 400}, "", ""]]}}'):
         (deaths.folder / f"{A}.json").write_text(damaged)
         assert deaths.of(A) == []
 
@@ -79,11 +81,44 @@ def at_work(supervisor: Supervisor, trouble: Trouble = Trouble.NONE) -> None:
     mark.blame(trouble)
 
 
+def preloading(supervisor: Supervisor, identity: str) -> None:
+    supervisor._journal.clear()
+    CrashJournal.on(supervisor._shared.fileno()).open("model", identity).note(StepKind.LOAD)
+
+
 def test_a_server_that_never_listens_is_tried_five_times_with_growing_pauses(
     supervisor: Supervisor,
 ) -> None:
     pauses = [supervisor._after_death(1, is_oom=False) for _ in range(5)]
     assert pauses == [1.0, 2.0, 4.0, 8.0, None]
+
+
+def test_models_that_kill_it_before_it_listens_are_all_left_out_in_the_end(
+    supervisor: Supervisor,
+) -> None:
+    for identity in (A, B, C):
+        for _ in range(3):
+            preloading(supervisor, identity)
+            assert supervisor._after_death(-signal.SIGSEGV, is_oom=False) == 0.0
+        assert history(supervisor._deaths.of(identity)).safety is Safety.QUARANTINED
+
+
+def test_models_that_can_not_be_noted_are_not_tried_forever(supervisor: Supervisor) -> None:
+    supervisor._deaths.folder = Path(os.devnull)
+    pauses = []
+    for _ in range(5):
+        preloading(supervisor, A)
+        pauses.append(supervisor._after_death(-signal.SIGSEGV, is_oom=False))
+    assert pauses == [1.0, 2.0, 4.0, 8.0, None]
+
+
+@pytest.mark.parametrize("status", [FAILED, WRONG_SETTINGS])
+def test_a_server_that_can_not_start_blames_no_model_that_was_loading(
+    supervisor: Supervisor, status: int
+) -> None:
+    preloading(supervisor, A)
+    assert supervisor._after_death(status, is_oom=False) != 0.0
+    assert noted(supervisor) == []
 
 
 def test_wrong_settings_are_not_tried_again(supervisor: Supervisor) -> None:

@@ -16,7 +16,7 @@ from typing import IO
 
 import msgspec
 
-from localinfra.children import OWN_GROUP
+from localinfra.children import OWN_GROUP, module_command
 from localinfra.cli.client import Client, ServerRefused, ServerUnreachable
 from localinfra.errors import ApiError
 
@@ -39,7 +39,7 @@ def server(config: Path | None, progress: Progress) -> Iterator[Client]:
     Raises ApiError with the last lines of its log if it doesn't start.
     """
     port, key = free_port(), secrets.token_urlsafe(24)
-    command = [sys.executable, "-m", "localinfra", "serve"]
+    command = [*module_command("localinfra"), "serve"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--config", str(config)] if config else []
     environment = os.environ | {"LOCALINFRA_API_KEYS": key}

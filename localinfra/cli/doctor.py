@@ -20,6 +20,7 @@ import msgspec
 
 from localinfra import install, llama_usable
 from localinfra.backend_detect import Machine, best_backend, gains_openvino, look, output_of, read
+from localinfra.children import module_command
 from localinfra.cli.doctor_settings import check_models, check_sharing, look_at_weights, part_of
 from localinfra.cli.findings import Finding, as_text
 from localinfra.cli.image_settings import ImageOutlook, look_at_images
@@ -253,7 +254,7 @@ def with_settings(seen: Surroundings, path: Path | None) -> Surroundings:
 def ask_llama(timeout_s: float = 60) -> LlamaBuild | str:
     if fault := llama_usable.problem():
         return fault
-    command = [sys.executable, "-m", "localinfra.llama.build_info"]
+    command = module_command("localinfra.llama.build_info")
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s

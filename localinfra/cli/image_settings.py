@@ -4,12 +4,12 @@ Queries torch in a child process: a broken build of it must not end the doctor.
 """
 
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+from localinfra.children import module_command
 from localinfra.errors import ApiError
 from localinfra.image.loading import transformer_file
 from localinfra.image.placement import decide, part_elements
@@ -50,7 +50,7 @@ def outlook(name: str, entry: ImageModelEntry, free: dict[str, int]) -> ImageOut
 
 
 def ask_torch(timeout_s: float = 60) -> dict[str, int]:
-    command = [sys.executable, "-P", "-m", "localinfra.image.placement"]
+    command = module_command("localinfra.image.placement")
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s

@@ -1,10 +1,12 @@
 """`localinfra serve`: runs the server in the foreground, from its banner to a clean end."""
 
 import asyncio
+import contextlib
 import errno
 import faulthandler
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ from localinfra.cli.file_checks import check_files
 from localinfra.cli.ports import listener_on
 from localinfra.config.settings import LOG_LEVELS, ServerSettings
 from localinfra.costs import Ledger, default_path
-from localinfra.errors import ConfigError
+from localinfra.errors import ApiError, ConfigError
 from localinfra.executor import in_daemon_thread
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
@@ -69,6 +71,7 @@ def serve(
     With FILEs, GGUF files or folders of models, serves these alone under their files' names, or in
     addition to the models of --config.
     """
+    hold_hangups()
     flags = {"host": host, "port": port, "log_level": "debug" if verbose else log_level}
     given = {name: value for name, value in flags.items() if value is not None}
     origin = Origin(path, models, given, check_files)
@@ -101,8 +104,6 @@ def serve(
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             started, status = runner.run(run())
-    except OSError as error:  # two processes may bind one port, but only one can listen
-        raise cannot_listen(settings.host, settings.port, error) from None
     except SystemExit:  # how uvicorn reports that the application did not start; it logged why
         started, status = False, 1
     leave(status)
@@ -111,11 +112,19 @@ def serve(
     sys.exit(status)
 
 
+def hold_hangups() -> None:
+    """A request to reload that comes during the start waits for its handler: it ended the process
+    else."""
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+
+
 def bring_libraries(catalog: Catalog) -> None:
     """Imports what loads a model that is loaded first of all: from then on llama.cpp works, which
     needs no interpreter, and other imports don't make it wait."""
     if any(isinstance(e, TextModelEntry) and e.preload for e in catalog.entries.values()):
-        import localinfra.text.loading  # noqa: F401
+        with contextlib.suppress(ApiError, ImportError):  # the load fails too, and says why
+            import localinfra.text.loading  # noqa: F401
 
 
 def imported() -> "type[Foreground]":
@@ -137,18 +146,29 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def become_supervisor(sockets: list[socket.socket], settings: ServerSettings) -> NoReturn:
     if os.name != "posix":
         raise ConfigError("--supervised: this system can't hand sockets to another process")
-    try:
-        supervisor.become(sockets, deaths().folder, settings.log_level, settings.log_format)
-    except OSError as error:  # two processes may bind one port, but only one can listen
-        raise cannot_listen(settings.host, settings.port, error) from None
+    supervisor.become(sockets, deaths().folder, settings.log_level, settings.log_format)
 
 
 def take_address(host: str, port: int) -> list[socket.socket]:
-    """Binds the address. Raises ConfigError if that fails."""
+    """Listens on the address: who asks before the server is there waits. Raises ConfigError."""
     try:
-        return bind(host, port)
+        return listening(host, port)
     except OSError as error:
         raise cannot_listen(host, port, error) from None
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Two processes may bind one port, but only one can listen: the other ends before it loads
+    any model. Raises OSError."""
+    sockets = bind(host, port)
+    try:
+        for listener in sockets:
+            listener.listen(supervisor.BACKLOG)
+    except OSError:
+        for listener in sockets:
+            listener.close()
+        raise
+    return sockets
 
 
 def take_ollama_port(settings: ServerSettings) -> list[socket.socket]:
@@ -156,18 +176,12 @@ def take_ollama_port(settings: ServerSettings) -> list[socket.socket]:
     host, port = settings.host, settings.ollama_port
     if port is None or port == settings.port:
         return []
-    sockets: list[socket.socket] = []
     try:
-        sockets = bind(host, port)
-        for listener in sockets:
-            listener.listen()  # two processes may bind one port, but only one can listen
+        return listening(host, port)
     except OSError as error:
-        for listener in sockets:
-            listener.close()
         why = cannot_listen(host, port, error, option="ollama_port")
         logger.warning("Ollama's clients have no port of their own: %s", why)
         return []
-    return sockets
 
 
 def cannot_listen(host: str, port: int, error: OSError, option: str = "--port") -> ConfigError:

@@ -5,6 +5,7 @@ For environments made by pip or uv. A checkout's own is made by `scripts/serve`,
 """
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -51,7 +52,7 @@ def setup(backend: str | None, compiles: bool) -> None:
             raise ApiError(missing)
         click.echo(f"llama.cpp for {backend}, {way.title}")
         command = install.pip_command("--no-deps", "--force-reinstall", *way.pip_arguments)
-        if subprocess.run(command, env={**os.environ, **way.environment}).returncode:
+        if not succeeds(command, way.environment):
             click.echo("That failed: the lines above say why.")
             continue
         if not (fault := trial(backend)):
@@ -59,6 +60,17 @@ def setup(backend: str | None, compiles: bool) -> None:
             return
         click.echo(f"This build of llama.cpp does not work: {fault}.")
     raise ApiError(f"There is no llama.cpp for {backend} that works here.")
+
+
+def succeeds(command: list[str], environment: dict[str, str]) -> bool:
+    """Runs pip. Raises ApiError if there is none."""
+    try:
+        return subprocess.run(command, env={**os.environ, **environment}).returncode == 0
+    except FileNotFoundError:
+        brings = shlex.join([sys.executable, "-m", "ensurepip"])
+        raise ApiError(
+            f"This environment has no pip, and {command[0]} is not found. This brings pip: {brings}"
+        ) from None
 
 
 def trial(backend: str) -> str:

@@ -82,7 +82,8 @@ class Database:
         in them. Does nothing while another server reads; its next time does it."""
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
-                self._connection.execute(f"PRAGMA incremental_vacuum({FREED_PAGES})").fetchall()
+                # As a script: `execute` ends it after the first page, as it returns no columns.
+                self._connection.executescript(f"PRAGMA incremental_vacuum({FREED_PAGES})")
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
@@ -120,7 +121,7 @@ class Database:
     def _refusal(self, code: int, problem: object) -> DiskFull | ChatsUnavailable:
         if code == sqlite3.SQLITE_FULL:
             return DiskFull(
-                f"The disk of {self.path} is full: the conversation is not kept. Make room there."
+                f"The disk of {self.path} is full, so nothing was changed: make room there."
             )
         if code in BUSY:
             return ChatsUnavailable(

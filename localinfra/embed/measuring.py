@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,14 +18,13 @@ import msgspec
 
 import localinfra
 from localinfra import cache
-from localinfra.children import OWN_GROUP
+from localinfra.children import OWN_GROUP, module_command
 from localinfra.embed import plan as plans
 from localinfra.embed.plan import EncoderPlan
 
 logger = logging.getLogger(__name__)
 
-# -P: never import from the working directory.
-COMMAND = [sys.executable, "-P", "-m", "localinfra.embed.prepare"]
+COMMAND = module_command("localinfra.embed.prepare")
 LIMIT_S = 1800.0  # for the child, which may get little CPU time
 END_LIMIT_S = 2.0
 

@@ -14,7 +14,7 @@ from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.failures import decode_failure
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import LoadFailed, Model, NoContext
-from localinfra.llama.rounding import Rounding, find_rounding
+from localinfra.llama.rounding import Rounding, find_rounding, possible_roundings
 from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots, WindowStateSlots
 from localinfra.llama.state import is_sound, is_sound_state
 from localinfra.machine import usable_cores
@@ -184,7 +184,7 @@ class LlamaContext:
         most_rows = min(TILE_ROWS - 1 if self._is_tiled else self.batch_size, self.batch_size)
         if self.is_canonical_alone:
             known = Rounding(most_rows, 1)
-        if known is None:
+        elif known not in possible_roundings(most_rows):  # it comes from a file
             return find_rounding(most_rows, self._logits_of_steps)
         self._logits_of_steps(PROBED_ROWS)  # only to read the weights from disk
         return known

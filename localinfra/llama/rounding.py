@@ -45,6 +45,18 @@ def find_rounding(most_rows: int, logits_of: Callable[[int], NDArray[np.float32]
     return Rounding(most_rows - most_rows % least, decode_rows, least)
 
 
+def possible_roundings(most_rows: int) -> list[Rounding]:
+    """All that `find_rounding` may return."""
+    found = [Rounding()]
+    for least in (least for least, _ in ROUNDINGS if least <= most_rows):
+        if least <= 2:
+            found.append(Rounding(most_rows, 0, least))
+        else:
+            rows = most_rows - most_rows % least
+            found += [Rounding(rows, decode_rows, least) for decode_rows in (1, FEW_ROWS[-1])]
+    return found
+
+
 def have_same_bits(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
     """Whether the rows [num_rows, num_vocab] that both have are equal."""
     num_rows = min(len(first), len(second))

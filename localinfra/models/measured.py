@@ -58,7 +58,7 @@ class Records(Generic[T]):
         """What was kept under this name; None if nothing was, or it can't be read."""
         try:
             return msgspec.json.decode(self.place(name).read_bytes(), type=self._kind)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, RecursionError):
             return None
 
     def keep(self, name: str, value: T) -> None:

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -10,12 +9,12 @@ from typing import IO
 
 import msgspec
 
-from localinfra.children import OWN_GROUP
+from localinfra.children import OWN_GROUP, module_command
 from localinfra.optimize import store
 from localinfra.optimize.job import Done, Event, JobFailed, OptimizeJob, Progress, Report
 
 events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
-COMMAND = [sys.executable, "-m", "localinfra.optimize.worker"]
+COMMAND = module_command("localinfra.optimize.worker")
 CAN_PAUSE = hasattr(signal, "SIGSTOP")  # not on Windows
 # What ended the worker from outside: the kernel when memory runs out, or a person.
 FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}

@@ -1,6 +1,9 @@
 """Answers without a client: their room, their time, and their end at any moment."""
 
 import asyncio
+import contextlib
+import gc
+import weakref
 
 import msgspec
 import pytest
@@ -13,6 +16,7 @@ from waiting import run, until
 from localinfra.api.http.background import OWN_BYTES, BackgroundAnswer, BackgroundAnswers, Respond
 from localinfra.api.http.sse import EventStream
 from localinfra.config.settings import ServerSettings
+from localinfra.errors import InvalidRequest
 
 SETTINGS = ServerSettings(max_answer_event_bytes=16_000, max_event_bytes=40_000)
 
@@ -89,6 +93,37 @@ def test_an_answer_can_be_cancelled_at_any_moment(num_turns: int) -> None:
         last = [piece async for piece in background.log.follow(background.log.first)][-1]
         assert b"request_cancelled" in last
         await background.cancel()
+
+    run(test)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_has_ended_keeps_neither_head_nor_body(fails: bool) -> None:
+    class Held:
+        pass
+
+    async def test() -> None:
+        kept, body, head = backgrounds(), Held(), Held()
+        held = [weakref.ref(body), weakref.ref(head)]
+
+        async def respond(_: Request, body: object = body) -> Response:
+            if fails:
+                raise InvalidRequest("no")
+            return EventStream(yielding(b"1"))
+
+        async def ask(body: object) -> None:
+            with contextlib.suppress(InvalidRequest):
+                await kept.find("a", "").begun()  # type: ignore[union-attr]
+
+        background = kept.start("a", {**scope(), "extensions": {"of": head}}, respond)
+        del respond, head
+        await ask(body)
+        await ask(body)
+        await until_ended(background)
+        del body
+        gc.collect()
+        assert kept.find("a", "") is background
+        assert [ref() for ref in held] == [None, None]
 
     run(test)
 

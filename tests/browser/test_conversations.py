@@ -22,6 +22,8 @@ KEPT = """() => new Promise((resolve) => {
   };
 })"""
 
+GONE = {"model": "gone", "messages": [{"role": "user", "content": "hello"}], "stream": True}
+
 
 def test_conversations_survive_a_reload_and_are_found_by_their_words(page: Page) -> None:
     say(page, "The albatross sleeps in flight.")
@@ -85,6 +87,39 @@ def test_an_answer_that_was_read_on_can_be_stopped_and_go_on(
     answer.get_by_label("Go on from here").click()
     finish(page)
     expect(text_of(answer)).to_have_text(whole)
+
+
+def test_an_answer_whose_connection_broke_is_read_on(open_page: Open, server: EchoServer) -> None:
+    page = open_page(server.url, refusals=True)
+    page.get_by_label("Temperature").fill("0")
+    choose(page, "slow")
+    whole = " ".join(map(str, range(300)))
+    begin(page, whole)
+    answer = page.locator(".turn.assistant")
+    expect(answer.locator(".prose")).to_contain_text("0 1 2 3")
+    page.context.set_offline(True)  # which breaks no connection
+    server.run(break_connections(server))
+    expect(answer).to_contain_text("broke off. If the answer goes on")
+    page.locator(".conversation").click()
+    expect(answer).to_contain_text("can't be reached")
+    page.context.set_offline(False)
+    page.locator(".conversation").click()
+    expect(text_of(answer)).to_have_text(whole)
+    finish(page)
+    expect(answer).not_to_contain_text("If the answer goes on")
+
+
+async def break_connections(server: EchoServer) -> None:
+    for connection in list(server.server.open._all):
+        connection.drop()
+
+
+def test_a_model_that_went_away_is_named(open_page: Open, server: EchoServer) -> None:
+    page = open_page(server.url, refusals=True)
+    page.route("**/v1/chat/completions", lambda route: route.continue_(post_data=GONE))
+    begin(page, "hello")
+    finish(page)
+    expect(page.locator(".turn.assistant")).to_contain_text("'gone'")
 
 
 def test_two_windows_read_one_answer(page: Page) -> None:

@@ -164,8 +164,9 @@ def test_an_address_in_use_is_found_at_once() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match="--port"):
             serve.take_address("127.0.0.1", port)
-    for listener in serve.take_address("127.0.0.1", port):
-        listener.close()
+    (listener,) = serve.take_address("127.0.0.1", port)
+    with listener, pytest.raises(ConfigError, match="--port"):  # of two that start together
+        serve.take_address("127.0.0.1", port)
 
 
 # --- Serving what was kept ------------------------------------------------------------------------

@@ -301,6 +301,29 @@ def test_it_ends_with_its_terminal_unless_nohup_keeps_it(tmp_path: Path, has_noh
             assert terminal.exit_code() == 0
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_a_reload_that_is_asked_for_during_the_start_waits(start: Start) -> None:
+    asks = (
+        "import os, signal; from localinfra.cli import serve; bring = serve.bring_libraries\n"
+        "serve.bring_libraries = lambda found: (os.kill(os.getpid(), signal.SIGHUP), bring(found))"
+    )
+    process = start(patch=asks)
+    assert process.get("/health")[0] == 200
+    while "reloaded: no model has changed" not in process.log:
+        assert process.popen.poll() is None
+        time.sleep(0.02)
+
+
+def test_without_a_llama_cpp_that_works_others_are_served(start: Start) -> None:
+    broken = "from localinfra import llama_usable; llama_usable.problem = lambda: 'it is broken'"
+    preloaded = '[model."first"]\nkind = "text"\nsource = "hf:owner/repo/file.gguf"\npreload = true'
+    process = start(server=preloaded, patch=broken)
+    assert process.get("/v1/models")[0] == 200
+    while "first can't be loaded: llama.cpp can't be used: it is broken" not in process.log:
+        assert process.popen.poll() is None
+        time.sleep(0.02)
+
+
 def test_a_second_signal_ends_it_at_once(start: Start) -> None:
     process = start()
     head = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"

@@ -51,6 +51,14 @@ def test_without_a_ready_made_build_it_is_compiled_and_tried(
     assert compiled[-1] == install.pinned("llama-cpp-python")
 
 
+def test_without_pip_and_uv_it_says_what_brings_pip(
+    tried: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "pip_command", lambda *arguments: ["uv-that-is-nowhere"])
+    done = called(monkeypatch, ["absent"])
+    assert done.exit_code == 1 and "-m ensurepip" in done.output
+
+
 def test_no_ready_made_build_is_taken_if_it_is_to_be_compiled(
     tried: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

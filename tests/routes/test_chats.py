@@ -115,6 +115,13 @@ def test_all_are_deleted_at_once_and_leave_nothing_in_the_files(
     assert b"Albatross" not in left and b"albatross" not in left
 
 
+def test_what_a_conversation_took_is_given_back_to_the_disk(server: EchoServer, file: Path) -> None:
+    put(server, "small")
+    put(server, "large", data={"turns": [{"content": "long " * 100_000}]})
+    server.client.delete("/v1/chats/large")
+    assert file.stat().st_size < 50_000
+
+
 def test_only_their_owner_can_read_the_files(server: EchoServer, file: Path) -> None:
     put(server, "one")
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, *file.parent.iterdir())]
@@ -321,7 +328,7 @@ def add(connection: sqlite3.Connection) -> None:
 
 def test_a_full_disk_is_told_and_changes_nothing(opened: Database) -> None:
     opened.read(lambda connection: connection.execute("PRAGMA max_page_count = 20").fetchall())
-    with pytest.raises(DiskFull, match="Make room"):
+    with pytest.raises(DiskFull, match="nothing was changed"):
         opened.write(add)
     opened.write(add)  # with a new connection, and room again
 

@@ -1,6 +1,7 @@
 """Whose prefixes a model takes over: only those whose numbers are the same as its own."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ def test_a_cache_beyond_what_positions_are_made_for_matters(tmp_path: Path) -> N
     path = scaled.write(tmp_path / "model.gguf")
     short, long, longer = (identity_of(path, num_cells=cells) for cells in (256, 600, 1000))
     assert short != long == longer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_a_files_name_may_be_any_bytes(model: Path) -> None:
+    named = model.rename(model.with_name(os.fsdecode(b"\xff.gguf")))
+    assert all(fact.encode() for fact in identity_of(named))
 
 
 def test_every_part_of_a_split_file_matters(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import functools
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
@@ -31,16 +32,22 @@ Respond = Callable[[Request], Awaitable[Response]]
 class BackgroundAnswer:
     """One answer: the client of its own stream, which it reads into a log."""
 
-    def __init__(self, id: str, scope: Scope, grew: Callable[["BackgroundAnswer", int], None]):
-        """`scope`: of the request that it was asked by. `grew` is called with the size of what was
-        just added to the log."""
+    def __init__(
+        self,
+        id: str,
+        caller: str,
+        grew: Callable[["BackgroundAnswer", int], None],
+        ended: Callable[["BackgroundAnswer"], None],
+    ):
+        """`grew` is called with the size of what was just added to the log."""
         self.id = id
-        self.scope = RequestState.detached(scope)
-        self.caller = RequestState.of(scope).caller
+        self.caller = caller
         self.log = EventLog()
         self.headers: dict[str, str] = {}  # that its readers get too
         self.ended_at = math.inf  # of the event loop's clock
         self._grew = grew
+        self._ended = ended
+        self._scope: Scope | None = None  # while it runs
         self._gone = asyncio.Event()
         self._begun = asyncio.Event()
         self._is_read = False  # the body, which is empty: the first request had it
@@ -55,41 +62,46 @@ class BackgroundAnswer:
     def is_running(self) -> bool:
         return not self.log.has_ended
 
-    def start(self, respond: Respond, around: Callable[[ASGIApp], ASGIApp]) -> None:
-        """`respond` is only kept until the end: it holds the request's body."""
+    def start(self, scope: Scope, respond: Respond, around: Callable[[ASGIApp], ASGIApp]) -> None:
+        """`scope`: of the request that it was asked by. Both are only kept until the end: they hold
+        the request's head and body."""
+        self._scope = RequestState.detached(scope)
         app = around(functools.partial(self._answer, respond))
-        self._task = asyncio.create_task(self._run(app))
+        self._task = asyncio.create_task(self._run(app, self._scope))
 
     async def begun(self) -> None:
         """Returns once there is a stream. Raises the error for which there is none."""
         await self._begun.wait()
         if self._error is not None:
-            raise self._error.with_traceback(None)  # or it would grow with each
+            raise without_frames(self._error)
 
     async def cancel(self) -> None:
         """Ends it with `RequestCancelled`, unless it has ended. Returns after its end."""
-        RequestState.of(self.scope).is_cancelled = True
+        if self._scope is not None:
+            RequestState.of(self._scope).is_cancelled = True
         self._gone.set()
         if self._task is not None:
             await asyncio.wait((self._task,))
 
-    async def _run(self, app: ASGIApp) -> None:
+    async def _run(self, app: ASGIApp, scope: Scope) -> None:
         try:
-            await app(self.scope, self._receive, self._send)
+            await app(scope, self._receive, self._send)
         except Exception as error:
             if not self._begun.is_set():
-                self._error = as_api_error(error, self.scope)
+                self._error = without_frames(as_api_error(error, scope))
         finally:
+            self._scope = None
             self.ended_at = asyncio.get_running_loop().time()
             self.log.end()
             self._begun.set()
+            self._ended(self)
 
     async def _answer(self, respond: Respond, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # the body: from its end on, `Leaving` sees a client that leaves
         try:
             response = await respond(Request(scope))
         except Exception as error:
-            self._error = as_api_error(error, scope)
+            self._error = without_frames(as_api_error(error, scope))
             response = error_response(self._error, scope)
         if isinstance(response, Stream):
             response.keepalive_s = math.inf  # readers get heartbeats of their own
@@ -118,8 +130,10 @@ class BackgroundAnswers:
     def __init__(self, around: Callable[[ASGIApp], ASGIApp]):
         """`around`: the middleware that their work needs, as a request's does."""
         self._around = around
-        # By caller and id, the oldest first.
-        self._found: dict[tuple[str, str], BackgroundAnswer] = {}
+        # By caller and id.
+        self._running: dict[tuple[str, str], BackgroundAnswer] = {}
+        # The first to end first.
+        self._ended: OrderedDict[tuple[str, str], BackgroundAnswer] = OrderedDict()
         self._num_bytes = 0
         self._settings = ServerSettings()
 
@@ -132,41 +146,42 @@ class BackgroundAnswers:
         self._drop_old()
         key = RequestState.of(scope).caller, id
         self._check_room(key)
-        if key in self._found:
+        if key in self._ended:
             self._drop(key)
-        background = self._found[key] = BackgroundAnswer(id, scope, self._count)
+        background = BackgroundAnswer(id, key[0], self._count, self._keep)
+        self._running[key] = background
         self._num_bytes += OWN_BYTES
         RequestState.of(scope).goes_on = True
-        background.start(respond, self._around)
+        background.start(scope, respond, self._around)
         return background
 
     def find(self, id: str, caller: str) -> BackgroundAnswer | None:
         """None also for another caller's, so that ids can't be probed."""
         self._drop_old()
-        return self._found.get((caller, id))
+        return self._running.get((caller, id)) or self._ended.get((caller, id))
 
     async def remove(self, background: BackgroundAnswer) -> None:
         """Cancels it and drops its events."""
         await background.cancel()
-        if self._found.get(background.key) is background:
+        if self._ended.get(background.key) is background:
             self._drop(background.key)
 
     async def close(self) -> None:
-        for background in list(self._found.values()):
+        for background in list(self._running.values()):
             await background.cancel()
 
     def _check_room(self, key: tuple[str, str]) -> None:
         caller, id = key
-        if key in self._found and self._found[key].is_running:
+        if key in self._running:
             raise InvalidRequest(
                 f"A request with the id {id!r} is running in the background: send another "
                 "x-request-id.",
                 "x-request-id",
             )
-        own = [one for one in self._found.values() if one.caller == caller and one.is_running]
-        if len(own) >= self._settings.max_background:
+        num_own = sum(one.caller == caller for one in self._running.values())
+        if num_own >= self._settings.max_background:
             raise QueueFull(
-                f"{len(own)} answers with this key run in the background, as many as may: wait "
+                f"{num_own} answers with this key run in the background, as many as may: wait "
                 "for one to end, or cancel one.",
                 "background",
                 RETRY_AFTER_S,
@@ -178,25 +193,33 @@ class BackgroundAnswers:
         most = self._settings.max_answer_event_bytes
         if grown.log.num_bytes > most:
             self._num_bytes -= grown.log.drop(num_bytes + most // DROPPED_SHARE)
-        if self._num_bytes > self._settings.max_event_bytes:
-            self._make_room(self._settings.max_event_bytes)
+        self._make_room(self._settings.max_event_bytes)
+
+    def _keep(self, ended: BackgroundAnswer) -> None:
+        self._ended[ended.key] = self._running.pop(ended.key)
+        self._make_room(self._settings.max_event_bytes)
 
     def _make_room(self, most: int) -> None:
-        for key in [key for key, one in self._found.items() if not one.is_running]:
-            if self._num_bytes <= most:
-                return
-            self._drop(key)
-        if self._num_bytes > most:
-            largest = max(self._found.values(), key=lambda one: one.log.num_bytes)
+        while self._num_bytes > most and self._ended:
+            self._drop(next(iter(self._ended)))
+        if self._num_bytes > most and self._running:
+            largest = max(self._running.values(), key=lambda one: one.log.num_bytes)
             self._num_bytes -= largest.log.drop(self._num_bytes - most + most // DROPPED_SHARE)
 
     def _drop_old(self) -> None:
         oldest = asyncio.get_running_loop().time() - self._settings.events_kept_s
-        for key in [key for key, one in self._found.items() if one.ended_at < oldest]:
-            self._drop(key)
+        while self._ended and next(iter(self._ended.values())).ended_at < oldest:
+            self._drop(next(iter(self._ended)))
 
     def _drop(self, key: tuple[str, str]) -> None:
-        self._num_bytes -= OWN_BYTES + self._found.pop(key).log.num_bytes
+        self._num_bytes -= OWN_BYTES + self._ended.pop(key).log.num_bytes
+
+
+def without_frames(error: ApiError) -> ApiError:
+    """The same error, not raised yet: the frames that it came through hold the request's body."""
+    same = type(error).__new__(type(error), *error.args)
+    vars(same).update(vars(error))
+    return same
 
 
 def follow(request: Request, background: BackgroundAnswer, after: str | None = None) -> Response:

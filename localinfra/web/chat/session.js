@@ -1,6 +1,6 @@
 // A conversation in use: turns are added, answers run, everything is saved. Knows no DOM.
 
-import { ApiError } from "../lib/api.js";
+import { Unreachable } from "../lib/api.js";
 import { newId } from "../lib/id.js";
 import { models, refreshModels } from "../lib/models.js";
 import { ask, askAgain, Answer, cancel, speed } from "./answer.js";
@@ -9,7 +9,7 @@ import { bodyOf } from "./params.js";
 import { messagesOf, Tree } from "./tree.js";
 
 const LOOK_EVERY_MS = 1000; // whether the model is still being loaded
-const LOST = "The connection broke. The answer goes on: open the conversation again to read it.";
+const LOST = "If the answer goes on, it is here when you open the conversation again.";
 
 export class Session {
   /**
@@ -180,10 +180,10 @@ export class Session {
     try {
       show(await begin(answers, control.signal, show));
     } catch (error) {
-      const isOver = control.signal.aborted || error.status === 404; // or the server has forgotten it
-      isLost = !isOver && !(error instanceof ApiError);
+      const isOver = control.signal.aborted || error.code === "not_found"; // the server has forgotten it
+      isLost = !isOver && error instanceof Unreachable;
       for (const turn of turns) {
-        turn.error = isOver ? undefined : isLost ? LOST : error.message;
+        turn.error = isOver ? undefined : isLost ? `${error.message} ${LOST}` : error.message;
         if (isOver) turn.finish ??= "stopped";
       }
     } finally {

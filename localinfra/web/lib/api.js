@@ -13,6 +13,9 @@ export class ApiError extends Error {
   }
 }
 
+/** The connection failed: whether the server has the request, or goes on with it, is not known. */
+export class Unreachable extends ApiError {}
+
 /** @type {(refused: string) => Promise<boolean>} asks for a key; set by the frame */
 let askForKey = async () => false;
 
@@ -41,7 +44,7 @@ export async function request(path, { method, body, signal, isQuiet = false, id 
     if (body !== undefined) sent.body = JSON.stringify(body);
     const reply = await fetch(path, sent).catch((error) => {
       if (error.name === "AbortError") throw error;
-      throw new ApiError("The server can't be reached. Is it still running?");
+      throw new Unreachable("The server can't be reached. Is it still running?");
     });
     lacksKey = reply.status === 401;
     if (reply.ok) return reply;
@@ -76,7 +79,7 @@ export async function* events(reply) {
 
 /**
  * The data of each event: lines may be cut anywhere between two reads.
- * @throws {ApiError} if the connection breaks off
+ * @throws {Unreachable} if the connection breaks off
  */
 async function* eventData(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -85,7 +88,7 @@ async function* eventData(body) {
     for (;;) {
       const { done, value } = await reader.read().catch((error) => {
         if (error.name === "AbortError") throw error;
-        throw new ApiError("The connection to the server broke off.");
+        throw new Unreachable("The connection to the server broke off.");
       });
       if (done) return;
       const lines = (rest + value).split("\n");
