@@ -26,10 +26,10 @@ def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EchoServ
 
 
 def kept(server: EchoServer) -> list[Any]:
-    return [
-        server.client.get(f"/v1/chats/{head['id']}").json()
-        for head in server.client.get("/v1/chats").json()["data"]
-    ]
+    """The page shows a change before the server has it: wait for what should come of one."""
+    heads = server.client.get("/v1/chats").json()["data"]
+    found = [server.client.get(f"/v1/chats/{head['id']}") for head in heads]
+    return [reply.json() for reply in found if reply.status_code == 200]
 
 
 def texts(chat: Any) -> list[str]:
@@ -89,7 +89,9 @@ def test_every_browser_has_the_same_conversations(open_page: Open, keeper: EchoS
     expect(text_of(other.locator(".turn.assistant"))).to_have_text(
         "The albatross sleeps in flight."
     )
-    assert [texts(chat) for chat in kept(keeper)] == [["The albatross sleeps in flight."] * 2]
+    wait_for(
+        lambda: [texts(chat) for chat in kept(keeper)] == [["The albatross sleeps in flight."] * 2]
+    )
 
 
 def test_without_the_setting_they_stay_in_the_browser(page: Page) -> None:
@@ -108,17 +110,17 @@ def test_they_are_found_renamed_and_deleted(open_page: Open, keeper: EchoServer)
     page.get_by_role("textbox", name="Name of the conversation").fill("Birds")
     page.get_by_role("button", name="Rename", exact=True).click()
     expect(page.locator(".conversation-title").first).to_have_text("Birds")
-    assert {chat["title"] for chat in kept(keeper)} == {"Birds", "Something else."}
+    wait_for(lambda: {chat["title"] for chat in kept(keeper)} == {"Birds", "Something else."})
     page.get_by_label("More on Birds").click()
     page.get_by_role("button", name="Delete…").click()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_label("More on Birds")).to_have_count(0)
-    assert [chat["title"] for chat in kept(keeper)] == ["Something else."]
+    wait_for(lambda: [chat["title"] for chat in kept(keeper)] == ["Something else."])
     page.get_by_label("Import and export").click()
     page.get_by_role("button", name="Delete all…").click()
     page.get_by_role("button", name="Delete all", exact=True).click()
     expect(page.locator(".empty-list")).to_contain_text("No conversation")
-    assert kept(keeper) == []
+    wait_for(lambda: kept(keeper) == [])
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["server", "browser"])
@@ -188,7 +190,9 @@ def test_what_another_window_deleted_goes_on_where_it_is_in_use(
     tell(page, keeper, "Begin.")
     keeper.client.delete("/v1/chats")
     tell(page, keeper, "Go on.")
-    assert [texts(chat) for chat in kept(keeper)] == [["Begin.", "Begin.", "Go on.", "Go on."]]
+    wait_for(
+        lambda: [texts(chat) for chat in kept(keeper)] == [["Begin.", "Begin.", "Go on.", "Go on."]]
+    )
 
 
 def test_conversations_of_the_browser_move_to_the_server_by_one_click(
@@ -206,7 +210,7 @@ def test_conversations_of_the_browser_move_to_the_server_by_one_click(
     page.get_by_role("button", name="Move to the server").click()
     expect(page.locator(".conversation-title")).to_have_text(["Second.", "First."])
     expect(page.get_by_role("button", name="Move to the server")).to_have_count(0)
-    assert [texts(chat) for chat in kept(keeper)] == [["Second."] * 2, ["First."] * 2]
+    wait_for(lambda: [texts(chat) for chat in kept(keeper)] == [["Second."] * 2, ["First."] * 2])
     page.reload()
     expect(page.locator(".conversation")).to_have_count(2)
     expect(page.locator(".kept")).to_have_text("Kept on this server.")
@@ -221,7 +225,7 @@ def test_one_that_can_not_move_stays_and_keeps_no_other(
     page.get_by_role("button", name="Move to the server").click()
     expect(page.get_by_role("alert")).to_contain_text("can't be read")
     expect(page.locator(".kept")).to_contain_text("One conversation from before is")
-    assert [chat["id"] for chat in kept(keeper)] == ["b"]
+    wait_for(lambda: [chat["id"] for chat in kept(keeper)] == ["b"])
 
 
 def test_a_server_that_can_not_keep_them_says_why(
