@@ -113,15 +113,14 @@ def serve(
 
 
 def hold_hangups() -> None:
-    """A request to reload that comes during the start waits for its handler: it ended the process
-    else."""
+    """Lets a request to reload wait for its handler: during the start, it would end the process."""
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
 
 def bring_libraries(catalog: Catalog) -> None:
-    """Imports what loads a model that is loaded first of all: from then on llama.cpp works, which
-    needs no interpreter, and other imports don't make it wait."""
+    """Imports what loads text models, if one is loaded at the start: so llama.cpp begins before the
+    API is imported, and needs no interpreter while that goes on."""
     if any(isinstance(e, TextModelEntry) and e.preload for e in catalog.entries.values()):
         with contextlib.suppress(ApiError, ImportError):  # the load fails too, and says why
             import localinfra.text.loading  # noqa: F401

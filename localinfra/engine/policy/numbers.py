@@ -15,7 +15,7 @@ class PolicyNumbers(msgspec.Struct, frozen=True):
     aim: float = 0.85  # of the allowed gap: steps scatter by 10 to 15 % on a quiet machine
     max_pauses: int = 4  # steps in a row without prompts, to see what is usual
     tile_depth: int = 256  # tokens of a prompt; before, its chunks are small and show their cost
-    tile_gain: float = 1.45  # times as soon as by small chunks must a prompt be read by tiles
+    tile_gain: float = 1.45  # how much sooner tiles must read a prompt than small chunks do
     max_stall_s: float = 0.75  # of a step, for whole tiles and for requests that came together
 
     # Speculation.

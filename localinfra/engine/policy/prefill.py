@@ -59,11 +59,11 @@ class Prefill:
         return small
 
     def _pays(self, size: int, small: int, num_rows: int) -> bool:
-        """Whether a prompt is read sooner by steps with so many of its tokens than by those with a
-        `small` number, which the rows make longer too, and such a step is no stall."""
+        """Whether steps of `size` prompt tokens read a prompt so much sooner than steps of `small`
+        that it is worth the longer gaps, and are no stall. Each computes the rows too."""
         large_s, small_s = (self._expected(num_rows, n) or 0.0 for n in (size, small))
         is_sooner = small_s * size > NUMBERS.tile_gain * large_s * small
-        return is_sooner and large_s <= NUMBERS.max_stall_s
+        return is_sooner and large_s <= NUMBERS.aim * NUMBERS.max_stall_s
 
     def _expected(self, num_rows: int, num_prompt_tokens: int) -> float | None:
         threads = self._threads.settled(is_prefill=num_prompt_tokens > 0)
