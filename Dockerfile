@@ -11,7 +11,7 @@ RUN python -m venv /opt/localinfra
 # Without pip's cache: it knows builds by their version only.
 ARG CMAKE_ARGS=""
 COPY pyproject.toml localinfra/llama_parts.cmake /src/
-RUN export CMAKE_ARGS="-DLLAVA_BUILD=off -DCMAKE_PROJECT_llama.cpp_INCLUDE=/src/llama_parts.cmake $CMAKE_ARGS" \
+RUN export CMAKE_ARGS="-DMTMD_VIDEO=off -DCMAKE_PROJECT_llama.cpp_INCLUDE=/src/llama_parts.cmake $CMAKE_ARGS" \
     && grep -o 'llama-cpp-python==[0-9.]*' /src/pyproject.toml \
     | xargs /opt/localinfra/bin/pip install --no-cache-dir
 

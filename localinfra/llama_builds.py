@@ -28,10 +28,10 @@ ONLY_THAT_INDEX = {
 GGML_NAMES = {"cpu": "CPU", "cuda": "CUDA", "metal": "MTL", "vulkan": "Vulkan"}
 ILLEGAL_INSTRUCTION = (-signal.SIGILL, 0xC000001D)  # exit statuses; the latter on Windows
 
-# Would be compiled for nothing: llama.cpp's `common` and, since models here read no pictures,
-# `mtmd`. llama-cpp-python itself leaves out its tools, examples and tests.
+# Would be compiled for nothing: llama.cpp's `common`, and what lets `mtmd` read videos by running
+# ffmpeg. llama-cpp-python itself leaves out its tools, examples and tests.
 PARTS = Path(__file__).with_name("llama_parts.cmake").as_posix()
-LEAVE_OUT = (f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={PARTS}", "-DLLAVA_BUILD=off")
+LEAVE_OUT = (f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={PARTS}", "-DMTMD_VIDEO=off")
 
 # Run by the environment's Python: loads the build, decodes tokens if the small model is installed,
 # and prints what the build is.

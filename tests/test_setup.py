@@ -168,8 +168,8 @@ def test_what_is_compiled_never_comes_into_pips_own_cache() -> None:
 def test_what_no_model_needs_is_not_compiled() -> None:
     for backend, flag in (("cpu", "-DGGML_METAL=off"), ("cuda", "-DGGML_CUDA=on")):
         source = attempts(SPEC, backend, MAC, False, "", Path("/cache"))[-1]
-        own, inserted, pictures = shlex.split(source.environment["CMAKE_ARGS"])
-        assert (own, pictures) == (flag, "-DLLAVA_BUILD=off")
+        own, inserted, videos = shlex.split(source.environment["CMAKE_ARGS"])
+        assert (own, videos) == (flag, "-DMTMD_VIDEO=off")
         assert "LLAMA_BUILD_COMMON OFF" in Path(inserted.partition("=")[2]).read_text()
 
 
