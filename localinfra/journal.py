@@ -4,6 +4,7 @@ Threads note their steps here, without a system call; the supervisor reads them 
 Standard library only, as the supervisor imports it.
 """
 
+import contextlib
 import mmap
 import re
 import struct
@@ -85,6 +86,16 @@ class Mark:
             THREAD.pack_into(self._memory, self._at + THREAD_AT, thread)
             self._thread = thread
         self._memory[self._at] = step
+
+    @contextlib.contextmanager
+    def during(self, step: StepKind) -> Iterator[None]:
+        """Notes that step for the block, and what there was after it."""
+        before = StepKind(self._memory[self._at])
+        self.note(step)
+        try:
+            yield
+        finally:
+            self.note(before)
 
     def blame(self, trouble: Trouble) -> None:
         """The model is why the server is about to end."""

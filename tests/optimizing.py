@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from localinfra.llama.context import ContextSettings
+from localinfra.llama.settings import ContextSettings
 from localinfra.optimize.job import OptimizeJob
 
 # The worker with fake speeds and the usual priority, independent of the machine's load.

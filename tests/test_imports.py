@@ -18,7 +18,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "": [
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
-        | {"llama_builds"},
+        | {"interpreter", "llama_builds"},
         {"deaths", "devices", "journal"},
         {"supervisor"},
         {"config", "chat", "engine", "costs", "conversations", "llama_usable"},
@@ -66,7 +66,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"details", "looks", "sharing"},
         {"entries", "pool"},
         {"files", "found", "kv_cache", "measured"},
-        {"histories"},
+        {"histories", "known_headers"},
         {"catalog", "memory"},
         {"fetch"},
     ],

@@ -25,6 +25,7 @@ from localinfra.config.settings import LOG_LEVELS, ServerSettings
 from localinfra.costs import Ledger, default_path
 from localinfra.errors import ApiError, ConfigError
 from localinfra.executor import in_daemon_thread
+from localinfra.interpreter import eager_switches
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.histories import deaths
@@ -93,7 +94,7 @@ def serve(
         if handed:
             runtime.safeguard.note_in(handed.journal)
         runtime.start()  # models with `preload` load while the rest is imported
-        serving = await in_daemon_thread(imported, name="imports")
+        serving = await in_daemon_thread(lambda: imported(catalog), name="imports")
         ledger = Ledger(default_path() if settings.keep_costs else None)
         server = serving(runtime, ledger, handed)
         await server.serve(sockets)
@@ -119,16 +120,25 @@ def hold_hangups() -> None:
 
 
 def bring_libraries(catalog: Catalog) -> None:
-    """Imports what loads text models, if one is loaded at the start: so llama.cpp begins before the
-    API is imported, and needs no interpreter while that goes on."""
-    if any(isinstance(e, TextModelEntry) and e.preload for e in catalog.entries.values()):
+    """Imports what begins to load text models, if one is loaded at the start: so llama.cpp begins
+    before the rest is imported, and needs no interpreter while that goes on."""
+    if preloads_text(catalog):
         with contextlib.suppress(ApiError, ImportError):  # the load fails too, and says why
             import localinfra.text.loading  # noqa: F401
 
 
-def imported() -> "type[Foreground]":
-    """Imports the API, which takes as long as loading a small model."""
-    from localinfra.cli.foreground import Foreground
+def preloads_text(catalog: Catalog) -> bool:
+    return any(isinstance(e, TextModelEntry) and e.preload for e in catalog.entries.values())
+
+
+def imported(catalog: Catalog) -> "type[Foreground]":
+    """Imports what the load needs next, and the API: together as long as loading a small model."""
+    with eager_switches():  # or the load would begin and go on in the imports' pauses only
+        if preloads_text(catalog):
+            with contextlib.suppress(ApiError, ImportError):
+                import localinfra.llama.context
+                import localinfra.text.model  # noqa: F401
+        from localinfra.cli.foreground import Foreground
 
     return Foreground
 

@@ -4,12 +4,13 @@ A slot is the backend's sequence id, under which it keeps KV cells. Only the eng
 a backend.
 """
 
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from localinfra.devices import DeviceLost
+
+if TYPE_CHECKING:  # plans of models need none of it
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Most rows that pad a step to a `canonical_size`. A backend has room for them in addition to
 # `num_cells` and `max_output_rows`.
@@ -96,7 +97,8 @@ class Backend(Protocol):
         is decoded: sums over cells in another order round differently."""
 
     def rest(self) -> None:
-        """Releases idle compute threads; call when nothing is to be computed for a while."""
+        """Releases idle compute threads; call when nothing is to be computed for a while. Before
+        the first step it may read the weights, which takes as long as one."""
 
     def decode(self, batch: Batch) -> None:
         """Computes the batch and waits for its logits without holding the interpreter's lock.
@@ -104,7 +106,7 @@ class Backend(Protocol):
         Raises DecodeFailed.
         """
 
-    def logits(self, row: int) -> NDArray[np.float32]:
+    def logits(self, row: int) -> "NDArray[np.float32]":
         """The logits [num_vocab] of batch index `row`: a view that may be edited, valid until the
         next decode."""
 
@@ -114,22 +116,22 @@ class Backend(Protocol):
     def drop(self, slot: int, start: int, stop: int | None = None) -> None:
         """Removes positions [start, stop) from the slot; up to its end if `stop` is None."""
 
-    def save(self, slot: int) -> NDArray[np.uint8]:
+    def save(self, slot: int) -> "NDArray[np.uint8]":
         """A copy of the slot's contents, for `restore`; the slot is at most `num_sequences`."""
 
-    def restore(self, slot: int, data: NDArray[np.uint8]) -> bool:
+    def restore(self, slot: int, data: "NDArray[np.uint8]") -> bool:
         """Restores a copy made by `save` to an empty slot, at most `num_sequences`. Returns False
         if there is no room."""
 
-    def save_state(self, slot: int) -> NDArray[np.uint8]:
+    def save_state(self, slot: int) -> "NDArray[np.uint8]":
         """A copy of what the slot needs to go on besides cells, which `copy` leaves as it is.
         Raises MemoryError."""
 
-    def restore_state(self, slot: int, data: NDArray[np.uint8], position: int) -> bool:
+    def restore_state(self, slot: int, data: "NDArray[np.uint8]", position: int) -> bool:
         """Lets a slot with the cells of all tokens before `position` go on from there. Returns
         False if it can't."""
 
-    def accepts(self, data: NDArray[np.uint8], start: int, stop: int) -> bool:
+    def accepts(self, data: "NDArray[np.uint8]", start: int, stop: int) -> bool:
         """Whether data from elsewhere is safe to `restore`: formed as `save` forms the contents of
         a slot with the positions [start, stop). If these are equal: to `restore_state`."""
 

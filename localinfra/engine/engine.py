@@ -280,7 +280,8 @@ class Engine:
             return self._commands.get(timeout=REST_AFTER_S)
         except queue.Empty:
             try:
-                self._backend.rest()
+                with self.mark.during(StepKind.LOAD):  # a first rest may end it
+                    self._backend.rest()
             except Exception:  # harmless here: only other programs lose CPU time
                 logger.exception("%s: the compute threads could not rest", self._name)
             return self._command_while_keeping()

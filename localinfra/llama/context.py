@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +13,8 @@ from localinfra.llama.cells import CellMap, parts_by_slot
 from localinfra.llama.failures import decode_failure
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import LoadFailed, Model, NoContext
-from localinfra.llama.rounding import Rounding, find_rounding, possible_roundings
+from localinfra.llama.rounding import find_rounding, possible_roundings
+from localinfra.llama.settings import MIN_OUTPUT_ROWS, ContextSettings, Rounding
 from localinfra.llama.slots import HybridSlots, Slots, StateSlots, WindowSlots, WindowStateSlots
 from localinfra.llama.state import is_sound, is_sound_state
 from localinfra.machine import usable_cores
@@ -36,7 +36,6 @@ TILED_TYPES = ("f16", "f32")  # of the KV cache; other types do neither
 PROBED_ROWS = 4
 PROBE_STRIDE = 997  # a prime; probes use any tokens but the first ones, which stand for no text
 
-MIN_OUTPUT_ROWS = 64  # logits rows per step that scoring a prompt may ask for
 CELL_PADDING = 256  # llama.cpp rounds the cache size up to it
 
 # llama_cpp's own declaration creates a pointer object per call, which takes 10 us.
@@ -49,20 +48,6 @@ get_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(_get_log
 # that llama.cpp links; builds without OpenMP lack this one.
 pause_openmp = getattr(llama_cpp._lib, "omp_pause_resource_all", None)
 OMP_PAUSE_SOFT = 1
-
-
-class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
-    context_length: int  # tokens of one sequence
-    num_cells: int  # tokens of all sequences together
-    num_sequences: int
-    batch_size: int  # tokens per step
-    threads: int | None = None
-    batch_threads: int | None = None
-    flash_attention: bool | None = None  # None: where it is supported
-    kv_type: str  # of KV_TYPES
-    full_window: bool = False  # layers with a sliding window have a cell for each token too
-    max_rollback: int = 0  # tokens that recurrent layers can take back, where llama.cpp supports it
-    mtp: bool = False  # the file's MTP layers draft, in a context of their own
 
 
 class LlamaContext:
@@ -114,7 +99,7 @@ class LlamaContext:
         self._make_batch()
         if isinstance(self._slots, WindowStateSlots):
             self._make_stub(self._slots)
-        self.rounding = None
+        self.rounding, self._is_cold = None, True
         if may_be_canonical:
             with contextlib.suppress(DecodeFailed):  # requests will fail too, with the reason
                 self.rounding = self._probe(rounding)
@@ -177,8 +162,7 @@ class LlamaContext:
         self.drop(self.num_sequences, 0)
 
     def _probe(self, known: Rounding | None) -> Rounding | None:
-        """Finds how the weights' kernels round by running them, which also reads the weights from
-        disk."""
+        """Finds how the weights' kernels round by running them, unless that is known."""
         if self._model.has_attention and not self._cells:
             return None  # the order of its sums is unknown
         most_rows = min(TILE_ROWS - 1 if self._is_tiled else self.batch_size, self.batch_size)
@@ -186,7 +170,6 @@ class LlamaContext:
             known = Rounding(most_rows, 1)
         elif known not in possible_roundings(most_rows):  # it comes from a file
             return find_rounding(most_rows, self._logits_of_steps)
-        self._logits_of_steps(PROBED_ROWS)  # only to read the weights from disk
         return known
 
     def _logits_of_steps(self, num_rows: int) -> NDArray[np.float32]:
@@ -271,6 +254,9 @@ class LlamaContext:
             llama_cpp.llama_set_n_threads(self._pointer, num_threads, batch_threads)
 
     def rest(self) -> None:
+        if self._is_cold:  # the first request finds the weights in memory, unless it came at once
+            with contextlib.suppress(DecodeFailed):  # it will fail too, with the reason
+                self._logits_of_steps(PROBED_ROWS)
         if self._num_threads > 1 and pause_openmp is not None:
             pause_openmp(OMP_PAUSE_SOFT)
 
@@ -283,6 +269,7 @@ class LlamaContext:
         self._wanted[batch.output_rows] = 1
         self._batch.n_tokens = size
         self._output_index = {row: index for index, row in enumerate(batch.output_rows)}
+        self._is_cold = False
         code = llama_cpp.llama_decode(self._pointer, self._batch)
         if code:
             raise decode_failure(code, is_offloaded=self._model.is_offloaded)

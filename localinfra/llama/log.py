@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from localinfra.interpreter import eager_switches
 from localinfra.llama.library import llama_cpp
 
 logger = logging.getLogger("localinfra.llama")
@@ -30,16 +31,21 @@ def collected() -> Iterator[list[str]]:
     """The lines that calls of this thread log in the block. llama.cpp logs a load on the thread
     that called it."""
     _collecting.lines = []
-    try:
-        yield _collecting.lines
-    finally:
-        _collecting.lines = None
+    # It logs a thousand lines for a small model, each of which waits for the interpreter: beside a
+    # thread that always computed, a load of 0.1 s took 4 s.
+    with eager_switches():
+        try:
+            yield _collecting.lines
+        finally:
+            _collecting.lines = None
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator] # llama_cpp has no annotations
 def _on_log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     global _last_level
     _last_level = _LEVELS.get(level, _last_level)
+    if level == 1 and not logger.isEnabledFor(logging.DEBUG):  # most lines of a load
+        return
     line = text.decode("utf-8", "replace").strip()
     if not line:
         return

@@ -3,6 +3,7 @@
 The file must have passed `models/gguf/reader.py`: some damaged files crash llama.cpp.
 """
 
+import contextlib
 import ctypes
 import functools
 import itertools
@@ -11,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,7 +21,10 @@ from localinfra.footprint import Footprint, total
 from localinfra.llama import log
 from localinfra.llama.library import llama_cpp
 from localinfra.llama.load_log import footprint_of
-from localinfra.llama.windows import WINDOW, Windows
+from localinfra.llama.settings import WINDOW
+
+if TYPE_CHECKING:
+    from localinfra.llama.windows import Windows
 
 # Architectures whose windows don't slide (attention to the current chunk), or whose cache is not
 # tested here.
@@ -205,6 +209,16 @@ class Model:
     def adds_bos(self) -> bool:
         return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
 
+    @contextlib.contextmanager
+    def scanned(self) -> Iterator[None]:
+        """Finds the special tokens beside what is done in the block: 20 ms for 49k tokens."""
+        scan = threading.Thread(target=lambda: self.special_tokens, name="vocabulary")
+        scan.start()
+        try:
+            yield
+        finally:
+            scan.join()
+
     @functools.cached_property
     def special_tokens(self) -> Mapping[str, int]:
         """Text → id of the tokens that the tokenizer matches with `parse_special`."""
@@ -319,7 +333,9 @@ class Model:
                 assert self._windows
 
     @functools.cached_property
-    def _windows(self) -> Windows:
+    def _windows(self) -> "Windows":
+        from localinfra.llama.windows import Windows
+
         pieces = (self._piece(token) for token in range(self.num_vocab))
         special = self.special_tokens
         return Windows(itertools.chain(pieces, map(str.encode, special)), special)

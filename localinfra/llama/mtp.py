@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
 from localinfra.footprint import CPU, NO_MEMORY, Footprint, total
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.hidden import HiddenStates, hidden_bytes, rows_by_slot
 from localinfra.llama.library import llama_cpp, llama_cpp_ext
 from localinfra.llama.model import Model
-from localinfra.llama.rounding import Rounding
+from localinfra.llama.settings import ContextSettings, Rounding
 
 # As for logits, a declaration that returns an address.
 _get_rows = ctypes.cast(llama_cpp_ext.llama_get_embeddings_nextn, ctypes.c_void_p).value or 0

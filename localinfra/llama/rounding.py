@@ -5,9 +5,10 @@ import functools
 from collections.abc import Callable
 from itertools import pairwise
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from localinfra.llama.settings import Rounding
 
 # Matrix products round by the type of the weights: some alike for any number of rows; some
 # differently for a single row; repacked K-quants (ggml-cpu/repack.cpp) compute rows in fours and
@@ -15,14 +16,6 @@ from numpy.typing import NDArray
 # (above two, rows must be a multiple of it), and the step sizes whose results are compared.
 ROUNDINGS = ((1, (1, 2, 7, 18)), (2, (2, 7, 18)), (8, (8, 24)), (16, (16, 48)))
 FEW_ROWS = (1, 2, 3)  # usually alike too; one row takes a third of the time of eight
-
-
-class Rounding(msgspec.Struct, frozen=True):
-    """See `engine.Backend`."""
-
-    canonical_rows: int = 0
-    canonical_decode_rows: int = 0
-    least_rows: int = 1
 
 
 def find_rounding(most_rows: int, logits_of: Callable[[int], NDArray[np.float32]]) -> Rounding:

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-# Characters per call: a third of what fitted a thread's stack (8 MiB) when measured.
-WINDOW = 8192
+from localinfra.llama.settings import WINDOW
 
 MAX_SPECIAL = 256  # characters; longer special tokens may be cut
 TRIES = 64  # candidate places per cut

@@ -17,7 +17,7 @@ import msgspec
 from localinfra.models import quants
 
 if TYPE_CHECKING:
-    from localinfra.models.gguf.header import Metadatum  # imports numpy
+    from localinfra.models.gguf.header import Metadatum
 
 SHA256 = re.compile(r"(?:sha256-)?([0-9a-f]{64})")  # how hubs and registries name their blobs
 
@@ -86,7 +86,7 @@ class HeaderDetails(msgspec.Struct, frozen=True):
 def header_details(path: Path, found: FileDetails, *, embeds: bool) -> HeaderDetails:
     """`found` tells one content from another; `embeds`: it is a model for vectors. Takes up to half
     a second the first time."""
-    from localinfra.models.gguf.reader import BadGguf, read_header  # imports numpy
+    from localinfra.models.gguf.reader import BadGguf, read_header
 
     try:
         header = read_header(path, embeds=embeds)
@@ -98,7 +98,7 @@ def header_details(path: Path, found: FileDetails, *, embeds: bool) -> HeaderDet
 
 def plain(metadata: "Mapping[str, Metadatum]") -> dict[str, object]:
     """The values as JSON has them."""
-    from localinfra.models.gguf.header import Array  # imports numpy
+    from localinfra.models.gguf.header import Array
 
     return {
         key: value.values if isinstance(value, Array) else value for key, value in metadata.items()
@@ -107,7 +107,7 @@ def plain(metadata: "Mapping[str, Metadatum]") -> dict[str, object]:
 
 def glanced(path: Path) -> "dict[str, Metadatum]":
     """The start of a GGUF file's metadata; empty if it is damaged."""
-    from localinfra.models.gguf.reader import BadGguf, glance  # imports numpy
+    from localinfra.models.gguf.reader import BadGguf, glance
 
     try:
         return glance(path)

@@ -171,7 +171,7 @@ def kind_of(path: Path) -> str | None:
 @functools.lru_cache(maxsize=4096)
 def kind_of_gguf(path: str, size_bytes: int, modified_ns: int) -> str | None:
     """`size_bytes` and `modified_ns` tell one content from another."""
-    from localinfra.models.gguf.checks import EMBEDDERS  # imports numpy
+    from localinfra.models.gguf.checks import EMBEDDERS
     from localinfra.models.gguf.reader import BadGguf, glance
 
     try:

@@ -49,7 +49,7 @@ def recommended_by(path: Path) -> SamplingSettings | None:
 @functools.lru_cache(maxsize=4096)
 def _recommended_by(path: Path, size_bytes: int, modified_ns: int) -> SamplingSettings | None:
     """`size_bytes` and `modified_ns` tell one content from another."""
-    from localinfra.models.gguf.reader import BadGguf, glance  # imports numpy
+    from localinfra.models.gguf.reader import BadGguf, glance
 
     try:
         return recommended_in(glance(path))

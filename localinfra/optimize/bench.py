@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.quantize import QuantizeFailed, quantize
+from localinfra.llama.settings import ContextSettings
 from localinfra.machine import usable_cores
 from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_header
 from localinfra.optimize import choose, exact, loss, speed, store

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from localinfra.llama.context import ContextSettings
+from localinfra.llama.settings import ContextSettings
 from localinfra.optimize.choose import MeasuredType
 
 

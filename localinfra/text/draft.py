@@ -6,6 +6,7 @@ Knows nothing of how drafts are made or verified.
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,15 +14,19 @@ from localinfra import machine
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Room, less, total
 from localinfra.llama.build_info import free_memory
-from localinfra.llama.context import ContextSettings, LlamaContext
 from localinfra.llama.model import LoadFailed, Model
-from localinfra.llama.mtp import HiddenContext, MtpContext
+from localinfra.llama.settings import ContextSettings
 from localinfra.llama.vocabularies import difference
 from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.header import GgufHeader
 from localinfra.models.gguf.mtp import mtp_problem
-from localinfra.models.gguf.reader import GgufHeader, read_header
+from localinfra.models.known_headers import checked_header
 from localinfra.models.sources import locate
 from localinfra.text.placing import TextPlan, place, plan_text
+
+if TYPE_CHECKING:
+    from localinfra.llama.context import LlamaContext
+    from localinfra.llama.mtp import HiddenContext
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +42,7 @@ def plan_with_draft(
     if entry.draft is None:
         return plan
     draft_path = locate(name, entry.draft, "draft")
-    draft_header = read_header(draft_path)
+    draft_header = checked_header(draft_path)
     free = free_memory() if entry.gpu_layers != 0 else {}
     free[CPU] = machine.available_memory() or 0
     room = {device: room.get(device, size) for device, size in free.items()}
@@ -69,8 +74,8 @@ def draft_entry(
 
 
 def load_draft(
-    name: str, entry: TextModelEntry, plan: TextPlan, model: Model, verifier: LlamaContext
-) -> LlamaContext | None:
+    name: str, entry: TextModelEntry, plan: TextPlan, model: Model, verifier: "LlamaContext"
+) -> "LlamaContext | None":
     """The context of the model that drafts for `model`, whose context verifies; None if there is
     none, or one of them can't drop what was drafted in vain. Raises ModelUnavailable with the
     reason, also if their vocabularies differ."""
@@ -79,7 +84,10 @@ def load_draft(
     if not verifier.max_rollback:
         warn(name, f"{name} ({model.architecture})")
         return None
-    if isinstance(verifier, HiddenContext):
+    if entry.mtp:
+        from localinfra.llama.mtp import HiddenContext
+
+        assert isinstance(verifier, HiddenContext)
         return load_mtp(name, plan, model, verifier)
     assert entry.draft is not None and plan.draft is not None
     title = f"the draft model of {name}"
@@ -102,8 +110,10 @@ def load_draft(
     return context
 
 
-def load_mtp(name: str, plan: TextPlan, model: Model, verifier: HiddenContext) -> LlamaContext:
+def load_mtp(name: str, plan: TextPlan, model: Model, verifier: "HiddenContext") -> "LlamaContext":
     """The context of the model's own MTP layers. Raises ModelUnavailable."""
+    from localinfra.llama.mtp import MtpContext
+
     settings = msgspec.structs.replace(
         plan.settings,
         context_length=verifier.context_length,

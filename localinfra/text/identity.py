@@ -6,10 +6,10 @@ import msgspec
 
 from localinfra import machine
 from localinfra.engine.backend import MOST_PADDING
-from localinfra.llama.context import ContextSettings
+from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.header import GgufHeader
 from localinfra.models.gguf.parts import part_paths
-from localinfra.models.gguf.reader import GgufHeader
 from localinfra.optimize import store
 
 

@@ -6,17 +6,18 @@ Blocking; the pool calls it in a thread. Only checked files reach llama.cpp.
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import Room, total
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.model import Model
 from localinfra.models.entries import TextModelEntry
-from localinfra.models.gguf.reader import BadGguf, GgufHeader, read_adapter, read_header
+from localinfra.models.gguf.header import BadGguf, GgufHeader
+from localinfra.models.known_headers import checked_header
 from localinfra.models.sampling import recommended_in
 from localinfra.models.sources import locate
 from localinfra.optimize import store
@@ -24,9 +25,11 @@ from localinfra.optimize.job import OptimizeJob
 from localinfra.prefixes.shelves import Shelves
 from localinfra.text.draft import load_draft, plan_with_draft
 from localinfra.text.identity import identity
-from localinfra.text.model import TextModel
 from localinfra.text.placing import TextPlan, place, short_context
-from localinfra.text.templates import ModelTemplates, compile_templates
+
+if TYPE_CHECKING:
+    from localinfra.text.model import TextModel
+    from localinfra.text.templates import ModelTemplates
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ def load_text_model(
     share_prefixes: bool = False,
     plan: TextPlan | None = None,
     shelves: Shelves | None = None,
-) -> TextModel:
+) -> "TextModel":
     """`share_prefixes`: clients reuse each other's prefixes, not only their own. Without a `plan`,
     the model may take all memory that is free. `shelves` keep prefixes beyond its unloading.
 
@@ -49,6 +52,10 @@ def load_text_model(
     plan = plan or text_plan(name, entry, {})
     path, header = plan.path, plan.header
     context, model = place(name, entry, plan)
+    # Imported late: while a server starts, another thread imports it beside the load.
+    from localinfra.engine.engine import Engine
+    from localinfra.text.model import TextModel
+
     if not model.can_generate:
         context.close()
         raise ModelUnavailable(
@@ -93,7 +100,9 @@ def load_text_model(
 
 def templates_of(
     name: str, entry: TextModelEntry, header: GgufHeader, model: Model
-) -> ModelTemplates:
+) -> "ModelTemplates":
+    from localinfra.text.templates import compile_templates
+
     if entry.chat_template:
         templates = compile_templates(entry.chat_template, None, model)
     else:
@@ -108,11 +117,19 @@ def text_plan(name: str, entry: TextModelEntry, room: Room) -> TextPlan:
     a file is absent or damaged."""
     try:
         path, header = weights(name, entry)
-        for adapter in entry.lora:
-            read_adapter(adapter.path)
+        check_adapters(entry)
         return plan_with_draft(name, entry, path, header, room)
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None
+
+
+def check_adapters(entry: TextModelEntry) -> None:
+    """Raises BadGguf."""
+    if entry.lora:
+        from localinfra.models.gguf.reader import read_adapter
+
+        for adapter in entry.lora:
+            read_adapter(adapter.path)
 
 
 def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:
@@ -122,17 +139,17 @@ def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:
     """
     source = locate(name, entry.source)
     if entry.optimize == "off" or computes_on_gpu(entry):
-        return source, read_header(source)
+        return source, checked_header(source)
     known = store.find(source)
     if known and known.path:
         try:
-            header = read_header(known.path)
+            header = checked_header(known.path)
         except BadGguf as error:
             logger.warning("%s: the original is served: %s", name, error)
         else:
             logger.info("%s: %s", name, known.reason)
             return known.path, header
-    return source, read_header(source)
+    return source, checked_header(source)
 
 
 def computes_on_gpu(entry: TextModelEntry) -> bool:
@@ -152,7 +169,7 @@ def optimize_job(
             "model",
         )
     try:
-        header = read_header(source)
+        header = checked_header(source)
         settings = short_context(entry, header)
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None

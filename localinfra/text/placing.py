@@ -5,6 +5,7 @@ if memory runs out.
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,8 +14,6 @@ from localinfra.engine.backend import EXTRA_STATES, MOST_PADDING
 from localinfra.errors import ModelUnavailable
 from localinfra.footprint import CPU, Footprint, Room
 from localinfra.llama.build_info import free_memory
-from localinfra.llama.context import MIN_OUTPUT_ROWS, ContextSettings, LlamaContext
-from localinfra.llama.hidden import hidden_bytes
 from localinfra.llama.model import (
     OTHER_WINDOWS,
     LoadFailed,
@@ -23,12 +22,11 @@ from localinfra.llama.model import (
     ModelSettings,
     NoContext,
 )
-from localinfra.llama.mtp import HiddenContext
-from localinfra.llama.rounding import Rounding
+from localinfra.llama.settings import MIN_OUTPUT_ROWS, ContextSettings, Rounding
 from localinfra.models import measured
 from localinfra.models.entries import TextModelEntry
+from localinfra.models.gguf.header import GgufHeader
 from localinfra.models.gguf.mtp import without_mtp
-from localinfra.models.gguf.reader import GgufHeader
 from localinfra.models.kv_cache import (
     ROLLS_BACK,
     CacheShape,
@@ -48,6 +46,9 @@ from localinfra.models.memory import (
 )
 from localinfra.models.seats import LoadPlan
 from localinfra.text.identity import identity
+
+if TYPE_CHECKING:
+    from localinfra.llama.context import LlamaContext
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +210,8 @@ def expected(
     compute = compute_bytes(header, shape, num_outputs)
     host = max(0, header.tensor_bytes + sum(cache_bytes(header, shape)) - on_gpus)
     if settings.mtp:
+        from localinfra.llama.hidden import hidden_bytes
+
         compute *= 2  # in two contexts
         host += hidden_bytes(settings.num_sequences, header.embedding_length)
     mapped = max(0, header.tensor_bytes - on_gpus) if entry.mmap and not entry.mlock else 0
@@ -221,7 +224,7 @@ def expected(
     return Footprint({CPU: host + compute, **by_gpu}, mapped)
 
 
-def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple[LlamaContext, Model]:
+def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple["LlamaContext", Model]:
     """Loads the weights and makes the context. If memory runs out, tries with fewer layers on the
     GPU where their number is not set, then with a shorter context where that is not set."""
     trained = plan.header.context_length or UNKNOWN_CONTEXT
@@ -260,7 +263,7 @@ def place(name: str, entry: TextModelEntry, plan: TextPlan) -> tuple[LlamaContex
 
 def load_with_layers(
     entry: TextModelEntry, plan: TextPlan, settings: ContextSettings, layers: int
-) -> tuple[LlamaContext, Model]:
+) -> tuple["LlamaContext", Model]:
     """Raises LoadFailed, after freeing everything."""
     model = Model(
         plan.path,
@@ -279,10 +282,23 @@ def load_with_layers(
     name = measured.digest(known_by)
     known = roundings.find(name)
     try:
-        context = (HiddenContext if settings.mtp else LlamaContext)(model, settings, known)
+        with model.scanned():
+            context = context_type(settings)(model, settings, known)
     except BaseException:
         model.close()
         raise
     if context.rounding and context.rounding != known:
         roundings.keep(name, context.rounding)
     return context, model
+
+
+def context_type(settings: ContextSettings) -> "type[LlamaContext]":
+    """Imported late: numpy's import takes half as long as loading the weights of a small model,
+    and goes on beside that when a server starts."""
+    if settings.mtp:
+        from localinfra.llama.mtp import HiddenContext
+
+        return HiddenContext
+    from localinfra.llama.context import LlamaContext
+
+    return LlamaContext

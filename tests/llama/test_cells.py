@@ -15,9 +15,10 @@ from localinfra.engine.backend import Batch
 from localinfra.engine.kvcache import KVCache
 from localinfra.engine.radix import Prefix
 from localinfra.llama.cells import CellMap
-from localinfra.llama.context import KV_TYPES, ContextSettings, LlamaContext
+from localinfra.llama.context import KV_TYPES, LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.saving import pointer_to
+from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import KvType
 from localinfra.models.gguf.reader import BLOCKS
 

@@ -10,9 +10,10 @@ from models.tiny_hybrids import tiny_lfm2, tiny_qwen35
 from models.tiny_mtp import tiny_glm4
 
 from localinfra.footprint import CPU, MIB, Footprint
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.load_log import device_of, footprint_of
 from localinfra.llama.model import LoadFailed, Model, ModelSettings, NoContext
+from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import read_header
 from localinfra.models.kv_cache import ROLLS_BACK, cache_bytes

@@ -17,9 +17,10 @@ from localinfra.engine.request import (
     GenerationRequest,
     SamplingParams,
 )
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.quantize import FTYPES, quantize
+from localinfra.llama.settings import ContextSettings
 
 SEEDED = GenerationParams(SamplingParams(is_reproducible=True, seed=7), top_logprobs=0)
 

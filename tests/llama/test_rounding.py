@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from models.tiny_gguf import tiny_llama
 
+from localinfra.engine.backend import Batch
 from localinfra.llama.context import LlamaContext
 from localinfra.llama.quantize import quantize
-from localinfra.llama.rounding import Rounding, find_rounding, possible_roundings
+from localinfra.llama.rounding import find_rounding, possible_roundings
+from localinfra.llama.settings import Rounding
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import read_header
 from localinfra.models.sources import PathSource
@@ -30,22 +32,44 @@ class Loads:
         monkeypatch.setattr(LlamaContext, "_logits_of_steps", counted)
 
     def load(self) -> tuple[Rounding | None, list[int]]:
+        context = self.context()
+        context.close()
+        return context.rounding, list(self.probed)
+
+    def context(self) -> LlamaContext:
         self.probed.clear()
         entry = TextModelEntry(source=PathSource(self.path), context_length=256)
         plan = plan_text("tiny", entry, self.path, read_header(self.path), {})
         context, _ = place("tiny", entry, plan)
-        context.close()
-        return context.rounding, list(self.probed)
+        return context
 
 
-def test_a_later_load_takes_one_step_instead_of_all_probes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_later_load_takes_no_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quantize(tiny_llama().write(tmp_path / "tiny.gguf"), tmp_path / "q4_0.gguf", "q4_0", 1)
     loads = Loads(tmp_path / "q4_0.gguf", monkeypatch)
     first, probed = loads.load()
     assert first and first.canonical_rows and len(probed) > 1
-    assert loads.load() == (first, [4])
+    assert loads.load() == (first, [])
+
+
+def test_the_weights_are_read_at_rest_unless_a_step_has_read_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = Loads(tiny_llama().write(tmp_path / "tiny.gguf"), monkeypatch)
+    loads.load()
+    context = loads.context()
+    context.rest()
+    context.rest()
+    assert loads.probed == [4]
+    assert context.held(context.num_sequences) == 0
+    context.close()
+    context = loads.context()
+    batch = Batch()
+    batch.extend(0, 0, [1, 2], 1)
+    context.decode(batch)
+    context.rest()
+    assert loads.probed == [] and context.held(0) == 2
+    context.close()
 
 
 def test_other_weights_in_the_same_place_are_probed_anew(

@@ -10,8 +10,9 @@ from models.tiny_gguf import tiny_llama
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.settings import ContextSettings
 
 SETTINGS = ContextSettings(
     context_length=64, num_cells=256, num_sequences=2, batch_size=64, threads=1, kv_type="f16"

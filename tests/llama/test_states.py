@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.settings import ContextSettings
 
 SETTINGS = ContextSettings(
     context_length=200, num_cells=1024, num_sequences=3, batch_size=64, threads=1, kv_type="f16",

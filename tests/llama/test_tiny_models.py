@@ -31,8 +31,9 @@ from localinfra.engine.request import (
     SamplingParams,
 )
 from localinfra.errors import InvalidRequest, ModelUnavailable
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import LoadFailed, LoraFile, Model, ModelSettings
+from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import LoraAdapter, TextModelEntry
 from localinfra.models.sources import PathSource
 from localinfra.text.loading import load_text_model

@@ -10,7 +10,8 @@ from models.tiny_gguf import STRING, Value, gpt2_vocabulary, spm_vocabulary, tin
 from localinfra.llama import model as model_module
 from localinfra.llama import windows
 from localinfra.llama.model import Model, ModelSettings
-from localinfra.llama.windows import WINDOW, Windows
+from localinfra.llama.settings import WINDOW
+from localinfra.llama.windows import Windows
 
 
 def deepseek_vocabulary() -> dict[str, Value]:

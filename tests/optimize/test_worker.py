@@ -12,9 +12,10 @@ from models.tiny_hybrids import tiny_lfm2
 from optimizing import job, left_over
 
 from localinfra import machine
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
 from localinfra.llama.quantize import QuantizeFailed, quantize
+from localinfra.llama.settings import ContextSettings
 from localinfra.models.gguf.reader import read_header
 from localinfra.optimize import bench, choose, run, speed, store, worker
 from localinfra.optimize.bench import CannotMeasure

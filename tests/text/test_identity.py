@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from models.tiny_gguf import U32, Value, tiny_llama, write_parts
 
-from localinfra.llama.context import ContextSettings
+from localinfra.llama.settings import ContextSettings
 from localinfra.models.entries import LoraAdapter, TextModelEntry
 from localinfra.models.gguf.reader import read_header
 from localinfra.models.sources import PathSource

@@ -11,8 +11,9 @@ from llama_cpp import llama_cpp as lib
 
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import GenerationParams, GenerationRequest
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.settings import ContextSettings
 from localinfra.machine import usable_cores
 
 SENTENCE = "The capital of France is Paris, and the capital of Italy is"

@@ -15,8 +15,8 @@ from serve_process import ServeProcess
 from waiting import wait_for
 
 from localinfra.config import settings as config_file
-from localinfra.llama.context import ContextSettings
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.settings import ContextSettings
 from localinfra.models import catalog
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.gguf.reader import read_header

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from localinfra.engine.backend import Batch
-from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.context import LlamaContext
 from localinfra.llama.model import Model, ModelSettings
+from localinfra.llama.settings import ContextSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

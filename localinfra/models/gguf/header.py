@@ -5,10 +5,13 @@ Opens no file and checks nothing; only `reader.py` creates a `GgufHeader`.
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:  # a known header needs no numpy
+    import numpy as np
+    import numpy.typing as npt
 
 
 class BadGguf(Exception):
@@ -49,8 +52,8 @@ class GgufVocabulary(msgspec.Struct):
     """The long arrays of a vocabulary, needed for the checks and dropped afterwards."""
 
     tokens: list[bytes] = []
-    scores: npt.NDArray[np.float32] | None = None
-    token_types: npt.NDArray[np.int32] | None = None
+    scores: "npt.NDArray[np.float32] | None" = None
+    token_types: "npt.NDArray[np.int32] | None" = None
 
 
 class GgufHeader(msgspec.Struct, frozen=True):

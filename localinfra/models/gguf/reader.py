@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-import numpy as np
-
 from localinfra.models.gguf import checks
 from localinfra.models.gguf.header import (
     Array,
@@ -45,6 +43,8 @@ SCALARS = {
     **{10: "<Q", 11: "<q", 12: "<d"},
 }
 U16, BOOL, STRING, ARRAY = 2, 7, 8, 9
+SCORES, TOKEN_TYPES = "tokenizer.ggml.scores", "tokenizer.ggml.token_type"
+VOCABULARY_NUMBERS = {(SCORES, 6), (TOKEN_TYPES, 5)}
 
 # ggml_type → (name, weights in a block, bytes of a block): ggml_blck_size and ggml_type_size.
 BLOCKS = {
@@ -280,11 +280,17 @@ class _Parser:
             values = self.scalars(kind, length)
         else:
             start, values = self.take(length * struct.calcsize(SCALARS[kind])), None
-        if key == "tokenizer.ggml.scores" and kind == 6:
-            self.tokenizer.scores = np.frombuffer(self.data, "<f4", length, start)
-        if key == "tokenizer.ggml.token_type" and kind == 5:
-            self.tokenizer.token_types = np.frombuffer(self.data, "<i4", length, start)
+        if (key, kind) in VOCABULARY_NUMBERS:
+            self.keep_numbers(key, length, start)
         return Array(kind, length, values)
+
+    def keep_numbers(self, key: str, length: int, start: int) -> None:
+        import numpy as np  # not for a glance: most commands do no more
+
+        if key == SCORES:
+            self.tokenizer.scores = np.frombuffer(self.data, "<f4", length, start)
+        else:
+            self.tokenizer.token_types = np.frombuffer(self.data, "<i4", length, start)
 
     def strings(self, count: int, keep: bool) -> list[bytes]:
         """Skips `count` strings. No calls in the loop: some files have a quarter of a million."""
