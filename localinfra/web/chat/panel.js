@@ -288,7 +288,7 @@ export default class ChatPanel {
   }
 
   enter() {
-    this.composer.focus();
+    requestAnimationFrame(() => this.composer.focus()); // it would lay out the page before its time
   }
 }
 

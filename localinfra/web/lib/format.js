@@ -1,8 +1,16 @@
 // Numbers as people read them.
 
-const number = new Intl.NumberFormat("en");
+/** Made once, when first needed: making a format takes longer than all else in a row of a list. */
+function once(make) {
+  let made;
+  return () => (made ??= make());
+}
 
-export const count = (value) => number.format(value);
+const number = once(() => new Intl.NumberFormat("en"));
+const time = once(() => new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", hour12: false }));
+const date = once(() => new Intl.DateTimeFormat([], { day: "numeric", month: "short" }));
+
+export const count = (value) => number().format(value);
 
 export function bytes(value) {
   const units = ["B", "kB", "MB", "GB", "TB"];
@@ -37,16 +45,12 @@ export function percent(share) {
   return value >= 0.1 ? `${value.toFixed(1)} %` : value > 0 ? "< 0.1 %" : "0 %";
 }
 
-// Made once: making one takes longer than all else in a row of a list.
-const time = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", hour12: false });
-const date = new Intl.DateTimeFormat([], { day: "numeric", month: "short" });
-
 /** When something was, as in a list: the time today, else the date; nothing if that is no time. */
 export function when(milliseconds) {
   const then = new Date(milliseconds);
   if (Number.isNaN(then.valueOf())) return "";
   const isToday = then.toDateString() === new Date().toDateString();
-  return (isToday ? time : date).format(then);
+  return (isToday ? time() : date()).format(then);
 }
 
 // Control characters, signs of direction, and invisible letters that don't belong to an emoji's flag.
