@@ -12,7 +12,8 @@ is_ready() {
         printf '%s\n' "$root" "${LOCALINFRA_PYTHON:-$python}" "${LOCALINFRA_BACKEND:-$backend}" \
             "${CMAKE_ARGS-$cmake_args}"
         cat "$root/pyproject.toml" "$root/scripts/tested.txt" "$root/scripts/setup.py" \
-            "$root/scripts/setup_choices.py" "$root/scripts/setup_shell.py" "$root/localinfra/llama_builds.py"
+            "$root/scripts/setup_choices.py" "$root/scripts/setup_shell.py" "$root/localinfra/llama_builds.py" \
+            "$root/localinfra/llama_parts.cmake"
     } | cmp -s - "$stamp"
 }
 

@@ -186,8 +186,8 @@ def install(shell: Shell, part: str, wanted: Build, requirements: Pins, machine:
 def inputs() -> str:
     """The contents of the files that determine what is installed."""
     scripts = ("setup.py", "setup_choices.py", "setup_shell.py")
-    builds = ROOT / "localinfra" / "llama_builds.py"
-    files = (ROOT / "pyproject.toml", TESTED, *(SCRIPTS / name for name in scripts), builds)
+    builds = (ROOT / "localinfra" / name for name in ("llama_builds.py", "llama_parts.cmake"))
+    files = (ROOT / "pyproject.toml", TESTED, *(SCRIPTS / name for name in scripts), *builds)
     return "".join(map(read, files))
 
 

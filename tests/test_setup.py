@@ -28,7 +28,7 @@ from localinfra.llama_builds import attempts, missing_tool, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("scripts/setup.py", "scripts/setup_choices.py", "scripts/setup_shell.py")
-SOURCES = (*SCRIPTS, "localinfra/llama_builds.py")
+SOURCES = (*SCRIPTS, "localinfra/llama_builds.py", "localinfra/llama_parts.cmake")
 STANDARD_LIBRARY_ALONE = ("localinfra/backend_detect.py", "localinfra/machine.py")
 LINUX = Machine("Linux", "x86_64")
 MAC = Machine("Darwin", "arm64")
