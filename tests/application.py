@@ -28,7 +28,8 @@ class Application(Serving):
 
     @property
     def stats(self) -> EngineStats:
-        return self.runtime.loaded_text_models()[self.main_model].stats
+        model = self.runtime.loaded_text_models().get(self.main_model)
+        return model.stats if model else EngineStats(0, 0, 0, 0, 0)  # it is not loaded yet
 
     def wait_until(self, condition: Callable[[EngineStats], bool], timeout_s: float = 600) -> None:
         deadline = time.monotonic() + timeout_s

@@ -318,9 +318,8 @@ class Engine:
     def _step(self) -> None:
         """Decodes one batch and puts an event per sampled token into the outbox."""
         self.mark.note(StepKind.SCHEDULE)
-        step = self._scheduler.schedule()
         self._num_steps += 1
-        self._deliver(step)
+        step = self._scheduler.schedule(self._deliver)
         if step.chunks:  # else all were preempted, or have nothing to compute
             seconds = self._decode(step)
             self._scheduler.advance(step, seconds)

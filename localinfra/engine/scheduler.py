@@ -95,9 +95,10 @@ class Scheduler:
             self._give_up_slot(sequence)
             self.running.remove(sequence)
 
-    def schedule(self) -> Step:
+    def schedule(self, meanwhile: Callable[[Step], None] = lambda step: None) -> Step:
         """Admits who fits and makes the step: one token of each decoding sequence, then chunks of
-        prompts in turn, within the budget. Drafts join where all decode.
+        prompts in turn, within the budget. Drafts join where all decode. `meanwhile` is called
+        before cells are put in order for it, which may take as long as a step.
 
         Raises DecodeFailed and MemoryError, as `KVCache.relay` does."""
         self._num_steps += 1
@@ -109,6 +110,7 @@ class Scheduler:
             if step.chunks or len(self.running) < 2:
                 break
             self._preempt_youngest()  # prompts fill all cells, and none is complete
+        meanwhile(step)
         self._shapes.complete(step)
         threads = self._threads.threads(step.num_prompt_tokens > 0)
         step.threads = min(threads, step.max_threads or threads)
