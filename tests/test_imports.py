@@ -21,7 +21,7 @@ LAYERS: dict[str, list[set[str]]] = {
         | {"llama_builds"},
         {"deaths", "devices", "journal"},
         {"supervisor"},
-        {"config", "chat", "engine", "costs", "conversations", "llama_usable"},
+        {"config", "chat", "keys", "engine", "costs", "conversations", "llama_usable"},
         {"models", "llama", "prefixes"},
         {"optimize"},
         {"text", "embed", "image"},

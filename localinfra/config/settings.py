@@ -141,13 +141,15 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         shown = ", ".join(f"{k}={v!r}" for k, v in (values | {"api_keys": hidden}).items())
         return f"ServerSettings({shown})"
 
-    def check_exposure(self) -> None:
+    def check_exposure(self, *, has_named_keys: bool = False) -> None:
         """Raises ConfigError if other machines could use the server without a key."""
-        if not (self.api_keys or self.allow_unauthenticated or is_local(self.host)):
+        has_keys = self.api_keys or has_named_keys
+        if not (has_keys or self.allow_unauthenticated or is_local(self.host)):
             raise ConfigError(
                 f"serving on {self.host} without an API key would let anyone who reaches this "
-                "machine use its models: set api_keys in [server] or LOCALINFRA_API_KEYS, or "
-                "allow_unauthenticated = true in [server] if something else protects the address"
+                "machine use its models: make a key with `localinfra key new NAME`, set api_keys "
+                "in [server] or LOCALINFRA_API_KEYS, or allow_unauthenticated = true in [server] "
+                "if something else protects the address"
             )
 
 
