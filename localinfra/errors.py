@@ -143,7 +143,9 @@ class RateLimited(ApiError):
 
     status, code = 429, "rate_limit_exceeded"
 
-    def __init__(self, message: str, what: Literal["requests", "tokens"], wait_s: float) -> None:
+    def __init__(
+        self, message: str, what: Literal["requests", "tokens"] = "requests", wait_s: float = 1.0
+    ) -> None:
         super().__init__(message, retry_after_s=max(1, math.ceil(wait_s)))
         self.type = what
 

@@ -16,7 +16,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"},
+        {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
+        | {"shares"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
         | {"llama_builds"},
         {"deaths", "devices", "journal"},

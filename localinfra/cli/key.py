@@ -23,7 +23,7 @@ from localinfra.keys.record import (
     MAX_NUMBER,
     KeyName,
     KeyRecord,
-    Limits,
+    KeyLimits,
     hash_of,
     make_key,
     utc_now,
@@ -116,7 +116,7 @@ def new(
     check_name(name)
     path, made = file.default_path(), ""
     is_first = file.read(path) is None
-    limits = Limits(rpm=rpm, tpm=tpm, concurrent=concurrent)
+    limits = KeyLimits(rpm=rpm, tpm=tpm, concurrent=concurrent)
 
     def add(keys: Sequence[KeyRecord]) -> Sequence[KeyRecord]:
         nonlocal made

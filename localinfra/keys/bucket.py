@@ -1,11 +1,11 @@
-"""Limits per minute as buckets that fill steadily. Pure: the time is handed in, in seconds of a
+"""KeyLimits per minute as buckets that fill steadily. Pure: the time is handed in, in seconds of a
 clock that never goes back."""
 
 MINUTE_S = 60.0
 TINY = 1e-9  # parts that floating point may lose
 
 
-class Bucket:
+class MinuteBucket:
     """Holds what may be used at once: a minute's worth at most, which comes back evenly.
 
     So any window of T seconds sees at most `per_minute` * (1 + T / 60). What a use takes is known

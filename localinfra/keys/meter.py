@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 
 from localinfra.errors import RateLimited
-from localinfra.keys.bucket import TINY, Bucket
-from localinfra.keys.record import Limits
+from localinfra.keys.bucket import TINY, MinuteBucket
+from localinfra.keys.record import KeyLimits
 
 Clock = Callable[[], float]  # seconds, never going back
 SOON_S = 1.0  # when to ask again if a running request must end first
@@ -25,26 +25,26 @@ class LimitState(msgspec.Struct, frozen=True):
     full_in_s: float
 
 
-class Meter:
+class KeyMeter:
     """What requests with one key have used."""
 
-    def __init__(self, limits: Limits, clock: Clock):
+    def __init__(self, limits: KeyLimits, clock: Clock):
         self._clock = clock
-        self._requests: Bucket | None = None
-        self._tokens: Bucket | None = None
+        self._requests: MinuteBucket | None = None
+        self._tokens: MinuteBucket | None = None
         self.num_running = 0
         self.apply(limits)
 
-    def apply(self, limits: Limits) -> None:
+    def apply(self, limits: KeyLimits) -> None:
         """A limit that has changed starts anew; requests that run still count."""
         self.limits = limits
         self._requests = self._bucket(self._requests, limits.rpm)
         self._tokens = self._bucket(self._tokens, limits.tpm)
 
-    def _bucket(self, old: Bucket | None, per_minute: int | None) -> Bucket | None:
+    def _bucket(self, old: MinuteBucket | None, per_minute: int | None) -> MinuteBucket | None:
         if old and old.per_minute == per_minute:
             return old
-        return Bucket(per_minute, self._clock()) if per_minute else None
+        return MinuteBucket(per_minute, self._clock()) if per_minute else None
 
     def enter(self, num_tokens: int) -> int:
         """Begins a request that is likely to use so many tokens. Returns how many are reserved.
@@ -99,7 +99,7 @@ class Meter:
         return found
 
 
-def state_of(what: Literal["requests", "tokens"], bucket: Bucket, now_s: float) -> LimitState:
+def state_of(what: Literal["requests", "tokens"], bucket: MinuteBucket, now_s: float) -> LimitState:
     remaining = max(0, int(bucket.level(now_s) + TINY))
     return LimitState(what, bucket.per_minute, remaining, bucket.full_in_s(now_s))
 
@@ -107,7 +107,7 @@ def state_of(what: Literal["requests", "tokens"], bucket: Bucket, now_s: float) 
 class Permit:
     """What one request may do: use some models, within the limits of its key."""
 
-    def __init__(self, meter: Meter | None = None, models: frozenset[str] | None = None):
+    def __init__(self, meter: KeyMeter | None = None, models: frozenset[str] | None = None):
         """Without anything, all. `models`: the names that may be used."""
         self.models = models
         # Of prompt and answer, as far as the body tells; 0 until it is read.
@@ -142,14 +142,14 @@ class Meters:
 
     def __init__(self, clock: Clock):
         self._clock = clock
-        self._meters: dict[str, Meter] = {}
+        self._meters: dict[str, KeyMeter] = {}
 
-    def of(self, label: str, limits: Limits) -> Meter | None:
+    def of(self, label: str, limits: KeyLimits) -> KeyMeter | None:
         """None for a key without limits."""
         if not limits.has_any:
             return None
         if label not in self._meters:
-            self._meters[label] = Meter(limits, self._clock)
+            self._meters[label] = KeyMeter(limits, self._clock)
         meter = self._meters[label]
         if meter.limits != limits:
             meter.apply(limits)

@@ -26,7 +26,7 @@ Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="a SHA-256 in 
 Count = Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
 
 
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+class KeyLimits(msgspec.Struct, frozen=True, omit_defaults=True):
     """None: no limit."""
 
     rpm: Count | None = None  # requests per minute
@@ -45,7 +45,7 @@ class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     sha256: Hash
     created: datetime.datetime
     expires: datetime.datetime | None = None
-    limits: Limits = Limits()
+    limits: KeyLimits = KeyLimits()
     models: tuple[str, ...] | None = None  # their names, aliases or ids; None: all
     may_manage: bool = False  # load, unload, pull and delete models, and read /metrics
 

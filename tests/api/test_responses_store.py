@@ -33,6 +33,7 @@ from localinfra.api.openai.responses.store import (
 )
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import BodyTooLarge, NotFound
+from localinfra.leases import Leases
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
 
@@ -211,7 +212,8 @@ def test_another_key_finds_nothing_by_any_path(server: Server, path: str) -> Non
 
 def request_of(server: Server, key: str) -> Request:
     scope = {**scope_of(), "app": server.app}
-    RequestState.of(scope).caller = label(key)
+    state = RequestState.of(scope)
+    state.caller, state.leases = label(key), Leases(AppState.of(server.app).runtime)
     return Request(scope)
 
 
