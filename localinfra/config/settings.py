@@ -66,7 +66,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     host: Host = "localhost"  # address to listen on; localhost is both 127.0.0.1 and ::1
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  # port to listen on; 0 takes any free one
-    api_keys: tuple[ApiKey, ...] = ()  # every request needs one of these; if empty, anyone may call
+    # every request needs one of these, or one made by `localinfra key new`; without any, anyone may
+    # call
+    api_keys: tuple[ApiKey, ...] = ()
     allow_unauthenticated: bool = False  # allow listening beyond loopback without a key
     allowed_hosts: tuple[Host, ...] = ()  # Host headers accepted besides loopback's and `host`
     allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
