@@ -21,9 +21,9 @@ from localinfra.errors import ApiError, ConfigError
 from localinfra.keys import file
 from localinfra.keys.record import (
     MAX_NUMBER,
+    KeyLimits,
     KeyName,
     KeyRecord,
-    KeyLimits,
     hash_of,
     make_key,
     utc_now,
