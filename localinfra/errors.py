@@ -3,6 +3,9 @@
 Raised where the fact is known; one handler in `api/` makes them responses, `cli/` one line.
 """
 
+import math
+from typing import Literal
+
 
 class ApiError(Exception):
     """An error with an HTTP status. `message` tells the reader what to do next."""
@@ -133,6 +136,18 @@ class HeadersTooLarge(ApiError):
 
 class QueueFull(ApiError):
     status, type, code = 429, "rate_limit_error", "queue_full"
+
+
+class RateLimited(ApiError):
+    """A key has used up one of its limits: its `type` says of what."""
+
+    status, code = 429, "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, what: Literal["requests", "tokens"] = "requests", wait_s: float = 1.0
+    ) -> None:
+        super().__init__(message, retry_after_s=max(1, math.ceil(wait_s)))
+        self.type = what
 
 
 class ModelUnavailable(ApiError):

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, TypeVar
 
+from localinfra.keys.meter import Permit
 from localinfra.kinds import EMBEDDING, IMAGE, RERANK, TEXT, Kind, LoadedModel
-from localinfra.models.catalog import misplaced
+from localinfra.models.catalog import Catalog, misplaced
 from localinfra.models.entries import ModelEntry
 from localinfra.models.seats import Lease
 from localinfra.runtime import Runtime
@@ -19,11 +20,22 @@ M = TypeVar("M", bound=LoadedModel)
 
 class Leases:
     """Event loop only. Every method that gets a model raises ModelNotFound, InvalidRequest for a
-    model of another kind, and ModelUnavailable."""
+    model of another kind, ModelUnavailable, and RateLimited."""
 
-    def __init__(self, runtime: Runtime):
+    def __init__(self, runtime: Runtime, permit: Permit | None = None):
+        """`permit`: what the request may use."""
         self._runtime = runtime
+        self._permit = permit or Permit()
         self._leases: dict[str, Lease[LoadedModel]] = {}
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models that the request may use: it learns of no others."""
+        return self._runtime.catalog.only(self._permit.models)
+
+    async def seek(self, name: str) -> None:
+        """Looks for an unknown model, whose files may have just come."""
+        await self._runtime.seek(name)
 
     async def get(self, kind: Kind[E, M], name: str, route: str) -> M:
         """The model a request asks for, loaded."""
@@ -31,6 +43,7 @@ class Leases:
         if found not in self._leases:
             # Another model than before would wait for memory that this request itself may keep.
             assert not self._leases, "a request uses one model"
+            self._permit.enter()
             lease = self._leases[found] = await self._runtime.lease(found)
             if not isinstance(lease.model.entry, kind.entry):  # a reload has changed it meanwhile
                 raise misplaced(found, lease.model.entry, route)
@@ -38,8 +51,8 @@ class Leases:
 
     async def name(self, kind: Kind[E, M], name: str, route: str) -> str:
         """That of the model that `get` would load."""
-        await self._runtime.seek(name)
-        return self._runtime.catalog.resolve_as(kind.entry, name, route)[0]
+        await self.seek(name)
+        return self.catalog.resolve_as(kind.entry, name, route)[0]
 
     async def text(self, name: str, route: str) -> "TextModel":
         return await self.get(TEXT, name, route)
@@ -52,7 +65,7 @@ class Leases:
 
     async def image(self, name: str | None, default: str, route: str) -> "ImageModel":
         """Without a name: the default, or the first image model if that is not served."""
-        catalog = self._runtime.catalog
+        catalog = self.catalog
         if name is None:
             entries = catalog.entries.items()
             images = (name for name, entry in entries if isinstance(entry, IMAGE.entry))

@@ -7,6 +7,7 @@ import msgspec
 
 from localinfra.config import settings as config_file
 from localinfra.config.settings import Config, ServerSettings
+from localinfra.keys import file as key_file
 from localinfra.models import catalog as catalog_file
 from localinfra.models.catalog import Catalog
 
@@ -32,14 +33,18 @@ class Origin:
         models: Sequence[str] = (),
         options: Mapping[str, object] = {},
         check: Callable[[Catalog, Path], None] = lambda catalog, path: None,
+        keys: Path | None = None,
     ):
         """`path`: the settings file, by default as `config.settings.load` finds it. `models`: files
         and folders to serve: alone, without a `path`. `options` replace keys of `[server]`. `check`
-        raises ConfigError if files of models are not what their tables say."""
+        raises ConfigError if files of models are not what their tables say. `keys`: the file of the
+        named keys."""
         self._path = path
         self._models = models
         self._options = options
         self._check = check
+        self._keys = keys
+        self.has_named_keys = False  # when it was last read
         self._config: Config | None = None
 
     def read(self) -> tuple[ServerSettings, Catalog]:
@@ -49,10 +54,12 @@ class Origin:
             server = msgspec.structs.replace(config.server, models_dir=None, serve_pulled=False)
             config = msgspec.structs.replace(config, server=server, models={})
         server = msgspec.structs.replace(config.server, **self._options)
-        server.check_exposure()
+        book = key_file.read(self._keys) if self._keys else None
+        has_named_keys = book is not None and bool(book.keys)
+        server.check_exposure(has_named_keys=has_named_keys)
         catalog = catalog_file.discover(config, self._models)
         self._check(catalog, config.path)
-        self._config = config
+        self._config, self.has_named_keys = config, has_named_keys
         return server, catalog
 
     def discover(self) -> Catalog:
@@ -78,10 +85,12 @@ class Changes(msgspec.Struct, frozen=True):
         return f"{models}. Only a restart changes {keys} of [server]." if keys else f"{models}."
 
 
-def merged(old: ServerSettings, new: ServerSettings) -> tuple[ServerSettings, list[str]]:
+def merged(
+    old: ServerSettings, new: ServerSettings, *, has_named_keys: bool = False
+) -> tuple[ServerSettings, list[str]]:
     """The new settings with the old values of the keys that need a restart, and those of these that
     differ. Raises ConfigError if others could then use the server without a key."""
     kept = {name: getattr(old, name) for name in NEEDS_RESTART}
     found = msgspec.structs.replace(new, **kept)
-    found.check_exposure()
+    found.check_exposure(has_named_keys=has_named_keys)
     return found, [name for name in sorted(kept) if getattr(new, name) != kept[name]]

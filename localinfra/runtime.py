@@ -198,7 +198,8 @@ class Runtime:
         async with self._reading:
             settings, catalog = await in_daemon_thread(self._origin.read, name="reload")
             before = self.settings
-            self.settings, needs_restart = merged(before, settings)
+            has_keys = self._origin.has_named_keys
+            self.settings, needs_restart = merged(before, settings, has_named_keys=has_keys)
             old, new = self.catalog.entries, catalog.entries
             forgiven = await in_daemon_thread(self.safeguard.forget, name="forget deaths")
             self._serve(catalog, forgiven)

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from localinfra.api.app import create_app
 from localinfra.costs import Ledger
 from localinfra.engine.request import EngineStats
+from localinfra.keys.holders import Holders
 from localinfra.runtime import Runtime
 
 
@@ -18,9 +19,11 @@ class Application(Serving):
 
     main_model: ClassVar[str]
 
-    def __init__(self, runtime: Runtime, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, ledger: Ledger | None = None, holders: Holders | None = None
+    ) -> None:
         self.runtime = runtime
-        super().__init__(self.wrapped(create_app(runtime, ledger)), runtime.settings)
+        super().__init__(self.wrapped(create_app(runtime, ledger, holders)), runtime.settings)
 
     def wrapped(self, app: ASGIApp) -> ASGIApp:
         """What is served, over the application."""

@@ -1,8 +1,9 @@
 """Makes `fakes` importable: the tests are no package. Children get the signals of a terminal. And
-the pipeline that several modules use."""
+the pipeline that several modules use. No test sees this user's keys or conversations."""
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from children import give_children_default_signals
 
 give_children_default_signals()
+
+DATA = tempfile.TemporaryDirectory(prefix="localinfra-data-")  # until the process ends
+os.environ["LOCALINFRA_DATA"] = DATA.name
 
 # Examples take as long as a busy machine needs. They are the same in every run, lest a run of a
 # good change fails; `--hypothesis-profile search` looks for new ones.

@@ -26,6 +26,7 @@ from localinfra.engine.backend import Batch
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import InvalidRequest
+from localinfra.keys.holders import Holders
 from localinfra.kinds import LoadedModel
 from localinfra.models import catalog as catalog_file
 from localinfra.models.entries import ModelEntry, TextModelEntry
@@ -285,12 +286,20 @@ class EchoServer(Application):
     main_model = ECHO
     runtime_kind = EchoRuntime
 
-    def __init__(self, folder: Path, catalogue: str = CATALOGUE, ledger: Ledger | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        catalogue: str = CATALOGUE,
+        ledger: Ledger | None = None,
+        holders: Holders | None = None,
+    ):
         for name in (*FILES, "damaged.gguf"):
             (folder / name).write_bytes(b"GGUF" + bytes(100))
         (folder / "models.toml").write_text(catalogue)
         config = config_file.load(folder / "models.toml")
-        super().__init__(self.runtime_kind(config.server, catalog_file.load(config)), ledger)
+        super().__init__(
+            self.runtime_kind(config.server, catalog_file.load(config)), ledger, holders
+        )
         self.client = httpx2.Client(base_url=self.url, timeout=600)
         self._slow_steps = 0  # of answers that were cut short
 

@@ -36,3 +36,14 @@ def test_files_named_in_the_text_exist(document: Path) -> None:
     named = FILE.findall(re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S))
     places = (ROOT, ROOT / "localinfra", ROOT / "tests", document.parent)
     assert not [path for path in named if not any((place / path).exists() for place in places)]
+
+
+def test_the_tests_that_hold_a_promise_are_there() -> None:
+    security = (ROOT / "SECURITY.md").read_text()
+    table = security.partition("### Between keys")[2].partition("\n## ")[0]
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    files = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    named = re.findall(r"`(?:[\w/]+/)?(test_\w+(?:\.py)?)`", table)
+    assert len(named) > 15
+    for name in named:
+        assert name in files if name.endswith(".py") else f"def {name}(" in code, name

@@ -16,12 +16,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"},
+        {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
+        | {"shares"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
         | {"interpreter", "llama_builds"},
         {"deaths", "devices", "journal"},
         {"supervisor"},
-        {"config", "chat", "engine", "costs", "conversations", "llama_usable"},
+        {"config", "chat", "keys", "engine", "costs", "conversations", "llama_usable"},
         {"models", "llama", "prefixes"},
         {"optimize"},
         {"text", "embed", "image"},

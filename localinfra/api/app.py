@@ -19,6 +19,7 @@ from localinfra.api.http.errors import EXCEPTION_HANDLERS
 from localinfra.api.http.guard import IMAGE_FILES, PAGE_FILES, Access, Guard
 from localinfra.api.http.leasing import Leasing
 from localinfra.api.http.leaving import Leaving
+from localinfra.api.http.limiting import Limiting
 from localinfra.api.http.paths import CanonicalPaths
 from localinfra.api.http.running import Running
 from localinfra.api.http.state import AppState
@@ -62,6 +63,7 @@ from localinfra.api.tokens import create_tokens, describe_tokenizer, join_tokens
 from localinfra.conversations.database import default_path
 from localinfra.conversations.store import ChatStore
 from localinfra.costs import Ledger
+from localinfra.keys.holders import Holders
 from localinfra.runtime import Runtime
 
 # Base URLs in use: ours and OpenAI's, then those of hosted services whose clients we serve.
@@ -158,16 +160,19 @@ def routes(*, has_ollama: bool) -> list[Route]:
     ]
 
 
-def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
+def create_app(
+    runtime: Runtime, ledger: Ledger | None = None, holders: Holders | None = None
+) -> Starlette:
     """The application over a runtime; its lifespan starts loading the models and closes them.
 
-    Usage goes to the ledger if there is one, else to the metrics only."""
+    Usage goes to the ledger if there is one, else to the metrics only. `holders`: of named keys,
+    which have been read."""
     ledger = ledger or Ledger()
-    images, access, running = ImageFiles(), Access(), Running()
+    images, access, running = ImageFiles(), Access(holders=holders), Running()
 
     def detached(work: ASGIApp) -> ASGIApp:
         """What work in the background has around it."""
-        return RequestMetrics(Leasing(Leaving(work, running), runtime), state.metrics)
+        return RequestMetrics(Limiting(Leasing(Leaving(work, running), runtime)), state.metrics)
 
     runtime.follow(images.apply)
     runtime.follow(access.apply)
@@ -193,6 +198,7 @@ def create_app(runtime: Runtime, ledger: Ledger | None = None) -> Starlette:
             Middleware(RequestMetrics, metrics=state.metrics),
             Middleware(Arriving),
             Middleware(Guard, access=access),
+            Middleware(Limiting),
             Middleware(Leasing, runtime=runtime),
             Middleware(Leaving, running=running),
         ],

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from localinfra.api.generation.params import Defaults
-from localinfra.api.generation.usage import Charge
+from localinfra.api.generation.usage import Charge, expected_tokens
 from localinfra.api.http.background import BackgroundAnswer, BackgroundAnswers
 from localinfra.api.http.body import Decoded, read_body
 from localinfra.api.http.errors import json_response
@@ -64,6 +64,7 @@ class Call(Generic[Body]):
         self._keepalive_s = self._app.runtime.settings.keepalive_s
         self.request = request
         self.body = decoded.value
+        self._state.permit.expected_tokens = expected_tokens(decoded.size, decoded.value)
         self.runtime = self._app.runtime
         self.threads = self._app.threads
         self.id = self._state.id  # `x-request-id`
@@ -121,7 +122,7 @@ class Call(Generic[Body]):
     def defaults(self, name: str) -> Defaults:
         """Those of a text model, before it is loaded. Without any of its own if there is no such
         model, which is an error elsewhere."""
-        return Defaults(self.default_seed, self.runtime.catalog.sampling(name))
+        return Defaults(self.default_seed, self.models.catalog.sampling(name))
 
     def log_user(self, user: str | None) -> None:
         if user:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from localinfra.api.call import Call
 from localinfra.api.http.errors import json_response
-from localinfra.api.http.managing import check_may_manage
+from localinfra.api.http.managing import check_has_own
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.conversations.store import ChatHead, ChatStore
 from localinfra.errors import Forbidden, InvalidRequest, NotFound
@@ -124,7 +124,7 @@ def check_kept(request: Request) -> None:
         raise ChatsNotKept(
             "This server keeps no conversations: set keep_chats = true in [server] of models.toml."
         )
-    check_may_manage(request, "conversations")
+    check_has_own(request, "conversations")
 
 
 def is_utf_8(data: bytes) -> bool:

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra.api.http.request_log import log_request
 from localinfra.api.http.state import AppState, RequestState
+from localinfra.errors import Forbidden
 from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
 
@@ -106,6 +107,11 @@ async def get_metrics(request: Request) -> Response:
     """Counts and measures what happens.
 
     In Prometheus' text format, or in OpenMetrics' if the client asks for it."""
+    if not RequestState.of(request.scope).may_manage:
+        raise Forbidden(
+            "This API key may not read the metrics, which are those of all keys: use one that was "
+            "made with --manage, by `localinfra key new NAME --manage`."
+        )
     state = AppState.of(request.app)
     update_gauges(state.metrics, state.runtime)
     text, kind = await state.exposition.text(request.headers.get("accept", ""))

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from localinfra.api.http.background import BackgroundAnswer, BackgroundAnswers, follow
 from localinfra.api.http.errors import json_response
-from localinfra.api.http.managing import check_may_manage
+from localinfra.api.http.managing import check_has_own
 from localinfra.api.http.running import Running, RunningRequest
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.errors import NotFound
@@ -31,7 +31,7 @@ class RequestsCancelled(msgspec.Struct, frozen=True):
 
 async def list_requests(request: Request) -> Response:
     """Lists the requests that are being answered: those with the same key."""
-    check_may_manage(request)
+    check_has_own(request)
     running = AppState.of(request.app).store(Running)
     return json_response(RunningList(running.of(RequestState.of(request.scope).caller)))
 
@@ -40,7 +40,7 @@ async def cancel_request(request: Request) -> Response:
     """Ends a running request with the same key."""
     running, id = AppState.of(request.app).store(Running), request.path_params["id"]
     if background_of(request) is None:
-        check_may_manage(request)
+        check_has_own(request)
     number = running.cancel(id, RequestState.of(request.scope).caller)
     if not number:
         raise NotFound(f"No request with the id {id[:100]!r} is running, or no longer.")

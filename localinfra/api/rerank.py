@@ -69,7 +69,7 @@ async def create_ranking(request: Request) -> Response:
     body, texts = call.body, call.body.texts()
     model = await call.models.rerank(body.model, ROUTE)
     charge = call.charge(model)
-    scores = await model.score(body.query, texts, truncate=body.truncate)
+    scores = await model.score(body.query, texts, truncate=body.truncate, client=call.caller)
     call.add_headers(truncated_header(scores.truncated))
     order = sorted(range(len(texts)), key=lambda index: -scores.values[index])
     results = [

@@ -15,7 +15,7 @@ from localinfra.api.call import Call
 from localinfra.api.generation.params import TemplateKwargs, kwarg_paths
 from localinfra.api.generation.tools import SentTools, Tools, read_tools, tool_use
 from localinfra.api.http.errors import json_response
-from localinfra.api.http.state import AppState, RequestState
+from localinfra.api.http.state import RequestState
 from localinfra.api.http.weight import MAX_TOKEN_IDS
 from localinfra.chat.messages import MAX_MESSAGES, Message, left_out
 from localinfra.chat.template import check_kwargs, ends_in_answer
@@ -160,7 +160,7 @@ async def describe_tokenizer(request: Request) -> Response:
 
 async def named_model(request: Request, name: str | None) -> "TextModel":
     if name is None:
-        name = only_text_model(AppState.of(request.app).runtime.catalog)
+        name = only_text_model(RequestState.of(request.scope).models.catalog)
     return await RequestState.of(request.scope).models.text(name, request.scope["path"])
 
 

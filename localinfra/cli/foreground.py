@@ -19,6 +19,7 @@ from localinfra.cli.client import local_url
 from localinfra.config.settings import ServerSettings
 from localinfra.costs import Ledger
 from localinfra.errors import ConfigError
+from localinfra.keys.holders import Holders
 from localinfra.models.entries import KINDS, ModelEntry, TextModelEntry
 from localinfra.models.sources import state as file_state
 from localinfra.runtime import Runtime
@@ -34,8 +35,15 @@ class Foreground(Server):
     0. A second one ends the process at once, and so does failing to end within `CANCEL_S` after
     the deadline."""
 
-    def __init__(self, runtime: Runtime, ledger: Ledger, handed: HandedOver | None = None):
-        super().__init__(create_app(runtime, ledger), runtime.settings)
+    def __init__(
+        self,
+        runtime: Runtime,
+        ledger: Ledger,
+        handed: HandedOver | None = None,
+        holders: Holders | None = None,
+    ):
+        self._holders = holders or Holders()
+        super().__init__(create_app(runtime, ledger, self._holders), runtime.settings)
         self._runtime = runtime
         self._handed = handed
         self._is_broken = False
@@ -64,7 +72,8 @@ class Foreground(Server):
             addresses = [server.sockets[0].getsockname()[:2] for server in self.servers]
             (host, port), *others = addresses
             for_ollama = next((local_url(host, at) for _, at in others if at != port), None)
-            self._tell(banner(local_url(host, port), self._runtime, for_ollama))
+            url = local_url(host, port)
+            self._tell(banner(url, self._runtime, for_ollama, has_keys=not self._holders.is_open))
 
     def _tell(self, text: str) -> None:
         """For who has started it. Containers and services join the output with the log: where
@@ -163,7 +172,9 @@ def has_terminal() -> bool:
     return True
 
 
-def banner(base: str, runtime: Runtime, for_ollama: str | None = None) -> str:
+def banner(
+    base: str, runtime: Runtime, for_ollama: str | None = None, *, has_keys: bool = False
+) -> str:
     """The URLs, the models, and a curl line that works. `for_ollama`: another URL."""
     entries = runtime.catalog.entries
     ready = {name: e for name, e in entries.items() if file_state(e.source) == "present"}
@@ -178,7 +189,7 @@ def banner(base: str, runtime: Runtime, for_ollama: str | None = None) -> str:
         count = f"and {absent} more" if ready else f"none yet: {absent} models"
         lines.append(f"  {count} whose files are missing: localinfra list")
     if ready:
-        lines += ["", "Try it:", *example(base, ready, has_keys=bool(runtime.settings.api_keys))]
+        lines += ["", "Try it:", *example(base, ready, has_keys=has_keys)]
     return "\n".join([*lines, "", "Press Ctrl-C to stop."])
 
 

@@ -28,6 +28,7 @@ COMMANDS = {  # name → (its click object in localinfra.cli.NAME, what it does)
     "show": ("show", "Show what a model is, and what it takes."),
     "rm": ("remove_models", "Delete the files of pulled models."),
     "service": ("service", "Let the system start the server, at each login."),
+    "key": ("key", "Make, list and revoke API keys with names and limits."),
     "completion": ("completion", "Print the script that completes commands in a shell."),
     "costs": ("show_costs", "Show what each key has used of each model, and its price."),
     "optimize": ("optimize", "Measure faster types of a model's weights on this CPU."),

@@ -26,6 +26,8 @@ from localinfra.costs import Ledger, default_path
 from localinfra.errors import ApiError, ConfigError
 from localinfra.executor import in_daemon_thread
 from localinfra.interpreter import eager_switches
+from localinfra.keys import file as key_file
+from localinfra.keys.holders import Holders
 from localinfra.models.catalog import Catalog
 from localinfra.models.entries import TextModelEntry
 from localinfra.models.histories import deaths
@@ -75,8 +77,10 @@ def serve(
     hold_hangups()
     flags = {"host": host, "port": port, "log_level": "debug" if verbose else log_level}
     given = {name: value for name, value in flags.items() if value is not None}
-    origin = Origin(path, models, given, check_files)
+    keys = key_file.default_path()
+    origin, holders = Origin(path, models, given, check_files, keys), Holders(keys)
     settings, catalog = origin.read()
+    holders.read()
     logs.configure(settings.log_level, settings.log_format)
 
     handed = supervisor.handed_over()
@@ -96,7 +100,7 @@ def serve(
         runtime.start()  # models with `preload` load while the rest is imported
         serving = await in_daemon_thread(lambda: imported(catalog), name="imports")
         ledger = Ledger(default_path() if settings.keep_costs else None)
-        server = serving(runtime, ledger, handed)
+        server = serving(runtime, ledger, handed, holders)
         await server.serve(sockets)
         end_within(server.status)
         return server.started, server.status

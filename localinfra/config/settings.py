@@ -66,7 +66,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     host: Host = "localhost"  # address to listen on; localhost is both 127.0.0.1 and ::1
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  # port to listen on; 0 takes any free one
-    api_keys: tuple[ApiKey, ...] = ()  # every request needs one of these; if empty, anyone may call
+    # every request needs one of these, or one made by `localinfra key new`; without any, anyone may
+    # call
+    api_keys: tuple[ApiKey, ...] = ()
     allow_unauthenticated: bool = False  # allow listening beyond loopback without a key
     allowed_hosts: tuple[Host, ...] = ()  # Host headers accepted besides loopback's and `host`
     allowed_origins: tuple[Origin, ...] = ()  # web pages that may call, besides loopback's
@@ -141,13 +143,15 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         shown = ", ".join(f"{k}={v!r}" for k, v in (values | {"api_keys": hidden}).items())
         return f"ServerSettings({shown})"
 
-    def check_exposure(self) -> None:
+    def check_exposure(self, *, has_named_keys: bool = False) -> None:
         """Raises ConfigError if other machines could use the server without a key."""
-        if not (self.api_keys or self.allow_unauthenticated or is_local(self.host)):
+        has_keys = self.api_keys or has_named_keys
+        if not (has_keys or self.allow_unauthenticated or is_local(self.host)):
             raise ConfigError(
                 f"serving on {self.host} without an API key would let anyone who reaches this "
-                "machine use its models: set api_keys in [server] or LOCALINFRA_API_KEYS, or "
-                "allow_unauthenticated = true in [server] if something else protects the address"
+                "machine use its models: make a key with `localinfra key new NAME`, set api_keys "
+                "in [server] or LOCALINFRA_API_KEYS, or allow_unauthenticated = true in [server] "
+                "if something else protects the address"
             )
 
 

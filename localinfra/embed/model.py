@@ -145,6 +145,7 @@ class EmbeddingModel(EncoderModel):
         dimensions: int | None = None,
         normalize: bool = True,
         param: str = "input",
+        client: str = "",
     ) -> Embeddings:
         """`truncate` None: as set in models.toml. Raises InvalidRequest with `param` and the index
         of a text that can't be used, QueueFull or EngineFailed."""
@@ -153,14 +154,14 @@ class EmbeddingModel(EncoderModel):
                 f"dimensions must be from 1 to {self.dimensions} for {self.name}.",
                 "dimensions",
             )
-        self.worker.check_room()
+        self.worker.check_room(client)
         truncate = self.entry.truncate if truncate is None else truncate
         work = functools.partial(self._tokens, inputs, prompt, truncate, param)
         num_characters = sum(len(text) + len(prompt) + 20 for text in inputs)
         is_small = num_characters <= INLINE_CHARACTERS and isinstance(inputs[0], str)
         run = self._reading.run
         texts, truncated = work() if is_small else await run(work, size=num_characters)
-        rows = await self.worker.rows(texts)
+        rows = await self.worker.rows(texts, client)
         finish = functools.partial(self._finish, rows, dimensions, normalize)
         rows = finish() if rows.size <= INLINE_NUMBERS else await run(finish)
         return Embeddings(rows, sum(map(len, texts)), truncated)
@@ -231,15 +232,17 @@ class RerankModel(EncoderModel):
         self.worker = worker
         self._tokenizer: FastTokenizer = tokenizer
 
-    async def score(self, query: str, documents: Sequence[str], *, truncate: bool) -> Scores:
+    async def score(
+        self, query: str, documents: Sequence[str], *, truncate: bool, client: str = ""
+    ) -> Scores:
         """Raises InvalidRequest if the query leaves no room for documents, or if a pair is too long
         without `truncate`; QueueFull or EngineFailed."""
-        self.worker.check_room()
+        self.worker.check_room(client)
         num_characters = len(query) * len(documents) + sum(map(len, documents))
         pairs, truncated = await self._reading.run(
             self._pairs, query, documents, truncate, size=num_characters
         )
-        rows = await self.worker.rows(pairs)
+        rows = await self.worker.rows(pairs, client)
         if not np.isfinite(rows).all():
             raise ApiError(
                 f"{self.name} returned scores with NaN or infinity; try dtype = 'float32'."

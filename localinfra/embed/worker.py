@@ -15,6 +15,7 @@ from localinfra.embed.encoder import Encoder, Rows, Tokens
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 from localinfra.journal import Mark, StepKind
 from localinfra.logs import about, request_id
+from localinfra.shares import fullness, has_room
 from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class EmbedWorker:
         self._encoder = encoder  # only the event loop and `replace` read it without the lock
         self._name = name
         self._max_waiting = max_waiting
-        self._num_waiting = 0  # the event loop's
+        self._in_queue = Counter[str]()  # requests by client; the event loop's
         self._is_closed = False
         self._fault: str | None = None  # why its threads have ended
         self._commands: deque[Callable[[], None]] = deque()
@@ -81,22 +82,22 @@ class EmbedWorker:
 
     @property
     def num_waiting(self) -> int:
-        return self._num_waiting
+        return self._in_queue.total()
 
-    def check_room(self) -> None:
+    def check_room(self, client: str = "") -> None:
         """Raises QueueFull; for callers with work to do before they can ask for rows."""
-        if self._num_waiting >= self._max_waiting:
+        if not has_room(self._in_queue, client, self._max_waiting):
             raise QueueFull(
-                f"{self._name} has {self._num_waiting} requests waiting; try again in a moment.",
+                f"{self._name}: {fullness(self._in_queue, client)}; try again in a moment.",
                 retry_after_s=1,
             )
 
-    async def rows(self, texts: Sequence[Tokens]) -> Rows:
+    async def rows(self, texts: Sequence[Tokens], client: str = "") -> Rows:
         """The rows of these texts, in their order. Cancelling frees the place at the next batch.
 
         Raises QueueFull, EngineFailed if computing failed, and ModelUnavailable while closing.
         """
-        self.check_room()
+        self.check_room(client)
         loop = asyncio.get_running_loop()
         job, future = EncodeJob(texts, self.width), loop.create_future()
         # First, so that it is told of any failure.
@@ -105,7 +106,7 @@ class EmbedWorker:
         if self._is_closed:  # checked last: the threads may not look at commands again
             self._waiting.pop(job, None)
             raise closed(self._fault)
-        self._num_waiting += 1
+        self._in_queue[client] += 1
         try:
             rows: Rows = await future
             return rows
@@ -113,7 +114,7 @@ class EmbedWorker:
             self._tell(lambda: self._forget(job))
             raise
         finally:
-            self._num_waiting -= 1
+            self._in_queue[client] -= 1
 
     def replace(self, encoder: Encoder) -> None:
         """Uses this encoder from the next batch on; it must give the same rows on at least as many

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from localinfra.engine.generation import Generation
 from localinfra.errors import QueueFull
+from localinfra.shares import fullness, has_room
 
 MAX_CHOICES = 4096  # waiting choices: as in four requests of the maximum size
 
@@ -17,21 +18,15 @@ def check_room(generations: Iterable[Generation], client: str, most: int) -> Non
         if num_waiting := generation.num_waiting:
             choices[generation.group.client] += num_waiting
             requests[generation.group.client] += not generation.group.num_started
-    if not _has_room(requests, client, most):
+    if not has_room(requests, client, most):
         raise QueueFull(
-            f"{requests.total()} requests are waiting for this model already; try again later, or "
-            "raise max_queue in models.toml.",
+            f"{fullness(requests, client)}, and a key's share is full: try again later, or raise "
+            "max_queue in models.toml.",
             retry_after_s=5,
         )
-    if not _has_room(choices, client, MAX_CHOICES):
+    if not has_room(choices, client, MAX_CHOICES):
         raise QueueFull(
             f"{choices.total()} choices are waiting for this model already; try again later, or "
             "ask for fewer at once (n, best_of, prompts).",
             retry_after_s=5,
         )
-
-
-def _has_room(waiting: Counter[str], client: str, most: int) -> bool:
-    """Whether fewer than `most` wait, or the client has fewer than its share."""
-    share = most / len(waiting.keys() | {client})
-    return waiting.total() < most or waiting[client] < share

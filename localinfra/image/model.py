@@ -76,9 +76,9 @@ class ImageModel:
             )
         return tokens
 
-    def check_queue(self) -> None:
+    def check_queue(self, client: str) -> None:
         """See `ImageWorker.check_queue`; call it before work that a full queue would waste."""
-        self.worker.check_queue()
+        self.worker.check_queue(client)
 
     def events(self, request: ImageRequest) -> Painting:
         """See `ImageWorker.events`."""

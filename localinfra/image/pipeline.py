@@ -81,7 +81,7 @@ class FluxPainter:
         self._from_picture, self._from_mask = picture_pipelines(diffusers, self._pipe)
         for pipe in (self._pipe, self._from_picture, self._from_mask):
             pipe.set_progress_bar_config(disable=True)
-        self._prompts: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
+        self._prompts: OrderedDict[tuple[str, str], tuple[Any, Any]] = OrderedDict()
         # Tokenizers hold truncation and padding as state, so counting uses its own copies, one
         # thread at a time.
         self._counters = copy.deepcopy((self._pipe.tokenizer, self._pipe.tokenizer_2))
@@ -184,7 +184,7 @@ class FluxPainter:
         (vae.enable_tiling if is_tiled else vae.disable_tiling)()
         try:
             with torch.inference_mode():
-                embeds, pooled = self._encode(request.prompt)
+                embeds, pooled = self._encode(request)
                 pipe, options = self._pipeline(request)
                 made = pipe(
                     prompt_embeds=embeds,
@@ -236,16 +236,18 @@ class FluxPainter:
         kept.paste(picture, mask=original.mask)
         return kept
 
-    def _encode(self, prompt: str) -> tuple[Any, Any]:
-        if prompt not in self._prompts:
+    def _encode(self, request: ImageRequest) -> tuple[Any, Any]:
+        """What is kept is each client's own: else the time would tell that another had it too."""
+        prompt, key = request.prompt, (request.client, request.prompt)
+        if key not in self._prompts:
             embeds, pooled, _ = self._pipe.encode_prompt(
                 prompt=prompt, prompt_2=None, max_sequence_length=MAX_PROMPT_TOKENS
             )
-            self._prompts[prompt] = embeds, pooled
+            self._prompts[key] = embeds, pooled
             if len(self._prompts) > KEPT_PROMPTS:
                 self._prompts.popitem(last=False)
-        self._prompts.move_to_end(prompt)
-        return self._prompts[prompt]
+        self._prompts.move_to_end(key)
+        return self._prompts[key]
 
     def _preview(self, latents: Any, request: ImageRequest) -> Any:
         """A small picture of unfinished latents [1, tokens, channels]."""

@@ -26,6 +26,7 @@ class ImageRequest(msgspec.Struct, frozen=True):
     seeds: tuple[int, ...]  # one per image
     num_previews: int = 0  # per image, while it is made
     original: Original | None = None
+    client: str = ""  # clients take turns, and what is kept of a prompt is each one's own
 
     @property
     def num_steps_taken(self) -> int:

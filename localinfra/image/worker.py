@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -17,6 +17,7 @@ from localinfra.errors import ApiError, EngineFailed, ModelUnavailable, QueueFul
 from localinfra.image.request import Event, Finished, ImageRequest
 from localinfra.journal import Mark, StepKind
 from localinfra.logs import about, request_id
+from localinfra.shares import fullness, has_room
 from localinfra.watchdog import Pulse
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class PaintJob:
         self.request_id = request_id.get()
         self.is_cancelled = False
         self.next_image = 0  # thread only
+        self.turn = 0  # thread only: when it came, or was last painted
         self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._loop = loop
 
@@ -71,7 +73,7 @@ class ImageWorker:
         self._painter = painter
         self._name = name
         self._max_waiting = max_waiting
-        self._num_waiting = 0  # event loop only
+        self._waiting = Counter[str]()  # requests by client; event loop only
         self._is_closed = False
         self._fault: str | None = None  # why the thread has ended
         self._pulse = Pulse()  # written by the thread
@@ -80,13 +82,15 @@ class ImageWorker:
         self._arrivals: deque[PaintJob] = deque()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._work = threading.Semaphore(0)
-        self._turns: deque[PaintJob] = deque()  # thread only
+        self._turns: deque[PaintJob] = deque()  # thread only, as the next two
+        self._served: dict[str, int] = {}  # by client: its last turn
+        self._now = 0  # counts turns
         self._thread = threading.Thread(target=self._run, name=f"image {name}", daemon=True)
         self._thread.start()
 
     @property
     def num_waiting(self) -> int:
-        return self._num_waiting
+        return self._waiting.total()
 
     @property
     def fault(self) -> str | None:
@@ -100,28 +104,29 @@ class ImageWorker:
         """What the thread is doing, for a watchdog."""
         return self._pulse
 
-    def check_queue(self) -> None:
+    def check_queue(self, client: str) -> None:
         """Raises QueueFull if too many requests are waiting."""
-        if self._num_waiting >= self._max_waiting:
+        if not has_room(self._waiting, client, self._max_waiting):
             raise QueueFull(
-                f"{self._name} has {self._num_waiting} requests waiting; try again later.",
+                f"{self._name}: {fullness(self._waiting, client)}; try again later.",
                 retry_after_s=10,
             )
 
     def events(self, request: ImageRequest) -> "Painting":
         """Submits the request. Event loop only. Raises QueueFull, or ModelUnavailable if closed."""
-        self.check_queue()
+        client = request.client
+        self.check_queue(client)
         job = PaintJob(request, asyncio.get_running_loop())
         self._arrivals.append(job)
         self._work.release()
         if self._is_closed:  # checked last: the thread may have taken its last arrivals before
             raise unloaded(self._name)
-        self._num_waiting += 1
-        return Painting(job, self._left)
+        self._waiting[client] += 1
+        return Painting(job, lambda: self._left(client))
 
-    def _left(self) -> None:
+    def _left(self, client: str) -> None:
         """Called once when a request ends, whether finished or not."""
-        self._num_waiting -= 1
+        self._waiting[client] -= 1
 
     def call(self, command: Callable[[], None]) -> None:
         """Runs the command on the painting thread, between two batches. Blocks; raises what the
@@ -171,7 +176,7 @@ class ImageWorker:
                 self._run_commands()
                 self._take_arrivals()
                 if self._turns and not self._is_closed:
-                    self._paint(self._turns[0])
+                    self._paint(self._next_job())
         except BaseException as error:  # not the painter's: `_paint` handles those
             logger.exception("%s: the thread died", self._name)
             self._fault = f"the painting thread ended with {error!r:.300}"
@@ -194,7 +199,26 @@ class ImageWorker:
 
     def _take_arrivals(self) -> None:
         while self._arrivals:
-            self._turns.append(self._arrivals.popleft())
+            job = self._arrivals.popleft()
+            job.turn = self._next_turn()
+            self._turns.append(job)
+
+    def _next_turn(self) -> int:
+        self._now += 1
+        return self._now
+
+    def _next_job(self) -> PaintJob:
+        """Brings the job to the front whose turn it is: that of the client served longest ago."""
+
+        def rank(at: int) -> tuple[int, int]:
+            job = self._turns[at]
+            return self._served.get(job.request.client, 0), job.turn
+
+        # One step for `_fail_all`, which may look from another thread.
+        self._turns.rotate(-min(range(len(self._turns)), key=rank))
+        job = self._turns[0]
+        self._served[job.request.client] = self._next_turn()
+        return job
 
     def _paint(self, job: PaintJob) -> None:
         """Paints the job's next images, then moves it to the end of the queue."""
@@ -233,7 +257,7 @@ class ImageWorker:
             self._turns.popleft()
             return
         self._take_arrivals()  # they come before this job's next images
-        self._turns.rotate(-1)
+        job.turn = self._next_turn()
         self._work.release()
 
     def _end(self, job: PaintJob, error: Exception) -> None:

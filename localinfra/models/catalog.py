@@ -3,6 +3,7 @@
 Resolves names and finds files. Loads nothing, fetches nothing and imports no model package.
 """
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,28 @@ class Catalog:
                 f"{suggestion(fallback_model, self.names_by_id)}"
             )
         self.fallback_model = fallback_model
+        self._parts: dict[frozenset[str], Catalog] = {}
+
+    def only(self, ids: frozenset[str] | None) -> "Catalog":
+        """The part with these models, given by any of their names; a model's own name also gives
+        its versions. None: the whole."""
+        if ids is None:
+            return self
+        if ids not in self._parts:
+            own = {self.names_by_id[id] for id in ids if id in self.names_by_id}
+            part = copy.copy(self)
+            part.entries = {
+                name: entry
+                for name, entry in self.entries.items()
+                if name in own or model_of(name, entry) in ids
+            }
+            part.names_by_id = {
+                id: name for id, name in self.names_by_id.items() if name in part.entries
+            }
+            if part.fallback_model not in part.names_by_id:
+                part.fallback_model = None
+            self._parts[ids] = part
+        return self._parts[ids]
 
     @property
     def names(self) -> tuple[str, ...]:

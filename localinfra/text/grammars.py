@@ -59,10 +59,16 @@ class Sources:
 
 
 class Grammars:
-    """A model's grammars. Event loop only, except `close`."""
+    """A model's grammars. Event loop only, except `close`.
 
-    def __init__(self, vocabulary: Vocabulary):
+    Those kept are each client's own: else the time of a first answer would tell whether another one
+    uses the same schema.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, is_shared: bool = False):
+        """`is_shared`: clients may use each other's."""
         self._vocabulary = vocabulary
+        self._is_shared = is_shared
         self._compiler = GrammarCompiler(vocabulary.grammar_tokenizer)
         self._sources = Sources()
         self._compiling = BoundedExecutor("grammars", MAX_COMPILING, MAX_WAITING_GRAMMARS)
@@ -77,7 +83,9 @@ class Grammars:
         self._trying.close()
         self._compiler.close()  # ends running work too
 
-    async def compile(self, answer: Answer, prompt: ChatPrompt | None = None) -> Compiled:
+    async def compile(
+        self, answer: Answer, prompt: ChatPrompt | None = None, client: str = ""
+    ) -> Compiled:
         """Compiles the grammar that enforces `answer`, in a thread.
 
         The first takes half a second, most others milliseconds. Raises InvalidRequest or
@@ -85,27 +93,30 @@ class Grammars:
         """
         if answer.format is None and not answer.use.callable:
             return Compiled()
-        compiled = await self._compiling.run(self._compile_soon, answer, prompt)
+        owner = "" if self._is_shared else client
+        compiled = await self._compiling.run(self._compile_soon, answer, prompt, owner)
         if compiled is None:
-            compiled = await self._trying.run(self._compile, answer, prompt)
+            compiled = await self._trying.run(self._compile, answer, prompt, owner)
         return compiled
 
-    def _compile_soon(self, answer: Answer, prompt: ChatPrompt | None) -> Compiled | None:
+    def _compile_soon(
+        self, answer: Answer, prompt: ChatPrompt | None, owner: str
+    ) -> Compiled | None:
         """None if it may take long."""
         if answer.format and answer.format.kind != "json":
             return None
         try:
-            source = self._source(answer, prompt)
+            source = self._source(answer, prompt, owner)
             is_fast = source.is_plain and len(source.text) <= SMALL_CHARS
-            if not is_fast and not self._compiler.knows(source.text):
+            if not is_fast and not self._compiler.knows(source.text, owner):
                 return None
-            return self._compiled(source, answer)
+            return self._compiled(source, answer, owner)
         except InvalidRequest:
             if answer.use.callable:
                 return None  # the tools may need leniency
             raise
 
-    def _compile(self, answer: Answer, prompt: ChatPrompt | None) -> Compiled:
+    def _compile(self, answer: Answer, prompt: ChatPrompt | None, owner: str) -> Compiled:
         if answer.format and answer.format.kind != "json":
             text, param = answer.format.text, answer.format.param
             if answer.format.kind == "lark":
@@ -116,12 +127,12 @@ class Grammars:
                 answer, format=msgspec.structs.replace(answer.format, text=text)
             )
         try:
-            return self._compiled(self._source(answer, prompt), answer)
+            return self._compiled(self._source(answer, prompt, owner), answer, owner)
         except InvalidRequest as error:
-            return self._relaxed(answer, prompt, error)
+            return self._relaxed(answer, prompt, owner, error)
 
     def _relaxed(
-        self, answer: Answer, prompt: ChatPrompt | None, error: InvalidRequest
+        self, answer: Answer, prompt: ChatPrompt | None, owner: str, error: InvalidRequest
     ) -> Compiled:
         """Leaves out parts of single tools' schemas; or else, if each compiles but not all of them
         together, the schemas of all. Raises `error` if that does not help."""
@@ -131,17 +142,17 @@ class Grammars:
         waivers = {tool.name: relaxing.waiver(tool) for tool in lenient}
         tries = [waivers, dict.fromkeys(waivers, ANYTHING)]
         if all(waivers[tool.name] == usual_waiver(tool) for tool in lenient):
-            source = self._source(answer, prompt, waivers)
+            source = self._source(answer, prompt, owner, waivers)
             for path, problem in relaxing.faults(source.hard).items():
                 raise UnsupportedParameter(problem, path) from None
             del tries[0]
         for tried in filter(None, tries):
             try:
-                source = self._source(answer, prompt, tried)
-                compiled = self._compiled(source, answer)
+                source = self._source(answer, prompt, owner, tried)
+                compiled = self._compiled(source, answer, owner)
             except InvalidRequest:
                 continue
-            self._sources.put(source_key(answer, prompt), source)
+            self._sources.put(source_key(answer, prompt, owner), source)
             return compiled
         raise error
 
@@ -152,9 +163,10 @@ class Grammars:
         self,
         answer: Answer,
         prompt: ChatPrompt | None,
+        owner: str,
         waivers: Mapping[str, Waiver] = {},
     ) -> GrammarSource:
-        key = source_key(answer, prompt)
+        key = source_key(answer, prompt, owner)
         if not waivers and (known := self._sources.get(key)):
             return known
         source = grammar_of(
@@ -170,15 +182,19 @@ class Grammars:
             self._sources.put(key, source)
         return source
 
-    def _compiled(self, source: GrammarSource, answer: Answer) -> Compiled:
+    def _compiled(self, source: GrammarSource, answer: Answer, owner: str) -> Compiled:
         param = answer.format.param if answer.format else "tools"
         grammar = self._compiler.compile(
-            source.text, param, is_plain=source.is_plain, free_json=source.free_json
+            source.text,
+            param,
+            is_plain=source.is_plain,
+            free_json=source.free_json,
+            owner=owner,
         )
         return Compiled(grammar, source.left_out)
 
 
-def source_key(answer: Answer, prompt: ChatPrompt | None) -> bytes:
-    """Equal for answers with the same grammar."""
+def source_key(answer: Answer, prompt: ChatPrompt | None, owner: str) -> bytes:
+    """Equal for answers of one owner with the same grammar."""
     state = (prompt.voice, prompt.is_thinking, prompt.is_continued) if prompt else None
-    return hashlib.blake2b(msgspec.json.encode((answer, state)), digest_size=16).digest()
+    return hashlib.blake2b(msgspec.json.encode((owner, answer, state)), digest_size=16).digest()

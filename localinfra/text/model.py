@@ -51,7 +51,7 @@ class TextModel:
         self.footprint = footprint
         self.vocabulary = vocabulary
         self.prompts = Prompts(name, vocabulary, templates, engine.context_length, max_waiting)
-        self.grammars = Grammars(vocabulary)
+        self.grammars = Grammars(vocabulary, is_shared=share_prefixes)
         self.worker = engine
 
     @property

@@ -125,7 +125,7 @@ async def begin_turn(
     use = wanted.answer.use
     is_free = not use.is_required and wanted.answer.format is None
     prompt = await model.prompts.chat(wanted.messages, wanted.template_kwargs, use.tools)
-    compiled = await model.grammars.compile(wanted.answer, prompt)
+    compiled = await model.grammars.compile(wanted.answer, prompt, client)
     ids = model.prompts.after(before, prompt.ids) if before else prompt.ids
     parsers = [
         parser_of(

@@ -41,12 +41,12 @@ def test_texts(sampling: Any) -> None:
 
 def of_images(fields: dict[str, Any], default_seed: int | None) -> tuple[int, ...]:
     body = msgspec.convert({"prompt": "A cat", "n": 2, **fields}, ImageFields)
-    return image_request(body, ENTRY, None, default_seed).seeds
+    return image_request(body, ENTRY, None, default_seed, "").seeds
 
 
 def of_native_images(fields: dict[str, Any], default_seed: int | None) -> tuple[int, ...]:
     body = msgspec.convert({"prompt": "A cat", **fields}, NativeImageFields)
-    return native_image_request(body, 2, ENTRY, None, default_seed).seeds
+    return native_image_request(body, 2, ENTRY, None, default_seed, "").seeds
 
 
 @pytest.mark.parametrize("seeds", [of_images, of_native_images])

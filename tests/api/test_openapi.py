@@ -191,8 +191,20 @@ def test_every_status_names_its_codes() -> None:
 def test_a_full_queue_is_503_to_ollamas_clients_as_documented() -> None:
     refused = document()["components"]["responses"]["Ollama503"]
     assert "- `queue_full`" in refused["description"] and "retry-after" in refused["headers"]
+    limited = document()["components"]["responses"]["Ollama429"]
+    assert "- `rate_limit_exceeded`" in limited["description"]
+    assert "queue_full" not in limited["description"]
     for path, _, found in operations():
-        assert not (path.startswith("/api/") and "429" in found["responses"])
+        if path.startswith("/api/") and "429" in found["responses"]:
+            assert "503" in found["responses"]
+
+
+@pytest.mark.parametrize(("api", "prefix"), [("Error", "x-"), ("Anthropic", "anthropic-")])
+def test_a_limited_keys_429_has_the_headers_of_its_api(api: str, prefix: str) -> None:
+    headers = document()["components"]["responses"][f"{api}429"]["headers"]
+    limits = {name for name in headers if "ratelimit" in name}
+    assert len(limits) == 6 and all(name.startswith(f"{prefix}ratelimit-") for name in limits)
+    assert "retry-after" in headers
 
 
 # Served

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 from asgi import Reply, call, scope_of
+from metering import label
 from starlette.requests import Request
 
 from localinfra.api.app import create_app
 from localinfra.api.call import Call
 from localinfra.api.generation.params import Defaults
-from localinfra.api.http.auth import ApiKeys
 from localinfra.api.http.body import Decoded, decode
 from localinfra.api.http.state import AppState, RequestState
 from localinfra.api.openai.responses.conversation import (
@@ -33,6 +33,7 @@ from localinfra.api.openai.responses.store import (
 )
 from localinfra.config.settings import ServerSettings
 from localinfra.errors import BodyTooLarge, NotFound
+from localinfra.leases import Leases
 from localinfra.models.catalog import Catalog
 from localinfra.runtime import Runtime
 
@@ -167,7 +168,7 @@ class Server:
     def __init__(self) -> None:
         runtime = Runtime(ServerSettings(api_keys=KEYS), Catalog({}))
         self.app = create_app(runtime)
-        caller = ApiKeys(KEYS).caller("", KEYS[0]) or ""
+        caller = label(KEYS[0])
         inputs = [heard(f"msg_{at}") for at in range(5)]
         store = AppState.of(self.app).store(ResponseStore)
         store.put("resp_1", caller, b'{"id":"resp_1"}', inputs, [said("m")], 99)
@@ -211,7 +212,8 @@ def test_another_key_finds_nothing_by_any_path(server: Server, path: str) -> Non
 
 def request_of(server: Server, key: str) -> Request:
     scope = {**scope_of(), "app": server.app}
-    RequestState.of(scope).caller = ApiKeys(KEYS).caller("", key) or ""
+    state = RequestState.of(scope)
+    state.caller, state.leases = label(key), Leases(AppState.of(server.app).runtime)
     return Request(scope)
 
 

@@ -349,3 +349,24 @@ def test_closing_fails_waiting_requests() -> None:
             await worker.rows(texts(2))
 
     asyncio.run(main())
+
+
+def test_a_full_queue_still_has_the_share_of_others() -> None:
+    async def main() -> None:
+        encoder = Echo()
+        worker = EmbedWorker(encoder, name="echo", max_waiting=4)
+        encoder.gate.clear()
+        waiting = [asyncio.create_task(worker.rows(texts(at), "a")) for at in range(4)]
+        await until(lambda: worker.num_waiting == 4)
+        with pytest.raises(QueueFull, match="all with this API key"):
+            await worker.rows(texts(4), "a")
+        waiting += [asyncio.create_task(worker.rows(texts(at), "b")) for at in range(2)]
+        await until(lambda: worker.num_waiting == 6)
+        with pytest.raises(QueueFull, match="2 of them with this API key"):
+            await worker.rows(texts(2), "b")
+        encoder.gate.set()
+        await asyncio.gather(*waiting)
+        assert worker.num_waiting == 0
+        worker.close()
+
+    asyncio.run(main())

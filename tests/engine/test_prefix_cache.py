@@ -72,6 +72,25 @@ def test_evicted_prefixes_are_offloaded_and_restored() -> None:
     run(test)
 
 
+def test_offloaded_prefixes_are_restored_for_their_own_salt_alone() -> None:
+    backend = FakeBackend(num_cells=120, num_sequences=2, context_length=110)
+    prompts = [[i] * 60 for i in range(6)]  # most of them are offloaded in the end
+
+    async def test() -> None:
+        async with running(backend, max_offloaded=1 << 20) as engine:
+
+            async def cached(prompt: list[int], salt: str) -> int:
+                [events] = await collect(engine, GenerationRequest(prompt, 2, cache_salt=salt))
+                return events[0].num_cached
+
+            for salt in ("ours", "theirs"):
+                assert [await cached(prompt, salt) for prompt in prompts] == [0] * 6
+            for salt in ("ours", "theirs"):
+                assert [await cached(prompt, salt) for prompt in prompts] == [59] * 6
+
+    run(test)
+
+
 def test_offloaded_prefixes_stay_within_their_limit() -> None:
     backend = FakeBackend(num_cells=100, num_sequences=1, context_length=90)
 

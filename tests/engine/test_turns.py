@@ -117,6 +117,21 @@ def test_with_one_slot_a_client_of_many_requests_alternates_with_another() -> No
     assert order == ["a", "b", "a", "b", "a", "a", "a", "a"]
 
 
+@pytest.mark.parametrize("num_sequences", [1, 2, 4])
+def test_a_lone_request_does_not_wait_for_a_hundred_of_another_client(num_sequences: int) -> None:
+    """At most for the one that runs, and its prompt for those that are prefilled beside it."""
+    steps, size = Steps(num_sequences), 20
+    for _ in range(100):
+        steps.submit(1, 10, size, client="a")
+    for _ in range(5):
+        steps.step()
+    [lone] = steps.submit(1, 10, size, client="b")
+    assert steps.wait_for(lone) <= size + 3
+    while not lone.finished:
+        steps.step()
+    assert steps.num_steps <= 5 + 2 * size + 4
+
+
 def test_a_short_prompt_is_prefilled_before_a_long_one() -> None:
     steps = Steps()
     [long] = steps.submit(1, 900, 5)

@@ -68,6 +68,16 @@ def test_no_client_takes_the_places_of_others() -> None:
     over_one_slot(8, test)
 
 
+def test_a_refusal_says_whose_requests_are_waiting() -> None:
+    async def test(engine: Engine) -> None:
+        greedy = fill(engine, "a", error=r"\d+ requests .*, all with this API key")
+        shy = fill(engine, "b", error=r"\d+ requests .*, 2 of them with this API key")
+        for generation in (*greedy, *shy):
+            generation.close()
+
+    over_one_slot(4, test)
+
+
 def test_the_number_of_waiting_choices_is_bounded_too() -> None:
     async def test(engine: Engine) -> None:
         taken = fill(engine, num_choices=MAX_CHOICES // 4, error="ask for fewer at once")

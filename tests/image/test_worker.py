@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 import pytest
 from waiting import until
 
 from localinfra.errors import EngineFailed, ModelUnavailable, QueueFull
 from localinfra.image.pipeline import preview_steps
 from localinfra.image.request import Event, Finished, ImageRequest, ImageStep
-from localinfra.image.worker import ImageWorker
+from localinfra.image.worker import ImageWorker, Painting
 from localinfra.logs import id_of, request_id
 from localinfra.watchdog import Phase
 
@@ -298,3 +299,56 @@ def test_a_command_runs_between_two_images_and_its_error_reaches_the_caller() ->
             await asyncio.to_thread(worker.call, lambda: None)
 
     asyncio.run(test())
+
+
+# Clients
+
+
+def submit(worker: ImageWorker, client: str, *seeds: int) -> Painting:
+    return worker.events(msgspec.structs.replace(request(*seeds), client=client))
+
+
+async def finish(painting: Painting) -> None:
+    async with aclosing(painting) as events:
+        async for _ in events:
+            pass
+
+
+def test_a_full_queue_still_has_the_share_of_others() -> None:
+    async def main() -> None:
+        painter = Painter(gated=True)
+        worker = ImageWorker(painter, name="flux", max_waiting=4)
+        taken = [submit(worker, "a", at) for at in range(4)]
+        with pytest.raises(QueueFull, match=r"4 requests .*, all with this API key"):
+            submit(worker, "a", 4)
+        taken += [submit(worker, "b", at) for at in range(2)]
+        with pytest.raises(QueueFull, match=r"6 requests .*, 2 of them with this API key"):
+            submit(worker, "b", 2)
+        for painting in taken:
+            await painting.aclose()
+        submit(worker, "a", 1)
+        assert painter.may_step
+        painter.may_step.release(100)
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_clients_take_turns_and_each_ones_requests_come_in_order() -> None:
+    async def main() -> None:
+        painter = Painter(gated=True)
+        worker = ImageWorker(painter, name="flux", max_waiting=50)
+        wanted = [submit(worker, "a", at) for at in range(6)]
+        await until(lambda: worker.pulse.num > 0)  # the first one is under way
+        wanted += [submit(worker, "b", 10 + at) for at in range(2)]
+        wanted += [submit(worker, "c", 20, 21)]
+        assert painter.may_step
+        painter.may_step.release(1000)
+        await asyncio.gather(*map(finish, wanted))
+        painted = painter.painted
+        for own in ([0, 1, 2, 3, 4, 5], [10, 11], [20, 21]):
+            assert [seed for seed in painted if seed in own] == own
+        assert painted.index(11) <= 6 and painted.index(21) <= 7
+        worker.close()
+
+    asyncio.run(main())

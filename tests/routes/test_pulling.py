@@ -19,6 +19,7 @@ from localinfra.api.app import create_app
 from localinfra.api.ollama.managing import sources_of
 from localinfra.api.openai.managing import Pull
 from localinfra.executor import DaemonThreads
+from localinfra.leases import Leases
 from localinfra.models.fetch import references
 from localinfra.models.sources import HubSource, OllamaSource, RemoteSource
 from localinfra.origin import Origin
@@ -149,7 +150,7 @@ def test_a_name_means_what_it_means_to_ollama(
     async def scenario() -> None:
         origin = Origin(path)
         runtime = Runtime(*origin.read(), origin)
-        assert await sources_of(runtime, name, DaemonThreads("files", 1, 1)) == [source]
+        assert await sources_of(Leases(runtime), name, DaemonThreads("files", 1, 1)) == [source]
         await runtime.close()
 
     run(scenario)

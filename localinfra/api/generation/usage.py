@@ -13,6 +13,23 @@ from localinfra.engine.output import OutputDelta
 from localinfra.metrics import Metrics
 from localinfra.models.entries import Price
 
+BYTES_PER_TOKEN = 4  # of English in JSON, roughly
+MOST_EXPECTED_PROMPT = 16_384  # tokens; a longer body rather has pictures
+EXPECTED_ANSWER = 256  # tokens, where the request sets no limit
+ANSWER_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens")
+
+
+def expected_tokens(num_bytes: int, body: msgspec.Struct) -> int:
+    """What a request with this body, of so many bytes, is likely to use: its key's limit on tokens
+    sets it aside until the real usage is known."""
+    prompt = min(num_bytes // BYTES_PER_TOKEN, MOST_EXPECTED_PROMPT)
+    given = (getattr(body, name, None) for name in ANSWER_LIMITS)
+    answer = next((limit for limit in given if isinstance(limit, int) and limit >= 0), None)
+    if answer is None:
+        answer = EXPECTED_ANSWER if hasattr(body, "stream") else 0  # or it generates none
+    choices = getattr(body, "n", None)
+    return prompt + answer * (choices if isinstance(choices, int) else 1)
+
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int  # of the prompt, found in the prefix cache

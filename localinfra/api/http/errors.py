@@ -33,7 +33,7 @@ STATUS_ERRORS: dict[int, type[ApiError]] = {
 # Paths of APIs that have other error bodies.
 ANTHROPIC_PATHS = re.compile(r"(/anthropic)?/v1/messages(/.*)?")
 OLLAMA_PATHS = re.compile(r"/api(/.*)?")
-OLLAMA_STATUSES = {429: 503}  # a full queue
+OLLAMA_STATUSES: dict[type[ApiError], int] = {errors.QueueFull: 503}
 
 # https://platform.claude.com/docs/en/api/errors; other 4xx are invalid_request_error.
 ANTHROPIC_TYPES = {
@@ -119,7 +119,7 @@ def error_response(
         own["connection"] = "close"  # else the rest of the body would be read as a request
     status = error.status
     if speaks_ollama(scope):
-        status = OLLAMA_STATUSES.get(status, status)
+        status = OLLAMA_STATUSES.get(type(error), status)
     return Response(error_body(error, scope), status, own, "application/json")
 
 

@@ -13,18 +13,24 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localinfra import logs
-from localinfra.api.http.auth import ApiKeys
+from localinfra.api.http.auth import offered_keys
 from localinfra.api.http.errors import as_api_error, error_response, speaks_anthropic
 from localinfra.api.http.hosts import Authority, HostRules, OriginRules, parse_authority
+from localinfra.api.http.limiting import limit_headers
 from localinfra.api.http.state import RequestState
 from localinfra.chance import random_hex
 from localinfra.config.settings import ServerSettings, is_local
 from localinfra.errors import Forbidden, Unauthorized
+from localinfra.keys.holders import Holder, Holders
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 HEADER_NAMES = re.compile(r"[A-Za-z0-9_, -]{0,1000}")  # echoed to a preflight
-EXPOSED_HEADERS = (
-    "x-request-id, request-id, x-localinfra-ignored, x-localinfra-truncated, retry-after"
+EXPOSED_HEADERS = ", ".join(
+    (
+        "x-request-id, request-id, x-localinfra-ignored, x-localinfra-truncated, retry-after",
+        *limit_headers(anthropic=False),
+        *limit_headers(anthropic=True),
+    )
 )
 OPENAPI = "/openapi.json"
 DOCS = "/docs"  # and below it: the page that shows the document, and asks for a key to try
@@ -34,9 +40,10 @@ PAGE_FILES = "/web"  # and below this: the page, which asks for the key
 
 
 class Access:
-    """Who may call, by the settings that were last applied."""
+    """Who may call, by the settings that were last applied and the named keys."""
 
-    def __init__(self, settings: ServerSettings | None = None):
+    def __init__(self, settings: ServerSettings | None = None, holders: Holders | None = None):
+        self.holders = holders or Holders()
         self.apply(settings or ServerSettings())
 
     def apply(self, settings: ServerSettings) -> None:
@@ -45,7 +52,8 @@ class Access:
         self.origins = OriginRules(
             settings.allowed_origins, takes_desktop_apps=is_local(settings.host)
         )
-        self.keys = ApiKeys(settings.api_keys)
+        is_open_allowed = settings.allow_unauthenticated or is_local(settings.host)
+        self.holders.apply(settings.api_keys, is_open_allowed=is_open_allowed)
 
 
 class Guard:
@@ -92,7 +100,10 @@ class Guard:
             if is_preflight(headers, scope):
                 app = preflight(headers)
             elif not is_open(scope["path"]) or scope["method"] not in ("GET", "HEAD"):
-                state.caller = self.check_key(headers)
+                await self.access.holders.refresh()
+                holder = self.check_key(headers)
+                state.caller, state.may_manage = holder.label, holder.may_manage
+                state.permit = self.access.holders.permit(holder)
             await app(scope, receive, reply)
         except ClientDisconnect:
             return  # ordinary, and no response can be sent
@@ -146,16 +157,16 @@ class Guard:
             "vary": "Origin",
         }
 
-    def check_key(self, headers: Headers) -> str:
-        """Returns the caller's name. Raises Unauthorized."""
+    def check_key(self, headers: Headers) -> Holder:
+        """Raises Unauthorized: the same for keys that are unknown, revoked or have expired."""
         given = headers.get("authorization", ""), headers.get("x-api-key", "")
-        caller = self.access.keys.caller(*given)
-        if caller is None:
+        holder = self.access.holders.holder(offered_keys(*given))
+        if holder is None:
             raise Unauthorized(
                 "The API key is missing or unknown. Send 'Authorization: Bearer KEY' with one of "
                 "this server's keys."
             )
-        return caller
+        return holder
 
 
 def is_open(path: str) -> bool:

@@ -18,7 +18,8 @@ class Leasing:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        leases = RequestState.of(scope).leases = Leases(self.runtime)
+        state = RequestState.of(scope)
+        leases = state.leases = Leases(self.runtime, state.permit)
         try:
             await self.app(scope, receive, send)
         finally:

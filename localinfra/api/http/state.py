@@ -15,6 +15,7 @@ from localinfra.config.settings import ServerSettings
 from localinfra.costs import Ledger
 from localinfra.errors import ApiError
 from localinfra.executor import BoundedExecutor, DaemonThreads
+from localinfra.keys.meter import Permit
 from localinfra.leases import Leases
 from localinfra.metrics import Metrics
 from localinfra.runtime import Runtime
@@ -88,7 +89,9 @@ class RequestState(msgspec.Struct, eq=False):
 
     id: str = ""  # `x-request-id`
     started_s: float = 0.0  # of time.perf_counter()
-    caller: str = ""  # the key's holder, as named by `ApiKeys.caller`
+    caller: str = ""  # the key's holder: see `Holder.label`
+    may_manage: bool = True  # the holder may manage models
+    permit: Permit = msgspec.field(default_factory=Permit)  # within the key's limits
     model: str = ""  # the model that is charged, once it is loaded
     error: ApiError | None = None  # why it was refused, or failed even after its response began
     leases: Leases | None = None  # on the models that it uses
@@ -117,5 +120,11 @@ class RequestState(msgspec.Struct, eq=False):
         """A scope for work that goes on when the request has ended: the same request and caller,
         nothing done yet."""
         state = RequestState.of(scope)
-        own = RequestState(id=state.id, started_s=state.started_s, caller=state.caller)
+        own = RequestState(
+            id=state.id,
+            started_s=state.started_s,
+            caller=state.caller,
+            may_manage=state.may_manage,
+            permit=state.permit.again(),
+        )
         return {**scope, "state": {**scope["state"], NAME: own}}

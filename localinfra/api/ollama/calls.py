@@ -12,7 +12,7 @@ from localinfra.api.http.managing import check_may_manage
 from localinfra.api.ollama.answer import OllamaReply, now
 from localinfra.api.ollama.options import OllamaFields
 from localinfra.errors import FilesAbsent, Forbidden, ModelNotFound
-from localinfra.runtime import Runtime
+from localinfra.leases import Leases
 
 if TYPE_CHECKING:
     from localinfra.embed.model import EmbeddingModel
@@ -22,10 +22,10 @@ LATEST = ":latest"  # added by clients to names without a tag
 HUBS = ("hf.co/", "huggingface.co/")
 
 
-async def served_name(runtime: Runtime, given: str) -> str:
+async def served_name(models: Leases, given: str) -> str:
     """The name by which the model is known here; the given one if none is."""
-    await runtime.seek(given)
-    known = runtime.catalog.names_by_id
+    await models.seek(given)
+    known = models.catalog.names_by_id
     return next((name for name in spellings(given) if name in known), given)
 
 
@@ -40,7 +40,7 @@ def spellings(given: str) -> Iterator[str]:
 
 async def text_model(call: Call[OllamaFields], route: str) -> "TextModel":
     """The model, loaded, and kept in memory as the request wants. Raises the errors of `Leases`."""
-    name = await served_name(call.runtime, call.body.model)
+    name = await served_name(call.models, call.body.model)
     with renamed_errors(call.body.model):
         model = await call.models.text(name, route)
     keep(call, model.name)
@@ -49,7 +49,7 @@ async def text_model(call: Call[OllamaFields], route: str) -> "TextModel":
 
 async def embedding_model(call: Call[OllamaFields], route: str) -> "EmbeddingModel":
     """The same for vectors."""
-    name = await served_name(call.runtime, call.body.model)
+    name = await served_name(call.models, call.body.model)
     with renamed_errors(call.body.model):
         model = await call.models.embedding(name, route)
     keep(call, model.name)
@@ -86,8 +86,8 @@ async def load_or_unload(call: Call[OllamaFields], route: str) -> OllamaReply:
         name, reason = (await text_model(call, route)).name, "load"
     else:
         check_may_manage(call.request)
-        known, reason = await served_name(call.runtime, call.body.model), "unload"
+        known, reason = await served_name(call.models, call.body.model), "unload"
         with renamed_errors(call.body.model):
-            name, _ = call.runtime.catalog.find(known)
+            name, _ = call.models.catalog.find(known)
         await call.runtime.unload(name)
     return OllamaReply(model=name, created_at=now(), done=True, done_reason=reason)

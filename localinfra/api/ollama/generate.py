@@ -159,7 +159,7 @@ async def plain_answer(
     body = call.body
     charge = call.charge(model)
     ids = await model.prompts.text(body.prompt, body.suffix or None)
-    compiled = await model.grammars.compile(answer)
+    compiled = await model.grammars.compile(answer, client=call.caller)
     call.report_ignored(compiled.left_out)
     deltas = model.generate(
         TextRequest(

@@ -16,9 +16,9 @@ from localinfra.api.ollama.calls import HUBS, renamed_errors, served_name
 from localinfra.api.openai.managing import MAX_REFERENCE, Pull, PullEvent, delete_files
 from localinfra.errors import InvalidRequest
 from localinfra.executor import DaemonThreads
+from localinfra.leases import Leases
 from localinfra.models.fetch import references
 from localinfra.models.sources import RemoteSource
-from localinfra.runtime import Runtime
 
 ELSEWHERE = ("hf:", "ollama:", "http://", "https://", *HUBS)  # what is not in Ollama's registry
 
@@ -56,17 +56,17 @@ async def pull_ollama_model(request: Request) -> Response:
     """Fetches a model, in the form of Ollama's clients."""
     check_may_manage(request)
     call = await Call.begin(request, OllamaPullFields, has_type=False)
-    pull = Pull(call.runtime, await sources_of(call.runtime, call.body.id, call.threads.files))
+    pull = Pull(call.runtime, await sources_of(call.models, call.body.id, call.threads.files))
     if call.body.stream:
         return call.lines(lines_of(pull), pull, lambda: msgspec.json.encode(WAITING))
     return call.json(line_of(await pull.whole()))
 
 
-async def sources_of(runtime: Runtime, id: str, threads: DaemonThreads) -> list[RemoteSource]:
+async def sources_of(models: Leases, id: str, threads: DaemonThreads) -> list[RemoteSource]:
     """Those of a model in models.toml, none if it came with a package or so: applications pull what
     they need without asking whether it is here. Else what the name means to Ollama, or to
     `localinfra pull`. Raises InvalidRequest and ModelNotFound."""
-    name, catalog = await served_name(runtime, id), runtime.catalog
+    name, catalog = await served_name(models, id), models.catalog
     if name in catalog.names_by_id:
         source = catalog.find(name)[1].source
         is_here = await threads.run(source.find)
@@ -105,7 +105,7 @@ async def delete_ollama_model(request: Request) -> Response:
     """Deletes the files of a pulled model, in the form of Ollama's clients."""
     check_may_manage(request)
     call = await Call.begin(request, ManagingFields, has_type=False)
-    name = await served_name(call.runtime, call.body.id)
+    name = await served_name(call.models, call.body.id)
     with renamed_errors(call.body.id):
-        await delete_files(call.runtime, name)
+        await delete_files(call.runtime, call.models, name)
     return Response(headers=call.headers)

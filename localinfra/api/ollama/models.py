@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from localinfra.api.http.errors import json_response
-from localinfra.api.http.state import AppState
+from localinfra.api.http.state import AppState, RequestState
 from localinfra.executor import DaemonThreads
 from localinfra.footprint import CPU
 from localinfra.kinds import LoadedModel
@@ -80,7 +80,8 @@ async def list_ollama_models(request: Request) -> Response:
     """Lists the models whose files are present, the newest first."""
     state = AppState.of(request.app)
     await state.runtime.refresh()
-    files = await details_of(state.runtime.catalog.entries, state.threads.files)
+    known = RequestState.of(request.scope).models.catalog.entries
+    files = await details_of(known, state.threads.files)
     listed = [
         ListedModel(
             modified_at=datetime.datetime.fromtimestamp(found.modified_s, datetime.UTC),
@@ -95,7 +96,9 @@ async def list_ollama_models(request: Request) -> Response:
 async def list_running_models(request: Request) -> Response:
     """Lists the models in memory, the one that stays longest first."""
     state = AppState.of(request.app)
-    entries = {seat.name: model.entry for seat, model in state.runtime.seats.ready()}
+    known = RequestState.of(request.scope).models.catalog.entries
+    ready = state.runtime.seats.ready()
+    entries = {seat.name: model.entry for seat, model in ready if seat.name in known}
     files = await details_of(entries, state.threads.files)
     running = [
         running_model(seat, model, files[seat.name])

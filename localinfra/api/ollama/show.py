@@ -45,9 +45,9 @@ class ShownModel(msgspec.Struct, frozen=True, kw_only=True):
 async def show_ollama_model(request: Request) -> Response:
     """Says what a model's files and settings hold."""
     call = await Call.begin(request, ManagingFields, has_type=False)
-    name = await served_name(call.runtime, call.body.id)
+    name = await served_name(call.models, call.body.id)
     with renamed_errors(call.body.id):
-        name, entry = call.runtime.catalog.resolve(name)
+        name, entry = call.models.catalog.resolve(name)
         loaded = call.runtime.loaded().get(name)
         known = loaded.details if loaded else entry.details
         return call.json(await call.threads.files.run(shown_model, name, entry, known))

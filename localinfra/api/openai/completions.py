@@ -158,7 +158,7 @@ async def answer_completion(call: Call[CompletionRequest], name: str) -> Respons
         else model.prompts.checked_ids(prompt, "prompt")
         for prompt in body.prompts
     ]
-    compiled = await model.grammars.compile(Answer(body.answer_format))
+    compiled = await model.grammars.compile(Answer(body.answer_format), client=call.caller)
     call.report_ignored(compiled.left_out)
     echoes = [
         prompt if isinstance(prompt, str) else await echo_text(call, model, prompt)

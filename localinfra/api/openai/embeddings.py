@@ -147,6 +147,7 @@ async def embed_texts(
         dimensions=dimensions,
         normalize=normalize,
         param=param,
+        client=call.caller,
     )
     call.add_headers(truncated_header(found.truncated))
     return found, model.name, charge

@@ -49,7 +49,7 @@ async def create_edits(request: Request) -> Response:
     body.check()
     call.log_user(body.user)
     model = await call.models.image(body.model, DEFAULT_MODEL, ROUTE)
-    model.check_queue()
+    model.check_queue(call.caller)
     start = await call.threads.pictures_in.run(body.original, model.entry.default_size)
     return await answer_images(call, model, start)
 

@@ -206,10 +206,10 @@ async def answer_images(
 ) -> Response:
     """Generates the images for a checked body, from the init image if there is one."""
     body = call.body
-    model.check_queue()
+    model.check_queue(call.caller)
     tokens = await model.count(body.prompt, strict=body.strict)
     call.add_headers(cut_header(tokens))
-    wanted = image_request(body, model.entry, original, call.default_seed)
+    wanted = image_request(body, model.entry, original, call.default_seed, call.caller)
     answer = ImageAnswer(call, model, wanted, tokens)
     if body.stream:
         return call.stream(answer.events(), answer.painting)
@@ -226,6 +226,7 @@ def image_request(
     entry: ImageModelEntry,
     original: Original | None,
     default_seed: int | None,
+    client: str,
 ) -> ImageRequest:
     width, height = body.dimensions or (entry.default_size, entry.default_size)
     if original is not None:
@@ -240,6 +241,7 @@ def image_request(
         seeds=tuple(range(seed, seed + body.n)),
         num_previews=body.partial_images if body.stream else 0,
         original=original,
+        client=client,
     )
 
 

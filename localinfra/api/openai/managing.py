@@ -19,9 +19,10 @@ from starlette.responses import Response
 from localinfra.api.call import Call
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.managing import check_may_manage
-from localinfra.api.http.state import AppState
+from localinfra.api.http.state import AppState, RequestState
 from localinfra.errors import ConfigError, InvalidRequest
 from localinfra.executor import in_daemon_thread
+from localinfra.leases import Leases
 from localinfra.models.fetch import references
 from localinfra.models.fetch.progress import PullProgress
 from localinfra.models.fetch.removal import plan_removal, remove
@@ -66,7 +67,7 @@ async def pull_model(request: Request) -> Response:
     pull."""
     check_may_manage(request)
     call = await Call.begin(request, PullRequest)
-    sources = references.parse(call.body.model, call.runtime.catalog)
+    sources = references.parse(call.body.model, call.models.catalog)
     pull = Pull(call.runtime, sources)
     if call.body.stream:
         return call.stream(encoded(pull), pull)
@@ -152,15 +153,15 @@ async def encoded(pull: Pull) -> AsyncGenerator[bytes, None]:
 async def delete_model(request: Request) -> Response:
     """Deletes the files of a pulled model, once the requests that use it have ended."""
     check_may_manage(request)
-    runtime = AppState.of(request.app).runtime
-    return json_response(await delete_files(runtime, request.path_params["id"]))
+    runtime, models = AppState.of(request.app).runtime, RequestState.of(request.scope).models
+    return json_response(await delete_files(runtime, models, request.path_params["id"]))
 
 
-async def delete_files(runtime: Runtime, id: str) -> Deleted:
+async def delete_files(runtime: Runtime, models: Leases, id: str) -> Deleted:
     """Deletes the files of a pulled model, once the requests that use it have ended. Raises
     ModelNotFound, and InvalidRequest for files that can't be deleted."""
-    await runtime.seek(id)
-    name, entry = runtime.catalog.find(id)
+    await models.seek(id)
+    name, entry = models.catalog.find(id)
     try:
         planned = await in_daemon_thread(plan_removal, name, entry.source, name="plan a removal")
         await runtime.unload(name)

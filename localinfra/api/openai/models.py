@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from localinfra.api.http.errors import json_response
 from localinfra.api.http.managing import check_may_manage
-from localinfra.api.http.state import AppState
+from localinfra.api.http.state import AppState, RequestState
 from localinfra.deaths import History, Safety
 from localinfra.errors import InvalidRequest
 from localinfra.models.catalog import Catalog
@@ -82,11 +82,11 @@ class OnDisk(NamedTuple):
     history: History
 
 
-async def model_cards(state: AppState, names: Iterable[str]) -> list[ModelCard]:
+async def model_cards(state: AppState, catalog: Catalog, names: Iterable[str]) -> list[ModelCard]:
     """Also what the files recommend of models that are not loaded yet: a conversation's first
     message is sent before."""
     runtime = state.runtime
-    catalog, loaded = runtime.catalog, frozenset(runtime.loaded())  # both may change meanwhile
+    loaded = frozenset(runtime.loaded())  # which may change meanwhile
     entries = {name: catalog.entries[name] for name in names}
 
     def look() -> dict[str, OnDisk]:
@@ -104,10 +104,11 @@ def on_disk(entry: ModelEntry, is_loaded: bool) -> OnDisk:
     return OnDisk(state, recommended, history_of(entry))
 
 
-async def card_of(state: AppState, id: str) -> Response:
+async def card_of(request: Request) -> Response:
     """Raises ModelNotFound, also if a reload has just removed the model."""
-    name, _ = state.runtime.catalog.resolve(id)
-    return json_response((await model_cards(state, [name]))[0])
+    catalog = RequestState.of(request.scope).models.catalog
+    name, _ = catalog.resolve(request.path_params["id"])
+    return json_response((await model_cards(AppState.of(request.app), catalog, [name]))[0])
 
 
 def model_card(runtime: Runtime, catalog: Catalog, name: str, found: OnDisk) -> ModelCard:
@@ -151,7 +152,8 @@ async def list_models(request: Request) -> Response:
     """Lists the models whose files are present."""
     state = AppState.of(request.app)
     await state.runtime.refresh()
-    cards = await model_cards(state, state.runtime.catalog.names)
+    catalog = RequestState.of(request.scope).models.catalog
+    cards = await model_cards(state, catalog, catalog.names)
     if not wants_all(request):
         cards = [card for card in cards if card.remedy is None]
     first, last = (cards[0].id, cards[-1].id) if cards else (None, None)
@@ -168,19 +170,15 @@ def wants_all(request: Request) -> bool:
 
 async def get_model(request: Request) -> Response:
     """Describes a model, by any of its names."""
-    state = AppState.of(request.app)
-    await state.runtime.refresh()
-    return await card_of(state, request.path_params["id"])
+    await AppState.of(request.app).runtime.refresh()
+    return await card_of(request)
 
 
 async def load_model(request: Request) -> Response:
     """Loads a model, and answers with its card once it is there."""
     check_may_manage(request)
-    state = AppState.of(request.app)
-    await state.runtime.seek(request.path_params["id"])
-    name, _ = state.runtime.catalog.find(request.path_params["id"])
-    await state.runtime.load(name)
-    return await card_of(state, request.path_params["id"])
+    await AppState.of(request.app).runtime.load(await named_model(request))
+    return await card_of(request)
 
 
 async def unload_model(request: Request) -> Response:
@@ -188,8 +186,12 @@ async def unload_model(request: Request) -> Response:
 
     That is once its requests have ended and its memory is free."""
     check_may_manage(request)
-    state = AppState.of(request.app)
-    await state.runtime.seek(request.path_params["id"])
-    name, _ = state.runtime.catalog.find(request.path_params["id"])
-    await state.runtime.unload(name)
-    return await card_of(state, request.path_params["id"])
+    await AppState.of(request.app).runtime.unload(await named_model(request))
+    return await card_of(request)
+
+
+async def named_model(request: Request) -> str:
+    """The own name of the model in the path. Raises ModelNotFound."""
+    id = request.path_params["id"]
+    await AppState.of(request.app).runtime.seek(id)
+    return RequestState.of(request.scope).models.catalog.find(id)[0]

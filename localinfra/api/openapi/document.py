@@ -6,7 +6,7 @@ https://spec.openapis.org/oas/v3.1.0.html
 import inspect
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from starlette.routing import BaseRoute, Route
@@ -20,6 +20,7 @@ from localinfra.api.http.errors import (
     speaks_anthropic,
     speaks_ollama,
 )
+from localinfra.api.http.limiting import limit_header_texts, limit_headers
 from localinfra.api.openapi.examples import MODEL_KINDS
 from localinfra.api.openapi.operation import JSON, LINES, Handler, Operation
 from localinfra.api.openapi.operations import OPERATIONS, TAGS
@@ -50,9 +51,10 @@ HEADERS = {
     "x-localinfra-ignored": "Paths of the body's fields that had no effect, separated by commas.",
     "x-localinfra-truncated": "Indices of texts whose end was cut off, or where a prompt was.",
     "retry-after": "Seconds to wait before the next try.",
+    **limit_header_texts(),
 }
 SECURITY = {
-    "key": {"type": "http", "scheme": "bearer", "description": "One of the server's `api_keys`."},
+    "key": {"type": "http", "scheme": "bearer", "description": "One of the server's keys."},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
 # A server without keys needs none.
@@ -234,7 +236,7 @@ def error_references(route: Route, operation: Operation) -> Schema:
     api = api_of(route.path)
     return {
         str(status): {"$ref": f"#/components/responses/{api}{status}"}
-        for status in sorted({status_in(api, status) for status in statuses})
+        for status in sorted(set().union(*(statuses_in(api, status) for status in statuses)))
     }
 
 
@@ -246,8 +248,22 @@ def api_of(path: str) -> str:
     return "Anthropic" if speaks_anthropic(scope) else "Error"
 
 
-def status_in(api: str, status: int) -> int:
-    return OLLAMA_STATUSES.get(status, status) if api == "Ollama" else status
+def statuses_in(api: str, status: int) -> set[int]:
+    """Those with which the API has errors of this status."""
+    kinds = error_kinds(errors.ApiError)
+    return {status_in(api, kind) for kind in kinds if kind.status == status}
+
+
+def status_in(api: str, kind: type[errors.ApiError]) -> int:
+    return OLLAMA_STATUSES.get(kind, kind.status) if api == "Ollama" else kind.status
+
+
+def headers_of(api: str, kinds: Collection[type[errors.ApiError]]) -> Iterator[str]:
+    yield "x-request-id"
+    if errors.QueueFull in kinds or errors.RateLimited in kinds:
+        yield "retry-after"
+    if errors.RateLimited in kinds:
+        yield from limit_headers(anthropic=api == "Anthropic")
 
 
 def error_responses() -> Iterator[tuple[str, Schema]]:
@@ -255,14 +271,13 @@ def error_responses() -> Iterator[tuple[str, Schema]]:
     for api, body in ERROR_BODIES.items():
         by_status: dict[int, list[type[errors.ApiError]]] = {}
         for kind in error_kinds(errors.ApiError):
-            by_status.setdefault(status_in(api, kind.status), []).append(kind)
+            by_status.setdefault(status_in(api, kind), []).append(kind)
         for status, kinds in sorted(by_status.items()):
-            headers = ["x-request-id", *(["retry-after"] if errors.QueueFull in kinds else [])]
             yield (
                 f"{api}{status}",
                 {
                     "description": "\n".join(dict.fromkeys(map(error_text, kinds))),
-                    "headers": {name: header_reference(name) for name in headers},
+                    "headers": {name: header_reference(name) for name in headers_of(api, kinds)},
                     "content": {JSON: {"schema": reference(body)}},
                 },
             )

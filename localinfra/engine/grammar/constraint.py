@@ -312,39 +312,46 @@ class GrammarCompiler:
         """`make_tokenizer` takes 0.4 s for 49k tokens, so it is called at the first grammar."""
         self._make_tokenizer = make_tokenizer
         self._vocabulary: GrammarVocabulary | None = None
-        self._grammars: OrderedDict[str, Grammar] = OrderedDict()
+        self._grammars: OrderedDict[tuple[str, str], Grammar] = OrderedDict()  # owner, source
         self._prober = Prober()
         self._lock = threading.Lock()
         self._making = threading.Lock()
 
     def compile(
-        self, source: str, param: str, *, is_plain: bool = False, free_json: bytes | None = None
+        self,
+        source: str,
+        param: str,
+        *,
+        is_plain: bool = False,
+        free_json: bytes | None = None,
+        owner: str = "",
     ) -> Grammar:
         """Compiles `source`, a Lark grammar in llguidance's syntax or its JSON form.
 
         It is tried in a child process first, unless `is_plain` says that it compiles in
-        milliseconds. `free_json` as in `Grammar`. Raises InvalidRequest, about `param`, with
-        llguidance's reason.
+        milliseconds. `free_json` as in `Grammar`. Only what the `owner` itself had compiled is
+        found again. Raises InvalidRequest, about `param`, with llguidance's reason.
         """
+        key = owner, source
         with self._lock:
-            grammar = self._grammars.get(source)
+            grammar = self._grammars.get(key)
             if grammar is not None and not grammar.is_broken:
-                self._grammars.move_to_end(source)
+                self._grammars.move_to_end(key)
                 return grammar
         vocabulary = self._get_vocabulary()
         started_s = time.thread_time()
         matcher = self._matcher(source, param, is_plain)
         grammar = Grammar(source, matcher, vocabulary, time.thread_time() - started_s, free_json)
         with self._lock:
-            self._grammars[source] = grammar
-            self._grammars.move_to_end(source)
+            self._grammars[key] = grammar
+            self._grammars.move_to_end(key)
             self._forget()
         return grammar
 
-    def knows(self, source: str) -> bool:
+    def knows(self, source: str, owner: str = "") -> bool:
         """Whether the grammar is compiled already."""
         with self._lock:
-            grammar = self._grammars.get(source)
+            grammar = self._grammars.get((owner, source))
             return grammar is not None and not grammar.is_broken
 
     def problem(self, source: str, *, is_plain: bool) -> str | None:
@@ -367,8 +374,8 @@ class GrammarCompiler:
         self._prober.close()
 
     def _forget(self) -> None:
-        for source in [source for source, kept in self._grammars.items() if kept.is_broken]:
-            del self._grammars[source]
+        for key in [key for key, kept in self._grammars.items() if kept.is_broken]:
+            del self._grammars[key]
         work_s = sum(grammar.work_s for grammar in self._grammars.values())
         # The newest stays in any case: the next request of its client needs it again.
         while len(self._grammars) > 1 and (
