@@ -16,7 +16,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its own room and the rows above it.
 LAYERS: dict[str, list[set[str]]] = {
     "": [
-        {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"},
+        {
+            "addresses",
+            "errors",
+            "footprint",
+            "metrics",
+            "backend_detect",
+            "comments",
+            "logs",
+            "outlet",
+        },
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
         | {"llama_builds"},
         {"deaths", "devices", "journal"},
