@@ -107,8 +107,8 @@ def install() -> None:
         stream.flush()
         outlet = Outlet(_writer_to(descriptor), descriptor)
         _outlets.append(outlet)
-        own = io.TextIOWrapper(
-            outlet,  # type: ignore[arg-type]  # it needs no buffer
+        own = io.TextIOWrapper(  # type: ignore[type-var]  # it needs no buffer
+            outlet,
             encoding=stream.encoding,
             errors=stream.errors,
             line_buffering=True,

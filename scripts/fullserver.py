@@ -92,9 +92,7 @@ class Rest(NamedTuple):
     memory_mib: float  # PSS: its own, and its part of what it shares
 
     def words(self) -> str:
-        return (
-            f"{self.threads} threads, {self.descriptors} descriptors, {self.memory_mib:.0f} MiB"
-        )
+        return f"{self.threads} threads, {self.descriptors} descriptors, {self.memory_mib:.0f} MiB"
 
 
 def resources(pid: int) -> Rest:
@@ -111,9 +109,15 @@ class Caller:
 
     def __init__(self, port: int, key: str = ""):
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
-        self._headers = {"content-type": "application/json"}
+        self.port = port
+        self._headers = {"host": "localhost", "content-type": "application/json"}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
+
+    @property
+    def head(self) -> str:
+        """Its headers, for who writes them himself."""
+        return "".join(f"{name}: {value}\r\n" for name, value in self._headers.items())
 
     def close(self) -> None:
         self._connection.close()

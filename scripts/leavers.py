@@ -40,7 +40,7 @@ RIVERS = {
         "schema": {
             "type": "object",
             "properties": {
-                "rivers": {"type": "array", "items": {"type": "string"}, "minItems": 40}
+                "rivers": {"type": "array", "items": {"type": "string"}, "minItems": 20}
             },
             "required": ["rivers"],
         },
@@ -51,7 +51,7 @@ ENDLESS = {"0": -100, "2": -100}  # SmolLM2's tokens that end a text
 
 def chat(draw: random.Random, model: str = "main", **fields: Any) -> Body:
     text = f"Tell me of the number {draw.randrange(10**6)}."
-    own = {"messages": [user(text)], "max_tokens": 400, "logit_bias": ENDLESS}
+    own = {"messages": [user(text)], "max_tokens": 120, "logit_bias": ENDLESS}
     return {"model": model, **own, **fields}
 
 
@@ -66,27 +66,27 @@ class Plan(NamedTuple):
 
 
 def long_prompt(draw: random.Random) -> Body:
-    return chat(draw, stream=True, messages=[user(words(draw.random().hex(), 1500))])
+    return chat(draw, stream=True, messages=[user(words(draw.random().hex(), 1200))])
 
 
 def texts(draw: random.Random) -> list[str]:
-    return [words(f"{draw.random()}", 150) for _ in range(96)]
+    return [words(f"{draw.random()}", 120) for _ in range(32)]
 
 
 def ranking(draw: random.Random) -> Body:
-    documents = [words(f"{draw.random()}", 200) for _ in range(400)]
+    documents = [words(f"{draw.random()}", 200) for _ in range(200)]
     return {"model": "cross", "query": "river", "documents": documents}
 
 
 def painting(draw: random.Random) -> Body:
-    own = {"size": "256x256", "num_inference_steps": 50, "n": 4}
+    own = {"size": "256x256", "num_inference_steps": 40, "n": 2}
     return {"model": "flux", "prompt": f"river {draw.random()}", **own}
 
 
 def background(draw: random.Random) -> Body:
     text = f"Tell me of the number {draw.randrange(10**6)}."
     return {"model": "main", "input": text, "background": True, "stream": True,
-            "max_output_tokens": 120}  # fmt: skip
+            "max_output_tokens": 60}  # fmt: skip
 
 
 BUSY = ("generating",)
