@@ -212,9 +212,10 @@ class Client:
                 if self._plan.reads_on:
                     return self._follow(state)
                 return state
-            if status := self._status():
-                return last if status == 200 and state else f"answered: {status}"
-            last = state or last
+            status = self._status()
+            if status or (last and not state):
+                return f"answered {status or 200}"
+            last = state
 
     def _follow(self, state: str) -> str:
         """Leaves as a second reader, beside the first, who stays until then."""
@@ -225,7 +226,7 @@ class Client:
             return state if second.recv(1024).startswith(b"HTTP/1.1 200") else "no second reader"
 
     def _status(self) -> int:
-        """Of the answer, if it has begun and is no stream."""
+        """Of the answer, if it has begun and is no stream that goes on."""
         if not select.select([self._socket], [], [], 0)[0]:
             return 0
         head = self._socket.recv(2048, socket.MSG_PEEK)
