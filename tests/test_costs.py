@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from localinfra import cache, costs
+from localinfra import cache, costs, executor
 from localinfra.costs import Book, CostRow, CostsUnreadable, Ledger, Used
 
 TIME = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
@@ -191,7 +191,7 @@ def test_a_clock_that_is_set_leaves_first_before_last(
 
 
 def test_a_lack_of_threads_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, num_refused = costs.in_daemon_thread, itertools.count()
+    real, num_refused = executor.in_daemon_thread, itertools.count()
 
     def refuse(*arguments: object, **options: object) -> object:
         if next(num_refused) < 2:

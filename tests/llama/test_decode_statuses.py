@@ -16,7 +16,8 @@ from localinfra.engine.request import (
     SamplingParams,
 )
 from localinfra.errors import ApiError
-from localinfra.llama.context import ContextSettings, LlamaContext, llama_cpp
+from localinfra.llama.context import ContextSettings, LlamaContext
+from localinfra.llama.library import llama_cpp
 from localinfra.llama.model import Model, ModelSettings
 
 SETTINGS = ContextSettings(
