@@ -1,4 +1,5 @@
-"""What processes share in the cache: file locks, and scratch folders that get cleaned up.
+"""What processes share in the cache: file locks, files that are whole, and scratch folders that get
+cleaned up.
 
 A lock is polled, never blocked on. The operating system releases it when its holder's process
 ends.
@@ -9,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ except ImportError:  # Windows: no locks, so two processes may do the same work 
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+PART = ".part"  # ending of files that are being written
 SCRATCH = ".scratch-"  # prefix of folders that are removed when no process holds the lock
 TRY_INTERVAL_S = 0.02
 
@@ -82,6 +85,19 @@ def holder_of(path: Path) -> str:
             name = Path(f"/proc/{found[1]}/comm").read_text().strip()
             return f"process {found[1]} ({name})"
     return "another process"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Gives the file this content: readers see the old one or the new one, and a full disk leaves
+    the old one and nothing beside it. Raises OSError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PART}")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
 
 
 def sweep(folder: Path) -> None:

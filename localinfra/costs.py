@@ -9,7 +9,6 @@ import contextlib
 import copy
 import datetime
 import logging
-import os
 from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
 
@@ -96,23 +95,32 @@ def now() -> datetime.datetime:
 def read(path: Path) -> Book:
     """The content of the file, or an empty book if there is none. Raises CostsUnreadable."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Book)
-    except FileNotFoundError:
-        return Book(now())
+        return _book(path)
     except (OSError, msgspec.MsgspecError) as error:
         raise CostsUnreadable(
             f"{path} can't be read ({error}); `localinfra costs --reset` starts from zero"
         ) from None
 
 
+def _book(path: Path) -> Book:
+    """Raises OSError and MsgspecError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Book)
+    except FileNotFoundError:
+        return Book(now())
+
+
 def add(path: Path, rows: Collection[CostRow]) -> None:
-    """Adds rows to the file. Moves a damaged file aside. Raises OSError."""
+    """Adds rows to the file. Moves a damaged file aside, but not one that can't be read for now:
+    too many files may be open, or a disk fail for a moment. Raises OSError."""
     with cache.locked(path.with_suffix(".lock"), LOCK_LIMIT_S):
         try:
-            book = read(path)
-        except CostsUnreadable as error:
+            book = _book(path)
+        except msgspec.MsgspecError as error:
             aside = path.with_suffix(".damaged")
-            logger.warning("%s; counting from zero, the damaged file is now %s", error, aside)
+            logger.warning(
+                "%s is damaged (%s); counting from zero, it is now %s", path, error, aside
+            )
             path.replace(aside)
             book = Book(now())
         write(path, book.with_rows(rows))
@@ -125,9 +133,7 @@ def reset(path: Path) -> None:
 
 
 def write(path: Path, book: Book) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(book)))
-    part.replace(path)  # readers see the old file or the new one
+    cache.write_whole(path, msgspec.json.format(msgspec.json.encode(book)))
 
 
 class Ledger:
@@ -149,7 +155,7 @@ class Ledger:
             row = CostRow(key=key, model=model, first_at=time, last_at=time)
             self._unsaved[key, model] = row
         row.add(used)
-        row.last_at = time
+        row.first_at, row.last_at = min(row.first_at, time), max(row.last_at, time)  # it may be set
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
@@ -183,7 +189,7 @@ class Ledger:
         try:
             await in_daemon_thread(add, self._path, rows, name="costs")
             self._is_failing = False
-        except OSError as error:
+        except (OSError, RuntimeError, MemoryError) as error:  # such as no room for a thread
             if not self._is_failing:  # log once, not every few seconds
                 logger.warning("costs can't be saved in %s: %s", self._path, error)
             self._is_failing = True

@@ -6,12 +6,13 @@ changed model starts anew. Standard library only, as the supervisor imports it.
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+
+from localinfra import cache
 
 WITHIN_S = 600.0  # of the one before, a death counts
 MOST_DEATHS = 20  # kept of a model, the newest
@@ -65,9 +66,8 @@ class Deaths:
         deaths = [*self.of(identity), death][-MOST_DEATHS:]
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            scratch = self.folder / f"{identity}.{os.getpid()}"
-            scratch.write_text(json.dumps({"model": name, "deaths": deaths}), encoding="utf-8")
-            scratch.replace(self._place(identity))
+            row = json.dumps({"model": name, "deaths": deaths})
+            cache.write_whole(self._place(identity), row.encode())
             kept = sorted(self.folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
             for file in kept[:-MOST_FILES]:
                 file.unlink()

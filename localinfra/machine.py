@@ -5,6 +5,7 @@ Reads a few small files and imports no library, since every server start calls i
 
 import hashlib
 import importlib.util
+import mmap
 import os
 import platform
 import re
@@ -35,6 +36,17 @@ CPU_FEATURES = {
     "hw.optional.arm.FEAT_I8MM": "MATMUL_INT8",
     "hw.optional.avx2_0": "AVX2",
 }
+
+
+def gives(num_bytes: int) -> bool:
+    """Whether this process may have so much more memory now, in one piece: a limit on its address
+    space (ulimit -v), or a system that promises no more than it has, may refuse."""
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+    try:
+        mmap.mmap(-1, num_bytes, **private).close()
+    except (OSError, ValueError, OverflowError, MemoryError):
+        return False
+    return True
 
 
 def usable_cores() -> int:

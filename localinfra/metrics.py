@@ -147,6 +147,11 @@ class Metrics:
             "Tokens in the KV cache, including those kept for later requests.",
             "model",
         )
+        self.kv_cells_shared = Gauge(
+            "localinfra_kv_cells_shared",
+            "Of the used ones, tokens in the prefix cache: all of them while nothing runs.",
+            "model",
+        )
         self.kv_cells = Gauge("localinfra_kv_cells", "Tokens that fit in the KV cache.", "model")
         self.parked_bytes = Gauge(
             "localinfra_parked_prefix_bytes",

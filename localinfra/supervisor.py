@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NamedTuple, NoReturn
 
-from localinfra import logs
+from localinfra import logs, outlet
 from localinfra.children import module_command
 from localinfra.deaths import Death, Deaths, history
 from localinfra.journal import SIZE, CrashJournal, Trouble, culprits
@@ -71,6 +71,7 @@ def become(listeners: Sequence[socket.socket], deaths: Path, level: str, form: s
     command = [sys.executable, *sys.orig_argv[1:]]
     orders = (command, [one.fileno() for one in listeners], str(deaths), level, form)
     sys.stdout.flush()
+    outlet.settle()
     # Another program: this one has the server's libraries in memory.
     arguments = [*module_command("localinfra.supervisor"), json.dumps(orders)]
     os.execv(sys.executable, [*arguments, *command])  # the rest is for those who list processes
@@ -260,6 +261,7 @@ def out_of_memory_kills() -> int:
 
 
 def main() -> NoReturn:
+    outlet.install()
     orders = Orders(*json.loads(sys.argv[1]))
     logs.configure(orders.log_level, orders.log_format)
     with tempfile.TemporaryFile() as shared, tempfile.TemporaryFile() as report:

@@ -2,12 +2,14 @@
 
 import asyncio
 import datetime
+import errno
+import itertools
 import threading
 from pathlib import Path
 
 import pytest
 
-from localinfra import cache, costs
+from localinfra import cache, costs, executor
 from localinfra.costs import Book, CostRow, CostsUnreadable, Ledger, Used
 
 TIME = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
@@ -159,3 +161,52 @@ def test_without_a_path_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     serve(Ledger(), 1)
     assert list(tmp_path.iterdir()) == []
     assert costs.default_path() == tmp_path / "costs" / "costs.json"
+
+
+def test_a_file_that_can_not_be_read_for_now_is_not_put_aside(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs.add(path, [row()])
+
+    def no_descriptor(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", no_descriptor)
+        with pytest.raises(OSError, match="Too many open files"):
+            costs.add(path, [row()])
+    costs.add(path, [row()])
+    assert used(costs.read(path)) == {("k", "m"): (2, 20, 0.5)}
+    assert not path.with_suffix(".damaged").exists()
+
+
+def test_a_clock_that_is_set_leaves_first_before_last(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([TIME, TIME - datetime.timedelta(days=365), TIME])
+    monkeypatch.setattr(costs, "now", lambda: next(times, TIME))
+    serve(Ledger(path), 3)
+    [found] = costs.read(path).rows
+    assert found.requests == 3 and found.first_at < found.last_at == TIME
+
+
+def test_a_lack_of_threads_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, num_refused = executor.in_daemon_thread, itertools.count()
+
+    def refuse(*arguments: object, **options: object) -> object:
+        if next(num_refused) < 2:
+            raise RuntimeError("can't start new thread")
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(costs, "in_daemon_thread", refuse)
+    monkeypatch.setattr(costs, "SAVE_INTERVAL_S", 0.01)
+
+    async def run() -> None:
+        ledger = Ledger(path)
+        async with ledger.kept():
+            ledger.add("k", "m", ONE)
+            while not path.exists():
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert used(costs.read(path)) == {("k", "m"): (1, 10, 0.25)}

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: dict[str, list[set[str]]] = {
     "": [
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"}
-        | {"shares"},
+        | {"outlet", "shares"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
         | {"interpreter", "llama_builds"},
         {"deaths", "devices", "journal"},

@@ -124,6 +124,7 @@ def update_gauges(metrics: Metrics, runtime: Runtime) -> None:
     metrics.sequences_running.show({(name,): stat.num_running for name, stat in stats.items()})
     metrics.sequences_waiting.show({(name,): stat.num_waiting for name, stat in stats.items()})
     metrics.kv_cells_used.show({(name,): stat.kv_used for name, stat in stats.items()})
+    metrics.kv_cells_shared.show({(name,): stat.kv_shared for name, stat in stats.items()})
     metrics.kv_cells.show({(name,): stat.kv_total for name, stat in stats.items()})
     metrics.steps.show({(name,): stat.num_steps for name, stat in stats.items()})
     metrics.step_seconds.show({(name,): stat.step_s for name, stat in stats.items()})

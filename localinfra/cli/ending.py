@@ -8,6 +8,8 @@ import os
 import sys
 import threading
 
+from localinfra import outlet
+
 logger = logging.getLogger(__name__)
 
 LEAVING_LIMIT_S = 3.0
@@ -34,7 +36,9 @@ def _others() -> list[threading.Thread]:
     return [
         thread
         for thread in threading.enumerate()
-        if thread not in own and not isinstance(thread, threading.Timer)
+        if thread not in own
+        and thread.name != outlet.THREAD
+        and not isinstance(thread, threading.Timer)
     ]
 
 
@@ -44,4 +48,5 @@ def _end(status: int) -> None:
     logging.shutdown()
     if sys.stdout:  # a parent may have closed it
         sys.stdout.flush()
+    outlet.settle()
     os._exit(status)

@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from localinfra import logs, supervisor
+from localinfra import logs, outlet, supervisor
 from localinfra.api.app import create_app
 from localinfra.api.sockets.server import Server
 from localinfra.cli.client import local_url
@@ -151,7 +151,9 @@ class Foreground(Server):
         self.should_exit = True
         # Needs neither the loop nor the GIL, so that nothing can keep the process alive.
         faulthandler.dump_traceback_later(
-            self._runtime.settings.shutdown_timeout_s + CANCEL_S, exit=True, file=2
+            self._runtime.settings.shutdown_timeout_s + CANCEL_S,
+            exit=True,
+            file=outlet.for_last_words(),
         )
 
     def _announce_deadline(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from localinfra import logs, supervisor
+from localinfra import logs, outlet, supervisor
 from localinfra.api.sockets.binding import bind
 from localinfra.children import follow_parent
 from localinfra.cli.ending import end_within, leave
@@ -74,6 +74,7 @@ def serve(
     With FILEs, GGUF files or folders of models, serves these alone under their files' names, or in
     addition to the models of --config.
     """
+    outlet.install()
     hold_hangups()
     flags = {"host": host, "port": port, "log_level": "debug" if verbose else log_level}
     given = {name: value for name, value in flags.items() if value is not None}

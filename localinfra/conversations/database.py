@@ -110,8 +110,10 @@ class Database:
                 return work(connection)
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without its second half
-            if code not in BUSY:
-                self.close()  # what is wrong may be mended when it is opened again
+            if code not in BUSY and code != sqlite3.SQLITE_FULL:
+                # What is wrong may be mended when it is opened again. But that takes room on the
+                # disk, and who has it open can read on.
+                self.close()
             if code in DAMAGED:
                 raise _Damaged(str(error)) from None
             raise self._refusal(code, error) from None

@@ -48,13 +48,13 @@ class KVCache:
         self._running: dict[int, int] = {}  # slot → tokens it holds
         self._canonical: set[int] = set()  # of the running slots
         self._recorded: dict[int, Prefix] = {}  # running or cache slot → its path in the tree
-        self._num_private = 0  # cells of running slots beyond their recorded prefixes
+        self.num_private = 0  # cells of running slots beyond their recorded prefixes
         self._steps_to_tidying = TIDY_INTERVAL
 
     @property
     def num_used(self) -> int:
         """Cells in use: those of the tree, and those of running slots beyond it."""
-        return self._tree.num_tokens + self._num_private
+        return self._tree.num_tokens + self.num_private
 
     @property
     def num_free(self) -> int:
@@ -111,7 +111,7 @@ class KVCache:
                 length = stop
             self._recorded[slot] = Prefix(tokens[:length], prefix.salt)
             self._tree.insert(self._recorded[slot], slot)
-            self._num_private -= length - match.num_held
+            self.num_private -= length - match.num_held
         if state is not None and not (
             length == match.num_known and self._backend.restore_state(slot, state, length)
         ):
@@ -128,7 +128,7 @@ class KVCache:
     def advance(self, slot: int, num_tokens: int) -> None:
         """Counts `num_tokens` more tokens in the slot."""
         self._running[slot] += num_tokens
-        self._num_private += num_tokens
+        self.num_private += num_tokens
 
     def retract(self, slot: int, num_tokens: int) -> None:
         """Drops the slot's last tokens, a rejected draft."""
@@ -148,7 +148,7 @@ class KVCache:
         for holders, start, stop in doubles.ours:
             for holder in holders:
                 self._share(slot, holder, start, stop)
-        self._num_private -= len(tokens) - len(known.tokens)
+        self.num_private -= len(tokens) - len(known.tokens)
         self._recorded[slot] = prefix
 
     def _share(self, source: int, target: int, start: int, stop: int) -> None:
@@ -173,7 +173,7 @@ class KVCache:
             self._backend.copy(slot, cache_slot, 0, len(tokens))
             self._tree.insert(prefix, cache_slot)
             self._recorded[cache_slot] = prefix
-        self._num_private -= self._running.pop(slot) - len(prefix.tokens)
+        self.num_private -= self._running.pop(slot) - len(prefix.tokens)
         self._canonical.discard(slot)
         self._release(slot)
 

@@ -100,6 +100,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     num_steps: int
     kv_used: int  # cells, including those of idle cached prefixes
     kv_total: int
+    kv_shared: int = 0  # of those used, in the prefix cache; all of them while nothing runs
     state_bytes: int = 0  # host memory that saved states take, at most
     num_drafted: int = 0  # tokens verified since the start
     num_accepted: int = 0  # of these

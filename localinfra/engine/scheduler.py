@@ -225,6 +225,7 @@ class Scheduler:
             num_steps=num_steps,
             kv_used=self.cache.num_used,
             kv_total=self._backend.num_cells,
+            kv_shared=self.cache.num_used - self.cache.num_private,
             state_bytes=self.cache.copies.most_state_bytes,
             num_drafted=self.drafting.num_drafted,
             num_accepted=self.drafting.num_accepted,

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from localinfra import machine
+from localinfra import cache, machine
 from localinfra.footprint import MIB, Footprint
 from localinfra.models.entries import ModelEntry
 
@@ -66,9 +65,7 @@ class Records(Generic[T]):
         path = self.place(name)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_suffix(f".{os.getpid()}")
-            scratch.write_bytes(msgspec.json.encode(value))
-            scratch.replace(path)
+            cache.write_whole(path, msgspec.json.encode(value))
             kept = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)
             for file in kept[:-MOST_KEPT]:
                 file.unlink()

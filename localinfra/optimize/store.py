@@ -93,7 +93,9 @@ def decisions() -> Iterator[Decision]:
     records = _records()
     here = (machine.cpu(), machine.llama_build()) if records else None
     for _, known in records:
-        has_ended = known.retry_at is not None and time.time() > known.retry_at
+        left_s = 0.0 if known.retry_at is None else known.retry_at - time.time()
+        # More than was ever set: the clock has gone back since.
+        has_ended = known.retry_at is not None and not 0 <= left_s <= RETRY_AFTER_S
         if (known.cpu, known.llama_build) == here and not has_ended and _is_complete(known):
             yield known
 
@@ -169,9 +171,7 @@ def keep(decision: Decision, weights: Path | None = None) -> None:
     source = decision.source
     name = f"{_stem(source)}-{_short(source.path, decision.cpu, decision.llama_build)}"
     record = folder() / f"{name}.json"
-    part = record.with_suffix(".part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(decision)))
-    part.replace(record)
+    cache.write_whole(record, msgspec.json.format(msgspec.json.encode(decision)))
     _drop_outdated(record, decision)
 
 

@@ -204,7 +204,7 @@ class Folder:
             files = [each for name in models for each in self._files(bytes.fromhex(name))]
             num_bytes = sum(status.st_size for _, status in files)
             if num_bytes > self._max_bytes:
-                files.sort(key=lambda each: each[1].st_mtime_ns)
+                files = self._dated(files)
                 for path, status in files:
                     if num_bytes <= self._max_bytes * FULL_SHARE:
                         break
@@ -215,6 +215,18 @@ class Folder:
         for name in models:
             with contextlib.suppress(OSError):  # not empty
                 (self._root / name).rmdir()
+
+    @staticmethod
+    def _dated(files: list[tuple[Path, os.stat_result]]) -> list[tuple[Path, os.stat_result]]:
+        """The least recently used first. Those of a clock that has gone back since count as used
+        now, and as older ever after: else all that is new would leave before them."""
+        files.sort(key=lambda each: each[1].st_mtime_ns)
+        now_ns = time.time_ns()
+        for path, status in files:
+            if status.st_mtime_ns > now_ns:
+                with contextlib.suppress(OSError):
+                    os.utime(path, ns=(now_ns, now_ns), follow_symlinks=False)
+        return files
 
     def _path(self, model: bytes, name: str) -> Path:
         return self._root / model.hex() / name
@@ -261,7 +273,7 @@ class Folder:
     def _remove_stale_parts(self) -> None:
         for path in self._root.rglob(f"*{PART}"):
             with contextlib.suppress(OSError):
-                if time.time() - path.lstat().st_mtime > STALE_PART_S:
+                if abs(time.time() - path.lstat().st_mtime) > STALE_PART_S:  # or it was set
                     path.unlink()
 
     def _read_secret(self) -> bytes | None:

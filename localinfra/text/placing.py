@@ -62,6 +62,11 @@ ROLLBACK_SHARE = 1 / 16  # of the weights' size may be spent on it: small states
 ASKED_ROLLBACK = 3  # whatever it costs, where settings name who drafts
 
 
+# llama.cpp ends the process if, after the large buffers, it gets no memory for a graph's nodes,
+# which are 36 MB with SmolLM2.
+SPARE_BYTES = 96 << 20
+
+
 class TextPlan(LoadPlan, frozen=True, kw_only=True):
     path: Path
     header: GgufHeader
@@ -282,6 +287,7 @@ def load_with_layers(
     name = measured.digest(known_by)
     known = roundings.find(name)
     try:
+        check_memory(model, plan.header, settings)
         with model.scanned():
             context = context_type(settings)(model, settings, known)
     except BaseException:
@@ -302,3 +308,16 @@ def context_type(settings: ContextSettings) -> "type[LlamaContext]":
     from localinfra.llama.context import LlamaContext
 
     return LlamaContext
+
+
+def check_memory(model: Model, header: GgufHeader, settings: ContextSettings) -> None:
+    """Raises NoContext if the system would refuse a context on the CPU its memory. What it gives in
+    the middle of that can't be known here; what it has promised, it gives."""
+    shape = cache_shape(settings)
+    num_outputs = max(settings.num_sequences, MIN_OUTPUT_ROWS) + MOST_PADDING
+    own_bytes = sum(cache_bytes(header, shape)) + compute_bytes(header, shape, num_outputs)
+    if not model.is_offloaded and not machine.gives(own_bytes + SPARE_BYTES):
+        raise NoContext(
+            f"{model.path}: the system refuses {(own_bytes + SPARE_BYTES) >> 20} MiB for "
+            f"{settings.num_cells} tokens of context"
+        )

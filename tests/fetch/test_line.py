@@ -53,6 +53,8 @@ def test_a_server_says_when_to_come_back_in_seconds_or_by_a_date() -> None:
     later = parse_retry_after(email.utils.formatdate(time.time() + 3600, usegmt=True))
     assert later is not None and later > 3000
     assert parse_retry_after(email.utils.formatdate(0, usegmt=True)) == 0
+    end, now = (email.utils.formatdate(time.time() + s, usegmt=True) for s in (9e8 + 60, 9e8))
+    assert parse_retry_after(end, now) == 60  # whatever the clock of this machine says
     assert [parse_retry_after(text) for text in ("", "soon", "-1", "1e9", "٣")] == [None] * 5
 
 

@@ -145,6 +145,10 @@ def test_putting_off_expires_unless_final(source: Path, monkeypatch: pytest.Monk
     later = time.time() + store.RETRY_AFTER_S + 1
     monkeypatch.setattr(time, "time", lambda: later)
     assert store.find(source) is None
+    store.put_off(source, "busy", is_final=False)
+    assert store.find(source)
+    later -= 365 * 86_400  # the clock was a year ahead
+    assert store.find(source) is None
     store.put_off(source, "crashed", is_final=True)
     later *= 2
     assert store.find(source)

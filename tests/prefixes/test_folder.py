@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +199,18 @@ def test_a_damaged_secret_makes_all_files_foreign(tmp_path: Path) -> None:
     chain(folder, 1)
     spans: list[KeptSpan] = opened(tmp_path).spans(MODEL)
     assert len(spans) == 1 and isinstance(spans[0].cells, OffloadedCells)
+
+
+def test_files_of_a_clock_that_was_ahead_leave_before_new_ones(tmp_path: Path) -> None:
+    """They count as used when it was set, not for a year as the newest."""
+    size = entry_of().file_bytes + DATA.nbytes
+    folder = opened(tmp_path, limit=4 * size)
+    ahead = chain(folder, 4)
+    for name in ahead:
+        time_s = time.time() + 365 * 86_400
+        os.utime(path_of(tmp_path, name), (time_s, time_s))
+    for first in range(50, 58):
+        [name] = chain(folder, 1, first=first)
+        folder.touch(MODEL, [name])
+    left = {path.name for path in tmp_path.glob(f"{MODEL.hex()}/*")}
+    assert name in left and not left & set(ahead)

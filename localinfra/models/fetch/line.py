@@ -191,7 +191,8 @@ def check(response: httpx2.Response) -> None:
     if status < 400:
         return
     if status in PASSING:
-        retry_after_s = parse_retry_after(response.headers.get("Retry-After", ""))
+        headers = response.headers
+        retry_after_s = parse_retry_after(headers.get("Retry-After", ""), headers.get("Date", ""))
         if retry_after_s is None and (
             rest := LIMIT_ENDS.search(response.headers.get("RateLimit", ""))
         ):
@@ -204,11 +205,17 @@ def check(response: httpx2.Response) -> None:
     raise PullFailed(f"{host} answers with status {status}.")
 
 
-def parse_retry_after(text: str) -> float | None:
-    """Seconds, given as such or as a date."""
+def parse_retry_after(text: str, now: str = "") -> float | None:
+    """Seconds, given as such or as a date. `now`: the server's own date, as this machine's clock
+    may be wrong."""
     if text.strip().isascii() and text.strip().isdigit():
         return float(text.strip()[:9])
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        until_s = email.utils.parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError):
         return None
+    try:
+        now_s = email.utils.parsedate_to_datetime(now).timestamp()
+    except (ValueError, OverflowError):
+        now_s = time.time()
+    return max(0.0, until_s - now_s)

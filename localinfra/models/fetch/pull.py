@@ -7,6 +7,7 @@ import shutil
 import threading
 from pathlib import Path
 
+from localinfra import cache
 from localinfra.errors import DiskFull, PullFailed, PullRefused
 from localinfra.models.fetch.hub import plan_hub
 from localinfra.models.fetch.line import Line
@@ -99,14 +100,17 @@ def link(path: Path, blob: Path) -> None:
         return
     beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
     try:
-        beside.symlink_to(os.path.relpath(blob, path.parent))
-    except OSError:  # a file system without links
-        shutil.copyfile(blob, beside)
-    os.replace(beside, path)
+        try:
+            beside.symlink_to(os.path.relpath(blob, path.parent))
+        except OSError:  # a file system without links
+            shutil.copyfile(blob, beside)
+        os.replace(beside, path)
+    except BaseException:  # a full disk, where half a copy would stay
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    beside.write_text(text)
-    os.replace(beside, path)
+    cache.write_whole(path, text.encode())
