@@ -18,7 +18,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "": [
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
-        | {"llama_builds"},
+        | {"llama_builds", "pictures"},
         {"deaths", "devices", "journal"},
         {"supervisor"},
         {"config", "chat", "engine", "costs", "conversations", "llama_usable"},
@@ -102,6 +102,7 @@ OWNERS: dict[str, str | tuple[str, ...]] = {
     "ray": "ray_serve.py",
     "httpx2": "models/fetch/",
     "huggingface_hub": "models/fetch/",
+    "PIL": ("pictures.py", "image/"),
     "pytest": "pytest_plugin.py",
     "openai": "pytest_plugin.py",
 }
