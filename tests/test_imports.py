@@ -18,7 +18,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "": [
         {"addresses", "errors", "footprint", "metrics", "backend_detect", "comments", "logs"},
         {"cache", "chance", "children", "executor", "garbage", "install", "machine", "watchdog"}
-        | {"llama_builds", "pictures"},
+        | {"llama_builds", "picture_parts", "pictures"},
         {"deaths", "devices", "journal"},
         {"supervisor"},
         {"config", "chat", "engine", "costs", "conversations", "llama_usable"},
@@ -63,7 +63,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "models": [
         {"budget", "failures", "gguf", "places", "quants", "sampling", "swaps", "versions"},
         {"seats", "sources"},
-        {"details", "looks", "sharing"},
+        {"companions", "details", "looks", "sharing"},
         {"entries", "pool"},
         {"files", "found", "kv_cache", "measured"},
         {"histories"},

@@ -57,6 +57,7 @@ class ModelSettings(msgspec.Struct, frozen=True):
     mlock: bool = False
     lora: tuple[LoraFile, ...] = ()
     mtp: bool = False  # with the layers for multi-token prediction
+    vocabulary_only: bool = False  # no weights: to tokenize, or to try a projector
 
 
 @functools.cache
@@ -78,6 +79,7 @@ class Model:
         params.split_mode = SPLIT_MODES[settings.split_mode]
         params.main_gpu = settings.main_gpu
         params.load_mtp = settings.mtp
+        params.vocab_only = settings.vocabulary_only
         params.load_mode = LOAD_MODES[settings.mmap, settings.mlock]
         split = (ctypes.c_float * llama_cpp.llama_max_devices())(*settings.tensor_split)
         if settings.tensor_split:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 
+from localinfra import machine
 from localinfra.engine.engine import Engine
 from localinfra.engine.request import EngineSettings
 from localinfra.errors import ModelUnavailable
-from localinfra.footprint import Room, total
+from localinfra.footprint import CPU, Footprint, Room, less, total
 from localinfra.llama.build_info import free_memory
 from localinfra.llama.model import Model
 from localinfra.models.entries import TextModelEntry
@@ -23,9 +24,11 @@ from localinfra.optimize import store
 from localinfra.optimize.job import OptimizeJob
 from localinfra.prefixes.shelves import Shelves
 from localinfra.text.draft import load_draft, plan_with_draft
+from localinfra.text.eyes import KEPT_BYTES, PIXEL_BYTES, Eyes
 from localinfra.text.identity import identity
 from localinfra.text.model import TextModel
 from localinfra.text.placing import TextPlan, place, short_context
+from localinfra.text.projector import load_projector, plan_projector, with_batch
 from localinfra.text.templates import ModelTemplates, compile_templates
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ def load_text_model(
     Raises ModelUnavailable with the remedy: file absent, damaged, or too large for memory."""
     plan = plan or text_plan(name, entry, {})
     path, header = plan.path, plan.header
+    own_entry, entry = entry, with_batch(entry, plan.projector)
     context, model = place(name, entry, plan)
     if not model.can_generate:
         context.close()
@@ -56,8 +60,11 @@ def load_text_model(
             'give it kind = "embedding" in models.toml if it is an embedder.',
             "model",
         )
+    projector = None
     try:
         drafter = load_draft(name, entry, plan, model, context)
+        if plan.projector:
+            projector = load_projector(name, entry, plan.projector, model)
     except BaseException:
         context.close()
         raise
@@ -79,14 +86,15 @@ def load_text_model(
     engine = Engine(context, engine_settings, name=name, shelf=shelf, drafter=drafter)
     return TextModel(
         name,
-        entry,
+        own_entry,
         model,
         engine,
         templates_of(name, entry, header, model),
         max_waiting,
         share_prefixes=share_prefixes,
         recommended=recommended_in(header.metadata),
-        footprint=total(each.footprint for each in (context, drafter) if each),
+        footprint=total(each.footprint for each in (context, drafter, projector) if each),
+        eyes=Eyes(name, projector, max_waiting) if projector else None,
         salt_of=shelves.salt if shelves else str,
     )
 
@@ -110,9 +118,30 @@ def text_plan(name: str, entry: TextModelEntry, room: Room) -> TextPlan:
         path, header = weights(name, entry)
         for adapter in entry.lora:
             read_adapter(adapter.path)
-        return plan_with_draft(name, entry, path, header, room)
+        return plan_with_projector(name, entry, path, header, room)
     except BadGguf as error:
         raise ModelUnavailable(str(error), "model") from None
+
+
+def plan_with_projector(
+    name: str, entry: TextModelEntry, path: Path, header: GgufHeader, room: Room
+) -> TextPlan:
+    """The projector has its place first: pictures come before all else. Raises ModelUnavailable and
+    BadGguf."""
+    projector = plan_projector(name, entry, header, room)
+    if projector is None:
+        return plan_with_draft(name, entry, path, header, room)
+    free = free_memory() if entry.gpu_layers != 0 else {}
+    free[CPU] = machine.available_memory() or 0
+    room = {device: room.get(device, size) for device, size in free.items()}
+    rest = less(room, projector.expected)
+    plan = plan_with_draft(name, with_batch(entry, projector), path, header, rest)
+    return msgspec.structs.replace(
+        plan,
+        expected=total((plan.expected, projector.expected)),
+        working=Footprint({CPU: KEPT_BYTES + PIXEL_BYTES}),
+        projector=projector,
+    )
 
 
 def weights(name: str, entry: TextModelEntry) -> tuple[Path, GgufHeader]:
