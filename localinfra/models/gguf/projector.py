@@ -5,7 +5,7 @@ What depends on a projector's type beyond that is found out by using it in a pro
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from localinfra.models.gguf.checks import AGAIN, MAX_LAYERS, tensor_problems
 from localinfra.models.gguf.header import Array, GgufHeader
@@ -24,6 +24,9 @@ PLACED_KINDS = frozenset(("deepseek4v", "hunyuanvl"))
 # Gemma 3's follow from its square.
 MOST_AT_ONCE = {"gemma4v": 1120, "gemma4uv": 1120}
 
+# Encoders whose tensors are all known, with their shapes: of these, C checks none.
+KNOWN = ("gemma3", "idefics3", "qwen2vl_merger", "qwen2.5vl_merger")
+
 COUNTS = ("embedding_length", "feed_forward_length", "block_count", "attention.head_count")
 SIDES = {"image_size": 8192, "patch_size": 1024}  # pixels; clip.cpp's limits, or less
 # gguf.cpp asserts these types, by their number in the file, where clip.cpp reads a value.
@@ -40,6 +43,8 @@ TYPES = {
     **dict.fromkeys(("clip.vision.attention.layer_norm_epsilon",), F32),
     **dict.fromkeys(("clip.vision.image_mean", "clip.vision.image_std"), ARRAY),
 }
+# In older files, or for pictures of any size.
+MAY_BE_ZERO = ("image_size", "feed_forward_length", "projection_dim")
 MAX_WIDTH = 1 << 16  # of an encoder's layers
 PATCH_COLORS = 3
 BYTES_PER_PATCH = 4 * 6  # of activations, for each number of an encoder's widest layer
@@ -113,8 +118,7 @@ def _numbers(header: GgufHeader) -> Iterator[str]:
         key = f"clip.vision.{name}"
         number = header.metadata.get(key)
         limit = SIDES.get(name, MAX_LAYERS if name == "block_count" else MAX_WIDTH)
-        # A size of 0 means any, in some files.
-        least = 0 if name == "image_size" else 1
+        least = 0 if name in MAY_BE_ZERO else 1
         if type(number) is not int or not least <= number <= limit:
             yield f"has {key} = {number}; {AGAIN}"
     for name in ("image_mean", "image_std"):
@@ -133,52 +137,101 @@ def _numbers(header: GgufHeader) -> Iterator[str]:
 
 
 def _layers(header: GgufHeader) -> Iterator[str]:
+    names = {tensor.name for tensor in header.tensors}
+    kind, count = kind_of_projector(header), header.number("vision.block_count")
+    for layer in range(count) if kind != "gemma3nv" else ():  # which has blocks of convolutions
+        if f"v.blk.{layer}.attn_out.weight" not in names:
+            yield f"claims {count} layers but lacks layer {layer}; {AGAIN}"
+    if kind not in KNOWN:
+        return
     width, heads = (header.number(f"vision.{name}") for name in (COUNTS[0], COUNTS[3]))
     if width % heads:
         yield f"has {heads} attention heads for {width} numbers; {AGAIN}"
-    if "qwen" in kind_of_projector(header) and width // heads % 4:
+    if "qwen" in kind and width // heads % 4:
         yield f"turns heads of {width // heads} numbers, which is no multiple of 4; {AGAIN}"
-    names = {tensor.name for tensor in header.tensors}
-    count = header.number("vision.block_count")
-    if kind_of_projector(header) == "gemma3nv":  # has blocks of convolutions
-        return
-    for layer in range(count):
-        if f"v.blk.{layer}.attn_out.weight" not in names:
-            yield f"claims {count} layers but lacks layer {layer}; {AGAIN}"
-    if f"v.blk.{count}.attn_out.weight" in names:
-        yield f"claims {count} layers but has more; {AGAIN}"
+    yield from _shapes(header)
+
+
+def _shapes(header: GgufHeader) -> Iterator[str]:
+    found = {tensor.name: tensor.shape for tensor in header.tensors}
+    for name, shape in expected_shapes(header, found).items():
+        if found.get(f"{name}.weight") != shape:
+            yield f"has {name}.weight in shape {found.get(f'{name}.weight')}, not {shape}; {AGAIN}"
+        bias = found.get(f"{name}.bias")
+        needs_bias = "qwen" in kind_of_projector(header) and (".attn_" in name or "mm." in name)
+        if bias is None and needs_bias and "attn_out" not in name:
+            yield f"lacks {name}.bias; {AGAIN}"
+        if bias is not None and bias != shape[-1:]:
+            yield f"has {name}.bias in shape {bias}, not {shape[-1:]}; {AGAIN}"
+    others = ("v.patch_embd.bias", "v.class_embd") if "qwen" in kind_of_projector(header) else ()
+    for name in others:
+        if name in found:
+            yield f"has {name}, which its type has no place for; {AGAIN}"
+
+
+def rows_width(header: GgufHeader) -> int:
+    """Numbers in a row that a projector of a KNOWN type makes; 0 if it lacks the last weights
+    (clip_n_mmproj_embd)."""
+    name, at = {
+        "gemma3": ("mm.input_projection.weight", 0),
+        "idefics3": ("mm.model.fc.weight", -1),
+    }.get(kind_of_projector(header), ("mm.2.weight", -1))
+    return next((tensor.shape[at] for tensor in header.tensors if tensor.name == name), 0)
+
+
+def expected_shapes(
+    header: GgufHeader, found: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Of the weights that a projector of a KNOWN type needs, by name without an end. `found`: the
+    shapes of all, by whole names."""
+    width, _, layers, _ = (header.number(f"vision.{name}") for name in COUNTS)
+    patch, makes = header.number("vision.patch_size"), rows_width(header)
+    merge = header.number("vision.projector.scale_factor", 1)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(layers):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_out"):
+            shapes[f"v.blk.{layer}.{name}"] = (width, width)
+        shapes[f"v.blk.{layer}.ln1"] = shapes[f"v.blk.{layer}.ln2"] = (width,)
+        # Older files have the names of these two swapped.
+        up = found.get(f"v.blk.{layer}.ffn_up.weight", (width, width))
+        ffn = up[0] if up[0] != width else up[-1]
+        pair = ((width, ffn), (ffn, width))
+        shapes[f"v.blk.{layer}.ffn_up"], shapes[f"v.blk.{layer}.ffn_down"] = (
+            pair if up[0] == width else pair[::-1]
+        )
+    shapes["v.patch_embd"] = (patch, patch, PATCH_COLORS, width)
+    match kind_of_projector(header):
+        case "gemma3":
+            return shapes | {"mm.input_projection": (makes, width), "mm.soft_emb_norm": (width,)}
+        case "idefics3":
+            return shapes | {"mm.model.fc": (width * merge * merge, makes)}
+    return shapes | {"mm.0": (4 * width, 4 * width), "mm.2": (4 * width, makes)}
 
 
 def _patches(header: GgufHeader) -> Iterator[str]:
-    """The first layer's shape, and that of positions in a square of patches."""
+    """Positions in a square of patches, and what is merged of them."""
     patch, width = (header.number(f"vision.{name}") for name in ("patch_size", "embedding_length"))
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-    kind = kind_of_projector(header)
-    first = shapes.get("v.patch_embd.weight")
-    if kind in ("gemma3", "qwen2vl_merger", "qwen2.5vl_merger", "idefics3") and first != (
-        *(patch, patch, PATCH_COLORS, width),
-    ):
-        yield f"has patches of shape {first}, not {patch} x {patch} pixels; {AGAIN}"
-    side = header.number("vision.image_size") // patch
+    kind, side = kind_of_projector(header), header.number("vision.image_size") // patch
     merged = header.number("vision.projector.scale_factor", 4)
     if kind == "gemma3" and not 0 < merged <= side:
         yield f"merges {merged} of {side} patches; {AGAIN}"
     places = shapes.get("v.position_embd.weight")
     if kind in ("gemma3", "idefics3") and places != (width, side * side):
         yield f"has positions for {places}, not for {side} x {side} patches; {AGAIN}"
+    if "qwen" in kind and kind in KNOWN:
+        second = shapes.get("v.patch_embd.weight.1")
+        if second != shapes.get("v.patch_embd.weight"):
+            yield f"has patches of shape {second} for a second frame; {AGAIN}"
+        if header.number("vision.spatial_merge_size", 2) != 2:
+            yield f"merges {header.number('vision.spatial_merge_size')} patches; {AGAIN}"
 
 
 def _width(header: GgufHeader, model: GgufHeader) -> Iterator[str]:
     """The commonest mistake: the projector of another size of the same model. llama.cpp itself
     refuses what is not known here."""
-    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-    makes = {
-        "gemma3": shapes.get("mm.input_projection.weight", (0,))[0],
-        "idefics3": shapes.get("mm.model.fc.weight", (0, 0))[-1],
-        "qwen2vl_merger": shapes.get("mm.2.bias", (0,))[0],
-        "qwen2.5vl_merger": shapes.get("mm.2.bias", (0,))[0],
-    }.get(kind_of_projector(header))
-    if makes is not None and makes != model.embedding_length:
+    makes = rows_width(header)
+    if kind_of_projector(header) in KNOWN and makes != model.embedding_length:
         yield (
             f"makes rows of {makes} numbers, but {model.path} reads {model.embedding_length}: it "
             "belongs to another model; fetch the mmproj file from the model's own repository"
