@@ -109,6 +109,8 @@ class LlamaContext:
         self.num_slots = self._slots.num_slots if can_share else settings.num_sequences + 1
         self.num_cells: int = llama_cpp.llama_n_ctx(self._pointer) - reserve
         self.num_vocab = model.num_vocab
+        self.row_width = model.row_width
+        self.has_grid_positions = model.has_grid_positions
         self._is_tiled = settings.kv_type in TILED_TYPES
         self._apply_adapters()
         self._make_batch()
