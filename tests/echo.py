@@ -181,6 +181,7 @@ class EchoBackend:
         self.context_length = context_length
         self.num_sequences = num_sequences
         self.num_vocab = NUM_VOCAB
+        self.row_width, self.has_grid_positions = 0, False  # it doesn't see
         self.num_cells = self.max_saved = self.max_rollback = context_length * 2
         self.step_s = step_s
         self._cells: defaultdict[int, dict[int, int]] = defaultdict(dict)  # slot → position → token
