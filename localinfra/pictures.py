@@ -43,8 +43,9 @@ class Pixels(msgspec.Struct, frozen=True):
         return hashlib.sha256(size + self.data).digest()
 
 
-def read_pixels(data: bytes, param: str) -> Pixels:
-    """A file's first picture, upright and over white; a JPEG beyond MAX_PIXELS in a smaller size.
+def read_pixels(data: bytes, param: str, max_side: int | None = None) -> Pixels:
+    """A file's first picture, upright and over white; a JPEG beyond MAX_PIXELS in a smaller size,
+    and any whose longer side has more pixels than `max_side`.
 
     Raises InvalidRequest, which names `param`, if it can't be read or is beyond a limit.
     """
@@ -59,6 +60,8 @@ def read_pixels(data: bytes, param: str) -> Pixels:
             param,
         )
     picture = over_white(picture).convert("RGB")
+    if max_side and sides[1] > max_side:
+        picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     assert isinstance(picture, Image.Image)
     return Pixels(picture.width, picture.height, picture.tobytes())
 

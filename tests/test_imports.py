@@ -78,6 +78,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"http", "vectors"},
         {"generation", "metrics", "page", "probes", "sockets"},
         {"call"},
+        {"pictures"},
         {"openai", "anthropic", "chats", "requests", "rerank", "tokens"},
         {"cohere", "deepinfra", "ollama"},
         {"openapi"},

@@ -46,7 +46,7 @@ MAX_THOUGHT_LEVELS = 4  # of blocks in blocks
 class ImageUrl(msgspec.Struct, frozen=True):
     """A picture for models that see."""
 
-    url: str  # a data URL, or where `fetch_images` is set an address
+    url: str = ""  # a data URL, or where `fetch_images` is set an address
     detail: TypeName | None = None  # low: a smaller picture, which takes fewer tokens
 
 
@@ -78,9 +78,8 @@ class ContentPart(msgspec.Struct, frozen=True):
     def picture(self) -> ImageUrl | None:
         if self.type not in PICTURE_TYPES or not self.image_url:
             return None
-        if isinstance(self.image_url, str):
-            return ImageUrl(self.image_url, self.detail)
-        return self.image_url
+        found = self.image_url
+        return ImageUrl(found, self.detail) if isinstance(found, str) else found
 
 
 class PictureMark(ContentPart, frozen=True):
@@ -189,14 +188,14 @@ def checked(messages: Sequence[Message]) -> list[Message]:
     """The messages with text or None as content. Raises the same errors as `normalize`."""
     if not messages:
         raise InvalidRequest("messages is empty; send at least one message.", "messages")
-    asked = _last_of_user(messages)
+    asked = last_of_user(messages)
     return [
         _checked(message, f"messages[{at}]", is_asked=at == asked)
         for at, message in enumerate(messages)
     ]
 
 
-def _last_of_user(messages: Sequence[Message]) -> int:
+def last_of_user(messages: Sequence[Message]) -> int:
     return max((at for at, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
@@ -222,7 +221,7 @@ def left_out(messages: Sequence[Message]) -> list[str]:
     """Paths of parts that the model can't read but can do without: calls of unknown kinds, and
     images outside of the user's last message."""
     paths: list[str] = []
-    asked = _last_of_user(messages)
+    asked = last_of_user(messages)
     for at, message in enumerate(messages):
         paths += [
             f"messages[{at}].tool_calls[{index}]"

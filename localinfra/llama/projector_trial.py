@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from localinfra.children import OWN_GROUP, end_with_parent, give_way, module_command
+from localinfra.children import OWN_GROUP, end_with_parent, module_command
 from localinfra.picture_parts import EncodingFailed
 from localinfra.pictures import MAX_RATIO, Pixels
 
@@ -86,7 +86,6 @@ def epitaph(status: int, errors: bytes) -> str:
 
 def main() -> None:
     end_with_parent()
-    give_way()
     request = msgspec.json.decode(sys.argv[1].encode(), type=TrialRequest)
     print(msgspec.json.encode(trial(request)).decode(), flush=True)
 

@@ -6,6 +6,7 @@ nothing of messages, and not how the engine reads the rows.
 
 import asyncio
 import hashlib
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 
+from localinfra.engine.pictures import Picture
 from localinfra.errors import InvalidRequest, ModelUnavailable
 from localinfra.executor import BoundedExecutor, stop_if_abandoned
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
@@ -23,10 +25,11 @@ from localinfra.pictures import Pixels, read_pixels
 KEPT_BYTES = 256 << 20
 PIXEL_BYTES = 128 << 20  # of the picture that is encoded, and of the one that is read meanwhile
 DECODING_THREADS = 2
+LARGE_BYTES = 1 << 20  # of a file that takes a millisecond to hash
 MAX_DIGESTS = 10_000  # of files whose pixels are known, 64 bytes each
 
 
-class Encoder(Protocol):
+class PictureEncoder(Protocol):
     """`llama.projector.Projector`, and a fake in the tests. `read` in one thread at a time."""
 
     is_causal: bool
@@ -42,16 +45,17 @@ class SeenPicture(msgspec.Struct, frozen=True):
     """A picture as the model reads it."""
 
     digest: bytes  # of its pixels
-    parts: tuple[PicturePart, ...]
-    is_causal: bool
+    parts: tuple[list[int] | Picture, ...]  # text tokens around rows: it may be several tiles
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(part.tokens) if part.rows is None else len(part.rows) for part in self.parts)
+        return sum(
+            part.num_tokens if isinstance(part, Picture) else len(part) for part in self.parts
+        )
 
     @property
     def num_bytes(self) -> int:
-        return sum(part.rows.nbytes for part in self.parts if part.rows is not None)
+        return sum(part.rows.nbytes for part in self.parts if isinstance(part, Picture))
 
 
 class Encoding:
@@ -65,9 +69,18 @@ class Encoding:
 class Eyes:
     """Event loop only, except `close`. Errors name `param`."""
 
-    def __init__(self, name: str, encoder: Encoder, max_waiting: int, kept_bytes: int = KEPT_BYTES):
-        """`max_waiting` pictures may wait to be decoded, and as many to be encoded."""
+    def __init__(
+        self,
+        name: str,
+        encoder: PictureEncoder,
+        max_waiting: int,
+        identity: str = "",
+        kept_bytes: int = KEPT_BYTES,
+    ):
+        """`max_waiting` pictures may wait to be decoded, and as many to be encoded. `identity`:
+        what rows depend on besides pixels."""
         self._name = name
+        self._identity = identity.encode()
         self._encoder = encoder
         self._decoding = BoundedExecutor("reading pictures", DECODING_THREADS, max_waiting)
         self._encoding = BoundedExecutor(f"{name} to see pictures", 1, max_waiting)
@@ -86,16 +99,24 @@ class Eyes:
         """Pictures that are not being read yet."""
         return self._decoding.num_waiting + self._encoding.num_waiting
 
-    async def see(self, data: bytes, room: int, param: str) -> SeenPicture:
-        """A picture's file → what the model reads, of at most `room` tokens.
+    async def see(
+        self, data: bytes, room: int, param: str, max_side: int | None = None
+    ) -> SeenPicture:
+        """A picture's file → what the model reads, of at most `room` tokens. A larger picture is
+        made smaller, if there is a `max_side` in pixels.
 
         Raises InvalidRequest for a file that can't be read, or a picture that takes more; QueueFull
         and ModelUnavailable.
         """
-        name = hashlib.sha256(data).digest()
+        if len(data) > LARGE_BYTES:
+            name = await self._decoding.run(named, data, max_side)
+        else:
+            name = named(data, max_side)
         seen = self._kept.get(self._digests.get(name, b""))
         if seen is None:
-            digest, pixels = await self._decoding.run(decoded, data, param, size=len(data))
+            digest, pixels = await self._decoding.run(
+                decoded, data, param, max_side, size=len(data)
+            )
             self._remember(name, digest)
             seen = self._kept.get(digest) or await self._shared(digest, pixels, room, param)
         if seen.num_tokens > room:
@@ -137,9 +158,20 @@ class Eyes:
             parts = await self._encoding.run(self._read, pixels, size=size)
         except EncodingFailed as error:
             raise self._unreadable(error, param) from None
-        seen = SeenPicture(digest, parts, self._encoder.is_causal)
+        seen = SeenPicture(
+            digest,
+            tuple(
+                part.tokens if part.rows is None else self._picture(digest, at, part)
+                for at, part in enumerate(parts)
+            ),
+        )
         self._kept.put(seen)
         return seen
+
+    def _picture(self, digest: bytes, at: int, part: PicturePart) -> Picture:
+        assert part.rows is not None
+        own = hashlib.sha256(digest + self._identity + struct.pack("<I", at)).digest()
+        return Picture(own, part.rows, part.grid, self._encoder.is_causal)
 
     def _read(self, pixels: Pixels) -> tuple[PicturePart, ...]:
         try:
@@ -209,9 +241,14 @@ class KeptPictures:
             self._num_bytes -= oldest.num_bytes
 
 
-def decoded(data: bytes, param: str) -> tuple[bytes, Pixels]:
+def named(data: bytes, max_side: int | None) -> bytes:
+    """A digest of a file and of what is made of it."""
+    return hashlib.sha256(struct.pack("<I", max_side or 0) + data).digest()
+
+
+def decoded(data: bytes, param: str, max_side: int | None) -> tuple[bytes, Pixels]:
     """A file's pixels after their digest."""
-    pixels = read_pixels(data, param)
+    pixels = read_pixels(data, param, max_side)
     return pixels.digest, pixels
 
 

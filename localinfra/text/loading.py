@@ -62,19 +62,14 @@ def load_text_model(
         )
     projector = None
     try:
-        drafter = load_draft(name, entry, plan, model, context)
         if plan.projector:
             projector = load_projector(name, entry, plan.projector, model)
+        drafter = load_draft(name, entry, plan, model, context)
     except BaseException:
         context.close()
+        if projector:
+            projector.close()
         raise
-    engine_settings = EngineSettings(
-        max_waiting=max_waiting,
-        max_offloaded=max_offloaded_bytes(entry),
-        prompt_lookup=entry.prompt_lookup,
-        max_gap_ratio=entry.max_gap_ratio,
-        adapts_threads=entry.threads is None and entry.batch_threads is None,
-    )
     # After a load that ran out of memory, the context may be smaller than planned.
     settings = msgspec.structs.replace(
         plan.settings,
@@ -83,7 +78,9 @@ def load_text_model(
     )
     known_by = identity(entry, header, settings, is_offloaded=model.is_offloaded)
     shelf = shelves.shelf(name, known_by) if shelves else None
-    engine = Engine(context, engine_settings, name=name, shelf=shelf, drafter=drafter)
+    engine = Engine(
+        context, engine_settings(entry, max_waiting), name=name, shelf=shelf, drafter=drafter
+    )
     return TextModel(
         name,
         own_entry,
@@ -94,8 +91,18 @@ def load_text_model(
         share_prefixes=share_prefixes,
         recommended=recommended_in(header.metadata),
         footprint=total(each.footprint for each in (context, drafter, projector) if each),
-        eyes=Eyes(name, projector, max_waiting) if projector else None,
+        eyes=Eyes(name, projector, max_waiting, plan.projector_identity) if projector else None,
         salt_of=shelves.salt if shelves else str,
+    )
+
+
+def engine_settings(entry: TextModelEntry, max_waiting: int) -> EngineSettings:
+    return EngineSettings(
+        max_waiting=max_waiting,
+        max_offloaded=max_offloaded_bytes(entry),
+        prompt_lookup=entry.prompt_lookup,
+        max_gap_ratio=entry.max_gap_ratio,
+        adapts_threads=entry.threads is None and entry.batch_threads is None,
     )
 
 

@@ -142,6 +142,7 @@ class TextModel:
                 client=request.client,
                 cache_salt=self._salt_of(request.client),
                 border=request.border,
+                pictures=request.pictures,
             )
             for prompt in request.prompts
         ]

@@ -73,6 +73,11 @@ class TextPlan(LoadPlan, frozen=True, kw_only=True):
     projector: ProjectorPlan | None = None
 
     @property
+    def projector_identity(self) -> str:
+        """What the rows of pictures depend on, besides these."""
+        return self.projector.identity if self.projector else ""
+
+    @property
     def shape(self) -> object:
         others = [other and other.shape for other in (self.draft, self.projector)]
         own = (self.path, self.header.size_bytes, self.settings, self.gpu_layers, self.tensor_split)

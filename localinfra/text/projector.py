@@ -32,6 +32,7 @@ class ProjectorPlan(msgspec.Struct, frozen=True):
     use_gpu: bool
     trial: TrialResult
     expected: Footprint
+    identity: str  # of its file, settings and device
 
     @property
     def shape(self) -> object:
@@ -68,7 +69,8 @@ def plan_projector(
     gpu = next(iter(gpus), None)  # as libmtmd chooses
     use_gpu = gpu is not None and num_bytes <= room.get(gpu, gpus[gpu])
     expected = Footprint({gpu if gpu and use_gpu else CPU: num_bytes})
-    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected)
+    own = measured.digest(measured.state_of(path), entry.max_image_tokens, use_gpu)
+    return ProjectorPlan(path, header.size_bytes, use_gpu, trial, expected, own)
 
 
 def trial_of(entry: TextModelEntry, path: Path, model: Path) -> TrialResult:

@@ -9,6 +9,7 @@ import pytest
 from picture_files import file, plain, png_header
 from PIL import Image
 
+from localinfra.engine.pictures import Picture
 from localinfra.errors import InvalidRequest, ModelUnavailable, QueueFull
 from localinfra.picture_parts import EncodingFailed, PartSize, PicturePart
 from localinfra.pictures import Pixels
@@ -64,8 +65,9 @@ async def test_a_picture_becomes_tokens_and_rows() -> None:
     eyes = Eyes("m", FakeEncoder(), 8)
     seen = await eyes.see(file(plain(30, 20)), ROOM, "messages")
     before, middle, after = seen.parts
-    assert (before.tokens, after.tokens, seen.num_tokens) == ([1], [2], 8)
-    assert middle.rows is not None and middle.rows.shape == (6, 4) and middle.rows[0, 0] == 200
+    assert (before, after, seen.num_tokens) == ([1], [2], 8)
+    assert isinstance(middle, Picture) and middle.rows.shape == (6, 4) and middle.is_causal
+    assert middle.rows[0, 0] == 200
     assert not eyes.is_busy
 
 
@@ -211,5 +213,23 @@ async def test_closing_waits_for_no_picture_and_frees_the_encoder_after_it() -> 
 async def test_pixels_with_alpha_are_seen_over_white() -> None:
     eyes = Eyes("m", FakeEncoder(), 8)
     seen = await eyes.see(file(Image.new("RGBA", (30, 20), (9, 9, 9, 0))), ROOM, "messages")
-    rows = seen.parts[1].rows
-    assert rows is not None and rows[0, 0] == 255
+    picture = seen.parts[1]
+    assert isinstance(picture, Picture) and picture.rows[0, 0] == 255
+
+
+@run
+async def test_a_smaller_picture_takes_fewer_tokens() -> None:
+    eyes = Eyes("m", FakeEncoder(), 8)
+    data = file(plain(60, 40))
+    assert (await eyes.see(data, ROOM, "messages")).num_tokens == 26
+    assert (await eyes.see(data, ROOM, "messages", max_side=30)).num_tokens == 8
+    assert (await eyes.see(data, ROOM, "messages", max_side=100)).num_tokens == 26
+
+
+@run
+async def test_digests_differ_between_projectors() -> None:
+    data = file(plain(30, 20))
+    seen = [await Eyes("m", FakeEncoder(), 8, name).see(data, ROOM, "m") for name in "aba"]
+    first, other, again = (one.parts[1] for one in seen)
+    assert isinstance(first, Picture) and isinstance(other, Picture) and isinstance(again, Picture)
+    assert first.tokens != other.tokens and first.tokens == again.tokens

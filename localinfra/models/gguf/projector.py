@@ -47,6 +47,7 @@ TYPES = {
 MAY_BE_ZERO = ("image_size", "feed_forward_length", "projection_dim")
 MAX_WIDTH = 1 << 16  # of an encoder's layers
 PATCH_COLORS = 3
+F32_TENSOR = 0  # ggml_type
 BYTES_PER_PATCH = 4 * 6  # of activations, for each number of an encoder's widest layer
 USUAL_PATCHES = 4096  # of a picture in any size: what llama.cpp reserves buffers for at least
 
@@ -96,6 +97,9 @@ def _problems(header: GgufHeader, model: GgufHeader) -> Iterator[str]:
         yield f"is of type {kind}, whose pictures this server can't read yet; choose another model"
     if kind not in KINDS:
         yield f"is of type {kind!r}, unknown to this llama.cpp; fetch a copy for current versions"
+    for key in ("general.name", "general.description"):
+        if not isinstance(header.metadata.get(key, ""), str):
+            yield f"has {key} in another type than llama.cpp reads; {AGAIN}"
     for key, stored in header.types.items():
         if TYPES.get(key, stored) != stored:
             yield f"has {key} in another type than llama.cpp reads; {AGAIN}"
@@ -217,6 +221,9 @@ def _patches(header: GgufHeader) -> Iterator[str]:
     if kind == "gemma3" and not 0 < merged <= side:
         yield f"merges {merged} of {side} patches; {AGAIN}"
     places = shapes.get("v.position_embd.weight")
+    types = {tensor.name: tensor.type for tensor in header.tensors}
+    if kind in KNOWN and types.get("v.position_embd.weight", F32_TENSOR) != F32_TENSOR:
+        yield f"stores v.position_embd.weight in a type other than f32; {AGAIN}"
     if kind in ("gemma3", "idefics3") and places != (width, side * side):
         yield f"has positions for {places}, not for {side} x {side} patches; {AGAIN}"
     if "qwen" in kind and kind in KNOWN:
